@@ -1,0 +1,142 @@
+"""The frozen start of an audit: what its members begin from, written once, compared and grown later."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core.audits import settings
+from clipmem_core.audits.prepare import DataSet, draw_membership, membership_table
+from clipmem_core.audits.store import (
+    CONFIG,
+    MANIFEST,
+    MEMBERSHIP,
+    PAIRS,
+    PREPARED,
+    QUARANTINE,
+    Audit,
+    write_json,
+    write_table,
+)
+from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder, fingerprint
+from clipmem_core.scores.membership import Membership
+
+# Fields that may grow later without changing what is there.
+GROWING = ("members", "seeds")
+# Fields that change how an audit runs, but no number in it.
+FREE = ("cache_gb",)
+
+
+def write_audit(
+    audit: Audit,
+    source: str,
+    config: AuditConfig,
+    data_set: DataSet,
+    pairs: pd.DataFrame,
+    membership: Membership,
+    *,
+    seconds: float,
+) -> None:
+    """Write everything the members start from; config.json comes last and makes the folder an audit."""
+    audit.folder.mkdir(parents=True, exist_ok=True)
+    write_table(audit.folder / PAIRS, pairs)
+    write_table(audit.folder / QUARANTINE, data_set.quarantine.reindex(columns=c.QUARANTINE_COLUMNS).astype("string"))
+    write_table(audit.folder / MEMBERSHIP, membership_table(pairs, membership))
+    np.savez(audit.folder / PREPARED, cache_rows=data_set.cache_rows, clusters=data_set.clusters)
+    stored = {
+        "name": audit.name,
+        "source": source,
+        "root": str(data_set.raw.root.resolve()),
+        "format": data_set.raw.format,
+        "pixels": data_set.cache.relative_to(data_folder()).as_posix(),
+        "protocol": config.protocol,
+        "members": list(membership.members),
+        "seeds": member_seeds(config, membership.members),
+        "threads": config.threads,
+        "device": config.device,
+        "precision": config.precision,
+        "pairs": len(pairs),
+        "external_pairs": int((membership.group == c.EXTERNAL).sum()),
+        "lookalikes": data_set.lookalikes,
+        "quarantined": len(data_set.quarantine),
+        "dataset_fingerprint": data_set.fingerprint,
+        "fingerprint": audit_fingerprint(config, data_set.fingerprint),
+        "prepare_seconds": round(seconds, 2),
+        "versions": settings.versions(),
+        "machine": settings.machine(),
+        "config": as_dict(config),
+    }
+    write_members(audit, stored)
+    write_json(audit.folder / CONFIG, stored)
+
+
+def write_members(audit: Audit, stored: dict[str, Any]) -> None:
+    """Make each member's folder, with the seed it trains from."""
+    for name in stored["members"]:
+        audit.member(name).mkdir(parents=True, exist_ok=True)
+        own = {"member": name, "seed": stored["seeds"][name], "fingerprint": stored["fingerprint"], "checkpoint": None}
+        if not (audit.member(name) / CONFIG).is_file():
+            write_json(audit.member(name) / CONFIG, own)
+
+
+def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
+    """Return the key of an audit: its config and its data set's content."""
+    return fingerprint([{key: value for key, value in as_dict(config).items() if key not in FREE}, data_set])
+
+
+def member_seeds(config: AuditConfig, members: Sequence[str]) -> dict[str, int]:
+    """Return each member's seed: the audit's, plus the number of its seed or repeat (`f-2`, `r2-f1`)."""
+    number = (lambda name: int(name[2:])) if config.protocol == "paper" else (lambda name: int(name[1:].split("-")[0]))
+    return {name: config.seed + number(name) for name in members}
+
+
+def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
+    """Refuse to go on with an audit under another config.
+
+    Raises:
+        InputError: one line that names the fields that differ.
+    """
+    stored = audit.config
+    asked, given = as_dict(config), stored["config"]
+    # Threads are frozen with the audit: another machine may go on with it.
+    asked["threads"] = given["threads"]
+    differ = [
+        f"{settings.flag(key)} is {given.get(key)!r} there and {asked[key]!r} here"
+        for key in asked
+        if key not in (*GROWING, *FREE) and asked[key] != given.get(key)
+    ]
+    if stored["source"] != source and Path(stored["source"]).resolve() != Path(source).resolve():
+        differ.insert(0, f"the source is {stored['source']!r} there and {source!r} here")
+    if differ:
+        listed = "; ".join(differ)
+        raise InputError(f"audit {audit.name!r} exists with another config: {listed}. Take another --name")
+    if asked["members"] < given["members"]:
+        raise InputError(
+            f"audit {audit.name!r} has {given['members']} members and {asked['members']} were asked for: "
+            "ask for as many or more, or take another --name"
+        )
+
+
+def grow(audit: Audit, config: AuditConfig) -> int:
+    """Add repeats or seeds to an audit and return how many members came; those it has stay as they are."""
+    stored = audit.config
+    more = config.members - stored["config"]["members"]
+    if more <= 0:
+        return 0
+    config = dataclasses.replace(config, threads=stored["threads"])
+    membership = draw_membership(np.load(audit.folder / PREPARED)["clusters"], config)
+    (audit.folder / MANIFEST).unlink(missing_ok=True)
+    write_table(audit.folder / MEMBERSHIP, membership_table(audit.pairs, membership))
+    stored |= {
+        "members": list(membership.members),
+        "seeds": member_seeds(config, membership.members),
+        "config": as_dict(config),
+        "fingerprint": audit_fingerprint(config, stored["dataset_fingerprint"]),
+    }
+    write_members(audit, stored)
+    write_json(audit.folder / CONFIG, stored)
+    return more

@@ -1,0 +1,197 @@
+"""One member as a process of its own: train it (or load its checkpoint), embed every pair, measure its utility.
+
+python -m clipmem_core.audits.member AUDIT_FOLDER MEMBER
+"""
+
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from clipmem_core import columns as c
+from clipmem_core.audits.index import IMAGE_INDEX, TEXT_INDEX, write_index
+from clipmem_core.audits.probe import probe_accuracy
+from clipmem_core.audits.settings import config_from
+from clipmem_core.audits.store import PREPARED, Audit, read_json, replacing, write_json
+from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
+from clipmem_core.pairs.pixels import open_pixels
+from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
+from clipmem_core.training.draws import draw_keys
+from clipmem_core.training.embed import mean_by_pair, mean_image_embeddings, text_embeddings
+from clipmem_core.training.loop import CHECKPOINT, Trainer, TrainingData, train
+from clipmem_core.training.model import build_model, load_weights, tokenize
+from clipmem_core.training.names import model_config
+from clipmem_core.training.views import ViewMaker
+
+UTILITY = "utility.json"
+# Evaluation views come from a stream that no training seed reaches.
+EVALUATION = 1 << 40
+PROMPT = "a picture of {}"
+
+
+@dataclass(frozen=True)
+class MemberRun:
+    """What a member process works with."""
+
+    audit: Audit
+    name: str
+    stored: dict[str, Any]  # the audit's config.json
+    config: AuditConfig
+    pairs: pd.DataFrame
+    membership: pd.DataFrame
+    data: TrainingData
+
+    @property
+    def folder(self) -> Path:
+        return self.audit.member(self.name)
+
+    @property
+    def own(self) -> dict[str, Any]:
+        return read_json(self.folder / "config.json")
+
+
+def cached_tokens(model: str, captions: list[str]) -> np.ndarray:
+    """Return tokens of captions, int32 [n_captions, context_length], made once for all members."""
+    key = fingerprint([model_config(model)["text_cfg"], version("open_clip_torch"), captions])
+    path = data_folder() / "cache" / "tokens" / f"{key}.npy"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tokens = tokenize(model, captions)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, tokens)
+    return np.load(path)
+
+
+def open_member(folder: Path, name: str) -> MemberRun:
+    """Read all that a member needs from its audit's folder."""
+    audit = Audit(folder)
+    stored, pairs, membership = audit.config, audit.pairs, audit.membership
+    config = config_from(stored["config"])
+    keys = draw_keys(pairs[c.PAIR_ID].tolist())
+    group = membership[c.GROUP].to_numpy()
+    if (group == c.CANDIDATE).sum() == (group == c.INDEPENDENT).sum():
+        # Candidate k and independent k share every draw, so that f and g differ in the pair alone.
+        keys[group == c.INDEPENDENT] = keys[group == c.CANDIDATE]
+    captions = [caption for own in pairs[c.CAPTIONS] for caption in own]
+    data = TrainingData(
+        pixels=open_pixels(
+            data_folder() / stored["pixels"],
+            rows=np.load(folder / PREPARED)["cache_rows"],
+            root=Path(stored["root"]),
+            images=pairs[c.IMAGE].tolist(),
+        ),
+        tokens=cached_tokens(config.model, captions),
+        caption_start=np.concatenate([[0], np.cumsum([len(own) for own in pairs[c.CAPTIONS]])]).astype(np.int64),
+        keys=keys,
+        rows=np.flatnonzero(membership[name].to_numpy()),
+    )
+    return MemberRun(audit, name, stored, config, pairs, membership, data)
+
+
+def view_maker(model: nn.Module, config: AuditConfig, seed: int) -> ViewMaker:
+    """Return the view maker that fits a model's input."""
+    size = model.visual.image_size
+    mean_std = model.visual.preprocess_cfg
+    return ViewMaker(
+        size[0] if isinstance(size, tuple) else size,
+        config.crop_scale,
+        tuple(mean_std["mean"]),
+        tuple(mean_std["std"]),
+        seed,
+    )
+
+
+def trained_model(run: MemberRun) -> nn.Module:
+    """Return the member's model: from its checkpoint when there is one, else trained now."""
+    config, seed, device = run.config, run.own["seed"], run.stored["device"]
+    given = run.own.get("checkpoint")
+    done = (run.folder / CHECKPOINT).is_file()
+    model = build_model(
+        config.model,
+        loss=config.loss,
+        seed=seed,
+        image_size=config.image_size,
+        pretrained="" if given or done else config.pretrained,
+        device=device,
+    )
+    if given or done:
+        load_weights(model, Path(given) if given else run.folder / CHECKPOINT)
+        return model
+    trainer = Trainer(model, run.data, config, view_maker(model, config, seed), seed=seed, device=device)
+    train(trainer, run.folder)
+    return model
+
+
+def probe_rows(run: MemberRun) -> np.ndarray:
+    """Return the pairs a linear probe is fitted on: the shared ones in `paper`, else all the member saw."""
+    shared = np.flatnonzero(run.membership[c.GROUP].to_numpy() == c.SHARED)
+    return shared if len(shared) else run.data.rows
+
+
+def utility(run: MemberRun, model: nn.Module, image: np.ndarray, text: np.ndarray) -> dict[str, float]:
+    """Measure retrieval both ways on external pairs, and with labels a linear probe and zero-shot.
+
+    Args:
+        image: mean image embeddings [n_pairs, dim].
+        text: embeddings of every caption [n_captions, dim].
+    """
+    external = np.flatnonzero(run.membership[c.GROUP].to_numpy() == c.EXTERNAL)
+    start = run.data.caption_start
+    captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in external])
+    owner = np.repeat(np.arange(len(external)), (start[external + 1] - start[external]))
+    metrics = retrieval_recalls(image[external], text[captions], owner)
+    labels = run.pairs[c.LABEL]
+    labelled = labels.notna().to_numpy()
+    fit, test = (rows[labelled[rows]] for rows in (probe_rows(run), external))
+    classes = sorted(set(labels.to_numpy()[fit]))
+    if len(classes) >= 2 and len(test):
+        names = labels.to_numpy().astype(str)
+        metrics["linear_probe"] = linear_probe(image[fit], names[fit], image[test], names[test], seed=run.config.seed)
+        prompts = tokenize(run.config.model, [PROMPT.format(name) for name in classes])
+        known = {name: place for place, name in enumerate(classes)}
+        places = np.array([known.get(name, -1) for name in names[test]])
+        prompted = text_embeddings(model, prompts, precision=run.config.precision, device=run.stored["device"])
+        metrics["zero_shot"] = zero_shot(image[test], prompted, places)
+    if run.config.probe_data:
+        name = f"linear_probe_{Path(run.config.probe_data).name}"
+        metrics[name] = probe_accuracy(model, run.config, view_maker(model, run.config, 0), run.stored["device"])
+    return metrics
+
+
+def run_member(folder: Path, name: str) -> None:
+    """Bring a member to its end; text.faiss is written last and says that it is complete."""
+    run = open_member(folder, name)
+    torch.set_num_threads(run.stored["threads"])
+    model = trained_model(run)
+    how = {"precision": run.config.precision, "device": run.stored["device"]}
+    views = view_maker(model, run.config, run.config.seed + EVALUATION)
+    image = mean_image_embeddings(model, run.data, views, n_views=run.config.views, **how)
+    text = text_embeddings(model, run.data.tokens, **how)
+    write_json(run.folder / UTILITY, utility(run, model, image, text))
+    write_index(run.folder / IMAGE_INDEX, image)
+    write_index(run.folder / TEXT_INDEX, mean_by_pair(text, run.data.caption_start))
+
+
+def main(arguments: list[str]) -> int:
+    """Run one member; an error is one line of JSON on stderr, for the process that started it."""
+    logging.getLogger().setLevel(logging.ERROR)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        run_member(Path(arguments[0]), arguments[1])
+    except InputError as error:
+        print(json.dumps({"error": str(error)}), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

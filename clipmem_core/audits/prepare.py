@@ -1,0 +1,141 @@
+"""From a data set to the tables a member starts from: pairs, quarantine, membership, and pictures stored small."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
+from clipmem_core.pairs.lookalikes import lookalike_clusters
+from clipmem_core.pairs.pixels import Pixels, check_pictures
+from clipmem_core.pairs.planting import plant_miscaptions
+from clipmem_core.pairs.table import RawPairs, read_source
+from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set that was read and looked at: what can be used, and what cannot and why."""
+
+    raw: RawPairs
+    pairs: pd.DataFrame  # columns.PAIR_COLUMNS
+    quarantine: pd.DataFrame  # columns.QUARANTINE_COLUMNS
+    clusters: np.ndarray  # int64 [n_pairs], look-alikes share a number
+    pixels: Pixels  # of the pairs, in their order
+    cache: Path  # where the stored pictures lie
+    cache_rows: np.ndarray  # int64 [n_pairs], the row of each pair in the cache
+
+    @property
+    def lookalikes(self) -> int:
+        """Pictures that look like an earlier one."""
+        return int((self.clusters != np.arange(len(self.clusters))).sum())
+
+    @property
+    def fingerprint(self) -> str:
+        """A key of the content: ids, pictures and captions."""
+        return content_fingerprint(self.pairs)
+
+
+def content_fingerprint(pairs: pd.DataFrame) -> str:
+    """Return a key of a pair table's content: ids, pictures and captions."""
+    rows = zip(pairs[c.PAIR_ID], pairs[c.SHA256], pairs[c.CAPTIONS], strict=True)
+    return fingerprint([[pair_id, sha256, list(captions)] for pair_id, sha256, captions in rows])
+
+
+def load_data_set(source: str, config: AuditConfig, *, progress: Report | None = None) -> DataSet:
+    """Read a data set, look at every picture once, and set aside what cannot be used."""
+    raw = read_source(source, config.source, data=data_folder())
+    return look_at_pictures(raw, config, progress=progress)
+
+
+def look_at_pictures(raw: RawPairs, config: AuditConfig, *, progress: Report | None = None) -> DataSet:
+    """Decode every picture once: store it small, find what is broken, and group look-alikes."""
+    if raw.pairs.empty:
+        raise InputError(_nothing_left(raw, raw.quarantine))
+    facts, pixels = check_pictures(
+        raw.root,
+        raw.pairs[c.IMAGE].tolist(),
+        size=config.cache_size,
+        resize_mode=config.resize_mode,
+        cache=data_folder() / "cache" / "pixels",
+        budget_bytes=int(config.cache_gb * 2**30),
+        progress=progress,
+    )
+    usable = facts[c.REASON].isna().to_numpy()
+    quarantine = pd.concat([raw.quarantine, _set_aside(raw.pairs, facts[c.REASON], ~usable)], ignore_index=True)
+    if not usable.any():
+        raise InputError(_nothing_left(raw, quarantine))
+    rows = np.flatnonzero(usable)
+    clusters = lookalike_clusters(pixels.descriptors()[rows], facts[c.SHA256].to_numpy()[rows])
+    pairs = raw.pairs.iloc[rows].reset_index(drop=True)
+    for column in (c.WIDTH, c.HEIGHT, c.SHA256):
+        pairs[column] = facts[column].to_numpy()[rows]
+    if config.captions:
+        pairs[c.CAPTIONS] = [list(captions)[: config.captions] for captions in pairs[c.CAPTIONS]]
+    pairs = pairs.reindex(columns=c.PAIR_COLUMNS)
+    data_set = DataSet(raw, pairs, quarantine, clusters, pixels.select(rows), pixels.folder, rows)
+    return drop_lookalikes(data_set) if config.drop_lookalikes else data_set
+
+
+def _set_aside(pairs: pd.DataFrame, reasons: pd.Series, mask: np.ndarray) -> pd.DataFrame:
+    aside = pairs[mask]
+    return pd.DataFrame({c.SOURCE: aside[c.IMAGE], c.PAIR_ID: aside[c.PAIR_ID], c.REASON: reasons.to_numpy()[mask]})
+
+
+def _nothing_left(raw: RawPairs, quarantine: pd.DataFrame) -> str:
+    commonest = quarantine[c.REASON].value_counts()
+    why = f"; most often: {commonest.index[0]} ({commonest.iloc[0]:,} rows)" if len(commonest) else ""
+    return f"nothing is left to audit of {raw.rows:,} rows in {raw.root}{why}: `inspect` shows every reason"
+
+
+def drop_lookalikes(data_set: DataSet) -> DataSet:
+    """Keep the first picture of each group of look-alikes and set the others aside, naming their twin."""
+    first = data_set.clusters == np.arange(len(data_set.clusters))
+    ids = data_set.pairs[c.PAIR_ID].to_numpy()
+    reasons = pd.Series([f"look-alike of {ids[twin]}" for twin in data_set.clusters])
+    quarantine = pd.concat([data_set.quarantine, _set_aside(data_set.pairs, reasons, ~first)], ignore_index=True)
+    rows = np.flatnonzero(first)
+    return DataSet(
+        raw=data_set.raw,
+        pairs=data_set.pairs.iloc[rows].reset_index(drop=True),
+        quarantine=quarantine,
+        clusters=np.arange(len(rows)),
+        pixels=data_set.pixels.select(rows),
+        cache=data_set.cache,
+        cache_rows=data_set.cache_rows[rows],
+    )
+
+
+def draw_membership(clusters: np.ndarray, config: AuditConfig) -> Membership:
+    """Draw which member trains on which pair."""
+    if config.protocol == "paper":
+        return paper_membership(clusters, seeds=config.seeds, seed=config.seed)
+    return ensemble_membership(clusters, folds=config.folds, repeats=config.members // config.folds, seed=config.seed)
+
+
+def plant(pairs: pd.DataFrame, membership: Membership, config: AuditConfig) -> pd.DataFrame:
+    """Swap captions among candidates (ensemble: among scored pairs) as the config asks."""
+    drawn_from = c.CANDIDATE if config.protocol == "paper" else c.SCORED
+    rows = np.flatnonzero(membership.group == drawn_from)
+    return plant_miscaptions(pairs, rows, n=config.plant_miscaptions, seed=config.seed)
+
+
+def membership_table(pairs: pd.DataFrame, membership: Membership) -> pd.DataFrame:
+    """Return membership as a table: pair_id, group, one bool column a member."""
+    table = pd.DataFrame({c.PAIR_ID: pairs[c.PAIR_ID].to_numpy(), c.GROUP: membership.group.astype(str)})
+    for name, trained in zip(membership.members, membership.trained, strict=True):
+        table[name] = trained
+    return table
+
+
+def raw_pairs_of(pairs: pd.DataFrame, stored: dict[str, Any]) -> RawPairs:
+    """Return an audit's pairs as if they had just been read, to look at their pictures again."""
+    quarantine = pd.DataFrame(columns=c.QUARANTINE_COLUMNS)
+    known = pairs.drop(columns=[c.WIDTH, c.HEIGHT, c.SHA256])
+    return RawPairs(Path(stored["root"]), stored["format"], len(pairs), known, quarantine)

@@ -1,0 +1,173 @@
+"""An audit from a data set to its scores: prepare, train the members, score, judge. The same call again goes on where
+it stopped, or does nothing."""
+
+import dataclasses
+import time
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from clipmem_core import columns as c
+from clipmem_core.audits import settings
+from clipmem_core.audits.frozen import check_same, grow, write_audit
+from clipmem_core.audits.members import run_members
+from clipmem_core.audits.prepare import (
+    DataSet,
+    content_fingerprint,
+    draw_membership,
+    load_data_set,
+    look_at_pictures,
+    plant,
+    raw_pairs_of,
+)
+from clipmem_core.audits.progress import MemberProgress, member_progress
+from clipmem_core.audits.scoring import gather_evidence, score_table, summary, utility_table
+from clipmem_core.audits.store import (
+    CONFIG,
+    PREPARED,
+    SCORES,
+    UTILITY,
+    VERDICT,
+    Audit,
+    audits_folder,
+    check_name,
+    write_json,
+    write_manifest,
+    write_table,
+)
+from clipmem_core.audits.verdict import judge
+from clipmem_core.config import AuditConfig, InputError, data_folder
+from clipmem_core.scores.membership import Membership
+
+
+class Screen(Protocol):
+    """What shows an audit's progress."""
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+
+    def pictures(self, done: int, total: int) -> None:
+        """Show how many pictures have been looked at."""
+
+    def members(self, progress: list[MemberProgress]) -> None:
+        """Show how far each member is."""
+
+
+def run_audit(source: str, config: AuditConfig, *, name: str, screen: Screen) -> Audit:
+    """Run an audit, or go on with it.
+
+    Args:
+        source: a path, a hub name or `scenes`.
+        config: what was asked for; `auto` values are filled in here and frozen in the audit's folder.
+        name: the audit's folder.
+        screen: where progress goes.
+
+    Returns:
+        The finished audit.
+
+    Raises:
+        InputError: something a person can mend; no folder is left behind that was not there before.
+    """
+    audit = Audit(audits_folder() / check_name(name))
+    config = settings.resolve(config)
+    with lock(audit):
+        if (audit.folder / CONFIG).is_file():
+            check_same(audit, source, config)
+            more = grow(audit, config)
+            screen.say(f"adding {more} members to audit {name!r}" if more else f"going on with audit {name!r}")
+        else:
+            prepare_audit(audit, source, config, screen)
+        if audit.finished:
+            screen.say("it is finished: nothing to do")
+        else:
+            finish_audit(audit, screen)
+    return audit
+
+
+def lock(audit: Audit) -> Any:
+    """Hold an audit for this process alone.
+
+    Raises:
+        InputError: another process is running it.
+    """
+    audits_folder().mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(audits_folder() / f".{audit.name}.lock").acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"audit {audit.name!r} is being run by another process: wait for it, or stop it") from None
+
+
+def prepare_audit(audit: Audit, source: str, config: AuditConfig, screen: Screen) -> None:
+    """Read the data set, draw the membership, plant mis-captions if asked, and freeze all of it."""
+    began = time.monotonic()
+    screen.say(f"reading {source}")
+    data_set = load_data_set(source, config, progress=screen.pictures)
+    membership = draw_membership(data_set.clusters, config)
+    pairs = plant(data_set.pairs, membership, config)
+    screen.say(counts(data_set, membership))
+    write_audit(audit, source, config, data_set, pairs, membership, seconds=time.monotonic() - began)
+
+
+def counts(data_set: DataSet, membership: Membership) -> str:
+    """Say in a line what an audit has to work with."""
+    captions = data_set.pairs[c.CAPTIONS].map(len).sum()
+    groups = ", ".join(f"{count:,} {name}" for name, count in pd.Series(membership.group).value_counts().items())
+    return (
+        f"{len(data_set.pairs):,} pairs with {captions:,} captions ({groups}); {data_set.lookalikes:,} look-alikes; "
+        f"{len(data_set.quarantine):,} rows in quarantine"
+    )
+
+
+def finish_audit(audit: Audit, screen: Screen) -> None:
+    """Bring the members to their end, score and judge; the manifest comes last."""
+    began, stored = time.monotonic(), audit.config
+    config = settings.config_from(stored["config"])
+    ensure_pixels(audit, config, screen)
+    at_once = settings.side_by_side(config)
+    run_members(audit, stored["members"], threads=stored["threads"], at_once=at_once, watch=screen.members)
+    trained = time.monotonic()
+    screen.say("scoring")
+    evidence = gather_evidence(audit)
+    scores, fits = score_table(audit, evidence)
+    utility = utility_table(audit, evidence.membership.members)
+    write_table(audit.folder / SCORES, scores)
+    write_table(audit.folder / UTILITY, utility)
+    verdict = judge(summary(audit, evidence, scores, fits), utility, stored)
+    seconds = {
+        "prepare": stored["prepare_seconds"],
+        "members": round(trained - began, 2),
+        "scoring": round(time.monotonic() - trained, 2),
+        "training_by_member": {name: training_seconds(audit, name) for name in stored["members"]},
+    }
+    write_json(audit.folder / VERDICT, verdict | {"seconds": seconds})
+    write_manifest(audit.folder)
+
+
+def training_seconds(audit: Audit, name: str) -> float | None:
+    """Return the seconds a member trained for, over all its runs."""
+    return member_progress(audit.folder, name).seconds or None
+
+
+def ensure_pixels(audit: Audit, config: AuditConfig, screen: Screen) -> None:
+    """Store the small pictures again if their cache is gone.
+
+    Raises:
+        InputError: the pictures are no longer those the audit began with.
+    """
+    stored = audit.config
+    if (data_folder() / stored["pixels"]).is_dir():
+        return
+    screen.say("the store of small pictures is gone: making it again")
+    pairs = audit.pairs
+    config = dataclasses.replace(config, drop_lookalikes=False)
+    data_set = look_at_pictures(raw_pairs_of(pairs, stored), config, progress=screen.pictures)
+    if data_set.fingerprint != content_fingerprint(pairs):
+        raise InputError(
+            f"the pictures in {stored['root']} have changed since audit {audit.name!r} began: take another --name"
+        )
+    np.savez(
+        audit.folder / PREPARED, cache_rows=data_set.cache_rows, clusters=np.load(audit.folder / PREPARED)["clusters"]
+    )
+    write_json(audit.folder / CONFIG, stored | {"pixels": data_set.cache.relative_to(data_folder()).as_posix()})

@@ -1,0 +1,171 @@
+"""From an audit's member files to its tables: scores.parquet, utility.parquet, verdict.json."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core.audits.index import IMAGE_INDEX, TEXT_INDEX, map_vectors
+from clipmem_core.audits.store import Audit, read_json
+from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
+from clipmem_core.scores.detection import detection_table
+from clipmem_core.scores.detectors import learned, mean_over_epochs, misfit
+from clipmem_core.scores.encoders import contributions, sslmem
+from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.memorization import memorization_table
+from clipmem_core.scores.uncertainty import group_summary, membership_auroc, ranking_stability, standard_errors
+
+TRAJECTORY = "trajectory.npy"
+K = 50  # pairs a person looks at first
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the members leave, in memory one array a member."""
+
+    membership: Membership
+    protocol: str
+    seed: int
+    terms: list[dict[str, np.ndarray]]
+    image: list[np.ndarray]
+    text: list[np.ndarray]
+    log_probability: list[np.ndarray]  # empty where members come without a trajectory
+
+    @property
+    def alignments(self) -> list[np.ndarray]:
+        return [terms[c.ALIGNMENT] for terms in self.terms]
+
+
+def membership_of(table: pd.DataFrame) -> Membership:
+    """Rebuild a membership from membership.parquet."""
+    names = tuple(column for column in table.columns if column not in (c.PAIR_ID, c.GROUP))
+    trained = np.stack([table[name].to_numpy(dtype=bool) for name in names])
+    return Membership(table[c.GROUP].to_numpy(dtype=str), names, trained, np.arange(len(table)))
+
+
+def gather_evidence(audit: Audit) -> Evidence:
+    """Read every member's embeddings and trajectory; embeddings stay on disk."""
+    config = audit.config
+    membership = membership_of(audit.membership)
+    external = membership.group == c.EXTERNAL
+    image = [map_vectors(audit.member(name) / IMAGE_INDEX) for name in membership.members]
+    text = [map_vectors(audit.member(name) / TEXT_INDEX) for name in membership.members]
+    paths = [audit.member(name) / TRAJECTORY for name in membership.members]
+    trajectories = [mean_over_epochs(np.load(path, mmap_mode="r")) for path in paths if path.is_file()]
+    return Evidence(
+        membership=membership,
+        protocol=config["protocol"],
+        seed=config["config"]["seed"],
+        terms=[pair_terms(a, b, external) for a, b in zip(image, text, strict=True)],
+        image=image,
+        text=text,
+        log_probability=trajectories if len(trajectories) == len(paths) else [],
+    )
+
+
+def score_table(audit: Audit, evidence: Evidence) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Return every score of every pair (columns.SCORE_COLUMNS), and how well each member's space maps."""
+    membership, protocol, seed = evidence.membership, evidence.protocol, evidence.seed
+    table = memorization_table(evidence.terms, membership, protocol=protocol, seed=seed)
+    parts, fits = contributions(evidence.image, evidence.text, membership, protocol=protocol, seed=seed)
+    pairs = audit.pairs
+    own = sslmem(
+        [terms[IMAGE_SQUARE] for terms in evidence.terms],
+        [terms[TEXT_SQUARE] for terms in evidence.terms],
+        membership,
+        n_views=audit.config["config"]["views"],
+        n_captions=pairs[c.CAPTIONS].map(len).to_numpy(),
+        protocol=protocol,
+        seed=seed,
+    )
+    known = learned(evidence.log_probability) if evidence.log_probability else np.full(len(table), np.nan)
+    scored = np.isin(membership.group, c.SCORED_GROUPS)
+    detectors = {
+        c.MISFIT: misfit(known, table[c.SIMILARITY_OUT].to_numpy(), scored),
+        c.LEARNED: known,
+        c.PAIR_ID: pairs[c.PAIR_ID].to_numpy(),
+        c.GROUP: membership.group,
+    }
+    return pd.concat([table, parts, own], axis=1).assign(**detectors)[c.SCORE_COLUMNS], fits
+
+
+def utility_table(audit: Audit, members: tuple[str, ...]) -> pd.DataFrame:
+    """Gather each member's utility: member, metric, value."""
+    rows = []
+    for name in members:
+        metrics = read_json(audit.member(name) / "utility.json")
+        rows += [(name, metric, value) for metric, value in metrics.items()]
+    return pd.DataFrame(rows, columns=c.UTILITY_COLUMNS)
+
+
+def detection_rows(audit: Audit, scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Compare every score at finding planted mis-captions among the pairs they were drawn from; none planted, no rows."""
+    truth = (audit.pairs[c.PLANTED] == c.MISCAPTION).to_numpy()
+    judged = scores[c.GROUP].isin([c.CANDIDATE, c.SCORED]).to_numpy()
+    if not 2 <= truth[judged].sum() < judged.sum() - 1:
+        return []
+    suspicious = {
+        c.MISFIT: scores[c.MISFIT],
+        "similarity_out": -scores[c.SIMILARITY_OUT],
+        "similarity_in": -scores[c.SIMILARITY_IN],
+        c.LEARNED: -scores[c.LEARNED],
+        c.CLIPMEM: scores[c.CLIPMEM],
+    }
+    values = {name: score.to_numpy()[judged] for name, score in suspicious.items()}
+    complete = {name: score for name, score in values.items() if not np.isnan(score).any()}
+    if not complete:
+        return []
+    reference = next(iter(complete))
+    return records(
+        detection_table(complete, truth[judged], k=K, seed=audit.config["config"]["seed"], reference=reference)
+    )
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a table as JSON rows, with null where a number is missing."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def planted_rows(pairs: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the mean scores of each planted kind beside those of the other pairs it was planted among."""
+    judged = scores[c.GROUP].isin([c.CANDIDATE, c.SCORED])
+    kind = pairs[c.PLANTED].fillna("none").where(judged)
+    if kind.dropna().eq("none").all():
+        return []
+    columns = [c.CLIPMEM, c.SIMILARITY_OUT, c.MISFIT, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT]
+    table = scores.groupby(kind.rename(c.PLANTED))[columns].mean()
+    table.insert(0, "n", kind.value_counts())
+    return records(table.reset_index())
+
+
+def summary(audit: Audit, evidence: Evidence, scores: pd.DataFrame, fits: dict[str, float]) -> dict[str, Any]:
+    """Return every number the verdict speaks of."""
+    protocol, seed = evidence.protocol, evidence.seed
+    judged = scores[c.GROUP].isin([c.CANDIDATE, c.SCORED])
+    null = scores[scores[c.GROUP] == c.EXTERNAL]
+    aurocs, auroc = membership_auroc(evidence.alignments, evidence.membership)
+    stability = ranking_stability(evidence.alignments, evidence.membership)
+    return {
+        "groups": records(group_summary(evidence.alignments, evidence.membership, protocol=protocol, seed=seed)),
+        "planted": planted_rows(audit.pairs, scores),
+        "detection": detection_rows(audit, scores),
+        "membership_auroc": None if np.isnan(auroc) else auroc,
+        "membership_auroc_by_member": {
+            name: None if np.isnan(value) else float(value)
+            for name, value in zip(evidence.membership.members, aurocs, strict=True)
+        },
+        "ranking_stability": None if np.isnan(stability) else stability,
+        "se_kind": standard_errors(evidence.alignments, evidence.membership, protocol=protocol, seed=seed)[1],
+        "encoders": {
+            "image": float(scores.loc[judged, c.CLIPMEM_IMAGE].mean()),
+            "text": float(scores.loc[judged, c.CLIPMEM_TEXT].mean()),
+            "null_image": float(null[c.CLIPMEM_IMAGE].mean()),
+            "null_text": float(null[c.CLIPMEM_TEXT].mean()),
+            "fit": float(np.mean(list(fits.values()))) if fits else None,
+            "fit_by_member": fits,
+        },
+        "external_pairs": len(null),
+        "external_sd": float(null[c.CLIPMEM].std()),
+    }

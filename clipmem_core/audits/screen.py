@@ -1,0 +1,123 @@
+"""Shows an audit on a terminal: bars with time left while it runs, its tables and verdict at the end."""
+
+import math
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from clipmem_core.audits.progress import MemberProgress
+from clipmem_core.audits.store import Audit
+
+
+class RichScreen:
+    """Bars and lines; on a pipe, lines only."""
+
+    def __init__(self, batch_size: int = 0) -> None:
+        self.console = Console(highlight=False)
+        self.batch_size = batch_size
+        self.progress = Progress(
+            TextColumn("{task.description:12}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+        )
+        self.tasks: dict[str, TaskID] = {}
+        self.stages: dict[str, str] = {}
+        self.warned: set[str] = set()
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+        self.progress.console.print(escape(text), soft_wrap=True)
+
+    def pictures(self, done: int, total: int) -> None:
+        """Show how many pictures have been looked at."""
+        self._bar("pictures", done, total, "")
+
+    def members(self, progress: list[MemberProgress]) -> None:
+        """Show how far each member is, and say once when one is done or its loss stays at chance."""
+        for member in progress:
+            if member.stage != "waiting":
+                self._bar(f"member {member.name}", member.step, member.steps, self._note(member))
+            if self.stages.get(member.name, "waiting") != member.stage and not self.console.is_terminal:
+                self.say(f"member {member.name}: {member.stage} {self._note(member)}")
+            self.stages[member.name] = member.stage
+            if self.batch_size and member.at_chance(self.batch_size) and member.name not in self.warned:
+                self.warned.add(member.name)
+                self.say(
+                    f"warning: member {member.name} still guesses (loss {member.loss:.2f}): "
+                    "try another --lr, a smaller --batch-size or more --epochs"
+                )
+
+    def _note(self, member: MemberProgress) -> str:
+        if member.stage != "training" or math.isnan(member.loss):
+            return "" if member.stage == "training" else member.stage
+        return f"loss {member.loss:.3f}  {member.samples_per_second:,.0f} samples/s"
+
+    def _bar(self, name: str, done: int, total: int, note: str) -> None:
+        if name not in self.tasks:
+            self.tasks[name] = self.progress.add_task(name, total=total or None, note=note)
+        self.progress.update(self.tasks[name], completed=done, total=total or None, note=note)
+
+
+def show_verdict(audit: Audit) -> None:
+    """Print an audit's tables and its verdict on itself."""
+    console, verdict = Console(highlight=False), audit.verdict
+    console.print(_table("clipmem by group", verdict["groups"], ["group", "n", "mean", "low", "high", "kind"]))
+    if verdict["planted"]:
+        columns = ["planted", "n", "clipmem", "similarity_out", "misfit", "clipmem_image", "clipmem_text"]
+        console.print(_table("planted pairs beside the others", verdict["planted"], columns))
+    if verdict["detection"]:
+        columns = ["score", "auroc", "average_precision", "precision_at_k", "auroc_difference", "auroc_difference_low"]
+        console.print(_table("finding planted mis-captions", verdict["detection"], columns))
+    utility = [{"metric": metric, "mean over members": value} for metric, value in verdict["utility"].items()]
+    console.print(_table("utility", utility, ["metric", "mean over members"]))
+    for check in verdict["checks"]:
+        mark = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]?[/]"}[check["good"]]
+        advice = f" → {check['advice']}" if check["advice"] else ""
+        console.print(f"{mark} {escape(check['sentence'] + advice)}", soft_wrap=True)
+    console.print(f"\n[bold]{escape(verdict['sentence'])}[/]", soft_wrap=True)
+    for score, use in verdict["uses"].items():
+        console.print(f"  [bold]{score}[/] {escape(use)}", soft_wrap=True)
+    console.print(f"\n{escape(str(audit.folder))}  (browse it: streamlit run app.py)", soft_wrap=True)
+
+
+def _table(title: str, rows: list[dict[str, Any]], columns: list[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        numbers = all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
+        table.add_column(column, justify="right" if numbers else "left")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else escape(str(value))

@@ -1,0 +1,157 @@
+"""From what a person asked for to a config that can run: checked, and with nothing left on `auto`."""
+
+import dataclasses
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from clipmem_core.audits.probe_folder import probe_folders
+from clipmem_core.config import AuditConfig, InputError, SourceOptions
+from clipmem_core.training.names import model_file
+
+PROTOCOLS = ("ensemble", "paper")
+CHOICES = {
+    "protocol": PROTOCOLS,
+    "loss": ("clip", "siglip"),
+    "resize_mode": ("shortest", "longest", "squash"),
+    "precision": ("auto", "fp32", "amp_bf16"),
+    "device": ("auto", "cpu", "cuda"),
+}
+AT_LEAST = {
+    "folds": 2,
+    "members": 0,
+    "seeds": 1,
+    "seed": 0,
+    "plant_miscaptions": 0,
+    "captions": 0,
+    "image_size": 0,
+    "cache_size": 8,
+    "epochs": 1,
+    "batch_size": 2,
+    "warmup": 0,
+    "threads": 0,
+    "views": 2,
+}
+ABOVE_ZERO = ("lr", "eps", "cache_gb", "crop_scale")
+LIBRARIES = ("torch", "open_clip_torch", "faiss-cpu", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pillow")
+
+
+def config_from(values: dict[str, Any]) -> AuditConfig:
+    """Rebuild a config from the JSON it was stored as."""
+    known = {field.name for field in dataclasses.fields(AuditConfig)}
+    source = SourceOptions(**values["source"])
+    return AuditConfig(
+        **{key: value for key, value in values.items() if key in known and key != "source"}, source=source
+    )
+
+
+def check_config(config: AuditConfig) -> None:
+    """Refuse a config that cannot run.
+
+    Raises:
+        InputError: one line that names the field, what was wanted and what was given.
+    """
+    for name, choices in CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise InputError(f"{flag(name)} must be one of {', '.join(choices)}, not {getattr(config, name)!r}")
+    for name, least in AT_LEAST.items():
+        if getattr(config, name) < least:
+            raise InputError(f"{flag(name)} must be at least {least}, not {getattr(config, name)}")
+    for name in ABOVE_ZERO:
+        if not getattr(config, name) > 0:
+            raise InputError(f"{flag(name)} must be above 0, not {getattr(config, name)}")
+    if config.crop_scale > 1:
+        raise InputError(f"--crop-scale is a share of the picture: at most 1, not {config.crop_scale}")
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(config, name) < 1:
+            raise InputError(f"{flag(name)} must be in [0, 1), not {getattr(config, name)}")
+    _check_members(config)
+    model_file(config.model)
+    if config.probe_data:
+        probe_folders(config.probe_data)
+
+
+def flag(name: str) -> str:
+    """Return a field's command-line flag."""
+    return "--" + name.replace("_", "-")
+
+
+def _check_members(config: AuditConfig) -> None:
+    if config.protocol == "ensemble" and config.seeds != 1:
+        raise InputError("--seeds belongs to --protocol paper; an ensemble grows by --members")
+    if config.protocol == "paper" and config.members not in (0, 2 * config.seeds):
+        raise InputError("--members belongs to --protocol ensemble; the paper's protocol grows by --seeds")
+    if config.protocol == "ensemble" and config.members % config.folds:
+        raise InputError(
+            f"--members must be a multiple of --folds ({config.folds}), not {config.members}: "
+            "each repeat trains one member a fold"
+        )
+
+
+def resolve(config: AuditConfig) -> AuditConfig:
+    """Fill in every `auto` and 0 that depends on the machine or the protocol."""
+    check_config(config)
+    device = resolve_device(config.device)
+    members = 2 * config.seeds if config.protocol == "paper" else config.members or 2 * config.folds
+    config = dataclasses.replace(config, device=device, members=members, precision=_precision(config.precision, device))
+    if not config.threads:
+        config = dataclasses.replace(config, threads=max(1, available_cores() // side_by_side(config)))
+    return config
+
+
+def available_cores() -> int:
+    """Return the processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def side_by_side(config: AuditConfig) -> int:
+    """Return how many members train at once: one a core, but one at a time on a GPU."""
+    if config.device == "cuda":
+        return 1
+    return max(1, min(config.members, available_cores() // max(1, config.threads)))
+
+
+def resolve_device(device: str) -> str:
+    """Return cpu or cuda. torch is loaded only where the machine has a GPU's device file."""
+    has_gpu = Path("/dev/nvidiactl").exists() or platform.system() == "Windows"
+    if device == "cpu" or (device == "auto" and not has_gpu):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise InputError("--device cuda: this machine has no GPU that torch can use; take --device cpu")
+    return "cpu"
+
+
+def _precision(precision: str, device: str) -> str:
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "amp_bf16"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "fp32"
+    return "amp_bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
+
+
+def versions() -> dict[str, str]:
+    """Return the version of everything that computes."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def machine() -> dict[str, Any]:
+    """Return what the times of an audit were measured on."""
+    return {"processor": _processor(), "cores": available_cores(), "system": platform.platform()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,159 @@
+"""The folder of an audit: where its files are, how they are written, and when it counts as finished."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipmem_core.config import InputError, data_folder
+
+CONFIG = "config.json"
+PAIRS = "pairs.parquet"
+QUARANTINE = "quarantine.parquet"
+MEMBERSHIP = "membership.parquet"
+SCORES = "scores.parquet"
+UTILITY = "utility.parquet"
+VERDICT = "verdict.json"
+MANIFEST = "manifest.json"
+MEMBERS = "members"
+PREPARED = ".prepared.npz"  # which stored picture each pair is, and its look-alikes; can be made again
+
+
+def audits_folder() -> Path:
+    """Return the folder that holds every audit."""
+    return data_folder() / "audits"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that becomes `path` when the block ends well and vanishes when it does not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, sort_keys=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a Parquet table atomically."""
+    with replacing(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a missing or broken file is an error that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}): delete the audit's folder and run it again") from None
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a Parquet table; a missing or broken file is an error that names it."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped")
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): delete the audit's folder and run it again") from None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One audit's folder. Tables are read when asked for; nothing is kept."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / MANIFEST).is_file()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return read_json(self.folder / CONFIG)
+
+    @property
+    def pairs(self) -> pd.DataFrame:
+        return read_table(self.folder / PAIRS)
+
+    @property
+    def quarantine(self) -> pd.DataFrame:
+        return read_table(self.folder / QUARANTINE)
+
+    @property
+    def membership(self) -> pd.DataFrame:
+        return read_table(self.folder / MEMBERSHIP)
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        return read_table(self.folder / SCORES)
+
+    @property
+    def utility(self) -> pd.DataFrame:
+        return read_table(self.folder / UTILITY)
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        return read_json(self.folder / VERDICT)
+
+    def member(self, name: str) -> Path:
+        return self.folder / MEMBERS / name
+
+
+def open_audit(name: str) -> Audit:
+    """Return the audit of a name.
+
+    Raises:
+        InputError: there is none; the message lists those there are.
+    """
+    audit = Audit(audits_folder() / check_name(name))
+    if not (audit.folder / CONFIG).is_file():
+        known = ", ".join(a.name for a in list_audits()) or "none yet"
+        raise InputError(f"there is no audit {name!r} in {audits_folder()} (there is: {known})")
+    return audit
+
+
+def check_name(name: str) -> str:
+    """Return a name that is safe as a folder's; anything else is an error."""
+    if not name or name.startswith((".", "-")) or len(name) > 100 or not all(c.isalnum() or c in "-_." for c in name):
+        raise InputError(f"name {name!r} must be letters, digits, '-', '_' or '.', and not start with '.' or '-'")
+    return name
+
+
+def list_audits() -> list[Audit]:
+    """Return every audit, finished or not, the newest first."""
+    folder = audits_folder()
+    found = [Audit(path.parent) for path in folder.glob(f"*/{CONFIG}")] if folder.is_dir() else []
+    return sorted(found, key=lambda audit: (audit.folder / CONFIG).stat().st_mtime, reverse=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path) -> None:
+    """List every file with its hash. Written last: its existence means that the audit is complete."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name != MANIFEST)
+    listed = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files if path.suffix != ".lock"}
+    write_json(folder / MANIFEST, {"files": listed})

@@ -1,0 +1,74 @@
+"""The column and group names of every table an audit leaves. One place owns them; a check outside reads them."""
+
+PAIR_ID = "pair_id"
+IMAGE = "image"
+CAPTIONS = "captions"
+LABEL = "label"
+WIDTH = "width"
+HEIGHT = "height"
+SHA256 = "sha256"
+PLANTED = "planted"
+PAIR_COLUMNS = [PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT, SHA256, PLANTED]
+
+SOURCE = "source"
+REASON = "reason"
+QUARANTINE_COLUMNS = [SOURCE, PAIR_ID, REASON]
+
+GROUP = "group"
+SHARED = "shared"
+CANDIDATE = "candidate"
+INDEPENDENT = "independent"
+EXTERNAL = "external"
+SCORED = "scored"
+GROUPS = [CANDIDATE, INDEPENDENT, SCORED, SHARED, EXTERNAL]
+SCORED_GROUPS = [CANDIDATE, INDEPENDENT, SCORED]
+
+MISCAPTION = "miscaption"
+VAGUE = "vague"
+DUPLICATE = "duplicate"
+ATYPICAL = "atypical"
+
+N_IN = "n_in"
+N_OUT = "n_out"
+CLIPMEM = "clipmem"
+CLIPMEM_RELATIVE = "clipmem_relative"
+SE = "se"
+P_VALUE = "p_value"
+Q_VALUE = "q_value"
+ALIGNMENT = "alignment"
+POSITIVE = "positive"
+NEGATIVE_TEXT = "negative_text"
+NEGATIVE_IMAGE = "negative_image"
+SIMILARITY = "similarity"
+TERMS = [ALIGNMENT, POSITIVE, NEGATIVE_TEXT, NEGATIVE_IMAGE, SIMILARITY]
+SIMILARITY_IN = "similarity_in"
+SIMILARITY_OUT = "similarity_out"
+CLIPMEM_IMAGE = "clipmem_image"
+CLIPMEM_TEXT = "clipmem_text"
+SSLMEM_IMAGE = "sslmem_image"
+SSLMEM_TEXT = "sslmem_text"
+MISFIT = "misfit"
+LEARNED = "learned"
+SCORE_COLUMNS = [
+    PAIR_ID,
+    GROUP,
+    N_IN,
+    N_OUT,
+    CLIPMEM,
+    CLIPMEM_RELATIVE,
+    SE,
+    P_VALUE,
+    Q_VALUE,
+    *(f"{term}_{side}" for term in TERMS for side in ("in", "out")),
+    CLIPMEM_IMAGE,
+    CLIPMEM_TEXT,
+    SSLMEM_IMAGE,
+    SSLMEM_TEXT,
+    MISFIT,
+    LEARNED,
+]
+
+MEMBER = "member"
+METRIC = "metric"
+VALUE = "value"
+UTILITY_COLUMNS = [MEMBER, METRIC, VALUE]

@@ -1,0 +1,89 @@
+"""What every page begins with: its settings, the audit picker, and the audit that was picked.
+
+On a cold server a link into a page runs it without app.py, so each page calls `open_page` first. The choice is kept in
+the address and in the session under a key that no widget owns: a widget's key is dropped when its page is left.
+"""
+
+import streamlit as st
+
+from clipmem_core.audits.jobs import find_job
+from clipmem_core.audits.store import Audit, audits_folder, check_name, list_audits
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.plain import show_text, show_title
+from clipmem_core.dashboard.running import FIRST, draw_empty, draw_progress
+from clipmem_core.dashboard.trouble import explained_errors
+
+PARAMETER = "audit"
+CHOICE = "chosen_audit"
+PICKER = "audit_picker"
+
+
+def open_page(title: str) -> Audit:
+    """Set a page up and return the audit it shows; ends the page itself where there is no finished one.
+
+    Args:
+        title: the page's name, in sentence case.
+
+    Returns:
+        A finished audit. Its files may still be broken: read them within `explained_errors`.
+    """
+    st.set_page_config(page_title=f"{title} · CLIPMem", page_icon=":material/frame_inspect:", layout="wide")
+    finished = {audit.name: audit.finished for audit in list_audits() if _is_name(audit.name)}
+    name = _choose(list(finished))
+    if name is None:
+        draw_empty()
+        st.stop()
+    _draw_picker(finished, name)
+    if not finished.get(name):
+        show_title(name)
+        draw_progress(name)
+        st.stop()
+    return Audit(audits_folder() / name)
+
+
+def _is_name(name: str) -> bool:
+    try:
+        return bool(check_name(name))
+    except InputError:
+        return False
+
+
+def _has_job(name: str) -> bool:
+    with explained_errors():
+        return _is_name(name) and find_job(name) is not None
+
+
+def _choose(names: list[str]) -> str | None:
+    """Return the audit of the address, else of the session, else the newest; also one whose job has just begun."""
+    asked = st.query_params.get(PARAMETER) or st.session_state.get(CHOICE)
+    fallback = names[0] if names else FIRST if _has_job(FIRST) else None
+    if asked and (asked in names or _has_job(asked)):
+        return _keep(asked)
+    if asked and fallback:
+        st.warning("The audit asked for does not exist; this is another one.", icon=":material/search_off:")
+        show_text(f"asked for: {asked}", limit=120)
+    return _keep(fallback) if fallback else None
+
+
+def _pick() -> None:
+    _keep(st.session_state[PICKER])
+
+
+def _keep(name: str) -> str:
+    st.session_state[CHOICE] = name
+    if st.query_params.get(PARAMETER) != name:
+        st.query_params[PARAMETER] = name
+    return name
+
+
+def _draw_picker(finished: dict[str, bool], name: str) -> None:
+    names = list(finished) if name in finished else [name, *finished]
+    st.session_state[PICKER] = name
+    with st.sidebar:
+        st.selectbox(
+            "Audit",
+            names,
+            key=PICKER,
+            format_func=lambda each: each if finished.get(each) else f"{each} (not finished)",
+            on_change=_pick,
+        )

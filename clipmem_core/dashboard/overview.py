@@ -1,0 +1,88 @@
+"""A finished audit → what the overview says of it, read at once: a broken file shows before anything is drawn."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from clipmem_core.audits.store import CONFIG, PAIRS, QUARANTINE, VERDICT, Audit
+from clipmem_core.columns import GROUP, GROUPS, MEMBER, METRIC, VALUE
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.rows import count_rows, group_bins, group_summary
+
+BINS = 60
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Everything above the gallery.
+
+    `groups` has group, n, mean, low, high, kind: the interval where the verdict gives one; `bins` is that of
+    `group_bins`; `utility` has a row a metric, its mean over the members and one column a member.
+    """
+
+    audit: Audit
+    config: dict[str, Any]
+    verdict: dict[str, Any]
+    pairs: int
+    quarantined: int
+    groups: pd.DataFrame
+    bins: pd.DataFrame
+    utility: pd.DataFrame
+
+
+def load_overview(audit: Audit) -> Overview:
+    """Read an audit for the overview.
+
+    Raises:
+        InputError: a file is missing or broken; the message names it and says what to do.
+    """
+    verdict = _object(audit.verdict, audit, VERDICT)
+    return Overview(
+        audit=audit,
+        config=_object(audit.config, audit, CONFIG),
+        verdict=verdict,
+        pairs=count_rows(audit.folder / PAIRS),
+        quarantined=count_rows(audit.folder / QUARANTINE),
+        groups=join_intervals(group_summary(audit), table(verdict, "groups")),
+        bins=group_bins(audit, bins=BINS),
+        utility=utility_table(audit.utility),
+    )
+
+
+def mapping(values: Any) -> dict[str, Any]:
+    """Return a JSON object as it is, and an empty one for anything else: an optional part that is not there."""
+    return values if isinstance(values, dict) else {}
+
+
+def _object(values: Any, audit: Audit, name: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise InputError(f"{audit.folder / name} is not a JSON object: delete the audit's folder and run it again")
+    return values
+
+
+def table(verdict: dict[str, Any], key: str) -> pd.DataFrame:
+    """Return one of the verdict's lists of rows as a table; empty where there is none."""
+    rows = verdict.get(key)
+    return pd.DataFrame([row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else [])
+
+
+def join_intervals(summary: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFrame:
+    """Add the verdict's low, high and kind to the groups, in the order of `GROUPS`."""
+    known = [column for column in ("low", "high", "kind") if column in intervals and GROUP in intervals]
+    joined = summary.merge(intervals[[GROUP, *known]], on=GROUP, how="left") if known else summary.copy()
+    for column in ("low", "high"):
+        joined[column] = pd.to_numeric(joined[column], errors="coerce") if column in known else float("nan")
+    joined["kind"] = joined["kind"].fillna("").astype(str) if "kind" in known else ""
+    order = {group: place for place, group in enumerate(GROUPS)}
+    return joined.sort_values(GROUP, key=lambda names: names.map(order), ignore_index=True)
+
+
+def utility_table(utility: pd.DataFrame) -> pd.DataFrame:
+    """Return metric, mean and one column a member, metrics and members in the order of the file."""
+    if utility.empty:
+        return pd.DataFrame()
+    wide = utility.pivot_table(index=METRIC, columns=MEMBER, values=VALUE, sort=False, observed=True)
+    mean = wide.mean(axis=1)
+    wide.insert(0, "mean", mean, allow_duplicates=True)
+    return wide.rename_axis(columns=None).reset_index()

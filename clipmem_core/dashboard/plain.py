@@ -1,0 +1,48 @@
+"""Text that others wrote → the same text on the page, whatever it spells.
+
+Captions, labels, file names and messages may hold HTML, Markdown, formulas, emoji codes or Streamlit's directives.
+They reach the page through this module or through data tables, never through a function that reads Markdown.
+"""
+
+import html
+
+import streamlit as st
+
+LINES = 6
+
+
+def show_text(text: str, *, limit: int = 0) -> None:
+    """Write text as it is, parsed as nothing; a limit in characters cuts it visibly."""
+    st.text(cut(text, limit) if limit else text)
+
+
+def cut(text: str, limit: int) -> str:
+    """Return text of at most `limit` characters and a few lines, with an ellipsis where something is missing.
+
+    Example:
+        >>> cut("a long caption", 6)
+        'a long…'
+    """
+    lines = text.splitlines()
+    short = "\n".join(lines[:LINES]) if len(lines) > LINES else text
+    short = short[:limit].rstrip() if len(short) > limit else short
+    return short if short == text else f"{short}…"
+
+
+def show_title(text: str) -> None:
+    """Write text as the page's main heading."""
+    st.html(f'<h1 dir="auto" style="margin:0;padding:0;overflow-wrap:anywhere">{html.escape(text)}</h1>')
+
+
+def show_chips(chips: list[tuple[str, str]]) -> None:
+    """Write a row of words, each after a dot of its colour.
+
+    Args:
+        chips: (word, colour) pairs; the colours are ours, the words may be anything.
+    """
+    dots = (
+        f'<span style="white-space:nowrap"><span aria-hidden="true" style="color:{colour}">●</span> '
+        f"<bdi>{html.escape(word)}</bdi></span>"
+        for word, colour in chips
+    )
+    st.html(f'<div style="display:flex;flex-wrap:wrap;gap:0 .8rem;font-size:.85rem">{"".join(dots)}</div>')

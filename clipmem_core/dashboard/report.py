@@ -1,0 +1,166 @@
+"""An `Overview` → its drawing: header, verdict, groups, utility and detection."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from clipmem_core.dashboard.colours import ENCODER_COLOURS
+from clipmem_core.dashboard.figures import encoder_figure, group_figure
+from clipmem_core.dashboard.overview import Overview, mapping, table
+from clipmem_core.dashboard.plain import show_text, show_title
+from clipmem_core.dashboard.rows import quarantine_page
+from clipmem_core.dashboard.trouble import explained_errors
+
+PROTOCOLS = {
+    "ensemble": "Every member leaves out one part of the pairs. clipmem is the alignment of a pair under the members "
+    "trained with it, minus that under the members trained without it.",
+    "paper": "f is trained on shared and candidate pairs, g on shared and independent pairs. clipmem is the alignment "
+    "of a pair under f, minus that under g.",
+}
+GOOD_ICONS = {
+    True: ":green[:material/check_circle:]",
+    False: ":orange[:material/warning:]",
+    None: ":gray[:material/help:]",
+}
+QUARANTINE_PAGE = 50
+
+
+def draw_header(overview: Overview) -> None:
+    """Draw what the audit is: name, source, protocol, and its sizes."""
+    config = overview.config
+    fields = mapping(config.get("config"))
+    protocol = str(fields.get("protocol", ""))
+    members = config.get("members")
+    show_title(overview.audit.name)
+    show_text(f"{config.get('source', '')} · model {fields.get('model', '?')} · preset {fields.get('preset', '?')}")
+    with st.grid("auto", min_column_width=150) as grid:
+        grid.metric("Pairs", f"{overview.pairs:,}", border=True)
+        grid.metric("Members", str(len(members)) if isinstance(members, list) else None, border=True)
+        help_text = PROTOCOLS.get(protocol)
+        grid.metric("Protocol", protocol if help_text else None, border=True, help=help_text)
+        grid.metric("Quarantined", f"{overview.quarantined:,}", border=True, help="Input rows that could not be used.")
+        grid.metric(
+            "Membership AUROC",
+            _number(overview.verdict.get("membership_auroc")),
+            border=True,
+            help="How well alignment tells the pairs a member was trained on from the others: 0.5 is not at all.",
+        )
+    if overview.quarantined:
+        _draw_quarantine(overview)
+
+
+@st.fragment
+def _draw_quarantine(overview: Overview) -> None:
+    with st.expander(f"Quarantine: {overview.quarantined:,} input rows and why", icon=":material/inventory_2:"):
+        pages = -(-overview.quarantined // QUARANTINE_PAGE)
+        slot = st.empty()
+        page = st.pagination(pages, key="quarantine-page") if pages > 1 else 1
+        with explained_errors():
+            rows = quarantine_page(overview.audit, page=page, size=QUARANTINE_PAGE)
+        slot.dataframe(rows, hide_index=True, alt="Quarantined input rows with their source, id and reason")
+
+
+def draw_verdict(overview: Overview) -> None:
+    """Draw the audit's verdict on itself: a sentence, then each check with what to try."""
+    verdict = overview.verdict
+    checks = [check for check in verdict.get("checks") or [] if isinstance(check, dict)]
+    st.subheader("Can these numbers be trusted?", anchor=False)
+    with st.container(border=True):
+        show_text(str(verdict.get("sentence", "This audit has no verdict.")))
+        for check in checks:
+            with st.container(horizontal=True, gap="small", wrap=False):
+                st.markdown(GOOD_ICONS.get(check.get("good"), GOOD_ICONS[None]), width="content")
+                with st.container(gap=None):
+                    show_text(str(check.get("sentence") or check.get("name") or ""))
+                    if check.get("advice") and check.get("good") is not True:
+                        show_text(f"What to try: {check['advice']}")
+    uses = mapping(verdict.get("uses"))
+    if uses:
+        with st.expander("Which score is for what", icon=":material/help_center:"):
+            for score, use in uses.items():
+                show_text(f"{score}: {use}")
+
+
+def draw_groups(overview: Overview) -> None:
+    """Draw clipmem by group, its table, and the encoders' parts."""
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        st.subheader("clipmem by group", anchor=False)
+        figure = group_figure(overview.groups, overview.bins)
+        st.plotly_chart(
+            figure, config={"displaylogo": False, "displayModeBar": False}, alt=_groups_alt(overview.groups)
+        )
+        st.caption("Area: distribution over pairs. Dot: mean. Bar: the interval named in the table.")
+    with right:
+        st.subheader("Means", anchor=False)
+        shown = overview.groups[["group", "n", "mean", "low", "high", "kind"]].dropna(axis=1, how="all")
+        _draw_table(shown, alt="Mean clipmem of each group with its interval")
+        _draw_encoders(mapping(overview.verdict.get("encoders")))
+
+
+def _groups_alt(groups: pd.DataFrame) -> str:
+    means = ", ".join(f"{row.group} {row.mean:.3f}" for row in groups.itertuples())
+    return f"Distribution and mean of clipmem in each group. Means: {means}."
+
+
+def _draw_encoders(encoders: dict[str, Any]) -> None:
+    parts = {name: float(value) for name, value in encoders.items() if name in ENCODER_COLOURS and _is_number(value)}
+    if not parts:
+        return
+    words = ", ".join(f"{name} {value:.3f}" for name, value in parts.items())
+    st.plotly_chart(
+        encoder_figure(parts), config={"displayModeBar": False}, alt=f"Each encoder's part of clipmem: {words}."
+    )
+    if _is_number(encoders.get("fit")):
+        st.caption(f"Fit of the map between the members' embedding spaces: {encoders['fit']:.2f}")
+
+
+def draw_tables(overview: Overview) -> None:
+    """Draw utility and, where pairs were planted, how well each score finds them."""
+    detection, planted = table(overview.verdict, "detection"), table(overview.verdict, "planted")
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.subheader("Utility", anchor=False)
+        if overview.utility.empty:
+            st.caption("No utility was measured.")
+        else:
+            _draw_table(overview.utility, alt="Utility of the members, by metric")
+    with right:
+        if not planted.empty or not detection.empty:
+            st.subheader("Planted pairs", anchor=False)
+        if not planted.empty:
+            _draw_table(planted, alt="Mean scores of planted and other pairs")
+        if not detection.empty:
+            st.caption("How well each score finds the planted wrong captions")
+            _draw_table(detection, alt="Detection of planted wrong captions by each score")
+    with st.expander("How this audit was made", icon=":material/settings:"):
+        _draw_table(_flat(overview.config), alt="Settings of the audit")
+
+
+def _draw_table(values: pd.DataFrame, *, alt: str) -> None:
+    """Draw a table: floats with three decimals, names with spaces for underscores."""
+    floats = values.select_dtypes("float").columns
+    columns: dict[str, Any] = {name: name.replace("_", " ") for name in map(str, values.columns)}
+    columns |= {name: st.column_config.NumberColumn(columns[name], format="%.3f") for name in floats}
+    st.dataframe(values, hide_index=True, column_config=columns, alt=alt)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> pd.DataFrame:
+    """Return nested settings as two columns of text."""
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            rows += list(_flat(value, f"{prefix}{key}.").itertuples(index=False, name=None))
+        else:
+            rows.append((f"{prefix}{key}", str(value)))
+    return pd.DataFrame(rows, columns=["setting", "value"])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> str | None:
+    return f"{value:.3f}" if _is_number(value) else None

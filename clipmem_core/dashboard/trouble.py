@@ -1,0 +1,20 @@
+"""An error a person can mend → two plain lines on the page, never a traceback."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import streamlit as st
+
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.plain import show_text
+
+
+@contextmanager
+def explained_errors() -> Iterator[None]:
+    """Show an `InputError` of the block, which names the file and the fix, and end the page there."""
+    try:
+        yield
+    except InputError as error:
+        st.error("This audit cannot be shown.", icon=":material/error:")
+        show_text(" ".join(str(error).split()))
+        st.stop()

@@ -1,0 +1,64 @@
+"""Fetches a data set from the Hugging Face hub by its name, once, as a Parquet file with the pictures inside."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from clipmem_core.config import InputError
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILE_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".tar", ".zip", ".gz")
+
+
+def is_hub_name(source: str) -> bool:
+    """Say whether a source that is no path reads like `owner/name`: not a file's name, nor below a folder that is here.
+
+    Example:
+        >>> is_hub_name("nlphuji/flickr30k"), is_hub_name("pictures/captions.csv")
+        (True, False)
+    """
+    owner = source.partition("/")[0]
+    return bool(_NAME.fullmatch(source)) and not source.lower().endswith(_FILE_ENDINGS) and not Path(owner).is_dir()
+
+
+def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
+    """Download one split of a data set, or find the copy made before.
+
+    Args:
+        name: `owner/name` on the hub.
+        split: one of its splits.
+        data: the data folder; the copy goes into `sets/<owner>--<name>/`.
+
+    Returns:
+        The Parquet file.
+
+    Raises:
+        InputError: there is no network, no such data set or no such split.
+    """
+    file = f"{re.sub(r'[^A-Za-z0-9_.]+', '-', split)}-00000-of-00001.parquet"
+    target = data / "sets" / name.replace("/", "--") / file
+    if target.is_file():
+        return target
+    pairs = _download(name, split)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{file}.{os.getpid()}")
+    try:
+        pairs.to_parquet(partial)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _download(name: str, split: str) -> Any:
+    import datasets  # slow to import, and most data sets are files
+
+    try:
+        return datasets.load_dataset(name, split=split)
+    except Exception as error:  # the hub's client has a dozen unrelated kinds
+        first = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"{name!r} is not a path here, and split {split!r} could not be downloaded from the Hugging Face hub "
+            f"({first}): check name, --split and network, or download it elsewhere and give its folder"
+        ) from error

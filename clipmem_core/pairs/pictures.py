@@ -1,0 +1,219 @@
+"""The bytes of a picture file → an upright RGB picture on white → a square of pixels.
+
+Everything a picture can be wrong in ends as a `PictureError` with a short reason. Nothing here touches the disk.
+"""
+
+import functools
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+PIXEL_LIMIT = 178_956_970  # where Pillow, too, speaks of a decompression bomb: half a gigabyte of RGB
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")  # none runs another program
+RESIZE_MODES = ("shortest", "longest", "squash")  # open_clip's words
+STRIP = 1 << 20  # pixels reduced at a time, so that a huge picture is not held twice
+SPARE = 3  # a picture decoded for `size` pixels keeps sides of SPARE · size, so that the last resize stays a fair one
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_warnings_lock = threading.Lock()
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used; the message is the reason, a few plain words."""
+
+
+def decode(data: bytes, *, size: int | None = None) -> Image.Image:
+    """Decode a picture to RGB: upright, on white, its first frame.
+
+    Args:
+        data: the content of the file.
+        size: pixels of the square the picture is meant for. A larger picture may come back smaller than it is,
+            never below three times that: this is much faster. None keeps every pixel.
+
+    Raises:
+        PictureError: empty, not a picture, truncated, damaged, without pixels, or above `PIXEL_LIMIT`.
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> Image.new("LA", (4, 2), (0, 0)).save(file, "PNG")  # black, and wholly transparent
+        >>> decode(file.getvalue()).getpixel((0, 0))
+        (255, 255, 255)
+    """
+    return decode_measured(data, size=size)[0]
+
+
+def decode_measured(data: bytes, *, size: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode as `decode` does and also return the width and height the upright picture has at full size."""
+    image = _open(data)
+    try:
+        image, full = _load(image, size)
+        plain = _plain(image)
+        if size is not None:
+            plain = _reduce(plain, SPARE * size)
+        orientation = _orientation(image)
+        if orientation in _UPRIGHT:
+            plain = plain.transpose(_UPRIGHT[orientation])
+        return _on_white(plain), (full[1], full[0]) if orientation >= 5 else full
+    except PictureError:
+        raise
+    except Exception as error:  # decoders raise whatever damaged bytes lead them to
+        raise PictureError(_reason(error)) from error
+
+
+def resize(image: Image.Image, size: int, mode: str) -> np.ndarray:
+    """Bring an RGB picture to a square, with a bicubic filter that averages when it shrinks.
+
+    Args:
+        image: RGB, any size.
+        size: pixels of the square's side.
+        mode: `shortest` cuts the square from the middle, `longest` pads with white, `squash` ignores the shape.
+
+    Returns:
+        uint8 [size, size, 3].
+
+    Raises:
+        ValueError: the mode is unknown.
+
+    Example:
+        >>> resize(Image.new("RGB", (8, 4)), 4, "longest")[:, 0, 0].tolist()
+        [255, 0, 0, 255]
+    """
+    if mode not in RESIZE_MODES:
+        raise ValueError(f"resize mode must be one of {', '.join(RESIZE_MODES)}, not {mode!r}")
+    width, height = image.size
+    if mode == "squash":
+        return _scale(image, (size, size))
+    if mode == "shortest":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return _scale(image, (size, size), box=(left, top, left + side, top + side))
+    longer = max(width, height)
+    inner = _scale(image, (max(1, round(width * size / longer)), max(1, round(height * size / longer))))
+    square = np.full((size, size, 3), 255, np.uint8)
+    top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
+    square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return square
+
+
+def _scale(
+    image: Image.Image, size: tuple[int, int], *, box: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=SPARE))
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Pillow's remarks on odd files off the screen. The filters belong to the whole process: one at a time."""
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read the header only, and refuse what is not worth decoding."""
+    if not data:
+        raise PictureError("empty file")
+    try:
+        with _quiet():
+            image = Image.open(io.BytesIO(data), formats=_formats())
+    except Image.DecompressionBombError as error:
+        raise PictureError(_too_large()) from error
+    except UnidentifiedImageError as error:
+        raise PictureError("not a picture, or its header is damaged") from error
+    except Exception as error:
+        raise PictureError(_reason(error)) from error
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise PictureError(f"no pixels: {width} × {height}")
+    if width * height > PIXEL_LIMIT:
+        raise PictureError(_too_large(f"{width:,} × {height:,} pixels, "))
+    return image
+
+
+def _load(image: Image.Image, size: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode the first frame. A JPEG for a small square is decoded at a half, a quarter or an eighth."""
+    full = image.size
+    drafted = image.draft(None, (SPARE * size, SPARE * size)) if size is not None and image.format == "JPEG" else None
+    if image.format == "TIFF":  # the one format that remarks on its tags while it loads
+        with _quiet():
+            image.load()
+    else:
+        image.load()
+    return image, full if drafted else image.size
+
+
+def _orientation(image: Image.Image) -> int:
+    with _quiet():
+        value: Any = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return value if isinstance(value, int) else 1
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Return L, RGB or, where something shows through, LA or RGBA: eight bits each."""
+    if image.mode.startswith("I"):
+        return _eight_bits(image)
+    if image.mode == "F":
+        raise PictureError("floating-point pixels")
+    if image.mode in ("L", "RGB", "LA", "RGBA") and "transparency" not in image.info:
+        return image
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey values to 8 bits; Pillow's own conversion cuts them off at 255."""
+    values = np.asarray(image).astype(np.int64).clip(0, 65535)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _reduce(image: Image.Image, side: int) -> Image.Image:
+    """Average whole blocks of pixels, as large as the shorter side's `side` allows, strip by strip."""
+    factor = min(image.size) // side
+    if factor < 2:
+        return image
+    width, height = image.size
+    small = Image.new(image.mode, (-(-width // factor), -(-height // factor)))
+    rows = max(1, STRIP // width // factor) * factor
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        small.paste(strip.reduce(factor), (0, top // factor))
+    return small
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode not in ("LA", "RGBA"):
+        return image.convert("RGB")
+    coloured = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(coloured, mask=coloured.getchannel("A"))
+    return white
+
+
+def _too_large(what: str = "") -> str:
+    return f"too large: {what}more than {PIXEL_LIMIT // 1_000_000} megapixels"
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0]
+    if "truncated" in text.lower():
+        return "truncated file"
+    return f"damaged file: {text or type(error).__name__}"

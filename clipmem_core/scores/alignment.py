@@ -1,0 +1,142 @@
+"""Turns one member's mean embeddings into the terms of its alignment with every pair, in one pass over both matrices.
+
+Views, captions and negatives are drawn independently and the cosine is bilinear, so the paper's expectations over
+augmentations, test captions and test images (its definition of alignment) are exact inner products of means:
+
+    positive = μ_I(i)·μ_T(i)    negative_text = μ_I(i)·ν_T    negative_image = ν_I·μ_T(i)
+    alignment = positive − negative_text − negative_image
+
+Nothing is sampled; the paper draws its negatives.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from clipmem_core.columns import ALIGNMENT, NEGATIVE_IMAGE, NEGATIVE_TEXT, POSITIVE, SIMILARITY
+
+IMAGE_SQUARE = "image_square"
+TEXT_SQUARE = "text_square"
+_BLOCK_BYTES = 1 << 20  # of one matrix: both blocks together stay near a core's cache while five products read them
+
+
+def external_means(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ν_I and ν_T, the means of the pairs' mean embeddings over the external pairs, summed in float64.
+
+    Args:
+        image: μ_I, mean of the unit embeddings of a pair's views, [n_pairs, dim].
+        text: μ_T, mean of the unit embeddings of a pair's captions, [n_pairs, dim].
+        external: rows of the external pairs (or true for them, [n_pairs]).
+
+    Returns:
+        ν_I and ν_T, [dim] each.
+
+    Raises:
+        ValueError: the matrices differ in shape, or there are fewer than two external pairs.
+    """
+    rows = np.flatnonzero(external) if np.asarray(external).dtype == bool else np.asarray(external)
+    _check(image, text, len(rows))
+    return _mean_of(image, rows), _mean_of(text, rows)
+
+
+def pair_terms(
+    image: np.ndarray, text: np.ndarray, external: np.ndarray, *, chunk: int = 16_384, threads: int = 2
+) -> dict[str, np.ndarray]:
+    """Measure how one member aligns with every pair.
+
+    Alignment lies in [−3, 3]; the higher, the better the member matches the pair beyond what any caption and any
+    image would get. An external pair leaves itself out of ν. Both matrices may be memory maps of any size: each
+    row is read once and nothing larger than a cache block is held. Results do not depend on `chunk` or `threads`.
+
+    Args:
+        image: μ_I, mean of the unit embeddings of a pair's views, [n_pairs, dim].
+        text: μ_T, mean of the unit embeddings of a pair's captions, [n_pairs, dim].
+        external: true for external pairs, [n_pairs]; at least two.
+        chunk: rows that a thread takes at a time.
+        threads: chunks worked on side by side.
+
+    Returns:
+        float32 [n_pairs] each: positive, negative_text, negative_image, alignment, similarity (positive as a cosine,
+        0 where a mean has no length), and image_square, text_square: ‖μ‖², which `sslmem` takes.
+
+    Raises:
+        ValueError: the matrices differ in shape, `external` in length, or there are fewer than two external pairs.
+
+    Example:
+        >>> image = text = np.eye(4, dtype=np.float32)
+        >>> terms = pair_terms(image, text, np.array([False, False, True, True]))
+        >>> terms["alignment"].tolist()
+        [1.0, 1.0, 1.0, 1.0]
+    """
+    if len(external) != len(image):
+        raise ValueError(f"external must have one entry for each of {len(image)} pairs, not {len(external)}")
+    nu_image, nu_text = external_means(image, text, external)
+    image, text = np.asarray(image), np.asarray(text)
+    nu_image, nu_text = nu_image.astype(image.dtype), nu_text.astype(text.dtype)
+    products = np.empty((5, len(image)), dtype=np.float32)
+
+    def measure(start: int) -> None:
+        for rows in _blocks(start, min(start + chunk, len(image)), image.shape[1] * image.itemsize):
+            a, b = image[rows], text[rows]
+            # einsum, unlike a matrix product, gives a row the same bits whatever block it is read in
+            products[0, rows] = np.einsum("nd,nd->n", a, b)
+            products[1, rows] = np.einsum("nd,d->n", a, nu_text)
+            products[2, rows] = np.einsum("nd,d->n", b, nu_image)
+            products[3, rows] = np.einsum("nd,nd->n", a, a)
+            products[4, rows] = np.einsum("nd,nd->n", b, b)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(measure, range(0, len(image), chunk)))
+    return _terms(products, np.flatnonzero(external))
+
+
+def leave_out(with_all: np.ndarray, own: np.ndarray, n_external: int) -> np.ndarray:
+    """Turn a mean over all external pairs into the mean without the pair's own share.
+
+    Args:
+        with_all: product with ν, the mean over all external pairs.
+        own: the same product with the pair's own μ.
+        n_external: number of external pairs.
+
+    Example:
+        >>> float(leave_out(np.array(2.0), np.array(3.0), 2))  # (3 + 1) / 2 without the 3
+        1.0
+    """
+    return (n_external * with_all - own) / (n_external - 1)
+
+
+def _terms(products: np.ndarray, external: np.ndarray) -> dict[str, np.ndarray]:
+    """Name the products, let external pairs leave themselves out, and derive alignment and similarity."""
+    positive, negative_text, negative_image, image_square, text_square = products
+    for negative in (negative_text, negative_image):
+        negative[external] = leave_out(negative[external].astype(np.float64), positive[external], len(external))
+    length = np.sqrt(image_square * text_square)
+    return {
+        POSITIVE: positive,
+        NEGATIVE_TEXT: negative_text,
+        NEGATIVE_IMAGE: negative_image,
+        ALIGNMENT: positive - negative_text - negative_image,
+        SIMILARITY: np.divide(positive, length, out=np.zeros_like(positive), where=length > 0),
+        IMAGE_SQUARE: image_square,
+        TEXT_SQUARE: text_square,
+    }
+
+
+def _mean_of(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    total = np.zeros(matrix.shape[1])
+    for block in _blocks(0, len(rows), matrix.shape[1] * matrix.itemsize):
+        total += matrix[rows[block]].sum(axis=0, dtype=np.float64)
+    return total / len(rows)
+
+
+def _blocks(start: int, stop: int, row_bytes: int) -> Iterator[slice]:
+    rows = max(1, _BLOCK_BYTES // row_bytes)
+    return (slice(first, min(first + rows, stop)) for first in range(start, stop, rows))
+
+
+def _check(image: np.ndarray, text: np.ndarray, n_external: int) -> None:
+    if image.shape != text.shape or image.ndim != 2:
+        raise ValueError(f"image and text must be matrices of one shape, not {image.shape} and {text.shape}")
+    if n_external < 2:
+        raise ValueError(f"external must name at least 2 pairs, since a pair leaves itself out, not {n_external}")

@@ -1,0 +1,141 @@
+"""Turns training trajectories, similarities and neighbours into scores that find wrong captions; larger is worse."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_CHUNK = 1_024
+_LOG_PROBABILITY = 1  # place in a trajectory's last axis: training cosine, log-probability of the true partner
+
+
+def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
+    """Average one member's in-batch log-probability of the true partner over all epochs that have it.
+
+    Args:
+        trajectory: training cosine and log-probability (≤ 0, both directions averaged), [n_epochs, n_pairs, 2]; NaN
+            where not trained; may be a memory map.
+
+    Returns:
+        float64 [n_pairs]; NaN for pairs the member never trained on.
+
+    Example:
+        >>> mean_over_epochs(np.array([[[0.1, -3.0], [0.2, np.nan]], [[0.3, -1.0], [0.2, np.nan]]]))
+        array([-2., nan])
+    """
+    return _known_mean([epoch[:, _LOG_PROBABILITY] for epoch in trajectory])
+
+
+def learned(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
+    """Average `mean_over_epochs` over the members that train on a pair: how early and how well it is learned.
+
+    At most 0; near 0 learned at once, far below late or never. Paper: candidates take it from f, independents from g.
+
+    Args:
+        log_probabilities: one array a member, [n_pairs]; NaN where the member does not train on the pair.
+
+    Returns:
+        float64 [n_pairs]; NaN for pairs that no member trains on.
+
+    Raises:
+        ValueError: there is no member.
+
+    Example:
+        >>> learned([np.array([-1.0, np.nan]), np.array([-3.0, np.nan])])
+        array([-2., nan])
+    """
+    if len(log_probabilities) == 0:
+        raise ValueError("log_probabilities must hold at least one member, not none")
+    return _known_mean(log_probabilities)
+
+
+def misfit(learned: np.ndarray, similarity_out: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    """Score how badly a pair's captions fit its image: misfit = −(z(learned) + z(similarity_out)).
+
+    Larger is more suspicious; 0 is average. Two views that fail differently: what is learned late, and what members
+    that never saw the pair do not recognise. Needs no labels and no further training.
+
+    Args:
+        learned: mean log-probability in training, [n_pairs].
+        similarity_out: cosine under members that never saw the pair, [n_pairs].
+        scored: true for scored pairs (paper: candidate and independent), [n_pairs]; z is taken over those with both.
+
+    Returns:
+        [n_pairs]; NaN for other pairs, and where either part is missing.
+
+    Example:
+        >>> misfit(np.array([-1.0, -3.0, -9.0]), np.array([0.8, 0.2, 0.5]), np.array([True, True, False]))
+        array([-2.,  2., nan])
+    """
+    rows = np.flatnonzero(scored & ~np.isnan(learned) & ~np.isnan(similarity_out))
+    score = np.full(len(learned), np.nan)
+    if len(rows):
+        score[rows] = -(_z(learned[rows]) + _z(similarity_out[rows]))
+    return score
+
+
+def lemon(
+    image: np.ndarray,
+    text: np.ndarray,
+    image_neighbours: np.ndarray,
+    text_neighbours: np.ndarray,
+    *,
+    beta: float = 5.0,
+    gamma: float = 5.0,
+    tau_1: float = 0.1,
+    tau_2: float = 5.0,
+) -> np.ndarray:
+    """Score captions by multimodal neighbours (LEMoN, ICML 2025), with its authors' untuned setting; larger is worse.
+
+    s = d_mm(x, y) + β · mean over the nearest images x_j of d_txt(y, y_j) e^{−τ₁ d_img(x, x_j)} e^{−τ₂ d_mm(x_j, y_j)}
+    + γ · the same over the nearest captions y_j with d_txt and d_img exchanged; cosine distances.
+
+    Args:
+        image: image embeddings of any length, [n_pairs, dim].
+        text: text embeddings, [n_pairs, dim].
+        image_neighbours: rows of each image's nearest images, itself left out, [n_pairs, k].
+        text_neighbours: rows of each caption's nearest captions, itself left out, [n_pairs, k].
+        beta: weight of the image neighbours.
+        gamma: weight of the caption neighbours.
+        tau_1: how fast distant neighbours fade.
+        tau_2: how fast neighbours that do not fit themselves fade.
+
+    Returns:
+        [n_pairs], larger more suspicious.
+    """
+    image, text = _unit(image), _unit(text)
+    own = 1 - np.einsum("nd,nd->n", image, text)
+    score = own.astype(np.float64)
+    for start in range(0, len(image), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        for weight, near, far, neighbours in (
+            (beta, image, text, image_neighbours[rows]),
+            (gamma, text, image, text_neighbours[rows]),
+        ):
+            fading = np.exp(-tau_1 * _distances(near, rows, neighbours) - tau_2 * own[neighbours])
+            score[rows] += weight * (_distances(far, rows, neighbours) * fading).mean(axis=1)
+    return score
+
+
+def _known_mean(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean of what is not NaN, one array at a time, [n]; NaN where nothing is."""
+    total, count = np.zeros(len(values[0])), np.zeros(len(values[0]))
+    for value in values:
+        known = ~np.isnan(value)
+        total += np.where(known, value, 0.0)
+        count += known
+    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+
+
+def _z(values: np.ndarray) -> np.ndarray:
+    spread = values.std()
+    return (values - values.mean()) / spread if spread > 0 else np.zeros(len(values))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+
+
+def _distances(vectors: np.ndarray, rows: slice, neighbours: np.ndarray) -> np.ndarray:
+    """Return cosine distances of rows to their neighbours, [n_rows, k]."""
+    return 1 - np.einsum("nd,nkd->nk", vectors[rows], vectors[neighbours])

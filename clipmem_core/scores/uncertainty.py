@@ -1,0 +1,225 @@
+"""Turns the alignments of several members into what can be claimed: errors, p and q values, intervals, stability."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy.stats import false_discovery_control, spearmanr, t
+from sklearn.metrics import roc_auc_score
+
+from clipmem_core.columns import EXTERNAL, GROUP, GROUPS, INDEPENDENT, SCORED_GROUPS
+from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.sides import in_side, labellings, replicate_clipmem, replicate_rows, side_means
+
+SeKind = Literal["paired over seeds", "welch", "sd of external"]
+MIN_REPLICATES = 3  # an interval over fewer seeds or repeats would claim too much
+
+
+def standard_errors(
+    alignments: Sequence[np.ndarray], membership: Membership, *, protocol: str, seed: int
+) -> tuple[np.ndarray, SeKind]:
+    """Estimate the standard error of each pair's clipmem, in its units (cosine, ≥ 0), and say how.
+
+    Paper with two or more seeds: paired, from the differences f-s − g-s. Ensemble where every pair has two or more
+    members on both sides: Welch. Otherwise one number for all, the standard deviation of external clipmem: the
+    spread of pairs that nobody memorized.
+
+    Args:
+        alignments: one array a member, [n_pairs] each.
+        membership: who trains on what.
+        protocol: `ensemble` or `paper`.
+        seed: start of the random labelling of external pairs.
+
+    Returns:
+        Standard errors, [n_pairs], and `paired over seeds`, `welch` or `sd of external`.
+    """
+    inside = in_side(membership, protocol=protocol, seed=seed)
+    replicates = len(replicate_rows(membership.members, protocol=protocol))
+    n_in = inside.sum(axis=0)
+    if protocol == "paper" and replicates >= 2:
+        differences = replicate_clipmem(alignments, membership, inside)
+        return differences.std(axis=0, ddof=1) / np.sqrt(replicates), "paired over seeds"
+    if protocol == "ensemble" and min(n_in.min(), len(inside) - n_in.max()) >= 2:
+        return np.sqrt(_squared_error(alignments, inside) + _squared_error(alignments, ~inside)), "welch"
+    mean_in, mean_out = side_means(alignments, inside)
+    external = (mean_in - mean_out)[membership.group == EXTERNAL]
+    return np.full(inside.shape[1], external.std(ddof=1)), "sd of external"
+
+
+def null_scores(alignments: Sequence[np.ndarray], membership: Membership, *, protocol: str, seed: int) -> np.ndarray:
+    """Return clipmem of external pairs only: what comes out where nothing can be memorized.
+
+    Ensemble: of every external pair under all labellings that leave one member out of each repeat, as real pairs
+    have; under 256 drawn for each pair where there are more.
+
+    Args:
+        alignments: one array a member, [n_pairs] each.
+        membership: who trains on what.
+        protocol: `ensemble` or `paper`.
+        seed: start of the draw of labellings.
+
+    Returns:
+        Null values, [n_external] or [n_labellings × n_external].
+    """
+    replicates = replicate_rows(membership.members, protocol=protocol)
+    external = np.stack([np.asarray(values)[membership.group == EXTERNAL] for values in alignments]).astype(np.float64)
+    if protocol == "paper":
+        is_f = in_side(membership, protocol=protocol, seed=seed)[:, 0]
+        return external[is_f].mean(axis=0) - external[~is_f].mean(axis=0)
+    total, n_out = external.sum(axis=0), len(replicates)
+    scores = []
+    for label in labellings(replicates, external.shape[1], seed=seed):
+        out = np.take_along_axis(external, label, axis=0).sum(axis=0)
+        scores.append((total - out) / (len(external) - n_out) - out / n_out)
+    return np.concatenate(scores)
+
+
+def p_values(clipmem: np.ndarray, null: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Compute one-sided p values, p = (1 + #{null ≥ s}) / (1 + #null) with s = clipmem.
+
+    Independent pairs are expected to be negative: s = −clipmem, against the null negated too. Small p: memorized
+    more than external pairs, which cannot be. No p is smaller than 1 / (1 + #null).
+
+    Args:
+        clipmem: [n_pairs].
+        null: clipmem of external pairs, from `null_scores`.
+        group: group names, [n_pairs].
+
+    Returns:
+        p values in (0, 1], [n_pairs]; NaN where clipmem is.
+
+    Raises:
+        ValueError: the null is empty.
+
+    Example:
+        >>> p_values(np.array([0.5, 0.0]), np.array([-0.1, 0.0, 0.1]), np.array(["candidate", "candidate"]))
+        array([0.25, 0.75])
+    """
+    if len(null) == 0:
+        raise ValueError("null must hold clipmem of at least one external pair, not none")
+    independent = group == INDEPENDENT
+    p = np.where(independent, _one_sided(-clipmem, -null), _one_sided(clipmem, null))
+    return np.where(np.isnan(clipmem), np.nan, p)
+
+
+def q_values(p: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Adjust p values for looking at many pairs: Benjamini–Hochberg within candidate, independent and scored each.
+
+    Calling every pair with q ≤ 0.1 memorized is wrong for about one in ten of them.
+
+    Args:
+        p: p values, [n_pairs].
+        group: group names, [n_pairs].
+
+    Returns:
+        q values in (0, 1], [n_pairs]; NaN in other groups and where p is.
+
+    Example:
+        >>> q_values(np.array([0.01, 0.04, 0.5]), np.array(["scored", "scored", "external"]))
+        array([0.02, 0.04,  nan])
+    """
+    q = np.full(len(p), np.nan)
+    for name in SCORED_GROUPS:
+        rows = (group == name) & ~np.isnan(p)
+        if rows.any():
+            q[rows] = false_discovery_control(p[rows])
+    return q
+
+
+def group_summary(
+    alignments: Sequence[np.ndarray], membership: Membership, *, protocol: str, seed: int, level: float = 0.95
+) -> pd.DataFrame:
+    """Summarise clipmem by group, with a t interval over seeds or repeats where there are at least three.
+
+    With fewer, low and high are one standard deviation over the pairs either side of the mean, and claim nothing
+    about the mean. The row of the external group is the offset to read the others against.
+
+    Args:
+        alignments: one array a member, [n_pairs] each.
+        membership: who trains on what.
+        protocol: `ensemble` or `paper`.
+        seed: start of the random labelling of external pairs.
+        level: coverage of the interval.
+
+    Returns:
+        One row a group: group, n, mean, low, high, kind (`95% interval over seeds`, `95% interval over repeats` or
+        `SD over pairs`).
+    """
+    inside = in_side(membership, protocol=protocol, seed=seed)
+    replicates = replicate_clipmem(alignments, membership, inside)
+    mean_in, mean_out = side_means(alignments, inside)
+    rows = []
+    for name in (name for name in GROUPS if (membership.group == name).any()):
+        members = membership.group == name
+        clipmem = (mean_in - mean_out)[members]
+        half, kind = clipmem.std(ddof=1) if len(clipmem) > 1 else np.nan, "SD over pairs"
+        if len(replicates) >= MIN_REPLICATES:
+            half = _half_width(replicates[:, members].mean(axis=1), level)
+            kind = f"{level:.0%} interval over {'seeds' if protocol == 'paper' else 'repeats'}"
+        rows.append((name, int(members.sum()), clipmem.mean(), clipmem.mean() - half, clipmem.mean() + half, kind))
+    return pd.DataFrame(rows, columns=[GROUP, "n", "mean", "low", "high", "kind"])
+
+
+def membership_auroc(alignments: Sequence[np.ndarray], membership: Membership) -> tuple[np.ndarray, float]:
+    """Measure how well each member's alignment tells pairs it trained on from pairs it did not.
+
+    Free of scale, in [0, 1]: 0.5 nothing memorized, 1 every trained pair above every other. Over candidate,
+    independent and scored pairs.
+
+    Args:
+        alignments: one array a member, [n_pairs] each.
+        membership: who trains on what.
+
+    Returns:
+        One value a member, [n_members], and their mean; NaN for a member that trained on all or none of the pairs.
+    """
+    judged = np.isin(membership.group, SCORED_GROUPS)
+    values = np.full(len(membership.members), np.nan)
+    for row, alignment in enumerate(alignments):
+        trained = membership.trained[row, judged]
+        if trained.any() and not trained.all():
+            values[row] = roc_auc_score(trained, np.asarray(alignment)[judged])
+    known = values[~np.isnan(values)]
+    return values, float(known.mean()) if len(known) else float("nan")
+
+
+def ranking_stability(alignments: Sequence[np.ndarray], membership: Membership) -> float:
+    """Correlate the clipmem ranking of two disjoint halves of the repeats (ensemble) or seeds (paper), by Spearman.
+
+    In [−1, 1]: 1 the same order, 0 no relation. Over candidate, independent and scored pairs, each by true
+    membership, so that the sign that parts candidate from independent does not count as agreement.
+
+    Args:
+        alignments: one array a member, [n_pairs] each.
+        membership: who trains on what.
+
+    Returns:
+        The correlation; NaN with only one repeat or seed, or where all pairs score alike. Of an odd number the last
+        is not used.
+    """
+    judged = np.isin(membership.group, SCORED_GROUPS)
+    replicates = replicate_clipmem(alignments, membership, membership.trained)[:, judged]
+    half = len(replicates) // 2
+    if half == 0:
+        return float("nan")
+    first, second = replicates[:half].mean(axis=0), replicates[half : 2 * half].mean(axis=0)
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(spearmanr(first, second).statistic)
+
+
+def _squared_error(alignments: Sequence[np.ndarray], side: np.ndarray) -> np.ndarray:
+    """Return the sample variance over the members of one side divided by their number, [n_pairs]."""
+    mean, _ = side_means(alignments, side)
+    squares, _ = side_means([(values - mean) ** 2 for values in alignments], side)
+    return squares / (side.sum(axis=0) - 1)
+
+
+def _one_sided(score: np.ndarray, null: np.ndarray) -> np.ndarray:
+    at_least = len(null) - np.searchsorted(np.sort(null), score, side="left")
+    return (1 + at_least) / (1 + len(null))
+
+
+def _half_width(means: np.ndarray, level: float) -> float:
+    return float(t.ppf((1 + level) / 2, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)))

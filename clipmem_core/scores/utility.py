@@ -1,0 +1,144 @@
+"""Turns a member's embeddings into its utility: retrieval, linear probe and zero-shot accuracy."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+PROBE_ROWS = 10_000
+_BLOCK = 8_000_000  # cosines held at a time
+_TIE = 1e-6  # equal vectors may differ by this much after a matrix product
+
+
+def retrieval_recalls(
+    image: np.ndarray, text: np.ndarray, caption_owner: np.ndarray, ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
+    """Measure how often the right partner is among the k nearest, both ways (the COCO protocol).
+
+    In [0, 1], larger better. Image to text: a hit if any of the image's own captions is among the k nearest of all
+    captions. Text to image: a hit if the caption's image is among the k nearest. Ties count against the member.
+
+    Args:
+        image: image embeddings of any length, [n_images, dim].
+        text: caption embeddings, [n_captions, dim].
+        caption_owner: row of the image that each caption belongs to, [n_captions]; every image has one at least.
+        ks: how many of the nearest are looked at.
+
+    Returns:
+        `image_to_text_R@k` and `text_to_image_R@k` for each k.
+
+    Raises:
+        ValueError: an owner is missing or out of range, or an image has no caption.
+
+    Example:
+        >>> retrieval_recalls(np.eye(2), np.eye(2)[[0, 0]], np.array([0, 1]), ks=(1, 2))
+        {'image_to_text_R@1': 0.0, 'image_to_text_R@2': 1.0, 'text_to_image_R@1': 0.5, 'text_to_image_R@2': 1.0}
+    """
+    owner = np.asarray(caption_owner)
+    _check_owners(owner, len(image), len(text))
+    order = np.argsort(owner, kind="stable")
+    image, text, owner = _unit(image), _unit(text)[order], owner[order]
+    ranks = {"image_to_text": _caption_ranks(image, text, owner), "text_to_image": _image_ranks(image, text, owner)}
+    return {f"{way}_R@{k}": float((rank < k).mean()) for way, rank in ranks.items() for k in ks}
+
+
+def linear_probe(
+    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, *, seed: int
+) -> float:
+    """Measure accuracy of logistic regression on frozen, standardised features (the paper's utility).
+
+    In [0, 1], larger better. A class that training lacks cannot be predicted, so its test rows count as errors.
+
+    Args:
+        train_x: features to fit on, [n_train, dim]; more than 10,000 rows are drawn down to that.
+        train_y: their labels, [n_train].
+        test_x: features to judge on, [n_test, dim].
+        test_y: their labels, [n_test].
+        seed: start of the draw of training rows.
+
+    Returns:
+        The accuracy; NaN with fewer than two classes to fit or nothing to judge.
+    """
+    train_x, train_y = np.asarray(train_x), np.asarray(train_y)
+    if len(train_x) > PROBE_ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(len(train_x), PROBE_ROWS, replace=False))
+        train_x, train_y = train_x[rows], train_y[rows]
+    if len(set(train_y.tolist())) < 2 or len(test_y) == 0:
+        return float("nan")
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # near its optimum the accuracy no longer moves
+        probe.fit(train_x, train_y)
+    return float((probe.predict(test_x) == np.asarray(test_y)).mean())
+
+
+def zero_shot(image: np.ndarray, class_text: np.ndarray, labels: np.ndarray) -> float:
+    """Measure how often the name of an image's class is its nearest among all class names.
+
+    In [0, 1], larger better; chance is 1 / n_classes. Ties count against the member.
+
+    Args:
+        image: image embeddings of any length, [n_images, dim].
+        class_text: embedding of each class's name, [n_classes, dim].
+        labels: row of each image's class, [n_images].
+
+    Returns:
+        The accuracy; NaN without images.
+
+    Example:
+        >>> zero_shot(np.array([[1.0, 0.1], [0.9, 1.0], [1.0, 0.0]]), np.eye(2), np.array([0, 1, 1]))
+        0.6666666666666666
+    """
+    if len(image) == 0:
+        return float("nan")
+    cosines = _unit(image) @ _unit(class_text).T
+    own = cosines[np.arange(len(image)), labels]
+    return float(((cosines >= own[:, None] - _TIE).sum(axis=1) == 1).mean())
+
+
+def _caption_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Return how many other images' captions come before an image's best own, [n_images]; captions sorted by owner."""
+    starts = np.searchsorted(owner, np.arange(len(image) + 1))
+    ranks = np.empty(len(image), dtype=np.int64)
+    step = max(1, _BLOCK // len(text))
+    for first in range(0, len(image), step):
+        rows = np.arange(first, min(first + step, len(image)))
+        cosines = image[rows] @ text.T
+        begin, end = starts[rows[0]], starts[rows[-1] + 1]
+        own = cosines[owner[begin:end] - first, np.arange(begin, end)]
+        bar = np.maximum.reduceat(own, starts[rows] - begin) - _TIE
+        own_before = np.add.reduceat(own >= np.repeat(bar, np.diff(starts[first : rows[-1] + 2])), starts[rows] - begin)
+        ranks[rows] = (cosines >= bar[:, None]).sum(axis=1) - own_before
+    return ranks
+
+
+def _image_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Return how many other images come before a caption's own, [n_captions]."""
+    ranks = np.empty(len(text), dtype=np.int64)
+    step = max(1, _BLOCK // len(image))
+    for first in range(0, len(text), step):
+        cosines = text[first : first + step] @ image.T
+        own = cosines[np.arange(len(cosines)), owner[first : first + step]]
+        ranks[first : first + step] = (cosines >= own[:, None] - _TIE).sum(axis=1) - 1
+    return ranks
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros(vectors.shape, dtype=lengths.dtype), where=lengths > 0)
+
+
+def _check_owners(owner: np.ndarray, n_images: int, n_captions: int) -> None:
+    if owner.shape != (n_captions,):
+        raise ValueError(
+            f"caption_owner must have one image for each of {n_captions} captions, not shape {owner.shape}"
+        )
+    if len(owner) and (owner.min() < 0 or owner.max() >= n_images):
+        raise ValueError(f"caption_owner must name images 0 to {n_images - 1}, not {owner.min()} to {owner.max()}")
+    without = n_images - len(np.unique(owner))
+    if without:
+        raise ValueError(f"caption_owner must give every image a caption, {without} have none")

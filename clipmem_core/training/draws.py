@@ -1,0 +1,43 @@
+"""Random numbers that are functions of (seed, stream, epoch, pair), so that a resumed run draws the same and removing
+a pair changes no other's draws."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+ORDER, CAPTION, VIEW = 1, 2, 3  # streams: what a number is drawn for
+
+
+def draw_keys(pair_ids: Sequence[str]) -> np.ndarray:
+    """Return one uint64 a pair that depends on its id alone, [n_pairs]."""
+    digests = b"".join(hashlib.blake2b(pair_id.encode(), digest_size=8).digest() for pair_id in pair_ids)
+    return np.frombuffer(digests, dtype="<u8").copy()
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    # The finaliser of SplitMix64 (Steele, Lea and Flood, 2014); uint64 arithmetic wraps on purpose.
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def hashed(keys: np.ndarray, *parts: int) -> np.ndarray:
+    """Hash uint64 keys [n] together with whole numbers into uint64 [n], uniform over all 64 bits."""
+    values = keys.astype(np.uint64)
+    for part in parts:
+        step = np.uint64((part * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
+        values = _mix(values + step)
+    return values
+
+
+def uniforms(keys: np.ndarray, count: int, *parts: int) -> np.ndarray:
+    """Draw `count` numbers in [0, 1) for each key, float64 [n, count].
+
+    Example:
+        >>> keys = draw_keys(["a", "b"])
+        >>> bool((uniforms(keys, 3, 7)[1] == uniforms(keys[1:], 3, 7)[0]).all())
+        True
+    """
+    columns = [hashed(keys, *parts, column) >> np.uint64(11) for column in range(count)]
+    return np.stack(columns, axis=1).astype(np.float64) * 2.0**-53

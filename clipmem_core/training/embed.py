@@ -1,0 +1,59 @@
+"""From a trained model to mean embeddings: over evaluation views for pictures, over captions for texts."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from clipmem_core.training.loop import TrainingData
+from clipmem_core.training.model import autocast, can_cut_text, encode_image, encode_text
+from clipmem_core.training.views import ViewMaker
+
+BATCH = 256
+
+
+def _blocks(count: int) -> Iterator[np.ndarray]:
+    for start in range(0, count, BATCH):
+        yield np.arange(start, min(start + BATCH, count))
+
+
+@torch.inference_mode()
+def mean_image_embeddings(
+    model: nn.Module, data: TrainingData, views: ViewMaker, *, n_views: int, precision: str, device: str
+) -> np.ndarray:
+    """Embed `n_views` crops of every picture and return the mean of the unit vectors, float32 [n_pairs, dim]."""
+    model.eval()
+    blocks = []
+    for rows in _blocks(len(data.keys)):
+        pixels = data.pixels.gather(rows)
+        total: torch.Tensor | float = 0.0
+        for view in range(n_views):
+            images = views.images(pixels, views.boxes(data.keys[rows], view), device)
+            with autocast(precision, device):
+                total = total + encode_image(model, images)
+        blocks.append((total / n_views).cpu().numpy())
+    return np.concatenate(blocks)
+
+
+@torch.inference_mode()
+def text_embeddings(model: nn.Module, tokens: np.ndarray, *, precision: str, device: str) -> np.ndarray:
+    """Embed tokens [n, context_length] into unit vectors, float32 [n, dim]; neighbours in length share a batch."""
+    model.eval()
+    cut = can_cut_text(model)
+    order = np.argsort((tokens != 0).sum(axis=1), kind="stable")
+    vectors: np.ndarray | None = None
+    for block in _blocks(len(tokens)):
+        rows = order[block]
+        with autocast(precision, device):
+            encoded = encode_text(model, torch.from_numpy(tokens[rows].astype(np.int64)).to(device), cut=cut)
+        vectors = np.empty((len(tokens), encoded.shape[1]), np.float32) if vectors is None else vectors
+        vectors[rows] = encoded.cpu().numpy()
+    assert vectors is not None
+    return vectors
+
+
+def mean_by_pair(vectors: np.ndarray, caption_start: np.ndarray) -> np.ndarray:
+    """Average caption vectors [n_captions, dim] within each pair, float32 [n_pairs, dim]."""
+    sums = np.add.reduceat(vectors, caption_start[:-1], axis=0, dtype=np.float32)
+    return sums / np.diff(caption_start)[:, None].astype(np.float32)

@@ -1,0 +1,268 @@
+"""Train one member: from pixels and tokens to a checkpoint and a trajectory. Killed at any step, it goes on from its
+last saved state and ends with the same bits."""
+
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from clipmem_core.config import AuditConfig
+from clipmem_core.training.draws import CAPTION, ORDER, hashed
+from clipmem_core.training.model import autocast, can_cut_text, encode_image, encode_text
+from clipmem_core.training.views import ViewMaker
+
+STATE = "resume.pt"
+CHECKPOINT = "checkpoint.pt"
+TRAJECTORY = "trajectory.npy"
+LOG = "log.jsonl"
+MAX_LOGIT_SCALE = math.log(100)
+SECONDS_BETWEEN_SAVES = 20.0
+SECONDS_BETWEEN_LINES = 1.0
+
+
+class PixelSource(Protocol):
+    """Stored pictures by row."""
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Return uint8 [n, size, size, 3]."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a member may see. Rows are those of the pair table."""
+
+    pixels: PixelSource
+    tokens: np.ndarray  # int32 [n_captions, context_length]
+    caption_start: np.ndarray  # int64 [n_pairs + 1]: captions of pair i are rows start[i] … start[i + 1] - 1
+    keys: np.ndarray  # uint64 [n_pairs], what draws depend on
+    rows: np.ndarray  # int64 [n_trained], the pairs this member trains on
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all that a resumed run needs beside weights and optimiser state."""
+
+    step: int
+    trajectory: np.ndarray  # float16 [epochs, n_pairs, 2]
+    seconds: float = 0.0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, log-probability, count since a line
+
+
+def epoch_batches(data: TrainingData, *, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
+    """Cut an epoch's order into batches of equal size (±1), none larger than batch_size and none dropped."""
+    order = data.rows[np.argsort(hashed(data.keys[data.rows], seed, ORDER, epoch), kind="stable")]
+    return np.array_split(order, math.ceil(len(order) / batch_size))
+
+
+def chosen_captions(data: TrainingData, rows: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    """Draw one caption for each row: caption numbers int64 [n]."""
+    counts = data.caption_start[rows + 1] - data.caption_start[rows]
+    drawn = hashed(data.keys[rows], seed, CAPTION, epoch) % counts.astype(np.uint64)
+    return data.caption_start[rows] + drawn.astype(np.int64)
+
+
+def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
+    """Return the rate of a step: linear warm-up over at most a tenth of the run, then half a cosine down to 0.
+
+    Example:
+        >>> learning_rate(100, total=100, peak=1.0, warmup=10)
+        0.0
+    """
+    warmup = min(warmup, total // 10)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def make_optimizer(model: nn.Module, config: AuditConfig) -> torch.optim.AdamW:
+    """Build AdamW; gains, biases and the logit scale are not decayed, as in open_clip."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    exempt = [p for name, p in named if p.ndim < 2 or "bn" in name or "ln" in name or "logit_scale" in name]
+    kept = {id(p) for p in exempt}
+    groups = [
+        {"params": exempt, "weight_decay": 0.0},
+        {"params": [p for _, p in named if id(p) not in kept], "weight_decay": config.weight_decay},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+
+
+def partner_log_probability(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosine and in-batch log-probability of each true partner, both directions averaged, [n] each."""
+    with torch.no_grad():
+        cosines = image @ text.T
+        logits = scale * cosines
+        own = logits.diagonal()
+        both = 2 * own - torch.logsumexp(logits, dim=1) - torch.logsumexp(logits, dim=0)
+        return cosines.diagonal(), both / 2
+
+
+class Trainer:
+    """Runs the steps of one member."""
+
+    def __init__(
+        self, model: nn.Module, data: TrainingData, config: AuditConfig, views: ViewMaker, *, seed: int, device: str
+    ) -> None:
+        self.model, self.data, self.config, self.views = model, data, config, views
+        self.seed, self.device = seed, device
+        self.cut = can_cut_text(model)
+        self.loss = open_clip.SigLipLoss() if config.loss == "siglip" else open_clip.ClipLoss()
+        self.optimizer = make_optimizer(model, config)
+        self.batches = math.ceil(len(data.rows) / config.batch_size)
+        self.total = config.epochs * self.batches
+
+    def step(self, rows: np.ndarray, progress: Progress) -> float:
+        """Train on one batch, note the trajectory of its pairs, and return the loss."""
+        epoch = progress.step // self.batches
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(progress.step, total=self.total, peak=self.config.lr, warmup=self.config.warmup)
+        # Dropout inside a tower, where a model has it, must not depend on where a run was resumed.
+        torch.manual_seed((self.seed * 1_000_003 + progress.step) % 2**63)
+        boxes = self.views.boxes(self.data.keys[rows], epoch)
+        images = self.views.images(self.data.pixels.gather(rows), boxes, self.device)
+        captions = chosen_captions(self.data, rows, seed=self.seed, epoch=epoch)
+        tokens = torch.from_numpy(self.data.tokens[captions].astype(np.int64)).to(self.device)
+        with autocast(self.config.precision, self.device):
+            image = encode_image(self.model, images)
+            text = encode_text(self.model, tokens, cut=self.cut)
+        scale = self.model.logit_scale.exp()
+        loss = self.loss(image, text, scale, **self._bias())
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        cosine, log_probability = partner_log_probability(image.detach(), text.detach(), scale.detach())
+        progress.trajectory[epoch, rows, 0] = cosine.cpu().numpy()
+        progress.trajectory[epoch, rows, 1] = log_probability.cpu().numpy()
+        for place, value in enumerate((float(loss.detach()), float(log_probability.mean()), 1.0)):
+            progress.sums[place] += value
+        return float(loss.detach())
+
+    def _bias(self) -> dict[str, Tensor]:
+        bias = getattr(self.model, "logit_bias", None)
+        return {} if bias is None else {"logit_bias": bias}
+
+    def steps(self, progress: Progress) -> Iterator[Progress]:
+        """Run every step that is left, yielding after each."""
+        while progress.step < self.total:
+            epoch, first = divmod(progress.step, self.batches)
+            batches = epoch_batches(self.data, seed=self.seed, epoch=epoch, batch_size=self.config.batch_size)
+            for rows in batches[first:]:
+                self.step(rows, progress)
+                progress.step += 1
+                yield progress
+
+
+def save_atomically(value: Any, path: Path) -> None:
+    """Write a torch value under a temporary name and rename; through a buffer, since the bytes depend on the name."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    _write(path, buffer.getvalue())
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def save_state(trainer: Trainer, progress: Progress, folder: Path) -> None:
+    """Save all that a resumed run needs."""
+    state = {
+        "model": trainer.model.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "step": progress.step,
+        "seconds": progress.seconds,
+        "trajectory": torch.from_numpy(progress.trajectory),
+        "sums": progress.sums,
+    }
+    save_atomically(state, folder / STATE)
+
+
+def load_state(trainer: Trainer, folder: Path, n_pairs: int) -> Progress:
+    """Return where the last run stopped, its weights loaded; the start if there was none."""
+    if not (folder / STATE).is_file():
+        return Progress(0, np.full((trainer.config.epochs, n_pairs, 2), np.nan, dtype=np.float16))
+    state = torch.load(folder / STATE, map_location=trainer.device, weights_only=True)
+    trainer.model.load_state_dict(state["model"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    return Progress(state["step"], state["trajectory"].cpu().numpy(), state["seconds"], state["sums"])
+
+
+class Log:
+    """The member's log.jsonl: one line about every second and at each epoch's end."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        kept = [line for line in _lines(path) if line.get("step", 0) <= step]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self.path = path
+
+    def add(self, **values: Any) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # the line that a kill cut short
+            continue
+    return lines
+
+
+def train(trainer: Trainer, folder: Path) -> None:
+    """Train a member to its end and leave checkpoint.pt, trajectory.npy and log.jsonl in its folder."""
+    n_pairs = len(trainer.data.caption_start) - 1
+    progress = load_state(trainer, folder, n_pairs)
+    log = Log(folder / LOG, progress.step)
+    began = time.monotonic() - progress.seconds
+    last_line, last_step, last_save, pause = time.monotonic(), progress.step, time.monotonic(), SECONDS_BETWEEN_SAVES
+    parent = os.getppid()
+    trainer.model.train()
+    for progress in trainer.steps(progress):
+        now = time.monotonic()
+        progress.seconds = now - began
+        if now - last_line > SECONDS_BETWEEN_LINES or progress.step % trainer.batches == 0:
+            seen = (progress.step - last_step) * len(trainer.data.rows) / trainer.batches
+            log.add(**_line(trainer, progress, seen / max(now - last_line, 1e-9)))
+            last_line, last_step = now, progress.step
+        if now - last_save > pause and progress.step < trainer.total:
+            save_state(trainer, progress, folder)
+            last_save = time.monotonic()
+            pause = max(SECONDS_BETWEEN_SAVES, 20 * (last_save - now))
+            if os.getppid() != parent:
+                raise SystemExit("the audit that started this member is gone: run it again to go on")
+    save_atomically(trainer.model.state_dict(), folder / CHECKPOINT)
+    buffer = io.BytesIO()
+    np.save(buffer, progress.trajectory)
+    _write(folder / TRAJECTORY, buffer.getvalue())
+    (folder / STATE).unlink(missing_ok=True)
+
+
+def _line(trainer: Trainer, progress: Progress, rate: float) -> dict[str, Any]:
+    loss, log_probability, count = progress.sums
+    progress.sums = [0.0, 0.0, 0.0]
+    return {
+        "step": progress.step,
+        "steps": trainer.total,
+        "epoch": round(progress.step / trainer.batches, 3),
+        "loss": round(loss / count, 5),
+        "log_probability": round(log_probability / count, 5),
+        "logit_scale": round(float(trainer.model.logit_scale.exp()), 3),
+        "samples_per_second": round(rate, 1),
+        "seconds": round(progress.seconds, 2),
+    }

@@ -1,0 +1,182 @@
+"""From a model name to an open_clip model, its tokens and its two encoders."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import ResidualAttentionBlock, text_global_pool
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipmem_core.config import InputError
+from clipmem_core.training.names import model_config, model_file
+
+# Above this length the fused attention kernel of torch wins over plain matrix products on a CPU.
+SHORT = 128
+
+
+def build_model(
+    name: str, *, loss: str, seed: int, image_size: int = 0, pretrained: str = "", device: str = "cpu"
+) -> nn.Module:
+    """Build an open_clip model whose initial weights are a function of the seed.
+
+    Args:
+        name: one of ours, of open_clip's, or a JSON model config.
+        loss: "clip", or "siglip", which starts at logit scale 10 and bias -10.
+        seed: of the initial weights.
+        image_size: pixels; 0 keeps the model's own.
+        pretrained: a checkpoint file, or a tag of open_clip's, to start from.
+
+    Raises:
+        InputError: the weights or the tower need a network, or the checkpoint does not fit.
+    """
+    registered = _registered(name)
+    options = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0} if loss == "siglip" else {}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = open_clip.create_model(
+                registered,
+                pretrained=pretrained or None,
+                force_image_size=image_size or None,
+                pretrained_text=False,
+                device=device,
+                output_dict=True,
+                **options,
+            )
+    except (RuntimeError, OSError, KeyError) as error:
+        raise InputError(f"model {name!r} cannot be built: {_first_line(error)}") from None
+    if device == "cpu":
+        use_short_attention(model)
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def load_weights(model: nn.Module, checkpoint: Path) -> None:
+    """Load an open_clip checkpoint (`epoch_N.pt` or a bare state dict, with or without `module.`), weights only.
+
+    Raises:
+        InputError: not a checkpoint, or one of another model.
+    """
+    try:
+        open_clip.load_checkpoint(model, str(checkpoint), weights_only=True)
+    except Exception as error:  # torch, pickle and zip each raise their own kinds
+        raise InputError(f"checkpoint {str(checkpoint)!r} does not load: {_first_line(error)}") from None
+
+
+def use_short_attention(model: nn.Module) -> None:
+    """Give every plain attention block the form that is fast for short sequences on a CPU; weights stay as they are."""
+    for block in model.modules():
+        if isinstance(block, ResidualAttentionBlock) and not hasattr(block, "ln_1_kv"):
+            block.attention = functools.partial(short_attention, block.attn, block.attention)  # type: ignore[method-assign, assignment]
+
+
+def short_attention(
+    attn: nn.MultiheadAttention,
+    fallback: Callable[..., Tensor],
+    q_x: Tensor,
+    k_x: Tensor | None = None,
+    v_x: Tensor | None = None,
+    attn_mask: Tensor | None = None,
+) -> Tensor:
+    """Attend over [batch, length, width] by two batched matrix products.
+
+    torch's fused CPU kernel spends 40 % of a training step in its backward pass at length 37; plain products are
+    equal up to rounding and take a tenth.
+    """
+    batch, length, width = q_x.shape
+    if length > SHORT or attn.in_proj_weight is None or not attn.batch_first:
+        return fallback(q_x, k_x=k_x, v_x=v_x, attn_mask=attn_mask)
+    head = width // attn.num_heads
+    qkv = F.linear(q_x, attn.in_proj_weight, attn.in_proj_bias).view(batch, length, 3, attn.num_heads, head)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).reshape(3, batch * attn.num_heads, length, head)
+    weights = torch.bmm(query * head**-0.5, key.transpose(1, 2))
+    if attn_mask is not None:
+        weights = weights + attn_mask.to(weights.dtype)
+    mixed = torch.bmm(torch.softmax(weights, dim=-1), value).view(batch, attn.num_heads, length, head)
+    return attn.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
+    """Turn captions into tokens, int32 [n_captions, context_length].
+
+    A caption that spells a special token (`<end_of_text>`) loses it: the text encoder pools at the first one it sees.
+
+    Raises:
+        InputError: the tokenizer is one of a hub and cannot be had offline.
+    """
+    context = model_config(name)["text_cfg"].get("context_length", 77)
+    try:
+        tokenizer = open_clip.get_tokenizer(_registered(name))
+    except Exception as error:  # transformers and the hub client each raise their own kinds
+        raise InputError(f"the tokenizer of model {name!r} cannot be had: {_first_line(error)}") from None
+    if type(tokenizer) is SimpleTokenizer:
+        return _simple_tokens(tokenizer, captions, context)
+    return tokenizer(list(captions), context_length=context).numpy().astype(np.int32)
+
+
+def _registered(name: str) -> str:
+    path = model_file(name)
+    if path.stem not in open_clip.list_models() or name.endswith(".json"):
+        open_clip.add_model_config(path)
+    return path.stem
+
+
+def _simple_tokens(tokenizer: SimpleTokenizer, captions: Sequence[str], context: int) -> np.ndarray:
+    special = set(tokenizer.all_special_ids)
+    tokens = np.zeros((len(captions), context), dtype=np.int32)
+    for row, caption in enumerate(captions):
+        # Far more than the kept tokens can span; byte-pair encoding is quadratic in a word's length.
+        start = " ".join(caption.split())[: 64 * context]
+        words = [token for token in tokenizer.encode(start) if token not in special][: context - 2]
+        tokens[row, : len(words) + 2] = [tokenizer.sot_token_id, *words, tokenizer.eot_token_id]
+    return tokens
+
+
+def can_cut_text(model: nn.Module) -> bool:
+    """Tell whether text may be cut to the batch's longest caption: causal tower that pools at the end token."""
+    return (
+        hasattr(model, "transformer")
+        and getattr(model, "attn_mask", None) is not None
+        and getattr(model, "text_pool_type", "") in ("argmax", "eos")
+    )
+
+
+def encode_text(model: nn.Module, tokens: Tensor, *, cut: bool) -> Tensor:
+    """Encode tokens [n, context_length] into unit vectors float32 [n, dim].
+
+    With `cut`, positions after the batch's last end token are left out: exact for causal towers, where nothing
+    before that token sees them.
+    """
+    if not cut:
+        return F.normalize(model.encode_text(tokens).float(), dim=-1)
+    length = int((tokens != 0).any(dim=0).nonzero().max()) + 1
+    tokens = tokens[:, :length]
+    cast = model.transformer.get_cast_dtype()
+    x = model.token_embedding(tokens).to(cast) + model.positional_embedding[:length].to(cast)
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    x = text_global_pool(x, tokens, model.text_pool_type, eos_token_id=getattr(model, "text_eos_id", None))
+    projection = model.text_projection
+    if projection is not None:
+        x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
+    return F.normalize(x.float(), dim=-1)
+
+
+def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
+    """Return the context a member computes in: bfloat16 products for amp_bf16, nothing for fp32."""
+    return torch.autocast(device, dtype=torch.bfloat16) if precision == "amp_bf16" else nullcontext()
+
+
+def encode_image(model: nn.Module, images: Tensor) -> Tensor:
+    """Encode images float [n, 3, size, size] into unit vectors float32 [n, dim]."""
+    return F.normalize(model.encode_image(images).float(), dim=-1)

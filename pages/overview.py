@@ -1,0 +1,16 @@
+"""What an audit is, whether its numbers can be trusted, its groups, and its most striking pairs."""
+
+from clipmem_core.dashboard.frame import open_page
+from clipmem_core.dashboard.gallery import draw_gallery
+from clipmem_core.dashboard.overview import load_overview
+from clipmem_core.dashboard.report import draw_groups, draw_header, draw_tables, draw_verdict
+from clipmem_core.dashboard.trouble import explained_errors
+
+audit = open_page("Overview")
+with explained_errors():
+    overview = load_overview(audit)
+    draw_header(overview)
+    draw_verdict(overview)
+    draw_groups(overview)
+    draw_gallery(overview)
+    draw_tables(overview)

@@ -1,0 +1,190 @@
+"""A seed → a small audit's folder: drawn pictures, made-up scores, hostile captions. No member is trained."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
+
+from clipmem_core.audits.store import (
+    CONFIG,
+    MEMBERSHIP,
+    PAIRS,
+    QUARANTINE,
+    SCORES,
+    UTILITY,
+    VERDICT,
+    Audit,
+    write_json,
+    write_manifest,
+    write_table,
+)
+from clipmem_core.columns import PAIR_COLUMNS, SCORE_COLUMNS
+from clipmem_core.config import AuditConfig, as_dict
+
+HOSTILE = [
+    "<script>document.title = 'taken'</script><b>bold</b><img src=x onerror=\"document.title='taken'\">",
+    "costs $5 and $latex^2$ or $$\\frac{1}{2}$$",
+    "[click me](javascript:alert(1)) ![x](https://example.org/x.png)",
+    ":material/delete: :red[red] :smile: :streamlit: :blue-badge[badge]",
+    "# heading\n\n- list\n- list\n\n> quote\n\n```python\ncode\n```",
+    "קרוקודיל ירוק \u202egnorw yaw eht\u202c and مرحبا بالعالم",
+    "🐊👩‍👩‍👧 é 中文 𝔘𝔫𝔦 Z͑ͫ̓ͪ̂ͫ̽͏̴̙̤̞͉͚̯̞̠͍A̴̵̜̰͔ͫ͗͢",
+    "~~struck~~ *stars* _lines_ `ticks` &lt;b&gt; &amp; \\",
+    "x" * 700,
+    "word " * 10_000,
+]
+SHAPES = ["circle", "square", "triangle"]
+COLOURS = ["crimson", "teal", "goldenrod", "slateblue", "olivedrab"]
+GROUP_SIZES = {
+    "ensemble": {"scored": 80, "external": 20},
+    "paper": {"candidate": 20, "independent": 20, "shared": 40, "external": 20},
+}
+MEMBERS = {"ensemble": ["m0", "m1", "m2", "m3"], "paper": ["f-0", "g-0", "f-1", "g-1", "f-2", "g-2"]}
+CENTRES = {"candidate": 0.3, "scored": 0.3, "independent": -0.3, "shared": -0.02, "external": -0.01}
+
+
+def make_audit(data: Path, name: str = "made", *, protocol: str = "ensemble", seed: int = 0) -> Audit:
+    """Write a finished audit below a data folder, its pictures beside it."""
+    rng = np.random.default_rng(seed)
+    root, folder = data / "sets" / name, data / "audits" / name
+    folder.mkdir(parents=True)
+    groups = np.repeat(list(GROUP_SIZES[protocol]), list(GROUP_SIZES[protocol].values()))
+    pairs = _pairs(root, rng, len(groups))
+    scores = _scores(pairs, groups, rng)
+    write_json(folder / CONFIG, _config(name, root, protocol, len(groups)))
+    write_table(folder / PAIRS, pairs)
+    write_table(folder / QUARANTINE, _quarantine())
+    write_table(folder / MEMBERSHIP, _membership(pairs, groups, MEMBERS[protocol], rng))
+    write_table(folder / SCORES, scores)
+    write_table(folder / UTILITY, _utility(MEMBERS[protocol], rng))
+    write_json(folder / VERDICT, _verdict(scores))
+    write_manifest(folder)
+    return Audit(folder)
+
+
+def _pairs(root: Path, rng: np.random.Generator, n: int) -> pd.DataFrame:
+    (root / "images").mkdir(parents=True)
+    rows = [_pair(root, rng, number) for number in range(n)]
+    return pd.DataFrame(rows, columns=PAIR_COLUMNS)
+
+
+def _pair(root: Path, rng: np.random.Generator, number: int) -> list[object]:
+    shape, colour = rng.choice(SHAPES), rng.choice(COLOURS)
+    width, height = (int(side) for side in rng.integers(60, 160, size=2))
+    image = f"images/{number:03d}.png"
+    _draw(shape, colour, (width, height)).save(root / image)
+    captions = [f"a {colour} {shape}", f"one {shape}, painted {colour}", f"{shape} in {colour} on a plain ground"]
+    captions[:1] = HOSTILE[number : number + 1] or captions[:1]
+    planted = "miscaption" if number % 10 == 0 else None
+    digest = hashlib.sha256((root / image).read_bytes()).hexdigest()
+    return [image, image, captions, str(shape), width, height, digest, planted]
+
+
+def _draw(shape: str, colour: str, size: tuple[int, int]) -> Image.Image:
+    image = Image.new("RGB", size, "#f3efe6")
+    box = (size[0] // 6, size[1] // 6, 5 * size[0] // 6, 5 * size[1] // 6)
+    draw = ImageDraw.Draw(image)
+    if shape == "circle":
+        draw.ellipse(box, fill=colour)
+    elif shape == "square":
+        draw.rectangle(box, fill=colour)
+    else:
+        draw.polygon([(size[0] // 2, box[1]), (box[0], box[3]), (box[2], box[3])], fill=colour)
+    return image
+
+
+def _scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+    """Pairs with hostile captions, the first ones, come out on top."""
+    scores = pd.DataFrame({column: rng.normal(size=len(pairs)) for column in SCORE_COLUMNS})
+    scores["pair_id"], scores["group"] = pairs["pair_id"], groups
+    scores["n_in"], scores["n_out"] = 2, 2
+    clipmem = rng.normal(size=len(pairs)) * 0.1 + [CENTRES[group] for group in groups]
+    clipmem[: len(HOSTILE)] = 1.5 - np.arange(len(HOSTILE)) / 20
+    scores["clipmem"] = clipmem
+    scores["clipmem_relative"] = clipmem / np.abs(clipmem).max()
+    scores["se"] = rng.uniform(0.01, 0.05, size=len(pairs))
+    null = ~np.isin(groups, ["candidate", "independent", "scored"])
+    scores.loc[null, ["misfit", "learned", "q_value"]] = np.nan
+    return scores
+
+
+def _config(name: str, root: Path, protocol: str, n: int) -> dict[str, object]:
+    return {
+        "name": name,
+        "source": "scenes",
+        "root": str(root.resolve()),
+        "format": "jsonl",
+        "config": as_dict(AuditConfig(preset="tiny", model="tiny", protocol=protocol)),
+        "fingerprint": "0123456789abcdef",
+        "protocol": protocol,
+        "members": MEMBERS[protocol],
+        "seeds": [0],
+        "threads": 1,
+        "precision": "amp_bf16",
+        "device": "cpu",
+        "dataset_fingerprint": "fedcba9876543210",
+        "versions": {"torch": "2.9.0"},
+    }
+
+
+def _quarantine() -> pd.DataFrame:
+    rows = [(f"captions.csv:{row}", None, HOSTILE[row % 8]) for row in range(120)]
+    return pd.DataFrame(rows, columns=["source", "pair_id", "reason"])
+
+
+def _membership(pairs: pd.DataFrame, groups: np.ndarray, names: list[str], rng: np.random.Generator) -> pd.DataFrame:
+    seen = {name: (rng.random(len(pairs)) < 0.5) & (groups != "external") for name in names}
+    return pd.DataFrame({"pair_id": pairs["pair_id"], "group": groups, **seen})
+
+
+def _utility(names: list[str], rng: np.random.Generator) -> pd.DataFrame:
+    metrics = ["image_to_text_R@1", "image_to_text_R@5", "text_to_image_R@5", "linear_probe", "zero_shot"]
+    rows = [(name, metric, rng.uniform(0.2, 0.6)) for name in names for metric in metrics]
+    return pd.DataFrame(rows, columns=["member", "metric", "value"])
+
+
+def _verdict(scores: pd.DataFrame) -> dict[str, object]:
+    spread = scores.groupby("group")["clipmem"].agg(["size", "mean", "std"])
+    groups = [
+        {"group": group, "n": int(n), "mean": mean, "low": mean - std, "high": mean + std, "kind": "SD over pairs"}
+        for group, n, mean, std in spread.itertuples()
+    ]
+    checks = [
+        {"name": "generalises", "good": True, "sentence": "External R@5 is 0.40, chance is 0.05.", "advice": ""},
+        {
+            "name": "null groups",
+            "good": False,
+            "sentence": "External clipmem is −0.11.",
+            "advice": "more repeats, *or* $5",
+        },
+        {"name": "ranking", "good": None, "sentence": "One repeat says nothing of stability.", "advice": "2 repeats"},
+    ]
+    detectors = {"misfit": 0.86, "similarity_out": 0.81, "similarity_in": 0.65}
+    return {
+        "sentence": "Usable with care: the members generalise, but one null group is not flat.",
+        "checks": checks,
+        "groups": groups,
+        "planted": [
+            {"planted": "miscaption", "n": 10, "clipmem": 0.55, "similarity_out": 0.1},
+            {"planted": "none", "n": 90, "clipmem": 0.25, "similarity_out": 0.3},
+        ],
+        "detection": [
+            {
+                "score": score,
+                "auroc": value,
+                "auroc_low": value - 0.05,
+                "auroc_high": value + 0.05,
+                "precision_at_50": 0.5,
+            }
+            for score, value in detectors.items()
+        ],
+        "membership_auroc": 0.93,
+        "ranking_stability": 0.73,
+        "se_kind": "Welch",
+        "utility": {"image_to_text_R@5": 0.4},
+        "encoders": {"image": 0.29, "text": 0.014, "fit": 0.88},
+        "seconds": {"training": 41.0},
+        "uses": {"clipmem": "says what was learned by heart", "misfit": "finds wrong captions"},
+    }

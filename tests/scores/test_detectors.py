@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from scipy.stats import zscore
+
+from clipmem_core.scores.detectors import learned, lemon, mean_over_epochs, misfit
+
+
+def test_the_mean_over_epochs_takes_the_log_probability_and_skips_what_was_not_trained() -> None:
+    trajectory = np.full((3, 4, 2), np.nan, dtype=np.float16)
+    trajectory[:, 0] = [[0.5, -4], [0.5, -2], [0.5, -1.5]]
+    trajectory[:2, 1] = [[0.1, -3], [0.1, -2]]
+    trajectory[1, 2] = [0.9, -8]
+    assert mean_over_epochs(trajectory).tolist()[:3] == [-2.5, -2.5, -8]
+    assert np.isnan(mean_over_epochs(trajectory)[3])
+
+
+def test_learned_averages_the_members_that_train_on_a_pair() -> None:
+    members = [np.array([-1.0, -2.0, np.nan]), np.array([-3.0, np.nan, np.nan])]
+    np.testing.assert_array_equal(learned(members), [-2, -2, np.nan])
+    with pytest.raises(ValueError, match="at least one member, not none"):
+        learned([])
+
+
+def test_misfit_is_minus_the_sum_of_scipys_z_scores_over_scored_pairs() -> None:
+    late, similarity = np.random.default_rng(0).normal(size=(2, 30))
+    scored = np.arange(30) < 20
+    late[0], similarity[1] = np.nan, np.nan
+    score = misfit(late, similarity, scored)
+    np.testing.assert_allclose(score[2:20], -(zscore(late[2:20]) + zscore(similarity[2:20])))
+    assert np.isnan(score[[0, 1, *range(20, 30)]]).all()
+
+
+def test_misfit_of_equal_or_missing_values_says_nothing() -> None:
+    everywhere, nowhere = np.ones(3, dtype=bool), np.full(3, np.nan)
+    assert misfit(np.zeros(3), np.array([1.0, 2.0, 3.0]), everywhere).tolist() == pytest.approx(
+        [1.5**0.5, 0, -(1.5**0.5)]
+    )
+    assert np.isnan(misfit(nowhere, np.zeros(3), everywhere)).all()
+
+
+def test_lemon_is_its_formula_in_slow_loops() -> None:
+    rng = np.random.default_rng(0)
+    image, text = rng.normal(size=(2, 12, 5))
+    near_images, near_texts = (np.stack([rng.permutation(12)[:3] for _ in range(12)]) for _ in range(2))
+
+    def distance(a: np.ndarray, b: np.ndarray) -> float:
+        return 1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+    score = lemon(image, text, near_images, near_texts)
+    for pair in range(12):
+        by_image = [
+            distance(text[pair], text[j])
+            * np.exp(-0.1 * distance(image[pair], image[j]))
+            * np.exp(-5 * distance(image[j], text[j]))
+            for j in near_images[pair]
+        ]
+        by_text = [
+            distance(image[pair], image[j])
+            * np.exp(-0.1 * distance(text[pair], text[j]))
+            * np.exp(-5 * distance(image[j], text[j]))
+            for j in near_texts[pair]
+        ]
+        expected = distance(image[pair], text[pair]) + 5 * np.mean(by_image) + 5 * np.mean(by_text)
+        assert score[pair] == pytest.approx(expected)

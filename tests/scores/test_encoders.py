@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+from scipy.linalg import orthogonal_procrustes
+from scipy.stats import ortho_group
+
+from clipmem_core.config import InputError
+from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.encoders import contributions, map_fit, procrustes, sslmem
+from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership
+from clipmem_core.scores.memorization import memorization_table
+from clipmem_core.scores.sides import in_side
+
+N, DIM = 220, 6
+Matrices = list[np.ndarray]
+
+
+def _units(rng: np.random.Generator, n_rows: int = N, dim: int = DIM) -> np.ndarray:
+    vectors = rng.normal(size=(n_rows, dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _members(n_members: int, *, seed: int = 0, noise: float = 0.3) -> tuple[Matrices, Matrices]:
+    """Members that see one world with noise of their own, so that there is a space to map to."""
+    rng = np.random.default_rng(seed)
+    world = _units(rng), _units(rng)
+    image, text = ([side + noise * _units(rng) for _ in range(n_members)] for side in world)
+    return image, text
+
+
+def _clipmem(image: Matrices, text: Matrices, drawn: Membership, protocol: str) -> np.ndarray:
+    terms = [pair_terms(a, b, drawn.group == "external") for a, b in zip(image, text, strict=True)]
+    return memorization_table(terms, drawn, protocol=protocol, seed=0)["clipmem"].to_numpy()
+
+
+def _h(image: np.ndarray, text: np.ndarray, external: np.ndarray, pair: int) -> float:
+    others = [row for row in np.flatnonzero(external) if row != pair]
+    negatives = image[pair] @ text[others].mean(axis=0) + image[others].mean(axis=0) @ text[pair]
+    return float(image[pair] @ text[pair] - negatives)
+
+
+def test_procrustes_is_scipys_and_recovers_a_rotation() -> None:
+    rng = np.random.default_rng(0)
+    source, target = rng.normal(size=(2, 50, 7))
+    np.testing.assert_allclose(procrustes(source, target), orthogonal_procrustes(source, target)[0], atol=1e-6)
+    turn = ortho_group.rvs(7, random_state=1)
+    np.testing.assert_allclose(procrustes(source, source @ turn), turn, atol=1e-6)
+    assert map_fit(target, target @ turn, turn) == pytest.approx(1)
+    assert abs(map_fit(rng.normal(size=(5_000, 7)), rng.normal(size=(5_000, 7)), turn)) < 0.02
+    with pytest.raises(ValueError, match=r"one shape, not \(50, 7\) and \(49, 7\)"):
+        procrustes(source, target[1:])
+
+
+def test_with_fewer_rows_than_dimensions_equal_spaces_are_mapped_by_the_identity() -> None:
+    rows = np.random.default_rng(0).normal(size=(3, 9))
+    np.testing.assert_allclose(procrustes(rows, rows), np.eye(9), atol=1e-6)
+
+
+@pytest.mark.parametrize(("protocol", "seeds"), [("paper", 1), ("paper", 3), ("ensemble", 0)])
+def test_the_two_parts_add_up_to_clipmem_in_every_row(protocol: str, seeds: int) -> None:
+    ids = np.arange(N)
+    if protocol == "paper":
+        drawn = paper_membership(ids, seeds=seeds, seed=0)
+    else:
+        drawn = ensemble_membership(ids, folds=3, repeats=2, seed=0)
+    image, text = _members(len(drawn.members))
+    parts, fits = contributions(image, text, drawn, protocol=protocol, seed=0)
+    np.testing.assert_allclose(parts.sum(axis=1), _clipmem(image, text, drawn, protocol), atol=1e-5)
+    assert list(parts) == ["clipmem_image", "clipmem_text"]
+    mapped = [member for member in drawn.members if member.startswith("f" if protocol == "paper" else "r")]
+    assert list(fits) == (mapped if protocol == "paper" else mapped[1:])
+    assert all(0.8 < fit < 1 for fit in fits.values())
+
+
+def test_equal_members_have_no_parts() -> None:
+    drawn = paper_membership(np.arange(N), seeds=1, seed=0)
+    (image,), (text,) = _members(1)
+    parts, fits = contributions([image] * 2, [text] * 2, drawn, protocol="paper", seed=0)
+    np.testing.assert_allclose(parts, 0, atol=1e-6)
+    assert fits == {"f-0": pytest.approx(1)}
+
+
+def test_members_that_differ_in_text_only_owe_everything_to_the_text_encoder() -> None:
+    drawn = paper_membership(np.arange(N), seeds=1, seed=0)
+    (image,), (text,) = _members(1)
+    memorizing = np.where(
+        (drawn.group == "candidate")[:, None], image, text
+    )  # equal on shared pairs: R is the identity
+    parts, _ = contributions([image] * 2, [memorizing, text], drawn, protocol="paper", seed=0)
+    np.testing.assert_allclose(parts["clipmem_image"], 0, atol=1e-6)
+    assert parts["clipmem_text"][drawn.group == "candidate"].mean() > 0.5
+
+
+def test_turning_a_members_whole_space_changes_nothing() -> None:
+    drawn = ensemble_membership(np.arange(N), folds=2, repeats=2, seed=0)
+    image, text = _members(4)
+    before, _ = contributions(image, text, drawn, protocol="ensemble", seed=0)
+    for member in (0, 2):
+        turn = ortho_group.rvs(DIM, random_state=member).astype(np.float32)
+        image[member], text[member] = image[member] @ turn, text[member] @ turn
+    after, _ = contributions(image, text, drawn, protocol="ensemble", seed=0)
+    np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def test_the_linear_form_is_the_mean_over_all_pairs_of_in_and_out_members() -> None:
+    drawn = ensemble_membership(np.arange(N), folds=3, repeats=2, seed=0)
+    (image, text), external = _members(6, noise=0.0), drawn.group == "external"
+    rng = np.random.default_rng(5)  # members agree on external pairs, so that every map is the identity
+    for matrix in (*image, *text):
+        matrix[~external] += 0.5 * _units(rng, int((~external).sum()))
+    parts, _ = contributions(image, text, drawn, protocol="ensemble", seed=0)
+    inside = in_side(drawn, protocol="ensemble", seed=0)
+    for pair in [*np.flatnonzero(external)[:3], *np.flatnonzero(~external)[:5]]:
+        shares = [
+            0.5
+            * (
+                _h(image[f], text[g], external, pair)
+                - _h(image[g], text[g], external, pair)
+                + _h(image[f], text[f], external, pair)
+                - _h(image[g], text[f], external, pair)
+            )
+            for f in np.flatnonzero(inside[:, pair])
+            for g in np.flatnonzero(~inside[:, pair])
+        ]
+        assert parts["clipmem_image"][pair] == pytest.approx(np.mean(shares), abs=1e-5)
+
+
+def test_members_that_cannot_be_compared_are_named() -> None:
+    drawn = paper_membership(np.arange(N), seeds=1, seed=0)
+    image, text = _members(2)
+    with pytest.raises(ValueError, match=r"one shape to be compared, not \[\(220, 5\), \(220, 6\)\]"):
+        contributions([image[0], image[1][:, :5]], text, drawn, protocol="paper", seed=0)
+    with pytest.raises(ValueError, match="must hold 2 members, not 1 and 2"):
+        contributions(image[:1], text, drawn, protocol="paper", seed=0)
+    alone = Membership(np.where(drawn.group == "shared", "scored", drawn.group), *_rest(drawn))
+    with pytest.raises(InputError, match="at least 2 shared pairs, found 0"):
+        contributions(image, text, alone, protocol="paper", seed=0)
+
+
+def _rest(drawn: Membership) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    return drawn.members, drawn.trained, drawn.slots
+
+
+def test_sslmem_is_the_mean_cosine_of_different_views_in_minus_out() -> None:
+    rng = np.random.default_rng(0)
+    drawn = paper_membership(np.arange(N), seeds=2, seed=0)
+    views = [rng.normal(size=(N, 4, 5)) for _ in range(4)]
+    views = [member / np.linalg.norm(member, axis=2, keepdims=True) for member in views]
+    squares = [np.linalg.norm(member.mean(axis=1), axis=1) ** 2 for member in views]
+    captions = np.where(np.arange(N) < 3, 1, 4)
+    table = sslmem(squares, squares, drawn, n_views=4, n_captions=captions, protocol="paper", seed=0)
+    off_diagonal = ~np.eye(4, dtype=bool)
+    cosine = [[(pair @ pair.T)[off_diagonal].mean() for pair in member] for member in views]
+    expected = (np.array(cosine[0]) + cosine[2] - cosine[1] - cosine[3]) / 2
+    np.testing.assert_allclose(table["sslmem_image"], expected)
+    np.testing.assert_allclose(table["sslmem_text"][3:], expected[3:])
+    assert table["sslmem_text"][:3].isna().all()
