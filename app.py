@@ -2,4 +2,4 @@
 
 import streamlit as st
 
-st.navigation([st.Page("pages/overview.py", title="Overview", icon=":material/overview:", default=True)]).run()
+st.navigation([st.Page("pages/overview.py", title="Overview", default=True)]).run()

@@ -19,6 +19,7 @@ from clipmem_core.audits.store import (
     PREPARED,
     QUARANTINE,
     Audit,
+    file_sha256,
     write_json,
     write_table,
 )
@@ -40,6 +41,7 @@ def write_audit(
     membership: Membership,
     *,
     seconds: float,
+    checkpoints: Sequence[Path] = (),
 ) -> None:
     """Write everything the members start from; config.json comes last and makes the folder an audit."""
     audit.folder.mkdir(parents=True, exist_ok=True)
@@ -70,15 +72,18 @@ def write_audit(
         "machine": settings.machine(),
         "config": as_dict(config),
     }
-    write_members(audit, stored)
+    write_members(audit, stored, checkpoints)
     write_json(audit.folder / CONFIG, stored)
 
 
-def write_members(audit: Audit, stored: dict[str, Any]) -> None:
-    """Make each member's folder, with the seed it trains from."""
-    for name in stored["members"]:
+def write_members(audit: Audit, stored: dict[str, Any], checkpoints: Sequence[Path] = ()) -> None:
+    """Make each member's folder: the seed it trains from, or the checkpoint it is."""
+    for place, name in enumerate(stored["members"]):
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        own = {"member": name, "seed": stored["seeds"][name], "fingerprint": stored["fingerprint"], "checkpoint": None}
+        own = {"member": name, "seed": stored["seeds"][name], "fingerprint": stored["fingerprint"]}
+        if checkpoints:
+            path = checkpoints[place]
+            own |= {"checkpoint": str(path), "checkpoint_sha256": file_sha256(path)}
         if not (audit.member(name) / CONFIG).is_file():
             write_json(audit.member(name) / CONFIG, own)
 

@@ -1,6 +1,7 @@
 """The embedding cache of a member: FAISS files whose row r is the mean embedding of pair r."""
 
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -20,7 +21,7 @@ def write_index(path: Path, vectors: np.ndarray) -> None:
         faiss.write_index(index, str(temporary))
 
 
-def open_index(path: Path) -> faiss.IndexFlatIP:
+def open_index(path: Path) -> Any:
     """Map an index from disk for searching; nothing is read until it is needed. Never add to a mapped index."""
     if not path.is_file():
         raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped")

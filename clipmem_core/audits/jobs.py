@@ -52,6 +52,14 @@ class Job:
             return None
 
     @property
+    def ended(self) -> float | None:
+        """When it ended, in seconds since the epoch; None while there is no exit code."""
+        try:
+            return (self.folder / detached.EXIT_CODE).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
+    @property
     def last_line(self) -> str:
         """The last line of the output that says anything, without terminal colours."""
         with (self.folder / detached.OUTPUT).open("rb") as file:
@@ -154,7 +162,4 @@ def _flags(values: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]
         flag = key.replace("_", "-")
         if value == usual.get(key, dataclasses.MISSING):
             continue
-        if isinstance(value, bool):
-            yield f"--{flag}" if value else f"--no-{flag}"
-        else:
-            yield f"--{flag}={value}"
+        yield f"--{flag}" if value is True else f"--{flag}={value}"

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from clipmem_core import columns as c
 from clipmem_core.audits.index import IMAGE_INDEX, TEXT_INDEX, write_index
@@ -28,7 +27,7 @@ from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_sh
 from clipmem_core.training.draws import draw_keys
 from clipmem_core.training.embed import mean_by_pair, mean_image_embeddings, text_embeddings
 from clipmem_core.training.loop import CHECKPOINT, Trainer, TrainingData, train
-from clipmem_core.training.model import build_model, load_weights, tokenize
+from clipmem_core.training.model import Model, build_model, load_weights, tokenize
 from clipmem_core.training.names import model_config
 from clipmem_core.training.views import ViewMaker
 
@@ -97,7 +96,7 @@ def open_member(folder: Path, name: str) -> MemberRun:
     return MemberRun(audit, name, stored, config, pairs, membership, data)
 
 
-def view_maker(model: nn.Module, config: AuditConfig, seed: int) -> ViewMaker:
+def view_maker(model: Model, config: AuditConfig, seed: int) -> ViewMaker:
     """Return the view maker that fits a model's input."""
     size = model.visual.image_size
     mean_std = model.visual.preprocess_cfg
@@ -110,7 +109,7 @@ def view_maker(model: nn.Module, config: AuditConfig, seed: int) -> ViewMaker:
     )
 
 
-def trained_model(run: MemberRun) -> nn.Module:
+def trained_model(run: MemberRun) -> Model:
     """Return the member's model: from its checkpoint when there is one, else trained now."""
     config, seed, device = run.config, run.own["seed"], run.stored["device"]
     given = run.own.get("checkpoint")
@@ -137,7 +136,7 @@ def probe_rows(run: MemberRun) -> np.ndarray:
     return shared if len(shared) else run.data.rows
 
 
-def utility(run: MemberRun, model: nn.Module, image: np.ndarray, text: np.ndarray) -> dict[str, float]:
+def utility(run: MemberRun, model: Model, image: np.ndarray, text: np.ndarray) -> dict[str, float]:
     """Measure retrieval both ways on external pairs, and with labels a linear probe and zero-shot.
 
     Args:

@@ -54,8 +54,10 @@ def load_data_set(source: str, config: AuditConfig, *, progress: Report | None =
     return look_at_pictures(raw, config, progress=progress)
 
 
-def look_at_pictures(raw: RawPairs, config: AuditConfig, *, progress: Report | None = None) -> DataSet:
-    """Decode every picture once: store it small, find what is broken, and group look-alikes."""
+def look_at_pictures(
+    raw: RawPairs, config: AuditConfig, *, cache: Path | None = None, progress: Report | None = None
+) -> DataSet:
+    """Decode every picture once: store it small (in the data folder or `cache`), find broken ones and look-alikes."""
     if raw.pairs.empty:
         raise InputError(_nothing_left(raw, raw.quarantine))
     facts, pixels = check_pictures(
@@ -63,7 +65,7 @@ def look_at_pictures(raw: RawPairs, config: AuditConfig, *, progress: Report | N
         raw.pairs[c.IMAGE].tolist(),
         size=config.cache_size,
         resize_mode=config.resize_mode,
-        cache=data_folder() / "cache" / "pixels",
+        cache=cache or data_folder() / "cache" / "pixels",
         budget_bytes=int(config.cache_gb * 2**30),
         progress=progress,
     )
@@ -72,7 +74,7 @@ def look_at_pictures(raw: RawPairs, config: AuditConfig, *, progress: Report | N
     if not usable.any():
         raise InputError(_nothing_left(raw, quarantine))
     rows = np.flatnonzero(usable)
-    clusters = lookalike_clusters(pixels.descriptors()[rows], facts[c.SHA256].to_numpy()[rows])
+    clusters = lookalike_clusters(pixels.descriptors()[rows], facts[c.SHA256].to_numpy()[rows].tolist())
     pairs = raw.pairs.iloc[rows].reset_index(drop=True)
     for column in (c.WIDTH, c.HEIGHT, c.SHA256):
         pairs[column] = facts[column].to_numpy()[rows]

@@ -1,17 +1,16 @@
-"""The paper's linear probe on pictures of another data set: a torchvision ImageFolder with `train` and `val` (or `test`)."""
+"""The paper's linear probe, on another data set: a torchvision ImageFolder with train/ and val/ (or test/)."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from torchvision.datasets import ImageFolder
 
 from clipmem_core.audits.probe_folder import probe_folders
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.pairs.pictures import decode, resize
 from clipmem_core.scores.utility import linear_probe
-from clipmem_core.training.model import encode_image
+from clipmem_core.training.model import Model, encode_image
 from clipmem_core.training.views import ViewMaker
 
 BATCH = 256
@@ -32,7 +31,7 @@ def _sample(folder: Path, seed: int) -> tuple[list[str], np.ndarray]:
 
 
 @torch.inference_mode()
-def _embed(model: nn.Module, paths: list[str], config: AuditConfig, views: ViewMaker, device: str) -> np.ndarray:
+def _embed(model: Model, paths: list[str], config: AuditConfig, views: ViewMaker, device: str) -> np.ndarray:
     model.eval()
     whole, blocks = np.array([[0.0, 0.0, 1.0, 1.0]]), []
     for start in range(0, len(paths), BATCH):
@@ -43,7 +42,7 @@ def _embed(model: nn.Module, paths: list[str], config: AuditConfig, views: ViewM
     return np.concatenate(blocks)
 
 
-def probe_accuracy(model: nn.Module, config: AuditConfig, views: ViewMaker, device: str) -> float:
+def probe_accuracy(model: Model, config: AuditConfig, views: ViewMaker, device: str) -> float:
     """Fit a logistic regression on the embeddings of train/ and return its accuracy on val/, in [0, 1]."""
     train_folder, test_folder = probe_folders(config.probe_data)
     train_paths, train_classes = _sample(train_folder, config.seed)

@@ -101,7 +101,7 @@ def utility_table(audit: Audit, members: tuple[str, ...]) -> pd.DataFrame:
 
 
 def detection_rows(audit: Audit, scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """Compare every score at finding planted mis-captions among the pairs they were drawn from; none planted, no rows."""
+    """Compare every score at finding the planted mis-captions among the pairs they were drawn from."""
     truth = (audit.pairs[c.PLANTED] == c.MISCAPTION).to_numpy()
     judged = scores[c.GROUP].isin([c.CANDIDATE, c.SCORED]).to_numpy()
     if not 2 <= truth[judged].sum() < judged.sum() - 1:
@@ -125,7 +125,8 @@ def detection_rows(audit: Audit, scores: pd.DataFrame) -> list[dict[str, Any]]:
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return a table as JSON rows, with null where a number is missing."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
+    clean = table.astype(object).where(table.notna(), None)
+    return [{str(key): value for key, value in row.items()} for row in clean.to_dict("records")]
 
 
 def planted_rows(pairs: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, Any]]:

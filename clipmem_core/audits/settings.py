@@ -47,6 +47,11 @@ def config_from(values: dict[str, Any]) -> AuditConfig:
     )
 
 
+def changed(config: AuditConfig, values: dict[str, Any]) -> AuditConfig:
+    """Return the config with some fields changed."""
+    return dataclasses.replace(config, **values)
+
+
 def check_config(config: AuditConfig) -> None:
     """Refuse a config that cannot run.
 

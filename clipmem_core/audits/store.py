@@ -32,7 +32,7 @@ def audits_folder() -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` that becomes `path` when the block ends well and vanishes when it does not."""
+    """Give a temporary path that becomes `path` when the block ends well and vanishes when it does not."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary

@@ -17,9 +17,9 @@ ADVICE = (
 )
 USES = {
     "misfit": "finds captions that are probably wrong: start with the pairs of highest misfit",
-    "clipmem": "says what was learned by heart: high for wrong captions, and also for rare and odd pairs that are right",
-    "similarity_out": "says how well a caption fits in the eyes of members that never saw the pair; low with a high clipmem "
-    "means wrong and learned by heart",
+    "clipmem": "says what was learned by heart: high for wrong captions, and for rare and odd pairs that are right",
+    "similarity_out": "says how well a caption fits in the eyes of members that never saw the pair: low with a high "
+    "clipmem means wrong and learned by heart",
 }
 
 
@@ -30,7 +30,7 @@ def retrieval_at_5(utility: pd.DataFrame) -> float:
 
 
 def judge(summary: dict[str, Any], utility: pd.DataFrame, config: dict[str, Any]) -> dict[str, Any]:
-    """Turn an audit's summary into its verdict: the summary itself, checks, one sentence, and which score is for what."""
+    """Turn an audit's summary into its verdict: checks, one sentence, which score is for what, and the summary."""
     checks = [
         _generalises(summary, utility),
         _null_is_flat(summary),

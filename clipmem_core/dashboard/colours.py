@@ -3,7 +3,7 @@
 from clipmem_core.columns import CANDIDATE, EXTERNAL, INDEPENDENT, SCORED, SHARED
 
 LIGHT_PAGE = "#ffffff"
-DARK_PAGE = "#0e1117"
+DARK_PAGE = "#171614"
 
 GROUP_COLOURS = {
     CANDIDATE: "#d55e00",

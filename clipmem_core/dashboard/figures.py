@@ -51,16 +51,18 @@ def _add_ridge(figure: go.Figure, bins: pd.DataFrame, *, name: str, place: int) 
 
 def _add_mean(figure: go.Figure, group: str, numbers: tuple[float, float, float], *, place: int) -> None:
     mean, low, high = numbers
-    known = pd.notna(low) and pd.notna(high)
-    interval = {"type": "data", "symmetric": False, "array": [high - mean], "arrayminus": [mean - low], "thickness": 3}
     colour = group_colour(group)
-    bounds = f"<br>{low:.3f} to {high:.3f}" if known else ""
+    bar, bounds = None, ""
+    if pd.notna(low) and pd.notna(high):
+        bar = {"type": "data", "symmetric": False, "array": [high - mean], "arrayminus": [mean - low]}
+        bar |= {"thickness": 3, "color": colour, "width": 6}
+        bounds = f"<br>{low:.3f} to {high:.3f}"
     figure.add_scatter(
         x=[mean],
         y=[place - 0.12],
         mode="markers",
         marker={"color": colour, "size": 12},
-        error_x={**interval, "color": colour, "width": 6} if known else None,
+        error_x=bar,
         hovertemplate=f"{html.escape(group)}: mean {mean:.3f}{bounds}<extra></extra>",
     )
 

@@ -4,11 +4,15 @@ On a cold server a link into a page runs it without app.py, so each page calls `
 the address and in the session under a key that no widget owns: a widget's key is dropped when its page is left.
 """
 
+import functools
+
 import streamlit as st
+from PIL import Image, ImageDraw
 
 from clipmem_core.audits.jobs import find_job
 from clipmem_core.audits.store import Audit, audits_folder, check_name, list_audits
 from clipmem_core.config import InputError
+from clipmem_core.dashboard.colours import ENCODER_COLOURS
 from clipmem_core.dashboard.plain import show_text, show_title
 from clipmem_core.dashboard.running import FIRST, draw_empty, draw_progress
 from clipmem_core.dashboard.trouble import explained_errors
@@ -27,18 +31,28 @@ def open_page(title: str) -> Audit:
     Returns:
         A finished audit. Its files may still be broken: read them within `explained_errors`.
     """
-    st.set_page_config(page_title=f"{title} · CLIPMem", page_icon=":material/frame_inspect:", layout="wide")
+    st.set_page_config(page_title=f"{title} · CLIPMem", page_icon=_icon(), layout="wide")
     finished = {audit.name: audit.finished for audit in list_audits() if _is_name(audit.name)}
     name = _choose(list(finished))
     if name is None:
         draw_empty()
         st.stop()
     _draw_picker(finished, name)
+    show_title(name)
     if not finished.get(name):
-        show_title(name)
         draw_progress(name)
         st.stop()
     return Audit(audits_folder() / name)
+
+
+@functools.cache
+def _icon() -> Image.Image:
+    """Draw the page's icon: a picture and its caption overlap. Icons by name would be fetched from the network."""
+    icon = Image.new("RGBA", (64, 64))
+    draw = ImageDraw.Draw(icon)
+    draw.rounded_rectangle((2, 2, 44, 44), radius=9, fill=ENCODER_COLOURS["image"])
+    draw.rounded_rectangle((20, 20, 62, 62), radius=9, fill=ENCODER_COLOURS["text"])
+    return icon
 
 
 def _is_name(name: str) -> bool:
@@ -80,6 +94,7 @@ def _draw_picker(finished: dict[str, bool], name: str) -> None:
     names = list(finished) if name in finished else [name, *finished]
     st.session_state[PICKER] = name
     with st.sidebar:
+        st.markdown("### CLIPMem")
         st.selectbox(
             "Audit",
             names,

@@ -19,7 +19,8 @@ EXPLANATIONS = {
 }
 PAGE_SIZES = [12, 24, 48, 96]
 ALL = "all"
-CAPTION_LIMIT = 300
+CAPTION_LIMIT = 160
+FULL_LIMIT = 5000
 CAPTIONS_SHOWN = 2
 
 
@@ -39,9 +40,9 @@ def draw_gallery(overview: Overview) -> None:
         page = _draw_pages(count, size, key=f"page-{order}-{group}-{size}")
         cards = top_pairs(overview.audit, by=order, group=group, page=page, size=size)
         root = Path(str(overview.config.get("root", ".")))
-        with slot, st.grid("auto", min_column_width=230, border=True, gap="small") as grid:
+        with slot, st.grid("auto", min_column_width=185, border=True, gap="small") as grid:
             for card in cards:
-                with grid.cell():
+                with grid.cell(), st.container(gap="xsmall"):
                     _draw_card(card, root, order)
 
 
@@ -94,7 +95,7 @@ def _draw_rest(card: PairCard) -> None:
     long = any(cut(text, CAPTION_LIMIT) != text for text in card.captions[:CAPTIONS_SHOWN])
     with st.expander("More", icon=":material/notes:"):
         for text in card.captions if long else card.captions[CAPTIONS_SHOWN:]:
-            show_text(text, limit=20 * CAPTION_LIMIT)
+            show_text(text, limit=FULL_LIMIT)
         if card.label:
             show_text(f"label: {card.label}", limit=CAPTION_LIMIT)
         show_text(f"id: {card.pair_id}", limit=CAPTION_LIMIT)

@@ -1,5 +1,6 @@
 """A finished audit → what the overview says of it, read at once: a broken file shows before anything is drawn."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.rows import count_rows, group_bins, group_summary
 
 BINS = 60
+DETECTION_METRICS = ["auroc", "average_precision", "precision_at_k"]
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,26 @@ def mapping(values: Any) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
+def is_number(value: Any) -> bool:
+    """Tell whether a JSON value is a number that can be shown."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _object(values: Any, audit: Audit, name: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{audit.folder / name} is not a JSON object: delete the audit's folder and run it again")
     return values
 
 
+def rows(verdict: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return one of the verdict's lists of objects; empty where there is none."""
+    listed = verdict.get(key)
+    return [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
+
+
 def table(verdict: dict[str, Any], key: str) -> pd.DataFrame:
-    """Return one of the verdict's lists of rows as a table; empty where there is none."""
-    rows = verdict.get(key)
-    return pd.DataFrame([row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else [])
+    """Return one of the verdict's lists of objects as a table; empty where there is none."""
+    return pd.DataFrame(rows(verdict, key))
 
 
 def join_intervals(summary: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFrame:
@@ -76,6 +88,23 @@ def join_intervals(summary: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFra
     joined["kind"] = joined["kind"].fillna("").astype(str) if "kind" in known else ""
     order = {group: place for place, group in enumerate(GROUPS)}
     return joined.sort_values(GROUP, key=lambda names: names.map(order), ignore_index=True)
+
+
+def detection_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a score: its AUROC, average precision and precision at k, each with its interval, as text."""
+    if "score" not in scores:
+        return pd.DataFrame()
+    shown = pd.DataFrame({"score": scores["score"].astype(str)})
+    for metric in DETECTION_METRICS:
+        if metric in scores:
+            shown[metric] = [_with_interval(row, metric) for row in scores.to_dict("records")]
+    return shown
+
+
+def _with_interval(row: dict[Any, Any], metric: str) -> str:
+    value, *interval = (row.get(f"{metric}{end}") for end in ("", "_low", "_high"))
+    bounds = f" ({interval[0]:.2f} to {interval[1]:.2f})" if all(map(is_number, interval)) else ""
+    return f"{value:.3f}{bounds}" if is_number(value) else ""
 
 
 def utility_table(utility: pd.DataFrame) -> pd.DataFrame:

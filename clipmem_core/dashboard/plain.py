@@ -34,6 +34,11 @@ def show_title(text: str) -> None:
     st.html(f'<h1 dir="auto" style="margin:0;padding:0;overflow-wrap:anywhere">{html.escape(text)}</h1>')
 
 
+def show_strong(text: str) -> None:
+    """Write text in bold."""
+    st.html(f'<div dir="auto" style="font-weight:600;overflow-wrap:anywhere">{html.escape(text)}</div>')
+
+
 def show_chips(chips: list[tuple[str, str]]) -> None:
     """Write a row of words, each after a dot of its colour.
 

@@ -8,8 +8,8 @@ import streamlit as st
 
 from clipmem_core.dashboard.colours import ENCODER_COLOURS
 from clipmem_core.dashboard.figures import encoder_figure, group_figure
-from clipmem_core.dashboard.overview import Overview, mapping, table
-from clipmem_core.dashboard.plain import show_text, show_title
+from clipmem_core.dashboard.overview import Overview, detection_table, is_number, mapping, rows, table
+from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.dashboard.rows import quarantine_page
 from clipmem_core.dashboard.trouble import explained_errors
 
@@ -25,6 +25,19 @@ GOOD_ICONS = {
     None: ":gray[:material/help:]",
 }
 QUARANTINE_PAGE = 50
+PLANTED_COLUMNS = ["planted", "n", "clipmem", "similarity_out", "misfit"]
+MEASURES = [
+    (
+        "membership_auroc",
+        "Membership AUROC",
+        "How well alignment tells the pairs a member was trained on from those it was not: 0.5 is not at all.",
+    ),
+    (
+        "ranking_stability",
+        "Ranking stability",
+        "Rank agreement of clipmem between two halves of the members: 1 is the same order, 0 is chance.",
+    ),
+]
 
 
 def draw_header(overview: Overview) -> None:
@@ -33,20 +46,13 @@ def draw_header(overview: Overview) -> None:
     fields = mapping(config.get("config"))
     protocol = str(fields.get("protocol", ""))
     members = config.get("members")
-    show_title(overview.audit.name)
     show_text(f"{config.get('source', '')} · model {fields.get('model', '?')} · preset {fields.get('preset', '?')}")
-    with st.grid("auto", min_column_width=150) as grid:
+    with st.grid(4, min_column_width=150) as grid:
         grid.metric("Pairs", f"{overview.pairs:,}", border=True)
         grid.metric("Members", str(len(members)) if isinstance(members, list) else None, border=True)
         help_text = PROTOCOLS.get(protocol)
         grid.metric("Protocol", protocol if help_text else None, border=True, help=help_text)
         grid.metric("Quarantined", f"{overview.quarantined:,}", border=True, help="Input rows that could not be used.")
-        grid.metric(
-            "Membership AUROC",
-            _number(overview.verdict.get("membership_auroc")),
-            border=True,
-            help="How well alignment tells the pairs a member was trained on from the others: 0.5 is not at all.",
-        )
     if overview.quarantined:
         _draw_quarantine(overview)
 
@@ -58,29 +64,33 @@ def _draw_quarantine(overview: Overview) -> None:
         slot = st.empty()
         page = st.pagination(pages, key="quarantine-page") if pages > 1 else 1
         with explained_errors():
-            rows = quarantine_page(overview.audit, page=page, size=QUARANTINE_PAGE)
-        slot.dataframe(rows, hide_index=True, alt="Quarantined input rows with their source, id and reason")
+            shown = quarantine_page(overview.audit, page=page, size=QUARANTINE_PAGE)
+        slot.dataframe(shown, hide_index=True, alt="Quarantined input rows with their source, id and reason")
 
 
 def draw_verdict(overview: Overview) -> None:
     """Draw the audit's verdict on itself: a sentence, then each check with what to try."""
     verdict = overview.verdict
-    checks = [check for check in verdict.get("checks") or [] if isinstance(check, dict)]
     st.subheader("Can these numbers be trusted?", anchor=False)
     with st.container(border=True):
-        show_text(str(verdict.get("sentence", "This audit has no verdict.")))
-        for check in checks:
-            with st.container(horizontal=True, gap="small", wrap=False):
-                st.markdown(GOOD_ICONS.get(check.get("good"), GOOD_ICONS[None]), width="content")
-                with st.container(gap=None):
-                    show_text(str(check.get("sentence") or check.get("name") or ""))
-                    if check.get("advice") and check.get("good") is not True:
-                        show_text(f"What to try: {check['advice']}")
+        show_strong(str(verdict.get("sentence", "This audit has no verdict.")))
+        for check in rows(verdict, "checks"):
+            _draw_check(check)
     uses = mapping(verdict.get("uses"))
     if uses:
         with st.expander("Which score is for what", icon=":material/help_center:"):
             for score, use in uses.items():
                 show_text(f"{score}: {use}")
+
+
+def _draw_check(check: dict[str, Any]) -> None:
+    good = check.get("good") if isinstance(check.get("good"), bool) else None
+    with st.container(horizontal=True, gap="small", wrap=False):
+        st.markdown(GOOD_ICONS[good], width="content")
+        with st.container(gap=None):
+            show_text(str(check.get("sentence") or check.get("name") or ""))
+            if check.get("advice") and good is not True:
+                show_text(f"→ {check['advice']}")
 
 
 def draw_groups(overview: Overview) -> None:
@@ -95,8 +105,12 @@ def draw_groups(overview: Overview) -> None:
         st.caption("Area: distribution over pairs. Dot: mean. Bar: the interval named in the table.")
     with right:
         st.subheader("Means", anchor=False)
-        shown = overview.groups[["group", "n", "mean", "low", "high", "kind"]].dropna(axis=1, how="all")
+        shown = overview.groups[["group", "n", "mean", "low", "high"]].dropna(axis=1, how="all")
         _draw_table(shown, alt="Mean clipmem of each group with its interval")
+        kinds = list(dict.fromkeys(filter(None, overview.groups["kind"])))
+        if kinds:
+            show_text(f"low to high: {'; '.join(kinds)}")
+        _draw_measures(overview.verdict)
         _draw_encoders(mapping(overview.verdict.get("encoders")))
 
 
@@ -105,21 +119,29 @@ def _groups_alt(groups: pd.DataFrame) -> str:
     return f"Distribution and mean of clipmem in each group. Means: {means}."
 
 
+def _draw_measures(verdict: dict[str, Any]) -> None:
+    with st.grid(2, min_column_width=140) as grid:
+        for key, label, meaning in MEASURES:
+            if is_number(verdict.get(key)):
+                grid.metric(label, f"{verdict[key]:.2f}", help=meaning)
+
+
 def _draw_encoders(encoders: dict[str, Any]) -> None:
-    parts = {name: float(value) for name, value in encoders.items() if name in ENCODER_COLOURS and _is_number(value)}
+    parts = {name: float(value) for name, value in encoders.items() if name in ENCODER_COLOURS and is_number(value)}
     if not parts:
         return
     words = ", ".join(f"{name} {value:.3f}" for name, value in parts.items())
     st.plotly_chart(
         encoder_figure(parts), config={"displayModeBar": False}, alt=f"Each encoder's part of clipmem: {words}."
     )
-    if _is_number(encoders.get("fit")):
+    if is_number(encoders.get("fit")):
         st.caption(f"Fit of the map between the members' embedding spaces: {encoders['fit']:.2f}")
 
 
 def draw_tables(overview: Overview) -> None:
     """Draw utility and, where pairs were planted, how well each score finds them."""
-    detection, planted = table(overview.verdict, "detection"), table(overview.verdict, "planted")
+    planted = table(overview.verdict, "planted").filter(items=PLANTED_COLUMNS)
+    detection = detection_table(table(overview.verdict, "detection"))
     left, right = st.columns(2, gap="medium")
     with left:
         st.subheader("Utility", anchor=False)
@@ -136,7 +158,9 @@ def draw_tables(overview: Overview) -> None:
             st.caption("How well each score finds the planted wrong captions")
             _draw_table(detection, alt="Detection of planted wrong captions by each score")
     with st.expander("How this audit was made", icon=":material/settings:"):
-        _draw_table(_flat(overview.config), alt="Settings of the audit")
+        _draw_table(
+            _flat(overview.config | {"seconds": mapping(overview.verdict.get("seconds"))}), alt="Settings of the audit"
+        )
 
 
 def _draw_table(values: pd.DataFrame, *, alt: str) -> None:
@@ -149,18 +173,10 @@ def _draw_table(values: pd.DataFrame, *, alt: str) -> None:
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> pd.DataFrame:
     """Return nested settings as two columns of text."""
-    rows: list[tuple[str, str]] = []
+    flat: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, dict):
-            rows += list(_flat(value, f"{prefix}{key}.").itertuples(index=False, name=None))
+            flat += list(_flat(value, f"{prefix}{key}.").itertuples(index=False, name=None))
         else:
-            rows.append((f"{prefix}{key}", str(value)))
-    return pd.DataFrame(rows, columns=["setting", "value"])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _number(value: Any) -> str | None:
-    return f"{value:.3f}" if _is_number(value) else None
+            flat.append((f"{prefix}{key}", str(value)))
+    return pd.DataFrame(flat, columns=["setting", "value"])

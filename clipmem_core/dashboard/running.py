@@ -15,7 +15,7 @@ from clipmem_core.dashboard.trouble import explained_errors
 
 FIRST = "scenes"
 FIRST_ARGUMENTS = ["scenes", "--name", FIRST, "--preset", "tiny"]
-FRESH_SECONDS = 60  # a log written to within this time belongs to someone
+FRESH_SECONDS = 30  # an audit written to within this time belongs to someone
 
 
 def draw_empty() -> None:
@@ -52,15 +52,16 @@ def _draw_state(audit: Audit, job: Job | None, *, started: bool) -> None:
         st.caption("Running. You can close this page; it goes on.")
         show_text(job.last_line, limit=300)
         return
+    quiet = time.time() - _last_sign(audit, after=job.ended if job else None)
+    if quiet < FRESH_SECONDS:
+        st.caption(f"Another process works on it, perhaps in a terminal: its last sign of life is {quiet:.0f} s old.")
+        return
     if job is not None and job.exit_code:
         st.error(f"The audit stopped with exit code {job.exit_code}.", icon=":material/error:")
         show_text(job.last_line, limit=1000)
-    elif _seconds_quiet(audit) < FRESH_SECONDS:
-        st.caption("Another process works on it, perhaps in a terminal.")
-        return
     else:
         st.info("This audit is not finished, and nothing works on it now.", icon=":material/pause_circle:")
-    if st.button("Resume", type="primary", icon=":material/play_arrow:"):
+    if st.button("Resume" if started else "Try again", type="primary", icon=":material/play_arrow:"):
         _resume(audit, job, started=started)
         st.rerun()
 
@@ -73,10 +74,11 @@ def _resume(audit: Audit, job: Job | None, *, started: bool) -> None:
         start_job(job.command, name=job.name)
 
 
-def _seconds_quiet(audit: Audit) -> float:
-    """Return the seconds since a member's log was written to; infinite without one."""
-    times = [path.stat().st_mtime for path in audit.folder.glob(f"{MEMBERS}/*/log.jsonl")]
-    return time.time() - max(times) if times else math.inf
+def _last_sign(audit: Audit, *, after: float | None) -> float:
+    """Return when a file of the audit was last written, after a moment; minus infinity where none was."""
+    paths = [*audit.folder.glob("*.*"), *audit.folder.glob(f"{MEMBERS}/*/log.jsonl")]
+    times = [path.stat().st_mtime for path in paths]
+    return max((moment for moment in times if after is None or moment > after), default=-math.inf)
 
 
 def _draw_members(audit: Audit) -> None:
@@ -91,7 +93,9 @@ def _draw_members(audit: Audit) -> None:
         "loss": st.column_config.NumberColumn(format="%.2f"),
         "pairs/s": st.column_config.NumberColumn(format="%.0f"),
     }
-    st.dataframe(_member_table(members), hide_index=True, column_config=columns, alt="Progress of each member")
+    st.dataframe(
+        _member_table(members), hide_index=True, column_config=columns, placeholder="", alt="Progress of each member"
+    )
     batch_size = config.get("config", {}).get("batch_size", 0)
     if batch_size > 1 and any(member.at_chance(batch_size) for member in members):
         st.warning(

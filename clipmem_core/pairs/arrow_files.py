@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.columnar import picture_column, read_columns, read_schema, rows_without_picture
 from clipmem_core.pairs.fields import find_fields
+from clipmem_core.pairs.records import parse
 from clipmem_core.pairs.references import LINK_LEAVES, is_inside
 from clipmem_core.pairs.rows import Row, Rows
 
@@ -54,18 +55,18 @@ def read_saved_folder(folder: Path, options: SourceOptions) -> Rows:
     """
     home = folder
     if (folder / _SPLITS).is_file():
-        splits = _load(folder / _SPLITS, "splits")
+        splits = _load(folder / _SPLITS, lambda value: list(value["splits"]))
         if options.split not in splits:
             known = ", ".join(map(str, splits))
             raise InputError(f"{folder} has no split {options.split!r}: choose one of {known} with --split")
         home = folder / options.split
-    files = [home / entry["filename"] for entry in _load(home / _STATE, "_data_files")]
-    return read_arrow_files(files, folder, options, kind="huggingface")
+    names = _load(home / _STATE, lambda value: [Path(entry["filename"]).name for entry in value["_data_files"]])
+    return read_arrow_files([home / name for name in names], folder, options, kind="huggingface")
 
 
-def _load(path: Path, key: str) -> Any:
+def _load(path: Path, pick: Callable[[Any], list[str]]) -> list[str]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))[key]
+        return pick(parse(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error!r}): save the data set again with save_to_disk") from error
 

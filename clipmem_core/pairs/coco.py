@@ -120,9 +120,16 @@ def _picture_folder(path: Path, flag: str, known: dict[Any, Any]) -> Path:
         here.parent / "images" / split,
         here.parent / "images",
     ]
-    names = [image.get("file_name") for image in list(known.values())[:_TRIED]]
-    texts = [name for name in names if isinstance(name, str) and "\0" not in name]
-    return next((folder for folder in likely if any((folder / name).is_file() for name in texts)), here).resolve()
+    names = [name for image in list(known.values())[:_TRIED] if (name := _plain_name(image.get("file_name")))]
+    return max(likely, key=lambda folder: sum(os.path.isfile(folder / name) for name in names)).resolve()
+
+
+def _plain_name(name: Any) -> str:
+    """Return a file name that stays in its folder, or an empty string."""
+    try:
+        return normal_reference(name) if isinstance(name, str) else ""
+    except InputError:
+        return ""
 
 
 def _root(here: Path, folder: Path) -> Path:

@@ -5,6 +5,8 @@ the process and goes by the file's size and time, so that a rewritten file is re
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -59,29 +61,33 @@ def read_columns(path: Path, columns: list[str]) -> pa.Table:
     """Read these columns of a Parquet or Arrow file and nothing else.
 
     Raises:
+        InputError: the file is damaged, or has two columns of one of the names.
+    """
+    file = stamped(path)
+    with _damage_named(file):
+        table = _arrow_table(file) if path.suffix == ".arrow" else _parquet(file).read(columns=columns)
+        table = table.select(columns)
+        table.validate(full=True)
+        return table
+
+
+def rows_without_picture(path: Path, column: str) -> set[int]:
+    """Return the rows whose picture bytes are null; bytes are only read where a row group says that some are.
+
+    Raises:
         InputError: the file is damaged.
     """
     file = stamped(path)
     if path.suffix == ".arrow":
-        return _arrow_table(file).select(columns)
-    try:
-        return _parquet(file).read(columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(file, error) from error
-
-
-def rows_without_picture(path: Path, column: str) -> set[int]:
-    """Return the rows whose picture bytes are null; bytes are only read where a row group says that some are."""
-    file = stamped(path)
-    if path.suffix == ".arrow":
-        return _null_rows(_arrow_table(file)[column], 0)
-    parquet = _parquet(file)
+        return _null_rows(_arrow_pictures(file, column), 0)
     rows: set[int] = set()
     start = 0
-    for group in range(parquet.num_row_groups):
-        if _may_have_nulls(parquet.metadata.row_group(group), column):
-            rows |= _null_rows(_read_group(file, group, column), start)
-        start += parquet.metadata.row_group(group).num_rows
+    with _damage_named(file):
+        metadata = _parquet(file).metadata
+        for group in range(metadata.num_row_groups):
+            if _may_have_nulls(metadata.row_group(group), column):
+                rows |= _null_rows(_group_pictures(file, group, column), start)
+            start += metadata.row_group(group).num_rows
     return rows
 
 
@@ -91,13 +97,9 @@ def _may_have_nulls(group: pq.RowGroupMetaData, column: str) -> bool:
     return any(not chunk.is_stats_set or chunk.statistics.null_count != 0 for chunk in blobs)
 
 
-def _null_rows(column: pa.ChunkedArray, start: int) -> set[int]:
-    empty = pc.is_null(_blobs(column))
-    return {start + int(row) for row in np.flatnonzero(empty.to_numpy(zero_copy_only=False))}
-
-
-def _blobs(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+def _null_rows(pictures: pa.ChunkedArray, start: int) -> set[int]:
+    empty = pc.is_null(pictures).to_numpy(zero_copy_only=False)
+    return {start + int(row) for row in np.flatnonzero(empty)}
 
 
 def table_picture(path: Path, row: int) -> bytes:
@@ -108,33 +110,32 @@ def table_picture(path: Path, row: int) -> bytes:
         InputError: the file is damaged or has no picture column.
     """
     file = stamped(path)
-    column = _pictures_of(file)
+    column = _picture_column_of(file)
     if column is None:
         raise InputError(f"{path.name} has no column with pictures")
-    rows, at = _rows_around(file, row, column)
-    if not 0 <= at < len(rows):
+    pictures, at = _pictures_around(file, row, column)
+    if not 0 <= at < len(pictures):
         raise LookupError(f"{path.name} has no row {row}")
-    value = rows[at].as_py()
-    blob = value.get("bytes") if isinstance(value, dict) else value
-    if blob is None:
+    data = pictures[at].as_py()
+    if data is None:
         raise LookupError(f"row {row} of {path.name} holds no picture bytes")
-    return bytes(blob)
+    return bytes(data)
 
 
 @lru_cache(maxsize=1024)
-def _pictures_of(file: Stamped) -> str | None:
+def _picture_column_of(file: Stamped) -> str | None:
     return picture_column(read_schema(Path(file.path)))
 
 
-def _rows_around(file: Stamped, row: int, column: str) -> tuple[pa.ChunkedArray, int]:
-    """Return a stretch of the column and the place of `row` in it: the whole of an Arrow file, a Parquet row group."""
+def _pictures_around(file: Stamped, row: int, column: str) -> tuple[pa.ChunkedArray, int]:
+    """Return a stretch of pictures and the place of `row` in it: all of an Arrow file, one row group of a Parquet file."""
     if file.path.endswith(".arrow"):
-        return _arrow_table(file)[column], row
+        return _arrow_pictures(file, column), row
     ends = _group_ends(file)
     group = int(np.searchsorted(ends, row, side="right"))
     if group == len(ends):
         return pa.chunked_array([], type=pa.binary()), row
-    return _read_group(file, group, column), row - (int(ends[group - 1]) if group else 0)
+    return _group_pictures(file, group, column), row - (int(ends[group - 1]) if group else 0)
 
 
 @lru_cache(maxsize=1024)
@@ -144,33 +145,44 @@ def _group_ends(file: Stamped) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def _read_group(file: Stamped, group: int, column: str) -> pa.ChunkedArray:
-    try:
-        return _parquet(file).read_row_group(group, columns=[column], use_threads=False)[column]
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(file, error) from error
+def _group_pictures(file: Stamped, group: int, column: str) -> pa.ChunkedArray:
+    with _damage_named(file):
+        return _blobs(_parquet(file).read_row_group(group, columns=[column], use_threads=False)[column])
+
+
+@lru_cache(maxsize=64)
+def _arrow_pictures(file: Stamped, column: str) -> pa.ChunkedArray:
+    with _damage_named(file):
+        return _blobs(_arrow_table(file)[column])
+
+
+def _blobs(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
 
 
 def _parquet(file: Stamped) -> pq.ParquetFile:
-    try:
+    with _damage_named(file):
         return pq.ParquetFile(file.path, pre_buffer=False)  # no reader threads: workers are forked
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(file, error) from error
 
 
 @lru_cache(maxsize=64)
 def _arrow_table(file: Stamped) -> pa.Table:
     """Map an Arrow file: the stream that Hugging Face writes, or the file format of others."""
-    try:
+    with _damage_named(file):
         source = pa.memory_map(file.path)
         is_file = source.read(6) == b"ARROW1"
         source.seek(0)
-        return (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source).read_all()
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(file, error) from error
+        table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source).read_all()
+        table.validate(full=True)  # offsets that lead nowhere would end the process, not raise
+        return table
 
 
-def _unreadable(file: Stamped, error: Exception) -> InputError:
-    kind = "Arrow" if file.path.endswith(".arrow") else "Parquet"
-    first = str(error).partition("\n")[0]
-    return InputError(f"{os.path.basename(file.path)} is not a readable {kind} file ({first})")
+@contextmanager
+def _damage_named(file: Stamped) -> Iterator[None]:
+    """Turn what pyarrow raises over a damaged file, names that are not text included, into one line."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError, LookupError) as error:
+        kind = "Arrow" if file.path.endswith(".arrow") else "Parquet"
+        first = str(error).partition("\n")[0]
+        raise InputError(f"{os.path.basename(file.path)} is not a readable {kind} file ({first})") from error

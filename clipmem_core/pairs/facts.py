@@ -74,7 +74,7 @@ def _check(root: Path, image: str, size: int, resize_mode: str) -> tuple[Fact, n
     try:
         data = read_bytes(root, image)
     except (OSError, ValueError) as error:
-        return broken(str(error)), None
+        return broken(str(error).replace(str(root), "the data set's folder")), None  # true wherever the set is moved to
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         picture, (width, height) = decode_measured(data, size=size)

@@ -1,6 +1,7 @@
 """The descriptors of pictures → clusters of near-duplicates: the same picture again, rescaled or compressed anew."""
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any
 
 import faiss
 import numpy as np
@@ -83,7 +84,7 @@ def _contrast(descriptors: np.ndarray) -> np.ndarray:
 
 
 def _repeats(keys: Iterable[Hashable], rows: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows whose key came before, and beside each the row where it came first; an empty key does not count."""
+    """Return the rows whose key came before, and beside each the row where it came first. Empty keys do not count."""
     first: dict[Hashable, int] = {}
     found = [(row, first.setdefault(key, row)) for key, row in zip(keys, rows, strict=True) if key]
     pairs = np.array([(row, earlier) for row, earlier in found if row != earlier], np.int64).reshape(-1, 2)
@@ -111,7 +112,7 @@ def _near_pairs(descriptors: np.ndarray, contrast: np.ndarray) -> Iterator[tuple
         # by the triangle inequality two vectors are never further apart than twice the difference's share of contrast
         radius = vectors.shape[1] * (2 * NEAR) ** 2
         limits, distances, b = index.range_search(vectors[start : start + _QUERIES], radius)
-        a = np.repeat(np.arange(start, start + len(limits) - 1), np.diff(limits.astype(np.int64)))
+        a = np.repeat(np.arange(start, start + len(limits) - 1), (limits[1:] - limits[:-1]).astype(np.int64))
         smaller = np.minimum(contrast[a], contrast[b])
         share = np.sqrt(distances.clip(0) / vectors.shape[1]) / 2
         likely = (a < b) & (share < np.where(smaller < TEXTURED, CLOSE, NEAR) + 1e-3)  # room for rounding
@@ -129,10 +130,10 @@ def _vectors(descriptors: np.ndarray, contrast: np.ndarray) -> np.ndarray:
     return np.concatenate(blocks)
 
 
-def _index(vectors: np.ndarray) -> faiss.Index:
+def _index(vectors: np.ndarray) -> Any:
     """Index the vectors: exactly, or by cells where there are very many."""
     n, dim = vectors.shape
-    index = faiss.IndexFlatL2(dim)
+    index: Any = faiss.IndexFlatL2(dim)
     if n > APPROXIMATE_ABOVE:
         index = faiss.IndexIVFFlat(index, dim, int(2 * n**0.5))
         index.nprobe = _PROBES

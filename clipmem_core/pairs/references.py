@@ -26,6 +26,7 @@ _TAR = re.compile(r"\.tar/", re.IGNORECASE)
 LEAVES = "image path leaves the data set's folder"
 LINK_LEAVES = "image is reached by a link that leaves the data set's folder"
 MISSING = "no such picture file"
+NO_FILE = "image path is not a file"
 
 
 def normal_reference(image: str) -> str:
@@ -109,9 +110,11 @@ def _listing(root: str, folder: str) -> tuple[dict[str, str], str]:
 
 
 def _entry_fault(entry: os.DirEntry[str], root: str) -> str:
-    if entry.is_symlink() and not is_inside(root, entry.path):
+    if not entry.is_symlink():
+        return "" if entry.is_file() else NO_FILE
+    if not is_inside(root, entry.path):
         return LINK_LEAVES
-    return "" if entry.is_file() else "image path is not a file"
+    return "" if os.path.isfile(entry.path) else NO_FILE  # entry.is_file() would raise on links that go in circles
 
 
 def split_reference(root: Path, image: str) -> tuple[Path, str | int | None]:
@@ -121,7 +124,7 @@ def split_reference(root: Path, image: str) -> tuple[Path, str | int | None]:
         return root / row[1], int(row[2])
     for cut in _TAR.finditer(image):
         archive = root / image[: cut.end() - 1]
-        if archive.is_file():
+        if os.path.isfile(archive):
             return archive, image[cut.end() :]
     return root / image, None
 

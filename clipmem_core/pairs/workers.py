@@ -48,7 +48,32 @@ def map_chunks(
     Raises:
         RuntimeError: a process cannot start, or `work` raised; the message ends with the traceback.
     """
-    crew = _Crew(work)
+    with tempfile.TemporaryFile() as noise:
+        yield from _answers(_Crew(work, noise), items, workers, chunk)
+
+
+def serve() -> None:
+    """Be a worker: read the function, then answer chunk after chunk, until the caller's end of the pipe closes."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not mix with the answers
+    work = pickle.load(sys.stdin.buffer)
+    _send(answers, _READY)
+    while True:
+        try:
+            chunk = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            reply = (True, work(chunk))
+        except Exception:
+            reply = (False, traceback.format_exc())
+        _send(answers, reply)
+
+
+def _answers(
+    crew: "_Crew", items: Sequence[Any], workers: int, chunk: int
+) -> Generator[tuple[list[Any], Any], None, None]:
+    """Yield what `map_chunks` yields, and leave no process and no thread behind."""
     left = len(items)
     threads = ThreadPoolExecutor(workers)
     try:
@@ -70,24 +95,6 @@ def map_chunks(
         crew.close()
 
 
-def serve() -> None:
-    """Be a worker: read the function, then answer chunk after chunk, until the caller's end of the pipe closes."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not mix with the answers
-    work = pickle.load(sys.stdin.buffer)
-    _send(answers, _READY)
-    while True:
-        try:
-            chunk = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        try:
-            reply = (True, work(chunk))
-        except Exception:
-            reply = (False, traceback.format_exc())
-        _send(answers, reply)
-
-
 class _Died:
     """What takes an answer's place when the process is gone."""
 
@@ -98,14 +105,14 @@ _DIED = _Died()
 class _Crew:
     """Worker processes, each in the hands of one thread at a time, started when first needed and after a death."""
 
-    def __init__(self, work: Callable[..., Any]) -> None:
+    def __init__(self, work: Callable[..., Any], noise: IO[bytes]) -> None:
         self.answers: queue.SimpleQueue[tuple[list[Any], Any]] = queue.SimpleQueue()
         self._work = work
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         self._started: list[subprocess.Popen[bytes]] = []
         self._stopped = False
         self._lock = threading.Lock()
-        self._noise = tempfile.TemporaryFile()
+        self._noise = noise  # what they print
 
     def answer(self, part: list[Any]) -> None:
         """Put the part with its answer, with `_DIED`, or with what there is to raise into the queue."""
@@ -126,14 +133,14 @@ class _Crew:
         for process in self._started:
             process.wait()
             _close(process)
-        self._noise.close()
 
     def _ask(self, part: list[Any]) -> Any:
         try:
             process = self._idle.get_nowait()
         except queue.Empty:
             process = self._start()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             _send(process.stdin, part)
             fine, answer = pickle.load(process.stdout)
@@ -149,7 +156,7 @@ class _Crew:
             if self._stopped:
                 raise RuntimeError("the worker processes were stopped")
             process = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND],
+                [sys.executable, "-P", "-c", _COMMAND],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._noise,
@@ -157,7 +164,8 @@ class _Crew:
                 start_new_session=True,  # Ctrl-C is the caller's to handle
             )
             self._started.append(process)
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             _send(process.stdin, self._work)
             pickle.load(process.stdout)

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import nn
 
 from clipmem_core.training.loop import TrainingData
-from clipmem_core.training.model import autocast, can_cut_text, encode_image, encode_text
+from clipmem_core.training.model import Model, autocast, can_cut_text, encode_image, encode_text
 from clipmem_core.training.views import ViewMaker
 
 BATCH = 256
@@ -20,24 +19,24 @@ def _blocks(count: int) -> Iterator[np.ndarray]:
 
 @torch.inference_mode()
 def mean_image_embeddings(
-    model: nn.Module, data: TrainingData, views: ViewMaker, *, n_views: int, precision: str, device: str
+    model: Model, data: TrainingData, views: ViewMaker, *, n_views: int, precision: str, device: str
 ) -> np.ndarray:
     """Embed `n_views` crops of every picture and return the mean of the unit vectors, float32 [n_pairs, dim]."""
     model.eval()
     blocks = []
     for rows in _blocks(len(data.keys)):
         pixels = data.pixels.gather(rows)
-        total: torch.Tensor | float = 0.0
+        encoded = []
         for view in range(n_views):
             images = views.images(pixels, views.boxes(data.keys[rows], view), device)
             with autocast(precision, device):
-                total = total + encode_image(model, images)
-        blocks.append((total / n_views).cpu().numpy())
+                encoded.append(encode_image(model, images))
+        blocks.append(torch.stack(encoded).mean(dim=0).cpu().numpy())
     return np.concatenate(blocks)
 
 
 @torch.inference_mode()
-def text_embeddings(model: nn.Module, tokens: np.ndarray, *, precision: str, device: str) -> np.ndarray:
+def text_embeddings(model: Model, tokens: np.ndarray, *, precision: str, device: str) -> np.ndarray:
     """Embed tokens [n, context_length] into unit vectors, float32 [n, dim]; neighbours in length share a batch."""
     model.eval()
     cut = can_cut_text(model)

@@ -1,27 +1,25 @@
 """Train one member: from pixels and tokens to a checkpoint and a trajectory. Killed at any step, it goes on from its
 last saved state and ends with the same bits."""
 
-import io
-import json
 import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import open_clip
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipmem_core.config import AuditConfig
 from clipmem_core.training.draws import CAPTION, ORDER, hashed
-from clipmem_core.training.model import autocast, can_cut_text, encode_image, encode_text
+from clipmem_core.training.model import Model, autocast, can_cut_text, encode_image, encode_text
+from clipmem_core.training.state import STATE, Log, Progress, load_state, save_array, save_atomically, save_state
 from clipmem_core.training.views import ViewMaker
 
-STATE = "resume.pt"
 CHECKPOINT = "checkpoint.pt"
 TRAJECTORY = "trajectory.npy"
 LOG = "log.jsonl"
@@ -46,16 +44,6 @@ class TrainingData:
     caption_start: np.ndarray  # int64 [n_pairs + 1]: captions of pair i are rows start[i] … start[i + 1] - 1
     keys: np.ndarray  # uint64 [n_pairs], what draws depend on
     rows: np.ndarray  # int64 [n_trained], the pairs this member trains on
-
-
-@dataclass
-class Progress:
-    """Where a run stands: all that a resumed run needs beside weights and optimiser state."""
-
-    step: int
-    trajectory: np.ndarray  # float16 [epochs, n_pairs, 2]
-    seconds: float = 0.0
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, log-probability, count since a line
 
 
 def epoch_batches(data: TrainingData, *, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
@@ -84,10 +72,11 @@ def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
     return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def make_optimizer(model: nn.Module, config: AuditConfig) -> torch.optim.AdamW:
+def make_optimizer(model: Model, config: AuditConfig) -> torch.optim.AdamW:
     """Build AdamW; gains, biases and the logit scale are not decayed, as in open_clip."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    exempt = [p for name, p in named if p.ndim < 2 or "bn" in name or "ln" in name or "logit_scale" in name]
+    marks = ("bn", "ln", "bias", "logit_scale")
+    exempt = [p for name, p in named if p.ndim < 2 or any(mark in name for mark in marks)]
     kept = {id(p) for p in exempt}
     groups = [
         {"params": exempt, "weight_decay": 0.0},
@@ -110,7 +99,7 @@ class Trainer:
     """Runs the steps of one member."""
 
     def __init__(
-        self, model: nn.Module, data: TrainingData, config: AuditConfig, views: ViewMaker, *, seed: int, device: str
+        self, model: Model, data: TrainingData, config: AuditConfig, views: ViewMaker, *, seed: int, device: str
     ) -> None:
         self.model, self.data, self.config, self.views = model, data, config, views
         self.seed, self.device = seed, device
@@ -152,88 +141,29 @@ class Trainer:
         bias = getattr(self.model, "logit_bias", None)
         return {} if bias is None else {"logit_bias": bias}
 
-    def steps(self, progress: Progress) -> Iterator[Progress]:
-        """Run every step that is left, yielding after each."""
+    def steps(self, progress: Progress) -> Iterator[None]:
+        """Run every step that is left, pausing after each."""
         while progress.step < self.total:
             epoch, first = divmod(progress.step, self.batches)
             batches = epoch_batches(self.data, seed=self.seed, epoch=epoch, batch_size=self.config.batch_size)
             for rows in batches[first:]:
                 self.step(rows, progress)
                 progress.step += 1
-                yield progress
-
-
-def save_atomically(value: Any, path: Path) -> None:
-    """Write a torch value under a temporary name and rename; through a buffer, since the bytes depend on the name."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    _write(path, buffer.getvalue())
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
-def save_state(trainer: Trainer, progress: Progress, folder: Path) -> None:
-    """Save all that a resumed run needs."""
-    state = {
-        "model": trainer.model.state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
-        "step": progress.step,
-        "seconds": progress.seconds,
-        "trajectory": torch.from_numpy(progress.trajectory),
-        "sums": progress.sums,
-    }
-    save_atomically(state, folder / STATE)
-
-
-def load_state(trainer: Trainer, folder: Path, n_pairs: int) -> Progress:
-    """Return where the last run stopped, its weights loaded; the start if there was none."""
-    if not (folder / STATE).is_file():
-        return Progress(0, np.full((trainer.config.epochs, n_pairs, 2), np.nan, dtype=np.float16))
-    state = torch.load(folder / STATE, map_location=trainer.device, weights_only=True)
-    trainer.model.load_state_dict(state["model"])
-    trainer.optimizer.load_state_dict(state["optimizer"])
-    return Progress(state["step"], state["trajectory"].cpu().numpy(), state["seconds"], state["sums"])
-
-
-class Log:
-    """The member's log.jsonl: one line about every second and at each epoch's end."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        kept = [line for line in _lines(path) if line.get("step", 0) <= step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self.path = path
-
-    def add(self, **values: Any) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:  # the line that a kill cut short
-            continue
-    return lines
+                yield
 
 
 def train(trainer: Trainer, folder: Path) -> None:
     """Train a member to its end and leave checkpoint.pt, trajectory.npy and log.jsonl in its folder."""
     n_pairs = len(trainer.data.caption_start) - 1
-    progress = load_state(trainer, folder, n_pairs)
+    progress = load_state(trainer.model, trainer.optimizer, folder, device=trainer.device)
+    if progress is None:
+        progress = Progress(0, np.full((trainer.config.epochs, n_pairs, 2), np.nan, dtype=np.float16))
     log = Log(folder / LOG, progress.step)
     began = time.monotonic() - progress.seconds
     last_line, last_step, last_save, pause = time.monotonic(), progress.step, time.monotonic(), SECONDS_BETWEEN_SAVES
     parent = os.getppid()
     trainer.model.train()
-    for progress in trainer.steps(progress):
+    for _ in trainer.steps(progress):
         now = time.monotonic()
         progress.seconds = now - began
         if now - last_line > SECONDS_BETWEEN_LINES or progress.step % trainer.batches == 0:
@@ -241,15 +171,14 @@ def train(trainer: Trainer, folder: Path) -> None:
             log.add(**_line(trainer, progress, seen / max(now - last_line, 1e-9)))
             last_line, last_step = now, progress.step
         if now - last_save > pause and progress.step < trainer.total:
-            save_state(trainer, progress, folder)
+            save_state(trainer.model, trainer.optimizer, progress, folder)
             last_save = time.monotonic()
             pause = max(SECONDS_BETWEEN_SAVES, 20 * (last_save - now))
             if os.getppid() != parent:
                 raise SystemExit("the audit that started this member is gone: run it again to go on")
+    save_array(progress.trajectory, folder / TRAJECTORY)
+    # Last, since a member with a checkpoint is not trained again.
     save_atomically(trainer.model.state_dict(), folder / CHECKPOINT)
-    buffer = io.BytesIO()
-    np.save(buffer, progress.trajectory)
-    _write(folder / TRAJECTORY, buffer.getvalue())
     (folder / STATE).unlink(missing_ok=True)
 
 

@@ -2,14 +2,16 @@
 
 import functools
 import math
+import pickle
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import open_clip
 import torch
+from open_clip import factory
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import ResidualAttentionBlock, text_global_pool
 from torch import Tensor, nn
@@ -18,13 +20,16 @@ from torch.nn import functional as F
 from clipmem_core.config import InputError
 from clipmem_core.training.names import model_config, model_file
 
+# An open_clip model: its towers are reached by attributes that torch's Module does not declare.
+Model: TypeAlias = Any
+
 # Above this length the fused attention kernel of torch wins over plain matrix products on a CPU.
 SHORT = 128
 
 
 def build_model(
     name: str, *, loss: str, seed: int, image_size: int = 0, pretrained: str = "", device: str = "cpu"
-) -> nn.Module:
+) -> Model:
     """Build an open_clip model whose initial weights are a function of the seed.
 
     Args:
@@ -35,7 +40,7 @@ def build_model(
         pretrained: a checkpoint file, or a tag of open_clip's, to start from.
 
     Raises:
-        InputError: the weights or the tower need a network, or the checkpoint does not fit.
+        InputError: the config is wrong, the weights or the tower need a network, or the checkpoint does not fit.
     """
     registered = _registered(name)
     options = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0} if loss == "siglip" else {}
@@ -51,18 +56,21 @@ def build_model(
                 output_dict=True,
                 **options,
             )
-    except (RuntimeError, OSError, KeyError) as error:
-        raise InputError(f"model {name!r} cannot be built: {_first_line(error)}") from None
+    except Exception as error:  # config classes, towers, torch and pickle each raise their own kinds
+        start = f" from {pretrained!r}" if pretrained else ""
+        raise InputError(f"model {name!r} cannot be built{start}: {_one_line(error)}") from None
     if device == "cpu":
         use_short_attention(model)
     return model
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _one_line(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's own words tell people to run the code in the file
+        return "it is no checkpoint, or holds more than weights"
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def load_weights(model: nn.Module, checkpoint: Path) -> None:
+def load_weights(model: Model, checkpoint: Path) -> None:
     """Load an open_clip checkpoint (`epoch_N.pt` or a bare state dict, with or without `module.`), weights only.
 
     Raises:
@@ -71,14 +79,16 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
     try:
         open_clip.load_checkpoint(model, str(checkpoint), weights_only=True)
     except Exception as error:  # torch, pickle and zip each raise their own kinds
-        raise InputError(f"checkpoint {str(checkpoint)!r} does not load: {_first_line(error)}") from None
+        raise InputError(
+            f"checkpoint {str(checkpoint)!r} does not load ({_one_line(error)}): give one of this model and loss"
+        ) from None
 
 
-def use_short_attention(model: nn.Module) -> None:
+def use_short_attention(model: Model) -> None:
     """Give every plain attention block the form that is fast for short sequences on a CPU; weights stay as they are."""
     for block in model.modules():
         if isinstance(block, ResidualAttentionBlock) and not hasattr(block, "ln_1_kv"):
-            block.attention = functools.partial(short_attention, block.attn, block.attention)  # type: ignore[method-assign, assignment]
+            block.attention = functools.partial(short_attention, block.attn, block.attention)
 
 
 def short_attention(
@@ -119,17 +129,17 @@ def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
     try:
         tokenizer = open_clip.get_tokenizer(_registered(name))
     except Exception as error:  # transformers and the hub client each raise their own kinds
-        raise InputError(f"the tokenizer of model {name!r} cannot be had: {_first_line(error)}") from None
+        raise InputError(f"the tokenizer of model {name!r} cannot be had: {_one_line(error)}") from None
     if type(tokenizer) is SimpleTokenizer:
         return _simple_tokens(tokenizer, captions, context)
     return tokenizer(list(captions), context_length=context).numpy().astype(np.int32)
 
 
 def _registered(name: str) -> str:
-    path = model_file(name)
-    if path.stem not in open_clip.list_models() or name.endswith(".json"):
-        open_clip.add_model_config(path)
-    return path.stem
+    # add_model_config skips a config inside `model_cfg`, and of two files with one name it keeps the later for good.
+    stem = model_file(name).stem
+    factory._MODEL_CONFIGS[stem] = model_config(name)
+    return stem
 
 
 def _simple_tokens(tokenizer: SimpleTokenizer, captions: Sequence[str], context: int) -> np.ndarray:
@@ -143,7 +153,7 @@ def _simple_tokens(tokenizer: SimpleTokenizer, captions: Sequence[str], context:
     return tokens
 
 
-def can_cut_text(model: nn.Module) -> bool:
+def can_cut_text(model: Model) -> bool:
     """Tell whether text may be cut to the batch's longest caption: causal tower that pools at the end token."""
     return (
         hasattr(model, "transformer")
@@ -152,7 +162,7 @@ def can_cut_text(model: nn.Module) -> bool:
     )
 
 
-def encode_text(model: nn.Module, tokens: Tensor, *, cut: bool) -> Tensor:
+def encode_text(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
     """Encode tokens [n, context_length] into unit vectors float32 [n, dim].
 
     With `cut`, positions after the batch's last end token are left out: exact for causal towers, where nothing
@@ -177,6 +187,6 @@ def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, dtype=torch.bfloat16) if precision == "amp_bf16" else nullcontext()
 
 
-def encode_image(model: nn.Module, images: Tensor) -> Tensor:
+def encode_image(model: Model, images: Tensor) -> Tensor:
     """Encode images float [n, 3, size, size] into unit vectors float32 [n, dim]."""
     return F.normalize(model.encode_image(images).float(), dim=-1)

@@ -50,7 +50,8 @@ def _checked_file(path: Path) -> Path:
     except ValueError as error:
         raise InputError(f"model {str(path)!r} is not valid JSON ({error})") from None
     config = config.get("model_cfg", config) if isinstance(config, dict) else {}
-    missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
+    kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+    missing = [k for k, kind in kinds.items() if not isinstance(config, dict) or not isinstance(config.get(k), kind)]
     if missing:
         raise InputError(f"model {str(path)!r} lacks {', '.join(missing)}: an open_clip model config has all three")
     return path

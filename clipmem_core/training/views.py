@@ -37,7 +37,7 @@ class ViewMaker:
         return np.stack([draws[:, 2] * (1 - width), draws[:, 3] * (1 - height), width, height], axis=1)
 
     def images(self, pixels: np.ndarray, boxes: np.ndarray, device: str = "cpu") -> Tensor:
-        """Cut boxes [n, 4] out of uint8 pixels [n, size, size, 3] into float32 images [n, 3, image_size, image_size]."""
+        """Cut boxes [n, 4] out of uint8 pixels [n, size, size, 3]: float32 images [n, 3, image_size, image_size]."""
         stored = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float()
         centre = 2 * (boxes[:, :2] + boxes[:, 2:] / 2) - 1
         theta = np.zeros((len(boxes), 2, 3), dtype=np.float32)

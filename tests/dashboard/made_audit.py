@@ -1,6 +1,7 @@
 """A seed → a small audit's folder: drawn pictures, made-up scores, hostile captions. No member is trained."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from clipmem_core.audits.store import (
     write_table,
 )
 from clipmem_core.columns import PAIR_COLUMNS, SCORE_COLUMNS
-from clipmem_core.config import AuditConfig, as_dict
+from clipmem_core.config import as_dict, preset_config
 
 HOSTILE = [
     "<script>document.title = 'taken'</script><b>bold</b><img src=x onerror=\"document.title='taken'\">",
@@ -116,7 +117,7 @@ def _config(name: str, root: Path, protocol: str, n: int) -> dict[str, object]:
         "source": "scenes",
         "root": str(root.resolve()),
         "format": "jsonl",
-        "config": as_dict(AuditConfig(preset="tiny", model="tiny", protocol=protocol)),
+        "config": as_dict(replace(preset_config("tiny"), protocol=protocol)),
         "fingerprint": "0123456789abcdef",
         "protocol": protocol,
         "members": MEMBERS[protocol],

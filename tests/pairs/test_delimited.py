@@ -48,7 +48,9 @@ def test_encodings_and_line_ends_are_read(tmp_path: Path, encoding: str, end: st
 
 
 def test_several_rows_of_one_picture_are_several_captions_in_order(tmp_path: Path) -> None:
-    text = "image,caption,label,planted\na.png,two,,\nb.png,x,dog,vague\na.png,one,cat,other\n./a.png,two,fox,miscaption\n"
+    text = (
+        "image,caption,label,planted\na.png,two,,\nb.png,x,dog,vague\na.png,one,cat,other\n./a.png,two,fox,miscaption\n"
+    )
     raw = read(table(tmp_path, text))
     assert captions(raw) == {"a.png": ["two", "one"], "b.png": ["x"]}
     assert list(raw.pairs.pair_id) == ["a.png", "b.png"]
@@ -142,7 +144,7 @@ def test_a_separator_that_is_none_is_refused(tmp_path: Path, separator: str) -> 
     [
         (b"", "is empty"),
         (b"\n\n", "no header line"),
-        (b'"open,caption\n', "no header line: quotes do not add up"),
+        (b'"open,caption\n', "name it with --csv"),
         (b"\x89PNG\r\n\x1a\n\x00\x00\x01\xff\xfe" * 50, "name it with --csv"),
         (b"a.png,a cat\nb.png,a dog\n", "name it with --csv-caption-key"),
     ],
@@ -151,6 +153,11 @@ def test_a_file_that_is_no_table_is_one_line(tmp_path: Path, data: bytes, messag
     with pytest.raises(InputError, match=message) as caught:
         read(table(tmp_path, data))
     assert "\n" not in str(caught.value)
+
+
+def test_a_header_whose_quotes_do_not_add_up_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no header line: quotes do not add up"):
+        read(table(tmp_path, '"image,caption\na.png,x\n'), csv_separator=",")
 
 
 def test_a_table_of_the_header_alone_has_no_pairs(tmp_path: Path) -> None:

@@ -96,7 +96,11 @@ def test_values_of_the_wrong_kind_are_quarantined(row: Row, reason: str) -> None
 
 
 def test_an_id_is_free_again_when_its_first_row_is_refused() -> None:
-    rows = [Row("t:1", "a.png", "", pair_id=1), Row("t:2", "b.png", "x", pair_id=1.0), Row("t:3", "b.png", "y", pair_id="2")]
+    rows = [
+        Row("t:1", "a.png", "", pair_id=1),
+        Row("t:2", "b.png", "x", pair_id=1.0),
+        Row("t:3", "b.png", "y", pair_id="2"),
+    ]
     total, pairs, quarantine = merge_rows(Rows(Path(), "test", rows, files=False))
     assert list(pairs.pair_id) == ["1"]
     assert list(pairs.captions) == [["x", "y"]]

@@ -37,7 +37,9 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
 
 
 def write_parquet(path: Path, blobs: list[bytes | None], *, group: int = 2) -> None:
-    struct = pa.array([{"bytes": blob, "path": "x.png"} for blob in blobs], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    struct = pa.array(
+        [{"bytes": blob, "path": "x.png"} for blob in blobs], pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    )
     pq.write_table(pa.table({"text": ["t"] * len(blobs), "image": struct}), path, row_group_size=group)
 
 
@@ -52,7 +54,13 @@ def test_a_reference_that_leaves_the_folder_is_refused_and_named(tmp_path: Path,
 
 @pytest.mark.parametrize(
     ("image", "normal"),
-    [("./a.jpg", "a.jpg"), ("a/../b.jpg", "b.jpg"), ("a\\b.jpg", "a/b.jpg"), ("a//b.jpg", "a/b.jpg"), ("50%.jpg", "50%.jpg")],
+    [
+        ("./a.jpg", "a.jpg"),
+        ("a/../b.jpg", "b.jpg"),
+        ("a\\b.jpg", "a/b.jpg"),
+        ("a//b.jpg", "a/b.jpg"),
+        ("50%.jpg", "50%.jpg"),
+    ],
 )
 def test_an_odd_reference_inside_the_folder_is_made_plain(image: str, normal: str) -> None:
     assert normal_reference(image) == normal
@@ -91,7 +99,9 @@ def test_a_root_that_is_itself_a_link_is_fine(tmp_path: Path) -> None:
     assert read_bytes(tmp_path / "link", "a.png") == (tmp_path / "set/a.png").read_bytes()
 
 
-@pytest.mark.parametrize("image", ["gone.jpg", "folder", "t.tar/gone.jpg", "p.parquet#9", "p.parquet#1", "gone.tar/a.jpg", "y" * 999])
+@pytest.mark.parametrize(
+    "image", ["gone.jpg", "folder", "t.tar/gone.jpg", "p.parquet#9", "p.parquet#1", "gone.tar/a.jpg", "y" * 999]
+)
 def test_what_is_not_there_is_named(tmp_path: Path, image: str) -> None:
     (tmp_path / "folder").mkdir()
     write_tar(tmp_path / "t.tar", {"a.jpg": b"a"})

@@ -29,7 +29,7 @@ def test_other_alphabets_are_guessed(text: str, encoding: str) -> None:
 
 
 def test_one_bad_line_does_not_spoil_the_other_lines() -> None:
-    data = "naïve 猫\n".encode() + "déjà vu\n".encode("cp1252") + "plain\n".encode()
+    data = "naïve 猫\n".encode() + "déjà vu\n".encode("cp1252") + b"plain\n"
     assert decode_text(data) == "naïve 猫\ndéjà vu\nplain\n"
 
 
@@ -54,7 +54,8 @@ def test_what_no_file_can_hold_is_replaced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "name"), [(3, "3"), (3.0, "3"), (3.5, "3.5"), (None, None), (float("nan"), None), (" ", None), ("a ", "a")]
+    ("value", "name"),
+    [(3, "3"), (3.0, "3"), (3.5, "3.5"), (None, None), (float("nan"), None), (" ", None), ("a ", "a")],
 )
 def test_ids_and_labels_become_names(value: object, name: str | None) -> None:
     assert as_name(value) == name

@@ -1,0 +1,158 @@
+"""Scores checkpoints that somebody else trained: a membership file says which member saw which pair."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core.audits import settings
+from clipmem_core.audits.frozen import check_same, write_audit
+from clipmem_core.audits.prepare import load_data_set
+from clipmem_core.audits.run import Screen, counts, finish_audit, lock
+from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, file_sha256, read_json
+from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.sides import protocol_of, replicate_rows
+
+TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+
+
+def score_checkpoints(
+    source: str,
+    config: AuditConfig,
+    *,
+    name: str,
+    membership: str,
+    checkpoints: Sequence[str],
+    screen: Screen,
+) -> Audit:
+    """Score existing checkpoints without training.
+
+    Args:
+        source: the data set, as for an audit.
+        config: model, views and reading options; its training fields are not used.
+        name: the audit's folder.
+        membership: a CSV or Parquet file: pair_id, one true/false column a member, and optionally group.
+        checkpoints: one file a member, in the order of its columns.
+        screen: where progress goes.
+
+    Raises:
+        InputError: a file is missing or does not fit the others; no folder is left behind.
+    """
+    audit = Audit(audits_folder() / check_name(name))
+    table = read_membership(Path(membership))
+    names = [column for column in table.columns if column not in (c.PAIR_ID, c.GROUP)]
+    files = check_checkpoints(checkpoints, names)
+    config = checkpoint_config(config, names)
+    with lock(audit):
+        if (audit.folder / CONFIG).is_file():
+            check_same(audit, source, config)
+            _check_files(audit, names, files)
+        else:
+            screen.say(f"reading {source}")
+            data_set = load_data_set(source, config, progress=screen.pictures)
+            known = align_membership(table, names, data_set.pairs)
+            screen.say(counts(data_set, known))
+            write_audit(audit, source, config, data_set, data_set.pairs, known, seconds=0.0, checkpoints=files)
+        if audit.finished:
+            screen.say("it is finished: nothing to do")
+        else:
+            finish_audit(audit, screen)
+    return audit
+
+
+def read_membership(path: Path) -> pd.DataFrame:
+    """Read a membership file.
+
+    Raises:
+        InputError: it is missing, has no pair_id, a pair twice, or a member column that is not true/false.
+    """
+    if not path.is_file():
+        raise InputError(f"--membership {str(path)!r} is not a file")
+    try:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--membership {str(path)!r} cannot be read: {str(error).splitlines()[0]}") from None
+    if c.PAIR_ID not in table.columns:
+        raise InputError(
+            f"--membership {str(path)!r} needs a column pair_id, it has {', '.join(map(str, table.columns))}"
+        )
+    if table[c.PAIR_ID].duplicated().any():
+        twice = table[c.PAIR_ID][table[c.PAIR_ID].duplicated()].iloc[0]
+        raise InputError(f"--membership {str(path)!r} has pair {twice!r} more than once")
+    for column in table.columns.difference([c.PAIR_ID, c.GROUP]):
+        values = table[column].astype(str).str.strip().str.lower().map(TRUE_FALSE)
+        if values.isna().any():
+            raise InputError(f"--membership {str(path)!r}: column {column!r} must be true or false in every row")
+        table[column] = values.astype(bool)
+    return table.astype({c.PAIR_ID: str})
+
+
+def check_checkpoints(checkpoints: Sequence[str], names: Sequence[str]) -> list[Path]:
+    """Return the checkpoint files, one a member.
+
+    Raises:
+        InputError: their number differs from the members', or one is missing.
+    """
+    if len(checkpoints) != len(names):
+        raise InputError(
+            f"--checkpoints must be one a member column ({len(names)}: {', '.join(names)}), not {len(checkpoints)}"
+        )
+    files = [Path(path).resolve() for path in checkpoints]
+    missing = [str(path) for path in files if not path.is_file()]
+    if missing:
+        raise InputError(f"--checkpoints {missing[0]!r} is not a file")
+    return files
+
+
+def checkpoint_config(config: AuditConfig, names: Sequence[str]) -> AuditConfig:
+    """Return the config with protocol, members and seeds read off the member columns' names.
+
+    Raises:
+        InputError: the names are those of neither protocol.
+    """
+    protocol = protocol_of(names)
+    replicates = replicate_rows(names, protocol=protocol)
+    changes = {"protocol": protocol, "members": len(names), "seeds": len(replicates) if protocol == "paper" else 1}
+    if protocol == "ensemble":
+        changes["folds"] = len(replicates[0])
+    return settings.resolve(settings.changed(config, changes))
+
+
+def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFrame) -> Membership:
+    """Bring a membership file into the order of the pairs; groups are derived where it does not name them.
+
+    Raises:
+        InputError: a pair is not in the file, or too few pairs are external.
+    """
+    rows = table.set_index(c.PAIR_ID).reindex(pairs[c.PAIR_ID])
+    absent = rows[names[0]].isna().to_numpy()
+    if absent.any():
+        first = pairs[c.PAIR_ID].to_numpy()[absent][0]
+        raise InputError(
+            f"--membership lacks {absent.sum():,} of {len(pairs):,} pairs, first {first!r}: every pair needs a row"
+        )
+    trained = np.stack([rows[name].to_numpy(dtype=bool) for name in names])
+    group = rows[c.GROUP].to_numpy(dtype=str) if c.GROUP in rows else derive_groups(trained, names)
+    external = (group == c.EXTERNAL) & ~trained.any(axis=0)
+    if external.sum() < 2:
+        raise InputError("--membership leaves fewer than two pairs that no member saw: external pairs are the null")
+    return Membership(group, tuple(names), trained, np.arange(len(pairs)))
+
+
+def derive_groups(trained: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Name each pair's group by who saw it: true where a member did, [n_members, n_pairs]."""
+    seen = trained.sum(axis=0)
+    if protocol_of(names) == "ensemble":
+        return np.where(seen == 0, c.EXTERNAL, c.SCORED)
+    is_f = np.array([name.startswith("f") for name in names])
+    by_f, by_g = trained[is_f].any(axis=0), trained[~is_f].any(axis=0)
+    return np.select([by_f & by_g, by_f, by_g], [c.SHARED, c.CANDIDATE, c.INDEPENDENT], c.EXTERNAL)
+
+
+def _check_files(audit: Audit, names: Sequence[str], files: Sequence[Path]) -> None:
+    for name, path in zip(names, files, strict=True):
+        if read_json(audit.member(name) / CONFIG).get("checkpoint_sha256") != file_sha256(path):
+            raise InputError(f"audit {audit.name!r} was made from another checkpoint for {name}: take another --name")

@@ -1,0 +1,79 @@
+"""A dry run over a data set: what is in it, what is broken and where. Nothing is kept."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from clipmem_core import columns as c
+from clipmem_core.audits.prepare import DataSet, look_at_pictures
+from clipmem_core.audits.screen import RichScreen
+from clipmem_core.config import AuditConfig, SourceOptions, data_folder
+from clipmem_core.pairs.table import RawPairs, read_source
+from clipmem_core.scores.membership import MIN_PAIRS
+
+SHOWN = 5
+PIXELS = 32  # enough to see that a picture opens and whom it looks like
+
+
+def inspect_source(source: str, options: SourceOptions) -> None:
+    """Print what a data set holds.
+
+    Raises:
+        InputError: it cannot be read, or nothing in it can be used.
+    """
+    with tempfile.TemporaryDirectory(prefix="clipmem-") as folder, RichScreen() as screen:
+        data = Path(folder)
+        raw = read_source(source, options, data=data if source == "scenes" else data_folder())
+        config = dataclasses.replace(AuditConfig(), cache_size=PIXELS)
+        found = look_at_pictures(raw, config, cache=data / "pixels", progress=screen.pictures)
+        screen.progress.stop()
+        show(source, raw, found, Console(highlight=False))
+
+
+def show(source: str, raw: RawPairs, found: DataSet, console: Console) -> None:
+    """Print the summary, the reasons in quarantine with an example each, and the first pairs."""
+    pairs = found.pairs
+    counts = pairs[c.CAPTIONS].map(len)
+    labels = pairs[c.LABEL].dropna()
+    too_few = "" if len(pairs) >= MIN_PAIRS else f" (an audit needs {MIN_PAIRS})"
+    facts = {
+        "source": source,
+        "format": raw.format,
+        "pictures lie in": str(raw.root),
+        "rows": f"{raw.rows:,}",
+        "pairs that can be used": f"{len(pairs):,}{too_few}",
+        "captions a pair": f"{counts.min()} to {counts.max()}, {counts.mean():.2f} on average",
+        "labels": f"{labels.nunique():,} on {len(labels):,} pairs" if len(labels) else "none",
+        "picture widths": f"{pairs[c.WIDTH].min():,} to {pairs[c.WIDTH].max():,} pixels",
+        "picture heights": f"{pairs[c.HEIGHT].min():,} to {pairs[c.HEIGHT].max():,} pixels",
+        "look-alikes": f"{found.lookalikes:,} pictures look like an earlier one",
+        "in quarantine": f"{len(found.quarantine):,} rows",
+    }
+    for name, value in facts.items():
+        console.print(f"{name:24} {escape(value)}", soft_wrap=True)
+    if len(found.quarantine):
+        console.print(quarantine_table(found.quarantine))
+    table = Table(title=f"the first {SHOWN} pairs", title_justify="left")
+    for column in (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS):
+        table.add_column(column, overflow="fold")
+    for _, row in pairs.head(SHOWN).iterrows():
+        label = row[c.LABEL] if isinstance(row[c.LABEL], str) else "–"
+        captions = " | ".join(caption[:200] for caption in row[c.CAPTIONS])
+        table.add_row(*(escape(text) for text in (row[c.PAIR_ID], row[c.IMAGE], label, captions)))
+    console.print(table)
+
+
+def quarantine_table(quarantine: pd.DataFrame) -> Table:
+    """Return the reasons rows were set aside, the commonest first, each with one place to look at."""
+    table = Table(title="in quarantine", title_justify="left")
+    table.add_column("rows", justify="right")
+    table.add_column("reason", overflow="fold")
+    table.add_column("for example", overflow="fold")
+    for reason, rows in sorted(quarantine.groupby(c.REASON), key=lambda item: -len(item[1])):
+        table.add_row(f"{len(rows):,}", escape(str(reason)), escape(str(rows[c.SOURCE].iloc[0])))
+    return table

@@ -1,0 +1,107 @@
+"""From a finished audit to the small CSV behind the README's tables, with the command, machine and seeds that made it.
+
+python -m clipmem_core.audits.results NAME OUT.csv
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core.audits.settings import config_from, flag
+from clipmem_core.audits.store import Audit, open_audit
+from clipmem_core.config import InputError, as_dict, preset_config
+
+# Fields that depend on the machine or follow from others, so that nobody types them.
+FOLLOWING = ("device", "precision", "threads")
+MEASURES = ("auroc", "average_precision", "precision_at_k", "auroc_difference", "average_precision_difference")
+
+
+def command_of(audit: Audit) -> str:
+    """Return the command that makes an audit again."""
+    stored = audit.config
+    config = config_from(stored["config"])
+    given, usual = as_dict(config), as_dict(preset_config(config.preset))
+    following = (*FOLLOWING, "members" if config.protocol == "paper" or config.members == 2 * config.folds else "")
+    words = ["python -m clipmem_core audit", stored["source"], f"--name {audit.name}", f"--preset {config.preset}"]
+    for options, defaults in ((given, usual), (given["source"], usual["source"])):
+        for name, value in options.items():
+            if name in ("source", *following) or value == defaults[name]:
+                continue
+            words.append(flag(name) if value is True else f"{flag(name)} {value}")
+    return " ".join(words)
+
+
+def result_rows(audit: Audit) -> pd.DataFrame:
+    """Return an audit's results as a tidy table: what, of, measure, value, low, high, kind."""
+    verdict = audit.verdict
+    rows: list[dict[str, Any]] = [
+        {"what": "clipmem", "of": r["group"], "measure": "mean", "value": r["mean"], "low": r["low"], "high": r["high"]}
+        | {"kind": r["kind"], "n": r["n"]}
+        for r in verdict["groups"]
+    ]
+    for planted in verdict["planted"]:
+        names = [name for name in planted if name not in (c.PLANTED, "n")]
+        rows += [
+            {"what": "planted", "of": planted[c.PLANTED], "measure": name, "value": planted[name], "n": planted["n"]}
+            for name in names
+        ]
+    for score in verdict["detection"]:
+        rows += [
+            {"what": "detection", "of": score["score"], "measure": name, "value": score[name]}
+            | {"low": score.get(f"{name}_low"), "high": score.get(f"{name}_high"), "kind": "95% paired bootstrap"}
+            for name in MEASURES
+        ]
+    rows += [
+        _plain("membership", name, "auroc", value) for name, value in verdict["membership_auroc_by_member"].items()
+    ]
+    rows += [_plain("ranking", "all", "spearman", verdict["ranking_stability"])]
+    rows += [
+        _plain("encoders", "scored or candidate", name, verdict["encoders"][name]) for name in ("image", "text", "fit")
+    ]
+    for metric, values in audit.utility.groupby(c.METRIC, sort=False)[c.VALUE]:
+        spread = {"low": values.min(), "high": values.max(), "kind": "range over members", "n": len(values)}
+        rows.append(_plain("utility", "external", str(metric), values.mean()) | spread)
+    rows += [_plain("seconds", "audit", name, verdict["seconds"][name]) for name in ("prepare", "members", "scoring")]
+    return pd.DataFrame(rows, columns=["what", "of", "measure", "value", "low", "high", "kind", "n"])
+
+
+def _plain(what: str, of: str, measure: str, value: Any) -> dict[str, Any]:
+    return {"what": what, "of": of, "measure": measure, "value": value}
+
+
+def write_results(audit: Audit, path: Path) -> None:
+    """Write the table with a head of comment lines that say where it comes from."""
+    stored = audit.config
+    machine = stored["machine"]
+    head = [
+        f"command: {command_of(audit)}",
+        f"machine: {machine['processor']}, {machine['cores']} cores; {stored['device']}, {stored['precision']}, "
+        f"{stored['threads']} threads a member",
+        f"seeds: {', '.join(f'{name} {seed}' for name, seed in stored['seeds'].items())}",
+        f"pairs: {stored['pairs']:,}, of which external (the gallery) {stored['external_pairs']:,}",
+        f"data set: {stored['dataset_fingerprint']}",
+    ]
+    body = result_rows(audit).to_csv(index=False, float_format="%.5g")
+    path.write_text("".join(f"# {line}\n" for line in head) + body, encoding="utf-8")
+
+
+def main(arguments: list[str]) -> int:
+    """Write one table."""
+    try:
+        if len(arguments) != 2:
+            raise InputError("give the name of a finished audit and the CSV to write")
+        audit = open_audit(arguments[0])
+        if not audit.finished:
+            raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
+        write_results(audit, Path(arguments[1]))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

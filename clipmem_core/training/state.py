@@ -1,0 +1,93 @@
+"""What a member leaves on disk while it trains: the state a killed run goes on from, and its log."""
+
+import io
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clipmem_core.training.model import Model
+
+STATE = "resume.pt"
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all that a resumed run needs beside weights and optimiser state."""
+
+    step: int
+    trajectory: np.ndarray  # float16 [epochs, n_pairs, 2]
+    seconds: float = 0.0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, log-probability, count since a line
+
+
+def save_atomically(value: Any, path: Path) -> None:
+    """Write a torch value under a temporary name and rename; through a buffer, since the bytes depend on the name."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    _write(path, buffer.getvalue())
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def save_state(model: Model, optimizer: torch.optim.Optimizer, progress: Progress, folder: Path) -> None:
+    """Save all that a resumed run needs."""
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": progress.step,
+        "seconds": progress.seconds,
+        "trajectory": torch.from_numpy(progress.trajectory),
+        "sums": progress.sums,
+    }
+    save_atomically(state, folder / STATE)
+
+
+def load_state(model: Model, optimizer: torch.optim.Optimizer, folder: Path, *, device: str) -> Progress | None:
+    """Return where the last run stopped, its weights loaded; None where there was none."""
+    if not (folder / STATE).is_file():
+        return None
+    state = torch.load(folder / STATE, map_location=device, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return Progress(state["step"], state["trajectory"].cpu().numpy(), state["seconds"], state["sums"])
+
+
+def save_array(array: np.ndarray, path: Path) -> None:
+    """Write a .npy file atomically."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    _write(path, buffer.getvalue())
+
+
+class Log:
+    """The member's log.jsonl: one line about every second and at each epoch's end."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        kept = [line for line in _lines(path) if line.get("step", 0) <= step]
+        _write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self.path = path
+
+    def add(self, **values: Any) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # the line that a kill cut short
+            continue
+    return lines

@@ -1,0 +1,57 @@
+"""Measures how fast the program is: ratios of things timed side by side in one run.
+
+    python -m tests.bench [training] [pass] [products] [--quick] [--repeats N]
+
+Each part prints a table and leaves data/results/bench-<part>.csv; `--quick` tries the code on small sizes and leaves
+nothing. Run it on a machine that does nothing else.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from tests.bench import products, scoring_pass, training
+from tests.bench.report import Measures, Skipped, console, save, show
+
+PARTS: dict[str, Callable[[bool, int], Measures]] = {
+    "training": training.measure,
+    "pass": scoring_pass.measure,
+    "products": products.measure,
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure how fast the program is."""
+
+    parts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PART")] = tuple(PARTS)
+    quick: bool = False  # small sizes: try the code, leave no results
+    repeats: int = 1  # of `training`: each repeat runs both sides, in the other order
+
+
+def main(bench: Bench) -> int:
+    """Run the parts that were asked for; return the exit code."""
+    unknown = [part for part in bench.parts if part not in PARTS]
+    if unknown or bench.repeats < 1:
+        wrong = (
+            f"part {unknown[0]!r} is unknown: choose of {', '.join(PARTS)}" if unknown else "--repeats is at least 1"
+        )
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
+    for part in bench.parts:
+        try:
+            measures = PARTS[part](bench.quick, bench.repeats)
+        except Skipped as reason:
+            console.print(f"{part} is left out: {reason}", markup=False)
+            continue
+        show(part, measures)
+        if not bench.quick:
+            save(part, measures, command=f"python -m tests.bench {part} --repeats {bench.repeats}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Bench, prog="python -m tests.bench", config=(tyro.conf.FlagCreatePairsOff,))))

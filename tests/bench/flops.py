@@ -1,0 +1,46 @@
+"""A model config → the floating-point operations that training on a batch takes, counted on paper.
+
+Only matrix products count, a multiply and an add as two. The backward pass takes two products for each of the forward
+pass; the patch embedding is the exception: nothing before it needs a gradient, so its backward pass takes one.
+"""
+
+from typing import Any
+
+
+def block_flops(length: int, width: int, mlp_ratio: float = 4.0) -> float:
+    """Count one transformer block on one sequence, forward.
+
+    Example:
+        >>> block_flops(1, 1)  # 3 + 1 for attention in and out, 4 + 4 for the MLP, 1 + 1 for the scores and their use
+        28.0
+    """
+    linear = length * width * width * (4 + 2 * mlp_ratio)
+    scores = 2 * length * length * width
+    return 2 * (linear + scores)
+
+
+def patch_flops(vision: dict[str, Any]) -> float:
+    """Count the patch embedding of one picture, forward."""
+    patches = (vision["image_size"] // vision["patch_size"]) ** 2
+    return 2.0 * patches * vision["width"] * 3 * vision["patch_size"] ** 2
+
+
+def tower_flops(tower: dict[str, Any], length: int, dim: int) -> float:
+    """Count the blocks of a tower and the projection of its pooled token, on one sequence, forward."""
+    width = tower["width"]
+    return tower["layers"] * block_flops(length, width, tower.get("mlp_ratio", 4.0)) + 2 * width * dim
+
+
+def training_flops(model: dict[str, Any], *, text_length: int, batch: int) -> float:
+    """Count forward and backward pass of one batch.
+
+    Args:
+        model: an open_clip model config with plain towers.
+        text_length: tokens the batch's captions are cut to.
+        batch: pairs; each is compared with each, once from pictures to texts and once back.
+    """
+    vision, text, dim = model["vision_cfg"], model["text_cfg"], model["embed_dim"]
+    length = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
+    pair = tower_flops(vision, length, dim) + tower_flops(text, text_length, dim)
+    logits = 2 * 2 * batch * batch * dim
+    return 3 * (batch * pair + logits) + 2 * batch * patch_flops(vision)

@@ -1,0 +1,28 @@
+import open_clip
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from clipmem_core.training.model import build_model, encode_image, encode_text
+from clipmem_core.training.names import model_config
+from tests.bench.flops import training_flops
+from tests.bench.report import spread
+
+
+@pytest.mark.parametrize(("name", "length"), [("tiny", 16), ("tiny", 9), ("small", 13)])
+def test_the_count_on_paper_is_that_of_torchs_own_counter(name: str, length: int) -> None:
+    model = build_model(name, loss="clip", seed=0)
+    side = model_config(name)["vision_cfg"]["image_size"]
+    tokens = torch.zeros(6, 16, dtype=torch.long)
+    tokens[:, :length] = 5
+    tokens[:, length - 1] = 49407
+    with FlopCounterMode(display=False) as counter:
+        image = encode_image(model, torch.randn(6, 3, side, side))
+        text = encode_text(model, tokens, cut=True)
+        open_clip.ClipLoss()(image, text, model.logit_scale.exp()).backward()
+    assert training_flops(model_config(name), text_length=length, batch=6) == counter.get_total_flops()
+
+
+def test_a_spread_gives_the_median_and_its_ends() -> None:
+    assert [line.ratio for line in spread("x", [3.0, 1.0, 2.5], "at least 2")] == [2.5, 1.0, 3.0]
+    assert [line.target for line in spread("x", [3.0], "at least 2")] == ["at least 2"]

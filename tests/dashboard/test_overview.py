@@ -1,0 +1,79 @@
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.overview import detection_table, join_intervals, load_overview, utility_table
+
+Copy = Callable[..., Audit]
+
+
+def test_groups_carry_the_intervals_of_the_verdict(made: dict[str, Audit]) -> None:
+    groups = load_overview(made["paper"]).groups
+    wanted = {row["group"]: row for row in made["paper"].verdict["groups"]}
+    assert groups["group"].tolist() == ["candidate", "independent", "shared", "external"]
+    assert groups["low"].tolist() == [wanted[group]["low"] for group in groups["group"]]
+    assert set(groups["kind"]) == {"SD over pairs"}
+
+
+def test_a_verdict_of_one_sentence_is_enough(copy: Copy) -> None:
+    audit = copy()
+    write_json(audit.folder / "verdict.json", {"sentence": "fine"})
+    groups = load_overview(audit).groups
+    assert groups["low"].isna().all()
+    assert groups["n"].tolist() == [80, 20]
+
+
+@pytest.mark.parametrize(
+    "groups", [None, 3, "x", [1, 2], [{"group": "scored"}], [{"low": 1}], [{"group": "scored", "low": "x"}]]
+)
+def test_odd_optional_parts_are_passed_over(copy: Copy, groups: object) -> None:
+    audit = copy()
+    write_json(audit.folder / "verdict.json", {"sentence": "fine", "groups": groups})
+    assert load_overview(audit).groups["mean"].notna().all()
+
+
+@pytest.mark.parametrize("name", ["verdict.json", "config.json"])
+def test_json_that_is_no_object_is_named(copy: Copy, name: str) -> None:
+    audit = copy()
+    (audit.folder / name).write_text("[]")
+    with pytest.raises(InputError, match=f"{name} is not a JSON object"):
+        load_overview(audit)
+
+
+def test_groups_without_a_verdict_keep_their_order() -> None:
+    summary = pd.DataFrame({"group": ["external", "odd", "candidate"], "n": 1, "mean": 0.0, "sd": 0.0})
+    assert join_intervals(summary, pd.DataFrame())["group"].tolist() == ["candidate", "external", "odd"]
+
+
+def test_utility_has_the_mean_over_the_members() -> None:
+    utility = pd.DataFrame({"member": ["b", "a", "b"], "metric": ["R@5", "R@5", "R@1"], "value": [0.5, 0.25, 0.1]})
+    table = utility_table(utility).set_index("metric")
+    assert table.columns.tolist() == ["mean", "b", "a"]
+    assert table.loc["R@5"].tolist() == [0.375, 0.5, 0.25]
+    assert table.loc["R@1", "mean"] == 0.1
+
+
+def test_no_utility_is_an_empty_table(copy: Copy) -> None:
+    audit = copy()
+    write_table(audit.folder / "utility.parquet", audit.utility.iloc[:0])
+    assert load_overview(audit).utility.empty
+
+
+def test_detection_shows_each_interval_beside_its_number() -> None:
+    rows = [
+        {"score": "misfit", "auroc": 0.8567, "auroc_low": 0.8, "auroc_high": 0.9, "precision_at_k": 0.78},
+        {"score": "odd", "auroc": "?", "auroc_low": None, "auroc_high": 1, "precision_at_k": None},
+    ]
+    table = detection_table(pd.DataFrame(rows))
+    assert table.to_dict("list") == {
+        "score": ["misfit", "odd"],
+        "auroc": ["0.857 (0.80 to 0.90)", ""],
+        "precision_at_k": ["0.780", ""],
+    }
+
+
+def test_detection_without_scores_is_empty() -> None:
+    assert detection_table(pd.DataFrame({"auroc": [0.5]})).empty

@@ -1,0 +1,256 @@
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from clipmem_core.audits.jobs import Job, find_job
+from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.dashboard import running
+from tests.dashboard.made_audit import HOSTILE
+
+ROOT = Path(__file__).resolve().parents[2]
+Copy = Callable[..., Audit]
+
+
+def open_page(page: str = "pages/overview.py", **parameters: str) -> AppTest:
+    app = AppTest.from_file(str(ROOT / page), default_timeout=30)
+    for key, value in parameters.items():
+        app.query_params[key] = value
+    app.run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def texts(app: AppTest) -> list[str]:
+    return [element.value for element in app.text]
+
+
+def titles(app: AppTest) -> str:
+    return " ".join(element.value for element in app.get("html"))
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
+    """Every audit that a button starts, instead of starting it."""
+    calls: list[tuple[list[str], str]] = []
+    monkeypatch.setattr(running, "start_audit", lambda arguments, *, name: calls.append((list(arguments), name)))
+    return calls
+
+
+@pytest.mark.parametrize("page", ["app.py", "pages/overview.py"])
+@pytest.mark.parametrize("protocol", ["ensemble", "paper"])
+def test_a_finished_audit_opens(copy: Copy, page: str, protocol: str) -> None:
+    copy(protocol)
+    app = open_page(page)
+    assert "made" in titles(app)
+    assert [metric.value for metric in app.metric][:4] == [
+        "100",
+        "4" if protocol == "ensemble" else "6",
+        protocol,
+        "120",
+    ]
+    assert len(app.image) == 24
+    assert "Usable with care: the members generalise, but one null group is not flat." in titles(app)
+    assert "→ more repeats, *or* $5" in texts(app)
+
+
+def test_captions_appear_as_they_are_and_only_as_text(copy: Copy) -> None:
+    copy()
+    app = open_page()
+    shown = texts(app)
+    for caption in HOSTILE[:4] + HOSTILE[5:8]:
+        assert caption in shown
+    parsed = [element.value for kind in ("markdown", "caption", "html", "error") for element in app.get(kind)]
+    for word in ("script", "latex", "javascript:", "material/delete", "struck", "# heading"):
+        assert not [value for value in parsed if word in value]
+
+
+def test_a_long_caption_is_cut_and_whole_below_more(copy: Copy) -> None:
+    copy()
+    shown = texts(open_page())
+    assert "x" * 160 + "…" in shown
+    assert "x" * 700 in shown
+    assert max(map(len, shown)) <= 5001
+
+
+def test_without_an_audit_a_button_starts_one(started: list[tuple[list[str], str]]) -> None:
+    app = open_page()
+    assert app.title[0].value == "CLIPMem"
+    app.button[0].click().run()
+    assert started == [(["scenes", "--name", "scenes", "--preset", "tiny"], "scenes")]
+
+
+def test_a_job_without_a_folder_yet_shows_what_it_says(data: Path) -> None:
+    _leave_job(data, "scenes", output="reading scenes\n", exit_code=2)
+    app = open_page()
+    assert "scenes" in titles(app)
+    assert "exit code 2" in app.error[0].value
+    assert "reading scenes" in texts(app)
+    assert app.button[0].label == "Try again"
+
+
+def test_an_unfinished_audit_shows_its_members_and_resumes(copy: Copy, started: list[tuple[list[str], str]]) -> None:
+    audit = _unfinished(copy(), seconds_ago=1000)
+    app = open_page()
+    table = app.dataframe[0].value
+    assert table["stage"].tolist() == ["training", "embedding", "done", "waiting"]
+    assert table["progress"].tolist() == [0.25, 1, 1, 0]
+    assert table["left"].tolist() == ["30 s", "", "", ""]
+    app.button[0].click().run()
+    assert started == [(["scenes", "--name=made", "--preset=tiny"], audit.name)]
+
+
+def test_an_audit_that_another_process_writes_to_is_left_alone(copy: Copy) -> None:
+    _unfinished(copy(), seconds_ago=0)
+    app = open_page()
+    assert not app.button
+    assert "Another process works on it" in app.caption[0].value
+
+
+def test_an_audit_opens_as_soon_as_it_is_finished(copy: Copy) -> None:
+    audit = _unfinished(copy(), seconds_ago=1000)
+    app = open_page()
+    write_json(audit.folder / "manifest.json", {"files": {}})
+    app.run()
+    assert len(app.image) == 24
+
+
+def test_a_loss_at_chance_is_told(copy: Copy) -> None:
+    audit = _unfinished(copy(), seconds_ago=1000)
+    _log(audit, "m0", log_probability=-4.158)  # ln 64
+    config = audit.config
+    config["config"]["batch_size"] = 64
+    write_json(audit.folder / "config.json", config)
+    assert "still that of guessing" in open_page().warning[0].value
+
+
+def test_the_choice_is_kept_in_the_address_and_in_the_session(copy: Copy) -> None:
+    copy("ensemble", name="one")
+    copy("paper", name="two")
+    app = open_page(audit="one")
+    assert "one" in titles(app)
+    app.selectbox(key="audit_picker").select("two").run()
+    assert "two" in titles(app)
+    assert app.query_params["audit"] == "two"
+    assert app.session_state["chosen_audit"] == "two"
+    del app.query_params["audit"]
+    app.run()
+    assert "two" in titles(app)
+
+
+@pytest.mark.parametrize("name", ["absent", "../../etc", "[x](javascript:alert(1))"])
+def test_an_audit_that_does_not_exist_is_told_in_plain_text(copy: Copy, name: str) -> None:
+    copy()
+    app = open_page(audit=name)
+    assert f"asked for: {name}" in texts(app)
+    assert "does not exist" in app.warning[0].value
+    assert "made" in titles(app)
+
+
+def test_a_folder_with_a_name_that_no_audit_has_is_not_offered(copy: Copy) -> None:
+    copy()
+    copy(name="a <b>")
+    assert open_page().selectbox(key="audit_picker").options == ["made"]
+
+
+@pytest.mark.parametrize(
+    "name", ["scores.parquet", "pairs.parquet", "utility.parquet", "quarantine.parquet", "verdict.json"]
+)
+@pytest.mark.parametrize("content", [None, b"{ nonsense"])
+def test_a_broken_file_is_one_line_that_names_it(copy: Copy, name: str, content: bytes | None) -> None:
+    audit = copy()
+    (audit.folder / name).unlink()
+    if content is not None:
+        (audit.folder / name).write_bytes(content)
+    app = open_page()
+    assert app.error[0].value == "This audit cannot be shown."
+    (line,) = texts(app)
+    assert str(audit.folder / name) in line
+    assert "run" in line
+    assert "\n" not in line
+
+
+def test_a_broken_config_of_an_unfinished_audit_is_told(copy: Copy) -> None:
+    audit = _unfinished(copy(), seconds_ago=1000)
+    (audit.folder / "config.json").write_text("{")
+    assert "config.json is not valid JSON" in texts(open_page())[-1]
+
+
+def test_optional_parts_may_be_missing_or_odd(copy: Copy) -> None:
+    audit = copy()
+    odd = {
+        "sentence": "fine",
+        "checks": ["x", {"good": [5]}],
+        "encoders": {"image": "x", "fit": None},
+        "uses": [],
+        "detection": 3,
+    }
+    write_json(audit.folder / "verdict.json", odd)
+    write_json(audit.folder / "config.json", {"config": None, "members": None})
+    assert "fine" in titles(open_page())
+
+
+def test_missing_pictures_leave_a_placeholder(copy: Copy, tmp_path: Path) -> None:
+    audit = copy()
+    write_json(audit.folder / "config.json", audit.config | {"root": str(tmp_path / "gone")})
+    app = open_page()
+    assert len(app.image) == 24
+    assert len([text for text in texts(app) if text.startswith("Picture cannot be read")]) == 24
+
+
+def test_order_group_and_pages_choose_the_cards(copy: Copy) -> None:
+    audit = copy("paper")
+    app = open_page()
+    app.segmented_control(key="order").select("misfit").run()
+    app.selectbox(key="group").select("independent").run()
+    app.selectbox(key="size").select(12).run()
+    app.pagination(key="page-misfit-independent-12").set_value(2).run()
+    rows = audit.scores.merge(audit.pairs, on="pair_id").query("group == 'independent'")
+    wanted = rows.sort_values("misfit", ascending=False)["pair_id"].tolist()[12:]
+    assert [text.removeprefix("id: ") for text in texts(app) if text.startswith("id: ")] == wanted
+
+
+def test_a_score_that_no_pair_has_is_told(copy: Copy) -> None:
+    audit = copy()
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(misfit=float("nan")))
+    app = open_page()
+    app.segmented_control(key="order").select("misfit").run()
+    assert app.info[0].value == "No pair of this choice has a misfit score."
+
+
+def _unfinished(audit: Audit, *, seconds_ago: float) -> Audit:
+    """Take an audit back to its training: one member at a quarter, one embedding, one done, one waiting."""
+    (audit.folder / "manifest.json").unlink()
+    for name in ("m0", "m1", "m2", "m3"):
+        (audit.folder / "members" / name).mkdir(parents=True)
+    for name in ("m0", "m1", "m2"):
+        _log(audit, name, log_probability=-2.0)
+    for name in ("m1", "m2"):
+        (audit.folder / "members" / name / "checkpoint.pt").write_bytes(b"x")
+    (audit.folder / "members" / "m2" / "text.faiss").write_bytes(b"x")
+    _age(audit.folder, seconds_ago)
+    return audit
+
+
+def _log(audit: Audit, name: str, *, log_probability: float) -> None:
+    line = {"step": 25, "steps": 100, "loss": 3.0, "log_probability": log_probability, "seconds": 10.0}
+    (audit.folder / "members" / name / "log.jsonl").write_text(json.dumps(line | {"samples_per_second": 900.0}) + "\n")
+
+
+def _age(folder: Path, seconds: float) -> None:
+    moment = time.time() - seconds
+    for path in folder.rglob("*"):
+        os.utime(path, (moment, moment))
+
+
+def _leave_job(data: Path, name: str, *, output: str, exit_code: int) -> Job | None:
+    folder = data / "jobs" / name
+    folder.mkdir(parents=True)
+    write_json(folder / "job.json", {"pid": 1, "started": None, "command": ["python"]})
+    (folder / "output.log").write_text(output)
+    (folder / "exit_code").write_text(f"{exit_code}\n")
+    return find_job(name)

@@ -1,0 +1,213 @@
+"""Every kind of picture decodes to upright RGB on white, and every kind of bad one to a PictureError."""
+
+import contextlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from clipmem_core.pairs import pictures
+from clipmem_core.pairs.pictures import PictureError, decode, decode_measured, resize
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    """Return the bytes of a file of that kind."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def photograph(width: int, height: int, *, seed: int = 0) -> Image.Image:
+    """Return smooth blobs of colour."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Return a PNG that claims a size and holds one short row."""
+
+    def part(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", zlib.compress(bytes(30))) + part(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "GIF"])
+def test_a_lossless_picture_comes_back_as_it_was(kind: str) -> None:
+    image = Image.new("RGB", (5, 3), (200, 30, 60))
+    decoded = decode(encoded(image, kind))
+    assert decoded.mode == "RGB"
+    assert np.array_equal(np.asarray(decoded), np.asarray(image))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG", "WEBP"])
+def test_exif_orientation_is_applied_once(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(photograph(60, 30), kind, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    decoded, size = decode_measured(data)
+    assert size == decoded.size == expected.size == ((60, 30) if orientation < 5 else (30, 60))
+    assert np.array_equal(np.asarray(decoded), np.asarray(expected))
+
+
+def test_a_picture_decoded_small_is_upright_and_reports_its_full_size() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(photograph(1600, 800), "JPEG", exif=exif, quality=95)
+    small, size = decode_measured(data, size=32)
+    assert size == (800, 1600)
+    assert small.size == (100, 200)
+    gap = np.abs(resize(small, 32, "squash").astype(int) - resize(decode(data), 32, "squash"))
+    assert gap.mean() < 1
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_decoding_small_changes_the_square_by_about_a_grey_level(kind: str) -> None:
+    image = photograph(1500, 1100)
+    image.paste((0, 0, 0), (400, 300, 700, 320))  # a hard edge
+    data = encoded(image, kind)
+    full, fast = (resize(decode(data, size=size), 64, "squash").astype(int) for size in (None, 64))
+    assert np.abs(full - fast).mean() < 0.5
+    assert np.abs(full - fast).max() < 16
+
+
+def test_what_is_transparent_shows_white() -> None:
+    half = decode(encoded(Image.new("RGBA", (2, 2), (255, 0, 0, 128)), "PNG"))
+    assert half.getpixel((0, 0)) == pytest.approx((255, 127, 127), abs=1)
+    assert decode(encoded(Image.new("LA", (2, 2), (0, 0)), "PNG")).getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_transparency_under_reduction_mixes_with_white_only() -> None:
+    pixels = np.zeros((300, 300, 4), np.uint8)  # transparent pixels are black: they must not darken the edge
+    pixels[:, ::2] = (255, 0, 0, 255)
+    small = np.asarray(decode(encoded(Image.fromarray(pixels), "PNG"), size=10))
+    assert np.abs(small.astype(int) - [255, 127, 127]).max() <= 1
+
+
+def test_a_palette_with_a_transparent_colour_shows_white_there() -> None:
+    image = Image.new("P", (4, 1))
+    image.putpalette([0, 0, 0, 0, 0, 255, 0, 255, 0])
+    image.putdata([0, 1, 2, 1])
+    by_index = decode(encoded(image, "PNG", transparency=1))
+    assert [by_index.getpixel((x, 0)) for x in range(3)] == [(0, 0, 0), (255, 255, 255), (0, 255, 0)]
+    by_bytes = decode(encoded(image, "PNG", transparency=b"\xff\x00\xff"))
+    assert by_bytes.tobytes() == by_index.tobytes()
+
+
+def test_a_grey_picture_with_a_transparent_grey_shows_white_there() -> None:
+    image = Image.fromarray(np.array([[10, 200]], np.uint8))
+    decoded = decode(encoded(image, "PNG", transparency=10))
+    assert [decoded.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (200, 200, 200)]
+
+
+def test_cmyk_as_adobe_writes_it_keeps_its_colours() -> None:
+    data = encoded(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG", quality=95)
+    assert b"Adobe" in data
+    assert decode(data).getpixel((16, 16)) == pytest.approx((255, 0, 0), abs=4)
+    assert decode(data, size=4).getpixel((2, 2)) == pytest.approx((255, 0, 0), abs=4)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bit_grey_is_scaled_to_eight(kind: str) -> None:
+    values = np.array([[0, 128, 257, 32768, 65535]], np.uint16)
+    decoded = np.asarray(decode(encoded(Image.fromarray(values), kind)))[0, :, 0]
+    assert decoded.tolist() == [round(value / 257) for value in values[0].tolist()]
+
+
+@pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})])
+def test_an_animation_shows_its_first_frame(kind: str, options: dict[str, object]) -> None:
+    later = [Image.new("RGB", (8, 8), "blue"), Image.new("RGB", (8, 8), "green")]
+    data = encoded(Image.new("RGB", (8, 8), "red"), kind, save_all=True, append_images=later, **options)
+    assert decode(data).getpixel((4, 4)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+@pytest.mark.parametrize("size", [None, 16])
+def test_a_file_cut_short_is_refused(kind: str, share: float, size: int | None) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    data = encoded(noise, kind)
+    with pytest.raises(PictureError, match="truncated|damaged|not a picture"):
+        decode(data[: int(len(data) * share)], size=size)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"<svg></svg>", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),  # would run Ghostscript
+        (b"GIF89a" + bytes(7), "no pixels|truncated|damaged|not a picture"),
+        (png_header(0, 5), "no pixels|damaged|not a picture"),
+        (png_header(50_000, 50_000), "too large"),
+        (png_header(13_300, 13_300), "truncated|damaged"),  # Pillow warns of such a size: nobody hears it
+        (encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+    ],
+)
+def test_what_is_no_usable_picture_is_refused_with_a_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(PictureError, match=reason):
+        decode(data)
+
+
+def test_the_limit_holds_whatever_pillows_own_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "PIXEL_LIMIT", 99)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    with pytest.raises(PictureError, match="too large: 10 × 10 pixels"):
+        decode(encoded(Image.new("RGB", (10, 10)), "PNG"))
+
+
+ORIGINALS = [encoded(photograph(40, 30), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF")]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(ORIGINALS), st.integers(0, 2000), st.binary(min_size=1, max_size=6), st.sampled_from([None, 8]))
+def test_any_damage_ends_in_a_picture_or_a_picture_error(
+    original: bytes, at: int, new: bytes, size: int | None
+) -> None:
+    at %= len(original)
+    with contextlib.suppress(PictureError):
+        assert decode(original[:at] + new + original[at + len(new) :], size=size).mode == "RGB"
+
+
+def test_shortest_cuts_the_square_from_the_middle() -> None:
+    wide = Image.new("RGB", (30, 10), "red")
+    wide.paste("blue", (10, 0, 20, 10))
+    assert np.array_equal(resize(wide, 10, "shortest"), np.asarray(Image.new("RGB", (10, 10), "blue")))
+
+
+def test_shortest_equals_resizing_first_and_cutting_then() -> None:
+    image = photograph(300, 200)
+    whole = np.asarray(image.resize((96, 64), Image.Resampling.BICUBIC))[:, 16:80]
+    assert np.abs(resize(image, 64, "shortest").astype(int) - whole)[:, 2:-2].max() <= 3
+
+
+def test_longest_pads_with_white_and_keeps_the_shape() -> None:
+    square = resize(Image.new("RGB", (20, 40), "black"), 8, "longest")
+    assert square[:, :, 0].tolist() == [[255, 255, 0, 0, 0, 0, 255, 255]] * 8
+
+
+def test_squash_equals_a_plain_bicubic_resize() -> None:
+    image = photograph(150, 90)
+    plain = np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(resize(image, 64, "squash") - plain).max() <= 2
+
+
+@pytest.mark.parametrize("mode", pictures.RESIZE_MODES)
+@pytest.mark.parametrize("shape", [(1, 1), (9000, 1), (1, 9000), (3, 7)])
+def test_any_shape_becomes_a_square(mode: str, shape: tuple[int, int]) -> None:
+    square = resize(Image.new("RGB", shape, "navy"), 16, mode)
+    assert square.shape == (16, 16, 3)
+    assert square.dtype == np.uint8
+
+
+def test_an_unknown_resize_mode_is_named() -> None:
+    with pytest.raises(ValueError, match="shortest, longest, squash, not 'fit'"):
+        resize(Image.new("RGB", (4, 4)), 4, "fit")

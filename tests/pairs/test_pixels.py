@@ -1,0 +1,213 @@
+"""Pictures are decoded once, kept, and come back the same from the file and from their own bytes."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clipmem_core.pairs.facts import check_chunk, read_square
+from clipmem_core.pairs.pictures import PictureError, decode, resize
+from clipmem_core.pairs.pixels import CachedPixels, Pixels, StreamedPixels, check_pictures, open_pixels
+
+IMAGES = ["a.png", "turned.jpg", "broken.png", "sub/clear.png", "a.png", "missing.png"]
+GOOD = np.array([0, 1, 3, 4])
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a data set that no test changes, with its cache beside it."""
+    folder = tmp_path_factory.mktemp("pixels") / "set"
+    (folder / "sub").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((300, 200), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(folder / "a.png")
+    picture.save(folder / "turned.jpg", exif=exif)
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:500])
+    picture.convert("RGBA").rotate(30, expand=True).save(folder / "sub" / "clear.png")
+    check(folder)
+    return folder
+
+
+@pytest.fixture
+def root(shared: Path, tmp_path: Path) -> Path:
+    """Copy the data set and its finished cache."""
+    shutil.copytree(shared.parent, tmp_path / "copy")
+    return tmp_path / "copy" / "set"
+
+
+def check(
+    root: Path, *, budget: int = 1 << 20, images: list[str] = IMAGES, **options: Any
+) -> tuple[pd.DataFrame, Pixels]:
+    """Check the pictures with one process into a cache beside them."""
+    asked = {"size": 24, "resize_mode": "shortest", "workers": 1, **options}
+    cache = root.parent / ("cache" if budget else "streamed")
+    return check_pictures(root, images, cache=cache, budget_bytes=budget, **asked)
+
+
+def calls(root: Path, **options: Any) -> int:
+    """Return how often progress was reported: never, when nothing is decoded."""
+    seen: list[tuple[int, int]] = []
+    check(root, progress=lambda done, total: seen.append((done, total)), **options)
+    return len(seen)
+
+
+def test_facts_are_those_of_the_files(shared: Path) -> None:
+    facts, _ = check(shared)
+    assert facts["width"].tolist() == [300, 200, 0, facts["width"][3], 300, 0]
+    assert facts["height"].tolist()[:3] == [200, 300, 0]
+    assert facts["width"][3] > 300
+    expected = [hashlib.sha256((shared / image).read_bytes()).hexdigest() for image in IMAGES[:5]]
+    assert facts["sha256"].tolist() == [*expected, ""]
+    assert [facts["reason"][row] for row in GOOD] == [None] * 4
+    assert "truncated" in facts["reason"][2]
+    assert "missing.png" in facts["reason"][5]
+
+
+def test_squares_are_those_of_the_decoded_pictures(shared: Path) -> None:
+    _, pixels = check(shared)
+    assert len(pixels) == len(IMAGES)
+    assert pixels.size == 24
+    squares = pixels.gather(np.array([3, 0, 0]))
+    expected = [resize(decode((shared / IMAGES[row]).read_bytes(), size=24), 24, "shortest") for row in (3, 0, 0)]
+    assert np.array_equal(squares, expected)
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+def test_streamed_and_cached_squares_are_the_same_bytes(shared: Path, mode: str) -> None:
+    _, streamed = check(shared, budget=0, resize_mode=mode)
+    assert isinstance(streamed, StreamedPixels)
+    assert not (streamed.folder / "pixels.npy").exists()
+    _, cached = check(shared, resize_mode=mode)
+    assert isinstance(cached, CachedPixels)
+    rows = GOOD[[2, 0, 1, 1, 3]]
+    assert cached.gather(rows).tobytes() == streamed.gather(rows).tobytes()
+    assert np.array_equal(cached.descriptors(), streamed.descriptors())
+
+
+@pytest.mark.parametrize("budget", [0, 1 << 20])
+def test_a_selection_is_addressed_from_zero_and_opens_again_elsewhere(shared: Path, budget: int) -> None:
+    _, pixels = check(shared, budget=budget)
+    kept = pixels.select(GOOD).select(np.array([1, 2]))
+    assert len(kept) == 2
+    assert np.array_equal(kept.gather(np.array([1, 0])), pixels.gather(np.array([3, 1])))
+    again = open_pixels(kept.folder, rows=kept.rows, root=shared, images=["turned.jpg", "sub/clear.png"])
+    assert np.array_equal(again.gather(np.arange(2)), kept.gather(np.arange(2)))
+    assert np.array_equal(again.descriptors(), pixels.descriptors()[[1, 3]])
+
+
+def test_nothing_asked_for_is_nothing(shared: Path) -> None:
+    for budget in (0, 1 << 20):
+        assert check(shared, budget=budget)[1].gather(np.arange(0)).shape == (0, 24, 24, 3)
+
+
+def test_a_data_set_without_pictures_has_no_facts(shared: Path) -> None:
+    facts, pixels = check(shared, images=[])
+    assert len(facts) == len(pixels) == 0
+    assert pixels.descriptors().shape == (0, 768)
+
+
+def test_opening_does_not_import_torch(shared: Path) -> None:
+    _, pixels = check(shared)
+    code = (
+        "import sys; from pathlib import Path; from clipmem_core.pairs.pixels import open_pixels;"
+        f"pixels = open_pixels(Path({str(pixels.folder)!r}), rows=[0, 1], root=Path(), images=['', '']);"
+        "assert len(pixels) == 2; assert 'torch' not in sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+
+
+def test_images_and_rows_must_fit_together(shared: Path) -> None:
+    _, pixels = check(shared)
+    with pytest.raises(ValueError, match="each of the 6 rows, not 1"):
+        open_pixels(pixels.folder, rows=pixels.rows, root=shared, images=["a.png"])
+
+
+def test_a_finished_cache_is_used_and_says_the_same(shared: Path) -> None:
+    first, _ = check(shared)
+    assert calls(shared) == 0
+    pd.testing.assert_frame_equal(check(shared)[0], first)
+
+
+def test_a_cache_is_made_anew_for_what_changes_it(root: Path) -> None:
+    shutil.rmtree(root.parent / "cache")
+    assert calls(root) > 0
+    assert calls(root, size=16) > 0
+    assert calls(root, resize_mode="squash") > 0
+    assert calls(root, images=IMAGES[:3]) > 0
+    Image.new("RGB", (7, 7)).save(root / "broken.png")
+    assert calls(root) > 0
+    assert check(root)[0]["width"][2] == 7
+
+
+def test_squares_are_made_later_when_the_budget_grows(root: Path) -> None:
+    _, pixels = check(root)
+    (pixels.folder / "pixels.npy").unlink()  # as a run with a smaller budget leaves it
+    assert calls(root) > 0
+    assert (pixels.folder / "pixels.npy").exists()
+
+
+@pytest.mark.parametrize("name", ["pixels.npy", "descriptors.npy", "facts.parquet", "cache.json"])
+def test_a_damaged_cache_is_made_anew(root: Path, name: str) -> None:
+    first, pixels = check(root)
+    file = pixels.folder / name
+    file.write_bytes(file.read_bytes()[:20])
+    assert calls(root) > 0
+    pd.testing.assert_frame_equal(check(root)[0], first)
+
+
+def test_an_interruption_leaves_no_cache(root: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    shutil.rmtree(root.parent / "cache")
+    with pytest.raises(KeyboardInterrupt):
+        check(root, progress=stop)
+    assert [path.suffix for path in (root.parent / "cache").iterdir()] == [".lock"]
+
+
+def test_what_a_killed_run_left_is_replaced(root: Path) -> None:
+    _, pixels = check(root)
+    left = pixels.folder.with_name(f"{pixels.folder.name}.part")
+    shutil.move(pixels.folder, left)
+    (left / "cache.json").unlink()
+    assert calls(root) > 0
+    assert not left.exists()
+
+
+def test_progress_counts_up_to_all_pictures(shared: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    check(shared, images=["a.png"] * 40, workers=2, progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1] == (40, 40)
+
+
+def test_a_streamed_picture_that_broke_is_named(shared: Path) -> None:
+    _, pixels = check(shared, budget=0)
+    with pytest.raises(PictureError, match=r"broken\.png: truncated"):
+        pixels.gather(np.array([0, 2]))
+
+
+def test_one_chunk_is_checked_in_order(shared: Path) -> None:
+    facts = check_chunk([(4, "a.png"), (2, "broken.png")], root=shared, size=8, resize_mode="squash", pixels=None)
+    assert [(row, fact.width) for row, fact in facts] == [(4, 300), (2, 0)]
+    assert read_square(shared, "a.png", size=8, resize_mode="squash").shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"size": 0}, "at least 1 pixel, not 0"), ({"resize_mode": "fit"}, "squash, not 'fit'")]
+)
+def test_impossible_squares_are_refused(shared: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(shared, **options)
