@@ -183,14 +183,14 @@ def main(arguments: Sequence[str]) -> int:
         command = parse(arguments)
         COMMANDS[arguments[0]][1](command)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `… | head` has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (OSError, RuntimeError) as error:
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return FAILED
     return DONE

@@ -10,7 +10,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.frozen import check_same, write_audit
 from clipmem_core.audits.prepare import load_data_set
-from clipmem_core.audits.run import Screen, counts, finish_audit, lock
+from clipmem_core.audits.run import Screen, bring_to_end, counts, lock
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, file_sha256, read_json
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.scores.membership import Membership
@@ -47,7 +47,8 @@ def score_checkpoints(
     files = check_checkpoints(checkpoints, names)
     config = checkpoint_config(config, names)
     with lock(audit):
-        if (audit.folder / CONFIG).is_file():
+        fresh = not (audit.folder / CONFIG).is_file()
+        if not fresh:
             check_same(audit, source, config)
             _check_files(audit, names, files)
         else:
@@ -56,10 +57,7 @@ def score_checkpoints(
             known = align_membership(table, names, data_set.pairs)
             screen.say(counts(data_set, known))
             write_audit(audit, source, config, data_set, data_set.pairs, known, seconds=0.0, checkpoints=files)
-        if audit.finished:
-            screen.say("it is finished: nothing to do")
-        else:
-            finish_audit(audit, screen)
+        bring_to_end(audit, screen, fresh=fresh)
     return audit
 
 
@@ -72,7 +70,9 @@ def read_membership(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"--membership {str(path)!r} is not a file")
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
+        table = (
+            pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str, keep_default_na=False)
+        )
     except (OSError, ValueError) as error:
         raise InputError(f"--membership {str(path)!r} cannot be read: {str(error).splitlines()[0]}") from None
     if c.PAIR_ID not in table.columns:
@@ -125,7 +125,7 @@ def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFr
     """Bring a membership file into the order of the pairs; groups are derived where it does not name them.
 
     Raises:
-        InputError: a pair is not in the file, or too few pairs are external.
+        InputError: a pair is not in the file, a group does not fit, or too few pairs are external.
     """
     rows = table.set_index(c.PAIR_ID).reindex(pairs[c.PAIR_ID])
     absent = rows[names[0]].isna().to_numpy()
@@ -136,7 +136,11 @@ def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFr
         )
     trained = np.stack([rows[name].to_numpy(dtype=bool) for name in names])
     group = rows[c.GROUP].to_numpy(dtype=str) if c.GROUP in rows else derive_groups(trained, names)
-    external = (group == c.EXTERNAL) & ~trained.any(axis=0)
+    if unknown := sorted(set(group) - set(c.GROUPS)):
+        raise InputError(f"--membership: group must be one of {', '.join(c.GROUPS)}, not {unknown[0]!r}")
+    external = group == c.EXTERNAL
+    if trained[:, external].any():
+        raise InputError("--membership names pairs external that a member saw: external pairs are seen by none")
     if external.sum() < 2:
         raise InputError("--membership leaves fewer than two pairs that no member saw: external pairs are the null")
     return Membership(group, tuple(names), trained, np.arange(len(pairs)))
@@ -146,13 +150,15 @@ def derive_groups(trained: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Name each pair's group by who saw it: true where a member did, [n_members, n_pairs]."""
     seen = trained.sum(axis=0)
     if protocol_of(names) == "ensemble":
-        return np.where(seen == 0, c.EXTERNAL, c.SCORED)
+        return np.select([seen == 0, seen == len(names)], [c.EXTERNAL, c.SHARED], c.SCORED)
     is_f = np.array([name.startswith("f") for name in names])
     by_f, by_g = trained[is_f].any(axis=0), trained[~is_f].any(axis=0)
     return np.select([by_f & by_g, by_f, by_g], [c.SHARED, c.CANDIDATE, c.INDEPENDENT], c.EXTERNAL)
 
 
 def _check_files(audit: Audit, names: Sequence[str], files: Sequence[Path]) -> None:
+    if list(names) != audit.config["members"]:
+        raise InputError(f"audit {audit.name!r} was made from other members: take another --name")
     for name, path in zip(names, files, strict=True):
         if read_json(audit.member(name) / CONFIG).get("checkpoint_sha256") != file_sha256(path):
             raise InputError(f"audit {audit.name!r} was made from another checkpoint for {name}: take another --name")

@@ -20,7 +20,9 @@ from clipmem_core.audits.store import (
     QUARANTINE,
     Audit,
     file_sha256,
+    read_json,
     write_json,
+    write_prepared,
     write_table,
 )
 from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder, fingerprint
@@ -48,7 +50,7 @@ def write_audit(
     write_table(audit.folder / PAIRS, pairs)
     write_table(audit.folder / QUARANTINE, data_set.quarantine.reindex(columns=c.QUARANTINE_COLUMNS).astype("string"))
     write_table(audit.folder / MEMBERSHIP, membership_table(pairs, membership))
-    np.savez(audit.folder / PREPARED, cache_rows=data_set.cache_rows, clusters=data_set.clusters)
+    write_prepared(audit.folder, cache_rows=data_set.cache_rows, clusters=data_set.clusters)
     stored = {
         "name": audit.name,
         "source": source,
@@ -72,20 +74,19 @@ def write_audit(
         "machine": settings.machine(),
         "config": as_dict(config),
     }
-    write_members(audit, stored, checkpoints)
+    write_members(audit, stored, membership.members, checkpoints)
     write_json(audit.folder / CONFIG, stored)
 
 
-def write_members(audit: Audit, stored: dict[str, Any], checkpoints: Sequence[Path] = ()) -> None:
-    """Make each member's folder: the seed it trains from, or the checkpoint it is."""
-    for place, name in enumerate(stored["members"]):
+def write_members(audit: Audit, stored: dict[str, Any], names: Sequence[str], checkpoints: Sequence[Path] = ()) -> None:
+    """Make the folder of each new member: the seed it trains from, or the checkpoint it is."""
+    for place, name in enumerate(names):
         audit.member(name).mkdir(parents=True, exist_ok=True)
         own = {"member": name, "seed": stored["seeds"][name], "fingerprint": stored["fingerprint"]}
         if checkpoints:
             path = checkpoints[place]
             own |= {"checkpoint": str(path), "checkpoint_sha256": file_sha256(path)}
-        if not (audit.member(name) / CONFIG).is_file():
-            write_json(audit.member(name) / CONFIG, own)
+        write_json(audit.member(name) / CONFIG, own)
 
 
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
@@ -106,7 +107,7 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
         InputError: one line that names the fields that differ.
     """
     stored = audit.config
-    asked, given = as_dict(config), stored["config"]
+    asked, given = flat(as_dict(config)), flat(stored["config"])
     # Threads are frozen with the audit: another machine may go on with it.
     asked["threads"] = given["threads"]
     differ = [
@@ -126,22 +127,41 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
         )
 
 
+def flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a config's fields with the options of its source beside the others, as its flags are.
+
+    Example:
+        >>> flat({"seed": 0, "source": {"split": "train"}})
+        {'seed': 0, 'split': 'train'}
+    """
+    return {key: value for key, value in values.items() if key != "source"} | values["source"]
+
+
 def grow(audit: Audit, config: AuditConfig) -> int:
-    """Add repeats or seeds to an audit and return how many members came; those it has stay as they are."""
+    """Add repeats or seeds to an audit and return how many members came; those it has stay as they are.
+
+    The manifest goes first and membership.parquet comes last, so that a growth cut short is taken up again.
+
+    Raises:
+        InputError: its members are given checkpoints.
+    """
     stored = audit.config
-    more = config.members - stored["config"]["members"]
+    known = [name for name in audit.membership.columns if name not in (c.PAIR_ID, c.GROUP)]
+    more = config.members - len(known)
     if more <= 0:
         return 0
+    if "checkpoint" in read_json(audit.member(known[0]) / CONFIG):
+        raise InputError(f"audit {audit.name!r} scores given checkpoints and cannot train more: take another --name")
     config = dataclasses.replace(config, threads=stored["threads"])
     membership = draw_membership(np.load(audit.folder / PREPARED)["clusters"], config)
     (audit.folder / MANIFEST).unlink(missing_ok=True)
-    write_table(audit.folder / MEMBERSHIP, membership_table(audit.pairs, membership))
     stored |= {
         "members": list(membership.members),
         "seeds": member_seeds(config, membership.members),
         "config": as_dict(config),
         "fingerprint": audit_fingerprint(config, stored["dataset_fingerprint"]),
     }
-    write_members(audit, stored)
+    write_members(audit, stored, [name for name in membership.members if name not in known])
     write_json(audit.folder / CONFIG, stored)
+    write_table(audit.folder / MEMBERSHIP, membership_table(audit.pairs, membership))
     return more

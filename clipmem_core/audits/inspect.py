@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from clipmem_core import columns as c
 from clipmem_core.audits.prepare import DataSet, look_at_pictures
-from clipmem_core.audits.screen import RichScreen
+from clipmem_core.audits.screen import RichScreen, plain
 from clipmem_core.config import AuditConfig, SourceOptions, data_folder
 from clipmem_core.pairs.table import RawPairs, read_source
 from clipmem_core.scores.membership import MIN_PAIRS
@@ -55,7 +54,7 @@ def show(source: str, raw: RawPairs, found: DataSet, console: Console) -> None:
         "in quarantine": f"{len(found.quarantine):,} rows",
     }
     for name, value in facts.items():
-        console.print(f"{name:24} {escape(value)}", soft_wrap=True)
+        console.print(plain(f"{name:24} {value}"), soft_wrap=True)
     if len(found.quarantine):
         console.print(quarantine_table(found.quarantine))
     table = Table(title=f"the first {SHOWN} pairs", title_justify="left")
@@ -64,7 +63,7 @@ def show(source: str, raw: RawPairs, found: DataSet, console: Console) -> None:
     for _, row in pairs.head(SHOWN).iterrows():
         label = row[c.LABEL] if isinstance(row[c.LABEL], str) else "–"
         captions = " | ".join(caption[:200] for caption in row[c.CAPTIONS])
-        table.add_row(*(escape(text) for text in (row[c.PAIR_ID], row[c.IMAGE], label, captions)))
+        table.add_row(*(plain(text) for text in (row[c.PAIR_ID], row[c.IMAGE], label, captions)))
     console.print(table)
 
 
@@ -75,5 +74,5 @@ def quarantine_table(quarantine: pd.DataFrame) -> Table:
     table.add_column("reason", overflow="fold")
     table.add_column("for example", overflow="fold")
     for reason, rows in sorted(quarantine.groupby(c.REASON), key=lambda item: -len(item[1])):
-        table.add_row(f"{len(rows):,}", escape(str(reason)), escape(str(rows[c.SOURCE].iloc[0])))
+        table.add_row(f"{len(rows):,}", plain(str(reason)), plain(str(rows[c.SOURCE].iloc[0])))
     return table

@@ -6,7 +6,9 @@ python -m clipmem_core.audits.member AUDIT_FOLDER MEMBER
 import json
 import logging
 import os
+import stat
 import sys
+import threading
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,9 +28,10 @@ from clipmem_core.pairs.pixels import open_pixels
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.training.draws import draw_keys
 from clipmem_core.training.embed import mean_by_pair, mean_image_embeddings, text_embeddings
-from clipmem_core.training.loop import CHECKPOINT, Trainer, TrainingData, train
+from clipmem_core.training.loop import CHECKPOINT, TRAJECTORY, Trainer, TrainingData, train
 from clipmem_core.training.model import Model, build_model, load_weights, tokenize
 from clipmem_core.training.names import model_config
+from clipmem_core.training.state import STATE
 from clipmem_core.training.views import ViewMaker
 
 UTILITY = "utility.json"
@@ -113,7 +116,8 @@ def trained_model(run: MemberRun) -> Model:
     """Return the member's model: from its checkpoint when there is one, else trained now."""
     config, seed, device = run.config, run.own["seed"], run.stored["device"]
     given = run.own.get("checkpoint")
-    done = (run.folder / CHECKPOINT).is_file()
+    # The trajectory comes after the checkpoint: a member killed between the two goes on from its last saved state.
+    done = (run.folder / CHECKPOINT).is_file() and (run.folder / TRAJECTORY).is_file()
     model = build_model(
         config.model,
         loss=config.loss,
@@ -124,6 +128,7 @@ def trained_model(run: MemberRun) -> Model:
     )
     if given or done:
         load_weights(model, Path(given) if given else run.folder / CHECKPOINT)
+        (run.folder / STATE).unlink(missing_ok=True)
         return model
     trainer = Trainer(model, run.data, config, view_maker(model, config, seed), seed=seed, device=device)
     train(trainer, run.folder)
@@ -151,15 +156,13 @@ def utility(run: MemberRun, model: Model, image: np.ndarray, text: np.ndarray) -
     labels = run.pairs[c.LABEL]
     labelled = labels.notna().to_numpy()
     fit, test = (rows[labelled[rows]] for rows in (probe_rows(run), external))
-    classes = sorted(set(labels.to_numpy()[fit]))
-    if len(classes) >= 2 and len(test):
+    if labels.iloc[fit].nunique() >= 2 and len(test):
         names = labels.to_numpy().astype(str)
         metrics["linear_probe"] = linear_probe(image[fit], names[fit], image[test], names[test], seed=run.config.seed)
+        classes = np.unique(names[labelled])
         prompts = tokenize(run.config.model, [PROMPT.format(name) for name in classes])
-        known = {name: place for place, name in enumerate(classes)}
-        places = np.array([known.get(name, -1) for name in names[test]])
         prompted = text_embeddings(model, prompts, precision=run.config.precision, device=run.stored["device"])
-        metrics["zero_shot"] = zero_shot(image[test], prompted, places)
+        metrics["zero_shot"] = zero_shot(image[test], prompted, np.searchsorted(classes, names[test]))
     if run.config.probe_data:
         name = f"linear_probe_{Path(run.config.probe_data).name}"
         metrics[name] = probe_accuracy(model, run.config, view_maker(model, run.config, 0), run.stored["device"])
@@ -180,10 +183,21 @@ def run_member(folder: Path, name: str) -> None:
     write_index(run.folder / TEXT_INDEX, mean_by_pair(text, run.data.caption_start))
 
 
+def end_with_parent() -> None:
+    """Watch the pipe from the process that started this one: when that is gone, however it ended, end at once.
+
+    Otherwise a member could write beside the one that a new run of its audit starts in its place.
+    """
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        os.read(0, 1)
+        os._exit(1)
+
+
 def main(arguments: list[str]) -> int:
     """Run one member; an error is one line of JSON on stderr, for the process that started it."""
     logging.getLogger().setLevel(logging.ERROR)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         run_member(Path(arguments[0]), arguments[1])
     except InputError as error:

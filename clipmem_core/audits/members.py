@@ -40,7 +40,9 @@ def run_members(audit: Audit, names: Sequence[str], *, threads: int, at_once: in
             time.sleep(SECONDS_BETWEEN_LOOKS)
             watch([member_progress(audit.folder, name) for name in names])
             for name in [name for name, process in running.items() if process.poll() is not None]:
-                _check_end(audit, name, running.pop(name).returncode)
+                process = running.pop(name)
+                process.communicate()
+                _check_end(audit, name, process.returncode)
         watch([member_progress(audit.folder, name) for name in names])
     finally:
         stop(list(running.values()))
@@ -54,7 +56,7 @@ def start_member(audit: Audit, name: str, *, threads: int) -> subprocess.Popen[b
         return subprocess.Popen(
             [sys.executable, "-m", "clipmem_core.audits.member", str(audit.folder), name],
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # never written to: it closes with this process, and the member ends
             stdout=errors,
             stderr=errors,
         )
@@ -65,7 +67,7 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         process.send_signal(signal.SIGKILL)
     for process in processes:
-        process.wait()
+        process.communicate()
 
 
 def _check_end(audit: Audit, name: str, code: int) -> None:

@@ -8,7 +8,7 @@ from torchvision.datasets import ImageFolder
 
 from clipmem_core.audits.probe_folder import probe_folders
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.pairs.pictures import decode, resize
+from clipmem_core.pairs.pictures import PictureError, decode, resize
 from clipmem_core.scores.utility import linear_probe
 from clipmem_core.training.model import Model, encode_image
 from clipmem_core.training.views import ViewMaker
@@ -30,14 +30,20 @@ def _sample(folder: Path, seed: int) -> tuple[list[str], np.ndarray]:
     return list(paths), np.array([found.classes[place] for place in classes])
 
 
+def _square(path: Path, size: int, resize_mode: str) -> np.ndarray:
+    try:
+        return resize(decode(path.read_bytes(), size=size), size, resize_mode)
+    except (OSError, PictureError) as error:
+        raise InputError(f"probe-data picture {str(path)!r} is broken ({error}): take it out and go on") from None
+
+
 @torch.inference_mode()
 def _embed(model: Model, paths: list[str], config: AuditConfig, views: ViewMaker, device: str) -> np.ndarray:
     model.eval()
     whole, blocks = np.array([[0.0, 0.0, 1.0, 1.0]]), []
     for start in range(0, len(paths), BATCH):
         part = paths[start : start + BATCH]
-        pictures = [decode(Path(path).read_bytes(), size=views.image_size) for path in part]
-        pixels = np.stack([resize(picture, views.image_size, config.resize_mode) for picture in pictures])
+        pixels = np.stack([_square(Path(path), views.image_size, config.resize_mode) for path in part])
         blocks.append(encode_image(model, views.images(pixels, whole.repeat(len(part), 0), device)).cpu().numpy())
     return np.concatenate(blocks)
 

@@ -9,7 +9,7 @@ def probe_folders(folder: str) -> tuple[Path, Path]:
     """Return the training and test folders of an ImageFolder data set.
 
     Raises:
-        InputError: one of them is missing.
+        InputError: one of them is missing, or has no class in it.
     """
     root = Path(folder)
     tests = [root / name for name in ("val", "test") if (root / name).is_dir()]
@@ -17,4 +17,7 @@ def probe_folders(folder: str) -> tuple[Path, Path]:
         raise InputError(
             f"probe-data {folder!r} needs the folders train/ and val/ (or test/), one folder a class in each"
         )
+    for part in (root / "train", tests[0]):
+        if not any(path.is_dir() for path in part.iterdir()):
+            raise InputError(f"probe-data {str(part)!r} needs one folder a class, it has none")
     return root / "train", tests[0]

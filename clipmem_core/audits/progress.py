@@ -8,6 +8,7 @@ from typing import Any
 
 from clipmem_core.audits.store import MEMBERS
 
+LOG = "log.jsonl"
 STAGES = ("waiting", "training", "embedding", "done")
 # At chance the true partner is one of batch_size, so its log-probability is −ln(batch_size).
 CHANCE_SHARE = 0.98
@@ -56,7 +57,7 @@ def last_line(path: Path) -> dict[str, Any]:
 def member_progress(audit: Path, name: str) -> MemberProgress:
     """Read how far a member is."""
     folder = audit / MEMBERS / name
-    line = last_line(folder / "log.jsonl")
+    line = last_line(folder / LOG)
     if (folder / "text.faiss").is_file():
         stage = "done"
     elif (folder / "checkpoint.pt").is_file():

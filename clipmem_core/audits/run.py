@@ -2,10 +2,10 @@
 it stopped, or does nothing."""
 
 import dataclasses
+import shutil
 import time
 from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
@@ -22,10 +22,11 @@ from clipmem_core.audits.prepare import (
     plant,
     raw_pairs_of,
 )
-from clipmem_core.audits.progress import MemberProgress, member_progress
+from clipmem_core.audits.progress import LOG, MemberProgress, member_progress
 from clipmem_core.audits.scoring import gather_evidence, score_table, summary, utility_table
 from clipmem_core.audits.store import (
     CONFIG,
+    MEMBERS,
     PREPARED,
     SCORES,
     UTILITY,
@@ -35,6 +36,7 @@ from clipmem_core.audits.store import (
     check_name,
     write_json,
     write_manifest,
+    write_prepared,
     write_table,
 )
 from clipmem_core.audits.verdict import judge
@@ -73,16 +75,14 @@ def run_audit(source: str, config: AuditConfig, *, name: str, screen: Screen) ->
     audit = Audit(audits_folder() / check_name(name))
     config = settings.resolve(config)
     with lock(audit):
-        if (audit.folder / CONFIG).is_file():
+        fresh = not (audit.folder / CONFIG).is_file()
+        if fresh:
+            prepare_audit(audit, source, config, screen)
+        else:
             check_same(audit, source, config)
             more = grow(audit, config)
             screen.say(f"adding {more} members to audit {name!r}" if more else f"going on with audit {name!r}")
-        else:
-            prepare_audit(audit, source, config, screen)
-        if audit.finished:
-            screen.say("it is finished: nothing to do")
-        else:
-            finish_audit(audit, screen)
+        bring_to_end(audit, screen, fresh=fresh)
     return audit
 
 
@@ -90,13 +90,15 @@ def lock(audit: Audit) -> Any:
     """Hold an audit for this process alone.
 
     Raises:
-        InputError: another process is running it.
+        InputError: another process is running it, or the data folder cannot be written.
     """
-    audits_folder().mkdir(parents=True, exist_ok=True)
     try:
+        audits_folder().mkdir(parents=True, exist_ok=True)
         return FileLock(audits_folder() / f".{audit.name}.lock").acquire(timeout=0)
     except Timeout:
         raise InputError(f"audit {audit.name!r} is being run by another process: wait for it, or stop it") from None
+    except OSError as error:
+        raise InputError(f"{audits_folder()} cannot be written ({error.strerror}): set CLIPMEM_DATA") from None
 
 
 def prepare_audit(audit: Audit, source: str, config: AuditConfig, screen: Screen) -> None:
@@ -118,6 +120,23 @@ def counts(data_set: DataSet, membership: Membership) -> str:
         f"{len(data_set.pairs):,} pairs with {captions:,} captions ({groups}); {data_set.lookalikes:,} look-alikes; "
         f"{len(data_set.quarantine):,} rows in quarantine"
     )
+
+
+def bring_to_end(audit: Audit, screen: Screen, *, fresh: bool) -> None:
+    """Finish an audit that is not finished.
+
+    Raises:
+        InputError: of a `fresh` one that could not even begin to train, nothing is left: the name is free again.
+    """
+    if audit.finished:
+        screen.say("it is finished: nothing to do")
+        return
+    try:
+        finish_audit(audit, screen)
+    except InputError:
+        if fresh and not any((audit.folder / MEMBERS).glob(f"*/{LOG}")):
+            shutil.rmtree(audit.folder)
+        raise
 
 
 def finish_audit(audit: Audit, screen: Screen) -> None:
@@ -157,7 +176,7 @@ def ensure_pixels(audit: Audit, config: AuditConfig, screen: Screen) -> None:
         InputError: the pictures are no longer those the audit began with.
     """
     stored = audit.config
-    if (data_folder() / stored["pixels"]).is_dir():
+    if (data_folder() / stored["pixels"]).is_dir() and (audit.folder / PREPARED).is_file():
         return
     screen.say("the store of small pictures is gone: making it again")
     pairs = audit.pairs
@@ -167,7 +186,5 @@ def ensure_pixels(audit: Audit, config: AuditConfig, screen: Screen) -> None:
         raise InputError(
             f"the pictures in {stored['root']} have changed since audit {audit.name!r} began: take another --name"
         )
-    np.savez(
-        audit.folder / PREPARED, cache_rows=data_set.cache_rows, clusters=np.load(audit.folder / PREPARED)["clusters"]
-    )
+    write_prepared(audit.folder, cache_rows=data_set.cache_rows, clusters=data_set.clusters)
     write_json(audit.folder / CONFIG, stored | {"pixels": data_set.cache.relative_to(data_folder()).as_posix()})

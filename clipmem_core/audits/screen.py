@@ -1,11 +1,11 @@
 """Shows an audit on a terminal: bars with time left while it runs, its tables and verdict at the end."""
 
 import math
+import unicodedata
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,9 +16,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.store import Audit
+
+
+def plain(text: str) -> Text:
+    """Return text of others as it is: markup stands for itself, and control characters do not reach the terminal."""
+    shown = "".join(" " if char in "\t\r\n" else "�" if unicodedata.category(char) == "Cc" else char for char in text)
+    return Text(shown)
 
 
 class RichScreen:
@@ -51,7 +58,7 @@ class RichScreen:
 
     def say(self, text: str) -> None:
         """Show a line."""
-        self.progress.console.print(escape(text), soft_wrap=True)
+        self.progress.console.print(plain(text), soft_wrap=True)
 
     def pictures(self, done: int, total: int) -> None:
         """Show how many pictures have been looked at."""
@@ -63,7 +70,7 @@ class RichScreen:
             if member.stage != "waiting":
                 self._bar(f"member {member.name}", member.step, member.steps, self._note(member))
             if self.stages.get(member.name, "waiting") != member.stage and not self.console.is_terminal:
-                self.say(f"member {member.name}: {member.stage} {self._note(member)}")
+                self.say(f"member {member.name}: {member.stage}")
             self.stages[member.name] = member.stage
             if self.batch_size and member.at_chance(self.batch_size) and member.name not in self.warned:
                 self.warned.add(member.name)
@@ -96,28 +103,30 @@ def show_verdict(audit: Audit) -> None:
     utility = [{"metric": metric, "mean over members": value} for metric, value in verdict["utility"].items()]
     console.print(_table("utility", utility, ["metric", "mean over members"]))
     for check in verdict["checks"]:
-        mark = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]?[/]"}[check["good"]]
+        mark = {True: ("✓ ", "green"), False: ("✗ ", "red"), None: ("? ", "yellow")}[check["good"]]
         advice = f" → {check['advice']}" if check["advice"] else ""
-        console.print(f"{mark} {escape(check['sentence'] + advice)}", soft_wrap=True)
-    console.print(f"\n[bold]{escape(verdict['sentence'])}[/]", soft_wrap=True)
+        console.print(Text.assemble(mark, plain(check["sentence"] + advice)), soft_wrap=True)
+    console.print()
+    console.print(Text(verdict["sentence"], style="bold"), soft_wrap=True)
     for score, use in verdict["uses"].items():
-        console.print(f"  [bold]{score}[/] {escape(use)}", soft_wrap=True)
-    console.print(f"\n{escape(str(audit.folder))}  (browse it: streamlit run app.py)", soft_wrap=True)
+        console.print(Text.assemble("  ", (score, "bold"), f" {use}"), soft_wrap=True)
+    console.print()
+    console.print(plain(f"{audit.folder}  (browse it: streamlit run app.py)"), soft_wrap=True)
 
 
 def _table(title: str, rows: list[dict[str, Any]], columns: list[str]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in columns:
         numbers = all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
-        table.add_column(column, justify="right" if numbers else "left")
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     return table
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> Text:
     if value is None:
-        return "–"
+        return Text("–")
     if isinstance(value, float):
-        return f"{value:.3f}"
-    return f"{value:,}" if isinstance(value, int) else escape(str(value))
+        return Text(f"{value:.3f}")
+    return Text(f"{value:,}") if isinstance(value, int) else plain(str(value))

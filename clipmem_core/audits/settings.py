@@ -1,6 +1,7 @@
 """From what a person asked for to a config that can run: checked, and with nothing left on `auto`."""
 
 import dataclasses
+import math
 import os
 import platform
 from importlib.metadata import version
@@ -31,6 +32,7 @@ AT_LEAST = {
     "epochs": 1,
     "batch_size": 2,
     "warmup": 0,
+    "weight_decay": 0,
     "threads": 0,
     "views": 2,
 }
@@ -62,11 +64,11 @@ def check_config(config: AuditConfig) -> None:
         if getattr(config, name) not in choices:
             raise InputError(f"{flag(name)} must be one of {', '.join(choices)}, not {getattr(config, name)!r}")
     for name, least in AT_LEAST.items():
-        if getattr(config, name) < least:
+        if not least <= getattr(config, name) < math.inf:
             raise InputError(f"{flag(name)} must be at least {least}, not {getattr(config, name)}")
     for name in ABOVE_ZERO:
-        if not getattr(config, name) > 0:
-            raise InputError(f"{flag(name)} must be above 0, not {getattr(config, name)}")
+        if not 0 < getattr(config, name) < math.inf:
+            raise InputError(f"{flag(name)} must be a number above 0, not {getattr(config, name)}")
     if config.crop_scale > 1:
         raise InputError(f"--crop-scale is a share of the picture: at most 1, not {config.crop_scale}")
     for name in ("beta1", "beta2"):

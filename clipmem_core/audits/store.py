@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from clipmem_core.config import InputError, data_folder
 
@@ -22,6 +25,7 @@ UTILITY = "utility.parquet"
 VERDICT = "verdict.json"
 MANIFEST = "manifest.json"
 MEMBERS = "members"
+MAX_NAME = 100  # bytes; file systems take 255, and locks and temporary files add to it
 PREPARED = ".prepared.npz"  # which stored picture each pair is, and its look-alikes; can be made again
 
 
@@ -48,9 +52,17 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a Parquet table atomically."""
+    """Write a Parquet table atomically; a column without a single value is one of text."""
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in arrow.schema]
     with replacing(path) as temporary:
-        table.to_parquet(temporary, index=False)
+        pq.write_table(arrow.cast(pa.schema(fields, metadata=arrow.schema.metadata)), temporary)
+
+
+def write_prepared(folder: Path, *, cache_rows: np.ndarray, clusters: np.ndarray) -> None:
+    """Write, atomically, which stored picture each pair is and whom it looks like, int64 [n_pairs] each."""
+    with replacing(folder / PREPARED) as temporary, temporary.open("wb") as file:
+        np.savez(file, cache_rows=cache_rows, clusters=clusters)
 
 
 def read_json(path: Path) -> Any:
@@ -134,8 +146,10 @@ def open_audit(name: str) -> Audit:
 
 def check_name(name: str) -> str:
     """Return a name that is safe as a folder's; anything else is an error."""
-    if not name or name.startswith((".", "-")) or len(name) > 100 or not all(c.isalnum() or c in "-_." for c in name):
+    if not name or name.startswith((".", "-")) or not all(c.isalnum() or c in "-_." for c in name):
         raise InputError(f"name {name!r} must be letters, digits, '-', '_' or '.', and not start with '.' or '-'")
+    if len(name.encode()) > MAX_NAME:
+        raise InputError(f"name {name!r} must be at most {MAX_NAME} bytes long, not {len(name.encode())}")
     return name
 
 

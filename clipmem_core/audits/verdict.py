@@ -78,7 +78,7 @@ def _generalises(summary: dict[str, Any], utility: pd.DataFrame) -> dict[str, An
 
 
 def _group_means(summary: dict[str, Any]) -> dict[str, float]:
-    return {row["group"]: row["mean"] for row in summary["groups"]}
+    return {row["group"]: row["mean"] for row in summary["groups"] if row["mean"] is not None}
 
 
 def _null_is_flat(summary: dict[str, Any]) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def _picture_column_of(file: Stamped) -> str | None:
 
 
 def _pictures_around(file: Stamped, row: int, column: str) -> tuple[pa.ChunkedArray, int]:
-    """Return a stretch of pictures and the place of `row` in it: all of an Arrow file, one row group of a Parquet file."""
+    """Return a stretch of pictures and the place of `row` in it: all of an Arrow file, or a row group of Parquet."""
     if file.path.endswith(".arrow"):
         return _arrow_pictures(file, column), row
     ends = _group_ends(file)

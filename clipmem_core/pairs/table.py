@@ -36,7 +36,7 @@ class RawPairs:
     source; `quarantine` has source, pair_id and reason. Every one of the `rows` is in one of the two.
     """
 
-    root: Path  # image references are relative to it
+    root: Path  # image references are relative to it; absolute
     format: str
     rows: int
     pairs: pd.DataFrame
@@ -59,7 +59,7 @@ def read_source(source: str, options: SourceOptions, *, data: Path) -> RawPairs:
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror or error}") from error
     total, pairs, quarantine = merge_rows(rows)
-    return RawPairs(rows.root, rows.format, total, pairs, quarantine)
+    return RawPairs(rows.root.absolute(), rows.format, total, pairs, quarantine)
 
 
 def _read(source: str, options: SourceOptions, data: Path) -> Rows:

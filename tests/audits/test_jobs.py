@@ -12,7 +12,7 @@ from clipmem_core.audits import jobs
 from clipmem_core.audits.detached import process_start
 from clipmem_core.audits.jobs import Job, find_job, resume_arguments, start_audit, start_job
 from clipmem_core.audits.store import write_json
-from clipmem_core.config import InputError
+from clipmem_core.config import InputError, preset_config
 
 SLEEPER = [sys.executable, "-S", "-c", "import time; print('asleep', flush=True); time.sleep(60)"]
 
@@ -151,7 +151,7 @@ def test_resuming_repeats_the_fields_that_differ_from_the_preset() -> None:
     values = {
         "preset": "tiny",
         "source": source,
-        "epochs": 12,
+        "epochs": preset_config("tiny").epochs,
         "seeds": 3,
         "drop_lookalikes": True,
         "protocol": "paper",

@@ -97,10 +97,9 @@ def test_a_parquet_table_of_paths_written_by_pandas_is_read(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("statistics", [True, False])
 def test_rows_without_picture_or_caption_are_quarantined(tmp_path: Path, statistics: bool) -> None:
-    blobs = [b"a", None, b"c", b"d", None, b"f"]
-    struct = pa.array(
-        [{"bytes": blob, "path": None} for blob in blobs], pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    )
+    blobs = [b"a", None, b"c", b"d", b"e", b"f"]
+    values = [{"bytes": blob, "path": None} for blob in blobs]
+    struct = pa.array([*values[:4], None, values[5]], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
     table = pa.table({"text": ["x", "x", " ", None, "x", "x"], "jpg": struct})
     pq.write_table(table, tmp_path / "set.parquet", row_group_size=4, write_statistics=statistics)
     raw = read(tmp_path / "set.parquet")

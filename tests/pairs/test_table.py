@@ -4,6 +4,9 @@ import types
 from pathlib import Path
 
 import pytest
+import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.table import FORMATS, RawPairs, read_source
@@ -15,6 +18,13 @@ COCO = '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id
 
 def read(source: Path | str, *, data: Path = Path("data")) -> RawPairs:
     return read_source(str(source), SourceOptions(), data=data)
+
+
+def read_or_message(path: Path) -> tuple[RawPairs | None, str]:
+    try:
+        return read(path), ""
+    except InputError as error:
+        return None, str(error)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +56,43 @@ def test_a_folder_of_several_tables_asks_for_one(tmp_path: Path) -> None:
         (tmp_path / name).write_text(TABLE)
     with pytest.raises(InputError, match=r"several tables \(test.csv, train.csv\): give the one to read itself"):
         read(tmp_path)
+
+
+DAMAGED = {
+    "set.csv": 'image,caption,id\na.png,"x, ""y""",1\nb.png,é,2\n'.encode(),
+    "set.jsonl": b'{"image": "a.png", "caption": "x"}\n{"image": "b.png", "captions": ["y"], "id": 2}\n',
+    "set.json": COCO.encode(),
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("damaged")
+    draw(folder, "a.png", "b.png")
+    with webdataset.TarWriter(str(folder / "set.tar")) as writer:
+        for key in ("a", "b"):
+            writer.write({"__key__": key, "png": b"x" * 600, "txt": "x", "json": {"caption": "y"}})
+    return folder
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    name=st.sampled_from([*DAMAGED, "set.tar"]), cut=st.floats(0, 1), size=st.integers(0, 40), put=st.binary(max_size=6)
+)
+def test_a_damaged_file_is_read_or_refused_in_one_line(
+    pictures: Path, name: str, cut: float, size: int, put: bytes
+) -> None:
+    data = DAMAGED.get(name) or (pictures / "set.tar").read_bytes()
+    at = int(cut * len(data))
+    path = pictures / f"damaged-{name}"
+    path.write_bytes(data[:at] + put + data[at + size :])
+    raw, message = read_or_message(path)
+    assert "\n" not in message
+    if raw is None:
+        return
+    assert raw.pairs.pair_id.is_unique
+    assert raw.rows >= len(raw.pairs) + len(raw.quarantine)
+    assert all(raw.quarantine.reason)
 
 
 @pytest.mark.parametrize("source", ["gone.csv", "gone", "gone/", "a/b/c", "", "x" * 5000, "nul\0"])
