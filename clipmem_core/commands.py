@@ -64,7 +64,7 @@ def inspect(command: Inspect) -> None:
 
 def fetch(command: Fetch) -> None:
     from clipmem_core.audits.screen import RichScreen
-    from clipmem_core.pairs.debian import fetch as fetch_set
+    from clipmem_core.pairs.debian.fetch import fetch as fetch_set
 
     with RichScreen() as screen:
         folder = fetch_set(command.name, data=data_folder(), report=screen.say)

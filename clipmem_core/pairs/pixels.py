@@ -16,11 +16,11 @@ import PIL
 from filelock import FileLock
 
 from clipmem_core.config import fingerprint
-from clipmem_core.pairs.facts import read_square
-from clipmem_core.pairs.picture_cache import CACHE_FILE, DESCRIPTORS_FILE, PIXELS_FILE, Progress, build, read_facts
 from clipmem_core.pairs.pictures import RESIZE_MODES
+from clipmem_core.pairs.pixel_cache.cache import CACHE_FILE, DESCRIPTORS_FILE, PIXELS_FILE, Progress, build, read_facts
+from clipmem_core.pairs.pixel_cache.facts import read_square
+from clipmem_core.pairs.pixel_cache.workers import cores
 from clipmem_core.pairs.references import source_stamp
-from clipmem_core.pairs.workers import cores
 
 VERSION = 1  # of what is kept and how it is computed; a new number leaves old caches behind
 

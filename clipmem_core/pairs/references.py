@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from clipmem_core.config import InputError
-from clipmem_core.pairs.columnar import table_picture
-from clipmem_core.pairs.tars import tar_picture
+from clipmem_core.pairs.readers.columnar import table_picture
+from clipmem_core.pairs.readers.tars import tar_picture
 
 _SUSPECT = re.compile(r"[\\%:]|^/|//|/$|(?:^|/)\.\.?(?:/|$)")
 _DRIVE = re.compile(r"[A-Za-z]:/")

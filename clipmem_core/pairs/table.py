@@ -6,16 +6,16 @@ from pathlib import Path
 import pandas as pd
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.arrow_files import is_saved_folder, parquet_files, read_arrow_files, read_saved_folder
-from clipmem_core.pairs.coco import is_coco, read_coco
-from clipmem_core.pairs.delimited import read_delimited
-from clipmem_core.pairs.folders import holds_pictures, read_folder
-from clipmem_core.pairs.hub import fetch_from_hub, is_hub_name
-from clipmem_core.pairs.merge import merge_rows
-from clipmem_core.pairs.records import parse, read_json_list, read_jsonl
-from clipmem_core.pairs.rows import Rows
-from clipmem_core.pairs.shards import expand_pattern, read_shards
-from clipmem_core.pairs.text import decode_text
+from clipmem_core.pairs.readers.arrow_files import is_saved_folder, parquet_files, read_arrow_files, read_saved_folder
+from clipmem_core.pairs.readers.coco import is_coco, read_coco
+from clipmem_core.pairs.readers.delimited import read_delimited
+from clipmem_core.pairs.readers.folders import holds_pictures, read_folder
+from clipmem_core.pairs.readers.hub import fetch_from_hub, is_hub_name
+from clipmem_core.pairs.readers.merge import merge_rows
+from clipmem_core.pairs.readers.records import parse, read_json_list, read_jsonl
+from clipmem_core.pairs.readers.rows import Rows
+from clipmem_core.pairs.readers.shards import expand_pattern, read_shards
+from clipmem_core.pairs.readers.text import decode_text
 
 DRAWN = "scenes"
 FORMATS = (
@@ -79,7 +79,7 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
 
 
 def _read_drawn(options: SourceOptions, data: Path) -> Rows:
-    from clipmem_core.pairs.scenes import draw_scenes  # brings the drawing code along
+    from clipmem_core.pairs.scenes.draw import draw_scenes  # brings the drawing code along
 
     folder = data / "sets" / f"{DRAWN}-{options.scenes_pairs}-{options.scenes_seed}"
     table = folder / "captions.jsonl"

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core.pairs.facts import check_chunk, read_square
 from clipmem_core.pairs.pictures import PictureError, decode, resize
+from clipmem_core.pairs.pixel_cache.facts import check_chunk, read_square
 from clipmem_core.pairs.pixels import CachedPixels, Pixels, StreamedPixels, check_pictures, open_pixels
 
 IMAGES = ["a.png", "turned.jpg", "broken.png", "sub/clear.png", "a.png", "missing.png"]

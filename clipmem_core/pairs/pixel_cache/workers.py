@@ -1,0 +1,190 @@
+"""A function and many items → its answers, from processes that may die: a crash costs the item it happened on, no more.
+
+A worker is a fresh Python, not a fork: threads of the caller cannot deadlock it, and it ends by itself once the caller
+is gone, however that went. The function is pickled by its name; keep its module quick to import.
+"""
+
+import contextlib
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+_COMMAND = "from clipmem_core.pairs.pixel_cache.workers import serve; serve()"
+_READY = "ready"
+
+
+def cores() -> int:
+    """Return the number of processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def map_chunks(
+    work: Callable[[list[Item]], Answer], items: Sequence[Item], *, workers: int, chunk: int
+) -> Generator[tuple[list[Item], Answer | None], None, None]:
+    """Yield each chunk of items with what `work` returned for it, in the order they get done.
+
+    A chunk whose process died is cut in halves and tried again, so that the one item at fault is yielded alone,
+    with None for an answer. Close the iterator to stop early: the processes end at once.
+
+    Args:
+        work: a function of a module, or a `functools.partial` of one.
+        items: what to work on.
+        workers: processes.
+        chunk: items handed over at a time.
+
+    Raises:
+        RuntimeError: a process cannot start, or `work` raised; the message ends with the traceback.
+    """
+    with tempfile.TemporaryFile() as noise:
+        yield from _answers(_Crew(work, noise), items, workers, chunk)
+
+
+def serve() -> None:
+    """Be a worker: read the function, then answer chunk after chunk, until the caller's end of the pipe closes."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not mix with the answers
+    work = pickle.load(sys.stdin.buffer)
+    _send(answers, _READY)
+    while True:
+        try:
+            chunk = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            reply = (True, work(chunk))
+        except Exception:
+            reply = (False, traceback.format_exc())
+        _send(answers, reply)
+
+
+def _answers(
+    crew: "_Crew", items: Sequence[Any], workers: int, chunk: int
+) -> Generator[tuple[list[Any], Any], None, None]:
+    """Yield what `map_chunks` yields, and leave no process and no thread behind."""
+    left = len(items)
+    threads = ThreadPoolExecutor(workers)
+    try:
+        for start in range(0, len(items), chunk):
+            threads.submit(crew.answer, list(items[start : start + chunk]))
+        while left:
+            part, outcome = crew.answers.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            if outcome is _DIED and len(part) > 1:
+                threads.submit(crew.answer, part[: len(part) // 2])
+                threads.submit(crew.answer, part[len(part) // 2 :])
+                continue
+            left -= len(part)
+            yield part, None if outcome is _DIED else outcome
+    finally:
+        crew.stop()
+        threads.shutdown(cancel_futures=True)
+        crew.close()
+
+
+class _Died:
+    """What takes an answer's place when the process is gone."""
+
+
+_DIED = _Died()
+
+
+class _Crew:
+    """Worker processes, each in the hands of one thread at a time, started when first needed and after a death."""
+
+    def __init__(self, work: Callable[..., Any], noise: IO[bytes]) -> None:
+        self.answers: queue.SimpleQueue[tuple[list[Any], Any]] = queue.SimpleQueue()
+        self._work = work
+        self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._stopped = False
+        self._lock = threading.Lock()
+        self._noise = noise  # what they print
+
+    def answer(self, part: list[Any]) -> None:
+        """Put the part with its answer, with `_DIED`, or with what there is to raise into the queue."""
+        try:
+            self.answers.put((part, self._ask(part)))
+        except BaseException as error:
+            self.answers.put((part, error))
+
+    def stop(self) -> None:
+        """Kill every process, so that the threads waiting for one come back."""
+        with self._lock:
+            self._stopped = True
+            for process in self._started:
+                process.kill()
+
+    def close(self) -> None:
+        """Collect the dead processes and close their pipes."""
+        for process in self._started:
+            process.wait()
+            _close(process)
+
+    def _ask(self, part: list[Any]) -> Any:
+        try:
+            process = self._idle.get_nowait()
+        except queue.Empty:
+            process = self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            _send(process.stdin, part)
+            fine, answer = pickle.load(process.stdout)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            return _DIED
+        self._idle.put(process)
+        if not fine:
+            raise RuntimeError(f"a worker process failed:\n{answer}")
+        return answer
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._stopped:
+                raise RuntimeError("the worker processes were stopped")
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _COMMAND],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._noise,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+                start_new_session=True,  # Ctrl-C is the caller's to handle
+            )
+            self._started.append(process)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            _send(process.stdin, self._work)
+            pickle.load(process.stdout)
+        except (EOFError, OSError) as error:
+            raise RuntimeError(f"a worker process cannot start:\n{self._last_noise()}") from error
+        return process
+
+    def _last_noise(self) -> str:
+        self._noise.seek(0)
+        return self._noise.read()[-2000:].decode(errors="replace")
+
+
+def _send(pipe: IO[bytes], value: Any) -> None:
+    pickle.dump(value, pipe, protocol=pickle.HIGHEST_PROTOCOL)
+    pipe.flush()
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):  # the rest of a message to a process that is gone
+            if pipe is not None:
+                pipe.close()

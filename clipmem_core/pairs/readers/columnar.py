@@ -1,0 +1,188 @@
+"""Finds columns and pictures inside Parquet and Arrow files, reading only what is asked for.
+
+A Parquet file is read by row groups and the last two are kept; Arrow files are mapped. What is kept belongs to
+the process and goes by the file's size and time, so that a rewritten file is read anew.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from clipmem_core.config import InputError
+from clipmem_core.pairs.readers.containers import Stamped, stamped
+
+_BLOB_NAMES = {
+    "image",
+    "images",
+    "img",
+    "picture",
+    "photo",
+    "image_bytes",
+    "bytes",
+    "content",
+    "jpg",
+    "jpeg",
+    "png",
+    "webp",
+}
+
+
+def picture_column(schema: pa.Schema) -> str | None:
+    """Return the first column that holds pictures: a struct with `bytes`, as Hugging Face writes, or a named blob."""
+    for field in schema:
+        if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
+            return str(field.name)
+    blobs = (field.name for field in schema if _is_blob(field.type) and field.name.lower() in _BLOB_NAMES)
+    return next(blobs, None)
+
+
+def _is_blob(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """Return the schema of a Parquet or Arrow file.
+
+    Raises:
+        InputError: it is neither.
+    """
+    file = stamped(path)
+    return _arrow_table(file).schema if path.suffix == ".arrow" else _parquet(file).schema_arrow
+
+
+def read_columns(path: Path, columns: list[str]) -> pa.Table:
+    """Read these columns of a Parquet or Arrow file and nothing else.
+
+    Raises:
+        InputError: the file is damaged, or has two columns of one of the names.
+    """
+    file = stamped(path)
+    with _damage_named(file):
+        table = _arrow_table(file) if path.suffix == ".arrow" else _parquet(file).read(columns=columns)
+        table = table.select(columns)
+        table.validate(full=True)
+        return table
+
+
+def rows_without_picture(path: Path, column: str) -> set[int]:
+    """Return the rows whose picture bytes are null; bytes are only read where a row group says that some are.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    file = stamped(path)
+    if path.suffix == ".arrow":
+        return _null_rows(_arrow_pictures(file, column), 0)
+    rows: set[int] = set()
+    start = 0
+    with _damage_named(file):
+        metadata = _parquet(file).metadata
+        for group in range(metadata.num_row_groups):
+            if _may_have_nulls(metadata.row_group(group), column):
+                rows |= _null_rows(_group_pictures(file, group, column), start)
+            start += metadata.row_group(group).num_rows
+    return rows
+
+
+def _may_have_nulls(group: pq.RowGroupMetaData, column: str) -> bool:
+    chunks = (group.column(at) for at in range(group.num_columns))
+    blobs = [chunk for chunk in chunks if chunk.path_in_schema in (column, f"{column}.bytes")]
+    return any(not chunk.is_stats_set or chunk.statistics.null_count != 0 for chunk in blobs)
+
+
+def _null_rows(pictures: pa.ChunkedArray, start: int) -> set[int]:
+    empty = pc.is_null(pictures).to_numpy(zero_copy_only=False)
+    return {start + int(row) for row in np.flatnonzero(empty)}
+
+
+def table_picture(path: Path, row: int) -> bytes:
+    """Read the picture in one row of a Parquet or Arrow file.
+
+    Raises:
+        LookupError: there is no such row, or no picture in it.
+        InputError: the file is damaged or has no picture column.
+    """
+    file = stamped(path)
+    column = _picture_column_of(file)
+    if column is None:
+        raise InputError(f"{path.name} has no column with pictures")
+    pictures, at = _pictures_around(file, row, column)
+    if not 0 <= at < len(pictures):
+        raise LookupError(f"{path.name} has no row {row}")
+    data = pictures[at].as_py()
+    if data is None:
+        raise LookupError(f"row {row} of {path.name} holds no picture bytes")
+    return bytes(data)
+
+
+@lru_cache(maxsize=1024)
+def _picture_column_of(file: Stamped) -> str | None:
+    return picture_column(read_schema(Path(file.path)))
+
+
+def _pictures_around(file: Stamped, row: int, column: str) -> tuple[pa.ChunkedArray, int]:
+    """Return a stretch of pictures and the place of `row` in it: all of an Arrow file, or a row group of Parquet."""
+    if file.path.endswith(".arrow"):
+        return _arrow_pictures(file, column), row
+    ends = _group_ends(file)
+    group = int(np.searchsorted(ends, row, side="right"))
+    if group == len(ends):
+        return pa.chunked_array([], type=pa.binary()), row
+    return _group_pictures(file, group, column), row - (int(ends[group - 1]) if group else 0)
+
+
+@lru_cache(maxsize=1024)
+def _group_ends(file: Stamped) -> np.ndarray:
+    metadata = _parquet(file).metadata
+    return np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
+
+
+@lru_cache(maxsize=2)
+def _group_pictures(file: Stamped, group: int, column: str) -> pa.ChunkedArray:
+    with _damage_named(file):
+        return _blobs(_parquet(file).read_row_group(group, columns=[column], use_threads=False)[column])
+
+
+@lru_cache(maxsize=64)
+def _arrow_pictures(file: Stamped, column: str) -> pa.ChunkedArray:
+    with _damage_named(file):
+        return _blobs(_arrow_table(file)[column])
+
+
+def _blobs(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+
+
+def _parquet(file: Stamped) -> pq.ParquetFile:
+    with _damage_named(file):
+        return pq.ParquetFile(file.path, pre_buffer=False)  # no reader threads: workers are forked
+
+
+@lru_cache(maxsize=64)
+def _arrow_table(file: Stamped) -> pa.Table:
+    """Map an Arrow file: the stream that Hugging Face writes, or the file format of others."""
+    with _damage_named(file):
+        source = pa.memory_map(file.path)
+        is_file = source.read(6) == b"ARROW1"
+        source.seek(0)
+        table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source).read_all()
+        table.validate(full=True)  # offsets that lead nowhere would end the process, not raise
+        return table
+
+
+@contextmanager
+def _damage_named(file: Stamped) -> Iterator[None]:
+    """Turn what pyarrow raises over a damaged file, names that are not text included, into one line."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError, LookupError) as error:
+        kind = "Arrow" if file.path.endswith(".arrow") else "Parquet"
+        first = str(error).partition("\n")[0]
+        raise InputError(f"{os.path.basename(file.path)} is not a readable {kind} file ({first})") from error

@@ -1,0 +1,116 @@
+"""Reads CSV and TSV files: encoding, separator and columns are found out from the file."""
+
+import csv
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.pairs.readers.fields import Fields, find_fields
+from clipmem_core.pairs.readers.rows import Row, Rows
+from clipmem_core.pairs.readers.text import decode_text
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_UNQUOTED = "\t|"  # such files are often written without quoting: a stray quote is then part of the text
+_SPACED = ",;"  # a space between separator and quote is common after these
+
+
+def read_delimited(path: Path, options: SourceOptions) -> Rows:
+    """Read a CSV or TSV file; picture paths are relative to its folder. Blank lines are no rows.
+
+    Raises:
+        InputError: the file is empty, or its columns cannot be told.
+    """
+    lines = list(io.StringIO(decode_text(path.read_bytes()), newline=""))
+    previous = csv.field_size_limit(sys.maxsize)
+    try:
+        separator = _separator(options.csv_separator) or _sniff(lines, options, tabbed=path.suffix.lower() == ".tsv")
+        records = _records(lines, separator)
+        _, header, fault = next(records, (0, [], "it is empty"))
+        if not header:
+            raise InputError(f"{path.name} has no header line: {fault}")
+        fields = find_fields(header, options, source=path.name, first=_first(lines, header, separator))
+        return Rows(path.parent, "tsv" if separator == "\t" else "csv", _rows(path.name, header, records, fields))
+    finally:
+        csv.field_size_limit(previous)
+
+
+def _separator(flag: str) -> str:
+    character = "\t" if flag in ("\\t", "tab") else flag
+    if len(character) > 1 or character in ('"', "\n", "\r"):
+        raise InputError(f"--csv-separator must be one character other than quotes and line ends, not {flag!r}")
+    return character
+
+
+def _sniff(lines: list[str], options: SourceOptions, *, tabbed: bool) -> str:
+    """Return the separator under which the header has the columns we need, else the one that makes most columns."""
+    headers = {separator: _header(lines, separator) for separator in ("\t,;|" if tabbed else ",;\t|")}
+    for separator, header in headers.items():
+        if len(header) > 1 and _suits(header, options):
+            return separator
+    return max(headers, key=lambda separator: len(headers[separator]))
+
+
+def _header(lines: list[str], separator: str) -> list[str]:
+    return next(_records(lines, separator), (0, [], ""))[1]
+
+
+def _first(lines: list[str], header: list[str], separator: str) -> dict[str, str]:
+    records = _records(lines, separator)
+    next(records)
+    return dict(zip(header, next(records, (0, [], ""))[1], strict=False))
+
+
+def _suits(header: list[str], options: SourceOptions) -> bool:
+    try:
+        find_fields(header, options, source="")
+    except InputError:
+        return False
+    return True
+
+
+def _records(lines: Sequence[str], separator: str) -> Iterator[tuple[int, list[str], str]]:
+    """Yield line number, fields and fault of each record.
+
+    A record whose quotes do not add up costs its first line only: reading goes on at the next line, so that one
+    stray quote does not swallow the rest of the file.
+    """
+    start = 0
+    while start < len(lines):
+        following = (lines[at] for at in range(start, len(lines)))
+        reader = csv.reader(following, delimiter=separator, strict=True, skipinitialspace=separator in _SPACED)
+        first = start
+        try:
+            for fields in reader:
+                if fields:
+                    yield first + 1, fields, ""
+                first = start + reader.line_num
+            return
+        except csv.Error as error:
+            yield first + 1, *_unquoted(lines[first], separator, str(error))
+            start = first + 1
+
+
+def _unquoted(line: str, separator: str, fault: str) -> tuple[list[str], str]:
+    if separator in _UNQUOTED:
+        return line.rstrip("\r\n").split(separator), ""
+    return [], f"quotes do not add up ({fault})"
+
+
+def _rows(name: str, header: list[str], records: Iterator[tuple[int, list[str], str]], fields: Fields) -> list[Row]:
+    at = [header.index(column) if column else -1 for column in _order(fields)]
+    rows = []
+    for line, values, fault in records:
+        source = f"{name}:{line}"
+        if fault or len(values) != len(header):
+            rows.append(Row(source, reason=fault or f"row has {len(values)} columns, the header has {len(header)}"))
+        else:
+            picked: list[Any] = [values[place] if place >= 0 else None for place in at]
+            rows.append(Row(source, *picked))
+    return rows
+
+
+def _order(fields: Fields) -> tuple[str, ...]:
+    return fields.image, fields.caption, fields.label, fields.pair_id, fields.planted

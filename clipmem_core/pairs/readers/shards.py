@@ -1,0 +1,148 @@
+"""Reads WebDataset shards: tar files where `000.jpg`, `000.txt` and `000.json` make a sample, as img2dataset writes."""
+
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from braceexpand import braceexpand
+
+from clipmem_core import columns as names
+from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.pairs.readers.containers import is_picture
+from clipmem_core.pairs.readers.fields import LABEL_NAMES
+from clipmem_core.pairs.readers.records import parse
+from clipmem_core.pairs.readers.rows import Row, Rows
+from clipmem_core.pairs.readers.tars import TarContent, scan_tar
+from clipmem_core.pairs.readers.text import decode_text
+from clipmem_core.pairs.references import LINK_LEAVES, is_inside, normal_reference
+
+Sample = dict[str, str]  # suffix → member name; "picture" → the picture's
+_TEXTS = ("txt", "json", "cls")
+
+
+def expand_pattern(pattern: str) -> list[Path]:
+    """Return the shards that a brace pattern names.
+
+    Raises:
+        InputError: the braces do not match.
+
+    Example:
+        >>> [path.name for path in expand_pattern("set/{00..02}.tar")]
+        ['00.tar', '01.tar', '02.tar']
+    """
+    try:
+        return [Path(path) for path in braceexpand(os.path.expanduser(pattern))]
+    except ValueError as error:
+        raise InputError(f"{pattern}: the braces cannot be expanded ({error}): write name-{{000..041}}.tar") from error
+
+
+def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
+    """Read shards in order. The caption is that of the JSON (`caption`, or what the flag names), else the whole `.txt`.
+
+    A shard that is missing or cut off is a row in quarantine; the samples before the cut are read.
+
+    Raises:
+        InputError: no shard can be read.
+    """
+    root = Path(os.path.commonpath([path.parent for path in map(Path.absolute, shards)]))
+    rows: list[Row] = []
+    faults: list[str] = []
+    for shard in shards:
+        try:
+            rows.extend(_shard_rows(shard, root, options))
+        except (InputError, OSError) as error:
+            reason = str(error) if isinstance(error, InputError) else f"shard cannot be read: {error.strerror}"
+            faults.append(reason)
+            rows.append(Row(os.path.relpath(shard.absolute(), root), reason=reason))
+    if len(faults) == len(shards):
+        raise InputError(f"{shards[0]}: none of the {len(shards)} shards can be used: {faults[0]}")
+    return Rows(root, "webdataset", rows, files=False)
+
+
+def _shard_rows(shard: Path, root: Path, options: SourceOptions) -> Iterator[Row]:
+    name = os.path.relpath(shard.absolute(), root)
+    if not is_inside(os.path.realpath(root), os.fspath(shard)):
+        raise InputError(LINK_LEAVES)
+    content = scan_tar(shard)
+    with shard.open("rb") as stream:
+        for key, sample in _samples(content).items():
+            yield from _sample_rows(f"{name}/{key}", name, sample, _texts(stream, content, sample), options)
+    for member in content.repeated:
+        yield Row(f"{name}/{member}", reason="member comes twice in the tar: the first is used")
+    if not content.complete:
+        yield Row(name, reason="tar is cut off or damaged: samples up to that place were read")
+
+
+def _samples(content: TarContent) -> dict[str, Sample]:
+    """Group members by their name without suffix; a second picture of the same name is a sample of its own."""
+    samples: dict[str, Sample] = {}
+    for member in content.members:
+        key, suffix = posixpath.splitext(member)
+        kind = "picture" if is_picture(member) else suffix[1:].lower()
+        if kind in samples.get(key, {}):
+            samples[member] = {kind: member}
+        else:
+            samples.setdefault(key, {})[kind] = member
+    return samples
+
+
+def _texts(stream: BinaryIO, content: TarContent, sample: Sample) -> dict[str, str]:
+    texts = {}
+    for kind in _TEXTS:
+        if kind in sample:
+            offset, size = content.members[sample[kind]]
+            stream.seek(offset)
+            texts[kind] = decode_text(stream.read(size))
+    return texts
+
+
+def _sample_rows(
+    source: str, shard: str, sample: Sample, texts: dict[str, str], options: SourceOptions
+) -> Iterator[Row]:
+    """Yield the sample's row, and one more for a JSON member that cannot be read."""
+    meta, fault = _meta(texts.get("json"))
+    if fault:
+        yield Row(f"{shard}/{sample['json']}", reason=fault)
+    if "picture" not in sample:
+        yield Row(source, reason=f"sample has no picture, only {', '.join(sorted(sample.values()))}")
+        return
+    captions = _captions(meta, texts, options)
+    label = _first(meta, [options.csv_label_key] if options.csv_label_key else LABEL_NAMES)
+    pair_id = meta.get(options.csv_id_key or names.PAIR_ID)
+    reason = _name_fault(sample["picture"])
+    if captions is None:
+        reason = reason or "sample has no caption: no .txt, and no caption in its .json"
+    image = f"{shard}/{sample['picture']}"
+    yield Row(
+        image, image, captions, texts.get("cls") if label is None else label, pair_id, meta.get(names.PLANTED), reason
+    )
+
+
+def _name_fault(member: str) -> str:
+    """Return why a member cannot be referred to; its name alone is checked, as `..` could climb out of the tar."""
+    try:
+        return "" if normal_reference(member) == member else "member's name cannot be written as a path"
+    except InputError as error:
+        return str(error)
+
+
+def _meta(text: str | None) -> tuple[dict[str, Any], str]:
+    if text is None:
+        return {}, ""
+    try:
+        value = parse(text)
+    except ValueError as error:
+        return {}, f"member is not JSON ({error})"
+    return (value, "") if isinstance(value, dict) else ({}, "member is not a JSON object")
+
+
+def _captions(meta: dict[str, Any], texts: dict[str, str], options: SourceOptions) -> Any:
+    keys = [options.csv_caption_key] if options.csv_caption_key else ["caption", names.CAPTIONS]
+    found = _first(meta, keys)
+    return texts.get("txt") if found is None else found
+
+
+def _first(meta: dict[str, Any], keys: Sequence[str]) -> Any:
+    return next((meta[key] for key in keys if meta.get(key) not in (None, "", [])), None)

@@ -1,0 +1,84 @@
+"""Work split over processes is done once, whatever dies on the way."""
+
+import functools
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from clipmem_core.pairs.pixel_cache.workers import map_chunks
+
+
+def squares(chunk: list[int]) -> list[int]:
+    """Return the squares."""
+    print("printing does not disturb the answers")
+    return [item * item for item in chunk]
+
+
+def fatal(chunk: list[int], *, item: int) -> list[int]:
+    """Die, as a decoder in C would, on one item."""
+    if item in chunk:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return chunk
+
+
+def fatal_once(chunk: list[int], *, mark: Path) -> list[int]:
+    """Die the first time."""
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return chunk
+
+
+def wrong(chunk: list[int]) -> list[int]:
+    """Raise."""
+    raise KeyError(f"no luck with {chunk}")
+
+
+def process_id(chunk: list[int]) -> int:
+    """Return who works."""
+    return os.getpid()
+
+
+def test_every_item_is_answered_once() -> None:
+    answers = dict[int, int]()
+    for chunk, answer in map_chunks(squares, range(50), workers=2, chunk=7):
+        answers.update(zip(chunk, answer or [], strict=True))
+    assert answers == {item: item * item for item in range(50)}
+
+
+def test_nothing_to_do_starts_nothing() -> None:
+    assert list(map_chunks(squares, [], workers=2, chunk=4)) == []
+
+
+def test_a_crash_costs_only_the_item_it_happens_on() -> None:
+    answers = list(map_chunks(functools.partial(fatal, item=5), range(12), workers=2, chunk=4))
+    assert [chunk for chunk, answer in answers if answer is None] == [[5]]
+    assert sorted(item for chunk, _ in answers for item in chunk) == list(range(12))
+
+
+def test_a_process_killed_by_chance_loses_nothing(tmp_path: Path) -> None:
+    work = functools.partial(fatal_once, mark=tmp_path / "mark")
+    answers = list(map_chunks(work, range(6), workers=1, chunk=6))
+    assert sorted(item for _, answer in answers for item in answer or []) == list(range(6))
+
+
+def test_an_exception_reaches_the_caller_with_its_traceback() -> None:
+    with pytest.raises(RuntimeError, match="no luck with"):
+        list(map_chunks(wrong, range(3), workers=1, chunk=2))
+
+
+def test_a_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", ["/nowhere"])
+    with pytest.raises(RuntimeError, match="(?s)cannot start.*No module named 'clipmem_core'"):
+        list(map_chunks(squares, range(3), workers=1, chunk=2))
+
+
+def test_closing_early_ends_the_processes() -> None:
+    answers = map_chunks(process_id, range(100), workers=1, chunk=1)
+    _, process = next(answers)
+    answers.close()
+    assert process is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)

@@ -1,0 +1,105 @@
+"""Views are the parts of a picture that their boxes name, and boxes are fair crops."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from torch.nn import functional as F
+
+from clipmem_core.training.draws import draw_keys
+from tests.training.toys import view_maker
+
+KEYS = draw_keys([f"pair-{number}" for number in range(2000)])
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+WHOLE = np.tile([0.0, 0.0, 1.0, 1.0], (2, 1))
+
+
+def normalised(pixels: np.ndarray) -> np.ndarray:
+    """Return (value / 255 - mean) / std, channels first, by plain numpy."""
+    scaled = pixels.astype(np.float64) / 255
+    return ((scaled - [0.5, 0.4, 0.3]) / [0.2, 0.25, 0.3]).transpose(0, 3, 1, 2)
+
+
+def interpolated(pixels: np.ndarray, size: int) -> torch.Tensor:
+    return F.interpolate(torch.from_numpy(normalised(pixels)).float(), size=size, mode="bilinear", align_corners=False)
+
+
+def test_the_whole_box_at_equal_size_is_the_picture_normalised() -> None:
+    images = view_maker(image_size=16).images(PIXELS, WHOLE)
+    assert images.dtype == torch.float32
+    np.testing.assert_allclose(images.numpy(), normalised(PIXELS), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [8, 12, 24])
+def test_the_whole_box_at_another_size_is_torchs_interpolation(size: int) -> None:
+    images = view_maker(image_size=size).images(PIXELS, WHOLE)
+    torch.testing.assert_close(images, interpolated(PIXELS, size), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("box", "rows", "columns"),
+    [
+        ([0.5, 0.0, 0.5, 0.5], slice(0, 8), slice(8, 16)),
+        ([0.0, 0.5, 0.5, 0.5], slice(8, 16), slice(0, 8)),
+        ([0.25, 0.5, 0.5, 0.5], slice(8, 16), slice(4, 12)),
+    ],
+    ids=["right top", "left bottom", "middle bottom"],
+)
+def test_a_box_cuts_the_part_it_names(box: list[float], rows: slice, columns: slice) -> None:
+    part = PIXELS[:, rows, columns]
+    boxes = np.array([box, box])
+    same = view_maker(image_size=8).images(PIXELS, boxes)
+    np.testing.assert_allclose(same.numpy(), normalised(part), atol=1e-4)
+    # Enlarged, the outermost pixels blend with what lies beyond the box: compare the inside.
+    larger = view_maker(image_size=16).images(PIXELS, boxes)[:, :, 1:-1, 1:-1]
+    torch.testing.assert_close(larger, interpolated(part, 16)[:, :, 1:-1, 1:-1], atol=1e-4, rtol=0)
+
+
+def test_each_picture_of_a_batch_is_cut_by_its_own_box() -> None:
+    boxes = np.array([[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]])
+    images = view_maker().images(PIXELS, boxes)
+    expected = normalised(np.stack([PIXELS[0, :8, :8], PIXELS[1, 8:, 8:]]))
+    np.testing.assert_allclose(images.numpy(), expected, atol=1e-4)
+
+
+@given(st.floats(0.01, 0.999), st.integers(0, 2**41), st.integers(0, 100))
+def test_boxes_lie_inside_the_picture_and_keep_their_share_and_aspect(scale: float, seed: int, turn: int) -> None:
+    x, y, width, height = view_maker(crop_scale=scale, seed=seed).boxes(KEYS[:100], turn).T
+    assert min(x.min(), y.min()) >= 0
+    assert max((x + width).max(), (y + height).max()) <= 1 + 1e-12
+    clipped = (width == 1) | (height == 1)
+    share, aspect = width * height, width / height
+    assert (share[~clipped] >= scale - 1e-12).all()
+    # A side is clipped where area × aspect > 1, at areas above 3/4 only: what is left is sqrt(area / aspect).
+    assert (share[clipped] >= np.sqrt(max(scale, 0.75) * 0.75) - 1e-12).all()
+    assert (aspect > 0.75 - 1e-12).all()
+    assert (aspect < 4 / 3 + 1e-12).all()
+
+
+def test_area_is_uniform_and_aspect_log_uniform() -> None:
+    _, _, width, height = view_maker(crop_scale=0.01).boxes(KEYS, 0).T
+    share, aspect = width * height, width / height
+    whole = share < 0.74  # nothing is clipped there
+    assert stats.kstest(share[whole], "uniform", args=(0.01, 0.73)).pvalue > 1e-3
+    low = np.log(0.75)
+    assert stats.kstest(np.log(aspect[whole]), "uniform", args=(low, -2 * low)).pvalue > 1e-3
+
+
+def test_places_are_uniform_over_where_a_box_fits() -> None:
+    x, y, width, height = view_maker(crop_scale=0.1).boxes(KEYS, 0).T
+    for place, side in ((x, width), (y, height)):
+        free = side < 1
+        assert stats.kstest(place[free] / (1 - side[free]), "uniform").pvalue > 1e-3
+
+
+def test_crop_scale_1_is_the_whole_picture() -> None:
+    assert (view_maker(crop_scale=1.0).boxes(KEYS[:2], 3) == WHOLE).all()
+
+
+def test_a_box_depends_on_seed_turn_and_pair_alone() -> None:
+    boxes = view_maker(seed=4).boxes(KEYS, 2)
+    assert (view_maker(seed=4).boxes(KEYS[5:9], 2) == boxes[5:9]).all()
+    for other in (view_maker(seed=5).boxes(KEYS, 2), view_maker(seed=4).boxes(KEYS, 3)):
+        assert not (other == boxes).all(axis=1).any()

@@ -1,0 +1,74 @@
+"""A model of a few thousand weights, pictures of noise and captions of random words: a member trains in a moment."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipmem_core.config import AuditConfig
+from clipmem_core.training.draws import draw_keys
+from clipmem_core.training.loop import Trainer, TrainingData
+from clipmem_core.training.model import Model, build_model
+from clipmem_core.training.views import ViewMaker
+
+CONTEXT, START, END = 8, 62, 63  # END is the largest token, as in CLIP
+MODEL: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 8, "layers": 1, "width": 16, "patch_size": 4, "head_width": 8},
+    "text_cfg": {"context_length": CONTEXT, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
+}
+CONFIG = AuditConfig(epochs=3, batch_size=8, lr=1e-2, warmup=2, precision="fp32", device="cpu", crop_scale=0.5)
+
+
+@dataclass
+class Pictures:
+    """Pictures in memory, and which rows were asked for."""
+
+    pixels: np.ndarray
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        return self.pixels[rows]
+
+
+def write_model(folder: Path, **vision: Any) -> str:
+    """Write the toy model's config, with changes to its image tower, and return its path."""
+    path = folder / "toy.json"
+    path.write_text(json.dumps({**MODEL, "vision_cfg": {**MODEL["vision_cfg"], **vision}}))
+    return str(path)
+
+
+def draw_tokens(count: int, *, context: int = CONTEXT, seed: int = 0) -> np.ndarray:
+    """Draw captions of one to context - 2 words; token 0, CLIP's "!", is a word too."""
+    rng = np.random.default_rng(seed)
+    tokens = np.zeros((count, context), dtype=np.int32)
+    for row, words in enumerate(rng.integers(1, context - 1, count)):
+        tokens[row, : words + 2] = [START, *rng.integers(0, START, words), END]
+    return tokens
+
+
+def draw_data(pairs: int, *, captions: int = 1, size: int = 10, context: int = CONTEXT) -> TrainingData:
+    """Draw pairs of noise, all of them trained on; pair i has 1 + i mod captions captions."""
+    start = np.concatenate([[0], np.cumsum(1 + np.arange(pairs) % captions)])
+    noise = np.random.default_rng(1).integers(0, 256, (pairs, size, size, 3), dtype=np.uint8)
+    return TrainingData(
+        pixels=Pictures(noise),
+        tokens=draw_tokens(int(start[-1]), context=context),
+        caption_start=start,
+        keys=draw_keys([f"pair-{number}" for number in range(pairs)]),
+        rows=np.arange(pairs),
+    )
+
+
+def view_maker(*, image_size: int = 8, crop_scale: float = 0.5, seed: int = 0) -> ViewMaker:
+    return ViewMaker(image_size, crop_scale, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), seed)
+
+
+def trainer(name: str, data: TrainingData, *, seed: int = 0, **changes: Any) -> Trainer:
+    """Return a trainer of a new model under CONFIG with changes."""
+    config = replace(CONFIG, **changes)
+    model: Model = build_model(name, loss=config.loss, seed=seed)
+    size = model.visual.image_size[0]
+    views = view_maker(image_size=size, crop_scale=config.crop_scale, seed=seed)
+    return Trainer(model, data, config, views, seed=seed, device="cpu")
