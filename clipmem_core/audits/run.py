@@ -33,7 +33,9 @@ from clipmem_core.audits.store import (
     VERDICT,
     Audit,
     audits_folder,
+    broken_files,
     check_name,
+    reopen,
     write_json,
     write_manifest,
     write_prepared,
@@ -129,8 +131,12 @@ def bring_to_end(audit: Audit, screen: Screen, *, fresh: bool) -> None:
         InputError: of a `fresh` one that could not even begin to train, nothing is left: the name is free again.
     """
     if audit.finished:
-        screen.say("it is finished: nothing to do")
-        return
+        broken = broken_files(audit.folder)
+        if not broken:
+            screen.say("it is finished: nothing to do")
+            return
+        screen.say(f"{len(broken)} of its files are broken or gone, first {broken[0]}: making them again")
+        reopen(audit.folder, broken)
     try:
         finish_audit(audit, screen)
     except InputError:

@@ -171,3 +171,30 @@ def write_manifest(folder: Path) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name != MANIFEST)
     listed = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files if path.suffix != ".lock"}
     write_json(folder / MANIFEST, {"files": listed})
+
+
+def broken_files(folder: Path) -> list[str]:
+    """Return the files of a finished audit that are gone or no longer what its manifest says."""
+    listed = read_json(folder / MANIFEST)["files"]
+    return [
+        name for name, sha256 in listed.items() if not (folder / name).is_file() or file_sha256(folder / name) != sha256
+    ]
+
+
+def reopen(folder: Path, broken: list[str]) -> None:
+    """Make a finished audit unfinished again and remove what is broken, so that it is made anew.
+
+    Raises:
+        InputError: what is broken is what the audit began from, which cannot be made anew.
+    """
+    first = [name for name in broken if name in (CONFIG, PAIRS, QUARANTINE, MEMBERSHIP)]
+    if first:
+        raise InputError(f"{folder / first[0]} is broken: delete {folder} and run the audit again")
+    (folder / MANIFEST).unlink()
+    for name in broken:
+        path = folder / name
+        # A member is made anew as a whole: its files belong together.
+        gone = path.parent.glob("*") if name.startswith(f"{MEMBERS}/") else [path]
+        for file in gone:
+            if file.name != CONFIG:
+                file.unlink(missing_ok=True)

@@ -68,12 +68,16 @@ def _generalises(summary: dict[str, Any], utility: pd.DataFrame) -> dict[str, An
     found = f"recall at 5 on {summary['external_pairs']:,} external pairs is {recall:.3f}, chance is {chance:.3f}"
     if good:
         return _check("members generalise", True, f"The members generalise: {found}.")
+    auroc = summary["membership_auroc"]
+    if auroc is not None and auroc < BY_HEART:
+        sentence = f"The members have learned little yet: {found}, and they hardly know seen pairs from unseen ones."
+        return _check("the members have learned little", False, sentence, MORE_TRAINING)
     return _check(
         "the members hardly generalise",
         False,
         f"The members hardly generalise: {found}. What they know they know by heart, so clipmem is high everywhere "
         "and says little about single pairs.",
-        ADVICE,
+        LESS_BY_HEART,
     )
 
 

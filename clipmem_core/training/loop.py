@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import open_clip
 import torch
+from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 
 from clipmem_core.config import AuditConfig
@@ -104,7 +104,7 @@ class Trainer:
         self.model, self.data, self.config, self.views = model, data, config, views
         self.seed, self.device = seed, device
         self.cut = can_cut_text(model)
-        self.loss = open_clip.SigLipLoss() if config.loss == "siglip" else open_clip.ClipLoss()
+        self.loss = SigLipLoss() if config.loss == "siglip" else ClipLoss()
         self.optimizer = make_optimizer(model, config)
         self.batches = math.ceil(len(data.rows) / config.batch_size)
         self.total = config.epochs * self.batches
@@ -191,7 +191,7 @@ def _line(trainer: Trainer, progress: Progress, rate: float) -> dict[str, Any]:
         "epoch": round(progress.step / trainer.batches, 3),
         "loss": round(loss / count, 5),
         "log_probability": round(log_probability / count, 5),
-        "logit_scale": round(float(trainer.model.logit_scale.exp()), 3),
+        "logit_scale": round(float(trainer.model.logit_scale.detach().exp()), 3),
         "samples_per_second": round(rate, 1),
         "seconds": round(progress.seconds, 2),
     }

@@ -27,7 +27,7 @@ MEMORY_LIMIT = 2 * 2**30
 
 def measure(quick: bool, repeats: int) -> Measures:
     """Make the files, then read and score in turn; `repeats` changes nothing."""
-    pairs, dim = (50_000, 512) if quick else (1_000_000, 512)
+    pairs, dim = (100_000, 512) if quick else (1_000_000, 512)
     size = pairs * dim * 4 * 2 * MEMBERS
     data_folder().mkdir(parents=True, exist_ok=True)
     check_room(data_folder(), size)

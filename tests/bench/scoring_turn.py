@@ -9,6 +9,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,8 @@ class AnonymousMemory:
 def main(arguments: list[str]) -> None:
     """Run one turn and print what it measured."""
     kind, folder, *sizes = arguments
-    turn = {"make": make, "read": read, "score": score}[kind]
-    print(json.dumps(turn(Path(folder), *(int(size) for size in sizes))))
+    turns: dict[str, Callable[..., dict[str, Any]]] = {"make": make, "read": read, "score": score}
+    print(json.dumps(turns[kind](Path(folder), *(int(size) for size in sizes))))
 
 
 if __name__ == "__main__":
