@@ -12,9 +12,12 @@ GENERALISES = 0.10
 FLAT = 0.10
 # Spearman between disjoint halves of the members.
 STABLE = 0.5
-ADVICE = (
+# Membership AUROC above which members that do not generalise know their pairs by heart.
+BY_HEART = 0.65
+LESS_BY_HEART = (
     "try more captions a pair, a pretrained start (--pretrained), fewer epochs (--epochs) or a smaller model (--model)"
 )
+MORE_TRAINING = "try more epochs (--epochs), another learning rate (--lr) or a smaller batch (--batch-size)"
 USES = {
     "misfit": "finds captions that are probably wrong: start with the pairs of highest misfit",
     "clipmem": "says what was learned by heart: high for wrong captions, and for rare and odd pairs that are right",

@@ -29,7 +29,7 @@ TARGETS = {"float32": "aim 0.5", "bfloat16": ""}
 
 def measure(quick: bool, repeats: int) -> Measures:
     """Measure the peak, train, measure the peak again, and compare; `repeats` changes nothing."""
-    trained, epochs, seconds = (200, 4, 0.3) if quick else (2_000, 10, 3.0)
+    trained, epochs, seconds = (200, 4, 1.0) if quick else (2_000, 10, 3.0)
     config = resolve(audit_config(trained=trained, epochs=epochs))
     crew = {"processes": side_by_side(config), "threads": config.threads}
     data_folder().mkdir(parents=True, exist_ok=True)

@@ -168,8 +168,8 @@ def _check_pairs(audit: Audit, clipart: Clipart) -> None:
 def run_theirs(clipart: Clipart, config: AuditConfig, folder: Path, *, workers: int) -> float:
     """Train on the pairs of each member with open_clip's trainer and return the seconds until the last checkpoint."""
     folder.mkdir()
-    described = {"model_cfg": model_config(config.model), "preprocess_cfg": {"interpolation": "bilinear"}}
-    (folder / "open_clip_config.json").write_text(json.dumps(described), encoding="utf-8")
+    described = json.dumps({"model_cfg": model_config(config.model)})
+    (folder / "open_clip_config.json").write_text(described, encoding="utf-8")
     commands = {
         member: _their_command(clipart.write_trained(member), config, folder, member, workers)
         for member in clipart.trained

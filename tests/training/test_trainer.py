@@ -74,18 +74,23 @@ def slowly(member: Trainer, rows: np.ndarray, epoch: int) -> tuple[np.ndarray, n
     log_softmax = (logits.log_softmax(1).diagonal() + logits.log_softmax(0).diagonal()) / 2
     target = torch.arange(len(rows))
     loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-    return (logits.diagonal() / model.logit_scale.exp()).numpy(), log_softmax.numpy(), float(loss)
+    cosine = logits.diagonal() / model.logit_scale.detach().exp()
+    return cosine.numpy(), log_softmax.numpy(), float(loss)
 
 
-@pytest.mark.parametrize("loss", ["clip", "siglip"])
 @pytest.mark.parametrize("precision", ["fp32", "amp_bf16"])
-def test_the_loss_falls_when_32_pairs_are_learned_by_heart(toy: str, loss: str, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("loss", "epochs", "guess"),
+    [("clip", 60, math.log(32)), ("siglip", 200, math.log(32) + 31 * math.log(32 / 31))],
+)
+def test_32_pairs_are_learned_by_heart(toy: str, loss: str, epochs: int, guess: float, precision: str) -> None:
     member = trainer(
-        toy, draw_data(32), epochs=60, batch_size=32, loss=loss, crop_scale=1.0, lr=2e-2, precision=precision
+        toy, draw_data(32), epochs=epochs, batch_size=32, loss=loss, crop_scale=1.0, lr=5e-3, precision=precision
     )
     before = {name: value.clone() for name, value in member.model.state_dict().items()}
     seen = losses(member)
-    assert seen[-1] < 0.3 * seen[0]
+    assert seen[0] > guess  # the loss of one who sees nothing and knows the odds
+    assert seen[-1] < guess / 4
     assert all(math.isfinite(value) for value in seen)
     assert all(not torch.equal(value, before[name]) for name, value in member.model.state_dict().items())
 
@@ -160,7 +165,7 @@ def test_the_log_tells_of_each_epochs_end(toy: str, tmp_path: Path) -> None:
         assert line["log_probability"] == pytest.approx(epoch[:, 1].mean(), abs=0.02)
         assert line["loss"] == pytest.approx(-line["log_probability"], abs=1e-3)
         assert line["samples_per_second"] > 0
-    assert lines[-1]["logit_scale"] == pytest.approx(float(member.model.logit_scale.exp()), abs=1e-3)
+    assert lines[-1]["logit_scale"] == pytest.approx(float(member.model.logit_scale.detach().exp()), abs=1e-3)
 
 
 def test_a_pair_that_is_not_trained_changes_nothing(toy: str, tmp_path: Path) -> None:
