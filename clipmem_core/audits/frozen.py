@@ -27,6 +27,7 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder, fingerprint
 from clipmem_core.scores.membership import Membership
+from clipmem_core.training.names import model_config
 
 # Fields that may grow later without changing what is there.
 GROWING = ("members", "seeds")
@@ -79,10 +80,17 @@ def write_audit(
 
 
 def write_members(audit: Audit, stored: dict[str, Any], names: Sequence[str], checkpoints: Sequence[Path] = ()) -> None:
-    """Make the folder of each new member: the seed it trains from, or the checkpoint it is."""
+    """Make each new member's folder: what rebuilds its model, and the seed it trains from or the checkpoint it is."""
     for place, name in enumerate(names):
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        own = {"member": name, "seed": stored["seeds"][name], "fingerprint": stored["fingerprint"]}
+        own = {
+            "member": name,
+            "seed": stored["seeds"][name],
+            "fingerprint": stored["fingerprint"],
+            "model": stored["config"]["model"],
+            "image_size": stored["config"]["image_size"],
+            "model_config": model_config(stored["config"]["model"]),
+        }
         if checkpoints:
             path = checkpoints[place]
             own |= {"checkpoint": str(path), "checkpoint_sha256": file_sha256(path)}

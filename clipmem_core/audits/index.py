@@ -32,22 +32,11 @@ def open_index(path: Path) -> Any:
 
 
 def map_vectors(path: Path) -> np.ndarray:
-    """Map the vectors of an index, float32 [n_pairs, dim], read-only and without a copy."""
+    """Map the vectors of an index, float32 [n_pairs, dim], read-only and without a copy.
+
+    They are the last bytes of the file; a map of numpy's own lives as long as any array on it.
+    """
     index = open_index(path)
-    flat = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
-    return _Mapped(flat.reshape(index.ntotal, index.d), index)
-
-
-class _Mapped(np.ndarray):
-    """An array that keeps its index, and so the mapping, alive."""
-
-    index: faiss.IndexFlatIP | None
-
-    def __new__(cls, array: np.ndarray, index: faiss.IndexFlatIP) -> "_Mapped":
-        mapped = array.view(cls)
-        mapped.index = index
-        mapped.flags.writeable = False
-        return mapped
-
-    def __array_finalize__(self, parent: np.ndarray | None) -> None:
-        self.index = getattr(parent, "index", None)
+    shape = (index.ntotal, index.d)
+    offset = path.stat().st_size - index.ntotal * index.d * 4
+    return np.memmap(path, dtype="<f4", mode="r", offset=offset, shape=shape)

@@ -80,11 +80,11 @@ def score_table(audit: Audit, evidence: Evidence) -> tuple[pd.DataFrame, dict[st
         protocol=protocol,
         seed=seed,
     )
-    known = learned(evidence.log_probability) if evidence.log_probability else np.full(len(table), np.nan)
+    learned_by_pair = learned(evidence.log_probability) if evidence.log_probability else np.full(len(table), np.nan)
     scored = np.isin(membership.group, c.SCORED_GROUPS)
     detectors = {
-        c.MISFIT: misfit(known, table[c.SIMILARITY_OUT].to_numpy(), scored),
-        c.LEARNED: known,
+        c.MISFIT: misfit(learned_by_pair, table[c.SIMILARITY_OUT].to_numpy(), scored),
+        c.LEARNED: learned_by_pair,
         c.PAIR_ID: pairs[c.PAIR_ID].to_numpy(),
         c.GROUP: membership.group,
     }
@@ -129,6 +129,11 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in clean.to_dict("records")]
 
 
+def known(value: float) -> float | None:
+    """Return a number as JSON has it: null where it is missing."""
+    return None if np.isnan(value) else float(value)
+
+
 def planted_rows(pairs: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the mean scores of each planted kind beside those of the other pairs it was planted among."""
     judged = scores[c.GROUP].isin([c.CANDIDATE, c.SCORED])
@@ -152,18 +157,17 @@ def summary(audit: Audit, evidence: Evidence, scores: pd.DataFrame, fits: dict[s
         "groups": records(group_summary(evidence.alignments, evidence.membership, protocol=protocol, seed=seed)),
         "planted": planted_rows(audit.pairs, scores),
         "detection": detection_rows(audit, scores),
-        "membership_auroc": None if np.isnan(auroc) else auroc,
+        "membership_auroc": known(auroc),
         "membership_auroc_by_member": {
-            name: None if np.isnan(value) else float(value)
-            for name, value in zip(evidence.membership.members, aurocs, strict=True)
+            name: known(value) for name, value in zip(evidence.membership.members, aurocs, strict=True)
         },
-        "ranking_stability": None if np.isnan(stability) else stability,
+        "ranking_stability": known(stability),
         "se_kind": standard_errors(evidence.alignments, evidence.membership, protocol=protocol, seed=seed)[1],
         "encoders": {
-            "image": float(scores.loc[judged, c.CLIPMEM_IMAGE].mean()),
-            "text": float(scores.loc[judged, c.CLIPMEM_TEXT].mean()),
-            "null_image": float(null[c.CLIPMEM_IMAGE].mean()),
-            "null_text": float(null[c.CLIPMEM_TEXT].mean()),
+            "image": known(scores.loc[judged, c.CLIPMEM_IMAGE].mean()),
+            "text": known(scores.loc[judged, c.CLIPMEM_TEXT].mean()),
+            "null_image": known(null[c.CLIPMEM_IMAGE].mean()),
+            "null_text": known(null[c.CLIPMEM_TEXT].mean()),
             "fit": float(np.mean(list(fits.values()))) if fits else None,
             "fit_by_member": fits,
         },

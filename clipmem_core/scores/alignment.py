@@ -78,13 +78,14 @@ def pair_terms(
 
     def measure(start: int) -> None:
         for rows in _blocks(start, min(start + chunk, len(image)), image.shape[1] * image.itemsize):
-            a, b = image[rows], text[rows]
-            # einsum, unlike a matrix product, gives a row the same bits whatever block it is read in
-            products[0, rows] = np.einsum("nd,nd->n", a, b)
-            products[1, rows] = np.einsum("nd,d->n", a, nu_text)
-            products[2, rows] = np.einsum("nd,d->n", b, nu_image)
-            products[3, rows] = np.einsum("nd,nd->n", a, a)
-            products[4, rows] = np.einsum("nd,nd->n", b, b)
+            # A mapped FAISS file is not aligned: without the copy, each of the five products would make its own
+            a, b = image[rows].copy(), text[rows].copy()
+            # vecdot, unlike a matrix product, gives a row the same bits whatever block it is read in
+            products[0, rows] = np.vecdot(a, b)
+            products[1, rows] = np.vecdot(a, nu_text)
+            products[2, rows] = np.vecdot(b, nu_image)
+            products[3, rows] = np.vecdot(a, a)
+            products[4, rows] = np.vecdot(b, b)
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(measure, range(0, len(image), chunk)))

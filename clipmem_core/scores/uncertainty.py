@@ -99,7 +99,9 @@ def p_values(clipmem: np.ndarray, null: np.ndarray, group: np.ndarray) -> np.nda
     if len(null) == 0:
         raise ValueError("null must hold clipmem of at least one external pair, not none")
     independent = group == INDEPENDENT
-    p = np.where(independent, _one_sided(-clipmem, -null), _one_sided(clipmem, null))
+    p = np.empty(len(clipmem))
+    p[~independent] = _one_sided(clipmem[~independent], null)
+    p[independent] = _one_sided(-clipmem[independent], -null)
     return np.where(np.isnan(clipmem), np.nan, p)
 
 

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -38,6 +38,7 @@ def test_one_part_gives_the_published_outputs_of_splitmix64() -> None:
     assert [int(hashed(key, turn)[0]) for turn in range(1, 6)] == published
 
 
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.integers(0, MASK), min_size=1, max_size=4),
     st.lists(st.integers(-(2**70), 2**70), max_size=4),
@@ -53,6 +54,7 @@ def test_a_key_is_the_little_endian_blake2b_of_its_id() -> None:
     assert draw_keys(ids).tolist() == expected
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.booleans(), min_size=50, max_size=50))
 def test_removing_pairs_changes_no_draw_of_another(kept: list[bool]) -> None:
     keys = KEYS[:50]

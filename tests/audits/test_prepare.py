@@ -1,0 +1,135 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clipmem_core import columns as c
+from clipmem_core.audits.prepare import (
+    content_fingerprint,
+    draw_membership,
+    load_data_set,
+    membership_table,
+    plant,
+)
+from clipmem_core.config import AuditConfig, InputError
+
+CONFIG = AuditConfig(cache_size=16, members=4)
+
+
+def picture(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.with_suffix(".txt").write_text(f"picture number {seed}\n", encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, data: Path) -> Path:
+    """Six pictures in two classes: the fourth repeats the second's bytes."""
+    for number in range(6):
+        picture(tmp_path / "set" / ("cat" if number < 3 else "dog") / f"{number}.png", number)
+    (tmp_path / "set" / "dog" / "3.png").write_bytes((tmp_path / "set" / "cat" / "1.png").read_bytes())
+    return tmp_path / "set"
+
+
+def test_every_row_is_a_pair_or_in_quarantine(folder: Path) -> None:
+    (folder / "cat" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut short")
+    (folder / "cat" / "broken.txt").write_text("a broken one")
+    Image.new("RGB", (4, 4)).save(folder / "dog" / "silent.png")
+    found = load_data_set(str(folder), CONFIG)
+    assert found.raw.rows == 8 == len(found.pairs) + len(found.quarantine)
+    reasons = found.quarantine.set_index(c.PAIR_ID)[c.REASON].to_dict()
+    assert set(reasons) == {"cat/broken.png", "dog/silent.png"}
+    assert "no caption file" in reasons["dog/silent.png"]
+    assert found.pairs.columns.tolist() == c.PAIR_COLUMNS
+    assert found.pairs[c.PAIR_ID].tolist() == [f"{'cat' if i < 3 else 'dog'}/{i}.png" for i in range(6)]
+    assert found.pairs[[c.WIDTH, c.HEIGHT]].drop_duplicates().to_numpy().tolist() == [[32, 24]]
+
+
+def test_pictures_stay_with_their_pairs_when_one_is_set_aside(folder: Path) -> None:
+    whole = load_data_set(str(folder), CONFIG).pixels.gather(np.arange(6))
+    (folder / "cat" / "0.png").write_bytes(b"")
+    found = load_data_set(str(folder), CONFIG)
+    assert np.array_equal(found.pixels.gather(np.arange(5)), whole[1:])
+    assert found.cache_rows.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_look_alikes_share_a_cluster_and_dropped_ones_name_their_twin(folder: Path) -> None:
+    found = load_data_set(str(folder), CONFIG)
+    assert found.clusters.tolist() == [0, 1, 2, 1, 4, 5]
+    assert found.lookalikes == 1
+    kept = load_data_set(str(folder), dataclasses.replace(CONFIG, drop_lookalikes=True))
+    assert kept.quarantine[[c.PAIR_ID, c.REASON]].to_numpy().tolist() == [["dog/3.png", "look-alike of cat/1.png"]]
+    assert kept.pairs[c.PAIR_ID].tolist() == [i for i in found.pairs[c.PAIR_ID] if i != "dog/3.png"]
+    assert kept.lookalikes == 0
+    assert np.array_equal(kept.pixels.gather(np.arange(5)), found.pixels.gather(np.array([0, 1, 2, 4, 5])))
+
+
+def test_no_more_captions_are_used_than_asked_for(folder: Path) -> None:
+    (folder / "cat" / "0.txt").write_text("one\ntwo\nthree\n")
+    counts = [
+        load_data_set(str(folder), dataclasses.replace(CONFIG, captions=n)).pairs[c.CAPTIONS].map(len).tolist()
+        for n in (0, 1, 2)
+    ]
+    assert counts == [[3, 1, 1, 1, 1, 1], [1] * 6, [2, 1, 1, 1, 1, 1]]
+
+
+def test_the_fingerprint_follows_the_content_and_nothing_else(folder: Path) -> None:
+    first = load_data_set(str(folder), CONFIG).fingerprint
+    assert load_data_set(str(folder), dataclasses.replace(CONFIG, cache_size=20, seed=3)).fingerprint == first
+    (folder / "cat" / "0.txt").write_text("another caption\n")
+    caption = load_data_set(str(folder), CONFIG).fingerprint
+    picture(folder / "cat" / "2.png", 99)
+    (folder / "cat" / "2.txt").write_text("picture number 2\n")
+    changed = load_data_set(str(folder), CONFIG).fingerprint
+    (folder / "cat" / "1.png").rename(folder / "cat" / "1b.png")
+    (folder / "cat" / "1.txt").rename(folder / "cat" / "1b.txt")
+    renamed = load_data_set(str(folder), CONFIG).fingerprint
+    assert len({first, caption, changed, renamed}) == 4
+
+
+def test_a_stored_pair_table_has_the_fingerprint_of_the_data_set(folder: Path, tmp_path: Path) -> None:
+    found = load_data_set(str(folder), CONFIG)
+    found.pairs.to_parquet(tmp_path / "pairs.parquet")
+    assert content_fingerprint(pd.read_parquet(tmp_path / "pairs.parquet")) == found.fingerprint
+
+
+def test_a_set_of_broken_pictures_leaves_nothing(folder: Path) -> None:
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"nothing is left to audit of 6 rows in .*set; most often: .* \(6 rows\)"):
+        load_data_set(str(folder), CONFIG)
+
+
+def many(n: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            c.PAIR_ID: [str(i) for i in range(n)],
+            c.CAPTIONS: [[f"caption {i}", f"other caption {i}"] for i in range(n)],
+            c.PLANTED: pd.Series([None] * n, dtype=object),
+        }
+    )
+
+
+@pytest.mark.parametrize(("protocol", "group"), [("paper", "candidate"), ("ensemble", "scored")])
+def test_wrong_captions_are_planted_where_they_are_scored(protocol: str, group: str) -> None:
+    config = AuditConfig(protocol=protocol, members=4, plant_miscaptions=20, seed=5)
+    pairs, membership = many(400), draw_membership(np.arange(400), config)
+    planted = plant(pairs, membership, config)
+    rows = np.flatnonzero(planted[c.PLANTED] == "miscaption")
+    assert len(rows) == 20
+    assert set(membership.group[rows]) == {group}
+    changed = [list(a) != list(b) for a, b in zip(planted[c.CAPTIONS], pairs[c.CAPTIONS], strict=True)]
+    assert np.flatnonzero(changed).tolist() == rows.tolist()
+
+
+def test_membership_is_a_table_with_one_column_a_member() -> None:
+    config = AuditConfig(protocol="paper", seeds=2, members=4)
+    pairs, membership = many(400), draw_membership(np.arange(400), config)
+    table = membership_table(pairs, membership)
+    assert table.columns.tolist() == ["pair_id", "group", "f-0", "g-0", "f-1", "g-1"]
+    assert np.array_equal(table["g-1"], membership.trained[3])
+    assert table["f-0"].dtype == bool

@@ -1,0 +1,52 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipmem_core.audits.progress import MemberProgress, last_line, member_progress
+
+
+def line(step: int, **more: Any) -> str:
+    return json.dumps({"step": step, "steps": 100, "loss": 2.0, "seconds": 5.0, "epoch": 1.0} | more) + "\n"
+
+
+def test_the_last_whole_line_counts(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    assert last_line(log) == {}
+    log.write_text("")
+    assert last_line(log) == {}
+    log.write_text(line(1) + line(2) + '{"step": 3, "ste')
+    assert last_line(log)["step"] == 2
+
+
+def test_a_long_log_is_read_from_its_end_only(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b"\xff not text\n" * 10_000 + line(7, note="x" * 500).encode())
+    assert last_line(log)["step"] == 7
+
+
+def test_a_members_stage_is_read_off_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "members" / "f-0"
+    folder.mkdir(parents=True)
+    stages = [member_progress(tmp_path, "f-0").stage]
+    for name, content in (("log.jsonl", line(10)), ("checkpoint.pt", ""), ("image.faiss", ""), ("text.faiss", "")):
+        (folder / name).write_text(content)
+        stages.append(member_progress(tmp_path, "f-0").stage)
+    assert stages == ["waiting", "training", "embedding", "embedding", "done"]
+    assert member_progress(tmp_path, "f-0").step == 10
+
+
+def test_time_left_goes_by_the_pace_so_far() -> None:
+    assert MemberProgress("f-0", "training", step=25, steps=100, seconds=10.0).seconds_left == 30
+    assert math.isnan(MemberProgress("f-0", "waiting").seconds_left)
+
+
+@pytest.mark.parametrize(
+    ("step", "log_probability", "expected"),
+    [(19, -math.log(64), False), (20, -math.log(64), True), (20, -0.9 * math.log(64), False), (0, math.nan, False)],
+)
+def test_a_loss_of_guessing_counts_after_a_fifth_of_the_run(step: int, log_probability: float, expected: bool) -> None:
+    progress = MemberProgress("f-0", "training", step=step, steps=100, log_probability=log_probability)
+    assert progress.at_chance(64) is expected

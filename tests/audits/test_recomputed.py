@@ -1,0 +1,300 @@
+"""A finished audit's numbers, computed again from its FAISS files, trajectories and membership table in plain numpy."""
+
+import itertools
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+import torch
+from scipy.linalg import orthogonal_procrustes
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
+
+from clipmem_core.audits.store import Audit
+from clipmem_core.training.names import model_config
+from tests.audits.small import vectors
+from tests.conftest import Made
+
+Terms = dict[str, np.ndarray]
+
+
+def embeddings(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
+    return vectors(audit.member(member) / "image.faiss"), vectors(audit.member(member) / "text.faiss")
+
+
+def aligned(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> Terms:
+    """Pair by pair, with the external pairs other than itself as negatives."""
+    rows = np.flatnonzero(external)
+    terms: Terms = {name: np.empty(len(image)) for name in ("positive", "negative_text", "negative_image")}
+    for i in range(len(image)):
+        others = rows[rows != i]
+        terms["positive"][i] = image[i] @ text[i]
+        terms["negative_text"][i] = np.mean(text[others] @ image[i])
+        terms["negative_image"][i] = np.mean(image[others] @ text[i])
+    lengths = np.linalg.norm(image, axis=1) * np.linalg.norm(text, axis=1)
+    terms["similarity"] = terms["positive"] / lengths
+    terms["alignment"] = terms["positive"] - terms["negative_text"] - terms["negative_image"]
+    return terms
+
+
+class Again:
+    """What the tests need of an audit, read without the code under test."""
+
+    def __init__(self, audit: Audit) -> None:
+        self.audit = audit
+        self.scores = pd.read_parquet(audit.folder / "scores.parquet")
+        table = pd.read_parquet(audit.folder / "membership.parquet")
+        self.group = table["group"].to_numpy(dtype=str)
+        self.members = table.columns[2:].tolist()
+        self.trained = table[self.members].to_numpy().T
+        self.external = self.group == "external"
+        self.terms = [aligned(*embeddings(audit, name), self.external) for name in self.members]
+
+    def over(self, name: str, chosen: np.ndarray) -> np.ndarray:
+        """Mean of a term over the chosen members of each pair, [n_members, n_pairs] → [n_pairs]."""
+        values = np.stack([terms[name] for terms in self.terms])
+        with np.errstate(invalid="ignore"):
+            return np.where(chosen, values, 0).sum(axis=0) / chosen.sum(axis=0)
+
+
+@pytest.fixture(scope="module")
+def paper(made: Made) -> Again:
+    return Again(made.paper)
+
+
+@pytest.fixture(scope="module")
+def ensemble(made: Made) -> Again:
+    return Again(made.ensemble)
+
+
+@pytest.fixture(params=["paper", "ensemble"])
+def again(request: pytest.FixtureRequest) -> Again:
+    return request.getfixturevalue(request.param)
+
+
+def close(found: pd.Series, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(found.to_numpy(), expected, atol=3e-6)
+
+
+def test_the_paper_compares_f_with_g_in_every_row(paper: Again) -> None:
+    f, g = paper.terms
+    for name in ("alignment", "positive", "negative_text", "negative_image"):
+        close(paper.scores[f"{name}_in"], f[name])
+        close(paper.scores[f"{name}_out"], g[name])
+    close(paper.scores["clipmem"], f["alignment"] - g["alignment"])
+
+
+def test_the_ensemble_compares_members_with_and_without_the_pair(ensemble: Again) -> None:
+    scored = ~ensemble.external
+    for name in ("alignment", "positive", "negative_text", "negative_image"):
+        close(ensemble.scores.loc[scored, f"{name}_in"], ensemble.over(name, ensemble.trained)[scored])
+        close(ensemble.scores.loc[scored, f"{name}_out"], ensemble.over(name, ~ensemble.trained)[scored])
+
+
+def test_an_external_pair_of_the_ensemble_has_one_labelling_a_repeat(ensemble: Again) -> None:
+    values = np.stack([terms["alignment"] for terms in ensemble.terms])
+    for i in np.flatnonzero(ensemble.external):
+        outs = [values[[a, b], i].mean() for a, b in itertools.product((0, 1), (2, 3))]
+        ins = [values[[1 - a, 5 - b], i].mean() for a, b in itertools.product((0, 1), (2, 3))]
+        row = ensemble.scores.iloc[i]
+        chosen = int(np.argmin(np.abs(np.array(outs) - row["alignment_out"])))
+        assert row["alignment_out"] == pytest.approx(outs[chosen], abs=3e-6)
+        assert row["alignment_in"] == pytest.approx(ins[chosen], abs=3e-6)
+
+
+def test_clipmem_is_what_is_in_less_what_is_out(again: Again) -> None:
+    scores = again.scores
+    close(scores["clipmem"], (scores["alignment_in"] - scores["alignment_out"]).to_numpy())
+    for side in ("in", "out"):
+        parts = scores[f"positive_{side}"] - scores[f"negative_text_{side}"] - scores[f"negative_image_{side}"]
+        close(scores[f"alignment_{side}"], parts.to_numpy())
+    close(scores["clipmem_relative"], (scores["clipmem"] / scores["clipmem"].abs().max()).to_numpy())
+
+
+def test_similarity_follows_who_saw_the_pair(again: Again) -> None:
+    close(again.scores["similarity_in"], again.over("similarity", again.trained))
+    close(again.scores["similarity_out"], again.over("similarity", ~again.trained))
+
+
+def test_standard_errors_are_those_of_welch_where_there_are_two_members_a_side(ensemble: Again) -> None:
+    values = np.stack([terms["alignment"] for terms in ensemble.terms])
+    for i in np.flatnonzero(~ensemble.external)[::7]:
+        inside, outside = values[ensemble.trained[:, i], i], values[~ensemble.trained[:, i], i]
+        assert len(inside) == len(outside) == 2
+        expected = np.sqrt(inside.var(ddof=1) / 2 + outside.var(ddof=1) / 2)
+        assert ensemble.scores["se"].iloc[i] == pytest.approx(expected, abs=1e-5)
+    assert ensemble.audit.verdict["se_kind"] == "welch"
+
+
+def test_one_seed_has_the_spread_of_external_pairs_for_an_error(paper: Again) -> None:
+    spread = paper.scores["clipmem"][paper.external].std()
+    np.testing.assert_allclose(paper.scores["se"], spread, rtol=1e-5)
+    assert paper.audit.verdict["se_kind"] == "sd of external"
+
+
+def null_of(again: Again) -> np.ndarray:
+    values = np.stack([terms["alignment"] for terms in again.terms])[:, again.external]
+    if len(values) == 2:
+        return values[0] - values[1]
+    draws = [(values[[1 - a, 5 - b]] - values[[a, b]]).mean(axis=0) for a, b in itertools.product((0, 1), (2, 3))]
+    return np.concatenate(draws)
+
+
+def test_p_values_count_external_pairs_that_score_as_high(again: Again) -> None:
+    null = null_of(again)
+    for i in range(0, 400, 3):
+        sign = -1 if again.group[i] == "independent" else 1
+        score = sign * again.scores["clipmem"].iloc[i]
+        counts = [1 + (sign * null >= score + slack).sum() for slack in (1e-5, -1e-5)]  # rounding may part a tie
+        assert counts[0] <= again.scores["p_value"].iloc[i] * (1 + len(null)) + 1e-9
+        assert counts[1] >= again.scores["p_value"].iloc[i] * (1 + len(null)) - 1e-9
+
+
+def test_q_values_are_benjamini_hochbergs_within_a_group(again: Again) -> None:
+    for name in ("candidate", "independent", "scored"):
+        p = again.scores["p_value"][again.group == name].to_numpy()
+        ranks = [np.sum(p <= other) for other in p]
+        steps = [other * len(p) / rank for other, rank in zip(p, ranks, strict=True)]
+        expected = [min(1, *(step for step, q in zip(steps, p, strict=True) if q >= other)) for other in p]
+        close(again.scores["q_value"][again.group == name], np.array(expected))
+    assert again.scores["q_value"][np.isin(again.group, ["shared", "external"])].isna().all()
+
+
+def test_misfit_joins_what_was_learned_late_with_what_strangers_do_not_know(again: Again) -> None:
+    epochs = [np.load(again.audit.member(n) / "trajectory.npy")[..., 1].astype(np.float64) for n in again.members]
+    learned = np.full(400, np.nan)
+    for i in np.flatnonzero(again.trained.any(axis=0)):
+        seen = [epochs[member][:, i] for member in np.flatnonzero(again.trained[:, i])]
+        learned[i] = np.mean(seen)
+    np.testing.assert_allclose(again.scores["learned"], learned, atol=1e-9)
+    scored = np.isin(again.group, ["candidate", "independent", "scored"])
+    late, strange = (
+        -(values - values.mean()) / values.std()
+        for values in (learned[scored], again.scores["similarity_out"].to_numpy()[scored])
+    )
+    np.testing.assert_allclose(again.scores["misfit"][scored], late + strange, atol=1e-9)
+    assert again.scores["misfit"][~scored].isna().all()
+
+
+def test_the_encoders_parts_add_up_to_clipmem(again: Again) -> None:
+    close(again.scores["clipmem_image"] + again.scores["clipmem_text"], again.scores["clipmem"].to_numpy())
+
+
+def test_the_encoders_parts_are_shapley_values_of_mapped_members(paper: Again) -> None:
+    (f_image, f_text), (g_image, g_text) = (embeddings(paper.audit, name) for name in ("f-0", "g-0"))
+    shared = paper.group == "shared"
+    fitted = np.concatenate([f_image[shared], f_text[shared]]), np.concatenate([g_image[shared], g_text[shared]])
+    turn, _ = orthogonal_procrustes(*fitted)
+    f_image, f_text = f_image @ turn, f_text @ turn
+    h = {
+        (a, b): aligned(image, text, paper.external)["alignment"]
+        for a, image in (("f", f_image), ("g", g_image))
+        for b, text in (("f", f_text), ("g", g_text))
+    }
+    image = (h["f", "g"] - h["g", "g"] + h["f", "f"] - h["g", "f"]) / 2
+    # The audit holds half of the shared pairs out to report the fit, so its map differs a little from this one.
+    assert np.corrcoef(paper.scores["clipmem_image"], image)[0, 1] > 0.98
+    assert np.abs(paper.scores["clipmem_image"] - image).mean() < 0.2 * np.abs(image).mean()
+
+
+def test_sslmem_compares_the_mean_cosine_of_views_and_captions(again: Again) -> None:
+    counts = again.audit.pairs["captions"].map(len).to_numpy()
+    paper = again.members[0] == "f-0"
+    rows = np.flatnonzero(~again.external)
+    inside = (np.repeat([[True], [False]], 400, axis=1) if paper else again.trained)[:, rows]
+    for column, place, n in (("sslmem_image", 0, np.full(400, 2)), ("sslmem_text", 1, counts)):
+        n = n[rows]
+        squares = np.stack([(embeddings(again.audit, name)[place][rows] ** 2).sum(axis=1) for name in again.members])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cosine = np.where(n < 2, np.nan, (n * squares - 1) / (n - 1))
+        means = [np.where(side, cosine, 0).sum(axis=0) / side.sum(axis=0) for side in (inside, ~inside)]
+        expected = np.where(n < 2, np.nan, means[0] - means[1])
+        np.testing.assert_allclose(again.scores[column][rows], expected, atol=2e-5)
+
+
+def test_group_means_and_membership_auroc_are_those_of_the_scores(again: Again) -> None:
+    verdict = again.audit.verdict
+    means = again.scores.groupby("group")["clipmem"].mean()
+    for row in verdict["groups"]:
+        assert row["mean"] == pytest.approx(means[row["group"]], abs=1e-6)
+        assert row["kind"] == "SD over pairs"  # fewer than three seeds or repeats claim no interval
+    judged = np.isin(again.group, ["candidate", "independent", "scored"])
+    aurocs = [
+        roc_auc_score(trained[judged], terms["alignment"][judged])
+        for trained, terms in zip(again.trained, again.terms, strict=True)
+    ]
+    assert verdict["membership_auroc"] == pytest.approx(np.mean(aurocs), abs=1e-4)
+
+
+def test_candidates_come_out_positive_and_independents_as_their_mirror(paper: Again) -> None:
+    mean = paper.scores.groupby("group")["clipmem"].mean()
+    assert mean["candidate"] > 0.08
+    assert mean["independent"] < -0.08
+    assert abs(mean["shared"]) < mean["candidate"] / 2
+    assert abs(mean["external"]) < mean["candidate"]
+
+
+def ranks(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """How many wrong answers come before the right one, row by row; ties count against."""
+    queries, answers = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, answers))
+    found = []
+    for i, query in enumerate(queries):
+        cosines = [float(query @ answer) for answer in answers]
+        found.append(sum(cosine >= cosines[i] - 1e-6 for j, cosine in enumerate(cosines) if j != i))
+    return np.array(found)
+
+
+def test_recalls_with_one_caption_a_pair_are_those_of_the_indexes(paper: Again) -> None:
+    for name in paper.members:
+        image, text = (rows[paper.external] for rows in embeddings(paper.audit, name))
+        utility = paper.audit.utility.query("member == @name").set_index("metric")["value"]
+        for way, found in (("image_to_text", ranks(image, text)), ("text_to_image", ranks(text, image))):
+            for k in (1, 5, 10):
+                assert utility[f"{way}_R@{k}"] == pytest.approx(np.mean(found < k)), (name, way, k)
+
+
+def test_the_linear_probe_is_fitted_on_pairs_that_every_member_saw(paper: Again) -> None:
+    labels = paper.audit.pairs["label"].to_numpy(dtype=str)
+    shared = paper.group == "shared"
+    for name in paper.members:
+        image = embeddings(paper.audit, name)[0].astype(np.float32)
+        scale = StandardScaler().fit(image[shared])
+        probe = LogisticRegression(max_iter=300).fit(scale.transform(image[shared]), labels[shared])
+        accuracy = probe.score(scale.transform(image[paper.external]), labels[paper.external])
+        utility = paper.audit.utility.query("member == @name").set_index("metric")["value"]
+        assert utility["linear_probe"] == pytest.approx(accuracy, abs=0.021)
+
+
+@pytest.fixture(scope="module")
+def plain_model(made: Made) -> torch.nn.Module:
+    """Member f-0 rebuilt by open_clip alone."""
+    config = model_config("tiny")
+    model = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"])
+    model.load_state_dict(torch.load(made.paper.member("f-0") / "checkpoint.pt", weights_only=True))
+    return model.eval()
+
+
+def unit(encoded: torch.Tensor) -> np.ndarray:
+    return torch.nn.functional.normalize(encoded, dim=-1).numpy()
+
+
+def test_text_vectors_are_those_of_open_clip(paper: Again, plain_model: torch.nn.Module) -> None:
+    captions = [captions[0] for captions in paper.audit.pairs["captions"]]
+    tokens = open_clip.SimpleTokenizer(context_length=16)(captions)
+    with torch.inference_mode():
+        encoded = unit(plain_model.encode_text(tokens))
+    np.testing.assert_allclose(embeddings(paper.audit, "f-0")[1], encoded, atol=1e-5)
+
+
+def test_zero_shot_names_the_class_among_all_classes(paper: Again, plain_model: torch.nn.Module) -> None:
+    labels = paper.audit.pairs["label"].to_numpy(dtype=str)
+    classes = sorted(set(labels))
+    tokens = open_clip.SimpleTokenizer(context_length=16)([f"a picture of {name}" for name in classes])
+    with torch.inference_mode():
+        prompts = unit(plain_model.encode_text(tokens))
+    image = embeddings(paper.audit, "f-0")[0][paper.external]
+    nearest = [classes[place] for place in np.argmax(image @ prompts.T, axis=1)]
+    utility = paper.audit.utility.query("member == 'f-0'").set_index("metric")["value"]
+    assert utility["zero_shot"] == pytest.approx(np.mean(np.array(nearest) == labels[paper.external]), abs=0.021)

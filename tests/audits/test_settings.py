@@ -1,0 +1,147 @@
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from clipmem_core.audits import settings
+from clipmem_core.audits.settings import check_config, config_from, resolve, resolve_device, side_by_side
+from clipmem_core.config import AuditConfig, InputError, SourceOptions, as_dict, preset_config
+
+NAN, INFINITE = float("nan"), float("inf")
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"protocol": "loo"}, "--protocol must be one of ensemble, paper, not 'loo'"),
+    ({"loss": "triplet"}, "--loss must be one of clip, siglip, not 'triplet'"),
+    ({"resize_mode": "pad"}, "--resize-mode must be one of shortest, longest, squash, not 'pad'"),
+    ({"precision": "fp8"}, "--precision must be one of auto, fp32, amp_bf16, not 'fp8'"),
+    ({"device": "tpu"}, "--device must be one of auto, cpu, cuda, not 'tpu'"),
+    ({"folds": 1}, "--folds must be at least 2, not 1"),
+    ({"members": -2}, "--members must be at least 0, not -2"),
+    ({"seeds": 0}, "--seeds must be at least 1, not 0"),
+    ({"seed": -1}, "--seed must be at least 0, not -1"),
+    ({"plant_miscaptions": -1}, "--plant-miscaptions must be at least 0, not -1"),
+    ({"captions": -1}, "--captions must be at least 0, not -1"),
+    ({"image_size": -1}, "--image-size must be at least 0, not -1"),
+    ({"cache_size": 7}, "--cache-size must be at least 8, not 7"),
+    ({"epochs": 0}, "--epochs must be at least 1, not 0"),
+    ({"batch_size": 1}, "--batch-size must be at least 2, not 1"),
+    ({"warmup": -1}, "--warmup must be at least 0, not -1"),
+    ({"threads": -1}, "--threads must be at least 0, not -1"),
+    ({"views": 1}, "--views must be at least 2, not 1"),
+    ({"weight_decay": -0.1}, "--weight-decay must be at least 0, not -0.1"),
+    ({"weight_decay": NAN}, "--weight-decay must be at least 0, not nan"),
+    ({"lr": 0.0}, "--lr must be a number above 0, not 0.0"),
+    ({"lr": NAN}, "--lr must be a number above 0, not nan"),
+    ({"lr": INFINITE}, "--lr must be a number above 0, not inf"),
+    ({"eps": -1e-6}, "--eps must be a number above 0, not -1e-06"),
+    ({"cache_gb": 0.0}, "--cache-gb must be a number above 0, not 0.0"),
+    ({"crop_scale": 0.0}, "--crop-scale must be a number above 0, not 0.0"),
+    ({"crop_scale": 1.5}, "--crop-scale is a share of the picture: at most 1, not 1.5"),
+    ({"beta1": 1.0}, r"--beta1 must be in \[0, 1\), not 1.0"),
+    ({"beta2": NAN}, r"--beta2 must be in \[0, 1\), not nan"),
+    ({"model": "ViT-B-33"}, "model 'ViT-B-33' is unknown: try ViT-B"),
+    ({"model": "none.json"}, "model 'none.json' is not a file"),
+    ({"seeds": 2}, "--seeds belongs to --protocol paper"),
+    ({"protocol": "paper", "members": 4}, "--members belongs to --protocol ensemble"),
+    ({"members": 5}, r"--members must be a multiple of --folds \(2\), not 5"),
+    ({"folds": 3, "members": 4}, r"--members must be a multiple of --folds \(3\), not 4"),
+    ({"probe_data": "nowhere"}, "probe-data 'nowhere' needs the folders train/ and val/"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG, ids=[" ".join(map(str, wrong)) for wrong, _ in WRONG])
+def test_a_wrong_field_is_one_line_with_flag_wanted_and_given(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        check_config(dataclasses.replace(AuditConfig(), **changes))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "base"])
+@pytest.mark.parametrize("protocol", ["ensemble", "paper"])
+def test_every_preset_can_run_in_both_protocols(preset: str, protocol: str) -> None:
+    resolved = resolve(dataclasses.replace(preset_config(preset), protocol=protocol, device="cpu"))
+    assert resolved.members == {"ensemble": 4, "paper": 2}[protocol]
+    check_config(resolved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "members"),
+    [
+        ({}, 4),
+        ({"folds": 3}, 6),
+        ({"folds": 4, "members": 4}, 4),
+        ({"members": 8}, 8),
+        ({"protocol": "paper"}, 2),
+        ({"protocol": "paper", "seeds": 3}, 6),
+        ({"protocol": "paper", "seeds": 3, "members": 6}, 6),
+    ],
+)
+def test_members_follow_from_protocol_folds_and_seeds(changes: dict[str, Any], members: int) -> None:
+    assert resolve(dataclasses.replace(AuditConfig(device="cpu"), **changes)).members == members
+
+
+def test_nothing_is_left_on_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "available_cores", lambda: 6)
+    resolved = resolve(AuditConfig())
+    assert resolved.device in ("cpu", "cuda")
+    assert resolved.precision in ("fp32", "amp_bf16")
+    assert resolve(resolved) == resolved
+
+
+@pytest.mark.parametrize(
+    ("cores", "asked", "threads", "at_once"),
+    [(2, 0, 1, 2), (8, 0, 2, 4), (3, 0, 1, 3), (1, 0, 1, 1), (8, 3, 3, 2), (2, 9, 9, 1)],
+)
+def test_members_share_the_cores(
+    cores: int, asked: int, threads: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "available_cores", lambda: cores)
+    resolved = resolve(AuditConfig(device="cpu", threads=asked))
+    assert resolved.threads == threads
+    assert side_by_side(resolved) == at_once
+
+
+def test_a_gpu_trains_one_member_at_a_time() -> None:
+    assert side_by_side(AuditConfig(device="cuda", members=4)) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"), [("avx2 avx512_bf16", "amp_bf16"), ("amx_bf16", "amp_bf16"), ("avx2", "fp32")]
+)
+def test_precision_is_bfloat16_where_the_processor_has_it(
+    flags: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: f"flags : {flags}\n")
+    assert resolve(AuditConfig(device="cpu")).precision == precision
+    assert resolve(AuditConfig(device="cpu", precision="fp32")).precision == "fp32"
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_cannot_be_asked_for() -> None:
+    assert resolve_device("auto") == "cpu"
+    with pytest.raises(InputError, match="--device cuda: this machine has no GPU .* take --device cpu"):
+        resolve_device("cuda")
+
+
+def test_a_stored_config_comes_back() -> None:
+    config = dataclasses.replace(preset_config("tiny"), lr=0.5, source=SourceOptions(csv_separator=";"))
+    assert config_from(as_dict(config)) == config
+    assert config_from(as_dict(config) | {"of a later version": 1}) == config
+
+
+def test_versions_name_everything_that_computes() -> None:
+    assert {"python", "torch", "open_clip_torch", "faiss-cpu", "numpy", "pillow"} <= set(settings.versions())
+
+
+def test_a_probe_needs_classes(tmp_path: Path) -> None:
+    config = AuditConfig(probe_data=str(tmp_path))
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+    with pytest.raises(InputError, match="train' needs one folder a class, it has none"):
+        check_config(config)
+    for part in ("train", "val"):
+        (tmp_path / part / "cat").mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / part / "cat" / "0.png")
+    check_config(config)

@@ -1,0 +1,127 @@
+import json
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from clipmem_core.audits.store import write_json
+from clipmem_core.audits.verdict import judge
+
+GOOD = {
+    "groups": [{"group": "scored", "mean": 0.3}, {"group": "external", "mean": 0.01}],
+    "planted": [],
+    "detection": [],
+    "membership_auroc": 0.9,
+    "ranking_stability": 0.7,
+    "external_pairs": 100,
+    "external_sd": 0.1,
+}
+
+
+def utility(recall: float) -> pd.DataFrame:
+    rows = [
+        ("f-0", "image_to_text_R@5", recall),
+        ("f-0", "text_to_image_R@5", recall),
+        ("f-0", "image_to_text_R@1", 0.9),
+    ]
+    return pd.DataFrame(rows, columns=["member", "metric", "value"])
+
+
+def judged(*, recall: float = 0.5, protocol: str = "ensemble", pretrained: str = "", **changes: Any) -> dict[str, Any]:
+    config = {"protocol": protocol, "config": {"pretrained": pretrained}}
+    return judge(GOOD | changes, utility(recall), config)
+
+
+def check(verdict: dict[str, Any], place: int) -> tuple[Any, str]:
+    return verdict["checks"][place]["good"], verdict["checks"][place]["advice"]
+
+
+def test_a_good_audit_can_be_believed_and_needs_no_advice() -> None:
+    verdict = judged()
+    assert verdict["sentence"].startswith("This audit can be believed")
+    assert [(c["good"], c["advice"]) for c in verdict["checks"]] == [(True, "")] * 4
+
+
+# Chance at 5 of 100 is .05, so a tenth of the way from there to 1 is .145.
+@pytest.mark.parametrize(("recall", "good"), [(0.05, False), (0.144, False), (0.146, True), (1.0, True)])
+def test_members_generalise_when_they_retrieve_beyond_chance(recall: float, good: bool) -> None:
+    assert check(judged(recall=recall), 0)[0] is good
+
+
+def test_members_that_know_their_pairs_by_heart_alone_get_the_advice_for_it() -> None:
+    verdict = judged(recall=0.06, membership_auroc=0.95)
+    good, advice = check(verdict, 0)
+    assert good is False
+    for remedy in ("captions", "pretrained", "fewer epochs", "smaller model"):
+        assert remedy in advice
+    assert verdict["sentence"] == "Read this audit with care: the members hardly generalise."
+
+
+def test_members_that_learned_nothing_get_the_opposite_advice() -> None:
+    good, advice = check(judged(recall=0.06, membership_auroc=0.56), 0)
+    assert good is False
+    assert "more epochs" in advice
+
+
+@pytest.mark.parametrize(
+    ("protocol", "groups", "good"),
+    [
+        ("ensemble", {"scored": 0.3, "external": 0.029}, True),
+        ("ensemble", {"scored": 0.3, "external": -0.031}, False),
+        ("ensemble", {"scored": 0.01, "external": 0.019}, True),  # within two standard errors of 0: .1 / √100 each
+        ("ensemble", {"scored": 0.01, "external": 0.021}, False),
+        ("paper", {"candidate": 0.3, "independent": -0.3, "shared": 0.0, "external": 0.0}, True),
+        ("paper", {"candidate": 0.3, "independent": -0.3, "shared": 0.05, "external": 0.0}, False),
+        ("ensemble", {"scored": 0.3, "shared": None, "external": 0.0}, True),
+    ],
+)
+def test_the_null_groups_are_flat_within_a_tenth_of_the_effect(
+    protocol: str, groups: dict[str, float | None], good: bool
+) -> None:
+    rows = [{"group": name, "mean": mean} for name, mean in groups.items()]
+    verdict = judged(protocol=protocol, groups=rows)
+    assert check(verdict, 1)[0] is good
+    assert ("--seeds" in check(verdict, 1)[1]) is not good
+
+
+@pytest.mark.parametrize(("stability", "good"), [(0.5, True), (0.49, False), (-0.2, False), (None, None)])
+def test_the_ranking_is_stable_when_halves_agree(stability: float | None, good: bool | None) -> None:
+    assert check(judged(ranking_stability=stability), 2)[0] is good
+
+
+@pytest.mark.parametrize(("protocol", "flag"), [("paper", "--seeds 2"), ("ensemble", "--members")])
+def test_an_unknown_stability_says_how_to_know_it(protocol: str, flag: str) -> None:
+    verdict = judged(protocol=protocol, ranking_stability=None)
+    assert flag in check(verdict, 2)[1]
+    assert verdict["sentence"] == (
+        "Nothing speaks against this audit, but not everything could be checked: stability of the ranking is unknown."
+    )
+
+
+@pytest.mark.parametrize(("auroc", "good"), [(0.55, True), (0.54, False), (None, None)])
+def test_memorization_is_measurable_when_seen_pairs_stand_out(auroc: float | None, good: bool | None) -> None:
+    assert check(judged(membership_auroc=auroc), 3)[0] is good
+
+
+def test_a_pretrained_start_may_have_seen_the_pairs() -> None:
+    verdict = judged(pretrained="laion2b_s34b_b79k")
+    assert verdict["checks"][4]["good"] is None
+    assert "'laion2b_s34b_b79k', which may have seen these pairs" in verdict["checks"][4]["sentence"]
+    assert "what the start had seen is unknown" in verdict["sentence"]
+
+
+def test_every_failed_check_is_in_the_sentence() -> None:
+    verdict = judged(recall=0.0, ranking_stability=0.1)
+    assert verdict["sentence"] == (
+        "Read this audit with care: the members hardly generalise and the ranking is not stable."
+    )
+
+
+def test_the_verdict_says_which_score_is_for_what_and_keeps_the_numbers(tmp_path: Any) -> None:
+    verdict = judged()
+    assert "probably wrong" in verdict["uses"]["misfit"]
+    assert "by heart" in verdict["uses"]["clipmem"]
+    assert verdict["membership_auroc"] == 0.9
+    assert verdict["utility"] == {"image_to_text_R@5": 0.5, "text_to_image_R@5": 0.5, "image_to_text_R@1": 0.9}
+    write_json(tmp_path / "verdict.json", verdict)
+    assert json.loads((tmp_path / "verdict.json").read_text()) == verdict
