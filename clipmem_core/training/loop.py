@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,17 +110,21 @@ class Trainer:
         self.batches = math.ceil(len(data.rows) / config.batch_size)
         self.total = config.epochs * self.batches
 
-    def step(self, rows: np.ndarray, progress: Progress) -> float:
-        """Train on one batch, note the trajectory of its pairs, and return the loss."""
+    def inputs(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Draw a view and a caption for each pair: images [n, 3, size, size], tokens [n, context_length]."""
+        boxes = self.views.boxes(self.data.keys[rows], epoch)
+        captions = chosen_captions(self.data, rows, seed=self.seed, epoch=epoch)
+        tokens = torch.from_numpy(self.data.tokens[captions].astype(np.int64))
+        return self.views.images(pixels, boxes, self.device), tokens.to(self.device)
+
+    def step(self, rows: np.ndarray, progress: Progress, pixels: np.ndarray | None = None) -> float:
+        """Train on one batch, note the trajectory of its pairs, and return the loss; reads `pixels` if not given."""
         epoch = progress.step // self.batches
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(progress.step, total=self.total, peak=self.config.lr, warmup=self.config.warmup)
         # Dropout inside a tower, where a model has it, must not depend on where a run was resumed.
         torch.manual_seed((self.seed * 1_000_003 + progress.step) % 2**63)
-        boxes = self.views.boxes(self.data.keys[rows], epoch)
-        images = self.views.images(self.data.pixels.gather(rows), boxes, self.device)
-        captions = chosen_captions(self.data, rows, seed=self.seed, epoch=epoch)
-        tokens = torch.from_numpy(self.data.tokens[captions].astype(np.int64)).to(self.device)
+        images, tokens = self.inputs(rows, epoch, self.data.pixels.gather(rows) if pixels is None else pixels)
         with autocast(self.config.precision, self.device):
             image = encode_image(self.model, images)
             text = encode_text(self.model, tokens, cut=self.cut)
@@ -131,10 +136,7 @@ class Trainer:
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         cosine, log_probability = partner_log_probability(image.detach(), text.detach(), scale.detach())
-        progress.trajectory[epoch, rows, 0] = cosine.cpu().numpy()
-        progress.trajectory[epoch, rows, 1] = log_probability.cpu().numpy()
-        for place, value in enumerate((float(loss.detach()), float(log_probability.mean()), 1.0)):
-            progress.sums[place] += value
+        progress.note(epoch, rows, cosine.cpu().numpy(), log_probability.cpu().numpy(), loss=float(loss.detach()))
         return float(loss.detach())
 
     def _bias(self) -> dict[str, Tensor]:
@@ -146,10 +148,20 @@ class Trainer:
         while progress.step < self.total:
             epoch, first = divmod(progress.step, self.batches)
             batches = epoch_batches(self.data, seed=self.seed, epoch=epoch, batch_size=self.config.batch_size)
-            for rows in batches[first:]:
-                self.step(rows, progress)
+            for rows, pixels in read_ahead(self.data.pixels, batches[first:]):
+                self.step(rows, progress, pixels)
                 progress.step += 1
                 yield
+
+
+def read_ahead(pixels: PixelSource, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield each batch with its pixels, reading the next while this one is trained on: matters when they stream."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = [pool.submit(pixels.gather, rows) for rows in batches[:1]]
+        for place, rows in enumerate(batches):
+            ready = ahead.pop().result()
+            ahead = [pool.submit(pixels.gather, rows) for rows in batches[place + 1 : place + 2]]
+            yield rows, ready
 
 
 def train(trainer: Trainer, folder: Path) -> None:

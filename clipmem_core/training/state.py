@@ -24,6 +24,15 @@ class Progress:
     seconds: float = 0.0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, log-probability, count since a line
 
+    def note(
+        self, epoch: int, rows: np.ndarray, cosine: np.ndarray, log_probability: np.ndarray, *, loss: float
+    ) -> None:
+        """Note what one step told of its pairs."""
+        self.trajectory[epoch, rows, 0] = cosine
+        self.trajectory[epoch, rows, 1] = log_probability
+        for place, value in enumerate((loss, float(log_probability.mean()), 1.0)):
+            self.sums[place] += value
+
 
 def save_atomically(value: Any, path: Path) -> None:
     """Write a torch value under a temporary name and rename; through a buffer, since the bytes depend on the name."""

@@ -48,10 +48,10 @@ def member(
     made = trainer(name, draw_data(PAIRS, captions=3), **how)
     step = made.step
 
-    def timed(rows: np.ndarray, progress: Progress) -> float:
+    def timed(rows: np.ndarray, progress: Progress, pixels: np.ndarray) -> float:
         if before is not None:
             before()
-        loss = step(rows, progress)
+        loss = step(rows, progress, pixels)
         if progress.step + 1 == stop:
             raise Stopped
         clock.now += 10

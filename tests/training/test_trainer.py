@@ -154,7 +154,7 @@ def test_a_step_is_one_of_adamw_on_the_loss_written_out(toy: str) -> None:
 
 
 def test_the_log_tells_of_each_epochs_end(toy: str, tmp_path: Path) -> None:
-    member = trainer(toy, draw_data(20), epochs=3)
+    member = trainer(toy, draw_data(24), epochs=3)  # equal batches: the mean over them is the mean over pairs
     train(member, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 6, 9]
@@ -162,7 +162,7 @@ def test_the_log_tells_of_each_epochs_end(toy: str, tmp_path: Path) -> None:
     trajectory = np.load(tmp_path / TRAJECTORY).astype(np.float64)
     for line, epoch in zip(lines, trajectory, strict=True):
         assert line["steps"] == 9
-        assert line["log_probability"] == pytest.approx(epoch[:, 1].mean(), abs=0.02)
+        assert line["log_probability"] == pytest.approx(epoch[:, 1].mean(), abs=2e-3)
         assert line["loss"] == pytest.approx(-line["log_probability"], abs=1e-3)
         assert line["samples_per_second"] > 0
     assert lines[-1]["logit_scale"] == pytest.approx(float(member.model.logit_scale.detach().exp()), abs=1e-3)

@@ -90,9 +90,11 @@ def test_area_is_uniform_and_aspect_log_uniform() -> None:
 
 def test_places_are_uniform_over_where_a_box_fits() -> None:
     x, y, width, height = view_maker(crop_scale=0.1).boxes(KEYS, 0).T
-    for place, side in ((x, width), (y, height)):
-        free = side < 1
-        assert stats.kstest(place[free] / (1 - side[free]), "uniform").pvalue > 1e-3
+    free = (width < 1) & (height < 1)
+    across, down = (place[free] / (1 - side[free]) for place, side in ((x, width), (y, height)))
+    for share in (across, down):
+        assert stats.kstest(share, "uniform").pvalue > 1e-3
+    assert abs(stats.spearmanr(across, down).statistic) < 4 / np.sqrt(free.sum())
 
 
 def test_crop_scale_1_is_the_whole_picture() -> None:
