@@ -158,14 +158,14 @@ def _defaults(kind: type, arguments: list[str]) -> Any:
 
 
 def _one_line(box: str) -> str:
-    """Take the sentence out of the box that the parser draws."""
+    """Take the sentence out of the box that the parser draws, with lines or, where the terminal has none, with dashes."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     lines = [line.strip(" │╭╮╰╯─") for line in plain.splitlines()]
     kept = ["missing:"] if "Required options" in plain else []
     for line in lines:
-        if re.fullmatch(r"(Parsing error|Required options|Missing .*|Value error|Argument helptext:.*)?", line):
+        if re.fullmatch(r"-*|(Parsing|Value) error|(Required|Unrecognized) options|Missing (argument|from .*)", line):
             continue
-        if line.startswith(("For full helptext", "Perhaps you meant", "Similar arguments", "To see")):
+        if line.startswith(("For full helptext", "Perhaps you meant", "Similar arguments", "To see", "Argument help")):
             break
         kept.append(line)
     return " ".join(kept).removesuffix(" (required)") or "the arguments were not understood"

@@ -5,6 +5,7 @@ import unicodedata
 from types import TracebackType
 from typing import Any, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -95,11 +96,11 @@ def show_verdict(audit: Audit) -> None:
     console, verdict = Console(highlight=False), audit.verdict
     console.print(_table("clipmem by group", verdict["groups"], ["group", "n", "mean", "low", "high", "kind"]))
     if verdict["planted"]:
-        columns = ["planted", "n", "clipmem", "similarity_out", "misfit", "clipmem_image", "clipmem_text"]
-        console.print(_table("planted pairs beside the others", verdict["planted"], columns))
+        columns = ["planted", "n", "clipmem", "clipmem_image", "clipmem_text", "similarity_out", "misfit"]
+        console.print(_table("planted pairs beside the others (means)", verdict["planted"], columns))
     if verdict["detection"]:
-        columns = ["score", "auroc", "average_precision", "precision_at_k", "auroc_difference", "auroc_difference_low"]
-        console.print(_table("finding planted mis-captions", verdict["detection"], columns))
+        rows = [_detection(row) for row in verdict["detection"]]
+        console.print(_table("finding planted mis-captions, with 95 % bootstrap intervals", rows, list(rows[0])))
     utility = [{"metric": metric, "mean over members": value} for metric, value in verdict["utility"].items()]
     console.print(_table("utility", utility, ["metric", "mean over members"]))
     for check in verdict["checks"]:
@@ -114,11 +115,27 @@ def show_verdict(audit: Audit) -> None:
     console.print(plain(f"{audit.folder}  (browse it: streamlit run app.py)"), soft_wrap=True)
 
 
+def _detection(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a detector's row for the screen: its metrics, and how far the first detector leads it."""
+    shown = {
+        "score": row["score"],
+        "AUROC": row["auroc"],
+        "AP": row["average_precision"],
+        "P@50": row["precision_at_k"],
+    }
+    for short, name in (("AUROC", "auroc"), ("AP", "average_precision")):
+        lead, low, high = (row[f"{name}_difference{end}"] for end in ("", "_low", "_high"))
+        shown[f"behind in {short}"] = f"{lead:.3f} [{low:.2f}, {high:.2f}]" if lead else "–"
+    return shown
+
+
 def _table(title: str, rows: list[dict[str, Any]], columns: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for column in columns:
         numbers = all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        table.add_column(column.removeprefix("clipmem_"), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     return table
