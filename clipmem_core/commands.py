@@ -88,7 +88,7 @@ def audit_name(source: str, config: AuditConfig) -> str:
         >>> audit_name("data/sets/openclipart/", AuditConfig(protocol="paper"))
         'openclipart-paper'
     """
-    stem = re.sub(r"[^\w.-]+", "-", Path(source).name.split(".")[0]).strip("-.") or "audit"
+    stem = re.sub(r"[^\w.]+", "-", Path(source).name.split(".")[0]).strip("-.") or "audit"
     return stem if config.protocol == "ensemble" else f"{stem}-{config.protocol}"
 
 

@@ -1,0 +1,201 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clipmem_core.audits.checkpoints import (
+    align_membership,
+    check_checkpoints,
+    checkpoint_config,
+    derive_groups,
+    read_membership,
+    score_checkpoints,
+)
+from clipmem_core.audits.store import Audit
+from clipmem_core.config import AuditConfig, InputError, preset_config
+from tests.audits.small import PAPER, Silent, config_of, vectors, with_drawn_set
+from tests.conftest import Made
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> Callable[[str], Path]:
+    def written(text: str) -> Path:
+        path = tmp_path / "m.csv"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return written
+
+
+@pytest.mark.parametrize("yes", ["true", "True", "1", " TRUE ", "1.0"])
+@pytest.mark.parametrize("no", ["false", "False", "0"])
+def test_true_and_false_may_be_written_in_many_ways(yes: str, no: str, csv: Callable[[str], Path]) -> None:
+    table = read_membership(csv(f"pair_id,f-0,g-0\na,{yes},{no}\nb,{no},{yes}\n"))
+    assert table["f-0"].tolist() == [True, False]
+    assert table.columns.tolist() == ["pair_id", "f-0", "g-0"]
+
+
+def test_ids_stay_as_they_are_written(csv: Callable[[str], Path]) -> None:
+    table = read_membership(csv("pair_id,f-0\n007,1\nNA,0\nnull,0\n1.0,1\n"))
+    assert table["pair_id"].tolist() == ["007", "NA", "null", "1.0"]
+
+
+def test_a_parquet_file_does_as_well(tmp_path: Path) -> None:
+    table = pd.DataFrame({"pair_id": [1, 2], "group": ["shared", "external"], "f-0": [True, False], "g-0": [1, 0]})
+    table.to_parquet(tmp_path / "m.parquet")
+    read = read_membership(tmp_path / "m.parquet")
+    assert read["pair_id"].tolist() == ["1", "2"]
+    assert read["g-0"].tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read: No columns"),
+        ("id,f-0\na,1\n", "needs a column pair_id, it has id, f-0"),
+        ("pair_id,f-0\na,1\na,0\n", "has pair 'a' more than once"),
+        ("pair_id,f-0\na,maybe\n", "column 'f-0' must be true or false in every row"),
+        ("pair_id,f-0\na,\n", "column 'f-0' must be true or false in every row"),
+    ],
+)
+def test_a_membership_file_that_does_not_do_is_one_line(text: str, message: str, csv: Callable[[str], Path]) -> None:
+    with pytest.raises(InputError, match=f"--membership '.*m.csv':? {message}"):
+        read_membership(csv(text))
+
+
+def test_a_membership_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(InputError, match="--membership 'nowhere.csv' is not a file"):
+        read_membership(Path("nowhere.csv"))
+
+
+def test_there_is_one_checkpoint_a_member(tmp_path: Path) -> None:
+    (tmp_path / "f.pt").write_bytes(b"")
+    files = check_checkpoints([str(tmp_path / "f.pt")] * 2, ["f-0", "g-0"])
+    assert files == [tmp_path / "f.pt"] * 2
+    with pytest.raises(InputError, match=r"--checkpoints must be one a member column \(2: f-0, g-0\), not 1"):
+        check_checkpoints([str(tmp_path / "f.pt")], ["f-0", "g-0"])
+    with pytest.raises(InputError, match="--checkpoints '.*g.pt' is not a file"):
+        check_checkpoints([str(tmp_path / "f.pt"), str(tmp_path / "g.pt")], ["f-0", "g-0"])
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["f-0", "g-0", "f-1", "g-1"], ("paper", 4, 2)),
+        (["r0-f0", "r0-f1", "r0-f2", "r1-f0", "r1-f1", "r1-f2"], ("ensemble", 6, 1)),
+    ],
+)
+def test_names_say_the_protocol(names: list[str], expected: tuple[str, int, int]) -> None:
+    config = checkpoint_config(preset_config("tiny"), names)
+    assert (config.protocol, config.members, config.seeds) == expected
+    assert config.folds == (3 if expected[0] == "ensemble" else 2)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["model_a", "model_b"], "members must be named .* not model_a, model_b"),
+        (["f-0", "g-1"], "every seed needs one f and one g"),
+        ([], "not nothing at all"),
+    ],
+)
+def test_other_names_are_refused(names: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        checkpoint_config(AuditConfig(), names)
+
+
+def test_groups_follow_from_who_saw_what() -> None:
+    paper = np.array([[1, 1, 0, 0], [1, 0, 1, 0]], dtype=bool)
+    assert derive_groups(paper, ["f-0", "g-0"]).tolist() == ["shared", "candidate", "independent", "external"]
+    ensemble = np.array([[1, 0, 1, 0], [0, 1, 1, 0]], dtype=bool)
+    assert derive_groups(ensemble, ["r0-f0", "r0-f1"]).tolist() == ["scored", "scored", "shared", "external"]
+
+
+PAIRS = pd.DataFrame({"pair_id": ["a", "b", "c", "d"]})
+
+
+def membership(**columns: Any) -> pd.DataFrame:
+    rows = {"pair_id": ["d", "c", "b", "a", "x"], "f-0": [0, 0, 0, 1, 1], "g-0": [0, 0, 1, 0, 1]} | columns
+    return pd.DataFrame(rows).astype({"f-0": bool, "g-0": bool})
+
+
+def test_a_membership_file_is_brought_into_the_order_of_the_pairs() -> None:
+    aligned = align_membership(membership(), ["f-0", "g-0"], PAIRS)
+    assert aligned.group.tolist() == ["candidate", "independent", "external", "external"]
+    assert aligned.trained.tolist() == [[True, False, False, False], [False, True, False, False]]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (membership().iloc[1:3], "--membership lacks 2 of 4 pairs, first 'a': every pair needs a row"),
+        (membership(**{"f-0": [1] * 5}), "fewer than two pairs that no member saw"),
+        (membership(group=["external", "extra", "shared", "shared", "x"]), "group must be one of .*, not 'extra'"),
+        (membership(group=["external"] * 5), "names pairs external that a member saw"),
+    ],
+)
+def test_a_membership_that_does_not_fit_is_one_line(table: pd.DataFrame, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        align_membership(table, ["f-0", "g-0"], PAIRS)
+
+
+class Scored:
+    """The paper audit's checkpoints, scored as if somebody else had trained them."""
+
+    def __init__(self, made: Made, data: Path, patch: pytest.MonkeyPatch) -> None:
+        patch.setenv("CLIPMEM_DATA", str(with_drawn_set(data, made.data)))
+        self.made, self.membership = made, data / "membership.csv"
+        made.paper.membership.drop(columns="group").to_csv(self.membership, index=False)
+        self.files = [str(self.as_open_clip_saves(name, data / f"{name}.pt")) for name in ("f-0", "g-0")]
+
+    def as_open_clip_saves(self, member: str, path: Path) -> Path:
+        state = torch.load(self.made.paper.member(member) / "checkpoint.pt", weights_only=True)
+        weights = {f"module.{key}": value for key, value in state.items()}
+        torch.save({"epoch": 24, "name": "run", "state_dict": weights, "optimizer": {}}, path)
+        return path
+
+    def score(self, files: list[str], *, name: str = "scored") -> Audit:
+        config = config_of(PAPER)
+        options = {"name": name, "membership": str(self.membership), "checkpoints": files, "screen": Silent()}
+        return score_checkpoints("scenes", config, **options)
+
+
+@pytest.fixture(scope="module")
+def scored(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        yield Scored(made, tmp_path_factory.mktemp("scored"), patch)
+
+
+@pytest.mark.slow
+def test_given_checkpoints_score_as_they_did_where_they_were_trained(scored: Scored, made: Made) -> None:
+    audit = scored.score(scored.files)
+    for name in ("f-0", "g-0"):
+        for file in ("image.faiss", "text.faiss"):
+            assert np.array_equal(vectors(audit.member(name) / file), vectors(made.paper.member(name) / file))
+    missing = ["misfit", "learned"]
+    pd.testing.assert_frame_equal(audit.scores.drop(columns=missing), made.paper.scores.drop(columns=missing))
+    assert audit.scores[missing].isna().all(axis=None)
+    pd.testing.assert_frame_equal(audit.membership, made.paper.membership)
+    assert audit.config["config"]["protocol"] == "paper"
+    assert audit.finished
+    listed = {row["score"] for row in audit.verdict["detection"]}
+    assert "misfit" not in listed
+
+
+@pytest.mark.slow
+def test_other_checkpoints_under_the_same_name_are_refused(scored: Scored) -> None:
+    scored.score(scored.files)
+    with pytest.raises(InputError, match="was made from another checkpoint for f-0: take another --name"):
+        scored.score(scored.files[::-1])
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_model_leaves_no_folder(scored: Scored, tmp_path: Path) -> None:
+    torch.save({"state_dict": {"visual.weight": torch.zeros(2)}}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match="checkpoint '.*other.pt' does not load"):
+        scored.score([scored.files[0], str(tmp_path / "other.pt")], name="other")
+    assert not (scored.made.data / "audits" / "other").exists()

@@ -1,0 +1,197 @@
+"""Real kills: whatever ends a run, and wherever, the same command goes on and ends with the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clipmem_core.audits.store import Audit, broken_files, file_sha256
+from clipmem_core.commands import main
+from tests.audits.small import PAPER, command, with_drawn_set
+from tests.conftest import Made
+
+pytestmark = pytest.mark.slow
+
+# Runs in every process of an audit before anything else. Members save their state several times a second, and a
+# process that is about to put KILL_BEFORE in its place ends as by kill -9.
+STARTUP = """
+import os, signal, sys
+
+def end(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith(os.environ["KILL_BEFORE"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if "KILL_BEFORE" in os.environ:
+    sys.addaudithook(end)
+if "clipmem_core.audits.member" in sys.orig_argv:
+    from clipmem_core.training import loop
+    loop.SECONDS_BETWEEN_SAVES = 0.1
+"""
+
+
+class Runs:
+    """One audit, the same as the finished one of the paper's protocol, that is run again and again."""
+
+    def __init__(self, data: Path, startup: Path) -> None:
+        self.data, self.startup = data, startup
+        self.audit = Audit(data / "audits" / "killed")
+        (startup / "sitecustomize.py").write_text(STARTUP)
+
+    def start(self, **environment: str) -> "subprocess.Popen[str]":
+        arguments = ["audit", "scenes", "--name", "killed", *PAPER]
+        return command(*arguments, data=self.data, PYTHONPATH=str(self.startup), **environment)
+
+    def kill_before(self, file: str) -> tuple[int, str]:
+        """Run until a process is about to put a file in its place; return exit code and last line of stderr."""
+        process = self.start(KILL_BEFORE=file)
+        _, errors = process.communicate(timeout=300)
+        assert not (self.audit.folder.parent / file).exists()
+        return process.returncode, errors.strip().splitlines()[-1] if errors.strip() else ""
+
+    def stop_when(self, ready: Callable[[], bool], stop: Callable[["subprocess.Popen[str]"], None]) -> tuple[int, str]:
+        """Run until something is there, and stop the run in some way."""
+        process = self.start()
+        wait(lambda: ready() or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
+        stop(process)
+        _, errors = process.communicate(timeout=60)
+        return process.returncode, errors
+
+    def finish(self) -> None:
+        process = self.start()
+        printed, errors = process.communicate(timeout=300)
+        assert (process.returncode, errors) == (0, ""), printed
+
+
+@pytest.fixture
+def runs(made: Made, tmp_path: Path) -> Runs:
+    startup = tmp_path / "startup"
+    startup.mkdir()
+    return Runs(with_drawn_set(tmp_path / "data", made.data), startup)
+
+
+def wait(ready: Callable[[], bool], *, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.005)
+
+
+def same(audit: Audit, whole: Audit) -> None:
+    """Hold everything a killed audit ended with against an uninterrupted one, bit for bit."""
+    assert broken_files(audit.folder) == []
+    for name in whole.config["members"]:
+        weights = (torch.load(a.member(name) / "checkpoint.pt", weights_only=True) for a in (audit, whole))
+        left, right = (dict(state) for state in weights)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left), name
+        trajectories = [np.load(a.member(name) / "trajectory.npy") for a in (audit, whole)]
+        assert np.array_equal(*(t.view(np.uint16) for t in trajectories))
+        for file in ("image.faiss", "text.faiss", "utility.json"):
+            assert (audit.member(name) / file).read_bytes() == (whole.member(name) / file).read_bytes(), (name, file)
+    for table in ("pairs", "membership", "scores", "utility", "quarantine"):
+        pd.testing.assert_frame_equal(getattr(audit, table), getattr(whole, table), check_exact=True)
+    listed = [sorted(path.name for path in a.folder.rglob("[!.]*") if path.is_file()) for a in (audit, whole)]
+    assert listed[0] == listed[1]
+
+
+def states(runs: Runs) -> list[Path]:
+    return [path for path in runs.audit.folder.glob("members/*/resume.pt") if path.stat().st_size]
+
+
+def children(process: "subprocess.Popen[str]") -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def kill_all(process: "subprocess.Popen[str]") -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_killed_before_each_file_is_in_its_place(runs: Runs, made: Made) -> None:
+    assert runs.kill_before("killed/config.json")[0] == -signal.SIGKILL
+    for file in ("f-0/trajectory.npy", "g-0/text.faiss"):
+        code, line = runs.kill_before(file)
+        assert code == 1
+        assert "was ended by signal 9" in line
+        assert line.endswith("the same command goes on where it stopped")
+    assert (runs.audit.member("g-0") / "checkpoint.pt").is_file()
+    finished = {path: path.stat().st_mtime_ns for path in runs.audit.folder.glob("members/*/checkpoint.pt")}
+    assert runs.kill_before("killed/manifest.json")[0] == -signal.SIGKILL
+    assert not runs.audit.finished
+    runs.finish()
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished  # no member was trained again
+    same(runs.audit, made.paper)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
+def test_killed_from_outside_while_it_reads_trains_and_is_watched(runs: Runs, made: Made) -> None:
+    code, _ = runs.stop_when(lambda: any((runs.data / "cache" / "pixels").glob("*.part")), kill_all)
+    assert code == -signal.SIGKILL
+    assert not (runs.audit.folder / "config.json").exists()
+
+    def kill_parent(process: "subprocess.Popen[str]") -> None:
+        members = children(process)
+        assert len(members) == 2
+        process.kill()
+        wait(lambda: not any(alive(pid) for pid in members), seconds=10)
+
+    code, _ = runs.stop_when(lambda: len(states(runs)) == 2, kill_parent)
+    assert code == -signal.SIGKILL
+
+    def interrupt(process: "subprocess.Popen[str]") -> None:
+        assert main(["audit", "scenes", "--name", "killed", *PAPER]) == 2  # a second run beside it
+        os.killpg(process.pid, signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPMEM_DATA", str(runs.data))
+        before = [path.stat().st_mtime_ns for path in states(runs)]
+        newer = lambda: [path.stat().st_mtime_ns for path in states(runs)] > before  # noqa: E731
+        code, errors = runs.stop_when(newer, interrupt)
+    assert code == 130
+    assert errors == "interrupted: the same command goes on where it stopped\n"
+    assert len(states(runs)) == 2
+    runs.finish()
+    same(runs.audit, made.paper)
+
+
+def test_a_finished_audit_is_left_alone(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(made.data))
+    files = [path for path in made.paper.folder.rglob("*") if path.is_file()]
+    before = {path: (path.stat().st_mtime_ns, file_sha256(path)) for path in files}
+    assert main(["audit", "scenes", "--name", "paper", *PAPER]) == 0
+    assert {path: (path.stat().st_mtime_ns, file_sha256(path)) for path in files} == before
+
+
+def test_a_second_run_beside_the_first_is_one_line(
+    made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    holder = "import sys, filelock; filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); input()"
+    lock = made.data / "audits" / ".paper.lock"
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder, str(lock)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout.readline() == "held\n"
+        monkeypatch.setenv("CLIPMEM_DATA", str(made.data))
+        assert main(["audit", "scenes", "--name", "paper", *PAPER]) == 2
+        process.communicate("\n")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["error: audit 'paper' is being run by another process: wait for it, or stop it"]

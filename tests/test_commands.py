@@ -1,0 +1,183 @@
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipmem_core import commands
+from clipmem_core.commands import audit_name, main, parse
+from clipmem_core.config import AuditConfig, InputError, preset_config
+from tests.audits.small import ROOT
+
+Captured = pytest.CaptureFixture[str]
+
+WRONG = [
+    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score"),
+    ("audit", "missing: SOURCE a path, a hub name, or `scenes`"),
+    ("inspect", "missing: SOURCE"),
+    ("fetch", "missing: SET openclipart | tuxpaint"),
+    ("score scenes", "missing: --name STR"),
+    ("audit scenes extra", "Unrecognized options: extra"),
+    ("audit scenes --nosuch 3", "Unrecognized options: --nosuch, 3"),
+    ("inspect scenes --epochs 3", "Unrecognized options: --epochs, 3"),
+    ("audit scenes --epochs", "Missing value for argument '--epochs'"),
+    ("audit scenes --epochs many", "Error parsing --epochs: invalid literal for int() with base 10: 'many'"),
+    ("audit scenes --lr fast", "Error parsing --lr: could not convert string to float: 'fast'"),
+    ("audit scenes --preset huge", "preset 'huge' is unknown: choose one of tiny, small, base"),
+    ("audit scenes --preset=huge", "preset 'huge' is unknown: choose one of tiny, small, base"),
+    ("audit scenes --model ViT-Q", "model 'ViT-Q' is unknown: try"),
+    ("audit scenes --protocol loo", "--protocol must be one of ensemble, paper, not 'loo'"),
+    ("audit scenes --name a/b", "name 'a/b' must be letters, digits"),
+    ("audit nowhere.csv", "there is no 'nowhere.csv': give a CSV"),
+    ("inspect nowhere", "there is no 'nowhere': give a CSV"),
+    ("fetch imagenet", "data set 'imagenet' is unknown: choose one of openclipart, tuxpaint"),
+    ("score scenes --name x --membership m.csv --checkpoints a.pt", "--membership 'm.csv' is not a file"),
+]
+
+
+def line_of(captured: Captured) -> str:
+    lines = captured.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(("typed", "message"), WRONG, ids=[typed for typed, _ in WRONG])
+def test_wrong_input_is_one_line_and_exit_code_2(typed: str, message: str, data: Path, capsys: Captured) -> None:
+    assert main(typed.split()) == 2
+    assert line_of(capsys).startswith(f"error: {message}")
+    assert not list(data.glob("audits/[!.]*"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder of pictures with captions, some of them broken."""
+
+    def made(good: int, broken: int = 0) -> Path:
+        path = tmp_path / "pictures"
+        path.mkdir()
+        for i in range(good):
+            noise = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(path / f"{i}.png")
+        for i in range(good, good + broken):
+            (path / f"{i}.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+        for i in range(good + broken):
+            (path / f"{i}.txt").write_text(f"noise number {i}")
+        return path
+
+    return made
+
+
+def test_too_few_pairs_leave_no_folder(folder: Callable[..., Path], data: Path, capsys: Captured) -> None:
+    assert main(["audit", str(folder(3))]) == 2
+    assert "an audit needs at least 200 usable pairs, found 3" in line_of(capsys)
+    assert not list(data.glob("audits/[!.]*"))
+
+
+def test_nothing_left_to_audit_leaves_no_folder(folder: Callable[..., Path], data: Path, capsys: Captured) -> None:
+    assert main(["audit", str(folder(0, broken=2))]) == 2
+    assert "nothing is left to audit of 2 rows" in line_of(capsys)
+    assert not list(data.glob("audits/[!.]*"))
+
+
+@pytest.mark.slow
+def test_a_start_that_cannot_be_had_leaves_the_name_free(data: Path, capsys: Captured) -> None:
+    flags = shlex.split("--preset tiny --scenes-pairs 200 --members 2 --threads 1 --pretrained nosuch.pt")
+    assert main(["audit", "scenes", "--name", "x", *flags]) == 2
+    assert "nosuch.pt" in line_of(capsys)
+    assert not list(data.glob("audits/[!.]*"))
+
+
+def test_a_data_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / "file"))
+    assert main(["audit", "scenes"]) == 2
+    assert line_of(capsys).endswith("set CLIPMEM_DATA")
+
+
+def test_help_lists_the_commands_and_their_flags(capsys: Captured) -> None:
+    for arguments, expected in ((["--help"], "inspect"), (["audit", "--help"], "--plant-miscaptions")):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert not end.value.code
+        assert expected in capsys.readouterr().out
+
+
+def test_no_command_is_answered_with_those_there_are(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2
+    assert "usage: python -m clipmem_core COMMAND" in capsys.readouterr().out
+
+
+def test_a_preset_fills_in_what_is_not_typed() -> None:
+    typed = "audit set.csv --lr 0.5 --preset tiny --csv-caption-key title --drop-lookalikes"
+    config, tiny = parse(shlex.split(typed)).config, preset_config("tiny")
+    assert (config.preset, config.model, config.epochs, config.lr) == ("tiny", "tiny", tiny.epochs, 0.5)
+    assert config.source.csv_caption_key == "title"
+    assert config.drop_lookalikes
+
+
+def test_checkpoints_keep_their_order() -> None:
+    typed = "score scenes --name x --membership m.csv --checkpoints g.pt f.pt --model ViT-B-32"
+    command = parse(shlex.split(typed))
+    assert command.checkpoints == ("g.pt", "f.pt")
+    assert command.config.model == "ViT-B-32"
+
+
+@pytest.mark.parametrize(
+    ("source", "protocol", "expected"),
+    [
+        ("scenes", "ensemble", "scenes"),
+        ("data/sets/openclipart/", "paper", "openclipart-paper"),
+        ("/x/my photos (1).csv", "ensemble", "my-photos-1"),
+        ("shards/name-{000..041}.tar", "ensemble", "name-000"),
+        ("owner/hub.name", "ensemble", "hub"),
+        (".", "ensemble", "audit"),
+        ("画像", "ensemble", "画像"),
+    ],
+)
+def test_an_audit_is_named_after_its_source(source: str, protocol: str, expected: str) -> None:
+    assert audit_name(source, AuditConfig(protocol=protocol)) == expected
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (InputError("first line\nsecond line"), 2, "error: first line second line"),
+        (RuntimeError("member f-0 failed"), 1, "error: member f-0 failed"),
+        (PermissionError(13, "Permission denied", "/x"), 1, "error: [Errno 13] Permission denied: '/x'"),
+        (KeyboardInterrupt(), 130, "interrupted: the same command goes on where it stopped"),
+    ],
+)
+def test_each_way_to_end_has_its_code_and_one_line(
+    raised: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def fail(_: object) -> None:
+        raise raised
+
+    monkeypatch.setitem(commands.COMMANDS, "fetch", (commands.Fetch, fail))
+    assert main(["fetch", "tuxpaint"]) == code
+    assert line_of(capsys) == message
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_sentence_of_a_typing_error_does_not_depend_on_the_terminal(encoding: str) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "clipmem_core", "audit", "scenes", "--epochs", "x"],
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 2
+    assert finished.stderr == (
+        "error: Error parsing --epochs: invalid literal for int() with base 10: 'x' "
+        "(`python -m clipmem_core audit --help` lists every flag)\n"
+    )
