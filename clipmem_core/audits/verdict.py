@@ -8,7 +8,8 @@ from clipmem_core import columns as c
 
 # An audit generalises when retrieval on external pairs closes this share of the way from chance to perfect.
 GENERALISES = 0.10
-# The null is flat when the groups nobody memorized stay within this share of the memorized group's mean.
+# The null is flat when the groups nobody memorized stay within this share of the memorized group's mean, or within three
+# standard errors of 0.
 FLAT = 0.10
 # Spearman between disjoint halves of the members.
 STABLE = 0.5
@@ -93,7 +94,7 @@ def _null_is_flat(summary: dict[str, Any]) -> dict[str, Any]:
     top = means.get(c.CANDIDATE, means.get(c.SCORED, 0.0))
     null = {name: means[name] for name in (c.SHARED, c.EXTERNAL) if name in means}
     listed = ", ".join(f"{name} {value:+.3f}" for name, value in null.items())
-    floor = 2 * summary["external_sd"] / summary["external_pairs"] ** 0.5
+    floor = 3 * summary["external_sd"] / summary["external_pairs"] ** 0.5
     good = all(abs(value) <= max(FLAT * abs(top), floor) for value in null.values())
     sentence = f"Groups that nobody can have memorized lie at {listed}, memorized ones at {top:+.3f}."
     if good:
@@ -108,12 +109,12 @@ def _null_is_flat(summary: dict[str, Any]) -> dict[str, Any]:
 
 def _ranking_is_stable(summary: dict[str, Any], protocol: str) -> dict[str, Any]:
     stability = summary["ranking_stability"]
-    grow = "--seeds 2 or more" if protocol == "paper" else "two repeats or more (--members)"
+    grow = "more seeds (--seeds)" if protocol == "paper" else "more repeats (--members)"
     if stability is None:
         return _check(
             "stability of the ranking is unknown",
             None,
-            "One seed cannot tell whether the ranking is stable.",
+            f"One {'seed' if protocol == 'paper' else 'repeat'} cannot tell whether the ranking is stable.",
             f"train {grow}",
         )
     sentence = f"Two disjoint halves of the members rank the pairs alike to {stability:.2f} (Spearman)."

@@ -68,8 +68,8 @@ def test_members_that_learned_nothing_get_the_opposite_advice() -> None:
     [
         ("ensemble", {"scored": 0.3, "external": 0.029}, True),
         ("ensemble", {"scored": 0.3, "external": -0.031}, False),
-        ("ensemble", {"scored": 0.01, "external": 0.019}, True),  # within two standard errors of 0: .1 / √100 each
-        ("ensemble", {"scored": 0.01, "external": 0.021}, False),
+        ("ensemble", {"scored": 0.01, "external": 0.029}, True),  # within three standard errors of 0: .1 / √100 each
+        ("ensemble", {"scored": 0.01, "external": 0.031}, False),
         ("paper", {"candidate": 0.3, "independent": -0.3, "shared": 0.0, "external": 0.0}, True),
         ("paper", {"candidate": 0.3, "independent": -0.3, "shared": 0.05, "external": 0.0}, False),
         ("ensemble", {"scored": 0.3, "shared": None, "external": 0.0}, True),
@@ -89,7 +89,7 @@ def test_the_ranking_is_stable_when_halves_agree(stability: float | None, good: 
     assert check(judged(ranking_stability=stability), 2)[0] is good
 
 
-@pytest.mark.parametrize(("protocol", "flag"), [("paper", "--seeds 2"), ("ensemble", "--members")])
+@pytest.mark.parametrize(("protocol", "flag"), [("paper", "--seeds"), ("ensemble", "--members")])
 def test_an_unknown_stability_says_how_to_know_it(protocol: str, flag: str) -> None:
     verdict = judged(protocol=protocol, ranking_stability=None)
     assert flag in check(verdict, 2)[1]

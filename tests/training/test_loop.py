@@ -109,6 +109,11 @@ def test_the_learning_rate_is_open_clips_schedule(total: int, warmup: int) -> No
         assert learning_rate(step, total=total, peak=3e-4, warmup=warmup) == pytest.approx(theirs(step))
 
 
+def test_warm_up_is_cut_to_a_tenth_of_the_run() -> None:
+    assert [learning_rate(step, total=19, peak=1.0, warmup=5) for step in (0, 1)] == [1.0, 1.0]
+    assert [learning_rate(step, total=30, peak=3.0, warmup=5) for step in range(4)] == [1.0, 2.0, 3.0, 3.0]
+
+
 def test_a_run_of_one_step_takes_it_at_the_peak() -> None:
     assert learning_rate(0, total=1, peak=0.5, warmup=50) == 0.5
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,16 @@ import torch
 from torch.nn import functional as F
 
 from clipmem_core.config import preset_config
-from clipmem_core.training.loop import LOG, TRAJECTORY, Trainer, TrainingData, chosen_captions, epoch_batches, train
+from clipmem_core.training.loop import (
+    LOG,
+    TRAJECTORY,
+    Trainer,
+    TrainingData,
+    chosen_captions,
+    epoch_batches,
+    read_ahead,
+    train,
+)
 from clipmem_core.training.model import build_model
 from clipmem_core.training.state import Progress
 from tests.training.toys import draw_data, trainer, view_maker
@@ -36,7 +45,9 @@ def test_the_tiny_preset_leaves_its_files_and_a_trajectory_of_the_trained_pairs(
     model = build_model("tiny", loss="clip", seed=0)
     data = replace(draw_data(64, captions=2, size=40, context=16), rows=np.arange(0, 64, 2))
     views = view_maker(image_size=32)
+    model.eval()
     train(Trainer(model, data, config, views, seed=0, device="cpu"), tmp_path)
+    assert model.training
     trajectory = np.load(tmp_path / TRAJECTORY)
     assert trajectory.shape == (2, 64, 2)
     assert trajectory.dtype == np.float16
@@ -166,6 +177,36 @@ def test_the_log_tells_of_each_epochs_end(toy: str, tmp_path: Path) -> None:
         assert line["loss"] == pytest.approx(-line["log_probability"], abs=1e-3)
         assert line["samples_per_second"] > 0
     assert lines[-1]["logit_scale"] == pytest.approx(float(member.model.logit_scale.detach().exp()), abs=1e-3)
+
+
+@dataclass
+class Shelf:
+    """Pictures whose value is their row; the row -1 cannot be read. Keeps what was asked for."""
+
+    asked: list[list[int]] = field(default_factory=list)
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        self.asked.append(rows.tolist())
+        if -1 in rows:
+            raise OSError("the disk is gone")
+        return np.broadcast_to(rows.astype(np.uint8)[:, None, None, None], (len(rows), 2, 2, 3))
+
+
+def test_batches_read_ahead_come_with_their_own_pictures_and_at_most_one_is_waiting() -> None:
+    shelf, batches = Shelf(), np.array_split(np.random.default_rng(0).permutation(30), 7)
+    for place, (rows, pixels) in enumerate(read_ahead(shelf, batches)):
+        assert rows is batches[place]
+        assert (pixels[:, 0, 0, 0] == rows).all()
+        assert len(shelf.asked) <= place + 2
+    assert shelf.asked == [rows.tolist() for rows in batches]
+    assert list(read_ahead(shelf, [])) == []
+
+
+def test_a_picture_that_cannot_be_read_stops_the_run_at_its_batch() -> None:
+    batches = read_ahead(Shelf(), [np.array([1]), np.array([2]), np.array([-1])])
+    assert [next(batches)[0].tolist() for _ in range(2)] == [[1], [2]]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(batches)
 
 
 def test_a_pair_that_is_not_trained_changes_nothing(toy: str, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ CONFIG = AuditConfig(epochs=3, batch_size=8, lr=1e-2, warmup=2, precision="fp32"
 
 @dataclass
 class Pictures:
-    """Pictures in memory, and which rows were asked for."""
+    """Pictures in memory."""
 
     pixels: np.ndarray
 
