@@ -137,7 +137,7 @@ def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFr
     trained = np.stack([rows[name].to_numpy(dtype=bool) for name in names])
     group = rows[c.GROUP].to_numpy(dtype=str) if c.GROUP in rows else derive_groups(trained, names)
     if unknown := sorted(set(group) - set(c.GROUPS)):
-        raise InputError(f"--membership: group must be one of {', '.join(c.GROUPS)}, not {unknown[0]!r}")
+        raise InputError(f"--membership: group must be one of {', '.join(c.GROUPS)}, not {str(unknown[0])!r}")
     external = group == c.EXTERNAL
     if trained[:, external].any():
         raise InputError("--membership names pairs external that a member saw: external pairs are seen by none")

@@ -32,6 +32,7 @@ from clipmem_core.training.loop import CHECKPOINT, TRAJECTORY, Trainer, Training
 from clipmem_core.training.model import Model, build_model, load_weights, tokenize
 from clipmem_core.training.names import model_config
 from clipmem_core.training.state import STATE
+from clipmem_core.training.state import STATE
 from clipmem_core.training.views import ViewMaker
 
 UTILITY = "utility.json"
@@ -169,9 +170,18 @@ def utility(run: MemberRun, model: Model, image: np.ndarray, text: np.ndarray) -
     return metrics
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a kill left behind: files half written, and a state that its checkpoint has overtaken."""
+    for path in folder.glob(".*.[0-9]*"):
+        path.unlink()
+    if (folder / CHECKPOINT).is_file():
+        (folder / STATE).unlink(missing_ok=True)
+
+
 def run_member(folder: Path, name: str) -> None:
     """Bring a member to its end; text.faiss is written last and says that it is complete."""
     run = open_member(folder, name)
+    clear_leftovers(run.folder)
     torch.set_num_threads(run.stored["threads"])
     model = trained_model(run)
     how = {"precision": run.config.precision, "device": run.stored["device"]}

@@ -15,7 +15,7 @@ import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 
-from clipmem_core.config import AuditConfig
+from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.training.draws import CAPTION, ORDER, hashed
 from clipmem_core.training.model import Model, autocast, can_cut_text, encode_image, encode_text
 from clipmem_core.training.state import STATE, Log, Progress, load_state, save_array, save_atomically, save_state
@@ -130,6 +130,8 @@ class Trainer:
             text = encode_text(self.model, tokens, cut=self.cut)
         scale = self.model.logit_scale.exp()
         loss = self.loss(image, text, scale, **self._bias())
+        if not torch.isfinite(loss):
+            raise InputError(f"the loss is {loss.item()} at step {progress.step}: try a lower --lr or --precision fp32")
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

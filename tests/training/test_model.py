@@ -125,10 +125,10 @@ def test_initial_weights_are_a_function_of_the_seed(toy: str) -> None:
 
 
 def test_building_a_model_leaves_the_global_random_state_alone(toy: str) -> None:
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
     build_model(toy, loss="clip", seed=0)
     assert torch.equal(torch.get_rng_state(), before)
-    assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
+    assert (np.random.get_state()[1] == numpy_before).all()
 
 
 def test_siglip_starts_at_scale_10_and_bias_minus_10_and_clip_without_a_bias(toy: str) -> None:

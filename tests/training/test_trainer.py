@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipmem_core.config import preset_config
+from clipmem_core.config import InputError, preset_config
 from clipmem_core.training.loop import (
     LOG,
     TRAJECTORY,
@@ -219,3 +219,11 @@ def test_a_pair_that_is_not_trained_changes_nothing(toy: str, tmp_path: Path) ->
     assert (tmp_path / "a" / "checkpoint.pt").read_bytes() == (tmp_path / "b" / "checkpoint.pt").read_bytes()
     one, other = (np.load(tmp_path / name / TRAJECTORY) for name in "ab")
     assert (one[:, :16] == other).all()
+
+
+def test_a_loss_that_is_not_finite_ends_the_member_with_one_line(toy: str) -> None:
+    member = trainer(toy, draw_data(16))
+    with torch.no_grad():
+        member.model.logit_scale.fill_(float("nan"))
+    with pytest.raises(InputError, match="the loss is nan at step 0: try a lower --lr"):
+        member.step(member.data.rows, blank(member))

@@ -1,0 +1,30 @@
+"""The first command of the README, as it is typed: the drawn set, the smallest preset, nothing else."""
+
+from pathlib import Path
+
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from clipmem_core.audits.store import Audit
+from tests.audits.small import command
+
+
+@pytest.mark.slow
+def test_wrong_captions_of_the_drawn_set_come_out_on_top(tmp_path: Path) -> None:
+    process = command("audit", "scenes", "--name", "scenes", "--preset", "tiny", data=tmp_path)
+    printed, errors = process.communicate(timeout=500)
+    assert (process.returncode, errors) == (0, "")
+    audit = Audit(tmp_path / "audits" / "scenes")
+    assert audit.verdict["sentence"] in printed
+
+    scored = (audit.scores["group"] == "scored").to_numpy()
+    scores, kind = audit.scores[scored], audit.pairs["planted"][scored]
+    wrong = (kind == "miscaption").to_numpy()
+    assert wrong.sum() >= 30
+    aurocs = {name: roc_auc_score(wrong, scores[name]) for name in ("misfit", "clipmem")}
+    assert aurocs["misfit"] > 0.9
+    assert aurocs["clipmem"] > 0.65
+    assert scores["clipmem"][wrong].mean() > 1.5 * scores["clipmem"][kind.isna()].mean() > 0
+    assert scores["similarity_out"][wrong].mean() < 0.8 * scores["similarity_out"][kind.isna()].mean()
+    external = audit.scores["clipmem"][audit.scores["group"] == "external"]
+    assert abs(external.mean()) < scores["clipmem"].mean()

@@ -1,0 +1,72 @@
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from clipmem_core.audits.member import MemberRun, cached_tokens, open_member, probe_rows, trained_model, utility
+from clipmem_core.config import data_folder
+from clipmem_core.training.model import tokenize
+from tests.audits.small import vectors
+from tests.conftest import Made
+
+
+@pytest.fixture
+def _in_made(made: Made, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("CLIPMEM_DATA", str(made.data))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(made: Made, _in_made: None) -> MemberRun:
+    return open_member(made.paper.folder, "f-0")
+
+
+def test_candidate_and_independent_share_every_draw_and_no_others_do(run: MemberRun) -> None:
+    group = run.membership["group"].to_numpy()
+    keys = run.data.keys
+    assert np.array_equal(keys[group == "candidate"], keys[group == "independent"])
+    assert len(set(keys.tolist())) == 350
+
+
+def test_a_member_sees_the_rows_of_its_column(run: MemberRun) -> None:
+    assert run.data.rows.tolist() == np.flatnonzero(run.membership["f-0"]).tolist()
+    assert run.data.pixels.gather(np.arange(3)).shape == (3, 40, 40, 3)
+    assert run.data.caption_start.tolist() == list(range(401))
+
+
+def test_tokens_are_made_once_and_read_afterwards(run: MemberRun, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = [caption for captions in run.pairs["captions"] for caption in captions]
+    monkeypatch.setattr("clipmem_core.audits.member.tokenize", lambda *_: pytest.fail("made again"))
+    assert np.array_equal(cached_tokens("tiny", captions), tokenize("tiny", captions))
+    assert not list((data_folder() / "cache" / "tokens").glob(".*"))
+
+
+def test_a_probe_is_fitted_on_shared_pairs_or_on_all_a_member_saw(made: Made, run: MemberRun) -> None:
+    assert set(run.membership["group"].iloc[probe_rows(run)]) == {"shared"}
+    other = open_member(made.ensemble.folder, "r0-f0")
+    assert np.array_equal(probe_rows(other), other.data.rows)
+
+
+def test_a_class_that_only_external_pairs_have_counts_in_zero_shot(made: Made, run: MemberRun) -> None:
+    external = np.flatnonzero(run.membership["group"] == "external")
+    labels = run.pairs["label"].to_numpy(dtype=object).copy()
+    labels[external] = "zebra"  # the last name in the alphabet, and no pair of this class to fit on
+    model = trained_model(run)
+    image, text = (vectors(run.folder / name).astype(np.float32) for name in ("image.faiss", "text.faiss"))
+    found = utility(dataclasses.replace(run, pairs=run.pairs.assign(label=labels)), model, image, text)
+    assert found["linear_probe"] == 0
+    usual = utility(run, model, image, text)
+    assert usual == made.paper.utility.query("member == 'f-0'").set_index("metric")["value"].to_dict()
+    assert found["image_to_text_R@5"] == usual["image_to_text_R@5"]
+    assert 0 <= found["zero_shot"] <= 1
+
+
+def test_a_set_without_labels_has_retrieval_alone(run: MemberRun) -> None:
+    image, text = (vectors(run.folder / name).astype(np.float32) for name in ("image.faiss", "text.faiss"))
+    found = utility(dataclasses.replace(run, pairs=run.pairs.assign(label=None)), None, image, text)
+    assert sorted(found) == sorted(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))

@@ -1,0 +1,68 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipmem_core.audits.run import ensure_pixels, run_audit
+from clipmem_core.audits.settings import config_from
+from clipmem_core.audits.store import Audit
+from clipmem_core.config import InputError
+from tests.audits.small import PAPER, Silent, config_of, with_drawn_set
+from tests.conftest import Made
+
+
+@pytest.fixture
+def moved(made: Made, data: Path) -> Audit:
+    """The paper audit in another data folder, without the store of small pictures."""
+    with_drawn_set(data, made.data)
+    left = shutil.ignore_patterns("*.faiss", "*.pt", "*.npy")
+    audit = Audit(Path(shutil.copytree(made.paper.folder, data / "audits" / "paper", ignore=left)))
+    root = data / "sets" / Path(audit.config["root"]).name
+    (audit.folder / "config.json").write_text(json.dumps(audit.config | {"root": str(root)}))
+    return audit
+
+
+def prepared(audit: Audit) -> tuple[list[int], list[int]]:
+    with np.load(audit.folder / ".prepared.npz") as stored:
+        return stored["cache_rows"].tolist(), stored["clusters"].tolist()
+
+
+def test_the_store_of_small_pictures_can_be_made_again(moved: Audit, data: Path) -> None:
+    before = prepared(moved)
+    (moved.folder / ".prepared.npz").unlink()
+    screen = Silent()
+    ensure_pixels(moved, config_from(moved.config["config"]), screen)
+    assert screen.lines == ["the store of small pictures is gone: making it again"]
+    assert (data / moved.config["pixels"] / "pixels.npy").is_file()
+    assert prepared(moved) == before
+    ensure_pixels(moved, config_from(moved.config["config"]), screen)
+    assert len(screen.lines) == 1
+
+
+def test_an_audit_does_not_go_on_with_other_pictures(moved: Audit) -> None:
+    changed = Path(moved.config["root"]) / moved.pairs["image"].iloc[7]
+    Image.new("RGB", (64, 64), "red").save(changed)
+    with pytest.raises(InputError, match="have changed since audit 'paper' began: take another --name"):
+        ensure_pixels(moved, config_from(moved.config["config"]), Silent())
+
+
+def test_counts_are_said_before_anything_is_trained(data: Path, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_drawn_set(data, made.data)
+    monkeypatch.setattr("clipmem_core.audits.run.finish_audit", lambda *_: None)
+    screen = Silent()
+    config = config_of([*PAPER, "--plant-miscaptions", "6", "--drop-lookalikes"])
+    audit = run_audit("scenes", config, name="planned", screen=screen)
+    assert screen.lines[0] == "reading scenes"
+    assert screen.lines[1].endswith(f"{len(audit.quarantine):,} rows in quarantine")
+    assert len(audit.pairs) + len(audit.quarantine) == 400
+    assert audit.quarantine["reason"].str.startswith("look-alike of scene-").all()
+    assert not audit.finished
+    others = made.paper.pairs.set_index("pair_id")["captions"]
+    planted = audit.pairs[[list(row.captions) != list(others[row.pair_id]) for row in audit.pairs.itertuples()]]
+    assert len(planted) == 6
+    assert set(planted["planted"]) == {"miscaption"}
+    group = audit.membership.set_index("pair_id")["group"]
+    assert set(group[planted["pair_id"]]) == {"candidate"}
