@@ -158,7 +158,7 @@ def _defaults(kind: type, arguments: list[str]) -> Any:
 
 
 def _one_line(box: str) -> str:
-    """Take the sentence out of the box that the parser draws, with lines or, where the terminal has none, with dashes."""
+    """Take the sentence out of the box that the parser draws: of lines or, where a terminal has none, of dashes."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     lines = [line.strip(" │╭╮╰╯─") for line in plain.splitlines()]
     kept = ["missing:"] if "Required options" in plain else []

@@ -75,7 +75,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "model": "tiny",
         "cache_size": 40,
-        "epochs": 40,
+        "epochs": 80,
         "batch_size": 64,
         "lr": 2e-3,
         "warmup": 20,

@@ -32,7 +32,6 @@ from clipmem_core.training.loop import CHECKPOINT, TRAJECTORY, Trainer, Training
 from clipmem_core.training.model import Model, build_model, load_weights, tokenize
 from clipmem_core.training.names import model_config
 from clipmem_core.training.state import STATE
-from clipmem_core.training.state import STATE
 from clipmem_core.training.views import ViewMaker
 
 UTILITY = "utility.json"

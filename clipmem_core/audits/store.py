@@ -187,7 +187,7 @@ def reopen(folder: Path, broken: list[str]) -> None:
     Raises:
         InputError: what is broken is what the audit began from, which cannot be made anew.
     """
-    first = [name for name in broken if name in (CONFIG, PAIRS, QUARANTINE, MEMBERSHIP)]
+    first = [name for name in broken if Path(name).name in (CONFIG, PAIRS, QUARANTINE, MEMBERSHIP)]
     if first:
         raise InputError(f"{folder / first[0]} is broken: delete {folder} and run the audit again")
     (folder / MANIFEST).unlink()

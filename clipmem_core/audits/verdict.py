@@ -8,8 +8,8 @@ from clipmem_core import columns as c
 
 # An audit generalises when retrieval on external pairs closes this share of the way from chance to perfect.
 GENERALISES = 0.10
-# The null is flat when the groups nobody memorized stay within this share of the memorized group's mean, or within three
-# standard errors of 0.
+# The null is flat when the groups nobody memorized stay within this share of the memorized group's mean, or within
+# three standard errors of 0.
 FLAT = 0.10
 # Spearman between disjoint halves of the members.
 STABLE = 0.5

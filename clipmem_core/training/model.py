@@ -57,7 +57,7 @@ def build_model(
                 **options,
             )
     except Exception as error:  # config classes, towers, torch and pickle each raise their own kinds
-        start = f" from {pretrained!r}" if pretrained else ""
+        start = f" from {pretrained!r}, which must be of this model and loss" if pretrained else ""
         raise InputError(f"model {name!r} cannot be built{start}: {_one_line(error)}") from None
     if device == "cpu":
         use_short_attention(model)
@@ -67,6 +67,8 @@ def build_model(
 def _one_line(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # torch's own words tell people to run the code in the file
         return "it is no checkpoint, or holds more than weights"
+    if isinstance(error, ModuleNotFoundError):  # towers and tokenizers of the hub, which few need
+        return f"it needs a package: run `pip install {error.name}`"
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 

@@ -3,12 +3,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from clipmem_core.audits.run import ensure_pixels, run_audit
 from clipmem_core.audits.settings import config_from
-from clipmem_core.audits.store import Audit
+from clipmem_core.audits.store import Audit, broken_files
 from clipmem_core.config import InputError
 from tests.audits.small import PAPER, Silent, config_of, with_drawn_set
 from tests.conftest import Made
@@ -47,6 +48,19 @@ def test_an_audit_does_not_go_on_with_other_pictures(moved: Audit) -> None:
     Image.new("RGB", (64, 64), "red").save(changed)
     with pytest.raises(InputError, match="have changed since audit 'paper' began: take another --name"):
         ensure_pixels(moved, config_from(moved.config["config"]), Silent())
+
+
+def test_a_broken_table_of_a_finished_audit_is_made_again(made: Made, data: Path) -> None:
+    with_drawn_set(data, made.data)
+    audit = Audit(Path(shutil.copytree(made.paper.folder, data / "audits" / "paper")))
+    (audit.folder / "scores.parquet").write_bytes(b"PAR1 and no more")
+    (audit.folder / "utility.parquet").unlink()
+    screen = Silent()
+    run_audit("scenes", config_of(PAPER), name="paper", screen=screen)
+    assert "2 of its files are broken or gone, first scores.parquet: making them again" in screen.lines
+    assert broken_files(audit.folder) == []
+    pd.testing.assert_frame_equal(audit.scores, made.paper.scores, check_exact=True)
+    pd.testing.assert_frame_equal(audit.utility, made.paper.utility)
 
 
 def test_counts_are_said_before_anything_is_trained(data: Path, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

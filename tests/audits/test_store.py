@@ -109,11 +109,13 @@ def test_broken_and_missing_files_are_found_and_made_room_for(tmp_path: Path) ->
     assert sorted(path.name for path in audit.folder.rglob("*") if path.is_file()) == ["config.json", "config.json"]
 
 
-def test_an_audit_whose_beginning_is_broken_cannot_be_mended(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["config.json", "members/f-0/config.json"])
+def test_an_audit_whose_beginning_is_broken_cannot_be_mended(name: str, tmp_path: Path) -> None:
     audit = finished(tmp_path / "a")
-    (audit.folder / "config.json").write_text("{}")
-    with pytest.raises(InputError, match=r"a/config.json is broken: delete .*a and run the audit again"):
+    (audit.folder / name).write_text("{}")
+    with pytest.raises(InputError, match=f"a/{name} is broken: delete .*a and run the audit again"):
         reopen(audit.folder, broken_files(audit.folder))
+    assert audit.finished
 
 
 @pytest.mark.parametrize(
