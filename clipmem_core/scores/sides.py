@@ -131,11 +131,13 @@ def side_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.nda
         raise ValueError(f"values must hold one array for each of {len(inside)} members, not {len(values)}")
     total_in, total_out = np.zeros(inside.shape[1]), np.zeros(inside.shape[1])
     for value, is_in in zip(values, inside, strict=True):
-        total_in += np.where(is_in, value, 0.0)
-        total_out += np.where(is_in, 0.0, value)
+        np.add(total_in, value, out=total_in, where=is_in)
+        np.add(total_out, value, out=total_out, where=~is_in)
     n_in = inside.sum(axis=0)
     with np.errstate(invalid="ignore"):
-        return total_in / n_in, total_out / (len(inside) - n_in)
+        total_in /= n_in
+        total_out /= len(inside) - n_in
+    return total_in, total_out
 
 
 def replicate_clipmem(alignments: Sequence[np.ndarray], membership: Membership, inside: np.ndarray) -> np.ndarray:

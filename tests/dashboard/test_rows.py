@@ -99,7 +99,11 @@ def test_one_value_everywhere_falls_into_one_bin(copy: Copy) -> None:
 def test_quarantine_comes_in_pages(made: dict[str, Audit]) -> None:
     assert count_rows(made["paper"].folder / "quarantine.parquet") == 120
     pages = [quarantine_page(made["paper"], page=page, size=50) for page in (1, 2, 3)]
-    pd.testing.assert_frame_equal(pd.concat(pages, ignore_index=True), made["paper"].quarantine, check_dtype=False)
+    shown, stored = (
+        table.astype(object).where(table.notna(), None)
+        for table in (pd.concat(pages, ignore_index=True), made["paper"].quarantine)
+    )
+    pd.testing.assert_frame_equal(shown, stored)
 
 
 def test_a_missing_file_is_named(copy: Copy) -> None:

@@ -33,7 +33,7 @@ def assert_refused(name: str, path: Path, reason: str) -> None:
         InputError, match=rf"checkpoint {re.escape(repr(str(path)))} does not load \({reason}"
     ) as loaded:
         load_weights(toy_model(name), path)
-    with pytest.raises(InputError, match=f"cannot be built from {re.escape(repr(str(path)))}: {reason}") as built:
+    with pytest.raises(InputError, match=f"cannot be built from {re.escape(repr(str(path)))}, .*: {reason}") as built:
         build_model(name, loss="clip", seed=0, pretrained=str(path))
     assert "\n" not in str(loaded.value) + str(built.value)
 
@@ -97,5 +97,5 @@ def test_a_checkpoint_of_the_other_loss_is_refused_or_gets_a_bias_of_0(toy: str,
 def test_a_checkpoint_that_is_not_there_is_refused(toy: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         load_weights(toy_model(toy), tmp_path / "gone.pt")
-    with pytest.raises(InputError, match="cannot be built from 'gone': .*not a known tag or valid file"):
+    with pytest.raises(InputError, match="cannot be built from 'gone', .*not a known tag or valid file"):
         build_model(toy, loss="clip", seed=0, pretrained="gone")
