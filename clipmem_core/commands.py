@@ -124,7 +124,7 @@ def parse(arguments: Sequence[str]) -> Any:
         SystemExit: help was asked for, and printed.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
+        print(_overview(), file=sys.stdout if arguments else sys.stderr)
         raise SystemExit(DONE if arguments else WRONG_INPUT)
     if arguments[0] not in COMMANDS:
         raise InputError(f"command {arguments[0]!r} is unknown: choose one of {', '.join(COMMANDS)}")

@@ -113,7 +113,7 @@ def test_no_command_is_answered_with_those_there_are(capsys: Captured) -> None:
     with pytest.raises(SystemExit) as end:
         main([])
     assert end.value.code == 2
-    assert "usage: python -m clipmem_core COMMAND" in capsys.readouterr().out
+    assert "usage: python -m clipmem_core COMMAND" in capsys.readouterr().err
 
 
 def test_a_preset_fills_in_what_is_not_typed() -> None:

@@ -111,8 +111,12 @@ def checkpoint_config(config: AuditConfig, names: Sequence[str]) -> AuditConfig:
     """Return the config with protocol, members and seeds read off the member columns' names.
 
     Raises:
-        InputError: the names are those of neither protocol.
+        InputError: the names are those of neither protocol, or captions were to be swapped after the training.
     """
+    if config.plant_miscaptions:
+        raise InputError(
+            "--plant-miscaptions belongs to audit: these checkpoints were trained on the captions as they are"
+        )
     protocol = protocol_of(names)
     replicates = replicate_rows(names, protocol=protocol)
     changes = {"protocol": protocol, "members": len(names), "seeds": len(replicates) if protocol == "paper" else 1}

@@ -26,6 +26,7 @@ VERDICT = "verdict.json"
 MANIFEST = "manifest.json"
 MEMBERS = "members"
 MAX_NAME = 100  # bytes; file systems take 255, and locks and temporary files add to it
+EMBEDDED = ("image.faiss", "text.faiss", "utility.json")  # what a member's checkpoint is turned into
 PREPARED = ".prepared.npz"  # which stored picture each pair is, and its look-alikes; can be made again
 
 
@@ -192,9 +193,15 @@ def reopen(folder: Path, broken: list[str]) -> None:
         raise InputError(f"{folder / first[0]} is broken: delete {folder} and run the audit again")
     (folder / MANIFEST).unlink()
     for name in broken:
-        path = folder / name
-        # A member is made anew as a whole: its files belong together.
-        gone = path.parent.glob("*") if name.startswith(f"{MEMBERS}/") else [path]
-        for file in gone:
-            if file.name != CONFIG:
-                file.unlink(missing_ok=True)
+        for file in _made_with(folder / name):
+            file.unlink(missing_ok=True)
+
+
+def _made_with(path: Path) -> list[Path]:
+    """Return the files that must be made anew together with a broken one."""
+    if path.parent.parent.name != MEMBERS:
+        return [path]
+    if path.name in EMBEDDED:
+        return [path.parent / name for name in EMBEDDED]
+    # Checkpoint, trajectory and log come from one run of training, and the embeddings from its end.
+    return [file for file in path.parent.glob("*") if file.name != CONFIG]

@@ -2,7 +2,6 @@
 last saved state and ends with the same bits."""
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -175,7 +174,6 @@ def train(trainer: Trainer, folder: Path) -> None:
     log = Log(folder / LOG, progress.step)
     began = time.monotonic() - progress.seconds
     last_line, last_step, last_save, pause = time.monotonic(), progress.step, time.monotonic(), SECONDS_BETWEEN_SAVES
-    parent = os.getppid()
     trainer.model.train()
     for _ in trainer.steps(progress):
         now = time.monotonic()
@@ -188,8 +186,6 @@ def train(trainer: Trainer, folder: Path) -> None:
             save_state(trainer.model, trainer.optimizer, progress, folder)
             last_save = time.monotonic()
             pause = max(SECONDS_BETWEEN_SAVES, 20 * (last_save - now))
-            if os.getppid() != parent:
-                raise SystemExit("the audit that started this member is gone: run it again to go on")
     save_array(progress.trajectory, folder / TRAJECTORY)
     # Last, since a member with a checkpoint is not trained again.
     save_atomically(trainer.model.state_dict(), folder / CHECKPOINT)

@@ -109,6 +109,17 @@ def test_broken_and_missing_files_are_found_and_made_room_for(tmp_path: Path) ->
     assert sorted(path.name for path in audit.folder.rglob("*") if path.is_file()) == ["config.json", "config.json"]
 
 
+def test_a_broken_embedding_costs_no_training(tmp_path: Path) -> None:
+    audit = finished(tmp_path / "a")
+    member = audit.folder / "members" / "f-0"
+    for name in ("image.faiss", "text.faiss", "utility.json", "trajectory.npy"):
+        (member / name).write_text(name)
+    reopen(audit.folder, ["members/f-0/image.faiss"])
+    left = {path.name for path in member.iterdir()}
+    assert left >= {"config.json", "checkpoint.pt", "trajectory.npy"}
+    assert not left & {"image.faiss", "text.faiss", "utility.json"}
+
+
 @pytest.mark.parametrize("name", ["config.json", "members/f-0/config.json"])
 def test_an_audit_whose_beginning_is_broken_cannot_be_mended(name: str, tmp_path: Path) -> None:
     audit = finished(tmp_path / "a")

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -144,19 +143,4 @@ def test_a_checkpoint_never_stands_without_its_trajectory(
                 train(member(toy, clock), folder)
         assert not (folder / CHECKPOINT).exists()
         assert (folder / STATE).exists()
-    assert_same_bits(straight, run(toy, folder, clock))
-
-
-def test_a_member_whose_audit_is_gone_saves_and_stops(
-    toy: str, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    straight = run(toy, tmp_path / "straight", clock)
-    folder = tmp_path / "orphan"
-    folder.mkdir()
-    parents = iter([4321, 1])
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "os", SimpleNamespace(getppid=lambda: next(parents)))
-        with pytest.raises(SystemExit, match="the audit that started this member is gone: run it again to go on"):
-            train(member(toy, clock), folder)
-    assert torch.load(folder / STATE, weights_only=True)["step"] == 3
     assert_same_bits(straight, run(toy, folder, clock))
