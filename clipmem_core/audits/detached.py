@@ -6,6 +6,7 @@ command), `output.log` and, at the end, `exit_code`. The call returns as soon as
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -49,8 +50,11 @@ def main(folder: Path, command: Sequence[str]) -> None:
 
 
 def _supervise(folder: Path, command: Sequence[str]) -> None:
+    # A job can be interrupted, also where its starter ran in the background and ignores SIGINT; its supervisor lives on.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with (folder / OUTPUT).open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     job = {"pid": process.pid, "started": process_start(process.pid), "command": list(command)}
     _write(folder / JOB, json.dumps(job, indent=2) + "\n")
     _let_go()

@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ def vectors(path: Path) -> np.ndarray:
 
 
 def command(*arguments: str, data: Path, **environment: str) -> "subprocess.Popen[str]":
-    """Start the command line in a process group of its own."""
+    """Start the command line in a process group of its own, where Ctrl-C works as in a terminal."""
     path = os.pathsep.join(filter(None, [environment.pop("PYTHONPATH", ""), str(ROOT)]))
     return subprocess.Popen(
         [sys.executable, "-m", "clipmem_core", *arguments],
@@ -61,6 +62,7 @@ def command(*arguments: str, data: Path, **environment: str) -> "subprocess.Pope
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )
 
 
