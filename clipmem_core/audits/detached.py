@@ -50,7 +50,7 @@ def main(folder: Path, command: Sequence[str]) -> None:
 
 
 def _supervise(folder: Path, command: Sequence[str]) -> None:
-    # A job can be interrupted, also where its starter ran in the background and ignores SIGINT; its supervisor lives on.
+    # A job can be interrupted, also where its starter ran in the background and ignored SIGINT.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with (folder / OUTPUT).open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)

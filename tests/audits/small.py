@@ -3,7 +3,6 @@
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -51,18 +50,26 @@ def vectors(path: Path) -> np.ndarray:
     return index.reconstruct_n(0, index.ntotal).astype(np.float64)
 
 
+# As `python -m clipmem_core`, but with Ctrl-C as in a terminal: where tests run in the background it is ignored.
+START = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from clipmem_core.commands import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def command(*arguments: str, data: Path, **environment: str) -> "subprocess.Popen[str]":
     """Start the command line in a process group of its own, where Ctrl-C works as in a terminal."""
     path = os.pathsep.join(filter(None, [environment.pop("PYTHONPATH", ""), str(ROOT)]))
     return subprocess.Popen(
-        [sys.executable, "-m", "clipmem_core", *arguments],
+        [sys.executable, "-c", START, *arguments],
         env={**os.environ, **environment, "PYTHONPATH": path, "CLIPMEM_DATA": str(data)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )
 
 
