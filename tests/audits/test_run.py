@@ -80,3 +80,12 @@ def test_counts_are_said_before_anything_is_trained(data: Path, made: Made, monk
     assert set(planted["planted"]) == {"miscaption"}
     group = audit.membership.set_index("pair_id")["group"]
     assert set(group[planted["pair_id"]]) == {"candidate"}
+
+
+@pytest.mark.slow
+def test_pictures_that_stream_from_disk_change_no_number(made: Made, data: Path) -> None:
+    with_drawn_set(data, made.data)
+    streamed = run_audit("scenes", config_of([*PAPER, "--cache-gb", "1e-6"]), name="paper", screen=Silent())
+    assert not list((data / "cache" / "pixels").glob("*/pixels.npy"))
+    for name in ("scores.parquet", "utility.parquet", "members/f-0/trajectory.npy", "members/g-0/image.faiss"):
+        assert (streamed.folder / name).read_bytes() == (made.paper.folder / name).read_bytes(), name
