@@ -1,5 +1,6 @@
 """Scores checkpoints that somebody else trained: a membership file says which member saw which pair."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,10 +120,14 @@ def checkpoint_config(config: AuditConfig, names: Sequence[str]) -> AuditConfig:
         )
     protocol = protocol_of(names)
     replicates = replicate_rows(names, protocol=protocol)
-    changes = {"protocol": protocol, "members": len(names), "seeds": len(replicates) if protocol == "paper" else 1}
-    if protocol == "ensemble":
-        changes["folds"] = len(replicates[0])
-    return settings.resolve(settings.changed(config, changes))
+    config = dataclasses.replace(
+        config,
+        protocol=protocol,
+        members=len(names),
+        seeds=len(replicates) if protocol == "paper" else 1,
+        folds=len(replicates[0]) if protocol == "ensemble" else config.folds,
+    )
+    return settings.resolve(config)
 
 
 def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFrame) -> Membership:

@@ -51,13 +51,14 @@ def write_audit(
     write_table(audit.folder / PAIRS, pairs)
     write_table(audit.folder / QUARANTINE, data_set.quarantine.reindex(columns=c.QUARANTINE_COLUMNS).astype("string"))
     write_table(audit.folder / MEMBERSHIP, membership_table(pairs, membership))
-    write_prepared(audit.folder, cache_rows=data_set.cache_rows, clusters=data_set.clusters)
+    write_prepared(audit.folder, cache_rows=data_set.pixels.rows, clusters=data_set.clusters)
+    content = data_set.fingerprint
     stored = {
         "name": audit.name,
         "source": source,
         "root": str(data_set.raw.root.resolve()),
         "format": data_set.raw.format,
-        "pixels": data_set.cache.relative_to(data_folder()).as_posix(),
+        "pixels": data_set.pixels.folder.relative_to(data_folder()).as_posix(),
         "protocol": config.protocol,
         "members": list(membership.members),
         "seeds": member_seeds(config, membership.members),
@@ -68,8 +69,8 @@ def write_audit(
         "external_pairs": int((membership.group == c.EXTERNAL).sum()),
         "lookalikes": data_set.lookalikes,
         "quarantined": len(data_set.quarantine),
-        "dataset_fingerprint": data_set.fingerprint,
-        "fingerprint": audit_fingerprint(config, data_set.fingerprint),
+        "dataset_fingerprint": content,
+        "fingerprint": audit_fingerprint(config, content),
         "prepare_seconds": round(seconds, 2),
         "versions": settings.versions(),
         "machine": settings.machine(),
@@ -115,7 +116,7 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
         InputError: one line that names the fields that differ.
     """
     stored = audit.config
-    asked, given = flat(as_dict(config)), flat(stored["config"])
+    asked, given = settings.flat(as_dict(config)), settings.flat(stored["config"])
     # Threads are frozen with the audit: another machine may go on with it.
     asked["threads"] = given["threads"]
     differ = [
@@ -133,16 +134,6 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
             f"audit {audit.name!r} has {given['members']} members and {asked['members']} were asked for: "
             "ask for as many or more, or take another --name"
         )
-
-
-def flat(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a config's fields with the options of its source beside the others, as its flags are.
-
-    Example:
-        >>> flat({"seed": 0, "source": {"split": "train"}})
-        {'seed': 0, 'split': 'train'}
-    """
-    return {key: value for key, value in values.items() if key != "source"} | values["source"]
 
 
 def grow(audit: Audit, config: AuditConfig) -> int:

@@ -6,11 +6,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from clipmem_core.audits.store import replacing
+from clipmem_core.atomic import replacing
 from clipmem_core.config import InputError
-
-IMAGE_INDEX = "image.faiss"
-TEXT_INDEX = "text.faiss"
 
 
 def write_index(path: Path, vectors: np.ndarray) -> None:

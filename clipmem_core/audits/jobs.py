@@ -5,12 +5,11 @@
 A job is nobody's child: it goes on when the page is reloaded and when the server stops.
 """
 
-import dataclasses
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from filelock import FileLock
 
 import clipmem_core
 from clipmem_core.audits import detached
+from clipmem_core.audits.settings import flag, typed
 from clipmem_core.audits.store import check_name, read_json
-from clipmem_core.config import as_dict, data_folder, preset_config
+from clipmem_core.config import AuditConfig, data_folder
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -149,17 +149,7 @@ def resume_arguments(name: str, config: Mapping[str, Any]) -> list[str]:
         >>> resume_arguments("cats", {"source": "cats.csv", "config": {"preset": "tiny", "epochs": 3}})
         ['cats.csv', '--name=cats', '--preset=tiny', '--epochs=3']
     """
-    values = dict(config["config"])
-    preset = str(values.pop("preset", "small"))
-    usual = as_dict(preset_config(preset))
-    values |= dict(values.pop("source", {}))
-    usual |= dict(usual.pop("source"))
-    return [str(config["source"]), f"--name={name}", f"--preset={preset}", *_flags(values, usual)]
-
-
-def _flags(values: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in values.items():
-        flag = key.replace("_", "-")
-        if value == usual.get(key, dataclasses.MISSING):
-            continue
-        yield f"--{flag}" if value is True else f"--{flag}={value}"
+    preset = config["config"].get("preset", AuditConfig.preset)
+    given = typed(config["config"]).items()
+    flags = [flag(key) if value is True else f"{flag(key)}={value}" for key, value in given]
+    return [str(config["source"]), f"--name={name}", f"--preset={preset}", *flags]

@@ -19,22 +19,22 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.audits.index import IMAGE_INDEX, TEXT_INDEX, write_index
+from clipmem_core.atomic import replacing
+from clipmem_core.audits.index import write_index
 from clipmem_core.audits.probe import probe_accuracy
 from clipmem_core.audits.settings import config_from
-from clipmem_core.audits.store import PREPARED, Audit, read_json, replacing, write_json
+from clipmem_core.audits.store import IMAGE_INDEX, MEMBER_UTILITY, PREPARED, TEXT_INDEX, Audit, read_json, write_json
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
 from clipmem_core.pairs.pixels import open_pixels
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.training.draws import draw_keys
 from clipmem_core.training.embed import mean_by_pair, mean_image_embeddings, text_embeddings
-from clipmem_core.training.loop import CHECKPOINT, TRAJECTORY, Trainer, TrainingData, train
+from clipmem_core.training.files import CHECKPOINT, STATE, TRAJECTORY
+from clipmem_core.training.loop import Trainer, TrainingData, train
 from clipmem_core.training.model import Model, build_model, load_weights, tokenize
 from clipmem_core.training.names import model_config
-from clipmem_core.training.state import STATE
 from clipmem_core.training.views import ViewMaker
 
-UTILITY = "utility.json"
 # Evaluation views come from a stream that no training seed reaches.
 EVALUATION = 1 << 40
 PROMPT = "a picture of {}"
@@ -187,7 +187,7 @@ def run_member(folder: Path, name: str) -> None:
     views = view_maker(model, run.config, run.config.seed + EVALUATION)
     image = mean_image_embeddings(model, run.data, views, n_views=run.config.views, **how)
     text = text_embeddings(model, run.data.tokens, **how)
-    write_json(run.folder / UTILITY, utility(run, model, image, text))
+    write_json(run.folder / MEMBER_UTILITY, utility(run, model, image, text))
     write_index(run.folder / IMAGE_INDEX, image)
     write_index(run.folder / TEXT_INDEX, mean_by_pair(text, run.data.caption_start))
 

@@ -28,8 +28,6 @@ class DataSet:
     quarantine: pd.DataFrame  # columns.QUARANTINE_COLUMNS
     clusters: np.ndarray  # int64 [n_pairs], look-alikes share a number
     pixels: Pixels  # of the pairs, in their order
-    cache: Path  # where the stored pictures lie
-    cache_rows: np.ndarray  # int64 [n_pairs], the row of each pair in the cache
 
     @property
     def lookalikes(self) -> int:
@@ -81,7 +79,7 @@ def look_at_pictures(
     if config.captions:
         pairs[c.CAPTIONS] = [list(captions)[: config.captions] for captions in pairs[c.CAPTIONS]]
     pairs = pairs.reindex(columns=c.PAIR_COLUMNS)
-    data_set = DataSet(raw, pairs, quarantine, clusters, pixels.select(rows), pixels.folder, rows)
+    data_set = DataSet(raw, pairs, quarantine, clusters, pixels.select(rows))
     return drop_lookalikes(data_set) if config.drop_lookalikes else data_set
 
 
@@ -109,8 +107,6 @@ def drop_lookalikes(data_set: DataSet) -> DataSet:
         quarantine=quarantine,
         clusters=np.arange(len(rows)),
         pixels=data_set.pixels.select(rows),
-        cache=data_set.cache,
-        cache_rows=data_set.cache_rows[rows],
     )
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipmem_core.audits.store import MEMBERS
+from clipmem_core.audits.store import MEMBERS, TEXT_INDEX
+from clipmem_core.training.files import CHECKPOINT, LOG
 
-LOG = "log.jsonl"
 STAGES = ("waiting", "training", "embedding", "done")
 # At chance the true partner is one of batch_size, so its log-probability is −ln(batch_size).
 CHANCE_SHARE = 0.98
@@ -58,9 +58,9 @@ def member_progress(audit: Path, name: str) -> MemberProgress:
     """Read how far a member is."""
     folder = audit / MEMBERS / name
     line = last_line(folder / LOG)
-    if (folder / "text.faiss").is_file():
+    if (folder / TEXT_INDEX).is_file():
         stage = "done"
-    elif (folder / "checkpoint.pt").is_file():
+    elif (folder / CHECKPOINT).is_file():
         stage = "embedding"
     else:
         stage = "training" if line else "waiting"

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.settings import config_from, flag
+from clipmem_core.audits.settings import config_from, flag, typed
 from clipmem_core.audits.store import Audit, open_audit
-from clipmem_core.config import InputError, as_dict, preset_config
+from clipmem_core.config import InputError
 
 # Fields that depend on the machine or follow from others, so that nobody types them.
 FOLLOWING = ("device", "precision", "threads")
@@ -23,14 +23,10 @@ def command_of(audit: Audit) -> str:
     """Return the command that makes an audit again."""
     stored = audit.config
     config = config_from(stored["config"])
-    given, usual = as_dict(config), as_dict(preset_config(config.preset))
     following = (*FOLLOWING, "members" if config.protocol == "paper" or config.members == 2 * config.folds else "")
     words = ["python -m clipmem_core audit", stored["source"], f"--name {audit.name}", f"--preset {config.preset}"]
-    for options, defaults in ((given, usual), (given["source"], usual["source"])):
-        for name, value in options.items():
-            if name in ("source", *following) or value == defaults[name]:
-                continue
-            words.append(flag(name) if value is True else f"{flag(name)} {value}")
+    given = {name: value for name, value in typed(stored["config"]).items() if name not in following}
+    words += [flag(name) if value is True else f"{flag(name)} {value}" for name, value in given.items()]
     return " ".join(words)
 
 

@@ -192,5 +192,5 @@ def ensure_pixels(audit: Audit, config: AuditConfig, screen: Screen) -> None:
         raise InputError(
             f"the pictures in {stored['root']} have changed since audit {audit.name!r} began: take another --name"
         )
-    write_prepared(audit.folder, cache_rows=data_set.cache_rows, clusters=data_set.clusters)
-    write_json(audit.folder / CONFIG, stored | {"pixels": data_set.cache.relative_to(data_folder()).as_posix()})
+    write_prepared(audit.folder, cache_rows=data_set.pixels.rows, clusters=data_set.clusters)
+    write_json(audit.folder / CONFIG, stored | {"pixels": data_set.pixels.folder.relative_to(data_folder()).as_posix()})

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.index import IMAGE_INDEX, TEXT_INDEX, map_vectors
-from clipmem_core.audits.store import Audit, read_json
+from clipmem_core.audits.index import map_vectors
+from clipmem_core.audits.store import IMAGE_INDEX, MEMBER_UTILITY, TEXT_INDEX, Audit, read_json
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.detectors import learned, mean_over_epochs, misfit
@@ -16,8 +16,8 @@ from clipmem_core.scores.encoders import contributions, sslmem
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.memorization import memorization_table
 from clipmem_core.scores.uncertainty import group_summary, membership_auroc, ranking_stability, standard_errors
+from clipmem_core.training.files import TRAJECTORY
 
-TRAJECTORY = "trajectory.npy"
 K = 50  # pairs a person looks at first
 
 
@@ -95,7 +95,7 @@ def utility_table(audit: Audit, members: tuple[str, ...]) -> pd.DataFrame:
     """Gather each member's utility: member, metric, value."""
     rows = []
     for name in members:
-        metrics = read_json(audit.member(name) / "utility.json")
+        metrics = read_json(audit.member(name) / MEMBER_UTILITY)
         rows += [(name, metric, value) for metric, value in metrics.items()]
     return pd.DataFrame(rows, columns=c.UTILITY_COLUMNS)
 

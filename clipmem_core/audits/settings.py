@@ -2,14 +2,16 @@
 
 import dataclasses
 import math
-import os
 import platform
+from collections.abc import Mapping
+from dataclasses import MISSING
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from clipmem_core.audits.probe_folder import probe_folders
-from clipmem_core.config import AuditConfig, InputError, SourceOptions
+from clipmem_core.config import AuditConfig, InputError, SourceOptions, as_dict, preset_config
+from clipmem_core.pairs.pixel_cache.workers import cores as available_cores
 from clipmem_core.training.names import model_file
 
 PROTOCOLS = ("ensemble", "paper")
@@ -49,9 +51,20 @@ def config_from(values: dict[str, Any]) -> AuditConfig:
     )
 
 
-def changed(config: AuditConfig, values: dict[str, Any]) -> AuditConfig:
-    """Return the config with some fields changed."""
-    return dataclasses.replace(config, **values)
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's fields with the options of its source beside the others, as its flags are.
+
+    Example:
+        >>> flat({"seed": 0, "source": {"split": "train"}})
+        {'seed': 0, 'split': 'train'}
+    """
+    return {key: value for key, value in values.items() if key != "source"} | values.get("source", {})
+
+
+def typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a stored config that somebody typed beside its preset: those the preset sets otherwise."""
+    usual = flat(as_dict(preset_config(values.get("preset", AuditConfig.preset))))
+    return {key: value for key, value in flat(values).items() if key != "preset" and value != usual.get(key, MISSING)}
 
 
 def check_config(config: AuditConfig) -> None:
@@ -106,11 +119,6 @@ def resolve(config: AuditConfig) -> AuditConfig:
     if not config.threads:
         config = dataclasses.replace(config, threads=max(1, available_cores() // side_by_side(config)))
     return config
-
-
-def available_cores() -> int:
-    """Return the processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def side_by_side(config: AuditConfig) -> int:

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipmem_core.atomic import replacing
 from clipmem_core.config import InputError, data_folder
 
 CONFIG = "config.json"
@@ -26,24 +24,16 @@ VERDICT = "verdict.json"
 MANIFEST = "manifest.json"
 MEMBERS = "members"
 MAX_NAME = 100  # bytes; file systems take 255, and locks and temporary files add to it
-EMBEDDED = ("image.faiss", "text.faiss", "utility.json")  # what a member's checkpoint is turned into
+IMAGE_INDEX = "image.faiss"
+TEXT_INDEX = "text.faiss"  # written last: a member that has it is complete
+MEMBER_UTILITY = "utility.json"
+EMBEDDED = (IMAGE_INDEX, TEXT_INDEX, MEMBER_UTILITY)  # what a member's checkpoint is turned into
 PREPARED = ".prepared.npz"  # which stored picture each pair is, and its look-alikes; can be made again
 
 
 def audits_folder() -> Path:
     """Return the folder that holds every audit."""
     return data_folder() / "audits"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path that becomes `path` when the block ends well and vanishes when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: Any) -> None:

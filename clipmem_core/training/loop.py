@@ -16,13 +16,11 @@ from torch import Tensor
 
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.training.draws import CAPTION, ORDER, hashed
+from clipmem_core.training.files import CHECKPOINT, LOG, STATE, TRAJECTORY
 from clipmem_core.training.model import Model, autocast, can_cut_text, encode_image, encode_text
-from clipmem_core.training.state import STATE, Log, Progress, load_state, save_array, save_atomically, save_state
+from clipmem_core.training.state import Log, Progress, load_state, save_array, save_atomically, save_state
 from clipmem_core.training.views import ViewMaker
 
-CHECKPOINT = "checkpoint.pt"
-TRAJECTORY = "trajectory.npy"
-LOG = "log.jsonl"
 MAX_LOGIT_SCALE = math.log(100)
 SECONDS_BETWEEN_SAVES = 20.0
 SECONDS_BETWEEN_LINES = 1.0

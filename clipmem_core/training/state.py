@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from clipmem_core.atomic import replacing
+from clipmem_core.training.files import STATE
 from clipmem_core.training.model import Model
-
-STATE = "resume.pt"
 
 
 @dataclass
@@ -42,9 +41,8 @@ def save_atomically(value: Any, path: Path) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def save_state(model: Model, optimizer: torch.optim.Optimizer, progress: Progress, folder: Path) -> None:

@@ -54,7 +54,7 @@ def test_pictures_stay_with_their_pairs_when_one_is_set_aside(folder: Path) -> N
     (folder / "cat" / "0.png").write_bytes(b"")
     found = load_data_set(str(folder), CONFIG)
     assert np.array_equal(found.pixels.gather(np.arange(5)), whole[1:])
-    assert found.cache_rows.tolist() == [1, 2, 3, 4, 5]
+    assert found.pixels.rows.tolist() == [1, 2, 3, 4, 5]
 
 
 def test_look_alikes_share_a_cluster_and_dropped_ones_name_their_twin(folder: Path) -> None:

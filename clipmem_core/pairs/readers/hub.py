@@ -1,10 +1,10 @@
 """Fetches a data set from the Hugging Face hub by its name, once, as a Parquet file with the pictures inside."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
 
+from clipmem_core.atomic import replacing
 from clipmem_core.config import InputError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -42,12 +42,8 @@ def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
         return target
     pairs = _download(name, split)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{file}.{os.getpid()}")
-    try:
+    with replacing(target) as partial:
         pairs.to_parquet(partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 

@@ -7,7 +7,6 @@ compress differently.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from clipmem_core.atomic import replacing
 from clipmem_core.columns import ATYPICAL, CAPTIONS, DUPLICATE, IMAGE, LABEL, MISCAPTION, PAIR_ID, PLANTED, VAGUE
 from clipmem_core.config import InputError
 from clipmem_core.pairs.scenes.paint import nearly, paint
@@ -125,6 +125,5 @@ def _rng(seed: int, number: int, stream: int) -> np.random.Generator:
 
 
 def _write_lines(path: Path, records: list[dict[str, object]]) -> None:
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        unfinished.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
