@@ -155,11 +155,11 @@ def finish_audit(audit: Audit, screen: Screen) -> None:
     trained = time.monotonic()
     screen.say("scoring")
     evidence = gather_evidence(audit)
-    scores, fits = score_table(audit, evidence)
+    scores, fits = score_table(evidence)
     utility = utility_table(audit, evidence.membership.members)
     write_table(audit.folder / SCORES, scores)
     write_table(audit.folder / UTILITY, utility)
-    verdict = judge(summary(audit, evidence, scores, fits), utility, stored)
+    verdict = judge(summary(evidence, scores, fits), utility, stored)
     seconds = {
         "prepare": stored["prepare_seconds"],
         "members": round(trained - began, 2),

@@ -23,11 +23,13 @@ K = 50  # pairs a person looks at first
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the members leave, in memory one array a member."""
+    """What the members leave, in memory one array a member, and what they were given. Each file is read once."""
 
+    pairs: pd.DataFrame
     membership: Membership
     protocol: str
     seed: int
+    views: int
     terms: list[dict[str, np.ndarray]]
     image: list[np.ndarray]
     text: list[np.ndarray]
@@ -55,9 +57,11 @@ def gather_evidence(audit: Audit) -> Evidence:
     paths = [audit.member(name) / TRAJECTORY for name in membership.members]
     trajectories = [mean_over_epochs(np.load(path, mmap_mode="r")) for path in paths if path.is_file()]
     return Evidence(
+        pairs=audit.pairs,
         membership=membership,
         protocol=config["protocol"],
         seed=config["config"]["seed"],
+        views=config["config"]["views"],
         terms=[pair_terms(a, b, external) for a, b in zip(image, text, strict=True)],
         image=image,
         text=text,
@@ -65,18 +69,17 @@ def gather_evidence(audit: Audit) -> Evidence:
     )
 
 
-def score_table(audit: Audit, evidence: Evidence) -> tuple[pd.DataFrame, dict[str, float]]:
+def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, float]]:
     """Return every score of every pair (columns.SCORE_COLUMNS), and how well each member's space maps."""
     membership, protocol, seed = evidence.membership, evidence.protocol, evidence.seed
     table = memorization_table(evidence.terms, membership, protocol=protocol, seed=seed)
     parts, fits = contributions(evidence.image, evidence.text, membership, protocol=protocol, seed=seed)
-    pairs = audit.pairs
     own = sslmem(
         [terms[IMAGE_SQUARE] for terms in evidence.terms],
         [terms[TEXT_SQUARE] for terms in evidence.terms],
         membership,
-        n_views=audit.config["config"]["views"],
-        n_captions=pairs[c.CAPTIONS].map(len).to_numpy(),
+        n_views=evidence.views,
+        n_captions=evidence.pairs[c.CAPTIONS].map(len).to_numpy(),
         protocol=protocol,
         seed=seed,
     )
@@ -85,7 +88,7 @@ def score_table(audit: Audit, evidence: Evidence) -> tuple[pd.DataFrame, dict[st
     detectors = {
         c.MISFIT: misfit(learned_by_pair, table[c.SIMILARITY_OUT].to_numpy(), scored),
         c.LEARNED: learned_by_pair,
-        c.PAIR_ID: pairs[c.PAIR_ID].to_numpy(),
+        c.PAIR_ID: evidence.pairs[c.PAIR_ID].to_numpy(),
         c.GROUP: membership.group,
     }
     return pd.concat([table, parts, own], axis=1).assign(**detectors)[c.SCORE_COLUMNS], fits
@@ -100,9 +103,9 @@ def utility_table(audit: Audit, members: tuple[str, ...]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=c.UTILITY_COLUMNS)
 
 
-def detection_rows(audit: Audit, scores: pd.DataFrame) -> list[dict[str, Any]]:
+def detection_rows(pairs: pd.DataFrame, scores: pd.DataFrame, *, seed: int) -> list[dict[str, Any]]:
     """Compare every score at finding the planted mis-captions among the pairs they were drawn from."""
-    truth = (audit.pairs[c.PLANTED] == c.MISCAPTION).to_numpy()
+    truth = (pairs[c.PLANTED] == c.MISCAPTION).to_numpy()
     judged = scores[c.GROUP].isin([c.CANDIDATE, c.SCORED]).to_numpy()
     if not 2 <= truth[judged].sum() < judged.sum() - 1:
         return []
@@ -118,9 +121,7 @@ def detection_rows(audit: Audit, scores: pd.DataFrame) -> list[dict[str, Any]]:
     if not complete:
         return []
     reference = next(iter(complete))
-    return records(
-        detection_table(complete, truth[judged], k=K, seed=audit.config["config"]["seed"], reference=reference)
-    )
+    return records(detection_table(complete, truth[judged], k=K, seed=seed, reference=reference))
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -146,7 +147,7 @@ def planted_rows(pairs: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, An
     return records(table.reset_index())
 
 
-def summary(audit: Audit, evidence: Evidence, scores: pd.DataFrame, fits: dict[str, float]) -> dict[str, Any]:
+def summary(evidence: Evidence, scores: pd.DataFrame, fits: dict[str, float]) -> dict[str, Any]:
     """Return every number the verdict speaks of."""
     protocol, seed = evidence.protocol, evidence.seed
     judged = scores[c.GROUP].isin([c.CANDIDATE, c.SCORED])
@@ -155,8 +156,8 @@ def summary(audit: Audit, evidence: Evidence, scores: pd.DataFrame, fits: dict[s
     stability = ranking_stability(evidence.alignments, evidence.membership)
     return {
         "groups": records(group_summary(evidence.alignments, evidence.membership, protocol=protocol, seed=seed)),
-        "planted": planted_rows(audit.pairs, scores),
-        "detection": detection_rows(audit, scores),
+        "planted": planted_rows(evidence.pairs, scores),
+        "detection": detection_rows(evidence.pairs, scores, seed=seed),
         "membership_auroc": known(auroc),
         "membership_auroc_by_member": {
             name: known(value) for name, value in zip(evidence.membership.members, aurocs, strict=True)
