@@ -2,4 +2,7 @@
 
 import streamlit as st
 
-st.navigation([st.Page("pages/overview.py", title="Overview", default=True)]).run()
+from clipmem_core.dashboard.frame import PAGES
+
+pages = [st.Page(path, title=title, default=path == "pages/overview.py") for path, (title, _) in PAGES.items()]
+st.navigation(pages, position="hidden").run()

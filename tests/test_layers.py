@@ -6,7 +6,11 @@ LAYERS = [
     {"__init__", "config", "columns", "atomic"},
     {"pairs", "scores"},  # side by side: neither imports the other
     {"training"},
-    {"audits", "commands", "__main__"},
+    {"audits"},
+    {"review"},
+    {"figures"},
+    {"exports"},
+    {"commands", "__main__"},
     {"dashboard"},
     {"pages"},
 ]

@@ -12,11 +12,20 @@ from PIL import Image, ImageDraw
 from clipmem_core.audits.jobs import find_job
 from clipmem_core.audits.store import Audit, audits_folder, check_name, list_audits
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.colours import ENCODER_COLOURS
 from clipmem_core.dashboard.plain import show_text, show_title
 from clipmem_core.dashboard.running import FIRST, draw_empty, draw_progress
 from clipmem_core.dashboard.trouble import explained_errors
+from clipmem_core.figures.colours import ENCODER_COLOURS
 
+PAGES = {  # file → title and icon, in the order of the sidebar
+    "pages/overview.py": ("Overview", ":material/dashboard:"),
+    "pages/browse.py": ("Browse", ":material/grid_view:"),
+    "pages/pair.py": ("Pair", ":material/image:"),
+    "pages/embeddings.py": ("Map of embeddings", ":material/bubble_chart:"),
+    "pages/decisions.py": ("Decisions and export", ":material/checklist:"),
+    "pages/compare.py": ("Compare audits", ":material/compare_arrows:"),
+    "pages/audits.py": ("Audits", ":material/science:"),
+}
 PARAMETER = "audit"
 CHOICE = "chosen_audit"
 PICKER = "audit_picker"
@@ -31,18 +40,40 @@ def open_page(title: str) -> Audit:
     Returns:
         A finished audit. Its files may still be broken: read them within `explained_errors`.
     """
-    st.set_page_config(page_title=f"{title} · CLIPMem", page_icon=_icon(), layout="wide")
+    set_up_page(title)
     finished = {audit.name: audit.finished for audit in list_audits() if _is_name(audit.name)}
     name = _choose(list(finished))
     if name is None:
+        _draw_links(None)
         draw_empty()
         st.stop()
     _draw_picker(finished, name)
+    _draw_links(name)
     show_title(name)
     if not finished.get(name):
         draw_progress(name)
         st.stop()
     return Audit(audits_folder() / name)
+
+
+def open_bare_page(title: str) -> None:
+    """Set up a page that is about no single audit; its links keep the audit that was chosen before."""
+    set_up_page(title)
+    chosen = st.query_params.get(PARAMETER) or st.session_state.get(CHOICE)
+    _draw_links(chosen)
+    show_title(title)
+
+
+def set_up_page(title: str) -> None:
+    """Give a page its title, icon and width. The first thing a page does."""
+    st.set_page_config(page_title=f"{title} · CLIPMem", page_icon=_icon(), layout="wide")
+
+
+def _draw_links(audit: str | None) -> None:
+    """Draw the links to all pages. Streamlit's own are off: they lose the audit, and their icons need a network."""
+    with st.sidebar:
+        for path, (title, icon) in PAGES.items():
+            st.page_link(path, label=title, icon=icon, query_params={PARAMETER: audit} if audit else None)
 
 
 @functools.cache

@@ -5,12 +5,12 @@ from pathlib import Path
 import streamlit as st
 
 from clipmem_core.columns import CLIPMEM, GROUPS, INDEPENDENT, MISFIT
-from clipmem_core.dashboard.colours import PLANTED_COLOUR, group_colour
 from clipmem_core.dashboard.overview import Overview
 from clipmem_core.dashboard.plain import cut, show_chips, show_text
-from clipmem_core.dashboard.rows import PairCard, count_scored, top_pairs
 from clipmem_core.dashboard.thumbnails import thumbnail
 from clipmem_core.dashboard.trouble import explained_errors
+from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
+from clipmem_core.review.rows import PairCard, count_scored, top_pairs
 
 TITLES = {CLIPMEM: "Most memorized pairs", MISFIT: "Probably the wrong caption"}
 EXPLANATIONS = {

@@ -9,7 +9,7 @@ import pandas as pd
 from clipmem_core.audits.store import CONFIG, PAIRS, QUARANTINE, VERDICT, Audit
 from clipmem_core.columns import GROUP, GROUPS, MEMBER, METRIC, VALUE
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.rows import count_rows, group_bins, group_summary
+from clipmem_core.review.rows import count_rows, group_bins, group_summary
 
 BINS = 60
 DETECTION_METRICS = ["auroc", "average_precision", "precision_at_k"]

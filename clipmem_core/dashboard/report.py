@@ -6,12 +6,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.dashboard.colours import ENCODER_COLOURS
-from clipmem_core.dashboard.figures import encoder_figure, group_figure
 from clipmem_core.dashboard.overview import Overview, detection_table, is_number, mapping, rows, table
 from clipmem_core.dashboard.plain import show_strong, show_text
-from clipmem_core.dashboard.rows import quarantine_page
 from clipmem_core.dashboard.trouble import explained_errors
+from clipmem_core.figures.colours import ENCODER_COLOURS
+from clipmem_core.figures.groups import encoder_figure, group_figure
+from clipmem_core.review.rows import quarantine_page
 
 PROTOCOLS = {
     "ensemble": "Every member leaves out one part of the pairs. clipmem is the alignment of a pair under the members "

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.dashboard.made_audit import HOSTILE, make_audit
+from tests.made_audit import HOSTILE, make_audit
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [

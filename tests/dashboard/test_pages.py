@@ -10,14 +10,16 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.jobs import Job, find_job
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.dashboard import running
-from tests.dashboard.made_audit import HOSTILE
+from tests.made_audit import HOSTILE
 
 ROOT = Path(__file__).resolve().parents[2]
 Copy = Callable[..., Audit]
 
 
 def open_page(page: str = "pages/overview.py", **parameters: str) -> AppTest:
-    app = AppTest.from_file(str(ROOT / page), default_timeout=30)
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=30)
+    if page != "app.py":
+        app.switch_page(page)
     for key, value in parameters.items():
         app.query_params[key] = value
     app.run()

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from clipmem_core.columns import GROUP
-from clipmem_core.dashboard.colours import ENCODER_COLOURS, group_colour
+from clipmem_core.figures.colours import ENCODER_COLOURS, group_colour
 
 HEIGHT_OF_RIDGE = 0.72
 

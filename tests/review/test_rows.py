@@ -7,7 +7,7 @@ import pytest
 
 from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.rows import (
+from clipmem_core.review.rows import (
     PairCard,
     count_rows,
     count_scored,
@@ -16,7 +16,7 @@ from clipmem_core.dashboard.rows import (
     quarantine_page,
     top_pairs,
 )
-from tests.dashboard.made_audit import make_audit
+from tests.made_audit import make_audit
 
 Copy = Callable[..., Audit]
 

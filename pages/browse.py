@@ -1,0 +1,5 @@
+"""Browse."""
+
+from clipmem_core.dashboard.frame import open_page
+
+open_page("Browse")

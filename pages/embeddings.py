@@ -1,0 +1,5 @@
+"""Map of embeddings."""
+
+from clipmem_core.dashboard.frame import open_page
+
+open_page("Map of embeddings")

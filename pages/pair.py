@@ -1,0 +1,5 @@
+"""Pair."""
+
+from clipmem_core.dashboard.frame import open_page
+
+open_page("Pair")

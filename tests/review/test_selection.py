@@ -1,0 +1,90 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipmem_core.review.selection import (
+    MAX_CORNERS,
+    SCORES,
+    Outline,
+    Range,
+    Selection,
+    box,
+    from_parameters,
+    thinned,
+    to_parameters,
+)
+
+numbers = st.integers(-5000, 5000).map(lambda value: value / 1000)
+texts = st.text(max_size=20)
+ranges = st.builds(Range, st.sampled_from(SCORES), st.none() | numbers, st.none() | numbers)
+corners = st.lists(st.tuples(numbers, numbers), min_size=3, max_size=MAX_CORNERS).map(tuple)
+outlines = st.builds(Outline, st.sampled_from(SCORES), st.sampled_from(SCORES), corners)
+selections = st.builds(
+    Selection,
+    order=st.sampled_from(SCORES),
+    ascending=st.booleans(),
+    group=texts,
+    label=texts,
+    planted=texts,
+    decision=texts,
+    words=texts,
+    ranges=st.lists(ranges, max_size=3).map(tuple),
+    outline=st.none() | outlines,
+    map=texts,
+    meaning=texts,
+    like=texts,
+    by=st.sampled_from(["image", "text"]),
+    member=texts,
+)
+
+
+@given(selections)
+def test_an_address_reopens_the_same_selection(selection: Selection) -> None:
+    assert from_parameters(to_parameters(selection)) == (selection, [])
+
+
+@given(st.dictionaries(st.sampled_from(["order", "range", "outline", "by", "ascending", "group"]), texts))
+def test_any_address_gives_a_selection_whose_address_is_its_own(parameters: dict[str, str]) -> None:
+    selection, _ = from_parameters(parameters)
+    assert from_parameters(to_parameters(selection)) == (selection, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("order", "beauty"),
+        ("order", "match"),
+        ("order", 'clipmem"; DROP TABLE x'),
+        ("range", "clipmem"),
+        ("range", "clipmem:a:1"),
+        ("range", "beauty:0:1"),
+        ("range", "clipmem:nan:1"),
+        ("outline", "clipmem:misfit:0:0:1:1"),
+        ("outline", "clipmem:misfit:0:0:1:1:2"),
+        ("outline", "clipmem:map_y:0:0:1:1:2:2"),
+        ("outline", "clipmem:misfit:0:0:1:1:2:inf"),
+        ("by", "smell"),
+    ],
+)
+def test_what_cannot_be_understood_is_named_and_left_out(name: str, value: str) -> None:
+    assert from_parameters({name: value, "group": "scored"}) == (Selection(group="scored"), [name])
+
+
+def test_a_search_is_ordered_by_match_unless_the_address_says_otherwise() -> None:
+    assert from_parameters({"meaning": "a cat"})[0].order == "match"
+    assert from_parameters({"like": "a.png", "order": "misfit"})[0].order == "misfit"
+
+
+def test_a_lasso_of_a_thousand_moves_keeps_its_shape_in_a_short_address() -> None:
+    circle = tuple((math.cos(turn / 500 * math.pi), math.sin(turn / 500 * math.pi)) for turn in range(1000))
+    kept = thinned(circle)
+    assert len(kept) == MAX_CORNERS
+    area = sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(kept, kept[1:] + kept[:1], strict=True)) / 2
+    assert area == pytest.approx(math.pi, rel=0.01)
+    assert len(to_parameters(Selection(outline=Outline("clipmem", "misfit", circle)))["outline"]) < 1200
+
+
+def test_a_box_may_be_drawn_from_any_corner() -> None:
+    assert box("clipmem", "misfit", (2, 1), (0, -1)).corners == ((1, -1), (2, -1), (2, 0), (1, 0))
