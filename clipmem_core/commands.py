@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from clipmem_core.audits.settings import audit_name
 from clipmem_core.config import AuditConfig, InputError, SourceOptions, data_folder, preset_config
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -56,6 +57,16 @@ class Score:
     config: AuditConfig = field(default_factory=AuditConfig)
 
 
+@dataclass(frozen=True)
+class Export:
+    """Write an audit's cleaned data set, decisions or report in a format of other tools."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help="the audit")]
+    format: str  # csv | coco | wds | datacomp | html | decisions
+    out: str  # the file to write
+    overwrite: bool = False  # replace what is there
+
+
 def inspect(command: Inspect) -> None:
     from clipmem_core.audits.inspect import inspect_source
 
@@ -81,17 +92,6 @@ def audit(command: Audit) -> None:
     show_verdict(finished)
 
 
-def audit_name(source: str, config: AuditConfig) -> str:
-    """Name an audit after its source, and its protocol where that is not the default.
-
-    Example:
-        >>> audit_name("data/sets/openclipart/", AuditConfig(protocol="paper"))
-        'openclipart-paper'
-    """
-    stem = re.sub(r"[^\w.]+", "-", Path(source).name.split(".")[0]).strip("-.") or "audit"
-    return stem if config.protocol == "ensemble" else f"{stem}-{config.protocol}"
-
-
 def score(command: Score) -> None:
     from clipmem_core.audits.checkpoints import score_checkpoints
     from clipmem_core.audits.screen import RichScreen, show_verdict
@@ -108,11 +108,27 @@ def score(command: Score) -> None:
     show_verdict(finished)
 
 
+def export(command: Export) -> None:
+    from clipmem_core.audits.screen import RichScreen
+    from clipmem_core.audits.store import open_audit
+    from clipmem_core.exports import write
+
+    audit, path = open_audit(command.name), Path(command.out).expanduser()
+    with RichScreen() as screen:
+        summary = write(audit, command.format, path, overwrite=command.overwrite, progress=screen.pictures)
+        screen.say(f"{path}: {summary.line}")
+        for note in summary.notes:
+            screen.say(f"note: {note}")
+        if summary.command:
+            screen.say(f"audit it: {summary.command}")
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "inspect": (Inspect, inspect),
     "fetch": (Fetch, fetch),
     "audit": (Audit, audit),
     "score": (Score, score),
+    "export": (Export, export),
 }
 
 

@@ -42,7 +42,8 @@ GROUP_SIZES = {
     "ensemble": {"scored": 80, "external": 20},
     "paper": {"candidate": 20, "independent": 20, "shared": 40, "external": 20},
 }
-MEMBERS = {"ensemble": ["m0", "m1", "m2", "m3"], "paper": ["f-0", "g-0", "f-1", "g-1", "f-2", "g-2"]}
+MEMBERS = {"ensemble": ["r0-f0", "r0-f1", "r1-f0", "r1-f1"], "paper": ["f-0", "g-0", "f-1", "g-1", "f-2", "g-2"]}
+SE_KINDS = {"ensemble": "welch", "paper": "paired over seeds"}
 CENTRES = {"candidate": 0.3, "scored": 0.3, "independent": -0.3, "shared": -0.02, "external": -0.01}
 
 
@@ -53,14 +54,14 @@ def make_audit(data: Path, name: str = "made", *, protocol: str = "ensemble", se
     folder.mkdir(parents=True)
     groups = np.repeat(list(GROUP_SIZES[protocol]), list(GROUP_SIZES[protocol].values()))
     pairs = _pairs(root, rng, len(groups))
-    scores = _scores(pairs, groups, rng)
-    write_json(folder / CONFIG, _config(name, root, protocol, len(groups)))
+    scores = made_scores(pairs, groups, rng)
+    write_json(folder / CONFIG, made_config(name, root, protocol, len(groups)))
     write_table(folder / PAIRS, pairs)
-    write_table(folder / QUARANTINE, _quarantine())
-    write_table(folder / MEMBERSHIP, _membership(pairs, groups, MEMBERS[protocol], rng))
+    write_table(folder / QUARANTINE, made_quarantine())
+    write_table(folder / MEMBERSHIP, made_membership(pairs, groups, MEMBERS[protocol], rng))
     write_table(folder / SCORES, scores)
-    write_table(folder / UTILITY, _utility(MEMBERS[protocol], rng))
-    write_json(folder / VERDICT, _verdict(scores))
+    write_table(folder / UTILITY, made_utility(MEMBERS[protocol], rng))
+    write_json(folder / VERDICT, made_verdict(scores, protocol))
     write_manifest(folder)
     return Audit(folder)
 
@@ -96,8 +97,8 @@ def _draw(shape: str, colour: str, size: tuple[int, int]) -> Image.Image:
     return image
 
 
-def _scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
-    """Pairs with hostile captions, the first ones, come out on top."""
+def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+    """Draw scores.parquet; pairs with hostile captions, the first ones, come out on top."""
     scores = pd.DataFrame({column: rng.normal(size=len(pairs)) for column in SCORE_COLUMNS})
     scores["pair_id"], scores["group"] = pairs["pair_id"], groups
     scores["n_in"], scores["n_out"] = 2, 2
@@ -111,7 +112,8 @@ def _scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator) -
     return scores
 
 
-def _config(name: str, root: Path, protocol: str, n: int) -> dict[str, object]:
+def made_config(name: str, root: Path, protocol: str, n: int) -> dict[str, object]:
+    """Return config.json of an audit of n pairs whose pictures are in a folder."""
     return {
         "name": name,
         "source": "scenes",
@@ -130,23 +132,34 @@ def _config(name: str, root: Path, protocol: str, n: int) -> dict[str, object]:
     }
 
 
-def _quarantine() -> pd.DataFrame:
+def made_quarantine() -> pd.DataFrame:
+    """Return quarantine.parquet: 120 rows, for reasons that are hostile."""
     rows = [(f"captions.csv:{row}", None, HOSTILE[row % 8]) for row in range(120)]
     return pd.DataFrame(rows, columns=["source", "pair_id", "reason"])
 
 
-def _membership(pairs: pd.DataFrame, groups: np.ndarray, names: list[str], rng: np.random.Generator) -> pd.DataFrame:
-    seen = {name: (rng.random(len(pairs)) < 0.5) & (groups != "external") for name in names}
+def made_membership(
+    pairs: pd.DataFrame, groups: np.ndarray, names: list[str], rng: np.random.Generator
+) -> pd.DataFrame:
+    """Draw membership.parquet: one member of each repeat leaves a scored pair out; f and g know what the paper says."""
+    if names[0].startswith("r"):
+        folds = rng.integers(0, 2, (2, len(groups)))
+        seen = {name: (folds[int(name[1])] != int(name[4])) & (groups == "scored") for name in names}
+    else:
+        knows = {"f": ["shared", "candidate"], "g": ["shared", "independent"]}
+        seen = {name: np.isin(groups, knows[name[0]]) for name in names}
     return pd.DataFrame({"pair_id": pairs["pair_id"], "group": groups, **seen})
 
 
-def _utility(names: list[str], rng: np.random.Generator) -> pd.DataFrame:
+def made_utility(names: list[str], rng: np.random.Generator) -> pd.DataFrame:
+    """Draw utility.parquet."""
     metrics = ["image_to_text_R@1", "image_to_text_R@5", "text_to_image_R@5", "linear_probe", "zero_shot"]
     rows = [(name, metric, rng.uniform(0.2, 0.6)) for name in names for metric in metrics]
     return pd.DataFrame(rows, columns=["member", "metric", "value"])
 
 
-def _verdict(scores: pd.DataFrame) -> dict[str, object]:
+def made_verdict(scores: pd.DataFrame, protocol: str) -> dict[str, object]:
+    """Return verdict.json; its advice holds Markdown."""
     spread = scores.groupby("group")["clipmem"].agg(["size", "mean", "std"])
     groups = [
         {"group": group, "n": int(n), "mean": mean, "low": mean - std, "high": mean + std, "kind": "SD over pairs"}
@@ -183,7 +196,7 @@ def _verdict(scores: pd.DataFrame) -> dict[str, object]:
         ],
         "membership_auroc": 0.93,
         "ranking_stability": 0.73,
-        "se_kind": "Welch",
+        "se_kind": SE_KINDS[protocol],
         "utility": {"image_to_text_R@5": 0.4},
         "encoders": {"image": 0.29, "text": 0.014, "fit": 0.88},
         "seconds": {"training": 41.0},

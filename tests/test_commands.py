@@ -13,11 +13,12 @@ from clipmem_core import commands
 from clipmem_core.commands import audit_name, main, parse
 from clipmem_core.config import AuditConfig, InputError, preset_config
 from tests.audits.small import ROOT
+from tests.exports.sources import audited, make_source
 
 Captured = pytest.CaptureFixture[str]
 
 WRONG = [
-    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score"),
+    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, export"),
     ("audit", "missing: SOURCE a path, a hub name, or `scenes`"),
     ("inspect", "missing: SOURCE"),
     ("fetch", "missing: SET openclipart | tuxpaint"),
@@ -37,6 +38,9 @@ WRONG = [
     ("inspect nowhere", "there is no 'nowhere': give a CSV"),
     ("fetch imagenet", "data set 'imagenet' is unknown: choose one of openclipart, tuxpaint"),
     ("score scenes --name x --membership m.csv --checkpoints a.pt", "--membership 'm.csv' is not a file"),
+    ("export", "missing: NAME the audit (required) --format STR csv | coco | wds | datacomp | html | decisions"),
+    ("export x --format csv --out x.csv", "there is no audit 'x' in"),
+    ("export ../x --format csv --out x.csv", "name '../x' must be letters, digits"),
 ]
 
 
@@ -122,6 +126,20 @@ def test_a_preset_fills_in_what_is_not_typed() -> None:
     assert (config.preset, config.model, config.epochs, config.lr) == ("tiny", "tiny", tiny.epochs, 0.5)
     assert config.source.csv_caption_key == "title"
     assert config.drop_lookalikes
+
+
+def test_an_export_says_what_is_in_it_and_how_to_read_it_back(data: Path, tmp_path: Path, capsys: Captured) -> None:
+    audited(make_source("tar", tmp_path / "set"))
+    typed = ["export", "mine", "--format", "csv", "--out", str(tmp_path / "clean.csv")]
+    assert main(typed) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{tmp_path}/clean.csv: 10 pairs kept, 0 removed, 0 recaptioned" in lines
+    assert f"note: 10 pictures were written to {tmp_path}/clean_images" in lines
+    (command,) = (line.partition(": ")[2] for line in lines if line.startswith("audit it: "))
+    assert command.startswith(f"python -m clipmem_core audit {tmp_path}/clean.csv --name mine-clean --image-folder")
+    assert main(typed) == 2
+    assert "is there already: take another --out, or replace it with --overwrite" in line_of(capsys)
+    assert main([*typed, "--overwrite"]) == 0
 
 
 def test_checkpoints_keep_their_order() -> None:

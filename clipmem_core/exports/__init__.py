@@ -1,0 +1,5 @@
+"""What is taken out of an audit: the cleaned data set in a format of other tools, the decisions, a report."""
+
+from clipmem_core.exports.formats import FORMATS, Format, Summary, write
+
+__all__ = ["FORMATS", "Format", "Summary", "write"]

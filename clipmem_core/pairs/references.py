@@ -23,6 +23,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
 _TAR = re.compile(r"\.tar/", re.IGNORECASE)
 
+ABSOLUTE = "image path is absolute and not in --image-folder: name that folder, or write the path relative to it"
 LEAVES = "image path leaves the data set's folder"
 LINK_LEAVES = "image is reached by a link that leaves the data set's folder"
 MISSING = "no such picture file"
@@ -64,7 +65,7 @@ def _refuse_escapes(image: str) -> None:
     for path in (image, unquote(image), unquote(unquote(image))):
         slashed = path.replace("\\", "/")
         if slashed.startswith("/") or _DRIVE.match(slashed):
-            raise InputError("image path is absolute: write it relative to the data set's folder")
+            raise InputError(ABSOLUTE)
         if posixpath.normpath(slashed).split("/")[0] == "..":
             raise InputError(LEAVES)
 

@@ -1,139 +1,127 @@
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from clipmem_core.audits.store import Audit, write_table
-from clipmem_core.config import InputError
+from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.review import rows
 from clipmem_core.review.rows import (
-    PairCard,
-    count_rows,
-    count_scored,
-    group_bins,
-    group_summary,
-    quarantine_page,
-    top_pairs,
+    audit_root,
+    count_pairs,
+    find_row,
+    find_rows,
+    labels,
+    pair_ids,
+    planted_kinds,
+    sample_points,
+    score_span,
 )
-from tests.made_audit import make_audit
+from clipmem_core.review.selection import Range, Selection
+from tests.review.slow_selection import selections, slowly
 
 Copy = Callable[..., Audit]
+EVERY = 10_000
 
 
-def ids(cards: list[PairCard]) -> list[str]:
-    return [card.pair_id for card in cards]
+@given(selection=selections, protocol=st.sampled_from(["ensemble", "paper"]))
+@settings(max_examples=150, deadline=None)
+def test_any_selection_holds_the_pairs_that_a_slow_look_finds(
+    made: dict[str, Audit], selection: Selection, protocol: str
+) -> None:
+    wanted = slowly(made[protocol], selection, {})
+    assert find_rows(made[protocol], selection, page=1, size=EVERY) == wanted
+    assert count_pairs(made[protocol], selection) == len(wanted)
 
 
 def test_pages_put_together_are_the_whole_order(made: dict[str, Audit]) -> None:
-    scores = made["ensemble"].scores
-    wanted = scores.sort_values("clipmem", ascending=False)["pair_id"].tolist()
-    pages = [top_pairs(made["ensemble"], by="clipmem", group=None, page=page, size=30) for page in (1, 2, 3, 4, 5)]
+    wanted = made["ensemble"].scores.sort_values("clipmem", ascending=False)["pair_id"].tolist()
+    pages = [find_rows(made["ensemble"], Selection(), page=page, size=30) for page in (1, 2, 3, 4, 5)]
     assert [len(page) for page in pages] == [30, 30, 30, 10, 0]
-    assert [pair_id for page in pages for pair_id in ids(page)] == wanted
+    ids = made["ensemble"].pairs["pair_id"]
+    assert [ids[row] for page in pages for row in page] == wanted == pair_ids(made["ensemble"], Selection())
 
 
-def test_pairs_without_a_score_are_neither_listed_nor_counted(copy: Copy) -> None:
+def test_ids_come_in_order_however_many_are_asked_for(made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch) -> None:
+    few = pair_ids(made["paper"], Selection(order="misfit"))
+    monkeypatch.setattr(rows, "_FEW", 0)
+    assert pair_ids(made["paper"], Selection(order="misfit")) == few
+    assert few == made["paper"].scores.dropna().sort_values("misfit", ascending=False)["pair_id"].tolist()
+
+
+def test_pairs_without_the_score_that_orders_are_left_out_only_then(copy: Copy) -> None:
     audit = copy()
-    scores = audit.scores
-    scores.loc[0, "misfit"], scores.loc[1, "misfit"] = np.inf, np.nan
-    write_table(audit.folder / "scores.parquet", scores)
-    wanted = scores[np.isfinite(scores["misfit"])].sort_values("misfit", ascending=False)["pair_id"].tolist()
-    assert ids(top_pairs(audit, by="misfit", group=None, page=1, size=1000)) == wanted
-    assert count_scored(audit, by="misfit", group=None) == len(wanted) == 78
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(misfit=[np.inf, np.nan, None, *[0.5] * 97]))
+    assert find_rows(audit, Selection(order="misfit"), page=1, size=EVERY) == list(range(3, 100))
+    assert count_pairs(audit, Selection()) == 100
 
 
-def test_a_group_can_be_listed_alone(made: dict[str, Audit]) -> None:
-    cards = top_pairs(made["paper"], by="clipmem", group="shared", page=1, size=1000)
-    assert {card.group for card in cards} == {"shared"}
-    assert len(cards) == count_scored(made["paper"], by="clipmem", group="shared") == 40
-
-
-def test_independent_pairs_alone_come_lowest_first(made: dict[str, Audit]) -> None:
-    cards = top_pairs(made["paper"], by="clipmem", group="independent", page=1, size=20)
-    values = [card.clipmem or 0.0 for card in cards]
-    assert values == sorted(values)
-
-
-def test_a_card_holds_the_row_of_both_tables(made: dict[str, Audit]) -> None:
-    card = top_pairs(made["ensemble"], by="clipmem", group=None, page=1, size=1)[0]
-    pair = made["ensemble"].pairs.set_index("pair_id").loc[card.pair_id]
-    score = made["ensemble"].scores.set_index("pair_id").loc[card.pair_id]
-    assert (card.image, card.captions, card.planted) == (pair["image"], tuple(pair["captions"]), "miscaption")
-    assert (card.clipmem, card.se, card.misfit) == (score["clipmem"], score["se"], score["misfit"])
-
-
-def test_an_order_that_is_none_is_refused(made: dict[str, Audit]) -> None:
-    with pytest.raises(ValueError, match="by must be one of clipmem, misfit, not 'se; DROP'"):
-        top_pairs(made["ensemble"], by="se; DROP", group=None, page=1, size=1)
-
-
-def test_a_hostile_group_name_is_only_a_name(made: dict[str, Audit]) -> None:
-    assert count_scored(made["ensemble"], by="clipmem", group="x' OR 1=1 --") == 0
-
-
-def test_group_summary_agrees_with_pandas(made: dict[str, Audit]) -> None:
-    wanted = made["paper"].scores.groupby("group")["clipmem"].agg(["size", "mean", "std"])
-    found = group_summary(made["paper"]).set_index("group").loc[wanted.index]
-    np.testing.assert_allclose(found.to_numpy(float), wanted.to_numpy(float))
-
-
-def test_bins_agree_with_numpy(made: dict[str, Audit]) -> None:
-    scores = made["paper"].scores
-    bins = group_bins(made["paper"], bins=40)
-    span = (scores["clipmem"].min(), scores["clipmem"].max())
-    for group, rows in scores.groupby("group"):
-        counts, edges = np.histogram(rows["clipmem"], bins=40, range=span)
-        found = bins[bins["group"] == group]
-        np.testing.assert_allclose(found["share"], counts[counts > 0] / len(rows))
-        np.testing.assert_allclose(found["low"], edges[:-1][counts > 0])
-
-
-def test_one_value_everywhere_falls_into_one_bin(copy: Copy) -> None:
+def test_a_score_that_no_pair_has_selects_none(copy: Copy) -> None:
     audit = copy()
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(clipmem=0.25))
-    bins = group_bins(audit, bins=40)
-    assert bins["share"].tolist() == [1.0, 1.0]
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(learned=None))  # written as text
+    assert count_pairs(audit, Selection(order="learned")) == 0
+    assert count_pairs(audit, Selection(ranges=(Range("learned", -1),))) == 0
+    assert score_span(audit, "learned") is None
 
 
-def test_quarantine_comes_in_pages(made: dict[str, Audit]) -> None:
-    assert count_rows(made["paper"].folder / "quarantine.parquet") == 120
-    pages = [quarantine_page(made["paper"], page=page, size=50) for page in (1, 2, 3)]
-    shown, stored = (
-        table.astype(object).where(table.notna(), None)
-        for table in (pd.concat(pages, ignore_index=True), made["paper"].quarantine)
-    )
-    pd.testing.assert_frame_equal(shown, stored)
+def test_independent_pairs_alone_come_lowest_first_unless_turned_round(made: dict[str, Audit]) -> None:
+    lowest = made["paper"].scores.query("group == 'independent'").sort_values("clipmem").index.tolist()
+    alone = Selection(group="independent")
+    assert find_rows(made["paper"], alone, page=1, size=EVERY) == lowest
+    turned = Selection(group="independent", ascending=True)
+    assert find_rows(made["paper"], turned, page=1, size=EVERY) == lowest[::-1]
 
 
-def test_a_missing_file_is_named(copy: Copy) -> None:
+def test_a_pair_is_found_by_its_id(made: dict[str, Audit]) -> None:
+    ids = made["ensemble"].pairs["pair_id"]
+    assert [find_row(made["ensemble"], pair_id) for pair_id in ids] == list(range(100))
+    assert [find_row(made["ensemble"], text) for text in ("", "' OR 1=1", "\ud800")] == [None, None, None]
+
+
+def test_labels_come_by_frequency_and_planted_kinds_too(copy: Copy) -> None:
     audit = copy()
-    (audit.folder / "scores.parquet").unlink()
-    with pytest.raises(InputError, match=r"scores\.parquet is missing: run the audit again"):
-        group_summary(audit)
+    named = ["b"] * 50 + ["a"] * 30 + ["c"] * 10 + [None] * 10
+    kinds = ["vague"] * 2 + ["miscaption"] * 3 + [None] * 95
+    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(label=named, planted=kinds))
+    assert labels(audit) == ["b", "a", "c"]
+    assert planted_kinds(audit) == ["miscaption", "vague"]
+    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(label=[f"{n:03d}" for n in range(100)]))
+    assert labels(audit) == [f"{n:03d}" for n in range(100)]
+    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(label=None, planted=None))
+    assert (labels(audit), planted_kinds(audit)) == ([], [])
 
 
-def test_a_corrupt_file_is_named(copy: Copy) -> None:
+def test_the_span_of_a_score_is_that_of_its_numbers(copy: Copy) -> None:
     audit = copy()
-    (audit.folder / "pairs.parquet").write_bytes(b"PAR1 not really PAR1")
-    with pytest.raises(InputError, match=r"pairs\.parquet cannot be read \(.*\): delete"):
-        top_pairs(audit, by="clipmem", group=None, page=1, size=3)
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(se=[np.inf, np.nan, -1, 2, *[0] * 96]))
+    assert score_span(audit, "se") == (-1, 2)
+    with pytest.raises(ValueError, match="column must be one of .*, not 'label'"):
+        score_span(audit, "label")
 
 
-def test_a_table_without_its_column_is_named(copy: Copy) -> None:
+def test_points_are_drawn_the_same_each_time_and_carry_their_columns(made: dict[str, Audit]) -> None:
+    audit = made["ensemble"]
+    both = audit.pairs.merge(audit.scores, on="pair_id")
+    asked = ["group", "label", "planted", "misfit"]
+    some = sample_points(audit, "similarity_out", "misfit", colour_by=asked, limit=50)
+    assert list(some.columns) == ["row", "similarity_out", "misfit", "group", "label", "planted"]
+    assert len(some) == 50
+    for column in some.columns.drop("row"):
+        wanted = both.loc[some["row"], column].reset_index(drop=True)
+        pd.testing.assert_series_equal(some[column], wanted, check_dtype=False)
+    again = sample_points(audit, "similarity_out", "misfit", colour_by=asked, limit=50)
+    pd.testing.assert_frame_equal(some, again)
+    other = sample_points(audit, "similarity_out", "misfit", limit=50, seed=1)
+    assert other["row"].tolist() != some["row"].tolist()
+    assert len(sample_points(audit, "similarity_out", "misfit", limit=EVERY)) == 80
+    with pytest.raises(ValueError, match="columns must be scores, group, label or planted, not 'captions'"):
+        sample_points(audit, "similarity_out", "misfit", colour_by=["captions"], limit=1)
+
+
+def test_an_audit_that_names_no_folder_shows_no_pictures_of_others(copy: Copy) -> None:
     audit = copy()
-    write_table(audit.folder / "scores.parquet", audit.scores.drop(columns="clipmem"))
-    with pytest.raises(InputError, match=r"scores\.parquet cannot be read \(.*clipmem"):
-        group_bins(audit, bins=10)
-
-
-def test_tables_of_other_pairs_are_refused(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "pairs.parquet", audit.pairs.iloc[::-1])
-    with pytest.raises(InputError, match=r"pairs\.parquet and scores\.parquet list other pairs"):
-        top_pairs(audit, by="clipmem", group=None, page=1, size=3)
-
-
-def test_a_folder_may_have_the_signs_of_a_pattern(tmp_path: Path) -> None:
-    audit = make_audit(tmp_path / "a[b]*?{c}")
-    assert count_rows(audit.folder / "pairs.parquet") == 100
+    assert audit_root(audit).name == "ensemble"
+    write_json(audit.folder / "config.json", {"root": 3})
+    assert audit_root(audit) == audit.folder

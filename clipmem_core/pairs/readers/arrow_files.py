@@ -11,6 +11,7 @@ import pyarrow as pa
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.readers.columnar import picture_column, read_columns, read_schema, rows_without_picture
 from clipmem_core.pairs.readers.fields import find_fields
+from clipmem_core.pairs.readers.picture_folder import placed
 from clipmem_core.pairs.readers.records import parse
 from clipmem_core.pairs.readers.rows import Row, Rows
 from clipmem_core.pairs.references import LINK_LEAVES, is_inside
@@ -76,7 +77,7 @@ def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, 
 
     Args:
         files: the files, all below `root`.
-        root: what references are relative to.
+        root: what references are relative to, apart from paths of pictures where `image_folder` is given.
         options: the columns, if they are not to be guessed.
         kind: the name of the format.
 
@@ -98,7 +99,7 @@ def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, 
         rows.extend(found)
     if len(faults) == len(files):
         raise InputError(f"{root}: {faults[0] if faults else 'the data set has no files'}")
-    return Rows(root, kind, rows, files=not inside)
+    return placed(Rows(root, kind, rows, files=not inside), options.image_folder, files[0])
 
 
 def _file_fault(path: Path, root: Path) -> str:

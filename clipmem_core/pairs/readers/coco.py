@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.pairs.readers.picture_folder import named_folder
 from clipmem_core.pairs.readers.rows import Row, Rows
 from clipmem_core.pairs.readers.text import as_name
 from clipmem_core.pairs.references import normal_reference
@@ -107,10 +108,7 @@ def _picture_folder(path: Path, flag: str, known: dict[Any, Any]) -> Path:
     """Return the pictures' folder: the flag's (from here, else from the file), or a likely one that has some."""
     here = path.parent.resolve()
     if flag:
-        folders = [folder for folder in (Path(flag).expanduser(), here / flag) if folder.is_dir()]
-        if not folders:
-            raise InputError(f"--image-folder {flag} is not a folder: name the one with the pictures of {path.name}")
-        return folders[0].resolve()
+        return named_folder(flag, here / path.name).resolve()
     split = path.stem.rpartition("_")[2]
     likely = [
         here,

@@ -9,6 +9,7 @@ from typing import Any
 
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.readers.fields import Fields, find_fields
+from clipmem_core.pairs.readers.picture_folder import placed
 from clipmem_core.pairs.readers.rows import Row, Rows
 from clipmem_core.pairs.readers.text import decode_text
 
@@ -18,7 +19,7 @@ _SPACED = ",;"  # a space between separator and quote is common after these
 
 
 def read_delimited(path: Path, options: SourceOptions) -> Rows:
-    """Read a CSV or TSV file; picture paths are relative to its folder. Blank lines are no rows.
+    """Read a CSV or TSV file; picture paths are relative to its folder or `image_folder`. Blank lines are no rows.
 
     Raises:
         InputError: the file is empty, or its columns cannot be told.
@@ -32,7 +33,9 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
         if not header:
             raise InputError(f"{path.name} has no header line: {fault}")
         fields = find_fields(header, options, source=path.name, first=_first(lines, header, separator))
-        return Rows(path.parent, "tsv" if separator == "\t" else "csv", _rows(path.name, header, records, fields))
+        kind = "tsv" if separator == "\t" else "csv"
+        rows = Rows(path.parent, kind, _rows(path.name, header, records, fields))
+        return placed(rows, options.image_folder, path)
     finally:
         csv.field_size_limit(previous)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.readers.fields import find_fields
+from clipmem_core.pairs.readers.picture_folder import placed
 from clipmem_core.pairs.readers.rows import Row, Rows
 from clipmem_core.pairs.readers.text import decode_text
 
@@ -14,7 +15,7 @@ Numbered = tuple[int, Any]  # a place in the file and what stands there: a value
 
 
 def read_jsonl(path: Path, options: SourceOptions) -> Rows:
-    """Read a JSON Lines file; picture paths are relative to its folder. Blank lines are no rows.
+    """Read a JSON Lines file; picture paths are relative to its folder or `image_folder`. Blank lines are no rows.
 
     Raises:
         InputError: no line is a JSON object, or its keys do not tell picture and caption.
@@ -61,7 +62,7 @@ def _read(path: Path, values: list[Numbered], options: SourceOptions, *, kind: s
         source = f"{path.name}:{number}"
         known = isinstance(value, dict)
         rows.append(Row(source, *map(value.get, order)) if known else Row(source, reason=_fault(value)))
-    return Rows(path.parent, kind, rows)
+    return placed(Rows(path.parent, kind, rows), options.image_folder, path)
 
 
 def _fault(value: Any) -> str:

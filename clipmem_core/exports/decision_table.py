@@ -1,0 +1,40 @@
+"""The decisions on an audit's pairs → a CSV or Parquet table, each with the picture and the scores it was made on."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipmem_core.atomic import replacing
+from clipmem_core.audits.store import PAIRS, SCORES, Audit
+from clipmem_core.columns import CAPTIONS, CLIPMEM, IMAGE, LABEL, MISFIT, PAIR_ID, SIMILARITY_OUT
+from clipmem_core.review.decisions import open_review
+
+
+def write_decisions(audit: Audit, path: Path) -> None:
+    """Write every pair with a decision or a note; in CSV the new captions are a JSON list.
+
+    Columns: those of the review's table, then image, label, clipmem, misfit and similarity_out of this audit.
+    """
+    table = with_scores(audit, open_review(audit).table())
+    with replacing(path) as temporary:
+        if path.suffix.lower() == ".parquet":
+            lists = pa.array([list(texts) for texts in table[CAPTIONS]], pa.list_(pa.string()))
+            rest = pa.Table.from_pandas(table.drop(columns=CAPTIONS), preserve_index=False)
+            pq.write_table(rest.add_column(2, CAPTIONS, lists), temporary)
+        else:
+            texts = [json.dumps(list(texts), ensure_ascii=False) for texts in table[CAPTIONS]]
+            table.assign(**{CAPTIONS: texts}).to_csv(temporary, index=False)
+
+
+def with_scores(audit: Audit, decisions: pd.DataFrame) -> pd.DataFrame:
+    """Add picture, label and scores to decisions; empty where the audit does not have the pair."""
+    ids = decisions[PAIR_ID].tolist()
+    files = [(PAIRS, [PAIR_ID, IMAGE, LABEL]), (SCORES, [PAIR_ID, CLIPMEM, MISFIT, SIMILARITY_OUT])]
+    for name, columns in files:
+        known = pq.read_table(audit.folder / name, columns=columns, filters=[(PAIR_ID, "in", ids)] if ids else None)
+        found = known.slice(0, None if ids else 0).to_pandas()
+        decisions = decisions.merge(found, on=PAIR_ID, how="left")
+    return decisions

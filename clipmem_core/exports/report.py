@@ -1,0 +1,183 @@
+"""A finished audit → one HTML file that needs nothing else: its verdict, figure, tables, pictures and decisions."""
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipmem_core.atomic import replacing
+from clipmem_core.audits.store import PAIRS, QUARANTINE, Audit
+from clipmem_core.columns import CLIPMEM, MISFIT, PAIR_ID, SIMILARITY_OUT
+from clipmem_core.exports.pictures import Progress
+from clipmem_core.exports.report_tables import (
+    TextTable,
+    detection_table,
+    group_table,
+    groups_with_intervals,
+    number,
+    objects,
+    settings_table,
+    utility_table,
+)
+from clipmem_core.figures.groups import group_figure
+from clipmem_core.pairs.pictures import decode
+from clipmem_core.pairs.references import read_bytes
+from clipmem_core.review.cards import PairCard, cards
+from clipmem_core.review.decisions import open_review
+from clipmem_core.review.groups import group_bins
+from clipmem_core.review.rows import audit_root, find_rows
+from clipmem_core.review.selection import Selection
+from clipmem_core.review.tables import count_rows
+
+TEMPLATE = "report.html.j2"
+SIDE = 160  # pixels of a thumbnail's longer side
+TOP = 50
+DECISIONS_SHOWN = 500
+BINS = 60
+CAPTION_LIMIT = 400
+GALLERIES = {
+    CLIPMEM: (
+        "Most memorized pairs",
+        "Highest clipmem first: members that saw the pair align it far better than members that did not.",
+    ),
+    MISFIT: (
+        "Probably the wrong caption",
+        "Highest misfit first: learned late, and never understood by members that did not see the pair.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ReportCard:
+    """One pair of a gallery, all of it text but the picture, a data URI, empty where it cannot be read."""
+
+    picture: str
+    captions: list[str]
+    pair_id: str
+    facts: list[tuple[str, str]]
+    decision: str
+
+
+def write_report(audit: Audit, path: Path, *, progress: Progress | None = None) -> None:
+    """Write the report.
+
+    Raises:
+        InputError: a file of the audit is missing or broken.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    folder = Path(__file__).parent
+    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
+    page = environment.get_template(TEMPLATE).render(plotly=get_plotlyjs(), **_content(audit, progress))
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _content(audit: Audit, progress: Progress | None) -> dict[str, Any]:
+    config, verdict, groups = audit.config, audit.verdict, groups_with_intervals(audit)
+    review = open_review(audit)
+    tables = [group_table(groups), detection_table(verdict), utility_table(audit.utility)]
+    return {
+        "name": audit.name,
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "facts": _facts(audit, config),
+        "sentence": str((verdict.get("sentence") if isinstance(verdict, dict) else "") or "This audit has no verdict."),
+        "checks": [_check(check) for check in objects(verdict, "checks")],
+        "figure": _figure(groups, group_bins(audit, bins=BINS)),
+        "tables": [table for table in tables if table.rows],
+        "galleries": _galleries(audit, audit_root(audit), progress),
+        "counts": review.counts(),
+        "decisions": _decision_table(review.table()),
+        "settings": settings_table(config),
+        "side": SIDE,
+    }
+
+
+def _check(check: dict[str, Any]) -> dict[str, str]:
+    """Return a check's mark (good, bad, open), what it says, and what to try where it is not good."""
+    good = check.get("good")
+    mark = "good" if good is True else "bad" if good is False else "open"
+    advice = "" if mark == "good" else check.get("advice")
+    return {"mark": mark, "text": str(check.get("sentence") or check.get("name") or ""), "advice": str(advice or "")}
+
+
+def _facts(audit: Audit, config: dict[str, Any]) -> list[tuple[str, str]]:
+    members, fields = config.get("members"), config.get("config")
+    return [
+        ("data set", str(config.get("source", ""))),
+        ("pairs", f"{count_rows(audit.folder / PAIRS):,}"),
+        ("quarantined rows", f"{count_rows(audit.folder / QUARANTINE):,}"),
+        ("protocol", str(config.get("protocol", ""))),
+        ("members", str(len(members) if isinstance(members, list) else "")),
+        ("model", str(fields.get("model", "") if isinstance(fields, dict) else "")),
+    ]
+
+
+def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
+    """Return the figure of the groups as plain JSON, transparent, so that it fits a light and a dark page."""
+    figure = group_figure(groups, bins)
+    clear = "rgba(0, 0, 0, 0)"
+    figure.update_layout(template="none", paper_bgcolor=clear, plot_bgcolor=clear, autosize=True)
+    figure.update_xaxes(gridcolor="rgba(128, 128, 128, 0.3)", automargin=True)
+    figure.update_yaxes(automargin=True)
+    return json.loads(str(figure.to_json()))
+
+
+def _galleries(audit: Audit, root: Path, progress: Progress | None) -> list[dict[str, Any]]:
+    found = {order: cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP)) for order in GALLERIES}
+    total = sum(map(len, found.values()))
+    galleries, done = [], 0
+    for order, (title, explanation) in GALLERIES.items():
+        shown = []
+        for card in found[order]:
+            shown.append(_card(card, root))
+            done += 1
+            if progress:
+                progress(done, total)
+        galleries.append({"title": title, "explanation": explanation, "cards": shown})
+    return [gallery for gallery in galleries if gallery["cards"]]
+
+
+def _card(card: PairCard, root: Path) -> ReportCard:
+    shown = {name: number(card.scores.get(name)) for name in (CLIPMEM, MISFIT, SIMILARITY_OUT)}
+    facts = {**shown, "group": card.group, "label": card.label or "", "planted": card.planted or ""}
+    decision = card.decision.decision if card.decision else None
+    return ReportCard(
+        picture=_thumbnail(root, card.image),
+        captions=[_cut(caption) for caption in card.captions],
+        pair_id=_cut(card.pair_id),
+        facts=[(name, _cut(value)) for name, value in facts.items() if value],
+        decision=decision or "",
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= CAPTION_LIMIT else f"{text[:CAPTION_LIMIT].rstrip()}…"
+
+
+def _thumbnail(root: Path, image: str) -> str:
+    try:
+        picture = decode(read_bytes(root, image), size=SIDE)
+    except (OSError, ValueError):  # gone or damaged since: the report says so where the picture would be
+        return ""
+    picture.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _decision_table(decisions: pd.DataFrame) -> TextTable:
+    shown = decisions.head(DECISIONS_SHOWN)
+    rows = [
+        (row[PAIR_ID], row["decision"] or "", *map(_cut, ("\n".join(row["captions"]), row["note"])), row["time"])
+        for row in shown.to_dict("records")
+    ]
+    left = len(decisions) - len(shown)
+    note = f"{left:,} more are left out: export decisions as CSV for all of them." if left else ""
+    return TextTable("Decisions", ("id", "decision", "new captions", "note", "time"), rows, note)

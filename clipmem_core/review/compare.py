@@ -1,0 +1,166 @@
+"""Two audits → how a score of the pairs they share agrees, and which pairs changed most."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from scipy import stats
+
+from clipmem_core.audits.settings import flag, flat
+from clipmem_core.audits.store import PAIRS, SCORES, Audit
+from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, PAIR_ID
+from clipmem_core.config import InputError
+from clipmem_core.review.selection import SCORES as SCORE_NAMES
+from clipmem_core.review.tables import ROW, count_rows, fetch_arrow, fetch_numbered, number
+
+POINTS = 5_000
+CHANGED_COLUMNS = [
+    *(PAIR_ID, "row_one", "row_other", "one", "other", "difference"),
+    *("captions_changed", "group_one", "group_other"),
+]
+# clipmem compares across audits only where these are the same. Another name for an audit's model is another model.
+_ALIKE = {"protocol": "protocol", "model": "model", "loss": "loss", "pretrained": "start"}
+_LOGIT_SCALE = "logit_"  # whatever a config says of the logit scale begins so
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a score differs between two audits, over the pairs of equal pair_id.
+
+    `changed` has pair_id, row_one, row_other, one, other, difference, captions_changed, group_one and group_other,
+    the largest change first; `points` the same without captions_changed, of a sample. Differences are other − one.
+    """
+
+    column: str
+    n_common: int
+    n_scored: int  # of these, those with a score in both
+    only_one: int
+    only_other: int
+    spearman: float | None  # None: of fewer than three pairs, or where all have one score
+    pearson: float | None
+    mean_difference: float | None
+    low: float | None  # of the 95 % interval of the mean difference, paired by pair
+    high: float | None
+    changed: pd.DataFrame
+    points: pd.DataFrame
+    warnings: tuple[str, ...]
+
+
+def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> Comparison:
+    """Compare a score of two audits pair by pair.
+
+    Args:
+        one: a finished audit.
+        other: another one, of the same data set or of another version of it.
+        column: the score.
+        limit: how many of the pairs that changed most are returned.
+
+    Raises:
+        InputError: they share no pair, the score is unknown, or a file is missing or broken.
+    """
+    if column not in SCORE_NAMES:
+        raise InputError(f"score {column!r} is unknown: choose one of {', '.join(SCORE_NAMES)}")
+    joined = _join(one, other, column)
+    if joined.num_rows == 0:
+        raise InputError(f"audits {one.name!r} and {other.name!r} share no pair_id: compare audits of one data set")
+    scored = joined.filter(pa.array(_finite(joined)))
+    values = scored["one"].to_numpy(), scored["other"].to_numpy()
+    mean, low, high = mean_difference(*values)
+    return Comparison(
+        column=column,
+        n_common=joined.num_rows,
+        n_scored=scored.num_rows,
+        only_one=count_rows(one.folder / SCORES) - joined.num_rows,
+        only_other=count_rows(other.folder / SCORES) - joined.num_rows,
+        spearman=_agreement(stats.spearmanr, *values),
+        pearson=_agreement(stats.pearsonr, *values),
+        mean_difference=mean,
+        low=low,
+        high=high,
+        changed=_changed(one, other, scored, limit),
+        points=_sample(scored),
+        warnings=differing_settings(one, other),
+    )
+
+
+def mean_difference(one: np.ndarray, other: np.ndarray) -> tuple[float | None, float | None, float | None]:
+    """Return the mean of other − one and its 95 % interval by Student's t; None where there is none.
+
+    Args:
+        one: a number for each pair, [n].
+        other: the same pairs' other number, [n].
+
+    Example:
+        >>> mean_difference(np.array([0.0, 1.0]), np.array([1.0, 2.0]))
+        (1.0, 1.0, 1.0)
+    """
+    difference = other - one
+    if len(difference) == 0:
+        return None, None, None
+    mean = float(difference.mean())
+    if len(difference) == 1:
+        return mean, None, None
+    half = float(stats.t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / len(difference) ** 0.5)
+    return mean, mean - half, mean + half
+
+
+def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
+    """Say in a sentence each which settings keep the scores of two audits from being compared."""
+    first, second = (flat(audit.config["config"]) for audit in (one, other))
+    logit = {name: name.replace("_", " ") for name in {*first, *second} if name.startswith(_LOGIT_SCALE)}
+    names = {**_ALIKE, **dict(sorted(logit.items()))}
+    return tuple(
+        f"The {word} differs: {_shown(first, name)} in {one.name}, {_shown(second, name)} in {other.name} "
+        f"({flag(name)}). clipmem compares only where it is the same."
+        for name, word in names.items()
+        if first.get(name) != second.get(name)
+    )
+
+
+def _shown(config: dict[str, Any], name: str) -> str:
+    return str(config.get(name) or "none")
+
+
+def _join(one: Audit, other: Audit, column: str) -> pa.Table:
+    """Return the common pairs in the order of the first audit; a score that is missing is NaN."""
+    theirs = fetch_arrow(
+        other.folder / SCORES,
+        f'SELECT {PAIR_ID}, {ROW} AS row_other, "{GROUP}" AS group_other, {number(column)} AS other FROM parquet',
+    )
+    query = f"""
+        SELECT {PAIR_ID}, {ROW} AS row_one, row_other, {number(column)} AS one, other, other - one AS difference,
+            "{GROUP}" AS group_one, group_other
+        FROM parquet JOIN theirs USING ({PAIR_ID}) ORDER BY row_one
+    """
+    return fetch_arrow(one.folder / SCORES, query, theirs=theirs)
+
+
+def _finite(joined: pa.Table) -> np.ndarray:
+    return np.isfinite(joined["one"].to_numpy()) & np.isfinite(joined["other"].to_numpy())
+
+
+def _agreement(measure: Any, one: np.ndarray, other: np.ndarray) -> float | None:
+    if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return None
+    return float(measure(one, other).statistic)
+
+
+def _changed(one: Audit, other: Audit, scored: pa.Table, limit: int) -> pd.DataFrame:
+    """Return the pairs whose score changed most; of equal ones those that come first."""
+    order = np.argsort(-np.abs(scored["difference"].to_numpy()), kind="stable")[:limit]
+    table = scored.take(order).to_pandas()
+    ours = fetch_numbered(one.folder / PAIRS, [CAPTIONS], table["row_one"].tolist())
+    theirs = fetch_numbered(other.folder / PAIRS, [CAPTIONS], table["row_other"].tolist())
+    rows = zip(table["row_one"], table["row_other"], strict=True)
+    table["captions_changed"] = [ours[row] != theirs[row_other] for row, row_other in rows]
+    return table[CHANGED_COLUMNS]
+
+
+def _sample(scored: pa.Table) -> pd.DataFrame:
+    """Return the same few pairs at each call, in their order."""
+    if scored.num_rows <= POINTS:
+        return scored.to_pandas()
+    rows = np.random.default_rng(0).choice(scored.num_rows, POINTS, replace=False)
+    return scored.take(np.sort(rows)).to_pandas()

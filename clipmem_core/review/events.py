@@ -1,0 +1,106 @@
+"""A decision on some pairs, or the undoing of one → rows of the log: an event, an entry for each pair, what stands now.
+
+What stands for a pair is named by two events: the one that decided and the one whose note holds. So a decision on a
+million pairs stores its captions and note once, and an undo finds by a comparison of numbers who was decided on since.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from sqlite3 import Connection
+
+_DECIDE = """
+    INSERT INTO entry (event, pair_id, decided, noted, previous)
+    SELECT ?, given.pair_id, ?, coalesce(?, standing.noted, 0), coalesce(standing.entry, 0)
+    FROM (SELECT ? AS pair_id) AS given LEFT JOIN standing ON standing.pair_id = given.pair_id
+"""
+_UNDO = """
+    INSERT INTO entry (event, pair_id, decided, noted, previous)
+    SELECT ?, entry.pair_id, coalesce(before.decided, 0), coalesce(before.noted, 0), standing.entry
+    FROM entry JOIN standing ON standing.pair_id = entry.pair_id AND standing.decided = entry.decided
+    LEFT JOIN entry AS before ON before.id = entry.previous
+    WHERE entry.id BETWEEN ? AND ? ORDER BY entry.id
+"""
+_STAND = """
+    INSERT OR REPLACE INTO standing (pair_id, entry, decided, noted)
+    SELECT pair_id, id, decided, noted FROM entry WHERE id >= ? ORDER BY pair_id
+"""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one event says, whatever its pairs."""
+
+    audit: str
+    decision: str | None  # what is decided, or taken back
+    captions: str = "[]"  # a JSON list
+    note: str | None = None  # None: every pair keeps its own
+    undoes: int | None = None  # the event that is taken back; None for a decision
+
+
+@dataclass(frozen=True)
+class Added:
+    """Where an event stands in the log: its number, its first entry, and how many entries it has."""
+
+    event: int
+    first: int
+    pairs: int
+
+
+def add_decision(log: Connection, pair_ids: Iterable[str], event: Event) -> Added:
+    """Add a decision on pairs, each named once."""
+    number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
+    noted = None if event.note is None else number
+    log.executemany(_DECIDE, ((number, number, noted, pair_id) for pair_id in pair_ids))
+    return _add_event(log, Added(number, first, count_rows(log, "entry") + 1 - first), event)
+
+
+def add_undo(log: Connection, undoes: int) -> tuple[Added | None, int]:
+    """Bring back what stood before an event, for those of its pairs where what it brought still stands.
+
+    Returns:
+        The event added, None where it would have no pair; and the number of pairs that are left as they are.
+    """
+    audit, decision, start, pairs = log.execute(
+        "SELECT audit, decision, first_entry, pairs FROM event WHERE id = ?", (undoes,)
+    ).fetchone()
+    number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
+    log.execute(_UNDO, (number, start, start + pairs - 1))
+    restored = count_rows(log, "entry") + 1 - first
+    if not restored:
+        return None, pairs
+    return _add_event(log, Added(number, first, restored), Event(audit, decision, undoes=undoes)), pairs - restored
+
+
+def _add_event(log: Connection, added: Added, event: Event) -> Added:
+    """Add the event of entries that are there already, and let them stand."""
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    said = (event.audit, event.undoes, event.decision, event.captions, event.note)
+    values = (added.event, time, *said, added.first, added.pairs)
+    log.execute(f"INSERT INTO event VALUES ({', '.join('?' * len(values))})", values)
+    log.execute(_STAND, (added.first,))
+    return added
+
+
+def count_rows(log: Connection, table: str) -> int:
+    """Return the number of rows of a table that only grows, which is its last row's number."""
+    return log.execute(f"SELECT coalesce(max(id), 0) FROM {table}").fetchone()[0]
+
+
+def last_standing(log: Connection) -> int | None:
+    """Return the last decision that stands for any pair: the last one that is not undone."""
+    return log.execute("SELECT max(decided) FROM standing").fetchone()[0] or None
+
+
+def last_before(log: Connection, added: Added) -> int:
+    """Return the last entry that the pairs of a new event had before it, 0 where they had none."""
+    return log.execute("SELECT max(previous) FROM entry WHERE id >= ?", (added.first,)).fetchone()[0]
+
+
+def undone_events(log: Connection) -> set[int]:
+    """Return the events that are taken back: by an undo that is not itself taken back."""
+    undone: set[int] = set()
+    for event, undoes in log.execute("SELECT id, undoes FROM event WHERE undoes IS NOT NULL ORDER BY id DESC"):
+        if event not in undone:  # an undo comes after what it takes back, so its own fate is known by now
+            undone.add(undoes)
+    return undone

@@ -1,0 +1,235 @@
+"""A member's embeddings of pictures or captions → where each pair lies on a map of them (UMAP), kept as a file.
+
+    <data>/cache/maps/<key>.parquet   row int64, map_x and map_y float32
+
+A map of some 20,000 pairs takes most of a minute, so it is drawn once, by a process of its own: `map_jobs`.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from clipmem_core.audits.index import map_vectors
+from clipmem_core.audits.store import (
+    CONFIG,
+    MANIFEST,
+    PAIRS,
+    SCORES,
+    Audit,
+    check_name,
+    file_sha256,
+    read_json,
+    write_table,
+)
+from clipmem_core.columns import GROUP, LABEL, PLANTED
+from clipmem_core.config import InputError, data_folder
+from clipmem_core.review.nearest import INDEXES, index_path
+from clipmem_core.review.selection import MAP_X, MAP_Y
+from clipmem_core.review.tables import ROW, fetch_arrow, number, other_pairs
+
+MAP_ROW = "row"
+LIMIT = 20_000  # pairs on a map
+FEWEST = 5
+COMPARED = 4096  # UMAP compares all pairs of fewer vectors, and searches for the neighbours of more
+SEED = 0  # of the map and of the pairs drawn for it
+NEIGHBOURS = 15
+SETTINGS = {"min_dist": 0.1, "metric": "cosine"}
+LIBRARIES = ("umap-learn", "pynndescent")
+
+
+def map_name(member: str, side: str) -> str:
+    """Return the name of a map, which an address carries.
+
+    Example:
+        >>> map_name("r0-f0", "image")
+        'r0-f0.image'
+    """
+    return f"{member}.{side}"
+
+
+def mapped_members(audit: Audit) -> list[str]:
+    """Return the names of the members that maps can be drawn of, in the audit's order; at least one.
+
+    Raises:
+        InputError: the audit's config names none.
+    """
+    listed = audit.config.get("members")
+    names = [name for name in listed if isinstance(name, str) and _is_name(name)] if isinstance(listed, list) else []
+    if not names:
+        raise InputError(f"{audit.folder / CONFIG} names no members: delete the audit's folder and run it again")
+    return names
+
+
+def map_path(audit: Audit, name: str) -> Path:
+    """Return where a map is kept: under another name for each content it could have.
+
+    Args:
+        audit: a finished audit.
+        name: what `map_name` returned.
+
+    Raises:
+        InputError: the audit has no such member, or its embeddings are missing.
+    """
+    member, _, side = name.rpartition(".")
+    if side not in INDEXES or member not in mapped_members(audit):
+        raise InputError(f"{audit.name} has no map {name!r}: choose one on the page Map of embeddings")
+    content = {
+        "embeddings": _index_sha256(audit, member, side),
+        "settings": {**SETTINGS, "n_neighbors": NEIGHBOURS, "seed": SEED, "limit": LIMIT},
+        "versions": _versions(),
+    }
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return data_folder() / "cache" / "maps" / f"{key}.parquet"
+
+
+def map_file(audit: Audit, name: str) -> Path | None:
+    """Return the file of a map that has been drawn.
+
+    Returns:
+        None where there is no such map, as for a name from an address, or where it has not been drawn.
+    """
+    try:
+        path = map_path(audit, name)
+    except InputError:
+        return None
+    return path if path.is_file() else None
+
+
+def read_map(audit: Audit, name: str) -> pd.DataFrame:
+    """Return row, map_x and map_y of the pairs on a map that has been drawn.
+
+    Raises:
+        InputError: it has not been drawn, or its file is broken.
+    """
+    path = map_file(audit, name)
+    if path is None:
+        raise InputError(f"there is no map {name!r} of {audit.name} yet: draw it on the page Map of embeddings")
+    try:
+        return pd.read_parquet(path, columns=[MAP_ROW, MAP_X, MAP_Y])
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read ({reason}): delete it and draw the map again") from None
+
+
+def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
+    """Return row, map_x, map_y and one column more of the pairs on a map that has been drawn.
+
+    Args:
+        audit: a finished audit.
+        name: of the map.
+        column: a score or `group`, of scores.parquet, or `label` or `planted`, of pairs.parquet.
+
+    Raises:
+        InputError: the map has not been drawn or is not of these pairs, or a file is missing or broken.
+    """
+    places = read_map(audit, name)
+    text = column in (LABEL, PLANTED, GROUP)
+    value = f'"{column}"' if text else number(column)
+    query = f'SELECT {ROW}, map_x, map_y, {value} AS "{column}" FROM parquet JOIN places USING ({ROW}) ORDER BY {ROW}'
+    table = audit.folder / (PAIRS if column in (LABEL, PLANTED) else SCORES)
+    arrow = pa.Table.from_pandas(places.rename(columns={MAP_ROW: ROW}), preserve_index=False)
+    points = fetch_arrow(table, query, places=arrow).to_pandas().rename(columns={ROW: MAP_ROW})
+    if len(points) != len(places):
+        raise other_pairs(audit)
+    return points
+
+
+def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda line: None) -> Path:
+    """Draw a map, unless its file is there, and return the file.
+
+    Args:
+        audit: a finished audit.
+        name: of the map.
+        say: told in a few words what is done next.
+
+    Raises:
+        InputError: there is no such member, or its embeddings are missing, broken, or too few.
+    """
+    path = map_path(audit, name)
+    if path.is_file():
+        return path
+    say("reading the embeddings")
+    vectors = map_vectors(index_path(audit, *name.rsplit(".", 1)))
+    rows = drawn_rows(len(vectors))
+    places = lay_out(np.array(vectors[rows]), say=say)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(path, pd.DataFrame({MAP_ROW: rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]}))
+    return path
+
+
+def drawn_rows(n_pairs: int) -> np.ndarray:
+    """Return the rows that are on a map, int64, ascending: all of them, or `LIMIT` drawn from a fixed seed."""
+    if n_pairs <= LIMIT:
+        return np.arange(n_pairs)
+    return np.sort(np.random.default_rng(SEED).choice(n_pairs, LIMIT, replace=False))
+
+
+def lay_out(vectors: np.ndarray, *, say: Callable[[str], None] = lambda line: None) -> np.ndarray:
+    """Lay vectors out in the plane so that neighbours by cosine stay neighbours (UMAP, McInnes et al. 2018).
+
+    Distances between far groups mean little. The same vectors give the same map: one seed, hence one core.
+
+    Args:
+        vectors: float32 [n_pairs, dim].
+        say: told in a few words what is done next.
+
+    Returns:
+        float32 [n_pairs, 2].
+
+    Raises:
+        InputError: there are fewer than `FEWEST` vectors, or some are not finite.
+    """
+    if len(vectors) < FEWEST:
+        raise InputError(f"a map needs at least {FEWEST} pairs, and there are {len(vectors)}: audit a larger data set")
+    if not np.isfinite(vectors).all():
+        raise InputError("the member's embeddings are not all finite: its training failed, try a lower lr (--lr)")
+    say("loading UMAP")
+    umap = _load_umap()
+    say("finding neighbours")
+    neighbours = min(NEIGHBOURS, len(vectors) - 1)
+    return umap(n_neighbors=neighbours, random_state=SEED, n_jobs=1, **SETTINGS).fit_transform(vectors)
+
+
+def seconds_to_draw(n_pairs: int) -> int:
+    """Return about how long a map takes, from runs on a busy machine of two cores; most of it is spent on compiling."""
+    return 11 if n_pairs < COMPARED else round(25 + 0.0014 * min(n_pairs, LIMIT))
+
+
+def _load_umap() -> Any:
+    """Import UMAP, which takes seconds. It warns of a part of it that we do not use."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)
+        from umap import UMAP
+    return UMAP
+
+
+def _index_sha256(audit: Audit, member: str, side: str) -> str:
+    """Return the hash of the embeddings as the manifest has it: hashing gigabytes for each page would not do."""
+    path = index_path(audit, member, side)
+    if not path.is_file():
+        raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped")
+    manifest = read_json(audit.folder / MANIFEST)
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    listed = files.get(path.relative_to(audit.folder).as_posix()) if isinstance(files, dict) else None
+    return listed if isinstance(listed, str) else file_sha256(path)
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {library: importlib.metadata.version(library) for library in LIBRARIES}
+
+
+def _is_name(name: str) -> bool:
+    try:
+        return bool(check_name(name))
+    except InputError:
+        return False

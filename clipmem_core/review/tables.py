@@ -1,0 +1,184 @@
+"""A query over one of an audit's Parquet files → rows or columns; a missing or broken file is an error that names it.
+
+DuckDB reads the columns a query needs and skips the row groups it does not, so that a million pairs answer as a
+thousand do. All tables of an audit share one row order: `file_row_number` is a pair's row everywhere.
+"""
+
+import functools
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from clipmem_core.audits.store import PAIRS, SCORES, Audit
+from clipmem_core.config import InputError
+
+ROW = "file_row_number"
+Columns = dict[str, np.ndarray]
+Table: TypeAlias = pd.DataFrame | pa.Table
+Stamp = tuple[int, int, int]
+Version = tuple[Stamp, Stamp]
+_SETTINGS: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "python_enable_replacements": False,
+    "memory_limit": "1GB",
+    "temp_directory": f"{tempfile.gettempdir()}/clipmem-{os.getpid()}",  # made only when that memory does not do
+}
+
+
+def stamp(path: Path) -> Stamp:
+    """Return what changes whenever a file is replaced or written to; whatever was made from it is kept under that.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped") from None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def version_of(audit: Audit) -> Version:
+    """Return the stamps of an audit's scores and pairs."""
+    return stamp(audit.folder / SCORES), stamp(audit.folder / PAIRS)
+
+
+@functools.lru_cache(maxsize=64)
+def count_pairs_of(audit: Audit, version: Version) -> int:
+    """Return the number of pairs of an audit.
+
+    Raises:
+        InputError: its scores and pairs are not equally many.
+    """
+    count = count_rows(audit.folder / SCORES)
+    if count != count_rows(audit.folder / PAIRS):
+        raise other_pairs(audit)
+    return count
+
+
+def other_pairs(audit: Audit) -> InputError:
+    """Return the error of an audit whose tables do not belong together."""
+    return InputError(f"{audit.folder / PAIRS} and {SCORES} list other pairs: delete {SCORES} and run the audit again")
+
+
+def count_rows(path: Path) -> int:
+    """Return the number of rows of a Parquet file."""
+    return fetch_rows(path, "SELECT count(*) FROM parquet")[0][0]
+
+
+def fetch_rows(path: Path, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Run a query and return its rows.
+
+    Args:
+        path: the Parquet file, which the query calls `parquet`.
+        query: SQL that holds no text of others; it has a `?` for each value.
+        values: of the parameters.
+
+    Raises:
+        InputError: the file is missing or broken, or lacks a column.
+    """
+    with _answered(path, query, values) as result:
+        return result.fetchall()
+
+
+def fetch_columns(path: Path, query: str, values: Sequence[Any] = (), **tables: Table) -> Columns:
+    """Run a query as `fetch_rows` does, over further tables too, by their names, and return its columns."""
+    with _answered(path, query, values, **tables) as result:
+        return cast(Columns, result.fetchnumpy())  # no column is of a type that makes it anything else
+
+
+def fetch_frame(path: Path, query: str, values: Sequence[Any] = ()) -> pd.DataFrame:
+    """Run a query as `fetch_rows` does and return a table of pandas'."""
+    with _answered(path, query, values) as result:
+        return result.df()
+
+
+def fetch_arrow(path: Path, query: str, values: Sequence[Any] = (), **tables: Table) -> pa.Table:
+    """Run a query as `fetch_columns` does and return a table of Arrow's."""
+    with _asking(path, tables) as cursor:
+        return cursor.sql(_over(query), params=_parameters(path, values)).to_arrow_table()
+
+
+def fetch_numbered(path: Path, columns: Sequence[str], rows: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+    """Return the columns of some rows, by row. The rows are spelled out, so that DuckDB skips where they are not."""
+    if not rows:
+        return {}
+    numbers = ", ".join(str(int(row)) for row in rows)
+    found = fetch_rows(path, f"SELECT {ROW}, {', '.join(columns)} FROM parquet WHERE {ROW} IN ({numbers})")
+    return {row[0]: row[1:] for row in found}
+
+
+def number(column: str) -> str:
+    """Return SQL for a score as a number, NaN where there is none; a column without any value may be one of text."""
+    return f"coalesce(TRY_CAST(\"{column}\" AS DOUBLE), 'nan'::DOUBLE)"
+
+
+def load(database: duckdb.DuckDBPyConnection, path: Path, query: str, *, into: str) -> None:
+    """Keep what a query over a file finds as a table of a database."""
+    with explained(path):
+        database.execute(f"CREATE TABLE {into} AS {_over(query)}", [_pattern(path)])
+
+
+def open_database() -> duckdb.DuckDBPyConnection:
+    """Return an empty database in memory."""
+    return duckdb.connect(config=_SETTINGS)
+
+
+@functools.cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """Return the database that the process shares. It holds nothing; each query has a cursor, for threads."""
+    return open_database()
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what DuckDB says of a file into one line that names the file and what to do."""
+    stamp(path)
+    try:
+        yield
+    except duckdb.OutOfMemoryException:
+        raise InputError(f"{path} needs more memory than there is: close other programs and try again") from None
+    except duckdb.Error as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{path} cannot be read ({reason}): delete the audit's folder and run it again") from None
+
+
+@contextmanager
+def _answered(path: Path, query: str, values: Sequence[Any], **tables: Table) -> Iterator[duckdb.DuckDBPyConnection]:
+    with _asking(path, tables) as cursor:
+        yield cursor.execute(_over(query), _parameters(path, values))
+
+
+@contextmanager
+def _asking(path: Path, tables: Mapping[str, Table]) -> Iterator[duckdb.DuckDBPyConnection]:
+    with explained(path), _database().cursor() as cursor:
+        for name, table in tables.items():
+            cursor.register(name, table)
+        yield cursor
+
+
+def _parameters(path: Path, values: Sequence[Any]) -> list[Any]:
+    return [_pattern(path), *map(sound, values)]
+
+
+def _over(query: str) -> str:
+    return f"WITH parquet AS NOT MATERIALIZED (FROM read_parquet(?, file_row_number = true)) {query}"
+
+
+def sound(value: Any) -> Any:
+    """Return text without halves of letters, which DuckDB refuses and no table holds."""
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
+
+
+def _pattern(path: Path) -> str:
+    """Return a path that DuckDB, which takes patterns, reads as itself."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))

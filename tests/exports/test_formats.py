@@ -1,0 +1,159 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clipmem_core.audits.store import MANIFEST, Audit
+from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.exports import FORMATS, coco, write
+from clipmem_core.pairs.table import read_source
+from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
+from tests.exports.sources import audited, make_source
+
+Copy = Callable[..., Audit]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_has_its_words_and_is_written_whole(format: str, copy: Copy, tmp_path: Path) -> None:
+    assert FORMATS[format].title
+    assert FORMATS[format].sentence.endswith(".")
+    audit, out = copy(), tmp_path / "out"
+    ids = audit.pairs["pair_id"].tolist()
+    open_review(audit).decide(ids[:3], REMOVE)
+    open_review(audit).decide(ids[3:5], RECAPTION, captions=["new"])
+    for suffix in FORMATS[format].suffixes:
+        summary = write(audit, format, out / f"it{suffix}")
+        assert summary.line == "97 pairs kept, 3 removed, 2 recaptioned"
+        assert (out / f"it{suffix}").stat().st_size > 0
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_there_is_only_replaced_when_asked(format: str, copy: Copy, tmp_path: Path) -> None:
+    audit, path = copy(), tmp_path / f"it{FORMATS[format].suffix}"
+    path.write_text("mine")
+    with pytest.raises(InputError, match="is there already: take another --out, or replace it with --overwrite"):
+        write(audit, format, path)
+    assert path.read_text() == "mine"
+    write(audit, format, path, overwrite=True)
+    assert path.read_bytes() != b"mine"
+
+
+def test_pictures_that_were_written_out_are_replaced_only_when_asked(tmp_path: Path, data: Path) -> None:
+    audit = audited(make_source("tar", tmp_path / "set"))
+    (tmp_path / "clean_images").mkdir()
+    (tmp_path / "clean_images/old.png").write_text("old")
+    with pytest.raises(InputError, match="clean_images is there already"):
+        write(audit, "coco", tmp_path / "clean.json")
+    assert (tmp_path / "clean_images/old.png").exists()
+    write(audit, "coco", tmp_path / "clean.json", overwrite=True)
+    assert len(list((tmp_path / "clean_images").iterdir())) == 10
+    assert not (tmp_path / "clean_images/old.png").exists()
+
+
+def test_what_fails_halfway_leaves_everything_as_it_was(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = audited(make_source("tar", tmp_path / "set"))
+    write(audit, "coco", tmp_path / "clean.json")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("clean*") if path.is_file()}
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(coco, "_annotations", fail)
+    open_review(audit).decide([audit.pairs["pair_id"][0]], REMOVE)
+    with pytest.raises(InputError, match=r"clean.json cannot be written: No space left on device"):
+        write(audit, "coco", tmp_path / "clean.json", overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("clean*") if path.is_file()} == before
+    assert not list(tmp_path.glob(".clean*"))
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "message"),
+    [
+        ("xml", "it.xml", "--format 'xml' is unknown: choose one of csv, coco, wds, datacomp, html, decisions"),
+        ("csv", "it.txt", r"--out '.*it.txt' must end in .csv or .tsv for --format csv"),
+        ("decisions", "it", r"--out '.*it' must end in .csv or .parquet for --format decisions"),
+        ("html", "folder.html", r"folder.html' is a folder: give the file to write"),
+        ("html", "file/it.html", r"it.html cannot be written: (Not a directory|File exists)"),
+    ],
+)
+def test_a_wrong_word_is_one_line(format: str, name: str, message: str, copy: Copy, tmp_path: Path) -> None:
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=message):
+        write(copy(), format, tmp_path / name)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_unfinished_audit_is_refused(format: str, copy: Copy, tmp_path: Path) -> None:
+    audit = copy()
+    (audit.folder / MANIFEST).unlink()
+    with pytest.raises(InputError, match="audit 'made' is not finished: run it again"):
+        write(audit, format, tmp_path / f"it{FORMATS[format].suffix}")
+
+
+@pytest.mark.parametrize("kind", ["csv", "tar"])
+def test_a_data_set_that_is_gone_is_named(kind: str, tmp_path: Path, data: Path) -> None:
+    audit = audited(make_source(kind, tmp_path / "set"))
+    (tmp_path / "set").rename(tmp_path / "moved")
+    with pytest.raises(InputError, match="the data set's folder .*set is gone: bring it back"):
+        write(audit, "csv", tmp_path / "clean.csv")
+
+
+def test_a_shard_that_is_gone_is_named(tmp_path: Path, data: Path) -> None:
+    audit = audited(make_source("tar", tmp_path / "set"))
+    (tmp_path / "set/shard-1.tar").unlink()
+    with pytest.raises(InputError, match=r"picture 'shard-1.tar/deep/0005.png' cannot be read"):
+        write(audit, "csv", tmp_path / "clean.csv")
+    assert [path.name for path in tmp_path.iterdir() if "clean" in path.name] == []
+
+
+def test_hostile_captions_come_through_every_cleaned_set(copy: Copy, tmp_path: Path) -> None:
+    audit = copy()
+    expected = {row.pair_id: [text.strip() for text in row.captions] for row in audit.pairs.itertuples()}
+    write(audit, "coco", tmp_path / "it.json")
+    value = json.loads((tmp_path / "it.json").read_text(encoding="utf-8"))
+    ids = {image["id"]: image["pair_id"] for image in value["images"]}
+    found: dict[str, list[str]] = {}
+    for entry in value["annotations"]:
+        found.setdefault(ids[entry["image_id"]], []).append(entry["caption"].strip())
+    assert found == expected
+    write(audit, "csv", tmp_path / "it.csv")
+    root = audit.config["root"]
+    pairs = read_source(str(tmp_path / "it.csv"), SourceOptions(image_folder=root), data=tmp_path).pairs
+    assert dict(zip(pairs["pair_id"], pairs["captions"], strict=True)) == expected
+
+
+def test_decisions_come_as_csv_and_as_parquet(copy: Copy, tmp_path: Path) -> None:
+    audit = copy()
+    ids = audit.pairs["pair_id"].tolist()
+    review = open_review(audit)
+    review.decide(ids[:2], REMOVE, audit="made")
+    review.decide([ids[5]], RECAPTION, captions=['a "b"', "c\n🐊"], note="=1+1, \t<b>", audit="made")
+    review.decide([ids[7]], None, note="only a note")
+    for suffix in (".csv", ".parquet"):
+        write(audit, "decisions", tmp_path / f"it{suffix}")
+    table = pd.read_parquet(tmp_path / "it.parquet")
+    assert sorted(table["pair_id"]) == sorted([*ids[:2], ids[5], ids[7]])
+    row = table.set_index("pair_id").loc[ids[5]]
+    assert (row["decision"], list(row["captions"]), row["note"]) == (RECAPTION, ['a "b"', "c\n🐊"], "=1+1, \t<b>")
+    assert (row["image"], row["label"]) == (ids[5], audit.pairs["label"][5])
+    for score in ("clipmem", "misfit", "similarity_out"):
+        assert row[score] == audit.scores[score][5]
+    text = pd.read_csv(tmp_path / "it.csv", keep_default_na=False)
+    assert text["pair_id"].tolist() == table["pair_id"].tolist()
+    assert [json.loads(cell) for cell in text["captions"]] == [list(texts) for texts in table["captions"]]
+    assert text["note"].tolist() == table["note"].fillna("").tolist()
+
+
+def test_no_decisions_are_an_empty_table(copy: Copy, tmp_path: Path) -> None:
+    for suffix in (".csv", ".parquet"):
+        write(copy(name=f"a{suffix[1:]}"), "decisions", tmp_path / f"it{suffix}")
+    assert (
+        pd.read_csv(tmp_path / "it.csv").columns.tolist() == pd.read_parquet(tmp_path / "it.parquet").columns.tolist()
+    )
+    assert len(pd.read_parquet(tmp_path / "it.parquet")) == 0

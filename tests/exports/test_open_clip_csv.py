@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from clipmem_core.audits.store import PAIRS, Audit, write_table
+from clipmem_core.exports import open_clip_csv, write
+from clipmem_core.exports.cleaned import Cleaned
+from clipmem_core.exports.open_clip_csv import MISSING, write_csv
+from tests.exports.sources import CAPTIONS, audited, make_source
+
+TYPES = [
+    ("row", pa.int64()),
+    ("pair_id", pa.large_string()),
+    ("image", pa.large_string()),
+    ("captions", pa.large_list(pa.large_string())),
+    ("label", pa.large_string()),
+    ("recaptioned", pa.bool_()),
+]
+
+
+def cleaned(audit: Audit, captions: list[list[str]], root: Path) -> Cleaned:
+    rows = [
+        {"row": at, "pair_id": str(at), "image": "a.png", "captions": texts, "label": None, "recaptioned": False}
+        for at, texts in enumerate(captions)
+    ]
+    pairs = pa.Table.from_pylist(rows, schema=pa.schema(TYPES))
+    return Cleaned(audit, root, pairs, pairs.slice(0, 0), ())
+
+
+def size_of(image: Image.Image) -> tuple[int, int]:
+    with image:
+        return image.size
+
+
+def as_open_clip_reads(path: Path) -> pd.DataFrame:
+    """Its CsvDataset: default columns, tab, no further option."""
+    return pd.read_csv(path, sep="\t")[["filepath", "title"]]
+
+
+def test_open_clip_reads_every_caption_and_opens_every_picture(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = audited(make_source("tar", tmp_path / "set"))
+    write(audit, "csv", tmp_path / "clean.csv")
+    monkeypatch.chdir(data)
+    table = as_open_clip_reads(tmp_path / "clean.csv")
+    texts = [text for captions in CAPTIONS for text in captions]
+    assert [str(text) for text in table["title"]][:-1] == texts[:-1]
+    assert [size_of(Image.open(path)) for path in table["filepath"]] == [(24, 24)] * len(texts)
+
+
+def test_open_clips_own_reader_takes_it(tmp_path: Path, data: Path) -> None:
+    audit = audited(make_source("csv", tmp_path / "set"))
+    write(audit, "csv", tmp_path / "clean.csv")
+    reader = pytest.importorskip("open_clip_train.data").CsvDataset
+    read = reader(str(tmp_path / "clean.csv"), size_of, "filepath", "title", tokenizer=lambda text: text)
+    assert read[1] == ((24, 24), "another of the same picture")
+    assert len(read) == sum(map(len, CAPTIONS))
+
+
+@given(
+    st.lists(
+        st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), min_size=1),
+        min_size=1,
+    )
+)
+def test_any_text_survives_pandas(tmp_path_factory: pytest.TempPathFactory, captions: list[list[str]]) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    audit = Audit(folder)
+    (folder / "config.json").write_text('{"config": {}}')
+    write_csv(cleaned(audit, captions, folder), folder / "any.csv")
+    read = pd.read_csv(folder / "any.csv", sep="\t", dtype=str, keep_default_na=False)
+    assert read["title"].tolist() == [text for texts in captions for text in texts]
+    assert read["pair_id"].tolist() == [str(at) for at, texts in enumerate(captions) for _ in texts]
+
+
+@pytest.mark.parametrize("text", MISSING)
+def test_pandas_does_read_these_as_missing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv").write_text(f'"title"\t"x"\n"{text}"\t"x"\n')
+    assert pd.read_csv(tmp_path / "a.csv", sep="\t")["title"].isna().all()
+
+
+def test_captions_that_pandas_takes_for_missing_are_counted(tmp_path: Path, data: Path) -> None:
+    summary = write(audited(make_source("csv", tmp_path / "set")), "csv", tmp_path / "clean.csv")
+    assert [note for note in summary.notes if note.startswith("1 captions spell a missing value")]
+
+
+def test_it_is_the_same_however_many_pairs_are_written_at_once(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = audited(make_source("csv", tmp_path / "set"))
+    write(audit, "csv", tmp_path / "one.csv")
+    monkeypatch.setattr(open_clip_csv, "PAIRS_AT_ONCE", 3)
+    write(audit, "csv", tmp_path / "two.csv")
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+
+
+def test_pictures_that_are_gone_are_counted(tmp_path: Path, data: Path) -> None:
+    audit = audited(make_source("csv", tmp_path / "set"))
+    (tmp_path / "set/images/3.png").unlink()
+    summary = write(audit, "csv", tmp_path / "clean.csv")
+    assert "1 pictures are no longer there, first 'images/3.png'" in summary.notes
+
+
+def test_an_audit_in_parts_of_a_table_keeps_its_order(tmp_path: Path, data: Path) -> None:
+    audit = audited(make_source("csv", tmp_path / "set"))
+    write_table(audit.folder / PAIRS, audit.pairs.iloc[::-1])
+    write(audit, "csv", tmp_path / "clean.csv")
+    ids = pd.read_csv(tmp_path / "clean.csv", sep="\t")["pair_id"]
+    assert list(dict.fromkeys(ids)) == [f"id {at}" for at in reversed(range(10))]

@@ -1,0 +1,189 @@
+"""A seed → a finished audit of a million pairs: random scores, varied captions, small pictures that really load.
+
+    python -m tests.million DATA [--name NAME] [--pairs N] [--seed S] [--embeddings]
+
+The dashboard's speed is measured on it. No member is trained; `--embeddings` adds random ones, to search in.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import tyro
+from PIL import Image
+
+from clipmem_core import columns as c
+from clipmem_core.audits.index import write_index
+from clipmem_core.audits.store import (
+    CONFIG,
+    IMAGE_INDEX,
+    MEMBERSHIP,
+    PAIRS,
+    QUARANTINE,
+    SCORES,
+    TEXT_INDEX,
+    UTILITY,
+    VERDICT,
+    Audit,
+    write_json,
+    write_manifest,
+    write_table,
+)
+from clipmem_core.training.files import CHECKPOINT
+from tests.made_audit import (
+    COLOURS,
+    HOSTILE,
+    MEMBERS,
+    SHAPES,
+    made_config,
+    made_membership,
+    made_quarantine,
+    made_scores,
+    made_utility,
+    made_verdict,
+)
+
+PICTURES = 2000  # distinct ones; pairs share them
+SIDE = 224  # pixels
+LABELS = 200
+DIM = 64  # of the model `tiny`
+EXTERNAL = 0.05  # share of the pairs
+PLANTED = {c.MISCAPTION: 0.02, c.VAGUE: 0.01, c.DUPLICATE: 0.005, c.ATYPICAL: 0.002}
+CAPTIONS = [0.55, 0.15, 0.1, 0.1, 0.1]  # share of the pairs with 1, 2, … captions
+SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiouö"]
+
+
+def make_large_audit(
+    data: Path, name: str = "million", *, pairs: int = 1_000_000, seed: int = 0, embeddings: bool = False
+) -> Audit:
+    """Write a finished audit below a data folder, its pictures beside it.
+
+    Args:
+        data: the folder; the audit is `audits/<name>` and its data set `sets/<name>` in it.
+        name: the audit's.
+        pairs: how many; a million takes less than a minute.
+        seed: what everything is drawn from.
+        embeddings: also write members: an untrained model and FAISS files, 2 GB for a million pairs.
+    """
+    rng, members = np.random.default_rng(seed), MEMBERS["ensemble"]
+    root, folder = data / "sets" / name, data / "audits" / name
+    folder.mkdir(parents=True)
+    groups = np.where(rng.random(pairs) < EXTERNAL, c.EXTERNAL, c.SCORED)
+    groups[: len(HOSTILE)] = c.SCORED
+    table = _pairs(_draw_pictures(root, rng), groups, rng)
+    scores = made_scores(table, groups, rng)
+    config = made_config(name, root, "ensemble", pairs)
+    own = {"source": name, "members": members, "pairs": pairs, "dataset_fingerprint": f"{name}-{pairs}-{seed}"}
+    write_json(folder / CONFIG, config | own)
+    write_table(folder / PAIRS, table)
+    write_table(folder / QUARANTINE, made_quarantine())
+    write_table(folder / MEMBERSHIP, made_membership(table, groups, members, rng))
+    write_table(folder / SCORES, scores)
+    write_table(folder / UTILITY, made_utility(members, rng))
+    write_json(folder / VERDICT, made_verdict(scores, "ensemble"))
+    for member in members if embeddings else []:
+        _write_member(folder / "members" / member, pairs, rng)
+    write_manifest(folder)
+    return Audit(folder)
+
+
+def _draw_pictures(root: Path, rng: np.random.Generator) -> pd.DataFrame:
+    """Draw the pictures, soft blots of colour, and return image and sha256."""
+    (root / "images").mkdir(parents=True)
+    rows = []
+    for number in range(PICTURES):
+        blots = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        path = root / "images" / f"{number:04d}.jpg"
+        blots.resize((SIDE, SIDE * 3 // 4), Image.Resampling.BICUBIC).save(path, quality=80)
+        rows.append((f"images/{path.name}", hashlib.sha256(path.read_bytes()).hexdigest()))
+    return pd.DataFrame(rows, columns=[c.IMAGE, c.SHA256])
+
+
+def _pairs(pictures: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+    n = len(groups)
+    drawn = pictures.iloc[rng.integers(0, len(pictures), n)].reset_index(drop=True)
+    label = rng.zipf(1.3, n) % LABELS
+    kinds = rng.choice([*PLANTED, None], n, p=[*PLANTED.values(), 1 - sum(PLANTED.values())])
+    table = pd.DataFrame(
+        {
+            c.PAIR_ID: [f"{row // 10_000:05d}/{row:09d}.jpg" for row in range(n)],
+            c.IMAGE: drawn[c.IMAGE],
+            c.CAPTIONS: _captions(n, rng),
+            c.LABEL: pd.Series(_words(LABELS))[label].to_numpy(),
+            c.WIDTH: SIDE,
+            c.HEIGHT: SIDE * 3 // 4,
+            c.SHA256: drawn[c.SHA256],
+            c.PLANTED: np.where(groups == c.SCORED, kinds, None),
+        }
+    )
+    return table[c.PAIR_COLUMNS]
+
+
+def _captions(n: int, rng: np.random.Generator) -> pd.Series:
+    """Return the captions of n pairs as a column of lists; the first pairs have the hostile ones."""
+    each = rng.choice(len(CAPTIONS), n, p=CAPTIONS) + 1
+    each[: len(HOSTILE)] = 1
+    lengths = rng.integers(5, 15, each.sum())
+    vocabulary = pa.array([*COLOURS, *SHAPES, *_words(20_000)])
+    drawn = rng.zipf(1.15, lengths.sum()) % len(vocabulary)
+    listed = pa.ListArray.from_arrays(_offsets(lengths), vocabulary.take(pa.array(drawn)))
+    texts = pc.binary_join(listed, " ")
+    texts = pa.concat_arrays([pa.array(HOSTILE), texts[len(HOSTILE) :]])
+    return pd.Series(pa.ListArray.from_arrays(_offsets(each), texts).to_pylist())
+
+
+def _offsets(lengths: np.ndarray) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+
+
+def _words(n: int) -> list[str]:
+    """Return n different words."""
+    base = len(SYLLABLES)
+    return [
+        SYLLABLES[k % base] + SYLLABLES[k // base % base] + (SYLLABLES[k // base**2 - 1] if k >= base**2 else "")
+        for k in range(n)
+    ]
+
+
+def _write_member(folder: Path, n: int, rng: np.random.Generator) -> None:
+    """Write an untrained model and random unit vectors; a caption lies near its picture."""
+    from clipmem_core.training.model import build_model
+    from clipmem_core.training.state import save_atomically
+
+    folder.mkdir(parents=True)
+    write_json(folder / CONFIG, {"member": folder.name})
+    save_atomically(build_model("tiny", loss="clip", seed=0).state_dict(), folder / CHECKPOINT)
+    images = rng.standard_normal((n, DIM), dtype=np.float32)
+    write_index(folder / IMAGE_INDEX, _unit(images))
+    write_index(folder / TEXT_INDEX, _unit(images + rng.standard_normal((n, DIM), dtype=np.float32)))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def main(
+    data: Annotated[Path, tyro.conf.Positional],
+    name: str = "million",
+    pairs: int = 1_000_000,
+    seed: int = 0,
+    embeddings: bool = False,
+) -> None:
+    """Write a finished audit of a million made-up pairs.
+
+    Args:
+        data: the data folder.
+        name: the audit's name.
+        pairs: how many.
+        seed: what everything is drawn from.
+        embeddings: also write the members, with their FAISS files.
+    """
+    print(make_large_audit(data, name, pairs=pairs, seed=seed, embeddings=embeddings).folder)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.FlagCreatePairsOff,))

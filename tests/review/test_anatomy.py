@@ -1,0 +1,221 @@
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clipmem_core.audits.index import write_index
+from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.config import InputError
+from clipmem_core.review.anatomy import Chosen, chosen_captions, mean_terms, member_terms
+from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.sides import in_side
+from tests.review.embedded import Embeddings, embed
+
+Copy = Callable[..., Audit]
+TERMS = ["positive", "negative_text", "negative_image", "alignment", "similarity"]
+
+
+@pytest.fixture(params=["ensemble", "paper"])
+def audit(copy: Copy, request: pytest.FixtureRequest) -> Audit:
+    return copy(request.param)
+
+
+def members_of(audit: Audit) -> Membership:
+    table = audit.membership
+    names = table.columns[2:].tolist()
+    return Membership(table["group"].to_numpy(str), tuple(names), table[names].to_numpy().T, np.arange(len(table)))
+
+
+def test_terms_of_one_pair_are_those_of_the_pass_over_all(audit: Audit) -> None:
+    vectors = embed(audit)
+    external = (audit.membership["group"] == "external").to_numpy()
+    whole = {name: pair_terms(*both, external) for name, both in vectors.items()}
+    for row in [0, 3, 50, *np.flatnonzero(external)[:3]]:
+        found = member_terms(audit, int(row))
+        assert found["member"].tolist() == list(vectors)
+        wanted = pd.DataFrame([{term: whole[name][term][row] for term in TERMS} for name in vectors])
+        np.testing.assert_allclose(found[TERMS], wanted, atol=1e-6)
+
+
+def test_sides_are_the_protocols_and_trained_is_the_truth(audit: Audit) -> None:
+    embed(audit)
+    membership = members_of(audit)
+    config = audit.config
+    inside = in_side(membership, protocol=config["protocol"], seed=config["config"]["seed"])
+    for row in range(0, 100, 9):
+        found = member_terms(audit, row)
+        assert (found["side"] == "in").tolist() == inside[:, row].tolist()
+        assert found["trained"].tolist() == membership.trained[:, row].tolist()
+        assert set(found["side"]) <= {"in", "out"}
+
+
+def test_the_paper_puts_f_in_and_g_out_whoever_saw_the_pair(copy: Copy) -> None:
+    audit = copy("paper")
+    embed(audit)
+    assert member_terms(audit, 99)["side"].tolist() == ["in", "out"] * 3
+    assert not member_terms(audit, 99)["trained"].any()
+
+
+def slowly_chosen(audit: Audit, vectors: Embeddings, row: int, k: int) -> Chosen:
+    """The definition, pair by pair and member by member."""
+    texts = [set(captions) for captions in audit.pairs["captions"]]
+    saw = audit.membership.iloc[row]
+    strangers = [name for name in vectors if not saw[name]]
+    mean = {}
+    for other in range(len(texts)):
+        a = [vectors[name][0][row].astype(float) for name in strangers]
+        b = [vectors[name][1][other].astype(float) for name in strangers]
+        cosine = [x @ y / np.sqrt((x @ x) * (y @ y)) for x, y in zip(a, b, strict=True)]
+        mean[other] = sum(cosine) / len(cosine)
+    choices: list[tuple[int, float]] = []
+    for other in sorted(mean, key=lambda other: -mean[other]):
+        known = [texts[row], *(texts[chosen] for chosen, _ in choices)]
+        if texts[other] not in known and len(choices) < k:
+            choices.append((other, pytest.approx(mean[other], abs=1e-6)))
+    return Chosen(tuple(strangers), tuple(choices), pytest.approx(mean[row], abs=1e-6))
+
+
+def rows_with_strangers(audit: Audit) -> list[int]:
+    """Some rows that a member never saw; the last is external."""
+    return [*np.flatnonzero(~members_of(audit).trained.all(axis=0))[5:60:20].tolist(), 99]
+
+
+@pytest.mark.parametrize("k", [1, 4, 100])
+def test_chosen_captions_are_those_of_a_slow_search(audit: Audit, k: int) -> None:
+    vectors = embed(audit)
+    for row in rows_with_strangers(audit):
+        assert chosen_captions(audit, row, k=k) == slowly_chosen(audit, vectors, row, k)
+
+
+def test_how_close_the_own_captions_come_is_the_similarity_without_the_pair(audit: Audit) -> None:
+    embed(audit)
+    for row in rows_with_strangers(audit):
+        terms = member_terms(audit, row)
+        assert chosen_captions(audit, row, k=1).own == pytest.approx(terms.loc[~terms["trained"], "similarity"].mean())
+
+
+def test_captions_that_are_everywhere_are_chosen_once_and_never_beside_themselves(copy: Copy) -> None:
+    audit = copy()
+    embed(audit)
+    pairs = audit.pairs
+    pairs["captions"] = pd.Series([["a house"]] * 97 + [["a dog"], ["a house", "a house"], ["a cat"]])
+    write_table(audit.folder / "pairs.parquet", pairs)
+    assert sorted(row for row, _ in chosen_captions(audit, 4, k=5).choices) == [97, 99]
+    choices = [row for row, _ in chosen_captions(audit, 99, k=5).choices]
+    assert len(choices) == 2
+    assert 97 in choices
+
+
+def test_a_pair_that_every_member_saw_has_no_stranger(copy: Copy) -> None:
+    audit = copy()
+    embed(audit)
+    membership = audit.membership
+    membership.loc[8, membership.columns[2:]] = True
+    write_table(audit.folder / "membership.parquet", membership)
+    assert chosen_captions(audit, 8, k=3) == Chosen(members=(), choices=(), own=None)
+
+
+def test_the_row_of_the_scores_has_every_column_and_none_for_what_is_missing(copy: Copy) -> None:
+    audit = copy()
+    scores = audit.scores
+    scores.loc[7, "se"] = np.inf
+    scores.loc[7, "q_value"] = np.nan
+    write_table(audit.folder / "scores.parquet", scores)
+    found = mean_terms(audit, 7)
+    assert list(found) == scores.columns[2:].tolist()
+    assert found["se"] is found["q_value"] is None
+    assert found["clipmem"] == scores["clipmem"][7]
+    assert found["similarity_out"] == scores["similarity_out"][7]
+
+
+def test_scores_without_the_row_are_named(copy: Copy) -> None:
+    with pytest.raises(InputError, match="audit 'made' has no row 100 in its scores"):
+        mean_terms(copy(), 100)
+
+
+def test_members_of_other_names_have_no_sides(copy: Copy) -> None:
+    audit = copy()
+    embed(audit)
+    write_table(audit.folder / "membership.parquet", audit.membership.rename(columns={"r0-f0": "first"}))
+    with pytest.raises(InputError, match="members must be named r<repeat>-f<fold>"):
+        member_terms(audit, 3)
+
+
+def test_a_picture_that_a_member_cannot_embed_has_no_choices(copy: Copy) -> None:
+    audit = copy("paper")
+    vectors = embed(audit)["f-0"][0]
+    vectors[99] = np.nan
+    write_index(audit.member("f-0") / "image.faiss", vectors)
+    found = chosen_captions(audit, 99, k=3)
+    assert (found.choices, found.own, len(found.members)) == ((), None, 6)
+
+
+def test_embeddings_that_change_are_read_anew(copy: Copy) -> None:
+    audit = copy()
+    embed(audit)
+    before = member_terms(audit, 3)
+    embed(audit, seed=1)
+    assert (member_terms(audit, 3)["negative_text"] != before["negative_text"]).all()
+
+
+def test_a_row_that_is_not_there_is_named(copy: Copy) -> None:
+    audit = copy()
+    embed(audit)
+    for row in (-1, 100):
+        with pytest.raises(InputError, match=f"audit 'made' has no row {row}, only 100"):
+            member_terms(audit, row)
+        with pytest.raises(InputError, match=f"audit 'made' has no row {row}, only 100"):
+            chosen_captions(audit, row, k=3)
+
+
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_an_index_of_other_pairs_is_named(copy: Copy, side: str) -> None:
+    audit = copy()
+    vectors = embed(audit)
+    write_index(audit.member("r1-f0") / f"{side}.faiss", vectors["r1-f0"][0][:90])
+    with pytest.raises(InputError, match=rf"r1-f0/{side}\.faiss has 90 rows and the audit 100: delete it"):
+        member_terms(audit, 3)
+    with pytest.raises(InputError, match=rf"r1-f0/{side}\.faiss has 90 rows and the audit 100: delete it"):
+        chosen_captions(audit, 99, k=3)
+
+
+def test_a_missing_index_is_named(copy: Copy) -> None:
+    audit = copy()
+    embed(audit)
+    (audit.member("r1-f0") / "text.faiss").unlink()
+    with pytest.raises(InputError, match=r"r1-f0/text\.faiss is missing: run the audit again"):
+        member_terms(audit, 3)
+
+
+def test_too_few_external_pairs_are_named(copy: Copy) -> None:
+    audit = copy()
+    embed(audit)
+    write_table(audit.folder / "membership.parquet", audit.membership.assign(group="scored"))
+    with pytest.raises(InputError, match="member r0-f0 cannot be compared .*at least 2 pairs.*: delete the audit"):
+        member_terms(audit, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 not really PAR1"])
+def test_a_broken_membership_is_named(copy: Copy, content: bytes) -> None:
+    audit = copy()
+    embed(audit)
+    (audit.folder / "membership.parquet").write_bytes(content)
+    with pytest.raises(InputError, match=r"membership\.parquet cannot be read \(.*\): delete"):
+        member_terms(audit, 3)
+
+
+def test_a_missing_membership_is_named(copy: Copy) -> None:
+    audit = copy()
+    (audit.folder / "membership.parquet").unlink()
+    with pytest.raises(InputError, match=r"membership\.parquet is missing: run the audit again"):
+        chosen_captions(audit, 3, k=3)
+
+
+def test_a_config_without_its_seed_is_named(copy: Copy) -> None:
+    audit = copy("paper")
+    embed(audit)
+    write_json(audit.folder / "config.json", {"members": audit.config["members"]})
+    with pytest.raises(InputError, match=r"config\.json is incomplete: delete the audit's folder"):
+        member_terms(audit, 3)

@@ -1,0 +1,209 @@
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clipmem_core.audits.store import CONFIG, Audit, write_json
+from clipmem_core.config import InputError
+from clipmem_core.review.decisions import (
+    CHOICES,
+    HISTORY_COLUMNS,
+    KEEP,
+    RECAPTION,
+    REMOVE,
+    TABLE_COLUMNS,
+    Decision,
+    Outcome,
+    Review,
+    open_review,
+)
+from tests.made_audit import HOSTILE
+
+
+@pytest.fixture
+def review(data: Path) -> Review:
+    return Review(data / "review" / "set.sqlite")
+
+
+def said(review: Review, pair_id: str) -> tuple[str | None, tuple[str, ...], str] | None:
+    found = review.current(pair_id)
+    return found and (found.decision, found.captions, found.note)
+
+
+def test_a_decision_is_there_at_once_and_for_every_review_of_the_data_set(copy: Callable[..., Audit]) -> None:
+    first, second = open_review(copy(name="one")), open_review(copy("paper", name="two"))  # of one fingerprint
+    before = datetime.now(UTC).replace(microsecond=0)
+    outcome = first.decide(["a.png"], RECAPTION, captions=[" a crow ", "", "\n"], note="it is no raven", audit="one")
+    assert outcome == Outcome(event=1, pairs=1)
+    found = second.current("a.png")
+    assert found == Decision("a.png", RECAPTION, ("a crow",), "it is no raven", found.time, 1)
+    assert before <= datetime.fromisoformat(found.time) <= datetime.now(UTC)
+
+
+def test_the_log_lies_in_the_data_folder_under_the_fingerprint_of_the_data_set(
+    copy: Callable[..., Audit], data: Path
+) -> None:
+    open_review(copy()).decide(["a"], KEEP)
+    assert (data / "review" / "fedcba9876543210.sqlite").is_file()
+
+
+def test_an_audit_without_a_fingerprint_of_its_data_set_is_known_by_its_own(copy: Callable[..., Audit]) -> None:
+    audit = copy()
+    config = audit.config
+    del config["dataset_fingerprint"]
+    write_json(audit.folder / CONFIG, config)
+    assert open_review(audit).path.name == "0123456789abcdef.sqlite"
+
+
+@pytest.mark.parametrize("config", [{}, {"dataset_fingerprint": 7}, {"dataset_fingerprint": "../../away"}])
+def test_an_audit_that_names_no_data_set_is_an_error(copy: Callable[..., Audit], config: object) -> None:
+    audit = copy()
+    write_json(audit.folder / CONFIG, config)
+    with pytest.raises(InputError, match="no dataset_fingerprint|must be letters"):
+        open_review(audit)
+
+
+def test_an_empty_log_reads_as_one_and_reading_makes_no_file(review: Review, data: Path) -> None:
+    assert review.current("a") is None
+    assert review.decisions(["a", "b"]) == {}
+    assert review.decisions([]) == {}
+    assert review.position() == review.count_events() == 0
+    assert review.entries_after(0) == []
+    assert review.counts() == {KEEP: 0, REMOVE: 0, RECAPTION: 0}
+    assert list(review.table().columns) == TABLE_COLUMNS
+    assert list(review.history(page=1, size=10).columns) == HISTORY_COLUMNS
+    assert len(review.table()) == len(review.history(page=1, size=10)) == 0
+    assert review.undo() is None
+    with pytest.raises(InputError, match="event 1 is not in the log, which has 0"):
+        review.undo(1)
+    assert not (data / "review").exists()
+
+
+def test_a_note_stays_until_another_replaces_it(review: Review) -> None:
+    review.decide(["a", "b"], KEEP, note="first")
+    review.decide(["a", "b", "c"], REMOVE)
+    assert [said(review, pair) for pair in "abc"] == [(REMOVE, (), "first"), (REMOVE, (), "first"), (REMOVE, (), "")]
+    review.decide(["b"], None, note="")
+    review.decide(["a"], None)
+    assert said(review, "a") == (None, (), "first")
+    assert said(review, "b") == (None, (), "")
+    assert list(review.table()[["pair_id", "note"]].itertuples(index=False, name=None)) == [("a", "first"), ("c", "")]
+
+
+def test_the_table_tells_all_that_stands_the_last_decided_first(review: Review) -> None:
+    review.decide(["a", "b"], KEEP, note="fine", audit="one")
+    review.decide(["c"], RECAPTION, captions=["x", "y"], audit="two")
+    review.decide(["b"], None, audit="three")
+    review.decide(["d"], REMOVE)
+    table = review.table()
+    assert list(table.drop(columns="time").itertuples(index=False, name=None)) == [
+        ("d", REMOVE, [], "", ""),
+        ("b", None, [], "fine", "three"),
+        ("c", RECAPTION, ["x", "y"], "", "two"),
+        ("a", KEEP, [], "fine", "one"),
+    ]
+    assert table["time"].map(datetime.fromisoformat).notna().all()
+    assert review.counts() == {KEEP: 1, REMOVE: 1, RECAPTION: 1}
+    assert list(review.counts()) == list(CHOICES)
+
+
+def test_an_id_that_is_given_twice_counts_once(review: Review) -> None:
+    assert review.decide(iter(["a", "b", "a"]), KEEP).pairs == 2
+    assert review.position() == 2
+
+
+def test_what_was_said_since_a_pair_was_shown_is_reported_and_nothing_is_lost(review: Review) -> None:
+    shown = 0
+    assert review.decide(["a"], KEEP, note="mine", seen=shown).overtaken is None
+    theirs = review.decide(["a"], REMOVE, note="theirs", seen=shown)
+    assert theirs.overtaken == Decision("a", KEEP, (), "mine", theirs.overtaken.time, 1)
+    assert said(review, "a") == (REMOVE, (), "theirs")
+    assert [entry[1] for entry in review.entries_after(0)] == [KEEP, REMOVE]
+    assert review.decide(["a"], KEEP, seen=review.current("a").entry).overtaken is None
+    assert review.decide(["a"], KEEP).overtaken is None
+
+
+def test_of_many_pairs_the_last_that_was_decided_since_the_position_is_reported(review: Review) -> None:
+    review.decide(["a", "b"], KEEP)
+    shown = review.position()
+    assert review.decide(["a", "b"], KEEP, seen=shown).overtaken is None
+    review.decide(["b"], REMOVE)
+    review.decide(["c"], REMOVE)
+    assert review.decide(["a", "b"], KEEP, seen=shown + 2).overtaken.pair_id == "b"
+
+
+def test_an_undone_decision_still_overtakes(review: Review) -> None:
+    review.decide(["a"], KEEP)
+    review.undo()
+    overtaken = review.decide(["a"], KEEP, seen=0).overtaken
+    assert (overtaken.decision, overtaken.note, overtaken.entry) == (None, "", 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"pair_ids": []}, "no pair is chosen"),
+        ({"decision": "burn"}, "'burn' is unknown: choose keep, remove, recaption or none"),
+        ({"decision": RECAPTION}, "needs a caption"),
+        ({"decision": RECAPTION, "captions": ["", " \n"]}, "needs a caption"),
+        ({"captions": ["a"]}, "belong to a recaption, not to keep"),
+        ({"decision": None, "captions": ["a"]}, "not to no decision"),
+        ({"pair_ids": ["a", "half \ud83d"]}, r"half a character, '\\ud83d'"),
+        ({"note": "\udc80"}, "half a character"),
+        ({"audit": "\udc80"}, "half a character"),
+        ({"decision": RECAPTION, "captions": ["\udc80"]}, "half a character"),
+    ],
+)
+def test_what_cannot_be_decided_is_refused_in_one_line_and_leaves_nothing(
+    review: Review, given: dict[str, object], fault: str
+) -> None:
+    with pytest.raises(InputError, match=fault) as refused:
+        review.decide(**{"pair_ids": ["a"], "decision": KEEP, **given})
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).isprintable()
+    assert review.position() == review.count_events() == 0
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "before\0after", "\0", "' OR 1=1; --", "?", "\u2028\r\n\t", "'", '"', "[]"])
+def test_every_text_comes_back_as_it_was(review: Review, text: str) -> None:
+    review.decide([text, text + "x"], RECAPTION, captions=[text, "x" + text + "x"], note=text, audit=text)
+    found = review.current(text)
+    stripped = [caption for caption in (text.strip(), "x" + text + "x") if caption]
+    assert (found.pair_id, list(found.captions), found.note) == (text, stripped, text)
+    row = review.table().iloc[1]
+    assert (row["pair_id"], row["captions"], row["note"], row["audit"]) == (text, stripped, text, text)
+    history = review.history(page=1, size=1).iloc[0]
+    assert (history["first_pair_id"], history["audit"]) == (text, text)
+    assert [entry[0] for entry in review.entries_after(0)] == [text, text + "x"]
+
+
+def test_the_history_is_read_page_by_page_the_newest_first(review: Review) -> None:
+    review.decide(["a", "b"], KEEP, audit="one")
+    review.decide(["b"], REMOVE, audit="two")
+    review.undo()
+    review.undo(3)
+    review.undo(1)
+    assert review.count_events() == 5
+    pages = pd.concat([review.history(page=page, size=2) for page in (1, 2, 3, 4)])
+    assert list(pages.drop(columns="time").fillna(0).itertuples(index=False, name=None)) == [
+        (5, "one", "undo", KEEP, 1, "a", False, 1),
+        (4, "two", "undo", REMOVE, 1, "b", False, 3),
+        (3, "two", "undo", REMOVE, 1, "b", True, 2),
+        (2, "two", "decide", REMOVE, 1, "b", False, 0),
+        (1, "one", "decide", KEEP, 2, "a", True, 0),
+    ]
+
+
+def test_many_pairs_are_decided_and_asked_for_at_once(review: Review) -> None:
+    ids = [f"pair {number}" for number in range(3000)]
+    review.decide(reversed(ids), REMOVE, note="all of them")
+    review.decide(ids[:1000], KEEP)
+    found = review.decisions([*ids, "no such pair"])
+    assert set(found) == set(ids)
+    assert [found[pair].decision for pair in ids] == [KEEP] * 1000 + [REMOVE] * 2000
+    assert {found[pair].note for pair in ids} == {"all of them"}
+    assert review.counts() == {KEEP: 1000, REMOVE: 2000, RECAPTION: 0}
+    assert [entry for _, _, entry in review.entries_after(3500)] == list(range(3501, 4001))
+    assert [pair for pair, _, _ in review.entries_after(3500)] == ids[500:1000]

@@ -1,0 +1,221 @@
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import clipmem_core
+from clipmem_core.config import InputError
+from clipmem_core.review import log
+from clipmem_core.review.decisions import KEEP, REMOVE, Review
+
+ROOT = Path(clipmem_core.__file__).parents[1]
+
+
+@pytest.fixture
+def review(tmp_path: Path) -> Review:
+    """A log with three pairs decided on."""
+    made = Review(tmp_path / "review" / "set.sqlite")
+    made.decide(["a", "b", "c"], KEEP)
+    return made
+
+
+def query(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+CALLS: dict[str, Callable[[Review], object]] = {
+    "decide": lambda review: review.decide(["a"], REMOVE),
+    "undo": lambda review: review.undo(),
+    "current": lambda review: review.current("a"),
+    "table": lambda review: review.table(),
+    "counts": lambda review: review.counts(),
+    "history": lambda review: review.history(page=1, size=10),
+    "position": lambda review: review.position(),
+    "entries": lambda review: review.entries_after(0),
+}
+
+
+def faults(review: Review, calls: list[str]) -> set[str]:
+    """Return the fault of every call, which must be one line that names the file."""
+    found = set()
+    for name in calls:
+        with pytest.raises(InputError) as refused:
+            CALLS[name](review)
+        assert str(review.path) in str(refused.value), name
+        assert "\n" not in str(refused.value)
+        found.add(str(refused.value).removeprefix(f"{review.path} "))
+    return found
+
+
+def test_a_file_that_is_no_database_is_named(review: Review) -> None:
+    review.path.write_bytes(b"these are notes, not decisions\n" * 100)
+    advice = "move it away, or put a copy of it back"
+    assert faults(review, list(CALLS)) == {f"cannot be used (file is not a database): {advice}"}
+
+
+def test_an_empty_file_is_named(review: Review) -> None:
+    review.path.write_bytes(b"")
+    assert faults(review, list(CALLS)) == {"is not a log of decisions: move it away, or put a copy of it back"}
+
+
+def test_a_database_of_another_program_is_named_and_left_alone(review: Review) -> None:
+    review.path.unlink()
+    query(review.path, "CREATE TABLE event (id INTEGER PRIMARY KEY)")
+    before = review.path.read_bytes()
+    assert faults(review, list(CALLS)) == {"is not a log of decisions: move it away, or put a copy of it back"}
+    assert review.path.read_bytes() == before
+
+
+def test_a_log_of_a_newer_version_is_named_and_left_alone(review: Review) -> None:
+    query(review.path, "PRAGMA user_version = 2")
+    before = review.path.read_bytes()
+    assert faults(review, list(CALLS)) == {"is of version 2 and this CLIPMem reads version 1: update CLIPMem"}
+    assert review.path.read_bytes() == before
+
+
+def test_a_log_that_lacks_a_table_is_named(review: Review) -> None:
+    query(review.path, "DROP TABLE standing")
+    calls = ["decide", "undo", "current", "table", "counts"]
+    assert faults(review, calls) == {"cannot be used (no such table: standing): move it away, or put a copy of it back"}
+
+
+def test_a_log_that_is_damaged_inside_is_named(review: Review) -> None:
+    whole = review.path.read_bytes()
+    review.path.write_bytes(whole[:4096] + os.urandom(len(whole) - 4096))
+    found = faults(review, ["decide", "current", "table", "position", "entries"])
+    assert all("malformed" in fault and "put a copy of it back" in fault for fault in found)
+
+
+def test_a_folder_in_the_place_of_the_log_is_named(tmp_path: Path) -> None:
+    review = Review(tmp_path / "set.sqlite")
+    review.path.mkdir()
+    assert all("unable to open database file" in fault for fault in faults(review, list(CALLS)))
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "review").write_text("")
+    fault = faults(Review(tmp_path / "review" / "set.sqlite"), ["decide"])
+    assert fault == {"cannot be made or read (File exists): choose another data folder"}
+
+
+def test_a_writer_that_waited_in_vain_is_told_to_try_again(review: Review, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "PATIENCE", 0)
+    with closing(sqlite3.connect(review.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert faults(review, ["decide", "undo"]) == {
+            "cannot be used (database is locked): another process is writing: try again"
+        }
+        assert review.counts()[KEEP] == 3  # reading never waits
+    assert review.decide(["a"], REMOVE).pairs == 1
+
+
+def test_an_error_in_the_middle_takes_everything_back(review: Review) -> None:
+    with pytest.raises(InputError, match="half a character"):
+        review.decide(["d", "e", "\ud800", "f"], REMOVE)
+    assert (review.position(), review.count_events()) == (3, 1)
+    assert review.decide(["d"], REMOVE).event == 2
+
+
+@pytest.mark.parametrize("table", ["event", "entry"])
+@pytest.mark.parametrize("change", ["DELETE FROM {}", "UPDATE {} SET id = id + 1"])
+def test_nobody_changes_what_is_in_the_log(review: Review, table: str, change: str) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="the log only grows"):
+        query(review.path, change.format(table))
+    assert review.position() == 3
+
+
+def test_the_files_beside_a_deleted_log_are_not_read_into_the_next_one(review: Review) -> None:
+    with closing(sqlite3.connect(review.path, isolation_level=None)) as other:
+        other.execute("SELECT count(*) FROM entry").fetchone()  # while it is open, what is new stays beside the file
+        review.decide(["z"], REMOVE)
+        left = Path(f"{review.path}-wal").read_bytes()
+    assert left
+    review.path.unlink()
+    Path(f"{review.path}-wal").write_bytes(left)
+    assert review.decide(["a"], KEEP).event == 1
+    assert list(review.table()["pair_id"]) == ["a"]
+
+
+def test_nothing_is_left_beside_the_log_but_its_lock(review: Review) -> None:
+    assert {path.name for path in review.path.parent.iterdir()} == {"set.sqlite", ".set.sqlite.lock"}
+
+
+@pytest.mark.parametrize("name", ["a?mode=memory", "50% #1 &x=y", "ünïcödé 🐊", "' OR '", "%41"])
+def test_the_data_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    review = Review(tmp_path / name / "set.sqlite")
+    review.decide(["a"], KEEP)
+    assert review.path.is_file()
+    assert review.position() == 1
+
+
+def test_a_relative_data_folder_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Review(Path("data") / "set.sqlite").decide(["a"], KEEP)
+    assert Review(tmp_path / "data" / "set.sqlite").position() == 1
+
+
+POOR = """
+import os, sys
+from pathlib import Path
+from clipmem_core.config import InputError
+from clipmem_core.review.decisions import KEEP, Review
+if os.getuid() == 0:
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+review = Review(Path(sys.argv[1]))
+print(review.counts()[KEEP], review.position())
+try:
+    review.decide(["a"], KEEP)
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def seen_by_all() -> Iterator[Path]:
+    """A folder that other users may look into; pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+        for path in [Path(folder), *Path(folder).rglob("*")]:
+            path.chmod(0o755)
+
+
+def as_one_who_may_not_write(path: Path) -> list[str]:
+    command = [sys.executable, "-c", POOR, str(path)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_in_a_read_only_folder_decisions_are_read_and_writing_is_refused(seen_by_all: Path) -> None:
+    review = Review(seen_by_all / "review" / "set.sqlite")
+    review.decide(["a", "b", "c"], KEEP)
+    review.path.chmod(0o444)
+    review.path.parent.chmod(0o555)
+    counted, refused = as_one_who_may_not_write(review.path)
+    assert counted == "3 3"
+    assert refused.startswith(f"{review.path} cannot be used (")
+    assert refused.endswith("see that the disk has room and that you may write there")
+
+
+def test_a_read_only_file_is_read_and_writing_is_refused(seen_by_all: Path) -> None:
+    review = Review(seen_by_all / "review" / "set.sqlite")
+    review.decide(["a", "b", "c"], KEEP)
+    review.path.chmod(0o444)
+    review.path.parent.chmod(0o777)
+    counted, refused = as_one_who_may_not_write(review.path)
+    assert counted == "3 3"
+    assert "readonly database" in refused
+
+
+def test_where_no_folder_can_be_made_writing_is_refused(seen_by_all: Path) -> None:
+    seen_by_all.chmod(0o555)
+    counted, refused = as_one_who_may_not_write(seen_by_all / "review" / "set.sqlite")
+    assert counted == "0 0"
+    assert refused.endswith("cannot be made or read (Permission denied): choose another data folder")

@@ -1,0 +1,176 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import silhouette_score
+
+from clipmem_core.audits.index import write_index
+from clipmem_core.audits.store import Audit, write_manifest
+from clipmem_core.config import InputError
+from clipmem_core.review import maps
+from clipmem_core.review.maps import drawn_rows, lay_out, make_map, map_file, map_name, map_path, read_map
+from tests.review.embedded import embed
+
+Copy = Callable[..., Audit]
+NAME = map_name("r0-f0", "image")
+ODD_NAMES = ["", "r0-f0", "r0-f0.picture", "absent.image", "../../../etc.image", "r0-f0/../r0-f0.image", ".image"]
+
+
+@pytest.fixture
+def audit(copy: Copy) -> Audit:
+    """A finished audit with random embeddings."""
+    audit = copy()
+    embed(audit)
+    write_manifest(audit.folder)
+    return audit
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Take the layout out of the way; the list has the number of vectors of each map that would have been drawn."""
+    calls: list[int] = []
+
+    def first_two(vectors: np.ndarray, *, say: object) -> np.ndarray:
+        calls.append(len(vectors))
+        return vectors[:, :2]
+
+    monkeypatch.setattr(maps, "lay_out", first_two)
+    return calls
+
+
+def blobs(*, each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return three clouds of unit vectors around right angles, and which one each is of."""
+    rng, of = np.random.default_rng(seed), np.repeat(np.arange(3), each)
+    vectors = np.eye(16)[of] + rng.normal(scale=0.1, size=(3 * each, 16))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32), of
+
+
+def test_clusters_stay_apart_and_the_map_is_the_same_again() -> None:
+    vectors, of = blobs(each=60)
+    order = np.random.default_rng(1).permutation(len(vectors))
+    places = lay_out(vectors[order])
+    assert places.shape == (180, 2)
+    assert silhouette_score(places, of[order]) > 0.8
+    np.testing.assert_array_equal(lay_out(vectors[order]), places)
+
+
+def test_directions_count_and_lengths_do_not() -> None:
+    """The embeddings are means of unit vectors: short ones are not near each other."""
+    vectors, of = blobs(each=40)
+    lengths = np.random.default_rng(2).uniform(0.1, 1, size=(120, 1)).astype(np.float32)
+    assert silhouette_score(lay_out(vectors * lengths), of) > 0.8
+
+
+@pytest.mark.parametrize("n_pairs", [5, 8])
+def test_fewer_pairs_than_neighbours_are_enough(n_pairs: int) -> None:
+    places = lay_out(blobs(each=3)[0][:n_pairs])
+    assert np.isfinite(places).all()
+    assert len(places) == n_pairs
+
+
+def test_a_map_of_too_few_pairs_is_refused() -> None:
+    with pytest.raises(InputError, match="needs at least 5 pairs, and there are 4"):
+        lay_out(np.eye(4, dtype=np.float32))
+
+
+def test_embeddings_of_a_failed_training_are_refused() -> None:
+    vectors = np.eye(8, dtype=np.float32)
+    vectors[3, 3] = np.nan
+    with pytest.raises(InputError, match="not all finite"):
+        lay_out(vectors)
+
+
+def test_a_map_has_a_place_for_every_pair(audit: Audit, drawn: list[int]) -> None:
+    assert map_file(audit, NAME) is None
+    path = make_map(audit, NAME)
+    assert path == map_file(audit, NAME)
+    table = read_map(audit, NAME)
+    assert table.dtypes.astype(str).to_dict() == {"row": "int64", "map_x": "float32", "map_y": "float32"}
+    assert table["row"].tolist() == list(range(100))
+    assert drawn == [100]
+
+
+def test_a_map_is_drawn_once(audit: Audit, drawn: list[int]) -> None:
+    assert make_map(audit, NAME) == make_map(audit, NAME)
+    assert drawn == [100]
+
+
+def test_other_embeddings_are_another_map(audit: Audit, drawn: list[int]) -> None:
+    before = make_map(audit, NAME)
+    write_index(audit.member("r0-f0") / "image.faiss", np.eye(100, 12, dtype=np.float32))
+    write_manifest(audit.folder)
+    assert map_file(audit, NAME) is None
+    assert make_map(audit, NAME) != before
+    assert read_map(audit, NAME)["map_x"].tolist() == [1.0] + [0.0] * 99
+
+
+def test_every_member_and_side_has_its_own_map(audit: Audit) -> None:
+    names = [map_name(member, side) for member in audit.config["members"] for side in ("image", "text")]
+    assert len({map_path(audit, name) for name in names}) == 8
+
+
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [("SETTINGS", {"metric": "euclidean"}), ("NEIGHBOURS", 5), ("SEED", 1), ("LIMIT", 50), ("_versions", dict)],
+)
+def test_all_that_changes_a_map_is_in_its_key(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch, what: str, value: object
+) -> None:
+    before = map_path(audit, NAME)
+    monkeypatch.setattr(maps, what, value)
+    assert map_path(audit, NAME) != before
+
+
+def test_without_an_entry_in_the_manifest_the_file_itself_is_hashed(audit: Audit, drawn: list[int]) -> None:
+    (audit.folder / "manifest.json").write_text('{"files": {}}')
+    make_map(audit, NAME)
+    write_index(audit.member("r0-f0") / "image.faiss", np.eye(100, 12, dtype=np.float32))
+    assert map_file(audit, NAME) is None
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_that_is_no_map_leads_nowhere(audit: Audit, name: str) -> None:
+    assert map_file(audit, name) is None
+    with pytest.raises(InputError, match="has no map"):
+        make_map(audit, name)
+    with pytest.raises(InputError, match="draw it on the page"):
+        read_map(audit, name)
+
+
+def test_missing_embeddings_are_named(audit: Audit) -> None:
+    (audit.member("r0-f0") / "image.faiss").unlink()
+    with pytest.raises(InputError, match=r"r0-f0/image\.faiss is missing"):
+        make_map(audit, NAME)
+
+
+def test_a_broken_map_is_named(audit: Audit, drawn: list[int]) -> None:
+    path = make_map(audit, NAME)
+    path.write_bytes(b"{ nonsense")
+    with pytest.raises(InputError, match=rf"{path.name} cannot be read .*: delete it and draw the map again"):
+        read_map(audit, NAME)
+
+
+def test_a_large_audit_is_thinned_evenly_and_always_alike(
+    audit: Audit, drawn: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maps, "LIMIT", 40)
+    make_map(audit, NAME)
+    table = read_map(audit, NAME)
+    assert drawn == [40]
+    assert table["row"].is_monotonic_increasing
+    assert table["row"].tolist() == drawn_rows(100).tolist()
+    counts = np.bincount(drawn_rows(100_000) // 50_000)
+    assert counts.sum() == 40
+    assert pd.Series(drawn_rows(100_000)).is_unique
+
+
+def test_an_interrupted_map_leaves_no_file(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(maps, "lay_out", fail)
+    with pytest.raises(KeyboardInterrupt):
+        make_map(audit, NAME)
+    assert list(Path(map_path(audit, NAME)).parent.glob("*")) == []
