@@ -1,5 +1,10 @@
-"""Map of embeddings."""
+"""A map of pictures or captions as a member sees them, coloured by scores, to choose pairs from."""
 
 from clipmem_core.dashboard.frame import open_page
+from clipmem_core.dashboard.map_of_embeddings import draw_choices, draw_embedding_map
+from clipmem_core.dashboard.trouble import explained_errors
 
-open_page("Map of embeddings")
+audit = open_page("Map of embeddings")
+with explained_errors():
+    name, colour_by = draw_choices(audit)
+    draw_embedding_map(audit, name, colour_by)

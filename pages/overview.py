@@ -1,9 +1,10 @@
-"""What an audit is, whether its numbers can be trusted, its groups, and its most striking pairs."""
+"""What an audit is, whether its numbers can be trusted, its groups, the map of its scores, its most striking pairs."""
 
 from clipmem_core.dashboard.frame import open_page
-from clipmem_core.dashboard.gallery import draw_gallery
+from clipmem_core.dashboard.map_of_scores import draw_score_map
 from clipmem_core.dashboard.overview import load_overview
 from clipmem_core.dashboard.report import draw_groups, draw_header, draw_tables, draw_verdict
+from clipmem_core.dashboard.strips import draw_strips
 from clipmem_core.dashboard.trouble import explained_errors
 
 audit = open_page("Overview")
@@ -12,5 +13,6 @@ with explained_errors():
     draw_header(overview)
     draw_verdict(overview)
     draw_groups(overview)
-    draw_gallery(overview)
+    draw_score_map(audit)
+    draw_strips(audit)
     draw_tables(overview)

@@ -1,5 +1,28 @@
-"""Pair."""
+"""One pair: its picture and captions, why it scores as it does, what is like it, and what a person decides."""
 
+import streamlit as st
+
+from clipmem_core.dashboard.address import read_selection
 from clipmem_core.dashboard.frame import open_page
+from clipmem_core.dashboard.pair import draw_captions, draw_picture, draw_scores, draw_way, find_pair
+from clipmem_core.dashboard.pair_decision import draw_decision, draw_edits
+from clipmem_core.dashboard.pair_neighbours import draw_choices, draw_nearest
+from clipmem_core.dashboard.pair_terms import draw_terms
+from clipmem_core.dashboard.trouble import explained_errors
 
-open_page("Pair")
+audit = open_page("Pair")
+with explained_errors():
+    selection = read_selection()
+    card = find_pair(audit, selection)
+    draw_way(audit, selection, card)
+    draw_decision(audit, card)
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        draw_picture(audit, card)
+    with right:
+        draw_captions(card)
+        draw_scores(audit, card)
+        draw_edits(audit, card)
+    draw_terms(audit, card)
+    draw_choices(audit, card)
+    draw_nearest(audit, card)

@@ -1,10 +1,14 @@
-"""How far each member is, read from the files it leaves: what the command line's bars and the dashboard show."""
+"""The files that members leave while they train → how far each is, and its loss so far: what bars and curves show."""
 
+import heapq
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from clipmem_core.audits.store import MEMBERS, TEXT_INDEX
 from clipmem_core.training.files import CHECKPOINT, LOG
@@ -12,6 +16,7 @@ from clipmem_core.training.files import CHECKPOINT, LOG
 STAGES = ("waiting", "training", "embedding", "done")
 # At chance the true partner is one of batch_size, so its log-probability is −ln(batch_size).
 CHANCE_SHARE = 0.98
+POINTS = 300  # of a loss curve
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,64 @@ class MemberProgress:
         """Training time left at the pace so far; NaN before the first line."""
         return self.seconds * (self.steps - self.step) / self.step if self.step else math.nan
 
+    @property
+    def share(self) -> float:
+        """How much of it is trained, from 0 to 1."""
+        if self.stage in ("embedding", "done"):
+            return 1.0
+        return min(1.0, self.step / self.steps) if self.steps else 0.0
+
     def at_chance(self, batch_size: int) -> bool:
         """Tell whether the loss is still that of guessing after a fifth of the run."""
         late = self.steps > 0 and self.step >= self.steps / 5
         return late and self.log_probability <= -CHANCE_SHARE * math.log(batch_size)
+
+
+def training_seconds_left(members: Sequence[MemberProgress]) -> float:
+    """Return how long the training of all members still takes at the pace so far; NaN before the first line.
+
+    As many as are at it now go on side by side, and who waits takes as long as those that are known do on average.
+    """
+    paces = [member.seconds * member.steps / member.step for member in members if member.step]
+    lanes = [0.0 if member.stage == "embedding" else member.seconds_left for member in members if _active(member)]
+    if not lanes:
+        return math.nan
+    heapq.heapify(lanes)
+    for member in members:
+        if member.stage == "waiting":
+            heapq.heapreplace(lanes, lanes[0] + sum(paces) / len(paces))
+    return max(lanes)
+
+
+def _active(member: MemberProgress) -> bool:
+    return member.step > 0 and member.stage in ("training", "embedding")
+
+
+def loss_curves(audit: Path, names: Sequence[str]) -> pd.DataFrame:
+    """Return the loss of each member while it trained: member, epoch, loss, at most `POINTS` rows a member."""
+    tables = [_loss_curve(audit / MEMBERS / name / LOG).assign(member=name) for name in names]
+    return pd.concat([pd.DataFrame(columns=["member", "epoch", "loss"]), *[table for table in tables if len(table)]])
+
+
+def _loss_curve(path: Path) -> pd.DataFrame:
+    """Read every so many lines of a log, the last whole one among them."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return pd.DataFrame()
+    step = max(1, math.ceil(len(lines) / POINTS))
+    points = [parsed for line in lines[::-step][::-1] if (parsed := _parsed(line))]
+    table = pd.DataFrame(points).reindex(columns=["epoch", "loss"])
+    return table.apply(pd.to_numeric, errors="coerce").dropna().astype(float)
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """Return what a line of a log says; the line being written, or one that is broken, says nothing."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def last_line(path: Path) -> dict[str, Any]:
@@ -46,12 +105,7 @@ def last_line(path: Path) -> dict[str, Any]:
             lines = file.read().splitlines()
     except FileNotFoundError:
         return {}
-    for line in reversed(lines):
-        try:
-            return json.loads(line)
-        except ValueError:  # the line being written
-            continue
-    return {}
+    return next((parsed for line in reversed(lines) if (parsed := _parsed(line))), {})
 
 
 def member_progress(audit: Path, name: str) -> MemberProgress:
@@ -64,5 +118,6 @@ def member_progress(audit: Path, name: str) -> MemberProgress:
         stage = "embedding"
     else:
         stage = "training" if line else "waiting"
-    known = {key: line[key] for key in MemberProgress.__dataclass_fields__ if key in line}
+    fields = [key for key in MemberProgress.__dataclass_fields__ if key not in ("name", "stage")]
+    known = {key: line[key] for key in fields if isinstance(line.get(key), (int, float))}
     return MemberProgress(name=name, stage=stage, **known)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING
 from importlib.metadata import version
@@ -29,6 +30,9 @@ AT_LEAST = {
     "seed": 0,
     "plant_miscaptions": 0,
     "captions": 0,
+    "train_captions": 0,
+    "eval_captions": 0,
+    "eval_crop_scale": 0,
     "image_size": 0,
     "cache_size": 8,
     "epochs": 1,
@@ -40,6 +44,17 @@ AT_LEAST = {
 }
 ABOVE_ZERO = ("lr", "eps", "cache_gb", "crop_scale")
 LIBRARIES = ("torch", "open_clip_torch", "faiss-cpu", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pillow")
+
+
+def audit_name(source: str, config: AuditConfig) -> str:
+    """Name an audit after its source, and its protocol where that is not the default.
+
+    Example:
+        >>> audit_name("data/sets/openclipart/", AuditConfig(protocol="paper"))
+        'openclipart-paper'
+    """
+    stem = re.sub(r"[^\w.]+", "-", Path(source).name.split(".")[0]).strip("-.") or "audit"
+    return stem if config.protocol == "ensemble" else f"{stem}-{config.protocol}"
 
 
 def config_from(values: dict[str, Any]) -> AuditConfig:
@@ -82,8 +97,9 @@ def check_config(config: AuditConfig) -> None:
     for name in ABOVE_ZERO:
         if not 0 < getattr(config, name) < math.inf:
             raise InputError(f"{flag(name)} must be a number above 0, not {getattr(config, name)}")
-    if config.crop_scale > 1:
-        raise InputError(f"--crop-scale is a share of the picture: at most 1, not {config.crop_scale}")
+    for name in ("crop_scale", "eval_crop_scale"):
+        if getattr(config, name) > 1:
+            raise InputError(f"{flag(name)} is a share of the picture: at most 1, not {getattr(config, name)}")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(config, name) < 1:
             raise InputError(f"{flag(name)} must be in [0, 1), not {getattr(config, name)}")

@@ -23,11 +23,13 @@ UTILITY = "utility.parquet"
 VERDICT = "verdict.json"
 MANIFEST = "manifest.json"
 MEMBERS = "members"
+SNAPSHOTS = "snapshots"  # of a member: its embeddings after some epochs, a folder each
 MAX_NAME = 100  # bytes; file systems take 255, and locks and temporary files add to it
 IMAGE_INDEX = "image.faiss"
 TEXT_INDEX = "text.faiss"  # written last: a member that has it is complete
 MEMBER_UTILITY = "utility.json"
 EMBEDDED = (IMAGE_INDEX, TEXT_INDEX, MEMBER_UTILITY)  # what a member's checkpoint is turned into
+ROW_GROUP = 8192  # rows of a Parquet file that are read together: a page of pairs touches few of a million
 PREPARED = ".prepared.npz"  # which stored picture each pair is, and its look-alikes; can be made again
 
 
@@ -47,7 +49,8 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in arrow.schema]
     with replacing(path) as temporary:
-        pq.write_table(arrow.cast(pa.schema(fields, metadata=arrow.schema.metadata)), temporary)
+        whole = arrow.cast(pa.schema(fields, metadata=arrow.schema.metadata))
+        pq.write_table(whole, temporary, row_group_size=ROW_GROUP)
 
 
 def write_prepared(folder: Path, *, cache_rows: np.ndarray, clusters: np.ndarray) -> None:
@@ -92,7 +95,10 @@ class Audit:
 
     @property
     def config(self) -> dict[str, Any]:
-        return read_json(self.folder / CONFIG)
+        config = read_json(self.folder / CONFIG)
+        if not isinstance(config, dict):
+            raise InputError(f"{self.folder / CONFIG} is no JSON object: delete {self.folder} and run it again")
+        return config
 
     @property
     def pairs(self) -> pd.DataFrame:
@@ -145,10 +151,17 @@ def check_name(name: str) -> str:
 
 
 def list_audits() -> list[Audit]:
-    """Return every audit, finished or not, the newest first."""
+    """Return every audit, finished or not, the newest first; hidden folders are what a deletion left behind."""
     folder = audits_folder()
-    found = [Audit(path.parent) for path in folder.glob(f"*/{CONFIG}")] if folder.is_dir() else []
-    return sorted(found, key=lambda audit: (audit.folder / CONFIG).stat().st_mtime, reverse=True)
+    found = [Audit(path.parent) for path in folder.glob(f"[!.]*/{CONFIG}")] if folder.is_dir() else []
+    return sorted(found, key=_begun, reverse=True)
+
+
+def _begun(audit: Audit) -> float:
+    try:
+        return (audit.folder / CONFIG).stat().st_mtime
+    except FileNotFoundError:  # deleted or renamed a moment ago
+        return 0.0
 
 
 def file_sha256(path: Path) -> str:
@@ -189,9 +202,10 @@ def reopen(folder: Path, broken: list[str]) -> None:
 
 def _made_with(path: Path) -> list[Path]:
     """Return the files that must be made anew together with a broken one."""
-    if path.parent.parent.name != MEMBERS:
+    member = next((folder for folder in path.parents if folder.parent.name == MEMBERS), None)
+    if member is None:
         return [path]
-    if path.name in EMBEDDED:
-        return [path.parent / name for name in EMBEDDED]
-    # Checkpoint, trajectory and log come from one run of training, and the embeddings from its end.
-    return [file for file in path.parent.glob("*") if file.name != CONFIG]
+    if path.parent == member and path.name in EMBEDDED:
+        return [member / name for name in EMBEDDED]
+    # Checkpoint, trajectory, log and snapshots come from one run of training, and the embeddings from its end.
+    return [file for file in member.rglob("*") if file.is_file() and file.name != CONFIG]

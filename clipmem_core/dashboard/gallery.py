@@ -1,113 +1,161 @@
-"""A finished audit → its most striking pairs as cards with pictures, page by page."""
+"""An audit and the selection of the address → the page of pairs it asks for, as cards or as a table."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import streamlit as st
 
-from clipmem_core.columns import CLIPMEM, GROUPS, INDEPENDENT, MISFIT
-from clipmem_core.dashboard.overview import Overview
-from clipmem_core.dashboard.plain import cut, show_chips, show_text
-from clipmem_core.dashboard.thumbnails import thumbnail
-from clipmem_core.dashboard.trouble import explained_errors
-from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
-from clipmem_core.review.rows import PairCard, count_scored, top_pairs
+from clipmem_core.audits.store import Audit
+from clipmem_core.columns import CLIPMEM, MISFIT, SIMILARITY_OUT
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.address import LAYOUT, PAGE, SIZE, read_number, write
+from clipmem_core.dashboard.cards import draw_cards
+from clipmem_core.dashboard.chips import conditions, learned_by_g, queue_of
+from clipmem_core.dashboard.deciding import draw_bulk, draw_notice
+from clipmem_core.dashboard.filters import GRID, TABLE, draw_order
+from clipmem_core.dashboard.numbers import read_noise, words
+from clipmem_core.dashboard.pair_table import draw_table
+from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.ticks import draw_tick, draw_tick_all, ticked_pairs
+from clipmem_core.review.cards import PairCard, cards
+from clipmem_core.review.rows import count_pairs, find_rows, score_span
+from clipmem_core.review.selection import MATCH, Selection
 
-TITLES = {CLIPMEM: "Most memorized pairs", MISFIT: "Probably the wrong caption"}
+PAGE_SIZES = (12, 24, 48, 96)
+USUAL_SIZE = 24
+TURNED = "page_turned"
+TO_THE_TOP = """<script>document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0)</script>"""
 EXPLANATIONS = {
-    CLIPMEM: "Highest clipmem first: members that saw the pair align it far better than members that did not.",
-    MISFIT: "Highest misfit first: learned late, and never understood by members that did not see the pair.",
+    CLIPMEM: "Members that saw these pairs align them far better than members that did not.",
+    MISFIT: "These pairs were learned late, and members that did not see them never understood them.",
 }
-PAGE_SIZES = [12, 24, 48, 96]
-ALL = "all"
-CAPTION_LIMIT = 160
-FULL_LIMIT = 5000
-CAPTIONS_SHOWN = 2
+SUBTRACTED = "These pairs were learned by g, which is subtracted, so the lowest clipmem is the most memorized."
+MEANINGS = {
+    CLIPMEM: "alignment of picture and caption under members that were trained on the pair, minus that under members "
+    "that were not: high is learned by heart.",
+    SIMILARITY_OUT: "cosine of picture and caption under members that were not trained on the pair: low means that the "
+    "caption does not fit, in the eyes of those who cannot know it by heart.",
+    MISFIT: "high where a pair was learned late and has a low similarity out: probably a wrong caption.",
+    MATCH: "cosine with what was searched for.",
+}
 
 
-@st.fragment
-def draw_gallery(overview: Overview) -> None:
-    """Draw the gallery with its order, its group filter and its pages; only it runs again when these change."""
-    st.subheader("Pairs", anchor=False)
-    present = set(overview.groups["group"])
-    with explained_errors():
-        order, group, size = _draw_choices([name for name in GROUPS if name in present])
-        count = count_scored(overview.audit, by=order, group=group)
-        if count == 0:
-            st.info(f"No pair of this choice has a {order} score.", icon=":material/info:")
-            return
-        st.caption(_explain(order, group))
-        slot = st.container()
-        page = _draw_pages(count, size, key=f"page-{order}-{group}-{size}")
-        cards = top_pairs(overview.audit, by=order, group=group, page=page, size=size)
-        root = Path(str(overview.config.get("root", ".")))
-        with slot, st.grid("auto", min_column_width=185, border=True, gap="small") as grid:
-            for card in cards:
-                with grid.cell(), st.container(gap="xsmall"):
-                    _draw_card(card, root, order)
+def read_layout() -> str:
+    """Return the layout of the address: grid, unless it says table."""
+    return TABLE if st.query_params.get(LAYOUT) == TABLE else GRID
 
 
-def _draw_choices(groups: list[str]) -> tuple[str, str | None, int]:
-    """Draw the widgets above the cards; order and group are kept in the address."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        order = st.segmented_control(
-            "Order",
-            list(TITLES),
-            default=CLIPMEM,
-            required=True,
-            format_func=TITLES.__getitem__,
-            key="order",
-            bind="query-params",
-        )
-        group = st.selectbox("Group", [ALL, *groups], width=180, key="group", bind="query-params")
-        size = st.selectbox("Pairs on a page", PAGE_SIZES, index=1, width=140, key="size")
-    return order or CLIPMEM, None if group in (None, ALL) else group, size or PAGE_SIZES[1]
+def draw_gallery(audit: Audit, selection: Selection) -> None:
+    """Draw the pairs of a selection, the page that the address names, and what can be done with them."""
+    count = _count(audit, selection)
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom", gap="small"):
+        draw_order(selection)
+        size = _draw_size()
+        pages = max(1, -(-count // size))
+        page = min(read_number(PAGE, 1), pages)
+        st.space("stretch")
+        _draw_pages(pages, page)
+    if count == 0:
+        _draw_nothing(audit, selection)
+        return
+    shown = cards(audit, find_rows(audit, selection, page=page, size=size), selection)
+    ticked = ticked_pairs(audit, selection)
+    _draw_legend(audit, selection, count)
+    draw_notice(audit, key="browse")
+    _draw_bulk(audit, selection, count, shown, ticked)
+    if read_layout() == TABLE:
+        draw_table(audit, shown, selection=selection, ticked=ticked)
+    else:
+        draw_cards(audit, shown, selection=selection, draw_tick=draw_tick)
+    _draw_steps(pages, page)
 
 
-def _explain(order: str, group: str | None) -> str:
-    if order == CLIPMEM and group == INDEPENDENT:
-        return "Lowest clipmem first: these pairs were learned by g, which is subtracted, so memorization is negative."
-    return EXPLANATIONS[order]
+def _count(audit: Audit, selection: Selection) -> int:
+    """Count the pairs; a search that cannot be made is told as that, and ends the page."""
+    if not selection.searched:
+        return count_pairs(audit, selection)
+    try:
+        with st.spinner("Searching…"):
+            return count_pairs(audit, selection)
+    except InputError as error:
+        st.error("This search cannot be made.", icon=":material/search_off:")
+        show_text(" ".join(str(error).split()), limit=1000)
+        st.stop()
 
 
-def _draw_pages(count: int, size: int, *, key: str) -> int:
-    pages = -(-count // size)
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.caption(f"{count:,} pairs", width="content")
-        return st.pagination(pages, key=key) if pages > 1 else 1
+def _draw_size() -> int:
+    size = read_number(SIZE, USUAL_SIZE, among=PAGE_SIZES)
+    st.session_state[SIZE] = size
+    st.selectbox("Per page", PAGE_SIZES, key=SIZE, on_change=_take_size, width=85)
+    return size
 
 
-def _draw_card(card: PairCard, root: Path, order: str) -> None:
-    picture, fault = thumbnail(root, card.image)
-    caption = card.captions[0] if card.captions else ""
-    st.image(picture, width="stretch", alt="Picture cannot be read" if fault else f"Picture: {cut(caption, 120)}")
-    if fault:
-        show_text(f"Picture cannot be read: {fault}", limit=160)
-    planted = [(f"planted: {card.planted}", PLANTED_COLOUR)] if card.planted else []
-    show_chips([(card.group, group_colour(card.group)), *planted])
-    st.markdown(_numbers(card, order))
-    for text in card.captions[:CAPTIONS_SHOWN]:
-        show_text(text, limit=CAPTION_LIMIT)
-    _draw_rest(card)
+def _draw_pages(pages: int, page: int) -> None:
+    """Draw the numbers of the pages. Pagination always has a default, so its value may not be set: its key changes."""
+    if pages > 1:
+        key = f"pages-{pages}-{page}"
+        st.pagination(pages, default=page, max_visible_pages=5, key=key, on_change=_take_page, args=(key,))
 
 
-def _draw_rest(card: PairCard) -> None:
-    """Draw what there is no room for: further and long captions in full, the label, the id."""
-    long = any(cut(text, CAPTION_LIMIT) != text for text in card.captions[:CAPTIONS_SHOWN])
-    with st.expander("More", icon=":material/notes:"):
-        for text in card.captions if long else card.captions[CAPTIONS_SHOWN:]:
-            show_text(text, limit=FULL_LIMIT)
-        if card.label:
-            show_text(f"label: {card.label}", limit=CAPTION_LIMIT)
-        show_text(f"id: {card.pair_id}", limit=CAPTION_LIMIT)
+def _draw_steps(pages: int, page: int) -> None:
+    """Draw the way to the pages before and after, also for the arrow keys."""
+    if pages == 1:
+        return
+    with st.container(horizontal=True, horizontal_alignment="center", vertical_alignment="center"):
+        st.button("Previous", shortcut="Left", disabled=page == 1, on_click=_go, args=(page - 1,))
+        st.caption(f"Page {page:,} of {pages:,}", width="content")
+        st.button("Next", shortcut="Right", disabled=page == pages, on_click=_go, args=(page + 1,))
+    if st.session_state.pop(TURNED, False):
+        st.html(f"{TO_THE_TOP}<!-- {page} -->", unsafe_allow_javascript=True)
 
 
-def _numbers(card: PairCard, order: str) -> str:
-    """Return the card's scores, the one that orders them in bold, as Markdown made of our own words and numbers."""
-    spread = "" if card.se is None else f" ± {card.se:.2f}"
-    shown = {CLIPMEM: f"clipmem {_number(card.clipmem)}{spread}", MISFIT: f"misfit {_number(card.misfit)}"}
-    first, second = (f"**{shown.pop(order)}**", *shown.values())
-    return f"{first}  \n{second} · similarity out {_number(card.similarity_out)}"
+def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
+    pairs = "1 pair" if count == 1 else f"{count:,} pairs"
+    queue = queue_of(selection)
+    why = SUBTRACTED if queue and learned_by_g(selection) else EXPLANATIONS.get(queue or "", "")
+    meanings = "\n".join(f"- **{words(score)}**: {meaning}" for score, meaning in MEANINGS.items())
+    st.caption(" ".join(filter(None, [f"**{pairs}.**", why, read_noise(audit).explain()])), help=meanings)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}".replace("-", "−")
+def _draw_bulk(
+    audit: Audit, selection: Selection, count: int, shown: Sequence[PairCard], ticked: Sequence[str]
+) -> None:
+    """Draw what is done for many pairs at once; what became of it stands outside, where it is seen."""
+    label = f"Decide for {len(ticked):,} selected" if ticked else "Decide for many"
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        with st.popover(label, key="bulk", icon=":material/checklist:", width="content"):
+            draw_bulk(audit, selection, count, ticked)
+        draw_tick_all(shown, ticked)
+
+
+def _draw_nothing(audit: Audit, selection: Selection) -> None:
+    """Say that there are no pairs, and which condition to give up."""
+    if selection.order != MATCH and score_span(audit, selection.order) is None:
+        st.info(f"No pair of this audit has a score {words(selection.order)}.", icon=":material/info:")
+        st.caption(_why_missing(selection.order))
+        return
+    st.info("No pair fits all of these conditions.", icon=":material/search_off:")
+    left = [(text, count_pairs(audit, rest)) for text, rest in conditions(selection)]
+    for text, count in left:
+        if count:
+            show_text(f"without “{text}”: {count:,} {'pair' if count == 1 else 'pairs'}")
+    if not any(count for _, count in left):
+        st.caption("Remove more than one of them, or clear them all.")
+
+
+def _why_missing(order: str) -> str:
+    if order == MISFIT:
+        return "misfit needs to know when each pair was learned; members that were trained elsewhere do not tell."
+    return "Order by another score."
+
+
+def _take_size() -> None:
+    write(**{SIZE: st.session_state[SIZE], PAGE: None})
+
+
+def _take_page(key: str) -> None:
+    _go(st.session_state[key])
+
+
+def _go(page: int) -> None:
+    st.session_state[TURNED] = True
+    write(**{PAGE: None if page == 1 else page})

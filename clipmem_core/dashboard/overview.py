@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from clipmem_core.audits.store import CONFIG, PAIRS, QUARANTINE, VERDICT, Audit
-from clipmem_core.columns import GROUP, GROUPS, MEMBER, METRIC, VALUE
+from clipmem_core.audits.store import PAIRS, QUARANTINE, VERDICT, Audit
+from clipmem_core.columns import EXTERNAL, GROUP, GROUPS, MEMBER, METRIC, SHARED, VALUE
 from clipmem_core.config import InputError
-from clipmem_core.review.rows import count_rows, group_bins, group_summary
+from clipmem_core.review.groups import group_bins, group_summary
+from clipmem_core.review.tables import count_rows
 
 BINS = 60
 DETECTION_METRICS = ["auroc", "average_precision", "precision_at_k"]
@@ -17,7 +18,7 @@ DETECTION_METRICS = ["auroc", "average_precision", "precision_at_k"]
 
 @dataclass(frozen=True)
 class Overview:
-    """Everything above the gallery.
+    """Everything but the map and the pictures.
 
     `groups` has group, n, mean, low, high, kind: the interval where the verdict gives one; `bins` is that of
     `group_bins`; `utility` has a row a metric, its mean over the members and one column a member.
@@ -42,7 +43,7 @@ def load_overview(audit: Audit) -> Overview:
     verdict = _object(audit.verdict, audit, VERDICT)
     return Overview(
         audit=audit,
-        config=_object(audit.config, audit, CONFIG),
+        config=audit.config,
         verdict=verdict,
         pairs=count_rows(audit.folder / PAIRS),
         quarantined=count_rows(audit.folder / QUARANTINE),
@@ -88,6 +89,27 @@ def join_intervals(summary: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFra
     joined["kind"] = joined["kind"].fillna("").astype(str) if "kind" in known else ""
     order = {group: place for place, group in enumerate(GROUPS)}
     return joined.sort_values(GROUP, key=lambda names: names.map(order), ignore_index=True)
+
+
+def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
+    """Say whether clipmem is near 0 where it must be, if the verdict judged it; empty without such a group.
+
+    Args:
+        groups: group and mean.
+        verdict: the audit's.
+    """
+    null = groups[groups[GROUP].isin([SHARED, EXTERNAL])]
+    if null.empty:
+        return ""
+    means = [f"{mean:+.3f} for {group}" for group, mean in zip(null[GROUP], null["mean"], strict=True)]
+    listed = f"mean clipmem is {' and '.join(means)} pairs".replace("-", "−")
+    judged = [check.get("good") for check in rows(verdict, "checks") if "null group" in str(check.get("name"))]
+    good = judged[0] if judged else None
+    if good is True:
+        return f"The null is near 0: {listed}, where no pair can stand out as memorized."
+    if good is False:
+        return f"The null is not near 0: {listed}. Read clipmem against that, not against 0."
+    return f"The null: {listed}, where no pair can stand out as memorized."
 
 
 def detection_table(scores: pd.DataFrame) -> pd.DataFrame:

@@ -29,6 +29,16 @@ def cut(text: str, limit: int) -> str:
     return short if short == text else f"{short}…"
 
 
+def as_html(text: str, *, limit: int = 0) -> str:
+    """Return HTML that shows text as it is, and keeps the direction it is written in to itself: for `st.html`.
+
+    Example:
+        >>> as_html("<b>")
+        '<bdi>&lt;b&gt;</bdi>'
+    """
+    return f"<bdi>{html.escape(cut(text, limit) if limit else text)}</bdi>"
+
+
 def show_title(text: str) -> None:
     """Write text as the page's main heading."""
     st.html(f'<h1 dir="auto" style="margin:0;padding:0;overflow-wrap:anywhere">{html.escape(text)}</h1>')

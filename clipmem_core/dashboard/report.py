@@ -6,12 +6,14 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.dashboard.overview import Overview, detection_table, is_number, mapping, rows, table
+from clipmem_core.columns import GROUP
+from clipmem_core.dashboard.legend import draw_legend
+from clipmem_core.dashboard.overview import Overview, detection_table, explain_null, is_number, mapping, rows, table
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.dashboard.trouble import explained_errors
 from clipmem_core.figures.colours import ENCODER_COLOURS
 from clipmem_core.figures.groups import encoder_figure, group_figure
-from clipmem_core.review.rows import quarantine_page
+from clipmem_core.review.groups import quarantine_page
 
 PROTOCOLS = {
     "ensemble": "Every member leaves out one part of the pairs. clipmem is the alignment of a pair under the members "
@@ -103,6 +105,7 @@ def draw_groups(overview: Overview) -> None:
             figure, config={"displaylogo": False, "displayModeBar": False}, alt=_groups_alt(overview.groups)
         )
         st.caption("Area: distribution over pairs. Dot: mean. Bar: the interval named in the table.")
+        st.caption(explain_null(overview.groups, overview.verdict))
     with right:
         st.subheader("Means", anchor=False)
         shown = overview.groups[["group", "n", "mean", "low", "high"]].dropna(axis=1, how="all")
@@ -112,6 +115,7 @@ def draw_groups(overview: Overview) -> None:
             show_text(f"low to high: {'; '.join(kinds)}")
         _draw_measures(overview.verdict)
         _draw_encoders(mapping(overview.verdict.get("encoders")))
+    draw_legend(overview.groups[GROUP])
 
 
 def _groups_alt(groups: pd.DataFrame) -> str:

@@ -1,21 +1,37 @@
-"""An audit that is not finished → its progress, or the button that starts it or makes it go on."""
+"""An audit that is not finished → how far it is, and the button that starts it, cancels it or makes it go on."""
 
-import math
-import time
 from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.jobs import Job, find_job, resume_arguments, start_audit, start_job
-from clipmem_core.audits.progress import MemberProgress, member_progress
-from clipmem_core.audits.store import CONFIG, MEMBERS, Audit, audits_folder
+from clipmem_core.audits.jobs import cancel, resume_arguments, start_audit, start_job
+from clipmem_core.audits.progress import MemberProgress, loss_curves, member_progress, training_seconds_left
+from clipmem_core.audits.states import (
+    BROKEN,
+    CANCELLED,
+    DONE,
+    ELSEWHERE,
+    PREPARING,
+    SCORING,
+    STOPPED,
+    WAITING,
+    State,
+    member_names,
+    state_of,
+)
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.amounts import duration
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.trouble import explained_errors
+from clipmem_core.figures.training import loss_figure
 
 FIRST = "scenes"
 FIRST_ARGUMENTS = ["scenes", "--name", FIRST, "--preset", "tiny"]
-FRESH_SECONDS = 30  # an audit written to within this time belongs to someone
+RUNNING = {
+    PREPARING: "Reading the data set and opening its pictures.",
+    SCORING: "All members are trained; scoring the pairs.",
+}
 
 
 def draw_empty() -> None:
@@ -28,94 +44,155 @@ def draw_empty() -> None:
     if st.button("Audit the drawn set (about a minute)", type="primary", icon=":material/play_arrow:"):
         start_audit(FIRST_ARGUMENTS, name=FIRST)
         st.rerun()
-    st.caption("Or audit your own pairs from a terminal:")
+    st.page_link("pages/audits.py", label="Or audit your own pairs", icon=":material/science:")
+    st.caption("From a terminal:")
     st.code("python -m clipmem_core audit SOURCE --name NAME", language="bash")
 
 
-@st.fragment(run_every=1)
+@st.fragment(run_every=2)
 def draw_progress(name: str) -> None:
-    """Draw how far an audit is, every second, and open it as soon as it is finished."""
-    audit = Audit(audits_folder() / name)
-    if audit.finished:
+    """Draw how far an audit is, every two seconds, and the whole page again as soon as it is finished or gone."""
+    state = state_of(name)
+    if state.word == DONE or not (state.started or state.job):
         st.rerun()
     with explained_errors():
-        job = find_job(name)
-        started = (audit.folder / CONFIG).is_file()
-        if started:
-            _draw_members(audit)
-        _draw_state(audit, job, started=started)
+        if state.word == BROKEN:
+            raise InputError(state.fault)
+        if state.started:
+            _draw_members(state)
+        _draw_state(state)
 
 
-def _draw_state(audit: Audit, job: Job | None, *, started: bool) -> None:
+def _draw_state(state: State) -> None:
     """Draw who works on it and what was said last; where nobody does, the button."""
-    if job is not None and job.running:
-        st.caption("Running. You can close this page; it goes on.")
-        show_text(job.last_line, limit=300)
+    if state.at_work:
+        _draw_at_work(state)
         return
-    quiet = time.time() - _last_sign(audit, after=job.ended if job else None)
-    if quiet < FRESH_SECONDS:
-        st.caption(f"Another process works on it, perhaps in a terminal: its last sign of life is {quiet:.0f} s old.")
+    if state.word == ELSEWHERE:
+        st.caption(
+            f"Another process works on it, perhaps in a terminal: its last sign of life is {state.quiet:.0f} s old."
+        )
         return
-    if job is not None and job.exit_code:
-        st.error(f"The audit stopped with exit code {job.exit_code}.", icon=":material/error:")
-        show_text(job.last_line, limit=1000)
-    else:
-        st.info("This audit is not finished, and nothing works on it now.", icon=":material/pause_circle:")
-    if st.button("Resume" if started else "Try again", type="primary", icon=":material/play_arrow:"):
-        _resume(audit, job, started=started)
+    _draw_end(state)
+    if st.button("Resume" if state.started else "Try again", type="primary", icon=":material/play_arrow:"):
+        _resume(state)
         st.rerun()
 
 
-def _resume(audit: Audit, job: Job | None, *, started: bool) -> None:
+def _draw_at_work(state: State) -> None:
+    if state.word == WAITING:
+        st.info(f"Waiting: {_place(state.place)} in the queue. One audit runs at a time.", icon=":material/schedule:")
+    else:
+        st.caption(f"{RUNNING.get(state.word, 'Training.')} You can close this page; it goes on.")
+    if state.job is None:
+        return
+    show_text(state.job.last_line, limit=300)
+    if st.button("Cancel", icon=":material/stop_circle:", help="What is done so far stays, and can be resumed."):
+        cancel(state.job)
+
+
+def _place(ahead: int) -> str:
+    """Return a place in the queue.
+
+    Example:
+        >>> _place(1), _place(3)
+        ('next', 'number 3')
+    """
+    return "next" if ahead == 1 else f"number {ahead}"
+
+
+def _draw_end(state: State) -> None:
+    """Draw why nobody works on it."""
+    if state.word == CANCELLED:
+        st.info("This audit was cancelled. It can go on where it stopped.", icon=":material/pause_circle:")
+    elif state.word == STOPPED and state.job is not None:
+        st.error(f"The audit stopped {_how(state.job.exit_code)}.", icon=":material/error:")
+        show_text(state.job.last_line, limit=1000)
+    else:
+        st.info("This audit is not finished, and nothing works on it now.", icon=":material/pause_circle:")
+
+
+def _how(code: int | None) -> str:
+    """Return how a process ended.
+
+    Example:
+        >>> _how(2), _how(-9)
+        ('with exit code 2', 'when it was ended by signal 9')
+    """
+    if code is None:
+        return "without an exit code: it was killed, or the machine went down"
+    return f"with exit code {code}" if code >= 0 else f"when it was ended by signal {-code}"
+
+
+def _resume(state: State) -> None:
     """Repeat the audit's own settings; where it did not get as far as writing them, its command."""
-    if started:
-        start_audit(resume_arguments(audit.name, audit.config), name=audit.name)
-    elif job is not None:
-        start_job(job.command, name=job.name)
+    name = state.audit.name
+    if state.started:
+        start_audit(resume_arguments(name, state.audit.config), name=name)
+    elif state.job is not None:
+        start_job(state.job.command, name=name)
 
 
-def _last_sign(audit: Audit, *, after: float | None) -> float:
-    """Return when a file of the audit was last written, after a moment; minus infinity where none was."""
-    paths = [*audit.folder.glob("*.*"), *audit.folder.glob(f"{MEMBERS}/*/log.jsonl")]
-    times = [path.stat().st_mtime for path in paths]
-    return max((moment for moment in times if after is None or moment > after), default=-math.inf)
-
-
-def _draw_members(audit: Audit) -> None:
-    config = audit.config
-    names = config.get("members") or []
-    members = [member_progress(audit.folder, str(name)) for name in names]
+def _draw_members(state: State) -> None:
+    audit, config = state.audit, state.audit.config
+    members = [member_progress(audit.folder, name) for name in member_names(config)]
     if not members:
         return
-    st.progress(sum(map(_share, members)) / len(members), text=_summary(members))
+    st.progress(share_done(members), text=summary(members, at_work=state.at_work))
+    table, curves = st.columns([3, 2], gap="medium")
     columns = {
+        "stage": st.column_config.TextColumn(width=90),
         "progress": st.column_config.ProgressColumn("progress", format="percent", min_value=0, max_value=1),
         "loss": st.column_config.NumberColumn(format="%.2f"),
         "pairs/s": st.column_config.NumberColumn(format="%.0f"),
     }
-    st.dataframe(
+    table.dataframe(
         _member_table(members), hide_index=True, column_config=columns, placeholder="", alt="Progress of each member"
     )
-    batch_size = config.get("config", {}).get("batch_size", 0)
-    if batch_size > 1 and any(member.at_chance(batch_size) for member in members):
+    losses = loss_curves(audit.folder, [member.name for member in members])
+    if len(losses):
+        curves.plotly_chart(
+            loss_figure(losses),
+            key=f"losses-{audit.name}",
+            config={"displayModeBar": False},
+            alt=f"Loss of each member over its epochs: {_losses(members)}",
+        )
+    _warn_at_chance(members, config)
+
+
+def _losses(members: Sequence[MemberProgress]) -> str:
+    return ", ".join(f"{member.name} {member.loss:.2f}" for member in members if member.steps)
+
+
+def _warn_at_chance(members: Sequence[MemberProgress], config: dict[str, object]) -> None:
+    fields = config.get("config")
+    batch_size = fields.get("batch_size") if isinstance(fields, dict) else None
+    if isinstance(batch_size, int) and batch_size > 1 and any(member.at_chance(batch_size) for member in members):
         st.warning(
             "A member's loss is still that of guessing: check that captions fit their pictures, or lower lr.",
             icon=":material/warning:",
         )
 
 
-def _share(member: MemberProgress) -> float:
-    """Return how much of a member is done, from 0 to 1."""
-    if member.stage in ("embedding", "done"):
-        return 1.0
-    return min(1.0, member.step / member.steps) if member.steps else 0.0
+def share_done(members: Sequence[MemberProgress]) -> float:
+    """Return how much of the training of all members is done, from 0 to 1."""
+    return sum(member.share for member in members) / len(members) if members else 0.0
 
 
-def _summary(members: Sequence[MemberProgress]) -> str:
+def summary(members: Sequence[MemberProgress], *, at_work: bool) -> str:
+    """Return in a line how far the members are and, of those at work, how fast and for how long they still train."""
     done = sum(member.stage == "done" for member in members)
     if done == len(members):
-        return "All members are trained; scoring the pairs"
-    return f"{done} of {len(members)} members are done"
+        return "All members are trained; scoring the pairs" if at_work else "All members are trained"
+    parts = [f"{done} of {len(members)} members are done"]
+    training = [member for member in members if member.stage == "training" and member.step]
+    if not at_work:
+        return parts[0]
+    if training:
+        parts.append(f"{sum(member.samples_per_second for member in training):,.0f} samples/s")
+    if left := duration(training_seconds_left(members)):
+        parts.append(f"{left} of training left")
+    return " · ".join(parts)
 
 
 def _member_table(members: Sequence[MemberProgress]) -> pd.DataFrame:
@@ -123,22 +200,9 @@ def _member_table(members: Sequence[MemberProgress]) -> pd.DataFrame:
         {
             "member": [member.name for member in members],
             "stage": [member.stage for member in members],
-            "progress": [_share(member) for member in members],
+            "progress": [member.share for member in members],
             "loss": [member.loss for member in members],
             "pairs/s": [member.samples_per_second for member in members],
-            "left": [_duration(member.seconds_left) if member.stage == "training" else "" for member in members],
+            "left": [duration(member.seconds_left) if member.stage == "training" else "" for member in members],
         }
     )
-
-
-def _duration(seconds: float) -> str:
-    """Return a time in words.
-
-    Example:
-        >>> _duration(125), _duration(math.nan)
-        ('2 min 5 s', '')
-    """
-    if not math.isfinite(seconds):
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,46 +1,108 @@
-"""An image reference → the JPEG bytes of a square thumbnail, or a grey square where the picture cannot be read."""
+"""An image reference → the JPEG bytes of a thumbnail, or of a grey square where the picture cannot be read."""
 
+import base64
 import functools
 import io
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import streamlit as st
 from PIL import Image
 
-from clipmem_core.pairs.pictures import decode, resize
+from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
 
 SIDE = 320
 GREY = (150, 150, 150)
+KEPT_BYTES = 100_000_000
+WORKERS = 2  # Pillow decodes outside Python's lock; the largest pictures take half a gigabyte each
+
+Key = tuple[Path, str, int]
 
 
-def thumbnail(root: Path, image: str) -> tuple[bytes, str]:
+class Kept:
+    """JPEG bytes by their key, the longest unused dropped first: at most `limit` bytes in all."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        self._files: OrderedDict[Key, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Key) -> bytes | None:
+        """Return what is kept under a key, as the latest used."""
+        with self._lock:
+            if key in self._files:
+                self._files.move_to_end(key)
+            return self._files.get(key)
+
+    def put(self, key: Key, data: bytes) -> None:
+        """Keep bytes under a key."""
+        with self._lock:
+            self.size += len(data) - len(self._files.pop(key, b""))
+            self._files[key] = data
+            while self.size > self.limit:
+                self.size -= len(self._files.popitem(last=False)[1])
+
+
+_kept = Kept(KEPT_BYTES)
+
+
+def thumbnail(root: Path, image: str, *, side: int = SIDE) -> tuple[bytes, str]:
     """Return a thumbnail and an empty string, or the placeholder and the reason.
 
     Args:
         root: the data set's folder.
         image: a reference relative to it.
+        side: pixels of the longer side, at most.
     """
+    key = (root, image, side)
+    data = _kept.get(key)
+    if data is not None:
+        return data, ""
     try:
-        return _made(root, image), ""
+        picture = decode(read_bytes(root, image), size=side)
+        picture.thumbnail((side, side))
+        data = _jpeg(picture)
     except (OSError, ValueError) as error:  # InputError and PictureError are ValueErrors
-        return placeholder(), str(error)
+        return placeholder(side), str(error)  # not kept: a folder that comes back shows again
+    _kept.put(key, data)
+    return data, ""
 
 
-@st.cache_data(max_entries=2000, show_spinner=False)
-def _made(root: Path, image: str) -> bytes:
-    """Failures are not kept: a folder that comes back shows again."""
-    return _jpeg(resize(decode(read_bytes(root, image), size=SIDE), SIDE, "longest"))
+def start_thumbnails(root: Path, images: Sequence[str], *, side: int = SIDE) -> list[Future[tuple[bytes, str]]]:
+    """Return what `thumbnail` returns of each image, as soon as it is there: those to be made are made side by side."""
+    return [_start(root, image, side) for image in images]
+
+
+def _start(root: Path, image: str, side: int) -> Future[tuple[bytes, str]]:
+    data = _kept.get((root, image, side))
+    if data is None:
+        return _workers().submit(thumbnail, root, image, side=side)
+    ready: Future[tuple[bytes, str]] = Future()
+    ready.set_result((data, ""))
+    return ready
+
+
+def data_uri(jpeg: bytes) -> str:
+    """Return JPEG bytes as an address that holds them."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 @functools.cache
-def placeholder() -> bytes:
+def _workers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(WORKERS, thread_name_prefix="thumbnail")
+
+
+@functools.cache
+def placeholder(side: int = SIDE) -> bytes:
     """Return a grey square."""
-    return _jpeg(np.full((SIDE, SIDE, 3), GREY, np.uint8))
+    return _jpeg(Image.new("RGB", (side, side), GREY))
 
 
-def _jpeg(pixels: np.ndarray) -> bytes:
+def _jpeg(picture: Image.Image) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=85)
+    picture.save(file, "JPEG", quality=85)
     return file.getvalue()

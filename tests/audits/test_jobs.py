@@ -10,7 +10,17 @@ import pytest
 
 from clipmem_core.audits import jobs
 from clipmem_core.audits.detached import process_start
-from clipmem_core.audits.jobs import Job, find_job, resume_arguments, start_audit, start_job
+from clipmem_core.audits.jobs import (
+    Job,
+    cancel,
+    find_fetch,
+    find_job,
+    list_job_names,
+    resume_arguments,
+    start_audit,
+    start_fetch,
+    start_job,
+)
 from clipmem_core.audits.store import write_json
 from clipmem_core.config import InputError, preset_config
 
@@ -112,8 +122,54 @@ def test_a_job_can_be_interrupted(sleeper: Job) -> None:
     assert "KeyboardInterrupt" in sleeper.last_line
 
 
+def test_a_job_is_cancelled_with_all_it_started_and_says_so() -> None:
+    parent = "import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', sys.argv[1]])"
+    child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    job = start_job([*script(parent), child], name="parent")
+    until(lambda: job.last_line.isdigit())
+    pid = int(job.last_line)
+    cancel(job)
+    until(lambda: job.exit_code is not None and process_start(pid) is None)
+    assert job.cancelled
+    cancel(job)  # and once more: nothing to interrupt, nothing happens
+
+
 def test_there_is_no_job_before_the_first_start() -> None:
     assert find_job("nothing") is None
+    assert list_job_names() == []
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"pid": "x", "started": "1", "command": []}'])
+def test_a_broken_job_is_an_error_that_names_its_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / "jobs" / "odd").mkdir(parents=True)
+    (tmp_path / "jobs" / "odd" / "job.json").write_text(content)
+    with pytest.raises(InputError, match="odd/job.json"):
+        find_job("odd")
+
+
+def test_what_a_job_left_may_be_missing_or_odd(tmp_path: Path) -> None:
+    folder = tmp_path / "jobs" / "old"
+    folder.mkdir(parents=True)
+    write_json(folder / "job.json", {"pid": 1, "started": None, "command": ["x"]})
+    (folder / "exit_code").write_text("nonsense")
+    job = find_job("old")
+    assert job is not None
+    assert (job.exit_code, job.last_line, job.place, job.cancelled) == (None, "", 0, False)
+
+
+def test_jobs_of_audits_are_listed_and_others_are_hidden(tmp_path: Path) -> None:
+    for name in ("a", "b", ".checks/x", ".queue"):
+        (tmp_path / "jobs" / name).mkdir(parents=True)
+        write_json(tmp_path / "jobs" / name / "job.json", {})
+    assert list_job_names() == ["a", "b"]
+
+
+def test_a_set_is_fetched_by_a_job_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(jobs, "start_job_in", lambda folder, command: (folder, command))
+    folder, command = start_fetch("tuxpaint")
+    assert folder == tmp_path / "jobs" / ".sets" / "tuxpaint"
+    assert command == [sys.executable, "-m", "clipmem_core", "fetch", "tuxpaint"]
+    assert find_fetch("tuxpaint") is None
 
 
 def test_a_name_that_leaves_the_folder_is_refused() -> None:
@@ -126,11 +182,13 @@ def test_a_command_that_cannot_start_says_so() -> None:
         start_job(["/no/such/program"], name="absent")
 
 
-def test_an_audit_runs_the_package_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_audit_waits_for_its_turn_and_runs_the_package_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, object] = {}
     monkeypatch.setattr(jobs, "start_job", lambda command, *, name: seen.update(command=command, name=name))
     start_audit(["scenes", "--name", "s"], name="s")
-    assert seen == {"command": [sys.executable, "-m", "clipmem_core", "audit", "scenes", "--name", "s"], "name": "s"}
+    queue = [sys.executable, "-m", "clipmem_core.audits.queue", "s"]
+    audit = [sys.executable, "-m", "clipmem_core", "audit", "scenes", "--name", "s"]
+    assert seen == {"command": queue + audit, "name": "s"}
 
 
 def test_the_package_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,13 @@
+import inspect
 from collections.abc import Callable
 
 import pandas as pd
 import pytest
 
+from clipmem_core.audits import verdict
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.overview import detection_table, join_intervals, load_overview, utility_table
+from clipmem_core.dashboard.overview import detection_table, explain_null, join_intervals, load_overview, utility_table
 
 Copy = Callable[..., Audit]
 
@@ -39,7 +41,7 @@ def test_odd_optional_parts_are_passed_over(copy: Copy, groups: object) -> None:
 def test_json_that_is_no_object_is_named(copy: Copy, name: str) -> None:
     audit = copy()
     (audit.folder / name).write_text("[]")
-    with pytest.raises(InputError, match=f"{name} is not a JSON object"):
+    with pytest.raises(InputError, match=rf"{name} is (not a|no) JSON object"):
         load_overview(audit)
 
 
@@ -77,3 +79,34 @@ def test_detection_shows_each_interval_beside_its_number() -> None:
 
 def test_detection_without_scores_is_empty() -> None:
     assert detection_table(pd.DataFrame({"auroc": [0.5]})).empty
+
+
+NULL = pd.DataFrame({"group": ["candidate", "shared", "external"], "mean": [0.3, -0.0071, 0.0042]})
+
+
+@pytest.mark.parametrize(
+    ("good", "start", "end"),
+    [
+        (True, "The null is near 0: ", "as memorized."),
+        (False, "The null is not near 0: ", "not against 0."),
+        (None, "The null: ", "as memorized."),
+    ],
+)
+def test_the_null_is_told_in_words_as_the_verdict_judged_it(good: bool | None, start: str, end: str) -> None:
+    sentence = explain_null(
+        NULL, {"checks": [{"name": "x", "good": not good}, {"name": "a null group …", "good": good}]}
+    )
+    assert sentence.startswith(start)
+    assert sentence.endswith(end)
+    assert "mean clipmem is −0.007 for shared and +0.004 for external pairs" in sentence
+
+
+@pytest.mark.parametrize("name", ["null groups are flat", "a null group is not flat"])
+def test_the_verdicts_own_names_are_understood(name: str) -> None:
+    """They are those of clipmem_core.audits.verdict, whose source is read here."""
+    assert f'"{name}"' in inspect.getsource(verdict)
+    assert explain_null(NULL, {"checks": [{"name": name, "good": True}]}).startswith("The null is near 0")
+
+
+def test_without_a_null_group_nothing_is_said() -> None:
+    assert explain_null(NULL[:1], {}) == ""

@@ -8,15 +8,14 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.jobs import Job, find_job
-from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.dashboard import running
-from tests.made_audit import HOSTILE
 
 ROOT = Path(__file__).resolve().parents[2]
 Copy = Callable[..., Audit]
 
 
-def open_page(page: str = "pages/overview.py", **parameters: str) -> AppTest:
+def open_page(page: str = "pages/overview.py", /, **parameters: str) -> AppTest:
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=30)
     if page != "app.py":
         app.switch_page(page)
@@ -55,28 +54,9 @@ def test_a_finished_audit_opens(copy: Copy, page: str, protocol: str) -> None:
         protocol,
         "120",
     ]
-    assert len(app.image) == 24
+    assert len(app.image) == 12
     assert "Usable with care: the members generalise, but one null group is not flat." in titles(app)
     assert "→ more repeats, *or* $5" in texts(app)
-
-
-def test_captions_appear_as_they_are_and_only_as_text(copy: Copy) -> None:
-    copy()
-    app = open_page()
-    shown = texts(app)
-    for caption in HOSTILE[:4] + HOSTILE[5:8]:
-        assert caption in shown
-    parsed = [element.value for kind in ("markdown", "caption", "html", "error") for element in app.get(kind)]
-    for word in ("script", "latex", "javascript:", "material/delete", "struck", "# heading"):
-        assert not [value for value in parsed if word in value]
-
-
-def test_a_long_caption_is_cut_and_whole_below_more(copy: Copy) -> None:
-    copy()
-    shown = texts(open_page())
-    assert "x" * 160 + "…" in shown
-    assert "x" * 700 in shown
-    assert max(map(len, shown)) <= 5001
 
 
 def test_without_an_audit_a_button_starts_one(started: list[tuple[list[str], str]]) -> None:
@@ -118,7 +98,7 @@ def test_an_audit_opens_as_soon_as_it_is_finished(copy: Copy) -> None:
     app = open_page()
     write_json(audit.folder / "manifest.json", {"files": {}})
     app.run()
-    assert len(app.image) == 24
+    assert len(app.image) == 12
 
 
 def test_a_loss_at_chance_is_told(copy: Copy) -> None:
@@ -194,34 +174,6 @@ def test_optional_parts_may_be_missing_or_odd(copy: Copy) -> None:
     write_json(audit.folder / "verdict.json", odd)
     write_json(audit.folder / "config.json", {"config": None, "members": None})
     assert "fine" in titles(open_page())
-
-
-def test_missing_pictures_leave_a_placeholder(copy: Copy, tmp_path: Path) -> None:
-    audit = copy()
-    write_json(audit.folder / "config.json", audit.config | {"root": str(tmp_path / "gone")})
-    app = open_page()
-    assert len(app.image) == 24
-    assert len([text for text in texts(app) if text.startswith("Picture cannot be read")]) == 24
-
-
-def test_order_group_and_pages_choose_the_cards(copy: Copy) -> None:
-    audit = copy("paper")
-    app = open_page()
-    app.segmented_control(key="order").select("misfit").run()
-    app.selectbox(key="group").select("independent").run()
-    app.selectbox(key="size").select(12).run()
-    app.pagination(key="page-misfit-independent-12").set_value(2).run()
-    rows = audit.scores.merge(audit.pairs, on="pair_id").query("group == 'independent'")
-    wanted = rows.sort_values("misfit", ascending=False)["pair_id"].tolist()[12:]
-    assert [text.removeprefix("id: ") for text in texts(app) if text.startswith("id: ")] == wanted
-
-
-def test_a_score_that_no_pair_has_is_told(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(misfit=float("nan")))
-    app = open_page()
-    app.segmented_control(key="order").select("misfit").run()
-    assert app.info[0].value == "No pair of this choice has a misfit score."
 
 
 def _unfinished(audit: Audit, *, seconds_ago: float) -> Audit:

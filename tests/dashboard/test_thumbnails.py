@@ -4,20 +4,49 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipmem_core.dashboard.thumbnails import SIDE, placeholder, thumbnail
+from clipmem_core.dashboard.thumbnails import SIDE, Kept, placeholder, start_thumbnails, thumbnail
 
 
 def opened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data))
 
 
-def test_a_picture_becomes_a_square_jpeg_with_its_shape_kept(tmp_path: Path) -> None:
-    Image.new("RGB", (200, 100), "navy").save(tmp_path / "a.png")
+def test_a_picture_becomes_a_small_jpeg_of_the_same_shape(tmp_path: Path) -> None:
+    Image.new("RGB", (2000, 1000), "navy").save(tmp_path / "a.png")
     data, fault = thumbnail(tmp_path, "a.png")
     image = opened(data)
-    assert (image.format, image.size, fault) == ("JPEG", (SIDE, SIDE), "")
-    assert min(image.getpixel((SIDE // 2, 10))) > 240  # white above the picture
-    assert image.getpixel((SIDE // 2, SIDE // 2))[2] > 100
+    assert (image.format, image.size, fault) == ("JPEG", (SIDE, SIDE // 2), "")
+    assert image.getpixel((SIDE // 2, 10))[2] > 100
+    assert opened(thumbnail(tmp_path, "a.png", side=64)[0]).size == (64, 32)
+
+
+def test_a_small_picture_keeps_its_size(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10), "navy").save(tmp_path / "a.png")
+    assert opened(thumbnail(tmp_path, "a.png")[0]).size == (20, 10)
+
+
+def test_many_are_made_side_by_side_and_each_is_its_own(tmp_path: Path) -> None:
+    for side in range(1, 30):
+        Image.new("RGB", (side, 1)).save(tmp_path / f"{side}.png")
+    images = [f"{side}.png" for side in range(1, 31)]
+    for _ in range(2):
+        found = [picture.result() for picture in start_thumbnails(tmp_path, images)]
+        assert [opened(data).width for data, fault in found if not fault] == list(range(1, 30))
+        assert found[29][0] == placeholder()
+
+
+def test_no_more_bytes_are_kept_than_allowed_and_the_longest_unused_go_first() -> None:
+    kept = Kept(10)
+    one, two, three = ((Path(), name, 1) for name in "123")
+    kept.put(one, b"1234")
+    kept.put(two, b"1234")
+    kept.get(one)
+    kept.put(three, b"1234")
+    assert (kept.get(one), kept.get(two), kept.get(three), kept.size) == (b"1234", None, b"1234", 8)
+    kept.put(one, b"12")
+    assert kept.size == 6
+    kept.put(two, b"x" * 11)
+    assert (kept.get(two), kept.size) == (None, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,168 @@
+"""Every audit → a table to choose one from, those at work on top, and the panel of the one that was chosen."""
+
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from clipmem_core.audits.manage import folder_bytes
+from clipmem_core.audits.progress import member_progress, training_seconds_left
+from clipmem_core.audits.states import (
+    BROKEN,
+    DONE,
+    SCORING,
+    TRAINING,
+    WAITING,
+    State,
+    list_states,
+    member_names,
+    odd_names,
+)
+from clipmem_core.audits.store import CONFIG, Audit
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.amounts import duration
+from clipmem_core.dashboard.audit_actions import draw_actions
+from clipmem_core.dashboard.frame import CHOICE, PARAMETER
+from clipmem_core.dashboard.plain import show_strong, show_text
+from clipmem_core.dashboard.running import draw_progress, share_done
+
+TABLE = "audits-table"
+AT_WORK = "audits-at-work"
+COLUMNS = {
+    "state": st.column_config.TextColumn(width=135),
+    "pairs": st.column_config.NumberColumn(format="localized"),
+    "begun": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm"),
+    "size": st.column_config.NumberColumn("size on disk", format="bytes"),
+    "training": st.column_config.NumberColumn(
+        "training (s)", format="%.0f", help="Seconds that its members trained, all of them together."
+    ),
+}
+
+
+def draw_list() -> None:
+    """Draw what is at work, all audits, and the one that was chosen."""
+    states = list_states()
+    _draw_at_work()
+    if not states:
+        st.info("There is no audit yet: start one.", icon=":material/science:")
+        return
+    chosen = _draw_table(states)
+    if odd := odd_names():
+        show_text(f"not shown, since no audit can have such a name: {', '.join(map(repr, odd))}", limit=300)
+    if chosen is None:
+        st.caption("Choose a row to open, rename or delete an audit, or to see how far it is.")
+        return
+    with st.container(border=True):
+        _draw_panel(chosen)
+
+
+def choose(name: str | None) -> None:
+    """Keep the chosen audit in the address and in the session, as every page does."""
+    if name is None:
+        st.session_state.pop(CHOICE, None)
+        st.query_params.pop(PARAMETER, None)
+        return
+    st.session_state[CHOICE] = name
+    st.query_params[PARAMETER] = name
+
+
+@st.fragment(run_every=2)
+def _draw_at_work() -> None:
+    """Draw how far each audit at work is, every two seconds, and the whole page again when one comes or ends."""
+    states = [state for state in list_states() if state.at_work]
+    now = [(state.audit.name, state.word, state.place) for state in states]
+    if st.session_state.get(AT_WORK, now) != now:
+        st.session_state[AT_WORK] = now
+        st.rerun()
+    st.session_state[AT_WORK] = now
+    if not states:
+        return
+    rows = [_work_row(state) for state in states]
+    bar = st.column_config.ProgressColumn("progress", format="percent", min_value=0, max_value=1)
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        column_config={"progress": bar},
+        placeholder="",
+        alt="Progress of each audit that waits or runs",
+    )
+
+
+def _work_row(state: State) -> dict[str, Any]:
+    row = {"at work": state.audit.name, "state": _state_text(state), "progress": 0.0, "training left": ""}
+    if state.word == SCORING:
+        return row | {"progress": 1.0}
+    if state.word != TRAINING:
+        return row
+    members = [member_progress(state.audit.folder, name) for name in member_names(state.audit.config)]
+    return row | {"progress": share_done(members), "training left": duration(training_seconds_left(members))}
+
+
+def _state_text(state: State) -> str:
+    return f"{state.word}, {state.place} before it" if state.word == WAITING else state.word
+
+
+def _draw_table(states: list[State]) -> State | None:
+    """Draw all audits and return the chosen one."""
+    names = [state.audit.name for state in states]
+    asked = st.query_params.get(PARAMETER) or st.session_state.get(CHOICE)
+    place = names.index(asked) if asked in names else None
+    if place is not None:
+        choose(names[place])
+    rows = [place] if place is not None else []
+    st.session_state[TABLE] = {"selection": {"rows": rows, "columns": [], "cells": []}}
+    st.dataframe(
+        pd.DataFrame([_row(state) for state in states]),
+        key=TABLE,
+        hide_index=True,
+        column_config=COLUMNS,
+        placeholder="",
+        on_select=lambda: choose(_selected(names)),
+        selection_mode="single-row",
+        alt="All audits: name, state, data set, protocol, sizes",
+    )
+    return states[place] if place is not None else None
+
+
+def _selected(names: list[str]) -> str | None:
+    rows = st.session_state[TABLE].selection.rows
+    return names[rows[0]] if rows and rows[0] < len(names) else None
+
+
+def _row(state: State) -> dict[str, Any]:
+    audit = state.audit
+    row: dict[str, Any] = {"name": audit.name, "state": _state_text(state)}
+    row |= dict.fromkeys(["data set", "protocol", "preset", "pairs", "members", "begun", "size", "training"])
+    if not state.started:
+        return row
+    try:
+        config = audit.config
+    except InputError:
+        return row | {"state": BROKEN, "size": folder_bytes(audit.folder)}
+    fields = config["config"] if isinstance(config.get("config"), dict) else {}
+    pairs = config.get("pairs")
+    return row | {
+        "data set": str(config.get("source", "")),
+        "protocol": str(config.get("protocol", "")),
+        "preset": str(fields.get("preset", "")),
+        "pairs": pairs if isinstance(pairs, int) else None,
+        "members": len(member_names(config)),
+        "begun": datetime.fromtimestamp((audit.folder / CONFIG).stat().st_mtime),
+        "size": folder_bytes(audit.folder),
+        "training": _trained_for(audit, member_names(config)),
+    }
+
+
+def _trained_for(audit: Audit, members: list[str]) -> float | None:
+    return sum(member_progress(audit.folder, name).seconds for name in members) or None
+
+
+def _draw_panel(state: State) -> None:
+    show_strong(state.audit.name)
+    if state.word == BROKEN:
+        st.error("This audit is broken.", icon=":material/error:")
+        show_text(" ".join(state.fault.split()))
+    elif state.word != DONE:
+        draw_progress(state.audit.name)
+    draw_actions(state, choose)

@@ -1,0 +1,114 @@
+"""A request for an audit → what a check of it found, the time it will take, and the button that starts it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from clipmem_core.audits.checks import Check, Request, find_check, refuse_at_once, start_check
+from clipmem_core.audits.jobs import start_audit
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.amounts import duration
+from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.starting import CHECK, LOADED
+
+SPENT_ON = {
+    "preparing": "reading the data set",
+    "starting": "starting the members",
+    "training": "training",
+    "embedding": "embedding",
+    "scoring": "scoring",
+}
+
+
+def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
+    """Draw the button that checks a request, and what its check found.
+
+    Args:
+        request: what the page's widgets ask for now.
+        started: called with the audit's name once it was started.
+    """
+    checked = st.query_params.get(CHECK) == request.key
+    label = "Check again" if checked else "Check"
+    if st.button(label, type="secondary" if checked else "primary", icon=":material/fact_check:") and _allowed(request):
+        start_check(request)
+        st.query_params[CHECK] = st.session_state[LOADED] = request.key
+        st.rerun()
+    if checked:
+        _draw_result(request, started)
+    elif CHECK in st.query_params:
+        st.caption("The settings have changed since they were checked.")
+    else:
+        st.caption("Reads the data set, opens its pictures, and takes a few real steps to tell how long it will take.")
+
+
+def _allowed(request: Request) -> bool:
+    """Tell whether an audit may start as far as can be seen at once; draw why not."""
+    try:
+        refuse_at_once(request)
+    except InputError as error:
+        _draw_refusal(str(error))
+        return False
+    return True
+
+
+def _draw_refusal(error: str) -> None:
+    st.error("This audit cannot start.", icon=":material/error:")
+    show_text(" ".join(error.split()), limit=1000)
+
+
+@st.fragment(run_every=1)
+def _draw_result(request: Request, started: Callable[[str], None]) -> None:
+    check = find_check(request.key)
+    if check is None:
+        return
+    if check.error:
+        _draw_refusal(check.error)
+        return
+    if check.found is not None:
+        _draw_found(check)
+    _draw_steps(check)
+    if (
+        check.time is not None
+        and st.button("Start", type="primary", icon=":material/play_arrow:")
+        and _allowed(request)
+    ):
+        start_audit(request.arguments, name=request.name)
+        started(request.name)
+
+
+def _draw_steps(check: Check) -> None:
+    """Draw what the check does now, or how long the audit will take."""
+    done, total = check.pictures
+    if check.time is not None:
+        _draw_time(check.time)
+    elif check.job.running:
+        st.progress(0.0, text="Reading the data set" if check.found is None else "Taking a few real steps")
+    if check.job.running and check.time is not None and total:
+        st.progress(done / total, text=f"Opening pictures: {done:,} of {total:,}. You can start meanwhile.")
+
+
+def _draw_found(check: Check) -> None:
+    found: dict[str, Any] = check.found or {}
+    with st.grid(4, min_column_width=140) as grid:
+        grid.metric("Pairs", f"{found['pairs']:,}", border=True)
+        grid.metric("Captions", f"{found['captions']:,}", border=True)
+        grid.metric("In quarantine", f"{found['quarantined']:,}", border=True, help="Rows that cannot be used.")
+        grid.metric("Look-alikes", f"{found['lookalikes']:,}" if check.exact else "…", border=True)
+    st.caption("Groups: " + ", ".join(f"{count:,} {name}" for name, count in found["groups"].items()))
+    if not check.exact and check.job.running:
+        st.caption("Numbers may still change: not every picture has been opened yet.")
+    if found["reasons"]:
+        reasons = pd.DataFrame(found["reasons"], columns=["rows", "reason", "example"])
+        st.dataframe(reasons, hide_index=True, alt="The commonest reasons why rows cannot be used, with an example")
+
+
+def _draw_time(time: dict[str, Any]) -> None:
+    seconds = time["seconds"]
+    st.markdown(f"**About {duration(sum(seconds.values()))}** on this machine, as busy as it was during the check.")
+    parts = [f"{SPENT_ON[name]} {duration(value)}" for name, value in seconds.items() if value >= 0.5]
+    st.caption(
+        f"{time['members']} members, {time['side_by_side']} at a time, {time['steps']:,} steps of "
+        f"{time['step']:.2g} s on {time['trained']:,} pairs each: {', '.join(parts)}."
+    )

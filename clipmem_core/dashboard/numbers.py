@@ -1,0 +1,73 @@
+"""A score → the few digits a person reads, and what may be claimed about it: its error, or the noise floor."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from clipmem_core.audits.store import Audit
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.overview import is_number
+
+ERRORS = {  # the verdict's word → ours
+    "welch": "standard error (Welch)",
+    "paired over seeds": "standard error (paired over seeds)",
+}
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What is known of the uncertainty of clipmem in an audit."""
+
+    error: str = ""  # what the errors of single pairs are; empty where there are none
+    floor: float | None = None  # standard deviation of clipmem over external pairs, which no member learned
+
+    def around(self, clipmem: float | None, error: float | None) -> str:
+        """Return what is written after a pair's clipmem."""
+        if clipmem is None:
+            return ""
+        if error is not None and self.error:
+            return f" ± {error:.2f}"
+        return "" if self.floor is None else f" (noise {self.floor:.2f})"
+
+    def explain(self) -> str:
+        """Return one line on what `around` writes."""
+        if self.error:
+            return f"± {self.error}."
+        floor = "" if self.floor is None else "Noise: SD of clipmem over external pairs, which no member saw."
+        return floor or "This audit does not say how certain clipmem is."
+
+
+def read_noise(audit: Audit) -> Noise:
+    """Return what an audit's verdict says of the uncertainty; nothing where it says nothing or cannot be read."""
+    try:
+        verdict = audit.verdict
+    except InputError:
+        return Noise()
+    if not isinstance(verdict, dict):
+        return Noise()
+    floor: Any = verdict.get("external_sd")
+    error = ERRORS.get(str(verdict.get("se_kind")).lower(), "")
+    return Noise(error, float(floor) if is_number(floor) else None)
+
+
+def number(value: float | None) -> str:
+    """Return a score with the digits that matter.
+
+    Example:
+        >>> number(-0.3456), number(0.0312), number(3.0), number(None)
+        ('−0.35', '0.031', '3.00', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    small = 0 < abs(value) < 0.095
+    return (f"{value:.2g}" if small else f"{value:.2f}").replace("-", "−")
+
+
+def words(column: str) -> str:
+    """Return a column's name as words.
+
+    Example:
+        >>> words("similarity_out")
+        'similarity out'
+    """
+    return column.replace("_", " ")

@@ -1,0 +1,129 @@
+"""A pair → the pairs that a member finds most like it, and the captions that members without it would choose."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import streamlit as st
+
+from clipmem_core.audits.store import Audit
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.address import PAIR, link, peek_selection, read_view
+from clipmem_core.dashboard.deciding import NOTICE, Notice
+from clipmem_core.dashboard.numbers import number
+from clipmem_core.dashboard.pair_decision import as_lines, captions_key
+from clipmem_core.dashboard.plain import cut, show_text
+from clipmem_core.dashboard.thumbnails import thumbnail
+from clipmem_core.review import anatomy
+from clipmem_core.review.cards import PairCard, cards
+from clipmem_core.review.nearest import nearest
+from clipmem_core.review.rows import audit_root
+from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE
+
+THIS_PAGE = "pages/pair.py"
+NEAREST = 6
+CHOICES = 5
+CAPTION_LIMIT, SHORT_LIMIT = 120, 60
+CAPTIONS_SHOWN = 2
+STYLE = (
+    '<style>[class*="st-key-nearest-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }</style>'
+)
+TITLES = {IMAGE_SIDE: "Nearest pictures", TEXT_SIDE: "Nearest captions"}
+
+
+@contextmanager
+def one_line_errors(what: str) -> Iterator[None]:
+    """Say in one line that a part of the page cannot be shown, and why; the rest of the page stays."""
+    try:
+        yield
+    except InputError as error:
+        show_text(f"{what} cannot be shown: {' '.join(str(error).split())}", limit=1000)
+
+
+@st.fragment
+def draw_choices(audit: Audit, card: PairCard) -> None:
+    """Draw the captions that the members which never saw the pair find closest to its picture."""
+    st.subheader("What members that never saw it would call it", anchor=False)
+    with one_line_errors("Their choices"):
+        with st.spinner("Looking through the captions…"):
+            chosen = anatomy.chosen_captions(audit, card.row, k=CHOICES)
+            others = cards(audit, [row for row, _ in chosen.choices])
+        if not chosen.members:
+            st.caption("Every member saw this pair, so none of them can say what it would call it without.")
+            return
+        st.caption(_explain(chosen.own, [cosine for _, cosine in chosen.choices], len(chosen.members)))
+        for other, (_, cosine) in zip(others, chosen.choices, strict=True):
+            _draw_choice(audit, card, other, cosine)
+
+
+def _explain(own: float | None, cosines: Sequence[float], members: int) -> str:
+    who = "One member" if members == 1 else f"{members} members"
+    said = f"{who} never saw it. The pair's own caption has a cosine of {number(own)} with its picture"
+    if own is None or not cosines:
+        return f"{said}."
+    closer = max(cosines) > own
+    rest = "captions of other pairs come closer" if closer else "no caption of another pair comes closer"
+    return f"{said}; {rest}."
+
+
+def _draw_choice(audit: Audit, card: PairCard, other: PairCard, cosine: float) -> None:
+    """Draw one choice with the button that puts it into the captions box."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
+        st.markdown(f"**{number(cosine)}**", width=56)
+        with st.container(gap=None):
+            for caption in other.captions[:CAPTIONS_SHOWN]:
+                show_text(caption, limit=CAPTION_LIMIT)
+        text = as_lines(other.captions)
+        pressed = st.button(
+            "Use",
+            icon=":material/edit:",
+            key=f"use-{other.row}",
+            on_click=_prefill,
+            args=(captions_key(audit, card), text),
+            help="Puts this caption into the captions box; Recaption stores it.",
+        )
+        _draw_link(audit, other)
+    if pressed:
+        st.rerun()
+
+
+def _prefill(key: str, text: str) -> None:
+    st.session_state[key] = text
+    st.session_state[NOTICE] = Notice("The caption is in the box: Recaption (E) stores it.")
+
+
+@st.fragment
+def draw_nearest(audit: Audit, card: PairCard) -> None:
+    """Draw the pairs whose pictures, and those whose captions, a member finds most like this one's."""
+    st.subheader("Most like it", anchor=False)
+    st.html(STYLE)
+    st.caption("The numbers are cosines in the space of one member's encoders.")
+    names = [str(name) for name in audit.config.get("members") or []]
+    member = st.selectbox("In the eyes of member", names, key="nearest_member", width=260)
+    for by, title in TITLES.items():
+        st.markdown(f"**{title}**")
+        with one_line_errors(title):
+            with st.spinner("Looking…"):
+                found = nearest(audit, card.row, by=by, member=member or "", k=NEAREST)
+                others = cards(audit, [row for row, _ in found])
+            _draw_others(audit, others, [cosine for _, cosine in found], by=by)
+
+
+def _draw_others(audit: Audit, others: Sequence[PairCard], cosines: Sequence[float], *, by: str) -> None:
+    """Draw pairs side by side, small: picture, cosine, caption, link."""
+    root = Path(audit_root(audit))
+    with st.grid(NEAREST, min_column_width=115, gap="small", key=f"nearest-{by}") as grid:
+        for other, cosine in zip(others, cosines, strict=True):
+            picture, fault = thumbnail(root, other.image)
+            with grid.cell(), st.container(gap="xsmall"):
+                caption = cut(" ".join(other.captions[:1]), SHORT_LIMIT)
+                st.image(picture, width="stretch", alt="Picture cannot be read" if fault else f"Picture: {caption}")
+                with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+                    st.markdown(f"**{number(cosine)}**", width="content")
+                    _draw_link(audit, other)
+                show_text(caption)
+
+
+def _draw_link(audit: Audit, other: PairCard) -> None:
+    parameters = link(audit, peek_selection(), **{**read_view(), PAIR: other.pair_id})
+    st.page_link(THIS_PAGE, label="Open", query_params=parameters)

@@ -1,0 +1,197 @@
+"""What a person chooses on the page → a request for an audit: data set, name and settings."""
+
+import dataclasses
+import re
+from typing import Any
+
+import streamlit as st
+
+from clipmem_core.audits.checks import Request, find_request
+from clipmem_core.audits.jobs import find_fetch, find_job, start_fetch
+from clipmem_core.audits.settings import PROTOCOLS, audit_name
+from clipmem_core.audits.states import is_name
+from clipmem_core.audits.store import CONFIG, audits_folder
+from clipmem_core.config import PRESETS, AuditConfig, SourceOptions, data_folder, preset_config
+from clipmem_core.dashboard.fields import draw_field, field_names
+from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.trouble import explained_errors
+from clipmem_core.pairs.debian.fetch import CAPTIONS_FILE, PACKAGES
+from clipmem_core.pairs.table import DRAWN
+
+CHECK = "check"  # parameter of the address: the key of the request that was checked
+OTHER_SOURCE = "another: a path, shards, or a hub name"
+MAIN = ("epochs", "batch_size", "captions", "plant_miscaptions", "drop_lookalikes", "seed")
+SET_ELSEWHERE = ("preset", "protocol", "members", "seeds", *MAIN)
+USUAL_REPEATS = 2
+REPETITIONS = {  # protocol → label, usual number, meaning
+    "ensemble": ("Repeats", USUAL_REPEATS, "How often pairs are cut into folds anew; each trains one member a fold."),
+    "paper": ("Seeds", 1, "Pairs of members f and g: 3 give intervals."),
+}
+LOADED = "new-loaded"
+
+
+def draw_request() -> Request:
+    """Draw the choices and return what they ask for; a checked request of the address fills them in at first."""
+    _fill_in()
+    source = _draw_source()
+    preset_column, protocol_column, _ = st.columns([2, 2, 3])
+    with preset_column:
+        preset = _choose("Preset", list(PRESETS), AuditConfig.preset, help="tiny is for trying things out.")
+    with protocol_column:
+        protocol = _choose("Protocol", list(PROTOCOLS), AuditConfig.protocol, help="ensemble scores every pair.")
+    usual = dataclasses.replace(preset_config(preset), protocol=protocol)
+    values, options = _draw_main(usual, drawn=source == DRAWN)
+    with st.expander("Further settings", icon=":material/tune:"):
+        values |= _draw_grid([name for name in field_names(AuditConfig) if name not in SET_ELSEWHERE], usual)
+        options |= _draw_grid([name for name in field_names(SourceOptions) if name not in options], SourceOptions())
+    values |= _members(protocol, values.pop("repetitions"), values["folds"])
+    config = dataclasses.replace(usual, **values, source=SourceOptions(**options))
+    return Request(source, _draw_name(source, config), config)
+
+
+def _choose(label: str, options: list[str], default: str, *, help: str) -> str:
+    key = f"new-{label.lower()}"
+    st.session_state.setdefault(key, default)
+    return st.segmented_control(label, options, key=key, help=help, required=True, persist_state="session") or default
+
+
+def built_in_sources() -> list[str]:
+    """Return the sources that need no typing: the drawn set, and the sets that were fetched."""
+    folder = data_folder() / "sets"
+    fetched = [path.parent for path in sorted(folder.glob(f"[!.]*/{CAPTIONS_FILE}"))]
+    return [DRAWN, *(str(path) for path in fetched if not re.fullmatch(rf"{DRAWN}-\d+-\d+", path.name))]
+
+
+def _draw_source() -> str:
+    options = [*built_in_sources(), OTHER_SOURCE]
+    if st.session_state.get("new-source") not in options:
+        st.session_state["new-source"] = DRAWN
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = st.selectbox("Data set", options, key="new-source", persist_state="session")
+        for name in PACKAGES:
+            if str(data_folder() / "sets" / name) not in options:
+                _draw_fetch(name)
+    if chosen != OTHER_SOURCE:
+        return chosen
+    help_text = "A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with captions, or owner/name."
+    return st.text_input(
+        "Path or name", key="new-path", help=help_text, placeholder="/data/pairs.csv", persist_state="session"
+    ).strip()
+
+
+@st.fragment(run_every=2)
+def _draw_fetch(name: str) -> None:
+    """Draw the button that fetches a set, or what the job says that does it; the page again once it is there."""
+    with explained_errors():
+        job = find_fetch(name)
+    if job is not None and job.running:
+        with st.container(width="content", gap=None):
+            st.caption(f"fetching {name}")
+            show_text(job.last_line, limit=60)
+        return
+    if (data_folder() / "sets" / name / CAPTIONS_FILE).is_file():
+        st.rerun()
+    failed = job is not None and job.exit_code != 0
+    if failed and job is not None:
+        show_text(job.last_line, limit=200)
+    again = "again" if failed else "from Debian's archive"
+    if st.button(f"Fetch {name} {again}", key=f"fetch-{name}", icon=":material/download:"):
+        start_fetch(name)
+        st.rerun(scope="fragment")
+
+
+def _draw_main(usual: AuditConfig, *, drawn: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Draw the settings that matter most: those of the audit, and those of the drawn set.
+
+    `repetitions` are the ensemble's repeats or the paper's seeds.
+    """
+    values: dict[str, Any] = {}
+    with st.grid(4, min_column_width=150, vertical_alignment="bottom") as grid:
+        with grid.container():
+            values["repetitions"] = _draw_repetitions(usual.protocol)
+        for name in MAIN:
+            with grid.container():
+                values[name] = _draw(name, usual)
+        if not drawn:
+            return values, {}
+        with grid.container():
+            return values, {"scenes_pairs": _draw("scenes_pairs", SourceOptions())}
+
+
+def _draw_repetitions(protocol: str) -> int:
+    label, usual, meaning = REPETITIONS[protocol]
+    key = f"new-{label.lower()}"
+    st.session_state.setdefault(key, usual)
+    return int(st.number_input(label, step=1, key=key, help=meaning, persist_state="session") or 0)
+
+
+def _draw_grid(names: list[str], usual: AuditConfig | SourceOptions) -> dict[str, Any]:
+    values = {}
+    with st.grid(4, min_column_width=150, vertical_alignment="bottom") as grid:
+        for name in names:
+            with grid.container():
+                values[name] = _draw(name, usual)
+    return values
+
+
+def _draw(name: str, usual: AuditConfig | SourceOptions) -> Any:
+    preset = usual.preset if isinstance(usual, AuditConfig) else "source"
+    return draw_field(name, getattr(usual, name), key=f"new-{preset}-{name}")
+
+
+def _members(protocol: str, repetitions: int, folds: int) -> dict[str, int]:
+    """Return the fields that say how many members there are, as somebody would type them."""
+    if protocol == "paper":
+        return {"seeds": repetitions}
+    return {"members": 0 if repetitions == USUAL_REPEATS else repetitions * folds}
+
+
+def _draw_name(source: str, config: AuditConfig) -> str:
+    proposed = free_name(audit_name(source, config))
+    typed = st.text_input(
+        "Name", key="new-name", placeholder=proposed, help="The audit's folder.", persist_state="session"
+    )
+    return typed.strip() or proposed
+
+
+def free_name(name: str) -> str:
+    """Return a name, with the first number behind it that makes it one that no audit and no job has."""
+    candidates = [name, *(f"{name}-{number}" for number in range(2, 1000))]
+    return next((each for each in candidates if not _taken(each)), name)
+
+
+def _taken(name: str) -> bool:
+    if not is_name(name):
+        return False
+    with explained_errors():
+        return (audits_folder() / name / CONFIG).is_file() or find_job(name) is not None
+
+
+def _fill_in() -> None:
+    """Once, put the request that the address names into the widgets."""
+    key = st.query_params.get(CHECK, "")
+    if not key or st.session_state.get(LOADED) == key:
+        return
+    st.session_state[LOADED] = key
+    with explained_errors():
+        request = find_request(key)
+    if request is not None:
+        st.session_state.update(_widget_values(request))
+
+
+def _widget_values(request: Request) -> dict[str, Any]:
+    config, known = request.config, built_in_sources()
+    preset = config.preset if config.preset in PRESETS else AuditConfig.preset
+    repeats = config.members // config.folds if config.members and config.folds else USUAL_REPEATS
+    values: dict[str, Any] = {
+        "new-source": request.source if request.source in known else OTHER_SOURCE,
+        "new-path": request.source,
+        "new-preset": preset,
+        "new-protocol": config.protocol if config.protocol in PROTOCOLS else AuditConfig.protocol,
+        "new-seeds": config.seeds,
+        "new-repeats": repeats,
+        "new-name": request.name,
+    }
+    fields = [name for name in field_names(AuditConfig) if name not in ("preset", "protocol", "members", "seeds")]
+    values |= {f"new-{preset}-{name}": getattr(config, name) for name in fields}
+    return values | {f"new-source-{name}": getattr(config.source, name) for name in field_names(SourceOptions)}

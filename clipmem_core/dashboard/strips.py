@@ -1,0 +1,64 @@
+"""An audit → its most memorized and its most misfit pairs, a row of pictures each, with the way to them in Browse."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from clipmem_core.audits.store import Audit
+from clipmem_core.columns import CLIPMEM, MISFIT
+from clipmem_core.dashboard.address import link
+from clipmem_core.dashboard.numbers import number, words
+from clipmem_core.dashboard.plain import as_html, cut
+from clipmem_core.dashboard.thumbnails import start_thumbnails
+from clipmem_core.dashboard.trouble import explained_errors
+from clipmem_core.review.cards import PairCard, cards
+from clipmem_core.review.rows import audit_root, find_rows
+from clipmem_core.review.selection import Selection
+
+SIZE = 6
+CAPTION_LIMIT = 60
+STYLE = """<style>
+[class*="st-key-strip-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }
+.strip-caption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
+</style>"""
+TITLES = {CLIPMEM: "Most memorized", MISFIT: "Probably the wrong caption"}
+MEANINGS = {
+    CLIPMEM: "Members that saw the pair align it far better than members that did not.",
+    MISFIT: "Learned late, and never understood by members that did not see the pair.",
+}
+
+
+def draw_strips(audit: Audit) -> None:
+    """Draw the first pairs of either queue."""
+    st.html(STYLE)
+    for order in TITLES:
+        with explained_errors():
+            _draw_strip(audit, Selection(order=order))
+
+
+def _draw_strip(audit: Audit, selection: Selection) -> None:
+    """Draw the first pairs of a selection; nothing where it holds none."""
+    rows = find_rows(audit, selection, page=1, size=SIZE)
+    if not rows:
+        return
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
+        st.subheader(TITLES[selection.order], anchor=False, width="content")
+        there = link(audit, selection)
+        st.page_link("pages/browse.py", label="Browse in this order", icon=":material/grid_view:", query_params=there)
+    st.caption(MEANINGS[selection.order])
+    found = cards(audit, rows, selection)
+    pictures = start_thumbnails(Path(audit_root(audit)), [card.image for card in found])
+    with st.grid(SIZE, min_column_width=120, gap="small", key=f"strip-{selection.order}") as grid:
+        for card, picture in zip(found, pictures, strict=True):
+            with grid.cell(), st.container(gap="xsmall"):
+                _draw_tile(audit, card, selection, *picture.result())
+
+
+def _draw_tile(audit: Audit, card: PairCard, selection: Selection, picture: bytes, fault: str) -> None:
+    """Draw a picture, its first caption, and its score, which leads to the pair."""
+    caption = cut(" ".join(card.captions[:1]), CAPTION_LIMIT)
+    st.image(picture, width="stretch", alt="Picture cannot be read" if fault else f"Picture: {caption}")
+    score = f"{words(selection.order)} {number(card.scores[selection.order])}"
+    there = link(audit, selection, pair=card.pair_id)
+    st.page_link("pages/pair.py", label=score, icon=":material/arrow_forward:", query_params=there)
+    st.html(f'<div class="strip-caption" dir="auto">{as_html(caption)}</div>')

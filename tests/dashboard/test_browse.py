@@ -1,0 +1,205 @@
+import html
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from clipmem_core.audits.index import write_index
+from clipmem_core.audits.store import Audit, write_table
+from clipmem_core.review.decisions import open_review
+from tests.dashboard.test_pages import open_page, texts
+from tests.made_audit import HOSTILE
+
+Copy = Callable[..., Audit]
+BROWSE = "pages/browse.py"
+
+
+def card_texts(app: AppTest) -> list[str]:
+    return [element.value for element in app.get("html") if 'class="pair-card"' in element.value]
+
+
+def ids(app: AppTest) -> list[str]:
+    """The pairs of the page, in its order."""
+    return [html.unescape(re.search("id: <bdi>(.*?)</bdi>", text)[1]) for text in card_texts(app)]
+
+
+def address(app: AppTest) -> dict[str, str]:
+    return {name: value if isinstance(value, str) else value[-1] for name, value in app.query_params.items()}
+
+
+def everything(audit: Audit) -> pd.DataFrame:
+    return audit.scores.merge(audit.pairs, on="pair_id")
+
+
+def chips(app: AppTest) -> list[str]:
+    return app.multiselect(key="conditions").options if app.multiselect else []
+
+
+def test_the_most_memorized_pairs_come_first(copy: Copy) -> None:
+    audit = copy()
+    app = open_page(BROWSE)
+    wanted = everything(audit).sort_values("clipmem", ascending=False)["pair_id"].tolist()
+    assert ids(app) == wanted[:24]
+    assert len(app.image) == 24
+    assert app.caption[0].value.startswith("**100 pairs.**")
+    assert not chips(app)
+
+
+def test_the_other_queue_is_one_click_away_and_in_the_address(copy: Copy) -> None:
+    audit = copy()
+    app = open_page(BROWSE)
+    app.segmented_control(key="queue").select("misfit").run()
+    wanted = everything(audit).sort_values("misfit", ascending=False)["pair_id"].tolist()
+    assert ids(app) == wanted[:24]
+    assert address(app) == {"audit": "made", "order": "misfit"}
+    assert ids(open_page(BROWSE, order="misfit")) == wanted[:24]
+
+
+def test_pages_follow_each_other_and_a_link_opens_one(copy: Copy) -> None:
+    audit = copy("paper")
+    rows = everything(audit).query("group == 'independent'")
+    wanted = rows.sort_values("misfit", ascending=False)["pair_id"].tolist()
+    app = open_page(BROWSE, order="misfit", group="independent", size="12")
+    assert ids(app) == wanted[:12]
+    next(button for button in app.button if button.label == "Next").click().run()
+    assert ids(app) == wanted[12:]
+    assert address(app)["page"] == "2"
+    app.pagination[0].set_value(1).run()
+    assert ids(app) == wanted[:12]
+    assert "page" not in address(app)
+
+
+def test_a_page_beyond_the_last_shows_the_last(copy: Copy) -> None:
+    copy()
+    assert ids(open_page(BROWSE, page="99")) == ids(open_page(BROWSE, page="5"))
+    assert len(ids(open_page(BROWSE, page="99"))) == 4
+
+
+def test_another_filter_begins_at_the_first_page(copy: Copy) -> None:
+    audit = copy()
+    app = open_page(BROWSE, page="3", size="12")
+    app.selectbox(key="label").select("circle").run()
+    wanted = everything(audit).query("label == 'circle'").sort_values("clipmem", ascending=False)
+    assert ids(app) == wanted["pair_id"].tolist()[:12]
+    assert address(app) == {"audit": "made", "size": "12", "label": "circle"}
+
+
+def test_filters_narrow_the_pairs_and_their_chips_widen_them(copy: Copy) -> None:
+    audit = copy()
+    rows = everything(audit)
+    app = open_page(BROWSE, size="96")
+    app.text_input(key="words").set_value("CIRCLE").run()
+    app.selectbox(key="planted").select("none").run()
+    app.number_input(key="range-low").set_value(0.2)
+    next(button for button in app.button if button.label == "Add").click().run()
+    told = rows["captions"].map(lambda captions: "circle" in " ".join(captions).lower())
+    kept = rows[told & rows["planted"].isna() & (rows["clipmem"] >= 0.2)]
+    assert set(ids(app)) == set(kept["pair_id"])
+    assert chips(app) == ["planted: none", "words: CIRCLE", "clipmem ≥ 0.2"]
+    app.multiselect(key="conditions").unselect(0).run()
+    assert set(ids(app)) == set(rows[told & (rows["clipmem"] >= 0.2)]["pair_id"])
+    next(button for button in app.button if button.label == "Clear all").click().run()
+    assert address(app) == {"audit": "made", "size": "96"}
+    assert len(ids(app)) == 96
+
+
+def test_an_order_by_any_score_has_it_on_the_cards_in_bold(copy: Copy) -> None:
+    audit = copy()
+    app = open_page(BROWSE)
+    app.selectbox(key="order").select("learned").run()
+    app.selectbox(key="ascending").select(True).run()
+    assert ids(app) == everything(audit).sort_values("learned")["pair_id"].tolist()[:24]
+    assert '<span class="name order">learned</span>' in card_texts(app)[0]
+    assert address(app) == {"audit": "made", "order": "learned", "ascending": "1"}
+
+
+def test_decided_pairs_wear_a_badge_and_can_be_left_out(copy: Copy) -> None:
+    audit = copy()
+    first, second = ids(open_page(BROWSE))[:2]
+    open_review(audit).decide([first], "remove")
+    app = open_page(BROWSE)
+    assert ">remove</span>" in card_texts(app)[0]
+    assert "badge" not in card_texts(app)[1]
+    app.selectbox(key="decision").select("undecided").run()
+    assert ids(app)[0] == second
+
+
+def test_nothing_found_tells_which_condition_to_give_up(copy: Copy) -> None:
+    copy()
+    app = open_page(BROWSE, label="circle", words="nowhere")
+    assert app.info[0].value == "No pair fits all of these conditions."
+    assert [text for text in texts(app) if text.startswith("without “words: nowhere”: ")]
+    assert not [text for text in texts(app) if text.startswith("without “label")]
+    assert "clear them all" in open_page(BROWSE, label="<b>", words="nowhere").caption[-1].value
+
+
+def test_a_score_that_no_pair_has_is_told(copy: Copy) -> None:
+    audit = copy()
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(misfit=float("nan")))
+    app = open_page(BROWSE)
+    app.segmented_control(key="queue").select("misfit").run()
+    assert app.info[0].value == "No pair of this audit has a score misfit."
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"words": HOSTILE[0], "label": HOSTILE[2], "group": HOSTILE[1], "planted": ":red[x]", "member": "$x$"},
+        {"order": "<b>", "range": "clipmem:x:", "outline": "a:b:1"},
+        {"page": "-3", "size": "7", "layout": "<b>", "decision": "**x**"},
+        {"order": "match"},
+    ],
+)
+def test_a_hostile_address_is_only_text(copy: Copy, given: dict[str, str]) -> None:
+    copy()
+    app = open_page(BROWSE, **given)
+    parsed = " ".join(element.value for kind in ("markdown", "caption", "warning") for element in app.get(kind))
+    assert not [value for value in given.values() if value in parsed and value not in ("match",)]
+    assert not app.error
+
+
+def test_independent_pairs_come_with_the_lowest_first(copy: Copy) -> None:
+    audit = copy("paper")
+    app = open_page(BROWSE)
+    app.selectbox(key="group").select("independent").run()
+    rows = everything(audit).query("group == 'independent'").sort_values("clipmem")
+    assert ids(app) == rows["pair_id"].tolist()
+    assert app.selectbox(key="ascending").options == ["lowest first", "highest first"]
+    assert "learned by g, which is subtracted" in app.caption[0].value
+
+
+@pytest.fixture
+def searchable(copy: Copy) -> tuple[Audit, np.ndarray]:
+    """An audit whose first member has embeddings of pictures, and these."""
+    audit = copy()
+    vectors = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    audit.member("m0").mkdir(parents=True)
+    write_index(audit.member("m0") / "image.faiss", vectors)
+    return audit, vectors
+
+
+def test_more_like_a_picture_shows_the_closest_first(searchable: tuple[Audit, np.ndarray]) -> None:
+    audit, vectors = searchable
+    app = open_page(BROWSE, group="scored", size="12")
+    pair = ids(app)[3]
+    app.menu_button[3].click("image").run()
+    row = audit.pairs["pair_id"].tolist().index(pair)
+    wanted = audit.pairs["pair_id"].iloc[np.argsort(-vectors @ vectors[row], kind="stable")[:12]].tolist()
+    assert ids(app) == wanted
+    assert address(app) == {"audit": "made", "size": "12", "like": pair}
+    assert chips(app) == [f"pictures like that of: {pair}"]
+    assert '<span class="name order">match</span><span class="value order">1.00</span>' in card_texts(app)[0]
+
+
+@pytest.mark.parametrize("given", [{"like": "absent"}, {"meaning": "a frog", "member": "../.."}, {"like": "x" * 9000}])
+def test_a_search_that_cannot_be_made_is_one_line_and_can_be_cleared(copy: Copy, given: dict[str, str]) -> None:
+    copy()
+    app = open_page(BROWSE, **given)
+    assert app.error[0].value == "This search cannot be made."
+    next(button for button in app.button if button.label == "Clear all").click().run()
+    assert not app.error
+    assert len(ids(app)) == 24

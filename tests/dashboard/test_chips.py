@@ -1,0 +1,89 @@
+import pytest
+
+from clipmem_core.dashboard.chips import changed, cleared, conditions, learned_by_g, queue_of, with_queue, with_range
+from clipmem_core.review.selection import MATCH, Range, Selection, box
+
+EVERYTHING = Selection(
+    order=MATCH,
+    group="scored",
+    label="cat",
+    planted="any",
+    decision="undecided",
+    words="a b",
+    ranges=(Range("clipmem", 0.5), Range("misfit", None, 1.0), Range("se", 0.0, 0.25)),
+    outline=box("similarity_out", "clipmem", (0, 1), (0, 1)),
+    meaning="a frog",
+    like="x.png",
+    by="text",
+    member="m0",
+)
+
+
+def test_every_condition_is_named() -> None:
+    assert [text for text, _ in conditions(EVERYTHING)] == [
+        "group: scored",
+        "label: cat",
+        "planted: any",
+        "decision: undecided",
+        "words: a b",
+        "clipmem ≥ 0.5",
+        "misfit ≤ 1",
+        "se 0 to 0.25",
+        "outlined on similarity out and clipmem",
+        "captions close to: a frog",
+        "captions like that of: x.png",
+        "encoders of m0",
+    ]
+
+
+def test_each_is_removed_alone_and_removing_all_leaves_none() -> None:
+    for place, (text, rest) in enumerate(conditions(EVERYTHING)):
+        left = [other for other, _ in conditions(EVERYTHING)]
+        assert [other for other, _ in conditions(rest)] == left[:place] + left[place + 1 :], text
+    selection = EVERYTHING
+    while conditions(selection):
+        selection = conditions(selection)[0][1]
+    assert selection.order == "clipmem"
+    assert not selection.searched
+    assert conditions(cleared(EVERYTHING)) == []
+
+
+def test_an_outline_on_a_map_of_embeddings_takes_its_map_along() -> None:
+    drawn = Selection(outline=box("map_x", "map_y", (0, 1), (0, 1)), map="m0.image")
+    ((text, rest),) = conditions(drawn)
+    assert text == "outlined on the map of embeddings m0.image"
+    assert rest == Selection()
+
+
+def test_a_chip_is_one_short_line() -> None:
+    ((text, _),) = conditions(Selection(words="x\ny " * 100))
+    assert text.startswith("words: x y x y")
+    assert len(text) <= 61
+    assert "\n" not in text
+
+
+def test_a_search_is_ordered_by_match_from_its_first_word_to_its_last() -> None:
+    begun = changed(Selection(order="misfit", ascending=True), meaning="a frog")
+    assert (begun.order, begun.ascending) == (MATCH, False)
+    ordered = changed(begun, order="se")
+    assert changed(ordered, meaning="a toad").order == "se"
+    assert changed(begun, meaning="").order == "clipmem"
+
+
+@pytest.mark.parametrize(("group", "turned"), [("independent", True), ("candidate", False), ("", False)])
+def test_only_independent_pairs_alone_were_learned_by_g(group: str, turned: bool) -> None:
+    assert learned_by_g(Selection(group=group)) is turned
+    assert not learned_by_g(Selection(group=group, order="misfit"))
+
+
+def test_a_queue_keeps_the_filters_and_ends_the_search() -> None:
+    queue = with_queue(EVERYTHING, "misfit")
+    assert (queue.order, queue.searched, queue.group) == ("misfit", False, "scored")
+    assert queue_of(queue) == "misfit"
+    assert queue_of(EVERYTHING) is None
+    assert queue_of(Selection(order="misfit", ascending=True)) is None
+
+
+def test_a_range_replaces_that_of_the_same_score_and_its_ends_may_be_swapped() -> None:
+    selection = with_range(Selection(ranges=(Range("se", 0.5), Range("misfit", 1.0))), Range("se", 2.0, 1.0))
+    assert selection.ranges == (Range("misfit", 1.0), Range("se", 1.0, 2.0))

@@ -1,0 +1,228 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from clipmem_core.audits.store import Audit
+from clipmem_core.dashboard import deciding
+from clipmem_core.review.decisions import Decision, open_review
+from tests.dashboard.test_pages import open_page, texts
+
+Copy = Callable[..., Audit]
+PAIR = "pages/pair.py"
+
+
+def ids(audit: Audit) -> list[str]:
+    """The pairs of the audit, the most memorized first."""
+    return audit.scores.sort_values("clipmem", ascending=False)["pair_id"].tolist()
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    next(button for button in app.button if button.label == label).click()
+    app.run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def current(audit: Audit, pair_id: str) -> Decision | None:
+    return open_review(audit).current(pair_id)
+
+
+def decided(audit: Audit, pair_id: str) -> str | None:
+    entry = current(audit, pair_id)
+    return entry.decision if entry else None
+
+
+def toasts(app: AppTest) -> str:
+    return " ".join(toast.value for toast in app.toast)
+
+
+@pytest.mark.parametrize(("label", "decision"), [("Keep", "keep"), ("Remove", "remove")])
+def test_a_press_is_stored_at_once_and_the_next_undecided_pair_comes(copy: Copy, label: str, decision: str) -> None:
+    audit = copy()
+    first, second, third = ids(audit)[:3]
+    open_review(audit).decide([second], "keep")
+    app = press(open_page(PAIR, audit="made", pair=first), label)
+    assert decided(audit, first) == decision
+    assert app.query_params["pair"] == third
+    assert f"Stored: {decision}." in toasts(app)
+    assert first in texts(app)
+
+
+def test_without_going_on_the_pair_stays_and_its_badge_changes(copy: Copy) -> None:
+    audit = copy()
+    first = ids(audit)[0]
+    app = open_page(PAIR, audit="made", pair=first)
+    assert "undecided" in badges(app)
+    app.toggle[0].set_value(False).run()
+    press(app, "Remove")
+    assert app.query_params["pair"] == first
+    assert "remove" in badges(app)
+    assert "undecided" not in badges(app)
+
+
+def badges(app: AppTest) -> str:
+    return " ".join(element.value for element in app.markdown if "-badge[" in element.value)
+
+
+def test_a_filter_by_decision_does_not_lose_the_next_pair(copy: Copy) -> None:
+    audit = copy()
+    first, second = ids(audit)[:2]
+    app = press(open_page(PAIR, audit="made", pair=first, decision="undecided"), "Keep")
+    assert app.query_params["pair"] == second
+
+
+def test_the_last_undecided_pair_stays_and_says_so(copy: Copy) -> None:
+    audit = copy()
+    *others, last = ids(audit)
+    open_review(audit).decide(others, "keep")
+    app = press(open_page(PAIR, audit="made", pair=last), "Keep")
+    assert app.query_params["pair"] == last
+    assert "No undecided pair is left" in toasts(app)
+
+
+def test_undo_takes_back_one_after_the_other_and_shows_the_pair(copy: Copy) -> None:
+    audit = copy()
+    first, second = ids(audit)[:2]
+    app = press(press(open_page(PAIR, audit="made", pair=first), "Keep"), "Remove")
+    press(app, "Undo")
+    assert (decided(audit, first), decided(audit, second)) == ("keep", None)
+    assert app.query_params["pair"] == second
+    press(app, "Undo")
+    assert decided(audit, first) is None
+    assert app.query_params["pair"] == first
+    assert "Undone" in toasts(app)
+
+
+def test_undo_leaves_alone_what_somebody_else_decided_last(copy: Copy) -> None:
+    audit = copy()
+    first, second = ids(audit)[:2]
+    app = press(open_page(PAIR, audit="made", pair=first), "Keep")
+    open_review(audit).decide([second], "remove")
+    press(app, "Undo")
+    assert (decided(audit, first), decided(audit, second)) == (None, "remove")
+
+
+def test_with_nothing_to_undo_it_says_so(copy: Copy) -> None:
+    copy()
+    assert "nothing to undo" in toasts(press(open_page(PAIR, audit="made"), "Undo"))
+
+
+def test_who_was_overtaken_is_warned_and_undo_brings_theirs_back(copy: Copy) -> None:
+    audit = copy()
+    first = ids(audit)[0]
+    app = open_page(PAIR, audit="made", pair=first)
+    open_review(audit).decide([first], "remove")
+    press(app, "Keep")
+    assert "somebody else had just said remove" in toasts(app)
+    assert decided(audit, first) == "keep"
+    press(app, "Undo")
+    assert decided(audit, first) == "remove"
+
+
+def test_what_somebody_else_says_shows_and_then_no_longer_overtakes(copy: Copy) -> None:
+    audit = copy()
+    first = ids(audit)[0]
+    app = open_page(PAIR, audit="made", pair=first)
+    open_review(audit).decide([first], "remove", note="not a boat")
+    app.run()
+    assert "remove" in badges(app)
+    assert "note: not a boat" in texts(app)
+    press(app, "Keep")
+    assert "somebody else" not in toasts(app)
+
+
+def test_a_log_that_cannot_be_written_is_told(copy: Copy, data: Path) -> None:
+    copy()
+    app = open_page(PAIR, audit="made")
+    (data / "review").write_text("not a folder")
+    press(app, "Keep")
+    assert "could not be stored" in toasts(app)
+
+
+def bulk() -> None:
+    """A page of the buttons for many pairs."""
+    import streamlit as st
+
+    from clipmem_core.audits.store import list_audits
+    from clipmem_core.dashboard.deciding import draw_bulk, draw_notice
+    from clipmem_core.review.rows import count_pairs
+    from clipmem_core.review.selection import Selection
+
+    audit = list_audits()[0]
+    selection = Selection(group=st.session_state.get("group", ""))
+    draw_bulk(audit, selection, count_pairs(audit, selection), st.session_state.get("ticked", []))
+    draw_notice(audit, key="bulk")
+
+
+def bulk_page(**state: object) -> AppTest:
+    app = AppTest.from_function(bulk, default_timeout=30)
+    for key, value in state.items():
+        app.session_state[key] = value
+    app.run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def labels(app: AppTest) -> list[str]:
+    return [button.label for button in app.button]
+
+
+def test_a_whole_selection_is_decided_after_a_yes_and_undone(copy: Copy) -> None:
+    audit = copy("paper")
+    wanted = audit.scores.query("group == 'candidate'")["pair_id"]
+    app = press(bulk_page(group="candidate"), "Remove")
+    assert open_review(audit).counts().get("remove", 0) == 0
+    press(app, "Yes, remove: 20 pairs")
+    assert set(open_review(audit).decisions(audit.pairs["pair_id"].tolist())) == set(wanted)
+    assert open_review(audit).counts()["remove"] == 20
+    assert "Stored: remove, for 20 pairs." in toasts(app)
+    press(app, "Undo")
+    assert open_review(audit).counts().get("remove", 0) == 0
+    assert "Undone: remove, 20 pairs." in toasts(app)
+
+
+def test_a_no_stores_nothing(copy: Copy) -> None:
+    audit = copy()
+    app = press(press(bulk_page(), "Keep"), "No")
+    assert open_review(audit).position() == 0
+    assert not [label for label in labels(app) if label.startswith("Yes")]
+
+
+def test_ticked_pairs_come_first_and_one_alone_needs_no_question(copy: Copy) -> None:
+    audit = copy()
+    some = audit.pairs["pair_id"][:3].tolist()
+    app = bulk_page(ticked=some)
+    assert app.selectbox[0].options == ["the 3 pairs ticked", "all 100 pairs of this selection"]
+    press(press(app, "Keep"), "Yes, keep: 3 pairs")
+    assert {decided(audit, pair_id) for pair_id in some} == {"keep"}
+    assert open_review(audit).counts()["keep"] == 3
+    press(bulk_page(ticked=some[:1]), "Undecided")
+    assert [decided(audit, pair_id) for pair_id in some] == [None, "keep", "keep"]
+
+
+def test_a_question_about_other_pairs_is_forgotten(copy: Copy) -> None:
+    copy("paper")
+    app = press(bulk_page(), "Keep")
+    app.session_state["group"] = "shared"
+    app.run()
+    assert not [label for label in labels(app) if label.startswith("Yes")]
+
+
+def test_a_selection_that_changed_since_the_question_is_asked_about_again(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = copy()
+    app = press(bulk_page(), "Remove")
+    monkeypatch.setattr(deciding, "pair_ids", lambda audit, selection: ["images/000.png", "images/001.png"])
+    press(app, "Yes, remove: 100 pairs")
+    assert open_review(audit).position() == 0
+    assert "has changed in the meantime" in toasts(app)
+    press(app, "Yes, remove: 2 pairs")
+    assert open_review(audit).counts()["remove"] == 2
+
+
+def test_recaption_is_not_offered_for_many(copy: Copy) -> None:
+    copy()
+    assert labels(bulk_page()) == ["Keep", "Remove", "Undecided"]

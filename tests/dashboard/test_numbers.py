@@ -1,0 +1,59 @@
+from collections.abc import Callable
+
+import pytest
+
+from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.dashboard.numbers import Noise, number, read_noise
+
+Copy = Callable[..., Audit]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.6612, "0.66"),
+        (-1.5, "−1.50"),
+        (0.0312, "0.031"),
+        (0.0, "0.00"),
+        (12.0, "12.00"),
+        (None, "–"),
+        (1e-9, "1e−09"),
+    ],
+)
+def test_a_number_has_the_digits_that_matter(value: float | None, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_nothing_that_is_no_number_is_shown_as_one() -> None:
+    assert number(float("nan")) == number(float("inf")) == "–"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "noise"),
+    [
+        ({"se_kind": "welch", "external_sd": 0.2}, Noise("standard error (Welch)", 0.2)),
+        ({"se_kind": "sd of external", "external_sd": 0.2}, Noise("", 0.2)),
+        ({"se_kind": ["<b>"], "external_sd": "x"}, Noise()),
+        ({}, Noise()),
+        ([], Noise()),
+    ],
+)
+def test_noise_is_what_the_verdict_says(copy: Copy, verdict: object, noise: Noise) -> None:
+    audit = copy()
+    write_json(audit.folder / "verdict.json", verdict)
+    assert read_noise(audit) == noise
+
+
+def test_a_missing_verdict_says_nothing(copy: Copy) -> None:
+    audit = copy()
+    (audit.folder / "verdict.json").unlink()
+    assert read_noise(audit) == Noise()
+
+
+def test_an_error_is_shown_where_there_is_one_and_else_the_noise_floor() -> None:
+    known = Noise("standard error", 0.2)
+    assert known.around(0.5, 0.046) == " ± 0.05"
+    assert known.around(0.5, None) == " (noise 0.20)"
+    assert Noise("", 0.2).around(0.5, 0.2) == " (noise 0.20)"
+    assert Noise().around(0.5, None) == known.around(None, 0.1) == ""
+    assert "not say" in Noise().explain()

@@ -1,0 +1,247 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from clipmem_core.audits.index import write_index
+from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit, write_json, write_table
+from tests.dashboard.test_deciding import press
+from tests.dashboard.test_pages import open_page, texts
+from tests.made_audit import HOSTILE
+
+Copy = Callable[..., Audit]
+PAIR = "pages/pair.py"
+NAMES = {"ensemble": ["r0-f0", "r0-f1", "r1-f0", "r1-f1"]}
+SEEN_BY_ALL = "Every member saw this pair"
+
+
+def true_membership(audit: Audit, names: list[str]) -> pd.DataFrame:
+    """Who trains on what, as the protocol has it: f and g by group, otherwise the folds of each repeat by row."""
+    table = audit.membership[["pair_id", "group"]]
+    for name in names:
+        learned = {"f": "candidate", "g": "independent"}.get(name[0])
+        fold = (table["group"] == "scored") & (np.arange(len(table)) % 2 != int(name[-1]))
+        table = table.assign(**{name: table["group"].isin(["shared", learned]) if learned else fold})
+    return table
+
+
+@pytest.fixture
+def whole(copy: Copy) -> Callable[..., Audit]:
+    """Copy a made audit and give its members embeddings of random directions; true membership of their protocol."""
+
+    def made(protocol: str = "ensemble") -> Audit:
+        audit = copy(protocol)
+        rng = np.random.default_rng(0)
+        names = NAMES.get(protocol, audit.config["members"])
+        write_json(audit.folder / "config.json", audit.config | {"members": names})
+        for path in (audit.member(name) / f"{side}.faiss" for name in names for side in ("image", "text")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            vectors = rng.normal(size=(len(audit.pairs), 8))
+            write_index(path, 0.9 * vectors / np.linalg.norm(vectors, axis=1)[:, None])
+        write_table(audit.folder / MEMBERSHIP, true_membership(audit, names))
+        return audit
+
+    return made
+
+
+def shown(app: AppTest) -> str:
+    return " ".join(element.value for kind in ("markdown", "caption") for element in app.get(kind))
+
+
+def subheaders(app: AppTest) -> list[str]:
+    return [element.value for element in app.subheader]
+
+
+def pair_of(audit: Audit, group: str) -> str:
+    return audit.scores.query("group == @group")["pair_id"].iloc[-1]
+
+
+@pytest.mark.parametrize("protocol", ["ensemble", "paper"])
+def test_without_a_pair_the_most_memorized_one_opens(whole: Callable[..., Audit], protocol: str) -> None:
+    audit = whole(protocol)
+    app = open_page(PAIR, audit="made")
+    wanted = audit.scores.sort_values("clipmem", ascending=False)["pair_id"].iloc[0]
+    assert app.query_params["pair"] == wanted
+    assert f"id: {wanted}" in texts(app)
+    assert "1 of 100" in shown(app)
+    assert len(app.image) == 1 + 2 * 6
+    assert not app.error
+    assert not [text for text in texts(app) if "cannot be shown" in text]
+
+
+@pytest.mark.parametrize("protocol", ["ensemble", "paper"])
+@pytest.mark.parametrize("group", ["external", "shared", "independent"])
+def test_a_pair_of_any_group_opens(whole: Callable[..., Audit], protocol: str, group: str) -> None:
+    audit = whole(protocol)
+    if group not in set(audit.scores["group"]):
+        return
+    app = open_page(PAIR, audit="made", pair=pair_of(audit, group))
+    assert not [text for text in texts(app) if "cannot be shown" in text]
+    assert (SEEN_BY_ALL in shown(app)) == (group == "shared")
+
+
+def test_a_link_opens_its_pair_with_all_that_is_known_of_it(whole: Callable[..., Audit]) -> None:
+    audit = whole()
+    app = open_page(PAIR, audit="made", pair="images/020.png")
+    pair = audit.pairs.iloc[20]
+    assert {*pair["captions"], f"label: {pair['label']}", f"{pair['width']} × {pair['height']} pixels"} <= set(
+        texts(app)
+    )
+    score = audit.scores.iloc[20]
+    place = (audit.scores["clipmem"] > score["clipmem"]).sum() + 1
+    assert f"{place} of 100" in shown(app)
+    assert "planted: miscaption" in " ".join(element.value for element in app.get("html"))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "around"),
+    [({"se_kind": "welch"}, " ± 0.02"), ({"se_kind": "sd of external", "external_sd": 0.31}, "0.31")],
+)
+def test_clipmem_stands_beside_what_it_may_be_off_by(copy: Copy, verdict: dict[str, object], around: str) -> None:
+    audit = copy()
+    write_json(audit.folder / "verdict.json", verdict)
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(clipmem=0.2, se=0.02))
+    app = open_page(PAIR, audit="made", pair="images/020.png")
+    (clipmem,) = [metric.value for metric in app.metric if metric.label == "clipmem"]
+    assert clipmem.startswith("0.20")
+    assert around in clipmem
+
+
+def test_the_means_are_those_of_the_scores(whole: Callable[..., Audit]) -> None:
+    audit = whole()
+    app = open_page(PAIR, audit="made", pair="images/020.png")
+    means, members = (table.value for table in app.dataframe)
+    score = audit.scores.iloc[20]
+    assert means.loc["positive"].tolist()[:2] == pytest.approx([score["positive_in"], score["positive_out"]], abs=6e-4)
+    assert members["member"].tolist() == audit.config["members"]
+    assert members["trained"].tolist() == audit.membership.loc[20, audit.config["members"]].tolist()
+
+
+@pytest.mark.parametrize("row", range(8))
+def test_hostile_captions_are_text(whole: Callable[..., Audit], row: int) -> None:
+    whole()
+    app = open_page(PAIR, audit="made", pair=f"images/{row:03d}.png")
+    assert HOSTILE[row] in texts(app)
+    parsed = [
+        element.value for kind in ("markdown", "caption", "error", "warning", "info") for element in app.get(kind)
+    ]
+    parsed += [button.label for button in app.button]
+    for word in ("script", "latex", "javascript:", "material/delete:", "struck", "# heading"):
+        assert not [value for value in parsed if word in value]
+
+
+@pytest.mark.parametrize("pair", ["absent", "../../etc/passwd", "[x](javascript:alert(1))", "' OR 1=1 --"])
+def test_an_unknown_pair_is_one_line_and_a_way_back(copy: Copy, pair: str) -> None:
+    copy()
+    app = open_page(PAIR, audit="made", pair=pair)
+    assert app.warning[0].value == "This audit has no such pair."
+    assert f"asked for: {pair}" in texts(app)
+    assert not app.image
+    assert not app.error
+
+
+def test_a_selection_without_pairs_is_told(copy: Copy) -> None:
+    copy()
+    assert open_page(PAIR, audit="made", group="candidate").info[0].value == "No pair fits this selection."
+
+
+def test_previous_and_next_walk_in_the_order_of_the_selection(copy: Copy) -> None:
+    audit = copy()
+    wanted = audit.scores.dropna(subset="misfit").sort_values("misfit", ascending=False)["pair_id"].tolist()
+    app = open_page(PAIR, audit="made", order="misfit")
+    walked = [app.query_params["pair"]]
+    for _ in range(3):
+        press(app, "Next")
+        walked.append(app.query_params["pair"])
+    assert walked == wanted[:4]
+    press(app, "Previous")
+    assert app.query_params["pair"] == wanted[2]
+    assert app.query_params["order"] == "misfit"
+
+
+def test_at_the_ends_there_is_no_way_further(copy: Copy) -> None:
+    audit = copy()
+    order = audit.scores.sort_values("clipmem", ascending=False)["pair_id"].tolist()
+    for pair, label in ((order[0], "Previous"), (order[-1], "Next")):
+        app = open_page(PAIR, audit="made", pair=pair)
+        assert [button.label for button in app.button if button.disabled] == [label]
+
+
+def test_a_picture_that_cannot_be_read_leaves_the_rest(copy: Copy, tmp_path: Path) -> None:
+    audit = copy()
+    write_json(audit.folder / "config.json", audit.config | {"root": str(tmp_path / "gone")})
+    app = open_page(PAIR, audit="made", pair="images/020.png")
+    assert [text for text in texts(app) if text.startswith("Picture cannot be read")]
+    assert "id: images/020.png" in texts(app)
+
+
+def test_a_picture_outside_the_data_set_is_not_shown(copy: Copy, tmp_path: Path) -> None:
+    audit = copy()
+    root = tmp_path / "root"
+    root.mkdir()
+    shutil.copy(Path(audit.config["root"]) / "images/000.png", tmp_path / "secret.png")
+    write_json(audit.folder / "config.json", audit.config | {"root": str(root)})
+    write_table(audit.folder / PAIRS, audit.pairs.assign(image="../secret.png"))
+    app = open_page(PAIR, audit="made", pair="images/020.png")
+    assert [text for text in texts(app) if text.startswith("Picture cannot be read") and "leaves" in text]
+
+
+def test_without_members_files_the_rest_is_shown_and_each_gap_is_one_line(whole: Callable[..., Audit]) -> None:
+    audit = whole()
+    shutil.rmtree(audit.folder / "members")
+    app = open_page(PAIR, audit="made", pair="images/020.png")
+    gaps = [text for text in texts(app) if "cannot be shown" in text]
+    assert [gap.split(" cannot")[0] for gap in gaps] == [
+        "Members one by one",
+        "Their choices",
+        "Nearest pictures",
+        "Nearest captions",
+    ]
+    assert all("run the audit again" in gap and str(audit.folder) in gap and "\n" not in gap for gap in gaps)
+    assert "where the score comes from" in " ".join(subheaders(app)).lower()
+    assert not app.error
+
+
+def test_a_missing_index_is_told_where_its_neighbours_would_be(whole: Callable[..., Audit]) -> None:
+    audit = whole()
+    (audit.member("r0-f0") / "text.faiss").unlink()
+    app = open_page(PAIR, audit="made", pair="images/020.png")
+    gaps = [text.split(" cannot")[0] for text in texts(app) if "cannot be shown" in text]
+    assert "Nearest captions" in gaps
+    assert "Nearest pictures" not in gaps
+    app.selectbox(key="nearest_member").select("r1-f1").run()
+    assert "Nearest captions" not in [text.split(" cannot")[0] for text in texts(app)]
+
+
+def test_a_broken_table_is_one_line(copy: Copy) -> None:
+    audit = copy()
+    (audit.folder / "scores.parquet").write_bytes(b"nonsense")
+    app = open_page(PAIR, audit="made", pair="images/020.png")
+    assert app.error[0].value == "This audit cannot be shown."
+    assert str(audit.folder / "scores.parquet") in texts(app)[-1]
+
+
+def test_a_chosen_caption_goes_into_the_box_and_is_stored_from_there(whole: Callable[..., Audit]) -> None:
+    audit = whole()
+    app = open_page(PAIR, audit="made", pair="images/020.png")
+    use = next(button for button in app.button if button.label == "Use")
+    row = int(use.key.removeprefix("use-"))
+    use.click().run()
+    wanted = "\n".join(" ".join(caption.split()) for caption in audit.pairs["captions"][row])
+    assert app.text_area[0].value == wanted
+    assert row != 20
+
+
+def test_another_audit_with_other_members_opens_the_same_pair(whole: Callable[..., Audit], copy: Copy) -> None:
+    whole()
+    other = copy("paper", name="other")
+    app = open_page(PAIR, audit="made", pair="images/020.png")
+    app.selectbox(key="nearest_member").select("r1-f0").run()
+    app.selectbox(key="audit_picker").select("other").run()
+    assert not app.exception
+    assert "id: images/020.png" in texts(app)
+    assert app.selectbox(key="nearest_member").value == other.config["members"][0]
