@@ -7,12 +7,13 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.checks import Check, Request, find_check, refuse_at_once, start_check
-from clipmem_core.audits.jobs import start_audit
+from clipmem_core.audits.jobs import cancel, start_audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.amounts import duration
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.starting import CHECK, LOADED
 
+NOTICEABLE = 1.2  # times as long as on an idle machine
 SPENT_ON = {
     "preparing": "reading the data set",
     "starting": "starting the members",
@@ -68,24 +69,27 @@ def _draw_result(request: Request, started: Callable[[str], None]) -> None:
         return
     if check.found is not None:
         _draw_found(check)
-    _draw_steps(check)
-    if (
-        check.time is not None
-        and st.button("Start", type="primary", icon=":material/play_arrow:")
-        and _allowed(request)
-    ):
+    if check.time is not None:
+        _draw_time(check.time)
+    with st.container(horizontal=True):
+        begins = check.time is not None and st.button("Start", type="primary", icon=":material/play_arrow:")
+        if check.job.running and st.button("Stop the check", icon=":material/stop_circle:"):
+            cancel(check.job)
+    if check.job.running:
+        _draw_steps(check)
+    if begins and _allowed(request):
         start_audit(request.arguments, name=request.name)
         started(request.name)
 
 
 def _draw_steps(check: Check) -> None:
-    """Draw what the check does now, or how long the audit will take."""
+    """Draw what a check does now."""
     done, total = check.pictures
-    if check.time is not None:
-        _draw_time(check.time)
-    elif check.job.running:
-        st.progress(0.0, text="Reading the data set" if check.found is None else "Taking a few real steps")
-    if check.job.running and check.time is not None and total:
+    if check.found is None:
+        st.progress(0.0, text="Reading the data set")
+    elif check.time is None:
+        st.progress(0.0, text="Taking a few real steps")
+    elif total:
         st.progress(done / total, text=f"Opening pictures: {done:,} of {total:,}. You can start meanwhile.")
 
 
@@ -106,7 +110,9 @@ def _draw_found(check: Check) -> None:
 
 def _draw_time(time: dict[str, Any]) -> None:
     seconds = time["seconds"]
-    st.markdown(f"**About {duration(sum(seconds.values()))}** on this machine, as busy as it was during the check.")
+    total = sum(seconds.values())
+    now = f" As busy as it is now: {duration(total * time['busy'])}." if time["busy"] >= NOTICEABLE else ""
+    st.markdown(f"**About {duration(total)}** when this machine has nothing else to do.{now}")
     parts = [f"{SPENT_ON[name]} {duration(value)}" for name, value in seconds.items() if value >= 0.5]
     st.caption(
         f"{time['members']} members, {time['side_by_side']} at a time, {time['steps']:,} steps of "

@@ -56,7 +56,7 @@ def conditions(selection: Selection) -> list[tuple[str, Selection]]:
     found += [(_between(r), _without(selection, r)) for r in dict.fromkeys(selection.ranges)]
     if selection.outline:
         found.append((_outlined(selection), changed(selection, outline=None, map="")))
-    side = SIDES[selection.by]
+    side = SIDES[selection.side]
     if selection.meaning:
         found.append((f"{side} close to: {selection.meaning}", changed(selection, meaning="")))
     if selection.like:

@@ -36,8 +36,8 @@ def comments() -> dict[str, str]:
 
 
 def field_names(kind: type) -> list[str]:
-    """Return the names of a config class's plain fields, in their order."""
-    return [field.name for field in dataclasses.fields(kind) if field.name != "source"]
+    """Return the names of a config class's fields that a widget can set, in their order."""
+    return [field.name for field in dataclasses.fields(kind) if isinstance(field.default, (bool, int, float, str))]
 
 
 def label_of(name: str) -> str:

@@ -66,7 +66,7 @@ def draw_queues(selection: Selection, layout: str) -> None:
 def draw_filters(audit: Audit, selection: Selection) -> None:
     """Draw search, the filters that are used most, and all others behind a button."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        asked = "what a caption says" if selection.by == TEXT_SIDE else "what a picture shows"
+        asked = "what a caption says" if selection.side == TEXT_SIDE else "what a picture shows"
         _draw_text("meaning", "Search by meaning", selection.meaning, asked, width=250)
         _draw_text("words", "Words in the caption", selection.words, "", width=200)
         _choose("decision", "Decision", ["", *DECISIONS], selection.decision, _or_any(DECISIONS.__getitem__), width=130)
@@ -120,9 +120,8 @@ def _draw_more(audit: Audit, selection: Selection) -> None:
     listed = config.get("members")
     members = [str(name) for name in listed] if isinstance(listed, list) else []
     options = ["", *_with(selection.member, members)]
-    first = f"{members[0]} (the first)" if members else "the first"
-    _choose("by", "Search by meaning among", list(SIDES), selection.by, SIDES.__getitem__)
-    _choose("member", "Search with the encoders of member", options, selection.member, lambda name: name or first)
+    _choose("by", "Search by meaning among", list(SIDES), selection.side, SIDES.__getitem__)
+    _choose("member", "Search with the encoders of", options, selection.member, lambda name: name or "all, their mean")
 
 
 def _draw_range(audit: Audit) -> None:

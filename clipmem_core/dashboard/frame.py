@@ -40,7 +40,7 @@ def open_page(title: str) -> Audit:
     Returns:
         A finished audit. Its files may still be broken: read them within `explained_errors`.
     """
-    set_up_page(title)
+    _set_up(title)
     finished = {audit.name: audit.finished for audit in list_audits() if _is_name(audit.name)}
     name = _choose(list(finished))
     if name is None:
@@ -49,7 +49,7 @@ def open_page(title: str) -> Audit:
         st.stop()
     _draw_picker(finished, name)
     _draw_links(name)
-    show_title(name)
+    show_title(title, of=name)
     if not finished.get(name):
         draw_progress(name)
         st.stop()
@@ -58,15 +58,16 @@ def open_page(title: str) -> Audit:
 
 def open_bare_page(title: str) -> None:
     """Set up a page that is about no single audit; its links keep the audit that was chosen before."""
-    set_up_page(title)
+    _set_up(title)
     chosen = st.query_params.get(PARAMETER) or st.session_state.get(CHOICE)
     _draw_links(chosen)
     show_title(title)
 
 
-def set_up_page(title: str) -> None:
-    """Give a page its title, icon and width. The first thing a page does."""
+def _set_up(title: str) -> None:
+    """Give a page its title, icon and width, the first thing a page does, and the sidebar its name."""
     st.set_page_config(page_title=f"{title} · CLIPMem", page_icon=_icon(), layout="wide")
+    st.sidebar.markdown("### CLIPMem")
 
 
 def _draw_links(audit: str | None) -> None:
@@ -125,7 +126,6 @@ def _draw_picker(finished: dict[str, bool], name: str) -> None:
     names = list(finished) if name in finished else [name, *finished]
     st.session_state[PICKER] = name
     with st.sidebar:
-        st.markdown("### CLIPMem")
         st.selectbox(
             "Audit",
             names,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipmem_core.audits.store import PAIRS, QUARANTINE, VERDICT, Audit
+from clipmem_core.audits.store import PAIRS, QUARANTINE, UTILITY, VERDICT, Audit
 from clipmem_core.columns import EXTERNAL, GROUP, GROUPS, MEMBER, METRIC, SHARED, VALUE
 from clipmem_core.config import InputError
 from clipmem_core.review.groups import group_bins, group_summary
@@ -49,7 +49,7 @@ def load_overview(audit: Audit) -> Overview:
         quarantined=count_rows(audit.folder / QUARANTINE),
         groups=join_intervals(group_summary(audit), table(verdict, "groups")),
         bins=group_bins(audit, bins=BINS),
-        utility=utility_table(audit.utility),
+        utility=utility_table(_utility(audit)),
     )
 
 
@@ -61,6 +61,13 @@ def mapping(values: Any) -> dict[str, Any]:
 def is_number(value: Any) -> bool:
     """Tell whether a JSON value is a number that can be shown."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _utility(audit: Audit) -> pd.DataFrame:
+    utility = audit.utility
+    if not {MEMBER, METRIC, VALUE} <= set(utility.columns):
+        raise InputError(f"{audit.folder / UTILITY} lacks columns: delete it and run the audit again")
+    return utility
 
 
 def _object(values: Any, audit: Audit, name: str) -> dict[str, Any]:

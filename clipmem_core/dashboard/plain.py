@@ -39,9 +39,10 @@ def as_html(text: str, *, limit: int = 0) -> str:
     return f"<bdi>{html.escape(cut(text, limit) if limit else text)}</bdi>"
 
 
-def show_title(text: str) -> None:
-    """Write text as the page's main heading."""
-    st.html(f'<h1 dir="auto" style="margin:0;padding:0;overflow-wrap:anywhere">{html.escape(text)}</h1>')
+def show_title(text: str, of: str = "") -> None:
+    """Write text as the page's main heading, and in a lighter hand what the page is about."""
+    about = f' <bdi style="font-weight:400;opacity:.65">{html.escape(of)}</bdi>' if of else ""
+    st.html(f'<h1 dir="auto" style="margin:0;padding:0;overflow-wrap:anywhere">{html.escape(text)}{about}</h1>')
 
 
 def show_strong(text: str) -> None:

@@ -23,6 +23,7 @@ from clipmem_core.review.selection import SCORES as COLUMNS
 from clipmem_core.review.tables import (
     ROW,
     Version,
+    count_pairs_of,
     fetch_columns,
     fetch_frame,
     fetch_numbered,
@@ -234,6 +235,7 @@ def sample_points(
     rows = known if len(known) <= limit else np.sort(np.random.default_rng(seed).choice(known, limit, replace=False))
     table = scores.take(rows).reset_index(drop=True)
     if from_pairs:
+        count_pairs_of(audit, version_of(audit))
         quoted = ", ".join(f'"{name}"' for name in from_pairs)
         pairs = fetch_frame(audit.folder / PAIRS, f"SELECT {quoted} FROM parquet")
         table[from_pairs] = pairs.take(rows).to_numpy()

@@ -1,4 +1,8 @@
-"""A selection that asks for a meaning or for more like a pair → the pairs closest to it, the best match first."""
+"""A selection that asks for a meaning or for more like a pair → the pairs closest to it, the best match first.
+
+Each member searches its own space; where none is named, the cosines of all are averaged, which finds more: of the first
+ten pairs that 20 words find among OpenClipart's captions, .50 hold the word for four members, .37 for the first alone.
+"""
 
 import functools
 
@@ -17,7 +21,7 @@ KEPT = 64  # searches in memory
 
 
 def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
-    """Search the embeddings of pictures (`by` image) or captions (`by` text) of one member.
+    """Search the embeddings of pictures (`side` image) or captions (`side` text) of one member, or of all.
 
     A meaning is embedded by the member's own text encoder; `like` is that pair's own embedding, and the pair comes
     first. Both together ask for what lies between them. The same search again costs nothing until the index changes.
@@ -35,22 +39,31 @@ def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     """
     if not selection.searched:
         raise ValueError("selection must have a meaning or a pair to be like")
-    member = choose_member(audit.config, selection.member)
-    version = stamp(index_path(audit, member, selection.by))
-    return _hits(audit, version, selection.meaning, selection.like, selection.by, member)
+    config, side = audit.config, selection.side
+    first = choose_member(config, selection.member)
+    members = [first] if selection.member else [str(name) for name in config["members"]]
+    versions = tuple(stamp(index_path(audit, member, side)) for member in members)
+    return _hits(audit, versions, selection.meaning, selection.like, side, tuple(members))
 
 
 @functools.lru_cache(maxsize=KEPT)
-def _hits(audit: Audit, version: Stamp, meaning: str, like: str, by: str, member: str) -> tuple[np.ndarray, np.ndarray]:
-    """Search once for each version of the index."""
-    path = index_path(audit, member, by)
-    asked = [embed_text(audit, meaning, member=member)] if meaning else []
-    asked += [unit(vectors_at(path, [_row(audit, like)])[0])] if like else []
-    found = cosines(path, np.mean(asked, axis=0))
+def _hits(
+    audit: Audit, versions: tuple[Stamp, ...], meaning: str, like: str, side: str, members: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Search once for each version of the indexes."""
+    found = np.mean([_cosines(audit, member, meaning, like, side) for member in members], axis=0)
     rows = highest(found, LIMIT).astype(np.int64)
     match = found[rows]
     rows.flags.writeable = match.flags.writeable = False
     return rows, match
+
+
+def _cosines(audit: Audit, member: str, meaning: str, like: str, side: str) -> np.ndarray:
+    """Return the cosine of every pair with what is asked for, in one member's space, float32 [n_pairs]."""
+    path = index_path(audit, member, side)
+    asked = [embed_text(audit, meaning, member=member)] if meaning else []
+    asked += [unit(vectors_at(path, [_row(audit, like)])[0])] if like else []
+    return cosines(path, np.mean(asked, axis=0))
 
 
 def _row(audit: Audit, pair_id: str) -> int:

@@ -54,13 +54,18 @@ class Selection:
     map: str = ""  # the map of embeddings that an outline over map_x and map_y was drawn on
     meaning: str = ""  # search: the pairs closest to this text
     like: str = ""  # search: the pairs closest to the pair of this id
-    by: str = IMAGE_SIDE  # search: among the embeddings of pictures or of captions
-    member: str = ""  # search: whose encoders; empty is the audit's first
+    by: str = ""  # search: among the embeddings of pictures (image) or of captions (text); empty: see `side`
+    member: str = ""  # search: whose encoders; empty takes the mean over all members
 
     @property
     def searched(self) -> bool:
         """Tell whether it is a search, whose results can be ordered by `match`."""
         return bool(self.meaning or self.like)
+
+    @property
+    def side(self) -> str:
+        """What is searched: captions for a meaning, which small members find there far better, pictures for a pair."""
+        return self.by or (TEXT_SIDE if self.meaning and not self.like else IMAGE_SIDE)
 
 
 _TEXTS = ("group", "label", "planted", "decision", "words", "map", "meaning", "like", "by", "member")
@@ -99,7 +104,7 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]
         ['order']
     """
     texts = {name: parameters[name] for name in _TEXTS if parameters.get(name)}
-    wrong = ["by"] if texts.get("by") not in (None, IMAGE_SIDE, TEXT_SIDE) else []
+    wrong = ["by"] if texts.get("by", IMAGE_SIDE) not in (IMAGE_SIDE, TEXT_SIDE) else []
     given: dict[str, Any] = {name: value for name, value in texts.items() if name not in wrong}
     selection = Selection(**given, ascending=parameters.get("ascending") == "1")
     order = parameters.get("order") or (MATCH if selection.searched else CLIPMEM)

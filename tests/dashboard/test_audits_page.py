@@ -22,7 +22,7 @@ PAGE = "pages/audits.py"
 FOUND = {"rows": 230, "lookalikes": 3, "pairs": 220, "captions": 1100, "quarantined": 10}
 FOUND |= {"groups": {"scored": 170, "external": 50}}
 TIME = {"seconds": {"preparing": 0.2, "starting": 6.0, "training": 120.0, "embedding": 4.0, "scoring": 0.1}}
-TIME |= {"step": 0.25, "steps": 480, "members": 4, "side_by_side": 2, "trained": 85}
+TIME |= {"busy": 2.0, "step": 0.25, "steps": 480, "members": 4, "side_by_side": 2, "trained": 85}
 
 
 def button(app: AppTest, label: str) -> Any:
@@ -50,7 +50,7 @@ def leave_job(data: Path, name: str, *, running: bool = False, exit_code: int | 
 
 def unfinish(audit: Audit) -> Audit:
     (audit.folder / "manifest.json").unlink()
-    for name, step in (("m0", 50), ("m1", 25)):
+    for name, step in (("r0-f0", 50), ("r0-f1", 25)):
         folder = audit.folder / "members" / name
         folder.mkdir(parents=True)
         line = {"step": step, "steps": 100, "epoch": step / 10, "loss": 2.0, "log_probability": -1.0, "seconds": 10.0}
@@ -69,8 +69,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
         monkeypatch.setattr(
             module, "start_audit", lambda arguments, *, name: made.append(("audit", (name, list(arguments))))
         )
+        monkeypatch.setattr(module, "cancel", lambda job: made.append(("cancel", job.name)))
     monkeypatch.setattr(running, "start_job", lambda command, *, name: made.append(("job", (name, list(command)))))
-    monkeypatch.setattr(running, "cancel", lambda job: made.append(("cancel", job.name)))
     monkeypatch.setattr(starting, "start_fetch", lambda name: made.append(("fetch", name)))
     return made
 
@@ -91,7 +91,7 @@ def test_without_an_audit_the_page_offers_to_start_one(calls: list[tuple[str, ob
     ((kind, request),) = calls
     assert kind == "check"
     assert request == Request("scenes", "scenes", preset_config("tiny"))
-    assert app.query_params["check"] == [request.key]
+    assert app.query_params["check"] == request.key
 
 
 def test_what_is_typed_is_what_is_asked_for(calls: list[tuple[str, object]]) -> None:
@@ -243,11 +243,12 @@ def test_a_check_survives_a_reload_and_starts_what_it_checked(
     assert [metric.value for metric in app.metric] == ["220", "1,100", "10", "3"]
     assert table(app, "reason")["reason"].tolist() == ["<b>[x](javascript:alert(1))"]
     assert any("About 2 min 10 s" in each.value for each in app.markdown)
+    assert any("As busy as it is now: 4 min 21 s" in each.value for each in app.markdown)
     assert any("480 steps of 0.25 s on 85 pairs each" in each.value for each in app.caption)
     button(app, "Start").click().run()
     assert calls == [("audit", ("mine", ["scenes", "--name=mine", "--preset=tiny", "--epochs=7"]))]
-    assert app.query_params["view"] == ["list"]
-    assert app.query_params["audit"] == ["mine"]
+    assert app.query_params["view"] == "list"
+    assert app.query_params["audit"] == "mine"
     assert "check" not in app.query_params
 
 
@@ -280,10 +281,14 @@ def test_a_long_check_lets_one_start_before_every_picture_is_open(leave_check: C
     assert "not every picture has been opened yet" in " ".join(each.value for each in app.caption)
 
 
-def test_a_check_that_has_said_nothing_yet_is_told(leave_check: Callable[..., Request]) -> None:
+def test_a_check_that_has_said_nothing_yet_is_told_and_can_be_stopped(
+    leave_check: Callable[..., Request], calls: list[tuple[str, object]]
+) -> None:
     app = open_page(PAGE, view="start", check=leave_check(exit_code=None).key)
     assert app.get("progress")[0].proto.text == "Reading the data set"
     assert "Start" not in labels(app)
+    button(app, "Stop the check").click().run()
+    assert calls[0][0] == "cancel"
 
 
 def test_a_request_of_a_fetched_set_and_more_repeats_fills_the_widgets(
@@ -317,7 +322,7 @@ def test_all_audits_are_in_the_table_and_the_address_chooses_one(copy: Copy) -> 
     assert rows["state"].tolist() == ["done", "done"]
     assert rows.loc["two", "size"] > 10_000
     assert "two" in titles(app)
-    assert app.get("page_link")
+    assert app.main.get("page_link")
 
 
 def test_an_audit_is_chosen_nowhere_until_one_is(copy: Copy) -> None:
@@ -334,7 +339,7 @@ def test_a_renamed_audit_is_shown_under_its_new_name(copy: Copy, data: Path) -> 
     app.text_input(key="new-name-of-made").set_value("better").run()
     app.button(key="rename-now-made").click().run()
     assert not app.exception
-    assert app.query_params["audit"] == ["better"]
+    assert app.query_params["audit"] == "better"
     assert "The audit has its new name." in app.success[0].value
     assert table(app, "size")["name"].tolist() == ["better"]
     renamed = Audit(data / "audits" / "better")
@@ -411,16 +416,18 @@ def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
     copy: Copy, data: Path, calls: list[tuple[str, object]]
 ) -> None:
     unfinish(copy())
-    leave_job(data, "made", running=True, said="member m0: training\n")
+    leave_job(data, "made", running=True, said="member r0-f0: training\n")
     app = open_page(PAGE, audit="made")
     work = table(app, "at work")
     assert work["state"].tolist() == ["training"]
     assert work["progress"].tolist() == [pytest.approx((0.5 + 0.25) / 4)]
-    assert work["training left"].tolist() == ["60 s".replace("60 s", "1 min 0 s")]
+    assert work["training left"].tolist() == [
+        "1 min 0 s"
+    ]  # r0-f1 has 30 s to go, and the two that wait take 30 s each, two at a time
     assert table(app, "member")["stage"].tolist() == ["training", "training", "waiting", "waiting"]
     assert app.get("plotly_chart")
-    assert "member m0: training" in texts(app)
-    assert not app.get("page_link")
+    assert "member r0-f0: training" in texts(app)
+    assert not app.main.get("page_link")
     assert "Delete for good" not in labels(app)
     button(app, "Cancel").click().run()
     assert calls == [("cancel", "made")]
@@ -471,7 +478,7 @@ def test_an_audit_that_ends_brings_the_page_up_to_date(copy: Copy, data: Path) -
     write_json(audit.folder / "manifest.json", {"files": {}})
     app.run()
     assert table(app, "size")["state"].tolist() == ["done"]
-    assert app.get("page_link")
+    assert app.main.get("page_link")
 
 
 def test_a_view_that_does_not_exist_is_the_usual_one(copy: Copy) -> None:
@@ -483,4 +490,4 @@ def test_the_chosen_view_is_in_the_address(copy: Copy) -> None:
     copy()
     app = open_page(PAGE)
     app.segmented_control(key="view").select("start").run()
-    assert app.query_params["view"] == ["start"]
+    assert app.query_params["view"] == "start"

@@ -173,12 +173,13 @@ def test_independent_pairs_come_with_the_lowest_first(copy: Copy) -> None:
 
 @pytest.fixture
 def searchable(copy: Copy) -> tuple[Audit, np.ndarray]:
-    """An audit whose first member has embeddings of pictures, and these."""
+    """An audit whose members have the same embeddings of pictures, and these."""
     audit = copy()
     vectors = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    audit.member("m0").mkdir(parents=True)
-    write_index(audit.member("m0") / "image.faiss", vectors)
+    for member in audit.config["members"]:
+        audit.member(member).mkdir(parents=True)
+        write_index(audit.member(member) / "image.faiss", vectors)
     return audit, vectors
 
 
@@ -190,7 +191,7 @@ def test_more_like_a_picture_shows_the_closest_first(searchable: tuple[Audit, np
     row = audit.pairs["pair_id"].tolist().index(pair)
     wanted = audit.pairs["pair_id"].iloc[np.argsort(-vectors @ vectors[row], kind="stable")[:12]].tolist()
     assert ids(app) == wanted
-    assert address(app) == {"audit": "made", "size": "12", "like": pair}
+    assert address(app) == {"audit": "made", "size": "12", "like": pair, "by": "image"}
     assert chips(app) == [f"pictures like that of: {pair}"]
     assert '<span class="name order">match</span><span class="value order">1.00</span>' in card_texts(app)[0]
 

@@ -103,7 +103,7 @@ def test_an_audit_opens_as_soon_as_it_is_finished(copy: Copy) -> None:
 
 def test_a_loss_at_chance_is_told(copy: Copy) -> None:
     audit = _unfinished(copy(), seconds_ago=1000)
-    _log(audit, "m0", log_probability=-4.158)  # ln 64
+    _log(audit, "r0-f0", log_probability=-4.158)  # ln 64
     config = audit.config
     config["config"]["batch_size"] = 64
     write_json(audit.folder / "config.json", config)
@@ -179,13 +179,13 @@ def test_optional_parts_may_be_missing_or_odd(copy: Copy) -> None:
 def _unfinished(audit: Audit, *, seconds_ago: float) -> Audit:
     """Take an audit back to its training: one member at a quarter, one embedding, one done, one waiting."""
     (audit.folder / "manifest.json").unlink()
-    for name in ("m0", "m1", "m2", "m3"):
+    for name in ("r0-f0", "r0-f1", "r1-f0", "r1-f1"):
         (audit.folder / "members" / name).mkdir(parents=True)
-    for name in ("m0", "m1", "m2"):
+    for name in ("r0-f0", "r0-f1", "r1-f0"):
         _log(audit, name, log_probability=-2.0)
-    for name in ("m1", "m2"):
+    for name in ("r0-f1", "r1-f0"):
         (audit.folder / "members" / name / "checkpoint.pt").write_bytes(b"x")
-    (audit.folder / "members" / "m2" / "text.faiss").write_bytes(b"x")
+    (audit.folder / "members" / "r1-f0" / "text.faiss").write_bytes(b"x")
     _age(audit.folder, seconds_ago)
     return audit
 

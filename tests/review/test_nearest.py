@@ -88,7 +88,7 @@ def test_a_config_without_members_is_an_error(config: dict[str, object]) -> None
 
 
 def test_a_missing_index_is_named(copy: Copy) -> None:
-    with pytest.raises(InputError, match=r"m0/image\.faiss is missing: run the audit again"):
+    with pytest.raises(InputError, match=r"r0-f0/image\.faiss is missing: run the audit again"):
         nearest(copy(), 3, by="image", k=5)
 
 

@@ -60,7 +60,7 @@ def test_a_meaning_is_held_against_every_picture_or_caption(
 def test_more_like_a_pair_begins_with_the_pair(copy: Copy, by: str, side: int) -> None:
     audit = copy()
     vectors = embed(audit)["r0-f0"][side]
-    rows, match = hits(audit, Selection(like="images/042.png", by=by))
+    rows, match = hits(audit, Selection(like="images/042.png", by=by, member="r0-f0"))
     order, cosine = expected(vectors[42], vectors)
     assert rows.tolist() == order
     assert rows[0] == 42
@@ -70,11 +70,27 @@ def test_more_like_a_pair_begins_with_the_pair(copy: Copy, by: str, side: int) -
 def test_a_meaning_and_a_pair_together_weigh_the_same(copy: Copy) -> None:
     audit = copy()
     vectors = embed(audit)["r0-f0"][0]
-    rows, match = hits(audit, Selection(meaning="at night", like="images/042.png"))
+    rows, match = hits(audit, Selection(meaning="at night", like="images/042.png", member="r0-f0"))
     between = (meaning_of("at night") + vectors[42] / np.linalg.norm(vectors[42])) / 2
     order, cosine = expected(between, vectors)
     assert rows.tolist() == order
     np.testing.assert_allclose(match, cosine, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("asked", "side"),
+    [({"like": "images/042.png"}, 0), ({"meaning": "music"}, 1), ({"meaning": "music", "by": "image"}, 0)],
+)
+def test_without_a_member_the_cosines_of_all_are_averaged(copy: Copy, asked: dict[str, str], side: int) -> None:
+    audit = copy()
+    spaces = [vectors[side] for vectors in embed(audit).values()]
+    queries = [meaning_of("music") if "meaning" in asked else vectors[42] for vectors in spaces]
+    mean = np.mean(
+        [cosine_similarity(query[None], vectors)[0] for query, vectors in zip(queries, spaces, strict=True)], axis=0
+    )
+    rows, match = hits(audit, Selection(**asked))
+    assert rows.tolist() == np.argsort(-mean).tolist()
+    np.testing.assert_allclose(match, mean[rows], atol=1e-6)
 
 
 def test_a_search_ends_at_its_limit(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +104,7 @@ def test_a_search_ends_at_its_limit(copy: Copy, monkeypatch: pytest.MonkeyPatch)
 def test_pages_and_filters_of_one_search_search_once(copy: Copy, encoder: list[tuple[str, str]]) -> None:
     audit = copy()
     embed(audit)
-    first = hits(audit, Selection(meaning="music"))
+    first = hits(audit, Selection(meaning="music", member="r0-f0"))
     again = hits(audit, Selection(meaning="music", order="misfit", group="scored", ascending=True, member="r0-f0"))
     assert first[0] is again[0]
     assert len(encoder) == 1
@@ -100,12 +116,13 @@ def test_pages_and_filters_of_one_search_search_once(copy: Copy, encoder: list[t
 def test_an_index_that_changes_is_searched_anew(copy: Copy, encoder: list[tuple[str, str]]) -> None:
     audit = copy()
     vectors = embed(audit)["r0-f0"][0]
-    before, _ = hits(audit, Selection(meaning="music"))
+    asked = Selection(meaning="music", by="image", member="r0-f0")
+    before, _ = hits(audit, asked)
     path = audit.member("r0-f0") / "image.faiss"
     then = path.stat().st_mtime_ns
     write_index(path, vectors[::-1])
     os.utime(path, ns=(then + 1, then + 1))
-    after, _ = hits(audit, Selection(meaning="music"))
+    after, _ = hits(audit, asked)
     assert (99 - after).tolist() == before.tolist()
 
 
@@ -124,7 +141,7 @@ def test_a_member_that_is_none_is_answered_with_those_there_are(copy: Copy) -> N
 
 
 def test_an_audit_without_embeddings_is_named(copy: Copy) -> None:
-    with pytest.raises(InputError, match=r"image\.faiss is missing: run the audit again"):
+    with pytest.raises(InputError, match=r"text\.faiss is missing: run the audit again"):
         hits(copy(), Selection(meaning="music"))
 
 

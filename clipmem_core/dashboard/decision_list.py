@@ -1,0 +1,209 @@
+"""An audit and its log of decisions → how far the reviewing is, and the list of what was decided, the last first."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from clipmem_core.audits.store import PAIRS, Audit
+from clipmem_core.columns import CAPTIONS, PAIR_ID
+from clipmem_core.dashboard.address import link, read_number, write
+from clipmem_core.dashboard.deciding import BADGES
+from clipmem_core.dashboard.plain import cut
+from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
+from clipmem_core.review.cards import PairCard, cards
+from clipmem_core.review.decided import CODES, decided
+from clipmem_core.review.decisions import CHOICES, open_review
+from clipmem_core.review.rows import audit_root
+from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
+from clipmem_core.review.tables import ROW, fetch_rows, version_of
+
+DECISION, PAGE = "decision", "page"  # in the address
+SIZE = 12
+SIDE = 64
+ROW_HEIGHT = 68
+CAPTION_LIMIT = 85  # three lines; the pair's own page has the rest
+NOTE_LIMIT = 1000
+NOTE_ONLY = "note only"
+ALL = ""
+COLUMNS = {
+    "picture": st.column_config.ImageColumn(width=SIDE + 16),
+    "open": st.column_config.LinkColumn(display_text="Open", width=60),
+    "decision": st.column_config.TextColumn(width=85),
+    "caption": st.column_config.TextColumn(width=210),
+    "new captions": st.column_config.TextColumn(width=210),
+    "note": st.column_config.TextColumn(width=170),
+    "pair": st.column_config.TextColumn(width=170),
+    "decided (UTC)": st.column_config.TextColumn(width=130),
+    "audit": st.column_config.TextColumn(help="The audit that was looked at when it was decided."),
+}
+
+
+def count_decisions(audit: Audit) -> dict[str, int]:
+    """Return the number of an audit's pairs of each decision, and of those that are undecided."""
+    counts = np.bincount(decided(audit, version_of(audit)).codes, minlength=len(CODES))
+    return {choice or UNDECIDED: int(counts[code]) for choice, code in CODES.items()}
+
+
+def draw_reviewed(audit: Audit) -> None:
+    """Draw how many pairs of the audit have been decided on, and how."""
+    counts = count_decisions(audit)
+    total, left = sum(counts.values()), counts[UNDECIDED]
+    with st.grid(4, min_column_width=130) as grid:
+        for choice in (*CHOICES, UNDECIDED):
+            icon = BADGES[None if choice == UNDECIDED else choice][1]
+            grid.metric(choice.capitalize(), f"{counts[choice]:,}", icon=icon, border=True)
+    share = (total - left) / total if total else 0.0
+    st.progress(share, text=f"{total - left:,} of {total:,} pairs of this audit are decided ({share:.0%})")
+
+
+def draw_decisions(audit: Audit) -> None:
+    """Draw the decisions on the data set of an audit, those that the address asks for."""
+    table = _table(audit)
+    if table.empty:
+        st.info("Nothing has been decided yet.", icon=":material/checklist:")
+        st.page_link(
+            "pages/browse.py",
+            label="Browse the most memorized pairs and decide",
+            icon=":material/grid_view:",
+            query_params=link(audit, Selection()),
+        )
+        st.caption("Exports can be made all the same: the report, and the data set as it is.")
+        return
+    choice = _draw_filter(table)
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        shown = table if choice == ALL else table[_names(table) == choice]
+        pages = max(1, -(-len(shown) // SIZE))
+        page = min(read_number(PAGE, 1), pages)
+        _draw_way_to_browse(audit, choice)
+        if pages > 1:
+            key = f"decision-pages-{pages}-{page}"
+            st.pagination(pages, default=page, max_visible_pages=5, key=key, on_change=_take_page, args=(key,))
+    if shown.empty:
+        st.caption("No pair is decided so.")
+        return
+    _draw_page(audit, shown.iloc[(page - 1) * SIZE : page * SIZE], choice)
+
+
+def _table(audit: Audit) -> pd.DataFrame:
+    review = open_review(audit)
+    with st.spinner("Reading the decisions…"):
+        return _kept_table(review.path, _inode(review.path), review.position(), audit)
+
+
+@functools.lru_cache(maxsize=2)
+def _kept_table(path: Path, inode: int, position: int, audit: Audit) -> pd.DataFrame:
+    """Read all decisions once for every state of the log: a million take seconds."""
+    return open_review(audit).table()
+
+
+def _inode(path: Path) -> int:
+    return path.stat().st_ino if path.exists() else 0
+
+
+def _names(table: pd.DataFrame) -> pd.Series:
+    return table["decision"].fillna(NOTE_ONLY)
+
+
+def _draw_filter(table: pd.DataFrame) -> str:
+    """Draw the decisions to choose from, each with its number, and return the chosen one."""
+    counts = _names(table).value_counts()
+    options = [ALL, *CHOICES, *([NOTE_ONLY] if NOTE_ONLY in counts else [])]
+    asked = st.query_params.get(DECISION, ALL)
+    choice = asked if asked in options else ALL
+    key = f"decision-list-{DECISION}"
+    st.session_state[key] = choice
+    words = {name: f"{(name or 'all').capitalize()} {counts.get(name, 0):,}" for name in options}
+    words[ALL] = f"All {len(table):,}"
+    st.segmented_control(
+        "Decision",
+        options,
+        key=key,
+        format_func=words.__getitem__,
+        on_change=lambda: write(**{DECISION: st.session_state[key] or None, PAGE: None}),
+        required=True,
+        label_visibility="collapsed",
+    )
+    return choice
+
+
+def _draw_way_to_browse(audit: Audit, choice: str) -> None:
+    """Draw the link to the same pairs in Browse; which pairs have but a note, it cannot tell."""
+    there = link(audit, _selection(choice))
+    if choice != NOTE_ONLY:
+        st.page_link("pages/browse.py", label="Browse these", icon=":material/grid_view:", query_params=there)
+
+
+def _selection(choice: str) -> Selection:
+    return Selection(decision={ALL: DECIDED, NOTE_ONLY: UNDECIDED}.get(choice, choice))
+
+
+def _take_page(key: str) -> None:
+    page = st.session_state[key]
+    write(**{PAGE: None if page == 1 else page})
+
+
+def _draw_page(audit: Audit, part: pd.DataFrame, choice: str) -> None:
+    rows = rows_of(audit, part[PAIR_ID].tolist())
+    found = {card.pair_id: card for card in cards(audit, list(rows.values()))}
+    pictures = start_thumbnails(audit_root(audit), [card.image for card in found.values()], side=SIDE)
+    jpegs = {pair_id: picture.result()[0] for pair_id, picture in zip(found, pictures, strict=True)}
+    table = pd.DataFrame([_row(audit, said, found, jpegs, _selection(choice)) for said in part.to_dict("records")])
+    if len(found) < len(part):
+        st.caption("Pairs without a picture are in another audit of this data set, and not in this one.")
+    st.dataframe(
+        table,
+        hide_index=True,
+        row_height=ROW_HEIGHT,
+        height=len(table) * ROW_HEIGHT + 40,
+        column_config=COLUMNS,
+        placeholder="",
+        alt="The decisions of this page: pair, captions, note, time",
+    )
+
+
+def _row(
+    audit: Audit, said: dict[Any, Any], found: dict[str, PairCard], jpegs: dict[str, bytes], selection: Selection
+) -> dict[str, Any]:
+    pair_id = said[PAIR_ID]
+    card = found.get(pair_id)
+    return {
+        "picture": data_uri(jpegs[pair_id]) if card else None,
+        "open": f"pair?{urlencode(link(audit, selection, pair=pair_id))}" if card else None,
+        "decision": said["decision"] or NOTE_ONLY,
+        "caption": _joined(card.captions if card else ()),
+        "new captions": _joined(said[CAPTIONS]),
+        "note": cut(" ".join(said["note"].split()), NOTE_LIMIT),
+        "pair": pair_id,
+        "decided (UTC)": moment(said["time"]),
+        "audit": said["audit"],
+    }
+
+
+def _joined(captions: Sequence[str]) -> str:
+    return cut(" ".join(" · ".join(captions).split()), CAPTION_LIMIT)
+
+
+def moment(time: str) -> str:
+    """Return an ISO time without its seconds.
+
+    Example:
+        >>> moment("2025-01-31T12:34:56+00:00")
+        '2025-01-31 12:34'
+    """
+    return f"{time[:10]} {time[11:16]}"
+
+
+def rows_of(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
+    """Return the row of each of some pairs that the audit has, in the order given."""
+    ids = list(dict.fromkeys(pair_ids))
+    if not ids:
+        return {}
+    query = f'SELECT "{PAIR_ID}", {ROW} FROM parquet WHERE "{PAIR_ID}" IN ({", ".join("?" * len(ids))})'
+    found = dict(fetch_rows(audit.folder / PAIRS, query, ids))
+    return {pair_id: found[pair_id] for pair_id in ids if pair_id in found}

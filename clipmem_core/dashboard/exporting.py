@@ -1,0 +1,229 @@
+"""An audit → the formats it can be exported in, the buttons that make, download and delete an export, and its commands.
+
+Short ones are made while the page waits, long ones by a process that goes on without it.
+"""
+
+import time
+from datetime import UTC, datetime
+
+import streamlit as st
+
+from clipmem_core.audits.jobs import Job, cancel
+from clipmem_core.audits.store import Audit
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.address import write
+from clipmem_core.dashboard.amounts import bytes_in_words
+from clipmem_core.dashboard.deciding import NOTICE, Notice
+from clipmem_core.dashboard.decision_list import count_decisions
+from clipmem_core.dashboard.kept_exports import (
+    INTERRUPTED,
+    KINDS,
+    Kept,
+    Kind,
+    delete,
+    find_export_job,
+    kept_exports,
+    make,
+    reading_code,
+    share_done,
+    start,
+    takes_time,
+    typed_command,
+)
+from clipmem_core.dashboard.plain import show_strong, show_text
+from clipmem_core.exports import FORMATS
+from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
+from clipmem_core.review.selection import UNDECIDED
+
+FORMAT = "format"  # in the address
+DOWNLOAD_BYTES = 200_000_000  # a browser's download is read into memory whole
+BREATH = 0.2  # seconds until the exit code of a process that has just ended is written down
+LIMITS = {
+    "csv": "Pictures that lie in archives or tables are written out beside it.",
+    "coco": "Pictures that lie in archives or tables are written out beside it.",
+    "wds": "Keys carry no captions: new ones go into a file beside it.",
+    "datacomp": "Uids carry no captions: new ones are left out.",
+    "html": "It is there to be read, not to train from.",
+    "decisions": "Decisions on pairs that only another audit of the data set has are in it too.",
+}
+
+
+def draw_exports(audit: Audit) -> None:
+    """Draw the choice of a format, what an export would hold, and those that were made."""
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        kind = _draw_choice()
+    with right:
+        _draw_contents(audit, kind)
+        _draw_endings(kind)
+        _draw_making(audit, kind)
+    kept = kept_exports(audit)
+    if not kept:
+        st.caption("No export of this audit has been made yet.")
+        return
+    st.subheader("Exports made", anchor=False)
+    position = open_review(audit).position()
+    for each in kept:
+        with st.container(border=True, key=f"export-{each.kind.name}"):
+            _draw_kept(audit, each, position)
+
+
+def _draw_choice() -> Kind:
+    """Draw the formats and return the kind that is chosen."""
+    chosen = KINDS.get(st.query_params.get(FORMAT, ""), next(iter(KINDS.values())))
+    st.session_state["export-format"] = chosen.format
+    st.radio(
+        "Format",
+        list(FORMATS),
+        key="export-format",
+        format_func=lambda name: FORMATS[name].title,
+        captions=[about.sentence for about in FORMATS.values()],
+        on_change=lambda: _choose(st.session_state["export-format"], ""),
+    )
+    return chosen
+
+
+def _draw_endings(chosen: Kind) -> None:
+    """Draw the endings that the file may have, where there are several."""
+    if len(chosen.about.suffixes) == 1:
+        return
+    st.session_state["export-suffix"] = chosen.suffix
+    st.segmented_control(
+        "File",
+        chosen.about.suffixes,
+        key="export-suffix",
+        on_change=lambda: _choose(chosen.format, st.session_state["export-suffix"]),
+        required=True,
+        label_visibility="collapsed",
+    )
+
+
+def _choose(format: str, suffix: str) -> None:
+    write(**{FORMAT: Kind(format, suffix or FORMATS[format].suffix).name})
+
+
+def _draw_contents(audit: Audit, kind: Kind) -> None:
+    """Draw what an export would hold as things stand."""
+    counts = count_decisions(audit)
+    total = sum(counts.values())
+    kept = f"{total - counts[REMOVE]:,} pairs kept, {counts[REMOVE]:,} removed, {counts[RECAPTION]:,} recaptioned."
+    held = {
+        "decisions": f"{total - counts[UNDECIDED]:,} decisions on pairs of this audit, and every note.",
+        "html": f"The report of all {total:,} pairs, with the decisions.",
+    }
+    st.markdown(f"**{kind.about.title}:** {held.get(kind.format, kept)}")
+    st.caption(LIMITS.get(kind.format, ""))
+
+
+def _draw_making(audit: Audit, kind: Kind) -> None:
+    """Draw the button that makes an export, or how far the process that makes it is."""
+    job = find_export_job(audit, kind)
+    if job is not None and job.running:
+        _draw_running(audit, kind)
+    else:
+        if job is not None:
+            _draw_end(job)
+        if st.button("Make", type="primary", icon=":material/output:", key="make-export"):
+            _make(audit, kind)
+    st.caption("The same from a terminal:")
+    st.code(typed_command(audit, kind), language="bash", wrap_lines=True)
+
+
+@st.fragment(run_every=1)
+def _draw_running(audit: Audit, kind: Kind) -> None:
+    """Draw how far an export is, every second, and the whole page again as soon as it is there."""
+    job = find_export_job(audit, kind)
+    if job is None or not job.running:
+        if job is not None and job.exit_code is None:
+            time.sleep(BREATH)
+        st.rerun()
+    share = share_done(job.last_line)
+    st.progress(share or 0.0, text="Starting" if share is None else "Pictures")
+    st.caption("You can close this page; it goes on.")
+    st.button("Cancel", icon=":material/stop_circle:", key="cancel-export", on_click=cancel, args=(job,))
+
+
+def _draw_end(job: Job) -> None:
+    """Draw how the process ended, unless all went well."""
+    if job.cancelled or job.exit_code == INTERRUPTED:
+        st.caption("The last attempt was cancelled.")
+    elif job.exit_code != 0:
+        st.error("The last attempt failed.", icon=":material/error:")
+        show_text(job.last_line or "It was killed, or the machine went down.", limit=1000)
+
+
+def _make(audit: Audit, kind: Kind) -> None:
+    """Make an export now, or start the process that does."""
+    try:
+        if takes_time(audit, kind):
+            start(audit, kind)
+            st.rerun()
+        _make_here(audit, kind)
+    except (InputError, RuntimeError) as error:
+        st.error("This export cannot be made.", icon=":material/error:")
+        show_text(" ".join(str(error).split()), limit=1000)
+        return
+    st.toast("The export is made.", icon=":material/check:")
+
+
+def _make_here(audit: Audit, kind: Kind) -> None:
+    bar = st.progress(0.0, text="Writing")
+
+    def show(done: int, total: int) -> None:
+        bar.progress(done / max(total, 1), text="Writing pictures")
+
+    make(audit, kind, progress=show)
+    bar.empty()
+
+
+def _draw_kept(audit: Audit, kept: Kept, position: int) -> None:
+    """Draw an export: what it holds, how to get it, how to read it back."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        with st.container(gap=None, width="stretch"):
+            show_strong(kept.path.name)
+            made = datetime.fromtimestamp(kept.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+            st.caption(f"{kept.kind.about.title} · {_size(kept)} · {made}")
+        _draw_download(kept)
+        st.button(
+            "Delete", icon=":material/delete:", key=f"delete-{kept.kind.name}", on_click=_delete, args=(audit, kept)
+        )
+    if kept.summary is not None:
+        st.markdown(f"{kept.summary.line}.")
+        if kept.summary.notes:
+            show_text("\n".join(f"– {' '.join(note.split())}" for note in kept.summary.notes))
+        if kept.position != position:
+            st.caption(":material/update: Something was decided since it was made: make it again to have it in.")
+    code, language = reading_code(kept)
+    if code:
+        st.caption("To audit it:" if language == "bash" else "To read it back:")
+        st.code(code, language=language, wrap_lines=True)
+
+
+def _size(kept: Kept) -> str:
+    beside = f", and {bytes_in_words(kept.beside_bytes)} beside it" if kept.beside_bytes else ""
+    return f"{bytes_in_words(kept.file_bytes)}{beside}"
+
+
+def _draw_download(kept: Kept) -> None:
+    if kept.file_bytes > DOWNLOAD_BYTES:
+        st.caption("Too large to download here; it lies at:")
+        st.code(str(kept.path.absolute()), language=None, wrap_lines=True)
+        return
+    st.download_button(
+        "Download",
+        data=kept.path.read_bytes,
+        file_name=kept.path.name,
+        mime="application/octet-stream",
+        key=f"download-{kept.kind.name}",
+        on_click="ignore",
+        icon=":material/download:",
+    )
+
+
+def _delete(audit: Audit, kept: Kept) -> None:
+    """Delete an export. A callback."""
+    try:
+        delete(audit, kept.kind)
+        st.session_state[NOTICE] = Notice("Export deleted.", kept.path.name)
+    except InputError as error:
+        st.session_state[NOTICE] = Notice("The export was not deleted.", str(error), good=False)

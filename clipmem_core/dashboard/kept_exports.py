@@ -1,0 +1,214 @@
+"""An audit and a kind of export → the export in the data folder: made here or by a detached process, listed, deleted.
+
+    <data>/exports/<audit>/<kind>/     the file, what belongs beside it, and export.json, which says what it holds
+    <data>/jobs/.exports/<audit>/<kind>/   the process that makes one that takes time
+
+The process runs `python -m clipmem_core.dashboard.kept_exports AUDIT KIND`.
+"""
+
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from clipmem_core.audits.jobs import Job, find_job_in, jobs_folder, start_job_in
+from clipmem_core.audits.manage import folder_bytes
+from clipmem_core.audits.store import Audit, open_audit, read_json, write_json
+from clipmem_core.config import InputError, data_folder
+from clipmem_core.exports import FORMATS, Format, Summary, write
+from clipmem_core.exports.pictures import Progress
+from clipmem_core.review.decisions import open_review
+from clipmem_core.review.tables import count_pairs_of, stamp, version_of
+
+SUMMARY = "export.json"
+LARGE = 20_000  # pairs: more take longer than a page may
+SLOW = ("html",)  # formats that take long whatever the size
+WRONG_INPUT, INTERRUPTED = 2, 130
+LINES = 100  # that a process says of how far it is
+_PROGRESS = re.compile(r"([\d,]+) of ([\d,]+) pictures")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A format and the ending of its file."""
+
+    format: str
+    suffix: str
+
+    @property
+    def name(self) -> str:
+        """What its folder and its address are called: the format, and the ending where that is not the usual one."""
+        return self.format if self.suffix == self.about.suffix else f"{self.format}-{self.suffix[1:]}"
+
+    @property
+    def about(self) -> Format:
+        """What the format is called and is for."""
+        return FORMATS[self.format]
+
+
+KINDS = {kind.name: kind for name, about in FORMATS.items() for kind in (Kind(name, end) for end in about.suffixes)}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An export that is in the data folder. `summary` is None where it is not known what it holds."""
+
+    kind: Kind
+    path: Path
+    file_bytes: int
+    beside_bytes: int  # of what belongs to it: pictures, new captions
+    time: float  # when it was made, in seconds since the epoch
+    summary: Summary | None
+    position: int  # of the log of decisions, when it was made
+
+
+def export_path(audit: Audit, kind: Kind) -> Path:
+    """Return the file of an export."""
+    return data_folder() / "exports" / audit.name / kind.name / f"{audit.name}-{kind.format}{kind.suffix}"
+
+
+def typed_command(audit: Audit, kind: Kind) -> str:
+    """Return what to type in a terminal to make the same file."""
+    words = ["export", audit.name, "--format", kind.format, "--out", str(export_path(audit, kind)), "--overwrite"]
+    return f"python -m clipmem_core {shlex.join(words)}"
+
+
+def reading_code(kept: Kept) -> tuple[str, str]:
+    """Return the code that reads an export back, and its language; empty where there is nothing to read it with."""
+    path = str(kept.path)
+    if kept.summary is not None and kept.summary.command:
+        return kept.summary.command, "bash"
+    lines = {
+        ".parquet": f"pandas.read_parquet({path!r})",
+        ".csv": f"pandas.read_csv({path!r})" if kept.kind.format == "decisions" else "",
+        ".npy": f"numpy.load({path!r})",
+        ".txt": f'keys = {{line.rstrip("\\n") for line in open({path!r}, encoding="utf-8")}}\n'
+        'webdataset.WebDataset(SHARDS).select(lambda sample: sample["__key__"] in keys)',
+    }
+    return lines.get(kept.kind.suffix, ""), "python"
+
+
+def takes_time(audit: Audit, kind: Kind) -> bool:
+    """Tell whether an export is to be made by a process of its own."""
+    return kind.format in SLOW or count_pairs_of(audit, version_of(audit)) > LARGE
+
+
+def make(audit: Audit, kind: Kind, *, progress: Progress | None = None) -> Summary:
+    """Write an export, in place of an older one.
+
+    Raises:
+        InputError: it cannot be made, or not be written there.
+    """
+    path = export_path(audit, kind)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _held(path):
+            position = open_review(audit).position()
+            summary = write(audit, kind.format, path, overwrite=True, progress=progress)
+            known = {"stamp": stamp(path), "position": position, "summary": asdict(summary)}
+            write_json(path.parent / SUMMARY, known)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    return summary
+
+
+def kept_exports(audit: Audit) -> list[Kept]:
+    """Return the exports of an audit that are in the data folder, in the order of the formats."""
+    found = [(kind, export_path(audit, kind)) for kind in KINDS.values()]
+    return [_kept(kind, path) for kind, path in found if path.is_file()]
+
+
+def delete(audit: Audit, kind: Kind) -> None:
+    """Delete an export and all that belongs beside it.
+
+    Raises:
+        InputError: it is being made, or cannot be deleted.
+    """
+    path, job = export_path(audit, kind), find_export_job(audit, kind)
+    if job is not None and job.running:
+        raise InputError(f"{path} is being made: cancel that first")
+    try:
+        with _held(path):
+            shutil.rmtree(path.parent)
+    except FileNotFoundError:
+        return  # somebody else was faster
+    except OSError as error:
+        raise InputError(f"{path.parent} cannot be deleted: {error.strerror or error}") from error
+
+
+def start(audit: Audit, kind: Kind) -> Job:
+    """Start the process that makes an export, or return it if it runs."""
+    command = [sys.executable, "-m", "clipmem_core.dashboard.kept_exports", audit.name, kind.name]
+    return start_job_in(_job_folder(audit, kind), command)
+
+
+def find_export_job(audit: Audit, kind: Kind) -> Job | None:
+    """Return the process last started to make an export, running or not, or None."""
+    return find_job_in(_job_folder(audit, kind))
+
+
+def share_done(line: str) -> float | None:
+    """Return how far an export is, from 0 to 1, by the last line of its process; None where that does not say.
+
+    Example:
+        >>> share_done("1,500 of 6,000 pictures")
+        0.25
+    """
+    found = _PROGRESS.fullmatch(line)
+    done, total = (int(number.replace(",", "")) for number in found.groups()) if found else (0, 0)
+    return min(1.0, done / total) if total else None
+
+
+def _job_folder(audit: Audit, kind: Kind) -> Path:
+    return jobs_folder() / ".exports" / audit.name / kind.name
+
+
+def _held(path: Path) -> FileLock:
+    """Return the lock of an export: two pages may ask for the same one at once."""
+    return FileLock(path.parent.parent / f".{path.parent.name}.lock")
+
+
+def _kept(kind: Kind, path: Path) -> Kept:
+    status = path.stat()
+    known = _known(path)
+    summary = Summary(**known["summary"] | {"notes": tuple(known["summary"]["notes"])}) if known else None
+    noted = path.parent / SUMMARY
+    beside = folder_bytes(path.parent) - status.st_size - (noted.stat().st_size if noted.is_file() else 0)
+    return Kept(kind, path, status.st_size, beside, status.st_mtime, summary, known["position"] if known else 0)
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """Return what was noted of an export; nothing where another was written to its place since."""
+    try:
+        known = read_json(path.parent / SUMMARY)
+        return known if tuple(known["stamp"]) == stamp(path) else {}
+    except (InputError, KeyError, TypeError):
+        return {}
+
+
+def _say(done: int, total: int) -> None:
+    if done == total or done % max(1, total // LINES) == 0:
+        print(f"{done:,} of {total:,} pictures", flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make an export as a process of its own and return its exit code."""
+    name, kind = arguments
+    try:
+        print(make(open_audit(name), KINDS[kind], progress=_say).line)
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}")
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

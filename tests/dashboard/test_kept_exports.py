@@ -1,0 +1,210 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clipmem_core.audits.jobs import Job
+from clipmem_core.audits.store import PAIRS, Audit, write_table
+from clipmem_core.commands import Export, parse
+from clipmem_core.config import InputError
+from clipmem_core.dashboard import kept_exports as kept
+from clipmem_core.dashboard.kept_exports import KINDS, kept_exports, main, make, reading_code, share_done
+from clipmem_core.exports import FORMATS
+from clipmem_core.review.decisions import open_review
+
+Copy = Callable[..., Audit]
+
+
+@pytest.fixture
+def audit(copy: Copy) -> Audit:
+    """An audit without planted captions, which an export would have to take back, and with three decisions."""
+    audit = copy()
+    pairs = audit.pairs
+    pairs["planted"] = None
+    write_table(audit.folder / PAIRS, pairs)
+    ids = pairs["pair_id"].tolist()
+    review = open_review(audit)
+    review.decide(ids[:2], "remove")
+    review.decide([ids[5]], "recaption", captions=["a new one"])
+    return audit
+
+
+def test_there_is_a_kind_for_every_ending_of_every_format() -> None:
+    endings = [(name, ending) for name, about in FORMATS.items() for ending in about.suffixes]
+    assert [(kind.format, kind.suffix) for kind in KINDS.values()] == endings
+    assert {"csv", "html", "decisions", "decisions-parquet"} <= set(KINDS)
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_each_kind_is_made_listed_and_deleted(audit: Audit, name: str) -> None:
+    kind = KINDS[name]
+    summary = make(audit, kind)
+    (found,) = kept_exports(audit)
+    assert (summary.kept, summary.removed, summary.recaptioned) == (98, 2, 1)
+    assert found.summary == summary
+    assert (found.kind, found.file_bytes) == (kind, found.path.stat().st_size)
+    assert found.position == open_review(audit).position() == 3
+    kept.delete(audit, kind)
+    assert kept_exports(audit) == []
+    assert not found.path.parent.exists()
+    kept.delete(audit, kind)  # what is gone can be deleted again
+
+
+def test_the_code_shown_reads_each_export_back(audit: Audit) -> None:
+    for name in ("decisions", "decisions-parquet", "datacomp"):
+        make(audit, KINDS[name])
+    read = {
+        found.kind.name: eval(reading_code(found)[0], {"pandas": pd, "numpy": np})  # noqa: S307
+        for found in kept_exports(audit)
+    }
+    assert len(read["decisions"]) == len(read["decisions-parquet"]) == 3
+    assert len(read["datacomp"]) == 98
+
+
+def test_the_command_shown_of_an_export_audits_it(audit: Audit) -> None:
+    make(audit, KINDS["csv"])
+    code, language = reading_code(kept_exports(audit)[0])
+    assert language == "bash"
+    assert code.startswith("python -m clipmem_core audit ")
+    assert str(kept.export_path(audit, KINDS["csv"])) in code
+
+
+def test_a_report_has_no_code_to_read_it(audit: Audit) -> None:
+    make(audit, KINDS["html"])
+    assert reading_code(kept_exports(audit)[0])[0] == ""
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_the_command_shown_makes_the_same_file(audit: Audit, name: str) -> None:
+    words = kept.typed_command(audit, KINDS[name]).split()
+    assert words[:3] == ["python", "-m", "clipmem_core"]
+    command = parse(words[3:])
+    assert isinstance(command, Export)
+    assert Path(command.out) == kept.export_path(audit, KINDS[name])
+    assert (command.name, command.format, command.overwrite) == ("made", KINDS[name].format, True)
+
+
+def test_what_belongs_beside_an_export_is_counted(audit: Audit) -> None:
+    make(audit, KINDS["wds"])
+    (found,) = kept_exports(audit)
+    beside = [path for path in found.path.parent.iterdir() if path.name not in (found.path.name, kept.SUMMARY)]
+    assert found.beside_bytes == sum(path.stat().st_size for path in beside) > 0
+
+
+@pytest.mark.parametrize("content", [None, b"{ nonsense", b'{"stamp": [1]}', b'{"stamp": 3}', b"[]"])
+def test_without_its_note_an_export_is_listed_all_the_same(audit: Audit, content: bytes | None) -> None:
+    make(audit, KINDS["csv"])
+    note = kept.export_path(audit, KINDS["csv"]).parent / kept.SUMMARY
+    note.unlink()
+    if content is not None:
+        note.write_bytes(content)
+    (found,) = kept_exports(audit)
+    assert found.summary is None
+
+
+def test_a_file_written_to_its_place_since_is_not_described_by_the_old_note(audit: Audit) -> None:
+    make(audit, KINDS["csv"])
+    path = kept.export_path(audit, KINDS["csv"])
+    path.write_text("filepath\ttitle\n")
+    assert kept_exports(audit)[0].summary is None
+
+
+def test_a_failure_leaves_the_older_export(audit: Audit) -> None:
+    make(audit, KINDS["csv"])
+    open_review(audit).decide(audit.pairs["pair_id"], "remove")
+    with pytest.raises(InputError, match="nothing is left to export"):
+        make(audit, KINDS["csv"])
+    (found,) = kept_exports(audit)
+    assert found.summary is not None
+    assert found.summary.kept == 98
+
+
+def test_a_folder_that_cannot_be_written_is_told(audit: Audit, data: Path) -> None:
+    (data / "exports").write_text("a file")
+    with pytest.raises(InputError, match=r"made-csv.csv cannot be written"):
+        make(audit, KINDS["csv"])
+
+
+def test_what_is_being_made_is_not_deleted(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(audit, KINDS["csv"])
+    monkeypatch.setattr(Job, "running", True)
+    monkeypatch.setattr(kept, "find_export_job", lambda audit, kind: Job(audit.folder, 1, "now", ()))
+    with pytest.raises(InputError, match="is being made: cancel that first"):
+        kept.delete(audit, KINDS["csv"])
+    assert len(kept_exports(audit)) == 1
+
+
+def test_large_audits_and_reports_take_time(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kept.takes_time(audit, KINDS["html"])
+    assert not kept.takes_time(audit, KINDS["csv"])
+    monkeypatch.setattr(kept, "LARGE", 99)
+    assert kept.takes_time(audit, KINDS["csv"])
+
+
+def test_the_process_makes_it_and_says_how_far_it_is(audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["made", "html"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    shares = [share_done(line) for line in lines]
+    assert shares == sorted(share for share in shares if share is not None)
+    assert shares[-1] == 1.0
+    assert last == "98 pairs kept, 2 removed, 1 recaptioned"
+
+
+def test_the_process_tells_what_is_wrong_in_a_line(copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+    (copy().folder / PAIRS).unlink()
+    assert main(["made", "csv"]) == 2
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("error: ")
+    assert "pairs.parquet is missing" in line
+
+
+def test_an_interrupted_process_says_so_by_its_exit_code(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kept, "write", interrupt)
+    assert main(["made", "csv"]) == 130
+
+
+def test_the_command_of_the_process_is_there_and_needs_no_streamlit(audit: Audit, data: Path) -> None:
+    code = (
+        "import sys, runpy\n"
+        "sys.argv[1:] = ['made', 'csv']\n"
+        "try: runpy.run_module('clipmem_core.dashboard.kept_exports', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code and 'streamlit' not in sys.modules"
+    )
+    environment = {**os.environ, "CLIPMEM_DATA": str(data)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parents[2])
+    assert len(kept_exports(audit)) == 1
+
+
+def test_the_process_of_a_kind_has_a_folder_of_its_own(
+    audit: Audit, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[Path, list[str]]] = []
+    monkeypatch.setattr(kept, "start_job_in", lambda folder, command: started.append((folder, command)))
+    kept.start(audit, KINDS["html"])
+    assert started[0][0] == data / "jobs" / ".exports" / "made" / "html"
+    assert started[0][1][1:] == ["-m", "clipmem_core.dashboard.kept_exports", "made", "html"]
+
+
+def test_a_line_that_says_nothing_of_pictures_has_no_share() -> None:
+    assert [share_done(line) for line in ("", "error: 1 of 2 pictures", "0 of 0 pictures", "3 of 2 pictures")] == [
+        None,
+        None,
+        None,
+        1.0,
+    ]
+
+
+def test_the_note_is_plain_json(audit: Audit) -> None:
+    make(audit, KINDS["coco"])
+    note = json.loads((kept.export_path(audit, KINDS["coco"]).parent / kept.SUMMARY).read_text())
+    assert note["position"] == 3
+    assert note["summary"]["removed"] == 2
