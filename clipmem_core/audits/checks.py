@@ -50,8 +50,8 @@ class Check:
     """How far a check is.
 
     `found` is what the data set holds, None at first; it is `exact` once every picture was opened. `time` is how long
-    the audit takes: `seconds` by what they are spent on, and the steps this follows from. `error` says why the audit
-    cannot start.
+    the audit takes when nothing else runs: `seconds` by what they are spent on, the steps this follows from, and how
+    many times longer it takes while the machine is as `busy` as now. `error` says why the audit cannot start.
     """
 
     job: Job
@@ -126,11 +126,18 @@ def _read(job: Job) -> Check:
         if line.startswith(b'{"stage"') and line.endswith(b"\n"):
             said = json.loads(line)
             last[said.pop("stage")] = said
-    error = last.get(ERROR, {}).get("text", "")
-    if not error and not job.running and job.exit_code != 0:
-        error = f"the check stopped with exit code {job.exit_code}: {job.last_line or 'it said nothing'}"
     pictures = last.get(PICTURES, {"done": 0, "total": 0})
+    error = last.get(ERROR, {}).get("text") or _end(job)
     return Check(job, last.get(FOUND), last.get(TIME), (pictures["done"], pictures["total"]), error)
+
+
+def _end(job: Job) -> str:
+    """Return how a check ended that did not say what is wrong; nothing while it runs, or where it ended well."""
+    if job.running or job.exit_code == 0:
+        return ""
+    if job.cancelled:
+        return "the check was stopped: check again"
+    return f"the check stopped with exit code {job.exit_code}: {job.last_line or 'it said nothing'}"
 
 
 def _folder(key: str) -> Path:

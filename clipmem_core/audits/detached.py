@@ -1,7 +1,8 @@
 """A command → a process that outlives whoever started it: `python detached.py FOLDER COMMAND…`.
 
-Standard library only, since it is run as a file. FOLDER receives `job.json` (pid, the process's start time, the
-command), `output.log` and, at the end, `exit_code`. The call returns as soon as `job.json` is there.
+Standard library only, since it is run as a file. FOLDER receives `job.json` (pid and start time of the process and of
+its supervisor, the command), `output.log` and, at the end, `exit_code`, which the supervisor writes. The call returns
+as soon as `job.json` is there.
 """
 
 import json
@@ -55,7 +56,12 @@ def _supervise(folder: Path, command: Sequence[str]) -> None:
     with (folder / OUTPUT).open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    job = {"pid": process.pid, "started": process_start(process.pid), "command": list(command)}
+    job = {
+        "pid": process.pid,
+        "started": process_start(process.pid),
+        "supervisor": [os.getpid(), process_start(os.getpid())],
+        "command": list(command),
+    }
     _write(folder / JOB, json.dumps(job, indent=2) + "\n")
     _let_go()
     _write(folder / EXIT_CODE, f"{process.wait()}\n")

@@ -20,7 +20,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.checks import ERROR, FOUND, PICTURES, TIME, Request, read_request
-from clipmem_core.audits.pace import Pace
+from clipmem_core.audits.pace import Pace, undisturbed
 from clipmem_core.audits.prepare import draw_membership, look_at_pictures, plant
 from clipmem_core.audits.rehearsal import measure_pace
 from clipmem_core.audits.settings import resolve, side_by_side
@@ -49,7 +49,7 @@ class Sizes:
 def audit_seconds(
     pace: Pace, config: AuditConfig, sizes: Sizes, *, starting: float, preparing: float
 ) -> dict[str, float]:
-    """Return how long an audit takes, in seconds, by what it is spent on.
+    """Return how long an audit takes when nothing else runs, in seconds, by what they are spent on.
 
     Args:
         pace: of one member while as many train as will.
@@ -60,8 +60,8 @@ def audit_seconds(
 
     Example:
         >>> config = AuditConfig(members=4, epochs=10, batch_size=100, views=2, device="cpu", threads=10_000)
-        >>> spent = audit_seconds(Pace(0, 0.5, 0.001, 0.002), config, Sizes(500, 500, 250), starting=3, preparing=1)
-        >>> spent["training"]  # 4 members one after another, 10 epochs, 3 batches
+        >>> pace, sizes = Pace(0, 0, 0.5, 0.001, 0.002, 1), Sizes(500, 500, 250)
+        >>> audit_seconds(pace, config, sizes, starting=3, preparing=1)["training"]  # 4 turns, 10 epochs, 3 batches
         60.0
     """
     turns = math.ceil(config.members / side_by_side(config))
@@ -126,13 +126,14 @@ def say_time(
     starting: float,
     preparing: float,
 ) -> None:
-    """Print how long the audit takes, and from what that follows."""
+    """Print how long the audit takes when nothing else runs, from what that follows, and how busy the machine is."""
     trained = round(float(membership.trained.sum(axis=1).mean()))
     sizes = Sizes(len(pairs), int(_captions(pairs, config).sum()), trained)
     seconds = audit_seconds(pace, config, sizes, starting=starting, preparing=preparing)
     say(
         TIME,
         seconds={name: round(value, 2) for name, value in seconds.items()},
+        busy=round(pace.busy, 2),
         step=round(pace.step, 4),
         steps=config.epochs * math.ceil(trained / config.batch_size),
         members=config.members,
@@ -165,11 +166,11 @@ def _captions(pairs: pd.DataFrame, config: AuditConfig) -> pd.Series:
 def open_some(raw: RawPairs, config: AuditConfig) -> tuple[list[str], float]:
     """Open a few pictures: references of those that can be used, and the seconds that all of the data set will take."""
     images = raw.pairs[c.IMAGE].sample(min(PICTURES_TRIED, len(raw.pairs)), random_state=config.seed).tolist()
-    began = time.monotonic()
+    began = undisturbed()
     facts = check_chunk(
         list(enumerate(images)), root=raw.root, size=config.cache_size, resize_mode=config.resize_mode, pixels=None
     )
-    spent = time.monotonic() - began
+    spent = undisturbed() - began
     readable = [images[row] for row, fact in facts if fact.reason is None]
     return readable, spent / len(images) * len(raw.pairs) / cores()
 

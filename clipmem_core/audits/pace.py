@@ -39,12 +39,27 @@ PATIENCE = 15.0  # unless the steps are so slow that two must do
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of one member while its neighbours run too."""
+    """Seconds of one member while its neighbours run too, and nothing else does."""
 
     warm_up: float  # the steps before it was measured
+    waited: float  # for a core that something else had, until it was warm
     step: float
     picture: float  # one view of one picture, embedded
     caption: float  # one caption, embedded
+    busy: float  # how many times longer the steps took, since something else ran too; at least 1
+
+
+def waited() -> float:
+    """Return the seconds this thread was ready to run and had no core, since it began; 0 where that is not known."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
+def undisturbed() -> float:
+    """Return a clock, in seconds, that stands still while this thread waits for a core."""
+    return time.monotonic() - waited()
 
 
 class RandomPixels:
@@ -96,15 +111,15 @@ def measure(folder: Path) -> Pace:
     model.train()
     trainer = Trainer(model, data, config, view_maker(model, config, 0), seed=0, device=config.device)
     steps = trainer.steps(Progress(0, np.full((EPOCHS, len(tokens), 2), np.nan, dtype=np.float16)))
-    began = time.monotonic()
+    began = undisturbed()
     for _ in range(WARM_STEPS):
         next(steps)
-    warm_up = time.monotonic() - began
+    warm_up, waited_so_far = undisturbed() - began, waited()
     print("ready", flush=True)
     sys.stdin.readline()
-    step = _seconds_a_step(steps)
+    step, busy = _seconds_a_step(steps)
     picture, caption = _embedding_seconds(trainer)
-    return Pace(warm_up, step, picture, caption)
+    return Pace(warm_up, waited_so_far, step, picture, caption, busy)
 
 
 def _training_data(config: AuditConfig, tokens: np.ndarray, root: Path, images: list[str]) -> TrainingData:
@@ -121,14 +136,16 @@ def _training_data(config: AuditConfig, tokens: np.ndarray, root: Path, images: 
     )
 
 
-def _seconds_a_step(steps: Iterator[None]) -> float:
-    began, count = time.monotonic(), 0
+def _seconds_a_step(steps: Iterator[None]) -> tuple[float, float]:
+    """Return the seconds of a step when nothing else runs, and how many times longer it takes now."""
+    began, began_undisturbed, count = time.monotonic(), undisturbed(), 0
     for _ in steps:
         count += 1
         spent = time.monotonic() - began
         if (spent > SECONDS and count >= STEPS) or (spent > PATIENCE and count >= WARM_STEPS):
             break
-    return spent / count
+    alone = max(undisturbed() - began_undisturbed, 1e-9)
+    return alone / count, max(1.0, spent / alone)
 
 
 def _embedding_seconds(trainer: Trainer) -> tuple[float, float]:
@@ -136,11 +153,11 @@ def _embedding_seconds(trainer: Trainer) -> tuple[float, float]:
     config, data = trainer.config, trainer.data
     how = {"precision": config.precision, "device": config.device}
     views = view_maker(trainer.model, config, EVALUATION)
-    began = time.monotonic()
+    began = undisturbed()
     mean_image_embeddings(trainer.model, data, views, n_views=2, **how)
-    between = time.monotonic()
+    between = undisturbed()
     text_embeddings(trainer.model, data.tokens, **how)
-    return (between - began) / (2 * len(data.keys)), (time.monotonic() - between) / len(data.tokens)
+    return (between - began) / (2 * len(data.keys)), (undisturbed() - between) / len(data.tokens)
 
 
 def main(arguments: list[str]) -> int:

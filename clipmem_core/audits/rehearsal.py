@@ -64,7 +64,7 @@ def _run_side_by_side(folder: Path, count: int, *, threads: int) -> tuple[Pace, 
     finally:
         stop(processes)
     mean = Pace(*np.mean([list(vars(pace).values()) for pace in paces], axis=0).tolist())
-    return mean, max(0.0, starting - mean.warm_up)
+    return mean, max(0.0, starting - mean.waited - mean.warm_up)
 
 
 def _say_go(process: subprocess.Popen[bytes]) -> None:

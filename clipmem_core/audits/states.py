@@ -57,22 +57,23 @@ def state_of(name: str) -> State:
     audit = Audit(audits_folder() / name)
     try:
         job = find_job(name)
+        members = member_names(audit.config) if (audit.folder / CONFIG).is_file() else None
         if job is not None and job.running:
-            return _running(audit, job)
+            return _running(audit, job, members)
         return _resting(audit, job)
     except InputError as error:
         return State(audit, BROKEN, fault=str(error))
 
 
-def _running(audit: Audit, job: Job) -> State:
+def _running(audit: Audit, job: Job, members: list[str] | None) -> State:
     place = job.place
     if place:
         return State(audit, WAITING, job, place=place)
     if audit.finished:
         return State(audit, DONE, job)
-    if not (audit.folder / CONFIG).is_file():
+    if members is None:
         return State(audit, PREPARING, job)
-    stages = {member_progress(audit.folder, name).stage for name in member_names(audit.config)}
+    stages = {member_progress(audit.folder, name).stage for name in members}
     return State(audit, SCORING if stages == {"done"} else TRAINING, job)
 
 
