@@ -1,11 +1,7 @@
 """What each command does with what was typed. Wrong input is one line on stderr and exit code 2, never a traceback."""
 
-import contextlib
-import dataclasses
-import io
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +10,14 @@ from typing import Annotated, Any
 
 import tyro
 
+from clipmem_core.arguments import understood
 from clipmem_core.audits.settings import audit_name
-from clipmem_core.config import AuditConfig, InputError, SourceOptions, data_folder, preset_config
+from clipmem_core.config import AuditConfig, InputError, SourceOptions, data_folder
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE", help="a path, a hub name, or `scenes`")]
+AuditName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help="the audit")]
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,38 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Study:
+    """Compare settings over several seeds, each with its f and its g: memorization, utility and price."""
+
+    study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY", help="size | views | time")]
+    source: Source
+    name: str  # the study's folder
+    config: AuditConfig = field(default_factory=AuditConfig)
+
+
+@dataclass(frozen=True)
+class Units:
+    """Measure UnitMem: which pair sets each unit of an audit's members off, and how far it stands out."""
+
+    name: AuditName
+    members: tuple[str, ...] = ()  # which members; all if none is named
+    sample: int = 0  # pairs of a member that are looked at; 0 means all that it was trained on
+
+
+@dataclass(frozen=True)
+class Paradigms:
+    """Teach an audit's image encoder by captions, by labels and by itself, and compare UnitMem by layer."""
+
+    name: AuditName
+    seeds: int = 3  # runs of each of the three
+    epochs: int = 0  # of each run; 0 means the audit's
+
+
+@dataclass(frozen=True)
 class Export:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help="the audit")]
+    name: AuditName
     format: str  # csv | coco | wds | datacomp | html | decisions
     out: str  # the file to write
     overwrite: bool = False  # replace what is there
@@ -108,6 +134,36 @@ def score(command: Score) -> None:
     show_verdict(finished)
 
 
+def study(command: Study) -> None:
+    from clipmem_core.audits.screen import RichScreen
+    from clipmem_core.studies.run import run_study
+    from clipmem_core.studies.show import show_study
+
+    with RichScreen(command.config.batch_size) as screen:
+        done = run_study(command.study, command.source, command.config, name=command.name, screen=screen)
+    show_study(done)
+
+
+def units(command: Units) -> None:
+    from clipmem_core.audits.measuring import run_units, say_layers
+    from clipmem_core.audits.screen import RichScreen
+    from clipmem_core.audits.store import open_audit
+
+    with RichScreen() as screen:
+        table = run_units(open_audit(command.name), members=command.members, sample=command.sample, screen=screen)
+        say_layers(table, screen)
+
+
+def paradigms(command: Paradigms) -> None:
+    from clipmem_core.audits.screen import RichScreen
+    from clipmem_core.audits.store import open_audit
+    from clipmem_core.audits.teaching import run_paradigms, say_paradigms
+
+    with RichScreen() as screen:
+        audit = open_audit(command.name)
+        say_paradigms(run_paradigms(audit, seeds=command.seeds, epochs=command.epochs, screen=screen), screen)
+
+
 def export(command: Export) -> None:
     from clipmem_core.audits.screen import RichScreen
     from clipmem_core.audits.store import open_audit
@@ -128,6 +184,9 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "fetch": (Fetch, fetch),
     "audit": (Audit, audit),
     "score": (Score, score),
+    "study": (Study, study),
+    "units": (Units, units),
+    "paradigms": (Paradigms, paradigms),
     "export": (Export, export),
 }
 
@@ -144,51 +203,16 @@ def parse(arguments: Sequence[str]) -> Any:
         raise SystemExit(DONE if arguments else WRONG_INPUT)
     if arguments[0] not in COMMANDS:
         raise InputError(f"command {arguments[0]!r} is unknown: choose one of {', '.join(COMMANDS)}")
-    kind = COMMANDS[arguments[0]][0]
-    rest = list(arguments[1:])
-    program = f"python -m clipmem_core {arguments[0]}"
-    marks = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
-    default = _defaults(kind, rest)
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(kind, args=rest, prog=program, default=default, config=marks)
-    except SystemExit as end:
-        if end.code:
-            raise InputError(f"{_one_line(errors.getvalue())} (`{program} --help` lists every flag)") from None
-        raise
+    kind, fields = COMMANDS[arguments[0]][0], {}
+    if kind is Study:
+        from clipmem_core.studies.plans import STUDIES, defaults_of
 
-
-def _defaults(kind: type, arguments: list[str]) -> Any:
-    """Return the command with the preset's values, so that every flag shows and overrides the right one."""
-    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory]
-    if "config" not in {f.name for f in dataclasses.fields(kind)}:
-        return None
-    preset = AuditConfig().preset
-    for place, word in enumerate(arguments):
-        if word == "--preset" and place + 1 < len(arguments):
-            preset = arguments[place + 1]
-        elif word.startswith("--preset="):
-            preset = word.split("=", 1)[1]
-    return kind(config=preset_config(preset), **dict.fromkeys(required, tyro.MISSING))
-
-
-def _one_line(box: str) -> str:
-    """Take the sentence out of the box that the parser draws: of lines or, where a terminal has none, of dashes."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip(" │╭╮╰╯─") for line in plain.splitlines()]
-    kept = ["missing:"] if "Required options" in plain else []
-    for line in lines:
-        if re.fullmatch(r"-*|(Parsing|Value) error|(Required|Unrecognized) options|Missing (argument|from .*)", line):
-            continue
-        if line.startswith(("For full helptext", "Perhaps you meant", "Similar arguments", "To see", "Argument help")):
-            break
-        kept.append(line)
-    return " ".join(kept).removesuffix(" (required)") or "the arguments were not understood"
+        fields = defaults_of(next((word for word in arguments[1:] if word in STUDIES), ""))
+    return understood(kind, arguments[1:], program=f"python -m clipmem_core {arguments[0]}", fields=fields)
 
 
 def _overview() -> str:
-    lines = [f"  {name:8} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()]
+    lines = [f"  {name:9} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()]
     return "\n".join(["usage: python -m clipmem_core COMMAND …", "", *lines, "", "COMMAND --help lists every flag."])
 
 

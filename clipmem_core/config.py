@@ -24,7 +24,7 @@ class SourceOptions:
     csv_label_key: str = ""  # column with the class label
     csv_id_key: str = ""  # column with a stable id; otherwise the picture's path is the id
     csv_separator: str = ""  # one character
-    image_folder: str = ""  # COCO: the folder with the pictures
+    image_folder: str = ""  # the folder that picture paths start in; absolute paths must lie in it
     split: str = "train"  # Hugging Face data sets
     scenes_pairs: int = 1100  # `scenes`: how many pairs are drawn
     scenes_seed: int = 0  # `scenes`: the seed they are drawn from
@@ -45,6 +45,7 @@ class AuditConfig:
     plant_miscaptions: int = 0  # this many pairs get another pair's captions
     drop_lookalikes: bool = False  # keep only the first of near-duplicate pictures
     captions: int = 0  # captions used per pair; 0 means all
+    train_captions: int = 0  # captions of a pair that training draws from; 0 means all that are used
 
     model: str = "small"  # one of ours, a name of open_clip's, or a JSON file
     pretrained: str = ""  # start from this checkpoint or tag instead of from scratch
@@ -67,6 +68,8 @@ class AuditConfig:
     threads: int = 0  # processor threads of one member; 0 divides the cores
 
     views: int = 4  # augmented views per picture in evaluation, at least 2
+    eval_crop_scale: float = 0.0  # smallest area share of an evaluation view; 0 means that of training
+    eval_captions: int = 0  # captions of a pair that memorization is measured on; 0 means all that are used
     cache_gb: float = 8.0  # above this, pictures stream from disk
     probe_data: str = ""  # a torchvision ImageFolder for the linear probe
 

@@ -18,7 +18,7 @@ from tests.exports.sources import audited, make_source
 Captured = pytest.CaptureFixture[str]
 
 WRONG = [
-    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, export"),
+    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, study, units,"),
     ("audit", "missing: SOURCE a path, a hub name, or `scenes`"),
     ("inspect", "missing: SOURCE"),
     ("fetch", "missing: SET openclipart | tuxpaint"),
@@ -40,6 +40,10 @@ WRONG = [
     ("score scenes --name x --membership m.csv --checkpoints a.pt", "--membership 'm.csv' is not a file"),
     ("export", "missing: NAME the audit (required) --format STR csv | coco | wds | datacomp | html | decisions"),
     ("export x --format csv --out x.csv", "there is no audit 'x' in"),
+    ("units", "missing: NAME the audit"),
+    ("units x", "there is no audit 'x' in"),
+    ("paradigms x --seeds many", "Error parsing --seeds: invalid literal for int() with base 10: 'many'"),
+    ("paradigms x", "there is no audit 'x' in"),
     ("export ../x --format csv --out x.csv", "name '../x' must be letters, digits"),
 ]
 

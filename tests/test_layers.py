@@ -7,10 +7,11 @@ LAYERS = [
     {"pairs", "scores"},  # side by side: neither imports the other
     {"training"},
     {"audits"},
+    {"studies"},
     {"review"},
     {"figures"},
     {"exports"},
-    {"commands", "__main__"},
+    {"arguments", "commands", "__main__"},
     {"dashboard"},
     {"pages"},
 ]

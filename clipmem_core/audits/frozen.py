@@ -10,7 +10,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.prepare import DataSet, draw_membership, membership_table
+from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, membership_table
 from clipmem_core.audits.store import (
     CONFIG,
     MANIFEST,
@@ -18,6 +18,7 @@ from clipmem_core.audits.store import (
     PAIRS,
     PREPARED,
     QUARANTINE,
+    SNAPSHOTS,
     Audit,
     file_sha256,
     read_json,
@@ -45,8 +46,12 @@ def write_audit(
     *,
     seconds: float,
     checkpoints: Sequence[Path] = (),
+    snapshots: Sequence[int] = (),
 ) -> None:
-    """Write everything the members start from; config.json comes last and makes the folder an audit."""
+    """Write everything the members start from; config.json comes last and makes the folder an audit.
+
+    `snapshots` are epochs after which each member keeps its embeddings; they change nothing else.
+    """
     audit.folder.mkdir(parents=True, exist_ok=True)
     write_table(audit.folder / PAIRS, pairs)
     write_table(audit.folder / QUARANTINE, data_set.quarantine.reindex(columns=c.QUARANTINE_COLUMNS).astype("string"))
@@ -76,6 +81,8 @@ def write_audit(
         "machine": settings.machine(),
         "config": as_dict(config),
     }
+    if snapshots:
+        stored[SNAPSHOTS] = list(snapshots)
     write_members(audit, stored, membership.members, checkpoints)
     write_json(audit.folder / CONFIG, stored)
 
@@ -116,28 +123,38 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
         InputError: one line that names the fields that differ.
     """
     stored = audit.config
-    asked, given = settings.flat(as_dict(config)), settings.flat(stored["config"])
-    # Threads are frozen with the audit: another machine may go on with it.
-    asked["threads"] = given["threads"]
-    differ = [
-        f"{settings.flag(key)} is {given.get(key)!r} there and {asked[key]!r} here"
-        for key in asked
-        if key not in (*GROWING, *FREE) and asked[key] != given.get(key)
-    ]
-    if stored["source"] != source and Path(stored["source"]).resolve() != Path(source).resolve():
-        differ.insert(0, f"the source is {stored['source']!r} there and {source!r} here")
+    differ = differing_fields(stored, source, config)
     if differ:
         listed = "; ".join(differ)
         raise InputError(f"audit {audit.name!r} exists with another config: {listed}. Take another --name")
-    if asked["members"] < given["members"]:
+    members = stored["config"]["members"]
+    if config.members < members:
         raise InputError(
-            f"audit {audit.name!r} has {given['members']} members and {asked['members']} were asked for: "
+            f"audit {audit.name!r} has {members} members and {config.members} were asked for: "
             "ask for as many or more, or take another --name"
         )
 
 
+def differing_fields(stored: dict[str, Any], source: str, config: AuditConfig) -> list[str]:
+    """Say what differs between what config.json or study.json says and what is asked for now; seeds may grow."""
+    # A field that is younger than what is stored had its default there.
+    asked, given = (settings.flat(as_dict(one)) for one in (config, settings.config_from(stored["config"])))
+    # Threads are frozen: another machine may go on.
+    asked["threads"] = given["threads"]
+    differ = [
+        f"{settings.flag(key)} is {given[key]!r} there and {asked[key]!r} here"
+        for key in asked
+        if key not in (*GROWING, *FREE) and asked[key] != given[key]
+    ]
+    if stored["source"] != source and Path(stored["source"]).resolve() != Path(source).resolve():
+        differ.insert(0, f"the source is {stored['source']!r} there and {source!r} here")
+    return differ
+
+
 def grow(audit: Audit, config: AuditConfig) -> int:
     """Add repeats or seeds to an audit and return how many members came; those it has stay as they are.
+
+    Pairs that were left out of the training of those it has are left out of that of the new ones.
 
     The manifest goes first and membership.parquet comes last, so that a growth cut short is taken up again.
 
@@ -145,7 +162,8 @@ def grow(audit: Audit, config: AuditConfig) -> int:
         InputError: its members are given checkpoints.
     """
     stored = audit.config
-    known = [name for name in audit.membership.columns if name not in (c.PAIR_ID, c.GROUP)]
+    drawn = audit.membership
+    known = [name for name in drawn.columns if name not in (c.PAIR_ID, c.GROUP)]
     more = config.members - len(known)
     if more <= 0:
         return 0
@@ -153,6 +171,8 @@ def grow(audit: Audit, config: AuditConfig) -> int:
         raise InputError(f"audit {audit.name!r} scores given checkpoints and cannot train more: take another --name")
     config = dataclasses.replace(config, threads=stored["threads"])
     membership = draw_membership(np.load(audit.folder / PREPARED)["clusters"], config)
+    before = np.stack([drawn[name].to_numpy(dtype=bool) for name in known])
+    membership = leave_out(membership, (membership.trained[: len(known)] & ~before).any(axis=0))
     (audit.folder / MANIFEST).unlink(missing_ok=True)
     stored |= {
         "members": list(membership.members),

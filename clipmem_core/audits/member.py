@@ -23,7 +23,16 @@ from clipmem_core.atomic import replacing
 from clipmem_core.audits.index import write_index
 from clipmem_core.audits.probe import probe_accuracy
 from clipmem_core.audits.settings import config_from
-from clipmem_core.audits.store import IMAGE_INDEX, MEMBER_UTILITY, PREPARED, TEXT_INDEX, Audit, read_json, write_json
+from clipmem_core.audits.store import (
+    IMAGE_INDEX,
+    MEMBER_UTILITY,
+    PREPARED,
+    SNAPSHOTS,
+    TEXT_INDEX,
+    Audit,
+    read_json,
+    write_json,
+)
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
 from clipmem_core.pairs.pixels import open_pixels
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
@@ -99,13 +108,13 @@ def open_member(folder: Path, name: str) -> MemberRun:
     return MemberRun(audit, name, stored, config, pairs, membership, data)
 
 
-def view_maker(model: Model, config: AuditConfig, seed: int) -> ViewMaker:
-    """Return the view maker that fits a model's input."""
+def view_maker(model: Model, config: AuditConfig, seed: int, *, crop_scale: float = 0.0) -> ViewMaker:
+    """Return the view maker that fits a model's input; crops are those of training where no scale is given."""
     size = model.visual.image_size
     mean_std = model.visual.preprocess_cfg
     return ViewMaker(
         size[0] if isinstance(size, tuple) else size,
-        config.crop_scale,
+        crop_scale or config.crop_scale,
         tuple(mean_std["mean"]),
         tuple(mean_std["std"]),
         seed,
@@ -131,8 +140,29 @@ def trained_model(run: MemberRun) -> Model:
         (run.folder / STATE).unlink(missing_ok=True)
         return model
     trainer = Trainer(model, run.data, config, view_maker(model, config, seed), seed=seed, device=device)
-    train(trainer, run.folder)
+    snapshots = set(run.stored.get(SNAPSHOTS, ()))
+
+    def look(epoch: int) -> None:
+        if epoch in snapshots:
+            write_embeddings(run.folder / SNAPSHOTS / str(epoch), *embed(run, model), run)
+
+    train(trainer, run.folder, after_epoch=look if snapshots else None)
     return model
+
+
+def embed(run: MemberRun, model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean embedding of every picture's evaluation views, and that of every caption, float32 [n, dim]."""
+    how = {"precision": run.config.precision, "device": run.stored["device"]}
+    views = view_maker(model, run.config, run.config.seed + EVALUATION, crop_scale=run.config.eval_crop_scale)
+    image = mean_image_embeddings(model, run.data, views, n_views=run.config.views, **how)
+    return image, text_embeddings(model, run.data.tokens, **how)
+
+
+def write_embeddings(folder: Path, image: np.ndarray, text: np.ndarray, run: MemberRun) -> None:
+    """Write both indexes; text.faiss comes last and says that they are complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_index(folder / IMAGE_INDEX, image)
+    write_index(folder / TEXT_INDEX, mean_by_pair(text, run.data.caption_start, first=run.config.eval_captions))
 
 
 def probe_rows(run: MemberRun) -> np.ndarray:
@@ -178,18 +208,14 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def run_member(folder: Path, name: str) -> None:
-    """Bring a member to its end; text.faiss is written last and says that it is complete."""
+    """Bring a member to its end: its embeddings are written last."""
     run = open_member(folder, name)
     clear_leftovers(run.folder)
     torch.set_num_threads(run.stored["threads"])
     model = trained_model(run)
-    how = {"precision": run.config.precision, "device": run.stored["device"]}
-    views = view_maker(model, run.config, run.config.seed + EVALUATION)
-    image = mean_image_embeddings(model, run.data, views, n_views=run.config.views, **how)
-    text = text_embeddings(model, run.data.tokens, **how)
+    image, text = embed(run, model)
     write_json(run.folder / MEMBER_UTILITY, utility(run, model, image, text))
-    write_index(run.folder / IMAGE_INDEX, image)
-    write_index(run.folder / TEXT_INDEX, mean_by_pair(text, run.data.caption_start))
+    write_embeddings(run.folder, image, text, run)
 
 
 def end_with_parent() -> None:

@@ -1,5 +1,6 @@
 """From a data set to the tables a member starts from: pairs, quarantine, membership, and pictures stored small."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,11 @@ def draw_membership(clusters: np.ndarray, config: AuditConfig) -> Membership:
     if config.protocol == "paper":
         return paper_membership(clusters, seeds=config.seeds, seed=config.seed)
     return ensemble_membership(clusters, folds=config.folds, repeats=config.members // config.folds, seed=config.seed)
+
+
+def leave_out(membership: Membership, rows: np.ndarray) -> Membership:
+    """Let no member train on some pairs, true in [n_pairs]; groups and slots stay, so that nothing else moves."""
+    return dataclasses.replace(membership, trained=membership.trained & ~rows)
 
 
 def plant(pairs: pd.DataFrame, membership: Membership, config: AuditConfig) -> pd.DataFrame:

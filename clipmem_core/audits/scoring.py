@@ -34,6 +34,7 @@ class Evidence:
     image: list[np.ndarray]
     text: list[np.ndarray]
     log_probability: list[np.ndarray]  # empty where members come without a trajectory
+    n_captions: np.ndarray  # behind each mean text embedding, [n_pairs]
 
     @property
     def alignments(self) -> list[np.ndarray]:
@@ -49,7 +50,8 @@ def membership_of(table: pd.DataFrame) -> Membership:
 
 def gather_evidence(audit: Audit) -> Evidence:
     """Read every member's embeddings and trajectory; embeddings stay on disk."""
-    config = audit.config
+    config, pairs = audit.config, audit.pairs
+    most = config["config"].get("eval_captions") or None
     membership = membership_of(audit.membership)
     external = membership.group == c.EXTERNAL
     image = [map_vectors(audit.member(name) / IMAGE_INDEX) for name in membership.members]
@@ -57,7 +59,7 @@ def gather_evidence(audit: Audit) -> Evidence:
     paths = [audit.member(name) / TRAJECTORY for name in membership.members]
     trajectories = [mean_over_epochs(np.load(path, mmap_mode="r")) for path in paths if path.is_file()]
     return Evidence(
-        pairs=audit.pairs,
+        pairs=pairs,
         membership=membership,
         protocol=config["protocol"],
         seed=config["config"]["seed"],
@@ -66,6 +68,7 @@ def gather_evidence(audit: Audit) -> Evidence:
         image=image,
         text=text,
         log_probability=trajectories if len(trajectories) == len(paths) else [],
+        n_captions=pairs[c.CAPTIONS].map(len).clip(upper=most).to_numpy(),
     )
 
 
@@ -79,7 +82,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, float]]:
         [terms[TEXT_SQUARE] for terms in evidence.terms],
         membership,
         n_views=evidence.views,
-        n_captions=evidence.pairs[c.CAPTIONS].map(len).to_numpy(),
+        n_captions=evidence.n_captions,
         protocol=protocol,
         seed=seed,
     )

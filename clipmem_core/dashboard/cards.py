@@ -11,7 +11,7 @@ from clipmem_core.columns import CLIPMEM, MISFIT, SIMILARITY_OUT
 from clipmem_core.dashboard.address import link, read_view
 from clipmem_core.dashboard.numbers import Noise, number, read_noise, words
 from clipmem_core.dashboard.plain import as_html, cut, show_text
-from clipmem_core.dashboard.thumbnails import placeholder, start_thumbnails
+from clipmem_core.dashboard.thumbnails import data_uri, placeholder, start_thumbnails
 from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE
@@ -69,8 +69,8 @@ def draw_cards(
         for card, picture in zip(cards, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
                 slots.append(st.empty())
-                if not picture.done():
-                    slots[-1].image(placeholder(), width="stretch", alt="Picture is being read")
+                if not picture.done():  # bytes in the address: a file may be gone before the browser asks for it
+                    slots[-1].image(data_uri(placeholder(16)), width="stretch", alt="Picture is being read")
                 st.html(card_html(card, noise, order=order or selection.order))
                 _draw_links(audit, card, selection, key=f"{key}-{card.row}", draw_tick=draw_tick)
     for card, picture, slot in zip(cards, pictures, slots, strict=True):

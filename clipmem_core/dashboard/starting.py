@@ -94,8 +94,8 @@ def _draw_fetch(name: str) -> None:
     failed = job is not None and job.exit_code != 0
     if failed and job is not None:
         show_text(job.last_line, limit=200)
-    again = "again" if failed else "from Debian's archive"
-    if st.button(f"Fetch {name} {again}", key=f"fetch-{name}", icon=":material/download:"):
+    label, source = f"Fetch {name}{' again' if failed else ''}", "A real data set, from Debian's archive."
+    if st.button(label, key=f"fetch-{name}", icon=":material/download:", help=source):
         start_fetch(name)
         st.rerun(scope="fragment")
 

@@ -60,5 +60,5 @@ def _draw_tile(audit: Audit, card: PairCard, selection: Selection, picture: byte
     st.image(picture, width="stretch", alt="Picture cannot be read" if fault else f"Picture: {caption}")
     score = f"{words(selection.order)} {number(card.scores[selection.order])}"
     there = link(audit, selection, pair=card.pair_id)
-    st.page_link("pages/pair.py", label=score, icon=":material/arrow_forward:", query_params=there)
+    st.page_link("pages/pair.py", label=score, icon="", query_params=there)
     st.html(f'<div class="strip-caption" dir="auto">{as_html(caption)}</div>')

@@ -52,7 +52,11 @@ def text_embeddings(model: Model, tokens: np.ndarray, *, precision: str, device:
     return vectors
 
 
-def mean_by_pair(vectors: np.ndarray, caption_start: np.ndarray) -> np.ndarray:
-    """Average caption vectors [n_captions, dim] within each pair, float32 [n_pairs, dim]."""
-    sums = np.add.reduceat(vectors, caption_start[:-1], axis=0, dtype=np.float32)
-    return sums / np.diff(caption_start)[:, None].astype(np.float32)
+def mean_by_pair(vectors: np.ndarray, caption_start: np.ndarray, *, first: int = 0) -> np.ndarray:
+    """Average caption vectors [n_captions, dim] within each pair, all or the `first` ones, float32 [n_pairs, dim]."""
+    counts = np.diff(caption_start)
+    if first:
+        place = np.arange(len(vectors)) - np.repeat(caption_start[:-1], counts)
+        vectors, counts = vectors[place < first], np.minimum(counts, first)
+    sums = np.add.reduceat(vectors, np.cumsum(counts) - counts, axis=0, dtype=np.float32)
+    return sums / counts[:, None].astype(np.float32)

@@ -2,8 +2,10 @@
 last saved state and ends with the same bits."""
 
 import math
+import platform
+import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +52,10 @@ def epoch_batches(data: TrainingData, *, seed: int, epoch: int, batch_size: int)
     return np.array_split(order, math.ceil(len(order) / batch_size))
 
 
-def chosen_captions(data: TrainingData, rows: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """Draw one caption for each row: caption numbers int64 [n]."""
+def chosen_captions(data: TrainingData, rows: np.ndarray, *, seed: int, epoch: int, first: int = 0) -> np.ndarray:
+    """Draw one caption for each row, of its `first` captions or (0) of all: caption numbers int64 [n]."""
     counts = data.caption_start[rows + 1] - data.caption_start[rows]
+    counts = np.minimum(counts, first) if first else counts
     drawn = hashed(data.keys[rows], seed, CAPTION, epoch) % counts.astype(np.uint64)
     return data.caption_start[rows] + drawn.astype(np.int64)
 
@@ -110,7 +113,7 @@ class Trainer:
     def inputs(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
         """Draw a view and a caption for each pair: images [n, 3, size, size], tokens [n, context_length]."""
         boxes = self.views.boxes(self.data.keys[rows], epoch)
-        captions = chosen_captions(self.data, rows, seed=self.seed, epoch=epoch)
+        captions = chosen_captions(self.data, rows, seed=self.seed, epoch=epoch, first=self.config.train_captions)
         tokens = torch.from_numpy(self.data.tokens[captions].astype(np.int64))
         return self.views.images(pixels, boxes, self.device), tokens.to(self.device)
 
@@ -121,22 +124,35 @@ class Trainer:
             group["lr"] = learning_rate(progress.step, total=self.total, peak=self.config.lr, warmup=self.config.warmup)
         # Dropout inside a tower, where a model has it, must not depend on where a run was resumed.
         torch.manual_seed((self.seed * 1_000_003 + progress.step) % 2**63)
-        images, tokens = self.inputs(rows, epoch, self.data.pixels.gather(rows) if pixels is None else pixels)
-        with autocast(self.config.precision, self.device):
-            image = encode_image(self.model, images)
-            text = encode_text(self.model, tokens, cut=self.cut)
-        scale = self.model.logit_scale.exp()
-        loss = self.loss(image, text, scale, **self._bias())
+        pixels = self.data.pixels.gather(rows) if pixels is None else pixels
+        loss, cosine, log_probability = self.look(rows, epoch, pixels)
         if not torch.isfinite(loss):
             raise InputError(f"the loss is {loss.item()} at step {progress.step}: try a lower --lr or --precision fp32")
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        cosine, log_probability = partner_log_probability(image.detach(), text.detach(), scale.detach())
+        self.settle()
         progress.note(epoch, rows, cosine.cpu().numpy(), log_probability.cpu().numpy(), loss=float(loss.detach()))
         return float(loss.detach())
+
+    def look(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a batch's loss, and for the trajectory each pair's cosine and log-probability of its partner, [n]."""
+        images, tokens = self.inputs(rows, epoch, pixels)
+        with autocast(self.config.precision, self.device):
+            image = encode_image(self.model, images)
+            text = encode_text(self.model, tokens, cut=self.cut)
+        scale = self.model.logit_scale.exp()
+        loss = self.loss(image, text, scale, **self._bias())
+        return loss, *partner_log_probability(image.detach(), text.detach(), scale.detach())
+
+    def settle(self) -> None:
+        """Bring the weights back to where they are allowed to be, after a step."""
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+    def shown(self) -> dict[str, float]:
+        """Return what a line of the log says beside the loss."""
+        return {"logit_scale": round(float(self.model.logit_scale.detach().exp()), 3)}
 
     def _bias(self) -> dict[str, Tensor]:
         bias = getattr(self.model, "logit_bias", None)
@@ -163,8 +179,14 @@ def read_ahead(pixels: PixelSource, batches: list[np.ndarray]) -> Iterator[tuple
             yield rows, ready
 
 
-def train(trainer: Trainer, folder: Path) -> None:
-    """Train a member to its end and leave checkpoint.pt, trajectory.npy and log.jsonl in its folder."""
+def train(trainer: Trainer, folder: Path, *, after_epoch: Callable[[int], None] | None = None) -> None:
+    """Train a member to its end and leave checkpoint.pt, trajectory.npy and log.jsonl in its folder.
+
+    Args:
+        trainer: of the member.
+        folder: the member's.
+        after_epoch: called with the number of each epoch that ended, from 1; may look at the model, but not change it.
+    """
     n_pairs = len(trainer.data.caption_start) - 1
     progress = load_state(trainer.model, trainer.optimizer, folder, device=trainer.device)
     if progress is None:
@@ -180,6 +202,9 @@ def train(trainer: Trainer, folder: Path) -> None:
             seen = (progress.step - last_step) * len(trainer.data.rows) / trainer.batches
             log.add(**_line(trainer, progress, seen / max(now - last_line, 1e-9)))
             last_line, last_step = now, progress.step
+        if after_epoch is not None and progress.step % trainer.batches == 0:
+            after_epoch(progress.step // trainer.batches)
+            trainer.model.train()
         if now - last_save > pause and progress.step < trainer.total:
             save_state(trainer.model, trainer.optimizer, progress, folder)
             last_save = time.monotonic()
@@ -199,7 +224,16 @@ def _line(trainer: Trainer, progress: Progress, rate: float) -> dict[str, Any]:
         "epoch": round(progress.step / trainer.batches, 3),
         "loss": round(loss / count, 5),
         "log_probability": round(log_probability / count, 5),
-        "logit_scale": round(float(trainer.model.logit_scale.detach().exp()), 3),
+        **trainer.shown(),
         "samples_per_second": round(rate, 1),
         "seconds": round(progress.seconds, 2),
+        "peak_mb": round(_peak_mb(trainer.device), 1),
     }
+
+
+def _peak_mb(device: str) -> float:
+    """Return the most memory that this process has held so far, the GPU's where it trains there, in MB."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

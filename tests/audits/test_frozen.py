@@ -12,7 +12,7 @@ from clipmem_core.audits import frozen
 from clipmem_core.audits.frozen import check_same, grow, member_seeds
 from clipmem_core.audits.prepare import draw_membership
 from clipmem_core.audits.settings import resolve
-from clipmem_core.audits.store import Audit, file_sha256
+from clipmem_core.audits.store import Audit, file_sha256, write_table
 from clipmem_core.config import AuditConfig, InputError, SourceOptions
 from tests.audits.small import ENSEMBLE, PAPER, config_of
 from tests.conftest import Made
@@ -111,3 +111,25 @@ def test_each_seed_or_repeat_has_a_seed_of_its_own() -> None:
     paper, ensemble = AuditConfig(protocol="paper", seed=10), AuditConfig(seed=10)
     assert member_seeds(paper, ["f-0", "g-0", "f-12"]) == {"f-0": 10, "g-0": 10, "f-12": 22}
     assert member_seeds(ensemble, ["r0-f0", "r3-f1"]) == {"r0-f0": 10, "r3-f1": 13}
+
+
+def test_a_field_that_is_younger_than_an_audit_had_its_default_there(start: Audit) -> None:
+    stored = start.config
+    del stored["config"]["eval_captions"]
+    (start.folder / "config.json").write_text(json.dumps(stored))
+    config = resolve(config_of(PAPER))
+    check_same(start, "scenes", config)
+    with pytest.raises(InputError, match="--eval-captions is 0 there and 1 here"):
+        check_same(start, "scenes", dataclasses.replace(config, eval_captions=1))
+
+
+def test_pairs_that_were_left_out_stay_left_out_as_an_audit_grows(start: Audit) -> None:
+    table = start.membership
+    left_out = table.index.isin([3, 40, 41])
+    members = [name for name in table if name not in ("pair_id", "group")]
+    before = table.assign(**{name: table[name] & ~left_out for name in members})
+    write_table(start.folder / "membership.parquet", before)
+    assert grow(start, dataclasses.replace(resolve(config_of(PAPER)), seeds=2, members=4)) == 2
+    after = start.membership
+    assert (after["f-1"] == before["f-0"]).all()
+    assert (after["g-1"] == before["g-0"]).all()

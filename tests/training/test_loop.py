@@ -72,6 +72,16 @@ def test_chosen_captions_are_the_pairs_own_and_near_uniform() -> None:
         assert stats.chisquare(counts).pvalue > 1e-3
 
 
+def test_captions_beyond_the_first_are_never_drawn_where_they_are_not_wanted() -> None:
+    rows, counts = np.arange(300), np.diff(DATA.caption_start)
+    drawn = np.stack([chosen_captions(DATA, rows, seed=0, epoch=epoch, first=2) for epoch in range(60)])
+    place = drawn - DATA.caption_start[:-1]
+    assert (place.max(axis=0) == np.minimum(counts, 2) - 1).all()
+    # A pair that has no more draws what it draws anyway.
+    free = np.stack([chosen_captions(DATA, rows, seed=0, epoch=epoch) for epoch in range(60)])
+    assert (drawn[:, counts <= 2] == free[:, counts <= 2]).all()
+
+
 def test_a_pairs_caption_does_not_depend_on_its_batch() -> None:
     whole = chosen_captions(DATA, np.arange(300), seed=2, epoch=5)
     some = np.array([17, 3, 250])

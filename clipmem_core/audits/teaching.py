@@ -1,0 +1,178 @@
+"""One image encoder on the same pictures under three teachers → UnitMem by layer of each, for claim 1 of the paper.
+
+python -m clipmem_core paradigms NAME --seeds 3
+
+The teachers are captions (CLIP), labels, and another view of the same picture (SimCLR). Pictures, their order, views,
+optimiser, schedule and the encoder's first weights are the same; so is the number of samples seen. A run that was
+killed goes on where it stopped.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+
+from clipmem_core.atomic import replacing
+from clipmem_core.audits import settings
+from clipmem_core.audits.frozen import FREE, GROWING
+from clipmem_core.audits.lessons import Lesson, plan, teach, trainer_of
+from clipmem_core.audits.measuring import check_members
+from clipmem_core.audits.paradigms import (
+    PARADIGM,
+    PARADIGMS,
+    RESULT,
+    RUNS,
+    SEED,
+    SELF_SUPERVISED,
+    SETTINGS,
+    SUPERVISED,
+    TABLE,
+    paradigms_folder,
+    read_paradigms,
+)
+from clipmem_core.audits.run import Screen, ensure_pixels
+from clipmem_core.audits.store import Audit, read_json, read_table, write_json
+from clipmem_core.audits.units import LAYER, UNITMEM_MEAN, UNITS, layer_means
+from clipmem_core.config import InputError, fingerprint
+from clipmem_core.training.state import Progress
+
+WARM_STEPS, TIMED_STEPS = 2, 3
+WHY_NOT = {
+    SUPERVISED: "the pairs have no labels, or of one class alone",
+    SELF_SUPERVISED: "image augmentation is off (--crop-scale 1), so two views of a picture are the same",
+}
+
+
+def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Screen) -> pd.DataFrame:
+    """Teach the image encoder of an audit's model three ways and measure its units; what is done is not done again.
+
+    Seed s has the pictures of the first member of the audit's seed s, those with a label if there are labels; where
+    that member is itself a CLIP model of these pictures and epochs, it is the CLIP run.
+
+    Args:
+        audit: a finished one.
+        seeds: runs of each paradigm.
+        epochs: of each run; 0 takes the audit's.
+        screen: where progress goes.
+
+    Returns:
+        As `read_paradigms`.
+
+    Raises:
+        InputError: the audit is not finished, its image encoder has no units, or the folder holds other epochs.
+    """
+    check_members(audit, ())
+    if seeds < 1 or epochs < 0:
+        raise InputError(f"--seeds must be at least 1 and --epochs at least 0, not {seeds} and {epochs}")
+    ensure_pixels(audit, settings.config_from(audit.config["config"]), screen)
+    torch.set_num_threads(audit.config["threads"])  # as the members had
+    folder = paradigms_folder(audit)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            _check_same(audit, folder, epochs or audit.config["config"]["epochs"])
+            lessons = [lesson for seed in range(seeds) for lesson in plan(audit, seed, epochs)]
+            _teach_all(audit, lessons, screen)
+    except Timeout:
+        raise InputError(f"{folder} is being filled by another process: wait for it, or stop it") from None
+    table = read_paradigms(audit)
+    assert table is not None
+    return table
+
+
+def say_paradigms(table: pd.DataFrame, screen: Screen) -> None:
+    """Say UnitMem by layer of each paradigm, means over seeds."""
+    layers = table.pivot_table(UNITMEM_MEAN, LAYER, PARADIGM, sort=False)
+    for line in layers.round(3).to_string().splitlines():
+        screen.say(line)
+
+
+def _check_same(audit: Audit, folder: Path, epochs: int) -> None:
+    """Freeze what all runs share, and refuse to mix it."""
+    stored = audit.config
+    fixed = {key: value for key, value in stored["config"].items() if key not in (*GROWING, *FREE, "epochs")}
+    wanted = {"audit": fingerprint([fixed, stored["dataset_fingerprint"]]), "epochs": epochs}
+    if not (folder / SETTINGS).is_file():
+        write_json(folder / SETTINGS, wanted)
+    there = read_json(folder / SETTINGS)
+    if there["audit"] != wanted["audit"]:
+        raise InputError(f"{folder} was made from another audit of this name: delete it")
+    if there["epochs"] != epochs:
+        known = there["epochs"]
+        raise InputError(f"{folder} holds runs of {known} epochs: ask for --epochs {known}, or delete it")
+
+
+def _teach_all(audit: Audit, lessons: Sequence[Lesson], screen: Screen) -> None:
+    planned = {lesson.paradigm for lesson in lessons}
+    for name in PARADIGMS:
+        if name not in planned:
+            screen.say(f"note: no {name} runs, since {WHY_NOT[name]}")
+    left = [lesson for lesson in lessons if not lesson.done]
+    if left:
+        reused = sum(lesson.reused for lesson in left)
+        taken = f", {reused} of them trained by the audit" if reused else ""
+        minutes = max(1, round(seconds_left(left) / 60))
+        screen.say(f"{len(left)} of {len(lessons)} runs to go{taken}: about {minutes:,} min")
+    else:
+        screen.say("every run is finished: nothing to do")
+    for lesson in left:
+        teach(lesson, screen)
+        write_csv(audit)
+
+
+def seconds_left(lessons: Sequence[Lesson]) -> float:
+    """Estimate how long runs take, from a few steps of each paradigm among them."""
+    first = {lesson.paradigm: lesson for lesson in reversed(lessons)}
+    paces = {paradigm: _step_seconds(lesson) for paradigm, lesson in first.items()}
+    total = 0.0
+    for lesson in lessons:
+        step, steps, pictures = paces[lesson.paradigm]
+        total += 0.0 if lesson.reused else step * steps
+        # Every picture's views pass twice, for the units and for the probe; a third of a step goes forward.
+        passes = 2 * lesson.run.config.views / (2 if lesson.paradigm == SELF_SUPERVISED else 1)
+        total += passes * len(lesson.run.data.rows) * step / pictures / 3
+    return total
+
+
+def _step_seconds(lesson: Lesson) -> tuple[float, int, float]:
+    """Return the seconds of a step, the steps of a run, and the pictures in a step."""
+    trainer = trainer_of(lesson)
+    trainer.model.train()
+    blank = np.full((trainer.config.epochs, len(trainer.data.keys), 2), np.nan, dtype=np.float16)
+    began, done = time.monotonic(), 0
+    for done, _ in enumerate(trainer.steps(Progress(0, blank)), start=1):
+        if done == WARM_STEPS:
+            began = time.monotonic()
+        if done == WARM_STEPS + TIMED_STEPS:
+            break
+    timed = done - WARM_STEPS if done > WARM_STEPS else done
+    return (time.monotonic() - began) / timed, trainer.total, len(trainer.data.rows) / trainer.batches
+
+
+def write_csv(audit: Audit) -> None:
+    """Write the table of every run that is finished, with a head of comment lines that say where it comes from."""
+    folder, stored, machine = paradigms_folder(audit), audit.config, settings.machine()
+    command = f"python -m clipmem_core paradigms {audit.name}"
+    tables = []
+    for path in (folder / RUNS).glob(f"*/{RESULT}"):
+        layers = layer_means(read_table(path.parent / UNITS), by=[LAYER])
+        tables.append(layers.assign(**read_json(path)))
+    whole = pd.concat(tables, ignore_index=True)
+    order = whole[PARADIGM].map(PARADIGMS.index)
+    whole = whole.assign(order=order).sort_values(["order", SEED, LAYER]).drop(columns="order")
+    seeds = sorted(set(whole[SEED]))
+    head = [
+        f"command: {command} --seeds {len(seeds)} --epochs {whole['epochs'].iloc[0]}",
+        f"machine: {machine['processor']}, {machine['cores']} cores; {stored['device']}, {stored['precision']}",
+        f"seeds: {', '.join(map(str, seeds))}",
+        f"data set: {stored['dataset_fingerprint']}",
+    ]
+    front = [PARADIGM, SEED, LAYER]
+    whole = whole[[*front, *(column for column in whole if column not in front)]]
+    with replacing(folder / TABLE) as temporary:
+        body = whole.to_csv(index=False, float_format="%.5g")
+        temporary.write_text("".join(f"# {line}\n" for line in head) + body, encoding="utf-8")

@@ -1,0 +1,125 @@
+"""One seed of an arm's audit → its row: memorization, utility and price from that seed's f and g alone."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipmem_core import columns as c
+from clipmem_core.audits.index import map_vectors
+from clipmem_core.audits.progress import last_line
+from clipmem_core.audits.scoring import membership_of
+from clipmem_core.audits.store import IMAGE_INDEX, MEMBER_UTILITY, SNAPSHOTS, TEXT_INDEX, Audit, read_json
+from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.encoders import contributions
+from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.uncertainty import membership_auroc
+from clipmem_core.studies.store import (
+    ARM,
+    CLIPMEM_CANDIDATE,
+    CLIPMEM_EXTERNAL,
+    EPOCH,
+    IMAGE_EXTERNAL,
+    MEMBERSHIP_AUROC,
+    PEAK_MB,
+    RETRIEVAL,
+    SAMPLES_SEEN,
+    SECONDS,
+    SEED,
+    TEXT_EXTERNAL,
+)
+from clipmem_core.training.files import LOG, TRAJECTORY
+
+RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
+
+
+def point(audit: Audit, number: int, settings: dict[str, Any], compared: np.ndarray) -> dict[str, Any]:
+    """Return the row of an arm and seed.
+
+    Args:
+        audit: the arm's; its members f-number and g-number are done.
+        number: of the seed, from 0.
+        settings: what the arm's row says it is.
+        compared: pairs that every arm trains on if its group does, bool [n_pairs].
+
+    Returns:
+        arm, seed, the settings; memorization over compared candidates; utility, the mean of f and g; the samples that
+        one of them saw, the seconds that both trained, and the larger peak of memory.
+    """
+    names = (f"f-{number}", f"g-{number}")
+    folders = [audit.member(name) for name in names]
+    return {
+        ARM: audit.name,
+        SEED: number,
+        **settings,
+        **memorization(folders, _pair_of_members(audit, names), compared, seed=audit.config["config"]["seed"]),
+        **_utility(folders),
+        **_price(folders),
+    }
+
+
+def times(audit: Audit, number: int, compared: np.ndarray) -> list[dict[str, Any]]:
+    """Return memorization after each epoch whose embeddings were kept: arm, seed, epoch and its numbers."""
+    names = (f"f-{number}", f"g-{number}")
+    membership, seed = _pair_of_members(audit, names), audit.config["config"]["seed"]
+    rows = []
+    for epoch in audit.config.get(SNAPSHOTS, []):
+        folders = [audit.member(name) / SNAPSHOTS / str(epoch) for name in names]
+        found = memorization(folders, membership, compared, seed=seed)
+        rows.append({ARM: audit.name, SEED: number, EPOCH: epoch, **found})
+    return rows
+
+
+def memorization(folders: list[Path], membership: Membership, compared: np.ndarray, *, seed: int) -> dict[str, float]:
+    """Measure what f and g memorized from the embeddings in their folders.
+
+    Args:
+        folders: of f and g, with image.faiss and text.faiss.
+        membership: of these two.
+        compared: pairs that every arm trains on if its group does, bool [n_pairs].
+        seed: that the pairs to fit the map on are drawn from.
+    """
+    image = [map_vectors(folder / IMAGE_INDEX) for folder in folders]
+    text = [map_vectors(folder / TEXT_INDEX) for folder in folders]
+    external = membership.group == c.EXTERNAL
+    candidate = (membership.group == c.CANDIDATE) & compared
+    f, g = (pair_terms(a, b, external)[c.ALIGNMENT] for a, b in zip(image, text, strict=True))
+    parts, fits = contributions(image, text, membership, protocol="paper", seed=seed)
+    kept = dataclasses.replace(
+        membership,
+        group=membership.group[compared],
+        trained=membership.trained[:, compared],
+        slots=membership.slots[compared],
+    )
+    return {
+        CLIPMEM_CANDIDATE: float((f - g)[candidate].mean()),
+        MEMBERSHIP_AUROC: membership_auroc([f[compared], g[compared]], kept)[1],
+        c.CLIPMEM_IMAGE: float(parts[c.CLIPMEM_IMAGE][candidate].mean()),
+        c.CLIPMEM_TEXT: float(parts[c.CLIPMEM_TEXT][candidate].mean()),
+        CLIPMEM_EXTERNAL: float((f - g)[external].mean()),
+        IMAGE_EXTERNAL: float(parts[c.CLIPMEM_IMAGE][external].mean()),
+        TEXT_EXTERNAL: float(parts[c.CLIPMEM_TEXT][external].mean()),
+        "map_fit": float(np.mean(list(fits.values()))),
+    }
+
+
+def _pair_of_members(audit: Audit, names: tuple[str, str]) -> Membership:
+    return membership_of(audit.membership[[c.PAIR_ID, c.GROUP, *names]])
+
+
+def _utility(folders: list[Path]) -> dict[str, float]:
+    metrics = [read_json(folder / MEMBER_UTILITY) for folder in folders]
+    means = {name: float(np.mean([one[name] for one in metrics])) for name in metrics[0]}
+    return {RETRIEVAL: float(np.mean([means[name] for name in RECALLS])), **means}
+
+
+def _price(folders: list[Path]) -> dict[str, float]:
+    seen = [int(np.isfinite(np.load(folder / TRAJECTORY, mmap_mode="r")[..., 0]).sum()) for folder in folders]
+    ends = [last_line(folder / LOG) for folder in folders]
+    return {
+        SAMPLES_SEEN: seen[0],
+        SECONDS: round(sum(end.get("seconds", math.nan) for end in ends), 2),
+        PEAK_MB: max(end.get("peak_mb", math.nan) for end in ends),
+    }

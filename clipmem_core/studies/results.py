@@ -1,0 +1,86 @@
+"""From a study to the small CSV behind the README's tables, with the command, machine and seeds that made it.
+
+python -m clipmem_core.studies.results NAME OUT.csv
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from clipmem_core.audits.results import FOLLOWING
+from clipmem_core.audits.settings import flag, flat, typed
+from clipmem_core.config import InputError
+from clipmem_core.studies.compare import differences
+from clipmem_core.studies.plans import defaults_of
+from clipmem_core.studies.show import sentences
+from clipmem_core.studies.store import EPOCH, SEED, StudyFolder, open_study
+
+
+def command_of(study: StudyFolder) -> str:
+    """Return the command that makes a study again."""
+    asked = study.asked
+    config, usual = asked["config"], defaults_of(asked["study"])
+    words = [f"python -m clipmem_core study {asked['study']}", asked["source"], f"--name {study.name}"]
+    words += [f"--preset {config['preset']}", f"--seeds {config['seeds']}"]
+    given = {
+        name: value
+        for name, value in typed(config).items()
+        if name not in (*FOLLOWING, "seeds", "members") and value != usual.get(name)
+    }
+    # What the study sets and somebody typed back to the preset's value.
+    given |= {
+        name: flat(config)[name] for name, value in usual.items() if name != "seeds" and flat(config)[name] != value
+    }
+    return " ".join(
+        [*words, *(flag(name) if value is True else f"{flag(name)} {value}" for name, value in given.items())]
+    )
+
+
+def result_rows(study: StudyFolder) -> pd.DataFrame:
+    """Return a study's results as a tidy table: each arm and measure with its paired difference.
+
+    Of a study that keeps snapshots, rows of each epoch follow: the mean over seeds, lowest and highest.
+    """
+    rows = differences(study.arms, study.asked["reference"])
+    times = study.times
+    if times.empty:
+        return rows
+    measures = [name for name in times.columns if name not in ("arm", SEED, EPOCH)]
+    long = times.melt(id_vars=["arm", SEED, EPOCH], value_vars=measures, var_name="measure")
+    found = long.groupby(["arm", EPOCH, "measure"], sort=False)["value"].agg(["size", "mean", "min", "max"])
+    named = {"size": "n", "mean": "value", "min": "low", "max": "high"}
+    return pd.concat([rows, found.rename(columns=named).reset_index()], ignore_index=True)
+
+
+def write_results(study: StudyFolder, path: Path) -> None:
+    """Write the table with a head of comment lines that say where it comes from and what came out."""
+    asked = study.asked
+    config, machine = asked["config"], asked["machine"]
+    head = [
+        f"command: {command_of(study)}",
+        f"machine: {machine['processor']}, {machine['cores']} cores; {config['device']}, {config['precision']}, "
+        f"{config['threads']} threads a member",
+        f"seeds: {', '.join(str(config['seed'] + number) for number in range(config['seeds']))}",
+        "value: mean over seeds; low, high: 95 % interval of the paired difference to the arm "
+        f"{asked['reference']}, of an epoch the lowest and highest seed",
+        *sentences(study),
+    ]
+    body = result_rows(study).to_csv(index=False, float_format="%.5g")
+    path.write_text("".join(f"# {line}\n" for line in head) + body, encoding="utf-8")
+
+
+def main(arguments: list[str]) -> int:
+    """Write one table."""
+    try:
+        if len(arguments) != 2:
+            raise InputError("give the name of a study and the CSV to write")
+        write_results(open_study(arguments[0]), Path(arguments[1]))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""Members that were trained once → the same files in every study that needs them, found by all they depend on.
+
+    <data>/studies/members/<key>/   hard links, and a manifest with their hashes
+
+What training leaves and what evaluation makes of it have keys of their own: arms that differ in evaluation alone share
+their training.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+
+from clipmem_core import columns as c
+from clipmem_core.atomic import replacing
+from clipmem_core.audits.prepare import content_fingerprint
+from clipmem_core.audits.progress import member_progress
+from clipmem_core.audits.store import (
+    IMAGE_INDEX,
+    MANIFEST,
+    MEMBER_UTILITY,
+    SNAPSHOTS,
+    TEXT_INDEX,
+    Audit,
+    broken_files,
+    file_sha256,
+    write_manifest,
+)
+from clipmem_core.config import fingerprint
+from clipmem_core.studies.store import SHARED_MEMBERS, studies_folder
+from clipmem_core.training.files import CHECKPOINT, LOG, TRAJECTORY
+from clipmem_core.training.names import model_config
+
+# Of the config: what a member's bits do not depend on, or what is in a key as its content.
+CONTENT = ("preset", "source", "folds", "members", "seeds", "cache_gb", "model", "captions", "plant_miscaptions")
+EVALUATION = ("seed", "views", "eval_crop_scale", "eval_captions", "probe_data")
+
+
+def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
+    """Return the parts of a member by their keys: training, snapshots where there are any, evaluation.
+
+    A file that says that others are complete comes after them.
+    """
+    stored, pairs, membership = audit.config, audit.pairs, audit.membership
+    config = stored["config"]
+    drawn = membership[[c.PAIR_ID, c.GROUP, name]].to_numpy().tolist()
+    training = fingerprint(
+        [
+            {key: value for key, value in config.items() if key not in (*CONTENT, *EVALUATION)},
+            [model_config(config["model"]), _content(config["pretrained"])],
+            [content_fingerprint(pairs), drawn, stored["seeds"][name]],
+            [stored[key] for key in ("threads", "device", "precision", "versions")],
+            stored["machine"]["processor"],
+        ]
+    )
+    labels = pairs[c.LABEL].astype(object).where(pairs[c.LABEL].notna(), None).tolist()
+    evaluation = fingerprint([training, {key: config.get(key) for key in EVALUATION}, labels])
+    found: dict[str, tuple[str, ...]] = {training: (LOG, TRAJECTORY, CHECKPOINT)}
+    if SNAPSHOTS in stored:
+        found[fingerprint([evaluation, stored[SNAPSHOTS]])] = (SNAPSHOTS,)
+    return found | {evaluation: (MEMBER_UTILITY, IMAGE_INDEX, TEXT_INDEX)}
+
+
+def take(audit: Audit, name: str) -> str:
+    """Give a member the files that another study has of it; return what came: nothing, `training` or `all`."""
+    if member_progress(audit.folder, name).stage == "done":
+        return ""
+    *before, (evaluation, files) = parts(audit, name).items()
+    if not (audit.member(name) / CHECKPOINT).is_file():
+        if not all(_whole(key) for key, _ in before):
+            return ""
+        # Snapshots first: a member with a checkpoint is not trained again.
+        for key, names in reversed(before):
+            _link(_folder(key), audit.member(name), names)
+    if not _whole(evaluation):
+        return "training"
+    _link(_folder(evaluation), audit.member(name), files)
+    return "all"
+
+
+def give(audit: Audit, name: str) -> None:
+    """Let other studies have a finished member's files."""
+    studies_folder().mkdir(parents=True, exist_ok=True)
+    for key, names in parts(audit, name).items():
+        with FileLock(studies_folder() / ".members.lock"):
+            if (_folder(key) / MANIFEST).is_file():
+                continue
+            fresh = _folder(f".{key}")
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            _link(audit.member(name), fresh, names)
+            write_manifest(fresh)
+            fresh.rename(_folder(key))
+
+
+def _folder(key: str) -> Path:
+    return studies_folder() / SHARED_MEMBERS / key
+
+
+def _whole(key: str) -> bool:
+    """Tell whether a part is there; one that is broken is thrown away."""
+    folder = _folder(key)
+    if not (folder / MANIFEST).is_file():
+        return False
+    if broken_files(folder):
+        shutil.rmtree(folder)
+        return False
+    return True
+
+
+def _link(source: Path, target: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        files = sorted((source / name).rglob("*")) if (source / name).is_dir() else [source / name]
+        for file in (file for file in files if file.is_file()):
+            path = target / file.relative_to(source)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                _link_or_copy(file, temporary)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    # Every file here is replaced, never changed in place, so that one that is shared stays as it is.
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def _content(pretrained: str) -> str:
+    """Return what tells one start from another: a file's hash, or the tag."""
+    return file_sha256(Path(pretrained)) if Path(pretrained).is_file() else pretrained

@@ -1,0 +1,98 @@
+"""Shows a study on a terminal: every arm beside the reference arm, and the answer in plain sentences."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from clipmem_core import columns as c
+from clipmem_core.audits.screen import plain
+from clipmem_core.studies.compare import TEXT_LEAD, differences, with_lead
+from clipmem_core.studies.plans import find_study
+from clipmem_core.studies.store import (
+    ARM,
+    CLIPMEM_CANDIDATE,
+    EPOCH,
+    MEMBERSHIP_AUROC,
+    PEAK_MB,
+    RETRIEVAL,
+    SECONDS,
+    StudyFolder,
+)
+
+HEADS = {
+    ARM: "arm",
+    EPOCH: "epoch",
+    CLIPMEM_CANDIDATE: "clipmem",
+    MEMBERSHIP_AUROC: "AUROC",
+    c.CLIPMEM_IMAGE: "image",
+    c.CLIPMEM_TEXT: "text",
+    TEXT_LEAD: "text − image",
+    RETRIEVAL: "retrieval",
+    SECONDS: "s",
+    PEAK_MB: "MB",
+}
+COMPARED = (CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, TEXT_LEAD, RETRIEVAL)
+PRICED = (SECONDS, PEAK_MB)
+
+
+def sentences(study: StudyFolder) -> list[str]:
+    """Return what came out of a study, in plain sentences."""
+    asked = study.asked
+    arms = study.arms
+    return find_study(asked["study"]).answer(with_lead(arms), study.times) if len(arms) else []
+
+
+def show_study(study: StudyFolder) -> None:
+    """Print a study's tables and its answer."""
+    console, asked, times = Console(highlight=False), study.asked, study.times
+    table = differences(study.arms, asked["reference"])
+    console.print(_arms_table(table, asked["reference"]))
+    if len(times):
+        console.print(_times_table(times))
+    for sentence in sentences(study):
+        console.print(plain(sentence), style="bold", soft_wrap=True)
+    console.print()
+    console.print(plain(str(study.folder)), soft_wrap=True)
+
+
+def _arms_table(table: pd.DataFrame, reference: str) -> Table:
+    seeds = int(table["n"].max())
+    shown = _table(f"{reference} over {seeds} seeds, and paired differences to it with half their 95 % interval")
+    measures = [name for name in (*COMPARED, *PRICED) if (table["measure"] == name).any()]
+    for name in (ARM, *measures):
+        shown.add_column(HEADS[name], justify="left" if name == ARM else "right", overflow="fold")
+    for arm, rows in table.groupby(ARM, sort=False):
+        of = {str(row["measure"]): row for row in rows.to_dict("records")}
+        shown.add_row(plain(str(arm)), *(_cell(of.get(name), name, arm == reference) for name in measures))
+    return shown
+
+
+def _cell(row: Mapping[Hashable, Any] | None, measure: str, is_reference: bool) -> Text:
+    if row is None:
+        return Text("–")
+    if measure in PRICED:
+        return Text(f"{row['value']:,.0f}")
+    if is_reference:
+        return Text(f"{row['value']:.3f}")
+    half = "" if pd.isna(row["low"]) else f" ± {(row['high'] - row['low']) / 2:.3f}"
+    return Text(f"{row['difference']:+.3f}{half}")
+
+
+def _times_table(times: pd.DataFrame) -> Table:
+    measures = [CLIPMEM_CANDIDATE, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, MEMBERSHIP_AUROC]
+    shown = _table("means over seeds after each epoch")
+    for name in (EPOCH, *measures):
+        shown.add_column(HEADS[name], justify="right")
+    for epoch, means in times.groupby(EPOCH)[measures].mean().iterrows():
+        shown.add_row(str(epoch), *(f"{means[name]:.3f}" for name in measures))
+    return shown
+
+
+def _table(title: str) -> Table:
+    style: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "pad_edge": False}
+    return Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), **style)

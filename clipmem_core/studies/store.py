@@ -1,0 +1,125 @@
+"""The folder of a study: where its files are, and what it was asked for.
+
+<data>/studies/<name>/   study.json · arms.parquet, times.parquet · models/ of arms with their own · audits/<arm>/
+<data>/studies/members/  members by their content, shared by all studies
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core.audits.store import Audit, check_name, read_json, read_table, write_json, write_table
+from clipmem_core.config import InputError, data_folder
+
+ARM, SEED, EPOCH = "arm", "seed", "epoch"
+CLIPMEM_CANDIDATE = "clipmem_candidate"
+MEMBERSHIP_AUROC = "membership_auroc"
+CLIPMEM_EXTERNAL = "clipmem_external"
+IMAGE_EXTERNAL = "clipmem_image_external"
+TEXT_EXTERNAL = "clipmem_text_external"
+# Means over candidates, and over external pairs: nobody trained on those, so what is left there is error.
+MEMORIZATION = (
+    *(CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT),
+    *(CLIPMEM_EXTERNAL, IMAGE_EXTERNAL, TEXT_EXTERNAL, "map_fit"),
+)
+RETRIEVAL = "retrieval"  # the mean of the six recalls
+SAMPLES_SEEN, SECONDS, PEAK_MB = "samples_seen", "seconds", "peak_mb"
+PRICE = (SAMPLES_SEEN, SECONDS, PEAK_MB)
+
+STUDY = "study.json"
+ARMS = "arms.parquet"
+TIMES = "times.parquet"
+SHARED_MEMBERS = "members"
+
+
+def studies_folder() -> Path:
+    """Return the folder that holds every study."""
+    return data_folder() / "studies"
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """One study's folder. Tables are read when asked for."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The content of study.json: study, source, config, arms, pairs compared, machine."""
+        return read_json(self.folder / STUDY)
+
+    @property
+    def arms(self) -> pd.DataFrame:
+        """One row an arm and seed that is done; empty before the first."""
+        return self._table(ARMS)
+
+    @property
+    def times(self) -> pd.DataFrame:
+        """One row an arm, seed and epoch of a study that keeps snapshots; empty otherwise."""
+        return self._table(TIMES)
+
+    @property
+    def models(self) -> Path:
+        return self.folder / "models"
+
+    def audit(self, arm: str) -> Audit:
+        """Return the audit of an arm, over all seeds that are done."""
+        return Audit(self.folder / "audits" / arm)
+
+    def _table(self, name: str) -> pd.DataFrame:
+        path = self.folder / name
+        return read_table(path) if path.is_file() else pd.DataFrame({ARM: [], SEED: []})
+
+    def done(self) -> set[tuple[str, int]]:
+        """Return the arms and seeds that have their row."""
+        return {(str(arm), int(seed)) for arm, seed in self.arms[[ARM, SEED]].itertuples(index=False)}
+
+    def add(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Put rows into a table, in the place of those of the same arm and seed, atomically."""
+        table, new = self._table(name), pd.DataFrame(rows)
+        keys = set(new[[ARM, SEED]].itertuples(index=False, name=None))
+        kept = [key not in keys for key in table[[ARM, SEED]].itertuples(index=False, name=None)]
+        old = table[kept]
+        write_table(self.folder / name, pd.concat([old, new], ignore_index=True) if len(old) else new)
+
+    def write_asked(self, asked: dict[str, Any]) -> None:
+        """Write study.json, which makes the folder a study."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / STUDY, asked)
+
+
+def study_folder(name: str) -> StudyFolder:
+    """Return the folder of a study's name, whether it is there or not.
+
+    Raises:
+        InputError: the name cannot be one.
+    """
+    if name == SHARED_MEMBERS:
+        raise InputError(f"name {name!r} is the folder of the members that studies share: take another --name")
+    return StudyFolder(studies_folder() / check_name(name))
+
+
+def open_study(name: str) -> StudyFolder:
+    """Return the study of a name.
+
+    Raises:
+        InputError: there is none; the message lists those there are.
+    """
+    study = study_folder(name)
+    if not (study.folder / STUDY).is_file():
+        known = ", ".join(one.name for one in list_studies()) or "none yet"
+        raise InputError(f"there is no study {name!r} in {studies_folder()} (there is: {known})")
+    return study
+
+
+def list_studies() -> list[StudyFolder]:
+    """Return every study, finished or not, by name."""
+    return [StudyFolder(path.parent) for path in sorted(studies_folder().glob(f"[!.]*/{STUDY}"))]

@@ -1,0 +1,151 @@
+"""UnitMem over a finished audit: what is in the tables, when they are made again, and what is said when they cannot."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clipmem_core.audits import measuring
+from clipmem_core.audits.measuring import drawn, measurable, run_units
+from clipmem_core.audits.store import MANIFEST, Audit
+from clipmem_core.audits.units import layer_means, read_units, unit_table, units_file
+from clipmem_core.config import InputError
+from clipmem_core.scores.units import UnitTally
+from clipmem_core.training.model import build_model
+from tests.audits.small import Silent
+from tests.conftest import Made
+
+
+@pytest.fixture
+def copied(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Audit:
+    """The made audit of the paper's protocol in a data folder of the test's own."""
+    for name in ("cache", "sets"):
+        shutil.copytree(made.data / name, tmp_path / name, ignore=shutil.ignore_patterns("units"))
+    shutil.copytree(made.paper.folder, tmp_path / "audits" / "paper")
+    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
+    return Audit(tmp_path / "audits" / "paper")
+
+
+def test_every_unit_of_every_member_has_a_row(copied: Audit) -> None:
+    before = (copied.folder / MANIFEST).read_bytes()
+    assert read_units(copied) is None
+    units = run_units(copied, screen=Silent())
+    # tiny: two layers of 4 × 64 units in the image encoder, one in the text encoder
+    assert units.groupby(["member", "tower", "layer"]).size().to_dict() == {
+        (member, tower, layer): 256
+        for member in ("f-0", "g-0")
+        for tower, layer in (("image", 1), ("image", 2), ("text", 1))
+    }
+    known = read_units(copied)
+    assert known is not None
+    pd.testing.assert_frame_equal(units, known)
+    fired = units.dropna(subset=["unitmem_mean"])
+    assert fired["unitmem_mean"].between(0, 1).all()
+    assert fired["unitmem_median"].between(0, 1).all()
+    assert (fired["max"] >= fired["second"]).all()
+    assert (fired["second"] >= fired["rest_median"] - 1e-9).all()
+    assert (copied.folder / MANIFEST).read_bytes() == before
+    assert not list(copied.folder.rglob("units.parquet"))
+
+
+def test_a_unit_belongs_to_a_pair_that_its_member_was_trained_on(copied: Audit) -> None:
+    units = run_units(copied, screen=Silent())
+    ids, membership = copied.pairs["pair_id"], copied.membership
+    for name, own in units.groupby("member"):
+        rows = own["row"].to_numpy()
+        assert membership[name].to_numpy()[rows].all()
+        np.testing.assert_array_equal(own["pair_id"], ids.to_numpy()[rows])
+
+
+def test_a_member_is_measured_once(copied: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Silent()
+    run_units(copied, members=["g-0"], sample=20, screen=screen)
+    known = read_units(copied, sample=20)
+    assert known is not None
+    assert set(known["member"]) == {"g-0"}
+    assert read_units(copied) is None
+    asked: list[str] = []
+    measure = measuring.measure_member
+
+    def counted(audit: Audit, name: str, **how: object) -> pd.DataFrame:
+        asked.append(name)
+        return measure(audit, name, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(measuring, "measure_member", counted)
+    run_units(copied, sample=20, screen=screen)
+    assert asked == ["f-0"]
+    assert "member g-0: its units are measured already" in screen.lines
+
+
+def test_the_key_covers_the_checkpoint_the_captions_and_the_training_set(copied: Audit) -> None:
+    first = units_file(copied, "f-0")
+    assert first != units_file(copied, "g-0")
+    assert first != units_file(copied, "f-0", sample=9)
+    for changed in ("members/f-0/checkpoint.pt", "pairs.parquet"):
+        manifest = json.loads((copied.folder / MANIFEST).read_text())
+        kept = manifest["files"][changed]
+        manifest["files"][changed] = "0" * 64
+        (copied.folder / MANIFEST).write_text(json.dumps(manifest))
+        assert units_file(copied, "f-0") != first
+        manifest["files"][changed] = kept
+        (copied.folder / MANIFEST).write_text(json.dumps(manifest))
+    membership = copied.membership
+    membership.loc[0, "f-0"] = not membership.loc[0, "f-0"]
+    membership.to_parquet(copied.folder / "membership.parquet")
+    assert units_file(copied, "f-0") != first
+
+
+def test_layer_means_leave_silent_units_out() -> None:
+    tally = UnitTally(3)
+    values = np.array([[4, 2, 0], [0, 1, 0], [0, 1, 0]], dtype=np.float32)
+    tally.add(np.arange(3), values, np.zeros_like(values))
+    units = unit_table(tally, [1, 2], tower="text", pair_ids=np.array(["a", "b", "c"])).assign(member="m")
+    assert units["pair_id"].tolist()[:2] == ["a", "a"]
+    assert units["pair_id"].isna().tolist() == [False, False, True]
+    means = layer_means(units)
+    assert means[["member", "tower", "layer", "units", "silent"]].to_numpy().tolist() == [
+        ["m", "text", 1, 1, 0],
+        ["m", "text", 2, 2, 1],
+    ]
+    np.testing.assert_allclose(means["unitmem_mean"], [1, 1 / 3])
+
+
+def test_a_sample_is_drawn_once() -> None:
+    rows = np.arange(100, 200)
+    assert drawn(rows, 10, seed=3).tolist() == drawn(rows, 10, seed=3).tolist() == sorted(drawn(rows, 10, seed=3))
+    assert len(set(drawn(rows, 10, seed=3).tolist())) == 10
+    assert drawn(rows, 500, seed=3) is rows
+
+
+def test_an_encoder_without_units_is_named_and_the_other_measured(
+    copied: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_model: object) -> None:
+        raise InputError("UnitMem of the image encoder needs a transformer")
+
+    monkeypatch.setitem(measuring.LAYERS_OF, "image", refuse)
+    screen = Silent()
+    units = run_units(copied, members=["f-0"], sample=10, screen=screen)
+    assert set(units["tower"]) == {"text"}
+    assert "note: UnitMem of the image encoder needs a transformer" in screen.lines
+    monkeypatch.setitem(measuring.LAYERS_OF, "text", refuse)
+    with pytest.raises(InputError, match="UnitMem of the image encoder"):
+        run_units(copied, members=["g-0"], sample=10, screen=screen)
+
+
+def test_both_encoders_of_our_models_can_be_measured() -> None:
+    assert measurable(build_model("tiny", loss="clip", seed=0)) == (["image", "text"], [])
+
+
+def test_wrong_input_is_named(copied: Audit) -> None:
+    with pytest.raises(InputError, match="member 'h-9' is none of audit 'paper': it has f-0, g-0"):
+        run_units(copied, members=["h-9"], screen=Silent())
+    with pytest.raises(InputError, match="--sample must be 0 .* or at least 2, not 1"):
+        run_units(copied, sample=1, screen=Silent())
+    (copied.folder / MANIFEST).unlink()
+    with pytest.raises(InputError, match="audit 'paper' is not finished"):
+        run_units(copied, screen=Silent())
+    assert read_units(copied) is None

@@ -1,0 +1,115 @@
+"""A study of the drawn set with two arms and two seeds, its members trained in this process: no starting of Python."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clipmem_core.audits import member
+from clipmem_core.audits import run as audits_run
+from clipmem_core.audits.progress import member_progress
+from clipmem_core.audits.store import Audit
+from clipmem_core.commands import parse
+from clipmem_core.config import AuditConfig
+from clipmem_core.studies import plans, run
+from clipmem_core.studies.arms import Arm
+from clipmem_core.studies.plans import Study
+from clipmem_core.studies.run import run_study
+from clipmem_core.studies.store import StudyFolder
+from tests.audits.small import Silent
+
+FLAGS = ["--preset", "tiny", "--scenes-pairs", "220", "--epochs", "2", "--threads", "1", "--seeds", "2"]
+
+
+def crops(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
+    return [Arm("none"), Arm("whole", {"crop_scale": 1.0})]
+
+
+TWO_ARMS = Study("Do crops matter?", crops, "none", lambda arms, times: [f"{len(arms)} points."])
+
+
+def config_of(study: str, *flags: str) -> AuditConfig:
+    return parse(["study", study, "scenes", "--name", "x", *FLAGS, *flags]).config
+
+
+class Trained:
+    """What was trained, in order, and how to make it stop on the way."""
+
+    def __init__(self) -> None:
+        self.members: list[str] = []
+        self.stop_after: int | None = None
+
+    def run_members(
+        self, audit: Audit, names: Sequence[str], *, threads: int, at_once: int, watch: Callable[..., None]
+    ) -> None:
+        for name in names:
+            if member_progress(audit.folder, name).stage == "done":
+                continue
+            if len(self.members) == self.stop_after:
+                raise KeyboardInterrupt
+            self.members.append(f"{audit.name}/{name}")
+            member.run_member(audit.folder, name)
+
+
+def in_this_process(patch: pytest.MonkeyPatch) -> Trained:
+    """Train members here, without a probe of their labels, measure nothing first, and know the study of two arms."""
+    seen = Trained()
+    patch.setattr(audits_run, "run_members", seen.run_members)
+    patch.setattr(member, "probe_rows", lambda _: np.array([], dtype=np.int64))
+    know_two(patch.setitem, patch.setattr)
+    return seen
+
+
+def know_two(set_item: Callable[..., None], set_attribute: Callable[..., None]) -> None:
+    set_item(plans.STUDIES, "two", TWO_ARMS)
+    set_attribute(run, "seconds_by_arm", lambda configs, *_, **__: dict.fromkeys(configs, 1.0))
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trained]:
+    threads = torch.get_num_threads()
+    yield in_this_process(monkeypatch)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the drawn set and its stored pictures, and with the finished study `whole`."""
+    data = tmp_path_factory.mktemp("studies")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPMEM_DATA", str(data))
+        in_this_process(patch)
+        run_study("two", "scenes", config_of("two"), name="whole", screen=Silent())
+    return data
+
+
+@pytest.fixture
+def data(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder of the test's own with the drawn set, but no study."""
+    folder = tmp_path / "data"
+    for name in ("sets", "cache"):
+        shutil.copytree(drawn / name, folder / name)
+    monkeypatch.setenv("CLIPMEM_DATA", str(folder))
+    return folder
+
+
+@pytest.fixture
+def whole(drawn: Path) -> StudyFolder:
+    """The finished study, not to be changed."""
+    return StudyFolder(drawn / "studies" / "whole")
+
+
+@pytest.fixture
+def start(data: Path, trained: Trained) -> Callable[..., StudyFolder]:
+    """Run a study under a name in the test's own data folder."""
+
+    def run_it(study: str, name: str, *flags: str, **changes: object) -> StudyFolder:
+        config = replace(config_of(study, *flags), **changes)
+        return run_study(study, "scenes", config, name=name, screen=Silent())
+
+    return run_it

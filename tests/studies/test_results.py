@@ -1,0 +1,100 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clipmem_core.audits.store import read_json, write_json
+from clipmem_core.studies import plans, results
+from clipmem_core.studies.results import command_of, write_results
+from clipmem_core.studies.show import show_study
+from clipmem_core.studies.store import StudyFolder, list_studies
+from tests.studies.conftest import TWO_ARMS, Trained
+
+Start = Callable[..., StudyFolder]
+
+
+@pytest.fixture
+def study(start: Start, trained: Trained) -> StudyFolder:
+    return start("time", "t", seeds=1)
+
+
+def test_time_keeps_what_was_memorized_after_each_epoch(study: StudyFolder, tmp_path: Path) -> None:
+    times, arms = study.times, study.arms
+    assert times["epoch"].tolist() == [1, 2]
+    shared = [name for name in times if name in arms and name not in ("arm", "seed")]
+    assert "clipmem_text" in shared
+    assert (times.loc[1, shared] == arms.loc[0, shared]).all()  # the last look is at the finished member
+    assert (times.loc[0, shared] != arms.loc[0, shared]).any()
+    write_results(study, tmp_path / "t.csv")
+    table = pd.read_csv(tmp_path / "t.csv", comment="#")
+    row = table.query("measure == 'clipmem_text' and epoch == 1").iloc[0]
+    assert row["value"] == pytest.approx(times.loc[0, "clipmem_text"], rel=1e-4)
+
+
+def test_a_look_changes_nothing(
+    study: StudyFolder, start: Start, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipmem_core.studies.shared.take", lambda audit, name: "")
+    other = start("two", "plain", seeds=1)
+    for name in ("checkpoint.pt", "trajectory.npy", "image.faiss", "text.faiss"):
+        first, second = (one.audit("none").member("f-0") / name for one in (study, other))
+        assert not first.samefile(second)
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_study_is_shown_with_its_answer(
+    whole: StudyFolder, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_study(whole)
+    shown = capsys.readouterr().out
+    assert "none over 2 seeds, and paired differences to it" in shown
+    assert "4 points." in shown
+    assert "±" in shown
+
+
+def test_results_say_where_they_come_from(whole: StudyFolder, trained: Trained, tmp_path: Path) -> None:
+    write_results(whole, tmp_path / "two.csv")
+    lines = (tmp_path / "two.csv").read_text().splitlines()
+    assert lines[0] == "# command: " + command_of(whole)
+    assert lines[1].startswith("# machine: ")
+    assert lines[2] == "# seeds: 0, 1"
+    assert "# 4 points." in lines
+    table = pd.read_csv(tmp_path / "two.csv", comment="#")
+    arms = whole.arms.set_index(["arm", "seed"])["clipmem_candidate"]
+    row = table.query("arm == 'whole' and measure == 'clipmem_candidate'").iloc[0]
+    assert row["difference"] == pytest.approx(np.mean([arms["whole", s] - arms["none", s] for s in (0, 1)]), rel=1e-4)
+
+
+def test_the_command_makes_the_study_again(whole: StudyFolder, tmp_path: Path) -> None:
+    start = "python -m clipmem_core study two scenes --name whole --preset tiny --seeds 2 "
+    assert command_of(whole).startswith(start)
+    assert {"--scenes-pairs 220", "--epochs 2"} <= {" ".join(pair) for pair in _flags(command_of(whole))}
+    assert "--protocol" not in command_of(whole)
+    changed = StudyFolder(tmp_path / "views")
+    changed.folder.mkdir()
+    asked = read_json(whole.folder / "study.json")
+    asked = asked | {"study": "views", "config": asked["config"] | {"eval_crop_scale": 0.0, "eval_captions": 1}}
+    write_json(changed.folder / "study.json", asked)
+    flags = {" ".join(pair) for pair in _flags(command_of(changed))}
+    assert "--eval-crop-scale 0.0" in flags  # the study's own default was typed away
+    assert "--eval-captions 1" not in flags
+
+
+def _flags(command: str) -> list[tuple[str, str]]:
+    words = command.split()
+    return [(a, b) for a, b in zip(words, words[1:], strict=False) if a.startswith("--")]
+
+
+def test_the_command_line_writes_a_table_or_says_what_is_wrong(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(drawn))
+    monkeypatch.setitem(plans.STUDIES, "two", TWO_ARMS)
+    assert [one.name for one in list_studies()] == ["whole"]
+    assert results.main(["whole", str(tmp_path / "out.csv")]) == 0
+    assert (tmp_path / "out.csv").is_file()
+    assert results.main(["whole"]) == 2
+    assert results.main(["nosuch", "x"]) == 2
+    assert capsys.readouterr().err.count("error: ") == 2
