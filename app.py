@@ -4,5 +4,11 @@ import streamlit as st
 
 from clipmem_core.dashboard.frame import PAGES
 
-pages = [st.Page(path, title=title, default=path == "pages/overview.py") for path, (title, _) in PAGES.items()]
-st.navigation(pages, position="hidden").run()
+
+def open_first() -> None:
+    """Go on to the first page. Were it the default page itself, its own address would lead nowhere."""
+    st.switch_page(next(iter(PAGES)), query_params=st.query_params.to_dict())
+
+
+pages = [st.Page(path, title=title) for path, (title, _) in PAGES.items()]
+st.navigation([st.Page(open_first, title="CLIPMem", default=True), *pages], position="hidden").run()

@@ -146,12 +146,14 @@ def study(command: Study) -> None:
 
 def units(command: Units) -> None:
     from clipmem_core.audits.measuring import run_units, say_layers
+    from clipmem_core.audits.references import run_references, say_references
     from clipmem_core.audits.screen import RichScreen
     from clipmem_core.audits.store import open_audit
 
     with RichScreen() as screen:
-        table = run_units(open_audit(command.name), members=command.members, sample=command.sample, screen=screen)
-        say_layers(table, screen)
+        audit, members, sample = open_audit(command.name), command.members, command.sample
+        say_layers(run_units(audit, members=members, sample=sample, screen=screen), screen)
+        say_references(run_references(audit, members=members, sample=sample, screen=screen), screen)
 
 
 def paradigms(command: Paradigms) -> None:

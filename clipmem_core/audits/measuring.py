@@ -5,6 +5,7 @@ member it was at.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,15 @@ from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.run import Screen, ensure_pixels
 from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import Audit, write_table
-from clipmem_core.audits.units import IMAGE_TOWER, TEXT_TOWER, gather, layer_means, unit_table, units_file
+from clipmem_core.audits.units import (
+    IMAGE_TOWER,
+    TEXT_TOWER,
+    gather,
+    layer_means,
+    listed_members,
+    unit_table,
+    units_file,
+)
 from clipmem_core.config import InputError
 from clipmem_core.training.model import Model
 from clipmem_core.training.units import Report, image_layers, image_units, text_layers, text_units
@@ -49,13 +58,17 @@ def run_units(audit: Audit, *, members: Sequence[str] = (), sample: int = 0, scr
     for name, path in paths.items():
         if path.is_file():
             screen.say(f"member {name}: its units are measured already")
-            continue
-        table = measure_member(audit, name, sample=sample, screen=screen)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_table(path, table)
+        else:
+            keep_table(path, measure_member(audit, name, sample=sample, screen=screen))
     units = gather(paths)
     assert units is not None
     return units
+
+
+def keep_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table into a folder that may not be there yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(path, table)
 
 
 def say_layers(units: pd.DataFrame, screen: Screen) -> None:
@@ -75,7 +88,7 @@ def check_members(audit: Audit, members: Sequence[str]) -> list[str]:
     """
     if not audit.finished:
         raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
-    known = audit.config["members"]
+    known = listed_members(audit)
     if unknown := [name for name in members if name not in known]:
         raise InputError(f"member {unknown[0]!r} is none of audit {audit.name!r}: it has {', '.join(known)}")
     return list(dict.fromkeys(members)) or known
@@ -90,14 +103,32 @@ def measure_member(audit: Audit, name: str, *, sample: int = 0, screen: Screen) 
     Raises:
         InputError: neither can be measured.
     """
-    run = open_member(audit.folder, name)
-    torch.set_num_threads(run.stored["threads"])  # as when it was trained
-    model, rows = trained_model(run), drawn(run.data.rows, sample, seed=run.config.seed)
+    run = open_run(audit, name)
+    model = trained_model(run)
     towers, refused = measurable(model)
     if not towers:
         raise InputError("; ".join(refused))
     for reason in refused:
         screen.say(f"note: {reason}")
+    rows = drawn(run.data.rows, sample, seed=run.config.seed)
+    return measure_model(run, model, towers, rows, label=name, screen=screen)
+
+
+def open_run(audit: Audit, name: str) -> MemberRun:
+    """Open a member to measure it."""
+    run = open_member(audit.folder, name)
+    torch.set_num_threads(run.stored["threads"])  # as when it was trained
+    return run
+
+
+def measure_model(
+    run: MemberRun, model: Model, towers: Sequence[str], rows: np.ndarray, *, label: str, screen: Screen
+) -> pd.DataFrame:
+    """Measure some encoders of a model on pairs of a run, and show how far it is under a label.
+
+    Returns:
+        As `unit_table`.
+    """
     # A picture costs a pass for each view; the captions of a pair count as one.
     weights = {tower: run.config.views if tower == IMAGE_TOWER else 1 for tower in towers}
     tables, before = [], 0
@@ -105,7 +136,7 @@ def measure_member(audit: Audit, name: str, *, sample: int = 0, screen: Screen) 
 
         def report(done: int, total: int, before: int = before, weight: int = weight) -> None:
             step, steps = before * total + weight * done, sum(weights.values()) * total
-            screen.members([MemberProgress(name, "units", step=step, steps=steps)])
+            screen.members([MemberProgress(label, "units", step=step, steps=steps)])
 
         tables.append(measure_tower(run, model, tower, rows, report=report))
         before += weight

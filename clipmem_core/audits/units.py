@@ -1,13 +1,15 @@
 """A finished audit → UnitMem of the units of its members' encoders, as `python -m clipmem_core units NAME` left it.
 
-    <data>/cache/units/<key>/units.parquet      a table a member
+    <data>/cache/units/<key>/units.parquet        a table a member; of a sample of 1,000 pairs units-1000.parquet
+    <data>/cache/units/<key>/references.parquet   of one member, what its UnitMem is read against; the sample likewise
 
-The key covers all that changes the table. UnitMem is measured on the pairs that the member was trained on: all of
+The key covers all else that changes the tables. UnitMem is measured on the pairs that the member was trained on: all of
 them, or a sample.
 """
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,16 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import CONFIG, MANIFEST, MEMBERS, MEMBERSHIP, PAIRS, Audit, read_json, read_table
-from clipmem_core.config import data_folder, fingerprint
+from clipmem_core.config import InputError, data_folder, fingerprint
 from clipmem_core.scores.units import BINS, UnitTally
 from clipmem_core.training.files import CHECKPOINT
 
 VERSION = 1  # of what is measured: a new one makes every table again
 UNITS = "units.parquet"
+REFERENCES = "references.parquet"
+# UnitMem grows with the number of pairs, so `seen` and `unseen` are as many of each.
+REFERENCE = "reference"
+BEFORE, SEEN, UNSEEN = "before training", "seen", "unseen"
 TOWER, LAYER, UNIT, ROW = "tower", "layer", "unit", "row"
 IMAGE_TOWER, TEXT_TOWER = "image", "text"
 UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED = "unitmem_mean", "unitmem_median", "median_error", "clipped"
@@ -72,6 +78,32 @@ def layer_means(units: pd.DataFrame, *, by: Sequence[str] = (c.MEMBER, TOWER, LA
     return counts.join(groups[list(MEASURED)].mean()).reset_index()
 
 
+def measured_samples(audit: Audit) -> list[int]:
+    """Return the samples of which a member is measured: 0, which is every pair, then the largest first.
+
+    Raises:
+        InputError: a file that says where the tables are is missing or broken.
+    """
+    if not audit.finished:
+        return []
+    folders = [_folder(audit, name) for name in listed_members(audit)]
+    stems = [path.stem for folder in folders for path in folder.glob("units*.parquet")]
+    found = {int(match[1] or 0) for stem in stems if (match := re.fullmatch(r"units(?:-(\d+))?", stem))}
+    return sorted(found, key=lambda sample: (sample > 0, -sample))
+
+
+def listed_members(audit: Audit) -> list[str]:
+    """Return the names of an audit's members.
+
+    Raises:
+        InputError: its config names none.
+    """
+    names = audit.config.get("members")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{audit.folder / CONFIG} names no members: run the audit again")
+    return names
+
+
 def read_units(audit: Audit, *, sample: int = 0) -> pd.DataFrame | None:
     """Return the units of all members that were measured: `member` and the columns of `unit_table`; None without any.
 
@@ -79,9 +111,28 @@ def read_units(audit: Audit, *, sample: int = 0) -> pd.DataFrame | None:
         audit: any audit; of an unfinished one nothing is measured.
         sample: as it was measured; 0 for every pair.
     """
+    return _read(audit, units_file, sample)
+
+
+def read_references(audit: Audit, *, sample: int = 0) -> pd.DataFrame | None:
+    """Return what UnitMem is read against, of one member, or None where that was not measured.
+
+    Args:
+        audit: any audit.
+        sample: as it was measured; 0 for every pair.
+
+    Returns:
+        member, reference and the columns of `unit_table`. `before training`: the model that the member's training began
+        from, on the member's pairs. `seen` and `unseen`: the member on as many pairs that it was trained on as there
+        are external ones, and on those, which it never saw.
+    """
+    return _read(audit, references_file, sample)
+
+
+def _read(audit: Audit, file_of: Callable[..., Path], sample: int) -> pd.DataFrame | None:
     if not audit.finished:
         return None
-    paths = {name: units_file(audit, name, sample=sample) for name in audit.config["members"]}
+    paths = {name: file_of(audit, name, sample=sample) for name in listed_members(audit)}
     return gather({name: path for name, path in paths.items() if path.is_file()})
 
 
@@ -95,15 +146,42 @@ def gather(paths: dict[str, Path]) -> pd.DataFrame | None:
 
 def units_file(audit: Audit, name: str, *, sample: int = 0) -> Path:
     """Return where the units of a finished audit's member are, once they are measured."""
-    stored, files = audit.config, read_json(audit.folder / MANIFEST)["files"]
-    own, config = read_json(audit.member(name) / CONFIG), config_from(stored["config"])
-    trained = pd.read_parquet(audit.folder / MEMBERSHIP, columns=[name])[name].to_numpy(dtype=bool)
-    content: list[Any] = [
-        [VERSION, BINS, sample],
-        own.get("checkpoint_sha256") or files[f"{MEMBERS}/{name}/{CHECKPOINT}"],
-        own["model_config"],
-        files[PAIRS],
-        hashlib.sha256(np.packbits(trained).tobytes()).hexdigest(),
-        [getattr(config, field) for field in (*_HOW, *_EVALUATED)],
-    ]
-    return data_folder() / "cache" / "units" / fingerprint(content) / UNITS
+    return _folder(audit, name) / _sampled(UNITS, sample)
+
+
+def references_file(audit: Audit, name: str, *, sample: int = 0) -> Path:
+    """Return where the references of a finished audit's member are, once they are measured."""
+    return _folder(audit, name) / _sampled(REFERENCES, sample)
+
+
+def _sampled(name: str, sample: int) -> str:
+    """Return the name of a file of a sample.
+
+    Example:
+        >>> _sampled("units.parquet", 0), _sampled("units.parquet", 1000)
+        ('units.parquet', 'units-1000.parquet')
+    """
+    return name.replace(".", f"-{sample}.") if sample else name
+
+
+def _folder(audit: Audit, name: str) -> Path:
+    stored, own = audit.config, read_json(audit.member(name) / CONFIG)
+    manifest = read_json(audit.folder / MANIFEST)
+    try:
+        files, config = manifest["files"], config_from(stored["config"])
+        trained = pd.read_parquet(audit.folder / MEMBERSHIP, columns=[name])[name].to_numpy(dtype=bool)
+        content: list[Any] = [
+            [VERSION, BINS],
+            own.get("checkpoint_sha256") or files[f"{MEMBERS}/{name}/{CHECKPOINT}"],
+            [own["model_config"], own["seed"], config.pretrained, config.loss],
+            files[PAIRS],
+            hashlib.sha256(np.packbits(trained).tobytes()).hexdigest(),
+            [getattr(config, field) for field in (*_HOW, *_EVALUATED)],
+        ]
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{audit.folder}: {CONFIG}, {MANIFEST} or {MEMBERSHIP} does not say what member {name!r} is "
+            f"({type(error).__name__}: {reason}): run the audit again"
+        ) from None
+    return data_folder() / "cache" / "units" / fingerprint(content)

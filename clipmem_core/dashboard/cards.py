@@ -109,12 +109,13 @@ def card_html(card: PairCard, noise: Noise, *, order: str) -> str:
     """Return what a card says below its picture, as HTML in which all that others wrote is escaped."""
     first = as_html(card.captions[0], limit=CAPTION_LIMIT) if card.captions else ""
     caption = f'<div class="caption" dir="auto">{first}</div>'
-    planted = f"<div>{_dot(PLANTED_COLOUR)} planted: {as_html(card.planted)}</div>" if card.planted else ""
-    return f'<div class="pair-card">{_top(card)}{caption}{_scores(card, noise, order)}{planted}{_rest(card)}</div>'
+    return f'<div class="pair-card">{_top(card)}{caption}{_scores(card, noise, order)}{_rest(card)}</div>'
 
 
 def _top(card: PairCard) -> str:
     shown = f"<span>{_dot(group_colour(card.group))} {as_html(card.group)}</span>"
+    if card.planted:
+        shown += f'<span title="planted">{_dot(PLANTED_COLOUR)} {as_html(card.planted)}</span>'
     decision = card.decision.decision if card.decision else None
     if decision in DECISION_COLOURS:
         shown += f'<span class="badge" style="background:{DECISION_COLOURS[decision]}">{decision}</span>'

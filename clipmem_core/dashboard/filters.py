@@ -4,6 +4,7 @@ Each widget is set from the address before it is drawn, and its callback writes 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -66,7 +67,7 @@ def draw_queues(selection: Selection, layout: str) -> None:
 def draw_filters(audit: Audit, selection: Selection) -> None:
     """Draw search, the filters that are used most, and all others behind a button."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        asked = "what a caption says" if selection.side == TEXT_SIDE else "what a picture shows"
+        asked = "what a caption says" if searched_side(selection) == TEXT_SIDE else "what a picture shows"
         _draw_text("meaning", "Search by meaning", selection.meaning, asked, width=250)
         _draw_text("words", "Words in the caption", selection.words, "", width=200)
         _choose("decision", "Decision", ["", *DECISIONS], selection.decision, _or_any(DECISIONS.__getitem__), width=130)
@@ -120,8 +121,13 @@ def _draw_more(audit: Audit, selection: Selection) -> None:
     listed = config.get("members")
     members = [str(name) for name in listed] if isinstance(listed, list) else []
     options = ["", *_with(selection.member, members)]
-    _choose("by", "Search by meaning among", list(SIDES), selection.side, SIDES.__getitem__)
+    _choose("by", "Search by meaning among", list(SIDES), searched_side(selection), SIDES.__getitem__)
     _choose("member", "Search with the encoders of", options, selection.member, lambda name: name or "all, their mean")
+
+
+def searched_side(selection: Selection) -> str:
+    """Return what a search by meaning goes over, whether there is one or not."""
+    return replace(selection, meaning=selection.meaning or "anything", like="").side
 
 
 def _draw_range(audit: Audit) -> None:

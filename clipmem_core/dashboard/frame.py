@@ -22,6 +22,7 @@ PAGES = {  # file → title and icon, in the order of the sidebar
     "pages/browse.py": ("Browse", ":material/grid_view:"),
     "pages/pair.py": ("Pair", ":material/image:"),
     "pages/embeddings.py": ("Map of embeddings", ":material/bubble_chart:"),
+    "pages/encoders.py": ("Encoders", ":material/call_split:"),
     "pages/decisions.py": ("Decisions and export", ":material/checklist:"),
     "pages/compare.py": ("Compare audits", ":material/compare_arrows:"),
     "pages/audits.py": ("Audits", ":material/science:"),
@@ -47,8 +48,8 @@ def open_page(title: str) -> Audit:
         _draw_links(None)
         draw_empty()
         st.stop()
-    _draw_picker(finished, name)
     _draw_links(name)
+    _draw_picker(finished, name)
     show_title(title, of=name)
     if not finished.get(name):
         draw_progress(name)

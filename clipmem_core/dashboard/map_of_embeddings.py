@@ -36,18 +36,9 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
     """
     with st.container(horizontal=True, vertical_alignment="bottom"):
         member = _choose("Member", MEMBER, mapped_members(audit), named=str, width=180)
-        st.session_state[KEYS[SIDE]] = _asked(SIDE, list(SIDES))
-        side = st.segmented_control(
-            "Embeddings of",
-            list(SIDES),
-            key=KEYS[SIDE],
-            required=True,
-            format_func=SIDES.__getitem__,
-            on_change=_keep,
-            args=(SIDE,),
-        )
+        side = _choose("Embeddings of", SIDE, list(SIDES), named=SIDES.__getitem__, width=180)
         colour = _choose("Colour", COLOUR, list(COLOURS), named=words, width=180)
-    return map_name(member, side or IMAGE_SIDE), colour
+    return map_name(member, side), colour
 
 
 def _choose(label: str, parameter: str, options: list[str], *, named: Callable[[str], str], width: int) -> str:

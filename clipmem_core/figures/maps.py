@@ -1,31 +1,20 @@
 """Points of an audit's maps → Plotly figures in which a box or a lasso selects pairs."""
 
-import html
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from clipmem_core.columns import CLIPMEM, GROUP, GROUPS, LABEL, PLANTED, SIMILARITY_OUT
-from clipmem_core.figures.colours import OTHER, PLANTED_COLOUR, group_colour
+from clipmem_core.columns import CLIPMEM, GROUP, LABEL, PLANTED, SIMILARITY_OUT
+from clipmem_core.figures.colours import OTHER
+from clipmem_core.figures.points import LEGEND_ABOVE, classes, density_trace, marker_size, selectable
 from clipmem_core.review.score_map import Corners
 from clipmem_core.review.selection import MAP_X, MAP_Y
 
-# Told apart from each other, from the light and from the dark page.
-LABEL_COLOURS = (
-    *("#1479b8", "#d55e00", "#008f6b", "#9a5bc4", "#a87800", "#d6498a"),
-    *("#0f8f9f", "#d93a3a", "#6f8a1f", "#6a6fd8", "#a0674b", "#c04fc0"),
-)
-KIND_COLOURS = (PLANTED_COLOUR, "#1479b8", "#a87800", "#008f6b")
 SCALE = ("#3f87b5", "#7b74b8", "#b8608c", "#d5552a")  # low to high, each as far from both pages
 PERCENTILES = (2, 98)  # beyond them a colour says no more
-NO_VALUE, OTHER_LABEL = "no value", "other"
-NAME_LENGTH = 40
-FAINT = "rgba(128,128,128,{})"
-HEIGHT = 560
-LEGEND_ABOVE = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0}
-BY_HEART_WRONG, BY_HEART_RIGHT = "learned by heart and wrong", "learned by heart and right"
+BY_HEART_WRONG, BY_HEART_RIGHT = "learned by heart<br>and wrong", "learned by heart<br>and right"
 NEVER_LEARNED, GENERIC = "never learned", "generic"
 
 
@@ -40,27 +29,27 @@ def score_map_figure(
         corners: where the corners begin; None draws none.
         density: x, y (middles of equal cells) and n, over all pairs; empty draws none.
     """
-    figure, size = go.Figure(), _marker_size(len(points))
+    figure, size = go.Figure(), marker_size(len(points))
     if not density.empty:
-        figure.add_trace(_density_trace(density))
-    for name, chosen, colour in _classes(points, colour_by):
+        figure.add_trace(density_trace(density))
+    for name, chosen, colour in classes(points, colour_by):
         figure.add_scattergl(
             x=chosen[SIMILARITY_OUT],
             y=chosen[CLIPMEM],
             name=name,
             mode="markers",
-            marker={"color": colour, "size": size, "opacity": 0.6},
+            marker={"color": colour, "size": size, "opacity": 0.75},
             hovertemplate="similarity out %{x:.2f}<br>clipmem %{y:.2f}<extra>%{fullData.name}</extra>",
         )
     if corners is not None:
         _add_corners(figure, corners)
         figure.update_xaxes(range=_widened(points[SIMILARITY_OUT], density.get("x", ())))
     figure.update_layout(legend=LEGEND_ABOVE)
-    figure.update_xaxes(title="similarity out: how well the caption fits, to members that never saw the pair")
+    figure.update_xaxes(title="similarity out (members that never saw the pair)")
     figure.update_yaxes(title="clipmem: learned by heart")
     figure.update_xaxes(zeroline=False, showgrid=False)
     figure.update_yaxes(zeroline=False, showgrid=False)
-    return _selectable(figure)
+    return selectable(figure)
 
 
 def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
@@ -70,9 +59,9 @@ def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
         points: map_x, map_y and the column that colours them, a row a pair.
         colour_by: a score, which is drawn on a scale clipped at its percentiles, or `group`, `planted` or `label`.
     """
-    figure, size = go.Figure(), _marker_size(len(points))
-    classes = _classes(points, colour_by) if colour_by in (GROUP, PLANTED, LABEL) else _unscored(points, colour_by)
-    for name, chosen, colour in classes:
+    figure, size = go.Figure(), marker_size(len(points))
+    parts = classes(points, colour_by) if colour_by in (GROUP, PLANTED, LABEL) else _unscored(points, colour_by)
+    for name, chosen, colour in parts:
         figure.add_scattergl(
             x=chosen[MAP_X],
             y=chosen[MAP_Y],
@@ -86,7 +75,7 @@ def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
         figure.update_layout(legend=LEGEND_ABOVE)  # beside the map is the scale
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    return _selectable(figure)
+    return selectable(figure)
 
 
 def _widened(points: pd.Series, cells: Iterable[float]) -> tuple[float, float]:
@@ -97,48 +86,9 @@ def _widened(points: pd.Series, cells: Iterable[float]) -> tuple[float, float]:
     return low - 0.03 * span, high + 0.1 * span
 
 
-def _marker_size(points: int) -> int:
-    """Return the diameter of a point in pixels: small where many would hide each other."""
-    return 8 if points < 500 else 6 if points < 3000 else 4
-
-
-def _selectable(figure: go.Figure) -> go.Figure:
-    """Make a drag draw a lasso, and keep zoom and legend when the page runs again."""
-    figure.update_layout(
-        dragmode="lasso",
-        height=HEIGHT,
-        margin={"l": 0, "r": 0, "t": 30, "b": 0},
-        legend={"itemsizing": "constant"},
-        uirevision="kept",
-    )
-    return figure
-
-
-def _classes(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame, str]]:
-    """Return the name, the points and the colour of each group, planted kind or label; what is least told first."""
-    values = points[column]
-    if column == GROUP:
-        names = [group for group in reversed(GROUPS) if (values == group).any()]
-        return [(group, points[values == group], group_colour(group)) for group in names]
-    counts = values.value_counts()
-    colours = KIND_COLOURS if column == PLANTED else LABEL_COLOURS
-    named = [(name, colour) for name, colour in zip(counts.index, colours, strict=False)]
-    rest = points[~values.isin([name for name, _ in named])]
-    rest_name = "not planted" if column == PLANTED else OTHER_LABEL if values.notna().any() else NO_VALUE
-    drawn = [(_plain(name), points[values == name], colour) for name, colour in named]
-    return [(rest_name, rest, OTHER), *drawn] if len(rest) else drawn
-
-
 def _unscored(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame, str]]:
     without = points[~np.isfinite(points[column])]
     return [(f"no {column.replace('_', ' ')}", without, OTHER)] if len(without) else []
-
-
-def _plain(name: object) -> str:
-    """Return a word that others wrote, cut, and escaped as Plotly understands it: it knows no &quot;."""
-    text = " ".join(str(name).split())
-    text = f"{text[:NAME_LENGTH]}…" if len(text) > NAME_LENGTH else text
-    return html.escape(text, quote=False)
 
 
 def _add_scaled(figure: go.Figure, points: pd.DataFrame, column: str, size: int) -> None:
@@ -169,19 +119,6 @@ def _add_scaled(figure: go.Figure, points: pd.DataFrame, column: str, size: int)
 
 def _steps(colours: Sequence[str]) -> list[list[float | str]]:
     return [[place / (len(colours) - 1), colour] for place, colour in enumerate(colours)]
-
-
-def _density_trace(density: pd.DataFrame) -> go.Heatmap:
-    """Draw how many pairs there are, on a scale of logarithms, in a grey that is seen on both pages."""
-    return go.Heatmap(
-        x=density["x"],
-        y=density["y"],
-        z=np.log1p(density["n"]),
-        zmin=0,
-        colorscale=[[0, FAINT.format(0)], [1, FAINT.format(0.6)]],
-        showscale=False,
-        hoverinfo="skip",
-    )
 
 
 def _add_corners(figure: go.Figure, corners: Corners) -> None:

@@ -69,10 +69,13 @@ def find_corners(audit: Audit) -> Corners | None:
     return Corners(fits, high, low if independent else None) if external else None
 
 
-def pair_density(audit: Audit) -> pd.DataFrame:
-    """Count all pairs in equal cells over the whole map: x and y of each cell's middle, and n; no empty cells."""
+def pair_density(audit: Audit, x: str = SIMILARITY_OUT, y: str = CLIPMEM) -> pd.DataFrame:
+    """Count all pairs that have two scores in equal cells: x and y of each cell's middle, and n; no empty cells."""
     query = f"""
-        , score AS MATERIALIZED (SELECT {_X} AS x, {_Y} AS y FROM parquet WHERE {_BOTH}),
+        , score AS MATERIALIZED (
+            SELECT {number(x)} AS x, {number(y)} AS y FROM parquet
+            WHERE isfinite({number(x)}) AND isfinite({number(y)})
+        ),
         span AS (
             SELECT min(x) AS x_start, greatest((max(x) - min(x)) / {CELLS[0]}, 1e-9) AS wide,
                 min(y) AS y_start, greatest((max(y) - min(y)) / {CELLS[1]}, 1e-9) AS tall

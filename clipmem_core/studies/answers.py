@@ -27,7 +27,7 @@ def in_words(found: Difference) -> str:
 def verdict(found: Difference, *, above: str, below: str, open_: str) -> str:
     """Choose the words that an interval allows."""
     if found.n < MIN_REPLICATES:
-        return f"{found.n} seeds are too few to say more"
+        return f"{found.n} seed{'s are' if found.n > 1 else ' is'} too few to say more"
     if found.low > 0:
         return above
     return below if found.high < 0 else open_

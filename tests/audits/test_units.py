@@ -10,8 +10,8 @@ import pytest
 
 from clipmem_core.audits import measuring
 from clipmem_core.audits.measuring import drawn, measurable, run_units
-from clipmem_core.audits.store import MANIFEST, Audit
-from clipmem_core.audits.units import layer_means, read_units, unit_table, units_file
+from clipmem_core.audits.store import MANIFEST, Audit, write_json
+from clipmem_core.audits.units import layer_means, measured_samples, read_units, unit_table, units_file
 from clipmem_core.config import InputError
 from clipmem_core.scores.units import UnitTally
 from clipmem_core.training.model import build_model
@@ -78,6 +78,31 @@ def test_a_member_is_measured_once(copied: Audit, monkeypatch: pytest.MonkeyPatc
     run_units(copied, sample=20, screen=screen)
     assert asked == ["f-0"]
     assert "member g-0: its units are measured already" in screen.lines
+
+
+def test_samples_are_found_again_all_pairs_first(copied: Audit) -> None:
+    assert measured_samples(copied) == []
+    for name, sample in (("f-0", 7), ("g-0", 20), ("g-0", 0)):
+        run_units(copied, members=[name], sample=sample, screen=Silent())
+    assert measured_samples(copied) == [0, 20, 7]
+    (copied.folder / MANIFEST).unlink()
+    assert measured_samples(copied) == []
+
+
+@pytest.mark.parametrize("members", [None, [], "f-0", [5]])
+def test_an_audit_that_names_no_members_is_told(copied: Audit, members: object) -> None:
+    write_json(copied.folder / "config.json", copied.config | {"members": members})
+    for read in (measured_samples, read_units):
+        with pytest.raises(InputError, match="names no members"):
+            read(copied)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{}", '{"files": {}}'])
+def test_a_manifest_that_says_nothing_of_a_member_is_one_line(copied: Audit, content: str) -> None:
+    (copied.folder / MANIFEST).write_text(content)
+    with pytest.raises(InputError, match="does not say what member 'f-0' is") as error:
+        read_units(copied)
+    assert "\n" not in str(error.value)
 
 
 def test_the_key_covers_the_checkpoint_the_captions_and_the_training_set(copied: Audit) -> None:

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from clipmem_core.figures.colours import DARK_PAGE, LIGHT_PAGE, OTHER, PLANTED_COLOUR, group_colour
-from clipmem_core.figures.maps import KIND_COLOURS, LABEL_COLOURS, SCALE, embedding_figure, score_map_figure
+from clipmem_core.figures.maps import SCALE, embedding_figure, score_map_figure
+from clipmem_core.figures.points import KIND_COLOURS, LABEL_COLOURS
 from clipmem_core.review.score_map import Corners
 from tests.figures.test_groups import contrast
 
@@ -62,8 +63,8 @@ def test_four_corners_are_named() -> None:
         text.text.removeprefix("<b>").removesuffix("</b>"): (text.xanchor, text.y) for text in figure.layout.annotations
     }
     assert placed == {
-        "learned by heart and wrong": ("left", 1),
-        "learned by heart and right": ("right", 1),
+        "learned by heart<br>and wrong": ("left", 1),
+        "learned by heart<br>and right": ("right", 1),
         "never learned": ("left", 0),
         "generic": ("right", 0),
     }
@@ -76,7 +77,7 @@ def test_independent_pairs_have_the_upper_corners_once_more_below() -> None:
     )
     texts = [text.text for text in figure.layout.annotations]
     assert len(texts) == 6
-    assert texts.count("<b>learned by heart and wrong</b>") == 2
+    assert texts.count("<b>learned by heart<br>and wrong</b>") == 2
     assert [line.y0 for line in figure.layout.shapes] == [0, 0.1, -0.15]
 
 

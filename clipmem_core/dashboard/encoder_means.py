@@ -1,0 +1,125 @@
+"""An audit → the mean part of each encoder over groups, labels and planted kinds, its SSLMem, and what to doubt."""
+
+import pandas as pd
+import streamlit as st
+
+from clipmem_core.audits.store import Audit
+from clipmem_core.columns import EXTERNAL, GROUP, GROUPS, INDEPENDENT, LABEL, PLANTED
+from clipmem_core.dashboard.address import write
+from clipmem_core.figures.encoders import in_words, means_figure
+from clipmem_core.review.encoders import MEMORIZED, NOT_PLANTED, SSLMEM, doubts, encoder_means, map_fit
+
+BY = "by"  # in the address
+KEY = "encoder-by"
+LABELS_SHOWN = 12
+FIXED = {"displayModeBar": False}
+WHAT = {GROUP: "Group", LABEL: "Label", PLANTED: "Planted kind"}
+BARS = (
+    "Bars are mean ± 1.96 standard errors over pairs: they say how far other pairs would move the mean, and nothing of "
+    "other members."
+)
+NULL = "Dotted lines: the same over external pairs, which nobody memorized."
+MIRRORED = "Independent pairs were learned by g, which is subtracted: theirs are negative."
+ONE_CAPTION = (
+    "The text encoder has none here: SSLMem compares the captions of a pair with each other, and no pair has two."
+)
+SEVERAL_CAPTIONS = "The text encoder's counts the pairs with two captions or more."
+
+
+def draw_doubts(audit: Audit) -> None:
+    """Draw how well the members' spaces map onto each other, and say aloud what speaks against the split."""
+    groups, fit = encoder_means(audit, by=GROUP), map_fit(audit.verdict)
+    for doubt in doubts(groups, fit):
+        st.warning(doubt, icon=":material/warning:")
+    told = "This audit does not say how well the map between the members' spaces fits."
+    if fit is not None:
+        told = (
+            f"The split hangs on a map between the members' spaces. On pairs that it was not fitted on it fits to "
+            f"{fit:.2f}: the mean cosine of what is mapped with where it belongs, 1 is perfect."
+        )
+    st.caption(f"{told} {null_sentence(groups)}".strip())
+
+
+def null_sentence(groups: pd.DataFrame) -> str:
+    """Say what the parts are on pairs that nobody memorized; empty where there is no such pair.
+
+    Args:
+        groups: as `encoder_means` by group.
+    """
+    null = groups[(groups["name"] == EXTERNAL) & groups["mean"].notna()]
+    if null.empty:
+        return ""
+    parts = " and ".join(f"{row['mean']:+.3f} {row['encoder']}" for row in null.to_dict("records"))
+    return f"On external pairs, which nobody memorized, the parts are {parts}.".replace("-", "−")
+
+
+def draw_means(audit: Audit) -> None:
+    """Draw the mean part of each encoder over groups, labels or planted kinds."""
+    st.subheader("How the parts divide", anchor=False)
+    by = _draw_choice()
+    means = encoder_means(audit, by=by, limit=LABELS_SHOWN, groups=GROUPS if by == GROUP else MEMORIZED)
+    if means["mean"].isna().all() or set(means["name"]) <= {NOT_PLANTED}:
+        st.info(f"No pair of this audit has a {WHAT[by].lower()} and contributions.", icon=":material/info:")
+        return
+    null = encoder_means(audit, by=GROUP, groups=[EXTERNAL])
+    st.plotly_chart(
+        means_figure(means, null, title="mean part of clipmem (cosine units)"),
+        key=f"encoder-means-{by}",
+        config=FIXED,
+        alt=f"Mean part of each encoder. {spoken(means)}",
+    )
+    st.caption(_explained(by, means))
+
+
+def _draw_choice() -> str:
+    asked = st.query_params.get(BY, "")
+    st.session_state[KEY] = by = asked if asked in WHAT else GROUP
+    st.segmented_control(
+        "By",
+        list(WHAT),
+        key=KEY,
+        format_func=WHAT.__getitem__,
+        on_change=lambda: write(**{BY: st.session_state[KEY]}),
+        required=True,
+    )
+    return by
+
+
+def _explained(by: str, means: pd.DataFrame) -> str:
+    what = {
+        GROUP: "The mean part of clipmem that lies in each encoder, by group.",
+        LABEL: f"The mean part that lies in each encoder, by label: the {LABELS_SHOWN} most frequent ones of the "
+        "scored or candidate pairs.",
+        PLANTED: "The mean part that lies in each encoder, for the pairs that were planted with a known fault and for "
+        "the others they were planted among.",
+    }
+    mirrored = MIRRORED if by == GROUP and (means["name"] == INDEPENDENT).any() else ""
+    return " ".join(part for part in (what[by], NULL, BARS, mirrored) if part)
+
+
+def spoken(means: pd.DataFrame) -> str:
+    """Return a figure's means for those who cannot see it."""
+    known = means[means["mean"].notna()]
+    rows = zip(known["name"], known["encoder"], in_words(known), strict=True)
+    return "; ".join(f"{name}, {encoder}: {told}" for name, encoder, told in rows)
+
+
+def draw_sslmem(audit: Audit) -> None:
+    """Draw how much closer each encoder alone holds the views, or the captions, of a pair that it trained on."""
+    st.subheader("SSLMem: each encoder alone", anchor=False)
+    means = encoder_means(audit, SSLMEM, by=GROUP)
+    if means["mean"].isna().all():
+        st.info("No pair has SSLMem: it needs two views of a picture, or two captions.", icon=":material/info:")
+        return
+    st.plotly_chart(
+        means_figure(means, means[means["name"] == EXTERNAL], title="mean SSLMem (cosine units)"),
+        key="encoder-sslmem",
+        config=FIXED,
+        alt=f"Mean SSLMem of each encoder by group. {spoken(means)}",
+    )
+    text = means[means["encoder"] == "text"]
+    missing = ONE_CAPTION if text["mean"].isna().all() else SEVERAL_CAPTIONS
+    st.caption(
+        "How much closer an encoder holds the views of one picture (text: the captions of one pair) where it trained "
+        f"on the pair than where it did not. {missing} {NULL} {BARS}"
+    )

@@ -1,0 +1,70 @@
+"""A browser, and a served data folder: a small audit that was really trained, made-up hostile ones, a broken one."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.server import run, serve
+from tests.browser.watched import close_watched, open_watched
+from tests.made_audit import make_audit
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+TRAINED = "scenes"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is in this folder: it is slow, and Playwright leaves its own pipes to the garbage collector."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Any]:
+    """A chromium without a window. It ends with this folder: its event loop must not run below other tests."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=path, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="package")
+def data(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with four finished audits; the one that was really trained is the newest."""
+    folder = tmp_path_factory.mktemp("served")
+    make_audit(folder, "hostile")
+    make_audit(folder, "paper", protocol="paper")
+    (make_audit(folder, "broken").folder / "scores.parquet").unlink()
+    run(folder, "audit", "scenes", "--name", TRAINED, "--preset", "tiny", "--epochs", "3", "--scenes-pairs", "220")
+    return folder
+
+
+@pytest.fixture(scope="package")
+def address(data: Path) -> Iterator[str]:
+    """Where the data folder is served."""
+    with serve(data) as served:
+        yield served
+
+
+@pytest.fixture
+def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[Any]:
+    """A page in the light theme, or the one asked for; nothing may go wrong in it, and nothing leave the machine."""
+    opened = open_watched(browser, theme=getattr(request, "param", "light"))
+    yield opened
+    close_watched(opened, address)

@@ -1,0 +1,64 @@
+"""A data folder → its dashboard, served by a process of its own, and the commands that a person types beside it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 90
+COMMAND_SECONDS = 240
+
+
+@contextmanager
+def serve(data: Path) -> Iterator[str]:
+    """Serve a data folder on a free port and give the address; no page has been asked for yet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}", "--server.headless=true"]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=_environment(data),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as server:
+        try:
+            _await(f"http://localhost:{port}/_stcore/health")
+            yield f"http://localhost:{port}"
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(timeout=30)
+
+
+def run(data: Path, *arguments: str) -> str:
+    """Run `python -m clipmem_core` with some arguments, which must go well, and return what it prints."""
+    command = [sys.executable, "-m", "clipmem_core", *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env=_environment(data), capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr or done.stdout
+    return done.stdout
+
+
+def _environment(data: Path) -> dict[str, str]:
+    return {**os.environ, "CLIPMEM_DATA": str(data)}
+
+
+def _await(url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.1)

@@ -1,0 +1,184 @@
+"""One session, as a person walks through it: search, open a pair, decide, take back, export, read back, audit anew."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from clipmem_core.audits.jobs import cancel, find_job
+from clipmem_core.audits.store import Audit
+from tests.browser.conftest import TRAINED
+from tests.browser.server import run, serve
+from tests.browser.watched import PATIENCE, check_pictures, close_watched, open_watched, settle
+
+STARTED = "walked"
+
+
+def parameters(page: Any) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(urlsplit(page.url).query).items()}
+
+
+def pair_ids(data: Path) -> list[str]:
+    return Audit(data / "audits" / TRAINED).pairs["pair_id"].tolist()
+
+
+def option(command: list[str], name: str) -> str:
+    return command[command.index(name) + 1]
+
+
+def badge(page: Any, word: str) -> Any:
+    return page.locator(".stMarkdownBadge").filter(has_text=word)
+
+
+def recaption(page: Any, address: str, pair: str, text: str) -> None:
+    """Type another caption for a pair, and store it with the keyboard."""
+    page.goto(f"{address}/pair?audit={TRAINED}&pair={pair}")
+    settle(page)
+    box = page.get_by_label("Captions, one a line")
+    box.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.type(text)
+    page.keyboard.press("Control+Enter")
+    page.get_by_text("Stored: recaption.").first.wait_for()
+
+
+@pytest.fixture
+def other(browser: Any, address: str) -> Iterator[Any]:
+    """A page in another browser."""
+    opened = open_watched(browser)
+    yield opened
+    close_watched(opened, address)
+
+
+def test_the_app_opens_with_the_newest_audit_and_a_search_by_meaning_leads_to_a_pair(page: Any, address: str) -> None:
+    page.goto(address)
+    settle(page)
+    assert TRAINED in page.locator("h1").inner_text()
+    assert page.title() == "Overview · CLIPMem"
+    page.get_by_role("link", name="Browse", exact=True).click()
+    page.wait_for_url("**/browse?**")
+    page.locator(".pair-card").nth(23).wait_for()
+    settle(page)
+    page.get_by_label("Search by meaning").fill("a red house")
+    page.keyboard.press("Enter")
+    page.get_by_text("close to: a red house").wait_for()
+    settle(page)
+    check_pictures(page, at_least=24)
+    assert parameters(page) == {"audit": TRAINED, "meaning": "a red house"}
+    page.get_by_role("link", name="Open", exact=True).first.click()
+    page.wait_for_url("**/pair?**")
+    page.get_by_text("1 of 220, by match").wait_for()
+    settle(page)
+    check_pictures(page, at_least=13)
+    assert parameters(page)["meaning"] == "a red house"
+
+
+def test_a_link_to_a_pair_opens_on_a_server_that_nobody_has_asked_anything_yet(browser: Any, data: Path) -> None:
+    pair = pair_ids(data)[7]
+    with serve(data) as cold:
+        page = open_watched(browser)
+        page.goto(f"{cold}/pair?audit={TRAINED}&pair={pair}")
+        page.get_by_text(f"id: {pair}").wait_for()
+        settle(page)
+        check_pictures(page, at_least=13)
+        assert page.title() == "Pair · CLIPMem"
+        close_watched(page, cold)
+
+
+def test_a_typed_caption_stays_others_see_it_at_once_and_it_can_be_taken_back(
+    page: Any, other: Any, address: str, data: Path
+) -> None:
+    pair, typed = pair_ids(data)[11], "a caption typed <b>by hand</b>"
+    link = f"{address}/pair?audit={TRAINED}&pair={pair}"
+    other.goto(link)
+    badge(other, "undecided").wait_for()
+    recaption(page, address, pair, typed)
+    other.get_by_text(f"→ {typed}").wait_for()
+    badge(other, "somebody else, just now").wait_for()
+    page.goto(link)
+    page.reload()
+    page.get_by_text(f"→ {typed}").wait_for()
+    page.wait_for_function("text => document.querySelector('textarea')?.value === text", arg=typed)
+    other.reload()
+    settle(other)
+    other.keyboard.press("u")
+    other.get_by_text("Undone: recaption, 1 pair.").first.wait_for()
+    badge(other, "undecided").wait_for()
+    badge(page, "undecided").wait_for()
+
+
+def test_many_pairs_are_decided_at_once_and_taken_back(page: Any, address: str) -> None:
+    page.goto(f"{address}/browse?audit={TRAINED}&words=green&size=12")
+    settle(page)
+    count = page.get_by_text(re.compile(r"^[\d,]+ pairs\.$")).inner_text().split()[0]
+    page.get_by_text("Decide for many").click()
+    page.get_by_test_id("stPopoverBody").get_by_role("button", name="Remove").click()
+    page.get_by_role("button", name=f"Yes, remove: {count} pairs").click()
+    page.get_by_text(f"Stored: remove, for {count} pairs.").first.wait_for()
+    page.locator(".pair-card .badge").nth(11).wait_for()
+    page.goto(f"{address}/browse?audit={TRAINED}&decision=remove")
+    page.get_by_text(f"{count} pairs.").wait_for()
+    page.goto(f"{address}/decisions?audit={TRAINED}&view=history")
+    page.get_by_role("button", name="Undo").first.click()
+    page.get_by_text(f"Undone: remove, {count} pairs.").first.wait_for()
+    page.goto(f"{address}/browse?audit={TRAINED}&decision=remove")
+    page.get_by_text("No pair fits all of these conditions.").wait_for()
+
+
+def test_what_was_decided_is_exported_and_the_printed_command_reads_it_back(
+    page: Any, address: str, data: Path, tmp_path: Path
+) -> None:
+    pair, text = pair_ids(data)[23], 'a caption, with a comma and "quotes"'
+    recaption(page, address, pair, text)
+    page.goto(f"{address}/decisions?audit={TRAINED}&view=export&format=csv")
+    page.get_by_role("button", name="Make", exact=True).click()
+    page.get_by_text(re.compile(r"^220 pairs kept, 0 removed, \d+ recaptioned\.$")).wait_for()
+    with page.expect_download() as started:
+        page.get_by_role("button", name="Download").click()
+    started.value.save_as(tmp_path / "downloaded.csv")
+    assert '"a caption, with a comma and ""quotes"""' in (tmp_path / "downloaded.csv").read_text()
+    printed = page.get_by_test_id("stCode").filter(has_text="clipmem_core audit").inner_text()
+    command = shlex.split(printed)
+    assert command[:4] == ["python", "-m", "clipmem_core", "audit"]
+    told = run(data, "inspect", command[4], "--image-folder", option(command, "--image-folder"))
+    assert "220" in told
+    run(data, *command[3:], "--epochs", "1", "--members", "2")
+    reread = Audit(data / "audits" / option(command, "--name")).pairs.set_index("pair_id")
+    assert list(reread.loc[pair, "captions"]) == [text]
+    assert len(reread) == 220
+
+
+@pytest.fixture
+def none_left(data: Path) -> Iterator[None]:
+    """Cancel the audit that was started, should the test end before it did."""
+    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPMEM_DATA", str(data))
+        job = find_job(STARTED)
+        if job is not None and job.running:
+            cancel(job)
+
+
+@pytest.mark.usefixtures("none_left")
+def test_an_audit_is_started_still_there_after_a_reload_and_cancelled(page: Any, address: str) -> None:
+    page.goto(f"{address}/audits?view=start")
+    page.get_by_text("tiny", exact=True).click()
+    settle(page)
+    for label, value in (("Pairs to draw", "220"), ("Epochs", "9000"), ("Name", STARTED)):
+        page.get_by_label(label, exact=True).fill(value)
+        page.keyboard.press("Enter")
+        settle(page)
+    page.get_by_role("button", name="Check", exact=True).click()
+    page.get_by_role("button", name="Start", exact=True).click(timeout=3 * PATIENCE)
+    page.wait_for_url(f"**audit={STARTED}**")
+    page.get_by_role("button", name="Cancel").wait_for()
+    page.reload()
+    page.get_by_role("button", name="Cancel").wait_for()
+    assert parameters(page)["view"] == "list"
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("This audit was cancelled. It can go on where it stopped.").wait_for()
+    page.get_by_role("button", name="Resume").or_(page.get_by_role("button", name="Try again")).wait_for()
