@@ -6,8 +6,8 @@ from clipmem_core.audits.states import list_states
 from clipmem_core.dashboard.audit_actions import draw_message
 from clipmem_core.dashboard.audit_list import choose, draw_list
 from clipmem_core.dashboard.checking import draw_check
-from clipmem_core.dashboard.frame import open_bare_page
-from clipmem_core.dashboard.starting import CHECK, draw_request
+from clipmem_core.dashboard.frame import PARAMETER, open_bare_page
+from clipmem_core.dashboard.starting import draw_request
 from clipmem_core.dashboard.trouble import explained_errors
 
 VIEWS = {"list": "All audits", "start": "Start an audit"}
@@ -15,11 +15,9 @@ VIEW = "view"
 
 
 def show_started(name: str) -> None:
-    """Show the audit that was just started."""
-    st.query_params.pop(CHECK, None)
-    st.query_params[VIEW] = "list"
+    """Show the audit that was just started, with all of the address changed in one step."""
     choose(name)
-    st.rerun()
+    st.switch_page("pages/audits.py", query_params={VIEW: "list", PARAMETER: name})
 
 
 def keep_view() -> None:

@@ -7,7 +7,8 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.checks import Check, Request, find_check, refuse_at_once, start_check
-from clipmem_core.audits.jobs import cancel, start_audit
+from clipmem_core.audits.jobs import cancel, find_job, start_audit
+from clipmem_core.audits.states import is_name
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.amounts import duration
 from clipmem_core.dashboard.plain import show_text
@@ -31,6 +32,8 @@ def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
         started: called with the audit's name once it was started.
     """
     checked = st.query_params.get(CHECK) == request.key
+    if checked and _is_at_work(request):
+        started(request.name)  # the browser's address may lag behind the button
     label = "Check again" if checked else "Check"
     if st.button(label, type="secondary" if checked else "primary", icon=":material/fact_check:") and _allowed(request):
         start_check(request)
@@ -42,6 +45,12 @@ def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
         st.caption("The settings have changed since they were checked.")
     else:
         st.caption("Reads the data set, opens its pictures, and takes a few real steps to tell how long it will take.")
+
+
+def _is_at_work(request: Request) -> bool:
+    """Tell whether the very audit that was checked waits or runs already."""
+    job = find_job(request.name) if is_name(request.name) else None
+    return job is not None and job.running and list(job.command[-len(request.arguments) :]) == request.arguments
 
 
 def _allowed(request: Request) -> bool:

@@ -23,8 +23,8 @@ from clipmem_core.dashboard.chips import (
     with_range,
 )
 from clipmem_core.dashboard.numbers import number, words
-from clipmem_core.dashboard.overview import mapping
 from clipmem_core.review.decisions import CHOICES
+from clipmem_core.review.overview import mapping
 from clipmem_core.review.rows import labels, planted_kinds, score_span
 from clipmem_core.review.selection import ANY, DECIDED, MATCH, NONE, SCORES, TEXT_SIDE, UNDECIDED, Range, Selection
 

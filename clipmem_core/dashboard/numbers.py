@@ -6,7 +6,7 @@ from typing import Any
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.overview import is_number
+from clipmem_core.review.overview import is_number
 
 ERRORS = {  # the verdict's word → ours
     "welch": "standard error (Welch)",

@@ -20,7 +20,6 @@ from clipmem_core.exports.report_tables import (
     group_table,
     groups_with_intervals,
     number,
-    objects,
     settings_table,
     utility_table,
 )
@@ -30,6 +29,8 @@ from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.groups import group_bins
+from clipmem_core.review.overview import mapping
+from clipmem_core.review.overview import rows as rows_of
 from clipmem_core.review.rows import audit_root, find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import count_rows
@@ -88,7 +89,7 @@ def _content(audit: Audit, progress: Progress | None) -> dict[str, Any]:
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "facts": _facts(audit, config),
         "sentence": str((verdict.get("sentence") if isinstance(verdict, dict) else "") or "This audit has no verdict."),
-        "checks": [_check(check) for check in objects(verdict, "checks")],
+        "checks": [_check(check) for check in rows_of(mapping(verdict), "checks")],
         "figure": _figure(groups, group_bins(audit, bins=BINS)),
         "tables": [table for table in tables if table.rows],
         "galleries": _galleries(audit, audit_root(audit), progress),

@@ -1,6 +1,5 @@
 """A finished audit's verdict, utility and config → the tables of the report, each cell as the text that is shown."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +7,11 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.columns import GROUP, GROUPS, MEMBER, METRIC, VALUE
+from clipmem_core.columns import GROUP
 from clipmem_core.review.groups import group_summary
+from clipmem_core.review.overview import is_number, join_intervals, mapping, table
+from clipmem_core.review.overview import rows as rows_of
+from clipmem_core.review.overview import utility_table as wide_utility
 
 _METRICS = {"auroc": "AUROC", "average_precision": "average precision", "precision_at_k": "precision at k"}
 
@@ -31,27 +33,12 @@ def number(value: Any, digits: int = 3) -> str:
         >>> number(-0.12345), number(None)
         ('−0.123', '')
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return ""
-    return f"{value:,.{digits}f}".replace("-", "−")
-
-
-def objects(values: Any, key: str) -> list[dict[str, Any]]:
-    """Return one of a JSON object's lists of objects; empty where there is none."""
-    listed = values.get(key) if isinstance(values, dict) else None
-    return [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
+    return f"{value:,.{digits}f}".replace("-", "−") if is_number(value) else ""
 
 
 def groups_with_intervals(audit: Audit) -> pd.DataFrame:
     """Return group, n, mean, low, high and kind, in the order of `GROUPS`: the verdict's interval where it has one."""
-    known = {str(row.get(GROUP)): row for row in objects(audit.verdict, "groups")}
-    summary = group_summary(audit)
-    order = {group: place for place, group in enumerate(GROUPS)}
-    summary = summary.sort_values(GROUP, key=lambda names: names.map(order), ignore_index=True)
-    for column in ("low", "high"):
-        values = [known.get(group, {}).get(column) for group in summary[GROUP]]
-        summary[column] = pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").astype(float)
-    return summary.assign(kind=[str(known.get(group, {}).get("kind") or "") for group in summary[GROUP]])
+    return join_intervals(group_summary(audit), table(mapping(audit.verdict), "groups"))
 
 
 def group_table(groups: pd.DataFrame) -> TextTable:
@@ -70,7 +57,7 @@ def detection_table(verdict: Any) -> TextTable:
     """Show how well each score finds the planted captions, with intervals."""
     rows = [
         (str(row.get("score", "")), *(_with_interval(row, metric) for metric in _METRICS))
-        for row in objects(verdict, "detection")
+        for row in rows_of(mapping(verdict), "detection")
     ]
     return TextTable("How well each score finds the planted captions", ("score", *_METRICS.values()), rows)
 
@@ -82,11 +69,11 @@ def _with_interval(row: Mapping[str, Any], metric: str) -> str:
 
 def utility_table(utility: pd.DataFrame) -> TextTable:
     """Show each metric's mean over the members, and each member's."""
-    if utility.empty:
+    wide = wide_utility(utility)
+    if wide.empty:
         return TextTable("Utility", (), ())
-    wide = utility.pivot_table(index=METRIC, columns=MEMBER, values=VALUE, sort=False, observed=True)
-    rows = [(str(name), *map(number, [values.mean(), *values.tolist()])) for name, values in wide.iterrows()]
-    return TextTable("Utility of the members", ("metric", "mean", *map(str, wide.columns)), rows)
+    rows = [(str(name), *map(number, values)) for name, *values in wide.itertuples(index=False, name=None)]
+    return TextTable("Utility of the members", tuple(map(str, wide.columns)), rows)
 
 
 def settings_table(config: Mapping[str, Any]) -> TextTable:

@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.checks import Request
 from clipmem_core.audits.detached import process_start
+from clipmem_core.audits.jobs import cancel, start_job
 from clipmem_core.audits.queue import Ticket
 from clipmem_core.audits.store import Audit, broken_files, write_json
 from clipmem_core.config import AuditConfig, SourceOptions, as_dict, preset_config
@@ -491,3 +493,17 @@ def test_the_chosen_view_is_in_the_address(copy: Copy) -> None:
     app = open_page(PAGE)
     app.segmented_control(key="view").select("start").run()
     assert app.query_params["view"] == "start"
+
+
+def test_an_old_address_of_a_check_shows_the_audit_that_was_started_from_it(
+    leave_check: Callable[..., Request],
+) -> None:
+    request = leave_check(found(exact=True), {"stage": "time", **TIME})
+    command = (sys.executable, "-m", "clipmem_core", "audit", *request.arguments)
+    job = start_job([sys.executable, "-c", "import time; time.sleep(600)", *command], name=request.name)
+    try:
+        app = open_page(PAGE, view="start", check=request.key)
+        assert app.query_params["view"] == "list"
+        assert app.query_params["audit"] == request.name
+    finally:
+        cancel(job)

@@ -5,9 +5,9 @@ import pytest
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.columns import GROUPS
-from clipmem_core.dashboard.overview import load_overview
 from clipmem_core.figures.colours import DARK_PAGE, ENCODER_COLOURS, GROUP_COLOURS, LIGHT_PAGE, OTHER, group_colour
 from clipmem_core.figures.groups import encoder_figure, group_figure
+from clipmem_core.review.overview import load_overview
 
 
 def luminance(colour: str) -> float:

@@ -7,7 +7,7 @@ import pytest
 from clipmem_core.audits import verdict
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.overview import detection_table, explain_null, join_intervals, load_overview, utility_table
+from clipmem_core.review.overview import detection_table, explain_null, join_intervals, load_overview, utility_table
 
 Copy = Callable[..., Audit]
 
