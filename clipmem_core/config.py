@@ -67,11 +67,30 @@ class AuditConfig:
     device: str = "auto"  # auto | cpu | cuda
     threads: int = 0  # processor threads of one member; 0 divides the cores
 
+    # What is done against memorization; each is off as it stands here, and they combine.
+    text_noise: float = 0.0  # SD of the Gaussian noise on each number of a text embedding; it is SD·√dim long
+    image_noise: float = 0.0  # the same on the image embedding
+    noise_place: str = "after"  # before | after an embedding is made a unit vector (after: it is made one again)
+    text_mask: float = 0.0  # share of a caption's words left out, drawn anew each epoch; what is left moves up
+    colour: float = 0.0  # brightness, contrast and saturation of a training view change by up to this share
+    max_logit_scale: float = 100.0  # the logit scale is held at or below this
+    stop_epoch: int = 0  # training ends after this epoch, the learning rate on its way as without; 0 means the last
+    adaptive_noise: float = 0.0  # text_noise for pairs that run ahead of the external pairs
+    adaptive_mask: float = 0.0  # text_mask for pairs that run ahead of the external pairs
+    adaptive_rest: float = 0.0  # pairs that run ahead of the external pairs count this much less in the loss
+    adaptive_quantile: float = 0.5  # a pair is ahead when its alignment is above this quantile of the external pairs'
+    adaptive_every: int = 2  # epochs between two looks at the external pairs
+
     views: int = 4  # augmented views per picture in evaluation, at least 2
     eval_crop_scale: float = 0.0  # smallest area share of an evaluation view; 0 means that of training
     eval_captions: int = 0  # captions of a pair that memorization is measured on; 0 means all that are used
     cache_gb: float = 8.0  # above this, pictures stream from disk
     probe_data: str = ""  # a torchvision ImageFolder for the linear probe
+
+    @property
+    def trained_epochs(self) -> int:
+        """How many epochs are trained."""
+        return self.stop_epoch or self.epochs
 
 
 PRESETS: dict[str, dict[str, Any]] = {

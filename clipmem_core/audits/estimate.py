@@ -65,7 +65,7 @@ def audit_seconds(
         60.0
     """
     turns = math.ceil(config.members / side_by_side(config))
-    steps = config.epochs * math.ceil(sizes.trained / config.batch_size)
+    steps = config.trained_epochs * math.ceil(sizes.trained / config.batch_size)
     embedding = sizes.pairs * config.views * pace.picture + sizes.captions * pace.caption
     return {
         "preparing": preparing,
@@ -135,7 +135,7 @@ def say_time(
         seconds={name: round(value, 2) for name, value in seconds.items()},
         busy=round(pace.busy, 2),
         step=round(pace.step, 4),
-        steps=config.epochs * math.ceil(trained / config.batch_size),
+        steps=config.trained_epochs * math.ceil(trained / config.batch_size),
         members=config.members,
         side_by_side=side_by_side(config),
         trained=trained,

@@ -125,7 +125,7 @@ def teach(lesson: Lesson, screen: Screen) -> None:
 
     units = measure_tower(run, model, IMAGE_TOWER, run.data.rows, report=report)
     write_table(lesson.folder / UNITS, units)
-    seen, ended = len(run.data.rows) * config.epochs, last_line(log / LOG)
+    seen, ended = len(run.data.rows) * config.trained_epochs, last_line(log / LOG)
     result = {
         "member": run.name,
         "reused": lesson.reused,

@@ -104,6 +104,7 @@ def open_member(folder: Path, name: str) -> MemberRun:
         caption_start=np.concatenate([[0], np.cumsum([len(own) for own in pairs[c.CAPTIONS]])]).astype(np.int64),
         keys=keys,
         rows=np.flatnonzero(membership[name].to_numpy()),
+        external=np.flatnonzero(group == c.EXTERNAL),
     )
     return MemberRun(audit, name, stored, config, pairs, membership, data)
 
@@ -118,6 +119,7 @@ def view_maker(model: Model, config: AuditConfig, seed: int, *, crop_scale: floa
         tuple(mean_std["mean"]),
         tuple(mean_std["std"]),
         seed,
+        config.colour,
     )
 
 

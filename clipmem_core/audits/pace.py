@@ -133,6 +133,7 @@ def _training_data(config: AuditConfig, tokens: np.ndarray, root: Path, images: 
         caption_start=np.arange(len(tokens) + 1),
         keys=draw_keys([str(row) for row in rows]),
         rows=rows,
+        external=rows[: len(rows) // 11],
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from clipmem_core.audits.probe_folder import probe_folders
 from clipmem_core.config import AuditConfig, InputError, SourceOptions, as_dict, preset_config
 from clipmem_core.pairs.pixel_cache.workers import cores as available_cores
+from clipmem_core.training.mitigation.fields import check_mitigations
 from clipmem_core.training.names import model_file
 
 PROTOCOLS = ("ensemble", "paper")
@@ -22,6 +23,7 @@ CHOICES = {
     "resize_mode": ("shortest", "longest", "squash"),
     "precision": ("auto", "fp32", "amp_bf16"),
     "device": ("auto", "cpu", "cuda"),
+    "noise_place": ("before", "after"),
 }
 AT_LEAST = {
     "folds": 2,
@@ -103,6 +105,7 @@ def check_config(config: AuditConfig) -> None:
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(config, name) < 1:
             raise InputError(f"{flag(name)} must be in [0, 1), not {getattr(config, name)}")
+    check_mitigations(config)
     _check_members(config)
     model_file(config.model)
     if config.probe_data:

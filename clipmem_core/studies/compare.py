@@ -8,6 +8,7 @@ from clipmem_core.scores.paired import Difference, paired_difference
 from clipmem_core.studies.store import (
     ARM,
     CLIPMEM_CANDIDATE,
+    CLIPMEM_EXTERNAL,
     MEMBERSHIP_AUROC,
     PEAK_MB,
     RETRIEVAL,
@@ -17,16 +18,22 @@ from clipmem_core.studies.store import (
 )
 
 TEXT_LEAD = "text_minus_image"
+# Nobody trains on external pairs: what f aligns them better than g is an offset between the two, not memorization.
+CLIPMEM_NET = "clipmem_net"
 MEASURES = (
-    *(CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, TEXT_LEAD),
+    *(CLIPMEM_CANDIDATE, CLIPMEM_NET, MEMBERSHIP_AUROC, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, TEXT_LEAD),
     *(RETRIEVAL, "linear_probe", "zero_shot", SAMPLES_SEEN, SECONDS, PEAK_MB),
 )
 COLUMNS = [ARM, "measure", "n", "value", "difference", "low", "high", "p_value", "detectable"]
 
 
 def with_lead(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with how far the text encoder's contribution leads the image encoder's."""
-    return table.assign(**{TEXT_LEAD: table[c.CLIPMEM_TEXT] - table[c.CLIPMEM_IMAGE]})
+    """Return the rows with how far the text encoder's contribution leads the image encoder's, and with the mean
+    clipmem of candidates beyond that of external pairs."""
+    found = table.assign(**{TEXT_LEAD: table[c.CLIPMEM_TEXT] - table[c.CLIPMEM_IMAGE]})
+    if CLIPMEM_EXTERNAL in found:
+        found[CLIPMEM_NET] = found[CLIPMEM_CANDIDATE] - found[CLIPMEM_EXTERNAL]
+    return found
 
 
 def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:

@@ -8,8 +8,17 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.studies import answers
+from clipmem_core.studies import answers, mitigation_answers
 from clipmem_core.studies.arms import Arm
+from clipmem_core.studies.mitigations import (
+    JUDGED_ALIKE,
+    NONE,
+    captions_arms,
+    combined_arms,
+    removal_arms,
+    text_noise_arms,
+)
+from clipmem_core.studies.published import PUBLISHED, Published
 from clipmem_core.studies.sizes import FACTORS, sized
 from clipmem_core.training.names import model_config
 
@@ -23,7 +32,7 @@ class Study:
 
     `arms` are drawn from the config and the pair table; `reference` is the arm that differences are taken to.
     `defaults` are config fields that hold unless typed otherwise. After each epoch of `snapshots` that is run, and
-    after the last, embeddings are kept, and times.parquet tells of each.
+    after the last, embeddings are kept, and times.parquet tells of each. `published` is what the paper found.
     """
 
     question: str
@@ -32,6 +41,7 @@ class Study:
     answer: answers.Answer
     defaults: Mapping[str, Any] = field(default_factory=dict)
     snapshots: tuple[int, ...] = ()
+    published: tuple[Published, ...] = ()
 
     def epochs_kept(self, epochs: int) -> list[int]:
         """Return the epochs of a run after which embeddings are kept."""
@@ -96,9 +106,7 @@ STUDIES: dict[str, Study] = {
         arms=views_arms,
         reference="crops-normal-captions-1",
         answer=answers.views,
-        # Whole pictures and first captions are what every arm trains on; with crops, one arm would be judged on what
-        # it never saw.
-        defaults={"eval_crop_scale": NO_CROPS, "eval_captions": 1, "views": 2},
+        defaults=JUDGED_ALIKE,
     ),
     "time": Study(
         question="Which encoder memorizes first?",
@@ -106,6 +114,37 @@ STUDIES: dict[str, Study] = {
         reference="none",
         answer=answers.time,
         snapshots=(1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80),
+    ),
+    "captions": Study(
+        question="Do more captions a pair lower memorization and raise utility?",
+        arms=captions_arms,
+        reference=NONE,
+        answer=mitigation_answers.captions,
+        defaults=JUDGED_ALIKE,
+        published=PUBLISHED["captions"],
+    ),
+    "text-noise": Study(
+        question="Does noise on the text embedding lower memorization and raise utility?",
+        arms=text_noise_arms,
+        reference=NONE,
+        answer=mitigation_answers.text_noise,
+        defaults=JUDGED_ALIKE,
+        published=PUBLISHED["text-noise"],
+    ),
+    "removal": Study(
+        question="Does taking the most memorized pairs out raise utility?",
+        arms=removal_arms,
+        reference=NONE,
+        answer=mitigation_answers.removal,
+        defaults=JUDGED_ALIKE,
+        published=PUBLISHED["removal"],
+    ),
+    "combined": Study(
+        question="Which mitigations lower memorization at no loss of utility?",
+        arms=combined_arms,
+        reference=NONE,
+        answer=mitigation_answers.combined,
+        defaults=JUDGED_ALIKE,
     ),
 }
 COMMON_DEFAULTS = {"protocol": "paper", "seeds": 3}

@@ -1,8 +1,9 @@
 """A study from a data set to its table: arms × seeds, an f and a g each. The same call goes on where it stopped."""
 
 import dataclasses
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from clipmem_core.audits.store import CONFIG, Audit
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
 from clipmem_core.scores.membership import Membership
 from clipmem_core.studies import shared
-from clipmem_core.studies.arms import Arm, arm_config, check_arms, write_models
+from clipmem_core.studies.arms import Arm, arm_config, check_arms, recaptioned, write_models
 from clipmem_core.studies.estimate import left_over, seconds_by_arm, seconds_left
 from clipmem_core.studies.plans import Study, find_study
 from clipmem_core.studies.points import point, times
+from clipmem_core.studies.ranking_audit import RANKING, bring_ranking, ranking_config, ranking_share
+from clipmem_core.studies.rankings import taken_out
 from clipmem_core.studies.store import ARMS, STUDY, TIMES, StudyFolder, studies_folder, study_folder
 
 
@@ -39,13 +42,18 @@ class StudyRun:
 
     @property
     def snapshots(self) -> list[int]:
-        return self.plan.epochs_kept(self.config.epochs)
+        return self.plan.epochs_kept(self.config.trained_epochs)
 
     @property
     def compared(self) -> np.ndarray:
-        """Pairs that no arm leaves out, bool [n_pairs]."""
-        removed = frozenset[str]().union(*(arm.removed for arm in self.arms))
-        return ~self.data_set.pairs[c.PAIR_ID].isin(removed).to_numpy()
+        """Pairs that no arm leaves out or gives other captions, bool [n_pairs]."""
+        changed = frozenset[str]().union(*(arm.changed for arm in self.arms))
+        return ~self.data_set.pairs[c.PAIR_ID].isin(changed).to_numpy()
+
+    @property
+    def pool(self) -> np.ndarray:
+        """Ids of the pairs that an arm may take out: those that f and g share."""
+        return self.data_set.pairs[c.PAIR_ID].to_numpy()[self.membership.group == c.SHARED]
 
     def config_of(self, arm: Arm, seeds: int) -> AuditConfig:
         """Return the config of an arm's audit with so many seeds."""
@@ -75,10 +83,14 @@ def run_study(study: str, source: str, config: AuditConfig, *, name: str, screen
     config = settings.resolve(config)
     with _lock(folder):
         run = _open(plan, source, config, folder, screen)
-        asked = _ask(run, study)
+        _check_same_study(run, study)
         write_models(run.arms, folder.models)
         _say_estimate(run)
-        folder.write_asked(asked)
+        if any(arm.removal for arm in run.arms):
+            if not (folder.folder / STUDY).is_file():
+                folder.write_asked(_asked(run, study))
+            run = _with_removed(run)
+        folder.write_asked(_ask(run, study))
         _finish(run)
     return folder
 
@@ -100,18 +112,14 @@ def _open(plan: Study, source: str, config: AuditConfig, folder: StudyFolder, sc
     membership = draw_membership(data_set.clusters, config)
     planted = dataclasses.replace(data_set, pairs=plant(data_set.pairs, membership, config))
     screen.say(counts(planted, membership))
-    arms = plan.arms(config, planted.pairs)
+    arms = plan.arms(config, planted.pairs.assign(**{c.GROUP: membership.group}))
     check_arms(arms, config)
     return StudyRun(plan, source, config, folder, arms, planted, membership, screen)
 
 
-def _ask(run: StudyRun, study: str) -> dict[str, Any]:
-    """Return the content of study.json.
-
-    Raises:
-        InputError: there is a study of that name that asked for something else.
-    """
-    asked = {
+def _asked(run: StudyRun, study: str) -> dict[str, Any]:
+    """Return the content of study.json."""
+    return {
         "study": study,
         "source": run.source,
         "config": as_dict(run.config),
@@ -121,15 +129,28 @@ def _ask(run: StudyRun, study: str) -> dict[str, Any]:
         "compared": fingerprint(run.compared.tolist()),
         "machine": settings.machine(),
     }
+
+
+def _check_same_study(run: StudyRun, study: str) -> None:
+    """Refuse to go on with a study under another config.
+
+    Raises:
+        InputError: there is a study of that name that asked for something else.
+    """
     if not (run.folder.folder / STUDY).is_file():
-        return asked
+        return
     stored = run.folder.asked
     differ = [] if stored["study"] == study else [f"it is study {stored['study']!r} there and {study!r} here"]
     differ += differing_fields(stored, run.source, run.config)
     if differ:
         raise InputError(f"study {run.folder.name!r} exists with another: {'; '.join(differ)}. Take another --name")
-    if stored["compared"] != asked["compared"]:
-        # Other pairs are compared now: every row is read anew from members that are there already.
+
+
+def _ask(run: StudyRun, study: str) -> dict[str, Any]:
+    """Return the content of study.json; rows that compared other pairs are thrown away."""
+    asked = _asked(run, study)
+    if (run.folder.folder / STUDY).is_file() and run.folder.asked["compared"] != asked["compared"]:
+        # Every row is read anew from members that are there already.
         (run.folder.folder / ARMS).unlink(missing_ok=True)
     return asked
 
@@ -143,11 +164,31 @@ def _say_estimate(run: StudyRun) -> None:
     run.screen.say("measuring a few steps of each model")
     configs = {arm.name: run.config_of(arm, 1) for arm in run.arms}
     by_arm = seconds_by_arm(configs, run.data_set, run.membership, snapshots=len(run.snapshots))
-    minutes = seconds_left(by_arm, run.config.seeds, done) / 60
+    seconds = seconds_left(by_arm, run.config.seeds, done) + _ranking_seconds(run, by_arm)
     run.screen.say(
         f"{len(run.arms)} arms × {run.config.seeds} seeds, {len(left)} f and g to train: "
-        f"about {minutes:,.0f} min on this machine"
+        f"about {math.ceil(seconds / 60):,} min on this machine"
     )
+
+
+def _ranking_seconds(run: StudyRun, by_arm: Mapping[str, float]) -> float:
+    if run.folder.audit(RANKING).finished or not any(arm.removal for arm in run.arms):
+        return 0.0
+    return by_arm[run.plan.reference] * ranking_share(run.config)
+
+
+def _with_removed(run: StudyRun) -> StudyRun:
+    """Rank the pairs, and tell each arm which ones it takes out."""
+    reference = next(arm for arm in run.arms if arm.name == run.plan.reference)
+    config = ranking_config(arm_config(reference, run.config, run.folder.models))
+    scores = bring_ranking(run.folder.audit(RANKING), run.source, config, run.data_set, screen=run.screen)
+    arms = [
+        dataclasses.replace(arm, removed=taken_out(arm.removal, scores, run.pool, seed=run.config.seed))
+        if arm.removal
+        else arm
+        for arm in run.arms
+    ]
+    return dataclasses.replace(run, arms=arms)
 
 
 def _finish(run: StudyRun) -> None:
@@ -188,12 +229,13 @@ def _begin_arm(run: StudyRun, arm: Arm, audit: Audit, seeds: int) -> None:
     config = run.config_of(arm, seeds)
     membership = draw_membership(run.data_set.clusters, config)
     removed = run.data_set.pairs[c.PAIR_ID].isin(arm.removed).to_numpy()
+    pairs = recaptioned(run.data_set.pairs, arm.recaptioned, membership.group)
     write_audit(
         audit,
         run.source,
         config,
-        run.data_set,
-        run.data_set.pairs,
+        dataclasses.replace(run.data_set, pairs=pairs),
+        pairs,
         leave_out(membership, removed),
         seconds=0.0,
         snapshots=run.snapshots,

@@ -30,6 +30,7 @@ from clipmem_core.audits.store import (
 from clipmem_core.config import fingerprint
 from clipmem_core.studies.store import SHARED_MEMBERS, studies_folder
 from clipmem_core.training.files import CHECKPOINT, LOG, TRAJECTORY
+from clipmem_core.training.mitigation.fields import without_idle
 from clipmem_core.training.names import model_config
 
 # Of the config: what a member's bits do not depend on, or what is in a key as its content.
@@ -47,7 +48,7 @@ def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
     drawn = membership[[c.PAIR_ID, c.GROUP, name]].to_numpy().tolist()
     training = fingerprint(
         [
-            {key: value for key, value in config.items() if key not in (*CONTENT, *EVALUATION)},
+            {key: value for key, value in without_idle(config).items() if key not in (*CONTENT, *EVALUATION)},
             [model_config(config["model"]), _content(config["pretrained"])],
             [content_fingerprint(pairs), drawn, stored["seeds"][name]],
             [stored[key] for key in ("threads", "device", "precision", "versions")],

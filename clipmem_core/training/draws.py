@@ -5,8 +5,9 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import ndtri
 
-ORDER, CAPTION, VIEW = 1, 2, 3  # streams: what a number is drawn for
+ORDER, CAPTION, VIEW, TEXT_NOISE, IMAGE_NOISE, MASK, COLOUR = range(1, 8)  # streams: what a number is drawn for
 
 
 def draw_keys(pair_ids: Sequence[str]) -> np.ndarray:
@@ -26,9 +27,12 @@ def hashed(keys: np.ndarray, *parts: int) -> np.ndarray:
     """Hash uint64 keys [n] together with whole numbers into uint64 [n], uniform over all 64 bits."""
     values = keys.astype(np.uint64)
     for part in parts:
-        step = np.uint64((part * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
-        values = _mix(values + step)
+        values = _mix(values + _step(part))
     return values
+
+
+def _step(part: int) -> np.uint64:
+    return np.uint64((part * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
 
 
 def uniforms(keys: np.ndarray, count: int, *parts: int) -> np.ndarray:
@@ -39,5 +43,21 @@ def uniforms(keys: np.ndarray, count: int, *parts: int) -> np.ndarray:
         >>> bool((uniforms(keys, 3, 7)[1] == uniforms(keys[1:], 3, 7)[0]).all())
         True
     """
-    columns = [hashed(keys, *parts, column) >> np.uint64(11) for column in range(count)]
-    return np.stack(columns, axis=1).astype(np.float64) * 2.0**-53
+    return _top_bits(keys, count, *parts) * 2.0**-53
+
+
+def normals(keys: np.ndarray, count: int, *parts: int) -> np.ndarray:
+    """Draw `count` numbers of the standard normal distribution for each key, float32 [n, count].
+
+    Example:
+        >>> bool(np.abs(normals(draw_keys(["a"]), 1000, 7)).max() < 5)
+        True
+    """
+    # The middle of each step, so that no number lies at infinity.
+    return ndtri((_top_bits(keys, count, *parts) + 0.5) * 2.0**-53).astype(np.float32)
+
+
+def _top_bits(keys: np.ndarray, count: int, *parts: int) -> np.ndarray:
+    """Draw whole numbers below 2⁵³ for each key, float64 [n, count]."""
+    steps = np.array([_step(column) for column in range(count)], dtype=np.uint64)
+    return (_mix(hashed(keys, *parts)[:, None] + steps) >> np.uint64(11)).astype(np.float64)

@@ -2,12 +2,10 @@
 last saved state and ends with the same bits."""
 
 import math
-import platform
-import resource
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,15 +13,26 @@ import numpy as np
 import torch
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.training.draws import CAPTION, ORDER, hashed
 from clipmem_core.training.files import CHECKPOINT, LOG, STATE, TRAJECTORY
-from clipmem_core.training.model import Model, autocast, can_cut_text, encode_image, encode_text
-from clipmem_core.training.state import Log, Progress, load_state, save_array, save_atomically, save_state
+from clipmem_core.training.losses import partner_log_probability, resting_loss
+from clipmem_core.training.mitigation.applied import Mitigation
+from clipmem_core.training.model import (
+    Model,
+    autocast,
+    can_cut_text,
+    encode_image,
+    encode_text,
+    image_features,
+    text_features,
+)
+from clipmem_core.training.optimizer import learning_rate, make_optimizer
+from clipmem_core.training.state import Log, Progress, load_state, peak_mb, save_array, save_atomically, save_state
 from clipmem_core.training.views import ViewMaker
 
-MAX_LOGIT_SCALE = math.log(100)
 SECONDS_BETWEEN_SAVES = 20.0
 SECONDS_BETWEEN_LINES = 1.0
 
@@ -44,6 +53,8 @@ class TrainingData:
     caption_start: np.ndarray  # int64 [n_pairs + 1]: captions of pair i are rows start[i] … start[i + 1] - 1
     keys: np.ndarray  # uint64 [n_pairs], what draws depend on
     rows: np.ndarray  # int64 [n_trained], the pairs this member trains on
+    # int64 [n_external], pairs that no member trains on; looked at by what holds trained pairs against them
+    external: np.ndarray = field(default_factory=lambda: np.array([], dtype=np.int64))
 
 
 def epoch_batches(data: TrainingData, *, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
@@ -60,42 +71,6 @@ def chosen_captions(data: TrainingData, rows: np.ndarray, *, seed: int, epoch: i
     return data.caption_start[rows] + drawn.astype(np.int64)
 
 
-def learning_rate(step: int, *, total: int, peak: float, warmup: int) -> float:
-    """Return the rate of a step: linear warm-up over at most a tenth of the run, then half a cosine down to 0.
-
-    Example:
-        >>> learning_rate(100, total=100, peak=1.0, warmup=10)
-        0.0
-    """
-    warmup = min(warmup, total // 10)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def make_optimizer(model: Model, config: AuditConfig) -> torch.optim.AdamW:
-    """Build AdamW; gains, biases and the logit scale are not decayed, as in open_clip."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    marks = ("bn", "ln", "bias", "logit_scale")
-    exempt = [p for name, p in named if p.ndim < 2 or any(mark in name for mark in marks)]
-    kept = {id(p) for p in exempt}
-    groups = [
-        {"params": exempt, "weight_decay": 0.0},
-        {"params": [p for _, p in named if id(p) not in kept], "weight_decay": config.weight_decay},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
-
-
-def partner_log_probability(image: Tensor, text: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosine and in-batch log-probability of each true partner, both directions averaged, [n] each."""
-    with torch.no_grad():
-        cosines = image @ text.T
-        logits = scale * cosines
-        own = logits.diagonal()
-        both = 2 * own - torch.logsumexp(logits, dim=1) - torch.logsumexp(logits, dim=0)
-        return cosines.diagonal(), both / 2
-
-
 class Trainer:
     """Runs the steps of one member."""
 
@@ -108,20 +83,24 @@ class Trainer:
         self.loss = SigLipLoss() if config.loss == "siglip" else ClipLoss()
         self.optimizer = make_optimizer(model, config)
         self.batches = math.ceil(len(data.rows) / config.batch_size)
-        self.total = config.epochs * self.batches
+        self.schedule = config.epochs * self.batches  # steps until the learning rate is 0
+        self.total = config.trained_epochs * self.batches
+        self.mitigation = Mitigation(model, config, data.tokens, data.keys, seed=seed)
 
     def inputs(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
         """Draw a view and a caption for each pair: images [n, 3, size, size], tokens [n, context_length]."""
-        boxes = self.views.boxes(self.data.keys[rows], epoch)
+        images = self.views.training_images(pixels, self.data.keys[rows], epoch, self.device)
         captions = chosen_captions(self.data, rows, seed=self.seed, epoch=epoch, first=self.config.train_captions)
-        tokens = torch.from_numpy(self.data.tokens[captions].astype(np.int64))
-        return self.views.images(pixels, boxes, self.device), tokens.to(self.device)
+        tokens = self.mitigation.tokens(self.data.tokens[captions], captions, rows, epoch)
+        return images, torch.from_numpy(tokens.astype(np.int64)).to(self.device)
 
     def step(self, rows: np.ndarray, progress: Progress, pixels: np.ndarray | None = None) -> float:
         """Train on one batch, note the trajectory of its pairs, and return the loss; reads `pixels` if not given."""
         epoch = progress.step // self.batches
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(progress.step, total=self.total, peak=self.config.lr, warmup=self.config.warmup)
+            group["lr"] = learning_rate(
+                progress.step, total=self.schedule, peak=self.config.lr, warmup=self.config.warmup
+            )
         # Dropout inside a tower, where a model has it, must not depend on where a run was resumed.
         torch.manual_seed((self.seed * 1_000_003 + progress.step) % 2**63)
         pixels = self.data.pixels.gather(rows) if pixels is None else pixels
@@ -136,32 +115,64 @@ class Trainer:
         return float(loss.detach())
 
     def look(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a batch's loss, and for the trajectory each pair's cosine and log-probability of its partner, [n]."""
+        """Return a batch's loss, and for the trajectory each pair's cosine and log-probability of its partner, [n].
+
+        Noise is in the loss alone: trajectory and held-out level tell of the embeddings themselves.
+        """
         images, tokens = self.inputs(rows, epoch, pixels)
         with autocast(self.config.precision, self.device):
-            image = encode_image(self.model, images)
-            text = encode_text(self.model, tokens, cut=self.cut)
+            seen, read = image_features(self.model, images), text_features(self.model, tokens, cut=self.cut)
+            image, text = F.normalize(seen, dim=-1), F.normalize(read, dim=-1)
         scale = self.model.logit_scale.exp()
-        loss = self.loss(image, text, scale, **self._bias())
-        return loss, *partner_log_probability(image.detach(), text.detach(), scale.detach())
+        loss = self._loss(
+            self.mitigation.image(seen, image, rows, epoch), self.mitigation.text(read, text, rows, epoch), scale, rows
+        )
+        image, text = image.detach(), text.detach()
+        self.mitigation.compare(rows, image, text)
+        return loss, *partner_log_probability(image, text, scale.detach())
+
+    def _loss(self, image: Tensor, text: Tensor, scale: Tensor, rows: np.ndarray) -> Tensor:
+        weight = self.mitigation.weight(rows)
+        if weight is not None:
+            return resting_loss(image, text, scale, weight.to(self.device))
+        bias = getattr(self.model, "logit_bias", None)
+        return self.loss(image, text, scale, **({} if bias is None else {"logit_bias": bias}))
+
+    @torch.no_grad()
+    def look_at_external(self, epoch: int) -> None:
+        """Measure where the external pairs stand, by one view and one caption of each, drawn as those of the epoch."""
+        assert self.mitigation.held_out is not None
+        external = self.data.external
+        self.model.eval()
+        found = []
+        for rows in (
+            np.array_split(external, math.ceil(len(external) / self.config.batch_size)) if len(external) else []
+        ):
+            images, tokens = self.inputs(rows, epoch, self.data.pixels.gather(rows))
+            with autocast(self.config.precision, self.device):
+                found.append((encode_image(self.model, images), encode_text(self.model, tokens, cut=self.cut)))
+        self.model.train()
+        if found:
+            self.mitigation.held_out.look(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
     def settle(self) -> None:
         """Bring the weights back to where they are allowed to be, after a step."""
         with torch.no_grad():
-            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+            self.model.logit_scale.clamp_(0, math.log(self.config.max_logit_scale))
 
     def shown(self) -> dict[str, float]:
         """Return what a line of the log says beside the loss."""
-        return {"logit_scale": round(float(self.model.logit_scale.detach().exp()), 3)}
-
-    def _bias(self) -> dict[str, Tensor]:
-        bias = getattr(self.model, "logit_bias", None)
-        return {} if bias is None else {"logit_bias": bias}
+        held_out = self.mitigation.held_out
+        ahead = {} if held_out is None else {"ahead": round(float(held_out.ahead[self.data.rows].mean()), 4)}
+        return {"logit_scale": round(float(self.model.logit_scale.detach().exp()), 3)} | ahead
 
     def steps(self, progress: Progress) -> Iterator[None]:
         """Run every step that is left, pausing after each."""
         while progress.step < self.total:
             epoch, first = divmod(progress.step, self.batches)
+            held_out = self.mitigation.held_out
+            if held_out is not None and not first and held_out.due(epoch):
+                self.look_at_external(epoch)
             batches = epoch_batches(self.data, seed=self.seed, epoch=epoch, batch_size=self.config.batch_size)
             for rows, pixels in read_ahead(self.data.pixels, batches[first:]):
                 self.step(rows, progress, pixels)
@@ -188,7 +199,8 @@ def train(trainer: Trainer, folder: Path, *, after_epoch: Callable[[int], None] 
         after_epoch: called with the number of each epoch that ended, from 1; may look at the model, but not change it.
     """
     n_pairs = len(trainer.data.caption_start) - 1
-    progress = load_state(trainer.model, trainer.optimizer, folder, device=trainer.device)
+    held_out = trainer.mitigation.held_out
+    progress = load_state(trainer.model, trainer.optimizer, folder, device=trainer.device, held_out=held_out)
     if progress is None:
         progress = Progress(0, np.full((trainer.config.epochs, n_pairs, 2), np.nan, dtype=np.float16))
     log = Log(folder / LOG, progress.step)
@@ -206,7 +218,7 @@ def train(trainer: Trainer, folder: Path, *, after_epoch: Callable[[int], None] 
             after_epoch(progress.step // trainer.batches)
             trainer.model.train()
         if now - last_save > pause and progress.step < trainer.total:
-            save_state(trainer.model, trainer.optimizer, progress, folder)
+            save_state(trainer.model, trainer.optimizer, progress, folder, held_out=held_out)
             last_save = time.monotonic()
             pause = max(SECONDS_BETWEEN_SAVES, 20 * (last_save - now))
     save_array(progress.trajectory, folder / TRAJECTORY)
@@ -227,13 +239,5 @@ def _line(trainer: Trainer, progress: Progress, rate: float) -> dict[str, Any]:
         **trainer.shown(),
         "samples_per_second": round(rate, 1),
         "seconds": round(progress.seconds, 2),
-        "peak_mb": round(_peak_mb(trainer.device), 1),
+        "peak_mb": round(peak_mb(trainer.device), 1),
     }
-
-
-def _peak_mb(device: str) -> float:
-    """Return the most memory that this process has held so far, the GPU's where it trains there, in MB."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
-    unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

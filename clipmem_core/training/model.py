@@ -165,13 +165,18 @@ def can_cut_text(model: Model) -> bool:
 
 
 def encode_text(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
-    """Encode tokens [n, context_length] into unit vectors float32 [n, dim].
+    """Encode tokens [n, context_length] into unit vectors float32 [n, dim]; `cut` as in `text_features`."""
+    return F.normalize(text_features(model, tokens, cut=cut), dim=-1)
+
+
+def text_features(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
+    """Encode tokens [n, context_length] into embeddings as the encoder gives them, float32 [n, dim].
 
     With `cut`, positions after the batch's last end token are left out: exact for causal towers, where nothing
     before that token sees them.
     """
     if not cut:
-        return F.normalize(model.encode_text(tokens).float(), dim=-1)
+        return model.encode_text(tokens).float()
     length = int((tokens != 0).any(dim=0).nonzero().max()) + 1
     tokens = tokens[:, :length]
     cast = model.transformer.get_cast_dtype()
@@ -181,7 +186,7 @@ def encode_text(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
     projection = model.text_projection
     if projection is not None:
         x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
-    return F.normalize(x.float(), dim=-1)
+    return x.float()
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
@@ -191,4 +196,9 @@ def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
 
 def encode_image(model: Model, images: Tensor) -> Tensor:
     """Encode images float [n, 3, size, size] into unit vectors float32 [n, dim]."""
-    return F.normalize(model.encode_image(images).float(), dim=-1)
+    return F.normalize(image_features(model, images), dim=-1)
+
+
+def image_features(model: Model, images: Tensor) -> Tensor:
+    """Encode images float [n, 3, size, size] into embeddings as the encoder gives them, float32 [n, dim]."""
+    return model.encode_image(images).float()

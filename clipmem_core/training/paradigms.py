@@ -66,7 +66,7 @@ class _TowerTrainer(Trainer):
 
     def outputs(self, pixels: np.ndarray, rows: np.ndarray, turn: int) -> Tensor:
         """Pass a view of each picture through encoder and head, float32 [n, width]."""
-        images = self.views.images(pixels, self.views.boxes(self.data.keys[rows], turn), self.device)
+        images = self.views.training_images(pixels, self.data.keys[rows], turn, self.device)
         with autocast(self.config.precision, self.device):
             return self.model(images)
 

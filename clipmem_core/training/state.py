@@ -2,6 +2,8 @@
 
 import io
 import json
+import platform
+import resource
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 
 from clipmem_core.atomic import replacing
 from clipmem_core.training.files import STATE
+from clipmem_core.training.mitigation.adaptive import HeldOutLevel
 from clipmem_core.training.model import Model
 
 
@@ -45,7 +48,14 @@ def _write(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def save_state(model: Model, optimizer: torch.optim.Optimizer, progress: Progress, folder: Path) -> None:
+def save_state(
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    folder: Path,
+    *,
+    held_out: HeldOutLevel | None = None,
+) -> None:
     """Save all that a resumed run needs."""
     state = {
         "model": model.state_dict(),
@@ -54,17 +64,26 @@ def save_state(model: Model, optimizer: torch.optim.Optimizer, progress: Progres
         "seconds": progress.seconds,
         "trajectory": torch.from_numpy(progress.trajectory),
         "sums": progress.sums,
-    }
+    } | ({} if held_out is None else {"held_out": held_out.state()})
     save_atomically(state, folder / STATE)
 
 
-def load_state(model: Model, optimizer: torch.optim.Optimizer, folder: Path, *, device: str) -> Progress | None:
-    """Return where the last run stopped, its weights loaded; None where there was none."""
+def load_state(
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+    *,
+    device: str,
+    held_out: HeldOutLevel | None = None,
+) -> Progress | None:
+    """Return where the last run stopped, its weights and what is ahead loaded; None where there was none."""
     if not (folder / STATE).is_file():
         return None
     state = torch.load(folder / STATE, map_location=device, weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
+    if held_out is not None:
+        held_out.restore(state["held_out"])
     return Progress(state["step"], state["trajectory"].cpu().numpy(), state["seconds"], state["sums"])
 
 
@@ -98,3 +117,11 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:  # the line that a kill cut short
             continue
     return lines
+
+
+def peak_mb(device: str) -> float:
+    """Return the most memory that this process has held so far, the GPU's where it trains there, in MB."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

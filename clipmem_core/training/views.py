@@ -8,19 +8,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipmem_core.training.draws import VIEW, uniforms
+from clipmem_core.training.mitigation.colour import draw_factors, jitter
 
 ASPECT = (3 / 4, 4 / 3)  # torchvision's default for a random resized crop
 
 
 @dataclass(frozen=True)
 class ViewMaker:
-    """Cuts random resized crops: area share uniform in [crop_scale, 1], aspect log-uniform in 3/4 … 4/3."""
+    """Cuts random resized crops: area share uniform in [crop_scale, 1], aspect log-uniform in 3/4 … 4/3.
+
+    Views to train on change their colours too, by up to `colour`; views to measure on never do.
+    """
 
     image_size: int
     crop_scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
     seed: int
+    colour: float = 0.0
 
     def boxes(self, keys: np.ndarray, turn: int) -> np.ndarray:
         """Draw one box a pair for an epoch or evaluation view: (x, y, width, height) as shares of the picture, [n, 4].
@@ -36,8 +41,18 @@ class ViewMaker:
         height = np.minimum(np.sqrt(area / aspect), 1)
         return np.stack([draws[:, 2] * (1 - width), draws[:, 3] * (1 - height), width, height], axis=1)
 
-    def images(self, pixels: np.ndarray, boxes: np.ndarray, device: str = "cpu") -> Tensor:
-        """Cut boxes [n, 4] out of uint8 pixels [n, size, size, 3]: float32 images [n, 3, image_size, image_size]."""
+    def training_images(self, pixels: np.ndarray, keys: np.ndarray, epoch: int, device: str = "cpu") -> Tensor:
+        """Draw a view of uint8 pixels [n, size, size, 3] for an epoch: float32 [n, 3, image_size, image_size]."""
+        factors = draw_factors(keys, self.colour, self.seed, epoch) if self.colour else None
+        return self.images(pixels, self.boxes(keys, epoch), device, factors=factors)
+
+    def images(
+        self, pixels: np.ndarray, boxes: np.ndarray, device: str = "cpu", *, factors: np.ndarray | None = None
+    ) -> Tensor:
+        """Cut boxes [n, 4] out of uint8 pixels [n, size, size, 3]: float32 images [n, 3, image_size, image_size].
+
+        `factors` are of brightness, contrast and saturation, [n, 3].
+        """
         stored = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float()
         centre = 2 * (boxes[:, :2] + boxes[:, 2:] / 2) - 1
         theta = np.zeros((len(boxes), 2, 3), dtype=np.float32)
@@ -46,6 +61,7 @@ class ViewMaker:
         size = [len(boxes), 3, self.image_size, self.image_size]
         grid = F.affine_grid(torch.from_numpy(theta).to(device), size, align_corners=False)
         images = F.grid_sample(stored, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        images = images if factors is None else jitter(images, factors)
         mean = torch.tensor(self.mean, device=device).view(1, 3, 1, 1) * 255
         std = torch.tensor(self.std, device=device).view(1, 3, 1, 1) * 255
         return (images - mean) / std

@@ -50,6 +50,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"protocol": "paper", "members": 4}, "--members belongs to --protocol ensemble"),
     ({"members": 5}, r"--members must be a multiple of --folds \(2\), not 5"),
     ({"folds": 3, "members": 4}, r"--members must be a multiple of --folds \(3\), not 4"),
+    ({"noise_place": "within"}, "--noise-place must be one of before, after, not 'within'"),
+    ({"text_noise": -0.1}, "--text-noise must be at least 0, not -0.1"),
+    ({"text_mask": 1.0}, "--text-mask must leave something of a caption: below 1, not 1.0"),
+    ({"stop_epoch": 31}, "--stop-epoch must be one of the 30 epochs, or 0 for none, not 31"),
     ({"probe_data": "nowhere"}, "probe-data 'nowhere' needs the folders train/ and val/"),
 ]
 

@@ -11,6 +11,7 @@ from clipmem_core.studies.arms import Arm
 from clipmem_core.studies.plans import Study
 from clipmem_core.studies.shared import parts, take
 from clipmem_core.studies.store import StudyFolder
+from clipmem_core.training.mitigation.fields import without_idle
 from tests.studies.conftest import Trained
 
 Start = Callable[..., StudyFolder]
@@ -59,8 +60,16 @@ def change(audit: Audit, **fields: object) -> None:
     write_json(audit.folder / "config.json", stored | {"config": stored["config"] | fields})
 
 
-NOTHING = [{"preset": "small"}, {"seeds": 5}, {"cache_gb": 1.0}]
-TRAINING = [{"epochs": 3}, {"crop_scale": 0.4}, {"lr": 0.1}, {"train_captions": 1}, {"model": "small"}, {"new": 1}]
+NOTHING = [{"preset": "small"}, {"seeds": 5}, {"cache_gb": 1.0}, {"adaptive_every": 7}, {"noise_place": "before"}]
+TRAINING = [
+    {"epochs": 3},
+    {"crop_scale": 0.4},
+    {"lr": 0.1},
+    {"train_captions": 1},
+    {"model": "small"},
+    {"new": 1},
+    {"text_mask": 0.2},
+]
 EVALUATION = [{"views": 3}, {"eval_captions": 1}, {"eval_crop_scale": 1.0}]
 
 
@@ -113,3 +122,13 @@ def test_members_are_copied_where_the_disk_has_no_links(
 
 def test_a_finished_member_takes_nothing(whole: StudyFolder) -> None:
     assert take(whole.audit("none"), "f-0") == ""
+
+
+def test_a_member_from_before_there_were_mitigations_is_found_by_one_without_any(audit: Audit) -> None:
+    now = list(parts(audit, "f-0"))
+    stored = read_json(audit.folder / "config.json")
+    older = without_idle(stored["config"])
+    assert "text_noise" in stored["config"]
+    assert "text_noise" not in older
+    write_json(audit.folder / "config.json", stored | {"config": older})
+    assert list(parts(audit, "f-0")) == now

@@ -17,11 +17,10 @@ from clipmem_core.training.loop import (
     TrainingData,
     chosen_captions,
     epoch_batches,
-    learning_rate,
-    make_optimizer,
-    partner_log_probability,
 )
+from clipmem_core.training.losses import partner_log_probability
 from clipmem_core.training.model import build_model
+from clipmem_core.training.optimizer import learning_rate, make_optimizer
 from tests.training.toys import CONFIG, draw_data, view_maker
 
 DATA = draw_data(300, captions=4)

@@ -61,8 +61,8 @@ def draw_data(pairs: int, *, captions: int = 1, size: int = 10, context: int = C
     )
 
 
-def view_maker(*, image_size: int = 8, crop_scale: float = 0.5, seed: int = 0) -> ViewMaker:
-    return ViewMaker(image_size, crop_scale, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), seed)
+def view_maker(*, image_size: int = 8, crop_scale: float = 0.5, seed: int = 0, colour: float = 0.0) -> ViewMaker:
+    return ViewMaker(image_size, crop_scale, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), seed, colour)
 
 
 def trainer(name: str, data: TrainingData, *, seed: int = 0, **changes: Any) -> Trainer:
@@ -70,5 +70,5 @@ def trainer(name: str, data: TrainingData, *, seed: int = 0, **changes: Any) -> 
     config = replace(CONFIG, **changes)
     model: Model = build_model(name, loss=config.loss, seed=seed)
     size = model.visual.image_size[0]
-    views = view_maker(image_size=size, crop_scale=config.crop_scale, seed=seed)
+    views = view_maker(image_size=size, crop_scale=config.crop_scale, seed=seed, colour=config.colour)
     return Trainer(model, data, config, views, seed=seed, device="cpu")

@@ -1,0 +1,148 @@
+"""The rows of a study of mitigations → what came out beside `none`: claim by claim, and against the aim."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core.scores.paired import Difference
+from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.studies.answers import verdict
+from clipmem_core.studies.compare import CLIPMEM_NET, difference_of
+from clipmem_core.studies.mitigations import NONE
+from clipmem_core.studies.rankings import RANDOM
+from clipmem_core.studies.store import ARM, CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, RETRIEVAL
+
+LESS = 0.25  # of mean candidate clipmem: what one setting should take away
+LOSS = 0.05  # of primary utility: what it may cost at most
+JUDGED = (CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, RETRIEVAL)
+MEASURES = {
+    CLIPMEM_CANDIDATE: "mean clipmem",
+    CLIPMEM_NET: "the same beyond external pairs",
+    MEMBERSHIP_AUROC: "membership AUROC",
+    RETRIEVAL: "retrieval",
+}
+PAPERS_NOISE = 0.15
+PAPERS_REMOVAL = 100
+
+
+def signed(found: Difference) -> str:
+    """Return a difference with its interval.
+
+    Example:
+        >>> signed(Difference(3, -0.02, -0.03, -0.01, 0.01, 0.02))
+        '−0.020 [−0.030, −0.010]'
+    """
+    text = f"{found.mean:+.3f}"
+    if found.n > 1:
+        text += f" [{found.low:+.3f}, {found.high:+.3f}]"
+    return text.replace("-", "−")
+
+
+def effects(arms: pd.DataFrame, arm: str, reference: str = NONE) -> dict[str, Difference]:
+    """Return the paired differences of an arm to a reference in memorization, twice, AUROC and primary utility."""
+    found = {name: difference_of(arms, arm, reference, name) for name in MEASURES if name in arms}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def captions(arms: pd.DataFrame, times: pd.DataFrame) -> list[str]:
+    """Say whether claim 4 of the paper holds at the most captions."""
+    others = [name for name in _names(arms) if name != NONE]
+    claim = "Claim 4 (more captions a pair lower memorization and raise utility)"
+    return [*_claim(arms, claim, others[-1]), *_least(arms)] if others else []
+
+
+def text_noise(arms: pd.DataFrame, times: pd.DataFrame) -> list[str]:
+    """Say whether claim 5 of the paper holds at its best level of noise."""
+    claim = "Claim 5 (noise on the text embedding lowers memorization and raises utility)"
+    return [*_claim(arms, claim, f"text-noise-{PAPERS_NOISE:.2f}"), *_least(arms)]
+
+
+def removal(arms: pd.DataFrame, times: pd.DataFrame) -> list[str]:
+    """Say whether claim 6 of the paper holds at its best n, and whether clipmem ranks better than chance and than
+    similarity."""
+    best = f"{c.CLIPMEM}-{PAPERS_REMOVAL}"
+    sentences = _claim(arms, "Claim 6 (taking the most memorized pairs out raises utility first)", best, lower=False)
+    counts = sorted({int(name.rsplit("-", 1)[1]) for name in _names(arms) if name.startswith(f"{c.CLIPMEM}-")})
+    for other in (RANDOM, c.SIMILARITY_IN):
+        gains = {n: effects(arms, f"{c.CLIPMEM}-{n}", f"{other}-{n}").get(RETRIEVAL) for n in counts}
+        told = [f"{signed(found)} at {n}" for n, found in gains.items() if found]
+        if told:
+            sentences.append(f"Retrieval by clipmem minus by {other}, as many pairs taken out: {', '.join(told)}.")
+    return [*sentences, *_least(arms)] if sentences else []
+
+
+def combined(arms: pd.DataFrame, times: pd.DataFrame) -> list[str]:
+    """Say which settings reach the aim: a quarter less clipmem and less AUROC, at most a twentieth of utility lost."""
+    others = [name for name in _names(arms) if name != NONE and set(JUDGED) <= set(effects(arms, name))]
+    if not others:
+        return []
+    reached = [name for name in others if _reaches(arms, name)]
+    wanted = (
+        f"at least {LESS:.0%} less mean clipmem, less membership AUROC, and of retrieval at most {LOSS:.0%} lost at "
+        "the lower end of the interval"
+    )
+    told = f"reached by {', '.join(reached)}" if reached else f"reached by no arm; nearest: {_nearest(arms, others)}"
+    return [f"The aim ({wanted}) is {told}.", *[_told(arms, name) for name in reached], *_least(arms)]
+
+
+def _names(arms: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(arms[ARM]))
+
+
+def _claim(arms: pd.DataFrame, claim: str, arm: str, *, lower: bool = True) -> list[str]:
+    """Judge both halves of a claim at one arm."""
+    found = effects(arms, arm)
+    halves = ((CLIPMEM_CANDIDATE, -1), (RETRIEVAL, 1)) if lower else ((RETRIEVAL, 1),)
+    parts = [f"{MEASURES[name]} {signed(found[name])}, {_judged(found[name], sign)}" for name, sign in halves if found]
+    return [f"{claim}, at {arm} against {NONE}: {'; '.join(parts)}."] if parts else []
+
+
+def _judged(found: Difference, expected: int) -> str:
+    """Say of a difference with an expected sign: reproduced, not reproduced, or inside the noise."""
+    words = ["not reproduced, it is the other way round", "reproduced"]
+    below, above = words if expected > 0 else reversed(words)
+    if found.n < MIN_REPLICATES:
+        return verdict(found, above=above, below=below, open_="")
+    inside = f"inside the noise (a change of {found.detectable:.3f} could have been seen)"
+    return verdict(found, above=above, below=below, open_=inside)
+
+
+def _told(arms: pd.DataFrame, name: str) -> str:
+    found = effects(arms, name)
+    parts = [f"{words} {signed(found[measure])}" for measure, words in MEASURES.items() if measure in found]
+    return f"{name} against {NONE}: {', '.join(parts)}."
+
+
+def _least(arms: pd.DataFrame) -> list[str]:
+    """Tell of the arm with the least memorization, and of what the study could have seen."""
+    means = arms.groupby(ARM, sort=False)[CLIPMEM_CANDIDATE].mean()
+    if NONE not in means or len(means) < 2:
+        return []
+    least = str(means.drop(NONE).idxmin())
+    found = effects(arms, least)
+    if not found:
+        return []
+    seen = [f"{one.detectable:.3f} in {MEASURES[name]}" for name, one in found.items() if one.n > 1]
+    could = f" It could have seen changes of {', '.join(seen)}." if seen else ""
+    return [f"The least mean clipmem is that of {_told(arms, least)}{could}"]
+
+
+def _shares(arms: pd.DataFrame, name: str) -> tuple[float, float]:
+    """Return the share of mean clipmem that an arm takes away, and that of retrieval lost at the interval's end."""
+    found, none = effects(arms, name), arms[arms[ARM] == NONE]
+    worst = found[RETRIEVAL].low if found[RETRIEVAL].n > 1 else found[RETRIEVAL].mean
+    return -found[CLIPMEM_CANDIDATE].mean / none[CLIPMEM_CANDIDATE].mean(), -worst / none[RETRIEVAL].mean()
+
+
+def _reaches(arms: pd.DataFrame, name: str) -> bool:
+    less, loss = _shares(arms, name)
+    return less >= LESS and loss <= LOSS and effects(arms, name)[MEMBERSHIP_AUROC].mean < 0
+
+
+def _nearest(arms: pd.DataFrame, others: Sequence[str]) -> str:
+    """Name the arm that misses the aim by least, and by how much."""
+    missed = {name: max(LESS - _shares(arms, name)[0], _shares(arms, name)[1] - LOSS) for name in others}
+    name = min(missed, key=lambda one: missed[one])
+    less, loss = _shares(arms, name)
+    return f"{name} with {less:.0%} less clipmem and up to {max(loss, 0):.0%} of retrieval lost"

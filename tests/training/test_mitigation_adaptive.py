@@ -1,0 +1,89 @@
+"""The held-out level, who is ahead of it, and a loss in which those count less."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from open_clip.loss import ClipLoss
+from torch.nn import functional as F
+
+from clipmem_core.training.losses import resting_loss
+from clipmem_core.training.mitigation.adaptive import HeldOutLevel
+
+
+def units(n: int, seed: int) -> torch.Tensor:
+    return F.normalize(torch.from_numpy(np.random.default_rng(seed).normal(size=(n, 6)).astype(np.float32)), dim=1)
+
+
+def test_the_level_is_a_quantile_of_alignments_over_all_other_external_pairs() -> None:
+    image, text = units(20, 0), units(20, 1)
+    held_out = HeldOutLevel(50, 0.75, 2)
+    held_out.look(image, text)
+    alignments = []
+    for i in range(20):
+        others = [j for j in range(20) if j != i]
+        own = float(image[i] @ text[i])
+        negative_text = np.mean([float(image[i] @ text[j]) for j in others])
+        negative_image = np.mean([float(image[j] @ text[i]) for j in others])
+        alignments.append(own - negative_text - negative_image)
+    assert held_out.level == pytest.approx(np.quantile(alignments, 0.75), abs=1e-5)
+
+
+def test_a_pair_is_ahead_from_when_it_is_seen_above_until_it_is_seen_below() -> None:
+    external = units(30, 0), units(30, 1)
+    held_out = HeldOutLevel(10, 0.9, 2)
+    rows, image = np.array([3, 7, 8]), units(3, 2)
+    held_out.compare(rows, image, image)
+    assert not held_out.ahead.any()  # nothing was measured yet
+    held_out.look(*external)
+    means = [part.mean(dim=0) for part in external]
+    for text in (image, -image, torch.cat([image[:1], -image[1:]])):
+        held_out.compare(rows, image, text)
+        expected = [
+            float(a @ b) - float(a @ means[1]) - float(b @ means[0]) > held_out.level
+            for a, b in zip(image, text, strict=True)
+        ]
+        assert held_out.ahead[rows].tolist() == expected
+        assert not np.delete(held_out.ahead, rows).any()
+    assert held_out.ahead.sum() == 1
+
+
+def test_it_looks_every_few_epochs_but_not_before_the_first() -> None:
+    assert [epoch for epoch in range(10) if HeldOutLevel(1, 0.9, 3).due(epoch)] == [3, 6, 9]
+
+
+def test_without_two_external_pairs_nobody_is_ahead() -> None:
+    held_out = HeldOutLevel(5, 0.9, 1)
+    held_out.look(units(1, 0), units(1, 1))
+    assert math.isinf(held_out.level)
+
+
+def test_a_state_comes_back_whole() -> None:
+    first, second = HeldOutLevel(10, 0.9, 2), HeldOutLevel(10, 0.9, 2)
+    first.look(units(30, 0), units(30, 1))
+    first.compare(np.arange(10), units(10, 2), units(10, 2))
+    second.restore(first.state())
+    first.compare(np.arange(5), units(5, 3), -units(5, 3))
+    second.compare(np.arange(5), units(5, 3), -units(5, 3))
+    assert (first.ahead == second.ahead).all()
+    assert first.level == second.level
+
+
+def test_with_full_weight_it_is_open_clips_loss() -> None:
+    image, text, scale = units(9, 0), units(9, 1), torch.tensor(14.0)
+    assert float(resting_loss(image, text, scale, torch.ones(9))) == pytest.approx(
+        float(ClipLoss()(image, text, scale)), rel=1e-5
+    )
+
+
+def test_a_pair_at_rest_is_not_pulled_to_its_partner_but_still_pushes_the_others() -> None:
+    image, text, scale = units(4, 0).requires_grad_(), units(4, 1), torch.tensor(10.0)
+    weight = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    resting_loss(image, text, scale, weight).backward()
+    logits = (scale * image @ text.T).detach()
+    # By hand: the gradient of image 0 comes from the columns of the others alone, and pushes.
+    columns = logits.softmax(dim=0)
+    expected = sum(scale * columns[0, j] * text[j] for j in (1, 2, 3)) / 8
+    assert image.grad is not None
+    torch.testing.assert_close(image.grad[0], expected, atol=1e-5, rtol=1e-4)
