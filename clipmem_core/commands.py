@@ -59,7 +59,11 @@ class Score:
 class Study:
     """Compare settings over several seeds, each with its f and its g: memorization, utility and price."""
 
-    study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY", help="size | views | time | captions | text-noise | removal | combined")]
+    study: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="STUDY", help="size | views | time | captions | text-noise | removal | combined"),
+    ]
     source: Source
     name: str  # the study's folder
     config: AuditConfig = field(default_factory=AuditConfig)
