@@ -15,26 +15,37 @@ VIEW = "view"
 
 
 def show_started(name: str) -> None:
-    """Show the audit that was just started, with all of the address changed in one step."""
+    """Show the audit that was just started."""
     choose(name)
-    st.switch_page("pages/audits.py", query_params={VIEW: "list", PARAMETER: name})
+    st.query_params.from_dict({VIEW: "list", PARAMETER: name})
+    st.rerun()
 
 
-def keep_view() -> None:
+def keep_view(key: str) -> None:
     """Write the chosen view into the address."""
-    st.query_params[VIEW] = st.session_state[VIEW]
+    st.query_params[VIEW] = st.session_state[key]
 
 
 open_bare_page("Audits")
 with explained_errors():
     usual = "list" if list_states() else "start"
     view = st.query_params.get(VIEW, usual)
-    st.session_state[VIEW] = view if view in VIEWS else usual
+    view = view if view in VIEWS else usual
+    # A widget of its own for each view: what the browser still sends of the last view's changes nothing in this one.
+    key = f"{VIEW}-{view}"
+    st.session_state[key] = view
     st.segmented_control(
-        "View", VIEWS, format_func=VIEWS.get, key=VIEW, on_change=keep_view, required=True, label_visibility="collapsed"
+        "View",
+        VIEWS,
+        format_func=VIEWS.get,
+        key=key,
+        on_change=keep_view,
+        args=(key,),
+        required=True,
+        label_visibility="collapsed",
     )
     draw_message()
-    if st.session_state[VIEW] == "start":
+    if view == "start":
         draw_check(draw_request(), started=show_started)
     else:
         draw_list()

@@ -87,7 +87,7 @@ def tiny(app: AppTest) -> AppTest:
 
 def test_without_an_audit_the_page_offers_to_start_one(calls: list[tuple[str, object]]) -> None:
     app = tiny(open_page(PAGE))
-    assert app.segmented_control(key="view").value == "start"
+    assert app.segmented_control(key="view-start").value == "start"
     assert app.text_input(key="new-name").placeholder == "scenes"
     button(app, "Check").click().run()
     ((kind, request),) = calls
@@ -381,7 +381,7 @@ def test_the_last_audit_deleted_leaves_the_start_view(copy: Copy) -> None:
     app = open_page(PAGE, audit="made")
     app.text_input(key="confirm-made").set_value("made").run()
     button(app, "Delete for good").click().run()
-    assert app.segmented_control(key="view").value == "start"
+    assert app.segmented_control(key="view-start").value == "start"
 
 
 def test_folders_with_odd_names_are_named_as_text_and_not_listed(copy: Copy) -> None:
@@ -485,13 +485,13 @@ def test_an_audit_that_ends_brings_the_page_up_to_date(copy: Copy, data: Path) -
 
 def test_a_view_that_does_not_exist_is_the_usual_one(copy: Copy) -> None:
     copy()
-    assert open_page(PAGE, view="<b>").segmented_control(key="view").value == "list"
+    assert open_page(PAGE, view="<b>").segmented_control(key="view-list").value == "list"
 
 
 def test_the_chosen_view_is_in_the_address(copy: Copy) -> None:
     copy()
     app = open_page(PAGE)
-    app.segmented_control(key="view").select("start").run()
+    app.segmented_control(key="view-list").select("start").run()
     assert app.query_params["view"] == "start"
 
 
