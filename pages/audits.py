@@ -6,6 +6,7 @@ from clipmem_core.audits.states import list_states
 from clipmem_core.dashboard.audit_actions import draw_message
 from clipmem_core.dashboard.audit_list import choose, draw_list
 from clipmem_core.dashboard.checking import draw_check
+from clipmem_core.dashboard.choices import asked, choose_segment
 from clipmem_core.dashboard.frame import PARAMETER, open_bare_page
 from clipmem_core.dashboard.starting import draw_request
 from clipmem_core.dashboard.trouble import explained_errors
@@ -21,29 +22,12 @@ def show_started(name: str) -> None:
     st.rerun()
 
 
-def keep_view(key: str) -> None:
-    """Write the chosen view into the address."""
-    st.query_params[VIEW] = st.session_state[key]
-
-
 open_bare_page("Audits")
 with explained_errors():
     usual = "list" if list_states() else "start"
-    view = st.query_params.get(VIEW, usual)
-    view = view if view in VIEWS else usual
+    view = asked(VIEW, VIEWS, usual)
     # A widget of its own for each view: what the browser still sends of the last view's changes nothing in this one.
-    key = f"{VIEW}-{view}"
-    st.session_state[key] = view
-    st.segmented_control(
-        "View",
-        VIEWS,
-        format_func=VIEWS.get,
-        key=key,
-        on_change=keep_view,
-        args=(key,),
-        required=True,
-        label_visibility="collapsed",
-    )
+    choose_segment("View", VIEWS, parameter=VIEW, key=f"{VIEW}-{view}", usual=usual, hidden=True)
     draw_message()
     if view == "start":
         draw_check(draw_request(), started=show_started)

@@ -1,8 +1,6 @@
 """What has been decided on the pairs of a data set, the history of it with undo, and exports of what was decided."""
 
-import streamlit as st
-
-from clipmem_core.dashboard.address import write
+from clipmem_core.dashboard.choices import choose_segment
 from clipmem_core.dashboard.deciding import draw_notice
 from clipmem_core.dashboard.decision_history import draw_history
 from clipmem_core.dashboard.decision_list import draw_decisions, draw_reviewed
@@ -15,21 +13,12 @@ VIEWS = {
     "history": (":material/history: History", draw_history),
     "export": (":material/output: Export", draw_exports),
 }
-VIEW = "view"
+VIEW = "view"  # in the address
 
 audit = open_page("Decisions and export")
 with explained_errors():
     draw_reviewed(audit)
-    view = st.query_params.get(VIEW, "decisions")
-    st.session_state["decisions-view"] = view = view if view in VIEWS else "decisions"
-    st.segmented_control(
-        "View",
-        list(VIEWS),
-        key="decisions-view",
-        format_func=lambda name: VIEWS[name][0],
-        on_change=lambda: write(**{VIEW: st.session_state["decisions-view"]}),
-        required=True,
-        label_visibility="collapsed",
-    )
+    names = {view: name for view, (name, _) in VIEWS.items()}
+    view = choose_segment("View", names, parameter=VIEW, key="decisions-view", hidden=True)
     draw_notice(audit, key="decisions")
     VIEWS[view][1](audit)

@@ -1,8 +1,6 @@
 """Which encoder memorized what: their parts of clipmem, what their units respond to, and the studies of it."""
 
-import streamlit as st
-
-from clipmem_core.dashboard.address import write
+from clipmem_core.dashboard.choices import choose_segment
 from clipmem_core.dashboard.encoder_map import draw_contribution_map
 from clipmem_core.dashboard.encoder_means import draw_doubts, draw_means, draw_sslmem
 from clipmem_core.dashboard.encoder_paradigms import draw_paradigms
@@ -16,20 +14,11 @@ VIEWS = {
     "units": (":material/blur_on: Units", [draw_units, draw_paradigms]),
     "studies": (":material/science: Studies", [lambda audit: draw_studies()]),
 }
-VIEW, KEY = "view", "encoders-view"
+VIEW = "view"  # in the address
 
 audit = open_page("Encoders")
 with explained_errors():
-    view = st.query_params.get(VIEW, "")
-    st.session_state[KEY] = view = view if view in VIEWS else next(iter(VIEWS))
-    st.segmented_control(
-        "View",
-        list(VIEWS),
-        key=KEY,
-        format_func=lambda name: VIEWS[name][0],
-        on_change=lambda: write(**{VIEW: st.session_state[KEY]}),
-        required=True,
-        label_visibility="collapsed",
-    )
+    names = {view: name for view, (name, _) in VIEWS.items()}
+    view = choose_segment("View", names, parameter=VIEW, key="encoders-view", hidden=True)
     for draw in VIEWS[view][1]:
         draw(audit)

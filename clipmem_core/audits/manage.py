@@ -15,6 +15,7 @@ from clipmem_core.audits.store import (
     audits_folder,
     check_name,
     file_sha256,
+    hold,
     read_json,
     write_json,
 )
@@ -82,13 +83,11 @@ def _held(name: str) -> Iterator[Audit]:
     Raises:
         InputError: the name cannot be one, or its job waits or runs, or another process runs it.
     """
-    from clipmem_core.audits.run import lock  # brings all that runs an audit along
-
     audit = Audit(audits_folder() / check_name(name))
     job = find_job(name)
     if job is not None and job.running:
         raise InputError(f"audit {name!r} is at work: cancel it first")
-    with lock(audit):
+    with hold(audit.folder, what="audit"):
         yield audit
 
 

@@ -4,6 +4,7 @@ python -m clipmem_core.audits.results NAME OUT.csv
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,12 @@ def command_of(audit: Audit) -> str:
     following = (*FOLLOWING, "members" if config.protocol == "paper" or config.members == 2 * config.folds else "")
     words = ["python -m clipmem_core audit", stored["source"], f"--name {audit.name}", f"--preset {config.preset}"]
     given = {name: value for name, value in typed(stored["config"]).items() if name not in following}
-    words += [flag(name) if value is True else f"{flag(name)} {value}" for name, value in given.items()]
-    return " ".join(words)
+    return " ".join([*words, *typed_flags(given)])
+
+
+def typed_flags(given: Mapping[str, Any]) -> list[str]:
+    """Return what is typed for some fields of a config: a flag and its value each, a switch without."""
+    return [flag(name) if value is True else f"{flag(name)} {value}" for name, value in given.items()]
 
 
 def result_rows(audit: Audit) -> pd.DataFrame:
@@ -71,16 +76,27 @@ def _plain(what: str, of: str, measure: str, value: Any) -> dict[str, Any]:
 def write_results(audit: Audit, path: Path) -> None:
     """Write the table with a head of comment lines that say where it comes from."""
     stored = audit.config
-    machine = stored["machine"]
     head = [
         f"command: {command_of(audit)}",
-        f"machine: {machine['processor']}, {machine['cores']} cores; {stored['device']}, {stored['precision']}, "
-        f"{stored['threads']} threads a member",
+        machine_line(stored["machine"], stored),
         f"seeds: {', '.join(f'{name} {seed}' for name, seed in stored['seeds'].items())}",
         f"pairs: {stored['pairs']:,}, of which external (the gallery) {stored['external_pairs']:,}",
         f"data set: {stored['dataset_fingerprint']}",
     ]
-    body = result_rows(audit).to_csv(index=False, float_format="%.5g")
+    write_csv(path, head, result_rows(audit))
+
+
+def machine_line(machine: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Say what something was computed on; `config` has device, precision and threads."""
+    return (
+        f"machine: {machine['processor']}, {machine['cores']} cores; {config['device']}, {config['precision']}, "
+        f"{config['threads']} threads a member"
+    )
+
+
+def write_csv(path: Path, head: Sequence[str], rows: pd.DataFrame) -> None:
+    """Write a table below comment lines."""
+    body = rows.to_csv(index=False, float_format="%.5g")
     path.write_text("".join(f"# {line}\n" for line in head) + body, encoding="utf-8")
 
 

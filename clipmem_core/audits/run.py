@@ -4,10 +4,9 @@ it stopped, or does nothing."""
 import dataclasses
 import shutil
 import time
-from typing import Any, Protocol
+from typing import Protocol
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
@@ -35,6 +34,7 @@ from clipmem_core.audits.store import (
     audits_folder,
     broken_files,
     check_name,
+    hold,
     reopen,
     write_json,
     write_manifest,
@@ -76,7 +76,7 @@ def run_audit(source: str, config: AuditConfig, *, name: str, screen: Screen) ->
     """
     audit = Audit(audits_folder() / check_name(name))
     config = settings.resolve(config)
-    with lock(audit):
+    with hold(audit.folder, what="audit"):
         fresh = not (audit.folder / CONFIG).is_file()
         if fresh:
             prepare_audit(audit, source, config, screen)
@@ -86,21 +86,6 @@ def run_audit(source: str, config: AuditConfig, *, name: str, screen: Screen) ->
             screen.say(f"adding {more} members to audit {name!r}" if more else f"going on with audit {name!r}")
         bring_to_end(audit, screen, fresh=fresh)
     return audit
-
-
-def lock(audit: Audit) -> Any:
-    """Hold an audit for this process alone.
-
-    Raises:
-        InputError: another process is running it, or the data folder cannot be written.
-    """
-    try:
-        audits_folder().mkdir(parents=True, exist_ok=True)
-        return FileLock(audits_folder() / f".{audit.name}.lock").acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"audit {audit.name!r} is being run by another process: wait for it, or stop it") from None
-    except OSError as error:
-        raise InputError(f"{audits_folder()} cannot be written ({error.strerror}): set CLIPMEM_DATA") from None
 
 
 def prepare_audit(audit: Audit, source: str, config: AuditConfig, screen: Screen) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from clipmem_core.audits.jobs import Job, find_job, list_job_names
 from clipmem_core.audits.progress import member_progress
-from clipmem_core.audits.store import CONFIG, MEMBERS, Audit, audits_folder, check_name, list_audits
+from clipmem_core.audits.store import CONFIG, MEMBERS, Audit, audits_folder, is_name, list_audits
 from clipmem_core.config import InputError
 
 WAITING = "waiting"  # its job is in the queue
@@ -119,11 +119,3 @@ def list_states() -> list[State]:
 def odd_names() -> list[str]:
     """Return the names of folders that hold an audit but have a name that no audit can have."""
     return [audit.name for audit in list_audits() if not is_name(audit.name)]
-
-
-def is_name(name: str) -> bool:
-    """Tell whether an audit can have a name."""
-    try:
-        return bool(check_name(name))
-    except InputError:
-        return False

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from clipmem_core.atomic import replacing
 from clipmem_core.config import InputError, data_folder
@@ -148,6 +149,29 @@ def check_name(name: str) -> str:
     if len(name.encode()) > MAX_NAME:
         raise InputError(f"name {name!r} must be at most {MAX_NAME} bytes long, not {len(name.encode())}")
     return name
+
+
+def is_name(name: str) -> bool:
+    """Tell whether an audit can have a name."""
+    try:
+        return bool(check_name(name))
+    except InputError:
+        return False
+
+
+def hold(folder: Path, *, what: str) -> Any:
+    """Hold the folder of an audit or a study for this process alone, by a lock beside it.
+
+    Raises:
+        InputError: another process holds it, or its parent cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder.parent / f".{folder.name}.lock").acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{what} {folder.name!r} is being run by another process: wait for it, or stop it") from None
+    except OSError as error:
+        raise InputError(f"{folder.parent} cannot be written ({error.strerror}): set CLIPMEM_DATA") from None
 
 
 def list_audits() -> list[Audit]:

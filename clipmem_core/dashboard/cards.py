@@ -11,7 +11,7 @@ from clipmem_core.columns import CLIPMEM, MISFIT, SIMILARITY_OUT
 from clipmem_core.dashboard.address import link, read_view
 from clipmem_core.dashboard.numbers import Noise, number, read_noise, words
 from clipmem_core.dashboard.plain import as_html, cut, show_text
-from clipmem_core.dashboard.thumbnails import data_uri, placeholder, start_thumbnails
+from clipmem_core.dashboard.thumbnails import alt_text, data_uri, placeholder, start_thumbnails
 from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE
@@ -79,11 +79,12 @@ def draw_cards(
 
 def _draw_picture(slot: DeltaGenerator, card: PairCard, jpeg: bytes, fault: str) -> None:
     """Draw a picture, or why there is none, where its place was kept."""
+    alt = alt_text(cut(" ".join(card.captions[:1]), 120), fault)
     if not fault:
-        slot.image(jpeg, width="stretch", alt=f"Picture: {cut(' '.join(card.captions[:1]), 120)}")
+        slot.image(jpeg, width="stretch", alt=alt)
         return
     with slot.container(gap="xsmall"):
-        st.image(jpeg, width="stretch", alt="Picture cannot be read")
+        st.image(jpeg, width="stretch", alt=alt)
         show_text(f"Picture cannot be read: {fault}", limit=CAPTION_LIMIT)
 
 

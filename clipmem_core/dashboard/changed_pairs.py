@@ -5,11 +5,12 @@ from typing import Any
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.dashboard.address import PAGE, link, read_number, write
+from clipmem_core.dashboard.address import link
 from clipmem_core.dashboard.cards import STYLE
+from clipmem_core.dashboard.choices import draw_pages, read_page
 from clipmem_core.dashboard.numbers import number, words
 from clipmem_core.dashboard.plain import as_html, cut, show_text
-from clipmem_core.dashboard.thumbnails import start_thumbnails
+from clipmem_core.dashboard.thumbnails import alt_text, start_thumbnails
 from clipmem_core.figures.compare import comparison_figure
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.compare import Comparison
@@ -55,20 +56,12 @@ def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
     changed = comparison.changed
     if changed.empty:
         return
-    pages = -(-len(changed) // SIZE)
-    page = min(read_number(PAGE, 1), pages)
+    page, pages = read_page(len(changed), SIZE)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
         st.subheader("Changed most", anchor=False, width="content")
-        if pages > 1:
-            key = f"changed-pages-{pages}-{page}"
-            st.pagination(pages, default=page, max_visible_pages=5, key=key, on_change=_take_page, args=(key,))
+        draw_pages(page, pages, key="changed-pages")
     shown = changed.iloc[(page - 1) * SIZE : page * SIZE]
     _draw_cards(one, other, comparison.column, shown.to_dict("records"), key="changed")
-
-
-def _take_page(key: str) -> None:
-    page = st.session_state[key]
-    write(**{PAGE: None if page == 1 else page})
 
 
 def _draw_cards(one: Audit, other: Audit, column: str, changes: list[dict[Any, Any]], *, key: str) -> None:
@@ -87,7 +80,7 @@ def _draw_cards(one: Audit, other: Audit, column: str, changes: list[dict[Any, A
 
 def _draw_picture(card: PairCard, jpeg: bytes, fault: str) -> None:
     caption = cut(" ".join(card.captions[:1]), 120)
-    st.image(jpeg, width="stretch", alt="Picture cannot be read" if fault else f"Picture: {caption}")
+    st.image(jpeg, width="stretch", alt=alt_text(caption, fault))
     if fault:
         show_text(f"Picture cannot be read: {fault}", limit=CAPTION_LIMIT)
 

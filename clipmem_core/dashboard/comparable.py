@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core.audits.settings import flat
-from clipmem_core.audits.states import is_name
-from clipmem_core.audits.store import CONFIG, SCORES, Audit, list_audits
+from clipmem_core.audits.store import CONFIG, SCORES, Audit, is_name, list_audits
 from clipmem_core.columns import PAIR_ID
 from clipmem_core.config import InputError
 from clipmem_core.review.compare import Comparison, compare

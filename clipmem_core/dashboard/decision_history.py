@@ -6,8 +6,9 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.dashboard.address import link, read_number, write
+from clipmem_core.dashboard.address import link
 from clipmem_core.dashboard.cards import DECISION_COLOURS
+from clipmem_core.dashboard.choices import draw_pages, read_page
 from clipmem_core.dashboard.deciding import BADGES, NOTICE, Notice, noticed_errors, undo
 from clipmem_core.dashboard.decision_list import moment, rows_of
 from clipmem_core.dashboard.plain import as_html
@@ -33,22 +34,14 @@ def draw_history(audit: Audit) -> None:
     if count == 0:
         st.info("Nothing has been decided yet, so there is nothing to take back.", icon=":material/history:")
         return
-    pages = -(-count // SIZE)
-    page = min(read_number(PAGE, 1), pages)
+    page, pages = read_page(count, SIZE, parameter=PAGE)
     events = review.history(page=page, size=SIZE)
     st.caption("Nothing is ever lost: an undo is an event too. It leaves alone what was decided anew since.")
     st.html(STYLE)
     known = rows_of(audit, events["first_pair_id"].tolist())
     for event in events.to_dict("records"):
         _draw_event(audit, event, has_pair=event["first_pair_id"] in known)
-    if pages > 1:
-        key = f"history-pages-{pages}-{page}"
-        st.pagination(pages, default=page, max_visible_pages=5, key=key, on_change=_take_page, args=(key,))
-
-
-def _take_page(key: str) -> None:
-    page = st.session_state[key]
-    write(**{PAGE: None if page == 1 else page})
+    draw_pages(page, pages, key="history-pages", parameter=PAGE)
 
 
 def _draw_event(audit: Audit, event: dict[Any, Any], *, has_pair: bool) -> None:

@@ -12,7 +12,8 @@ import streamlit as st
 
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS, PAIR_ID
-from clipmem_core.dashboard.address import link, read_number, write
+from clipmem_core.dashboard.address import PAGE, link
+from clipmem_core.dashboard.choices import ALL, choose_segment, draw_pages, read_page
 from clipmem_core.dashboard.deciding import BADGES
 from clipmem_core.dashboard.plain import cut
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
@@ -23,14 +24,13 @@ from clipmem_core.review.rows import audit_root
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 from clipmem_core.review.tables import ROW, fetch_rows, version_of
 
-DECISION, PAGE = "decision", "page"  # in the address
+DECISION = "decision"  # in the address
 SIZE = 12
 SIDE = 64
 ROW_HEIGHT = 68
 CAPTION_LIMIT = 85  # three lines; the pair's own page has the rest
 NOTE_LIMIT = 1000
 NOTE_ONLY = "note only"
-ALL = ""
 COLUMNS = {
     "picture": st.column_config.ImageColumn(width=SIDE + 16),
     "open": st.column_config.LinkColumn(display_text="Open", width=60),
@@ -78,12 +78,9 @@ def draw_decisions(audit: Audit) -> None:
     choice = _draw_filter(table)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         shown = table if choice == ALL else table[_names(table) == choice]
-        pages = max(1, -(-len(shown) // SIZE))
-        page = min(read_number(PAGE, 1), pages)
+        page, pages = read_page(len(shown), SIZE)
         _draw_way_to_browse(audit, choice)
-        if pages > 1:
-            key = f"decision-pages-{pages}-{page}"
-            st.pagination(pages, default=page, max_visible_pages=5, key=key, on_change=_take_page, args=(key,))
+        draw_pages(page, pages, key="decision-pages")
     if shown.empty:
         st.caption("No pair is decided so.")
         return
@@ -113,23 +110,11 @@ def _names(table: pd.DataFrame) -> pd.Series:
 def _draw_filter(table: pd.DataFrame) -> str:
     """Draw the decisions to choose from, each with its number, and return the chosen one."""
     counts = _names(table).value_counts()
-    options = [ALL, *CHOICES, *([NOTE_ONLY] if NOTE_ONLY in counts else [])]
-    asked = st.query_params.get(DECISION, ALL)
-    choice = asked if asked in options else ALL
+    names = {ALL: f"All {len(table):,}"}
+    for name in (*CHOICES, *([NOTE_ONLY] if NOTE_ONLY in counts else [])):
+        names[name] = f"{name.capitalize()} {counts.get(name, 0):,}"
     key = f"decision-list-{DECISION}"
-    st.session_state[key] = choice
-    words = {name: f"{(name or 'all').capitalize()} {counts.get(name, 0):,}" for name in options}
-    words[ALL] = f"All {len(table):,}"
-    st.segmented_control(
-        "Decision",
-        options,
-        key=key,
-        format_func=words.__getitem__,
-        on_change=lambda: write(**{DECISION: st.session_state[key] or None, PAGE: None}),
-        required=True,
-        label_visibility="collapsed",
-    )
-    return choice
+    return choose_segment("Decision", names, parameter=DECISION, key=key, hidden=True, clears=[PAGE])
 
 
 def _draw_way_to_browse(audit: Audit, choice: str) -> None:
@@ -141,11 +126,6 @@ def _draw_way_to_browse(audit: Audit, choice: str) -> None:
 
 def _selection(choice: str) -> Selection:
     return Selection(decision={ALL: DECIDED, NOTE_ONLY: UNDECIDED}.get(choice, choice))
-
-
-def _take_page(key: str) -> None:
-    page = st.session_state[key]
-    write(**{PAGE: None if page == 1 else page})
 
 
 def _draw_page(audit: Audit, part: pd.DataFrame, choice: str) -> None:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT, GROUP, LABEL, PLANTED
-from clipmem_core.dashboard.address import write
+from clipmem_core.dashboard.choices import choose_segment
 from clipmem_core.dashboard.map_selection import draw_selectable
 from clipmem_core.dashboard.trouble import explained_errors
 from clipmem_core.figures.encoders import contribution_figure
@@ -52,18 +52,9 @@ def _loaded(folder: Path, version: Version) -> ContributionMap:
 
 def _draw_colours(offered: list[str]) -> str:
     """Draw the columns to colour by that have values, unless there is but one."""
-    asked = st.query_params.get(COLOUR, "")
     if len(offered) < 2:
         return GROUP
-    st.session_state[KEY] = asked if asked in offered else GROUP
-    chosen = st.segmented_control(
-        "Colour", offered, key=KEY, required=True, format_func=COLOURS.__getitem__, on_change=_keep_colour
-    )
-    return chosen or GROUP
-
-
-def _keep_colour() -> None:
-    write(**{COLOUR: st.session_state[KEY]})
+    return choose_segment("Colour", {name: COLOURS[name] for name in offered}, parameter=COLOUR, key=KEY, usual=GROUP)
 
 
 def _explained(found: ContributionMap) -> str:

@@ -5,7 +5,7 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.columns import EXTERNAL, GROUP, GROUPS, INDEPENDENT, LABEL, PLANTED
-from clipmem_core.dashboard.address import write
+from clipmem_core.dashboard.choices import choose_segment
 from clipmem_core.figures.encoders import in_words, means_figure
 from clipmem_core.review.encoders import MEMORIZED, NOT_PLANTED, SSLMEM, doubts, encoder_means, map_fit
 
@@ -56,7 +56,7 @@ def null_sentence(groups: pd.DataFrame) -> str:
 def draw_means(audit: Audit) -> None:
     """Draw the mean part of each encoder over groups, labels or planted kinds."""
     st.subheader("How the parts divide", anchor=False)
-    by = _draw_choice()
+    by = choose_segment("By", WHAT, parameter=BY, key=KEY)
     means = encoder_means(audit, by=by, limit=LABELS_SHOWN, groups=GROUPS if by == GROUP else MEMORIZED)
     if means["mean"].isna().all() or set(means["name"]) <= {NOT_PLANTED}:
         st.info(f"No pair of this audit has a {WHAT[by].lower()} and contributions.", icon=":material/info:")
@@ -69,20 +69,6 @@ def draw_means(audit: Audit) -> None:
         alt=f"Mean part of each encoder. {spoken(means)}",
     )
     st.caption(_explained(by, means))
-
-
-def _draw_choice() -> str:
-    asked = st.query_params.get(BY, "")
-    st.session_state[KEY] = by = asked if asked in WHAT else GROUP
-    st.segmented_control(
-        "By",
-        list(WHAT),
-        key=KEY,
-        format_func=WHAT.__getitem__,
-        on_change=lambda: write(**{BY: st.session_state[KEY]}),
-        required=True,
-    )
-    return by
 
 
 def _explained(by: str, means: pd.DataFrame) -> str:

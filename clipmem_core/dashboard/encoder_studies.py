@@ -9,7 +9,7 @@ import streamlit as st
 
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.address import write
+from clipmem_core.dashboard.choices import choose_listed
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.studies import MEASURES, NULLS, size_figure, time_figure, views_figure
 from clipmem_core.scores.seeds import over_seeds
@@ -114,12 +114,7 @@ def _choose(plan: str, studies: Sequence[StudyFolder]) -> StudyFolder:
     if len(named) == 1:
         return studies[0]
     parameter = f"study_{plan}"
-    key, asked = f"encoders-{parameter}", st.query_params.get(parameter, "")
-    st.session_state[key] = name = asked if asked in named else next(iter(named))
-    st.selectbox(
-        "Study", list(named), key=key, on_change=lambda: write(**{parameter: st.session_state[key]}), width=260
-    )
-    return named[name]
+    return named[choose_listed("Study", list(named), parameter=parameter, key=f"encoders-{parameter}", width=260)]
 
 
 def _draw_study(study: StudyFolder, shown: Shown) -> None:

@@ -19,7 +19,7 @@ from clipmem_core.audits.units import (
     read_units,
 )
 from clipmem_core.columns import MEMBER
-from clipmem_core.dashboard.address import write
+from clipmem_core.dashboard.choices import choose_segment
 from clipmem_core.dashboard.encoder_waiting import at_work, draw_buttons, draw_waiting
 from clipmem_core.dashboard.unit_list import draw_unit_list
 from clipmem_core.figures.units import axis_span, tower_figure
@@ -63,17 +63,7 @@ def draw_units(audit: Audit) -> None:
 
 def draw_variant() -> str:
     """Draw the choice of what the largest activation is held against, and return it."""
-    asked = st.query_params.get(VARIANT, "")
-    st.session_state[KEY] = variant = asked if asked in VARIANTS else "mean"
-    st.segmented_control(
-        "The other pairs",
-        list(VARIANTS),
-        key=KEY,
-        format_func=NAMES.__getitem__,
-        on_change=lambda: write(**{VARIANT: st.session_state[KEY]}),
-        required=True,
-    )
-    return variant
+    return choose_segment("The other pairs", NAMES, parameter=VARIANT, key=KEY)
 
 
 def _draw_towers(units: pd.DataFrame, references: pd.DataFrame | None, variant: str) -> None:

@@ -10,8 +10,7 @@ import streamlit as st
 from PIL import Image, ImageDraw
 
 from clipmem_core.audits.jobs import find_job
-from clipmem_core.audits.store import Audit, audits_folder, check_name, list_audits
-from clipmem_core.config import InputError
+from clipmem_core.audits.store import Audit, audits_folder, is_name, list_audits
 from clipmem_core.dashboard.plain import show_text, show_title
 from clipmem_core.dashboard.running import FIRST, draw_empty, draw_progress
 from clipmem_core.dashboard.trouble import explained_errors
@@ -42,7 +41,7 @@ def open_page(title: str) -> Audit:
         A finished audit. Its files may still be broken: read them within `explained_errors`.
     """
     _set_up(title)
-    finished = {audit.name: audit.finished for audit in list_audits() if _is_name(audit.name)}
+    finished = {audit.name: audit.finished for audit in list_audits() if is_name(audit.name)}
     name = _choose(list(finished))
     if name is None:
         _draw_links(None)
@@ -88,16 +87,9 @@ def _icon() -> Image.Image:
     return icon
 
 
-def _is_name(name: str) -> bool:
-    try:
-        return bool(check_name(name))
-    except InputError:
-        return False
-
-
 def _has_job(name: str) -> bool:
     with explained_errors():
-        return _is_name(name) and find_job(name) is not None
+        return is_name(name) and find_job(name) is not None
 
 
 def _choose(names: list[str]) -> str | None:

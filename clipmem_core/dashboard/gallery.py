@@ -10,6 +10,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import LAYOUT, PAGE, SIZE, read_number, write
 from clipmem_core.dashboard.cards import draw_cards
 from clipmem_core.dashboard.chips import conditions, learned_by_g, queue_of
+from clipmem_core.dashboard.choices import draw_pages, read_page, write_page
 from clipmem_core.dashboard.deciding import draw_bulk, draw_notice
 from clipmem_core.dashboard.filters import GRID, TABLE, draw_order
 from clipmem_core.dashboard.numbers import read_noise, words
@@ -50,10 +51,9 @@ def draw_gallery(audit: Audit, selection: Selection) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom", gap="small"):
         draw_order(selection)
         size = _draw_size()
-        pages = max(1, -(-count // size))
-        page = min(read_number(PAGE, 1), pages)
+        page, pages = read_page(count, size)
         st.space("stretch")
-        _draw_pages(pages, page)
+        draw_pages(page, pages, key="pages", turned=_turned)
     if count == 0:
         _draw_nothing(audit, selection)
         return
@@ -87,13 +87,6 @@ def _draw_size() -> int:
     st.session_state[SIZE] = size
     st.selectbox("Per page", PAGE_SIZES, key=SIZE, on_change=_take_size, width=85)
     return size
-
-
-def _draw_pages(pages: int, page: int) -> None:
-    """Draw the numbers of the pages. Pagination always has a default, so its value may not be set: its key changes."""
-    if pages > 1:
-        key = f"pages-{pages}-{page}"
-        st.pagination(pages, default=page, max_visible_pages=5, key=key, on_change=_take_page, args=(key,))
 
 
 def _draw_steps(pages: int, page: int) -> None:
@@ -152,10 +145,10 @@ def _take_size() -> None:
     write(**{SIZE: st.session_state[SIZE], PAGE: None})
 
 
-def _take_page(key: str) -> None:
-    _go(st.session_state[key])
+def _turned() -> None:
+    st.session_state[TURNED] = True
 
 
 def _go(page: int) -> None:
-    st.session_state[TURNED] = True
-    write(**{PAGE: None if page == 1 else page})
+    write_page(page)
+    _turned()

@@ -7,7 +7,7 @@ import streamlit as st
 from clipmem_core.audits.jobs import Job
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.columns import CLIPMEM, GROUP, LABEL, MISFIT, PLANTED, SIMILARITY_OUT
-from clipmem_core.dashboard.address import write
+from clipmem_core.dashboard.choices import choose_listed
 from clipmem_core.dashboard.map_selection import draw_selectable
 from clipmem_core.dashboard.numbers import words
 from clipmem_core.dashboard.plain import show_text
@@ -19,7 +19,6 @@ from clipmem_core.review.selection import IMAGE_SIDE, MAP_X, MAP_Y, TEXT_SIDE, S
 from clipmem_core.review.tables import count_rows
 
 MEMBER, SIDE, COLOUR = "member", "side", "colour"  # in the address
-KEYS = {parameter: f"map-{parameter}" for parameter in (MEMBER, SIDE, COLOUR)}  # of the widgets
 SIDES = {IMAGE_SIDE: "Pictures", TEXT_SIDE: "Captions"}
 COLOURS = (CLIPMEM, MISFIT, SIMILARITY_OUT, GROUP, LABEL, PLANTED)
 MEANING = (
@@ -35,28 +34,14 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
         The map's name, and the column of the colours.
     """
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        member = _choose("Member", MEMBER, mapped_members(audit), named=str, width=180)
-        side = _choose("Embeddings of", SIDE, list(SIDES), named=SIDES.__getitem__, width=180)
-        colour = _choose("Colour", COLOUR, list(COLOURS), named=words, width=180)
+        member = _choose("Member", MEMBER, mapped_members(audit))
+        side = _choose("Embeddings of", SIDE, list(SIDES), named=SIDES.__getitem__)
+        colour = _choose("Colour", COLOUR, list(COLOURS), named=words)
     return map_name(member, side), colour
 
 
-def _choose(label: str, parameter: str, options: list[str], *, named: Callable[[str], str], width: int) -> str:
-    """Draw a list to choose from, set from the address, where the choice is kept."""
-    st.session_state[KEYS[parameter]] = _asked(parameter, options)
-    return st.selectbox(
-        label, options, key=KEYS[parameter], format_func=named, on_change=_keep, args=(parameter,), width=width
-    )
-
-
-def _keep(parameter: str) -> None:
-    write(**{parameter: st.session_state[KEYS[parameter]]})
-
-
-def _asked(parameter: str, options: list[str]) -> str:
-    """Return what the address asks for, the first option where that is none of them."""
-    asked = st.query_params.get(parameter, "")
-    return asked if asked in options else options[0]
+def _choose(label: str, parameter: str, options: list[str], *, named: Callable[[str], str] = str) -> str:
+    return choose_listed(label, options, parameter=parameter, key=f"map-{parameter}", width=180, named=named)
 
 
 def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:

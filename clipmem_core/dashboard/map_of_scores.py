@@ -6,7 +6,7 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.columns import CLIPMEM, GROUP, PLANTED, SIMILARITY_OUT
-from clipmem_core.dashboard.address import write
+from clipmem_core.dashboard.choices import choose_segment
 from clipmem_core.dashboard.map_selection import draw_selectable
 from clipmem_core.dashboard.trouble import explained_errors
 from clipmem_core.figures.maps import score_map_figure
@@ -36,7 +36,11 @@ def draw_score_map(audit: Audit) -> None:
         if score_map.count == 0:
             st.info("No pair has both similarity out and clipmem.", icon=":material/info:")
             return
-        colour_by = _draw_colours() if score_map.points[PLANTED].notna().any() else GROUP
+        colour_by = (
+            choose_segment("Colour", COLOURS, parameter=COLOUR, key=KEY)
+            if score_map.points[PLANTED].notna().any()
+            else GROUP
+        )
         figure = score_map_figure(
             score_map.points, colour_by=colour_by, corners=score_map.corners, density=score_map.density
         )
@@ -55,19 +59,6 @@ def draw_score_map(audit: Audit) -> None:
 def _loaded(folder: Path, version: Version) -> ScoreMap:
     """Keep the maps of a few audits: a lasso runs the page again. A changed file is read anew."""
     return load_score_map(Audit(folder))
-
-
-def _draw_colours() -> str:
-    asked = st.query_params.get(COLOUR, "")
-    st.session_state[KEY] = asked if asked in COLOURS else GROUP
-    chosen = st.segmented_control(
-        "Colour", list(COLOURS), key=KEY, required=True, format_func=COLOURS.__getitem__, on_change=_keep_colour
-    )
-    return chosen or GROUP
-
-
-def _keep_colour() -> None:
-    write(**{COLOUR: st.session_state[KEY]})
 
 
 def _explained(score_map: ScoreMap) -> str:

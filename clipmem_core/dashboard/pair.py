@@ -18,6 +18,7 @@ from clipmem_core.dashboard.gallery import TO_THE_TOP
 from clipmem_core.dashboard.numbers import number, read_noise, words
 from clipmem_core.dashboard.pair_picture import large_picture
 from clipmem_core.dashboard.plain import cut, show_chips, show_text
+from clipmem_core.dashboard.thumbnails import alt_text
 from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.rows import audit_root, find_row, find_rows, neighbours
@@ -87,7 +88,7 @@ def draw_picture(audit: Audit, card: PairCard) -> None:
     """Draw the picture, as large as there is room for, and what is known of the pair besides its scores."""
     picture, size, fault = large_picture(audit_root(audit), card.image)
     caption = cut(card.captions[0], 120) if card.captions else ""
-    st.image(picture, width=_width(size), alt="Picture cannot be read" if fault else f"Picture: {caption}")
+    st.image(picture, width=_width(size), alt=alt_text(caption, fault))
     facts = [f"Picture cannot be read: {fault}"] if fault else []
     facts += [f"{size[0]:,} × {size[1]:,} pixels"] if size else []
     facts += [f"label: {card.label}"] if card.label else []

@@ -13,7 +13,7 @@ from clipmem_core.dashboard.deciding import NOTICE, Notice
 from clipmem_core.dashboard.numbers import number
 from clipmem_core.dashboard.pair_decision import as_lines, captions_key
 from clipmem_core.dashboard.plain import cut, show_text
-from clipmem_core.dashboard.thumbnails import thumbnail
+from clipmem_core.dashboard.thumbnails import alt_text, thumbnail
 from clipmem_core.review import anatomy
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.nearest import nearest
@@ -117,7 +117,7 @@ def _draw_others(audit: Audit, others: Sequence[PairCard], cosines: Sequence[flo
             picture, fault = thumbnail(root, other.image)
             with grid.cell(), st.container(gap="xsmall"):
                 caption = cut(" ".join(other.captions[:1]), SHORT_LIMIT)
-                st.image(picture, width="stretch", alt="Picture cannot be read" if fault else f"Picture: {caption}")
+                st.image(picture, width="stretch", alt=alt_text(caption, fault))
                 with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
                     st.markdown(f"**{number(cosine)}**", width="content")
                     _draw_link(audit, other)

@@ -7,9 +7,10 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.columns import CLIPMEM, MISFIT
 from clipmem_core.dashboard.address import link
+from clipmem_core.dashboard.filters import QUEUES
 from clipmem_core.dashboard.numbers import number, words
 from clipmem_core.dashboard.plain import as_html, cut
-from clipmem_core.dashboard.thumbnails import start_thumbnails
+from clipmem_core.dashboard.thumbnails import alt_text, start_thumbnails
 from clipmem_core.dashboard.trouble import explained_errors
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.rows import audit_root, find_rows
@@ -21,7 +22,6 @@ STYLE = """<style>
 [class*="st-key-strip-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }
 .strip-caption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
 </style>"""
-TITLES = {CLIPMEM: "Most memorized", MISFIT: "Probably the wrong caption"}
 MEANINGS = {
     CLIPMEM: "Members that saw the pair align it far better than members that did not.",
     MISFIT: "Learned late, and never understood by members that did not see the pair.",
@@ -31,7 +31,7 @@ MEANINGS = {
 def draw_strips(audit: Audit) -> None:
     """Draw the first pairs of either queue."""
     st.html(STYLE)
-    for order in TITLES:
+    for order in QUEUES:
         with explained_errors():
             _draw_strip(audit, Selection(order=order))
 
@@ -42,7 +42,7 @@ def _draw_strip(audit: Audit, selection: Selection) -> None:
     if not rows:
         return
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
-        st.subheader(TITLES[selection.order], anchor=False, width="content")
+        st.subheader(QUEUES[selection.order], anchor=False, width="content")
         there = link(audit, selection)
         st.page_link("pages/browse.py", label="Browse in this order", icon=":material/grid_view:", query_params=there)
     st.caption(MEANINGS[selection.order])
@@ -57,7 +57,7 @@ def _draw_strip(audit: Audit, selection: Selection) -> None:
 def _draw_tile(audit: Audit, card: PairCard, selection: Selection, picture: bytes, fault: str) -> None:
     """Draw a picture, its first caption, and its score, which leads to the pair."""
     caption = cut(" ".join(card.captions[:1]), CAPTION_LIMIT)
-    st.image(picture, width="stretch", alt="Picture cannot be read" if fault else f"Picture: {caption}")
+    st.image(picture, width="stretch", alt=alt_text(caption, fault))
     score = f"{words(selection.order)} {number(card.scores[selection.order])}"
     there = link(audit, selection, pair=card.pair_id)
     st.page_link("pages/pair.py", label=score, icon="", query_params=there)

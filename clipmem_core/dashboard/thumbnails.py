@@ -96,6 +96,11 @@ def _workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(WORKERS, thread_name_prefix="thumbnail")
 
 
+def alt_text(caption: str, fault: str) -> str:
+    """Return what is said of a picture to those who cannot see it; with a fault, nobody can."""
+    return "Picture cannot be read" if fault else f"Picture: {caption}"
+
+
 @functools.cache
 def placeholder(side: int = SIDE) -> bytes:
     """Return a grey square."""

@@ -9,7 +9,8 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.units import LAYER, ROW, TOWER, UNIT
 from clipmem_core.columns import MEMBER
-from clipmem_core.dashboard.address import PAGE, link, read_number, write
+from clipmem_core.dashboard.address import PAGE, link, write
+from clipmem_core.dashboard.choices import ALL, choose_listed, draw_pages, read_page
 from clipmem_core.dashboard.plain import cut
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
 from clipmem_core.review.cards import cards
@@ -18,7 +19,6 @@ from clipmem_core.review.selection import Selection
 from clipmem_core.review.unit_ranks import LEADS, ranked_units
 
 UNIT_MEMBER, UNIT_TOWER, UNIT_LAYER, REPEATED = "unit_member", "tower", "layer", "repeated"  # in the address
-ALL = ""
 SIZE, SIDE, ROW_HEIGHT = 12, 64, 68
 CAPTION_LIMIT = 85
 COLUMNS = {
@@ -51,7 +51,8 @@ def draw_unit_list(audit: Audit, units: pd.DataFrame, *, column: str) -> None:
         once, number = _draw_once(), int(layer or 0)
         ranked = ranked_units(units, column=column, member=member, tower=tower, layer=number, once=once)
         st.space("stretch")
-        page = _draw_pages(len(ranked))
+        page, pages = read_page(len(ranked), SIZE)
+        draw_pages(page, pages, key="unit-pages")
     if ranked.empty:
         st.caption("No unit of these ever fires.")
         return
@@ -65,19 +66,15 @@ def draw_unit_list(audit: Audit, units: pd.DataFrame, *, column: str) -> None:
 
 
 def _choose(label: str, parameter: str, values: pd.Series) -> str:
-    """Draw a list of what there is, set from the address, and return the choice, empty for all."""
+    """Draw a list of what there is and return the choice, empty for all."""
     options = [ALL, *(str(value) for value in dict.fromkeys(values))]
-    asked, key = st.query_params.get(parameter, ALL), f"units-{parameter}"
-    st.session_state[key] = choice = asked if asked in options else ALL
-    st.selectbox(
-        label,
-        options,
-        key=key,
-        format_func=lambda name: name or "all",
-        on_change=lambda: write(**{parameter: st.session_state[key] or None, PAGE: None}),
-        width=130,
+    return choose_listed(
+        label, options, parameter=parameter, key=f"units-{parameter}", width=130, named=_or_all, clears=[PAGE]
     )
-    return choice
+
+
+def _or_all(name: str) -> str:
+    return name or "all"
 
 
 def _draw_once() -> bool:
@@ -91,20 +88,6 @@ def _draw_once() -> bool:
         help="One pair often sets off hundreds of units.",
     )
     return once
-
-
-def _draw_pages(count: int) -> int:
-    pages = max(1, -(-count // SIZE))
-    page = min(read_number(PAGE, 1), pages)
-    if pages > 1:
-        key = f"unit-pages-{pages}-{page}"
-        st.pagination(pages, default=page, max_visible_pages=5, key=key, on_change=_take_page, args=(key,))
-    return page
-
-
-def _take_page(key: str) -> None:
-    page = st.session_state[key]
-    write(**{PAGE: None if page == 1 else page})
 
 
 def _draw_table(audit: Audit, shown: list[dict[Any, Any]], *, column: str) -> None:

@@ -7,7 +7,15 @@ import plotly.graph_objects as go
 
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
 from clipmem_core.figures.colours import ENCODER_COLOURS
-from clipmem_core.figures.points import LEGEND_ABOVE, classes, density_trace, marker_size, selectable, short_name
+from clipmem_core.figures.points import (
+    LEGEND_ABOVE,
+    add_points,
+    classes,
+    density_trace,
+    marker_size,
+    selectable,
+    short_name,
+)
 
 LINE = {"color": "#808080", "width": 1, "dash": "dot"}
 STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # of clipmem between two lines
@@ -27,15 +35,9 @@ def contribution_figure(points: pd.DataFrame, *, colour_by: str, density: pd.Dat
     figure, size = go.Figure(), marker_size(len(points))
     if not density.empty:
         figure.add_trace(density_trace(density))
-    for name, chosen, colour in classes(points, colour_by):
-        figure.add_scattergl(
-            x=chosen[CLIPMEM_IMAGE],
-            y=chosen[CLIPMEM_TEXT],
-            name=name,
-            mode="markers",
-            marker={"color": colour, "size": size, "opacity": 0.6},
-            hovertemplate="image %{x:.2f}<br>text %{y:.2f}<extra>%{fullData.name}</extra>",
-        )
+    hover = "image %{x:.2f}<br>text %{y:.2f}<extra>%{fullData.name}</extra>"
+    parts = classes(points, colour_by)
+    add_points(figure, parts, x=CLIPMEM_IMAGE, y=CLIPMEM_TEXT, size=size, opacity=0.6, hover=hover)
     spread = pd.concat([points.rename(columns={CLIPMEM_IMAGE: "x", CLIPMEM_TEXT: "y"})[["x", "y"]], density])
     x, y = (_widened(spread[axis]) for axis in ("x", "y"))
     _add_equal_lines(figure, x, y)

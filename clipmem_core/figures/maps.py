@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from clipmem_core.columns import CLIPMEM, GROUP, LABEL, PLANTED, SIMILARITY_OUT
 from clipmem_core.figures.colours import OTHER
-from clipmem_core.figures.points import LEGEND_ABOVE, classes, density_trace, marker_size, selectable
+from clipmem_core.figures.points import LEGEND_ABOVE, add_points, classes, density_trace, marker_size, selectable
 from clipmem_core.review.score_map import Corners
 from clipmem_core.review.selection import MAP_X, MAP_Y
 
@@ -32,15 +32,9 @@ def score_map_figure(
     figure, size = go.Figure(), marker_size(len(points))
     if not density.empty:
         figure.add_trace(density_trace(density))
-    for name, chosen, colour in classes(points, colour_by):
-        figure.add_scattergl(
-            x=chosen[SIMILARITY_OUT],
-            y=chosen[CLIPMEM],
-            name=name,
-            mode="markers",
-            marker={"color": colour, "size": size, "opacity": 0.75},
-            hovertemplate="similarity out %{x:.2f}<br>clipmem %{y:.2f}<extra>%{fullData.name}</extra>",
-        )
+    hover = "similarity out %{x:.2f}<br>clipmem %{y:.2f}<extra>%{fullData.name}</extra>"
+    parts = classes(points, colour_by)
+    add_points(figure, parts, x=SIMILARITY_OUT, y=CLIPMEM, size=size, opacity=0.75, hover=hover)
     if corners is not None:
         _add_corners(figure, corners)
         figure.update_xaxes(range=_widened(points[SIMILARITY_OUT], density.get("x", ())))
@@ -61,15 +55,8 @@ def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
     """
     figure, size = go.Figure(), marker_size(len(points))
     parts = classes(points, colour_by) if colour_by in (GROUP, PLANTED, LABEL) else _unscored(points, colour_by)
-    for name, chosen, colour in parts:
-        figure.add_scattergl(
-            x=chosen[MAP_X],
-            y=chosen[MAP_Y],
-            name=name,
-            mode="markers",
-            marker={"color": colour, "size": size, "opacity": 0.7},
-            hovertemplate="%{fullData.name}<extra></extra>",
-        )
+    hover = "%{fullData.name}<extra></extra>"
+    add_points(figure, parts, x=MAP_X, y=MAP_Y, size=size, opacity=0.7, hover=hover)
     if colour_by not in (GROUP, PLANTED, LABEL):
         _add_scaled(figure, points[np.isfinite(points[colour_by])], colour_by, size)
         figure.update_layout(legend=LEGEND_ABOVE)  # beside the map is the scale

@@ -1,6 +1,7 @@
 """Pairs as a cloud → what its figures share: named and coloured classes, the density behind it, a lasso."""
 
 import html
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,38 @@ def classes(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame, 
     rest_name = "not planted" if column == PLANTED else OTHER_LABEL if values.notna().any() else NO_VALUE
     drawn = [(short_name(name), points[values == name], colour) for name, colour in named]
     return [(rest_name, rest, OTHER), *drawn] if len(rest) else drawn
+
+
+def add_points(
+    figure: go.Figure,
+    parts: Sequence[tuple[str, pd.DataFrame, str]],
+    *,
+    x: str,
+    y: str,
+    size: int,
+    opacity: float,
+    hover: str,
+) -> None:
+    """Draw each class of points as a cloud of its colour.
+
+    Args:
+        figure: drawn into.
+        parts: as `classes`: name, points with the columns `x` and `y`, and colour.
+        x: a column.
+        y: a column.
+        size: of a point, in pixels.
+        opacity: of a point.
+        hover: Plotly's template of what a point says.
+    """
+    for name, chosen, colour in parts:
+        figure.add_scattergl(
+            x=chosen[x],
+            y=chosen[y],
+            name=name,
+            mode="markers",
+            marker={"color": colour, "size": size, "opacity": opacity},
+            hovertemplate=hover,
+        )
 
 
 def marker_size(points: int) -> int:

@@ -25,8 +25,8 @@ from clipmem_core.audits.store import (
     PAIRS,
     SCORES,
     Audit,
-    check_name,
     file_sha256,
+    is_name,
     read_json,
     write_table,
 )
@@ -63,7 +63,7 @@ def mapped_members(audit: Audit) -> list[str]:
         InputError: the audit's config names none.
     """
     listed = audit.config.get("members")
-    names = [name for name in listed if isinstance(name, str) and _is_name(name)] if isinstance(listed, list) else []
+    names = [name for name in listed if isinstance(name, str) and is_name(name)] if isinstance(listed, list) else []
     if not names:
         raise InputError(f"{audit.folder / CONFIG} names no members: delete the audit's folder and run it again")
     return names
@@ -226,10 +226,3 @@ def _index_sha256(audit: Audit, member: str, side: str) -> str:
 @functools.cache
 def _versions() -> dict[str, str]:
     return {library: importlib.metadata.version(library) for library in LIBRARIES}
-
-
-def _is_name(name: str) -> bool:
-    try:
-        return bool(check_name(name))
-    except InputError:
-        return False

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipmem_core.audits.results import FOLLOWING
-from clipmem_core.audits.settings import flag, flat, typed
+from clipmem_core.audits.results import FOLLOWING, machine_line, typed_flags, write_csv
+from clipmem_core.audits.settings import flat, typed
 from clipmem_core.config import InputError
 from clipmem_core.studies.compare import differences
 from clipmem_core.studies.plans import defaults_of
@@ -32,9 +32,7 @@ def command_of(study: StudyFolder) -> str:
     given |= {
         name: flat(config)[name] for name, value in usual.items() if name != "seeds" and flat(config)[name] != value
     }
-    return " ".join(
-        [*words, *(flag(name) if value is True else f"{flag(name)} {value}" for name, value in given.items())]
-    )
+    return " ".join([*words, *typed_flags(given)])
 
 
 def result_rows(study: StudyFolder) -> pd.DataFrame:
@@ -56,18 +54,16 @@ def result_rows(study: StudyFolder) -> pd.DataFrame:
 def write_results(study: StudyFolder, path: Path) -> None:
     """Write the table with a head of comment lines that say where it comes from and what came out."""
     asked = study.asked
-    config, machine = asked["config"], asked["machine"]
+    config = asked["config"]
     head = [
         f"command: {command_of(study)}",
-        f"machine: {machine['processor']}, {machine['cores']} cores; {config['device']}, {config['precision']}, "
-        f"{config['threads']} threads a member",
+        machine_line(asked["machine"], config),
         f"seeds: {', '.join(str(config['seed'] + number) for number in range(config['seeds']))}",
         "value: mean over seeds; low, high: 95 % interval of the paired difference to the arm "
         f"{asked['reference']}, of an epoch the lowest and highest seed",
         *sentences(study),
     ]
-    body = result_rows(study).to_csv(index=False, float_format="%.5g")
-    path.write_text("".join(f"# {line}\n" for line in head) + body, encoding="utf-8")
+    write_csv(path, head, result_rows(study))
 
 
 def main(arguments: list[str]) -> int:

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.frozen import check_same, differing_fields, grow, write_audit
 from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, load_data_set, plant
 from clipmem_core.audits.run import Screen, bring_to_end, counts
-from clipmem_core.audits.store import CONFIG, Audit
+from clipmem_core.audits.store import CONFIG, Audit, hold
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
 from clipmem_core.scores.membership import Membership
 from clipmem_core.studies import shared
@@ -24,7 +23,7 @@ from clipmem_core.studies.plans import Study, find_study
 from clipmem_core.studies.points import point, times
 from clipmem_core.studies.ranking_audit import RANKING, bring_ranking, ranking_config, ranking_share
 from clipmem_core.studies.rankings import taken_out
-from clipmem_core.studies.store import ARMS, STUDY, TIMES, StudyFolder, studies_folder, study_folder
+from clipmem_core.studies.store import ARMS, STUDY, TIMES, StudyFolder, study_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +80,7 @@ def run_study(study: str, source: str, config: AuditConfig, *, name: str, screen
     if config.protocol != "paper":
         raise InputError(f"a study runs --protocol paper, not {config.protocol}")
     config = settings.resolve(config)
-    with _lock(folder):
+    with hold(folder.folder, what="study"):
         run = _open(plan, source, config, folder, screen)
         _check_same_study(run, study)
         write_models(run.arms, folder.models)
@@ -93,16 +92,6 @@ def run_study(study: str, source: str, config: AuditConfig, *, name: str, screen
         folder.write_asked(_ask(run, study))
         _finish(run)
     return folder
-
-
-def _lock(folder: StudyFolder) -> Any:
-    try:
-        studies_folder().mkdir(parents=True, exist_ok=True)
-        return FileLock(studies_folder() / f".{folder.name}.lock").acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"study {folder.name!r} is being run by another process: wait for it, or stop it") from None
-    except OSError as error:
-        raise InputError(f"{studies_folder()} cannot be written ({error.strerror}): set CLIPMEM_DATA") from None
 
 
 def _open(plan: Study, source: str, config: AuditConfig, folder: StudyFolder, screen: Screen) -> StudyRun:

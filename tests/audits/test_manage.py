@@ -8,8 +8,7 @@ import pytest
 from clipmem_core.audits import manage
 from clipmem_core.audits.detached import process_start
 from clipmem_core.audits.manage import delete_audit, folder_bytes, rename_audit
-from clipmem_core.audits.run import lock
-from clipmem_core.audits.store import Audit, broken_files, list_audits, write_json
+from clipmem_core.audits.store import Audit, broken_files, hold, list_audits, write_json
 from clipmem_core.config import InputError
 from tests.made_audit import make_audit
 
@@ -75,7 +74,7 @@ def test_a_name_that_cannot_be_had_changes_nothing(data: Path, audit: Audit, new
 
 @pytest.mark.parametrize("act", [lambda: rename_audit("old", "new"), lambda: delete_audit("old")])
 def test_an_audit_at_work_is_left_alone(data: Path, audit: Audit, act: object) -> None:
-    with lock(audit), pytest.raises(InputError, match="is being run by another process"):
+    with hold(audit.folder, what="audit"), pytest.raises(InputError, match="is being run by another process"):
         act()
     shutil.rmtree(data / "jobs" / "old")
     leave_job(data, "old", started=process_start(os.getpid()))

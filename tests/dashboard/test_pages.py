@@ -30,6 +30,10 @@ def texts(app: AppTest) -> list[str]:
     return [element.value for element in app.text]
 
 
+def figures(app: AppTest) -> list[dict]:
+    return [json.loads(element.proto.spec) for element in app.get("plotly_chart")]
+
+
 def titles(app: AppTest) -> str:
     return " ".join(element.value for element in app.get("html"))
 

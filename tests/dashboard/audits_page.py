@@ -1,0 +1,102 @@
+"""What the tests of the page Audits share: its parts, jobs and checks left in the data folder, what it starts."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from clipmem_core.audits.checks import Request
+from clipmem_core.audits.detached import process_start
+from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.config import AuditConfig, SourceOptions, as_dict, preset_config
+from clipmem_core.dashboard import checking, running, starting
+
+Copy = Callable[..., Audit]
+
+PAGE = "pages/audits.py"
+
+FOUND = {"rows": 230, "lookalikes": 3, "pairs": 220, "captions": 1100, "quarantined": 10}
+
+FOUND |= {"groups": {"scored": 170, "external": 50}}
+
+TIME = {"seconds": {"preparing": 0.2, "starting": 6.0, "training": 120.0, "embedding": 4.0, "scoring": 0.1}}
+
+TIME |= {"busy": 2.0, "step": 0.25, "steps": 480, "members": 4, "side_by_side": 2, "trained": 85}
+
+
+def button(app: AppTest, label: str) -> Any:
+    return next(each for each in app.button if each.label == label)
+
+
+def labels(app: AppTest) -> list[str]:
+    return [each.label for each in app.button]
+
+
+def table(app: AppTest, column: str) -> Any:
+    """The table that has a column."""
+    return next(each.value for each in app.dataframe if column in each.value.columns)
+
+
+def leave_job(data: Path, name: str, *, running: bool = False, exit_code: int | None = None, said: str = "") -> None:
+    folder = data / "jobs" / name
+    folder.mkdir(parents=True)
+    started = process_start(os.getppid()) if running else "1"
+    write_json(folder / "job.json", {"pid": os.getppid(), "started": started, "command": ["python", "again"]})
+    (folder / "output.log").write_text(said)
+    if exit_code is not None:
+        (folder / "exit_code").write_text(f"{exit_code}\n")
+
+
+def unfinish(audit: Audit) -> Audit:
+    (audit.folder / "manifest.json").unlink()
+    for name, step in (("r0-f0", 50), ("r0-f1", 25)):
+        folder = audit.folder / "members" / name
+        folder.mkdir(parents=True)
+        line = {"step": step, "steps": 100, "epoch": step / 10, "loss": 2.0, "log_probability": -1.0, "seconds": 10.0}
+        (folder / "log.jsonl").write_text(json.dumps(line | {"samples_per_second": 900.0}) + "\n")
+    for path in audit.folder.rglob("*"):
+        os.utime(path, (time.time() - 1000, time.time() - 1000))
+    return audit
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
+    """Every process that the page starts or cancels, instead of doing it."""
+    made: list[tuple[str, object]] = []
+    monkeypatch.setattr(checking, "start_check", lambda request: made.append(("check", request)))
+    for module in (checking, running):
+        monkeypatch.setattr(
+            module, "start_audit", lambda arguments, *, name: made.append(("audit", (name, list(arguments))))
+        )
+        monkeypatch.setattr(module, "cancel", lambda job: made.append(("cancel", job.name)))
+    monkeypatch.setattr(running, "start_job", lambda command, *, name: made.append(("job", (name, list(command)))))
+    monkeypatch.setattr(starting, "start_fetch", lambda name: made.append(("fetch", name)))
+    return made
+
+
+@pytest.fixture
+def leave_check(data: Path) -> Callable[..., Request]:
+    """Leaves a check of the drawn set with what it has said."""
+
+    def leave(*lines: dict[str, object], exit_code: int | None = 0, request: Request | None = None) -> Request:
+        config = as_dict(preset_config("tiny")) | {"epochs": 7}
+        if request is None:
+            source = SourceOptions(**config.pop("source"))
+            request = Request("scenes", "mine", AuditConfig(**config, source=source))
+        name = f".checks/{request.key}"
+        said = "".join(json.dumps(line) + "\n" for line in lines)
+        leave_job(data, name, running=exit_code is None, exit_code=exit_code, said=said)
+        stored = {"source": request.source, "name": request.name, "config": as_dict(request.config)}
+        write_json(data / "jobs" / name / "request.json", stored)
+        return request
+
+    return leave
+
+
+def found(*, exact: bool, reasons: list[dict[str, object]] | None = None) -> dict[str, object]:
+    return {"stage": "found", "exact": exact, "reasons": reasons or [], **FOUND}

@@ -1,0 +1,192 @@
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clipmem_core.audits.detached import process_start
+from clipmem_core.audits.queue import Ticket
+from clipmem_core.audits.store import Audit, broken_files, write_json
+from tests.dashboard.audits_page import PAGE, button, labels, leave_job, table, unfinish
+from tests.dashboard.test_pages import open_page, texts, titles
+
+Copy = Callable[..., Audit]
+
+
+def test_all_audits_are_in_the_table_and_the_address_chooses_one(copy: Copy) -> None:
+    copy("ensemble", name="one")
+    copy("paper", name="two")
+    app = open_page(PAGE, audit="two")
+    rows = table(app, "size").set_index("name")
+    assert rows.loc["one", "protocol"] == "ensemble"
+    assert rows.loc["two", "members"] == 6
+    assert rows["state"].tolist() == ["done", "done"]
+    assert rows.loc["two", "size"] > 10_000
+    assert "two" in titles(app)
+    assert app.main.get("page_link")
+
+
+def test_an_audit_is_chosen_nowhere_until_one_is(copy: Copy) -> None:
+    copy()
+    app = open_page(PAGE)
+    assert "Choose a row" in app.caption[-1].value
+    assert "Delete for good" not in labels(app)
+
+
+def test_a_renamed_audit_is_shown_under_its_new_name(copy: Copy, data: Path) -> None:
+    copy()
+    app = open_page(PAGE, audit="made")
+    assert button(app, "Rename").disabled
+    app.text_input(key="new-name-of-made").set_value("better").run()
+    app.button(key="rename-now-made").click().run()
+    assert not app.exception
+    assert app.query_params["audit"] == "better"
+    assert "The audit has its new name." in app.success[0].value
+    assert table(app, "size")["name"].tolist() == ["better"]
+    renamed = Audit(data / "audits" / "better")
+    assert renamed.finished
+    assert broken_files(renamed.folder) == []
+
+
+@pytest.mark.parametrize("name", ["a/b", "other", "[x](javascript:alert(1))"])
+def test_a_name_that_cannot_be_had_is_one_line(copy: Copy, name: str) -> None:
+    copy()
+    copy(name="other")
+    app = open_page(PAGE, audit="made")
+    app.text_input(key="new-name-of-made").set_value(name).run()
+    app.button(key="rename-now-made").click().run()
+    assert app.error[0].value == "It keeps its name."
+    assert [text for text in texts(app) if repr(name) in text]
+
+
+def test_deleting_is_asked_twice(copy: Copy, data: Path) -> None:
+    copy()
+    copy(name="other")
+    app = open_page(PAGE, audit="made")
+    for typed in ("", "mad", "other"):
+        app.text_input(key="confirm-made").set_value(typed).run()
+        assert button(app, "Delete for good").disabled
+    app.text_input(key="confirm-made").set_value("made").run()
+    button(app, "Delete for good").click().run()
+    assert not app.exception
+    assert app.success[0].value.startswith("Deleted; ")
+    assert table(app, "size")["name"].tolist() == ["other"]
+    assert not (data / "audits" / "made").exists()
+    assert "audit" not in app.query_params
+
+
+def test_the_last_audit_deleted_leaves_the_start_view(copy: Copy) -> None:
+    copy()
+    app = open_page(PAGE, audit="made")
+    app.text_input(key="confirm-made").set_value("made").run()
+    button(app, "Delete for good").click().run()
+    assert app.segmented_control(key="view-start").value == "start"
+
+
+def test_folders_with_odd_names_are_named_as_text_and_not_listed(copy: Copy) -> None:
+    copy()
+    copy(name="[x](javascript:alert(1))")
+    app = open_page(PAGE)
+    assert table(app, "size")["name"].tolist() == ["made"]
+    assert "not shown, since no audit can have such a name: '[x](javascript:alert(1))'" in texts(app)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null"])
+def test_a_broken_audit_is_told_and_can_be_deleted(copy: Copy, data: Path, content: str) -> None:
+    audit = copy()
+    (audit.folder / "manifest.json").unlink()
+    (audit.folder / "config.json").write_text(content)
+    os.utime(audit.folder / "config.json", (1, 1))
+    app = open_page(PAGE, audit="made")
+    assert table(app, "size")["state"].tolist() == ["broken"]
+    assert [text for text in texts(app) if str(audit.folder / "config.json") in text]
+    assert "Delete for good" in labels(app)
+
+
+def test_an_odd_config_is_listed_as_far_as_it_goes(copy: Copy) -> None:
+    audit = copy()
+    write_json(audit.folder / "config.json", {"config": None, "members": 3, "pairs": "x", "source": ["<b>"]})
+    app = open_page(PAGE, audit="made")
+    assert table(app, "size")["data set"].tolist() == ["['<b>']"]
+
+
+def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
+    copy: Copy, data: Path, calls: list[tuple[str, object]]
+) -> None:
+    unfinish(copy())
+    leave_job(data, "made", running=True, said="member r0-f0: training\n")
+    app = open_page(PAGE, audit="made")
+    work = table(app, "at work")
+    assert work["state"].tolist() == ["training"]
+    assert work["progress"].tolist() == [pytest.approx((0.5 + 0.25) / 4)]
+    assert work["training left"].tolist() == [
+        "1 min 0 s"
+    ]  # r0-f1 has 30 s to go, and the two that wait take 30 s each, two at a time
+    assert table(app, "member")["stage"].tolist() == ["training", "training", "waiting", "waiting"]
+    assert app.get("plotly_chart")
+    assert "member r0-f0: training" in texts(app)
+    assert not app.main.get("page_link")
+    assert "Delete for good" not in labels(app)
+    button(app, "Cancel").click().run()
+    assert calls == [("cancel", "made")]
+
+
+def test_one_that_waits_says_how_many_are_before_it(copy: Copy, data: Path) -> None:
+    unfinish(copy())
+    leave_job(data, "made", running=True)
+    for number, pid in ((1, os.getpid()), (2, os.getppid())):
+        ticket = Ticket(number, "x", pid, process_start(pid) or "")
+        ticket.path.parent.mkdir(parents=True, exist_ok=True)
+        ticket.path.write_text(json.dumps(vars(ticket)))
+    app = open_page(PAGE, audit="made")
+    assert table(app, "at work")["state"].tolist() == ["waiting, 1 before it"]
+    assert "Waiting: next in the queue" in app.info[0].value
+    assert "Cancel" in labels(app)
+
+
+def test_a_cancelled_audit_can_be_resumed(copy: Copy, data: Path, calls: list[tuple[str, object]]) -> None:
+    unfinish(copy())
+    leave_job(data, "made", exit_code=130, said="interrupted\n")
+    app = open_page(PAGE, audit="made")
+    assert "was cancelled" in app.info[0].value
+    assert not any("samples/s" in bar.proto.text for bar in app.get("progress"))
+    button(app, "Resume").click().run()
+    assert calls == [("audit", ("made", ["scenes", "--name=made", "--preset=tiny"]))]
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "words"), [(2, "with exit code 2"), (-9, "by signal 9"), (None, "the machine went down")]
+)
+def test_a_stopped_audit_says_how_and_with_what_words(
+    data: Path, calls: list[tuple[str, object]], exit_code: int | None, words: str
+) -> None:
+    leave_job(data, "refused", exit_code=exit_code, said="error: <b>nothing</b> is left\n")
+    app = open_page(PAGE, audit="refused")
+    assert words in app.error[0].value
+    assert "error: <b>nothing</b> is left" in texts(app)
+    assert table(app, "size")["state"].tolist() == ["stopped"]
+    button(app, "Try again").click().run()
+    assert calls == [("job", ("refused", ["python", "again"]))]
+
+
+def test_an_audit_that_ends_brings_the_page_up_to_date(copy: Copy, data: Path) -> None:
+    audit = unfinish(copy())
+    leave_job(data, "made", running=True)
+    app = open_page(PAGE, audit="made")
+    write_json(audit.folder / "manifest.json", {"files": {}})
+    app.run()
+    assert table(app, "size")["state"].tolist() == ["done"]
+    assert app.main.get("page_link")
+
+
+def test_a_view_that_does_not_exist_is_the_usual_one(copy: Copy) -> None:
+    copy()
+    assert open_page(PAGE, view="<b>").segmented_control(key="view-list").value == "list"
+
+
+def test_the_chosen_view_is_in_the_address(copy: Copy) -> None:
+    copy()
+    app = open_page(PAGE)
+    app.segmented_control(key="view-list").select("start").run()
+    assert app.query_params["view"] == "start"

@@ -1,0 +1,104 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clipmem_core.audits.checks import Request
+from clipmem_core.audits.jobs import cancel, start_job
+from clipmem_core.audits.store import Audit
+from clipmem_core.config import AuditConfig, SourceOptions
+from tests.dashboard.audits_page import PAGE, TIME, button, found, labels, table
+from tests.dashboard.test_pages import open_page, texts
+
+Copy = Callable[..., Audit]
+
+
+def test_a_check_survives_a_reload_and_starts_what_it_checked(
+    leave_check: Callable[..., Request], calls: list[tuple[str, object]]
+) -> None:
+    hostile = {"rows": 10, "reason": "<b>[x](javascript:alert(1))", "example": "$x$"}
+    request = leave_check(found(exact=True, reasons=[hostile]), {"stage": "time", **TIME})
+    app = open_page(PAGE, view="start", check=request.key)
+    assert app.number_input(key="new-tiny-epochs").value == 7
+    assert [metric.value for metric in app.metric] == ["220", "1,100", "10", "3"]
+    assert table(app, "reason")["reason"].tolist() == ["<b>[x](javascript:alert(1))"]
+    assert any("About 2 min 10 s" in each.value for each in app.markdown)
+    assert any("As busy as it is now: 4 min 21 s" in each.value for each in app.markdown)
+    assert any("480 steps of 0.25 s on 85 pairs each" in each.value for each in app.caption)
+    button(app, "Start").click().run()
+    assert calls == [("audit", ("mine", ["scenes", "--name=mine", "--preset=tiny", "--epochs=7"]))]
+    assert app.query_params["view"] == "list"
+    assert app.query_params["audit"] == "mine"
+    assert "check" not in app.query_params
+
+
+def test_settings_changed_since_the_check_must_be_checked_again(
+    leave_check: Callable[..., Request], calls: list[tuple[str, object]]
+) -> None:
+    request = leave_check(found(exact=True), {"stage": "time", **TIME})
+    app = open_page(PAGE, view="start", check=request.key)
+    app.number_input(key="new-tiny-epochs").set_value(8).run()
+    assert "Start" not in labels(app)
+    assert "have changed since" in app.caption[-1].value
+    app.number_input(key="new-tiny-epochs").set_value(7).run()
+    assert "Start" in labels(app)
+
+
+def test_a_check_that_failed_says_why_and_offers_no_start(leave_check: Callable[..., Request]) -> None:
+    text = "folds must be at most 170, the clusters of look-alikes to score, not 300"
+    request = leave_check(found(exact=False), {"stage": "error", "text": text}, exit_code=2)
+    app = open_page(PAGE, view="start", check=request.key)
+    assert text in texts(app)
+    assert "Start" not in labels(app)
+
+
+def test_a_long_check_lets_one_start_before_every_picture_is_open(leave_check: Callable[..., Request]) -> None:
+    lines = [found(exact=False), {"stage": "time", **TIME}, {"stage": "pictures", "done": 5, "total": 220}]
+    request = leave_check(*lines, exit_code=None)
+    app = open_page(PAGE, view="start", check=request.key)
+    assert app.metric[3].value == "…"
+    assert "Start" in labels(app)
+    assert "not every picture has been opened yet" in " ".join(each.value for each in app.caption)
+
+
+def test_a_check_that_has_said_nothing_yet_is_told_and_can_be_stopped(
+    leave_check: Callable[..., Request], calls: list[tuple[str, object]]
+) -> None:
+    app = open_page(PAGE, view="start", check=leave_check(exit_code=None).key)
+    assert app.get("progress")[0].proto.text == "Reading the data set"
+    assert "Start" not in labels(app)
+    button(app, "Stop the check").click().run()
+    assert calls[0][0] == "cancel"
+
+
+def test_a_request_of_a_fetched_set_and_more_repeats_fills_the_widgets(
+    data: Path, leave_check: Callable[..., Request]
+) -> None:
+    config = AuditConfig(folds=3, members=9, source=SourceOptions(csv_caption_key="title"))
+    request = leave_check(request=Request("/else/where.csv", "w", config), exit_code=None)
+    app = open_page(PAGE, view="start", check=request.key)
+    assert app.text_input(key="new-path").value == "/else/where.csv"
+    assert app.number_input(key="new-repeats").value == 3
+    assert app.text_input(key="new-source-csv_caption_key").value == "title"
+
+
+@pytest.mark.parametrize("key", ["0" * 16, "../../etc/passwd", "[x](javascript:alert(1))"])
+def test_a_check_that_does_not_exist_leaves_the_form_as_it_is(data: Path, key: str) -> None:
+    app = open_page(PAGE, view="start", check=key)
+    assert "Check" in labels(app)
+    assert not app.error
+
+
+def test_an_old_address_of_a_check_shows_the_audit_that_was_started_from_it(
+    leave_check: Callable[..., Request],
+) -> None:
+    request = leave_check(found(exact=True), {"stage": "time", **TIME})
+    command = (sys.executable, "-m", "clipmem_core", "audit", *request.arguments)
+    job = start_job([sys.executable, "-c", "import time; time.sleep(600)", *command], name=request.name)
+    try:
+        app = open_page(PAGE, view="start", check=request.key)
+        assert app.query_params["view"] == "list"
+        assert app.query_params["audit"] == request.name
+    finally:
+        cancel(job)

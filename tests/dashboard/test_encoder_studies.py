@@ -1,0 +1,75 @@
+"""The page Encoders: the studies there are."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clipmem_core.audits.store import Audit
+from tests.dashboard.test_maps_pages import address, captions
+from tests.dashboard.test_pages import figures, open_page, texts
+from tests.made_encoders import make_study
+
+Copy = Callable[..., Audit]
+
+PAGE = "pages/encoders.py"
+
+
+def test_without_studies_the_commands_are_shown(copy: Copy) -> None:
+    copy()
+    app = open_page(PAGE, view="studies")
+    assert [code.value.split()[4] for code in app.code] == ["time", "size", "views"]
+    assert not figures(app)
+
+
+def test_each_study_is_a_figure_and_its_answer(copy: Copy, data: Path) -> None:
+    copy()
+    for plan in ("time", "size", "views"):
+        make_study(data, plan)
+    app = open_page(PAGE, view="studies")
+    assert not app.error
+    assert len(figures(app)) == 3
+    told = " ".join(texts(app))
+    for start in (
+        "Which encoder memorizes first?",
+        "Does a larger image encoder flip claim 3",
+        "Is the text share only",
+    ):
+        assert start in told
+    assert "it does not flip." in told
+    assert captions(app).count("95 % intervals over 3 seeds") == 3
+
+
+def test_of_several_studies_of_a_question_one_is_chosen_in_the_address(copy: Copy, data: Path) -> None:
+    copy()
+    for name in ("a", "b"):
+        make_study(data, "size", name=name, seeds=3 if name == "a" else 1)
+    app = open_page(PAGE, view="studies", study_size="b")
+    assert "3 or more; some have 1 so far" in captions(app)
+    app.selectbox(key="encoders-study_size").select("a").run()
+    assert address(app)["study_size"] == "a"
+    assert "intervals over 3 seeds" in captions(app)
+
+
+def test_a_study_on_its_way_says_how_far_it_is(copy: Copy, data: Path) -> None:
+    copy()
+    make_study(data, "size", done=1)
+    make_study(data, "time", done=0)
+    app = open_page(PAGE, view="studies")
+    assert "not finished: 9 of 27 arms and seeds are done" in captions(app)
+    assert "none is done yet" in app.info[0].value
+
+
+@pytest.mark.parametrize("file", ["study.json", "arms.parquet", "times.parquet"])
+@pytest.mark.parametrize("garbage", [b"", b"[]", b'{"study": "time"}', None])
+def test_a_broken_study_is_told_and_the_others_are_drawn(
+    copy: Copy, data: Path, file: str, garbage: bytes | None
+) -> None:
+    copy()
+    make_study(data, "views")
+    path = make_study(data, "time") / file
+    path.unlink() if garbage is None else path.write_bytes(garbage)
+    app = open_page(PAGE, view="studies")
+    assert "Is the text share only" in " ".join(texts(app))
+    assert len(app.error) <= 1
+    assert len(figures(app)) == 1

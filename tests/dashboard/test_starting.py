@@ -1,0 +1,144 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from clipmem_core.audits.checks import Request
+from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.config import AuditConfig, SourceOptions, preset_config
+from clipmem_core.dashboard import starting
+from clipmem_core.dashboard.fields import comments, field_names
+from tests.dashboard.audits_page import PAGE, button, labels, leave_job
+from tests.dashboard.test_pages import open_page, texts
+
+Copy = Callable[..., Audit]
+
+
+def tiny(app: AppTest) -> AppTest:
+    app.segmented_control(key="new-preset").select("tiny").run()
+    return app
+
+
+def test_without_an_audit_the_page_offers_to_start_one(calls: list[tuple[str, object]]) -> None:
+    app = tiny(open_page(PAGE))
+    assert app.segmented_control(key="view-start").value == "start"
+    assert app.text_input(key="new-name").placeholder == "scenes"
+    button(app, "Check").click().run()
+    ((kind, request),) = calls
+    assert kind == "check"
+    assert request == Request("scenes", "scenes", preset_config("tiny"))
+    assert app.query_params["check"] == request.key
+
+
+def test_what_is_typed_is_what_is_asked_for(calls: list[tuple[str, object]]) -> None:
+    app = tiny(open_page(PAGE))
+    app.selectbox(key="new-source").select(starting.OTHER_SOURCE).run()
+    app.text_input(key="new-path").set_value("/some/my pairs.csv").run()
+    app.segmented_control(key="new-protocol").select("paper").run()
+    assert app.text_input(key="new-name").placeholder == "my-pairs-paper"
+    app.number_input(key="new-seeds").set_value(3)
+    app.number_input(key="new-tiny-epochs").set_value(7)
+    app.toggle(key="new-tiny-drop_lookalikes").set_value(True)
+    app.selectbox(key="new-tiny-loss").set_value("siglip")
+    app.text_input(key="new-source-csv_caption_key").set_value("title")
+    app.text_input(key="new-name").set_value("mine").run()
+    button(app, "Check").click().run()
+    request = calls[-1][1]
+    assert request.arguments == [
+        "/some/my pairs.csv",
+        "--name=mine",
+        "--preset=tiny",
+        "--protocol=paper",
+        "--seeds=3",
+        "--drop-lookalikes",
+        "--loss=siglip",
+        "--epochs=7",
+        "--csv-caption-key=title",
+    ]
+
+
+def test_more_repeats_are_more_members(calls: list[tuple[str, object]]) -> None:
+    app = tiny(open_page(PAGE))
+    app.number_input(key="new-repeats").set_value(3)
+    app.number_input(key="new-tiny-folds").set_value(4).run()
+    button(app, "Check").click().run()
+    assert calls[-1][1].config.members == 12
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("new-tiny-epochs", 0, "--epochs must be at least 1, not 0"),
+        ("new-tiny-batch_size", 1, "--batch-size must be at least 2, not 1"),
+        ("new-tiny-folds", 1, "--folds must be at least 2, not 1"),
+        ("new-tiny-lr", -1.0, "--lr must be a number above 0, not -1.0"),
+        ("new-repeats", -1, "--members must be at least 0, not -2"),
+        ("new-name", "a/b", "name 'a/b' must be letters, digits"),
+        ("new-name", "[x](javascript:alert(1))", "name '[x](javascript:alert(1))' must be letters, digits"),
+        ("new-tiny-model", "<b>no</b>", "model '<b>no</b>' is unknown"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_nothing_starts(
+    calls: list[tuple[str, object]], key: str, value: object, message: str
+) -> None:
+    app = tiny(open_page(PAGE))
+    kind = "text_input" if isinstance(value, str) else "number_input"
+    getattr(app, kind)(key=key).set_value(value).run()
+    button(app, "Check").click().run()
+    assert not app.exception
+    assert calls == []
+    assert app.error[0].value == "This audit cannot start."
+    assert [text for text in texts(app) if text.startswith(message)]
+
+
+def test_no_source_is_one_line(calls: list[tuple[str, object]]) -> None:
+    app = open_page(PAGE)
+    app.selectbox(key="new-source").select(starting.OTHER_SOURCE).run()
+    button(app, "Check").click().run()
+    assert "no data set is given: choose one, or type its path" in texts(app)
+    assert calls == []
+
+
+def test_a_name_of_another_audit_is_one_line_and_the_proposed_one_is_free(
+    copy: Copy, calls: list[tuple[str, object]]
+) -> None:
+    audit = copy(name="scenes")
+    write_json(audit.folder / "config.json", audit.config | {"source": "elsewhere.csv"})
+    app = tiny(open_page(PAGE, view="start"))
+    assert app.text_input(key="new-name").placeholder == "scenes-2"
+    app.text_input(key="new-name").set_value("scenes").run()
+    button(app, "Check").click().run()
+    assert [text for text in texts(app) if text.startswith("audit 'scenes' exists with another config: the source is")]
+    assert calls == []
+
+
+def test_sets_that_are_there_are_offered_and_others_can_be_fetched(data: Path, calls: list[tuple[str, object]]) -> None:
+    for name in ("tuxpaint", "scenes-220-0", ".openclipart.partial-x"):
+        (data / "sets" / name).mkdir(parents=True)
+        (data / "sets" / name / "captions.jsonl").write_text("")
+    app = open_page(PAGE)
+    options = app.selectbox(key="new-source").options
+    assert options == ["scenes", str(data / "sets" / "tuxpaint"), starting.OTHER_SOURCE]
+    assert "fetch-tuxpaint" not in [each.key for each in app.button]
+    app.button(key="fetch-openclipart").click().run()
+    assert calls == [("fetch", "openclipart")]
+
+
+def test_a_download_shows_its_last_line_and_can_be_tried_again(data: Path, calls: list[tuple[str, object]]) -> None:
+    leave_job(data, ".sets/tuxpaint", running=True, said="unpacking tuxpaint\n")
+    leave_job(data, ".sets/openclipart", exit_code=2, said="error: no network\n")
+    app = open_page(PAGE)
+    assert {"unpacking tuxpaint", "error: no network"} <= set(texts(app))
+    assert "Fetch openclipart again" in labels(app)
+
+
+def test_further_settings_are_every_field_with_its_comment(data: Path) -> None:
+    app = open_page(PAGE)
+    widgets = [*app.number_input, *app.selectbox, *app.text_input, *app.toggle]
+    keys = {widget.key: widget for widget in widgets}
+    fields = [name for name in field_names(AuditConfig) if name not in ("preset", "protocol", "members", "seeds")]
+    assert all(f"new-small-{name}" in keys for name in fields)
+    assert all(f"new-source-{name}" in keys for name in field_names(SourceOptions))
+    assert keys["new-small-cache_size"].help == "pixels a picture is stored at; crops are cut from these"
+    assert comments()["csv_separator"] == "one character"
