@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import streamlit as st
 
@@ -111,7 +110,7 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
 
 def _draw_others(audit: Audit, others: Sequence[PairCard], cosines: Sequence[float], *, by: str) -> None:
     """Draw pairs side by side, small: picture, cosine, caption, link."""
-    root = Path(audit_root(audit))
+    root = audit_root(audit)
     with st.grid(NEAREST, min_column_width=115, gap="small", key=f"nearest-{by}") as grid:
         for other, cosine in zip(others, cosines, strict=True):
             picture, fault = thumbnail(root, other.image)

@@ -1,7 +1,5 @@
 """An audit → its most memorized and its most misfit pairs, a row of pictures each, with the way to them in Browse."""
 
-from pathlib import Path
-
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
@@ -47,7 +45,7 @@ def _draw_strip(audit: Audit, selection: Selection) -> None:
         st.page_link("pages/browse.py", label="Browse in this order", icon=":material/grid_view:", query_params=there)
     st.caption(MEANINGS[selection.order])
     found = cards(audit, rows, selection)
-    pictures = start_thumbnails(Path(audit_root(audit)), [card.image for card in found])
+    pictures = start_thumbnails(audit_root(audit), [card.image for card in found])
     with st.grid(SIZE, min_column_width=120, gap="small", key=f"strip-{selection.order}") as grid:
         for card, picture in zip(found, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
