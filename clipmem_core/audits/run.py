@@ -140,11 +140,13 @@ def finish_audit(audit: Audit, screen: Screen) -> None:
     trained = time.monotonic()
     screen.say("scoring")
     evidence = gather_evidence(audit)
-    scores, fits = score_table(evidence)
+    scores, split = score_table(evidence)
+    if split.missing:
+        screen.say(f"note: {split.missing}. Every other score is there")
     utility = utility_table(audit, evidence.membership.members)
     write_table(audit.folder / SCORES, scores)
     write_table(audit.folder / UTILITY, utility)
-    verdict = judge(summary(evidence, scores, fits), utility, stored)
+    verdict = judge(summary(evidence, scores, split), utility, stored)
     seconds = {
         "prepare": stored["prepare_seconds"],
         "members": round(trained - began, 2),

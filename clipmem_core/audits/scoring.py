@@ -9,6 +9,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.store import IMAGE_INDEX, MEMBER_UTILITY, TEXT_INDEX, Audit, read_json
+from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.detectors import learned, mean_over_epochs, misfit
@@ -72,11 +73,32 @@ def gather_evidence(audit: Audit) -> Evidence:
     )
 
 
-def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Return every score of every pair (columns.SCORE_COLUMNS), and how well each member's space maps."""
+@dataclass(frozen=True)
+class Split:
+    """How clipmem was split into the parts of the encoders: the fit of each member's map, or why there are no parts."""
+
+    fits: dict[str, float]
+    missing: str = ""
+
+
+def split(evidence: Evidence) -> tuple[pd.DataFrame, Split]:
+    """Return both parts of every pair; NaN where members cannot be mapped onto each other, and then why."""
+    drawn = evidence.membership
+    try:
+        parts, fits = contributions(
+            evidence.image, evidence.text, drawn, protocol=evidence.protocol, seed=evidence.seed
+        )
+    except InputError as error:
+        empty = pd.DataFrame(np.nan, index=range(len(drawn.group)), columns=[c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT])
+        return empty, Split({}, str(error))
+    return parts, Split(fits)
+
+
+def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Split]:
+    """Return every score of every pair (columns.SCORE_COLUMNS), and how clipmem was split between the encoders."""
     membership, protocol, seed = evidence.membership, evidence.protocol, evidence.seed
     table = memorization_table(evidence.terms, membership, protocol=protocol, seed=seed)
-    parts, fits = contributions(evidence.image, evidence.text, membership, protocol=protocol, seed=seed)
+    parts, found = split(evidence)
     own = sslmem(
         [terms[IMAGE_SQUARE] for terms in evidence.terms],
         [terms[TEXT_SQUARE] for terms in evidence.terms],
@@ -94,7 +116,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, float]]:
         c.PAIR_ID: evidence.pairs[c.PAIR_ID].to_numpy(),
         c.GROUP: membership.group,
     }
-    return pd.concat([table, parts, own], axis=1).assign(**detectors)[c.SCORE_COLUMNS], fits
+    return pd.concat([table, parts, own], axis=1).assign(**detectors)[c.SCORE_COLUMNS], found
 
 
 def utility_table(audit: Audit, members: tuple[str, ...]) -> pd.DataFrame:
@@ -150,7 +172,7 @@ def planted_rows(pairs: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, An
     return records(table.reset_index())
 
 
-def summary(evidence: Evidence, scores: pd.DataFrame, fits: dict[str, float]) -> dict[str, Any]:
+def summary(evidence: Evidence, scores: pd.DataFrame, found: Split) -> dict[str, Any]:
     """Return every number the verdict speaks of."""
     protocol, seed = evidence.protocol, evidence.seed
     judged = scores[c.GROUP].isin([c.CANDIDATE, c.SCORED])
@@ -172,8 +194,9 @@ def summary(evidence: Evidence, scores: pd.DataFrame, fits: dict[str, float]) ->
             "text": known(scores.loc[judged, c.CLIPMEM_TEXT].mean()),
             "null_image": known(null[c.CLIPMEM_IMAGE].mean()),
             "null_text": known(null[c.CLIPMEM_TEXT].mean()),
-            "fit": float(np.mean(list(fits.values()))) if fits else None,
-            "fit_by_member": fits,
+            "fit": float(np.mean(list(found.fits.values()))) if found.fits else None,
+            "fit_by_member": found.fits,
+            "missing": found.missing or None,
         },
         "external_pairs": len(null),
         "external_sd": float(null[c.CLIPMEM].std()),

@@ -18,8 +18,9 @@ from clipmem_core.dashboard.address import PAIR, peek_selection, write
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Decision, Outcome, Review, open_review
-from clipmem_core.review.rows import find_row, neighbours, pair_ids
+from clipmem_core.review.rows import neighbours, pair_ids
 from clipmem_core.review.selection import Selection
+from clipmem_core.review.tables import find_row
 
 Colour = Literal["green", "red", "blue", "gray"]
 BADGES: dict[str | None, tuple[str, str, Colour]] = {  # decision → word, icon, colour

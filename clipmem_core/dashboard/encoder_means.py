@@ -6,8 +6,9 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.columns import EXTERNAL, GROUP, GROUPS, INDEPENDENT, LABEL, PLANTED
 from clipmem_core.dashboard.choices import choose_segment
+from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.encoders import in_words, means_figure
-from clipmem_core.review.encoders import MEMORIZED, NOT_PLANTED, SSLMEM, doubts, encoder_means, map_fit
+from clipmem_core.review.encoders import MEMORIZED, NOT_PLANTED, SSLMEM, doubts, encoder_means, map_fit, why_no_parts
 
 BY = "by"  # in the address
 KEY = "encoder-by"
@@ -28,7 +29,12 @@ SEVERAL_CAPTIONS = "The text encoder's counts the pairs with two captions or mor
 
 def draw_doubts(audit: Audit) -> None:
     """Draw how well the members' spaces map onto each other, and say aloud what speaks against the split."""
-    groups, fit = encoder_means(audit, by=GROUP), map_fit(audit.verdict)
+    verdict = audit.verdict
+    if missing := why_no_parts(verdict):
+        st.warning("This audit has no parts of the encoders; every other score is there.", icon=":material/warning:")
+        show_text(missing, limit=500)
+        return
+    groups, fit = encoder_means(audit, by=GROUP), map_fit(verdict)
     for doubt in doubts(groups, fit):
         st.warning(doubt, icon=":material/warning:")
     told = "This audit does not say how well the map between the members' spaces fits."

@@ -21,8 +21,9 @@ from clipmem_core.dashboard.plain import cut, show_chips, show_text
 from clipmem_core.dashboard.thumbnails import alt_text
 from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
 from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.rows import audit_root, find_row, find_rows, neighbours
+from clipmem_core.review.rows import audit_root, find_rows, neighbours
 from clipmem_core.review.selection import Selection
+from clipmem_core.review.tables import find_row
 
 BROWSE, THIS_PAGE = "pages/browse.py", "pages/pair.py"
 DRAWN = "pair_drawn"  # the row that the page showed last

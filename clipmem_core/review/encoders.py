@@ -119,9 +119,18 @@ def _tidy(wide: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
 
 def map_fit(verdict: Any) -> float | None:
     """Return how well the members' spaces map onto each other, as the verdict has it; None where it does not say."""
-    encoders = verdict.get("encoders") if isinstance(verdict, dict) else None
-    fit = encoders.get("fit") if isinstance(encoders, dict) else None
+    fit = _of_encoders(verdict, "fit")
     return float(fit) if isinstance(fit, int | float) and not isinstance(fit, bool) and np.isfinite(fit) else None
+
+
+def why_no_parts(verdict: Any) -> str:
+    """Return why an audit has no parts of the encoders, as the verdict has it; empty where it has them."""
+    return str(_of_encoders(verdict, "missing") or "")
+
+
+def _of_encoders(verdict: Any, name: str) -> Any:
+    encoders = verdict.get("encoders") if isinstance(verdict, dict) else None
+    return encoders.get(name) if isinstance(encoders, dict) else None
 
 
 def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:

@@ -21,13 +21,13 @@ from clipmem_core.review.orders import order_of
 from clipmem_core.review.selection import DECIDED, MAP_X, MATCH, UNDECIDED, Selection
 from clipmem_core.review.selection import SCORES as COLUMNS
 from clipmem_core.review.tables import (
-    ROW,
     Version,
     count_pairs_of,
     fetch_columns,
     fetch_frame,
     fetch_numbered,
     fetch_rows,
+    find_row,
     number,
     version_of,
 )
@@ -81,12 +81,6 @@ def find_rows(audit: Audit, selection: Selection, *, page: int, size: int) -> li
 def pair_ids(audit: Audit, selection: Selection) -> list[str]:
     """Return the ids of all pairs of a selection, in its order."""
     return _ids(audit, _rows(audit, selection))
-
-
-def find_row(audit: Audit, pair_id: str) -> int | None:
-    """Return the row of a pair, None where the audit has no such pair."""
-    found = fetch_rows(audit.folder / PAIRS, f'SELECT {ROW} FROM parquet WHERE "{PAIR_ID}" = ? LIMIT 1', [pair_id])
-    return found[0][0] if found else None
 
 
 def neighbours(audit: Audit, selection: Selection, pair_id: str) -> Neighbours:

@@ -12,9 +12,8 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.review.encode import embed_text
 from clipmem_core.review.nearest import choose_member, cosines, highest, index_path, unit, vectors_at
-from clipmem_core.review.rows import find_row
 from clipmem_core.review.selection import Selection
-from clipmem_core.review.tables import Stamp, stamp
+from clipmem_core.review.tables import Stamp, find_row, stamp
 
 LIMIT = 1000  # pairs that a search finds
 KEPT = 64  # searches in memory

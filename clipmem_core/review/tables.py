@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
+from clipmem_core.columns import PAIR_ID
 from clipmem_core.config import InputError
 
 ROW = "file_row_number"
@@ -68,6 +69,12 @@ def count_pairs_of(audit: Audit, version: Version) -> int:
 def other_pairs(audit: Audit) -> InputError:
     """Return the error of an audit whose tables do not belong together."""
     return InputError(f"{audit.folder / PAIRS} and {SCORES} list other pairs: delete {SCORES} and run the audit again")
+
+
+def find_row(audit: Audit, pair_id: str) -> int | None:
+    """Return the row of a pair, None where the audit has no such pair."""
+    found = fetch_rows(audit.folder / PAIRS, f'SELECT {ROW} FROM parquet WHERE "{PAIR_ID}" = ? LIMIT 1', [pair_id])
+    return found[0][0] if found else None
 
 
 def count_rows(path: Path) -> int:

@@ -86,8 +86,8 @@ def contributions(
         the mean cosine over the held-out half of the pairs.
 
     Raises:
-        ValueError: as many matrices as members, all of one shape, are wanted.
-        InputError: fewer than two pairs to fit a map on.
+        ValueError: as many matrices as members, all with a row for each pair, are wanted.
+        InputError: members embed in different widths, or there are fewer than two pairs to fit a map on.
     """
     _check(image, text, membership)
     inside = in_side(membership, protocol=protocol, seed=seed)
@@ -187,6 +187,11 @@ def _check(image: Sequence[np.ndarray], text: Sequence[np.ndarray], membership: 
     if not len(image) == len(text) == len(membership.members):
         wanted = len(membership.members)
         raise ValueError(f"image and text must hold {wanted} members, not {len(image)} and {len(text)}")
-    shapes = sorted({matrix.shape for matrix in (*image, *text)})
-    if len(shapes) > 1:
-        raise ValueError(f"image and text of all members must have one shape to be compared, not {shapes}")
+    rows = sorted({len(matrix) for matrix in (*image, *text)})
+    if rows != [len(membership.group)]:
+        raise ValueError(f"image and text must have {len(membership.group)} rows, not {rows}")
+    widths = sorted({matrix.shape[1] for matrix in (*image, *text)})
+    if len(widths) > 1:
+        raise InputError(
+            f"the parts of the encoders need members that embed in one width, not in {widths}: score those apart"
+        )

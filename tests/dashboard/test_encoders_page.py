@@ -46,6 +46,16 @@ def test_a_poor_fit_and_a_null_off_0_are_said_out_loud(copy: Copy) -> None:
     assert "The null of the text encoder is not near 0: +0.200" in second
 
 
+def test_an_audit_whose_members_cannot_be_mapped_says_so(copy: Copy) -> None:
+    audit = copy()
+    write_json(audit.folder / "verdict.json", audit.verdict | {"encoders": {"fit": None, "missing": HOSTILE[0]}})
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(clipmem_image=np.nan, clipmem_text=np.nan))
+    app = open_page(PAGE)
+    assert not app.error, said(app)
+    assert "no parts of the encoders; every other score is there" in app.warning[0].value
+    assert "No pair has contributions of both encoders" in app.info[0].value
+
+
 @pytest.mark.parametrize("encoder", [{}, {"fit": None}, {"fit": "x"}, 3])
 def test_a_verdict_that_says_nothing_of_the_fit_is_told(copy: Copy, encoder: object) -> None:
     audit = copy()

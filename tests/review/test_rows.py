@@ -11,7 +11,6 @@ from clipmem_core.review import rows
 from clipmem_core.review.rows import (
     audit_root,
     count_pairs,
-    find_row,
     find_rows,
     labels,
     pair_ids,
@@ -72,12 +71,6 @@ def test_independent_pairs_alone_come_lowest_first_unless_turned_round(made: dic
     assert find_rows(made["paper"], alone, page=1, size=EVERY) == lowest
     turned = Selection(group="independent", ascending=True)
     assert find_rows(made["paper"], turned, page=1, size=EVERY) == lowest[::-1]
-
-
-def test_a_pair_is_found_by_its_id(made: dict[str, Audit]) -> None:
-    ids = made["ensemble"].pairs["pair_id"]
-    assert [find_row(made["ensemble"], pair_id) for pair_id in ids] == list(range(100))
-    assert [find_row(made["ensemble"], text) for text in ("", "' OR 1=1", "\ud800")] == [None, None, None]
 
 
 def test_labels_come_by_frequency_and_planted_kinds_too(copy: Copy) -> None:

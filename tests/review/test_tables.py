@@ -8,7 +8,7 @@ from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.config import InputError
 from clipmem_core.review.rows import count_pairs, find_rows
 from clipmem_core.review.selection import Range, Selection
-from clipmem_core.review.tables import count_rows
+from clipmem_core.review.tables import count_rows, find_row
 from tests.made_audit import make_audit
 
 Copy = Callable[..., Audit]
@@ -61,3 +61,9 @@ def test_pages_of_many_threads_get_what_one_gets(copy: Copy) -> None:
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda selection: find_rows(audit, selection, page=1, size=50), asked * 4))
     assert found == wanted * 4
+
+
+def test_a_pair_is_found_by_its_id(made: dict[str, Audit]) -> None:
+    ids = made["ensemble"].pairs["pair_id"]
+    assert [find_row(made["ensemble"], pair_id) for pair_id in ids] == list(range(100))
+    assert [find_row(made["ensemble"], text) for text in ("", "' OR 1=1", "\ud800")] == [None, None, None]

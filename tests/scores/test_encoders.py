@@ -90,6 +90,20 @@ def test_members_that_differ_in_text_only_owe_everything_to_the_text_encoder() -
     assert parts["clipmem_text"][drawn.group == "candidate"].mean() > 0.5
 
 
+def test_with_a_fitted_map_a_text_encoder_that_differs_leaves_the_image_encoder_in_the_spread_of_the_null() -> None:
+    drawn = paper_membership(np.arange(N), seeds=1, seed=0)
+    rng, external = np.random.default_rng(3), drawn.group == "external"
+    (image,), (text,) = _members(1)
+    other = text + 0.3 * _units(rng)  # differs on the shared pairs too: R is fitted, and not the identity
+    other[drawn.group == "candidate"] = image[drawn.group == "candidate"]
+    turn = ortho_group.rvs(DIM, random_state=5).astype(np.float32)
+    parts, fits = contributions([image @ turn, image], [other @ turn, text], drawn, protocol="paper", seed=0)
+    assert 0.9 < fits["f-0"] < 1
+    null, found = parts["clipmem_image"][external], parts["clipmem_image"][drawn.group == "candidate"]
+    assert abs(found.mean()) < abs(null.mean()) + 2 * null.std() / len(null) ** 0.5
+    assert parts["clipmem_text"][drawn.group == "candidate"].mean() > 0.5
+
+
 def test_turning_a_members_whole_space_changes_nothing() -> None:
     drawn = ensemble_membership(np.arange(N), folds=2, repeats=2, seed=0)
     image, text = _members(4)
@@ -127,8 +141,10 @@ def test_the_linear_form_is_the_mean_over_all_pairs_of_in_and_out_members() -> N
 def test_members_that_cannot_be_compared_are_named() -> None:
     drawn = paper_membership(np.arange(N), seeds=1, seed=0)
     image, text = _members(2)
-    with pytest.raises(ValueError, match=r"one shape to be compared, not \[\(220, 5\), \(220, 6\)\]"):
+    with pytest.raises(InputError, match=r"members that embed in one width, not in \[5, 6\]"):
         contributions([image[0], image[1][:, :5]], text, drawn, protocol="paper", seed=0)
+    with pytest.raises(ValueError, match=r"must have 220 rows, not \[219, 220\]"):
+        contributions([image[0], image[1][1:]], text, drawn, protocol="paper", seed=0)
     with pytest.raises(ValueError, match="must hold 2 members, not 1 and 2"):
         contributions(image[:1], text, drawn, protocol="paper", seed=0)
     alone = Membership(np.where(drawn.group == "shared", "scored", drawn.group), *_rest(drawn))
