@@ -13,6 +13,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import config_from, flag, typed
 from clipmem_core.audits.store import Audit, open_audit
+from clipmem_core.audits.units import LAYER, REFERENCE, TOWER, UNITMEM_MEAN, layer_means, read_references, read_units
 from clipmem_core.config import InputError
 
 # Fields that depend on the machine or follow from others, so that nobody types them.
@@ -66,7 +67,25 @@ def result_rows(audit: Audit) -> pd.DataFrame:
         spread = {"low": values.min(), "high": values.max(), "kind": "range over members", "n": len(values)}
         rows.append(_plain("utility", "external", str(metric), values.mean()) | spread)
     rows += [_plain("seconds", "audit", name, verdict["seconds"][name]) for name in ("prepare", "members", "scoring")]
+    rows += unit_rows(audit)
     return pd.DataFrame(rows, columns=["what", "of", "measure", "value", "low", "high", "kind", "n"])
+
+
+def unit_rows(audit: Audit) -> list[dict[str, Any]]:
+    """Return UnitMem by layer, of the members and of what it is read against; no row where it was not measured."""
+    units, references = read_units(audit), read_references(audit)
+    if units is None:
+        return []
+    rows = []
+    for (tower, layer), values in layer_means(units).groupby([TOWER, LAYER], sort=False)[UNITMEM_MEAN]:
+        spread = {"low": values.min(), "high": values.max(), "kind": "range over members", "n": len(values)}
+        rows.append(_plain("unitmem", f"{tower} encoder, layer {layer}", "members", values.mean()) | spread)
+    if references is not None:
+        found = layer_means(references, by=[c.MEMBER, REFERENCE, TOWER, LAYER])
+        for row in found.to_dict("records"):
+            of, kind = f"{row[TOWER]} encoder, layer {row[LAYER]}", {"kind": f"member {row[c.MEMBER]} alone", "n": 1}
+            rows.append(_plain("unitmem", of, row[REFERENCE], row[UNITMEM_MEAN]) | kind)
+    return rows
 
 
 def _plain(what: str, of: str, measure: str, value: Any) -> dict[str, Any]:

@@ -1,0 +1,35 @@
+"""The CSV behind the README's tables: what it holds of units."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clipmem_core.audits.results import main, unit_rows
+from clipmem_core.audits.store import Audit
+from tests.made_encoders import make_members, make_units
+from tests.made_fixtures import copy, data, made
+
+__all__ = ["copy", "data", "made"]
+Copy = Callable[..., Audit]
+
+
+def test_units_are_averaged_by_layer_over_members_beside_what_they_are_read_against(copy: Copy) -> None:
+    audit = copy("paper")
+    make_members(audit)
+    assert unit_rows(audit) == []
+    units = make_units(audit)
+    rows = pd.DataFrame(unit_rows(audit)).set_index(["of", "measure"])
+    first = units[(units["tower"] == "image") & (units["layer"] == 2)].groupby("member")["unitmem_mean"].mean()
+    found = rows.loc[("image encoder, layer 2", "members")]
+    assert found["value"] == pytest.approx(first.mean())
+    assert (found["low"], found["high"], found["n"]) == (first.min(), first.max(), len(first))
+    assert set(rows.index.get_level_values("measure")) == {"members", "before training", "seen", "unseen"}
+    make_units(audit, references=False)
+    assert len(unit_rows(audit)) == len(rows)  # the references of before are there
+
+
+def test_an_audit_that_is_not_there_is_one_line(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["none", "out.csv"]) == 2
+    assert capsys.readouterr().err.startswith("error: there is no audit 'none'")
