@@ -11,14 +11,23 @@ from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.choices import choose_listed
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.figures.studies import MEASURES, NULLS, size_figure, time_figure, views_figure
+from clipmem_core.figures.studies import MEASURES, size_figure, time_figure, views_figure
 from clipmem_core.scores.seeds import over_seeds
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.studies.answers import beyond_external
 from clipmem_core.studies.compare import TEXT_LEAD, with_lead
 from clipmem_core.studies.plans import NO_CROPS, STRONG_CROPS, STUDIES
 from clipmem_core.studies.show import sentences
 from clipmem_core.studies.sizes import FACTORS
-from clipmem_core.studies.store import ARM, EPOCH, SEED, StudyFolder, list_studies
+from clipmem_core.studies.store import (
+    ARM,
+    EPOCH,
+    IMAGE_EXTERNAL,
+    SEED,
+    TEXT_EXTERNAL,
+    StudyFolder,
+    list_studies,
+)
 
 FIXED = {"displayModeBar": False}
 CROPS = {NO_CROPS: "off", STRONG_CROPS: "strong"}
@@ -39,7 +48,7 @@ class Shown:
 
 def time_of(study: StudyFolder) -> Any:  # noqa: ANN401  a Plotly figure
     """Return the figure of contributions by epoch."""
-    return time_figure(over_seeds(study.times, by=[EPOCH], measures=[*MEASURES, *NULLS]))
+    return time_figure(over_seeds(beyond_external(study.times), by=[EPOCH], measures=list(MEASURES)))
 
 
 def size_of(study: StudyFolder) -> Any:  # noqa: ANN401
@@ -60,8 +69,8 @@ def views_of(study: StudyFolder) -> Any:  # noqa: ANN401
 SHOWN = {
     "time": Shown(
         "Time: which encoder memorizes first?",
-        "Each encoder's mean contribution to clipmem of candidates as training goes on; dotted: the same on external "
-        "pairs, which nobody memorized.",
+        "Each encoder's mean contribution to clipmem of candidates as training goes on, less that of external pairs, "
+        "which nobody memorized: f and g drift apart as a whole, and that is no memorization.",
         time_of,
     ),
     "size": Shown(
@@ -150,7 +159,7 @@ def _check(study: StudyFolder, shown: Shown) -> tuple[int, pd.DataFrame]:
         raise InputError(f"{study.folder} does not say what was asked for: {remedy}") from None
     missing = [name for name in (*COLUMNS, *shown.columns) if len(arms) and name not in arms]
     if shown.figure is time_of and len(arms):
-        missing += [name for name in (EPOCH, SEED, *MEASURES, *NULLS) if name not in times]
+        missing += [name for name in (EPOCH, SEED, *MEASURES, IMAGE_EXTERNAL, TEXT_EXTERNAL) if name not in times]
     if missing:
         raise InputError(f"{study.folder} lacks {', '.join(sorted(missing))}: {remedy}")
     return total, arms

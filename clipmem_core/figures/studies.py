@@ -9,38 +9,37 @@ from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
 from clipmem_core.figures.colours import ENCODER_COLOURS
 from clipmem_core.figures.encoders import error_bar, in_words
 from clipmem_core.figures.points import LEGEND_ABOVE
-from clipmem_core.studies.store import EPOCH, IMAGE_EXTERNAL, TEXT_EXTERNAL
+from clipmem_core.studies.store import EPOCH
 
 HEIGHT = 380
 MEASURES = {CLIPMEM_IMAGE: "image", CLIPMEM_TEXT: "text"}
-NULLS = {IMAGE_EXTERNAL: "image", TEXT_EXTERNAL: "text"}
 WIDTH_COLOURS = ("#1479b8", "#008f6b", "#d55e00")  # of the text encoder: half, one, double
 SYMBOLS = ("circle", "diamond")  # one caption, all captions
 ZERO = {"color": "#808080", "width": 1, "dash": "dot"}
 
 
 def time_figure(means: pd.DataFrame) -> go.Figure:
-    """Draw each encoder's contribution after each epoch, and below it that on external pairs.
+    """Draw each encoder's contribution after each epoch.
 
     Args:
-        means: epoch, measure (clipmem_image, clipmem_text and both of external pairs), mean, low, high.
+        means: epoch, measure (clipmem_image or clipmem_text, less that of external pairs), mean, low, high.
     """
     figure = go.Figure()
-    for measure, encoder in (MEASURES | NULLS).items():
-        rows, null = means[means["measure"] == measure].sort_values(EPOCH), measure in NULLS
-        colour = ENCODER_COLOURS[encoder]
+    for measure, encoder in MEASURES.items():
+        rows, colour = means[means["measure"] == measure].sort_values(EPOCH), ENCODER_COLOURS[encoder]
         figure.add_scatter(
             x=rows[EPOCH],
             y=rows["mean"],
-            error_y=None if null else error_bar(rows, colour),
-            name=f"{encoder}, external pairs" if null else f"{encoder} encoder",
-            mode="lines" if null else "lines+markers",
-            line={"color": colour, "width": 1 if null else 2, "dash": "dot" if null else "solid"},
+            error_y=error_bar(rows, colour),
+            name=f"{encoder} encoder",
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
             customdata=in_words(rows),
             hovertemplate="epoch %{x}: %{customdata}<extra>%{fullData.name}</extra>",
         )
     figure.update_xaxes(title="epoch", rangemode="tozero", zeroline=False)
-    figure.update_yaxes(title="part of clipmem (candidates)")
+    figure.update_yaxes(title="part of clipmem beyond external pairs")
+    figure.add_hline(0, line=ZERO)
     return _finished(figure)
 
 

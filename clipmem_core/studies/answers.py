@@ -6,12 +6,16 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.scores.paired import Difference
+from clipmem_core.scores.paired import Difference, paired_difference
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 from clipmem_core.studies.compare import TEXT_LEAD, difference_of, mean_of
-from clipmem_core.studies.store import ARM, EPOCH, SEED
+from clipmem_core.studies.store import ARM, EPOCH, IMAGE_EXTERNAL, SEED, TEXT_EXTERNAL
 
 Answer = Callable[[pd.DataFrame, pd.DataFrame], list[str]]
+CURVES = {  # encoder → its contribution, and that on external pairs, which moves it up and down from epoch to epoch
+    "image": (c.CLIPMEM_IMAGE, IMAGE_EXTERNAL),
+    "text": (c.CLIPMEM_TEXT, TEXT_EXTERNAL),
+}
 
 
 def in_words(found: Difference) -> str:
@@ -75,32 +79,54 @@ def views(arms: pd.DataFrame, times: pd.DataFrame) -> list[str]:
 
 
 def time(arms: pd.DataFrame, times: pd.DataFrame) -> list[str]:
-    """Say which encoder memorizes first."""
+    """Say which encoder memorizes first, by the contributions beyond those of external pairs."""
     if times.empty:
         return []
-    halves = {name: _half_times(times, name) for name in (c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT)}
-    both = pd.DataFrame(halves).rename_axis(SEED).reset_index()
-    rows = both.melt(id_vars=SEED, var_name=ARM, value_name=EPOCH)
-    late = difference_of(rows, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, EPOCH)
     ends = times.sort_values(EPOCH).groupby(SEED).last()
-    means = {name.removeprefix("clipmem_"): (ends[name].mean(), ends[f"{name}_external"].mean()) for name in halves}
-    final = ", ".join(f"{name} {mean:.3f} (external pairs {null:.3f})" for name, (mean, null) in means.items())
-    sentences = [f"At the end of training the contributions are {final}."]
-    if late is None:
-        return [*sentences, "Which encoder memorizes first? No seed has a contribution above 0 of both encoders."]
+    final = ", ".join(
+        f"{encoder} {ends[name].mean():.3f} (external pairs {ends[null].mean():.3f})"
+        for encoder, (name, null) in CURVES.items()
+    )
+    last = f"At the end of training the contributions are {final}."
+    gained = _told(times, gain_time, "On average the text encoder gained its final contribution at epoch {text:.1f}")
+    if not gained:
+        return [last, "Which encoder memorizes first? No seed has a contribution above 0 of both encoders."]
+    half = _told(times, half_time, "Half of it the text encoder has for good after {text:.1f} epochs")
+    return [f"Which encoder memorizes first? {gained}", half, last]
+
+
+def beyond_external(times: pd.DataFrame) -> pd.DataFrame:
+    """Return each encoder's contribution, of every row, less that of external pairs, by which f and g are apart."""
+    return times.assign(**{name: times[name] - times[null] for name, null in CURVES.values()})
+
+
+def _told(times: pd.DataFrame, moment: Callable[[np.ndarray, np.ndarray], float], begin: str) -> str:
+    """Compare a moment of both encoders' curves seed by seed; empty where no seed has both."""
+    found: dict[str, list[float]] = {encoder: [] for encoder in CURVES}
+    for _, rows in beyond_external(times).groupby(SEED):
+        for encoder, (name, _) in CURVES.items():
+            found[encoder].append(moment(rows[EPOCH].to_numpy(), rows[name].to_numpy()))
+    both = pd.DataFrame(found).dropna()
+    if both.empty:
+        return ""
+    late = paired_difference(both["image"].tolist(), both["text"].tolist())
     end = verdict(late, above="text first", below="image first", open_="the seeds leave it open")
-    image, text = both[c.CLIPMEM_IMAGE].mean(), both[c.CLIPMEM_TEXT].mean()
-    return [
-        f"Which encoder memorizes first? The text encoder has half of its final contribution after {text:.1f} epochs, "
-        f"the image encoder after {image:.1f}: {in_words(late)} later, {end}.",
-        *sentences,
-    ]
+    image, text = both["image"].mean(), both["text"].mean()
+    return f"{begin.format(text=text)}, the image encoder at {image:.1f}: {in_words(late)} epochs later, {end}."
 
 
-def _half_times(times: pd.DataFrame, measure: str) -> pd.Series:
-    """Return for each seed the epoch, between two that were looked at, from which on half the final value is held."""
-    found = {seed: half_time(rows[EPOCH].to_numpy(), rows[measure].to_numpy()) for seed, rows in times.groupby(SEED)}
-    return pd.Series(found, dtype=float)
+def gain_time(epochs: np.ndarray, values: np.ndarray) -> float:
+    """Return at which epoch the final value was gained, on average: ∫ (1 − value / final) over the epochs, from 0 at
+    epoch 0, straight from one to the next; NaN where the final value is not above 0. Every epoch counts, so that one
+    that lies off moves it little.
+
+    Example:
+        >>> gain_time(np.array([1, 2, 4]), np.array([0.0, 0.4, 0.4]))
+        1.5
+    """
+    order = np.argsort(epochs)
+    epochs, values = np.append(0.0, epochs[order]), np.append(0.0, values[order])
+    return float(np.trapezoid(1 - values / values[-1], epochs)) if values[-1] > 0 else float("nan")
 
 
 def half_time(epochs: np.ndarray, values: np.ndarray) -> float:

@@ -3,25 +3,26 @@ from pathlib import Path
 import pytest
 
 from clipmem_core.figures.colours import DARK_PAGE, ENCODER_COLOURS, LIGHT_PAGE
-from clipmem_core.figures.studies import MEASURES, NULLS, WIDTH_COLOURS, size_figure, time_figure, views_figure
+from clipmem_core.figures.studies import MEASURES, WIDTH_COLOURS, size_figure, time_figure, views_figure
 from clipmem_core.scores.seeds import over_seeds
+from clipmem_core.studies.answers import beyond_external
 from clipmem_core.studies.compare import with_lead
 from clipmem_core.studies.store import StudyFolder
 from tests.figures.test_groups import contrast
 from tests.made_encoders import make_study
 
 
-def test_contributions_go_by_epoch_with_the_null_below(tmp_path: Path) -> None:
+def test_contributions_go_by_epoch_beyond_those_of_external_pairs(tmp_path: Path) -> None:
     times = StudyFolder(make_study(tmp_path, "time")).times
-    figure = time_figure(over_seeds(times, by=["epoch"], measures=[*MEASURES, *NULLS]))
+    figure = time_figure(over_seeds(beyond_external(times), by=["epoch"], measures=list(MEASURES)))
     lines = {trace.name: trace for trace in figure.data}
-    assert list(lines) == ["image encoder", "text encoder", "image, external pairs", "text, external pairs"]
+    assert list(lines) == ["image encoder", "text encoder"]
     assert list(lines["text encoder"].x) == [1, 2, 5, 10]
-    expected = times[times["epoch"] == 5]["clipmem_text"].mean()
+    fifth = times[times["epoch"] == 5]
+    expected = fifth["clipmem_text"].mean() - fifth["clipmem_text_external"].mean()
     assert lines["text encoder"].y[2] == pytest.approx(expected)
-    assert lines["text encoder"].line.color == lines["text, external pairs"].line.color == ENCODER_COLOURS["text"]
+    assert lines["text encoder"].line.color == ENCODER_COLOURS["text"]
     assert lines["text encoder"].error_y.array[0] > 0
-    assert lines["image, external pairs"].line.dash == "dot"
 
 
 def test_sizes_stand_side_by_side_in_their_order(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from clipmem_core.studies import answers
-from clipmem_core.studies.answers import half_time
+from clipmem_core.studies.answers import gain_time, half_time
 from clipmem_core.studies.compare import COLUMNS, differences, with_lead
 
 
@@ -80,15 +82,36 @@ def times_of(text: list[float], image: list[float]) -> pd.DataFrame:
 
 
 def test_time_says_which_encoder_memorizes_first() -> None:
-    # Text is at half of .4 after 1 epoch, image at half of .2 after 3.
-    first, second = answers.time(pd.DataFrame(), times_of([0.2, 0.3, 0.4], [0.0, 0.0, 0.2]))
-    assert "after 1.0 epochs, the image encoder after 3.0: 2.000 [2.000, 2.000] later, text first." in first
+    # Text is at half of .4 after 1 epoch, image at half of .2 after 3. Text gains half of its .4 in the first epoch and
+    # a quarter in each of the two spans after it, at their middles: ½·.5 + ¼·1.5 + ¼·3; image all between 2 and 4.
+    first, second, third = answers.time(pd.DataFrame(), times_of([0.2, 0.3, 0.4], [0.0, 0.0, 0.2]))
+    assert first == (
+        "Which encoder memorizes first? On average the text encoder gained its final contribution at epoch 1.4, "
+        "the image encoder at 3.0: 1.625 [1.625, 1.625] epochs later, text first."
+    )
+    assert "after 1.0 epochs, the image encoder at 3.0: 2.000 [2.000, 2.000] epochs later, text first." in second
     assert (
-        second == "At the end of training the contributions are image 0.200 (external pairs 0.000), "
+        third == "At the end of training the contributions are image 0.200 (external pairs 0.000), "
         "text 0.400 (external pairs 0.000)."
     )
     open_end = answers.time(pd.DataFrame(), times_of([0.2, 0.3, 0.4], [0.0, 0.0, -0.1]))
     assert open_end[1].endswith("No seed has a contribution above 0 of both encoders.")
+
+
+def test_an_offset_that_external_pairs_have_too_is_no_memorization() -> None:
+    plain = times_of([0.2, 0.3, 0.4], [0.0, 0.0, 0.2])
+    moved = plain.assign(clipmem_image=plain["clipmem_image"] + 0.1, clipmem_image_external=0.1)
+    assert answers.time(pd.DataFrame(), moved)[:2] == answers.time(pd.DataFrame(), plain)[:2]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_the_mean_time_of_gain_is_the_mean_over_the_gains(gains: list[float]) -> None:
+    values = np.cumsum(gains)
+    assume(values[-1] > 0.01)
+    middles = np.arange(len(gains)) + 0.5
+    expected = float(np.sum(middles * gains) / values[-1])
+    assert gain_time(np.arange(len(gains)) + 1, values) == pytest.approx(expected)
+    assert np.isnan(gain_time(np.array([1, 2]), np.array([0.5, -0.1])))
 
 
 def test_half_of_the_final_value_must_be_held_for_good() -> None:
