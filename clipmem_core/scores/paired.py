@@ -1,5 +1,7 @@
 """Turns the values of two arms, seed by seed, into their paired difference, its interval and what was detectable."""
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,6 +85,12 @@ def smallest_detectable(spread: float, n: int, *, level: float = 0.95, power: fl
     """
     if n < 2:
         raise ValueError(f"n must be at least 2 seeds, not {n}")
+    return _detectable_errors(n, level, power) * spread / math.sqrt(n)
+
+
+@functools.lru_cache(maxsize=64)
+def _detectable_errors(n: int, level: float, power: float) -> float:
+    """Return the smallest detectable difference in standard errors; a study asks for few n, very often."""
     threshold = float(t.ppf((1 + level) / 2, n - 1))
     # SciPy's noncentral t is NaN here and there at 1 and 2 degrees of freedom, so its power is averaged by hand.
     shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
@@ -91,5 +99,4 @@ def smallest_detectable(spread: float, n: int, *, level: float = 0.95, power: fl
     def excess(shift: float) -> float:
         return float((norm.cdf(shift - reach) + norm.cdf(-shift - reach)).mean()) - power
 
-    shift = brentq(excess, 0.0, 10 * threshold)
-    return float(shift * spread / np.sqrt(n))
+    return float(brentq(excess, 0.0, 10 * threshold))
