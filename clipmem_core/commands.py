@@ -66,6 +66,8 @@ class Study:
     ]
     source: Source
     name: str  # the study's folder
+    also: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # one more arm, such as "text_mask=0.3 decisions"
+    equal_time: bool = False  # add each arm that takes longer or shorter than none once more, taking as long
     config: AuditConfig = field(default_factory=AuditConfig)
 
 
@@ -140,11 +142,15 @@ def score(command: Score) -> None:
 
 def study(command: Study) -> None:
     from clipmem_core.audits.screen import RichScreen
+    from clipmem_core.review.study_decisions import decided_of
     from clipmem_core.studies.run import run_study
+    from clipmem_core.studies.setting import parse_setting
     from clipmem_core.studies.show import show_study
 
+    also = [parse_setting(text) for text in command.also]
+    more: dict[str, Any] = {"also": also, "equal_time": command.equal_time, "decisions": decided_of}
     with RichScreen(command.config.batch_size) as screen:
-        done = run_study(command.study, command.source, command.config, name=command.name, screen=screen)
+        done = run_study(command.study, command.source, command.config, name=command.name, screen=screen, **more)
     show_study(done)
 
 

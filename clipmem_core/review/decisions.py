@@ -214,7 +214,12 @@ def open_review(audit: Audit) -> Review:
     named = config.get("dataset_fingerprint") or config.get("fingerprint")
     if not isinstance(named, str):
         raise InputError(f"{audit.folder / CONFIG} has no dataset_fingerprint: run the audit again")
-    return Review(data_folder() / "review" / f"{check_name(named)}.sqlite")
+    return review_of(named)
+
+
+def review_of(dataset_fingerprint: str) -> Review:
+    """Return the decisions on the data set of a fingerprint."""
+    return Review(data_folder() / "review" / f"{check_name(dataset_fingerprint)}.sqlite")
 
 
 def _checked(decision: str | None, captions: Sequence[str]) -> str:

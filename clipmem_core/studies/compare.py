@@ -68,6 +68,29 @@ def difference_of(table: pd.DataFrame, arm: str, reference: str, measure: str) -
     return paired_difference(*(side.loc[shared].tolist() for side in sides)) if len(shared) else None
 
 
+def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
+    """Return the arms that no other beats, from left to right: none has less of x and as much of y, or more.
+
+    Args:
+        points: one row an arm, its name in the column `arm`; rows without x or y are passed over.
+        x: the column of which less is better.
+        y: the column of which more is better.
+
+    Example:
+        >>> points = pd.DataFrame({"arm": ["none", "a", "b"], "clipmem": [0.3, 0.2, 0.25], "recall": [0.5, 0.4, 0.3]})
+        >>> front(points, "clipmem", "recall")
+        ['a', 'none']
+    """
+    known = points.dropna(subset=[x, y]).sort_values([x, y], ascending=[True, False], kind="stable")
+    # Of those with the same x the best y comes first, so that an arm is beaten by one before it or by none.
+    found, best, at = [], -np.inf, np.nan
+    for arm, left, up in known[[ARM, x, y]].itertuples(index=False, name=None):
+        if up > best or (up == best and left == at):
+            found.append(str(arm))
+            best, at = up, left
+    return found
+
+
 def _row(table: pd.DataFrame, arm: str, reference: str, measure: str) -> dict[str, object]:
     found = difference_of(table, arm, reference, measure)
     if found is None:

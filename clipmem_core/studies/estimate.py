@@ -1,16 +1,28 @@
-"""The arms of a study → how long what is left of it takes, by a few real steps of every model it trains."""
+"""The arms of a study → how long what is left of it takes: by a few real steps of every model it trains, or, of one
+setting more, by what the reference arm took."""
 
+import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+
 from clipmem_core import columns as c
-from clipmem_core.audits.estimate import Sizes, audit_seconds
-from clipmem_core.audits.pace import Pace
 from clipmem_core.audits.prepare import DataSet
-from clipmem_core.audits.rehearsal import measure_pace
+from clipmem_core.audits.settings import side_by_side
+from clipmem_core.audits.store import TEXT_INDEX, Audit
 from clipmem_core.config import AuditConfig, fingerprint
 from clipmem_core.scores.membership import Membership
+from clipmem_core.studies.basis import reference_config
+from clipmem_core.studies.ranking_audit import RANKING, ranking_share
+from clipmem_core.studies.setting import Setting
+from clipmem_core.studies.store import ARM, SAMPLES_SEEN, SECONDS, StudyFolder
+from clipmem_core.training.files import CHECKPOINT
 from clipmem_core.training.names import model_config
+
+# Measured once, since they are little beside an arm worth waiting for: until a member's process makes its first step,
+# and until a study that goes on has read its data set and measured its steps.
+STARTING, BEGINNING = 10.0, 20.0  # seconds
 
 
 def seconds_by_arm(
@@ -24,6 +36,11 @@ def seconds_by_arm(
         membership: who trains on what.
         snapshots: how often embeddings are kept on the way.
     """
+    # With these comes torch, which a page that only wants minutes need not wait for.
+    from clipmem_core.audits.estimate import Sizes, audit_seconds
+    from clipmem_core.audits.pace import Pace
+    from clipmem_core.audits.rehearsal import measure_pace
+
     readable = data_set.pairs[c.IMAGE].tolist()[:50]
     measured: dict[str, tuple[Pace, float]] = {}
     found = {}
@@ -47,3 +64,45 @@ def seconds_left(by_arm: Mapping[str, float], seeds: int, done: Collection[tuple
 def left_over(arms: Sequence[str], seeds: int, done: Collection[tuple[str, int]]) -> list[tuple[str, int]]:
     """Return what is to be done, seed by seed over all arms, so that soon every arm has a point."""
     return [(arm, seed) for seed in range(seeds) for arm in arms if (arm, seed) not in done]
+
+
+def minutes_of(study: StudyFolder, setting: Setting) -> float | None:
+    """Return how many minutes all seeds of one more arm take when nothing else runs; None before the reference arm
+    has a row.
+
+    From what that arm took: the seconds that f and g of its fastest seed trained for, side by side where they did,
+    fewer or more as there are epochs and pairs; the time from a checkpoint to its last file, in which a member is
+    embedded and judged; and the scoring. That a step itself may take longer with a setting is left out.
+
+    Args:
+        study: begun.
+        setting: told beside its reference arm.
+    """
+    rows, audit = study.arms, study.audit(study.asked["reference"])
+    done = rows[rows[ARM] == audit.name]
+    if done.empty:
+        return None
+    reference = reference_config(study)
+    at_once = min(2, side_by_side(reference))
+    training = done[SECONDS].min() * _share(setting, reference, done[SAMPLES_SEEN].mean())
+    seconds = (training + 2 * _embedding_seconds(audit)) / at_once + STARTING + audit.verdict["seconds"]["scoring"]
+    ranked = setting.removal is not None and not study.audit(RANKING).finished
+    return float(BEGINNING + seconds * (reference.seeds + (ranking_share(reference) if ranked else 0))) / 60
+
+
+def _share(setting: Setting, reference: AuditConfig, samples: float) -> float:
+    """Return how long an arm trains, as a share of what the reference arm does."""
+    if setting.equal_time:
+        return 1.0
+    epochs = reference.trained_epochs
+    pairs = samples / epochs
+    left = max(0.0, pairs - (setting.removal.n if setting.removal else 0))
+    return dataclasses.replace(reference, **setting.fields).trained_epochs / epochs * left / pairs
+
+
+def _embedding_seconds(audit: Audit) -> float:
+    """Return how long a member was embedded and judged after it was trained: a link to it keeps both moments."""
+    folders = [audit.member(name) for name in audit.config["members"]]
+    ends = [(folder / CHECKPOINT, folder / TEXT_INDEX) for folder in folders if (folder / TEXT_INDEX).is_file()]
+    spent = [last.stat().st_mtime - first.stat().st_mtime for first, last in ends]
+    return max(0.0, float(np.median(spent))) if spent else 0.0

@@ -47,7 +47,7 @@ def effects(arms: pd.DataFrame, arm: str, reference: str = NONE) -> dict[str, Di
 
 def captions(arms: pd.DataFrame, times: pd.DataFrame) -> list[str]:
     """Say whether claim 4 of the paper holds at the most captions."""
-    others = [name for name in _names(arms) if name != NONE]
+    others = [name for name in _names(arms) if name.startswith("captions-")]
     claim = "Claim 4 (more captions a pair lower memorization and raise utility)"
     return [*_claim(arms, claim, others[-1]), *_least(arms)] if others else []
 

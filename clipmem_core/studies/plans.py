@@ -33,6 +33,7 @@ class Study:
     `arms` are drawn from the config and the pair table; `reference` is the arm that differences are taken to.
     `defaults` are config fields that hold unless typed otherwise. After each epoch of `snapshots` that is run, and
     after the last, embeddings are kept, and times.parquet tells of each. `published` is what the paper found.
+    `takes_settings` tells whether a person may add arms, which the answers of some questions have no place for.
     """
 
     question: str
@@ -42,6 +43,7 @@ class Study:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     snapshots: tuple[int, ...] = ()
     published: tuple[Published, ...] = ()
+    takes_settings: bool = True
 
     def epochs_kept(self, epochs: int) -> list[int]:
         """Return the epochs of a run after which embeddings are kept."""
@@ -100,6 +102,7 @@ STUDIES: dict[str, Study] = {
         arms=size_arms,
         reference="image-one-text-one",
         answer=answers.size,
+        takes_settings=False,
     ),
     "views": Study(
         question="Is the text share only the missing caption augmentation?",
@@ -107,12 +110,14 @@ STUDIES: dict[str, Study] = {
         reference="crops-normal-captions-1",
         answer=answers.views,
         defaults=JUDGED_ALIKE,
+        takes_settings=False,
     ),
     "time": Study(
         question="Which encoder memorizes first?",
         arms=only_arm,
         reference="none",
         answer=answers.time,
+        takes_settings=False,
         snapshots=(1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80),
     ),
     "captions": Study(
@@ -159,6 +164,17 @@ def find_study(name: str) -> Study:
     if name not in STUDIES:
         raise InputError(f"study {name!r} is unknown: choose one of {', '.join(STUDIES)}")
     return STUDIES[name]
+
+
+def check_takes_settings(name: str) -> None:
+    """Refuse a study that nobody may add arms to.
+
+    Raises:
+        InputError: it is one; the message lists the others.
+    """
+    if not find_study(name).takes_settings:
+        open_ = ", ".join(other for other, study in STUDIES.items() if study.takes_settings)
+        raise InputError(f"study {name} has its own arms and no others: settings can be added to {open_}")
 
 
 def defaults_of(name: str) -> dict[str, Any]:

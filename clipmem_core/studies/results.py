@@ -8,31 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipmem_core.audits.results import FOLLOWING, machine_line, typed_flags, write_csv
-from clipmem_core.audits.settings import flat, typed
+from clipmem_core.audits.results import machine_line, write_csv
 from clipmem_core.config import InputError
 from clipmem_core.studies.compare import differences
-from clipmem_core.studies.plans import defaults_of
 from clipmem_core.studies.show import sentences
 from clipmem_core.studies.store import EPOCH, SEED, StudyFolder, open_study
-
-
-def command_of(study: StudyFolder) -> str:
-    """Return the command that makes a study again."""
-    asked = study.asked
-    config, usual = asked["config"], defaults_of(asked["study"])
-    words = [f"python -m clipmem_core study {asked['study']}", asked["source"], f"--name {study.name}"]
-    words += [f"--preset {config['preset']}", f"--seeds {config['seeds']}"]
-    given = {
-        name: value
-        for name, value in typed(config).items()
-        if name not in (*FOLLOWING, "seeds", "members") and value != usual.get(name)
-    }
-    # What the study sets and somebody typed back to the preset's value.
-    given |= {
-        name: flat(config)[name] for name, value in usual.items() if name != "seeds" and flat(config)[name] != value
-    }
-    return " ".join([*words, *typed_flags(given)])
+from clipmem_core.studies.typed import command_of
 
 
 def result_rows(study: StudyFolder) -> pd.DataFrame:

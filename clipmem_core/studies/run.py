@@ -3,64 +3,41 @@
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.frozen import check_same, differing_fields, grow, write_audit
-from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, load_data_set, plant
-from clipmem_core.audits.run import Screen, bring_to_end, counts
+from clipmem_core.audits.frozen import check_same, grow, write_audit
+from clipmem_core.audits.prepare import draw_membership, leave_out
+from clipmem_core.audits.run import Screen, bring_to_end
 from clipmem_core.audits.store import CONFIG, Audit, hold
-from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
-from clipmem_core.scores.membership import Membership
+from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.studies import shared
-from clipmem_core.studies.arms import Arm, arm_config, check_arms, recaptioned, write_models
+from clipmem_core.studies.arms import Arm, arm_config, recaptioned, write_models
+from clipmem_core.studies.basis import Decided
 from clipmem_core.studies.estimate import left_over, seconds_by_arm, seconds_left
-from clipmem_core.studies.plans import Study, find_study
+from clipmem_core.studies.own import Wanted, add_all, equal_times, read_own
+from clipmem_core.studies.plans import check_takes_settings, find_study
 from clipmem_core.studies.points import point, times
 from clipmem_core.studies.ranking_audit import RANKING, bring_ranking, ranking_config, ranking_share
 from clipmem_core.studies.rankings import taken_out
+from clipmem_core.studies.setting import Setting
+from clipmem_core.studies.start import StudyRun, asked_of, start, with_own
 from clipmem_core.studies.store import ARMS, STUDY, TIMES, StudyFolder, study_folder
 
 
-@dataclasses.dataclass(frozen=True)
-class StudyRun:
-    """A study at work."""
-
-    plan: Study
-    source: str
-    config: AuditConfig  # the reference of all arms, resolved, with all seeds
-    folder: StudyFolder
-    arms: Sequence[Arm]
-    data_set: DataSet
-    membership: Membership
-    screen: Screen
-
-    @property
-    def snapshots(self) -> list[int]:
-        return self.plan.epochs_kept(self.config.trained_epochs)
-
-    @property
-    def compared(self) -> np.ndarray:
-        """Pairs that no arm leaves out or gives other captions, bool [n_pairs]."""
-        changed = frozenset[str]().union(*(arm.changed for arm in self.arms))
-        return ~self.data_set.pairs[c.PAIR_ID].isin(changed).to_numpy()
-
-    @property
-    def pool(self) -> np.ndarray:
-        """Ids of the pairs that an arm may take out: those that f and g share."""
-        return self.data_set.pairs[c.PAIR_ID].to_numpy()[self.membership.group == c.SHARED]
-
-    def config_of(self, arm: Arm, seeds: int) -> AuditConfig:
-        """Return the config of an arm's audit with so many seeds."""
-        config = dataclasses.replace(self.config, seeds=seeds, members=2 * seeds)
-        return arm_config(arm, config, self.folder.models)
-
-
-def run_study(study: str, source: str, config: AuditConfig, *, name: str, screen: Screen) -> StudyFolder:
+def run_study(
+    study: str,
+    source: str,
+    config: AuditConfig,
+    *,
+    name: str,
+    screen: Screen,
+    also: Sequence[Setting] = (),
+    equal_time: bool = False,
+    decisions: Callable[[str], Decided] = lambda _: Decided(),
+) -> StudyFolder:
     """Run a study, or go on with it.
 
     Args:
@@ -69,6 +46,9 @@ def run_study(study: str, source: str, config: AuditConfig, *, name: str, screen
         config: what all arms share; its seeds say how often each arm is trained.
         name: the study's folder.
         screen: where progress goes.
+        also: settings to add to the arms of the plan; what is to have equal time runs without it first.
+        equal_time: whether to add each arm that takes another time than the reference arm once more, with equal time.
+        decisions: from a data set's fingerprint to what was decided on it.
 
     Returns:
         The study's folder; every arm and seed has its row.
@@ -76,72 +56,61 @@ def run_study(study: str, source: str, config: AuditConfig, *, name: str, screen
     Raises:
         InputError: something a person can mend. A setting out of range is found before anything is written.
     """
-    plan, folder = find_study(study), study_folder(name)
+    find_study(study)
+    if also or equal_time:
+        check_takes_settings(study)
+    folder = study_folder(name)
     if config.protocol != "paper":
         raise InputError(f"a study runs --protocol paper, not {config.protocol}")
-    config = settings.resolve(config)
     with hold(folder.folder, what="study"):
-        run = _open(plan, source, config, folder, screen)
-        _check_same_study(run, study)
-        write_models(run.arms, folder.models)
-        _say_estimate(run)
-        if any(arm.removal for arm in run.arms):
-            if not (folder.folder / STUDY).is_file():
-                folder.write_asked(_asked(run, study))
-            run = _with_removed(run)
-        folder.write_asked(_ask(run, study))
-        _finish(run)
+        run = start(study, source, settings.resolve(config), folder, screen)
+        run = dataclasses.replace(run, equal_time=equal_time)
+        wanted = _wanted(run, also, decisions)
+        add_all(folder, run.basis, [(dataclasses.replace(one, equal_time=False), decided) for one, decided in wanted])
+        run = with_own(run)
+        _bring(run)
+        later = [(one, decided) for one, decided in wanted if one.equal_time]
+        more = equal_times(folder, run.basis) if equal_time else []
+        add_all(folder, run.basis, [*later, *more])
+        # Some may have been added from the dashboard too while others were trained.
+        while len(read_own(folder)) > len(run.own):
+            run = with_own(run)
+            _bring(run)
     return folder
 
 
-def _open(plan: Study, source: str, config: AuditConfig, folder: StudyFolder, screen: Screen) -> StudyRun:
-    """Read the data set, draw what all arms share, and check every arm."""
-    screen.say(f"reading {source}")
-    data_set = load_data_set(source, config, progress=screen.pictures)
-    membership = draw_membership(data_set.clusters, config)
-    planted = dataclasses.replace(data_set, pairs=plant(data_set.pairs, membership, config))
-    screen.say(counts(planted, membership))
-    arms = plan.arms(config, planted.pairs.assign(**{c.GROUP: membership.group}))
-    check_arms(arms, config)
-    return StudyRun(plan, source, config, folder, arms, planted, membership, screen)
+def _wanted(run: StudyRun, also: Sequence[Setting], decisions: Callable[[str], Decided]) -> list[Wanted]:
+    """Return settings with what is decided now."""
+    decided = decisions(run.dataset_fingerprint) if any(one.decisions for one in also) else None
+    return [(one, decided if one.decisions else None) for one in also]
 
 
-def _asked(run: StudyRun, study: str) -> dict[str, Any]:
-    """Return the content of study.json."""
-    return {
-        "study": study,
-        "source": run.source,
-        "config": as_dict(run.config),
-        "reference": run.plan.reference,
-        "arms": {arm.name: arm.settings for arm in run.arms},
-        "snapshots": run.snapshots,
-        "compared": fingerprint(run.compared.tolist()),
-        "machine": settings.machine(),
-    }
-
-
-def _check_same_study(run: StudyRun, study: str) -> None:
-    """Refuse to go on with a study under another config.
-
-    Raises:
-        InputError: there is a study of that name that asked for something else.
-    """
-    if not (run.folder.folder / STUDY).is_file():
-        return
-    stored = run.folder.asked
-    differ = [] if stored["study"] == study else [f"it is study {stored['study']!r} there and {study!r} here"]
-    differ += differing_fields(stored, run.source, run.config)
-    if differ:
-        raise InputError(f"study {run.folder.name!r} exists with another: {'; '.join(differ)}. Take another --name")
-
-
-def _ask(run: StudyRun, study: str) -> dict[str, Any]:
-    """Return the content of study.json; rows that compared other pairs are thrown away."""
-    asked = _asked(run, study)
+def _bring(run: StudyRun) -> None:
+    """Bring every arm and seed to its row."""
+    write_models(run.arms, run.folder.models)
+    _say_estimate(run)
+    if any(arm.removal for arm in run.arms):
+        if not (run.folder.folder / STUDY).is_file():
+            run.folder.write_asked(asked_of(run))
+        run = _with_removed(run)
+    asked = asked_of(run)
     if (run.folder.folder / STUDY).is_file() and run.folder.asked["compared"] != asked["compared"]:
-        # Every row is read anew from members that are there already.
-        (run.folder.folder / ARMS).unlink(missing_ok=True)
-    return asked
+        _read_anew(run)
+    run.folder.write_asked(asked)
+    _finish(run)
+
+
+def _read_anew(run: StudyRun) -> None:
+    """Make the rows that are there once more, from members that are there, where other pairs are compared than did."""
+    arms = {arm.name: arm for arm in run.arms}
+    done = [(name, number) for name, number in run.folder.done_in_order() if name in arms]
+    if not done:
+        return
+    run.screen.say(f"other pairs are compared now: reading {len(done)} rows anew")
+    found = [_rows(run, arms[name], number) for name, number in done]
+    if any(after for _, after in found):
+        run.folder.write_rows(TIMES, [row for _, after in found for row in after])
+    run.folder.write_rows(ARMS, [row for row, _ in found])
 
 
 def _say_estimate(run: StudyRun) -> None:
@@ -152,7 +121,7 @@ def _say_estimate(run: StudyRun) -> None:
         return
     run.screen.say("measuring a few steps of each model")
     configs = {arm.name: run.config_of(arm, 1) for arm in run.arms}
-    by_arm = seconds_by_arm(configs, run.data_set, run.membership, snapshots=len(run.snapshots))
+    by_arm = seconds_by_arm(configs, run.data_set, run.membership, snapshots=len(run.snapshots_of(run.reference)))
     seconds = seconds_left(by_arm, run.config.seeds, done) + _ranking_seconds(run, by_arm)
     run.screen.say(
         f"{len(run.arms)} arms × {run.config.seeds} seeds, {len(left)} f and g to train: "
@@ -167,17 +136,19 @@ def _ranking_seconds(run: StudyRun, by_arm: Mapping[str, float]) -> float:
 
 
 def _with_removed(run: StudyRun) -> StudyRun:
-    """Rank the pairs, and tell each arm which ones it takes out."""
-    reference = next(arm for arm in run.arms if arm.name == run.plan.reference)
-    config = ranking_config(arm_config(reference, run.config, run.folder.models))
+    """Rank the pairs, and tell each arm which of those that f and g share it takes out."""
+    config = ranking_config(arm_config(run.reference, run.config, run.folder.models))
     scores = bring_ranking(run.folder.audit(RANKING), run.source, config, run.data_set, screen=run.screen)
-    arms = [
-        dataclasses.replace(arm, removed=taken_out(arm.removal, scores, run.pool, seed=run.config.seed))
-        if arm.removal
-        else arm
-        for arm in run.arms
-    ]
-    return dataclasses.replace(run, arms=arms)
+    shared_ids = run.data_set.pairs[c.PAIR_ID][run.membership.group == c.SHARED]
+
+    def told(arm: Arm) -> Arm:
+        if arm.removal is None:
+            return arm
+        pool = shared_ids[~shared_ids.isin(arm.removed)].to_numpy()
+        first = taken_out(arm.removal, scores, pool, seed=run.config.seed)
+        return dataclasses.replace(arm, removed=arm.removed | first)
+
+    return dataclasses.replace(run, planned=[told(arm) for arm in run.planned], own=[told(arm) for arm in run.own])
 
 
 def _finish(run: StudyRun) -> None:
@@ -186,12 +157,18 @@ def _finish(run: StudyRun) -> None:
     for place, (name, number) in enumerate(left, start=1):
         began = time.monotonic()
         run.screen.say(f"arm {name}, seed {number}: {place} of {len(left)}")
-        audit = _bring_arm(run, arms[name], number)
-        if run.snapshots:
-            run.folder.add(TIMES, times(audit, number, run.compared))
-        row = point(audit, number, arms[name].settings, run.compared)
+        row, after = _rows(run, arms[name], number)
+        if after:
+            run.folder.add(TIMES, after)
         run.folder.add(ARMS, [row])
         run.screen.say(f"arm {name}, seed {number}: done in {time.monotonic() - began:,.0f} s")
+
+
+def _rows(run: StudyRun, arm: Arm, number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the row of an arm and seed, and those after each epoch that was kept."""
+    audit = _bring_arm(run, arm, number)
+    after = times(audit, number, run.compared) if run.snapshots_of(arm) else []
+    return point(audit, number, arm.settings, run.compared), after
 
 
 def _bring_arm(run: StudyRun, arm: Arm, number: int) -> Audit:
@@ -227,5 +204,5 @@ def _begin_arm(run: StudyRun, arm: Arm, audit: Audit, seeds: int) -> None:
         pairs,
         leave_out(membership, removed),
         seconds=0.0,
-        snapshots=run.snapshots,
+        snapshots=run.snapshots_of(arm),
     )

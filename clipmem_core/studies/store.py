@@ -1,6 +1,7 @@
 """The folder of a study: where its files are, and what it was asked for.
 
-<data>/studies/<name>/   study.json · arms.parquet, times.parquet · models/ of arms with their own · audits/<arm>/
+<data>/studies/<name>/   study.json · own.json: arms that a person added · arms.parquet, times.parquet ·
+                         models/ of arms with their own · audits/<arm>/
 <data>/studies/members/  members by their content, shared by all studies
 """
 
@@ -31,6 +32,7 @@ SAMPLES_SEEN, SECONDS, PEAK_MB = "samples_seen", "seconds", "peak_mb"
 PRICE = (SAMPLES_SEEN, SECONDS, PEAK_MB)
 
 STUDY = "study.json"
+OWN = "own.json"
 ARMS = "arms.parquet"
 TIMES = "times.parquet"
 SHARED_MEMBERS = "members"
@@ -53,8 +55,28 @@ class StudyFolder:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """The content of study.json: study, source, config, arms, pairs compared, machine."""
+        """The content of study.json: study, source, config, arms, their settings, pairs compared, machine."""
         return read_json(self.folder / STUDY)
+
+    @property
+    def own(self) -> list[dict[str, Any]]:
+        """The content of own.json: what each arm is that a person added, run or not."""
+        path = self.folder / OWN
+        return list(read_json(path)["arms"]) if path.is_file() else []
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The text of each arm's setting, those included that a person added and that have not run yet.
+
+        An arm that no setting can say is left out, and of a study from before settings were kept, all of its plan's.
+        """
+        return self.asked.get("settings", {}) | {arm["name"]: arm["setting"] for arm in self.own}
+
+    @property
+    def dataset_fingerprint(self) -> str:
+        """The key of the data set's content, as audits of the same pairs have it."""
+        asked = self.asked
+        return str(asked.get("dataset_fingerprint") or self.audit(asked["reference"]).config["dataset_fingerprint"])
 
     @property
     def arms(self) -> pd.DataFrame:
@@ -80,7 +102,11 @@ class StudyFolder:
 
     def done(self) -> set[tuple[str, int]]:
         """Return the arms and seeds that have their row."""
-        return {(str(arm), int(seed)) for arm, seed in self.arms[[ARM, SEED]].itertuples(index=False)}
+        return set(self.done_in_order())
+
+    def done_in_order(self) -> list[tuple[str, int]]:
+        """Return the arms and seeds that have their row, as the rows stand."""
+        return [(str(arm), int(seed)) for arm, seed in self.arms[[ARM, SEED]].itertuples(index=False)]
 
     def add(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
         """Put rows into a table, in the place of those of the same arm and seed, atomically."""
@@ -89,6 +115,10 @@ class StudyFolder:
         kept = [key not in keys for key in table[[ARM, SEED]].itertuples(index=False, name=None)]
         old = table[kept]
         write_table(self.folder / name, pd.concat([old, new], ignore_index=True) if len(old) else new)
+
+    def write_rows(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Write a table anew, atomically."""
+        write_table(self.folder / name, pd.DataFrame(rows))
 
     def write_asked(self, asked: dict[str, Any]) -> None:
         """Write study.json, which makes the folder a study."""

@@ -167,5 +167,5 @@ class Rounds(RuleBasedStateMachine):
         assert list(history["pairs"]) == [len(change) for change in self.changes]
 
 
-Rounds.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+Rounds.TestCase.settings = settings(max_examples=25, stateful_step_count=20)
 TestRounds = Rounds.TestCase

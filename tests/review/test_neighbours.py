@@ -14,7 +14,7 @@ Copy = Callable[..., Audit]
 
 
 @given(selection=selections, row=st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_neighbours_are_those_in_the_list_of_ids(made: dict[str, Audit], selection: Selection, row: int) -> None:
     audit = made["paper"]
     ids, pair_id = pair_ids(audit, selection), audit.pairs["pair_id"][row]

@@ -26,7 +26,7 @@ EVERY = 10_000
 
 
 @given(selection=selections, protocol=st.sampled_from(["ensemble", "paper"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_selection_holds_the_pairs_that_a_slow_look_finds(
     made: dict[str, Audit], selection: Selection, protocol: str
 ) -> None:

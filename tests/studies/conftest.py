@@ -20,6 +20,7 @@ from clipmem_core.studies import plans, run
 from clipmem_core.studies.arms import Arm
 from clipmem_core.studies.plans import Study
 from clipmem_core.studies.run import run_study
+from clipmem_core.studies.setting import Setting
 from clipmem_core.studies.store import StudyFolder
 from tests.audits.small import Silent
 
@@ -108,8 +109,8 @@ def whole(drawn: Path) -> StudyFolder:
 def start(data: Path, trained: Trained) -> Callable[..., StudyFolder]:
     """Run a study under a name in the test's own data folder."""
 
-    def run_it(study: str, name: str, *flags: str, **changes: object) -> StudyFolder:
+    def run_it(study: str, name: str, *flags: str, also: Sequence[Setting] = (), **changes: object) -> StudyFolder:
         config = replace(config_of(study, *flags), **changes)
-        return run_study(study, "scenes", config, name=name, screen=Silent())
+        return run_study(study, "scenes", config, name=name, screen=Silent(), also=also)
 
     return run_it

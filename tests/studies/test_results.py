@@ -5,11 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.store import read_json, write_json
 from clipmem_core.studies import plans, results
-from clipmem_core.studies.results import command_of, write_results
+from clipmem_core.studies.results import write_results
 from clipmem_core.studies.show import show_study
 from clipmem_core.studies.store import StudyFolder, list_studies
+from clipmem_core.studies.typed import command_of
 from tests.studies.conftest import TWO_ARMS, Trained
 
 Start = Callable[..., StudyFolder]
@@ -65,26 +65,6 @@ def test_results_say_where_they_come_from(whole: StudyFolder, trained: Trained, 
     arms = whole.arms.set_index(["arm", "seed"])["clipmem_candidate"]
     row = table.query("arm == 'whole' and measure == 'clipmem_candidate'").iloc[0]
     assert row["difference"] == pytest.approx(np.mean([arms["whole", s] - arms["none", s] for s in (0, 1)]), rel=1e-4)
-
-
-def test_the_command_makes_the_study_again(whole: StudyFolder, tmp_path: Path) -> None:
-    start = "python -m clipmem_core study two scenes --name whole --preset tiny --seeds 2 "
-    assert command_of(whole).startswith(start)
-    assert {"--scenes-pairs 220", "--epochs 2"} <= {" ".join(pair) for pair in _flags(command_of(whole))}
-    assert "--protocol" not in command_of(whole)
-    changed = StudyFolder(tmp_path / "views")
-    changed.folder.mkdir()
-    asked = read_json(whole.folder / "study.json")
-    asked = asked | {"study": "views", "config": asked["config"] | {"eval_crop_scale": 0.0, "eval_captions": 1}}
-    write_json(changed.folder / "study.json", asked)
-    flags = {" ".join(pair) for pair in _flags(command_of(changed))}
-    assert "--eval-crop-scale 0.0" in flags  # the study's own default was typed away
-    assert "--eval-captions 1" not in flags
-
-
-def _flags(command: str) -> list[tuple[str, str]]:
-    words = command.split()
-    return [(a, b) for a, b in zip(words, words[1:], strict=False) if a.startswith("--")]
 
 
 def test_the_command_line_writes_a_table_or_says_what_is_wrong(

@@ -184,6 +184,12 @@ WRONG = [
     ("size scenes --name a --model RN50", "study size scales the width of open_clip's own transformers"),
     ("views scenes --name a --crop-scale 1", "study views compares --crop-scale with 0.2 and 1: it must lie between"),
     ("views scenes --name a --eval-crop-scale 2", "--eval-crop-scale is a share of the picture: at most 1, not 2.0"),
+    ("combined scenes --name a --also nosuch", "a setting does not know 'nosuch': say one of train_captions"),
+    ("combined scenes --name a --also text_mask=2", "--text-mask is a share: it must be in [0, 1], not 2.0"),
+    ("combined scenes --name a --also colour=.1 --also removal=clipmem:99", "removal takes out at most 35 of the 70"),
+    ("combined scenes --name a --also decisions", "decisions: no pair of this study is decided to be removed"),
+    ("time scenes --name a --also text_mask=0.1", "study time has its own arms and no others: settings can be added"),
+    ("size scenes --name a --equal-time", "study size has its own arms and no others"),
     ("two scenes --name a", "--weight-decay must be at least 0, not -1"),
 ]
 

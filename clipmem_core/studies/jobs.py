@@ -1,0 +1,53 @@
+"""The arguments of a study → a detached process that waits its turn behind audits, found again by the study's name.
+
+<data>/jobs/.studies/<name>/   the files of a job
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipmem_core.audits import queue
+from clipmem_core.audits.jobs import Job, find_job_in, jobs_folder, start_job_in
+from clipmem_core.studies.store import StudyFolder, study_folder
+from clipmem_core.studies.typed import resume_arguments
+
+STUDIES = ".studies"  # no audit's name begins with a dot
+
+
+def start_study(arguments: Sequence[str], *, name: str) -> Job:
+    """Start `python -m clipmem_core study <arguments>` detached, or return the job of that name if it runs.
+
+    It waits until the audits started before it have ended.
+
+    Args:
+        arguments: what follows `study` on the command line.
+        name: the study's.
+
+    Raises:
+        InputError: the name cannot be one.
+        RuntimeError: the process could not be started.
+    """
+    command = [sys.executable, "-m", "clipmem_core", "study", *arguments]
+    return start_job_in(_folder(name), [sys.executable, "-m", queue.__name__, f"study {name}", *command])
+
+
+def resume_study(study: StudyFolder) -> Job:
+    """Let a study go on, with the arms that were added to it, or return the job that works on it.
+
+    A study at work looks for arms that were added meanwhile when it is through with the others.
+    """
+    return start_study(resume_arguments(study), name=study.name)
+
+
+def find_study_job(name: str) -> Job | None:
+    """Return the job last started for a study, running or not, or None.
+
+    Raises:
+        InputError: the name cannot be one.
+    """
+    return find_job_in(_folder(name))
+
+
+def _folder(name: str) -> Path:
+    return jobs_folder() / STUDIES / study_folder(name).name

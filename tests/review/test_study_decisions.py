@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+
+from clipmem_core.audits.prepare import load_data_set
+from clipmem_core.audits.run import prepare_audit
+from clipmem_core.audits.store import Audit
+from clipmem_core.config import InputError
+from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, open_review
+from clipmem_core.review.study_decisions import decided_for, decided_of
+from clipmem_core.studies.basis import Decided
+from clipmem_core.studies.start import start
+from clipmem_core.studies.store import StudyFolder
+from tests.audits.small import PAPER, Silent, config_of
+
+
+@pytest.fixture(autouse=True)
+def _data(data: Path) -> None:
+    pass
+
+
+def test_what_is_removed_and_recaptioned_counts_and_what_is_taken_back_does_not(data: Path) -> None:
+    review = Review(data / "review" / "0123abcd.sqlite")
+    assert decided_of("0123abcd") == Decided()
+    review.decide(["a", "b", "c"], REMOVE)
+    review.decide(["d"], RECAPTION, captions=["new", "newer"])
+    review.decide(["e"], KEEP)
+    review.decide(["b"], KEEP)
+    review.decide(["c"], None, note="not sure")
+    assert decided_of("0123abcd") == Decided(frozenset("a"), {"d": ("new", "newer")})
+    study = StudyFolder(data / "studies" / "mine")
+    study.write_asked({"dataset_fingerprint": "0123abcd", "reference": "none"})
+    assert decided_for(study) == decided_of("0123abcd")
+
+
+def test_a_fingerprint_that_is_none_opens_no_file() -> None:
+    with pytest.raises(InputError, match="name '../a' must be letters"):
+        decided_of("../a")
+
+
+@pytest.mark.parametrize("flags", [[], ["--plant-miscaptions", "5"]])
+def test_a_study_has_the_decisions_of_an_audit_of_the_same_pairs(data: Path, flags: list[str]) -> None:
+    config = config_of([*PAPER, "--scenes-pairs", "220", *flags])
+    audit = Audit(data / "audits" / "one")
+    prepare_audit(audit, "scenes", config, Silent())
+    open_review(audit).decide(["any"], REMOVE, audit="one")
+    run = start("combined", "scenes", config, StudyFolder(data / "studies" / "one"), Silent())
+    assert run.dataset_fingerprint == load_data_set("scenes", config).fingerprint
+    assert decided_of(run.dataset_fingerprint) == Decided(frozenset({"any"}))

@@ -1,0 +1,89 @@
+"""What is typed for a study, read by the command line again."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipmem_core.audits.settings import resolve
+from clipmem_core.audits.store import read_json, write_json
+from clipmem_core.commands import parse
+from clipmem_core.config import SourceOptions, as_dict
+from clipmem_core.studies.store import StudyFolder
+from clipmem_core.studies.typed import command_of, resume_arguments
+from tests.studies.conftest import config_of
+
+
+def asked_for(data: Path, study: str, *flags: str, **changes: Any) -> StudyFolder:
+    """Write the study.json of a study that was started with some flags."""
+    config = dataclasses.replace(resolve(config_of(study, *flags)), **changes)
+    folder = StudyFolder(data / "studies" / "asked")
+    folder.write_asked({"study": study, "source": "my pairs.csv", "config": as_dict(config), "reference": "none"})
+    return folder
+
+
+ODD = SourceOptions(csv_separator="\t", csv_caption_key="a caption", scenes_pairs=220)
+
+
+@pytest.mark.parametrize("study", ["combined", "views", "time"])
+@pytest.mark.parametrize(
+    ("flags", "changes"),
+    [
+        ([], {}),
+        (["--precision", "fp32", "--threads", "1"], {}),
+        (["--eval-crop-scale", "0", "--views", "4", "--eval-captions", "0"], {}),  # what the study sets, typed away
+        (["--drop-lookalikes", "--lr", "1e-05", "--seed", "7", "--plant-miscaptions", "5"], {}),
+        ([], {"source": ODD, "device": "cuda", "precision": "amp_bf16", "threads": 3}),  # of another machine
+    ],
+)
+def test_a_study_goes_on_with_the_very_same_config(
+    tmp_path: Path, study: str, flags: list[str], changes: dict[str, Any]
+) -> None:
+    folder = asked_for(tmp_path, study, *flags, **changes)
+    command = parse(["study", *resume_arguments(folder)])
+    assert (command.study, command.source, command.name) == (study, "my pairs.csv", "asked")
+    members = folder.asked["config"]["members"]
+    assert as_dict(dataclasses.replace(command.config, members=members)) == folder.asked["config"]
+    assert not command.equal_time
+
+
+def test_equal_times_that_were_asked_for_are_asked_for_again(tmp_path: Path) -> None:
+    folder = asked_for(tmp_path, "combined")
+    folder.write_asked(folder.asked | {"equal_time": True})
+    assert parse(["study", *resume_arguments(folder)]).equal_time
+
+
+def test_the_command_says_nothing_that_follows_from_the_machine_and_is_safe_to_paste(tmp_path: Path) -> None:
+    folder = asked_for(tmp_path, "combined", "--weight-decay", "0.2")
+    write_json(folder.folder / "own.json", {"arms": [{"name": "a", "setting": "text_mask=0.3 lookalikes"}]})
+    words = shlex.split(command_of(folder))
+    command = parse(words[3:])
+    assert words[:3] == ["python", "-m", "clipmem_core"]
+    assert (command.source, command.also, command.config.weight_decay) == (
+        "my pairs.csv",
+        ("text_mask=0.3 lookalikes",),
+        0.2,
+    )
+    assert not {"--device", "--precision", "--threads", "--protocol", "--views"} & set(words)
+
+
+def test_the_command_makes_the_study_again(whole: StudyFolder, tmp_path: Path) -> None:
+    start = "python -m clipmem_core study two scenes --name whole --preset tiny --seeds 2 "
+    assert command_of(whole).startswith(start)
+    assert {"--scenes-pairs 220", "--epochs 2"} <= {" ".join(pair) for pair in _flags(command_of(whole))}
+    assert "--protocol" not in command_of(whole)
+    changed = StudyFolder(tmp_path / "views")
+    changed.folder.mkdir()
+    asked = read_json(whole.folder / "study.json")
+    asked = asked | {"study": "views", "config": asked["config"] | {"eval_crop_scale": 0.0, "eval_captions": 1}}
+    write_json(changed.folder / "study.json", asked)
+    flags = {" ".join(pair) for pair in _flags(command_of(changed))}
+    assert "--eval-crop-scale 0.0" in flags  # the study's own default was typed away
+    assert "--eval-captions 1" not in flags
+
+
+def _flags(command: str) -> list[tuple[str, str]]:
+    words = command.split()
+    return [(a, b) for a, b in zip(words, words[1:], strict=False) if a.startswith("--")]
