@@ -4,10 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit, file_sha256
 from tests.audits.small import ENSEMBLE, PAPER, Silent, config_of
+
+# A busy machine makes no test wrong: an example may take as long as it takes.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @dataclass(frozen=True)

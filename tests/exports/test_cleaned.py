@@ -29,7 +29,7 @@ def test_without_decisions_it_is_the_audits_pairs(mine: Audit) -> None:
     assert (found.kept, found.removed, found.recaptioned) == (10, 0, 0)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(decisions=st.lists(st.sampled_from([KEEP, REMOVE, RECAPTION, None]), min_size=9, max_size=9))
 def test_any_decisions_do_what_a_loop_does(
     mine: Audit, tmp_path_factory: pytest.TempPathFactory, decisions: list[str | None]

@@ -167,7 +167,7 @@ def test_the_limit_holds_whatever_pillows_own_is(monkeypatch: pytest.MonkeyPatch
 ORIGINALS = [encoded(photograph(40, 30), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF")]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(ORIGINALS), st.integers(0, 2000), st.binary(min_size=1, max_size=6), st.sampled_from([None, 8]))
 def test_any_damage_ends_in_a_picture_or_a_picture_error(
     original: bytes, at: int, new: bytes, size: int | None

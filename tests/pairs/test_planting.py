@@ -44,7 +44,7 @@ def can_swap(captions: list[list[str]], n: int) -> bool:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(2, 40), st.data())
 def test_exactly_n_pairs_of_the_rows_get_foreign_captions_and_nothing_else_changes(
     size: int, data: st.DataObject
@@ -66,7 +66,7 @@ def test_exactly_n_pairs_of_the_rows_get_foreign_captions_and_nothing_else_chang
     pd.testing.assert_frame_equal(pairs, distinct(size))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(few_texts, st.integers(2, 6), st.integers(0, 100))
 def test_shared_captions_are_swapped_wherever_an_exhaustive_search_finds_a_way(
     captions: list[list[str]], n: int, seed: int

@@ -35,7 +35,7 @@ def test_a_resample_scores_as_sklearn_does_on_the_pairs_drawn(ties: bool) -> Non
         assert average_precision == pytest.approx(average_precision_score(truth[drawn], score[drawn]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30), st.integers(1, 40))
 def test_precision_at_k_is_its_mean_over_random_orders_of_ties(pairs: list[tuple[int, bool]], k: int) -> None:
     score, truth = (np.array(column) for column in zip(*pairs, strict=True))

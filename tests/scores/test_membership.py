@@ -18,7 +18,7 @@ def _is_constant_within(values: np.ndarray, ids: np.ndarray) -> bool:
     return all(len(np.unique(values[..., ids == one], axis=-1).T) == 1 for one in np.unique(ids))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(clusters(), st.integers(2, 4), st.integers(1, 3), st.integers(0, 99))
 def test_ensemble_leaves_every_scored_pair_out_once_a_repeat_and_keeps_look_alikes_together(
     ids: np.ndarray, folds: int, repeats: int, seed: int
@@ -38,7 +38,7 @@ def test_ensemble_leaves_every_scored_pair_out_once_a_repeat_and_keeps_look_alik
     assert (drawn.slots == np.arange(len(ids))).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(clusters(), st.integers(1, 3), st.integers(0, 99))
 def test_paper_groups_have_their_sizes_and_trained_members(ids: np.ndarray, seeds: int, seed: int) -> None:
     drawn = paper_membership(ids, seeds=seeds, seed=seed)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmem_core.scores.units import UnitScores, UnitTally, unitmem
@@ -58,7 +58,6 @@ def test_two_units_by_hand() -> None:
     assert abs(scores.unitmem_median[1] - (6 - 1) / (6 + 1)) <= scores.median_error[1] <= 2 / 512
 
 
-@settings(deadline=None)
 @given(tables(), st.integers(1, 9))
 def test_streaming_is_the_table_in_memory(values: np.ndarray, batch: int) -> None:
     scores = streamed(values, batch=batch)
@@ -75,7 +74,6 @@ def test_streaming_is_the_table_in_memory(values: np.ndarray, batch: int) -> Non
     assert scores.row[4] == -1
 
 
-@settings(deadline=None)
 @given(tables(), st.integers(0, 10**6), st.integers(1, 9))
 def test_neither_the_order_nor_the_size_of_batches_matters(values: np.ndarray, seed: int, batch: int) -> None:
     order = np.random.default_rng(seed).permutation(len(values))

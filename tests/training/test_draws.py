@@ -38,7 +38,7 @@ def test_one_part_gives_the_published_outputs_of_splitmix64() -> None:
     assert [int(hashed(key, turn)[0]) for turn in range(1, 6)] == published
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.integers(0, MASK), min_size=1, max_size=4),
     st.lists(st.integers(-(2**70), 2**70), max_size=4),
@@ -54,7 +54,7 @@ def test_a_key_is_the_little_endian_blake2b_of_its_id() -> None:
     assert draw_keys(ids).tolist() == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.booleans(), min_size=50, max_size=50))
 def test_removing_pairs_changes_no_draw_of_another(kept: list[bool]) -> None:
     keys = KEYS[:50]

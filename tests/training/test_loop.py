@@ -30,7 +30,7 @@ def kept(data: TrainingData, rows: np.ndarray) -> TrainingData:
     return replace(data, rows=rows)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sets(st.integers(0, 299), min_size=1), st.integers(1, 70), st.integers(0, 9), st.integers(0, 9))
 def test_batches_hold_every_pair_once_in_near_equal_sizes(rows: set[int], size: int, seed: int, epoch: int) -> None:
     data = kept(DATA, np.array(sorted(rows)))
@@ -42,7 +42,7 @@ def test_batches_hold_every_pair_once_in_near_equal_sizes(rows: set[int], size: 
     assert len(batches) == math.ceil(len(rows) / size)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sets(st.integers(0, 299), min_size=1))
 def test_removing_pairs_keeps_the_order_of_the_others(rows: set[int]) -> None:
     whole = np.concatenate(epoch_batches(DATA, seed=1, epoch=2, batch_size=16))

@@ -26,7 +26,7 @@ def words_of(tokens: np.ndarray) -> list[list[int]]:
     return [row[1 : row.index(END)] for row in tokens.tolist()]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(0, 0.99), st.integers(0, 50))
 def test_start_and_end_stay_and_what_is_left_keeps_its_order(share: float, epoch: int) -> None:
     left = masked(share, epoch=epoch)

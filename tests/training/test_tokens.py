@@ -32,7 +32,7 @@ def test_tokens_of_ordinary_captions_are_open_clips(model: str, context: int) ->
     assert (tokens == expected.numpy()).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(alphabet="abcXYZ 0189.,;:!?'\"()-–/&#@äéßñçøżдяλ中文日本🐈🎈 \n\t", max_size=60))
 def test_tokens_of_any_ordinary_caption_are_open_clips(caption: str) -> None:
     expected = open_clip.tokenize([caption], context_length=16).numpy()

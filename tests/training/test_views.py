@@ -64,7 +64,7 @@ def test_each_picture_of_a_batch_is_cut_by_its_own_box() -> None:
     np.testing.assert_allclose(images.numpy(), expected, atol=1e-4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.floats(0.01, 0.999), st.integers(0, 2**41), st.integers(0, 100))
 def test_boxes_lie_inside_the_picture_and_keep_their_share_and_aspect(scale: float, seed: int, turn: int) -> None:
     x, y, width, height = view_maker(crop_scale=scale, seed=seed).boxes(KEYS[:100], turn).T

@@ -147,7 +147,7 @@ def test_a_duplicate_looks_like_its_original_and_is_not_the_same_file(drawn: Pat
         assert records(drawn)[plan.number]["captions"] != records(drawn)[plan.partner]["captions"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, 10**6))
 def test_captions_name_only_colours_kinds_and_numbers_of_the_picture(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -168,7 +168,7 @@ def test_captions_name_only_colours_kinds_and_numbers_of_the_picture(seed: int) 
     assert not re.search(r"\ba [aeio]|\ban [^aeiou]|  |[{}]", " ".join(captions))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, 10**6))
 def test_objects_are_where_the_relation_says_and_inside_the_picture(seed: int) -> None:
     rng = np.random.default_rng(seed)
