@@ -1,0 +1,204 @@
+"""A study of mitigations → its chart: utility against memorization of every arm, or both against a setting.
+
+?figure=setting&memorization=membership_auroc&utility=zero_shot&paper=1   what is shown, kept in the address
+"""
+
+import functools
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from clipmem_core.dashboard.address import PAGE, write
+from clipmem_core.dashboard.choices import choose_listed, choose_segment
+from clipmem_core.dashboard.mitigation_lines import VALUE, Against, against_of, lines_of, paper_of
+from clipmem_core.dashboard.mitigation_points import (
+    MEMORIZATIONS,
+    NAMES,
+    UTILITIES,
+    answer_of,
+    measures_of,
+    points_of,
+    rows_of,
+    with_interval,
+)
+from clipmem_core.dashboard.plain import show_text
+from clipmem_core.figures.arms import LINE, MEMORIZATION, PLACE, UTILITY
+from clipmem_core.figures.mitigations import against_figure, tradeoff_figure
+from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.studies.compare import front
+from clipmem_core.studies.mitigations import NONE
+from clipmem_core.studies.store import ARM, StudyFolder
+
+FIGURE, MEMORIZED, USEFUL, PAPER = "figure", "memorization", "utility", "paper"  # in the address
+TRADEOFF, SETTING = "tradeoff", "setting"
+CLICKS = "mitigation-clicks"  # how often a dot was chosen
+FIXED = {"displayModeBar": False}
+RESCALED = (
+    "Dashed: the paper (ViT-Base on COCO; its utility is a linear probe on ImageNet). It divides its clipmem by the "
+    "range of its run, so each value is divided by that of its own none and multiplied by ours: only shapes compare."
+)
+DEVIATION = "The band is its standard deviation there."
+
+
+def draw_chart(study: StudyFolder, chosen: str | None) -> None:
+    """Draw a study's chart with the choices of what it shows, and what came out of the study in words.
+
+    Args:
+        study: of mitigations; its reference arm is `none`.
+        chosen: an arm that has rows, to stand out; None for none of them.
+
+    Raises:
+        InputError: a file of the study is broken or lacks what is drawn.
+    """
+    rows = rows_of(study)
+    if rows.empty:
+        return
+    against = against_of(study, rows[ARM].unique().tolist())
+    memorized, useful, figure = _draw_choices(rows, against)
+    points = points_of(study, memorized, useful)
+    if points.empty:
+        st.info("No arm has both measures: choose others.", icon=":material/info:")
+        return
+    paper = paper_of(study, points, memorized)
+    if against is not None and figure == SETTING:
+        _draw_against(against, points, paper, (memorized, useful), chosen)
+    else:
+        _draw_tradeoff(study, points, paper, (memorized, useful), chosen)
+    for sentence in answer_of(study):
+        show_text(sentence)
+
+
+def _draw_choices(rows: pd.DataFrame, against: Against | None) -> tuple[str, str, str]:
+    """Draw the choices of both measures and of the figure, and return them."""
+    memorizations, utilities = measures_of(rows, MEMORIZATIONS), measures_of(rows, UTILITIES)
+    shown = {TRADEOFF: "Trade-off"}
+    if against is not None:
+        shown[SETTING] = "Against the setting"
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        memorized = _choose_measure("Memorization", memorizations, parameter=MEMORIZED, width=250)
+        useful = _choose_measure("Utility", utilities, parameter=USEFUL, width=150)
+        figure = choose_segment("Figure", shown, parameter=FIGURE, key=f"mitigation-figure-{len(shown)}", hidden=True)
+    return memorized, useful, figure
+
+
+def _choose_measure(label: str, names: dict[str, str], *, parameter: str, width: int) -> str:
+    key = f"mitigation-{parameter}"
+    return choose_listed(label, list(names), parameter=parameter, key=key, width=width, named=names.__getitem__)
+
+
+def _draw_tradeoff(
+    study: StudyFolder, points: pd.DataFrame, paper: pd.DataFrame | None, measures: tuple[str, str], chosen: str | None
+) -> None:
+    paper = _overlaid(None if paper is None else paper.dropna(subset=[MEMORIZATION]))
+    best = front(points, MEMORIZATION, UTILITY)
+    titles = NAMES[measures[0]], NAMES[measures[1]]
+    figure = tradeoff_figure(points, titles=titles, front=best, none=NONE, chosen=chosen, paper=paper)
+    arms, settings = points[ARM].tolist(), study.settings
+    # Each choice makes another widget, so that what a browser still sends of the last one chooses nothing.
+    clicks = st.session_state.setdefault(CLICKS, 0)
+    key = f"mitigation-chart-{study.name}-{clicks}"
+    st.plotly_chart(
+        figure,
+        key=key,
+        on_select=functools.partial(_click, key, clicks, [settings.get(arm) for arm in arms]),
+        selection_mode="points",
+        config=FIXED,
+        alt=_spoken(points, titles, best, chosen),
+    )
+    st.caption(
+        f"Each dot is the mean of an arm{_over_seeds(points)}. The line is the front, of arms that no other beats in "
+        "both. Click a dot to choose its setting. What a seed does to all arms alike is in these intervals; the "
+        f"differences in the table are paired, and free of it. {RESCALED if paper is not None else ''}".strip()
+    )
+
+
+def _click(key: str, clicks: int, settings: list[str | None]) -> None:
+    """Choose the setting of the dot that was clicked on. A callback.
+
+    Args:
+        key: of the chart.
+        clicks: how many choices there were when it was drawn.
+        settings: the text of each arm, None where no setting can say it.
+    """
+    row = _clicked(st.session_state.get(key))
+    if row is None or clicks != st.session_state.get(CLICKS) or not 0 <= row < len(settings):
+        return
+    setting = settings[row]
+    if setting is not None:
+        st.session_state[CLICKS] = clicks + 1
+        write(setting=setting or None, **{PAGE: None})
+
+
+def _clicked(event: Any) -> int | None:  # noqa: ANN401  what Streamlit gives back
+    """Return the row of the dot that was clicked on; None where there is none, or where it is no arm's."""
+    points = ((event or {}).get("selection") or {}).get("points") or []
+    data = points[-1].get("customdata") if points else None
+    return int(data[0]) if data and data[0] is not None else None
+
+
+def _draw_against(
+    against: Against,
+    points: pd.DataFrame,
+    paper: pd.DataFrame | None,
+    measures: tuple[str, str],
+    chosen: str | None,
+) -> None:
+    paper = _overlaid(paper)
+    lines = lines_of(against, points)
+    titles = against.title, NAMES[measures[0]], NAMES[measures[1]]
+    ticks = against.ticks | ({} if paper is None else dict(zip(paper[PLACE], paper[VALUE], strict=True)))
+    st.plotly_chart(
+        against_figure(lines, titles=titles, ticks=ticks, chosen=chosen, paper=paper),
+        key="mitigation-against",
+        config=FIXED,
+        alt=f"{titles[1]} and {titles[2]} against {titles[0]}. {_values(lines, titles[1:])}",
+    )
+    rescaled = "" if paper is None else RESCALED if paper[LINE].nunique() > 1 else f"{RESCALED} {DEVIATION}"
+    bars = f"Each dot is the mean of an arm{_over_seeds(points)}."
+    st.caption(f"{bars} Arms that change something else too are left out. {rescaled}".strip())
+
+
+def _overlaid(paper: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Draw the toggle of the paper's curve where there is one, and return it where it is on."""
+    if paper is None or paper.empty:
+        return None
+    st.session_state["mitigation-paper"] = on = st.query_params.get(PAPER) == "1"
+    st.toggle("The paper's own curve, rescaled", key="mitigation-paper", on_change=_keep_paper)
+    return paper if on else None
+
+
+def _keep_paper() -> None:
+    write(**{PAPER: "1" if st.session_state["mitigation-paper"] else None})
+
+
+def _over_seeds(points: pd.DataFrame) -> str:
+    """Say how many seeds the intervals are over, and who has none."""
+    fewest, most = int(points["n"].min()), int(points["n"].max())
+    if most < MIN_REPLICATES:
+        return f" over its seeds, {most} so far: too few for an interval"
+    seeds = f"{most}" if fewest == most else f"{max(fewest, MIN_REPLICATES)} to {most}"
+    seeds = f"{most}" if seeds == f"{most} to {most}" else seeds
+    few = f"; those with fewer than {MIN_REPLICATES} have none" if fewest < MIN_REPLICATES else ""
+    return f" with its 95 % interval over {seeds} seeds{few}"
+
+
+def _spoken(points: pd.DataFrame, titles: tuple[str, str], best: list[str], chosen: str | None) -> str:
+    """Say what the chart shows to those who cannot see it."""
+    told = points[points[ARM].isin([NONE, chosen])]
+    return (
+        f"{titles[1]} against {titles[0]} of {len(points)} arms. {_values(told, titles)} "
+        f"Arms that no other beats, from the least memorized: {', '.join(best)}."
+    )
+
+
+def _values(points: pd.DataFrame, titles: tuple[str, ...]) -> str:
+    parts = [
+        f"{row[ARM]}: "
+        + ", ".join(
+            f"{title} {with_interval(row[part], row[f'{part}_low'], row[f'{part}_high'])}"
+            for part, title in zip((MEMORIZATION, UTILITY), titles, strict=True)
+        )
+        for row in points.to_dict("records")
+    ]
+    return f"{'; '.join(parts)}." if parts else ""

@@ -1,0 +1,137 @@
+"""A study's arm beside `none` → the candidates whose clipmem changed most, as cards: memorized without, not with it."""
+
+import functools
+import math
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from clipmem_core.audits.store import SCORES, Audit
+from clipmem_core.columns import CANDIDATE, CLIPMEM, EXTERNAL, GROUP, N_IN, PAIR_ID
+from clipmem_core.dashboard.change_cards import Sides, draw_change_cards
+from clipmem_core.dashboard.choices import choose_segment, draw_pages, read_page
+from clipmem_core.dashboard.comparable import finished_audits, same_data_set, settings_of
+from clipmem_core.review.tables import ROW, Version, fetch_arrow, fetch_rows, number, version_of
+from clipmem_core.studies.mitigations import NONE
+from clipmem_core.studies.store import StudyFolder
+
+DIRECTION = "changed"  # in the address
+FELL, ROSE = "fell", "rose"
+DIRECTIONS = {FELL: "Memorized less", ROSE: "Memorized more"}
+SIZE = 12
+LITTLE = 0.005
+LIMIT = 96  # pairs of each direction
+
+
+def draw_changed_pairs(study: StudyFolder, chosen: str | None) -> None:
+    """Draw the candidates whose clipmem fell most from `none` to an arm, or rose most, a page of them.
+
+    Args:
+        study: of mitigations.
+        chosen: an arm that has rows, or None.
+
+    Raises:
+        InputError: a file of either audit is missing or broken.
+    """
+    if chosen is None or chosen == NONE:
+        return
+    one, other = study.audit(NONE), study.audit(chosen)
+    st.subheader("Pairs that changed most", anchor=False)
+    unfinished = [audit.name for audit in (one, other) if not audit.finished]
+    if unfinished:
+        st.caption("The pairs come when both arms have all that they are being trained on.")
+        return
+    changes = changes_of(one, version_of(one), other, version_of(other))
+    if changes.empty:
+        st.caption("No candidate was trained on in both arms.")
+        return
+    direction = choose_segment(
+        "Direction", DIRECTIONS, parameter=DIRECTION, key="mitigation-direction", hidden=True, clears=["page"]
+    )
+    moved = moved_by(one, version_of(one), other, version_of(other))
+    st.caption(f"{_counted(changes)} {_offset(moved)} {_seeds(one, other)}")
+    shown = _towards(changes, direction)
+    if shown.empty:
+        st.caption("None did.")
+        return
+    page, pages = read_page(len(shown), SIZE)
+    records = shown.iloc[(page - 1) * SIZE : page * SIZE].to_dict("records")
+    sides = Sides(one, other, names=("without", "with"), in_other="with it", links=_ways(one))
+    draw_change_cards(sides, CLIPMEM, records, key="mitigation")
+    draw_pages(page, pages, key="mitigation-pages")
+
+
+@functools.lru_cache(maxsize=8)
+def moved_by(one: Audit, version_one: Version, other: Audit, version_other: Version) -> float:
+    """Return how far the mean clipmem of external pairs, which nobody memorized, differs: an offset of all pairs.
+
+    Args: as of `changes_of`.
+    """
+    value = number(CLIPMEM)
+    query = f"SELECT avg({value}) FROM parquet WHERE \"{GROUP}\" = '{EXTERNAL}' AND isfinite({value})"
+    means = [fetch_rows(audit.folder / SCORES, query)[0][0] for audit in (one, other)]
+    return math.nan if None in means else float(means[1] - means[0])
+
+
+@functools.lru_cache(maxsize=8)
+def changes_of(one: Audit, version_one: Version, other: Audit, version_other: Version) -> pd.DataFrame:
+    """Return how the clipmem of every candidate that both arms trained on differs, what fell most first.
+
+    Args:
+        one: the audit of `none`.
+        version_one: of its files, as are all results kept under it.
+        other: the arm's audit.
+        version_other: of its files.
+
+    Returns:
+        row_one, row_other, one, other and difference (other − one), in cosine units.
+    """
+    columns = f'{PAIR_ID}, {ROW} AS row, {number(CLIPMEM)} AS value, {number(N_IN)} AS n_in, "{GROUP}" AS team'
+    candidates = f"SELECT {columns} FROM parquet WHERE team = '{CANDIDATE}' AND n_in > 0 AND isfinite(value)"
+    theirs = fetch_arrow(other.folder / SCORES, candidates)
+    query = f"""
+        SELECT ours.row AS row_one, theirs.row AS row_other, ours.value AS one, theirs.value AS other,
+            theirs.value - ours.value AS difference
+        FROM ({candidates}) AS ours JOIN theirs USING ({PAIR_ID}) ORDER BY difference, row_one
+    """
+    return fetch_arrow(one.folder / SCORES, query, theirs=theirs).to_pandas()
+
+
+def _towards(changes: pd.DataFrame, direction: str) -> pd.DataFrame:
+    if direction == ROSE:
+        return changes[changes["difference"] > 0].iloc[::-1].head(LIMIT)
+    return changes[changes["difference"] < 0].head(LIMIT)
+
+
+def _counted(changes: pd.DataFrame) -> str:
+    fell = int((changes["difference"] < 0).sum())
+    return (
+        f"clipmem fell for {fell:,} of {len(changes):,} candidates that both arms trained on. The largest changes are "
+        "partly chance: what is high in one run tends to be less in another."
+    )
+
+
+def _offset(moved: float) -> str:
+    """Say how far pairs moved that nobody memorized; as little as a third digit needs no word."""
+    if not abs(moved) >= LITTLE:
+        return ""
+    return f"External pairs, which nobody memorized, moved by {moved:+.3f} as well.".replace("-", "−")
+
+
+def _seeds(one: Audit, other: Audit) -> str:
+    """Say what seeds the scores are means over."""
+    ours, theirs = (_n_seeds(audit) for audit in (one, other))
+    if ours == theirs:
+        return f"Scores are means over the {ours} seeds of both." if ours > 1 else "Scores are of one seed."
+    return f"Scores of none are means over {ours} seeds, those of the arm over {theirs}: part of a change may be that."
+
+
+def _n_seeds(audit: Audit) -> Any:  # noqa: ANN401  as its config says
+    return settings_of(audit).get("seeds")
+
+
+def _ways(one: Audit) -> dict[str, Audit]:
+    """Return the newest audit of the data folder in which the same pairs can be opened, if there is one."""
+    found = next((audit for audit in finished_audits() if same_data_set(one, audit)), None)
+    return {"Open pair": found} if found else {}

@@ -1,0 +1,160 @@
+"""The chart of the page Mitigations."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.dashboard import mitigation_chart
+from clipmem_core.studies.store import ARMS, STUDY, StudyFolder
+from tests.dashboard.test_maps_pages import address, captions
+from tests.dashboard.test_pages import figures, open_page, texts
+from tests.made_arms import make_arms
+
+PAGE = "pages/mitigations.py"
+Copy = Callable[..., Audit]
+
+
+def open_study(study: StudyFolder, **parameters: str) -> AppTest:
+    app = open_page(PAGE, study=study.name, **parameters)
+    assert not app.error, [text for text in texts(app) if "/" in text]
+    return app
+
+
+def chart(app: AppTest) -> dict[str, Any]:
+    return figures(app)[0]
+
+
+def names(app: AppTest) -> list[str]:
+    return [trace["name"] for trace in chart(app)["data"] if "name" in trace]
+
+
+def test_every_arm_is_in_the_chart_and_the_study_has_its_say(data: Path) -> None:
+    app = open_study(make_arms(data))
+    dots = [trace for trace in chart(app)["data"] if trace.get("customdata")]
+    assert sum(len(trace["customdata"]) for trace in dots) == 15
+    assert "95 % interval over 3 seeds" in captions(app)
+    assert any(text.startswith("The aim (at least 25% less") for text in texts(app))
+    spoken = app.get("plotly_chart")[0].proto.alt
+    assert spoken.startswith("retrieval against clipmem of 15 arms. none: clipmem 0.3")
+    assert "Arms that no other beats, from the least memorized: adaptive-rest" in spoken
+
+
+def test_the_measures_are_in_the_address(data: Path) -> None:
+    app = open_study(make_arms(data), memorization="membership_auroc", utility="zero_shot")
+    layout = chart(app)["layout"]
+    assert layout["xaxis"]["title"]["text"] == "← less memorized · membership AUROC"
+    assert layout["yaxis"]["title"]["text"] == "zero-shot · more useful →"
+    app.selectbox(key="mitigation-utility").select("linear_probe").run()
+    assert address(app)["utility"] == "linear_probe"
+    assert "linear probe" in chart(app)["layout"]["yaxis"]["title"]["text"]
+
+
+def test_measures_without_a_value_and_nonsense_are_passed_over(data: Path) -> None:
+    study = make_arms(data)
+    write_table(study.folder / ARMS, study.arms.drop(columns=["zero_shot", "linear_probe"]))
+    app = open_study(study, utility="zero_shot", memorization="<b>", figure="none", paper="yes")
+    assert app.selectbox(key="mitigation-utility").options == ["retrieval"]
+    assert "retrieval" in chart(app)["layout"]["yaxis"]["title"]["text"]
+
+
+def test_the_chosen_arm_has_its_arrow(data: Path) -> None:
+    app = open_study(make_arms(data), setting="text_mask=0.3")
+    arrows = [note for note in chart(app)["layout"]["annotations"] if note["showarrow"]]
+    assert len(arrows) == 1
+    assert "text-mask-strong: clipmem" in app.get("plotly_chart")[0].proto.alt
+
+
+def test_the_papers_curve_is_laid_over_and_said_to_be_rescaled(data: Path) -> None:
+    study = make_arms(data, "captions")
+    app = open_study(study)
+    assert "the paper, rescaled" not in names(app)
+    app.toggle(key="mitigation-paper").set_value(True).run()
+    assert address(app)["paper"] == "1"
+    assert "the paper, rescaled" in names(app)
+    assert "multiplied by ours: only shapes compare" in captions(app)
+
+
+@pytest.mark.parametrize(("plan", "memorization"), [("removal", "clipmem_candidate"), ("captions", "membership_auroc")])
+def test_what_the_paper_does_not_show_cannot_be_laid_over(data: Path, plan: str, memorization: str) -> None:
+    app = open_study(make_arms(data, plan), memorization=memorization, paper="1")
+    assert "the paper, rescaled" not in names(app)
+    assert "mitigation-paper" not in [toggle.key for toggle in app.toggle]
+
+
+@pytest.mark.parametrize("plan", ["captions", "text-noise", "removal"])
+def test_a_study_of_one_setting_is_drawn_against_it(data: Path, plan: str) -> None:
+    app = open_study(make_arms(data, plan), figure="setting", paper="1")
+    layout = chart(app)["layout"]
+    assert {"xaxis2", "yaxis2"} <= set(layout)
+    assert "the paper, rescaled" in names(app)
+    assert ("standard deviation there" in captions(app)) == (plan != "removal")
+    ticks = layout["xaxis2"]["ticktext"]
+    assert ticks[-1] == {"captions": "5", "text-noise": "0.3", "removal": "3200"}[plan]
+
+
+def test_with_few_seeds_no_interval_is_claimed(data: Path) -> None:
+    assert "2 so far: too few for an interval" in captions(open_study(make_arms(data, seeds=2)))
+    mixed = make_arms(data, name="mixed", seeds={"none": 4, "text-mask": 3, "early-stop": 1})
+    assert "over 3 to 4 seeds; those with fewer than 3 have none" in captions(open_study(mixed))
+
+
+def test_before_none_is_done_the_arms_are_drawn_all_the_same(data: Path) -> None:
+    app = open_study(make_arms(data, seeds={"text-mask": 3, "early-stop": 3}))
+    assert "none" not in names(app)
+    assert "arm that no other beats" in names(app)
+
+
+def test_names_that_others_wrote_are_shown_as_they_are(data: Path) -> None:
+    study, bad = make_arms(data), "<img src=x>[x](javascript:alert(1))"
+    arms = study.arms.replace({"arm": {"text-mask": bad}})
+    write_table(study.folder / ARMS, arms)
+    write_json(study.folder / STUDY, study.asked | {"arms": {arm: {} for arm in dict.fromkeys(arms["arm"])}})
+    app = open_study(study)
+    assert "<img" not in json.dumps(chart(app))
+    parsed = [element.value for kind in ("markdown", "caption") for element in app.get(kind)]
+    assert not [value for value in parsed if "javascript" in value]
+
+
+CLICK = {"selection": {"points": [{"customdata": [1, "text"]}]}}
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | int | None]:
+    """What clicks write into the address; the session is a dict."""
+    found: dict[str, str | int | None] = {}
+    monkeypatch.setattr(mitigation_chart, "write", lambda **others: found.update(others))
+    monkeypatch.setattr(mitigation_chart.st, "session_state", {"chart": CLICK, mitigation_chart.CLICKS: 4})
+    return found
+
+
+def test_a_click_on_a_dot_chooses_its_setting_once(written: dict[str, str | int | None]) -> None:
+    mitigation_chart._click("chart", 4, ["", "text_mask=0.3"])
+    assert written == {"setting": "text_mask=0.3", "page": None}
+    written.clear()
+    mitigation_chart._click("chart", 4, ["", "text_mask=0.3"])  # the browser says it again
+    assert not written
+
+
+def test_a_click_on_none_takes_the_setting_away(written: dict[str, str | int | None]) -> None:
+    mitigation_chart._click("chart", 4, ["text_mask=0.3", ""])
+    assert written == {"setting": None, "page": None}
+
+
+def test_an_arm_that_no_setting_says_cannot_be_chosen(written: dict[str, str | int | None]) -> None:
+    mitigation_chart._click("chart", 4, ["", None])
+    mitigation_chart._click("chart", 4, [""])
+    assert not written
+
+
+@pytest.mark.parametrize(
+    "event",
+    [None, {}, {"selection": None}, {"selection": {"points": [{}]}}, {"selection": {"points": []}}]
+    + [{"selection": {"points": [{"customdata": [None, "the paper"]}]}}],
+)
+def test_no_arm_no_choice(event: dict[str, Any] | None) -> None:
+    assert mitigation_chart._clicked(event) is None

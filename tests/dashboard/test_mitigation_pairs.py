@@ -1,0 +1,154 @@
+"""The pairs that changed most on the page Mitigations."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from clipmem_core.audits.store import MANIFEST, PAIRS, SCORES, Audit, write_table
+from clipmem_core.dashboard.mitigation_pairs import SIZE, changes_of, moved_by
+from clipmem_core.review.tables import version_of
+from clipmem_core.studies.store import StudyFolder
+from tests.dashboard.test_maps_pages import address, captions
+from tests.dashboard.test_mitigation_chart import open_study
+from tests.dashboard.test_pages import open_page, texts
+from tests.made_arms import give_audit, make_arms
+from tests.made_audit import HOSTILE
+
+Copy = Callable[..., Audit]
+
+
+@pytest.fixture
+def study(made: dict[str, Audit], data: Path) -> StudyFolder:
+    """A study in which the strong mask takes half of every candidate's clipmem away."""
+    study = make_arms(data)
+    give_audit(study, "none", made["paper"])
+    give_audit(study, "text-mask-strong", made["paper"], scale=0.5)
+    return study
+
+
+def change(audit: Audit, pair_id: str, column: str, value: float) -> None:
+    scores = audit.scores
+    scores.loc[scores["pair_id"] == pair_id, column] = value
+    write_table(audit.folder / SCORES, scores)
+
+
+def found(study: StudyFolder) -> pd.DataFrame:
+    one, other = study.audit("none"), study.audit("text-mask-strong")
+    return changes_of(one, version_of(one), other, version_of(other))
+
+
+def cards(app: AppTest) -> list[str]:
+    return [element.value for element in app.get("html") if "difference" in element.value]
+
+
+def open_strong(study: StudyFolder, **parameters: str) -> AppTest:
+    return open_study(study, setting="text_mask=0.3", **parameters)
+
+
+def test_changes_are_those_of_pandas(study: StudyFolder) -> None:
+    one, other = (study.audit(arm).scores.set_index("pair_id") for arm in ("none", "text-mask-strong"))
+    candidates = one.index[one["group"] == "candidate"]
+    expected = (other["clipmem"] - one["clipmem"]).loc[candidates].sort_values()
+    changes = found(study)
+    assert changes["difference"].tolist() == pytest.approx(expected.tolist())
+    assert study.audit("none").pairs["pair_id"][changes["row_one"].tolist()].tolist() == expected.index.tolist()
+
+
+def test_the_pair_that_fell_most_comes_first_with_both_values(study: StudyFolder) -> None:
+    change(study.audit("text-mask-strong"), "images/015.png", "clipmem", -4.0)
+    app = open_strong(study)
+    one = study.audit("none").scores.set_index("pair_id")["clipmem"]["images/015.png"]
+    first = cards(app)[0]
+    assert '<span class="name">without</span>' in first
+    assert f"{one:.2f}" in first
+    assert "−4.00" in first
+    assert f"−{4 + one:.2f}" in first
+    assert len(cards(app)) == SIZE == len(app.image)
+    assert "of 20 candidates that both arms trained on" in captions(app)
+    assert "means over the 3 seeds of both" in captions(app)
+
+
+def test_the_rest_is_on_further_pages(study: StudyFolder) -> None:
+    first, second = open_strong(study), open_strong(study, page="2")
+    assert not set(cards(first)) & set(cards(second))
+    assert len(open_strong(study, page="99").image) == len(second.image)
+
+
+def test_pairs_that_rose_can_be_asked_for(study: StudyFolder) -> None:
+    change(study.audit("text-mask-strong"), "images/015.png", "clipmem", 4.0)
+    app = open_strong(study, changed="rose", page="2")
+    assert "4.00" in cards(app)[0]
+    app.segmented_control(key="mitigation-direction").set_value("fell").run()
+    assert address(app)["changed"] == "fell"
+    assert "page" not in app.query_params
+
+
+def test_pairs_that_an_arm_took_out_are_left_out(study: StudyFolder) -> None:
+    change(study.audit("text-mask-strong"), "images/000.png", "n_in", 0)
+    assert len(found(study)) == 19
+    assert 0 not in found(study)["row_one"].tolist()
+
+
+def test_a_pair_with_another_caption_shows_both(study: StudyFolder) -> None:
+    other = study.audit("text-mask-strong")
+    pairs = other.pairs
+    pairs.at[0, "captions"] = ["<b>another</b>"]
+    write_table(other.folder / PAIRS, pairs)
+    (card,) = [card for card in cards(open_strong(study)) if "captions differ; with it:" in card]
+    assert "&lt;b&gt;another" in card
+
+
+def test_hostile_captions_reach_the_page_escaped(study: StudyFolder) -> None:
+    shown = " ".join(cards(open_strong(study)))
+    assert "&lt;script&gt;document.title" in shown
+    assert HOSTILE[0] not in shown
+
+
+def test_other_seeds_are_told(made: dict[str, Audit], data: Path) -> None:
+    study = make_arms(data)
+    give_audit(study, "none", made["paper"], seeds=5)
+    give_audit(study, "text-mask-strong", made["paper"], scale=0.5)
+    assert "none are means over 5 seeds, those of the arm over 3" in captions(open_strong(study))
+
+
+def test_an_offset_of_pairs_that_nobody_memorized_is_told(study: StudyFolder) -> None:
+    assert "External pairs" not in captions(open_strong(study))
+    other = study.audit("text-mask-strong")
+    scores = other.scores
+    scores["clipmem"] += 0.125
+    write_table(other.folder / SCORES, scores)
+    one = study.audit("none")
+    assert moved_by(one, version_of(one), other, version_of(other)) == pytest.approx(0.125)
+    assert "nobody memorized, moved by +0.125 as well" in captions(open_strong(study))
+
+
+def test_a_pair_opens_in_an_audit_of_the_same_data(study: StudyFolder, copy: Copy) -> None:
+    def ways(app: AppTest) -> list[str]:
+        return [link.proto.query_string for link in app.get("page_link") if link.proto.label == "Open pair"]
+
+    assert not ways(open_strong(study))
+    copy("paper", name="audit")
+    assert ways(open_strong(study))[0].startswith("audit=audit&pair=images%2F")
+
+
+def test_without_an_arm_beside_none_there_are_no_pairs(study: StudyFolder) -> None:
+    assert "Pairs that changed most" not in [head.value for head in open_study(study).subheader]
+
+
+def test_an_arm_still_in_training_shows_no_pairs_yet(study: StudyFolder) -> None:
+    (study.audit("text-mask-strong").folder / MANIFEST).unlink()
+    app = open_strong(study)
+    assert "have all that they are being trained on" in captions(app)
+    assert not cards(app)
+
+
+@pytest.mark.parametrize("name", [SCORES, PAIRS])
+def test_a_broken_file_is_one_line(study: StudyFolder, name: str) -> None:
+    path = study.audit("text-mask-strong").folder / name
+    path.write_bytes(b"{ nonsense")
+    app = open_page("pages/mitigations.py", study=study.name, setting="text_mask=0.3")
+    assert app.error[0].value == "This part of the study cannot be shown."
+    assert any(str(path) in text for text in texts(app))

@@ -1,0 +1,128 @@
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clipmem_core.audits.store import write_table
+from clipmem_core.dashboard.mitigation_points import compared_of
+from clipmem_core.dashboard.mitigation_table import as_csv, detectable, reaches_aim, table_of
+from clipmem_core.studies.store import ARMS, StudyFolder
+from tests.dashboard.test_maps_pages import captions
+from tests.dashboard.test_mitigation_chart import open_study
+from tests.made_arms import make_arms
+
+
+def rows_of(study: StudyFolder) -> pd.DataFrame:
+    compared = compared_of(study)
+    return compared[compared["arm"] != "none"]
+
+
+def wide(study: StudyFolder, measure: str) -> pd.DataFrame:
+    return study.arms.pivot_table(index="seed", columns="arm", values=measure)
+
+
+def test_numbers_are_paired_differences_and_shares_of_none(data: Path) -> None:
+    study = make_arms(data)
+    table, texts = table_of(rows_of(study), None)
+    row, text = table.set_index("arm").loc["text-mask"], texts[table["arm"] == "text-mask"].iloc[0]
+    clipmem, auroc, seconds = (wide(study, name) for name in ("clipmem_candidate", "membership_auroc", "seconds"))
+    share = 100 * (clipmem["text-mask"] - clipmem["none"]).mean() / clipmem["none"].mean()
+    assert row["clipmem"] == pytest.approx(share)
+    assert text["clipmem"].startswith(f"−{-share:.1f} % [−")
+    assert row["AUROC"] == pytest.approx((auroc["text-mask"] - auroc["none"]).mean())
+    assert row["seconds"] == pytest.approx(seconds["text-mask"].mean() / seconds["none"].mean())
+    assert text["seconds"] == f"×{row['seconds']:.2f}"
+    assert row["peak MB"] == 1202
+    assert text["peak MB"] == "1,202"
+    assert row["seeds"] == 3
+
+
+def test_the_chosen_arm_comes_first(data: Path) -> None:
+    rows = rows_of(make_arms(data))
+    table, texts = table_of(rows, "mask-and-crops")
+    plain, plain_texts = table_of(rows, None)
+    assert table["arm"][0] == "mask-and-crops"
+    assert table["arm"][1:].tolist() == [arm for arm in plain["arm"] if arm != "mask-and-crops"]
+    place = plain["arm"].tolist().index("mask-and-crops")
+    assert texts["clipmem"][0] == plain_texts["clipmem"][place]
+
+
+def test_columns_that_say_nothing_are_left_out(data: Path) -> None:
+    study = make_arms(data)
+    assert "samples" not in table_of(rows_of(study), None)[0]
+    write_table(study.folder / ARMS, study.arms.drop(columns="zero_shot"))
+    assert "zero-shot" not in table_of(rows_of(study), None)[0]
+    arms = study.arms
+    arms.loc[arms["arm"] == "early-stop", "samples_seen"] /= 2
+    write_table(study.folder / ARMS, arms)
+    assert set(table_of(rows_of(study), None)[1]["samples"]) == {"×1.00", "×0.50"}
+
+
+def found(clipmem: float, auroc: float, low: float, n: int = 3) -> dict[str, dict[str, float]]:
+    """Differences to a `none` of clipmem .4, AUROC .8 and retrieval .5."""
+    return {
+        "clipmem_candidate": {"n": n, "value": 0.4 + clipmem, "difference": clipmem},
+        "membership_auroc": {"n": n, "value": 0.8 + auroc, "difference": auroc},
+        "retrieval": {"n": n, "value": 0.5, "difference": 0.0, "low": low},
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "reached"),
+    [
+        ((-0.101, -0.01, -0.02), True),
+        ((-0.099, -0.01, -0.02), False),
+        ((-0.101, 0.01, -0.02), False),
+        ((-0.101, -0.01, -0.026), False),
+        ((-0.101, -0.01, -0.02, 2), False),
+    ],
+)
+def test_the_aim_is_a_quarter_less_and_a_twentieth_lost_at_most(given: tuple[float, ...], reached: bool) -> None:
+    assert reaches_aim(found(*given)) is reached
+
+
+def test_where_none_memorized_nothing_no_aim_is_reached() -> None:
+    nothing = found(-0.1, -0.01, 0.0)
+    nothing["clipmem_candidate"]["value"] = -0.1
+    assert not reaches_aim(nothing)
+    assert not reaches_aim({})
+
+
+def test_the_table_says_what_it_is_and_who_reaches_the_aim(data: Path) -> None:
+    app = open_study(make_arms(data), setting="text_mask=0.3")
+    shown = app.dataframe[0].value
+    assert shown["arm"].iloc[0] == "text-mask-strong"
+    assert set(shown.loc[shown["aim"] == "✓", "arm"]) == {
+        "text-mask-strong",
+        "mask-and-crops",
+        "captions-and-adaptive-mask",
+    }
+    told = captions(app)
+    assert "3 arms reach the aim (25 % less clipmem" in told
+    assert "none has clipmem 0.3" in told
+    assert "four times of five from about" in told
+
+
+def test_without_a_seed_in_common_there_is_no_table(data: Path) -> None:
+    app = open_study(make_arms(data, seeds={"none": 1}))
+    assert "No arm and none have a seed in common yet." in captions(app)
+    assert not app.dataframe
+
+
+def test_one_seed_has_differences_and_no_intervals(data: Path) -> None:
+    study = make_arms(data, seeds=1)
+    _, texts = table_of(rows_of(study), None)
+    assert not texts["AUROC"].str.contains(r"\[").any()
+    assert detectable(rows_of(study)) == ""
+    assert "arms with fewer than 3 seeds cannot" in captions(open_study(study))
+
+
+def test_the_file_holds_every_arm_and_measure(data: Path) -> None:
+    study = make_arms(data)
+    table = pd.read_csv(io.BytesIO(as_csv(study)))
+    assert set(table["arm"]) == set(study.arms["arm"])
+    row = table[(table["arm"] == "text-mask") & (table["measure"] == "membership_auroc")].iloc[0]
+    auroc = wide(study, "membership_auroc")
+    assert row["difference"] == pytest.approx((auroc["text-mask"] - auroc["none"]).mean())
+    assert row["setting"] == "text_mask=0.15"
