@@ -22,6 +22,7 @@ PAGES = {  # file → title and icon, in the order of the sidebar
     "pages/pair.py": ("Pair", ":material/image:"),
     "pages/embeddings.py": ("Map of embeddings", ":material/bubble_chart:"),
     "pages/encoders.py": ("Encoders", ":material/call_split:"),
+    "pages/mitigations.py": ("Mitigations", ":material/tune:"),
     "pages/decisions.py": ("Decisions and export", ":material/checklist:"),
     "pages/compare.py": ("Compare audits", ":material/compare_arrows:"),
     "pages/audits.py": ("Audits", ":material/science:"),

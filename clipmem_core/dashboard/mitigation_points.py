@@ -13,6 +13,7 @@ from clipmem_core.dashboard.mitigation_reference import reference_of
 from clipmem_core.figures.arms import MEMORIZATION, TOLD, UTILITY
 from clipmem_core.review.tables import Stamp, stamp
 from clipmem_core.scores.seeds import over_seeds
+from clipmem_core.studies.aim import base_of, outcome_of
 from clipmem_core.studies.compare import CLIPMEM_NET, COLUMNS, differences, with_lead
 from clipmem_core.studies.mitigations import NONE
 from clipmem_core.studies.setting import parse_setting
@@ -67,6 +68,28 @@ def compared_of(study: StudyFolder) -> pd.DataFrame:
 @functools.lru_cache(maxsize=8)
 def _compared(study: StudyFolder, moment: Stamp) -> pd.DataFrame:
     return differences(rows_of(study), NONE)
+
+
+def reached_of(study: StudyFolder) -> tuple[str, ...]:
+    """Return the arms that reach the aim; found once for each state of the rows."""
+    return _reached(study, stamp(study.folder / ARMS)) if len(rows_of(study)) else ()
+
+
+@functools.lru_cache(maxsize=8)
+def _reached(study: StudyFolder, moment: Stamp) -> tuple[str, ...]:
+    rows = rows_of(study)
+    outcomes = {str(arm): outcome_of(rows, str(arm)) for arm in dict.fromkeys(rows[ARM]) if arm != NONE}
+    return tuple(arm for arm, found in outcomes.items() if found is not None and found.reached)
+
+
+def above_0(study: StudyFolder) -> frozenset[str]:
+    """Return the measures whose mean of `none` is above 0, as far as the seeds show: differences are shares of it."""
+    rows = rows_of(study)
+    return (
+        frozenset()
+        if rows.empty
+        else frozenset(name for name in (CLIPMEM_CANDIDATE, RETRIEVAL) if not math.isnan(base_of(rows, NONE, name)))
+    )
 
 
 def answer_of(study: StudyFolder) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """A study of mitigations → a table of every arm against `none`: paired differences, their price, who meets the aim."""
 
 import functools
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,10 @@ import streamlit as st
 from pandas.io.formats.style import Styler
 
 from clipmem_core import columns as c
-from clipmem_core.dashboard.mitigation_points import NAMES, compared_of, with_interval
+from clipmem_core.dashboard.mitigation_points import NAMES, above_0, compared_of, reached_of, with_interval
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.studies.aim import AIM, JUDGED
 from clipmem_core.studies.compare import CLIPMEM_NET
-from clipmem_core.studies.mitigation_answers import LESS, LOSS
 from clipmem_core.studies.mitigations import NONE
 from clipmem_core.studies.store import (
     ARM,
@@ -28,7 +28,7 @@ from clipmem_core.studies.store import (
 )
 
 PERCENT, ABSOLUTE, TIMES, VALUE = "percent", "absolute", "times", "value"
-AIM, SEEDS = "aim", "seeds"
+MEETS, SEEDS = "aim", "seeds"
 REACHED = "✓"
 CHOSEN_SHADE = "background-color: rgba(106,111,216,0.18)"
 
@@ -43,19 +43,18 @@ class Column:
 
 
 COLUMNS = {
-    CLIPMEM_CANDIDATE: Column("clipmem", PERCENT, "Mean clipmem of the candidates, in % of that of none."),
+    CLIPMEM_CANDIDATE: Column("clipmem", PERCENT, "Mean clipmem of the candidates; a % is of that of none."),
     CLIPMEM_NET: Column("beyond external", ABSOLUTE, "The same minus that of external pairs, which nobody memorized."),
     MEMBERSHIP_AUROC: Column("AUROC", ABSOLUTE, "How well alignment tells who was trained on: no scale moves it."),
     c.CLIPMEM_IMAGE: Column("image part", ABSOLUTE, "The image encoder's part of clipmem."),
     c.CLIPMEM_TEXT: Column("text part", ABSOLUTE, "The text encoder's part of clipmem."),
-    RETRIEVAL: Column("retrieval", PERCENT, "The mean of six recalls on external pairs, in % of that of none."),
+    RETRIEVAL: Column("retrieval", PERCENT, "The mean of six recalls on external pairs; a % is of that of none."),
     "linear_probe": Column("linear probe", ABSOLUTE, "Accuracy of a linear probe."),
     "zero_shot": Column("zero-shot", ABSOLUTE, "Accuracy without any training on labels."),
     SAMPLES_SEEN: Column("samples", TIMES, "Pairs seen in training, times those of none."),
     SECONDS: Column("seconds", TIMES, "Seconds of training, times those of none: on a busy machine they say little."),
     PEAK_MB: Column("peak MB", VALUE, "The most memory that a member took, in megabytes."),
 }
-DETECTED = (CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, RETRIEVAL)
 
 
 def draw_differences(study: StudyFolder, chosen: str | None) -> None:
@@ -74,7 +73,7 @@ def draw_differences(study: StudyFolder, chosen: str | None) -> None:
     if rows.empty:
         st.caption("No arm and none have a seed in common yet.")
         return
-    table, texts = table_of(rows, chosen)
+    table, texts = table_of(rows, chosen, reached=reached_of(study), shares=above_0(study))
     st.dataframe(
         _styled(table, texts, chosen),
         hide_index=True,
@@ -94,12 +93,16 @@ def draw_differences(study: StudyFolder, chosen: str | None) -> None:
     )
 
 
-def table_of(rows: pd.DataFrame, chosen: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def table_of(
+    rows: pd.DataFrame, chosen: str | None, *, reached: Collection[str], shares: Collection[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the numbers that the table sorts by, and the texts that it shows for them.
 
     Args:
         rows: as `differences`, without those of `none`.
         chosen: an arm, which comes first; None for none of them.
+        reached: the arms that reach the aim.
+        shares: of the measures that are told in percent of none, those of which none has a mean above 0.
 
     Returns:
         One row an arm: arm, aim, seeds and each measure by its head; and the same of texts, of the measures alone.
@@ -107,8 +110,9 @@ def table_of(rows: pd.DataFrame, chosen: str | None) -> tuple[pd.DataFrame, pd.D
     numbers, texts = [], []
     for arm, own in rows.groupby(ARM, sort=False):
         found = {str(row["measure"]): row for row in own.to_dict("records")}
-        written = {name: _cell(found.get(name), column.kind) for name, column in COLUMNS.items()}
-        row = {ARM: arm, AIM: REACHED if reaches_aim(found) else "", SEEDS: int(own["n"].max())}
+        kinds = {name: _kind(name, shares) for name in COLUMNS}
+        written = {name: _cell(found.get(name), kind) for name, kind in kinds.items()}
+        row = {ARM: arm, MEETS: REACHED if arm in reached else "", SEEDS: int(own["n"].max())}
         numbers.append(row | {COLUMNS[name].head: number for name, (number, _) in written.items()})
         texts.append({COLUMNS[name].head: text for name, (_, text) in written.items()})
     table, shown = pd.DataFrame(numbers), pd.DataFrame(texts)
@@ -116,6 +120,11 @@ def table_of(rows: pd.DataFrame, chosen: str | None) -> tuple[pd.DataFrame, pd.D
     order = np.argsort(table[ARM].to_numpy() != chosen, kind="stable")
     table = table[kept].iloc[order].reset_index(drop=True)
     return table, shown[[name for name in kept if name in shown]].iloc[order].reset_index(drop=True)
+
+
+def _kind(name: str, shares: Collection[str]) -> str:
+    kind = COLUMNS[name].kind
+    return ABSOLUTE if kind == PERCENT and name not in shares else kind
 
 
 def _says_nothing(head: str, texts: pd.Series) -> bool:
@@ -141,22 +150,6 @@ def _cell(row: Mapping[Hashable, Any] | None, kind: str) -> tuple[float, str]:
     return ends[0], with_interval(*ends, sign="+", digits=1, unit=" %")
 
 
-def reaches_aim(found: Mapping[str, Mapping[Hashable, Any]]) -> bool:
-    """Tell whether an arm takes a quarter of clipmem and some AUROC away, and at most a twentieth of retrieval at the
-    lower end of its interval; with too few seeds nothing is claimed.
-
-    Args:
-        found: measure → its row of `differences`.
-    """
-    if not set(DETECTED) <= set(found) or found[RETRIEVAL]["n"] < MIN_REPLICATES:
-        return False
-    clipmem, auroc, retrieval = (found[name] for name in DETECTED)
-    # Without a division: what `none` memorized may be nothing.
-    less = -clipmem["difference"] >= LESS * (clipmem["value"] - clipmem["difference"]) > 0
-    kept = -retrieval["low"] <= LOSS * (retrieval["value"] - retrieval["difference"])
-    return bool(less and kept and auroc["difference"] < 0)
-
-
 def _styled(table: pd.DataFrame, texts: pd.DataFrame, chosen: str | None) -> Styler:
     """Write the texts over the numbers, by which the columns sort, and shade the chosen arm."""
     styled = table.style
@@ -177,8 +170,7 @@ def _configured(table: pd.DataFrame) -> dict[str, Any]:
         head: st.column_config.NumberColumn(head, help=text) for head, text in heads.items() if head in table
     }
     configured[ARM] = st.column_config.TextColumn(ARM, pinned=True)
-    aim = f"At least {100 * LESS:.0f} % less clipmem, less AUROC, and of retrieval at most {100 * LOSS:.0f} % lost at "
-    configured[AIM] = st.column_config.TextColumn(AIM, help=f"{aim}the lower end of the interval.")
+    configured[MEETS] = st.column_config.TextColumn(MEETS, help=f"{AIM[0].upper()}{AIM[1:]}.")
     return configured
 
 
@@ -194,11 +186,10 @@ def _read() -> str:
 
 
 def _reached(table: pd.DataFrame) -> str:
-    reached = int((table[AIM] == REACHED).sum())
-    wanted = f"{100 * LESS:.0f} % less clipmem, less AUROC, at most {100 * LOSS:.0f} % of retrieval lost"
+    reached = int((table[MEETS] == REACHED).sum())
     few = "" if (table[SEEDS] >= MIN_REPLICATES).all() else f"; arms with fewer than {MIN_REPLICATES} seeds cannot"
     counted = "No arm reaches" if not reached else f"{reached} arm{'s reach' if reached > 1 else ' reaches'}"
-    return f"{counted} the aim ({wanted}){few}."
+    return f"{counted} the aim ({AIM}){few}."
 
 
 def detectable(rows: pd.DataFrame) -> str:
@@ -208,7 +199,7 @@ def detectable(rows: pd.DataFrame) -> str:
         rows: as `differences`, without those of `none`.
     """
     told = []
-    for name in DETECTED:
+    for name in JUDGED:
         own = rows[(rows["measure"] == name) & rows["detectable"].notna()]
         none = (own["value"] - own["difference"]).abs()
         percent = COLUMNS[name].kind == PERCENT and bool((none > 0).all())

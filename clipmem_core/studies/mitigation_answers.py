@@ -1,21 +1,19 @@
 """The rows of a study of mitigations → what came out beside `none`: claim by claim, and against the aim."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.scores.paired import Difference
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.studies.aim import AIM, Outcome, outcome_of, percent
 from clipmem_core.studies.answers import verdict
 from clipmem_core.studies.compare import CLIPMEM_NET, difference_of
 from clipmem_core.studies.mitigations import NONE
 from clipmem_core.studies.rankings import RANDOM
 from clipmem_core.studies.store import ARM, CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, RETRIEVAL
 
-LESS = 0.25  # of mean candidate clipmem: what one setting should take away
-LOSS = 0.05  # of primary utility: what it may cost at most
-JUDGED = (CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, RETRIEVAL)
 MEASURES = {
     CLIPMEM_CANDIDATE: "mean clipmem",
     CLIPMEM_NET: "the same beyond external pairs",
@@ -73,17 +71,24 @@ def removal(arms: pd.DataFrame, times: pd.DataFrame) -> list[str]:
 
 
 def combined(arms: pd.DataFrame, times: pd.DataFrame) -> list[str]:
-    """Say which settings reach the aim: a quarter less clipmem and less AUROC, at most a twentieth of utility lost."""
-    others = [name for name in _names(arms) if name != NONE and set(JUDGED) <= set(effects(arms, name))]
-    if not others:
+    """Say which settings reach the aim, and if none does, which comes nearest."""
+    found = {name: outcome_of(arms, name) for name in _names(arms) if name != NONE}
+    known = {name: one for name, one in found.items() if one is not None}
+    if not known:
         return []
-    reached = [name for name in others if _reaches(arms, name)]
-    wanted = (
-        f"at least {LESS:.0%} less mean clipmem, less membership AUROC, and of retrieval at most {LOSS:.0%} lost at "
-        "the lower end of the interval"
-    )
-    told = f"reached by {', '.join(reached)}" if reached else f"reached by no arm; nearest: {_nearest(arms, others)}"
-    return [f"The aim ({wanted}) is {told}.", *[_told(arms, name) for name in reached], *_least(arms)]
+    reached = [name for name, one in known.items() if one.reached]
+    told = f"is reached by {', '.join(reached)}" if reached else _not_reached(known)
+    return [f"The aim ({AIM}) {told}.", *[_told(arms, name) for name in reached], *_least(arms)]
+
+
+def _not_reached(known: Mapping[str, Outcome]) -> str:
+    """Say which arm misses the aim by least, and by how much; of too few seeds, that they are."""
+    judged = {name: one for name, one in known.items() if one.judged}
+    if not judged:
+        return f"needs {MIN_REPLICATES} seeds, and clipmem and retrieval of {NONE} above 0, to be judged"
+    name = min(judged, key=lambda one: judged[one].missed)
+    less, loss = percent(max(judged[name].less, 0)), percent(max(judged[name].loss, 0))
+    return f"is reached by no arm; nearest: {name} with {less} less clipmem and up to {loss} of retrieval lost"
 
 
 def _names(arms: pd.DataFrame) -> list[str]:
@@ -126,23 +131,3 @@ def _least(arms: pd.DataFrame) -> list[str]:
     seen = [f"{one.detectable:.3f} in {MEASURES[name]}" for name, one in found.items() if one.n > 1]
     could = f" It could have seen changes of {', '.join(seen)}." if seen else ""
     return [f"The least mean clipmem is that of {_told(arms, least)}{could}"]
-
-
-def _shares(arms: pd.DataFrame, name: str) -> tuple[float, float]:
-    """Return the share of mean clipmem that an arm takes away, and that of retrieval lost at the interval's end."""
-    found, none = effects(arms, name), arms[arms[ARM] == NONE]
-    worst = found[RETRIEVAL].low if found[RETRIEVAL].n > 1 else found[RETRIEVAL].mean
-    return -found[CLIPMEM_CANDIDATE].mean / none[CLIPMEM_CANDIDATE].mean(), -worst / none[RETRIEVAL].mean()
-
-
-def _reaches(arms: pd.DataFrame, name: str) -> bool:
-    less, loss = _shares(arms, name)
-    return less >= LESS and loss <= LOSS and effects(arms, name)[MEMBERSHIP_AUROC].mean < 0
-
-
-def _nearest(arms: pd.DataFrame, others: Sequence[str]) -> str:
-    """Name the arm that misses the aim by least, and by how much."""
-    missed = {name: max(LESS - _shares(arms, name)[0], _shares(arms, name)[1] - LOSS) for name in others}
-    name = min(missed, key=lambda one: missed[one])
-    less, loss = _shares(arms, name)
-    return f"{name} with {less:.0%} less clipmem and up to {max(loss, 0):.0%} of retrieval lost"

@@ -34,7 +34,7 @@ FILES = (CONFIG, MANIFEST, VERDICT, *TABLES)
 BYTES = (b"", b"\x00\xff\xfe garbage")
 GARBAGE = [(file, garbage) for file in FILES for garbage in BYTES]
 GARBAGE += [(file, garbage) for file in (CONFIG, MANIFEST, VERDICT) for garbage in (b"[]", b"null", b'{"a": ')]
-ABOUT_NO_AUDIT = ("pages/audits.py", "pages/compare.py")
+ABOUT_NO_AUDIT = ("pages/audits.py", "pages/compare.py", "pages/mitigations.py")
 every_page = pytest.mark.parametrize("page", PAGES)
 
 
@@ -60,7 +60,7 @@ def test_a_page_without_an_audit_says_how_to_get_one(data: Path, page: str) -> N
     app = open_page(page)
     assert not app.error
     offered = said(app) + " ".join(each.value for each in app.code) + " ".join(button.label for button in app.button)
-    assert any(word in offered for word in ("clipmem_core audit", "Check", "Audits"))
+    assert any(word in offered for word in ("clipmem_core audit", "clipmem_core study", "Check", "Audits"))
 
 
 @every_page
@@ -159,5 +159,6 @@ def test_nonsense_in_the_address_is_survived(copy: Copy, page: str) -> None:
     copy()
     names = ("page", "size", "layout", "pair", "order", "view", "format", "outline", "map", "ranges", "check", "colour")
     names += ("group", "label", "planted", "decision", "meaning", "like", "by", "member", "a", "b", "first", "second")
+    names += ("study", "setting", "figure", "memorization", "utility", "paper")
     for nonsense in ("", "\0", "-1", "9" * 40, "<script>", "[x](javascript:alert(1))", "../../etc/passwd", "{}"):
         open_page(page, audit="made", **dict.fromkeys(names, nonsense))

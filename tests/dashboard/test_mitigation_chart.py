@@ -38,7 +38,7 @@ def test_every_arm_is_in_the_chart_and_the_study_has_its_say(data: Path) -> None
     dots = [trace for trace in chart(app)["data"] if trace.get("customdata")]
     assert sum(len(trace["customdata"]) for trace in dots) == 15
     assert "95 % interval over 3 seeds" in captions(app)
-    assert any(text.startswith("The aim (at least 25% less") for text in texts(app))
+    assert any(text.startswith("The aim (at least 25\u00a0% less") for text in texts(app))
     spoken = app.get("plotly_chart")[0].proto.alt
     assert spoken.startswith("retrieval against clipmem of 15 arms. none: clipmem 0.3")
     assert "Arms that no other beats, from the least memorized: adaptive-rest" in spoken

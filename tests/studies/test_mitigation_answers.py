@@ -107,8 +107,10 @@ def test_the_aim_is_reached_where_all_three_hold() -> None:
     missed = answers.combined(table[table["arm"].isin(["none", "costly", "weak"])], NOTHING)[0]
     # costly loses .04 + .0025 of .5, 3.5 points too much; weak takes away 12.5 %, half of what is wanted.
     assert missed.endswith(
-        "is reached by no arm; nearest: costly with 50% less clipmem and up to 8% of retrieval lost."
+        "is reached by no arm; nearest: costly with 50\u00a0% less clipmem and up to 8\u00a0% of retrieval lost."
     )
+    few = answers.combined(table[table["seed"] < 2], NOTHING)[0]
+    assert few.endswith("needs 3 seeds, and clipmem and retrieval of none above 0, to be judged.")
 
 
 def test_no_rows_say_nothing() -> None:

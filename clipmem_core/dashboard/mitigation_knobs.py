@@ -1,0 +1,126 @@
+"""What can be done against memorization → a toggle each: its words, its range, and what it is at first."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from clipmem_core import columns as c
+from clipmem_core.config import AuditConfig
+from clipmem_core.dashboard.mitigation_reference import Reference
+from clipmem_core.studies.rankings import RANDOM
+
+ALL_CAPTIONS = 0
+PLACES = {"before": "Before", "after": "After"}
+PLACE_HELP = (
+    "After: the embedding is a unit vector when noise is added, and is made one again. Before: noise is added to what "
+    "comes out of the encoder, whatever its length."
+)
+RANKED_BY = {
+    c.CLIPMEM: "highest clipmem",
+    c.CLIPMEM_TEXT: "highest text part of clipmem",
+    c.MISFIT: "highest misfit",
+    c.SIMILARITY_OUT: "lowest similarity, models that never saw them",
+    c.SIMILARITY_IN: "lowest similarity, models trained on them",
+    RANDOM: "at random",
+}
+REMOVED = 100  # the paper's best number
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A field of the config: a toggle, and a slider once it is on.
+
+    `usual` is where its slider stands at first; `brings` are modifiers that are set with it when it is turned on.
+    """
+
+    name: str
+    label: str
+    help: str
+    low: float
+    high: float
+    step: float
+    usual: float
+    brings: Mapping[str, Any] = field(default_factory=dict)
+
+    def at_first(self, config: AuditConfig) -> float:
+        """Return the usual value, or where the reference has that already, one further on."""
+        return self.usual if self.usual != getattr(config, self.name) else min(self.high, self.usual + self.step)
+
+
+TEXT_NOISE = Knob(
+    "text_noise",
+    "Noise on text embeddings",
+    "Gaussian noise on every caption's embedding while training. σ is its standard deviation in each number, so that "
+    "σ·√dim is how long the noise is.",
+    *(0.01, 0.5, 0.01, 0.15),
+)
+IMAGE_NOISE = Knob(
+    "image_noise",
+    "Noise on image embeddings",
+    "The same noise on the picture's embedding: a control for noise on the text.",
+    *(0.01, 0.5, 0.01, 0.15),
+)
+MASK = Knob(
+    "text_mask", "Masked words", "This share of a caption's words is left out, others each epoch.", 0.05, 0.9, 0.05, 0.3
+)
+CROPS = Knob(
+    "crop_scale",
+    "Crops of another strength",
+    "The smallest share of a picture that a random crop may show: less is stronger, 1 shows whole pictures.",
+    *(0.05, 1.0, 0.05, 0.2),
+)
+COLOUR = Knob(
+    "colour",
+    "Changed colours",
+    "Brightness, contrast and saturation of a picture change by up to this share, anew each time it is seen.",
+    *(0.05, 1.0, 0.05, 0.4),
+)
+DECAY = Knob(
+    "weight_decay",
+    "Another weight decay",
+    "How strongly weights are pulled towards 0 at every step.",
+    *(0.0, 1.0, 0.05, 0.3),
+)
+LOGIT_SCALE = Knob(
+    "max_logit_scale",
+    "Cap on the logit scale",
+    "Holds the factor on similarities in the loss at or below this; it starts at 14, and 100 is CLIP's own cap.",
+    *(1.0, 100.0, 1.0, 30.0),
+)
+# Found while one model trains: nobody has to train twice to know whom to act on.
+WHO = "A pair runs ahead when it is aligned better than most pairs that nobody trains on."
+ADAPTIVE = (
+    Knob("adaptive_noise", "Noise on their text", f"Noise on the text embedding. {WHO}", 0.01, 0.5, 0.01, 0.15),
+    Knob("adaptive_mask", "Masked words", f"This share of their words is left out. {WHO}", 0.05, 0.95, 0.05, 0.6),
+    Knob(
+        "adaptive_rest",
+        "Rest",
+        f"They count this much less in the loss; at 1 they rest. {WHO}",
+        *(0.05, 1.0, 0.05, 1.0),
+        # Above the median, half of what is not memorized at all would rest too.
+        brings={"adaptive_quantile": 0.95},
+    ),
+)
+AHEAD = (
+    Knob(
+        "adaptive_quantile",
+        "Ahead of this share of external pairs",
+        "A pair runs ahead when it is aligned better than this share of the pairs that nobody trains on.",
+        *(0.05, 0.99, 0.01, 0.5),
+    ),
+    Knob("adaptive_every", "Epochs between two looks", "How often it is found anew who runs ahead.", 1, 10, 1, 2),
+)
+
+
+def early_stop(reference: Reference) -> Knob:
+    """Return the knob of an early stop, at two thirds of the study's epochs at first."""
+    epochs = reference.config.epochs
+    text = f"Training ends after this epoch of {epochs}, with the learning rate as high as it is then."
+    return Knob("stop_epoch", "Early stop", text, 1, max(2, epochs - 1), 1, max(1, round(epochs * 2 / 3)))
+
+
+def caption_choices(reference: Reference) -> list[int]:
+    """Return how many captions a pair may be trained on instead; 0 stands for all, and none where there is one."""
+    usual = reference.config.train_captions
+    counts = [*range(1, reference.captions + 1), ALL_CAPTIONS] if reference.captions > 1 else []
+    return [count for count in counts if count != usual]

@@ -1,0 +1,79 @@
+"""What can be done against memorization, and what it costs: a study's settings to turn on, off and run."""
+
+import streamlit as st
+
+from clipmem_core.dashboard.address import write
+from clipmem_core.dashboard.choices import asked, choose_segment
+from clipmem_core.dashboard.frame import open_bare_page
+from clipmem_core.dashboard.mitigation_chart import draw_chart
+from clipmem_core.dashboard.mitigation_effect import draw_effect
+from clipmem_core.dashboard.mitigation_pairs import draw_changed_pairs
+from clipmem_core.dashboard.mitigation_setting import arm_of, draw_setting
+from clipmem_core.dashboard.mitigation_start import draw_start
+from clipmem_core.dashboard.mitigation_state import draw_beginning, draw_state, is_working
+from clipmem_core.dashboard.mitigation_study import (
+    PARAMETER,
+    Known,
+    beginning,
+    choose_study,
+    draw_faults,
+    known_studies,
+    told,
+)
+from clipmem_core.dashboard.mitigation_table import draw_differences
+from clipmem_core.dashboard.mitigation_waiting import draw_waiting
+from clipmem_core.dashboard.trouble import explained_errors
+from clipmem_core.studies.setting import Setting
+
+VIEWS = {"results": ":material/scatter_plot: Results", "start": ":material/add: Start a study"}
+VIEW = "view"  # in the address
+
+
+def show_started(name: str) -> None:
+    """Show the study that was just started."""
+    write(**{PARAMETER: name, VIEW: None})
+    st.rerun()
+
+
+def show_study(known: Known) -> None:
+    """Draw a study: its settings beside the chart, then what each of them did."""
+    working = is_working(known.study.name)
+    draw_state(known, working=working)
+    left, right = st.columns([1, 2], gap="medium")
+    setting = Setting()
+    with left, told():
+        setting = draw_setting(known.study)
+    arm = arm_of(known.study, setting)
+    with right, told():
+        if known.done:
+            draw_waiting(known, setting, arm, working=working)
+        else:
+            st.info("No arm of this study is done yet.", icon=":material/hourglass:")
+            return
+    chosen = arm if any(name == arm for name, _ in known.done) else None
+    with right, told():
+        if chosen is not None:
+            draw_effect(known.study.arms, chosen, setting.text)
+        draw_chart(known.study, chosen)
+    with told():
+        draw_differences(known.study, chosen)
+    with told():
+        draw_changed_pairs(known.study, chosen)
+
+
+open_bare_page("Mitigations")
+with explained_errors():
+    known, faults = known_studies()
+    begins = beginning(known)
+    usual = "results" if known or begins else "start"
+    view = asked(VIEW, VIEWS, usual)
+    # A widget of its own for each view: what the browser still sends of the last view's changes nothing in this one.
+    choose_segment("View", VIEWS, parameter=VIEW, key=f"mitigations-{view}", usual=usual, hidden=True)
+    draw_faults(faults)
+    chosen_study = choose_study(known, begins) if view == "results" else None
+    if view == "start":
+        draw_start(started=show_started)
+    elif chosen_study is not None:
+        show_study(chosen_study)
+    elif begins:
+        draw_beginning(begins)

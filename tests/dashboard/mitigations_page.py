@@ -1,0 +1,53 @@
+"""What the tests of the page Mitigations share: its parts, jobs left in the data folder, what it starts."""
+
+import os
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from clipmem_core.audits.detached import process_start
+from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.dashboard import mitigation_setting, mitigation_state, mitigation_waiting
+from clipmem_core.studies.store import StudyFolder
+from tests.dashboard.made_mitigations import make_mitigations
+
+PAGE = "pages/mitigations.py"
+
+
+def labels(app: AppTest) -> list[str]:
+    return [button.label for button in app.button]
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    app = next(button for button in app.button if button.label == label).click().run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def leave_study_job(data: Path, name: str, *, running: bool, exit_code: int | None = None, output: str = "") -> None:
+    folder = data / "jobs" / ".studies" / name
+    folder.mkdir(parents=True)
+    started = process_start(os.getppid()) if running else "1"
+    write_json(folder / "job.json", {"pid": os.getppid(), "started": started, "command": ["python", "again"]})
+    (folder / "output.log").write_text(output)
+    if exit_code is not None:
+        (folder / "exit_code").write_text(f"{exit_code}\n")
+
+
+@pytest.fixture
+def lab(data: Path, made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
+    """A finished study of five arms over three seeds, of which one more takes 3.2 minutes."""
+    monkeypatch.setattr(mitigation_waiting, "minutes_of", lambda study, setting: 3.2)
+    return make_mitigations(data, made["paper"])
+
+
+@pytest.fixture
+def went_on(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What the page does to jobs, instead of doing it."""
+    done: list[tuple[str, str]] = []
+    for module in (mitigation_setting, mitigation_state, mitigation_waiting):
+        monkeypatch.setattr(module, "resume_study", lambda study: done.append(("resume", study.name)))
+    monkeypatch.setattr(mitigation_state, "cancel", lambda job: done.append(("cancel", job.name)))
+    monkeypatch.setattr(mitigation_state, "start_job_in", lambda folder, command: done.append(("again", folder.name)))
+    return done

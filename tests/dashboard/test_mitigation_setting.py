@@ -1,0 +1,149 @@
+"""The page Mitigations: toggles and sliders write the address, and the address sets them."""
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from clipmem_core.audits.store import write_table
+from clipmem_core.dashboard.mitigation_knobs import ADAPTIVE, COLOUR, CROPS, DECAY, IMAGE_NOISE, LOGIT_SCALE, MASK
+from clipmem_core.studies.setting import FIELDS
+from clipmem_core.studies.store import StudyFolder
+from tests.dashboard.made_mitigations import SETTINGS
+from tests.dashboard.mitigations_page import PAGE
+from tests.dashboard.test_maps_pages import address, captions
+from tests.dashboard.test_pages import open_page
+
+ALL_ON = (
+    "train_captions=2 text_noise=0.07 image_noise=0.2 noise_place=before text_mask=0.25 crop_scale=0.3 colour=0.5 "
+    "weight_decay=0.4 stop_epoch=33 max_logit_scale=20 adaptive_noise=0.11 adaptive_mask=0.65 adaptive_rest=0.9 "
+    "adaptive_quantile=0.8 adaptive_every=4 removal=misfit:7 lookalikes decisions equal_time"
+)
+
+
+pytestmark = pytest.mark.usefixtures("lab")
+
+
+def turn(app: AppTest, name: str, on: bool = True) -> AppTest:
+    app.toggle(key=f"mitigation-on-{name}").set_value(on).run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def asked(app: AppTest) -> str:
+    return address(app).get("setting", "")
+
+
+def test_the_address_sets_every_widget() -> None:
+    app = open_page(PAGE, setting=ALL_ON)
+    assert not app.warning
+    assert asked(app) == ALL_ON
+    assert all(toggle.value for toggle in app.toggle if toggle.key.startswith("mitigation-on-"))
+    values = dict(part.split("=") for part in ALL_ON.split() if "=" in part and not part.startswith("removal"))
+    shown = {name: app.session_state[f"mitigation-{name}"] for name in FIELDS}
+    assert {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in shown.items()} == values
+    assert app.number_input(key="mitigation-removal-n").value == 7
+    assert app.selectbox(key="mitigation-removal-by").value == "misfit"
+
+
+def test_the_words_hold_for_every_field_that_a_setting_can_change() -> None:
+    app = open_page(PAGE, setting=ALL_ON)
+    assert {widget.key.removeprefix("mitigation-") for widget in (*app.slider, *app.select_slider)} >= {
+        name for name in FIELDS if name != "noise_place"
+    }
+    assert all(toggle.help for toggle in app.toggle if toggle.key.startswith("mitigation-on-"))
+
+
+@pytest.mark.parametrize("knob", [MASK, CROPS, COLOUR, IMAGE_NOISE, DECAY, LOGIT_SCALE, *ADAPTIVE[:2]])
+def test_a_toggle_writes_what_is_usual_and_takes_it_back(knob) -> None:  # noqa: ANN001
+    app = turn(open_page(PAGE), knob.name)
+    assert asked(app) == f"{knob.name}={knob.usual:g}"
+    assert app.slider(key=f"mitigation-{knob.name}").value == knob.usual
+    assert asked(turn(app, knob.name, on=False)) == ""
+    assert not app.slider
+
+
+def test_a_slider_writes_its_value_without_the_noise_of_floats() -> None:
+    app = turn(open_page(PAGE, page="3"), "text_mask")
+    assert "page" not in address(app)
+    app.slider(key="mitigation-text_mask").set_value(0.1 + 0.2).run()
+    assert asked(app) == "text_mask=0.3"
+
+
+def test_rest_comes_with_the_quantile_that_it_needs() -> None:
+    app = turn(open_page(PAGE), "adaptive_rest")
+    assert asked(app) == "adaptive_rest=1 adaptive_quantile=0.95"
+    app.slider(key="mitigation-adaptive_every").set_value(5).run()
+    assert asked(app) == "adaptive_rest=1 adaptive_quantile=0.95 adaptive_every=5"
+    assert asked(turn(app, "adaptive_rest", on=False)) == ""
+
+
+def test_several_settings_combine_and_the_place_of_noise_is_asked_for_once() -> None:
+    app = turn(turn(turn(open_page(PAGE), "text_noise"), "image_noise"), "colour")
+    assert [each.key for each in app.segmented_control].count("mitigation-noise_place") == 1
+    app.segmented_control(key="mitigation-noise_place").select("before").run()
+    assert asked(app) == "text_noise=0.15 image_noise=0.15 noise_place=before colour=0.4"
+    assert asked(turn(turn(app, "text_noise", on=False), "image_noise", on=False)) == "colour=0.4"
+
+
+def test_noise_is_told_by_its_length_too() -> None:
+    # The model tiny has embeddings of 64 numbers: 0.15 · 8.
+    assert "σ·√dim = 0.15·√64 = 1.20" in captions(turn(open_page(PAGE), "text_noise"))
+
+
+def test_captions_are_offered_up_to_all_of_the_source_but_not_as_in_none(lab: StudyFolder) -> None:
+    app = turn(open_page(PAGE), "train_captions")
+    assert asked(app) == "train_captions=0"
+    assert app.select_slider(key="mitigation-train_captions").options == ["2", "3", "all"]
+    app.select_slider(key="mitigation-train_captions").set_value("2").run()
+    assert asked(app) == "train_captions=2"
+    pairs = lab.audit("none").pairs
+    pairs["captions"] = pairs["captions"].map(lambda texts: list(texts[:1]))
+    write_table(lab.audit("none").folder / "pairs.parquet", pairs)
+    assert "Every pair has one caption" in captions(open_page(PAGE))
+
+
+def test_pairs_are_taken_out_by_a_ranking() -> None:
+    app = turn(open_page(PAGE), "removal")
+    assert asked(app) == "removal=clipmem:20"  # half of the 40 that f and g share
+    app.number_input(key="mitigation-removal-n").set_value(12).run()
+    app.selectbox(key="mitigation-removal-by").select("random").run()
+    assert asked(app) == "removal=random:12"
+    assert asked(turn(app, "removal", on=False)) == ""
+
+
+@pytest.mark.parametrize("flag", ["lookalikes", "equal_time"])
+def test_what_is_no_field_is_a_word_of_its_own(flag: str) -> None:
+    app = turn(open_page(PAGE, setting="text_mask=0.3"), flag)
+    assert asked(app) == f"text_mask=0.3 {flag}"
+    assert asked(turn(app, flag, on=False)) == "text_mask=0.3"
+
+
+def test_equal_time_alone_is_none() -> None:
+    assert open_page(PAGE).toggle(key="mitigation-on-equal_time").disabled
+    assert asked(open_page(PAGE, setting="equal_time")) == ""
+
+
+def test_a_value_beyond_the_usual_widens_its_slider() -> None:
+    app = open_page(PAGE, setting="text_noise=3.21 adaptive_mask=0.001 removal=random:999")
+    assert app.slider(key="mitigation-text_noise").max == 3.21
+    assert app.slider(key="mitigation-adaptive_mask").min == 0.001
+    assert app.number_input(key="mitigation-removal-n").max == 999
+    app = open_page(PAGE, setting="train_captions=77")
+    assert app.select_slider(key="mitigation-train_captions").options == ["2", "3", "77", "all"]
+
+
+def test_a_setting_of_the_study_can_be_jumped_to() -> None:
+    app = open_page(PAGE)
+    listed = app.selectbox(key="mitigations-listed")
+    assert (listed.value, listed.options) == ("", list(SETTINGS))
+    listed.select("adaptive-rest").run()
+    assert asked(app) == "adaptive_rest=1 adaptive_quantile=0.95"
+    assert app.toggle(key="mitigation-on-adaptive_rest").value
+    assert not app.toggle(key="mitigation-on-text_mask").value
+    turn(app, "colour")
+    assert app.selectbox(key="mitigations-listed").options == ["another one", *SETTINGS]
+    app.selectbox(key="mitigations-listed").select("none").run()
+    assert asked(app) == ""
+
+
+def test_a_toggle_turned_beside_a_setting_that_cannot_be_used_begins_at_none() -> None:
+    assert asked(turn(open_page(PAGE, setting="text_mask=7 colour=0.2"), "colour")) == "colour=0.4"

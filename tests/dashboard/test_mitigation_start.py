@@ -1,0 +1,138 @@
+"""The page Mitigations: what is chosen in the form is the study that starts."""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.commands import parse
+from clipmem_core.config import SourceOptions, preset_config
+from clipmem_core.dashboard import mitigation_start
+from clipmem_core.dashboard.mitigation_start import Wanted, fault_of
+from clipmem_core.dashboard.mitigation_study import PLANS
+from clipmem_core.dashboard.starting import OTHER_SOURCE
+from clipmem_core.studies.mitigations import NONE
+from clipmem_core.studies.plans import STUDIES
+from tests.dashboard.made_mitigations import make_mitigations
+from tests.dashboard.mitigations_page import PAGE, leave_study_job
+from tests.dashboard.test_every_page import said
+from tests.dashboard.test_maps_pages import address
+from tests.dashboard.test_pages import open_page, texts
+
+Copy = Callable[..., Audit]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """Every study that the form starts, instead of starting it."""
+    calls: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(
+        mitigation_start, "start_study", lambda arguments, *, name: calls.append((name, list(arguments)))
+    )
+    return calls
+
+
+def form(**parameters: str) -> AppTest:
+    return open_page(PAGE, view="start", **parameters)
+
+
+def start(app: AppTest) -> AppTest:
+    app = app.button(key="study-start").click().run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def test_every_plan_with_none_and_many_arms_is_offered() -> None:
+    mitigating = {name for name, plan in STUDIES.items() if plan.reference == NONE and not plan.snapshots}
+    assert set(PLANS) == mitigating
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_study_is_offered_with_its_question_and_the_command_that_is_typed(plan: str, started: list) -> None:  # type: ignore[type-arg]
+    app = form()
+    app.selectbox(key="study-plan").select(plan).run()
+    assert STUDIES[plan].question in said(app)
+    start(app)
+    ((name, arguments),) = started
+    assert name == f"scenes-{plan}"
+    assert app.session_state["study-plan"] == plan
+    typed = parse(["study", *arguments])
+    assert (typed.study, typed.source, typed.name, typed.config.seeds) == (plan, "scenes", name, 3)
+    assert address(app)["study"] == name
+
+
+def test_what_is_chosen_is_what_is_asked_for(started: list) -> None:  # type: ignore[type-arg]
+    app = form()
+    app.selectbox(key="study-source").select(OTHER_SOURCE).run()
+    assert "no data set is given" in " ".join(texts(app))
+    assert app.button(key="study-start").disabled
+    app.text_input(key="study-path").set_value("/some/my pairs.csv").run()
+    app.segmented_control(key="study-preset").select("tiny").run()
+    app.number_input(key="study-seeds").set_value(5)
+    app.number_input(key="study-tiny-epochs").set_value(7)
+    app.toggle(key="study-lookalikes").set_value(True)
+    app.text_input(key="study-name").set_value("mine").run()
+    command = app.code[0].value
+    start(app)
+    expected = ["combined", "/some/my pairs.csv", "--name=mine", "--preset=tiny", "--seeds=5", "--drop-lookalikes"]
+    assert started == [("mine", [*expected, "--epochs=7"])]
+    assert shlex.split(command)[4:] == started[0][1]
+    config = parse(shlex.split(command)[3:]).config
+    usual = preset_config("tiny")
+    assert (config.epochs, config.seeds, config.protocol, config.lr) == (7, 5, "paper", usual.lr)
+    assert config.eval_captions == 1
+
+
+def test_data_sets_of_audits_come_first_and_are_read_as_they_were(copy: Copy, started: list) -> None:  # type: ignore[type-arg]
+    audit = copy()
+    config = audit.config
+    config["config"]["source"]["csv_caption_key"] = "title"
+    write_json(audit.folder / "config.json", config | {"source": "cats.csv"})
+    copy(name="broken").folder.joinpath("config.json").write_text('{"source": 5, "config": {"source": {"x": 1}}}')
+    app = form()
+    assert app.selectbox(key="study-source").options == ["cats.csv", "scenes", OTHER_SOURCE]
+    start(app)
+    ((name, arguments),) = started
+    assert name == "cats-combined"
+    assert "--csv-caption-key=title" in arguments
+
+
+def test_a_name_that_is_taken_is_refused_and_a_free_one_proposed(data: Path, made: dict[str, Audit]) -> None:
+    make_mitigations(data, made["paper"], name="scenes-combined")
+    leave_study_job(data, "scenes-combined-2", running=True)
+    app = form()
+    assert app.text_input(key="study-name").placeholder == "scenes-combined-3"
+    for name in ("scenes-combined", "scenes-combined-2"):
+        app.text_input(key="study-name").set_value(name).run()
+        assert f"there is a study {name!r} already: take another name" in texts(app)
+        assert app.button(key="study-start").disabled
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"), [("a b", "must be letters"), ("members", "folder of the members"), ("../x", "must be letters")]
+)
+def test_a_name_that_cannot_be_one_is_refused(name: str, fault: str) -> None:
+    app = form()
+    app.text_input(key="study-name").set_value(name).run()
+    assert any(fault in text and "\n" not in text for text in texts(app))
+    assert not app.code
+
+
+@pytest.mark.parametrize(("field", "value"), [("seeds", 0), ("small-epochs", -1)])
+def test_a_number_out_of_range_is_refused_at_once(field: str, value: int) -> None:
+    app = form()
+    app.number_input(key=f"study-{field}").set_value(value).run()
+    assert any("must be at least 1" in text for text in texts(app))
+    assert app.button(key="study-start").disabled
+
+
+def test_a_wanted_study_says_only_what_its_plan_and_preset_do_not() -> None:
+    config = parse(["study", "captions", "scenes", "--name", "x", "--preset", "tiny"]).config
+    wanted = Wanted("captions", "scenes", "x", config)
+    assert wanted.arguments == ["captions", "scenes", "--name=x", "--preset=tiny", "--seeds=3"]
+    assert parse(["study", *wanted.arguments]).config == config
+    assert fault_of(wanted) == ""
+    assert config.source == SourceOptions()

@@ -1,0 +1,130 @@
+"""The page Mitigations: which study it is about, and how far that is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.studies.store import StudyFolder
+from tests.dashboard.made_mitigations import SETTINGS, made_rows, make_mitigations
+from tests.dashboard.mitigations_page import PAGE, labels, leave_study_job, press
+from tests.dashboard.test_every_page import said
+from tests.dashboard.test_maps_pages import address
+from tests.dashboard.test_pages import open_page, texts
+from tests.made_encoders import make_study
+
+Made = dict[str, Audit]
+
+
+def test_a_finished_study_opens_with_none(lab: StudyFolder) -> None:
+    app = open_page(PAGE)
+    assert not app.error, said(app)
+    assert "scenes · 5 arms × 3 seeds · all done · an abacus, 2 cores" in texts(app)
+    assert "Nothing is done against memorization" in said(app)
+    assert labels(app) == []
+
+
+def test_an_unknown_study_is_told_in_plain_text_and_another_shown(lab: StudyFolder) -> None:
+    app = open_page(PAGE, study="[x](javascript:alert(1))")
+    assert "no study of mitigations" in app.warning[0].value
+    assert "asked for: [x](javascript:alert(1))" in texts(app)
+    assert app.selectbox(key="mitigations-study").value == "lab"
+
+
+def test_studies_of_other_questions_are_not_offered_and_the_fullest_comes_first(
+    data: Path, lab: StudyFolder, made: Made
+) -> None:
+    make_study(data, "time")
+    make_study(data, "size")
+    make_mitigations(data, made["paper"], name="another", done=1)
+    app = open_page(PAGE)
+    assert not app.error, said(app)
+    assert app.selectbox(key="mitigations-study").options == ["lab", "another"]
+    app.selectbox(key="mitigations-study").select("another").run()
+    assert address(app)["study"] == "another"
+    assert "5 of 15 arms × seeds are done" in said(app)
+
+
+@pytest.mark.parametrize("file", ["study.json", "arms.parquet", "own.json"])
+@pytest.mark.parametrize("garbage", [b"", b"[]", b'{"study": "combined"}', b'{"arms": [5]}', b"\x00\xff", None])
+def test_a_broken_study_is_one_line_and_the_others_are_shown(
+    data: Path, lab: StudyFolder, made: Made, file: str, garbage: bytes | None
+) -> None:
+    path = make_mitigations(data, made["paper"], name="broken").folder / file
+    path.unlink(missing_ok=True) if garbage is None else path.write_bytes(garbage)
+    app = open_page(PAGE)
+    assert "lab" in app.selectbox(key="mitigations-study").options
+    assert len(app.error) == (garbage is not None)
+    if garbage is not None:
+        assert "broken" not in app.selectbox(key="mitigations-study").options
+        assert any(text.startswith("broken: ") and file in text and "\n" not in text for text in texts(app))
+
+
+@pytest.mark.parametrize("asked", [{"config": None}, {"arms": 3}, {"settings": {"a": 1}}, {"study": 5}, {"config": {}}])
+def test_a_study_that_does_not_say_what_it_is_is_one_line(data: Path, lab: StudyFolder, asked: dict[str, Any]) -> None:
+    write_json(lab.folder / "study.json", lab.asked | asked)
+    app = open_page(PAGE, view="results")
+    assert len(app.error) == 1
+    assert any("study.json" in text and "\n" not in text for text in texts(app))
+
+
+def test_a_table_without_its_columns_is_told(lab: StudyFolder) -> None:
+    write_table(lab.folder / "arms.parquet", made_rows(3).drop(columns="retrieval"))
+    app = open_page(PAGE, view="results")
+    assert any("arms.parquet cannot be read" in text for text in texts(app))
+
+
+def test_while_the_job_runs_the_page_says_how_far_it_is(data: Path, made: Made, went_on: list[tuple[str, str]]) -> None:
+    make_mitigations(data, made["paper"], done=1)
+    said_so = "5 arms × 3 seeds, 10 f and g to train: about 7 min on this machine\n"
+    leave_study_job(data, "lab", running=True, output=f"reading scenes\n{said_so}arm none, seed 1: 1 of 10\n")
+    app = open_page(PAGE, setting=SETTINGS["captions"])
+    assert app.get("progress")[0].proto.text == "5 of 15 arms × seeds are done"
+    assert app.get("progress")[0].proto.value == 33
+    assert f"{said_so}arm none, seed 1: 1 of 10" in texts(app)
+    assert "1 of 3 seeds of this setting are done. Its turn comes" in app.info[0].value
+    assert "Resume" not in labels(app)
+    press(app, "Cancel")
+    assert went_on == [("cancel", "lab")]
+
+
+def test_the_page_is_drawn_again_when_a_row_is_there(data: Path, made: Made) -> None:
+    study = make_mitigations(data, made["paper"], done=1)
+    app = open_page(PAGE)
+    assert "5 of 15" in said(app)
+    write_table(study.folder / "arms.parquet", made_rows(2))
+    assert "10 of 15" in said(app.run())
+
+
+def test_a_study_that_stopped_says_why_and_goes_on(data: Path, made: Made, went_on: list[tuple[str, str]]) -> None:
+    make_mitigations(data, made["paper"], done=1)
+    leave_study_job(data, "lab", running=False, exit_code=1, output="error: *no* space\n")
+    app = open_page(PAGE)
+    assert "exit code 1" in app.error[0].value
+    assert "error: *no* space" in texts(app)
+    press(app, "Resume")
+    assert went_on == [("resume", "lab")]
+
+
+def test_a_study_without_a_row_can_be_gone_on_with(data: Path, made: Made) -> None:
+    make_mitigations(data, made["paper"], done=0)
+    app = open_page(PAGE)
+    assert "No arm of this study is done yet" in said(app)
+    assert labels(app) == ["Resume"]
+
+
+def test_a_study_that_is_only_a_job_yet_shows_what_it_says(data: Path, went_on: list[tuple[str, str]]) -> None:
+    leave_study_job(data, "new", running=False, exit_code=2, output="error: no such file\n")
+    app = open_page(PAGE, study="new")
+    assert "exit code 2" in app.error[0].value
+    assert "error: no such file" in texts(app)
+    press(app, "Try again")
+    assert went_on == [("again", "new")]
+
+
+def test_a_broken_job_is_one_line(lab: StudyFolder, data: Path) -> None:
+    leave_study_job(data, "lab", running=False)
+    (data / "jobs" / ".studies" / "lab" / "job.json").write_text("[]")
+    app = open_page(PAGE)
+    assert any("describes no job" in text for text in texts(app))

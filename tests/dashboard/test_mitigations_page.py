@@ -1,0 +1,169 @@
+"""The page Mitigations: what a setting did, or what it takes to run it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.config import InputError
+from clipmem_core.dashboard import mitigation_waiting
+from clipmem_core.review.decisions import open_review
+from clipmem_core.studies.own import read_own
+from clipmem_core.studies.store import StudyFolder
+from tests.dashboard.made_mitigations import SETTINGS, made_rows
+from tests.dashboard.mitigations_page import PAGE, labels, press
+from tests.dashboard.test_every_page import said
+from tests.dashboard.test_maps_pages import address
+from tests.dashboard.test_pages import open_page, texts, titles
+
+Copy = Callable[..., Audit]
+
+
+def bold(app: AppTest) -> str:
+    return " ".join(element.value for element in app.markdown)
+
+
+def test_without_a_study_the_page_offers_to_start_one(data: Path) -> None:
+    app = open_page(PAGE)
+    assert app.segmented_control(key="mitigations-start").value == "start"
+    assert "Start" in labels(app)
+    assert app.code[0].value.startswith("python -m clipmem_core study combined scenes --name=scenes-combined")
+    assert "There is no study" in open_page(PAGE, view="results").info[0].value
+
+
+def test_a_link_opens_a_setting_and_says_what_it_did(lab: StudyFolder) -> None:
+    app = open_page(PAGE, study="lab", setting="text_mask=0.3")
+    assert "text_mask 0.3 against none: clipmem −30\u00a0% [−31, −29], AUROC −0.030" in titles(app)
+    assert "It meets the aim" in said(app)
+    assert "Run it" not in labels(app)
+
+
+def test_a_setting_as_somebody_types_it_is_written_as_usual(lab: StudyFolder) -> None:
+    app = open_page(PAGE, setting="noise_place=before  text_mask=.30")
+    assert address(app)["setting"] == "text_mask=0.3"
+    assert app.selectbox(key="mitigations-listed").value == "text_mask=0.3"
+
+
+@pytest.mark.parametrize(
+    ("setting", "fault"),
+    [
+        ("nonsense", "does not know 'nonsense'"),
+        ("text_mask=2", "--text-mask is a share"),
+        ("adaptive_mask=0.1 adaptive_every=99999999999999999999", "at most 1,000,000"),
+        ("removal=[x](javascript:alert(1)):5", "removal must name a ranking"),
+        ("text_noise=nan", "text_noise must be a number"),
+        ("text_mask=0.1 text_mask=0.2", "twice"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_told_and_none_shown(lab: StudyFolder, setting: str, fault: str) -> None:
+    app = open_page(PAGE, setting=setting)
+    assert "cannot be used" in app.warning[0].value
+    assert any(fault in text and "\n" not in text for text in texts(app))
+    assert not any(toggle.value for toggle in app.toggle)
+    assert "Nothing is done against memorization" in said(app)
+
+
+@pytest.mark.parametrize("file", ["pairs.parquet", "membership.parquet", ".prepared.npz", "config.json"])
+@pytest.mark.parametrize("garbage", [b"garbage", None])
+def test_a_broken_audit_of_none_breaks_one_part_of_the_page(lab: StudyFolder, file: str, garbage: bytes | None) -> None:
+    path = lab.audit("none").folder / file
+    path.unlink() if garbage is None else path.write_bytes(garbage)
+    app = open_page(PAGE, setting="text_mask=0.35")
+    assert len(texts(app)) > 0
+    assert all("\n" not in text for text in texts(app))
+
+
+def test_a_setting_nobody_ran_says_how_long_it_takes_and_is_queued(
+    lab: StudyFolder, went_on: list[tuple[str, str]]
+) -> None:
+    app = open_page(PAGE, setting="text_mask=0.35 text_noise=0.1")
+    assert "Not run: about 4 min" in bold(app)
+    app = press(app, "Run it")
+    assert went_on == [("resume", "lab")]
+    (own,) = read_own(lab)
+    assert own.setting.text == "text_noise=0.1 text_mask=0.35"
+    assert "15 of 18 arms × seeds are done" in said(app)
+    assert labels(app) == ["Resume"]
+
+
+def test_how_long_is_not_known_before_none_has_run(lab: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mitigation_waiting, "minutes_of", lambda study, setting: None)
+    assert "known when none has been trained" in bold(open_page(PAGE, setting="text_mask=0.35"))
+
+
+def test_a_setting_that_cannot_run_is_one_line_and_nothing_is_lost(
+    lab: StudyFolder, went_on: list[tuple[str, str]]
+) -> None:
+    app = press(open_page(PAGE, setting="lookalikes"), "Run it")
+    assert "cannot run" in app.error[0].value
+    assert any("no two of the pictures that members train on look alike" in text for text in texts(app))
+    assert address(app)["setting"] == "lookalikes"
+    assert (went_on, read_own(lab)) == ([], [])
+
+
+def test_a_job_that_does_not_start_is_one_line(lab: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(study: StudyFolder) -> None:
+        raise RuntimeError("job did not start:\nno output")
+
+    monkeypatch.setattr(mitigation_waiting, "resume_study", fail)
+    app = press(open_page(PAGE, setting="text_mask=0.35"), "Run it")
+    assert "job did not start: no output" in texts(app)
+
+
+def test_an_arm_with_some_of_its_seeds_says_so(data: Path, lab: StudyFolder) -> None:
+    rows = made_rows(3)
+    write_table(lab.folder / "arms.parquet", rows[~((rows["arm"] == "text-mask") & (rows["seed"] == 2))])
+    app = open_page(PAGE, setting=SETTINGS["text-mask"])
+    assert app.info[0].value == "2 of 3 seeds of this setting are done. Resume the study to run the rest."
+    assert "text_mask 0.15 against none" in titles(app)
+    assert "2 seeds are too few" in said(app)
+
+
+def test_decisions_are_counted_and_those_of_later_are_another_arm(
+    copy: Copy, lab: StudyFolder, went_on: list[tuple[str, str]]
+) -> None:
+    audit = copy("paper")
+    ids = lab.audit("none").pairs["pair_id"].tolist()
+    app = open_page(PAGE)
+    assert app.toggle(key="mitigation-on-decisions").disabled
+    open_review(audit).decide(ids[45:47], "remove", audit=audit.name)
+    app = open_page(PAGE, setting="decisions")
+    assert app.toggle(key="mitigation-on-decisions").label == "My decisions: 2 removed, 0 recaptioned"
+    press(app, "Run it")
+    (own,) = read_own(lab)
+    rows = made_rows(3)
+    write_table(lab.folder / "arms.parquet", rows.replace({"arm": {"text-mask": own.name}}))
+    app = open_page(PAGE, setting="decisions")
+    assert "decisions against none" in titles(app)
+    assert "Run it" not in labels(app)
+    open_review(audit).decide(ids[47:48], "remove", audit=audit.name)
+    app = open_page(PAGE, setting="decisions")
+    assert "decisions against none" in titles(app)
+    assert "Run with other decisions than those of now" in bold(app)
+    press(app, "Run it")
+    assert len(read_own(lab)) == 2
+
+
+def test_a_study_from_before_settings_were_kept_says_how_it_gets_them(
+    lab: StudyFolder, went_on: list[tuple[str, str]]
+) -> None:
+    asked = {key: value for key, value in lab.asked.items() if key not in ("settings", "reference_fields")}
+    write_json(lab.folder / "study.json", asked)
+    app = open_page(PAGE, setting="text_mask=0.3")
+    assert "does not say the settings of its arms yet" in said(app)
+    assert not app.error, said(app)
+    press(app, "Read its settings")
+    assert went_on == [("resume", "lab")]
+
+
+def test_an_error_while_it_is_added_loses_nothing(lab: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> str:
+        raise InputError("the folder\ncannot be written")
+
+    monkeypatch.setattr(mitigation_waiting, "add_own", refuse)
+    app = press(open_page(PAGE, setting="text_mask=0.35"), "Run it")
+    assert "the folder cannot be written" in texts(app)
+    assert json.loads((lab.folder / "study.json").read_text())["study"] == "combined"
