@@ -73,7 +73,8 @@ def draw_differences(study: StudyFolder, chosen: str | None) -> None:
     if rows.empty:
         st.caption("No arm and none have a seed in common yet.")
         return
-    table, texts = table_of(rows, chosen, reached=reached_of(study), shares=above_0(study))
+    shares = above_0(study)
+    table, texts = table_of(rows, chosen, reached=reached_of(study), shares=shares)
     st.dataframe(
         _styled(table, texts, chosen),
         hide_index=True,
@@ -81,7 +82,8 @@ def draw_differences(study: StudyFolder, chosen: str | None) -> None:
         key="mitigation-differences",
         alt=f"Differences of {len(table)} arms to none in memorization, utility and price, with 95 % intervals",
     )
-    st.caption(" ".join(filter(None, [_none_in_words(compared), _read(), _reached(table), detectable(rows)])))
+    told = [_none_in_words(compared), _read(), _reached(table), detectable(rows, shares=shares)]
+    st.caption(" ".join(filter(None, told)))
     st.download_button(
         "Download as CSV",
         data=functools.partial(as_csv, study),
@@ -178,7 +180,7 @@ def _none_in_words(compared: pd.DataFrame) -> str:
     """Say what differences are taken to."""
     own = compared[compared[ARM] == NONE].set_index("measure")["value"]
     told = [f"{NAMES[name]} {own[name]:.3f}" for name in NAMES if name in own]
-    return f"none has {', '.join(told)}." if told else ""
+    return f"none has {', '.join(told)}.".replace("-", "−") if told else ""
 
 
 def _read() -> str:
@@ -192,17 +194,18 @@ def _reached(table: pd.DataFrame) -> str:
     return f"{counted} the aim ({AIM}){few}."
 
 
-def detectable(rows: pd.DataFrame) -> str:
+def detectable(rows: pd.DataFrame, *, shares: Collection[str]) -> str:
     """Say how small a difference the study could have seen, of the arm in the middle.
 
     Args:
         rows: as `differences`, without those of `none`.
+        shares: as of `table_of`.
     """
     told = []
     for name in JUDGED:
         own = rows[(rows["measure"] == name) & rows["detectable"].notna()]
         none = (own["value"] - own["difference"]).abs()
-        percent = COLUMNS[name].kind == PERCENT and bool((none > 0).all())
+        percent = _kind(name, shares) == PERCENT
         middle = (100 * own["detectable"] / none if percent else own["detectable"]).median()
         if len(own):
             told.append(f"{f'{middle:.2g} %' if percent else f'{middle:.3f}'} in {COLUMNS[name].head}")

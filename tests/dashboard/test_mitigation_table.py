@@ -93,7 +93,7 @@ def test_one_seed_has_differences_and_no_intervals(data: Path) -> None:
     study = make_arms(data, seeds=1)
     _, texts = table_of(rows_of(study), None, reached=(), shares=BOTH)
     assert not texts["AUROC"].str.contains(r"\[").any()
-    assert detectable(rows_of(study)) == ""
+    assert detectable(rows_of(study), shares=BOTH) == ""
     assert "arms with fewer than 3 seeds cannot" in captions(open_study(study))
 
 
