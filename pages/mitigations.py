@@ -5,13 +5,13 @@ import streamlit as st
 from clipmem_core.dashboard.address import write
 from clipmem_core.dashboard.choices import asked, choose_segment
 from clipmem_core.dashboard.frame import open_bare_page
-from clipmem_core.dashboard.mitigation_chart import draw_chart
-from clipmem_core.dashboard.mitigation_effect import draw_effect
-from clipmem_core.dashboard.mitigation_pairs import draw_changed_pairs
-from clipmem_core.dashboard.mitigation_setting import arm_of, draw_setting
-from clipmem_core.dashboard.mitigation_start import draw_start
-from clipmem_core.dashboard.mitigation_state import draw_beginning, draw_state, is_working
-from clipmem_core.dashboard.mitigation_study import (
+from clipmem_core.dashboard.mitigations.chart import draw_chart
+from clipmem_core.dashboard.mitigations.effect import draw_effect
+from clipmem_core.dashboard.mitigations.pairs import draw_changed_pairs
+from clipmem_core.dashboard.mitigations.setting import arm_of, draw_setting
+from clipmem_core.dashboard.mitigations.start import draw_start
+from clipmem_core.dashboard.mitigations.state import draw_beginning, draw_state, is_working
+from clipmem_core.dashboard.mitigations.study import (
     PARAMETER,
     Known,
     beginning,
@@ -20,8 +20,8 @@ from clipmem_core.dashboard.mitigation_study import (
     known_studies,
     told,
 )
-from clipmem_core.dashboard.mitigation_table import draw_differences
-from clipmem_core.dashboard.mitigation_waiting import draw_waiting
+from clipmem_core.dashboard.mitigations.table import draw_differences
+from clipmem_core.dashboard.mitigations.waiting import draw_waiting
 from clipmem_core.dashboard.trouble import explained_errors
 from clipmem_core.studies.setting import Setting
 

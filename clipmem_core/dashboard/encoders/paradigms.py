@@ -9,7 +9,7 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.audits.units import UNITMEM_MEAN
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import write
-from clipmem_core.dashboard.encoder_waiting import at_work, draw_waiting
+from clipmem_core.dashboard.encoders.waiting import at_work, draw_waiting
 from clipmem_core.figures.units import paradigm_figure
 from clipmem_core.review.unit_ranks import VARIANTS, claim_1, paradigm_layers
 from clipmem_core.scores.uncertainty import MIN_REPLICATES

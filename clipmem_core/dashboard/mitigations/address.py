@@ -13,8 +13,8 @@ from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_config
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAGE, write
-from clipmem_core.dashboard.mitigation_knobs import REMOVED
-from clipmem_core.dashboard.mitigation_reference import Reference
+from clipmem_core.dashboard.mitigations.knobs import REMOVED
+from clipmem_core.dashboard.mitigations.reference import Reference
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.studies.rankings import Removal
 from clipmem_core.studies.setting import Setting, normal, parse_setting

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core.dashboard.fields import label_of
-from clipmem_core.dashboard.mitigation_knobs import RANKED_BY
-from clipmem_core.dashboard.mitigation_reference import reference_of
+from clipmem_core.dashboard.mitigations.knobs import RANKED_BY
+from clipmem_core.dashboard.mitigations.reference import reference_of
 from clipmem_core.figures.arms import BAND, LINE, MEMORIZATION, PLACE, TOLD, UTILITY
 from clipmem_core.studies.compare import CLIPMEM_NET
 from clipmem_core.studies.mitigations import NONE

@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import Audit, write_json, write_table
-from clipmem_core.dashboard import mitigation_chart
+from clipmem_core.dashboard.mitigations import chart
 from clipmem_core.studies.store import ARMS, STUDY, StudyFolder
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import figures, open_page, texts
@@ -25,17 +25,17 @@ def open_study(study: StudyFolder, **parameters: str) -> AppTest:
     return app
 
 
-def chart(app: AppTest) -> dict[str, Any]:
+def drawn(app: AppTest) -> dict[str, Any]:
     return figures(app)[0]
 
 
 def names(app: AppTest) -> list[str]:
-    return [trace["name"] for trace in chart(app)["data"] if "name" in trace]
+    return [trace["name"] for trace in drawn(app)["data"] if "name" in trace]
 
 
 def test_every_arm_is_in_the_chart_and_the_study_has_its_say(data: Path) -> None:
     app = open_study(make_arms(data))
-    dots = [trace for trace in chart(app)["data"] if trace.get("customdata")]
+    dots = [trace for trace in drawn(app)["data"] if trace.get("customdata")]
     assert sum(len(trace["customdata"]) for trace in dots) == 15
     assert "95 % interval over 3 seeds" in captions(app)
     assert any(text.startswith("The aim (at least 25\u00a0% less") for text in texts(app))
@@ -46,12 +46,12 @@ def test_every_arm_is_in_the_chart_and_the_study_has_its_say(data: Path) -> None
 
 def test_the_measures_are_in_the_address(data: Path) -> None:
     app = open_study(make_arms(data), memorization="membership_auroc", utility="zero_shot")
-    layout = chart(app)["layout"]
+    layout = drawn(app)["layout"]
     assert layout["xaxis"]["title"]["text"] == "← less memorized · membership AUROC"
     assert layout["yaxis"]["title"]["text"] == "zero-shot · more useful →"
     app.selectbox(key="mitigation-utility").select("linear_probe").run()
     assert address(app)["utility"] == "linear_probe"
-    assert "linear probe" in chart(app)["layout"]["yaxis"]["title"]["text"]
+    assert "linear probe" in drawn(app)["layout"]["yaxis"]["title"]["text"]
 
 
 def test_measures_without_a_value_and_nonsense_are_passed_over(data: Path) -> None:
@@ -59,12 +59,12 @@ def test_measures_without_a_value_and_nonsense_are_passed_over(data: Path) -> No
     write_table(study.folder / ARMS, study.arms.drop(columns=["zero_shot", "linear_probe"]))
     app = open_study(study, utility="zero_shot", memorization="<b>", figure="none", paper="yes")
     assert app.selectbox(key="mitigation-utility").options == ["retrieval"]
-    assert "retrieval" in chart(app)["layout"]["yaxis"]["title"]["text"]
+    assert "retrieval" in drawn(app)["layout"]["yaxis"]["title"]["text"]
 
 
 def test_the_chosen_arm_has_its_arrow(data: Path) -> None:
     app = open_study(make_arms(data), setting="text_mask=0.3")
-    arrows = [note for note in chart(app)["layout"]["annotations"] if note["showarrow"]]
+    arrows = [note for note in drawn(app)["layout"]["annotations"] if note["showarrow"]]
     assert len(arrows) == 1
     assert "text-mask-strong: clipmem" in app.get("plotly_chart")[0].proto.alt
 
@@ -89,7 +89,7 @@ def test_what_the_paper_does_not_show_cannot_be_laid_over(data: Path, plan: str,
 @pytest.mark.parametrize("plan", ["captions", "text-noise", "removal"])
 def test_a_study_of_one_setting_is_drawn_against_it(data: Path, plan: str) -> None:
     app = open_study(make_arms(data, plan), figure="setting", paper="1")
-    layout = chart(app)["layout"]
+    layout = drawn(app)["layout"]
     assert {"xaxis2", "yaxis2"} <= set(layout)
     assert "the paper, rescaled" in names(app)
     assert ("standard deviation there" in captions(app)) == (plan != "removal")
@@ -115,7 +115,7 @@ def test_names_that_others_wrote_are_shown_as_they_are(data: Path) -> None:
     write_table(study.folder / ARMS, arms)
     write_json(study.folder / STUDY, study.asked | {"arms": {arm: {} for arm in dict.fromkeys(arms["arm"])}})
     app = open_study(study)
-    assert "<img" not in json.dumps(chart(app))
+    assert "<img" not in json.dumps(drawn(app))
     parsed = [element.value for kind in ("markdown", "caption") for element in app.get(kind)]
     assert not [value for value in parsed if "javascript" in value]
 
@@ -127,27 +127,27 @@ CLICK = {"selection": {"points": [{"customdata": [1, "text"]}]}}
 def written(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | int | None]:
     """What clicks write into the address; the session is a dict."""
     found: dict[str, str | int | None] = {}
-    monkeypatch.setattr(mitigation_chart, "write", lambda **others: found.update(others))
-    monkeypatch.setattr(mitigation_chart.st, "session_state", {"chart": CLICK, mitigation_chart.CLICKS: 4})
+    monkeypatch.setattr(chart, "write", lambda **others: found.update(others))
+    monkeypatch.setattr(chart.st, "session_state", {"chart": CLICK, chart.CLICKS: 4})
     return found
 
 
 def test_a_click_on_a_dot_chooses_its_setting_once(written: dict[str, str | int | None]) -> None:
-    mitigation_chart._click("chart", 4, ["", "text_mask=0.3"])
+    chart._click("chart", 4, ["", "text_mask=0.3"])
     assert written == {"setting": "text_mask=0.3", "page": None}
     written.clear()
-    mitigation_chart._click("chart", 4, ["", "text_mask=0.3"])  # the browser says it again
+    chart._click("chart", 4, ["", "text_mask=0.3"])  # the browser says it again
     assert not written
 
 
 def test_a_click_on_none_takes_the_setting_away(written: dict[str, str | int | None]) -> None:
-    mitigation_chart._click("chart", 4, ["text_mask=0.3", ""])
+    chart._click("chart", 4, ["text_mask=0.3", ""])
     assert written == {"setting": None, "page": None}
 
 
 def test_an_arm_that_no_setting_says_cannot_be_chosen(written: dict[str, str | int | None]) -> None:
-    mitigation_chart._click("chart", 4, ["", None])
-    mitigation_chart._click("chart", 4, [""])
+    chart._click("chart", 4, ["", None])
+    chart._click("chart", 4, [""])
     assert not written
 
 
@@ -157,4 +157,4 @@ def test_an_arm_that_no_setting_says_cannot_be_chosen(written: dict[str, str | i
     + [{"selection": {"points": [{"customdata": [None, "the paper"]}]}}],
 )
 def test_no_arm_no_choice(event: dict[str, Any] | None) -> None:
-    assert mitigation_chart._clicked(event) is None
+    assert chart._clicked(event) is None

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.dashboard.mitigation_effect import effect, verdict
+from clipmem_core.dashboard.mitigations.effect import effect, verdict
 from clipmem_core.studies.aim import AIM
 
 

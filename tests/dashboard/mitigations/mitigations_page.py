@@ -8,9 +8,9 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.detached import process_start
 from clipmem_core.audits.store import Audit, write_json
-from clipmem_core.dashboard import mitigation_setting, mitigation_state, mitigation_waiting
+from clipmem_core.dashboard.mitigations import setting, state, waiting
 from clipmem_core.studies.store import StudyFolder
-from tests.dashboard.made_mitigations import make_mitigations
+from tests.dashboard.mitigations.made_mitigations import make_mitigations
 
 PAGE = "pages/mitigations.py"
 
@@ -38,7 +38,7 @@ def leave_study_job(data: Path, name: str, *, running: bool, exit_code: int | No
 @pytest.fixture
 def lab(data: Path, made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
     """A finished study of five arms over three seeds, of which one more takes 3.2 minutes."""
-    monkeypatch.setattr(mitigation_waiting, "minutes_of", lambda study, setting: 3.2)
+    monkeypatch.setattr(waiting, "minutes_of", lambda study, setting: 3.2)
     return make_mitigations(data, made["paper"])
 
 
@@ -46,8 +46,8 @@ def lab(data: Path, made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch) -> 
 def went_on(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What the page does to jobs, instead of doing it."""
     done: list[tuple[str, str]] = []
-    for module in (mitigation_setting, mitigation_state, mitigation_waiting):
+    for module in (setting, state, waiting):
         monkeypatch.setattr(module, "resume_study", lambda study: done.append(("resume", study.name)))
-    monkeypatch.setattr(mitigation_state, "cancel", lambda job: done.append(("cancel", job.name)))
-    monkeypatch.setattr(mitigation_state, "start_job_in", lambda folder, command: done.append(("again", folder.name)))
+    monkeypatch.setattr(state, "cancel", lambda job: done.append(("cancel", job.name)))
+    monkeypatch.setattr(state, "start_job_in", lambda folder, command: done.append(("again", folder.name)))
     return done

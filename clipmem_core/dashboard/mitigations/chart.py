@@ -11,8 +11,8 @@ import streamlit as st
 
 from clipmem_core.dashboard.address import PAGE, write
 from clipmem_core.dashboard.choices import choose_listed, choose_segment
-from clipmem_core.dashboard.mitigation_lines import VALUE, Against, against_of, lines_of, paper_of
-from clipmem_core.dashboard.mitigation_points import (
+from clipmem_core.dashboard.mitigations.lines import VALUE, Against, against_of, lines_of, paper_of
+from clipmem_core.dashboard.mitigations.points import (
     MEMORIZATIONS,
     NAMES,
     UTILITIES,

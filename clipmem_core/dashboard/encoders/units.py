@@ -20,8 +20,8 @@ from clipmem_core.audits.units import (
 )
 from clipmem_core.columns import MEMBER
 from clipmem_core.dashboard.choices import choose_segment
-from clipmem_core.dashboard.encoder_waiting import at_work, draw_buttons, draw_waiting
-from clipmem_core.dashboard.unit_list import draw_unit_list
+from clipmem_core.dashboard.encoders.unit_list import draw_unit_list
+from clipmem_core.dashboard.encoders.waiting import at_work, draw_buttons, draw_waiting
 from clipmem_core.figures.units import axis_span, tower_figure
 from clipmem_core.review.unit_ranks import MEMBERS, SOURCE, VARIANTS, tower_layers
 

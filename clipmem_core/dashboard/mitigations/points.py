@@ -9,7 +9,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.mitigation_reference import reference_of
+from clipmem_core.dashboard.mitigations.reference import reference_of
 from clipmem_core.figures.arms import MEMORIZATION, TOLD, UTILITY
 from clipmem_core.review.tables import Stamp, stamp
 from clipmem_core.scores.seeds import over_seeds

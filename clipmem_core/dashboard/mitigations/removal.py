@@ -3,9 +3,9 @@
 import streamlit as st
 
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.mitigation_address import flag, keep, remove, turn_removal
-from clipmem_core.dashboard.mitigation_knobs import RANKED_BY
-from clipmem_core.dashboard.mitigation_reference import Reference
+from clipmem_core.dashboard.mitigations.address import flag, keep, remove, turn_removal
+from clipmem_core.dashboard.mitigations.knobs import RANKED_BY
+from clipmem_core.dashboard.mitigations.reference import Reference
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.study_decisions import decided_for
 from clipmem_core.studies.setting import Setting

@@ -8,11 +8,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import MANIFEST, PAIRS, SCORES, Audit, write_table
-from clipmem_core.dashboard.mitigation_pairs import SIZE, changes_of, moved_by
+from clipmem_core.dashboard.mitigations.pairs import SIZE, changes_of, moved_by
 from clipmem_core.review.tables import version_of
 from clipmem_core.studies.store import StudyFolder
+from tests.dashboard.mitigations.test_chart import open_study
 from tests.dashboard.test_maps_pages import address, captions
-from tests.dashboard.test_mitigation_chart import open_study
 from tests.dashboard.test_pages import open_page, texts
 from tests.made_arms import give_audit, make_arms
 from tests.made_audit import HOSTILE

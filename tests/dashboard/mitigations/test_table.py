@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits.store import write_table
-from clipmem_core.dashboard.mitigation_points import compared_of
-from clipmem_core.dashboard.mitigation_table import as_csv, detectable, table_of
+from clipmem_core.dashboard.mitigations.points import compared_of
+from clipmem_core.dashboard.mitigations.table import as_csv, detectable, table_of
 from clipmem_core.studies.store import ARMS, StudyFolder
+from tests.dashboard.mitigations.test_chart import open_study
 from tests.dashboard.test_maps_pages import captions
-from tests.dashboard.test_mitigation_chart import open_study
 from tests.made_arms import make_arms
 
 BOTH = ("clipmem_candidate", "retrieval")

@@ -7,8 +7,8 @@ import pytest
 
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.studies.store import StudyFolder
-from tests.dashboard.made_mitigations import SETTINGS, made_rows, make_mitigations
-from tests.dashboard.mitigations_page import PAGE, labels, leave_study_job, press
+from tests.dashboard.mitigations.made_mitigations import SETTINGS, made_rows, make_mitigations
+from tests.dashboard.mitigations.mitigations_page import PAGE, labels, leave_study_job, press
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address
 from tests.dashboard.test_pages import open_page, texts

@@ -5,7 +5,7 @@ import math
 import streamlit as st
 
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.mitigation_study import Known
+from clipmem_core.dashboard.mitigations.study import Known
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.study_decisions import decided_for
 from clipmem_core.studies.estimate import minutes_of

@@ -11,7 +11,7 @@ from clipmem_core.audits.settings import audit_name, check_config, flag, flat
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import PRESETS, AuditConfig, InputError, SourceOptions, as_dict, preset_config
 from clipmem_core.dashboard.comparable import finished_audits
-from clipmem_core.dashboard.mitigation_study import PLANS
+from clipmem_core.dashboard.mitigations.study import PLANS
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.starting import OTHER_SOURCE, built_in_sources
 from clipmem_core.studies.jobs import find_study_job, start_study

@@ -4,11 +4,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import write_table
-from clipmem_core.dashboard.mitigation_knobs import ADAPTIVE, COLOUR, CROPS, DECAY, IMAGE_NOISE, LOGIT_SCALE, MASK
+from clipmem_core.dashboard.mitigations.knobs import ADAPTIVE, COLOUR, CROPS, DECAY, IMAGE_NOISE, LOGIT_SCALE, MASK
 from clipmem_core.studies.setting import FIELDS
 from clipmem_core.studies.store import StudyFolder
-from tests.dashboard.made_mitigations import SETTINGS
-from tests.dashboard.mitigations_page import PAGE
+from tests.dashboard.mitigations.made_mitigations import SETTINGS
+from tests.dashboard.mitigations.mitigations_page import PAGE
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import open_page
 

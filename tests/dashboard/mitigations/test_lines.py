@@ -4,8 +4,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clipmem_core.dashboard.mitigation_lines import Against, against_of, lines_of, paper_of
-from clipmem_core.dashboard.mitigation_points import points_of
+from clipmem_core.dashboard.mitigations.lines import Against, against_of, lines_of, paper_of
+from clipmem_core.dashboard.mitigations.points import points_of
 from clipmem_core.studies.store import StudyFolder
 from tests.made_arms import make_arms
 

@@ -5,7 +5,7 @@ import pytest
 
 from clipmem_core.audits.store import write_table
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.mitigation_points import answer_of, compared_of, measures_of, points_of, rows_of, said_of
+from clipmem_core.dashboard.mitigations.points import answer_of, compared_of, measures_of, points_of, rows_of, said_of
 from clipmem_core.studies.store import ARMS
 from tests.made_arms import make_arms
 

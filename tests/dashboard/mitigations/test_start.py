@@ -10,14 +10,14 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.commands import parse
 from clipmem_core.config import SourceOptions, preset_config
-from clipmem_core.dashboard import mitigation_start
-from clipmem_core.dashboard.mitigation_start import Wanted, fault_of
-from clipmem_core.dashboard.mitigation_study import PLANS
+from clipmem_core.dashboard.mitigations import start
+from clipmem_core.dashboard.mitigations.start import Wanted, fault_of
+from clipmem_core.dashboard.mitigations.study import PLANS
 from clipmem_core.dashboard.starting import OTHER_SOURCE
 from clipmem_core.studies.mitigations import NONE
 from clipmem_core.studies.plans import STUDIES
-from tests.dashboard.made_mitigations import make_mitigations
-from tests.dashboard.mitigations_page import PAGE, leave_study_job
+from tests.dashboard.mitigations.made_mitigations import make_mitigations
+from tests.dashboard.mitigations.mitigations_page import PAGE, leave_study_job
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address
 from tests.dashboard.test_pages import open_page, texts
@@ -29,9 +29,7 @@ Copy = Callable[..., Audit]
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
     """Every study that the form starts, instead of starting it."""
     calls: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(
-        mitigation_start, "start_study", lambda arguments, *, name: calls.append((name, list(arguments)))
-    )
+    monkeypatch.setattr(start, "start_study", lambda arguments, *, name: calls.append((name, list(arguments))))
     return calls
 
 
@@ -39,7 +37,7 @@ def form(**parameters: str) -> AppTest:
     return open_page(PAGE, view="start", **parameters)
 
 
-def start(app: AppTest) -> AppTest:
+def start_it(app: AppTest) -> AppTest:
     app = app.button(key="study-start").click().run()
     assert not app.exception, app.exception[0].message
     return app
@@ -55,7 +53,7 @@ def test_a_study_is_offered_with_its_question_and_the_command_that_is_typed(plan
     app = form()
     app.selectbox(key="study-plan").select(plan).run()
     assert STUDIES[plan].question in said(app)
-    start(app)
+    start_it(app)
     ((name, arguments),) = started
     assert name == f"scenes-{plan}"
     assert app.session_state["study-plan"] == plan
@@ -76,7 +74,7 @@ def test_what_is_chosen_is_what_is_asked_for(started: list) -> None:  # type: ig
     app.toggle(key="study-lookalikes").set_value(True)
     app.text_input(key="study-name").set_value("mine").run()
     command = app.code[0].value
-    start(app)
+    start_it(app)
     expected = ["combined", "/some/my pairs.csv", "--name=mine", "--preset=tiny", "--seeds=5", "--drop-lookalikes"]
     assert started == [("mine", [*expected, "--epochs=7"])]
     assert shlex.split(command)[4:] == started[0][1]
@@ -94,7 +92,7 @@ def test_data_sets_of_audits_come_first_and_are_read_as_they_were(copy: Copy, st
     copy(name="broken").folder.joinpath("config.json").write_text('{"source": 5, "config": {"source": {"x": 1}}}')
     app = form()
     assert app.selectbox(key="study-source").options == ["cats.csv", "scenes", OTHER_SOURCE]
-    start(app)
+    start_it(app)
     ((name, arguments),) = started
     assert name == "cats-combined"
     assert "--csv-caption-key=title" in arguments

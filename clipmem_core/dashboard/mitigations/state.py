@@ -6,7 +6,7 @@ import streamlit as st
 
 from clipmem_core.audits import detached
 from clipmem_core.audits.jobs import Job, cancel, start_job_in
-from clipmem_core.dashboard.mitigation_study import Known, is_study, know, told
+from clipmem_core.dashboard.mitigations.study import Known, is_study, know, told
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.studies.jobs import find_study_job, resume_study
 

@@ -11,7 +11,7 @@ import streamlit as st
 from pandas.io.formats.style import Styler
 
 from clipmem_core import columns as c
-from clipmem_core.dashboard.mitigation_points import NAMES, above_0, compared_of, reached_of, with_interval
+from clipmem_core.dashboard.mitigations.points import NAMES, above_0, compared_of, reached_of, with_interval
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 from clipmem_core.studies.aim import AIM, JUDGED
 from clipmem_core.studies.compare import CLIPMEM_NET

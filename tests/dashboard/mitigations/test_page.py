@@ -9,12 +9,12 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import InputError
-from clipmem_core.dashboard import mitigation_waiting
+from clipmem_core.dashboard.mitigations import waiting
 from clipmem_core.review.decisions import open_review
 from clipmem_core.studies.own import read_own
 from clipmem_core.studies.store import StudyFolder
-from tests.dashboard.made_mitigations import SETTINGS, made_rows
-from tests.dashboard.mitigations_page import PAGE, labels, press
+from tests.dashboard.mitigations.made_mitigations import SETTINGS, made_rows
+from tests.dashboard.mitigations.mitigations_page import PAGE, labels, press
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address
 from tests.dashboard.test_pages import open_page, texts, titles
@@ -90,7 +90,7 @@ def test_a_setting_nobody_ran_says_how_long_it_takes_and_is_queued(
 
 
 def test_how_long_is_not_known_before_none_has_run(lab: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mitigation_waiting, "minutes_of", lambda study, setting: None)
+    monkeypatch.setattr(waiting, "minutes_of", lambda study, setting: None)
     assert "known when none has been trained" in bold(open_page(PAGE, setting="text_mask=0.35"))
 
 
@@ -108,7 +108,7 @@ def test_a_job_that_does_not_start_is_one_line(lab: StudyFolder, monkeypatch: py
     def fail(study: StudyFolder) -> None:
         raise RuntimeError("job did not start:\nno output")
 
-    monkeypatch.setattr(mitigation_waiting, "resume_study", fail)
+    monkeypatch.setattr(waiting, "resume_study", fail)
     app = press(open_page(PAGE, setting="text_mask=0.35"), "Run it")
     assert "job did not start: no output" in texts(app)
 
@@ -163,7 +163,7 @@ def test_an_error_while_it_is_added_loses_nothing(lab: StudyFolder, monkeypatch:
     def refuse(*args: object, **kwargs: object) -> str:
         raise InputError("the folder\ncannot be written")
 
-    monkeypatch.setattr(mitigation_waiting, "add_own", refuse)
+    monkeypatch.setattr(waiting, "add_own", refuse)
     app = press(open_page(PAGE, setting="text_mask=0.35"), "Run it")
     assert "the folder cannot be written" in texts(app)
     assert json.loads((lab.folder / "study.json").read_text())["study"] == "combined"

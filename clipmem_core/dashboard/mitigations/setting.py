@@ -7,14 +7,14 @@ from typing import Any
 import streamlit as st
 
 from clipmem_core.dashboard.choices import choose_listed
-from clipmem_core.dashboard.mitigation_address import (
+from clipmem_core.dashboard.mitigations.address import (
     PARAMETER,
     keep,
     read_setting,
     slide,
     turn,
 )
-from clipmem_core.dashboard.mitigation_knobs import (
+from clipmem_core.dashboard.mitigations.knobs import (
     ADAPTIVE,
     AHEAD,
     COLOUR,
@@ -30,8 +30,8 @@ from clipmem_core.dashboard.mitigation_knobs import (
     caption_choices,
     early_stop,
 )
-from clipmem_core.dashboard.mitigation_reference import Reference, reference_of
-from clipmem_core.dashboard.mitigation_removal import draw_flag, draw_pairs
+from clipmem_core.dashboard.mitigations.reference import Reference, reference_of
+from clipmem_core.dashboard.mitigations.removal import draw_flag, draw_pairs
 from clipmem_core.studies.jobs import resume_study
 from clipmem_core.studies.mitigations import NONE
 from clipmem_core.studies.own import find_arm
