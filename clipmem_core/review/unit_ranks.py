@@ -67,7 +67,8 @@ def claim_1(table: pd.DataFrame, *, column: str) -> str:
     listed = ", ".join(f"{PARADIGM_NAMES[name]} {by_seed[name].mean():.3f}" for name in names)
     told = f"Mean UnitMem over the layers: {listed}."
     if len(names) < len(PARADIGMS):
-        return f"{told} Claim 1 compares three paradigms, and not all of them could be taught on these pairs."
+        missing = " and ".join(PARADIGM_NAMES[name] for name in PARADIGMS if name not in names)
+        return f"{told} Claim 1 compares three paradigms: {missing} is not there, or cannot be taught on these pairs."
     complete = by_seed.dropna()
     if len(complete) < MIN_REPLICATES:
         return f"{told} Claim 1 (CLIP lies between the other two): seeds so far: {len(complete)}, too few to say more."

@@ -25,7 +25,8 @@ def in_words(found: Difference) -> str:
         >>> in_words(Difference(3, 0.21, 0.19, 0.23, 0.01, 0.02))
         '0.210 [0.190, 0.230]'
     """
-    return f"{found.mean:.3f}" if np.isnan(found.low) else f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    ends = "" if np.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]"
+    return f"{found.mean:.3f}{ends}".replace("-", "−")
 
 
 def verdict(found: Difference, *, above: str, below: str, open_: str) -> str:
