@@ -1,5 +1,7 @@
 """The measured units of an audit → UnitMem by layer beside what it is read against, and its most striking units."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -72,17 +74,19 @@ def claim_1(table: pd.DataFrame, *, column: str) -> str:
     complete = by_seed.dropna()
     if len(complete) < MIN_REPLICATES:
         return f"{told} Claim 1 (CLIP lies between the other two): seeds so far: {len(complete)}, too few to say more."
-    sides = [_sign(complete[CLIP] - complete[name]) for name in (SUPERVISED, SELF_SUPERVISED)]
+    sides = {name: _sign(complete[name] - complete[CLIP]) for name in (SUPERVISED, SELF_SUPERVISED)}
     return f"{told} Claim 1 (CLIP lies between the other two): {_place(sides)}."
 
 
-def _place(sides: list[int]) -> str:
-    """Return where CLIP lies, by its side of the two others."""
-    if 0 in sides:
-        return "the seeds leave it open"
-    if sides[0] != sides[1]:
+def _place(sides: Mapping[str, int]) -> str:
+    """Return where CLIP lies, by the side of it on which the others do."""
+    words = {1: "lies above it", -1: "lies below it", 0: "cannot be told from it"}
+    each = " and ".join(f"{PARADIGM_NAMES[name]} {words[side]}" for name, side in sides.items())
+    if 0 in sides.values():
+        return f"the seeds leave it open, since {each}"
+    if len(set(sides.values())) == 2:
         return "so it does here"
-    return f"here it lies {'above' if sides[0] > 0 else 'below'} both"
+    return f"here it lies {'below' if 1 in sides.values() else 'above'} both"
 
 
 def _sign(differences: pd.Series) -> int:
