@@ -6,7 +6,6 @@ It waits until the audits before it have ended, and goes on when the page is rel
 """
 
 import shlex
-import sys
 
 from clipmem_core.audits import queue
 from clipmem_core.audits.jobs import Job, find_job_in, jobs_folder, start_job_in
@@ -39,9 +38,8 @@ def start_encoder_job(audit: Audit, kind: str, *, sample: int = 0) -> Job:
     Raises:
         RuntimeError: the process could not be started.
     """
-    command = [sys.executable, "-m", "clipmem_core", *encoder_arguments(audit, kind, sample=sample)]
-    waiting = [sys.executable, "-m", queue.__name__, f"{kind} of {audit.name}"]
-    return start_job_in(jobs_folder() / ENCODERS / audit.name / kind, [*waiting, *command])
+    command = queue.queued(f"{kind} of {audit.name}", encoder_arguments(audit, kind, sample=sample))
+    return start_job_in(jobs_folder() / ENCODERS / audit.name / kind, command)
 
 
 def find_encoder_job(audit: Audit, kind: str) -> Job | None:

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 import clipmem_core
 from clipmem_core.audits import detached, queue
-from clipmem_core.audits.settings import flag, typed
+from clipmem_core.audits.settings import typed, typed_flags
 from clipmem_core.audits.store import check_name, read_json
 from clipmem_core.config import AuditConfig, InputError, data_folder
 
@@ -142,8 +142,7 @@ def start_audit(arguments: Sequence[str], *, name: str) -> Job:
         InputError: the name cannot be one.
         RuntimeError: the process could not be started.
     """
-    audit = [sys.executable, "-m", "clipmem_core", "audit", *arguments]
-    return start_job([sys.executable, "-m", queue.__name__, name, *audit], name=name)
+    return start_job(queue.queued(name, ["audit", *arguments]), name=name)
 
 
 def start_fetch(name: str) -> Job:
@@ -220,6 +219,5 @@ def resume_arguments(name: str, config: Mapping[str, Any]) -> list[str]:
         ['cats.csv', '--name=cats', '--preset=tiny', '--epochs=3']
     """
     preset = config["config"].get("preset", AuditConfig.preset)
-    given = typed(config["config"]).items()
-    flags = [flag(key) if value is True else f"{flag(key)}={value}" for key, value in given]
+    flags = typed_flags(typed(config["config"]), joint="=")
     return [str(config["source"]), f"--name={name}", f"--preset={preset}", *flags]

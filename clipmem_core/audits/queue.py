@@ -99,6 +99,16 @@ def _read(path: Path) -> Ticket | None:
         return None
 
 
+def queued(name: str, arguments: Sequence[str]) -> list[str]:
+    """Return the command that runs `python -m clipmem_core <arguments>` when its turn has come.
+
+    Args:
+        name: what its ticket says that the others wait for.
+        arguments: what follows on the command line.
+    """
+    return [sys.executable, "-m", __name__, name, sys.executable, "-m", "clipmem_core", *arguments]
+
+
 def main(name: str, command: Sequence[str]) -> None:
     """Wait for this process's turn, then become the command."""
     try:

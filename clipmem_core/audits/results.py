@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.settings import config_from, flag, typed
+from clipmem_core.audits.settings import config_from, typed, typed_flags
 from clipmem_core.audits.store import Audit, open_audit
 from clipmem_core.audits.units import LAYER, REFERENCE, TOWER, UNITMEM_MEAN, layer_means, read_references, read_units
 from clipmem_core.config import InputError
@@ -29,11 +29,6 @@ def command_of(audit: Audit) -> str:
     words = ["python -m clipmem_core audit", stored["source"], f"--name {audit.name}", f"--preset {config.preset}"]
     given = {name: value for name, value in typed(stored["config"]).items() if name not in following}
     return " ".join([*words, *typed_flags(given)])
-
-
-def typed_flags(given: Mapping[str, Any]) -> list[str]:
-    """Return what is typed for some fields of a config: a flag and its value each, a switch without."""
-    return [flag(name) if value is True else f"{flag(name)} {value}" for name, value in given.items()]
 
 
 def result_rows(audit: Audit) -> pd.DataFrame:

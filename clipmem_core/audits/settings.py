@@ -117,6 +117,20 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def typed_flags(given: Mapping[str, Any], *, joint: str = " ") -> list[str]:
+    """Return what is typed for some fields of a config: a flag and its value each, a switch without.
+
+    Args:
+        given: field → value.
+        joint: what stands between a flag and its value.
+
+    Example:
+        >>> typed_flags({"batch_size": 8, "drop_lookalikes": True}, joint="=")
+        ['--batch-size=8', '--drop-lookalikes']
+    """
+    return [flag(name) if value is True else f"{flag(name)}{joint}{value}" for name, value in given.items()]
+
+
 def _check_members(config: AuditConfig) -> None:
     if config.protocol == "ensemble" and config.seeds != 1:
         raise InputError("--seeds belongs to --protocol paper; an ensemble grows by --members")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -146,17 +147,17 @@ def _members(protocol: str, repetitions: int, folds: int) -> dict[str, int]:
 
 
 def _draw_name(source: str, config: AuditConfig) -> str:
-    proposed = free_name(audit_name(source, config))
+    proposed = free_name(audit_name(source, config), taken=_taken)
     typed = st.text_input(
         "Name", key="new-name", placeholder=proposed, help="The audit's folder.", persist_state="session"
     )
     return typed.strip() or proposed
 
 
-def free_name(name: str) -> str:
-    """Return a name, with the first number behind it that makes it one that no audit and no job has."""
+def free_name(name: str, *, taken: Callable[[str], bool]) -> str:
+    """Return a name, with the first number behind it that makes it one that is not taken."""
     candidates = [name, *(f"{name}-{number}" for number in range(2, 1000))]
-    return next((each for each in candidates if not _taken(each)), name)
+    return next((each for each in candidates if not taken(each)), name)
 
 
 def _taken(name: str) -> bool:

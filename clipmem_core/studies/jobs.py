@@ -3,7 +3,6 @@
 <data>/jobs/.studies/<name>/   the files of a job
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,8 +27,7 @@ def start_study(arguments: Sequence[str], *, name: str) -> Job:
         InputError: the name cannot be one.
         RuntimeError: the process could not be started.
     """
-    command = [sys.executable, "-m", "clipmem_core", "study", *arguments]
-    return start_job_in(_folder(name), [sys.executable, "-m", queue.__name__, f"study {name}", *command])
+    return start_job_in(_folder(name), queue.queued(f"study {name}", ["study", *arguments]))
 
 
 def resume_study(study: StudyFolder) -> Job:

@@ -1,10 +1,11 @@
 """What study.json says was asked for → what is typed to make the study again, or to go on with it."""
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
-from clipmem_core.audits.results import FOLLOWING, typed_flags
-from clipmem_core.audits.settings import flag, flat, typed
+from clipmem_core.audits.results import FOLLOWING
+from clipmem_core.audits.settings import flat, typed, typed_flags
 from clipmem_core.studies.plans import defaults_of
 from clipmem_core.studies.store import StudyFolder
 
@@ -14,7 +15,7 @@ def command_of(study: StudyFolder) -> str:
     asked = study.asked
     words = [f"python -m clipmem_core study {asked['study']}", shlex.quote(asked["source"]), f"--name {study.name}"]
     words += [f"--preset {asked['config']['preset']}", f"--seeds {asked['config']['seeds']}"]
-    given = {name: value for name, value in _given(asked).items() if name not in FOLLOWING}
+    given = {name: value for name, value in _given(asked["study"], asked["config"]).items() if name not in FOLLOWING}
     also = [f"--also {shlex.quote(arm['setting'])}" for arm in study.own]
     return " ".join([*words, *typed_flags(given), *also])
 
@@ -25,16 +26,26 @@ def resume_arguments(study: StudyFolder) -> list[str]:
     The arms that a person added are in its folder already; those with equal time may be still to come.
     """
     asked = study.asked
-    config = asked["config"]
-    flags = [flag(name) if value is True else f"{flag(name)}={value}" for name, value in _given(asked).items()]
-    named = [f"--name={study.name}", f"--preset={config['preset']}", f"--seeds={config['seeds']}"]
     equal_time = ["--equal-time"] if asked.get("equal_time") else []
-    return [asked["study"], asked["source"], *named, *flags, *equal_time]
+    return [*study_arguments(asked["study"], asked["source"], study.name, asked["config"]), *equal_time]
 
 
-def _given(asked: dict[str, Any]) -> dict[str, Any]:
+def study_arguments(study: str, source: str, name: str, config: Mapping[str, Any]) -> list[str]:
+    """Return what follows `study` on the command line for a config: its seeds, and what study and preset set otherwise.
+
+    Args:
+        study: which one, by its name in plans.STUDIES.
+        source: a path, a hub name or `scenes`.
+        name: the study's folder.
+        config: its fields.
+    """
+    named = [f"--name={name}", f"--preset={config['preset']}", f"--seeds={config['seeds']}"]
+    return [study, source, *named, *typed_flags(_given(study, config), joint="=")]
+
+
+def _given(study: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of the config that have to be typed, beside preset and seeds."""
-    config, usual = asked["config"], defaults_of(asked["study"])
+    usual = defaults_of(study)
     given = {
         name: value
         for name, value in typed(config).items()

@@ -177,8 +177,8 @@ def _over_seeds(points: pd.DataFrame) -> str:
     fewest, most = int(points["n"].min()), int(points["n"].max())
     if most < MIN_REPLICATES:
         return f" over its seeds, {most} so far: too few for an interval"
-    seeds = f"{most}" if fewest == most else f"{max(fewest, MIN_REPLICATES)} to {most}"
-    seeds = f"{most}" if seeds == f"{most} to {most}" else seeds
+    least = max(fewest, MIN_REPLICATES)
+    seeds = f"{most}" if least == most else f"{least} to {most}"
     few = f"; those with fewer than {MIN_REPLICATES} have none" if fewest < MIN_REPLICATES else ""
     return f" with its 95 % interval over {seeds} seeds{few}"
 

@@ -14,7 +14,6 @@ from clipmem_core.studies.compare import difference_of
 from clipmem_core.studies.mitigations import NONE
 from clipmem_core.studies.store import CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, RETRIEVAL, SECONDS
 
-SHARED_OUT = {CLIPMEM_CANDIDATE: "mean clipmem", RETRIEVAL: "retrieval"}  # told as shares of what none has
 MEASURED = (CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, RETRIEVAL, SECONDS)
 
 

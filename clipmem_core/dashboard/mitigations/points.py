@@ -28,6 +28,7 @@ from clipmem_core.studies.store import (
     STUDY,
     StudyFolder,
 )
+from clipmem_core.training.mitigation.fields import NOISE
 
 MEMORIZATIONS = {
     CLIPMEM_CANDIDATE: "clipmem",
@@ -37,7 +38,6 @@ MEMORIZATIONS = {
 UTILITIES = {RETRIEVAL: "retrieval", "linear_probe": "linear probe", "zero_shot": "zero-shot"}
 NAMES = MEMORIZATIONS | UTILITIES
 NEEDED = (SEED, CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, RETRIEVAL)
-NOISES = ("text_noise", "image_noise", "adaptive_noise")
 
 
 def rows_of(study: StudyFolder) -> pd.DataFrame:
@@ -85,11 +85,9 @@ def _reached(study: StudyFolder, moment: Stamp) -> tuple[str, ...]:
 def above_0(study: StudyFolder) -> frozenset[str]:
     """Return the measures whose mean of `none` is above 0, as far as the seeds show: differences are shares of it."""
     rows = rows_of(study)
-    return (
-        frozenset()
-        if rows.empty
-        else frozenset(name for name in (CLIPMEM_CANDIDATE, RETRIEVAL) if not math.isnan(base_of(rows, NONE, name)))
-    )
+    if rows.empty:
+        return frozenset()
+    return frozenset(name for name in (CLIPMEM_CANDIDATE, RETRIEVAL) if not math.isnan(base_of(rows, NONE, name)))
 
 
 def answer_of(study: StudyFolder) -> tuple[str, ...]:
@@ -156,7 +154,7 @@ def said_of(arm: str, setting: str | None, dim: int) -> list[str]:
     """
     told = [arm] if not setting or setting == arm else [arm, setting]
     fields = parse_setting(setting).fields if setting else {}
-    for name in NOISES:
+    for name in NOISE:
         if dim and name in fields:
             sigma = fields[name]
             length = f"σ·√dim = {sigma:g} · √{dim} = {sigma * math.sqrt(dim):.2f}"

@@ -37,8 +37,8 @@ from clipmem_core.studies.mitigations import NONE
 from clipmem_core.studies.own import find_arm
 from clipmem_core.studies.setting import Setting
 from clipmem_core.studies.store import StudyFolder
+from clipmem_core.training.mitigation.fields import NOISE
 
-NOISY = ("text_noise", "image_noise", "adaptive_noise")
 CAPTIONS = "How many captions of a pair training draws from; each epoch takes one of them at random."
 EQUAL_TIME = "Trains for as many epochs as take as long as none took, not for as many epochs as none."
 
@@ -137,7 +137,7 @@ def _draw_knobs(knobs: Iterable[Knob], setting: Setting, reference: Reference) -
         _draw_toggle(knob.name, knob.label, knob.help, value is not None, usual, reference)
         if value is not None:
             _draw_slider(knob, value, reference)
-            if knob.name in NOISY:
+            if knob.name in NOISE:
                 _draw_noise(knob.name, value, setting, reference)
 
 
@@ -176,7 +176,7 @@ def _draw_noise(name: str, value: float, setting: Setting, reference: Reference)
     """Draw how long the noise is, and where it is added."""
     if reference.dim:
         st.caption(f"σ·√dim = {value:g}·√{reference.dim} = {value * math.sqrt(reference.dim):.2f}")
-    first = next(other for other in NOISY if other in setting.fields)
+    first = next(other for other in NOISE if other in setting.fields)
     if name != first:
         return  # the place is the same for all of them
     key = keep("noise_place", setting.fields.get("noise_place", reference.config.noise_place))

@@ -7,16 +7,17 @@ from typing import Any
 
 import streamlit as st
 
-from clipmem_core.audits.settings import audit_name, check_config, flag, flat
+from clipmem_core.audits.settings import audit_name, check_config
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import PRESETS, AuditConfig, InputError, SourceOptions, as_dict, preset_config
 from clipmem_core.dashboard.comparable import finished_audits
 from clipmem_core.dashboard.mitigations.study import PLANS
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.dashboard.starting import OTHER_SOURCE, built_in_sources
+from clipmem_core.dashboard.starting import OTHER_SOURCE, built_in_sources, free_name
 from clipmem_core.studies.jobs import find_study_job, start_study
 from clipmem_core.studies.plans import STUDIES, defaults_of
 from clipmem_core.studies.store import STUDY, study_folder
+from clipmem_core.studies.typed import study_arguments
 
 Source = tuple[str, SourceOptions]
 
@@ -33,11 +34,7 @@ class Wanted:
     @property
     def arguments(self) -> list[str]:
         """What follows `study` on the command line: its seeds, and what the study and its preset set otherwise."""
-        usual = flat(as_dict(_usual(self.plan, self.config.preset)))
-        given = {name: value for name, value in flat(as_dict(self.config)).items() if value != usual[name]}
-        given = {"preset": self.config.preset, "seeds": self.config.seeds} | given
-        flags = [flag(name) if value is True else f"{flag(name)}={value}" for name, value in given.items()]
-        return [self.plan, self.source, f"--name={self.name}", *flags]
+        return study_arguments(self.plan, self.source, self.name, as_dict(self.config))
 
 
 def _usual(plan: str, preset: str) -> AuditConfig:
@@ -163,17 +160,11 @@ def _draw_number(label: str, name: str, usual: int, help_text: str) -> int:
 
 
 def _draw_name(plan: str, source: str) -> str:
-    proposed = free_name(f"{audit_name(source, AuditConfig())}-{plan}")
+    proposed = free_name(f"{audit_name(source, AuditConfig())}-{plan}", taken=_taken)
     typed = st.text_input(
         "Name", key="study-name", placeholder=proposed, help="The study's folder.", persist_state="session", width=400
     )
     return typed.strip() or proposed
-
-
-def free_name(name: str) -> str:
-    """Return a name, with the first number behind it that makes it one that no study and no job has."""
-    candidates = [name, *(f"{name}-{number}" for number in range(2, 1000))]
-    return next((each for each in candidates if not _taken(each)), name)
 
 
 def _taken(name: str) -> bool:
