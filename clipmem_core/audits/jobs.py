@@ -64,6 +64,11 @@ class Job:
         return self.exit_code in (queue.INTERRUPTED, -signal.SIGINT)
 
     @property
+    def failed(self) -> bool:
+        """Tell whether it ended by an error of its own, and neither well nor by an interrupt."""
+        return self.exit_code not in (None, 0) and not self.cancelled
+
+    @property
     def place(self) -> int:
         """How many audits have their turn before this one; 0 for one that does not wait."""
         return queue.place(self.pid, self.started) if self.started else 0

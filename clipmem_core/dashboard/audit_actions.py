@@ -9,7 +9,7 @@ from clipmem_core.audits.manage import delete_audit, folder_bytes, rename_audit
 from clipmem_core.audits.states import DONE, State
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.amounts import bytes_in_words
-from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.trouble import draw_fault
 
 MESSAGE = "audits-message"  # what was done last, to be told on the page that follows
 
@@ -49,7 +49,7 @@ def _draw_rename(name: str, choose: Choose) -> None:
     try:
         rename_audit(name, new)
     except (InputError, OSError) as error:
-        _draw_refusal("It keeps its name.", error)
+        draw_fault("It keeps its name.", error)
         return
     st.session_state[MESSAGE] = "The audit has its new name."
     choose(new)
@@ -66,13 +66,8 @@ def _draw_delete(state: State, choose: Choose) -> None:
     try:
         freed = delete_audit(name)
     except (InputError, OSError) as error:
-        _draw_refusal("It was not deleted.", error)
+        draw_fault("It was not deleted.", error)
         return
     st.session_state[MESSAGE] = f"Deleted; {bytes_in_words(freed)} are free again."
     choose(None)
     st.rerun()
-
-
-def _draw_refusal(sentence: str, error: Exception) -> None:
-    st.error(sentence, icon=":material/error:")
-    show_text(" ".join(str(error).split()), limit=1000)

@@ -11,8 +11,8 @@ from clipmem_core.audits.jobs import cancel, find_job, start_audit
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.amounts import duration
-from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.starting import CHECK, LOADED
+from clipmem_core.dashboard.trouble import draw_fault
 
 NOTICEABLE = 1.2  # times as long as on an idle machine
 SPENT_ON = {
@@ -58,14 +58,9 @@ def _allowed(request: Request) -> bool:
     try:
         refuse_at_once(request)
     except InputError as error:
-        _draw_refusal(str(error))
+        draw_fault("This audit cannot start.", error)
         return False
     return True
-
-
-def _draw_refusal(error: str) -> None:
-    st.error("This audit cannot start.", icon=":material/error:")
-    show_text(" ".join(error.split()), limit=1000)
 
 
 @st.fragment(run_every=1)
@@ -74,7 +69,7 @@ def _draw_result(request: Request, started: Callable[[str], None]) -> None:
     if check is None:
         return
     if check.error:
-        _draw_refusal(check.error)
+        draw_fault("This audit cannot start.", check.error)
         return
     if check.found is not None:
         _draw_found(check)

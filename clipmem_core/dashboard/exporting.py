@@ -31,6 +31,7 @@ from clipmem_core.dashboard.kept_exports import (
     typed_command,
 )
 from clipmem_core.dashboard.plain import show_strong, show_text
+from clipmem_core.dashboard.trouble import draw_fault
 from clipmem_core.exports import FORMATS
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from clipmem_core.review.selection import UNDECIDED
@@ -148,8 +149,7 @@ def _draw_end(job: Job) -> None:
     if job.cancelled or job.exit_code == INTERRUPTED:
         st.caption("The last attempt was cancelled.")
     elif job.exit_code != 0:
-        st.error("The last attempt failed.", icon=":material/error:")
-        show_text(job.last_line or "It was killed, or the machine went down.", limit=1000)
+        draw_fault("The last attempt failed.", job.last_line or "It was killed, or the machine went down.")
 
 
 def _make(audit: Audit, kind: Kind) -> None:
@@ -160,8 +160,7 @@ def _make(audit: Audit, kind: Kind) -> None:
             st.rerun()
         _make_here(audit, kind)
     except (InputError, RuntimeError) as error:
-        st.error("This export cannot be made.", icon=":material/error:")
-        show_text(" ".join(str(error).split()), limit=1000)
+        draw_fault("This export cannot be made.", error)
         return
     st.toast("The export is made.", icon=":material/check:")
 

@@ -17,6 +17,7 @@ from clipmem_core.dashboard.numbers import read_noise, words
 from clipmem_core.dashboard.pair_table import draw_table
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.ticks import draw_tick, draw_tick_all, ticked_pairs
+from clipmem_core.dashboard.trouble import draw_fault
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.rows import count_pairs, find_rows, score_span
 from clipmem_core.review.selection import MATCH, Selection
@@ -77,8 +78,7 @@ def _count(audit: Audit, selection: Selection) -> int:
         with st.spinner("Searching…"):
             return count_pairs(audit, selection)
     except InputError as error:
-        st.error("This search cannot be made.", icon=":material/search_off:")
-        show_text(" ".join(str(error).split()), limit=1000)
+        draw_fault("This search cannot be made.", error, icon=":material/search_off:")
         st.stop()
 
 

@@ -11,7 +11,7 @@ from clipmem_core.dashboard.choices import choose_listed
 from clipmem_core.dashboard.map_selection import draw_selectable
 from clipmem_core.dashboard.numbers import words
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.dashboard.trouble import explained_errors
+from clipmem_core.dashboard.trouble import draw_fault, explained_errors
 from clipmem_core.figures.maps import PERCENTILES, embedding_figure
 from clipmem_core.review.map_jobs import find_map_job, seconds_running, start_map
 from clipmem_core.review.maps import map_file, map_name, map_points, mapped_members, seconds_to_draw
@@ -109,5 +109,4 @@ def _draw_reason(job: Job | None) -> None:
     if job is None or not job.exit_code:
         st.info("These embeddings have no map yet. It is drawn once and kept.", icon=":material/bubble_chart:")
         return
-    st.error(f"The map could not be drawn (exit code {job.exit_code}).", icon=":material/error:")
-    show_text(job.last_line, limit=1000)
+    draw_fault(f"The map could not be drawn (exit code {job.exit_code}).", job.last_line)

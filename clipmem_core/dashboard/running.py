@@ -23,7 +23,7 @@ from clipmem_core.audits.states import (
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.amounts import duration
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.dashboard.trouble import explained_errors
+from clipmem_core.dashboard.trouble import draw_fault, explained_errors
 from clipmem_core.figures.training import loss_figure
 
 FIRST = "scenes"
@@ -106,8 +106,7 @@ def _draw_end(state: State) -> None:
     if state.word == CANCELLED:
         st.info("This audit was cancelled. It can go on where it stopped.", icon=":material/pause_circle:")
     elif state.word == STOPPED and state.job is not None:
-        st.error(f"The audit stopped {_how(state.job.exit_code)}.", icon=":material/error:")
-        show_text(state.job.last_line, limit=1000)
+        draw_fault(f"The audit stopped {_how(state.job.exit_code)}.", state.job.last_line)
     else:
         st.info("This audit is not finished, and nothing works on it now.", icon=":material/pause_circle:")
 

@@ -18,3 +18,15 @@ def explained_errors() -> Iterator[None]:
         st.error("This audit cannot be shown.", icon=":material/error:")
         show_text(" ".join(str(error).split()))
         st.stop()
+
+
+def draw_fault(sentence: str, said: object, *, icon: str = ":material/error:") -> None:
+    """Draw what failed, in our own words, and below it in one line what an error or a process says of it.
+
+    Args:
+        sentence: of our own words.
+        said: an error, or text of others.
+        icon: of the sentence.
+    """
+    st.error(sentence, icon=icon)
+    show_text(" ".join(str(said).split()), limit=1000)

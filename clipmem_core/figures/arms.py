@@ -1,13 +1,12 @@
 """Arms of a study, and the paper's points beside them → what the figures of both are drawn with."""
 
-import html
 from collections.abc import Iterable
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from clipmem_core.figures.encoders import error_bar
-from clipmem_core.figures.points import LEGEND_ABOVE
+from clipmem_core.figures.points import LEGEND_ABOVE, safe
 from clipmem_core.studies.store import ARM
 
 MEMORIZATION, UTILITY = "memorization", "utility"
@@ -77,11 +76,6 @@ def sizes(rows: pd.DataFrame, chosen: str | None) -> list[int]:
 def customdata(rows: pd.DataFrame) -> list[list[object]]:
     """Return what goes with each dot: its row, and the lines it tells, which Plotly shows as they are."""
     return [[row, "<br>".join(map(safe, told))] for row, told in zip(rows.index.tolist(), rows[TOLD], strict=True)]
-
-
-def safe(text: str) -> str:
-    """Return text as Plotly shows it as it is: it reads some HTML, and knows no &quot;."""
-    return html.escape(str(text), quote=False)
 
 
 def laid_out(figure: go.Figure) -> go.Figure:

@@ -1,13 +1,12 @@
 """The points of a comparison of two audits → a Plotly figure: one audit's score against the other's."""
 
-import html
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from clipmem_core.columns import GROUPS, PAIR_ID
 from clipmem_core.figures.colours import group_colour
+from clipmem_core.figures.points import safe, short_name
 
 HEIGHT = 480
 ID_LENGTH = 60
@@ -31,8 +30,8 @@ def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, st
         ends = [float(np.nanmin(points[["one", "other"]])), float(np.nanmax(points[["one", "other"]]))]
         line = {"color": "#808080", "width": 1, "dash": "dot"}
         figure.add_scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip", showlegend=False)
-    word = html.escape(column.replace("_", " "), quote=False)
-    first, second = (html.escape(name, quote=False) for name in names)
+    word = safe(column.replace("_", " "))
+    first, second = (safe(name) for name in names)
     figure.update_xaxes(title=f"{word} in {first}", zeroline=False)
     figure.update_yaxes(title=f"{word} in {second}", zeroline=False)
     figure.update_layout(
@@ -53,8 +52,8 @@ def _in_order(groups: pd.Series) -> list[str]:
 
 
 def _add_group(figure: go.Figure, points: pd.DataFrame, group: str) -> None:
-    name = html.escape(group, quote=False)
-    shown = [html.escape(_cut(str(pair_id)), quote=False) for pair_id in points[PAIR_ID]]
+    name = safe(group)
+    shown = [short_name(pair_id, ID_LENGTH) for pair_id in points[PAIR_ID]]
     figure.add_scattergl(
         x=points["one"],
         y=points["other"],
@@ -64,8 +63,3 @@ def _add_group(figure: go.Figure, points: pd.DataFrame, group: str) -> None:
         customdata=list(zip(points["row_one"].tolist(), points["row_other"].tolist(), shown, strict=True)),
         hovertemplate="%{customdata[2]}<br>%{x:.3f} → %{y:.3f}<extra>%{fullData.name}</extra>",
     )
-
-
-def _cut(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= ID_LENGTH else f"{text[:ID_LENGTH]}…"

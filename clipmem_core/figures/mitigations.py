@@ -23,12 +23,11 @@ from clipmem_core.figures.arms import (
     bars,
     customdata,
     laid_out,
-    safe,
     sizes,
 )
 from clipmem_core.figures.colours import OTHER
 from clipmem_core.figures.labels import Extent, place_labels
-from clipmem_core.figures.points import LABEL_COLOURS
+from clipmem_core.figures.points import LABEL_COLOURS, safe
 from clipmem_core.studies.store import ARM
 
 FRONT_COLOUR = "#0f8f9f"

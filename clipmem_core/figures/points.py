@@ -101,7 +101,11 @@ def selectable(figure: go.Figure) -> go.Figure:
 
 
 def short_name(name: object, limit: int = NAME_LENGTH) -> str:
-    """Return a word that others wrote, cut, and escaped as Plotly understands it: it knows no &quot;."""
+    """Return a word that others wrote, cut, and as Plotly shows it as it is."""
     text = " ".join(str(name).split())
-    text = f"{text[:limit]}…" if len(text) > limit else text
-    return html.escape(text, quote=False)
+    return safe(f"{text[:limit]}…" if len(text) > limit else text)
+
+
+def safe(text: object) -> str:
+    """Return text as Plotly shows it as it is: it reads some HTML, and knows no &quot;."""
+    return html.escape(str(text), quote=False)

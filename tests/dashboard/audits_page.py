@@ -43,7 +43,10 @@ def table(app: AppTest, column: str) -> Any:
 
 
 def leave_job(data: Path, name: str, *, running: bool = False, exit_code: int | None = None, said: str = "") -> None:
-    folder = data / "jobs" / name
+    leave_job_in(data / "jobs" / name, running=running, exit_code=exit_code, said=said)
+
+
+def leave_job_in(folder: Path, *, running: bool, exit_code: int | None = None, said: str = "") -> None:
     folder.mkdir(parents=True)
     started = process_start(os.getppid()) if running else "1"
     write_json(folder / "job.json", {"pid": os.getppid(), "started": started, "command": ["python", "again"]})

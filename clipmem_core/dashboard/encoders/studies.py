@@ -11,6 +11,7 @@ from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.choices import choose_listed
 from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.trouble import draw_fault
 from clipmem_core.figures.studies import MEASURES, size_figure, time_figure, views_figure
 from clipmem_core.scores.seeds import over_seeds
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
@@ -135,8 +136,7 @@ def _draw_study(study: StudyFolder, shown: Shown) -> None:
             return
         figure, told = shown.figure(study), sentences(study)
     except InputError as error:
-        st.error("This study cannot be shown.", icon=":material/error:")
-        show_text(" ".join(str(error).split()), limit=1000)
+        draw_fault("This study cannot be shown.", error)
         return
     show_text(f"{study.name}: {study.asked.get('source')}", limit=200)
     st.plotly_chart(figure, key=f"study-{study.name}", config=FIXED, alt=" ".join(told) or shown.meaning)

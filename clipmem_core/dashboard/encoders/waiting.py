@@ -8,7 +8,7 @@ from clipmem_core.audits.encoder_jobs import find_encoder_job, start_encoder_job
 from clipmem_core.audits.jobs import Job, cancel
 from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.dashboard.trouble import explained_errors
+from clipmem_core.dashboard.trouble import draw_fault, explained_errors
 
 
 def at_work(audit: Audit, kind: str) -> bool:
@@ -70,8 +70,7 @@ def _draw_progress(job: Job) -> None:
 
 def _draw_reason(job: Job | None, why: str) -> None:
     """Draw why it is not there."""
-    if job is None or job.exit_code in (None, 0) or job.cancelled:
+    if job is None or not job.failed:
         st.info(why, icon=":material/info:")
         return
-    st.error(f"It stopped with exit code {job.exit_code}.", icon=":material/error:")
-    show_text(job.last_line, limit=1000)
+    draw_fault(f"It stopped with exit code {job.exit_code}.", job.last_line)

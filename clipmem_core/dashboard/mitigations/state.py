@@ -8,6 +8,7 @@ from clipmem_core.audits import detached
 from clipmem_core.audits.jobs import Job, cancel, start_job_in
 from clipmem_core.dashboard.mitigations.study import Known, is_study, know, told
 from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.trouble import draw_fault
 from clipmem_core.studies.jobs import find_study_job, resume_study
 
 ESTIMATE = re.compile(rb"[^\r\n]*about [\d,]+ min on this machine")
@@ -69,9 +70,8 @@ def _draw_rest(known: Known, job: Job | None) -> None:
 
 def _draw_end(job: Job | None) -> None:
     """Draw how a job ended that did not end well."""
-    if job is not None and job.exit_code not in (None, 0) and not job.cancelled:
-        st.error(f"It stopped with exit code {job.exit_code}.", icon=":material/error:")
-        show_text(job.last_line, limit=1000)
+    if job is not None and job.failed:
+        draw_fault(f"It stopped with exit code {job.exit_code}.", job.last_line)
 
 
 def estimate(job: Job) -> str:

@@ -14,6 +14,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAGE
 from clipmem_core.dashboard.choices import choose_listed
 from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.trouble import draw_fault
 from clipmem_core.studies.jobs import find_study_job
 from clipmem_core.studies.mitigations import NONE
 from clipmem_core.studies.own import read_own
@@ -67,7 +68,7 @@ def known_studies() -> tuple[list[Known], list[str]]:
         try:
             found = know(study)
         except InputError as error:
-            faults.append(f"{study.name}: {' '.join(str(error).split())}")
+            faults.append(f"{study.name}: {error}")
             continue
         if found is not None:
             known.append(found)
@@ -172,8 +173,7 @@ def choose_study(known: Sequence[Known], begins: str) -> Known | None:
 def draw_faults(faults: Sequence[str]) -> None:
     """Draw what is wrong of each study that cannot be shown."""
     for fault in faults:
-        st.error("A study cannot be shown.", icon=":material/error:")
-        show_text(fault, limit=1000)
+        draw_fault("A study cannot be shown.", fault)
 
 
 @contextmanager
@@ -182,5 +182,4 @@ def told() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        st.error("This part of the study cannot be shown.", icon=":material/error:")
-        show_text(" ".join(str(error).split()), limit=1000)
+        draw_fault("This part of the study cannot be shown.", error)

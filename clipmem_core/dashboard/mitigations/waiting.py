@@ -6,7 +6,7 @@ import streamlit as st
 
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.mitigations.study import Known
-from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.trouble import draw_fault
 from clipmem_core.review.study_decisions import decided_for
 from clipmem_core.studies.estimate import minutes_of
 from clipmem_core.studies.jobs import resume_study
@@ -66,7 +66,6 @@ def _run(study: StudyFolder, setting: Setting) -> None:
         add_own(study, setting, decided=decided_for(study) if setting.decisions else None)
         resume_study(study)
     except (InputError, RuntimeError) as error:
-        st.error("This setting cannot run.", icon=":material/error:")
-        show_text(" ".join(str(error).split()), limit=1000)
+        draw_fault("This setting cannot run.", error)
         return
     st.rerun()

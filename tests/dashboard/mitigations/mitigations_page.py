@@ -1,15 +1,14 @@
 """What the tests of the page Mitigations share: its parts, jobs left in the data folder, what it starts."""
 
-import os
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.detached import process_start
-from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.mitigations import setting, state, waiting
 from clipmem_core.studies.store import StudyFolder
+from tests.dashboard.audits_page import leave_job_in
 from tests.dashboard.mitigations.made_mitigations import make_mitigations
 
 PAGE = "pages/mitigations.py"
@@ -26,13 +25,7 @@ def press(app: AppTest, label: str) -> AppTest:
 
 
 def leave_study_job(data: Path, name: str, *, running: bool, exit_code: int | None = None, output: str = "") -> None:
-    folder = data / "jobs" / ".studies" / name
-    folder.mkdir(parents=True)
-    started = process_start(os.getppid()) if running else "1"
-    write_json(folder / "job.json", {"pid": os.getppid(), "started": started, "command": ["python", "again"]})
-    (folder / "output.log").write_text(output)
-    if exit_code is not None:
-        (folder / "exit_code").write_text(f"{exit_code}\n")
+    leave_job_in(data / "jobs" / ".studies" / name, running=running, exit_code=exit_code, said=output)
 
 
 @pytest.fixture
