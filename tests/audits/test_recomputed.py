@@ -3,60 +3,13 @@
 import itertools
 
 import numpy as np
-import open_clip
 import pandas as pd
 import pytest
-import torch
 from scipy.linalg import orthogonal_procrustes
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.preprocessing import StandardScaler
 
-from clipmem_core.audits.store import Audit
-from clipmem_core.training.names import model_config
-from tests.audits.small import vectors
+from tests.audits.again import Again, aligned, embeddings
 from tests.conftest import Made
-
-Terms = dict[str, np.ndarray]
-
-
-def embeddings(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
-    return vectors(audit.member(member) / "image.faiss"), vectors(audit.member(member) / "text.faiss")
-
-
-def aligned(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> Terms:
-    """Pair by pair, with the external pairs other than itself as negatives."""
-    rows = np.flatnonzero(external)
-    terms: Terms = {name: np.empty(len(image)) for name in ("positive", "negative_text", "negative_image")}
-    for i in range(len(image)):
-        others = rows[rows != i]
-        terms["positive"][i] = image[i] @ text[i]
-        terms["negative_text"][i] = np.mean(text[others] @ image[i])
-        terms["negative_image"][i] = np.mean(image[others] @ text[i])
-    lengths = np.linalg.norm(image, axis=1) * np.linalg.norm(text, axis=1)
-    terms["similarity"] = terms["positive"] / lengths
-    terms["alignment"] = terms["positive"] - terms["negative_text"] - terms["negative_image"]
-    return terms
-
-
-class Again:
-    """What the tests need of an audit, read without the code under test."""
-
-    def __init__(self, audit: Audit) -> None:
-        self.audit = audit
-        self.scores = pd.read_parquet(audit.folder / "scores.parquet")
-        table = pd.read_parquet(audit.folder / "membership.parquet")
-        self.group = table["group"].to_numpy(dtype=str)
-        self.members = table.columns[2:].tolist()
-        self.trained = table[self.members].to_numpy().T
-        self.external = self.group == "external"
-        self.terms = [aligned(*embeddings(audit, name), self.external) for name in self.members]
-
-    def over(self, name: str, chosen: np.ndarray) -> np.ndarray:
-        """Mean of a term over the chosen members of each pair, [n_members, n_pairs] → [n_pairs]."""
-        values = np.stack([terms[name] for terms in self.terms])
-        with np.errstate(invalid="ignore"):
-            return np.where(chosen, values, 0).sum(axis=0) / chosen.sum(axis=0)
 
 
 @pytest.fixture(scope="module")
@@ -234,67 +187,3 @@ def test_candidates_come_out_positive_and_independents_as_their_mirror(paper: Ag
     assert mean["independent"] < -0.08
     assert abs(mean["shared"]) < mean["candidate"] / 2
     assert abs(mean["external"]) < mean["candidate"]
-
-
-def ranks(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """How many wrong answers come before the right one, row by row; ties count against."""
-    queries, answers = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, answers))
-    found = []
-    for i, query in enumerate(queries):
-        cosines = [float(query @ answer) for answer in answers]
-        found.append(sum(cosine >= cosines[i] - 1e-6 for j, cosine in enumerate(cosines) if j != i))
-    return np.array(found)
-
-
-def test_recalls_with_one_caption_a_pair_are_those_of_the_indexes(paper: Again) -> None:
-    for name in paper.members:
-        image, text = (rows[paper.external] for rows in embeddings(paper.audit, name))
-        utility = paper.audit.utility.query("member == @name").set_index("metric")["value"]
-        for way, found in (("image_to_text", ranks(image, text)), ("text_to_image", ranks(text, image))):
-            for k in (1, 5, 10):
-                assert utility[f"{way}_R@{k}"] == pytest.approx(np.mean(found < k)), (name, way, k)
-
-
-def test_the_linear_probe_is_fitted_on_pairs_that_every_member_saw(paper: Again) -> None:
-    labels = paper.audit.pairs["label"].to_numpy(dtype=str)
-    shared = paper.group == "shared"
-    for name in paper.members:
-        image = embeddings(paper.audit, name)[0].astype(np.float32)
-        scale = StandardScaler().fit(image[shared])
-        probe = LogisticRegression(max_iter=300).fit(scale.transform(image[shared]), labels[shared])
-        accuracy = probe.score(scale.transform(image[paper.external]), labels[paper.external])
-        utility = paper.audit.utility.query("member == @name").set_index("metric")["value"]
-        assert utility["linear_probe"] == pytest.approx(accuracy, abs=0.021)
-
-
-@pytest.fixture(scope="module")
-def plain_model(made: Made) -> torch.nn.Module:
-    """Member f-0 rebuilt by open_clip alone."""
-    config = model_config("tiny")
-    model = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"])
-    model.load_state_dict(torch.load(made.paper.member("f-0") / "checkpoint.pt", weights_only=True))
-    return model.eval()
-
-
-def unit(encoded: torch.Tensor) -> np.ndarray:
-    return torch.nn.functional.normalize(encoded, dim=-1).numpy()
-
-
-def test_text_vectors_are_those_of_open_clip(paper: Again, plain_model: torch.nn.Module) -> None:
-    captions = [captions[0] for captions in paper.audit.pairs["captions"]]
-    tokens = open_clip.SimpleTokenizer(context_length=16)(captions)
-    with torch.inference_mode():
-        encoded = unit(plain_model.encode_text(tokens))
-    np.testing.assert_allclose(embeddings(paper.audit, "f-0")[1], encoded, atol=1e-5)
-
-
-def test_zero_shot_names_the_class_among_all_classes(paper: Again, plain_model: torch.nn.Module) -> None:
-    labels = paper.audit.pairs["label"].to_numpy(dtype=str)
-    classes = sorted(set(labels))
-    tokens = open_clip.SimpleTokenizer(context_length=16)([f"a picture of {name}" for name in classes])
-    with torch.inference_mode():
-        prompts = unit(plain_model.encode_text(tokens))
-    image = embeddings(paper.audit, "f-0")[0][paper.external]
-    nearest = [classes[place] for place in np.argmax(image @ prompts.T, axis=1)]
-    utility = paper.audit.utility.query("member == 'f-0'").set_index("metric")["value"]
-    assert utility["zero_shot"] == pytest.approx(np.mean(np.array(nearest) == labels[paper.external]), abs=0.021)
