@@ -68,6 +68,7 @@ class Study:
     name: str  # the study's folder
     also: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # one more arm, such as "text_mask=0.3 decisions"
     equal_time: bool = False  # add each arm that takes longer or shorter than none once more, taking as long
+    only: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # train only this arm now, and the one all are compared with
     config: AuditConfig = field(default_factory=AuditConfig)
 
 
@@ -148,9 +149,17 @@ def study(command: Study) -> None:
     from clipmem_core.studies.show import show_study
 
     also = [parse_setting(text) for text in command.also]
-    more: dict[str, Any] = {"also": also, "equal_time": command.equal_time, "decisions": decided_of}
+    more: dict[str, Any] = {"also": also, "equal_time": command.equal_time, "only": command.only}
     with RichScreen(command.config.batch_size) as screen:
-        done = run_study(command.study, command.source, command.config, name=command.name, screen=screen, **more)
+        done = run_study(
+            command.study,
+            command.source,
+            command.config,
+            name=command.name,
+            screen=screen,
+            decisions=decided_of,
+            **more,
+        )
     show_study(done)
 
 

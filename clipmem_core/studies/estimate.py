@@ -2,8 +2,7 @@
 setting more, by what the reference arm took."""
 
 import dataclasses
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -54,16 +53,6 @@ def seconds_by_arm(
         spent = audit_seconds(pace, config, sizes, starting=starting, preparing=0)
         found[arm] = sum(spent.values()) + snapshots * spent["embedding"]
     return found
-
-
-def seconds_left(by_arm: Mapping[str, float], seeds: int, done: Collection[tuple[str, int]]) -> float:
-    """Return the seconds of the arms and seeds that have no row yet."""
-    return math.fsum(by_arm[arm] for arm, _ in left_over(list(by_arm), seeds, done))
-
-
-def left_over(arms: Sequence[str], seeds: int, done: Collection[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Return what is to be done, seed by seed over all arms, so that soon every arm has a point."""
-    return [(arm, seed) for seed in range(seeds) for arm in arms if (arm, seed) not in done]
 
 
 def minutes_of(study: StudyFolder, setting: Setting) -> float | None:

@@ -110,6 +110,8 @@ def equal_times(study: StudyFolder, basis: Basis) -> list[Wanted]:
     texts = {**basis.settings, **{name: arm.setting.text for name, arm in own.items()}}
     found: list[Wanted] = []
     for name, text in texts.items():
+        if name not in seconds:  # not trained yet
+            continue
         setting = parse_setting(text)
         off = abs(seconds[name] / seconds[basis.none.name] - 1) > ABOUT_EQUAL
         if off and not setting.equal_time:

@@ -13,7 +13,7 @@ from clipmem_core.config import InputError
 from clipmem_core.studies.compare import differences
 from clipmem_core.studies.show import sentences
 from clipmem_core.studies.store import EPOCH, SEED, StudyFolder, open_study
-from clipmem_core.studies.typed import command_of
+from clipmem_core.studies.typed import commands_of
 
 
 def result_rows(study: StudyFolder) -> pd.DataFrame:
@@ -37,7 +37,7 @@ def write_results(study: StudyFolder, path: Path) -> None:
     asked = study.asked
     config = asked["config"]
     head = [
-        f"command: {command_of(study)}",
+        *(f"command: {command}" for command in commands_of(study)),
         machine_line(asked["machine"], config),
         f"seeds: {', '.join(str(config['seed'] + number) for number in range(config['seeds']))}",
         "value: mean over seeds; low, high: 95 % interval of the paired difference to the arm "

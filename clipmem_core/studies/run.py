@@ -16,14 +16,14 @@ from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.studies import shared
 from clipmem_core.studies.arms import Arm, arm_config, recaptioned, write_models
 from clipmem_core.studies.basis import Decided
-from clipmem_core.studies.estimate import left_over, seconds_by_arm, seconds_left
+from clipmem_core.studies.estimate import seconds_by_arm
 from clipmem_core.studies.own import Wanted, add_all, equal_times, read_own
 from clipmem_core.studies.plans import check_takes_settings, find_study
 from clipmem_core.studies.points import point, times
 from clipmem_core.studies.ranking_audit import RANKING, bring_ranking, ranking_config, ranking_share
 from clipmem_core.studies.rankings import taken_out
 from clipmem_core.studies.setting import Setting
-from clipmem_core.studies.start import StudyRun, asked_of, start, with_own
+from clipmem_core.studies.start import StudyRun, asked_of, check_only, start, with_own
 from clipmem_core.studies.store import ARMS, STUDY, TIMES, StudyFolder, study_folder
 
 
@@ -36,6 +36,7 @@ def run_study(
     screen: Screen,
     also: Sequence[Setting] = (),
     equal_time: bool = False,
+    only: Sequence[str] = (),
     decisions: Callable[[str], Decided] = lambda _: Decided(),
 ) -> StudyFolder:
     """Run a study, or go on with it.
@@ -48,10 +49,12 @@ def run_study(
         screen: where progress goes.
         also: settings to add to the arms of the plan; what is to have equal time runs without it first.
         equal_time: whether to add each arm that takes another time than the reference arm once more, with equal time.
+        only: arms that are trained now, the reference arm with them; the others keep the rows they have. None named
+            means all.
         decisions: from a data set's fingerprint to what was decided on it.
 
     Returns:
-        The study's folder; every arm and seed has its row.
+        The study's folder; every arm and seed that was to be trained has its row.
 
     Raises:
         InputError: something a person can mend. A setting out of range is found before anything is written.
@@ -64,10 +67,11 @@ def run_study(
         raise InputError(f"a study runs --protocol paper, not {config.protocol}")
     with hold(folder.folder, what="study"):
         run = start(study, source, settings.resolve(config), folder, screen)
-        run = dataclasses.replace(run, equal_time=equal_time)
+        run = dataclasses.replace(run, equal_time=equal_time, only=frozenset(only))
         wanted = _wanted(run, also, decisions)
         add_all(folder, run.basis, [(dataclasses.replace(one, equal_time=False), decided) for one, decided in wanted])
         run = with_own(run)
+        check_only(run)
         _bring(run)
         later = [(one, decided) for one, decided in wanted if one.equal_time]
         more = equal_times(folder, run.basis) if equal_time else []
@@ -115,16 +119,15 @@ def _read_anew(run: StudyRun) -> None:
 
 def _say_estimate(run: StudyRun) -> None:
     """Say how long what is left takes. Measured with real steps, of models that are not there yet."""
-    done = run.folder.done()
-    left = left_over([arm.name for arm in run.arms], run.config.seeds, done)
+    left = run.left
     if not left:
         return
     run.screen.say("measuring a few steps of each model")
-    configs = {arm.name: run.config_of(arm, 1) for arm in run.arms}
+    configs = {arm.name: run.config_of(arm, 1) for arm in run.trained}
     by_arm = seconds_by_arm(configs, run.data_set, run.membership, snapshots=len(run.snapshots_of(run.reference)))
-    seconds = seconds_left(by_arm, run.config.seeds, done) + _ranking_seconds(run, by_arm)
+    seconds = math.fsum(by_arm[arm] for arm, _ in left) + _ranking_seconds(run, by_arm)
     run.screen.say(
-        f"{len(run.arms)} arms × {run.config.seeds} seeds, {len(left)} f and g to train: "
+        f"{len(run.trained)} arms × {run.config.seeds} seeds, {len(left)} f and g to train: "
         f"about {math.ceil(seconds / 60):,} min on this machine"
     )
 
@@ -152,8 +155,7 @@ def _with_removed(run: StudyRun) -> StudyRun:
 
 
 def _finish(run: StudyRun) -> None:
-    arms = {arm.name: arm for arm in run.arms}
-    left = left_over(list(arms), run.config.seeds, run.folder.done())
+    arms, left = {arm.name: arm for arm in run.arms}, run.left
     for place, (name, number) in enumerate(left, start=1):
         began = time.monotonic()
         run.screen.say(f"arm {name}, seed {number}: {place} of {len(left)}")

@@ -36,6 +36,7 @@ class StudyRun:
     membership: Membership
     screen: Screen
     equal_time: bool = False  # whether arms with equal time were asked for
+    only: frozenset[str] = frozenset()  # names of the arms that are trained now; none means all
 
     @property
     def plan(self) -> Study:
@@ -45,6 +46,23 @@ class StudyRun:
     def arms(self) -> list[Arm]:
         """All arms, those of the plan first."""
         return [*self.planned, *self.own]
+
+    @property
+    def trained(self) -> list[Arm]:
+        """The arms that are trained now: all, or those asked for beside the reference arm."""
+        named = self.only | {self.plan.reference}
+        return [arm for arm in self.arms if not self.only or arm.name in named]
+
+    @property
+    def left(self) -> list[tuple[str, int]]:
+        """What is to be trained now: seed by seed over the arms, so that soon every arm has a point."""
+        done = self.folder.done()
+        return [
+            (arm.name, seed)
+            for seed in range(self.config.seeds)
+            for arm in self.trained
+            if (arm.name, seed) not in done
+        ]
 
     @property
     def reference(self) -> Arm:
@@ -114,6 +132,17 @@ def with_own(run: StudyRun) -> StudyRun:
     """Return the study with the arms that were added to its folder up to now."""
     basis = run.basis
     return dataclasses.replace(run, own=[arm_from(own, basis) for own in read_own(run.folder)])
+
+
+def check_only(run: StudyRun) -> None:
+    """Refuse to train only arms that the study does not have.
+
+    Raises:
+        InputError: one is unknown; the message lists those there are.
+    """
+    arms = [arm.name for arm in run.arms]
+    for name in sorted(run.only.difference(arms)):
+        raise InputError(f"study {run.study} has no arm {name!r} to train only: choose from {', '.join(arms)}")
 
 
 def asked_of(run: StudyRun) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What study.json says was asked for → what is typed to make the study again, or to go on with it."""
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,14 +11,31 @@ from clipmem_core.studies.plans import defaults_of
 from clipmem_core.studies.store import StudyFolder
 
 
-def command_of(study: StudyFolder) -> str:
-    """Return the command that makes a study again, with the arms that a person added; on any machine."""
+def commands_of(study: StudyFolder) -> list[str]:
+    """Return the commands that make a study again, with the arms that a person added; on any machine.
+
+    One, and one more for each number of seeds that only some arms have.
+    """
+    asked, also = study.asked, [f"--also {shlex.quote(arm['setting'])}" for arm in study.own]
+    rows = Counter(arm for arm, _ in study.done())
+    seeds = sorted({rows[arm] for arm in asked["arms"]})
+    if len(seeds) < 2 or not seeds[0]:
+        return [" ".join([_begun(study, asked["config"]["seeds"]), *also])]
+    more = [
+        [f"--only {shlex.quote(arm)}" for arm in asked["arms"] if rows[arm] >= number and arm != asked["reference"]]
+        for number in seeds[1:]
+    ]
+    begun = [_begun(study, number) for number in seeds]
+    return [" ".join([words, *rest]) for words, rest in zip(begun, [also, *more], strict=True)]
+
+
+def _begun(study: StudyFolder, seeds: int) -> str:
+    """Return a study's command with so many seeds, without the arms that a person added."""
     asked = study.asked
     words = [f"python -m clipmem_core study {asked['study']}", shlex.quote(asked["source"]), f"--name {study.name}"]
-    words += [f"--preset {asked['config']['preset']}", f"--seeds {asked['config']['seeds']}"]
+    words += [f"--preset {asked['config']['preset']}", f"--seeds {seeds}"]
     given = {name: value for name, value in _given(asked["study"], asked["config"]).items() if name not in FOLLOWING}
-    also = [f"--also {shlex.quote(arm['setting'])}" for arm in study.own]
-    return " ".join([*words, *typed_flags(given), *also])
+    return " ".join([*words, *typed_flags(given)])
 
 
 def resume_arguments(study: StudyFolder) -> list[str]:

@@ -109,8 +109,10 @@ def whole(drawn: Path) -> StudyFolder:
 def start(data: Path, trained: Trained) -> Callable[..., StudyFolder]:
     """Run a study under a name in the test's own data folder."""
 
-    def run_it(study: str, name: str, *flags: str, also: Sequence[Setting] = (), **changes: object) -> StudyFolder:
+    def run_it(
+        study: str, name: str, *flags: str, also: Sequence[Setting] = (), only: Sequence[str] = (), **changes: object
+    ) -> StudyFolder:
         config = replace(config_of(study, *flags), **changes)
-        return run_study(study, "scenes", config, name=name, screen=Silent(), also=also)
+        return run_study(study, "scenes", config, name=name, screen=Silent(), also=also, only=only)
 
     return run_it

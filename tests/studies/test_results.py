@@ -9,7 +9,7 @@ from clipmem_core.studies import plans, results
 from clipmem_core.studies.results import write_results
 from clipmem_core.studies.show import show_study
 from clipmem_core.studies.store import StudyFolder, list_studies
-from clipmem_core.studies.typed import command_of
+from clipmem_core.studies.typed import commands_of
 from tests.studies.conftest import TWO_ARMS, Trained
 
 Start = Callable[..., StudyFolder]
@@ -57,7 +57,7 @@ def test_a_study_is_shown_with_its_answer(
 def test_results_say_where_they_come_from(whole: StudyFolder, trained: Trained, tmp_path: Path) -> None:
     write_results(whole, tmp_path / "two.csv")
     lines = (tmp_path / "two.csv").read_text().splitlines()
-    assert lines[0] == "# command: " + command_of(whole)
+    assert lines[0] == "# command: " + commands_of(whole)[0]
     assert lines[1].startswith("# machine: ")
     assert lines[2] == "# seeds: 0, 1"
     assert "# 4 points." in lines

@@ -12,7 +12,7 @@ from clipmem_core.audits.store import read_json, write_json
 from clipmem_core.commands import parse
 from clipmem_core.config import SourceOptions, as_dict
 from clipmem_core.studies.store import StudyFolder
-from clipmem_core.studies.typed import command_of, resume_arguments
+from clipmem_core.studies.typed import commands_of, resume_arguments
 from tests.studies.conftest import config_of
 
 
@@ -20,7 +20,8 @@ def asked_for(data: Path, study: str, *flags: str, **changes: Any) -> StudyFolde
     """Write the study.json of a study that was started with some flags."""
     config = dataclasses.replace(resolve(config_of(study, *flags)), **changes)
     folder = StudyFolder(data / "studies" / "asked")
-    folder.write_asked({"study": study, "source": "my pairs.csv", "config": as_dict(config), "reference": "none"})
+    asked = {"study": study, "source": "my pairs.csv", "config": as_dict(config), "reference": "none"}
+    folder.write_asked(asked | {"arms": {"none": {}}})
     return folder
 
 
@@ -58,7 +59,7 @@ def test_equal_times_that_were_asked_for_are_asked_for_again(tmp_path: Path) -> 
 def test_the_command_says_nothing_that_follows_from_the_machine_and_is_safe_to_paste(tmp_path: Path) -> None:
     folder = asked_for(tmp_path, "combined", "--weight-decay", "0.2")
     write_json(folder.folder / "own.json", {"arms": [{"name": "a", "setting": "text_mask=0.3 lookalikes"}]})
-    words = shlex.split(command_of(folder))
+    words = shlex.split(*commands_of(folder))
     command = parse(words[3:])
     assert words[:3] == ["python", "-m", "clipmem_core"]
     assert (command.source, command.also, command.config.weight_decay) == (
@@ -71,15 +72,16 @@ def test_the_command_says_nothing_that_follows_from_the_machine_and_is_safe_to_p
 
 def test_the_command_makes_the_study_again(whole: StudyFolder, tmp_path: Path) -> None:
     start = "python -m clipmem_core study two scenes --name whole --preset tiny --seeds 2 "
-    assert command_of(whole).startswith(start)
-    assert {"--scenes-pairs 220", "--epochs 2"} <= {" ".join(pair) for pair in _flags(command_of(whole))}
-    assert "--protocol" not in command_of(whole)
+    (command,) = commands_of(whole)
+    assert command.startswith(start)
+    assert {"--scenes-pairs 220", "--epochs 2"} <= {" ".join(pair) for pair in _flags(command)}
+    assert "--protocol" not in command
     changed = StudyFolder(tmp_path / "views")
     changed.folder.mkdir()
     asked = read_json(whole.folder / "study.json")
     asked = asked | {"study": "views", "config": asked["config"] | {"eval_crop_scale": 0.0, "eval_captions": 1}}
     write_json(changed.folder / "study.json", asked)
-    flags = {" ".join(pair) for pair in _flags(command_of(changed))}
+    flags = {" ".join(pair) for pair in _flags(*commands_of(changed))}
     assert "--eval-crop-scale 0.0" in flags  # the study's own default was typed away
     assert "--eval-captions 1" not in flags
 
