@@ -22,6 +22,8 @@ NOISE_LEVELS = (0.01, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 REMOVED = (50, 100, 200, 400, 800)
 REMOVED_BY = (c.CLIPMEM, c.SIMILARITY_IN, RANDOM)
 CROPS: dict[str, Any] = {"crop_scale": 0.2, "colour": 0.4}
+DECAY: dict[str, Any] = {"weight_decay": 1.0}  # ten times the presets'
+CAP: dict[str, Any] = {"max_logit_scale": 10.0}  # open_clip starts at 14.3
 MASK: dict[str, Any] = {"text_mask": 0.15}
 ADAPTIVE_MASK: dict[str, Any] = {"adaptive_mask": 0.6}
 # Above the median of the held-out pairs, half of what is not memorized at all would rest, and nothing is learned.
@@ -74,9 +76,12 @@ def combined_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     settings: dict[str, dict[str, Any]] = {
         NONE: {},
         "text-noise": {"text_noise": 0.15},
+        "image-noise": {"image_noise": 0.15},
         "text-mask": MASK,
         "text-mask-strong": {"text_mask": 0.3},
         "crops-and-colour": CROPS,
+        "weight-decay": DECAY,
+        "logit-scale-cap": CAP,
         "early-stop": {"stop_epoch": max(1, round(config.epochs * 2 / 3))},
         "adaptive-noise": {"adaptive_noise": 0.15},
         "adaptive-mask": ADAPTIVE_MASK,
