@@ -72,7 +72,9 @@ class AuditConfig:
     image_noise: float = 0.0  # the same on the image embedding
     noise_place: str = "after"  # before | after an embedding is made a unit vector (after: it is made one again)
     text_mask: float = 0.0  # share of a caption's words left out, drawn anew each epoch; what is left moves up
+    text_min_df: int = 0  # tokens that fewer trained pairs than this have are never read, in training or after
     colour: float = 0.0  # brightness, contrast and saturation of a training view change by up to this share
+    min_logit_scale: float = 1.0  # the logit scale is held at or above this
     max_logit_scale: float = 100.0  # the logit scale is held at or below this
     stop_epoch: int = 0  # training ends after this epoch, the learning rate on its way as without; 0 means the last
     adaptive_noise: float = 0.0  # text_noise for pairs that run ahead of the external pairs

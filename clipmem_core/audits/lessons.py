@@ -11,7 +11,8 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audits.measuring import measure_tower
-from clipmem_core.audits.member import EVALUATION, MemberRun, clear_leftovers, open_member, trained_model, view_maker
+from clipmem_core.audits.member import EVALUATION, clear_leftovers, trained_model, view_maker
+from clipmem_core.audits.member_run import MemberRun, open_member
 from clipmem_core.audits.paradigms import (
     CLIP,
     PARADIGM,

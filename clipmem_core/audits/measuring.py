@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.audits.member import EVALUATION, MemberRun, open_member, trained_model, view_maker
+from clipmem_core.audits.member import EVALUATION, trained_model, view_maker
+from clipmem_core.audits.member_run import MemberRun, open_member
 from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.run import Screen, ensure_pixels
 from clipmem_core.audits.settings import config_from

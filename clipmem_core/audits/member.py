@@ -9,104 +9,33 @@ import os
 import stat
 import sys
 import threading
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import replacing
 from clipmem_core.audits.index import write_index
+from clipmem_core.audits.member_run import MemberRun, open_member
 from clipmem_core.audits.probe import probe_accuracy
-from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import (
     IMAGE_INDEX,
     MEMBER_UTILITY,
-    PREPARED,
     SNAPSHOTS,
     TEXT_INDEX,
-    Audit,
-    read_json,
     write_json,
 )
-from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
-from clipmem_core.pairs.pixels import open_pixels
+from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
-from clipmem_core.training.draws import draw_keys
 from clipmem_core.training.embed import mean_by_pair, mean_image_embeddings, text_embeddings
 from clipmem_core.training.files import CHECKPOINT, STATE, TRAJECTORY
-from clipmem_core.training.loop import Trainer, TrainingData, train
+from clipmem_core.training.loop import Trainer, train
 from clipmem_core.training.model import Model, build_model, load_weights, tokenize
-from clipmem_core.training.names import model_config
 from clipmem_core.training.views import ViewMaker
 
 # Evaluation views come from a stream that no training seed reaches.
 EVALUATION = 1 << 40
 PROMPT = "a picture of {}"
-
-
-@dataclass(frozen=True)
-class MemberRun:
-    """What a member process works with."""
-
-    audit: Audit
-    name: str
-    stored: dict[str, Any]  # the audit's config.json
-    config: AuditConfig
-    pairs: pd.DataFrame
-    membership: pd.DataFrame
-    data: TrainingData
-
-    @property
-    def folder(self) -> Path:
-        return self.audit.member(self.name)
-
-    @property
-    def own(self) -> dict[str, Any]:
-        return read_json(self.folder / "config.json")
-
-
-def cached_tokens(model: str, captions: list[str]) -> np.ndarray:
-    """Return tokens of captions, int32 [n_captions, context_length], made once for all members."""
-    key = fingerprint([model_config(model)["text_cfg"], version("open_clip_torch"), captions])
-    path = data_folder() / "cache" / "tokens" / f"{key}.npy"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tokens = tokenize(model, captions)
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, tokens)
-    return np.load(path)
-
-
-def open_member(folder: Path, name: str) -> MemberRun:
-    """Read all that a member needs from its audit's folder."""
-    audit = Audit(folder)
-    stored, pairs, membership = audit.config, audit.pairs, audit.membership
-    config = config_from(stored["config"])
-    keys = draw_keys(pairs[c.PAIR_ID].tolist())
-    group = membership[c.GROUP].to_numpy()
-    if (group == c.CANDIDATE).sum() == (group == c.INDEPENDENT).sum():
-        # Candidate k and independent k share every draw, so that f and g differ in the pair alone.
-        keys[group == c.INDEPENDENT] = keys[group == c.CANDIDATE]
-    captions = [caption for own in pairs[c.CAPTIONS] for caption in own]
-    data = TrainingData(
-        pixels=open_pixels(
-            data_folder() / stored["pixels"],
-            rows=np.load(folder / PREPARED)["cache_rows"],
-            root=Path(stored["root"]),
-            images=pairs[c.IMAGE].tolist(),
-        ),
-        tokens=cached_tokens(config.model, captions),
-        caption_start=np.concatenate([[0], np.cumsum([len(own) for own in pairs[c.CAPTIONS]])]).astype(np.int64),
-        keys=keys,
-        rows=np.flatnonzero(membership[name].to_numpy()),
-        external=np.flatnonzero(group == c.EXTERNAL),
-    )
-    return MemberRun(audit, name, stored, config, pairs, membership, data)
 
 
 def view_maker(model: Model, config: AuditConfig, seed: int, *, crop_scale: float = 0.0) -> ViewMaker:
@@ -192,7 +121,7 @@ def utility(run: MemberRun, model: Model, image: np.ndarray, text: np.ndarray) -
         names = labels.to_numpy().astype(str)
         metrics["linear_probe"] = linear_probe(image[fit], names[fit], image[test], names[test], seed=run.config.seed)
         classes = np.unique(names[labelled])
-        prompts = tokenize(run.config.model, [PROMPT.format(name) for name in classes])
+        prompts = run.read(tokenize(run.config.model, [PROMPT.format(name) for name in classes]))
         prompted = text_embeddings(model, prompts, precision=run.config.precision, device=run.stored["device"])
         metrics["zero_shot"] = zero_shot(image[test], prompted, np.searchsorted(classes, names[test]))
     if run.config.probe_data:

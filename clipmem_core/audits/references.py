@@ -11,7 +11,8 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.measuring import check_members, drawn, keep_table, measurable, measure_model, open_run
-from clipmem_core.audits.member import MemberRun, trained_model
+from clipmem_core.audits.member import trained_model
+from clipmem_core.audits.member_run import MemberRun
 from clipmem_core.audits.run import Screen, ensure_pixels
 from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import Audit, read_table

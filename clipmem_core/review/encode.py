@@ -15,6 +15,7 @@ from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.review.nearest import choose_member, unit
 from clipmem_core.review.tables import Stamp, stamp
 from clipmem_core.training.files import CHECKPOINT
+from clipmem_core.training.mitigation.vocabulary import Vocabulary
 
 KEPT = 2  # text encoders in memory at a time
 # Building a model touches torch's random state and open_clip's list of models: one page at a time.
@@ -44,7 +45,10 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
 
     with _ENCODING, _one_thread():
         model = _text_encoder(config.model, config.loss, config.image_size, checkpoint, stamp(checkpoint))
-        return unit(text_embeddings(model, tokenize(config.model, [text]), precision="fp32", device="cpu")[0])
+        known = _vocabulary(audit, name, stamp(checkpoint)) if config.text_min_df else None
+        tokens = tokenize(config.model, [text])
+        read = known.read(tokens) if known else tokens
+        return unit(text_embeddings(model, read, precision="fp32", device="cpu")[0])
 
 
 def checkpoint_path(audit: Audit, member: str) -> Path:
@@ -78,6 +82,14 @@ def _text_encoder(name: str, loss: str, image_size: int, checkpoint: Path, stamp
     model = build_model(name, loss=loss, seed=0, image_size=image_size, pretrained=str(checkpoint))
     model.visual = None
     return model
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _vocabulary(audit: Audit, member: str, stamp: Stamp) -> Vocabulary | None:
+    """Return the tokens that a member reads, counted anew where its checkpoint changed."""
+    from clipmem_core.audits.member_run import vocabulary_of_member
+
+    return vocabulary_of_member(audit, member)
 
 
 @contextmanager

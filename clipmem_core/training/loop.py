@@ -158,7 +158,7 @@ class Trainer:
     def settle(self) -> None:
         """Bring the weights back to where they are allowed to be, after a step."""
         with torch.no_grad():
-            self.model.logit_scale.clamp_(0, math.log(self.config.max_logit_scale))
+            self.model.logit_scale.clamp_(math.log(self.config.min_logit_scale), math.log(self.config.max_logit_scale))
 
     def shown(self) -> dict[str, float]:
         """Return what a line of the log says beside the loss."""

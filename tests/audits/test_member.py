@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from clipmem_core.audits.member import MemberRun, cached_tokens, open_member, probe_rows, trained_model, utility
+from clipmem_core.audits.member import probe_rows, trained_model, utility
+from clipmem_core.audits.member_run import MemberRun, cached_tokens, known_tokens, open_member, tokens_of
 from clipmem_core.config import data_folder
 from clipmem_core.training.model import tokenize
 from tests.audits.small import vectors
@@ -41,9 +42,34 @@ def test_a_member_sees_the_rows_of_its_column(run: MemberRun) -> None:
 
 def test_tokens_are_made_once_and_read_afterwards(run: MemberRun, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     captions = [caption for captions in run.pairs["captions"] for caption in captions]
-    monkeypatch.setattr("clipmem_core.audits.member.tokenize", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr("clipmem_core.audits.member_run.tokenize", lambda *_: pytest.fail("made again"))
     assert np.array_equal(cached_tokens("tiny", captions), tokenize("tiny", captions))
     assert not list((data_folder() / "cache" / "tokens").glob(".*"))
+
+
+def test_a_member_never_reads_tokens_that_few_of_its_own_pairs_have(run: MemberRun) -> None:
+    tokens, start = tokens_of(run.pairs, run.config)
+    assert np.array_equal(tokens, run.data.tokens)
+    assert known_tokens(run.config, tokens, start, run.data.rows) is None
+    known = known_tokens(dataclasses.replace(run.config, text_min_df=40), tokens, start, run.data.rows)
+    assert known is not None
+    words = tokens[run.data.rows]  # one caption a pair
+    counts = np.array([(words == token).any(axis=1).sum() for token in range(49408)])
+    read = known.read(tokens)
+    lengths = (read != 0).sum(axis=1)
+    left = read[lengths > 3]  # start, two words and end: not the one that stays where none is known
+    assert counts[left[left != 0]].min() >= 40
+    assert 0 < (lengths < (tokens != 0).sum(axis=1)).mean() < 1
+
+
+def test_prompts_are_read_as_captions_are(run: MemberRun) -> None:
+    tokens, start = tokens_of(run.pairs, run.config)
+    config = dataclasses.replace(run.config, text_min_df=40)
+    known = known_tokens(config, tokens, start, run.data.rows)
+    reading = dataclasses.replace(run, vocabulary=known)
+    prompt = tokenize("tiny", ["a picture of xylophones"])
+    assert reading.read(prompt).tolist() == known.read(prompt).tolist() != prompt.tolist()
+    assert run.read(prompt) is prompt
 
 
 def test_a_probe_is_fitted_on_shared_pairs_or_on_all_a_member_saw(made: Made, run: MemberRun) -> None:

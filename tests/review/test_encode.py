@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
+import pandas as pd
 import pytest
 import torch
 
@@ -28,6 +29,7 @@ def save(path: Path, *, seed: int, loss: str = "clip") -> None:
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
     encode._text_encoder.cache_clear()
+    encode._vocabulary.cache_clear()
     yield
     encode._text_encoder.cache_clear()
 
@@ -68,6 +70,16 @@ def test_each_member_has_a_text_encoder_of_its_own(audit: Audit) -> None:
     found = embed_text(audit, "a red car", member="g-0")
     np.testing.assert_allclose(found, plain(audit.member("g-0") / "checkpoint.pt", "a red car"), atol=1e-5)
     assert np.abs(found - embed_text(audit, "a red car", member="f-0")).max() > 0.01
+
+
+def test_a_text_is_read_with_the_tokens_that_the_member_knows(audit: Audit) -> None:
+    trained = audit.pairs[audit.membership["g-0"].to_numpy()]
+    words = pd.Series([set(" ".join(own).split()) for own in trained["captions"]]).explode().value_counts()
+    config = audit.config
+    config["config"]["text_min_df"] = int(words.iloc[0])
+    write_json(audit.folder / CONFIG, config)
+    read = embed_text(audit, f"nonsuch {words.index[0]} unheard", member="g-0")
+    np.testing.assert_allclose(read, plain(audit.member("g-0") / "checkpoint.pt", words.index[0]), atol=1e-5)
 
 
 def test_a_given_checkpoint_stays_where_it_is(audit: Audit) -> None:

@@ -26,11 +26,12 @@ EACH: dict[str, dict[str, Any]] = {
     "text mask": {"text_mask": 0.4},
     "colour": {"colour": 0.5},
     "logit scale": {"max_logit_scale": 14.0},
+    "logit scale from below": {"min_logit_scale": 14.5},
     "adaptive noise": {"adaptive_noise": 0.5, "adaptive_every": 1, "adaptive_quantile": 0.5},
     "adaptive mask": {"adaptive_mask": 0.5, "adaptive_every": 1, "adaptive_quantile": 0.5},
     "adaptive rest": {"adaptive_rest": 1.0, "adaptive_every": 1, "adaptive_quantile": 0.5},
 }
-ALL = {key: value for one in EACH.values() for key, value in one.items()}
+ALL = {key: value for one in EACH.values() for key, value in one.items()} | {"min_logit_scale": 13.0}
 
 
 class PlainTrainer(Trainer):
@@ -172,10 +173,11 @@ def test_training_stops_early_on_the_way_that_it_would_have_gone(toy: str, tmp_p
     assert np.isnan(other[2:]).all()
 
 
-def test_the_logit_scale_stays_below_its_cap(toy: str) -> None:
-    member = trainer(toy, data_of(), max_logit_scale=5.0)
+@pytest.mark.parametrize(("name", "end"), [("max_logit_scale", 5.0), ("min_logit_scale", 40.0)])
+def test_the_logit_scale_stays_within_its_ends(toy: str, name: str, end: float) -> None:
+    member = trainer(toy, data_of(), **{name: end})
     member.step(member.data.rows, blank(member))
-    assert float(member.model.logit_scale.detach()) == pytest.approx(math.log(5))
+    assert float(member.model.logit_scale.detach()) == pytest.approx(math.log(end))
 
 
 def test_the_trajectory_tells_of_embeddings_without_noise(toy: str) -> None:

@@ -63,6 +63,13 @@ IMAGE_NOISE = Knob(
 MASK = Knob(
     "text_mask", "Masked words", "This share of a caption's words is left out, others each epoch.", 0.05, 0.9, 0.05, 0.3
 )
+MIN_DF = Knob(
+    "text_min_df",
+    "Without rare words",
+    "Words that fewer trained pairs than this have are never read, in training or after: a word of one caption names "
+    "its picture, and says nothing of others.",
+    *(1, 100, 1, 10),
+)
 CROPS = Knob(
     "crop_scale",
     "Crops of another strength",
@@ -80,6 +87,13 @@ DECAY = Knob(
     "Another weight decay",
     "How strongly weights are pulled towards 0 at every step.",
     *(0.0, 1.0, 0.05, 0.3),
+)
+LOGIT_FLOOR = Knob(
+    "min_logit_scale",
+    "Floor of the logit scale",
+    "Holds the factor on similarities in the loss at or above this; it starts at 14. Smaller differences are enough "
+    "then, so clipmem falls as it is in units of cosine: look at membership AUROC too.",
+    *(1.0, 100.0, 1.0, 30.0),
 )
 LOGIT_SCALE = Knob(
     "max_logit_scale",

@@ -21,8 +21,10 @@ from clipmem_core.dashboard.mitigations.knobs import (
     CROPS,
     DECAY,
     IMAGE_NOISE,
+    LOGIT_FLOOR,
     LOGIT_SCALE,
     MASK,
+    MIN_DF,
     PLACE_HELP,
     PLACES,
     TEXT_NOISE,
@@ -94,10 +96,10 @@ def _draw_groups(study: StudyFolder, setting: Setting, reference: Reference) -> 
     """Draw every toggle under its heading."""
     groups: dict[str, Callable[[], None]] = {
         "Captions": lambda: _draw_captions(setting, reference),
-        "Text": lambda: _draw_knobs((MASK, TEXT_NOISE), setting, reference),
+        "Text": lambda: _draw_knobs((MIN_DF, MASK, TEXT_NOISE), setting, reference),
         "Pictures": lambda: _draw_knobs((CROPS, COLOUR, IMAGE_NOISE), setting, reference),
         "Only for pairs that run ahead": lambda: _draw_adaptive(setting, reference),
-        "Training": lambda: _draw_knobs((early_stop(reference), DECAY, LOGIT_SCALE), setting, reference),
+        "Training": lambda: _draw_knobs((early_stop(reference), DECAY, LOGIT_FLOOR, LOGIT_SCALE), setting, reference),
         "Pairs": lambda: draw_pairs(study, setting, reference),
         "Comparison": lambda: draw_flag(
             "equal_time", "Equal time", EQUAL_TIME, setting, reference, disabled=not setting.text

@@ -10,7 +10,7 @@ from clipmem_core.config import AuditConfig, InputError
 NOISE = ("text_noise", "image_noise", "adaptive_noise")
 SHARES = ("text_mask", "adaptive_mask", "colour", "adaptive_rest")
 ADAPTIVE = ("adaptive_noise", "adaptive_mask", "adaptive_rest")
-OTHERS = ("max_logit_scale", "stop_epoch")
+OTHERS = ("text_min_df", "min_logit_scale", "max_logit_scale", "stop_epoch")
 # What changes nothing by itself, and what gives it a meaning.
 MODIFIERS = {"noise_place": NOISE, "adaptive_quantile": ADAPTIVE, "adaptive_every": ADAPTIVE}
 _OFF = {field.name: field.default for field in dataclasses.fields(AuditConfig)}
@@ -58,8 +58,15 @@ def check_mitigations(config: AuditConfig) -> None:
     for name in ("text_mask", "adaptive_mask"):
         if getattr(config, name) == 1:
             raise InputError(f"{_flag(name)} must leave something of a caption: below 1, not {getattr(config, name)}")
-    if not 1 <= config.max_logit_scale < math.inf:
-        raise InputError(f"--max-logit-scale must be at least 1, not {config.max_logit_scale}")
+    if config.text_min_df < 0:
+        raise InputError(f"--text-min-df is a number of pairs: it must be at least 0, not {config.text_min_df}")
+    for name in ("min_logit_scale", "max_logit_scale"):
+        if not 1 <= getattr(config, name) < math.inf:
+            raise InputError(f"{_flag(name)} must be at least 1, not {getattr(config, name)}")
+    if config.min_logit_scale > config.max_logit_scale:
+        raise InputError(
+            f"--min-logit-scale must be at most the cap of {config.max_logit_scale}, not {config.min_logit_scale}"
+        )
     if not 0 <= config.stop_epoch <= config.epochs:
         raise InputError(
             f"--stop-epoch must be one of the {config.epochs} epochs, or 0 for none, not {config.stop_epoch}"

@@ -53,14 +53,23 @@ def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: n
         >>> drop_words(tokens, np.array([5]), np.array([0.5]), draws).tolist()
         [[7, 1, 3, 9, 0, 0, 0]]
     """
-    place = np.arange(tokens.shape[1])
-    words = (place > 0) & (place < ends[:, None])
+    words = words_of(tokens, ends)
     counts = ends - 1
     left_out = np.minimum(np.floor(share * counts + draws[:, 0]).astype(np.int64), np.maximum(counts - 1, 0))
     rank = np.where(words, draws, 2.0).argsort(axis=1, kind="stable").argsort(axis=1)
-    gone = words & (rank < left_out[:, None])
+    return leave_out(tokens, words & (rank < left_out[:, None]))
+
+
+def words_of(tokens: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return which tokens lie between start and end token, bool [n, context_length]; `ends` as in `drop_words`."""
+    place = np.arange(tokens.shape[1])
+    return (place > 0) & (place < ends[:, None])
+
+
+def leave_out(tokens: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    """Leave tokens out, [n, context_length]: what follows moves up, and zeros come after."""
     order = gone.argsort(axis=1, kind="stable")
-    kept = place < tokens.shape[1] - left_out[:, None]
+    kept = np.arange(tokens.shape[1]) < tokens.shape[1] - gone.sum(axis=1)[:, None]
     return np.where(kept, np.take_along_axis(tokens, order, axis=1), 0).astype(tokens.dtype)
 
 

@@ -1,0 +1,88 @@
+"""The tokens of a member's captions → what it reads of any caption: all but tokens that few of its pairs have.
+
+A token of one caption names that picture: whatever a text encoder learns of it is that pair by heart, and says nothing
+of pairs it has not seen. `min_df` is scikit-learn's: the documents, here trained pairs, that a token has to be in.
+The vocabulary of a member is part of it, as its tokenizer is: it never reads other tokens, in training or after, so
+that memorization and utility are measured on what it reads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clipmem_core.config import InputError
+from clipmem_core.training.mitigation.masking import leave_out, words_of
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The tokens that a member knows."""
+
+    model: Mapping[str, Any]  # its open_clip configuration, which says where a caption ends
+    pairs: np.ndarray  # in how many trained pairs each token is, int64 [vocab_size]
+    min_df: int
+
+    def read(self, tokens: np.ndarray) -> np.ndarray:
+        """Leave out the tokens that are not known, [n, context_length]; what is left moves up.
+
+        Where a caption has none that is known, the one that most pairs have stays, the first of several.
+
+        Example:
+            >>> ends_at_9 = {"text_cfg": {"pool_type": "argmax"}}
+            >>> known = Vocabulary(ends_at_9, np.array([0, 5, 1, 3, 0, 0, 0, 0, 0, 5]), 2)
+            >>> known.read(np.array([[7, 1, 2, 3, 9, 0], [7, 2, 4, 9, 0, 0]])).tolist()
+            [[7, 1, 3, 9, 0, 0], [7, 2, 9, 0, 0, 0]]
+        """
+        words = words_of(tokens, caption_ends(self.model, tokens))
+        counts = np.where(words, self.pairs[tokens], -1)
+        gone = words & (counts < self.min_df)
+        nothing = np.flatnonzero(words.any(axis=1) & (gone == words).all(axis=1))
+        gone[nothing, counts[nothing].argmax(axis=1)] = False
+        return leave_out(tokens, gone)
+
+
+def pairs_with(
+    model: Mapping[str, Any], tokens: np.ndarray, caption_start: np.ndarray, rows: np.ndarray, *, first: int = 0
+) -> np.ndarray:
+    """Count in how many trained pairs each token is, int64 [vocab_size].
+
+    Args:
+        model: an open_clip configuration.
+        tokens: of all captions, [n_captions, context_length].
+        caption_start: captions of pair i are rows start[i] … start[i + 1] - 1, [n_pairs + 1].
+        rows: the pairs that are trained on.
+        first: how many captions of a pair are trained on; 0 means all.
+
+    Raises:
+        InputError: the model's text encoder does not read up to an end token.
+    """
+    counts = np.diff(caption_start)
+    pair = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(tokens)) - caption_start[pair]
+    trained = np.isin(pair, rows) & ((place < first) if first else True)
+    caption, position = np.nonzero(words_of(tokens, caption_ends(model, tokens)) & trained[:, None])
+    once = np.unique(np.stack([pair[caption], tokens[caption, position]]), axis=1)
+    return np.bincount(once[1], minlength=model["text_cfg"]["vocab_size"])
+
+
+def caption_ends(model: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray:
+    """Return the place of each caption's end token, int64 [n_captions].
+
+    Args:
+        model: an open_clip configuration.
+        tokens: [n_captions, context_length].
+
+    Raises:
+        InputError: what it says is not known to read up to an end token.
+    """
+    text = model["text_cfg"]
+    pool = text.get("pool_type", "argmax")
+    other = model.get("custom_text") or any(text.get(name) for name in ("hf_model_name", "no_causal_mask", "embed_cls"))
+    if other or pool not in ("argmax", "eos"):
+        raise InputError(
+            "--text-min-df needs a text encoder that reads up to an end token: "
+            "take one of open_clip's own, such as --model small, or leave it at 0"
+        )
+    return (tokens == text.get("eos_id", 2)).argmax(axis=1) if pool == "eos" else tokens.argmax(axis=1)

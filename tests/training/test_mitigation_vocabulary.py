@@ -1,0 +1,108 @@
+"""What a member reads of a caption when tokens that few of its pairs have are left out."""
+
+import re
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import CountVectorizer
+
+from clipmem_core.config import InputError
+from clipmem_core.training.mitigation.vocabulary import Vocabulary, caption_ends, pairs_with
+from clipmem_core.training.model import build_model, can_cut_text
+from clipmem_core.training.names import model_config
+
+MODEL: dict[str, Any] = {"text_cfg": {"vocab_size": 12, "context_length": 7}}
+START, END = 10, 11
+captions = st.lists(st.integers(1, 9), max_size=5)
+pair_lists = st.lists(st.lists(captions, min_size=1, max_size=3), min_size=1, max_size=12)
+
+
+def tokens_of(captions: list[list[int]]) -> np.ndarray:
+    tokens = np.zeros((len(captions), 7), dtype=np.int32)
+    for row, words in enumerate(captions):
+        tokens[row, : len(words) + 2] = [START, *words, END]
+    return tokens
+
+
+def words_in(row: np.ndarray) -> list[int]:
+    return [int(token) for token in row if 0 < token < START]
+
+
+@given(pair_lists, st.integers(1, 4), st.integers(0, 2), st.data())
+def test_the_tokens_known_are_scikit_learns(
+    pairs: list[list[list[int]]], min_df: int, first: int, data: st.DataObject
+) -> None:
+    rows = data.draw(st.lists(st.integers(0, len(pairs) - 1), unique=True, min_size=1))
+    documents = [" ".join(str(word) for caption in pairs[row][: first or None] for word in caption) for row in rows]
+    words = CountVectorizer(token_pattern=r"\d+", vocabulary=[str(number) for number in range(12)], binary=True)
+    vectors = words.fit_transform(documents)
+    frequency = np.asarray(vectors.sum(axis=0)).ravel()
+    start = np.concatenate([[0], np.cumsum([len(own) for own in pairs])])
+    tokens = tokens_of([caption for own in pairs for caption in own])
+    counts = pairs_with(MODEL, tokens, start, np.array(rows), first=first)
+    assert counts.tolist() == frequency.tolist()
+    read = Vocabulary(MODEL, counts, min_df).read(tokens)
+    known = set(np.flatnonzero(frequency >= min_df).tolist())
+    for before, after in zip(tokens, read, strict=True):
+        left = [word for word in words_in(before) if word in known]
+        if left or not words_in(before):
+            assert words_in(after) == left
+        else:  # the one that most pairs have, the first of several
+            assert words_in(after) == [max(words_in(before), key=lambda word: frequency[word])]
+        assert after.tolist() == tokens_of([words_in(after)])[0].tolist()
+
+
+@given(st.lists(captions, min_size=1, max_size=6), st.lists(st.integers(0, 3), min_size=12, max_size=12))
+def test_what_is_read_is_read_again_as_it_is(captions: list[list[int]], counts: list[int]) -> None:
+    known = Vocabulary(MODEL, np.array(counts), 2)
+    read = known.read(tokens_of(captions))
+    assert read.dtype == np.int32
+    assert np.array_equal(known.read(read), read)
+
+
+def test_captions_of_open_clips_tokenizer_lose_their_rare_words_alone() -> None:
+    texts = ["a grey cat", "a grey dog", "a cat " * 3, "a grey cat " * 10]
+    tokenize = open_clip.SimpleTokenizer(context_length=16)
+    tokens = tokenize(texts).numpy()
+    counts = pairs_with(model_config("tiny"), tokens, np.arange(5), np.arange(4))
+    read = Vocabulary(model_config("tiny"), counts, 2).read(tokens)
+    left = [re.sub(r" dog", "", text) for text in texts]
+    assert np.array_equal(read, tokenize(left).numpy())
+    assert Vocabulary(model_config("tiny"), counts, 4).read(tokens)[0].tolist() == tokenize(["a"])[0].tolist()
+
+
+TEXT = {**model_config("tiny")["text_cfg"], "vocab_size": 99}
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ({}, False),
+        ({"pool_type": "argmax"}, False),
+        ({"pool_type": "eos", "eos_id": 98}, False),
+        ({"pool_type": "last"}, True),
+        ({"no_causal_mask": True}, True),
+    ],
+)
+def test_a_configuration_says_what_a_model_says_of_its_captions_end(
+    text: dict[str, Any], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {**model_config("tiny"), "text_cfg": {**TEXT, **text}}
+    monkeypatch.setattr("clipmem_core.training.model.model_config", lambda _: config)
+    assert can_cut_text(build_model("tiny", loss="clip", seed=0)) is not refused
+    tokens = np.array([[97, 5, 6, 98, 0], [97, 98, 0, 0, 0]])
+    if refused:
+        with pytest.raises(InputError, match="--text-min-df needs a text encoder that reads up to an end token: take"):
+            caption_ends(config, tokens)
+    else:
+        assert caption_ends(config, tokens).tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("name", ["coca_ViT-B-32", "roberta-ViT-B-32", "ViT-B-16-SigLIP"])
+def test_other_towers_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="--text-min-df needs a text encoder"):
+        caption_ends(model_config(name), np.zeros((1, 5), dtype=np.int64))
