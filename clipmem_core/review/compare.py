@@ -11,7 +11,7 @@ from scipy import stats
 from clipmem_core.audits.settings import flag, flat
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, PAIR_ID
-from clipmem_core.config import InputError
+from clipmem_core.config import AuditConfig, InputError, as_dict
 from clipmem_core.review.selection import SCORES as SCORE_NAMES
 from clipmem_core.review.tables import ROW, count_rows, fetch_arrow, fetch_numbered, number
 
@@ -21,8 +21,10 @@ CHANGED_COLUMNS = [
     *("captions_changed", "group_one", "group_other"),
 ]
 # clipmem compares across audits only where these are the same. Another name for an audit's model is another model.
-_ALIKE = {"protocol": "protocol", "model": "model", "loss": "loss", "pretrained": "start"}
-_LOGIT_SCALE = "logit_"  # whatever a config says of the logit scale begins so
+_ALIKE = {
+    **{"protocol": "protocol", "model": "model", "loss": "loss", "pretrained": "start"},
+    **{"min_logit_scale": "floor of the logit scale", "max_logit_scale": "cap on the logit scale"},
+}
 
 
 @dataclass(frozen=True)
@@ -108,19 +110,18 @@ def mean_difference(one: np.ndarray, other: np.ndarray) -> tuple[float | None, f
 
 def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
     """Say in a sentence each which settings keep the scores of two audits from being compared."""
-    first, second = (flat(audit.config["config"]) for audit in (one, other))
-    logit = {name: name.replace("_", " ") for name in {*first, *second} if name.startswith(_LOGIT_SCALE)}
-    names = {**_ALIKE, **dict(sorted(logit.items()))}
+    # A config from before a field was there has it at its default.
+    first, second = (as_dict(AuditConfig()) | flat(audit.config["config"]) for audit in (one, other))
     return tuple(
         f"The {word} differs: {_shown(first, name)} in {one.name}, {_shown(second, name)} in {other.name} "
         f"({flag(name)}). clipmem compares only where it is the same."
-        for name, word in names.items()
-        if first.get(name) != second.get(name)
+        for name, word in _ALIKE.items()
+        if first[name] != second[name]
     )
 
 
 def _shown(config: dict[str, Any], name: str) -> str:
-    return str(config.get(name) or "none")
+    return str(config[name] or "none")
 
 
 def _join(one: Audit, other: Audit, column: str) -> pa.Table:

@@ -118,9 +118,9 @@ def test_a_large_audit_is_sampled_and_always_the_same(copy: Copy, monkeypatch: p
 
 def test_settings_that_forbid_a_comparison_are_named(copy: Copy) -> None:
     one = copy("paper", name="a")
-    other = with_config(copy("ensemble", name="b"), loss="siglip", model="ViT-B-32", logit_scale="fixed", epochs=7)
+    other = with_config(copy("ensemble", name="b"), loss="siglip", model="ViT-B-32", max_logit_scale=20.0, epochs=7)
     warnings = differing_settings(one, other)
-    assert [text.split()[1] for text in warnings] == ["protocol", "model", "loss", "logit"]
+    assert [text.split()[1] for text in warnings] == ["protocol", "model", "loss", "cap"]
     assert "paper in a, ensemble in b (--protocol)" in warnings[0]
     assert compare(one, other, limit=1).warnings == warnings
 
