@@ -32,7 +32,7 @@ from clipmem_core.studies.store import ARM
 
 FRONT_COLOUR = "#0f8f9f"
 LINE_COLOURS = (FRONT_COLOUR, "#d93a3a", *LABEL_COLOURS[8:])
-FEW = 16  # arms: more are named by hovering alone
+FEW = 16  # arms: of more, only the front is named, the others by hovering
 APART = 0.012  # of the lines of one setting, of the axis
 
 
@@ -165,9 +165,9 @@ def _add_chosen(figure: go.Figure, points: pd.DataFrame, none: str, chosen: str 
 
 
 def _add_labels(figure: go.Figure, points: pd.DataFrame, front: Sequence[str], *, always: Sequence[str]) -> None:
-    """Name the arms where they are few enough, as far as there is room; some of them always."""
+    """Name the front, and the others where they are few enough, as far as there is room; some of them always."""
     dots = points.set_index(ARM)[[MEMORIZATION, UTILITY]]
-    named = list(dict.fromkeys([*always, *front, *dots.index] if len(dots) <= FEW else always))
+    named = list(dict.fromkeys([*always, *front, *(dots.index if len(dots) <= FEW else ())]))
     (left, right), (bottom, top) = figure.layout.xaxis.range, figure.layout.yaxis.range
     extents = Extent(left, right), Extent(bottom, top, span=HEIGHT - 100)
     for name, anchor in place_labels(dots, named, always=always, extents=extents).items():

@@ -80,10 +80,10 @@ def test_a_study_without_none_is_drawn_too() -> None:
     assert not [note for note in figure.layout.annotations if note.showarrow]
 
 
-def test_many_arms_are_named_by_hovering_but_for_none_and_the_chosen_one() -> None:
+def test_of_many_arms_the_front_none_and_the_chosen_one_are_named_the_others_by_hovering() -> None:
     places = {f"arm-{number}": (number / 10, number / 7) for number in range(FEW)} | {"none": (0.5, 0.1)}
     figure = tradeoff_figure(points_of(places), titles=TITLES, front=["arm-0"], none="none", chosen="arm-3")
-    assert names(figure) == {"<b>none</b>", "<b>arm-3</b>"}
+    assert names(figure) == {"<b>none</b>", "<b>arm-3</b>", "arm-0"}
 
 
 def test_the_axes_say_what_is_better_and_hold_every_interval_and_the_paper() -> None:
