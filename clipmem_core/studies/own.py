@@ -104,9 +104,9 @@ def add_all(study: StudyFolder, basis: Basis, wanted: Sequence[Wanted]) -> list[
 
 
 def equal_times(study: StudyFolder, basis: Basis) -> list[Wanted]:
-    """Return the settings with equal time of the arms that took a tenth more or less time than the reference arm."""
+    """Return the settings with equal time of the arms whose fastest seed took a tenth more or less than the reference's."""
     rows, own = study.arms, {arm.name: arm for arm in read_own(study)}
-    seconds = rows.groupby(ARM)[SECONDS].mean()
+    seconds = rows.groupby(ARM)[SECONDS].min()  # what else runs on a machine only adds
     texts = {**basis.settings, **{name: arm.setting.text for name, arm in own.items()}}
     found: list[Wanted] = []
     for name, text in texts.items():
@@ -199,14 +199,14 @@ def _check_shared(new: Arm, basis: Basis) -> None:
 def _equal_epochs(
     rows: pd.DataFrame, none: str, arm: str | None, config: AuditConfig, plain: Setting
 ) -> dict[str, int]:
-    """Return as many epochs as take as long as the reference arm, by the seeds that both have run."""
+    """Return as many epochs as take as long as the reference arm, by the fastest of the seeds that both have run."""
     sides = [rows[rows[ARM] == name].set_index(SEED).get(SECONDS, pd.Series(dtype=float)) for name in (none, arm)]
     both = pd.concat([side.dropna() for side in sides], axis=1, join="inner", keys=["none", "arm"])
     if both.empty:
         raise InputError(
             f"equal_time needs the seconds that {plain.text!r} takes without it, and it has not run: run that first"
         )
-    ratio = both["none"].mean() / both["arm"].mean()
+    ratio = both["none"].min() / both["arm"].min()
     epochs = max(1, round(config.epochs * ratio))
     if not config.stop_epoch:
         return {"epochs": epochs}
