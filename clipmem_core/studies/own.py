@@ -104,7 +104,7 @@ def add_all(study: StudyFolder, basis: Basis, wanted: Sequence[Wanted]) -> list[
 
 
 def equal_times(study: StudyFolder, basis: Basis) -> list[Wanted]:
-    """Return the settings, with equal time, of the arms whose fastest seed took a tenth more or less than that of none."""
+    """Return the settings, with equal time, of the arms whose fastest seed took a tenth more or less than none."""
     rows, own = study.arms, {arm.name: arm for arm in read_own(study)}
     seconds = rows.groupby(ARM)[SECONDS].min()  # what else runs on a machine only adds
     texts = {**basis.settings, **{name: arm.setting.text for name, arm in own.items()}}

@@ -66,8 +66,8 @@ MASK = Knob(
 MIN_DF = Knob(
     "text_min_df",
     "Without rare words",
-    "Words that fewer trained pairs than this have are never read, in training or after: a word of one caption names "
-    "its picture, and says nothing of others.",
+    "Tokens (words, or pieces of long ones) that fewer trained pairs than this have are never read, in training or "
+    "after: a word of one caption names its picture, and says nothing of others.",
     *(1, 100, 1, 10),
 )
 CROPS = Knob(
