@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -72,6 +73,20 @@ def test_an_arm_that_is_added_to_a_finished_study_trains_alone_and_all_rows_comp
     captions = study.audit(name).pairs.set_index(c.PAIR_ID)[c.CAPTIONS]
     assert list(captions[candidates[3]]) == ["another caption"]
     assert study.asked["settings"] == study.settings == {"none": "", "whole": "crop_scale=1", name: "decisions"}
+
+
+def test_a_member_without_rare_tokens_is_judged_on_what_it_reads(start: Start) -> None:
+    min_df = 60  # of 120 pairs
+    study = start("two", "again", "--eval-captions", "1", seeds=1, also=[parse_setting(f"text_min_df={min_df}")])
+    audit = study.audit(f"text_min_df-{min_df}")
+    pairs, trained = audit.pairs, audit.membership["f-0"].to_numpy()
+    counts = Counter(word for own in pairs.loc[trained, c.CAPTIONS] for word in set(" ".join(own).split()))
+    read = pairs[c.CAPTIONS].str[0].map(lambda text: " ".join(word for word in text.split() if counts[word] >= min_df))
+    alike = read == read[read != ""].mode()[0]
+    assert pairs.loc[alike, c.CAPTIONS].str[0].nunique() > 1
+    usual, without = (vectors(study.audit(arm).member("f-0") / "text.faiss")[alike] for arm in ("none", audit.name))
+    assert np.abs(without - without[0]).max() < 1e-3 < np.abs(usual - usual[0]).max()
+    assert study.arms.set_index("arm").loc[audit.name, "text_min_df"] == min_df
 
 
 def test_shared_pairs_that_are_taken_out_change_no_other_row(start: Start, trained: Trained) -> None:
