@@ -4,6 +4,7 @@ Takes about as long as embedding the pairs that the members were trained on. A r
 member it was at.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,10 +117,10 @@ def measure_member(audit: Audit, name: str, *, sample: int = 0, screen: Screen) 
 
 
 def open_run(audit: Audit, name: str) -> MemberRun:
-    """Open a member to measure it."""
+    """Open a member to measure it by what it reads once it is trained."""
     run = open_member(audit.folder, name)
     torch.set_num_threads(run.stored["threads"])  # as when it was trained
-    return run
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, tokens=run.read(run.data.tokens)))
 
 
 def measure_model(

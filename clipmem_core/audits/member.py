@@ -86,7 +86,7 @@ def embed(run: MemberRun, model: Model) -> tuple[np.ndarray, np.ndarray]:
     how = {"precision": run.config.precision, "device": run.stored["device"]}
     views = view_maker(model, run.config, run.config.seed + EVALUATION, crop_scale=run.config.eval_crop_scale)
     image = mean_image_embeddings(model, run.data, views, n_views=run.config.views, **how)
-    return image, text_embeddings(model, run.data.tokens, **how)
+    return image, text_embeddings(model, run.read(run.data.tokens), **how)
 
 
 def write_embeddings(folder: Path, image: np.ndarray, text: np.ndarray, run: MemberRun) -> None:

@@ -32,14 +32,14 @@ class MemberRun:
     pairs: pd.DataFrame
     membership: pd.DataFrame
     data: TrainingData
-    vocabulary: Vocabulary | None = None  # None reads every token
+    vocabulary: Vocabulary | None = None  # once it is trained; None reads every token
 
     @property
     def folder(self) -> Path:
         return self.audit.member(self.name)
 
     def read(self, tokens: np.ndarray) -> np.ndarray:
-        """Return what the member reads of some tokens, [n, context_length]."""
+        """Return what the member reads of some tokens once it is trained, [n, context_length]."""
         return tokens if self.vocabulary is None else self.vocabulary.read(tokens)
 
     @property
@@ -71,7 +71,7 @@ def open_member(folder: Path, name: str) -> MemberRun:
         keys[group == c.INDEPENDENT] = keys[group == c.CANDIDATE]
     tokens, start = tokens_of(pairs, config)
     rows = np.flatnonzero(membership[name].to_numpy())
-    known = known_tokens(config, tokens, start, rows)
+    known = known_tokens(config, config.text_min_df, tokens, start, rows)
     data = TrainingData(
         pixels=open_pixels(
             data_folder() / stored["pixels"],
@@ -85,13 +85,15 @@ def open_member(folder: Path, name: str) -> MemberRun:
         rows=rows,
         external=np.flatnonzero(group == c.EXTERNAL),
     )
-    return MemberRun(audit, name, stored, config, pairs, membership, data, known)
+    after = known_tokens(config, after_training(config), tokens, start, rows)
+    return MemberRun(audit, name, stored, config, pairs, membership, data, after)
 
 
 def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
-    """Return the tokens that a member reads; None where it reads every token."""
+    """Return the tokens that a member reads once it is trained; None where it reads every token."""
     config, pairs = config_from(audit.config["config"]), audit.pairs
-    return known_tokens(config, *tokens_of(pairs, config), np.flatnonzero(audit.membership[name].to_numpy()))
+    rows = np.flatnonzero(audit.membership[name].to_numpy())
+    return known_tokens(config, after_training(config), *tokens_of(pairs, config), rows)
 
 
 def tokens_of(pairs: pd.DataFrame, config: AuditConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -101,9 +103,16 @@ def tokens_of(pairs: pd.DataFrame, config: AuditConfig) -> tuple[np.ndarray, np.
     return cached_tokens(config.model, captions), start
 
 
-def known_tokens(config: AuditConfig, tokens: np.ndarray, start: np.ndarray, rows: np.ndarray) -> Vocabulary | None:
+def after_training(config: AuditConfig) -> int:
+    """Return in how many trained pairs a token has to be to be read once training is over."""
+    return max(config.text_min_df, config.text_forget_df)
+
+
+def known_tokens(
+    config: AuditConfig, min_df: int, tokens: np.ndarray, start: np.ndarray, rows: np.ndarray
+) -> Vocabulary | None:
     """Return the tokens that a member knows by the pairs it trains on; None where it reads every token."""
-    if not config.text_min_df:
+    if not min_df:
         return None
     counts = pairs_with(model_config(config.model), tokens, start, rows, first=config.train_captions)
-    return Vocabulary(model_config(config.model), counts, config.text_min_df)
+    return Vocabulary(model_config(config.model), counts, min_df)

@@ -26,6 +26,7 @@ DECAY: dict[str, Any] = {"weight_decay": 1.0}  # ten times the presets'
 CAP: dict[str, Any] = {"max_logit_scale": 10.0}  # open_clip starts at 14.3
 FLOOR: dict[str, Any] = {"min_logit_scale": 30.0}
 MIN_DF: dict[str, Any] = {"text_min_df": 10}
+FORGET_DF: dict[str, Any] = {"text_forget_df": 3}
 MASK: dict[str, Any] = {"text_mask": 0.15}
 ADAPTIVE_MASK: dict[str, Any] = {"adaptive_mask": 0.6}
 # Above the median of the held-out pairs, half of what is not memorized at all would rest, and nothing is learned.
@@ -87,11 +88,13 @@ def combined_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
         "logit-scale-floor": FLOOR,
         "rare-words-5": {"text_min_df": 5},
         "rare-words-10": MIN_DF,
+        "forget-rare-words": FORGET_DF,
         "early-stop": {"stop_epoch": max(1, round(config.epochs * 2 / 3))},
         "adaptive-noise": {"adaptive_noise": 0.15},
         "adaptive-mask": ADAPTIVE_MASK,
         "adaptive-rest": REST,
         "rare-words-and-floor": MIN_DF | FLOOR,
+        "forget-rare-words-and-floor": FORGET_DF | FLOOR,
         "mask-and-noise": MASK | {"text_noise": 0.05},
         "mask-and-crops": MASK | CROPS,
         "adaptive-mask-and-crops": ADAPTIVE_MASK | CROPS,

@@ -20,7 +20,7 @@ from clipmem_core.training.mitigation.fields import MODIFIERS, switched_on
 # Fields of the config that a setting may change, in the order they are shown in.
 FIELDS = (
     *("train_captions", "text_noise", "image_noise", "noise_place", "text_mask", "text_min_df"),
-    *("crop_scale", "colour", "weight_decay", "stop_epoch", "min_logit_scale", "max_logit_scale"),
+    *("text_forget_df", "crop_scale", "colour", "weight_decay", "stop_epoch", "min_logit_scale", "max_logit_scale"),
     *("adaptive_noise", "adaptive_mask", "adaptive_rest", "adaptive_quantile", "adaptive_every"),
 )
 SWITCHES = ("lookalikes", "decisions", "equal_time")

@@ -36,6 +36,7 @@ from clipmem_core.training.names import model_config
 # Of the config: what a member's bits do not depend on, or what is in a key as its content.
 CONTENT = ("preset", "source", "folds", "members", "seeds", "cache_gb", "model", "captions", "plant_miscaptions")
 EVALUATION = ("seed", "views", "eval_crop_scale", "eval_captions", "probe_data")
+FORGET = "text_forget_df"  # of evaluation too, where it is on
 
 
 def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
@@ -48,7 +49,7 @@ def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
     drawn = membership[[c.PAIR_ID, c.GROUP, name]].to_numpy().tolist()
     training = fingerprint(
         [
-            {key: value for key, value in without_idle(config).items() if key not in (*CONTENT, *EVALUATION)},
+            {key: value for key, value in without_idle(config).items() if key not in (*CONTENT, *EVALUATION, FORGET)},
             [model_config(config["model"]), _content(config["pretrained"])],
             [content_fingerprint(pairs), drawn, stored["seeds"][name]],
             [stored[key] for key in ("threads", "device", "precision", "versions")],
@@ -56,7 +57,8 @@ def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
         ]
     )
     labels = pairs[c.LABEL].astype(object).where(pairs[c.LABEL].notna(), None).tolist()
-    evaluation = fingerprint([training, {key: config.get(key) for key in EVALUATION}, labels])
+    judged = {key: config.get(key) for key in EVALUATION} | ({FORGET: config[FORGET]} if config.get(FORGET) else {})
+    evaluation = fingerprint([training, judged, labels])
     found: dict[str, tuple[str, ...]] = {training: (LOG, TRAJECTORY, CHECKPOINT)}
     if SNAPSHOTS in stored:
         found[fingerprint([evaluation, stored[SNAPSHOTS]])] = (SNAPSHOTS,)

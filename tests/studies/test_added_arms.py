@@ -15,6 +15,8 @@ import pytest
 
 from clipmem_core import columns as c
 from clipmem_core.audits import run as audits_run
+from clipmem_core.audits.member import trained_model
+from clipmem_core.audits.member_run import open_member
 from clipmem_core.commands import main
 from clipmem_core.review.decisions import RECAPTION, REMOVE, Review
 from clipmem_core.review.study_decisions import decided_for
@@ -23,6 +25,7 @@ from clipmem_core.studies.basis import Decided
 from clipmem_core.studies.own import add_own, find_arm
 from clipmem_core.studies.setting import Setting, parse_setting
 from clipmem_core.studies.store import StudyFolder, open_study
+from clipmem_core.training.embed import text_embeddings
 from tests.audits.small import ROOT, vectors
 from tests.studies.conftest import FLAGS, Trained
 from tests.studies.test_run import START, numbers
@@ -87,6 +90,25 @@ def test_a_member_without_rare_tokens_is_judged_on_what_it_reads(start: Start) -
     usual, without = (vectors(study.audit(arm).member("f-0") / "text.faiss")[alike] for arm in ("none", audit.name))
     assert np.abs(without - without[0]).max() < 1e-3 < np.abs(usual - usual[0]).max()
     assert study.arms.set_index("arm").loc[audit.name, "text_min_df"] == min_df
+
+
+def test_to_forget_rare_tokens_costs_no_training_and_reads_as_if_they_had_never_been_read(start: Start) -> None:
+    also = [parse_setting(text) for text in ("text_forget_df=60", "text_min_df=60", "text_min_df=60 text_forget_df=9")]
+    study = start("two", "again", "--eval-captions", "1", seeds=1, also=also)
+    forgets, never, both = (study.audit(setting.name).member("f-0") for setting in also)
+    none = study.audit("none").member("f-0")
+    assert (forgets / "checkpoint.pt").samefile(none / "checkpoint.pt")
+    assert not (never / "checkpoint.pt").samefile(none / "checkpoint.pt")
+    model, audit = trained_model(open_member(study.audit("none").folder, "f-0")), study.audit(also[0].name)
+    reads = open_member(study.audit(also[1].name).folder, "f-0").data.tokens  # what was never read is what is forgotten
+    first = np.concatenate([[0], np.cumsum(audit.pairs[c.CAPTIONS].map(len))[:-1]])
+    expected = text_embeddings(model, reads[first], precision=audit.config["precision"], device="cpu")
+    assert np.abs(vectors(forgets / "text.faiss") - expected).max() < 2e-3  # stored in half precision
+    assert np.abs(vectors(none / "text.faiss") - expected).max() > 0.05
+    assert np.array_equal(vectors(forgets / "image.faiss"), vectors(none / "image.faiss"))
+    assert (both / "text.faiss").read_bytes() == (never / "text.faiss").read_bytes()
+    rows = study.arms.set_index("arm")
+    assert rows.loc[also[0].name, "seconds"] == rows.loc["none", "seconds"]
 
 
 def test_shared_pairs_that_are_taken_out_change_no_other_row(start: Start, trained: Trained) -> None:

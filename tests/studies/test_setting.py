@@ -16,7 +16,7 @@ from clipmem_core.studies.rankings import DIRECTIONS, RANDOM, Removal
 from clipmem_core.studies.setting import FIELDS, Setting, normal, parse_setting, setting_of
 from clipmem_core.training.mitigation.fields import without_idle
 
-WHOLE = ("train_captions", "text_min_df", "stop_epoch", "adaptive_every")
+WHOLE = ("train_captions", "text_min_df", "text_forget_df", "stop_epoch", "adaptive_every")
 MORE = pd.DataFrame({"captions": [["a", "b", "c"]] * 2000, "group": "shared"})
 ONE = pd.DataFrame({"captions": [["a"]] * 2000, "group": "shared"})
 
@@ -36,6 +36,7 @@ AS_A_PERSON_SETS = {
     "train_captions": st.integers(0, 2),
     "noise_place": st.sampled_from(["before", "after"]),
     "text_min_df": st.integers(0, 2),
+    "text_forget_df": st.integers(0, 2),
     "stop_epoch": st.sampled_from([0, 10, 30]),
     "min_logit_scale": st.sampled_from([1.0, 20.0]),
     "adaptive_every": st.integers(1, 3),

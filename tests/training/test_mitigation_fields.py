@@ -26,6 +26,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"min_logit_scale": INFINITE}, "--min-logit-scale must be at least 1, not inf"),
     ({"min_logit_scale": 30.0, "max_logit_scale": 20.0}, "--min-logit-scale must be at most the cap of 20.0, not 30.0"),
     ({"text_min_df": -1}, "--text-min-df is a number of pairs: it must be at least 0, not -1"),
+    ({"text_forget_df": -2}, "--text-forget-df is a number of pairs: it must be at least 0, not -2"),
     ({"stop_epoch": -1}, "--stop-epoch must be one of the 30 epochs, or 0 for none, not -1"),
     ({"stop_epoch": 31}, "--stop-epoch must be one of the 30 epochs, or 0 for none, not 31"),
     ({"adaptive_quantile": 1.0}, "--adaptive-quantile must be between 0 and 1, not 1.0"),

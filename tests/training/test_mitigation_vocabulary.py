@@ -96,7 +96,7 @@ def test_a_configuration_says_what_a_model_says_of_its_captions_end(
     assert can_cut_text(build_model("tiny", loss="clip", seed=0)) is not refused
     tokens = np.array([[97, 5, 6, 98, 0], [97, 98, 0, 0, 0]])
     if refused:
-        with pytest.raises(InputError, match="--text-min-df needs a text encoder that reads up to an end token: take"):
+        with pytest.raises(InputError, match="--text-min-df and --text-forget-df need a text encoder that reads up"):
             caption_ends(config, tokens)
     else:
         assert caption_ends(config, tokens).tolist() == [3, 1]
@@ -104,5 +104,5 @@ def test_a_configuration_says_what_a_model_says_of_its_captions_end(
 
 @pytest.mark.parametrize("name", ["coca_ViT-B-32", "roberta-ViT-B-32", "ViT-B-16-SigLIP"])
 def test_other_towers_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="--text-min-df needs a text encoder"):
+    with pytest.raises(InputError, match="--text-min-df and --text-forget-df need a text encoder"):
         caption_ends(model_config(name), np.zeros((1, 5), dtype=np.int64))

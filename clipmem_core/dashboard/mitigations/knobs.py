@@ -70,6 +70,13 @@ MIN_DF = Knob(
     "after: a word of one caption names its picture, and says nothing of others.",
     *(1, 100, 1, 10),
 )
+FORGET_DF = Knob(
+    "text_forget_df",
+    "Forget rare words",
+    "Trained on every token, then never reading those again that fewer trained pairs than this have. Costs no "
+    "training: what they had in the weights can be deleted.",
+    *(1, 100, 1, 3),
+)
 CROPS = Knob(
     "crop_scale",
     "Crops of another strength",

@@ -20,6 +20,7 @@ from clipmem_core.dashboard.mitigations.knobs import (
     COLOUR,
     CROPS,
     DECAY,
+    FORGET_DF,
     IMAGE_NOISE,
     LOGIT_FLOOR,
     LOGIT_SCALE,
@@ -96,7 +97,7 @@ def _draw_groups(study: StudyFolder, setting: Setting, reference: Reference) -> 
     """Draw every toggle under its heading."""
     groups: dict[str, Callable[[], None]] = {
         "Captions": lambda: _draw_captions(setting, reference),
-        "Text": lambda: _draw_knobs((MIN_DF, MASK, TEXT_NOISE), setting, reference),
+        "Text": lambda: _draw_knobs((FORGET_DF, MIN_DF, MASK, TEXT_NOISE), setting, reference),
         "Pictures": lambda: _draw_knobs((CROPS, COLOUR, IMAGE_NOISE), setting, reference),
         "Only for pairs that run ahead": lambda: _draw_adaptive(setting, reference),
         "Training": lambda: _draw_knobs((early_stop(reference), DECAY, LOGIT_FLOOR, LOGIT_SCALE), setting, reference),

@@ -10,7 +10,8 @@ from clipmem_core.config import AuditConfig, InputError
 NOISE = ("text_noise", "image_noise", "adaptive_noise")
 SHARES = ("text_mask", "adaptive_mask", "colour", "adaptive_rest")
 ADAPTIVE = ("adaptive_noise", "adaptive_mask", "adaptive_rest")
-OTHERS = ("text_min_df", "min_logit_scale", "max_logit_scale", "stop_epoch")
+MIN_DF = ("text_min_df", "text_forget_df")
+OTHERS = (*MIN_DF, "min_logit_scale", "max_logit_scale", "stop_epoch")
 # What changes nothing by itself, and what gives it a meaning.
 MODIFIERS = {"noise_place": NOISE, "adaptive_quantile": ADAPTIVE, "adaptive_every": ADAPTIVE}
 _OFF = {field.name: field.default for field in dataclasses.fields(AuditConfig)}
@@ -58,8 +59,9 @@ def check_mitigations(config: AuditConfig) -> None:
     for name in ("text_mask", "adaptive_mask"):
         if getattr(config, name) == 1:
             raise InputError(f"{_flag(name)} must leave something of a caption: below 1, not {getattr(config, name)}")
-    if config.text_min_df < 0:
-        raise InputError(f"--text-min-df is a number of pairs: it must be at least 0, not {config.text_min_df}")
+    for name in MIN_DF:
+        if getattr(config, name) < 0:
+            raise InputError(f"{_flag(name)} is a number of pairs: it must be at least 0, not {getattr(config, name)}")
     for name in ("min_logit_scale", "max_logit_scale"):
         if not 1 <= getattr(config, name) < math.inf:
             raise InputError(f"{_flag(name)} must be at least 1, not {getattr(config, name)}")

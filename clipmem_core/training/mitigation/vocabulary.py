@@ -2,8 +2,9 @@
 
 A token of one caption names that picture: whatever a text encoder learns of it is that pair by heart, and says nothing
 of pairs it has not seen. `min_df` is scikit-learn's: the documents, here trained pairs, that a token has to be in.
-The vocabulary of a member is part of it, as its tokenizer is: it never reads other tokens, in training or after, so
-that memorization and utility are measured on what it reads.
+The vocabulary of a member is part of it, as its tokenizer is, and memorization and utility are measured on what it
+reads. Other tokens are never read, in training or after (`text_min_df`), or are trained on and then forgotten
+(`text_forget_df`): after training the weights of a token that is never read do nothing, and can be deleted.
 """
 
 from collections.abc import Mapping
@@ -82,7 +83,7 @@ def caption_ends(model: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray:
     other = model.get("custom_text") or any(text.get(name) for name in ("hf_model_name", "no_causal_mask", "embed_cls"))
     if other or pool not in ("argmax", "eos"):
         raise InputError(
-            "--text-min-df needs a text encoder that reads up to an end token: "
-            "take one of open_clip's own, such as --model small, or leave it at 0"
+            "--text-min-df and --text-forget-df need a text encoder that reads up to an end token: "
+            "take one of open_clip's own, such as --model small, or leave them at 0"
         )
     return (tokens == text.get("eos_id", 2)).argmax(axis=1) if pool == "eos" else tokens.argmax(axis=1)

@@ -9,6 +9,7 @@ from clipmem_core.dashboard.mitigations.knobs import (
     COLOUR,
     CROPS,
     DECAY,
+    FORGET_DF,
     IMAGE_NOISE,
     LOGIT_FLOOR,
     LOGIT_SCALE,
@@ -23,8 +24,9 @@ from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import open_page
 
 ALL_ON = (
-    "train_captions=2 text_noise=0.07 image_noise=0.2 noise_place=before text_mask=0.25 text_min_df=4 crop_scale=0.3 "
-    "colour=0.5 weight_decay=0.4 stop_epoch=33 min_logit_scale=18 max_logit_scale=20 adaptive_noise=0.11 "
+    "train_captions=2 text_noise=0.07 image_noise=0.2 noise_place=before text_mask=0.25 text_min_df=4 "
+    "text_forget_df=6 crop_scale=0.3 colour=0.5 weight_decay=0.4 stop_epoch=33 "
+    "min_logit_scale=18 max_logit_scale=20 adaptive_noise=0.11 "
     "adaptive_mask=0.65 adaptive_rest=0.9 adaptive_quantile=0.8 adaptive_every=4 removal=misfit:7 "
     "lookalikes decisions equal_time"
 )
@@ -64,7 +66,7 @@ def test_the_words_hold_for_every_field_that_a_setting_can_change() -> None:
 
 
 @pytest.mark.parametrize(
-    "knob", [MIN_DF, MASK, CROPS, COLOUR, IMAGE_NOISE, DECAY, LOGIT_FLOOR, LOGIT_SCALE, *ADAPTIVE[:2]]
+    "knob", [FORGET_DF, MIN_DF, MASK, CROPS, COLOUR, IMAGE_NOISE, DECAY, LOGIT_FLOOR, LOGIT_SCALE, *ADAPTIVE[:2]]
 )
 def test_a_toggle_writes_what_is_usual_and_takes_it_back(knob) -> None:  # noqa: ANN001
     app = turn(open_page(PAGE), knob.name)
