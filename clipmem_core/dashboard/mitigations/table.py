@@ -58,7 +58,7 @@ COLUMNS = {
 
 
 def draw_differences(study: StudyFolder, chosen: str | None) -> None:
-    """Draw every arm against `none`, the chosen one first; what could have been seen; and the table as a file.
+    """Draw every arm against `none`, the chosen one first and then those that reach the aim; what could have been seen; and the table as a file.
 
     Args:
         study: of mitigations.
@@ -103,7 +103,7 @@ def table_of(
     Args:
         rows: as `differences`, without those of `none`.
         chosen: an arm, which comes first; None for none of them.
-        reached: the arms that reach the aim.
+        reached: the arms that reach the aim, which come next.
         shares: of the measures that are told in percent of none, those of which none has a mean above 0.
 
     Returns:
@@ -119,7 +119,7 @@ def table_of(
         texts.append({COLUMNS[name].head: text for name, (_, text) in written.items()})
     table, shown = pd.DataFrame(numbers), pd.DataFrame(texts)
     kept = [name for name in table if name not in shown or not _says_nothing(str(name), shown[name])]
-    order = np.argsort(table[ARM].to_numpy() != chosen, kind="stable")
+    order = np.lexsort([table[MEETS] != REACHED, table[ARM] != chosen])
     table = table[kept].iloc[order].reset_index(drop=True)
     return table, shown[[name for name in kept if name in shown]].iloc[order].reset_index(drop=True)
 

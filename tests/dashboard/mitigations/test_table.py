@@ -50,6 +50,15 @@ def test_the_chosen_arm_comes_first(data: Path) -> None:
     assert texts["clipmem"][0] == plain_texts["clipmem"][place]
 
 
+def test_arms_that_reach_the_aim_come_next(data: Path) -> None:
+    rows = rows_of(make_arms(data))
+    plain = table_of(rows, None, reached=(), shares=BOTH)[0]["arm"].tolist()
+    reached = plain[-2:]
+    found, texts = table_of(rows, plain[1], reached=reached, shares=BOTH)
+    assert found["arm"].tolist() == [plain[1], *reached, plain[0], *plain[2:-2]]
+    assert len(texts) == len(found)
+
+
 def test_columns_that_say_nothing_are_left_out(data: Path) -> None:
     study = make_arms(data)
     assert "samples" not in table_of(rows_of(study), None, reached=(), shares=BOTH)[0]
