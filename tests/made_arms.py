@@ -23,6 +23,7 @@ EFFECTS = {
     "mask-and-crops": (0.62, 0.004),
     "early-stop": (0.55, -0.06),
     "adaptive-rest": (0.5, -0.09),
+    "captions-and-adaptive-mask": (0.72, 0.03),
 }
 
 
@@ -61,7 +62,7 @@ def make_arms(
 def _row(arm: str, place: int, seed: int, config: AuditConfig) -> dict[str, object]:
     rng = np.random.default_rng([place, seed])
     shared = np.random.default_rng([99, seed]).normal(size=3) * 0.01  # what a seed does to all arms
-    factor, more = EFFECTS.get(arm, (1 - 0.02 * place, 0.03 * np.sin(place)))
+    factor, more = EFFECTS.get(arm, (1 - 0.02 * (place % 8), 0.03 * np.sin(place)))
     noise = rng.normal(size=6) * 0.003
     image, text = 0.02 + noise[0], 0.30 * factor + shared[0] + noise[1]
     return {

@@ -58,7 +58,7 @@ COLUMNS = {
 
 
 def draw_differences(study: StudyFolder, chosen: str | None) -> None:
-    """Draw every arm against `none`, the chosen one first and then those that reach the aim; what could have been seen; and the table as a file.
+    """Draw every arm against `none`, the chosen one first, then those that reach the aim; and the table as a file.
 
     Args:
         study: of mitigations.

@@ -34,13 +34,14 @@ def names(app: AppTest) -> list[str]:
 
 
 def test_every_arm_is_in_the_chart_and_the_study_has_its_say(data: Path) -> None:
-    app = open_study(make_arms(data))
+    study = make_arms(data)
+    app, arms = open_study(study), study.arms["arm"].nunique()
     dots = [trace for trace in drawn(app)["data"] if trace.get("customdata")]
-    assert sum(len(trace["customdata"]) for trace in dots) == 15
+    assert sum(len(trace["customdata"]) for trace in dots) == arms
     assert "95 % interval over 3 seeds" in captions(app)
     assert any(text.startswith("The aim (at least 25\u00a0% less") for text in texts(app))
     spoken = app.get("plotly_chart")[0].proto.alt
-    assert spoken.startswith("retrieval against clipmem of 15 arms. none: clipmem 0.3")
+    assert spoken.startswith(f"retrieval against clipmem of {arms} arms. none: clipmem 0.3")
     assert "Arms that no other beats, from the least memorized: adaptive-rest" in spoken
 
 

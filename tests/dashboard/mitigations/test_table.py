@@ -35,8 +35,8 @@ def test_numbers_are_paired_differences_and_shares_of_none(data: Path) -> None:
     assert row["AUROC"] == pytest.approx((auroc["text-mask"] - auroc["none"]).mean())
     assert row["seconds"] == pytest.approx(seconds["text-mask"].mean() / seconds["none"].mean())
     assert text["seconds"] == f"×{row['seconds']:.2f}"
-    assert row["peak MB"] == 1202
-    assert text["peak MB"] == "1,202"
+    assert row["peak MB"] == wide(study, "peak_mb")["text-mask"].mean() > 1200
+    assert text["peak MB"] == f"{row['peak MB']:,.0f}"
     assert row["seeds"] == 3
 
 
