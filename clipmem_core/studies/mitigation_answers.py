@@ -31,9 +31,9 @@ def signed(found: Difference) -> str:
         >>> signed(Difference(3, -0.02, -0.03, -0.01, 0.01, 0.02))
         '−0.020 [−0.030, −0.010]'
     """
-    text = f"{found.mean:+.3f}"
+    text = f"{found.mean:+z.3f}"
     if found.n > 1:
-        text += f" [{found.low:+.3f}, {found.high:+.3f}]"
+        text += f" [{found.low:+z.3f}, {found.high:+z.3f}]"
     return text.replace("-", "−")
 
 

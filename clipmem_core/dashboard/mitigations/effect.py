@@ -43,7 +43,7 @@ def effect(arms: pd.DataFrame, arm: str) -> str:
         return ""
     parts = [
         f"clipmem {_percent(clipmem, base_of(arms, arm, CLIPMEM_CANDIDATE))}",
-        f"AUROC {_interval(auroc, lambda value: f'{value:+.3f}')}",
+        f"AUROC {_interval(auroc, lambda value: f'{value:+z.3f}')}",
         f"retrieval {_percent(retrieval, base_of(arms, arm, RETRIEVAL))}",
     ]
     times = 1 + seconds.mean / base_of(arms, arm, SECONDS)
@@ -75,7 +75,7 @@ def verdict(arms: pd.DataFrame, arm: str) -> str:
 def _percent(found: Difference, of: float) -> str:
     """Return a difference in percent of a mean; as it is where there is no such mean."""
     if math.isnan(of):
-        return _interval(found, lambda value: f"{value:+.3f}")
+        return _interval(found, lambda value: f"{value:+z.3f}")
     return _interval(found, lambda value: _signed(100 * value / of), unit="\u00a0%")
 
 
@@ -86,7 +86,7 @@ def _signed(percent: float) -> str:
         >>> _signed(-17.6), _signed(0.84)
         ('-18', '+0.8')
     """
-    return f"{percent:+.0f}" if abs(percent) >= 9.5 else f"{percent:+.1f}"
+    return f"{percent:+z.0f}" if abs(percent) >= 9.5 else f"{percent:+z.1f}"
 
 
 def _interval(found: Difference, written: Callable[[float], str], *, unit: str = "") -> str:

@@ -116,7 +116,7 @@ def _offset(moved: float) -> str:
     """Say how far pairs moved that nobody memorized; as little as a third digit needs no word."""
     if not abs(moved) >= LITTLE:
         return ""
-    return f"External pairs, which nobody memorized, moved by {moved:+.3f} as well.".replace("-", "−")
+    return f"External pairs, which nobody memorized, moved by {moved:+z.3f} as well.".replace("-", "−")
 
 
 def _seeds(one: Audit, other: Audit) -> str:

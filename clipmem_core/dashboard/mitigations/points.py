@@ -179,7 +179,7 @@ def with_interval(mean: float, low: float, high: float, *, sign: str = "", digit
         >>> with_interval(-0.02, -0.03, 0.01, sign="+")
         '−0.020 [−0.030, +0.010]'
     """
-    told = f"{mean:{sign}.{digits}f}{unit}"
+    told = f"{mean:{sign}z.{digits}f}{unit}"
     if pd.notna(low):
-        told += f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+        told += f" [{low:{sign}z.{digits}f}, {high:{sign}z.{digits}f}]"
     return told.replace("-", "−")
