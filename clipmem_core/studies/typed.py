@@ -21,10 +21,10 @@ def commands_of(study: StudyFolder) -> list[str]:
     seeds = sorted({rows[arm] for arm in asked["arms"]})
     if len(seeds) < 2 or not seeds[0]:
         return [" ".join([_begun(study, asked["config"]["seeds"]), *also])]
-    more = [
-        [f"--only {shlex.quote(arm)}" for arm in asked["arms"] if rows[arm] >= number and arm != asked["reference"]]
-        for number in seeds[1:]
-    ]
+    further = [[arm for arm in asked["arms"] if rows[arm] >= number] for number in seeds[1:]]
+    # The reference goes along unnamed, but where it goes alone.
+    named = [[arm for arm in arms if arm != asked["reference"]] or arms for arms in further]
+    more = [[f"--only {shlex.quote(arm)}" for arm in arms] for arms in named]
     begun = [_begun(study, number) for number in seeds]
     return [" ".join([words, *rest]) for words, rest in zip(begun, [also, *more], strict=True)]
 

@@ -11,7 +11,7 @@ from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import read_json, write_json
 from clipmem_core.commands import parse
 from clipmem_core.config import SourceOptions, as_dict
-from clipmem_core.studies.store import StudyFolder
+from clipmem_core.studies.store import ARM, ARMS, SEED, StudyFolder
 from clipmem_core.studies.typed import commands_of, resume_arguments
 from tests.studies.conftest import config_of
 
@@ -68,6 +68,25 @@ def test_the_command_says_nothing_that_follows_from_the_machine_and_is_safe_to_p
         0.2,
     )
     assert not {"--device", "--precision", "--threads", "--protocol", "--views"} & set(words)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "commands"),
+    [
+        ({"none": 2, "a": 2, "b c": 2}, [(2, ())]),
+        ({"none": 3, "a": 2, "b c": 3}, [(2, ()), (3, ("b c",))]),
+        ({"none": 5, "a": 1, "b c": 3}, [(1, ()), (3, ("b c",)), (5, ("none",))]),
+        ({"none": 2, "a": 1, "b c": 0}, [(7, ())]),  # not through: as it was asked for
+    ],
+)
+def test_arms_with_more_seeds_have_a_command_of_their_own(
+    tmp_path: Path, seeds: dict[str, int], commands: list[tuple[int, tuple[str, ...]]]
+) -> None:
+    folder = asked_for(tmp_path, "combined", seeds=7)
+    folder.write_asked(folder.asked | {"arms": {arm: {} for arm in seeds}})
+    folder.add(ARMS, [{ARM: arm, SEED: seed} for arm, count in seeds.items() for seed in range(count)])
+    found = [parse(shlex.split(command)[3:]) for command in commands_of(folder)]
+    assert [(command.config.seeds, command.only) for command in found] == commands
 
 
 def test_the_command_makes_the_study_again(whole: StudyFolder, tmp_path: Path) -> None:
