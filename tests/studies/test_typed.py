@@ -73,10 +73,11 @@ def test_the_command_says_nothing_that_follows_from_the_machine_and_is_safe_to_p
 @pytest.mark.parametrize(
     ("seeds", "commands"),
     [
-        ({"none": 2, "a": 2, "b c": 2}, [(2, ())]),
+        ({"none": 7, "a": 7, "b c": 7}, [(7, ())]),
+        ({"none": 2, "a": 2, "b c": 2}, [(7, ())]),  # not through: as it was asked for
         ({"none": 3, "a": 2, "b c": 3}, [(2, ()), (3, ("b c",))]),
         ({"none": 5, "a": 1, "b c": 3}, [(1, ()), (3, ("b c",)), (5, ("none",))]),
-        ({"none": 2, "a": 1, "b c": 0}, [(7, ())]),  # not through: as it was asked for
+        ({"none": 2, "a": 1, "b c": 0}, [(7, ())]),
     ],
 )
 def test_arms_with_more_seeds_have_a_command_of_their_own(
