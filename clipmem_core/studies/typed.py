@@ -12,21 +12,21 @@ from clipmem_core.studies.store import StudyFolder
 
 
 def commands_of(study: StudyFolder) -> list[str]:
-    """Return the commands that make a study again, with the arms that a person added; on any machine.
+    """Return the commands that make the rows of a study again, with the arms that a person added; on any machine.
 
-    One, and one more for each number of seeds that only some arms have.
+    One where all arms have as many seeds, and one more for each number of seeds that only some have. Of a study without
+    rows, the command as it was asked for.
     """
     asked, also = study.asked, [f"--also {shlex.quote(arm['setting'])}" for arm in study.own]
     rows = Counter(arm for arm, _ in study.done())
-    seeds = sorted({rows[arm] for arm in asked["arms"]})
-    if len(seeds) < 2 or not seeds[0]:
-        return [" ".join([_begun(study, asked["config"]["seeds"]), *also])]
-    further = [[arm for arm in asked["arms"] if rows[arm] >= number] for number in seeds[1:]]
-    # The reference goes along unnamed, but where it goes alone.
-    named = [[arm for arm in arms if arm != asked["reference"]] or arms for arms in further]
-    more = [[f"--only {shlex.quote(arm)}" for arm in arms] for arms in named]
-    begun = [_begun(study, number) for number in seeds]
-    return [" ".join([words, *rest]) for words, rest in zip(begun, [also, *more], strict=True)]
+    commands: list[str] = []
+    for seeds in sorted(set(rows.values())) or [asked["config"]["seeds"]]:
+        some = [arm for arm in asked["arms"] if rows[arm] >= seeds] if rows else []
+        # The reference goes along unnamed, but where it goes alone.
+        named = [arm for arm in some if arm != asked["reference"]] or some
+        only = [f"--only {shlex.quote(arm)}" for arm in named if len(some) < len(asked["arms"])]
+        commands.append(" ".join([_begun(study, seeds), *([] if commands else also), *only]))
+    return commands
 
 
 def _begun(study: StudyFolder, seeds: int) -> str:
