@@ -17,6 +17,7 @@ from clipmem_core.studies.ranking_audit import RANKING, ranking_share
 from clipmem_core.studies.setting import Setting
 from clipmem_core.studies.store import ARM, SAMPLES_SEEN, SECONDS, StudyFolder
 from clipmem_core.training.files import CHECKPOINT
+from clipmem_core.training.mitigation.fields import FORGET
 from clipmem_core.training.names import model_config
 
 # Measured once, since they are little beside an arm worth waiting for: until a member's process makes its first step,
@@ -61,7 +62,8 @@ def minutes_of(study: StudyFolder, setting: Setting) -> float | None:
 
     From what that arm took: the seconds that f and g of its fastest seed trained for, side by side where they did,
     fewer or more as there are epochs and pairs; the time from a checkpoint to its last file, in which a member is
-    embedded and judged; and the scoring. That a step itself may take longer with a setting is left out.
+    embedded and judged; and the scoring. Where the setting only forgets tokens after a training that an arm has had,
+    nothing is trained. That a step itself may take longer with a setting is left out.
 
     Args:
         study: begun.
@@ -73,10 +75,19 @@ def minutes_of(study: StudyFolder, setting: Setting) -> float | None:
         return None
     reference = reference_config(study)
     at_once = min(2, side_by_side(reference))
-    training = done[SECONDS].min() * _share(setting, reference, done[SAMPLES_SEEN].mean())
+    share = 0.0 if _only_forgets(study, setting) else _share(setting, reference, done[SAMPLES_SEEN].mean())
+    training = done[SECONDS].min() * share
     seconds = (training + 2 * _embedding_seconds(audit)) / at_once + STARTING + audit.verdict["seconds"]["scoring"]
     ranked = setting.removal is not None and not study.audit(RANKING).finished
     return float(BEGINNING + seconds * (reference.seeds + (ranking_share(reference) if ranked else 0))) / 60
+
+
+def _only_forgets(study: StudyFolder, setting: Setting) -> bool:
+    """Tell whether an arm that has rows trained just so, and the setting forgets tokens after that."""
+    fields = {name: value for name, value in setting.fields.items() if name != FORGET}
+    settings, arms = study.settings, set(study.arms[ARM])
+    trained = {text for arm, text in settings.items() if arm in arms}
+    return len(fields) < len(setting.fields) and dataclasses.replace(setting, fields=fields).text in trained
 
 
 def _share(setting: Setting, reference: AuditConfig, samples: float) -> float:

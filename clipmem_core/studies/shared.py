@@ -30,13 +30,12 @@ from clipmem_core.audits.store import (
 from clipmem_core.config import fingerprint
 from clipmem_core.studies.store import SHARED_MEMBERS, studies_folder
 from clipmem_core.training.files import CHECKPOINT, LOG, TRAJECTORY
-from clipmem_core.training.mitigation.fields import without_idle
+from clipmem_core.training.mitigation.fields import FORGET, without_idle
 from clipmem_core.training.names import model_config
 
 # Of the config: what a member's bits do not depend on, or what is in a key as its content.
 CONTENT = ("preset", "source", "folds", "members", "seeds", "cache_gb", "model", "captions", "plant_miscaptions")
 EVALUATION = ("seed", "views", "eval_crop_scale", "eval_captions", "probe_data")
-FORGET = "text_forget_df"  # of evaluation too, where it is on
 
 
 def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
@@ -57,6 +56,7 @@ def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
         ]
     )
     labels = pairs[c.LABEL].astype(object).where(pairs[c.LABEL].notna(), None).tolist()
+    # Left out where it is off, as keys from before there was such a field are.
     judged = {key: config.get(key) for key in EVALUATION} | ({FORGET: config[FORGET]} if config.get(FORGET) else {})
     evaluation = fingerprint([training, judged, labels])
     found: dict[str, tuple[str, ...]] = {training: (LOG, TRAJECTORY, CHECKPOINT)}

@@ -43,6 +43,9 @@ ONE_SEED = 200 / 2 + 8 + estimate.STARTING + 2
     [
         ("text_mask=0.3", 3 * ONE_SEED),
         ("text_mask=0.3 equal_time", 3 * ONE_SEED),
+        ("text_forget_df=3", 3 * (ONE_SEED - 100)),  # members of none, judged anew
+        ("text_mask=0.3 text_forget_df=3", 3 * ONE_SEED),  # no arm masks so much
+        ("text_forget_df=3 removal=random:70", 4 * (ONE_SEED - 25)),
         ("stop_epoch=20", 3 * (ONE_SEED - 75)),  # 20 of 80 epochs
         ("removal=random:70", 4 * (ONE_SEED - 25)),  # 210 of 280 pairs, and an audit that ranks takes as long as a seed
     ],

@@ -10,7 +10,8 @@ from clipmem_core.config import AuditConfig, InputError
 NOISE = ("text_noise", "image_noise", "adaptive_noise")
 SHARES = ("text_mask", "adaptive_mask", "colour", "adaptive_rest")
 ADAPTIVE = ("adaptive_noise", "adaptive_mask", "adaptive_rest")
-MIN_DF = ("text_min_df", "text_forget_df")
+FORGET = "text_forget_df"  # changes what a member is judged on, and nothing of its training
+MIN_DF = ("text_min_df", FORGET)
 OTHERS = (*MIN_DF, "min_logit_scale", "max_logit_scale", "stop_epoch")
 # What changes nothing by itself, and what gives it a meaning.
 MODIFIERS = {"noise_place": NOISE, "adaptive_quantile": ADAPTIVE, "adaptive_every": ADAPTIVE}
