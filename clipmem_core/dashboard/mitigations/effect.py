@@ -63,8 +63,9 @@ def verdict(arms: pd.DataFrame, arm: str) -> str:
         return "The seeds leave open whether mean clipmem of none is above 0: there may be nothing to lower."
     if math.isnan(found.loss):
         return "The seeds leave open whether retrieval of none is above 0: there may be nothing to lose."
+    falls = f"falls by {percent(found.less)}" if found.less > 0 else "does not fall"
     misses = [
-        "" if found.less >= LESS else f"clipmem falls by {percent(max(found.less, 0))}",
+        "" if found.less >= LESS else f"clipmem {falls}",
         "" if found.auroc < 0 else "AUROC does not fall",
         "" if found.loss <= LOSS else f"retrieval may lose {percent(found.loss)}",
     ]
