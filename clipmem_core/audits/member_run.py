@@ -1,5 +1,6 @@
 """An audit's folder and a member's name → what that member works with: its config, its pairs, and what it may see."""
 
+import dataclasses
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -71,7 +72,7 @@ def open_member(folder: Path, name: str) -> MemberRun:
         keys[group == c.INDEPENDENT] = keys[group == c.CANDIDATE]
     tokens, start = tokens_of(pairs, config)
     rows = np.flatnonzero(membership[name].to_numpy())
-    known = known_tokens(config, config.text_min_df, tokens, start, rows)
+    known = known_tokens(config, after_training(config), tokens, start, rows)
     data = TrainingData(
         pixels=open_pixels(
             data_folder() / stored["pixels"],
@@ -79,14 +80,13 @@ def open_member(folder: Path, name: str) -> MemberRun:
             root=Path(stored["root"]),
             images=pairs[c.IMAGE].tolist(),
         ),
-        tokens=tokens if known is None else known.read(tokens),
+        tokens=tokens if known is None else dataclasses.replace(known, min_df=config.text_min_df).read(tokens),
         caption_start=start,
         keys=keys,
         rows=rows,
         external=np.flatnonzero(group == c.EXTERNAL),
     )
-    after = known_tokens(config, after_training(config), tokens, start, rows)
-    return MemberRun(audit, name, stored, config, pairs, membership, data, after)
+    return MemberRun(audit, name, stored, config, pairs, membership, data, known)
 
 
 def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:

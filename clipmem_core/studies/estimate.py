@@ -2,7 +2,7 @@
 setting more, by what the reference arm took."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -75,18 +75,21 @@ def minutes_of(study: StudyFolder, setting: Setting) -> float | None:
         return None
     reference = reference_config(study)
     at_once = min(2, side_by_side(reference))
-    share = 0.0 if _only_forgets(study, setting) else _share(setting, reference, done[SAMPLES_SEEN].mean())
+    share = (
+        0.0
+        if _only_forgets(study.settings, set(rows[ARM]), setting)
+        else _share(setting, reference, done[SAMPLES_SEEN].mean())
+    )
     training = done[SECONDS].min() * share
     seconds = (training + 2 * _embedding_seconds(audit)) / at_once + STARTING + audit.verdict["seconds"]["scoring"]
     ranked = setting.removal is not None and not study.audit(RANKING).finished
     return float(BEGINNING + seconds * (reference.seeds + (ranking_share(reference) if ranked else 0))) / 60
 
 
-def _only_forgets(study: StudyFolder, setting: Setting) -> bool:
+def _only_forgets(settings: Mapping[str, str], done: Collection[str], setting: Setting) -> bool:
     """Tell whether an arm that has rows trained just so, and the setting forgets tokens after that."""
     fields = {name: value for name, value in setting.fields.items() if name != FORGET}
-    settings, arms = study.settings, set(study.arms[ARM])
-    trained = {text for arm, text in settings.items() if arm in arms}
+    trained = {text for arm, text in settings.items() if arm in done}
     return len(fields) < len(setting.fields) and dataclasses.replace(setting, fields=fields).text in trained
 
 

@@ -7,8 +7,8 @@ written, and the model meets no token that it never meets again.
 
 import numpy as np
 
-from clipmem_core.config import InputError
 from clipmem_core.training.draws import MASK, uniforms
+from clipmem_core.training.mitigation.words import find_ends, leave_out, words_of
 from clipmem_core.training.model import Model, can_cut_text
 
 
@@ -22,14 +22,9 @@ def end_places(model: Model, tokens: np.ndarray) -> np.ndarray:
     Raises:
         InputError: the text encoder pools elsewhere, so that it is not known what is a word.
     """
-    if not can_cut_text(model):
-        raise InputError(
-            "--text-mask and --adaptive-mask need a text encoder that reads up to an end token: "
-            "take one of open_clip's own, such as --model small, or leave them at 0"
-        )
-    if model.text_pool_type == "eos":
-        return (tokens == model.text_eos_id).argmax(axis=1)
-    return tokens.argmax(axis=1)
+    known = can_cut_text(model)
+    end = model.text_eos_id if known and model.text_pool_type == "eos" else None
+    return find_ends(tokens, known=known, end=end, flags="--text-mask and --adaptive-mask")
 
 
 def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: np.ndarray) -> np.ndarray:
@@ -58,19 +53,6 @@ def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: n
     left_out = np.minimum(np.floor(share * counts + draws[:, 0]).astype(np.int64), np.maximum(counts - 1, 0))
     rank = np.where(words, draws, 2.0).argsort(axis=1, kind="stable").argsort(axis=1)
     return leave_out(tokens, words & (rank < left_out[:, None]))
-
-
-def words_of(tokens: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return which tokens lie between start and end token, bool [n, context_length]; `ends` as in `drop_words`."""
-    place = np.arange(tokens.shape[1])
-    return (place > 0) & (place < ends[:, None])
-
-
-def leave_out(tokens: np.ndarray, gone: np.ndarray) -> np.ndarray:
-    """Leave tokens out, [n, context_length]: what follows moves up, and zeros come after."""
-    order = gone.argsort(axis=1, kind="stable")
-    kept = np.arange(tokens.shape[1]) < tokens.shape[1] - gone.sum(axis=1)[:, None]
-    return np.where(kept, np.take_along_axis(tokens, order, axis=1), 0).astype(tokens.dtype)
 
 
 class Masking:
