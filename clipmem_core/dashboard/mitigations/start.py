@@ -112,8 +112,8 @@ def _draw_plan() -> str:
 
 
 ARMS_IN_WORDS = {
-    "combined": "A dozen settings, alone and together: noise, masking, crops, an early stop, and what acts only on "
-    "pairs that run ahead. The one to begin with.",
+    "combined": "Some twenty settings, alone and together: rare words, noise, masking, crops, an early stop, and what "
+    "acts only on pairs that run ahead. The one to begin with.",
     "text-noise": "Seven levels of noise on the text embedding.",
     "captions": "One caption a pair against two, three, up to all. The data set needs several captions a pair.",
     "removal": "Ever more pairs are taken out of training, by clipmem, by similarity and at random.",
