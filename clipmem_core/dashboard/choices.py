@@ -7,6 +7,7 @@ import streamlit as st
 from clipmem_core.dashboard.address import PAGE, read_number, write
 
 ALL = ""  # the option that says nothing
+TOLD = "{}-told"  # key in the session of what a widget last showed or was told
 
 
 def asked(parameter: str, options: Collection[str], usual: str = "") -> str:
@@ -36,7 +37,8 @@ def choose_segment(
         hidden: whether the label is only for those who cannot see it.
         clears: further parameters, which another choice removes.
     """
-    st.session_state[key] = chosen = asked(parameter, names, usual)
+    chosen = asked(parameter, names, usual)
+    _show(key, chosen)
     st.segmented_control(
         label,
         list(names),
@@ -61,7 +63,8 @@ def choose_listed(
     clears: Sequence[str] = (),
 ) -> str:
     """Draw options as a list to choose from, as `choose_segment` does; a list shows any text as it is."""
-    st.session_state[key] = chosen = asked(parameter, options)
+    chosen = asked(parameter, options)
+    _show(key, chosen)
     st.selectbox(
         label, options, key=key, format_func=named, on_change=_keep, args=(parameter, key, clears), width=width
     )
@@ -91,6 +94,7 @@ def draw_pages(
     if pages > 1:
         own = f"{key}-{pages}-{page}"
         kept = (parameter, own, turned)
+        st.session_state[TOLD.format(own)] = page
         st.pagination(pages, default=page, max_visible_pages=5, key=own, on_change=_turn, args=kept)
 
 
@@ -99,11 +103,28 @@ def write_page(page: int, *, parameter: str = PAGE) -> None:
     write(**{parameter: None if page == 1 else page})
 
 
+def _show(key: str, chosen: str) -> None:
+    st.session_state[key] = st.session_state[TOLD.format(key)] = chosen
+
+
+def _is_new(key: str) -> bool:
+    """Tell whether a widget was changed since it last showed or told something, and remember what it tells now.
+
+    A browser may still send what a widget showed when that widget is gone already, and Streamlit calls that a change.
+    """
+    told, now = st.session_state.get(TOLD.format(key)), st.session_state[key]
+    st.session_state[TOLD.format(key)] = now
+    return bool(told != now)
+
+
 def _keep(parameter: str, key: str, clears: Sequence[str]) -> None:
-    write(**{parameter: st.session_state[key] or None, **dict.fromkeys(clears)})
+    if _is_new(key):
+        write(**{parameter: st.session_state[key] or None, **dict.fromkeys(clears)})
 
 
 def _turn(parameter: str, key: str, turned: Callable[[], None] | None) -> None:
+    if not _is_new(key):
+        return
     write_page(st.session_state[key], parameter=parameter)
     if turned is not None:
         turned()

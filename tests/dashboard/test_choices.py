@@ -65,3 +65,35 @@ def test_the_page_is_kept_in_the_address_but_for_the_first() -> None:
         choices.write_page(3)
         choices.write_page(1, parameter="history")
     assert said == [{"page": 3}, {"history": None}]
+
+
+def moved_on() -> None:
+    import streamlit as st
+
+    from clipmem_core.dashboard.choices import asked, choose_segment
+
+    view = asked("view", {"list": "List", "start": "Start"})
+    choose_segment("View", {"list": "List", "start": "Start"}, parameter="view", key=f"view-{view}")
+    if view == "start" and st.button("Go"):
+        st.query_params["view"] = "list"
+        st.rerun()
+
+
+def test_what_a_browser_still_sends_of_a_widget_that_is_gone_does_not_lead_back() -> None:
+    app = AppTest.from_function(moved_on)
+    app.query_params["view"] = "start"
+    app.run()
+    late = app._tree.get_widget_states()
+    app.button[0].click().run()
+    for _ in range(3):
+        app._run(late)
+        assert app.query_params == {"view": "list"}
+    app.segmented_control(key="view-list").select("start").run()
+    assert app.query_params == {"view": "start"}
+
+
+def test_a_choice_that_is_taken_back_at_once_is_taken_back(opened: Callable[..., AppTest]) -> None:
+    app = opened()
+    app.segmented_control(key="one-key").select("b").run()
+    app.segmented_control(key="one-key").select("a").run()
+    assert app.query_params == {"one": "a"}
