@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clipmem_core.audits import queue
 from clipmem_core.audits.jobs import Job, find_job_in, jobs_folder, start_job_in
+from clipmem_core.audits.store import is_held
 from clipmem_core.studies.store import StudyFolder, study_folder
 from clipmem_core.studies.typed import resume_arguments
 
@@ -30,12 +31,22 @@ def start_study(arguments: Sequence[str], *, name: str) -> Job:
     return start_job_in(_folder(name), queue.queued(f"study {name}", ["study", *arguments]))
 
 
-def resume_study(study: StudyFolder) -> Job:
+def resume_study(study: StudyFolder) -> Job | None:
     """Let a study go on, with the arms that were added to it, or return the job that works on it.
 
-    A study at work looks for arms that were added meanwhile when it is through with the others.
+    A study at work looks for arms that were added meanwhile when it is through with the others: one that another
+    process holds, perhaps in a terminal, is left to it.
+
+    Returns:
+        The job; None where another process holds the study.
     """
-    return start_study(resume_arguments(study), name=study.name)
+    return None if is_elsewhere(study.name) else start_study(resume_arguments(study), name=study.name)
+
+
+def is_elsewhere(name: str) -> bool:
+    """Tell whether a process works on a study that is not its job."""
+    job = find_study_job(name)
+    return is_held(study_folder(name).folder) and not (job is not None and job.running)
 
 
 def find_study_job(name: str) -> Job | None:

@@ -120,14 +120,14 @@ def _told(arms: pd.DataFrame, name: str) -> str:
 
 
 def _least(arms: pd.DataFrame) -> list[str]:
-    """Tell of the arm with the least memorization, and of what the study could have seen."""
-    means = arms.groupby(ARM, sort=False)[CLIPMEM_CANDIDATE].mean()
-    if NONE not in means or len(means) < 2:
+    """Tell of the arm that has the least memorization beside `none`, and of what the study could have seen."""
+    differences = {name: difference_of(arms, name, NONE, CLIPMEM_CANDIDATE) for name in _names(arms) if name != NONE}
+    known = {name: one.mean for name, one in differences.items() if one is not None}
+    if not known:
         return []
-    least = str(means.drop(NONE).idxmin())
+    least = min(known, key=known.__getitem__)
     found = effects(arms, least)
-    if not found:
-        return []
     seen = [f"{one.detectable:.3f} in {MEASURES[name]}" for name, one in found.items() if one.n > 1]
     could = f" It could have seen changes of {', '.join(seen)}." if seen else ""
-    return [f"The least mean clipmem is that of {_told(arms, least)}{could}"]
+    whose = "The least mean clipmem is that of" if known[least] < 0 else f"No arm has less than {NONE}; nearest:"
+    return [f"{whose} {_told(arms, least)}{could}"]

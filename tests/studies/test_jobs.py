@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.store import write_json
+from clipmem_core.audits.store import hold, write_json
 from clipmem_core.config import InputError
 from clipmem_core.studies import jobs
-from clipmem_core.studies.jobs import find_study_job, resume_study, start_study
+from clipmem_core.studies.jobs import find_study_job, is_elsewhere, resume_study, start_study
 from clipmem_core.studies.typed import resume_arguments
 from tests.studies.made_basis import make_study
 
@@ -41,6 +41,18 @@ def test_a_study_goes_on_with_what_its_folder_says(started: Started, tmp_path: P
     assert folder.name == "made"
     assert command[8:] == resume_arguments(study)
     assert {"combined", "made.csv", "--name=made", "--preset=tiny", "--seeds=3"} <= set(command[8:])
+
+
+def test_a_study_that_another_process_works_on_is_left_to_it(started: Started, tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    assert not is_elsewhere(study.name)
+    with hold(study.folder, what="study"):
+        assert is_elsewhere(study.name)
+        assert resume_study(study) is None
+    assert not started
+    assert not is_elsewhere(study.name)
+    resume_study(study)
+    assert started
 
 
 @pytest.mark.parametrize("name", ["members", "../a", ""])

@@ -64,6 +64,20 @@ def test_differences_are_told_with_their_intervals() -> None:
     assert "It could have seen changes of" in said[1]
 
 
+def test_the_least_is_judged_seed_by_seed_and_not_by_which_seeds_an_arm_has() -> None:
+    # The last seed of none is the lowest: an arm that has only this one lies below none without lowering anything.
+    table = rows({"none": NONE, "captions-3": moved(-0.005, 0, 0), "captions-5": moved(0, 0, 0)})
+    table = table[~((table["arm"] == "captions-5") & (table["seed"] < 2))]
+    assert table.groupby("arm")["clipmem_candidate"].mean().idxmin() == "captions-5"
+    assert "is that of captions-3 against none: mean clipmem −0.005" in answers.captions(table, NOTHING)[-1]
+
+
+def test_where_no_arm_lowers_memorization_none_is_said_to() -> None:
+    table = rows({"none": NONE, "captions-3": moved(0.1, 0, 0), "captions-5": moved(0.2, 0, 0)})
+    said = answers.captions(table, NOTHING)[-1]
+    assert said.startswith("No arm has less than none; nearest: captions-3 against none: mean clipmem +0.100")
+
+
 def test_two_seeds_say_no_more_than_they_can() -> None:
     table = rows({"none": NONE[:2], "text-noise-0.15": moved(-0.1, -0.1, 0.1)[:2]})
     assert "2 seeds are too few to say more" in answers.text_noise(table, NOTHING)[0]

@@ -9,7 +9,7 @@ from clipmem_core.audits.jobs import Job, cancel, start_job_in
 from clipmem_core.dashboard.mitigations.study import Known, is_study, know, told
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.trouble import draw_fault
-from clipmem_core.studies.jobs import find_study_job, resume_study
+from clipmem_core.studies.jobs import find_study_job, is_elsewhere, resume_study
 
 ESTIMATE = re.compile(rb"[^\r\n]*about [\d,]+ min on this machine")
 
@@ -20,15 +20,17 @@ def draw_state(known: Known, *, working: bool) -> None:
 
     Args:
         known: the study as the page was drawn with it.
-        working: whether its job ran then.
+        working: whether a process worked on it then.
     """
     with told():
         job = find_study_job(known.study.name)
-        if working != (job is not None and job.running) or know(known.study) != known:
+        if working != is_working(known.study.name) or know(known.study) != known:
             st.rerun()
         _draw_what(known, working=working)
         if job is not None and job.running:
             _draw_work(job, known.total - known.left, known.total)
+        elif working:
+            _draw_elsewhere(known)
         elif known.left:
             _draw_rest(known, job)
 
@@ -36,7 +38,7 @@ def draw_state(known: Known, *, working: bool) -> None:
 def is_working(name: str) -> bool:
     """Tell whether a process works on a study."""
     job = find_study_job(name)
-    return job is not None and job.running
+    return is_elsewhere(name) or (job is not None and job.running)
 
 
 def _draw_what(known: Known, *, working: bool) -> None:
@@ -56,6 +58,13 @@ def _draw_work(job: Job, done: int, total: int) -> None:
     show_text("\n".join(dict.fromkeys(filter(None, said))), limit=400)
     if st.button("Cancel", key="mitigations-cancel", icon=":material/stop_circle:", help="What is done so far stays."):
         cancel(job)
+
+
+def _draw_elsewhere(known: Known) -> None:
+    """Draw how far a study is that a process works on which nobody started from here."""
+    done = known.total - known.left
+    st.progress(done / known.total, text=f"{done} of {known.total} arms × seeds are done")
+    st.caption("Another process works on it, perhaps in a terminal.")
 
 
 def _draw_rest(known: Known, job: Job | None) -> None:

@@ -22,7 +22,7 @@ def draw_waiting(known: Known, setting: Setting, arm: str | None, *, working: bo
         known: the study.
         setting: what the toggles say.
         arm: the study's arm that has it, or None.
-        working: whether the study's job runs.
+        working: whether a process works on the study.
     """
     done, outdated = sum(name == arm for name, _ in known.done), _is_outdated(known.study, setting)
     if arm is not None and done < known.seeds:

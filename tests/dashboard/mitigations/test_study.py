@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.audits.store import Audit, hold, write_json, write_table
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import SETTINGS, made_rows, make_mitigations
 from tests.dashboard.mitigations.mitigations_page import PAGE, labels, leave_study_job, press
@@ -87,6 +87,17 @@ def test_while_the_job_runs_the_page_says_how_far_it_is(data: Path, made: Made, 
     assert "Resume" not in labels(app)
     press(app, "Cancel")
     assert went_on == [("cancel", "lab")]
+
+
+def test_while_another_process_works_on_it_the_page_offers_no_second_one(data: Path, made: Made) -> None:
+    study = make_mitigations(data, made["paper"], done=1)
+    with hold(study.folder, what="study"):
+        app = open_page(PAGE, setting=SETTINGS["captions"])
+        assert app.get("progress")[0].proto.text == "5 of 15 arms × seeds are done"
+        assert "Another process works on it" in said(app)
+        assert "Its turn comes" in app.info[0].value
+        assert labels(app) == []
+    assert labels(app.run()) == ["Resume"]
 
 
 def test_the_page_is_drawn_again_when_a_row_is_there(data: Path, made: Made) -> None:
