@@ -8,7 +8,7 @@ from typing import Any
 
 from clipmem_core.audits.jobs import Job, find_job, list_job_names
 from clipmem_core.audits.progress import member_progress
-from clipmem_core.audits.store import CONFIG, MEMBERS, Audit, audits_folder, is_name, list_audits
+from clipmem_core.audits.store import CONFIG, MEMBERS, Audit, audits_folder, is_held, is_name, list_audits
 from clipmem_core.config import InputError
 
 WAITING = "waiting"  # its job is in the queue
@@ -16,7 +16,7 @@ PREPARING = "preparing"  # its job reads the data set
 TRAINING = "training"
 SCORING = "scoring"
 DONE = "done"
-ELSEWHERE = "running elsewhere"  # no job of ours, but its files change: perhaps a terminal
+ELSEWHERE = "running elsewhere"  # no job of ours, but it is held or its files change: perhaps a terminal
 CANCELLED = "cancelled"
 STOPPED = "stopped"
 PAUSED = "not finished"
@@ -81,7 +81,7 @@ def _resting(audit: Audit, job: Job | None) -> State:
     if audit.finished:
         return State(audit, DONE, job)
     quiet = time.time() - _last_sign(audit, after=job.ended if job else None)
-    if quiet < FRESH_SECONDS:
+    if quiet < FRESH_SECONDS or is_held(audit.folder):
         return State(audit, ELSEWHERE, job, quiet=quiet)
     if job is None or job.exit_code == 0:
         return State(audit, PAUSED, job)

@@ -1,5 +1,6 @@
 """An audit that is not finished → how far it is, and the button that starts it, cancels it or makes it go on."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -69,9 +70,8 @@ def _draw_state(state: State) -> None:
         _draw_at_work(state)
         return
     if state.word == ELSEWHERE:
-        st.caption(
-            f"Another process works on it, perhaps in a terminal: its last sign of life is {state.quiet:.0f} s old."
-        )
+        seen = f": its last sign of life is {state.quiet:.0f} s old" if math.isfinite(state.quiet) else ""
+        st.caption(f"Another process works on it, perhaps in a terminal{seen}.")
         return
     _draw_end(state)
     if st.button("Resume" if state.started else "Try again", type="primary", icon=":material/play_arrow:"):

@@ -11,7 +11,7 @@ from clipmem_core.audits import states
 from clipmem_core.audits.detached import process_start
 from clipmem_core.audits.queue import Ticket
 from clipmem_core.audits.states import list_states, odd_names, state_of
-from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.audits.store import Audit, hold, write_json
 from tests.made_audit import make_audit
 
 LeaveJob = Callable[..., None]
@@ -105,6 +105,13 @@ def test_an_audit_without_a_job_is_paused_or_at_work_elsewhere(data: Path) -> No
     assert state.word == states.ELSEWHERE
     assert state.quiet < 5
     assert not state.at_work
+
+
+def test_an_audit_that_is_held_is_at_work_elsewhere_however_long_nothing_was_written(data: Path) -> None:
+    audit = unfinished(data)
+    with hold(audit.folder, what="audit"):
+        assert state_of("made").word == states.ELSEWHERE
+    assert state_of("made").word == states.PAUSED
 
 
 @pytest.mark.parametrize("file", ["jobs/made/job.json", "audits/made/config.json"])

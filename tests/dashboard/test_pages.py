@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.jobs import Job, find_job
-from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.audits.store import Audit, hold, write_json
 from clipmem_core.dashboard import running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,11 +90,16 @@ def test_an_unfinished_audit_shows_its_members_and_resumes(copy: Copy, started: 
     assert started == [(["scenes", "--name=made", "--preset=tiny"], audit.name)]
 
 
-def test_an_audit_that_another_process_writes_to_is_left_alone(copy: Copy) -> None:
-    _unfinished(copy(), seconds_ago=0)
+def test_an_audit_that_another_process_works_on_is_left_alone(copy: Copy) -> None:
+    audit = _unfinished(copy(), seconds_ago=0)
     app = open_page()
     assert not app.button
     assert "Another process works on it" in app.caption[0].value
+    _age(audit.folder, 1000)
+    with hold(audit.folder, what="audit"):
+        app = open_page()
+        assert not app.button
+        assert "Another process works on it, perhaps in a terminal: its last sign of life is 10" in app.caption[0].value
 
 
 def test_an_audit_opens_as_soon_as_it_is_finished(copy: Copy) -> None:
