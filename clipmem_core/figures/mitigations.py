@@ -33,6 +33,7 @@ from clipmem_core.studies.store import ARM
 FRONT_COLOUR = "#0f8f9f"
 LINE_COLOURS = (FRONT_COLOUR, "#d93a3a", *LABEL_COLOURS[8:])
 FEW = 16  # arms: of more, only the front is named, the others by hovering
+WIDE = 3  # medians: where a bar longer than that is cut, or one arm of few seeds would make a blot of the others
 APART = 0.012  # of the lines of one setting, of the axis
 
 
@@ -187,12 +188,16 @@ def _finish(figure: go.Figure, points: pd.DataFrame, paper: pd.DataFrame | None,
     figure.update_xaxes(title=f"← less memorized · {safe(titles[0])}", zeroline=False)
     figure.update_yaxes(title=f"{safe(titles[1])} · more useful →", zeroline=False)
     for update, measure in ((figure.update_xaxes, MEMORIZATION), (figure.update_yaxes, UTILITY)):
-        update(range=_widened(drawn[[name for name in drawn if str(name).startswith(measure)]]))
+        update(range=_shown(drawn, measure))
     laid_out(figure)
 
 
-def _widened(values: pd.DataFrame) -> list[float]:
-    low, high = float(values.min().min()), float(values.max().max())
+def _shown(drawn: pd.DataFrame, measure: str) -> list[float]:
+    """Return the part of an axis with every mean and its interval; of one far wider than most, with a part of it."""
+    mean = drawn[measure]
+    below, above = mean - drawn[f"{measure}_low"], drawn[f"{measure}_high"] - mean
+    widest = WIDE * float(pd.concat([below, above]).median())
+    low, high = (mean - below.clip(upper=widest).fillna(0)).min(), (mean + above.clip(upper=widest).fillna(0)).max()
     room = 0.08 * (high - low) or 0.01
     return [low - room, high + room]
 

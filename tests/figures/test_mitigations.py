@@ -98,6 +98,14 @@ def test_the_axes_say_what_is_better_and_hold_every_interval_and_the_paper() -> 
     assert traces(figure)["the paper, rescaled"].line.dash == "dash"
 
 
+def test_one_interval_far_wider_than_most_does_not_squeeze_the_others() -> None:
+    points = POINTS.copy()
+    points.loc[2, ["memorization_low", "memorization_high"]] = (-0.7, 1.3)
+    x = tradeoff_figure(points, titles=TITLES, front=FRONT, none="none").layout.xaxis
+    # Of a bar of 1 three medians of .01 are shown, beside the means: to .29 + .03 on the right, .1 − .01 on the left.
+    assert x.range == pytest.approx((0.09 - 0.08 * 0.23, 0.32 + 0.08 * 0.23))
+
+
 def test_one_arm_without_any_interval_is_drawn() -> None:
     points = points_of({"none": (0.3, 0.4)}, half=math.nan)
     figure = tradeoff_figure(points, titles=TITLES, front=["none"], none="none", chosen="none")

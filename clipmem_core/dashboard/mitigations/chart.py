@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from clipmem_core.dashboard.address import PAGE, write
@@ -107,10 +108,20 @@ def _draw_tradeoff(
         alt=_spoken(points, titles, best, chosen),
     )
     st.caption(
-        f"Each dot is the mean of an arm{_over_seeds(points)}. The line is the front, of arms that no other beats in "
-        "both. Click a dot to choose its setting. What a seed does to all arms alike is in these intervals; the "
-        f"differences in the table are paired, and free of it. {RESCALED if paper is not None else ''}".strip()
+        f"Each dot is the mean of an arm{_over_seeds(points)}.{_cut(figure, points)} The line is the front, of arms "
+        "that no other beats in both. Click a dot to choose its setting. What a seed does to all arms alike is in "
+        "these intervals; the differences in the table are paired, and free of it. "
+        f"{RESCALED if paper is not None else ''}".strip()
     )
+
+
+def _cut(figure: go.Figure, points: pd.DataFrame) -> str:
+    """Say so where a bar is longer than the figure shows."""
+    axes = ((figure.layout.xaxis.range, MEMORIZATION), (figure.layout.yaxis.range, UTILITY))
+    cut = any(
+        (points[f"{name}_low"] < low).any() or (points[f"{name}_high"] > high).any() for (low, high), name in axes
+    )
+    return " A bar far longer than most is cut at the edge." if cut else ""
 
 
 def _click(key: str, clicks: int, settings: list[str | None]) -> None:

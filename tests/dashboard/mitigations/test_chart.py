@@ -104,6 +104,15 @@ def test_with_few_seeds_no_interval_is_claimed(data: Path) -> None:
     assert "over 3 to 4 seeds; those with fewer than 3 have none" in captions(open_study(mixed))
 
 
+def test_a_bar_that_is_cut_is_said_to_be(data: Path) -> None:
+    study = make_arms(data)
+    assert "is cut at the edge" not in captions(open_study(study))
+    rows = study.arms
+    rows.loc[(rows["arm"] == "text-mask") & (rows["seed"] == 1), "clipmem_candidate"] = 3.0
+    write_table(study.folder / ARMS, rows)
+    assert "is cut at the edge" in captions(open_study(study))
+
+
 def test_before_none_is_done_the_arms_are_drawn_all_the_same(data: Path) -> None:
     app = open_study(make_arms(data, seeds={"text-mask": 3, "early-stop": 3}))
     assert "none" not in names(app)
