@@ -10,9 +10,10 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.frozen import check_same, write_audit
+from clipmem_core.audits.holding import hold
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import Screen, bring_to_end, counts
-from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, file_sha256, hold, read_json
+from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, file_sha256, read_json
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.sides import protocol_of, replicate_rows

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from clipmem_core.audits.holding import hold
 from clipmem_core.audits.jobs import find_job, jobs_folder
 from clipmem_core.audits.store import (
     CONFIG,
@@ -15,7 +16,6 @@ from clipmem_core.audits.store import (
     audits_folder,
     check_name,
     file_sha256,
-    hold,
     read_json,
     write_json,
 )

@@ -11,6 +11,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.frozen import check_same, grow, write_audit
+from clipmem_core.audits.holding import hold
 from clipmem_core.audits.members import run_members
 from clipmem_core.audits.prepare import (
     DataSet,
@@ -34,7 +35,6 @@ from clipmem_core.audits.store import (
     audits_folder,
     broken_files,
     check_name,
-    hold,
     reopen,
     write_json,
     write_manifest,

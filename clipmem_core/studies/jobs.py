@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipmem_core.audits import queue
+from clipmem_core.audits.holding import is_held
 from clipmem_core.audits.jobs import Job, find_job_in, jobs_folder, start_job_in
-from clipmem_core.audits.store import is_held
 from clipmem_core.studies.store import StudyFolder, study_folder
 from clipmem_core.studies.typed import resume_arguments
 
@@ -46,7 +46,7 @@ def resume_study(study: StudyFolder) -> Job | None:
 def is_elsewhere(name: str) -> bool:
     """Tell whether a process works on a study that is not its job."""
     job = find_study_job(name)
-    return is_held(study_folder(name).folder) and not (job is not None and job.running)
+    return not (job is not None and job.running) and is_held(study_folder(name).folder)
 
 
 def find_study_job(name: str) -> Job | None:

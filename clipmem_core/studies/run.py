@@ -9,9 +9,10 @@ from typing import Any
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.frozen import check_same, grow, write_audit
+from clipmem_core.audits.holding import hold
 from clipmem_core.audits.prepare import draw_membership, leave_out
 from clipmem_core.audits.run import Screen, bring_to_end
-from clipmem_core.audits.store import CONFIG, Audit, hold
+from clipmem_core.audits.store import CONFIG, Audit
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.studies import shared
 from clipmem_core.studies.arms import Arm, arm_config, recaptioned, write_models

@@ -7,8 +7,9 @@ import pytest
 
 from clipmem_core.audits import manage
 from clipmem_core.audits.detached import process_start
+from clipmem_core.audits.holding import hold
 from clipmem_core.audits.manage import delete_audit, folder_bytes, rename_audit
-from clipmem_core.audits.store import Audit, broken_files, hold, list_audits, write_json
+from clipmem_core.audits.store import Audit, broken_files, list_audits, write_json
 from clipmem_core.config import InputError
 from tests.made_audit import make_audit
 

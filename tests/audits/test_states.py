@@ -9,9 +9,10 @@ import pytest
 
 from clipmem_core.audits import states
 from clipmem_core.audits.detached import process_start
+from clipmem_core.audits.holding import hold
 from clipmem_core.audits.queue import Ticket
 from clipmem_core.audits.states import list_states, odd_names, state_of
-from clipmem_core.audits.store import Audit, hold, write_json
+from clipmem_core.audits.store import Audit, write_json
 from tests.made_audit import make_audit
 
 LeaveJob = Callable[..., None]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.store import hold, write_json
+from clipmem_core.audits.holding import hold
+from clipmem_core.audits.store import write_json
 from clipmem_core.config import InputError
 from clipmem_core.studies import jobs
 from clipmem_core.studies.jobs import find_study_job, is_elsewhere, resume_study, start_study

@@ -38,7 +38,7 @@ def draw_state(known: Known, *, working: bool) -> None:
 def is_working(name: str) -> bool:
     """Tell whether a process works on a study."""
     job = find_study_job(name)
-    return is_elsewhere(name) or (job is not None and job.running)
+    return (job is not None and job.running) or is_elsewhere(name)
 
 
 def _draw_what(known: Known, *, working: bool) -> None:
