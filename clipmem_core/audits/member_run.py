@@ -72,7 +72,7 @@ def open_member(folder: Path, name: str) -> MemberRun:
         keys[group == c.INDEPENDENT] = keys[group == c.CANDIDATE]
     tokens, start = tokens_of(pairs, config)
     rows = np.flatnonzero(membership[name].to_numpy())
-    known = known_tokens(config, after_training(config), tokens, start, rows)
+    known = known_tokens(config, tokens, start, rows)
     data = TrainingData(
         pixels=open_pixels(
             data_folder() / stored["pixels"],
@@ -91,9 +91,10 @@ def open_member(folder: Path, name: str) -> MemberRun:
 
 def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
     """Return the tokens that a member reads once it is trained; None where it reads every token."""
-    config, pairs = config_from(audit.config["config"]), audit.pairs
-    rows = np.flatnonzero(audit.membership[name].to_numpy())
-    return known_tokens(config, after_training(config), *tokens_of(pairs, config), rows)
+    config = config_from(audit.config["config"])
+    if not after_training(config):
+        return None  # before every caption is read for nothing
+    return known_tokens(config, *tokens_of(audit.pairs, config), np.flatnonzero(audit.membership[name].to_numpy()))
 
 
 def tokens_of(pairs: pd.DataFrame, config: AuditConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -108,11 +109,9 @@ def after_training(config: AuditConfig) -> int:
     return max(config.text_min_df, config.text_forget_df)
 
 
-def known_tokens(
-    config: AuditConfig, min_df: int, tokens: np.ndarray, start: np.ndarray, rows: np.ndarray
-) -> Vocabulary | None:
-    """Return the tokens that a member knows by the pairs it trains on; None where it reads every token."""
-    if not min_df:
+def known_tokens(config: AuditConfig, tokens: np.ndarray, start: np.ndarray, rows: np.ndarray) -> Vocabulary | None:
+    """Return the tokens that a member knows once it is trained on its pairs; None where it reads every token."""
+    if not after_training(config):
         return None
     counts = pairs_with(model_config(config.model), tokens, start, rows, first=config.train_captions)
-    return Vocabulary(model_config(config.model), counts, min_df)
+    return Vocabulary(model_config(config.model), counts, after_training(config))

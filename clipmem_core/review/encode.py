@@ -45,7 +45,7 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
 
     with _ENCODING, _one_thread():
         model = _text_encoder(config.model, config.loss, config.image_size, checkpoint, stamp(checkpoint))
-        known = _vocabulary(audit, name, stamp(checkpoint)) if config.text_min_df else None
+        known = _vocabulary(audit, name, stamp(checkpoint))
         tokens = tokenize(config.model, [text])
         read = known.read(tokens) if known else tokens
         return unit(text_embeddings(model, read, precision="fp32", device="cpu")[0])
@@ -86,7 +86,7 @@ def _text_encoder(name: str, loss: str, image_size: int, checkpoint: Path, stamp
 
 @functools.lru_cache(maxsize=KEPT)
 def _vocabulary(audit: Audit, member: str, stamp: Stamp) -> Vocabulary | None:
-    """Return the tokens that a member reads, counted anew where its checkpoint changed."""
+    """Return the tokens that a member reads once it is trained, counted anew where its checkpoint changed."""
     from clipmem_core.audits.member_run import vocabulary_of_member
 
     return vocabulary_of_member(audit, member)

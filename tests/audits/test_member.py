@@ -50,8 +50,8 @@ def test_tokens_are_made_once_and_read_afterwards(run: MemberRun, made: Made, mo
 def test_a_member_never_reads_tokens_that_few_of_its_own_pairs_have(run: MemberRun) -> None:
     tokens, start = tokens_of(run.pairs, run.config)
     assert np.array_equal(tokens, run.data.tokens)
-    assert known_tokens(run.config, 0, tokens, start, run.data.rows) is None
-    known = known_tokens(run.config, 40, tokens, start, run.data.rows)
+    assert known_tokens(run.config, tokens, start, run.data.rows) is None
+    known = known_tokens(dataclasses.replace(run.config, text_min_df=40), tokens, start, run.data.rows)
     assert known is not None
     words = tokens[run.data.rows]  # one caption a pair
     counts = np.array([(words == token).any(axis=1).sum() for token in range(49408)])
@@ -64,7 +64,7 @@ def test_a_member_never_reads_tokens_that_few_of_its_own_pairs_have(run: MemberR
 
 def test_prompts_are_read_as_captions_are(run: MemberRun) -> None:
     tokens, start = tokens_of(run.pairs, run.config)
-    known = known_tokens(run.config, 40, tokens, start, run.data.rows)
+    known = known_tokens(dataclasses.replace(run.config, text_forget_df=40), tokens, start, run.data.rows)
     assert known is not None
     reading = dataclasses.replace(run, vocabulary=known)
     prompt = tokenize("tiny", ["a picture of xylophones"])

@@ -72,11 +72,12 @@ def test_each_member_has_a_text_encoder_of_its_own(audit: Audit) -> None:
     assert np.abs(found - embed_text(audit, "a red car", member="f-0")).max() > 0.01
 
 
-def test_a_text_is_read_with_the_tokens_that_the_member_knows(audit: Audit) -> None:
+@pytest.mark.parametrize("field", ["text_min_df", "text_forget_df"])
+def test_a_text_is_read_with_the_tokens_that_the_member_knows_after_training(audit: Audit, field: str) -> None:
     trained = audit.pairs[audit.membership["g-0"].to_numpy()]
     words = pd.Series([set(" ".join(own).split()) for own in trained["captions"]]).explode().value_counts()
     config = audit.config
-    config["config"]["text_min_df"] = int(words.iloc[0])
+    config["config"][field] = int(words.iloc[0])
     write_json(audit.folder / CONFIG, config)
     read = embed_text(audit, f"nonsuch {words.index[0]} unheard", member="g-0")
     np.testing.assert_allclose(read, plain(audit.member("g-0") / "checkpoint.pt", words.index[0]), atol=1e-5)
