@@ -70,20 +70,21 @@ def contributions(
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Split every pair's clipmem into the part of the image encoder and the part of the text encoder.
 
-    Cosine units; positive: that encoder memorized the pair; the parts add up to clipmem. Paper: f mapped to g on half
-    of the shared pairs, seed by seed, then averaged. Ensemble: every member mapped to the first on half of the
-    external pairs; averages over all in–out pairs of members are inner products of means, linear in members.
+    Cosine units; positive: that encoder memorized the pair; the parts add up to clipmem. Paper: f mapped to g on all
+    shared pairs, seed by seed, then averaged. Ensemble: every member mapped to the first on all external pairs;
+    averages over all in–out pairs of members are inner products of means, linear in members. How well such a map
+    fits is measured apart: one fitted on half of these pairs, held against the other half.
 
     Args:
         image: μ_I of each member, [n_pairs, dim]; may be memory maps.
         text: μ_T of each member, [n_pairs, dim].
         membership: who trains on what.
         protocol: `ensemble` or `paper`.
-        seed: start of the labelling of external pairs and of the held-out half.
+        seed: start of the labelling of external pairs, and of the half that is held out to measure the fit.
 
     Returns:
         A table with clipmem_image and clipmem_text, one row a pair, and for each mapped member the fit of its map:
-        the mean cosine over the held-out half of the pairs.
+        the mean cosine over a half of the pairs, mapped as the other half has it.
 
     Raises:
         ValueError: as many matrices as members, all with a row for each pair, are wanted.
@@ -161,19 +162,27 @@ def _fitted_on(membership: Membership, group: str, seed: int) -> np.ndarray:
 def _fit(
     source: tuple[np.ndarray, np.ndarray], target: tuple[np.ndarray, np.ndarray], rows: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Fit the map on both modalities of the first half of the rows; return it and its fit on the other half."""
-    fitted, held_out = np.sort(rows[: len(rows) // 2]), np.sort(rows[len(rows) // 2 :])
-    crossed = np.zeros((source[0].shape[1],) * 2)
-    for start in range(0, len(fitted), _CHUNK):
-        some = fitted[start : start + _CHUNK]
-        for a, b in zip(source, target, strict=True):
-            crossed += a[some].astype(np.float64).T @ b[some].astype(np.float64)
+    """Return the map fitted on both modalities of all rows, and how one of the first half fits the other half."""
+    half, held_out = np.sort(rows[: len(rows) // 2]), np.sort(rows[len(rows) // 2 :])
+    crossed = _crossed(source, target, half)
     rotation = _orthogonal(crossed)
     total = 0.0
     for start in range(0, len(held_out), _CHUNK):
         some = held_out[start : start + _CHUNK]
         total += sum(len(some) * map_fit(a[some], b[some], rotation) for a, b in zip(source, target, strict=True))
-    return rotation, total / (2 * len(held_out))
+    return _orthogonal(crossed + _crossed(source, target, held_out)), total / (2 * len(held_out))
+
+
+def _crossed(
+    source: tuple[np.ndarray, np.ndarray], target: tuple[np.ndarray, np.ndarray], rows: np.ndarray
+) -> np.ndarray:
+    """Return the sum over rows and modalities of the products of source and target, [dim, dim], float64."""
+    crossed = np.zeros((source[0].shape[1],) * 2)
+    for start in range(0, len(rows), _CHUNK):
+        some = rows[start : start + _CHUNK]
+        for a, b in zip(source, target, strict=True):
+            crossed += a[some].astype(np.float64).T @ b[some].astype(np.float64)
+    return crossed
 
 
 def _orthogonal(crossed: np.ndarray) -> np.ndarray:

@@ -147,9 +147,7 @@ def test_the_encoders_parts_are_shapley_values_of_mapped_members(paper: Again) -
         for b, text in (("f", f_text), ("g", g_text))
     }
     image = (h["f", "g"] - h["g", "g"] + h["f", "f"] - h["g", "f"]) / 2
-    # The audit holds half of the shared pairs out to report the fit, so its map differs a little from this one.
-    assert np.corrcoef(paper.scores["clipmem_image"], image)[0, 1] > 0.98
-    assert np.abs(paper.scores["clipmem_image"] - image).mean() < 0.2 * np.abs(image).mean()
+    close(paper.scores["clipmem_image"], image)
 
 
 def test_sslmem_compares_the_mean_cosine_of_views_and_captions(again: Again) -> None:

@@ -71,6 +71,31 @@ def test_the_two_parts_add_up_to_clipmem_in_every_row(protocol: str, seeds: int)
     assert all(0.8 < fit < 1 for fit in fits.values())
 
 
+def test_the_map_is_fitted_on_every_shared_pair() -> None:
+    drawn = paper_membership(np.arange(N), seeds=1, seed=0)
+    image, text = _members(2)
+    external, shared = drawn.group == "external", drawn.group == "shared"
+    parts, _ = contributions(image, text, drawn, protocol="paper", seed=0)
+    rows = [np.concatenate([image[member][shared], text[member][shared]]) for member in (0, 1)]
+    turn, _ = orthogonal_procrustes(*rows)
+    f, g = (image[0] @ turn, text[0] @ turn), (image[1], text[1])
+    for pair in range(0, N, 20):
+        fg, gg, ff, gf = (_h(a[0], b[1], external, pair) for a, b in ((f, g), (g, g), (f, f), (g, f)))
+        assert parts["clipmem_image"][pair] == pytest.approx((fg - gg + ff - gf) / 2, abs=1e-5)
+
+
+def test_the_fit_is_that_of_pairs_that_the_map_was_not_fitted_on() -> None:
+    """A map that sees a few pairs can turn any onto any, so that those which it saw would seem to fit."""
+    drawn = paper_membership(np.arange(N), seeds=1, seed=0)
+    rng, dim = np.random.default_rng(0), 40
+    image, text = ([_units(rng, dim=dim) for _ in range(2)] for _ in range(2))
+    _, fits = contributions(image, text, drawn, protocol="paper", seed=0)
+    shared = drawn.group == "shared"
+    rows = [np.concatenate([image[member][shared], text[member][shared]]) for member in (0, 1)]
+    assert map_fit(*rows, orthogonal_procrustes(*rows)[0]) > 0.3
+    assert abs(fits["f-0"]) < 0.1
+
+
 def test_equal_members_have_no_parts() -> None:
     drawn = paper_membership(np.arange(N), seeds=1, seed=0)
     (image,), (text,) = _members(1)

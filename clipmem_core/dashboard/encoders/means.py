@@ -40,8 +40,9 @@ def draw_doubts(audit: Audit) -> None:
     told = "This audit does not say how well the map between the members' spaces fits."
     if fit is not None:
         told = (
-            f"The split hangs on a map between the members' spaces. On pairs that it was not fitted on it fits to "
-            f"{fit:.2f}: the mean cosine of what is mapped with where it belongs, 1 is perfect."
+            "The split hangs on a map between the members' spaces, fitted on all pairs that these know alike. One "
+            f"fitted on half of them fits the other half to {fit:.2f}: the mean cosine of what is mapped with where it "
+            "belongs, 1 is perfect."
         )
     st.caption(f"{told} {null_sentence(groups)}".strip())
 
