@@ -25,8 +25,7 @@ def draw_choice() -> tuple[Audit, Audit, str]:
     if len(audits) < 2:
         only = "There is one finished audit" if audits else "There is no finished audit"
         _draw_none(f"{only}; a comparison needs two of one data set.")
-    asked = [st.query_params.get(ONE), st.query_params.get(AUDIT), st.session_state.get(CHOICE)]
-    one = audits[next((name for name in asked if name in audits), next(iter(audits)))]
+    one = _first(audits)
     others = _others(one, audits)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         _draw_select("First audit", ONE, list(audits), one.name, clears=OTHER)
@@ -34,6 +33,15 @@ def draw_choice() -> tuple[Audit, Audit, str]:
     if rest is None:
         _draw_none("No other finished audit has pairs of this one in it.")
     return one, *rest
+
+
+def _first(audits: dict[str, Audit]) -> Audit:
+    """Return the audit asked for here, else the first with a partner: the one at work with before, then the newest."""
+    if (asked := st.query_params.get(ONE)) in audits:
+        return audits[asked]
+    before = [st.query_params.get(AUDIT), st.session_state.get(CHOICE)]
+    ordered = [audits[name] for name in dict.fromkeys((*before, *audits)) if name in audits]
+    return next((audit for audit in ordered if partners(audit, list(audits.values()))), ordered[0])
 
 
 def _draw_rest(one: Audit, others: dict[str, Audit]) -> tuple[Audit, str]:

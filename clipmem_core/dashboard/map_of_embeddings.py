@@ -99,7 +99,8 @@ def _draw_waiting(audit: Audit, name: str) -> None:
 
 def _draw_progress(job: Job, seconds: int) -> None:
     passed = seconds_running(job)
-    st.progress(min(0.95, passed / seconds), text=f"{passed:.0f} s of about {seconds} s")
+    told = f"of about {seconds} s" if passed <= seconds else f"so far; it usually takes about {seconds} s"
+    st.progress(min(0.95, passed / seconds), text=f"{passed:.0f} s {told}")
     show_text(job.last_line, limit=200)
     st.caption("You can close this page; it goes on.")
 

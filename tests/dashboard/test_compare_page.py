@@ -7,6 +7,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
 from clipmem_core.dashboard import changed_pairs
+from clipmem_core.dashboard.comparable import finished_audits
 from clipmem_core.review import compare
 from tests.dashboard.test_pages import open_page, texts, titles
 from tests.made_audit import HOSTILE
@@ -59,6 +60,20 @@ def test_an_audit_without_partner_can_still_be_changed_for_another(copy: Copy) -
     app = open_page(PAGE, one="one")
     assert "No other finished audit" in app.info[0].value
     assert sorted(app.selectbox[0].options) == ["one", "other"]
+
+
+@pytest.mark.parametrize("before", [{}, {"audit": "stranger"}])
+def test_an_audit_without_partner_does_not_hide_those_that_have_one(copy: Copy, before: dict[str, str]) -> None:
+    for name in ("one", "other"):
+        copy(name=name)
+    stranger = copy(name="stranger")
+    write_json(stranger.folder / CONFIG, stranger.config | {"dataset_fingerprint": "another"})
+    write_table(stranger.folder / SCORES, stranger.scores.assign(pair_id=[f"x{row}" for row in range(100)]))
+    assert finished_audits()[0].name == "stranger"
+    app = open_page(PAGE, **before)
+    assert not app.info
+    assert {app.selectbox[0].value, app.selectbox[1].value} == {"one", "other"}
+    assert "No other finished audit" in open_page(PAGE, one="stranger", **before).info[0].value
 
 
 def test_the_numbers_are_those_of_pandas(two: tuple[Audit, Audit]) -> None:

@@ -167,6 +167,15 @@ def test_while_a_map_is_drawn_the_page_says_how_far_it_is(audit: Audit, monkeypa
     assert not app.button
 
 
+def test_a_map_that_takes_longer_than_usual_does_not_say_that_it_is_83_s_of_11(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_job(audit, "r0-f0.image", exit_code=None, output="finding neighbours\n")
+    monkeypatch.setattr(Job, "running", property(lambda job: True))
+    monkeypatch.setattr(map_of_embeddings, "seconds_running", lambda job: 83.2)
+    assert open_page(EMBEDDINGS).get("progress")[0].proto.text == "83 s so far; it usually takes about 11 s"
+
+
 def test_a_map_that_failed_says_why_and_can_be_tried_again(audit: Audit, started: list[str]) -> None:
     leave_job(audit, "r0-f0.image", exit_code=2, output=f"{HOSTILE[2]}\n")
     app = open_page(EMBEDDINGS)
