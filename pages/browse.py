@@ -9,7 +9,7 @@ from clipmem_core.dashboard.trouble import explained_errors
 audit = open_page("Browse")
 with explained_errors():
     selection = read_selection()
-    draw_queues(selection, read_layout())
+    draw_queues(audit, selection, read_layout())
     draw_filters(audit, selection)
     draw_conditions(selection)
     draw_gallery(audit, selection)

@@ -14,6 +14,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.settings import config_from, typed, typed_flags
 from clipmem_core.audits.store import Audit, open_audit
 from clipmem_core.audits.units import LAYER, REFERENCE, TOWER, UNITMEM_MEAN, layer_means, read_references, read_units
+from clipmem_core.audits.verdict import reliability_of
 from clipmem_core.config import InputError
 
 # Fields that depend on the machine or follow from others, so that nobody types them.
@@ -54,7 +55,8 @@ def result_rows(audit: Audit) -> pd.DataFrame:
     rows += [
         _plain("membership", name, "auroc", value) for name, value in verdict["membership_auroc_by_member"].items()
     ]
-    rows += [_plain("ranking", "all", "spearman", verdict["ranking_stability"])]
+    rows += [_plain("ranking", "halves of the members", "spearman", verdict["ranking_stability"])]
+    rows += [_plain("ranking", "all members", "reliability", reliability_of(verdict))]
     rows += [
         _plain("encoders", "scored or candidate", name, verdict["encoders"][name]) for name in ("image", "text", "fit")
     ]

@@ -16,7 +16,14 @@ from clipmem_core.scores.detectors import learned, mean_over_epochs, misfit
 from clipmem_core.scores.encoders import contributions, sslmem
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.memorization import memorization_table
-from clipmem_core.scores.uncertainty import group_summary, membership_auroc, ranking_stability, standard_errors
+from clipmem_core.scores.sides import replicate_rows
+from clipmem_core.scores.uncertainty import (
+    group_summary,
+    membership_auroc,
+    ranking_reliability,
+    ranking_stability,
+    standard_errors,
+)
 from clipmem_core.training.files import TRAJECTORY
 
 K = 50  # pairs a person looks at first
@@ -179,6 +186,7 @@ def summary(evidence: Evidence, scores: pd.DataFrame, found: Split) -> dict[str,
     null = scores[scores[c.GROUP] == c.EXTERNAL]
     aurocs, auroc = membership_auroc(evidence.alignments, evidence.membership)
     stability = ranking_stability(evidence.alignments, evidence.membership)
+    replicates = len(replicate_rows(evidence.membership.members, protocol=protocol))
     return {
         "groups": records(group_summary(evidence.alignments, evidence.membership, protocol=protocol, seed=seed)),
         "planted": planted_rows(evidence.pairs, scores),
@@ -187,7 +195,8 @@ def summary(evidence: Evidence, scores: pd.DataFrame, found: Split) -> dict[str,
         "membership_auroc_by_member": {
             name: known(value) for name, value in zip(evidence.membership.members, aurocs, strict=True)
         },
-        "ranking_stability": known(stability),
+        "ranking_stability": known(stability),  # of two halves of the members
+        "ranking_reliability": known(ranking_reliability(stability, replicates)),  # of the scores of all
         "se_kind": standard_errors(evidence.alignments, evidence.membership, protocol=protocol, seed=seed)[1],
         "encoders": {
             "image": known(scores.loc[judged, c.CLIPMEM_IMAGE].mean()),

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.store import Audit
+from clipmem_core.audits.verdict import uses
 
 
 def plain(text: str) -> Text:
@@ -109,7 +110,7 @@ def show_verdict(audit: Audit) -> None:
         console.print(Text.assemble(mark, plain(check["sentence"] + advice)), soft_wrap=True)
     console.print()
     console.print(Text(verdict["sentence"], style="bold"), soft_wrap=True)
-    for score, use in verdict["uses"].items():
+    for score, use in uses(verdict).items():
         console.print(Text.assemble("  ", (score, "bold"), f" {use}"), soft_wrap=True)
     console.print()
     console.print(plain(f"{audit.folder}  (browse it: streamlit run app.py)"), soft_wrap=True)

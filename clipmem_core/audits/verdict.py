@@ -1,30 +1,96 @@
 """What an audit may be believed in: its own checks, in sentences, with what to try where one fails."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core.scores.uncertainty import ranking_reliability
 
 # An audit generalises when retrieval on external pairs closes this share of the way from chance to perfect.
 GENERALISES = 0.10
 # The null is flat when the groups nobody memorized stay within this share of the memorized group's mean, or within
 # three standard errors of 0.
 FLAT = 0.10
-# Spearman between disjoint halves of the members.
-STABLE = 0.5
+# Reliability of the scores shown; from two repeats it is this where halves of the members agree to .5.
+STABLE = 2 / 3
+RELIABILITY, STABILITY = "ranking_reliability", "ranking_stability"
 # Membership AUROC above which members that do not generalise know their pairs by heart.
 BY_HEART = 0.65
 LESS_BY_HEART = (
     "try more captions a pair, a pretrained start (--pretrained), fewer epochs (--epochs) or a smaller model (--model)"
 )
 MORE_TRAINING = "try more epochs (--epochs), another learning rate (--lr) or a smaller batch (--batch-size)"
-USES = {
-    "misfit": "finds captions that are probably wrong: start with the pairs of highest misfit",
-    "clipmem": "says what was learned by heart: high for wrong captions, and for rare and odd pairs that are right",
-    "similarity_out": "says how well a caption fits in the eyes of members that never saw the pair: low with a high "
-    "clipmem means wrong and learned by heart",
-}
+LITTLE, HARDLY = "the members have learned little", "the members hardly generalise"
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What the list of pairs that are highest in a score is called, and what is said of a pair at its top."""
+
+    name: str
+    sentence: str
+
+
+def queues(verdict: Any) -> dict[str, Queue]:
+    """Return the words of the lists of pairs that a person looks at first, by score: as strong as the checks allow.
+
+    Args:
+        verdict: verdict.json as it was read, of whatever shape, from this version or from one before.
+    """
+    tone, _ = _doubt(verdict)
+    sentences = {
+        c.CLIPMEM: "Members that saw the pair align it far better than members that did not.",
+        c.MISFIT: "Learned late, and never understood by members that did not see the pair.",
+    }
+    names = {c.CLIPMEM: "Most memorized", c.MISFIT: f"Low fit, {tone}" if tone else "Probably the wrong caption"}
+    return {score: Queue(names[score], f"{told} {doubt(verdict)}".strip()) for score, told in sentences.items()}
+
+
+def uses(verdict: Any) -> dict[str, str]:
+    """Return which score is for what, as far as the checks allow; `verdict` as in `queues`."""
+    tone, failed = _doubt(verdict)
+    misfit = "finds captions that are probably wrong: start with the pairs of highest misfit"
+    fit = "; low with a high clipmem means wrong and learned by heart"
+    if tone:
+        misfit, fit = f"says which captions fit least; {tone}: {failed}", f"; {tone}: {failed}"
+    return {
+        c.MISFIT: misfit,
+        c.CLIPMEM: "says what was learned by heart: high for wrong captions, and for rare and odd pairs that are right",
+        c.SIMILARITY_OUT: f"says how well a caption fits in the eyes of members that never saw the pair{fit}",
+    }
+
+
+def doubt(verdict: Any) -> str:
+    """Return a sentence on how to take what the scores say of single pairs, empty where no check failed."""
+    tone, failed = _doubt(verdict)
+    return f"{tone.capitalize()}: {failed}." if tone else ""
+
+
+def _doubt(verdict: Any) -> tuple[str, str]:
+    """Return how the scores are to be taken where a check failed, and which; empty where none did."""
+    listed = verdict.get("checks") if isinstance(verdict, dict) else None
+    checks = [check for check in listed if isinstance(check, dict)] if isinstance(listed, list) else []
+    if not checks:
+        return "read with care", "this audit has no verdict"
+    failed = [_plain(check.get("name")) for check in checks if check.get("good") is False]
+    # Fit is what members tell of pairs they never saw, so there is none where these are told apart no better than by
+    # chance. The other checks are about memorization.
+    tone = "not to be trusted here" if {LITTLE, HARDLY} & set(failed) else "read with care" if failed else ""
+    return tone, " and ".join(failed)
+
+
+def _plain(name: Any) -> str:
+    """Return a check's name, unless it is none of ours: it reaches places that read Markdown."""
+    ours = isinstance(name, str) and len(name) < 80 and name.replace(" ", "").isalpha()
+    return name if ours else "a check of it fails"
+
+
+def reliability_of(verdict: dict[str, Any]) -> float | None:
+    """Return the reliability of the scores shown, None if unknown; a verdict from before has that of halves alone."""
+    value, stability = verdict.get(RELIABILITY), verdict.get(STABILITY)
+    return value if value is not None or not isinstance(stability, int | float) else ranking_reliability(stability)
 
 
 def retrieval_at_5(utility: pd.DataFrame) -> float:
@@ -46,7 +112,7 @@ def judge(summary: dict[str, Any], utility: pd.DataFrame, config: dict[str, Any]
     return {
         "sentence": _sentence(checks),
         "checks": checks,
-        "uses": USES,
+        "uses": uses({"checks": checks}),
         **summary,
         "utility": utility.groupby(c.METRIC, sort=False)[c.VALUE].mean().to_dict(),
     }
@@ -75,9 +141,9 @@ def _generalises(summary: dict[str, Any], utility: pd.DataFrame) -> dict[str, An
     auroc = summary["membership_auroc"]
     if auroc is not None and auroc < BY_HEART:
         sentence = f"The members have learned little yet: {found}, and they hardly know seen pairs from unseen ones."
-        return _check("the members have learned little", False, sentence, MORE_TRAINING)
+        return _check(LITTLE, False, sentence, MORE_TRAINING)
     return _check(
-        "the members hardly generalise",
+        HARDLY,
         False,
         f"The members hardly generalise: {found}. What they know they know by heart, so clipmem is high everywhere "
         "and says little about single pairs.",
@@ -108,17 +174,20 @@ def _null_is_flat(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ranking_is_stable(summary: dict[str, Any], protocol: str) -> dict[str, Any]:
-    stability = summary["ranking_stability"]
+    reliability = summary[RELIABILITY]
     grow = "more seeds (--seeds)" if protocol == "paper" else "more repeats (--members)"
-    if stability is None:
+    if reliability is None:
         return _check(
             "stability of the ranking is unknown",
             None,
             f"One {'seed' if protocol == 'paper' else 'repeat'} cannot tell whether the ranking is stable.",
             f"train {grow}",
         )
-    sentence = f"Two disjoint halves of the members rank the pairs alike to {stability:.2f} (Spearman)."
-    if stability >= STABLE:
+    sentence = (
+        f"The ranking of the pairs has a reliability of {reliability:.2f} (Spearman–Brown), since two disjoint halves "
+        f"of the members rank them alike to {summary[STABILITY]:.2f} (Spearman)."
+    )
+    if reliability >= STABLE:
         return _check("the ranking is stable", True, sentence)
     return _check(
         "the ranking is not stable",

@@ -7,7 +7,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.columns import CLIPMEM, MISFIT, SIMILARITY_OUT
+from clipmem_core.columns import CLIPMEM, MISFIT, SE, SIMILARITY_OUT
 from clipmem_core.dashboard.address import link, read_view
 from clipmem_core.dashboard.numbers import Noise, number, read_noise, words
 from clipmem_core.dashboard.plain import as_html, cut, show_text
@@ -128,8 +128,9 @@ def _dot(colour: str) -> str:
 
 
 def _scores(card: PairCard, noise: Noise, order: str) -> str:
-    shown = {name: number(card.scores.get(name)) for name in dict.fromkeys((*SHOWN, order)) if name != MATCH}
-    shown[CLIPMEM] += noise.around(card.scores.get(CLIPMEM), card.scores.get("se"))
+    hidden = (MATCH,) if noise.error else (MATCH, SE)
+    shown = {name: number(card.scores.get(name)) for name in dict.fromkeys((*SHOWN, order)) if name not in hidden}
+    shown[CLIPMEM] += noise.around(card.scores.get(CLIPMEM), card.scores.get(SE))
     if card.match is not None:
         shown = {MATCH: number(card.match)} | shown
     rows = (

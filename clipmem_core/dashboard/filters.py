@@ -10,7 +10,8 @@ from typing import Any
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.columns import CLIPMEM, EXTERNAL, GROUPS, MISFIT, SCORED
+from clipmem_core.audits.verdict import queues
+from clipmem_core.columns import CLIPMEM, EXTERNAL, GROUPS, SCORED
 from clipmem_core.dashboard.address import LAYOUT, peek_selection, write, write_selection
 from clipmem_core.dashboard.chips import (
     SIDES,
@@ -22,13 +23,12 @@ from clipmem_core.dashboard.chips import (
     with_queue,
     with_range,
 )
-from clipmem_core.dashboard.numbers import number, words
+from clipmem_core.dashboard.numbers import number, read_verdict, words
 from clipmem_core.review.decisions import CHOICES
 from clipmem_core.review.overview import mapping
 from clipmem_core.review.rows import labels, planted_kinds, score_span
 from clipmem_core.review.selection import ANY, DECIDED, MATCH, NONE, SCORES, TEXT_SIDE, UNDECIDED, Range, Selection
 
-QUEUES = {CLIPMEM: "Most memorized", MISFIT: "Probably the wrong caption"}
 GRID, TABLE = "grid", "table"
 LAYOUTS = {GRID: ":material/grid_view: Grid", TABLE: ":material/table_rows: Table"}
 DECISIONS = {
@@ -40,15 +40,16 @@ DIRECTIONS = {False: "highest first", True: "lowest first"}
 RANGE_KEYS = ("range-column", "range-low", "range-high")
 
 
-def draw_queues(selection: Selection, layout: str) -> None:
+def draw_queues(audit: Audit, selection: Selection, layout: str) -> None:
     """Draw the two queues and the choice of grid or table."""
+    named = queues(read_verdict(audit))
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
         st.session_state["queue"] = queue_of(selection)
         st.segmented_control(
             "Queue",
-            list(QUEUES),
+            list(named),
             key="queue",
-            format_func=QUEUES.__getitem__,
+            format_func=lambda order: named[order].name,
             on_change=_take_queue,
             label_visibility="collapsed",
         )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
+from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import CLIPMEM, MISFIT, SIMILARITY_OUT
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import LAYOUT, PAGE, SIZE, read_number, write
@@ -13,7 +14,7 @@ from clipmem_core.dashboard.chips import conditions, learned_by_g, queue_of
 from clipmem_core.dashboard.choices import draw_pages, read_page, write_page
 from clipmem_core.dashboard.deciding import draw_bulk, draw_notice
 from clipmem_core.dashboard.filters import GRID, TABLE, draw_order
-from clipmem_core.dashboard.numbers import read_noise, words
+from clipmem_core.dashboard.numbers import read_noise, read_verdict, words
 from clipmem_core.dashboard.pair_table import draw_table
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.ticks import draw_tick, draw_tick_all, ticked_pairs
@@ -26,17 +27,13 @@ PAGE_SIZES = (12, 24, 48, 96)
 USUAL_SIZE = 24
 TURNED = "page_turned"
 TO_THE_TOP = """<script>document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0)</script>"""
-EXPLANATIONS = {
-    CLIPMEM: "Members that saw these pairs align them far better than members that did not.",
-    MISFIT: "These pairs were learned late, and members that did not see them never understood them.",
-}
 SUBTRACTED = "These pairs were learned by g, which is subtracted, so the lowest clipmem is the most memorized."
 MEANINGS = {
     CLIPMEM: "alignment of picture and caption under members that were trained on the pair, minus that under members "
     "that were not: high is learned by heart.",
     SIMILARITY_OUT: "cosine of picture and caption under members that were not trained on the pair: low means that the "
     "caption does not fit, in the eyes of those who cannot know it by heart.",
-    MISFIT: "high where a pair was learned late and has a low similarity out: probably a wrong caption.",
+    MISFIT: "high where a pair was learned late and has a low similarity out.",
     MATCH: "cosine with what was searched for.",
 }
 
@@ -104,7 +101,8 @@ def _draw_steps(pages: int, page: int) -> None:
 def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     pairs = "1 pair" if count == 1 else f"{count:,} pairs"
     queue = queue_of(selection)
-    why = SUBTRACTED if queue and learned_by_g(selection) else EXPLANATIONS.get(queue or "", "")
+    why = queues(read_verdict(audit))[queue].sentence if queue else ""
+    why = SUBTRACTED if queue and learned_by_g(selection) else why
     meanings = "\n".join(f"- **{words(score)}**: {meaning}" for score, meaning in MEANINGS.items())
     st.caption(" ".join(filter(None, [f"**{pairs}.**", why, read_noise(audit).explain()])), help=meanings)
 

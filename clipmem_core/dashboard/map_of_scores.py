@@ -5,9 +5,11 @@ from pathlib import Path
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
+from clipmem_core.audits.verdict import doubt
 from clipmem_core.columns import CLIPMEM, GROUP, PLANTED, SIMILARITY_OUT
 from clipmem_core.dashboard.choices import choose_segment
 from clipmem_core.dashboard.map_selection import draw_selectable
+from clipmem_core.dashboard.numbers import read_verdict
 from clipmem_core.dashboard.trouble import explained_errors
 from clipmem_core.figures.maps import score_map_figure
 from clipmem_core.review.score_map import ScoreMap, load_score_map
@@ -52,7 +54,7 @@ def draw_score_map(audit: Audit) -> None:
             key=f"score-map-{audit.name}",
             alt=f"Map of {score_map.count:,} pairs: similarity out against clipmem, its corners named.",
         )
-    st.caption(_explained(score_map))
+    st.caption(f"{_explained(score_map)} {doubt(read_verdict(audit))}".strip())
 
 
 @st.cache_data(max_entries=4, show_spinner=False)

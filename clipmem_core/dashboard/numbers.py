@@ -6,7 +6,8 @@ from typing import Any
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.review.overview import is_number
+from clipmem_core.review.overview import is_number, mapping
+from clipmem_core.scores.uncertainty import MIN_MEMBERS_FOR_SE
 
 ERRORS = {  # the verdict's word → ours
     "welch": "standard error (Welch)",
@@ -18,7 +19,7 @@ ERRORS = {  # the verdict's word → ours
 class Noise:
     """What is known of the uncertainty of clipmem in an audit."""
 
-    error: str = ""  # what the errors of single pairs are; empty where there are none
+    error: str = ""  # what the errors of single pairs are; empty where there are none to show
     floor: float | None = None  # standard deviation of clipmem over external pairs, which no member learned
 
     def around(self, clipmem: float | None, error: float | None) -> str:
@@ -37,16 +38,24 @@ class Noise:
         return floor or "This audit does not say how certain clipmem is."
 
 
-def read_noise(audit: Audit) -> Noise:
-    """Return what an audit's verdict says of the uncertainty; nothing where it says nothing or cannot be read."""
+def read_verdict(audit: Audit) -> dict[str, Any]:
+    """Return an audit's verdict, empty where it is missing or broken: for pages that show pairs without it too."""
     try:
-        verdict = audit.verdict
+        return mapping(audit.verdict)
     except InputError:
-        return Noise()
-    if not isinstance(verdict, dict):
-        return Noise()
+        return {}
+
+
+def read_noise(audit: Audit) -> Noise:
+    """Return what an audit says of the uncertainty, and may show of it; nothing where it cannot be read."""
+    verdict = read_verdict(audit)
+    try:
+        members = mapping(audit.config).get("members")
+    except InputError:
+        members = None
+    enough = isinstance(members, list) and len(members) >= MIN_MEMBERS_FOR_SE
     floor: Any = verdict.get("external_sd")
-    error = ERRORS.get(str(verdict.get("se_kind")).lower(), "")
+    error = ERRORS.get(str(verdict.get("se_kind")).lower(), "") if enough else ""
     return Noise(error, float(floor) if is_number(floor) else None)
 
 

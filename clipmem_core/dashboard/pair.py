@@ -5,6 +5,7 @@ from typing import NoReturn
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
+from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import (
     CLIPMEM,
     MISFIT,
@@ -15,7 +16,7 @@ from clipmem_core.columns import (
 )
 from clipmem_core.dashboard.address import PAIR, link, read_view, write
 from clipmem_core.dashboard.gallery import TO_THE_TOP
-from clipmem_core.dashboard.numbers import number, read_noise, words
+from clipmem_core.dashboard.numbers import number, read_noise, read_verdict, words
 from clipmem_core.dashboard.pair_picture import large_picture
 from clipmem_core.dashboard.plain import cut, show_chips, show_text
 from clipmem_core.dashboard.thumbnails import alt_text
@@ -35,8 +36,7 @@ HELP = {
     CLIPMEM: "Alignment of the pair under members trained with it, minus that under members trained without it.",
     Q_VALUE: "The share of false finds to expect among the pairs that are memorized at least as strongly.",
     SIMILARITY_IN: "How well the caption fits in the eyes of members that were trained on the pair.",
-    SIMILARITY_OUT: "How well the caption fits in the eyes of members that never saw the pair: low for a wrong one.",
-    MISFIT: "High for a caption that is probably wrong: learned late, and never understood by members without it.",
+    SIMILARITY_OUT: "How well the caption fits in the eyes of members that never saw the pair.",
 }
 
 
@@ -142,6 +142,8 @@ def draw_scores(audit: Audit, card: PairCard) -> None:
     around = noise.around(card.scores.get(CLIPMEM), card.scores.get(SE))
     st.metric("clipmem", f"{number(card.scores.get(CLIPMEM))}{around}", help=HELP[CLIPMEM])
     st.caption(noise.explain())
+    queue = queues(read_verdict(audit))[MISFIT]
+    told = HELP | {MISFIT: f"High: {queue.name[0].lower()}{queue.name[1:]}. {queue.sentence}"}
     with st.grid(2, min_column_width=130) as grid:
         for column in (SIMILARITY_OUT, SIMILARITY_IN, MISFIT, Q_VALUE):
-            grid.metric(words(column), number(card.scores.get(column)), help=HELP[column])
+            grid.metric(words(column), number(card.scores.get(column)), help=told[column])

@@ -10,7 +10,7 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.columns import CLIPMEM, GROUP, MISFIT, PLANTED, SE, SIMILARITY_OUT
 from clipmem_core.dashboard.address import link, read_view
-from clipmem_core.dashboard.numbers import words
+from clipmem_core.dashboard.numbers import read_noise, words
 from clipmem_core.dashboard.plain import cut
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
 from clipmem_core.dashboard.ticks import tick
@@ -54,7 +54,8 @@ def draw_table(audit: Audit, cards: Sequence[PairCard], *, selection: Selection,
 def pair_table(audit: Audit, cards: Sequence[PairCard], selection: Selection) -> pd.DataFrame:
     """Return one row a pair: picture, link, captions, decision, the scores shown, group and planted kind."""
     pictures = start_thumbnails(audit_root(audit), [card.image for card in cards], side=SIDE)
-    scores = dict.fromkeys((*([selection.order] if selection.order != MATCH else []), *SCORES))
+    hidden = (MATCH,) if read_noise(audit).error else (MATCH, SE)
+    scores = [name for name in dict.fromkeys((selection.order, *SCORES)) if name not in hidden]
     view = read_view()
     columns: dict[str, list[Any]] = {
         "picture": [data_uri(picture.result()[0]) for picture in pictures],

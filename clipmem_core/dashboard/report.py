@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from clipmem_core.audits.verdict import RELIABILITY, reliability_of, uses
 from clipmem_core.columns import GROUP
 from clipmem_core.dashboard.legend import draw_legend
 from clipmem_core.dashboard.plain import show_strong, show_text
@@ -35,9 +36,10 @@ MEASURES = [
         "How well alignment tells the pairs a member was trained on from those it was not: 0.5 is not at all.",
     ),
     (
-        "ranking_stability",
-        "Ranking stability",
-        "Rank agreement of clipmem between two halves of the members: 1 is the same order, 0 is chance.",
+        RELIABILITY,
+        "Ranking reliability",
+        "Rank agreement of clipmem to expect with a second audit of as many members, from that of two halves of these "
+        "(Spearman–Brown): 1 is the same order, 0 is chance.",
     ),
 ]
 
@@ -78,11 +80,9 @@ def draw_verdict(overview: Overview) -> None:
         show_strong(str(verdict.get("sentence", "This audit has no verdict.")))
         for check in rows(verdict, "checks"):
             _draw_check(check)
-    uses = mapping(verdict.get("uses"))
-    if uses:
-        with st.expander("Which score is for what", icon=":material/help_center:"):
-            for score, use in uses.items():
-                show_text(f"{score}: {use}")
+    with st.expander("Which score is for what", icon=":material/help_center:"):
+        for score, use in uses(verdict).items():
+            show_text(f"{score}: {use}")
 
 
 def _draw_check(check: dict[str, Any]) -> None:
@@ -124,10 +124,11 @@ def _groups_alt(groups: pd.DataFrame) -> str:
 
 
 def _draw_measures(verdict: dict[str, Any]) -> None:
+    values = verdict | {RELIABILITY: reliability_of(verdict)}
     with st.grid(2, min_column_width=140) as grid:
         for key, label, meaning in MEASURES:
-            if is_number(verdict.get(key)):
-                grid.metric(label, f"{verdict[key]:.2f}", help=meaning)
+            if is_number(values.get(key)):
+                grid.metric(label, f"{values[key]:.2f}", help=meaning)
 
 
 def _draw_encoders(encoders: dict[str, Any]) -> None:

@@ -3,10 +3,9 @@
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.columns import CLIPMEM, MISFIT
+from clipmem_core.audits.verdict import Queue, queues
 from clipmem_core.dashboard.address import link
-from clipmem_core.dashboard.filters import QUEUES
-from clipmem_core.dashboard.numbers import number, words
+from clipmem_core.dashboard.numbers import number, read_verdict, words
 from clipmem_core.dashboard.plain import as_html, cut
 from clipmem_core.dashboard.thumbnails import alt_text, start_thumbnails
 from clipmem_core.dashboard.trouble import explained_errors
@@ -20,30 +19,26 @@ STYLE = """<style>
 [class*="st-key-strip-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }
 .strip-caption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
 </style>"""
-MEANINGS = {
-    CLIPMEM: "Members that saw the pair align it far better than members that did not.",
-    MISFIT: "Learned late, and never understood by members that did not see the pair.",
-}
 
 
 def draw_strips(audit: Audit) -> None:
     """Draw the first pairs of either queue."""
     st.html(STYLE)
-    for order in QUEUES:
+    for order, queue in queues(read_verdict(audit)).items():
         with explained_errors():
-            _draw_strip(audit, Selection(order=order))
+            _draw_strip(audit, Selection(order=order), queue)
 
 
-def _draw_strip(audit: Audit, selection: Selection) -> None:
+def _draw_strip(audit: Audit, selection: Selection, queue: Queue) -> None:
     """Draw the first pairs of a selection; nothing where it holds none."""
     rows = find_rows(audit, selection, page=1, size=SIZE)
     if not rows:
         return
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
-        st.subheader(QUEUES[selection.order], anchor=False, width="content")
+        st.subheader(queue.name, anchor=False, width="content")
         there = link(audit, selection)
         st.page_link("pages/browse.py", label="Browse in this order", icon=":material/grid_view:", query_params=there)
-    st.caption(MEANINGS[selection.order])
+    st.caption(queue.sentence)
     found = cards(audit, rows, selection)
     pictures = start_thumbnails(audit_root(audit), [card.image for card in found])
     with st.grid(SIZE, min_column_width=120, gap="small", key=f"strip-{selection.order}") as grid:

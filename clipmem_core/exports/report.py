@@ -12,6 +12,7 @@ import pandas as pd
 
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.store import PAIRS, QUARANTINE, Audit
+from clipmem_core.audits.verdict import Queue, queues
 from clipmem_core.columns import CLIPMEM, MISFIT, PAIR_ID, SIMILARITY_OUT
 from clipmem_core.exports.pictures import Progress
 from clipmem_core.exports.report_tables import (
@@ -41,16 +42,6 @@ TOP = 50
 DECISIONS_SHOWN = 500
 BINS = 60
 CAPTION_LIMIT = 400
-GALLERIES = {
-    CLIPMEM: (
-        "Most memorized pairs",
-        "Highest clipmem first: members that saw the pair align it far better than members that did not.",
-    ),
-    MISFIT: (
-        "Probably the wrong caption",
-        "Highest misfit first: learned late, and never understood by members that did not see the pair.",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -92,7 +83,7 @@ def _content(audit: Audit, progress: Progress | None) -> dict[str, Any]:
         "checks": [_check(check) for check in rows_of(mapping(verdict), "checks")],
         "figure": _figure(groups, group_bins(audit, bins=BINS)),
         "tables": [table for table in tables if table.rows],
-        "galleries": _galleries(audit, audit_root(audit), progress),
+        "galleries": _galleries(audit, queues(verdict), progress),
         "counts": review.counts(),
         "decisions": _decision_table(review.table()),
         "settings": settings_table(config),
@@ -130,18 +121,19 @@ def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
     return json.loads(str(figure.to_json()))
 
 
-def _galleries(audit: Audit, root: Path, progress: Progress | None) -> list[dict[str, Any]]:
-    found = {order: cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP)) for order in GALLERIES}
-    total = sum(map(len, found.values()))
+def _galleries(audit: Audit, named: dict[str, Queue], progress: Progress | None) -> list[dict[str, Any]]:
+    found = {order: cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP)) for order in named}
+    root, total = audit_root(audit), sum(map(len, found.values()))
     galleries, done = [], 0
-    for order, (title, explanation) in GALLERIES.items():
+    for order, queue in named.items():
         shown = []
         for card in found[order]:
             shown.append(_card(card, root))
             done += 1
             if progress:
                 progress(done, total)
-        galleries.append({"title": title, "explanation": explanation, "cards": shown})
+        explanation = f"Highest {order} first. {queue.sentence}"
+        galleries.append({"title": queue.name, "explanation": explanation, "cards": shown})
     return [gallery for gallery in galleries if gallery["cards"]]
 
 

@@ -14,6 +14,9 @@ from clipmem_core.scores.sides import in_side, labellings, replicate_clipmem, re
 
 SeKind = Literal["paired over seeds", "welch", "sd of external"]
 MIN_REPLICATES = 3  # an interval over fewer seeds or repeats would claim too much
+# The se of a pair from fewer members is kept in its column, and shown to nobody: from two a side, which are two
+# degrees of freedom of Student's t, ± se covers at most 58 % and ± 1.96 se 81 %; from four a side 64 % and 90 %.
+MIN_MEMBERS_FOR_SE = 8
 
 
 def standard_errors(
@@ -189,7 +192,8 @@ def membership_auroc(alignments: Sequence[np.ndarray], membership: Membership) -
 def ranking_stability(alignments: Sequence[np.ndarray], membership: Membership) -> float:
     """Correlate the clipmem ranking of two disjoint halves of the repeats (ensemble) or seeds (paper), by Spearman.
 
-    In [−1, 1]: 1 the same order, 0 no relation. Over candidate, independent and scored pairs, each by true
+    In [−1, 1]: 1 the same order, 0 no relation. It is about scores of half the members: `ranking_reliability` is about
+    those of all. Over candidate, independent and scored pairs, each by true
     membership, so that the sign that parts candidate from independent does not count as agreement.
 
     Args:
@@ -209,6 +213,28 @@ def ranking_stability(alignments: Sequence[np.ndarray], membership: Membership) 
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
     return float(spearmanr(first, second).statistic)
+
+
+def ranking_reliability(stability: float, replicates: int = 2) -> float:
+    """Return the reliability of scores that are means over all repeats or seeds, from the agreement of two halves.
+
+    The formula of Spearman and Brown (both in British Journal of Psychology 3, 1910): a measurement k times as long
+    as one of reliability r has k r / (1 + (k − 1) r), which is 2r / (1 + r) for the double. It is the correlation to
+    expect with a second, independent audit of as many members. We put a rank correlation in the place of Pearson's,
+    for which it was derived. In [0, 1]; halves that disagree say no more than that it is near 0.
+
+    Args:
+        stability: Spearman correlation of the halves, as `ranking_stability` returns it.
+        replicates: repeats or seeds behind the scores, at least 2; of an odd number a half leaves one out.
+
+    Example:
+        >>> ranking_reliability(0.5), ranking_reliability(0.5, replicates=3), ranking_reliability(-0.2)
+        (0.6666666666666666, 0.75, 0.0)
+    """
+    if np.isnan(stability):
+        return float("nan")
+    longer = replicates / (replicates // 2)
+    return longer * max(stability, 0.0) / (1 + (longer - 1) * max(stability, 0.0))
 
 
 def _squared_error(alignments: Sequence[np.ndarray], side: np.ndarray) -> np.ndarray:

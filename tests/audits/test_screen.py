@@ -73,3 +73,17 @@ def test_the_verdict_is_printed_with_its_tables(audit: Audit, capsys: pytest.Cap
     for check in audit.verdict["checks"]:
         assert check["sentence"] in printed
     assert str(audit.folder) in printed
+    doubted = any(check["good"] is False for check in audit.verdict["checks"])
+    assert ("captions that are probably wrong" in printed) is not doubted
+
+
+def test_a_terminal_calls_no_caption_wrong_that_the_verdict_of_before_did(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = {"name": "the members hardly generalise", "good": False, "sentence": "x", "advice": ""}
+    stored = audit.verdict | {"checks": [check], "uses": {"misfit": "finds captions that are probably wrong"}}
+    monkeypatch.setattr(Audit, "verdict", property(lambda audit: stored))
+    show_verdict(audit)
+    printed = capsys.readouterr().out
+    assert "probably wrong" not in printed
+    assert "misfit says which captions fit least; not to be trusted here: the members hardly generalise" in printed

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits.store import write_json
-from clipmem_core.audits.verdict import judge
+from clipmem_core.audits.verdict import doubt, judge, queues, reliability_of, uses
 
 GOOD = {
     "groups": [{"group": "scored", "mean": 0.3}, {"group": "external", "mean": 0.01}],
@@ -13,6 +13,7 @@ GOOD = {
     "detection": [],
     "membership_auroc": 0.9,
     "ranking_stability": 0.7,
+    "ranking_reliability": 0.82,
     "external_pairs": 100,
     "external_sd": 0.1,
 }
@@ -84,14 +85,20 @@ def test_the_null_groups_are_flat_within_a_tenth_of_the_effect(
     assert ("--seeds" in check(verdict, 1)[1]) is not good
 
 
-@pytest.mark.parametrize(("stability", "good"), [(0.5, True), (0.49, False), (-0.2, False), (None, None)])
-def test_the_ranking_is_stable_when_halves_agree(stability: float | None, good: bool | None) -> None:
-    assert check(judged(ranking_stability=stability), 2)[0] is good
+# By Spearman-Brown, scores of halves that agree to .5 have a reliability of 2 · .5 / 1.5.
+@pytest.mark.parametrize(("reliability", "good"), [(1 / 1.5, True), (0.66, False), (0.0, False), (None, None)])
+def test_the_ranking_is_stable_when_the_scores_shown_are_reliable(reliability: float | None, good: bool | None) -> None:
+    verdict = judged(ranking_reliability=reliability, ranking_stability=0.123)
+    assert check(verdict, 2)[0] is good
+    sentence = verdict["checks"][2]["sentence"]
+    if reliability is not None:
+        assert f"a reliability of {reliability:.2f} (Spearman–Brown)" in sentence
+        assert "halves of the members rank them alike to 0.12 (Spearman)" in sentence
 
 
 @pytest.mark.parametrize(("protocol", "flag"), [("paper", "--seeds"), ("ensemble", "--members")])
 def test_an_unknown_stability_says_how_to_know_it(protocol: str, flag: str) -> None:
-    verdict = judged(protocol=protocol, ranking_stability=None)
+    verdict = judged(protocol=protocol, ranking_stability=None, ranking_reliability=None)
     assert flag in check(verdict, 2)[1]
     assert verdict["sentence"] == (
         "Nothing speaks against this audit, but not everything could be checked: stability of the ranking is unknown."
@@ -111,7 +118,7 @@ def test_a_pretrained_start_may_have_seen_the_pairs() -> None:
 
 
 def test_every_failed_check_is_in_the_sentence() -> None:
-    verdict = judged(recall=0.0, ranking_stability=0.1)
+    verdict = judged(recall=0.0, ranking_stability=0.1, ranking_reliability=0.2)
     assert verdict["sentence"] == (
         "Read this audit with care: the members hardly generalise and the ranking is not stable."
     )
@@ -125,3 +132,48 @@ def test_the_verdict_says_which_score_is_for_what_and_keeps_the_numbers(tmp_path
     assert verdict["utility"] == {"image_to_text_R@5": 0.5, "text_to_image_R@5": 0.5, "image_to_text_R@1": 0.9}
     write_json(tmp_path / "verdict.json", verdict)
     assert json.loads((tmp_path / "verdict.json").read_text()) == verdict
+
+
+def test_captions_are_called_wrong_only_where_every_check_holds() -> None:
+    good, unknown = judged(), judged(ranking_reliability=None, ranking_stability=None)
+    for verdict in (good, unknown):
+        assert queues(verdict)["misfit"].name == "Probably the wrong caption"
+        assert doubt(verdict) == ""
+    for verdict in (judged(recall=0.095), judged(ranking_reliability=0.4), judged(membership_auroc=0.5), {}, [], None):
+        told = f"{uses(verdict)} {queues(verdict)}"
+        assert "robably" not in told
+        assert "wrong and learned" not in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "reason"),
+    [
+        ({"recall": 0.06}, "Low fit, not to be trusted here", "the members hardly generalise"),
+        (
+            {"recall": 0.06, "membership_auroc": 0.6},
+            "Low fit, not to be trusted here",
+            "the members have learned little",
+        ),
+        ({"ranking_reliability": 0.4}, "Low fit, read with care", "the ranking is not stable"),
+    ],
+)
+def test_where_a_check_fails_the_queue_says_so_and_why(changes: dict[str, float], name: str, reason: str) -> None:
+    verdict = judged(**changes)
+    queue, tone = queues(verdict)["misfit"], name.removeprefix("Low fit, ")
+    assert queue.name == name
+    assert queue.sentence.endswith(f" {tone.capitalize()}: {reason}.")
+    assert queues(verdict)["clipmem"].sentence.endswith(doubt(verdict))
+    assert f"{tone}: {reason}" in verdict["uses"]["misfit"]
+    assert uses(verdict) == verdict["uses"]
+
+
+def test_a_check_with_a_name_that_could_be_markup_is_not_repeated() -> None:
+    verdict = {"checks": [{"name": "[x](javascript:alert(1))", "good": False}, {"name": 3, "good": False}, "x"]}
+    assert doubt(verdict) == "Read with care: a check of it fails and a check of it fails."
+
+
+def test_a_verdict_from_before_has_its_reliability_from_the_halves() -> None:
+    assert reliability_of({"ranking_stability": 0.5}) == pytest.approx(2 / 3)
+    assert reliability_of({"ranking_stability": 0.5, "ranking_reliability": 0.75}) == 0.75
+    for old in ({}, {"ranking_stability": None}, {"ranking_stability": "x"}):
+        assert reliability_of(old) is None

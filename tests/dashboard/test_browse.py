@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.index import write_index
-from clipmem_core.audits.store import Audit, write_table
+from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_pages import open_page, texts
 from tests.made_audit import HOSTILE
@@ -56,6 +56,39 @@ def test_the_other_queue_is_one_click_away_and_in_the_address(copy: Copy) -> Non
     assert ids(app) == wanted[:24]
     assert address(app) == {"audit": "made", "order": "misfit"}
     assert ids(open_page(BROWSE, order="misfit")) == wanted[:24]
+
+
+@pytest.mark.parametrize(
+    ("good", "name"), [(True, "Probably the wrong caption"), (False, "Low fit, not to be trusted here")]
+)
+def test_the_other_queue_is_called_what_the_verdict_allows(copy: Copy, good: bool, name: str) -> None:
+    audit = copy()
+    check = {"name": "the members hardly generalise", "good": good}
+    write_json(audit.folder / "verdict.json", audit.verdict | {"checks": [check]})
+    app = open_page(BROWSE, order="misfit")
+    assert [option.content for option in app.segmented_control(key="queue").proto.options] == ["Most memorized", name]
+    told = app.caption[0]
+    assert ("Not to be trusted here: the members hardly generalise." in told.value) is not good
+    assert "robably" not in told.proto.help
+
+
+def test_a_verdict_that_cannot_be_read_calls_no_caption_wrong(copy: Copy) -> None:
+    (copy().folder / "verdict.json").write_text("{")
+    app = open_page(BROWSE, order="misfit")
+    assert "Read with care: this audit has no verdict." in app.caption[0].value
+
+
+@pytest.mark.parametrize(("members", "shown"), [(7, False), (8, True)])
+def test_errors_of_pairs_are_shown_from_eight_members_on(copy: Copy, members: int, shown: bool) -> None:
+    audit = copy()
+    names = [f"r{row // 2}-f{row % 2}" for row in range(members)]
+    write_json(audit.folder / "config.json", audit.config | {"members": names})
+    cards = card_texts(open_page(BROWSE, order="se"))
+    assert (" ± 0.0" in cards[0]) is shown
+    assert (">se</span>" in cards[0]) is shown
+    for order in ("clipmem", "se"):
+        assert ("se" in open_page(BROWSE, layout="table", order=order).dataframe[0].value) is shown
+    assert "se" in audit.scores
 
 
 def test_pages_follow_each_other_and_a_link_opens_one(copy: Copy) -> None:

@@ -32,6 +32,7 @@ def test_nothing_that_is_no_number_is_shown_as_one() -> None:
     ("verdict", "noise"),
     [
         ({"se_kind": "welch", "external_sd": 0.2}, Noise("standard error (Welch)", 0.2)),
+        ({"se_kind": "paired over seeds"}, Noise("standard error (paired over seeds)", None)),
         ({"se_kind": "sd of external", "external_sd": 0.2}, Noise("", 0.2)),
         ({"se_kind": ["<b>"], "external_sd": "x"}, Noise()),
         ({}, Noise()),
@@ -40,8 +41,21 @@ def test_nothing_that_is_no_number_is_shown_as_one() -> None:
 )
 def test_noise_is_what_the_verdict_says(copy: Copy, verdict: object, noise: Noise) -> None:
     audit = copy()
+    write_json(
+        audit.folder / "config.json", audit.config | {"members": [f"r{row // 2}-f{row % 2}" for row in range(8)]}
+    )
     write_json(audit.folder / "verdict.json", verdict)
     assert read_noise(audit) == noise
+
+
+@pytest.mark.parametrize("members", [[f"f-{row}" for row in range(7)], [], None, 8])
+def test_of_fewer_than_eight_members_no_error_is_shown(copy: Copy, members: object) -> None:
+    audit = copy()
+    write_json(audit.folder / "config.json", audit.config | {"members": members})
+    write_json(audit.folder / "verdict.json", {"se_kind": "welch", "external_sd": 0.2})
+    assert read_noise(audit) == Noise("", 0.2)
+    (audit.folder / "config.json").write_text("{")
+    assert read_noise(audit) == Noise("", 0.2)
 
 
 def test_a_missing_verdict_says_nothing(copy: Copy) -> None:

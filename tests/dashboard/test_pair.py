@@ -98,17 +98,35 @@ def test_a_link_opens_its_pair_with_all_that_is_known_of_it(whole: Callable[...,
 
 
 @pytest.mark.parametrize(
-    ("verdict", "around"),
-    [({"se_kind": "welch"}, " ± 0.02"), ({"se_kind": "sd of external", "external_sd": 0.31}, "0.31")],
+    ("members", "verdict", "around"),
+    [
+        (8, {"se_kind": "welch", "external_sd": 0.31}, " ± 0.02"),
+        (4, {"se_kind": "welch", "external_sd": 0.31}, " (noise 0.31)"),
+        (8, {"se_kind": "sd of external", "external_sd": 0.31}, " (noise 0.31)"),
+    ],
 )
-def test_clipmem_stands_beside_what_it_may_be_off_by(copy: Copy, verdict: dict[str, object], around: str) -> None:
+def test_clipmem_stands_beside_what_it_may_be_off_by(
+    copy: Copy, members: int, verdict: dict[str, object], around: str
+) -> None:
     audit = copy()
     write_json(audit.folder / "verdict.json", verdict)
+    names = [f"r{row // 2}-f{row % 2}" for row in range(members)]
+    write_json(audit.folder / "config.json", audit.config | {"members": names})
     write_table(audit.folder / "scores.parquet", audit.scores.assign(clipmem=0.2, se=0.02))
     app = open_page(PAIR, audit="made", pair="images/020.png")
     (clipmem,) = [metric.value for metric in app.metric if metric.label == "clipmem"]
-    assert clipmem.startswith("0.20")
-    assert around in clipmem
+    assert clipmem == f"0.20{around}"
+
+
+def test_misfit_is_explained_as_the_verdict_allows(copy: Copy) -> None:
+    audit = copy()
+    for good, told in ((True, "High: probably the wrong caption."), (False, "High: low fit, not to be trusted here.")):
+        check = {"name": "the members hardly generalise", "good": good}
+        write_json(audit.folder / "verdict.json", audit.verdict | {"checks": [check]})
+        app = open_page(PAIR, audit="made", pair="images/020.png")
+        (misfit,) = [metric.proto.help for metric in app.metric if metric.label == "misfit"]
+        assert misfit.startswith(told)
+        assert ("the members hardly generalise" in misfit) is not good
 
 
 def test_the_means_are_those_of_the_scores(whole: Callable[..., Audit]) -> None:

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import Audit, write_json, write_table
@@ -26,6 +27,20 @@ def test_the_first_pairs_of_either_queue_are_shown_with_their_scores(copy: Copy)
         best = audit.scores[order].dropna().nlargest(6)
         assert [label for label in shown if label.startswith(order)] == [f"{order} {value:.2f}" for value in best]
     assert len(shown) == 12
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_the_overview_calls_captions_wrong_only_where_the_checks_hold(copy: Copy, good: bool) -> None:
+    audit = copy()
+    check = {"name": "the members hardly generalise", "good": good}
+    write_json(audit.folder / "verdict.json", audit.verdict | {"checks": [check]})
+    app = open_page()
+    headings = {element.value for element in app.subheader}
+    assert {"Most memorized", "Probably the wrong caption" if good else "Low fit, not to be trusted here"} <= headings
+    told = [element.value for kind in ("caption", "text") for element in app.get(kind)]
+    doubted = [text for text in told if "ot to be trusted here: the members hardly generalise" in text]
+    assert len(doubted) == (0 if good else 5)  # the map, both queues, and what misfit and similarity_out are for
+    assert any("probably wrong" in text for text in told) is good
 
 
 def test_each_leads_to_its_pair_and_to_its_queue(copy: Copy) -> None:

@@ -94,10 +94,22 @@ def test_captions_and_notes_are_text(page: Page) -> None:
 def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: Page) -> None:
     wanted = [audit.verdict["sentence"], *(check["sentence"] for check in audit.verdict["checks"])]
     wanted += ["clipmem by group", "How well each score finds the planted captions", "Utility of the members"]
-    wanted += ["Most memorized pairs", "Probably the wrong caption", "Decisions", "versions.torch", "2.9.0"]
+    wanted += ["Most memorized", "Low fit, read with care", "Decisions", "versions.torch", "2.9.0"]
     assert set(wanted) <= set(page.texts)
     for row in audit.verdict["groups"]:
         assert {row["group"], number(row["mean"]), number(row["low"])} <= set(page.texts)
+
+
+def test_the_name_of_its_second_gallery_follows_the_verdict(copy: Copy, tmp_path: Path) -> None:
+    audit = copy()
+    for good, name in ((True, "Probably the wrong caption"), (False, "Low fit, not to be trusted here")):
+        check = {"name": "the members have learned little", "good": good}
+        write_json(audit.folder / VERDICT, audit.verdict | {"checks": [check]})
+        write(audit, "html", tmp_path / f"{good}.html")
+        page = (tmp_path / f"{good}.html").read_text(encoding="utf-8")
+        assert f"<h2>{name}</h2>" in page
+        assert ("Not to be trusted here: the members have learned little." in page) is not good
+        assert ("robably" in page.partition("<script")[0]) is good
 
 
 def test_pictures_are_small_jpegs_of_the_top_pairs_of_both_orders(audit: Audit, page: Page) -> None:

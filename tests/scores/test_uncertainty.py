@@ -11,6 +11,7 @@ from clipmem_core.scores.uncertainty import (
     null_scores,
     p_values,
     q_values,
+    ranking_reliability,
     ranking_stability,
     standard_errors,
 )
@@ -184,6 +185,29 @@ def test_ranking_stability_is_the_rank_correlation_of_two_disjoint_halves() -> N
     expected = spearmanr(*[(mean_in - mean_out)[scored] for mean_in, mean_out in halves]).statistic
     assert ranking_stability(alignments, drawn) == pytest.approx(expected)
     assert expected > 0.5
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 6])
+@pytest.mark.parametrize("noise", [1.0, 2.0, 4.0])
+def test_reliability_is_the_rank_agreement_with_a_second_audit_of_as_many_members(repeats: int, noise: float) -> None:
+    """Two audits of 20,000 pairs, whose members see what is lasting in each pair with noise of their own."""
+    n_pairs = 22_000
+    drawn = ensemble_membership(np.arange(n_pairs), folds=2, repeats=repeats, seed=0)
+    scored, lasting = drawn.group == "scored", np.random.default_rng(9).normal(size=n_pairs)
+    audits = [
+        list(lasting * drawn.trained + noise * np.random.default_rng(seed).normal(size=drawn.trained.shape))
+        for seed in (1, 2)
+    ]
+    shown = [np.subtract(*side_means(alignments, drawn.trained))[scored] for alignments in audits]
+    found = ranking_reliability(ranking_stability(audits[0], drawn), repeats)
+    assert found == pytest.approx(spearmanr(*shown).statistic, abs=0.02)
+    by_theory = 1 / (1 + 2 * noise**2 / repeats)  # variance of what lasts in that of the mean, of Pearson's kind
+    assert found == pytest.approx(by_theory, abs=0.03)
+
+
+def test_an_unknown_stability_has_no_reliability() -> None:
+    assert np.isnan(ranking_reliability(float("nan")))
+    assert ranking_reliability(1.0) == ranking_reliability(1.0, 5) == 1.0
 
 
 def test_parting_candidates_from_independents_is_no_stability() -> None:
