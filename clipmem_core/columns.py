@@ -1,4 +1,5 @@
-"""The column and group names of every table an audit leaves. One place owns them; a check outside reads them."""
+"""The column and group names of every table an audit leaves, and what an interval over seeds covers. One place owns
+them; a check outside reads them."""
 
 PAIR_ID = "pair_id"
 IMAGE = "image"
@@ -72,3 +73,16 @@ MEMBER = "member"
 METRIC = "metric"
 VALUE = "value"
 UTILITY_COLUMNS = [MEMBER, METRIC, VALUE]
+
+# What an interval over seeds covers: with other pairs drawn for each group a result may move further than it says.
+ONE_SPLIT = "training seeds of one split"
+
+
+def of_one_split(kind: str) -> str:
+    """Return the name of an interval; of one over seeds with what it covers.
+
+    Example:
+        >>> of_one_split("95% interval over seeds"), of_one_split("SD over pairs")
+        ('95% interval over training seeds of one split', 'SD over pairs')
+    """
+    return kind.replace("over seeds", f"over {ONE_SPLIT}")

@@ -73,7 +73,7 @@ class AuditConfig:
     noise_place: str = "after"  # before | after an embedding is made a unit vector (after: it is made one again)
     text_mask: float = 0.0  # share of a caption's words left out, drawn anew each epoch; what is left moves up
     text_min_df: int = 0  # tokens that fewer trained pairs than this have are never read, in training or after
-    text_forget_df: int = 0  # tokens that fewer trained pairs than this have are never read once training is over
+    text_forget_df: int = 0  # tokens of fewer pairs than this are not read after training; checkpoint.pt keeps them
     colour: float = 0.0  # brightness, contrast and saturation of a training view change by up to this share
     min_logit_scale: float = 1.0  # the logit scale is held at or above this
     max_logit_scale: float = 100.0  # the logit scale is held at or below this

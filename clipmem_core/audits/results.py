@@ -37,7 +37,7 @@ def result_rows(audit: Audit) -> pd.DataFrame:
     verdict = audit.verdict
     rows: list[dict[str, Any]] = [
         {"what": "clipmem", "of": r["group"], "measure": "mean", "value": r["mean"], "low": r["low"], "high": r["high"]}
-        | {"kind": r["kind"], "n": r["n"]}
+        | {"kind": c.of_one_split(r["kind"]), "n": r["n"]}
         for r in verdict["groups"]
     ]
     for planted in verdict["planted"]:

@@ -22,6 +22,7 @@ from rich.text import Text
 from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import uses
+from clipmem_core.columns import of_one_split
 
 
 def plain(text: str) -> Text:
@@ -95,7 +96,8 @@ class RichScreen:
 def show_verdict(audit: Audit) -> None:
     """Print an audit's tables and its verdict on itself."""
     console, verdict = Console(highlight=False), audit.verdict
-    console.print(_table("clipmem by group", verdict["groups"], ["group", "n", "mean", "low", "high", "kind"]))
+    groups = [row | {"kind": of_one_split(row["kind"])} for row in verdict["groups"]]
+    console.print(_table("clipmem by group", groups, ["group", "n", "mean", "low", "high", "kind"]))
     if verdict["planted"]:
         columns = ["planted", "n", "clipmem", "clipmem_image", "clipmem_text", "similarity_out", "misfit"]
         console.print(_table("planted pairs beside the others (means)", verdict["planted"], columns))

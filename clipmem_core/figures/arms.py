@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from clipmem_core.figures.encoders import error_bar
-from clipmem_core.figures.points import LEGEND_ABOVE, safe
+from clipmem_core.figures.points import LEGEND_OF_SEEDS, safe
 from clipmem_core.studies.store import ARM
 
 MEMORIZATION, UTILITY = "memorization", "utility"
@@ -80,6 +80,6 @@ def customdata(rows: pd.DataFrame) -> list[list[object]]:
 
 def laid_out(figure: go.Figure) -> go.Figure:
     """Give a figure its height and its legend; a drag scrolls the page."""
-    figure.update_layout(legend=LEGEND_ABOVE, height=HEIGHT, margin={"l": 0, "r": 10, "t": 30, "b": 0})
+    figure.update_layout(legend=LEGEND_OF_SEEDS, height=HEIGHT, margin={"l": 0, "r": 10, "t": 30, "b": 0})
     figure.update_layout(dragmode=False, hoverlabel={"align": "left"})
     return figure

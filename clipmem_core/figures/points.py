@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from clipmem_core.columns import GROUP, GROUPS, PLANTED
+from clipmem_core.columns import GROUP, GROUPS, ONE_SPLIT, PLANTED
 from clipmem_core.figures.colours import OTHER, PLANTED_COLOUR, group_colour
 
 # Told apart from each other, from the light and from the dark page.
@@ -21,6 +21,7 @@ NAME_LENGTH = 40
 FAINT = "rgba(128,128,128,{})"
 HEIGHT = 560
 LEGEND_ABOVE = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0}
+LEGEND_OF_SEEDS = LEGEND_ABOVE | {"title": {"text": f"bars: 95 %, {ONE_SPLIT}", "side": "top"}}
 
 
 def classes(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame, str]]:

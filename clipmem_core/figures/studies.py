@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
 from clipmem_core.figures.colours import ENCODER_COLOURS
 from clipmem_core.figures.encoders import error_bar, in_words
-from clipmem_core.figures.points import LEGEND_ABOVE
+from clipmem_core.figures.points import LEGEND_OF_SEEDS
 from clipmem_core.studies.store import EPOCH
 
 HEIGHT = 380
@@ -116,5 +116,5 @@ def _add_dots(
 
 
 def _finished(figure: go.Figure) -> go.Figure:
-    figure.update_layout(legend=LEGEND_ABOVE, height=HEIGHT, margin={"l": 0, "r": 10, "t": 30, "b": 0})
+    figure.update_layout(legend=LEGEND_OF_SEEDS, height=HEIGHT, margin={"l": 0, "r": 10, "t": 30, "b": 0})
     return figure

@@ -10,7 +10,7 @@ from clipmem_core.audits.paradigms import CLIP, SELF_SUPERVISED, SUPERVISED
 from clipmem_core.audits.units import BEFORE, SEEN, UNSEEN
 from clipmem_core.figures.colours import ENCODER_COLOURS, OTHER
 from clipmem_core.figures.encoders import error_bar, in_words
-from clipmem_core.figures.points import LEGEND_ABOVE
+from clipmem_core.figures.points import LEGEND_ABOVE, LEGEND_OF_SEEDS
 from clipmem_core.review.unit_ranks import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
 
 HEIGHT = 360
@@ -63,7 +63,7 @@ def paradigm_figure(means: pd.DataFrame, *, paper: bool) -> go.Figure:
             _add_line(figure, depths, ends, name=f"{name}, paper (digitised)", colour=colour, dash="dash")
     figure.update_xaxes(title="relative depth: 0 first layer, 1 last layer", zeroline=False)
     values = [*means["low"], *means["high"], *means["mean"], *(end for ends in PAPER.values() for end in ends if paper)]
-    return _finished(figure, axis_span(pd.Series(values, dtype=float)))
+    return _finished(figure, axis_span(pd.Series(values, dtype=float))).update_layout(legend=LEGEND_OF_SEEDS)
 
 
 def axis_span(values: pd.Series) -> tuple[float, float]:

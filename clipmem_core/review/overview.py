@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core.audits.store import PAIRS, QUARANTINE, UTILITY, VERDICT, Audit
-from clipmem_core.columns import EXTERNAL, GROUP, GROUPS, MEMBER, METRIC, SHARED, VALUE
+from clipmem_core.columns import EXTERNAL, GROUP, GROUPS, MEMBER, METRIC, SHARED, VALUE, of_one_split
 from clipmem_core.config import InputError
 from clipmem_core.review.groups import group_bins, group_summary
 from clipmem_core.review.tables import count_rows
@@ -88,12 +88,12 @@ def table(verdict: dict[str, Any], key: str) -> pd.DataFrame:
 
 
 def join_intervals(summary: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFrame:
-    """Add the verdict's low, high and kind to the groups, in the order of `GROUPS`."""
+    """Add the verdict's low, high and kind, in words, to the groups, in the order of `GROUPS`."""
     known = [column for column in ("low", "high", "kind") if column in intervals and GROUP in intervals]
     joined = summary.merge(intervals[[GROUP, *known]], on=GROUP, how="left") if known else summary.copy()
     for column in ("low", "high"):
         joined[column] = pd.to_numeric(joined[column], errors="coerce") if column in known else float("nan")
-    joined["kind"] = joined["kind"].fillna("").astype(str) if "kind" in known else ""
+    joined["kind"] = joined["kind"].fillna("").astype(str).map(of_one_split) if "kind" in known else ""
     order = {group: place for place, group in enumerate(GROUPS)}
     return joined.sort_values(GROUP, key=lambda names: names.map(order), ignore_index=True)
 

@@ -1,16 +1,16 @@
 """The rows of a study of mitigations → what came out beside `none`: claim by claim, and against the aim."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.scores.paired import Difference
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
-from clipmem_core.studies.aim import AIM, Outcome, outcome_of, percent
+from clipmem_core.studies.aim import AIM, Outcome, judged_against, leaving_out, outcome_of, percent, untrained_of
 from clipmem_core.studies.answers import verdict
 from clipmem_core.studies.compare import CLIPMEM_NET, difference_of
-from clipmem_core.studies.mitigations import NONE
+from clipmem_core.studies.mitigations import NONE, UNTRAINED
 from clipmem_core.studies.rankings import RANDOM
 from clipmem_core.studies.store import ARM, CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, RETRIEVAL
 
@@ -20,6 +20,10 @@ MEASURES = {
     MEMBERSHIP_AUROC: "membership AUROC",
     RETRIEVAL: "retrieval",
 }
+UNLEARNED = (
+    f"{NONE} reads tokens that no pair of its training has as the random vectors that they began as. Arms that leave "
+    "out rare tokens leave out those too"
+)
 PAPERS_NOISE = 0.15
 PAPERS_REMOVAL = 100
 
@@ -78,7 +82,23 @@ def combined(arms: pd.DataFrame, times: pd.DataFrame) -> list[str]:
         return []
     reached = [name for name, one in known.items() if one.reached]
     told = f"is reached by {', '.join(reached)}" if reached else _not_reached(known)
-    return [f"The aim ({AIM}) {told}.", *[_told(arms, name) for name in reached], *_least(arms)]
+    judged = [_told(arms, name, judged_against(arms, name)) for name in reached]
+    return [f"The aim ({AIM}) {told}.", *judged, *_least(arms), *_untrained(arms, reached)]
+
+
+def _untrained(arms: pd.DataFrame, told: Collection[str]) -> list[str]:
+    """Say what arms that leave tokens out are judged against, and how those do that were not told of."""
+    reference, names = untrained_of(arms), leaving_out(arms)
+    if not names:
+        return []
+    if not reference:
+        return [
+            f"{UNLEARNED}; what leaves out only those ({UNTRAINED[0]}, text_forget_df=1) has not run here: against "
+            f"{NONE}, {', '.join(names)} may look better than they are."
+        ]
+    others = [_told(arms, name, reference) for name in names if name not in told and effects(arms, name, reference)]
+    judged = f"{UNLEARNED}: they are judged against {reference}, which leaves out only those."
+    return [judged, _told(arms, reference), *others]
 
 
 def _not_reached(known: Mapping[str, Outcome]) -> str:
@@ -88,7 +108,8 @@ def _not_reached(known: Mapping[str, Outcome]) -> str:
         return f"needs {MIN_REPLICATES} seeds, and clipmem and retrieval of {NONE} above 0, to be judged"
     name = min(judged, key=lambda one: judged[one].missed)
     less, loss = percent(max(judged[name].less, 0)), percent(max(judged[name].loss, 0))
-    return f"is reached by no arm; nearest: {name} with {less} less clipmem and up to {loss} of retrieval lost"
+    lost = f"up to {loss} of retrieval lost"
+    return f"is reached by no arm; nearest: {name} with at least {less} less clipmem and {lost}"
 
 
 def _names(arms: pd.DataFrame) -> list[str]:
@@ -113,10 +134,10 @@ def _judged(found: Difference, expected: int) -> str:
     return verdict(found, above=above, below=below, open_=inside)
 
 
-def _told(arms: pd.DataFrame, name: str) -> str:
-    found = effects(arms, name)
+def _told(arms: pd.DataFrame, name: str, reference: str = NONE) -> str:
+    found = effects(arms, name, reference)
     parts = [f"{words} {signed(found[measure])}" for measure, words in MEASURES.items() if measure in found]
-    return f"{name} against {NONE}: {', '.join(parts)}."
+    return f"{name} against {reference}: {', '.join(parts)}."
 
 
 def _least(arms: pd.DataFrame) -> list[str]:

@@ -15,6 +15,9 @@ from clipmem_core.studies.arms import Arm
 from clipmem_core.studies.rankings import RANDOM, Removal
 
 NONE = "none"
+# Arms that leave out only tokens that no trained pair has, which `none` reads as the random vectors they began as: the
+# plan's, and one that a person added.
+UNTRAINED = ("forget-untrained", "text_forget_df-1")
 # With crops or further captions, one arm would be judged on what it never saw.
 JUDGED_ALIKE = {"eval_crop_scale": 1.0, "eval_captions": 1, "views": 2}
 MOST_CAPTIONS = 5
@@ -88,6 +91,7 @@ def combined_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
         "logit-scale-floor": FLOOR,
         "rare-words-5": {"text_min_df": 5},
         "rare-words-10": MIN_DF,
+        UNTRAINED[0]: {"text_forget_df": 1},
         "forget-rare-words": FORGET_DF,
         "early-stop": {"stop_epoch": max(1, round(config.epochs * 2 / 3))},
         "adaptive-noise": {"adaptive_noise": 0.15},

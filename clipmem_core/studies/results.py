@@ -9,19 +9,21 @@ from pathlib import Path
 import pandas as pd
 
 from clipmem_core.audits.results import machine_line, write_csv
+from clipmem_core.columns import ONE_SPLIT
 from clipmem_core.config import InputError
-from clipmem_core.studies.compare import differences
+from clipmem_core.studies.aim import all_differences
 from clipmem_core.studies.show import sentences
 from clipmem_core.studies.store import EPOCH, SEED, StudyFolder, open_study
 from clipmem_core.studies.typed import commands_of
 
 
 def result_rows(study: StudyFolder) -> pd.DataFrame:
-    """Return a study's results as a tidy table: each arm and measure with its paired difference.
+    """Return a study's results as a tidy table: each arm and measure with its paired difference to a reference; arms
+    that leave tokens out have rows for each of the two that they are compared with.
 
     Of a study that keeps snapshots, rows of each epoch follow: the mean over seeds, lowest and highest.
     """
-    rows = differences(study.arms, study.asked["reference"])
+    rows = all_differences(study.arms, study.asked["reference"])
     times = study.times
     if times.empty:
         return rows
@@ -40,8 +42,8 @@ def write_results(study: StudyFolder, path: Path) -> None:
         *(f"command: {command}" for command in commands_of(study)),
         machine_line(asked["machine"], config),
         f"seeds: {', '.join(str(config['seed'] + number) for number in range(config['seeds']))}",
-        "value: mean over seeds; low, high: 95 % interval of the paired difference to the arm "
-        f"{asked['reference']}, of an epoch the lowest and highest seed",
+        f"value: mean over seeds; low, high: 95 % interval over {ONE_SPLIT} of the paired difference to the arm in the "
+        "column reference, of an epoch the lowest and highest seed",
         *sentences(study),
     ]
     write_csv(path, head, result_rows(study))

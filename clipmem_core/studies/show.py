@@ -38,13 +38,17 @@ HEADS = {
 }
 COMPARED = (CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, TEXT_LEAD, RETRIEVAL)
 PRICED = (SECONDS, PEAK_MB)
+BRACKETS = (
+    f"In brackets: 95 % intervals over {c.ONE_SPLIT}; other pairs drawn for each group may move a result further."
+)
 
 
 def sentences(study: StudyFolder) -> list[str]:
     """Return what came out of a study, in plain sentences."""
     asked = study.asked
     arms = study.arms
-    return find_study(asked["study"]).answer(with_lead(arms), study.times) if len(arms) else []
+    told = find_study(asked["study"]).answer(with_lead(arms), study.times) if len(arms) else []
+    return [*told, BRACKETS] if any("[" in sentence for sentence in told) else told
 
 
 def show_study(study: StudyFolder) -> None:
@@ -62,7 +66,8 @@ def show_study(study: StudyFolder) -> None:
 
 def _arms_table(table: pd.DataFrame, reference: str) -> Table:
     seeds = int(table["n"].max())
-    shown = _table(f"{reference} over {seeds} seeds, and paired differences to it with half their 95 % interval")
+    half = f"half their 95 % interval over {c.ONE_SPLIT}"
+    shown = _table(f"{reference} over {seeds} seeds, and paired differences to it with {half}")
     measures = [name for name in (*COMPARED, *PRICED) if (table["measure"] == name).any()]
     for name in (ARM, *measures):
         shown.add_column(HEADS[name], justify="left" if name == ARM else "right", overflow="fold")

@@ -1,12 +1,15 @@
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from clipmem_core.audits import verdict
+from clipmem_core.audits.screen import show_verdict
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import InputError
+from clipmem_core.exports import write
 from clipmem_core.review.overview import detection_table, explain_null, join_intervals, load_overview, utility_table
 
 Copy = Callable[..., Audit]
@@ -110,3 +113,19 @@ def test_the_verdicts_own_names_are_understood(name: str) -> None:
 
 def test_without_a_null_group_nothing_is_said() -> None:
     assert explain_null(NULL[:1], {}) == ""
+
+
+def test_intervals_over_seeds_say_that_they_cover_one_split_on_page_report_and_terminal(
+    copy: Copy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit = copy("paper")
+    told = audit.verdict
+    for row in told["groups"]:
+        row["kind"] = "95% interval over seeds"  # as audits of today and of before say it
+    write_json(audit.folder / "verdict.json", told)
+    assert set(load_overview(audit).groups["kind"]) == {"95% interval over training seeds of one split"}
+    write(audit, "html", tmp_path / "report.html")
+    assert "low to high: 95% interval over training seeds of one split" in (tmp_path / "report.html").read_text()
+    write_json(audit.folder / "verdict.json", told | {"detection": [], "utility": {}})  # made ones are not whole
+    show_verdict(audit)
+    assert "95% interval over training seeds of one split" in " ".join(capsys.readouterr().out.split())

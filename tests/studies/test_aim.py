@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from clipmem_core.studies.aim import base_of, outcome_of
+from clipmem_core.studies.aim import all_differences, base_of, outcome_of
 
 NONE = [(0.4, 0.8, 0.5)] * 3
 
@@ -11,9 +11,10 @@ NONE = [(0.4, 0.8, 0.5)] * 3
 def rows(**arms: list[tuple[float, float, float]]) -> pd.DataFrame:
     """Return a table of arms whose seeds have clipmem, AUROC and retrieval."""
     names = ["clipmem_candidate", "membership_auroc", "retrieval"]
+    parts = dict.fromkeys(["clipmem_image", "clipmem_text"], 0.1)
     return pd.DataFrame(
         [
-            {"arm": arm, "seed": seed, **dict(zip(names, values, strict=True))}
+            {"arm": arm, "seed": seed, **dict(zip(names, values, strict=True)), **parts}
             for arm, seeds in arms.items()
             for seed, values in enumerate(seeds)
         ]
@@ -63,3 +64,41 @@ def test_shares_are_of_the_seeds_that_both_have() -> None:
     assert found is not None
     assert (found.n, found.less) == (2, pytest.approx(0.5))
     assert outcome_of(arms[arms["arm"] == "a"], "a") is None
+
+
+@pytest.mark.parametrize(
+    ("clipmem", "auroc", "reached"),
+    [
+        ((0.28, 0.29, 0.30), (0.7, 0.7, 0.7), False),  # 27.5 % less, and 21 % at the end: half an interval is .0248
+        ((0.26, 0.27, 0.28), (0.7, 0.7, 0.7), True),  # 32.5 % and 26 %
+        ((0.26, 0.27, 0.28), (0.78, 0.79, 0.80), False),  # .01 less, give or take .0248
+    ],
+)
+def test_of_memorization_the_end_of_the_interval_nearer_to_no_change_counts(
+    clipmem: tuple[float, ...], auroc: tuple[float, ...], reached: bool
+) -> None:
+    arm = [(*one, 0.5) for one in zip(clipmem, auroc, strict=True)]
+    found = outcome_of(rows(none=NONE, a=arm), "a")
+    assert found is not None
+    assert found.reached is reached
+    half = 4.303 * 0.01 / 3**0.5
+    assert found.less == pytest.approx((0.4 - sum(clipmem) / 3 - half) / 0.4, abs=1e-4)
+
+
+@pytest.mark.parametrize("reference", ["forget-untrained", "text_forget_df-1"])
+@pytest.mark.parametrize("field", ["text_forget_df", "text_min_df"])
+def test_arms_that_leave_tokens_out_are_judged_beside_what_leaves_out_only_those_never_trained(
+    reference: str, field: str
+) -> None:
+    # Retrieval .48: 4 % below none, 6 % below the other.
+    arm = [(0.2, 0.7, 0.48)] * 3
+    arms = rows(none=NONE, untrained=[(0.39, 0.79, 0.51)] * 3, rare=arm, mask=arm).replace({"untrained": reference})
+    arms["text_forget_df"] = arms["arm"].map({reference: 1.0})
+    arms[field] = arms.get(field, arms["arm"].map({})).where(arms["arm"] != "rare", 3.0)
+    reached = {name: outcome_of(arms, name).reached for name in ("rare", "mask")}
+    assert reached == {"rare": False, "mask": True}
+    assert outcome_of(arms, "rare").loss == pytest.approx(0.03 / 0.51)
+    assert outcome_of(arms[arms["arm"] != reference], "rare").reached  # a study from before there was such an arm
+    assert all_differences(arms, "none").query("arm == 'rare' and measure == 'retrieval'")[
+        ["reference", "difference"]
+    ].to_numpy().tolist() == [["none", pytest.approx(-0.02)], [reference, pytest.approx(-0.03)]]

@@ -9,6 +9,7 @@ from clipmem_core.config import AuditConfig, InputError, as_dict
 from clipmem_core.studies.arms import Arm, recaptioned
 from clipmem_core.studies.mitigations import captions_arms, combined_arms, removal_arms, text_noise_arms
 from clipmem_core.studies.plans import STUDIES
+from clipmem_core.studies.setting import setting_of
 from clipmem_core.training.mitigation.fields import switched_on
 
 CONFIG = AuditConfig()
@@ -86,3 +87,13 @@ def test_other_captions_go_to_the_pairs_named_and_never_to_external_ones() -> No
     arm = Arm("decisions", removed=frozenset("a"), recaptioned={"b": ("new",)})
     assert arm.changed == {"a", "b"}
     assert arm.settings == {"removed": 1, "recaptioned": 1}
+
+
+@pytest.mark.parametrize("captions", [1, 5])
+def test_forgetting_has_an_arm_beside_it_that_forgets_only_what_no_pair_has(captions: int) -> None:
+    arms = {arm.name: arm for arm in combined_arms(CONFIG, pairs(captions))}
+    names, untrained = list(arms), arms["forget-untrained"]
+    assert dict(untrained.fields) == dict(arms["none"].fields) | {"text_forget_df": 1}
+    assert names.index("forget-untrained") < names.index("forget-rare-words")
+    assert setting_of(untrained, arms["none"], CONFIG).text == "text_forget_df=1"
+    assert STUDIES["combined"].reference == "none"

@@ -50,6 +50,7 @@ def test_a_study_is_shown_with_its_answer(
     show_study(whole)
     shown = capsys.readouterr().out
     assert "none over 2 seeds, and paired differences to it" in shown
+    assert "95 % interval over training seeds of one split" in " ".join(shown.split())
     assert "4 points." in shown
     assert "±" in shown
 
@@ -61,8 +62,10 @@ def test_results_say_where_they_come_from(whole: StudyFolder, trained: Trained, 
     assert lines[1].startswith("# machine: ")
     assert lines[2] == "# seeds: 0, 1"
     assert "# 4 points." in lines
+    assert "95 % interval over training seeds of one split" in lines[3]
     table = pd.read_csv(tmp_path / "two.csv", comment="#")
     arms = whole.arms.set_index(["arm", "seed"])["clipmem_candidate"]
+    assert set(table["reference"]) == {"none"}
     row = table.query("arm == 'whole' and measure == 'clipmem_candidate'").iloc[0]
     assert row["difference"] == pytest.approx(np.mean([arms["whole", s] - arms["none", s] for s in (0, 1)]), rel=1e-4)
 

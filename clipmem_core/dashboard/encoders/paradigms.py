@@ -7,6 +7,7 @@ from clipmem_core.audits.encoder_jobs import PARADIGMS as JOB
 from clipmem_core.audits.paradigms import PARADIGM, SEED, paradigms_folder, read_paradigms
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.units import UNITMEM_MEAN
+from clipmem_core.columns import ONE_SPLIT
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import write
 from clipmem_core.dashboard.encoders.waiting import at_work, draw_waiting
@@ -77,5 +78,5 @@ def _read(audit: Audit) -> pd.DataFrame | None:
 def _intervals(table: pd.DataFrame) -> str:
     seeds = table.groupby(PARADIGM)[SEED].nunique().min()
     if seeds >= MIN_REPLICATES:
-        return f"Bars are 95 % intervals over {seeds} seeds."
+        return f"Bars are 95 % intervals over {seeds} {ONE_SPLIT}."
     return f"{seeds} {'seed is' if seeds == 1 else 'seeds are'} too few for intervals."

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
+from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT, ONE_SPLIT
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.choices import choose_listed
 from clipmem_core.dashboard.plain import show_text
@@ -169,8 +169,9 @@ def _seeds(arms: pd.DataFrame) -> str:
     seeds = arms.groupby(ARM)[SEED].nunique()
     fewest, most = seeds.min(), seeds.max()
     if fewest >= MIN_REPLICATES:
-        return f"Bars are 95 % intervals over {fewest if fewest == most else f'{fewest} to {most}'} seeds."
-    return f"Bars are 95 % intervals over seeds, where an arm has {MIN_REPLICATES} or more; some have {fewest} so far."
+        return f"Bars are 95 % intervals over {fewest if fewest == most else f'{fewest} to {most}'} {ONE_SPLIT}."
+    few = f"where an arm has {MIN_REPLICATES} or more; some have {fewest} so far"
+    return f"Bars are 95 % intervals over {ONE_SPLIT}, {few}."
 
 
 def _progress(total: int, done: int) -> list[str]:

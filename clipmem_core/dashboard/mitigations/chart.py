@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from clipmem_core.columns import ONE_SPLIT
 from clipmem_core.dashboard.address import PAGE, write
 from clipmem_core.dashboard.choices import choose_listed, choose_segment
 from clipmem_core.dashboard.mitigations.lines import VALUE, Against, against_of, lines_of, paper_of
@@ -191,7 +192,7 @@ def _over_seeds(points: pd.DataFrame) -> str:
     least = max(fewest, MIN_REPLICATES)
     seeds = f"{most}" if least == most else f"{least} to {most}"
     few = f"; those with fewer than {MIN_REPLICATES} have none" if fewest < MIN_REPLICATES else ""
-    return f" with its 95 % interval over {seeds} seeds{few}"
+    return f" with its 95 % interval over {seeds} {ONE_SPLIT}{few}"
 
 
 def _spoken(points: pd.DataFrame, titles: tuple[str, str], best: list[str], chosen: str | None) -> str:

@@ -73,8 +73,9 @@ MIN_DF = Knob(
 FORGET_DF = Knob(
     "text_forget_df",
     "Forget rare words",
-    "Trained on every token, then never reading those again that fewer trained pairs than this have. Costs no "
-    "training: what they had in the weights can be deleted.",
+    "Trained on every token, then never reading those again that fewer trained pairs than this have: at 1 only "
+    "those that no pair has, which were never trained. Takes no training of its own. In checkpoint.pt what was learned "
+    "stays until the rows of these tokens are deleted, and nothing here deletes them.",
     *(1, 100, 1, 3),
 )
 CROPS = Knob(

@@ -126,7 +126,7 @@ def points_of(study: StudyFolder, memorization: str, utility: str) -> pd.DataFra
         [
             *said_of(str(row[ARM]), settings.get(row[ARM]), dim),
             *(_said(row, part, measure, compared) for part, measure in measures.items()),
-            f"{row['n']} seed{'s' if row['n'] > 1 else ''}",
+            f"{row['n']} {c.ONE_SPLIT}" if row["n"] > 1 else "1 seed",
         ]
         for row in found.to_dict("records")
     ]

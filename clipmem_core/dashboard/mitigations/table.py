@@ -11,9 +11,9 @@ import streamlit as st
 from pandas.io.formats.style import Styler
 
 from clipmem_core import columns as c
-from clipmem_core.dashboard.mitigations.points import NAMES, above_0, compared_of, reached_of, with_interval
+from clipmem_core.dashboard.mitigations.points import NAMES, above_0, compared_of, reached_of, rows_of, with_interval
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
-from clipmem_core.studies.aim import AIM, JUDGED
+from clipmem_core.studies.aim import AIM, JUDGED, all_differences
 from clipmem_core.studies.compare import CLIPMEM_NET
 from clipmem_core.studies.mitigations import NONE
 from clipmem_core.studies.store import (
@@ -80,7 +80,8 @@ def draw_differences(study: StudyFolder, chosen: str | None) -> None:
         hide_index=True,
         column_config=_configured(table),
         key="mitigation-differences",
-        alt=f"Differences of {len(table)} arms to none in memorization, utility and price, with 95 % intervals",
+        alt=f"Differences of {len(table)} arms to none in memorization, utility and price, with 95 % intervals over "
+        f"{c.ONE_SPLIT}",
     )
     told = [_none_in_words(compared), _read(), _reached(table), detectable(rows, shares=shares)]
     st.caption(" ".join(filter(None, told)))
@@ -184,7 +185,7 @@ def _none_in_words(compared: pd.DataFrame) -> str:
 
 
 def _read() -> str:
-    return "Each cell is the mean paired difference to none over the seeds both have, with its 95 % interval."
+    return f"Each cell is the mean paired difference to none, with its 95 % interval over {c.ONE_SPLIT} that both have."
 
 
 def _reached(table: pd.DataFrame) -> str:
@@ -213,8 +214,8 @@ def detectable(rows: pd.DataFrame, *, shares: Collection[str]) -> str:
 
 
 def as_csv(study: StudyFolder) -> bytes:
-    """Return every arm and measure with its paired difference, interval and smallest detectable difference."""
-    compared = compared_of(study)
+    """Return every arm and measure with its paired differences, intervals and smallest detectable differences."""
+    compared = all_differences(rows_of(study), NONE)
     settings = study.settings
     found = compared.assign(setting=[settings.get(arm, "") for arm in compared[ARM]])
     return found.to_csv(index=False).encode()

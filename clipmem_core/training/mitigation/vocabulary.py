@@ -4,7 +4,8 @@ A token of one caption names that picture: whatever a text encoder learns of it 
 of pairs it has not seen. `min_df` is scikit-learn's: the documents, here trained pairs, that a token has to be in.
 The vocabulary of a member is part of it, as its tokenizer is, and memorization and utility are measured on what it
 reads. Other tokens are never read, in training or after (`text_min_df`), or are trained on and then forgotten
-(`text_forget_df`): after training the weights of a token that is never read do nothing, and can be deleted.
+(`text_forget_df`). A checkpoint keeps the weights of a forgotten token, and whoever reads it finds what was memorized
+with it: its row of the token embedding would have to be deleted, and nothing here deletes it.
 """
 
 from collections.abc import Mapping

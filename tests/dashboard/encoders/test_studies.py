@@ -37,7 +37,8 @@ def test_each_study_is_a_figure_and_its_answer(copy: Copy, data: Path) -> None:
     ):
         assert start in told
     assert "it does not flip." in told
-    assert captions(app).count("95 % intervals over 3 seeds") == 3
+    assert all("of one split" in chart.proto.spec for chart in app.get("plotly_chart"))
+    assert captions(app).count("95 % intervals over 3 training seeds of one split") == 3
 
 
 def test_of_several_studies_of_a_question_one_is_chosen_in_the_address(copy: Copy, data: Path) -> None:
@@ -48,7 +49,7 @@ def test_of_several_studies_of_a_question_one_is_chosen_in_the_address(copy: Cop
     assert "3 or more; some have 1 so far" in captions(app)
     app.selectbox(key="encoders-study_size").select("a").run()
     assert address(app)["study_size"] == "a"
-    assert "intervals over 3 seeds" in captions(app)
+    assert "intervals over 3 training seeds of one split" in captions(app)
 
 
 def test_a_study_on_its_way_says_how_far_it_is(copy: Copy, data: Path) -> None:

@@ -138,7 +138,7 @@ def test_paradigms_are_drawn_with_the_papers_curves_unless_they_are_put_away(cop
     assert len(figures(app)[2]["data"]) == 6
     assert any("CLIP lies between the other two): so it does here." in each.value for each in app.markdown)
     assert "digitised" in captions(app)
-    assert "95 % intervals over 3 seeds" in captions(app)
+    assert "95 % intervals over 3 training seeds of one split" in captions(app)
     app.toggle(key="paradigms-paper").set_value(False).run()
     assert address(app)["paper"] == "no"
     assert len(figures(app)[2]["data"]) == 3

@@ -38,7 +38,7 @@ def test_every_arm_is_in_the_chart_and_the_study_has_its_say(data: Path) -> None
     app, arms = open_study(study), study.arms["arm"].nunique()
     dots = [trace for trace in drawn(app)["data"] if trace.get("customdata")]
     assert sum(len(trace["customdata"]) for trace in dots) == arms
-    assert "95 % interval over 3 seeds" in captions(app)
+    assert "95 % interval over 3 training seeds of one split" in captions(app)
     assert any(text.startswith("The aim (at least 25\u00a0% less") for text in texts(app))
     spoken = app.get("plotly_chart")[0].proto.alt
     assert spoken.startswith(f"retrieval against clipmem of {arms} arms. none: clipmem 0.3")
@@ -101,7 +101,7 @@ def test_a_study_of_one_setting_is_drawn_against_it(data: Path, plan: str) -> No
 def test_with_few_seeds_no_interval_is_claimed(data: Path) -> None:
     assert "2 so far: too few for an interval" in captions(open_study(make_arms(data, seeds=2)))
     mixed = make_arms(data, name="mixed", seeds={"none": 4, "text-mask": 3, "early-stop": 1})
-    assert "over 3 to 4 seeds; those with fewer than 3 have none" in captions(open_study(mixed))
+    assert "over 3 to 4 training seeds of one split; those with fewer than 3 have none" in captions(open_study(mixed))
 
 
 def test_a_bar_that_is_cut_is_said_to_be(data: Path) -> None:

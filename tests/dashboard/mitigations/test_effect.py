@@ -40,10 +40,10 @@ def test_one_seed_has_no_interval_and_is_not_judged() -> None:
     ("arm", "said"),
     [
         ((0.28, 0.7, 0.5, 1.0), f"It meets the aim: {AIM}."),
-        ((0.36, 0.7, 0.5, 1.0), "clipmem falls by 10\u00a0%."),
-        ((0.28, 0.8, 0.5, 1.0), "AUROC does not fall."),
+        ((0.36, 0.7, 0.5, 1.0), "clipmem may fall by only 10\u00a0%."),
+        ((0.28, 0.8, 0.5, 1.0), "AUROC may not fall."),
         ((0.28, 0.7, 0.4, 1.0), "retrieval may lose 20\u00a0%."),
-        ((0.5, 0.9, 0.4, 1.0), "clipmem does not fall, AUROC does not fall, retrieval may lose 20\u00a0%."),
+        ((0.5, 0.9, 0.4, 1.0), "clipmem may not fall, AUROC may not fall, retrieval may lose 20\u00a0%."),
     ],
 )
 def test_what_misses_the_aim_says_by_what(arm: tuple[float, float, float, float], said: str) -> None:
@@ -75,3 +75,12 @@ def test_numbers_that_are_missing_are_survived() -> None:
     without = rows(none=[(0.0, 0.8, 0.5, 0.0)] * 3, a=NONE)
     assert effect(without, "a").startswith("clipmem +0.400 [+0.400, +0.400]")
     assert effect(without, "a").endswith("retrieval +0.0\u00a0% [+0.0, +0.0].")
+
+
+def test_an_arm_that_forgets_is_judged_beside_what_forgets_only_what_was_never_trained() -> None:
+    arms = rows(none=NONE, untrained=[(0.4, 0.8, 0.52, 100.0)] * 3, rare=[(0.2, 0.7, 0.49, 100.0)] * 3)
+    arms = arms.replace({"untrained": "forget-untrained"})
+    arms["text_forget_df"] = arms["arm"].map({"forget-untrained": 1.0, "rare": 3.0})
+    assert "retrieval −2.0\u00a0%" in effect(arms, "rare")
+    assert "retrieval −5.8\u00a0%" in effect(arms, "rare", "forget-untrained")
+    assert verdict(arms, "rare") == f"It misses the aim against forget-untrained ({AIM}): retrieval may lose 6\u00a0%."

@@ -16,8 +16,9 @@ from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import SETTINGS, made_rows
 from tests.dashboard.mitigations.mitigations_page import PAGE, labels, press
 from tests.dashboard.test_every_page import said
-from tests.dashboard.test_maps_pages import address
+from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import open_page, texts, titles
+from tests.made_arms import make_arms
 
 Copy = Callable[..., Audit]
 
@@ -167,3 +168,38 @@ def test_an_error_while_it_is_added_loses_nothing(lab: StudyFolder, monkeypatch:
     app = press(open_page(PAGE, setting="text_mask=0.35"), "Run it")
     assert "the folder cannot be written" in texts(app)
     assert json.loads((lab.folder / "study.json").read_text())["study"] == "combined"
+
+
+def test_forgetting_says_what_it_is_measured_against_and_what_the_checkpoint_keeps(data: Path) -> None:
+    app = open_page(PAGE, study=make_arms(data).name, setting="text_forget_df=3")
+    assert "text_forget_df 3 against none: clipmem" in titles(app)
+    assert "text_forget_df 3 against forget-untrained: clipmem" in titles(app)
+    assert "the aim against forget-untrained" in said(app)
+    told = captions(app)
+    assert "leaving out only those lifts retrieval by 0.0065" in told
+    assert "611 queries of one split" in told
+    assert "nothing here deletes them" in told
+    other = open_page(PAGE, study="combined", setting="text_mask=0.3")
+    assert "against forget-untrained" not in titles(other)
+    assert "nothing here deletes them" not in captions(other)
+
+
+def test_a_study_from_before_there_was_the_arm_that_forgets_nothing_trained_opens(data: Path) -> None:
+    study = make_arms(data)
+    asked = study.asked
+    for part in ("arms", "settings"):
+        del asked[part]["forget-untrained"]
+    write_json(study.folder / "study.json", asked)
+    write_table(study.folder / "arms.parquet", study.arms[study.arms["arm"] != "forget-untrained"])
+    app = open_page(PAGE, study=study.name, setting="text_forget_df=3")
+    assert not app.error
+    assert "text_forget_df 3 against none: clipmem" in titles(app)
+    assert "(forget-untrained, text_forget_df=1) has not run here" in said(app)
+
+
+def test_every_interval_says_that_it_is_over_seeds_of_one_split(data: Path) -> None:
+    app = open_page(PAGE, study=make_arms(data).name, setting="text_mask=0.3")
+    told = [text for text in (*captions(app).splitlines(), *texts(app)) if "95 %" in text]
+    assert len(told) >= 4
+    assert all("training seeds of one split" in text for text in told)
+    assert all("of one split" in chart.proto.spec for chart in app.get("plotly_chart"))

@@ -40,7 +40,7 @@ def test_an_arm_tells_its_setting_its_values_and_its_difference_to_none(data: Pa
     study = make_arms(data)
     points = points_of(study, "clipmem_candidate", "retrieval").set_index("arm")
     name, setting, memorized, useful, seeds = points.at["text-mask-strong", "told"]
-    assert (name, setting, seeds) == ("text-mask-strong", "text_mask=0.3", "3 seeds")
+    assert (name, setting, seeds) == ("text-mask-strong", "text_mask=0.3", "3 training seeds of one split")
     wide = study.arms.pivot_table(index="seed", columns="arm", values="clipmem_candidate")
     difference = (wide["text-mask-strong"] - wide["none"]).mean()
     assert f"against none {difference:+.3f}".replace("-", "−") in memorized

@@ -81,13 +81,10 @@ def test_the_table_says_what_it_is_and_who_reaches_the_aim(data: Path) -> None:
     app = open_study(make_arms(data), setting="text_mask=0.3")
     shown = app.dataframe[0].value
     assert shown["arm"].iloc[0] == "text-mask-strong"
-    assert set(shown.loc[shown["aim"] == "✓", "arm"]) == {
-        "text-mask-strong",
-        "mask-and-crops",
-        "captions-and-adaptive-mask",
-    }
+    # captions-and-adaptive-mask has 26 % less, but not at the end of its interval.
+    assert set(shown.loc[shown["aim"] == "✓", "arm"]) == {"text-mask-strong", "mask-and-crops"}
     told = captions(app)
-    assert "3 arms reach the aim (at least 25\u00a0% less mean clipmem" in told
+    assert "2 arms reach the aim (at least 25\u00a0% less mean clipmem" in told
     assert "none has clipmem 0.3" in told
     assert "four times of five from about" in told
 
