@@ -13,6 +13,7 @@ import io
 import json
 import math
 import shutil
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -57,17 +58,14 @@ def broken_file(folder: Path, *, size: int, resize_mode: str, keep: bool = False
     """
     try:
         made = json.loads((folder / CACHE_FILE).read_text(encoding="utf-8"))
-        sums, how = made["crc32"], (made["size"], made["resize_mode"])
-        if how != (size, resize_mode) or not {FACTS_FILE, DESCRIPTORS_FILE} <= set(sums):
+        sums, own = made["crc32"], made.pop("own_crc32")
+        if own != _checksum_of(made) or (made["size"], made["resize_mode"]) != (size, resize_mode):
             return folder / CACHE_FILE
     except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
         return folder / CACHE_FILE
-    there = (folder / PIXELS_FILE).exists() or keep
-    for name in (FACTS_FILE, DESCRIPTORS_FILE, PIXELS_FILE)[: 3 if there or PIXELS_FILE in sums else 2]:
-        path = folder / name
-        if not path.is_file() or checksum(path) != sums.get(name):
-            return path
-    return None
+    wanted = sums if PIXELS_FILE in sums or not keep else sums | {PIXELS_FILE: None}
+    files = {folder / name: known for name, known in wanted.items()}
+    return next((path for path, known in files.items() if not path.is_file() or checksum(path) != known), None)
 
 
 def build(
@@ -154,10 +152,14 @@ def _seal(folder: Path, made: dict[str, Any]) -> None:
     files = sorted(folder.iterdir())
     for file in files:
         sync(file)
-    sums = {file.name: checksum(file) for file in files}
-    (folder / CACHE_FILE).write_text(json.dumps(made | {"crc32": sums}), encoding="utf-8")
+    made = made | {"crc32": {file.name: checksum(file) for file in files}}
+    (folder / CACHE_FILE).write_text(json.dumps(made | {"own_crc32": _checksum_of(made)}), encoding="utf-8")
     sync(folder / CACHE_FILE)
     sync(folder)
+
+
+def _checksum_of(made: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(made).encode())
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
