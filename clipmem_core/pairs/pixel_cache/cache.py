@@ -48,7 +48,7 @@ def read_facts(folder: Path) -> pd.DataFrame:
 def broken_file(folder: Path, *, size: int, resize_mode: str, keep: bool = False) -> Path | None:
     """Return the first file of a cache that is gone or no longer what was written, None where all of it is whole.
 
-    Reads every file, once in each process: 12,288 bytes a picture of 64 pixels, some 0.8 GB a second and core.
+    Reads every file, once in each process: 13 kB a picture of 64 pixels, at about a gigabyte a second.
 
     Args:
         folder: the cache's.
