@@ -1,17 +1,82 @@
-"""A file is there whole or not at all: it is written under a temporary name beside its own and renamed."""
+"""A file is there whole or not at all: it is written under a temporary name beside its own and renamed. Whether it is
+still what was written is told by checksums (CRC-32), which cost about as much as reading it."""
 
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from clipmem_core.shortage import shortage
+
+_BLOCK = 1 << 20
+_known: dict[tuple[int, int, int, int], int] = {}  # device, inode, size and time of a file → its checksum
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path that becomes `path` when the block ends well and vanishes when it does not."""
+    """Give a temporary path that becomes `path` when the block ends well and vanishes when it does not.
+
+    Both survive a power cut: the file is on the disk before it gets its name, and its name before the call returns.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield temporary
-        temporary.replace(path)
+        with naming(path):
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of a full disk and the like name the path: writing itself only says what went wrong."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and shortage(error):
+            error.filename = os.fspath(path)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: they cannot be written there.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checksum(path: Path) -> int:
+    """Return the CRC-32 of a file's bytes; a process reads one that has not changed only once."""
+    status = path.stat()
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if key not in _known:
+        value = 0
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                value = zlib.crc32(block, value)
+        _known[key] = value
+    return _known[key]
+
+
+def whole_archive(path: Path) -> bool:
+    """Tell whether a zip archive, such as .npz and torch's files, is there and is what was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception as error:  # zipfile and zlib raise whatever damaged bytes lead them to
+        if shortage(error):
+            raise
+        return False

@@ -11,6 +11,7 @@ from clipmem_core.arguments import understood
 from clipmem_core.audits.settings import audit_name
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.flags import Audit, Export, Fetch, Inspect, Paradigms, Score, Study, Units
+from clipmem_core.shortage import shortage
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -166,7 +167,9 @@ def main(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # `… | head` has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    except (OSError, RuntimeError) as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return FAILED
+    except (OSError, RuntimeError, MemoryError) as error:
+        said, short = " ".join(str(error).splitlines()), shortage(error)
+        go_on = f"{short}, and the same command goes on where it stopped{f' ({said})' if said else ''}"
+        print(f"error: {go_on if short else said}", file=sys.stderr)
+        return WRONG_INPUT if short else FAILED
     return DONE

@@ -175,6 +175,18 @@ def test_an_audit_is_named_after_its_source(source: str, protocol: str, expected
         (InputError("first line\nsecond line"), 2, "error: first line second line"),
         (RuntimeError("member f-0 failed"), 1, "error: member f-0 failed"),
         (PermissionError(13, "Permission denied", "/x"), 1, "error: [Errno 13] Permission denied: '/x'"),
+        (
+            OSError(28, "No space left on device", "/x/y.npz"),
+            2,
+            "error: the disk is full: free some space, and the same command goes on where it stopped "
+            "([Errno 28] No space left on device: '/x/y.npz')",
+        ),
+        (
+            MemoryError("while picture 'a.png' was decoded"),
+            2,
+            "error: memory ran out: close other programs, or raise the limit (ulimit -v), and the same command goes on "
+            "where it stopped (while picture 'a.png' was decoded)",
+        ),
         (KeyboardInterrupt(), 130, "interrupted: the same command goes on where it stopped"),
     ],
 )

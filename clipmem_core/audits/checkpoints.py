@@ -55,7 +55,7 @@ def score_checkpoints(
             _check_files(audit, names, files)
         else:
             screen.say(f"reading {source}")
-            data_set = load_data_set(source, config, progress=screen.pictures)
+            data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
             known = align_membership(table, names, data_set.pairs)
             screen.say(counts(data_set, known))
             write_audit(audit, source, config, data_set, data_set.pairs, known, seconds=0.0, checkpoints=files)

@@ -25,12 +25,12 @@ from clipmem_core.audits.paradigms import (
     paradigms_folder,
 )
 from clipmem_core.audits.progress import MemberProgress, last_line
-from clipmem_core.audits.run import Screen
+from clipmem_core.audits.run import Screen, drop_broken
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.audits.units import IMAGE_TOWER, UNITS
 from clipmem_core.scores.utility import linear_probe
 from clipmem_core.training.embed import mean_image_embeddings
-from clipmem_core.training.files import CHECKPOINT, LOG
+from clipmem_core.training.files import CHECKPOINT, LOG, STATE
 from clipmem_core.training.loop import Trainer, train
 from clipmem_core.training.model import Model, build_model
 from clipmem_core.training.paradigms import SelfSupervisedTrainer, SupervisedTrainer, classifier, projector
@@ -118,6 +118,8 @@ def teach(lesson: Lesson, screen: Screen) -> None:
     """Bring a run to its end: train, measure, and write what came out; result.json comes last."""
     lesson.folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(lesson.folder)
+    for name in (CHECKPOINT, STATE):
+        drop_broken(lesson.folder / name, screen)
     model, log = (trained_model(lesson.run), lesson.run.folder) if lesson.reused else _trained(lesson, screen)
     run, config = lesson.run, lesson.run.config
 

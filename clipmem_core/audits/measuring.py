@@ -18,7 +18,7 @@ from clipmem_core.audits.member_run import MemberRun, open_member
 from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.run import Screen, ensure_pixels
 from clipmem_core.audits.settings import config_from
-from clipmem_core.audits.store import Audit, write_table
+from clipmem_core.audits.store import Audit, whole_table, write_table
 from clipmem_core.audits.units import (
     IMAGE_TOWER,
     TEXT_TOWER,
@@ -58,9 +58,10 @@ def run_units(audit: Audit, *, members: Sequence[str] = (), sample: int = 0, scr
     ensure_pixels(audit, config_from(audit.config["config"]), screen)
     paths = {name: units_file(audit, name, sample=sample) for name in names}
     for name, path in paths.items():
-        if path.is_file():
+        if whole_table(path):
             screen.say(f"member {name}: its units are measured already")
         else:
+            say_broken(path, screen)
             keep_table(path, measure_member(audit, name, sample=sample, screen=screen))
     units = gather(paths)
     assert units is not None
@@ -70,7 +71,13 @@ def run_units(audit: Audit, *, members: Sequence[str] = (), sample: int = 0, scr
 def keep_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table into a folder that may not be there yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_table(path, table)
+    write_table(path, table, checksums=True)
+
+
+def say_broken(path: Path, screen: Screen) -> None:
+    """Name a table that is measured again although it is there."""
+    if path.is_file():
+        screen.say(f"{path} is broken: measuring it again")
 
 
 def say_layers(units: pd.DataFrame, screen: Screen) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import replacing
+from clipmem_core.atomic import replacing, whole_archive
+from clipmem_core.audits.prepare import pixels_folder, tokens_file
 from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import PREPARED, Audit, read_json
-from clipmem_core.config import AuditConfig, data_folder, fingerprint
+from clipmem_core.config import AuditConfig
 from clipmem_core.pairs.pixels import open_pixels
 from clipmem_core.training.draws import draw_keys
 from clipmem_core.training.loop import TrainingData
@@ -48,16 +48,16 @@ class MemberRun:
         return read_json(self.folder / "config.json")
 
 
-def cached_tokens(model: str, captions: list[str]) -> np.ndarray:
-    """Return tokens of captions, int32 [n_captions, context_length], made once for all members."""
-    key = fingerprint([model_config(model)["text_cfg"], version("open_clip_torch"), captions])
-    path = data_folder() / "cache" / "tokens" / f"{key}.npy"
-    if not path.is_file():
+def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
+    """Return tokens of all captions, int32 [n_captions, context_length], made once for all members."""
+    path = tokens_file(model, pairs)
+    if not whole_archive(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        tokens = tokenize(model, captions)
+        tokens = tokenize(model, [caption for own in pairs[c.CAPTIONS] for caption in own])
         with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, tokens)
-    return np.load(path)
+            np.savez(file, tokens=tokens)
+    with np.load(path) as kept:
+        return kept["tokens"]
 
 
 def open_member(folder: Path, name: str) -> MemberRun:
@@ -75,7 +75,7 @@ def open_member(folder: Path, name: str) -> MemberRun:
     known = known_tokens(config, tokens, start, rows)
     data = TrainingData(
         pixels=open_pixels(
-            data_folder() / stored["pixels"],
+            pixels_folder(audit),
             rows=np.load(folder / PREPARED)["cache_rows"],
             root=Path(stored["root"]),
             images=pairs[c.IMAGE].tolist(),
@@ -99,9 +99,8 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
 
 def tokens_of(pairs: pd.DataFrame, config: AuditConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return tokens of all captions, and the row that each pair's captions start at, int64 [n_pairs + 1]."""
-    captions = [caption for own in pairs[c.CAPTIONS] for caption in own]
     start = np.concatenate([[0], np.cumsum([len(own) for own in pairs[c.CAPTIONS]])]).astype(np.int64)
-    return cached_tokens(config.model, captions), start
+    return cached_tokens(config.model, pairs), start
 
 
 def after_training(config: AuditConfig) -> int:

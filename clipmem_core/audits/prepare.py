@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,17 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core.audits.store import PREPARED, Audit
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
 from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures
 from clipmem_core.pairs.planting import plant_miscaptions
 from clipmem_core.pairs.table import RawPairs, read_source
 from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership
+from clipmem_core.training.names import model_config
 
 Report = Callable[[int, int], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -47,16 +51,26 @@ def content_fingerprint(pairs: pd.DataFrame) -> str:
     return fingerprint([[pair_id, sha256, list(captions)] for pair_id, sha256, captions in rows])
 
 
-def load_data_set(source: str, config: AuditConfig, *, progress: Report | None = None) -> DataSet:
+def load_data_set(
+    source: str, config: AuditConfig, *, progress: Report | None = None, say: Say = lambda line: None
+) -> DataSet:
     """Read a data set, look at every picture once, and set aside what cannot be used."""
     raw = read_source(source, config.source, data=data_folder())
-    return look_at_pictures(raw, config, progress=progress)
+    return look_at_pictures(raw, config, progress=progress, say=say)
 
 
 def look_at_pictures(
-    raw: RawPairs, config: AuditConfig, *, cache: Path | None = None, progress: Report | None = None
+    raw: RawPairs,
+    config: AuditConfig,
+    *,
+    cache: Path | None = None,
+    progress: Report | None = None,
+    say: Say = lambda line: None,
 ) -> DataSet:
-    """Decode every picture once: store it small (in the data folder or `cache`), find broken ones and look-alikes."""
+    """Decode every picture once: store it small (in the data folder or `cache`), find broken ones and look-alikes.
+
+    `say` is told which file of the store was broken, where it is made again because of one.
+    """
     if raw.pairs.empty:
         raise InputError(_nothing_left(raw, raw.quarantine))
     facts, pixels = check_pictures(
@@ -67,6 +81,7 @@ def look_at_pictures(
         cache=cache or data_folder() / "cache" / "pixels",
         budget_bytes=int(config.cache_gb * 2**30),
         progress=progress,
+        say=say,
     )
     usable = facts[c.REASON].isna().to_numpy()
     quarantine = pd.concat([raw.quarantine, _set_aside(raw.pairs, facts[c.REASON], ~usable)], ignore_index=True)
@@ -136,6 +151,20 @@ def membership_table(pairs: pd.DataFrame, membership: Membership) -> pd.DataFram
     for name, trained in zip(membership.members, membership.trained, strict=True):
         table[name] = trained
     return table
+
+
+def pixels_folder(audit: Audit) -> Path:
+    """Return the store of an audit's small pictures: the one it began with, or where that was made again, that one."""
+    with np.load(audit.folder / PREPARED) as prepared:
+        anew = str(prepared["pixels"]) if "pixels" in prepared else ""
+    return data_folder() / (anew or audit.config["pixels"])
+
+
+def tokens_file(model: str, pairs: pd.DataFrame) -> Path:
+    """Return where the tokens of all captions are kept, made once for all members."""
+    captions = [caption for own in pairs[c.CAPTIONS] for caption in own]
+    key = fingerprint([model_config(model)["text_cfg"], version("open_clip_torch"), captions])
+    return data_folder() / "cache" / "tokens" / f"{key}.npz"
 
 
 def raw_pairs_of(pairs: pd.DataFrame, stored: dict[str, Any]) -> RawPairs:

@@ -10,6 +10,7 @@ from clipmem_core.audits.probe_folder import probe_folders
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.pairs.pictures import PictureError, decode, resize
 from clipmem_core.scores.utility import linear_probe
+from clipmem_core.shortage import shortage
 from clipmem_core.training.model import Model, encode_image
 from clipmem_core.training.views import ViewMaker
 
@@ -34,6 +35,8 @@ def _square(path: Path, size: int, resize_mode: str) -> np.ndarray:
     try:
         return resize(decode(path.read_bytes(), size=size), size, resize_mode)
     except (OSError, PictureError) as error:
+        if shortage(error):
+            raise
         raise InputError(f"probe-data picture {str(path)!r} is broken ({error}): take it out and go on") from None
 
 

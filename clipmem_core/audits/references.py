@@ -10,12 +10,20 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.measuring import check_members, drawn, keep_table, measurable, measure_model, open_run
+from clipmem_core.audits.measuring import (
+    check_members,
+    drawn,
+    keep_table,
+    measurable,
+    measure_model,
+    open_run,
+    say_broken,
+)
 from clipmem_core.audits.member import trained_model
 from clipmem_core.audits.member_run import MemberRun
 from clipmem_core.audits.run import Screen, ensure_pixels
 from clipmem_core.audits.settings import config_from
-from clipmem_core.audits.store import Audit, read_table
+from clipmem_core.audits.store import Audit, read_table, whole_table
 from clipmem_core.audits.units import (
     BEFORE,
     LAYER,
@@ -47,7 +55,8 @@ def run_references(audit: Audit, *, members: Sequence[str] = (), sample: int = 0
     """
     name = check_members(audit, members)[0]
     path = references_file(audit, name, sample=sample)
-    if not path.is_file():
+    if not whole_table(path):
+        say_broken(path, screen)
         ensure_pixels(audit, config_from(audit.config["config"]), screen)
         keep_table(path, measure_references(audit, name, sample=sample, screen=screen))
     return read_table(path)

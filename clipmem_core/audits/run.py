@@ -4,11 +4,13 @@ it stopped, or does nothing."""
 import dataclasses
 import shutil
 import time
+from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core.atomic import whole_archive
 from clipmem_core.audits import settings
 from clipmem_core.audits.frozen import check_same, grow, write_audit
 from clipmem_core.audits.holding import hold
@@ -19,8 +21,10 @@ from clipmem_core.audits.prepare import (
     draw_membership,
     load_data_set,
     look_at_pictures,
+    pixels_folder,
     plant,
     raw_pairs_of,
+    tokens_file,
 )
 from clipmem_core.audits.progress import LOG, MemberProgress, member_progress
 from clipmem_core.audits.scoring import gather_evidence, score_table, summary, utility_table
@@ -43,7 +47,9 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.audits.verdict import judge
 from clipmem_core.config import AuditConfig, InputError, data_folder
+from clipmem_core.pairs.pixel_cache.cache import broken_file
 from clipmem_core.scores.membership import Membership
+from clipmem_core.training.files import STATE
 
 
 class Screen(Protocol):
@@ -92,7 +98,7 @@ def prepare_audit(audit: Audit, source: str, config: AuditConfig, screen: Screen
     """Read the data set, draw the membership, plant mis-captions if asked, and freeze all of it."""
     began = time.monotonic()
     screen.say(f"reading {source}")
-    data_set = load_data_set(source, config, progress=screen.pictures)
+    data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
     membership = draw_membership(data_set.clusters, config)
     pairs = plant(data_set.pairs, membership, config)
     screen.say(counts(data_set, membership))
@@ -163,21 +169,35 @@ def training_seconds(audit: Audit, name: str) -> float | None:
 
 
 def ensure_pixels(audit: Audit, config: AuditConfig, screen: Screen) -> None:
-    """Store the small pictures again if their cache is gone.
+    """Store the small pictures again if their cache is gone or broken, and throw away what else can be made again.
+
+    Broken are the tokens of the captions or a member's last state. Everything is read once, before members start.
 
     Raises:
         InputError: the pictures are no longer those the audit began with.
     """
-    stored = audit.config
-    if (data_folder() / stored["pixels"]).is_dir() and (audit.folder / PREPARED).is_file():
-        return
-    screen.say("the store of small pictures is gone: making it again")
-    pairs = audit.pairs
+    stored, pairs, prepared = audit.config, audit.pairs, audit.folder / PREPARED
+    for path in (tokens_file(config.model, pairs), *(audit.member(name) / STATE for name in stored["members"])):
+        drop_broken(path, screen)
+    broken = prepared
+    if whole_archive(prepared):
+        found = broken_file(pixels_folder(audit), size=config.cache_size, resize_mode=config.resize_mode)
+        if found is None:
+            return
+        broken = found
+    screen.say(f"{broken} is broken or gone: storing the small pictures again")
     config = dataclasses.replace(config, drop_lookalikes=False)
     data_set = look_at_pictures(raw_pairs_of(pairs, stored), config, progress=screen.pictures)
     if data_set.fingerprint != content_fingerprint(pairs):
         raise InputError(
             f"the pictures in {stored['root']} have changed since audit {audit.name!r} began: take another --name"
         )
-    write_prepared(audit.folder, cache_rows=data_set.pixels.rows, clusters=data_set.clusters)
-    write_json(audit.folder / CONFIG, stored | {"pixels": data_set.pixels.folder.relative_to(data_folder()).as_posix()})
+    pixels = data_set.pixels.folder.relative_to(data_folder()).as_posix()
+    write_prepared(audit.folder, cache_rows=data_set.pixels.rows, clusters=data_set.clusters, pixels=pixels)
+
+
+def drop_broken(path: Path, screen: Screen) -> None:
+    """Delete a file that is made again where there is none, if it is broken."""
+    if path.is_file() and not whole_archive(path):
+        screen.say(f"{path} is broken: making it again")
+        path.unlink()

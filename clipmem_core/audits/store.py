@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from clipmem_core.atomic import replacing
 from clipmem_core.config import InputError, data_folder
+from clipmem_core.shortage import shortage
 
 CONFIG = "config.json"
 PAIRS = "pairs.parquet"
@@ -44,19 +45,35 @@ def write_json(path: Path, values: Any) -> None:
         temporary.write_text(json.dumps(values, indent=2, sort_keys=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a Parquet table atomically; a column without a single value is one of text."""
+def write_table(path: Path, table: pd.DataFrame, *, checksums: bool = False) -> None:
+    """Write a Parquet table atomically; a column without a single value is one of text.
+
+    With `checksums` its pages carry some: that is for tables that no manifest lists, which `whole_table` tells of.
+    """
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in arrow.schema]
     with replacing(path) as temporary:
         whole = arrow.cast(pa.schema(fields, metadata=arrow.schema.metadata))
-        pq.write_table(whole, temporary, row_group_size=ROW_GROUP)
+        pq.write_table(whole, temporary, row_group_size=ROW_GROUP, write_page_checksum=checksums)
 
 
-def write_prepared(folder: Path, *, cache_rows: np.ndarray, clusters: np.ndarray) -> None:
-    """Write, atomically, which stored picture each pair is and whom it looks like, int64 [n_pairs] each."""
+def whole_table(path: Path) -> bool:
+    """Tell whether a Parquet table is there and can be read, with pages that are what was written."""
+    try:
+        return pq.read_table(path, page_checksum_verification=True) is not None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        if shortage(error):
+            raise
+        return False
+
+
+def write_prepared(folder: Path, *, cache_rows: np.ndarray, clusters: np.ndarray, pixels: str = "") -> None:
+    """Write, atomically, which stored picture each pair is and whom it looks like, int64 [n_pairs] each.
+
+    `pixels` is the store they are in, in the data folder, where that is no longer the one that config.json names.
+    """
     with replacing(folder / PREPARED) as temporary, temporary.open("wb") as file:
-        np.savez(file, cache_rows=cache_rows, clusters=clusters)
+        np.savez(file, cache_rows=cache_rows, clusters=clusters, pixels=pixels)
 
 
 def read_json(path: Path) -> Any:

@@ -18,7 +18,17 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import config_from
-from clipmem_core.audits.store import CONFIG, MANIFEST, MEMBERS, MEMBERSHIP, PAIRS, Audit, read_json, read_table
+from clipmem_core.audits.store import (
+    CONFIG,
+    MANIFEST,
+    MEMBERS,
+    MEMBERSHIP,
+    PAIRS,
+    Audit,
+    read_json,
+    read_table,
+    whole_table,
+)
 from clipmem_core.config import InputError, data_folder, fingerprint
 from clipmem_core.scores.units import BINS, UnitTally
 from clipmem_core.training.files import CHECKPOINT
@@ -133,7 +143,11 @@ def _read(audit: Audit, file_of: Callable[..., Path], sample: int) -> pd.DataFra
     if not audit.finished:
         return None
     paths = {name: file_of(audit, name, sample=sample) for name in listed_members(audit)}
-    return gather({name: path for name, path in paths.items() if path.is_file()})
+    there = {name: path for name, path in paths.items() if path.is_file()}
+    for path in there.values():
+        if not whole_table(path):
+            raise InputError(f"{path} is broken: `python -m clipmem_core units {audit.name}` makes it again")
+    return gather(there)
 
 
 def gather(paths: dict[str, Path]) -> pd.DataFrame | None:

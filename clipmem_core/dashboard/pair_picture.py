@@ -8,6 +8,7 @@ import streamlit as st
 from clipmem_core.dashboard.thumbnails import placeholder
 from clipmem_core.pairs.pictures import decode_measured
 from clipmem_core.pairs.references import read_bytes
+from clipmem_core.shortage import shortage
 
 SIDES = (900, 900)  # pixels, at most: more than the page has room for
 FULL = 300  # `decode` keeps three times that
@@ -24,8 +25,8 @@ def large_picture(root: Path, image: str) -> tuple[bytes, tuple[int, int] | None
     """
     try:
         return *_made(root, image), ""
-    except (OSError, ValueError) as error:  # InputError and PictureError are ValueErrors
-        return placeholder(), None, str(error)
+    except (OSError, ValueError, MemoryError) as error:  # InputError and PictureError are ValueErrors
+        return placeholder(), None, shortage(error) or str(error)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)

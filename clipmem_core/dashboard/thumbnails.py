@@ -13,6 +13,7 @@ from PIL import Image
 
 from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
+from clipmem_core.shortage import shortage
 
 SIDE = 320
 GREY = (150, 150, 150)
@@ -66,8 +67,8 @@ def thumbnail(root: Path, image: str, *, side: int = SIDE) -> tuple[bytes, str]:
         picture = decode(read_bytes(root, image), size=side)
         picture.thumbnail((side, side))
         data = _jpeg(picture)
-    except (OSError, ValueError) as error:  # InputError and PictureError are ValueErrors
-        return placeholder(side), str(error)  # not kept: a folder that comes back shows again
+    except (OSError, ValueError, MemoryError) as error:  # InputError and PictureError are ValueErrors
+        return placeholder(side), shortage(error) or str(error)  # not kept: a folder that comes back shows again
     _kept.put(key, data)
     return data, ""
 

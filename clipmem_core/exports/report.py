@@ -35,6 +35,7 @@ from clipmem_core.review.overview import rows as rows_of
 from clipmem_core.review.rows import audit_root, find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import count_rows
+from clipmem_core.shortage import shortage
 
 TEMPLATE = "report.html.j2"
 SIDE = 160  # pixels of a thumbnail's longer side
@@ -157,7 +158,9 @@ def _cut(text: str) -> str:
 def _thumbnail(root: Path, image: str) -> str:
     try:
         picture = decode(read_bytes(root, image), size=SIDE)
-    except (OSError, ValueError):  # gone or damaged since: the report says so where the picture would be
+    except (OSError, ValueError) as error:  # gone or damaged since: the report says so where the picture would be
+        if shortage(error):
+            raise
         return ""
     picture.thumbnail((SIDE, SIDE))
     file = io.BytesIO()

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from clipmem_core.shortage import shortage
+
 PIXEL_LIMIT = 178_956_970  # where Pillow, too, speaks of a decompression bomb: half a gigabyte of RGB
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM", "JPEG2000")  # none runs another program
 RESIZE_MODES = ("shortest", "longest", "squash")  # open_clip's words
@@ -46,6 +48,7 @@ def decode(data: bytes, *, size: int | None = None) -> Image.Image:
 
     Raises:
         PictureError: empty, not a picture, truncated, damaged, without pixels, or above `PIXEL_LIMIT`.
+        MemoryError: memory ran out, which says nothing about the picture.
 
     Example:
         >>> file = io.BytesIO()
@@ -68,10 +71,10 @@ def decode_measured(data: bytes, *, size: int | None = None) -> tuple[Image.Imag
         if orientation in _UPRIGHT:
             plain = plain.transpose(_UPRIGHT[orientation])
         return _on_white(plain), (full[1], full[0]) if orientation >= 5 else full
-    except PictureError:
+    except (PictureError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever damaged bytes lead them to
-        raise PictureError(_reason(error)) from error
+        raise _fault(error) from error
 
 
 def resize(image: Image.Image, size: int, mode: str) -> np.ndarray:
@@ -140,8 +143,10 @@ def _open(data: bytes) -> Image.Image:
         raise PictureError(_too_large()) from error
     except UnidentifiedImageError as error:
         raise PictureError("not a picture, or its header is damaged") from error
+    except MemoryError:
+        raise
     except Exception as error:
-        raise PictureError(_reason(error)) from error
+        raise _fault(error) from error
     width, height = image.size
     if width < 1 or height < 1:
         raise PictureError(f"no pixels: {width} × {height}")
@@ -212,8 +217,10 @@ def _too_large(what: str = "") -> str:
     return f"too large: {what}more than {PIXEL_LIMIT // 1_000_000} megapixels"
 
 
-def _reason(error: Exception) -> str:
+def _fault(error: Exception) -> Exception:
     text = str(error).strip().split("\n")[0]
+    if shortage(error):
+        return MemoryError(text)
     if "truncated" in text.lower():
-        return "truncated file"
-    return f"damaged file: {text or type(error).__name__}"
+        return PictureError("truncated file")
+    return PictureError(f"damaged file: {text or type(error).__name__}")

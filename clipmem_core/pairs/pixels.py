@@ -3,10 +3,11 @@
 Squares that fit a budget are mapped from one file. Others are decoded again at every use, to the same bytes.
 """
 
+import errno
 import functools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,12 +18,20 @@ from filelock import FileLock
 
 from clipmem_core.config import fingerprint
 from clipmem_core.pairs.pictures import RESIZE_MODES
-from clipmem_core.pairs.pixel_cache.cache import CACHE_FILE, DESCRIPTORS_FILE, PIXELS_FILE, Progress, build, read_facts
+from clipmem_core.pairs.pixel_cache.cache import (
+    CACHE_FILE,
+    DESCRIPTORS_FILE,
+    PIXELS_FILE,
+    Progress,
+    broken_file,
+    build,
+    read_facts,
+)
 from clipmem_core.pairs.pixel_cache.facts import read_square
 from clipmem_core.pairs.pixel_cache.workers import cores
 from clipmem_core.pairs.references import source_stamp
 
-VERSION = 1  # of what is kept and how it is computed; a new number leaves old caches behind
+VERSION = 2  # of what is kept and how it is computed; a new number leaves old caches behind
 
 
 class Pixels(ABC):
@@ -142,6 +151,7 @@ def check_pictures(
     budget_bytes: int,
     workers: int | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[pd.DataFrame, Pixels]:
     """Decode every picture of a data set once, or find that this was done before.
 
@@ -154,6 +164,7 @@ def check_pictures(
         budget_bytes: above this many bytes of squares, none are kept and pictures stream from their files.
         workers: processes; None takes one for each core.
         progress: called with (pictures done, pictures in all).
+        say: told which file was broken, where the pictures are decoded again because of one.
 
     Returns:
         One row a picture, in order: width and height of the upright original (0 if unusable), sha256 of the file's
@@ -161,6 +172,7 @@ def check_pictures(
 
     Raises:
         ValueError: the size or the resize mode is not a possible one.
+        OSError, MemoryError: the machine ran short of something; nothing is kept, and it says nothing of a picture.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel, not {size}")
@@ -169,13 +181,13 @@ def check_pictures(
     kind = [VERSION, PIL.__version__, size, resize_mode]
     folder = cache / fingerprint([*kind, source_stamp(root, images)])
     keep = 0 < len(images) * size * size * 3 <= budget_bytes
-    read = functools.partial(read_facts, folder, pictures=len(images), size=size, keep=keep)
-    facts = read()
-    if facts is None:
+    broken = functools.partial(broken_file, folder, size=size, resize_mode=resize_mode, keep=keep)
+    if broken():
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{folder.name}.lock"):  # two audits of one data set decode it once
-            facts = read()
-            if facts is None:
+            if found := broken():
+                if folder.is_dir():
+                    say(f"{found} is broken or gone: storing the small pictures again")
                 build(
                     folder,
                     root,
@@ -186,7 +198,6 @@ def check_pictures(
                     workers=workers or cores(),
                     progress=progress,
                 )
-                facts = read()
-    if facts is None:
-        raise OSError(f"the cache just written cannot be read back: {folder}")
-    return facts, open_pixels(folder, rows=np.arange(len(images)), root=root, images=images)
+                if found := broken():
+                    raise OSError(errno.EIO, "what was just written reads otherwise", str(found))
+    return read_facts(folder), open_pixels(folder, rows=np.arange(len(images)), root=root, images=images)

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from clipmem_core.config import InputError
 from clipmem_core.pairs.readers.columnar import table_picture
 from clipmem_core.pairs.readers.tars import tar_picture
+from clipmem_core.shortage import shortage
 
 _SUSPECT = re.compile(r"[\\%:]|^/|//|/$|(?:^|/)\.\.?(?:/|$)")
 _DRIVE = re.compile(r"[A-Za-z]:/")
@@ -106,7 +107,9 @@ def _listing(root: str, folder: str) -> tuple[dict[str, str], str]:
     try:
         with os.scandir(path) as entries:
             return {entry.name: _entry_fault(entry, root) for entry in entries}, MISSING
-    except OSError:
+    except OSError as error:
+        if shortage(error):
+            raise
         return {}, MISSING
 
 
@@ -140,6 +143,7 @@ def read_bytes(root: Path, image: str) -> bytes:
     Raises:
         InputError: the reference leaves the folder, or its archive is damaged.
         FileNotFoundError: nothing readable is there.
+        OSError: too many files are open, or the disk fails, which says nothing about the picture.
     """
     try:
         path, part = split_reference(root, normal_reference(image))
@@ -149,6 +153,8 @@ def read_bytes(root: Path, image: str) -> bytes:
             return path.read_bytes()
         return table_picture(path, part) if isinstance(part, int) else tar_picture(path, part)
     except (OSError, LookupError) as error:
+        if shortage(error):
+            raise
         reason = getattr(error, "strerror", None) or error.args[0]
         raise FileNotFoundError(f"picture {image!r} cannot be read in {root}: {reason}") from error
     except InputError as error:

@@ -28,6 +28,7 @@ from clipmem_core.audits.store import (
     file_sha256,
     is_name,
     read_json,
+    whole_table,
     write_table,
 )
 from clipmem_core.columns import GROUP, LABEL, PLANTED
@@ -95,13 +96,13 @@ def map_file(audit: Audit, name: str) -> Path | None:
     """Return the file of a map that has been drawn.
 
     Returns:
-        None where there is no such map, as for a name from an address, or where it has not been drawn.
+        None where there is no such map, as for a name from an address, or where it has not been drawn or is broken.
     """
     try:
         path = map_path(audit, name)
     except InputError:
         return None
-    return path if path.is_file() else None
+    return path if whole_table(path) else None
 
 
 def read_map(audit: Audit, name: str) -> pd.DataFrame:
@@ -155,14 +156,16 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
         InputError: there is no such member, or its embeddings are missing, broken, or too few.
     """
     path = map_path(audit, name)
-    if path.is_file():
+    if whole_table(path):
         return path
+    if path.is_file():
+        say(f"{path} is broken: drawing it again")
     say("reading the embeddings")
     vectors = map_vectors(index_path(audit, *name.rsplit(".", 1)))
     rows = drawn_rows(len(vectors))
     places = lay_out(np.array(vectors[rows]), say=say)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_table(path, pd.DataFrame({MAP_ROW: rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]}))
+    write_table(path, pd.DataFrame({MAP_ROW: rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]}), checksums=True)
     return path
 
 

@@ -187,7 +187,7 @@ def _bring_arm(run: StudyRun, arm: Arm, number: int) -> Audit:
     names = audit.config["members"]
     if not audit.finished:
         for name in names:
-            shared.take(audit, name)
+            shared.take(audit, name, say=run.screen.say)
     bring_to_end(audit, run.screen, fresh=False)
     for name in names:
         shared.give(audit, name)

@@ -8,6 +8,7 @@ their training.
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
@@ -27,7 +28,7 @@ from clipmem_core.audits.store import (
     file_sha256,
     write_manifest,
 )
-from clipmem_core.config import fingerprint
+from clipmem_core.config import InputError, fingerprint
 from clipmem_core.studies.store import SHARED_MEMBERS, studies_folder
 from clipmem_core.training.files import CHECKPOINT, LOG, TRAJECTORY
 from clipmem_core.training.mitigation.fields import FORGET, without_idle
@@ -65,18 +66,21 @@ def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
     return found | {evaluation: (MEMBER_UTILITY, IMAGE_INDEX, TEXT_INDEX)}
 
 
-def take(audit: Audit, name: str) -> str:
-    """Give a member the files that another study has of it; return what came: nothing, `training` or `all`."""
+def take(audit: Audit, name: str, *, say: Callable[[str], None] = lambda line: None) -> str:
+    """Give a member the files that another study has of it; return what came: nothing, `training` or `all`.
+
+    `say` is told which of those files was broken.
+    """
     if member_progress(audit.folder, name).stage == "done":
         return ""
     *before, (evaluation, files) = parts(audit, name).items()
     if not (audit.member(name) / CHECKPOINT).is_file():
-        if not all(_whole(key) for key, _ in before):
+        if not all(_whole(key, say) for key, _ in before):
             return ""
         # Snapshots first: a member with a checkpoint is not trained again.
         for key, names in reversed(before):
             _link(_folder(key), audit.member(name), names)
-    if not _whole(evaluation):
+    if not _whole(evaluation, say):
         return "training"
     _link(_folder(evaluation), audit.member(name), files)
     return "all"
@@ -101,15 +105,20 @@ def _folder(key: str) -> Path:
     return studies_folder() / SHARED_MEMBERS / key
 
 
-def _whole(key: str) -> bool:
-    """Tell whether a part is there; one that is broken is thrown away."""
+def _whole(key: str, say: Callable[[str], None]) -> bool:
+    """Tell whether a part is there; one that is broken is named and thrown away."""
     folder = _folder(key)
     if not (folder / MANIFEST).is_file():
         return False
-    if broken_files(folder):
-        shutil.rmtree(folder)
-        return False
-    return True
+    try:
+        broken = broken_files(folder)
+    except (InputError, LookupError, TypeError, AttributeError):
+        broken = [MANIFEST]
+    if not broken:
+        return True
+    say(f"{folder / broken[0]} is broken: making it again")
+    shutil.rmtree(folder)
+    return False
 
 
 def _link(source: Path, target: Path, names: tuple[str, ...]) -> None:

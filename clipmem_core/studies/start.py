@@ -117,7 +117,7 @@ def start(study: str, source: str, config: AuditConfig, folder: StudyFolder, scr
         InputError: an arm cannot run, or there is a study of that name that asked for something else.
     """
     screen.say(f"reading {source}")
-    data_set = load_data_set(source, config, progress=screen.pictures)
+    data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
     membership = draw_membership(data_set.clusters, config)
     planted = dataclasses.replace(data_set, pairs=plant(data_set.pairs, membership, config))
     screen.say(counts(planted, membership))

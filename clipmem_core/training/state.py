@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipmem_core.atomic import replacing
+from clipmem_core.atomic import replacing, whole_archive
+from clipmem_core.shortage import shortage
 from clipmem_core.training.files import STATE
 from clipmem_core.training.mitigation.adaptive import HeldOutLevel
 from clipmem_core.training.model import Model
@@ -76,10 +77,18 @@ def load_state(
     device: str,
     held_out: HeldOutLevel | None = None,
 ) -> Progress | None:
-    """Return where the last run stopped, its weights and what is ahead loaded; None where there was none."""
-    if not (folder / STATE).is_file():
+    """Return where the last run stopped, its weights and what is ahead loaded; None where that is not known any more.
+
+    A file that is broken is as good as none.
+    """
+    if not whole_archive(folder / STATE):
         return None
-    state = torch.load(folder / STATE, map_location=device, weights_only=True)
+    try:
+        state = torch.load(folder / STATE, map_location=device, weights_only=True)
+    except Exception as error:  # torch, pickle and zip each raise their own kinds
+        if shortage(error):
+            raise
+        return None
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     if held_out is not None:

@@ -7,6 +7,7 @@ import torch
 
 from clipmem_core.audits.member import probe_rows, trained_model, utility
 from clipmem_core.audits.member_run import MemberRun, cached_tokens, known_tokens, open_member, tokens_of
+from clipmem_core.audits.prepare import tokens_file
 from clipmem_core.config import data_folder
 from clipmem_core.training.model import tokenize
 from tests.audits.small import vectors
@@ -42,9 +43,23 @@ def test_a_member_sees_the_rows_of_its_column(run: MemberRun) -> None:
 
 def test_tokens_are_made_once_and_read_afterwards(run: MemberRun, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     captions = [caption for captions in run.pairs["captions"] for caption in captions]
+    expected = tokenize("tiny", captions)
     monkeypatch.setattr("clipmem_core.audits.member_run.tokenize", lambda *_: pytest.fail("made again"))
-    assert np.array_equal(cached_tokens("tiny", captions), tokenize("tiny", captions))
+    assert np.array_equal(cached_tokens("tiny", run.pairs), expected)
     assert not list((data_folder() / "cache" / "tokens").glob(".*"))
+
+
+@pytest.mark.parametrize("place", [0, 0.5, 0.9])
+def test_tokens_that_are_broken_are_made_again(run: MemberRun, data: object, place: float) -> None:
+    made = cached_tokens("tiny", run.pairs)
+    path = tokens_file("tiny", run.pairs)
+    whole = path.read_bytes()
+    at = int(len(whole) * place)
+    for broken in (whole[:at], whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]):
+        path.write_bytes(broken)
+        assert np.array_equal(cached_tokens("tiny", run.pairs), made)
+        with np.load(path) as kept:
+            assert np.array_equal(kept["tokens"], made)
 
 
 def test_a_member_never_reads_tokens_that_few_of_its_own_pairs_have(run: MemberRun) -> None:

@@ -169,6 +169,33 @@ def test_killed_from_outside_while_it_reads_trains_and_is_watched(runs: Runs, ma
     same(runs.audit, made.paper)
 
 
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flip(content: bytes) -> bytes:
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_what_broke_since_a_run_was_stopped_is_named_and_made_again(
+    runs: Runs, made: Made, damage: Callable[[bytes], bytes]
+) -> None:
+    runs.kill_before("f-0/trajectory.npy")
+    cache = runs.data / "cache"
+    broken = [*cache.glob("pixels/*/pixels.npy"), *cache.glob("tokens/*"), runs.audit.member("f-0") / "resume.pt"]
+    assert len(broken) == 3
+    for path in broken:
+        path.write_bytes(damage(path.read_bytes()))
+    process = runs.start()
+    printed, errors = process.communicate(timeout=300)
+    assert (process.returncode, errors) == (0, "")
+    said = "".join(printed.split())  # lines are as long as the terminal is wide
+    assert all(f"{path}isbroken" in said for path in broken)
+    same(runs.audit, made.paper)
+
+
 def test_a_finished_audit_is_left_alone(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPMEM_DATA", str(made.data))
     files = [path for path in made.paper.folder.rglob("*") if path.is_file()]

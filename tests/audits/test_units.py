@@ -10,8 +10,17 @@ import pytest
 
 from clipmem_core.audits import measuring
 from clipmem_core.audits.measuring import drawn, measurable, run_units
+from clipmem_core.audits.references import run_references
 from clipmem_core.audits.store import MANIFEST, Audit, write_json
-from clipmem_core.audits.units import layer_means, measured_samples, read_units, unit_table, units_file
+from clipmem_core.audits.units import (
+    layer_means,
+    measured_samples,
+    read_references,
+    read_units,
+    references_file,
+    unit_table,
+    units_file,
+)
 from clipmem_core.config import InputError
 from clipmem_core.scores.units import UnitTally
 from clipmem_core.training.model import build_model
@@ -78,6 +87,28 @@ def test_a_member_is_measured_once(copied: Audit, monkeypatch: pytest.MonkeyPatc
     run_units(copied, sample=20, screen=screen)
     assert asked == ["f-0"]
     assert "member g-0: its units are measured already" in screen.lines
+
+
+@pytest.mark.parametrize("at", [0.2, 0.5])
+def test_tables_that_are_broken_are_named_and_measured_again(copied: Audit, at: float) -> None:
+    units = run_units(copied, members=["f-0"], sample=20, screen=Silent())
+    run_references(copied, members=["f-0"], sample=20, screen=Silent())
+    paths = units_file(copied, "f-0", sample=20), references_file(copied, "f-0", sample=20)
+    whole = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, whole, strict=True):
+        place = int(len(content) * at)
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    for read, path in zip((read_units, read_references), paths, strict=True):
+        with pytest.raises(InputError, match=f"{path.name} is broken: `python -m clipmem_core units paper` makes"):
+            read(copied, sample=20)
+    screen = Silent()
+    again = run_units(copied, members=["f-0"], sample=20, screen=screen)
+    run_references(copied, members=["f-0"], sample=20, screen=screen)
+    pd.testing.assert_frame_equal(again, units)
+    assert [line for line in screen.lines if "broken" in line] == [
+        f"{path} is broken: measuring it again" for path in paths
+    ]
+    assert [path.read_bytes() for path in paths] == whole
 
 
 def test_samples_are_found_again_all_pairs_first(copied: Audit) -> None:

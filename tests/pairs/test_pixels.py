@@ -1,10 +1,12 @@
 """Pictures are decoded once, kept, and come back the same from the file and from their own bytes."""
 
+import errno
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,10 @@ from PIL import Image
 from clipmem_core.pairs.pictures import PictureError, decode, resize
 from clipmem_core.pairs.pixel_cache.facts import check_chunk, read_square
 from clipmem_core.pairs.pixels import CachedPixels, Pixels, StreamedPixels, check_pictures, open_pixels
+from clipmem_core.pairs.references import file_faults
+from clipmem_core.shortage import shortage
 
+Meet = Callable[[str], None]
 IMAGES = ["a.png", "turned.jpg", "broken.png", "sub/clear.png", "a.png", "missing.png"]
 GOOD = np.array([0, 1, 3, 4])
 
@@ -158,13 +163,137 @@ def test_squares_are_made_later_when_the_budget_grows(root: Path) -> None:
     assert (pixels.folder / "pixels.npy").exists()
 
 
-@pytest.mark.parametrize("name", ["pixels.npy", "descriptors.npy", "facts.parquet", "cache.json"])
-def test_a_damaged_cache_is_made_anew(root: Path, name: str) -> None:
-    first, pixels = check(root)
-    file = pixels.folder / name
+def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:20])
-    assert calls(root) > 0
-    pd.testing.assert_frame_equal(check(root)[0], first)
+
+
+def flip(file: Path) -> None:
+    """Change a byte, and nothing else."""
+    content = bytearray(file.read_bytes())
+    content[len(content) * 3 // 4] ^= 1
+    file.write_bytes(content)
+    os.utime(file, (1, 1))  # the clock of a file system may stand still for milliseconds
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+@pytest.mark.parametrize("name", ["pixels.npy", "descriptors.npy", "facts.parquet", "cache.json"])
+def test_a_damaged_cache_is_named_and_made_anew(root: Path, name: str, damage: Callable[[Path], None]) -> None:
+    first, pixels = check(root)
+    whole = {path.name: path.read_bytes() for path in pixels.folder.iterdir()}
+    damage(pixels.folder / name)
+    said: list[str] = []
+    again, _ = check(root, say=said.append)
+    assert said == [f"{pixels.folder / name} is broken or gone: storing the small pictures again"]
+    pd.testing.assert_frame_equal(again, first)
+    assert {path.name: path.read_bytes() for path in pixels.folder.iterdir()} == whole
+    assert calls(root) == 0
+
+
+# Runs in every worker process before anything else; SHORT is what happens when turned.jpg is opened.
+STARTUP = """
+import errno, os, resource, signal, sys
+from pathlib import Path
+
+def memory(spare):
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + spare, -1))
+
+def once(mark, number):
+    if not Path(mark).exists():
+        Path(mark).touch()
+        os.kill(os.getpid(), number)
+
+def hook(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("turned.jpg"):
+        SHORT
+
+sys.addaudithook(hook)
+LIMITED
+"""
+SHORTAGES = {
+    "too many files": "raise OSError(errno.EMFILE, 'Too many open files', arguments[0])",
+    "a failing disk": "raise OSError(errno.EIO, 'Input/output error', arguments[0])",
+    "no room for a file": "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, -1))",
+    "no memory": "memory(64 << 20)",
+    "killed for memory": "os.kill(os.getpid(), signal.SIGKILL)",
+    "a crash for memory": "os.kill(os.getpid(), signal.SIGSEGV)",
+}
+
+
+@pytest.fixture
+def workers_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let something happen to every worker process that opens turned.jpg."""
+    (tmp_path / "startup").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "startup")
+
+    def prepare(what: str) -> None:
+        limited = "memory(2 << 30)" if what == "a crash for memory" else ""
+        startup = STARTUP.replace("SHORT", SHORTAGES.get(what, what)).replace("LIMITED", limited)
+        (tmp_path / "startup" / "sitecustomize.py").write_text(startup)
+
+    return prepare
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="looks at a process's memory through /proc")
+@pytest.mark.parametrize("what", SHORTAGES)
+def test_a_shortage_is_no_fact_of_a_picture(shared: Path, tmp_path: Path, workers_meet: Meet, what: str) -> None:
+    facts, pixels = check(shared)
+    Image.new("RGB", (8000, 8000)).save(tmp_path / "wide.png")  # 192 MB when it is decoded
+    root = Path(shutil.copytree(shared, tmp_path / "set"))
+    images = [*IMAGES, "wide.png"] if what == "no memory" else IMAGES
+    (tmp_path / "wide.png").rename(root / "wide.png")
+    workers_meet(what)
+    with pytest.raises((OSError, MemoryError)) as error:
+        check(root, images=images)
+    assert shortage(error.value)
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    workers_meet("pass")
+    again, squares = check(root, images=images)
+    pd.testing.assert_frame_equal(again[: len(IMAGES)], facts)
+    assert again["reason"].isna().sum() == len(images) - 2  # broken.png and missing.png
+    assert np.array_equal(squares.gather(GOOD), pixels.gather(GOOD))
+
+
+def test_a_picture_that_a_process_crashes_on_is_set_aside(shared: Path, tmp_path: Path, workers_meet: Meet) -> None:
+    root = Path(shutil.copytree(shared, tmp_path / "set"))
+    workers_meet("os.kill(os.getpid(), signal.SIGSEGV)")
+    facts, _ = check(root)
+    assert facts["reason"][1] == "the process decoding it crashed"
+    assert facts["reason"].isna().tolist() == [True, False, False, True, True, False]
+
+
+def test_a_process_that_was_killed_once_costs_nothing(shared: Path, tmp_path: Path, workers_meet: Meet) -> None:
+    root = Path(shutil.copytree(shared, tmp_path / "set"))
+    workers_meet(f"once({str(tmp_path / 'mark')!r}, signal.SIGKILL)")
+    pd.testing.assert_frame_equal(check(root)[0], check(shared)[0])
+    assert (tmp_path / "mark").exists()
+
+
+def test_a_picture_that_asks_for_more_memory_than_any_within_the_limits_is_set_aside(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def huge(data: bytes, **_: object) -> None:
+        tried.append(len(data))
+        np.empty(1 << 60, np.uint8)
+
+    monkeypatch.setattr("clipmem_core.pairs.pixel_cache.facts.decode_measured", huge)
+    ((_, fact),) = check_chunk([(0, "a.png")], root=shared, size=8, resize_mode="squash", pixels=None)
+    assert fact.reason is not None
+    assert fact.reason.startswith("too large: decoding it takes more than 2.9 GB of memory")
+    assert len(tried) == 2
+
+
+def test_a_folder_that_cannot_be_listed_for_a_shortage_has_no_missing_pictures(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "scandir", full)
+    with pytest.raises(OSError, match="Too many open files"):
+        file_faults(shared, ["a.png"])
 
 
 def test_an_interruption_leaves_no_cache(root: Path) -> None:

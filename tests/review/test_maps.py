@@ -145,11 +145,23 @@ def test_missing_embeddings_are_named(audit: Audit) -> None:
         make_map(audit, NAME)
 
 
-def test_a_broken_map_is_named(audit: Audit, drawn: list[int]) -> None:
+@pytest.mark.parametrize("damage", [lambda content: b"{ nonsense", lambda content: flipped(content, 60)])
+def test_a_broken_map_is_none_and_is_named_when_it_is_drawn_again(
+    audit: Audit, drawn: list[int], damage: Callable[[bytes], bytes]
+) -> None:
     path = make_map(audit, NAME)
-    path.write_bytes(b"{ nonsense")
-    with pytest.raises(InputError, match=rf"{path.name} cannot be read .*: delete it and draw the map again"):
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert map_file(audit, NAME) is None
+    with pytest.raises(InputError, match="there is no map 'r0-f0.image' of .* yet: draw it"):
         read_map(audit, NAME)
+    said: list[str] = []
+    assert make_map(audit, NAME, say=said.append).read_bytes() == whole
+    assert said[0] == f"{path} is broken: drawing it again"
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
 def test_a_large_audit_is_thinned_evenly_and_always_alike(

@@ -36,7 +36,7 @@ def test_time_keeps_what_was_memorized_after_each_epoch(study: StudyFolder, tmp_
 def test_a_look_changes_nothing(
     study: StudyFolder, start: Start, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipmem_core.studies.shared.take", lambda audit, name: "")
+    monkeypatch.setattr("clipmem_core.studies.shared.take", lambda audit, name, **_: "")
     other = start("two", "plain", seeds=1)
     for name in ("checkpoint.pt", "trajectory.npy", "image.faiss", "text.faiss"):
         first, second = (one.audit("none").member("f-0") / name for one in (study, other))

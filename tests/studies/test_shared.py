@@ -33,14 +33,18 @@ def test_arms_that_differ_in_evaluation_alone_share_their_training(
     assert (first / "text.faiss").read_bytes() == (second / "text.faiss").read_bytes()
 
 
-def test_a_shared_member_that_is_broken_is_thrown_away_and_trained_again(
+def test_a_shared_member_that_is_broken_is_named_thrown_away_and_trained_again(
     start: Start, trained: Trained, data: Path
 ) -> None:
     first = start("two", "a", seeds=1)
-    kept = data / "studies" / "members"
-    next(
-        path for path in kept.glob("*/checkpoint.pt") if path.samefile(first.audit("none").member("f-0") / path.name)
-    ).write_text("broken")
+    member, kept = first.audit("none").member("f-0"), data / "studies" / "members"
+    broken = next(path for path in kept.glob("*/checkpoint.pt") if path.samefile(member / path.name))
+    broken.write_text("broken")
+    for name in ("checkpoint.pt", "text.faiss"):
+        (member / name).unlink()
+    said: list[str] = []
+    assert take(first.audit("none"), "f-0", say=said.append) == ""
+    assert said == [f"{broken} is broken: making it again"]
     start("two", "b", seeds=1)
     assert trained.members[4:] == ["none/f-0"]
 

@@ -111,6 +111,28 @@ def test_a_resumed_run_repeats_only_the_steps_after_its_state(toy: str, tmp_path
     assert len(taken) == 12 - 6
 
 
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flip(content: bytes) -> bytes:
+    """Change a weight: one bit in the middle of the file."""
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, flip, lambda content: b""], ids=["cut", "flipped", "empty"])
+def test_a_run_whose_state_is_broken_begins_anew_and_ends_with_the_same_bits(
+    toy: str, tmp_path: Path, clock: Clock, damage: Callable[[bytes], bytes]
+) -> None:
+    straight, folder = run(toy, tmp_path / "straight", clock), tmp_path / "stopped"
+    folder.mkdir()
+    with pytest.raises(Stopped):
+        train(member(toy, clock, stop=8), folder)
+    (folder / STATE).write_bytes(damage((folder / STATE).read_bytes()))
+    assert_same_bits(straight, run(toy, folder, clock))
+
+
 def test_the_log_of_a_stopped_run_has_each_step_once(toy: str, tmp_path: Path, clock: Clock) -> None:
     straight = run(toy, tmp_path / "straight", clock)
     stopped = run(toy, tmp_path / "stopped", clock, stops=(5, 8, 11))

@@ -4,17 +4,21 @@ This is what the processes of `pixels` run: it imports little and starts quickly
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from clipmem_core.pairs.pictures import PictureError, decode_measured, resize
+from clipmem_core.atomic import naming
+from clipmem_core.pairs.pictures import PIXEL_LIMIT, PictureError, decode_measured, resize
 from clipmem_core.pairs.references import read_bytes
+from clipmem_core.shortage import shortage
 
 DESCRIPTOR_SIDE = 16
 DESCRIPTOR_LENGTH = DESCRIPTOR_SIDE * DESCRIPTOR_SIDE * 3
+ROOM = 16 * PIXEL_LIMIT  # bytes: no picture within the limits takes more while it is decoded
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,26 @@ def check_chunk(
 
     Returns:
         Row and fact of each picture, in order.
+
+    Raises:
+        OSError, MemoryError: the disk is full, too many files are open, or memory ran out: no fact of a picture.
     """
-    squares = None if pixels is None else np.load(pixels, mmap_mode="r+")
     facts = []
     for row, image in chunk:
         fact, square = _check(root, image, size, resize_mode)
         facts.append((row, fact))
-        if squares is not None and square is not None:
-            squares[row] = square
+        if pixels is not None and square is not None:
+            _write_square(pixels, row, square)
     return facts
+
+
+def has_room(_: object = None) -> bool:
+    """Tell whether there is memory for any picture within the limits."""
+    try:
+        np.empty(ROOM, np.uint8)
+    except MemoryError:
+        return False
+    return True
 
 
 def broken(reason: str, *, sha256: str = "") -> Fact:
@@ -70,10 +85,33 @@ def read_square(root: Path, image: str, *, size: int, resize_mode: str) -> np.nd
         raise PictureError(f"{image}: {error}") from error
 
 
+def _write_square(pixels: Path, row: int, square: np.ndarray) -> None:
+    # Written, not mapped: on a full disk a write to a map ends the process.
+    with naming(pixels), pixels.open("r+b") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        file.seek(row * square.nbytes, os.SEEK_CUR)
+        file.write(square.tobytes())
+
+
 def _check(root: Path, image: str, size: int, resize_mode: str) -> tuple[Fact, np.ndarray | None]:
+    try:
+        return _looked_at(root, image, size, resize_mode)
+    except MemoryError:
+        if not has_room():
+            raise MemoryError(f"while picture {image!r} was decoded") from None
+    try:
+        return _looked_at(root, image, size, resize_mode)
+    except MemoryError:
+        return broken(f"too large: decoding it takes more than {ROOM / 1e9:.1f} GB of memory"), None
+
+
+def _looked_at(root: Path, image: str, size: int, resize_mode: str) -> tuple[Fact, np.ndarray | None]:
     try:
         data = read_bytes(root, image)
     except (OSError, ValueError) as error:
+        if shortage(error):
+            raise
         return broken(str(error).replace(str(root), "the data set's folder")), None  # true wherever the set is moved to
     sha256 = hashlib.sha256(data).hexdigest()
     try:

@@ -1,4 +1,5 @@
-"""A function and many items → its answers, from processes that may die: a crash costs the item it happened on, no more.
+"""A function and many items → its answers, from processes that may die: a crash costs the item it happened on, no more,
+and one that is killed from outside, as happens where memory runs out, costs none.
 
 A worker is a fresh Python, not a fork: threads of the caller cannot deadlock it, and it ends by itself once the caller
 is gone, however that went. The function is pickled by its name; keep its module quick to import.
@@ -8,6 +9,7 @@ import contextlib
 import os
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,11 +19,19 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, TypeVar
 
+from clipmem_core.shortage import shortage
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 _COMMAND = "from clipmem_core.pairs.pixel_cache.workers import serve; serve()"
 _READY = "ready"
+# What a process does to itself. Any other end came from outside, or it had no memory left to go on with.
+_CRASHES = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGILL, -signal.SIGFPE, -signal.SIGTRAP}
+
+
+class Killed(MemoryError):
+    """A process that worked on one item alone was killed, twice; `args` is the item."""
 
 
 def cores() -> int:
@@ -37,7 +47,8 @@ def map_chunks(
     """Yield each chunk of items with what `work` returned for it, in the order they get done.
 
     A chunk whose process died is cut in halves and tried again, so that the one item at fault is yielded alone,
-    with None for an answer. Close the iterator to stop early: the processes end at once.
+    with None for an answer. Where the process did not crash but was killed, that item is tried once more when all
+    others are done, in the only process there is. Close the iterator to stop early: the processes end at once.
 
     Args:
         work: a function of a module, or a `functools.partial` of one.
@@ -46,10 +57,23 @@ def map_chunks(
         chunk: items handed over at a time.
 
     Raises:
+        Killed: a process was killed then, too.
+        OSError, MemoryError: `work` ran short of something.
         RuntimeError: a process cannot start, or `work` raised; the message ends with the traceback.
     """
     with tempfile.TemporaryFile() as noise:
-        yield from _answers(_Crew(work, noise), items, workers, chunk)
+        killed: list[Item] = []
+        with contextlib.closing(_answers(_Crew(work, noise), items, workers, chunk)) as answers:
+            for part, outcome in answers:
+                if outcome is _KILLED:
+                    killed += part
+                else:
+                    yield part, outcome
+        with contextlib.closing(_answers(_Crew(work, noise), killed, 1, 1)) as answers:
+            for part, outcome in answers:
+                if outcome is _KILLED:
+                    raise Killed(part[0])
+                yield part, outcome
 
 
 def serve() -> None:
@@ -65,15 +89,15 @@ def serve() -> None:
             return
         try:
             reply = (True, work(chunk))
-        except Exception:
-            reply = (False, traceback.format_exc())
+        except Exception as error:
+            reply = (False, error if shortage(error) else traceback.format_exc())
         _send(answers, reply)
 
 
 def _answers(
     crew: "_Crew", items: Sequence[Any], workers: int, chunk: int
 ) -> Generator[tuple[list[Any], Any], None, None]:
-    """Yield what `map_chunks` yields, and leave no process and no thread behind."""
+    """Yield what `map_chunks` yields, or an item alone with `_KILLED`, and leave no process and no thread behind."""
     left = len(items)
     threads = ThreadPoolExecutor(workers)
     try:
@@ -83,12 +107,12 @@ def _answers(
             part, outcome = crew.answers.get()
             if isinstance(outcome, BaseException):
                 raise outcome
-            if outcome is _DIED and len(part) > 1:
+            if isinstance(outcome, _Died) and len(part) > 1:
                 threads.submit(crew.answer, part[: len(part) // 2])
                 threads.submit(crew.answer, part[len(part) // 2 :])
                 continue
             left -= len(part)
-            yield part, None if outcome is _DIED else outcome
+            yield part, None if outcome is _CRASHED else outcome
     finally:
         crew.stop()
         threads.shutdown(cancel_futures=True)
@@ -99,7 +123,7 @@ class _Died:
     """What takes an answer's place when the process is gone."""
 
 
-_DIED = _Died()
+_CRASHED, _KILLED = _Died(), _Died()
 
 
 class _Crew:
@@ -115,7 +139,7 @@ class _Crew:
         self._noise = noise  # what they print
 
     def answer(self, part: list[Any]) -> None:
-        """Put the part with its answer, with `_DIED`, or with what there is to raise into the queue."""
+        """Put the part with its answer, with how the process ended, or with what there is to raise into the queue."""
         try:
             self.answers.put((part, self._ask(part)))
         except BaseException as error:
@@ -145,8 +169,11 @@ class _Crew:
             _send(process.stdin, part)
             fine, answer = pickle.load(process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
-            return _DIED
+            process.kill()
+            return _CRASHED if process.wait() in _CRASHES else _KILLED
         self._idle.put(process)
+        if isinstance(answer, Exception):
+            raise answer
         if not fine:
             raise RuntimeError(f"a worker process failed:\n{answer}")
         return answer

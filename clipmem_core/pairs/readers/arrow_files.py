@@ -15,6 +15,7 @@ from clipmem_core.pairs.readers.picture_folder import placed
 from clipmem_core.pairs.readers.records import parse
 from clipmem_core.pairs.readers.rows import Row, Rows
 from clipmem_core.pairs.references import LINK_LEAVES, is_inside
+from clipmem_core.shortage import shortage
 
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
@@ -108,6 +109,8 @@ def _file_fault(path: Path, root: Path) -> str:
     try:
         read_schema(path)
     except OSError as error:
+        if shortage(error):
+            raise
         return f"{path.name} cannot be read: {error.strerror}"
     except InputError as error:
         return str(error)

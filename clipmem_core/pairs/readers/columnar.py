@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from clipmem_core.config import InputError
 from clipmem_core.pairs.readers.containers import Stamped, stamped
+from clipmem_core.shortage import shortage
 
 _BLOB_NAMES = {
     "image",
@@ -183,6 +184,8 @@ def _damage_named(file: Stamped) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError, LookupError) as error:
+        if shortage(error):
+            raise
         kind = "Arrow" if file.path.endswith(".arrow") else "Parquet"
         first = str(error).partition("\n")[0]
         raise InputError(f"{os.path.basename(file.path)} is not a readable {kind} file ({first})") from error

@@ -13,6 +13,7 @@ from clipmem_core.pairs.readers.containers import is_picture
 from clipmem_core.pairs.readers.rows import Row, Rows
 from clipmem_core.pairs.readers.text import decode_text
 from clipmem_core.pairs.references import LINK_LEAVES, is_inside
+from clipmem_core.shortage import shortage
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
@@ -66,5 +67,7 @@ def _row(root: Path, image: str, text: str | None) -> Row:
     try:
         captions = [line for line in _LINE_END.split(decode_text(path.read_bytes())) if line.strip()]
     except OSError as error:
+        if shortage(error):
+            raise
         return Row(image, image, reason=f"caption file cannot be read: {error.strerror}")
     return Row(image, image, captions, os.path.dirname(image).partition("/")[0] or None)

@@ -17,6 +17,7 @@ from clipmem_core.pairs.readers.rows import Row, Rows
 from clipmem_core.pairs.readers.tars import TarContent, scan_tar
 from clipmem_core.pairs.readers.text import decode_text
 from clipmem_core.pairs.references import LINK_LEAVES, is_inside, normal_reference
+from clipmem_core.shortage import shortage
 
 Sample = dict[str, str]  # suffix → member name; "picture" → the picture's
 _TEXTS = ("txt", "json", "cls")
@@ -53,6 +54,8 @@ def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
         try:
             rows.extend(_shard_rows(shard, root, options))
         except (InputError, OSError) as error:
+            if shortage(error):
+                raise
             reason = str(error) if isinstance(error, InputError) else f"shard cannot be read: {error.strerror}"
             faults.append(reason)
             rows.append(Row(os.path.relpath(shard.absolute(), root), reason=reason))

@@ -1,5 +1,6 @@
 """Work split over processes is done once, whatever dies on the way."""
 
+import errno
 import functools
 import os
 import signal
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.pairs.pixel_cache.workers import map_chunks
+from clipmem_core.pairs.pixel_cache.workers import Killed, map_chunks
 
 
 def squares(chunk: list[int]) -> list[int]:
@@ -19,8 +20,23 @@ def squares(chunk: list[int]) -> list[int]:
 def fatal(chunk: list[int], *, item: int) -> list[int]:
     """Die, as a decoder in C would, on one item."""
     if item in chunk:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGSEGV)
     return chunk
+
+
+def killed(chunk: list[int], *, item: int, mark: Path, times: int) -> list[int]:
+    """Be killed on one item, as where memory runs out, some times; note how many items were at hand each time."""
+    if item in chunk:
+        known = mark.read_text().split() if mark.exists() else []
+        mark.write_text(" ".join([*known, str(len(chunk))]))
+        if len(known) < times:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return chunk
+
+
+def short(chunk: list[int], *, number: int) -> list[int]:
+    """Run short of something."""
+    raise OSError(number, os.strerror(number), "/some/file") if number else MemoryError("of this much")
 
 
 def fatal_once(chunk: list[int], *, mark: Path) -> list[int]:
@@ -62,6 +78,29 @@ def test_a_process_killed_by_chance_loses_nothing(tmp_path: Path) -> None:
     work = functools.partial(fatal_once, mark=tmp_path / "mark")
     answers = list(map_chunks(work, range(6), workers=1, chunk=6))
     assert sorted(item for _, answer in answers for item in answer or []) == list(range(6))
+
+
+def test_an_item_that_a_process_was_killed_on_is_tried_once_more_alone(tmp_path: Path) -> None:
+    work = functools.partial(killed, item=2, mark=tmp_path / "mark", times=3)
+    answers = list(map_chunks(work, range(12), workers=2, chunk=4))
+    assert sorted(item for _, answer in answers for item in answer or []) == list(range(12))
+    assert (tmp_path / "mark").read_text() == "4 2 1 1"
+    assert answers[-1][0] == [2]  # when all others were done
+
+
+def test_a_process_that_is_killed_alone_as_well_is_no_fault_of_the_item(tmp_path: Path) -> None:
+    work = functools.partial(killed, item=2, mark=tmp_path / "mark", times=9)
+    with pytest.raises(Killed) as error:
+        list(map_chunks(work, range(12), workers=2, chunk=4))
+    assert error.value.args == (2,)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.EIO, 0])
+def test_what_ran_short_reaches_the_caller_as_it_was(number: int) -> None:
+    with pytest.raises(OSError if number else MemoryError) as error:  # noqa: PT011
+        list(map_chunks(functools.partial(short, number=number), range(3), workers=1, chunk=2))
+    assert getattr(error.value, "errno", 0) == number
+    assert ("/some/file" if number else "of this much") in str(error.value)
 
 
 def test_an_exception_reaches_the_caller_with_its_traceback() -> None:

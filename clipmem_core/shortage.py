@@ -1,0 +1,32 @@
+"""What a machine can run out of, or lose, in the middle of a run: an error of the run, never a fault of the data."""
+
+import errno
+
+_MEMORY = "memory ran out: close other programs, or raise the limit (ulimit -v)"
+_SHORT = {
+    errno.ENOSPC: "the disk is full: free some space",
+    errno.EDQUOT: "the disk quota is used up: free some space",
+    errno.EFBIG: "a file would be larger than is allowed: raise the limit (ulimit -f)",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine: close other programs",
+    errno.ENOMEM: _MEMORY,
+    errno.EAGAIN: "no more processes can be started: close other programs, or raise the limit (ulimit -u)",
+    errno.EIO: "a disk or network folder failed: see that it works",
+}
+
+
+def shortage(error: BaseException) -> str:
+    """Return in a few words what was short and what to do; empty where an error means something else.
+
+    Example:
+        >>> shortage(OSError(28, "No space left on device"))
+        'the disk is full: free some space'
+        >>> shortage(FileNotFoundError(2, "No such file or directory"))
+        ''
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return _SHORT.get(error.errno, "")
+    if isinstance(error, (OSError, RuntimeError)):  # Pillow's and torch's
+        said = str(error).lower()
+        return _MEMORY if any(words in said for words in ("out of memory", "allocate memory", "memoryerror")) else ""
+    return _MEMORY if isinstance(error, MemoryError) else ""
