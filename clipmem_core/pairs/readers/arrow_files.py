@@ -110,14 +110,16 @@ def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, 
 
 
 def _file_fault(path: Path, root: Path) -> str:
-    if not is_inside(str(root.resolve()), str(path)):
-        return LINK_LEAVES.replace("image", "file")
     try:
+        if not is_inside(str(root.resolve()), str(path)):
+            return LINK_LEAVES.replace("image", "file")
         read_schema(path)
     except OSError as error:
         return f"{path.name} cannot be read: {error.strerror}"
     except InputError as error:
         return str(error)
+    except ValueError as error:  # a name that no file can have
+        return f"{path.name} cannot be read: {error}"
     return ""
 
 

@@ -91,7 +91,8 @@ def _column_bytes(metadata: pq.FileMetaData, columns: list[str]) -> int:
     """Return the bytes that some columns take once they are unpacked."""
     groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
     chunks = (group.column(at) for group in groups for at in range(group.num_columns))
-    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.startswith(tuple(columns)))
+    parts = tuple(f"{column}." for column in columns)  # of lists and structs
+    return sum(chunk.total_uncompressed_size for chunk in chunks if f"{chunk.path_in_schema}.".startswith(parts))
 
 
 def python_values(column: pa.ChunkedArray) -> list[Any]:
@@ -229,7 +230,7 @@ def _damage_named(file: Stamped) -> Iterator[None]:
     """Turn what pyarrow raises over a damaged file, names that are not text included, into one line."""
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError, LookupError) as error:
+    except (pa.ArrowException, OSError, UnicodeError, LookupError) as error:
         kind = "Arrow" if file.path.endswith(".arrow") else "Parquet"
         first = str(error).partition("\n")[0]
         raise InputError(f"{os.path.basename(file.path)} is not a readable {kind} file ({first})") from error

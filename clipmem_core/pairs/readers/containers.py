@@ -28,12 +28,14 @@ class Limit(NamedTuple):
         return f"larger than {most}, the most that is read: {self.advice}" if size > self.size else ""
 
 
-# A caption is a sentence and a tar header a path: a million characters are a thick novel.
-TEXT = Limit(1 << 20, "captions and names are shorter")
-# Read whole, at about five times its size in memory; the 3.3 million rows of Conceptual Captions take half of it.
-TABLE = Limit(1 << 30, "cut it into several data sets, or write Parquet files or shards")
-# Its values take about ten times their text in memory; the largest file of COCO, 450 MB, is below it.
-JSON = Limit(1 << 29, "cut it into several data sets, or write Parquet files or shards")
+# A caption is a sentence: a million characters are a thick novel.
+TEXT = Limit(1 << 20, "captions are shorter")
+# A file's name takes 4 KiB at most and its attributes 64, a third more as tar writes them.
+TAR_HEADER = Limit(1 << 17, "write the tar without attributes")
+# Read whole, at seven times its size in memory; the 3.3 million rows of Conceptual Captions take half of it.
+TABLE = Limit(1 << 30, "write it as several Parquet files or as shards")
+# Read whole, at six to nine times its size in memory; the largest file of COCO, 450 MB, is below it.
+JSON = Limit(1 << 29, "write it as several Parquet files or as shards")
 # Twice what the largest picture that is decoded takes as plain RGB.
 PICTURE = Limit(1 << 30, "save the picture smaller")
 # The index of a Parquet file: a thousand columns in a hundred row groups take a quarter of it.

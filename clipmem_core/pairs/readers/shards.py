@@ -25,7 +25,7 @@ Sample = dict[str, str]  # suffix → member name; "picture" → the picture's
 _TEXTS = ("txt", "json", "cls")
 SHARD_LIMIT = 10_000  # ten million pairs at img2dataset's thousand a shard and more: beyond what one audit can train on
 DEPTH_LIMIT = 10  # names of shards have one or two levels of braces, and each is a call of the expander within another
-_RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.-?(\d+))?")
+_RANGE = re.compile(r"(?:(-?\d+)\.\.(-?\d+)|([A-Za-z])\.\.([A-Za-z]))(?:\.\.-?(\d+))?")
 _LETTERS = string.ascii_uppercase + string.ascii_lowercase  # in the expander's order
 
 
@@ -78,11 +78,11 @@ class _Group:
 
 def _length(steps: re.Match[str]) -> int:
     """Return how many numbers or letters a range has; of absurdly long numbers, more than any limit."""
-    first, last, step = steps[1], steps[2], steps[3] or "1"
-    if max(map(len, (first, last, step))) > 18:
+    if max(len(text or "") for text in steps.groups()) > 18:
         return SHARD_LIMIT + 1
-    ends = (first, last) if first.lstrip("-").isdigit() else (_LETTERS.index(first), _LETTERS.index(last))
-    return abs(int(ends[1]) - int(ends[0])) // (int(step) or 1) + 1
+    first, last, first_letter, last_letter, step = steps.groups()
+    ends = (int(first), int(last)) if first else (_LETTERS.index(first_letter), _LETTERS.index(last_letter))
+    return abs(ends[1] - ends[0]) // (int(step or 1) or 1) + 1
 
 
 def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:

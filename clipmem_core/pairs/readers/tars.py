@@ -6,6 +6,7 @@ workers share those made before the fork. No file stays open.
 
 import os
 import posixpath
+import re
 import tarfile
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,9 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipmem_core.config import InputError
-from clipmem_core.pairs.readers.containers import PICTURE, TEXT, Stamped, is_picture, stamped
+from clipmem_core.pairs.readers.containers import PICTURE, TAR_HEADER, Stamped, is_picture, stamped
 
 _BLOCK = 512  # bytes of a tar header
+_ATTACHED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_DIGITS = re.compile(rb"\d{1000}")
 _DAMAGE = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)  # what tarfile raises over it
 
 
@@ -31,12 +40,17 @@ class TarContent:
 
 
 class _Header(tarfile.TarInfo):
-    """A header that is refused where reading it would take all memory, or lead back to where it stands."""
+    """A header that is refused where reading it would take all memory or for ever, or lead back to where it stands."""
 
-    def _proc_member(self, tar: tarfile.TarFile) -> Any:
-        attached = self.type in (*tarfile.SOLARIS_XHDTYPE, b"x", b"g", b"L", b"K")
-        if self.size < 0 or (attached and TEXT.fault(self.size)):
+    def _proc_member(self, tar: Any) -> Any:
+        attached = self.type in _ATTACHED
+        if self.size < 0 or (attached and TAR_HEADER.fault(self.size)):
             raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        if attached:
+            at = tar.fileobj.tell()
+            if _DIGITS.search(tar.fileobj.read(self.size)):  # older tarfiles take the square of its length over these
+                raise tarfile.ReadError("a header of digits")
+            tar.fileobj.seek(at)
         return super()._proc_member(tar)  # type: ignore[misc]
 
 
@@ -73,7 +87,9 @@ def _note(member: tarfile.TarInfo, size: int, content: TarContent) -> None:
     name = posixpath.normpath(member.name).lstrip("/")
     if member.isdir() or (member.isreg() and member.offset_data + member.size > size):
         return
-    if not member.isreg() or member.issparse():
+    if member.size < 0:
+        content.refused.append((name, "member's header is damaged: it has a negative size"))
+    elif not member.isreg() or member.issparse():
         content.refused.append((name, "member is a link, a device or sparse: plain files are read"))
     elif name in content.members:
         content.refused.append((name, "member comes twice in the tar: the first is used"))
