@@ -38,7 +38,7 @@ TABLE = Limit(1 << 30, "write it as several Parquet files or as shards")
 JSON = Limit(1 << 29, "write it as several Parquet files or as shards")
 # Twice what the largest picture that is decoded takes as plain RGB.
 PICTURE = Limit(1 << 30, "save the picture smaller")
-# The index of a Parquet file: a thousand columns in a hundred row groups take a quarter of it.
+# The index of a Parquet file: a thousand columns in a hundred row groups take an eighth of it.
 FOOTER = Limit(1 << 26, "write the file again with fewer columns or row groups")
 
 

@@ -33,7 +33,7 @@ def expand_pattern(pattern: str) -> list[Path]:
     """Return the shards that a brace pattern names.
 
     Raises:
-        InputError: the braces do not match, or name more shards than `SHARD_LIMIT`.
+        InputError: the braces do not match, name more shards than `SHARD_LIMIT` or are nested too deep.
 
     Example:
         >>> [path.name for path in expand_pattern("set/{00..02}.tar")]
@@ -42,8 +42,8 @@ def expand_pattern(pattern: str) -> list[Path]:
     shards, depth = _expansions(pattern)
     if shards > SHARD_LIMIT or depth > DEPTH_LIMIT:
         raise InputError(
-            f"{pattern[:80]}: the braces name {shards:,} shards, nested {depth} deep, and at most {SHARD_LIMIT:,}, "
-            f"nested {DEPTH_LIMIT} deep, are read: give fewer, or their folder"
+            f"{pattern[:80]}: the braces name more than {SHARD_LIMIT:,} shards, or are nested more than {DEPTH_LIMIT} "
+            "deep: give fewer, or the folder they are in"
         )
     try:
         return [Path(path) for path in braceexpand(os.path.expanduser(pattern))]

@@ -85,12 +85,14 @@ def _walk(tar: Any, size: int, content: TarContent) -> bool:
 
 def _note(member: tarfile.TarInfo, size: int, content: TarContent) -> None:
     name = posixpath.normpath(member.name).lstrip("/")
-    if member.isdir() or (member.isreg() and member.offset_data + member.size > size):
+    if member.isdir():
         return
-    if member.size < 0:
-        content.refused.append((name, "member's header is damaged: it has a negative size"))
-    elif not member.isreg() or member.issparse():
+    if not member.isreg() or member.issparse():
         content.refused.append((name, "member is a link, a device or sparse: plain files are read"))
+    elif member.size < 0:
+        content.refused.append((name, "member's header is damaged: it has a negative size"))
+    elif member.offset_data + member.size > size:
+        return  # cut off: the archive is told to be
     elif name in content.members:
         content.refused.append((name, "member comes twice in the tar: the first is used"))
     else:
