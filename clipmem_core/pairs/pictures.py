@@ -64,9 +64,7 @@ def decode_measured(data: bytes, *, size: int | None = None) -> tuple[Image.Imag
     image = _open(data)
     try:
         image, full = _load(image, size)
-        plain = _plain(image)
-        if size is not None:
-            plain = _reduce(plain, SPARE * size)
+        plain = _reduce(_plain(image), size and SPARE * size)
         orientation = _orientation(image)
         if orientation in _UPRIGHT:
             plain = plain.transpose(_UPRIGHT[orientation])
@@ -174,9 +172,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Return L, RGB or, where something shows through, LA or RGBA: eight bits each."""
+    """Return L, RGB or, where something shows through, LA or RGBA, eight bits each; or 16-bit grey, as it is."""
     if image.mode.startswith("I"):
-        return _eight_bits(image)
+        return image
     if image.mode == "F":
         raise PictureError("floating-point pixels")
     if image.mode in ("L", "RGB", "LA", "RGBA") and "transparency" not in image.info:
@@ -186,20 +184,23 @@ def _plain(image: Image.Image) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey values to 8 bits; Pillow's own conversion cuts them off at 255."""
-    values = np.asarray(image).astype(np.int64).clip(0, 65535)
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).clip(0, 65535).astype(np.uint32)
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
-def _reduce(image: Image.Image, side: int) -> Image.Image:
-    """Average whole blocks of pixels, as large as the shorter side's `side` allows, strip by strip."""
-    factor = min(image.size) // side
-    if factor < 2:
+def _reduce(image: Image.Image, side: int | None) -> Image.Image:
+    """Bring grey to 8 bits and average whole blocks, as large as the shorter side's `side` allows, strip by strip."""
+    grey = image.mode.startswith("I")
+    factor = max(1, min(image.size) // side) if side else 1
+    if factor < 2 and not grey:
         return image
     width, height = image.size
-    small = Image.new(image.mode, (-(-width // factor), -(-height // factor)))
+    small = Image.new("L" if grey else image.mode, (-(-width // factor), -(-height // factor)))
     rows = max(1, STRIP // width // factor) * factor
     for top in range(0, height, rows):
-        strip = image.crop((0, top, width, min(top + rows, height)))
+        strip = _eight_bits(image.crop((0, top, width, min(top + rows, height))))
         small.paste(strip.reduce(factor), (0, top // factor))
     return small
 

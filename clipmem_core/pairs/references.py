@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from clipmem_core.config import InputError
 from clipmem_core.pairs.readers.columnar import table_picture
+from clipmem_core.pairs.readers.containers import PICTURE, read_file
 from clipmem_core.pairs.readers.tars import tar_picture
 from clipmem_core.shortage import shortage
 
@@ -150,7 +151,7 @@ def read_bytes(root: Path, image: str) -> bytes:
         if not is_inside(os.path.realpath(root), os.fspath(path)):
             raise InputError(LINK_LEAVES)
         if part is None:
-            return path.read_bytes()
+            return read_file(path, PICTURE)
         return table_picture(path, part) if isinstance(part, int) else tar_picture(path, part)
     except (OSError, LookupError) as error:
         if shortage(error):

@@ -1,5 +1,6 @@
 """The one door for data sets: turns SOURCE, whatever its format, into a table of pairs and a quarantine."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pandas as pd
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.readers.arrow_files import is_saved_folder, parquet_files, read_arrow_files, read_saved_folder
 from clipmem_core.pairs.readers.coco import is_coco, read_coco
+from clipmem_core.pairs.readers.containers import JSON, read_file
 from clipmem_core.pairs.readers.delimited import read_delimited
 from clipmem_core.pairs.readers.folders import holds_pictures, read_folder
 from clipmem_core.pairs.readers.hub import fetch_from_hub, is_hub_name
@@ -65,13 +67,15 @@ def read_source(source: str, options: SourceOptions, *, data: Path) -> RawPairs:
 def _read(source: str, options: SourceOptions, data: Path) -> Rows:
     if source == DRAWN:
         return _read_drawn(options, data)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # a home that is nobody's stays as it is
     if path.is_dir():
         return _read_folder(path, options)
     if path.is_file():
         return _read_file(path, options)
     if "{" in source and source.endswith(".tar"):
         return read_shards(expand_pattern(source), options)
+    if path.exists():
+        raise InputError(f"{source} is neither a folder nor a regular file: give {FORMATS}")
     if is_hub_name(source):
         file = fetch_from_hub(source, split=options.split, data=data)
         return read_arrow_files([file], file.parent, options, kind="huggingface")
@@ -107,7 +111,7 @@ def _read_file(path: Path, options: SourceOptions) -> Rows:
 
 def _read_json(path: Path, options: SourceOptions) -> Rows:
     try:
-        value = parse(decode_text(path.read_bytes()))
+        value = parse(decode_text(read_file(path, JSON)))
     except ValueError:  # Hugging Face also calls JSON Lines `.json`
         return read_jsonl(path, options)
     if is_coco(value):
@@ -120,7 +124,7 @@ def _read_json(path: Path, options: SourceOptions) -> Rows:
 def _read_folder(folder: Path, options: SourceOptions) -> Rows:
     if is_saved_folder(folder):
         return read_saved_folder(folder, options)
-    if shards := sorted(path for path in folder.glob("*.tar") if not path.name.startswith(".")):
+    if shards := sorted(path for path in folder.glob("*.tar") if not path.is_dir() and not path.name.startswith(".")):
         return read_shards(shards, options)
     if table := _captions_file(folder):
         return _read_file(table, options)
@@ -150,7 +154,9 @@ def _captions_file(folder: Path) -> Path | None:
 
 def _is_table(path: Path) -> bool:
     try:
-        value = parse(decode_text(path.read_bytes()))
+        value = parse(decode_text(read_file(path, JSON)))
+    except InputError:
+        return True  # too large to look into: reading it will say so
     except ValueError:
         return False
     return is_coco(value) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))

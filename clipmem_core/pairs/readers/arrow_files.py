@@ -1,6 +1,5 @@
 """Reads Parquet files, with pictures inside or paths to them, and folders that Hugging Face's `save_to_disk` made."""
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +8,14 @@ from typing import Any
 import pyarrow as pa
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.readers.columnar import picture_column, read_columns, read_schema, rows_without_picture
+from clipmem_core.pairs.readers.columnar import (
+    picture_column,
+    python_values,
+    read_columns,
+    read_schema,
+    rows_without_picture,
+)
+from clipmem_core.pairs.readers.containers import JSON, read_file
 from clipmem_core.pairs.readers.fields import find_fields
 from clipmem_core.pairs.readers.picture_folder import placed
 from clipmem_core.pairs.readers.records import parse
@@ -27,7 +33,8 @@ def parquet_files(folder: Path, *, split: str) -> list[Path]:
     Raises:
         InputError: there are splits, but not this one.
     """
-    files = sorted(path for path in folder.rglob("*.parquet") if not _hidden(path, folder))
+    found = (path for path in folder.rglob("*.parquet") if not _hidden(path, folder))
+    files = sorted(path for path in found if not path.is_dir())
     splits = {path: _split_of(path) for path in files}
     named = sorted(set(filter(None, splits.values())))
     if named and split not in named:
@@ -68,7 +75,7 @@ def read_saved_folder(folder: Path, options: SourceOptions) -> Rows:
 
 def _load(path: Path, pick: Callable[[Any], list[str]]) -> list[str]:
     try:
-        return pick(parse(path.read_text(encoding="utf-8")))
+        return pick(parse(read_file(path, JSON).decode()))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error!r}): save the data set again with save_to_disk") from error
 
@@ -104,9 +111,9 @@ def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, 
 
 
 def _file_fault(path: Path, root: Path) -> str:
-    if not is_inside(str(root.resolve()), str(path)):
-        return LINK_LEAVES.replace("image", "file")
     try:
+        if not is_inside(str(root.resolve()), str(path)):
+            return LINK_LEAVES.replace("image", "file")
         read_schema(path)
     except OSError as error:
         if shortage(error):
@@ -114,6 +121,8 @@ def _file_fault(path: Path, root: Path) -> str:
         return f"{path.name} cannot be read: {error.strerror}"
     except InputError as error:
         return str(error)
+    except ValueError as error:  # a name that no file can have
+        return f"{path.name} cannot be read: {error}"
     return ""
 
 
@@ -126,35 +135,42 @@ def _file_rows(path: Path, name: str, options: SourceOptions) -> tuple[list[Row]
     _refuse_other_pictures(schema, fields.image, pictures, name)
     table = read_columns(path, [column for column in fields.chosen() if not inside or column != fields.image])
     references = [f"{name}#{row}" for row in range(table.num_rows)]
-    images = references if inside else table[fields.image].to_pylist()
+    images = references if inside else python_values(table[fields.image])
     order = (fields.caption, fields.label, fields.pair_id, fields.planted)
     columns = [_values(table, schema, column) for column in order]
-    rows = [Row(*values) for values in zip(references, images, *columns, strict=True)]
+    rows = [_row(values) for values in zip(references, images, *columns, strict=True)]
     for row in rows_without_picture(path, fields.image) if inside else ():
         rows[row] = rows[row]._replace(reason="row holds no picture bytes")
     return rows, inside
 
 
+def _row(values: tuple[Any, ...]) -> Row:
+    """Return the row, or what stands in the way of one of its values."""
+    fault = next((value for value in values if isinstance(value, Exception)), None)
+    return Row(values[0], reason=f"value cannot be read ({fault})") if fault else Row(*values)
+
+
 def _refuse_other_pictures(schema: pa.Schema, image: str, pictures: str | None, name: str) -> None:
-    if image != pictures and pa.types.is_struct(schema.field(image).type):
+    kind = schema.field(image).type
+    if image == pictures or not pa.types.is_struct(kind):
+        return
+    if pictures:
         raise InputError(f"{name}: pictures are read from the first picture column, {pictures!r}, not from {image!r}")
+    raise InputError(f"{name}: column {image!r} holds no picture bytes but {kind}: write the files' bytes as binary")
 
 
 def _values(table: pa.Table, schema: pa.Schema, column: str) -> list[Any]:
     """Return a column as Python values; class numbers become the class names that Hugging Face keeps in the schema."""
     if not column:
         return [None] * table.num_rows
-    values: list[Any] = table[column].to_pylist()
-    classes = _class_names(schema, column)
-    if not classes:
-        return values
-    known = range(len(classes))
-    return [classes[value] if value in known else value for value in values]
+    values = python_values(table[column])
+    classes: dict[float, Any] = dict(enumerate(_class_names(schema, column)))
+    return [classes.get(value, value) if isinstance(value, int | float) else value for value in values]
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse((schema.metadata or {})[b"huggingface"].decode())["info"]["features"]
         return list(features[column]["names"])
     except (LookupError, TypeError, ValueError):
         return []

@@ -5,10 +5,12 @@ the process and goes by the file's size and time, so that a rewritten file is re
 """
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipmem_core.config import InputError
-from clipmem_core.pairs.readers.containers import Stamped, stamped
+from clipmem_core.pairs.readers.containers import FOOTER, TABLE, Stamped, stamped
 from clipmem_core.shortage import shortage
 
 _BLOB_NAMES = {
@@ -33,12 +35,15 @@ _BLOB_NAMES = {
     "png",
     "webp",
 }
+_TAIL = struct.Struct("<I4s")  # how a Parquet file ends: the length of its index, and PAR1
+_UNHELD = (ValueError, TypeError, ArithmeticError, LookupError)  # dates out of range, unknown zones, names twice
 
 
 def picture_column(schema: pa.Schema) -> str | None:
     """Return the first column that holds pictures: a struct with `bytes`, as Hugging Face writes, or a named blob."""
     for field in schema:
-        if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
+        at = field.type.get_field_index("bytes") if pa.types.is_struct(field.type) else -1
+        if at >= 0 and _holds_bytes(field.type.field(at).type):
             return str(field.name)
     blobs = (field.name for field in schema if _is_blob(field.type) and field.name.lower() in _BLOB_NAMES)
     return next(blobs, None)
@@ -46,6 +51,15 @@ def picture_column(schema: pa.Schema) -> str | None:
 
 def _is_blob(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_blob(kind.value_type)
+    if pa.types.is_list(kind):
+        return bool(kind.value_type == pa.uint8())
+    other = pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind) or pa.types.is_null(kind)
+    return bool(other or _is_blob(kind))
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -62,14 +76,44 @@ def read_columns(path: Path, columns: list[str]) -> pa.Table:
     """Read these columns of a Parquet or Arrow file and nothing else.
 
     Raises:
-        InputError: the file is damaged, or has two columns of one of the names.
+        InputError: the file is damaged, or the columns are above the limit.
     """
     file = stamped(path)
+    if path.suffix != ".arrow" and (fault := TABLE.fault(_column_bytes(_parquet(file).metadata, columns))):
+        raise InputError(f"{path.name}: the columns {', '.join(columns)} are {fault}")
     with _damage_named(file):
         table = _arrow_table(file) if path.suffix == ".arrow" else _parquet(file).read(columns=columns)
         table = table.select(columns)
         table.validate(full=True)
         return table
+
+
+def _column_bytes(metadata: pq.FileMetaData, columns: list[str]) -> int:
+    """Return the bytes that some columns take once they are unpacked."""
+    groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
+    chunks = (group.column(at) for group in groups for at in range(group.num_columns))
+    parts = tuple(f"{column}." for column in columns)  # of lists and structs
+    return sum(chunk.total_uncompressed_size for chunk in chunks if f"{chunk.path_in_schema}.".startswith(parts))
+
+
+def python_values(column: pa.ChunkedArray) -> list[Any]:
+    """Return a column as Python values; in place of one that Python cannot hold, the error that says why.
+
+    Example:
+        >>> [type(value).__name__ for value in python_values(pa.chunked_array([[0, 2**62]], pa.timestamp("s")))]
+        ['datetime', 'OverflowError']
+    """
+    try:
+        return list(column.to_pylist())
+    except _UNHELD:
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except _UNHELD as error:
+        return error
 
 
 def rows_without_picture(path: Path, column: str) -> set[int]:
@@ -118,7 +162,7 @@ def table_picture(path: Path, row: int) -> bytes:
     if not 0 <= at < len(pictures):
         raise LookupError(f"{path.name} has no row {row}")
     data = pictures[at].as_py()
-    if data is None:
+    if data is None or (isinstance(data, list) and None in data):  # a list of numbers may have gaps
         raise LookupError(f"row {row} of {path.name} holds no picture bytes")
     return bytes(data)
 
@@ -162,7 +206,11 @@ def _blobs(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _parquet(file: Stamped) -> pq.ParquetFile:
-    with _damage_named(file):
+    with open(file.path, "rb") as stream, _damage_named(file):
+        stream.seek(-min(_TAIL.size, file.size), os.SEEK_END)
+        footer, mark = _TAIL.unpack(stream.read(_TAIL.size).rjust(_TAIL.size, b"\0"))
+        if mark == b"PAR1" and (fault := FOOTER.fault(footer)):
+            raise InputError(f"{os.path.basename(file.path)}: its index is {fault}")
         return pq.ParquetFile(file.path, pre_buffer=False)  # no reader threads: workers are forked
 
 
@@ -183,7 +231,7 @@ def _damage_named(file: Stamped) -> Iterator[None]:
     """Turn what pyarrow raises over a damaged file, names that are not text included, into one line."""
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError, LookupError) as error:
+    except (pa.ArrowException, OSError, UnicodeError, LookupError) as error:
         if shortage(error):
             raise
         kind = "Arrow" if file.path.endswith(".arrow") else "Parquet"

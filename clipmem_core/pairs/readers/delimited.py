@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.pairs.readers.containers import TABLE, read_file
 from clipmem_core.pairs.readers.fields import Fields, find_fields
 from clipmem_core.pairs.readers.picture_folder import placed
 from clipmem_core.pairs.readers.rows import Row, Rows
@@ -24,7 +25,7 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
     Raises:
         InputError: the file is empty, or its columns cannot be told.
     """
-    lines = list(io.StringIO(decode_text(path.read_bytes()), newline=""))
+    lines = list(io.StringIO(decode_text(read_file(path, TABLE)), newline=""))
     previous = csv.field_size_limit(sys.maxsize)
     try:
         separator = _separator(options.csv_separator) or _sniff(lines, options, tabbed=path.suffix.lower() == ".tsv")
@@ -78,22 +79,52 @@ def _records(lines: Sequence[str], separator: str) -> Iterator[tuple[int, list[s
     """Yield line number, fields and fault of each record.
 
     A record whose quotes do not add up costs its first line only: reading goes on at the next line, so that one
-    stray quote does not swallow the rest of the file.
+    stray quote does not swallow the rest of the file. No line is read twice within such quotes, which would take
+    the square of the file's length.
     """
-    start = 0
-    while start < len(lines):
-        following = (lines[at] for at in range(start, len(lines)))
-        reader = csv.reader(following, delimiter=separator, strict=True, skipinitialspace=separator in _SPACED)
-        first = start
+    text = _Lines(lines)
+    while text.first < len(lines):
+        reader = csv.reader(text, delimiter=separator, strict=True, skipinitialspace=separator in _SPACED)
         try:
             for fields in reader:
                 if fields:
-                    yield first + 1, fields, ""
-                first = start + reader.line_num
+                    yield text.first + 1, fields, ""
+                text.first = text.next
             return
         except csv.Error as error:
-            yield first + 1, *_unquoted(lines[first], separator, str(error))
-            start = first + 1
+            yield text.first + 1, *_unquoted(lines[text.first], separator, str(error))
+            text.give_up(error)
+
+
+class _Lines:
+    """The lines of a file, from the first of the record being read on; it remembers quotes that did not add up.
+
+    A line reached within quotes leads to the same end whatever record it is reached from.
+    """
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self.lines = lines
+        self.first = 0  # line of the record being read
+        self.next = 0
+        self.doomed = 0  # lines before this one lead to `fault` where they are reached within quotes
+        self.fault: csv.Error
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        if self.first < self.next < self.doomed:
+            raise self.fault
+        if self.next == len(self.lines):
+            raise StopIteration
+        self.next += 1
+        return self.lines[self.next - 1]
+
+    def give_up(self, fault: csv.Error) -> None:
+        """Leave the record at its first line and go on at the one after it."""
+        if self.next > self.doomed:
+            self.doomed, self.fault = self.next, fault
+        self.first = self.next = self.first + 1
 
 
 def _unquoted(line: str, separator: str, fault: str) -> tuple[list[str], str]:
@@ -107,7 +138,9 @@ def _rows(name: str, header: list[str], records: Iterator[tuple[int, list[str], 
     rows = []
     for line, values, fault in records:
         source = f"{name}:{line}"
-        if fault or len(values) != len(header):
+        if values == header:
+            rows.append(Row(source, reason="row is the header once more"))
+        elif fault or len(values) != len(header):
             rows.append(Row(source, reason=fault or f"row has {len(values)} columns, the header has {len(header)}"))
         else:
             picked: list[Any] = [values[place] if place >= 0 else None for place in at]

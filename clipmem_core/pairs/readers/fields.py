@@ -87,7 +87,7 @@ def find_fields(
         picture: the column known to hold pictures, from its type.
 
     Raises:
-        InputError: a flag names an absent column, or there is no column for pictures or captions.
+        InputError: a flag names an absent column, there is no column for pictures or captions, or one comes twice.
 
     Example:
         >>> find_fields(["id", "filepath", "title"], SourceOptions(), source="a.csv")
@@ -98,20 +98,26 @@ def find_fields(
     image = _flagged(columns, options.csv_img_key, "--csv-img-key", shown)
     label = _flagged(columns, options.csv_label_key, "--csv-label-key", shown)
     pair_id = _flagged(columns, options.csv_id_key, "--csv-id-key", shown)
-    free = [column for column in columns if column not in (caption, image, label, pair_id)]
+    free = [column for column in columns if column not in (caption, image, label, pair_id, picture)]
     caption = caption or _guess(free, CAPTION_NAMES)
     image = image or picture or _guess(free, IMAGE_NAMES) or _by_value(free, first or {})
     for found, what, flag in ((caption, "captions", "--csv-caption-key"), (image, "pictures", "--csv-img-key")):
         if not found:
             raise InputError(f"{shown}, and none is known to hold {what}: name it with {flag}")
     free = [column for column in free if column not in (caption, image)]
-    return Fields(
+    fields = Fields(
         image,
         caption,
         label or _guess(free, LABEL_NAMES),
         pair_id or _guess(free, ID_NAMES),
         _guess(free, [names.PLANTED]),
     )
+    twice = [name for name in fields.chosen() if list(columns).count(name) > 1]
+    if picture in (caption, *fields._optional()) and picture:
+        raise InputError(f"{source}: column {picture!r} holds pictures: name another for captions, labels and ids")
+    if twice:
+        raise InputError(f"{source} has the column {twice[0]!r} more than once: rename all but the one to read")
+    return fields
 
 
 def _flagged(columns: Sequence[str], wanted: str, flag: str, shown: str) -> str:

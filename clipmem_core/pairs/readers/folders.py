@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from clipmem_core.config import InputError
-from clipmem_core.pairs.readers.containers import is_picture
+from clipmem_core.pairs.readers.containers import TEXT, is_picture, read_file
 from clipmem_core.pairs.readers.rows import Row, Rows
 from clipmem_core.pairs.readers.text import decode_text
 from clipmem_core.pairs.references import LINK_LEAVES, is_inside
@@ -65,9 +65,11 @@ def _row(root: Path, image: str, text: str | None) -> Row:
     if path.is_symlink() and not is_inside(os.path.realpath(root), os.fspath(path)):
         return Row(image, image, reason=LINK_LEAVES.replace("image", "caption file"))
     try:
-        captions = [line for line in _LINE_END.split(decode_text(path.read_bytes())) if line.strip()]
+        captions = [line for line in _LINE_END.split(decode_text(read_file(path, TEXT))) if line.strip()]
     except OSError as error:
         if shortage(error):
             raise
         return Row(image, image, reason=f"caption file cannot be read: {error.strerror}")
+    except InputError as error:
+        return Row(image, image, reason=str(error))
     return Row(image, image, captions, os.path.dirname(image).partition("/")[0] or None)

@@ -16,7 +16,7 @@ def named_folder(flag: str, file: Path) -> Path:
     Raises:
         InputError: neither is a folder.
     """
-    folders = [folder for folder in (Path(flag).expanduser(), file.parent / flag) if folder.is_dir()]
+    folders = [folder for folder in (Path(os.path.expanduser(flag)), file.parent / flag) if folder.is_dir()]
     if not folders:
         raise InputError(f"--image-folder {flag} is not a folder: name the one with the pictures of {file.name}")
     return folders[0].absolute()

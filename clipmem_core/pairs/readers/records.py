@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.pairs.readers.containers import JSON, read_file
 from clipmem_core.pairs.readers.fields import find_fields
 from clipmem_core.pairs.readers.picture_folder import placed
 from clipmem_core.pairs.readers.rows import Row, Rows
@@ -20,7 +21,7 @@ def read_jsonl(path: Path, options: SourceOptions) -> Rows:
     Raises:
         InputError: no line is a JSON object, or its keys do not tell picture and caption.
     """
-    return _read(path, list(_lines(decode_text(path.read_bytes()))), options, kind="jsonl")
+    return _read(path, list(_lines(decode_text(read_file(path, JSON)))), options, kind="jsonl")
 
 
 def read_json_list(path: Path, values: list[Any], options: SourceOptions) -> Rows:

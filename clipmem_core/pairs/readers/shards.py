@@ -2,7 +2,10 @@
 
 import os
 import posixpath
+import re
+import string
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,7 +13,7 @@ from braceexpand import braceexpand
 
 from clipmem_core import columns as names
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.readers.containers import is_picture
+from clipmem_core.pairs.readers.containers import TEXT, is_picture
 from clipmem_core.pairs.readers.fields import LABEL_NAMES
 from clipmem_core.pairs.readers.records import parse
 from clipmem_core.pairs.readers.rows import Row, Rows
@@ -21,22 +24,66 @@ from clipmem_core.shortage import shortage
 
 Sample = dict[str, str]  # suffix → member name; "picture" → the picture's
 _TEXTS = ("txt", "json", "cls")
+SHARD_LIMIT = 10_000  # ten million pairs at img2dataset's thousand a shard and more: beyond what one audit can train on
+DEPTH_LIMIT = 10  # names of shards have one or two levels of braces, and each is a call of the expander within another
+_RANGE = re.compile(r"(?:(-?\d+)\.\.(-?\d+)|([A-Za-z])\.\.([A-Za-z]))(?:\.\.-?(\d+))?")
+_LETTERS = string.ascii_uppercase + string.ascii_lowercase  # in the expander's order
 
 
 def expand_pattern(pattern: str) -> list[Path]:
     """Return the shards that a brace pattern names.
 
     Raises:
-        InputError: the braces do not match.
+        InputError: the braces do not match, name more shards than `SHARD_LIMIT` or are nested too deep.
 
     Example:
         >>> [path.name for path in expand_pattern("set/{00..02}.tar")]
         ['00.tar', '01.tar', '02.tar']
     """
+    shards, depth = _expansions(pattern)
+    if shards > SHARD_LIMIT or depth > DEPTH_LIMIT:
+        raise InputError(
+            f"{pattern[:80]}: the braces name more than {SHARD_LIMIT:,} shards, or are nested more than {DEPTH_LIMIT} "
+            "deep: give fewer, or the folder they are in"
+        )
     try:
         return [Path(path) for path in braceexpand(os.path.expanduser(pattern))]
     except ValueError as error:
         raise InputError(f"{pattern}: the braces cannot be expanded ({error}): write name-{{000..041}}.tar") from error
+
+
+def _expansions(pattern: str) -> tuple[int, int]:
+    """Return how many texts a brace pattern stands for, without expanding it, and how deep its braces are nested."""
+    groups = [_Group(0)]
+    deepest = 0
+    for match in re.finditer(r"\\.|[{},]", pattern):
+        group, at = groups[-1], match.end()
+        if match[0] == "{":
+            groups.append(_Group(at))
+            deepest = max(deepest, len(groups) - 1)
+        elif match[0] == "," and len(groups) > 1:
+            group.alternatives, group.product = group.alternatives + group.product, 1
+        elif match[0] == "}" and len(groups) > 1:
+            groups.pop()
+            steps = _RANGE.fullmatch(pattern, group.start, match.start())
+            groups[-1].product *= _length(steps) if steps else group.alternatives + group.product
+    return groups[0].product, deepest
+
+
+@dataclass
+class _Group:
+    start: int
+    alternatives: int = 0  # of those before the last comma
+    product: int = 1  # of those since
+
+
+def _length(steps: re.Match[str]) -> int:
+    """Return how many numbers or letters a range has; of absurdly long numbers, more than any limit."""
+    if max(len(text or "") for text in steps.groups()) > 18:
+        return SHARD_LIMIT + 1
+    first, last, first_letter, last_letter, step = steps.groups()
+    ends = (int(first), int(last)) if first else (_LETTERS.index(first_letter), _LETTERS.index(last_letter))
+    return abs(ends[1] - ends[0]) // (int(step or 1) or 1) + 1
 
 
 def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
@@ -71,9 +118,14 @@ def _shard_rows(shard: Path, root: Path, options: SourceOptions) -> Iterator[Row
     content = scan_tar(shard)
     with shard.open("rb") as stream:
         for key, sample in _samples(content).items():
+            for kind in [kind for kind in _TEXTS if kind in sample]:
+                if fault := TEXT.fault(content.members[sample[kind]][1]):
+                    yield Row(f"{name}/{sample.pop(kind)}", reason=f"member is {fault}")
+            if not sample:
+                continue
             yield from _sample_rows(f"{name}/{key}", name, sample, _texts(stream, content, sample), options)
-    for member in content.repeated:
-        yield Row(f"{name}/{member}", reason="member comes twice in the tar: the first is used")
+    for member, reason in content.refused:
+        yield Row(f"{name}/{member}", reason=reason)
     if not content.complete:
         yield Row(name, reason="tar is cut off or damaged: samples up to that place were read")
 

@@ -6,8 +6,9 @@ workers share those made before the fork. No file stays open.
 
 import os
 import posixpath
+import re
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,18 +16,42 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipmem_core.config import InputError
-from clipmem_core.pairs.readers.containers import Stamped, is_picture, stamped
+from clipmem_core.pairs.readers.containers import PICTURE, TAR_HEADER, Stamped, is_picture, stamped
 
 _BLOCK = 512  # bytes of a tar header
+_ATTACHED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_DIGITS = re.compile(rb"\d{1000}")
+_DAMAGE = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)  # what tarfile raises over it
 
 
 @dataclass(frozen=True)
 class TarContent:
-    """Where a tar's members lie (name → offset and size in bytes), which came twice, and whether it ends properly."""
+    """Where a tar's members lie (name → offset and size in bytes), which are refused, and whether it ends properly."""
 
     members: dict[str, tuple[int, int]]
-    repeated: list[str]
+    refused: list[tuple[str, str]]  # name and reason
     complete: bool
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is refused where reading it would take all memory or for ever, or lead back to where it stands."""
+
+    def _proc_member(self, tar: Any) -> Any:
+        attached = self.type in _ATTACHED
+        if self.size < 0 or (attached and TAR_HEADER.fault(self.size)):
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        if attached:
+            at = tar.fileobj.tell()
+            if _DIGITS.search(tar.fileobj.read(self.size)):  # older tarfiles take the square of its length over these
+                raise tarfile.ReadError("a header of digits")
+            tar.fileobj.seek(at)
+        return super()._proc_member(tar)  # type: ignore[misc]
 
 
 def scan_tar(path: Path) -> TarContent:
@@ -35,32 +60,43 @@ def scan_tar(path: Path) -> TarContent:
     Raises:
         InputError: the file is not an uncompressed tar.
     """
-    members: dict[str, tuple[int, int]] = {}
-    repeated: list[str] = []
-    size = path.stat().st_size
+    content = TarContent({}, [], False)
+    size = stamped(path).size
     try:
-        with tarfile.open(path, mode="r:") as tar:
-            complete = _walk(tar, size, members, repeated)
-    except tarfile.TarError as error:
+        with tarfile.open(path, mode="r:", tarinfo=_Header) as tar:
+            return replace(content, complete=_walk(tar, size, content))
+    except _DAMAGE as error:
         raise InputError(f"{path.name} is not an uncompressed tar archive ({error})") from error
-    return TarContent(members, repeated, complete)
 
 
-def _walk(tar: Any, size: int, members: dict[str, tuple[int, int]], repeated: list[str]) -> bool:
-    """Fill in members and repeated; return whether the archive has its closing block of zeros."""
+def _walk(tar: Any, size: int, content: TarContent) -> bool:
+    """Fill in the content; return whether the archive has its closing block of zeros."""
     try:
-        while (member := tar.next()) is not None:
+        at = -1
+        while (member := tar.next()) is not None and tar.offset > at:
+            at = tar.offset
             tar.members = []  # tarfile would keep every header it has seen
-            name = posixpath.normpath(member.name).lstrip("/")
-            if not member.isreg() or member.offset_data + member.size > size:
-                continue
-            if name in members:
-                repeated.append(name)
-            members.setdefault(name, (member.offset_data, member.size))
-    except tarfile.TarError:
+            _note(member, size, content)
+    except _DAMAGE:
         return False
     tar.fileobj.seek(tar.offset)
     return bool(tar.fileobj.read(_BLOCK) == bytes(_BLOCK))
+
+
+def _note(member: tarfile.TarInfo, size: int, content: TarContent) -> None:
+    name = posixpath.normpath(member.name).lstrip("/")
+    if member.isdir():
+        return
+    if not member.isreg() or member.issparse():
+        content.refused.append((name, "member is a link, a device or sparse: plain files are read"))
+    elif member.size < 0:
+        content.refused.append((name, "member's header is damaged: it has a negative size"))
+    elif member.offset_data + member.size > size:
+        return  # cut off: the archive is told to be
+    elif name in content.members:
+        content.refused.append((name, "member comes twice in the tar: the first is used"))
+    else:
+        content.members[name] = (member.offset_data, member.size)
 
 
 class _PictureIndex(NamedTuple):
@@ -85,13 +121,15 @@ def tar_picture(path: Path, name: str) -> bytes:
 
     Raises:
         LookupError: the tar has no such picture.
-        InputError: the file is not a tar.
+        InputError: the file is not a tar, or the picture is above the limit.
     """
     index = _picture_index(stamped(path))
     key = os.fsencode(name)
     at = int(np.searchsorted(index.names, key)) if len(index.names) else 0
     if at == len(index.names) or index.names[at] != key:
         raise LookupError(f"no such picture in {path.name}")
+    if fault := PICTURE.fault(int(index.sizes[at])):
+        raise InputError(f"it is {fault}")
     with path.open("rb") as stream:
         stream.seek(int(index.offsets[at]))
         return stream.read(int(index.sizes[at]))
