@@ -5,7 +5,7 @@ All audits of a data set share one log. Nothing in it ever changes: an undo is a
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class Outcome:
     pairs: int  # that were decided, or brought back to what stood before
     overtaken: Decision | None = None  # what somebody else said since the pair was shown
     left: int = 0  # an undo: pairs that were decided on since, which stay as they are
-    first: int = 0  # its first entry of the log; its pairs' entries follow
+    first: int = field(default=0, compare=False)  # its first entry of the log; those of its other pairs follow
 
 
 @dataclass(frozen=True)
