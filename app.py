@@ -2,12 +2,20 @@
 
 import streamlit as st
 
-from clipmem_core.dashboard.frame import PAGES
+from clipmem_core.dashboard.address import unknown_page
+from clipmem_core.dashboard.frame import PAGES, draw_no_page
 
 
 def open_first() -> None:
-    """Go on to the first page. Were it the default page itself, its own address would lead nowhere."""
-    st.switch_page(next(iter(PAGES)), query_params=st.query_params.to_dict())
+    """Go on to the first page, unless the address names a page that is not there.
+
+    Were it the default page itself, its own address would lead nowhere.
+    """
+    name = unknown_page()
+    if name:
+        draw_no_page(name)
+    else:
+        st.switch_page(next(iter(PAGES)), query_params=st.query_params.to_dict())
 
 
 pages = [st.Page(path, title=title) for path, (title, _) in PAGES.items()]

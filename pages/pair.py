@@ -5,7 +5,7 @@ import streamlit as st
 from clipmem_core.dashboard.address import read_selection
 from clipmem_core.dashboard.frame import open_page
 from clipmem_core.dashboard.pair import draw_captions, draw_picture, draw_scores, draw_way, find_pair
-from clipmem_core.dashboard.pair_decision import draw_decision, draw_edits
+from clipmem_core.dashboard.pair_decision import draw_decision, draw_edits, guard_keys
 from clipmem_core.dashboard.pair_neighbours import draw_choices, draw_nearest
 from clipmem_core.dashboard.pair_terms import draw_terms
 from clipmem_core.dashboard.trouble import explained_errors
@@ -23,6 +23,7 @@ with explained_errors():
         draw_captions(card)
         draw_scores(audit, card)
         draw_edits(audit, card)
+        guard_keys(card)
     draw_terms(audit, card)
     draw_choices(audit, card)
     draw_nearest(audit, card)

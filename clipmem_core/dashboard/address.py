@@ -5,6 +5,7 @@ callback writes what was changed back into it.
 """
 
 import dataclasses
+from urllib.parse import unquote, urlsplit
 
 import streamlit as st
 
@@ -73,6 +74,12 @@ def read_number(name: str, default: int, *, among: tuple[int, ...] = ()) -> int:
     text = st.query_params.get(name, "")
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
     return number if number >= 1 and (not among or number in among) else default
+
+
+def unknown_page() -> str:
+    """Return what the address names in the place of a page; empty at the app's own address. For the default page."""
+    path = unquote(urlsplit(st.context.url or "").path).strip("/")
+    return path.removeprefix(st.get_option("server.baseUrlPath").strip("/")).strip("/")
 
 
 def _told(others: dict[str, str | int | None]) -> dict[str, str]:

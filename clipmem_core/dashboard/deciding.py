@@ -2,12 +2,17 @@
 
 Buttons write in their callbacks, which run before the page is drawn: the page then shows what is stored. A callback
 leaves a notice for `draw_notice`; what was told in this session is kept, so that undo takes back one's own.
+
+Streamlit stops a run, its callbacks too, wherever it touches the session's state, and begins the next one beside it.
+So what a callback does is done in one go, on the session's `Desk`: nothing in it touches the session's state.
 """
 
 import dataclasses
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import streamlit as st
@@ -16,6 +21,7 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAIR, peek_selection, write
 from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.ticks import tick
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Decision, Outcome, Review, open_review
 from clipmem_core.review.rows import neighbours, pair_ids
@@ -29,12 +35,12 @@ BADGES: dict[str | None, tuple[str, str, Colour]] = {  # decision → word, icon
     RECAPTION: ("recaption", ":material/edit:", "blue"),
     None: ("undecided", ":material/radio_button_unchecked:", "gray"),
 }
-NOTICE = "deciding_notice"
-TOLD = "deciding_told"  # the events of this session that can be undone: (audit, number)
+DESK = "deciding_desk"
 SEEN = "deciding_seen"  # (pair, the entry of the log that the page shows)
 GO_ON = "deciding_go_on"
 ASKED = "deciding_asked"
 SHOWN = 300  # characters of a note, an id or a caption
+LATE = "Pressed while the page was being drawn: not stored."
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,63 @@ class Notice:
     event: int | None = None  # what its Undo button takes back
 
 
+@dataclass
+class Desk:
+    """What a session has told, and where that leads."""
+
+    turn: threading.RLock = field(default_factory=threading.RLock)
+    presses: int = 0  # answered: what was drawn before the last of them is past
+    told: list[tuple[str, int]] = field(default_factory=list)  # what can be undone: the audit, the event
+    own: list[tuple[Path, range]] = field(default_factory=list)  # the session's entries of a log
+    notes: dict[str, str] = field(default_factory=dict)  # what a note's box told last
+    notice: Notice | None = None
+    way: tuple[str | None, str] | None = None  # from the pair of the address to the one to show
+
+    def takes(self, press: int | None) -> bool:
+        """Tell whether a press is the first since its button was drawn; of a second one, the notice says what became.
+
+        Older ones are none of a person: Streamlit's keys may set off the button that was there before as well.
+
+        Args:
+            press: the number that the button was drawn with; None for one that may be pressed again.
+        """
+        if press in (None, self.presses):
+            self.presses += 1
+            return True
+        if press == self.presses - 1:
+            before = self.notice or Notice("")
+            self.notice = dataclasses.replace(before, sentence=f"{before.sentence} {LATE}".strip(), good=False)
+        return False
+
+    def keep(self, review: Review, outcome: Outcome) -> None:
+        """Keep which entries of the log are the session's own."""
+        self.own.append((review.path, range(outcome.first, outcome.first + outcome.pairs)))
+
+    def wrote(self, review: Review, entry: int) -> bool:
+        """Tell whether an entry of a log is the session's own."""
+        return any(path == review.path and entry in entries for path, entries in self.own)
+
+
+def open_desk() -> Desk:
+    """Return the session's desk."""
+    if DESK not in st.session_state:
+        st.session_state[DESK] = Desk()
+    desk: Desk = st.session_state[DESK]
+    return desk
+
+
 @contextmanager
-def noticed_errors() -> Iterator[None]:
-    """Turn an `InputError` in a callback, which draws nothing, into the notice of the next run."""
-    try:
-        yield
-    except InputError as error:
-        st.session_state[NOTICE] = Notice("This could not be stored.", " ".join(str(error).split()), good=False)
+def at_desk() -> Iterator[Desk]:
+    """Give a callback, which draws nothing, its turn at the desk; an `InputError` becomes the notice of the next run.
+
+    What is done in it may not touch the session's state or the address.
+    """
+    desk = open_desk()
+    with desk.turn:
+        try:
+            yield desk
+        except InputError as error:
+            desk.notice = Notice("This could not be stored.", " ".join(str(error).split()), good=False)
 
 
 def draw_badge(decision: Decision | None) -> None:
@@ -63,7 +119,7 @@ def draw_badge(decision: Decision | None) -> None:
 
 
 def decide(
-    audit: Audit, card: PairCard, decision: str | None, *, captions: Sequence[str] = (), note: str | None = None
+    audit: Audit, card: PairCard, decision: str | None, *, captions: Sequence[str] = (), press: int | None = None
 ) -> None:
     """Store a decision on the page's pair and, if that is wished, go on to the next undecided one. A callback.
 
@@ -72,20 +128,51 @@ def decide(
         card: the pair.
         decision: keep, remove, recaption, or None to take it back.
         captions: the new ones, for recaption.
-        note: None leaves the note as it is.
+        press: the number that the button was drawn with, see `Desk`.
     """
-    with noticed_errors():
-        goes_on = decision is not None and note is None and st.session_state.get(GO_ON, True)
-        following = neighbours(audit, peek_selection(), card.pair_id).next_undecided if goes_on else None
-        outcome = open_review(audit).decide(
-            [card.pair_id], decision, captions=captions, note=note, audit=audit.name, seen=_shown_entry(card.pair_id)
-        )
-        remember(audit, outcome)
-        what = f"Stored: {BADGES[decision][0]}." if note is None else "Note stored."
+    goes_on = decision is not None and st.session_state.get(GO_ON, True)
+    selection, seen = peek_selection(), _shown_entry(card.pair_id)
+    with at_desk() as desk:
+        if not desk.takes(press):
+            return
+        following = neighbours(audit, selection, card.pair_id).next_undecided if goes_on else None
+        review = open_review(audit)
+        outcome = review.decide([card.pair_id], decision, captions=captions, audit=audit.name, seen=seen)
+        remember(desk, audit, review, outcome)
         end = " No undecided pair is left in this selection." if goes_on and following is None else ""
-        st.session_state[NOTICE] = _overtaken(outcome) or Notice(what + end, card.pair_id, event=outcome.event)
-        if following is not None:
-            write(pair=following)
+        stored = Notice(f"Stored: {BADGES[decision][0]}.{end}", card.pair_id, event=outcome.event)
+        desk.notice = _overtaken(desk, review, outcome) or stored
+        desk.way = (card.pair_id, following) if following is not None else None
+
+
+def write_note(audit: Audit, card: PairCard, typed: str, *, box: str, drawn: str) -> None:
+    """Store a note beside whatever was decided, if a person changed it. A callback.
+
+    A browser sends what its boxes say with whatever else it sends, also of boxes that are gone, and Streamlit may call
+    that a change. So the note is compared with what its box told last, and with what is stored.
+
+    Args:
+        audit: the audit that the person looks at.
+        card: the pair.
+        typed: the note.
+        box: tells the boxes apart.
+        drawn: what the box was drawn with.
+    """
+    with at_desk() as desk:
+        review = open_review(audit)
+        stands = review.current(card.pair_id)
+        before, stored = desk.notes.get(box, drawn), stands.note if stands else ""
+        if typed in (before, stored):
+            return
+        if stored != before:
+            sentence = "Not stored: somebody else has changed the note. Look at it, then write yours again:"
+            desk.notice = Notice(sentence, typed, good=False)
+            return
+        decision, captions = (stands.decision, stands.captions) if stands else (None, ())
+        outcome = review.decide([card.pair_id], decision, captions=captions, note=typed, audit=audit.name)
+        desk.notes[box] = typed
+        remember(desk, audit, review, outcome)
+        desk.notice = Notice("Note stored.", card.pair_id, event=outcome.event)
 
 
 def _shown_entry(pair_id: str) -> int | None:
@@ -93,48 +180,62 @@ def _shown_entry(pair_id: str) -> int | None:
     return entry if pair == pair_id else None
 
 
-def _overtaken(outcome: Outcome) -> Notice | None:
+def _overtaken(desk: Desk, review: Review, outcome: Outcome) -> Notice | None:
     """Return the warning where somebody else decided between what the page showed and the press of the button."""
     other = outcome.overtaken
-    if other is None:
+    if other is None or desk.wrote(review, other.entry):
         return None
     word = BADGES[other.decision][0]
     sentence = f"Stored, but somebody else had just said {word}; yours stands now. Undo brings theirs back."
     return Notice(sentence, other.pair_id, good=False, event=outcome.event)
 
 
-def remember(audit: Audit, outcome: Outcome) -> None:
+def remember(desk: Desk, audit: Audit, review: Review, outcome: Outcome) -> None:
     """Keep an event of this session, so that undo finds it."""
-    st.session_state.setdefault(TOLD, []).append((audit.name, outcome.event))
+    desk.told.append((audit.name, outcome.event))
+    desk.keep(review, outcome)
 
 
-def undo(audit: Audit, event: int | None = None) -> None:
+def undo(audit: Audit, event: int | None = None, *, press: int | None = None) -> None:
     """Take back an event, else the last one of this session, else the last decision of the log. A callback."""
-    with noticed_errors():
-        told = st.session_state.get(TOLD, [])
-        own = [number for name, number in told if name == audit.name]
+    shown = st.query_params.get(PAIR)
+    with at_desk() as desk:
+        if not desk.takes(press):
+            return
+        own = [number for name, number in desk.told if name == audit.name]
         wanted = event or (own[-1] if own else None)
-        st.session_state[TOLD] = [each for each in told if each != (audit.name, wanted)]
         review = open_review(audit)
         outcome = review.undo(wanted)
-        st.session_state[NOTICE] = _taken_back(audit, outcome, review)
+        desk.told = [each for each in desk.told if each != (audit.name, wanted)]
+        desk.notice, pair_id = _taken_back(outcome, review)
+        if outcome is not None:
+            desk.keep(review, outcome)
+        if shown and pair_id is not None and find_row(audit, pair_id) is not None:
+            desk.way = (shown, pair_id)
 
 
-def _taken_back(audit: Audit, outcome: Outcome | None, review: Review) -> Notice:
-    """Say what an undo took back, and go to its pair where it is only one."""
+def _taken_back(outcome: Outcome | None, review: Review) -> tuple[Notice, str | None]:
+    """Return what an undo took back, and its pair where it is only one."""
     if outcome is None:
-        return Notice("There is nothing to undo.", good=False)
+        return Notice("There is nothing to undo.", good=False), None
     if outcome.pairs == 0:
-        return Notice("Nothing was undone: somebody has decided anew since.", good=False)
+        return Notice("Nothing was undone: somebody has decided anew since.", good=False), None
     last = review.history(page=1, size=1).iloc[0]
     left = f" {_pairs(outcome.left)}, decided anew since, stayed as it is." if outcome.left else ""
     sentence = f"Undone: {BADGES[last['decision']][0]}, {_pairs(outcome.pairs)}.{left}"
-    if outcome.pairs > 1:
-        return Notice(sentence)
     pair_id = str(last["first_pair_id"])
-    if PAIR in st.query_params and find_row(audit, pair_id) is not None:
-        write(pair=pair_id)
-    return Notice(sentence, pair_id)
+    return (Notice(sentence, pair_id), pair_id) if outcome.pairs == 1 else (Notice(sentence), None)
+
+
+def go_on() -> None:
+    """Write into the address the pair that the last press leads to, once the page is drawn that was pressed."""
+    desk = open_desk()
+    if desk.way is None:
+        return
+    left, there = desk.way
+    if st.query_params.get(PAIR, left) == left:
+        write(pair=there)
+    desk.way = None
 
 
 def draw_notice(audit: Audit, *, key: str) -> None:
@@ -144,7 +245,8 @@ def draw_notice(audit: Audit, *, key: str) -> None:
         audit: the audit of the page.
         key: tells the notices of a page apart.
     """
-    notice: Notice | None = st.session_state.pop(NOTICE, None)
+    desk = open_desk()
+    notice, desk.notice = desk.notice, None
     if notice is None:
         return
     st.toast(notice.sentence, icon=":material/check:" if notice.good else ":material/warning:")
@@ -152,7 +254,9 @@ def draw_notice(audit: Audit, *, key: str) -> None:
         icon = ":green[:material/check:]" if notice.good else ":orange[:material/warning:]"
         st.markdown(f"{icon} {notice.sentence}", width="content")
         if notice.event is not None:
-            st.button("Undo", type="tertiary", key=f"{key}-undo", on_click=undo, args=(audit, notice.event))
+            st.button(
+                "Undo", type="tertiary", key=f"{key}-undo-{notice.event}", on_click=undo, args=(audit, notice.event)
+            )
         if notice.about:
             show_text(notice.about, limit=SHOWN)
 
@@ -224,13 +328,21 @@ def _draw_question(audit: Audit, selection: Selection) -> None:
 def _decide_all(audit: Audit, asked: Asked) -> None:
     """Store the decision; where the selection has grown or shrunk since the question, ask again."""
     st.session_state.pop(ASKED, None)
-    with noticed_errors():
+    again, done = None, False
+    with at_desk() as desk:
         ids = asked.pairs if asked.pairs is not None else pair_ids(audit, asked.selection)
-        if len(ids) != asked.count:
-            st.session_state[ASKED] = dataclasses.replace(asked, count=len(ids))
-            st.session_state[NOTICE] = Notice("The selection has changed in the meantime: look again.", good=False)
-            return
-        outcome = open_review(audit).decide(ids, asked.decision, audit=audit.name)
-        remember(audit, outcome)
-        sentence = f"Stored: {BADGES[asked.decision][0]}, for {_pairs(outcome.pairs)}."
-        st.session_state[NOTICE] = Notice(sentence, event=outcome.event)
+        if len(ids) == asked.count:
+            review = open_review(audit)
+            outcome = review.decide(ids, asked.decision, audit=audit.name)
+            remember(desk, audit, review, outcome)
+            sentence = f"Stored: {BADGES[asked.decision][0]}, for {_pairs(outcome.pairs)}."
+            desk.notice = Notice(sentence, event=outcome.event)
+            desk.presses += 1
+            done = True
+        else:
+            again = dataclasses.replace(asked, count=len(ids))
+            desk.notice = Notice("The selection has changed in the meantime: look again.", good=False)
+    if again is not None:
+        st.session_state[ASKED] = again
+    if done and asked.pairs is not None:
+        tick(asked.pairs, on=False)

@@ -9,7 +9,7 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.address import link
 from clipmem_core.dashboard.cards import DECISION_COLOURS
 from clipmem_core.dashboard.choices import draw_pages, read_page
-from clipmem_core.dashboard.deciding import BADGES, NOTICE, Notice, noticed_errors, undo
+from clipmem_core.dashboard.deciding import BADGES, Notice, at_desk, undo
 from clipmem_core.dashboard.decision_list import moment, rows_of
 from clipmem_core.dashboard.plain import as_html
 from clipmem_core.review.decisions import Review, open_review
@@ -61,8 +61,8 @@ def _draw_event(audit: Audit, event: dict[Any, Any], *, has_pair: bool) -> None:
 
 def _redo(audit: Audit, event: int) -> None:
     """Take an undo back. A callback."""
-    with noticed_errors():
-        st.session_state[NOTICE] = _redone(open_review(audit), event)
+    with at_desk() as desk:
+        desk.notice = _redone(open_review(audit), event)
 
 
 def _redone(review: Review, event: int) -> Notice:

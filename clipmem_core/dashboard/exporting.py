@@ -13,7 +13,7 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import write
 from clipmem_core.dashboard.amounts import bytes_in_words
-from clipmem_core.dashboard.deciding import NOTICE, Notice
+from clipmem_core.dashboard.deciding import Notice, open_desk
 from clipmem_core.dashboard.decision_list import count_decisions
 from clipmem_core.dashboard.kept_exports import (
     INTERRUPTED,
@@ -223,6 +223,6 @@ def _delete(audit: Audit, kept: Kept) -> None:
     """Delete an export. A callback."""
     try:
         delete(audit, kept.kind)
-        st.session_state[NOTICE] = Notice("Export deleted.", kept.path.name)
+        open_desk().notice = Notice("Export deleted.", kept.path.name)
     except InputError as error:
-        st.session_state[NOTICE] = Notice("The export was not deleted.", str(error), good=False)
+        open_desk().notice = Notice("The export was not deleted.", str(error), good=False)

@@ -65,6 +65,13 @@ def open_bare_page(title: str) -> None:
     show_title(title)
 
 
+def draw_no_page(name: str) -> None:
+    """Draw the page of an address that leads to none."""
+    open_bare_page("No such page")
+    st.warning("This address leads to no page of CLIPMem: choose one on the left.", icon=":material/link_off:")
+    show_text(f"asked for: {name}", limit=120)
+
+
 def _set_up(title: str) -> None:
     """Give a page its title, icon and width, the first thing a page does, and the sidebar its name."""
     st.set_page_config(page_title=f"{title} · CLIPMem", page_icon=_icon(), layout="wide")

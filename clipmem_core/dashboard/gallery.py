@@ -12,7 +12,7 @@ from clipmem_core.dashboard.address import LAYOUT, PAGE, SIZE, read_number, writ
 from clipmem_core.dashboard.cards import draw_cards
 from clipmem_core.dashboard.chips import conditions, learned_by_g, queue_of
 from clipmem_core.dashboard.choices import draw_pages, read_page, write_page
-from clipmem_core.dashboard.deciding import draw_bulk, draw_notice
+from clipmem_core.dashboard.deciding import draw_bulk, draw_notice, open_desk
 from clipmem_core.dashboard.filters import GRID, TABLE, draw_order
 from clipmem_core.dashboard.numbers import read_noise, read_verdict, words
 from clipmem_core.dashboard.pair_table import draw_table
@@ -26,6 +26,8 @@ from clipmem_core.review.selection import MATCH, Selection
 PAGE_SIZES = (12, 24, 48, 96)
 USUAL_SIZE = 24
 TURNED = "page_turned"
+OPENED = "pair_opened"  # the row that the page of a pair showed last
+TO_THE_CARD = """<script>document.querySelector('.st-key-tick-{row}')?.scrollIntoView({{block: 'center'}})</script>"""
 TO_THE_TOP = """<script>document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0)</script>"""
 SUBTRACTED = "These pairs were learned by g, which is subtracted, so the lowest clipmem is the most memorized."
 MEANINGS = {
@@ -65,6 +67,7 @@ def draw_gallery(audit: Audit, selection: Selection) -> None:
     else:
         draw_cards(audit, shown, selection=selection, draw_tick=draw_tick)
     _draw_steps(pages, page)
+    _scroll_back()
 
 
 def _count(audit: Audit, selection: Selection) -> int:
@@ -98,6 +101,13 @@ def _draw_steps(pages: int, page: int) -> None:
         st.html(f"{TO_THE_TOP}<!-- {page} -->", unsafe_allow_javascript=True)
 
 
+def _scroll_back() -> None:
+    """Show the card of the pair that the person comes back from, if it is on this page."""
+    row = st.session_state.pop(OPENED, None)
+    if row is not None:
+        st.html(TO_THE_CARD.format(row=row), unsafe_allow_javascript=True)
+
+
 def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     pairs = "1 pair" if count == 1 else f"{count:,} pairs"
     queue = queue_of(selection)
@@ -113,7 +123,8 @@ def _draw_bulk(
     """Draw what is done for many pairs at once; what became of it stands outside, where it is seen."""
     label = f"Decide for {len(ticked):,} selected" if ticked else "Decide for many"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        with st.popover(label, key="bulk", icon=":material/checklist:", width="content"):
+        key = f"bulk-{open_desk().presses}"  # another one, which is closed, once something was decided
+        with st.popover(label, key=key, icon=":material/checklist:", width="content"):
             draw_bulk(audit, selection, count, ticked)
         draw_tick_all(shown, ticked)
 

@@ -15,7 +15,8 @@ from clipmem_core.columns import (
     SIMILARITY_OUT,
 )
 from clipmem_core.dashboard.address import PAIR, link, read_view, write
-from clipmem_core.dashboard.gallery import TO_THE_TOP
+from clipmem_core.dashboard.deciding import go_on
+from clipmem_core.dashboard.gallery import OPENED, TO_THE_TOP
 from clipmem_core.dashboard.numbers import number, read_noise, read_verdict, words
 from clipmem_core.dashboard.pair_picture import large_picture
 from clipmem_core.dashboard.plain import cut, show_chips, show_text
@@ -27,7 +28,6 @@ from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import find_row
 
 BROWSE, THIS_PAGE = "pages/browse.py", "pages/pair.py"
-DRAWN = "pair_drawn"  # the row that the page showed last
 CAPTION_LIMIT = 600
 FULL_LIMIT = 5000
 ROOM = (640, 520)  # pixels on the page
@@ -42,6 +42,7 @@ HELP = {
 
 def find_pair(audit: Audit, selection: Selection) -> PairCard:
     """Return the pair of the address, else the first one of the selection; ends the page where there is none."""
+    go_on()
     asked = st.query_params.get(PAIR)
     row = find_row(audit, asked) if asked else next(iter(find_rows(audit, selection, page=1, size=1)), None)
     if row is None:
@@ -105,10 +106,10 @@ def draw_picture(audit: Audit, card: PairCard) -> None:
 
 def _scroll_up(card: PairCard) -> None:
     """Show another pair from its top. Its gap is not seen here; without a key of its own it runs only once."""
-    if st.session_state.get(DRAWN, card.row) != card.row:
+    if st.session_state.get(OPENED, card.row) != card.row:
         with st.container(key=f"top-{card.row}"):
             st.html(f"{TO_THE_TOP}<!-- {card.row} -->", unsafe_allow_javascript=True)
-    st.session_state[DRAWN] = card.row
+    st.session_state[OPENED] = card.row
 
 
 def _width(size: tuple[int, int] | None) -> int:

@@ -10,15 +10,16 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.deciding import (
     BADGES,
     GO_ON,
-    NOTICE,
+    LATE,
     SEEN,
     SHOWN,
     Notice,
     decide,
     draw_badge,
     draw_notice,
-    noticed_errors,
+    open_desk,
     undo,
+    write_note,
 )
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.cards import PairCard
@@ -28,14 +29,78 @@ GO_ON_TOGGLE = "go_on_toggle"
 POLL_SECONDS = 2
 LINE_HEIGHT = 26  # pixels of a line in the captions box
 LINES = (3, 9)  # the box is at least and at most so high
+ROW, SHOWN_WHOLE = "deciding", "shown-whole"  # what the keys begin with of the buttons' row, and of what is drawn last
+GUARD = f"""
+(() => {{
+    if (window.clipmemGuard) return
+    const guard = window.clipmemGuard = {{pressed: '', at: 0, answered: true, moved: 0, late: 0}}
+    const BUTTONS = '[class*="st-key-{ROW}-"] button, [class*="st-key-{RECAPTION}-"] button'
+    const REST = 300, SAID = 5000, LOST = 10000  // milliseconds
+    const running = () => document.querySelector('[data-testid=stApp]').dataset.testScriptState !== 'notRunning'
+    new MutationObserver(() => {{
+        guard.moved = performance.now()
+        guard.answered ||= running()
+    }}).observe(document.body, {{subtree: true, attributeFilter: ['data-test-script-state']}})
+    const view = name => [...document.querySelectorAll(`[class*="st-key-${{name}}-"]`)]
+        .map(e => e.className.match(`st-key-${{name}}-([0-9-]+)`)[1]).join()
+    const rests = () => !running() && performance.now() - guard.moved > REST
+        && (guard.answered || performance.now() - guard.at > LOST)
+    const say = () => {{
+        const line = document.getElementById('clipmem-late') ?? document.body.appendChild(document.createElement('div'))
+        Object.assign(line, {{id: 'clipmem-late', role: 'status', textContent: '{LATE}'}})
+        line.style = 'position:fixed;bottom:1rem;left:50%;transform:translateX(-50%);z-index:1000000;'
+            + 'padding:.6rem 1rem;border-radius:.5rem;background:#8a4b00;color:#fff'
+        clearTimeout(guard.timer)
+        guard.timer = setTimeout(() => line.remove(), SAID)
+    }}
+    const take = (event, decides) => {{
+        const asked = view('{ROW}')
+        if (!asked) return
+        const drawing = asked === guard.pressed || (decides && asked !== view('{SHOWN_WHOLE}'))
+        if (event.repeat || (drawing && !rests())) {{
+            event.preventDefault()
+            event.stopImmediatePropagation()
+            if (event.repeat) return
+            guard.late += 1
+            say()
+        }} else if (decides) {{
+            Object.assign(guard, {{pressed: asked, at: performance.now(), answered: false}})
+        }}
+    }}
+    addEventListener('keydown', event => {{
+        const key = event.key.toLowerCase()
+        const pressed = ['enter', ' '].includes(key) && event.target.closest?.(BUTTONS)
+        const decides = ['k', 'x', 'u', 'e'].includes(key) || pressed
+        const typing = event.target.closest?.('textarea, [contenteditable], input:not([type=checkbox])')
+        if (typing || event.ctrlKey || event.metaKey || event.altKey) return
+        if (decides || ['n', 'arrowleft', 'arrowright'].includes(key)) take(event, decides)
+    }}, true)
+    addEventListener('click', event => {{
+        if (event.detail > 0 && event.target.closest?.(BUTTONS)) take(event, true)  // 0: by a key
+    }}, true)
+}})()
+"""
 
 
 def draw_decision(audit: Audit, card: PairCard) -> None:
-    """Draw the pair's decision and the buttons that change it, in rows that stay where they are from pair to pair."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.button("Keep", shortcut="K", icon=BADGES[KEEP][1], on_click=decide, args=(audit, card, KEEP))
-        st.button("Remove", shortcut="X", icon=BADGES[REMOVE][1], on_click=decide, args=(audit, card, REMOVE))
-        st.button("Undo", shortcut="U", icon=":material/undo:", on_click=undo, args=(audit,))
+    """Draw the pair's decision and the buttons that change it, in rows that stay where they are from pair to pair.
+
+    Each button is of its pair and of one press: another pair, and the next press, has buttons of its own.
+    """
+    view, press = view_of(card), {"press": open_desk().presses}
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"{ROW}-{view}"):
+        for label, shortcut, decision in (("Keep", "K", KEEP), ("Remove", "X", REMOVE)):
+            st.button(
+                label,
+                shortcut=shortcut,
+                icon=BADGES[decision][1],
+                key=f"{decision}-{view}",
+                on_click=decide,
+                args=(audit, card, decision),
+                kwargs=press,
+            )
+        icon = ":material/undo:"
+        st.button("Undo", shortcut="U", icon=icon, key=f"undo-{view}", on_click=undo, args=(audit,), kwargs=press)
         st.session_state[GO_ON_TOGGLE] = st.session_state.get(GO_ON, True)
         st.toggle("Go on after deciding", key=GO_ON_TOGGLE, on_change=_keep_going_on)
     left, right = st.columns([2, 3])
@@ -63,7 +128,8 @@ def _draw_stored(audit: Audit, pair_id: str, *, drawn: int) -> None:
         drawn: the log's entry on the pair when the page was drawn; one's own decisions draw the page anew.
     """
     try:
-        decision = open_review(audit).current(pair_id)
+        review = open_review(audit)
+        decision = review.current(pair_id)
     except InputError as error:
         show_text(f"Decisions cannot be read: {' '.join(str(error).split())}", limit=1000)
         return
@@ -72,7 +138,7 @@ def _draw_stored(audit: Audit, pair_id: str, *, drawn: int) -> None:
         draw_badge(decision)
         if decision is not None and decision.decision is not None:
             st.caption(_moment(decision.time), width="content")
-        if _entry(decision) != drawn:
+        if _entry(decision) != drawn and not open_desk().wrote(review, _entry(decision)):
             st.badge("somebody else, just now", icon=":material/group:", color="orange")
     if decision is not None and decision.decision == RECAPTION:
         for caption in decision.captions:
@@ -103,15 +169,33 @@ def draw_edits(audit: Audit, card: PairCard) -> None:
             "Recaption",
             icon=BADGES[RECAPTION][1],
             shortcut="E",
+            key=f"{RECAPTION}-{view_of(card)}",
             on_click=_recaption,
-            args=(audit, card),
+            args=(audit, card, open_desk().presses),
             help="Stores the captions as they stand in the box. Ctrl+Enter in the box does the same.",
         )
     note = f"note-{audit.name}-{card.row}-{_entry(card.decision)}"  # another entry may bring another note
+    drawn = card.decision.note if card.decision else ""
     if note not in st.session_state:
-        st.session_state[note] = card.decision.note if card.decision else ""
+        st.session_state[note] = drawn
     hint = "Stored with Enter, or on leaving the field"
-    st.text_input("Note", key=note, on_change=_note, args=(audit, card, note), placeholder=hint)
+    st.text_input("Note", key=note, on_change=_note, args=(audit, card, note, drawn), placeholder=hint)
+
+
+def view_of(card: PairCard) -> str:
+    """Return what names a pair as it is shown between two presses."""
+    return f"{card.row}-{open_desk().presses}"
+
+
+def guard_keys(card: PairCard) -> None:
+    """Let a press count only while the pair is on screen that its button is of; drawn once the pair is.
+
+    The server takes one press of a view and no second. This guard stands before it, in the browser, where one sees what
+    is on screen, and says at once of which press nothing became.
+    """
+    view = view_of(card)
+    with st.container(key=f"{SHOWN_WHOLE}-{view}"):
+        st.html(f"<script>{GUARD}</script><!-- {view} -->", unsafe_allow_javascript=True)
 
 
 def captions_key(audit: Audit, card: PairCard) -> str:
@@ -134,22 +218,21 @@ def _current(card: PairCard) -> tuple[str, ...]:
     return card.decision.captions if card.decision is not None and recaptioned else card.captions
 
 
-def _recaption(audit: Audit, card: PairCard) -> None:
+def _recaption(audit: Audit, card: PairCard, press: int) -> None:
     """Store the captions of the box, unless they are none, or those that the pair has anyway. A callback."""
     text = as_lines(tuple(line for line in st.session_state[captions_key(audit, card)].splitlines() if line.strip()))
+    desk = open_desk()
+    if press != desk.presses:
+        return
     if not text:
-        st.session_state[NOTICE] = Notice("Not stored: write at least one caption.", good=False)
+        desk.notice = Notice("Not stored: write at least one caption.", good=False)
     elif text == as_lines(card.captions):
-        st.session_state[NOTICE] = Notice(
-            "Not stored: these are the captions it has. Edit them, or press Keep.", good=False
-        )
+        sentence = "Not stored: these are the captions it has. Edit them, or press Keep."
+        desk.notice = Notice(sentence, good=False)
     else:
-        decide(audit, card, RECAPTION, captions=text.split("\n"))
+        decide(audit, card, RECAPTION, captions=text.split("\n"), press=press)
 
 
-def _note(audit: Audit, card: PairCard, key: str) -> None:
-    """Store the note beside whatever was decided. A callback."""
-    with noticed_errors():
-        stands = open_review(audit).current(card.pair_id)
-        captions = stands.captions if stands else ()
-        decide(audit, card, stands.decision if stands else None, captions=captions, note=st.session_state[key])
+def _note(audit: Audit, card: PairCard, key: str, drawn: str) -> None:
+    """Store what the box of the note says. A callback."""
+    write_note(audit, card, st.session_state[key], box=key, drawn=drawn)

@@ -8,7 +8,7 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAIR, link, peek_selection, read_view
-from clipmem_core.dashboard.deciding import NOTICE, Notice
+from clipmem_core.dashboard.deciding import Notice, open_desk
 from clipmem_core.dashboard.numbers import number
 from clipmem_core.dashboard.pair_decision import as_lines, captions_key
 from clipmem_core.dashboard.plain import cut, show_text
@@ -76,7 +76,7 @@ def _draw_choice(audit: Audit, card: PairCard, other: PairCard, cosine: float) -
         pressed = st.button(
             "Use",
             icon=":material/edit:",
-            key=f"use-{other.row}",
+            key=f"use-{card.row}-{other.row}",
             on_click=_prefill,
             args=(captions_key(audit, card), text),
             help="Puts this caption into the captions box; Recaption stores it.",
@@ -88,7 +88,7 @@ def _draw_choice(audit: Audit, card: PairCard, other: PairCard, cosine: float) -
 
 def _prefill(key: str, text: str) -> None:
     st.session_state[key] = text
-    st.session_state[NOTICE] = Notice("The caption is in the box: Recaption (E) stores it.")
+    open_desk().notice = Notice("The caption is in the box: Recaption (E) stores it.")
 
 
 @st.fragment

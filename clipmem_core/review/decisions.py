@@ -5,7 +5,7 @@ All audits of a data set share one log. Nothing in it ever changes: an undo is a
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class Outcome:
     pairs: int  # that were decided, or brought back to what stood before
     overtaken: Decision | None = None  # what somebody else said since the pair was shown
     left: int = 0  # an undo: pairs that were decided on since, which stay as they are
+    first: int = field(default=0, compare=False)  # its first entry of the log; those of its other pairs follow
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Review:
             before = last_before(log, added)
             found = log.execute(f"{_DECISIONS} WHERE entry.id = ?", (before,)).fetchone()
         overtaken = found and seen is not None and before > seen
-        return Outcome(added.event, added.pairs, _decision(*found) if overtaken else None)
+        return Outcome(added.event, added.pairs, _decision(*found) if overtaken else None, first=added.first)
 
     def undo(self, event: int | None = None) -> Outcome | None:
         """Bring back what stood before an event, for those of its pairs that nobody decided on since.
@@ -141,7 +142,9 @@ class Review:
             undone = added is None and undoes in undone_events(log)
         if undone:
             return None
-        return Outcome(added.event, added.pairs, left=left) if added else Outcome(0, 0, left=left)
+        if added is None:
+            return Outcome(0, 0, left=left)
+        return Outcome(added.event, added.pairs, left=left, first=added.first)
 
     def current(self, pair_id: str) -> Decision | None:
         """Return what stands for a pair, or None where nobody ever decided on it."""

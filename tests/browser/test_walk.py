@@ -111,15 +111,35 @@ def test_a_typed_caption_stays_others_see_it_at_once_and_it_can_be_taken_back(
     badge(page, "undecided").wait_for()
 
 
+def test_back_from_a_pair_its_card_is_in_sight(page: Any, address: str) -> None:
+    page.goto(f"{address}/browse?audit={TRAINED}")
+    for turn in (lambda: page.get_by_role("link", name="Back to browse").click(), page.go_back):
+        page.locator(".pair-card").nth(23).wait_for()
+        settle(page)
+        page.get_by_role("link", name="Open", exact=True).nth(20).click()
+        page.wait_for_url("**/pair?**")
+        page.get_by_text("Most like it").wait_for()
+        settle(page)
+        turn()
+        page.wait_for_url("**/browse?**")
+        page.wait_for_function("""() => {
+            const card = document.querySelectorAll('[class*=st-key-tick-]')[20]?.getBoundingClientRect()
+            return card && card.top > 0 && card.bottom < innerHeight
+        }""")
+
+
 def test_many_pairs_are_decided_at_once_and_taken_back(page: Any, address: str) -> None:
     page.goto(f"{address}/browse?audit={TRAINED}&words=green&size=12")
     settle(page)
     count = page.get_by_text(re.compile(r"^[\d,]+ pairs\.$")).inner_text().split()[0]
+    page.get_by_text("Select page").click()
+    page.get_by_text("Unselect 12").click()
     page.get_by_text("Decide for many").click()
     page.get_by_test_id("stPopoverBody").get_by_role("button", name="Remove").click()
     page.get_by_role("button", name=f"Yes, remove: {count} pairs").click()
     page.get_by_text(f"Stored: remove, for {count} pairs.").first.wait_for()
     page.locator(".pair-card .badge").nth(11).wait_for()
+    page.get_by_test_id("stPopoverBody").wait_for(state="detached")
     page.goto(f"{address}/browse?audit={TRAINED}&decision=remove")
     page.get_by_text(f"{count} pairs.").wait_for()
     page.goto(f"{address}/decisions?audit={TRAINED}&view=history")

@@ -141,6 +141,30 @@ def test_a_log_that_cannot_be_written_is_told(copy: Copy, data: Path) -> None:
     assert "could not be stored" in toasts(app)
 
 
+def one_view() -> None:
+    """A page that is drawn anew and whose button is still of the first time, as a browser may show it."""
+    import streamlit as st
+
+    from clipmem_core.audits.store import list_audits
+    from clipmem_core.dashboard.deciding import decide, draw_notice
+    from clipmem_core.review.cards import cards
+
+    audit = list_audits()[0]
+    for decision in ("keep", "remove"):
+        st.button(decision, on_click=decide, args=(audit, cards(audit, [0])[0], decision), kwargs={"press": 0})
+    draw_notice(audit, key="one")
+
+
+def test_a_second_press_on_what_was_drawn_before_the_first_is_not_stored_and_says_so(copy: Copy) -> None:
+    audit = copy()
+    app = press(AppTest.from_function(one_view, default_timeout=30).run(), "keep")
+    assert "Stored: keep." in toasts(app)
+    press(app, "remove")
+    assert "not stored" in toasts(app)
+    assert decided(audit, audit.pairs["pair_id"][0]) == "keep"
+    assert open_review(audit).count_events() == 1
+
+
 def bulk() -> None:
     """A page of the buttons for many pairs."""
     import streamlit as st

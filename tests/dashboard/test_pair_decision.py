@@ -69,5 +69,18 @@ def test_a_note_stands_with_and_without_a_decision(copy: Copy) -> None:
     assert note(app).value == ""
 
 
+def test_a_note_that_somebody_else_has_changed_since_is_not_overwritten(copy: Copy) -> None:
+    audit = copy()
+    first = ids(audit)[0]
+    app = open_page(PAIR, audit="made", pair=first)
+    open_review(audit).decide([first], "keep", note="theirs")
+    note(app).set_value("mine").run()
+    assert "somebody else has changed the note" in toasts(app)
+    assert "mine" in texts(app)
+    assert (current(audit, first).note, note(app).value) == ("theirs", "theirs")
+    note(app).set_value("theirs and mine").run()
+    assert (current(audit, first).decision, current(audit, first).note) == ("keep", "theirs and mine")
+
+
 def note(app: AppTest) -> AppTest:
     return next(field for field in app.text_input if field.label == "Note")

@@ -1,0 +1,142 @@
+"""Keys and clicks that come faster than the page is drawn: each counts once, for the pair on screen, or not at all."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipmem_core.audits.store import Audit
+from clipmem_core.review.decisions import Review, open_review
+from tests.browser.conftest import TRAINED
+from tests.browser.watched import settle
+
+NOT_STORED = "Pressed while the page was being drawn: not stored."
+ON_SCREEN = """
+    window.pressed = []
+    addEventListener('keydown', event => {
+        const texts = [...document.querySelectorAll('[data-testid=stMain] *')].filter(each => !each.children.length)
+        const shown = texts.map(each => each.textContent).filter(text => text.startsWith('id: '))
+        window.pressed.push([event.key, shown.join().slice(4)])
+    }, true)
+"""
+SLOWER = 6  # times
+KEYS = {"k": "keep", "x": "remove"}
+
+
+@pytest.fixture
+def review(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Review]:
+    """The decisions of the audit, none yet and none afterwards."""
+    monkeypatch.setenv("CLIPMEM_DATA", str(data))
+    review = open_review(Audit(data / "audits" / TRAINED))
+    kept = review.path.with_suffix(".kept")
+    if review.path.exists():
+        review.path.rename(kept)
+    yield review
+    for path in review.path.parent.glob(f"{review.path.name}*"):
+        path.unlink()
+    if kept.exists():
+        kept.rename(review.path)
+
+
+def events(review: Review) -> list[tuple[str, str, str | None]]:
+    """Pair, decision and note of every event, the first one first."""
+    if not review.path.exists():
+        return []
+    with sqlite3.connect(review.path) as log:
+        query = "SELECT pair_id, decision, note FROM event JOIN entry ON entry.id = first_entry ORDER BY event.id"
+        return log.execute(query).fetchall()
+
+
+def open_pair(page: Any, address: str, *, slower: int = 1) -> None:
+    page.goto(f"{address}/pair?audit={TRAINED}")
+    settle(page)
+    page.get_by_text("Most like it").wait_for()
+    if slower > 1:
+        page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": slower})
+
+
+def rest(page: Any) -> None:
+    """Wait until all that was pressed is done, and the page has looked twice at what others do."""
+    page.wait_for_timeout(5000)
+    settle(page)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 0.2])
+def test_a_key_decides_once_on_the_pair_that_was_on_screen_however_fast_keys_are_pressed(
+    page: Any, address: str, review: Review, seconds: float
+) -> None:
+    page.add_init_script(ON_SCREEN)  # before any listener of the page
+    open_pair(page, address)
+    began = time.monotonic()
+    for place in range(10):
+        time.sleep(max(0.0, began + place * seconds - time.monotonic()))
+        page.keyboard.press("kx"[place % 2])
+    rest(page)
+    pressed = [(shown, KEYS[key]) for key, shown in page.evaluate("window.pressed")]
+    stored = [(pair, decision) for pair, decision, _ in events(review)]
+    assert 1 <= len(stored) <= len(pressed) == 10
+    assert all(each in pressed for each in stored)
+    assert len({pair for pair, _ in stored}) == len(stored)
+    assert page.get_by_text("somebody else").count() == 0
+    last, _ = stored[-1]
+    page.keyboard.press("u")
+    page.get_by_text("Undone:").first.wait_for()
+    page.get_by_text(f"id: {last}").wait_for()
+    assert len(events(review)) == len(stored) + 1
+    page.troubles.clear()  # a run that is cut short takes its pictures along
+
+
+def test_of_two_keys_at_once_the_first_is_stored_and_the_page_says_that_the_other_is_not(
+    page: Any, address: str, review: Review
+) -> None:
+    open_pair(page, address)
+    page.keyboard.press("k")
+    page.keyboard.press("x")
+    page.get_by_text(NOT_STORED).first.wait_for()
+    page.get_by_text("Stored: keep.").first.wait_for()
+    rest(page)
+    assert [decision for _, decision, _ in events(review)] == ["keep"]
+
+
+def test_on_a_slow_page_a_decision_is_one_event_and_undo_takes_it_back(page: Any, address: str, review: Review) -> None:
+    open_pair(page, address, slower=SLOWER)
+    for _ in range(3):
+        page.get_by_role("button", name="Keep").click()
+        page.get_by_text("Stored: keep.").first.wait_for()
+        rest(page)
+    assert [(decision, note) for _, decision, note in events(review)] == [("keep", None)] * 3
+    page.get_by_role("button", name="Undo").first.click()
+    page.get_by_text("Undone: keep, 1 pair.").first.wait_for()
+    rest(page)
+    assert review.counts() == {"keep": 2, "remove": 0, "recaption": 0}
+
+
+def test_on_a_slow_page_a_decision_leaves_the_notes_of_others(page: Any, address: str, review: Review) -> None:
+    open_pair(page, address, slower=SLOWER)
+    (pair,) = page.evaluate("[new URLSearchParams(location.search).get('pair')]")
+    review.decide([pair], "remove", note="by somebody else")
+    page.get_by_role("button", name="Keep").click()
+    page.get_by_text("Stored").first.wait_for()
+    rest(page)
+    stands = review.current(pair)
+    assert stands is not None
+    assert (stands.decision, stands.note) == ("keep", "by somebody else")
+    assert len(events(review)) == 2
+
+
+def test_a_note_is_stored_for_the_pair_it_was_typed_for_with_the_decision_that_follows_at_once(
+    page: Any, address: str, review: Review
+) -> None:
+    open_pair(page, address, slower=SLOWER)
+    (pair,) = page.evaluate("[new URLSearchParams(location.search).get('pair')]")
+    page.get_by_label("Note").fill("a boat on its side")
+    page.get_by_role("button", name="Keep").click()
+    page.get_by_text("id: ").and_(page.locator(f":not(:has-text('{pair}'))")).first.wait_for()
+    rest(page)
+    stands = review.current(pair)
+    assert stands is not None
+    assert (stands.decision, stands.note) == ("keep", "a boat on its side")
+    assert {each for each, _, _ in events(review)} == {pair}
