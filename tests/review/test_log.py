@@ -75,9 +75,9 @@ def test_a_database_of_another_program_is_named_and_left_alone(review: Review) -
 
 
 def test_a_log_of_a_newer_version_is_named_and_left_alone(review: Review) -> None:
-    query(review.path, "PRAGMA user_version = 2")
+    query(review.path, "PRAGMA user_version = 3")
     before = review.path.read_bytes()
-    assert faults(review, list(CALLS)) == {"is of version 2 and this CLIPMem reads version 1: update CLIPMem"}
+    assert faults(review, list(CALLS)) == {"is of version 3 and this CLIPMem reads version 2: update CLIPMem"}
     assert review.path.read_bytes() == before
 
 
