@@ -64,10 +64,10 @@ def _read_on(audit: Audit, known: Decided, entries: list[tuple[str, str | None, 
     ids, decisions, numbers, judged = zip(*entries, strict=True)
     given = [pa.array([CODES[decision] for decision in decisions], pa.int8()), pa.array(numbers), pa.array(judged)]
     asked = pa.table([pa.array(ids), *given], ["asked_id", "code", "entry", "judged"])
-    last = "SELECT asked_id, judged, max(entry) AS at, arg_max(code, entry) AS code FROM asked GROUP BY ALL"
+    last = "SELECT asked_id, judged, max(entry) AS newest, arg_max(code, entry) AS code FROM asked GROUP BY ALL"
     query = f"""
         SELECT {ROW}, code FROM parquet JOIN ({last}) ON "{PAIR_ID}" = asked_id
-        WHERE judged = 0 OR judged = {CAPTION_KEY} ORDER BY at
+        WHERE judged = 0 OR judged = {CAPTION_KEY} ORDER BY newest
     """
     found = fetch_columns(audit.folder / PAIRS, query, asked=asked)
     codes = known.codes.copy()

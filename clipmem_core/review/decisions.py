@@ -22,14 +22,13 @@ from clipmem_core.review.events import (
     add_decision,
     add_undo,
     count_rows,
-    last_before,
     last_standing,
     undone_events,
 )
 from clipmem_core.review.log import CHOICES, KEEP, RECAPTION, REMOVE, BrokenLogError, fetch, reading, writing
 from clipmem_core.review.tables import caption_keys
 
-__all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE", "Decision", "Outcome", "Review", "open_review", "review_of"]
+__all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE"]  # of the log; the rest is here
 FOR_OTHER = "for_other_captions"
 TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
 HISTORY_COLUMNS = ["event", "time", "audit", "kind", "decision", "pairs", "first_pair_id", "undone", "undoes"]
@@ -48,7 +47,7 @@ _DECISIONS = f"""
 _HISTORY = """
     SELECT event.id AS event, time, audit, CASE WHEN undoes IS NULL THEN 'decide' ELSE 'undo' END AS kind, decision,
         pairs, pair_id, undoes
-    FROM event JOIN entry ON entry.id = first_entry ORDER BY event.id DESC LIMIT ? OFFSET ?
+    FROM event LEFT JOIN entry ON entry.id = first_entry ORDER BY event.id DESC LIMIT ? OFFSET ?
 """
 _ENTRIES = f"""
     SELECT pair_id, {_SAID}, entry.id AS entry, judged
@@ -68,6 +67,11 @@ class Decision:
     time: str  # when it was decided, ISO 8601 in UTC; an undo brings back the time as well
     entry: int  # the pair's last entry of the log that counts here; 0: there is none
     for_other: str | None = None  # what was decided on other captions of a pair that is undecided with these
+
+    @property
+    def words(self) -> str:
+        """What to say of the pair; nothing where it is undecided."""
+        return decision_words(self.decision, self.for_other)
 
 
 @dataclass(frozen=True)
@@ -122,9 +126,8 @@ class Review:
         keys = self._keys(ids)
         with writing(self.path) as log:
             added = add_decision(log, ((pair_id, keys.get(pair_id, 0)) for pair_id in ids), event)
-            before = last_before(log, added)
-            found = fetch(log, f"{_DECISIONS} WHERE entry.id = ?", (before,))
-        overtaken = found and seen is not None and before > seen
+            found = fetch(log, f"{_DECISIONS} WHERE entry.id = ?", (added.before,))
+        overtaken = found and seen is not None and added.before > seen
         return Outcome(added.event, added.pairs, _decision(found[0]) if overtaken else None)
 
     def undo(self, event: int | None = None) -> Outcome | None:
@@ -179,7 +182,7 @@ class Review:
         """
         with reading(self.path) as log:
             events = fetch(log, "SELECT id, decision, captions, note, time, audit FROM event WHERE undoes IS NULL")
-            rows = fetch(log, "SELECT pair_id, judged, decided, noted FROM standing ORDER BY entry DESC")
+            rows = fetch(log, "SELECT pair_id, judged, decided, noted, entry FROM standing ORDER BY entry DESC")
             said = {event: (decision, json.loads(captions), *rest) for event, decision, captions, *rest in events}
             for decided in {row[2] for row in rows}.difference(said, [0]):
                 raise BrokenLogError(f"its event {decided} is not there")
@@ -259,6 +262,16 @@ def open_review(audit: Audit) -> Review:
 def review_of(dataset_fingerprint: str, pairs: Path | pa.Table | None = None) -> Review:
     """Return the decisions on the data set of a fingerprint, on its pairs with the captions of a file or a table."""
     return Review(data_folder() / "review" / f"{check_name(dataset_fingerprint)}.sqlite", pairs)
+
+
+def decision_words(decision: str | None, for_other: str | None) -> str:
+    """Return what to say of a pair that was decided so; nothing where it is undecided.
+
+    Example:
+        >>> decision_words("keep", None), decision_words(None, "remove")
+        ('keep', 'remove for other captions')
+    """
+    return decision or (f"{for_other} for other captions" if for_other else "")
 
 
 def _checked(decision: str | None, captions: Sequence[str]) -> str:

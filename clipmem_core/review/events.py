@@ -5,7 +5,7 @@ million pairs stores its captions and note once, and an undo finds by a comparis
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from sqlite3 import Connection
 
@@ -49,11 +49,15 @@ class Event:
 
 @dataclass(frozen=True)
 class Added:
-    """Where an event stands in the log: its number, its first entry, and how many entries it has."""
+    """Where an event stands in the log: its number, its first entry, and how many entries it has.
+
+    `before` is the last entry that its pairs had before it, 0 where they had none.
+    """
 
     event: int
     first: int
     pairs: int
+    before: int = 0
 
 
 def add_decision(log: Connection, pairs: Iterable[tuple[str, int]], event: Event) -> Added:
@@ -89,7 +93,8 @@ def _add_event(log: Connection, added: Added, event: Event) -> Added:
     values = (added.event, time, *said, added.first, added.pairs)
     log.execute(f"INSERT INTO event VALUES ({', '.join('?' * len(values))})", values)
     log.execute(_STAND, (added.first,))
-    return added
+    ((before,),) = fetch(log, "SELECT coalesce(max(previous), 0) AS previous FROM entry WHERE id >= ?", (added.first,))
+    return replace(added, before=before)
 
 
 def count_rows(log: Connection, table: str) -> int:
@@ -100,11 +105,6 @@ def count_rows(log: Connection, table: str) -> int:
 def last_standing(log: Connection) -> int | None:
     """Return the last decision that stands for any pair: the last one that is not undone."""
     return fetch(log, "SELECT coalesce(max(decided), 0) FROM standing")[0][0] or None
-
-
-def last_before(log: Connection, added: Added) -> int:
-    """Return the last entry that the pairs of a new event had before it, 0 where they had none."""
-    return int(fetch(log, "SELECT max(previous) FROM entry WHERE id >= ?", (added.first,))[0][0])
 
 
 def undone_events(log: Connection) -> set[int]:

@@ -248,10 +248,12 @@ def _explained(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # the primary code
         advice = _ADVICE.get(code, "see that the disk has room and that you may write there")
-        said = " ".join(str(error).split())
+        said = "".join(letter if letter.isprintable() else " " for letter in str(error))
         raise InputError(f"{path} cannot be used ({said}): {advice}") from None
     except BrokenLogError as error:
         raise InputError(f"{path} cannot be used ({error}): {_MOVE_AWAY}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} cannot be used (a name in it is no text): {_MOVE_AWAY}") from None
     except Timeout:
         raise InputError(f"{path} cannot be used (it is locked): {_ADVICE[sqlite3.SQLITE_BUSY]}") from None
     except UnicodeEncodeError as error:
