@@ -71,7 +71,7 @@ def run_study(
     with hold(folder.folder, what="study"):
         run = start(study, source, settings.resolve(config), folder, screen)
         run = dataclasses.replace(run, equal_time=equal_time, only=frozenset(only))
-        wanted = _wanted(run, also, decisions)
+        wanted = with_decisions(run, also, decisions)
         add_all(folder, run.basis, [(dataclasses.replace(one, equal_time=False), decided) for one, decided in wanted])
         run = with_own(run)
         check_only(run)
@@ -86,7 +86,9 @@ def run_study(
     return folder
 
 
-def _wanted(run: StudyRun, also: Sequence[Setting], decisions: Callable[[str, pa.Table], Decided]) -> list[Wanted]:
+def with_decisions(
+    run: StudyRun, also: Sequence[Setting], decisions: Callable[[str, pa.Table], Decided]
+) -> list[Wanted]:
     """Return settings with what is decided now."""
     decided = None
     if any(one.decisions for one in also):
