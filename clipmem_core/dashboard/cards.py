@@ -21,6 +21,7 @@ from clipmem_core.review.selection import IMAGE_SIDE, MATCH, TEXT_SIDE, Selectio
 CAPTION_LIMIT = 160
 FULL_LIMIT = 5000
 DECISION_COLOURS = {KEEP: "#2e7d4f", REMOVE: "#b3362b", RECAPTION: "#1f6fb2"}  # below white letters
+FOR_OTHER_COLOUR = "#6b6b6b"
 SHOWN = (CLIPMEM, SIMILARITY_OUT, MISFIT)
 LIKE = {IMAGE_SIDE: "More like this picture", TEXT_SIDE: "More like this caption"}
 STYLE = """<style>
@@ -117,9 +118,10 @@ def _top(card: PairCard) -> str:
     shown = f"<span>{_dot(group_colour(card.group))} {as_html(card.group)}</span>"
     if card.planted:
         shown += f'<span title="planted">{_dot(PLANTED_COLOUR)} {as_html(card.planted)}</span>'
-    decision = card.decision.decision if card.decision else None
-    if decision in DECISION_COLOURS:
-        shown += f'<span class="badge" style="background:{DECISION_COLOURS[decision]}">{decision}</span>'
+    said = card.decision
+    if said is not None and said.words:
+        colour = DECISION_COLOURS.get(said.decision or "", FOR_OTHER_COLOUR)
+        shown += f'<span class="badge" style="background:{colour}">{said.words}</span>'
     return f'<div class="top">{shown}</div>'
 
 

@@ -39,6 +39,7 @@ DESK = "deciding_desk"
 SEEN = "deciding_seen"  # (pair, the entry of the log that the page shows)
 GO_ON = "deciding_go_on"
 ASKED = "deciding_asked"
+FOR_OTHER_HELP = "Decided in another audit of the data set, where the pair has other captions. It does not count here."
 SHOWN = 300  # characters of a note, an id or a caption
 LATE = "Pressed while the page was being drawn: not stored."
 
@@ -116,6 +117,8 @@ def draw_badge(decision: Decision | None) -> None:
     """Draw what was decided as a badge."""
     word, icon, colour = BADGES[decision.decision if decision else None]
     st.badge(word, icon=icon, color=colour)
+    if decision is not None and decision.for_other:
+        st.badge(decision.words, icon=BADGES[decision.for_other][1], color="gray", help=FOR_OTHER_HELP)
 
 
 def decide(

@@ -19,7 +19,7 @@ from clipmem_core.dashboard.plain import cut
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decided import CODES, decided
-from clipmem_core.review.decisions import CHOICES, open_review
+from clipmem_core.review.decisions import CHOICES, FOR_OTHER, decision_words, open_review
 from clipmem_core.review.rows import audit_root
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 from clipmem_core.review.tables import ROW, fetch_rows, version_of
@@ -31,6 +31,8 @@ ROW_HEIGHT = 68
 CAPTION_LIMIT = 85  # three lines; the pair's own page has the rest
 NOTE_LIMIT = 1000
 NOTE_ONLY = "note only"
+OTHERS = "for other captions"
+WITHOUT_SELECTION = (NOTE_ONLY, OTHERS)  # Browse cannot tell which pairs these are
 COLUMNS = {
     "picture": st.column_config.ImageColumn(width=SIDE + 16),
     "open": st.column_config.LinkColumn(display_text="Open", width=60),
@@ -84,6 +86,11 @@ def draw_decisions(audit: Audit) -> None:
     if shown.empty:
         st.caption("No pair is decided so.")
         return
+    if OTHERS in set(_names(shown)):
+        st.caption(
+            "“For other captions”: decided in another audit, where the pair has other captions, as where mistakes "
+            "are planted. It does not count here, and is not exported."
+        )
     _draw_page(audit, shown.iloc[(page - 1) * SIZE : page * SIZE], choice)
 
 
@@ -104,28 +111,28 @@ def _inode(path: Path) -> int:
 
 
 def _names(table: pd.DataFrame) -> pd.Series:
-    return table["decision"].fillna(NOTE_ONLY)
+    return table["decision"].fillna(table[FOR_OTHER].map({choice: OTHERS for choice in CHOICES})).fillna(NOTE_ONLY)
 
 
 def _draw_filter(table: pd.DataFrame) -> str:
     """Draw the decisions to choose from, each with its number, and return the chosen one."""
     counts = _names(table).value_counts()
     names = {ALL: f"All {len(table):,}"}
-    for name in (*CHOICES, *([NOTE_ONLY] if NOTE_ONLY in counts else [])):
+    for name in (*CHOICES, *(name for name in WITHOUT_SELECTION if name in counts)):
         names[name] = f"{name.capitalize()} {counts.get(name, 0):,}"
     key = f"decision-list-{DECISION}"
     return choose_segment("Decision", names, parameter=DECISION, key=key, hidden=True, clears=[PAGE])
 
 
 def _draw_way_to_browse(audit: Audit, choice: str) -> None:
-    """Draw the link to the same pairs in Browse; which pairs have but a note, it cannot tell."""
+    """Draw the link to the same pairs in Browse, where it can show them."""
     there = link(audit, _selection(choice))
-    if choice != NOTE_ONLY:
+    if choice not in WITHOUT_SELECTION:
         st.page_link("pages/browse.py", label="Browse these", icon=":material/grid_view:", query_params=there)
 
 
 def _selection(choice: str) -> Selection:
-    return Selection(decision={ALL: DECIDED, NOTE_ONLY: UNDECIDED}.get(choice, choice))
+    return Selection(decision={ALL: DECIDED, NOTE_ONLY: UNDECIDED, OTHERS: UNDECIDED}.get(choice, choice))
 
 
 def _draw_page(audit: Audit, part: pd.DataFrame, choice: str) -> None:
@@ -155,7 +162,7 @@ def _row(
     return {
         "picture": data_uri(jpegs[pair_id]) if card else None,
         "open": f"pair?{urlencode(link(audit, selection, pair=pair_id))}" if card else None,
-        "decision": said["decision"] or NOTE_ONLY,
+        "decision": decision_words(said["decision"], said[FOR_OTHER]) or NOTE_ONLY,
         "caption": _joined(card.captions if card else ()),
         "new captions": _joined(said[CAPTIONS]),
         "note": cut(" ".join(said["note"].split()), NOTE_LIMIT),

@@ -33,6 +33,7 @@ from clipmem_core.dashboard.kept_exports import (
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.dashboard.trouble import draw_fault
 from clipmem_core.exports import FORMATS
+from clipmem_core.exports.originals import is_planted
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from clipmem_core.review.selection import UNDECIDED
 
@@ -108,6 +109,8 @@ def _draw_contents(audit: Audit, kind: Kind) -> None:
     counts = count_decisions(audit)
     total = sum(counts.values())
     kept = f"{total - counts[REMOVE]:,} pairs kept, {counts[REMOVE]:,} removed, {counts[RECAPTION]:,} recaptioned."
+    if is_planted(audit):
+        kept = f"{total:,} pairs with their own captions, not the planted ones, less those that were removed for these."
     held = {
         "decisions": f"{total - counts[UNDECIDED]:,} decisions on pairs of this audit, and every note.",
         "html": f"The report of all {total:,} pairs, with the decisions.",

@@ -61,7 +61,7 @@ def pair_table(audit: Audit, cards: Sequence[PairCard], selection: Selection) ->
         "picture": [data_uri(picture.result()[0]) for picture in pictures],
         "pair": [f"pair?{urlencode(link(audit, selection, pair=card.pair_id, **view))}" for card in cards],
         "caption": [cut(" ".join(" · ".join(card.captions).split()), CAPTION_LIMIT) for card in cards],
-        "decision": [(card.decision and card.decision.decision) or "" for card in cards],
+        "decision": [card.decision.words if card.decision else "" for card in cards],
     }
     if any(card.match is not None for card in cards):
         columns[MATCH] = [card.match for card in cards]

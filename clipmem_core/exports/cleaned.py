@@ -1,7 +1,7 @@
 """An audit and what was decided on its pairs → the cleaned data set: the pairs that stay, with their captions."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, PLANTE
 from clipmem_core.config import InputError
 from clipmem_core.exports.originals import planted_captions
 from clipmem_core.pairs.readers.text import tidy
-from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
+from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 
 ROW = "row"  # the pair's row in the audit
 RECAPTIONED = "recaptioned"
@@ -50,15 +50,17 @@ class Cleaned:
 
 
 def clean(audit: Audit) -> Cleaned:
-    """Apply an audit's decisions to its pairs.
+    """Apply the decisions on an audit's pairs that were made on the captions which are written.
+
+    Those of pairs with planted captions are the data set's own: what was decided on the planted ones does not count.
 
     Raises:
         InputError: no pair would stay, a file of the audit is missing or broken, or it planted wrong captions and the
             right ones cannot be had back.
     """
     root = _root(audit)
-    decisions = open_review(audit).table()
     pairs = _with_captions(_read_pairs(audit), planted_captions(audit))
+    decisions = replace(open_review(audit), pairs=pairs.select([PAIR_ID, CAPTIONS])).table()
     remove = pc.is_in(pairs[PAIR_ID], value_set=_ids(decisions, REMOVE))
     gone = pairs.filter(remove)
     new, empty = _new_captions(decisions)
@@ -122,14 +124,30 @@ def _tidy_all(texts: Sequence[str]) -> list[str]:
 def _notes(audit: Audit, pairs: pa.Table, decisions: pd.DataFrame, empty: int) -> tuple[str, ...]:
     quarantined = pq.read_metadata(audit.folder / QUARANTINE).num_rows
     most = audit.config["config"].get("captions")
-    decided = pa.array(decisions.loc[decisions["decision"].notna(), PAIR_ID].tolist(), pa.large_string())
-    restored = pc.sum(pairs[RECAPTIONED]).as_py() or 0
-    misled = pc.sum(pc.and_(pairs[RECAPTIONED], pc.is_in(pairs[PAIR_ID], value_set=decided))).as_py() or 0
+    restored = pairs.filter(pairs[RECAPTIONED])
+    away = _count(pairs, decisions.loc[decisions[FOR_OTHER].notna(), PAIR_ID])
+    misled = _count(restored, _decided(decisions) & _decided(open_review(audit).table())) if len(restored) else 0
     notes = [
         (quarantined, f"{quarantined:,} quarantined input rows are not in it"),
-        (restored, f"{restored:,} pairs have their own captions again, which the audit had swapped to plant mistakes"),
+        (
+            len(restored),
+            f"{len(restored):,} pairs have their own captions again, which the audit had swapped to plant mistakes",
+        ),
         (misled, f"{misled:,} of these were decided on, perhaps for the planted caption's sake: look at them again"),
+        (
+            away,
+            f"{away:,} pairs were decided on with other captions, as where mistakes are planted: that does not count",
+        ),
         (most, f"only the first {most} captions of a pair are in it: the audit used no more (--captions)"),
         (empty, f"{empty:,} pairs to be recaptioned keep their captions: the new ones are empty"),
     ]
     return tuple(note for count, note in notes if count)
+
+
+def _decided(decisions: pd.DataFrame) -> set[str]:
+    return set(decisions.loc[decisions["decision"].notna(), PAIR_ID])
+
+
+def _count(pairs: pa.Table, pair_ids: Iterable[str]) -> int:
+    """Return how many of the pairs have one of some ids."""
+    return pc.sum(pc.is_in(pairs[PAIR_ID], value_set=pa.array(list(pair_ids), pa.large_string()))).as_py() or 0

@@ -1,7 +1,9 @@
 """The decisions on an audit's pairs → a CSV or Parquet table, each with the picture and the scores it was made on."""
 
 import json
+from csv import QUOTE_NONNUMERIC  # a lone \r must be quoted too
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -10,15 +12,23 @@ import pyarrow.parquet as pq
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, CLIPMEM, IMAGE, LABEL, MISFIT, PAIR_ID, SIMILARITY_OUT
-from clipmem_core.review.decisions import open_review
+from clipmem_core.review.decisions import FOR_OTHER, open_review
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spreadsheet would compute
 
 
-def write_decisions(audit: Audit, path: Path) -> None:
+def write_decisions(audit: Audit, path: Path) -> tuple[str, ...]:
     """Write every pair with a decision or a note; in CSV the new captions are a JSON list.
 
-    Columns: those of the review's table, then image, label, clipmem, misfit and similarity_out of this audit.
+    Columns: those of the review's table, then image, label, clipmem, misfit and similarity_out of this audit. In CSV a
+    text that a spreadsheet would take for a formula begins with a single quote.
+
+    Returns:
+        What is not in it: decisions on other captions than the audit shows.
     """
-    table = with_scores(audit, open_review(audit).table())
+    decisions = open_review(audit).table()
+    away = decisions.pop(FOR_OTHER).notna()
+    table = with_scores(audit, decisions[~away | (decisions["note"] != "")])
     with replacing(path) as temporary:
         if path.suffix.lower() == ".parquet":
             lists = pa.array([list(texts) for texts in table[CAPTIONS]], pa.list_(pa.string()))
@@ -26,7 +36,13 @@ def write_decisions(audit: Audit, path: Path) -> None:
             pq.write_table(rest.add_column(2, CAPTIONS, lists), temporary)
         else:
             texts = [json.dumps(list(texts), ensure_ascii=False) for texts in table[CAPTIONS]]
-            table.assign(**{CAPTIONS: texts}).to_csv(temporary, index=False)
+            table.assign(**{CAPTIONS: texts}).map(_plain).to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
+    left = f"{away.sum():,} decisions on other captions of a pair, as where mistakes are planted, are not in it"
+    return (left,) if away.any() else ()
+
+
+def _plain(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def with_scores(audit: Audit, decisions: pd.DataFrame) -> pd.DataFrame:

@@ -96,6 +96,7 @@ def write(
             the path already, or the data set cannot be had as it is to be.
     """
     _check(audit, format, path, overwrite)
+    notes: tuple[str, ...] = ()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if format in _CLEANED:
@@ -105,12 +106,12 @@ def write(
 
             write_report(audit, path, progress=progress)
         else:
-            write_decisions(audit, path)
+            notes = write_decisions(audit, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
     counts = open_review(audit).counts()
     kept = count_rows(audit.folder / PAIRS) - counts[REMOVE]
-    return Summary(kept, counts[REMOVE], counts[RECAPTION], (), "")
+    return Summary(kept, counts[REMOVE], counts[RECAPTION], notes, "")
 
 
 def _check(audit: Audit, format: str, path: Path, overwrite: bool) -> None:

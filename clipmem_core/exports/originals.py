@@ -20,7 +20,7 @@ def planted_captions(audit: Audit) -> dict[str, list[str]]:
         InputError: the source cannot be read, or is no longer what the audit read.
     """
     stored = audit.config
-    if not _planted(stored):
+    if not is_planted(audit):
         return {}
     pairs = read_table(audit.folder / PAIRS)
     rows = pairs[c.PLANTED] == c.MISCAPTION
@@ -34,8 +34,10 @@ def planted_captions(audit: Audit) -> dict[str, list[str]]:
     return restored
 
 
-def _planted(stored: dict[str, Any]) -> bool:
-    return bool(stored["config"].get("plant_miscaptions"))
+def is_planted(audit: Audit) -> bool:
+    """Tell whether the audit gave pairs another's captions."""
+    fields = audit.config.get("config")
+    return bool(isinstance(fields, dict) and fields.get("plant_miscaptions"))
 
 
 def _own_captions(audit: Audit, stored: dict[str, Any]) -> dict[str, list[str]]:

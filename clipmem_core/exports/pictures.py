@@ -1,6 +1,7 @@
 """A cleaned data set → paths that any program can open: its own files, or pictures written out of archives."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clipmem_core.audits.detached import process_start
 from clipmem_core.columns import IMAGE
 from clipmem_core.config import InputError
 from clipmem_core.exports.cleaned import ROW, Cleaned
@@ -106,6 +108,7 @@ def _write_out(cleaned: Cleaned, folder: Path, progress: Progress | None) -> pa.
 @contextmanager
 def _replacing_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder that takes the place of `folder` when the block ends well and vanishes when it does not."""
+    _clear(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     temporary.mkdir(parents=True)
@@ -117,3 +120,12 @@ def _replacing_folder(folder: Path) -> Iterator[Path]:
     finally:
         for left in (temporary, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what exports to a folder have left beside it that were killed; those that run keep theirs."""
+    own = re.compile(rf"\.{re.escape(folder.name)}\.(\d+)(\.old)?")
+    for path in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        left = own.fullmatch(path.name)
+        if left and (int(left[1]) == os.getpid() or process_start(int(left[1])) is None):
+            shutil.rmtree(path, ignore_errors=True)

@@ -28,7 +28,7 @@ from clipmem_core.figures.groups import group_figure
 from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.decisions import open_review
+from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
 from clipmem_core.review.groups import group_bins
 from clipmem_core.review.overview import mapping
 from clipmem_core.review.overview import rows as rows_of
@@ -141,13 +141,12 @@ def _galleries(audit: Audit, named: dict[str, Queue], progress: Progress | None)
 def _card(card: PairCard, root: Path) -> ReportCard:
     shown = {name: number(card.scores.get(name)) for name in (CLIPMEM, MISFIT, SIMILARITY_OUT)}
     facts = {**shown, "group": card.group, "label": card.label or "", "planted": card.planted or ""}
-    decision = card.decision.decision if card.decision else None
     return ReportCard(
         picture=_thumbnail(root, card.image),
         captions=[_cut(caption) for caption in card.captions],
         pair_id=_cut(card.pair_id),
         facts=[(name, _cut(value)) for name, value in facts.items() if value],
-        decision=decision or "",
+        decision=card.decision.words if card.decision else "",
     )
 
 
@@ -171,7 +170,12 @@ def _thumbnail(root: Path, image: str) -> str:
 def _decision_table(decisions: pd.DataFrame) -> TextTable:
     shown = decisions.head(DECISIONS_SHOWN)
     rows = [
-        (row[PAIR_ID], row["decision"] or "", *map(_cut, ("\n".join(row["captions"]), row["note"])), row["time"])
+        (
+            row[PAIR_ID],
+            decision_words(row["decision"], row[FOR_OTHER]),
+            *map(_cut, ("\n".join(row["captions"]), row["note"])),
+            row["time"],
+        )
         for row in shown.to_dict("records")
     ]
     left = len(decisions) - len(shown)

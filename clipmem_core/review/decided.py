@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.columns import PAIR_ID
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, open_review
-from clipmem_core.review.tables import ROW, Version, count_pairs_of, fetch_columns
+from clipmem_core.review.tables import CAPTION_KEY, ROW, Version, count_pairs_of, fetch_columns
 
 UNDECIDED_CODE = 0
 CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}
@@ -59,13 +59,18 @@ def _inode(path: Path) -> int:
     return path.stat().st_ino if path.exists() else 0
 
 
-def _read_on(audit: Audit, known: Decided, entries: list[tuple[str, str | None, int]]) -> Decided:
-    """Apply entries of the log, the last of each pair; those of pairs that the audit lacks are another audit's."""
-    last = {pair_id: CODES[decision] for pair_id, decision, _ in entries}
-    asked = pd.DataFrame({"asked_id": list(last), "code": np.array(list(last.values()), np.int8)})
-    query = f'SELECT {ROW}, code FROM parquet JOIN asked ON "{PAIR_ID}" = asked_id'
+def _read_on(audit: Audit, known: Decided, entries: list[tuple[str, str | None, int, int]]) -> Decided:
+    """Apply entries of the log in their order, but those on other pairs or captions: they are other audits'."""
+    ids, decisions, numbers, judged = zip(*entries, strict=True)
+    given = [pa.array([CODES[decision] for decision in decisions], pa.int8()), pa.array(numbers), pa.array(judged)]
+    asked = pa.table([pa.array(ids), *given], ["asked_id", "code", "entry", "judged"])
+    last = "SELECT asked_id, judged, max(entry) AS newest, arg_max(code, entry) AS code FROM asked GROUP BY ALL"
+    query = f"""
+        SELECT {ROW}, code FROM parquet JOIN ({last}) ON "{PAIR_ID}" = asked_id
+        WHERE judged = 0 OR judged = {CAPTION_KEY} ORDER BY newest
+    """
     found = fetch_columns(audit.folder / PAIRS, query, asked=asked)
     codes = known.codes.copy()
-    codes[found[ROW]] = found["code"]
+    codes[found[ROW]] = found["code"]  # of two of a pair the later one stays
     codes.flags.writeable = False
-    return replace(known, entry=entries[-1][2], codes=codes)
+    return replace(known, entry=numbers[-1], codes=codes)

@@ -1,6 +1,8 @@
 """A person's word on a pair (keep, remove, recaption, a note) → the log of its data set, and the log → what stands.
 
 All audits of a data set share one log. Nothing in it ever changes: an undo is an event too, which can itself be undone.
+A decision is on the captions that the audit showed: where another shows others, as one with planted mistakes does, it
+does not count. One from before that was kept counts for any captions.
 """
 
 import json
@@ -10,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
-from clipmem_core.audits.store import CONFIG, Audit, check_name
+from clipmem_core.audits.store import CONFIG, PAIRS, Audit, check_name
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.review.events import (
@@ -19,36 +22,36 @@ from clipmem_core.review.events import (
     add_decision,
     add_undo,
     count_rows,
-    last_before,
     last_standing,
     undone_events,
 )
-from clipmem_core.review.log import reading, writing
+from clipmem_core.review.log import CHOICES, KEEP, RECAPTION, REMOVE, BrokenLogError, fetch, reading, writing
+from clipmem_core.review.tables import caption_keys
 
-KEEP, REMOVE, RECAPTION = "keep", "remove", "recaption"
-CHOICES = (KEEP, REMOVE, RECAPTION)
-TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit"]
+__all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE"]  # of the log; the rest is here
+FOR_OTHER = "for_other_captions"
+TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
 HISTORY_COLUMNS = ["event", "time", "audit", "kind", "decision", "pairs", "first_pair_id", "undone", "undoes"]
 _AT_ONCE = 500  # ids in one query
+Row = tuple[Any, ...]
+_NOTHING: Row = (None, [], "", "", "")  # what an event says, where there is none
 
-_DECISIONS = """
-    SELECT entry.pair_id, said.decision, said.captions, noted.note, coalesce(said.time, own.time), entry.id
+# What no decision can be: the event that an entry names is not there.
+_SAID = "CASE WHEN coalesce(said.id, 0) = entry.decided THEN said.decision ELSE 'that of no event' END AS decision"
+_DECISIONS = f"""
+    SELECT entry.pair_id AS pair_id, entry.judged AS judged, {_SAID}, coalesce(said.captions, '[]') AS captions,
+        noted.note AS note, coalesce(said.time, own.time) AS time, entry.id AS entry
     FROM entry JOIN event AS own ON own.id = entry.event
     LEFT JOIN event AS said ON said.id = entry.decided LEFT JOIN event AS noted ON noted.id = entry.noted
 """
-_COUNTS = """
-    SELECT decision, sum(standing_pairs) FROM
-        (SELECT decided, count(*) AS standing_pairs FROM standing GROUP BY decided)
-        JOIN event ON event.id = decided
-    GROUP BY decision
-"""
 _HISTORY = """
-    SELECT event.id, time, audit, CASE WHEN undoes IS NULL THEN 'decide' ELSE 'undo' END, decision, pairs, pair_id,
-        undoes
-    FROM event JOIN entry ON entry.id = first_entry ORDER BY event.id DESC LIMIT ? OFFSET ?
+    SELECT event.id AS event, time, audit, CASE WHEN undoes IS NULL THEN 'decide' ELSE 'undo' END AS kind, decision,
+        pairs, pair_id, undoes
+    FROM event LEFT JOIN entry ON entry.id = first_entry ORDER BY event.id DESC LIMIT ? OFFSET ?
 """
-_ENTRIES = """
-    SELECT pair_id, decision, entry.id FROM entry LEFT JOIN event ON event.id = decided
+_ENTRIES = f"""
+    SELECT pair_id, {_SAID}, entry.id AS entry, judged
+    FROM entry LEFT JOIN event AS said ON said.id = entry.decided
     WHERE entry.id > ? ORDER BY entry.id
 """
 
@@ -62,7 +65,13 @@ class Decision:
     captions: tuple[str, ...]  # the new ones of a recaption
     note: str
     time: str  # when it was decided, ISO 8601 in UTC; an undo brings back the time as well
-    entry: int  # the pair's last entry of the log
+    entry: int  # the pair's last entry of the log that counts here; 0: there is none
+    for_other: str | None = None  # what was decided on other captions of a pair that is undecided with these
+
+    @property
+    def words(self) -> str:
+        """What to say of the pair; nothing where it is undecided."""
+        return decision_words(self.decision, self.for_other)
 
 
 @dataclass(frozen=True)
@@ -78,9 +87,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Review:
-    """The decisions on one data set. Reading makes no file; each call sees what any process wrote before it."""
+    """The decisions on one data set. Reading makes no file; each call sees what any process wrote before it.
+
+    `pairs` are those whose captions are judged, pair_id and captions: an audit's file or a table. A decision on others,
+    or where there is no such table, is one on captions that are not known and counts for any.
+    """
 
     path: Path
+    pairs: Path | pa.Table | None = None
 
     def decide(
         self,
@@ -110,12 +124,12 @@ class Review:
         if not ids:
             raise InputError("no pair is chosen: choose at least one")
         event = Event(audit, decision, _checked(decision, captions), note)
+        keys = self._keys(ids)
         with writing(self.path) as log:
-            added = add_decision(log, ids, event)
-            before = last_before(log, added)
-            found = log.execute(f"{_DECISIONS} WHERE entry.id = ?", (before,)).fetchone()
-        overtaken = found and seen is not None and before > seen
-        return Outcome(added.event, added.pairs, _decision(*found) if overtaken else None, first=added.first)
+            added = add_decision(log, ((pair_id, keys.get(pair_id, 0)) for pair_id in ids), event)
+            found = fetch(log, f"{_DECISIONS} WHERE entry.id = ?", (added.before,))
+        overtaken = found and seen is not None and added.before > seen
+        return Outcome(added.event, added.pairs, _decision(found[0]) if overtaken else None, first=added.first)
 
     def undo(self, event: int | None = None) -> Outcome | None:
         """Bring back what stood before an event, for those of its pairs that nobody decided on since.
@@ -152,30 +166,55 @@ class Review:
 
     def decisions(self, pair_ids: Sequence[str]) -> dict[str, Decision]:
         """Return what stands for each of some pairs, without those that nobody ever decided on."""
-        ids, found = list(pair_ids), {}
+        ids, rows = list(pair_ids), []
         with reading(self.path) as log:
             for start in range(0, len(ids), _AT_ONCE):
                 part = ids[start : start + _AT_ONCE]
                 standing = f"SELECT entry FROM standing WHERE pair_id IN ({', '.join('?' * len(part))})"
-                rows = log.execute(f"{_DECISIONS} WHERE entry.id IN ({standing})", part)
-                found.update({row[0]: _decision(*row) for row in rows})
-        return found
+                rows += fetch(log, f"{_DECISIONS} WHERE entry.id IN ({standing}) ORDER BY entry.id DESC", part)
+        here, other = self._sorted(rows)
+        return {
+            pair_id: _decision(here.get(pair_id), other.get(pair_id))
+            for pair_id in dict.fromkeys(row[0] for row in rows)
+        }
 
     def table(self) -> pd.DataFrame:
-        """Return every pair with a decision or a note, the last decided first, in the columns `TABLE_COLUMNS`."""
+        """Return every pair with a decision or a note, the last decided first, in the columns `TABLE_COLUMNS`.
+
+        A pair that has only been decided on with other captions is undecided; `for_other_captions` says what that was.
+        """
         with reading(self.path) as log:
-            events = log.execute("SELECT id, decision, captions, note, time, audit FROM event WHERE undoes IS NULL")
+            events = fetch(log, "SELECT id, decision, captions, note, time, audit FROM event WHERE undoes IS NULL")
+            rows = fetch(log, "SELECT pair_id, judged, decided, noted, entry FROM standing ORDER BY entry DESC")
             said = {event: (decision, json.loads(captions), *rest) for event, decision, captions, *rest in events}
-            pairs = log.execute("SELECT pair_id, decided, noted FROM standing WHERE decided > 0 ORDER BY entry DESC")
-            rows = [_row(pair_id, said[decided], said.get(noted)) for pair_id, decided, noted in pairs]
-        kept = [row for row in rows if row[1] is not None or row[3]]
+            for decided in {row[2] for row in rows}.difference(said, [0]):
+                raise BrokenLogError(f"its event {decided} is not there")
+        here, other = self._sorted(rows)
+        found = (
+            _row(pair_id, here.get(pair_id), other.get(pair_id), said)
+            for pair_id in dict.fromkeys(row[0] for row in rows)
+        )
+        kept = [row for row in found if row is not None]
         return pd.DataFrame(kept, columns=TABLE_COLUMNS, dtype=object)
+
+    def _sorted(self, rows: Sequence[Row]) -> tuple[dict[str, Row], dict[str, Row]]:
+        """Return of rows that begin with pair id and key, the last first, each pair's last that counts, and other."""
+        judged = {pair_id for pair_id, key, *_ in rows if key}
+        keys = self._keys(judged) if judged else {}
+        here: dict[str, Row] = {}
+        other: dict[str, Row] = {}
+        for row in rows:
+            counts = not row[1] or keys.get(row[0], row[1]) == row[1]
+            (here if counts else other).setdefault(row[0], row)
+        return here, other
+
+    def _keys(self, pair_ids: Iterable[str]) -> dict[str, int]:
+        return {} if self.pairs is None else caption_keys(self.pairs, pair_ids)
 
     def counts(self) -> dict[str, int]:
         """Return the number of pairs of each decision, in the order of `CHOICES`."""
-        with reading(self.path) as log:
-            found = dict(log.execute(_COUNTS).fetchall())
-        return {choice: found.get(choice, 0) for choice in CHOICES}
+        found = self.table()["decision"].value_counts()
+        return {choice: int(found.get(choice, 0)) for choice in CHOICES}
 
     def history(self, *, page: int, size: int) -> pd.DataFrame:
         """Return one page of the events, the newest first; page 1 is the first.
@@ -185,7 +224,7 @@ class Review:
             is the event that an undo took back, missing for a decision; undone tells whether it is taken back now.
         """
         with reading(self.path) as log:
-            rows = log.execute(_HISTORY, (int(size), (int(page) - 1) * int(size))).fetchall()
+            rows = fetch(log, _HISTORY, (int(size), (int(page) - 1) * int(size)))
             undone = undone_events(log)
         listed = [(*values, values[0] in undone, undoes) for *values, undoes in rows]
         table = pd.DataFrame(listed, columns=HISTORY_COLUMNS, dtype=object)
@@ -201,10 +240,13 @@ class Review:
         with reading(self.path) as log:
             return count_rows(log, "entry")
 
-    def entries_after(self, entry: int) -> list[tuple[str, str | None, int]]:
-        """Return pair id, decision that stands from there on, and number of each entry after one, in order."""
+    def entries_after(self, entry: int) -> list[tuple[str, str | None, int, int]]:
+        """Return pair id, decision that stands from there on, number, and key of each entry after one, in order.
+
+        The key is of the captions that were judged; 0 counts for any.
+        """
         with reading(self.path) as log:
-            return log.execute(_ENTRIES, (int(entry),)).fetchall()
+            return fetch(log, _ENTRIES, (int(entry),))
 
 
 def open_review(audit: Audit) -> Review:
@@ -217,12 +259,22 @@ def open_review(audit: Audit) -> Review:
     named = config.get("dataset_fingerprint") or config.get("fingerprint")
     if not isinstance(named, str):
         raise InputError(f"{audit.folder / CONFIG} has no dataset_fingerprint: run the audit again")
-    return review_of(named)
+    return review_of(named, audit.folder / PAIRS)
 
 
-def review_of(dataset_fingerprint: str) -> Review:
-    """Return the decisions on the data set of a fingerprint."""
-    return Review(data_folder() / "review" / f"{check_name(dataset_fingerprint)}.sqlite")
+def review_of(dataset_fingerprint: str, pairs: Path | pa.Table | None = None) -> Review:
+    """Return the decisions on the data set of a fingerprint, on its pairs with the captions of a file or a table."""
+    return Review(data_folder() / "review" / f"{check_name(dataset_fingerprint)}.sqlite", pairs)
+
+
+def decision_words(decision: str | None, for_other: str | None) -> str:
+    """Return what to say of a pair that was decided so; nothing where it is undecided.
+
+    Example:
+        >>> decision_words("keep", None), decision_words(None, "remove")
+        ('keep', 'remove for other captions')
+    """
+    return decision or (f"{for_other} for other captions" if for_other else "")
 
 
 def _checked(decision: str | None, captions: Sequence[str]) -> str:
@@ -237,12 +289,21 @@ def _checked(decision: str | None, captions: Sequence[str]) -> str:
     return json.dumps(given, ensure_ascii=False)
 
 
-def _decision(
-    pair_id: str, decision: str | None, captions: str | None, note: str | None, time: str, entry: int
-) -> Decision:
-    return Decision(pair_id, decision, tuple(json.loads(captions or "[]")), note or "", time, entry)
+def _decision(here: Row | None, other: Row | None = None) -> Decision:
+    """Return what a row of `_DECISIONS` says; where that is nothing, what the pair's row on other captions does."""
+    pair_id, _, decision, captions, note, time, entry = here or ((other or ())[0], 0, None, "[]", None, "", 0)
+    for_other = other[2] if other is not None and decision is None else None
+    return Decision(pair_id, decision, tuple(json.loads(captions)), note or "", time, entry, for_other)
 
 
-def _row(pair_id: str, said: tuple[Any, ...], noted: tuple[Any, ...] | None) -> tuple[Any, ...]:
-    decision, captions, _, time, audit = said
-    return pair_id, decision, captions, noted[2] if noted else "", time, audit
+def _row(pair_id: str, here: Row | None, other: Row | None, said: dict[int, Row]) -> Row | None:
+    """Return a pair's row of the table, None where nothing stands."""
+    decided, noted = here[2:4] if here else (0, 0)
+    decision, captions, _, time, audit = said.get(decided, _NOTHING)
+    note = said[noted][2] if decided and noted in said else ""
+    away = said.get(other[2], _NOTHING) if other is not None and decision is None else _NOTHING
+    if away[0] is not None:
+        time, audit = away[3:]
+    elif decision is None and not note:
+        return None
+    return pair_id, decision, captions, note or "", time, audit, away[0]

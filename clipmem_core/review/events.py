@@ -5,25 +5,34 @@ million pairs stores its captions and note once, and an undo finds by a comparis
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from sqlite3 import Connection
 
+from clipmem_core.review.log import BrokenLogError, fetch
+
+# What counts for a pair is its last entry of those on the captions that it has, and of those that say of none.
 _DECIDE = """
-    INSERT INTO entry (event, pair_id, decided, noted, previous)
-    SELECT ?, given.pair_id, ?, coalesce(?, standing.noted, 0), coalesce(standing.entry, 0)
-    FROM (SELECT ? AS pair_id) AS given LEFT JOIN standing ON standing.pair_id = given.pair_id
+    INSERT INTO entry (event, pair_id, decided, noted, previous, judged)
+    SELECT ?1, ?2, ?1, coalesce(?3, iif(ifnull(old.entry > own.entry, own.entry IS NULL), old.noted, own.noted), 0),
+        max(ifnull(old.entry, 0), ifnull(own.entry, 0)), ?4
+    FROM (SELECT 1) LEFT JOIN standing AS own ON own.pair_id = ?2 AND own.judged = ?4
+    LEFT JOIN standing AS old ON old.pair_id = ?2 AND old.judged = 0
 """
 _UNDO = """
-    INSERT INTO entry (event, pair_id, decided, noted, previous)
-    SELECT ?, entry.pair_id, coalesce(before.decided, 0), coalesce(before.noted, 0), standing.entry
-    FROM entry JOIN standing ON standing.pair_id = entry.pair_id AND standing.decided = entry.decided
+    INSERT INTO entry (event, pair_id, decided, noted, previous, judged)
+    SELECT ?, entry.pair_id, coalesce(before.decided, 0), coalesce(before.noted, 0), standing.entry, entry.judged
+    FROM entry JOIN standing USING (pair_id, judged, decided)
     LEFT JOIN entry AS before ON before.id = entry.previous
-    WHERE entry.id BETWEEN ? AND ? ORDER BY entry.id
+    WHERE entry.id BETWEEN ? AND ? AND NOT EXISTS (
+        SELECT 1 FROM standing AS later WHERE later.pair_id = entry.pair_id AND later.entry > standing.entry
+        AND later.decided != entry.decided AND 0 IN (later.judged, entry.judged)
+    )
+    ORDER BY entry.id
 """
 _STAND = """
-    INSERT OR REPLACE INTO standing (pair_id, entry, decided, noted)
-    SELECT pair_id, id, decided, noted FROM entry WHERE id >= ? ORDER BY pair_id
+    INSERT OR REPLACE INTO standing (pair_id, judged, entry, decided, noted)
+    SELECT pair_id, judged, id, decided, noted FROM entry WHERE id >= ? ORDER BY pair_id, judged
 """
 
 
@@ -40,18 +49,22 @@ class Event:
 
 @dataclass(frozen=True)
 class Added:
-    """Where an event stands in the log: its number, its first entry, and how many entries it has."""
+    """Where an event stands in the log: its number, its first entry, and how many entries it has.
+
+    `before` is the last entry that its pairs had before it, 0 where they had none.
+    """
 
     event: int
     first: int
     pairs: int
+    before: int = 0
 
 
-def add_decision(log: Connection, pair_ids: Iterable[str], event: Event) -> Added:
-    """Add a decision on pairs, each named once."""
+def add_decision(log: Connection, pairs: Iterable[tuple[str, int]], event: Event) -> Added:
+    """Add a decision on pairs, each named once with the key of its captions, 0 where that is not known."""
     number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
     noted = None if event.note is None else number
-    log.executemany(_DECIDE, ((number, number, noted, pair_id) for pair_id in pair_ids))
+    log.executemany(_DECIDE, ((number, pair_id, noted, judged) for pair_id, judged in pairs))
     return _add_event(log, Added(number, first, count_rows(log, "entry") + 1 - first), event)
 
 
@@ -61,9 +74,10 @@ def add_undo(log: Connection, undoes: int) -> tuple[Added | None, int]:
     Returns:
         The event added, None where it would have no pair; and the number of pairs that are left as they are.
     """
-    audit, decision, start, pairs = log.execute(
-        "SELECT audit, decision, first_entry, pairs FROM event WHERE id = ?", (undoes,)
-    ).fetchone()
+    found = fetch(log, "SELECT audit, decision, first_entry, pairs FROM event WHERE id = ?", (undoes,))
+    if not found:
+        raise BrokenLogError(f"its event {undoes} is not there")
+    audit, decision, start, pairs = found[0]
     number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
     log.execute(_UNDO, (number, start, start + pairs - 1))
     restored = count_rows(log, "entry") + 1 - first
@@ -79,7 +93,8 @@ def _add_event(log: Connection, added: Added, event: Event) -> Added:
     values = (added.event, time, *said, added.first, added.pairs)
     log.execute(f"INSERT INTO event VALUES ({', '.join('?' * len(values))})", values)
     log.execute(_STAND, (added.first,))
-    return added
+    ((before,),) = fetch(log, "SELECT coalesce(max(previous), 0) AS previous FROM entry WHERE id >= ?", (added.first,))
+    return replace(added, before=before)
 
 
 def count_rows(log: Connection, table: str) -> int:
@@ -89,18 +104,13 @@ def count_rows(log: Connection, table: str) -> int:
 
 def last_standing(log: Connection) -> int | None:
     """Return the last decision that stands for any pair: the last one that is not undone."""
-    return log.execute("SELECT max(decided) FROM standing").fetchone()[0] or None
-
-
-def last_before(log: Connection, added: Added) -> int:
-    """Return the last entry that the pairs of a new event had before it, 0 where they had none."""
-    return log.execute("SELECT max(previous) FROM entry WHERE id >= ?", (added.first,)).fetchone()[0]
+    return fetch(log, "SELECT coalesce(max(decided), 0) FROM standing")[0][0] or None
 
 
 def undone_events(log: Connection) -> set[int]:
     """Return the events that are taken back: by an undo that is not itself taken back."""
     undone: set[int] = set()
-    for event, undoes in log.execute("SELECT id, undoes FROM event WHERE undoes IS NOT NULL ORDER BY id DESC"):
+    for event, undoes in fetch(log, "SELECT id, undoes FROM event WHERE undoes IS NOT NULL ORDER BY id DESC"):
         if event not in undone:  # an undo comes after what it takes back, so its own fate is known by now
             undone.add(undoes)
     return undone

@@ -1,27 +1,45 @@
 """What people decide, in whatever process → one append-only SQLite file that loses nothing when several write at once.
 
 Every call opens a connection of its own and closes it, so that any thread of any process may make it. The log is the
-tables `event` and `entry`, which take new rows only. `standing` is each pair's last entry, written in the same
-transaction, so that a million decisions are read as fast as a thousand.
+tables `event` and `entry`, which take new rows only. `standing` is each pair's last entry on each of the captions that
+were judged, written in the same transaction, so that a million decisions are read as fast as a thousand.
 """
 
+import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from clipmem_core.atomic import replacing
 from clipmem_core.config import InputError
 
-VERSION = 1
+KEEP, REMOVE, RECAPTION = "keep", "remove", "recaption"
+CHOICES = (KEEP, REMOVE, RECAPTION)
+VERSION = 2
 APPLICATION = 0x434C4D50  # "CLMP" in the file's header: tells our files from other SQLite files
-PATIENCE = 60.0  # seconds to wait for another writer; one that decides a million pairs takes some
+PATIENCE = 5.0  # seconds to wait for another writer
 CACHE_KB = 64_000  # of pages, while writing: a million pairs are looked up in any order
+SHOWN = 80  # characters of a value, or of what SQLite says, in a message
 _SIDE_FILES = ("-wal", "-shm")
 
+_STANDING = """
+    CREATE TABLE standing (
+        pair_id TEXT NOT NULL,
+        judged INTEGER NOT NULL,
+        entry INTEGER NOT NULL,
+        decided INTEGER NOT NULL,
+        noted INTEGER NOT NULL,
+        PRIMARY KEY (pair_id, judged)
+    ) WITHOUT ROWID
+"""
+_STANDING_INDEX = "CREATE INDEX standing_decided ON standing (decided)"
 _TABLES = f"""
     PRAGMA journal_mode = WAL;
     BEGIN;
@@ -44,21 +62,35 @@ _TABLES = f"""
         pair_id TEXT NOT NULL,
         decided INTEGER NOT NULL,         -- the event whose decision and captions stand from here on; 0: none do
         noted INTEGER NOT NULL,           -- the event whose note stands from here on; 0: none does
-        previous INTEGER NOT NULL         -- the pair's entry before this one; 0: there was none
+        previous INTEGER NOT NULL,        -- the pair's entry before this one that counted here; 0: there was none
+        judged INTEGER NOT NULL DEFAULT 0 -- the key of the captions that were judged; 0: not known, it counts for any
     );
-    CREATE TABLE standing (
-        pair_id TEXT PRIMARY KEY,
-        entry INTEGER NOT NULL,
-        decided INTEGER NOT NULL,
-        noted INTEGER NOT NULL
-    ) WITHOUT ROWID;
-    CREATE INDEX standing_decided ON standing (decided);
+    {_STANDING};
+    {_STANDING_INDEX};
     CREATE TRIGGER event_kept BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
     CREATE TRIGGER event_unchanged BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
     CREATE TRIGGER entry_kept BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
     CREATE TRIGGER entry_unchanged BEFORE UPDATE ON entry BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
     COMMIT;
 """
+# What makes a log of a version one of the next, when it is written to; and what lets it be read as one until then.
+_MIGRATIONS = {
+    1: (
+        "ALTER TABLE entry ADD COLUMN judged INTEGER NOT NULL DEFAULT 0",
+        "DROP INDEX standing_decided",
+        "ALTER TABLE standing RENAME TO standing_1",
+        _STANDING,
+        "INSERT INTO standing SELECT pair_id, 0, entry, decided, noted FROM standing_1",
+        "DROP TABLE standing_1",
+        _STANDING_INDEX,
+    )
+}
+_VIEWS = {
+    1: (
+        "CREATE TEMP VIEW entry AS SELECT *, 0 AS judged FROM main.entry",
+        "CREATE TEMP VIEW standing AS SELECT *, 0 AS judged FROM main.standing",
+    )
+}
 _MOVE_AWAY = "move it away, or put a copy of it back"
 _ADVICE = {
     sqlite3.SQLITE_BUSY: "another process is writing: try again",
@@ -78,6 +110,8 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     with _explained(path), closing(_connect(path, _mode(path)) if path.exists() else _empty()) as connection:
         _check(path, connection)
         connection.execute("BEGIN")
+        for statement in _VIEWS.get(_version(connection), ()):
+            connection.execute(statement)
         yield connection
 
 
@@ -97,8 +131,57 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
             connection.execute("BEGIN IMMEDIATE")  # not later: what is read first must still stand when it is written
+            _migrate(connection)
             yield connection
             connection.execute("COMMIT")  # closing without it, after an error, takes everything back
+
+
+def fetch(log: sqlite3.Connection, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Run a query and return its rows, whose values have been looked at.
+
+    Raises:
+        BrokenLogError: a column, which is named, holds what none of that name can.
+    """
+    cursor = log.execute(query, values)
+    rows = cursor.fetchall()
+    for place, (name, *_) in enumerate(cursor.description):
+        column, fits = map(itemgetter(place), rows), _FITS.get(name, int)
+        wrong = set(map(type, column)) - {fits} if isinstance(fits, type) else {v for v in set(column) if not fits(v)}
+        if wrong:
+            raise BrokenLogError(f"its column {name!r} holds {repr(wrong.pop())[:SHOWN]}")
+    return rows
+
+
+class BrokenLogError(ValueError):
+    """A log holds what we never write; `reading` and `writing` name the file."""
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return bool(datetime.fromisoformat(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    """Tell whether it is a JSON list of texts."""
+    try:
+        parsed = json.loads(value) if isinstance(value, str) else None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(parsed, list) and all(isinstance(text, str) for text in parsed)
+
+
+_FITS: dict[str, type | Callable[[Any], bool]] = {  # by column, the type or a test; all others hold whole numbers
+    "pair_id": str,
+    "audit": str,
+    "kind": str,
+    "time": _is_time,
+    "decision": (None, *CHOICES).__contains__,
+    "captions": _is_list_of_texts,
+    "note": lambda value: value is None or isinstance(value, str),
+    "undoes": lambda value: value is None or isinstance(value, int),
+}
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -121,7 +204,7 @@ def _empty() -> sqlite3.Connection:
 def _make(path: Path) -> None:
     """Make an empty log, once, however many processes want to."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / f".{path.name}.lock"):
+    with FileLock(path.parent / f".{path.name}.lock", timeout=PATIENCE):
         if path.exists():
             return
         for suffix in _SIDE_FILES:  # of a file that was deleted without them: they would be read into the new one
@@ -134,11 +217,27 @@ def _make(path: Path) -> None:
 
 def _check(path: Path, connection: sqlite3.Connection) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    version = _version(connection)
     if application != APPLICATION:
         raise InputError(f"{path} is not a log of decisions: {_MOVE_AWAY}")
-    if version != VERSION:
+    if version > VERSION:
         raise InputError(f"{path} is of version {version} and this CLIPMem reads version {VERSION}: update CLIPMem")
+    if version < 1:
+        raise InputError(f"{path} is of version {version}, which there is not: {_MOVE_AWAY}")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Make a log of an older version one of today's, within the transaction that writes to it."""
+    version = _version(connection)
+    if version < VERSION:
+        for older in range(version, VERSION):
+            for statement in _MIGRATIONS[older]:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 @contextmanager
@@ -149,7 +248,14 @@ def _explained(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # the primary code
         advice = _ADVICE.get(code, "see that the disk has room and that you may write there")
-        raise InputError(f"{path} cannot be used ({error}): {advice}") from None
+        said = "".join(letter if letter.isprintable() else " " for letter in str(error))
+        raise InputError(f"{path} cannot be used ({said}): {advice}") from None
+    except BrokenLogError as error:
+        raise InputError(f"{path} cannot be used ({error}): {_MOVE_AWAY}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} cannot be used (a name in it is no text): {_MOVE_AWAY}") from None
+    except Timeout:
+        raise InputError(f"{path} cannot be used (it is locked): {_ADVICE[sqlite3.SQLITE_BUSY]}") from None
     except UnicodeEncodeError as error:
         half = error.object[error.start]
         raise InputError(f"a text has half a character, {half!r}, which no file can hold: take it out") from None

@@ -7,7 +7,7 @@ thousand do. All tables of an audit share one row order: `file_row_number` is a 
 import functools
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import PAIR_ID
+from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
 
 ROW = "file_row_number"
@@ -26,6 +26,8 @@ Columns = dict[str, np.ndarray]
 Table: TypeAlias = pd.DataFrame | pa.Table
 Stamp = tuple[int, int, int]
 Version = tuple[Stamp, Stamp]
+# SQL for the key of a pair's captions, a positive number of 63 bits; no caption has a NUL in it.
+CAPTION_KEY = f"""greatest(1, (md5_number_lower(array_to_string("{CAPTIONS}", chr(0))) // 2)::BIGINT)"""
 _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -75,6 +77,27 @@ def find_row(audit: Audit, pair_id: str) -> int | None:
     """Return the row of a pair, None where the audit has no such pair."""
     found = fetch_rows(audit.folder / PAIRS, f'SELECT {ROW} FROM parquet WHERE "{PAIR_ID}" = ? LIMIT 1', [pair_id])
     return found[0][0] if found else None
+
+
+def caption_keys(pairs: Path | pa.Table, pair_ids: Iterable[str]) -> dict[str, int]:
+    """Return the key of the captions of each of some pairs, without those that are not there.
+
+    Args:
+        pairs: with the columns pair_id and captions, a Parquet file or a table.
+        pair_ids: which pairs.
+    """
+    asked = pa.table(
+        {"asked_id": pa.array([each if each.isascii() else sound(each) for each in pair_ids], pa.string())}
+    )
+    query = f'SELECT asked_id, {CAPTION_KEY} AS key FROM {{}} JOIN asked ON "{PAIR_ID}" = asked_id'
+    if isinstance(pairs, Path):
+        found = fetch_columns(pairs, query.format("parquet"), asked=asked)
+    else:
+        with _database().cursor() as cursor:
+            cursor.register("given", pairs)
+            cursor.register("asked", asked)
+            found = cast(Columns, cursor.execute(query.format("given")).fetchnumpy())
+    return dict(zip(found["asked_id"].tolist(), found["key"].tolist(), strict=True))
 
 
 def count_rows(path: Path) -> int:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.frozen import check_same, grow, write_audit
@@ -38,7 +40,7 @@ def run_study(
     also: Sequence[Setting] = (),
     equal_time: bool = False,
     only: Sequence[str] = (),
-    decisions: Callable[[str], Decided] = lambda _: Decided(),
+    decisions: Callable[[str, pa.Table], Decided] = lambda *_: Decided(),
 ) -> StudyFolder:
     """Run a study, or go on with it.
 
@@ -52,7 +54,7 @@ def run_study(
         equal_time: whether to add each arm that takes another time than the reference arm once more, with equal time.
         only: arms that are trained now, the reference arm with them; the others keep the rows they have. None named
             means all.
-        decisions: from a data set's fingerprint to what was decided on it.
+        decisions: from a data set's fingerprint and its pairs, pair_id and captions, to what was decided on these.
 
     Returns:
         The study's folder; every arm and seed that was to be trained has its row.
@@ -69,7 +71,7 @@ def run_study(
     with hold(folder.folder, what="study"):
         run = start(study, source, settings.resolve(config), folder, screen)
         run = dataclasses.replace(run, equal_time=equal_time, only=frozenset(only))
-        wanted = _wanted(run, also, decisions)
+        wanted = with_decisions(run, also, decisions)
         add_all(folder, run.basis, [(dataclasses.replace(one, equal_time=False), decided) for one, decided in wanted])
         run = with_own(run)
         check_only(run)
@@ -84,9 +86,14 @@ def run_study(
     return folder
 
 
-def _wanted(run: StudyRun, also: Sequence[Setting], decisions: Callable[[str], Decided]) -> list[Wanted]:
+def with_decisions(
+    run: StudyRun, also: Sequence[Setting], decisions: Callable[[str, pa.Table], Decided]
+) -> list[Wanted]:
     """Return settings with what is decided now."""
-    decided = decisions(run.dataset_fingerprint) if any(one.decisions for one in also) else None
+    decided = None
+    if any(one.decisions for one in also):
+        pairs = pa.Table.from_pandas(run.data_set.pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
+        decided = decisions(run.dataset_fingerprint, pairs)
     return [(one, decided if one.decisions else None) for one in also]
 
 

@@ -1,6 +1,6 @@
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -80,25 +80,63 @@ def test_captions_the_audit_did_not_use_are_told(tmp_path: Path) -> None:
     assert "only the first 1 captions of a pair are in it: the audit used no more (--captions)" in found.notes
 
 
-def test_planted_captions_give_way_to_the_data_sets_own(tmp_path: Path) -> None:
+@pytest.fixture
+def twins(tmp_path: Path) -> tuple[Audit, Audit, list[str]]:
+    """Audits of one data set, without and with planted captions, and the ids of the pairs that have those."""
     source = make_source("csv", tmp_path / "set")
-    own = audited(source, "own").pairs
-    audit = audited(source, "planted", plant_miscaptions=6)
-    swapped = np.flatnonzero(audit.pairs["planted"] == "miscaption")
-    assert [list(texts) for texts in audit.pairs["captions"]] != [list(texts) for texts in own["captions"]]
-    ids = own["pair_id"].tolist()
-    removed, recaptioned, untouched = ids[swapped[0]], ids[swapped[1]], ids[swapped[2]]
-    review = open_review(audit)
-    review.decide([removed], REMOVE)
-    review.decide([recaptioned], RECAPTION, captions=["better"])
-    found = clean(audit)
-    captions = dict(zip(found.pairs["pair_id"].to_pylist(), found.pairs["captions"].to_pylist(), strict=True))
-    expected = dict(zip(ids, map(list, own["captions"]), strict=True)) | {recaptioned: ["better"]}
-    assert captions == {key: texts for key, texts in expected.items() if key != removed}
-    assert captions[untouched] != list(audit.pairs["captions"][swapped[2]])
-    assert found.recaptioned == 1
-    assert [note.split()[0] for note in found.notes] == ["1", "6", "2"]
-    assert "perhaps for the planted caption's sake" in found.notes[2]
+    own, planted = audited(source, "own"), audited(source, "planted", plant_miscaptions=6)
+    swapped = planted.pairs["planted"] == "miscaption"
+    assert open_review(own).path == open_review(planted).path
+    return own, planted, planted.pairs.loc[swapped, "pair_id"].tolist()
+
+
+def captions_of(audit: Audit) -> dict[str, list[str]]:
+    return dict(zip(audit.pairs["pair_id"], map(list, audit.pairs["captions"]), strict=True))
+
+
+def exported(audit: Audit) -> dict[str, list[str]]:
+    found = clean(audit).pairs
+    return dict(zip(found["pair_id"].to_pylist(), found["captions"].to_pylist(), strict=True))
+
+
+def test_planted_captions_give_way_to_the_data_sets_own(twins: tuple[Audit, Audit, list[str]]) -> None:
+    own, planted, _ = twins
+    assert captions_of(planted) != captions_of(own) == exported(planted)
+    assert [note.split()[0] for note in clean(planted).notes] == ["1", "6"]
+
+
+def test_what_was_decided_on_planted_captions_is_in_no_export(twins: tuple[Audit, Audit, list[str]]) -> None:
+    own, planted, ids = twins
+    review = open_review(planted)
+    review.decide([ids[0]], REMOVE)
+    review.decide([ids[1]], RECAPTION, captions=["better"])
+    for audit in twins[:2]:
+        assert exported(audit) == captions_of(own)
+        assert (clean(audit).removed, clean(audit).recaptioned) == (0, 0)
+        note = "2 pairs were decided on with other captions, as where mistakes are planted: that does not count"
+        assert clean(audit).notes[-1] == note
+
+
+def test_what_was_decided_on_a_pairs_own_captions_is_in_both_exports(twins: tuple[Audit, Audit, list[str]]) -> None:
+    own, planted, ids = twins
+    plain = next(pair_id for pair_id in own.pairs["pair_id"] if pair_id not in ids)
+    open_review(own).decide([ids[0]], REMOVE)
+    open_review(own).decide([ids[1]], RECAPTION, captions=["better"])
+    open_review(planted).decide([plain], REMOVE)
+    kept = {key: texts for key, texts in captions_of(own).items() if key not in (ids[0], plain)}
+    for audit in twins[:2]:
+        assert exported(audit) == kept | {ids[1]: ["better"]}
+        assert not any("decided on" in note for note in clean(audit).notes)
+
+
+def test_a_log_that_says_nothing_of_captions_counts_for_both_and_says_so(
+    twins: tuple[Audit, Audit, list[str]],
+) -> None:
+    own, planted, ids = twins
+    replace(open_review(planted), pairs=None).decide(ids[:1], REMOVE)
+    for audit in twins[:2]:
+        assert exported(audit) == {key: texts for key, texts in captions_of(own).items() if key != ids[0]}
+    assert clean(planted).notes[-1].startswith("1 of these were decided on, perhaps for the planted caption's sake")
 
 
 def test_planted_captions_of_a_shortened_audit_come_back_shortened(tmp_path: Path) -> None:

@@ -1,11 +1,16 @@
+import csv
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.store import MANIFEST, Audit
+from clipmem_core.audits.store import MANIFEST, PAIRS, Audit, write_table
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.exports import FORMATS, coco, write
 from clipmem_core.pairs.table import read_source
@@ -51,6 +56,26 @@ def test_pictures_that_were_written_out_are_replaced_only_when_asked(tmp_path: P
     write(audit, "coco", tmp_path / "clean.json", overwrite=True)
     assert len(list((tmp_path / "clean_images").iterdir())) == 10
     assert not (tmp_path / "clean_images/old.png").exists()
+
+
+def test_what_killed_exports_left_goes_with_the_next_one_and_what_others_work_on_stays(
+    tmp_path: Path, data: Path
+) -> None:
+    audit = audited(make_source("tar", tmp_path / "set"))
+    script = (
+        "import sys, os, signal; from pathlib import Path; from clipmem_core.audits.store import open_audit;"
+        "from clipmem_core.exports import write;"
+        "write(open_audit('mine'), 'csv', Path(sys.argv[1]), progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    dead = subprocess.run([sys.executable, "-c", script, str(tmp_path / "o.csv")], check=False)
+    assert dead.returncode == -signal.SIGKILL
+    left = next(tmp_path.glob(".o_images.*"))
+    left.rename(left.with_name(f"{left.name}.old"))
+    others = [tmp_path / f".o_images.{os.getppid()}", tmp_path / ".p_images.999999999", tmp_path / ".o_images.mine"]
+    for folder in (*others, left):
+        folder.mkdir()
+    write(audit, "csv", tmp_path / "o.csv")
+    assert sorted(tmp_path.glob(".[op]_images*")) == sorted(others)
 
 
 def test_what_fails_halfway_leaves_everything_as_it_was(
@@ -147,7 +172,25 @@ def test_decisions_come_as_csv_and_as_parquet(copy: Copy, tmp_path: Path) -> Non
     text = pd.read_csv(tmp_path / "it.csv", keep_default_na=False)
     assert text["pair_id"].tolist() == table["pair_id"].tolist()
     assert [json.loads(cell) for cell in text["captions"]] == [list(texts) for texts in table["captions"]]
-    assert text["note"].tolist() == table["note"].fillna("").tolist()
+    assert text.set_index("pair_id")["note"][ids[5]] == "'=1+1, \t<b>"  # no spreadsheet is to compute it
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "plain", "a=1", "'=1", ""])
+def test_no_cell_of_the_decisions_begins_as_a_formula_does(text: str, copy: Copy, tmp_path: Path) -> None:
+    audit = copy()
+    write_table(audit.folder / PAIRS, audit.pairs.assign(label=text or None))
+    ids = audit.pairs["pair_id"].tolist()
+    open_review(audit).decide([ids[0], f"{text} id"], RECAPTION, captions=[f"{text} new"], note=text, audit=f"{text}")
+    write(audit, "decisions", tmp_path / "it.csv")
+    with (tmp_path / "it.csv").open(newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    assert len(rows) == 2
+    for name, cell in ((name, cell) for row in rows for name, cell in zip(head, row, strict=True)):
+        assert not cell.startswith(("=", "+", "@", "\t", "\r", "-")) or name in ("clipmem", "misfit", "similarity_out")
+    there = dict(zip(head, rows[-1], strict=True))
+    quote = "'" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else ""
+    assert (there["note"], there["audit"]) == (quote + text, quote + text)
+    assert json.loads(there["captions"]) == [f"{text} new".strip()]
 
 
 def test_no_decisions_are_an_empty_table(copy: Copy, tmp_path: Path) -> None:

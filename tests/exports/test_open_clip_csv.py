@@ -1,3 +1,5 @@
+import subprocess
+from argparse import Namespace
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipmem_core.audits.store import PAIRS, Audit, write_table
-from clipmem_core.exports import open_clip_csv, write
+from clipmem_core.exports import Summary, open_clip_csv, write
 from clipmem_core.exports.cleaned import Cleaned
 from clipmem_core.exports.open_clip_csv import MISSING, write_csv
 from tests.exports.sources import CAPTIONS, audited, make_source
@@ -37,30 +39,53 @@ def size_of(image: Image.Image) -> tuple[int, int]:
         return image.size
 
 
-def as_open_clip_reads(path: Path) -> pd.DataFrame:
-    """Its CsvDataset: default columns, tab, no further option."""
-    return pd.read_csv(path, sep="\t")[["filepath", "title"]]
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
-def test_open_clip_reads_every_caption_and_opens_every_picture(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+def as_pandas_reads(path: Path, **how: object) -> pd.DataFrame:
+    """With no more than the separator; a comma needs not even that."""
+    return pd.read_csv(path, **({} if path.suffix == ".csv" else {"sep": "\t"}), **how)
+
+
+def as_printed(summary: Summary) -> Namespace:
+    """Parse the flags of the line that says how open_clip reads an export, as a shell and open_clip do."""
+    line = next(note for note in summary.notes if note.startswith("open_clip reads it with "))
+    script = f'printf "%s\\0" {line.removeprefix("open_clip reads it with ")}'
+    typed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    return pytest.importorskip("open_clip_train.params").parse_args(typed.split("\0")[:-1])
+
+
+@pytest.mark.parametrize("suffix", SEPARATORS)
+def test_pandas_reads_every_caption_and_every_picture_opens(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     audit = audited(make_source("tar", tmp_path / "set"))
-    write(audit, "csv", tmp_path / "clean.csv")
+    write(audit, "csv", tmp_path / f"clean{suffix}")
     monkeypatch.chdir(data)
-    table = as_open_clip_reads(tmp_path / "clean.csv")
+    table = as_pandas_reads(tmp_path / f"clean{suffix}")
     texts = [text for captions in CAPTIONS for text in captions]
     assert [str(text) for text in table["title"]][:-1] == texts[:-1]
     assert [size_of(Image.open(path)) for path in table["filepath"]] == [(24, 24)] * len(texts)
 
 
-def test_open_clips_own_reader_takes_it(tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize("suffix", SEPARATORS)
+def test_open_clips_own_reader_takes_it_with_the_flags_that_are_printed(
+    tmp_path: Path, data: Path, suffix: str
+) -> None:
     audit = audited(make_source("csv", tmp_path / "set"))
-    write(audit, "csv", tmp_path / "clean.csv")
+    printed = as_printed(write(audit, "csv", tmp_path / "its folder" / f"clean{suffix}"))
+    assert printed.csv_separator == SEPARATORS[suffix]
     reader = pytest.importorskip("open_clip_train.data").CsvDataset
-    read = reader(str(tmp_path / "clean.csv"), size_of, "filepath", "title", tokenizer=lambda text: text)
-    assert read[1] == ((24, 24), "another of the same picture")
-    assert len(read) == sum(map(len, CAPTIONS))
+    read = reader(
+        printed.train_data,
+        size_of,
+        printed.csv_img_key,
+        printed.csv_caption_key,
+        sep=printed.csv_separator,
+        tokenizer=lambda texts: texts,
+    )
+    texts = [text for captions in CAPTIONS for text in captions]
+    assert [read[at] for at in range(len(read) - 1)] == [((24, 24), text) for text in texts[:-1]]
 
 
 @given(
@@ -73,10 +98,11 @@ def test_any_text_survives_pandas(tmp_path_factory: pytest.TempPathFactory, capt
     folder = tmp_path_factory.mktemp("any")
     audit = Audit(folder)
     (folder / "config.json").write_text('{"config": {}}')
-    write_csv(cleaned(audit, captions, folder), folder / "any.csv")
-    read = pd.read_csv(folder / "any.csv", sep="\t", dtype=str, keep_default_na=False)
-    assert read["title"].tolist() == [text for texts in captions for text in texts]
-    assert read["pair_id"].tolist() == [str(at) for at, texts in enumerate(captions) for _ in texts]
+    for suffix in SEPARATORS:
+        write_csv(cleaned(audit, captions, folder), folder / f"any{suffix}")
+        read = as_pandas_reads(folder / f"any{suffix}", dtype=str, keep_default_na=False)
+        assert read["title"].tolist() == [text for texts in captions for text in texts]
+        assert read["pair_id"].tolist() == [str(at) for at, texts in enumerate(captions) for _ in texts]
 
 
 @pytest.mark.parametrize("text", MISSING)
@@ -111,5 +137,5 @@ def test_an_audit_in_parts_of_a_table_keeps_its_order(tmp_path: Path, data: Path
     audit = audited(make_source("csv", tmp_path / "set"))
     write_table(audit.folder / PAIRS, audit.pairs.iloc[::-1])
     write(audit, "csv", tmp_path / "clean.csv")
-    ids = pd.read_csv(tmp_path / "clean.csv", sep="\t")["pair_id"]
+    ids = pd.read_csv(tmp_path / "clean.csv")["pair_id"]
     assert list(dict.fromkeys(ids)) == [f"id {at}" for at in reversed(range(10))]

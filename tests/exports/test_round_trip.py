@@ -13,7 +13,7 @@ from clipmem_core.exports import Summary, write
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.exports.sources import KINDS, audited, make_source
 
-OUT = {"csv": "clean.csv", "coco": "clean.json"}
+OUT = [("csv", "clean.csv"), ("csv", "clean.tsv"), ("coco", "clean.json")]
 NEW = ["new, and\t“better”", 'second\n"line"']
 
 
@@ -40,12 +40,14 @@ def decide(audit: Audit) -> None:
     review.decide([ids[2]], "keep", note="fine")
 
 
-@pytest.mark.parametrize("format", OUT)
+@pytest.mark.parametrize(("format", "out"), OUT)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_cleaned_data_set_is_read_back_as_it_was_written(kind: str, format: str, tmp_path: Path, data: Path) -> None:
+def test_a_cleaned_data_set_is_read_back_as_it_was_written(
+    kind: str, format: str, out: str, tmp_path: Path, data: Path
+) -> None:
     audit = audited(make_source(kind, tmp_path / "a set" / kind))
     decide(audit)
-    summary = write(audit, format, tmp_path / "out folder" / OUT[format])
+    summary = write(audit, format, tmp_path / "out folder" / out)
     assert (summary.kept, summary.removed, summary.recaptioned) == (8, 2, 1)
     back, expected = read_back(summary), expected_of(audit)
     assert back.quarantine.empty

@@ -119,7 +119,7 @@ def test_processes_that_decide_at_once_lose_nothing(tmp_path: Path) -> None:
     entries = review.entries_after(0)
     assert len(entries) == 4 * 30 * 2
     for process in range(4):
-        own = [pair for pair, _, _ in entries if pair.startswith(f"p{process} ")]
+        own = [pair for pair, *_ in entries if pair.startswith(f"p{process} ")]
         assert own == [f"p{process} {number}" for number in range(30)]
     found = review.decisions([f"p{process} {number}" for process in range(4) for number in range(30)])
     assert {pair: (d.decision, d.note) for pair, d in found.items()} == {

@@ -98,7 +98,7 @@ def test_the_table_tells_all_that_stands_the_last_decided_first(review: Review) 
     review.decide(["b"], None, audit="three")
     review.decide(["d"], REMOVE)
     table = review.table()
-    assert list(table.drop(columns="time").itertuples(index=False, name=None)) == [
+    assert list(table.drop(columns=["time", "for_other_captions"]).itertuples(index=False, name=None)) == [
         ("d", REMOVE, [], "", ""),
         ("b", None, [], "fine", "three"),
         ("c", RECAPTION, ["x", "y"], "", "two"),
@@ -205,5 +205,5 @@ def test_many_pairs_are_decided_and_asked_for_at_once(review: Review) -> None:
     assert [found[pair].decision for pair in ids] == [KEEP] * 1000 + [REMOVE] * 2000
     assert {found[pair].note for pair in ids} == {"all of them"}
     assert review.counts() == {KEEP: 1000, REMOVE: 2000, RECAPTION: 0}
-    assert [entry for _, _, entry in review.entries_after(3500)] == list(range(3501, 4001))
-    assert [pair for pair, _, _ in review.entries_after(3500)] == ids[500:1000]
+    assert [entry for _, _, entry, _ in review.entries_after(3500)] == list(range(3501, 4001))
+    assert [pair for pair, *_ in review.entries_after(3500)] == ids[500:1000]

@@ -3,16 +3,22 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import clipmem_core
+from clipmem_core.audits.store import Audit
+from clipmem_core.commands import main
 from clipmem_core.config import InputError
 from clipmem_core.review import log
-from clipmem_core.review.decisions import KEEP, REMOVE, Review
+from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, open_review
 
 ROOT = Path(clipmem_core.__file__).parents[1]
 
@@ -35,6 +41,8 @@ CALLS: dict[str, Callable[[Review], object]] = {
     "decide": lambda review: review.decide(["a"], REMOVE),
     "undo": lambda review: review.undo(),
     "current": lambda review: review.current("a"),
+    "decisions": lambda review: review.decisions(["b", "c"]),
+    "undo 2": lambda review: review.undo(2) if review.count_events() > 1 else review.undo(1),
     "table": lambda review: review.table(),
     "counts": lambda review: review.counts(),
     "history": lambda review: review.history(page=1, size=10),
@@ -75,9 +83,9 @@ def test_a_database_of_another_program_is_named_and_left_alone(review: Review) -
 
 
 def test_a_log_of_a_newer_version_is_named_and_left_alone(review: Review) -> None:
-    query(review.path, "PRAGMA user_version = 2")
+    query(review.path, "PRAGMA user_version = 3")
     before = review.path.read_bytes()
-    assert faults(review, list(CALLS)) == {"is of version 2 and this CLIPMem reads version 1: update CLIPMem"}
+    assert faults(review, list(CALLS)) == {"is of version 3 and this CLIPMem reads version 2: update CLIPMem"}
     assert review.path.read_bytes() == before
 
 
@@ -104,6 +112,123 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "review").write_text("")
     fault = faults(Review(tmp_path / "review" / "set.sqlite"), ["decide"])
     assert fault == {"cannot be made or read (File exists): choose another data folder"}
+
+
+@pytest.fixture
+def loose(review: Review) -> Review:
+    """A log of every kind of event, whose tables take any value: what a damaged one may hold."""
+    review.decide(["b"], REMOVE, note="a note", audit="one")
+    review.decide(["c"], RECAPTION, captions=["a crow", "a black bird"])
+    review.undo()
+    query(
+        review.path,
+        "DROP TRIGGER event_unchanged",
+        "DROP TRIGGER entry_unchanged",
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_schema SET sql = replace(sql, ' NOT NULL', '')",
+        "PRAGMA writable_schema = RESET",
+    )
+    return review
+
+
+WRONG = {  # column by table → SQL of values that it cannot have
+    "event": {
+        "time": ["NULL", "7", "'yesterday'", "x'ff'"],
+        "audit": ["NULL", "x'ff'", "CAST(x'ff' AS TEXT)"],
+        "decision": ["7", "'burn'", "x'ff'"],
+        "captions": ["NULL", "7", "'a crow'", "'{}'", "'[1]'", "'[null]'", "x'ff'", "CAST(x'5bff5d' AS TEXT)"],
+        "note": ["x'ff'"],
+        "undoes": ["'first'", "x'ff'"],
+        "first_entry": ["NULL", "'first'", "99"],
+        "pairs": ["NULL", "'many'"],
+    },
+    "entry": {"pair_id": ["NULL", "x'ff'"], "decided": ["99", "'one'"], "judged": ["'x'", "NULL"]},
+    "standing": {"decided": ["99", "'one'"], "judged": ["'x'"], "pair_id": ["x'ff'"], "entry": ["'x'"]},
+}
+CELLS = [
+    (table, name, value) for table, columns in WRONG.items() for name, values in columns.items() for value in values
+]
+
+
+def outcomes(review: Review) -> list[str]:
+    """Make every call, and return the faults; each must be one line that names the file and says what to do."""
+    found = {name: fault for name, call in CALLS.items() if (fault := fault_of(call, review))}
+    for name, fault in found.items():
+        assert str(review.path) in fault, name
+        assert "move it away, or put a copy of it back" in fault, name
+        assert fault.isprintable(), name
+    return list(found.values())
+
+
+def fault_of(call: Callable[[Review], object], review: Review) -> str:
+    """Make a call, and return what is said where it cannot be answered; any other error is one of ours."""
+    try:
+        call(review)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(("table", "column", "value"), CELLS)
+def test_a_value_that_no_log_of_ours_has_is_named_with_its_column(
+    loose: Review, table: str, column: str, value: str
+) -> None:
+    key = "WHERE pair_id = 'b'" if table == "standing" else "WHERE id = 2" if table == "event" else "WHERE id = 1"
+    query(loose.path, f"UPDATE {table} SET {column} = {value} {key}")
+    found = outcomes(loose)
+    named = {"first_entry": "pair_id", "entry": "previous"}.get(column, column)
+    assert any(f"column '{name}'" in fault for fault in found for name in (column, named, "decision")) or any(
+        "event 99 is not there" in fault for fault in found
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_whatever_becomes_of_a_byte_a_log_is_read_or_named(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        review = Review(Path(folder) / "set.sqlite")
+        review.decide(["a", "b", "c"], KEEP, audit="one")
+        review.decide(["b"], RECAPTION, captions=["a crow", "a black bird"], note="a note")
+        review.undo()
+        whole = bytearray(review.path.read_bytes())
+        written = [at for at, byte in enumerate(whole) if byte]
+        for _ in range(data.draw(st.integers(1, 4))):
+            whole[data.draw(st.sampled_from(written))] = data.draw(st.integers(0, 255))
+        review.path.write_bytes(whole[: data.draw(st.sampled_from([len(whole)] * 3 + list(range(0, len(whole), 512))))])
+        faults_said = [fault for call in CALLS.values() if (fault := fault_of(call, review))]
+        assert all(str(review.path) in fault and fault.isprintable() for fault in faults_said)
+
+
+def test_a_damaged_log_is_one_line_and_exit_code_2_of_an_export(
+    copy: Callable[..., Audit], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    audit = copy()
+    review = open_review(audit)
+    review.decide(audit.pairs["pair_id"].tolist()[:3], REMOVE)
+    query(review.path, "DROP TRIGGER event_unchanged", "UPDATE event SET captions = 'a crow'")
+    for format, name in (("csv", "it.csv"), ("decisions", "it.parquet"), ("html", "it.html")):
+        assert main(["export", "made", "--format", format, "--out", str(tmp_path / name)]) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert f"{review.path} cannot be used (its column 'captions' holds 'a crow')" in told
+        assert not (tmp_path / name).exists()
+
+
+def test_a_log_that_somebody_else_holds_is_told_within_seconds(review: Review) -> None:
+    began = time.monotonic()
+    with closing(sqlite3.connect(review.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert faults(review, ["decide"]) == {
+            "cannot be used (database is locked): another process is writing: try again"
+        }
+    assert 4 < time.monotonic() - began < 15
+
+
+def test_a_log_that_somebody_else_makes_for_ever_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "PATIENCE", 0.1)
+    with FileLock(tmp_path / ".set.sqlite.lock"):
+        fault = faults(Review(tmp_path / "set.sqlite"), ["decide"])
+    assert fault == {"cannot be used (it is locked): another process is writing: try again"}
 
 
 def test_a_writer_that_waited_in_vain_is_told_to_try_again(review: Review, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from clipmem_core.config import InputError
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, open_review
 from clipmem_core.review.study_decisions import decided_for, decided_of
 from clipmem_core.studies.basis import Decided
+from clipmem_core.studies.run import with_decisions
+from clipmem_core.studies.setting import Setting
 from clipmem_core.studies.start import start
 from clipmem_core.studies.store import StudyFolder
 from tests.audits.small import PAPER, Silent, config_of
@@ -47,3 +50,19 @@ def test_a_study_has_the_decisions_of_an_audit_of_the_same_pairs(data: Path, fla
     run = start("combined", "scenes", config, StudyFolder(data / "studies" / "one"), Silent())
     assert run.dataset_fingerprint == load_data_set("scenes", config).fingerprint
     assert decided_of(run.dataset_fingerprint) == Decided(frozenset({"any"}))
+
+
+def test_an_arm_by_decisions_leaves_out_what_was_decided_on_captions_that_the_study_does_not_show(data: Path) -> None:
+    plain = config_of([*PAPER, "--scenes-pairs", "220"])
+    planted = Audit(data / "audits" / "planted")
+    prepare_audit(planted, "scenes", dataclasses.replace(plain, plant_miscaptions=5), Silent())
+    own = load_data_set("scenes", plain).pairs["captions"]
+    swapped = [list(there) != list(here) for there, here in zip(planted.pairs["captions"], own, strict=True)]
+    assert sum(swapped) == 5
+    shown, same = planted.pairs["pair_id"][swapped].tolist(), planted.pairs["pair_id"][swapped.index(False)]
+    open_review(planted).decide([*shown, same], REMOVE, audit="planted")
+    for miscaptions, expected in ((0, {same}), (5, {*shown, same})):
+        config = dataclasses.replace(plain, plant_miscaptions=miscaptions)
+        run = start("combined", "scenes", config, StudyFolder(data / "studies" / f"with-{miscaptions}"), Silent())
+        ((_, decided),) = with_decisions(run, [Setting(decisions=True)], decided_of)
+        assert decided == Decided(frozenset(expected))
