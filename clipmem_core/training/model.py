@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipmem_core.config import InputError
+from clipmem_core.pairs.readers.hub import hub_answers
 from clipmem_core.training.names import model_config, model_file
 
 # An open_clip model: its towers are reached by attributes that torch's Module does not declare.
@@ -43,6 +44,7 @@ def build_model(
         InputError: the config is wrong, the weights or the tower need a network, or the checkpoint does not fit.
     """
     registered = _registered(name)
+    _ask_hub(name, pretrained)
     options = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0} if loss == "siglip" else {}
     try:
         with torch.random.fork_rng(devices=[]):
@@ -62,6 +64,13 @@ def build_model(
     if device == "cpu":
         use_short_attention(model)
     return model
+
+
+def _ask_hub(name: str, pretrained: str = "") -> None:
+    """Find out at once whether the hub answers where weights, a text tower or a tokenizer are to come from there."""
+    of_hub = {"hf_model_name", "hf_tokenizer_name"} & set(model_config(name)["text_cfg"])
+    if of_hub or (pretrained and not Path(pretrained).is_file()):
+        hub_answers()
 
 
 def _one_line(error: Exception) -> str:
@@ -128,6 +137,7 @@ def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
         InputError: the tokenizer is one of a hub and cannot be had offline.
     """
     context = model_config(name)["text_cfg"].get("context_length", 77)
+    _ask_hub(name)
     try:
         tokenizer = open_clip.get_tokenizer(_registered(name))
     except Exception as error:  # transformers and the hub client each raise their own kinds
