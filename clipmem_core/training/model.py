@@ -85,7 +85,7 @@ def load_weights(model: Model, checkpoint: Path) -> None:
     """Load an open_clip checkpoint (`epoch_N.pt` or a bare state dict, with or without `module.`), weights only.
 
     Raises:
-        InputError: not a checkpoint, or one of another model.
+        InputError: not a checkpoint, one of another model, or one whose training broke.
     """
     try:
         open_clip.load_checkpoint(model, str(checkpoint), weights_only=True)
@@ -93,6 +93,9 @@ def load_weights(model: Model, checkpoint: Path) -> None:
         raise InputError(
             f"checkpoint {str(checkpoint)!r} does not load ({_one_line(error)}): give one of this model and loss"
         ) from None
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"checkpoint {str(checkpoint)!r} holds NaN or infinity in {name}: give an earlier one")
 
 
 def use_short_attention(model: Model) -> None:
