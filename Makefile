@@ -2,12 +2,17 @@
 # make test  environment, every test
 # make check ruff, mypy
 # make bench speed, as ratios taken in one run
+# make lowest a small audit and every page on the lowest versions that requirements.txt allows; of torch and torchvision,
+#            whose older builds are gigabytes, those that pip gives: TORCH=lowest takes the lowest of them too
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench demo clean
+LOWEST := .venv-lowest
+NO_BOUND := $(if $(TORCH),^$$,^torch)
+
+.PHONY: run test check bench lowest demo clean
 
 run: demo
 	$(BIN)/streamlit run app.py
@@ -26,6 +31,15 @@ check: $(VENV)/.installed-tests
 bench: $(VENV)/.installed-tests
 	$(BIN)/python -m tests.bench
 
+lowest:
+	rm -rf $(LOWEST) && $(PYTHON) -m venv $(LOWEST)
+	sed -En 's/^([A-Za-z0-9_-]+)>=([0-9.]+).*/\1==\2/p' requirements.txt | grep -Ev '$(NO_BOUND)' > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --disable-pip-version-check $(if $(TORCH),-c $(LOWEST)/constraints.txt) torch torchvision
+	$(LOWEST)/bin/python -m pip freeze | grep -E '^torch(vision)?==' >> $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --disable-pip-version-check -r requirements.txt -c $(LOWEST)/constraints.txt pytest hypothesis
+	$(LOWEST)/bin/python -m pip check
+	$(LOWEST)/bin/python -m pytest tests/test_smoke.py tests/dashboard/mitigations -W default -p no:cacheprovider
+
 $(VENV)/.installed: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
@@ -36,4 +50,4 @@ $(VENV)/.installed-tests: $(VENV)/.installed tests/requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) .pytest_cache .mypy_cache .ruff_cache

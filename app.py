@@ -3,6 +3,7 @@
 import streamlit as st
 
 from clipmem_core.dashboard.address import unknown_page
+from clipmem_core.dashboard.doors import doors, open_browser
 from clipmem_core.dashboard.frame import PAGES, draw_no_page
 
 
@@ -18,5 +19,8 @@ def open_first() -> None:
         st.switch_page(next(iter(PAGES)), query_params=st.query_params.to_dict())
 
 
-pages = [st.Page(path, title=title) for path, (title, _) in PAGES.items()]
-st.navigation([st.Page(open_first, title="CLIPMem", default=True), *pages], position="hidden").run()
+if __name__ == "__main__":  # a session runs it
+    pages = [st.Page(path, title=title) for path, (title, _) in PAGES.items()]
+    st.navigation([st.Page(open_first, title="CLIPMem", default=True), *pages], position="hidden").run()
+else:  # the server imports it
+    app = st.App(__file__, middleware=doors(), lifespan=open_browser)

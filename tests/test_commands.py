@@ -1,4 +1,7 @@
+import json
 import os
+import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -12,6 +15,7 @@ from PIL import Image
 from clipmem_core import commands
 from clipmem_core.commands import audit_name, main, parse
 from clipmem_core.config import AuditConfig, InputError, preset_config
+from clipmem_core.training.names import model_config
 from tests.audits.small import ROOT
 from tests.exports.sources import audited, make_source
 
@@ -122,6 +126,33 @@ def test_no_command_is_answered_with_those_there_are(capsys: Captured) -> None:
         main([])
     assert end.value.code == 2
     assert "usage: python -m clipmem_core COMMAND" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["audit", "score"])
+def test_a_model_that_no_memory_holds_is_refused_before_any_of_it_is_built(tmp_path: Path, command: str) -> None:
+    """The process may have 8 GB; the model's image encoder alone would take 400."""
+    wide = model_config("tiny")
+    wide["vision_cfg"]["width"] = 65536
+    (tmp_path / "wide.json").write_text(json.dumps(wide))
+    (tmp_path / "m.csv").write_text("pair_id,f-0,g-0\n")
+    (tmp_path / "f.pt").write_bytes(b"")
+    given = {"audit": [], "score": ["--membership", "m.csv", "--checkpoints", "f.pt", "f.pt"]}[command]
+    finished = subprocess.run(
+        [sys.executable, "-m", "clipmem_core", command, "scenes", "--name", "x", "--model", "wide.json", *given],
+        cwd=tmp_path,
+        env={**os.environ, "CLIPMEM_DATA": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30)),
+        capture_output=True,
+        text=True,
+        timeout=60,  # 2 on an idle machine
+        check=False,
+    )
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert re.match(
+        r"error: model 'wide.json' has about 103,\d+ million weights: one member of it takes [\d,.]+ GB", line
+    )
+    assert not list(tmp_path.glob("audits/[!.]*"))
 
 
 def test_a_preset_fills_in_what_is_not_typed() -> None:

@@ -54,6 +54,7 @@ def score_checkpoints(
             check_same(audit, source, config)
             _check_files(audit, names, files)
         else:
+            _check_weights(config, files)
             screen.say(f"reading {source}")
             data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
             known = align_membership(table, names, data_set.pairs)
@@ -109,6 +110,15 @@ def check_checkpoints(checkpoints: Sequence[str], names: Sequence[str]) -> list[
     return files
 
 
+def _check_weights(config: AuditConfig, files: Sequence[Path]) -> None:
+    """Load every checkpoint once, before a picture is read: what does not load or is no number is found at once."""
+    from clipmem_core.training.model import build_model, load_weights  # torch is slow to import
+
+    model = build_model(config.model, loss=config.loss, seed=config.seed, image_size=config.image_size)
+    for file in files:
+        load_weights(model, file)
+
+
 def checkpoint_config(config: AuditConfig, names: Sequence[str]) -> AuditConfig:
     """Return the config with protocol, members and seeds read off the member columns' names.
 
@@ -128,7 +138,7 @@ def checkpoint_config(config: AuditConfig, names: Sequence[str]) -> AuditConfig:
         seeds=len(replicates) if protocol == "paper" else 1,
         folds=len(replicates[0]) if protocol == "ensemble" else config.folds,
     )
-    return settings.resolve(config)
+    return settings.resolve(config, trains=False)
 
 
 def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFrame) -> Membership:

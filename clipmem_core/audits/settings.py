@@ -1,5 +1,6 @@
 """From what a person asked for to a config that can run: checked, and with nothing left on `auto`."""
 
+import contextlib
 import dataclasses
 import math
 import platform
@@ -14,7 +15,7 @@ from clipmem_core.audits.probe_folder import probe_folders
 from clipmem_core.config import AuditConfig, InputError, SourceOptions, as_dict, preset_config
 from clipmem_core.pairs.pixel_cache.workers import cores as available_cores
 from clipmem_core.training.mitigation.fields import check_mitigations
-from clipmem_core.training.names import model_file
+from clipmem_core.training.names import check_fields, parameters
 
 PROTOCOLS = ("ensemble", "paper")
 CHOICES = {
@@ -44,6 +45,8 @@ AT_LEAST = {
     "threads": 0,
     "views": 2,
 }
+BYTES = 4  # of a weight
+TRAINED = 4 * BYTES  # with its gradient and the two moments of AdamW
 ABOVE_ZERO = ("lr", "eps", "cache_gb", "crop_scale")
 LIBRARIES = ("torch", "open_clip_torch", "faiss-cpu", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pillow")
 
@@ -107,7 +110,7 @@ def check_config(config: AuditConfig) -> None:
             raise InputError(f"{flag(name)} must be in [0, 1), not {getattr(config, name)}")
     check_mitigations(config)
     _check_members(config)
-    model_file(config.model)
+    check_fields(config.model, image_size=config.image_size)
     if config.probe_data:
         probe_folders(config.probe_data)
 
@@ -143,15 +146,41 @@ def _check_members(config: AuditConfig) -> None:
         )
 
 
-def resolve(config: AuditConfig) -> AuditConfig:
-    """Fill in every `auto` and 0 that depends on the machine or the protocol."""
+def resolve(config: AuditConfig, *, trains: bool = True) -> AuditConfig:
+    """Fill in every `auto` and 0 that depends on the machine or the protocol.
+
+    Raises:
+        InputError: the config cannot run, here or anywhere; `trains` is false where checkpoints are only scored.
+    """
     check_config(config)
     device = resolve_device(config.device)
+    _check_memory(config, TRAINED if trains and device == "cpu" else BYTES)
     members = 2 * config.seeds if config.protocol == "paper" else config.members or 2 * config.folds
     config = dataclasses.replace(config, device=device, members=members, precision=_precision(config.precision, device))
     if not config.threads:
         config = dataclasses.replace(config, threads=max(1, available_cores() // side_by_side(config)))
     return config
+
+
+def _check_memory(config: AuditConfig, each: int) -> None:
+    """Refuse a model whose weights alone, of so many bytes each, do not fit into the memory that is free now."""
+    count, free = parameters(config.model, image_size=config.image_size), _free_memory()
+    if count * each > free:
+        raise InputError(
+            f"model {config.model!r} has about {count / 1e6:,.0f} million weights: one member of it takes "
+            f"{count * each / 1e9:,.1f} GB of memory and {free / 1e9:,.1f} GB are free: take a smaller model"
+        )
+
+
+def _free_memory() -> float:
+    """Return the bytes that this machine, or the container that this runs in, can still give; infinity if not known."""
+    free = math.inf
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), math.inf)
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
+    return free
 
 
 def side_by_side(config: AuditConfig) -> int:

@@ -17,14 +17,12 @@ PREPARING = "preparing"  # its job reads the data set
 TRAINING = "training"
 SCORING = "scoring"
 DONE = "done"
-ELSEWHERE = "running elsewhere"  # no job of ours, but it is held or its files change: perhaps a terminal
+ELSEWHERE = "running elsewhere"  # no job of ours, but it is held: perhaps in a terminal
 CANCELLED = "cancelled"
 STOPPED = "stopped"
 PAUSED = "not finished"
 BROKEN = "broken"
 AT_WORK = (WAITING, PREPARING, TRAINING, SCORING)
-
-FRESH_SECONDS = 30  # an audit written to within this time belongs to someone
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,8 @@ def _running(audit: Audit, job: Job, members: list[str] | None) -> State:
 def _resting(audit: Audit, job: Job | None) -> State:
     if audit.finished:
         return State(audit, DONE, job)
-    quiet = time.time() - _last_sign(audit, after=job.ended if job else None)
-    if quiet < FRESH_SECONDS or is_held(audit.folder):
+    if is_held(audit.folder):  # files may be new without anybody at work: somebody copied them
+        quiet = time.time() - _last_sign(audit, after=job.ended if job else None)
         return State(audit, ELSEWHERE, job, quiet=quiet)
     if job is None or job.exit_code == 0:
         return State(audit, PAUSED, job)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipmem_core.config import InputError
+from clipmem_core.pairs.readers.hub import hub_answers
 from clipmem_core.training.names import model_config, model_file
 
 # An open_clip model: its towers are reached by attributes that torch's Module does not declare.
@@ -43,6 +44,7 @@ def build_model(
         InputError: the config is wrong, the weights or the tower need a network, or the checkpoint does not fit.
     """
     registered = _registered(name)
+    _ask_hub(name, pretrained)
     options = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0} if loss == "siglip" else {}
     try:
         with torch.random.fork_rng(devices=[]):
@@ -64,6 +66,13 @@ def build_model(
     return model
 
 
+def _ask_hub(name: str, pretrained: str = "") -> None:
+    """Find out at once whether the hub answers where weights, a text tower or a tokenizer are to come from there."""
+    of_hub = {"hf_model_name", "hf_tokenizer_name"} & set(model_config(name)["text_cfg"])
+    if of_hub or (pretrained and not Path(pretrained).is_file()):
+        hub_answers()
+
+
 def _one_line(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # torch's own words tell people to run the code in the file
         return "it is no checkpoint, or holds more than weights"
@@ -76,7 +85,7 @@ def load_weights(model: Model, checkpoint: Path) -> None:
     """Load an open_clip checkpoint (`epoch_N.pt` or a bare state dict, with or without `module.`), weights only.
 
     Raises:
-        InputError: not a checkpoint, or one of another model.
+        InputError: not a checkpoint, one of another model, or one whose training broke.
     """
     try:
         open_clip.load_checkpoint(model, str(checkpoint), weights_only=True)
@@ -84,6 +93,9 @@ def load_weights(model: Model, checkpoint: Path) -> None:
         raise InputError(
             f"checkpoint {str(checkpoint)!r} does not load ({_one_line(error)}): give one of this model and loss"
         ) from None
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"checkpoint {str(checkpoint)!r} holds NaN or infinity in {name}: give an earlier one")
 
 
 def use_short_attention(model: Model) -> None:
@@ -128,6 +140,7 @@ def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
         InputError: the tokenizer is one of a hub and cannot be had offline.
     """
     context = model_config(name)["text_cfg"].get("context_length", 77)
+    _ask_hub(name)
     try:
         tokenizer = open_clip.get_tokenizer(_registered(name))
     except Exception as error:  # transformers and the hub client each raise their own kinds

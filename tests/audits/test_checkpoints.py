@@ -158,9 +158,9 @@ class Scored:
         torch.save({"epoch": 24, "name": "run", "state_dict": weights, "optimizer": {}}, path)
         return path
 
-    def score(self, files: list[str], *, name: str = "scored") -> Audit:
+    def score(self, files: list[str], *, name: str = "scored", screen: Silent | None = None) -> Audit:
         config = config_of(PAPER)
-        options = {"name": name, "membership": str(self.membership), "checkpoints": files, "screen": Silent()}
+        options = {"name": name, "membership": str(self.membership), "checkpoints": files, "screen": screen or Silent()}
         return score_checkpoints("scenes", config, **options)
 
 
@@ -199,3 +199,19 @@ def test_a_checkpoint_of_another_model_leaves_no_folder(scored: Scored, tmp_path
     with pytest.raises(InputError, match="checkpoint '.*other.pt' does not load"):
         scored.score([scored.files[0], str(tmp_path / "other.pt")], name="other")
     assert not (scored.made.data / "audits" / "other").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_checkpoint_whose_training_broke_is_told_before_a_picture_is_read(
+    scored: Scored, tmp_path: Path, number: float
+) -> None:
+    saved = torch.load(scored.files[1], weights_only=True)
+    saved["state_dict"]["module.visual.conv1.weight"][0, 0, 0, 0] = number
+    torch.save(saved, tmp_path / "broken.pt")
+    screen = Silent()
+    files = [scored.files[0], str(tmp_path / "broken.pt")]
+    with pytest.raises(InputError, match=r"checkpoint '.*broken.pt' holds NaN or infinity in visual.conv1.weight"):
+        scored.score(files, name="broken", screen=screen)
+    assert screen.lines == []
+    assert not (scored.made.data / "audits" / "broken").exists()

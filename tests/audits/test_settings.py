@@ -120,7 +120,12 @@ def test_a_gpu_trains_one_member_at_a_time() -> None:
 def test_precision_is_bfloat16_where_the_processor_has_it(
     flags: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda path, **_: f"flags : {flags}\n")
+    real = Path.read_text
+
+    def read_text(path: Path, encoding: str | None = None) -> str:
+        return f"flags : {flags}\n" if path == Path("/proc/cpuinfo") else real(path, encoding)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
     assert resolve(AuditConfig(device="cpu")).precision == precision
     assert resolve(AuditConfig(device="cpu", precision="fp32")).precision == "fp32"
 

@@ -98,20 +98,19 @@ def test_an_ended_job_says_how_it_ended(data: Path, leave_job: LeaveJob, exit_co
     assert state_of("made").word == word
 
 
-def test_an_audit_without_a_job_is_paused_or_at_work_elsewhere(data: Path) -> None:
+def test_a_folder_that_was_copied_without_its_manifest_is_not_finished_and_nobody_works_on_it(data: Path) -> None:
     audit = unfinished(data)
-    assert state_of("made").word == states.PAUSED
-    os.utime(audit.folder / "config.json")
-    state = state_of("made")
-    assert state.word == states.ELSEWHERE
-    assert state.quiet < 5
-    assert not state.at_work
+    shutil.copytree(audit.folder, audit.folder.with_name("copied"), copy_function=shutil.copyfile)  # with new times
+    assert state_of("made").word == state_of("copied").word == states.PAUSED
 
 
 def test_an_audit_that_is_held_is_at_work_elsewhere_however_long_nothing_was_written(data: Path) -> None:
     audit = unfinished(data)
     with hold(audit.folder, what="audit"):
         assert state_of("made").word == states.ELSEWHERE
+        assert not state_of("made").at_work
+        os.utime(audit.folder / "config.json")
+        assert state_of("made").quiet < 60
     assert state_of("made").word == states.PAUSED
 
 

@@ -17,14 +17,14 @@ COMMAND_SECONDS = 240
 
 
 @contextmanager
-def serve(data: Path) -> Iterator[str]:
+def serve(data: Path, *flags: str) -> Iterator[str]:
     """Serve a data folder on a free port and give the address; no page has been asked for yet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}", "--server.headless=true"]
     with subprocess.Popen(
-        command,
+        [*command, *flags],
         cwd=ROOT,
         env=_environment(data),
         stdout=subprocess.DEVNULL,

@@ -177,6 +177,7 @@ def test_a_hub_that_cannot_be_reached_gives_one_line(monkeypatch: pytest.MonkeyP
     def offline(*_: Any, **__: Any) -> None:
         raise OSError("We couldn't connect to 'https://hub.example'\nto load this file.\n" + "Check again. " * 100)
 
+    monkeypatch.setattr(under_test, "hub_answers", lambda: False)
     monkeypatch.setattr(under_test.open_clip, "create_model", offline)
     monkeypatch.setattr(under_test.open_clip, "get_tokenizer", offline)
     with pytest.raises(InputError, match="model 'roberta-ViT-B-32' cannot be built: We couldn't connect") as built:

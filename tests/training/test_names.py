@@ -8,7 +8,7 @@ import open_clip
 import pytest
 
 from clipmem_core.config import InputError
-from clipmem_core.training.names import known_models, model_config, model_file
+from clipmem_core.training.names import check_fields, known_models, model_config, model_file, parameters
 from tests.training.toys import MODEL, write_model
 
 
@@ -66,3 +66,62 @@ def test_a_config_that_is_no_json_is_refused(tmp_path: Path, content: bytes) -> 
     path.write_bytes(content)
     with pytest.raises(InputError, match="is not valid JSON"):
         model_file(str(path))
+
+
+def test_a_config_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.json"
+    path.write_text('{"a":' * 100_000)
+    with pytest.raises(InputError, match="is not valid JSON"):
+        model_file(str(path))
+
+
+def changed(folder: Path, field: str, value: Any) -> str:
+    """Write the toy model's config with one field changed, and return its path."""
+    tower, _, name = field.rpartition(".")
+    config = {**MODEL, tower: {**MODEL[tower], name: value}} if tower else {**MODEL, name: value}
+    path = folder / "odd.json"
+    path.write_text(json.dumps(config))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("text_cfg.context_length", 0, "a whole number from 3 to"),
+        ("text_cfg.context_length", 2, "a whole number from 3 to"),
+        ("text_cfg.layers", 1000, "a whole number from 1 to 512, not 1000"),
+        ("vision_cfg.layers", [1, 1, 1, 1000], "a whole number from 1 to 512"),
+        ("vision_cfg.layers", [1], "a whole number from 1 to 512"),
+        ("vision_cfg.width", 10**30, "a whole number from 1 to"),
+        ("vision_cfg.width", "16", "a whole number from 1 to"),
+        ("vision_cfg.width", None, "a whole number from 1 to"),
+        ("vision_cfg.image_size", 10**6, "a whole number from 1 to"),
+        ("vision_cfg.mlp_ratio", float("nan"), "a number from 0.01 to"),
+        ("vision_cfg.mlp_ratio", 1e300, "a number from 0.01 to"),
+        ("embed_dim", True, "a whole number from 1 to"),
+        ("embed_dim", -16, "a whole number from 1 to"),
+    ],
+)
+def test_a_field_that_no_model_has_is_named(tmp_path: Path, field: str, value: Any, wanted: str) -> None:
+    with pytest.raises(InputError, match=rf"odd.json': {field} must be {wanted}"):
+        check_fields(changed(tmp_path, field, value))
+
+
+def test_the_size_of_the_pictures_asked_for_is_checked_too() -> None:
+    with pytest.raises(InputError, match="vision_cfg.image_size must be a whole number"):
+        check_fields("tiny", image_size=10**6)
+    assert parameters("tiny", image_size=4096) > parameters("tiny")
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-L-14-336", "RN50", "RN50x16", "ViT-bigG-14", "coca_ViT-B-32", "toy"])
+def test_weights_are_counted_as_open_clip_builds_them(tmp_path: Path, name: str) -> None:
+    if name == "toy":
+        name = write_model(tmp_path)
+        open_clip.add_model_config(name)
+    built = open_clip.create_model(Path(name).stem, device="meta", pretrained_text=False)
+    assert parameters(name) == pytest.approx(sum(weight.numel() for weight in built.parameters()), rel=0.1)
+
+
+def test_every_known_model_has_fields_within_the_bounds() -> None:
+    for name in known_models():
+        check_fields(name)

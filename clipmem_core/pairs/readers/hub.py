@@ -1,6 +1,8 @@
 """Fetches a data set from the Hugging Face hub by its name, once, as a Parquet file with the pictures inside."""
 
+import contextlib
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ from clipmem_core.atomic import replacing
 from clipmem_core.config import InputError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+PATIENCE = 3.0  # seconds that the hub has to answer anything at all
 _FILE_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".tar", ".zip", ".gz")
 
 
@@ -47,13 +50,35 @@ def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
     return target
 
 
+def hub_answers() -> bool:
+    """Say whether the hub answers. Where not, its client only takes what was downloaded before, from now on.
+
+    Left alone, the client would wait and try again for a minute. Ask before `datasets` is imported.
+    """
+    from huggingface_hub import constants, get_session
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):  # each version of the client has kinds of its own
+            get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+            answered.set()
+
+    asking = threading.Thread(target=ask, daemon=True)  # to look up a host's name has no limit of its own
+    asking.start()
+    asking.join(PATIENCE)
+    constants.HF_HUB_OFFLINE |= not answered.is_set()
+    return answered.is_set()
+
+
 def _download(name: str, split: str) -> Any:
+    answers = hub_answers()
     import datasets  # slow to import, and most data sets are files
 
     try:
         return datasets.load_dataset(name, split=split)
     except Exception as error:  # the hub's client has a dozen unrelated kinds
-        first = " ".join(str(error).split())[:160]
+        first = " ".join(str(error).split())[:160] if answers else "it does not answer"
         raise InputError(
             f"{name!r} is not a path here, and split {split!r} could not be downloaded from the Hugging Face hub "
             f"({first}): check name, --split and network, or download it elsewhere and give its folder"

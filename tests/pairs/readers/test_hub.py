@@ -1,3 +1,7 @@
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -5,10 +9,18 @@ import datasets
 import pytest
 
 from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.pairs.readers import hub
 from clipmem_core.pairs.readers.hub import is_hub_name
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.pairs.table import read_source
 from tests.pairs.samples import picture_bytes
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "hub_answers", lambda: True)
 
 
 def test_a_hub_name_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +41,7 @@ def test_a_hub_name_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.Monk
     assert [name for name in names if is_hub_name(name)] == names[:2]
 
 
+@pytest.mark.usefixtures("online")
 def test_a_data_set_is_downloaded_once_and_kept_as_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -48,6 +61,7 @@ def test_a_data_set_is_downloaded_once_and_kept_as_parquet(tmp_path: Path, monke
     assert [path.suffix for path in raw.root.iterdir()] == [".parquet"]
 
 
+@pytest.mark.usefixtures("online")
 def test_without_a_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: Any, **__: Any) -> None:
         raise ConnectionError("no route\nto the hub")
@@ -61,6 +75,37 @@ def test_without_a_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
+INSPECT = ("-m", "clipmem_core", "inspect", "owner/name")
+BUILD = """
+from clipmem_core.config import InputError
+from clipmem_core.training.model import build_model
+try:
+    build_model("ViT-B-32", loss="clip", seed=0, pretrained="openai")
+except InputError as error:
+    raise SystemExit(2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("typed", [INSPECT, ("-c", BUILD)], ids=["a data set", "weights"])
+def test_a_hub_that_is_silent_is_not_waited_for(tmp_path: Path, typed: tuple[str, ...]) -> None:
+    """Whoever listens takes the connection and says nothing: left alone, the client waits 10 s, and that six times."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        hidden = {
+            "HF_ENDPOINT": address,
+            "HF_HOME": str(tmp_path),
+            "CLIPMEM_DATA": str(tmp_path),
+            "PYTHONPATH": str(ROOT),
+        }
+        command = [sys.executable, *typed]
+        environment = {**os.environ, **hidden}  # 5 seconds on an idle machine, most of it imports
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stderr
+    assert typed is not INSPECT or done.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("online")
 def test_a_broken_off_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         def to_parquet(self, path: Path) -> None:

@@ -1,0 +1,63 @@
+"""Who is let in: a site that points its own name at this machine gets neither the page nor its websocket."""
+
+from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.browser.server import serve
+
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+DOORS = {"/": {}, "/browse": {}, "/_stcore/host-config": {}, "/_stcore/stream": HANDSHAKE}
+
+
+def ask(port: int, path: str, *, host: str) -> HTTPResponse:
+    """Ask as a browser does that was told that this machine is a host."""
+    connection = HTTPConnection("localhost", port, timeout=20)
+    connection.request("GET", path, headers={"Host": host, "Origin": f"http://{host}", **DOORS[path]})
+    answer = connection.getresponse()
+    connection.close()
+    return answer
+
+
+def statuses(port: int, host: str) -> list[int]:
+    return [ask(port, path, host=host).status for path in DOORS]
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with serve(tmp_path_factory.mktemp("nothing")) as address:
+        yield urlsplit(address).port or 0
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST"])
+def test_this_machines_own_names_open_every_door(port: int, host: str) -> None:
+    assert statuses(port, f"{host}:{port}") == [200, 200, 200, 101]
+
+
+@pytest.mark.parametrize("host", ["evil.test", "localhost.evil.test", "evil.test:80:localhost", "192.168.0.7", "[::2]"])
+def test_another_name_opens_none(port: int, host: str) -> None:
+    for name in (host, f"{host}:{port}"):
+        assert all(400 <= status < 500 for status in statuses(port, name))
+
+
+def test_no_other_site_frames_a_page_or_gives_it_scripts(port: int) -> None:
+    answer = ask(port, "/browse", host="localhost")
+    assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+    policy = dict(part.split(maxsplit=1) for part in answer.headers["Content-Security-Policy"].split("; "))
+    assert policy["frame-ancestors"] == policy["default-src"] == "'self'"
+    assert not any("*" in allowed or "http" in allowed for allowed in policy.values())
+
+
+def test_one_who_serves_it_under_another_name_says_so(tmp_path: Path) -> None:
+    with serve(tmp_path, "--server.allowedHosts=lab.example", "--server.allowedHosts=localhost") as address:
+        port = urlsplit(address).port or 0
+        assert statuses(port, "lab.example") == statuses(port, f"localhost:{port}") == [200, 200, 200, 101]
+        assert all(status >= 400 for status in statuses(port, "evil.test"))

@@ -1,0 +1,27 @@
+"""A small audit as it is typed, its exports and every page on it: what must work with any version that is allowed."""
+
+from pathlib import Path
+
+import pytest
+
+from clipmem_core.dashboard.frame import PAGES
+from tests.audits.small import command
+from tests.dashboard.test_pages import open_page
+
+AUDIT = ["scenes", "--name", "scenes", "--preset", "tiny", "--epochs", "2", "--scenes-pairs", "220", "--threads", "1"]
+
+
+def typed(*arguments: str, data: Path) -> None:
+    process = command(*arguments, data=data)
+    _, errors = process.communicate(timeout=500)
+    assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.slow
+def test_an_audit_its_exports_and_every_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed("audit", *AUDIT, data=tmp_path)
+    for name, ending in (("csv", "csv"), ("coco", "json"), ("html", "html"), ("decisions", "parquet")):
+        typed("export", "scenes", "--format", name, "--out", str(tmp_path / f"{name}.{ending}"), data=tmp_path)
+    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
+    for page in PAGES:
+        assert not open_page(page, audit="scenes").error, page
