@@ -1,9 +1,11 @@
 """An audit from a data set to its scores: prepare, train the members, score, judge. The same call again goes on where
 it stopped, or does nothing."""
 
+import contextlib
 import dataclasses
 import shutil
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 import pandas as pd
@@ -23,11 +25,11 @@ from clipmem_core.audits.prepare import (
     raw_pairs_of,
 )
 from clipmem_core.audits.progress import LOG, MemberProgress, member_progress
-from clipmem_core.audits.scoring import gather_evidence, score_table, summary, utility_table
+from clipmem_core.audits.scoring import gather_evidence, membership_of, score_table, summary, utility_table
 from clipmem_core.audits.store import (
     CONFIG,
     MEMBERS,
-    PREPARED,
+    MEMBERSHIP,
     SCORES,
     UTILITY,
     VERDICT,
@@ -35,6 +37,7 @@ from clipmem_core.audits.store import (
     audits_folder,
     broken_files,
     check_name,
+    read_prepared,
     reopen,
     write_json,
     write_manifest,
@@ -115,11 +118,11 @@ def bring_to_end(audit: Audit, screen: Screen, *, fresh: bool) -> None:
     Raises:
         InputError: of a `fresh` one that could not even begin to train, nothing is left: the name is free again.
     """
-    if audit.finished:
-        broken = broken_files(audit.folder)
-        if not broken:
-            screen.say("it is finished: nothing to do")
-            return
+    broken = broken_files(audit.folder)
+    if audit.finished and not broken:
+        screen.say("it is finished: nothing to do")
+        return
+    if broken:
         screen.say(f"{len(broken)} of its files are broken or gone, first {broken[0]}: making them again")
         reopen(audit.folder, broken)
     try:
@@ -134,6 +137,7 @@ def finish_audit(audit: Audit, screen: Screen) -> None:
     """Bring the members to their end, score and judge; the manifest comes last."""
     began, stored = time.monotonic(), audit.config
     config = settings.config_from(stored["config"])
+    _check_begun(audit, stored["members"])
     ensure_pixels(audit, config, screen)
     at_once = settings.side_by_side(config)
     run_members(audit, stored["members"], threads=stored["threads"], at_once=at_once, watch=screen.members)
@@ -157,6 +161,20 @@ def finish_audit(audit: Audit, screen: Screen) -> None:
     write_manifest(audit.folder)
 
 
+def _check_begun(audit: Audit, members: Sequence[str]) -> None:
+    """Refuse to finish an audit whose beginning is broken.
+
+    Raises:
+        InputError: the message names the file.
+    """
+    audit.quarantine  # noqa: B018
+    for name in members:
+        audit.member_file(name)
+    if membership_of(audit.membership).members != tuple(members):
+        path = audit.folder / MEMBERSHIP
+        raise InputError(f"{path} has other members than {CONFIG}: delete {audit.folder} and run the audit again")
+
+
 def training_seconds(audit: Audit, name: str) -> float | None:
     """Return the seconds a member trained for, over all its runs."""
     return member_progress(audit.folder, name).seconds or None
@@ -169,8 +187,10 @@ def ensure_pixels(audit: Audit, config: AuditConfig, screen: Screen) -> None:
         InputError: the pictures are no longer those the audit began with.
     """
     stored = audit.config
-    if (data_folder() / stored["pixels"]).is_dir() and (audit.folder / PREPARED).is_file():
-        return
+    with contextlib.suppress(InputError):
+        read_prepared(audit.folder)
+        if (data_folder() / stored["pixels"]).is_dir():
+            return
     screen.say("the store of small pictures is gone: making it again")
     pairs = audit.pairs
     config = dataclasses.replace(config, drop_lookalikes=False)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clipmem_core.audits.settings import config_from
-from clipmem_core.audits.store import CONFIG, Audit, read_json
+from clipmem_core.audits.store import CONFIG, Audit
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.review.nearest import choose_member, unit
 from clipmem_core.review.tables import Stamp, stamp
@@ -57,7 +57,7 @@ def checkpoint_path(audit: Audit, member: str) -> Path:
     Raises:
         InputError: it is not there.
     """
-    given = read_json(audit.member(member) / CONFIG).get("checkpoint")
+    given = audit.member_file(member).get("checkpoint")
     path = Path(given) if given else audit.member(member) / CHECKPOINT
     if not path.is_file():
         put_back = "put it back" if given else "run the audit again"

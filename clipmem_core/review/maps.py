@@ -21,13 +21,12 @@ import pyarrow as pa
 from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.store import (
     CONFIG,
-    MANIFEST,
     PAIRS,
     SCORES,
     Audit,
     file_sha256,
     is_name,
-    read_json,
+    read_table,
     write_table,
 )
 from clipmem_core.columns import GROUP, LABEL, PLANTED
@@ -113,11 +112,7 @@ def read_map(audit: Audit, name: str) -> pd.DataFrame:
     path = map_file(audit, name)
     if path is None:
         raise InputError(f"there is no map {name!r} of {audit.name} yet: draw it on the page Map of embeddings")
-    try:
-        return pd.read_parquet(path, columns=[MAP_ROW, MAP_X, MAP_Y])
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read ({reason}): delete it and draw the map again") from None
+    return read_table(path, columns=[MAP_ROW, MAP_X, MAP_Y], mend="delete it and draw the map again")
 
 
 def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
@@ -217,10 +212,7 @@ def _index_sha256(audit: Audit, member: str, side: str) -> str:
     path = index_path(audit, member, side)
     if not path.is_file():
         raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped")
-    manifest = read_json(audit.folder / MANIFEST)
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    listed = files.get(path.relative_to(audit.folder).as_posix()) if isinstance(files, dict) else None
-    return listed if isinstance(listed, str) else file_sha256(path)
+    return audit.files.get(path.relative_to(audit.folder).as_posix()) or file_sha256(path)
 
 
 @functools.cache

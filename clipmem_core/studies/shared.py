@@ -6,6 +6,7 @@ What training leaves and what evaluation makes of it have keys of their own: arm
 their training.
 """
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -27,7 +28,7 @@ from clipmem_core.audits.store import (
     file_sha256,
     write_manifest,
 )
-from clipmem_core.config import fingerprint
+from clipmem_core.config import InputError, fingerprint
 from clipmem_core.studies.store import SHARED_MEMBERS, studies_folder
 from clipmem_core.training.files import CHECKPOINT, LOG, TRAJECTORY
 from clipmem_core.training.mitigation.fields import FORGET, without_idle
@@ -106,10 +107,11 @@ def _whole(key: str) -> bool:
     folder = _folder(key)
     if not (folder / MANIFEST).is_file():
         return False
-    if broken_files(folder):
-        shutil.rmtree(folder)
-        return False
-    return True
+    with contextlib.suppress(InputError):  # a broken manifest
+        if not broken_files(folder):
+            return True
+    shutil.rmtree(folder)
+    return False
 
 
 def _link(source: Path, target: Path, names: tuple[str, ...]) -> None:

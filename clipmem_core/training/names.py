@@ -1,11 +1,11 @@
 """Model names to config files, without importing torch: what the command line checks before anything starts."""
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
 from clipmem_core.config import InputError
+from clipmem_core.files import read_json
 
 OURS = Path(__file__).parent / "models"
 
@@ -45,10 +45,7 @@ def model_file(name: str) -> Path:
 def _checked_file(path: Path) -> Path:
     if not path.is_file():
         raise InputError(f"model {str(path)!r} is not a file: give the path of a JSON model config in open_clip's form")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"model {str(path)!r} is not valid JSON ({error})") from None
+    config = read_json(path, mend="give a JSON model config in open_clip's form")
     config = config.get("model_cfg", config) if isinstance(config, dict) else {}
     kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
     missing = [k for k, kind in kinds.items() if not isinstance(config, dict) or not isinstance(config.get(k), kind)]
@@ -59,5 +56,5 @@ def _checked_file(path: Path) -> Path:
 
 def model_config(name: str) -> dict[str, Any]:
     """Return the model config behind a name: embed_dim, vision_cfg, text_cfg."""
-    config = json.loads(model_file(name).read_text(encoding="utf-8"))
+    config = read_json(model_file(name))
     return config.get("model_cfg", config)
