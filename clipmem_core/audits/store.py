@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -75,7 +76,7 @@ class AuditFile(TypedDict, total=False):
 
     name: str
     source: str
-    root: str
+    root: Annotated[str, Field(min_length=1)]
     format: str
     pixels: Inner  # of the data folder
     protocol: Literal["ensemble", "paper"]
@@ -180,7 +181,7 @@ def reading(path: Path, *, mend: str = DELETE) -> Iterator[None]:
         raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped") from None
     except InputError:
         raise
-    except (OSError, EOFError, KeyError, ValueError, pa.ArrowException) as error:
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read ({' '.join(str(error).split())}): {mend}") from None
 
 
@@ -204,7 +205,8 @@ def read_utility(member: Path) -> dict[str, float]:
 def read_prepared(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return which stored picture each pair is, and whom it looks like, int64 [n_pairs] each."""
     mend = "delete it and run the audit again with as many members as before, which makes it anew"
-    with reading(folder / PREPARED, mend=mend), np.load(folder / PREPARED) as stored:
+    # Opened here, since numpy leaves a broken archive open.
+    with reading(folder / PREPARED, mend=mend), (folder / PREPARED).open("rb") as file, np.load(file) as stored:
         return stored["cache_rows"], stored["clusters"]
 
 

@@ -43,8 +43,6 @@ def read_noise(audit: Audit) -> Noise:
         verdict = audit.verdict
     except InputError:
         return Noise()
-    if not isinstance(verdict, dict):
-        return Noise()
     floor: Any = verdict.get("external_sd")
     error = ERRORS.get(str(verdict.get("se_kind")).lower(), "")
     return Noise(error, float(floor) if is_number(floor) else None)

@@ -20,12 +20,10 @@ import pyarrow as pa
 
 from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.store import (
-    CONFIG,
     PAIRS,
     SCORES,
     Audit,
     file_sha256,
-    is_name,
     read_table,
     write_table,
 )
@@ -61,11 +59,7 @@ def mapped_members(audit: Audit) -> list[str]:
     Raises:
         InputError: the audit's config names none.
     """
-    listed = audit.config.get("members")
-    names = [name for name in listed if isinstance(name, str) and is_name(name)] if isinstance(listed, list) else []
-    if not names:
-        raise InputError(f"{audit.folder / CONFIG} names no members: delete the audit's folder and run it again")
-    return names
+    return audit.config["members"]
 
 
 def map_path(audit: Audit, name: str) -> Path:
