@@ -89,5 +89,5 @@ def _first_fault(error: ValidationError) -> str:
     fault = error.errors(include_url=False)[0]
     if fault["type"] == "json_invalid":
         return f"not valid JSON ({fault['msg']})"
-    where = ".".join(map(str, fault["loc"])) or "its content"
+    where = ".".join(str(part) for part in fault["loc"] if part != "[key]") or "its content"
     return f"{where} is wrong ({fault['msg'].removeprefix('Value error, ')}; it is {str(fault['input'])[:60]!r})"
