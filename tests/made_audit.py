@@ -123,7 +123,7 @@ def made_config(name: str, root: Path, protocol: str, n: int) -> dict[str, objec
         "fingerprint": "0123456789abcdef",
         "protocol": protocol,
         "members": MEMBERS[protocol],
-        "seeds": [0],
+        "seeds": dict.fromkeys(MEMBERS[protocol], 0),
         "threads": 1,
         "precision": "amp_bf16",
         "device": "cpu",

@@ -13,7 +13,7 @@ from clipmem_core.audits.frozen import check_same, write_audit
 from clipmem_core.audits.holding import hold
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import Screen, bring_to_end, counts
-from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, file_sha256, read_json
+from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, file_sha256
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.sides import protocol_of, replicate_rows
@@ -180,5 +180,5 @@ def _check_files(audit: Audit, names: Sequence[str], files: Sequence[Path]) -> N
     if list(names) != audit.config["members"]:
         raise InputError(f"audit {audit.name!r} was made from other members: take another --name")
     for name, path in zip(names, files, strict=True):
-        if read_json(audit.member(name) / CONFIG).get("checkpoint_sha256") != file_sha256(path):
+        if audit.member_file(name).get("checkpoint_sha256") != file_sha256(path):
             raise InputError(f"audit {audit.name!r} was made from another checkpoint for {name}: take another --name")

@@ -5,7 +5,6 @@
 The check is `estimate`; it prints a line of JSON for each thing it finds out, and this module reads them.
 """
 
-import json
 import re
 import shutil
 import sys
@@ -14,16 +13,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from clipmem_core.audits import detached
 from clipmem_core.audits.jobs import Job, find_job, find_job_in, jobs_folder, resume_arguments, start_job_in
 from clipmem_core.audits.settings import check_config, config_from, resolve
-from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, read_json, write_json
+from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, write_json
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
+from clipmem_core.files import parse_json, read_json
 
 CHECKS = ".checks"
 REQUEST = "request.json"
 KEPT_SECONDS = 7 * 24 * 3600.0  # a check older than this is thrown away
+AGAIN = "check the audit again"
 FOUND, TIME, PICTURES, ERROR = "found", "time", "pictures", "error"
+
+
+class RequestFile(TypedDict, total=False):
+    """The fields of request.json."""
+
+    source: str
+    name: str
+    config: AuditConfig
 
 
 @dataclass(frozen=True)
@@ -100,11 +111,8 @@ def read_request(path: Path) -> Request:
     Raises:
         InputError: the file is missing, or is none.
     """
-    values = read_json(path)
-    try:
-        return Request(str(values["source"]), str(values["name"]), config_from(values["config"]))
-    except (KeyError, TypeError):
-        raise InputError(f"{path} is no request: check the audit again") from None
+    values = read_json(path, RequestFile, mend=AGAIN)
+    return Request(values["source"], values["name"], config_from(values["config"]))
 
 
 def find_request(key: str) -> Request | None:
@@ -124,7 +132,9 @@ def _read(job: Job) -> Check:
     last: dict[str, dict[str, Any]] = {}
     for line in (job.folder / detached.OUTPUT).read_bytes().splitlines(keepends=True):
         if line.startswith(b'{"stage"') and line.endswith(b"\n"):
-            said = json.loads(line)
+            said = parse_json(
+                line.decode("utf-8", "replace"), dict[str, Any], path=job.folder / detached.OUTPUT, mend=AGAIN
+            )
             last[said.pop("stage")] = said
     pictures = last.get(PICTURES, {"done": 0, "total": 0})
     error = last.get(ERROR, {}).get("text") or _end(job)

@@ -13,15 +13,16 @@ from clipmem_core.audits import settings
 from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, membership_table
 from clipmem_core.audits.store import (
     CONFIG,
-    MANIFEST,
     MEMBERSHIP,
     PAIRS,
-    PREPARED,
     QUARANTINE,
     SNAPSHOTS,
+    SO_FAR,
     Audit,
     file_sha256,
-    read_json,
+    note_files,
+    read_prepared,
+    unfinish,
     write_json,
     write_prepared,
     write_table,
@@ -84,7 +85,13 @@ def write_audit(
     if snapshots:
         stored[SNAPSHOTS] = list(snapshots)
     write_members(audit, stored, membership.members, checkpoints)
+    (audit.folder / SO_FAR).unlink(missing_ok=True)
+    _note(audit, (PAIRS, QUARANTINE, MEMBERSHIP), membership.members)
     write_json(audit.folder / CONFIG, stored)
+
+
+def _note(audit: Audit, tables: Sequence[str], members: Sequence[str]) -> None:
+    note_files(audit, [*(audit.folder / name for name in tables), *(audit.member(name) / CONFIG for name in members)])
 
 
 def write_members(audit: Audit, stored: dict[str, Any], names: Sequence[str], checkpoints: Sequence[Path] = ()) -> None:
@@ -167,20 +174,22 @@ def grow(audit: Audit, config: AuditConfig) -> int:
     more = config.members - len(known)
     if more <= 0:
         return 0
-    if "checkpoint" in read_json(audit.member(known[0]) / CONFIG):
+    if "checkpoint" in audit.member_file(known[0]):
         raise InputError(f"audit {audit.name!r} scores given checkpoints and cannot train more: take another --name")
     config = dataclasses.replace(config, threads=stored["threads"])
-    membership = draw_membership(np.load(audit.folder / PREPARED)["clusters"], config)
+    membership = draw_membership(read_prepared(audit.folder).clusters, config)
     before = np.stack([drawn[name].to_numpy(dtype=bool) for name in known])
     membership = leave_out(membership, (membership.trained[: len(known)] & ~before).any(axis=0))
-    (audit.folder / MANIFEST).unlink(missing_ok=True)
+    unfinish(audit, leaving=[MEMBERSHIP])
     stored |= {
         "members": list(membership.members),
         "seeds": member_seeds(config, membership.members),
         "config": as_dict(config),
         "fingerprint": audit_fingerprint(config, stored["dataset_fingerprint"]),
     }
-    write_members(audit, stored, [name for name in membership.members if name not in known])
+    new = [name for name in membership.members if name not in known]
+    write_members(audit, stored, new)
     write_json(audit.folder / CONFIG, stored)
     write_table(audit.folder / MEMBERSHIP, membership_table(audit.pairs, membership))
+    _note(audit, (MEMBERSHIP,), new)
     return more

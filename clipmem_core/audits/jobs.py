@@ -18,15 +18,26 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from typing_extensions import TypedDict
 
 import clipmem_core
 from clipmem_core.audits import detached, queue
 from clipmem_core.audits.settings import typed, typed_flags
-from clipmem_core.audits.store import check_name, read_json
-from clipmem_core.config import AuditConfig, InputError, data_folder
+from clipmem_core.audits.store import Whole, check_name
+from clipmem_core.config import AuditConfig, data_folder
+from clipmem_core.files import read_json
 
 FETCHES = ".sets"  # no audit's name begins with a dot
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class JobFile(TypedDict, total=False):
+    """The fields of job.json."""
+
+    pid: Whole
+    started: str | None
+    supervisor: tuple[Whole, str | None]
+    command: list[str]
 
 
 @dataclass(frozen=True)
@@ -121,12 +132,8 @@ def find_job_in(folder: Path) -> Job | None:
     path = folder / detached.JOB
     if not path.is_file():
         return None
-    job = read_json(path)
-    try:
-        pid, started = job.get("supervisor") or (0, None)
-        return Job(folder, int(job["pid"]), job["started"], tuple(job["command"]), (int(pid), started))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError(f"{path} describes no job: delete {folder}") from None
+    job = read_json(path, JobFile, mend=f"delete {folder}")
+    return Job(folder, job["pid"], job["started"], tuple(job["command"]), tuple(job.get("supervisor", (0, None))))
 
 
 def list_job_names() -> list[str]:

@@ -16,7 +16,6 @@ from clipmem_core.audits.store import (
     audits_folder,
     check_name,
     file_sha256,
-    read_json,
     write_json,
 )
 from clipmem_core.config import InputError
@@ -93,12 +92,7 @@ def _held(name: str) -> Iterator[Audit]:
 
 def _manifest(audit: Audit) -> dict[str, str] | None:
     """Return the hash of each file of a finished audit."""
-    if not audit.finished:
-        return None
-    manifest = read_json(audit.folder / MANIFEST)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise InputError(f"{audit.folder / MANIFEST} lists no files: delete it and run the audit again")
-    return manifest["files"]
+    return audit.files if audit.finished else None
 
 
 def _write(audit: Audit, config: dict[str, Any], listed: dict[str, str] | None) -> None:

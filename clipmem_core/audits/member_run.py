@@ -12,7 +12,7 @@ from clipmem_core import columns as c
 from clipmem_core.atomic import replacing, whole_archive
 from clipmem_core.audits.prepare import pixels_folder, tokens_file
 from clipmem_core.audits.settings import config_from
-from clipmem_core.audits.store import PREPARED, Audit, read_json
+from clipmem_core.audits.store import Audit, read_prepared
 from clipmem_core.config import AuditConfig
 from clipmem_core.pairs.pixels import open_pixels
 from clipmem_core.training.draws import draw_keys
@@ -45,7 +45,7 @@ class MemberRun:
 
     @property
     def own(self) -> dict[str, Any]:
-        return read_json(self.folder / "config.json")
+        return self.audit.member_file(self.name)
 
 
 def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
@@ -76,7 +76,7 @@ def open_member(folder: Path, name: str) -> MemberRun:
     data = TrainingData(
         pixels=open_pixels(
             pixels_folder(audit),
-            rows=np.load(folder / PREPARED)["cache_rows"],
+            rows=read_prepared(folder).cache_rows,
             root=Path(stored["root"]),
             images=pairs[c.IMAGE].tolist(),
         ),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clipmem_core.audits.progress import MemberProgress, member_progress
-from clipmem_core.audits.store import Audit
+from clipmem_core.audits.store import CONFIG, Audit, note_files
 from clipmem_core.config import InputError
 
 SECONDS_BETWEEN_LOOKS = 0.1
@@ -43,6 +43,8 @@ def run_members(audit: Audit, names: Sequence[str], *, threads: int, at_once: in
                 process = running.pop(name)
                 process.communicate()
                 _check_end(audit, name, process.returncode)
+                files = [path for path in audit.member(name).rglob("[!.]*") if path.is_file() and path.name != CONFIG]
+                note_files(audit, files)
         watch([member_progress(audit.folder, name) for name in names])
     finally:
         stop(list(running.values()))

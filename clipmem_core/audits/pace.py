@@ -20,8 +20,9 @@ import torch
 
 from clipmem_core.audits.member import EVALUATION, view_maker
 from clipmem_core.audits.settings import config_from
-from clipmem_core.audits.store import read_json, write_json
+from clipmem_core.audits.store import write_json
 from clipmem_core.config import AuditConfig, InputError, as_dict
+from clipmem_core.files import read_json
 from clipmem_core.pairs.pixels import StreamedPixels
 from clipmem_core.training.draws import draw_keys
 from clipmem_core.training.embed import mean_image_embeddings, text_embeddings

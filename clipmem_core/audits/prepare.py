@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.store import PREPARED, Audit
+from clipmem_core.audits.store import Audit, read_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
 from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures
@@ -155,9 +155,7 @@ def membership_table(pairs: pd.DataFrame, membership: Membership) -> pd.DataFram
 
 def pixels_folder(audit: Audit) -> Path:
     """Return the store of an audit's small pictures: the one it began with, or where that was made again, that one."""
-    with np.load(audit.folder / PREPARED) as prepared:
-        anew = str(prepared["pixels"]) if "pixels" in prepared else ""
-    return data_folder() / (anew or audit.config["pixels"])
+    return data_folder() / (read_prepared(audit.folder).pixels or audit.config["pixels"])
 
 
 def tokens_file(model: str, pairs: pd.DataFrame) -> Path:

@@ -92,7 +92,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
     """Return what a line of a log says; the line being written, or one that is broken, says nothing."""
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

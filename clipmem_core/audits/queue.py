@@ -20,7 +20,8 @@ from filelock import FileLock
 
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.detached import process_start
-from clipmem_core.config import data_folder
+from clipmem_core.config import InputError, data_folder
+from clipmem_core.files import read_json
 
 INTERRUPTED = 130
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -94,8 +95,8 @@ def _paths() -> list[Path]:
 def _read(path: Path) -> Ticket | None:
     """Read a ticket; one that is gone by now, or is none, holds no place."""
     try:
-        return Ticket(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return Ticket(**read_json(path, Ticket))
+    except (InputError, TypeError):
         return None
 
 

@@ -27,6 +27,7 @@ from clipmem_core.audits.store import Audit, read_table, whole_table
 from clipmem_core.audits.units import (
     BEFORE,
     LAYER,
+    MEASURE,
     REFERENCE,
     SEEN,
     TOWER,
@@ -59,7 +60,7 @@ def run_references(audit: Audit, *, members: Sequence[str] = (), sample: int = 0
         say_broken(path, screen)
         ensure_pixels(audit, config_from(audit.config["config"]), screen)
         keep_table(path, measure_references(audit, name, sample=sample, screen=screen))
-    return read_table(path)
+    return read_table(path, mend=MEASURE)
 
 
 def say_references(references: pd.DataFrame, screen: Screen) -> None:

@@ -1,9 +1,11 @@
 """An audit from a data set to its scores: prepare, train the members, score, judge. The same call again goes on where
 it stopped, or does nothing."""
 
+import contextlib
 import dataclasses
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -27,10 +29,11 @@ from clipmem_core.audits.prepare import (
     tokens_file,
 )
 from clipmem_core.audits.progress import LOG, MemberProgress, member_progress
-from clipmem_core.audits.scoring import gather_evidence, score_table, summary, utility_table
+from clipmem_core.audits.scoring import gather_evidence, membership_of, score_table, summary, utility_table
 from clipmem_core.audits.store import (
     CONFIG,
     MEMBERS,
+    MEMBERSHIP,
     PREPARED,
     SCORES,
     UTILITY,
@@ -121,11 +124,11 @@ def bring_to_end(audit: Audit, screen: Screen, *, fresh: bool) -> None:
     Raises:
         InputError: of a `fresh` one that could not even begin to train, nothing is left: the name is free again.
     """
-    if audit.finished:
-        broken = broken_files(audit.folder)
-        if not broken:
-            screen.say("it is finished: nothing to do")
-            return
+    broken = broken_files(audit.folder)
+    if audit.finished and not broken:
+        screen.say("it is finished: nothing to do")
+        return
+    if broken:
         screen.say(f"{len(broken)} of its files are broken or gone, first {broken[0]}: making them again")
         reopen(audit.folder, broken)
     try:
@@ -140,6 +143,7 @@ def finish_audit(audit: Audit, screen: Screen) -> None:
     """Bring the members to their end, score and judge; the manifest comes last."""
     began, stored = time.monotonic(), audit.config
     config = settings.config_from(stored["config"])
+    _check_begun(audit, stored["members"])
     ensure_pixels(audit, config, screen)
     at_once = settings.side_by_side(config)
     run_members(audit, stored["members"], threads=stored["threads"], at_once=at_once, watch=screen.members)
@@ -163,6 +167,20 @@ def finish_audit(audit: Audit, screen: Screen) -> None:
     write_manifest(audit.folder)
 
 
+def _check_begun(audit: Audit, members: Sequence[str]) -> None:
+    """Refuse to finish an audit whose beginning is broken.
+
+    Raises:
+        InputError: the message names the file.
+    """
+    audit.quarantine  # noqa: B018
+    for name in members:
+        audit.member_file(name)
+    if membership_of(audit.membership).members != tuple(members):
+        path = audit.folder / MEMBERSHIP
+        raise InputError(f"{path} has other members than {CONFIG}: delete {audit.folder} and run the audit again")
+
+
 def training_seconds(audit: Audit, name: str) -> float | None:
     """Return the seconds a member trained for, over all its runs."""
     return member_progress(audit.folder, name).seconds or None
@@ -176,15 +194,15 @@ def ensure_pixels(audit: Audit, config: AuditConfig, screen: Screen) -> None:
     Raises:
         InputError: the pictures are no longer those the audit began with.
     """
-    stored, pairs, prepared = audit.config, audit.pairs, audit.folder / PREPARED
+    stored, pairs = audit.config, audit.pairs
     for path in (tokens_file(config.model, pairs), *(audit.member(name) / STATE for name in stored["members"])):
         drop_broken(path, screen)
-    broken = prepared
-    if whole_archive(prepared):
-        found = broken_file(pixels_folder(audit), size=config.cache_size, resize_mode=config.resize_mode)
-        if found is None:
-            return
-        broken = found
+    broken: Path | None = audit.folder / PREPARED
+    with contextlib.suppress(InputError):
+        if whole_archive(audit.folder / PREPARED):
+            broken = broken_file(pixels_folder(audit), size=config.cache_size, resize_mode=config.resize_mode)
+    if broken is None:
+        return
     screen.say(f"{broken} is broken or gone: storing the small pictures again")
     config = dataclasses.replace(config, drop_lookalikes=False)
     data_set = look_at_pictures(raw_pairs_of(pairs, stored), config, progress=screen.pictures)

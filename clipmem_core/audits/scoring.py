@@ -8,7 +8,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.index import map_vectors
-from clipmem_core.audits.store import IMAGE_INDEX, MEMBER_UTILITY, TEXT_INDEX, Audit, read_json
+from clipmem_core.audits.store import IMAGE_INDEX, TEXT_INDEX, Audit, read_array, read_utility
 from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detection import detection_table
@@ -65,7 +65,7 @@ def gather_evidence(audit: Audit) -> Evidence:
     image = [map_vectors(audit.member(name) / IMAGE_INDEX) for name in membership.members]
     text = [map_vectors(audit.member(name) / TEXT_INDEX) for name in membership.members]
     paths = [audit.member(name) / TRAJECTORY for name in membership.members]
-    trajectories = [mean_over_epochs(np.load(path, mmap_mode="r")) for path in paths if path.is_file()]
+    trajectories = [mean_over_epochs(read_array(path, shared=True)) for path in paths if path.is_file()]
     return Evidence(
         pairs=pairs,
         membership=membership,
@@ -130,7 +130,7 @@ def utility_table(audit: Audit, members: tuple[str, ...]) -> pd.DataFrame:
     """Gather each member's utility: member, metric, value."""
     rows = []
     for name in members:
-        metrics = read_json(audit.member(name) / MEMBER_UTILITY)
+        metrics = read_utility(audit.member(name))
         rows += [(name, metric, value) for metric, value in metrics.items()]
     return pd.DataFrame(rows, columns=c.UTILITY_COLUMNS)
 

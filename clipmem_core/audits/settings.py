@@ -15,7 +15,7 @@ from clipmem_core.audits.probe_folder import probe_folders
 from clipmem_core.config import AuditConfig, InputError, SourceOptions, as_dict, preset_config
 from clipmem_core.pairs.pixel_cache.workers import cores as available_cores
 from clipmem_core.training.mitigation.fields import check_mitigations
-from clipmem_core.training.names import check_fields, parameters
+from clipmem_core.training.names import check_model_fields, parameters
 
 PROTOCOLS = ("ensemble", "paper")
 CHOICES = {
@@ -64,11 +64,13 @@ def audit_name(source: str, config: AuditConfig) -> str:
 
 def config_from(values: dict[str, Any]) -> AuditConfig:
     """Rebuild a config from the JSON it was stored as."""
-    known = {field.name for field in dataclasses.fields(AuditConfig)}
-    source = SourceOptions(**values["source"])
-    return AuditConfig(
-        **{key: value for key, value in values.items() if key in known and key != "source"}, source=source
-    )
+    source = SourceOptions(**_known(SourceOptions, values["source"]))
+    return AuditConfig(**_known(AuditConfig, values) | {"source": source})
+
+
+def _known(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are fields of a dataclass."""
+    return {field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values}
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,6 +95,19 @@ def check_config(config: AuditConfig) -> None:
     Raises:
         InputError: one line that names the field, what was wanted and what was given.
     """
+    check_fields(config)
+    _check_members(config)
+    check_model_fields(config.model, image_size=config.image_size)
+    if config.probe_data:
+        probe_folders(config.probe_data)
+
+
+def check_fields(config: AuditConfig) -> AuditConfig:
+    """Return a config whose fields are in their bounds.
+
+    Raises:
+        InputError: one line that names the field, what was wanted and what was given.
+    """
     for name, choices in CHOICES.items():
         if getattr(config, name) not in choices:
             raise InputError(f"{flag(name)} must be one of {', '.join(choices)}, not {getattr(config, name)!r}")
@@ -109,10 +124,7 @@ def check_config(config: AuditConfig) -> None:
         if not 0 <= getattr(config, name) < 1:
             raise InputError(f"{flag(name)} must be in [0, 1), not {getattr(config, name)}")
     check_mitigations(config)
-    _check_members(config)
-    check_fields(config.model, image_size=config.image_size)
-    if config.probe_data:
-        probe_folders(config.probe_data)
+    return config
 
 
 def flag(name: str) -> str:

@@ -2,17 +2,24 @@
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict
 
 from clipmem_core.atomic import replacing
-from clipmem_core.config import InputError, data_folder
+from clipmem_core.audits.settings import check_fields
+from clipmem_core.config import AuditConfig, InputError, data_folder
+from clipmem_core.files import DELETE, read_json
 from clipmem_core.shortage import shortage
 
 CONFIG = "config.json"
@@ -23,6 +30,7 @@ SCORES = "scores.parquet"
 UTILITY = "utility.parquet"
 VERDICT = "verdict.json"
 MANIFEST = "manifest.json"
+SO_FAR = ".files.json"  # as a manifest, of what is written once; an unfinished audit is checked by it
 MEMBERS = "members"
 SNAPSHOTS = "snapshots"  # of a member: its embeddings after some epochs, a folder each
 MAX_NAME = 100  # bytes; file systems take 255, and locks and temporary files add to it
@@ -30,8 +38,114 @@ IMAGE_INDEX = "image.faiss"
 TEXT_INDEX = "text.faiss"  # written last: a member that has it is complete
 MEMBER_UTILITY = "utility.json"
 EMBEDDED = (IMAGE_INDEX, TEXT_INDEX, MEMBER_UTILITY)  # what a member's checkpoint is turned into
+MEMBER_ANEW = f"delete it and {TEXT_INDEX} beside it, and run the audit again"
 ROW_GROUP = 8192  # rows of a Parquet file that are read together: a page of pairs touches few of a million
 PREPARED = ".prepared.npz"  # which stored picture each pair is, and its look-alikes; can be made again
+
+
+def check_name(name: str) -> str:
+    """Return a name that is safe as a folder's; anything else is an error."""
+    if not name or name.startswith((".", "-")) or not all(c.isalnum() or c in "-_." for c in name):
+        raise InputError(f"name {name!r} must be letters, digits, '-', '_' or '.', and not start with '.' or '-'")
+    if len(name.encode()) > MAX_NAME:
+        raise InputError(f"name {name!r} must be at most {MAX_NAME} bytes long, not {len(name.encode())}")
+    return name
+
+
+def check_inner(name: str) -> str:
+    """Return a path that stays inside the folder it starts from, as it is written; anything else is an error."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name or ":" in name:
+        raise InputError(f"path {name!r} must lie inside the folder")
+    return name
+
+
+def _no_twice(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise InputError("no name may be there twice")
+    return names
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+Inner = Annotated[str, AfterValidator(check_inner)]
+Whole = Annotated[int, Field(ge=0)]
+Row = dict[str, str | float | None]  # of a table in JSON
+
+
+class AuditFile(TypedDict, total=False):
+    """The fields of an audit's config.json; `source` and `root` may lie anywhere."""
+
+    name: str
+    source: str
+    root: Annotated[str, Field(min_length=1)]
+    format: str
+    pixels: Inner  # of the data folder
+    protocol: Literal["ensemble", "paper"]
+    members: Annotated[list[Name], Field(min_length=1), AfterValidator(_no_twice)]
+    seeds: dict[Name, Whole]
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "amp_bf16"]
+    pairs: Whole
+    external_pairs: Whole
+    lookalikes: Whole
+    quarantined: Whole
+    dataset_fingerprint: str
+    fingerprint: str
+    prepare_seconds: float
+    versions: dict[str, str]
+    machine: dict[str, str | int]
+    config: Annotated[AuditConfig, AfterValidator(check_fields)]
+    snapshots: list[Whole]
+
+
+class MemberFile(TypedDict, total=False):
+    """The fields of a member's config.json; a given checkpoint may lie anywhere."""
+
+    member: str
+    seed: Whole
+    fingerprint: str
+    model: str
+    image_size: Whole
+    model_config: dict[str, Any]
+    checkpoint: str
+    checkpoint_sha256: str
+
+
+class ManifestFile(TypedDict, total=False):
+    """The fields of manifest.json: the SHA-256 of each file, by its path in the folder."""
+
+    files: dict[Inner, str]
+
+
+class VerdictCheck(TypedDict, total=False):
+    """One of an audit's checks of itself."""
+
+    name: str
+    good: bool | None
+    sentence: str
+    advice: str
+
+
+class VerdictFile(TypedDict, total=False):
+    """The fields of verdict.json."""
+
+    sentence: str
+    checks: list[VerdictCheck]
+    uses: dict[str, str]
+    groups: list[Row]
+    planted: list[Row]
+    detection: list[Row]
+    membership_auroc: float | None
+    membership_auroc_by_member: dict[str, float | None]
+    ranking_stability: float | None
+    ranking_reliability: float | None
+    se_kind: str
+    encoders: dict[str, str | float | None | dict[str, float]]
+    external_pairs: Whole
+    external_sd: float | None
+    utility: dict[str, float | None]
+    seconds: dict[str, float | dict[str, float | None]]
 
 
 def audits_folder() -> Path:
@@ -76,24 +190,53 @@ def write_prepared(folder: Path, *, cache_rows: np.ndarray, clusters: np.ndarray
         np.savez(file, cache_rows=cache_rows, clusters=clusters, pixels=pixels)
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; a missing or broken file is an error that names it."""
+@contextmanager
+def reading(path: Path, *, mend: str = DELETE) -> Iterator[None]:
+    """Turn what goes wrong while a file of ours is read into an error that names it and says what to do."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        yield
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}): delete the audit's folder and run it again") from None
+    except InputError:
+        raise
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile, pa.ArrowException) as error:
+        if shortage(error):
+            raise
+        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())}): {mend}") from None
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, *, columns: Sequence[str] | None = None, mend: str = DELETE) -> pd.DataFrame:
     """Read a Parquet table; a missing or broken file is an error that names it."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped")
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): delete the audit's folder and run it again") from None
+    with reading(path, mend=mend):
+        return pd.read_parquet(path, columns=None if columns is None else list(columns))
+
+
+def read_array(path: Path, *, shared: bool = False) -> np.ndarray:
+    """Read an array that a member left, or map it; a missing or broken file is an error that names it."""
+    with reading(path, mend=MEMBER_ANEW):
+        return np.load(path, mmap_mode="r" if shared else None)
+
+
+def read_utility(member: Path) -> dict[str, float]:
+    """Return the metrics of a member's utility."""
+    return read_json(member / MEMBER_UTILITY, dict[str, float], mend=MEMBER_ANEW)
+
+
+class Prepared(NamedTuple):
+    """What an audit's members take from the data set beside its tables."""
+
+    cache_rows: np.ndarray  # which stored picture each pair is, int64 [n_pairs]
+    clusters: np.ndarray  # whom each pair looks like, int64 [n_pairs]
+    pixels: str  # where the stored pictures are in the data folder; empty where config.json says so
+
+
+def read_prepared(folder: Path) -> Prepared:
+    """Return what `write_prepared` wrote; a missing or broken file is an error that names it."""
+    mend = "delete it and run the audit again with as many members as before, which makes it anew"
+    # Opened here, since numpy leaves a broken archive open.
+    with reading(folder / PREPARED, mend=mend), (folder / PREPARED).open("rb") as file, np.load(file) as stored:
+        pixels = str(stored["pixels"]) if "pixels" in stored else ""
+        return Prepared(stored["cache_rows"], stored["clusters"], check_inner(pixels) if pixels else "")
 
 
 @dataclass(frozen=True)
@@ -112,10 +255,7 @@ class Audit:
 
     @property
     def config(self) -> dict[str, Any]:
-        config = read_json(self.folder / CONFIG)
-        if not isinstance(config, dict):
-            raise InputError(f"{self.folder / CONFIG} is no JSON object: delete {self.folder} and run it again")
-        return config
+        return read_json(self.folder / CONFIG, AuditFile)
 
     @property
     def pairs(self) -> pd.DataFrame:
@@ -139,10 +279,27 @@ class Audit:
 
     @property
     def verdict(self) -> dict[str, Any]:
-        return read_json(self.folder / VERDICT)
+        return read_json(self.folder / VERDICT, VerdictFile, mend="delete it and run the audit again")
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The hash of each file: of a finished audit all, of another what it has written so far."""
+        path = self.folder / (MANIFEST if self.finished else SO_FAR)
+        if not path.is_file():
+            return {}
+        return read_json(path, ManifestFile, mend="delete it and run the audit again")["files"]
 
     def member(self, name: str) -> Path:
-        return self.folder / MEMBERS / name
+        """Return a member's folder.
+
+        Raises:
+            InputError: it would lie outside the audit's.
+        """
+        return inside(self.folder, f"{MEMBERS}/{check_name(name)}")
+
+    def member_file(self, name: str) -> dict[str, Any]:
+        """Return the content of a member's config.json."""
+        return read_json(self.member(name) / CONFIG, MemberFile)
 
 
 def open_audit(name: str) -> Audit:
@@ -156,15 +313,6 @@ def open_audit(name: str) -> Audit:
         known = ", ".join(a.name for a in list_audits()) or "none yet"
         raise InputError(f"there is no audit {name!r} in {audits_folder()} (there is: {known})")
     return audit
-
-
-def check_name(name: str) -> str:
-    """Return a name that is safe as a folder's; anything else is an error."""
-    if not name or name.startswith((".", "-")) or not all(c.isalnum() or c in "-_." for c in name):
-        raise InputError(f"name {name!r} must be letters, digits, '-', '_' or '.', and not start with '.' or '-'")
-    if len(name.encode()) > MAX_NAME:
-        raise InputError(f"name {name!r} must be at most {MAX_NAME} bytes long, not {len(name.encode())}")
-    return name
 
 
 def is_name(name: str) -> bool:
@@ -195,6 +343,18 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def inside(folder: Path, name: str) -> Path:
+    """Return a path inside a folder.
+
+    Raises:
+        InputError: it leads out of it, as it is written or by a link.
+    """
+    path = folder / check_inner(name)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{path} is a link that leads out of {folder}: put the file itself there")
+    return path
+
+
 def write_manifest(folder: Path) -> None:
     """List every file with its hash. Written last: its existence means that the audit is complete."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name != MANIFEST)
@@ -202,16 +362,32 @@ def write_manifest(folder: Path) -> None:
     write_json(folder / MANIFEST, {"files": listed})
 
 
+def note_files(audit: Audit, paths: Sequence[Path]) -> None:
+    """Add files to those that an unfinished audit is checked by."""
+    new = {path.relative_to(audit.folder).as_posix(): file_sha256(path) for path in paths}
+    write_json(audit.folder / SO_FAR, {"files": audit.files | new})
+
+
+def unfinish(audit: Audit, leaving: Sequence[str] = ()) -> None:
+    """Make an audit unfinished; what it has written it can still be checked by, apart from some files."""
+    kept = {name: sha256 for name, sha256 in audit.files.items() if name not in (CONFIG, *leaving)}
+    write_json(audit.folder / SO_FAR, {"files": kept})
+    (audit.folder / MANIFEST).unlink(missing_ok=True)
+
+
 def broken_files(folder: Path) -> list[str]:
-    """Return the files of a finished audit that are gone or no longer what its manifest says."""
-    listed = read_json(folder / MANIFEST)["files"]
-    return [
-        name for name, sha256 in listed.items() if not (folder / name).is_file() or file_sha256(folder / name) != sha256
-    ]
+    """Return the files of an audit that are gone or no longer what they were when they were written.
+
+    Raises:
+        InputError: the list of them is broken, or names one outside the folder.
+    """
+    listed = Audit(folder).files
+    paths = {name: inside(folder, name) for name in listed}
+    return [name for name, path in paths.items() if not path.is_file() or file_sha256(path) != listed[name]]
 
 
 def reopen(folder: Path, broken: list[str]) -> None:
-    """Make a finished audit unfinished again and remove what is broken, so that it is made anew.
+    """Make an audit unfinished and remove what is broken, so that it is made anew.
 
     Raises:
         InputError: what is broken is what the audit began from, which cannot be made anew.
@@ -219,10 +395,10 @@ def reopen(folder: Path, broken: list[str]) -> None:
     first = [name for name in broken if Path(name).name in (CONFIG, PAIRS, QUARANTINE, MEMBERSHIP)]
     if first:
         raise InputError(f"{folder / first[0]} is broken: delete {folder} and run the audit again")
-    (folder / MANIFEST).unlink()
-    for name in broken:
-        for file in _made_with(folder / name):
-            file.unlink(missing_ok=True)
+    anew = [file for name in broken for file in _made_with(folder / name)]
+    unfinish(Audit(folder), [*broken, *(file.relative_to(folder).as_posix() for file in anew)])
+    for file in anew:
+        file.unlink(missing_ok=True)
 
 
 def _made_with(path: Path) -> list[Path]:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
+from typing_extensions import TypedDict
 
 from clipmem_core.atomic import replacing
 from clipmem_core.audits import settings
@@ -35,9 +36,10 @@ from clipmem_core.audits.paradigms import (
     read_paradigms,
 )
 from clipmem_core.audits.run import Screen, ensure_pixels
-from clipmem_core.audits.store import Audit, read_json, read_table, write_json
+from clipmem_core.audits.store import Audit, read_table, write_json
 from clipmem_core.audits.units import LAYER, UNITMEM_MEAN, UNITS, layer_means
 from clipmem_core.config import InputError, fingerprint
+from clipmem_core.files import read_json
 from clipmem_core.training.state import Progress
 
 WARM_STEPS, TIMED_STEPS = 2, 3
@@ -45,6 +47,13 @@ WHY_NOT = {
     SUPERVISED: "the pairs have no labels, or of one class alone",
     SELF_SUPERVISED: "image augmentation is off (--crop-scale 1), so two views of a picture are the same",
 }
+
+
+class SettingsFile(TypedDict, total=False):
+    """The fields of paradigms.json."""
+
+    audit: str
+    epochs: int
 
 
 def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Screen) -> pd.DataFrame:
@@ -98,7 +107,7 @@ def _check_same(audit: Audit, folder: Path, epochs: int) -> None:
     wanted = {"audit": fingerprint([fixed, stored["dataset_fingerprint"]]), "epochs": epochs}
     if not (folder / SETTINGS).is_file():
         write_json(folder / SETTINGS, wanted)
-    there = read_json(folder / SETTINGS)
+    there = read_json(folder / SETTINGS, SettingsFile, mend=f"delete {folder} and run the command again")
     if there["audit"] != wanted["audit"]:
         raise InputError(f"{folder} was made from another audit of this name: delete it")
     if there["epochs"] != epochs:
@@ -159,8 +168,9 @@ def write_csv(audit: Audit) -> None:
     command = f"python -m clipmem_core paradigms {audit.name}"
     tables = []
     for path in (folder / RUNS).glob(f"*/{RESULT}"):
-        layers = layer_means(read_table(path.parent / UNITS), by=[LAYER])
-        tables.append(layers.assign(**read_json(path)))
+        mend = f"delete {path.parent} and run the command again"
+        layers = layer_means(read_table(path.parent / UNITS, mend=mend), by=[LAYER])
+        tables.append(layers.assign(**read_json(path, dict[str, int | str | float | None], mend=mend)))
     whole = pd.concat(tables, ignore_index=True)
     order = whole[PARADIGM].map(PARADIGMS.index)
     whole = whole.assign(order=order).sort_values(["order", SEED, LAYER]).drop(columns="order")

@@ -18,17 +18,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import config_from
-from clipmem_core.audits.store import (
-    CONFIG,
-    MANIFEST,
-    MEMBERS,
-    MEMBERSHIP,
-    PAIRS,
-    Audit,
-    read_json,
-    read_table,
-    whole_table,
-)
+from clipmem_core.audits.store import MEMBERS, MEMBERSHIP, PAIRS, Audit, read_table, whole_table
 from clipmem_core.config import InputError, data_folder, fingerprint
 from clipmem_core.scores.units import BINS, UnitTally
 from clipmem_core.training.files import CHECKPOINT
@@ -36,6 +26,7 @@ from clipmem_core.training.files import CHECKPOINT
 VERSION = 1  # of what is measured: a new one makes every table again
 UNITS = "units.parquet"
 REFERENCES = "references.parquet"
+MEASURE = "delete it and measure the units again"
 # UnitMem grows with the number of pairs, so `seen` and `unseen` are as many of each.
 REFERENCE = "reference"
 BEFORE, SEEN, UNSEEN = "before training", "seen", "unseen"
@@ -108,10 +99,7 @@ def listed_members(audit: Audit) -> list[str]:
     Raises:
         InputError: its config names none.
     """
-    names = audit.config.get("members")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{audit.folder / CONFIG} names no members: run the audit again")
-    return names
+    return audit.config["members"]
 
 
 def read_units(audit: Audit, *, sample: int = 0) -> pd.DataFrame | None:
@@ -152,7 +140,7 @@ def _read(audit: Audit, file_of: Callable[..., Path], sample: int) -> pd.DataFra
 
 def gather(paths: dict[str, Path]) -> pd.DataFrame | None:
     """Read the tables of several members into one, with a column `member` in front; None where there is none."""
-    tables = [read_table(path) for path in paths.values()]
+    tables = [read_table(path, mend=MEASURE) for path in paths.values()]
     for name, table in zip(paths, tables, strict=True):
         table.insert(0, c.MEMBER, name)
     return pd.concat(tables, ignore_index=True) if tables else None
@@ -179,23 +167,14 @@ def _sampled(name: str, sample: int) -> str:
 
 
 def _folder(audit: Audit, name: str) -> Path:
-    stored, own = audit.config, read_json(audit.member(name) / CONFIG)
-    manifest = read_json(audit.folder / MANIFEST)
-    try:
-        files, config = manifest["files"], config_from(stored["config"])
-        trained = pd.read_parquet(audit.folder / MEMBERSHIP, columns=[name])[name].to_numpy(dtype=bool)
-        content: list[Any] = [
-            [VERSION, BINS],
-            own.get("checkpoint_sha256") or files[f"{MEMBERS}/{name}/{CHECKPOINT}"],
-            [own["model_config"], own["seed"], config.pretrained, config.loss],
-            files[PAIRS],
-            hashlib.sha256(np.packbits(trained).tobytes()).hexdigest(),
-            [getattr(config, field) for field in (*_HOW, *_EVALUATED)],
-        ]
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{audit.folder}: {CONFIG}, {MANIFEST} or {MEMBERSHIP} does not say what member {name!r} is "
-            f"({type(error).__name__}: {reason}): run the audit again"
-        ) from None
+    config, own, files = config_from(audit.config["config"]), audit.member_file(name), audit.files
+    trained = read_table(audit.folder / MEMBERSHIP, columns=[name])[name].to_numpy(dtype=bool)
+    content: list[Any] = [
+        [VERSION, BINS],
+        own.get("checkpoint_sha256") or files[f"{MEMBERS}/{name}/{CHECKPOINT}"],
+        [own["model_config"], own["seed"], config.pretrained, config.loss],
+        files[PAIRS],
+        hashlib.sha256(np.packbits(trained).tobytes()).hexdigest(),
+        [getattr(config, field) for field in (*_HOW, *_EVALUATED)],
+    ]
     return data_folder() / "cache" / "units" / fingerprint(content)

@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from typing_extensions import TypedDict
 
 from clipmem_core.audits.jobs import Job, find_job_in, jobs_folder, start_job_in
 from clipmem_core.audits.manage import folder_bytes
-from clipmem_core.audits.store import Audit, open_audit, read_json, write_json
+from clipmem_core.audits.store import Audit, open_audit, write_json
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.exports import FORMATS, Format, Summary, write
 from clipmem_core.exports.pictures import Progress
+from clipmem_core.files import read_json
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.tables import count_pairs_of, stamp, version_of
+from clipmem_core.review.tables import Stamp, count_pairs_of, stamp, version_of
 
 SUMMARY = "export.json"
 LARGE = 20_000  # pairs: more take longer than a page may
@@ -32,6 +34,14 @@ SLOW = ("html",)  # formats that take long whatever the size
 WRONG_INPUT, INTERRUPTED = 2, 130
 LINES = 100  # that a process says of how far it is
 _PROGRESS = re.compile(r"([\d,]+) of ([\d,]+) pictures")
+
+
+class SummaryFile(TypedDict):
+    """The fields of export.json."""
+
+    stamp: Stamp
+    position: int
+    summary: Summary
 
 
 @dataclass(frozen=True)
@@ -186,9 +196,9 @@ def _kept(kind: Kind, path: Path) -> Kept:
 def _known(path: Path) -> dict[str, Any]:
     """Return what was noted of an export; nothing where another was written to its place since."""
     try:
-        known = read_json(path.parent / SUMMARY)
+        known = read_json(path.parent / SUMMARY, SummaryFile)
         return known if tuple(known["stamp"]) == stamp(path) else {}
-    except (InputError, KeyError, TypeError):
+    except InputError:
         return {}
 
 

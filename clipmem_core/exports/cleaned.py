@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipmem_core.audits.store import CONFIG, PAIRS, QUARANTINE, Audit
+from clipmem_core.audits.store import PAIRS, Audit, reading
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, PLANTED, WIDTH
 from clipmem_core.config import InputError
 from clipmem_core.exports.originals import planted_captions
@@ -72,21 +72,14 @@ def clean(audit: Audit) -> Cleaned:
 
 
 def _root(audit: Audit) -> Path:
-    config = audit.config
-    if not isinstance(config, dict) or not isinstance(config.get("config"), dict) or not config.get("root"):
-        raise InputError(f"{audit.folder / CONFIG} does not say what was audited: run the audit again under a new name")
-    return Path(config["root"])
+    return Path(audit.config["root"])
 
 
 def _read_pairs(audit: Audit) -> pa.Table:
     path = audit.folder / PAIRS
     columns = [PAIR_ID, IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT, PLANTED]
-    try:
+    with reading(path):
         table = pq.read_table(path, columns=columns)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped") from None
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read ({error}): delete the audit's folder and run it again") from None
     types = {PAIR_ID: pa.large_string(), IMAGE: pa.large_string(), LABEL: pa.large_string(), CAPTIONS: _CAPTION_LISTS}
     table = table.cast(pa.schema([(field.name, types.get(field.name, field.type)) for field in table.schema]))
     return table.add_column(0, ROW, pa.array(np.arange(table.num_rows)))
@@ -122,7 +115,7 @@ def _tidy_all(texts: Sequence[str]) -> list[str]:
 
 
 def _notes(audit: Audit, pairs: pa.Table, decisions: pd.DataFrame, empty: int) -> tuple[str, ...]:
-    quarantined = pq.read_metadata(audit.folder / QUARANTINE).num_rows
+    quarantined = len(audit.quarantine)
     most = audit.config["config"].get("captions")
     restored = pairs.filter(pairs[RECAPTIONED])
     away = _count(pairs, decisions.loc[decisions[FOR_OTHER].notna(), PAIR_ID])

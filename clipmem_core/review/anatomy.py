@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.audits.index import map_vectors
-from clipmem_core.audits.store import CONFIG, MEMBERSHIP, PAIRS, SCORES, Audit
+from clipmem_core.audits.store import MEMBERSHIP, PAIRS, SCORES, Audit
 from clipmem_core.columns import (
     ALIGNMENT,
     CAPTIONS,
@@ -203,8 +203,5 @@ def _membership(audit: Audit, version: Stamp) -> Membership:
 def _inside(audit: Audit, version: Stamp) -> np.ndarray:
     """Return which members count as `in` for each pair, [n_members, n_pairs]."""
     membership = _membership(audit, version)
-    try:
-        seed = audit.config["config"]["seed"]
-    except (KeyError, TypeError):
-        raise InputError(f"{audit.folder / CONFIG} is incomplete: delete the audit's folder and run it again") from None
+    seed = audit.config["config"]["seed"]
     return in_side(membership, protocol=protocol_of(membership.members), seed=seed)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from clipmem_core.audits.settings import config_from
-from clipmem_core.audits.store import CONFIG, Audit, read_json
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.audits.store import Audit
+from clipmem_core.config import InputError
 from clipmem_core.review.nearest import choose_member, unit
 from clipmem_core.review.tables import Stamp, stamp
 from clipmem_core.training.files import CHECKPOINT
@@ -39,7 +39,7 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
     if not text.strip():
         raise InputError("the text to search for is empty: write what the pictures or captions should be about")
     name = choose_member(audit.config, member)
-    config, checkpoint = _training(audit), checkpoint_path(audit, name)
+    config, checkpoint = config_from(audit.config["config"]), checkpoint_path(audit, name)
     from clipmem_core.training.embed import text_embeddings
     from clipmem_core.training.model import tokenize
 
@@ -57,21 +57,12 @@ def checkpoint_path(audit: Audit, member: str) -> Path:
     Raises:
         InputError: it is not there.
     """
-    given = read_json(audit.member(member) / CONFIG).get("checkpoint")
+    given = audit.member_file(member).get("checkpoint")
     path = Path(given) if given else audit.member(member) / CHECKPOINT
     if not path.is_file():
         put_back = "put it back" if given else "run the audit again"
         raise InputError(f"checkpoint {path} of member {member} is missing: {put_back}, or search with another member")
     return path
-
-
-def _training(audit: Audit) -> AuditConfig:
-    try:
-        return config_from(audit.config["config"])
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{audit.folder / CONFIG} is incomplete ({error}): delete the audit's folder and run it again"
-        ) from None
 
 
 @functools.lru_cache(maxsize=KEPT)

@@ -20,14 +20,11 @@ import pyarrow as pa
 
 from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.store import (
-    CONFIG,
-    MANIFEST,
     PAIRS,
     SCORES,
     Audit,
     file_sha256,
-    is_name,
-    read_json,
+    read_table,
     whole_table,
     write_table,
 )
@@ -63,11 +60,7 @@ def mapped_members(audit: Audit) -> list[str]:
     Raises:
         InputError: the audit's config names none.
     """
-    listed = audit.config.get("members")
-    names = [name for name in listed if isinstance(name, str) and is_name(name)] if isinstance(listed, list) else []
-    if not names:
-        raise InputError(f"{audit.folder / CONFIG} names no members: delete the audit's folder and run it again")
-    return names
+    return audit.config["members"]
 
 
 def map_path(audit: Audit, name: str) -> Path:
@@ -114,11 +107,7 @@ def read_map(audit: Audit, name: str) -> pd.DataFrame:
     path = map_file(audit, name)
     if path is None:
         raise InputError(f"there is no map {name!r} of {audit.name} yet: draw it on the page Map of embeddings")
-    try:
-        return pd.read_parquet(path, columns=[MAP_ROW, MAP_X, MAP_Y])
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read ({reason}): delete it and draw the map again") from None
+    return read_table(path, columns=[MAP_ROW, MAP_X, MAP_Y], mend="delete it and draw the map again")
 
 
 def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
@@ -220,10 +209,7 @@ def _index_sha256(audit: Audit, member: str, side: str) -> str:
     path = index_path(audit, member, side)
     if not path.is_file():
         raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped")
-    manifest = read_json(audit.folder / MANIFEST)
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    listed = files.get(path.relative_to(audit.folder).as_posix()) if isinstance(files, dict) else None
-    return listed if isinstance(listed, str) else file_sha256(path)
+    return audit.files.get(path.relative_to(audit.folder).as_posix()) or file_sha256(path)
 
 
 @functools.cache

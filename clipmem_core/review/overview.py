@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipmem_core.audits.store import PAIRS, QUARANTINE, UTILITY, VERDICT, Audit
+from clipmem_core.audits.store import PAIRS, QUARANTINE, UTILITY, Audit
 from clipmem_core.columns import EXTERNAL, GROUP, GROUPS, MEMBER, METRIC, SHARED, VALUE, of_one_split
 from clipmem_core.config import InputError
 from clipmem_core.review.groups import group_bins, group_summary
@@ -40,7 +40,7 @@ def load_overview(audit: Audit) -> Overview:
     Raises:
         InputError: a file is missing or broken; the message names it and says what to do.
     """
-    verdict = _object(audit.verdict, audit, VERDICT)
+    verdict = audit.verdict
     return Overview(
         audit=audit,
         config=audit.config,
@@ -68,12 +68,6 @@ def _utility(audit: Audit) -> pd.DataFrame:
     if not {MEMBER, METRIC, VALUE} <= set(utility.columns):
         raise InputError(f"{audit.folder / UTILITY} lacks columns: delete it and run the audit again")
     return utility
-
-
-def _object(values: Any, audit: Audit, name: str) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise InputError(f"{audit.folder / name} is not a JSON object: delete the audit's folder and run it again")
-    return values
 
 
 def rows(verdict: dict[str, Any], key: str) -> list[dict[str, Any]]:

@@ -11,8 +11,9 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_config
-from clipmem_core.audits.store import read_json, write_json
+from clipmem_core.audits.store import write_json
 from clipmem_core.config import AuditConfig
+from clipmem_core.files import read_json
 from clipmem_core.studies.rankings import Removal
 
 # Arms share these, so that a seed splits, starts and draws alike in each of them and differences are paired.

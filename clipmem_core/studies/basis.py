@@ -11,7 +11,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.prepare import draw_membership
 from clipmem_core.audits.settings import config_from
-from clipmem_core.audits.store import CONFIG, MEMBERSHIP, PAIRS, PREPARED
+from clipmem_core.audits.store import CONFIG, MEMBERSHIP, PAIRS, PREPARED, read_prepared
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.studies.arms import Arm
 from clipmem_core.studies.ranking_audit import ranking_config
@@ -106,7 +106,7 @@ def basis_of(study: StudyFolder) -> Basis:
         {name: text for name, text in settings.items() if name not in own},
         audit.pairs,
         audit.membership[c.GROUP].to_numpy(dtype=str),
-        np.load(audit.folder / PREPARED)["clusters"],
+        read_prepared(audit.folder).clusters,
     )
 
 

@@ -11,7 +11,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.progress import last_line
 from clipmem_core.audits.scoring import membership_of
-from clipmem_core.audits.store import IMAGE_INDEX, MEMBER_UTILITY, SNAPSHOTS, TEXT_INDEX, Audit, read_json
+from clipmem_core.audits.store import IMAGE_INDEX, SNAPSHOTS, TEXT_INDEX, Audit, read_array, read_utility
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import Membership
@@ -110,13 +110,13 @@ def _pair_of_members(audit: Audit, names: tuple[str, str]) -> Membership:
 
 
 def _utility(folders: list[Path]) -> dict[str, float]:
-    metrics = [read_json(folder / MEMBER_UTILITY) for folder in folders]
+    metrics = [read_utility(folder) for folder in folders]
     means = {name: float(np.mean([one[name] for one in metrics])) for name in metrics[0]}
     return {RETRIEVAL: float(np.mean([means[name] for name in RECALLS])), **means}
 
 
 def _price(folders: list[Path]) -> dict[str, float]:
-    seen = [int(np.isfinite(np.load(folder / TRAJECTORY, mmap_mode="r")[..., 0]).sum()) for folder in folders]
+    seen = [int(np.isfinite(read_array(folder / TRAJECTORY, shared=True)[..., 0]).sum()) for folder in folders]
     ends = [last_line(folder / LOG) for folder in folders]
     return {
         SAMPLES_SEEN: seen[0],

@@ -188,7 +188,7 @@ def _bring_arm(run: StudyRun, arm: Arm, number: int) -> Audit:
         _begin_arm(run, arm, audit, number + 1)
     else:
         # A row may be gone while its members are there: never ask for fewer seeds than it has.
-        config = run.config_of(arm, max(number + 1, audit.config["config"]["seeds"]))
+        config = run.config_of(arm, max(number + 1, len(audit.config["members"]) // 2))
         check_same(audit, run.source, config)
         grow(audit, config)
     names = audit.config["members"]

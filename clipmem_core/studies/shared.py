@@ -6,6 +6,7 @@ What training leaves and what evaluation makes of it have keys of their own: arm
 their training.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -110,10 +111,9 @@ def _whole(key: str, say: Callable[[str], None]) -> bool:
     folder = _folder(key)
     if not (folder / MANIFEST).is_file():
         return False
-    try:
+    broken = [MANIFEST]
+    with contextlib.suppress(InputError):
         broken = broken_files(folder)
-    except (InputError, LookupError, TypeError, AttributeError):
-        broken = [MANIFEST]
     if not broken:
         return True
     say(f"{folder / broken[0]} is broken: making it again")

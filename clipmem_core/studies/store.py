@@ -8,13 +8,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
+from pydantic import AfterValidator
+from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
-from clipmem_core.audits.store import Audit, check_name, read_json, read_table, write_json, write_table
-from clipmem_core.config import InputError, data_folder
+from clipmem_core.audits.settings import check_fields
+from clipmem_core.audits.store import Audit, Name, Whole, check_name, inside, read_table, write_json, write_table
+from clipmem_core.config import AuditConfig, InputError, data_folder
+from clipmem_core.files import read_json
 
 ARM, SEED, EPOCH = "arm", "seed", "epoch"
 CLIPMEM_CANDIDATE = "clipmem_candidate"
@@ -36,6 +40,41 @@ OWN = "own.json"
 ARMS = "arms.parquet"
 TIMES = "times.parquet"
 SHARED_MEMBERS = "members"
+MEND = "delete the study's folder and run the study again; members that it has trained are taken over"
+Values = dict[str, bool | int | float | str | None]
+
+
+class StudyFile(TypedDict, total=False):
+    """The fields of study.json."""
+
+    study: str
+    source: str
+    config: Annotated[AuditConfig, AfterValidator(check_fields)]
+    reference: Name
+    reference_fields: Values
+    arms: dict[Name, Values]
+    settings: dict[Name, str]
+    equal_time: bool
+    snapshots: list[Whole]
+    compared: str
+    dataset_fingerprint: str
+    machine: dict[str, str | int]
+
+
+class OwnArmFile(TypedDict, total=False):
+    """The fields of an arm in own.json."""
+
+    name: Name
+    setting: str
+    removed: list[str]
+    recaptioned: dict[str, list[str]]
+    epochs: dict[Literal["epochs", "stop_epoch"], Whole]
+
+
+class OwnFile(TypedDict, total=False):
+    """The fields of own.json."""
+
+    arms: list[OwnArmFile]
 
 
 def studies_folder() -> Path:
@@ -56,13 +95,13 @@ class StudyFolder:
     @property
     def asked(self) -> dict[str, Any]:
         """The content of study.json: study, source, config, arms, their settings, pairs compared, machine."""
-        return read_json(self.folder / STUDY)
+        return read_json(self.folder / STUDY, StudyFile, mend=MEND)
 
     @property
     def own(self) -> list[dict[str, Any]]:
         """The content of own.json: what each arm is that a person added, run or not."""
         path = self.folder / OWN
-        return list(read_json(path)["arms"]) if path.is_file() else []
+        return list(read_json(path, OwnFile, mend=MEND)["arms"]) if path.is_file() else []
 
     @property
     def settings(self) -> dict[str, str]:
@@ -94,11 +133,11 @@ class StudyFolder:
 
     def audit(self, arm: str) -> Audit:
         """Return the audit of an arm, over all seeds that are done."""
-        return Audit(self.folder / "audits" / arm)
+        return Audit(inside(self.folder, f"audits/{check_name(arm)}"))
 
     def _table(self, name: str) -> pd.DataFrame:
         path = self.folder / name
-        return read_table(path) if path.is_file() else pd.DataFrame({ARM: [], SEED: []})
+        return read_table(path, mend=MEND) if path.is_file() else pd.DataFrame({ARM: [], SEED: []})
 
     def done(self) -> set[tuple[str, int]]:
         """Return the arms and seeds that have their row."""

@@ -1,12 +1,12 @@
 """Model names to config files, without importing torch: what the command line checks before anything starts."""
 
 import importlib.util
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from clipmem_core.config import InputError
+from clipmem_core.files import read_json
 
 OURS = Path(__file__).parent / "models"
 # The least and the most that a field may be. The most is far above every model of open_clip's: above it is a slip, and
@@ -63,10 +63,7 @@ def model_file(name: str) -> Path:
 def _checked_file(path: Path) -> Path:
     if not path.is_file():
         raise InputError(f"model {str(path)!r} is not a file: give the path of a JSON model config in open_clip's form")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"model {str(path)!r} is not valid JSON ({error})") from None
+    config = read_json(path, mend="give a JSON model config in open_clip's form")
     config = config.get("model_cfg", config) if isinstance(config, dict) else {}
     kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
     kinds |= {"multimodal_cfg": dict} if isinstance(config, dict) and "multimodal_cfg" in config else {}
@@ -78,11 +75,11 @@ def _checked_file(path: Path) -> Path:
 
 def model_config(name: str) -> dict[str, Any]:
     """Return the model config behind a name: embed_dim, vision_cfg, text_cfg."""
-    config = json.loads(model_file(name).read_text(encoding="utf-8"))
+    config = read_json(model_file(name))
     return config.get("model_cfg", config)
 
 
-def check_fields(name: str, *, image_size: int = 0) -> None:
+def check_model_fields(name: str, *, image_size: int = 0) -> None:
     """Refuse a model with a field that no model can have.
 
     Args:

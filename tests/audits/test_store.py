@@ -106,7 +106,7 @@ def test_broken_and_missing_files_are_found_and_made_room_for(tmp_path: Path) ->
     assert sorted(broken) == ["members/f-0/checkpoint.pt", "scores.parquet"]
     reopen(audit.folder, broken)
     assert not audit.finished
-    assert sorted(path.name for path in audit.folder.rglob("*") if path.is_file()) == ["config.json", "config.json"]
+    assert sorted(path.name for path in audit.folder.rglob("[!.]*") if path.is_file()) == ["config.json", "config.json"]
 
 
 def test_a_broken_embedding_costs_no_training(tmp_path: Path) -> None:

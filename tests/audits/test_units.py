@@ -124,14 +124,14 @@ def test_samples_are_found_again_all_pairs_first(copied: Audit) -> None:
 def test_an_audit_that_names_no_members_is_told(copied: Audit, members: object) -> None:
     write_json(copied.folder / "config.json", copied.config | {"members": members})
     for read in (measured_samples, read_units):
-        with pytest.raises(InputError, match="names no members"):
+        with pytest.raises(InputError, match=r"config\.json: members"):
             read(copied)
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "{}", '{"files": {}}'])
 def test_a_manifest_that_says_nothing_of_a_member_is_one_line(copied: Audit, content: str) -> None:
     (copied.folder / MANIFEST).write_text(content)
-    with pytest.raises(InputError, match="does not say what member 'f-0' is") as error:
+    with pytest.raises(InputError, match=r"manifest\.json") as error:
         read_units(copied)
     assert "\n" not in str(error.value)
 

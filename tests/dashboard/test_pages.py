@@ -170,16 +170,11 @@ def test_a_broken_config_of_an_unfinished_audit_is_told(copy: Copy) -> None:
 
 def test_optional_parts_may_be_missing_or_odd(copy: Copy) -> None:
     audit = copy()
-    odd = {
-        "sentence": "fine",
-        "checks": ["x", {"good": [5]}],
-        "encoders": {"image": "x", "fit": None},
-        "uses": [],
-        "detection": 3,
-    }
+    odd = {"sentence": "fine", "checks": [{"good": None}], "encoders": {"image": "x", "fit": None}}
     write_json(audit.folder / "verdict.json", odd)
-    write_json(audit.folder / "config.json", {"config": None, "members": None})
     assert "fine" in titles(open_page())
+    write_json(audit.folder / "verdict.json", odd | {"detection": 3})
+    assert "verdict.json: detection is wrong" in texts(open_page())[-1]
 
 
 def _unfinished(audit: Audit, *, seconds_ago: float) -> Audit:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from clipmem_core.audits.store import VERDICT, Audit, write_json
+from clipmem_core.config import InputError
 from clipmem_core.exports import report, write
 from clipmem_core.exports.report_tables import number
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
@@ -142,11 +143,12 @@ def test_a_picture_that_cannot_be_read_is_said_to_be(copy: Copy, tmp_path: Path)
     assert page.texts.count("picture cannot be read") == 100
 
 
-def test_a_verdict_of_another_shape_is_left_out(copy: Copy, tmp_path: Path) -> None:
+def test_a_verdict_of_another_shape_is_named_and_an_empty_one_is_left_out(copy: Copy, tmp_path: Path) -> None:
     audit = copy()
-    write_json(
-        audit.folder / VERDICT, {"checks": [1, {"good": "</script>"}], "groups": None, "detection": [{"score": 1}]}
-    )
+    write_json(audit.folder / VERDICT, {"checks": [1, {"good": "</script>"}], "groups": None})
+    with pytest.raises(InputError, match=r"verdict\.json: checks\.0 is wrong"):
+        write(audit, "html", tmp_path / "report.html")
+    write_json(audit.folder / VERDICT, {"detection": [{"score": "clipmem"}]})
     write(audit, "html", tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "This audit has no verdict." in page.texts

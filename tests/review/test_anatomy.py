@@ -217,5 +217,5 @@ def test_a_config_without_its_seed_is_named(copy: Copy) -> None:
     audit = copy("paper")
     embed(audit)
     write_json(audit.folder / "config.json", {"members": audit.config["members"]})
-    with pytest.raises(InputError, match=r"config\.json is incomplete: delete the audit's folder"):
+    with pytest.raises(InputError, match=r"config\.json lacks the field 'config': delete the audit's folder"):
         member_terms(audit, 3)

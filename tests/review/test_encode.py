@@ -137,5 +137,5 @@ def test_a_config_without_its_model_is_one_line(audit: Audit) -> None:
     config = audit.config
     del config["config"]
     write_json(audit.folder / CONFIG, config)
-    with pytest.raises(InputError, match=r"config\.json is incomplete \('config'\): delete"):
+    with pytest.raises(InputError, match=r"config\.json lacks the field 'config': delete"):
         embed_text(audit, "a cat")

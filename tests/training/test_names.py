@@ -8,7 +8,7 @@ import open_clip
 import pytest
 
 from clipmem_core.config import InputError
-from clipmem_core.training.names import check_fields, known_models, model_config, model_file, parameters
+from clipmem_core.training.names import check_model_fields, known_models, model_config, model_file, parameters
 from tests.training.toys import MODEL, write_model
 
 
@@ -104,12 +104,12 @@ def changed(folder: Path, field: str, value: Any) -> str:
 )
 def test_a_field_that_no_model_has_is_named(tmp_path: Path, field: str, value: Any, wanted: str) -> None:
     with pytest.raises(InputError, match=rf"odd.json': {field} must be {wanted}"):
-        check_fields(changed(tmp_path, field, value))
+        check_model_fields(changed(tmp_path, field, value))
 
 
 def test_the_size_of_the_pictures_asked_for_is_checked_too() -> None:
     with pytest.raises(InputError, match="vision_cfg.image_size must be a whole number"):
-        check_fields("tiny", image_size=10**6)
+        check_model_fields("tiny", image_size=10**6)
     assert parameters("tiny", image_size=4096) > parameters("tiny")
 
 
@@ -124,4 +124,4 @@ def test_weights_are_counted_as_open_clip_builds_them(tmp_path: Path, name: str)
 
 def test_every_known_model_has_fields_within_the_bounds() -> None:
     for name in known_models():
-        check_fields(name)
+        check_model_fields(name)

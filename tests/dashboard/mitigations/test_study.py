@@ -139,4 +139,4 @@ def test_a_broken_job_is_one_line(lab: StudyFolder, data: Path) -> None:
     leave_study_job(data, "lab", running=False)
     (data / "jobs" / ".studies" / "lab" / "job.json").write_text("[]")
     app = open_page(PAGE)
-    assert any("describes no job" in text for text in texts(app))
+    assert any("job.json: its content is wrong" in text for text in texts(app))

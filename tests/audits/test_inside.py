@@ -1,0 +1,149 @@
+"""What an audit's files name lies inside its folder, and what it began from is still what it was when it ends."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipmem_core.audits import run
+from clipmem_core.audits.run import run_audit
+from clipmem_core.audits.store import Audit, open_audit, write_manifest
+from clipmem_core.config import InputError
+from clipmem_core.studies.store import open_study
+from tests.audits.small import ENSEMBLE, Silent, config_of
+from tests.conftest import Made
+from tests.made_arms import make_arms
+
+OUT = ["../../mine/notes.txt", "members/../../../mine/notes.txt", "..\\mine", "C:\\mine", ""]
+FLAGS = [*ENSEMBLE, "--members", "4"]
+
+
+@pytest.fixture
+def copied(made: Made, data: Path, monkeypatch: pytest.MonkeyPatch) -> Audit:
+    """A copy of the finished audit, and a folder of somebody's beside the data; nothing is trained."""
+    shutil.copytree(made.data, data)
+    (data.parent / "mine").mkdir()
+    (data.parent / "mine" / "notes.txt").write_text("mine")
+
+    def trains(*_: object, **__: object) -> None:
+        raise RuntimeError("it trains")
+
+    monkeypatch.setattr(run, "run_members", trains)
+    return open_audit("ensemble")
+
+
+def again() -> None:
+    run_audit("scenes", config_of(FLAGS), name="ensemble", screen=Silent())
+
+
+def edit(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*OUT, "absolute"])
+def test_a_manifest_that_names_a_file_outside_touches_nothing(name: str, copied: Audit) -> None:
+    mine = copied.folder.parents[2] / "mine"
+    name = str(mine / "notes.txt") if name == "absolute" else name
+    edit(copied.folder / "manifest.json", files={**copied.files, name: "0" * 64})
+    before = kept(copied.folder) | kept(mine)
+    with pytest.raises(InputError, match=r"manifest\.json.*must lie inside the folder"):
+        again()
+    assert kept(copied.folder) | kept(mine) == before
+
+
+@pytest.mark.slow
+def test_a_manifest_that_names_a_file_behind_a_link_touches_nothing(copied: Audit) -> None:
+    mine = copied.folder.parents[2] / "mine"
+    (copied.folder / "members" / "linked").symlink_to(mine)
+    edit(copied.folder / "manifest.json", files={**copied.files, "members/linked/notes.txt": "0" * 64})
+    with pytest.raises(InputError, match=r"members/linked/notes\.txt is a link that leads out of .*ensemble"):
+        again()
+    assert [path.name for path in mine.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["../../../mine", "/mine", "a\\b", ".hidden"])
+def test_a_member_that_lies_outside_is_refused(name: str, copied: Audit) -> None:
+    edit(copied.folder / "config.json", members=[name, "r0-f1", "r1-f0", "r1-f1"])
+    (copied.folder / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"config\.json: members\.0 is wrong \(name .* must be letters"):
+        again()
+
+
+@pytest.mark.slow
+def test_a_member_behind_a_link_is_refused(copied: Audit) -> None:
+    mine = copied.folder.parents[2] / "mine"
+    shutil.rmtree(copied.folder / "members" / "r0-f0")
+    (copied.folder / "members" / "r0-f0").symlink_to(mine)
+    (copied.folder / "manifest.json").unlink()
+    with pytest.raises(InputError, match="r0-f0.* is a link that leads out"):
+        again()
+    assert [path.name for path in mine.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pixels", ["../mine", "/mine", "cache/../../mine"])
+def test_pictures_are_never_kept_outside_the_data_folder(pixels: str, copied: Audit) -> None:
+    edit(copied.folder / "config.json", pixels=pixels)
+    with pytest.raises(InputError, match=r"config\.json: pixels is wrong"):
+        again()
+
+
+def test_an_arm_of_a_study_lies_in_its_folder(data: Path) -> None:
+    study = make_arms(data)
+    edit(study.folder / "study.json", reference="../../mine")
+    with pytest.raises(InputError, match=r"study\.json: reference is wrong \(name '\.\./\.\./mine' must be"):
+        open_study("combined").asked  # noqa: B018
+    with pytest.raises(InputError, match=r"name '\.\.' must be"):
+        study.audit("..")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["quarantine.parquet", "pairs.parquet", "membership.parquet", "members/r0-f0/config.json"]
+)
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"{}"])
+def test_an_unfinished_audit_with_a_broken_beginning_does_not_finish(name: str, content: bytes, copied: Audit) -> None:
+    (copied.folder / "manifest.json").unlink()
+    (copied.folder / name).unlink()
+    (copied.folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=name):
+        again()
+    assert not copied.finished
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["checkpoint.pt", "trajectory.npy", "image.faiss"])
+def test_an_unfinished_audit_with_a_broken_member_makes_it_anew(name: str, copied: Audit) -> None:
+    path = copied.folder / "members" / "r0-f0" / name
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(whole)
+    (copied.folder / "manifest.json").unlink()
+    with pytest.raises(RuntimeError, match="it trains"):
+        again()
+    assert not path.exists()
+    assert not (path.parent / "text.faiss").exists()
+
+
+@pytest.mark.slow
+def test_an_audit_of_before_that_lacks_the_list_of_its_files_goes_on(
+    copied: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copied.folder / ".files.json").unlink()
+    (copied.folder / "manifest.json").unlink()
+    monkeypatch.setattr(run, "run_members", lambda *_, **__: None)
+    before = {path: os.stat(path).st_mtime_ns for path in (copied.folder / "members").rglob("*.pt")}
+    again()
+    assert copied.finished
+    assert {path: os.stat(path).st_mtime_ns for path in before} == before
+    write_manifest(copied.folder)
