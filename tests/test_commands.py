@@ -144,7 +144,7 @@ def test_a_model_that_no_memory_holds_is_refused_before_any_of_it_is_built(tmp_p
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30)),
         capture_output=True,
         text=True,
-        timeout=60,  # 2 on an idle machine
+        timeout=60,
         check=False,
     )
     assert finished.returncode == 2
