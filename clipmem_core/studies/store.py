@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_fields
-from clipmem_core.audits.store import Audit, Name, Whole, check_name, inside, read_table, write_json, write_table
+from clipmem_core.audits.store import Audit, Inner, Whole, check_name, inside, read_table, write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.files import read_json
 
@@ -50,10 +50,10 @@ class StudyFile(TypedDict, total=False):
     study: str
     source: str
     config: Annotated[AuditConfig, AfterValidator(check_fields)]
-    reference: Name
+    reference: Inner
     reference_fields: Values
-    arms: dict[Name, Values]
-    settings: dict[Name, str]
+    arms: dict[Inner, Values]
+    settings: dict[Inner, str]
     equal_time: bool
     snapshots: list[Whole]
     compared: str
@@ -64,7 +64,7 @@ class StudyFile(TypedDict, total=False):
 class OwnArmFile(TypedDict, total=False):
     """The fields of an arm in own.json."""
 
-    name: Name
+    name: Inner
     setting: str
     removed: list[str]
     recaptioned: dict[str, list[str]]
@@ -133,7 +133,7 @@ class StudyFolder:
 
     def audit(self, arm: str) -> Audit:
         """Return the audit of an arm, over all seeds that are done."""
-        return Audit(inside(self.folder, f"audits/{check_name(arm)}"))
+        return Audit(inside(self.folder, f"audits/{arm}"))
 
     def _table(self, name: str) -> pd.DataFrame:
         path = self.folder / name

@@ -41,7 +41,9 @@ def make_study(data: Path, rows: Rows = (), **changes: Any) -> StudyFolder:
     ids = [f"p{row}" for row in range(len(group))]
     folder = study.audit("none").folder
     folder.mkdir(parents=True)
-    write_json(folder / CONFIG, {"config": as_dict(dataclasses.replace(config, train_captions=1)), "members": []})
+    write_json(
+        folder / CONFIG, {"config": as_dict(dataclasses.replace(config, train_captions=1)), "members": ["f-0", "g-0"]}
+    )
     write_table(folder / PAIRS, pd.DataFrame({"pair_id": ids, "captions": [["one", "two"]] * len(ids)}))
     write_table(folder / MEMBERSHIP, pd.DataFrame({"pair_id": ids, "group": group}))
     clusters = np.array([TWINS.get(row, row) for row in range(len(ids))])
