@@ -170,7 +170,7 @@ def write_csv(audit: Audit) -> None:
     for path in (folder / RUNS).glob(f"*/{RESULT}"):
         mend = f"delete {path.parent} and run the command again"
         layers = layer_means(read_table(path.parent / UNITS, mend=mend), by=[LAYER])
-        tables.append(layers.assign(**read_json(path, dict[str, int | str | float | None], mend=mend)))
+        tables.append(layers.assign(**read_json(path, dict[str, bool | int | str | float | None], mend=mend)))
     whole = pd.concat(tables, ignore_index=True)
     order = whole[PARADIGM].map(PARADIGMS.index)
     whole = whole.assign(order=order).sort_values(["order", SEED, LAYER]).drop(columns="order")

@@ -66,7 +66,7 @@ def test_a_comparison_is_made_anew_when_a_file_changes(copy: Copy, monkeypatch: 
 @pytest.mark.parametrize("config", [None, 3, {"source": "x"}])
 def test_an_audit_that_does_not_say_how_it_ran_is_told(copy: Copy, config: object) -> None:
     one, other = copy(name="one"), with_config(copy(name="other"), config=config)
-    with pytest.raises(InputError, match=r"other/config.json does not say how it ran"):
+    with pytest.raises(InputError, match=r"other/config.json: config.* is wrong"):
         compared(one, other, "clipmem")
 
 

@@ -134,8 +134,9 @@ def test_an_audit_of_another_data_set_under_the_same_decisions_is_survived(copy:
     audit = copy()
     open_review(audit).decide(["absent", "also absent"], "keep", audit="other")
     open_page(page, audit="made")
+    config = audit.config
     for fingerprint in (5, "", "../../x", None):
-        write_json(audit.folder / CONFIG, audit.config | {"dataset_fingerprint": fingerprint})
+        write_json(audit.folder / CONFIG, config | {"dataset_fingerprint": fingerprint})
         open_page(page, audit="made")
 
 

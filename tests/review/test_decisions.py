@@ -61,7 +61,7 @@ def test_an_audit_without_a_fingerprint_of_its_data_set_is_known_by_its_own(copy
 def test_an_audit_that_names_no_data_set_is_an_error(copy: Callable[..., Audit], config: object) -> None:
     audit = copy()
     write_json(audit.folder / CONFIG, config)
-    with pytest.raises(InputError, match="no dataset_fingerprint|must be letters"):
+    with pytest.raises(InputError, match="dataset_fingerprint|must be letters"):
         open_review(audit)
 
 

@@ -31,9 +31,7 @@ def test_a_verdict_of_one_sentence_is_enough(copy: Copy) -> None:
     assert groups["n"].tolist() == [80, 20]
 
 
-@pytest.mark.parametrize(
-    "groups", [None, 3, "x", [1, 2], [{"group": "scored"}], [{"low": 1}], [{"group": "scored", "low": "x"}]]
-)
+@pytest.mark.parametrize("groups", [[], [{"group": "scored"}], [{"low": 1}], [{"group": "scored", "low": "x"}]])
 def test_odd_optional_parts_are_passed_over(copy: Copy, groups: object) -> None:
     audit = copy()
     write_json(audit.folder / "verdict.json", {"sentence": "fine", "groups": groups})
@@ -44,7 +42,7 @@ def test_odd_optional_parts_are_passed_over(copy: Copy, groups: object) -> None:
 def test_json_that_is_no_object_is_named(copy: Copy, name: str) -> None:
     audit = copy()
     (audit.folder / name).write_text("[]")
-    with pytest.raises(InputError, match=rf"{name} is (not a|no) JSON object"):
+    with pytest.raises(InputError, match=rf"{name}: .* should be an object"):
         load_overview(audit)
 
 

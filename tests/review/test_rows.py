@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.config import InputError
 from clipmem_core.review import rows
 from clipmem_core.review.rows import (
     audit_root,
@@ -116,5 +117,8 @@ def test_points_are_drawn_the_same_each_time_and_carry_their_columns(made: dict[
 def test_an_audit_that_names_no_folder_shows_no_pictures_of_others(copy: Copy) -> None:
     audit = copy()
     assert audit_root(audit).name == "ensemble"
-    write_json(audit.folder / "config.json", {"root": 3})
+    write_json(audit.folder / "config.json", {})
     assert audit_root(audit) == audit.folder
+    write_json(audit.folder / "config.json", {"root": 3})
+    with pytest.raises(InputError, match=r"config.json: root is wrong"):
+        audit_root(audit)

@@ -5,6 +5,7 @@ import pytest
 
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import prepare_audit
+from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, open_review
@@ -43,7 +44,7 @@ def test_a_fingerprint_that_is_none_opens_no_file() -> None:
 
 @pytest.mark.parametrize("flags", [[], ["--plant-miscaptions", "5"]])
 def test_a_study_has_the_decisions_of_an_audit_of_the_same_pairs(data: Path, flags: list[str]) -> None:
-    config = config_of([*PAPER, "--scenes-pairs", "220", *flags])
+    config = resolve(config_of([*PAPER, "--scenes-pairs", "220", *flags]))
     audit = Audit(data / "audits" / "one")
     prepare_audit(audit, "scenes", config, Silent())
     open_review(audit).decide(["any"], REMOVE, audit="one")
@@ -53,7 +54,7 @@ def test_a_study_has_the_decisions_of_an_audit_of_the_same_pairs(data: Path, fla
 
 
 def test_an_arm_by_decisions_leaves_out_what_was_decided_on_captions_that_the_study_does_not_show(data: Path) -> None:
-    plain = config_of([*PAPER, "--scenes-pairs", "220"])
+    plain = resolve(config_of([*PAPER, "--scenes-pairs", "220"]))
     planted = Audit(data / "audits" / "planted")
     prepare_audit(planted, "scenes", dataclasses.replace(plain, plant_miscaptions=5), Silent())
     own = load_data_set("scenes", plain).pairs["captions"]

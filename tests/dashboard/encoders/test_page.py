@@ -57,7 +57,7 @@ def test_an_audit_whose_members_cannot_be_mapped_says_so(copy: Copy) -> None:
     assert "No pair has contributions of both encoders" in app.info[0].value
 
 
-@pytest.mark.parametrize("encoder", [{}, {"fit": None}, {"fit": "x"}, 3])
+@pytest.mark.parametrize("encoder", [{}, {"fit": None}, {"fit": "x"}])
 def test_a_verdict_that_says_nothing_of_the_fit_is_told(copy: Copy, encoder: object) -> None:
     audit = copy()
     write_json(audit.folder / "verdict.json", audit.verdict | {"encoders": encoder})
