@@ -132,7 +132,8 @@ def _dot(colour: str) -> str:
 def _scores(card: PairCard, noise: Noise, order: str) -> str:
     hidden = (MATCH,) if noise.error else (MATCH, SE)
     shown = {name: number(card.scores.get(name)) for name in dict.fromkeys((*SHOWN, order)) if name not in hidden}
-    shown[CLIPMEM] += noise.around(card.scores.get(CLIPMEM), card.scores.get(SE))
+    if noise.error:  # the floor is the same for all, and stands above them
+        shown[CLIPMEM] += noise.around(card.scores.get(CLIPMEM), card.scores.get(SE))
     if card.match is not None:
         shown = {MATCH: number(card.match)} | shown
     rows = (

@@ -34,8 +34,9 @@ class Noise:
         """Return one line on what `around` writes."""
         if self.error:
             return f"± {self.error}."
-        floor = "" if self.floor is None else "Noise: SD of clipmem over external pairs, which no member saw."
-        return floor or "This audit does not say how certain clipmem is."
+        if self.floor is None:
+            return "This audit does not say how certain clipmem is."
+        return f"Noise {self.floor:.2f}: SD of clipmem over external pairs, which no member saw."
 
 
 def read_verdict(audit: Audit) -> dict[str, Any]:
