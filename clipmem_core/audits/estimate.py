@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.checks import ERROR, FOUND, PICTURES, TIME, Request, read_request
-from clipmem_core.audits.pace import Pace, undisturbed
+from clipmem_core.audits.preflight import ERROR, FOUND, PICTURES, TIME, Request, read_request
 from clipmem_core.audits.prepare import draw_membership, look_at_pictures, plant
 from clipmem_core.audits.rehearsal import measure_pace
 from clipmem_core.audits.settings import resolve, side_by_side
+from clipmem_core.audits.throughput import Pace, undisturbed
 from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.pairs.pixel_cache.facts import check_chunk
 from clipmem_core.pairs.pixel_cache.workers import cores

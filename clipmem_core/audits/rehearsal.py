@@ -14,8 +14,8 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.audits.members import KEEP_MEMORY, stop
-from clipmem_core.audits.pace import Pace, write_sample
 from clipmem_core.audits.settings import side_by_side
+from clipmem_core.audits.throughput import Pace, write_sample
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.pairs.table import RawPairs
 from clipmem_core.scores.membership import Membership
@@ -49,7 +49,7 @@ def measure_pace(
 
 def _run_side_by_side(folder: Path, count: int, *, threads: int) -> tuple[Pace, float]:
     environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "clipmem_core.audits.pace", str(folder)]
+    command = [sys.executable, "-m", "clipmem_core.audits.throughput", str(folder)]
     began = time.monotonic()
     processes = [
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(count)

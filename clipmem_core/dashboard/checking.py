@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.checks import Check, Request, find_check, refuse_at_once, start_check
 from clipmem_core.audits.jobs import cancel, find_job, start_audit
+from clipmem_core.audits.preflight import Check, Request, find_check, refuse_at_once, start_check
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.amounts import duration

@@ -19,7 +19,7 @@ from filelock import FileLock
 from typing_extensions import TypedDict
 
 from clipmem_core.audits.jobs import Job, find_job_in, jobs_folder, start_job_in
-from clipmem_core.audits.manage import folder_bytes
+from clipmem_core.audits.lifecycle import folder_bytes
 from clipmem_core.audits.store import Audit, open_audit, write_json
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.exports import FORMATS, Format, Summary, write

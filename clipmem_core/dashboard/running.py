@@ -8,7 +8,7 @@ import streamlit as st
 
 from clipmem_core.audits.jobs import cancel, resume_arguments, start_audit, start_job
 from clipmem_core.audits.progress import MemberProgress, loss_curves, member_progress, training_seconds_left
-from clipmem_core.audits.states import (
+from clipmem_core.audits.status import (
     BROKEN,
     CANCELLED,
     DONE,

@@ -7,8 +7,8 @@ from typing import Any
 
 import streamlit as st
 
-from clipmem_core.audits.checks import Request, find_request
 from clipmem_core.audits.jobs import find_fetch, find_job, start_fetch
+from clipmem_core.audits.preflight import Request, find_request
 from clipmem_core.audits.settings import PROTOCOLS, audit_name
 from clipmem_core.audits.store import CONFIG, audits_folder, is_name
 from clipmem_core.config import PRESETS, AuditConfig, SourceOptions, data_folder, preset_config

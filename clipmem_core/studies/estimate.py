@@ -38,8 +38,8 @@ def seconds_by_arm(
     """
     # With these comes torch, which a page that only wants minutes need not wait for.
     from clipmem_core.audits.estimate import Sizes, audit_seconds
-    from clipmem_core.audits.pace import Pace
     from clipmem_core.audits.rehearsal import measure_pace
+    from clipmem_core.audits.throughput import Pace
 
     readable = data_set.pairs[c.IMAGE].tolist()[:50]
     measured: dict[str, tuple[Pace, float]] = {}

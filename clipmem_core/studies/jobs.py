@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipmem_core.audits import queue
-from clipmem_core.audits.holding import is_held
 from clipmem_core.audits.jobs import Job, find_job_in, jobs_folder, start_job_in
+from clipmem_core.audits.lock import is_held
 from clipmem_core.studies.store import StudyFolder, study_folder
 from clipmem_core.studies.typed import resume_arguments
 

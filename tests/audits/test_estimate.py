@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from clipmem_core.audits import estimate
-from clipmem_core.audits.checks import Request
 from clipmem_core.audits.estimate import PictureLines, Sizes, audit_seconds, main
-from clipmem_core.audits.pace import Pace
+from clipmem_core.audits.preflight import Request
 from clipmem_core.audits.prepare import draw_membership, load_data_set
 from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import write_json
+from clipmem_core.audits.throughput import Pace
 from clipmem_core.config import AuditConfig, SourceOptions, as_dict, preset_config
 
 SMALL = dataclasses.replace(preset_config("tiny"), source=SourceOptions(scenes_pairs=220), threads=1, epochs=2)

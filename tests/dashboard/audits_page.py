@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.checks import Request
 from clipmem_core.audits.detached import process_start
+from clipmem_core.audits.preflight import Request
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import AuditConfig, SourceOptions, as_dict, preset_config
 from clipmem_core.dashboard import checking, running, starting

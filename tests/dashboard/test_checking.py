@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.checks import Request
 from clipmem_core.audits.jobs import cancel, start_job
+from clipmem_core.audits.preflight import Request
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import AuditConfig, SourceOptions
 from tests.dashboard.audits_page import PAGE, TIME, button, found, labels, table

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.holding import hold
 from clipmem_core.audits.jobs import Job, find_job
+from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.dashboard import running
 

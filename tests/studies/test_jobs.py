@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.holding import hold
+from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import write_json
 from clipmem_core.config import InputError
 from clipmem_core.studies import jobs

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clipmem_core.audits.holding import hold
 from clipmem_core.audits.jobs import find_job, jobs_folder
+from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import (
     CONFIG,
     MANIFEST,

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from clipmem_core.audits.holding import is_held
 from clipmem_core.audits.jobs import Job, find_job, list_job_names
+from clipmem_core.audits.lock import is_held
 from clipmem_core.audits.progress import member_progress
 from clipmem_core.audits.store import CONFIG, MEMBERS, Audit, audits_folder, is_name, list_audits
 from clipmem_core.config import InputError

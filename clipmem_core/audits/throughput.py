@@ -1,6 +1,6 @@
 """A few real steps of a model → how fast it trains and embeds on this machine, as one of several side by side.
 
-    python -m clipmem_core.audits.pace FOLDER
+    python -m clipmem_core.audits.throughput FOLDER
 
 FOLDER holds a `Sample`: the config, tokens of real captions, and where pictures stream, their references. The process
 says `ready` once it is warm, waits for a line, measures, and prints a `Pace` as JSON.
