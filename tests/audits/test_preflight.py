@@ -8,6 +8,7 @@ import pytest
 
 from clipmem_core.audits import preflight
 from clipmem_core.audits.detached import process_start
+from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.preflight import Request, find_check, find_request, refuse_at_once, start_check
 from clipmem_core.audits.store import write_json
 from clipmem_core.commands import parse
@@ -149,7 +150,7 @@ def test_a_request_that_is_none_is_named(data: Path, content: str) -> None:
 
 
 def test_old_checks_are_thrown_away_when_the_next_one_starts(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "start_job_in", lambda folder, command: None)
+    monkeypatch.setattr(Task, "start", lambda task: None)
     old, running, new = (Request("x", name, TINY) for name in ("old", "running", "new"))
     leave_check(data, old)
     leave_check(data, running, exit_code=None, started=process_start(os.getpid()) or "")
