@@ -1,4 +1,4 @@
-"""An audit's folder → the same under another name, or nothing; a kill at any moment leaves it whole under one name."""
+"""Renaming and deleting an audit; a kill at any moment leaves it whole under one name."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What somebody wants to audit → a detached check of it: what is in the data set, and how long the audit will take.
+"""The detached check of an audit that somebody wants: what is in the data set, and how long the audit will take.
 
     <data>/jobs/.checks/<key>/   request.json · job.json, output.log, exit_code
 

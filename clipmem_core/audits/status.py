@@ -1,4 +1,4 @@
-"""An audit's folder, its job and the queue → the one word that says how it stands."""
+"""How an audit stands, in a word, by its folder, its job, the queue and its lock."""
 
 import contextlib
 import math

@@ -99,7 +99,7 @@ def test_a_sample_is_said_and_more_can_be_measured(copy: Copy, started: list[lis
     assert "The median comes from a histogram" in captions(app)
     assert not any("How much of it" in element.value for element in app.markdown)
     app.button(key="units-0").click().run()
-    assert started == [("units", 0)]
+    assert started == [["units", "made"]]
     app.segmented_control(key="unit-variant").select("mean").run()
     assert address(app)["variant"] == "mean"
 
