@@ -18,9 +18,9 @@ import pytest
 
 from clipmem_core.audits import results as audit_results
 from clipmem_core.audits import run as audit_run
-from clipmem_core.audits.jobs import find_job
+from clipmem_core.audits.jobs import audit_task
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.states import list_states
+from clipmem_core.audits.status import list_states
 from clipmem_core.audits.store import open_audit, read_utility
 from clipmem_core.commands import main
 from clipmem_core.config import InputError
@@ -161,7 +161,7 @@ READERS: dict[str, Callable[[], Any]] = {
     "audits/a/verdict.json": lambda: open_audit("a").verdict,
     "studies/s/study.json": lambda: open_study("s").asked,
     "studies/s/own.json": lambda: open_study("s").own,
-    "jobs/a/job.json": lambda: find_job("a"),
+    "jobs/a/job.json": lambda: audit_task("a").find(),
 }
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.frozen import check_same, write_audit
-from clipmem_core.audits.holding import hold
+from clipmem_core.audits.lock import hold
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import Screen, bring_to_end, counts
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, file_sha256

@@ -1,8 +1,8 @@
-"""A command → a process that outlives whoever started it: `python detached.py FOLDER COMMAND…`.
+"""Starts a command as a process that outlives whoever started it: `python detached.py FOLDER COMMAND…`.
 
-Standard library only, since it is run as a file. FOLDER receives `job.json` (pid and start time of the process and of
-its supervisor, the command), `output.log` and, at the end, `exit_code`, which the supervisor writes. The call returns
-as soon as `job.json` is there.
+It is run as a file and imports nothing of this package. FOLDER receives `job.json` (pid and start time of the process
+and of its supervisor, the command), `output.log` and, at the end, `exit_code`, which the supervisor writes. The call
+returns as soon as `job.json` is there.
 """
 
 import json
@@ -13,13 +13,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
 JOB = "job.json"
 OUTPUT = "output.log"
 EXIT_CODE = "exit_code"
 
 
 def process_start(pid: int) -> str | None:
-    """Return when a running process was started, as the system writes it: a pid can be reused, this pair cannot.
+    """Return when a running process was started, in ticks of the system: a pid can be reused, this pair cannot.
 
     Returns:
         None where no such process runs; one that ended and was not collected yet does not run.
@@ -28,20 +30,15 @@ def process_start(pid: int) -> str | None:
         >>> process_start(os.getpid()) is None
         False
     """
-    if sys.platform == "linux":
-        return _proc_start(pid)
-    shown = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    state, _, start = shown.stdout.strip().partition(" ")
-    return start.strip() or None if not state.startswith("Z") else None
-
-
-def _proc_start(pid: int) -> str | None:
+    # Linux counts from the boot, so that a clock that is set anew changes nothing; the others note the time of day.
+    since = psutil.boot_time() if psutil.LINUX else 0.0
     try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return None
+        return str(round((process.create_time() - since) * os.sysconf("SC_CLK_TCK")))
+    except (psutil.NoSuchProcess, ValueError, OverflowError):  # also of a number that can be no pid
         return None
-    fields = status.rpartition(")")[2].split()  # the name before it may hold spaces and brackets
-    return None if fields[0] in "ZX" else fields[19]
 
 
 def main(folder: Path, command: Sequence[str]) -> None:

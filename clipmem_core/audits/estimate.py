@@ -1,4 +1,4 @@
-"""A request for an audit → what its data set holds, and how long it will take by a few real steps, before it starts.
+"""Checks an audit before it starts: what its data set holds, and how long it will take by a few real steps.
 
     python -m clipmem_core.audits.estimate REQUEST.json
 
@@ -11,7 +11,6 @@ import json
 import math
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.checks import ERROR, FOUND, PICTURES, TIME, Request, read_request
-from clipmem_core.audits.pace import Pace, undisturbed
+from clipmem_core.audits.preflight import ERROR, FOUND, PICTURES, TIME, Request, read_request
 from clipmem_core.audits.prepare import draw_membership, look_at_pictures, plant
-from clipmem_core.audits.rehearsal import measure_pace
+from clipmem_core.audits.progress import MemberSeconds, audit_seconds
 from clipmem_core.audits.settings import resolve, side_by_side
+from clipmem_core.audits.throughput import Pace, measure_pace, undisturbed
 from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.pairs.pixel_cache.facts import check_chunk
 from clipmem_core.pairs.pixel_cache.workers import cores
@@ -33,47 +32,28 @@ from clipmem_core.scores.membership import Membership
 REASONS = 5  # shown, the commonest first
 PICTURES_TRIED = 50
 SECONDS_BETWEEN_LINES = 0.5
-# Reading vectors, aligning and ranking them; measured once, since it is a hundredth of an audit.
-SCORING = 2e-5  # seconds a pair and member
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What the time of an audit depends on, beside its config."""
-
-    pairs: int
-    captions: int  # of all pairs together
-    trained: int  # pairs that a member trains on
-
-
-def audit_seconds(
-    pace: Pace, config: AuditConfig, sizes: Sizes, *, starting: float, preparing: float
-) -> dict[str, float]:
-    """Return how long an audit takes when nothing else runs, in seconds, by what they are spent on.
+def member_seconds(pace: Pace, config: AuditConfig, membership: Membership, *, captions: int) -> MemberSeconds:
+    """Return what one member takes, of a pace that was measured.
 
     Args:
         pace: of one member while as many train as will.
         config: a resolved one.
-        sizes: of the data set.
-        starting: until a member's process makes its first step.
-        preparing: reading the data set and opening its pictures.
-
-    Example:
-        >>> config = AuditConfig(members=4, epochs=10, batch_size=100, views=2, device="cpu", threads=10_000)
-        >>> pace, sizes = Pace(0, 0, 0.5, 0.001, 0.002, 1), Sizes(500, 500, 250)
-        >>> audit_seconds(pace, config, sizes, starting=3, preparing=1)["training"]  # 4 turns, 10 epochs, 3 batches
-        60.0
+        membership: who trains on what.
+        captions: of all pairs together.
     """
-    turns = math.ceil(config.members / side_by_side(config))
-    steps = config.trained_epochs * math.ceil(sizes.trained / config.batch_size)
-    embedding = sizes.pairs * config.views * pace.picture + sizes.captions * pace.caption
-    return {
-        "preparing": preparing,
-        "starting": turns * starting,
-        "training": turns * steps * pace.step,
-        "embedding": turns * embedding,
-        "scoring": sizes.pairs * config.members * SCORING,
-    }
+    views = len(membership.group) * config.views
+    return MemberSeconds(_steps(config, membership) * pace.step, views * pace.picture + captions * pace.caption)
+
+
+def _trained(membership: Membership) -> int:
+    """Return the pairs that a member trains on."""
+    return round(float(membership.trained.sum(axis=1).mean()))
+
+
+def _steps(config: AuditConfig, membership: Membership) -> int:
+    return config.trained_epochs * math.ceil(_trained(membership) / config.batch_size)
 
 
 def check(request: Request) -> None:
@@ -127,18 +107,17 @@ def say_time(
     preparing: float,
 ) -> None:
     """Print how long the audit takes when nothing else runs, from what that follows, and how busy the machine is."""
-    trained = round(float(membership.trained.sum(axis=1).mean()))
-    sizes = Sizes(len(pairs), int(_captions(pairs, config).sum()), trained)
-    seconds = audit_seconds(pace, config, sizes, starting=starting, preparing=preparing)
+    member = member_seconds(pace, config, membership, captions=int(_captions(pairs, config).sum()))
+    spent = {"preparing": preparing} | audit_seconds(member, config, starting=starting, pairs=len(pairs))
     say(
         TIME,
-        seconds={name: round(value, 2) for name, value in seconds.items()},
+        seconds={name: round(value, 2) for name, value in spent.items()},
         busy=round(pace.busy, 2),
         step=round(pace.step, 4),
-        steps=config.trained_epochs * math.ceil(trained / config.batch_size),
+        steps=_steps(config, membership),
         members=config.members,
         side_by_side=side_by_side(config),
-        trained=trained,
+        trained=_trained(membership),
     )
 
 

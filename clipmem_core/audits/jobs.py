@@ -1,14 +1,15 @@
-"""The arguments of an audit → a detached process with a folder that says how it goes, found again by its name.
+"""Detached processes, each with a folder that says how it goes, by which it is found again.
 
-    <data>/jobs/<name>/        job.json: pid, start time of the process, command · output.log · exit_code
-    <data>/jobs/.checks/<key>/ the same of a check, .sets/<set>/ of a download: they wait for nobody
+    <data>/jobs/<name>/          of an audit: job.json (pid, start time, command) · output.log · exit_code
+    <data>/jobs/.<kind>/<key>/   of a download, a check, a look into encoders, a map, a study or an export
 
-A job is nobody's child: it goes on when the page is reloaded and when the server stops.
+A job goes on when the page is reloaded and when the server stops.
 """
 
 import contextlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,11 +24,12 @@ from typing_extensions import TypedDict
 import clipmem_core
 from clipmem_core.audits import detached, queue
 from clipmem_core.audits.settings import typed, typed_flags
-from clipmem_core.audits.store import Whole, check_name
+from clipmem_core.audits.store import Audit, Whole, check_name
 from clipmem_core.config import AuditConfig, data_folder
 from clipmem_core.files import read_json
 
-FETCHES = ".sets"  # no audit's name begins with a dot
+UNITS, PARADIGMS = "units", "paradigms"  # what encoders are looked into for
+SAMPLE = 1000
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -114,82 +116,88 @@ def jobs_folder() -> Path:
     return data_folder() / "jobs"
 
 
-def find_job(name: str) -> Job | None:
-    """Return the job last started under an audit's name, running or not, or None.
-
-    Raises:
-        InputError: the name cannot be one, or its job.json is broken.
-    """
-    return find_job_in(jobs_folder() / check_name(name))
-
-
-def find_job_in(folder: Path) -> Job | None:
-    """Return the job last started in a folder, running or not, or None.
-
-    Raises:
-        InputError: its job.json is broken.
-    """
-    path = folder / detached.JOB
-    if not path.is_file():
-        return None
-    job = read_json(path, JobFile, mend=f"delete {folder}")
-    return Job(folder, job["pid"], job["started"], tuple(job["command"]), tuple(job.get("supervisor", (0, None))))
-
-
 def list_job_names() -> list[str]:
     """Return the names under which audits were started and whose jobs are still there."""
     return sorted(path.parent.name for path in jobs_folder().glob(f"[!.]*/{detached.JOB}"))
 
 
-def start_audit(arguments: Sequence[str], *, name: str) -> Job:
-    """Start `python -m clipmem_core audit <arguments>` detached, or return the job of that name if it runs.
+@dataclass(frozen=True)
+class Task:
+    """What a detached process is to do: its command, and the folder that it is found again by."""
 
-    It waits until the audits started before it have ended.
+    folder: Path
+    command: Sequence[str]
+
+    def find(self) -> Job | None:
+        """Return the job last started for it, running or not, or None.
+
+        Raises:
+            InputError: its job.json is broken.
+        """
+        path = self.folder / detached.JOB
+        if not path.is_file():
+            return None
+        job = read_json(path, JobFile, mend=f"delete {self.folder}")
+        supervisor = tuple(job.get("supervisor", (0, None)))
+        return Job(self.folder, job["pid"], job["started"], tuple(job["command"]), supervisor)
+
+    def start(self) -> Job:
+        """Start it, or return its job if that runs.
+
+        Raises:
+            RuntimeError: the process could not be started.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / "start.lock"):
+            job = self.find()
+            if job is not None and job.running:
+                return job
+            for left_over in (detached.JOB, detached.EXIT_CODE):
+                (self.folder / left_over).unlink(missing_ok=True)
+            printed = _detach(self.folder, self.command)
+            job = self.find()
+        if job is None:
+            raise RuntimeError(f"job {self.folder.name!r} did not start: {printed or 'no output'}")
+        return job
+
+
+def audit_task(name: str, arguments: Sequence[str] = ()) -> Task:
+    """Return the task of an audit, which waits until the audits started before it have ended.
 
     Args:
-        arguments: what follows `audit` on the command line.
-        name: the audit's name, which is the job's.
+        name: the audit's.
+        arguments: what follows `python -m clipmem_core audit`; they do not matter where its job is only looked for.
 
     Raises:
         InputError: the name cannot be one.
-        RuntimeError: the process could not be started.
     """
-    return start_job(queue.queued(name, ["audit", *arguments]), name=name)
+    return Task(jobs_folder() / check_name(name), queue.queued(name, ["audit", *arguments]))
 
 
-def start_fetch(name: str) -> Job:
-    """Start `python -m clipmem_core fetch <name>` detached, or return the job that does it."""
-    return start_job_in(jobs_folder() / FETCHES / name, [sys.executable, "-m", "clipmem_core", "fetch", name])
+def fetch_task(name: str) -> Task:
+    """Return the task of fetching a data set."""
+    return Task(jobs_folder() / ".sets" / name, [sys.executable, "-m", "clipmem_core", "fetch", name])
 
 
-def find_fetch(name: str) -> Job | None:
-    """Return the job last started to fetch a data set, or None."""
-    return find_job_in(jobs_folder() / FETCHES / name)
+def encoder_task(audit: Audit, kind: str, *, sample: int = 0) -> Task:
+    """Return the task of looking into an audit's encoders, which waits as an audit does.
 
-
-def start_job(command: Sequence[str], *, name: str) -> Job:
-    """Start any command detached, under an audit's name."""
-    return start_job_in(jobs_folder() / check_name(name), command)
-
-
-def start_job_in(folder: Path, command: Sequence[str]) -> Job:
-    """Start any command detached, or return the job of that folder if it runs.
-
-    Raises:
-        RuntimeError: the process could not be started.
+    Args:
+        audit: a finished one.
+        kind: `units` or `paradigms`.
+        sample: of units, how many pairs of a member; 0 takes all.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "start.lock"):
-        job = find_job_in(folder)
-        if job is not None and job.running:
-            return job
-        for left_over in (detached.JOB, detached.EXIT_CODE):
-            (folder / left_over).unlink(missing_ok=True)
-        printed = _detach(folder, command)
-        job = find_job_in(folder)
-    if job is None:
-        raise RuntimeError(f"job {folder.name!r} did not start: {printed or 'no output'}")
-    return job
+    command = queue.queued(f"{kind} of {audit.name}", _encoder_arguments(audit, kind, sample))
+    return Task(jobs_folder() / ".encoders" / audit.name / kind, command)
+
+
+def encoder_command(audit: Audit, kind: str, *, sample: int = 0) -> str:
+    """Return what to type in a terminal to do the same."""
+    return f"python -m clipmem_core {shlex.join(_encoder_arguments(audit, kind, sample))}"
+
+
+def _encoder_arguments(audit: Audit, kind: str, sample: int) -> list[str]:
+    return [kind, audit.name, *(["--sample", str(sample)] if sample else [])]
 
 
 def cancel(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""The files that members leave while they train → how far each is, and its loss so far: what bars and curves show."""
+"""How far the members of an audit are, their loss so far, and how long an audit and what is left of it take."""
 
 import heapq
 import json
@@ -10,13 +10,48 @@ from typing import Any
 
 import pandas as pd
 
+from clipmem_core.audits.settings import side_by_side
 from clipmem_core.audits.store import MEMBERS, TEXT_INDEX
+from clipmem_core.config import AuditConfig
 from clipmem_core.training.files import CHECKPOINT, LOG
 
 STAGES = ("waiting", "training", "embedding", "done")
 # At chance the true partner is one of batch_size, so its log-probability is −ln(batch_size).
 CHANCE_SHARE = 0.98
 POINTS = 300  # of a loss curve
+# Reading vectors, aligning and ranking them; measured once, since it is a hundredth of an audit.
+SCORING = 2e-5  # seconds a pair and member
+
+
+@dataclass(frozen=True)
+class MemberSeconds:
+    """What one member takes while its neighbours run too, and nothing else does."""
+
+    training: float
+    embedding: float
+
+
+def audit_seconds(member: MemberSeconds, config: AuditConfig, *, starting: float, pairs: int) -> dict[str, float]:
+    """Return how long the members and the scores of an audit take when nothing else runs, by what it is spent on.
+
+    Args:
+        member: of each.
+        config: a resolved one.
+        starting: until a member's process makes its first step.
+        pairs: that are scored.
+
+    Example:
+        >>> config = AuditConfig(members=4, device="cpu", threads=10_000)
+        >>> audit_seconds(MemberSeconds(15.0, 2.0), config, starting=3.0, pairs=0)  # one after the other
+        {'starting': 12.0, 'training': 60.0, 'embedding': 8.0, 'scoring': 0.0}
+    """
+    turns = math.ceil(config.members / side_by_side(config))
+    return {
+        "starting": turns * starting,
+        "training": turns * member.training,
+        "embedding": turns * member.embedding,
+        "scoring": pairs * config.members * SCORING,
+    }
 
 
 @dataclass(frozen=True)

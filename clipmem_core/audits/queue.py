@@ -1,4 +1,4 @@
-"""A command → the same command as soon as every audit before it has ended, one at a time.
+"""The queue of audits: one has its turn, the others wait in the order in which they were started.
 
     python -m clipmem_core.audits.queue NAME COMMAND…
     <data>/jobs/.queue/<number>.json   name, pid and start time of a process that waits or has its turn
@@ -8,14 +8,15 @@ so a ticket holds exactly as long as the audit runs, however it ends: there is n
 nobody. An audit typed in a terminal draws no ticket: it starts at once, beside the one whose turn it is.
 """
 
+import contextlib
 import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
 from filelock import FileLock
 
 from clipmem_core.atomic import replacing
@@ -85,7 +86,8 @@ def await_turn(ticket: Ticket) -> None:
         if ahead[0].name != named:
             named = ahead[0].name
             print(f"waiting for audit {named!r}", flush=True)
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            psutil.Process(ahead[0].pid).wait(SECONDS_BETWEEN_LOOKS)
 
 
 def _paths() -> list[Path]:

@@ -15,7 +15,7 @@ from clipmem_core import columns as c
 from clipmem_core.atomic import whole_archive
 from clipmem_core.audits import settings
 from clipmem_core.audits.frozen import check_same, grow, write_audit
-from clipmem_core.audits.holding import hold
+from clipmem_core.audits.lock import hold
 from clipmem_core.audits.members import run_members
 from clipmem_core.audits.prepare import (
     DataSet,

@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.manage import folder_bytes
+from clipmem_core.audits.lifecycle import folder_bytes
 from clipmem_core.audits.progress import member_progress, training_seconds_left
-from clipmem_core.audits.states import (
+from clipmem_core.audits.status import (
     BROKEN,
     DONE,
     SCORING,

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.checks import Check, Request, find_check, refuse_at_once, start_check
-from clipmem_core.audits.jobs import cancel, find_job, start_audit
+from clipmem_core.audits.jobs import audit_task, cancel
+from clipmem_core.audits.preflight import Check, Request, find_check, refuse_at_once, start_check
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.amounts import duration
@@ -49,7 +49,7 @@ def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
 
 def _is_at_work(request: Request) -> bool:
     """Tell whether the very audit that was checked waits or runs already."""
-    job = find_job(request.name) if is_name(request.name) else None
+    job = audit_task(request.name).find() if is_name(request.name) else None
     return job is not None and job.running and list(job.command[-len(request.arguments) :]) == request.arguments
 
 
@@ -82,7 +82,7 @@ def _draw_result(request: Request, started: Callable[[str], None]) -> None:
     if check.job.running:
         _draw_steps(check)
     if begins and _allowed(request):
-        start_audit(request.arguments, name=request.name)
+        audit_task(request.name, request.arguments).start()
         started(request.name)
 
 

@@ -21,12 +21,11 @@ from clipmem_core.dashboard.kept_exports import (
     Kept,
     Kind,
     delete,
-    find_export_job,
+    export_task,
     kept_exports,
     make,
     reading_code,
     share_done,
-    start,
     takes_time,
     typed_command,
 )
@@ -121,7 +120,7 @@ def _draw_contents(audit: Audit, kind: Kind) -> None:
 
 def _draw_making(audit: Audit, kind: Kind) -> None:
     """Draw the button that makes an export, or how far the process that makes it is."""
-    job = find_export_job(audit, kind)
+    job = export_task(audit, kind).find()
     if job is not None and job.running:
         _draw_running(audit, kind)
     else:
@@ -136,7 +135,7 @@ def _draw_making(audit: Audit, kind: Kind) -> None:
 @st.fragment(run_every=1)
 def _draw_running(audit: Audit, kind: Kind) -> None:
     """Draw how far an export is, every second, and the whole page again as soon as it is there."""
-    job = find_export_job(audit, kind)
+    job = export_task(audit, kind).find()
     if job is None or not job.running:
         if job is not None and job.exit_code is None:
             time.sleep(BREATH)
@@ -159,7 +158,7 @@ def _make(audit: Audit, kind: Kind) -> None:
     """Make an export now, or start the process that does."""
     try:
         if takes_time(audit, kind):
-            start(audit, kind)
+            export_task(audit, kind).start()
             st.rerun()
         _make_here(audit, kind)
     except (InputError, RuntimeError) as error:

@@ -9,7 +9,7 @@ import functools
 import streamlit as st
 from PIL import Image, ImageDraw
 
-from clipmem_core.audits.jobs import find_job
+from clipmem_core.audits.jobs import audit_task
 from clipmem_core.audits.store import Audit, audits_folder, is_name, list_audits
 from clipmem_core.dashboard.plain import show_text, show_title
 from clipmem_core.dashboard.running import FIRST, draw_empty, draw_progress
@@ -97,7 +97,7 @@ def _icon() -> Image.Image:
 
 def _has_job(name: str) -> bool:
     with explained_errors():
-        return is_name(name) and find_job(name) is not None
+        return is_name(name) and audit_task(name).find() is not None
 
 
 def _choose(names: list[str]) -> str | None:

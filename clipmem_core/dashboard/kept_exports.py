@@ -18,8 +18,8 @@ from typing import Any
 from filelock import FileLock
 from typing_extensions import TypedDict
 
-from clipmem_core.audits.jobs import Job, find_job_in, jobs_folder, start_job_in
-from clipmem_core.audits.manage import folder_bytes
+from clipmem_core.audits.jobs import Task, jobs_folder
+from clipmem_core.audits.lifecycle import folder_bytes
 from clipmem_core.audits.store import Audit, open_audit, write_json
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.exports import FORMATS, Format, Summary, write
@@ -140,7 +140,7 @@ def delete(audit: Audit, kind: Kind) -> None:
     Raises:
         InputError: it is being made, or cannot be deleted.
     """
-    path, job = export_path(audit, kind), find_export_job(audit, kind)
+    path, job = export_path(audit, kind), export_task(audit, kind).find()
     if job is not None and job.running:
         raise InputError(f"{path} is being made: cancel that first")
     try:
@@ -152,15 +152,10 @@ def delete(audit: Audit, kind: Kind) -> None:
         raise InputError(f"{path.parent} cannot be deleted: {error.strerror or error}") from error
 
 
-def start(audit: Audit, kind: Kind) -> Job:
-    """Start the process that makes an export, or return it if it runs."""
+def export_task(audit: Audit, kind: Kind) -> Task:
+    """Return the task of making an export."""
     command = [sys.executable, "-m", "clipmem_core.dashboard.kept_exports", audit.name, kind.name]
-    return start_job_in(_job_folder(audit, kind), command)
-
-
-def find_export_job(audit: Audit, kind: Kind) -> Job | None:
-    """Return the process last started to make an export, running or not, or None."""
-    return find_job_in(_job_folder(audit, kind))
+    return Task(jobs_folder() / ".exports" / audit.name / kind.name, command)
 
 
 def share_done(line: str) -> float | None:
@@ -173,10 +168,6 @@ def share_done(line: str) -> float | None:
     found = _PROGRESS.fullmatch(line)
     done, total = (int(number.replace(",", "")) for number in found.groups()) if found else (0, 0)
     return min(1.0, done / total) if total else None
-
-
-def _job_folder(audit: Audit, kind: Kind) -> Path:
-    return jobs_folder() / ".exports" / audit.name / kind.name
 
 
 def _held(path: Path) -> FileLock:

@@ -13,7 +13,7 @@ from clipmem_core.dashboard.numbers import words
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.trouble import draw_fault, explained_errors
 from clipmem_core.figures.maps import PERCENTILES, embedding_figure
-from clipmem_core.review.map_jobs import find_map_job, seconds_running, start_map
+from clipmem_core.review.map_jobs import map_task, seconds_running
 from clipmem_core.review.maps import map_file, map_name, map_points, mapped_members, seconds_to_draw
 from clipmem_core.review.selection import IMAGE_SIDE, MAP_X, MAP_Y, TEXT_SIDE, Selection
 from clipmem_core.review.tables import count_rows
@@ -86,14 +86,14 @@ def _draw_waiting(audit: Audit, name: str) -> None:
     with explained_errors():
         if map_file(audit, name) is not None:
             st.rerun()
-        job = find_map_job(audit, name)
+        job = map_task(audit, name).find()
         seconds = seconds_to_draw(count_rows(audit.folder / PAIRS))
         if job is not None and job.running:
             _draw_progress(job, seconds)
             return
         _draw_reason(job)
         if st.button(f"Draw the map (about {seconds} s)", type="primary", icon=":material/bubble_chart:"):
-            start_map(audit, name)
+            map_task(audit, name).start()
             st.rerun()
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.jobs import cancel, resume_arguments, start_audit, start_job
+from clipmem_core.audits.jobs import Task, audit_task, cancel, resume_arguments
 from clipmem_core.audits.progress import MemberProgress, loss_curves, member_progress, training_seconds_left
-from clipmem_core.audits.states import (
+from clipmem_core.audits.status import (
     BROKEN,
     CANCELLED,
     DONE,
@@ -43,7 +43,7 @@ def draw_empty() -> None:
         "strongly each pair is memorized. Pairs learned by heart, and captions that do not fit, come out on top."
     )
     if st.button("Audit the drawn set (about a minute)", type="primary", icon=":material/play_arrow:"):
-        start_audit(FIRST_ARGUMENTS, name=FIRST)
+        audit_task(FIRST, FIRST_ARGUMENTS).start()
         st.rerun()
     st.page_link("pages/audits.py", label="Or audit your own pairs", icon=":material/science:")
     st.caption("From a terminal:")
@@ -127,9 +127,9 @@ def _resume(state: State) -> None:
     """Repeat the audit's own settings; where it did not get as far as writing them, its command."""
     name = state.audit.name
     if state.started:
-        start_audit(resume_arguments(name, state.audit.config), name=name)
+        audit_task(name, resume_arguments(name, state.audit.config)).start()
     elif state.job is not None:
-        start_job(state.job.command, name=name)
+        Task(state.job.folder, state.job.command).start()
 
 
 def _draw_members(state: State) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import streamlit as st
 
-from clipmem_core.audits.checks import Request, find_request
-from clipmem_core.audits.jobs import find_fetch, find_job, start_fetch
+from clipmem_core.audits.jobs import audit_task, fetch_task
+from clipmem_core.audits.preflight import Request, find_request
 from clipmem_core.audits.settings import PROTOCOLS, audit_name
 from clipmem_core.audits.store import CONFIG, audits_folder, is_name
 from clipmem_core.config import PRESETS, AuditConfig, SourceOptions, data_folder, preset_config
@@ -83,7 +83,7 @@ def _draw_source() -> str:
 def _draw_fetch(name: str) -> None:
     """Draw the button that fetches a set, or what the job says that does it; the page again once it is there."""
     with explained_errors():
-        job = find_fetch(name)
+        job = fetch_task(name).find()
     if job is not None and job.running:
         with st.container(width="content", gap=None):
             st.caption(f"fetching {name}")
@@ -96,7 +96,7 @@ def _draw_fetch(name: str) -> None:
         show_text(job.last_line, limit=200)
     label, source = f"Fetch {name}{' again' if failed else ''}", "A real data set, from Debian's archive."
     if st.button(label, key=f"fetch-{name}", icon=":material/download:", help=source):
-        start_fetch(name)
+        fetch_task(name).start()
         st.rerun(scope="fragment")
 
 
@@ -164,7 +164,7 @@ def _taken(name: str) -> bool:
     if not is_name(name):
         return False
     with explained_errors():
-        return (audits_folder() / name / CONFIG).is_file() or find_job(name) is not None
+        return (audits_folder() / name / CONFIG).is_file() or audit_task(name).find() is not None
 
 
 def _fill_in() -> None:

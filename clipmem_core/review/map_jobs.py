@@ -1,49 +1,28 @@
-"""A map to be drawn → a detached process that draws it: `python -m clipmem_core.review.map_jobs AUDIT MAP`.
-
-    <data>/jobs/.maps/<key>/   the files of a job; the key is that of the map
-
-It goes on when the page is reloaded and when the server stops.
-"""
+"""The detached process that draws a map: `python -m clipmem_core.review.map_jobs AUDIT MAP`."""
 
 import sys
 import time
-from pathlib import Path
 
 from clipmem_core.audits.detached import JOB
-from clipmem_core.audits.jobs import Job, find_job_in, jobs_folder, start_job_in
+from clipmem_core.audits.jobs import Job, Task, jobs_folder
 from clipmem_core.audits.store import Audit, open_audit
 from clipmem_core.config import InputError
 from clipmem_core.review.maps import make_map, map_path
 
-MAPS = ".maps"  # no audit's name begins with a dot
 
-
-def start_map(audit: Audit, name: str) -> Job:
-    """Start to draw a map, or return the job that does it already.
-
-    Raises:
-        InputError: the audit has no such map.
-        RuntimeError: the process could not be started.
-    """
-    return start_job_in(_folder(audit, name), [sys.executable, "-m", __name__, audit.name, name])
-
-
-def find_map_job(audit: Audit, name: str) -> Job | None:
-    """Return the job last started to draw a map, running or not, or None.
+def map_task(audit: Audit, name: str) -> Task:
+    """Return the task of drawing a map.
 
     Raises:
         InputError: the audit has no such map.
     """
-    return find_job_in(_folder(audit, name))
+    folder = jobs_folder() / ".maps" / map_path(audit, name).stem
+    return Task(folder, [sys.executable, "-m", __name__, audit.name, name])
 
 
 def seconds_running(job: Job) -> float:
     """Return how long ago a job was started."""
     return time.time() - (job.folder / JOB).stat().st_mtime
-
-
-def _folder(audit: Audit, name: str) -> Path:
-    return jobs_folder() / MAPS / map_path(audit, name).stem
 
 
 def main(audit: str, name: str) -> int:

@@ -1,5 +1,5 @@
-"""The arms of a study → how long what is left of it takes: by a few real steps of every model it trains, or, of one
-setting more, by what the reference arm took."""
+"""How long what is left of a study takes: by a few real steps of every model it trains, or, of one setting more, by
+what the reference arm took."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -8,7 +8,7 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.audits.prepare import DataSet
-from clipmem_core.audits.settings import side_by_side
+from clipmem_core.audits.progress import MemberSeconds, audit_seconds
 from clipmem_core.audits.store import TEXT_INDEX, Audit
 from clipmem_core.config import AuditConfig, fingerprint
 from clipmem_core.scores.membership import Membership
@@ -37,11 +37,11 @@ def seconds_by_arm(
         snapshots: how often embeddings are kept on the way.
     """
     # With these comes torch, which a page that only wants minutes need not wait for.
-    from clipmem_core.audits.estimate import Sizes, audit_seconds
-    from clipmem_core.audits.pace import Pace
-    from clipmem_core.audits.rehearsal import measure_pace
+    from clipmem_core.audits.estimate import member_seconds
+    from clipmem_core.audits.throughput import Pace, measure_pace
 
     readable = data_set.pairs[c.IMAGE].tolist()[:50]
+    captions = int(data_set.pairs[c.CAPTIONS].map(len).sum())
     measured: dict[str, tuple[Pace, float]] = {}
     found = {}
     for arm, config in configs.items():
@@ -49,9 +49,8 @@ def seconds_by_arm(
         if key not in measured:
             measured[key] = measure_pace(config, data_set.raw, membership, readable)
         pace, starting = measured[key]
-        trained = round(float(membership.trained.sum(axis=1).mean()))
-        sizes = Sizes(len(data_set.pairs), int(data_set.pairs[c.CAPTIONS].map(len).sum()), trained)
-        spent = audit_seconds(pace, config, sizes, starting=starting, preparing=0)
+        member = member_seconds(pace, config, membership, captions=captions)
+        spent = audit_seconds(member, config, starting=starting, pairs=len(data_set.pairs))
         found[arm] = sum(spent.values()) + snapshots * spent["embedding"]
     return found
 
@@ -74,14 +73,11 @@ def minutes_of(study: StudyFolder, setting: Setting) -> float | None:
     if done.empty:
         return None
     reference = reference_config(study)
-    at_once = min(2, side_by_side(reference))
-    share = (
-        0.0
-        if _only_forgets(study.settings, set(rows[ARM]), setting)
-        else _share(setting, reference, done[SAMPLES_SEEN].mean())
-    )
-    training = done[SECONDS].min() * share
-    seconds = (training + 2 * _embedding_seconds(audit)) / at_once + STARTING + audit.verdict["seconds"]["scoring"]
+    trains = not _only_forgets(study.settings, set(rows[ARM]), setting)
+    share = _share(setting, reference, done[SAMPLES_SEEN].mean()) if trains else 0.0
+    member = MemberSeconds(done[SECONDS].min() / 2 * share, _embedding_seconds(audit))
+    spent = audit_seconds(member, dataclasses.replace(reference, seeds=1, members=2), starting=0.0, pairs=0)
+    seconds = sum(spent.values()) + STARTING + audit.verdict["seconds"]["scoring"]
     ranked = setting.removal is not None and not study.audit(RANKING).finished
     return float(BEGINNING + seconds * (reference.seeds + (ranking_share(reference) if ranked else 0))) / 60
 

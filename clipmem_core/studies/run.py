@@ -11,7 +11,7 @@ import pyarrow as pa
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.frozen import check_same, grow, write_audit
-from clipmem_core.audits.holding import hold
+from clipmem_core.audits.lock import hold
 from clipmem_core.audits.prepare import draw_membership, leave_out
 from clipmem_core.audits.run import Screen, bring_to_end
 from clipmem_core.audits.store import CONFIG, Audit

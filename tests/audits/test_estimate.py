@@ -3,16 +3,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from clipmem_core.audits import estimate
-from clipmem_core.audits.checks import Request
-from clipmem_core.audits.estimate import PictureLines, Sizes, audit_seconds, main
-from clipmem_core.audits.pace import Pace
+from clipmem_core.audits import estimate, progress
+from clipmem_core.audits.estimate import PictureLines, main, member_seconds
+from clipmem_core.audits.preflight import Request
 from clipmem_core.audits.prepare import draw_membership, load_data_set
+from clipmem_core.audits.progress import audit_seconds
 from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import write_json
+from clipmem_core.audits.throughput import Pace
 from clipmem_core.config import AuditConfig, SourceOptions, as_dict, preset_config
+from clipmem_core.scores.membership import Membership
 
 SMALL = dataclasses.replace(preset_config("tiny"), source=SourceOptions(scenes_pairs=220), threads=1, epochs=2)
 Captured = pytest.CaptureFixture[str]
@@ -33,14 +36,16 @@ def checked(tmp_path: Path, request: Request, capsys: Captured) -> tuple[int, li
 
 
 def test_the_time_adds_up_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "side_by_side", lambda config: 2)
+    monkeypatch.setattr(progress, "side_by_side", lambda config: 2)
     config = AuditConfig(members=5, epochs=10, batch_size=100, views=4)
     pace = Pace(warm_up=9.0, waited=8.0, step=0.5, picture=0.001, caption=0.002, busy=7.0)
-    spent = audit_seconds(pace, config, Sizes(pairs=1000, captions=3000, trained=450), starting=3.0, preparing=7.0)
+    trained = np.zeros((5, 1000), dtype=bool)
+    trained[:, :450] = True
+    membership = Membership(np.full(1000, "scored"), tuple("abcde"), trained, np.arange(1000))
+    member = member_seconds(pace, config, membership, captions=3000)
     # Five members two at a time are three turns; 450 pairs are five batches.
-    assert spent == pytest.approx(
+    assert audit_seconds(member, config, starting=3.0, pairs=1000) == pytest.approx(
         {
-            "preparing": 7.0,
             "starting": 9.0,
             "training": 3 * 10 * 5 * 0.5,
             "embedding": 3 * (1000 * 4 * 0.001 + 3000 * 0.002),

@@ -1,27 +1,30 @@
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits import jobs
 from clipmem_core.audits.detached import process_start
 from clipmem_core.audits.jobs import (
     Job,
+    Task,
+    audit_task,
     cancel,
-    find_fetch,
-    find_job,
+    encoder_command,
+    encoder_task,
+    fetch_task,
+    jobs_folder,
     list_job_names,
     resume_arguments,
-    start_audit,
-    start_fetch,
-    start_job,
 )
-from clipmem_core.audits.store import write_json
+from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.commands import Paradigms, Units, parse
 from clipmem_core.config import InputError, preset_config
 
 SLEEPER = [sys.executable, "-S", "-c", "import time; print('asleep', flush=True); time.sleep(60)"]
@@ -32,9 +35,18 @@ def _data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
 
 
+def start(command: Sequence[str], *, name: str) -> Job:
+    """Start any command under an audit's name."""
+    return Task(jobs_folder() / name, command).start()
+
+
+def find(name: str) -> Job | None:
+    return audit_task(name).find()
+
+
 @pytest.fixture
 def sleeper(_data: None) -> object:
-    job = start_job(SLEEPER, name="sleeper")
+    job = start(SLEEPER, name="sleeper")
     yield job
     if job.running:
         os.kill(job.pid, signal.SIGKILL)
@@ -53,7 +65,7 @@ def script(text: str) -> list[str]:
 
 
 def test_a_job_that_ends_leaves_its_exit_code_and_its_last_line() -> None:
-    job = start_job(script("import sys; print('one\\n\\x1b[31mtwo\\x1b[0m\\r\\n'); sys.exit(2)"), name="short")
+    job = start(script("import sys; print('one\\n\\x1b[31mtwo\\x1b[0m\\r\\n'); sys.exit(2)"), name="short")
     until(lambda: job.exit_code is not None)
     assert job.exit_code == 2
     assert job.last_line == "two"
@@ -61,19 +73,19 @@ def test_a_job_that_ends_leaves_its_exit_code_and_its_last_line() -> None:
 
 
 def test_a_running_job_is_found_by_its_name(sleeper: Job) -> None:
-    assert find_job("sleeper") == sleeper
+    assert find("sleeper") == sleeper
     assert sleeper.running
     assert sleeper.exit_code is None
     until(lambda: sleeper.last_line == "asleep")
 
 
 def test_a_second_start_returns_the_running_job(sleeper: Job) -> None:
-    assert start_job(script("print('not me')"), name="sleeper") == sleeper
+    assert start(script("print('not me')"), name="sleeper") == sleeper
 
 
 def test_starts_at_the_same_moment_give_one_process() -> None:
     found: list[Job] = []
-    starts = [threading.Thread(target=lambda: found.append(start_job(SLEEPER, name="twins"))) for _ in range(4)]
+    starts = [threading.Thread(target=lambda: found.append(start(SLEEPER, name="twins"))) for _ in range(4)]
     for thread in starts:
         thread.start()
     for thread in starts:
@@ -84,9 +96,9 @@ def test_starts_at_the_same_moment_give_one_process() -> None:
 
 
 def test_an_ended_job_is_started_anew() -> None:
-    first = start_job(script("print('first')"), name="again")
+    first = start(script("print('first')"), name="again")
     until(lambda: first.exit_code == 0)
-    second = start_job(script("import sys; print('second'); sys.exit(3)"), name="again")
+    second = start(script("import sys; print('second'); sys.exit(3)"), name="again")
     until(lambda: second.exit_code == 3)
     assert second.pid != first.pid
     assert second.last_line == "second"
@@ -94,11 +106,11 @@ def test_an_ended_job_is_started_anew() -> None:
 
 def test_a_job_outlives_the_process_that_started_it(tmp_path: Path) -> None:
     starter = (
-        "import sys; from clipmem_core.audits.jobs import start_job;"
-        "start_job([sys.executable, '-S', '-c', 'import time; time.sleep(60)'], name='orphan')"
+        "import sys; from clipmem_core.audits.jobs import Task, jobs_folder;"
+        "Task(jobs_folder() / 'orphan', [sys.executable, '-S', '-c', 'import time; time.sleep(60)']).start()"
     )
     subprocess.run([sys.executable, "-c", starter], check=True, start_new_session=True)
-    job = find_job("orphan")
+    job = find("orphan")
     assert job is not None
     assert job.running
     assert os.getsid(job.pid) != os.getsid(0)
@@ -110,7 +122,7 @@ def test_a_reused_pid_is_not_taken_for_the_job(tmp_path: Path) -> None:
     folder = tmp_path / "jobs" / "old"
     folder.mkdir(parents=True)
     write_json(folder / "job.json", {"pid": os.getpid(), "started": "1", "command": ["x"]})
-    job = find_job("old")
+    job = find("old")
     assert job is not None
     assert not job.running
 
@@ -125,7 +137,7 @@ def test_a_job_can_be_interrupted(sleeper: Job) -> None:
 def test_a_job_is_cancelled_with_all_it_started_and_says_so() -> None:
     parent = "import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', sys.argv[1]])"
     child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-    job = start_job([*script(parent), child], name="parent")
+    job = start([*script(parent), child], name="parent")
     until(lambda: job.last_line.isdigit())
     pid = int(job.last_line)
     cancel(job)
@@ -135,7 +147,7 @@ def test_a_job_is_cancelled_with_all_it_started_and_says_so() -> None:
 
 
 def test_there_is_no_job_before_the_first_start() -> None:
-    assert find_job("nothing") is None
+    assert find("nothing") is None
     assert list_job_names() == []
 
 
@@ -144,7 +156,7 @@ def test_a_broken_job_is_an_error_that_names_its_file(tmp_path: Path, content: s
     (tmp_path / "jobs" / "odd").mkdir(parents=True)
     (tmp_path / "jobs" / "odd" / "job.json").write_text(content)
     with pytest.raises(InputError, match="odd/job.json"):
-        find_job("odd")
+        find("odd")
 
 
 def test_what_a_job_left_may_be_missing_or_odd(tmp_path: Path) -> None:
@@ -152,7 +164,7 @@ def test_what_a_job_left_may_be_missing_or_odd(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     write_json(folder / "job.json", {"pid": 1, "started": None, "command": ["x"]})
     (folder / "exit_code").write_text("nonsense")
-    job = find_job("old")
+    job = find("old")
     assert job is not None
     assert (job.exit_code, job.last_line, job.place, job.cancelled) == (None, "", 0, False)
 
@@ -164,36 +176,53 @@ def test_jobs_of_audits_are_listed_and_others_are_hidden(tmp_path: Path) -> None
     assert list_job_names() == ["a", "b"]
 
 
-def test_a_set_is_fetched_by_a_job_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(jobs, "start_job_in", lambda folder, command: (folder, command))
-    folder, command = start_fetch("tuxpaint")
-    assert folder == tmp_path / "jobs" / ".sets" / "tuxpaint"
-    assert command == [sys.executable, "-m", "clipmem_core", "fetch", "tuxpaint"]
-    assert find_fetch("tuxpaint") is None
+def test_what_is_no_audit_has_a_hidden_folder_of_its_own(tmp_path: Path) -> None:
+    cats = Audit(tmp_path / "audits" / "cats")
+    tasks = {".sets/tuxpaint": fetch_task("tuxpaint"), ".encoders/cats/units": encoder_task(cats, "units", sample=7)}
+    for folder, task in tasks.items():
+        assert task.folder == tmp_path / "jobs" / folder
+        assert task.find() is None
+        task.folder.mkdir(parents=True)
+        write_json(task.folder / "job.json", {"pid": 1, "started": None, "command": ["python"]})
+        job = task.find()
+        assert job is not None
+        assert not job.running
+    assert tasks[".sets/tuxpaint"].command == [sys.executable, "-m", "clipmem_core", "fetch", "tuxpaint"]
 
 
 def test_a_name_that_leaves_the_folder_is_refused() -> None:
     with pytest.raises(InputError, match="name '../up' must be"):
-        start_audit([], name="../up")
+        audit_task("../up")
 
 
 def test_a_command_that_cannot_start_says_so() -> None:
     with pytest.raises(RuntimeError, match="job 'absent' did not start:(?s:.*)No such file"):
-        start_job(["/no/such/program"], name="absent")
+        start(["/no/such/program"], name="absent")
 
 
-def test_an_audit_waits_for_its_turn_and_runs_the_package_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, object] = {}
-    monkeypatch.setattr(jobs, "start_job", lambda command, *, name: seen.update(command=command, name=name))
-    start_audit(["scenes", "--name", "s"], name="s")
-    queue = [sys.executable, "-m", "clipmem_core.audits.queue", "s"]
-    audit = [sys.executable, "-m", "clipmem_core", "audit", "scenes", "--name", "s"]
-    assert seen == {"command": queue + audit, "name": "s"}
+def test_audits_and_encoders_wait_for_their_turn_and_then_run_the_package(tmp_path: Path) -> None:
+    package, cats = [sys.executable, "-m", "clipmem_core"], Audit(tmp_path / "audits" / "cats")
+    audit = audit_task("s", ["scenes", "--name", "s"])
+    assert audit.folder == tmp_path / "jobs" / "s"
+    assert audit.command[:4] == [sys.executable, "-m", "clipmem_core.audits.queue", "s"]
+    assert audit.command[4:] == [*package, "audit", "scenes", "--name", "s"]
+    units = encoder_task(cats, "units", sample=1000)
+    assert units.command[:4] == [sys.executable, "-m", "clipmem_core.audits.queue", "units of cats"]
+    assert units.command[4:] == [*package, "units", "cats", "--sample", "1000"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sample", "command"),
+    [("units", 0, Units("cats")), ("units", 7, Units("cats", sample=7)), ("paradigms", 0, Paradigms("cats"))],
+)
+def test_the_commands_that_are_shown_can_be_typed(tmp_path: Path, kind: str, sample: int, command: object) -> None:
+    typed = encoder_command(Audit(tmp_path / "audits" / "cats"), kind, sample=sample)
+    assert parse(shlex.split(typed.removeprefix("python -m clipmem_core "))) == command
 
 
 def test_the_package_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    job = start_job([sys.executable, "-c", "import clipmem_core.config; print('found')"], name="elsewhere")
+    job = start([sys.executable, "-c", "import clipmem_core.config; print('found')"], name="elsewhere")
     until(lambda: job.exit_code is not None)
     assert job.last_line == "found"
 

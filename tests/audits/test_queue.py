@@ -1,17 +1,18 @@
 import json
 import os
 import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits import queue
 from clipmem_core.audits.detached import process_start
-from clipmem_core.audits.jobs import Job, cancel, find_job, start_job
+from clipmem_core.audits.jobs import Job, cancel
 from clipmem_core.audits.queue import INTERRUPTED, Ticket, await_turn, draw_ticket, place, tickets
-from tests.audits.test_jobs import until
+from tests.audits.test_jobs import find, start, until
 
 STAY = "import time; print('here', flush=True); time.sleep(60)"
 Enqueue = Callable[..., Job]
@@ -29,7 +30,7 @@ def enqueue() -> object:
 
     def enqueued(name: str, script: str = STAY) -> Job:
         command = [sys.executable, "-m", "clipmem_core.audits.queue", name, sys.executable, "-S", "-c", script]
-        job = start_job(command, name=name)
+        job = start(command, name=name)
         started.append(job)
         until(lambda: job.exit_code is not None or job.pid in [ticket.pid for ticket in tickets()])
         return job
@@ -45,7 +46,7 @@ def test_one_runs_and_the_others_wait_in_the_order_of_their_start(enqueue: Enque
     first, second, third = (enqueue(name) for name in ("first", "second", "third"))
     until(lambda: first.last_line == "here" and third.last_line == "waiting for audit 'first'")
     assert [first.place, second.place, third.place] == [0, 1, 2]
-    assert find_job("second") == second
+    assert find("second") == second
     assert second.running
 
 
@@ -81,7 +82,7 @@ def test_one_that_waits_can_be_cancelled_and_started_again(enqueue: Enqueue) -> 
 
 def test_a_command_that_does_not_exist_gives_the_turn_away(enqueue: Enqueue) -> None:
     command = [sys.executable, "-m", "clipmem_core.audits.queue", "absent", "/no/such/program"]
-    absent = start_job(command, name="absent")
+    absent = start(command, name="absent")
     until(lambda: absent.exit_code is not None)
     assert absent.exit_code == 1
     assert enqueue("next").place == 0
@@ -115,12 +116,13 @@ def test_tickets_are_numbered_behind_every_live_one() -> None:
 
 
 def test_who_waits_says_for_whom_and_goes_on_when_that_one_is_gone(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    parent = os.getppid()
-    path = write_ticket(1, pid=parent, started=process_start(parent))
-    monkeypatch.setattr(queue.time, "sleep", lambda _: path.unlink())
+    child = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
+    write_ticket(1, pid=child.pid, started=process_start(child.pid))
+    threading.Timer(0.1, child.kill).start()
     await_turn(draw_ticket("mine"))
+    child.communicate()
     assert capsys.readouterr().out == "waiting for audit 'audit1'\n"
 
 

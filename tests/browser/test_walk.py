@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from clipmem_core.audits.jobs import cancel, find_job
+from clipmem_core.audits.jobs import audit_task, cancel
 from clipmem_core.audits.store import Audit
 from tests.browser.conftest import TRAINED
 from tests.browser.server import run, serve
@@ -178,7 +178,7 @@ def none_left(data: Path) -> Iterator[None]:
     yield
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPMEM_DATA", str(data))
-        job = find_job(STARTED)
+        job = audit_task(STARTED).find()
         if job is not None and job.running:
             cancel(job)
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.checks import Request
 from clipmem_core.audits.detached import process_start
+from clipmem_core.audits.jobs import Task
+from clipmem_core.audits.preflight import Request, read_request
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import AuditConfig, SourceOptions, as_dict, preset_config
-from clipmem_core.dashboard import checking, running, starting
+from clipmem_core.dashboard import checking, running
 
 Copy = Callable[..., Audit]
 
@@ -71,14 +72,21 @@ def unfinish(audit: Audit) -> Audit:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
     """Every process that the page starts or cancels, instead of doing it."""
     made: list[tuple[str, object]] = []
-    monkeypatch.setattr(checking, "start_check", lambda request: made.append(("check", request)))
+
+    def start(task: Task) -> None:
+        words = list(task.command)
+        if "audit" in words:
+            made.append(("audit", (task.folder.name, words[words.index("audit") + 1 :])))
+        elif "fetch" in words:
+            made.append(("fetch", words[-1]))
+        elif "clipmem_core.audits.estimate" in words:
+            made.append(("check", read_request(Path(words[-1]))))
+        else:
+            made.append(("job", (task.folder.name, words)))
+
+    monkeypatch.setattr(Task, "start", start)
     for module in (checking, running):
-        monkeypatch.setattr(
-            module, "start_audit", lambda arguments, *, name: made.append(("audit", (name, list(arguments))))
-        )
         monkeypatch.setattr(module, "cancel", lambda job: made.append(("cancel", job.name)))
-    monkeypatch.setattr(running, "start_job", lambda command, *, name: made.append(("job", (name, list(command)))))
-    monkeypatch.setattr(starting, "start_fetch", lambda name: made.append(("fetch", name)))
     return made
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.checks import Request
-from clipmem_core.audits.jobs import cancel, start_job
+from clipmem_core.audits.jobs import Task, audit_task, cancel
+from clipmem_core.audits.preflight import Request
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import AuditConfig, SourceOptions
 from tests.dashboard.audits_page import PAGE, TIME, button, found, labels, table
@@ -94,8 +94,8 @@ def test_an_old_address_of_a_check_shows_the_audit_that_was_started_from_it(
     leave_check: Callable[..., Request],
 ) -> None:
     request = leave_check(found(exact=True), {"stage": "time", **TIME})
-    command = (sys.executable, "-m", "clipmem_core", "audit", *request.arguments)
-    job = start_job([sys.executable, "-c", "import time; time.sleep(600)", *command], name=request.name)
+    task = audit_task(request.name, request.arguments)
+    job = Task(task.folder, [sys.executable, "-c", "import time; time.sleep(600)", *task.command]).start()
     try:
         app = open_page(PAGE, view="start", check=request.key)
         assert app.query_params["view"] == "list"

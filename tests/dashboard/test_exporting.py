@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.jobs import Job
+from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.store import PAIRS, Audit, write_json, write_table
 from clipmem_core.dashboard import exporting, kept_exports
 from clipmem_core.dashboard.kept_exports import KINDS, export_path
@@ -113,7 +113,7 @@ def test_a_large_file_is_named_and_not_read(audit: Audit, monkeypatch: pytest.Mo
 
 def test_a_report_is_made_by_a_process(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
-    monkeypatch.setattr(exporting, "start", lambda audit, kind: started.append(kind.name))
+    monkeypatch.setattr(Task, "start", lambda task: started.append(task.folder.name))
     press(open_export(format="html"), "Make")
     assert started == ["html"]
 

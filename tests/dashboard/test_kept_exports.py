@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.jobs import Job
+from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.store import PAIRS, Audit, write_table
 from clipmem_core.commands import Export, parse
 from clipmem_core.config import InputError
@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_written_is_told(audit: Audit, data: Path) -> No
 def test_what_is_being_made_is_not_deleted(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
     make(audit, KINDS["csv"])
     monkeypatch.setattr(Job, "running", True)
-    monkeypatch.setattr(kept, "find_export_job", lambda audit, kind: Job(audit.folder, 1, "now", ()))
+    monkeypatch.setattr(Task, "find", lambda task: Job(task.folder, 1, "now", ()))
     with pytest.raises(InputError, match="is being made: cancel that first"):
         kept.delete(audit, KINDS["csv"])
     assert len(kept_exports(audit)) == 1
@@ -184,14 +184,10 @@ def test_the_command_of_the_process_is_there_and_needs_no_streamlit(audit: Audit
     assert len(kept_exports(audit)) == 1
 
 
-def test_the_process_of_a_kind_has_a_folder_of_its_own(
-    audit: Audit, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[tuple[Path, list[str]]] = []
-    monkeypatch.setattr(kept, "start_job_in", lambda folder, command: started.append((folder, command)))
-    kept.start(audit, KINDS["html"])
-    assert started[0][0] == data / "jobs" / ".exports" / "made" / "html"
-    assert started[0][1][1:] == ["-m", "clipmem_core.dashboard.kept_exports", "made", "html"]
+def test_the_process_of_a_kind_has_a_folder_of_its_own(audit: Audit, data: Path) -> None:
+    task = kept.export_task(audit, KINDS["html"])
+    assert task.folder == data / "jobs" / ".exports" / "made" / "html"
+    assert task.command[1:] == ["-m", "clipmem_core.dashboard.kept_exports", "made", "html"]
 
 
 def test_a_line_that_says_nothing_of_pictures_has_no_share() -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.jobs import Job
+from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.store import Audit, write_json, write_manifest, write_table
 from clipmem_core.dashboard import map_of_embeddings, map_of_scores, map_selection
 from clipmem_core.review import map_jobs, maps, score_map
@@ -40,7 +40,7 @@ def drawn(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Catch the maps that the page starts to draw."""
     names: list[str] = []
-    monkeypatch.setattr(map_of_embeddings, "start_map", lambda audit, name: names.append(name))
+    monkeypatch.setattr(Task, "start", lambda task: names.append(task.command[-1]))
     return names
 
 
@@ -55,7 +55,7 @@ def shape(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def leave_job(audit: Audit, name: str, *, exit_code: int | None, output: str = "") -> None:
-    folder = map_jobs.jobs_folder() / map_jobs.MAPS / map_path(audit, name).stem
+    folder = map_jobs.map_task(audit, name).folder
     folder.mkdir(parents=True)
     write_json(folder / "job.json", {"pid": 1, "started": None, "command": ["python"]})
     (folder / "output.log").write_text(output)

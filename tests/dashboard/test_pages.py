@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.holding import hold
-from clipmem_core.audits.jobs import Job, find_job
+from clipmem_core.audits.jobs import Job, Task, audit_task
+from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import Audit, write_json
-from clipmem_core.dashboard import running
 
 ROOT = Path(__file__).resolve().parents[2]
 Copy = Callable[..., Audit]
@@ -43,7 +42,7 @@ def titles(app: AppTest) -> str:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
     """Every audit that a button starts, instead of starting it."""
     calls: list[tuple[list[str], str]] = []
-    monkeypatch.setattr(running, "start_audit", lambda arguments, *, name: calls.append((list(arguments), name)))
+    monkeypatch.setattr(Task, "start", lambda task: calls.append((list(task.command[8:]), task.folder.name)))
     return calls
 
 
@@ -208,4 +207,4 @@ def _leave_job(data: Path, name: str, *, output: str, exit_code: int) -> Job | N
     write_json(folder / "job.json", {"pid": 1, "started": None, "command": ["python"]})
     (folder / "output.log").write_text(output)
     (folder / "exit_code").write_text(f"{exit_code}\n")
-    return find_job(name)
+    return audit_task(name).find()

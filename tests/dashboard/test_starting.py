@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.checks import Request
+from clipmem_core.audits.preflight import Request
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import AuditConfig, SourceOptions, preset_config
 from clipmem_core.dashboard import starting

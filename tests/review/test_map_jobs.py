@@ -1,5 +1,5 @@
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 from clipmem_core.audits.store import Audit, write_json, write_manifest
 from clipmem_core.config import InputError
 from clipmem_core.review import map_jobs, maps
-from clipmem_core.review.map_jobs import find_map_job, main, start_map
+from clipmem_core.review.map_jobs import main, map_task
 from clipmem_core.review.maps import map_file, map_path
 from tests.review.embedded import embed
 
@@ -25,24 +25,14 @@ def audit(copy: Copy) -> Audit:
     return audit
 
 
-def test_a_map_is_drawn_by_a_process_of_its_own(audit: Audit, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[tuple[Path, list[str]]] = []
-
-    def start(folder: Path, command: Sequence[str]) -> None:
-        started.append((folder, list(command)))
-
-    monkeypatch.setattr(map_jobs, "start_job_in", start)
-    start_map(audit, NAME)
-    folder = data / "jobs" / ".maps" / map_path(audit, NAME).stem
-    assert started == [(folder, [sys.executable, "-m", "clipmem_core.review.map_jobs", "made", NAME])]
-
-
-def test_its_job_is_found_again(audit: Audit, data: Path) -> None:
-    assert find_map_job(audit, NAME) is None
-    folder = data / "jobs" / ".maps" / map_path(audit, NAME).stem
-    folder.mkdir(parents=True)
-    write_json(folder / "job.json", {"pid": 1, "started": None, "command": ["python"]})
-    job = find_map_job(audit, NAME)
+def test_a_map_is_drawn_by_a_process_of_its_own_that_is_found_again(audit: Audit, data: Path) -> None:
+    task = map_task(audit, NAME)
+    assert task.folder == data / "jobs" / ".maps" / map_path(audit, NAME).stem
+    assert task.command == [sys.executable, "-m", "clipmem_core.review.map_jobs", "made", NAME]
+    assert task.find() is None
+    task.folder.mkdir(parents=True)
+    write_json(task.folder / "job.json", {"pid": 1, "started": None, "command": ["python"]})
+    job = task.find()
     assert job is not None
     assert not job.running
     assert map_jobs.seconds_running(job) >= 0
@@ -50,7 +40,7 @@ def test_its_job_is_found_again(audit: Audit, data: Path) -> None:
 
 def test_a_map_that_cannot_be_has_no_job(audit: Audit) -> None:
     with pytest.raises(InputError, match="has no map"):
-        start_map(audit, "../../x.image")
+        map_task(audit, "../../x.image")
 
 
 def test_the_process_says_what_it_does_and_leaves_the_map(

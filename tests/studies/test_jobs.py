@@ -1,47 +1,41 @@
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.holding import hold
+from clipmem_core.audits.jobs import Task
+from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import write_json
 from clipmem_core.config import InputError
-from clipmem_core.studies import jobs
-from clipmem_core.studies.jobs import find_study_job, is_elsewhere, resume_study, start_study
+from clipmem_core.studies.jobs import is_elsewhere, resume_study, study_task
 from clipmem_core.studies.typed import resume_arguments
 from tests.studies.made_basis import make_study
 
-Started = list[tuple[Path, list[str]]]
+Started = list[Task]
 
 
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Started:
     monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
     found: Started = []
-
-    def start(folder: Path, command: Sequence[str]) -> None:
-        found.append((folder, list(command)))
-
-    monkeypatch.setattr(jobs, "start_job_in", start)
+    monkeypatch.setattr(Task, "start", lambda task: found.append(task))
     return found
 
 
 def test_a_study_waits_in_the_queue_and_then_runs(started: Started, tmp_path: Path) -> None:
-    start_study(["combined", "scenes", "--name=mine"], name="mine")
-    (folder, command) = started[0]
-    assert folder == tmp_path / "jobs" / ".studies" / "mine"
-    assert command[:4] == [sys.executable, "-m", "clipmem_core.audits.queue", "study mine"]
-    assert command[4:] == [sys.executable, "-m", "clipmem_core", "study", "combined", "scenes", "--name=mine"]
+    task = study_task("mine", ["combined", "scenes", "--name=mine"])
+    assert task.folder == tmp_path / "jobs" / ".studies" / "mine"
+    assert task.command[:4] == [sys.executable, "-m", "clipmem_core.audits.queue", "study mine"]
+    assert task.command[4:] == [sys.executable, "-m", "clipmem_core", "study", "combined", "scenes", "--name=mine"]
 
 
 def test_a_study_goes_on_with_what_its_folder_says(started: Started, tmp_path: Path) -> None:
     study = make_study(tmp_path)
     resume_study(study)
-    (folder, command) = started[0]
-    assert folder.name == "made"
-    assert command[8:] == resume_arguments(study)
-    assert {"combined", "made.csv", "--name=made", "--preset=tiny", "--seeds=3"} <= set(command[8:])
+    (task,) = started
+    assert task.folder.name == "made"
+    assert task.command[8:] == resume_arguments(study)
+    assert {"combined", "made.csv", "--name=made", "--preset=tiny", "--seeds=3"} <= set(task.command[8:])
 
 
 def test_a_study_that_another_process_works_on_is_left_to_it(started: Started, tmp_path: Path) -> None:
@@ -57,18 +51,16 @@ def test_a_study_that_another_process_works_on_is_left_to_it(started: Started, t
 
 
 @pytest.mark.parametrize("name", ["members", "../a", ""])
-def test_a_name_that_no_study_can_have_starts_nothing(started: Started, name: str) -> None:
-    for call in (lambda: start_study(["combined", "scenes"], name=name), lambda: find_study_job(name)):
-        with pytest.raises(InputError, match="name "):
-            call()
-    assert not started
+def test_a_name_that_no_study_can_have_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="name "):
+        study_task(name)
 
 
 def test_a_job_is_found_again_by_the_studys_name(started: Started, tmp_path: Path) -> None:
     folder = tmp_path / "jobs" / ".studies" / "mine"
     folder.mkdir(parents=True)
     write_json(folder / "job.json", {"pid": 1, "started": None, "command": ["python"]})
-    job = find_study_job("mine")
+    job = study_task("mine").find()
     assert job is not None
     assert not job.running
-    assert find_study_job("other") is None
+    assert study_task("other").find() is None

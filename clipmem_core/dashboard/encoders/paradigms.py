@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.encoder_jobs import PARADIGMS as JOB
+from clipmem_core.audits.jobs import PARADIGMS as JOB
 from clipmem_core.audits.paradigms import PARADIGM, SEED, paradigms_folder, read_paradigms
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.units import UNITMEM_MEAN

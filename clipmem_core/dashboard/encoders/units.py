@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.encoder_jobs import SAMPLE, UNITS
+from clipmem_core.audits.jobs import SAMPLE, UNITS
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.units import (
     BEFORE,

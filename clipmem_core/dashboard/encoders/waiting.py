@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping
 
 import streamlit as st
 
-from clipmem_core.audits.encoder_jobs import find_encoder_job, start_encoder_job, typed_command
-from clipmem_core.audits.jobs import Job, cancel
+from clipmem_core.audits.jobs import Job, cancel, encoder_command, encoder_task
 from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.trouble import draw_fault, explained_errors
@@ -13,7 +12,7 @@ from clipmem_core.dashboard.trouble import draw_fault, explained_errors
 
 def at_work(audit: Audit, kind: str) -> bool:
     """Tell whether a process works on it."""
-    job = find_encoder_job(audit, kind)
+    job = encoder_task(audit, kind).find()
     return job is not None and job.running
 
 
@@ -31,7 +30,7 @@ def draw_waiting(
         done: tells whether it is there by now.
     """
     with explained_errors():
-        job = find_encoder_job(audit, kind)
+        job = encoder_task(audit, kind).find()
         if job is not None and job.running:
             _draw_progress(job)
             return
@@ -52,10 +51,10 @@ def draw_buttons(audit: Audit, kind: str, buttons: Mapping[str, int]) -> None:
     with st.container(horizontal=True):
         for label, sample in buttons.items():
             if st.button(label, key=f"{kind}-{sample}", type="primary", icon=":material/play_arrow:"):
-                start_encoder_job(audit, kind, sample=sample)
+                encoder_task(audit, kind, sample=sample).start()
                 st.rerun()
     st.caption("From a terminal:")
-    st.code("\n".join(typed_command(audit, kind, sample=sample) for sample in buttons.values()), language="bash")
+    st.code("\n".join(encoder_command(audit, kind, sample=sample) for sample in buttons.values()), language="bash")
 
 
 def _draw_progress(job: Job) -> None:

@@ -14,7 +14,7 @@ from clipmem_core.dashboard.comparable import finished_audits
 from clipmem_core.dashboard.mitigations.study import PLANS
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.starting import OTHER_SOURCE, built_in_sources, free_name
-from clipmem_core.studies.jobs import find_study_job, start_study
+from clipmem_core.studies.jobs import study_task
 from clipmem_core.studies.plans import STUDIES, defaults_of
 from clipmem_core.studies.store import STUDY, study_folder
 from clipmem_core.studies.typed import study_arguments
@@ -53,7 +53,7 @@ def draw_start(*, started: Callable[[str], None]) -> None:
         st.warning("This study cannot start yet.", icon=":material/error:")
         show_text(fault, limit=1000)
     if st.button("Start", type="primary", icon=":material/play_arrow:", key="study-start", disabled=bool(fault)):
-        start_study(wanted.arguments, name=wanted.name)
+        study_task(wanted.name, wanted.arguments).start()
         started(wanted.name)
     st.caption("A few real steps tell first how long it takes. It goes on when this page is closed.")
     if not fault:
@@ -70,7 +70,7 @@ def fault_of(wanted: Wanted) -> str:
         if not wanted.source:
             raise InputError("no data set is given: choose one, or type its path")
         check_config(wanted.config)
-        job = find_study_job(wanted.name)
+        job = study_task(wanted.name).find()
     except InputError as error:
         return " ".join(str(error).split())
     if (folder / STUDY).is_file() or (job is not None and job.running):
@@ -169,7 +169,7 @@ def _draw_name(plan: str, source: str) -> str:
 
 def _taken(name: str) -> bool:
     try:
-        return (study_folder(name).folder / STUDY).is_file() or find_study_job(name) is not None
+        return (study_folder(name).folder / STUDY).is_file() or study_task(name).find() is not None
     except InputError:
         return False
 

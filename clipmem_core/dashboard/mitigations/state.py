@@ -5,11 +5,11 @@ import re
 import streamlit as st
 
 from clipmem_core.audits import detached
-from clipmem_core.audits.jobs import Job, cancel, start_job_in
+from clipmem_core.audits.jobs import Job, Task, cancel
 from clipmem_core.dashboard.mitigations.study import Known, is_study, know, told
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.trouble import draw_fault
-from clipmem_core.studies.jobs import find_study_job, is_elsewhere, resume_study
+from clipmem_core.studies.jobs import is_elsewhere, resume_study, study_task
 
 ESTIMATE = re.compile(rb"[^\r\n]*about [\d,]+ min on this machine")
 
@@ -23,7 +23,7 @@ def draw_state(known: Known, *, working: bool) -> None:
         working: whether a process worked on it then.
     """
     with told():
-        job = find_study_job(known.study.name)
+        job = study_task(known.study.name).find()
         if working != is_working(known.study.name) or know(known.study) != known:
             st.rerun()
         _draw_what(known, working=working)
@@ -37,7 +37,7 @@ def draw_state(known: Known, *, working: bool) -> None:
 
 def is_working(name: str) -> bool:
     """Tell whether a process works on a study."""
-    job = find_study_job(name)
+    job = study_task(name).find()
     return (job is not None and job.running) or is_elsewhere(name)
 
 
@@ -97,7 +97,7 @@ def estimate(job: Job) -> str:
 def draw_beginning(name: str) -> None:
     """Draw what the job of a study says that has no folder yet, and the whole page again once it has one."""
     with told():
-        job = find_study_job(name)
+        job = study_task(name).find()
         if job is None or is_study(name):
             st.rerun()
         if job.running:
@@ -106,5 +106,5 @@ def draw_beginning(name: str) -> None:
         _draw_end(job)
         st.caption("It has no results. Start it with other settings, or as it was.")
         if st.button("Try again", key="mitigations-again", icon=":material/play_arrow:"):
-            start_job_in(job.folder, job.command)
+            Task(job.folder, job.command).start()
             st.rerun()

@@ -15,7 +15,7 @@ from clipmem_core.dashboard.address import PAGE
 from clipmem_core.dashboard.choices import choose_listed
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.trouble import draw_fault
-from clipmem_core.studies.jobs import find_study_job
+from clipmem_core.studies.jobs import study_task
 from clipmem_core.studies.mitigations import NONE
 from clipmem_core.studies.own import read_own
 from clipmem_core.studies.plans import STUDIES
@@ -141,7 +141,7 @@ def beginning(known: Sequence[Known]) -> str:
     name = st.query_params.get(PARAMETER, "")
     if any(each.study.name == name for each in known) or not is_name(name):
         return ""
-    return name if find_study_job(name) is not None and not is_study(name) else ""
+    return name if study_task(name).find() is not None and not is_study(name) else ""
 
 
 def is_study(name: str) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.jobs import Job
+from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.paradigms import TABLE, paradigms_folder
 from clipmem_core.audits.store import CONFIG, MANIFEST, MEMBERSHIP, Audit, write_json
 from clipmem_core.dashboard.encoders import waiting
@@ -20,10 +20,10 @@ PAGE = "pages/encoders.py"
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Catch what the page starts."""
-    calls: list[tuple[str, int]] = []
-    monkeypatch.setattr(waiting, "start_encoder_job", lambda audit, kind, *, sample: calls.append((kind, sample)))
+    calls: list[list[str]] = []
+    monkeypatch.setattr(Task, "start", lambda task: calls.append(list(task.command[7:])))
     return calls
 
 
@@ -37,7 +37,7 @@ def leave_job(data: Path, kind: str, *, exit_code: int | None, output: str = "")
 
 
 def test_without_units_and_paradigms_buttons_start_them_and_the_commands_are_shown(
-    copy: Copy, started: list[tuple[str, int]]
+    copy: Copy, started: list[list[str]]
 ) -> None:
     make_members(copy())
     app = open_page(PAGE, view="units")
@@ -52,7 +52,7 @@ def test_without_units_and_paradigms_buttons_start_them_and_the_commands_are_sho
     app.button(key="units-1000").click().run()
     app.button(key="units-0").click().run()
     app.button(key="paradigms-0").click().run()
-    assert started == [("units", 1000), ("units", 0), ("paradigms", 0)]
+    assert started == [["units", "made", "--sample", "1000"], ["units", "made"], ["paradigms", "made"]]
 
 
 def test_while_something_is_measured_the_page_says_how_far_it_is(
@@ -92,14 +92,14 @@ def test_units_are_drawn_by_layer_beside_what_they_are_read_against(copy: Copy) 
     assert any("How much of it is memorization?" in element.value for element in app.markdown)
 
 
-def test_a_sample_is_said_and_more_can_be_measured(copy: Copy, started: list[tuple[str, int]]) -> None:
+def test_a_sample_is_said_and_more_can_be_measured(copy: Copy, started: list[list[str]]) -> None:
     make_units(copy(), sample=50, references=False)
     app = open_page(PAGE, view="units", variant="median")
     assert "on a sample of 50 of the pairs" in captions(app)
     assert "The median comes from a histogram" in captions(app)
     assert not any("How much of it" in element.value for element in app.markdown)
     app.button(key="units-0").click().run()
-    assert started == [("units", 0)]
+    assert started == [["units", "made"]]
     app.segmented_control(key="unit-variant").select("mean").run()
     assert address(app)["variant"] == "mean"
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.mitigations import setting, state, waiting
 from clipmem_core.studies.store import StudyFolder
@@ -42,5 +43,5 @@ def went_on(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     for module in (setting, state, waiting):
         monkeypatch.setattr(module, "resume_study", lambda study: done.append(("resume", study.name)))
     monkeypatch.setattr(state, "cancel", lambda job: done.append(("cancel", job.name)))
-    monkeypatch.setattr(state, "start_job_in", lambda folder, command: done.append(("again", folder.name)))
+    monkeypatch.setattr(Task, "start", lambda task: done.append(("again", task.folder.name)))
     return done

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.commands import parse
 from clipmem_core.config import SourceOptions, preset_config
-from clipmem_core.dashboard.mitigations import start
 from clipmem_core.dashboard.mitigations.start import Wanted, fault_of
 from clipmem_core.dashboard.mitigations.study import PLANS
 from clipmem_core.dashboard.starting import OTHER_SOURCE
@@ -29,7 +29,7 @@ Copy = Callable[..., Audit]
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
     """Every study that the form starts, instead of starting it."""
     calls: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(start, "start_study", lambda arguments, *, name: calls.append((name, list(arguments))))
+    monkeypatch.setattr(Task, "start", lambda task: calls.append((task.folder.name, list(task.command[8:]))))
     return calls
 
 

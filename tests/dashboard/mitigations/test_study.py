@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.audits.holding import hold
+from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import SETTINGS, made_rows, make_mitigations

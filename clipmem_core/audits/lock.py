@@ -1,4 +1,4 @@
-"""The folder of an audit or a study → held by one process at a time, by a lock beside it."""
+"""A lock beside the folder of an audit or a study: one process at a time works in it."""
 
 from pathlib import Path
 from typing import Any

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits import checks
-from clipmem_core.audits.checks import Request, find_check, find_request, refuse_at_once, start_check
+from clipmem_core.audits import preflight
 from clipmem_core.audits.detached import process_start
+from clipmem_core.audits.jobs import Task
+from clipmem_core.audits.preflight import Request, find_check, find_request, refuse_at_once, start_check
 from clipmem_core.audits.store import write_json
 from clipmem_core.commands import parse
 from clipmem_core.config import AuditConfig, InputError, SourceOptions, as_dict, preset_config
@@ -149,11 +150,11 @@ def test_a_request_that_is_none_is_named(data: Path, content: str) -> None:
 
 
 def test_old_checks_are_thrown_away_when_the_next_one_starts(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "start_job_in", lambda folder, command: None)
+    monkeypatch.setattr(Task, "start", lambda task: None)
     old, running, new = (Request("x", name, TINY) for name in ("old", "running", "new"))
     leave_check(data, old)
     leave_check(data, running, exit_code=None, started=process_start(os.getpid()) or "")
-    long_ago = time.time() - checks.KEPT_SECONDS - 1
+    long_ago = time.time() - preflight.KEPT_SECONDS - 1
     for request in (old, running):
         os.utime(data / "jobs" / ".checks" / request.key, (long_ago, long_ago))
     start_check(new)

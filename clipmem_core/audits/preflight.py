@@ -1,4 +1,4 @@
-"""What somebody wants to audit → a detached check of it: what is in the data set, and how long the audit will take.
+"""The detached check of an audit that somebody wants: what is in the data set, and how long the audit will take.
 
     <data>/jobs/.checks/<key>/   request.json · job.json, output.log, exit_code
 
@@ -16,7 +16,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from clipmem_core.audits import detached
-from clipmem_core.audits.jobs import Job, find_job, find_job_in, jobs_folder, resume_arguments, start_job_in
+from clipmem_core.audits.jobs import Job, Task, audit_task, jobs_folder, resume_arguments
 from clipmem_core.audits.settings import check_config, config_from, resolve
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, write_json
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
@@ -86,7 +86,7 @@ def refuse_at_once(request: Request) -> None:
     if not request.source.strip():
         raise InputError("no data set is given: choose one, or type its path")
     check_config(request.config)
-    job = find_job(request.name)
+    job = audit_task(request.name).find()
     if job is not None and job.running:
         raise InputError(f"audit {request.name!r} waits or runs already: take another name, or cancel it first")
     audit = Audit(audits_folder() / request.name)
@@ -99,10 +99,11 @@ def refuse_at_once(request: Request) -> None:
 def start_check(request: Request) -> Job:
     """Start the check of a request, or return the one that runs; throws old checks away."""
     _sweep()
-    folder = _folder(request.key)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / REQUEST, {"source": request.source, "name": request.name, "config": as_dict(request.config)})
-    return start_job_in(folder, [sys.executable, "-m", "clipmem_core.audits.estimate", str(folder / REQUEST)])
+    task = _task(request.key)
+    task.folder.mkdir(parents=True, exist_ok=True)
+    asked = {"source": request.source, "name": request.name, "config": as_dict(request.config)}
+    write_json(task.folder / REQUEST, asked)
+    return task.start()
 
 
 def read_request(path: Path) -> Request:
@@ -117,13 +118,13 @@ def read_request(path: Path) -> Request:
 
 def find_request(key: str) -> Request | None:
     """Return the request of a key, or None."""
-    path = _folder(key) / REQUEST if re.fullmatch(r"[0-9a-f]{16}", key) else None
+    path = _task(key).folder / REQUEST if re.fullmatch(r"[0-9a-f]{16}", key) else None
     return read_request(path) if path is not None and path.is_file() else None
 
 
 def find_check(key: str) -> Check | None:
     """Return how far the check of a request is, or None where none was started."""
-    job = find_job_in(_folder(key)) if re.fullmatch(r"[0-9a-f]{16}", key) else None
+    job = _task(key).find() if re.fullmatch(r"[0-9a-f]{16}", key) else None
     return _read(job) if job is not None else None
 
 
@@ -150,12 +151,13 @@ def _end(job: Job) -> str:
     return f"the check stopped with exit code {job.exit_code}: {job.last_line or 'it said nothing'}"
 
 
-def _folder(key: str) -> Path:
-    return jobs_folder() / CHECKS / key
+def _task(key: str) -> Task:
+    folder = jobs_folder() / CHECKS / key
+    return Task(folder, [sys.executable, "-m", "clipmem_core.audits.estimate", str(folder / REQUEST)])
 
 
 def _sweep() -> None:
     for folder in (jobs_folder() / CHECKS).glob("*"):
-        job = find_job_in(folder)
+        job = _task(folder.name).find()
         if time.time() - folder.stat().st_mtime > KEPT_SECONDS and not (job and job.running):
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""An audit's folder, its job and the queue → the one word that says how it stands."""
+"""How an audit stands, in a word, by its folder, its job, the queue and its lock."""
 
 import contextlib
 import math
@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from clipmem_core.audits.holding import is_held
-from clipmem_core.audits.jobs import Job, find_job, list_job_names
+from clipmem_core.audits.jobs import Job, audit_task, list_job_names
+from clipmem_core.audits.lock import is_held
 from clipmem_core.audits.progress import member_progress
 from clipmem_core.audits.store import CONFIG, MEMBERS, Audit, audits_folder, is_name, list_audits
 from clipmem_core.config import InputError
@@ -55,7 +55,7 @@ def state_of(name: str) -> State:
     """Return how an audit stands; a broken file is a state too."""
     audit = Audit(audits_folder() / name)
     try:
-        job = find_job(name)
+        job = audit_task(name).find()
         members = member_names(audit.config) if (audit.folder / CONFIG).is_file() else None
         if job is not None and job.running:
             return _running(audit, job, members)

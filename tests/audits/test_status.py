@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits import states
+from clipmem_core.audits import status
 from clipmem_core.audits.detached import process_start
-from clipmem_core.audits.holding import hold
+from clipmem_core.audits.lock import hold
 from clipmem_core.audits.queue import Ticket
-from clipmem_core.audits.states import list_states, odd_names, state_of
+from clipmem_core.audits.status import list_states, odd_names, state_of
 from clipmem_core.audits.store import Audit, write_json
 from tests.made_audit import make_audit
 
@@ -52,21 +52,21 @@ def member_files(audit: Audit, *names: str) -> None:
 
 def test_a_finished_audit_is_done_whatever_its_job_says(data: Path, leave_job: LeaveJob) -> None:
     make_audit(data)
-    assert state_of("made").word == states.DONE
+    assert state_of("made").word == status.DONE
     leave_job("made", exit_code=0)
-    assert state_of("made").word == states.DONE
+    assert state_of("made").word == status.DONE
     assert not state_of("made").at_work
 
 
 def test_a_running_job_goes_from_preparing_over_training_to_scoring(data: Path, leave_job: LeaveJob) -> None:
     leave_job("made", running=True)
-    assert state_of("made").word == states.PREPARING
+    assert state_of("made").word == status.PREPARING
     audit = unfinished(data)
-    assert state_of("made").word == states.TRAINING
+    assert state_of("made").word == status.TRAINING
     member_files(audit, "log.jsonl", "checkpoint.pt")
-    assert state_of("made").word == states.TRAINING
+    assert state_of("made").word == status.TRAINING
     member_files(audit, "text.faiss")
-    assert state_of("made").word == states.SCORING
+    assert state_of("made").word == status.SCORING
     assert state_of("made").at_work
 
 
@@ -78,18 +78,18 @@ def test_a_job_behind_another_waits_also_for_a_finished_audit_that_is_to_grow(da
         ticket.path.parent.mkdir(parents=True, exist_ok=True)
         ticket.path.write_text(json.dumps(vars(ticket)))
     state = state_of("made")
-    assert (state.word, state.place) == (states.WAITING, 1)
+    assert (state.word, state.place) == (status.WAITING, 1)
 
 
 @pytest.mark.parametrize(
     ("exit_code", "word"),
     [
-        (2, states.STOPPED),
-        (-9, states.STOPPED),
-        (None, states.STOPPED),
-        (130, states.CANCELLED),
-        (-2, states.CANCELLED),
-        (0, states.PAUSED),
+        (2, status.STOPPED),
+        (-9, status.STOPPED),
+        (None, status.STOPPED),
+        (130, status.CANCELLED),
+        (-2, status.CANCELLED),
+        (0, status.PAUSED),
     ],
 )
 def test_an_ended_job_says_how_it_ended(data: Path, leave_job: LeaveJob, exit_code: int | None, word: str) -> None:
@@ -101,17 +101,17 @@ def test_an_ended_job_says_how_it_ended(data: Path, leave_job: LeaveJob, exit_co
 def test_a_folder_that_was_copied_without_its_manifest_is_not_finished_and_nobody_works_on_it(data: Path) -> None:
     audit = unfinished(data)
     shutil.copytree(audit.folder, audit.folder.with_name("copied"), copy_function=shutil.copyfile)  # with new times
-    assert state_of("made").word == state_of("copied").word == states.PAUSED
+    assert state_of("made").word == state_of("copied").word == status.PAUSED
 
 
 def test_an_audit_that_is_held_is_at_work_elsewhere_however_long_nothing_was_written(data: Path) -> None:
     audit = unfinished(data)
     with hold(audit.folder, what="audit"):
-        assert state_of("made").word == states.ELSEWHERE
+        assert state_of("made").word == status.ELSEWHERE
         assert not state_of("made").at_work
         os.utime(audit.folder / "config.json")
         assert state_of("made").quiet < 60
-    assert state_of("made").word == states.PAUSED
+    assert state_of("made").word == status.PAUSED
 
 
 @pytest.mark.parametrize("file", ["jobs/made/job.json", "audits/made/config.json"])
@@ -120,7 +120,7 @@ def test_a_broken_file_is_a_state_that_names_it(data: Path, leave_job: LeaveJob,
     leave_job("made", running=True)
     (data / file).write_text("[]")
     state = state_of("made")
-    assert state.word == states.BROKEN
+    assert state.word == status.BROKEN
     assert str(data / file) in state.fault
 
 
@@ -133,10 +133,10 @@ def test_all_are_listed_those_at_work_first(data: Path, leave_job: LeaveJob) -> 
     leave_job("refused", exit_code=2)
     leave_job("gone", exit_code=0)  # its audit was deleted
     assert [(state.audit.name, state.word) for state in list_states()] == [
-        ("begun", states.PREPARING),
-        ("refused", states.STOPPED),
-        ("new", states.DONE),
-        ("old", states.DONE),
+        ("begun", status.PREPARING),
+        ("refused", status.STOPPED),
+        ("new", status.DONE),
+        ("old", status.DONE),
     ]
 
 
@@ -151,6 +151,6 @@ def test_names_that_no_audit_can_have_are_told_apart(data: Path) -> None:
 
 
 def test_members_of_an_odd_config_are_none() -> None:
-    assert states.member_names({"members": None}) == []
-    assert states.member_names({}) == []
-    assert states.member_names({"members": ["f-0", 3]}) == ["f-0", "3"]
+    assert status.member_names({"members": None}) == []
+    assert status.member_names({}) == []
+    assert status.member_names({"members": ["f-0", 3]}) == ["f-0", "3"]

@@ -1,4 +1,4 @@
-"""An audit's folder → the same under another name, or nothing; a kill at any moment leaves it whole under one name."""
+"""Renaming and deleting an audit; a kill at any moment leaves it whole under one name."""
 
 import contextlib
 import os
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clipmem_core.audits.holding import hold
-from clipmem_core.audits.jobs import find_job, jobs_folder
+from clipmem_core.audits.jobs import audit_task, jobs_folder
+from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import (
     CONFIG,
     MANIFEST,
@@ -83,7 +83,7 @@ def _held(name: str) -> Iterator[Audit]:
         InputError: the name cannot be one, or its job waits or runs, or another process runs it.
     """
     audit = Audit(audits_folder() / check_name(name))
-    job = find_job(name)
+    job = audit_task(name).find()
     if job is not None and job.running:
         raise InputError(f"audit {name!r} is at work: cancel it first")
     with hold(audit.folder, what="audit"):

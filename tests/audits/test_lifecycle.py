@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits import manage
+from clipmem_core.audits import lifecycle
 from clipmem_core.audits.detached import process_start
-from clipmem_core.audits.holding import hold
-from clipmem_core.audits.manage import delete_audit, folder_bytes, rename_audit
+from clipmem_core.audits.lifecycle import delete_audit, folder_bytes, rename_audit
+from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import Audit, broken_files, list_audits, write_json
 from clipmem_core.config import InputError
 from tests.made_audit import make_audit
@@ -103,8 +103,8 @@ def test_a_manifest_that_lists_no_files_is_told_before_anything_changes(audit: A
 def test_a_kill_while_renaming_leaves_the_audit_under_one_name(audit: Audit, step: int) -> None:
     """Kill before each step: moving the folder, writing config.json, its time, writing the manifest, moving the job."""
     members = {path.name: path.read_bytes() for path in audit.folder.iterdir() if path.suffix == ".parquet"}
-    steps = [(manage.Path, "rename"), (manage, "write_json"), (manage.os, "utime"), (manage, "write_json")]
-    owner, name = [*steps, (manage, "_move_job")][step]
+    steps = [(lifecycle.Path, "rename"), (lifecycle, "write_json"), (lifecycle.os, "utime"), (lifecycle, "write_json")]
+    owner, name = [*steps, (lifecycle, "_move_job")][step]
     real, calls = getattr(owner, name), []
 
     def killed(*arguments: object, **options: object) -> object:
@@ -150,7 +150,7 @@ def test_a_kill_while_deleting_leaves_no_half_of_an_audit(data: Path, audit: Aud
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manage.shutil, "rmtree", killed)
+        patch.setattr(lifecycle.shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             delete_audit("old")
     assert names() == []
