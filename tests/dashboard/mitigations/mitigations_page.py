@@ -6,7 +6,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.dashboard.mitigations import setting, state, waiting
+from clipmem_core.dashboard.mitigations import controls, study_progress
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.audits_page import leave_job_in
 from tests.dashboard.mitigations.made_mitigations import make_mitigations
@@ -31,7 +31,7 @@ def leave_study_job(data: Path, name: str, *, running: bool, exit_code: int | No
 @pytest.fixture
 def lab(data: Path, made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
     """A finished study of five arms over three seeds, of which one more takes 3.2 minutes."""
-    monkeypatch.setattr(waiting, "minutes_of", lambda study, setting: 3.2)
+    monkeypatch.setattr(study_progress, "minutes_of", lambda study, setting: 3.2)
     return make_mitigations(data, made["paper"])
 
 
@@ -39,8 +39,8 @@ def lab(data: Path, made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch) -> 
 def went_on(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What the page does to jobs, instead of doing it."""
     done: list[tuple[str, str]] = []
-    for module in (setting, state, waiting):
+    for module in (controls, study_progress):
         monkeypatch.setattr(module, "resume_study", lambda study: done.append(("resume", study.name)))
-    monkeypatch.setattr(state, "cancel", lambda job: done.append(("cancel", job.name)))
-    monkeypatch.setattr(state, "start_job_in", lambda folder, command: done.append(("again", folder.name)))
+    monkeypatch.setattr(study_progress, "cancel", lambda job: done.append(("cancel", job.name)))
+    monkeypatch.setattr(study_progress, "start_job_in", lambda folder, command: done.append(("again", folder.name)))
     return done
