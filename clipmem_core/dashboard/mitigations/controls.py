@@ -16,27 +16,8 @@ from clipmem_core.audits.settings import check_config
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAGE, write
 from clipmem_core.dashboard.choices import choose_listed
-from clipmem_core.dashboard.mitigations.knobs import (
-    ADAPTIVE,
-    AHEAD,
-    COLOUR,
-    CROPS,
-    DECAY,
-    FORGET_DF,
-    IMAGE_NOISE,
-    LOGIT_FLOOR,
-    LOGIT_SCALE,
-    MASK,
-    MIN_DF,
-    PLACE_HELP,
-    PLACES,
-    RANKED_BY,
-    REMOVED,
-    TEXT_NOISE,
-    Knob,
-    caption_choices,
-    early_stop,
-)
+from clipmem_core.dashboard.mitigations import knobs
+from clipmem_core.dashboard.mitigations.knobs import PLACE_HELP, PLACES, RANKED_BY, REMOVED, Knob
 from clipmem_core.dashboard.mitigations.study_data import Reference, reference_of
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.study_decisions import decided_for
@@ -70,13 +51,13 @@ def draw_setting(study: StudyFolder) -> Setting:
     reference = reference_of(study)
     setting = _read_setting(reference)
     _draw_listed(study, setting)
-    controls = Controls(setting, reference)
+    controls, stop = Controls(setting, reference), knobs.early_stop(reference)
     groups: dict[str, Callable[[], None]] = {
         "Captions": controls.draw_captions,
-        "Text": lambda: controls.draw_fields((FORGET_DF, MIN_DF, MASK, TEXT_NOISE)),
-        "Pictures": lambda: controls.draw_fields((CROPS, COLOUR, IMAGE_NOISE)),
+        "Text": lambda: controls.draw_fields((knobs.FORGET_DF, knobs.MIN_DF, knobs.MASK, knobs.TEXT_NOISE)),
+        "Pictures": lambda: controls.draw_fields((knobs.CROPS, knobs.COLOUR, knobs.IMAGE_NOISE)),
         "Only for pairs that run ahead": controls.draw_adaptive,
-        "Training": lambda: controls.draw_fields((early_stop(reference), DECAY, LOGIT_FLOOR, LOGIT_SCALE)),
+        "Training": lambda: controls.draw_fields((stop, knobs.DECAY, knobs.LOGIT_FLOOR, knobs.LOGIT_SCALE)),
         "Pairs": lambda: controls.draw_pairs(study),
         "Comparison": lambda: controls.draw_switch("equal_time", "Equal time", EQUAL_TIME, disabled=not setting.text),
     }
@@ -158,7 +139,7 @@ class Controls:
 
     def draw_captions(self) -> None:
         """Draw how many captions of a pair are trained on."""
-        name, choices = "train_captions", caption_choices(self.reference)
+        name, choices = "train_captions", knobs.caption_choices(self.reference)
         if not choices:
             st.caption("Every pair has one caption." if self.reference.captions else "Not known until none has begun.")
             return
@@ -168,9 +149,9 @@ class Controls:
             shown: dict[str, Any] = {"options": options, "format_func": lambda count: str(count) if count else "all"}
             self._draw_field(st.select_slider, "Captions per pair", name, value, **shown)
 
-    def draw_fields(self, knobs: Iterable[Knob]) -> None:
+    def draw_fields(self, drawn: Iterable[Knob]) -> None:
         """Draw a toggle for each of these fields, and of those that are on a slider."""
-        for knob in knobs:
+        for knob in drawn:
             value = self.setting.fields.get(knob.name)
             usual = {knob.name: knob.at_first(self.reference.config), **knob.brings}
             self._draw_toggle(knob.name, knob.label, knob.help, usual)
@@ -181,9 +162,9 @@ class Controls:
 
     def draw_adaptive(self) -> None:
         """Draw what is done to pairs that run ahead, and who is said to."""
-        self.draw_fields(ADAPTIVE)
-        if any(knob.name in self.setting.fields for knob in ADAPTIVE):
-            for knob in AHEAD:
+        self.draw_fields(knobs.ADAPTIVE)
+        if any(knob.name in self.setting.fields for knob in knobs.ADAPTIVE):
+            for knob in knobs.AHEAD:
                 value = self.setting.fields.get(knob.name, getattr(self.reference.config, knob.name))
                 self._draw_slider(knob, value, label_visibility="visible")
 
