@@ -6,23 +6,23 @@ from clipmem_core.dashboard.address import write
 from clipmem_core.dashboard.choices import asked, choose_segment
 from clipmem_core.dashboard.frame import open_bare_page
 from clipmem_core.dashboard.mitigations.chart import draw_chart
-from clipmem_core.dashboard.mitigations.effect import draw_effect
-from clipmem_core.dashboard.mitigations.pairs import draw_changed_pairs
-from clipmem_core.dashboard.mitigations.setting import arm_of, draw_setting
-from clipmem_core.dashboard.mitigations.start import draw_start
-from clipmem_core.dashboard.mitigations.state import draw_beginning, draw_state, is_working
-from clipmem_core.dashboard.mitigations.study import (
+from clipmem_core.dashboard.mitigations.controls import arm_of, draw_setting
+from clipmem_core.dashboard.mitigations.differences import draw_differences, draw_effect
+from clipmem_core.dashboard.mitigations.new_study import draw_start
+from clipmem_core.dashboard.mitigations.pair_changes import draw_changed_pairs
+from clipmem_core.dashboard.mitigations.study_progress import (
     PARAMETER,
     Known,
     beginning,
     choose_study,
-    draw_faults,
+    draw_beginning,
+    draw_state,
+    draw_waiting,
+    is_working,
     known_studies,
-    told,
+    shown_errors,
 )
-from clipmem_core.dashboard.mitigations.table import draw_differences
-from clipmem_core.dashboard.mitigations.waiting import draw_waiting
-from clipmem_core.dashboard.trouble import explained_errors
+from clipmem_core.dashboard.trouble import draw_fault, explained_errors
 from clipmem_core.studies.setting import Setting
 
 VIEWS = {"results": ":material/scatter_plot: Results", "start": ":material/add: Start a study"}
@@ -41,23 +41,23 @@ def show_study(known: Known) -> None:
     draw_state(known, working=working)
     left, right = st.columns([1, 2], gap="medium")
     setting = Setting()
-    with left, told():
+    with left, shown_errors():
         setting = draw_setting(known.study)
     arm = arm_of(known.study, setting)
-    with right, told():
+    with right, shown_errors():
         if known.done:
             draw_waiting(known, setting, arm, working=working)
         else:
             st.info("No arm of this study is done yet.", icon=":material/hourglass:")
             return
     chosen = arm if any(name == arm for name, _ in known.done) else None
-    with right, told():
+    with right, shown_errors():
         if chosen is not None:
             draw_effect(known.study.arms, chosen, setting.text)
         draw_chart(known.study, chosen)
-    with told():
+    with shown_errors():
         draw_differences(known.study, chosen)
-    with told():
+    with shown_errors():
         draw_changed_pairs(known.study, chosen)
 
 
@@ -69,7 +69,8 @@ with explained_errors():
     view = asked(VIEW, VIEWS, usual)
     # A widget of its own for each view: what the browser still sends of the last view's changes nothing in this one.
     choose_segment("View", VIEWS, parameter=VIEW, key=f"mitigations-{view}", usual=usual, hidden=True)
-    draw_faults(faults)
+    for fault in faults:
+        draw_fault("A study cannot be shown.", fault)
     chosen_study = choose_study(known, begins) if view == "results" else None
     if view == "start":
         draw_start(started=show_started)

@@ -5,8 +5,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from clipmem_core.columns import GROUPS, PAIR_ID
+from clipmem_core.figures.clouds import safe, short_name
 from clipmem_core.figures.colours import group_colour
-from clipmem_core.figures.points import safe, short_name
 
 HEIGHT = 480
 ID_LENGTH = 60

@@ -6,8 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
-from clipmem_core.figures.colours import ENCODER_COLOURS
-from clipmem_core.figures.points import (
+from clipmem_core.figures.clouds import (
     LEGEND_ABOVE,
     add_points,
     classes,
@@ -16,6 +15,7 @@ from clipmem_core.figures.points import (
     selectable,
     short_name,
 )
+from clipmem_core.figures.colours import ENCODER_COLOURS
 
 LINE = {"color": "#808080", "width": 1, "dash": "dot"}
 STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # of clipmem between two lines

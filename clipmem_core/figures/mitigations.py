@@ -1,37 +1,26 @@
-"""The arms of a study of mitigations → Plotly figures: utility against memorization, and both against a setting."""
+"""The arms of a study of mitigations as Plotly figures: utility against memorization, and both against a setting."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from clipmem_core.figures.arms import (
-    BAND,
-    CHOSEN_COLOUR,
-    HEIGHT,
-    HOVER,
-    LINE,
-    MEMORIZATION,
-    PAPER_COLOUR,
-    PLACE,
-    RING,
-    SIZE,
-    UTILITY,
-    add_paper,
-    add_ring,
-    bars,
-    customdata,
-    laid_out,
-    sizes,
-)
+from clipmem_core.figures.clouds import LABEL_COLOURS, LEGEND_OF_SEEDS, safe
 from clipmem_core.figures.colours import OTHER
+from clipmem_core.figures.encoders import error_bar
 from clipmem_core.figures.labels import Extent, place_labels
-from clipmem_core.figures.points import LABEL_COLOURS, safe
 from clipmem_core.studies.store import ARM
 
-FRONT_COLOUR = "#0f8f9f"
+MEMORIZATION, UTILITY = "memorization", "utility"
+LINE, PLACE, TOLD, BAND = "line", "place", "told", "band"
+HEIGHT = 440
+CHOSEN_COLOUR, PAPER_COLOUR, FRONT_COLOUR = "#6a6fd8", "#a0674b", "#0f8f9f"
 LINE_COLOURS = (FRONT_COLOUR, "#d93a3a", *LABEL_COLOURS[8:])
+SIZE, LARGE, RING = 10, 14, 24
+PAPER = "the paper, rescaled"
+HOVER = "%{customdata[1]}<extra></extra>"
 FEW = 16  # arms: of more, only the front is named, the others by hovering
 WIDE = 3  # medians: where a bar longer than that is cut, or one arm of few seeds would make a blot of the others
 APART = 0.012  # of the lines of one setting, of the axis
@@ -60,20 +49,32 @@ def tradeoff_figure(
         A figure; customdata of each dot of an arm is its row in `points` and what it tells.
     """
     figure = go.Figure()
-    _add_front(figure, points, front)
+    best = points.set_index(ARM).loc[list(front)]
+    line = {"color": OTHER, "width": 1.5, "shape": "hv", "dash": "dot"}
+    silent = {"hoverinfo": "skip", "showlegend": False}
+    figure.add_scatter(x=best[MEMORIZATION], y=best[UTILITY], mode="lines", line=line, **silent)
     if paper is not None:
-        add_paper(figure, paper, MEMORIZATION, UTILITY, PAPER_COLOUR)
+        _add_paper(figure, paper, MEMORIZATION, UTILITY, PAPER_COLOUR)
     is_none, on_front = points[ARM] == none, points[ARM].isin(front)
     for name, rows, colour, symbol in (
         ("arm that another beats", points[~is_none & ~on_front], OTHER, "circle"),
         ("arm that no other beats", points[~is_none & on_front], FRONT_COLOUR, "circle"),
         ("none", points[is_none], FRONT_COLOUR if none in front else OTHER, "diamond"),
     ):
-        _add_arms(figure, rows, name=name, colour=colour, symbol=symbol, chosen=chosen)
+        if rows.empty:
+            continue
+        marker = {"color": colour, "symbol": symbol, "opacity": 1}
+        marker["size"] = [size + 3 * (symbol == "diamond") for size in _sizes(rows, chosen)]
+        across = _bars(rows, MEMORIZATION, colour)
+        trace: dict[str, Any] = {"name": name, "mode": "markers", "marker": marker, "error_x": across}
+        _add_arms(figure, rows, MEMORIZATION, UTILITY, colour, **trace)
     _add_chosen(figure, points, none, chosen)
-    _finish(figure, points, paper, titles)
+    drawn = points if paper is None else pd.concat([points, paper])
+    x, y = f"← less memorized · {safe(titles[0])}", f"{safe(titles[1])} · more useful →"
+    figure.update_xaxes(title=x, zeroline=False, range=_shown(drawn, MEMORIZATION))
+    figure.update_yaxes(title=y, zeroline=False, range=_shown(drawn, UTILITY))
     _add_labels(figure, points, front, always=[name for name in points[ARM] if name in (chosen, none)])
-    return figure
+    return _laid_out(figure)
 
 
 def against_figure(
@@ -97,64 +98,51 @@ def against_figure(
     lines = list(dict.fromkeys(points[LINE]))
     wide = (max(ticks) - min(ticks)) or 1.0
     for number, line in enumerate(lines):
-        colour = LINE_COLOURS[number % len(LINE_COLOURS)]
-        theirs = None if paper is None else paper[paper[LINE] == line]
-        if theirs is not None and len(theirs):
-            alone = len(lines) == 1
-            _add_paper_line(figure, theirs, PAPER_COLOUR if alone else colour, alone=alone)
+        colour, name = LINE_COLOURS[number % len(LINE_COLOURS)], safe(line or "this study")
+        if paper is not None and (paper[LINE] == line).any():
+            _add_paper_line(figure, paper[paper[LINE] == line], colour, alone=len(lines) == 1)
         rows = points[points[LINE] == line].sort_values(PLACE)
         rows = rows.assign(**{PLACE: rows[PLACE] + (number - (len(lines) - 1) / 2) * APART * wide})
+        found, marker = rows[rows[ARM] == chosen], {"size": _sizes(rows, chosen), "opacity": 1}
+        drawn: dict[str, Any] = {"mode": "lines+markers", "line": {"color": colour, "width": 2}, "marker": marker}
         for panel, measure in enumerate((MEMORIZATION, UTILITY), start=1):
-            _add_line(figure, rows, measure, colour, name=line or "this study", panel=panel, chosen=chosen)
+            trace = drawn | {"name": name, "legendgroup": name, "showlegend": panel == 1, "row": panel, "col": 1}
+            _add_arms(figure, rows, PLACE, measure, colour, **trace)
+            if len(found):
+                _add_ring(figure, found[PLACE], found[measure], row=panel, col=1)
     figure.update_xaxes(tickvals=list(ticks), ticktext=[safe(text) for text in ticks.values()], zeroline=False)
     figure.update_xaxes(title=safe(titles[0]), row=2, col=1)
     for panel, title, better in ((1, titles[1], "less memorized ←"), (2, titles[2], "more useful →")):
         figure.update_yaxes(title=f"{safe(title)}<br>{better}", zeroline=False, row=panel, col=1)
-    return laid_out(figure)
+    return _laid_out(figure)
 
 
-def _add_front(figure: go.Figure, points: pd.DataFrame, front: Sequence[str]) -> None:
-    rows = points.set_index(ARM).loc[list(front)]
-    figure.add_scatter(
-        x=rows[MEMORIZATION],
-        y=rows[UTILITY],
-        mode="lines",
-        line={"color": OTHER, "width": 1.5, "shape": "hv", "dash": "dot"},
-        hoverinfo="skip",
-        showlegend=False,
-    )
+def _laid_out(figure: go.Figure) -> go.Figure:
+    """Give a figure its height and its legend; a drag scrolls the page."""
+    figure.update_layout(legend=LEGEND_OF_SEEDS, height=HEIGHT, margin={"l": 0, "r": 10, "t": 30, "b": 0})
+    figure.update_layout(dragmode=False, hoverlabel={"align": "left"})
+    return figure
 
 
-def _add_arms(
-    figure: go.Figure, rows: pd.DataFrame, *, name: str, colour: str, symbol: str, chosen: str | None
-) -> None:
-    if rows.empty:
-        return
-    figure.add_scatter(
-        x=rows[MEMORIZATION],
-        y=rows[UTILITY],
-        error_x=bars(rows, MEMORIZATION, colour),
-        error_y=bars(rows, UTILITY, colour),
-        name=name,
-        mode="markers",
-        marker={
-            "color": colour,
-            "symbol": symbol,
-            "size": [size + 3 * (symbol == "diamond") for size in sizes(rows, chosen)],
-            "opacity": 1,
-        },
-        customdata=customdata(rows),
-        hovertemplate=HOVER,
-    )
+def _add_arms(figure: go.Figure, rows: pd.DataFrame, x: str, y: str, colour: str, **trace: Any) -> None:
+    """Draw arms with what they tell, and the bars of what stands upwards."""
+    told = {"customdata": _customdata(rows), "hovertemplate": HOVER}
+    figure.add_scatter(x=rows[x], y=rows[y], error_y=_bars(rows, y, colour), **told, **trace)
+
+
+def _add_ring(figure: go.Figure, x: Iterable[float], y: Iterable[float], **where: int) -> None:
+    """Draw the ring that the chosen arm has."""
+    marker = {"symbol": "circle-open", "size": RING, "color": CHOSEN_COLOUR, "line": {"width": 2.5}}
+    figure.add_scatter(x=x, y=y, mode="markers", marker=marker, hoverinfo="skip", showlegend=False, **where)
 
 
 def _add_chosen(figure: go.Figure, points: pd.DataFrame, none: str, chosen: str | None) -> None:
     """Draw a ring around the chosen arm, and the arrow that leads to it."""
-    places = dict(zip(points[ARM], zip(points[MEMORIZATION], points[UTILITY], strict=True), strict=True))
+    places = {arm: (x, y) for arm, x, y in points[[ARM, MEMORIZATION, UTILITY]].itertuples(index=False, name=None)}
     if chosen not in places:
         return
     x, y = places[chosen]
-    add_ring(figure, [x], [y])
+    _add_ring(figure, [x], [y])
     if chosen == none or none not in places:
         return
     from_x, from_y = places[none]
@@ -172,24 +160,9 @@ def _add_labels(figure: go.Figure, points: pd.DataFrame, front: Sequence[str], *
     (left, right), (bottom, top) = figure.layout.xaxis.range, figure.layout.yaxis.range
     extents = Extent(left, right), Extent(bottom, top, span=HEIGHT - 100)
     for name, anchor in place_labels(dots, named, always=always, extents=extents).items():
-        text = safe(name)
-        figure.add_annotation(
-            x=dots.at[name, MEMORIZATION],
-            y=dots.at[name, UTILITY],
-            text=f"<b>{text}</b>" if name in always else text,
-            showarrow=False,
-            font={"size": 11},
-            **anchor,
-        )
-
-
-def _finish(figure: go.Figure, points: pd.DataFrame, paper: pd.DataFrame | None, titles: tuple[str, str]) -> None:
-    drawn = points if paper is None else pd.concat([points, paper])
-    figure.update_xaxes(title=f"← less memorized · {safe(titles[0])}", zeroline=False)
-    figure.update_yaxes(title=f"{safe(titles[1])} · more useful →", zeroline=False)
-    for update, measure in ((figure.update_xaxes, MEMORIZATION), (figure.update_yaxes, UTILITY)):
-        update(range=_shown(drawn, measure))
-    laid_out(figure)
+        text = f"<b>{safe(name)}</b>" if name in always else safe(name)
+        x, y = dots.loc[name]
+        figure.add_annotation(x=x, y=y, text=text, showarrow=False, font={"size": 11}, **anchor)
 
 
 def _shown(drawn: pd.DataFrame, measure: str) -> list[float]:
@@ -203,8 +176,8 @@ def _shown(drawn: pd.DataFrame, measure: str) -> list[float]:
 
 
 def _add_paper_line(figure: go.Figure, paper: pd.DataFrame, colour: str, *, alone: bool) -> None:
-    """Draw a line of the paper's; one that is alone with its deviation and its name."""
-    rows = paper.sort_values(PLACE)
+    """Draw a line of the paper's; one that is alone in its own colour, with its deviation and its name."""
+    rows, colour = paper.sort_values(PLACE), PAPER_COLOUR if alone else colour
     if alone:
         band = pd.concat([rows[UTILITY] + rows[BAND], (rows[UTILITY] - rows[BAND])[::-1]])
         figure.add_scatter(
@@ -214,28 +187,29 @@ def _add_paper_line(figure: go.Figure, paper: pd.DataFrame, colour: str, *, alon
             **{"hoverinfo": "skip", "showlegend": False, "row": 2, "col": 1},
         )
     if rows[MEMORIZATION].notna().any():
-        add_paper(figure, rows, PLACE, MEMORIZATION, colour, row=1, col=1, showlegend=False)
-    add_paper(figure, rows, PLACE, UTILITY, colour, row=2, col=1, showlegend=alone)
+        _add_paper(figure, rows, PLACE, MEMORIZATION, colour, row=1, col=1, showlegend=False)
+    _add_paper(figure, rows, PLACE, UTILITY, colour, row=2, col=1, showlegend=alone)
 
 
-def _add_line(
-    figure: go.Figure, rows: pd.DataFrame, measure: str, colour: str, *, name: str, panel: int, chosen: str | None
-) -> None:
-    figure.add_scatter(
-        x=rows[PLACE],
-        y=rows[measure],
-        error_y=bars(rows, measure, colour),
-        name=safe(name),
-        legendgroup=safe(name),
-        showlegend=panel == 1,
-        mode="lines+markers",
-        line={"color": colour, "width": 2},
-        marker={"size": sizes(rows, chosen), "opacity": 1},
-        customdata=customdata(rows),
-        hovertemplate=HOVER,
-        row=panel,
-        col=1,
-    )
-    found = rows[rows[ARM] == chosen]
-    if len(found):
-        add_ring(figure, found[PLACE], found[measure], row=panel, col=1)
+def _add_paper(figure: go.Figure, paper: pd.DataFrame, x: str, y: str, colour: str, **trace: Any) -> None:
+    """Draw a curve of the paper's: its points, dashed, none of which is an arm."""
+    trace |= {"name": PAPER, "legendgroup": PAPER, "hovertemplate": HOVER}
+    trace |= {"mode": "lines+markers", "line": {"color": colour, "width": 1.5, "dash": "dash"}}
+    trace |= {"marker": {"symbol": "square-open", "size": 7}}
+    figure.add_scatter(x=paper[x], y=paper[y], customdata=[[None, told] for _, told in _customdata(paper)], **trace)
+
+
+def _bars(rows: pd.DataFrame, measure: str, colour: str) -> dict[str, object]:
+    """Return the error bars of a measure of arms, thin ones; none where the ends of the interval are NaN."""
+    names = {measure: "mean", f"{measure}_low": "low", f"{measure}_high": "high"}
+    return error_bar(rows[list(names)].rename(columns=names), colour) | {"thickness": 1, "width": 0}
+
+
+def _sizes(rows: pd.DataFrame, chosen: str | None) -> list[int]:
+    """Return the size of each arm's dot, in pixels: the chosen one's is larger."""
+    return [LARGE if name == chosen else SIZE for name in rows[ARM]]
+
+
+def _customdata(rows: pd.DataFrame) -> list[list[object]]:
+    """Return what goes with each dot: its row, and the lines it tells, which Plotly shows as they are."""
+    return [[row, "<br>".join(map(safe, told))] for row, told in zip(rows.index.tolist(), rows[TOLD], strict=True)]

@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 
 from clipmem_core.audits.paradigms import CLIP, SELF_SUPERVISED, SUPERVISED
 from clipmem_core.audits.units import BEFORE, SEEN, UNSEEN
+from clipmem_core.figures.clouds import LEGEND_ABOVE, LEGEND_OF_SEEDS
 from clipmem_core.figures.colours import ENCODER_COLOURS, OTHER
 from clipmem_core.figures.encoders import error_bar, in_words
-from clipmem_core.figures.points import LEGEND_ABOVE, LEGEND_OF_SEEDS
 from clipmem_core.review.unit_ranks import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
 
 HEIGHT = 360

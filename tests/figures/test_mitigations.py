@@ -5,7 +5,17 @@ import plotly.graph_objects as go
 import pytest
 
 from clipmem_core.figures.colours import DARK_PAGE, LIGHT_PAGE
-from clipmem_core.figures.mitigations import FEW, FRONT_COLOUR, LINE_COLOURS, against_figure, tradeoff_figure
+from clipmem_core.figures.mitigations import (
+    CHOSEN_COLOUR,
+    FEW,
+    FRONT_COLOUR,
+    LARGE,
+    LINE_COLOURS,
+    PAPER_COLOUR,
+    SIZE,
+    against_figure,
+    tradeoff_figure,
+)
 from tests.figures.test_groups import contrast
 
 TITLES = ("clipmem", "retrieval")
@@ -61,7 +71,7 @@ def test_an_arrow_leads_from_none_to_the_chosen_arm() -> None:
     assert (list(ring.x), list(ring.y)) == ([0.2], [0.45])
     assert "<b>mask</b>" in names(figure)
     sizes = traces(figure)["arm that no other beats"].marker.size
-    assert sizes[0] > sizes[1]
+    assert sizes == (LARGE, SIZE)
 
 
 @pytest.mark.parametrize("chosen", [None, "none", "unknown"])
@@ -95,7 +105,9 @@ def test_the_axes_say_what_is_better_and_hold_every_interval_and_the_paper() -> 
     assert x.range[0] < 0.09
     assert x.range[1] > 0.6
     assert y.range[1] > 0.9
-    assert traces(figure)["the paper, rescaled"].line.dash == "dash"
+    curve = traces(figure)["the paper, rescaled"]
+    assert curve.line.dash == "dash"
+    assert curve.customdata[0][0] is None  # a point of the paper is no arm
 
 
 def test_one_interval_far_wider_than_most_does_not_squeeze_the_others() -> None:
@@ -106,10 +118,11 @@ def test_one_interval_far_wider_than_most_does_not_squeeze_the_others() -> None:
     assert x.range == pytest.approx((0.09 - 0.08 * 0.23, 0.32 + 0.08 * 0.23))
 
 
-def test_one_arm_without_any_interval_is_drawn() -> None:
+def test_one_arm_without_any_interval_is_drawn_without_a_bar() -> None:
     points = points_of({"none": (0.3, 0.4)}, half=math.nan)
     figure = tradeoff_figure(points, titles=TITLES, front=["none"], none="none", chosen="none")
     assert figure.layout.xaxis.range[0] < 0.3 < figure.layout.xaxis.range[1]
+    assert traces(figure)["none"].error_y.array[0] == 0
 
 
 def test_names_are_shown_as_they_are() -> None:
@@ -173,7 +186,7 @@ def test_several_lines_stand_a_little_apart_and_the_papers_have_their_colours() 
     assert not [trace for trace in figure.data if trace.fill == "toself"]
 
 
-@pytest.mark.parametrize("colour", [FRONT_COLOUR, *LINE_COLOURS])
+@pytest.mark.parametrize("colour", [FRONT_COLOUR, CHOSEN_COLOUR, PAPER_COLOUR, *LINE_COLOURS])
 @pytest.mark.parametrize("page", [LIGHT_PAGE, DARK_PAGE])
-def test_every_line_stands_out_from_both_pages(colour: str, page: str) -> None:
+def test_every_colour_stands_out_from_both_pages(colour: str, page: str) -> None:
     assert contrast(colour, page) >= 3

@@ -6,7 +6,7 @@ from typing import Any
 
 from clipmem_core import columns as c
 from clipmem_core.config import AuditConfig
-from clipmem_core.dashboard.mitigations.reference import Reference
+from clipmem_core.dashboard.mitigations.study_data import Reference
 from clipmem_core.studies.rankings import RANDOM
 
 ALL_CAPTIONS = 0

@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.mitigations import waiting
+from clipmem_core.dashboard.mitigations import study_progress
 from clipmem_core.review.decisions import open_review
 from clipmem_core.studies.own import read_own
 from clipmem_core.studies.store import StudyFolder
@@ -91,7 +91,7 @@ def test_a_setting_nobody_ran_says_how_long_it_takes_and_is_queued(
 
 
 def test_how_long_is_not_known_before_none_has_run(lab: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "minutes_of", lambda study, setting: None)
+    monkeypatch.setattr(study_progress, "minutes_of", lambda study, setting: None)
     assert "known when none has been trained" in bold(open_page(PAGE, setting="text_mask=0.35"))
 
 
@@ -109,7 +109,7 @@ def test_a_job_that_does_not_start_is_one_line(lab: StudyFolder, monkeypatch: py
     def fail(study: StudyFolder) -> None:
         raise RuntimeError("job did not start:\nno output")
 
-    monkeypatch.setattr(waiting, "resume_study", fail)
+    monkeypatch.setattr(study_progress, "resume_study", fail)
     app = press(open_page(PAGE, setting="text_mask=0.35"), "Run it")
     assert "job did not start: no output" in texts(app)
 
@@ -164,7 +164,7 @@ def test_an_error_while_it_is_added_loses_nothing(lab: StudyFolder, monkeypatch:
     def refuse(*args: object, **kwargs: object) -> str:
         raise InputError("the folder\ncannot be written")
 
-    monkeypatch.setattr(waiting, "add_own", refuse)
+    monkeypatch.setattr(study_progress, "add_own", refuse)
     app = press(open_page(PAGE, setting="text_mask=0.35"), "Run it")
     assert "the folder cannot be written" in texts(app)
     assert json.loads((lab.folder / "study.json").read_text())["study"] == "combined"

@@ -11,8 +11,8 @@ from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.commands import parse
 from clipmem_core.config import SourceOptions, preset_config
-from clipmem_core.dashboard.mitigations.start import Wanted, fault_of
-from clipmem_core.dashboard.mitigations.study import PLANS
+from clipmem_core.dashboard.mitigations.new_study import fault_of
+from clipmem_core.dashboard.mitigations.study_progress import PLANS
 from clipmem_core.dashboard.starting import OTHER_SOURCE
 from clipmem_core.studies.mitigations import NONE
 from clipmem_core.studies.plans import STUDIES
@@ -127,10 +127,13 @@ def test_a_number_out_of_range_is_refused_at_once(field: str, value: int) -> Non
     assert app.button(key="study-start").disabled
 
 
-def test_a_wanted_study_says_only_what_its_plan_and_preset_do_not() -> None:
-    config = parse(["study", "captions", "scenes", "--name", "x", "--preset", "tiny"]).config
-    wanted = Wanted("captions", "scenes", "x", config)
-    assert wanted.arguments == ["captions", "scenes", "--name=x", "--preset=tiny", "--seeds=3"]
-    assert parse(["study", *wanted.arguments]).config == config
-    assert fault_of(wanted) == ""
+def test_what_a_plan_and_a_preset_set_needs_no_word(started: list) -> None:  # type: ignore[type-arg]
+    app = form()
+    app.selectbox(key="study-plan").select("captions").run()
+    app.segmented_control(key="study-preset").select("tiny").run()
+    start_it(app)
+    ((name, arguments),) = started
+    assert arguments == ["captions", "scenes", f"--name={name}", "--preset=tiny", "--seeds=3"]
+    config = parse(["study", *arguments]).config
+    assert fault_of("scenes", name, config) == ""
     assert config.source == SourceOptions()

@@ -1,4 +1,4 @@
-"""Pairs as a cloud → what its figures share: named and coloured classes, the density behind it, a lasso."""
+"""What figures of many points share: named and coloured classes, the density behind them, a lasso, plain text."""
 
 import html
 from collections.abc import Sequence

@@ -7,6 +7,8 @@ import pytest
 
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.mitigations.study_progress import know
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import SETTINGS, made_rows, make_mitigations
 from tests.dashboard.mitigations.mitigations_page import PAGE, labels, leave_study_job, press
@@ -48,26 +50,31 @@ def test_studies_of_other_questions_are_not_offered_and_the_fullest_comes_first(
 
 
 @pytest.mark.parametrize("file", ["study.json", "arms.parquet", "own.json"])
-@pytest.mark.parametrize("garbage", [b"", b"[]", b'{"study": "combined"}', b'{"arms": [5]}', b"\x00\xff", None])
-def test_a_broken_study_is_one_line_and_the_others_are_shown(
-    data: Path, lab: StudyFolder, made: Made, file: str, garbage: bytes | None
-) -> None:
-    path = make_mitigations(data, made["paper"], name="broken").folder / file
-    path.unlink(missing_ok=True) if garbage is None else path.write_bytes(garbage)
-    app = open_page(PAGE)
-    assert "lab" in app.selectbox(key="mitigations-study").options
-    assert len(app.error) == (garbage is not None)
-    if garbage is not None:
-        assert "broken" not in app.selectbox(key="mitigations-study").options
-        assert any(text.startswith("broken: ") and file in text and "\n" not in text for text in texts(app))
+@pytest.mark.parametrize("garbage", [b"", b"[]", b'{"study": "combined"}', b'{"arms": [5]}', b"\x00\xff"])
+def test_a_broken_file_of_a_study_is_named(lab: StudyFolder, file: str, garbage: bytes) -> None:
+    (lab.folder / file).write_bytes(garbage)
+    with pytest.raises(InputError, match=file):
+        know(lab)
 
 
 @pytest.mark.parametrize("asked", [{"config": None}, {"arms": 3}, {"settings": {"a": 1}}, {"study": 5}, {"config": {}}])
-def test_a_study_that_does_not_say_what_it_is_is_one_line(data: Path, lab: StudyFolder, asked: dict[str, Any]) -> None:
+def test_a_study_that_does_not_say_what_it_is_is_named(lab: StudyFolder, asked: dict[str, Any]) -> None:
     write_json(lab.folder / "study.json", lab.asked | asked)
-    app = open_page(PAGE, view="results")
-    assert len(app.error) == 1
-    assert any("study.json" in text and "\n" not in text for text in texts(app))
+    with pytest.raises(InputError, match="study.json"):
+        know(lab)
+
+
+@pytest.mark.parametrize("garbage", [b"[]", None])
+def test_a_broken_study_is_one_line_and_the_others_are_shown(
+    data: Path, lab: StudyFolder, made: Made, garbage: bytes | None
+) -> None:
+    path = make_mitigations(data, made["paper"], name="broken").folder / "study.json"
+    path.unlink() if garbage is None else path.write_bytes(garbage)
+    app = open_page(PAGE)
+    assert app.selectbox(key="mitigations-study").options == ["lab"]
+    told = [text for text in texts(app) if text.startswith("broken: ")]
+    assert len(app.error) == len(told) == (garbage is not None)
+    assert all("study.json" in text and "\n" not in text for text in told)
 
 
 def test_a_table_without_its_columns_is_told(lab: StudyFolder) -> None:

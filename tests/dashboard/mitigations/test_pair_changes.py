@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import MANIFEST, PAIRS, SCORES, Audit, write_table
-from clipmem_core.dashboard.mitigations.pairs import SIZE, changes_of, moved_by
+from clipmem_core.dashboard.mitigations.pair_changes import SIZE, changes_of, moved_by
 from clipmem_core.review.tables import version_of
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.test_chart import open_study

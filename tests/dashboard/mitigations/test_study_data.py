@@ -5,7 +5,15 @@ import pytest
 
 from clipmem_core.audits.store import write_table
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.mitigations.points import answer_of, compared_of, measures_of, points_of, rows_of, said_of
+from clipmem_core.dashboard.mitigations.study_data import (
+    compared_of,
+    described,
+    found_once,
+    measures_of,
+    points_of,
+    rows_of,
+)
+from clipmem_core.studies.show import sentences
 from clipmem_core.studies.store import ARMS
 from tests.made_arms import make_arms
 
@@ -50,11 +58,11 @@ def test_an_arm_tells_its_setting_its_values_and_its_difference_to_none(data: Pa
 
 
 def test_noise_is_told_with_the_dimension_it_is_in() -> None:
-    told = said_of("a", "text_noise=0.1 adaptive_noise=0.2", 100)
+    told = described("a", "text_noise=0.1 adaptive_noise=0.2", 100)
     assert told[2].startswith("text noise: σ·√dim = 0.1 · √100 = 1.00")
     assert told[3].startswith("adaptive noise: σ·√dim = 0.2 · √100 = 2.00")
-    assert said_of("a", "text_noise=0.1", 0) == ["a", "text_noise=0.1"]
-    assert said_of("a", None, 64) == said_of("a", "", 64) == ["a"]
+    assert described("a", "text_noise=0.1", 0) == ["a", "text_noise=0.1"]
+    assert described("a", None, 64) == described("a", "", 64) == ["a"]
 
 
 def test_only_measures_with_a_value_are_offered(data: Path) -> None:
@@ -78,7 +86,7 @@ def test_without_rows_there_is_nothing(data: Path) -> None:
 
 def test_new_rows_change_what_was_kept(data: Path) -> None:
     study = make_arms(data, seeds={"none": 3, "text-mask": 3})
-    before, told = compared_of(study), answer_of(study)
+    before, told = compared_of(study), found_once(study, sentences)
     make_arms(data, seeds={"none": 3, "text-mask": 3, "text-mask-strong": 3})
     assert set(compared_of(study)["arm"]) - set(before["arm"]) == {"text-mask-strong"}
-    assert answer_of(study) != told
+    assert found_once(study, sentences) != told

@@ -1,4 +1,4 @@
-"""A study's arm beside `none` → the candidates whose clipmem changed most, as cards: memorized without, not with it."""
+"""The candidates whose clipmem an arm of a study changed most beside `none`, as cards: without and with it."""
 
 import functools
 import math
@@ -9,6 +9,7 @@ import streamlit as st
 
 from clipmem_core.audits.store import SCORES, Audit
 from clipmem_core.columns import CANDIDATE, CLIPMEM, EXTERNAL, GROUP, N_IN, PAIR_ID
+from clipmem_core.dashboard.address import PAGE
 from clipmem_core.dashboard.change_cards import Sides, draw_change_cards
 from clipmem_core.dashboard.choices import choose_segment, draw_pages, read_page
 from clipmem_core.dashboard.comparable import finished_audits, same_data_set, settings_of
@@ -38,26 +39,32 @@ def draw_changed_pairs(study: StudyFolder, chosen: str | None) -> None:
         return
     one, other = study.audit(NONE), study.audit(chosen)
     st.subheader("Pairs that changed most", anchor=False)
-    unfinished = [audit.name for audit in (one, other) if not audit.finished]
-    if unfinished:
+    if not (one.finished and other.finished):
         st.caption("The pairs come when both arms have all that they are being trained on.")
         return
-    changes = changes_of(one, version_of(one), other, version_of(other))
+    both = one, version_of(one), other, version_of(other)
+    changes = changes_of(*both)
     if changes.empty:
         st.caption("No candidate was trained on in both arms.")
         return
-    direction = choose_segment(
-        "Direction", DIRECTIONS, parameter=DIRECTION, key="mitigation-direction", hidden=True, clears=["page"]
+    key = "mitigation-direction"
+    direction = choose_segment("Direction", DIRECTIONS, parameter=DIRECTION, key=key, hidden=True, clears=[PAGE])
+    fell, rose = changes[changes["difference"] < 0], changes[changes["difference"] > 0].iloc[::-1]
+    st.caption(
+        f"clipmem fell for {len(fell):,} of {len(changes):,} candidates that both arms trained on. The largest changes "
+        "are partly chance: what is high in one run tends to be less in another. "
+        f"{_offset(moved_by(*both))} {_seeds(one, other)}"
     )
-    moved = moved_by(one, version_of(one), other, version_of(other))
-    st.caption(f"{_counted(changes)} {_offset(moved)} {_seeds(one, other)}")
-    shown = _towards(changes, direction)
+    shown = (rose if direction == ROSE else fell).head(LIMIT)
     if shown.empty:
         st.caption("None did.")
         return
     page, pages = read_page(len(shown), SIZE)
+    # A pair opens in the newest audit of the data folder that has the same pairs, if there is one.
+    same = next((audit for audit in finished_audits() if same_data_set(one, audit)), None)
+    links = {"Open pair": same} if same else {}
+    sides = Sides(one, other, names=("without", "with"), in_other="with it", links=links)
     records = shown.iloc[(page - 1) * SIZE : page * SIZE].to_dict("records")
-    sides = Sides(one, other, names=("without", "with"), in_other="with it", links=_ways(one))
     draw_change_cards(sides, CLIPMEM, records, key="mitigation")
     draw_pages(page, pages, key="mitigation-pages")
 
@@ -98,20 +105,6 @@ def changes_of(one: Audit, version_one: Version, other: Audit, version_other: Ve
     return fetch_arrow(one.folder / SCORES, query, theirs=theirs).to_pandas()
 
 
-def _towards(changes: pd.DataFrame, direction: str) -> pd.DataFrame:
-    if direction == ROSE:
-        return changes[changes["difference"] > 0].iloc[::-1].head(LIMIT)
-    return changes[changes["difference"] < 0].head(LIMIT)
-
-
-def _counted(changes: pd.DataFrame) -> str:
-    fell = int((changes["difference"] < 0).sum())
-    return (
-        f"clipmem fell for {fell:,} of {len(changes):,} candidates that both arms trained on. The largest changes are "
-        "partly chance: what is high in one run tends to be less in another."
-    )
-
-
 def _offset(moved: float) -> str:
     """Say how far pairs moved that nobody memorized; as little as a third digit needs no word."""
     if not abs(moved) >= LITTLE:
@@ -121,17 +114,8 @@ def _offset(moved: float) -> str:
 
 def _seeds(one: Audit, other: Audit) -> str:
     """Say what seeds the scores are means over."""
-    ours, theirs = (_n_seeds(audit) for audit in (one, other))
+    ours: Any
+    ours, theirs = (settings_of(audit).get("seeds") for audit in (one, other))
     if ours == theirs:
         return f"Scores are means over the {ours} seeds of both." if ours > 1 else "Scores are of one seed."
     return f"Scores of none are means over {ours} seeds, those of the arm over {theirs}: part of a change may be that."
-
-
-def _n_seeds(audit: Audit) -> Any:  # noqa: ANN401  as its config says
-    return settings_of(audit).get("seeds")
-
-
-def _ways(one: Audit) -> dict[str, Audit]:
-    """Return the newest audit of the data folder in which the same pairs can be opened, if there is one."""
-    found = next((audit for audit in finished_audits() if same_data_set(one, audit)), None)
-    return {"Open pair": found} if found else {}

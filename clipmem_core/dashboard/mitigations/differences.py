@@ -1,0 +1,324 @@
+"""The arms of a study beside `none`: what the chosen one did in a sentence, and all of them in a table."""
+
+import functools
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from pandas.io.formats.style import Styler
+
+from clipmem_core import columns as c
+from clipmem_core.dashboard.mitigations.study_data import NAMES, compared_of, found_once, rows_of, with_interval
+from clipmem_core.dashboard.plain import show_strong, show_text
+from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.studies.aim import (
+    AIM,
+    JUDGED,
+    LESS,
+    LOSS,
+    all_differences,
+    base_of,
+    judged_against,
+    leaving_out,
+    outcome_of,
+    percent,
+)
+from clipmem_core.studies.compare import CLIPMEM_NET, difference_of
+from clipmem_core.studies.mitigations import NONE
+from clipmem_core.studies.store import (
+    ARM,
+    CLIPMEM_CANDIDATE,
+    MEMBERSHIP_AUROC,
+    PEAK_MB,
+    RETRIEVAL,
+    SAMPLES_SEEN,
+    SECONDS,
+    StudyFolder,
+)
+from clipmem_core.training.mitigation.fields import FORGET
+
+PERCENT, ABSOLUTE, TIMES, VALUE = "percent", "absolute", "times", "value"
+SIGNED, UNBROKEN = "+z.3f", "\u00a0%"
+MEETS, SEEDS = "aim", "seeds"
+REACHED, NOTHING = "✓", "–"
+CHOSEN_SHADE = "background-color: rgba(106,111,216,0.18)"
+MEASURED_ONCE = (
+    "none reads tokens that it never trained on as the random vectors they began as. On OpenClipart (611 queries of "
+    "one split, 4 members of half of the data) 35 to 38 % of unseen captions have one, and leaving out only those "
+    "lifts retrieval by 0.0065 ± 0.0057. Against that, forgetting tokens of fewer than 2 pairs costs 3.2 % of "
+    "retrieval, of fewer than 3 pairs 6.9 %, and 33 % on queries with a rare word that was trained on."
+)
+KEPT = (
+    "checkpoint.pt is the same as without forgetting: read with every token, it shows all that was memorized (of these "
+    "4 members a membership AUROC of 0.87). Forgetting mitigates only once the rows of these tokens are deleted from "
+    "the token embedding, and nothing here deletes them."
+)
+
+
+class Column(NamedTuple):
+    """A measure as the table shows it: its head, how a difference is written, and what the number is."""
+
+    head: str
+    kind: str
+    help: str
+
+
+COLUMNS = {
+    CLIPMEM_CANDIDATE: Column("clipmem", PERCENT, "Mean clipmem of the candidates; a % is of that of none."),
+    CLIPMEM_NET: Column("beyond external", ABSOLUTE, "The same minus that of external pairs, which nobody memorized."),
+    MEMBERSHIP_AUROC: Column("AUROC", ABSOLUTE, "How well alignment tells who was trained on: no scale moves it."),
+    c.CLIPMEM_IMAGE: Column("image part", ABSOLUTE, "The image encoder's part of clipmem."),
+    c.CLIPMEM_TEXT: Column("text part", ABSOLUTE, "The text encoder's part of clipmem."),
+    RETRIEVAL: Column("retrieval", PERCENT, "The mean of six recalls on external pairs; a % is of that of none."),
+    "linear_probe": Column("linear probe", ABSOLUTE, "Accuracy of a linear probe."),
+    "zero_shot": Column("zero-shot", ABSOLUTE, "Accuracy without any training on labels."),
+    SAMPLES_SEEN: Column("samples", TIMES, "Pairs seen in training, times those of none."),
+    SECONDS: Column("seconds", TIMES, "Seconds of training, times those of none: on a busy machine they say little."),
+    PEAK_MB: Column("peak MB", VALUE, "The most memory that a member took, in megabytes."),
+}
+
+
+def draw_effect(arms: pd.DataFrame, arm: str, called: str) -> None:
+    """Draw what an arm did, and whether it meets the aim.
+
+    Args:
+        arms: the rows of a study.
+        arm: the chosen one.
+        called: the text of its setting.
+    """
+    if arm == NONE:
+        st.caption("Nothing is done against memorization: turn something on to see what it changes.")
+        return
+    for reference in dict.fromkeys([NONE, judged_against(arms, arm)]):
+        if told := effect(arms, arm, reference):
+            show_strong(f"{called.replace(' ', ', ').replace('=', ' ')} against {reference}: {told}")
+        else:
+            st.caption(f"This setting and {reference} have no seed in common yet.")
+    if judged := verdict(arms, arm):
+        show_text(judged)
+    st.caption(f"In brackets: 95 % intervals over {c.ONE_SPLIT}.")
+    if arm in leaving_out(arms):
+        st.caption(f"{MEASURED_ONCE} {KEPT if FORGET in called else ''}".strip())
+
+
+def effect(arms: pd.DataFrame, arm: str, reference: str = NONE) -> str:
+    """Return the paired differences of an arm to a reference in a sentence; empty where they share no seed."""
+    parts = []
+    for name in JUDGED:
+        found, of = difference_of(arms, arm, reference, name), base_of(arms, arm, name, reference)
+        if found is None:
+            return ""
+        ends, head = (found.mean, found.low, found.high), COLUMNS[name].head
+        if COLUMNS[name].kind == PERCENT and not math.isnan(of):
+            shares = [100 * end / of for end in ends]
+            parts.append(f"{head} {with_interval(*shares, written=_few_digits, unit=UNBROKEN)}")
+        else:
+            parts.append(f"{head} {with_interval(*ends, written=SIGNED)}")
+    seconds = difference_of(arms, arm, reference, SECONDS)
+    if seconds is None:
+        return ""
+    times = 1 + seconds.mean / base_of(arms, arm, SECONDS, reference)
+    price = f"; ×{times:.2f} seconds" if math.isfinite(times) else ""
+    return f"{', '.join(parts)}{price}.".replace("-", "−")
+
+
+def _few_digits(percent: float) -> str:
+    """Return a change in percent, of a small one a digit more.
+
+    Example:
+        >>> _few_digits(-17.6), _few_digits(0.84)
+        ('-18', '+0.8')
+    """
+    return f"{percent:+z.0f}" if abs(percent) >= 9.5 else f"{percent:+z.1f}"
+
+
+def verdict(arms: pd.DataFrame, arm: str) -> str:
+    """Return whether an arm meets the aim, and what it misses; few seeds say nothing."""
+    found, reference = outcome_of(arms, arm), judged_against(arms, arm)
+    if found is None:
+        return ""
+    aim = "the aim" if reference == NONE else f"the aim against {reference}"
+    if found.n < MIN_REPLICATES:
+        few = f"{found.n} seed{'s are' if found.n > 1 else ' is'}"
+        return f"{few} too few to say whether it meets {aim}: {AIM}."
+    if math.isnan(found.less):
+        return f"The seeds leave open whether mean clipmem of {reference} is above 0: there may be nothing to lower."
+    if math.isnan(found.loss):
+        return f"The seeds leave open whether retrieval of {reference} is above 0: there may be nothing to lose."
+    falls = f"may fall by only {percent(found.less)}" if found.less > 0 else "may not fall"
+    misses = {
+        f"clipmem {falls}": found.less < LESS,
+        "AUROC may not fall": not found.auroc < 0,
+        f"retrieval may lose {percent(found.loss)}": found.loss > LOSS,
+    }
+    missed = ", ".join(told for told, misses_it in misses.items() if misses_it)
+    return f"It misses {aim} ({AIM}): {missed}." if missed else f"It meets {aim}: {AIM}."
+
+
+def draw_differences(study: StudyFolder, chosen: str | None) -> None:
+    """Draw every arm against `none`, the chosen one first, then those that reach the aim; and the table as a file.
+
+    Args:
+        study: of mitigations.
+        chosen: an arm that has rows, or None.
+
+    Raises:
+        InputError: a file of the study is broken or lacks what is drawn.
+    """
+    compared = compared_of(study)
+    rows = compared[compared[ARM] != NONE]
+    st.subheader("Every arm against none", anchor=False)
+    if rows.empty:
+        st.caption("No arm and none have a seed in common yet.")
+        return
+    reached, shares = found_once(study, _judged)
+    table, texts = table_of(rows, chosen, reached=reached, shares=shares)
+    configured: dict[str, Any] = {
+        column.head: st.column_config.NumberColumn(column.head, help=column.help)
+        for column in COLUMNS.values()
+        if column.head in table
+    }
+    configured[ARM] = st.column_config.TextColumn(ARM, pinned=True)
+    configured[MEETS] = st.column_config.TextColumn(MEETS, help=f"{AIM[0].upper()}{AIM[1:]}.")
+    st.dataframe(
+        _styled(table, texts, chosen),
+        hide_index=True,
+        column_config=configured,
+        key="mitigation-differences",
+        alt=f"Differences of {len(table)} arms to none in memorization, utility and price, with 95 % intervals over "
+        f"{c.ONE_SPLIT}",
+    )
+    read = f"Each cell is the mean paired difference to none, with its 95 % interval over {c.ONE_SPLIT} that both have."
+    told = [_none_in_words(compared), read, _reached(table), detectable(rows, shares=shares)]
+    st.caption(" ".join(filter(None, told)))
+    st.download_button(
+        "Download as CSV",
+        data=functools.partial(as_csv, study),
+        file_name=f"{study.name}-differences.csv",
+        mime="text/csv",
+        key="mitigation-csv",
+        on_click="ignore",
+        icon=":material/download:",
+    )
+
+
+def _judged(study: StudyFolder) -> tuple[list[str], list[str]]:
+    """Return the arms that reach the aim, and the measures whose mean of `none` is above 0, as far as the seeds show:
+    differences are shares of it."""
+    rows = rows_of(study)
+    outcomes = {str(arm): outcome_of(rows, str(arm)) for arm in rows[ARM].unique() if arm != NONE}
+    reached = [arm for arm, found in outcomes.items() if found is not None and found.reached]
+    return reached, [name for name in (CLIPMEM_CANDIDATE, RETRIEVAL) if not math.isnan(base_of(rows, NONE, name))]
+
+
+def table_of(
+    rows: pd.DataFrame, chosen: str | None, *, reached: Collection[str], shares: Collection[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the numbers that the table sorts by, and the texts that it shows for them.
+
+    Args:
+        rows: as `differences`, without those of `none`.
+        chosen: an arm, which comes first; None for none of them.
+        reached: the arms that reach the aim, which come next.
+        shares: of the measures that are told in percent of none, those of which none has a mean above 0.
+
+    Returns:
+        One row an arm: arm, aim, seeds and each measure by its head; and the same of texts, of the measures alone.
+    """
+    numbers, texts = [], []
+    for arm, own in rows.groupby(ARM, sort=False):
+        found = {str(row["measure"]): row for row in own.to_dict("records")}
+        cells = {column.head: _cell(found.get(name), _kind(name, shares)) for name, column in COLUMNS.items()}
+        row = {ARM: arm, MEETS: REACHED if arm in reached else "", SEEDS: int(own["n"].max())}
+        numbers.append(row | {head: number for head, (number, _) in cells.items()})
+        texts.append({head: text for head, (_, text) in cells.items()})
+    table, shown = pd.DataFrame(numbers), pd.DataFrame(texts)
+    kept = [head for head in shown if not _says_nothing(str(head), shown[head])]
+    order = np.lexsort([table[MEETS] != REACHED, table[ARM] != chosen])
+    table, shown = table[[ARM, MEETS, SEEDS, *kept]], shown[kept]
+    return table.iloc[order].reset_index(drop=True), shown.iloc[order].reset_index(drop=True)
+
+
+def _kind(name: str, shares: Collection[str]) -> str:
+    kind = COLUMNS[name].kind
+    return ABSOLUTE if kind == PERCENT and name not in shares else kind
+
+
+def _says_nothing(head: str, texts: pd.Series) -> bool:
+    """Tell whether no arm has the measure, or all saw as much as `none`."""
+    return set(texts) <= ({NOTHING, "×1.00"} if head == COLUMNS[SAMPLES_SEEN].head else {NOTHING})
+
+
+def _cell(row: Mapping[Any, Any] | None, kind: str) -> tuple[float, str]:
+    """Return the number of a cell and what is written there."""
+    if row is None or pd.isna(row["difference"]):
+        return math.nan, NOTHING
+    none = row["value"] - row["difference"]
+    ends = [row["difference"], row["low"], row["high"]]
+    if kind == VALUE:
+        return row["value"], f"{row['value']:,.0f}"
+    if kind == ABSOLUTE:
+        return ends[0], with_interval(*ends, written=SIGNED)
+    if not none:
+        return math.nan, NOTHING
+    if kind == TIMES:
+        return row["value"] / none, f"×{row['value'] / none:.2f}"
+    ends = [100 * end / abs(none) for end in ends]
+    return ends[0], with_interval(*ends, written="+z.1f", unit=" %")
+
+
+def _styled(table: pd.DataFrame, texts: pd.DataFrame, chosen: str | None) -> Styler:
+    """Write the texts over the numbers, by which the columns sort, and shade the chosen arm."""
+    styled = table.style
+    for head in texts:
+        for row, text in enumerate(texts[head]):
+            styled = styled.format(_writes(text), subset=([row], [head]))
+    shades = [CHOSEN_SHADE if arm == chosen else "" for arm in table[ARM]]
+    return styled.apply(lambda values: shades, axis="index")
+
+
+def _writes(text: str) -> Callable[[Any], str]:
+    return lambda number: text
+
+
+def _none_in_words(compared: pd.DataFrame) -> str:
+    """Say what differences are taken to."""
+    own = compared[compared[ARM] == NONE].set_index("measure")["value"]
+    told = [f"{NAMES[name]} {own[name]:.3f}" for name in NAMES if name in own]
+    return f"none has {', '.join(told)}.".replace("-", "−") if told else ""
+
+
+def _reached(table: pd.DataFrame) -> str:
+    reached = int((table[MEETS] == REACHED).sum())
+    few = "" if (table[SEEDS] >= MIN_REPLICATES).all() else f"; arms with fewer than {MIN_REPLICATES} seeds cannot"
+    counted = "No arm reaches" if not reached else f"{reached} arm{'s reach' if reached > 1 else ' reaches'}"
+    return f"{counted} the aim ({AIM}){few}."
+
+
+def detectable(rows: pd.DataFrame, *, shares: Collection[str]) -> str:
+    """Say how small a difference the study could have seen, of the arm in the middle.
+
+    Args:
+        rows: as `differences`, without those of `none`.
+        shares: as of `table_of`.
+    """
+    told = []
+    for name in JUDGED:
+        own = rows[(rows["measure"] == name) & rows["detectable"].notna()]
+        none = (own["value"] - own["difference"]).abs()
+        percent = _kind(name, shares) == PERCENT
+        middle = (100 * own["detectable"] / none if percent else own["detectable"]).median()
+        if len(own):
+            told.append(f"{f'{middle:.2g} %' if percent else f'{middle:.3f}'} in {COLUMNS[name].head}")
+    return f"A study like this finds a true change four times of five from about {', '.join(told)} on." if told else ""
+
+
+def as_csv(study: StudyFolder) -> bytes:
+    """Return every arm and measure with its paired differences, intervals and smallest detectable differences."""
+    compared = all_differences(rows_of(study), NONE)
+    settings = study.settings
+    found = compared.assign(setting=[settings.get(arm, "") for arm in compared[ARM]])
+    return found.to_csv(index=False).encode()

@@ -1,0 +1,139 @@
+"""The form that starts a study of mitigations: its question, its data set, how often each arm is trained."""
+
+import dataclasses
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import streamlit as st
+
+from clipmem_core.audits.settings import audit_name, check_config
+from clipmem_core.config import PRESETS, AuditConfig, InputError, SourceOptions, as_dict, preset_config
+from clipmem_core.dashboard.comparable import finished_audits
+from clipmem_core.dashboard.mitigations.study_progress import PLANS, is_study
+from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.starting import OTHER_SOURCE, built_in_sources, free_name
+from clipmem_core.studies.jobs import study_task
+from clipmem_core.studies.plans import STUDIES, defaults_of
+from clipmem_core.studies.typed import study_arguments
+
+Source = tuple[str, SourceOptions]
+ARMS_IN_WORDS = {
+    "combined": "Some twenty settings, alone and together: rare words, noise, masking, crops, an early stop, and what "
+    "acts only on pairs that run ahead. The one to begin with.",
+    "text-noise": "Seven levels of noise on the text embedding.",
+    "captions": "One caption a pair against two, three, up to all. The data set needs several captions a pair.",
+    "removal": "Ever more pairs are taken out of training, by clipmem, by similarity and at random.",
+}
+KEPT: dict[str, Any] = {"persist_state": "session"}
+
+
+def draw_start(*, started: Callable[[str], None]) -> None:
+    """Draw the choices, what is wrong with them, the command they come to, and the button that starts it.
+
+    Args:
+        started: called with the study's name once its job was started.
+    """
+    plan = _choose("Study", "plan", PLANS)
+    st.caption(f"{STUDIES[plan].question} {ARMS_IN_WORDS[plan]}")
+    source, options = _draw_source()
+    config = _draw_config(plan, options)
+    proposed = free_name(f"{audit_name(source, AuditConfig())}-{plan}", taken=_taken)
+    typed = st.text_input("Name", key="study-name", placeholder=proposed, help="The study's folder.", width=400, **KEPT)
+    name = typed.strip() or proposed
+    fault = fault_of(source, name, config)
+    arguments = [] if fault else study_arguments(plan, source, name, as_dict(config))
+    if fault:
+        st.warning("This study cannot start yet.", icon=":material/error:")
+        show_text(fault, limit=1000)
+    if st.button("Start", type="primary", icon=":material/play_arrow:", key="study-start", disabled=bool(fault)):
+        study_task(name, arguments).start()
+        started(name)
+    st.caption("A few real steps tell first how long it takes. It goes on when this page is closed.")
+    if not fault:
+        st.caption("From a terminal:")
+        st.code(f"python -m clipmem_core study {shlex.join(arguments)}", language="bash", wrap_lines=True)
+
+
+def fault_of(source: str, name: str, config: AuditConfig) -> str:
+    """Return in one line why a study cannot start, as far as can be seen without reading the data set; empty if it
+    can."""
+    try:
+        begun = is_study(name)
+        if not source:
+            raise InputError("no data set is given: choose one, or type its path")
+        check_config(config)
+        job = study_task(name).find()
+    except InputError as error:
+        return " ".join(str(error).split())
+    if begun or (job is not None and job.running):
+        return f"there is a study {name!r} already: take another name"
+    return ""
+
+
+def _taken(name: str) -> bool:
+    try:
+        return is_study(name) or study_task(name).find() is not None
+    except InputError:
+        return False
+
+
+def sources() -> dict[str, Source]:
+    """Return the data sets that need no typing: those of finished audits, read as they were, then the built-in ones."""
+    found: dict[str, Source] = {}
+    for audit in finished_audits():
+        try:
+            config = audit.config
+            name, options = str(config["source"]), SourceOptions(**config["config"]["source"])
+        except (InputError, KeyError, TypeError):  # it does not say what it was made of
+            continue
+        if (name, options) not in found.values():
+            found[name if name not in found else f"{name} (as in audit {audit.name})"] = name, options
+    return found | {name: (name, SourceOptions()) for name in built_in_sources() if name not in found}
+
+
+def _draw_source() -> Source:
+    known = sources()
+    chosen = _choose("Data set", "source", [*known, OTHER_SOURCE])
+    if chosen in known:
+        return known[chosen]
+    help_text = "A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with captions, or owner/name."
+    typed = st.text_input("Path or name", key="study-path", help=help_text, placeholder="/data/pairs.csv", **KEPT)
+    return typed.strip(), SourceOptions()
+
+
+def _draw_config(plan: str, options: SourceOptions) -> AuditConfig:
+    """Draw the preset, seeds, epochs and whether look-alikes are dropped, at first as the plan has them."""
+    first, second, third, fourth = st.columns([3, 2, 2, 3], vertical_alignment="bottom")
+    with first:
+        usual_preset, key = AuditConfig.preset, _first("preset", AuditConfig.preset)
+        preset = st.segmented_control("Preset", list(PRESETS), key=key, required=True, **KEPT) or usual_preset
+    usual = dataclasses.replace(preset_config(preset), **defaults_of(plan))
+    with second:
+        seeds = _draw_number("Seeds", "seeds", usual.seeds, "Each trains two models an arm; 3 give intervals.")
+    with third:
+        epochs = _draw_number("Epochs", f"{preset}-epochs", usual.epochs, "How often each model sees every pair.")
+    with fourth:
+        help_text = "Of pictures that look alike only the first takes part."
+        lookalikes = st.toggle("Drop look-alikes", key=_first("lookalikes", False), help=help_text, **KEPT)
+    values: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "drop_lookalikes": lookalikes, "source": options}
+    return dataclasses.replace(usual, **values)
+
+
+def _choose(label: str, name: str, options: Sequence[str]) -> str:
+    """Draw a list to choose from; at first, and where what it had is no option any more, with its first option."""
+    key = _first(name, options[0])
+    if st.session_state[key] not in options:
+        st.session_state[key] = options[0]
+    return st.selectbox(label, options, key=key, width=400, **KEPT)
+
+
+def _draw_number(label: str, name: str, usual: int, help_text: str) -> int:
+    return int(st.number_input(label, step=1, key=_first(name, usual), help=help_text, **KEPT) or 0)
+
+
+def _first(name: str, value: object) -> str:
+    """Give a widget its first value, and return its key."""
+    key = f"study-{name}"
+    st.session_state.setdefault(key, value)
+    return key
