@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pandas as pd
 import plotly.graph_objects as go
 
-from clipmem_core.figures.encoders import error_bar
+from clipmem_core.figures.encoder_page import error_bar
 from clipmem_core.figures.points import LEGEND_OF_SEEDS, safe
 from clipmem_core.studies.store import ARM
 
