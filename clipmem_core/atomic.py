@@ -4,7 +4,7 @@ still what was written is told by checksums (CRC-32), which cost about as much a
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,34 @@ def replacing(path: Path) -> Iterator[Path]:
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cached(
+    path: Path,
+    make: Callable[[Path], None],
+    *,
+    whole: Callable[[Path], bool],
+    broken: Callable[[str], None] = lambda said: None,
+) -> bool:
+    """Have a file made unless it is there and whole; its path is a key of all that changes what is in it.
+
+    Args:
+        path: where it is kept, in a folder that may not be there yet.
+        make: writes it under the temporary path that it is given.
+        whole: tells whether it is there and is what was written.
+        broken: is told, in a sentence, of one that is there but is not.
+
+    Returns:
+        True if it was made now.
+    """
+    if whole(path):
+        return False
+    if path.is_file():
+        broken(f"{path} is broken: making it again")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        make(temporary)
+    return True
 
 
 @contextmanager

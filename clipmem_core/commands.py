@@ -80,10 +80,9 @@ def study(command: Study) -> None:
 
 
 def units(command: Units) -> None:
-    from clipmem_core.audits.measuring import run_units, say_layers
-    from clipmem_core.audits.references import run_references, say_references
     from clipmem_core.audits.screen import RichScreen
     from clipmem_core.audits.store import open_audit
+    from clipmem_core.audits.unitmem import run_references, run_units, say_layers, say_references
 
     with RichScreen() as screen:
         audit, members, sample = open_audit(command.name), command.members, command.sample
@@ -92,9 +91,9 @@ def units(command: Units) -> None:
 
 
 def paradigms(command: Paradigms) -> None:
+    from clipmem_core.audits.paradigms import run_paradigms, say_paradigms
     from clipmem_core.audits.screen import RichScreen
     from clipmem_core.audits.store import open_audit
-    from clipmem_core.audits.teaching import run_paradigms, say_paradigms
 
     with RichScreen() as screen:
         audit = open_audit(command.name)

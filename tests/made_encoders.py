@@ -1,4 +1,4 @@
-"""A seed → made-up results on an audit's encoders: units of its members, paradigms, studies. Nothing is trained."""
+"""Made-up results on an audit's encoders: units of its members, paradigms, studies. Nothing is trained."""
 
 import itertools
 from pathlib import Path
@@ -6,10 +6,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audits.paradigms import PARADIGMS, TABLE, paradigms_folder
 from clipmem_core.audits.store import CONFIG, Audit, write_json, write_table
-from clipmem_core.audits.units import BEFORE, SEEN, UNSEEN, references_file, unit_table, units_file
-from clipmem_core.scores.units import UnitTally
+from clipmem_core.audits.unitmem_tables import (
+    BEFORE,
+    PARADIGMS,
+    REFERENCES,
+    SEEN,
+    TABLE,
+    UNSEEN,
+    paradigms_folder,
+    table_file,
+    unit_table,
+)
+from clipmem_core.scores.unit_tally import UnitTally
 from clipmem_core.studies.store import ARMS, MEMORIZATION, PRICE, STUDY, TIMES
 
 WIDTHS = {"image": [6, 5], "text": [4]}
@@ -34,13 +43,13 @@ def make_units(audit: Audit, *, sample: int = 0, references: bool = True, seed: 
     for name in audit.config["members"]:
         rows = np.flatnonzero(audit.membership[name])
         table = _units(rng, rows, ids)
-        _write(units_file(audit, name, sample=sample), table)
+        _write(table_file(audit, name, sample=sample), table)
         table.insert(0, "member", name)
         tables.append(table)
     if references:
         first = audit.config["members"][0]
         own = [_units(rng, np.arange(20), ids).assign(reference=name) for name in (BEFORE, SEEN, UNSEEN)]
-        _write(references_file(audit, first, sample=sample), pd.concat(own, ignore_index=True))
+        _write(table_file(audit, first, REFERENCES, sample=sample), pd.concat(own, ignore_index=True))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmem_core.atomic import checksum, replacing, whole_archive
+from clipmem_core.atomic import cached, checksum, replacing, whole_archive
 
 
 def test_a_file_is_on_the_disk_before_it_gets_its_name_and_its_name_before_the_call_returns(
@@ -49,6 +49,33 @@ def test_a_disk_that_fails_when_the_file_is_flushed_leaves_the_old_one(
     with pytest.raises(OSError, match=r"Input/output error: '.*a\.txt'"), replacing(tmp_path / "a.txt") as temporary:
         temporary.write_text("new")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_what_is_cached_is_made_once_and_again_where_it_is_broken(tmp_path: Path) -> None:
+    path, said = tmp_path / "key" / "a.txt", list[str]()
+
+    def have(content: str) -> bool:
+        whole = path.is_file() and path.read_text() != "broken"
+        return cached(path, lambda file: file.write_text(content), whole=lambda _: whole, broken=said.append)
+
+    assert have("first")
+    assert not have("second")
+    assert (path.read_text(), said) == ("first", [])
+    path.write_text("broken")
+    assert have("third")
+    assert path.read_text() == "third"
+    assert str(path) in said[0]
+    assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_what_cannot_be_made_is_not_cached(tmp_path: Path) -> None:
+    def fail(file: Path) -> None:
+        file.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached(tmp_path / "a.txt", fail, whole=Path.is_file)
+    assert not list(tmp_path.iterdir())
 
 
 def archives() -> dict[str, bytes]:

@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core.audits import unitmem_tables as t
 from clipmem_core.audits.settings import config_from, typed, typed_flags
 from clipmem_core.audits.store import Audit, open_audit
-from clipmem_core.audits.units import LAYER, REFERENCE, TOWER, UNITMEM_MEAN, layer_means, read_references, read_units
+from clipmem_core.audits.unitmem_tables import layer_means, read_units
 from clipmem_core.audits.verdict import reliability_of
 from clipmem_core.config import InputError
 
@@ -70,18 +71,18 @@ def result_rows(audit: Audit) -> pd.DataFrame:
 
 def unit_rows(audit: Audit) -> list[dict[str, Any]]:
     """Return UnitMem by layer, of the members and of what it is read against; no row where it was not measured."""
-    units, references = read_units(audit), read_references(audit)
+    units, references = read_units(audit), read_units(audit, t.REFERENCES)
     if units is None:
         return []
     rows = []
-    for (tower, layer), values in layer_means(units).groupby([TOWER, LAYER], sort=False)[UNITMEM_MEAN]:
+    for (tower, layer), values in layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[t.UNITMEM_MEAN]:
         spread = {"low": values.min(), "high": values.max(), "kind": "range over members", "n": len(values)}
         rows.append(_plain("unitmem", f"{tower} encoder, layer {layer}", "members", values.mean()) | spread)
     if references is not None:
-        found = layer_means(references, by=[c.MEMBER, REFERENCE, TOWER, LAYER])
+        found = layer_means(references, by=[c.MEMBER, t.REFERENCE, t.TOWER, t.LAYER])
         for row in found.to_dict("records"):
-            of, kind = f"{row[TOWER]} encoder, layer {row[LAYER]}", {"kind": f"member {row[c.MEMBER]} alone", "n": 1}
-            rows.append(_plain("unitmem", of, row[REFERENCE], row[UNITMEM_MEAN]) | kind)
+            of, alone = f"{row[t.TOWER]} encoder, layer {row[t.LAYER]}", f"member {row[c.MEMBER]} alone"
+            rows.append(_plain("unitmem", of, row[t.REFERENCE], row[t.UNITMEM_MEAN]) | {"kind": alone, "n": 1})
     return rows
 
 

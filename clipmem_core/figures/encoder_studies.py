@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
 from clipmem_core.figures.clouds import LEGEND_OF_SEEDS
 from clipmem_core.figures.colours import ENCODER_COLOURS
-from clipmem_core.figures.encoders import error_bar, in_words
+from clipmem_core.figures.encoder_page import error_bar, in_words
 from clipmem_core.studies.store import EPOCH
 
 HEIGHT = 380

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from clipmem_core.figures.clouds import LABEL_COLOURS, LEGEND_OF_SEEDS, safe
 from clipmem_core.figures.colours import OTHER
-from clipmem_core.figures.encoders import error_bar
+from clipmem_core.figures.encoder_page import error_bar
 from clipmem_core.figures.labels import Extent, place_labels
 from clipmem_core.studies.store import ARM
 

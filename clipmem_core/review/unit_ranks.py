@@ -1,19 +1,19 @@
-"""The measured units of an audit → UnitMem by layer beside what it is read against, and its most striking units."""
+"""UnitMem by layer beside what it is read against, the units that stand out most, and what claim 1 comes to."""
 
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
-from clipmem_core.audits.paradigms import CLIP, PARADIGM, PARADIGMS, SEED, SELF_SUPERVISED, SUPERVISED
-from clipmem_core.audits.units import LAYER, REFERENCE, ROW, TOWER, UNIT, UNITMEM_MEAN, UNITMEM_MEDIAN, layer_means
+from clipmem_core.audits import unitmem_tables as t
+from clipmem_core.audits.unitmem_tables import layer_means
 from clipmem_core.columns import MEMBER
 from clipmem_core.scores.seeds import over_seeds, seed_interval
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 
-VARIANTS = {"mean": UNITMEM_MEAN, "median": UNITMEM_MEDIAN}
+VARIANTS = {"mean": t.UNITMEM_MEAN, "median": t.UNITMEM_MEDIAN}
 MEMBERS = "members"
-PARADIGM_NAMES = {CLIP: "CLIP", SUPERVISED: "supervised", SELF_SUPERVISED: "self-supervised"}
+PARADIGM_NAMES = {t.CLIP: "CLIP", t.SUPERVISED: "supervised", t.SELF_SUPERVISED: "self-supervised"}
 SOURCE, DEPTH, LEADS = "source", "depth", "leads"
 
 
@@ -22,20 +22,20 @@ def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None, *, column
 
     Args:
         units: as `read_units`.
-        references: as `read_references`.
+        references: as `read_units` of `REFERENCES`.
         column: unitmem_mean or unitmem_median.
 
     Returns:
         tower, source (`members`, or the name of a reference), layer, mean, low and high: of the members their mean, the
         lowest and the highest one; of a reference the value alone.
     """
-    grouped = layer_means(units).groupby([TOWER, LAYER], sort=False)[column]
+    grouped = layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[column]
     own = grouped.agg(mean="mean", low="min", high="max").reset_index().assign(**{SOURCE: MEMBERS})
     tables = [own]
     if references is not None:
-        means = layer_means(references, by=[REFERENCE, TOWER, LAYER])
-        tables.append(means.rename(columns={REFERENCE: SOURCE, column: "mean"}).assign(low=np.nan, high=np.nan))
-    columns = [TOWER, SOURCE, LAYER, "mean", "low", "high"]
+        means = layer_means(references, by=[t.REFERENCE, t.TOWER, t.LAYER])
+        tables.append(means.rename(columns={t.REFERENCE: SOURCE, column: "mean"}).assign(low=np.nan, high=np.nan))
+    columns = [t.TOWER, SOURCE, t.LAYER, "mean", "low", "high"]
     return pd.concat([table[columns] for table in tables], ignore_index=True)
 
 
@@ -50,10 +50,10 @@ def paradigm_layers(table: pd.DataFrame, *, column: str) -> pd.DataFrame:
         paradigm, layer, depth (0 the first layer, 1 the last), n (seeds), mean, low and high: an interval where there
         are three seeds or more.
     """
-    means = over_seeds(table, by=[PARADIGM, LAYER], measures=[column]).drop(columns="measure")
-    known = means[means[PARADIGM].isin(PARADIGMS)]
-    last = known[LAYER].max()
-    depth = (known[LAYER] - 1) / (last - 1) if last > 1 else 0.5
+    means = over_seeds(table, by=[t.PARADIGM, t.LAYER], measures=[column]).drop(columns="measure")
+    known = means[means[t.PARADIGM].isin(t.PARADIGMS)]
+    last = known[t.LAYER].max()
+    depth = (known[t.LAYER] - 1) / (last - 1) if last > 1 else 0.5
     return known.assign(**{DEPTH: depth}).reset_index(drop=True)
 
 
@@ -64,17 +64,17 @@ def claim_1(table: pd.DataFrame, *, column: str) -> str:
         table: as `read_paradigms`.
         column: unitmem_mean or unitmem_median.
     """
-    by_seed = table.groupby([PARADIGM, SEED])[column].mean().unstack(PARADIGM)
-    names = [name for name in PARADIGMS if name in by_seed]
+    by_seed = table.groupby([t.PARADIGM, t.SEED])[column].mean().unstack(t.PARADIGM)
+    names = [name for name in t.PARADIGMS if name in by_seed]
     listed = ", ".join(f"{PARADIGM_NAMES[name]} {by_seed[name].mean():.3f}" for name in names)
     told = f"Mean UnitMem over the layers: {listed}."
-    if len(names) < len(PARADIGMS):
-        missing = " and ".join(PARADIGM_NAMES[name] for name in PARADIGMS if name not in names)
+    if len(names) < len(t.PARADIGMS):
+        missing = " and ".join(PARADIGM_NAMES[name] for name in t.PARADIGMS if name not in names)
         return f"{told} Claim 1 compares three paradigms: {missing} is not there, or cannot be taught on these pairs."
     complete = by_seed.dropna()
     if len(complete) < MIN_REPLICATES:
         return f"{told} Claim 1 (CLIP lies between the other two): seeds so far: {len(complete)}, too few to say more."
-    sides = {name: _sign(complete[name] - complete[CLIP]) for name in (SUPERVISED, SELF_SUPERVISED)}
+    sides = {name: _sign(complete[name] - complete[t.CLIP]) for name in (t.SUPERVISED, t.SELF_SUPERVISED)}
     return f"{told} Claim 1 (CLIP lies between the other two): {_place(sides)}."
 
 
@@ -112,11 +112,11 @@ def ranked_units(
         Their rows, and `leads`: how many units of the same member the same pair sets off most.
     """
     fired = units[units[column].notna()]
-    leads = fired.groupby([MEMBER, ROW], sort=False)[UNIT].transform("size")
+    leads = fired.groupby([MEMBER, t.ROW], sort=False)[t.UNIT].transform("size")
     chosen = fired.assign(**{LEADS: leads})
-    for name, value in ((MEMBER, member), (TOWER, tower), (LAYER, layer)):
+    for name, value in ((MEMBER, member), (t.TOWER, tower), (t.LAYER, layer)):
         chosen = chosen[chosen[name] == value] if value else chosen
     margin = chosen["max"] - chosen["second"]
-    order = np.lexsort((chosen[UNIT], -margin, -chosen[column]))
+    order = np.lexsort((chosen[t.UNIT], -margin, -chosen[column]))
     ranked = chosen.iloc[order]
-    return (ranked.drop_duplicates(ROW) if once else ranked).reset_index(drop=True)
+    return (ranked.drop_duplicates(t.ROW) if once else ranked).reset_index(drop=True)

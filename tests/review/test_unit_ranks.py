@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.audits.units import read_references
+from clipmem_core.audits.unitmem_tables import REFERENCES, read_units
 from clipmem_core.review.unit_ranks import claim_1, paradigm_layers, ranked_units, tower_layers
 from tests.made_encoders import make_units, paradigm_rows
 
@@ -28,7 +28,7 @@ def test_a_layer_is_the_mean_over_members_between_the_lowest_and_the_highest(cop
 def test_references_stand_beside_the_members(copy: Copy) -> None:
     audit = copy()
     units = make_units(audit)
-    references = read_references(audit)
+    references = read_units(audit, REFERENCES)
     assert references is not None
     layers = tower_layers(units, references, column=MEAN)
     assert layers["source"].value_counts().to_dict() == dict.fromkeys(

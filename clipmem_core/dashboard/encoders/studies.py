@@ -1,6 +1,7 @@
-"""The studies in the data folder → for each question about the encoders its figure and what came out, in words."""
+"""The view of the studies: for each question about the encoders its figure and what came out, in words."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,36 +94,23 @@ SHOWN = {
 def draw_studies() -> None:
     """Draw the study of each question, the one that the address asks for where there are several."""
     st.caption("Studies train their own members over several seeds; they are about a data set, not about one audit.")
-    by_plan: dict[str, list[StudyFolder]] = {plan: [] for plan in SHOWN}
+    by_plan: dict[str, dict[str, StudyFolder]] = {plan: {} for plan in SHOWN}
     for study in list_studies():
-        by_plan.get(_plan_of(study), []).append(study)
+        with contextlib.suppress(InputError):  # a file that does not say its plan
+            by_plan.get(study.asked["study"], {})[study.name] = study
     for plan, shown in SHOWN.items():
         st.subheader(shown.title, anchor=False)
         if by_plan[plan]:
             _draw_study(_choose(plan, by_plan[plan]), shown)
         else:
-            _draw_missing(plan)
+            st.info(f"No study of this question yet: {STUDIES[plan].question}", icon=":material/science:")
+            st.code(f"python -m clipmem_core study {plan} SOURCE --name {plan} --preset small", language="bash")
 
 
-def _plan_of(study: StudyFolder) -> str:
-    """Return the plan of a study, empty where its file does not say."""
-    try:
-        asked = study.asked
-    except InputError:
-        return ""
-    return str(asked.get("study")) if isinstance(asked, dict) else ""
-
-
-def _draw_missing(plan: str) -> None:
-    st.info(f"No study of this question yet: {STUDIES[plan].question}", icon=":material/science:")
-    st.code(f"python -m clipmem_core study {plan} SOURCE --name {plan} --preset small", language="bash")
-
-
-def _choose(plan: str, studies: Sequence[StudyFolder]) -> StudyFolder:
+def _choose(plan: str, named: Mapping[str, StudyFolder]) -> StudyFolder:
     """Return the only study of a plan, or the one that is chosen."""
-    named = {study.name: study for study in studies}
     if len(named) == 1:
-        return studies[0]
+        return next(iter(named.values()))
     parameter = f"study_{plan}"
     return named[choose_listed("Study", list(named), parameter=parameter, key=f"encoders-{parameter}", width=260)]
 
@@ -142,7 +130,8 @@ def _draw_study(study: StudyFolder, shown: Shown) -> None:
     st.plotly_chart(figure, key=f"study-{study.name}", config=FIXED, alt=" ".join(told) or shown.meaning)
     for sentence in told:
         show_text(sentence)
-    st.caption(" ".join([shown.meaning, _seeds(arms), *_progress(total, len(arms))]))
+    progress = f" The study is not finished: {len(arms)} of {total} arms and seeds are done." * (len(arms) < total)
+    st.caption(f"{shown.meaning} {_seeds(arms)}{progress}")
 
 
 def _check(study: StudyFolder, shown: Shown) -> tuple[int, pd.DataFrame]:
@@ -152,17 +141,13 @@ def _check(study: StudyFolder, shown: Shown) -> tuple[int, pd.DataFrame]:
         InputError: a file is broken or lacks what is drawn.
     """
     asked, arms, times = study.asked, study.arms, study.times
-    remedy = f"delete {study.folder} and run the study again"
-    try:
-        total = len(asked["arms"]) * int(asked["config"]["seeds"])
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{study.folder} does not say what was asked for: {remedy}") from None
     missing = [name for name in (*COLUMNS, *shown.columns) if len(arms) and name not in arms]
     if shown.figure is time_of and len(arms):
         missing += [name for name in (EPOCH, SEED, *MEASURES, IMAGE_EXTERNAL, TEXT_EXTERNAL) if name not in times]
     if missing:
-        raise InputError(f"{study.folder} lacks {', '.join(sorted(missing))}: {remedy}")
-    return total, arms
+        lacks = ", ".join(sorted(missing))
+        raise InputError(f"{study.folder} lacks {lacks}: delete it and run the study again")
+    return len(asked["arms"]) * asked["config"]["seeds"], arms
 
 
 def _seeds(arms: pd.DataFrame) -> str:
@@ -172,7 +157,3 @@ def _seeds(arms: pd.DataFrame) -> str:
         return f"Bars are 95 % intervals over {fewest if fewest == most else f'{fewest} to {most}'} {ONE_SPLIT}."
     few = f"where an arm has {MIN_REPLICATES} or more; some have {fewest} so far"
     return f"Bars are 95 % intervals over {ONE_SPLIT}, {few}."
-
-
-def _progress(total: int, done: int) -> list[str]:
-    return [f"The study is not finished: {done} of {total} arms and seeds are done."] if done < total else []

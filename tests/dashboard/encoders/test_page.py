@@ -8,8 +8,8 @@ import pytest
 
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.dashboard import map_selection
-from clipmem_core.dashboard.encoders import parts
-from clipmem_core.review import encoders
+from clipmem_core.dashboard.encoders import contributions as view
+from clipmem_core.review import contributions
 from clipmem_core.review.selection import Outline
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address, captions, charts, trace_names
@@ -114,12 +114,12 @@ def test_one_caption_a_pair_leaves_the_text_encoder_without_sslmem(copy: Copy) -
 
 def test_a_thinned_map_says_so(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     copy()
-    monkeypatch.setattr(encoders, "LIMIT", 30)
-    parts._loaded.clear()
+    monkeypatch.setattr(contributions, "LIMIT", 30)
+    view._loaded.clear()
     app = open_page(PAGE)
     assert charts(app)[0]["data"][0]["type"] == "heatmap"
     assert "Drawn are 30 of 100 pairs" in captions(app)
-    parts._loaded.clear()
+    view._loaded.clear()
 
 
 def test_a_shape_around_pairs_opens_them_in_browse(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from clipmem_core.audits.jobs import Job, Task
-from clipmem_core.audits.paradigms import TABLE, paradigms_folder
 from clipmem_core.audits.store import CONFIG, MANIFEST, MEMBERSHIP, Audit, write_json
-from clipmem_core.dashboard.encoders import waiting
+from clipmem_core.audits.unitmem_tables import TABLE, paradigms_folder
+from clipmem_core.dashboard.encoders import unit_view
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import figures, open_page, texts
@@ -62,7 +62,7 @@ def test_while_something_is_measured_the_page_says_how_far_it_is(
     leave_job(data, "units", exit_code=None, output="member r0-f0: units\n")
     cancelled: list[str] = []
     monkeypatch.setattr(Job, "running", property(lambda job: True))
-    monkeypatch.setattr(waiting, "cancel", lambda job: cancelled.append(job.name))
+    monkeypatch.setattr(unit_view, "cancel", lambda job: cancelled.append(job.name))
     app = open_page(PAGE, view="units")
     assert "member r0-f0: units" in texts(app)
     assert "At work. You can close this page; it goes on." in captions(app)

@@ -1,4 +1,4 @@
-"""One image encoder under three teachers: the same pictures, resumable, and clear where a teacher is missing."""
+"""One image encoder under three paradigms: the same pictures, resumable, and clear where a paradigm is missing."""
 
 import shutil
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clipmem_core.audits import lessons, teaching
-from clipmem_core.audits.lessons import class_numbers, plan
-from clipmem_core.audits.paradigms import paradigms_folder, read_paradigms
+from clipmem_core.audits import paradigm_training, paradigms
+from clipmem_core.audits.paradigm_training import class_numbers, plan_runs
+from clipmem_core.audits.paradigms import run_paradigms
 from clipmem_core.audits.store import MANIFEST, PAIRS, Audit, write_table
-from clipmem_core.audits.teaching import run_paradigms
+from clipmem_core.audits.unitmem_tables import paradigms_folder, read_paradigms
 from clipmem_core.config import InputError
 from tests.audits.small import Silent
 from tests.conftest import Made
@@ -48,30 +48,30 @@ def test_three_paradigms_see_as_many_samples_of_the_same_pictures(copied: Audit)
 
 
 def test_a_member_of_as_many_epochs_is_the_clip_run(copied: Audit) -> None:
-    reused = {lesson.name: lesson.reused for lesson in plan(copied, 0, 0)}
+    reused = {run.folder.name: run.reused for run in plan_runs(copied, 0, 0)}
     assert reused == {"clip-0": True, "supervised-0": False, "self-supervised-0": False}
-    assert not any(lesson.reused for lesson in plan(copied, 0, 3))
+    assert not any(planned.reused for planned in plan_runs(copied, 0, 3))
     # The audit has two repeats: a third seed takes the first member's pictures and trains anew.
-    third = plan(copied, 2, 0)
-    assert [lesson.run.name for lesson in third] == ["r0-f0"] * 3
-    assert not any(lesson.reused for lesson in third)
+    third = plan_runs(copied, 2, 0)
+    assert [planned.run.name for planned in third] == ["r0-f0"] * 3
+    assert not any(planned.reused for planned in third)
 
 
 def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(copied: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    probe = lessons.linear_probe
+    probe = paradigm_training.linear_probe
 
     def killed(*_: object, **__: object) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lessons, "linear_probe", killed)
+    monkeypatch.setattr(paradigm_training, "linear_probe", killed)
     with pytest.raises(KeyboardInterrupt):
         run_paradigms(copied, seeds=1, epochs=1, screen=Silent())
-    monkeypatch.setattr(lessons, "linear_probe", probe)
+    monkeypatch.setattr(paradigm_training, "linear_probe", probe)
     runs = paradigms_folder(copied) / "runs"
     trained = (runs / "clip-0" / "checkpoint.pt").stat().st_mtime_ns
     run_paradigms(copied, seeds=1, epochs=1, screen=Silent())
     assert (runs / "clip-0" / "checkpoint.pt").stat().st_mtime_ns == trained
-    monkeypatch.setattr(teaching, "teach", killed)
+    monkeypatch.setattr(paradigms, "complete", killed)
     screen = Silent()
     run_paradigms(copied, seeds=1, epochs=1, screen=screen)
     assert screen.lines[-1] == "every run is finished: nothing to do"
@@ -94,16 +94,16 @@ def test_pictures_without_a_label_are_left_out_for_all(copied: Audit) -> None:
     pairs = copied.pairs
     pairs.loc[pairs.index[::2], "label"] = None
     write_table(copied.folder / PAIRS, pairs)
-    for lesson in plan(copied, 0, 0):
-        assert pairs["label"].iloc[lesson.run.data.rows].notna().all()
-        assert not lesson.reused
+    for planned in plan_runs(copied, 0, 0):
+        assert pairs["label"].iloc[planned.run.data.rows].notna().all()
+        assert not planned.reused
 
 
 def test_whole_pictures_teach_nothing_by_themselves(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = copy(made, made.paper, tmp_path, monkeypatch)
-    assert [lesson.paradigm for lesson in plan(audit, 0, 0)] == ["clip", "supervised"]
+    assert [planned.paradigm for planned in plan_runs(audit, 0, 0)] == ["clip", "supervised"]
 
 
 def test_wrong_input_is_named(copied: Audit) -> None:

@@ -1,9 +1,7 @@
-"""Turns the activations of units, streamed a batch of pairs at a time, into UnitMem: how far one pair alone sets a
-unit off."""
-
-from dataclasses import dataclass
+"""UnitMem, how far one pair alone sets a unit off, from activations that are streamed a batch of pairs at a time."""
 
 import numpy as np
+import pandas as pd
 
 BINS = 512  # of a unit's histogram, a power of two
 
@@ -30,21 +28,6 @@ def unitmem(highest: np.ndarray, rest: np.ndarray) -> np.ndarray:
     return np.divide(highest - rest, total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
-@dataclass(frozen=True)
-class UnitScores:
-    """UnitMem of every unit and what it follows from; each array is [n_units]."""
-
-    unitmem_mean: np.ndarray  # the others by their mean, as the paper has it; exact
-    unitmem_median: np.ndarray  # the others by their median, as its authors' code has it
-    median_error: np.ndarray  # unitmem_median lies at most this far from its exact value
-    highest: np.ndarray  # activation on the pair that sets the unit off most
-    second: np.ndarray  # and on the next one: highest − second is the margin
-    rest_mean: np.ndarray
-    rest_median: np.ndarray
-    clipped: np.ndarray  # share of the activation, in absolute value, that was below 0 and was counted as 0
-    row: np.ndarray  # int64, the pair behind `highest`; -1 for a silent unit
-
-
 class UnitTally:
     """Counts activations, batch by batch, in memory that depends on the number of units alone.
 
@@ -55,7 +38,7 @@ class UnitTally:
     The mean variant is exact. The median is read from a histogram of `bins` bins over [0, 2^e), the least power of two
     above the unit's largest activation. When that grows, neighbouring bins are added together, so that one pass is
     enough and the order of batches changes nothing. The median is off by half a bin at most, and UnitMem by no more
-    than `UnitScores.median_error` ≤ 2 / bins, about 0.004; a median of exactly 0 is exact, since zeros are counted
+    than `median_error` ≤ 2 / bins, about 0.004; a median of exactly 0 is exact, since zeros are counted
     apart.
     """
 
@@ -129,35 +112,41 @@ class UnitTally:
         """Return the bin of activations [..., n_units]; scaling by a power of two is exact."""
         return (values * np.ldexp(float(self.bins), -np.frexp(self.highest)[1])).astype(np.int64)
 
-    def scores(self) -> UnitScores:
+    def scores(self) -> pd.DataFrame:
         """Turn the counts into UnitMem.
+
+        Returns:
+            A row a unit: unitmem_mean (the others by their mean, as the paper has it; exact), unitmem_median (by their
+            median, as its authors' code has it), median_error (how far from its exact value that lies at most), max
+            (activation on the pair that sets the unit off most), second (on the next one: max − second is the margin),
+            rest_mean, rest_median, clipped (share of the activation, in absolute value, that was below 0 and was
+            counted as 0), and row (the pair behind `max`; -1 for a silent unit).
 
         Raises:
             ValueError: fewer than two pairs were counted.
         """
         if self.count < 2:
             raise ValueError(f"UnitMem compares a pair with the others: it needs two pairs at least, not {self.count}")
-        highest = self.highest.astype(np.float64)
+        highest, whole = self.highest.astype(np.float64), self.below + self.total
         rest_mean = np.maximum(self.total - highest, 0) / (self.count - 1)
         rest_median, spread = self._rest_median()
         median = unitmem(highest, rest_median)
         ends = [unitmem(highest, np.clip(rest_median + s, 0, highest)) for s in (-spread, spread)]
-        return UnitScores(
-            unitmem_mean=unitmem(highest, np.minimum(rest_mean, highest)),
-            unitmem_median=median,
-            median_error=np.maximum(ends[0] - median, median - ends[1]),
-            highest=highest,
-            second=self.second.astype(np.float64),
-            rest_mean=rest_mean,
-            rest_median=rest_median,
-            clipped=np.divide(
-                self.below, self.below + self.total, out=np.zeros(len(highest)), where=self.below + self.total > 0
-            ),
-            row=self.row,
-        )
+        columns = {
+            "unitmem_mean": unitmem(highest, np.minimum(rest_mean, highest)),
+            "unitmem_median": median,
+            "median_error": np.maximum(ends[0] - median, median - ends[1]),
+            "max": highest,
+            "second": self.second.astype(np.float64),
+            "rest_mean": rest_mean,
+            "rest_median": rest_median,
+            "clipped": np.divide(self.below, whole, out=np.zeros(len(highest)), where=whole > 0),
+            "row": self.row,
+        }
+        return pd.DataFrame(columns)
 
     def _rest_median(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the median over all pairs but the one behind `highest`, and how far off it may be, [n_units] each."""
+        """Return the median over all pairs but the one behind `max`, and how far off it may be, [n_units] each."""
         others = self.histogram.copy()
         fired = np.flatnonzero(self.highest > 0)
         others[fired, self._bin(self.highest)[fired]] -= 1

@@ -7,8 +7,8 @@ import pytest
 from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.columns import GROUPS
 from clipmem_core.config import InputError
-from clipmem_core.review import encoders
-from clipmem_core.review.encoders import (
+from clipmem_core.review import contributions
+from clipmem_core.review.contributions import (
     MEMORIZED,
     SSLMEM,
     doubts,
@@ -97,15 +97,15 @@ def test_tables_of_other_pairs_are_told(copy: Copy) -> None:
 
 def test_a_map_of_many_pairs_is_thinned_and_its_density_counts_all(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     audit = copy()
-    whole = load_contributions(audit)
-    assert (whole.count, len(whole.points), len(whole.density)) == (100, 100, 0)
-    monkeypatch.setattr(encoders, "LIMIT", 30)
-    thinned = load_contributions(audit)
-    assert (thinned.count, len(thinned.points), thinned.density["n"].sum()) == (100, 30, 100)
-    scores = audit.scores.loc[thinned.points["row"]]
-    assert thinned.points["clipmem_image"].tolist() == scores["clipmem_image"].tolist()
-    assert thinned.density["x"].between(*audit.scores["clipmem_image"].agg(["min", "max"])).all()
-    assert thinned.density["y"].between(*audit.scores["clipmem_text"].agg(["min", "max"])).all()
+    for limit in (101, 100):
+        monkeypatch.setattr(contributions, "LIMIT", limit)
+        assert [len(table) for table in load_contributions(audit)] == [100, 0]
+    monkeypatch.setattr(contributions, "LIMIT", 30)
+    points, density = load_contributions(audit)
+    assert (len(points), density["n"].sum()) == (30, 100)
+    assert points["clipmem_image"].tolist() == audit.scores.loc[points["row"], "clipmem_image"].tolist()
+    assert density["x"].between(*audit.scores["clipmem_image"].agg(["min", "max"])).all()
+    assert density["y"].between(*audit.scores["clipmem_text"].agg(["min", "max"])).all()
 
 
 def groups(null_image: float, *, error: float = 0.001) -> pd.DataFrame:
@@ -134,7 +134,7 @@ def test_a_poor_fit_and_a_null_off_0_are_said(null: float, error: float, fit: fl
     assert all(word in doubt for word, doubt in zip(words, found, strict=True))
 
 
-@pytest.mark.parametrize("verdict", [None, [], {}, {"encoders": 3}, {"encoders": {"fit": "x"}}, {"encoders": {}}])
-def test_a_verdict_that_does_not_say_has_no_fit(verdict: object) -> None:
+@pytest.mark.parametrize("verdict", [{}, {"encoders": {"fit": "x"}}, {"encoders": {"fit": None}}, {"encoders": {}}])
+def test_a_verdict_that_does_not_say_has_no_fit(verdict: dict[str, dict[str, object]]) -> None:
     assert map_fit(verdict) is None
     assert map_fit({"encoders": {"fit": 0.7}}) == 0.7

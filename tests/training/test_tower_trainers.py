@@ -13,14 +13,14 @@ from torch.nn import functional as F
 from clipmem_core.config import InputError
 from clipmem_core.training.loop import LOG, TRAJECTORY, Trainer, TrainingData, epoch_batches, train
 from clipmem_core.training.model import build_model
-from clipmem_core.training.paradigms import (
+from clipmem_core.training.state import Progress
+from clipmem_core.training.tower_trainers import (
     TEMPERATURE,
     SelfSupervisedTrainer,
     SupervisedTrainer,
     classifier,
     projector,
 )
-from clipmem_core.training.state import Progress
 from tests.training.toys import CONFIG, draw_data, view_maker
 
 

@@ -1,4 +1,4 @@
-"""From a trained model to the activations of its MLP units, counted pair by pair as they stream by.
+"""The activations of a trained model's MLP units, counted pair by pair as they stream by.
 
 A unit is a hidden unit of a transformer block's MLP, after its activation function. Its activation on a pair is the
 mean over tokens and over the evaluation views of the picture (image encoder: every token, the class token among them)
@@ -7,28 +7,26 @@ token, as `UnitTally` explains.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipmem_core.config import InputError
-from clipmem_core.scores.units import UnitTally
+from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.scores.unit_tally import UnitTally
 from clipmem_core.training.embed import mean_by_pair
 from clipmem_core.training.loop import TrainingData
 from clipmem_core.training.model import Model, autocast, can_cut_text, encode_text
 from clipmem_core.training.views import ViewMaker
 
 BATCH = 256
-Report = Callable[[int, int], None]
+Seen = tuple[np.ndarray, np.ndarray, np.ndarray]  # pairs, their units above 0, and what lay below
 
 
-@dataclass(frozen=True)
-class Layers:
+class Layers(NamedTuple):
     """The blocks of one encoder, first to last."""
 
     activations: tuple[nn.Module, ...]
@@ -36,54 +34,34 @@ class Layers:
     batch_first: bool  # tokens come as [batch, length, width]
 
 
-def image_layers(model: Model) -> Layers:
-    """Return the blocks of the image encoder.
+def unit_layers(model: Model, tower: str) -> Layers:
+    """Return the blocks of an encoder, `image` or `text`.
 
     Raises:
-        InputError: it is no transformer of open_clip's own (a ResNet, a tower of timm).
+        InputError: it is no transformer of open_clip's own (a ResNet, a tower of timm or of the hub).
     """
-    return _layers(model.visual, "image")
-
-
-def text_layers(model: Model) -> Layers:
-    """Return the blocks of the text encoder.
-
-    Raises:
-        InputError: it is no transformer of open_clip's own (a tower of the hub).
-    """
-    return _layers(getattr(model, "text", model), "text")
-
-
-def _layers(tower: Any, name: str) -> Layers:
-    transformer: Any = getattr(tower, "transformer", None)
+    encoder: Any = model.visual if tower == "image" else getattr(model, "text", model)
+    transformer: Any = getattr(encoder, "transformer", None)
     blocks = list(getattr(transformer, "resblocks", []))
     if not blocks or not all(hasattr(getattr(block, "mlp", None), "gelu") for block in blocks):
-        kind = type(tower).__name__
-        raise InputError(f"UnitMem of the {name} encoder needs a transformer of open_clip's own, and a {kind} is none")
+        kind = type(encoder).__name__
+        raise InputError(f"UnitMem of the {tower} encoder needs a transformer of open_clip's own, and a {kind} is none")
     activations = tuple(block.mlp.gelu for block in blocks)
     return Layers(activations, tuple(block.mlp.c_proj.in_features for block in blocks), transformer.batch_first)
 
 
-class UnitWatch:
+class UnitWatch(ExitStack):
     """Hooks on the units of an encoder: what they did in the last forward pass. Leaving the block removes them."""
 
-    def __init__(self, layers: Layers) -> None:
-        self.layers = layers
+    def __init__(self, model: Model, tower: str, config: AuditConfig, device: str) -> None:
+        super().__init__()
+        self.model, self.config, self.device = model, config, device
+        self.layers = unit_layers(model, tower)
         self.mask: Tensor | None = None  # bool [n, length], the tokens that count; None: all
-        self.handles: list[Any] = []
-        self.above: list[Tensor] = [torch.empty(0)] * len(layers.activations)
+        self.above: list[Tensor] = [torch.empty(0)] * len(self.layers.activations)
         self.below = list(self.above)
-
-    def __enter__(self) -> Self:
         for place, module in enumerate(self.layers.activations):
-            self.handles.append(module.register_forward_hook(partial(self._note, place)))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self.handles:
-            handle.remove()
+            self.enter_context(module.register_forward_hook(partial(self._note, place)))
 
     def _note(self, place: int, _module: nn.Module, _inputs: Any, activation: Tensor) -> None:
         if not self.layers.batch_first:
@@ -106,83 +84,66 @@ class UnitWatch:
         mask = self.mask[:, None, :length].float()
         return mask / mask.sum(dim=2, keepdim=True)
 
-    def seen(self) -> np.ndarray:
+    def _seen(self) -> np.ndarray:
         """Return activations above 0 and what lay below, of all layers side by side, float32 [2, n, n_units]."""
         return torch.stack([torch.cat(self.above, dim=1), torch.cat(self.below, dim=1)]).cpu().numpy()
 
-
-@torch.inference_mode()
-def image_units(
-    model: Model,
-    data: TrainingData,
-    views: ViewMaker,
-    *,
-    rows: np.ndarray,
-    n_views: int,
-    precision: str,
-    device: str,
-    report: Report | None = None,
-) -> UnitTally:
-    """Count what every unit of the image encoder does on each of the pairs, over `n_views` views of its picture.
-
-    Args:
-        model: anything with an open_clip image tower as `visual`.
-        data: where pixels come from; its own `rows` are not used.
-        views: the evaluation views.
-        rows: the pairs that are looked at, int64 [n].
-        n_views: views of each picture.
-        precision: as in the config.
-        device: cpu or cuda.
-        report: is told how many pairs are done, and of how many.
-    """
-    layers = image_layers(model)
-    tally = UnitTally(sum(layers.widths))
-    model.eval()
-    with UnitWatch(layers) as watch:
+    def pictures(self, data: TrainingData, views: ViewMaker, rows: np.ndarray) -> Iterator[Seen]:
+        """Pass the views of each pair's picture through the image encoder."""
         for start in range(0, len(rows), BATCH):
             block = rows[start : start + BATCH]
             pixels = data.pixels.gather(block)
-            total = np.zeros((2, len(block), sum(layers.widths)), np.float32)
-            for view in range(n_views):
-                images = views.images(pixels, views.boxes(data.keys[block], view), device)
-                with autocast(precision, device):
-                    model.visual(images)
-                total += watch.seen()
-            tally.add(block, *(total / n_views))
-            if report:
-                report(start + len(block), len(rows))
-    return tally
+            total = np.zeros((2, len(block), sum(self.layers.widths)), np.float32)
+            for view in range(self.config.views):
+                images = views.images(pixels, views.boxes(data.keys[block], view), self.device)
+                with autocast(self.config.precision, self.device):
+                    self.model.visual(images)
+                total += self._seen()
+            yield block, *(total / self.config.views)
+
+    def captions(self, data: TrainingData, rows: np.ndarray) -> Iterator[Seen]:
+        """Pass the captions of each pair, those that are evaluated, through the text encoder."""
+        cut = can_cut_text(self.model)
+        for block, captions, start in _caption_blocks(data, rows, self.config.eval_captions or len(data.tokens)):
+            tokens = torch.from_numpy(data.tokens[captions].astype(np.int64)).to(self.device)
+            self.mask = caption_mask(tokens)
+            with autocast(self.config.precision, self.device):
+                encode_text(self.model, tokens, cut=cut)
+            above, below = self._seen()
+            yield block, mean_by_pair(above, start), mean_by_pair(below, start)
 
 
 @torch.inference_mode()
-def text_units(
+def count_units(
     model: Model,
     data: TrainingData,
+    views: ViewMaker,
+    tower: str,
     *,
     rows: np.ndarray,
-    first: int = 0,
-    precision: str,
+    config: AuditConfig,
     device: str,
-    report: Report | None = None,
+    report: Callable[[int], None] | None = None,
 ) -> UnitTally:
-    """Count what every unit of the text encoder does on each of the pairs, over its `first` captions or (0) all.
+    """Count what every unit of an encoder does on each of the pairs.
 
-    Else as `image_units`.
+    Args:
+        model: anything with the encoder that is asked for.
+        data: where pixels and tokens come from; its own `rows` are not used.
+        views: the evaluation views.
+        tower: `image`, over `config.views` views of each picture, or `text`, over the captions that are evaluated.
+        rows: the pairs that are looked at, int64 [n].
+        config: of the audit.
+        device: cpu or cuda.
+        report: is told how many pairs are done.
     """
-    layers, cut = text_layers(model), can_cut_text(model)
-    tally, done = UnitTally(sum(layers.widths)), 0
     model.eval()
-    with UnitWatch(layers) as watch:
-        for block, captions, start in _caption_blocks(data, rows, first or len(data.tokens)):
-            tokens = torch.from_numpy(data.tokens[captions].astype(np.int64)).to(device)
-            watch.mask = caption_mask(tokens)
-            with autocast(precision, device):
-                encode_text(model, tokens, cut=cut)
-            above, below = watch.seen()
-            tally.add(block, mean_by_pair(above, start), mean_by_pair(below, start))
-            done += len(block)
+    with UnitWatch(model, tower, config, device) as watch:
+        tally = UnitTally(sum(watch.layers.widths))
+        for seen in watch.pictures(data, views, rows) if tower == "image" else watch.captions(data, rows):
+            tally.add(*seen)
             if report:
-                report(done, len(rows))
+                report(tally.count)
     return tally
 
 

@@ -1,4 +1,4 @@
-"""UnitMem over a finished audit: what is in the tables, when they are made again, and what is said when they cannot."""
+"""UnitMem over a finished audit: what is in its tables, when they are made again, and what is said when they cannot."""
 
 import json
 import shutil
@@ -8,22 +8,30 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits import measuring
-from clipmem_core.audits.measuring import drawn, measurable, run_units
-from clipmem_core.audits.references import run_references
-from clipmem_core.audits.store import MANIFEST, Audit, write_json
-from clipmem_core.audits.units import (
+from clipmem_core.audits import unitmem
+from clipmem_core.audits.store import MANIFEST, Audit, write_json, write_table
+from clipmem_core.audits.unitmem import (
+    drawn,
+    measurable,
+    measure_member,
+    measure_references,
+    run_references,
+    run_units,
+    say_references,
+)
+from clipmem_core.audits.unitmem_tables import (
+    REFERENCES,
+    UNITS,
     layer_means,
     measured_samples,
-    read_references,
     read_units,
-    references_file,
+    table_file,
     unit_table,
-    units_file,
 )
 from clipmem_core.config import InputError
-from clipmem_core.scores.units import UnitTally
-from clipmem_core.training.model import build_model
+from clipmem_core.scores.unit_tally import UnitTally
+from clipmem_core.training.activations import Layers
+from clipmem_core.training.model import Model, build_model
 from tests.audits.small import Silent
 from tests.conftest import Made
 
@@ -77,13 +85,13 @@ def test_a_member_is_measured_once(copied: Audit, monkeypatch: pytest.MonkeyPatc
     assert set(known["member"]) == {"g-0"}
     assert read_units(copied) is None
     asked: list[str] = []
-    measure = measuring.measure_member
+    measure = unitmem.measure_member
 
     def counted(audit: Audit, name: str, **how: object) -> pd.DataFrame:
         asked.append(name)
         return measure(audit, name, **how)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(measuring, "measure_member", counted)
+    monkeypatch.setattr(unitmem, "measure_member", counted)
     run_units(copied, sample=20, screen=screen)
     assert asked == ["f-0"]
     assert "member g-0: its units are measured already" in screen.lines
@@ -93,21 +101,20 @@ def test_a_member_is_measured_once(copied: Audit, monkeypatch: pytest.MonkeyPatc
 def test_tables_that_are_broken_are_named_and_measured_again(copied: Audit, at: float) -> None:
     units = run_units(copied, members=["f-0"], sample=20, screen=Silent())
     run_references(copied, members=["f-0"], sample=20, screen=Silent())
-    paths = units_file(copied, "f-0", sample=20), references_file(copied, "f-0", sample=20)
+    paths = [table_file(copied, "f-0", table, sample=20) for table in (UNITS, REFERENCES)]
     whole = [path.read_bytes() for path in paths]
     for path, content in zip(paths, whole, strict=True):
         place = int(len(content) * at)
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-    for read, path in zip((read_units, read_references), paths, strict=True):
+    for path in paths:
         with pytest.raises(InputError, match=f"{path.name} is broken: `python -m clipmem_core units paper` makes"):
-            read(copied, sample=20)
+            read_units(copied, path.name.replace("-20", ""), sample=20)
     screen = Silent()
     again = run_units(copied, members=["f-0"], sample=20, screen=screen)
     run_references(copied, members=["f-0"], sample=20, screen=screen)
     pd.testing.assert_frame_equal(again, units)
-    assert [line for line in screen.lines if "broken" in line] == [
-        f"{path} is broken: measuring it again" for path in paths
-    ]
+    for line, path in zip([line for line in screen.lines if "broken" in line], paths, strict=True):
+        assert str(path) in line
     assert [path.read_bytes() for path in paths] == whole
 
 
@@ -137,21 +144,21 @@ def test_a_manifest_that_says_nothing_of_a_member_is_one_line(copied: Audit, con
 
 
 def test_the_key_covers_the_checkpoint_the_captions_and_the_training_set(copied: Audit) -> None:
-    first = units_file(copied, "f-0")
-    assert first != units_file(copied, "g-0")
-    assert first != units_file(copied, "f-0", sample=9)
+    first = table_file(copied, "f-0")
+    assert first != table_file(copied, "g-0")
+    assert first != table_file(copied, "f-0", sample=9)
     for changed in ("members/f-0/checkpoint.pt", "pairs.parquet"):
         manifest = json.loads((copied.folder / MANIFEST).read_text())
         kept = manifest["files"][changed]
         manifest["files"][changed] = "0" * 64
         (copied.folder / MANIFEST).write_text(json.dumps(manifest))
-        assert units_file(copied, "f-0") != first
+        assert table_file(copied, "f-0") != first
         manifest["files"][changed] = kept
         (copied.folder / MANIFEST).write_text(json.dumps(manifest))
     membership = copied.membership
     membership.loc[0, "f-0"] = not membership.loc[0, "f-0"]
     membership.to_parquet(copied.folder / "membership.parquet")
-    assert units_file(copied, "f-0") != first
+    assert table_file(copied, "f-0") != first
 
 
 def test_layer_means_leave_silent_units_out() -> None:
@@ -179,16 +186,20 @@ def test_a_sample_is_drawn_once() -> None:
 def test_an_encoder_without_units_is_named_and_the_other_measured(
     copied: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_model: object) -> None:
-        raise InputError("UnitMem of the image encoder needs a transformer")
+    refused, layers = {"image"}, unitmem.unit_layers
 
-    monkeypatch.setitem(measuring.LAYERS_OF, "image", refuse)
+    def some(model: Model, tower: str) -> Layers:
+        if tower in refused:
+            raise InputError(f"UnitMem of the {tower} encoder needs a transformer")
+        return layers(model, tower)
+
+    monkeypatch.setattr(unitmem, "unit_layers", some)
     screen = Silent()
     units = run_units(copied, members=["f-0"], sample=10, screen=screen)
     assert set(units["tower"]) == {"text"}
     assert "note: UnitMem of the image encoder needs a transformer" in screen.lines
-    monkeypatch.setitem(measuring.LAYERS_OF, "text", refuse)
-    with pytest.raises(InputError, match="UnitMem of the image encoder"):
+    refused.add("text")
+    with pytest.raises(InputError, match="UnitMem of the image encoder .*; UnitMem of the text encoder"):
         run_units(copied, members=["g-0"], sample=10, screen=screen)
 
 
@@ -205,3 +216,75 @@ def test_wrong_input_is_named(copied: Audit) -> None:
     with pytest.raises(InputError, match="audit 'paper' is not finished"):
         run_units(copied, screen=Silent())
     assert read_units(copied) is None
+
+
+def test_each_reference_is_measured_on_its_own_pairs(copied: Audit) -> None:
+    assert read_units(copied, REFERENCES) is None
+    table = run_references(copied, screen=Silent())
+    # tiny: two layers of 4 × 64 units in the image encoder, one in the text encoder
+    assert table.groupby("reference", sort=False).size().to_dict() == {
+        name: 3 * 256 for name in ("before training", "seen", "unseen")
+    }
+    membership = copied.membership
+    trained, external = membership["f-0"].to_numpy(), (membership["group"] == "external").to_numpy()
+    for reference, allowed in (("before training", trained), ("seen", trained), ("unseen", external)):
+        rows = table.loc[(table["reference"] == reference) & (table["row"] >= 0), "row"].to_numpy()
+        assert allowed[rows].all(), reference
+    known = read_units(copied, REFERENCES)
+    assert known is not None
+    assert set(known["member"]) == {"f-0"}
+
+
+def test_before_training_is_the_model_of_the_members_seed(copied: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member whose weights were put back to its start has the UnitMem of that reference."""
+    found = measure_references(copied, "g-0", screen=Silent())
+    start = found[found["reference"] == "before training"].drop(columns="reference").reset_index(drop=True)
+    seed = copied.config["seeds"]["g-0"]
+    monkeypatch.setattr(unitmem, "trained_model", lambda run: build_model("tiny", loss="clip", seed=seed))
+    untrained = measure_member(copied, "g-0", screen=Silent())
+    np.testing.assert_allclose(untrained["unitmem_mean"], start["unitmem_mean"])
+    assert untrained["row"].tolist() == start["row"].tolist()
+
+
+def test_seen_and_unseen_are_equally_many(copied: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, np.ndarray] = {}
+    measure = unitmem.measure_model
+
+    def counted(run: object, model: object, towers: list[str], rows: np.ndarray, **how: object) -> object:
+        asked[str(how["label"])] = rows
+        return measure(run, model, towers, rows, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(unitmem, "measure_model", counted)
+    measure_references(copied, "f-0", screen=Silent())
+    external = int((copied.membership["group"] == "external").sum())
+    sizes = {label: len(rows) for label, rows in asked.items()}
+    assert sizes == {
+        "f-0 before training": int(copied.membership["f-0"].sum()),
+        "f-0 seen": external,
+        "f-0 unseen": external,
+    }
+    measure_references(copied, "f-0", sample=9, screen=Silent())
+    assert {len(rows) for rows in asked.values()} == {9}
+
+
+def test_references_are_measured_once_for_each_sample(copied: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_references(copied, members=["g-0"], sample=9, screen=Silent())
+    assert table_file(copied, "g-0", REFERENCES, sample=9).is_file()
+    assert read_units(copied, REFERENCES) is None
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("it is there already")
+
+    monkeypatch.setattr(unitmem, "measure_references", refuse)
+    screen = Silent()
+    say_references(run_references(copied, members=["g-0"], sample=9, screen=screen), screen)
+    assert "unitmem_mean" in screen.lines[0]
+    assert len(screen.lines) == 10
+
+
+def test_without_external_pairs_there_is_the_untrained_model_alone(copied: Audit) -> None:
+    membership = copied.membership
+    membership["group"] = membership["group"].replace("external", "shared")
+    write_table(copied.folder / "membership.parquet", membership)
+    found = measure_references(copied, "f-0", sample=9, screen=Silent())
+    assert set(found["reference"]) == {"before training"}

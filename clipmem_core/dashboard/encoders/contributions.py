@@ -1,20 +1,39 @@
-"""An audit → the mean part of each encoder over groups, labels and planted kinds, its SSLMem, and what to doubt."""
+"""The view of the encoders' parts of clipmem: pair by pair, as means, SSLMem, and what there is to doubt."""
+
+from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.columns import EXTERNAL, GROUP, GROUPS, INDEPENDENT, LABEL, PLANTED
+from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT, EXTERNAL, GROUP, GROUPS, INDEPENDENT, LABEL, PLANTED
 from clipmem_core.dashboard.choices import choose_segment
+from clipmem_core.dashboard.map_selection import draw_selectable
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.figures.encoders import in_words, means_figure
-from clipmem_core.review.encoders import MEMORIZED, NOT_PLANTED, SSLMEM, doubts, encoder_means, map_fit, why_no_parts
+from clipmem_core.dashboard.trouble import explained_errors
+from clipmem_core.figures.encoder_page import contribution_figure, in_words, means_figure
+from clipmem_core.review.contributions import (
+    MEMORIZED,
+    NOT_PLANTED,
+    SSLMEM,
+    doubts,
+    encoder_means,
+    load_contributions,
+    map_fit,
+    why_no_parts,
+)
+from clipmem_core.review.selection import Selection
+from clipmem_core.review.tables import Version, version_of
 
-BY = "by"  # in the address
-KEY = "encoder-by"
+COLOUR, BY = "colour", "by"  # in the address
+COLOUR_KEY, BY_KEY = "encoder-colour", "encoder-by"
 LABELS_SHOWN = 12
 FIXED = {"displayModeBar": False}
 WHAT = {GROUP: "Group", LABEL: "Label", PLANTED: "Planted kind"}
+MEANING = (
+    "Each dot is a pair: how much of its clipmem lies in the text encoder (up) and how much in the image encoder "
+    "(right); on a dotted line both add up to the same clipmem."
+)
 BARS = (
     "Bars are mean ± 1.96 standard errors over pairs: they say how far other pairs would move the mean, and nothing of "
     "other members."
@@ -44,15 +63,11 @@ def draw_doubts(audit: Audit) -> None:
             f"fitted on half of them fits the other half to {fit:.2f}: the mean cosine of what is mapped with where it "
             "belongs, 1 is perfect."
         )
-    st.caption(f"{told} {null_sentence(groups)}".strip())
+    st.caption(f"{told} {_null_sentence(groups)}".strip())
 
 
-def null_sentence(groups: pd.DataFrame) -> str:
-    """Say what the parts are on pairs that nobody memorized; empty where there is no such pair.
-
-    Args:
-        groups: as `encoder_means` by group.
-    """
+def _null_sentence(groups: pd.DataFrame) -> str:
+    """Say what the parts are on pairs that nobody memorized; empty where there is no such pair."""
     null = groups[(groups["name"] == EXTERNAL) & groups["mean"].notna()]
     if null.empty:
         return ""
@@ -60,10 +75,45 @@ def null_sentence(groups: pd.DataFrame) -> str:
     return f"On external pairs, which nobody memorized, the parts are {parts}.".replace("-", "−")
 
 
+@st.fragment
+def draw_contribution_map(audit: Audit) -> None:
+    """Draw the pairs; only this runs again when the colours change or a shape is drawn."""
+    st.subheader("Text against image encoder, pair by pair", anchor=False)
+    with explained_errors():
+        points, density = _loaded(audit.folder, version_of(audit))
+        if points.empty:
+            st.info("No pair has contributions of both encoders.", icon=":material/info:")
+            return
+        offered = {name: WHAT[name] for name in (GROUP, PLANTED, LABEL) if points[name].notna().any()}
+        colour_by = GROUP
+        if len(offered) > 1:
+            colour_by = choose_segment("Colour", offered, parameter=COLOUR, key=COLOUR_KEY, usual=GROUP)
+        count = len(points) if density.empty else density["n"].sum()
+        draw_selectable(
+            audit,
+            contribution_figure(points, colour_by=colour_by, density=density),
+            selection=Selection(),
+            columns=(CLIPMEM_IMAGE, CLIPMEM_TEXT),
+            key=f"contributions-{audit.name}",
+            alt=f"{count:,} pairs: the text encoder's part of clipmem against the image encoder's.",
+        )
+    thinned = (
+        f" Drawn are {len(points):,} of {count:,} pairs, at random; the grey behind them counts all pairs, and a shape "
+        "selects among all of them."
+    )
+    st.caption(MEANING if density.empty else MEANING + thinned)
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def _loaded(folder: Path, version: Version) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Keep the points of a few audits: a lasso runs this again. A changed file is read anew."""
+    return load_contributions(Audit(folder))
+
+
 def draw_means(audit: Audit) -> None:
     """Draw the mean part of each encoder over groups, labels or planted kinds."""
     st.subheader("How the parts divide", anchor=False)
-    by = choose_segment("By", WHAT, parameter=BY, key=KEY)
+    by = choose_segment("By", WHAT, parameter=BY, key=BY_KEY)
     means = encoder_means(audit, by=by, limit=LABELS_SHOWN, groups=GROUPS if by == GROUP else MEMORIZED)
     if means["mean"].isna().all() or set(means["name"]) <= {NOT_PLANTED}:
         st.info(f"No pair of this audit has a {WHAT[by].lower()} and contributions.", icon=":material/info:")
@@ -73,7 +123,7 @@ def draw_means(audit: Audit) -> None:
         means_figure(means, null, title="mean part of clipmem (cosine units)"),
         key=f"encoder-means-{by}",
         config=FIXED,
-        alt=f"Mean part of each encoder. {spoken(means)}",
+        alt=f"Mean part of each encoder. {_spoken(means)}",
     )
     st.caption(_explained(by, means))
 
@@ -90,7 +140,7 @@ def _explained(by: str, means: pd.DataFrame) -> str:
     return " ".join(part for part in (what[by], NULL, BARS, mirrored) if part)
 
 
-def spoken(means: pd.DataFrame) -> str:
+def _spoken(means: pd.DataFrame) -> str:
     """Return a figure's means for those who cannot see it."""
     known = means[means["mean"].notna()]
     rows = zip(known["name"], known["encoder"], in_words(known), strict=True)
@@ -108,7 +158,7 @@ def draw_sslmem(audit: Audit) -> None:
         means_figure(means, means[means["name"] == EXTERNAL], title="mean SSLMem (cosine units)"),
         key="encoder-sslmem",
         config=FIXED,
-        alt=f"Mean SSLMem of each encoder by group. {spoken(means)}",
+        alt=f"Mean SSLMem of each encoder by group. {_spoken(means)}",
     )
     text = means[means["encoder"] == "text"]
     missing = ONE_CAPTION if text["mean"].isna().all() else SEVERAL_CAPTIONS

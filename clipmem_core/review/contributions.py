@@ -1,8 +1,7 @@
-"""An audit's scores → each encoder's part of clipmem pair by pair, its means over groups, labels and planted kinds,
-and what speaks against the split."""
+"""Each encoder's part of clipmem: pair by pair, its means over groups, labels and planted kinds, and what speaks
+against the split."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from clipmem_core.columns import (
 )
 from clipmem_core.review.rows import sample_points
 from clipmem_core.review.score_map import LIMIT, pair_density
-from clipmem_core.review.tables import ROW, count_pairs_of, fetch_arrow, fetch_rows, number, version_of
+from clipmem_core.review.tables import ROW, count_pairs_of, fetch_arrow, number, version_of
 
 IMAGE, TEXT = "image", "text"
 PARTS = {IMAGE: CLIPMEM_IMAGE, TEXT: CLIPMEM_TEXT}
@@ -36,31 +35,19 @@ POOR_FIT = 0.5  # mean cosine on held-out pairs below which mapped embeddings ar
 Z = 1.96
 
 
-@dataclass(frozen=True)
-class ContributionMap:
-    """`count` pairs have both contributions; `points` are those drawn, at most `LIMIT` of them at random.
+def load_contributions(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read the contributions of both encoders to the clipmem of every pair that has both.
 
-    `points` has row, clipmem_image, clipmem_text, group, planted and label; `density` has x, y and n of the cells with
-    pairs in them, over all of them, and is empty where all are drawn.
-    """
-
-    count: int
-    points: pd.DataFrame
-    density: pd.DataFrame
-
-
-def load_contributions(audit: Audit) -> ContributionMap:
-    """Read the contributions of both encoders to the clipmem of every pair.
+    Returns:
+        The pairs to draw, at most `LIMIT` of them at random: row, clipmem_image, clipmem_text, group, planted, label.
+        And x, y and n of the cells with pairs in them, over all pairs; empty where all are drawn.
 
     Raises:
         InputError: a file of the audit is missing, broken, or does not fit the others.
     """
-    both = " AND ".join(f"isfinite({number(column)})" for column in PARTS.values())
-    count = fetch_rows(audit.folder / SCORES, f"SELECT count(*) FROM parquet WHERE {both}")[0][0]
-    colours = [GROUP, PLANTED, LABEL]
-    points = sample_points(audit, CLIPMEM_IMAGE, CLIPMEM_TEXT, colour_by=colours, limit=LIMIT)
-    density = pair_density(audit, CLIPMEM_IMAGE, CLIPMEM_TEXT) if count > LIMIT else pd.DataFrame()
-    return ContributionMap(count, points, density)
+    points = sample_points(audit, *PARTS.values(), colour_by=[GROUP, PLANTED, LABEL], limit=LIMIT)
+    density = pair_density(audit, *PARTS.values()) if len(points) == LIMIT else pd.DataFrame()
+    return points, density if len(density) and density["n"].sum() > LIMIT else pd.DataFrame()
 
 
 def encoder_means(
@@ -117,20 +104,15 @@ def _tidy(wide: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["name", "encoder", "n", "mean", "low", "high"])
 
 
-def map_fit(verdict: Any) -> float | None:
+def map_fit(verdict: Mapping[str, Any]) -> float | None:
     """Return how well the members' spaces map onto each other, as the verdict has it; None where it does not say."""
-    fit = _of_encoders(verdict, "fit")
-    return float(fit) if isinstance(fit, int | float) and not isinstance(fit, bool) and np.isfinite(fit) else None
+    fit = verdict.get("encoders", {}).get("fit")
+    return float(fit) if isinstance(fit, int | float) else None
 
 
-def why_no_parts(verdict: Any) -> str:
+def why_no_parts(verdict: Mapping[str, Any]) -> str:
     """Return why an audit has no parts of the encoders, as the verdict has it; empty where it has them."""
-    return str(_of_encoders(verdict, "missing") or "")
-
-
-def _of_encoders(verdict: Any, name: str) -> Any:
-    encoders = verdict.get("encoders") if isinstance(verdict, dict) else None
-    return encoders.get(name) if isinstance(encoders, dict) else None
+    return str(verdict.get("encoders", {}).get("missing") or "")
 
 
 def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:

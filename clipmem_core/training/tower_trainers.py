@@ -1,4 +1,4 @@
-"""The image encoder of a model under other teachers than captions: labels, or another view of the same picture.
+"""Trainers of a model's image encoder without captions: on labels, or on another view of the same picture.
 
 Both trainers run the steps of `Trainer`: the same order of pictures, views, optimiser and schedule.
 """

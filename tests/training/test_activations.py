@@ -6,25 +6,32 @@ from typing import Any
 
 import numpy as np
 import open_clip
+import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
 
 from clipmem_core.config import InputError
-from clipmem_core.scores.units import UnitScores
-from clipmem_core.training import units
+from clipmem_core.scores.unit_tally import UnitTally
+from clipmem_core.training import activations
+from clipmem_core.training.activations import count_units, unit_layers
 from clipmem_core.training.loop import TrainingData
 from clipmem_core.training.model import Model, build_model
-from clipmem_core.training.units import image_layers, image_units, text_layers, text_units
-from tests.training.toys import MODEL, Pictures, draw_data, view_maker, write_model
+from tests.training.toys import CONFIG, MODEL, Pictures, draw_data, view_maker, write_model
 
-HOW = {"precision": "fp32", "device": "cpu"}
 VIEWS = view_maker(seed=3)
+
+
+def count(model: Model, data: TrainingData, tower: str, rows: np.ndarray | None = None, **how: Any) -> UnitTally:
+    """Count the units of an encoder on rows, all if none are given; `views` and `eval_captions` go into the config."""
+    config = replace(CONFIG, **{name: how.pop(name) for name in ("views", "eval_captions") if name in how})
+    rows = data.rows if rows is None else rows
+    return count_units(model, data, VIEWS, tower, rows=rows, config=config, device="cpu", **how)
 
 
 @pytest.fixture(params=[3, 256], ids=["three a batch", "one batch"])
 def _batch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, "BATCH", request.param)
+    monkeypatch.setattr(activations, "BATCH", request.param)
 
 
 @pytest.fixture
@@ -69,7 +76,7 @@ def text_activations(model: Model, tokens: np.ndarray) -> np.ndarray:
     return torch.cat(found).numpy()
 
 
-def check(scores: UnitScores, table: np.ndarray, rows: np.ndarray) -> None:
+def check(scores: pd.DataFrame, table: np.ndarray, rows: np.ndarray) -> None:
     """Compare with UnitMem of the whole table of activations [n, n_units]."""
     row = table.argmax(axis=0)
     top = table.max(axis=0)
@@ -85,7 +92,7 @@ def check(scores: UnitScores, table: np.ndarray, rows: np.ndarray) -> None:
 @pytest.mark.usefixtures("_batch")
 def test_image_units_are_those_of_one_picture_at_a_time(model: Model) -> None:
     data, rows = draw_data(12), np.array([1, 2, 5, 7, 8, 9, 11])
-    tally = image_units(model, data, VIEWS, rows=rows, n_views=3, **HOW)
+    tally = count(model, data, "image", rows, views=3)
     with torch.no_grad():
         table = np.stack(
             [np.mean([image_activations(model, data, row, view) for view in range(3)], axis=0) for row in rows]
@@ -98,7 +105,7 @@ def test_image_units_are_those_of_one_picture_at_a_time(model: Model) -> None:
 @pytest.mark.parametrize("first", [0, 2])
 def test_text_units_are_those_of_one_caption_at_a_time_without_padding(model: Model, first: int) -> None:
     data, rows = draw_data(12, captions=3), np.array([0, 1, 2, 5, 7, 8, 11])
-    tally = text_units(model, data, rows=rows, first=first, **HOW)
+    tally = count(model, data, "text", rows, eval_captions=first)
     own = [range(data.caption_start[row], data.caption_start[row + 1])[: first or None] for row in rows]
     with torch.no_grad():
         each = [[text_activations(model, data.tokens[number]) for number in numbers] for numbers in own]
@@ -109,9 +116,9 @@ def test_longer_captions_beside_it_change_nothing_for_a_short_one(model: Model) 
     data = draw_data(20)
     # Without cutting, every caption runs at full length and only the mask keeps padding out.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(units, "can_cut_text", lambda _model: False)
-        whole = text_units(model, data, rows=data.rows, **HOW).scores()
-    cut = text_units(model, data, rows=data.rows, **HOW).scores()
+        patch.setattr(activations, "can_cut_text", lambda _model: False)
+        whole = count(model, data, "text").scores()
+    cut = count(model, data, "text").scores()
     np.testing.assert_allclose(cut.unitmem_mean, whole.unitmem_mean, atol=1e-5)
     np.testing.assert_allclose(cut.rest_mean, whole.rest_mean, atol=1e-5)
 
@@ -122,8 +129,8 @@ def test_what_lies_below_zero_is_counted_as_zero_and_said(model: Model) -> None:
         for block in model.visual.transformer.resblocks:
             block.mlp.c_fc.weight.zero_()
             block.mlp.c_fc.bias.fill_(-1)
-    scores = image_units(model, data, VIEWS, rows=data.rows, n_views=2, **HOW).scores()
-    np.testing.assert_array_equal(scores.highest, 0)
+    scores = count(model, data, "image", views=2).scores()
+    np.testing.assert_array_equal(scores["max"], 0)
     np.testing.assert_allclose(scores.clipped, 1)
 
 
@@ -142,46 +149,44 @@ def test_a_unit_that_fires_for_one_picture_alone_has_unitmem_1(model: Model) -> 
         direction = heard[0] - heard[1]
         block.mlp.c_fc.weight[0] = 1000 * direction
         block.mlp.c_fc.bias[0] = -500 * (direction @ (heard[0] + heard[1]))
-    scores = image_units(model, data, VIEWS, rows=data.rows, n_views=2, **HOW).scores()
+    scores = count(model, data, "image", views=2).scores()
     assert scores.row[0] == 4
-    assert scores.highest[0] > 1
+    assert scores["max"][0] > 1
     np.testing.assert_allclose(scores.unitmem_mean[0], 1, atol=1e-6)
 
 
 def test_the_order_of_pairs_does_not_matter(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, "BATCH", 4)
+    monkeypatch.setattr(activations, "BATCH", 4)
     data = draw_data(15, captions=2)
     back = data.rows[::-1].copy()
-    for count in (
-        lambda rows: image_units(model, data, VIEWS, rows=rows, n_views=2, **HOW),
-        lambda rows: text_units(model, data, rows=rows, **HOW),
-    ):
-        one, other = count(data.rows).scores(), count(back).scores()
+    for tower in ("image", "text"):
+        one, other = (count(model, data, tower, rows, views=2).scores() for rows in (data.rows, back))
         np.testing.assert_allclose(one.unitmem_mean, other.unitmem_mean, atol=1e-5)
 
 
 def test_hooks_are_gone_afterwards_even_after_an_error(model: Model) -> None:
     data = draw_data(4)
-    image_units(model, data, VIEWS, rows=data.rows, n_views=1, **HOW)
-    text_units(model, data, rows=data.rows, **HOW)
+    count(model, data, "image", views=1)
+    count(model, data, "text")
     with pytest.raises(IndexError):
-        image_units(model, data, VIEWS, rows=np.array([99]), n_views=1, **HOW)
+        count(model, data, "image", np.array([99]), views=1)
     assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_progress_ends_at_the_number_of_pairs(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, "BATCH", 4)
+    monkeypatch.setattr(activations, "BATCH", 4)
     data = draw_data(10, captions=3)
-    told: list[tuple[int, int]] = []
-    text_units(model, data, rows=data.rows, report=lambda done, total: told.append((done, total)), **HOW)
-    assert told[-1] == (10, 10)
-    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    for tower in ("image", "text"):
+        told: list[int] = []
+        count(model, data, tower, report=told.append)
+        assert told == sorted(set(told))
+        assert told[-1] == 10
 
 
 def test_custom_text_towers_have_units_too() -> None:
     model, data = custom_text_model(), draw_data(5)
-    assert len(text_layers(model).widths) == 1
-    assert text_units(model, data, rows=data.rows, **HOW).count == 5
+    assert len(unit_layers(model, "text").widths) == 1
+    assert count(model, data, "text").count == 5
 
 
 def custom_text_model() -> Model:
@@ -197,5 +202,5 @@ def custom_text_model() -> Model:
 def test_other_architectures_are_named_and_refused(tmp_path: Path) -> None:
     model = build_model(write_model(tmp_path, layers=[1, 1, 1, 1], width=8, image_size=32), loss="clip", seed=0)
     with pytest.raises(InputError, match="UnitMem of the image encoder needs .* a ModifiedResNet is none"):
-        image_layers(model)
-    assert text_layers(model).widths == (64,)
+        unit_layers(model, "image")
+    assert unit_layers(model, "text").widths == (64,)

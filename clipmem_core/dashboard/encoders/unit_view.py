@@ -1,0 +1,315 @@
+"""The view of UnitMem: by layer, the units that stand out most, the three paradigms; or how to get them."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+import pandas as pd
+import streamlit as st
+
+from clipmem_core.audits import unitmem_tables as t
+from clipmem_core.audits.jobs import (
+    PARADIGMS,
+    SAMPLE,
+    UNITS,
+    Job,
+    cancel,
+    encoder_command,
+    encoder_task,
+)
+from clipmem_core.audits.store import Audit
+from clipmem_core.audits.unitmem_tables import measured_samples, paradigms_folder, read_paradigms, read_units
+from clipmem_core.columns import MEMBER, ONE_SPLIT
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.address import PAGE, link, write
+from clipmem_core.dashboard.choices import ALL, choose_listed, choose_segment, draw_pages, read_page
+from clipmem_core.dashboard.plain import cut, show_text
+from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
+from clipmem_core.dashboard.trouble import draw_fault, explained_errors
+from clipmem_core.figures.encoder_page import axis_span, paradigm_figure, tower_figure
+from clipmem_core.review.cards import cards
+from clipmem_core.review.rows import audit_root
+from clipmem_core.review.selection import Selection
+from clipmem_core.review.unit_ranks import (
+    LEADS,
+    MEMBERS,
+    SOURCE,
+    VARIANTS,
+    claim_1,
+    paradigm_layers,
+    ranked_units,
+    tower_layers,
+)
+from clipmem_core.scores.uncertainty import MIN_REPLICATES
+
+VARIANT, UNIT_MEMBER, UNIT_TOWER, UNIT_LAYER, REPEATED = "variant", "unit_member", "tower", "layer", "repeated"
+PAPER = "paper"  # all of these in the address
+FIXED = {"displayModeBar": False}
+NAMES = {"mean": "against the mean (the paper)", "median": "against the median (its code)"}
+# Of each kind of job, why it is wanted, and of each button the sample that it asks for.
+WAITING = {
+    UNITS: (
+        "The units of this audit's encoders are not measured yet. It takes about as long as embedding its pairs.",
+        {f"Measure on {SAMPLE:,} pairs": SAMPLE, "Measure on all pairs": 0},
+    ),
+    PARADIGMS: (
+        "The image encoder has not been taught by captions, by labels and by itself yet. That trains up to nine models "
+        "of the audit's size; how long it takes is said when it starts.",
+        {"Teach it three ways": 0},
+    ),
+}
+WHAT = (
+    "UnitMem says how far the one pair that sets a unit off most stands out from all the others: "
+    "(max − rest) / (max + rest), 1 is a unit that fires for one pair alone. Shown is the mean over the units of a "
+    "layer; bars go from the lowest to the highest member. Activations below 0 count as 0."
+)
+THREE_WAYS = (
+    "The same image encoder on the same pictures, taught by captions (CLIP), by labels and by itself (SimCLR): mean "
+    "UnitMem of each layer."
+)
+FROM_PAPER = (
+    "Dashed: the paper's first and last layer (digitised), of other models on other data: compare the order of the "
+    "paradigms and the rise with depth, not the height."
+)
+SIZE, SIDE, ROW_HEIGHT = 12, 64, 68
+CAPTION_LIMIT = 85
+COLUMNS = {
+    "picture": st.column_config.ImageColumn(width=SIDE + 16),
+    "open": st.column_config.LinkColumn(display_text="Open", width=60),
+    "UnitMem": st.column_config.NumberColumn(format="%.3f", width=75),
+    "max": st.column_config.NumberColumn(format="%.3f", width=70, help="Mean activation on the pair."),
+    "second": st.column_config.NumberColumn(format="%.3f", width=70, help="On the pair that sets it off next most."),
+    "leads": st.column_config.NumberColumn(width=60, help="Units of this member that this pair sets off most."),
+    "layer": st.column_config.NumberColumn(width=55),
+    "unit": st.column_config.NumberColumn(width=55),
+    "caption": st.column_config.TextColumn(width=240),
+}
+
+
+def draw_units(audit: Audit) -> None:
+    """Draw UnitMem by layer and the units that stand out most; where nothing is measured, how to get it."""
+    st.subheader("UnitMem by layer", anchor=False)
+    samples = measured_samples(audit)
+    if not samples or _at_work(audit, UNITS):
+        _draw_waiting(audit, UNITS, lambda: bool(measured_samples(audit)))
+    if not samples:
+        return
+    sample = samples[0]
+    units, references = read_units(audit, sample=sample), read_units(audit, t.REFERENCES, sample=sample)
+    if units is None:
+        return
+    variant = choose_segment("The other pairs", NAMES, parameter=VARIANT, key="unit-variant")
+    _draw_towers(units, references, variant)
+    st.caption(f"{WHAT} {_measured(audit, units, sample, variant)}")
+    if references is not None and units[MEMBER].isin(references[MEMBER]).any():
+        st.markdown(_beside_references(units, references, column=VARIANTS[variant]))
+    _draw_unit_list(audit, units, column=VARIANTS[variant])
+    if sample or references is None or units[MEMBER].nunique() < len(audit.config["members"]):
+        with st.expander("Measure more", icon=":material/add:"):
+            _draw_buttons(audit, UNITS)
+
+
+def _draw_towers(units: pd.DataFrame, references: pd.DataFrame | None, variant: str) -> None:
+    layers = tower_layers(units, references, column=VARIANTS[variant])
+    span = axis_span(pd.concat([layers["mean"], layers["low"], layers["high"]]))
+    towers = [tower for tower in (t.IMAGE_TOWER, t.TEXT_TOWER) if (layers[t.TOWER] == tower).any()]
+    for tower, column in zip(towers, st.columns(len(towers), gap="medium"), strict=True):
+        own = layers[(layers[t.TOWER] == tower) & (layers[SOURCE] == MEMBERS)]
+        told = ", ".join(f"{row['layer']}: {row['mean']:.3f}" for row in own.to_dict("records"))
+        column.plotly_chart(
+            tower_figure(layers, tower=tower, span=span),
+            key=f"units-{tower}",
+            config=FIXED,
+            alt=f"Mean UnitMem of the {tower} encoder by layer. {told}",
+        )
+    for tower in sorted({t.IMAGE_TOWER, t.TEXT_TOWER} - set(towers)):
+        st.caption(f"The {tower} encoder has no units that can be measured: it is no transformer of open_clip's own.")
+
+
+def _measured(audit: Audit, units: pd.DataFrame, sample: int, variant: str) -> str:
+    """Say on how many members and pairs the units were measured, and how exact a median is; the mean is exact."""
+    measured, all_members = units[MEMBER].nunique(), len(audit.config["members"])
+    members = f"{measured} of {all_members} members" if measured < all_members else f"all {measured} members"
+    pairs = f"a sample of {sample:,} of the pairs" if sample else "all pairs"
+    told = f"Measured on {members}, on {pairs} that each was trained on."
+    if variant == "mean":
+        return told
+    worst = units.loc[units[t.UNITMEM_MEDIAN].notna(), "median_error"].max()
+    return f"{told} The median comes from a histogram: each unit's UnitMem is off by {worst:.4f} at most."
+
+
+def _beside_references(units: pd.DataFrame, references: pd.DataFrame, *, column: str) -> str:
+    """Say how much of a member's UnitMem is there without training, and how much goes with having seen the pairs."""
+    own = units[units[MEMBER].isin(references[MEMBER])]
+    layers = tower_layers(own, references, column=column)
+    means = layers.groupby([t.TOWER, SOURCE])["mean"].mean().unstack(SOURCE)
+    parts = []
+    for tower, row in means.iterrows():
+        said = []
+        if t.BEFORE in row:
+            said.append(f"{row[t.BEFORE]:.2f} before training and {row[MEMBERS]:.2f} after")
+        if t.SEEN in row and t.UNSEEN in row:
+            said.append(f"{row[t.SEEN] - row[t.UNSEEN]:+.3f} for having seen the pairs")
+        parts.append(f"**{tower} encoder**: {', '.join(said)}")
+    told = "; ".join(parts).replace("-", "−")
+    return (
+        f"How much of it is memorization? Mean UnitMem over the layers of one member: {told}. A unit stands out for "
+        "some pair without any training, and for pairs that it never saw: only what lies above the grey lines can be "
+        "memorization."
+    )
+
+
+def _draw_unit_list(audit: Audit, units: pd.DataFrame, *, column: str) -> None:
+    """Draw the units of an encoder, a layer and a member, the most memorizing first, a page of them."""
+    st.subheader("Units that stand out most", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        tower = _choose("Encoder", UNIT_TOWER, units[t.TOWER])
+        within = units[units[t.TOWER] == tower] if tower else units
+        layer = _choose("Layer", UNIT_LAYER, within[t.LAYER])
+        member = _choose("Member", UNIT_MEMBER, units[MEMBER])
+        why = "One pair often sets off hundreds of units."
+        once = _draw_switch("Each pair once", REPEATED, "1", key="units-repeated", clears=PAGE, why=why)
+        ranked = ranked_units(units, column=column, member=member, tower=tower, layer=int(layer or 0), once=once)
+        st.space("stretch")
+        page, pages = read_page(len(ranked), SIZE)
+        draw_pages(page, pages, key="unit-pages")
+    if ranked.empty:
+        st.caption("No unit of these ever fires.")
+        return
+    shown = ranked.iloc[(page - 1) * SIZE : page * SIZE].to_dict("records")
+    _draw_table(audit, shown, column=column)
+    st.caption(
+        f"{len(ranked):,} {'pairs, each with its unit' if once else 'units, each with its pair'}. Where max and second "
+        "are close, the unit responds to several pairs, and its UnitMem is not about one. Leads: how many units of the "
+        "same member the same pair sets off most."
+    )
+
+
+def _choose(label: str, parameter: str, values: pd.Series) -> str:
+    """Draw a list of what there is and return the choice, empty for all."""
+    options = [ALL, *(str(value) for value in dict.fromkeys(values))]
+    key = f"units-{parameter}"
+    return choose_listed(
+        label, options, parameter=parameter, key=key, width=130, named=lambda name: name or "all", clears=[PAGE]
+    )
+
+
+def _draw_switch(label: str, parameter: str, off: str, *, key: str, clears: str, why: str | None = None) -> bool:
+    """Draw a switch that is on unless the address says otherwise; turning it clears a parameter."""
+    st.session_state[key] = on = st.query_params.get(parameter) != off
+
+    def keep() -> None:
+        write(**{clears: None, parameter: None if st.session_state[key] else off})
+
+    st.toggle(label, key=key, on_change=keep, help=why)
+    return on
+
+
+def _draw_table(audit: Audit, shown: list[dict[Any, Any]], *, column: str) -> None:
+    found = {card.row: card for card in cards(audit, list(dict.fromkeys(int(unit[t.ROW]) for unit in shown)))}
+    pictures = start_thumbnails(audit_root(audit), [card.image for card in found.values()], side=SIDE)
+    jpegs = {row: data_uri(picture.result()[0]) for row, picture in zip(found, pictures, strict=True)}
+    rows = []
+    for unit in shown:
+        card = found[int(unit[t.ROW])]
+        caption = cut(" ".join(" · ".join(card.captions).split()), CAPTION_LIMIT)
+        there = f"pair?{urlencode(link(audit, Selection(), pair=card.pair_id))}"
+        numbers = {"UnitMem": unit[column], "max": unit["max"], "second": unit["second"], "leads": unit[LEADS]}
+        place = {"encoder": unit[t.TOWER], "layer": unit[t.LAYER], "unit": unit[t.UNIT], "member": unit[MEMBER]}
+        rows.append({"picture": jpegs[card.row], "open": there, "caption": caption} | numbers | place)
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        row_height=ROW_HEIGHT,
+        height=len(rows) * ROW_HEIGHT + 40,
+        column_config=COLUMNS,
+        placeholder="",
+        alt="Units of this page: the pair that sets each off, UnitMem, encoder, layer, unit and member",
+    )
+
+
+def draw_paradigms(audit: Audit) -> None:
+    """Draw UnitMem under the three paradigms; where none was run, how to get it."""
+    st.subheader("Claim 1: three paradigms", anchor=False)
+    table = _read_paradigms(audit)
+    if table is None or _at_work(audit, PARADIGMS):
+        _draw_waiting(audit, PARADIGMS, lambda: read_paradigms(audit) is not None)
+    if table is None:
+        return
+    paper = _draw_switch("The paper's curves", PAPER, "no", key="paradigms-paper", clears=PAPER)
+    column = VARIANTS.get(st.query_params.get("variant", ""), t.UNITMEM_MEAN)
+    means, said = paradigm_layers(table, column=column), claim_1(table, column=column)
+    st.plotly_chart(
+        paradigm_figure(means, paper=paper),
+        key="paradigms",
+        config=FIXED,
+        alt=f"Mean UnitMem of the image encoder by depth under {len(set(means[t.PARADIGM]))} paradigms. {said}",
+    )
+    st.markdown(said)
+    st.caption(" ".join(part for part in (THREE_WAYS, _intervals(table), FROM_PAPER if paper else "") if part))
+
+
+def _read_paradigms(audit: Audit) -> pd.DataFrame | None:
+    """Read the table of the paradigms.
+
+    Raises:
+        InputError: it cannot be read, or lacks columns.
+    """
+    try:
+        table = read_paradigms(audit)
+    except (OSError, ValueError):
+        table = pd.DataFrame()
+    if table is not None and not set(table.columns) >= {t.PARADIGM, t.SEED, t.LAYER, *VARIANTS.values()}:
+        raise InputError(f"{paradigms_folder(audit)} holds a table that is none: delete it and run the command again")
+    return table
+
+
+def _intervals(table: pd.DataFrame) -> str:
+    seeds = table.groupby(t.PARADIGM)[t.SEED].nunique().min()
+    if seeds >= MIN_REPLICATES:
+        return f"Bars are 95 % intervals over {seeds} {ONE_SPLIT}."
+    return f"{seeds} {'seed is' if seeds == 1 else 'seeds are'} too few for intervals."
+
+
+def _at_work(audit: Audit, kind: str) -> bool:
+    job = encoder_task(audit, kind).find()
+    return job is not None and job.running
+
+
+@st.fragment(run_every=2)
+def _draw_waiting(audit: Audit, kind: str, done: Callable[[], bool]) -> None:
+    """Draw how to get units or paradigms, or every two seconds how far they are; the whole page again once `done`."""
+    with explained_errors():
+        job = encoder_task(audit, kind).find()
+        if job is not None and job.running:
+            _draw_progress(job)
+            return
+        if done():
+            st.rerun()
+        if job is not None and job.failed:
+            draw_fault(f"It stopped with exit code {job.exit_code}.", job.last_line)
+        else:
+            st.info(WAITING[kind][0], icon=":material/info:")
+        _draw_buttons(audit, kind)
+
+
+def _draw_buttons(audit: Audit, kind: str) -> None:
+    """Draw the buttons that start it, and what to type instead."""
+    buttons = WAITING[kind][1]
+    with st.container(horizontal=True):
+        for label, sample in buttons.items():
+            if st.button(label, key=f"{kind}-{sample}", type="primary", icon=":material/play_arrow:"):
+                encoder_task(audit, kind, sample=sample).start()
+                st.rerun()
+    st.caption("From a terminal:")
+    st.code("\n".join(encoder_command(audit, kind, sample=sample) for sample in buttons.values()), language="bash")
+
+
+def _draw_progress(job: Job) -> None:
+    if job.place:
+        st.info("Waiting for the audits that were started before it.", icon=":material/schedule:")
+    else:
+        st.caption("At work. You can close this page; it goes on.")
+    show_text(job.last_line, limit=200)
+    if st.button("Cancel", key=f"cancel-{job.name}", icon=":material/stop_circle:", help="What is done so far stays."):
+        cancel(job)
