@@ -70,13 +70,3 @@ def number(value: float | None) -> str:
         return "–"
     small = 0 < abs(value) < 0.095
     return (f"{value:.2g}" if small else f"{value:.2f}").replace("-", "−")
-
-
-def words(column: str) -> str:
-    """Return a column's name as words.
-
-    Example:
-        >>> words("similarity_out")
-        'similarity out'
-    """
-    return column.replace("_", " ")

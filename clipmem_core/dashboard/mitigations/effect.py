@@ -8,7 +8,7 @@ import streamlit as st
 
 from clipmem_core.columns import ONE_SPLIT
 from clipmem_core.dashboard.plain import show_strong, show_text
-from clipmem_core.scores.paired import Difference
+from clipmem_core.scores.seeds import Difference
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 from clipmem_core.studies.aim import AIM, LESS, LOSS, base_of, judged_against, leaving_out, outcome_of, percent
 from clipmem_core.studies.compare import difference_of
