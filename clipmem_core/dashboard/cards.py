@@ -1,4 +1,4 @@
-"""Pairs → cards in a grid: picture, captions, scores with their uncertainty, decision, and the links onward."""
+"""Pairs as cards in a grid: picture, captions, scores with their uncertainty, decision, and the links onward."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal

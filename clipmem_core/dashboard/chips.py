@@ -1,4 +1,4 @@
-"""A selection → its conditions in words, each with the selection that is left without it; and the changes to it."""
+"""A selection's conditions in words, each with what is left without it, and the changes to a selection."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""The selection of the address → the widgets that change it: queues, search, filters, order and removable chips.
+"""The widgets that show and change a selection: queues, search, filters, order and removable chips.
 
 Each widget is set from the address before it is drawn, and its callback writes into the address what was changed.
 """

@@ -1,4 +1,4 @@
-"""An audit and the selection of the address → the page of pairs it asks for, as cards or as a table."""
+"""The page of pairs that an address asks for, as cards or as a table."""
 
 from collections.abc import Sequence
 

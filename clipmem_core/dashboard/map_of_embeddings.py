@@ -1,4 +1,4 @@
-"""A member's map of embeddings → drawn to choose pairs from; where there is none yet, the button and the progress."""
+"""A member's map of embeddings to choose pairs from; before there is one, its button and its progress."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A score → the few digits a person reads, and what may be claimed about it: its error, or the noise floor."""
+"""Scores as the few digits a person reads, with what may be claimed of them: an error, or the noise floor."""
 
 import math
 from dataclasses import dataclass

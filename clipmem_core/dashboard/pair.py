@@ -1,4 +1,4 @@
-"""The pair of the address → its picture, its captions, its scores, and the way to the pairs before and after it."""
+"""The pair of an address: its picture, captions and scores, and the way to the pairs before and after it."""
 
 from typing import NoReturn
 

@@ -1,4 +1,4 @@
-"""One page of pairs → a table with small pictures, whose rows can be ticked and opened."""
+"""One page of pairs as a table with small pictures, whose rows can be ticked and opened."""
 
 from collections.abc import Sequence
 from typing import Any

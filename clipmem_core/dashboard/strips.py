@@ -1,4 +1,4 @@
-"""An audit → its most memorized and its most misfit pairs, a row of pictures each, with the way to them in Browse."""
+"""The first pairs of each queue as a row of pictures, with the way to them in Browse."""
 
 import streamlit as st
 

@@ -1,4 +1,4 @@
-"""The decisions on an audit's pairs → a CSV or Parquet table, each with the picture and the scores it was made on."""
+"""The decisions on an audit's pairs as a CSV or Parquet table, with the picture and the scores behind each."""
 
 import json
 from csv import QUOTE_NONNUMERIC  # a lone \r must be quoted too

@@ -1,4 +1,4 @@
-"""A finished audit → one HTML file that needs nothing else: its verdict, figure, tables, pictures and decisions."""
+"""An audit as one HTML file that needs nothing else: its verdict, figure, tables, pictures and decisions."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""A selection's conditions → which pairs fulfil all of them, found with a query a table and joined by row."""
+"""Which pairs fulfil all conditions of a selection, found with a query a table and joined by row."""
 
 import functools
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ import numpy as np
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import GROUP, LABEL, PLANTED
 from clipmem_core.config import InputError
+from clipmem_core.review.lasso import inside
 from clipmem_core.review.maps import map_file
-from clipmem_core.review.outlines import inside
 from clipmem_core.review.selection import ANY, MAP_X, MAP_Y, NONE, Outline, Range, Selection
 from clipmem_core.review.tables import ROW, Version, count_pairs_of, fetch_columns, number
 from clipmem_core.review.words import rows_with

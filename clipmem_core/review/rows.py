@@ -17,8 +17,8 @@ from clipmem_core.columns import CLIPMEM, GROUP, INDEPENDENT, LABEL, PAIR_ID, PL
 from clipmem_core.review.conditions import mask_of
 from clipmem_core.review.decided import CODES, UNDECIDED_CODE, decided
 from clipmem_core.review.maps import map_file
-from clipmem_core.review.orders import order_of
 from clipmem_core.review.selection import DECIDED, MAP_X, MATCH, UNDECIDED, Selection
+from clipmem_core.review.sort_index import order_of
 from clipmem_core.review.tables import (
     Version,
     count_pairs_of,

@@ -1,4 +1,4 @@
-"""The scores of an audit → which pairs a person would take out first, by each way to rank them."""
+"""Which pairs a study takes out of training first, by each way to rank them."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A score → the rows that have it, the highest first. Sorted once, then every page and every filter is a look-up."""
+"""The rows of an audit by a score, sorted once; every page and filter looks them up."""
 
 import functools
 

@@ -7,7 +7,7 @@ import pytest
 from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import InputError
-from clipmem_core.review.anatomy import Chosen, chosen_captions, mean_terms, member_terms
+from clipmem_core.review.score_breakdown import Chosen, chosen_captions, mean_terms, member_terms
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.in_out import in_side
 from clipmem_core.scores.membership import Membership
