@@ -50,24 +50,6 @@ SSLMEM_IMAGE = "sslmem_image"
 SSLMEM_TEXT = "sslmem_text"
 MISFIT = "misfit"
 LEARNED = "learned"
-SCORE_COLUMNS = [
-    PAIR_ID,
-    GROUP,
-    N_IN,
-    N_OUT,
-    CLIPMEM,
-    CLIPMEM_RELATIVE,
-    SE,
-    P_VALUE,
-    Q_VALUE,
-    *(f"{term}_{side}" for term in TERMS for side in ("in", "out")),
-    CLIPMEM_IMAGE,
-    CLIPMEM_TEXT,
-    SSLMEM_IMAGE,
-    SSLMEM_TEXT,
-    MISFIT,
-    LEARNED,
-]
 
 MEMBER = "member"
 METRIC = "metric"

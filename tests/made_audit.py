@@ -21,8 +21,9 @@ from clipmem_core.audits.store import (
     write_manifest,
     write_table,
 )
-from clipmem_core.columns import PAIR_COLUMNS, SCORE_COLUMNS
+from clipmem_core.columns import PAIR_COLUMNS
 from clipmem_core.config import as_dict, preset_config
+from clipmem_core.scores.table import SCORE_COLUMNS
 
 HOSTILE = [
     "<script>document.title = 'taken'</script><b>bold</b><img src=x onerror=\"document.title='taken'\">",

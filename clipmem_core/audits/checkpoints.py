@@ -15,8 +15,8 @@ from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import Screen, bring_to_end, counts
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, file_sha256
 from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.scores.in_out import protocol_of, replicate_rows
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.sides import protocol_of, replicate_rows
 
 TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 
@@ -163,7 +163,7 @@ def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFr
         raise InputError("--membership names pairs external that a member saw: external pairs are seen by none")
     if external.sum() < 2:
         raise InputError("--membership leaves fewer than two pairs that no member saw: external pairs are the null")
-    return Membership(group, tuple(names), trained, np.arange(len(pairs)))
+    return Membership(group, tuple(names), trained)
 
 
 def derive_groups(trained: np.ndarray, names: Sequence[str]) -> np.ndarray:

@@ -134,7 +134,7 @@ def draw_membership(clusters: np.ndarray, config: AuditConfig) -> Membership:
 
 
 def leave_out(membership: Membership, rows: np.ndarray) -> Membership:
-    """Let no member train on some pairs, true in [n_pairs]; groups and slots stay, so that nothing else moves."""
+    """Let no member train on some pairs, true in [n_pairs]; groups stay, so that nothing else moves."""
     return dataclasses.replace(membership, trained=membership.trained & ~rows)
 
 

@@ -1,4 +1,4 @@
-"""From a finished audit to the small CSV behind the README's tables, with the command, machine and seeds that made it.
+"""The results of a finished audit as a small CSV, with the command, machine and seeds that made it.
 
 python -m clipmem_core.audits.results NAME OUT.csv
 """

@@ -153,7 +153,7 @@ def finish_audit(audit: Audit, screen: Screen) -> None:
     scores, split = score_table(evidence)
     if split.missing:
         screen.say(f"note: {split.missing}. Every other score is there")
-    utility = utility_table(audit, evidence.membership.members)
+    utility = utility_table(audit, evidence.sides.membership.members)
     write_table(audit.folder / SCORES, scores)
     write_table(audit.folder / UTILITY, utility)
     verdict = judge(summary(evidence, scores, split), utility, stored)

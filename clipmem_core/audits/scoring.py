@@ -1,4 +1,4 @@
-"""From an audit's member files to its tables: scores.parquet, utility.parquet, verdict.json."""
+"""Computes an audit's tables from the files of its members: scores.parquet, utility.parquet, verdict.json."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,12 @@ from clipmem_core.audits.store import IMAGE_INDEX, TEXT_INDEX, Audit, read_array
 from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detection import detection_table
-from clipmem_core.scores.detectors import learned, mean_over_epochs, misfit
-from clipmem_core.scores.encoders import contributions, sslmem
+from clipmem_core.scores.detectors import learned, mean_over_epochs
+from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.memorization import memorization_table
-from clipmem_core.scores.sides import replicate_rows
+from clipmem_core.scores.memorization import memorization_table, sslmem
+from clipmem_core.scores.shapley import contributions
+from clipmem_core.scores.table import DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
 from clipmem_core.scores.uncertainty import (
     group_summary,
     membership_auroc,
@@ -34,9 +35,7 @@ class Evidence:
     """What the members leave, in memory one array a member, and what they were given. Each file is read once."""
 
     pairs: pd.DataFrame
-    membership: Membership
-    protocol: str
-    seed: int
+    sides: Sides
     views: int
     terms: list[dict[str, np.ndarray]]
     image: list[np.ndarray]
@@ -53,7 +52,7 @@ def membership_of(table: pd.DataFrame) -> Membership:
     """Rebuild a membership from membership.parquet."""
     names = tuple(column for column in table.columns if column not in (c.PAIR_ID, c.GROUP))
     trained = np.stack([table[name].to_numpy(dtype=bool) for name in names])
-    return Membership(table[c.GROUP].to_numpy(dtype=str), names, trained, np.arange(len(table)))
+    return Membership(table[c.GROUP].to_numpy(dtype=str), names, trained)
 
 
 def gather_evidence(audit: Audit) -> Evidence:
@@ -61,18 +60,16 @@ def gather_evidence(audit: Audit) -> Evidence:
     config, pairs = audit.config, audit.pairs
     most = config["config"].get("eval_captions") or None
     membership = membership_of(audit.membership)
-    external = membership.group == c.EXTERNAL
+    sides = Sides(membership, config["protocol"], config["config"]["seed"])
     image = [map_vectors(audit.member(name) / IMAGE_INDEX) for name in membership.members]
     text = [map_vectors(audit.member(name) / TEXT_INDEX) for name in membership.members]
     paths = [audit.member(name) / TRAJECTORY for name in membership.members]
     trajectories = [mean_over_epochs(read_array(path, shared=True)) for path in paths if path.is_file()]
     return Evidence(
         pairs=pairs,
-        membership=membership,
-        protocol=config["protocol"],
-        seed=config["config"]["seed"],
+        sides=sides,
         views=config["config"]["views"],
-        terms=[pair_terms(a, b, external) for a, b in zip(image, text, strict=True)],
+        terms=[pair_terms(a, b, sides.external) for a, b in zip(image, text, strict=True)],
         image=image,
         text=text,
         log_probability=trajectories if len(trajectories) == len(paths) else [],
@@ -90,40 +87,36 @@ class Split:
 
 def split(evidence: Evidence) -> tuple[pd.DataFrame, Split]:
     """Return both parts of every pair; NaN where members cannot be mapped onto each other, and then why."""
-    drawn = evidence.membership
     try:
-        parts, fits = contributions(
-            evidence.image, evidence.text, drawn, protocol=evidence.protocol, seed=evidence.seed
-        )
+        parts, fits = contributions(evidence.image, evidence.text, evidence.sides)
     except InputError as error:
-        empty = pd.DataFrame(np.nan, index=range(len(drawn.group)), columns=[c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT])
+        empty = pd.DataFrame(np.nan, index=range(len(evidence.pairs)), columns=[c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT])
         return empty, Split({}, str(error))
     return parts, Split(fits)
 
 
 def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Split]:
-    """Return every score of every pair (columns.SCORE_COLUMNS), and how clipmem was split between the encoders."""
-    membership, protocol, seed = evidence.membership, evidence.protocol, evidence.seed
-    table = memorization_table(evidence.terms, membership, protocol=protocol, seed=seed)
+    """Return every score of every pair (`SCORE_COLUMNS`), and how clipmem was split between the encoders."""
+    group = evidence.sides.membership.group
+    table = memorization_table(evidence.terms, evidence.sides)
     parts, found = split(evidence)
     own = sslmem(
         [terms[IMAGE_SQUARE] for terms in evidence.terms],
         [terms[TEXT_SQUARE] for terms in evidence.terms],
-        membership,
+        evidence.sides,
         n_views=evidence.views,
         n_captions=evidence.n_captions,
-        protocol=protocol,
-        seed=seed,
     )
     learned_by_pair = learned(evidence.log_probability) if evidence.log_probability else np.full(len(table), np.nan)
-    scored = np.isin(membership.group, c.SCORED_GROUPS)
-    detectors = {
-        c.MISFIT: misfit(learned_by_pair, table[c.SIMILARITY_OUT].to_numpy(), scored),
-        c.LEARNED: learned_by_pair,
-        c.PAIR_ID: evidence.pairs[c.PAIR_ID].to_numpy(),
-        c.GROUP: membership.group,
-    }
-    return pd.concat([table, parts, own], axis=1).assign(**detectors)[c.SCORE_COLUMNS], found
+    ids = evidence.pairs[c.PAIR_ID].to_numpy()
+    table = pd.concat([table, parts, own], axis=1).assign(
+        **{c.LEARNED: learned_by_pair, c.PAIR_ID: ids, c.GROUP: group}
+    )
+    scored = np.isin(group, c.SCORED_GROUPS)
+    for score in TABLE:
+        if score.compute:
+            table[score.name] = score.compute(*(table[name].to_numpy() for name in score.needs), scored)
+    return table[SCORE_COLUMNS], found
 
 
 def utility_table(audit: Audit, members: tuple[str, ...]) -> pd.DataFrame:
@@ -141,14 +134,8 @@ def detection_rows(pairs: pd.DataFrame, scores: pd.DataFrame, *, seed: int) -> l
     judged = scores[c.GROUP].isin([c.CANDIDATE, c.SCORED]).to_numpy()
     if not 2 <= truth[judged].sum() < judged.sum() - 1:
         return []
-    suspicious = {
-        c.MISFIT: scores[c.MISFIT],
-        "similarity_out": -scores[c.SIMILARITY_OUT],
-        "similarity_in": -scores[c.SIMILARITY_IN],
-        c.LEARNED: -scores[c.LEARNED],
-        c.CLIPMEM: scores[c.CLIPMEM],
-    }
-    values = {name: score.to_numpy()[judged] for name, score in suspicious.items()}
+    detectors = scores_in(DETECTION)
+    values = {name: (score.direction * scores[name]).to_numpy()[judged] for name, score in detectors.items()}
     complete = {name: score for name, score in values.items() if not np.isnan(score).any()}
     if not complete:
         return []
@@ -173,31 +160,29 @@ def planted_rows(pairs: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, An
     kind = pairs[c.PLANTED].fillna("none").where(judged)
     if kind.dropna().eq("none").all():
         return []
-    columns = [c.CLIPMEM, c.SIMILARITY_OUT, c.MISFIT, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT]
-    table = scores.groupby(kind.rename(c.PLANTED))[columns].mean()
+    table = scores.groupby(kind.rename(c.PLANTED))[list(scores_in(PLANTED))].mean()
     table.insert(0, "n", kind.value_counts())
     return records(table.reset_index())
 
 
 def summary(evidence: Evidence, scores: pd.DataFrame, found: Split) -> dict[str, Any]:
     """Return every number the verdict speaks of."""
-    protocol, seed = evidence.protocol, evidence.seed
+    sides, alignments = evidence.sides, evidence.alignments
     judged = scores[c.GROUP].isin([c.CANDIDATE, c.SCORED])
     null = scores[scores[c.GROUP] == c.EXTERNAL]
-    aurocs, auroc = membership_auroc(evidence.alignments, evidence.membership)
-    stability = ranking_stability(evidence.alignments, evidence.membership)
-    replicates = len(replicate_rows(evidence.membership.members, protocol=protocol))
+    aurocs, auroc = membership_auroc(alignments, sides.membership)
+    stability = ranking_stability(alignments, sides)
     return {
-        "groups": records(group_summary(evidence.alignments, evidence.membership, protocol=protocol, seed=seed)),
+        "groups": records(group_summary(alignments, sides)),
         "planted": planted_rows(evidence.pairs, scores),
-        "detection": detection_rows(evidence.pairs, scores, seed=seed),
+        "detection": detection_rows(evidence.pairs, scores, seed=sides.seed),
         "membership_auroc": known(auroc),
         "membership_auroc_by_member": {
-            name: known(value) for name, value in zip(evidence.membership.members, aurocs, strict=True)
+            name: known(value) for name, value in zip(sides.membership.members, aurocs, strict=True)
         },
         "ranking_stability": known(stability),  # of two halves of the members
-        "ranking_reliability": known(ranking_reliability(stability, replicates)),  # of the scores of all
-        "se_kind": standard_errors(evidence.alignments, evidence.membership, protocol=protocol, seed=seed)[1],
+        "ranking_reliability": known(ranking_reliability(stability, len(sides.replicates))),  # of the scores of all
+        "se_kind": standard_errors(alignments, sides)[1],
         "encoders": {
             "image": known(scores.loc[judged, c.CLIPMEM_IMAGE].mean()),
             "text": known(scores.loc[judged, c.CLIPMEM_TEXT].mean()),

@@ -23,6 +23,7 @@ from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import uses
 from clipmem_core.columns import of_one_split
+from clipmem_core.scores.table import PLANTED, scores_in
 
 
 def plain(text: str) -> Text:
@@ -99,7 +100,8 @@ def show_verdict(audit: Audit) -> None:
     groups = [row | {"kind": of_one_split(row["kind"])} for row in verdict["groups"]]
     console.print(_table("clipmem by group", groups, ["group", "n", "mean", "low", "high", "kind"]))
     if verdict["planted"]:
-        columns = ["planted", "n", "clipmem", "clipmem_image", "clipmem_text", "similarity_out", "misfit"]
+        # Its parts beside clipmem.
+        columns = ["planted", "n", *sorted(scores_in(PLANTED), key=lambda name: not name.startswith("clipmem"))]
         console.print(_table("planted pairs beside the others (means)", verdict["planted"], columns))
     if verdict["detection"]:
         rows = [_detection(row) for row in verdict["detection"]]

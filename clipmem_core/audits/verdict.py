@@ -1,11 +1,11 @@
 """What an audit may be believed in: its own checks, in sentences, with what to try where one fails."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core.scores.table import QUEUE, USE, Queue, scores_in
 from clipmem_core.scores.uncertainty import ranking_reliability
 
 # An audit generalises when retrieval on external pairs closes this share of the way from chance to perfect.
@@ -25,14 +25,6 @@ MORE_TRAINING = "try more epochs (--epochs), another learning rate (--lr) or a s
 LITTLE, HARDLY = "the members have learned little", "the members hardly generalise"
 
 
-@dataclass(frozen=True)
-class Queue:
-    """What the list of pairs that are highest in a score is called, and what is said of a pair at its top."""
-
-    name: str
-    sentence: str
-
-
 def queues(verdict: Any) -> dict[str, Queue]:
     """Return the words of the lists of pairs that a person looks at first, by score: as strong as the checks allow.
 
@@ -40,25 +32,22 @@ def queues(verdict: Any) -> dict[str, Queue]:
         verdict: verdict.json as it was read, of whatever shape, from this version or from one before.
     """
     tone, _ = _doubt(verdict)
-    sentences = {
-        c.CLIPMEM: "Members that saw the pair align it far better than members that did not.",
-        c.MISFIT: "Learned late, and never understood by members that did not see the pair.",
+    found = {name: score.queue for name, score in scores_in(QUEUE).items() if score.queue}
+    return {
+        score: Queue(
+            f"{queue.doubted}, {tone}" if tone and queue.doubted else queue.name,
+            f"{queue.sentence} {doubt(verdict)}".strip(),
+        )
+        for score, queue in found.items()
     }
-    names = {c.CLIPMEM: "Most memorized", c.MISFIT: f"Low fit, {tone}" if tone else "Probably the wrong caption"}
-    return {score: Queue(names[score], f"{told} {doubt(verdict)}".strip()) for score, told in sentences.items()}
 
 
 def uses(verdict: Any) -> dict[str, str]:
     """Return which score is for what, as far as the checks allow; `verdict` as in `queues`."""
     tone, failed = _doubt(verdict)
-    misfit = "finds captions that are probably wrong: start with the pairs of highest misfit"
-    fit = "; low with a high clipmem means wrong and learned by heart"
-    if tone:
-        misfit, fit = f"says which captions fit least; {tone}: {failed}", f"; {tone}: {failed}"
     return {
-        c.MISFIT: misfit,
-        c.CLIPMEM: "says what was learned by heart: high for wrong captions, and for rare and odd pairs that are right",
-        c.SIMILARITY_OUT: f"says how well a caption fits in the eyes of members that never saw the pair{fit}",
+        name: f"{score.use_doubted}; {tone}: {failed}" if tone and score.use_doubted else score.use
+        for name, score in scores_in(USE).items()
     }
 
 

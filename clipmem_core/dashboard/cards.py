@@ -1,4 +1,4 @@
-"""Pairs → cards in a grid: picture, captions, scores with their uncertainty, decision, and the links onward."""
+"""Pairs as cards in a grid: picture, captions, scores with their uncertainty, decision, and the links onward."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -7,9 +7,9 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.columns import CLIPMEM, MISFIT, SE, SIMILARITY_OUT
+from clipmem_core.columns import CLIPMEM, SE
 from clipmem_core.dashboard.address import link, read_view
-from clipmem_core.dashboard.numbers import Noise, number, read_noise, words
+from clipmem_core.dashboard.numbers import Noise, number, read_noise
 from clipmem_core.dashboard.plain import as_html, cut, show_text
 from clipmem_core.dashboard.thumbnails import alt_text, data_uri, placeholder, start_thumbnails
 from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
@@ -17,12 +17,12 @@ from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE
 from clipmem_core.review.rows import audit_root
 from clipmem_core.review.selection import IMAGE_SIDE, MATCH, TEXT_SIDE, Selection
+from clipmem_core.scores.table import CARD, scores_in, words
 
 CAPTION_LIMIT = 160
 FULL_LIMIT = 5000
 DECISION_COLOURS = {KEEP: "#2e7d4f", REMOVE: "#b3362b", RECAPTION: "#1f6fb2"}  # below white letters
 FOR_OTHER_COLOUR = "#6b6b6b"
-SHOWN = (CLIPMEM, SIMILARITY_OUT, MISFIT)
 LIKE = {IMAGE_SIDE: "More like this picture", TEXT_SIDE: "More like this caption"}
 STYLE = """<style>
 [class*="st-key-cards-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }
@@ -131,7 +131,9 @@ def _dot(colour: str) -> str:
 
 def _scores(card: PairCard, noise: Noise, order: str) -> str:
     hidden = (MATCH,) if noise.error else (MATCH, SE)
-    shown = {name: number(card.scores.get(name)) for name in dict.fromkeys((*SHOWN, order)) if name not in hidden}
+    shown = {
+        name: number(card.scores.get(name)) for name in dict.fromkeys((*scores_in(CARD), order)) if name not in hidden
+    }
     if noise.error:  # the floor is the same for all, and stands above them
         shown[CLIPMEM] += noise.around(card.scores.get(CLIPMEM), card.scores.get(SE))
     if card.match is not None:

@@ -9,12 +9,13 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.address import link
 from clipmem_core.dashboard.cards import STYLE
-from clipmem_core.dashboard.numbers import number, words
+from clipmem_core.dashboard.numbers import number
 from clipmem_core.dashboard.plain import as_html, cut, show_text
 from clipmem_core.dashboard.thumbnails import alt_text, start_thumbnails
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.rows import audit_root
 from clipmem_core.review.selection import Selection
+from clipmem_core.scores.table import words
 
 CAPTION_LIMIT = 160
 

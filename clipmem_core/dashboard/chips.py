@@ -1,12 +1,12 @@
-"""A selection → its conditions in words, each with the selection that is left without it; and the changes to it."""
+"""A selection's conditions in words, each with what is left without it, and the changes to a selection."""
 
 import dataclasses
 from typing import Any
 
-from clipmem_core.columns import CLIPMEM, INDEPENDENT, MISFIT
-from clipmem_core.dashboard.numbers import words
+from clipmem_core.columns import CLIPMEM, INDEPENDENT
 from clipmem_core.dashboard.plain import cut
 from clipmem_core.review.selection import IMAGE_SIDE, MAP_X, MATCH, Range, Selection
+from clipmem_core.scores.table import QUEUE, scores_in, words
 
 LIMIT = 60
 SIDES = {IMAGE_SIDE: "pictures", "text": "captions"}
@@ -36,8 +36,8 @@ def learned_by_g(selection: Selection) -> bool:
 
 
 def queue_of(selection: Selection) -> str | None:
-    """Return which of the two queues a selection is in the order of: clipmem, misfit, or None."""
-    first = selection == with_queue(selection, selection.order) and selection.order in (CLIPMEM, MISFIT)
+    """Return the score of the queue that a selection is in the order of, or None."""
+    first = selection == with_queue(selection, selection.order) and selection.order in scores_in(QUEUE)
     return selection.order if first else None
 
 

@@ -1,4 +1,4 @@
-"""A choice that the address keeps → a widget set from it, whose change is written back: segments, lists and pages."""
+"""Widgets for choices that the address keeps: segments, lists and pages."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 

@@ -10,10 +10,10 @@ from clipmem_core.columns import CLIPMEM
 from clipmem_core.dashboard.address import AUDIT, PAGE, write
 from clipmem_core.dashboard.comparable import differing_fields, finished_audits, partners, same_data_set
 from clipmem_core.dashboard.frame import CHOICE
-from clipmem_core.dashboard.numbers import number, words
+from clipmem_core.dashboard.numbers import number
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.compare import Comparison
-from clipmem_core.review.selection import SCORES
+from clipmem_core.scores.table import BY_NAME, words
 
 ONE, OTHER, COLUMN = "one", "other", "column"  # in the address
 
@@ -51,8 +51,8 @@ def _draw_rest(one: Audit, others: dict[str, Audit]) -> tuple[Audit, str]:
     alike = {name for name, audit in others.items() if same_data_set(one, audit)}
     _draw_select("Second audit", OTHER, list(others), other.name, named=lambda name: _told(name, name in alike))
     st.button("Swap", icon=":material/swap_horiz:", on_click=write, kwargs=_swapped(one, other))
-    column = column if column in SCORES else CLIPMEM
-    _draw_select("Score", COLUMN, SCORES, column, named=words)
+    column = column if column in BY_NAME else CLIPMEM
+    _draw_select("Score", COLUMN, list(BY_NAME), column, named=words)
     return other, column
 
 

@@ -1,4 +1,4 @@
-"""The selection of the address → the widgets that change it: queues, search, filters, order and removable chips.
+"""The widgets that show and change a selection: queues, search, filters, order and removable chips.
 
 Each widget is set from the address before it is drawn, and its callback writes into the address what was changed.
 """
@@ -23,11 +23,12 @@ from clipmem_core.dashboard.chips import (
     with_queue,
     with_range,
 )
-from clipmem_core.dashboard.numbers import number, read_verdict, words
+from clipmem_core.dashboard.numbers import number, read_verdict
 from clipmem_core.review.decisions import CHOICES
 from clipmem_core.review.overview import mapping
 from clipmem_core.review.rows import labels, planted_kinds, score_span
-from clipmem_core.review.selection import ANY, DECIDED, MATCH, NONE, SCORES, TEXT_SIDE, UNDECIDED, Range, Selection
+from clipmem_core.review.selection import ANY, DECIDED, MATCH, NONE, TEXT_SIDE, UNDECIDED, Range, Selection
+from clipmem_core.scores.table import BY_NAME, words
 
 GRID, TABLE = "grid", "table"
 LAYOUTS = {GRID: ":material/grid_view: Grid", TABLE: ":material/table_rows: Table"}
@@ -99,7 +100,7 @@ def draw_conditions(selection: Selection) -> None:
 
 def draw_order(selection: Selection) -> None:
     """Draw the choice of the score that orders, and the direction."""
-    scores = [MATCH, *SCORES] if selection.searched else SCORES
+    scores = [MATCH, *BY_NAME] if selection.searched else list(BY_NAME)
     _choose("order", "Order by", scores, selection.order, words, width=180)
     turned = learned_by_g(selection)
     names = {ascending: DIRECTIONS[ascending != turned] for ascending in (False, True)}
@@ -134,7 +135,8 @@ def searched_side(selection: Selection) -> str:
 def _draw_range(audit: Audit) -> None:
     """Draw the range of a score, which becomes a condition when its button is pressed."""
     column, low, high = RANGE_KEYS
-    chosen = st.selectbox("Score range", SCORES, key=column, index=SCORES.index(CLIPMEM), format_func=words)
+    scores = list(BY_NAME)
+    chosen = st.selectbox("Score range", scores, key=column, index=scores.index(CLIPMEM), format_func=words)
     span = score_span(audit, chosen)
     ends = [number(end) for end in span] if span else ["none", "none"]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):

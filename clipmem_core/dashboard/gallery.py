@@ -1,4 +1,4 @@
-"""An audit and the selection of the address → the page of pairs it asks for, as cards or as a table."""
+"""The page of pairs that an address asks for, as cards or as a table."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,6 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
-from clipmem_core.columns import CLIPMEM, MISFIT, SIMILARITY_OUT
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import LAYOUT, PAGE, SIZE, read_number, write
 from clipmem_core.dashboard.cards import draw_cards
@@ -14,7 +13,7 @@ from clipmem_core.dashboard.chips import conditions, learned_by_g, queue_of
 from clipmem_core.dashboard.choices import draw_pages, read_page, write_page
 from clipmem_core.dashboard.deciding import draw_bulk, draw_notice, open_desk
 from clipmem_core.dashboard.filters import GRID, TABLE, draw_order
-from clipmem_core.dashboard.numbers import read_noise, read_verdict, words
+from clipmem_core.dashboard.numbers import read_noise, read_verdict
 from clipmem_core.dashboard.pair_table import draw_table
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.ticks import draw_tick, draw_tick_all, ticked_pairs
@@ -22,6 +21,7 @@ from clipmem_core.dashboard.trouble import draw_fault
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.rows import count_pairs, find_rows, score_span
 from clipmem_core.review.selection import MATCH, Selection
+from clipmem_core.scores.table import BY_NAME, CARD, scores_in, words
 
 PAGE_SIZES = (12, 24, 48, 96)
 USUAL_SIZE = 24
@@ -30,13 +30,8 @@ OPENED = "pair_opened"  # the row that the page of a pair showed last
 TO_THE_CARD = """<script>document.querySelector('.st-key-tick-{row}')?.scrollIntoView({{block: 'center'}})</script>"""
 TO_THE_TOP = """<script>document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0)</script>"""
 SUBTRACTED = "These pairs were learned by g, which is subtracted, so the lowest clipmem is the most memorized."
-MEANINGS = {
-    CLIPMEM: "alignment of picture and caption under members that were trained on the pair, minus that under members "
-    "that were not: high is learned by heart.",
-    SIMILARITY_OUT: "cosine of picture and caption under members that were not trained on the pair: low means that the "
-    "caption does not fit, in the eyes of those who cannot know it by heart.",
-    MISFIT: "high where a pair was learned late and has a low similarity out.",
-    MATCH: "cosine with what was searched for.",
+MEANINGS = {name: score.legend for name, score in scores_in(CARD).items()} | {
+    MATCH: "cosine with what was searched for."
 }
 
 
@@ -145,9 +140,8 @@ def _draw_nothing(audit: Audit, selection: Selection) -> None:
 
 
 def _why_missing(order: str) -> str:
-    if order == MISFIT:
-        return "misfit needs to know when each pair was learned; members that were trained elsewhere do not tell."
-    return "Order by another score."
+    absent = BY_NAME[order].absent
+    return f"{words(order)} {absent}" if absent else "Order by another score."
 
 
 def _take_size() -> None:

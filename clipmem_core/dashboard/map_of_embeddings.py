@@ -1,4 +1,4 @@
-"""A member's map of embeddings → drawn to choose pairs from; where there is none yet, the button and the progress."""
+"""A member's map of embeddings to choose pairs from; before there is one, its button and its progress."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,9 @@ import streamlit as st
 
 from clipmem_core.audits.jobs import Job
 from clipmem_core.audits.store import PAIRS, Audit
-from clipmem_core.columns import CLIPMEM, GROUP, LABEL, MISFIT, PLANTED, SIMILARITY_OUT
+from clipmem_core.columns import GROUP, LABEL, PLANTED
 from clipmem_core.dashboard.choices import choose_listed
 from clipmem_core.dashboard.map_selection import draw_selectable
-from clipmem_core.dashboard.numbers import words
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.trouble import draw_fault, explained_errors
 from clipmem_core.figures.maps import PERCENTILES, embedding_figure
@@ -17,10 +16,12 @@ from clipmem_core.review.map_jobs import map_task, seconds_running
 from clipmem_core.review.maps import map_file, map_name, map_points, mapped_members, seconds_to_draw
 from clipmem_core.review.selection import IMAGE_SIDE, MAP_X, MAP_Y, TEXT_SIDE, Selection
 from clipmem_core.review.tables import count_rows
+from clipmem_core.scores.table import COLOUR as SCORE_COLOUR
+from clipmem_core.scores.table import scores_in, words
 
 MEMBER, SIDE, COLOUR = "member", "side", "colour"  # in the address
 SIDES = {IMAGE_SIDE: "Pictures", TEXT_SIDE: "Captions"}
-COLOURS = (CLIPMEM, MISFIT, SIMILARITY_OUT, GROUP, LABEL, PLANTED)
+COLOURS = (*scores_in(SCORE_COLOUR), GROUP, LABEL, PLANTED)
 MEANING = (
     "Pairs that the member finds alike lie close together. Only neighbourhoods mean something: neither the axes nor "
     "the distances between far groups do."

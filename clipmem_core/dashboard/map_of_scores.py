@@ -1,4 +1,4 @@
-"""An audit → the map of its scores, similarity_out against clipmem, to choose pairs from."""
+"""The map of an audit's scores, similarity_out against clipmem, to choose pairs from."""
 
 from pathlib import Path
 

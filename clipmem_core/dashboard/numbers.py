@@ -1,4 +1,4 @@
-"""A score → the few digits a person reads, and what may be claimed about it: its error, or the noise floor."""
+"""Scores as the few digits a person reads, with what may be claimed of them: an error, or the noise floor."""
 
 import math
 from dataclasses import dataclass
@@ -71,13 +71,3 @@ def number(value: float | None) -> str:
         return "–"
     small = 0 < abs(value) < 0.095
     return (f"{value:.2g}" if small else f"{value:.2f}").replace("-", "−")
-
-
-def words(column: str) -> str:
-    """Return a column's name as words.
-
-    Example:
-        >>> words("similarity_out")
-        'similarity out'
-    """
-    return column.replace("_", " ")

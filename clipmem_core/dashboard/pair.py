@@ -1,4 +1,4 @@
-"""The pair of the address → its picture, its captions, its scores, and the way to the pairs before and after it."""
+"""The pair of an address: its picture, captions and scores, and the way to the pairs before and after it."""
 
 from typing import NoReturn
 
@@ -6,18 +6,11 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
-from clipmem_core.columns import (
-    CLIPMEM,
-    MISFIT,
-    Q_VALUE,
-    SE,
-    SIMILARITY_IN,
-    SIMILARITY_OUT,
-)
+from clipmem_core.columns import CLIPMEM, SE
 from clipmem_core.dashboard.address import PAIR, link, read_view, write
 from clipmem_core.dashboard.deciding import go_on
 from clipmem_core.dashboard.gallery import OPENED, TO_THE_TOP
-from clipmem_core.dashboard.numbers import number, read_noise, read_verdict, words
+from clipmem_core.dashboard.numbers import number, read_noise, read_verdict
 from clipmem_core.dashboard.pair_picture import large_picture
 from clipmem_core.dashboard.plain import cut, show_chips, show_text
 from clipmem_core.dashboard.thumbnails import alt_text
@@ -26,18 +19,14 @@ from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.rows import audit_root, find_rows, neighbours
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import find_row
+from clipmem_core.scores.table import BY_NAME, scores_in, words
+from clipmem_core.scores.table import PAIR as SHOWN_HERE
 
 BROWSE, THIS_PAGE = "pages/browse.py", "pages/pair.py"
 CAPTION_LIMIT = 600
 FULL_LIMIT = 5000
 ROOM = (640, 520)  # pixels on the page
 ENLARGED = 4  # times at most: the pictures of small sets are tiny
-HELP = {
-    CLIPMEM: "Alignment of the pair under members trained with it, minus that under members trained without it.",
-    Q_VALUE: "The share of false finds to expect among the pairs that are memorized at least as strongly.",
-    SIMILARITY_IN: "How well the caption fits in the eyes of members that were trained on the pair.",
-    SIMILARITY_OUT: "How well the caption fits in the eyes of members that never saw the pair.",
-}
 
 
 def find_pair(audit: Audit, selection: Selection) -> PairCard:
@@ -141,10 +130,12 @@ def draw_scores(audit: Audit, card: PairCard) -> None:
     """Draw the pair's scores, and how far clipmem can be trusted."""
     noise = read_noise(audit)
     around = noise.around(card.scores.get(CLIPMEM), card.scores.get(SE))
-    st.metric("clipmem", f"{number(card.scores.get(CLIPMEM))}{around}", help=HELP[CLIPMEM])
+    st.metric("clipmem", f"{number(card.scores.get(CLIPMEM))}{around}", help=BY_NAME[CLIPMEM].help)
     st.caption(noise.explain())
-    queue = queues(read_verdict(audit))[MISFIT]
-    told = HELP | {MISFIT: f"High: {queue.name[0].lower()}{queue.name[1:]}. {queue.sentence}"}
+    told = {
+        name: f"High: {queue.name[0].lower()}{queue.name[1:]}. {queue.sentence}"
+        for name, queue in queues(read_verdict(audit)).items()
+    }
     with st.grid(2, min_column_width=130) as grid:
-        for column in (SIMILARITY_OUT, SIMILARITY_IN, MISFIT, Q_VALUE):
-            grid.metric(words(column), number(card.scores.get(column)), help=told[column])
+        for name, score in scores_in(SHOWN_HERE).items():
+            grid.metric(score.label, number(card.scores.get(name)), help=score.help or told.get(name))

@@ -13,7 +13,7 @@ from clipmem_core.dashboard.numbers import number
 from clipmem_core.dashboard.pair_decision import as_lines, captions_key
 from clipmem_core.dashboard.plain import cut, show_text
 from clipmem_core.dashboard.thumbnails import alt_text, thumbnail
-from clipmem_core.review import anatomy
+from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.nearest import nearest
 from clipmem_core.review.rows import audit_root
@@ -45,7 +45,7 @@ def draw_choices(audit: Audit, card: PairCard) -> None:
     st.subheader("What members that never saw it would call it", anchor=False)
     with one_line_errors("Their choices"):
         with st.spinner("Looking through the captions…"):
-            chosen = anatomy.chosen_captions(audit, card.row, k=CHOICES)
+            chosen = score_breakdown.chosen_captions(audit, card.row, k=CHOICES)
             others = cards(audit, [row for row, _ in chosen.choices])
         if not chosen.members:
             st.caption("Every member saw this pair, so none of them can say what it would call it without.")

@@ -1,4 +1,4 @@
-"""One page of pairs → a table with small pictures, whose rows can be ticked and opened."""
+"""One page of pairs as a table with small pictures, whose rows can be ticked and opened."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,20 +8,20 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.columns import CLIPMEM, GROUP, MISFIT, PLANTED, SE, SIMILARITY_OUT
+from clipmem_core.columns import GROUP, PLANTED, SE
 from clipmem_core.dashboard.address import link, read_view
-from clipmem_core.dashboard.numbers import read_noise, words
+from clipmem_core.dashboard.numbers import read_noise
 from clipmem_core.dashboard.plain import cut
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
 from clipmem_core.dashboard.ticks import tick
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.rows import audit_root
 from clipmem_core.review.selection import MATCH, Selection
+from clipmem_core.scores.table import ROW, scores_in, words
 
 SIDE = 64
 ROW_HEIGHT = 68
 CAPTION_LIMIT = 85  # three lines; the pair's own page has the rest
-SCORES = (CLIPMEM, SE, SIMILARITY_OUT, MISFIT)
 
 
 def draw_table(audit: Audit, cards: Sequence[PairCard], *, selection: Selection, ticked: Sequence[str]) -> None:
@@ -55,7 +55,7 @@ def pair_table(audit: Audit, cards: Sequence[PairCard], selection: Selection) ->
     """Return one row a pair: picture, link, captions, decision, the scores shown, group and planted kind."""
     pictures = start_thumbnails(audit_root(audit), [card.image for card in cards], side=SIDE)
     hidden = (MATCH,) if read_noise(audit).error else (MATCH, SE)
-    scores = [name for name in dict.fromkeys((selection.order, *SCORES)) if name not in hidden]
+    scores = [name for name in dict.fromkeys((selection.order, *scores_in(ROW))) if name not in hidden]
     view = read_view()
     columns: dict[str, list[Any]] = {
         "picture": [data_uri(picture.result()[0]) for picture in pictures],
@@ -75,7 +75,7 @@ def pair_table(audit: Audit, cards: Sequence[PairCard], selection: Selection) ->
 
 def _columns(table: pd.DataFrame) -> dict[str, Any]:
     named: dict[str, Any] = {name: words(name) for name in map(str, table.columns)}
-    numbers = [name for name in named if name in {MATCH, *SCORES} or pd.api.types.is_numeric_dtype(table[name])]
+    numbers = [name for name in named if name in {MATCH, *scores_in(ROW)} or pd.api.types.is_numeric_dtype(table[name])]
     return named | {
         "picture": st.column_config.ImageColumn("picture", width=SIDE + 16),
         "pair": st.column_config.LinkColumn("pair", display_text="Open", width=60),

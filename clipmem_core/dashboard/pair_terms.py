@@ -1,4 +1,4 @@
-"""A pair's score taken apart → one sentence, a figure with a dot for each member, and the numbers as tables."""
+"""What a pair's score is made of: a sentence, a figure with a dot for each member, and tables."""
 
 import pandas as pd
 import streamlit as st
@@ -19,7 +19,7 @@ from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.colours import group_colour
 from clipmem_core.figures.groups import encoder_figure
 from clipmem_core.figures.pair import IN, OUT, TERM_NAMES, term_figure
-from clipmem_core.review import anatomy
+from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import PairCard
 
 FIXED = {"displayModeBar": False}
@@ -33,10 +33,10 @@ CHANGES = {
 def draw_terms(audit: Audit, card: PairCard) -> None:
     """Draw each term of the score with and without the pair in training: the means, then member by member."""
     st.subheader("Where the score comes from", anchor=False)
-    means = anatomy.mean_terms(audit, card.row)
+    means = score_breakdown.mean_terms(audit, card.row)
     st.markdown(terms_sentence(means))
     try:
-        members = anatomy.member_terms(audit, card.row)
+        members = score_breakdown.member_terms(audit, card.row)
     except InputError as error:
         _draw_means(means)
         _draw_encoders(means)

@@ -15,6 +15,7 @@ from clipmem_core.figures.colours import ENCODER_COLOURS
 from clipmem_core.figures.groups import encoder_figure, group_figure
 from clipmem_core.review.groups import quarantine_page
 from clipmem_core.review.overview import Overview, detection_table, explain_null, is_number, mapping, rows, table
+from clipmem_core.scores.table import CARD, scores_in
 
 PROTOCOLS = {
     "ensemble": "Every member leaves out one part of the pairs. clipmem is the alignment of a pair under the members "
@@ -28,7 +29,7 @@ GOOD_ICONS = {
     None: ":gray[:material/help:]",
 }
 QUARANTINE_PAGE = 50
-PLANTED_COLUMNS = ["planted", "n", "clipmem", "similarity_out", "misfit"]
+PLANTED_COLUMNS = ["planted", "n", *scores_in(CARD)]
 MEASURES = [
     (
         "membership_auroc",

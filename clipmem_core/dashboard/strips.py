@@ -1,17 +1,18 @@
-"""An audit → its most memorized and its most misfit pairs, a row of pictures each, with the way to them in Browse."""
+"""The first pairs of each queue as a row of pictures, with the way to them in Browse."""
 
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.audits.verdict import Queue, queues
+from clipmem_core.audits.verdict import queues
 from clipmem_core.dashboard.address import link
-from clipmem_core.dashboard.numbers import number, read_verdict, words
+from clipmem_core.dashboard.numbers import number, read_verdict
 from clipmem_core.dashboard.plain import as_html, cut
 from clipmem_core.dashboard.thumbnails import alt_text, start_thumbnails
 from clipmem_core.dashboard.trouble import explained_errors
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.rows import audit_root, find_rows
 from clipmem_core.review.selection import Selection
+from clipmem_core.scores.table import Queue, words
 
 SIZE = 6
 CAPTION_LIMIT = 60

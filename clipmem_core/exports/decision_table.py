@@ -1,4 +1,4 @@
-"""The decisions on an audit's pairs → a CSV or Parquet table, each with the picture and the scores it was made on."""
+"""The decisions on an audit's pairs as a CSV or Parquet table, with the picture and the scores behind each."""
 
 import json
 from csv import QUOTE_NONNUMERIC  # a lone \r must be quoted too
@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import CAPTIONS, CLIPMEM, IMAGE, LABEL, MISFIT, PAIR_ID, SIMILARITY_OUT
+from clipmem_core.columns import CAPTIONS, IMAGE, LABEL, PAIR_ID
 from clipmem_core.review.decisions import FOR_OTHER, open_review
+from clipmem_core.scores.table import EXPORT, scores_in
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spreadsheet would compute
 
@@ -20,7 +21,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spr
 def write_decisions(audit: Audit, path: Path) -> tuple[str, ...]:
     """Write every pair with a decision or a note; in CSV the new captions are a JSON list.
 
-    Columns: those of the review's table, then image, label, clipmem, misfit and similarity_out of this audit. In CSV a
+    Columns: those of the review's table, then image, label and the scores to take away, of this audit. In CSV a
     text that a spreadsheet would take for a formula begins with a single quote.
 
     Returns:
@@ -48,7 +49,7 @@ def _plain(cell: Any) -> Any:
 def with_scores(audit: Audit, decisions: pd.DataFrame) -> pd.DataFrame:
     """Add picture, label and scores to decisions; empty where the audit does not have the pair."""
     ids = decisions[PAIR_ID].tolist()
-    files = [(PAIRS, [PAIR_ID, IMAGE, LABEL]), (SCORES, [PAIR_ID, CLIPMEM, MISFIT, SIMILARITY_OUT])]
+    files = [(PAIRS, [PAIR_ID, IMAGE, LABEL]), (SCORES, [PAIR_ID, *scores_in(EXPORT)])]
     for name, columns in files:
         known = pq.read_table(audit.folder / name, columns=columns, filters=[(PAIR_ID, "in", ids)] if ids else None)
         found = known.slice(0, None if ids else 0).to_pandas()

@@ -1,4 +1,4 @@
-"""A finished audit → one HTML file that needs nothing else: its verdict, figure, tables, pictures and decisions."""
+"""An audit as one HTML file that needs nothing else: its verdict, figure, tables, pictures and decisions."""
 
 import base64
 import io
@@ -12,8 +12,8 @@ import pandas as pd
 
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.store import PAIRS, QUARANTINE, Audit
-from clipmem_core.audits.verdict import Queue, queues
-from clipmem_core.columns import CLIPMEM, MISFIT, PAIR_ID, SIMILARITY_OUT
+from clipmem_core.audits.verdict import queues
+from clipmem_core.columns import PAIR_ID
 from clipmem_core.exports.pictures import Progress
 from clipmem_core.exports.report_tables import (
     TextTable,
@@ -35,6 +35,7 @@ from clipmem_core.review.overview import rows as rows_of
 from clipmem_core.review.rows import audit_root, find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import count_rows
+from clipmem_core.scores.table import EXPORT, Queue, scores_in
 from clipmem_core.shortage import shortage
 
 TEMPLATE = "report.html.j2"
@@ -139,7 +140,7 @@ def _galleries(audit: Audit, named: dict[str, Queue], progress: Progress | None)
 
 
 def _card(card: PairCard, root: Path) -> ReportCard:
-    shown = {name: number(card.scores.get(name)) for name in (CLIPMEM, MISFIT, SIMILARITY_OUT)}
+    shown = {name: number(card.scores.get(name)) for name in scores_in(EXPORT)}
     facts = {**shown, "group": card.group, "label": card.label or "", "planted": card.planted or ""}
     return ReportCard(
         picture=_thumbnail(root, card.image),

@@ -1,4 +1,4 @@
-"""A finished audit's verdict, utility and config → the tables of the report, each cell as the text that is shown."""
+"""The tables of a report, each cell as the text that is shown."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

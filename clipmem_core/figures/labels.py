@@ -1,4 +1,4 @@
-"""Dots and their names → at which corner of its dot each name has room, if at any."""
+"""Where the names of dots have room in a figure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Points of an audit's maps → Plotly figures in which a box or a lasso selects pairs."""
+"""Figures of an audit's maps, in which a box or a lasso selects pairs."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,6 +11,7 @@ from clipmem_core.figures.clouds import LEGEND_ABOVE, add_points, classes, densi
 from clipmem_core.figures.colours import OTHER
 from clipmem_core.review.score_map import Corners
 from clipmem_core.review.selection import MAP_X, MAP_Y
+from clipmem_core.scores.table import words
 
 SCALE = ("#3f87b5", "#7b74b8", "#b8608c", "#d5552a")  # low to high, each as far from both pages
 PERCENTILES = (2, 98)  # beyond them a colour says no more
@@ -75,7 +76,7 @@ def _widened(points: pd.Series, cells: Iterable[float]) -> tuple[float, float]:
 
 def _unscored(points: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame, str]]:
     without = points[~np.isfinite(points[column])]
-    return [(f"no {column.replace('_', ' ')}", without, OTHER)] if len(without) else []
+    return [(f"no {words(column)}", without, OTHER)] if len(without) else []
 
 
 def _add_scaled(figure: go.Figure, points: pd.DataFrame, column: str, size: int) -> None:
@@ -84,7 +85,7 @@ def _add_scaled(figure: go.Figure, points: pd.DataFrame, column: str, size: int)
         return
     ordered = points.sort_values(column)
     low, high = np.percentile(ordered[column], PERCENTILES)
-    title = column.replace("_", " ")
+    title = words(column)
     figure.add_scattergl(
         x=ordered[MAP_X],
         y=ordered[MAP_Y],

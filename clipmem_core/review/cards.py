@@ -1,4 +1,4 @@
-"""Rows of an audit → all that a page shows of these pairs, from both tables and the log of decisions."""
+"""All that a page shows of some pairs, from both tables of an audit and the log of decisions."""
 
 import math
 from collections.abc import Sequence
@@ -8,27 +8,19 @@ from typing import Any
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import (
     CAPTIONS,
-    CLIPMEM,
-    CLIPMEM_IMAGE,
-    CLIPMEM_TEXT,
     GROUP,
     IMAGE,
     LABEL,
-    MISFIT,
     PAIR_ID,
     PLANTED,
-    Q_VALUE,
-    SE,
-    SIMILARITY_IN,
-    SIMILARITY_OUT,
 )
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import Decision, open_review
-from clipmem_core.review.selection import SCORES as COLUMNS
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import fetch_numbered, number, other_pairs
+from clipmem_core.scores.table import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
 
-SHOWN = (CLIPMEM, SE, Q_VALUE, SIMILARITY_OUT, SIMILARITY_IN, MISFIT, CLIPMEM_IMAGE, CLIPMEM_TEXT)
+SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
 _UNSEARCHED = Selection()
 
 
@@ -59,7 +51,7 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
     Raises:
         InputError: there is no such row, or a file is missing or broken, or the tables list other pairs.
     """
-    names = list(dict.fromkeys([*SHOWN, *([selection.order] if selection.order in COLUMNS else [])]))
+    names = list(dict.fromkeys([*SHOWN, *([selection.order] if selection.order in BY_NAME else [])]))
     scores = fetch_numbered(audit.folder / SCORES, [f'"{PAIR_ID}"', f'"{GROUP}"', *map(number, names)], rows)
     columns = [f'"{column}"' for column in (PAIR_ID, IMAGE, CAPTIONS, LABEL, PLANTED)]
     pairs = fetch_numbered(audit.folder / PAIRS, columns, rows)

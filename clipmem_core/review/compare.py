@@ -12,8 +12,8 @@ from clipmem_core.audits.settings import flag, flat
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, PAIR_ID
 from clipmem_core.config import AuditConfig, InputError, as_dict
-from clipmem_core.review.selection import SCORES as SCORE_NAMES
 from clipmem_core.review.tables import ROW, count_rows, fetch_arrow, fetch_numbered, number
+from clipmem_core.scores.table import BY_NAME
 
 POINTS = 5_000
 CHANGED_COLUMNS = [
@@ -62,8 +62,8 @@ def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> C
     Raises:
         InputError: they share no pair, the score is unknown, or a file is missing or broken.
     """
-    if column not in SCORE_NAMES:
-        raise InputError(f"score {column!r} is unknown: choose one of {', '.join(SCORE_NAMES)}")
+    if column not in BY_NAME:
+        raise InputError(f"score {column!r} is unknown: choose one of {', '.join(BY_NAME)}")
     joined = _join(one, other, column)
     if joined.num_rows == 0:
         raise InputError(f"audits {one.name!r} and {other.name!r} share no pair_id: compare audits of one data set")

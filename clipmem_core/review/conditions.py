@@ -1,4 +1,4 @@
-"""A selection's conditions → which pairs fulfil all of them, found with a query a table and joined by row."""
+"""Which pairs fulfil all conditions of a selection, found with a query a table and joined by row."""
 
 import functools
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ import numpy as np
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import GROUP, LABEL, PLANTED
 from clipmem_core.config import InputError
+from clipmem_core.review.lasso import inside
 from clipmem_core.review.maps import map_file
-from clipmem_core.review.outlines import inside
 from clipmem_core.review.selection import ANY, MAP_X, MAP_Y, NONE, Outline, Range, Selection
-from clipmem_core.review.selection import SCORES as COLUMNS
 from clipmem_core.review.tables import ROW, Version, count_pairs_of, fetch_columns, number
 from clipmem_core.review.words import rows_with
+from clipmem_core.scores.table import BY_NAME
 
 KEPT = 16  # selections in memory, 1 byte a pair
 Clauses = list[tuple[str, list[str | float]]]  # SQL and the values of its parameters
@@ -67,8 +67,8 @@ def _score_clauses(selection: Selection) -> Clauses:
 
 
 def _range_clauses(given: Range) -> Clauses:
-    if given.column not in COLUMNS:
-        raise ValueError(f"range must be of one of {', '.join(COLUMNS)}, not {given.column!r}")
+    if given.column not in BY_NAME:
+        raise ValueError(f"range must be of one of {', '.join(BY_NAME)}, not {given.column!r}")
     value = number(given.column)
     low: Clauses = [] if given.low is None else [(f"{value} >= ?", [given.low])]
     high: Clauses = [] if given.high is None else [(f"{value} <= ?", [given.high])]
@@ -85,8 +85,8 @@ def _pair_clauses(selection: Selection) -> Clauses:
 def _rows_in(audit: Audit, outline: Outline, map_name: str) -> np.ndarray:
     """Return the rows in an outline: those in the box around it come from the file, then each is looked at."""
     on_map = (outline.x, outline.y) == (MAP_X, MAP_Y)
-    if not on_map and not {outline.x, outline.y} <= set(COLUMNS):
-        raise ValueError(f"outline must be of two of {', '.join(COLUMNS)}, not of {outline.x!r} and {outline.y!r}")
+    if not on_map and not {outline.x, outline.y} <= set(BY_NAME):
+        raise ValueError(f"outline must be of two of {', '.join(BY_NAME)}, not of {outline.x!r} and {outline.y!r}")
     path = map_file(audit, map_name) if on_map else audit.folder / SCORES
     if path is None:
         raise InputError(f"there is no map {map_name!r} of {audit.name} yet: draw it on the page Map of embeddings")

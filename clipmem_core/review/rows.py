@@ -17,9 +17,8 @@ from clipmem_core.columns import CLIPMEM, GROUP, INDEPENDENT, LABEL, PAIR_ID, PL
 from clipmem_core.review.conditions import mask_of
 from clipmem_core.review.decided import CODES, UNDECIDED_CODE, decided
 from clipmem_core.review.maps import map_file
-from clipmem_core.review.orders import order_of
 from clipmem_core.review.selection import DECIDED, MAP_X, MATCH, UNDECIDED, Selection
-from clipmem_core.review.selection import SCORES as COLUMNS
+from clipmem_core.review.sort_index import order_of
 from clipmem_core.review.tables import (
     Version,
     count_pairs_of,
@@ -31,6 +30,7 @@ from clipmem_core.review.tables import (
     number,
     version_of,
 )
+from clipmem_core.scores.table import BY_NAME
 
 KEPT = 8  # lists of rows in memory, 4 bytes a pair
 LABELS_SHOWN = 200
@@ -193,8 +193,8 @@ def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
 
 @functools.lru_cache(maxsize=64)
 def _span(audit: Audit, version: Version, column: str) -> tuple[float, float] | None:
-    if column not in COLUMNS:
-        raise ValueError(f"column must be one of {', '.join(COLUMNS)}, not {column!r}")
+    if column not in BY_NAME:
+        raise ValueError(f"column must be one of {', '.join(BY_NAME)}, not {column!r}")
     value = number(column)
     query = f"SELECT min({value}), max({value}) FROM parquet WHERE isfinite({value})"
     low, high = fetch_rows(audit.folder / SCORES, query)[0]
@@ -218,12 +218,12 @@ def sample_points(
         Columns row, then x, y and the further ones by their names; in the order of the tables.
     """
     names = dict.fromkeys([x, y, *colour_by])
-    unknown = [name for name in names if name not in (*COLUMNS, GROUP, LABEL, PLANTED)]
+    unknown = [name for name in names if name not in (*BY_NAME, GROUP, LABEL, PLANTED)]
     if unknown:
         raise ValueError(f"columns must be scores, {GROUP}, {LABEL} or {PLANTED}, not {unknown[0]!r}")
     from_pairs = [name for name in names if name in (LABEL, PLANTED)]
     from_scores = [name for name in names if name not in from_pairs]
-    shown = [f'{number(name)} AS "{name}"' if name in COLUMNS else f'"{name}"' for name in from_scores]
+    shown = [f'{number(name)} AS "{name}"' if name in BY_NAME else f'"{name}"' for name in from_scores]
     scores = fetch_frame(audit.folder / SCORES, f"SELECT {', '.join(shown)} FROM parquet")
     known = np.flatnonzero(np.isfinite(scores[x]) & np.isfinite(scores[y]))
     rows = known if len(known) <= limit else np.sort(np.random.default_rng(seed).choice(known, limit, replace=False))

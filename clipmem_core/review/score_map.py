@@ -1,4 +1,4 @@
-"""An audit → the map of its scores: similarity_out against clipmem, thinned, and where its corners begin."""
+"""The data of the map of scores: similarity_out against clipmem, thinned, and where its corners begin."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Which pairs a person looks at, and in which order ↔ the parameters of an address that reopens the same view."""
+"""Which pairs a person looks at and in which order, and the parameters of an address that reopens the same view."""
 
 import dataclasses
 import math
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clipmem_core.columns import CLIPMEM, PAIR_ID, SCORE_COLUMNS
-from clipmem_core.columns import GROUP as GROUP_COLUMN
+from clipmem_core.columns import CLIPMEM
+from clipmem_core.scores.table import BY_NAME
 
 MATCH = "match"  # the order of a search: cosine with what was asked for
 UNDECIDED = "undecided"
@@ -16,7 +16,6 @@ NONE = "none"  # planted: the pairs that are not
 ANY = "any"  # planted: the pairs that are, whatever the kind
 IMAGE_SIDE, TEXT_SIDE = "image", "text"
 MAP_X, MAP_Y = "map_x", "map_y"
-SCORES = [column for column in SCORE_COLUMNS if column not in (PAIR_ID, GROUP_COLUMN)]
 MAX_CORNERS = 60  # of an outline in an address
 
 
@@ -108,7 +107,7 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]
     given: dict[str, Any] = {name: value for name, value in texts.items() if name not in wrong}
     selection = Selection(**given, ascending=parameters.get("ascending") == "1")
     order = parameters.get("order") or (MATCH if selection.searched else CLIPMEM)
-    known = order in SCORES or (order == MATCH and selection.searched)
+    known = order in BY_NAME or (order == MATCH and selection.searched)
     ranges = _ranges(parameters.get("range", ""))
     outline = _outline(parameters.get("outline", ""))
     wrong += [] if known else ["order"]
@@ -145,7 +144,7 @@ def _ranges(text: str) -> tuple[Range, ...] | None:
         column, *ends = part.split(":")
         numbers = [_float(end) for end in ends]
         if (
-            column not in SCORES
+            column not in BY_NAME
             or len(ends) != 2
             or any(n is None and end for n, end in zip(numbers, ends, strict=True))
         ):
@@ -158,7 +157,7 @@ def _outline(text: str) -> Outline | None:
     x, _, rest = text.partition(":")
     y, _, rest = rest.partition(":")
     numbers = [_float(part) for part in rest.split(":")]
-    columns = {x, y} <= set(SCORES) or (x, y) == (MAP_X, MAP_Y)
+    columns = {x, y} <= set(BY_NAME) or (x, y) == (MAP_X, MAP_Y)
     if not columns or None in numbers or len(numbers) % 2 or not 6 <= len(numbers) <= 2 * MAX_CORNERS:
         return None
     flat = [number for number in numbers if number is not None]

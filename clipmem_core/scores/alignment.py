@@ -1,4 +1,4 @@
-"""Turns one member's mean embeddings into the terms of its alignment with every pair, in one pass over both matrices.
+"""One member's alignment with every pair and the terms it is made of, in one pass over its mean embeddings.
 
 Views, captions and negatives are drawn independently and the cosine is bilinear, so the paper's expectations over
 augmentations, test captions and test images (its definition of alignment) are exact inner products of means:
@@ -89,7 +89,7 @@ def pair_terms(
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(measure, range(0, len(image), chunk)))
-    return _terms(products, np.flatnonzero(external))
+    return terms_of(products, np.flatnonzero(external), int(np.sum(external)))
 
 
 def leave_out(with_all: np.ndarray, own: np.ndarray, n_external: int) -> np.ndarray:
@@ -107,11 +107,17 @@ def leave_out(with_all: np.ndarray, own: np.ndarray, n_external: int) -> np.ndar
     return (n_external * with_all - own) / (n_external - 1)
 
 
-def _terms(products: np.ndarray, external: np.ndarray) -> dict[str, np.ndarray]:
-    """Name the products, let external pairs leave themselves out, and derive alignment and similarity."""
+def terms_of(products: np.ndarray, external: np.ndarray, n_external: int) -> dict[str, np.ndarray]:
+    """Name the products of `pair_terms`, let external pairs leave themselves out, derive alignment and similarity.
+
+    Args:
+        products: μ_I·μ_T, μ_I·ν_T, ν_I·μ_T, ‖μ_I‖² and ‖μ_T‖² of n pairs, [5, n]; changed in place.
+        external: which of them are external pairs, [n_external_among_them].
+        n_external: external pairs behind ν.
+    """
     positive, negative_text, negative_image, image_square, text_square = products
     for negative in (negative_text, negative_image):
-        negative[external] = leave_out(negative[external].astype(np.float64), positive[external], len(external))
+        negative[external] = leave_out(negative[external].astype(np.float64), positive[external], n_external)
     length = np.sqrt(image_square * text_square)
     return {
         POSITIVE: positive,

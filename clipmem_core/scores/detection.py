@@ -1,4 +1,4 @@
-"""Turns scores of pairs and the truth about them into a comparison of detectors, with paired bootstrap intervals."""
+"""A comparison of scores at finding the pairs that are wrong, with paired bootstrap intervals."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Turns training trajectories, similarities and neighbours into scores that find wrong captions; larger is worse."""
+"""Scores that find wrong captions, from training trajectories, similarities and neighbours; larger is worse."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Turns look-alike clusters of pairs into who trains on what: groups, folds and members of both protocols.
+"""Draws who trains on what from look-alike clusters of pairs: groups, folds and members of both protocols.
 
 Pairs of one cluster always share group and fold, since a twin in training hides memorization.
 """
@@ -27,14 +27,11 @@ class Membership:
         group: name of each pair's group, [n_pairs].
         members: names of the members, in column order.
         trained: true where the member trains on the pair, [n_members, n_pairs].
-        slots: the identity a pair has in every random draw of training, [n_pairs]. In the paper's protocol
-            independent k has candidate k's slot, so that f and g differ in nothing but the pair.
     """
 
     group: np.ndarray
     members: tuple[str, ...]
     trained: np.ndarray
-    slots: np.ndarray
 
 
 def group_size(n_pairs: int) -> int:
@@ -101,13 +98,13 @@ def ensemble_membership(clusters: np.ndarray, *, folds: int, repeats: int, seed:
         for left_out in range(folds):
             trained[repeat * folds + left_out] = (group == SCORED) & (fold[cluster] != left_out)
     members = tuple(f"r{repeat}-f{fold}" for repeat in range(repeats) for fold in range(folds))
-    return Membership(group, members, trained, np.arange(len(cluster)))
+    return Membership(group, members, trained)
 
 
 def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membership:
     """Draw the paper's four groups: f trains on shared and candidate, g on shared and independent, neither on external.
 
-    Groups and slots do not depend on `seeds`: every seed trains its f and g on the same groups.
+    Groups do not depend on `seeds`: every seed trains its f and g on the same groups.
 
     Args:
         clusters: look-alike cluster of each pair, [n_pairs]; equal numbers are look-alikes.
@@ -138,10 +135,8 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
 
     shared = group == SHARED
     trained = np.stack([shared | (group == CANDIDATE), shared | (group == INDEPENDENT)] * seeds)
-    slots = np.arange(len(cluster))
-    slots[group == INDEPENDENT] = np.flatnonzero(group == CANDIDATE)
     members = tuple(f"{side}-{number}" for number in range(seeds) for side in "fg")
-    return Membership(group, members, trained, slots)
+    return Membership(group, members, trained)
 
 
 def _sized(clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Turns the alignment terms of all members into the table of clipmem: one row a pair, with its uncertainty."""
+"""The scores that compare members trained with and without a pair: clipmem with its uncertainty, and SSLMem."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,16 +15,15 @@ from clipmem_core.columns import (
     Q_VALUE,
     SE,
     SIMILARITY,
+    SSLMEM_IMAGE,
+    SSLMEM_TEXT,
     TERMS,
 )
-from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.sides import in_side, side_means
+from clipmem_core.scores.in_out import Sides, side_means
 from clipmem_core.scores.uncertainty import null_scores, p_values, q_values, standard_errors
 
 
-def memorization_table(
-    terms: Sequence[Mapping[str, np.ndarray]], membership: Membership, *, protocol: str, seed: int
-) -> pd.DataFrame:
+def memorization_table(terms: Sequence[Mapping[str, np.ndarray]], sides: Sides) -> pd.DataFrame:
     """Score every pair: clipmem = alignment_in − alignment_out (the paper's CLIPMem, A(f) − A(g)).
 
     Raw clipmem is in cosine units, [−6, 6]: 0 not memorized, positive memorized by the members that are `in`. In
@@ -35,9 +34,7 @@ def memorization_table(
 
     Args:
         terms: what `pair_terms` returns, one mapping a member in column order, arrays [n_pairs].
-        membership: who trains on what.
-        protocol: `ensemble` or `paper`.
-        seed: start of the random labelling of external pairs.
+        sides: which members count as in and out.
 
     Returns:
         One row a pair: n_in and n_out (members truly trained with and without it), clipmem, clipmem_relative, se,
@@ -47,17 +44,17 @@ def memorization_table(
     Raises:
         ValueError: as many mappings as members are wanted.
     """
+    membership = sides.membership
     if len(terms) != len(membership.members):
         raise ValueError(f"terms must hold one mapping for each of {len(membership.members)} members, not {len(terms)}")
-    inside = in_side(membership, protocol=protocol, seed=seed)
     means = {}
     for term in TERMS:
-        side = membership.trained if term == SIMILARITY else inside
+        side = membership.trained if term == SIMILARITY else sides.inside
         means[f"{term}_in"], means[f"{term}_out"] = side_means([member[term] for member in terms], side)
     clipmem = means[f"{ALIGNMENT}_in"] - means[f"{ALIGNMENT}_out"]
 
     alignments = [member[ALIGNMENT] for member in terms]
-    null = null_scores(alignments, membership, protocol=protocol, seed=seed)
+    null = null_scores(alignments, sides)
     p = p_values(clipmem, null, membership.group)
     n_in = membership.trained.sum(axis=0)
     scores = {
@@ -65,7 +62,7 @@ def memorization_table(
         N_OUT: len(terms) - n_in,
         CLIPMEM: clipmem,
         CLIPMEM_RELATIVE: relative(clipmem),
-        SE: standard_errors(alignments, membership, protocol=protocol, seed=seed)[0],
+        SE: standard_errors(alignments, sides)[0],
         P_VALUE: p,
         Q_VALUE: q_values(p, membership.group),
     }
@@ -81,3 +78,38 @@ def relative(clipmem: np.ndarray) -> np.ndarray:
     """
     largest = np.max(np.abs(clipmem), initial=0.0, where=~np.isnan(clipmem))
     return clipmem / largest if largest > 0 else clipmem.copy()
+
+
+def sslmem(
+    image_square: Sequence[np.ndarray],
+    text_square: Sequence[np.ndarray],
+    sides: Sides,
+    *,
+    n_views: int | np.ndarray,
+    n_captions: int | np.ndarray,
+) -> pd.DataFrame:
+    """Measure how much closer each encoder alone holds the views (or captions) of a pair that it trained on.
+
+    SSLMem (ICLR 2024) with d = 1 − cosine: E d under out minus E d under in, in [−2, 2], positive memorized. The mean
+    pairwise cosine of n unit vectors with mean μ is (n‖μ‖² − 1) / (n − 1).
+
+    Args:
+        image_square: ‖μ_I‖² of each member, [n_pairs], as `pair_terms` returns it.
+        text_square: ‖μ_T‖² of each member, [n_pairs].
+        sides: which members count as in and out; those of alignment.
+        n_views: views behind each μ_I, one number or [n_pairs].
+        n_captions: captions behind each μ_T, one number or [n_pairs].
+
+    Returns:
+        A table with sslmem_image and sslmem_text, one row a pair; NaN with fewer than two views or captions.
+    """
+    columns = {}
+    for name, squares, count in ((SSLMEM_IMAGE, image_square, n_views), (SSLMEM_TEXT, text_square, n_captions)):
+        mean_in, mean_out = side_means([_mean_cosine(square, count) for square in squares], sides.inside)
+        columns[name] = mean_in - mean_out
+    return pd.DataFrame(columns)
+
+
+def _mean_cosine(square: np.ndarray, count: int | np.ndarray) -> np.ndarray:
+    n = np.broadcast_to(np.asarray(count, dtype=np.float64), square.shape)
+    return np.divide(n * square - 1, n - 1, out=np.full(square.shape, np.nan), where=n >= 2)

@@ -1,12 +1,18 @@
-"""Turns a table with a row a seed into means over the seeds, each with its interval where the seeds suffice for one."""
+"""What can be said of values of several seeds: their mean with its interval, and the paired difference of two arms."""
 
+import functools
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
+from scipy.optimize import brentq
+from scipy.stats import chi2, norm, t
 
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
+
+_QUANTILES = 1_000  # of the spread of a sample's standard deviation, that a power is averaged over
 
 
 def seed_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
@@ -46,3 +52,93 @@ def over_seeds(table: pd.DataFrame, *, by: Sequence[str], measures: Sequence[str
         numbers = values.to_numpy(dtype=np.float64)
         rows.append([*key, len(numbers), float(numbers.mean()), *seed_interval(numbers)])
     return pd.DataFrame(rows, columns=[*by, "measure", "n", "mean", "low", "high"])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of paired differences and what can be said about it; NaN where too few seeds leave it open."""
+
+    n: int  # seeds that both arms have
+    mean: float
+    low: float
+    high: float
+    p_value: float  # two-sided
+    detectable: float  # the smallest true difference that a run like this finds four times out of five
+
+
+def paired_difference(values: Sequence[float], reference: Sequence[float], *, level: float = 0.95) -> Difference:
+    """Compare two arms over the seeds they share: the mean difference with Student's t interval.
+
+    What a seed does to both arms alike (split, initialisation, draws) cancels. In the units of the values; above 0:
+    the arm has more than the reference. An interval that holds 0 says that nothing was found, not that nothing is
+    there: `detectable` tells how large a difference had to be.
+
+    Args:
+        values: the arm's, one a seed, [n_seeds].
+        reference: the reference arm's on the same seeds, [n_seeds].
+        level: coverage of the interval.
+
+    Returns:
+        The difference; interval, p value and detectable are NaN with fewer than two seeds.
+
+    Raises:
+        ValueError: the two differ in length, or are empty.
+
+    Example:
+        >>> paired_difference([3.0, 5.0, 7.0], [2.0, 3.0, 4.0]).mean
+        2.0
+    """
+    if len(values) != len(reference) or not len(values):
+        raise ValueError(f"values and reference must have one length above 0, not {len(values)} and {len(reference)}")
+    differences = np.asarray(values, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
+    n, mean = len(differences), float(differences.mean())
+    if n < 2:
+        return Difference(n, mean, *[float("nan")] * 4)
+    spread = float(differences.std(ddof=1))
+    error = spread / np.sqrt(n)
+    half = float(t.ppf((1 + level) / 2, n - 1) * error)
+    return Difference(n, mean, mean - half, mean + half, _p_value(mean, error, n), smallest_detectable(spread, n))
+
+
+def _p_value(mean: float, error: float, n: int) -> float:
+    if error == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * t.sf(abs(mean) / error, n - 1))
+
+
+def smallest_detectable(spread: float, n: int, *, level: float = 0.95, power: float = 0.8) -> float:
+    """Return the true difference that a paired t test at this level would find in a share `power` of all runs.
+
+    Args:
+        spread: standard deviation of the paired differences, in their units.
+        n: seeds, at least 2.
+        level: 1 − the chance of a false alarm.
+        power: the share of runs that find it, above 1 − level.
+
+    Returns:
+        The difference, ≥ 0, in the units of `spread`.
+
+    Raises:
+        ValueError: fewer than two seeds.
+
+    Example:
+        >>> round(smallest_detectable(1.0, 5), 2)
+        1.68
+    """
+    if n < 2:
+        raise ValueError(f"n must be at least 2 seeds, not {n}")
+    return _detectable_errors(n, level, power) * spread / math.sqrt(n)
+
+
+@functools.lru_cache(maxsize=64)
+def _detectable_errors(n: int, level: float, power: float) -> float:
+    """Return the smallest detectable difference in standard errors; a study asks for few n, very often."""
+    threshold = float(t.ppf((1 + level) / 2, n - 1))
+    # SciPy's noncentral t is NaN here and there at 1 and 2 degrees of freedom, so its power is averaged by hand.
+    shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    reach = threshold * np.sqrt(chi2.ppf(shares, n - 1) / (n - 1))
+
+    def excess(shift: float) -> float:
+        return float((norm.cdf(shift - reach) + norm.cdf(-shift - reach)).mean()) - power
+
+    return float(brentq(excess, 0.0, 10 * threshold))

@@ -1,4 +1,4 @@
-"""Turns the alignments of several members into what can be claimed: errors, p and q values, intervals, stability."""
+"""What can be claimed from the alignments of several members: errors, p and q values, intervals, stability."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,9 +8,9 @@ import pandas as pd
 from scipy.stats import false_discovery_control, spearmanr, t
 from sklearn.metrics import roc_auc_score
 
-from clipmem_core.columns import EXTERNAL, GROUP, GROUPS, INDEPENDENT, SCORED_GROUPS
+from clipmem_core.columns import GROUP, GROUPS, INDEPENDENT, SCORED_GROUPS
+from clipmem_core.scores.in_out import Sides, labellings, replicate_clipmem, side_means
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.sides import in_side, labellings, replicate_clipmem, replicate_rows, side_means
 
 SeKind = Literal["paired over seeds", "welch", "sd of external"]
 MIN_REPLICATES = 3  # an interval over fewer seeds or repeats would claim too much
@@ -19,9 +19,7 @@ MIN_REPLICATES = 3  # an interval over fewer seeds or repeats would claim too mu
 MIN_MEMBERS_FOR_SE = 8
 
 
-def standard_errors(
-    alignments: Sequence[np.ndarray], membership: Membership, *, protocol: str, seed: int
-) -> tuple[np.ndarray, SeKind]:
+def standard_errors(alignments: Sequence[np.ndarray], sides: Sides) -> tuple[np.ndarray, SeKind]:
     """Estimate the standard error of each pair's clipmem, in its units (cosine, ≥ 0), and say how.
 
     Paper with two or more seeds: paired, from the differences f-s − g-s. Ensemble where every pair has two or more
@@ -30,27 +28,24 @@ def standard_errors(
 
     Args:
         alignments: one array a member, [n_pairs] each.
-        membership: who trains on what.
-        protocol: `ensemble` or `paper`.
-        seed: start of the random labelling of external pairs.
+        sides: which members count as in and out.
 
     Returns:
         Standard errors, [n_pairs], and `paired over seeds`, `welch` or `sd of external`.
     """
-    inside = in_side(membership, protocol=protocol, seed=seed)
-    replicates = len(replicate_rows(membership.members, protocol=protocol))
+    inside = sides.inside
     n_in = inside.sum(axis=0)
-    if protocol == "paper" and replicates >= 2:
-        differences = replicate_clipmem(alignments, membership, inside)
-        return differences.std(axis=0, ddof=1) / np.sqrt(replicates), "paired over seeds"
-    if protocol == "ensemble" and min(n_in.min(), len(inside) - n_in.max()) >= 2:
+    if sides.protocol == "paper" and len(sides.replicates) >= 2:
+        differences = replicate_clipmem(alignments, sides.replicates, inside)
+        return differences.std(axis=0, ddof=1) / np.sqrt(len(differences)), "paired over seeds"
+    if sides.protocol == "ensemble" and min(n_in.min(), len(inside) - n_in.max()) >= 2:
         return np.sqrt(_squared_error(alignments, inside) + _squared_error(alignments, ~inside)), "welch"
     mean_in, mean_out = side_means(alignments, inside)
-    external = (mean_in - mean_out)[membership.group == EXTERNAL]
+    external = (mean_in - mean_out)[sides.external]
     return np.full(inside.shape[1], external.std(ddof=1)), "sd of external"
 
 
-def null_scores(alignments: Sequence[np.ndarray], membership: Membership, *, protocol: str, seed: int) -> np.ndarray:
+def null_scores(alignments: Sequence[np.ndarray], sides: Sides) -> np.ndarray:
     """Return clipmem of external pairs only: what comes out where nothing can be memorized.
 
     Ensemble: of every external pair under all labellings that leave one member out of each repeat, as real pairs
@@ -58,21 +53,18 @@ def null_scores(alignments: Sequence[np.ndarray], membership: Membership, *, pro
 
     Args:
         alignments: one array a member, [n_pairs] each.
-        membership: who trains on what.
-        protocol: `ensemble` or `paper`.
-        seed: start of the draw of labellings.
+        sides: which members count as in and out.
 
     Returns:
         Null values, [n_external] or [n_labellings × n_external].
     """
-    replicates = replicate_rows(membership.members, protocol=protocol)
-    external = np.stack([np.asarray(values)[membership.group == EXTERNAL] for values in alignments]).astype(np.float64)
-    if protocol == "paper":
-        is_f = in_side(membership, protocol=protocol, seed=seed)[:, 0]
+    external = np.stack([np.asarray(values)[sides.external] for values in alignments]).astype(np.float64)
+    if sides.protocol == "paper":
+        is_f = sides.inside[:, 0]
         return external[is_f].mean(axis=0) - external[~is_f].mean(axis=0)
-    total, n_out = external.sum(axis=0), len(replicates)
+    total, n_out = external.sum(axis=0), len(sides.replicates)
     scores = []
-    for label in labellings(replicates, external.shape[1], seed=seed):
+    for label in labellings(sides.replicates, external.shape[1], seed=sides.seed):
         out = np.take_along_axis(external, label, axis=0).sum(axis=0)
         scores.append((total - out) / (len(external) - n_out) - out / n_out)
     return np.concatenate(scores)
@@ -132,9 +124,7 @@ def q_values(p: np.ndarray, group: np.ndarray) -> np.ndarray:
     return q
 
 
-def group_summary(
-    alignments: Sequence[np.ndarray], membership: Membership, *, protocol: str, seed: int, level: float = 0.95
-) -> pd.DataFrame:
+def group_summary(alignments: Sequence[np.ndarray], sides: Sides, *, level: float = 0.95) -> pd.DataFrame:
     """Summarise clipmem by group, with a t interval over seeds or repeats where there are at least three.
 
     With fewer, low and high are one standard deviation over the pairs either side of the mean, and claim nothing
@@ -142,26 +132,23 @@ def group_summary(
 
     Args:
         alignments: one array a member, [n_pairs] each.
-        membership: who trains on what.
-        protocol: `ensemble` or `paper`.
-        seed: start of the random labelling of external pairs.
+        sides: which members count as in and out.
         level: coverage of the interval.
 
     Returns:
         One row a group: group, n, mean, low, high, kind (`95% interval over seeds`, `95% interval over repeats` or
         `SD over pairs`).
     """
-    inside = in_side(membership, protocol=protocol, seed=seed)
-    replicates = replicate_clipmem(alignments, membership, inside)
-    mean_in, mean_out = side_means(alignments, inside)
-    rows = []
-    for name in (name for name in GROUPS if (membership.group == name).any()):
-        members = membership.group == name
+    replicates = replicate_clipmem(alignments, sides.replicates, sides.inside)
+    mean_in, mean_out = side_means(alignments, sides.inside)
+    rows, group = [], sides.membership.group
+    for name in (name for name in GROUPS if (group == name).any()):
+        members = group == name
         clipmem = (mean_in - mean_out)[members]
         half, kind = clipmem.std(ddof=1) if len(clipmem) > 1 else np.nan, "SD over pairs"
         if len(replicates) >= MIN_REPLICATES:
             half = _half_width(replicates[:, members].mean(axis=1), level)
-            kind = f"{level:.0%} interval over {'seeds' if protocol == 'paper' else 'repeats'}"
+            kind = f"{level:.0%} interval over {'seeds' if sides.protocol == 'paper' else 'repeats'}"
         rows.append((name, int(members.sum()), clipmem.mean(), clipmem.mean() - half, clipmem.mean() + half, kind))
     return pd.DataFrame(rows, columns=[GROUP, "n", "mean", "low", "high", "kind"])
 
@@ -189,7 +176,7 @@ def membership_auroc(alignments: Sequence[np.ndarray], membership: Membership) -
     return values, float(known.mean()) if len(known) else float("nan")
 
 
-def ranking_stability(alignments: Sequence[np.ndarray], membership: Membership) -> float:
+def ranking_stability(alignments: Sequence[np.ndarray], sides: Sides) -> float:
     """Correlate the clipmem ranking of two disjoint halves of the repeats (ensemble) or seeds (paper), by Spearman.
 
     In [−1, 1]: 1 the same order, 0 no relation. It is about scores of half the members: `ranking_reliability` is about
@@ -198,14 +185,14 @@ def ranking_stability(alignments: Sequence[np.ndarray], membership: Membership) 
 
     Args:
         alignments: one array a member, [n_pairs] each.
-        membership: who trains on what.
+        sides: whose members, in which repeats or seeds.
 
     Returns:
         The correlation; NaN with only one repeat or seed, or where all pairs score alike. Of an odd number the last
         is not used.
     """
-    judged = np.isin(membership.group, SCORED_GROUPS)
-    replicates = replicate_clipmem(alignments, membership, membership.trained)[:, judged]
+    judged = np.isin(sides.membership.group, SCORED_GROUPS)
+    replicates = replicate_clipmem(alignments, sides.replicates, sides.membership.trained)[:, judged]
     half = len(replicates) // 2
     if half == 0:
         return float("nan")

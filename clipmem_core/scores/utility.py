@@ -1,4 +1,4 @@
-"""Turns a member's embeddings into its utility: retrieval, linear probe and zero-shot accuracy."""
+"""The utility of a member's embeddings: retrieval, linear probe and zero-shot accuracy."""
 
 import warnings
 from collections.abc import Sequence

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from clipmem_core.columns import ONE_SPLIT
-from clipmem_core.scores.paired import Difference
+from clipmem_core.scores.seeds import Difference
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 from clipmem_core.studies.compare import difference_of, differences, mean_of
 from clipmem_core.studies.mitigations import NONE, UNTRAINED

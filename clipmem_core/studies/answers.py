@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.scores.paired import Difference, paired_difference
+from clipmem_core.scores.seeds import Difference, paired_difference
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 from clipmem_core.studies.compare import TEXT_LEAD, difference_of, mean_of
 from clipmem_core.studies.store import ARM, EPOCH, IMAGE_EXTERNAL, SEED, TEXT_EXTERNAL

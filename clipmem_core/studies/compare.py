@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.scores.paired import Difference, paired_difference
+from clipmem_core.scores.seeds import Difference, paired_difference
 from clipmem_core.studies.store import (
     ARM,
     CLIPMEM_CANDIDATE,

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.scores.paired import Difference
+from clipmem_core.scores.seeds import Difference
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 from clipmem_core.studies.aim import AIM, Outcome, judged_against, leaving_out, outcome_of, percent, untrained_of
 from clipmem_core.studies.answers import verdict

@@ -13,8 +13,9 @@ from clipmem_core.audits.progress import last_line
 from clipmem_core.audits.scoring import membership_of
 from clipmem_core.audits.store import IMAGE_INDEX, SNAPSHOTS, TEXT_INDEX, Audit, read_array, read_utility
 from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.encoders import contributions
+from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.shapley import contributions
 from clipmem_core.scores.uncertainty import membership_auroc
 from clipmem_core.studies.store import (
     ARM,
@@ -86,13 +87,8 @@ def memorization(folders: list[Path], membership: Membership, compared: np.ndarr
     external = membership.group == c.EXTERNAL
     candidate = (membership.group == c.CANDIDATE) & compared
     f, g = (pair_terms(a, b, external)[c.ALIGNMENT] for a, b in zip(image, text, strict=True))
-    parts, fits = contributions(image, text, membership, protocol="paper", seed=seed)
-    kept = dataclasses.replace(
-        membership,
-        group=membership.group[compared],
-        trained=membership.trained[:, compared],
-        slots=membership.slots[compared],
-    )
+    parts, fits = contributions(image, text, Sides(membership, "paper", seed))
+    kept = dataclasses.replace(membership, group=membership.group[compared], trained=membership.trained[:, compared])
     return {
         CLIPMEM_CANDIDATE: float((f - g)[candidate].mean()),
         MEMBERSHIP_AUROC: membership_auroc([f[compared], g[compared]], kept)[1],

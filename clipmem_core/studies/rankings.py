@@ -1,4 +1,4 @@
-"""The scores of an audit → which pairs a person would take out first, by each way to rank them."""
+"""Which pairs a study takes out of training first, by each way to rank them."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core.scores.table import REMOVAL, scores_in
 from clipmem_core.training.draws import draw_keys, hashed
 
 RANDOM = "random"
-# What the pairs to take out first have: the highest value (1) or the lowest (−1). The lowest similarity of a model to
-# what it was trained on is what people filter by today.
-DIRECTIONS = {c.CLIPMEM: 1, c.CLIPMEM_TEXT: 1, c.MISFIT: 1, c.SIMILARITY_OUT: -1, c.SIMILARITY_IN: -1}
+# What the pairs to take out first have: the highest value (1) or the lowest (−1).
+DIRECTIONS = {name: score.direction for name, score in scores_in(REMOVAL).items()}
 
 
 @dataclass(frozen=True)

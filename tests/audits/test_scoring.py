@@ -6,6 +6,7 @@ import pytest
 
 from clipmem_core.audits.scoring import Evidence, score_table, summary
 from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.membership import Membership, paper_membership
 
 N = 220
@@ -17,9 +18,7 @@ def evidence(membership: Membership, widths: tuple[int, int]) -> Evidence:
     external = membership.group == "external"
     return Evidence(
         pairs=pd.DataFrame({"pair_id": [str(row) for row in range(N)], "planted": None}),
-        membership=membership,
-        protocol="paper",
-        seed=0,
+        sides=Sides(membership, "paper", 0),
         views=2,
         terms=[pair_terms(a, b, external) for a, b in zip(image, text, strict=True)],
         image=image,
@@ -31,7 +30,7 @@ def evidence(membership: Membership, widths: tuple[int, int]) -> Evidence:
 
 def without_shared(drawn: Membership) -> Membership:
     group = np.where(drawn.group == "shared", "candidate", drawn.group)
-    return Membership(group, drawn.members, drawn.trained, drawn.slots)
+    return Membership(group, drawn.members, drawn.trained)
 
 
 @pytest.mark.parametrize(

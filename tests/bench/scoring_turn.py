@@ -18,6 +18,7 @@ import numpy as np
 from clipmem_core.audits.index import map_vectors, write_index
 from clipmem_core.columns import EXTERNAL
 from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.membership import Membership, paper_membership
 from clipmem_core.scores.memorization import memorization_table
 
@@ -66,7 +67,7 @@ def score(folder: Path) -> dict[str, Any]:
         mapped = [[map_vectors(path) for path in files(folder, member)] for member in drawn.members]
         terms = [pair_terms(image, text, external) for image, text in mapped]
         between = time.perf_counter()
-        memorization_table(terms, drawn, protocol="paper", seed=0)
+        memorization_table(terms, Sides(drawn, "paper", 0))
         ended = time.perf_counter()
     return {
         "seconds": ended - began,

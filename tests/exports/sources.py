@@ -24,9 +24,10 @@ from clipmem_core.audits.store import (
     write_manifest,
     write_table,
 )
-from clipmem_core.columns import QUARANTINE_COLUMNS, SCORE_COLUMNS, UTILITY_COLUMNS
+from clipmem_core.columns import QUARANTINE_COLUMNS, UTILITY_COLUMNS
 from clipmem_core.config import AuditConfig, as_dict, preset_config
 from clipmem_core.pairs.planting import plant_miscaptions
+from clipmem_core.scores.table import SCORE_COLUMNS
 
 CAPTIONS = [
     ["plain", "another of the same picture"],

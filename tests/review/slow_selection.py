@@ -6,14 +6,15 @@ import unicodedata
 from hypothesis import strategies as st
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.review.selection import SCORES, Outline, Range, Selection
+from clipmem_core.review.selection import Outline, Range, Selection
+from clipmem_core.scores.table import BY_NAME
 
 numbers = st.floats(-2, 2).map(lambda value: round(value, 3))
 ranges = st.builds(Range, st.sampled_from(["clipmem", "misfit", "n_in"]), st.none() | numbers, st.none() | numbers)
 corners = st.lists(st.tuples(numbers, numbers), min_size=3, max_size=9).map(tuple)
 selections = st.builds(
     Selection,
-    order=st.sampled_from(SCORES),
+    order=st.sampled_from(list(BY_NAME)),
     ascending=st.booleans(),
     group=st.sampled_from(["", "", "shared", "independent", "candidate", "x' OR 1=1 --"]),
     label=st.sampled_from(["", "", "", "circle", "%", 'circle" --']),

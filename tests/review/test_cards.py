@@ -37,9 +37,9 @@ def test_the_score_that_orders_is_among_them(made: dict[str, Audit]) -> None:
 
 def test_scores_that_are_no_numbers_are_none(copy: Copy) -> None:
     audit = copy()
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(se=np.inf, clipmem_text=None))
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(se=np.inf, misfit=None))
     (card,) = cards(audit, [5])
-    assert (card.scores["se"], card.scores["clipmem_text"]) == (None, None)
+    assert (card.scores["se"], card.scores["misfit"]) == (None, None)
 
 
 def test_a_card_has_the_decision_of_its_pair(copy: Copy) -> None:

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from clipmem_core.review.selection import (
     MAX_CORNERS,
-    SCORES,
     Outline,
     Range,
     Selection,
@@ -15,15 +14,16 @@ from clipmem_core.review.selection import (
     thinned,
     to_parameters,
 )
+from clipmem_core.scores.table import BY_NAME
 
 numbers = st.integers(-5000, 5000).map(lambda value: value / 1000)
 texts = st.text(max_size=20)
-ranges = st.builds(Range, st.sampled_from(SCORES), st.none() | numbers, st.none() | numbers)
+ranges = st.builds(Range, st.sampled_from(list(BY_NAME)), st.none() | numbers, st.none() | numbers)
 corners = st.lists(st.tuples(numbers, numbers), min_size=3, max_size=MAX_CORNERS).map(tuple)
-outlines = st.builds(Outline, st.sampled_from(SCORES), st.sampled_from(SCORES), corners)
+outlines = st.builds(Outline, st.sampled_from(list(BY_NAME)), st.sampled_from(list(BY_NAME)), corners)
 selections = st.builds(
     Selection,
-    order=st.sampled_from(SCORES),
+    order=st.sampled_from(list(BY_NAME)),
     ascending=st.booleans(),
     group=texts,
     label=texts,

@@ -35,7 +35,6 @@ def test_ensemble_leaves_every_scored_pair_out_once_a_repeat_and_keeps_look_alik
     assert np.ptp(parts, axis=1).max() <= np.unique(ids[scored], return_counts=True)[1].max()
     assert _is_constant_within(drawn.group, ids)
     assert _is_constant_within(drawn.trained, ids)
-    assert (drawn.slots == np.arange(len(ids))).all()
 
 
 @settings(max_examples=20)
@@ -55,16 +54,6 @@ def test_paper_groups_have_their_sizes_and_trained_members(ids: np.ndarray, seed
     assert _is_constant_within(drawn.group, ids)
 
 
-def test_independent_pairs_take_the_slots_of_candidates_and_all_others_keep_their_own() -> None:
-    drawn = paper_membership(np.arange(400), seeds=2, seed=3)
-    independent, candidate = (np.flatnonzero(drawn.group == name) for name in ("independent", "candidate"))
-    assert (drawn.slots[independent] == candidate).all()
-    others = drawn.group != "independent"
-    assert (drawn.slots[others] == np.flatnonzero(others)).all()
-    f, g = drawn.trained[:2]
-    assert sorted(drawn.slots[f]) == sorted(drawn.slots[g])
-
-
 def test_more_repeats_or_seeds_only_add_members() -> None:
     ids = np.random.default_rng(0).integers(300, size=400)
     small, large = (ensemble_membership(ids, folds=3, repeats=repeats, seed=5) for repeats in (1, 3))
@@ -73,7 +62,6 @@ def test_more_repeats_or_seeds_only_add_members() -> None:
     assert small.members == large.members[:3]
     one, three = (paper_membership(ids, seeds=seeds, seed=5) for seeds in (1, 3))
     assert (one.group == three.group).all()
-    assert (one.slots == three.slots).all()
     assert three.members == ("f-0", "g-0", "f-1", "g-1", "f-2", "g-2")
 
 

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
-from clipmem_core.columns import SCORE_COLUMNS, TERMS
+from clipmem_core.columns import TERMS
+from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership
 from clipmem_core.scores.memorization import memorization_table, relative
+from clipmem_core.scores.table import SCORE_COLUMNS
 
 
 def _terms(rng: np.random.Generator, n_members: int, n_pairs: int) -> list[dict[str, np.ndarray]]:
@@ -11,7 +13,7 @@ def _terms(rng: np.random.Generator, n_members: int, n_pairs: int) -> list[dict[
 
 
 def _membership(groups: list[str], members: tuple[str, ...], trained: list[list[int]]) -> Membership:
-    return Membership(np.array(groups), members, np.array(trained, dtype=bool), np.arange(len(groups)))
+    return Membership(np.array(groups), members, np.array(trained, dtype=bool))
 
 
 def test_a_two_by_two_ensemble_by_hand() -> None:
@@ -22,7 +24,7 @@ def test_a_two_by_two_ensemble_by_hand() -> None:
     )
     alignment = [[0.9, 0.1, 0.2, 0.0], [0.1, 0.7, 0.2, 0.0], [0.7, 0.2, 0.2, 0.0], [0.3, 0.5, 0.2, 0.0]]
     terms = [{term: np.array(row) for term in TERMS} for row in alignment]
-    table = memorization_table(terms, drawn, protocol="ensemble", seed=0)
+    table = memorization_table(terms, Sides(drawn, "ensemble", 0))
     assert table["clipmem"].tolist() == pytest.approx([0.8 - 0.2, 0.6 - 0.15, 0, 0])
     assert table["alignment_in"].tolist()[:2] == pytest.approx([0.8, 0.6])
     assert table["positive_out"].tolist()[:2] == pytest.approx([0.2, 0.15])
@@ -45,7 +47,7 @@ def test_a_paper_audit_by_hand() -> None:
     )
     f, g = np.array([0.5, 0.9, 0.2, 0.1, 0.2]), np.array([0.5, 0.3, 0.7, 0.2, 0.1])
     terms = [dict.fromkeys(TERMS, f), dict.fromkeys(TERMS, g)]
-    table = memorization_table(terms, drawn, protocol="paper", seed=0)
+    table = memorization_table(terms, Sides(drawn, "paper", 0))
     assert table["clipmem"].tolist() == pytest.approx([0, 0.6, -0.5, -0.1, 0.1])
     assert table["alignment_in"].tolist() == f.tolist()
     assert table["negative_text_out"].tolist() == g.tolist()
@@ -62,9 +64,9 @@ def test_swapping_f_and_g_flips_the_sign_and_nothing_else() -> None:
     drawn, terms = paper_membership(np.arange(300), seeds=2, seed=0), _terms(rng, 4, 300)
     group = drawn.group.copy()
     group[drawn.group == "candidate"], group[drawn.group == "independent"] = "independent", "candidate"
-    swapped = Membership(group, drawn.members, drawn.trained[[1, 0, 3, 2]], drawn.slots)
-    table = memorization_table(terms, drawn, protocol="paper", seed=0)
-    mirror = memorization_table([terms[row] for row in (1, 0, 3, 2)], swapped, protocol="paper", seed=0)
+    swapped = Membership(group, drawn.members, drawn.trained[[1, 0, 3, 2]])
+    table = memorization_table(terms, Sides(drawn, "paper", 0))
+    mirror = memorization_table([terms[row] for row in (1, 0, 3, 2)], Sides(swapped, "paper", 0))
     assert (table["clipmem"] == -mirror["clipmem"]).all()
     judged = np.isin(group, ["candidate", "independent"])
     for column in ("p_value", "q_value"):
@@ -75,7 +77,7 @@ def test_swapping_f_and_g_flips_the_sign_and_nothing_else() -> None:
 
 def test_the_table_has_the_columns_of_the_contract_in_its_order() -> None:
     drawn = ensemble_membership(np.arange(250), folds=2, repeats=2, seed=0)
-    table = memorization_table(_terms(np.random.default_rng(0), 4, 250), drawn, protocol="ensemble", seed=0)
+    table = memorization_table(_terms(np.random.default_rng(0), 4, 250), Sides(drawn, "ensemble", 0))
     assert list(table) == SCORE_COLUMNS[2:19]
     assert len(table) == 250
 
@@ -83,7 +85,7 @@ def test_the_table_has_the_columns_of_the_contract_in_its_order() -> None:
 def test_external_pairs_of_an_ensemble_are_scored_around_zero_in_spite_of_members_that_differ() -> None:
     drawn = ensemble_membership(np.arange(3_000), folds=2, repeats=2, seed=0)
     terms = [{term: np.full(3_000, float(member)) for term in TERMS} for member in range(4)]
-    table = memorization_table(terms, drawn, protocol="ensemble", seed=0)
+    table = memorization_table(terms, Sides(drawn, "ensemble", 0))
     external = table["clipmem"][drawn.group == "external"]
     assert external.unique().tolist() != [0]
     assert abs(external.mean()) < 0.2
@@ -96,4 +98,4 @@ def test_relative_scores_of_nothing_are_nothing() -> None:
 def test_terms_of_some_members_only_are_refused() -> None:
     drawn = ensemble_membership(np.arange(250), folds=2, repeats=2, seed=0)
     with pytest.raises(ValueError, match="one mapping for each of 4 members, not 3"):
-        memorization_table(_terms(np.random.default_rng(0), 3, 250), drawn, protocol="ensemble", seed=0)
+        memorization_table(_terms(np.random.default_rng(0), 3, 250), Sides(drawn, "ensemble", 0))

@@ -1,11 +1,15 @@
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import ttest_1samp
+from scipy.stats import nct, t, ttest_1samp, ttest_rel
 
-from clipmem_core.scores.seeds import over_seeds, seed_interval
+from clipmem_core.scores.seeds import over_seeds, paired_difference, seed_interval, smallest_detectable
+
+VALUES = st.lists(st.tuples(st.integers(-100, 100), st.integers(-100, 100)), min_size=2, max_size=12)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=8).filter(lambda values: np.std(values) > 1e-6))
@@ -37,3 +41,85 @@ def test_means_are_taken_over_the_seeds_of_each_thing() -> None:
 def test_no_seed_is_no_row() -> None:
     empty = pd.DataFrame({"arm": [], "seed": [], "x": []})
     assert over_seeds(empty, by=["arm"], measures=["x"]).empty
+
+
+def test_a_hand_worked_case() -> None:
+    # Differences 1, 2, 3: mean 2, SD 1, error 1/√3; t.975 with two degrees of freedom is 4.3027.
+    found = paired_difference([3.0, 5.0, 7.0], [2.0, 3.0, 4.0])
+    assert (found.n, found.mean) == (3, 2.0)
+    assert found.low == pytest.approx(2 - 4.3027 / math.sqrt(3), abs=1e-4)
+    assert found.high == pytest.approx(2 + 4.3027 / math.sqrt(3), abs=1e-4)
+
+
+@given(VALUES)
+def test_interval_and_p_value_are_those_of_scipys_paired_t_test(drawn: list[tuple[int, int]]) -> None:
+    values, reference = (np.array(side, dtype=float) for side in zip(*drawn, strict=True))
+    if np.ptp(values - reference) == 0:
+        return
+    found, known = paired_difference(values, reference), ttest_rel(values, reference)
+    interval = known.confidence_interval(0.95)
+    assert [found.low, found.high] == pytest.approx([interval.low, interval.high], rel=1e-9, abs=1e-9)
+    assert found.p_value == pytest.approx(known.pvalue, rel=1e-9)
+
+
+def test_what_both_arms_have_of_a_seed_cancels() -> None:
+    rng = np.random.default_rng(0)
+    arm, reference, of_seed = rng.normal(size=(3, 6))
+    alone, together = paired_difference(arm, reference), paired_difference(arm + 50 * of_seed, reference + 50 * of_seed)
+    assert (alone.mean, alone.low, alone.high) == pytest.approx((together.mean, together.low, together.high))
+
+
+def test_swapping_the_arms_turns_the_sign() -> None:
+    there, back = paired_difference([1.0, 4.0, 2.0], [0.0, 1.0, 5.0]), paired_difference([0, 1, 5], [1, 4, 2])
+    assert (there.mean, there.low, there.high) == pytest.approx((-back.mean, -back.high, -back.low))
+    assert there.detectable == pytest.approx(back.detectable)
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_a_95_percent_interval_holds_the_truth_95_times_in_a_hundred(n: int) -> None:
+    rng, runs = np.random.default_rng(n), 1500
+    of_seed = rng.normal(0, 5, (runs, n))
+    arm, reference = rng.normal(0.7, 1, (runs, n)) + of_seed, rng.normal(0, 0.5, (runs, n)) + of_seed
+    found = [paired_difference(a, b) for a, b in zip(arm, reference, strict=True)]
+    held = np.mean([one.low <= 0.7 <= one.high for one in found])
+    assert held == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / runs))
+
+
+@pytest.mark.parametrize("n", [4, 5, 10, 30])
+def test_the_smallest_detectable_difference_has_the_power_that_the_noncentral_t_says(n: int) -> None:
+    shift = smallest_detectable(2.0, n) / 2.0 * math.sqrt(n)
+    threshold = t.ppf(0.975, n - 1)
+    power = nct.sf(threshold, n - 1, shift) + nct.cdf(-threshold, n - 1, shift)
+    assert power == pytest.approx(0.8, abs=2e-3)
+
+
+def test_it_is_found_four_times_in_five_with_three_seeds_too() -> None:
+    runs, difference = 4000, smallest_detectable(1.0, 3)
+    drawn = np.random.default_rng(1).normal(difference, 1, (runs, 3))
+    found = ttest_rel(drawn, np.zeros_like(drawn), axis=1).pvalue < 0.05
+    assert found.mean() == pytest.approx(0.8, abs=4 * math.sqrt(0.8 * 0.2 / runs))
+
+
+def test_more_seeds_detect_less() -> None:
+    assert smallest_detectable(1.0, 2) > smallest_detectable(1.0, 3) > smallest_detectable(1.0, 5)
+
+
+def test_one_seed_claims_nothing() -> None:
+    found = paired_difference([2.0], [1.0])
+    assert (found.n, found.mean) == (1, 1.0)
+    assert all(math.isnan(value) for value in (found.low, found.high, found.p_value, found.detectable))
+
+
+def test_arms_that_are_one_and_the_same_do_not_differ() -> None:
+    found = paired_difference([2.0, 3.0], [2.0, 3.0])
+    assert (found.mean, found.low, found.high, found.p_value, found.detectable) == (0, 0, 0, 1, 0)
+    assert paired_difference([2.0, 3.0], [1.0, 2.0]).p_value == 0
+
+
+def test_seeds_must_be_paired() -> None:
+    with pytest.raises(ValueError, match="one length above 0, not 2 and 3"):
+        paired_difference([1, 2], [1, 2, 3])
+    with pytest.raises(ValueError, match="not 0 and 0"):
+        paired_difference([], [])
+    with pytest.raises(ValueError, match="at least 2 seeds, not 1"):
+        smallest_detectable(1.0, 1)

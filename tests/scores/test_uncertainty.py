@@ -3,8 +3,8 @@ import pytest
 from scipy.stats import kstest, spearmanr, ttest_1samp, ttest_ind
 from sklearn.metrics import roc_auc_score
 
+from clipmem_core.scores.in_out import Sides, side_means
 from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership
-from clipmem_core.scores.sides import in_side, side_means
 from clipmem_core.scores.uncertainty import (
     group_summary,
     membership_auroc,
@@ -33,13 +33,13 @@ def _paper(n_pairs: int = 2_200, *, seeds: int = 1, memorized: float = 0.0, seed
 
 
 def _clipmem(drawn: Membership, alignments: list[np.ndarray], protocol: str) -> np.ndarray:
-    mean_in, mean_out = side_means(alignments, in_side(drawn, protocol=protocol, seed=0))
+    mean_in, mean_out = side_means(alignments, Sides(drawn, protocol, 0).inside)
     return mean_in - mean_out
 
 
 def test_seeds_give_the_paired_standard_error_of_a_one_sample_t_test() -> None:
     drawn, alignments = _paper(250, seeds=4)
-    errors, kind = standard_errors(alignments, drawn, protocol="paper", seed=0)
+    errors, kind = standard_errors(alignments, Sides(drawn, "paper", 0))
     assert kind == "paired over seeds"
     differences = np.stack(alignments[0::2]) - np.stack(alignments[1::2])
     test = ttest_1samp(differences, 0)
@@ -48,9 +48,9 @@ def test_seeds_give_the_paired_standard_error_of_a_one_sample_t_test() -> None:
 
 def test_an_ensemble_gives_the_standard_error_of_welchs_t_test() -> None:
     drawn, alignments = _ensemble(250, folds=3, repeats=2)
-    errors, kind = standard_errors(alignments, drawn, protocol="ensemble", seed=0)
+    errors, kind = standard_errors(alignments, Sides(drawn, "ensemble", 0))
     assert kind == "welch"
-    inside, values = in_side(drawn, protocol="ensemble", seed=0), np.stack(alignments)
+    inside, values = Sides(drawn, "ensemble", 0).inside, np.stack(alignments)
     clipmem = _clipmem(drawn, alignments, "ensemble")
     for pair in range(0, 250, 10):
         test = ttest_ind(values[inside[:, pair], pair], values[~inside[:, pair], pair], equal_var=False)
@@ -60,7 +60,7 @@ def test_an_ensemble_gives_the_standard_error_of_welchs_t_test() -> None:
 @pytest.mark.parametrize("protocol", ["paper", "ensemble"])
 def test_with_one_member_on_a_side_the_error_is_the_spread_of_external_pairs(protocol: str) -> None:
     drawn, alignments = _paper() if protocol == "paper" else _ensemble(folds=3, repeats=1)
-    errors, kind = standard_errors(alignments, drawn, protocol=protocol, seed=0)
+    errors, kind = standard_errors(alignments, Sides(drawn, protocol, 0))
     assert kind == "sd of external"
     external = _clipmem(drawn, alignments, protocol)[drawn.group == "external"]
     np.testing.assert_allclose(errors, np.std(external, ddof=1))
@@ -77,7 +77,7 @@ def _p_of_one_pair_an_audit(drawn: Membership, groups: list[str], *, audits: int
     p = []
     for _ in range(audits):
         alignments = list(rng.normal(size=drawn.trained.shape) + offsets)
-        null = null_scores(alignments, drawn, protocol=protocol, seed=0)
+        null = null_scores(alignments, Sides(drawn, protocol, 0))
         p.append(p_values(_clipmem(drawn, alignments, protocol), null, drawn.group)[rng.choice(judged)])
     return np.array(p)
 
@@ -100,7 +100,7 @@ def test_p_is_uniform_on_noise_in_an_ensemble_of_members_that_differ(folds: int,
 
 def test_the_null_of_many_members_is_sampled_and_has_the_spread_of_scored_pairs() -> None:
     drawn, alignments = _ensemble(4_400, folds=2, repeats=9)
-    null = null_scores(alignments, drawn, protocol="ensemble", seed=0)
+    null = null_scores(alignments, Sides(drawn, "ensemble", 0))
     assert len(null) == 400 * 256
     scored = _clipmem(drawn, alignments, "ensemble")[drawn.group == "scored"]
     assert null.std() == pytest.approx(scored.std(), rel=0.1)
@@ -108,7 +108,7 @@ def test_the_null_of_many_members_is_sampled_and_has_the_spread_of_scored_pairs(
 
 def test_memorized_pairs_have_small_p_on_both_sides_of_zero() -> None:
     drawn, alignments = _paper(memorized=8.0)
-    null = null_scores(alignments, drawn, protocol="paper", seed=0)
+    null = null_scores(alignments, Sides(drawn, "paper", 0))
     p = p_values(_clipmem(drawn, alignments, "paper"), null, drawn.group)
     assert np.median(p[np.isin(drawn.group, ["candidate", "independent"])]) == 1 / 201
     assert np.median(p[drawn.group == "shared"]) > 0.3
@@ -130,7 +130,7 @@ def test_q_follows_benjamini_and_hochberg_within_each_group() -> None:
 
 def test_three_seeds_give_a_t_interval_over_the_means_of_each_seed() -> None:
     drawn, alignments = _paper(seeds=3, memorized=1.0)
-    summary = group_summary(alignments, drawn, protocol="paper", seed=0).set_index("group")
+    summary = group_summary(alignments, Sides(drawn, "paper", 0)).set_index("group")
     assert list(summary.index) == ["candidate", "independent", "shared", "external"]
     assert set(summary["kind"]) == {"95% interval over seeds"}
     candidates = drawn.group == "candidate"
@@ -144,7 +144,7 @@ def test_three_seeds_give_a_t_interval_over_the_means_of_each_seed() -> None:
 
 def test_with_fewer_replicates_the_summary_shows_the_spread_of_pairs_and_says_so() -> None:
     for protocol, (drawn, alignments) in (("paper", _paper(seeds=2)), ("ensemble", _ensemble())):
-        summary = group_summary(alignments, drawn, protocol=protocol, seed=0).set_index("group")
+        summary = group_summary(alignments, Sides(drawn, protocol, 0)).set_index("group")
         external = _clipmem(drawn, alignments, protocol)[drawn.group == "external"]
         assert set(summary["kind"]) == {"SD over pairs"}
         row = summary.loc["external"]
@@ -153,7 +153,7 @@ def test_with_fewer_replicates_the_summary_shows_the_spread_of_pairs_and_says_so
 
 def test_three_repeats_of_an_ensemble_give_an_interval_over_repeats() -> None:
     drawn, alignments = _ensemble(repeats=3, memorized=1.0)
-    summary = group_summary(alignments, drawn, protocol="ensemble", seed=0).set_index("group")
+    summary = group_summary(alignments, Sides(drawn, "ensemble", 0)).set_index("group")
     assert set(summary["kind"]) == {"95% interval over repeats"}
     assert summary.loc["scored", "low"] < 1 < summary.loc["scored", "high"]
 
@@ -170,7 +170,7 @@ def test_membership_auroc_is_sklearns_over_judged_pairs_of_each_member() -> None
 
 def test_membership_auroc_is_unknown_for_members_that_saw_everything() -> None:
     drawn, alignments = _ensemble(250)
-    everything = Membership(drawn.group, drawn.members, np.ones_like(drawn.trained), drawn.slots)
+    everything = Membership(drawn.group, drawn.members, np.ones_like(drawn.trained))
     values, mean = membership_auroc(alignments, everything)
     assert np.isnan(values).all()
     assert np.isnan(mean)
@@ -183,7 +183,7 @@ def test_ranking_stability_is_the_rank_correlation_of_two_disjoint_halves() -> N
     scored = drawn.group == "scored"
     halves = [side_means(alignments[rows], drawn.trained[rows]) for rows in (slice(0, 2), slice(2, 4))]
     expected = spearmanr(*[(mean_in - mean_out)[scored] for mean_in, mean_out in halves]).statistic
-    assert ranking_stability(alignments, drawn) == pytest.approx(expected)
+    assert ranking_stability(alignments, Sides(drawn, "ensemble", 0)) == pytest.approx(expected)
     assert expected > 0.5
 
 
@@ -199,7 +199,7 @@ def test_reliability_is_the_rank_agreement_with_a_second_audit_of_as_many_member
         for seed in (1, 2)
     ]
     shown = [np.subtract(*side_means(alignments, drawn.trained))[scored] for alignments in audits]
-    found = ranking_reliability(ranking_stability(audits[0], drawn), repeats)
+    found = ranking_reliability(ranking_stability(audits[0], Sides(drawn, "ensemble", 0)), repeats)
     assert found == pytest.approx(spearmanr(*shown).statistic, abs=0.02)
     by_theory = 1 / (1 + 2 * noise**2 / repeats)  # variance of what lasts in that of the mean, of Pearson's kind
     assert found == pytest.approx(by_theory, abs=0.03)
@@ -212,10 +212,11 @@ def test_an_unknown_stability_has_no_reliability() -> None:
 
 def test_parting_candidates_from_independents_is_no_stability() -> None:
     drawn, alignments = _paper(22_000, seeds=2, memorized=5.0)
-    assert abs(ranking_stability(alignments, drawn)) < 0.06
+    assert abs(ranking_stability(alignments, Sides(drawn, "paper", 0))) < 0.06
 
 
 def test_stability_is_unknown_with_one_seed_or_equal_scores() -> None:
-    assert np.isnan(ranking_stability(*reversed(_paper())))
-    drawn, alignments = _ensemble(250)
-    assert np.isnan(ranking_stability([np.zeros(250)] * 4, drawn))
+    drawn, alignments = _paper()
+    assert np.isnan(ranking_stability(alignments, Sides(drawn, "paper", 0)))
+    drawn, _ = _ensemble(250)
+    assert np.isnan(ranking_stability([np.zeros(250)] * 4, Sides(drawn, "ensemble", 0)))

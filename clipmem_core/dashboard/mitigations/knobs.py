@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipmem_core import columns as c
 from clipmem_core.config import AuditConfig
 from clipmem_core.dashboard.mitigations.study_data import Reference
+from clipmem_core.scores.table import REMOVAL, scores_in
 from clipmem_core.studies.rankings import RANDOM
 
 ALL_CAPTIONS = 0
@@ -15,14 +15,7 @@ PLACE_HELP = (
     "After: the embedding is a unit vector when noise is added, and is made one again. Before: noise is added to what "
     "comes out of the encoder, whatever its length."
 )
-RANKED_BY = {
-    c.CLIPMEM: "highest clipmem",
-    c.CLIPMEM_TEXT: "highest text part of clipmem",
-    c.MISFIT: "highest misfit",
-    c.SIMILARITY_OUT: "lowest similarity, models that never saw them",
-    c.SIMILARITY_IN: "lowest similarity, models trained on them",
-    RANDOM: "at random",
-}
+RANKED_BY = {name: score.removal for name, score in scores_in(REMOVAL).items()} | {RANDOM: "at random"}
 REMOVED = 100  # the paper's best number
 
 

@@ -1,4 +1,4 @@
-"""One pair → what its score is made of: its terms member by member, and the captions that strangers to it would choose.
+"""What one pair's score is made of: its terms member by member, and the captions that members without it would choose.
 
 Only the pair's own vectors are read, and the external pairs' once for every member; a caption is chosen in one pass
 over the captions of each member that never saw the pair.
@@ -30,11 +30,11 @@ from clipmem_core.columns import (
 from clipmem_core.config import InputError
 from clipmem_core.review.nearest import cosines, highest, index_path, vectors_at
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE
-from clipmem_core.review.selection import SCORES as COLUMNS
 from clipmem_core.review.tables import ROW, Stamp, fetch_columns, fetch_numbered, number, stamp
-from clipmem_core.scores.alignment import external_means, leave_out
+from clipmem_core.scores.alignment import external_means, terms_of
+from clipmem_core.scores.in_out import in_side, protocol_of
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.sides import in_side, protocol_of
+from clipmem_core.scores.table import BY_NAME
 
 TRAINED, SIDE = "trained", "side"
 IN, OUT = "in", "out"
@@ -111,10 +111,10 @@ def mean_terms(audit: Audit, row: int) -> dict[str, float | None]:
     Raises:
         InputError: there is no such row, or the file is missing or broken.
     """
-    found = fetch_numbered(audit.folder / SCORES, [number(column) for column in COLUMNS], [row])
+    found = fetch_numbered(audit.folder / SCORES, [number(column) for column in BY_NAME], [row])
     if row not in found:
         raise InputError(f"audit {audit.name!r} has no row {row} in its scores")
-    values = zip(COLUMNS, found[row], strict=True)
+    values = zip(BY_NAME, found[row], strict=True)
     return {column: float(value) if math.isfinite(value) else None for column, value in values}
 
 
@@ -148,17 +148,9 @@ def _terms(audit: Audit, member: str, membership: Membership, row: int) -> dict[
     version = (stamp(audit.folder / MEMBERSHIP), stamp(image_path), stamp(text_path))
     mean_image, mean_text, n_external = _external_means(audit, member, version)
     image, text = (vectors_at(path, [row])[0].astype(np.float64) for path in (image_path, text_path))
-    positive, negatives = image @ text, np.array([image @ mean_text, mean_image @ text])
-    if membership.group[row] == EXTERNAL:
-        negatives = leave_out(negatives, positive, n_external)
-    length = np.linalg.norm(image) * np.linalg.norm(text)
-    return {
-        POSITIVE: float(positive),
-        NEGATIVE_TEXT: float(negatives[0]),
-        NEGATIVE_IMAGE: float(negatives[1]),
-        ALIGNMENT: float(positive - negatives.sum()),
-        SIMILARITY: float(positive / length) if length else 0.0,
-    }
+    products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
+    terms = terms_of(products, np.flatnonzero(membership.group[[row]] == EXTERNAL), n_external)
+    return {term: float(terms[term][0]) for term in (POSITIVE, NEGATIVE_TEXT, NEGATIVE_IMAGE, ALIGNMENT, SIMILARITY)}
 
 
 @functools.lru_cache(maxsize=MEMBERS_KEPT)
@@ -196,7 +188,7 @@ def _membership(audit: Audit, version: Stamp) -> Membership:
     group = columns.pop(GROUP, np.empty(0))
     if not columns or not len(group):
         raise InputError(f"{path} names no groups or no members: delete the audit's folder and run it again")
-    return Membership(group, tuple(columns), np.stack(list(columns.values())).astype(bool), np.arange(len(group)))
+    return Membership(group, tuple(columns), np.stack(list(columns.values())).astype(bool))
 
 
 @functools.lru_cache(maxsize=AUDITS_KEPT)

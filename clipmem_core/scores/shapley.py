@@ -1,4 +1,4 @@
-"""Turns mean embeddings of several members into the part each encoder has in clipmem, and each encoder's own SSLMem.
+"""The part that each encoder has in clipmem: Shapley values from members mapped into one space.
 
 The embeddings of two members live in different spaces. R is the orthogonal map from one to the other, fitted on both
 modalities of pairs whose membership is the same in both. With h(a, b) = alignment of a's image encoder with b's text
@@ -7,21 +7,23 @@ encoder, f mapped by R to g, the two-player Shapley values are exact:
     image = ½[h(f,g) − h(g,g) + h(f,f) − h(g,f)]      text = ½[h(g,f) − h(g,g) + h(f,f) − h(f,g)]
 
 Their sum is clipmem, and a misfit of R that hurts both hybrids alike cancels. The decomposition is ours,
-not the paper's.
+not the paper's. h is bilinear in the means (μ, ν) of a and of b, so its mean over all in–out pairs of members is h of
+the two sides' mean embeddings: linear in members, not quadratic.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT, EXTERNAL, SHARED, SSLMEM_IMAGE, SSLMEM_TEXT
+from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT, EXTERNAL, SHARED
 from clipmem_core.config import InputError
-from clipmem_core.scores.hybrids import hybrid_parts
+from clipmem_core.scores.alignment import external_means, leave_out
+from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.sides import in_side, replicate_rows, side_means
 
-_CHUNK = 8_192
+_FIT_CHUNK, _CHUNK = 8_192, 4_096  # rows at a time: of a fit, of the parts
 _HELD_OUT_DRAW = 4  # a random stream of its own
 _TIE = 1e-10  # relative weight of the identity where the rows leave the map open
 
@@ -66,7 +68,7 @@ def map_fit(source: np.ndarray, target: np.ndarray, rotation: np.ndarray) -> flo
 
 
 def contributions(
-    image: Sequence[np.ndarray], text: Sequence[np.ndarray], membership: Membership, *, protocol: str, seed: int
+    image: Sequence[np.ndarray], text: Sequence[np.ndarray], sides: Sides
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Split every pair's clipmem into the part of the image encoder and the part of the text encoder.
 
@@ -78,9 +80,7 @@ def contributions(
     Args:
         image: μ_I of each member, [n_pairs, dim]; may be memory maps.
         text: μ_T of each member, [n_pairs, dim].
-        membership: who trains on what.
-        protocol: `ensemble` or `paper`.
-        seed: start of the labelling of external pairs, and of the half that is held out to measure the fit.
+        sides: which members count as in and out; its seed also draws the half that is held out to measure the fit.
 
     Returns:
         A table with clipmem_image and clipmem_text, one row a pair, and for each mapped member the fit of its map:
@@ -90,65 +90,23 @@ def contributions(
         ValueError: as many matrices as members, all with a row for each pair, are wanted.
         InputError: members embed in different widths, or there are fewer than two pairs to fit a map on.
     """
+    membership, inside, paper = sides.membership, sides.inside, sides.protocol == "paper"
     _check(image, text, membership)
-    inside = in_side(membership, protocol=protocol, seed=seed)
-    replicates = replicate_rows(membership.members, protocol=protocol)
-    comparisons = replicates if protocol == "paper" else [np.arange(len(membership.members))]
-    fitted_on = _fitted_on(membership, SHARED if protocol == "paper" else EXTERNAL, seed)
-    external = membership.group == EXTERNAL
+    comparisons = sides.replicates if paper else [np.arange(len(membership.members))]
+    fitted_on = _fitted_on(membership, SHARED if paper else EXTERNAL, sides.seed)
 
-    parts = np.zeros((2, len(external)))
+    parts = np.zeros((2, len(sides.external)))
     fits: dict[str, float] = {}
     for rows in comparisons:
-        reference = int(rows[~inside[rows, 0]][0]) if protocol == "paper" else int(rows[0])
+        reference = int(rows[~inside[rows, 0]][0]) if paper else int(rows[0])
         maps: list[np.ndarray | None] = [None] * len(rows)
         for position, row in enumerate(rows.tolist()):
             if row != reference:
                 pair = (image[row], text[row]), (image[reference], text[reference])
                 maps[position], fits[membership.members[row]] = _fit(*pair, fitted_on)
         matrices = [image[row] for row in rows.tolist()], [text[row] for row in rows.tolist()]
-        parts += hybrid_parts(*matrices, maps, inside[rows], external) / len(comparisons)
+        parts += _hybrid_parts(*matrices, maps, inside[rows], sides.external) / len(comparisons)
     return pd.DataFrame({CLIPMEM_IMAGE: parts[0], CLIPMEM_TEXT: parts[1]}), fits
-
-
-def sslmem(
-    image_square: Sequence[np.ndarray],
-    text_square: Sequence[np.ndarray],
-    membership: Membership,
-    *,
-    n_views: int | np.ndarray,
-    n_captions: int | np.ndarray,
-    protocol: str,
-    seed: int,
-) -> pd.DataFrame:
-    """Measure how much closer each encoder alone holds the views (or captions) of a pair that it trained on.
-
-    SSLMem (ICLR 2024) with d = 1 − cosine: E d under out minus E d under in, in [−2, 2], positive memorized. The mean
-    pairwise cosine of n unit vectors with mean μ is (n‖μ‖² − 1) / (n − 1).
-
-    Args:
-        image_square: ‖μ_I‖² of each member, [n_pairs], as `pair_terms` returns it.
-        text_square: ‖μ_T‖² of each member, [n_pairs].
-        membership: who trains on what.
-        n_views: views behind each μ_I, one number or [n_pairs].
-        n_captions: captions behind each μ_T, one number or [n_pairs].
-        protocol: `ensemble` or `paper`; in and out are those of alignment.
-        seed: start of the random labelling of external pairs.
-
-    Returns:
-        A table with sslmem_image and sslmem_text, one row a pair; NaN with fewer than two views or captions.
-    """
-    inside = in_side(membership, protocol=protocol, seed=seed)
-    columns = {}
-    for name, squares, count in ((SSLMEM_IMAGE, image_square, n_views), (SSLMEM_TEXT, text_square, n_captions)):
-        mean_in, mean_out = side_means([_mean_cosine(square, count) for square in squares], inside)
-        columns[name] = mean_in - mean_out
-    return pd.DataFrame(columns)
-
-
-def _mean_cosine(square: np.ndarray, count: int | np.ndarray) -> np.ndarray:
-    n = np.broadcast_to(np.asarray(count, dtype=np.float64), square.shape)
-    return np.divide(n * square - 1, n - 1, out=np.full(square.shape, np.nan), where=n >= 2)
 
 
 def _fitted_on(membership: Membership, group: str, seed: int) -> np.ndarray:
@@ -167,8 +125,8 @@ def _fit(
     crossed = _crossed(source, target, half)
     rotation = _orthogonal(crossed)
     total = 0.0
-    for start in range(0, len(held_out), _CHUNK):
-        some = held_out[start : start + _CHUNK]
+    for start in range(0, len(held_out), _FIT_CHUNK):
+        some = held_out[start : start + _FIT_CHUNK]
         total += sum(len(some) * map_fit(a[some], b[some], rotation) for a, b in zip(source, target, strict=True))
     return _orthogonal(crossed + _crossed(source, target, held_out)), total / (2 * len(held_out))
 
@@ -178,8 +136,8 @@ def _crossed(
 ) -> np.ndarray:
     """Return the sum over rows and modalities of the products of source and target, [dim, dim], float64."""
     crossed = np.zeros((source[0].shape[1],) * 2)
-    for start in range(0, len(rows), _CHUNK):
-        some = rows[start : start + _CHUNK]
+    for start in range(0, len(rows), _FIT_CHUNK):
+        some = rows[start : start + _FIT_CHUNK]
         for a, b in zip(source, target, strict=True):
             crossed += a[some].astype(np.float64).T @ b[some].astype(np.float64)
     return crossed
@@ -204,3 +162,94 @@ def _check(image: Sequence[np.ndarray], text: Sequence[np.ndarray], membership: 
         raise InputError(
             f"the parts of the encoders need members that embed in one width, not in {widths}: score those apart"
         )
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """The members of one comparison in their common space; a map is None where a member is at home in it."""
+
+    image: Sequence[np.ndarray]
+    text: Sequence[np.ndarray]
+    maps: Sequence[np.ndarray | None]
+    nu_image: np.ndarray  # [n_members, dim], mapped
+    nu_text: np.ndarray
+    external: np.ndarray  # [n_pairs]
+
+
+def _hybrid_parts(
+    image: Sequence[np.ndarray],
+    text: Sequence[np.ndarray],
+    maps: Sequence[np.ndarray | None],
+    inside: np.ndarray,
+    external: np.ndarray,
+) -> np.ndarray:
+    """Compute the two-player Shapley values of clipmem, averaged over all in–out pairs of members.
+
+    Args:
+        image: μ_I of each member, [n_pairs, dim].
+        text: μ_T of each member, [n_pairs, dim].
+        maps: orthogonal map of each member to the common space, [dim, dim], or None for the identity.
+        inside: true where the member is on the `in` side, [n_members, n_pairs].
+        external: true for external pairs, [n_pairs].
+
+    Returns:
+        Image and text part, [2, n_pairs], in cosine units; they add up to clipmem.
+    """
+    nu_image, nu_text = [], []
+    for a, b, rotation in zip(image, text, maps, strict=True):
+        means = external_means(a, b, external)
+        nu_image.append(_turned(means[0], rotation))
+        nu_text.append(_turned(means[1], rotation))
+    mapped = _Mapped(image, text, maps, np.stack(nu_image), np.stack(nu_text), external)
+    parts = np.empty((2, len(external)))
+    for start in range(0, len(external), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        parts[:, rows] = _parts_of(mapped, rows, inside[:, rows])
+    return parts
+
+
+def _parts_of(mapped: _Mapped, rows: slice, inside: np.ndarray) -> np.ndarray:
+    """Return both parts for a chunk of rows, [2, n_rows]."""
+    with np.errstate(invalid="ignore"):  # a pair without members on one side has no clipmem: NaN
+        weights = np.stack([side / side.sum(axis=0) for side in (inside, ~inside)])
+    shape = (2, inside.shape[1], mapped.nu_image.shape[1])  # [in and out, n_rows, dim]
+    mean_image, mean_text = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+    clipmem = np.zeros(inside.shape[1])
+    for member, rotation in enumerate(mapped.maps):
+        image, text = _turned(mapped.image[member][rows], rotation), _turned(mapped.text[member][rows], rotation)
+        for side in (0, 1):
+            share = weights[side, member].astype(np.float32)[:, None]
+            mean_image[side] += share * image
+            mean_text[side] += share * text
+        alone = np.zeros_like(weights[0])
+        alone[member] = 1.0
+        clipmem += (weights[0, member] - weights[1, member]) * _aligned(mapped, rows, image, text, alone, alone)
+    f_g, g_f = (
+        _aligned(mapped, rows, mean_image[a], mean_text[b], weights[a], weights[b]) for a, b in ((0, 1), (1, 0))
+    )
+    return np.stack([clipmem + (f_g - g_f), clipmem - (f_g - g_f)]) / 2
+
+
+def _aligned(
+    mapped: _Mapped,
+    rows: slice,
+    image: np.ndarray,
+    text: np.ndarray,
+    image_weights: np.ndarray,
+    text_weights: np.ndarray,
+) -> np.ndarray:
+    """Return h of image and text embeddings, [n_rows]; weights [n_members, n_rows] mix ν from the members' own."""
+    positive = np.einsum("nd,nd->n", image, text).astype(np.float64)
+    negative_text = np.einsum("nm,mn->n", image @ mapped.nu_text.T, text_weights)
+    negative_image = np.einsum("nm,mn->n", text @ mapped.nu_image.T, image_weights)
+    external, n_external = mapped.external[rows], int(mapped.external.sum())
+    negatives = (
+        np.where(external, leave_out(negative, positive, n_external), negative)
+        for negative in (negative_text, negative_image)
+    )
+    return positive - sum(negatives)
+
+
+def _turned(vectors: np.ndarray, rotation: np.ndarray | None) -> np.ndarray:
+    """Return vectors in the common space, in their own precision."""
+    return vectors if rotation is None else vectors @ rotation.astype(vectors.dtype)

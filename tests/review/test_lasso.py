@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmem_core.review.outlines import inside
+from clipmem_core.review.lasso import inside
 from clipmem_core.review.selection import Outline
 from tests.review.slow_selection import is_in
 

@@ -1,4 +1,4 @@
-"""Points of a plane and a closed shape → which of them lie in it."""
+"""Which points of a plane lie in a closed shape."""
 
 from collections.abc import Sequence
 

@@ -1,12 +1,12 @@
-"""A score → the rows that have it, the highest first. Sorted once, then every page and every filter is a look-up."""
+"""The rows of an audit by a score, sorted once; every page and filter looks them up."""
 
 import functools
 
 import numpy as np
 
 from clipmem_core.audits.store import SCORES, Audit
-from clipmem_core.review.selection import SCORES as COLUMNS
 from clipmem_core.review.tables import Version, fetch_columns, number
+from clipmem_core.scores.table import BY_NAME
 
 KEPT = 8  # orders in memory, 4 bytes a pair
 
@@ -26,8 +26,8 @@ def order_of(audit: Audit, version: Version, column: str) -> np.ndarray:
     Raises:
         ValueError: there is no such column.
     """
-    if column not in COLUMNS:
-        raise ValueError(f"order must be one of {', '.join(COLUMNS)}, not {column!r}")
+    if column not in BY_NAME:
+        raise ValueError(f"order must be one of {', '.join(BY_NAME)}, not {column!r}")
     found = fetch_columns(audit.folder / SCORES, f"SELECT {number(column)} AS score FROM parquet")
     rows = highest_first(found["score"])
     rows.flags.writeable = False

@@ -1,13 +1,15 @@
-"""Turns member names and membership into sides: which members count as `in` and which as `out` for each pair.
+"""Which members count as `in` and which as `out` for each pair, and means over the two sides.
 
 A replicate is what the protocol repeats: a repeat of the ensemble (`r0-f0`, `r0-f1`, …) or a seed of the paper
 (`f-0`, `g-0`).
 """
 
+import functools
 import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -91,6 +93,36 @@ def in_side(membership: Membership, *, protocol: str, seed: int) -> np.ndarray:
     return inside
 
 
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """Who trains on what, and as what each member counts; both follow from the protocol and are worked out once.
+
+    Attributes:
+        membership: who trains on what.
+        protocol: `ensemble` or `paper`.
+        seed: start of every draw that scoring makes, the labelling of external pairs among them.
+    """
+
+    membership: Membership
+    protocol: str
+    seed: int
+
+    @functools.cached_property
+    def inside(self) -> np.ndarray:
+        """True where the member is on the `in` side, [n_members, n_pairs]; see `in_side`."""
+        return in_side(self.membership, protocol=self.protocol, seed=self.seed)
+
+    @functools.cached_property
+    def replicates(self) -> list[np.ndarray]:
+        """The positions of the members of each repeat or seed."""
+        return replicate_rows(self.membership.members, protocol=self.protocol)
+
+    @functools.cached_property
+    def external(self) -> np.ndarray:
+        """True for external pairs, [n_pairs]."""
+        return self.membership.group == EXTERNAL
+
+
 def labellings(replicates: Sequence[np.ndarray], n_pairs: int, *, seed: int) -> Iterable[np.ndarray]:
     """Yield labellings of pairs that no member knows: the member each repeat leaves out, [n_repeats, n_pairs].
 
@@ -140,18 +172,18 @@ def side_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.nda
     return total_in, total_out
 
 
-def replicate_clipmem(alignments: Sequence[np.ndarray], membership: Membership, inside: np.ndarray) -> np.ndarray:
+def replicate_clipmem(
+    alignments: Sequence[np.ndarray], replicates: Sequence[np.ndarray], inside: np.ndarray
+) -> np.ndarray:
     """Return clipmem from each repeat or seed alone: mean alignment in minus out over its members.
 
     Args:
         alignments: one array a member, [n_pairs] each.
-        membership: who trains on what.
+        replicates: the positions of each one's members.
         inside: true where the member is on the `in` side, [n_members, n_pairs].
 
     Returns:
         [n_replicates, n_pairs]; NaN where a replicate has no member on one side.
     """
-    protocol = protocol_of(membership.members)
-    rows_of = replicate_rows(membership.members, protocol=protocol)
-    sides = (side_means([alignments[row] for row in rows.tolist()], inside[rows]) for rows in rows_of)
+    sides = (side_means([alignments[row] for row in rows.tolist()], inside[rows]) for rows in replicates)
     return np.stack([mean_in - mean_out for mean_in, mean_out in sides])

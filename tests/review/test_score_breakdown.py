@@ -7,10 +7,10 @@ import pytest
 from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import InputError
-from clipmem_core.review.anatomy import Chosen, chosen_captions, mean_terms, member_terms
+from clipmem_core.review.score_breakdown import Chosen, chosen_captions, mean_terms, member_terms
 from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.in_out import in_side
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.sides import in_side
 from tests.review.embedded import Embeddings, embed
 
 Copy = Callable[..., Audit]
@@ -25,7 +25,7 @@ def audit(copy: Copy, request: pytest.FixtureRequest) -> Audit:
 def members_of(audit: Audit) -> Membership:
     table = audit.membership
     names = table.columns[2:].tolist()
-    return Membership(table["group"].to_numpy(str), tuple(names), table[names].to_numpy().T, np.arange(len(table)))
+    return Membership(table["group"].to_numpy(str), tuple(names), table[names].to_numpy().T)
 
 
 def test_terms_of_one_pair_are_those_of_the_pass_over_all(audit: Audit) -> None:

@@ -2,8 +2,16 @@ import numpy as np
 import pytest
 
 from clipmem_core.config import InputError
+from clipmem_core.scores.in_out import (
+    Sides,
+    in_side,
+    labellings,
+    protocol_of,
+    replicate_clipmem,
+    replicate_rows,
+    side_means,
+)
 from clipmem_core.scores.membership import ensemble_membership, paper_membership
-from clipmem_core.scores.sides import in_side, labellings, protocol_of, replicate_clipmem, replicate_rows, side_means
 
 
 def test_external_pairs_have_one_member_out_in_each_repeat_and_scored_pairs_keep_the_truth() -> None:
@@ -42,9 +50,11 @@ def test_side_means_agree_with_masked_arrays() -> None:
 def test_replicates_of_clipmem_average_to_clipmem() -> None:
     drawn = ensemble_membership(np.arange(300), folds=3, repeats=4, seed=0)
     values = list(np.random.default_rng(0).normal(size=(12, 300)))
-    inside = in_side(drawn, protocol="ensemble", seed=0)
-    mean_in, mean_out = side_means(values, inside)
-    np.testing.assert_allclose(replicate_clipmem(values, drawn, inside).mean(axis=0), mean_in - mean_out)
+    sides = Sides(drawn, "ensemble", 0)
+    mean_in, mean_out = side_means(values, sides.inside)
+    np.testing.assert_allclose(
+        replicate_clipmem(values, sides.replicates, sides.inside).mean(axis=0), mean_in - mean_out
+    )
 
 
 def test_many_labellings_are_sampled_with_one_member_of_every_repeat() -> None:

@@ -1,0 +1,153 @@
+"""Every score of a pair, with all that the rest of the program needs to know of it: one entry a score."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from clipmem_core import columns as c
+from clipmem_core.scores.detectors import misfit
+
+# Where a score is shown or used; an entry says at which place of the order there.
+QUEUE = "queue"  # the lists of pairs that a person looks at first, the highest first
+USE = "use"  # the verdict's advice on which score is for what
+DETECTION = "detection"  # the comparison at finding planted captions; the first of them is the reference
+REMOVAL = "removal"  # the rankings by which a study takes pairs out of training
+PLANTED = "planted"  # the means of planted kinds beside the other pairs
+CARD = "card"  # a pair's card in the gallery, and the legend above it
+ROW = "row"  # the gallery as a table
+PAIR = "pair"  # a pair's own page, below clipmem
+COLOUR = "colour"  # the colours of a map of embeddings
+EXPORT = "export"  # the tables and reports that are taken away
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What the list of pairs that are highest in a score is called, and what is said of a pair at its top."""
+
+    name: str
+    sentence: str
+    doubted: str = ""  # what it is called instead, with how to take it, where a check of the audit failed
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of a pair, a column of scores.parquet."""
+
+    name: str
+    direction: int = 1  # 1: the highest are memorized or suspicious; −1: the lowest
+    places: Mapping[str, int] = field(default_factory=dict)  # where it is shown → its place there
+    help: str = ""  # on the page of a pair
+    legend: str = ""  # in the gallery
+    use: str = ""  # what it is for, where nothing speaks against the audit
+    use_doubted: str = ""  # and where a check failed; empty: the same
+    queue: Queue | None = None
+    removal: str = ""  # how a ranking by it is called
+    needs: tuple[str, ...] = ()  # the scores that `compute` takes
+    compute: Callable[..., np.ndarray] | None = None  # of `needs` and which pairs are scored; None: by scoring itself
+    absent: str = ""  # why an audit may not have it
+
+    @property
+    def label(self) -> str:
+        """Return the name as words."""
+        return words(self.name)
+
+
+def words(column: str) -> str:
+    """Return a column's name as words.
+
+    Example:
+        >>> words("similarity_out")
+        'similarity out'
+    """
+    return column.replace("_", " ")
+
+
+TABLE = (
+    Score(c.N_IN),
+    Score(c.N_OUT),
+    Score(
+        c.CLIPMEM,
+        places={QUEUE: 0, USE: 1, DETECTION: 4, REMOVAL: 0, PLANTED: 0, CARD: 0, ROW: 0, COLOUR: 0, EXPORT: 0},
+        help="Alignment of the pair under members trained with it, minus that under members trained without it.",
+        legend="alignment of picture and caption under members that were trained on the pair, minus that under "
+        "members that were not: high is learned by heart.",
+        use="says what was learned by heart: high for wrong captions, and for rare and odd pairs that are right",
+        queue=Queue("Most memorized", "Members that saw the pair align it far better than members that did not."),
+        removal="highest clipmem",
+    ),
+    Score(c.CLIPMEM_RELATIVE),
+    Score(c.SE, places={ROW: 1}),
+    Score(c.P_VALUE, direction=-1),
+    Score(
+        c.Q_VALUE,
+        direction=-1,
+        places={PAIR: 3},
+        help="The share of false finds to expect among the pairs that are memorized at least as strongly.",
+    ),
+    *(Score(f"{term}_{side}") for term in c.TERMS if term != c.SIMILARITY for side in ("in", "out")),
+    Score(
+        c.SIMILARITY_IN,
+        direction=-1,
+        places={DETECTION: 2, REMOVAL: 4, PAIR: 1},
+        help="How well the caption fits in the eyes of members that were trained on the pair.",
+        removal="lowest similarity, models trained on them",
+    ),
+    Score(
+        c.SIMILARITY_OUT,
+        direction=-1,
+        places={USE: 2, DETECTION: 1, REMOVAL: 3, PLANTED: 1, CARD: 1, ROW: 2, PAIR: 0, COLOUR: 2, EXPORT: 2},
+        help="How well the caption fits in the eyes of members that never saw the pair.",
+        legend="cosine of picture and caption under members that were not trained on the pair: low means that the "
+        "caption does not fit, in the eyes of those who cannot know it by heart.",
+        use="says how well a caption fits in the eyes of members that never saw the pair; low with a high clipmem "
+        "means wrong and learned by heart",
+        use_doubted="says how well a caption fits in the eyes of members that never saw the pair",
+        removal="lowest similarity, models that never saw them",
+    ),
+    Score(c.CLIPMEM_IMAGE, places={PLANTED: 3}),
+    Score(c.CLIPMEM_TEXT, places={REMOVAL: 1, PLANTED: 4}, removal="highest text part of clipmem"),
+    Score(c.SSLMEM_IMAGE),
+    Score(c.SSLMEM_TEXT),
+    Score(
+        c.MISFIT,
+        places={
+            QUEUE: 1,
+            USE: 0,
+            DETECTION: 0,
+            REMOVAL: 2,
+            PLANTED: 2,
+            CARD: 2,
+            ROW: 3,
+            PAIR: 2,
+            COLOUR: 1,
+            EXPORT: 1,
+        },
+        legend="high where a pair was learned late and has a low similarity out.",
+        use="finds captions that are probably wrong: start with the pairs of highest misfit",
+        use_doubted="says which captions fit least",
+        queue=Queue(
+            "Probably the wrong caption",
+            "Learned late, and never understood by members that did not see the pair.",
+            doubted="Low fit",
+        ),
+        removal="highest misfit",
+        needs=(c.LEARNED, c.SIMILARITY_OUT),
+        compute=misfit,
+        absent="needs to know when each pair was learned; members that were trained elsewhere do not tell.",
+    ),
+    Score(c.LEARNED, direction=-1, places={DETECTION: 3}),
+)
+BY_NAME = {score.name: score for score in TABLE}
+SCORE_COLUMNS = [c.PAIR_ID, c.GROUP, *BY_NAME]
+
+
+def scores_in(place: str) -> dict[str, Score]:
+    """Return the scores that are shown or used at a place, by name, in their order there.
+
+    Example:
+        >>> list(scores_in(QUEUE))
+        ['clipmem', 'misfit']
+    """
+    found = sorted((score for score in TABLE if place in score.places), key=lambda score: score.places[place])
+    return {score.name: score for score in found}
