@@ -19,7 +19,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import MEMBERS, MEMBERSHIP, PAIRS, Audit, read_table, whole_table
-from clipmem_core.config import InputError, data_folder, fingerprint
+from clipmem_core.config import FIELDS, InputError, data_folder, fingerprint
 from clipmem_core.scores.units import BINS, UnitTally
 from clipmem_core.training.files import CHECKPOINT
 
@@ -35,8 +35,7 @@ IMAGE_TOWER, TEXT_TOWER = "image", "text"
 UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED = "unitmem_mean", "unitmem_median", "median_error", "clipped"
 MEASURED = (UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED)
 # What says how pictures and captions reach a member's encoders.
-_HOW = ("model", "image_size", "cache_size", "resize_mode", "precision", "views", "seed")
-_EVALUATED = ("crop_scale", "eval_crop_scale", "eval_captions")
+_HOW = sorted((name for name, own in FIELDS.items() if own.embeds), key=lambda name: FIELDS[name].embeds)
 
 
 def unit_table(tally: UnitTally, widths: Sequence[int], *, tower: str, pair_ids: np.ndarray) -> pd.DataFrame:
@@ -175,6 +174,6 @@ def _folder(audit: Audit, name: str) -> Path:
         [own["model_config"], own["seed"], config.pretrained, config.loss],
         files[PAIRS],
         hashlib.sha256(np.packbits(trained).tobytes()).hexdigest(),
-        [getattr(config, field) for field in (*_HOW, *_EVALUATED)],
+        [getattr(config, field) for field in _HOW],
     ]
     return data_folder() / "cache" / "units" / fingerprint(content)

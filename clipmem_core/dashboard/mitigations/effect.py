@@ -14,7 +14,6 @@ from clipmem_core.studies.aim import AIM, LESS, LOSS, base_of, judged_against, l
 from clipmem_core.studies.compare import difference_of
 from clipmem_core.studies.mitigations import NONE
 from clipmem_core.studies.store import CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, RETRIEVAL, SECONDS
-from clipmem_core.training.mitigation.fields import FORGET
 
 MEASURED = (CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, RETRIEVAL, SECONDS)
 MEASURED_ONCE = (
@@ -50,7 +49,7 @@ def draw_effect(arms: pd.DataFrame, arm: str, called: str) -> None:
         show_text(judged)
     st.caption(f"In brackets: 95 % intervals over {ONE_SPLIT}.")
     if arm in leaving_out(arms):
-        st.caption(f"{MEASURED_ONCE} {KEPT if FORGET in called else ''}".strip())
+        st.caption(f"{MEASURED_ONCE} {KEPT if 'text_forget_df' in called else ''}".strip())
 
 
 def effect(arms: pd.DataFrame, arm: str, reference: str = NONE) -> str:

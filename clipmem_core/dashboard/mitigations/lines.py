@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipmem_core.dashboard.fields import label_of
+from clipmem_core.config import FIELDS, MODIFIERS
 from clipmem_core.dashboard.mitigations.knobs import RANKED_BY
 from clipmem_core.dashboard.mitigations.reference import reference_of
 from clipmem_core.figures.arms import BAND, LINE, MEMORIZATION, PLACE, TOLD, UTILITY
@@ -17,7 +17,6 @@ from clipmem_core.studies.plans import find_study
 from clipmem_core.studies.published import Published
 from clipmem_core.studies.setting import REMOVAL, Setting, parse_setting
 from clipmem_core.studies.store import ARM, CLIPMEM_CANDIDATE, StudyFolder
-from clipmem_core.training.mitigation.fields import MODIFIERS
 
 CAPTIONS = "train_captions"
 ALL = "all"
@@ -91,7 +90,7 @@ def _laid_out(field: str, places: pd.DataFrame) -> Against:
     finite = [value for value in values if math.isfinite(value)]
     spots = {value: place_of(field, value) for value in finite} | {math.inf: max(finite) + 1}
     ticks = {spots[value]: f"{value:g}" if math.isfinite(value) else ALL for value in values}
-    title = TITLES.get(field, label_of(field).lower())
+    title = TITLES.get(field) or FIELDS[field].label.lower()
     return Against(field, title, ticks, places.assign(**{PLACE: places[PLACE].map(spots)}))
 
 

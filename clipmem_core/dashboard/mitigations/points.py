@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.config import InputError
+from clipmem_core.config import MODIFIERS, InputError
 from clipmem_core.dashboard.mitigations.reference import reference_of
 from clipmem_core.figures.arms import MEMORIZATION, TOLD, UTILITY
 from clipmem_core.review.tables import Stamp, stamp
@@ -28,7 +28,6 @@ from clipmem_core.studies.store import (
     STUDY,
     StudyFolder,
 )
-from clipmem_core.training.mitigation.fields import NOISE
 
 MEMORIZATIONS = {
     CLIPMEM_CANDIDATE: "clipmem",
@@ -154,7 +153,7 @@ def said_of(arm: str, setting: str | None, dim: int) -> list[str]:
     """
     told = [arm] if not setting or setting == arm else [arm, setting]
     fields = parse_setting(setting).fields if setting else {}
-    for name in NOISE:
+    for name in MODIFIERS["noise_place"]:
         if dim and name in fields:
             sigma = fields[name]
             length = f"σ·√dim = {sigma:g} · √{dim} = {sigma * math.sqrt(dim):.2f}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from clipmem_core.config import MODIFIERS
 from clipmem_core.dashboard.choices import choose_listed
 from clipmem_core.dashboard.mitigations.address import (
     PARAMETER,
@@ -21,6 +22,7 @@ from clipmem_core.dashboard.mitigations.knobs import (
     CROPS,
     DECAY,
     FORGET_DF,
+    FURTHER,
     IMAGE_NOISE,
     LOGIT_FLOOR,
     LOGIT_SCALE,
@@ -40,7 +42,6 @@ from clipmem_core.studies.mitigations import NONE
 from clipmem_core.studies.own import find_arm
 from clipmem_core.studies.setting import Setting
 from clipmem_core.studies.store import StudyFolder
-from clipmem_core.training.mitigation.fields import NOISE
 
 CAPTIONS = "How many captions of a pair training draws from; each epoch takes one of them at random."
 EQUAL_TIME = "Trains for as many epochs as take as long as none took, not for as many epochs as none."
@@ -100,7 +101,9 @@ def _draw_groups(study: StudyFolder, setting: Setting, reference: Reference) -> 
         "Text": lambda: _draw_knobs((FORGET_DF, MIN_DF, MASK, TEXT_NOISE), setting, reference),
         "Pictures": lambda: _draw_knobs((CROPS, COLOUR, IMAGE_NOISE), setting, reference),
         "Only for pairs that run ahead": lambda: _draw_adaptive(setting, reference),
-        "Training": lambda: _draw_knobs((early_stop(reference), DECAY, LOGIT_FLOOR, LOGIT_SCALE), setting, reference),
+        "Training": lambda: _draw_knobs(
+            (early_stop(reference), DECAY, LOGIT_FLOOR, LOGIT_SCALE, *FURTHER), setting, reference
+        ),
         "Pairs": lambda: draw_pairs(study, setting, reference),
         "Comparison": lambda: draw_flag(
             "equal_time", "Equal time", EQUAL_TIME, setting, reference, disabled=not setting.text
@@ -140,7 +143,7 @@ def _draw_knobs(knobs: Iterable[Knob], setting: Setting, reference: Reference) -
         _draw_toggle(knob.name, knob.label, knob.help, value is not None, usual, reference)
         if value is not None:
             _draw_slider(knob, value, reference)
-            if knob.name in NOISE:
+            if knob.name in MODIFIERS["noise_place"]:
                 _draw_noise(knob.name, value, setting, reference)
 
 
@@ -179,7 +182,7 @@ def _draw_noise(name: str, value: float, setting: Setting, reference: Reference)
     """Draw how long the noise is, and where it is added."""
     if reference.dim:
         st.caption(f"σ·√dim = {value:g}·√{reference.dim} = {value * math.sqrt(reference.dim):.2f}")
-    first = next(other for other in NOISE if other in setting.fields)
+    first = next(other for other in MODIFIERS["noise_place"] if other in setting.fields)
     if name != first:
         return  # the place is the same for all of them
     key = keep("noise_place", setting.fields.get("noise_place", reference.config.noise_place))

@@ -4,6 +4,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import write_table
+from clipmem_core.config import ARM_FIELDS
 from clipmem_core.dashboard.mitigations.knobs import (
     ADAPTIVE,
     COLOUR,
@@ -16,7 +17,6 @@ from clipmem_core.dashboard.mitigations.knobs import (
     MASK,
     MIN_DF,
 )
-from clipmem_core.studies.setting import FIELDS
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import SETTINGS
 from tests.dashboard.mitigations.mitigations_page import PAGE
@@ -51,7 +51,7 @@ def test_the_address_sets_every_widget() -> None:
     assert asked(app) == ALL_ON
     assert all(toggle.value for toggle in app.toggle if toggle.key.startswith("mitigation-on-"))
     values = dict(part.split("=") for part in ALL_ON.split() if "=" in part and not part.startswith("removal"))
-    shown = {name: app.session_state[f"mitigation-{name}"] for name in FIELDS}
+    shown = {name: app.session_state[f"mitigation-{name}"] for name in ARM_FIELDS}
     assert {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in shown.items()} == values
     assert app.number_input(key="mitigation-removal-n").value == 7
     assert app.selectbox(key="mitigation-removal-by").value == "misfit"
@@ -60,7 +60,7 @@ def test_the_address_sets_every_widget() -> None:
 def test_the_words_hold_for_every_field_that_a_setting_can_change() -> None:
     app = open_page(PAGE, setting=ALL_ON)
     assert {widget.key.removeprefix("mitigation-") for widget in (*app.slider, *app.select_slider)} >= {
-        name for name in FIELDS if name != "noise_place"
+        name for name in ARM_FIELDS if name != "noise_place"
     }
     assert all(toggle.help for toggle in app.toggle if toggle.key.startswith("mitigation-on-"))
 
