@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import MISSING
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from clipmem_core.audits.probe_folder import probe_folders
-from clipmem_core.config import FIELDS, AuditConfig, Facts, InputError, SourceOptions, as_dict, preset_config
+from clipmem_core.config import FIELDS, AuditConfig, InputError, SourceOptions, as_dict, preset_config
 from clipmem_core.pairs.pixel_cache.workers import cores as available_cores
 from clipmem_core.training.names import check_model_fields, parameters
 
@@ -101,15 +101,11 @@ def check_fields(config: AuditConfig) -> AuditConfig:
 @functools.cache
 def _bounds() -> type[BaseModel]:
     """Return a model of the config's fields with their bounds and choices."""
-    kinds: dict[str, Any] = {
-        own.name: (Annotated[Literal[own.choices] if own.choices else type(own.default), _limits(own)], ...)
-        for own in (FIELDS[each.name] for each in dataclasses.fields(AuditConfig) if each.name != "source")
-    }
+    kinds: dict[str, Any] = {}
+    for own in (FIELDS[field.name] for field in dataclasses.fields(AuditConfig) if field.name != "source"):
+        kind = Literal[own.choices] if own.choices else type(own.default)
+        kinds[own.name] = (kind, Field(ge=own.ge, gt=own.gt, le=own.le, lt=own.lt))
     return create_model("Bounds", __config__=ConfigDict(allow_inf_nan=False), **kinds)
-
-
-def _limits(own: Facts) -> Any:
-    return Field(ge=own.ge, gt=own.gt, le=own.le, lt=own.lt)
 
 
 def _wrong_field(error: ValidationError) -> str:

@@ -123,19 +123,20 @@ def normal(setting: Setting, config: AuditConfig) -> Setting:
         >>> normal(parse_setting("text_noise=0 noise_place=before text_mask=0.3 removal=random:0"), AuditConfig()).text
         'text_mask=0.3'
     """
-    values = _without_late_stop(as_dict(config) | dict(setting.fields))
+    values = _with_one_off(as_dict(config) | dict(setting.fields))
     on = set(switched_on(values))
     idle = {name for name, needs in MODIFIERS.items() if not on & set(needs)}
-    usual = _without_late_stop(as_dict(config))
+    usual = _with_one_off(as_dict(config))
     fields = {name: values[name] for name in ARM_FIELDS if name not in idle and values[name] != usual[name]}
     removal = setting.removal if setting.removal and setting.removal.n else None
     some = bool(fields or removal or setting.lookalikes or setting.decisions)
     return dataclasses.replace(setting, fields=fields, removal=removal, equal_time=setting.equal_time and some)
 
 
-def _without_late_stop(values: dict[str, Any]) -> dict[str, Any]:
-    """Say 0, which is the last epoch too, where training is to stop after the last epoch."""
-    return values | ({"stop_epoch": 0} if values["stop_epoch"] == values["epochs"] else {})
+def _with_one_off(values: dict[str, Any]) -> dict[str, Any]:
+    """Say the default where another value is off as well: 0, where training is to stop after the last epoch."""
+    off = {name: own.default for name, own in FIELDS.items() if own.off_at and values[name] == values[own.off_at]}
+    return values | off
 
 
 def _shortest(value: Any) -> str:
