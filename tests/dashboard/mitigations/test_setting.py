@@ -4,7 +4,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import write_table
-from clipmem_core.config import ARM_FIELDS
+from clipmem_core.config import ARM_FIELDS, FIELDS
 from clipmem_core.dashboard.mitigations.knobs import (
     ADAPTIVE,
     COLOUR,
@@ -23,13 +23,15 @@ from tests.dashboard.mitigations.mitigations_page import PAGE
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import open_page
 
-ALL_ON = (
-    "train_captions=2 text_noise=0.07 image_noise=0.2 noise_place=before text_mask=0.25 text_min_df=4 "
-    "text_forget_df=6 crop_scale=0.3 colour=0.5 weight_decay=0.4 stop_epoch=33 "
-    "min_logit_scale=18 max_logit_scale=20 adaptive_noise=0.11 "
-    "adaptive_mask=0.65 adaptive_rest=0.9 adaptive_quantile=0.8 adaptive_every=4 removal=misfit:7 "
-    "lookalikes decisions equal_time"
-)
+VALUES = {
+    **{"train_captions": 2, "text_noise": 0.07, "image_noise": 0.2, "noise_place": "before", "text_mask": 0.25},
+    **{"text_min_df": 4, "text_forget_df": 6, "crop_scale": 0.3, "colour": 0.5, "weight_decay": 0.4, "stop_epoch": 33},
+    **{"min_logit_scale": 18, "max_logit_scale": 20, "adaptive_noise": 0.11, "adaptive_mask": 0.65},
+    **{"adaptive_rest": 0.9, "adaptive_quantile": 0.8, "adaptive_every": 4},
+}
+SAID = {name: VALUES.get(name, own.slider and own.slider.usual) for name, own in FIELDS.items() if own.part}
+ALL_ON = " ".join(f"{name}={SAID[name]:g}" if name != "noise_place" else f"{name}=before" for name in ARM_FIELDS)
+ALL_ON += " removal=misfit:7 lookalikes decisions equal_time"
 
 
 pytestmark = pytest.mark.usefixtures("lab")
