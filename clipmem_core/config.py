@@ -1,12 +1,13 @@
-"""The frozen configuration of an audit: its fields, presets and fingerprint. Everything a result depends on is here."""
+"""The frozen configuration of an audit: its fields and all that is known of each, presets and fingerprint."""
 
 import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 DATA_VARIABLE = "CLIPMEM_DATA"
 
@@ -15,85 +16,350 @@ class InputError(ValueError):
     """What a person got wrong: one line that names it and says what to do. The command line ends with exit code 2."""
 
 
+Affected = Literal["data", "members", "training", "evaluation", "machine"]
+# The parts of what an arm of a study may change, in the order that its text says them in.
+Part = Literal["captions", "noise", "words", "vocabulary", "pictures", "length", "logit scale", "ahead"]
+
+
+@dataclass(frozen=True)
+class Slider:
+    """How a field is set by hand: its range, its step, what is usual once it is on, and what is set with it then."""
+
+    low: float
+    high: float
+    step: float
+    usual: float
+    brings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """All that a field of the config says about itself.
+
+    Its bounds have pydantic's names. `affects` is what depends on it: which pairs there are and how they are
+    stored, how many members, their training, what they are judged on; `machine` where it follows from the machine.
+    Where `by_content`, what shared members are found by has what the field leads to in its stead. A field that
+    `mitigates` is off at its default, and where it is what the field `off_at` is; one that `modifies` others means
+    something only with one of them on. `part` is set where arms of a study may change it, `alike` where clipmem
+    compares only between equal values: what it is called there. `embeds` is its place in the key of tables of units,
+    and `main` its place among the widgets that matter most; where `own_widget`, the page has another one for it.
+    """
+
+    name: str = ""
+    default: Any = None
+    help: str = ""
+    title: str = ""
+    choices: tuple[str, ...] = ()
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    affects: tuple[Affected, ...] = ("training",)
+    by_content: bool = False
+    mitigates: bool = False
+    off_at: str = ""
+    modifies: tuple[str, ...] = ()
+    part: Part | None = None
+    slider: Slider | None = None
+    alike: str = ""
+    embeds: int = 0
+    main: int = 0
+    own_widget: bool = False
+
+    @property
+    def label(self) -> str:
+        """The label of its widget."""
+        return self.title or self.name.replace("_", " ").capitalize()
+
+    @property
+    def wanted(self) -> str:
+        """What it must be, in words; empty where it may be anything."""
+        bounds = {"at least": self.ge, "a number above": self.gt, "at most": self.le, "below": self.lt}
+        words = [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
+        return f"one of {', '.join(self.choices)}" if self.choices else " and ".join(words)
+
+    @property
+    def flag(self) -> str:
+        """Its flag on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+
+def option(default: Any, help: str = "", facts: Facts = Facts()) -> Any:
+    """Declare a field of the config by its default, its help, which tyro reads, and what else is known of it."""
+    own = dataclasses.replace(facts, default=default, help=help)
+    return field(default=default, metadata={"help": help or None, "facts": own})
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """How to read a data set. Names are open_clip's; an empty string means: find it out from the file."""
 
-    csv_img_key: str = ""  # column with the picture's path (table formats)
-    csv_caption_key: str = ""  # column with the caption, a string or a list of strings
-    csv_label_key: str = ""  # column with the class label
-    csv_id_key: str = ""  # column with a stable id; otherwise the picture's path is the id
-    csv_separator: str = ""  # one character
-    image_folder: str = ""  # the folder that picture paths start in; absolute paths must lie in it
-    split: str = "train"  # Hugging Face data sets
-    scenes_pairs: int = 1100  # `scenes`: how many pairs are drawn
-    scenes_seed: int = 0  # `scenes`: the seed they are drawn from
+    csv_img_key: str = option("", "column with the picture's path (table formats)", Facts(title="Picture column"))
+    csv_caption_key: str = option(
+        "", "column with the caption, a string or a list of strings", Facts(title="Caption column")
+    )
+    csv_label_key: str = option("", "column with the class label", Facts(title="Label column"))
+    csv_id_key: str = option(
+        "", "column with a stable id; otherwise the picture's path is the id", Facts(title="Id column")
+    )
+    csv_separator: str = option("", "one character", Facts(title="Separator"))
+    image_folder: str = option("", "the folder that picture paths start in; absolute paths must lie in it")
+    split: str = option("train", "Hugging Face data sets")
+    scenes_pairs: int = option(1100, "`scenes`: how many pairs are drawn", Facts(title="Pairs to draw"))
+    scenes_seed: int = option(0, "`scenes`: the seed they are drawn from")
+
+
+_NOISE = ("text_noise", "image_noise", "adaptive_noise")
+_AHEAD = ("adaptive_noise", "adaptive_mask", "adaptive_rest")
 
 
 @dataclass(frozen=True)
 class AuditConfig:
     """Everything the numbers of an audit depend on, apart from the data set's content."""
 
-    preset: str = "small"
-    source: SourceOptions = field(default_factory=SourceOptions)
+    preset: str = option("small", "", Facts(affects=("data", "training"), by_content=True, own_widget=True))
+    source: SourceOptions = field(
+        default_factory=SourceOptions, metadata={"facts": Facts(affects=("data",), by_content=True)}
+    )
 
-    protocol: str = "ensemble"  # ensemble | paper
-    folds: int = 2  # ensemble: parts a repeat is cut into; each member leaves one out
-    members: int = 0  # ensemble: repeats × folds in all; 0 means two repeats
-    seeds: int = 1  # paper: pairs of members f-s and g-s
-    seed: int = 0  # splits, initialisation and every draw start here
-    plant_miscaptions: int = 0  # this many pairs get another pair's captions
-    drop_lookalikes: bool = False  # keep only the first of near-duplicate pictures
-    captions: int = 0  # captions used per pair; 0 means all
-    train_captions: int = 0  # captions of a pair that training draws from; 0 means all that are used
+    protocol: str = option(
+        "ensemble",
+        "ensemble | paper",
+        Facts(choices=("ensemble", "paper"), affects=("data",), alike="protocol", own_widget=True),
+    )
+    folds: int = option(
+        2,
+        "ensemble: parts a repeat is cut into; each member leaves one out",
+        Facts(ge=2, affects=("data",), by_content=True),
+    )
+    members: int = option(
+        0, "ensemble: repeats × folds in all; 0 means two repeats", Facts(ge=0, affects=("members",), own_widget=True)
+    )
+    seeds: int = option(1, "paper: pairs of members f-s and g-s", Facts(ge=1, affects=("members",), own_widget=True))
+    seed: int = option(
+        0,
+        "splits, initialisation and every draw start here",
+        Facts(ge=0, affects=("data", "training", "evaluation"), embeds=7, main=6),
+    )
+    plant_miscaptions: int = option(
+        0,
+        "this many pairs get another pair's captions",
+        Facts(title="Planted mis-captions", ge=0, affects=("data",), by_content=True, main=4),
+    )
+    drop_lookalikes: bool = option(
+        False,
+        "keep only the first of near-duplicate pictures",
+        Facts(title="Drop look-alikes", affects=("data",), main=5),
+    )
+    captions: int = option(
+        0,
+        "captions used per pair; 0 means all",
+        Facts(title="Captions per pair (0: all)", ge=0, affects=("data",), by_content=True, main=3),
+    )
+    train_captions: int = option(
+        0, "captions of a pair that training draws from; 0 means all that are used", Facts(ge=0, part="captions")
+    )
 
-    model: str = "small"  # one of ours, a name of open_clip's, or a JSON file
-    pretrained: str = ""  # start from this checkpoint or tag instead of from scratch
-    loss: str = "clip"  # clip | siglip
-    image_size: int = 0  # pixels the model sees; 0 means the model's own
-    cache_size: int = 64  # pixels a picture is stored at; crops are cut from these
-    resize_mode: str = "squash"  # shortest | longest | squash, as in open_clip
-    crop_scale: float = 0.5  # smallest area share of a random crop; 1 turns image augmentation off
+    model: str = option(
+        "small", "one of ours, a name of open_clip's, or a JSON file", Facts(by_content=True, alike="model", embeds=1)
+    )
+    pretrained: str = option("", "start from this checkpoint or tag instead of from scratch", Facts(alike="start"))
+    loss: str = option("clip", "clip | siglip", Facts(choices=("clip", "siglip"), alike="loss"))
+    image_size: int = option(0, "pixels the model sees; 0 means the model's own", Facts(ge=0, embeds=2))
+    cache_size: int = option(
+        64, "pixels a picture is stored at; crops are cut from these", Facts(ge=8, affects=("data",), embeds=3)
+    )
+    resize_mode: str = option(
+        "squash",
+        "shortest | longest | squash, as in open_clip",
+        Facts(choices=("shortest", "longest", "squash"), affects=("data",), embeds=4),
+    )
+    crop_scale: float = option(
+        0.5,
+        "smallest area share of a random crop; 1 turns image augmentation off",
+        Facts(gt=0, le=1, part="pictures", slider=Slider(0.05, 1.0, 0.05, 0.2), embeds=8),
+    )
 
-    epochs: int = 30
-    batch_size: int = 256
-    lr: float = 1e-3
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.98
-    eps: float = 1e-6
-    warmup: int = 50  # steps
-    precision: str = "auto"  # auto | fp32 | amp_bf16; auto is bf16 where the processor has it
-    device: str = "auto"  # auto | cpu | cuda
-    threads: int = 0  # processor threads of one member; 0 divides the cores
+    epochs: int = option(30, "", Facts(ge=1, main=1))
+    batch_size: int = option(256, "", Facts(ge=2, main=2))
+    lr: float = option(1e-3, "", Facts(title="Learning rate", gt=0))
+    weight_decay: float = option(0.1, "", Facts(ge=0, part="length", slider=Slider(0.0, 1.0, 0.05, 0.3)))
+    beta1: float = option(0.9, "", Facts(ge=0, lt=1))
+    beta2: float = option(0.98, "", Facts(ge=0, lt=1))
+    eps: float = option(1e-6, "", Facts(title="Adam's epsilon", gt=0))
+    warmup: int = option(50, "steps", Facts(ge=0))
+    precision: str = option(
+        "auto",
+        "auto | fp32 | amp_bf16; auto is bf16 where the processor has it",
+        Facts(choices=("auto", "fp32", "amp_bf16"), affects=("machine",), embeds=5),
+    )
+    device: str = option("auto", "auto | cpu | cuda", Facts(choices=("auto", "cpu", "cuda"), affects=("machine",)))
+    threads: int = option(0, "processor threads of one member; 0 divides the cores", Facts(ge=0, affects=("machine",)))
 
     # What is done against memorization; each is off as it stands here, and they combine.
-    text_noise: float = 0.0  # SD of the Gaussian noise on each number of a text embedding; it is SD·√dim long
-    image_noise: float = 0.0  # the same on the image embedding
-    noise_place: str = "after"  # before | after an embedding is made a unit vector (after: it is made one again)
-    text_mask: float = 0.0  # share of a caption's words left out, drawn anew each epoch; what is left moves up
-    text_min_df: int = 0  # tokens that fewer trained pairs than this have are never read, in training or after
-    text_forget_df: int = 0  # tokens of fewer pairs than this are not read after training; checkpoint.pt keeps them
-    colour: float = 0.0  # brightness, contrast and saturation of a training view change by up to this share
-    min_logit_scale: float = 1.0  # the logit scale is held at or above this
-    max_logit_scale: float = 100.0  # the logit scale is held at or below this
-    stop_epoch: int = 0  # training ends after this epoch, the learning rate on its way as without; 0 means the last
-    adaptive_noise: float = 0.0  # text_noise for pairs that run ahead of the external pairs
-    adaptive_mask: float = 0.0  # text_mask for pairs that run ahead of the external pairs
-    adaptive_rest: float = 0.0  # pairs that run ahead of the external pairs count this much less in the loss
-    adaptive_quantile: float = 0.5  # a pair is ahead when its alignment is above this quantile of the external pairs'
-    adaptive_every: int = 2  # epochs between two looks at the external pairs
+    text_noise: float = option(
+        0.0,
+        "SD of the Gaussian noise on each number of a text embedding; it is SD·√dim long",
+        Facts(ge=0, mitigates=True, part="noise", slider=Slider(0.01, 0.5, 0.01, 0.15)),
+    )
+    image_noise: float = option(
+        0.0,
+        "the same on the image embedding",
+        Facts(ge=0, mitigates=True, part="noise", slider=Slider(0.01, 0.5, 0.01, 0.15)),
+    )
+    noise_place: str = option(
+        "after",
+        "before | after an embedding is made a unit vector (after: it is made one again)",
+        Facts(choices=("before", "after"), modifies=_NOISE, part="noise"),
+    )
+    text_mask: float = option(
+        0.0,
+        "share of a caption's words left out, drawn anew each epoch; what is left moves up",
+        Facts(ge=0, lt=1, mitigates=True, part="words", slider=Slider(0.05, 0.9, 0.05, 0.3)),
+    )
+    text_min_df: int = option(
+        0,
+        "tokens that fewer trained pairs than this have are never read, in training or after",
+        Facts(ge=0, mitigates=True, part="vocabulary", slider=Slider(1, 100, 1, 10)),
+    )
+    text_forget_df: int = option(
+        0,
+        "tokens of fewer pairs than this are not read after training; checkpoint.pt keeps them",
+        Facts(ge=0, affects=("evaluation",), mitigates=True, part="vocabulary", slider=Slider(1, 100, 1, 3)),
+    )
+    colour: float = option(
+        0.0,
+        "brightness, contrast and saturation of a training view change by up to this share",
+        Facts(ge=0, le=1, mitigates=True, part="pictures", slider=Slider(0.05, 1.0, 0.05, 0.4)),
+    )
+    min_logit_scale: float = option(
+        1.0,
+        "the logit scale is held at or above this",
+        Facts(
+            ge=1,
+            mitigates=True,
+            part="logit scale",
+            slider=Slider(1.0, 100.0, 1.0, 30.0),
+            alike="floor of the logit scale",
+        ),
+    )
+    max_logit_scale: float = option(
+        100.0,
+        "the logit scale is held at or below this",
+        Facts(
+            ge=1,
+            mitigates=True,
+            part="logit scale",
+            slider=Slider(1.0, 100.0, 1.0, 30.0),
+            alike="cap on the logit scale",
+        ),
+    )
+    stop_epoch: int = option(
+        0,
+        "training ends after this epoch, the learning rate on its way as without; 0 means the last",
+        Facts(ge=0, mitigates=True, off_at="epochs", part="length"),
+    )
+    adaptive_noise: float = option(
+        0.0,
+        "text_noise for pairs that run ahead of the external pairs",
+        Facts(ge=0, mitigates=True, part="ahead", slider=Slider(0.01, 0.5, 0.01, 0.15)),
+    )
+    adaptive_mask: float = option(
+        0.0,
+        "text_mask for pairs that run ahead of the external pairs",
+        Facts(ge=0, lt=1, mitigates=True, part="ahead", slider=Slider(0.05, 0.95, 0.05, 0.6)),
+    )
+    adaptive_rest: float = option(
+        0.0,
+        "pairs that run ahead of the external pairs count this much less in the loss",
+        Facts(
+            ge=0,
+            le=1,
+            mitigates=True,
+            part="ahead",
+            # Above the median, half of what is not memorized at all would rest too.
+            slider=Slider(0.05, 1.0, 0.05, 1.0, brings={"adaptive_quantile": 0.95}),
+        ),
+    )
+    adaptive_quantile: float = option(
+        0.5,
+        "a pair is ahead when its alignment is above this quantile of the external pairs'",
+        Facts(gt=0, lt=1, modifies=_AHEAD, part="ahead", slider=Slider(0.05, 0.99, 0.01, 0.5)),
+    )
+    adaptive_every: int = option(
+        2,
+        "epochs between two looks at the external pairs",
+        Facts(ge=1, modifies=_AHEAD, part="ahead", slider=Slider(1, 10, 1, 2)),
+    )
 
-    views: int = 4  # augmented views per picture in evaluation, at least 2
-    eval_crop_scale: float = 0.0  # smallest area share of an evaluation view; 0 means that of training
-    eval_captions: int = 0  # captions of a pair that memorization is measured on; 0 means all that are used
-    cache_gb: float = 8.0  # above this, pictures stream from disk
-    probe_data: str = ""  # a torchvision ImageFolder for the linear probe
+    views: int = option(
+        4, "augmented views per picture in evaluation, at least 2", Facts(ge=2, affects=("evaluation",), embeds=6)
+    )
+    eval_crop_scale: float = option(
+        0.0,
+        "smallest area share of an evaluation view; 0 means that of training",
+        Facts(ge=0, le=1, affects=("evaluation",), embeds=9),
+    )
+    eval_captions: int = option(
+        0,
+        "captions of a pair that memorization is measured on; 0 means all that are used",
+        Facts(ge=0, affects=("evaluation",), embeds=10),
+    )
+    cache_gb: float = option(
+        8.0, "above this, pictures stream from disk", Facts(title="Picture store (GB)", gt=0, affects=())
+    )
+    probe_data: str = option("", "a torchvision ImageFolder for the linear probe", Facts(affects=("evaluation",)))
 
     @property
     def trained_epochs(self) -> int:
         """How many epochs are trained."""
         return self.stop_epoch or self.epochs
+
+
+def _facts_of(kind: Any, **more: Any) -> dict[str, Facts]:
+    return {
+        own.name: dataclasses.replace(own.metadata["facts"], name=own.name, **more) for own in dataclasses.fields(kind)
+    }
+
+
+# Of every field, those of the source beside the others as its flags are.
+FIELDS = _facts_of(AuditConfig) | _facts_of(SourceOptions, affects=("data",))
+# What an arm of a study may change beside the reference arm, in the order that its text says it in.
+ARM_FIELDS = tuple(name for part in get_args(Part) for name, own in FIELDS.items() if own.part == part)
+# What changes nothing by itself, and what gives it a meaning.
+MODIFIERS = {name: own.modifies for name, own in FIELDS.items() if own.modifies}
+
+
+def affecting(*affected: Affected) -> tuple[str, ...]:
+    """Return the fields that one of these depends on; without any, the fields that no number depends on.
+
+    Example:
+        >>> affecting("members"), affecting()
+        (('members', 'seeds'), ('cache_gb',))
+    """
+    found = [own for own in FIELDS.values() if set(affected) & set(own.affects) or not (affected or own.affects)]
+    return tuple(own.name for own in found)
+
+
+def switched_on(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mitigating fields of a config that make a run differ from one without any.
+
+    Args:
+        values: a config's fields, some of them or all.
+
+    Example:
+        >>> switched_on({"epochs": 9, "text_noise": 0.1, "noise_place": "before", "text_mask": 0.0, "stop_epoch": 9})
+        {'text_noise': 0.1, 'noise_place': 'before'}
+    """
+    told = {name: value for name, value in values.items() if name in FIELDS and value != FIELDS[name].default}
+    on = {name for name, value in told.items() if FIELDS[name].mitigates and value != values.get(FIELDS[name].off_at)}
+    return {name: value for name, value in told.items() if name in on or on & set(FIELDS[name].modifies)}
+
+
+def without_idle(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's fields without those mitigations that are off: what a member's bits depend on."""
+    idle = {name for name, own in FIELDS.items() if own.mitigates or own.modifies} - switched_on(values).keys()
+    return {name: value for name, value in values.items() if name not in idle}
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -27,14 +27,13 @@ from clipmem_core.audits.store import (
     write_prepared,
     write_table,
 )
-from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder, fingerprint
+from clipmem_core.config import FIELDS, AuditConfig, InputError, affecting, as_dict, data_folder, fingerprint
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.names import model_config
 
-# Fields that may grow later without changing what is there.
-GROWING = ("members", "seeds")
-# Fields that change how an audit runs, but no number in it.
-FREE = ("cache_gb",)
+FREE = affecting()
+# Fields that may differ in what an audit goes on with: how many members there are may grow.
+MAY_DIFFER = (*affecting("members"), *FREE)
 
 
 def write_audit(
@@ -149,9 +148,9 @@ def differing_fields(stored: dict[str, Any], source: str, config: AuditConfig) -
     # Threads are frozen: another machine may go on.
     asked["threads"] = given["threads"]
     differ = [
-        f"{settings.flag(key)} is {given[key]!r} there and {asked[key]!r} here"
+        f"{FIELDS[key].flag} is {given[key]!r} there and {asked[key]!r} here"
         for key in asked
-        if key not in (*GROWING, *FREE) and asked[key] != given[key]
+        if key not in MAY_DIFFER and asked[key] != given[key]
     ]
     if stored["source"] != source and Path(stored["source"]).resolve() != Path(source).resolve():
         differ.insert(0, f"the source is {stored['source']!r} there and {source!r} here")

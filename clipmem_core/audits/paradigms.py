@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from clipmem_core.atomic import replacing
 from clipmem_core.audits import settings
 from clipmem_core.audits import unitmem_tables as t
-from clipmem_core.audits.frozen import FREE, GROWING
+from clipmem_core.audits.frozen import MAY_DIFFER
 from clipmem_core.audits.paradigm_training import RESULT, RUNS, ParadigmRun, complete, plan_runs, trainer_of
 from clipmem_core.audits.results import write_csv
 from clipmem_core.audits.run import Screen, ensure_pixels
@@ -97,7 +97,7 @@ def say_paradigms(table: pd.DataFrame, screen: Screen) -> None:
 def _check_same(audit: Audit, folder: Path, epochs: int) -> None:
     """Freeze what all runs share, and refuse to mix it."""
     stored = audit.config
-    fixed = {key: value for key, value in stored["config"].items() if key not in (*GROWING, *FREE, "epochs")}
+    fixed = {key: value for key, value in stored["config"].items() if key not in (*MAY_DIFFER, "epochs")}
     wanted = {"audit": fingerprint([fixed, stored["dataset_fingerprint"]]), "epochs": epochs}
     if not (folder / SETTINGS).is_file():
         write_json(folder / SETTINGS, wanted)

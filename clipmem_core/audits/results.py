@@ -16,10 +16,8 @@ from clipmem_core.audits.settings import config_from, typed, typed_flags
 from clipmem_core.audits.store import Audit, open_audit
 from clipmem_core.audits.unitmem_tables import layer_means, read_units
 from clipmem_core.audits.verdict import reliability_of
-from clipmem_core.config import InputError
+from clipmem_core.config import InputError, affecting
 
-# Fields that depend on the machine or follow from others, so that nobody types them.
-FOLLOWING = ("device", "precision", "threads")
 MEASURES = ("auroc", "average_precision", "precision_at_k", "auroc_difference", "average_precision_difference")
 
 
@@ -27,7 +25,11 @@ def command_of(audit: Audit) -> str:
     """Return the command that makes an audit again."""
     stored = audit.config
     config = config_from(stored["config"])
-    following = (*FOLLOWING, "members" if config.protocol == "paper" or config.members == 2 * config.folds else "")
+    # What depends on the machine or follows from others, nobody types.
+    following = (
+        *affecting("machine"),
+        "members" if config.protocol == "paper" or config.members == 2 * config.folds else "",
+    )
     words = ["python -m clipmem_core audit", stored["source"], f"--name {audit.name}", f"--preset {config.preset}"]
     given = {name: value for name, value in typed(stored["config"]).items() if name not in following}
     return " ".join([*words, *typed_flags(given)])

@@ -1,7 +1,8 @@
-"""From what a person asked for to a config that can run: checked, and with nothing left on `auto`."""
+"""Checks the config that a person asked for, and fills in what is left on `auto`."""
 
 import contextlib
 import dataclasses
+import functools
 import math
 import platform
 import re
@@ -9,45 +10,17 @@ from collections.abc import Mapping
 from dataclasses import MISSING
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from clipmem_core.audits.probe_folder import probe_folders
-from clipmem_core.config import AuditConfig, InputError, SourceOptions, as_dict, preset_config
+from clipmem_core.config import FIELDS, AuditConfig, InputError, SourceOptions, as_dict, preset_config
 from clipmem_core.pairs.pixel_cache.workers import cores as available_cores
-from clipmem_core.training.mitigation.fields import check_mitigations
 from clipmem_core.training.names import check_model_fields, parameters
 
-PROTOCOLS = ("ensemble", "paper")
-CHOICES = {
-    "protocol": PROTOCOLS,
-    "loss": ("clip", "siglip"),
-    "resize_mode": ("shortest", "longest", "squash"),
-    "precision": ("auto", "fp32", "amp_bf16"),
-    "device": ("auto", "cpu", "cuda"),
-    "noise_place": ("before", "after"),
-}
-AT_LEAST = {
-    "folds": 2,
-    "members": 0,
-    "seeds": 1,
-    "seed": 0,
-    "plant_miscaptions": 0,
-    "captions": 0,
-    "train_captions": 0,
-    "eval_captions": 0,
-    "eval_crop_scale": 0,
-    "image_size": 0,
-    "cache_size": 8,
-    "epochs": 1,
-    "batch_size": 2,
-    "warmup": 0,
-    "weight_decay": 0,
-    "threads": 0,
-    "views": 2,
-}
 BYTES = 4  # of a weight
 TRAINED = 4 * BYTES  # with its gradient and the two moments of AdamW
-ABOVE_ZERO = ("lr", "eps", "cache_gb", "crop_scale")
 LIBRARIES = ("torch", "open_clip_torch", "faiss-cpu", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pillow")
 
 
@@ -108,28 +81,38 @@ def check_fields(config: AuditConfig) -> AuditConfig:
     Raises:
         InputError: one line that names the field, what was wanted and what was given.
     """
-    for name, choices in CHOICES.items():
-        if getattr(config, name) not in choices:
-            raise InputError(f"{flag(name)} must be one of {', '.join(choices)}, not {getattr(config, name)!r}")
-    for name, least in AT_LEAST.items():
-        if not least <= getattr(config, name) < math.inf:
-            raise InputError(f"{flag(name)} must be at least {least}, not {getattr(config, name)}")
-    for name in ABOVE_ZERO:
-        if not 0 < getattr(config, name) < math.inf:
-            raise InputError(f"{flag(name)} must be a number above 0, not {getattr(config, name)}")
-    for name in ("crop_scale", "eval_crop_scale"):
-        if getattr(config, name) > 1:
-            raise InputError(f"{flag(name)} is a share of the picture: at most 1, not {getattr(config, name)}")
-    for name in ("beta1", "beta2"):
-        if not 0 <= getattr(config, name) < 1:
-            raise InputError(f"{flag(name)} must be in [0, 1), not {getattr(config, name)}")
-    check_mitigations(config)
+    try:
+        _bounds().model_validate(vars(config))
+    except ValidationError as error:
+        raise InputError(_wrong_field(error)) from None
+    if config.min_logit_scale > config.max_logit_scale:
+        raise InputError(
+            f"--min-logit-scale must be at most the cap of {config.max_logit_scale}, not {config.min_logit_scale}"
+        )
+    if config.stop_epoch > config.epochs:
+        raise InputError(
+            f"--stop-epoch must be one of the {config.epochs} epochs, or 0 for none, not {config.stop_epoch}"
+        )
+    if config.adaptive_rest and config.loss != "clip":
+        raise InputError(f"--adaptive-rest works on --loss clip alone, not {config.loss}")
     return config
 
 
-def flag(name: str) -> str:
-    """Return a field's command-line flag."""
-    return "--" + name.replace("_", "-")
+@functools.cache
+def _bounds() -> type[BaseModel]:
+    """Return a model of the config's fields with their bounds and choices."""
+    kinds: dict[str, Any] = {}
+    for own in (FIELDS[field.name] for field in dataclasses.fields(AuditConfig) if field.name != "source"):
+        kind = Literal[own.choices] if own.choices else type(own.default)
+        kinds[own.name] = (kind, Field(ge=own.ge, gt=own.gt, le=own.le, lt=own.lt))
+    return create_model("Bounds", __config__=ConfigDict(allow_inf_nan=False), **kinds)
+
+
+def _wrong_field(error: ValidationError) -> str:
+    """Say which field is out of its bounds, what it must be and what it is."""
+    fault = error.errors(include_url=False)[0]
+    own = FIELDS[str(fault["loc"][0])]
+    return f"{own.flag} must be {own.wanted or fault['msg'].removeprefix('Input should be ')}, not {fault['input']!r}"
 
 
 def typed_flags(given: Mapping[str, Any], *, joint: str = " ") -> list[str]:
@@ -143,7 +126,7 @@ def typed_flags(given: Mapping[str, Any], *, joint: str = " ") -> list[str]:
         >>> typed_flags({"batch_size": 8, "drop_lookalikes": True}, joint="=")
         ['--batch-size=8', '--drop-lookalikes']
     """
-    return [flag(name) if value is True else f"{flag(name)}{joint}{value}" for name, value in given.items()]
+    return [FIELDS[name].flag + ("" if value is True else f"{joint}{value}") for name, value in given.items()]
 
 
 def _check_members(config: AuditConfig) -> None:

@@ -20,7 +20,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import MEMBERS, MEMBERSHIP, PAIRS, Audit, read_table, whole_table
-from clipmem_core.config import InputError, data_folder, fingerprint
+from clipmem_core.config import FIELDS, InputError, data_folder, fingerprint
 from clipmem_core.scores.unit_tally import BINS, UnitTally
 from clipmem_core.training.files import CHECKPOINT
 
@@ -33,8 +33,7 @@ TOWER, LAYER, UNIT, ROW = "tower", "layer", "unit", "row"
 IMAGE_TOWER, TEXT_TOWER = "image", "text"
 UNITMEM_MEAN, UNITMEM_MEDIAN, MEDIAN_ERROR, CLIPPED = "unitmem_mean", "unitmem_median", "median_error", "clipped"
 # What says how pictures and captions reach a member's encoders.
-_HOW = ("model", "image_size", "cache_size", "resize_mode", "precision", "views", "seed")
-_EVALUATED = (*_HOW, "crop_scale", "eval_crop_scale", "eval_captions")
+_HOW = sorted((name for name, own in FIELDS.items() if own.embeds), key=lambda name: FIELDS[name].embeds)
 CLIP, SUPERVISED, SELF_SUPERVISED = "clip", "supervised", "self-supervised"
 PARADIGMS = (CLIP, SUPERVISED, SELF_SUPERVISED)
 PARADIGM, SEED = "paradigm", "seed"
@@ -128,7 +127,7 @@ def table_file(audit: Audit, name: str, table: str = UNITS, *, sample: int = 0) 
         [own["model_config"], own["seed"], config.pretrained, config.loss],
         files[PAIRS],
         hashlib.sha256(np.packbits(trained).tobytes()).hexdigest(),
-        [getattr(config, field) for field in _EVALUATED],
+        [getattr(config, field) for field in _HOW],
     ]
     sampled = table.replace(".", f"-{sample}.") if sample else table
     return data_folder() / "cache" / "units" / fingerprint(content) / sampled

@@ -9,9 +9,9 @@ import streamlit as st
 
 from clipmem_core.audits.jobs import audit_task, fetch_task
 from clipmem_core.audits.preflight import Request, find_request
-from clipmem_core.audits.settings import PROTOCOLS, audit_name
+from clipmem_core.audits.settings import audit_name
 from clipmem_core.audits.store import CONFIG, audits_folder, is_name
-from clipmem_core.config import PRESETS, AuditConfig, SourceOptions, data_folder, preset_config
+from clipmem_core.config import FIELDS, PRESETS, AuditConfig, SourceOptions, data_folder, preset_config
 from clipmem_core.dashboard.fields import draw_field, field_names
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.trouble import explained_errors
@@ -20,8 +20,8 @@ from clipmem_core.pairs.table import DRAWN
 
 CHECK = "check"  # parameter of the address: the key of the request that was checked
 OTHER_SOURCE = "another: a path, shards, or a hub name"
-MAIN = ("epochs", "batch_size", "captions", "plant_miscaptions", "drop_lookalikes", "seed")
-SET_ELSEWHERE = ("preset", "protocol", "members", "seeds", *MAIN)
+MAIN = sorted((name for name, own in FIELDS.items() if own.main), key=lambda name: FIELDS[name].main)
+PROTOCOLS = FIELDS["protocol"].choices
 USUAL_REPEATS = 2
 REPETITIONS = {  # protocol → label, usual number, meaning
     "ensemble": ("Repeats", USUAL_REPEATS, "How often pairs are cut into folds anew; each trains one member a fold."),
@@ -42,11 +42,15 @@ def draw_request() -> Request:
     usual = dataclasses.replace(preset_config(preset), protocol=protocol)
     values, options = _draw_main(usual, drawn=source == DRAWN)
     with st.expander("Further settings", icon=":material/tune:"):
-        values |= _draw_grid([name for name in field_names(AuditConfig) if name not in SET_ELSEWHERE], usual)
+        values |= _draw_grid([name for name in _drawn_fields() if name not in MAIN], usual)
         options |= _draw_grid([name for name in field_names(SourceOptions) if name not in options], SourceOptions())
     values |= _members(protocol, values.pop("repetitions"), values["folds"])
     config = dataclasses.replace(usual, **values, source=SourceOptions(**options))
     return Request(source, _draw_name(source, config), config)
+
+
+def _drawn_fields() -> list[str]:
+    return [name for name in field_names(AuditConfig) if not FIELDS[name].own_widget]
 
 
 def _choose(label: str, options: list[str], default: str, *, help: str) -> str:
@@ -192,6 +196,5 @@ def _widget_values(request: Request) -> dict[str, Any]:
         "new-repeats": repeats,
         "new-name": request.name,
     }
-    fields = [name for name in field_names(AuditConfig) if name not in ("preset", "protocol", "members", "seeds")]
-    values |= {f"new-{preset}-{name}": getattr(config, name) for name in fields}
+    values |= {f"new-{preset}-{name}": getattr(config, name) for name in _drawn_fields()}
     return values | {f"new-source-{name}": getattr(config.source, name) for name in field_names(SourceOptions)}

@@ -8,10 +8,10 @@ import pandas as pd
 import pyarrow as pa
 from scipy import stats
 
-from clipmem_core.audits.settings import flag, flat
+from clipmem_core.audits.settings import flat
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, PAIR_ID
-from clipmem_core.config import AuditConfig, InputError, as_dict
+from clipmem_core.config import FIELDS, AuditConfig, InputError, as_dict
 from clipmem_core.review.tables import ROW, count_rows, fetch_arrow, fetch_numbered, number
 from clipmem_core.scores.table import BY_NAME
 
@@ -20,11 +20,6 @@ CHANGED_COLUMNS = [
     *(PAIR_ID, "row_one", "row_other", "one", "other", "difference"),
     *("captions_changed", "group_one", "group_other"),
 ]
-# clipmem compares across audits only where these are the same. Another name for an audit's model is another model.
-_ALIKE = {
-    **{"protocol": "protocol", "model": "model", "loss": "loss", "pretrained": "start"},
-    **{"min_logit_scale": "floor of the logit scale", "max_logit_scale": "cap on the logit scale"},
-}
 
 
 @dataclass(frozen=True)
@@ -113,10 +108,10 @@ def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
     # A config from before a field was there has it at its default.
     first, second = (as_dict(AuditConfig()) | flat(audit.config["config"]) for audit in (one, other))
     return tuple(
-        f"The {word} differs: {_shown(first, name)} in {one.name}, {_shown(second, name)} in {other.name} "
-        f"({flag(name)}). clipmem compares only where it is the same."
-        for name, word in _ALIKE.items()
-        if first[name] != second[name]
+        f"The {own.alike} differs: {_shown(first, name)} in {one.name}, {_shown(second, name)} in {other.name} "
+        f"({own.flag}). clipmem compares only where it is the same."
+        for name, own in FIELDS.items()
+        if own.alike and first[name] != second[name]
     )
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from clipmem_core.columns import ONE_SPLIT
+from clipmem_core.config import FIELDS
 from clipmem_core.scores.seeds import Difference
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 from clipmem_core.studies.compare import difference_of, differences, mean_of
 from clipmem_core.studies.mitigations import NONE, UNTRAINED
 from clipmem_core.studies.store import ARM, CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, RETRIEVAL, SEED
-from clipmem_core.training.mitigation.fields import MIN_DF
 
 LESS = 0.25  # of mean candidate clipmem: what one setting should take away
 LOSS = 0.05  # of primary utility: what it may cost at most
@@ -88,7 +88,8 @@ def untrained_of(arms: pd.DataFrame) -> str:
 
 def leaving_out(arms: pd.DataFrame) -> list[str]:
     """Return the arms that leave tokens out, never read or forgotten, but for the one that `untrained_of` returns."""
-    fields = arms.reindex(columns=[*MIN_DF]).apply(pd.to_numeric, errors="coerce")
+    rare = [name for name, own in FIELDS.items() if own.part == "vocabulary"]
+    fields = arms.reindex(columns=rare).apply(pd.to_numeric, errors="coerce")
     return [str(arm) for arm in arms.loc[(fields > 0).any(axis=1), ARM].unique() if arm not in UNTRAINED]
 
 

@@ -12,15 +12,12 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_config
 from clipmem_core.audits.store import write_json
-from clipmem_core.config import AuditConfig
+from clipmem_core.config import AuditConfig, affecting
 from clipmem_core.files import read_json
 from clipmem_core.studies.rankings import Removal
 
 # Arms share these, so that a seed splits, starts and draws alike in each of them and differences are paired.
-SHARED_FIELDS = (
-    *("preset", "source", "protocol", "folds", "members", "seeds", "seed", "plant_miscaptions", "drop_lookalikes"),
-    *("captions", "cache_size", "resize_mode", "device", "threads", "cache_gb"),
-)
+SHARED_FIELDS = (*affecting("data", "members", "machine"), *affecting())
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ from clipmem_core import columns as c
 from clipmem_core.audits.prepare import DataSet
 from clipmem_core.audits.progress import MemberSeconds, audit_seconds
 from clipmem_core.audits.store import TEXT_INDEX, Audit
-from clipmem_core.config import AuditConfig, fingerprint
+from clipmem_core.config import FIELDS, AuditConfig, fingerprint
 from clipmem_core.scores.membership import Membership
 from clipmem_core.studies.basis import reference_config
 from clipmem_core.studies.ranking_audit import RANKING, ranking_share
 from clipmem_core.studies.setting import Setting
 from clipmem_core.studies.store import ARM, SAMPLES_SEEN, SECONDS, StudyFolder
 from clipmem_core.training.files import CHECKPOINT
-from clipmem_core.training.mitigation.fields import FORGET
 from clipmem_core.training.names import model_config
 
 # Measured once, since they are little beside an arm worth waiting for: until a member's process makes its first step,
@@ -84,7 +83,7 @@ def minutes_of(study: StudyFolder, setting: Setting) -> float | None:
 
 def _only_forgets(settings: Mapping[str, str], done: Collection[str], setting: Setting) -> bool:
     """Tell whether an arm that has rows trained just so, and the setting forgets tokens after that."""
-    fields = {name: value for name, value in setting.fields.items() if name != FORGET}
+    fields = {name: value for name, value in setting.fields.items() if "evaluation" not in FIELDS[name].affects}
     trained = {text for arm, text in settings.items() if arm in done}
     return len(fields) < len(setting.fields) and dataclasses.replace(setting, fields=fields).text in trained
 

@@ -10,31 +10,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipmem_core.audits.settings import CHOICES
-from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
+from clipmem_core.config import (
+    ARM_FIELDS,
+    FIELDS,
+    MODIFIERS,
+    AuditConfig,
+    InputError,
+    as_dict,
+    fingerprint,
+    switched_on,
+)
 from clipmem_core.studies.arms import Arm
 from clipmem_core.studies.mitigations import NONE
 from clipmem_core.studies.rankings import DIRECTIONS, RANDOM, Removal
-from clipmem_core.training.mitigation.fields import MODIFIERS, switched_on
 
-# Fields of the config that a setting may change, in the order they are shown in.
-FIELDS = (
-    *("train_captions", "text_noise", "image_noise", "noise_place", "text_mask", "text_min_df"),
-    *("text_forget_df", "crop_scale", "colour", "weight_decay", "stop_epoch", "min_logit_scale", "max_logit_scale"),
-    *("adaptive_noise", "adaptive_mask", "adaptive_rest", "adaptive_quantile", "adaptive_every"),
-)
 SWITCHES = ("lookalikes", "decisions", "equal_time")
 REMOVAL = "removal"
 RANKED_BY = (*DIRECTIONS, RANDOM)
 LONGEST_NAME = 70  # fingerprints may follow
-_KINDS: dict[str, type] = {own.name: type(own.default) for own in dataclasses.fields(AuditConfig) if own.name in FIELDS}
 
 
 @dataclass(frozen=True)
 class Setting:
     """What is done against memorization beside what `none` does.
 
-    `fields` are the config's, of FIELDS, that differ from those of `none`. `removal` takes pairs out by a ranking,
+    `fields` are the config's, of ARM_FIELDS, that differ from those of `none`. `removal` takes pairs out by a ranking,
     `lookalikes` all but the first of near-duplicate pictures, and `decisions` those that a person decided to remove,
     and gives the recaptioned ones their new captions. `equal_time` trains for as many epochs as take as long as
     `none` does.
@@ -47,9 +47,9 @@ class Setting:
     equal_time: bool = False
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.fields) - set(FIELDS))
+        unknown = sorted(set(self.fields) - set(ARM_FIELDS))
         if unknown:
-            raise ValueError(f"fields must be of {', '.join(FIELDS)}, not {', '.join(unknown)}")
+            raise ValueError(f"fields must be of {', '.join(ARM_FIELDS)}, not {', '.join(unknown)}")
 
     @property
     def text(self) -> str:
@@ -59,7 +59,7 @@ class Setting:
             >>> Setting({"crop_scale": 0.2, "text_mask": 0.30}, Removal("clipmem", 100), lookalikes=True).text
             'text_mask=0.3 crop_scale=0.2 removal=clipmem:100 lookalikes'
         """
-        parts = [f"{name}={_shortest(self.fields[name])}" for name in FIELDS if name in self.fields]
+        parts = [f"{name}={_shortest(self.fields[name])}" for name in ARM_FIELDS if name in self.fields]
         parts += [f"{REMOVAL}={self.removal.by}:{self.removal.n}"] if self.removal else []
         return " ".join([*parts, *(name for name in SWITCHES if getattr(self, name))])
 
@@ -91,21 +91,21 @@ def parse_setting(text: str) -> Setting:
         if name in said:
             raise InputError(f"a setting says {name} twice: once is enough")
         said[name] = _value(name, value, given=bool(equals))
-    fields = {name: value for name, value in said.items() if name in FIELDS}
-    return Setting(fields, **{name: value for name, value in said.items() if name not in FIELDS})
+    fields = {name: value for name, value in said.items() if name in ARM_FIELDS}
+    return Setting(fields, **{name: value for name, value in said.items() if name not in ARM_FIELDS})
 
 
 def setting_of(arm: Arm, none: Arm, config: AuditConfig | None = None) -> Setting | None:
     """Return what an arm of a plan does beside the reference arm; None where no setting can say it.
 
     Args:
-        arm: with a model of its own, pairs named one by one, or fields beyond FIELDS, it has none.
+        arm: with a model of its own, pairs named one by one, or fields beyond ARM_FIELDS, it has none.
         none: the reference arm.
         config: the study's, which both change; a default one where it is not given.
     """
     config = config or AuditConfig()
     listed = arm.recaptioned or (arm.removed and not arm.removal)
-    if arm.model or listed or (set(arm.fields) | set(none.fields)) - set(FIELDS):
+    if arm.model or listed or (set(arm.fields) | set(none.fields)) - set(ARM_FIELDS):
         return None
     reference = dataclasses.replace(config, **none.fields)
     own = {name: arm.fields.get(name, getattr(config, name)) for name in {**arm.fields, **none.fields}}
@@ -123,19 +123,20 @@ def normal(setting: Setting, config: AuditConfig) -> Setting:
         >>> normal(parse_setting("text_noise=0 noise_place=before text_mask=0.3 removal=random:0"), AuditConfig()).text
         'text_mask=0.3'
     """
-    values = _without_late_stop(as_dict(config) | dict(setting.fields))
+    values = _with_one_off(as_dict(config) | dict(setting.fields))
     on = set(switched_on(values))
     idle = {name for name, needs in MODIFIERS.items() if not on & set(needs)}
-    usual = _without_late_stop(as_dict(config))
-    fields = {name: values[name] for name in FIELDS if name not in idle and values[name] != usual[name]}
+    usual = _with_one_off(as_dict(config))
+    fields = {name: values[name] for name in ARM_FIELDS if name not in idle and values[name] != usual[name]}
     removal = setting.removal if setting.removal and setting.removal.n else None
     some = bool(fields or removal or setting.lookalikes or setting.decisions)
     return dataclasses.replace(setting, fields=fields, removal=removal, equal_time=setting.equal_time and some)
 
 
-def _without_late_stop(values: dict[str, Any]) -> dict[str, Any]:
-    """Say 0, which is the last epoch too, where training is to stop after the last epoch."""
-    return values | ({"stop_epoch": 0} if values["stop_epoch"] == values["epochs"] else {})
+def _with_one_off(values: dict[str, Any]) -> dict[str, Any]:
+    """Say the default where another value is off as well: 0, where training is to stop after the last epoch."""
+    off = {name: own.default for name, own in FIELDS.items() if own.off_at and values[name] == values[own.off_at]}
+    return values | off
 
 
 def _shortest(value: Any) -> str:
@@ -148,13 +149,13 @@ def _value(name: str, value: str, *, given: bool) -> Any:
         return True
     if name == REMOVAL:
         return _removal(value)
-    if name in FIELDS and given:
-        return _choice(name, value) if name in CHOICES else _number(name, value)
-    if name in FIELDS:
+    if name in ARM_FIELDS and given:
+        return _choice(name, value) if FIELDS[name].choices else _number(name, value)
+    if name in ARM_FIELDS:
         raise InputError(f"a setting gives {name} a value, as in {name}=…")
     if name in SWITCHES:
         raise InputError(f"in a setting {name} stands alone, without a value")
-    known = ", ".join((*FIELDS, REMOVAL, *SWITCHES))
+    known = ", ".join((*ARM_FIELDS, REMOVAL, *SWITCHES))
     raise InputError(f"a setting does not know {name[:40]!r}: say one of {known}, as in 'text_mask=0.3 {SWITCHES[0]}'")
 
 
@@ -169,13 +170,13 @@ def _removal(value: str) -> Removal:
 
 
 def _choice(name: str, value: str) -> str:
-    if value not in CHOICES[name]:
-        raise InputError(f"{name} must be one of {', '.join(CHOICES[name])}, not {value[:40]!r}")
+    if value not in FIELDS[name].choices:
+        raise InputError(f"{name} must be one of {', '.join(FIELDS[name].choices)}, not {value[:40]!r}")
     return value
 
 
 def _number(name: str, value: str) -> float | int:
-    kind = _KINDS[name]
+    kind = type(FIELDS[name].default)
     try:
         number = kind(value)
         known = math.isfinite(number)

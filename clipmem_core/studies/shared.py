@@ -29,15 +29,14 @@ from clipmem_core.audits.store import (
     file_sha256,
     write_manifest,
 )
-from clipmem_core.config import InputError, fingerprint
+from clipmem_core.config import FIELDS, InputError, affecting, fingerprint, switched_on, without_idle
 from clipmem_core.studies.store import SHARED_MEMBERS, studies_folder
 from clipmem_core.training.files import CHECKPOINT, LOG, TRAJECTORY
-from clipmem_core.training.mitigation.fields import FORGET, without_idle
 from clipmem_core.training.names import model_config
 
-# Of the config: what a member's bits do not depend on, or what is in a key as its content.
-CONTENT = ("preset", "source", "folds", "members", "seeds", "cache_gb", "model", "captions", "plant_miscaptions")
-EVALUATION = ("seed", "views", "eval_crop_scale", "eval_captions", "probe_data")
+EVALUATION = affecting("evaluation")
+# What a member's training does not depend on, or what is in its key as its content.
+APART = {*EVALUATION, *affecting("members"), *affecting(), *(name for name, own in FIELDS.items() if own.by_content)}
 
 
 def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
@@ -50,7 +49,7 @@ def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
     drawn = membership[[c.PAIR_ID, c.GROUP, name]].to_numpy().tolist()
     training = fingerprint(
         [
-            {key: value for key, value in without_idle(config).items() if key not in (*CONTENT, *EVALUATION, FORGET)},
+            {key: value for key, value in without_idle(config).items() if key not in APART},
             [model_config(config["model"]), _content(config["pretrained"])],
             [content_fingerprint(pairs), drawn, stored["seeds"][name]],
             [stored[key] for key in ("threads", "device", "precision", "versions")],
@@ -58,8 +57,8 @@ def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
         ]
     )
     labels = pairs[c.LABEL].astype(object).where(pairs[c.LABEL].notna(), None).tolist()
-    # Left out where it is off, as keys from before there was such a field are.
-    judged = {key: config.get(key) for key in EVALUATION} | ({FORGET: config[FORGET]} if config.get(FORGET) else {})
+    # A mitigation is left out where it is off, as keys from before there was such a field are.
+    judged = {key: config.get(key) for key in EVALUATION if not FIELDS[key].mitigates or key in switched_on(config)}
     evaluation = fingerprint([training, judged, labels])
     found: dict[str, tuple[str, ...]] = {training: (LOG, TRAJECTORY, CHECKPOINT)}
     if SNAPSHOTS in stored:

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from clipmem_core.audits.results import FOLLOWING
 from clipmem_core.audits.settings import flat, typed, typed_flags
+from clipmem_core.config import affecting
 from clipmem_core.studies.plans import defaults_of
 from clipmem_core.studies.store import StudyFolder
 
@@ -34,7 +34,8 @@ def _begun(study: StudyFolder, seeds: int) -> str:
     asked = study.asked
     words = [f"python -m clipmem_core study {asked['study']}", shlex.quote(asked["source"]), f"--name {study.name}"]
     words += [f"--preset {asked['config']['preset']}", f"--seeds {seeds}"]
-    given = {name: value for name, value in _given(asked["study"], asked["config"]).items() if name not in FOLLOWING}
+    machine = affecting("machine")
+    given = {name: value for name, value in _given(asked["study"], asked["config"]).items() if name not in machine}
     return " ".join([*words, *typed_flags(given)])
 
 

@@ -8,7 +8,7 @@ from clipmem_core.audits.preflight import Request
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import AuditConfig, SourceOptions, preset_config
 from clipmem_core.dashboard import starting
-from clipmem_core.dashboard.fields import comments, field_names
+from clipmem_core.dashboard.fields import field_names
 from tests.dashboard.audits_page import PAGE, button, labels, leave_job
 from tests.dashboard.test_pages import open_page, texts
 
@@ -133,7 +133,7 @@ def test_a_download_shows_its_last_line_and_can_be_tried_again(data: Path, calls
     assert "Fetch openclipart again" in labels(app)
 
 
-def test_further_settings_are_every_field_with_its_comment(data: Path) -> None:
+def test_further_settings_are_every_field_with_its_help(data: Path) -> None:
     app = open_page(PAGE)
     widgets = [*app.number_input, *app.selectbox, *app.text_input, *app.toggle]
     keys = {widget.key: widget for widget in widgets}
@@ -141,4 +141,4 @@ def test_further_settings_are_every_field_with_its_comment(data: Path) -> None:
     assert all(f"new-small-{name}" in keys for name in fields)
     assert all(f"new-source-{name}" in keys for name in field_names(SourceOptions))
     assert keys["new-small-cache_size"].help == "pixels a picture is stored at; crops are cut from these"
-    assert comments()["csv_separator"] == "one character"
+    assert keys["new-source-csv_separator"].help == "one character"

@@ -5,12 +5,11 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from clipmem_core.config import AuditConfig, InputError, as_dict
+from clipmem_core.config import AuditConfig, InputError, as_dict, switched_on
 from clipmem_core.studies.arms import Arm, recaptioned
 from clipmem_core.studies.mitigations import captions_arms, combined_arms, removal_arms, text_noise_arms
 from clipmem_core.studies.plans import STUDIES
 from clipmem_core.studies.setting import setting_of
-from clipmem_core.training.mitigation.fields import switched_on
 
 CONFIG = AuditConfig()
 

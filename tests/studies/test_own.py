@@ -124,8 +124,8 @@ def test_arms_that_take_another_time_are_those_that_are_run_with_equal_time(stud
 
 
 REFUSED = [
-    ("text_mask=1.5", Decided(), "--text-mask is a share: it must be in [0, 1], not 1.5"),
-    ("crop_scale=2", Decided(), "--crop-scale is a share of the picture"),
+    ("text_mask=1.5", Decided(), "--text-mask must be at least 0 and below 1, not 1.5"),
+    ("crop_scale=2", Decided(), "--crop-scale must be a number above 0 and at most 1"),
     ("stop_epoch=81", Decided(), "--stop-epoch must be one of the 80 epochs"),
     ("train_captions=-1", Decided(), "--train-captions must be at least 0"),
     ("removal=clipmem:111", Decided(), "removal takes out at most 110 of the 220 shared pairs, not 111"),

@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmem_core.audits.store import is_name
-from clipmem_core.config import AuditConfig, InputError, as_dict, preset_config
+from clipmem_core.config import ARM_FIELDS, AuditConfig, InputError, as_dict, preset_config, without_idle
 from clipmem_core.studies.arms import Arm
 from clipmem_core.studies.mitigations import captions_arms, combined_arms, removal_arms, text_noise_arms
 from clipmem_core.studies.rankings import DIRECTIONS, RANDOM, Removal
-from clipmem_core.studies.setting import FIELDS, Setting, normal, parse_setting, setting_of
-from clipmem_core.training.mitigation.fields import without_idle
+from clipmem_core.studies.setting import Setting, normal, parse_setting, setting_of
 
 WHOLE = ("train_captions", "text_min_df", "text_forget_df", "stop_epoch", "adaptive_every")
 MORE = pd.DataFrame({"captions": [["a", "b", "c"]] * 2000, "group": "shared"})
@@ -27,7 +26,7 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
     return st.integers() if name in WHOLE else st.floats(allow_nan=False, allow_infinity=False)
 
 
-fields = st.fixed_dictionaries({}, optional={name: values_of(name) for name in FIELDS})
+fields = st.fixed_dictionaries({}, optional={name: values_of(name) for name in ARM_FIELDS})
 removals = st.builds(Removal, st.sampled_from([*DIRECTIONS, RANDOM]), st.integers(0, 10**9 - 1))
 settings = st.builds(Setting, fields, st.none() | removals, st.booleans(), st.booleans(), st.booleans())
 
@@ -46,7 +45,7 @@ AS_A_PERSON_SETS = {
     "weight_decay": st.sampled_from([0.1, 0.2]),
 }
 usual_fields = st.fixed_dictionaries(
-    {}, optional={name: AS_A_PERSON_SETS.get(name, st.sampled_from([0.0, 0.1, 0.3])) for name in FIELDS}
+    {}, optional={name: AS_A_PERSON_SETS.get(name, st.sampled_from([0.0, 0.1, 0.3])) for name in ARM_FIELDS}
 )
 configs = st.builds(lambda own: dataclasses.replace(AuditConfig(), **own), usual_fields)
 
@@ -79,7 +78,7 @@ def test_texts_and_names_are_short_and_their_order_is_fixed() -> None:
 
 
 def test_names_that_are_cut_short_are_told_apart() -> None:
-    longest = {name: 0.123456789 for name in FIELDS if name not in (*WHOLE, "noise_place")}
+    longest = {name: 0.123456789 for name in ARM_FIELDS if name not in (*WHOLE, "noise_place")}
     first, second = Setting(longest), Setting(longest, lookalikes=True)
     assert first.name != second.name
     assert first.name[:60] == second.name[:60]

@@ -5,13 +5,12 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits.store import Audit, read_json, write_json, write_table
-from clipmem_core.config import AuditConfig
+from clipmem_core.config import AuditConfig, without_idle
 from clipmem_core.studies import plans, shared
 from clipmem_core.studies.arms import Arm
 from clipmem_core.studies.plans import Study
 from clipmem_core.studies.shared import parts, take
 from clipmem_core.studies.store import StudyFolder
-from clipmem_core.training.mitigation.fields import without_idle
 from tests.studies.conftest import Trained
 
 Start = Callable[..., StudyFolder]

@@ -14,9 +14,9 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from clipmem_core.columns import ONE_SPLIT
+from clipmem_core.config import FIELDS, MODIFIERS
 from clipmem_core.dashboard.address import PAGE, write
 from clipmem_core.dashboard.choices import choose_listed, choose_segment
-from clipmem_core.dashboard.fields import label_of
 from clipmem_core.dashboard.mitigations.knobs import RANKED_BY
 from clipmem_core.dashboard.mitigations.study_data import (
     MEMORIZATIONS,
@@ -48,7 +48,6 @@ from clipmem_core.studies.published import Published
 from clipmem_core.studies.setting import REMOVAL, Setting, parse_setting
 from clipmem_core.studies.show import sentences
 from clipmem_core.studies.store import ARM, CLIPMEM_CANDIDATE, StudyFolder
-from clipmem_core.training.mitigation.fields import MODIFIERS
 
 FIGURE, MEMORIZED, USEFUL, PAPER = "figure", "memorization", "utility", "paper"  # in the address
 TRADEOFF, SETTING = "tradeoff", "setting"
@@ -257,7 +256,7 @@ def against_of(study: StudyFolder, arms: Sequence[str]) -> Against | None:
     places |= {math.inf: max(value for value in values if math.isfinite(value)) + 1}
     ticks = {places[value]: f"{value:g}" if math.isfinite(value) else "all" for value in values}
     placed = pd.DataFrame([(arm, line, places[value]) for arm, line, value in rows], columns=[ARM, LINE, PLACE])
-    return Against(field, TITLES.get(field, label_of(field).lower()), ticks, placed)
+    return Against(field, TITLES.get(field) or FIELDS[field].label.lower(), ticks, placed)
 
 
 def _alone(text: str) -> tuple[str, str, float] | None:

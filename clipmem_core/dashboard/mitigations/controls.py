@@ -13,7 +13,7 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_config
-from clipmem_core.config import InputError
+from clipmem_core.config import MODIFIERS, InputError
 from clipmem_core.dashboard.address import PAGE, write
 from clipmem_core.dashboard.choices import choose_listed
 from clipmem_core.dashboard.mitigations import knobs
@@ -27,7 +27,6 @@ from clipmem_core.studies.own import find_arm
 from clipmem_core.studies.rankings import Removal
 from clipmem_core.studies.setting import Setting, normal, parse_setting
 from clipmem_core.studies.store import StudyFolder
-from clipmem_core.training.mitigation.fields import NOISE
 
 PARAMETER = "setting"
 MOST = 1_000_000  # of any field: more is a slip, and no slider goes there
@@ -57,7 +56,9 @@ def draw_setting(study: StudyFolder) -> Setting:
         "Text": lambda: controls.draw_fields((knobs.FORGET_DF, knobs.MIN_DF, knobs.MASK, knobs.TEXT_NOISE)),
         "Pictures": lambda: controls.draw_fields((knobs.CROPS, knobs.COLOUR, knobs.IMAGE_NOISE)),
         "Only for pairs that run ahead": controls.draw_adaptive,
-        "Training": lambda: controls.draw_fields((stop, knobs.DECAY, knobs.LOGIT_FLOOR, knobs.LOGIT_SCALE)),
+        "Training": lambda: controls.draw_fields(
+            (stop, knobs.DECAY, knobs.LOGIT_FLOOR, knobs.LOGIT_SCALE, *knobs.FURTHER)
+        ),
         "Pairs": lambda: controls.draw_pairs(study),
         "Comparison": lambda: controls.draw_switch("equal_time", "Equal time", EQUAL_TIME, disabled=not setting.text),
     }
@@ -157,7 +158,7 @@ class Controls:
             self._draw_toggle(knob.name, knob.label, knob.help, usual)
             if value is not None:
                 self._draw_slider(knob, value)
-                if knob.name in NOISE:
+                if knob.name in MODIFIERS["noise_place"]:
                     self._draw_noise(knob.name, value)
 
     def draw_adaptive(self) -> None:
@@ -233,7 +234,7 @@ class Controls:
         """Draw how long the noise is, and where it is added: below the first noise, the place of all of them."""
         if dim := self.reference.dim:
             st.caption(f"σ·√dim = {value:g}·√{dim} = {value * math.sqrt(dim):.2f}")
-        if name == next(other for other in NOISE if other in self.setting.fields):
+        if name == next(other for other in MODIFIERS["noise_place"] if other in self.setting.fields):
             place = self.setting.fields.get("noise_place", self.reference.config.noise_place)
             shown: dict[str, Any] = {"options": list(PLACES), "format_func": PLACES.__getitem__, "help": PLACE_HELP}
             label = "Before or after normalising"

@@ -38,7 +38,6 @@ from clipmem_core.studies.store import (
     SECONDS,
     StudyFolder,
 )
-from clipmem_core.training.mitigation.fields import FORGET
 
 PERCENT, ABSOLUTE, TIMES, VALUE = "percent", "absolute", "times", "value"
 SIGNED, UNBROKEN = "+z.3f", "\u00a0%"
@@ -101,7 +100,7 @@ def draw_effect(arms: pd.DataFrame, arm: str, called: str) -> None:
         show_text(judged)
     st.caption(f"In brackets: 95 % intervals over {c.ONE_SPLIT}.")
     if arm in leaving_out(arms):
-        st.caption(f"{MEASURED_ONCE} {KEPT if FORGET in called else ''}".strip())
+        st.caption(f"{MEASURED_ONCE} {KEPT if 'text_forget_df' in called else ''}".strip())
 
 
 def effect(arms: pd.DataFrame, arm: str, reference: str = NONE) -> str:

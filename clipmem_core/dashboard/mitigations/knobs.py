@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipmem_core.config import AuditConfig
+from clipmem_core.config import FIELDS, AuditConfig
 from clipmem_core.dashboard.mitigations.study_data import Reference
 from clipmem_core.scores.table import REMOVAL, scores_in
 from clipmem_core.studies.rankings import RANDOM
@@ -40,91 +40,87 @@ class Knob:
         return self.usual if self.usual != getattr(config, self.name) else min(self.high, self.usual + self.step)
 
 
-TEXT_NOISE = Knob(
+def _knob(name: str, label: str = "", help: str = "") -> Knob:
+    """Return the knob of a field that has a slider, with other words than the field's where some are given."""
+    own = FIELDS[name]
+    assert own.slider is not None
+    return Knob(name, label or own.label, help or own.help, **vars(own.slider))
+
+
+TEXT_NOISE = _knob(
     "text_noise",
     "Noise on text embeddings",
     "Gaussian noise on every caption's embedding while training. σ is its standard deviation in each number, so that "
     "σ·√dim is how long the noise is.",
-    *(0.01, 0.5, 0.01, 0.15),
 )
-IMAGE_NOISE = Knob(
+IMAGE_NOISE = _knob(
     "image_noise",
     "Noise on image embeddings",
     "The same noise on the picture's embedding: a control for noise on the text.",
-    *(0.01, 0.5, 0.01, 0.15),
 )
-MASK = Knob(
-    "text_mask", "Masked words", "This share of a caption's words is left out, others each epoch.", 0.05, 0.9, 0.05, 0.3
-)
-MIN_DF = Knob(
+MASK = _knob("text_mask", "Masked words", "This share of a caption's words is left out, others each epoch.")
+MIN_DF = _knob(
     "text_min_df",
     "Without rare words",
     "Tokens (words, or pieces of long ones) that fewer trained pairs than this have are never read, in training or "
     "after: a word of one caption names its picture, and says nothing of others.",
-    *(1, 100, 1, 10),
 )
-FORGET_DF = Knob(
+FORGET_DF = _knob(
     "text_forget_df",
     "Forget rare words",
     "Trained on every token, then never reading those again that fewer trained pairs than this have: at 1 only "
     "those that no pair has, which were never trained. Takes no training of its own. In checkpoint.pt what was learned "
     "stays until the rows of these tokens are deleted, and nothing here deletes them.",
-    *(1, 100, 1, 3),
 )
-CROPS = Knob(
+CROPS = _knob(
     "crop_scale",
     "Crops of another strength",
     "The smallest share of a picture that a random crop may show: less is stronger, 1 shows whole pictures.",
-    *(0.05, 1.0, 0.05, 0.2),
 )
-COLOUR = Knob(
+COLOUR = _knob(
     "colour",
     "Changed colours",
     "Brightness, contrast and saturation of a picture change by up to this share, anew each time it is seen.",
-    *(0.05, 1.0, 0.05, 0.4),
 )
-DECAY = Knob(
+DECAY = _knob(
     "weight_decay",
     "Another weight decay",
     "How strongly weights are pulled towards 0 at every step.",
-    *(0.0, 1.0, 0.05, 0.3),
 )
-LOGIT_FLOOR = Knob(
+LOGIT_FLOOR = _knob(
     "min_logit_scale",
     "Floor of the logit scale",
     "Holds the factor on similarities in the loss at or above this; it starts at 14. Smaller differences are enough "
     "then, so clipmem falls as it is in units of cosine: look at membership AUROC too.",
-    *(1.0, 100.0, 1.0, 30.0),
 )
-LOGIT_SCALE = Knob(
+LOGIT_SCALE = _knob(
     "max_logit_scale",
     "Cap on the logit scale",
     "Holds the factor on similarities in the loss at or below this; it starts at 14, and 100 is CLIP's own cap.",
-    *(1.0, 100.0, 1.0, 30.0),
 )
 # Found while one model trains: nobody has to train twice to know whom to act on.
 WHO = "A pair runs ahead when it is aligned better than most pairs that nobody trains on."
 ADAPTIVE = (
-    Knob("adaptive_noise", "Noise on their text", f"Noise on the text embedding. {WHO}", 0.01, 0.5, 0.01, 0.15),
-    Knob("adaptive_mask", "Masked words", f"This share of their words is left out. {WHO}", 0.05, 0.95, 0.05, 0.6),
-    Knob(
+    _knob("adaptive_noise", "Noise on their text", f"Noise on the text embedding. {WHO}"),
+    _knob("adaptive_mask", "Masked words", f"This share of their words is left out. {WHO}"),
+    _knob(
         "adaptive_rest",
         "Rest",
         f"They count this much less in the loss; at 1 they rest. {WHO}",
-        *(0.05, 1.0, 0.05, 1.0),
-        # Above the median, half of what is not memorized at all would rest too.
-        brings={"adaptive_quantile": 0.95},
     ),
 )
 AHEAD = (
-    Knob(
+    _knob(
         "adaptive_quantile",
         "Ahead of this share of external pairs",
         "A pair runs ahead when it is aligned better than this share of the pairs that nobody trains on.",
-        *(0.05, 0.99, 0.01, 0.5),
     ),
-    Knob("adaptive_every", "Epochs between two looks", "How often it is found anew who runs ahead.", 1, 10, 1, 2),
+    _knob("adaptive_every", "Epochs between two looks", "How often it is found anew who runs ahead."),
 )
+
+_WORDED = (TEXT_NOISE, IMAGE_NOISE, MASK, MIN_DF, FORGET_DF, CROPS, COLOUR, DECAY, LOGIT_FLOOR, LOGIT_SCALE)
+_NAMED = {knob.name for knob in (*_WORDED, *ADAPTIVE, *AHEAD)}
+FURTHER = tuple(_knob(name) for name, own in FIELDS.items() if own.slider and name not in _NAMED)
 
 
 def early_stop(reference: Reference) -> Knob:

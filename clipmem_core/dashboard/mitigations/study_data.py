@@ -10,7 +10,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import MODIFIERS, AuditConfig, InputError
 from clipmem_core.figures.mitigations import MEMORIZATION, TOLD, UTILITY
 from clipmem_core.review.tables import Stamp, stamp
 from clipmem_core.scores.seeds import over_seeds
@@ -28,7 +28,6 @@ from clipmem_core.studies.store import (
     STUDY,
     StudyFolder,
 )
-from clipmem_core.training.mitigation.fields import NOISE
 from clipmem_core.training.names import model_config
 
 MEMORIZATIONS = {
@@ -181,7 +180,7 @@ def described(arm: str, setting: str | None, dim: int) -> list[str]:
     """
     told = [arm] if not setting or setting == arm else [arm, setting]
     fields = parse_setting(setting).fields if setting else {}
-    for name in NOISE:
+    for name in MODIFIERS["noise_place"]:
         if dim and name in fields:
             length = f"σ·√dim = {fields[name]:g} · √{dim} = {fields[name] * math.sqrt(dim):.2f}"
             told.append(f"{name.replace('_', ' ')}: {length}, beside an embedding of length 1")

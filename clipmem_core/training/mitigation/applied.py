@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipmem_core.config import AuditConfig
+from clipmem_core.config import MODIFIERS, AuditConfig
 from clipmem_core.training.draws import IMAGE_NOISE, TEXT_NOISE
 from clipmem_core.training.mitigation.adaptive import HeldOutLevel
-from clipmem_core.training.mitigation.fields import ADAPTIVE
 from clipmem_core.training.mitigation.masking import Masking
 from clipmem_core.training.mitigation.noise import draw_noise, noisy
 from clipmem_core.training.model import Model
@@ -35,7 +34,7 @@ class Mitigation:
         self.config, self.keys, self.seed = config, keys, seed
         masks = config.text_mask or config.adaptive_mask
         self.masking = Masking(model, tokens, seed=seed) if masks else None
-        adaptive = any(getattr(config, name) for name in ADAPTIVE)
+        adaptive = any(getattr(config, name) for name in MODIFIERS["adaptive_every"])
         self.held_out = HeldOutLevel(len(keys), config.adaptive_quantile, config.adaptive_every) if adaptive else None
 
     def tokens(self, tokens: np.ndarray, captions: np.ndarray, rows: np.ndarray, epoch: int) -> np.ndarray:

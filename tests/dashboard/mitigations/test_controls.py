@@ -4,6 +4,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import write_table
+from clipmem_core.config import ARM_FIELDS, FIELDS
 from clipmem_core.dashboard.mitigations.knobs import (
     ADAPTIVE,
     COLOUR,
@@ -16,20 +17,21 @@ from clipmem_core.dashboard.mitigations.knobs import (
     MASK,
     MIN_DF,
 )
-from clipmem_core.studies.setting import FIELDS
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import SETTINGS
 from tests.dashboard.mitigations.mitigations_page import PAGE
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import open_page
 
-ALL_ON = (
-    "train_captions=2 text_noise=0.07 image_noise=0.2 noise_place=before text_mask=0.25 text_min_df=4 "
-    "text_forget_df=6 crop_scale=0.3 colour=0.5 weight_decay=0.4 stop_epoch=33 "
-    "min_logit_scale=18 max_logit_scale=20 adaptive_noise=0.11 "
-    "adaptive_mask=0.65 adaptive_rest=0.9 adaptive_quantile=0.8 adaptive_every=4 removal=misfit:7 "
-    "lookalikes decisions equal_time"
-)
+VALUES = {
+    **{"train_captions": 2, "text_noise": 0.07, "image_noise": 0.2, "noise_place": "before", "text_mask": 0.25},
+    **{"text_min_df": 4, "text_forget_df": 6, "crop_scale": 0.3, "colour": 0.5, "weight_decay": 0.4, "stop_epoch": 33},
+    **{"min_logit_scale": 18, "max_logit_scale": 20, "adaptive_noise": 0.11, "adaptive_mask": 0.65},
+    **{"adaptive_rest": 0.9, "adaptive_quantile": 0.8, "adaptive_every": 4},
+}
+SAID = {name: VALUES.get(name, own.slider and own.slider.usual) for name, own in FIELDS.items() if own.part}
+ALL_ON = " ".join(f"{name}={SAID[name]:g}" if name != "noise_place" else f"{name}=before" for name in ARM_FIELDS)
+ALL_ON += " removal=misfit:7 lookalikes decisions equal_time"
 
 
 pytestmark = pytest.mark.usefixtures("lab")
@@ -51,7 +53,7 @@ def test_the_address_sets_every_widget() -> None:
     assert asked(app) == ALL_ON
     assert all(toggle.value for toggle in app.toggle if toggle.key.startswith("mitigation-on-"))
     values = dict(part.split("=") for part in ALL_ON.split() if "=" in part and not part.startswith("removal"))
-    shown = {name: app.session_state[f"mitigation-{name}"] for name in FIELDS}
+    shown = {name: app.session_state[f"mitigation-{name}"] for name in ARM_FIELDS}
     assert {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in shown.items()} == values
     assert app.number_input(key="mitigation-removal-n").value == 7
     assert app.selectbox(key="mitigation-removal-by").value == "misfit"
@@ -60,7 +62,7 @@ def test_the_address_sets_every_widget() -> None:
 def test_the_words_hold_for_every_field_that_a_setting_can_change() -> None:
     app = open_page(PAGE, setting=ALL_ON)
     assert {widget.key.removeprefix("mitigation-") for widget in (*app.slider, *app.select_slider)} >= {
-        name for name in FIELDS if name != "noise_place"
+        name for name in ARM_FIELDS if name != "noise_place"
     }
     assert all(toggle.help for toggle in app.toggle if toggle.key.startswith("mitigation-on-"))
 

@@ -52,7 +52,7 @@ def test_a_setting_as_somebody_types_it_is_written_as_usual(lab: StudyFolder) ->
     ("setting", "fault"),
     [
         ("nonsense", "does not know 'nonsense'"),
-        ("text_mask=2", "--text-mask is a share"),
+        ("text_mask=2", "--text-mask must be"),
         ("adaptive_mask=0.1 adaptive_every=99999999999999999999", "at most 1,000,000"),
         ("removal=[x](javascript:alert(1)):5", "removal must name a ranking"),
         ("text_noise=nan", "text_noise must be a number"),
