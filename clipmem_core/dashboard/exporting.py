@@ -32,7 +32,7 @@ from clipmem_core.dashboard.kept_exports import (
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.dashboard.trouble import draw_fault
 from clipmem_core.exports import FORMATS
-from clipmem_core.exports.originals import is_planted
+from clipmem_core.exports.cleaned import is_planted
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from clipmem_core.review.selection import UNDECIDED
 

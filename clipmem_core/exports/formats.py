@@ -1,4 +1,4 @@
-"""A format's name and a path → the export written there whole, and what it holds and what it had to leave out."""
+"""The formats of an export, each with what writes it, and an export as a whole: checks, file, what it holds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,17 +6,11 @@ from pathlib import Path
 
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.config import InputError
-from clipmem_core.exports.cleaned import Cleaned, clean
-from clipmem_core.exports.coco import write_coco
-from clipmem_core.exports.datacomp import uids_file, write_uids
-from clipmem_core.exports.decision_table import write_decisions
-from clipmem_core.exports.open_clip_csv import write_csv
+from clipmem_core.exports import writers
+from clipmem_core.exports.cleaned import clean
 from clipmem_core.exports.pictures import Progress, images_folder
-from clipmem_core.exports.webdataset_keys import captions_file, write_keys
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from clipmem_core.review.tables import count_rows
-
-Written = tuple[tuple[str, ...], str]  # what to know of it, and the command that audits it
 
 
 @dataclass(frozen=True)
@@ -26,6 +20,8 @@ class Format:
     title: str
     suffixes: tuple[str, ...]
     sentence: str
+    write_cleaned: Callable[..., writers.Written] | None = None  # None: what it holds is no cleaned data set
+    beside: Callable[[Path], Path] | None = None  # what may be written beside the file
 
     @property
     def suffix(self) -> str:
@@ -51,31 +47,37 @@ class Summary:
 
 FORMATS = {
     "csv": Format(
-        "open_clip CSV", (".csv", ".tsv"), "The cleaned data set, a caption a row, as open_clip trains from."
+        "open_clip CSV",
+        (".csv", ".tsv"),
+        "The cleaned data set, a caption a row, as open_clip trains from.",
+        writers.write_csv,
+        images_folder,
     ),
-    "coco": Format("COCO captions", (".json",), "The cleaned data set as COCO captions: images and annotations."),
+    "coco": Format(
+        "COCO captions",
+        (".json",),
+        "The cleaned data set as COCO captions: images and annotations.",
+        writers.write_coco,
+        images_folder,
+    ),
     "wds": Format(
-        "WebDataset keys", (".txt",), "The keys of the samples to keep, one a line; filter your shards by them."
+        "WebDataset keys",
+        (".txt",),
+        "The keys of the samples to keep, one a line; filter your shards by them.",
+        writers.write_keys,
+        writers.captions_file,
     ),
     "datacomp": Format(
-        "DataComp uids", (".npy",), "The sorted uids of the pairs to keep, as DataComp's resharder takes them."
+        "DataComp uids",
+        (".npy",),
+        "The sorted uids of the pairs to keep, as DataComp's resharder takes them.",
+        writers.write_uids,
+        writers.uids_file,
     ),
     "html": Format("HTML report", (".html",), "The audit on one page that works offline, pictures included."),
     "decisions": Format(
         "Decisions", (".csv", ".parquet"), "Every decision and note with the scores it was made on, as CSV or Parquet."
     ),
-}
-_CLEANED: dict[str, Callable[..., Written]] = {
-    "csv": write_csv,
-    "coco": write_coco,
-    "wds": write_keys,
-    "datacomp": write_uids,
-}
-_BESIDE: dict[str, Callable[[Path], Path]] = {
-    "csv": images_folder,
-    "coco": images_folder,
-    "wds": captions_file,
-    "datacomp": uids_file,
 }
 
 
@@ -99,14 +101,16 @@ def write(
     notes: tuple[str, ...] = ()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if format in _CLEANED:
-            return _write_cleaned(clean(audit), format, path, progress)
+        if write_cleaned := FORMATS[format].write_cleaned:
+            cleaned = clean(audit)
+            notes, command = write_cleaned(cleaned, path, progress=progress)
+            return Summary(cleaned.kept, cleaned.removed, cleaned.recaptioned, (*notes, *cleaned.notes), command)
         if format == "html":
             from clipmem_core.exports.report import write_report  # brings Plotly along
 
             write_report(audit, path, progress=progress)
         else:
-            notes = write_decisions(audit, path)
+            notes = writers.write_decisions(audit, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
     counts = open_review(audit).counts()
@@ -124,12 +128,7 @@ def _check(audit: Audit, format: str, path: Path, overwrite: bool) -> None:
         raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
     if path.is_dir():
         raise InputError(f"--out {str(path)!r} is a folder: give the file to write")
-    beside = _BESIDE.get(format)
+    beside = FORMATS[format].beside
     for there in (path, beside(path) if beside else path):
         if there.exists() and not overwrite:
             raise InputError(f"{there} is there already: take another --out, or replace it with --overwrite")
-
-
-def _write_cleaned(cleaned: Cleaned, format: str, path: Path, progress: Progress | None) -> Summary:
-    notes, command = _CLEANED[format](cleaned, path, progress=progress)
-    return Summary(cleaned.kept, cleaned.removed, cleaned.recaptioned, (*notes, *cleaned.notes), command)

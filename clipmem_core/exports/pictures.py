@@ -1,4 +1,4 @@
-"""A cleaned data set → paths that any program can open: its own files, or pictures written out of archives."""
+"""The pictures of a cleaned data set as files that any program can open: its own, or written out of archives."""
 
 import os
 import re

@@ -1,8 +1,9 @@
-"""An audit as one HTML file that needs nothing else: its verdict, figure, tables, pictures and decisions."""
+"""The report of an audit, one HTML file that needs nothing else: verdict, figure, tables, pictures and decisions."""
 
 import base64
 import io
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,24 +14,15 @@ import pandas as pd
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.store import PAIRS, QUARANTINE, Audit
 from clipmem_core.audits.verdict import queues
-from clipmem_core.columns import PAIR_ID
+from clipmem_core.columns import GROUP, PAIR_ID
 from clipmem_core.exports.pictures import Progress
-from clipmem_core.exports.report_tables import (
-    TextTable,
-    detection_table,
-    group_table,
-    groups_with_intervals,
-    number,
-    settings_table,
-    utility_table,
-)
 from clipmem_core.figures.groups import group_figure
 from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
-from clipmem_core.review.groups import group_bins
-from clipmem_core.review.overview import mapping
+from clipmem_core.review.groups import group_bins, group_summary
+from clipmem_core.review.overview import detection_table, is_number, join_intervals, mapping, table, utility_table
 from clipmem_core.review.overview import rows as rows_of
 from clipmem_core.review.rows import audit_root, find_rows
 from clipmem_core.review.selection import Selection
@@ -44,6 +36,17 @@ TOP = 50
 DECISIONS_SHOWN = 500
 BINS = 60
 CAPTION_LIMIT = 400
+_METRICS = {"auroc": "AUROC", "average_precision": "average precision", "precision_at_k": "precision at k"}
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table under its title; without rows it is not shown."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ def write_report(audit: Audit, path: Path, *, progress: Progress | None = None) 
 
 
 def _content(audit: Audit, progress: Progress | None) -> dict[str, Any]:
-    config, verdict, groups = audit.config, audit.verdict, groups_with_intervals(audit)
-    review = open_review(audit)
-    tables = [group_table(groups), detection_table(verdict), utility_table(audit.utility)]
+    config, verdict, review = audit.config, audit.verdict, open_review(audit)
+    groups = join_intervals(group_summary(audit), table(mapping(verdict), "groups"))
+    tables = [_group_table(groups), _detection_table(mapping(verdict)), _utility_table(audit.utility)]
     return {
         "name": audit.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -88,7 +91,7 @@ def _content(audit: Audit, progress: Progress | None) -> dict[str, Any]:
         "galleries": _galleries(audit, queues(verdict), progress),
         "counts": review.counts(),
         "decisions": _decision_table(review.table()),
-        "settings": settings_table(config),
+        "settings": TextTable("How this audit was made", ("setting", "value"), list(_flat(config))),
         "side": SIDE,
     }
 
@@ -111,6 +114,42 @@ def _facts(audit: Audit, config: dict[str, Any]) -> list[tuple[str, str]]:
         ("members", str(len(members) if isinstance(members, list) else "")),
         ("model", str(fields.get("model", "") if isinstance(fields, dict) else "")),
     ]
+
+
+def _group_table(groups: pd.DataFrame) -> TextTable:
+    """Show groups with their means and intervals."""
+    kinds = "; ".join(dict.fromkeys(filter(None, groups["kind"])))
+    rows = [
+        (str(row[GROUP]), f"{row['n']:,}", *(number(row[name]) for name in ("mean", "low", "high")))
+        for row in groups.to_dict("records")
+    ]
+    return TextTable(
+        "clipmem by group", ("group", "pairs", "mean", "low", "high"), rows, f"low to high: {kinds}" if kinds else ""
+    )
+
+
+def _detection_table(verdict: dict[str, Any]) -> TextTable:
+    """Show how well each score finds the planted captions, with intervals."""
+    shown = detection_table(table(verdict, "detection")).reindex(columns=["score", *_METRICS], fill_value="")
+    title, head = "How well each score finds the planted captions", ("score", *_METRICS.values())
+    return TextTable(title, head, shown.to_numpy().tolist())
+
+
+def _utility_table(utility: pd.DataFrame) -> TextTable:
+    """Show each metric's mean over the members, and each member's."""
+    wide = utility_table(utility)
+    if wide.empty:
+        return TextTable("Utility", (), ())
+    rows = [(str(name), *map(number, values)) for name, *values in wide.itertuples(index=False, name=None)]
+    return TextTable("Utility of the members", tuple(map(str, wide.columns)), rows)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value)
 
 
 def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
@@ -182,3 +221,13 @@ def _decision_table(decisions: pd.DataFrame) -> TextTable:
     left = len(decisions) - len(shown)
     note = f"{left:,} more are left out: export decisions as CSV for all of them." if left else ""
     return TextTable("Decisions", ("id", "decision", "new captions", "note", "time"), rows, note)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """Return a number as text, with a real minus sign, and an empty text for anything else.
+
+    Example:
+        >>> number(-0.12345), number(None)
+        ('−0.123', '')
+    """
+    return f"{value:,.{digits}f}".replace("-", "−") if is_number(value) else ""

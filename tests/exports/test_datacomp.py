@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmem_core.exports import write
-from clipmem_core.exports.datacomp import packed, uid_of
+from clipmem_core.exports.writers import packed, uid_of
 from clipmem_core.review.decisions import REMOVE, open_review
 from tests.exports.sources import audited, picture
 

@@ -12,7 +12,7 @@ import pytest
 
 from clipmem_core.audits.store import MANIFEST, PAIRS, Audit, write_table
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.exports import FORMATS, coco, write
+from clipmem_core.exports import FORMATS, write, writers
 from clipmem_core.pairs.table import read_source
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.exports.sources import audited, make_source
@@ -88,7 +88,7 @@ def test_what_fails_halfway_leaves_everything_as_it_was(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(coco, "_annotations", fail)
+    monkeypatch.setattr(writers, "_annotations", fail)
     open_review(audit).decide([audit.pairs["pair_id"][0]], REMOVE)
     with pytest.raises(InputError, match=r"clean.json cannot be written: No space left on device"):
         write(audit, "coco", tmp_path / "clean.json", overwrite=True)

@@ -11,7 +11,7 @@ from PIL import Image
 from clipmem_core.audits.store import VERDICT, Audit, write_json
 from clipmem_core.config import InputError
 from clipmem_core.exports import report, write
-from clipmem_core.exports.report_tables import number
+from clipmem_core.exports.report import number
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.made_audit import HOSTILE
 

@@ -10,7 +10,7 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expan
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.exports import write
-from clipmem_core.exports.webdataset_keys import webdataset_key
+from clipmem_core.exports.writers import webdataset_key
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.exports.sources import audited, make_source, picture
 

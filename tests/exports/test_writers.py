@@ -1,3 +1,4 @@
+import json
 import subprocess
 from argparse import Namespace
 from pathlib import Path
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipmem_core.audits.store import PAIRS, Audit, write_table
-from clipmem_core.exports import Summary, open_clip_csv, write
+from clipmem_core.exports import Summary, write, writers
 from clipmem_core.exports.cleaned import Cleaned
-from clipmem_core.exports.open_clip_csv import MISSING, write_csv
-from tests.exports.sources import CAPTIONS, audited, make_source
+from clipmem_core.exports.writers import MISSING, write_csv
+from tests.exports.sources import CAPTIONS, LABELS, audited, make_source
 
 TYPES = [
     ("row", pa.int64()),
@@ -116,14 +117,15 @@ def test_captions_that_pandas_takes_for_missing_are_counted(tmp_path: Path, data
     assert [note for note in summary.notes if note.startswith("1 captions spell a missing value")]
 
 
+@pytest.mark.parametrize(("format", "suffix"), [("csv", "csv"), ("coco", "json")])
 def test_it_is_the_same_however_many_pairs_are_written_at_once(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, format: str, suffix: str
 ) -> None:
     audit = audited(make_source("csv", tmp_path / "set"))
-    write(audit, "csv", tmp_path / "one.csv")
-    monkeypatch.setattr(open_clip_csv, "PAIRS_AT_ONCE", 3)
-    write(audit, "csv", tmp_path / "two.csv")
-    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    write(audit, format, tmp_path / f"one.{suffix}")
+    monkeypatch.setattr(writers, "PAIRS_AT_ONCE", 3)
+    write(audit, format, tmp_path / f"two.{suffix}")
+    assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
 
 
 def test_pictures_that_are_gone_are_counted(tmp_path: Path, data: Path) -> None:
@@ -139,3 +141,24 @@ def test_an_audit_in_parts_of_a_table_keeps_its_order(tmp_path: Path, data: Path
     write(audit, "csv", tmp_path / "clean.csv")
     ids = pd.read_csv(tmp_path / "clean.csv")["pair_id"]
     assert list(dict.fromkeys(ids)) == [f"id {at}" for at in reversed(range(10))]
+
+
+def test_it_is_laid_out_as_coco_is(tmp_path: Path, data: Path) -> None:
+    write(audited(make_source("csv", tmp_path / "set")), "coco", tmp_path / "clean.json")
+    value = json.loads((tmp_path / "clean.json").read_text(encoding="utf-8"))
+    images = {image["id"]: image for image in value["images"]}
+    assert list(images) == list(range(1, 11))
+    known = {"id": 4, "file_name": "images/3.png", "width": 24, "height": 24, "pair_id": "id 3", "label": LABELS[3]}
+    assert images[4] == known
+    assert "label" not in images[2]
+    assert [entry["id"] for entry in value["annotations"]] == list(range(1, sum(map(len, CAPTIONS)) + 1))
+    for key, texts in enumerate(CAPTIONS, start=1):
+        assert [entry["caption"] for entry in value["annotations"] if entry["image_id"] == key] == texts
+
+
+def test_pictures_of_archives_are_named_relative_to_their_folder(tmp_path: Path, data: Path) -> None:
+    summary = write(audited(make_source("parquet", tmp_path / "set")), "coco", tmp_path / "clean.json")
+    value = json.loads((tmp_path / "clean.json").read_text(encoding="utf-8"))
+    assert value["images"][1]["file_name"] == "00000001.png"
+    assert (tmp_path / "clean_images/00000001.png").is_file()
+    assert f"--image-folder {tmp_path / 'clean_images'}" in summary.command
