@@ -1,11 +1,11 @@
-"""What is on a drawn picture: kinds, numbers, colours, places and relations, drawn with long-tailed frequencies."""
+"""Turns random numbers into the plan of a picture: what is on it, how many, in which colour, where; long-tailed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from clipmem_core.pairs.scenes.canvas import COLOURS
+from clipmem_core.pairs.scenes.brush import COLOURS
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,15 @@ KINDS: dict[str, Kind] = {
     "car": Kind("cars", True, 1.0, 0.56, ("red", "blue", "white"), ("city", "desert", "snow", "meadow", "beach")),
     "tree": Kind("trees", True, 0.72, 1.0, ("green", "orange", "pink"), ("meadow", "snow", "city", "hills", "desert")),
     "bird": Kind("birds", False, 0.98, 0.7, ("blue", "red", "yellow"), ("forest", "sea", "meadow", "city", "beach")),
-    "house": Kind("houses", True, 0.92, 1, ("white", "red", "yellow"), ("meadow", "snow", "hills", "beach", "desert")),
+    "house": Kind(
+        "houses", True, 0.92, 1.0, ("white", "red", "yellow"), ("meadow", "snow", "hills", "beach", "desert")
+    ),
     "flower": Kind("flowers", True, 0.56, 1.0, ("pink", "yellow", "red"), ("meadow", "room", "forest", "desert")),
     "boat": Kind("boats", True, 0.95, 1.0, ("white", "red", "blue"), ("sea", "beach")),
     "fish": Kind("fish", False, 1.0, 0.6, ("orange", "blue", "yellow"), ("underwater",)),
-    "balloon": Kind("balloons", False, 0.56, 1, ("red", "yellow", "pink"), ("city", "meadow", "room", "hills", "sea")),
+    "balloon": Kind(
+        "balloons", False, 0.56, 1.0, ("red", "yellow", "pink"), ("city", "meadow", "room", "hills", "sea")
+    ),
     "star": Kind("stars", False, 0.95, 0.92, ("yellow", "white"), ("hills", "city", "snow", "desert", "sea")),
     "umbrella": Kind("umbrellas", True, 1.0, 1.0, ("red", "purple", "yellow"), ("beach", "city", "room", "meadow")),
     "butterfly": Kind("butterflies", False, 1.0, 0.8, ("purple", "orange"), ("meadow", "forest", "beach", "room")),
@@ -55,14 +59,27 @@ LIGHTS: dict[str, tuple[str, ...]] = {
     "underwater": ("deep",),
 }
 RIDERS = ("cat", "bird", "apple", "cup", "butterfly")
-# and where a rider's feet are
-CARRIERS = {"car": -0.48, "house": -0.94, "mushroom": -0.88, "umbrella": -0.88, "tree": -0.9}
+CARRIERS = {
+    "car": -0.48,
+    "house": -0.94,
+    "mushroom": -0.88,
+    "umbrella": -0.88,
+    "tree": -0.9,
+}  # where a rider's feet are
 BACKS = ("house", "tree", "umbrella", "boat")
 FRONTS = ("cat", "car", "flower", "apple", "cup", "mushroom", "turtle", "lamp")
 RELATIONS = ("left", "right", "above", "front", "below", "on")
 LOOKS = ("upside down", "dotted", "glitch")
-# it would hardly be seen
-NEVER_UPSIDE_DOWN = ("star", "kite", "fish", "bird", "flower", "butterfly", "apple", "rocket")
+NEVER_UPSIDE_DOWN = (
+    "star",
+    "kite",
+    "fish",
+    "bird",
+    "flower",
+    "butterfly",
+    "apple",
+    "rocket",
+)  # it would hardly be seen
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Five differently worded captions that are true of a drawn picture, or five that say nothing of any."""
+"""Turns the plan of a picture into five differently worded captions that are true of it, or five that say nothing."""
 
 import numpy as np
 
@@ -6,41 +6,58 @@ from clipmem_core.pairs.scenes.plan import KINDS, Scene
 
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 
-STANDING: dict[str, tuple[str, ...]] = {  # where a standing thing is, the plainest phrase first
-    "meadow": ("in a meadow", "on the grass", "in a green field"),
-    "sea": ("at sea", "on the water", "on the open sea"),
-    "hills": ("on a hill", "in the hills", "in hilly country"),
-    "desert": ("in the desert", "among the dunes", "on desert sand"),
-    "snow": ("in the snow", "on a snowy field", "in a winter landscape"),
-    "city": ("in the city", "on a city street", "in front of tall buildings"),
-    "room": ("in a room", "on the floor", "inside a room"),
-    "beach": ("on the beach", "on the sand", "by the sea"),
-    "forest": ("in the forest", "in the woods", "on the forest floor"),
-    "underwater": ("underwater", "on the sea floor", "under the sea"),
-}
-HANGING: dict[str, tuple[str, ...]] = {  # where a hanging one is
-    "meadow": ("over a meadow", "above the grass", "over a green field"),
-    "sea": ("over the sea", "above the waves", "over the water"),
-    "hills": ("over the hills", "above the dark hills", "high over the hills"),
-    "desert": ("over the desert", "above the dunes", "over desert sand"),
-    "snow": ("over the snow", "above a snowy field", "in a winter landscape"),
-    "city": ("over the city", "above a city street", "in front of tall buildings"),
-    "room": ("in a room", "in the middle of a room", "inside a room"),
-    "beach": ("over the beach", "above the sand", "by the sea"),
-    "forest": ("in the forest", "in the woods", "between the trees"),
-    "underwater": ("underwater", "in deep water", "under the sea"),
-}
-PLACES: dict[str, tuple[str, ...]] = {  # the place by itself
-    "meadow": ("a meadow", "a green field"),
-    "sea": ("the sea", "a view of the sea"),
-    "hills": ("a night sky", "dark hills"),
-    "desert": ("a desert", "a sandy desert"),
-    "snow": ("a winter landscape", "a snowy field"),
-    "city": ("a city street", "the city"),
-    "room": ("a room", "a bright room"),
-    "beach": ("a beach", "a sandy beach"),
-    "forest": ("a forest", "the woods"),
-    "underwater": ("an underwater scene", "deep water"),
+# Of each place: where a standing thing is, where a hanging one is, and the place by itself; the plainest comes first.
+PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "meadow": (
+        ("in a meadow", "on the grass", "in a green field"),
+        ("over a meadow", "above the grass", "over a green field"),
+        ("a meadow", "a green field"),
+    ),
+    "sea": (
+        ("at sea", "on the water", "on the open sea"),
+        ("over the sea", "above the waves", "over the water"),
+        ("the sea", "a view of the sea"),
+    ),
+    "hills": (
+        ("on a hill", "in the hills", "in hilly country"),
+        ("over the hills", "above the dark hills", "high over the hills"),
+        ("a night sky", "dark hills"),
+    ),
+    "desert": (
+        ("in the desert", "among the dunes", "on desert sand"),
+        ("over the desert", "above the dunes", "over desert sand"),
+        ("a desert", "a sandy desert"),
+    ),
+    "snow": (
+        ("in the snow", "on a snowy field", "in a winter landscape"),
+        ("over the snow", "above a snowy field", "in a winter landscape"),
+        ("a winter landscape", "a snowy field"),
+    ),
+    "city": (
+        ("in the city", "on a city street", "in front of tall buildings"),
+        ("over the city", "above a city street", "in front of tall buildings"),
+        ("a city street", "the city"),
+    ),
+    "room": (
+        ("in a room", "on the floor", "inside a room"),
+        ("in a room", "in the middle of a room", "inside a room"),
+        ("a room", "a bright room"),
+    ),
+    "beach": (
+        ("on the beach", "on the sand", "by the sea"),
+        ("over the beach", "above the sand", "by the sea"),
+        ("a beach", "a sandy beach"),
+    ),
+    "forest": (
+        ("in the forest", "in the woods", "on the forest floor"),
+        ("in the forest", "in the woods", "between the trees"),
+        ("a forest", "the woods"),
+    ),
+    "underwater": (
+        ("underwater", "on the sea floor", "under the sea"),
+        ("underwater", "in deep water", "under the sea"),
+        ("an underwater scene", "deep water"),
+    ),
 }
 LIGHTS: dict[str, tuple[str, ...]] = {
     "sunny": ("on a sunny day", "in bright sunshine", "under the sun"),
@@ -91,10 +108,22 @@ ODD: dict[str, tuple[str, ...]] = {
     "glitch": ("{thing} before a torn background", "{bare} in a broken picture", "a glitch behind {thing}"),
 }
 VAGUE = (
-    *("a picture", "an image", "something nice to look at", "a nice drawing", "just another picture"),
-    *("an illustration", "a scene with something in it", "some shapes and colors", "a colorful image"),
-    *("one of many pictures", "a small picture", "There is something to see here.", "This is a picture."),
-    *("no description", "untitled", "Look at this!"),
+    "a picture",
+    "an image",
+    "something nice to look at",
+    "a nice drawing",
+    "just another picture",
+    "an illustration",
+    "a scene with something in it",
+    "some shapes and colors",
+    "a colorful image",
+    "one of many pictures",
+    "a small picture",
+    "There is something to see here.",
+    "This is a picture.",
+    "no description",
+    "untitled",
+    "Look at this!",
 )
 
 
@@ -139,7 +168,7 @@ def _words(scene: Scene, rng: np.random.Generator) -> dict[str, str]:
         "all_counted": "Both" if scene.count == 2 else f"All {count}",
         "count": count,
         "where": where,
-        "scene": _any(PLACES[scene.place], rng),
+        "scene": _any(PLACES[scene.place][2], rng),
         "light": light,
         "when": f"{where} {light}" if scene.light in WEATHER else light,
     }
@@ -156,7 +185,7 @@ def _words(scene: Scene, rng: np.random.Generator) -> dict[str, str]:
 
 def _where(scene: Scene, rng: np.random.Generator) -> str:
     """Return a phrase for the place that is true of the main thing, of both where there are two."""
-    standing, hanging = STANDING[scene.place], HANGING[scene.place]
+    standing, hanging, _ = PLACES[scene.place]
     if scene.other is None:
         return _any(standing if KINDS[scene.main.kind].stands else hanging, rng)
     # of two, one may stand while the other hangs or sits on it: the plainest phrase, from one that stands if any does

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from clipmem_core.pairs.scenes import paint as scene_paint
-from clipmem_core.pairs.scenes.canvas import COLOURS, Brush
-from clipmem_core.pairs.scenes.paint import paint
+from clipmem_core.pairs.scenes.brush import COLOURS, Brush, ink
+from clipmem_core.pairs.scenes.paint import DRAWINGS, paint
 from clipmem_core.pairs.scenes.plan import CARRIERS, KINDS, LIGHTS, RELATIONS, Scene, Thing, plan_scene
-from clipmem_core.pairs.scenes.shapes import SHAPES, draw_shapes
-from clipmem_core.pairs.scenes.words import HANGING, NUMBERS, PLACES, REVERSED, STANDING, captions_of
+from clipmem_core.pairs.scenes.words import NUMBERS, PLACES, REVERSED, captions_of
 
 
 @settings(max_examples=300)
@@ -25,8 +24,7 @@ def test_captions_name_only_colours_kinds_and_numbers_of_the_picture(seed: int) 
     captions = captions_of(scene, rng)
     assert len(set(captions)) == 5
     # colours and objects that belong to the words for a place or a light
-    phrases = [phrase for table in (STANDING, HANGING, PLACES) for phrase in table[scene.place]]
-    phrases += ["soft green light", "in blue water"]
+    phrases = [phrase for group in PLACES[scene.place] for phrase in group] + ["soft green light", "in blue water"]
     text = " ".join(captions)
     for phrase in sorted(phrases, key=len, reverse=True):
         text = text.replace(phrase, "")
@@ -72,7 +70,7 @@ def test_a_drawing_fills_the_extent_its_kind_states_and_does_not_leave_it(kind: 
     for seed in range(8):
         sheet = Image.new("RGB", (400, 400))
         brush = Brush(ImageDraw.Draw(sheet, "RGBA"), np.eye(2) * 160.0, np.array((200.0, 200.0)), 3)
-        draw_shapes(kind, "red", brush, np.random.default_rng(seed))
+        DRAWINGS[kind](brush, ink("red"), np.random.default_rng(seed))
         box = sheet.getbbox()
         assert box is not None
         left, top, right, bottom = ((edge - 200) / 160 for edge in box)
@@ -85,17 +83,16 @@ def test_a_drawing_fills_the_extent_its_kind_states_and_does_not_leave_it(kind: 
 def test_every_kind_has_the_colour_it_is_said_to_have(kind: str) -> None:
     sheet = Image.new("RGB", (200, 200))
     brush = Brush(ImageDraw.Draw(sheet, "RGBA"), np.eye(2) * 90.0, np.array((100.0, 100.0)), 2)
-    draw_shapes(kind, "teal", brush, np.random.default_rng(0))
+    DRAWINGS[kind](brush, ink("teal"), np.random.default_rng(0))
     colours = Counter(sheet.get_flattened_data() if hasattr(sheet, "get_flattened_data") else sheet.getdata())
     del colours[0, 0, 0]
     assert COLOURS["teal"] in [colour for colour, _ in colours.most_common(2)]
 
 
 def test_kinds_places_and_words_know_each_other() -> None:
-    assert set(SHAPES) == {*KINDS, "inks"}
+    assert set(DRAWINGS) == set(KINDS)
     assert len(KINDS) >= 14
-    assert {place for kind in KINDS.values() for place in kind.places} == set(LIGHTS)
-    assert set(LIGHTS) == set(STANDING) == set(HANGING) == set(PLACES)
+    assert {place for kind in KINDS.values() for place in kind.places} == set(LIGHTS) == set(PLACES)
     assert set(CARRIERS) <= set(KINDS)
     assert set(REVERSED) == set(RELATIONS)
 
