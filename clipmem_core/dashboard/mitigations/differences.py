@@ -46,13 +46,14 @@ REACHED, NOTHING = "✓", "–"
 CHOSEN_SHADE = "background-color: rgba(106,111,216,0.18)"
 MEASURED_ONCE = (
     "none reads tokens that it never trained on as the random vectors they began as. On OpenClipart (611 queries of "
-    "one split, 4 members of half of the data) 35 to 38 % of unseen captions have one, and leaving out only those "
-    "lifts retrieval by 0.0065 ± 0.0057. Against that, forgetting tokens of fewer than 2 pairs costs 3.2 % of "
-    "retrieval, of fewer than 3 pairs 6.9 %, and 33 % on queries with a rare word that was trained on."
+    "one split, preset tiny, members of half of the data) 36 to 38 % of unseen captions have one, and leaving out only "
+    "those changes retrieval by +0.007 ± 0.009. Against that, forgetting tokens of fewer than 2 pairs costs 2.4 % of "
+    "retrieval, of fewer than 3 pairs 6.6 %, and 30 % on captions with a word of one or two trained pairs; members of "
+    "most of the data lose 0 to 1 %."
 )
 KEPT = (
     "checkpoint.pt is the same as without forgetting: read with every token, it shows all that was memorized (of these "
-    "4 members a membership AUROC of 0.87). Forgetting mitigates only once the rows of these tokens are deleted from "
+    "members a membership AUROC of 0.82). Forgetting mitigates only once the rows of these tokens are deleted from "
     "the token embedding, and nothing here deletes them."
 )
 
