@@ -41,7 +41,7 @@ def test_the_time_adds_up_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     pace = Pace(warm_up=9.0, waited=8.0, step=0.5, picture=0.001, caption=0.002, busy=7.0)
     trained = np.zeros((5, 1000), dtype=bool)
     trained[:, :450] = True
-    membership = Membership(np.full(1000, "scored"), tuple("abcde"), trained, np.arange(1000))
+    membership = Membership(np.full(1000, "scored"), tuple("abcde"), trained)
     member = member_seconds(pace, config, membership, captions=3000)
     # Five members two at a time are three turns; 450 pairs are five batches.
     assert audit_seconds(member, config, starting=3.0, pairs=1000) == pytest.approx(
