@@ -15,7 +15,8 @@ from clipmem_core.audits.detached import process_start
 from clipmem_core.columns import IMAGE
 from clipmem_core.config import InputError
 from clipmem_core.exports.cleaned import ROW, Cleaned
-from clipmem_core.pairs.references import file_faults, read_bytes
+from clipmem_core.pairs.readers.containers import file_faults
+from clipmem_core.pairs.references import read_bytes
 
 Progress = Callable[[int, int], None]
 _INSIDE = r"(?i)\.tar/|\.(parquet|arrow)#[0-9]+$"
@@ -81,7 +82,9 @@ def suffix_of(data: bytes) -> str:
 
 
 def _missing(root: Path, images: pa.ChunkedArray) -> tuple[str, ...]:
-    faults = file_faults(root, images.to_pylist())
+    seen: dict[str, int] = {}
+    by_folder = sorted(images.to_pylist(), key=lambda image: seen.setdefault(os.path.dirname(image), len(seen)))
+    faults = dict(file_faults(root, by_folder))
     if not faults:
         return ()
     return (f"{len(faults):,} pictures are no longer there, first {next(iter(faults))!r}",)

@@ -1,4 +1,4 @@
-"""Turns an image reference of a data set into bytes, and a list of references into faults and a stamp.
+"""Turns an image reference of a data set into bytes, and a list of references into a stamp.
 
 A reference is a path relative to the data set's root: `a/b.jpg`, `shard.tar/member.jpg`, `file.parquet#12` or
 `file.arrow#12`. Nothing outside the root is ever read, whatever dots, links or escapes a reference holds.
@@ -6,120 +6,18 @@ A reference is a path relative to the data set's root: `a/b.jpg`, `shard.tar/mem
 
 import hashlib
 import os
-import posixpath
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import unquote
 
 from clipmem_core.config import InputError
 from clipmem_core.pairs.readers.columnar import table_picture
-from clipmem_core.pairs.readers.containers import PICTURE, read_file
-from clipmem_core.pairs.readers.tars import tar_picture
+from clipmem_core.pairs.readers.containers import LINK_LEAVES, PICTURE, is_inside, normal_reference, read_file
+from clipmem_core.pairs.readers.shards import tar_picture
 from clipmem_core.shortage import shortage
 
-_SUSPECT = re.compile(r"[\\%:]|^/|//|/$|(?:^|/)\.\.?(?:/|$)")
-_DRIVE = re.compile(r"[A-Za-z]:/")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
 _TAR = re.compile(r"\.tar/", re.IGNORECASE)
-
-ABSOLUTE = "image path is absolute and not in --image-folder: name that folder, or write the path relative to it"
-LEAVES = "image path leaves the data set's folder"
-LINK_LEAVES = "image is reached by a link that leaves the data set's folder"
-MISSING = "no such picture file"
-NO_FILE = "image path is not a file"
-
-
-def normal_reference(image: str) -> str:
-    """Return the reference with forward slashes and without `.` and `..`.
-
-    Raises:
-        InputError: it is absolute, a URL, leaves the folder (also when unescaped), or is no valid file name.
-
-    Example:
-        >>> normal_reference("./images\\\\cat.jpg")
-        'images/cat.jpg'
-    """
-    if "\0" in image or _unencodable(image):
-        raise InputError("image path is not valid text")
-    if not _SUSPECT.search(image):
-        return image
-    if _URL.match(image):
-        raise InputError("image is a URL: download the pictures first, for example with img2dataset")
-    _refuse_escapes(image)
-    return posixpath.normpath(image.replace("\\", "/"))
-
-
-def _unencodable(text: str) -> bool:
-    if text.isascii():
-        return False
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _refuse_escapes(image: str) -> None:
-    """Raise where the path, or what it becomes when percent-escapes are undone (twice at most), is not inside."""
-    for path in (image, unquote(image), unquote(unquote(image))):
-        slashed = path.replace("\\", "/")
-        if slashed.startswith("/") or _DRIVE.match(slashed):
-            raise InputError(ABSOLUTE)
-        if posixpath.normpath(slashed).split("/")[0] == "..":
-            raise InputError(LEAVES)
-
-
-def is_inside(root: str, path: str) -> bool:
-    """Say whether a path, its links followed, lies in `root`, which has no links itself."""
-    real = os.path.realpath(path)
-    return real == root or real.startswith(root.rstrip("/") + "/")
-
-
-def file_faults(root: Path, images: Iterable[str]) -> dict[str, str]:
-    """Find the references no picture file can be read from; folders are listed, pictures are not touched one by one.
-
-    Args:
-        root: the data set's folder.
-        images: normal references of plain files.
-
-    Returns:
-        Reference → reason, for those with a fault.
-    """
-    real_root = os.path.realpath(root)
-    folders: dict[str, list[str]] = defaultdict(list)
-    for image in images:
-        folders[posixpath.dirname(image)].append(image)
-    faults = {}
-    for folder, members in folders.items():
-        found, otherwise = _listing(real_root, folder)
-        reasons = ((image, found.get(posixpath.basename(image), otherwise)) for image in members)
-        faults.update({image: reason for image, reason in reasons if reason})
-    return faults
-
-
-def _listing(root: str, folder: str) -> tuple[dict[str, str], str]:
-    """Return name → fault (empty: none) of a folder's entries, and the fault of any name that is not among them."""
-    path = os.path.join(root, folder)
-    if not is_inside(root, path):
-        return {}, LINK_LEAVES
-    try:
-        with os.scandir(path) as entries:
-            return {entry.name: _entry_fault(entry, root) for entry in entries}, MISSING
-    except OSError as error:
-        if shortage(error):
-            raise
-        return {}, MISSING
-
-
-def _entry_fault(entry: os.DirEntry[str], root: str) -> str:
-    if not entry.is_symlink():
-        return "" if entry.is_file() else NO_FILE
-    if not is_inside(root, entry.path):
-        return LINK_LEAVES
-    return "" if os.path.isfile(entry.path) else NO_FILE  # entry.is_file() would raise on links that go in circles
 
 
 def split_reference(root: Path, image: str) -> tuple[Path, str | int | None]:

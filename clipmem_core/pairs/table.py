@@ -5,19 +5,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.readers.arrow_files import is_saved_folder, parquet_files, read_arrow_files, read_saved_folder
-from clipmem_core.pairs.readers.coco import is_coco, read_coco
+from clipmem_core.pairs.readers.columnar import is_saved_folder, parquet_files, read_arrow_files, read_saved_folder
 from clipmem_core.pairs.readers.containers import JSON, read_file
 from clipmem_core.pairs.readers.delimited import read_delimited
 from clipmem_core.pairs.readers.folders import holds_pictures, read_folder
 from clipmem_core.pairs.readers.hub import fetch_from_hub, is_hub_name
-from clipmem_core.pairs.readers.merge import merge_rows
-from clipmem_core.pairs.readers.records import parse, read_json_list, read_jsonl
-from clipmem_core.pairs.readers.rows import Rows
+from clipmem_core.pairs.readers.json_files import is_coco, read_coco, read_json_list, read_jsonl
+from clipmem_core.pairs.readers.rows import Rows, check_rows, merge_rows
 from clipmem_core.pairs.readers.shards import expand_pattern, read_shards
-from clipmem_core.pairs.readers.text import decode_text
+from clipmem_core.pairs.readers.text import decode_text, parse
 
 DRAWN = "scenes"
 FORMATS = (
@@ -58,10 +57,17 @@ def read_source(source: str, options: SourceOptions, *, data: Path) -> RawPairs:
     """
     try:
         rows = _read(source, options, data)
+        checked = check_rows(rows.rows)
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror or error}") from error
-    total, pairs, quarantine = merge_rows(rows)
-    return RawPairs(rows.root.absolute(), rows.format, total, pairs, quarantine)
+    pairs, quarantine = merge_rows(checked, rows.root, files=rows.files)
+    return RawPairs(rows.root.absolute(), rows.format, len(checked), _frame(pairs), _frame(quarantine))
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """Return a table as a frame of plain texts and lists, None where there is nothing."""
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    return pd.DataFrame(columns, dtype=object)
 
 
 def _read(source: str, options: SourceOptions, data: Path) -> Rows:

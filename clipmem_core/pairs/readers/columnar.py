@@ -1,12 +1,13 @@
-"""Finds columns and pictures inside Parquet and Arrow files, reading only what is asked for.
+"""Reads Parquet files, with pictures inside or paths to them, and folders that Hugging Face's `save_to_disk` made.
 
-A Parquet file is read by row groups and the last two are kept; Arrow files are mapped. What is kept belongs to
-the process and goes by the file's size and time, so that a rewritten file is read anew.
+Only what is asked for is read. A Parquet file is read by row groups and the last two are kept; Arrow files are mapped.
+What is kept belongs to the process and goes by the file's size and time, so that a rewritten file is read anew.
 """
 
 import os
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -17,26 +18,181 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipmem_core.config import InputError
-from clipmem_core.pairs.readers.containers import FOOTER, TABLE, Stamped, stamped
+from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.pairs.readers.containers import (
+    FOOTER,
+    JSON,
+    LINK_LEAVES,
+    TABLE,
+    Stamped,
+    is_inside,
+    read_file,
+    stamped,
+)
+from clipmem_core.pairs.readers.fields import Fields, find_fields
+from clipmem_core.pairs.readers.rows import BATCH, Row, Rows, placed
+from clipmem_core.pairs.readers.text import parse
 from clipmem_core.shortage import shortage
 
-_BLOB_NAMES = {
-    "image",
-    "images",
-    "img",
-    "picture",
-    "photo",
-    "image_bytes",
-    "bytes",
-    "content",
-    "jpg",
-    "jpeg",
-    "png",
-    "webp",
-}
+_SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")
+_STATE, _SPLITS = "state.json", "dataset_dict.json"
+_BLOB_NAMES = frozenset(
+    ["image", "images", "img", "picture", "photo", "image_bytes", "bytes", "content", "jpg", "jpeg", "png", "webp"]
+)
 _TAIL = struct.Struct("<I4s")  # how a Parquet file ends: the length of its index, and PAR1
 _UNHELD = (ValueError, TypeError, ArithmeticError, LookupError)  # dates out of range, unknown zones, names twice
+
+
+def parquet_files(folder: Path, *, split: str) -> list[Path]:
+    """List a folder's Parquet files, those of one split where their names tell splits apart.
+
+    Raises:
+        InputError: there are splits, but not this one.
+    """
+    found = (path for path in folder.rglob("*.parquet") if not _hidden(path, folder))
+    files = sorted(path for path in found if not path.is_dir())
+    splits = {path: _split_of(path) for path in files}
+    named = sorted(set(filter(None, splits.values())))
+    if named and split not in named:
+        raise InputError(f"{folder} has no split {split!r}: choose one of {', '.join(named)} with --split")
+    return [path for path in files if not named or splits[path] == split]
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _split_of(path: Path) -> str:
+    match = _SPLIT.match(path.stem) or _SPLIT.fullmatch(path.parent.name)
+    return (match[1] or match[2]) if match else ""
+
+
+def is_saved_folder(folder: Path) -> bool:
+    """Say whether `save_to_disk` wrote this folder."""
+    return (folder / _STATE).is_file() or (folder / _SPLITS).is_file()
+
+
+def read_saved_folder(folder: Path, options: SourceOptions) -> Rows:
+    """Read a data set saved by `save_to_disk`, or the wanted split of a saved dictionary of data sets.
+
+    Raises:
+        InputError: the split is not there, or the folder is incomplete.
+    """
+    home = folder
+    if (folder / _SPLITS).is_file():
+        splits = _load(folder / _SPLITS, lambda value: list(value["splits"]))
+        if options.split not in splits:
+            known = ", ".join(map(str, splits))
+            raise InputError(f"{folder} has no split {options.split!r}: choose one of {known} with --split")
+        home = folder / options.split
+    names = _load(home / _STATE, lambda value: [Path(entry["filename"]).name for entry in value["_data_files"]])
+    return read_arrow_files([home / name for name in names], folder, options, kind="huggingface")
+
+
+def _load(path: Path, pick: Callable[[Any], list[str]]) -> list[str]:
+    try:
+        return pick(parse(read_file(path, JSON).decode()))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error!r}): save the data set again with save_to_disk") from error
+
+
+def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, *, kind: str) -> Rows:
+    """Read Parquet or Arrow files that make one data set; a damaged one among several is a row in quarantine.
+
+    Args:
+        files: the files, all below `root`.
+        root: what references are relative to, apart from paths of pictures where `image_folder` is given.
+        options: the columns, if they are not to be guessed.
+        kind: the name of the format.
+
+    Raises:
+        InputError: no file can be read, or the columns cannot be told.
+    """
+    faults = {path: _file_fault(path, root) for path in files}
+    if all(faults.values()):
+        raise InputError(f"{root}: {faults[files[0]] if files else 'the data set has no files'}")
+    names = {path: path.relative_to(root).as_posix() for path in files}
+    fields = {path: _fields(path, names[path], options) for path in files if not faults[path]}
+    inside = any(picture_column(read_schema(path)) == found.image for path, found in fields.items())
+
+    def rows() -> Iterator[Row]:
+        for path in files:
+            if path in fields:
+                yield from _file_rows(path, names[path], fields[path])
+            else:
+                yield Row(names[path], reason=faults[path])
+
+    return placed(Rows(root, kind, rows(), files=not inside), options.image_folder, files[0])
+
+
+def _file_fault(path: Path, root: Path) -> str:
+    try:
+        if not is_inside(str(root.resolve()), str(path)):
+            return LINK_LEAVES.replace("image", "file")
+        read_schema(path)
+    except OSError as error:
+        if shortage(error):
+            raise
+        return f"{path.name} cannot be read: {error.strerror}"
+    except InputError as error:
+        return str(error)
+    except ValueError as error:  # a name that no file can have
+        return f"{path.name} cannot be read: {error}"
+    return ""
+
+
+def _fields(path: Path, name: str, options: SourceOptions) -> Fields:
+    schema = read_schema(path)
+    pictures = picture_column(schema)
+    fields = find_fields(schema.names, options, source=name, picture=pictures or "")
+    _refuse_other_pictures(schema, fields.image, pictures, name)
+    return fields
+
+
+def _file_rows(path: Path, name: str, fields: Fields) -> Iterator[Row]:
+    schema = read_schema(path)
+    inside = fields.image == picture_column(schema)
+    empty = rows_without_picture(path, fields.image) if inside else set()
+    row = 0
+    for batch in read_columns(path, [column for column in fields.chosen() if not inside or column != fields.image]):
+        references = [f"{name}#{row + place}" for place in range(batch.num_rows)]
+        images = references if inside else python_values(batch[fields.image])
+        columns = [_values(batch, schema, column) for column in fields.in_order()[1:]]
+        for values in zip(references, images, *columns, strict=True):
+            yield _row(values)._replace(reason="row holds no picture bytes") if row in empty else _row(values)
+            row += 1
+
+
+def _row(values: tuple[Any, ...]) -> Row:
+    """Return the row, or what stands in the way of one of its values."""
+    fault = next((value for value in values if isinstance(value, Exception)), None)
+    return Row(values[0], reason=f"value cannot be read ({fault})") if fault else Row(*values)
+
+
+def _refuse_other_pictures(schema: pa.Schema, image: str, pictures: str | None, name: str) -> None:
+    kind = schema.field(image).type
+    if image == pictures or not pa.types.is_struct(kind):
+        return
+    if pictures:
+        raise InputError(f"{name}: pictures are read from the first picture column, {pictures!r}, not from {image!r}")
+    raise InputError(f"{name}: column {image!r} holds no picture bytes but {kind}: write the files' bytes as binary")
+
+
+def _values(batch: pa.RecordBatch, schema: pa.Schema, column: str) -> list[Any]:
+    """Return a column as Python values; class numbers become the class names that Hugging Face keeps in the schema."""
+    if not column:
+        return [None] * batch.num_rows
+    values = python_values(batch[column])
+    classes: dict[float, Any] = dict(enumerate(_class_names(schema, column)))
+    return [classes.get(value, value) if isinstance(value, int | float) else value for value in values]
+
+
+def _class_names(schema: pa.Schema, column: str) -> list[str]:
+    try:
+        features = parse((schema.metadata or {})[b"huggingface"].decode())["info"]["features"]
+        return list(features[column]["names"])
+    except (LookupError, TypeError, ValueError):
+        return []
 
 
 def picture_column(schema: pa.Schema) -> str | None:
@@ -72,20 +228,23 @@ def read_schema(path: Path) -> pa.Schema:
     return _arrow_table(file).schema if path.suffix == ".arrow" else _parquet(file).schema_arrow
 
 
-def read_columns(path: Path, columns: list[str]) -> pa.Table:
-    """Read these columns of a Parquet or Arrow file and nothing else.
+def read_columns(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Read these columns of a Parquet or Arrow file and nothing else, some rows at a time.
 
     Raises:
         InputError: the file is damaged, or the columns are above the limit.
     """
     file = stamped(path)
-    if path.suffix != ".arrow" and (fault := TABLE.fault(_column_bytes(_parquet(file).metadata, columns))):
+    if path.suffix == ".arrow":
+        yield from _arrow_table(file).select(columns).to_batches(BATCH)
+        return
+    parquet = _parquet(file)
+    if fault := TABLE.fault(_column_bytes(parquet.metadata, columns)):
         raise InputError(f"{path.name}: the columns {', '.join(columns)} are {fault}")
     with _damage_named(file):
-        table = _arrow_table(file) if path.suffix == ".arrow" else _parquet(file).read(columns=columns)
-        table = table.select(columns)
-        table.validate(full=True)
-        return table
+        for batch in parquet.iter_batches(BATCH, columns=columns):
+            batch.validate(full=True)
+            yield batch.select(columns)
 
 
 def _column_bytes(metadata: pq.FileMetaData, columns: list[str]) -> int:
@@ -96,11 +255,11 @@ def _column_bytes(metadata: pq.FileMetaData, columns: list[str]) -> int:
     return sum(chunk.total_uncompressed_size for chunk in chunks if f"{chunk.path_in_schema}.".startswith(parts))
 
 
-def python_values(column: pa.ChunkedArray) -> list[Any]:
+def python_values(column: pa.Array) -> list[Any]:
     """Return a column as Python values; in place of one that Python cannot hold, the error that says why.
 
     Example:
-        >>> [type(value).__name__ for value in python_values(pa.chunked_array([[0, 2**62]], pa.timestamp("s")))]
+        >>> [type(value).__name__ for value in python_values(pa.array([0, 2**62], pa.timestamp("s")))]
         ['datetime', 'OverflowError']
     """
     try:

@@ -1,4 +1,4 @@
-"""How the files of a data set are opened: regular ones only, up to a size; what caches go by; names of pictures.
+"""Which files of a data set are opened: inside its folder, regular, up to a size; what caches go by; names of pictures.
 
 A pipe would be waited on for ever and a device read without end, and what is read whole takes several times its size in
 memory: both are told before a file is opened.
@@ -7,13 +7,28 @@ memory: both are told before a file is opened.
 import errno
 import os
 import posixpath
+import re
 import stat
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from clipmem_core.config import InputError
+from clipmem_core.pairs.readers.text import text_lines
+from clipmem_core.shortage import shortage
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+
+_SUSPECT = re.compile(r"[\\%:]|^/|//|/$|(?:^|/)\.\.?(?:/|$)")
+_DRIVE = re.compile(r"[A-Za-z]:/")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+ABSOLUTE = "image path is absolute and not in --image-folder: name that folder, or write the path relative to it"
+LEAVES = "image path leaves the data set's folder"
+LINK_LEAVES = "image is reached by a link that leaves the data set's folder"
+MISSING = "no such picture file"
+NO_FILE = "image path is not a file"
 
 
 class Limit(NamedTuple):
@@ -67,9 +82,25 @@ def read_file(path: Path, limit: Limit) -> bytes:
         OSError: it is no regular file.
         InputError: it is above the limit.
     """
+    _within(path, limit)
+    return path.read_bytes()
+
+
+def read_lines(path: Path, limit: Limit) -> Iterator[str]:
+    """Yield a file's text line by line, as `text_lines` does.
+
+    Raises:
+        OSError: it is no regular file.
+        InputError: it is above the limit.
+    """
+    _within(path, limit)
+    with path.open("rb") as stream:
+        yield from text_lines(stream)
+
+
+def _within(path: Path, limit: Limit) -> None:
     if fault := limit.fault(_regular(path).st_size):
         raise InputError(f"{path.name} is {fault}")
-    return path.read_bytes()
 
 
 def _regular(path: Path) -> os.stat_result:
@@ -88,3 +119,89 @@ def is_picture(name: str) -> bool:
         (True, False)
     """
     return posixpath.splitext(name)[1].lower() in PICTURE_SUFFIXES
+
+
+def normal_reference(image: str) -> str:
+    """Return the reference with forward slashes and without `.` and `..`.
+
+    Raises:
+        InputError: it is absolute, a URL, leaves the folder (also when unescaped), or is no valid file name.
+
+    Example:
+        >>> normal_reference("./images\\\\cat.jpg")
+        'images/cat.jpg'
+    """
+    if "\0" in image or _unencodable(image):
+        raise InputError("image path is not valid text")
+    if not _SUSPECT.search(image):
+        return image
+    if _URL.match(image):
+        raise InputError("image is a URL: download the pictures first, for example with img2dataset")
+    _refuse_escapes(image)
+    return posixpath.normpath(image.replace("\\", "/"))
+
+
+def _unencodable(text: str) -> bool:
+    if text.isascii():
+        return False
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _refuse_escapes(image: str) -> None:
+    """Raise where the path, or what it becomes when percent-escapes are undone (twice at most), is not inside."""
+    for path in (image, unquote(image), unquote(unquote(image))):
+        slashed = path.replace("\\", "/")
+        if slashed.startswith("/") or _DRIVE.match(slashed):
+            raise InputError(ABSOLUTE)
+        if posixpath.normpath(slashed).split("/")[0] == "..":
+            raise InputError(LEAVES)
+
+
+def is_inside(root: str, path: str) -> bool:
+    """Say whether a path, its links followed, lies in `root`, which has no links itself."""
+    real = os.path.realpath(path)
+    return real == root or real.startswith(root.rstrip("/") + "/")
+
+
+def file_faults(root: Path, images: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Find the references no picture file can be read from; folders are listed, pictures are not touched one by one.
+
+    Args:
+        root: the data set's folder.
+        images: normal references of plain files, those of one folder together: the one before is not remembered.
+
+    Yields:
+        Reference and reason of each with a fault.
+    """
+    real_root = os.path.realpath(root)
+    for folder, members in groupby(images, posixpath.dirname):
+        found, otherwise = _listing(real_root, folder)
+        for image in members:
+            if reason := found.get(posixpath.basename(image), otherwise):
+                yield image, reason
+
+
+def _listing(root: str, folder: str) -> tuple[dict[str, str], str]:
+    """Return name → fault (empty: none) of a folder's entries, and the fault of any name that is not among them."""
+    path = os.path.join(root, folder)
+    if not is_inside(root, path):
+        return {}, LINK_LEAVES
+    try:
+        with os.scandir(path) as entries:
+            return {entry.name: _entry_fault(entry, root) for entry in entries}, MISSING
+    except OSError as error:
+        if shortage(error):
+            raise
+        return {}, MISSING
+
+
+def _entry_fault(entry: os.DirEntry[str], root: str) -> str:
+    if not entry.is_symlink():
+        return "" if entry.is_file() else NO_FILE
+    if not is_inside(root, entry.path):
+        return LINK_LEAVES
+    return "" if os.path.isfile(entry.path) else NO_FILE  # entry.is_file() would raise on links that go in circles

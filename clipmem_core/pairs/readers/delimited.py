@@ -3,16 +3,17 @@
 import csv
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.readers.containers import TABLE, read_file
+from clipmem_core.pairs.readers.containers import TABLE, read_lines
 from clipmem_core.pairs.readers.fields import Fields, find_fields
-from clipmem_core.pairs.readers.picture_folder import placed
-from clipmem_core.pairs.readers.rows import Row, Rows
-from clipmem_core.pairs.readers.text import decode_text
+from clipmem_core.pairs.readers.rows import Row, Rows, placed
+
+Record = tuple[int, list[str], str]  # number of its first line, fields and fault
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _UNQUOTED = "\t|"  # such files are often written without quoting: a stray quote is then part of the text
@@ -25,20 +26,13 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
     Raises:
         InputError: the file is empty, or its columns cannot be told.
     """
-    lines = list(io.StringIO(decode_text(read_file(path, TABLE)), newline=""))
-    previous = csv.field_size_limit(sys.maxsize)
-    try:
-        separator = _separator(options.csv_separator) or _sniff(lines, options, tabbed=path.suffix.lower() == ".tsv")
-        records = _records(lines, separator)
-        _, header, fault = next(records, (0, [], "it is empty"))
-        if not header:
-            raise InputError(f"{path.name} has no header line: {fault}")
-        fields = find_fields(header, options, source=path.name, first=_first(lines, header, separator))
-        kind = "tsv" if separator == "\t" else "csv"
-        rows = Rows(path.parent, kind, _rows(path.name, header, records, fields))
-        return placed(rows, options.image_folder, path)
-    finally:
-        csv.field_size_limit(previous)
+    separator = _separator(options.csv_separator) or _sniff(path, options, tabbed=path.suffix.lower() == ".tsv")
+    (_, header, fault), (_, first, _) = _start(path, separator)
+    if not header:
+        raise InputError(f"{path.name} has no header line: {fault}")
+    fields = find_fields(header, options, source=path.name, first=dict(zip(header, first, strict=False)))
+    rows = Rows(path.parent, "tsv" if separator == "\t" else "csv", _rows(path, separator, header, fields))
+    return placed(rows, options.image_folder, path)
 
 
 def _separator(flag: str) -> str:
@@ -48,23 +42,18 @@ def _separator(flag: str) -> str:
     return character
 
 
-def _sniff(lines: list[str], options: SourceOptions, *, tabbed: bool) -> str:
+def _sniff(path: Path, options: SourceOptions, *, tabbed: bool) -> str:
     """Return the separator under which the header has the columns we need, else the one that makes most columns."""
-    headers = {separator: _header(lines, separator) for separator in ("\t,;|" if tabbed else ",;\t|")}
+    headers = {separator: _start(path, separator)[0][1] for separator in ("\t,;|" if tabbed else ",;\t|")}
     for separator, header in headers.items():
         if len(header) > 1 and _suits(header, options):
             return separator
     return max(headers, key=lambda separator: len(headers[separator]))
 
 
-def _header(lines: list[str], separator: str) -> list[str]:
-    return next(_records(lines, separator), (0, [], ""))[1]
-
-
-def _first(lines: list[str], header: list[str], separator: str) -> dict[str, str]:
-    records = _records(lines, separator)
-    next(records)
-    return dict(zip(header, next(records, (0, [], ""))[1], strict=False))
+def _start(path: Path, separator: str) -> list[Record]:
+    """Return the first two records of a file, empty ones where it has no more."""
+    return [*islice(_records(path, separator), 2), (0, [], "it is empty"), (0, [], "")][:2]
 
 
 def _suits(header: list[str], options: SourceOptions) -> bool:
@@ -75,36 +64,46 @@ def _suits(header: list[str], options: SourceOptions) -> bool:
     return True
 
 
-def _records(lines: Sequence[str], separator: str) -> Iterator[tuple[int, list[str], str]]:
-    """Yield line number, fields and fault of each record.
+def _records(path: Path, separator: str) -> Iterator[Record]:
+    """Yield the records of a file.
 
     A record whose quotes do not add up costs its first line only: reading goes on at the next line, so that one
     stray quote does not swallow the rest of the file. No line is read twice within such quotes, which would take
     the square of the file's length.
     """
-    text = _Lines(lines)
-    while text.first < len(lines):
-        reader = csv.reader(text, delimiter=separator, strict=True, skipinitialspace=separator in _SPACED)
+    lines = _Lines(line for text in read_lines(path, TABLE) for line in io.StringIO(text, newline=""))
+    while True:
+        reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=separator in _SPACED)
         try:
-            for fields in reader:
+            while (fields := _next_record(reader)) is not None:
                 if fields:
-                    yield text.first + 1, fields, ""
-                text.first = text.next
+                    yield lines.first + 1, fields, ""
+                lines.go_on()
             return
         except csv.Error as error:
-            yield text.first + 1, *_unquoted(lines[text.first], separator, str(error))
-            text.give_up(error)
+            yield lines.first + 1, *_unquoted(lines.held[0], separator, str(error))
+            lines.give_up(error)
+
+
+def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
+    """Return the next record, however long: the limit belongs to the whole process, so it is only lifted meanwhile."""
+    previous = csv.field_size_limit(sys.maxsize)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(previous)
 
 
 class _Lines:
-    """The lines of a file, from the first of the record being read on; it remembers quotes that did not add up.
+    """The lines of a file; those of the record being read are held, and quotes that did not add up are remembered.
 
     A line reached within quotes leads to the same end whatever record it is reached from.
     """
 
-    def __init__(self, lines: Sequence[str]) -> None:
+    def __init__(self, lines: Iterator[str]) -> None:
         self.lines = lines
-        self.first = 0  # line of the record being read
+        self.held: deque[str] = deque()  # from the first line of the record being read on
+        self.first = 0  # number of that line
         self.next = 0
         self.doomed = 0  # lines before this one lead to `fault` where they are reached within quotes
         self.fault: csv.Error
@@ -115,15 +114,22 @@ class _Lines:
     def __next__(self) -> str:
         if self.first < self.next < self.doomed:
             raise self.fault
-        if self.next == len(self.lines):
-            raise StopIteration
+        if self.next - self.first == len(self.held):
+            self.held.append(next(self.lines))
         self.next += 1
-        return self.lines[self.next - 1]
+        return self.held[self.next - self.first - 1]
+
+    def go_on(self) -> None:
+        """Leave the record that was read."""
+        while self.first < self.next:
+            self.held.popleft()
+            self.first += 1
 
     def give_up(self, fault: csv.Error) -> None:
         """Leave the record at its first line and go on at the one after it."""
         if self.next > self.doomed:
             self.doomed, self.fault = self.next, fault
+        self.held.popleft()
         self.first = self.next = self.first + 1
 
 
@@ -133,20 +139,13 @@ def _unquoted(line: str, separator: str, fault: str) -> tuple[list[str], str]:
     return [], f"quotes do not add up ({fault})"
 
 
-def _rows(name: str, header: list[str], records: Iterator[tuple[int, list[str], str]], fields: Fields) -> list[Row]:
-    at = [header.index(column) if column else -1 for column in _order(fields)]
-    rows = []
-    for line, values, fault in records:
-        source = f"{name}:{line}"
+def _rows(path: Path, separator: str, header: list[str], fields: Fields) -> Iterator[Row]:
+    places = [header.index(column) if column else -1 for column in fields.in_order()]
+    for line, values, fault in islice(_records(path, separator), 1, None):
+        source = f"{path.name}:{line}"
         if values == header:
-            rows.append(Row(source, reason="row is the header once more"))
+            yield Row(source, reason="row is the header once more")
         elif fault or len(values) != len(header):
-            rows.append(Row(source, reason=fault or f"row has {len(values)} columns, the header has {len(header)}"))
+            yield Row(source, reason=fault or f"row has {len(values)} columns, the header has {len(header)}")
         else:
-            picked: list[Any] = [values[place] if place >= 0 else None for place in at]
-            rows.append(Row(source, *picked))
-    return rows
-
-
-def _order(fields: Fields) -> tuple[str, ...]:
-    return fields.image, fields.caption, fields.label, fields.pair_id, fields.planted
+            yield Row._make((source, *(values[place] if place >= 0 else None for place in places), ""))

@@ -8,44 +8,12 @@ from clipmem_core import columns as names
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.readers.containers import is_picture
 
-IMAGE_NAMES = [
-    "filepath",
-    "file_path",
-    "image_path",
-    "img_path",
-    "image_file",
-    "image_filename",
-    "file_name",
-    "filename",
-    "image_name",
-    "image",
-    "img",
-    "images",
-    "picture",
-    "photo",
-    "path",
-    "file",
-    "local_path",
-    "image_url",
-    "url",
-    "key",
-]
-CAPTION_NAMES = [
-    "caption",
-    "captions",
-    "title",
-    "text",
-    "txt",
-    "description",
-    "alt_text",
-    "alttext",
-    "alt",
-    "comment",
-    "sentence",
-    "sentences",
-    "raw",
-    "prompt",
-]
+_IMAGE = (
+    "filepath file_path image_path img_path image_file image_filename file_name filename image_name image img images "
+    "picture photo path file local_path image_url url key"
+)
+_CAPTION = "caption captions title text txt description alt_text alttext alt comment sentence sentences raw prompt"
+IMAGE_NAMES, CAPTION_NAMES = _IMAGE.split(), _CAPTION.split()  # the first that a table has is taken
 LABEL_NAMES = ["label", "labels", "class", "class_name", "category", "cls"]
 ID_NAMES = ["pair_id", "image_id", "id", "uid"]
 _SHOWN = 12  # columns an error message lists
@@ -61,12 +29,13 @@ class Fields:
     pair_id: str = ""
     planted: str = ""
 
+    def in_order(self) -> tuple[str, ...]:
+        """Return the column of each value of a row, after its source."""
+        return self.image, self.caption, self.label, self.pair_id, self.planted
+
     def chosen(self) -> list[str]:
         """Return the columns to read, each once."""
-        return [name for name in dict.fromkeys((self.image, self.caption, *self._optional())) if name]
-
-    def _optional(self) -> tuple[str, str, str]:
-        return self.label, self.pair_id, self.planted
+        return [name for name in dict.fromkeys(self.in_order()) if name]
 
 
 def find_fields(
@@ -113,7 +82,7 @@ def find_fields(
         _guess(free, [names.PLANTED]),
     )
     twice = [name for name in fields.chosen() if list(columns).count(name) > 1]
-    if picture in (caption, *fields._optional()) and picture:
+    if picture in fields.in_order()[1:] and picture:
         raise InputError(f"{source}: column {picture!r} holds pictures: name another for captions, labels and ids")
     if twice:
         raise InputError(f"{source} has the column {twice[0]!r} more than once: rename all but the one to read")

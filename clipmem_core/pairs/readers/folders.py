@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from clipmem_core.config import InputError
-from clipmem_core.pairs.readers.containers import TEXT, is_picture, read_file
+from clipmem_core.pairs.readers.containers import LINK_LEAVES, TEXT, is_inside, is_picture, read_file
 from clipmem_core.pairs.readers.rows import Row, Rows
 from clipmem_core.pairs.readers.text import decode_text
-from clipmem_core.pairs.references import LINK_LEAVES, is_inside
 from clipmem_core.shortage import shortage
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -29,12 +28,19 @@ def read_folder(root: Path) -> Rows:
     Raises:
         InputError: no picture has a caption file.
     """
-    rows = [row for folder, files in _walk(root) for row in _folder_rows(root, folder, files)]
-    if all(row.reason for row in rows):
+    return Rows(root, "folder", _rows(root))
+
+
+def _rows(root: Path) -> Iterator[Row]:
+    used = False
+    for folder, files in _walk(root):
+        for row in _folder_rows(root, folder, files):
+            used = used or not row.reason
+            yield row
+    if not used:
         raise InputError(
             f"{root} holds pictures but no captions: put a .txt of the same name beside each, or give a table"
         )
-    return Rows(root, "folder", rows)
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:

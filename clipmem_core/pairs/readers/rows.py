@@ -1,12 +1,38 @@
-"""What every reader hands over: input rows as they stand in the file, before anything is checked or merged."""
+"""The rows of a data set as they stand in its files, checked batch by batch and merged into pairs and a quarantine.
 
-from dataclasses import dataclass
+Several rows of one picture become several captions of one pair. Every input row ends in exactly one of the two tables,
+so that rows = rows that made pairs + quarantined rows. An empty entry in a list of captions counts as a row of its own.
+"""
+
+import os
+import posixpath
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clipmem_core import columns as c
+from clipmem_core.config import InputError
+from clipmem_core.pairs.readers.containers import file_faults, normal_reference
+from clipmem_core.pairs.readers.text import as_name, is_missing, printable, tidy
+
+BATCH = 8192  # rows that are Python objects at a time
+
+_TEXTS = (c.SOURCE, c.IMAGE, c.PAIR_ID, c.LABEL, c.PLANTED, c.REASON, "named")  # named: the id in quarantine
+_CHECKED = pa.schema(
+    [("n", pa.int64()), (c.CAPTIONS, pa.large_list(pa.large_string())), *((name, pa.large_string()) for name in _TEXTS)]
+)
+_PLANTED = {c.MISCAPTION, c.VAGUE, c.DUPLICATE, c.ATYPICAL}
+_EMPTY = "caption is empty"
+
 
 class Row(NamedTuple):
-    """One input row. Values are raw: merging cleans them. A row with a `reason` could not be used and says why."""
+    """One input row. Values are raw: checking cleans them. A row with a `reason` could not be used and says why."""
 
     source: str  # where it stands, such as `captions.csv:17`
     image: Any = None  # the reference, relative to the root
@@ -19,9 +45,189 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one data set. `files` says that images are plain files, which still have to be looked for."""
+    """The rows of one data set, read as they are asked for, once.
+
+    `files` says that images are plain files, which still have to be looked for.
+    """
 
     root: Path
     format: str
-    rows: list[Row]
+    rows: Iterable[Row]
     files: bool = True
+
+
+def named_folder(flag: str, file: Path) -> Path:
+    """Return the folder that --image-folder names, from here or else from beside the file that lists the pictures.
+
+    Raises:
+        InputError: neither is a folder.
+    """
+    folders = [folder for folder in (Path(os.path.expanduser(flag)), file.parent / flag) if folder.is_dir()]
+    if not folders:
+        raise InputError(f"--image-folder {flag} is not a folder: name the one with the pictures of {file.name}")
+    return folders[0].absolute()
+
+
+def placed(rows: Rows, flag: str, file: Path) -> Rows:
+    """Let picture paths start in the folder that the flag names; absolute ones that lie in it become relative to it.
+
+    What is inside is told by the path alone: merging refuses the links that lead out, and every other absolute path.
+
+    Args:
+        rows: of a table. Where its pictures are inside it, they stay as they are.
+        flag: the folder; empty leaves the rows as they are.
+        file: the table.
+
+    Raises:
+        InputError: the flag names no folder.
+    """
+    if not flag or not rows.files:
+        return rows
+    folder = named_folder(flag, file)
+    real = folder.resolve()
+    prefixes = [f"{os.path.normpath(path).rstrip('/')}/" for path in dict.fromkeys((folder, real))]
+    return replace(rows, root=real, rows=(row._replace(image=_relative(row.image, prefixes)) for row in rows.rows))
+
+
+def _relative(image: Any, prefixes: list[str]) -> Any:
+    """Return an absolute path below one of the folders without that folder, and anything else as it is."""
+    if not isinstance(image, str) or not image.lstrip().startswith("/"):
+        return image
+    path = posixpath.normpath(image.strip())
+    inside = (path.removeprefix(prefix) for prefix in prefixes if path.startswith(prefix))
+    return next(inside, image)
+
+
+def check_rows(rows: Iterable[Row]) -> pa.Table:
+    """Read and check rows, a batch at a time: each has its clean values and its number `n`, or a reason."""
+    clean = (checked for row in rows for checked in _clean(row))
+    batches, n = [], 0
+    while part := list(islice(clean, BATCH)):
+        entries = [_entry(row, n + i) for i, row in enumerate(part)]
+        batches.append(pa.RecordBatch.from_pylist(entries, _CHECKED))
+        n += len(part)
+    return pa.Table.from_batches(batches, _CHECKED)
+
+
+def _entry(row: Row, n: int) -> dict[str, Any]:
+    entry = {"n": n, c.SOURCE: printable(row.source), "named": _named(row)}
+    if row.reason:
+        return entry | {c.REASON: printable(row.reason)}
+    planted = row.planted if row.planted in _PLANTED else None
+    values = {c.IMAGE: row.image, c.CAPTIONS: row.captions, c.LABEL: row.label, c.PLANTED: planted}
+    return entry | values | {c.PAIR_ID: row.pair_id or row.image}
+
+
+def _named(row: Row) -> str | None:
+    """Return the id a refused row would have had: the given one, else its picture's path."""
+    image = tidy(row.image) if isinstance(row.image, str) and not is_missing(row.image) else None
+    return as_name(row.pair_id) or image or None
+
+
+def _clean(row: Row) -> Iterator[Row]:
+    """Yield the row with clean values, captions as a list; where it holds empty captions beside others, these apart."""
+    if row.reason:
+        yield row
+        return
+    try:
+        image = normal_reference(_reference(row.image))
+        captions = _captions(row.captions)
+    except InputError as error:
+        yield row._replace(reason=str(error))
+        return
+    kept = [caption for caption in captions if caption]
+    pair_id = as_name(row.pair_id)
+    if kept:
+        yield Row(row.source, image, kept, as_name(row.label), pair_id, as_name(row.planted))
+    for _ in range(len(captions) - len(kept) if kept else 1):
+        yield Row(row.source, image, pair_id=pair_id, reason=_EMPTY)
+
+
+def _reference(image: Any) -> str:
+    if is_missing(image):
+        raise InputError("image reference is missing")
+    if not isinstance(image, str):
+        raise InputError(f"image reference is not text but {type(image).__name__}")
+    if not (image := image.replace("\0", "").strip()):
+        raise InputError("image reference is empty")
+    return image
+
+
+def _captions(value: Any) -> list[str]:
+    """Return the tidied captions, empty ones included."""
+    if is_missing(value):
+        raise InputError("caption is missing")
+    return [_caption(entry) for entry in (value if isinstance(value, list) else [value])]
+
+
+def _caption(entry: Any) -> str:
+    if is_missing(entry):
+        return ""
+    if not isinstance(entry, str):
+        raise InputError(f"caption is not text but {type(entry).__name__}")
+    return tidy(entry)
+
+
+def merge_rows(checked: pa.Table, root: Path, *, files: bool) -> tuple[pa.Table, pa.Table]:
+    """Merge checked rows.
+
+    Args:
+        checked: what `check_rows` returned.
+        root: the data set's folder.
+        files: images are plain files, which are looked for there.
+
+    Returns:
+        The pairs in order of first appearance, and the quarantine in the order of the rows.
+    """
+    if files:
+        checked = _look_for_files(checked, root)
+    checked = _settle_ids(checked)
+    used = pc.is_null(checked[c.REASON])
+    refused = checked.filter(pc.invert(used)).select([c.SOURCE, "named", c.REASON])
+    return _pairs(checked.filter(used)), refused.rename_columns([c.SOURCE, c.PAIR_ID, c.REASON])
+
+
+def _look_for_files(checked: pa.Table, root: Path) -> pa.Table:
+    """Refuse the rows whose picture file is not there; folder by folder, so that each is listed once."""
+    images = pc.drop_null(pc.unique(checked[c.IMAGE]))
+    in_folders = images.take(pc.sort_indices(pc.replace_substring_regex(images, "[^/]*$", "")))
+    faults = list(file_faults(root, (image.as_py() for image in in_folders)))
+    wrong = pa.array([image for image, _ in faults], pa.large_string())
+    reasons = pa.array([reason for _, reason in faults], pa.large_string())
+    return _refuse(checked, reasons.take(pc.index_in(checked[c.IMAGE], wrong, skip_nulls=True)))
+
+
+def _settle_ids(checked: pa.Table) -> pa.Table:
+    """Refuse the rows whose id belongs to another picture: the first that bears it."""
+    used = checked.filter(pc.is_null(checked[c.REASON]))
+    owners = used.group_by(c.PAIR_ID, use_threads=False).aggregate([(c.IMAGE, "first")])
+    owner = owners[f"{c.IMAGE}_first"].take(pc.index_in(used[c.PAIR_ID], owners[c.PAIR_ID]))
+    robbed = used.append_column("owner", owner).filter(pc.not_equal(owner, used[c.IMAGE]))
+    said = [
+        printable(f"id {row[c.PAIR_ID]!r} already belongs to {row['owner']!r}")
+        for batch in robbed.select([c.PAIR_ID, "owner"]).to_batches(BATCH)
+        for row in batch.to_pylist()
+    ]
+    return _refuse(checked, pa.array(said, pa.large_string()).take(pc.index_in(checked["n"], robbed["n"])))
+
+
+def _refuse(checked: pa.Table, reasons: pa.ChunkedArray) -> pa.Table:
+    """Give the rows that had no reason those there are."""
+    place = checked.column_names.index(c.REASON)
+    return checked.set_column(place, c.REASON, pc.coalesce(checked[c.REASON], reasons))
+
+
+def _pairs(used: pa.Table) -> pa.Table:
+    """Gather the rows of each picture: its first id, label and planting, and its captions, each once."""
+    firsts = [(column, "first") for column in (c.PAIR_ID, c.LABEL, c.PLANTED)]  # of those that are not null
+    pairs = used.group_by(c.IMAGE, use_threads=False).aggregate(firsts)
+    captions = used[c.CAPTIONS].combine_chunks()
+    images = used[c.IMAGE].take(pc.list_parent_indices(captions))
+    spoken = pa.table({c.IMAGE: images, c.CAPTIONS: pc.list_flatten(captions)})
+    spoken = spoken.group_by([c.IMAGE, c.CAPTIONS], use_threads=False).aggregate([])  # in order of first appearance
+    pair = pc.index_in(spoken[c.IMAGE], pairs[c.IMAGE]).to_numpy()
+    texts = spoken[c.CAPTIONS].combine_chunks().take(pa.array(np.argsort(pair, kind="stable")))
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(pair, minlength=len(pairs)))])
+    merged = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), texts)
+    columns = [pairs[f"{c.PAIR_ID}_first"], pairs[c.IMAGE], merged, pairs[f"{c.LABEL}_first"]]
+    return pa.table([*columns, pairs[f"{c.PLANTED}_first"]], names=[c.PAIR_ID, c.IMAGE, c.CAPTIONS, c.LABEL, c.PLANTED])

@@ -1,25 +1,39 @@
-"""Reads WebDataset shards: tar files where `000.jpg`, `000.txt` and `000.json` make a sample, as img2dataset writes."""
+"""Reads WebDataset shards: tar files where `000.jpg`, `000.txt` and `000.json` make a sample, as img2dataset writes.
+
+Nothing is unpacked. The index of an archive is made once per process and version of the file (its size and time are
+part of the key); forked workers share those made before the fork. No file stays open.
+"""
 
 import os
 import posixpath
 import re
 import string
+import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 from braceexpand import braceexpand
 
 from clipmem_core import columns as names
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.readers.containers import TEXT, is_picture
+from clipmem_core.pairs.readers.containers import (
+    LINK_LEAVES,
+    PICTURE,
+    TAR_HEADER,
+    TEXT,
+    Stamped,
+    is_inside,
+    is_picture,
+    normal_reference,
+    stamped,
+)
 from clipmem_core.pairs.readers.fields import LABEL_NAMES
-from clipmem_core.pairs.readers.records import parse
 from clipmem_core.pairs.readers.rows import Row, Rows
-from clipmem_core.pairs.readers.tars import TarContent, scan_tar
-from clipmem_core.pairs.readers.text import decode_text
-from clipmem_core.pairs.references import LINK_LEAVES, is_inside, normal_reference
+from clipmem_core.pairs.readers.text import decode_text, parse
 from clipmem_core.shortage import shortage
 
 Sample = dict[str, str]  # suffix → member name; "picture" → the picture's
@@ -28,6 +42,121 @@ SHARD_LIMIT = 10_000  # ten million pairs at img2dataset's thousand a shard and 
 DEPTH_LIMIT = 10  # names of shards have one or two levels of braces, and each is a call of the expander within another
 _RANGE = re.compile(r"(?:(-?\d+)\.\.(-?\d+)|([A-Za-z])\.\.([A-Za-z]))(?:\.\.-?(\d+))?")
 _LETTERS = string.ascii_uppercase + string.ascii_lowercase  # in the expander's order
+_BLOCK = 512  # bytes of a tar header
+_ATTACHED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_DIGITS = re.compile(rb"\d{1000}")
+_DAMAGE = (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError)  # what tarfile raises over it
+
+
+@dataclass(frozen=True)
+class TarContent:
+    """Where a tar's members lie (name → offset and size in bytes), which are refused, and whether it ends properly."""
+
+    members: dict[str, tuple[int, int]]
+    refused: list[tuple[str, str]]  # name and reason
+    complete: bool
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is refused where reading it would take all memory or for ever, or lead back to where it stands."""
+
+    def _proc_member(self, tar: Any) -> Any:
+        attached = self.type in _ATTACHED
+        if self.size < 0 or (attached and TAR_HEADER.fault(self.size)):
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        if attached:
+            at = tar.fileobj.tell()
+            if _DIGITS.search(tar.fileobj.read(self.size)):  # older tarfiles take the square of its length over these
+                raise tarfile.ReadError("a header of digits")
+            tar.fileobj.seek(at)
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+
+def scan_tar(path: Path) -> TarContent:
+    """List a tar's files from its headers, without unpacking; a member that is cut off is left out.
+
+    Raises:
+        InputError: the file is not an uncompressed tar.
+    """
+    content = TarContent({}, [], False)
+    size = stamped(path).size
+    try:
+        with tarfile.open(path, mode="r:", tarinfo=_Header) as tar:
+            return replace(content, complete=_walk(tar, size, content))
+    except _DAMAGE as error:
+        raise InputError(f"{path.name} is not an uncompressed tar archive ({error})") from error
+
+
+def _walk(tar: Any, size: int, content: TarContent) -> bool:
+    """Fill in the content; return whether the archive has its closing block of zeros."""
+    try:
+        at = -1
+        while (member := tar.next()) is not None and tar.offset > at:
+            at = tar.offset
+            tar.members = []  # tarfile would keep every header it has seen
+            _note(member, size, content)
+    except _DAMAGE:
+        return False
+    tar.fileobj.seek(tar.offset)
+    return bool(tar.fileobj.read(_BLOCK) == bytes(_BLOCK))
+
+
+def _note(member: tarfile.TarInfo, size: int, content: TarContent) -> None:
+    name = posixpath.normpath(member.name).lstrip("/")
+    if member.isdir():
+        return
+    if not member.isreg() or member.issparse():
+        content.refused.append((name, "member is a link, a device or sparse: plain files are read"))
+    elif member.size < 0:
+        content.refused.append((name, "member's header is damaged: it has a negative size"))
+    elif member.offset_data + member.size > size:
+        return  # cut off: the archive is told to be
+    elif name in content.members:
+        content.refused.append((name, "member comes twice in the tar: the first is used"))
+    else:
+        content.members[name] = (member.offset_data, member.size)
+
+
+class _PictureIndex(NamedTuple):
+    """A tar's pictures as three arrays sorted by name, some 30 bytes a picture: hundreds of shards stay in memory."""
+
+    names: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+
+@lru_cache(maxsize=1024)
+def _picture_index(file: Stamped) -> _PictureIndex:
+    members = scan_tar(Path(file.path)).members
+    found = sorted((os.fsencode(name), *place) for name, place in members.items() if is_picture(name))
+    names = np.array([name for name, _, _ in found], dtype=bytes)
+    places = np.array([place for _, *place in found], dtype=np.int64).reshape(-1, 2)
+    return _PictureIndex(names, places[:, 0], places[:, 1])
+
+
+def tar_picture(path: Path, name: str) -> bytes:
+    """Read one picture of a tar.
+
+    Raises:
+        LookupError: the tar has no such picture.
+        InputError: the file is not a tar, or the picture is above the limit.
+    """
+    index = _picture_index(stamped(path))
+    key = os.fsencode(name)
+    at = int(np.searchsorted(index.names, key)) if len(index.names) else 0
+    if at == len(index.names) or index.names[at] != key:
+        raise LookupError(f"no such picture in {path.name}")
+    if fault := PICTURE.fault(int(index.sizes[at])):
+        raise InputError(f"it is {fault}")
+    with path.open("rb") as stream:
+        stream.seek(int(index.offsets[at]))
+        return stream.read(int(index.sizes[at]))
 
 
 def expand_pattern(pattern: str) -> list[Path]:
@@ -95,20 +224,21 @@ def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
         InputError: no shard can be read.
     """
     root = Path(os.path.commonpath([path.parent for path in map(Path.absolute, shards)]))
-    rows: list[Row] = []
+    return Rows(root, "webdataset", _all_rows(shards, root, options), files=False)
+
+
+def _all_rows(shards: Sequence[Path], root: Path, options: SourceOptions) -> Iterator[Row]:
     faults: list[str] = []
     for shard in shards:
         try:
-            rows.extend(_shard_rows(shard, root, options))
+            yield from _shard_rows(shard, root, options)
         except (InputError, OSError) as error:
             if shortage(error):
                 raise
-            reason = str(error) if isinstance(error, InputError) else f"shard cannot be read: {error.strerror}"
-            faults.append(reason)
-            rows.append(Row(os.path.relpath(shard.absolute(), root), reason=reason))
+            faults.append(str(error) if isinstance(error, InputError) else f"shard cannot be read: {error.strerror}")
+            yield Row(os.path.relpath(shard.absolute(), root), reason=faults[-1])
     if len(faults) == len(shards):
         raise InputError(f"{shards[0]}: none of the {len(shards)} shards can be used: {faults[0]}")
-    return Rows(root, "webdataset", rows, files=False)
 
 
 def _shard_rows(shard: Path, root: Path, options: SourceOptions) -> Iterator[Row]:

@@ -1,7 +1,10 @@
-"""Turns bytes of unknown encoding into text, and values of tables into clean text or None."""
+"""Text out of bytes of unknown encoding, values out of JSON, and clean text or None out of values of tables."""
 
+import io
+import json
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 from charset_normalizer import from_bytes
 
@@ -16,28 +19,61 @@ _SAMPLE = 1 << 16  # bytes that are enough to guess an encoding from
 _NOT_A_NUMBER = {"nan", "NaN"}  # what an empty cell becomes on its way through str(float)
 
 
-def decode_text(data: bytes) -> str:
-    """Return a file's text: by its byte order mark, else as UTF-8, else by a guess for the lines that are not UTF-8.
+def text_lines(stream: BinaryIO) -> Iterator[str]:
+    """Yield a file's text up to each line feed, which stays: by its byte order mark, else as UTF-8.
 
-    Only those lines are guessed, so that one stray line does not spoil a UTF-8 file. NUL characters are removed.
+    Lines that are not UTF-8 are in the encoding guessed for them all; they alone are guessed, so that one stray line
+    does not spoil a UTF-8 file. NUL characters are removed.
+    """
+    start = stream.read(4)
+    stream.seek(0)
+    if marked := next((encoding for mark, encoding in _MARKS.items() if start.startswith(mark)), ""):
+        texts = io.TextIOWrapper(stream, marked, errors="replace", newline="\n")
+        try:
+            yield from (text.replace("\0", "") for text in texts)
+        finally:
+            texts.detach()  # the stream is not ours to close
+        return
+    other = ""
+    while line := stream.readline():
+        bare, end = line.removesuffix(b"\n"), "\n" * line.endswith(b"\n")  # a guess may be of two bytes a letter
+        if not _is_utf8(bare):
+            other = other or _guess(_foreign(stream))
+        yield bare.decode("utf-8" if _is_utf8(bare) else other, errors="replace").replace("\0", "") + end
+
+
+def decode_text(data: bytes) -> str:
+    """Return a file's text, as `text_lines` reads it.
 
     Example:
         >>> decode_text("Café".encode("utf-16")), decode_text("Café\\n".encode("cp1252"))
         ('Café', 'Café\\n')
     """
-    for mark, encoding in _MARKS.items():
-        if data.startswith(mark):
-            return data.decode(encoding, errors="replace").replace("\0", "")
+    return "".join(text_lines(io.BytesIO(data)))
+
+
+def parse(text: str) -> Any:
+    """Return the JSON value in a text.
+
+    Raises:
+        ValueError: it is not JSON, or nested deeper than Python can follow.
+    """
     try:
-        return data.decode("utf-8").replace("\0", "")
-    except UnicodeDecodeError:
-        return _decode_lines(data).replace("\0", "")
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
-def _decode_lines(data: bytes) -> str:
-    lines = data.split(b"\n")
-    encoding = _guess(b"\n".join(line for line in lines if not _is_utf8(line))[:_SAMPLE])
-    return "\n".join(line.decode("utf-8" if _is_utf8(line) else encoding, errors="replace") for line in lines)
+def _foreign(stream: BinaryIO) -> bytes:
+    """Return the lines of a file that are not UTF-8, as many as are enough, and leave the stream where it is."""
+    at, lines, size = stream.tell(), [], 0
+    stream.seek(0)
+    while size < _SAMPLE and (line := stream.readline()):
+        if not _is_utf8(line):
+            lines.append(line.removesuffix(b"\n"))
+            size += len(line)
+    stream.seek(at)
+    return b"\n".join(lines)[:_SAMPLE]
 
 
 def _is_utf8(line: bytes) -> bool:

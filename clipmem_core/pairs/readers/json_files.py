@@ -1,17 +1,68 @@
-"""Reads COCO captions: a JSON file with `images` and `annotations`, and the folder the pictures are in."""
+"""Reads JSON: lines of objects, a list of them, and COCO captions, which are `images`, `annotations` and a folder."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.readers.picture_folder import named_folder
-from clipmem_core.pairs.readers.rows import Row, Rows
-from clipmem_core.pairs.readers.text import as_name
-from clipmem_core.pairs.references import normal_reference
+from clipmem_core.pairs.readers.containers import JSON, normal_reference, read_lines
+from clipmem_core.pairs.readers.fields import find_fields
+from clipmem_core.pairs.readers.rows import Row, Rows, named_folder, placed
+from clipmem_core.pairs.readers.text import as_name, parse
+
+Numbered = Iterator[tuple[int, Any]]  # a place in the file and what stands there: a value, or the error of reading it
 
 _TRIED = 50  # pictures looked for in each likely folder
+
+
+def read_jsonl(path: Path, options: SourceOptions) -> Rows:
+    """Read a JSON Lines file; picture paths are relative to its folder or `image_folder`. Blank lines are no rows.
+
+    It is read twice, as any line may name a column.
+
+    Raises:
+        InputError: no line is a JSON object, or its keys do not tell picture and caption.
+    """
+    return _read(path, lambda: _lines(path), options, kind="jsonl")
+
+
+def read_json_list(path: Path, values: list[Any], options: SourceOptions) -> Rows:
+    """Read the objects of a JSON list, as `read_jsonl` reads lines; rows are numbered from 1."""
+    return _read(path, lambda: iter(enumerate(values, start=1)), options, kind="json")
+
+
+def _lines(path: Path) -> Numbered:
+    for number, line in enumerate(read_lines(path, JSON), start=1):
+        if line.isspace() or not line:
+            continue
+        try:
+            yield number, parse(line.removesuffix("\n"))
+        except ValueError as error:
+            yield number, error
+
+
+def _read(path: Path, values: Callable[[], Numbered], options: SourceOptions, *, kind: str) -> Rows:
+    first: dict[str, Any] | None = None
+    columns: dict[str, None] = {}
+    for _, value in values():
+        if isinstance(value, dict):
+            first = value if first is None else first
+            columns.update(dict.fromkeys(value))
+    if first is None:
+        raise InputError(f"{path.name} holds no JSON object: one object a line (or a list of them) is wanted")
+    order = find_fields(list(columns), options, source=path.name, first=first).in_order()
+    rows = (_object_row(f"{path.name}:{number}", value, order) for number, value in values())
+    return placed(Rows(path.parent, kind, rows), options.image_folder, path)
+
+
+def _object_row(source: str, value: Any, order: tuple[str, ...]) -> Row:
+    if isinstance(value, dict):
+        return Row._make((source, *map(value.get, order), ""))
+    if isinstance(value, ValueError):
+        return Row(source, reason=f"line is not JSON ({value})")
+    return Row(source, reason=f"row is not a JSON object but {type(value).__name__}")
 
 
 def is_coco(value: Any) -> bool:
@@ -46,8 +97,8 @@ def read_coco(path: Path, value: dict[str, Any], options: SourceOptions) -> Rows
     folder = _picture_folder(path, options.image_folder, known)
     root = _root(path.parent.resolve(), folder)
     prefix = os.path.relpath(folder, root)
-    rows = list(_annotation_rows(path.name, annotations, known, "" if prefix == "." else f"{prefix}/"))
-    return Rows(root, "coco", [*rows, *faulty, *_silent_rows(path.name, annotations, known)])
+    rows = _annotation_rows(path.name, annotations, known, "" if prefix == "." else f"{prefix}/")
+    return Rows(root, "coco", chain(rows, faulty, _silent_rows(path.name, annotations, known)))
 
 
 def _known_images(name: str, images: list[Any]) -> tuple[dict[Any, dict[str, Any]], list[Row]]:
@@ -78,10 +129,10 @@ def _annotation_rows(name: str, annotations: list[Any], known: dict[Any, Any], p
         if image is None:
             yield Row(source, reason=f"annotation belongs to no image: image_id {key!r} is unknown")
             continue
-        yield _row(source, image, annotation.get("caption"), prefix)
+        yield _annotation_row(source, image, annotation.get("caption"), prefix)
 
 
-def _row(source: str, image: dict[str, Any], caption: Any, prefix: str) -> Row:
+def _annotation_row(source: str, image: dict[str, Any], caption: Any, prefix: str) -> Row:
     path, reason = image.get("file_name"), ""
     if isinstance(path, str) and path.strip():
         # Checked before the folder is put in front, so that `..` does not climb from the pictures into the root.
