@@ -4,8 +4,9 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -419,5 +420,25 @@ def fingerprint(values: Any) -> str:
         >>> fingerprint({"a": 1}) == fingerprint({"a": 1.5})
         False
     """
-    text = json.dumps(values, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_json(values).encode()).hexdigest()[:16]
+
+
+def fingerprint_rows(rows: Iterable[Any], *, beside: Sequence[Any] = ()) -> str:
+    """Return the fingerprint of the list of rows, or of `[*beside, rows]`, without a text that holds them all.
+
+    Example:
+        >>> fingerprint_rows(iter("ab"), beside=[1]) == fingerprint([1, ["a", "b"]])
+        True
+    """
+    opening, closing = (f"{_json(list(beside))[:-1]}, [", "]]") if beside else ("[", "]")
+    digest, left = hashlib.sha256(opening.encode()), iter(rows)
+    separator = ""
+    while part := list(islice(left, 1024)):
+        digest.update(f"{separator}{_json(part)[1:-1]}".encode())
+        separator = ", "
+    digest.update(closing.encode())
+    return digest.hexdigest()[:16]
+
+
+def _json(values: Any) -> str:
+    return json.dumps(values, sort_keys=True, default=str)

@@ -24,9 +24,9 @@ from clipmem_core.audits.progress import MemberSeconds, audit_seconds
 from clipmem_core.audits.settings import resolve, side_by_side
 from clipmem_core.audits.throughput import Pace, measure_pace, undisturbed
 from clipmem_core.config import AuditConfig, InputError, data_folder
-from clipmem_core.pairs.pixel_cache.facts import check_chunk
-from clipmem_core.pairs.pixel_cache.workers import cores
+from clipmem_core.pairs.pictures import check_chunk
 from clipmem_core.pairs.table import RawPairs, read_source
+from clipmem_core.pairs.workers import cores
 from clipmem_core.scores.membership import Membership
 
 REASONS = 5  # shown, the commonest first

@@ -12,7 +12,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.store import Audit, read_prepared
-from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint
+from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint_rows
 from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures
 from clipmem_core.pairs.planting import plant_miscaptions
@@ -48,7 +48,7 @@ class DataSet:
 def content_fingerprint(pairs: pd.DataFrame) -> str:
     """Return a key of a pair table's content: ids, pictures and captions."""
     rows = zip(pairs[c.PAIR_ID], pairs[c.SHA256], pairs[c.CAPTIONS], strict=True)
-    return fingerprint([[pair_id, sha256, list(captions)] for pair_id, sha256, captions in rows])
+    return fingerprint_rows([pair_id, sha256, list(captions)] for pair_id, sha256, captions in rows)
 
 
 def load_data_set(
@@ -160,8 +160,8 @@ def pixels_folder(audit: Audit) -> Path:
 
 def tokens_file(model: str, pairs: pd.DataFrame) -> Path:
     """Return where the tokens of all captions are kept, made once for all members."""
-    captions = [caption for own in pairs[c.CAPTIONS] for caption in own]
-    key = fingerprint([model_config(model)["text_cfg"], version("open_clip_torch"), captions])
+    captions = (caption for own in pairs[c.CAPTIONS] for caption in own)
+    key = fingerprint_rows(captions, beside=[model_config(model)["text_cfg"], version("open_clip_torch")])
     return data_folder() / "cache" / "tokens" / f"{key}.npz"
 
 

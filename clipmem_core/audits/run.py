@@ -50,7 +50,7 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.audits.verdict import judge
 from clipmem_core.config import AuditConfig, InputError, data_folder
-from clipmem_core.pairs.pixel_cache.cache import broken_file
+from clipmem_core.pairs.pixels import broken_file
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.files import STATE
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from clipmem_core.audits.probe_folder import probe_folders
 from clipmem_core.config import FIELDS, AuditConfig, InputError, SourceOptions, as_dict, preset_config
-from clipmem_core.pairs.pixel_cache.workers import cores as available_cores
+from clipmem_core.pairs.workers import cores as available_cores
 from clipmem_core.training.names import check_model_fields, parameters
 
 BYTES = 4  # of a weight

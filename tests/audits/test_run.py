@@ -13,7 +13,7 @@ from clipmem_core.audits.run import ensure_pixels, run_audit
 from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import Audit, broken_files
 from clipmem_core.config import InputError
-from clipmem_core.pairs.pixel_cache.facts import read_square
+from clipmem_core.pairs.pictures import read_square
 from tests.audits.small import PAPER, Silent, config_of, with_drawn_set
 from tests.conftest import Made
 

@@ -27,7 +27,7 @@ from PIL import Image
 
 from clipmem_core.commands import main
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.pixel_cache import cache
+from clipmem_core.pairs import pixels
 from clipmem_core.pairs.readers.containers import TABLE
 from clipmem_core.pairs.readers.delimited import read_delimited
 from clipmem_core.pairs.readers.shards import expand_pattern
@@ -41,7 +41,7 @@ PICTURES = [f"{at}.png" for at in range(4)]
 def _no_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Pictures are looked at in this process, so that hundreds of data sets take seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache, "map_chunks", lambda work, items, *, workers, chunk: _answered(work, items))
+        patch.setattr(pixels, "map_chunks", lambda work, items, *, workers, chunk: _answered(work, items))
         patch.setenv("COLUMNS", "200")
         patch.setenv("CLIPMEM_DATA", str(tmp_path_factory.mktemp("data")))
         yield

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from clipmem_core.pairs import lookalikes
 from clipmem_core.pairs.lookalikes import lookalike_clusters
-from clipmem_core.pairs.pixel_cache.facts import check_chunk
+from clipmem_core.pairs.pictures import check_chunk
 
 
 def drawing(seed: int, *, side: int = 256) -> Image.Image:

@@ -15,10 +15,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core.pairs.pictures import PictureError, decode, resize
-from clipmem_core.pairs.pixel_cache.facts import check_chunk, read_square
+from clipmem_core.pairs.pictures import PictureError, check_chunk, decode, read_square, resize
 from clipmem_core.pairs.pixels import CachedPixels, Pixels, StreamedPixels, check_pictures, open_pixels
-from clipmem_core.pairs.references import file_faults
+from clipmem_core.pairs.readers.containers import file_faults
 from clipmem_core.shortage import shortage
 
 Meet = Callable[[str], None]
@@ -278,7 +277,7 @@ def test_a_picture_that_asks_for_more_memory_than_any_within_the_limits_is_set_a
         tried.append(len(data))
         np.empty(1 << 60, np.uint8)
 
-    monkeypatch.setattr("clipmem_core.pairs.pixel_cache.facts.decode_measured", huge)
+    monkeypatch.setattr("clipmem_core.pairs.pictures.decode_measured", huge)
     ((_, fact),) = check_chunk([(0, "a.png")], root=shared, size=8, resize_mode="squash", pixels=None)
     assert fact.reason is not None
     assert fact.reason.startswith("too large: decoding it takes more than 2.9 GB of memory")
@@ -293,7 +292,7 @@ def test_a_folder_that_cannot_be_listed_for_a_shortage_has_no_missing_pictures(
 
     monkeypatch.setattr(os, "scandir", full)
     with pytest.raises(OSError, match="Too many open files"):
-        file_faults(shared, ["a.png"])
+        list(file_faults(shared, ["a.png"]))
 
 
 def test_an_interruption_leaves_no_cache(root: Path) -> None:

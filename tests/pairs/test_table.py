@@ -122,10 +122,10 @@ def test_an_empty_folder_names_the_formats(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_opened_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "set.csv").write_text(TABLE)
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(InputError, match="set.csv cannot be read: Permission denied"):
         read(tmp_path / "set.csv")
 

@@ -1,42 +1,17 @@
 """Turns the plan of a picture into the picture: where each object goes, its shadow, the odd looks of atypical ones."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from clipmem_core.pairs.scenes import nature as scene_nature
-from clipmem_core.pairs.scenes import objects as scene_objects
-from clipmem_core.pairs.scenes.brush import SHADE, SHINE, Brush, Colour, Ink, blend, ink, rotation
+from clipmem_core.pairs.scenes.canvas import SHADE, SHINE, Brush, Canvas, Colour, blend, ink, rotation
 from clipmem_core.pairs.scenes.places import paint_place
 from clipmem_core.pairs.scenes.plan import CARRIERS, KINDS, Scene, Thing
-from clipmem_core.pairs.scenes.stage import Stage
+from clipmem_core.pairs.scenes.things import DRAWINGS
 
 SIDE = 128  # pixels of a finished picture
 SUPERSAMPLING = 3  # drawn this much larger, so that edges come out smooth
-
-DRAWINGS: dict[str, Callable[[Brush, Ink, np.random.Generator], None]] = {
-    "cat": scene_nature.cat,
-    "bird": scene_nature.bird,
-    "fish": scene_nature.fish,
-    "turtle": scene_nature.turtle,
-    "butterfly": scene_nature.butterfly,
-    "tree": scene_nature.tree,
-    "flower": scene_nature.flower,
-    "mushroom": scene_nature.mushroom,
-    "apple": scene_nature.apple,
-    "house": scene_objects.house,
-    "car": scene_objects.car,
-    "boat": scene_objects.boat,
-    "cup": scene_objects.cup,
-    "lamp": scene_objects.lamp,
-    "umbrella": scene_objects.umbrella,
-    "kite": scene_objects.kite,
-    "balloon": scene_objects.balloon,
-    "rocket": scene_objects.rocket,
-    "star": scene_objects.star,
-}
 
 # Where several go: (x, y, size) in shares of the side; y is the feet's of what stands, the centre's of the rest.
 ROWS: dict[int, tuple[tuple[float, float, float], ...]] = {
@@ -73,15 +48,15 @@ def paint(scene: Scene, rng: np.random.Generator) -> Image.Image:
         scene: what is to be seen.
         rng: where shapes, sizes, places and details vary.
     """
-    stage = paint_place(scene.place, scene.light, side=SIDE * SUPERSAMPLING, rng=rng)
+    canvas = paint_place(scene.place, scene.light, side=SIDE * SUPERSAMPLING, rng=rng)
     if scene.look == "glitch":
-        _tear(stage)
-    bare = stage.image.copy() if scene.look == "dotted" else None
+        _tear(canvas)
+    bare = canvas.image.copy() if scene.look == "dotted" else None
     for spot in _spots(scene, rng):
-        _draw(stage, spot, afloat=scene.place == "sea", upside_down=scene.look == "upside down")
+        _draw(canvas, spot, afloat=scene.place == "sea", upside_down=scene.look == "upside down")
     if bare is not None:
-        _dot(stage, bare, ink(scene.main.colour).fill)
-    return stage.image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        _dot(canvas, bare, ink(scene.main.colour).fill)
+    return canvas.image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
 def nearly(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -138,46 +113,46 @@ def _spot(thing: Thing, x: float, y: float, size: float, rng: np.random.Generato
     return Spot(thing, x + dx, y, size, kind.stands)
 
 
-def _draw(stage: Stage, spot: Spot, *, afloat: bool, upside_down: bool) -> None:
-    kind, rng, side = KINDS[spot.thing.kind], stage.rng, stage.side
+def _draw(canvas: Canvas, spot: Spot, *, afloat: bool, upside_down: bool) -> None:
+    kind, rng, side = KINDS[spot.thing.kind], canvas.rng, canvas.side
     feet = spot.y + kind.half_height * spot.size
     if spot.grounded and not afloat:
-        stage.disc(spot.x, feet - 0.004, kind.half_width * spot.size * 0.95, (36, 22, 60, 60), ry=0.12 * spot.size)
+        canvas.disc(spot.x, feet - 0.004, kind.half_width * spot.size * 0.95, (36, 22, 60, 60), ry=0.12 * spot.size)
     turn = rotation(rng.uniform(-2.5, 2.5) if kind.stands else rng.uniform(-13, 13))
     stretch = np.diag((rng.choice((-1, 1)) * rng.uniform(0.94, 1.03), -1.0 if upside_down else 1.0))
     matrix, origin = turn @ stretch * spot.size * side, np.array((spot.x, spot.y)) * side
-    brush = Brush(stage.canvas, matrix, origin, max(2, round(side * 0.0085)))
+    brush = Brush(canvas.pen, matrix, origin, max(2, round(side * 0.0085)))
     DRAWINGS[spot.thing.kind](brush, ink(spot.thing.colour), rng)
     if spot.grounded and afloat:
-        _splash(stage, spot.x, feet, kind.half_width * spot.size)
+        _splash(canvas, spot.x, feet, kind.half_width * spot.size)
 
 
-def _splash(stage: Stage, x: float, feet: float, half: float) -> None:
+def _splash(canvas: Canvas, x: float, feet: float, half: float) -> None:
     """Let the foot of a hull sink into the water."""
-    stage.disc(x, feet + 0.004, half * 0.86, (*stage.lit((104, 168, 202)), 215), ry=half * 0.12)
-    stage.disc(x, feet - 0.004, half * 0.5, (255, 255, 255, 70), ry=half * 0.03)
+    canvas.disc(x, feet + 0.004, half * 0.86, (*canvas.lit((104, 168, 202)), 215), ry=half * 0.12)
+    canvas.disc(x, feet - 0.004, half * 0.5, (255, 255, 255, 70), ry=half * 0.03)
 
 
-def _dot(stage: Stage, bare: Image.Image, fill: Colour) -> None:
+def _dot(canvas: Canvas, bare: Image.Image, fill: Colour) -> None:
     """Put dots on what was drawn in a colour since the copy `bare`, outlines and details left alone."""
-    pixels = np.asarray(stage.image).astype(int)
+    pixels = np.asarray(canvas.image).astype(int)
     painted = (pixels != np.asarray(bare)).any(axis=2)
     looks = [blend(fill, over[:3], over[3] / 255) for over in ((*fill, 0), SHADE, SHINE)]
     flat = np.any([np.abs(pixels - look).max(axis=2) < 4 for look in looks], axis=0)
-    dots = Stage(stage.side, stage.light, stage.rng)
-    dots.image.paste(stage.image)
+    dots = Canvas(canvas.side, canvas.light, canvas.rng)
+    dots.image.paste(canvas.image)
     colour = ink("red" if min(fill) > 200 else "white").fill
     for row, y in enumerate(np.arange(0, 1, 0.07)):
         for x in np.arange(0, 1, 0.08) + 0.04 * (row % 2):
             dots.disc(float(x), float(y), 0.02, colour)
-    stage.image.paste(dots.image, mask=Image.fromarray((painted & flat).astype(np.uint8) * 255))
+    canvas.image.paste(dots.image, mask=Image.fromarray((painted & flat).astype(np.uint8) * 255))
 
 
-def _tear(stage: Stage) -> None:
+def _tear(canvas: Canvas) -> None:
     """Shift bands of the background sideways and swap their colours, as a broken file would."""
-    pixels = np.asarray(stage.image).copy()
-    edges = np.sort(stage.rng.integers(0, stage.side, size=16))
+    pixels = np.asarray(canvas.image).copy()
+    edges = np.sort(canvas.rng.integers(0, canvas.side, size=16))
     for top, bottom in zip(edges[:-1], edges[1:], strict=True):
-        band = np.roll(pixels[top:bottom], int(stage.rng.integers(-stage.side // 3, stage.side // 3)), axis=1)
-        pixels[top:bottom] = band[:, :, stage.rng.permutation(3)]
-    stage.image.paste(Image.fromarray(pixels))
+        band = np.roll(pixels[top:bottom], int(canvas.rng.integers(-canvas.side // 3, canvas.side // 3)), axis=1)
+        pixels[top:bottom] = band[:, :, canvas.rng.permutation(3)]
+    canvas.image.paste(Image.fromarray(pixels))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipmem_core.pairs.scenes.brush import COLOURS
+from clipmem_core.pairs.scenes.canvas import COLOURS
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.readers.records import parse
+from clipmem_core.pairs.readers.text import parse
 from clipmem_core.pairs.table import RawPairs, read_source
 from tests.pairs.samples import draw
 

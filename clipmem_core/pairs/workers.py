@@ -1,5 +1,5 @@
-"""A function and many items → its answers, from processes that may die: a crash costs the item it happened on, no more,
-and one that is killed from outside, as happens where memory runs out, costs none.
+"""Processes that work through many items and may die: a crash costs the item it happened on, no more, and one that is
+killed from outside, as happens where memory runs out, costs none.
 
 A worker is a fresh Python, not a fork: threads of the caller cannot deadlock it, and it ends by itself once the caller
 is gone, however that went. The function is pickled by its name; keep its module quick to import.
@@ -24,7 +24,7 @@ from clipmem_core.shortage import shortage
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-_COMMAND = "from clipmem_core.pairs.pixel_cache.workers import serve; serve()"
+_COMMAND = "from clipmem_core.pairs.workers import serve; serve()"
 _READY = "ready"
 # What a process does to itself. Any other end came from outside, or it had no memory left to go on with.
 _CRASHES = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGILL, -signal.SIGFPE, -signal.SIGTRAP}

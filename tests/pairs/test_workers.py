@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.pairs.pixel_cache.workers import Killed, map_chunks
+from clipmem_core.pairs.workers import Killed, map_chunks
 
 
 def squares(chunk: list[int]) -> list[int]:
