@@ -1,6 +1,7 @@
 """Small pictures drawn for the readers' tests."""
 
 import io
+import tarfile
 from pathlib import Path
 
 from PIL import Image
@@ -19,3 +20,13 @@ def draw(folder: Path, *names: str) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture_bytes(at))
+
+
+def write_tar(path: Path, members: dict[str, bytes | str]) -> None:
+    """Write a tar of files, text as UTF-8."""
+    with tarfile.open(path, "w") as tar:
+        for name, value in members.items():
+            data = value.encode() if isinstance(value, str) else value
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))

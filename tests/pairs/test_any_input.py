@@ -9,21 +9,17 @@ import re
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from braceexpand import braceexpand
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from clipmem_core.commands import main
 from clipmem_core.config import InputError, SourceOptions
@@ -31,7 +27,7 @@ from clipmem_core.pairs import pixels
 from clipmem_core.pairs.readers.containers import TABLE
 from clipmem_core.pairs.readers.delimited import read_delimited
 from clipmem_core.pairs.readers.shards import expand_pattern
-from tests.pairs.samples import draw, picture_bytes
+from tests.pairs.samples import draw, picture_bytes, write_tar
 
 HUGE = 3 * 10**9  # bytes of a sparse file: more than is read of any
 PICTURES = [f"{at}.png" for at in range(4)]
@@ -220,14 +216,6 @@ def test_parquet_columns_that_unpack_to_more_than_the_limit_are_one_line(
     assert "columns image, caption are larger than" in inspected(tmp_path / "a.parquet")[1]
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-
-
 def test_members_of_a_tar_above_the_limit_are_set_aside(tmp_path: Path) -> None:
     long = b"x" * (1 << 20) + b"y"
     members = {"0.png": picture_bytes(), "0.txt": b"x", "1.png": picture_bytes(), "1.txt": long, "2.json": long}
@@ -238,7 +226,7 @@ def test_members_of_a_tar_above_the_limit_are_set_aside(tmp_path: Path) -> None:
     assert "member is larger than 1 MiB" in printed
 
 
-@pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"K", b"X"])
+@pytest.mark.parametrize("kind", [b"x", b"L"])
 def test_a_header_of_gigabytes_ends_a_tar(tmp_path: Path, kind: bytes) -> None:
     write_tar(tmp_path / "a.tar", {"0.png": picture_bytes(), "0.txt": b"x"})
     info = tarfile.TarInfo("1.png")
@@ -306,7 +294,7 @@ def test_braces_that_name_too_much_are_counted_before_they_are_expanded(pattern:
 @given(
     st.lists(st.sampled_from([*"{{}},,ab0 ", "\\", "..", "1..3", "{1..5..2}", "c..a", "{03..1}", "{a..c}"]), max_size=8)
 )
-@settings(max_examples=300)
+@settings(max_examples=60)
 def test_braces_below_the_limit_are_expanded_as_the_library_does(parts: list[str]) -> None:
     pattern = "".join(parts)
     try:
@@ -385,7 +373,7 @@ def write_arrow(table: pa.Table, folder: Path) -> Path:
     ),
     classes=st.sampled_from(CLASSES),
 )
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_columns_of_any_kind_are_read_or_refused(
     folder: Path, image: str, caption: str, more: list[tuple[str, str]], classes: str | None
 ) -> None:
@@ -499,7 +487,7 @@ def write_rows(folder: Path, kind: str, rows: list[dict[str, Any]]) -> Path:
 
 
 @given(kind=st.sampled_from(["csv", "tsv", "jsonl", "json", "coco.json", "tar"]), rows=ROWS, last=VALUES)
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_values_of_any_kind_are_read_or_set_aside(
     folder: Path, kind: str, rows: list[dict[str, Any]], last: Any
 ) -> None:
@@ -558,7 +546,7 @@ def slow_records(lines: list[str]) -> list[tuple[int, list[str]]]:
 
 
 @given(st.lists(st.text('",a ', max_size=6), max_size=8))
-@settings(max_examples=300)
+@settings(max_examples=60)
 def test_stray_quotes_cost_what_reading_anew_from_every_line_would(folder: Path, lines: list[str]) -> None:
     lines = ["image,caption\n", *(f"{line}\n" for line in lines)]
     (folder / "quotes.csv").write_text("".join(lines))
@@ -574,19 +562,3 @@ def test_stray_quotes_on_every_line_take_no_square_of_the_time(tmp_path: Path) -
     draw(tmp_path, "0.png")
     (tmp_path / "a.csv").write_text("image,caption\n0.png,x\n" + 'a","c\n' * 30_000)
     assert counts(inspected(tmp_path / "a.csv")[1]) == (30_001, 1, 30_000)
-
-
-GREY = """
-import resource, sys
-from clipmem_core.pairs.pictures import decode
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-decode(open(sys.argv[1], "rb").read(), size=64)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-
-
-def test_sixteen_bit_grey_takes_little_more_memory_than_its_pixels(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((4000, 4000), np.uint16)).save(tmp_path / "a.png")
-    command = [sys.executable, "-c", GREY, str(tmp_path / "a.png")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) * 1024 < 2 * (2 * 4000 * 4000)  # 32 MB of pixels; it was 18 times that

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core.pairs.pictures import PictureError, check_chunk, decode, read_square, resize
+from clipmem_core.pairs.pictures import PictureError, check_chunk, decode, resize
 from clipmem_core.pairs.pixels import CachedPixels, Pixels, StreamedPixels, check_pictures, open_pixels
 from clipmem_core.pairs.readers.containers import file_faults
 from clipmem_core.shortage import shortage
@@ -109,15 +109,12 @@ def test_a_selection_is_addressed_from_zero_and_opens_again_elsewhere(shared: Pa
     assert np.array_equal(again.descriptors(), pixels.descriptors()[[1, 3]])
 
 
-def test_nothing_asked_for_is_nothing(shared: Path) -> None:
-    for budget in (0, 1 << 20):
-        assert check(shared, budget=budget)[1].gather(np.arange(0)).shape == (0, 24, 24, 3)
-
-
 def test_a_data_set_without_pictures_has_no_facts(shared: Path) -> None:
     facts, pixels = check(shared, images=[])
     assert len(facts) == len(pixels) == 0
     assert pixels.descriptors().shape == (0, 768)
+    for budget in (0, 1 << 20):
+        assert check(shared, budget=budget)[1].gather(np.arange(0)).shape == (0, 24, 24, 3)
 
 
 def test_opening_does_not_import_torch(shared: Path) -> None:
@@ -325,12 +322,6 @@ def test_a_streamed_picture_that_broke_is_named(shared: Path) -> None:
     _, pixels = check(shared, budget=0)
     with pytest.raises(PictureError, match=r"broken\.png: truncated"):
         pixels.gather(np.array([0, 2]))
-
-
-def test_one_chunk_is_checked_in_order(shared: Path) -> None:
-    facts = check_chunk([(4, "a.png"), (2, "broken.png")], root=shared, size=8, resize_mode="squash", pixels=None)
-    assert [(row, fact.width) for row, fact in facts] == [(4, 300), (2, 0)]
-    assert read_square(shared, "a.png", size=8, resize_mode="squash").shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(

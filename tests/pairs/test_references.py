@@ -1,7 +1,5 @@
-import io
 import multiprocessing
 import os
-import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +9,7 @@ import pytest
 from clipmem_core.config import InputError
 from clipmem_core.pairs.readers.containers import file_faults, normal_reference
 from clipmem_core.pairs.references import read_bytes, source_stamp
-from tests.pairs.samples import draw, picture_bytes
+from tests.pairs.samples import draw, picture_bytes, write_tar
 
 OUTSIDE = [
     "/etc/passwd",
@@ -27,14 +25,6 @@ OUTSIDE = [
     "%2Fetc%2Fpasswd",
     "https://example.org/a.jpg",
 ]
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
 
 
 def write_parquet(path: Path, blobs: list[bytes | None], *, group: int = 2) -> None:

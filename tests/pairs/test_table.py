@@ -75,7 +75,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=300)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from([*DAMAGED, "set.tar"]), cut=st.floats(0, 1), size=st.integers(0, 40), put=st.binary(max_size=6)
 )

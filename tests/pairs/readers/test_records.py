@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.readers.text import parse
 from clipmem_core.pairs.table import RawPairs, read_source
 from tests.pairs.samples import draw
 
@@ -68,19 +67,6 @@ def test_every_bad_line_is_quarantined_with_its_number_and_reason(tmp_path: Path
     assert raw.rows == 1 + len(bad)
 
 
-def test_an_empty_caption_among_others_is_quarantined_and_the_pair_stays(tmp_path: Path) -> None:
-    raw = read(tmp_path, lines({"image": "a.png", "captions": ["x", " ", "y"]}))
-    assert list(raw.pairs.captions) == [["x", "y"]]
-    assert list(raw.quarantine.reason) == ["caption is empty"]
-    assert raw.rows == 2
-
-
-def test_other_encodings_are_read(tmp_path: Path) -> None:
-    text = '{"image": "a.png", "caption": "Café à la crème"}'
-    for encoding in ("utf-8-sig", "utf-16", "cp1252"):
-        assert list(read(tmp_path, text.encode(encoding)).pairs.captions) == [["Café à la crème"]]
-
-
 def test_a_json_list_is_read_like_lines(tmp_path: Path) -> None:
     values = [{"image": "a.png", "caption": "x"}, {"image": "b.png", "caption": ""}, 5]
     raw = read(tmp_path, json.dumps(values, indent=1), "set.json")
@@ -104,13 +90,3 @@ def test_a_file_without_objects_is_one_line(tmp_path: Path, text: str, name: str
 def test_a_json_object_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither COCO captions"):
         read(tmp_path, json.dumps({"images": []}), "set.json")
-
-
-def test_a_flag_that_names_no_key_lists_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--csv-caption-key names column 'gone', but .* 'image', 'caption'"):
-        read(tmp_path, lines({"image": "a.png", "caption": "x"}), csv_caption_key="gone")
-
-
-def test_json_too_deep_to_follow_is_no_crash() -> None:
-    with pytest.raises(ValueError, match="nested too deeply"):
-        parse("[" * 100_000)

@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=150)
+@settings(max_examples=40)
 @given(lines=LINES)
 def test_rows_are_pairs_and_quarantine(folder: Path, lines: list[list[str]]) -> None:
     starts = []

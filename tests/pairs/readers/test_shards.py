@@ -11,7 +11,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.pairs.table import RawPairs, read_source
-from tests.pairs.samples import picture_bytes
+from tests.pairs.samples import picture_bytes, write_tar
 
 
 def read(source: Path, **options: str) -> RawPairs:
@@ -22,15 +22,6 @@ def write(path: Path, samples: list[dict[str, Any]]) -> None:
     with webdataset.TarWriter(str(path)) as writer:
         for sample in samples:
             writer.write(sample)
-
-
-def raw_tar(path: Path, members: dict[str, bytes | str]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, value in members.items():
-            data = value.encode() if isinstance(value, str) else value
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
 
 
 def sample(key: str, shade: int, *, kind: str = "png", **rest: Any) -> dict[str, Any]:
@@ -127,7 +118,7 @@ def test_every_bad_sample_is_quarantined_with_its_reason(tmp_path: Path) -> None
         "broken.json": "{",
         "README": "hello",
     }
-    raw_tar(tmp_path / "a.tar", {"good.jpg": picture, "good.txt": "Café".encode("cp1252"), **bad})
+    write_tar(tmp_path / "a.tar", {"good.jpg": picture, "good.txt": "Café".encode("cp1252"), **bad})
     raw = read(tmp_path / "a.tar")
     assert list(raw.pairs.image) == ["a.tar/good.jpg", "a.tar/twin.jpg", "a.tar/broken.jpg"]
     assert list(raw.pairs.captions) == [["Café"], ["x"], ["kept"]]
@@ -164,7 +155,7 @@ def test_a_member_that_comes_twice_is_used_once(tmp_path: Path) -> None:
 
 def test_a_truncated_shard_gives_what_came_before_the_cut(tmp_path: Path) -> None:
     whole = tmp_path / "whole.tar"
-    raw_tar(whole, {f"{key}.{kind}": b"x" * 700 for key in range(3) for kind in ("jpg", "txt")})
+    write_tar(whole, {f"{key}.{kind}": b"x" * 700 for key in range(3) for kind in ("jpg", "txt")})
     data = whole.read_bytes()
     member = 512 + 1024
     cuts = {"in-data": 4 * member + 600, "in-header": 4 * member + 100, "at-member": 4 * member}
@@ -213,7 +204,7 @@ def test_shards_of_which_none_is_readable_are_one_line(tmp_path: Path, name: str
 
 def test_json_of_img2dataset_gives_caption_and_no_wrong_label(tmp_path: Path) -> None:
     meta = {"caption": "a dog", "url": "https://example.org/1.jpg", "key": "000000001", "status": "success", "width": 8}
-    raw_tar(
+    write_tar(
         tmp_path / "0.tar",
         {"000000001.jpg": picture_bytes(), "000000001.json": json.dumps(meta), "000000001.txt": "a dog"},
     )

@@ -49,10 +49,6 @@ def test_a_drawn_set_has_a_picture_and_five_different_captions_for_every_pair(dr
     assert pixels(drawn, 0).shape == (SIDE, SIDE, 3)
 
 
-def test_no_unfinished_listing_is_left(drawn: Path) -> None:
-    assert sorted(path.name for path in drawn.iterdir()) == ["captions.jsonl", "images"]
-
-
 def test_the_same_seed_gives_the_same_bytes_and_a_larger_set_begins_with_the_smaller(
     drawn: Path, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from clipmem_core.pairs.scenes.things import DRAWINGS
 from clipmem_core.pairs.scenes.words import NUMBERS, PLACES, REVERSED, captions_of
 
 
-@settings(max_examples=300)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6))
 def test_captions_name_only_colours_kinds_and_numbers_of_the_picture(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -38,7 +38,7 @@ def test_captions_name_only_colours_kinds_and_numbers_of_the_picture(seed: int) 
     assert not re.search(r"\ba [aeio]|\ban [^aeiou]|  |[{}]", " ".join(captions))
 
 
-@settings(max_examples=300)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6))
 def test_objects_are_where_the_relation_says_and_inside_the_picture(seed: int) -> None:
     rng = np.random.default_rng(seed)
