@@ -60,8 +60,10 @@ def read_source(source: str, options: SourceOptions, *, data: Path) -> RawPairs:
         checked = check_rows(rows.rows)
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror or error}") from error
+    total = len(checked)
     pairs, quarantine = merge_rows(checked, rows.root, files=rows.files)
-    return RawPairs(rows.root.absolute(), rows.format, len(checked), _frame(pairs), _frame(quarantine))
+    del checked  # as large as both, and frames are larger still
+    return RawPairs(rows.root.absolute(), rows.format, total, _frame(pairs), _frame(quarantine))
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

@@ -199,7 +199,7 @@ def _look_for_files(checked: pa.Table, root: Path) -> pa.Table:
 
 def _settle_ids(checked: pa.Table) -> pa.Table:
     """Refuse the rows whose id belongs to another picture: the first that bears it."""
-    used = checked.filter(pc.is_null(checked[c.REASON]))
+    used = checked.select(["n", c.PAIR_ID, c.IMAGE]).filter(pc.is_null(checked[c.REASON]))
     owners = used.group_by(c.PAIR_ID, use_threads=False).aggregate([(c.IMAGE, "first")])
     owner = owners[f"{c.IMAGE}_first"].take(pc.index_in(used[c.PAIR_ID], owners[c.PAIR_ID]))
     robbed = used.append_column("owner", owner).filter(pc.not_equal(owner, used[c.IMAGE]))
