@@ -1,4 +1,4 @@
-"""The descriptors of pictures → clusters of near-duplicates: the same picture again, rescaled or compressed anew."""
+"""Clusters of near-duplicate pictures by their descriptors: the same picture again, rescaled or compressed anew."""
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any

@@ -139,9 +139,9 @@ def test_the_drawn_set_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         lines = [{"image": f"images/{at}.png", "captions": ["x", "y"], "planted": "vague"} for at in range(pairs)]
         (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
 
-    room = types.ModuleType("clipmem_core.pairs.scenes.draw")
-    room.__dict__["draw_scenes"] = draw_scenes
-    monkeypatch.setitem(sys.modules, room.__name__, room)
+    drawing = types.ModuleType("clipmem_core.pairs.scenes.draw")
+    drawing.__dict__["draw_scenes"] = draw_scenes
+    monkeypatch.setitem(sys.modules, drawing.__name__, drawing)
     for _ in range(2):
         raw = read_source("scenes", SourceOptions(scenes_pairs=3, scenes_seed=5), data=tmp_path)
         assert (raw.format, raw.root, len(raw.pairs)) == ("scenes", tmp_path / "sets/scenes-3-5", 3)

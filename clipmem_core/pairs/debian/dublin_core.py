@@ -1,6 +1,6 @@
 """The Dublin Core metadata inside an SVG file, as plain words: title, description, keywords and the artists' names.
 
-Files come from strangers: nothing is fetched, no entity is expanded that could grow, and a broken file gives what it
+No file is trusted: nothing is fetched, no entity is expanded that could grow, and a broken file gives what it
 said before it broke.
 """
 

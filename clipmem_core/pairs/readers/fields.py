@@ -52,7 +52,7 @@ def find_fields(
         columns: all column names.
         options: its `csv_*_key` fields override the guess.
         source: the file's name, for the message.
-        first: the first row; an image column nobody's name list knows is recognised by its file name.
+        first: the first row; an image column of no usual name is recognised by its file name.
         picture: the column known to hold pictures, from its type.
 
     Raises:

@@ -218,7 +218,10 @@ def _refuse(checked: pa.Table, reasons: pa.ChunkedArray) -> pa.Table:
 
 
 def _pairs(used: pa.Table) -> pa.Table:
-    """Gather the rows of each picture: its first id, label and planting, and its captions, each once."""
+    """Gather the rows of each picture: its first id, label and planting, and its captions, each once.
+
+    Groups come in order of first appearance as long as one thread makes them.
+    """
     firsts = [(column, "first") for column in (c.PAIR_ID, c.LABEL, c.PLANTED)]  # of those that are not null
     pairs = used.group_by(c.IMAGE, use_threads=False).aggregate(firsts)
     captions = used[c.CAPTIONS].combine_chunks()

@@ -1,4 +1,4 @@
-"""Apt, as it answers → an archive, or one line that says what to do."""
+"""What apt answers becomes an archive, or one line that says what to do."""
 
 import os
 import shutil
