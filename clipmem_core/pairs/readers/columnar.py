@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.pairs.readers.column_roles import Fields, find_fields
 from clipmem_core.pairs.readers.containers import (
     FOOTER,
     JSON,
@@ -29,7 +30,6 @@ from clipmem_core.pairs.readers.containers import (
     read_file,
     stamped,
 )
-from clipmem_core.pairs.readers.fields import Fields, find_fields
 from clipmem_core.pairs.readers.rows import BATCH, Row, Rows, placed
 from clipmem_core.pairs.readers.text import parse
 from clipmem_core.shortage import shortage

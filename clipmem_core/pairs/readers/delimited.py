@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 
 from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.pairs.readers.column_roles import Fields, find_fields
 from clipmem_core.pairs.readers.containers import TABLE, read_lines
-from clipmem_core.pairs.readers.fields import Fields, find_fields
 from clipmem_core.pairs.readers.rows import Row, Rows, placed
 
 Record = tuple[int, list[str], str]  # number of its first line, fields and fault

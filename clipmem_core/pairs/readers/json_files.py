@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.pairs.readers.column_roles import find_fields
 from clipmem_core.pairs.readers.containers import JSON, normal_reference, read_lines
-from clipmem_core.pairs.readers.fields import find_fields
 from clipmem_core.pairs.readers.rows import Row, Rows, named_folder, placed
 from clipmem_core.pairs.readers.text import as_name, parse
 

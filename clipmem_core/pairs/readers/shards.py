@@ -20,6 +20,7 @@ from braceexpand import braceexpand
 
 from clipmem_core import columns as names
 from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.pairs.readers.column_roles import LABEL_NAMES
 from clipmem_core.pairs.readers.containers import (
     LINK_LEAVES,
     PICTURE,
@@ -31,7 +32,6 @@ from clipmem_core.pairs.readers.containers import (
     normal_reference,
     stamped,
 )
-from clipmem_core.pairs.readers.fields import LABEL_NAMES
 from clipmem_core.pairs.readers.rows import Row, Rows
 from clipmem_core.pairs.readers.text import decode_text, parse
 from clipmem_core.shortage import shortage

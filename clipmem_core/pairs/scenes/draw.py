@@ -18,8 +18,8 @@ from clipmem_core.atomic import replacing
 from clipmem_core.columns import ATYPICAL, CAPTIONS, DUPLICATE, IMAGE, LABEL, MISCAPTION, PAIR_ID, PLANTED, VAGUE
 from clipmem_core.config import InputError
 from clipmem_core.pairs.scenes.paint import nearly, paint
+from clipmem_core.pairs.scenes.phrases import captions_of, vague_captions
 from clipmem_core.pairs.scenes.plan import Scene, clearly_different, plan_atypical, plan_scene
-from clipmem_core.pairs.scenes.words import captions_of, vague_captions
 
 CAPTIONS_FILE = "captions.jsonl"
 BLOCK = 100  # pairs among which planted ones are placed: 4 miscaption, 4 vague, 3 atypical, 2 duplicate

@@ -10,8 +10,8 @@ from PIL import Image
 from clipmem_core.config import InputError
 from clipmem_core.pairs.scenes.draw import Plan, draw_scenes, plan_pairs
 from clipmem_core.pairs.scenes.paint import SIDE
+from clipmem_core.pairs.scenes.phrases import VAGUE
 from clipmem_core.pairs.scenes.plan import KINDS, Thing
-from clipmem_core.pairs.scenes.words import VAGUE
 
 PAIRS = 110
 
