@@ -11,7 +11,7 @@ from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.mitigations import study_progress
 from clipmem_core.review.decisions import open_review
-from clipmem_core.studies.own import read_own
+from clipmem_core.studies.custom_arms import read_own
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import SETTINGS, made_rows
 from tests.dashboard.mitigations.mitigations_page import PAGE, labels, press

@@ -1,4 +1,4 @@
-"""What study.json says was asked for → what is typed to make the study again, or to go on with it."""
+"""What is typed on the command line to make a study again, or to go on with it."""
 
 import shlex
 from collections import Counter
