@@ -85,7 +85,7 @@ def test_a_setting_nobody_ran_says_how_long_it_takes_and_is_queued(
     app = press(app, "Run it")
     assert went_on == [("resume", "lab")]
     (own,) = read_own(lab)
-    assert own.setting.text == "text_noise=0.1 text_mask=0.35"
+    assert own.text == "text_noise=0.1 text_mask=0.35"
     assert "15 of 18 arms × seeds are done" in said(app)
     assert labels(app) == ["Resume"]
 
