@@ -318,22 +318,6 @@ def ranking_share(config: AuditConfig) -> float:
     return RANKING_REPEATS * (config.folds - 1) / 2
 
 
-def recaptioned(pairs: pd.DataFrame, captions: Mapping[str, tuple[str, ...]], group: np.ndarray) -> pd.DataFrame:
-    """Return the pairs with other captions where an arm gives some; external pairs, that utility is measured on, keep
-    theirs.
-
-    Args:
-        pairs: columns.PAIR_COLUMNS.
-        captions: new ones by pair id.
-        group: of each pair, [n_pairs].
-    """
-    ids = pairs[c.PAIR_ID].where(group != c.EXTERNAL, "")
-    texts = [list(captions[id_]) if id_ in captions else own for id_, own in zip(ids, pairs[c.CAPTIONS], strict=True)]
-    found = pairs.copy()
-    found[c.CAPTIONS] = texts
-    return found
-
-
 def reference_config(study: StudyFolder) -> AuditConfig:
     """Return the config of a study's reference arm: what settings are told beside."""
     return dataclasses.replace(config_from(study.asked["config"]), **_reference_fields(study))

@@ -166,8 +166,7 @@ def gain_time(epochs: np.ndarray, values: np.ndarray) -> float:
         >>> gain_time(np.array([1, 2, 4]), np.array([0.0, 0.4, 0.4]))
         1.5
     """
-    order = np.argsort(epochs)
-    epochs, values = np.append(0.0, epochs[order]), np.append(0.0, values[order])
+    epochs, values = _from_zero(epochs, values)
     return float(np.trapezoid(1 - values / values[-1], epochs)) if values[-1] > 0 else float("nan")
 
 
@@ -178,8 +177,7 @@ def half_time(epochs: np.ndarray, values: np.ndarray) -> float:
         >>> half_time(np.array([1, 2, 4]), np.array([0.1, 0.2, 0.8]))
         2.6666666666666665
     """
-    order = np.argsort(epochs)
-    epochs, values = np.append(0.0, epochs[order]), np.append(0.0, values[order])
+    epochs, values = _from_zero(epochs, values)
     half = values[-1] / 2
     if not half > 0:
         return float("nan")
@@ -193,6 +191,11 @@ def effects(arms: pd.DataFrame, arm: str, reference: str = NONE) -> dict[str, Di
     """Return the paired differences of an arm to a reference in memorization, twice, AUROC and primary utility."""
     found = {name: difference_of(arms, arm, reference, name) for name in MEASURES if name in arms}
     return {name: one for name, one in found.items() if one is not None}
+
+
+def _from_zero(epochs: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(epochs)
+    return np.append(0.0, epochs[order]), np.append(0.0, values[order])
 
 
 def captions(arms: pd.DataFrame, times: pd.DataFrame) -> list[str]:

@@ -24,7 +24,7 @@ from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
 from clipmem_core.files import read_json
 from clipmem_core.scores.membership import Membership
 from clipmem_core.studies import shared
-from clipmem_core.studies.arm import Arm, Context, Decided, ranking_share, recaptioned, text_of
+from clipmem_core.studies.arm import Arm, Context, Decided, ranking_share, text_of
 from clipmem_core.studies.arm_rows import point, times
 from clipmem_core.studies.custom_arms import add_all, equal_times, read_own
 from clipmem_core.studies.estimate import seconds_by_arm
@@ -343,8 +343,11 @@ def _bring_arm(run: StudyRun, name: str, number: int) -> Audit:
 def _begin_arm(run: StudyRun, audit: Audit, seeds: int) -> None:
     config, changes = run.config_of(audit.name, seeds), run.changes[audit.name]
     membership = draw_membership(run.data_set.clusters, config)
-    removed = run.data_set.pairs[c.PAIR_ID].isin(changes.removed).to_numpy()
-    pairs = recaptioned(run.data_set.pairs, changes.recaptioned, membership.group)
+    pairs, new = run.data_set.pairs.copy(), changes.recaptioned
+    # Utility is measured on external pairs: they keep their captions.
+    ids = pairs[c.PAIR_ID].where(membership.group != c.EXTERNAL, "")
+    pairs[c.CAPTIONS] = [list(new.get(id_, own)) for id_, own in zip(ids, pairs[c.CAPTIONS], strict=True)]
+    removed = pairs[c.PAIR_ID].isin(changes.removed).to_numpy()
     write_audit(
         audit,
         run.source,

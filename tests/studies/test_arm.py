@@ -23,7 +23,6 @@ from clipmem_core.studies.arm import (
     context_of,
     normal,
     parse_setting,
-    recaptioned,
     reference_config,
     taken_out,
     text_of,
@@ -261,14 +260,6 @@ def test_an_arm_changes_pairs_by_looks_decisions_and_a_ranking_of_the_others(stu
     assert changed_by(context, "lookalikes decisions removal=clipmem:3", decided) == ({*alike, "p9"}, {"p7"})
     ranked = changed_by(context, "lookalikes decisions removal=clipmem:3", decided, scores)
     assert ranked == ({*alike, "p9", "p0", "p2", "p5"}, {"p7"})
-
-
-def test_other_captions_go_to_the_pairs_named_and_never_to_external_ones() -> None:
-    table = pd.DataFrame({"pair_id": ["a", "b", "c"], "captions": [["one"], ["two"], ["three"]]})
-    group = np.array(["shared", "candidate", "external"])
-    changed = recaptioned(table, {"b": ("new", "newer"), "c": ("never",)}, group)
-    assert changed["captions"].tolist() == [["one"], ["new", "newer"], ["three"]]
-    assert table["captions"].tolist() == [["one"], ["two"], ["three"]]
 
 
 def test_a_study_whose_reference_arm_has_not_begun_says_so(study: StudyFolder) -> None:

@@ -185,7 +185,8 @@ def test_pairs_that_an_arm_leaves_out_or_recaptions_are_so_in_all_its_members_an
     groups = whole.audit("none").membership.set_index(c.PAIR_ID)[c.GROUP]
     candidates = groups.index[groups == c.CANDIDATE]
     removed = frozenset([*groups.index[groups == c.SHARED][:5], *candidates[:3]])
-    decided = Decided(removed, {str(candidates[4]): ("another caption",)})
+    external = str(groups.index[groups == c.EXTERNAL][0])  # that utility is measured on: it keeps its captions
+    decided = Decided(removed, dict.fromkeys([str(candidates[4]), external], ("another caption",)))
     monkeypatch.setitem(plans.STUDIES, "two", study_of(Arm("none"), Arm("fewer", decided=decided)))
     study = start("two", "removal")
     there = study.audit("fewer").membership.set_index(c.PAIR_ID)
@@ -196,7 +197,7 @@ def test_pairs_that_an_arm_leaves_out_or_recaptions_are_so_in_all_its_members_an
     captions, own = (study.audit(arm).pairs.set_index(c.PAIR_ID)[c.CAPTIONS].map(list) for arm in ("fewer", "none"))
     assert captions[captions != own].to_dict() == {candidates[4]: ["another caption"]}
     rows = study.arms.set_index([ARM, SEED])
-    assert (rows.loc[("fewer", 0), "removed"], rows.loc[("fewer", 0), "recaptioned"]) == (8, 1)
+    assert (rows.loc[("fewer", 0), "removed"], rows.loc[("fewer", 0), "recaptioned"]) == (8, 2)
     assert rows.loc[("fewer", 0), "samples_seen"] == 2 * (120 - 8)
     assert rows.loc[("none", 0), "clipmem_candidate"] != whole.arms.loc[0, "clipmem_candidate"]
 
