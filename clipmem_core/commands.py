@@ -60,9 +60,9 @@ def score(command: Score) -> None:
 def study(command: Study) -> None:
     from clipmem_core.audits.screen import RichScreen
     from clipmem_core.review.study_decisions import decided_of
+    from clipmem_core.studies.arm import parse_setting
+    from clipmem_core.studies.results import show_study
     from clipmem_core.studies.run import run_study
-    from clipmem_core.studies.setting import parse_setting
-    from clipmem_core.studies.show import show_study
 
     also = [parse_setting(text) for text in command.also]
     more: dict[str, Any] = {"also": also, "equal_time": command.equal_time, "only": command.only}

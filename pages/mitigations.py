@@ -23,7 +23,7 @@ from clipmem_core.dashboard.mitigations.study_progress import (
     shown_errors,
 )
 from clipmem_core.dashboard.trouble import draw_fault, explained_errors
-from clipmem_core.studies.setting import Setting
+from clipmem_core.studies.arm import Arm as Setting
 
 VIEWS = {"results": ":material/scatter_plot: Results", "start": ":material/add: Start a study"}
 VIEW = "view"  # in the address

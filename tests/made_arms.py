@@ -1,4 +1,4 @@
-"""A plan's name → a made-up study of mitigations: rows of its real arms, and audits of some of them."""
+"""Made-up studies of mitigations: rows of the real arms of a plan, and audits of some of them."""
 
 import dataclasses
 import shutil
@@ -10,8 +10,8 @@ import pandas as pd
 
 from clipmem_core.audits.store import CONFIG, SCORES, Audit, write_json, write_table
 from clipmem_core.config import AuditConfig, as_dict, preset_config
+from clipmem_core.studies.arm import Decided, text_of
 from clipmem_core.studies.plans import find_study
-from clipmem_core.studies.setting import setting_of
 from clipmem_core.studies.store import ARMS, StudyFolder
 
 # What an arm does to none's clipmem (a factor) and retrieval (a difference); others do a little of both.
@@ -35,22 +35,21 @@ def make_arms(
     pairs = pd.DataFrame({"captions": [["a"] * captions] * 4000, "group": "shared"})
     arms = find_study(plan).arms(config, pairs)
     study = StudyFolder(data / "studies" / (name or plan))
-    none = next(arm for arm in arms if arm.name == "none")
-    settings = {arm.name: found.text for arm in arms if (found := setting_of(arm, none, config)) is not None}
+    none = dataclasses.replace(config, **next(arm for arm in arms if arm.name == "none").fields)
     study.write_asked(
         {
             "study": plan,
             "source": "scenes",
             "config": as_dict(dataclasses.replace(config, seeds=seeds if isinstance(seeds, int) else 3)),
             "reference": "none",
-            "arms": {arm.name: arm.settings for arm in arms},
-            "settings": settings,
+            "arms": {arm.name: arm.row(Decided()) for arm in arms},
+            "settings": {arm.name: text_of(arm, none) for arm in arms},
             "snapshots": [],
         }
     )
     counts = {arm.name: seeds if isinstance(seeds, int) else seeds.get(arm.name, 0) for arm in arms}
     rows = [
-        _row(arm.name, place, seed, config) | dict(arm.settings)
+        _row(arm.name, place, seed, config) | arm.row(Decided())
         for place, arm in enumerate(arms)
         for seed in range(counts[arm.name])
     ]

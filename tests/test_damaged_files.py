@@ -27,9 +27,9 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.numbers import read_noise
 from clipmem_core.review.overview import load_overview
 from clipmem_core.studies import results as study_results
-from clipmem_core.studies.own import read_own
+from clipmem_core.studies.arguments import resume_arguments
+from clipmem_core.studies.custom_arms import read_own
 from clipmem_core.studies.store import open_study
-from clipmem_core.studies.typed import resume_arguments
 from tests.audits.small import Silent, config_of
 from tests.made_arms import make_arms
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 from clipmem_core.audits.store import PAIRS
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.review.decisions import RECAPTION, REMOVE, review_of
-from clipmem_core.studies.basis import Decided
+from clipmem_core.studies.arm import Decided
 from clipmem_core.studies.store import StudyFolder
 
 

@@ -12,10 +12,8 @@ from clipmem_core.audits.progress import MemberSeconds, audit_seconds
 from clipmem_core.audits.store import TEXT_INDEX, Audit
 from clipmem_core.config import FIELDS, AuditConfig, fingerprint
 from clipmem_core.scores.membership import Membership
-from clipmem_core.studies.basis import reference_config
-from clipmem_core.studies.ranking_audit import RANKING, ranking_share
-from clipmem_core.studies.setting import Setting
-from clipmem_core.studies.store import ARM, SAMPLES_SEEN, SECONDS, StudyFolder
+from clipmem_core.studies.arm import Arm, ranking_share, reference_config
+from clipmem_core.studies.store import ARM, RANKING, SAMPLES_SEEN, SECONDS, StudyFolder
 from clipmem_core.training.files import CHECKPOINT
 from clipmem_core.training.names import model_config
 
@@ -54,7 +52,7 @@ def seconds_by_arm(
     return found
 
 
-def minutes_of(study: StudyFolder, setting: Setting) -> float | None:
+def minutes_of(study: StudyFolder, setting: Arm) -> float | None:
     """Return how many minutes all seeds of one more arm take when nothing else runs; None before the reference arm
     has a row.
 
@@ -81,14 +79,14 @@ def minutes_of(study: StudyFolder, setting: Setting) -> float | None:
     return float(BEGINNING + seconds * (reference.seeds + (ranking_share(reference) if ranked else 0))) / 60
 
 
-def _only_forgets(settings: Mapping[str, str], done: Collection[str], setting: Setting) -> bool:
+def _only_forgets(settings: Mapping[str, str], done: Collection[str], setting: Arm) -> bool:
     """Tell whether an arm that has rows trained just so, and the setting forgets tokens after that."""
     fields = {name: value for name, value in setting.fields.items() if "evaluation" not in FIELDS[name].affects}
     trained = {text for arm, text in settings.items() if arm in done}
     return len(fields) < len(setting.fields) and dataclasses.replace(setting, fields=fields).text in trained
 
 
-def _share(setting: Setting, reference: AuditConfig, samples: float) -> float:
+def _share(setting: Arm, reference: AuditConfig, samples: float) -> float:
     """Return how long an arm trains, as a share of what the reference arm does."""
     if setting.equal_time:
         return 1.0

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from clipmem_core.audits import queue
 from clipmem_core.audits.jobs import Job, Task, jobs_folder
 from clipmem_core.audits.lock import is_held
+from clipmem_core.studies.arguments import resume_arguments
 from clipmem_core.studies.store import StudyFolder, study_folder
-from clipmem_core.studies.typed import resume_arguments
 
 
 def study_task(name: str, arguments: Sequence[str] = ()) -> Task:

@@ -1,29 +1,58 @@
-"""The built-in studies: a question, the arms that answer it, and how the answer is read. A new one is one entry."""
+"""The built-in studies: a question, the arms that answer it, and what the paper found. A new one is one entry.
 
-from collections.abc import Callable, Mapping
+The reference arm of the studies of mitigations is `none`. It trains on one caption a pair, the paper's first column,
+and all arms are judged on that caption and on whole pictures: on what every arm trains on.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import nan
 from typing import Any
 
 import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.studies import answers, mitigation_answers
-from clipmem_core.studies.arms import Arm
-from clipmem_core.studies.mitigations import (
-    JUDGED_ALIKE,
-    NONE,
-    captions_arms,
-    combined_arms,
-    removal_arms,
-    text_noise_arms,
-)
-from clipmem_core.studies.published import PUBLISHED, Published
-from clipmem_core.studies.sizes import FACTORS, sized
+from clipmem_core.studies import conclusions
+from clipmem_core.studies.arm import NONE, RANDOM, Arm, Removal
 from clipmem_core.training.names import model_config
 
 STRONG_CROPS = 0.2
 NO_CROPS = 1.0
+FACTORS = {"half": 0.5, "one": 1.0, "double": 2.0}  # of an encoder's width
+# Marks of towers whose width is not in their config.
+FOREIGN = ("timm_model_name", "hf_model_name")
+# With crops or further captions, one arm would be judged on what it never saw.
+JUDGED_ALIKE = {"eval_crop_scale": 1.0, "eval_captions": 1, "views": 2}
+COMMON_DEFAULTS = {"protocol": "paper", "seeds": 3}
+MOST_CAPTIONS = 5
+NOISE_LEVELS = (0.01, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
+REMOVED = (50, 100, 200, 400, 800)
+REMOVED_BY = (c.CLIPMEM, c.SIMILARITY_IN, RANDOM)
+CROPS: dict[str, Any] = {"crop_scale": 0.2, "colour": 0.4}
+FLOOR: dict[str, Any] = {"min_logit_scale": 30.0}  # open_clip starts at 14.3
+MIN_DF: dict[str, Any] = {"text_min_df": 10}
+FORGET_DF: dict[str, Any] = {"text_forget_df": 3}
+MASK: dict[str, Any] = {"text_mask": 0.15}
+ADAPTIVE_MASK: dict[str, Any] = {"adaptive_mask": 0.6}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One point of a curve of the paper. Its CLIPMem is divided by that run's range, so only its shape compares.
+
+    Wang, Dziedzic, Kim, Backes and Boenisch, "Captured by Captions", ICLR 2025: ViT-Base on COCO, 100 epochs, one f and
+    one g. Read off its figures to about 0.003 CLIPMem and 0.1 points, apart from what is marked as from its tables.
+    """
+
+    arm: str  # the arm of ours with the same setting
+    setting: float  # captions, σ, or pairs that are taken out
+    clipmem: float  # mean over candidates; NaN where the paper does not show it
+    linear_probe: float  # ImageNet accuracy, %
+    deviation: float  # of the linear probe, %: about what the paper's error bars show
+    from_table: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,8 +67,8 @@ class Study:
 
     question: str
     arms: Callable[[AuditConfig, pd.DataFrame], list[Arm]]
-    reference: str
-    answer: answers.Answer
+    answer: conclusions.Answer
+    reference: str = NONE
     defaults: Mapping[str, Any] = field(default_factory=dict)
     snapshots: tuple[int, ...] = ()
     published: tuple[Published, ...] = ()
@@ -66,6 +95,45 @@ def size_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     ]
 
 
+def sized(model: dict[str, Any], *, image: float, text: float) -> dict[str, Any]:
+    """Scale the width of each encoder and the number of its heads; depth and the embedding stay.
+
+    Args:
+        model: a config in open_clip's form, of transformers of open_clip's own.
+        image: factor of the image encoder's width.
+        text: factor of the text encoder's width.
+
+    Raises:
+        InputError: a tower cannot be scaled so.
+
+    Example:
+        >>> small = {"vision_cfg": {"width": 128, "head_width": 64}, "text_cfg": {"width": 128, "heads": 2}}
+        >>> sized(small, image=2, text=0.5)
+        {'vision_cfg': {'width': 256, 'head_width': 64}, 'text_cfg': {'width': 64, 'heads': 1}}
+    """
+    found = copy.deepcopy(model)
+    vision, words = found["vision_cfg"], found["text_cfg"]
+    foreign = [key for tower in (vision, words) for key in FOREIGN if tower.get(key)]
+    if foreign or not isinstance(vision.get("layers", 12), int):
+        raise InputError(
+            "study size scales the width of open_clip's own transformers: take a ViT such as --model small"
+        )
+    head = vision.get("head_width", 64)
+    vision["width"] = head * _whole(vision.get("width", 768) / head * image, "image")
+    words["width"] = _whole(words.get("width", 512) * text, "text")
+    words["heads"] = _whole(words.get("heads", 8) * text, "text")
+    return found
+
+
+def _whole(value: float, encoder: str) -> int:
+    if value < 1 or value != int(value):
+        raise InputError(
+            f"study size halves the heads of each encoder, and the {encoder} encoder would be left with {value:g}: "
+            "take a model with an even number of heads"
+        )
+    return int(value)
+
+
 def views_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     """Return crops off, as asked and strong, with one caption a pair and, where there are more, with all."""
     if not STRONG_CROPS < config.crop_scale < NO_CROPS:
@@ -73,27 +141,142 @@ def views_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
             f"study views compares --crop-scale with {STRONG_CROPS} and {NO_CROPS:g}: "
             f"it must lie between them, not be {config.crop_scale:g}"
         )
-    crops: dict[str, dict[str, Any]] = {
-        "normal": {},
-        "off": {"crop_scale": NO_CROPS},
-        "strong": {"crop_scale": STRONG_CROPS},
-    }
-    several = bool((pairs[c.CAPTIONS].map(len) > 1).any())
-    captions: dict[str, dict[str, Any]] = {"1": {"train_captions": 1}, "all": {}} if several else {"1": {}}
+    crops = {"normal": config.crop_scale, "off": NO_CROPS, "strong": STRONG_CROPS}
+    several = _most_captions(pairs) > 1
+    captions = {"1": {"train_captions": 1}, "all": {"train_captions": config.train_captions}} if several else {"1": {}}
     return [
         Arm(
             f"crops-{crop}-captions-{number}",
-            {**cropped, **read},
-            shown={"crop_scale": cropped.get("crop_scale", config.crop_scale), "captions": number},
+            {"crop_scale": scale, **read} if crop != "normal" else read,
+            shown={"crop_scale": scale, "captions": number},
         )
         for number, read in captions.items()
-        for crop, cropped in crops.items()
+        for crop, scale in crops.items()
     ]
 
 
 def only_arm(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     """Return the config as it is."""
-    return [Arm("none")]
+    return [Arm(NONE)]
+
+
+def captions_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
+    """Return one caption a pair, two, …, up to five or as many as the source has, and all where that is more."""
+    most = _most_captions(pairs)
+    if most < 2:
+        raise InputError(
+            "study captions compares one caption a pair with more, and this source has one: take one with several "
+            "captions a pair, or another study"
+        )
+    counts = {str(number): number for number in range(2, min(most, MOST_CAPTIONS) + 1)}
+    counts |= {"all": config.train_captions} if most > MOST_CAPTIONS else {}
+    more = [Arm(f"captions-{n}", {"train_captions": count}, shown={"captions": n}) for n, count in counts.items()]
+    return [_none(pairs, captions="1"), *more]
+
+
+def text_noise_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
+    """Return the paper's levels of noise on the text embedding."""
+    levels = [Arm(f"text-noise-{level:.2f}", {"text_noise": level}) for level in NOISE_LEVELS]
+    return [_none(pairs, text_noise=0.0), *levels]
+
+
+def removal_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
+    """Return ever more of the shared pairs taken out, at most half of them, by each ranking.
+
+    The paper takes candidates out of the training of f. Taken from the shared pairs, f and g lose the same ones, and
+    memorization is that of all candidates in every arm.
+    """
+    shared = int((pairs[c.GROUP] == c.SHARED).sum())
+    counts = [n for n in REMOVED if n <= shared // 2]
+    if not counts:
+        raise InputError(f"study removal takes {REMOVED[0]} of at least {2 * REMOVED[0]} shared pairs, not of {shared}")
+    removals = [Removal(by, n) for n in counts for by in REMOVED_BY]
+    return [
+        _none(pairs, removed_by=NONE, removed=0),
+        *(Arm(f"{one.by}-{one.n}", removal=one, shown={"removed_by": one.by, "removed": one.n}) for one in removals),
+    ]
+
+
+def combined_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
+    """Return each mitigation at one setting, and some together."""
+    settings: dict[str, dict[str, Any]] = {
+        "text-noise": {"text_noise": 0.15},
+        "image-noise": {"image_noise": 0.15},
+        "text-mask": MASK,
+        "text-mask-strong": {"text_mask": 0.3},
+        "crops-and-colour": CROPS,
+        "weight-decay": {"weight_decay": 1.0},  # ten times the presets'
+        "logit-scale-cap": {"max_logit_scale": 10.0},
+        "logit-scale-floor": FLOOR,
+        "rare-words-5": {"text_min_df": 5},
+        "rare-words-10": MIN_DF,
+        "forget-untrained": {"text_forget_df": 1},
+        "forget-rare-words": FORGET_DF,
+        "early-stop": {"stop_epoch": max(1, round(config.epochs * 2 / 3))},
+        "adaptive-noise": {"adaptive_noise": 0.15},
+        "adaptive-mask": ADAPTIVE_MASK,
+        # Above the median of the held-out pairs, half of what is not memorized would rest, and nothing is learned.
+        "adaptive-rest": {"adaptive_rest": 1.0, "adaptive_quantile": 0.95},
+        "rare-words-and-floor": MIN_DF | FLOOR,
+        "forget-rare-words-and-floor": FORGET_DF | FLOOR,
+        "mask-and-noise": MASK | {"text_noise": 0.05},
+        "mask-and-crops": MASK | CROPS,
+        "adaptive-mask-and-crops": ADAPTIVE_MASK | CROPS,
+    }
+    if _most_captions(pairs) < 2:
+        return [_none(pairs), *(Arm(name, fields) for name, fields in settings.items())]
+    one = [Arm(name, fields, shown=fields | {"captions": "1"}) for name, fields in settings.items()]
+    more = {"captions": {}, "captions-and-mask": MASK, "captions-and-adaptive-mask": ADAPTIVE_MASK}
+    every = {"train_captions": config.train_captions}
+    several = [Arm(name, every | fields, shown=fields | {"captions": "all"}) for name, fields in more.items()]
+    return [_none(pairs, captions="1"), *one, *several]
+
+
+def _most_captions(pairs: pd.DataFrame) -> int:
+    return int(pairs[c.CAPTIONS].map(len).max())
+
+
+def _none(pairs: pd.DataFrame, **shown: Any) -> Arm:
+    """Return the reference arm, which trains on one caption a pair."""
+    return Arm(NONE, {"train_captions": 1} if _most_captions(pairs) > 1 else {}, shown=shown)
+
+
+def _curve(
+    named: str, settings: Sequence[float], clipmem: Sequence[float], probes: Sequence[float], deviation: float
+) -> tuple[Published, ...]:
+    """Return a curve of the paper from `none` on; `named` writes the name of the arm of a setting."""
+    return tuple(
+        Published(named.format(setting) if place else NONE, setting, score, probe, deviation)
+        for place, (setting, score, probe) in enumerate(zip(settings, clipmem, probes, strict=True))
+    )
+
+
+_CAPTIONS = _curve(
+    "captions-{}",
+    range(1, 6),
+    (0.438, 0.435, 0.428, 0.424, 0.422),
+    (63.11, 63.16, 64.31, 64.77, 64.88),
+    deviation=0.85,
+)
+PUBLISHED = {
+    "captions": (dataclasses.replace(_CAPTIONS[0], from_table=True), *_CAPTIONS[1:]),
+    "text-noise": _curve(
+        "text-noise-{:.2f}",
+        (0, *NOISE_LEVELS),
+        (0.438, 0.435, 0.428, 0.421, 0.417, 0.422, 0.436, 0.447),
+        (63.11, 63.36, 64.02, 64.95, 65.35, 64.83, 63.28, 61.50),
+        deviation=0.95,
+    ),
+    "removal": tuple(
+        point
+        for by, probes in {
+            c.CLIPMEM: (63.1, 65.0, 66.4, 64.6, 63.2, 62.5, 62.0, 61.1),
+            c.SIMILARITY_IN: (63.1, 64.8, 65.5, 64.7, 63.2, 62.6, 62.1, 61.3),
+            RANDOM: (63.1, 63.2, 63.1, 63.1, 63.0, 62.9, 62.6, 62.4),
+        }.items()
+        for point in _curve(f"{by}-{{}}", (0, *REMOVED, 1600, 3200), [nan] * 8, probes, deviation=0.9)
+    ),
+}
 
 
 STUDIES: dict[str, Study] = {
@@ -101,58 +284,52 @@ STUDIES: dict[str, Study] = {
         question="Does a larger image encoder flip claim 3?",
         arms=size_arms,
         reference="image-one-text-one",
-        answer=answers.size,
+        answer=conclusions.size,
         takes_settings=False,
     ),
     "views": Study(
         question="Is the text share only the missing caption augmentation?",
         arms=views_arms,
         reference="crops-normal-captions-1",
-        answer=answers.views,
+        answer=conclusions.views,
         defaults=JUDGED_ALIKE,
         takes_settings=False,
     ),
     "time": Study(
         question="Which encoder memorizes first?",
         arms=only_arm,
-        reference="none",
-        answer=answers.time,
+        answer=conclusions.time,
         takes_settings=False,
         snapshots=(1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80),
     ),
     "captions": Study(
         question="Do more captions a pair lower memorization and raise utility?",
         arms=captions_arms,
-        reference=NONE,
-        answer=mitigation_answers.captions,
+        answer=conclusions.captions,
         defaults=JUDGED_ALIKE,
         published=PUBLISHED["captions"],
     ),
     "text-noise": Study(
         question="Does noise on the text embedding lower memorization and raise utility?",
         arms=text_noise_arms,
-        reference=NONE,
-        answer=mitigation_answers.text_noise,
+        answer=conclusions.text_noise,
         defaults=JUDGED_ALIKE,
         published=PUBLISHED["text-noise"],
     ),
     "removal": Study(
         question="Does taking the most memorized pairs out raise utility?",
         arms=removal_arms,
-        reference=NONE,
-        answer=mitigation_answers.removal,
+        answer=conclusions.removal,
         defaults=JUDGED_ALIKE,
         published=PUBLISHED["removal"],
     ),
     "combined": Study(
         question="Which mitigations lower memorization at no loss of utility?",
         arms=combined_arms,
-        reference=NONE,
-        answer=mitigation_answers.combined,
+        answer=conclusions.combined,
         defaults=JUDGED_ALIKE,
     ),
 }
-COMMON_DEFAULTS = {"protocol": "paper", "seeds": 3}
 
 
 def find_study(name: str) -> Study:

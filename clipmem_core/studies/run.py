@@ -1,33 +1,105 @@
 """A study from a data set to its table: arms × seeds, an f and a g each. The same call goes on where it stopped."""
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.frozen import check_same, grow, write_audit
+from clipmem_core.audits.frozen import check_same, differing_fields, grow, write_audit
 from clipmem_core.audits.lock import hold
-from clipmem_core.audits.prepare import draw_membership, leave_out
-from clipmem_core.audits.run import Screen, bring_to_end
-from clipmem_core.audits.store import CONFIG, Audit
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, load_data_set, plant
+from clipmem_core.audits.run import Screen, bring_to_end, counts
+from clipmem_core.audits.settings import check_config
+from clipmem_core.audits.store import CONFIG, Audit, write_json
+from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
+from clipmem_core.files import read_json
+from clipmem_core.scores.membership import Membership
 from clipmem_core.studies import shared
-from clipmem_core.studies.arms import Arm, arm_config, recaptioned, write_models
-from clipmem_core.studies.basis import Decided
+from clipmem_core.studies.arm import Arm, Context, Decided, ranking_share, text_of
+from clipmem_core.studies.arm_rows import point, times
+from clipmem_core.studies.custom_arms import add_all, equal_times, read_own
 from clipmem_core.studies.estimate import seconds_by_arm
-from clipmem_core.studies.own import Wanted, add_all, equal_times, read_own
-from clipmem_core.studies.plans import check_takes_settings, find_study
-from clipmem_core.studies.points import point, times
-from clipmem_core.studies.ranking_audit import RANKING, bring_ranking, ranking_config, ranking_share
-from clipmem_core.studies.rankings import taken_out
-from clipmem_core.studies.setting import Setting
-from clipmem_core.studies.start import StudyRun, asked_of, check_only, start, with_own
-from clipmem_core.studies.store import ARMS, STUDY, TIMES, StudyFolder, study_folder
+from clipmem_core.studies.plans import Study, check_takes_settings, find_study
+from clipmem_core.studies.store import ARMS, RANKING, TIMES, StudyFolder, study_folder
+
+Decisions = Callable[[str, pa.Table], Decided]
+
+
+@dataclass(frozen=True, eq=False)
+class StudyRun:
+    """A study at work."""
+
+    study: str  # its name in plans.STUDIES
+    source: str
+    folder: StudyFolder
+    planned: Sequence[Arm]
+    data_set: DataSet  # with what is planted
+    dataset_fingerprint: str  # before anything was planted, as audits of it have it
+    membership: Membership
+    context: Context  # its config is that of all arms, resolved, with all seeds
+    screen: Screen
+    equal_time: bool = False  # whether arms with equal time were asked for
+    only: frozenset[str] = frozenset()  # names of the arms that are trained now; none means all
+    own: Sequence[Arm] = ()  # that a person added
+    scores: pd.DataFrame | None = None  # that removals are ranked by, once they are there
+
+    @property
+    def plan(self) -> Study:
+        return find_study(self.study)
+
+    @property
+    def config(self) -> AuditConfig:
+        return self.context.config
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """All arms by their names, those of the plan first."""
+        return {arm.name: arm for arm in (*self.planned, *self.own)}
+
+    @property
+    def trained(self) -> list[str]:
+        """The arms that are trained now: all, or those asked for beside the reference arm."""
+        named = self.only | {self.plan.reference}
+        return [name for name in self.arms if not self.only or name in named]
+
+    @property
+    def left(self) -> list[tuple[str, int]]:
+        """What is to be trained now: seed by seed over the arms, so that soon every arm has a point."""
+        done = self.folder.done()
+        return [(arm, seed) for seed in range(self.config.seeds) for arm in self.trained if (arm, seed) not in done]
+
+    @functools.cached_property
+    def changes(self) -> dict[str, Decided]:
+        """The pairs that each arm takes out and recaptions."""
+        return {name: self.context.changes(arm, self.scores) for name, arm in self.arms.items()}
+
+    @property
+    def compared(self) -> np.ndarray:
+        """All but the candidates and independent pairs that an arm leaves out or gives other captions, [n_pairs].
+
+        Memorization is not measured on shared pairs, so that it does not matter which of them an arm trains on.
+        """
+        changed = frozenset[str]().union(*(changes.ids for changes in self.changes.values()))
+        judged = np.isin(self.membership.group, c.SCORED_GROUPS)
+        return ~(judged & self.data_set.pairs[c.PAIR_ID].isin(changed).to_numpy())
+
+    def config_of(self, arm: str, seeds: int) -> AuditConfig:
+        """Return the config of an arm's audit with so many seeds."""
+        config = self.context.config_of(self.arms[arm], self.folder.models)
+        return dataclasses.replace(config, seeds=seeds, members=2 * seeds)
+
+    def snapshots_of(self, arm: str) -> list[int]:
+        """Return the epochs after which an arm's members keep their embeddings."""
+        return self.plan.epochs_kept(self.config_of(arm, 1).trained_epochs)
 
 
 def run_study(
@@ -37,10 +109,10 @@ def run_study(
     *,
     name: str,
     screen: Screen,
-    also: Sequence[Setting] = (),
+    also: Sequence[Arm] = (),
     equal_time: bool = False,
     only: Sequence[str] = (),
-    decisions: Callable[[str, pa.Table], Decided] = lambda *_: Decided(),
+    decisions: Decisions = lambda *_: Decided(),
 ) -> StudyFolder:
     """Run a study, or go on with it.
 
@@ -50,7 +122,7 @@ def run_study(
         config: what all arms share; its seeds say how often each arm is trained.
         name: the study's folder.
         screen: where progress goes.
-        also: settings to add to the arms of the plan; what is to have equal time runs without it first.
+        also: arms to add to those of the plan; what is to have equal time runs without it first.
         equal_time: whether to add each arm that takes another time than the reference arm once more, with equal time.
         only: arms that are trained now, the reference arm with them; the others keep the rows they have. None named
             means all.
@@ -72,57 +144,130 @@ def run_study(
         run = start(study, source, settings.resolve(config), folder, screen)
         run = dataclasses.replace(run, equal_time=equal_time, only=frozenset(only))
         wanted = with_decisions(run, also, decisions)
-        add_all(folder, run.basis, [(dataclasses.replace(one, equal_time=False), decided) for one, decided in wanted])
-        run = with_own(run)
-        check_only(run)
+        add_all(folder, run.context, [dataclasses.replace(arm, equal_time=False) for arm in wanted])
+        run = _with_own(run)
+        if unknown := sorted(run.only.difference(run.arms)):
+            known = ", ".join(run.arms)
+            raise InputError(f"study {study} has no arm {unknown[0]!r} to train only: choose from {known}")
         _bring(run)
-        later = [(one, decided) for one, decided in wanted if one.equal_time]
-        more = equal_times(folder, run.basis) if equal_time else []
-        add_all(folder, run.basis, [*later, *more])
+        later = equal_times(folder, run.context) if equal_time else []
+        add_all(folder, run.context, [*(arm for arm in wanted if arm.equal_time), *later])
         # Some may have been added from the dashboard too while others were trained.
         while len(read_own(folder)) > len(run.own):
-            run = with_own(run)
+            run = _with_own(run)
             _bring(run)
     return folder
 
 
-def with_decisions(
-    run: StudyRun, also: Sequence[Setting], decisions: Callable[[str, pa.Table], Decided]
-) -> list[Wanted]:
-    """Return settings with what is decided now."""
-    decided = None
-    if any(one.decisions for one in also):
-        pairs = pa.Table.from_pandas(run.data_set.pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
-        decided = decisions(run.dataset_fingerprint, pairs)
-    return [(one, decided if one.decisions else None) for one in also]
+def start(study: str, source: str, config: AuditConfig, folder: StudyFolder, screen: Screen) -> StudyRun:
+    """Read the data set, draw what all arms share, and check every arm.
+
+    Args:
+        study: which one, by its name in plans.STUDIES.
+        source: a path, a hub name or `scenes`.
+        config: resolved, with all seeds.
+        folder: the study's, there or not.
+        screen: where progress goes.
+
+    Raises:
+        InputError: an arm cannot run, or there is a study of that name that asked for something else.
+    """
+    screen.say(f"reading {source}")
+    data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
+    membership = draw_membership(data_set.clusters, config)
+    planted = dataclasses.replace(data_set, pairs=plant(data_set.pairs, membership, config))
+    screen.say(counts(planted, membership))
+    plan = find_study(study)
+    arms = plan.arms(config, planted.pairs.assign(**{c.GROUP: membership.group}))
+    none = next(arm for arm in arms if arm.name == plan.reference)
+    reference = dataclasses.replace(config, **none.fields)
+    texts = {arm.name: text_of(arm, reference) for arm in arms}
+    context = Context(config, none, texts, planted.pairs, membership.group, planted.clusters)
+    for arm in arms:
+        check_config(context.config_of(arm))
+    _check_same_study(folder, study, source, config)
+    return StudyRun(study, source, folder, arms, planted, data_set.fingerprint, membership, context, screen)
+
+
+def with_decisions(run: StudyRun, also: Sequence[Arm], decisions: Decisions) -> list[Arm]:
+    """Return arms with what is decided now."""
+    if not any(arm.decisions for arm in also):
+        return list(also)
+    pairs = pa.Table.from_pandas(run.data_set.pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
+    decided = decisions(run.dataset_fingerprint, pairs)
+    return [dataclasses.replace(arm, decided=decided) if arm.decisions else arm for arm in also]
+
+
+def _check_same_study(folder: StudyFolder, study: str, source: str, config: AuditConfig) -> None:
+    """Refuse to go on with a study under another config.
+
+    Raises:
+        InputError: there is a study of that name that asked for something else.
+    """
+    if not folder.begun:
+        return
+    stored = folder.asked
+    differ = [] if stored["study"] == study else [f"it is study {stored['study']!r} there and {study!r} here"]
+    differ += differing_fields(stored, source, config)
+    if differ:
+        raise InputError(f"study {folder.name!r} exists with another: {'; '.join(differ)}. Take another --name")
+
+
+def _with_own(run: StudyRun) -> StudyRun:
+    """Return the study with the arms that were added to its folder up to now."""
+    return dataclasses.replace(run, own=read_own(run.folder))
+
+
+def _asked_of(run: StudyRun) -> dict[str, Any]:
+    """Return the content of study.json."""
+    asked_before = run.folder.asked if run.folder.begun else {}
+    planned = {name: text for name, text in run.context.planned.items() if text is not None}
+    return {
+        "study": run.study,
+        "source": run.source,
+        "config": as_dict(run.config),
+        "reference": run.plan.reference,
+        "reference_fields": dict(run.context.none.fields),
+        "arms": {name: arm.row(run.changes[name]) for name, arm in run.arms.items()},
+        "settings": planned | {arm.name: arm.text for arm in run.own},
+        "equal_time": run.equal_time or asked_before.get("equal_time", False),
+        "snapshots": run.snapshots_of(run.plan.reference),
+        "compared": fingerprint(run.compared.tolist()),
+        "dataset_fingerprint": run.dataset_fingerprint,
+        "machine": settings.machine(),
+    }
 
 
 def _bring(run: StudyRun) -> None:
     """Bring every arm and seed to its row."""
-    write_models(run.arms, run.folder.models)
+    _write_models(run)
     _say_estimate(run)
-    if any(arm.removal for arm in run.arms):
-        if not (run.folder.folder / STUDY).is_file():
-            run.folder.write_asked(asked_of(run))
-        run = _with_removed(run)
-    asked = asked_of(run)
-    if (run.folder.folder / STUDY).is_file() and run.folder.asked["compared"] != asked["compared"]:
+    if any(arm.removal for arm in run.arms.values()):
+        if not run.folder.begun:
+            run.folder.write_asked(_asked_of(run))
+        run = dataclasses.replace(run, scores=_bring_ranking(run))
+    asked = _asked_of(run)
+    if run.folder.begun and run.folder.asked["compared"] != asked["compared"]:
         _read_anew(run)
     run.folder.write_asked(asked)
-    _finish(run)
+    left = run.left
+    for place, (arm, number) in enumerate(left, start=1):
+        began = time.monotonic()
+        run.screen.say(f"arm {arm}, seed {number}: {place} of {len(left)}")
+        row, after = _rows(run, arm, number)
+        if after:
+            run.folder.add(TIMES, after)
+        run.folder.add(ARMS, [row])
+        run.screen.say(f"arm {arm}, seed {number}: done in {time.monotonic() - began:,.0f} s")
 
 
-def _read_anew(run: StudyRun) -> None:
-    """Make the rows that are there once more, from members that are there, where other pairs are compared than did."""
-    arms = {arm.name: arm for arm in run.arms}
-    done = [(name, number) for name, number in run.folder.done_in_order() if name in arms]
-    if not done:
-        return
-    run.screen.say(f"other pairs are compared now: reading {len(done)} rows anew")
-    found = [_rows(run, arms[name], number) for name, number in done]
-    if any(after for _, after in found):
-        run.folder.write_rows(TIMES, [row for _, after in found for row in after])
-    run.folder.write_rows(ARMS, [row for row, _ in found])
+def _write_models(run: StudyRun) -> None:
+    """Write the model configs of the arms that have one of their own."""
+    for name, arm in run.arms.items():
+        path = run.folder.models / f"{name}.json"
+        if arm.model and not (path.is_file() and read_json(path) == arm.model):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, dict(arm.model))
 
 
 def _say_estimate(run: StudyRun) -> None:
@@ -131,81 +276,78 @@ def _say_estimate(run: StudyRun) -> None:
     if not left:
         return
     run.screen.say("measuring a few steps of each model")
-    configs = {arm.name: run.config_of(arm, 1) for arm in run.trained}
-    by_arm = seconds_by_arm(configs, run.data_set, run.membership, snapshots=len(run.snapshots_of(run.reference)))
-    seconds = math.fsum(by_arm[arm] for arm, _ in left) + _ranking_seconds(run, by_arm)
+    configs, reference = {name: run.config_of(name, 1) for name in run.trained}, run.plan.reference
+    by_arm = seconds_by_arm(configs, run.data_set, run.membership, snapshots=len(run.snapshots_of(reference)))
+    ranks = any(arm.removal for arm in run.arms.values()) and not run.folder.audit(RANKING).finished
+    ranking = by_arm[reference] * ranking_share(run.config) if ranks else 0.0
+    seconds = math.fsum(by_arm[arm] for arm, _ in left) + ranking
     run.screen.say(
         f"{len(run.trained)} arms × {run.config.seeds} seeds, {len(left)} f and g to train: "
         f"about {math.ceil(seconds / 60):,} min on this machine"
     )
 
 
-def _ranking_seconds(run: StudyRun, by_arm: Mapping[str, float]) -> float:
-    if run.folder.audit(RANKING).finished or not any(arm.removal for arm in run.arms):
-        return 0.0
-    return by_arm[run.plan.reference] * ranking_share(run.config)
+def _bring_ranking(run: StudyRun) -> pd.DataFrame:
+    """Finish the audit that ranks the pairs and return its scores."""
+    audit, config = run.folder.audit(RANKING), run.context.ranking
+    if (audit.folder / CONFIG).is_file():
+        check_same(audit, run.source, config)
+    else:
+        membership = draw_membership(run.data_set.clusters, config)
+        write_audit(audit, run.source, config, run.data_set, run.data_set.pairs, membership, seconds=0.0)
+    if not audit.finished:
+        run.screen.say("the audit that ranks the pairs")
+        bring_to_end(audit, run.screen, fresh=False)
+    return audit.scores
 
 
-def _with_removed(run: StudyRun) -> StudyRun:
-    """Rank the pairs, and tell each arm which of those that f and g share it takes out."""
-    config = ranking_config(arm_config(run.reference, run.config, run.folder.models))
-    scores = bring_ranking(run.folder.audit(RANKING), run.source, config, run.data_set, screen=run.screen)
-    shared_ids = run.data_set.pairs[c.PAIR_ID][run.membership.group == c.SHARED]
-
-    def told(arm: Arm) -> Arm:
-        if arm.removal is None:
-            return arm
-        pool = shared_ids[~shared_ids.isin(arm.removed)].to_numpy()
-        first = taken_out(arm.removal, scores, pool, seed=run.config.seed)
-        return dataclasses.replace(arm, removed=arm.removed | first)
-
-    return dataclasses.replace(run, planned=[told(arm) for arm in run.planned], own=[told(arm) for arm in run.own])
+def _read_anew(run: StudyRun) -> None:
+    """Make the rows that are there once more, from members that are there, where other pairs are compared than did."""
+    done = [(name, number) for name, number in run.folder.done() if name in run.arms]
+    if not done:
+        return
+    run.screen.say(f"other pairs are compared now: reading {len(done)} rows anew")
+    found = [_rows(run, name, number) for name, number in done]
+    if any(after for _, after in found):
+        run.folder.write_rows(TIMES, [row for _, after in found for row in after])
+    run.folder.write_rows(ARMS, [row for row, _ in found])
 
 
-def _finish(run: StudyRun) -> None:
-    arms, left = {arm.name: arm for arm in run.arms}, run.left
-    for place, (name, number) in enumerate(left, start=1):
-        began = time.monotonic()
-        run.screen.say(f"arm {name}, seed {number}: {place} of {len(left)}")
-        row, after = _rows(run, arms[name], number)
-        if after:
-            run.folder.add(TIMES, after)
-        run.folder.add(ARMS, [row])
-        run.screen.say(f"arm {name}, seed {number}: done in {time.monotonic() - began:,.0f} s")
-
-
-def _rows(run: StudyRun, arm: Arm, number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _rows(run: StudyRun, name: str, number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the row of an arm and seed, and those after each epoch that was kept."""
-    audit = _bring_arm(run, arm, number)
-    after = times(audit, number, run.compared) if run.snapshots_of(arm) else []
-    return point(audit, number, arm.settings, run.compared), after
+    audit = _bring_arm(run, name, number)
+    after = times(audit, number, run.compared) if run.snapshots_of(name) else []
+    return point(audit, number, run.arms[name].row(run.changes[name]), run.compared), after
 
 
-def _bring_arm(run: StudyRun, arm: Arm, number: int) -> Audit:
+def _bring_arm(run: StudyRun, name: str, number: int) -> Audit:
     """Bring an arm's audit to where it has this seed; members that another study has trained are taken over."""
-    audit = run.folder.audit(arm.name)
+    audit = run.folder.audit(name)
     if not (audit.folder / CONFIG).is_file():
-        _begin_arm(run, arm, audit, number + 1)
+        _begin_arm(run, audit, number + 1)
     else:
         # A row may be gone while its members are there: never ask for fewer seeds than it has.
-        config = run.config_of(arm, max(number + 1, len(audit.config["members"]) // 2))
+        config = run.config_of(name, max(number + 1, len(audit.config["members"]) // 2))
         check_same(audit, run.source, config)
         grow(audit, config)
-    names = audit.config["members"]
+    members = audit.config["members"]
     if not audit.finished:
-        for name in names:
-            shared.take(audit, name, say=run.screen.say)
+        for member in members:
+            shared.take(audit, member, say=run.screen.say)
     bring_to_end(audit, run.screen, fresh=False)
-    for name in names:
-        shared.give(audit, name)
+    for member in members:
+        shared.give(audit, member)
     return audit
 
 
-def _begin_arm(run: StudyRun, arm: Arm, audit: Audit, seeds: int) -> None:
-    config = run.config_of(arm, seeds)
+def _begin_arm(run: StudyRun, audit: Audit, seeds: int) -> None:
+    config, changes = run.config_of(audit.name, seeds), run.changes[audit.name]
     membership = draw_membership(run.data_set.clusters, config)
-    removed = run.data_set.pairs[c.PAIR_ID].isin(arm.removed).to_numpy()
-    pairs = recaptioned(run.data_set.pairs, arm.recaptioned, membership.group)
+    pairs, new = run.data_set.pairs.copy(), changes.recaptioned
+    # Utility is measured on external pairs: they keep their captions.
+    ids = pairs[c.PAIR_ID].where(membership.group != c.EXTERNAL, "")
+    pairs[c.CAPTIONS] = [list(new.get(id_, own)) for id_, own in zip(ids, pairs[c.CAPTIONS], strict=True)]
+    removed = pairs[c.PAIR_ID].isin(changes.removed).to_numpy()
     write_audit(
         audit,
         run.source,
@@ -214,5 +356,5 @@ def _begin_arm(run: StudyRun, arm: Arm, audit: Audit, seeds: int) -> None:
         pairs,
         leave_out(membership, removed),
         seconds=0.0,
-        snapshots=run.snapshots_of(arm),
+        snapshots=run.snapshots_of(audit.name),
     )

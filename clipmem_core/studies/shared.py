@@ -1,4 +1,4 @@
-"""Members that were trained once → the same files in every study that needs them, found by all they depend on.
+"""Members that were trained once, for every study that needs them, found by all that their files depend on.
 
     <data>/studies/members/<key>/   hard links, and a manifest with their hashes
 

@@ -1,4 +1,4 @@
-"""The folder of a study: where its files are, and what it was asked for.
+"""The folder of a study: its files, what it was asked for, and its tables.
 
 <data>/studies/<name>/   study.json · own.json: arms that a person added · arms.parquet, times.parquet ·
                          models/ of arms with their own · audits/<arm>/
@@ -40,6 +40,7 @@ OWN = "own.json"
 ARMS = "arms.parquet"
 TIMES = "times.parquet"
 SHARED_MEMBERS = "members"
+RANKING = "ranking"  # the audit of the same pairs that removals are ranked by
 MEND = "delete the study's folder and run the study again; members that it has trained are taken over"
 Values = dict[str, bool | int | float | str | None]
 
@@ -93,6 +94,11 @@ class StudyFolder:
         return self.folder.name
 
     @property
+    def begun(self) -> bool:
+        """Tell whether it got as far as writing down what it is."""
+        return (self.folder / STUDY).is_file()
+
+    @property
     def asked(self) -> dict[str, Any]:
         """The content of study.json: study, source, config, arms, their settings, pairs compared, machine."""
         return read_json(self.folder / STUDY, StudyFile, mend=MEND)
@@ -139,20 +145,15 @@ class StudyFolder:
         path = self.folder / name
         return read_table(path, mend=MEND) if path.is_file() else pd.DataFrame({ARM: [], SEED: []})
 
-    def done(self) -> set[tuple[str, int]]:
-        """Return the arms and seeds that have their row."""
-        return set(self.done_in_order())
-
-    def done_in_order(self) -> list[tuple[str, int]]:
+    def done(self) -> list[tuple[str, int]]:
         """Return the arms and seeds that have their row, as the rows stand."""
         return [(str(arm), int(seed)) for arm, seed in self.arms[[ARM, SEED]].itertuples(index=False)]
 
     def add(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
         """Put rows into a table, in the place of those of the same arm and seed, atomically."""
         table, new = self._table(name), pd.DataFrame(rows)
-        keys = set(new[[ARM, SEED]].itertuples(index=False, name=None))
-        kept = [key not in keys for key in table[[ARM, SEED]].itertuples(index=False, name=None)]
-        old = table[kept]
+        keys = pd.MultiIndex.from_frame(new[[ARM, SEED]])
+        old = table[~pd.MultiIndex.from_frame(table[[ARM, SEED]]).isin(keys)]
         write_table(self.folder / name, pd.concat([old, new], ignore_index=True) if len(old) else new)
 
     def write_rows(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -183,7 +184,7 @@ def open_study(name: str) -> StudyFolder:
         InputError: there is none; the message lists those there are.
     """
     study = study_folder(name)
-    if not (study.folder / STUDY).is_file():
+    if not study.begun:
         known = ", ".join(one.name for one in list_studies()) or "none yet"
         raise InputError(f"there is no study {name!r} in {studies_folder()} (there is: {known})")
     return study

@@ -10,10 +10,8 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, open_review
 from clipmem_core.review.study_decisions import decided_for, decided_of
-from clipmem_core.studies.basis import Decided
-from clipmem_core.studies.run import with_decisions
-from clipmem_core.studies.setting import Setting
-from clipmem_core.studies.start import start
+from clipmem_core.studies.arm import Arm, Decided
+from clipmem_core.studies.run import start, with_decisions
 from clipmem_core.studies.store import StudyFolder
 from tests.audits.small import PAPER, Silent, config_of
 
@@ -65,5 +63,5 @@ def test_an_arm_by_decisions_leaves_out_what_was_decided_on_captions_that_the_st
     for miscaptions, expected in ((0, {same}), (5, {*shown, same})):
         config = dataclasses.replace(plain, plant_miscaptions=miscaptions)
         run = start("combined", "scenes", config, StudyFolder(data / "studies" / f"with-{miscaptions}"), Silent())
-        ((_, decided),) = with_decisions(run, [Setting(decisions=True)], decided_of)
-        assert decided == Decided(frozenset(expected))
+        (arm,) = with_decisions(run, [Arm(decisions=True)], decided_of)
+        assert arm.decided == Decided(frozenset(expected))

@@ -1,5 +1,6 @@
 """A study of the drawn set with two arms and two seeds, its members trained in this process: no starting of Python."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,21 +18,19 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.commands import parse
 from clipmem_core.config import AuditConfig
 from clipmem_core.studies import plans, run
-from clipmem_core.studies.arms import Arm
+from clipmem_core.studies.arm import Arm, parse_setting
 from clipmem_core.studies.plans import Study
 from clipmem_core.studies.run import run_study
-from clipmem_core.studies.setting import Setting
 from clipmem_core.studies.store import StudyFolder
 from tests.audits.small import Silent
 
 FLAGS = ["--preset", "tiny", "--scenes-pairs", "220", "--epochs", "2", "--threads", "1", "--seeds", "2"]
+RANKED = ["text_mask=0.3 removal=clipmem:9", "removal=random:9"]
 
 
-def crops(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
-    return [Arm("none"), Arm("whole", {"crop_scale": 1.0})]
-
-
-TWO_ARMS = Study("Do crops matter?", crops, "none", lambda arms, times: [f"{len(arms)} points."])
+def study_of(*arms: Arm) -> Study:
+    """A study with these arms."""
+    return Study("?", lambda config, pairs: list(arms), lambda rows, times: [f"{len(rows)} points."], arms[0].name)
 
 
 def config_of(study: str, *flags: str) -> AuditConfig:
@@ -67,8 +66,13 @@ def in_this_process(patch: pytest.MonkeyPatch) -> Trained:
 
 
 def know_two(set_item: Callable[..., None], set_attribute: Callable[..., None]) -> None:
-    set_item(plans.STUDIES, "two", TWO_ARMS)
+    set_item(plans.STUDIES, "two", study_of(Arm("none"), Arm("whole", {"crop_scale": 1.0})))
     set_attribute(run, "seconds_by_arm", lambda configs, *_, **__: dict.fromkeys(configs, 1.0))
+
+
+def numbers(study: StudyFolder) -> pd.DataFrame:
+    """What a study found, without what depends on the machine's mood."""
+    return study.arms.drop(columns=["seconds", "peak_mb"])
 
 
 @pytest.fixture
@@ -80,23 +84,33 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trained]:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with the drawn set and its stored pictures, and with the finished study `whole`."""
-    data = tmp_path_factory.mktemp("studies")
+    """A data folder with the drawn set and its stored pictures, with the finished study `whole` of two seeds, and with
+    `ranked`, that has one seed and arms that a ranking takes pairs out of."""
+    data, threads = tmp_path_factory.mktemp("studies"), torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPMEM_DATA", str(data))
         in_this_process(patch)
         run_study("two", "scenes", config_of("two"), name="whole", screen=Silent())
+        one, also = replace(config_of("two"), seeds=1), [parse_setting(text) for text in RANKED]
+        run_study("two", "scenes", one, name="ranked", screen=Silent(), also=also)
+    torch.set_num_threads(threads)
     return data
 
 
 @pytest.fixture
 def data(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder of the test's own with the drawn set, but no study."""
+    """A data folder of the test's own with the drawn set, but no study and no member."""
     folder = tmp_path / "data"
     for name in ("sets", "cache"):
         shutil.copytree(drawn / name, folder / name)
     monkeypatch.setenv("CLIPMEM_DATA", str(folder))
     return folder
+
+
+@pytest.fixture
+def members(drawn: Path, data: Path) -> None:
+    """The members of `whole` and `ranked`, for studies of the test's own to take over."""
+    shutil.copytree(drawn / "studies" / "members", data / "studies" / "members", copy_function=os.link)
 
 
 @pytest.fixture
@@ -106,13 +120,19 @@ def whole(drawn: Path) -> StudyFolder:
 
 
 @pytest.fixture
+def ranked(drawn: Path) -> StudyFolder:
+    """The finished study with removals, not to be changed."""
+    return StudyFolder(drawn / "studies" / "ranked")
+
+
+@pytest.fixture
 def start(data: Path, trained: Trained) -> Callable[..., StudyFolder]:
     """Run a study under a name in the test's own data folder."""
 
     def run_it(
-        study: str, name: str, *flags: str, also: Sequence[Setting] = (), only: Sequence[str] = (), **changes: object
+        study: str, name: str, *flags: str, also: Sequence[str] = (), only: Sequence[str] = (), **changes: object
     ) -> StudyFolder:
-        config = replace(config_of(study, *flags), **changes)
-        return run_study(study, "scenes", config, name=name, screen=Silent(), also=also, only=only)
+        config, arms = replace(config_of(study, *flags), **changes), [parse_setting(text) for text in also]
+        return run_study(study, "scenes", config, name=name, screen=Silent(), also=arms, only=only)
 
     return run_it

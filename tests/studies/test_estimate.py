@@ -7,10 +7,10 @@ import pytest
 
 from clipmem_core.audits.store import read_json, write_json
 from clipmem_core.studies import estimate
+from clipmem_core.studies.arm import parse_setting
 from clipmem_core.studies.estimate import minutes_of
-from clipmem_core.studies.setting import parse_setting
 from clipmem_core.studies.store import StudyFolder
-from tests.studies.made_basis import Rows, make_study
+from tests.studies.made_context import Rows, make_study
 
 
 def begun(data: Path, rows: Rows) -> StudyFolder:

@@ -7,9 +7,9 @@ from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import write_json
 from clipmem_core.config import InputError
+from clipmem_core.studies.arguments import resume_arguments
 from clipmem_core.studies.jobs import is_elsewhere, resume_study, study_task
-from clipmem_core.studies.typed import resume_arguments
-from tests.studies.made_basis import make_study
+from tests.studies.made_context import make_study
 
 Started = list[Task]
 

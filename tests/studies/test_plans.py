@@ -1,49 +1,71 @@
+"""The arms of the built-in studies."""
+
 import dataclasses
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from clipmem_core.config import AuditConfig, InputError, preset_config
-from clipmem_core.studies.arms import Arm, arm_config, check_arms
-from clipmem_core.studies.plans import STUDIES, defaults_of, find_study
-from clipmem_core.studies.sizes import sized
-from clipmem_core.studies.store import studies_folder
+from clipmem_core.audits.settings import check_config
+from clipmem_core.audits.store import write_json
+from clipmem_core.config import AuditConfig, InputError, as_dict, preset_config, switched_on
+from clipmem_core.studies.arm import Decided, text_of
+from clipmem_core.studies.plans import (
+    STUDIES,
+    captions_arms,
+    combined_arms,
+    defaults_of,
+    find_study,
+    removal_arms,
+    sized,
+    text_noise_arms,
+)
 from clipmem_core.training.model import build_model
+from clipmem_core.training.names import model_config
 from tests.studies.conftest import config_of
 
-ONE = pd.DataFrame({"captions": [["a"], ["b"]] * 100, "group": "shared"})
-MORE = pd.DataFrame({"captions": [["a"], ["b", "c"]] * 100, "group": "shared"})
+CONFIG = AuditConfig()
+NOTHING = Decided()
+
+
+def pairs(captions: int, shared: int = 2000) -> pd.DataFrame:
+    return pd.DataFrame({"captions": [["a"], ["b"] * captions] * (shared // 2), "group": "shared"})
 
 
 @pytest.mark.parametrize("name", list(STUDIES))
-@pytest.mark.parametrize("pairs", [ONE, MORE])
-def test_every_study_has_its_reference_and_arms_that_can_run(name: str, pairs: pd.DataFrame) -> None:
+def test_every_study_has_its_reference_and_arms_that_can_run_and_that_their_texts_tell_apart(name: str) -> None:
     config = dataclasses.replace(preset_config("small"), **defaults_of(name))
-    if name == "captions" and pairs is ONE:
-        with pytest.raises(InputError, match="study captions compares one caption a pair with more, and this source"):
-            find_study(name).arms(config, pairs)
-        return
-    arms = find_study(name).arms(config, pairs)
-    assert [arm.name for arm in arms].count(find_study(name).reference) == 1
-    assert len({arm.name for arm in arms}) == len(arms)
-    check_arms(arms, config)
+    for captions in (1, 2, 7):
+        if name == "captions" and captions == 1:
+            with pytest.raises(InputError, match="study captions compares one caption a pair with more, and this sour"):
+                find_study(name).arms(config, pairs(captions))
+            continue
+        arms = {arm.name: arm for arm in find_study(name).arms(config, pairs(captions))}
+        assert len(arms) == len(find_study(name).arms(config, pairs(captions)))
+        reference = dataclasses.replace(config, **arms[find_study(name).reference].fields)
+        texts = {arm.name: text_of(arm, reference) for arm in arms.values()}
+        assert texts[find_study(name).reference] == ""
+        assert len(set(texts.values())) == (2 if name == "size" else len(arms))  # a model of its own has no text
+        for arm in arms.values():
+            check_config(dataclasses.replace(reference, **arm.fields))
 
 
 def test_size_has_each_width_of_each_encoder() -> None:
-    arms = STUDIES["size"].arms(preset_config("small"), ONE)
-    assert len({(arm.settings["image_encoder"], arm.settings["text_encoder"]) for arm in arms}) == 9
-    by_name = {arm.name: arm for arm in arms}
-    assert not by_name["image-one-text-one"].model  # the config's own, so that other studies share its members
-    wide = by_name["image-double-text-half"].model
+    arms = {arm.name: arm for arm in STUDIES["size"].arms(preset_config("small"), pairs(1))}
+    assert len({(arm.shown["image_encoder"], arm.shown["text_encoder"]) for arm in arms.values()}) == 9
+    assert not arms["image-one-text-one"].model  # the config's own, so that other studies share its members
+    wide = arms["image-double-text-half"].model
     assert (wide["vision_cfg"]["width"], wide["text_cfg"]["width"]) == (256, 64)
 
 
 def test_views_has_six_arms_where_there_are_captions_to_choose_from_and_three_elsewhere() -> None:
     config = config_of("views")
-    assert (len(STUDIES["views"].arms(config, MORE)), len(STUDIES["views"].arms(config, ONE))) == (6, 3)
+    more, one = (STUDIES["views"].arms(config, pairs(captions)) for captions in (2, 1))
+    assert (len(more), len(one)) == (6, 3)
     # All are judged on what every arm trains on: the whole picture and the first caption.
     assert (config.eval_crop_scale, config.eval_captions) == (1.0, 1)
-    assert {arm.fields.get("crop_scale", 0.5) for arm in STUDIES["views"].arms(config, MORE)} == {1.0, 0.5, 0.2}
+    assert {arm.fields.get("crop_scale", 0.5) for arm in more} == {1.0, 0.5, 0.2}
+    assert {arm.fields["train_captions"] for arm in more} == {1, config.train_captions}
 
 
 def test_what_is_typed_wins_over_what_a_study_sets() -> None:
@@ -57,24 +79,61 @@ def test_snapshots_end_with_the_last_epoch() -> None:
     assert STUDIES["size"].epochs_kept(7) == []
 
 
-def test_an_arm_must_not_touch_what_pairs_the_arms() -> None:
-    with pytest.raises(ValueError, match="arm 'a' must not set cache_size, seed: differences would not be paired"):
-        Arm("a", {"seed": 3, "cache_size": 32, "lr": 0.1})
+def test_captions_go_from_one_to_five_and_to_all_where_there_are_more() -> None:
+    assert [arm.name for arm in captions_arms(CONFIG, pairs(3))] == ["none", "captions-2", "captions-3"]
+    five, seven = (captions_arms(CONFIG, pairs(n)) for n in (5, 7))
+    assert [arm.fields["train_captions"] for arm in five] == [1, 2, 3, 4, 5]
+    assert [arm.name for arm in seven[4:]] == ["captions-5", "captions-all"]
+    assert seven[-1].fields["train_captions"] == CONFIG.train_captions
+    assert [arm.row(NOTHING)["captions"] for arm in seven] == ["1", "2", "3", "4", "5", "all"]
 
 
-def test_an_arms_config_is_the_studys_with_its_fields_and_its_own_model() -> None:
-    config = AuditConfig(epochs=7)
-    arm = Arm("wide", {"lr": 0.5}, model={"embed_dim": 4})
-    found = arm_config(arm, config, studies_folder() / "a" / "models")
-    assert found == dataclasses.replace(config, lr=0.5, model=str(studies_folder() / "a" / "models" / "wide.json"))
+@pytest.mark.parametrize("captions", [1, 5])
+def test_the_reference_is_the_same_member_in_every_study(captions: int) -> None:
+    found = [STUDIES[name].arms(CONFIG, pairs(captions))[0] for name in ("text-noise", "removal", "combined")]
+    assert {arm.name for arm in found} == {"none"}
+    assert [arm.fields for arm in found] == [{"train_captions": 1} if captions > 1 else {}] * 3
+    judged = {tuple(STUDIES[name].defaults.items()) for name in ("captions", "text-noise", "removal", "combined")}
+    assert judged == {(("eval_crop_scale", 1.0), ("eval_captions", 1), ("views", 2))}
 
 
-def test_a_scaled_model_has_as_many_weights_as_its_widths_say(tmp_path) -> None:  # noqa: ANN001
-    from clipmem_core.audits.store import write_json
-    from clipmem_core.training.names import model_config
+def test_published_points_lie_at_arms_of_ours() -> None:
+    arms = text_noise_arms(CONFIG, pairs(1))
+    assert [arm.row(NOTHING)["text_noise"] for arm in arms] == [0, 0.01, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30]
+    assert [point.arm for point in STUDIES["text-noise"].published] == [arm.name for arm in arms]
+    captions = STUDIES["captions"].published
+    assert [point.arm for point in captions] == [arm.name for arm in captions_arms(CONFIG, pairs(5))]
+    assert [point.from_table for point in captions] == [True, False, False, False, False]
+    assert {arm.name for arm in removal_arms(CONFIG, pairs(1))} <= {one.arm for one in STUDIES["removal"].published}
 
-    small = model_config("small")
-    write_json(tmp_path / "wide.json", sized(small, image=2, text=0.5))
+
+def test_removal_goes_as_far_as_half_of_the_shared_pairs() -> None:
+    arms = removal_arms(CONFIG, pairs(1, shared=450))
+    assert [arm.removal.n for arm in arms if arm.removal and arm.removal.by == "clipmem"] == [50, 100, 200]
+    assert [arm.name for arm in arms[:4]] == ["none", "clipmem-50", "similarity_in-50", "random-50"]
+    assert arms[2].row(NOTHING) == {"removed_by": "similarity_in", "removed": 50}
+    with pytest.raises(InputError, match="takes 50 of at least 100 shared pairs, not of 98"):
+        removal_arms(CONFIG, pairs(1, shared=98))
+
+
+@pytest.mark.parametrize("captions", [1, 5])
+def test_each_arm_but_none_mitigates(captions: int) -> None:
+    arms = {arm.name: arm for arm in combined_arms(CONFIG, pairs(captions))}
+    for arm in list(arms.values())[1:]:
+        config = dataclasses.replace(CONFIG, **arm.fields)
+        stronger = config.crop_scale < CONFIG.crop_scale or config.weight_decay > CONFIG.weight_decay
+        assert switched_on(as_dict(config)) or stronger or arm.name == "captions"
+    assert ("captions" in arms) == (captions > 1)
+    assert {name: own for name, own in arms["early-stop"].row(NOTHING).items() if name != "captions"} == {
+        "stop_epoch": 20
+    }
+    # Beside forgetting stands what forgets only what no pair has.
+    assert arms["forget-untrained"].text == "text_forget_df=1"
+    assert list(arms).index("forget-untrained") < list(arms).index("forget-rare-words")
+
+
+def test_a_scaled_model_has_as_many_weights_as_its_widths_say(tmp_path: Path) -> None:
+    write_json(tmp_path / "wide.json", sized(model_config("small"), image=2, text=0.5))
     wide = build_model(str(tmp_path / "wide.json"), loss="clip", seed=0)
     usual = build_model("small", loss="clip", seed=0)
     assert wide.visual.conv1.weight.shape[0] == 2 * usual.visual.conv1.weight.shape[0]
@@ -88,11 +147,8 @@ def test_models_that_cannot_be_scaled_are_refused() -> None:
     odd = {"vision_cfg": {"width": 64, "head_width": 64}, "text_cfg": {"width": 64, "heads": 2}}
     with pytest.raises(InputError, match="the image encoder would be left with 0.5: take a model with an even number"):
         sized(odd, image=0.5, text=1)
-    for foreign in (
-        {"vision_cfg": {"timm_model_name": "x"}, "text_cfg": {}},
-        {"vision_cfg": {"layers": [1]}, "text_cfg": {}},
-    ):
+    for vision in ({"timm_model_name": "x"}, {"layers": [1]}):
         with pytest.raises(InputError, match="scales the width of open_clip's own transformers"):
-            sized(foreign, image=2, text=1)
+            sized({"vision_cfg": vision, "text_cfg": {}}, image=2, text=1)
     with pytest.raises(InputError, match="take away --pretrained"):
-        STUDIES["size"].arms(AuditConfig(pretrained="openai"), ONE)
+        STUDIES["size"].arms(AuditConfig(pretrained="openai"), pairs(1))

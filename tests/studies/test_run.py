@@ -1,3 +1,5 @@
+"""Studies that are trained: what their rows say, and where they go on after an interruption or with more seeds."""
+
 import os
 import subprocess
 import sys
@@ -12,25 +14,18 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.commands import main
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import InputError
 from clipmem_core.scores.membership import paper_membership
 from clipmem_core.studies import plans
-from clipmem_core.studies.arms import Arm
-from clipmem_core.studies.plans import Study
+from clipmem_core.studies.arm import Arm, Decided
 from clipmem_core.studies.store import ARM, SEED, StudyFolder, open_study
 from tests.audits.small import ROOT, vectors
-from tests.studies.conftest import FLAGS, Trained
+from tests.studies.conftest import FLAGS, RANKED, Trained, numbers, study_of
 
 Start = Callable[..., StudyFolder]
-PRICE = ["seconds", "peak_mb"]
 
 
-def numbers(study: StudyFolder) -> pd.DataFrame:
-    """What a study found, without what depends on the machine's mood."""
-    return study.arms.drop(columns=PRICE)
-
-
-def test_every_arm_and_seed_has_its_row_seed_by_seed(whole: StudyFolder) -> None:
+def test_every_arm_and_seed_has_its_row_seed_by_seed_that_its_f_and_g_say(whole: StudyFolder) -> None:
     table = whole.arms
     done = list(table[[ARM, SEED]].itertuples(index=False, name=None))
     assert done == [("none", 0), ("whole", 0), ("none", 1), ("whole", 1)]
@@ -38,9 +33,6 @@ def test_every_arm_and_seed_has_its_row_seed_by_seed(whole: StudyFolder) -> None
     assert (table["samples_seen"] == 2 * 120).all()  # two epochs of 70 shared and 50 candidates
     assert (table["seconds"] > 0).all()
     assert (table["peak_mb"] > 100).all()
-
-
-def test_a_row_is_what_that_seeds_f_and_g_say(whole: StudyFolder) -> None:
     audit = whole.audit("whole")
     group = audit.membership[c.GROUP].to_numpy()
     external, candidate = group == c.EXTERNAL, group == c.CANDIDATE
@@ -50,10 +42,9 @@ def test_a_row_is_what_that_seeds_f_and_g_say(whole: StudyFolder) -> None:
             image, text = (vectors(audit.member(f"{side}-{number}") / f"{kind}.faiss") for kind in ("image", "text"))
             a = np.einsum("nd,nd->n", image, text) - image @ text[external].mean(0) - text @ image[external].mean(0)
             alignment.append(a[candidate])
-        row = whole.arms.query("arm == 'whole' and seed == @number").iloc[0]
+        row = table.query("arm == 'whole' and seed == @number").iloc[0]
         assert row["clipmem_candidate"] == pytest.approx((alignment[0] - alignment[1]).mean(), abs=1e-6)
-        parts = row["clipmem_image"] + row["clipmem_text"]
-        assert parts == pytest.approx(row["clipmem_candidate"], abs=1e-5)
+        assert row["clipmem_image"] + row["clipmem_text"] == pytest.approx(row["clipmem_candidate"], abs=1e-5)
 
 
 def test_arms_share_splits_and_initialisation_within_a_seed(whole: StudyFolder) -> None:
@@ -76,28 +67,67 @@ def test_members_of_two_arms_start_from_the_same_weights_and_see_the_same_order(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("clipmem_core.audits.member.train", look)
-    with pytest.raises(KeyboardInterrupt):
-        start("two", "a", seeds=1)
-    only = Study("?", lambda config, pairs: [Arm("whole", {"crop_scale": 1.0})], "whole", lambda arms, times: [])
-    monkeypatch.setitem(plans.STUDIES, "two", only)
-    with pytest.raises(KeyboardInterrupt):
-        start("two", "b", seeds=1)
+    for arm in (Arm("none"), Arm("whole", {"crop_scale": 1.0})):
+        monkeypatch.setitem(plans.STUDIES, "two", study_of(arm))
+        with pytest.raises(KeyboardInterrupt):
+            start("two", arm.name, seeds=1)
     (weights, rows), (others, other_rows) = begun
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     assert (rows == other_rows).all()
 
 
-def test_a_study_that_was_interrupted_ends_with_the_same_table(
-    start: Start, trained: Trained, whole: StudyFolder
+def test_each_arm_loses_the_first_pairs_of_its_ranking_from_f_and_g_and_no_other(
+    ranked: StudyFolder, whole: StudyFolder
 ) -> None:
-    for members in (0, 1, 5):  # before the first; between an f and its g; in the second seed
+    usual = ranked.audit("none").membership.set_index(c.PAIR_ID)
+    shared = usual.index[usual[c.GROUP] == c.SHARED]
+    scores = ranked.audit("ranking").scores.set_index(c.PAIR_ID)[c.CLIPMEM]
+    table = ranked.arms.set_index("arm")
+    for arm, text in zip(("text_mask-0.3_removal-clipmem-9", "removal-random-9"), RANKED, strict=True):
+        assert ranked.settings[arm] == text
+        there = ranked.audit(arm).membership.set_index(c.PAIR_ID)
+        gone = {member: set(usual.index[usual[member] & ~there[member]]) for member in ("f-0", "g-0")}
+        assert gone["f-0"] == gone["g-0"]
+        assert not (there[["f-0", "g-0"]] & ~usual[["f-0", "g-0"]]).any(axis=None)
+        if "clipmem" in text:
+            assert gone["f-0"] == set(scores[scores.index.isin(shared)].dropna().sort_values().index[-9:])
+        assert len(gone["f-0"]) == table.loc[arm, "removed"] == 9
+        assert gone["f-0"] <= set(scores.dropna().index) & set(shared)
+        assert table.loc[arm, "samples_seen"] == table.loc["none", "samples_seen"] - 2 * 9
+    assert table.loc["removal-random-9", "removed_by"] == "random"
+    # Shared pairs that are taken out change no other row.
+    both = list(numbers(whole))
+    pd.testing.assert_frame_equal(numbers(ranked)[:2][both], numbers(whole)[:2])
+    assert ranked.asked["compared"] == whole.asked["compared"]
+
+
+def test_a_study_that_was_interrupted_ends_with_the_same_table(
+    start: Start, trained: Trained, ranked: StudyFolder, whole: StudyFolder
+) -> None:
+    also = RANKED
+    # Before the first, while pairs are ranked, in the first arm, in the plan's second, between f and g of an added one.
+    for members in (0, 2, 5, 7, 9):
         trained.stop_after = members
         with pytest.raises(KeyboardInterrupt):
-            start("two", "again")
+            start("two", "again", seeds=1, also=also)
         assert len(trained.members) == members
+        also = []  # they are in the folder
     trained.stop_after = None
-    pd.testing.assert_frame_equal(numbers(start("two", "again")), numbers(whole))
-    assert len(trained.members) == len(set(trained.members)) == 8
+    for _ in range(2):  # the second time nothing is left to do
+        again = start("two", "again", seeds=1)
+        assert len(trained.members) == len(set(trained.members)) == 4 + 2 * 4
+        pd.testing.assert_frame_equal(numbers(again), numbers(ranked))
+        assert {**again.asked, "machine": {}} == {**ranked.asked, "machine": {}}
+    # Seeds are added to what is there.
+    trained.stop_after = 13
+    with pytest.raises(KeyboardInterrupt):
+        start("two", "again", only=["whole"])
+    trained.stop_after = None
+    rows = numbers(start("two", "again", only=["whole"]))
+    assert trained.members[12:] == ["none/f-1", "none/g-1", "whole/f-1", "whole/g-1"]
+    both = list(numbers(whole))
+    kept = rows[rows["arm"].isin(["none", "whole"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept[both], numbers(whole))
 
 
 # As `python -m clipmem_core`, knowing the study of two arms.
@@ -110,66 +140,65 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.slow
 def test_a_study_that_was_killed_ends_with_the_same_table(
     start: Start, whole: StudyFolder, data: Path, trained: Trained
 ) -> None:
+    also = ["--also", "colour=0.2"]
     process = subprocess.Popen(
-        [sys.executable, "-c", START, "study", "two", "scenes", "--name", "again", *FLAGS],
+        [sys.executable, "-c", START, "study", "two", "scenes", "--name", "again", *FLAGS, "--seeds", "1", *also],
         env={**os.environ, "CLIPMEM_DATA": str(data), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
     )
     study = StudyFolder(data / "studies" / "again")
     while len(study.done()) < 1 and process.poll() is None:
         time.sleep(0.02)
-    process.kill()  # it has begun with the second arm
+    process.kill()  # it has begun with the second arm, or with the one that was added
     process.wait()
-    assert 1 <= len(study.done()) < 4
-    start("two", "again")
-    assert len(trained.members) < 8
-    both = [name for name in numbers(study) if name in numbers(whole)]
-    pd.testing.assert_frame_equal(numbers(study)[both], numbers(whole)[both])
-
-
-def test_seeds_are_added_to_what_is_there_and_a_finished_study_does_nothing(
-    start: Start, trained: Trained, whole: StudyFolder
-) -> None:
+    assert 1 <= len(study.done()) < 3
     start("two", "again", seeds=1)
-    assert trained.members == ["none/f-0", "none/g-0", "whole/f-0", "whole/g-0"]
-    for _ in range(2):
-        pd.testing.assert_frame_equal(numbers(start("two", "again")), numbers(whole))
-        assert len(trained.members) == 8
+    assert 0 < len(trained.members) < 6
+    both = [name for name in numbers(whole) if name in numbers(study)]
+    pd.testing.assert_frame_equal(numbers(study)[both][:2], numbers(whole)[both][:2])
+    assert study.arms["arm"].tolist() == ["none", "whole", "colour-0.2"]
 
 
-def test_another_study_trains_no_member_again(start: Start, trained: Trained) -> None:
-    first = start("two", "a", seeds=1)
-    second = start("two", "b", seeds=1)
-    assert len(trained.members) == 4
-    pd.testing.assert_frame_equal(first.arms, second.arms)  # what it cost too
-    checkpoints = [study.audit("none").member("f-0") / "checkpoint.pt" for study in (first, second)]
-    assert checkpoints[0].samefile(checkpoints[1])
+def test_an_arm_that_is_not_asked_for_is_not_trained(start: Start, trained: Trained, data: Path) -> None:
+    with pytest.raises(InputError, match=r"study two has no arm 'hole' to train only: choose from none, whole$"):
+        start("two", "again", only=["whole", "hole"])
+    assert trained.members == []
+    assert not (data / "studies" / "again" / "study.json").exists()
 
 
-def test_pairs_that_an_arm_leaves_out_are_trained_on_by_none_of_its_members(
-    start: Start, monkeypatch: pytest.MonkeyPatch, whole: StudyFolder
+def test_another_study_trains_no_member_again(
+    start: Start, trained: Trained, whole: StudyFolder, members: None
+) -> None:
+    study = start("two", "b")
+    assert trained.members == []
+    pd.testing.assert_frame_equal(study.arms, whole.arms)  # what it cost too
+    shared = study.audit("none").member("f-0") / "checkpoint.pt"
+    assert shared.samefile(whole.audit("none").member("f-0") / "checkpoint.pt")
+
+
+def test_pairs_that_an_arm_leaves_out_or_recaptions_are_so_in_all_its_members_and_compared_in_none(
+    start: Start, monkeypatch: pytest.MonkeyPatch, whole: StudyFolder, members: None
 ) -> None:
     groups = whole.audit("none").membership.set_index(c.PAIR_ID)[c.GROUP]
-    removed = frozenset([*groups.index[groups == c.SHARED][:5], *groups.index[groups == c.CANDIDATE][:3]])
-
-    def arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
-        return [Arm("none"), Arm("fewer", removed=removed)]
-
-    monkeypatch.setitem(plans.STUDIES, "two", Study("?", arms, "none", lambda arms, times: []))
+    candidates = groups.index[groups == c.CANDIDATE]
+    removed = frozenset([*groups.index[groups == c.SHARED][:5], *candidates[:3]])
+    external = str(groups.index[groups == c.EXTERNAL][0])  # that utility is measured on: it keeps its captions
+    decided = Decided(removed, dict.fromkeys([str(candidates[4]), external], ("another caption",)))
+    monkeypatch.setitem(plans.STUDIES, "two", study_of(Arm("none"), Arm("fewer", decided=decided)))
     study = start("two", "removal")
     there = study.audit("fewer").membership.set_index(c.PAIR_ID)
     usual = study.audit("none").membership.set_index(c.PAIR_ID)
     for member in ("f-0", "g-0", "f-1", "g-1"):  # the second seed was added by growing
         assert (there[member] == usual[member] & ~usual.index.isin(removed)).all()
     assert (there[c.GROUP] == usual[c.GROUP]).all()
+    captions, own = (study.audit(arm).pairs.set_index(c.PAIR_ID)[c.CAPTIONS].map(list) for arm in ("fewer", "none"))
+    assert captions[captions != own].to_dict() == {candidates[4]: ["another caption"]}
     rows = study.arms.set_index([ARM, SEED])
-    assert rows.loc[("fewer", 0), "removed"] == 8
+    assert (rows.loc[("fewer", 0), "removed"], rows.loc[("fewer", 0), "recaptioned"]) == (8, 2)
     assert rows.loc[("fewer", 0), "samples_seen"] == 2 * (120 - 8)
-    # Candidates that one arm leaves out are not compared in the other either.
     assert rows.loc[("none", 0), "clipmem_candidate"] != whole.arms.loc[0, "clipmem_candidate"]
 
 
@@ -194,22 +223,15 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("typed", "message"), WRONG, ids=[typed for typed, _ in WRONG])
 def test_wrong_input_is_one_line_and_nothing_is_written(
-    typed: str,
-    message: str,
-    data: Path,
-    trained: Trained,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    data: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = Study("?", lambda config, pairs: [Arm("none"), Arm("bad", {"weight_decay": -1})], "none", lambda a, t: [])
-    monkeypatch.setitem(plans.STUDIES, "two", bad)
-    assert main(["study", *typed.split(), "--scenes-pairs", "220"]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith(f"error: {message}")
-    assert not list(data.glob("studies/[!.]*"))
+    monkeypatch.setitem(plans.STUDIES, "two", study_of(Arm("none"), Arm("bad", {"weight_decay": -1})))
+    for typed, message in WRONG:
+        assert main(["study", *typed.split(), "--scenes-pairs", "220"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {message}"), typed
+        assert not list(data.glob("studies/[!.]*"))
 
 
 def test_a_name_that_is_taken_by_another_study_is_refused(start: Start, trained: Trained) -> None:

@@ -1,29 +1,25 @@
+"""Members that studies share: what their keys depend on, and what happens to one that is broken."""
+
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from clipmem_core.audits.store import Audit, read_json, write_json, write_table
-from clipmem_core.config import AuditConfig, without_idle
+from clipmem_core.config import without_idle
 from clipmem_core.studies import plans, shared
-from clipmem_core.studies.arms import Arm
-from clipmem_core.studies.plans import Study
+from clipmem_core.studies.arm import Arm
 from clipmem_core.studies.shared import parts, take
 from clipmem_core.studies.store import StudyFolder
-from tests.studies.conftest import Trained
+from tests.studies.conftest import Trained, study_of
 
 Start = Callable[..., StudyFolder]
 
 
-def evaluated(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
-    return [Arm("none"), Arm("more-views", {"views": 3})]
-
-
 def test_arms_that_differ_in_evaluation_alone_share_their_training(
-    start: Start, trained: Trained, monkeypatch: pytest.MonkeyPatch
+    start: Start, trained: Trained, monkeypatch: pytest.MonkeyPatch, members: None
 ) -> None:
-    monkeypatch.setitem(plans.STUDIES, "two", Study("?", evaluated, "none", lambda arms, times: []))
+    monkeypatch.setitem(plans.STUDIES, "two", study_of(Arm("none"), Arm("more-views", {"views": 3})))
     study = start("two", "a", seeds=1)
     first, second = (study.audit(arm).member("f-0") for arm in ("none", "more-views"))
     assert (first / "checkpoint.pt").samefile(second / "checkpoint.pt")
@@ -32,20 +28,31 @@ def test_arms_that_differ_in_evaluation_alone_share_their_training(
     assert (first / "text.faiss").read_bytes() == (second / "text.faiss").read_bytes()
 
 
-def test_a_shared_member_that_is_broken_is_named_thrown_away_and_trained_again(
-    start: Start, trained: Trained, data: Path
+def test_a_shared_member_that_is_broken_is_named_thrown_away_and_trained_again_and_one_is_copied_without_links(
+    start: Start, trained: Trained, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = start("two", "a", seeds=1)
-    member, kept = first.audit("none").member("f-0"), data / "studies" / "members"
-    broken = next(path for path in kept.glob("*/checkpoint.pt") if path.samefile(member / path.name))
+    def refuse(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setitem(plans.STUDIES, "two", study_of(Arm("none")))
+    with monkeypatch.context() as patch:  # a disk that has no links
+        patch.setattr(shared.os, "link", refuse)
+        studies = [start("two", name, seeds=1) for name in "ab"]
+        paths = [study.audit("none").member("f-0") / "checkpoint.pt" for study in studies]
+        assert len(trained.members) == 2
+        assert not paths[0].samefile(paths[1])
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+    audit, kept = studies[0].audit("none"), data / "studies" / "members"
+    broken = next(path for path in kept.glob("*/checkpoint.pt") if path.read_bytes() == paths[0].read_bytes())
     broken.write_text("broken")
     for name in ("checkpoint.pt", "text.faiss"):
-        (member / name).unlink()
+        (audit.member("f-0") / name).unlink()
     said: list[str] = []
-    assert take(first.audit("none"), "f-0", say=said.append) == ""
+    assert take(audit, "f-0", say=said.append) == ""
     assert said == [f"{broken} is broken: making it again"]
-    start("two", "b", seeds=1)
-    assert trained.members[4:] == ["none/f-0"]
+    start("two", "c", seeds=1)
+    assert trained.members[2:] == ["none/f-0"]
+    assert take(StudyFolder(data / "studies" / "c").audit("none"), "f-0") == ""  # it has all
 
 
 @pytest.fixture
@@ -58,37 +65,26 @@ def audit(whole: StudyFolder, tmp_path: Path) -> Audit:
     return own
 
 
-def change(audit: Audit, **fields: object) -> None:
-    stored = read_json(audit.folder / "config.json")
-    write_json(audit.folder / "config.json", stored | {"config": stored["config"] | fields})
-
-
 NOTHING = [{"preset": "small"}, {"seeds": 5}, {"cache_gb": 1.0}, {"adaptive_every": 7}, {"noise_place": "before"}]
-TRAINING = [
-    {"epochs": 3},
-    {"crop_scale": 0.4},
-    {"lr": 0.1},
-    {"train_captions": 1},
-    {"model": "small"},
-    {"new": 1},
-    {"text_mask": 0.2},
-]
+TRAINING = [{"epochs": 3}, {"crop_scale": 0.4}, {"lr": 0.1}, {"train_captions": 1}, {"model": "small"}, {"new": 1}]
 EVALUATION = [{"views": 3}, {"eval_captions": 1}, {"eval_crop_scale": 1.0}]
-
-
-@pytest.mark.parametrize(
-    ("fields", "same"),
-    [(f, (True, True)) for f in NOTHING]
-    + [(f, (False, False)) for f in TRAINING]
-    + [(f, (True, False)) for f in EVALUATION],
+CHANGES = (
+    *((fields, (True, True)) for fields in NOTHING),
+    *((fields, (False, False)) for fields in (*TRAINING, {"text_mask": 0.2})),
+    *((fields, (True, False)) for fields in EVALUATION),
 )
-def test_a_key_changes_with_what_a_members_bits_depend_on(
-    audit: Audit, fields: dict[str, object], same: tuple[bool, bool]
-) -> None:
-    before = list(parts(audit, "f-0"))
-    change(audit, **fields)
-    after = list(parts(audit, "f-0"))
-    assert tuple(a == b for a, b in zip(before, after, strict=True)) == same
+
+
+def test_a_key_changes_with_what_a_members_bits_depend_on(audit: Audit) -> None:
+    path, before = audit.folder / "config.json", list(parts(audit, "f-0"))
+    stored = read_json(path)
+    for fields, same in CHANGES:
+        write_json(path, stored | {"config": stored["config"] | fields})
+        assert tuple(a == b for a, b in zip(before, parts(audit, "f-0"), strict=True)) == same, fields
+    older = without_idle(stored["config"])  # from before there were mitigations
+    assert stored["config"].keys() - older.keys() >= {"text_noise"}
+    write_json(path, stored | {"config": older})
+    assert list(parts(audit, "f-0")) == before
 
 
 def test_a_key_changes_with_captions_membership_seed_and_member(audit: Audit) -> None:
@@ -100,38 +96,6 @@ def test_a_key_changes_with_captions_membership_seed_and_member(audit: Audit) ->
     write_table(audit.folder / "pairs.parquet", pairs.assign(captions=[["another"], *pairs["captions"][1:]]))
     keys.append(list(parts(audit, "f-0")))
     assert len({key for both in keys for key in both}) == 2 * len(keys)
-
-
-def test_labels_are_of_evaluation_alone(audit: Audit) -> None:
-    before = list(parts(audit, "f-0"))
-    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(label="one"))
-    after = list(parts(audit, "f-0"))
-    assert (before[0] == after[0], before[1] == after[1]) == (True, False)
-
-
-def test_members_are_copied_where_the_disk_has_no_links(
-    start: Start, trained: Trained, monkeypatch: pytest.MonkeyPatch, whole: StudyFolder
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError
-
-    monkeypatch.setattr(shared.os, "link", refuse)
-    first, second = start("two", "a", seeds=1), start("two", "b", seeds=1)
-    paths = [study.audit("none").member("f-0") / "checkpoint.pt" for study in (first, second)]
-    assert len(trained.members) == 4
-    assert not paths[0].samefile(paths[1])
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-
-
-def test_a_finished_member_takes_nothing(whole: StudyFolder) -> None:
-    assert take(whole.audit("none"), "f-0") == ""
-
-
-def test_a_member_from_before_there_were_mitigations_is_found_by_one_without_any(audit: Audit) -> None:
-    now = list(parts(audit, "f-0"))
-    stored = read_json(audit.folder / "config.json")
-    older = without_idle(stored["config"])
-    assert "text_noise" in stored["config"]
-    assert "text_noise" not in older
-    write_json(audit.folder / "config.json", stored | {"config": older})
-    assert list(parts(audit, "f-0")) == now
+    write_table(audit.folder / "pairs.parquet", pairs.assign(label="one"))  # labels are of evaluation alone
+    labelled = list(parts(audit, "f-0"))
+    assert (labelled[0] == keys[0][0], labelled[1] == keys[0][1]) == (True, False)

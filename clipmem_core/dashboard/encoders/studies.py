@@ -16,11 +16,10 @@ from clipmem_core.dashboard.trouble import draw_fault
 from clipmem_core.figures.encoder_studies import MEASURES, size_figure, time_figure, views_figure
 from clipmem_core.scores.seeds import over_seeds
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
-from clipmem_core.studies.answers import beyond_external
-from clipmem_core.studies.compare import TEXT_LEAD, with_lead
-from clipmem_core.studies.plans import NO_CROPS, STRONG_CROPS, STUDIES
-from clipmem_core.studies.show import sentences
-from clipmem_core.studies.sizes import FACTORS
+from clipmem_core.studies.conclusions import beyond_external
+from clipmem_core.studies.effects import TEXT_LEAD, with_lead
+from clipmem_core.studies.plans import FACTORS, NO_CROPS, STRONG_CROPS, STUDIES
+from clipmem_core.studies.results import sentences
 from clipmem_core.studies.store import (
     ARM,
     EPOCH,

@@ -41,12 +41,10 @@ from clipmem_core.figures.mitigations import (
     tradeoff_figure,
 )
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
-from clipmem_core.studies.compare import CLIPMEM_NET, front
-from clipmem_core.studies.mitigations import NONE
-from clipmem_core.studies.plans import find_study
-from clipmem_core.studies.published import Published
-from clipmem_core.studies.setting import REMOVAL, Setting, parse_setting
-from clipmem_core.studies.show import sentences
+from clipmem_core.studies.arm import NONE, REMOVAL, Arm, parse_setting
+from clipmem_core.studies.effects import CLIPMEM_NET, front
+from clipmem_core.studies.plans import Published, find_study
+from clipmem_core.studies.results import sentences
 from clipmem_core.studies.store import ARM, CLIPMEM_CANDIDATE, StudyFolder
 
 FIGURE, MEMORIZED, USEFUL, PAPER = "figure", "memorization", "utility", "paper"  # in the address
@@ -262,10 +260,10 @@ def against_of(study: StudyFolder, arms: Sequence[str]) -> Against | None:
 def _alone(text: str) -> tuple[str, str, float] | None:
     """Return the only field that a setting changes, the line it lies on and its value; None where there are more."""
     setting = parse_setting(text)
-    if setting == Setting({}, setting.removal) and setting.removal:
+    if setting == Arm(removal=setting.removal) and setting.removal:
         return REMOVAL, setting.removal.by, float(setting.removal.n)
     ((name, value),) = setting.fields.items() if len(setting.fields) == 1 else [("", "")]
-    if setting != Setting(setting.fields) or isinstance(value, str) or name in MODIFIERS:
+    if setting != Arm(fields=setting.fields) or isinstance(value, str) or name in MODIFIERS:
         return None
     return name, "", math.inf if name == CAPTIONS and value == 0 else float(value)
 

@@ -21,11 +21,10 @@ from clipmem_core.dashboard.mitigations.knobs import PLACE_HELP, PLACES, RANKED_
 from clipmem_core.dashboard.mitigations.study_data import Reference, reference_of
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.study_decisions import decided_for
+from clipmem_core.studies.arm import NONE, Removal, normal, parse_setting
+from clipmem_core.studies.arm import Arm as Setting
+from clipmem_core.studies.custom_arms import find_arm
 from clipmem_core.studies.jobs import resume_study
-from clipmem_core.studies.mitigations import NONE
-from clipmem_core.studies.own import find_arm
-from clipmem_core.studies.rankings import Removal
-from clipmem_core.studies.setting import Setting, normal, parse_setting
 from clipmem_core.studies.store import StudyFolder
 
 PARAMETER = "setting"

@@ -14,20 +14,21 @@ from clipmem_core import columns as c
 from clipmem_core.dashboard.mitigations.study_data import NAMES, compared_of, found_once, rows_of, with_interval
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
-from clipmem_core.studies.aim import (
+from clipmem_core.studies.arm import NONE
+from clipmem_core.studies.effects import (
     AIM,
+    CLIPMEM_NET,
     JUDGED,
     LESS,
     LOSS,
     all_differences,
     base_of,
+    difference_of,
     judged_against,
     leaving_out,
     outcome_of,
     percent,
 )
-from clipmem_core.studies.compare import CLIPMEM_NET, difference_of
-from clipmem_core.studies.mitigations import NONE
 from clipmem_core.studies.store import (
     ARM,
     CLIPMEM_CANDIDATE,

@@ -7,7 +7,7 @@ from typing import Any
 from clipmem_core.config import FIELDS, AuditConfig
 from clipmem_core.dashboard.mitigations.study_data import Reference
 from clipmem_core.scores.table import REMOVAL, scores_in
-from clipmem_core.studies.rankings import RANDOM
+from clipmem_core.studies.arm import RANDOM
 
 ALL_CAPTIONS = 0
 PLACES = {"before": "Before", "after": "After"}

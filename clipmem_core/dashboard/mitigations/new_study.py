@@ -13,9 +13,9 @@ from clipmem_core.dashboard.comparable import finished_audits
 from clipmem_core.dashboard.mitigations.study_progress import PLANS, is_study
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.starting import OTHER_SOURCE, built_in_sources, free_name
+from clipmem_core.studies.arguments import study_arguments
 from clipmem_core.studies.jobs import study_task
 from clipmem_core.studies.plans import STUDIES, defaults_of
-from clipmem_core.studies.typed import study_arguments
 
 Source = tuple[str, SourceOptions]
 ARMS_IN_WORDS = {

@@ -14,7 +14,7 @@ from clipmem_core.dashboard.change_cards import Sides, draw_change_cards
 from clipmem_core.dashboard.choices import choose_segment, draw_pages, read_page
 from clipmem_core.dashboard.comparable import finished_audits, same_data_set, settings_of
 from clipmem_core.review.tables import ROW, Version, fetch_arrow, fetch_rows, number, version_of
-from clipmem_core.studies.mitigations import NONE
+from clipmem_core.studies.arm import NONE
 from clipmem_core.studies.store import StudyFolder
 
 DIRECTION = "changed"  # in the address

@@ -14,10 +14,8 @@ from clipmem_core.config import MODIFIERS, AuditConfig, InputError
 from clipmem_core.figures.mitigations import MEMORIZATION, TOLD, UTILITY
 from clipmem_core.review.tables import Stamp, stamp
 from clipmem_core.scores.seeds import over_seeds
-from clipmem_core.studies.basis import reference_config
-from clipmem_core.studies.compare import CLIPMEM_NET, COLUMNS, differences, with_lead
-from clipmem_core.studies.mitigations import NONE
-from clipmem_core.studies.setting import parse_setting
+from clipmem_core.studies.arm import NONE, parse_setting, reference_config
+from clipmem_core.studies.effects import CLIPMEM_NET, COLUMNS, differences, with_lead
 from clipmem_core.studies.store import (
     ARM,
     ARMS,

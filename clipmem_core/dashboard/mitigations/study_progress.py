@@ -20,12 +20,12 @@ from clipmem_core.dashboard.mitigations.study_data import no_numbers
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.trouble import draw_fault
 from clipmem_core.review.study_decisions import decided_for
+from clipmem_core.studies.arm import NONE
+from clipmem_core.studies.arm import Arm as Setting
+from clipmem_core.studies.custom_arms import add_own, find_arm, read_own
 from clipmem_core.studies.estimate import minutes_of
 from clipmem_core.studies.jobs import is_elsewhere, resume_study, study_task
-from clipmem_core.studies.mitigations import NONE
-from clipmem_core.studies.own import add_own, find_arm, read_own
 from clipmem_core.studies.plans import STUDIES
-from clipmem_core.studies.setting import Setting
 from clipmem_core.studies.store import (
     ARM,
     ARMS,

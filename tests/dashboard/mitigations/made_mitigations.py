@@ -10,7 +10,7 @@ import pandas as pd
 
 from clipmem_core.audits.store import Audit, write_json, write_prepared, write_table
 from clipmem_core.config import as_dict, preset_config
-from clipmem_core.studies.points import RECALLS
+from clipmem_core.studies.arm_rows import RECALLS
 from clipmem_core.studies.store import ARMS, MEMORIZATION, PRICE, STUDY, StudyFolder
 
 SETTINGS = {

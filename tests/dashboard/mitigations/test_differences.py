@@ -8,7 +8,7 @@ import pytest
 from clipmem_core.audits.store import write_table
 from clipmem_core.dashboard.mitigations.differences import as_csv, detectable, effect, table_of, verdict
 from clipmem_core.dashboard.mitigations.study_data import compared_of
-from clipmem_core.studies.aim import AIM
+from clipmem_core.studies.effects import AIM
 from clipmem_core.studies.store import ARMS, StudyFolder
 from tests.dashboard.mitigations.test_chart import open_study
 from tests.dashboard.test_maps_pages import captions

@@ -14,7 +14,7 @@ from clipmem_core.config import SourceOptions, preset_config
 from clipmem_core.dashboard.mitigations.new_study import fault_of
 from clipmem_core.dashboard.mitigations.study_progress import PLANS
 from clipmem_core.dashboard.starting import OTHER_SOURCE
-from clipmem_core.studies.mitigations import NONE
+from clipmem_core.studies.arm import NONE
 from clipmem_core.studies.plans import STUDIES
 from tests.dashboard.mitigations.made_mitigations import make_mitigations
 from tests.dashboard.mitigations.mitigations_page import PAGE, leave_study_job

@@ -11,7 +11,7 @@ from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.mitigations import study_progress
 from clipmem_core.review.decisions import open_review
-from clipmem_core.studies.own import read_own
+from clipmem_core.studies.custom_arms import read_own
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import SETTINGS, made_rows
 from tests.dashboard.mitigations.mitigations_page import PAGE, labels, press
@@ -85,7 +85,7 @@ def test_a_setting_nobody_ran_says_how_long_it_takes_and_is_queued(
     app = press(app, "Run it")
     assert went_on == [("resume", "lab")]
     (own,) = read_own(lab)
-    assert own.setting.text == "text_noise=0.1 text_mask=0.35"
+    assert own.text == "text_noise=0.1 text_mask=0.35"
     assert "15 of 18 arms × seeds are done" in said(app)
     assert labels(app) == ["Resume"]
 

@@ -13,7 +13,7 @@ from clipmem_core.dashboard.mitigations.study_data import (
     points_of,
     rows_of,
 )
-from clipmem_core.studies.show import sentences
+from clipmem_core.studies.results import sentences
 from clipmem_core.studies.store import ARMS
 from tests.made_arms import make_arms
 

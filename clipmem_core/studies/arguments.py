@@ -1,4 +1,4 @@
-"""What study.json says was asked for → what is typed to make the study again, or to go on with it."""
+"""What is typed on the command line to make a study again, or to go on with it."""
 
 import shlex
 from collections import Counter
@@ -9,6 +9,9 @@ from clipmem_core.audits.settings import flat, typed, typed_flags
 from clipmem_core.config import affecting
 from clipmem_core.studies.plans import defaults_of
 from clipmem_core.studies.store import StudyFolder
+
+NAMED = ("preset", "seeds")  # said in any case
+APART = ("seeds", "members")  # said already, or what follows from it
 
 
 def commands_of(study: StudyFolder) -> list[str]:
@@ -25,18 +28,10 @@ def commands_of(study: StudyFolder) -> list[str]:
         # The reference goes along unnamed, but where it goes alone.
         named = [arm for arm in some if arm != asked["reference"]] or some
         only = [f"--only {shlex.quote(arm)}" for arm in named if len(some) < len(asked["arms"])]
-        commands.append(" ".join([_begun(study, seeds), *([] if commands else also), *only]))
+        config = {name: own for name, own in asked["config"].items() if name not in affecting("machine")}
+        words = _words(asked["study"], shlex.quote(asked["source"]), study.name, config | {"seeds": seeds}, joint=" ")
+        commands.append(" ".join(["python -m clipmem_core study", *words, *([] if commands else also), *only]))
     return commands
-
-
-def _begun(study: StudyFolder, seeds: int) -> str:
-    """Return a study's command with so many seeds, without the arms that a person added."""
-    asked = study.asked
-    words = [f"python -m clipmem_core study {asked['study']}", shlex.quote(asked["source"]), f"--name {study.name}"]
-    words += [f"--preset {asked['config']['preset']}", f"--seeds {seeds}"]
-    machine = affecting("machine")
-    given = {name: value for name, value in _given(asked["study"], asked["config"]).items() if name not in machine}
-    return " ".join([*words, *typed_flags(given)])
 
 
 def resume_arguments(study: StudyFolder) -> list[str]:
@@ -58,19 +53,13 @@ def study_arguments(study: str, source: str, name: str, config: Mapping[str, Any
         name: the study's folder.
         config: its fields.
     """
-    named = [f"--name={name}", f"--preset={config['preset']}", f"--seeds={config['seeds']}"]
-    return [study, source, *named, *typed_flags(_given(study, config), joint="=")]
+    return _words(study, source, name, config, joint="=")
 
 
-def _given(study: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of the config that have to be typed, beside preset and seeds."""
-    usual = defaults_of(study)
-    given = {
-        name: value
-        for name, value in typed(config).items()
-        if name not in ("seeds", "members") and value != usual.get(name)
-    }
+def _words(study: str, source: str, name: str, config: Mapping[str, Any], *, joint: str) -> list[str]:
+    values, usual = flat(config), defaults_of(study)
+    named = [f"--{key}{joint}{value}" for key, value in {"name": name, **{k: config[k] for k in NAMED}}.items()]
+    given = {key: value for key, value in typed(config).items() if key not in APART and value != usual.get(key)}
     # What the study sets and somebody typed back to the preset's value.
-    return given | {
-        name: flat(config)[name] for name, value in usual.items() if name != "seeds" and flat(config)[name] != value
-    }
+    given |= {key: values[key] for key, value in usual.items() if key != "seeds" and values[key] != value}
+    return [study, source, *named, *typed_flags(given, joint=joint)]

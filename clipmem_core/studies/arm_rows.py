@@ -1,4 +1,4 @@
-"""One seed of an arm's audit → its row: memorization, utility and price from that seed's f and g alone."""
+"""The row of an arm and seed: memorization, utility and price, from that seed's f and g alone."""
 
 import dataclasses
 import math

@@ -1,9 +1,14 @@
+"""Each arm beside its reference, and how near it comes to the criterion of success; differences worked out by hand."""
+
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from clipmem_core.studies.aim import all_differences, base_of, outcome_of
+from clipmem_core.studies.effects import COLUMNS, all_differences, base_of, differences, front, outcome_of
 
 NONE = [(0.4, 0.8, 0.5)] * 3
 
@@ -102,3 +107,57 @@ def test_arms_that_leave_tokens_out_are_judged_beside_what_leaves_out_only_those
     assert all_differences(arms, "none").query("arm == 'rare' and measure == 'retrieval'")[
         ["reference", "difference"]
     ].to_numpy().tolist() == [["none", pytest.approx(-0.02)], [reference, pytest.approx(-0.03)]]
+
+
+def contributions(values: dict[str, list[tuple[float, float]]]) -> pd.DataFrame:
+    """Arms with (image, text) contributions, one a seed."""
+    return pd.DataFrame(
+        [
+            {"arm": arm, "seed": seed, "clipmem_image": image, "clipmem_text": text, "clipmem_candidate": image + text}
+            for arm, seeds in values.items()
+            for seed, (image, text) in enumerate(seeds)
+        ]
+    )
+
+
+def test_differences_are_taken_seed_by_seed() -> None:
+    table = contributions({"none": [(0, 1), (0, 2), (0, 3)], "less": [(0, 0.5), (0, 1.4), (0, 2.6)]})
+    found = differences(table, "none")
+    assert list(found.columns) == COLUMNS
+    less = found.query("arm == 'less' and measure == 'clipmem_text'").iloc[0]
+    assert (less["n"], less["value"], less["difference"]) == (3, pytest.approx(1.5), pytest.approx(-0.5))
+    # Differences −.5, −.6, −.4: SD .1, and t.975 with two degrees of freedom is 4.3027.
+    assert less["high"] - less["difference"] == pytest.approx(4.3027 * 0.1 / np.sqrt(3), abs=1e-4)
+    none = found.query("arm == 'none' and measure == 'clipmem_text'").iloc[0]
+    assert none["difference"] == 0
+    assert np.isnan(none["low"])
+
+
+def test_seeds_that_one_arm_lacks_are_not_compared() -> None:
+    table = contributions({"none": [(0, 1), (0, 2), (0, 9)], "less": [(0, 0), (0, 1)]})
+    less = differences(table, "none").query("arm == 'less' and measure == 'clipmem_text'").iloc[0]
+    assert (less["n"], less["difference"]) == (2, -1)
+    alone = differences(table.query("arm == 'less'"), "none")
+    assert alone.empty
+
+
+steps = st.integers(0, 4).map(float)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(steps, steps), max_size=8))
+def test_the_front_is_what_no_arm_beats_in_both(values: list[tuple[float, float]]) -> None:
+    points = pd.DataFrame(values, columns=["less", "more"]).assign(arm=[f"arm-{n}" for n in range(len(values))])
+    beaten = {
+        f"arm-{n}" for n, (x, y) in enumerate(values) if any(a <= x and b >= y and (a, b) != (x, y) for a, b in values)
+    }
+    found = front(points, "less", "more")
+    assert set(found) == set(points["arm"]) - beaten
+    at = points.set_index("arm").loc[found, "less"].to_numpy()
+    assert (np.diff(at) >= 0).all()
+
+
+def test_an_arm_without_a_value_is_on_no_front() -> None:
+    points = pd.DataFrame({"arm": ["a", "b", "c"], "x": [0.0, 1.0, np.nan], "y": [np.nan, 1.0, 2.0]})
+    assert front(points, "x", "y") == ["b"]
+    assert front(points[:0], "x", "y") == []
