@@ -3,8 +3,8 @@
 import streamlit as st
 
 from clipmem_core.dashboard.address import unknown_page
-from clipmem_core.dashboard.doors import doors, open_browser
 from clipmem_core.dashboard.frame import PAGES, draw_no_page
+from clipmem_core.dashboard.server import doors, open_browser
 
 
 def open_first() -> None:

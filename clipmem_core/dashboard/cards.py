@@ -1,23 +1,26 @@
-"""Pairs as cards in a grid: picture, captions, scores with their uncertainty, decision, and the links onward."""
+"""Pairs as cards: of a selection, of a change between two audits, and small ones in a row."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from clipmem_core.audits.store import Audit
+from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import CLIPMEM, SE
 from clipmem_core.dashboard.address import link, read_view
-from clipmem_core.dashboard.numbers import Noise, number, read_noise
+from clipmem_core.dashboard.errors import explained_errors
+from clipmem_core.dashboard.numbers import Noise, number, read_noise, read_verdict
 from clipmem_core.dashboard.plain import as_html, cut, show_text
 from clipmem_core.dashboard.thumbnails import alt_text, data_uri, placeholder, start_thumbnails
 from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
-from clipmem_core.review.cards import PairCard
+from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE
-from clipmem_core.review.rows import audit_root
+from clipmem_core.review.rows import audit_root, find_rows
 from clipmem_core.review.selection import IMAGE_SIDE, MATCH, TEXT_SIDE, Selection
-from clipmem_core.scores.table import CARD, scores_in, words
+from clipmem_core.scores.table import CARD, Queue, scores_in, words
 
 CAPTION_LIMIT = 160
 FULL_LIMIT = 5000
@@ -154,3 +157,122 @@ def _rest(card: PairCard) -> str:
     title = f"{len(captions)} captions" if len(captions) > 1 else "More"
     paragraphs = "".join(f'<p dir="auto">{line}</p>' for line in lines)
     return f"<details><summary>{title}</summary>{paragraphs}</details>"
+
+
+CAPTION_LIMIT = 160
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Two audits, what cards call them, and the audits in which a pair can be opened, by the words of the link."""
+
+    one: Audit
+    other: Audit
+    names: tuple[str, str] = ("first", "second")
+    in_other: str = "in the second"
+    links: Mapping[str, Audit] = field(default_factory=dict)
+
+
+def draw_change_cards(sides: Sides, column: str, changes: Sequence[Mapping[Any, Any]], *, key: str) -> None:
+    """Draw a card for each change.
+
+    Args:
+        sides: the two audits.
+        column: the score's name.
+        changes: row_one, row_other, one, other and difference of each.
+        key: what the widgets' keys begin with.
+    """
+    found = cards(sides.one, [change["row_one"] for change in changes])
+    theirs = cards(sides.other, [change["row_other"] for change in changes])
+    pictures = start_thumbnails(audit_root(sides.one), [card.image for card in found])
+    st.html(STYLE)
+    with st.grid("auto", min_column_width=165, border=True, gap="small", key=f"cards-{key}") as grid:
+        for card, their, change, picture in zip(found, theirs, changes, pictures, strict=True):
+            with grid.cell(), st.container(gap="xsmall"):
+                _draw_change_picture(card, *picture.result())
+                st.html(change_html(card, their, change, column, sides))
+                _draw_change_links(sides, card.pair_id)
+
+
+def _draw_change_picture(card: PairCard, jpeg: bytes, fault: str) -> None:
+    caption = cut(" ".join(card.captions[:1]), 120)
+    st.image(jpeg, width="stretch", alt=alt_text(caption, fault))
+    if fault:
+        show_text(f"Picture cannot be read: {fault}", limit=CAPTION_LIMIT)
+
+
+def _draw_change_links(sides: Sides, pair_id: str) -> None:
+    if not sides.links:
+        return
+    with st.container(horizontal=True, gap="xsmall"):
+        for label, audit in sides.links.items():
+            there = link(audit, Selection(), pair=pair_id)
+            st.page_link("pages/pair.py", label=label, query_params=there, width="content")
+
+
+def change_html(one: PairCard, other: PairCard, change: Mapping[Any, Any], column: str, sides: Sides) -> str:
+    """Return what a card says of a change, as HTML in which all that others wrote is escaped."""
+    difference = change["difference"]
+    sign = "+" if difference > 0 else ""
+    values = [(sides.names[0], number(change["one"])), (sides.names[1], number(change["other"]))]
+    values.append(("difference", f"{sign}{number(difference)}"))
+    rows = "".join(
+        f'<span class="name">{name}</span><span class="value{" order" if name == "difference" else ""}">{value}</span>'
+        for name, value in values
+    )
+    lines = [_caption(one)]
+    if one.captions != other.captions:
+        lines += [f'<div class="top"><b>captions differ; {sides.in_other}:</b></div>{_caption(other)}']
+    if one.group != other.group:
+        lines.append(f'<div class="top"><span>{as_html(one.group)} → {as_html(other.group)}</span></div>')
+    lines += [f'<div class="top">{words(column)}</div>', f'<div class="scores">{rows}</div>']
+    return f'<div class="pair-card">{"".join(lines)}</div>'
+
+
+def _caption(card: PairCard) -> str:
+    first = as_html(card.captions[0], limit=CAPTION_LIMIT) if card.captions else ""
+    return f'<div class="caption" dir="auto">{first}</div>'
+
+
+STRIP_SIZE = 6
+STRIP_LIMIT = 60
+STRIP_STYLE = """<style>
+[class*="st-key-strip-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }
+.strip-caption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
+</style>"""
+
+
+def draw_strips(audit: Audit) -> None:
+    """Draw the first pairs of either queue."""
+    st.html(STRIP_STYLE)
+    for order, queue in queues(read_verdict(audit)).items():
+        with explained_errors():
+            _draw_strip(audit, Selection(order=order), queue)
+
+
+def _draw_strip(audit: Audit, selection: Selection, queue: Queue) -> None:
+    """Draw the first pairs of a selection; nothing where it holds none."""
+    rows = find_rows(audit, selection, page=1, size=STRIP_SIZE)
+    if not rows:
+        return
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
+        st.subheader(queue.name, anchor=False, width="content")
+        there = link(audit, selection)
+        st.page_link("pages/browse.py", label="Browse in this order", icon=":material/grid_view:", query_params=there)
+    st.caption(queue.sentence)
+    found = cards(audit, rows, selection)
+    pictures = start_thumbnails(audit_root(audit), [card.image for card in found])
+    with st.grid(STRIP_SIZE, min_column_width=120, gap="small", key=f"strip-{selection.order}") as grid:
+        for card, picture in zip(found, pictures, strict=True):
+            with grid.cell(), st.container(gap="xsmall"):
+                _draw_tile(audit, card, selection, *picture.result())
+
+
+def _draw_tile(audit: Audit, card: PairCard, selection: Selection, picture: bytes, fault: str) -> None:
+    """Draw a picture, its first caption, and its score, which leads to the pair."""
+    caption = cut(" ".join(card.captions[:1]), STRIP_LIMIT)
+    st.image(picture, width="stretch", alt=alt_text(caption, fault))
+    score = f"{words(selection.order)} {number(card.scores[selection.order])}"
+    there = link(audit, selection, pair=card.pair_id)
+    st.page_link("pages/pair.py", label=score, icon="", query_params=there)
+    st.html(f'<div class="strip-caption" dir="auto">{as_html(caption)}</div>')

@@ -20,8 +20,8 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAIR, peek_selection, write
+from clipmem_core.dashboard.bulk import tick
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.dashboard.ticks import tick
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Decision, Outcome, Review, open_review
 from clipmem_core.review.rows import neighbours, pair_ids

@@ -12,9 +12,9 @@ from clipmem_core.audits.jobs import Job, cancel
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import write
-from clipmem_core.dashboard.amounts import bytes_in_words
 from clipmem_core.dashboard.deciding import Notice, open_desk
-from clipmem_core.dashboard.decision_list import count_decisions
+from clipmem_core.dashboard.decisions import count_decisions
+from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.kept_exports import (
     INTERRUPTED,
     KINDS,
@@ -29,8 +29,8 @@ from clipmem_core.dashboard.kept_exports import (
     takes_time,
     typed_command,
 )
+from clipmem_core.dashboard.numbers import bytes_in_words
 from clipmem_core.dashboard.plain import show_strong, show_text
-from clipmem_core.dashboard.trouble import draw_fault
 from clipmem_core.exports import FORMATS
 from clipmem_core.exports.cleaned import is_planted
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review

@@ -1,8 +1,9 @@
-"""The widgets that show and change a selection: queues, search, filters, order and removable chips.
+"""A selection's queues, search, filters, order and conditions: the widgets that show and change them.
 
 Each widget is set from the address before it is drawn, and its callback writes into the address what was changed.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,24 +12,118 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
-from clipmem_core.columns import CLIPMEM, EXTERNAL, GROUPS, SCORED
+from clipmem_core.columns import CLIPMEM, EXTERNAL, GROUPS, INDEPENDENT, SCORED
 from clipmem_core.dashboard.address import LAYOUT, peek_selection, write, write_selection
-from clipmem_core.dashboard.chips import (
-    SIDES,
-    changed,
-    cleared,
-    conditions,
-    learned_by_g,
-    queue_of,
-    with_queue,
-    with_range,
-)
 from clipmem_core.dashboard.numbers import number, read_verdict
+from clipmem_core.dashboard.plain import cut
 from clipmem_core.review.decisions import CHOICES
 from clipmem_core.review.overview import mapping
 from clipmem_core.review.rows import labels, planted_kinds, score_span
-from clipmem_core.review.selection import ANY, DECIDED, MATCH, NONE, TEXT_SIDE, UNDECIDED, Range, Selection
-from clipmem_core.scores.table import BY_NAME, words
+from clipmem_core.review.selection import (
+    ANY,
+    DECIDED,
+    IMAGE_SIDE,
+    MAP_X,
+    MATCH,
+    NONE,
+    TEXT_SIDE,
+    UNDECIDED,
+    Range,
+    Selection,
+)
+from clipmem_core.scores.table import BY_NAME, QUEUE, scores_in, words
+
+LIMIT = 60
+SIDES = {IMAGE_SIDE: "pictures", "text": "captions"}
+NAMES = {"group": "group", "label": "label", "planted": "planted", "decision": "decision", "words": "words"}
+
+
+def changed(selection: Selection, **changes: Any) -> Selection:  # noqa: ANN401  the fields of a selection
+    """Return a selection with other conditions, in an order that makes sense with them.
+
+    A search that begins is ordered by match, and one that ends no longer is.
+
+    Example:
+        >>> changed(Selection(), meaning="a frog").order
+        'match'
+    """
+    new = dataclasses.replace(selection, **changes)
+    if new.searched and not selection.searched and "order" not in changes:
+        return dataclasses.replace(new, order=MATCH, ascending=False)
+    if new.order == MATCH and not new.searched:
+        return dataclasses.replace(new, order=CLIPMEM, ascending=False)
+    return new
+
+
+def learned_by_g(selection: Selection) -> bool:
+    """Tell whether it is in the order of −clipmem: independent pairs alone, which g learned, and g is subtracted."""
+    return selection.order == CLIPMEM and selection.group == INDEPENDENT
+
+
+def queue_of(selection: Selection) -> str | None:
+    """Return the score of the queue that a selection is in the order of, or None."""
+    first = selection == with_queue(selection, selection.order) and selection.order in scores_in(QUEUE)
+    return selection.order if first else None
+
+
+def with_queue(selection: Selection, order: str) -> Selection:
+    """Return a selection in the order of a queue, no search, all else kept."""
+    return dataclasses.replace(selection, order=order, ascending=False, meaning="", like="")
+
+
+def conditions(selection: Selection) -> list[tuple[str, Selection]]:
+    """Return every condition in words, cut to a chip's length, with the selection that is left without it."""
+    found = [
+        (f"{word}: {getattr(selection, field)}", changed(selection, **{field: ""}))
+        for field, word in NAMES.items()
+        if getattr(selection, field)
+    ]
+    found += [(_between(r), _without(selection, r)) for r in dict.fromkeys(selection.ranges)]
+    if selection.outline:
+        found.append((_outlined(selection), changed(selection, outline=None, map="")))
+    side = SIDES[selection.side]
+    if selection.meaning:
+        found.append((f"{side} close to: {selection.meaning}", changed(selection, meaning="")))
+    if selection.like:
+        found.append((f"{side} like that of: {selection.like}", changed(selection, like="")))
+    if selection.searched and selection.member:
+        found.append((f"encoders of {selection.member}", changed(selection, member="")))
+    return [(cut(" ".join(text.split()), LIMIT), rest) for text, rest in found]
+
+
+def cleared(selection: Selection) -> Selection:
+    """Return a selection without conditions, in the same order where it can be."""
+    order = CLIPMEM if selection.order == MATCH else selection.order
+    return Selection(order=order, ascending=selection.ascending and order == selection.order)
+
+
+def with_range(selection: Selection, wanted: Range) -> Selection:
+    """Return a selection with a range in place of those of the same score; the ends may come in any order."""
+    low, high = wanted.low, wanted.high
+    if low is not None and high is not None and low > high:
+        wanted = Range(wanted.column, high, low)
+    others = tuple(r for r in selection.ranges if r.column != wanted.column)
+    return changed(selection, ranges=(*others, wanted))
+
+
+def _without(selection: Selection, unwanted: Range) -> Selection:
+    return changed(selection, ranges=tuple(r for r in selection.ranges if r != unwanted))
+
+
+def _between(wanted: Range) -> str:
+    name = words(wanted.column)
+    low, high = (None if end is None else f"{end:.4g}".replace("-", "−") for end in (wanted.low, wanted.high))
+    if low is None:
+        return f"{name}: any" if high is None else f"{name} ≤ {high}"
+    return f"{name} ≥ {low}" if high is None else f"{name} {low} to {high}"
+
+
+def _outlined(selection: Selection) -> str:
+    outline = selection.outline
+    if outline is None or outline.x == MAP_X:
+        return f"outlined on the map of embeddings {selection.map}"
+    return f"outlined on {words(outline.x)} and {words(outline.y)}"
+
 
 GRID, TABLE = "grid", "table"
 LAYOUTS = {GRID: ":material/grid_view: Grid", TABLE: ":material/table_rows: Table"}

@@ -2,7 +2,7 @@ import html
 from pathlib import Path
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.dashboard.change_cards import Sides, change_html
+from clipmem_core.dashboard.cards import Sides, change_html
 from clipmem_core.review.cards import PairCard
 
 SIDES = Sides(Audit(Path("one")), Audit(Path("other")), names=("without", "with"), in_other="with it")

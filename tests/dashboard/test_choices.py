@@ -7,7 +7,7 @@ from streamlit.testing.v1 import AppTest
 def chosen() -> None:
     import streamlit as st
 
-    from clipmem_core.dashboard.choices import choose_listed, choose_segment, draw_pages, read_page
+    from clipmem_core.dashboard.address import choose_listed, choose_segment, draw_pages, read_page
 
     first = choose_segment("One", {"a": "A", "b": "B"}, parameter="one", key="one-key", clears=["page"])
     usual = choose_segment("Two", {"a": "A", "b": "B"}, parameter="two", key="two-key", usual="b", hidden=True)
@@ -70,7 +70,7 @@ def test_the_page_is_kept_in_the_address_but_for_the_first() -> None:
 def moved_on() -> None:
     import streamlit as st
 
-    from clipmem_core.dashboard.choices import asked, choose_segment
+    from clipmem_core.dashboard.address import asked, choose_segment
 
     view = asked("view", {"list": "List", "start": "Start"})
     choose_segment("View", {"list": "List", "start": "Start"}, parameter="view", key=f"view-{view}")

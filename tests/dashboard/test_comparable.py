@@ -5,7 +5,7 @@ import pytest
 from clipmem_core.audits.store import CONFIG, SCORES, Audit, write_json, write_table
 from clipmem_core.config import InputError
 from clipmem_core.dashboard import comparable
-from clipmem_core.dashboard.comparable import compared, differing_fields, finished_audits, partners, settings_of
+from clipmem_core.dashboard.comparing import compared, differing_fields, finished_audits, partners, settings_of
 
 Copy = Callable[..., Audit]
 

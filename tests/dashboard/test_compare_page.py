@@ -7,7 +7,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
 from clipmem_core.dashboard import changed_pairs
-from clipmem_core.dashboard.comparable import finished_audits
+from clipmem_core.dashboard.comparing import finished_audits
 from clipmem_core.review import compare
 from tests.dashboard.test_pages import open_page, texts, titles
 from tests.made_audit import HOSTILE

@@ -4,7 +4,7 @@ import pytest
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.columns import GROUPS
-from clipmem_core.dashboard.legend import ENCODER_MEANINGS, GROUP_MEANINGS
+from clipmem_core.dashboard.report import ENCODER_MEANINGS, GROUP_MEANINGS
 from clipmem_core.figures.colours import ENCODER_COLOURS, GROUP_COLOURS
 from tests.dashboard.test_pages import open_page
 

@@ -3,7 +3,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmem_core.dashboard.map_selection import as_linked, drawn_outline
+from clipmem_core.dashboard.maps import as_linked, drawn_outline
 from clipmem_core.review.selection import Outline, Selection, to_parameters
 
 SQUARE = {"x": [0.0, 1.0, 1.0, 0.0], "y": [0.0, 0.0, 1.0, 1.0]}

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from clipmem_core.dashboard.pair_terms import side_names, terms_sentence
+from clipmem_core.dashboard.pair import side_names, terms_sentence
 
 
 def test_every_member_is_in_or_out_and_the_sides_are_named_by_what_they_saw() -> None:

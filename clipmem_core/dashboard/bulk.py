@@ -1,4 +1,4 @@
-"""The pairs that were ticked in one view ↔ the boxes on its pages: ticks stay from page to page of the same view."""
+"""Ticked pairs, and a decision on all of them, or on all pairs of a selection, at once."""
 
 from collections.abc import Sequence
 
