@@ -20,12 +20,12 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAIR, peek_selection, write
-from clipmem_core.dashboard.bulk import tick
+from clipmem_core.dashboard.errors import one_line
+from clipmem_core.dashboard.numbers import pairs_in_words
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Decision, Outcome, Review, open_review
-from clipmem_core.review.rows import neighbours, pair_ids
-from clipmem_core.review.selection import Selection
+from clipmem_core.review.rows import neighbours
 from clipmem_core.review.tables import find_row
 
 Colour = Literal["green", "red", "blue", "gray"]
@@ -38,7 +38,6 @@ BADGES: dict[str | None, tuple[str, str, Colour]] = {  # decision → word, icon
 DESK = "deciding_desk"
 SEEN = "deciding_seen"  # (pair, the entry of the log that the page shows)
 GO_ON = "deciding_go_on"
-ASKED = "deciding_asked"
 FOR_OTHER_HELP = "Decided in another audit of the data set, where the pair has other captions. It does not count here."
 SHOWN = 300  # characters of a note, an id or a caption
 LATE = "Pressed while the page was being drawn: not stored."
@@ -110,7 +109,7 @@ def at_desk() -> Iterator[Desk]:
         try:
             yield desk
         except InputError as error:
-            desk.notice = Notice("This could not be stored.", " ".join(str(error).split()), good=False)
+            desk.notice = Notice("This could not be stored.", one_line(error), good=False)
 
 
 def draw_badge(decision: Decision | None) -> None:
@@ -134,7 +133,8 @@ def decide(
         press: the number that the button was drawn with, see `Desk`.
     """
     goes_on = decision is not None and st.session_state.get(GO_ON, True)
-    selection, seen = peek_selection(), _shown_entry(card.pair_id)
+    selection, (shown, entry) = peek_selection(), st.session_state.get(SEEN, (None, None))
+    seen = entry if shown == card.pair_id else None
     with at_desk() as desk:
         if not desk.takes(press):
             return
@@ -178,11 +178,6 @@ def write_note(audit: Audit, card: PairCard, typed: str, *, box: str, drawn: str
         desk.notice = Notice("Note stored.", card.pair_id, event=outcome.event)
 
 
-def _shown_entry(pair_id: str) -> int | None:
-    pair, entry = st.session_state.get(SEEN, (None, None))
-    return entry if pair == pair_id else None
-
-
 def _overtaken(desk: Desk, review: Review, outcome: Outcome) -> Notice | None:
     """Return the warning where somebody else decided between what the page showed and the press of the button."""
     other = outcome.overtaken
@@ -224,8 +219,8 @@ def _taken_back(outcome: Outcome | None, review: Review) -> tuple[Notice, str | 
     if outcome.pairs == 0:
         return Notice("Nothing was undone: somebody has decided anew since.", good=False), None
     last = review.history(page=1, size=1).iloc[0]
-    left = f" {_pairs(outcome.left)}, decided anew since, stayed as it is." if outcome.left else ""
-    sentence = f"Undone: {BADGES[last['decision']][0]}, {_pairs(outcome.pairs)}.{left}"
+    left = f" {pairs_in_words(outcome.left)}, decided anew since, stayed as it is." if outcome.left else ""
+    sentence = f"Undone: {BADGES[last['decision']][0]}, {pairs_in_words(outcome.pairs)}.{left}"
     pair_id = str(last["first_pair_id"])
     return (Notice(sentence, pair_id), pair_id) if outcome.pairs == 1 else (Notice(sentence), None)
 
@@ -262,90 +257,3 @@ def draw_notice(audit: Audit, *, key: str) -> None:
             )
         if notice.about:
             show_text(notice.about, limit=SHOWN)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A decision on many pairs that waits for a yes; `pairs` are the ticked ones, None where all are meant."""
-
-    decision: str | None
-    count: int
-    pairs: tuple[str, ...] | None
-    selection: Selection
-
-
-def draw_bulk(audit: Audit, selection: Selection, count: int, ticked: Sequence[str]) -> None:
-    """Draw the buttons that decide for the ticked pairs, or for all pairs of the selection, at once.
-
-    The page draws what became of it with `draw_notice`.
-
-    Args:
-        audit: the audit of the page.
-        selection: the pairs that the page shows.
-        count: how many these are, on all of its pages.
-        ticked: the pairs that are ticked, by id.
-    """
-    if count == 0 and not ticked:
-        return
-    scopes = ([f"the {_pairs(len(ticked))} ticked"] if ticked else []) + [f"all {_pairs(count)} of this selection"]
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        scope = st.selectbox("Decide for", scopes, width=300)
-        pairs = tuple(ticked) if ticked and scope == scopes[0] else None
-        size = count if pairs is None else len(pairs)
-        for decision, label in ((KEEP, "Keep"), (REMOVE, "Remove"), (None, "Undecided")):
-            asked = Asked(decision, size, pairs, selection)
-            st.button(label, icon=BADGES[decision][1], key=f"bulk-{label}", on_click=_ask, args=(audit, asked))
-    _draw_question(audit, selection)
-
-
-def _pairs(count: int) -> str:
-    return "1 pair" if count == 1 else f"{count:,} pairs"
-
-
-def _ask(audit: Audit, asked: Asked) -> None:
-    """Decide for one pair at once; more of them wait for a yes. A callback."""
-    st.session_state.pop(ASKED, None)
-    if asked.count > 1:
-        st.session_state[ASKED] = asked
-    else:
-        _decide_all(audit, asked)
-
-
-def _draw_question(audit: Audit, selection: Selection) -> None:
-    """Draw the question that waits, unless the page shows other pairs by now."""
-    asked: Asked | None = st.session_state.get(ASKED)
-    if asked is None or asked.selection != selection:
-        st.session_state.pop(ASKED, None)
-        return
-    word, icon, _ = BADGES[asked.decision]
-    with st.container(border=True, horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"Say **{word}** of **{_pairs(asked.count)}**?", width="content")
-        yes = st.button(f"Yes, {word}: {_pairs(asked.count)}", type="primary", icon=icon, key="bulk-yes")
-        st.button("No", key="bulk-no", on_click=lambda: st.session_state.pop(ASKED, None))
-    if yes:
-        with st.spinner("Storing…"):
-            _decide_all(audit, asked)
-        st.rerun()
-
-
-def _decide_all(audit: Audit, asked: Asked) -> None:
-    """Store the decision; where the selection has grown or shrunk since the question, ask again."""
-    st.session_state.pop(ASKED, None)
-    again, done = None, False
-    with at_desk() as desk:
-        ids = asked.pairs if asked.pairs is not None else pair_ids(audit, asked.selection)
-        if len(ids) == asked.count:
-            review = open_review(audit)
-            outcome = review.decide(ids, asked.decision, audit=audit.name)
-            remember(desk, audit, review, outcome)
-            sentence = f"Stored: {BADGES[asked.decision][0]}, for {_pairs(outcome.pairs)}."
-            desk.notice = Notice(sentence, event=outcome.event)
-            desk.presses += 1
-            done = True
-        else:
-            again = dataclasses.replace(asked, count=len(ids))
-            desk.notice = Notice("The selection has changed in the meantime: look again.", good=False)
-    if again is not None:
-        st.session_state[ASKED] = again
-    if done and asked.pairs is not None:
-        tick(asked.pairs, on=False)

@@ -15,11 +15,12 @@ from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.dashboard.address import ALL, PAGE, choose_segment, draw_pages, link, read_page
 from clipmem_core.dashboard.cards import DECISION_COLOURS
 from clipmem_core.dashboard.deciding import BADGES, Notice, at_desk, undo
+from clipmem_core.dashboard.numbers import moment, pairs_in_words
 from clipmem_core.dashboard.plain import as_html, cut
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decided import CODES, decided
-from clipmem_core.review.decisions import CHOICES, FOR_OTHER, Review, decision_words, open_review
+from clipmem_core.review.decisions import CHOICES, FOR_OTHER, decision_words, open_review
 from clipmem_core.review.rows import audit_root
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 from clipmem_core.review.tables import ROW, fetch_rows, version_of
@@ -97,17 +98,14 @@ def draw_decisions(audit: Audit) -> None:
 def _table(audit: Audit) -> pd.DataFrame:
     review = open_review(audit)
     with st.spinner("Reading the decisions…"):
-        return _kept_table(review.path, _inode(review.path), review.position(), audit)
+        inode = review.path.stat().st_ino if review.path.exists() else 0
+        return _kept_table(review.path, inode, review.position(), audit)
 
 
 @functools.lru_cache(maxsize=2)
 def _kept_table(path: Path, inode: int, position: int, audit: Audit) -> pd.DataFrame:
     """Read all decisions once for every state of the log: a million take seconds."""
     return open_review(audit).table()
-
-
-def _inode(path: Path) -> int:
-    return path.stat().st_ino if path.exists() else 0
 
 
 def _names(table: pd.DataFrame) -> pd.Series:
@@ -176,16 +174,6 @@ def _joined(captions: Sequence[str]) -> str:
     return cut(" ".join(" · ".join(captions).split()), CAPTION_LIMIT)
 
 
-def moment(time: str) -> str:
-    """Return an ISO time without its seconds.
-
-    Example:
-        >>> moment("2025-01-31T12:34:56+00:00")
-        '2025-01-31 12:34'
-    """
-    return f"{time[:10]} {time[11:16]}"
-
-
 def rows_of(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
     """Return the row of each of some pairs that the audit has, in the order given."""
     ids = list(dict.fromkeys(pair_ids))
@@ -243,15 +231,12 @@ def _draw_event(audit: Audit, event: dict[Any, Any], *, has_pair: bool) -> None:
 def _redo(audit: Audit, event: int) -> None:
     """Take an undo back. A callback."""
     with at_desk() as desk:
-        desk.notice = _redone(open_review(audit), event)
-
-
-def _redone(review: Review, event: int) -> Notice:
-    outcome = review.undo(event)
-    if outcome is None or outcome.pairs == 0:
-        return Notice("Nothing was done again: somebody has decided anew since.", good=False)
-    left = f" {_pairs(outcome.left)}, decided anew since, stayed." if outcome.left else ""
-    return Notice(f"Done again, for {_pairs(outcome.pairs)}.{left}")
+        outcome = open_review(audit).undo(event)
+        if outcome is None or outcome.pairs == 0:
+            desk.notice = Notice("Nothing was done again: somebody has decided anew since.", good=False)
+            return
+        left = f" {pairs_in_words(outcome.left)}, decided anew since, stayed." if outcome.left else ""
+        desk.notice = Notice(f"Done again, for {pairs_in_words(outcome.pairs)}.{left}")
 
 
 def event_html(event: dict[Any, Any]) -> str:
@@ -268,7 +253,3 @@ def event_html(event: dict[Any, Any]) -> str:
     about = f"{int(event['event'])} · {as_html(moment(event['time']))} UTC{audit}{undone}"
     what = f'<span class="what">{undoes}{badge} {pair}{others}</span>'
     return f'<div class="event{" undone" if event["undone"] else ""}">{what}<div class="about">{about}</div></div>'
-
-
-def _pairs(count: int) -> str:
-    return "1 pair" if count == 1 else f"{count:,} pairs"

@@ -23,12 +23,12 @@ from clipmem_core.dashboard.address import (
     write,
     write_page,
 )
-from clipmem_core.dashboard.bulk import draw_tick, draw_tick_all, tick, ticked_pairs
+from clipmem_core.dashboard.bulk import draw_bulk, draw_tick, draw_tick_all, tick, ticked_pairs
 from clipmem_core.dashboard.cards import draw_cards
-from clipmem_core.dashboard.deciding import draw_bulk, draw_notice, open_desk
+from clipmem_core.dashboard.deciding import draw_notice, open_desk
 from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.filters import GRID, TABLE, conditions, draw_order, learned_by_g, queue_of
-from clipmem_core.dashboard.numbers import read_noise, read_verdict
+from clipmem_core.dashboard.numbers import pairs_in_words, read_noise, read_verdict
 from clipmem_core.dashboard.plain import cut, show_text
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
 from clipmem_core.review.cards import PairCard, cards
@@ -117,12 +117,13 @@ def _scroll_back() -> None:
 
 
 def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
-    pairs = "1 pair" if count == 1 else f"{count:,} pairs"
     queue = queue_of(selection)
     why = queues(read_verdict(audit))[queue].sentence if queue else ""
     why = SUBTRACTED if queue and learned_by_g(selection) else why
     meanings = "\n".join(f"- **{words(score)}**: {meaning}" for score, meaning in MEANINGS.items())
-    st.caption(" ".join(filter(None, [f"**{pairs}.**", why, read_noise(audit).explain()])), help=meanings)
+    st.caption(
+        " ".join(filter(None, [f"**{pairs_in_words(count)}.**", why, read_noise(audit).explain()])), help=meanings
+    )
 
 
 def _draw_bulk(
@@ -147,7 +148,7 @@ def _draw_nothing(audit: Audit, selection: Selection) -> None:
     left = [(text, count_pairs(audit, rest)) for text, rest in conditions(selection)]
     for text, count in left:
         if count:
-            show_text(f"without “{text}”: {count:,} {'pair' if count == 1 else 'pairs'}")
+            show_text(f"without “{text}”: {pairs_in_words(count)}")
     if not any(count for _, count in left):
         st.caption("Remove more than one of them, or clear them all.")
 

@@ -47,14 +47,19 @@ def read_verdict(audit: Audit) -> dict[str, Any]:
         return {}
 
 
+def read_members(audit: Audit) -> list[str]:
+    """Return the names of an audit's members; none where its config cannot be read or does not list them."""
+    try:
+        listed = mapping(audit.config).get("members")
+    except InputError:
+        return []
+    return [str(name) for name in listed] if isinstance(listed, list) else []
+
+
 def read_noise(audit: Audit) -> Noise:
     """Return what an audit says of the uncertainty, and may show of it; nothing where it cannot be read."""
     verdict = read_verdict(audit)
-    try:
-        members = mapping(audit.config).get("members")
-    except InputError:
-        members = None
-    enough = isinstance(members, list) and len(members) >= MIN_MEMBERS_FOR_SE
+    enough = len(read_members(audit)) >= MIN_MEMBERS_FOR_SE
     floor: Any = verdict.get("external_sd")
     error = ERRORS.get(str(verdict.get("se_kind")).lower(), "") if enough else ""
     return Noise(error, float(floor) if is_number(floor) else None)
@@ -101,3 +106,23 @@ def bytes_in_words(count: int) -> str:
     """
     power = min(len(UNITS) - 1, int(math.log10(count) // 3)) if count else 0
     return f"{count:,} B" if power == 0 else f"{count / 1000**power:.1f} {UNITS[power]}"
+
+
+def pairs_in_words(count: int) -> str:
+    """Return a number of pairs.
+
+    Example:
+        >>> pairs_in_words(1), pairs_in_words(1200)
+        ('1 pair', '1,200 pairs')
+    """
+    return "1 pair" if count == 1 else f"{count:,} pairs"
+
+
+def moment(time: str) -> str:
+    """Return an ISO time without its seconds.
+
+    Example:
+        >>> moment("2025-01-31T12:34:56+00:00")
+        '2025-01-31 12:34'
+    """
+    return f"{time[:10]} {time[11:16]}"

@@ -21,6 +21,8 @@ from clipmem_core.dashboard.deciding import (
     undo,
     write_note,
 )
+from clipmem_core.dashboard.errors import LIMIT, one_line
+from clipmem_core.dashboard.numbers import moment
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Decision, open_review
@@ -88,6 +90,10 @@ def draw_decision(audit: Audit, card: PairCard) -> None:
     Each button is of its pair and of one press: another pair, and the next press, has buttons of its own.
     """
     view, press = view_of(card), {"press": open_desk().presses}
+
+    def keep_going_on() -> None:
+        st.session_state[GO_ON] = st.session_state[GO_ON_TOGGLE]
+
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"{ROW}-{view}"):
         for label, shortcut, decision in (("Keep", "K", KEEP), ("Remove", "X", REMOVE)):
             st.button(
@@ -102,16 +108,12 @@ def draw_decision(audit: Audit, card: PairCard) -> None:
         icon = ":material/undo:"
         st.button("Undo", shortcut="U", icon=icon, key=f"undo-{view}", on_click=undo, args=(audit,), kwargs=press)
         st.session_state[GO_ON_TOGGLE] = st.session_state.get(GO_ON, True)
-        st.toggle("Go on after deciding", key=GO_ON_TOGGLE, on_change=_keep_going_on)
+        st.toggle("Go on after deciding", key=GO_ON_TOGGLE, on_change=keep_going_on)
     left, right = st.columns([2, 3])
     with left:
         _draw_stored(audit, card.pair_id, drawn=_entry(card.decision))
     with right:
         draw_notice(audit, key="pair")
-
-
-def _keep_going_on() -> None:
-    st.session_state[GO_ON] = st.session_state[GO_ON_TOGGLE]
 
 
 def _entry(decision: Decision | None) -> int:
@@ -131,13 +133,13 @@ def _draw_stored(audit: Audit, pair_id: str, *, drawn: int) -> None:
         review = open_review(audit)
         decision = review.current(pair_id)
     except InputError as error:
-        show_text(f"Decisions cannot be read: {' '.join(str(error).split())}", limit=1000)
+        show_text(f"Decisions cannot be read: {one_line(error)}", limit=LIMIT)
         return
     st.session_state[SEEN] = (pair_id, _entry(decision))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         draw_badge(decision)
         if decision is not None and decision.decision is not None:
-            st.caption(_moment(decision.time), width="content")
+            st.caption(f"{moment(decision.time)} UTC", width="content")
         if _entry(decision) != drawn and not open_desk().wrote(review, _entry(decision)):
             st.badge("somebody else, just now", icon=":material/group:", color="orange")
     if decision is not None and decision.decision == RECAPTION:
@@ -145,16 +147,6 @@ def _draw_stored(audit: Audit, pair_id: str, *, drawn: int) -> None:
             show_text(f"→ {caption}", limit=SHOWN)
     if decision is not None and decision.note:
         show_text(f"note: {decision.note}", limit=SHOWN)
-
-
-def _moment(time: str) -> str:
-    """Return an ISO time in UTC without its seconds, made of digits and our own words only.
-
-    Example:
-        >>> _moment("2025-01-31T12:34:56+00:00")
-        '2025-01-31 12:34 UTC'
-    """
-    return f"{time[:10]} {time[11:16]} UTC"
 
 
 def draw_edits(audit: Audit, card: PairCard) -> None:
@@ -179,7 +171,11 @@ def draw_edits(audit: Audit, card: PairCard) -> None:
     if note not in st.session_state:
         st.session_state[note] = drawn
     hint = "Stored with Enter, or on leaving the field"
-    st.text_input("Note", key=note, on_change=_note, args=(audit, card, note, drawn), placeholder=hint)
+
+    def store() -> None:
+        write_note(audit, card, st.session_state[note], box=note, drawn=drawn)
+
+    st.text_input("Note", key=note, on_change=store, placeholder=hint)
 
 
 def view_of(card: PairCard) -> str:
@@ -231,8 +227,3 @@ def _recaption(audit: Audit, card: PairCard, press: int) -> None:
         desk.notice = Notice(sentence, good=False)
     else:
         decide(audit, card, RECAPTION, captions=text.split("\n"), press=press)
-
-
-def _note(audit: Audit, card: PairCard, key: str, drawn: str) -> None:
-    """Store what the box of the note says. A callback."""
-    write_note(audit, card, st.session_state[key], box=key, drawn=drawn)

@@ -1,14 +1,13 @@
 """A pair → the pairs that a member finds most like it, and the captions that members without it would choose."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAIR, link, peek_selection, read_view
 from clipmem_core.dashboard.deciding import Notice, open_desk
+from clipmem_core.dashboard.errors import one_line_errors
 from clipmem_core.dashboard.numbers import number
 from clipmem_core.dashboard.pair_decision import as_lines, captions_key
 from clipmem_core.dashboard.plain import cut, show_text
@@ -28,15 +27,6 @@ STYLE = (
     '<style>[class*="st-key-nearest-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }</style>'
 )
 TITLES = {IMAGE_SIDE: "Nearest pictures", TEXT_SIDE: "Nearest captions"}
-
-
-@contextmanager
-def one_line_errors(what: str) -> Iterator[None]:
-    """Say in one line that a part of the page cannot be shown, and why; the rest of the page stays."""
-    try:
-        yield
-    except InputError as error:
-        show_text(f"{what} cannot be shown: {' '.join(str(error).split())}", limit=1000)
 
 
 @st.fragment
