@@ -174,9 +174,15 @@ def draw_pages(
     """
     if pages > 1:
         own = f"{key}-{pages}-{page}"
-        kept = (parameter, own, turned)
         st.session_state[TOLD.format(own)] = page
-        st.pagination(pages, default=page, max_visible_pages=5, key=own, on_change=_turn, args=kept)
+
+        def turn() -> None:
+            if _is_new(own):
+                write_page(st.session_state[own], parameter=parameter)
+                if turned is not None:
+                    turned()
+
+        st.pagination(pages, default=page, max_visible_pages=5, key=own, on_change=turn)
 
 
 def write_page(page: int, *, parameter: str = PAGE) -> None:
@@ -201,11 +207,3 @@ def _is_new(key: str) -> bool:
 def _take_choice(parameter: str, key: str, clears: Sequence[str]) -> None:
     if _is_new(key):
         write(**{parameter: st.session_state[key] or None, **dict.fromkeys(clears)})
-
-
-def _turn(parameter: str, key: str, turned: Callable[[], None] | None) -> None:
-    if not _is_new(key):
-        return
-    write_page(st.session_state[key], parameter=parameter)
-    if turned is not None:
-        turned()

@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import CLIPMEM, SE
 from clipmem_core.dashboard.address import link, read_view
 from clipmem_core.dashboard.errors import explained_errors
-from clipmem_core.dashboard.numbers import Noise, number, read_noise, read_verdict
+from clipmem_core.dashboard.numbers import Noise, number, read_noise, read_verdict, signed
 from clipmem_core.dashboard.plain import as_html, cut, show_text
 from clipmem_core.dashboard.thumbnails import alt_text, data_uri, placeholder, start_thumbnails
 from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
@@ -22,7 +21,7 @@ from clipmem_core.review.rows import audit_root, find_rows
 from clipmem_core.review.selection import IMAGE_SIDE, MATCH, TEXT_SIDE, Selection
 from clipmem_core.scores.table import CARD, Queue, scores_in, words
 
-CAPTION_LIMIT = 160
+CAPTION_LIMIT, ALT_LIMIT = 160, 120
 FULL_LIMIT = 5000
 DECISION_COLOURS = {KEEP: "#2e7d4f", REMOVE: "#b3362b", RECAPTION: "#1f6fb2"}  # below white letters
 FOR_OTHER_COLOUR = "#6b6b6b"
@@ -78,17 +77,14 @@ def draw_cards(
                 st.html(card_html(card, noise, order=order or selection.order))
                 _draw_links(audit, card, selection, key=f"{key}-{card.row}", draw_tick=draw_tick)
     for card, picture, slot in zip(cards, pictures, slots, strict=True):
-        _draw_picture(slot, card, *picture.result())
+        with slot.container(gap="xsmall"):
+            draw_picture(card, *picture.result())
 
 
-def _draw_picture(slot: DeltaGenerator, card: PairCard, jpeg: bytes, fault: str) -> None:
-    """Draw a picture, or why there is none, where its place was kept."""
-    alt = alt_text(cut(" ".join(card.captions[:1]), 120), fault)
-    if not fault:
-        slot.image(jpeg, width="stretch", alt=alt)
-        return
-    with slot.container(gap="xsmall"):
-        st.image(jpeg, width="stretch", alt=alt)
+def draw_picture(card: PairCard, jpeg: bytes, fault: str, *, told: bool = True) -> None:
+    """Draw a picture, or the grey square in its place and, unless it is to be left untold, why it cannot be read."""
+    st.image(jpeg, width="stretch", alt=alt_text(cut(" ".join(card.captions[:1]), ALT_LIMIT), fault))
+    if fault and told:
         show_text(f"Picture cannot be read: {fault}", limit=CAPTION_LIMIT)
 
 
@@ -112,9 +108,7 @@ def _draw_links(
 
 def card_html(card: PairCard, noise: Noise, *, order: str) -> str:
     """Return what a card says below its picture, as HTML in which all that others wrote is escaped."""
-    first = as_html(card.captions[0], limit=CAPTION_LIMIT) if card.captions else ""
-    caption = f'<div class="caption" dir="auto">{first}</div>'
-    return f'<div class="pair-card">{_top(card)}{caption}{_scores(card, noise, order)}{_rest(card)}</div>'
+    return f'<div class="pair-card">{_top(card)}{_caption(card)}{_scores(card, noise, order)}{_rest(card)}</div>'
 
 
 def _top(card: PairCard) -> str:
@@ -159,9 +153,6 @@ def _rest(card: PairCard) -> str:
     return f"<details><summary>{title}</summary>{paragraphs}</details>"
 
 
-CAPTION_LIMIT = 160
-
-
 @dataclass(frozen=True)
 class Sides:
     """Two audits, what cards call them, and the audits in which a pair can be opened, by the words of the link."""
@@ -189,36 +180,21 @@ def draw_change_cards(sides: Sides, column: str, changes: Sequence[Mapping[Any, 
     with st.grid("auto", min_column_width=165, border=True, gap="small", key=f"cards-{key}") as grid:
         for card, their, change, picture in zip(found, theirs, changes, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
-                _draw_change_picture(card, *picture.result())
+                draw_picture(card, *picture.result())
                 st.html(change_html(card, their, change, column, sides))
-                _draw_change_links(sides, card.pair_id)
-
-
-def _draw_change_picture(card: PairCard, jpeg: bytes, fault: str) -> None:
-    caption = cut(" ".join(card.captions[:1]), 120)
-    st.image(jpeg, width="stretch", alt=alt_text(caption, fault))
-    if fault:
-        show_text(f"Picture cannot be read: {fault}", limit=CAPTION_LIMIT)
-
-
-def _draw_change_links(sides: Sides, pair_id: str) -> None:
-    if not sides.links:
-        return
-    with st.container(horizontal=True, gap="xsmall"):
-        for label, audit in sides.links.items():
-            there = link(audit, Selection(), pair=pair_id)
-            st.page_link("pages/pair.py", label=label, query_params=there, width="content")
+                with st.container(horizontal=True, gap="xsmall"):
+                    for label, audit in sides.links.items():
+                        there = link(audit, Selection(), pair=card.pair_id)
+                        st.page_link("pages/pair.py", label=label, query_params=there, width="content")
 
 
 def change_html(one: PairCard, other: PairCard, change: Mapping[Any, Any], column: str, sides: Sides) -> str:
     """Return what a card says of a change, as HTML in which all that others wrote is escaped."""
-    difference = change["difference"]
-    sign = "+" if difference > 0 else ""
-    values = [(sides.names[0], number(change["one"])), (sides.names[1], number(change["other"]))]
-    values.append(("difference", f"{sign}{number(difference)}"))
+    values = {sides.names[0]: number(change["one"]), sides.names[1]: number(change["other"])}
+    values["difference"] = signed(change["difference"])
     rows = "".join(
         f'<span class="name">{name}</span><span class="value{" order" if name == "difference" else ""}">{value}</span>'
-        for name, value in values
+        for name, value in values.items()
     )
     lines = [_caption(one)]
     if one.captions != other.captions:
@@ -265,14 +241,9 @@ def _draw_strip(audit: Audit, selection: Selection, queue: Queue) -> None:
     with st.grid(STRIP_SIZE, min_column_width=120, gap="small", key=f"strip-{selection.order}") as grid:
         for card, picture in zip(found, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
-                _draw_tile(audit, card, selection, *picture.result())
-
-
-def _draw_tile(audit: Audit, card: PairCard, selection: Selection, picture: bytes, fault: str) -> None:
-    """Draw a picture, its first caption, and its score, which leads to the pair."""
-    caption = cut(" ".join(card.captions[:1]), STRIP_LIMIT)
-    st.image(picture, width="stretch", alt=alt_text(caption, fault))
-    score = f"{words(selection.order)} {number(card.scores[selection.order])}"
-    there = link(audit, selection, pair=card.pair_id)
-    st.page_link("pages/pair.py", label=score, icon="", query_params=there)
-    st.html(f'<div class="strip-caption" dir="auto">{as_html(caption)}</div>')
+                draw_picture(card, *picture.result(), told=False)
+                score = f"{words(selection.order)} {number(card.scores[selection.order])}"
+                there = link(audit, selection, pair=card.pair_id)
+                st.page_link("pages/pair.py", label=score, icon="", query_params=there)
+                caption = as_html(" ".join(card.captions[:1]), limit=STRIP_LIMIT)
+                st.html(f'<div class="strip-caption" dir="auto">{caption}</div>')

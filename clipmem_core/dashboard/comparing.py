@@ -14,7 +14,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import AUDIT, PAGE, draw_pages, read_page, write
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
 from clipmem_core.dashboard.frame import CHOICE
-from clipmem_core.dashboard.numbers import number
+from clipmem_core.dashboard.numbers import number, signed
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.compare import comparison_figure
 from clipmem_core.review.compare import Comparison, compare
@@ -55,8 +55,10 @@ def _draw_rest(one: Audit, others: dict[str, Audit]) -> tuple[Audit, str]:
     asked, column = (st.query_params.get(name, "") for name in (OTHER, COLUMN))
     other = others[asked if asked in others else next(iter(others))]
     alike = {name for name, audit in others.items() if same_data_set(one, audit)}
-    _draw_select("Second audit", OTHER, list(others), other.name, named=lambda name: _told(name, name in alike))
-    st.button("Swap", icon=":material/swap_horiz:", on_click=write, kwargs=_swapped(one, other))
+    named = {name: name if name in alike else f"{name} (another version of the data)" for name in others}
+    _draw_select("Second audit", OTHER, list(others), other.name, named=named.__getitem__)
+    swapped = {ONE: other.name, OTHER: one.name, PAGE: None}
+    st.button("Swap", icon=":material/swap_horiz:", on_click=write, kwargs=swapped)
     column = column if column in BY_NAME else CLIPMEM
     _draw_select("Score", COLUMN, list(BY_NAME), column, named=words)
     return other, column
@@ -74,14 +76,6 @@ def _warn_of_unknown(audits: dict[str, Audit]) -> None:
         if name and name not in audits:
             st.warning("There is no finished audit of the name asked for.", icon=":material/search_off:")
             show_text(f"asked for: {name}", limit=120)
-
-
-def _told(name: str, alike: bool) -> str:
-    return name if alike else f"{name} (another version of the data)"
-
-
-def _swapped(one: Audit, other: Audit) -> dict[str, str | None]:
-    return {ONE: other.name, OTHER: one.name, PAGE: None}
 
 
 def _draw_select(
@@ -126,7 +120,7 @@ def draw_numbers(comparison: Comparison) -> None:
         grid.metric("Pearson", number(found.pearson), border=True, help="Linear agreement of the scores.")
         grid.metric(
             "Mean difference",
-            _signed(found.mean_difference),
+            signed(found.mean_difference),
             border=True,
             help="Second minus first, over the pairs that have the score in both.",
         )
@@ -138,10 +132,6 @@ def draw_numbers(comparison: Comparison) -> None:
         else "",
     ]
     st.caption(" ".join(filter(None, lines)))
-
-
-def _signed(value: float | None) -> str:
-    return f"+{number(value)}" if value is not None and value > 0 else number(value)
 
 
 def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
@@ -238,12 +228,9 @@ def differing_fields(one: Audit, other: Audit) -> pd.DataFrame:
     """Return the settings that differ between two audits: setting, first, second, as text."""
     first, second = settings_of(one), settings_of(other)
     names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
-    rows = [(name, *(_shown(settings.get(name)) for settings in (first, second))) for name in names]
+    shown = [["–" if each.get(name) in (None, "") else str(each[name]) for each in (first, second)] for name in names]
+    rows = [(name, *values) for name, values in zip(names, shown, strict=True)]
     return pd.DataFrame(rows, columns=["setting", "first", "second"], dtype=str)
-
-
-def _shown(value: Any) -> str:
-    return "–" if value in (None, "") else str(value)
 
 
 SIZE = 12
@@ -266,9 +253,8 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
         config=CHART,
         alt=f"{words(comparison.column)} of each pair in the first audit against that in the second",
     )
-    chosen = _clicked(event)
-    row = comparison.points[comparison.points["row_one"] == chosen]
-    if chosen is not None and len(row):
+    row = comparison.points[comparison.points["row_one"] == _clicked(event)]
+    if len(row):
         draw_change_cards(_sides(one, other), comparison.column, row.to_dict("records"), key="clicked")
 
 

@@ -160,21 +160,13 @@ def _make(audit: Audit, kind: Kind) -> None:
         if takes_time(audit, kind):
             export_task(audit, kind).start()
             st.rerun()
-        _make_here(audit, kind)
+        bar = st.progress(0.0, text="Writing")
+        make(audit, kind, progress=lambda done, total: bar.progress(done / max(total, 1), text="Writing pictures"))
+        bar.empty()
     except (InputError, RuntimeError) as error:
         draw_fault("This export cannot be made.", error)
         return
     st.toast("The export is made.", icon=":material/check:")
-
-
-def _make_here(audit: Audit, kind: Kind) -> None:
-    bar = st.progress(0.0, text="Writing")
-
-    def show(done: int, total: int) -> None:
-        bar.progress(done / max(total, 1), text="Writing pictures")
-
-    make(audit, kind, progress=show)
-    bar.empty()
 
 
 def _draw_kept(audit: Audit, kept: Kept, position: int) -> None:
@@ -183,7 +175,8 @@ def _draw_kept(audit: Audit, kept: Kept, position: int) -> None:
         with st.container(gap=None, width="stretch"):
             show_strong(kept.path.name)
             made = datetime.fromtimestamp(kept.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
-            st.caption(f"{kept.kind.about.title} · {_size(kept)} · {made}")
+            beside = f", and {bytes_in_words(kept.beside_bytes)} beside it" if kept.beside_bytes else ""
+            st.caption(f"{kept.kind.about.title} · {bytes_in_words(kept.file_bytes)}{beside} · {made}")
         _draw_download(kept)
         st.button(
             "Delete", icon=":material/delete:", key=f"delete-{kept.kind.name}", on_click=_delete, args=(audit, kept)
@@ -198,11 +191,6 @@ def _draw_kept(audit: Audit, kept: Kept, position: int) -> None:
     if code:
         st.caption("To audit it:" if language == "bash" else "To read it back:")
         st.code(code, language=language, wrap_lines=True)
-
-
-def _size(kept: Kept) -> str:
-    beside = f", and {bytes_in_words(kept.beside_bytes)} beside it" if kept.beside_bytes else ""
-    return f"{bytes_in_words(kept.file_bytes)}{beside}"
 
 
 def _draw_download(kept: Kept) -> None:

@@ -14,7 +14,7 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import CLIPMEM, EXTERNAL, GROUPS, INDEPENDENT, SCORED
 from clipmem_core.dashboard.address import LAYOUT, peek_selection, write, write_selection
-from clipmem_core.dashboard.numbers import number, read_verdict
+from clipmem_core.dashboard.numbers import number, read_members, read_verdict
 from clipmem_core.dashboard.plain import cut
 from clipmem_core.review.decisions import CHOICES
 from clipmem_core.review.overview import mapping
@@ -78,9 +78,13 @@ def conditions(selection: Selection) -> list[tuple[str, Selection]]:
         for field, word in NAMES.items()
         if getattr(selection, field)
     ]
-    found += [(_between(r), _without(selection, r)) for r in dict.fromkeys(selection.ranges)]
-    if selection.outline:
-        found.append((_outlined(selection), changed(selection, outline=None, map="")))
+    for unwanted in dict.fromkeys(selection.ranges):
+        others = tuple(each for each in selection.ranges if each != unwanted)
+        found.append((_between(unwanted), changed(selection, ranges=others)))
+    if outline := selection.outline:
+        columns = f"{words(outline.x)} and {words(outline.y)}"
+        place = f"the map of embeddings {selection.map}" if outline.x == MAP_X else columns
+        found.append((f"outlined on {place}", changed(selection, outline=None, map="")))
     side = SIDES[selection.side]
     if selection.meaning:
         found.append((f"{side} close to: {selection.meaning}", changed(selection, meaning="")))
@@ -106,23 +110,12 @@ def with_range(selection: Selection, wanted: Range) -> Selection:
     return changed(selection, ranges=(*others, wanted))
 
 
-def _without(selection: Selection, unwanted: Range) -> Selection:
-    return changed(selection, ranges=tuple(r for r in selection.ranges if r != unwanted))
-
-
 def _between(wanted: Range) -> str:
     name = words(wanted.column)
     low, high = (None if end is None else f"{end:.4g}".replace("-", "−") for end in (wanted.low, wanted.high))
     if low is None:
         return f"{name}: any" if high is None else f"{name} ≤ {high}"
     return f"{name} ≥ {low}" if high is None else f"{name} {low} to {high}"
-
-
-def _outlined(selection: Selection) -> str:
-    outline = selection.outline
-    if outline is None or outline.x == MAP_X:
-        return f"outlined on the map of embeddings {selection.map}"
-    return f"outlined on {words(outline.x)} and {words(outline.y)}"
 
 
 GRID, TABLE = "grid", "table"
@@ -178,13 +171,11 @@ def draw_conditions(selection: Selection) -> None:
     if not found:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        places = list(range(len(found)))
-        key = "conditions"
-        st.session_state[key] = places
+        places = st.session_state["conditions"] = list(range(len(found)))
         st.multiselect(
             "Active filters",
             places,
-            key=key,
+            key="conditions",
             format_func=lambda place: found[place][0],
             on_change=_remove,
             label_visibility="collapsed",
@@ -203,8 +194,9 @@ def draw_order(selection: Selection) -> None:
 
 
 def _draw_more(audit: Audit, selection: Selection) -> None:
-    config = mapping(audit.config)
-    groups = _with(selection.group, _groups(str(config.get("protocol", ""))))
+    protocol = str(mapping(audit.config).get("protocol", ""))
+    own = {"ensemble": [SCORED, EXTERNAL], "paper": [group for group in GROUPS if group != SCORED]}
+    groups = _with(selection.group, own.get(protocol, GROUPS))
     _choose("group", "Group", ["", *groups], selection.group, _or_any(str))
     known = _with(selection.label, labels(audit))
     if known:
@@ -215,9 +207,7 @@ def _draw_more(audit: Audit, selection: Selection) -> None:
         names = {ANY: "planted, any kind", NONE: "not planted"}
         _choose("planted", "Planted", ["", *options], selection.planted, _or_any(lambda kind: names.get(kind, kind)))
     _draw_range(audit)
-    listed = config.get("members")
-    members = [str(name) for name in listed] if isinstance(listed, list) else []
-    options = ["", *_with(selection.member, members)]
+    options = ["", *_with(selection.member, read_members(audit))]
     _choose("by", "Search by meaning among", list(SIDES), searched_side(selection), SIDES.__getitem__)
     _choose("member", "Search with the encoders of", options, selection.member, lambda name: name or "all, their mean")
 
@@ -238,11 +228,6 @@ def _draw_range(audit: Audit) -> None:
         st.number_input("From", value=None, key=low, placeholder=ends[0], step=None, format="%.4g", width=110)
         st.number_input("To", value=None, key=high, placeholder=ends[1], step=None, format="%.4g", width=110)
         st.button("Add", icon=":material/add:", on_click=_add_range)
-
-
-def _groups(protocol: str) -> list[str]:
-    ensemble = [SCORED, EXTERNAL]
-    return {"ensemble": ensemble, "paper": [group for group in GROUPS if group != SCORED]}.get(protocol, GROUPS)
 
 
 def _with(chosen: str, options: Sequence[str]) -> list[str]:

@@ -75,7 +75,8 @@ def draw_gallery(audit: Audit, selection: Selection) -> None:
     else:
         draw_cards(audit, shown, selection=selection, draw_tick=draw_tick)
     _draw_steps(pages, page)
-    _scroll_back()
+    if (row := st.session_state.pop(OPENED, None)) is not None:  # the pair that the person comes back from
+        st.html(TO_THE_CARD.format(row=row), unsafe_allow_javascript=True)
 
 
 def _count(audit: Audit, selection: Selection) -> int:
@@ -93,7 +94,11 @@ def _count(audit: Audit, selection: Selection) -> int:
 def _draw_size() -> int:
     size = read_number(SIZE, USUAL_SIZE, among=PAGE_SIZES)
     st.session_state[SIZE] = size
-    st.selectbox("Per page", PAGE_SIZES, key=SIZE, on_change=_take_size, width=85)
+
+    def take() -> None:
+        write(**{SIZE: st.session_state[SIZE], PAGE: None})
+
+    st.selectbox("Per page", PAGE_SIZES, key=SIZE, on_change=take, width=85)
     return size
 
 
@@ -107,13 +112,6 @@ def _draw_steps(pages: int, page: int) -> None:
         st.button("Next", shortcut="Right", disabled=page == pages, on_click=_go, args=(page + 1,))
     if st.session_state.pop(TURNED, False):
         st.html(f"{TO_THE_TOP}<!-- {page} -->", unsafe_allow_javascript=True)
-
-
-def _scroll_back() -> None:
-    """Show the card of the pair that the person comes back from, if it is on this page."""
-    row = st.session_state.pop(OPENED, None)
-    if row is not None:
-        st.html(TO_THE_CARD.format(row=row), unsafe_allow_javascript=True)
 
 
 def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
@@ -142,7 +140,8 @@ def _draw_nothing(audit: Audit, selection: Selection) -> None:
     """Say that there are no pairs, and which condition to give up."""
     if selection.order != MATCH and score_span(audit, selection.order) is None:
         st.info(f"No pair of this audit has a score {words(selection.order)}.", icon=":material/info:")
-        st.caption(_why_missing(selection.order))
+        absent = BY_NAME[selection.order].absent
+        st.caption(f"{words(selection.order)} {absent}" if absent else "Order by another score.")
         return
     st.info("No pair fits all of these conditions.", icon=":material/search_off:")
     left = [(text, count_pairs(audit, rest)) for text, rest in conditions(selection)]
@@ -151,15 +150,6 @@ def _draw_nothing(audit: Audit, selection: Selection) -> None:
             show_text(f"without “{text}”: {pairs_in_words(count)}")
     if not any(count for _, count in left):
         st.caption("Remove more than one of them, or clear them all.")
-
-
-def _why_missing(order: str) -> str:
-    absent = BY_NAME[order].absent
-    return f"{words(order)} {absent}" if absent else "Order by another score."
-
-
-def _take_size() -> None:
-    write(**{SIZE: st.session_state[SIZE], PAGE: None})
 
 
 def _turned() -> None:
@@ -233,13 +223,11 @@ def _columns(table: pd.DataFrame) -> dict[str, Any]:
         "pair": st.column_config.LinkColumn("pair", display_text="Open", width=60),
         "decision": st.column_config.TextColumn("decision", width=78),
         "caption": st.column_config.TextColumn("caption", width=230),
-        **{name: st.column_config.NumberColumn(named[name], format="%.3f", width=_width(name)) for name in numbers},
+        **{
+            name: st.column_config.NumberColumn(named[name], format="%.3f", width=max(72, 28 + 6 * len(name)))
+            for name in numbers
+        },
     }
-
-
-def _width(column: str) -> int:
-    """Return pixels in which a number and its column's name can be read."""
-    return max(72, 28 + 6 * len(column))
 
 
 def _tick_rows(key: str, ids: Sequence[str]) -> None:

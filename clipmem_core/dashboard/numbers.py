@@ -108,6 +108,11 @@ def bytes_in_words(count: int) -> str:
     return f"{count:,} B" if power == 0 else f"{count / 1000**power:.1f} {UNITS[power]}"
 
 
+def signed(value: float | None) -> str:
+    """Return a difference with its sign."""
+    return f"+{number(value)}" if value is not None and value > 0 else number(value)
+
+
 def pairs_in_words(count: int) -> str:
     """Return a number of pairs.
 

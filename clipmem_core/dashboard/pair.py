@@ -21,6 +21,7 @@ from clipmem_core.columns import (
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAIR, link, read_view, write
 from clipmem_core.dashboard.deciding import go_on
+from clipmem_core.dashboard.errors import LIMIT, one_line
 from clipmem_core.dashboard.gallery import OPENED, TO_THE_TOP
 from clipmem_core.dashboard.numbers import number, read_noise, read_verdict
 from clipmem_core.dashboard.plain import cut, show_chips, show_text
@@ -173,7 +174,7 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
     except InputError as error:
         _draw_means(means)
         _draw_encoders(means)
-        show_text(f"Members one by one cannot be shown: {' '.join(str(error).split())}", limit=1000)
+        show_text(f"Members one by one cannot be shown: {one_line(error)}", limit=LIMIT)
         return
     names = side_names(members, paper=audit.config.get("protocol") == "paper")
     figure = term_figure(members, colour=group_colour(card.group), names=names)
