@@ -6,6 +6,7 @@ callback writes what was changed back into it. Streamlit's own binding would wri
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import streamlit as st
@@ -97,6 +98,23 @@ def asked(parameter: str, options: Collection[str], usual: str = "") -> str:
     return chosen if chosen is not None and chosen in options else usual or next(iter(options))
 
 
+def draw_set(
+    draw: Callable[..., Any], *given: Any, key: str, value: Any, take: Callable[[Any], None], **look: Any
+) -> None:
+    """Draw a widget that shows a value, and calls a function with the other one that a person chooses.
+
+    Args:
+        draw: the widget, such as `st.selectbox`.
+        *given: its label and options.
+        key: of the widget.
+        value: what it shows.
+        take: writes what was chosen into the address.
+        **look: all else that the widget is given.
+    """
+    st.session_state[key] = value
+    draw(*given, key=key, on_change=lambda: take(st.session_state[key]), **look)
+
+
 def choose_segment(
     label: str,
     names: Mapping[str, str],
@@ -118,19 +136,9 @@ def choose_segment(
         hidden: whether the label is only for those who cannot see it.
         clears: further parameters, which another choice removes.
     """
-    chosen = asked(parameter, names, usual)
-    _show(key, chosen)
-    st.segmented_control(
-        label,
-        list(names),
-        key=key,
-        format_func=names.__getitem__,
-        required=True,
-        on_change=_take_choice,
-        args=(parameter, key, clears),
-        label_visibility="collapsed" if hidden else "visible",
-    )
-    return chosen
+    look: dict[str, Any] = {"format_func": names.__getitem__, "required": True}
+    look["label_visibility"] = "collapsed" if hidden else "visible"
+    return _choose(st.segmented_control, label, list(names), usual, parameter, key, clears, **look)
 
 
 def choose_listed(
@@ -144,11 +152,26 @@ def choose_listed(
     clears: Sequence[str] = (),
 ) -> str:
     """Draw options as a list to choose from, as `choose_segment` does; a list shows any text as it is."""
-    chosen = asked(parameter, options)
-    _show(key, chosen)
-    st.selectbox(
-        label, options, key=key, format_func=named, on_change=_take_choice, args=(parameter, key, clears), width=width
-    )
+    return _choose(st.selectbox, label, options, "", parameter, key, clears, format_func=named, width=width)
+
+
+def _choose(
+    draw: Callable[..., Any],
+    label: str,
+    options: Sequence[str],
+    usual: str,
+    parameter: str,
+    key: str,
+    clears: Sequence[str],
+    **look: Any,
+) -> str:
+    chosen = st.session_state[TOLD.format(key)] = asked(parameter, options, usual)
+
+    def take(value: str | None) -> None:
+        if _is_new(key):
+            write(**{parameter: value or None, **dict.fromkeys(clears)})
+
+    draw_set(draw, label, options, key=key, value=chosen, take=take, **look)
     return chosen
 
 
@@ -190,10 +213,6 @@ def write_page(page: int, *, parameter: str = PAGE) -> None:
     write(**{parameter: None if page == 1 else page})
 
 
-def _show(key: str, chosen: str) -> None:
-    st.session_state[key] = st.session_state[TOLD.format(key)] = chosen
-
-
 def _is_new(key: str) -> bool:
     """Tell whether a widget was changed since it last showed or told something, and remember what it tells now.
 
@@ -202,8 +221,3 @@ def _is_new(key: str) -> bool:
     told, now = st.session_state.get(TOLD.format(key)), st.session_state[key]
     st.session_state[TOLD.format(key)] = now
     return bool(told != now)
-
-
-def _take_choice(parameter: str, key: str, clears: Sequence[str]) -> None:
-    if _is_new(key):
-        write(**{parameter: st.session_state[key] or None, **dict.fromkeys(clears)})

@@ -11,7 +11,7 @@ from clipmem_core.audits.settings import flat
 from clipmem_core.audits.store import CONFIG, SCORES, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM, PAIR_ID
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.address import AUDIT, PAGE, draw_pages, read_page, write
+from clipmem_core.dashboard.address import AUDIT, PAGE, draw_pages, draw_set, read_page, write
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
 from clipmem_core.dashboard.frame import CHOICE
 from clipmem_core.dashboard.numbers import number, signed
@@ -88,13 +88,11 @@ def _draw_select(
     clears: str = "",
 ) -> None:
     """Draw a choice that is kept in the address; a new one clears another parameter, and the page."""
-    key = f"compare-{name}"
-    st.session_state[key] = chosen
 
-    def take() -> None:
-        write(**({PAGE: None} | ({clears: None} if clears else {}) | {name: st.session_state[key]}))
+    def take(value: str) -> None:
+        write(**({PAGE: None} | ({clears: None} if clears else {}) | {name: value}))
 
-    st.selectbox(label, options, key=key, format_func=named, on_change=take, width=215)
+    draw_set(st.selectbox, label, options, key=f"compare-{name}", value=chosen, take=take, format_func=named, width=215)
 
 
 def _draw_none(sentence: str) -> NoReturn:

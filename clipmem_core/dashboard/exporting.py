@@ -11,7 +11,7 @@ import streamlit as st
 from clipmem_core.audits.jobs import Job, cancel
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.address import write
+from clipmem_core.dashboard.address import draw_set, write
 from clipmem_core.dashboard.deciding import Notice, open_desk
 from clipmem_core.dashboard.decisions import count_decisions
 from clipmem_core.dashboard.errors import draw_fault
@@ -51,13 +51,33 @@ LIMITS = {
 
 def draw_exports(audit: Audit) -> None:
     """Draw the choice of a format, what an export would hold, and those that were made."""
+    chosen = KINDS.get(st.query_params.get(FORMAT, ""), next(iter(KINDS.values())))
     left, right = st.columns([2, 3], gap="large")
     with left:
-        kind = _draw_choice()
+        draw_set(
+            st.radio,
+            "Format",
+            list(FORMATS),
+            key="export-format",
+            value=chosen.format,
+            take=lambda name: write(**{FORMAT: Kind(name, FORMATS[name].suffix).name}),
+            format_func=lambda name: FORMATS[name].title,
+            captions=[about.sentence for about in FORMATS.values()],
+        )
     with right:
-        _draw_contents(audit, kind)
-        _draw_endings(kind)
-        _draw_making(audit, kind)
+        _draw_contents(audit, chosen)
+        if len(chosen.about.suffixes) > 1:
+            draw_set(
+                st.segmented_control,
+                "File",
+                chosen.about.suffixes,
+                key="export-suffix",
+                value=chosen.suffix,
+                take=lambda suffix: write(**{FORMAT: Kind(chosen.format, suffix).name}),
+                required=True,
+                label_visibility="collapsed",
+            )
+        _draw_making(audit, chosen)
     kept = kept_exports(audit)
     if not kept:
         st.caption("No export of this audit has been made yet.")
@@ -67,40 +87,6 @@ def draw_exports(audit: Audit) -> None:
     for each in kept:
         with st.container(border=True, key=f"export-{each.kind.name}"):
             _draw_kept(audit, each, position)
-
-
-def _draw_choice() -> Kind:
-    """Draw the formats and return the kind that is chosen."""
-    chosen = KINDS.get(st.query_params.get(FORMAT, ""), next(iter(KINDS.values())))
-    st.session_state["export-format"] = chosen.format
-    st.radio(
-        "Format",
-        list(FORMATS),
-        key="export-format",
-        format_func=lambda name: FORMATS[name].title,
-        captions=[about.sentence for about in FORMATS.values()],
-        on_change=lambda: _choose(st.session_state["export-format"], ""),
-    )
-    return chosen
-
-
-def _draw_endings(chosen: Kind) -> None:
-    """Draw the endings that the file may have, where there are several."""
-    if len(chosen.about.suffixes) == 1:
-        return
-    st.session_state["export-suffix"] = chosen.suffix
-    st.segmented_control(
-        "File",
-        chosen.about.suffixes,
-        key="export-suffix",
-        on_change=lambda: _choose(chosen.format, st.session_state["export-suffix"]),
-        required=True,
-        label_visibility="collapsed",
-    )
-
-
-def _choose(format: str, suffix: str) -> None:
-    write(**{FORMAT: Kind(format, suffix or FORMATS[format].suffix).name})
 
 
 def _draw_contents(audit: Audit, kind: Kind) -> None:

@@ -6,14 +6,15 @@ Each widget is set from the address before it is drawn, and its callback writes 
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import CLIPMEM, EXTERNAL, GROUPS, INDEPENDENT, SCORED
-from clipmem_core.dashboard.address import LAYOUT, peek_selection, write, write_selection
+from clipmem_core.dashboard.address import LAYOUT, draw_set, peek_selection, write, write_selection
 from clipmem_core.dashboard.numbers import number, read_members, read_verdict
 from clipmem_core.dashboard.plain import cut
 from clipmem_core.review.decisions import CHOICES
@@ -131,27 +132,23 @@ RANGE_KEYS = ("range-column", "range-low", "range-high")
 
 def draw_queues(audit: Audit, selection: Selection, layout: str) -> None:
     """Draw the two queues and the choice of grid or table."""
-    named = queues(read_verdict(audit))
+    named = {order: queue.name for order, queue in queues(read_verdict(audit)).items()}
+
+    def take_queue(order: str | None) -> None:
+        if order:
+            write_selection(with_queue(peek_selection(), order))
+
+    def take_layout(chosen: str) -> None:
+        write(**{LAYOUT: None if chosen == GRID else chosen})
+
+    widgets: list[tuple[str, dict[str, str], str | None, Callable[[Any], None], dict[str, Any]]] = [
+        ("Queue", named, queue_of(selection), take_queue, {}),
+        ("Layout", LAYOUTS, layout, take_layout, {"required": True}),
+    ]
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
-        st.session_state["queue"] = queue_of(selection)
-        st.segmented_control(
-            "Queue",
-            list(named),
-            key="queue",
-            format_func=lambda order: named[order].name,
-            on_change=_take_queue,
-            label_visibility="collapsed",
-        )
-        st.session_state["layout"] = layout
-        st.segmented_control(
-            "Layout",
-            list(LAYOUTS),
-            key="layout",
-            required=True,
-            format_func=LAYOUTS.__getitem__,
-            on_change=_take_layout,
-            label_visibility="collapsed",
-        )
+        for label, names, value, take, look in widgets:
+            look |= {"format_func": names.__getitem__, "label_visibility": "collapsed"}
+            draw_set(st.segmented_control, label, list(names), key=label.lower(), value=value, take=take, **look)
 
 
 def draw_filters(audit: Audit, selection: Selection) -> None:
@@ -171,16 +168,9 @@ def draw_conditions(selection: Selection) -> None:
     if not found:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        places = st.session_state["conditions"] = list(range(len(found)))
-        st.multiselect(
-            "Active filters",
-            places,
-            key="conditions",
-            format_func=lambda place: found[place][0],
-            on_change=_remove,
-            label_visibility="collapsed",
-            wrap=True,
-        )
+        places, key = list(range(len(found))), "conditions"
+        look = {"format_func": lambda place: found[place][0], "label_visibility": "collapsed", "wrap": True}
+        draw_set(st.multiselect, "Active filters", places, key=key, value=places, take=_remove, **look)
         st.button("Clear all", type="tertiary", icon=":material/close:", on_click=_clear)
 
 
@@ -240,16 +230,8 @@ def _or_any(name: Callable[[str], str]) -> Callable[[str], str]:
 
 
 def _draw_text(field: str, label: str, value: str, placeholder: str, *, width: int) -> None:
-    st.session_state[field] = value
-    st.text_input(
-        label,
-        key=field,
-        type="search",
-        placeholder=placeholder,
-        on_change=_take,
-        args=(field,),
-        width=width,
-    )
+    look = {"type": "search", "placeholder": placeholder, "width": width}
+    draw_set(st.text_input, label, key=field, value=value, take=partial(_take, field), **look)
 
 
 def _choose(
@@ -259,39 +241,19 @@ def _choose(
     value: object,
     name: Callable[[Any], str],
     *,
-    width: int | None = None,
+    width: int | Literal["stretch"] = "stretch",
 ) -> None:
-    st.session_state[field] = value
-    st.selectbox(
-        label,
-        options,
-        key=field,
-        format_func=name,
-        on_change=_take,
-        args=(field,),
-        width="stretch" if width is None else width,
-    )
+    look = {"format_func": name, "width": width}
+    draw_set(st.selectbox, label, options, key=field, value=value, take=partial(_take, field), **look)
 
 
-def _take(field: str) -> None:
-    value = st.session_state[field]
+def _take(field: str, value: object) -> None:
     write_selection(changed(peek_selection(), **{field: "" if value is None else value}))
 
 
-def _take_queue() -> None:
-    order = st.session_state["queue"]
-    if order:
-        write_selection(with_queue(peek_selection(), order))
-
-
-def _take_layout() -> None:
-    write(**{LAYOUT: None if st.session_state["layout"] == GRID else st.session_state["layout"]})
-
-
-def _remove() -> None:
+def _remove(left: Sequence[int]) -> None:
     """Remove the first condition whose chip was taken away; all of them where none is left."""
     selection = peek_selection()
-    left = set(st.session_state["conditions"])
     gone = [rest for place, (_, rest) in enumerate(conditions(selection)) if place not in left]
     write_selection(gone[0] if len(gone) == 1 else cleared(selection))
 

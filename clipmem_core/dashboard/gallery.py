@@ -16,6 +16,7 @@ from clipmem_core.dashboard.address import (
     PAGE,
     SIZE,
     draw_pages,
+    draw_set,
     link,
     read_number,
     read_page,
@@ -93,12 +94,15 @@ def _count(audit: Audit, selection: Selection) -> int:
 
 def _draw_size() -> int:
     size = read_number(SIZE, USUAL_SIZE, among=PAGE_SIZES)
-    st.session_state[SIZE] = size
-
-    def take() -> None:
-        write(**{SIZE: st.session_state[SIZE], PAGE: None})
-
-    st.selectbox("Per page", PAGE_SIZES, key=SIZE, on_change=take, width=85)
+    draw_set(
+        st.selectbox,
+        "Per page",
+        PAGE_SIZES,
+        key=SIZE,
+        value=size,
+        take=lambda chosen: write(**{SIZE: chosen, PAGE: None}),
+        width=85,
+    )
     return size
 
 

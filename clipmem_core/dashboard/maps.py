@@ -8,7 +8,6 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from clipmem_core.audits.jobs import Job
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.audits.verdict import doubt
 from clipmem_core.columns import CLIPMEM, GROUP, LABEL, PLANTED, SIMILARITY_OUT
@@ -185,8 +184,8 @@ def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
     """Draw a map, or how to get it."""
     if map_file(audit, name) is None:
         _draw_waiting(audit, name)
-        return
-    _draw_map(audit, name, colour_by)
+    else:
+        _draw_map(audit, name, colour_by)
 
 
 @st.fragment
@@ -226,25 +225,16 @@ def _draw_waiting(audit: Audit, name: str) -> None:
         job = map_task(audit, name).find()
         seconds = seconds_to_draw(count_rows(audit.folder / PAIRS))
         if job is not None and job.running:
-            _draw_progress(job, seconds)
+            passed = seconds_running(job)
+            told = f"of about {seconds} s" if passed <= seconds else f"so far; it usually takes about {seconds} s"
+            st.progress(min(0.95, passed / seconds), text=f"{passed:.0f} s {told}")
+            show_text(job.last_line, limit=200)
+            st.caption("You can close this page; it goes on.")
             return
-        _draw_reason(job)
+        if job is not None and job.exit_code:
+            draw_fault(f"The map could not be drawn (exit code {job.exit_code}).", job.last_line)
+        else:
+            st.info("These embeddings have no map yet. It is drawn once and kept.", icon=":material/bubble_chart:")
         if st.button(f"Draw the map (about {seconds} s)", type="primary", icon=":material/bubble_chart:"):
             map_task(audit, name).start()
             st.rerun()
-
-
-def _draw_progress(job: Job, seconds: int) -> None:
-    passed = seconds_running(job)
-    told = f"of about {seconds} s" if passed <= seconds else f"so far; it usually takes about {seconds} s"
-    st.progress(min(0.95, passed / seconds), text=f"{passed:.0f} s {told}")
-    show_text(job.last_line, limit=200)
-    st.caption("You can close this page; it goes on.")
-
-
-def _draw_reason(job: Job | None) -> None:
-    """Draw why there is no map yet."""
-    if job is None or not job.exit_code:
-        st.info("These embeddings have no map yet. It is drawn once and kept.", icon=":material/bubble_chart:")
-        return
-    draw_fault(f"The map could not be drawn (exit code {job.exit_code}).", job.last_line)
