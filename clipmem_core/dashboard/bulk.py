@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.dashboard.deciding import BADGES, Notice, at_desk, remember
+from clipmem_core.dashboard.deciding import BADGES, Notice, in_turn
 from clipmem_core.dashboard.numbers import pairs_in_words
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
@@ -126,19 +126,19 @@ def _decide_all(audit: Audit, asked: Asked) -> None:
     """Store the decision; where the selection has grown or shrunk since the question, ask again."""
     st.session_state.pop(ASKED, None)
     again, done = None, False
-    with at_desk() as desk:
+    with in_turn() as session:
         ids = asked.pairs if asked.pairs is not None else pair_ids(audit, asked.selection)
         if len(ids) == asked.count:
             review = open_review(audit)
             outcome = review.decide(ids, asked.decision, audit=audit.name)
-            remember(desk, audit, review, outcome)
+            session.remember(audit, review, outcome)
             sentence = f"Stored: {BADGES[asked.decision][0]}, for {pairs_in_words(outcome.pairs)}."
-            desk.notice = Notice(sentence, event=outcome.event)
-            desk.presses += 1
+            session.notice = Notice(sentence, event=outcome.event)
+            session.presses += 1
             done = True
         else:
             again = dataclasses.replace(asked, count=len(ids))
-            desk.notice = Notice("The selection has changed in the meantime: look again.", good=False)
+            session.notice = Notice("The selection has changed in the meantime: look again.", good=False)
     if again is not None:
         st.session_state[ASKED] = again
     if done and asked.pairs is not None:

@@ -144,7 +144,7 @@ def _scores(card: PairCard, noise: Noise, order: str) -> str:
 
 
 def _rest(card: PairCard) -> str:
-    """Return what there is no room for: all captions in full, the label, the id."""
+    """Return what a card shows once it is opened: all captions in full, the label, the id."""
     captions = [as_html(text, limit=FULL_LIMIT) for text in card.captions]
     label = [f"label: {as_html(card.label, limit=CAPTION_LIMIT)}"] if card.label else []
     lines = [*captions, *label, f"id: {as_html(card.pair_id, limit=CAPTION_LIMIT)}"]

@@ -14,7 +14,7 @@ from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.dashboard.address import ALL, PAGE, choose_segment, draw_pages, link, read_page
 from clipmem_core.dashboard.cards import DECISION_COLOURS
-from clipmem_core.dashboard.deciding import BADGES, Notice, at_desk, undo
+from clipmem_core.dashboard.deciding import BADGES, Notice, in_turn, undo
 from clipmem_core.dashboard.numbers import moment, pairs_in_words
 from clipmem_core.dashboard.plain import as_html, cut
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
@@ -230,13 +230,13 @@ def _draw_event(audit: Audit, event: dict[Any, Any], *, has_pair: bool) -> None:
 
 def _redo(audit: Audit, event: int) -> None:
     """Take an undo back. A callback."""
-    with at_desk() as desk:
+    with in_turn() as session:
         outcome = open_review(audit).undo(event)
         if outcome is None or outcome.pairs == 0:
-            desk.notice = Notice("Nothing was done again: somebody has decided anew since.", good=False)
+            session.notice = Notice("Nothing was done again: somebody has decided anew since.", good=False)
             return
         left = f" {pairs_in_words(outcome.left)}, decided anew since, stayed." if outcome.left else ""
-        desk.notice = Notice(f"Done again, for {pairs_in_words(outcome.pairs)}.{left}")
+        session.notice = Notice(f"Done again, for {pairs_in_words(outcome.pairs)}.{left}")
 
 
 def event_html(event: dict[Any, Any]) -> str:

@@ -1,4 +1,4 @@
-"""An audit → the formats it can be exported in, the buttons that make, download and delete an export, and its commands.
+"""The view of exports: formats, the buttons that make, download and delete an export, and its commands.
 
 Short ones are made while the page waits, long ones by a process that goes on without it.
 """
@@ -12,7 +12,7 @@ from clipmem_core.audits.jobs import Job, cancel
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import draw_set, write
-from clipmem_core.dashboard.deciding import Notice, open_desk
+from clipmem_core.dashboard.deciding import Notice, review_session
 from clipmem_core.dashboard.decisions import count_decisions
 from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.kept_exports import (
@@ -147,7 +147,11 @@ def _make(audit: Audit, kind: Kind) -> None:
             export_task(audit, kind).start()
             st.rerun()
         bar = st.progress(0.0, text="Writing")
-        make(audit, kind, progress=lambda done, total: bar.progress(done / max(total, 1), text="Writing pictures"))
+
+        def show(done: int, total: int) -> None:
+            bar.progress(done / max(total, 1), text="Writing pictures")
+
+        make(audit, kind, progress=show)
         bar.empty()
     except (InputError, RuntimeError) as error:
         draw_fault("This export cannot be made.", error)
@@ -199,6 +203,6 @@ def _delete(audit: Audit, kept: Kept) -> None:
     """Delete an export. A callback."""
     try:
         delete(audit, kept.kind)
-        open_desk().notice = Notice("Export deleted.", kept.path.name)
+        review_session().notice = Notice("Export deleted.", kept.path.name)
     except InputError as error:
-        open_desk().notice = Notice("The export was not deleted.", str(error), good=False)
+        review_session().notice = Notice("The export was not deleted.", str(error), good=False)

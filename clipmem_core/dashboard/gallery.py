@@ -26,7 +26,7 @@ from clipmem_core.dashboard.address import (
 )
 from clipmem_core.dashboard.bulk import draw_bulk, draw_tick, draw_tick_all, tick, ticked_pairs
 from clipmem_core.dashboard.cards import draw_cards
-from clipmem_core.dashboard.deciding import draw_notice, open_desk
+from clipmem_core.dashboard.deciding import draw_notice, review_session
 from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.filters import GRID, TABLE, conditions, draw_order, learned_by_g, queue_of
 from clipmem_core.dashboard.numbers import pairs_in_words, read_noise, read_verdict
@@ -134,7 +134,7 @@ def _draw_bulk(
     """Draw what is done for many pairs at once; what became of it stands outside, where it is seen."""
     label = f"Decide for {len(ticked):,} selected" if ticked else "Decide for many"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        key = f"bulk-{open_desk().presses}"  # another one, which is closed, once something was decided
+        key = f"bulk-{review_session().presses}"  # another one, which is closed, once something was decided
         with st.popover(label, key=key, icon=":material/checklist:", width="content"):
             draw_bulk(audit, selection, count, ticked)
         draw_tick_all(shown, ticked)

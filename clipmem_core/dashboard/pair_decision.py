@@ -1,4 +1,4 @@
-"""A pair and its decision → the buttons, the note and the captions box that change it.
+"""The buttons, the note and the captions box that change what is decided on a pair.
 
 What somebody else says of the pair in the meantime shows by itself.
 """
@@ -17,7 +17,7 @@ from clipmem_core.dashboard.deciding import (
     decide,
     draw_badge,
     draw_notice,
-    open_desk,
+    review_session,
     undo,
     write_note,
 )
@@ -89,7 +89,7 @@ def draw_decision(audit: Audit, card: PairCard) -> None:
 
     Each button is of its pair and of one press: another pair, and the next press, has buttons of its own.
     """
-    view, press = view_of(card), {"press": open_desk().presses}
+    view, press = view_of(card), {"press": review_session().presses}
 
     def keep_going_on() -> None:
         st.session_state[GO_ON] = st.session_state[GO_ON_TOGGLE]
@@ -140,7 +140,7 @@ def _draw_stored(audit: Audit, pair_id: str, *, drawn: int) -> None:
         draw_badge(decision)
         if decision is not None and decision.decision is not None:
             st.caption(f"{moment(decision.time)} UTC", width="content")
-        if _entry(decision) != drawn and not open_desk().wrote(review, _entry(decision)):
+        if _entry(decision) != drawn and not review_session().wrote(review, _entry(decision)):
             st.badge("somebody else, just now", icon=":material/group:", color="orange")
     if decision is not None and decision.decision == RECAPTION:
         for caption in decision.captions:
@@ -163,7 +163,7 @@ def draw_edits(audit: Audit, card: PairCard) -> None:
             shortcut="E",
             key=f"{RECAPTION}-{view_of(card)}",
             on_click=_recaption,
-            args=(audit, card, open_desk().presses),
+            args=(audit, card, review_session().presses),
             help="Stores the captions as they stand in the box. Ctrl+Enter in the box does the same.",
         )
     note = f"note-{audit.name}-{card.row}-{_entry(card.decision)}"  # another entry may bring another note
@@ -180,7 +180,7 @@ def draw_edits(audit: Audit, card: PairCard) -> None:
 
 def view_of(card: PairCard) -> str:
     """Return what names a pair as it is shown between two presses."""
-    return f"{card.row}-{open_desk().presses}"
+    return f"{card.row}-{review_session().presses}"
 
 
 def guard_keys(card: PairCard) -> None:
@@ -217,13 +217,13 @@ def _current(card: PairCard) -> tuple[str, ...]:
 def _recaption(audit: Audit, card: PairCard, press: int) -> None:
     """Store the captions of the box, unless they are none, or those that the pair has anyway. A callback."""
     text = as_lines(tuple(line for line in st.session_state[captions_key(audit, card)].splitlines() if line.strip()))
-    desk = open_desk()
-    if press != desk.presses:
+    session = review_session()
+    if press != session.presses:
         return
     if not text:
-        desk.notice = Notice("Not stored: write at least one caption.", good=False)
+        session.notice = Notice("Not stored: write at least one caption.", good=False)
     elif text == as_lines(card.captions):
         sentence = "Not stored: these are the captions it has. Edit them, or press Keep."
-        desk.notice = Notice(sentence, good=False)
+        session.notice = Notice(sentence, good=False)
     else:
         decide(audit, card, RECAPTION, captions=text.split("\n"), press=press)

@@ -1,4 +1,4 @@
-"""A pair → the pairs that a member finds most like it, and the captions that members without it would choose."""
+"""The pairs that a member finds most like one, and the captions that members without it would choose."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.address import PAIR, link, peek_selection, read_view
 from clipmem_core.dashboard.cards import draw_picture
-from clipmem_core.dashboard.deciding import Notice, open_desk
+from clipmem_core.dashboard.deciding import Notice, review_session
 from clipmem_core.dashboard.errors import one_line_errors
 from clipmem_core.dashboard.numbers import number, read_members
 from clipmem_core.dashboard.pair_decision import as_lines, captions_key
@@ -79,7 +79,7 @@ def _draw_choice(audit: Audit, card: PairCard, other: PairCard, cosine: float) -
 
 def _prefill(key: str, text: str) -> None:
     st.session_state[key] = text
-    open_desk().notice = Notice("The caption is in the box: Recaption (E) stores it.")
+    review_session().notice = Notice("The caption is in the box: Recaption (E) stores it.")
 
 
 @st.fragment

@@ -127,14 +127,14 @@ def test_without_audits_or_with_one_the_page_says_how_to_make_another(copy: Copy
 def test_an_audit_without_partner_does_not_hide_those_that_have_one(copy: Copy) -> None:
     for name in ("one", "other"):
         copy(name=name)
-    of_other_pairs(copy(name="stranger"))
-    for before in ({}, {"audit": "stranger"}):
+    of_other_pairs(copy(name="unlike"))
+    for before in ({}, {"audit": "unlike"}):
         app = open_page(PAGE, **before)
         assert not app.info
         assert {app.selectbox[0].value, app.selectbox[1].value} == {"one", "other"}
-    app = open_page(PAGE, one="stranger")
+    app = open_page(PAGE, one="unlike")
     assert "No other finished audit" in app.info[0].value
-    assert sorted(app.selectbox[0].options) == ["one", "other", "stranger"]
+    assert sorted(app.selectbox[0].options) == ["one", "other", "unlike"]
 
 
 def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(two: tuple[Audit, Audit]) -> None:
