@@ -7,6 +7,7 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.address import SELECTION_PARAMETERS, link
 from clipmem_core.review.selection import Range, Selection, box, to_parameters
+from tests.dashboard.test_pages import address
 
 
 def run(script: Callable[..., None], *given: Any, **parameters: str) -> AppTest:
@@ -16,10 +17,6 @@ def run(script: Callable[..., None], *given: Any, **parameters: str) -> AppTest:
     app.run()
     assert not app.exception
     return app
-
-
-def address(app: AppTest) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else value[-1] for name, value in app.query_params.items()}
 
 
 def rewrite(selection: object, others: dict[str, int | None]) -> None:
@@ -69,9 +66,6 @@ def test_writing_replaces_the_selection_and_keeps_the_rest() -> None:
     before = {"audit": "made", "size": "12", "layout": "table", "page": "7", "order": "se", "words": "old"}
     app = run(rewrite, Selection(group="scored"), {"layout": None}, **before)
     assert address(app) == {"audit": "made", "size": "12", "group": "scored"}
-
-
-def test_a_page_that_is_given_is_written() -> None:
     assert address(run(rewrite, Selection(), {"page": 3}, page="7")) == {"page": "3"}
 
 
@@ -81,14 +75,11 @@ def test_what_cannot_be_understood_is_named_and_left_out() -> None:
     assert app.warning[0].value.endswith("left out: order, range.")
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "x", "1.5", "²", "9" * 5000, ""])
-def test_a_page_that_is_no_number_is_the_first(text: str) -> None:
-    assert run(show, page=text, size=text).text[1].value.startswith("1 24 ")
-
-
-def test_page_size_and_layout_are_passed_on() -> None:
+def test_page_size_and_layout_are_passed_on_and_a_page_that_is_no_number_is_the_first() -> None:
     app = run(show, page="2", size="12", layout="table", pair="x")
     assert app.text[1].value == "2 12 {'page': '2', 'size': '12', 'layout': 'table'}"
+    for text in ("0", "-1", "x", "1.5", "²", "9" * 5000, ""):
+        assert run(show, page=text, size=text).text[1].value.startswith("1 24 ")
 
 
 def test_a_link_names_the_audit_the_selection_and_what_else_is_given(made: dict[str, Audit]) -> None:

@@ -69,8 +69,5 @@ def test_what_others_wrote_is_escaped_on_either_side() -> None:
     assert "captions differ; with it:" in shown
     assert shown.count(html.escape(one)) == shown.count(html.escape(other)) == 2  # caption and group
     assert "<i>" not in shown
-
-
-def test_a_rise_has_its_sign() -> None:
-    shown = change_html(card("a"), card("a"), {"one": 0.1, "other": 0.4, "difference": 0.3}, "clipmem", SIDES)
-    assert "+0.30" in shown
+    rise = {"one": 0.1, "other": 0.4, "difference": 0.3}
+    assert "+0.30" in change_html(card("a"), card("a"), rise, "clipmem", SIDES)

@@ -10,7 +10,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard import comparing
 from clipmem_core.dashboard.comparing import compared, differing_fields, finished_audits, partners, settings_of
 from clipmem_core.review import compare
-from tests.dashboard.test_pages import open_page, texts, titles
+from tests.dashboard.test_pages import captions, metrics, open_page, texts, titles
 from tests.made_audit import HOSTILE
 
 Copy = Callable[..., Audit]
@@ -48,17 +48,9 @@ def open_pair(**parameters: str) -> AppTest:
     return open_page(PAGE, one="one", other="other", **parameters)
 
 
-def metrics(app: AppTest) -> dict[str, str]:
-    return {metric.label: metric.value for metric in app.metric}
-
-
 def pair_links(app: AppTest) -> list[tuple[str, str]]:
     protos = [link.proto for link in app.get("page_link")]
     return [(proto.label, proto.query_string) for proto in protos if proto.label.startswith("In ")]
-
-
-def captions(app: AppTest) -> str:
-    return " ".join(caption.value for caption in app.caption)
 
 
 def changes(app: AppTest) -> list[str]:

@@ -8,7 +8,7 @@ from clipmem_core.audits.store import CONFIG, PAIRS, Audit, open_audit, write_js
 from clipmem_core.dashboard import decisions
 from clipmem_core.review.decisions import Review, open_review
 from tests.dashboard.test_deciding import badges, press
-from tests.dashboard.test_pages import open_page, texts, titles
+from tests.dashboard.test_pages import captions, metrics, open_page, texts, titles
 from tests.made_audit import HOSTILE
 
 Copy = Callable[..., Audit]
@@ -33,10 +33,6 @@ def review(audit: Audit) -> Review:
 
 def open_view(view: str = "decisions", **parameters: str) -> AppTest:
     return open_page(PAGE, audit="made", view=view, **parameters)
-
-
-def metrics(app: AppTest) -> dict[str, str]:
-    return {metric.label: metric.value for metric in app.metric}
 
 
 def links(app: AppTest) -> list[str]:
@@ -201,10 +197,6 @@ def test_the_page_of_a_pair_says_so_and_what_is_decided_here_stays_here(pairs: l
     assert "for other captions" not in badges(app)
     here, there = (open_review(open_audit(name)).current(pairs[0]) for name in ("planted", "own"))
     assert (here.decision, there.decision) == ("keep", "remove")
-
-
-def captions(app: AppTest) -> str:
-    return " ".join(caption.value for caption in app.caption)
 
 
 def markdown(app: AppTest) -> str:

@@ -11,7 +11,7 @@ from clipmem_core.dashboard.kept_exports import KINDS, export_path
 from clipmem_core.exports import FORMATS
 from clipmem_core.review.decisions import Review, open_review
 from tests.dashboard.test_deciding import press
-from tests.dashboard.test_pages import open_page, texts, titles
+from tests.dashboard.test_pages import captions, open_page, texts, titles
 
 Copy = Callable[..., Audit]
 
@@ -68,10 +68,6 @@ def test_the_ending_can_be_chosen(audit: Audit) -> None:
     app.segmented_control[1].select(".parquet").run()
     assert app.query_params["format"] == "decisions-parquet"
     assert any("made-decisions.parquet" in code.value for code in app.code)
-
-
-def captions(app: AppTest) -> str:
-    return " ".join(caption.value for caption in app.caption)
 
 
 def test_an_export_without_decisions_is_made_and_tells_of_those_since(
