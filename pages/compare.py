@@ -2,11 +2,16 @@
 
 import streamlit as st
 
-from clipmem_core.dashboard.changed_pairs import draw_changed, draw_points
-from clipmem_core.dashboard.comparable import compared
-from clipmem_core.dashboard.comparing import draw_choice, draw_numbers, draw_settings
+from clipmem_core.dashboard.comparing import (
+    compared,
+    draw_changed,
+    draw_choice,
+    draw_numbers,
+    draw_points,
+    draw_settings,
+)
+from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.frame import open_bare_page
-from clipmem_core.dashboard.trouble import explained_errors
 
 open_bare_page("Compare audits")
 with explained_errors():

@@ -1,12 +1,11 @@
 """What has been decided on the pairs of a data set, the history of it with undo, and exports of what was decided."""
 
-from clipmem_core.dashboard.choices import choose_segment
+from clipmem_core.dashboard.address import choose_segment
 from clipmem_core.dashboard.deciding import draw_notice
-from clipmem_core.dashboard.decision_history import draw_history
-from clipmem_core.dashboard.decision_list import draw_decisions, draw_reviewed
+from clipmem_core.dashboard.decisions import draw_decisions, draw_history, draw_reviewed
+from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.exporting import draw_exports
 from clipmem_core.dashboard.frame import open_page
-from clipmem_core.dashboard.trouble import explained_errors
 
 VIEWS = {
     "decisions": (":material/checklist: Decisions", draw_decisions),

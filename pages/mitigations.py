@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from clipmem_core.dashboard.address import write
-from clipmem_core.dashboard.choices import asked, choose_segment
+from clipmem_core.dashboard.address import asked, choose_segment, write
+from clipmem_core.dashboard.errors import draw_fault, explained_errors
 from clipmem_core.dashboard.frame import open_bare_page
 from clipmem_core.dashboard.mitigations.chart import draw_chart
 from clipmem_core.dashboard.mitigations.controls import arm_of, draw_setting
@@ -22,7 +22,6 @@ from clipmem_core.dashboard.mitigations.study_progress import (
     known_studies,
     shown_errors,
 )
-from clipmem_core.dashboard.trouble import draw_fault, explained_errors
 from clipmem_core.studies.arm import Arm as Setting
 
 VIEWS = {"results": ":material/scatter_plot: Results", "start": ":material/add: Start a study"}

@@ -1,10 +1,10 @@
 """What an audit is, whether its numbers can be trusted, its groups, the map of its scores, its most striking pairs."""
 
+from clipmem_core.dashboard.cards import draw_strips
+from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.frame import open_page
-from clipmem_core.dashboard.map_of_scores import draw_score_map
+from clipmem_core.dashboard.maps import draw_score_map
 from clipmem_core.dashboard.report import draw_groups, draw_header, draw_tables, draw_verdict
-from clipmem_core.dashboard.strips import draw_strips
-from clipmem_core.dashboard.trouble import explained_errors
 from clipmem_core.review.overview import load_overview
 
 audit = open_page("Overview")

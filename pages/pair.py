@@ -3,12 +3,11 @@
 import streamlit as st
 
 from clipmem_core.dashboard.address import read_selection
+from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.frame import open_page
-from clipmem_core.dashboard.pair import draw_captions, draw_picture, draw_scores, draw_way, find_pair
+from clipmem_core.dashboard.pair import draw_captions, draw_picture, draw_scores, draw_terms, draw_way, find_pair
 from clipmem_core.dashboard.pair_decision import draw_decision, draw_edits, guard_keys
 from clipmem_core.dashboard.pair_neighbours import draw_choices, draw_nearest
-from clipmem_core.dashboard.pair_terms import draw_terms
-from clipmem_core.dashboard.trouble import explained_errors
 
 audit = open_page("Pair")
 with explained_errors():

@@ -8,8 +8,8 @@ from clipmem_core.audits.jobs import jobs_folder
 from clipmem_core.audits.lifecycle import delete_audit, folder_bytes, rename_audit
 from clipmem_core.audits.status import DONE, State
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.amounts import bytes_in_words
-from clipmem_core.dashboard.trouble import draw_fault
+from clipmem_core.dashboard.errors import draw_fault
+from clipmem_core.dashboard.numbers import bytes_in_words
 
 MESSAGE = "audits-message"  # what was done last, to be told on the page that follows
 

@@ -21,9 +21,9 @@ from clipmem_core.audits.status import (
 )
 from clipmem_core.audits.store import CONFIG, Audit
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.amounts import duration
 from clipmem_core.dashboard.audit_actions import draw_actions
 from clipmem_core.dashboard.frame import CHOICE, PARAMETER
+from clipmem_core.dashboard.numbers import duration
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.dashboard.running import draw_progress, share_done
 

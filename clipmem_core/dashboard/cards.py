@@ -1,25 +1,27 @@
-"""Pairs as cards in a grid: picture, captions, scores with their uncertainty, decision, and the links onward."""
+"""Pairs as cards: of a selection, of a change between two audits, and small ones in a row."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from clipmem_core.audits.store import Audit
+from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import CLIPMEM, SE
 from clipmem_core.dashboard.address import link, read_view
-from clipmem_core.dashboard.numbers import Noise, number, read_noise
+from clipmem_core.dashboard.errors import explained_errors
+from clipmem_core.dashboard.numbers import Noise, number, read_noise, read_verdict, signed
 from clipmem_core.dashboard.plain import as_html, cut, show_text
 from clipmem_core.dashboard.thumbnails import alt_text, data_uri, placeholder, start_thumbnails
 from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
-from clipmem_core.review.cards import PairCard
+from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE
-from clipmem_core.review.rows import audit_root
+from clipmem_core.review.rows import audit_root, find_rows
 from clipmem_core.review.selection import IMAGE_SIDE, MATCH, TEXT_SIDE, Selection
-from clipmem_core.scores.table import CARD, scores_in, words
+from clipmem_core.scores.table import CARD, Queue, scores_in, words
 
-CAPTION_LIMIT = 160
+CAPTION_LIMIT, ALT_LIMIT = 160, 120
 FULL_LIMIT = 5000
 DECISION_COLOURS = {KEEP: "#2e7d4f", REMOVE: "#b3362b", RECAPTION: "#1f6fb2"}  # below white letters
 FOR_OTHER_COLOUR = "#6b6b6b"
@@ -75,17 +77,14 @@ def draw_cards(
                 st.html(card_html(card, noise, order=order or selection.order))
                 _draw_links(audit, card, selection, key=f"{key}-{card.row}", draw_tick=draw_tick)
     for card, picture, slot in zip(cards, pictures, slots, strict=True):
-        _draw_picture(slot, card, *picture.result())
+        with slot.container(gap="xsmall"):
+            draw_picture(card, *picture.result())
 
 
-def _draw_picture(slot: DeltaGenerator, card: PairCard, jpeg: bytes, fault: str) -> None:
-    """Draw a picture, or why there is none, where its place was kept."""
-    alt = alt_text(cut(" ".join(card.captions[:1]), 120), fault)
-    if not fault:
-        slot.image(jpeg, width="stretch", alt=alt)
-        return
-    with slot.container(gap="xsmall"):
-        st.image(jpeg, width="stretch", alt=alt)
+def draw_picture(card: PairCard, jpeg: bytes, fault: str, *, told: bool = True) -> None:
+    """Draw a picture, or the grey square in its place and, unless it is to be left untold, why it cannot be read."""
+    st.image(jpeg, width="stretch", alt=alt_text(cut(" ".join(card.captions[:1]), ALT_LIMIT), fault))
+    if fault and told:
         show_text(f"Picture cannot be read: {fault}", limit=CAPTION_LIMIT)
 
 
@@ -109,9 +108,7 @@ def _draw_links(
 
 def card_html(card: PairCard, noise: Noise, *, order: str) -> str:
     """Return what a card says below its picture, as HTML in which all that others wrote is escaped."""
-    first = as_html(card.captions[0], limit=CAPTION_LIMIT) if card.captions else ""
-    caption = f'<div class="caption" dir="auto">{first}</div>'
-    return f'<div class="pair-card">{_top(card)}{caption}{_scores(card, noise, order)}{_rest(card)}</div>'
+    return f'<div class="pair-card">{_top(card)}{_caption(card)}{_scores(card, noise, order)}{_rest(card)}</div>'
 
 
 def _top(card: PairCard) -> str:
@@ -147,10 +144,106 @@ def _scores(card: PairCard, noise: Noise, order: str) -> str:
 
 
 def _rest(card: PairCard) -> str:
-    """Return what there is no room for: all captions in full, the label, the id."""
+    """Return what a card shows once it is opened: all captions in full, the label, the id."""
     captions = [as_html(text, limit=FULL_LIMIT) for text in card.captions]
     label = [f"label: {as_html(card.label, limit=CAPTION_LIMIT)}"] if card.label else []
     lines = [*captions, *label, f"id: {as_html(card.pair_id, limit=CAPTION_LIMIT)}"]
     title = f"{len(captions)} captions" if len(captions) > 1 else "More"
     paragraphs = "".join(f'<p dir="auto">{line}</p>' for line in lines)
     return f"<details><summary>{title}</summary>{paragraphs}</details>"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Two audits, what cards call them, and the audits in which a pair can be opened, by the words of the link."""
+
+    one: Audit
+    other: Audit
+    names: tuple[str, str] = ("first", "second")
+    in_other: str = "in the second"
+    links: Mapping[str, Audit] = field(default_factory=dict)
+
+
+def draw_change_cards(sides: Sides, column: str, changes: Sequence[Mapping[Any, Any]], *, key: str) -> None:
+    """Draw a card for each change.
+
+    Args:
+        sides: the two audits.
+        column: the score's name.
+        changes: row_one, row_other, one, other and difference of each.
+        key: what the widgets' keys begin with.
+    """
+    found = cards(sides.one, [change["row_one"] for change in changes])
+    theirs = cards(sides.other, [change["row_other"] for change in changes])
+    pictures = start_thumbnails(audit_root(sides.one), [card.image for card in found])
+    st.html(STYLE)
+    with st.grid("auto", min_column_width=165, border=True, gap="small", key=f"cards-{key}") as grid:
+        for card, their, change, picture in zip(found, theirs, changes, pictures, strict=True):
+            with grid.cell(), st.container(gap="xsmall"):
+                draw_picture(card, *picture.result())
+                st.html(change_html(card, their, change, column, sides))
+                with st.container(horizontal=True, gap="xsmall"):
+                    for label, audit in sides.links.items():
+                        there = link(audit, Selection(), pair=card.pair_id)
+                        st.page_link("pages/pair.py", label=label, query_params=there, width="content")
+
+
+def change_html(one: PairCard, other: PairCard, change: Mapping[Any, Any], column: str, sides: Sides) -> str:
+    """Return what a card says of a change, as HTML in which all that others wrote is escaped."""
+    values = {sides.names[0]: number(change["one"]), sides.names[1]: number(change["other"])}
+    values["difference"] = signed(change["difference"])
+    rows = "".join(
+        f'<span class="name">{name}</span><span class="value{" order" if name == "difference" else ""}">{value}</span>'
+        for name, value in values.items()
+    )
+    lines = [_caption(one)]
+    if one.captions != other.captions:
+        lines += [f'<div class="top"><b>captions differ; {sides.in_other}:</b></div>{_caption(other)}']
+    if one.group != other.group:
+        lines.append(f'<div class="top"><span>{as_html(one.group)} → {as_html(other.group)}</span></div>')
+    lines += [f'<div class="top">{words(column)}</div>', f'<div class="scores">{rows}</div>']
+    return f'<div class="pair-card">{"".join(lines)}</div>'
+
+
+def _caption(card: PairCard) -> str:
+    first = as_html(card.captions[0], limit=CAPTION_LIMIT) if card.captions else ""
+    return f'<div class="caption" dir="auto">{first}</div>'
+
+
+STRIP_SIZE = 6
+STRIP_LIMIT = 60
+STRIP_STYLE = """<style>
+[class*="st-key-strip-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }
+.strip-caption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
+</style>"""
+
+
+def draw_strips(audit: Audit) -> None:
+    """Draw the first pairs of either queue."""
+    st.html(STRIP_STYLE)
+    for order, queue in queues(read_verdict(audit)).items():
+        with explained_errors():
+            _draw_strip(audit, Selection(order=order), queue)
+
+
+def _draw_strip(audit: Audit, selection: Selection, queue: Queue) -> None:
+    """Draw the first pairs of a selection; nothing where it holds none."""
+    rows = find_rows(audit, selection, page=1, size=STRIP_SIZE)
+    if not rows:
+        return
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
+        st.subheader(queue.name, anchor=False, width="content")
+        there = link(audit, selection)
+        st.page_link("pages/browse.py", label="Browse in this order", icon=":material/grid_view:", query_params=there)
+    st.caption(queue.sentence)
+    found = cards(audit, rows, selection)
+    pictures = start_thumbnails(audit_root(audit), [card.image for card in found])
+    with st.grid(STRIP_SIZE, min_column_width=120, gap="small", key=f"strip-{selection.order}") as grid:
+        for card, picture in zip(found, pictures, strict=True):
+            with grid.cell(), st.container(gap="xsmall"):
+                draw_picture(card, *picture.result(), told=False)
+                score = f"{words(selection.order)} {number(card.scores[selection.order])}"
+                there = link(audit, selection, pair=card.pair_id)
+                st.page_link("pages/pair.py", label=score, icon="", query_params=there)
+                caption = as_html(" ".join(card.captions[:1]), limit=STRIP_LIMIT)
+                st.html(f'<div class="strip-caption" dir="auto">{caption}</div>')

@@ -10,9 +10,9 @@ from clipmem_core.audits.jobs import audit_task, cancel
 from clipmem_core.audits.preflight import Check, Request, find_check, refuse_at_once, start_check
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.amounts import duration
+from clipmem_core.dashboard.errors import draw_fault
+from clipmem_core.dashboard.numbers import duration
 from clipmem_core.dashboard.starting import CHECK, LOADED
-from clipmem_core.dashboard.trouble import draw_fault
 
 NOTICEABLE = 1.2  # times as long as on an idle machine
 SPENT_ON = {

@@ -1,18 +1,24 @@
-"""The audits there are → the two to compare and a score; and how the two agree, in numbers and in how they ran."""
+"""Two audits beside each other: which can be compared, how well they agree, and the pairs that changed most."""
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.store import Audit
-from clipmem_core.columns import CLIPMEM
-from clipmem_core.dashboard.address import AUDIT, PAGE, write
-from clipmem_core.dashboard.comparable import differing_fields, finished_audits, partners, same_data_set
+from clipmem_core.audits.settings import flat
+from clipmem_core.audits.store import CONFIG, SCORES, Audit, is_name, list_audits
+from clipmem_core.columns import CLIPMEM, PAIR_ID
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.address import AUDIT, PAGE, draw_pages, draw_set, read_page, write
+from clipmem_core.dashboard.cards import Sides, draw_change_cards
 from clipmem_core.dashboard.frame import CHOICE
-from clipmem_core.dashboard.numbers import number
+from clipmem_core.dashboard.numbers import number, signed
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.review.compare import Comparison
+from clipmem_core.figures.compare import comparison_figure
+from clipmem_core.review.compare import Comparison, compare
+from clipmem_core.review.tables import Version, fetch_arrow, version_of
 from clipmem_core.scores.table import BY_NAME, words
 
 ONE, OTHER, COLUMN = "one", "other", "column"  # in the address
@@ -49,8 +55,10 @@ def _draw_rest(one: Audit, others: dict[str, Audit]) -> tuple[Audit, str]:
     asked, column = (st.query_params.get(name, "") for name in (OTHER, COLUMN))
     other = others[asked if asked in others else next(iter(others))]
     alike = {name for name, audit in others.items() if same_data_set(one, audit)}
-    _draw_select("Second audit", OTHER, list(others), other.name, named=lambda name: _told(name, name in alike))
-    st.button("Swap", icon=":material/swap_horiz:", on_click=write, kwargs=_swapped(one, other))
+    named = {name: name if name in alike else f"{name} (another version of the data)" for name in others}
+    _draw_select("Second audit", OTHER, list(others), other.name, named=named.__getitem__)
+    swapped = {ONE: other.name, OTHER: one.name, PAGE: None}
+    st.button("Swap", icon=":material/swap_horiz:", on_click=write, kwargs=swapped)
     column = column if column in BY_NAME else CLIPMEM
     _draw_select("Score", COLUMN, list(BY_NAME), column, named=words)
     return other, column
@@ -70,14 +78,6 @@ def _warn_of_unknown(audits: dict[str, Audit]) -> None:
             show_text(f"asked for: {name}", limit=120)
 
 
-def _told(name: str, alike: bool) -> str:
-    return name if alike else f"{name} (another version of the data)"
-
-
-def _swapped(one: Audit, other: Audit) -> dict[str, str | None]:
-    return {ONE: other.name, OTHER: one.name, PAGE: None}
-
-
 def _draw_select(
     label: str,
     name: str,
@@ -88,13 +88,11 @@ def _draw_select(
     clears: str = "",
 ) -> None:
     """Draw a choice that is kept in the address; a new one clears another parameter, and the page."""
-    key = f"compare-{name}"
-    st.session_state[key] = chosen
 
-    def take() -> None:
-        write(**({PAGE: None} | ({clears: None} if clears else {}) | {name: st.session_state[key]}))
+    def take(value: str) -> None:
+        write(**({PAGE: None} | ({clears: None} if clears else {}) | {name: value}))
 
-    st.selectbox(label, options, key=key, format_func=named, on_change=take, width=215)
+    draw_set(st.selectbox, label, options, key=f"compare-{name}", value=chosen, take=take, format_func=named, width=215)
 
 
 def _draw_none(sentence: str) -> NoReturn:
@@ -120,7 +118,7 @@ def draw_numbers(comparison: Comparison) -> None:
         grid.metric("Pearson", number(found.pearson), border=True, help="Linear agreement of the scores.")
         grid.metric(
             "Mean difference",
-            _signed(found.mean_difference),
+            signed(found.mean_difference),
             border=True,
             help="Second minus first, over the pairs that have the score in both.",
         )
@@ -132,10 +130,6 @@ def draw_numbers(comparison: Comparison) -> None:
         else "",
     ]
     st.caption(" ".join(filter(None, lines)))
-
-
-def _signed(value: float | None) -> str:
-    return f"+{number(value)}" if value is not None and value > 0 else number(value)
 
 
 def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
@@ -153,3 +147,134 @@ def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
     label = "1 setting differs" if len(differing) == 1 else f"{len(differing)} settings differ"
     with st.expander(label, icon=":material/tune:"):
         st.dataframe(differing, hide_index=True, placeholder="", alt="Settings that differ between the two audits")
+
+
+CHANGED = 96  # pairs that changed most
+
+
+def finished_audits() -> list[Audit]:
+    """Return every finished audit, the newest first."""
+    return [audit for audit in list_audits() if is_name(audit.name) and audit.finished]
+
+
+def partners(one: Audit, audits: list[Audit]) -> list[Audit]:
+    """Return the audits that have pairs of an audit in them; those of the very same data set come first.
+
+    An audit that is broken is none, unless it is of the same data set.
+    """
+    others = [audit for audit in audits if audit.name != one.name]
+    same = [audit for audit in others if same_data_set(one, audit)]
+    return same + [audit for audit in others if audit not in same and _shares_pairs(one, audit)]
+
+
+def same_data_set(one: Audit, other: Audit) -> bool:
+    """Tell whether two audits are of one version of one data set."""
+    first, second = _fingerprint(one), _fingerprint(other)
+    return first is not None and first == second
+
+
+def _fingerprint(audit: Audit) -> Any:
+    try:
+        return audit.config.get("dataset_fingerprint")
+    except InputError:
+        return None
+
+
+def _shares_pairs(one: Audit, other: Audit) -> bool:
+    try:
+        return _share_pairs(one, version_of(one), other, version_of(other))
+    except InputError:
+        return False
+
+
+@functools.lru_cache(maxsize=256)
+def _share_pairs(one: Audit, version_one: Version, other: Audit, version_other: Version) -> bool:
+    theirs = fetch_arrow(other.folder / SCORES, f'SELECT "{PAIR_ID}" FROM parquet')
+    query = f'SELECT "{PAIR_ID}" FROM parquet JOIN theirs USING ("{PAIR_ID}") LIMIT 1'
+    return fetch_arrow(one.folder / SCORES, query, theirs=theirs).num_rows > 0
+
+
+def compared(one: Audit, other: Audit, column: str) -> Comparison:
+    """Return how a score compares between two audits.
+
+    Raises:
+        InputError: they share no pair, or a file of either is missing or broken.
+    """
+    for audit in (one, other):
+        settings_of(audit)
+    return _compared(one, version_of(one), other, version_of(other), column)
+
+
+@functools.lru_cache(maxsize=4)
+def _compared(one: Audit, version_one: Version, other: Audit, version_other: Version, column: str) -> Comparison:
+    return compare(one, other, column=column, limit=CHANGED)
+
+
+def settings_of(audit: Audit) -> dict[str, Any]:
+    """Return the settings that an audit ran with, by the names of their flags.
+
+    Raises:
+        InputError: its config does not say them.
+    """
+    config = audit.config.get("config")
+    if not isinstance(config, dict) or not isinstance(config.get("source", {}), dict):
+        raise InputError(f"{audit.folder / CONFIG} does not say how it ran: run the audit again under a new name")
+    return flat(config)
+
+
+def differing_fields(one: Audit, other: Audit) -> pd.DataFrame:
+    """Return the settings that differ between two audits: setting, first, second, as text."""
+    first, second = settings_of(one), settings_of(other)
+    names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    shown = [["–" if each.get(name) in (None, "") else str(each[name]) for each in (first, second)] for name in names]
+    rows = [(name, *values) for name, values in zip(names, shown, strict=True)]
+    return pd.DataFrame(rows, columns=["setting", "first", "second"], dtype=str)
+
+
+SIZE = 12
+CHART = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["toImage", "select2d", "lasso2d"]}
+
+
+def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
+    """Draw one audit's score against the other's, and the pair that was clicked on."""
+    if comparison.points.empty:
+        st.info("No pair has this score in both audits: choose another score.", icon=":material/info:")
+        return
+    drawn, scored = len(comparison.points), comparison.n_scored
+    few = "" if drawn == scored else f"{drawn:,} of {scored:,} pairs are drawn, chosen at random. "
+    st.caption(f"{few}Colours are the groups in the first audit. Click a dot to see its pair.")
+    event: Any = st.plotly_chart(
+        comparison_figure(comparison.points, column=comparison.column, names=(one.name, other.name)),
+        key=f"comparison-{one.name}-{other.name}-{comparison.column}",
+        on_select="rerun",
+        selection_mode="points",
+        config=CHART,
+        alt=f"{words(comparison.column)} of each pair in the first audit against that in the second",
+    )
+    row = comparison.points[comparison.points["row_one"] == _clicked(event)]
+    if len(row):
+        draw_change_cards(_sides(one, other), comparison.column, row.to_dict("records"), key="clicked")
+
+
+def _clicked(event: Any) -> int | None:  # noqa: ANN401  what Streamlit gives back
+    """Return the row, in the first audit, of the dot that was clicked on last; None where there is none."""
+    points = (event.get("selection") or {}).get("points") or []
+    data = points[-1].get("customdata") if points else None
+    return int(data[0]) if data else None
+
+
+def draw_changed(one: Audit, other: Audit, comparison: Comparison) -> None:
+    """Draw the pairs whose score changed most, a page of them."""
+    changed = comparison.changed
+    if changed.empty:
+        return
+    page, pages = read_page(len(changed), SIZE)
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
+        st.subheader("Changed most", anchor=False, width="content")
+        draw_pages(page, pages, key="changed-pages")
+    shown = changed.iloc[(page - 1) * SIZE : page * SIZE]
+    draw_change_cards(_sides(one, other), comparison.column, shown.to_dict("records"), key="changed")
+
+
+def _sides(one: Audit, other: Audit) -> Sides:
+    return Sides(one, other, links={"In first": one, "In second": other})

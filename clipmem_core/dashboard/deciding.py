@@ -1,10 +1,10 @@
-"""What a person says of pairs → entries of the review's log at once, and a sign on the page that they were stored.
+"""Decisions of a person, written into the review's log at once, with a sign on the page that they were stored.
 
 Buttons write in their callbacks, which run before the page is drawn: the page then shows what is stored. A callback
 leaves a notice for `draw_notice`; what was told in this session is kept, so that undo takes back one's own.
 
 Streamlit stops a run, its callbacks too, wherever it touches the session's state, and begins the next one beside it.
-So what a callback does is done in one go, on the session's `Desk`: nothing in it touches the session's state.
+So what a callback does is done in one go, on the `ReviewSession`: nothing in it touches the session's state.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAIR, peek_selection, write
+from clipmem_core.dashboard.errors import one_line
+from clipmem_core.dashboard.numbers import pairs_in_words
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.dashboard.ticks import tick
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Decision, Outcome, Review, open_review
-from clipmem_core.review.rows import neighbours, pair_ids
-from clipmem_core.review.selection import Selection
+from clipmem_core.review.rows import neighbours
 from clipmem_core.review.tables import find_row
 
 Colour = Literal["green", "red", "blue", "gray"]
@@ -35,10 +35,9 @@ BADGES: dict[str | None, tuple[str, str, Colour]] = {  # decision → word, icon
     RECAPTION: ("recaption", ":material/edit:", "blue"),
     None: ("undecided", ":material/radio_button_unchecked:", "gray"),
 }
-DESK = "deciding_desk"
+SESSION = "review_session"
 SEEN = "deciding_seen"  # (pair, the entry of the log that the page shows)
 GO_ON = "deciding_go_on"
-ASKED = "deciding_asked"
 FOR_OTHER_HELP = "Decided in another audit of the data set, where the pair has other captions. It does not count here."
 SHOWN = 300  # characters of a note, an id or a caption
 LATE = "Pressed while the page was being drawn: not stored."
@@ -55,7 +54,7 @@ class Notice:
 
 
 @dataclass
-class Desk:
+class ReviewSession:
     """What a session has told, and where that leads."""
 
     turn: threading.RLock = field(default_factory=threading.RLock)
@@ -82,6 +81,11 @@ class Desk:
             self.notice = dataclasses.replace(before, sentence=f"{before.sentence} {LATE}".strip(), good=False)
         return False
 
+    def remember(self, audit: Audit, review: Review, outcome: Outcome) -> None:
+        """Keep an event of this session, so that undo finds it."""
+        self.told.append((audit.name, outcome.event))
+        self.keep(review, outcome)
+
     def keep(self, review: Review, outcome: Outcome) -> None:
         """Keep which entries of the log are the session's own."""
         self.own.append((review.path, range(outcome.first, outcome.first + outcome.pairs)))
@@ -91,26 +95,26 @@ class Desk:
         return any(path == review.path and entry in entries for path, entries in self.own)
 
 
-def open_desk() -> Desk:
-    """Return the session's desk."""
-    if DESK not in st.session_state:
-        st.session_state[DESK] = Desk()
-    desk: Desk = st.session_state[DESK]
-    return desk
+def review_session() -> ReviewSession:
+    """Return what the session of the browser has told so far."""
+    if SESSION not in st.session_state:
+        st.session_state[SESSION] = ReviewSession()
+    session: ReviewSession = st.session_state[SESSION]
+    return session
 
 
 @contextmanager
-def at_desk() -> Iterator[Desk]:
-    """Give a callback, which draws nothing, its turn at the desk; an `InputError` becomes the notice of the next run.
+def in_turn() -> Iterator[ReviewSession]:
+    """Give a callback its turn in the session, in which it draws nothing; an `InputError` becomes the next notice.
 
     What is done in it may not touch the session's state or the address.
     """
-    desk = open_desk()
-    with desk.turn:
+    session = review_session()
+    with session.turn:
         try:
-            yield desk
+            yield session
         except InputError as error:
-            desk.notice = Notice("This could not be stored.", " ".join(str(error).split()), good=False)
+            session.notice = Notice("This could not be stored.", one_line(error), good=False)
 
 
 def draw_badge(decision: Decision | None) -> None:
@@ -131,21 +135,22 @@ def decide(
         card: the pair.
         decision: keep, remove, recaption, or None to take it back.
         captions: the new ones, for recaption.
-        press: the number that the button was drawn with, see `Desk`.
+        press: the number that the button was drawn with, see `ReviewSession`.
     """
     goes_on = decision is not None and st.session_state.get(GO_ON, True)
-    selection, seen = peek_selection(), _shown_entry(card.pair_id)
-    with at_desk() as desk:
-        if not desk.takes(press):
+    selection, (shown, entry) = peek_selection(), st.session_state.get(SEEN, (None, None))
+    seen = entry if shown == card.pair_id else None
+    with in_turn() as session:
+        if not session.takes(press):
             return
         following = neighbours(audit, selection, card.pair_id).next_undecided if goes_on else None
         review = open_review(audit)
         outcome = review.decide([card.pair_id], decision, captions=captions, audit=audit.name, seen=seen)
-        remember(desk, audit, review, outcome)
+        session.remember(audit, review, outcome)
         end = " No undecided pair is left in this selection." if goes_on and following is None else ""
         stored = Notice(f"Stored: {BADGES[decision][0]}.{end}", card.pair_id, event=outcome.event)
-        desk.notice = _overtaken(desk, review, outcome) or stored
-        desk.way = (card.pair_id, following) if following is not None else None
+        session.notice = _overtaken(session, review, outcome) or stored
+        session.way = (card.pair_id, following) if following is not None else None
 
 
 def write_note(audit: Audit, card: PairCard, typed: str, *, box: str, drawn: str) -> None:
@@ -161,60 +166,49 @@ def write_note(audit: Audit, card: PairCard, typed: str, *, box: str, drawn: str
         box: tells the boxes apart.
         drawn: what the box was drawn with.
     """
-    with at_desk() as desk:
+    with in_turn() as session:
         review = open_review(audit)
         stands = review.current(card.pair_id)
-        before, stored = desk.notes.get(box, drawn), stands.note if stands else ""
+        before, stored = session.notes.get(box, drawn), stands.note if stands else ""
         if typed in (before, stored):
             return
         if stored != before:
             sentence = "Not stored: somebody else has changed the note. Look at it, then write yours again:"
-            desk.notice = Notice(sentence, typed, good=False)
+            session.notice = Notice(sentence, typed, good=False)
             return
         decision, captions = (stands.decision, stands.captions) if stands else (None, ())
         outcome = review.decide([card.pair_id], decision, captions=captions, note=typed, audit=audit.name)
-        desk.notes[box] = typed
-        remember(desk, audit, review, outcome)
-        desk.notice = Notice("Note stored.", card.pair_id, event=outcome.event)
+        session.notes[box] = typed
+        session.remember(audit, review, outcome)
+        session.notice = Notice("Note stored.", card.pair_id, event=outcome.event)
 
 
-def _shown_entry(pair_id: str) -> int | None:
-    pair, entry = st.session_state.get(SEEN, (None, None))
-    return entry if pair == pair_id else None
-
-
-def _overtaken(desk: Desk, review: Review, outcome: Outcome) -> Notice | None:
+def _overtaken(session: ReviewSession, review: Review, outcome: Outcome) -> Notice | None:
     """Return the warning where somebody else decided between what the page showed and the press of the button."""
     other = outcome.overtaken
-    if other is None or desk.wrote(review, other.entry):
+    if other is None or session.wrote(review, other.entry):
         return None
     word = BADGES[other.decision][0]
     sentence = f"Stored, but somebody else had just said {word}; yours stands now. Undo brings theirs back."
     return Notice(sentence, other.pair_id, good=False, event=outcome.event)
 
 
-def remember(desk: Desk, audit: Audit, review: Review, outcome: Outcome) -> None:
-    """Keep an event of this session, so that undo finds it."""
-    desk.told.append((audit.name, outcome.event))
-    desk.keep(review, outcome)
-
-
 def undo(audit: Audit, event: int | None = None, *, press: int | None = None) -> None:
     """Take back an event, else the last one of this session, else the last decision of the log. A callback."""
     shown = st.query_params.get(PAIR)
-    with at_desk() as desk:
-        if not desk.takes(press):
+    with in_turn() as session:
+        if not session.takes(press):
             return
-        own = [number for name, number in desk.told if name == audit.name]
+        own = [number for name, number in session.told if name == audit.name]
         wanted = event or (own[-1] if own else None)
         review = open_review(audit)
         outcome = review.undo(wanted)
-        desk.told = [each for each in desk.told if each != (audit.name, wanted)]
-        desk.notice, pair_id = _taken_back(outcome, review)
+        session.told = [each for each in session.told if each != (audit.name, wanted)]
+        session.notice, pair_id = _taken_back(outcome, review)
         if outcome is not None:
-            desk.keep(review, outcome)
+            session.keep(review, outcome)
         if shown and pair_id is not None and find_row(audit, pair_id) is not None:
-            desk.way = (shown, pair_id)
+            session.way = (shown, pair_id)
 
 
 def _taken_back(outcome: Outcome | None, review: Review) -> tuple[Notice, str | None]:
@@ -224,21 +218,21 @@ def _taken_back(outcome: Outcome | None, review: Review) -> tuple[Notice, str | 
     if outcome.pairs == 0:
         return Notice("Nothing was undone: somebody has decided anew since.", good=False), None
     last = review.history(page=1, size=1).iloc[0]
-    left = f" {_pairs(outcome.left)}, decided anew since, stayed as it is." if outcome.left else ""
-    sentence = f"Undone: {BADGES[last['decision']][0]}, {_pairs(outcome.pairs)}.{left}"
+    left = f" {pairs_in_words(outcome.left)}, decided anew since, stayed as it is." if outcome.left else ""
+    sentence = f"Undone: {BADGES[last['decision']][0]}, {pairs_in_words(outcome.pairs)}.{left}"
     pair_id = str(last["first_pair_id"])
     return (Notice(sentence, pair_id), pair_id) if outcome.pairs == 1 else (Notice(sentence), None)
 
 
 def go_on() -> None:
     """Write into the address the pair that the last press leads to, once the page is drawn that was pressed."""
-    desk = open_desk()
-    if desk.way is None:
+    session = review_session()
+    if session.way is None:
         return
-    left, there = desk.way
+    left, there = session.way
     if st.query_params.get(PAIR, left) == left:
         write(pair=there)
-    desk.way = None
+    session.way = None
 
 
 def draw_notice(audit: Audit, *, key: str) -> None:
@@ -248,8 +242,8 @@ def draw_notice(audit: Audit, *, key: str) -> None:
         audit: the audit of the page.
         key: tells the notices of a page apart.
     """
-    desk = open_desk()
-    notice, desk.notice = desk.notice, None
+    session = review_session()
+    notice, session.notice = session.notice, None
     if notice is None:
         return
     st.toast(notice.sentence, icon=":material/check:" if notice.good else ":material/warning:")
@@ -262,90 +256,3 @@ def draw_notice(audit: Audit, *, key: str) -> None:
             )
         if notice.about:
             show_text(notice.about, limit=SHOWN)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A decision on many pairs that waits for a yes; `pairs` are the ticked ones, None where all are meant."""
-
-    decision: str | None
-    count: int
-    pairs: tuple[str, ...] | None
-    selection: Selection
-
-
-def draw_bulk(audit: Audit, selection: Selection, count: int, ticked: Sequence[str]) -> None:
-    """Draw the buttons that decide for the ticked pairs, or for all pairs of the selection, at once.
-
-    The page draws what became of it with `draw_notice`.
-
-    Args:
-        audit: the audit of the page.
-        selection: the pairs that the page shows.
-        count: how many these are, on all of its pages.
-        ticked: the pairs that are ticked, by id.
-    """
-    if count == 0 and not ticked:
-        return
-    scopes = ([f"the {_pairs(len(ticked))} ticked"] if ticked else []) + [f"all {_pairs(count)} of this selection"]
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        scope = st.selectbox("Decide for", scopes, width=300)
-        pairs = tuple(ticked) if ticked and scope == scopes[0] else None
-        size = count if pairs is None else len(pairs)
-        for decision, label in ((KEEP, "Keep"), (REMOVE, "Remove"), (None, "Undecided")):
-            asked = Asked(decision, size, pairs, selection)
-            st.button(label, icon=BADGES[decision][1], key=f"bulk-{label}", on_click=_ask, args=(audit, asked))
-    _draw_question(audit, selection)
-
-
-def _pairs(count: int) -> str:
-    return "1 pair" if count == 1 else f"{count:,} pairs"
-
-
-def _ask(audit: Audit, asked: Asked) -> None:
-    """Decide for one pair at once; more of them wait for a yes. A callback."""
-    st.session_state.pop(ASKED, None)
-    if asked.count > 1:
-        st.session_state[ASKED] = asked
-    else:
-        _decide_all(audit, asked)
-
-
-def _draw_question(audit: Audit, selection: Selection) -> None:
-    """Draw the question that waits, unless the page shows other pairs by now."""
-    asked: Asked | None = st.session_state.get(ASKED)
-    if asked is None or asked.selection != selection:
-        st.session_state.pop(ASKED, None)
-        return
-    word, icon, _ = BADGES[asked.decision]
-    with st.container(border=True, horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"Say **{word}** of **{_pairs(asked.count)}**?", width="content")
-        yes = st.button(f"Yes, {word}: {_pairs(asked.count)}", type="primary", icon=icon, key="bulk-yes")
-        st.button("No", key="bulk-no", on_click=lambda: st.session_state.pop(ASKED, None))
-    if yes:
-        with st.spinner("Storing…"):
-            _decide_all(audit, asked)
-        st.rerun()
-
-
-def _decide_all(audit: Audit, asked: Asked) -> None:
-    """Store the decision; where the selection has grown or shrunk since the question, ask again."""
-    st.session_state.pop(ASKED, None)
-    again, done = None, False
-    with at_desk() as desk:
-        ids = asked.pairs if asked.pairs is not None else pair_ids(audit, asked.selection)
-        if len(ids) == asked.count:
-            review = open_review(audit)
-            outcome = review.decide(ids, asked.decision, audit=audit.name)
-            remember(desk, audit, review, outcome)
-            sentence = f"Stored: {BADGES[asked.decision][0]}, for {_pairs(outcome.pairs)}."
-            desk.notice = Notice(sentence, event=outcome.event)
-            desk.presses += 1
-            done = True
-        else:
-            again = dataclasses.replace(asked, count=len(ids))
-            desk.notice = Notice("The selection has changed in the meantime: look again.", good=False)
-    if again is not None:
-        st.session_state[ASKED] = again
-    if done and asked.pairs is not None:
-        tick(asked.pairs, on=False)

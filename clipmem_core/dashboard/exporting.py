@@ -1,4 +1,4 @@
-"""An audit → the formats it can be exported in, the buttons that make, download and delete an export, and its commands.
+"""The view of exports: formats, the buttons that make, download and delete an export, and its commands.
 
 Short ones are made while the page waits, long ones by a process that goes on without it.
 """
@@ -11,10 +11,10 @@ import streamlit as st
 from clipmem_core.audits.jobs import Job, cancel
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.address import write
-from clipmem_core.dashboard.amounts import bytes_in_words
-from clipmem_core.dashboard.deciding import Notice, open_desk
-from clipmem_core.dashboard.decision_list import count_decisions
+from clipmem_core.dashboard.address import draw_set, write
+from clipmem_core.dashboard.deciding import Notice, review_session
+from clipmem_core.dashboard.decisions import count_decisions
+from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.kept_exports import (
     INTERRUPTED,
     KINDS,
@@ -29,8 +29,8 @@ from clipmem_core.dashboard.kept_exports import (
     takes_time,
     typed_command,
 )
+from clipmem_core.dashboard.numbers import bytes_in_words
 from clipmem_core.dashboard.plain import show_strong, show_text
-from clipmem_core.dashboard.trouble import draw_fault
 from clipmem_core.exports import FORMATS
 from clipmem_core.exports.cleaned import is_planted
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
@@ -51,13 +51,33 @@ LIMITS = {
 
 def draw_exports(audit: Audit) -> None:
     """Draw the choice of a format, what an export would hold, and those that were made."""
+    chosen = KINDS.get(st.query_params.get(FORMAT, ""), next(iter(KINDS.values())))
     left, right = st.columns([2, 3], gap="large")
     with left:
-        kind = _draw_choice()
+        draw_set(
+            st.radio,
+            "Format",
+            list(FORMATS),
+            key="export-format",
+            value=chosen.format,
+            take=lambda name: write(**{FORMAT: Kind(name, FORMATS[name].suffix).name}),
+            format_func=lambda name: FORMATS[name].title,
+            captions=[about.sentence for about in FORMATS.values()],
+        )
     with right:
-        _draw_contents(audit, kind)
-        _draw_endings(kind)
-        _draw_making(audit, kind)
+        _draw_contents(audit, chosen)
+        if len(chosen.about.suffixes) > 1:
+            draw_set(
+                st.segmented_control,
+                "File",
+                chosen.about.suffixes,
+                key="export-suffix",
+                value=chosen.suffix,
+                take=lambda suffix: write(**{FORMAT: Kind(chosen.format, suffix).name}),
+                required=True,
+                label_visibility="collapsed",
+            )
+        _draw_making(audit, chosen)
     kept = kept_exports(audit)
     if not kept:
         st.caption("No export of this audit has been made yet.")
@@ -67,40 +87,6 @@ def draw_exports(audit: Audit) -> None:
     for each in kept:
         with st.container(border=True, key=f"export-{each.kind.name}"):
             _draw_kept(audit, each, position)
-
-
-def _draw_choice() -> Kind:
-    """Draw the formats and return the kind that is chosen."""
-    chosen = KINDS.get(st.query_params.get(FORMAT, ""), next(iter(KINDS.values())))
-    st.session_state["export-format"] = chosen.format
-    st.radio(
-        "Format",
-        list(FORMATS),
-        key="export-format",
-        format_func=lambda name: FORMATS[name].title,
-        captions=[about.sentence for about in FORMATS.values()],
-        on_change=lambda: _choose(st.session_state["export-format"], ""),
-    )
-    return chosen
-
-
-def _draw_endings(chosen: Kind) -> None:
-    """Draw the endings that the file may have, where there are several."""
-    if len(chosen.about.suffixes) == 1:
-        return
-    st.session_state["export-suffix"] = chosen.suffix
-    st.segmented_control(
-        "File",
-        chosen.about.suffixes,
-        key="export-suffix",
-        on_change=lambda: _choose(chosen.format, st.session_state["export-suffix"]),
-        required=True,
-        label_visibility="collapsed",
-    )
-
-
-def _choose(format: str, suffix: str) -> None:
-    write(**{FORMAT: Kind(format, suffix or FORMATS[format].suffix).name})
 
 
 def _draw_contents(audit: Audit, kind: Kind) -> None:
@@ -160,21 +146,17 @@ def _make(audit: Audit, kind: Kind) -> None:
         if takes_time(audit, kind):
             export_task(audit, kind).start()
             st.rerun()
-        _make_here(audit, kind)
+        bar = st.progress(0.0, text="Writing")
+
+        def show(done: int, total: int) -> None:
+            bar.progress(done / max(total, 1), text="Writing pictures")
+
+        make(audit, kind, progress=show)
+        bar.empty()
     except (InputError, RuntimeError) as error:
         draw_fault("This export cannot be made.", error)
         return
     st.toast("The export is made.", icon=":material/check:")
-
-
-def _make_here(audit: Audit, kind: Kind) -> None:
-    bar = st.progress(0.0, text="Writing")
-
-    def show(done: int, total: int) -> None:
-        bar.progress(done / max(total, 1), text="Writing pictures")
-
-    make(audit, kind, progress=show)
-    bar.empty()
 
 
 def _draw_kept(audit: Audit, kept: Kept, position: int) -> None:
@@ -183,7 +165,8 @@ def _draw_kept(audit: Audit, kept: Kept, position: int) -> None:
         with st.container(gap=None, width="stretch"):
             show_strong(kept.path.name)
             made = datetime.fromtimestamp(kept.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
-            st.caption(f"{kept.kind.about.title} · {_size(kept)} · {made}")
+            beside = f", and {bytes_in_words(kept.beside_bytes)} beside it" if kept.beside_bytes else ""
+            st.caption(f"{kept.kind.about.title} · {bytes_in_words(kept.file_bytes)}{beside} · {made}")
         _draw_download(kept)
         st.button(
             "Delete", icon=":material/delete:", key=f"delete-{kept.kind.name}", on_click=_delete, args=(audit, kept)
@@ -198,11 +181,6 @@ def _draw_kept(audit: Audit, kept: Kept, position: int) -> None:
     if code:
         st.caption("To audit it:" if language == "bash" else "To read it back:")
         st.code(code, language=language, wrap_lines=True)
-
-
-def _size(kept: Kept) -> str:
-    beside = f", and {bytes_in_words(kept.beside_bytes)} beside it" if kept.beside_bytes else ""
-    return f"{bytes_in_words(kept.file_bytes)}{beside}"
 
 
 def _draw_download(kept: Kept) -> None:
@@ -225,6 +203,6 @@ def _delete(audit: Audit, kept: Kept) -> None:
     """Delete an export. A callback."""
     try:
         delete(audit, kept.kind)
-        open_desk().notice = Notice("Export deleted.", kept.path.name)
+        review_session().notice = Notice("Export deleted.", kept.path.name)
     except InputError as error:
-        open_desk().notice = Notice("The export was not deleted.", str(error), good=False)
+        review_session().notice = Notice("The export was not deleted.", str(error), good=False)

@@ -1,34 +1,123 @@
-"""The widgets that show and change a selection: queues, search, filters, order and removable chips.
+"""A selection's queues, search, filters, order and conditions: the widgets that show and change them.
 
 Each widget is set from the address before it is drawn, and its callback writes into the address what was changed.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
-from clipmem_core.columns import CLIPMEM, EXTERNAL, GROUPS, SCORED
-from clipmem_core.dashboard.address import LAYOUT, peek_selection, write, write_selection
-from clipmem_core.dashboard.chips import (
-    SIDES,
-    changed,
-    cleared,
-    conditions,
-    learned_by_g,
-    queue_of,
-    with_queue,
-    with_range,
-)
-from clipmem_core.dashboard.numbers import number, read_verdict
+from clipmem_core.columns import CLIPMEM, EXTERNAL, GROUPS, INDEPENDENT, SCORED
+from clipmem_core.dashboard.address import LAYOUT, draw_set, peek_selection, write, write_selection
+from clipmem_core.dashboard.numbers import number, read_members, read_verdict
+from clipmem_core.dashboard.plain import cut
 from clipmem_core.review.decisions import CHOICES
 from clipmem_core.review.overview import mapping
 from clipmem_core.review.rows import labels, planted_kinds, score_span
-from clipmem_core.review.selection import ANY, DECIDED, MATCH, NONE, TEXT_SIDE, UNDECIDED, Range, Selection
-from clipmem_core.scores.table import BY_NAME, words
+from clipmem_core.review.selection import (
+    ANY,
+    DECIDED,
+    IMAGE_SIDE,
+    MAP_X,
+    MATCH,
+    NONE,
+    TEXT_SIDE,
+    UNDECIDED,
+    Range,
+    Selection,
+)
+from clipmem_core.scores.table import BY_NAME, QUEUE, scores_in, words
+
+LIMIT = 60
+SIDES = {IMAGE_SIDE: "pictures", "text": "captions"}
+NAMES = {"group": "group", "label": "label", "planted": "planted", "decision": "decision", "words": "words"}
+
+
+def changed(selection: Selection, **changes: Any) -> Selection:  # noqa: ANN401  the fields of a selection
+    """Return a selection with other conditions, in an order that makes sense with them.
+
+    A search that begins is ordered by match, and one that ends no longer is.
+
+    Example:
+        >>> changed(Selection(), meaning="a frog").order
+        'match'
+    """
+    new = dataclasses.replace(selection, **changes)
+    if new.searched and not selection.searched and "order" not in changes:
+        return dataclasses.replace(new, order=MATCH, ascending=False)
+    if new.order == MATCH and not new.searched:
+        return dataclasses.replace(new, order=CLIPMEM, ascending=False)
+    return new
+
+
+def learned_by_g(selection: Selection) -> bool:
+    """Tell whether it is in the order of −clipmem: independent pairs alone, which g learned, and g is subtracted."""
+    return selection.order == CLIPMEM and selection.group == INDEPENDENT
+
+
+def queue_of(selection: Selection) -> str | None:
+    """Return the score of the queue that a selection is in the order of, or None."""
+    first = selection == with_queue(selection, selection.order) and selection.order in scores_in(QUEUE)
+    return selection.order if first else None
+
+
+def with_queue(selection: Selection, order: str) -> Selection:
+    """Return a selection in the order of a queue, no search, all else kept."""
+    return dataclasses.replace(selection, order=order, ascending=False, meaning="", like="")
+
+
+def conditions(selection: Selection) -> list[tuple[str, Selection]]:
+    """Return every condition in words, cut to a chip's length, with the selection that is left without it."""
+    found = [
+        (f"{word}: {getattr(selection, field)}", changed(selection, **{field: ""}))
+        for field, word in NAMES.items()
+        if getattr(selection, field)
+    ]
+    for unwanted in dict.fromkeys(selection.ranges):
+        others = tuple(each for each in selection.ranges if each != unwanted)
+        found.append((_between(unwanted), changed(selection, ranges=others)))
+    if outline := selection.outline:
+        columns = f"{words(outline.x)} and {words(outline.y)}"
+        place = f"the map of embeddings {selection.map}" if outline.x == MAP_X else columns
+        found.append((f"outlined on {place}", changed(selection, outline=None, map="")))
+    side = SIDES[selection.side]
+    if selection.meaning:
+        found.append((f"{side} close to: {selection.meaning}", changed(selection, meaning="")))
+    if selection.like:
+        found.append((f"{side} like that of: {selection.like}", changed(selection, like="")))
+    if selection.searched and selection.member:
+        found.append((f"encoders of {selection.member}", changed(selection, member="")))
+    return [(cut(" ".join(text.split()), LIMIT), rest) for text, rest in found]
+
+
+def cleared(selection: Selection) -> Selection:
+    """Return a selection without conditions, in the same order where it can be."""
+    order = CLIPMEM if selection.order == MATCH else selection.order
+    return Selection(order=order, ascending=selection.ascending and order == selection.order)
+
+
+def with_range(selection: Selection, wanted: Range) -> Selection:
+    """Return a selection with a range in place of those of the same score; the ends may come in any order."""
+    low, high = wanted.low, wanted.high
+    if low is not None and high is not None and low > high:
+        wanted = Range(wanted.column, high, low)
+    others = tuple(r for r in selection.ranges if r.column != wanted.column)
+    return changed(selection, ranges=(*others, wanted))
+
+
+def _between(wanted: Range) -> str:
+    name = words(wanted.column)
+    low, high = (None if end is None else f"{end:.4g}".replace("-", "−") for end in (wanted.low, wanted.high))
+    if low is None:
+        return f"{name}: any" if high is None else f"{name} ≤ {high}"
+    return f"{name} ≥ {low}" if high is None else f"{name} {low} to {high}"
+
 
 GRID, TABLE = "grid", "table"
 LAYOUTS = {GRID: ":material/grid_view: Grid", TABLE: ":material/table_rows: Table"}
@@ -43,27 +132,23 @@ RANGE_KEYS = ("range-column", "range-low", "range-high")
 
 def draw_queues(audit: Audit, selection: Selection, layout: str) -> None:
     """Draw the two queues and the choice of grid or table."""
-    named = queues(read_verdict(audit))
+    named = {order: queue.name for order, queue in queues(read_verdict(audit)).items()}
+
+    def take_queue(order: str | None) -> None:
+        if order:
+            write_selection(with_queue(peek_selection(), order))
+
+    def take_layout(chosen: str) -> None:
+        write(**{LAYOUT: None if chosen == GRID else chosen})
+
+    widgets: list[tuple[str, dict[str, str], str | None, Callable[[Any], None], dict[str, Any]]] = [
+        ("Queue", named, queue_of(selection), take_queue, {}),
+        ("Layout", LAYOUTS, layout, take_layout, {"required": True}),
+    ]
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
-        st.session_state["queue"] = queue_of(selection)
-        st.segmented_control(
-            "Queue",
-            list(named),
-            key="queue",
-            format_func=lambda order: named[order].name,
-            on_change=_take_queue,
-            label_visibility="collapsed",
-        )
-        st.session_state["layout"] = layout
-        st.segmented_control(
-            "Layout",
-            list(LAYOUTS),
-            key="layout",
-            required=True,
-            format_func=LAYOUTS.__getitem__,
-            on_change=_take_layout,
-            label_visibility="collapsed",
-        )
+        for label, names, value, take, look in widgets:
+            look |= {"format_func": names.__getitem__, "label_visibility": "collapsed"}
+            draw_set(st.segmented_control, label, list(names), key=label.lower(), value=value, take=take, **look)
 
 
 def draw_filters(audit: Audit, selection: Selection) -> None:
@@ -83,18 +168,9 @@ def draw_conditions(selection: Selection) -> None:
     if not found:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        places = list(range(len(found)))
-        key = "conditions"
-        st.session_state[key] = places
-        st.multiselect(
-            "Active filters",
-            places,
-            key=key,
-            format_func=lambda place: found[place][0],
-            on_change=_remove,
-            label_visibility="collapsed",
-            wrap=True,
-        )
+        places, key = list(range(len(found))), "conditions"
+        look = {"format_func": lambda place: found[place][0], "label_visibility": "collapsed", "wrap": True}
+        draw_set(st.multiselect, "Active filters", places, key=key, value=places, take=_remove, **look)
         st.button("Clear all", type="tertiary", icon=":material/close:", on_click=_clear)
 
 
@@ -108,8 +184,9 @@ def draw_order(selection: Selection) -> None:
 
 
 def _draw_more(audit: Audit, selection: Selection) -> None:
-    config = mapping(audit.config)
-    groups = _with(selection.group, _groups(str(config.get("protocol", ""))))
+    protocol = str(mapping(audit.config).get("protocol", ""))
+    own = {"ensemble": [SCORED, EXTERNAL], "paper": [group for group in GROUPS if group != SCORED]}
+    groups = _with(selection.group, own.get(protocol, GROUPS))
     _choose("group", "Group", ["", *groups], selection.group, _or_any(str))
     known = _with(selection.label, labels(audit))
     if known:
@@ -120,9 +197,7 @@ def _draw_more(audit: Audit, selection: Selection) -> None:
         names = {ANY: "planted, any kind", NONE: "not planted"}
         _choose("planted", "Planted", ["", *options], selection.planted, _or_any(lambda kind: names.get(kind, kind)))
     _draw_range(audit)
-    listed = config.get("members")
-    members = [str(name) for name in listed] if isinstance(listed, list) else []
-    options = ["", *_with(selection.member, members)]
+    options = ["", *_with(selection.member, read_members(audit))]
     _choose("by", "Search by meaning among", list(SIDES), searched_side(selection), SIDES.__getitem__)
     _choose("member", "Search with the encoders of", options, selection.member, lambda name: name or "all, their mean")
 
@@ -145,11 +220,6 @@ def _draw_range(audit: Audit) -> None:
         st.button("Add", icon=":material/add:", on_click=_add_range)
 
 
-def _groups(protocol: str) -> list[str]:
-    ensemble = [SCORED, EXTERNAL]
-    return {"ensemble": ensemble, "paper": [group for group in GROUPS if group != SCORED]}.get(protocol, GROUPS)
-
-
 def _with(chosen: str, options: Sequence[str]) -> list[str]:
     """Return the options and, where it is none of them, what the address asks for."""
     return [*options] if not chosen or chosen in options else [chosen, *options]
@@ -160,16 +230,8 @@ def _or_any(name: Callable[[str], str]) -> Callable[[str], str]:
 
 
 def _draw_text(field: str, label: str, value: str, placeholder: str, *, width: int) -> None:
-    st.session_state[field] = value
-    st.text_input(
-        label,
-        key=field,
-        type="search",
-        placeholder=placeholder,
-        on_change=_take,
-        args=(field,),
-        width=width,
-    )
+    look = {"type": "search", "placeholder": placeholder, "width": width}
+    draw_set(st.text_input, label, key=field, value=value, take=partial(_take, field), **look)
 
 
 def _choose(
@@ -179,39 +241,19 @@ def _choose(
     value: object,
     name: Callable[[Any], str],
     *,
-    width: int | None = None,
+    width: int | Literal["stretch"] = "stretch",
 ) -> None:
-    st.session_state[field] = value
-    st.selectbox(
-        label,
-        options,
-        key=field,
-        format_func=name,
-        on_change=_take,
-        args=(field,),
-        width="stretch" if width is None else width,
-    )
+    look = {"format_func": name, "width": width}
+    draw_set(st.selectbox, label, options, key=field, value=value, take=partial(_take, field), **look)
 
 
-def _take(field: str) -> None:
-    value = st.session_state[field]
+def _take(field: str, value: object) -> None:
     write_selection(changed(peek_selection(), **{field: "" if value is None else value}))
 
 
-def _take_queue() -> None:
-    order = st.session_state["queue"]
-    if order:
-        write_selection(with_queue(peek_selection(), order))
-
-
-def _take_layout() -> None:
-    write(**{LAYOUT: None if st.session_state["layout"] == GRID else st.session_state["layout"]})
-
-
-def _remove() -> None:
+def _remove(left: Sequence[int]) -> None:
     """Remove the first condition whose chip was taken away; all of them where none is left."""
     selection = peek_selection()
-    left = set(st.session_state["conditions"])
     gone = [rest for place, (_, rest) in enumerate(conditions(selection)) if place not in left]
     write_selection(gone[0] if len(gone) == 1 else cleared(selection))
 

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 
 from clipmem_core.audits.jobs import audit_task
 from clipmem_core.audits.store import Audit, audits_folder, is_name, list_audits
+from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_text, show_title
 from clipmem_core.dashboard.running import FIRST, draw_empty, draw_progress
-from clipmem_core.dashboard.trouble import explained_errors
 from clipmem_core.figures.colours import ENCODER_COLOURS
 
 PAGES = {  # file → title and icon, in the order of the sidebar

@@ -1,4 +1,4 @@
-"""An audit and a kind of export → the export in the data folder: made here or by a detached process, listed, deleted.
+"""Exports in the data folder: made here or by a detached process, listed, deleted.
 
     <data>/exports/<audit>/<kind>/     the file, what belongs beside it, and export.json, which says what it holds
     <data>/jobs/.exports/<audit>/<kind>/   the process that makes one that takes time

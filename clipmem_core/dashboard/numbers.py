@@ -1,4 +1,4 @@
-"""Scores as the few digits a person reads, with what may be claimed of them: an error, or the noise floor."""
+"""Scores, times and sizes in the few digits a person reads, and what may be claimed of a score."""
 
 import math
 from dataclasses import dataclass
@@ -47,14 +47,19 @@ def read_verdict(audit: Audit) -> dict[str, Any]:
         return {}
 
 
+def read_members(audit: Audit) -> list[str]:
+    """Return the names of an audit's members; none where its config cannot be read or does not list them."""
+    try:
+        listed = mapping(audit.config).get("members")
+    except InputError:
+        return []
+    return [str(name) for name in listed] if isinstance(listed, list) else []
+
+
 def read_noise(audit: Audit) -> Noise:
     """Return what an audit says of the uncertainty, and may show of it; nothing where it cannot be read."""
     verdict = read_verdict(audit)
-    try:
-        members = mapping(audit.config).get("members")
-    except InputError:
-        members = None
-    enough = isinstance(members, list) and len(members) >= MIN_MEMBERS_FOR_SE
+    enough = len(read_members(audit)) >= MIN_MEMBERS_FOR_SE
     floor: Any = verdict.get("external_sd")
     error = ERRORS.get(str(verdict.get("se_kind")).lower(), "") if enough else ""
     return Noise(error, float(floor) if is_number(floor) else None)
@@ -71,3 +76,58 @@ def number(value: float | None) -> str:
         return "–"
     small = 0 < abs(value) < 0.095
     return (f"{value:.2g}" if small else f"{value:.2f}").replace("-", "−")
+
+
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, of two units at most; nothing where it is not known.
+
+    Example:
+        >>> duration(9.6), duration(125), duration(3 * 3600 + 1260), duration(math.nan)
+        ('10 s', '2 min 5 s', '3 h 21 min', '')
+    """
+    if not math.isfinite(seconds):
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def bytes_in_words(count: int) -> str:
+    """Return a size in the unit that suits it.
+
+    Example:
+        >>> bytes_in_words(999), bytes_in_words(1_234_000), bytes_in_words(0)
+        ('999 B', '1.2 MB', '0 B')
+    """
+    power = min(len(UNITS) - 1, int(math.log10(count) // 3)) if count else 0
+    return f"{count:,} B" if power == 0 else f"{count / 1000**power:.1f} {UNITS[power]}"
+
+
+def signed(value: float | None) -> str:
+    """Return a difference with its sign."""
+    return f"+{number(value)}" if value is not None and value > 0 else number(value)
+
+
+def pairs_in_words(count: int) -> str:
+    """Return a number of pairs.
+
+    Example:
+        >>> pairs_in_words(1), pairs_in_words(1200)
+        ('1 pair', '1,200 pairs')
+    """
+    return "1 pair" if count == 1 else f"{count:,} pairs"
+
+
+def moment(time: str) -> str:
+    """Return an ISO time without its seconds.
+
+    Example:
+        >>> moment("2025-01-31T12:34:56+00:00")
+        '2025-01-31 12:34'
+    """
+    return f"{time[:10]} {time[11:16]}"

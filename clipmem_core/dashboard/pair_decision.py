@@ -1,4 +1,4 @@
-"""A pair and its decision → the buttons, the note and the captions box that change it.
+"""The buttons, the note and the captions box that change what is decided on a pair.
 
 What somebody else says of the pair in the meantime shows by itself.
 """
@@ -17,10 +17,12 @@ from clipmem_core.dashboard.deciding import (
     decide,
     draw_badge,
     draw_notice,
-    open_desk,
+    review_session,
     undo,
     write_note,
 )
+from clipmem_core.dashboard.errors import LIMIT, one_line
+from clipmem_core.dashboard.numbers import moment
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Decision, open_review
@@ -87,7 +89,11 @@ def draw_decision(audit: Audit, card: PairCard) -> None:
 
     Each button is of its pair and of one press: another pair, and the next press, has buttons of its own.
     """
-    view, press = view_of(card), {"press": open_desk().presses}
+    view, press = view_of(card), {"press": review_session().presses}
+
+    def keep_going_on() -> None:
+        st.session_state[GO_ON] = st.session_state[GO_ON_TOGGLE]
+
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"{ROW}-{view}"):
         for label, shortcut, decision in (("Keep", "K", KEEP), ("Remove", "X", REMOVE)):
             st.button(
@@ -102,16 +108,12 @@ def draw_decision(audit: Audit, card: PairCard) -> None:
         icon = ":material/undo:"
         st.button("Undo", shortcut="U", icon=icon, key=f"undo-{view}", on_click=undo, args=(audit,), kwargs=press)
         st.session_state[GO_ON_TOGGLE] = st.session_state.get(GO_ON, True)
-        st.toggle("Go on after deciding", key=GO_ON_TOGGLE, on_change=_keep_going_on)
+        st.toggle("Go on after deciding", key=GO_ON_TOGGLE, on_change=keep_going_on)
     left, right = st.columns([2, 3])
     with left:
         _draw_stored(audit, card.pair_id, drawn=_entry(card.decision))
     with right:
         draw_notice(audit, key="pair")
-
-
-def _keep_going_on() -> None:
-    st.session_state[GO_ON] = st.session_state[GO_ON_TOGGLE]
 
 
 def _entry(decision: Decision | None) -> int:
@@ -131,30 +133,20 @@ def _draw_stored(audit: Audit, pair_id: str, *, drawn: int) -> None:
         review = open_review(audit)
         decision = review.current(pair_id)
     except InputError as error:
-        show_text(f"Decisions cannot be read: {' '.join(str(error).split())}", limit=1000)
+        show_text(f"Decisions cannot be read: {one_line(error)}", limit=LIMIT)
         return
     st.session_state[SEEN] = (pair_id, _entry(decision))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         draw_badge(decision)
         if decision is not None and decision.decision is not None:
-            st.caption(_moment(decision.time), width="content")
-        if _entry(decision) != drawn and not open_desk().wrote(review, _entry(decision)):
+            st.caption(f"{moment(decision.time)} UTC", width="content")
+        if _entry(decision) != drawn and not review_session().wrote(review, _entry(decision)):
             st.badge("somebody else, just now", icon=":material/group:", color="orange")
     if decision is not None and decision.decision == RECAPTION:
         for caption in decision.captions:
             show_text(f"→ {caption}", limit=SHOWN)
     if decision is not None and decision.note:
         show_text(f"note: {decision.note}", limit=SHOWN)
-
-
-def _moment(time: str) -> str:
-    """Return an ISO time in UTC without its seconds, made of digits and our own words only.
-
-    Example:
-        >>> _moment("2025-01-31T12:34:56+00:00")
-        '2025-01-31 12:34 UTC'
-    """
-    return f"{time[:10]} {time[11:16]} UTC"
 
 
 def draw_edits(audit: Audit, card: PairCard) -> None:
@@ -171,7 +163,7 @@ def draw_edits(audit: Audit, card: PairCard) -> None:
             shortcut="E",
             key=f"{RECAPTION}-{view_of(card)}",
             on_click=_recaption,
-            args=(audit, card, open_desk().presses),
+            args=(audit, card, review_session().presses),
             help="Stores the captions as they stand in the box. Ctrl+Enter in the box does the same.",
         )
     note = f"note-{audit.name}-{card.row}-{_entry(card.decision)}"  # another entry may bring another note
@@ -179,12 +171,16 @@ def draw_edits(audit: Audit, card: PairCard) -> None:
     if note not in st.session_state:
         st.session_state[note] = drawn
     hint = "Stored with Enter, or on leaving the field"
-    st.text_input("Note", key=note, on_change=_note, args=(audit, card, note, drawn), placeholder=hint)
+
+    def store() -> None:
+        write_note(audit, card, st.session_state[note], box=note, drawn=drawn)
+
+    st.text_input("Note", key=note, on_change=store, placeholder=hint)
 
 
 def view_of(card: PairCard) -> str:
     """Return what names a pair as it is shown between two presses."""
-    return f"{card.row}-{open_desk().presses}"
+    return f"{card.row}-{review_session().presses}"
 
 
 def guard_keys(card: PairCard) -> None:
@@ -221,18 +217,13 @@ def _current(card: PairCard) -> tuple[str, ...]:
 def _recaption(audit: Audit, card: PairCard, press: int) -> None:
     """Store the captions of the box, unless they are none, or those that the pair has anyway. A callback."""
     text = as_lines(tuple(line for line in st.session_state[captions_key(audit, card)].splitlines() if line.strip()))
-    desk = open_desk()
-    if press != desk.presses:
+    session = review_session()
+    if press != session.presses:
         return
     if not text:
-        desk.notice = Notice("Not stored: write at least one caption.", good=False)
+        session.notice = Notice("Not stored: write at least one caption.", good=False)
     elif text == as_lines(card.captions):
         sentence = "Not stored: these are the captions it has. Edit them, or press Keep."
-        desk.notice = Notice(sentence, good=False)
+        session.notice = Notice(sentence, good=False)
     else:
         decide(audit, card, RECAPTION, captions=text.split("\n"), press=press)
-
-
-def _note(audit: Audit, card: PairCard, key: str, drawn: str) -> None:
-    """Store what the box of the note says. A callback."""
-    write_note(audit, card, st.session_state[key], box=key, drawn=drawn)

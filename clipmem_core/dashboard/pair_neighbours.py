@@ -1,18 +1,18 @@
-"""A pair → the pairs that a member finds most like it, and the captions that members without it would choose."""
+"""The pairs that a member finds most like one, and the captions that members without it would choose."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAIR, link, peek_selection, read_view
-from clipmem_core.dashboard.deciding import Notice, open_desk
-from clipmem_core.dashboard.numbers import number
+from clipmem_core.dashboard.cards import draw_picture
+from clipmem_core.dashboard.deciding import Notice, review_session
+from clipmem_core.dashboard.errors import one_line_errors
+from clipmem_core.dashboard.numbers import number, read_members
 from clipmem_core.dashboard.pair_decision import as_lines, captions_key
-from clipmem_core.dashboard.plain import cut, show_text
-from clipmem_core.dashboard.thumbnails import alt_text, thumbnail
+from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.thumbnails import thumbnail
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.nearest import nearest
@@ -28,15 +28,6 @@ STYLE = (
     '<style>[class*="st-key-nearest-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }</style>'
 )
 TITLES = {IMAGE_SIDE: "Nearest pictures", TEXT_SIDE: "Nearest captions"}
-
-
-@contextmanager
-def one_line_errors(what: str) -> Iterator[None]:
-    """Say in one line that a part of the page cannot be shown, and why; the rest of the page stays."""
-    try:
-        yield
-    except InputError as error:
-        show_text(f"{what} cannot be shown: {' '.join(str(error).split())}", limit=1000)
 
 
 @st.fragment
@@ -88,7 +79,7 @@ def _draw_choice(audit: Audit, card: PairCard, other: PairCard, cosine: float) -
 
 def _prefill(key: str, text: str) -> None:
     st.session_state[key] = text
-    open_desk().notice = Notice("The caption is in the box: Recaption (E) stores it.")
+    review_session().notice = Notice("The caption is in the box: Recaption (E) stores it.")
 
 
 @st.fragment
@@ -97,8 +88,7 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
     st.subheader("Most like it", anchor=False)
     st.html(STYLE)
     st.caption("The numbers are cosines in the space of one member's encoders.")
-    names = [str(name) for name in audit.config.get("members") or []]
-    member = st.selectbox("In the eyes of member", names, key="nearest_member", width=260)
+    member = st.selectbox("In the eyes of member", read_members(audit), key="nearest_member", width=260)
     for by, title in TITLES.items():
         st.markdown(f"**{title}**")
         with one_line_errors(title):
@@ -115,12 +105,11 @@ def _draw_others(audit: Audit, others: Sequence[PairCard], cosines: Sequence[flo
         for other, cosine in zip(others, cosines, strict=True):
             picture, fault = thumbnail(root, other.image)
             with grid.cell(), st.container(gap="xsmall"):
-                caption = cut(" ".join(other.captions[:1]), SHORT_LIMIT)
-                st.image(picture, width="stretch", alt=alt_text(caption, fault))
+                draw_picture(other, picture, fault, told=False)
                 with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
                     st.markdown(f"**{number(cosine)}**", width="content")
                     _draw_link(audit, other)
-                show_text(caption)
+                show_text(" ".join(other.captions[:1]), limit=SHORT_LIMIT)
 
 
 def _draw_link(audit: Audit, other: PairCard) -> None:

@@ -1,4 +1,4 @@
-"""Text that others wrote → the same text on the page, whatever it spells.
+"""Text that others wrote, shown on the page as it is, whatever it spells.
 
 Captions, labels, file names and messages may hold HTML, Markdown, formulas, emoji codes or Streamlit's directives.
 They reach the page through this module or through data tables, never through a function that reads Markdown.
@@ -40,7 +40,7 @@ def as_html(text: str, *, limit: int = 0) -> str:
 
 
 def show_title(text: str, of: str = "") -> None:
-    """Write text as the page's main heading, and in a lighter hand what the page is about."""
+    """Write text as the page's main heading, and in lighter letters what the page is about."""
     about = f' <bdi style="font-weight:400;opacity:.65">{html.escape(of)}</bdi>' if of else ""
     st.html(f'<h1 dir="auto" style="margin:0;padding:0;overflow-wrap:anywhere">{html.escape(text)}{about}</h1>')
 

@@ -1,17 +1,16 @@
-"""An `Overview` → its drawing: header, verdict, groups, utility and detection."""
+"""The parts of the page Overview: header, verdict, groups and their colours, utility and detection."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.verdict import RELIABILITY, reliability_of, uses
-from clipmem_core.columns import GROUP
-from clipmem_core.dashboard.legend import draw_legend
+from clipmem_core.columns import CANDIDATE, EXTERNAL, GROUP, GROUPS, INDEPENDENT, SCORED, SHARED
+from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_strong, show_text
-from clipmem_core.dashboard.trouble import explained_errors
-from clipmem_core.figures.colours import ENCODER_COLOURS
+from clipmem_core.figures.colours import ENCODER_COLOURS, GROUP_COLOURS
 from clipmem_core.figures.groups import encoder_figure, group_figure
 from clipmem_core.review.groups import quarantine_page
 from clipmem_core.review.overview import Overview, detection_table, explain_null, is_number, mapping, rows, table
@@ -186,3 +185,30 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> pd.DataFrame:
         else:
             flat.append((f"{prefix}{key}", str(value)))
     return pd.DataFrame(flat, columns=["setting", "value"])
+
+
+GROUP_MEANINGS = {
+    CANDIDATE: "f trained on them and g did not; clipmem is high where they are memorized.",
+    INDEPENDENT: "g trained on them and f did not; clipmem is negative where they are memorized.",
+    SCORED: "some members trained on them and some left them out; each gets its score.",
+    SHARED: "all members trained on them, so that no difference is left to see.",
+    EXTERNAL: "no member trained on them: what clipmem is without memorization.",
+}
+LAYOUT = "display:grid;grid-template-columns:auto 1fr;gap:.2rem 1.2rem;font-size:.875rem"
+ENCODER_MEANINGS = {
+    "image": "the part of clipmem that lies in how pictures are encoded.",
+    "text": "the part of clipmem that lies in how captions are encoded.",
+}
+
+
+def draw_legend(groups: Iterable[str]) -> None:
+    """Draw what the colours of the groups an audit has and of the encoders stand for."""
+    present = set(groups)
+    lines = [(f"{name} pairs", GROUP_COLOURS[name], GROUP_MEANINGS[name]) for name in GROUPS if name in present]
+    lines += [(f"{name} encoder", ENCODER_COLOURS[name], meaning) for name, meaning in ENCODER_MEANINGS.items()]
+    rows = (
+        f'<div><span aria-hidden="true" style="color:{colour}">●</span> {name}</div><div>{meaning}</div>'
+        for name, colour, meaning in lines
+    )
+    with st.container(border=True):
+        st.html(f'<div style="{LAYOUT}">{"".join(rows)}</div>')

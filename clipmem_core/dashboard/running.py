@@ -22,9 +22,9 @@ from clipmem_core.audits.status import (
     state_of,
 )
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.amounts import duration
+from clipmem_core.dashboard.errors import draw_fault, explained_errors
+from clipmem_core.dashboard.numbers import duration
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.dashboard.trouble import draw_fault, explained_errors
 from clipmem_core.figures.training import loss_figure
 
 FIRST = "scenes"

@@ -12,9 +12,9 @@ from clipmem_core.audits.preflight import Request, find_request
 from clipmem_core.audits.settings import audit_name
 from clipmem_core.audits.store import CONFIG, audits_folder, is_name
 from clipmem_core.config import FIELDS, PRESETS, AuditConfig, SourceOptions, data_folder, preset_config
+from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.fields import draw_field, field_names
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.dashboard.trouble import explained_errors
 from clipmem_core.pairs.debian.fetch import CAPTIONS_FILE, PACKAGES
 from clipmem_core.pairs.table import DRAWN
 

@@ -1,4 +1,4 @@
-"""An image reference → the JPEG bytes of a thumbnail, or of a grey square where the picture cannot be read."""
+"""Pictures as JPEG bytes: small ones, a large one, or a grey square where a picture cannot be read."""
 
 import base64
 import functools
@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import streamlit as st
 from PIL import Image
 
-from clipmem_core.pairs.pictures import decode
+from clipmem_core.pairs.pictures import decode, decode_measured
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.shortage import shortage
 
@@ -112,3 +113,32 @@ def _jpeg(picture: Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=85)
     return file.getvalue()
+
+
+LARGE_SIDES = (900, 900)  # pixels, at most: more than the page has room for
+LARGE_DECODED = 300  # `decode` keeps three times that
+
+
+def large_picture(root: Path, image: str) -> tuple[bytes, tuple[int, int] | None, str]:
+    """Return the picture as a JPEG, its width and height in the file, and an empty string.
+
+    Where it cannot be read these are the placeholder, None and the reason.
+
+    Args:
+        root: the data set's folder.
+        image: a reference relative to it; one that leaves the folder is not read.
+    """
+    try:
+        return *_made(root, image), ""
+    except (OSError, ValueError, MemoryError) as error:  # InputError and PictureError are ValueErrors
+        return placeholder(), None, shortage(error) or str(error)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _made(root: Path, image: str) -> tuple[bytes, tuple[int, int]]:
+    """Failures are not kept: a folder that comes back shows again."""
+    picture, size = decode_measured(read_bytes(root, image), size=LARGE_DECODED)
+    picture.thumbnail(LARGE_SIDES)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=90)
+    return file.getvalue(), size

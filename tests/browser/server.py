@@ -1,4 +1,4 @@
-"""A data folder → its dashboard, served by a process of its own, and the commands that a person types beside it."""
+"""The dashboard of a data folder, served by a process of its own, and commands that a person types beside it."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A browser → pages of it that remember what went wrong in them, and what is asked of every page that has come to rest.
+"""Pages of a browser that remember what went wrong in them, and what is asked of every page that has come to rest.
 
 Waits are for conditions, with a long limit: a slow machine makes the tests slow, not wrong.
 """

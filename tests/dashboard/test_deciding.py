@@ -5,7 +5,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.dashboard import deciding
+from clipmem_core.dashboard import bulk as deciding_for_many
 from clipmem_core.review.decisions import Decision, open_review
 from tests.dashboard.test_pages import open_page, texts
 
@@ -38,32 +38,29 @@ def toasts(app: AppTest) -> str:
     return " ".join(toast.value for toast in app.toast)
 
 
+def badges(app: AppTest) -> str:
+    return " ".join(element.value for element in app.markdown if "-badge[" in element.value)
+
+
 @pytest.mark.parametrize(("label", "decision"), [("Keep", "keep"), ("Remove", "remove")])
-def test_a_press_is_stored_at_once_and_the_next_undecided_pair_comes(copy: Copy, label: str, decision: str) -> None:
+def test_a_press_is_stored_at_once_and_the_next_undecided_pair_comes_unless_it_is_to_stay(
+    copy: Copy, label: str, decision: str
+) -> None:
     audit = copy()
     first, second, third = ids(audit)[:3]
     open_review(audit).decide([second], "keep")
-    app = press(open_page(PAIR, audit="made", pair=first), label)
+    app = open_page(PAIR, audit="made", pair=first)
+    assert "undecided" in badges(app)
+    press(app, label)
     assert decided(audit, first) == decision
     assert app.query_params["pair"] == third
     assert f"Stored: {decision}." in toasts(app)
     assert first in texts(app)
-
-
-def test_without_going_on_the_pair_stays_and_its_badge_changes(copy: Copy) -> None:
-    audit = copy()
-    first = ids(audit)[0]
-    app = open_page(PAIR, audit="made", pair=first)
-    assert "undecided" in badges(app)
     app.toggle[0].set_value(False).run()
-    press(app, "Remove")
-    assert app.query_params["pair"] == first
-    assert "remove" in badges(app)
+    press(app, label)
+    assert app.query_params["pair"] == third
+    assert decision in badges(app)
     assert "undecided" not in badges(app)
-
-
-def badges(app: AppTest) -> str:
-    return " ".join(element.value for element in app.markdown if "-badge[" in element.value)
 
 
 def test_a_filter_by_decision_does_not_lose_the_next_pair(copy: Copy) -> None:
@@ -93,6 +90,7 @@ def test_undo_takes_back_one_after_the_other_and_shows_the_pair(copy: Copy) -> N
     assert decided(audit, first) is None
     assert app.query_params["pair"] == first
     assert "Undone" in toasts(app)
+    assert "nothing to undo" in toasts(press(app, "Undo"))
 
 
 def test_undo_leaves_alone_what_somebody_else_decided_last(copy: Copy) -> None:
@@ -102,11 +100,6 @@ def test_undo_leaves_alone_what_somebody_else_decided_last(copy: Copy) -> None:
     open_review(audit).decide([second], "remove")
     press(app, "Undo")
     assert (decided(audit, first), decided(audit, second)) == (None, "remove")
-
-
-def test_with_nothing_to_undo_it_says_so(copy: Copy) -> None:
-    copy()
-    assert "nothing to undo" in toasts(press(open_page(PAIR, audit="made"), "Undo"))
 
 
 def test_who_was_overtaken_is_warned_and_undo_brings_theirs_back(copy: Copy) -> None:
@@ -170,7 +163,8 @@ def bulk() -> None:
     import streamlit as st
 
     from clipmem_core.audits.store import list_audits
-    from clipmem_core.dashboard.deciding import draw_bulk, draw_notice
+    from clipmem_core.dashboard.bulk import draw_bulk
+    from clipmem_core.dashboard.deciding import draw_notice
     from clipmem_core.review.rows import count_pairs
     from clipmem_core.review.selection import Selection
 
@@ -207,13 +201,6 @@ def test_a_whole_selection_is_decided_after_a_yes_and_undone(copy: Copy) -> None
     assert "Undone: remove, 20 pairs." in toasts(app)
 
 
-def test_a_no_stores_nothing(copy: Copy) -> None:
-    audit = copy()
-    app = press(press(bulk_page(), "Keep"), "No")
-    assert open_review(audit).position() == 0
-    assert not [label for label in labels(app) if label.startswith("Yes")]
-
-
 def test_ticked_pairs_come_first_and_one_alone_needs_no_question(copy: Copy) -> None:
     audit = copy()
     some = audit.pairs["pair_id"][:3].tolist()
@@ -226,20 +213,12 @@ def test_ticked_pairs_come_first_and_one_alone_needs_no_question(copy: Copy) -> 
     assert [decided(audit, pair_id) for pair_id in some] == [None, "keep", "keep"]
 
 
-def test_a_question_about_other_pairs_is_forgotten(copy: Copy) -> None:
-    copy("paper")
-    app = press(bulk_page(), "Keep")
-    app.session_state["group"] = "shared"
-    app.run()
-    assert not [label for label in labels(app) if label.startswith("Yes")]
-
-
 def test_a_selection_that_changed_since_the_question_is_asked_about_again(
     copy: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = copy()
     app = press(bulk_page(), "Remove")
-    monkeypatch.setattr(deciding, "pair_ids", lambda audit, selection: ["images/000.png", "images/001.png"])
+    monkeypatch.setattr(deciding_for_many, "pair_ids", lambda audit, selection: ["images/000.png", "images/001.png"])
     press(app, "Yes, remove: 100 pairs")
     assert open_review(audit).position() == 0
     assert "has changed in the meantime" in toasts(app)
@@ -247,6 +226,77 @@ def test_a_selection_that_changed_since_the_question_is_asked_about_again(
     assert open_review(audit).counts()["remove"] == 2
 
 
-def test_recaption_is_not_offered_for_many(copy: Copy) -> None:
-    copy()
-    assert labels(bulk_page()) == ["Keep", "Remove", "Undecided"]
+def test_a_no_and_another_selection_end_the_question_and_recaption_is_not_offered_for_many(copy: Copy) -> None:
+    audit = copy("paper")
+    app = bulk_page()
+    assert labels(app) == ["Keep", "Remove", "Undecided"]
+    press(press(app, "Keep"), "No")
+    assert labels(app) == ["Keep", "Remove", "Undecided"]
+    press(app, "Keep")
+    app.session_state["group"] = "shared"
+    app.run()
+    assert not [label for label in labels(app) if label.startswith("Yes")]
+    assert open_review(audit).position() == 0
+
+
+def caption_box(app: AppTest, text: str | None = None) -> str:
+    if text is not None:
+        app.text_area[0].set_value(text)
+    return app.text_area[0].value
+
+
+def test_the_box_holds_the_captions_stores_other_ones_and_brings_them_back(copy: Copy) -> None:
+    audit = copy()
+    pair_id = audit.pairs["pair_id"][50]
+    app = open_page(PAIR, audit="made", pair=pair_id)
+    assert caption_box(app).splitlines() == audit.pairs["captions"][50].tolist()
+    for text, said in ((" \n ", "at least one caption"), (None, "these are the captions it has")):
+        caption_box(app, text if text else "\n".join(audit.pairs["captions"][50]))
+        press(app, "Recaption")
+        assert said in toasts(app)
+        assert current(audit, pair_id) is None
+        assert app.query_params["pair"] == pair_id
+    caption_box(app, "  a   boat \n\n <b>two</b>\n")
+    press(app, "Recaption")
+    stored = current(audit, pair_id)
+    assert stored is not None
+    assert (stored.decision, stored.captions) == ("recaption", ("a boat", "<b>two</b>"))
+    app = open_page(PAIR, audit="made", pair=pair_id)
+    assert caption_box(app) == "a boat\n<b>two</b>"
+    assert {"→ a boat", "→ <b>two</b>"} <= set(texts(app))
+
+
+def test_a_note_stands_with_and_without_a_decision(copy: Copy) -> None:
+    audit = copy()
+    first = ids(audit)[0]
+    app = open_page(PAIR, audit="made", pair=first)
+    note(app).set_value("odd :smile:").run()
+    stored = current(audit, first)
+    assert stored is not None
+    assert (stored.decision, stored.note) == (None, "odd :smile:")
+    assert app.query_params["pair"] == first
+    app.toggle[0].set_value(False).run()
+    press(app, "Keep")
+    assert (current(audit, first).decision, current(audit, first).note) == ("keep", "odd :smile:")
+    assert note(app).value == "odd :smile:"
+    assert "note: odd :smile:" in texts(app)
+    press(app, "Undo")
+    press(app, "Undo")
+    assert note(app).value == ""
+
+
+def test_a_note_that_somebody_else_has_changed_since_is_not_overwritten(copy: Copy) -> None:
+    audit = copy()
+    first = ids(audit)[0]
+    app = open_page(PAIR, audit="made", pair=first)
+    open_review(audit).decide([first], "keep", note="theirs")
+    note(app).set_value("mine").run()
+    assert "somebody else has changed the note" in toasts(app)
+    assert "mine" in texts(app)
+    assert (current(audit, first).note, note(app).value) == ("theirs", "theirs")
+    note(app).set_value("theirs and mine").run()
+    assert (current(audit, first).decision, current(audit, first).note) == ("keep", "theirs and mine")
+
+
+def note(app: AppTest) -> AppTest:
+    return next(field for field in app.text_input if field.label == "Note")

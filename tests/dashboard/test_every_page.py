@@ -1,10 +1,9 @@
-"""Every page of the sidebar with an audit, with none, and with audits that are broken in every way a file can be.
+"""Every page of the sidebar with an audit, with none and with a broken one; what pages read, with every broken file."""
 
-A page that is added to `PAGES` is covered by itself.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,18 +22,53 @@ from clipmem_core.audits.store import (
     write_json,
     write_table,
 )
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.comparing import compared, finished_audits, partners
+from clipmem_core.dashboard.decisions import count_decisions
 from clipmem_core.dashboard.frame import PAGES
+from clipmem_core.dashboard.numbers import read_noise
+from clipmem_core.review import score_breakdown
+from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import open_review
+from clipmem_core.review.maps import mapped_members
+from clipmem_core.review.nearest import nearest
+from clipmem_core.review.overview import load_overview
+from clipmem_core.review.rows import find_rows, labels, neighbours, planted_kinds
+from clipmem_core.review.score_map import load_score_map
+from clipmem_core.review.selection import Selection
 from tests.dashboard.test_pages import open_page, texts, titles
 from tests.review.embedded import embed
 
 Copy = Callable[..., Audit]
 TABLES = (MEMBERSHIP, PAIRS, QUARANTINE, SCORES, UTILITY)
-FILES = (CONFIG, MANIFEST, VERDICT, *TABLES)
-BYTES = (b"", b"\x00\xff\xfe garbage")
-GARBAGE = [(file, garbage) for file in FILES for garbage in BYTES]
-GARBAGE += [(file, garbage) for file in (CONFIG, MANIFEST, VERDICT) for garbage in (b"[]", b"null", b'{"a": ')]
-ABOUT_NO_AUDIT = ("pages/audits.py", "pages/compare.py", "pages/mitigations.py")
+JSON = (CONFIG, MANIFEST, VERDICT)
+MAIN = {  # the page that reads a file first
+    MEMBERSHIP: "pages/pair.py",
+    PAIRS: "pages/browse.py",
+    QUARANTINE: "pages/overview.py",
+    SCORES: "pages/encoders.py",
+    UTILITY: "pages/overview.py",
+    CONFIG: "pages/embeddings.py",
+    MANIFEST: "pages/compare.py",
+    VERDICT: "pages/overview.py",
+}
+READERS: dict[str, Callable[[Audit], Any]] = {
+    "overview": load_overview,
+    "cards": lambda audit: cards(audit, find_rows(audit, Selection(), page=1, size=12), Selection()),
+    "neighbours": lambda audit: neighbours(audit, Selection(order="misfit"), "images/020.png"),
+    "labels": lambda audit: (labels(audit), planted_kinds(audit)),
+    "map of scores": load_score_map,
+    "members": mapped_members,
+    "means": lambda audit: score_breakdown.mean_terms(audit, 0),
+    "terms": lambda audit: score_breakdown.member_terms(audit, 0),
+    "choices": lambda audit: score_breakdown.chosen_captions(audit, 0, k=5),
+    "nearest": lambda audit: nearest(audit, 0, by="image", member="r0-f0", k=3),
+    "noise": read_noise,
+    "decisions": count_decisions,
+    "partners": lambda audit: partners(audit, finished_audits()),
+    "comparison": lambda audit: compared(audit, audit, "clipmem"),
+}
+NONSENSE = ("", "\0", "-1", "9" * 40, "<script>", "[x](javascript:alert(1))", "../../etc/passwd", "{}")
 every_page = pytest.mark.parametrize("page", PAGES)
 
 
@@ -45,121 +79,93 @@ def said(app: AppTest) -> str:
 
 
 @every_page
-@pytest.mark.parametrize("protocol", ["ensemble", "paper"])
-def test_a_page_opens_with_an_audit(copy: Copy, page: str, protocol: str) -> None:
-    audit = copy(protocol)
-    embed(audit)
-    open_review(audit).decide(audit.pairs["pair_id"][:3], "remove", note="<b>", audit=audit.name)
-    app = open_page(page, audit="made")
-    assert not app.error, said(app)
-    assert titles(app)
-
-
-@every_page
-def test_a_page_without_an_audit_says_how_to_get_one(data: Path, page: str) -> None:
-    app = open_page(page)
-    assert not app.error
-    offered = said(app) + " ".join(each.value for each in app.code) + " ".join(button.label for button in app.button)
+def test_a_page_opens_with_an_audit_with_none_and_with_nonsense_in_its_address(
+    copy: Copy, data: Path, page: str
+) -> None:
+    none = open_page(page)
+    offered = said(none) + " ".join(each.value for each in none.code) + " ".join(each.label for each in none.button)
     assert any(word in offered for word in ("clipmem_core audit", "clipmem_core study", "Check", "Audits"))
+    for protocol in ("ensemble", "paper"):
+        audit = copy(protocol, name=protocol)
+        embed(audit)
+        open_review(audit).decide(audit.pairs["pair_id"][:3], "remove", note="<b>", audit=audit.name)
+        app = open_page(page, audit=protocol)
+        assert not [*app.error, *none.error], said(app)
+        assert titles(app)
+    names = "page size layout pair order view format outline map ranges check colour group label planted decision"
+    names += " meaning like by member a b first second study setting figure memorization utility paper"
+    for shift in (0, 3):  # each parameter twice, with another nonsense
+        nonsense = {name: NONSENSE[(place + shift) % len(NONSENSE)] for place, name in enumerate(names.split())}
+        open_page(page, audit="paper", **nonsense)
 
 
-@every_page
-@pytest.mark.parametrize("file", FILES)
-def test_a_file_that_is_missing_is_told(copy: Copy, page: str, file: str) -> None:
+def damages(audit: Audit, file: str) -> Iterator[tuple[Callable[[], object], bool]]:
+    """The ways in which a file is damaged, and whether it only has too few rows, which then may be told of another."""
+    path = audit.folder / file
+    table = getattr(audit, Path(file).stem) if file in TABLES else None
+    yield path.unlink, False
+    for text in (b"", b"\x00\xff\xfe garbage", *([b"[]", b"null", b'{"a": '] if table is None else [])):
+        yield partial(path.write_bytes, text), False
+    if table is not None:
+        yield partial(write_table, path, table.iloc[:, :1].rename(columns=lambda name: f"other {name}")), False
+        for rows in (0, 7):
+            yield partial(write_table, path, table.head(rows)), True
+
+
+def fault(read: Callable[[Audit], Any], audit: Audit) -> str:
+    """What a reading function says is wrong, in one line; nothing where it reads."""
+    try:
+        read(audit)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("file", MAIN)
+def test_a_damaged_file_is_told_in_one_line_that_names_it(copy: Copy, file: str) -> None:
     audit = copy()
     embed(audit)
-    (audit.folder / file).unlink()
-    _check_told(open_page(page, audit="made"), page, file)
-
-
-@every_page
-@pytest.mark.parametrize(("file", "garbage"), GARBAGE)
-def test_a_file_of_garbage_is_told(copy: Copy, page: str, file: str, garbage: bytes) -> None:
-    audit = copy()
-    embed(audit)
-    (audit.folder / file).write_bytes(garbage)
-    _check_told(open_page(page, audit="made"), page, file)
-
-
-def _check_told(app: AppTest, page: str, file: str) -> None:
-    """A page that cannot be drawn says in one line which file is at fault; one that can is drawn without it."""
-    for error in app.error:
-        assert "\n" not in error.value
-    if app.error and page not in ABOUT_NO_AUDIT:
+    content = (audit.folder / file).read_bytes()
+    for damage, few in damages(audit, file):
+        damage()
+        for name, read in READERS.items():
+            told = fault(read, audit)
+            assert not told or file in told or (few and str(audit.folder) in told), f"{name}: {told}"
+            assert "\n" not in told
+            if few and told:
+                break  # a page is ended there
+        (audit.folder / file).write_bytes(content)
+    (audit.folder / file).write_bytes(b"\x00\xff\xfe garbage")
+    app = open_page(MAIN[file], audit="made")
+    assert all("\n" not in error.value for error in app.error)
+    if app.error:
         assert file in said(app)
         assert all(len(text.splitlines()) == 1 for text in texts(app))
 
 
 @every_page
-@pytest.mark.parametrize("file", TABLES)
-def test_a_table_without_its_columns_is_told(copy: Copy, page: str, file: str) -> None:
+def test_an_odd_audit_is_survived(copy: Copy, page: str) -> None:
+    """Scores that are no numbers, in another order, no pictures, decisions on other pairs, no such members."""
     audit = copy()
-    embed(audit)
-    table = getattr(audit, Path(file).stem)
-    write_table(audit.folder / file, table.iloc[:, :1].rename(columns=lambda name: f"other {name}"))
-    _check_told(open_page(page, audit="made"), page, file)
-
-
-@every_page
-@pytest.mark.parametrize("file", TABLES)
-@pytest.mark.parametrize("rows", [0, 7])
-def test_a_table_with_other_rows_is_told(copy: Copy, page: str, file: str, rows: int) -> None:
-    audit = copy()
-    embed(audit)
-    write_table(audit.folder / file, getattr(audit, Path(file).stem).head(rows))
+    open_review(audit).decide(["absent", "also absent"], "keep", audit="other")
+    config, scores = audit.config, audit.scores.iloc[::-1].reset_index(drop=True)
+    write_table(audit.folder / SCORES, scores)
+    odd = {"root": "/nowhere/at/all", "members": ["absent"], "dataset_fingerprint": "../../x"}
+    write_json(audit.folder / CONFIG, config | odd)
     open_page(page, audit="made")
-
-
-@every_page
-def test_scores_in_another_order_than_the_pairs_are_survived(copy: Copy, page: str) -> None:
-    audit = copy()
-    write_table(audit.folder / SCORES, audit.scores.iloc[::-1].reset_index(drop=True))
-    open_page(page, audit="made")
-
-
-@every_page
-def test_scores_that_are_no_numbers_are_survived(copy: Copy, page: str) -> None:
-    audit = copy()
-    scores = audit.scores
     numbers = scores.select_dtypes("number").columns
     scores[numbers] = np.nan
     scores.loc[:2, "clipmem"] = [np.inf, -np.inf, 1e300]
     write_table(audit.folder / SCORES, scores)
+    write_json(audit.folder / CONFIG, config | {"members": [None, 5], "dataset_fingerprint": None})
     open_page(page, audit="made")
 
 
-@every_page
-def test_an_audit_of_another_data_set_under_the_same_decisions_is_survived(copy: Copy, page: str) -> None:
-    """Decisions of pairs that the audit does not have, and a fingerprint that no data set has."""
-    audit = copy()
-    open_review(audit).decide(["absent", "also absent"], "keep", audit="other")
-    open_page(page, audit="made")
-    config = audit.config
-    for fingerprint in (5, "", "../../x", None):
-        write_json(audit.folder / CONFIG, config | {"dataset_fingerprint": fingerprint})
-        open_page(page, audit="made")
-
-
-@every_page
 @pytest.mark.parametrize("members", [[], ["absent"], "r0-f0", [None, 5], {"a": 1}])
-def test_members_that_are_not_there_are_survived(copy: Copy, page: str, members: object) -> None:
+def test_members_that_are_not_there_are_told(copy: Copy, members: object) -> None:
     audit = copy()
-    write_json(audit.folder / CONFIG, audit.config | {"members": members})
-    open_page(page, audit="made")
-
-
-@every_page
-def test_pictures_that_are_gone_are_survived(copy: Copy, page: str) -> None:
-    audit = copy()
-    write_json(audit.folder / CONFIG, audit.config | {"root": "/nowhere/at/all"})
-    open_page(page, audit="made")
-
-
-@every_page
-def test_nonsense_in_the_address_is_survived(copy: Copy, page: str) -> None:
-    copy()
-    names = ("page", "size", "layout", "pair", "order", "view", "format", "outline", "map", "ranges", "check", "colour")
-    names += ("group", "label", "planted", "decision", "meaning", "like", "by", "member", "a", "b", "first", "second")
-    names += ("study", "setting", "figure", "memorization", "utility", "paper")
-    for nonsense in ("", "\0", "-1", "9" * 40, "<script>", "[x](javascript:alert(1))", "../../etc/passwd", "{}"):
-        open_page(page, audit="made", **dict.fromkeys(names, nonsense))
+    config = audit.config
+    for fingerprint in (5, "../../x", config["dataset_fingerprint"]):
+        write_json(audit.folder / CONFIG, config | {"dataset_fingerprint": fingerprint, "members": members})
+        for read in READERS.values():
+            assert "\n" not in fault(read, audit)

@@ -1,17 +1,21 @@
 import json
+import math
 from collections.abc import Callable
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.store import Audit, write_json, write_manifest, write_table
-from clipmem_core.dashboard import map_of_embeddings, map_of_scores, map_selection
+from clipmem_core.dashboard import maps as shown_maps
+from clipmem_core.dashboard.maps import as_linked, drawn_outline
 from clipmem_core.review import map_jobs, maps, score_map
 from clipmem_core.review.maps import make_map, map_name, map_path
-from clipmem_core.review.selection import Outline
-from tests.dashboard.test_pages import open_page, texts
+from clipmem_core.review.selection import Outline, Selection, to_parameters
+from tests.dashboard.test_pages import address, captions, open_page, texts
 from tests.made_audit import HOSTILE
 from tests.review.embedded import embed
 
@@ -51,7 +55,7 @@ def shape(monkeypatch: pytest.MonkeyPatch) -> None:
     def quarter(event: object, x: str, y: str) -> Outline:
         return Outline(x, y, ((0.0, 0.0), (9.0, 0.0), (9.0, 9.0), (0.0, 9.0)))
 
-    monkeypatch.setattr(map_selection, "drawn_outline", quarter)
+    monkeypatch.setattr(shown_maps, "drawn_outline", quarter)
 
 
 def leave_job(audit: Audit, name: str, *, exit_code: int | None, output: str = "") -> None:
@@ -73,20 +77,15 @@ def trace_names(app: AppTest) -> list[str]:
     return [trace["name"] for trace in charts(app)[0]["data"] if "name" in trace]
 
 
-def address(app: AppTest) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else value[-1] for name, value in app.query_params.items()}
-
-
-def captions(app: AppTest) -> str:
-    return "\n".join(element.value for element in app.caption)
-
-
-def test_the_overview_has_the_map_of_scores(copy: Copy) -> None:
+def test_the_overview_has_the_map_of_scores_and_keeps_its_colour_in_the_address(copy: Copy) -> None:
     copy()
-    app = open_page()
-    assert trace_names(app) == ["external", "scored"]
+    app = open_page(colour="planted")
+    assert trace_names(app) == ["not planted", "miscaption"]
     assert "one in twenty above the horizontal one" in captions(app)
     assert "Independent" not in captions(app)
+    app.segmented_control(key="map-colour").select("group").run()
+    assert address(app)["colour"] == "group"
+    assert trace_names(app) == ["external", "scored"]
 
 
 def test_in_the_papers_protocol_the_lower_corners_are_explained(copy: Copy) -> None:
@@ -96,31 +95,19 @@ def test_in_the_papers_protocol_the_lower_corners_are_explained(copy: Copy) -> N
     assert "Independent pairs were learned by g, which is subtracted" in captions(app)
 
 
-def test_the_colour_of_the_map_is_kept_in_the_address(copy: Copy) -> None:
-    copy()
-    app = open_page(colour="planted")
-    assert trace_names(app) == ["not planted", "miscaption"]
-    app.segmented_control(key="map-colour").select("group").run()
-    assert address(app)["colour"] == "group"
-    assert trace_names(app) == ["external", "scored"]
-
-
-def test_without_planted_pairs_there_is_no_choice_of_colours(copy: Copy) -> None:
+def test_a_thinned_map_says_so_and_has_no_choice_of_colours_where_nothing_was_planted(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     audit = copy()
     write_table(audit.folder / "pairs.parquet", audit.pairs.assign(planted=None))
-    app = open_page(colour="planted")
-    assert trace_names(app) == ["external", "scored"]
-    assert not app.segmented_control
-
-
-def test_a_thinned_map_says_so_and_counts_all_pairs_behind_it(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy()
     monkeypatch.setattr(score_map, "LIMIT", 30)
-    map_of_scores._loaded.clear()
-    app = open_page()
+    shown_maps._loaded.clear()
+    app = open_page(colour="planted")
     assert charts(app)[0]["data"][0]["type"] == "heatmap"
     assert "Points are 30 of 100 pairs, drawn at random" in captions(app)
-    map_of_scores._loaded.clear()
+    assert "planted" not in " ".join(trace_names(app))
+    assert not app.segmented_control
+    shown_maps._loaded.clear()
 
 
 def test_a_map_without_a_pair_is_told(copy: Copy) -> None:
@@ -146,7 +133,7 @@ def test_a_shape_on_the_map_of_scores_opens_its_pairs_in_browse(copy: Copy) -> N
 def test_a_shape_around_nothing_is_told(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     copy()
     far = Outline("similarity_out", "clipmem", ((90.0, 90.0), (91.0, 90.0), (91.0, 91.0)))
-    monkeypatch.setattr(map_selection, "drawn_outline", lambda event, x, y: far)
+    monkeypatch.setattr(shown_maps, "drawn_outline", lambda event, x, y: far)
     assert "No pair lies inside." in captions(open_page())
 
 
@@ -165,15 +152,9 @@ def test_while_a_map_is_drawn_the_page_says_how_far_it_is(audit: Audit, monkeypa
     assert "finding neighbours" in texts(app)
     assert "s of about 11 s" in app.get("progress")[0].proto.text
     assert not app.button
-
-
-def test_a_map_that_takes_longer_than_usual_does_not_say_that_it_is_83_s_of_11(
-    audit: Audit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave_job(audit, "r0-f0.image", exit_code=None, output="finding neighbours\n")
-    monkeypatch.setattr(Job, "running", property(lambda job: True))
-    monkeypatch.setattr(map_of_embeddings, "seconds_running", lambda job: 83.2)
-    assert open_page(EMBEDDINGS).get("progress")[0].proto.text == "83 s so far; it usually takes about 11 s"
+    monkeypatch.setattr(shown_maps, "seconds_running", lambda job: 83.2)
+    app.run()
+    assert app.get("progress")[0].proto.text == "83 s so far; it usually takes about 11 s"
 
 
 def test_a_map_that_failed_says_why_and_can_be_tried_again(audit: Audit, started: list[str]) -> None:
@@ -186,31 +167,18 @@ def test_a_map_that_failed_says_why_and_can_be_tried_again(audit: Audit, started
 
 
 @pytest.mark.usefixtures("drawn")
-def test_a_map_is_coloured_by_what_the_address_asks_for(audit: Audit) -> None:
-    app = open_page(EMBEDDINGS)
-    assert trace_names(app) == ["clipmem"]
+def test_member_side_and_colour_are_kept_in_the_address_and_odd_ones_passed_over(audit: Audit) -> None:
+    for odd in ("../../x", "<b>", ""):
+        assert trace_names(open_page(EMBEDDINGS, member=odd, side=odd, colour=odd)) == ["clipmem"]
     app = open_page(EMBEDDINGS, colour="label")
     assert sorted(trace_names(app)) == ["circle", "square", "triangle"]
     app.selectbox(key="map-colour").select("misfit").run()
     assert address(app)["colour"] == "misfit"
     assert trace_names(app) == ["no misfit", "misfit"]
-
-
-@pytest.mark.usefixtures("drawn")
-def test_member_and_side_are_kept_in_the_address(audit: Audit) -> None:
-    app = open_page(EMBEDDINGS)
     app.selectbox(key="map-member").select("r1-f1").run()
     app.selectbox(key="map-side").select("text").run()
-    assert address(app)["member"] == "r1-f1"
-    assert address(app)["side"] == "text"
+    assert (address(app)["member"], address(app)["side"]) == ("r1-f1", "text")
     assert not charts(app)
-
-
-@pytest.mark.usefixtures("drawn")
-@pytest.mark.parametrize("odd", ["absent", "../../x", "<b>", ""])
-def test_odd_parameters_are_passed_over(audit: Audit, odd: str) -> None:
-    app = open_page(EMBEDDINGS, member=odd, side=odd, colour=odd)
-    assert trace_names(app) == ["clipmem"]
 
 
 @pytest.mark.usefixtures("drawn", "shape")
@@ -238,20 +206,41 @@ def test_labels_of_others_are_escaped_on_the_map(audit: Audit, drawn: list[int])
     assert "<" not in name
 
 
-def test_missing_embeddings_are_one_line(audit: Audit) -> None:
-    (audit.member("r0-f0") / "image.faiss").unlink()
-    app = open_page(EMBEDDINGS)
+@pytest.mark.usefixtures("drawn")
+def test_what_is_missing_or_does_not_fit_is_one_line(audit: Audit) -> None:
+    write_table(audit.folder / "pairs.parquet", audit.pairs.iloc[:50])
+    assert "list other pairs" in texts(open_page(EMBEDDINGS, colour="label"))[-1]
+    (audit.member("r1-f0") / "image.faiss").unlink()
+    app = open_page(EMBEDDINGS, member="r1-f0")
     assert app.error[0].value == "This audit cannot be shown."
     assert "image.faiss is missing" in texts(app)[-1]
-
-
-@pytest.mark.usefixtures("drawn")
-def test_tables_that_do_not_fit_a_map_are_told(audit: Audit) -> None:
-    write_table(audit.folder / "pairs.parquet", audit.pairs.iloc[:50])
-    app = open_page(EMBEDDINGS, colour="label")
-    assert "list other pairs" in texts(app)[-1]
-
-
-def test_an_audit_that_names_no_members_says_so(audit: Audit) -> None:
     write_json(audit.folder / "config.json", audit.config | {"members": None})
     assert "config.json: members is wrong" in texts(open_page(EMBEDDINGS))[-1]
+
+
+SQUARE = {"x": [0.0, 1.0, 1.0, 0.0], "y": [0.0, 0.0, 1.0, 1.0]}
+
+
+def event(*, box: list | None = None, lasso: list | None = None) -> dict:
+    return {"selection": {"points": [], "point_indices": [], "box": box or [], "lasso": lasso or []}}
+
+
+def test_the_outline_is_the_last_lasso_or_box_and_a_click_is_none() -> None:
+    corners = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
+    other = {"x": [5.0, 6.0, 6.0], "y": [5.0, 5.0, 6.0]}
+    assert drawn_outline(event(lasso=[other, SQUARE]), "map_x", "map_y") == Outline("map_x", "map_y", corners)
+    drawn = drawn_outline(event(box=[{"x": [0.5, 0.1], "y": [0.2, 0.9]}]), "se", "clipmem")
+    assert drawn == Outline("se", "clipmem", ((0.1, 0.2), (0.5, 0.2), (0.5, 0.9), (0.1, 0.9)))
+    for nothing in (event(), {}, event(lasso=[{"x": [1.0], "y": [1.0]}])):
+        assert drawn_outline(nothing, "similarity_out", "clipmem") is None
+
+
+@settings(max_examples=20)
+@given(st.integers(3, 400), st.floats(1e-3, 1e3))
+def test_what_is_counted_is_what_the_address_says(corners: int, scale: float) -> None:
+    angles = [2 * math.pi * place / corners for place in range(corners)]
+    outline = Outline("map_x", "map_y", tuple((scale * math.cos(a), scale * math.sin(a)) for a in angles))
+    linked = as_linked(Selection(outline=outline, map="m0.image"))
+    assert linked.outline is not None
+    assert to_parameters(as_linked(linked)) == to_parameters(linked)
+    assert as_linked(linked) == linked

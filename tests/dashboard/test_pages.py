@@ -9,7 +9,11 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.jobs import Job, Task, audit_task
 from clipmem_core.audits.lock import hold
-from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.columns import GROUPS
+from clipmem_core.dashboard.report import ENCODER_MEANINGS, GROUP_MEANINGS
+from clipmem_core.figures.colours import ENCODER_COLOURS, GROUP_COLOURS
+from tests.made_audit import HOSTILE
 
 ROOT = Path(__file__).resolve().parents[2]
 Copy = Callable[..., Audit]
@@ -38,6 +42,25 @@ def titles(app: AppTest) -> str:
     return " ".join(element.value for element in app.get("html"))
 
 
+def address(app: AppTest) -> dict[str, str]:
+    return {name: value if isinstance(value, str) else value[-1] for name, value in app.query_params.items()}
+
+
+def metrics(app: AppTest) -> dict[str, str]:
+    return {metric.label: metric.value for metric in app.metric}
+
+
+def captions(app: AppTest) -> str:
+    return "\n".join(element.value for element in app.caption)
+
+
+def links(app: AppTest) -> list[tuple[str, str]]:
+    """The links on the page itself: label and parameters."""
+    sidebar = {id(element) for element in app.sidebar.get("page_link")}
+    shown = [element.proto for element in app.get("page_link") if id(element) not in sidebar]
+    return [(proto.label, proto.query_string) for proto in shown]
+
+
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
     """Every audit that a button starts, instead of starting it."""
@@ -46,21 +69,73 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
     return calls
 
 
-@pytest.mark.parametrize("page", ["app.py", "pages/overview.py"])
-@pytest.mark.parametrize("protocol", ["ensemble", "paper"])
-def test_a_finished_audit_opens(copy: Copy, page: str, protocol: str) -> None:
-    copy(protocol)
+@pytest.mark.parametrize(
+    ("page", "protocol", "groups"),
+    [
+        ("app.py", "ensemble", {"scored", "external"}),
+        ("pages/overview.py", "paper", {"candidate", "independent", "shared", "external"}),
+    ],
+)
+def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_queue(
+    copy: Copy, page: str, protocol: str, groups: set[str]
+) -> None:
+    audit = copy(protocol)
     app = open_page(page)
-    assert "made" in titles(app)
-    assert [metric.value for metric in app.metric][:4] == [
-        "100",
-        "4" if protocol == "ensemble" else "6",
-        protocol,
-        "120",
-    ]
+    shown = titles(app)
+    assert "made" in shown
+    members = "4" if protocol == "ensemble" else "6"
+    assert [metric.value for metric in app.metric][:4] == ["100", members, protocol, "120"]
     assert len(app.image) == 12
-    assert "Usable with care: the members generalise, but one null group is not flat." in titles(app)
+    assert "Usable with care: the members generalise, but one null group is not flat." in shown
     assert "→ more repeats, *or* $5" in texts(app)
+    (legend,) = (element.value for element in app.get("html") if ENCODER_MEANINGS["image"] in element.value)
+    for group in GROUPS:
+        assert legend.count(f"{group} pairs") == (group in groups)
+        assert (GROUP_COLOURS[group] in legend) == (group in groups)
+    assert all(colour in legend for colour in ENCODER_COLOURS.values())
+    found = links(app)
+    for order in ("clipmem", "misfit"):
+        best = audit.scores[order].dropna().nlargest(6)
+        assert [label for label, _ in found if label.startswith(order)] == [f"{order} {value:.2f}" for value in best]
+    first = audit.scores.nlargest(1, "misfit")["pair_id"].item().replace("/", "%2F")
+    assert (
+        next(there for label, there in found if label.startswith("misfit")) == f"audit=made&order=misfit&pair={first}"
+    )
+    assert [there for label, there in found if label.startswith("Browse")] == ["audit=made", "audit=made&order=misfit"]
+    written = [element.value for element in app.get("html") if "strip-caption" in element.value]
+    assert any("&lt;script&gt;" in value for value in written)
+    assert not [value for value in written if "<script" in value or HOSTILE[0] in value]
+
+
+def test_every_group_and_encoder_has_a_meaning() -> None:
+    assert set(GROUP_MEANINGS) == set(GROUPS)
+    assert set(ENCODER_MEANINGS) == set(ENCODER_COLOURS)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_the_overview_calls_captions_wrong_only_where_the_checks_hold(copy: Copy, good: bool) -> None:
+    audit = copy()
+    check = {"name": "the members hardly generalise", "good": good}
+    write_json(audit.folder / "verdict.json", audit.verdict | {"checks": [check]})
+    app = open_page()
+    headings = {element.value for element in app.subheader}
+    assert {"Most memorized", "Probably the wrong caption" if good else "Low fit, not to be trusted here"} <= headings
+    told = [element.value for kind in ("caption", "text") for element in app.get(kind)]
+    doubted = [text for text in told if "ot to be trusted here: the members hardly generalise" in text]
+    assert len(doubted) == (0 if good else 5)  # the map, both queues, and what misfit and similarity_out are for
+    assert any("probably wrong" in text for text in told) is good
+
+
+def test_a_queue_without_a_score_is_left_out_and_pictures_that_are_gone_leave_a_grey_square(
+    copy: Copy, tmp_path: Path
+) -> None:
+    audit = copy()
+    write_json(audit.folder / "config.json", audit.config | {"root": str(tmp_path / "gone")})
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(misfit=float("nan")))
+    app = open_page()
+    assert [label for label, _ in links(app)].count("Browse in this order") == 1
+    assert len(app.image) == 6
+    assert "made" in titles(app)
 
 
 def test_without_an_audit_a_button_starts_one(started: list[tuple[list[str], str]]) -> None:
@@ -98,21 +173,17 @@ def test_an_audit_that_another_process_works_on_is_left_alone(copy: Copy) -> Non
         assert "Another process works on it, perhaps in a terminal: its last sign of life is 10" in app.caption[0].value
 
 
-def test_an_audit_opens_as_soon_as_it_is_finished(copy: Copy) -> None:
-    audit = _unfinished(copy(), seconds_ago=1000)
-    app = open_page()
-    write_json(audit.folder / "manifest.json", {"files": {}})
-    app.run()
-    assert len(app.image) == 12
-
-
-def test_a_loss_at_chance_is_told(copy: Copy) -> None:
+def test_a_loss_at_chance_is_told_and_an_audit_opens_as_soon_as_it_is_finished(copy: Copy) -> None:
     audit = _unfinished(copy(), seconds_ago=1000)
     _log(audit, "r0-f0", log_probability=-4.158)  # ln 64
     config = audit.config
     config["config"]["batch_size"] = 64
     write_json(audit.folder / "config.json", config)
-    assert "still that of guessing" in open_page().warning[0].value
+    app = open_page()
+    assert "still that of guessing" in app.warning[0].value
+    write_json(audit.folder / "manifest.json", {"files": {}})
+    app.run()
+    assert len(app.image) == 12
 
 
 def test_the_choice_is_kept_in_the_address_and_in_the_session(copy: Copy) -> None:
@@ -129,25 +200,18 @@ def test_the_choice_is_kept_in_the_address_and_in_the_session(copy: Copy) -> Non
     assert "two" in titles(app)
 
 
-@pytest.mark.parametrize("name", ["absent", "../../etc", "[x](javascript:alert(1))"])
-def test_an_audit_that_does_not_exist_is_told_in_plain_text(copy: Copy, name: str) -> None:
-    copy()
-    app = open_page(audit=name)
-    assert f"asked for: {name}" in texts(app)
-    assert "does not exist" in app.warning[0].value
-    assert "made" in titles(app)
-
-
-def test_a_folder_with_a_name_that_no_audit_has_is_not_offered(copy: Copy) -> None:
+def test_an_audit_that_does_not_exist_is_told_in_plain_text_and_odd_names_are_not_offered(copy: Copy) -> None:
     copy()
     copy(name="a <b>")
-    assert open_page().selectbox(key="audit_picker").options == ["made"]
+    for name in ("absent", "../../etc", "[x](javascript:alert(1))"):
+        app = open_page(audit=name)
+        assert f"asked for: {name}" in texts(app)
+        assert "does not exist" in app.warning[0].value
+        assert "made" in titles(app)
+    assert app.selectbox(key="audit_picker").options == ["made"]
 
 
-@pytest.mark.parametrize(
-    "name", ["scores.parquet", "pairs.parquet", "utility.parquet", "quarantine.parquet", "verdict.json"]
-)
-@pytest.mark.parametrize("content", [None, b"{ nonsense"])
+@pytest.mark.parametrize(("name", "content"), [("scores.parquet", None), ("verdict.json", b"{ nonsense")])
 def test_a_broken_file_is_one_line_that_names_it(copy: Copy, name: str, content: bytes | None) -> None:
     audit = copy()
     (audit.folder / name).unlink()

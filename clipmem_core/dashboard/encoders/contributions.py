@@ -7,10 +7,10 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT, EXTERNAL, GROUP, GROUPS, INDEPENDENT, LABEL, PLANTED
-from clipmem_core.dashboard.choices import choose_segment
-from clipmem_core.dashboard.map_selection import draw_selectable
+from clipmem_core.dashboard.address import choose_segment
+from clipmem_core.dashboard.errors import explained_errors
+from clipmem_core.dashboard.maps import draw_selectable
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.dashboard.trouble import explained_errors
 from clipmem_core.figures.encoder_page import contribution_figure, in_words, means_figure
 from clipmem_core.review.contributions import (
     MEMORIZED,

@@ -10,9 +10,9 @@ import streamlit as st
 
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT, ONE_SPLIT
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.choices import choose_listed
+from clipmem_core.dashboard.address import choose_listed
+from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.dashboard.trouble import draw_fault
 from clipmem_core.figures.encoder_studies import MEASURES, size_figure, time_figure, views_figure
 from clipmem_core.scores.seeds import over_seeds
 from clipmem_core.scores.uncertainty import MIN_REPLICATES

@@ -21,11 +21,10 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.audits.unitmem_tables import measured_samples, paradigms_folder, read_paradigms, read_units
 from clipmem_core.columns import MEMBER, ONE_SPLIT
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.address import PAGE, link, write
-from clipmem_core.dashboard.choices import ALL, choose_listed, choose_segment, draw_pages, read_page
+from clipmem_core.dashboard.address import ALL, PAGE, choose_listed, choose_segment, draw_pages, link, read_page, write
+from clipmem_core.dashboard.errors import draw_fault, explained_errors
 from clipmem_core.dashboard.plain import cut, show_text
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
-from clipmem_core.dashboard.trouble import draw_fault, explained_errors
 from clipmem_core.figures.encoder_page import axis_span, paradigm_figure, tower_figure
 from clipmem_core.review.cards import cards
 from clipmem_core.review.rows import audit_root

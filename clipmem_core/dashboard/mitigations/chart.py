@@ -15,8 +15,7 @@ import streamlit as st
 
 from clipmem_core.columns import ONE_SPLIT
 from clipmem_core.config import FIELDS, MODIFIERS
-from clipmem_core.dashboard.address import PAGE, write
-from clipmem_core.dashboard.choices import choose_listed, choose_segment
+from clipmem_core.dashboard.address import PAGE, choose_listed, choose_segment, write
 from clipmem_core.dashboard.mitigations.knobs import RANKED_BY
 from clipmem_core.dashboard.mitigations.study_data import (
     MEMORIZATIONS,

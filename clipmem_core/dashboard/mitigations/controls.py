@@ -14,8 +14,7 @@ import streamlit as st
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_config
 from clipmem_core.config import MODIFIERS, InputError
-from clipmem_core.dashboard.address import PAGE, write
-from clipmem_core.dashboard.choices import choose_listed
+from clipmem_core.dashboard.address import PAGE, choose_listed, write
 from clipmem_core.dashboard.mitigations import knobs
 from clipmem_core.dashboard.mitigations.knobs import PLACE_HELP, PLACES, RANKED_BY, REMOVED, Knob
 from clipmem_core.dashboard.mitigations.study_data import Reference, reference_of

@@ -9,7 +9,7 @@ import streamlit as st
 
 from clipmem_core.audits.settings import audit_name, check_config
 from clipmem_core.config import PRESETS, AuditConfig, InputError, SourceOptions, as_dict, preset_config
-from clipmem_core.dashboard.comparable import finished_audits
+from clipmem_core.dashboard.comparing import finished_audits
 from clipmem_core.dashboard.mitigations.study_progress import PLANS, is_study
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.starting import OTHER_SOURCE, built_in_sources, free_name

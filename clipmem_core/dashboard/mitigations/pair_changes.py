@@ -9,10 +9,9 @@ import streamlit as st
 
 from clipmem_core.audits.store import SCORES, Audit
 from clipmem_core.columns import CANDIDATE, CLIPMEM, EXTERNAL, GROUP, N_IN, PAIR_ID
-from clipmem_core.dashboard.address import PAGE
-from clipmem_core.dashboard.change_cards import Sides, draw_change_cards
-from clipmem_core.dashboard.choices import choose_segment, draw_pages, read_page
-from clipmem_core.dashboard.comparable import finished_audits, same_data_set, settings_of
+from clipmem_core.dashboard.address import PAGE, choose_segment, draw_pages, read_page
+from clipmem_core.dashboard.cards import Sides, draw_change_cards
+from clipmem_core.dashboard.comparing import finished_audits, same_data_set, settings_of
 from clipmem_core.review.tables import ROW, Version, fetch_arrow, fetch_rows, number, version_of
 from clipmem_core.studies.arm import NONE
 from clipmem_core.studies.store import StudyFolder

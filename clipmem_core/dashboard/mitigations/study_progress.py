@@ -14,11 +14,10 @@ from clipmem_core.audits import detached
 from clipmem_core.audits.jobs import Job, Task, cancel
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.address import PAGE
-from clipmem_core.dashboard.choices import choose_listed
+from clipmem_core.dashboard.address import PAGE, choose_listed
+from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.mitigations.study_data import no_numbers
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.dashboard.trouble import draw_fault
 from clipmem_core.review.study_decisions import decided_for
 from clipmem_core.studies.arm import NONE
 from clipmem_core.studies.arm import Arm as Setting

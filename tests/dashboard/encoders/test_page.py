@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clipmem_core.audits.store import Audit, write_json, write_table
-from clipmem_core.dashboard import map_selection
+from clipmem_core.dashboard import maps
 from clipmem_core.dashboard.encoders import contributions as view
 from clipmem_core.review import contributions
 from clipmem_core.review.selection import Outline
@@ -128,7 +128,7 @@ def test_a_shape_around_pairs_opens_them_in_browse(copy: Copy, monkeypatch: pyte
     def quarter(event: object, x: str, y: str) -> Outline:
         return Outline(x, y, ((0.0, 0.0), (9.0, 0.0), (9.0, 9.0), (0.0, 9.0)))
 
-    monkeypatch.setattr(map_selection, "drawn_outline", quarter)
+    monkeypatch.setattr(maps, "drawn_outline", quarter)
     inside = int(((scores["clipmem_image"] > 0) & (scores["clipmem_text"] > 0)).sum())
     button = open_page(PAGE).button(key="contributions-made-open")
     assert button.label == f"Open {inside} pairs in Browse"

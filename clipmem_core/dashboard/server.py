@@ -51,13 +51,13 @@ class Policies:
 
 @asynccontextmanager
 async def open_browser(_: Any) -> AsyncIterator[None]:
-    """Open the dashboard in a browser when its server starts, as Streamlit does for a script without doors."""
+    """Open the dashboard in a browser when its server starts, as Streamlit does for a script that has no middleware."""
     if not st.get_option("server.headless"):
         webbrowser.open(f"http://localhost:{st.get_option('server.port')}")
     yield
 
 
-def doors() -> list[Middleware]:
+def middleware() -> list[Middleware]:
     """Return what every request passes: only names of `server.allowedHosts` are answered, the page's files too.
 
     Streamlit by itself looks at the name only where a page opens its websocket.

@@ -1,4 +1,4 @@
-"""Who is let in: a site that points its own name at this machine gets neither the page nor its websocket."""
+"""Hosts that are answered: a site that points its own name at this machine gets neither page nor websocket."""
 
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
@@ -15,20 +15,20 @@ HANDSHAKE = {
     "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
 }
-DOORS = {"/": {}, "/browse": {}, "/_stcore/host-config": {}, "/_stcore/stream": HANDSHAKE}
+PATHS = {"/": {}, "/browse": {}, "/_stcore/host-config": {}, "/_stcore/stream": HANDSHAKE}
 
 
 def ask(port: int, path: str, *, host: str) -> HTTPResponse:
     """Ask as a browser does that was told that this machine is a host."""
     connection = HTTPConnection("localhost", port, timeout=20)
-    connection.request("GET", path, headers={"Host": host, "Origin": f"http://{host}", **DOORS[path]})
+    connection.request("GET", path, headers={"Host": host, "Origin": f"http://{host}", **PATHS[path]})
     answer = connection.getresponse()
     connection.close()
     return answer
 
 
 def statuses(port: int, host: str) -> list[int]:
-    return [ask(port, path, host=host).status for path in DOORS]
+    return [ask(port, path, host=host).status for path in PATHS]
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +38,12 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST"])
-def test_this_machines_own_names_open_every_door(port: int, host: str) -> None:
+def test_this_machines_own_names_are_answered_everywhere(port: int, host: str) -> None:
     assert statuses(port, f"{host}:{port}") == [200, 200, 200, 101]
 
 
 @pytest.mark.parametrize("host", ["evil.test", "localhost.evil.test", "evil.test:80:localhost", "192.168.0.7", "[::2]"])
-def test_another_name_opens_none(port: int, host: str) -> None:
+def test_another_name_is_answered_nowhere(port: int, host: str) -> None:
     for name in (host, f"{host}:{port}"):
         assert all(400 <= status < 500 for status in statuses(port, name))
 

@@ -1,6 +1,6 @@
 import pytest
 
-from clipmem_core.dashboard.chips import changed, cleared, conditions, learned_by_g, queue_of, with_queue, with_range
+from clipmem_core.dashboard.filters import changed, cleared, conditions, learned_by_g, queue_of, with_queue, with_range
 from clipmem_core.review.selection import MATCH, Range, Selection, box
 
 EVERYTHING = Selection(

@@ -1,4 +1,4 @@
-"""An audit and its log of decisions → how far the reviewing is, and the list of what was decided, the last first."""
+"""What was decided on a data set: how far the reviewing is, the list of decisions, and the history with undo."""
 
 import functools
 from collections.abc import Sequence
@@ -12,10 +12,11 @@ import streamlit as st
 
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.columns import CAPTIONS, PAIR_ID
-from clipmem_core.dashboard.address import PAGE, link
-from clipmem_core.dashboard.choices import ALL, choose_segment, draw_pages, read_page
-from clipmem_core.dashboard.deciding import BADGES
-from clipmem_core.dashboard.plain import cut
+from clipmem_core.dashboard.address import ALL, PAGE, choose_segment, draw_pages, link, read_page
+from clipmem_core.dashboard.cards import DECISION_COLOURS
+from clipmem_core.dashboard.deciding import BADGES, Notice, in_turn, undo
+from clipmem_core.dashboard.numbers import moment, pairs_in_words
+from clipmem_core.dashboard.plain import as_html, cut
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decided import CODES, decided
@@ -97,17 +98,14 @@ def draw_decisions(audit: Audit) -> None:
 def _table(audit: Audit) -> pd.DataFrame:
     review = open_review(audit)
     with st.spinner("Reading the decisions…"):
-        return _kept_table(review.path, _inode(review.path), review.position(), audit)
+        inode = review.path.stat().st_ino if review.path.exists() else 0
+        return _kept_table(review.path, inode, review.position(), audit)
 
 
 @functools.lru_cache(maxsize=2)
 def _kept_table(path: Path, inode: int, position: int, audit: Audit) -> pd.DataFrame:
     """Read all decisions once for every state of the log: a million take seconds."""
     return open_review(audit).table()
-
-
-def _inode(path: Path) -> int:
-    return path.stat().st_ino if path.exists() else 0
 
 
 def _names(table: pd.DataFrame) -> pd.Series:
@@ -176,16 +174,6 @@ def _joined(captions: Sequence[str]) -> str:
     return cut(" ".join(" · ".join(captions).split()), CAPTION_LIMIT)
 
 
-def moment(time: str) -> str:
-    """Return an ISO time without its seconds.
-
-    Example:
-        >>> moment("2025-01-31T12:34:56+00:00")
-        '2025-01-31 12:34'
-    """
-    return f"{time[:10]} {time[11:16]}"
-
-
 def rows_of(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
     """Return the row of each of some pairs that the audit has, in the order given."""
     ids = list(dict.fromkeys(pair_ids))
@@ -194,3 +182,74 @@ def rows_of(audit: Audit, pair_ids: Sequence[str]) -> dict[str, int]:
     query = f'SELECT "{PAIR_ID}", {ROW} FROM parquet WHERE "{PAIR_ID}" IN ({", ".join("?" * len(ids))})'
     found = dict(fetch_rows(audit.folder / PAIRS, query, ids))
     return {pair_id: found[pair_id] for pair_id in ids if pair_id in found}
+
+
+HISTORY_PAGE = "history"  # in the address
+HISTORY_SIZE = 10
+ID_LIMIT = 60
+STYLE = """<style>
+.event { font-size: .875rem; line-height: 1.5; overflow-wrap: anywhere; }
+.event .badge { color: #fff; border-radius: .3rem; padding: 0 .4rem; background: #6b6b6b; }
+.event .about { opacity: .75; font-size: .8rem; }
+.event.undone { opacity: .75; }
+.event.undone .what { text-decoration: line-through; }
+</style>"""
+
+
+def draw_history(audit: Audit) -> None:
+    """Draw the page of the history that the address asks for."""
+    review = open_review(audit)
+    count = review.count_events()
+    if count == 0:
+        st.info("Nothing has been decided yet, so there is nothing to take back.", icon=":material/history:")
+        return
+    page, pages = read_page(count, HISTORY_SIZE, parameter=HISTORY_PAGE)
+    events = review.history(page=page, size=HISTORY_SIZE)
+    st.caption("Nothing is ever lost: an undo is an event too. It leaves alone what was decided anew since.")
+    st.html(STYLE)
+    known = rows_of(audit, events["first_pair_id"].tolist())
+    for event in events.to_dict("records"):
+        _draw_event(audit, event, has_pair=event["first_pair_id"] in known)
+    draw_pages(page, pages, key="history-pages", parameter=HISTORY_PAGE)
+
+
+def _draw_event(audit: Audit, event: dict[Any, Any], *, has_pair: bool) -> None:
+    number = int(event["event"])
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False, border=True):
+        st.html(event_html(event))
+        if has_pair:
+            there = link(audit, Selection(), pair=event["first_pair_id"])
+            st.page_link("pages/pair.py", label="Open", query_params=there, width="content")
+        if event["undone"]:
+            return
+        if event["kind"] == "decide":
+            st.button("Undo", icon=":material/undo:", key=f"undo-{number}", on_click=undo, args=(audit, number))
+        else:
+            st.button("Redo", icon=":material/redo:", key=f"redo-{number}", on_click=_redo, args=(audit, number))
+
+
+def _redo(audit: Audit, event: int) -> None:
+    """Take an undo back. A callback."""
+    with in_turn() as session:
+        outcome = open_review(audit).undo(event)
+        if outcome is None or outcome.pairs == 0:
+            session.notice = Notice("Nothing was done again: somebody has decided anew since.", good=False)
+            return
+        left = f" {pairs_in_words(outcome.left)}, decided anew since, stayed." if outcome.left else ""
+        session.notice = Notice(f"Done again, for {pairs_in_words(outcome.pairs)}.{left}")
+
+
+def event_html(event: dict[Any, Any]) -> str:
+    """Return what an event of the history says, as HTML in which all that others wrote is escaped."""
+    word = BADGES.get(event["decision"], ("?",))[0]
+    colour = DECISION_COLOURS.get(event["decision"], "")
+    style = f' style="background:{colour}"' if colour else ""
+    badge = f'<span class="badge"{style}>{word}</span>'
+    undoes = "" if pd.isna(event["undoes"]) else f"undo of {int(event['undoes'])}: "
+    pair = as_html(event["first_pair_id"], limit=ID_LIMIT)
+    others = f" and {event['pairs'] - 1:,} more" if event["pairs"] > 1 else ""
+    undone = " · undone" if event["undone"] else ""
+    audit = f" · audit {as_html(event['audit'], limit=ID_LIMIT)}" if event["audit"] else ""
+    about = f"{int(event['event'])} · {as_html(moment(event['time']))} UTC{audit}{undone}"
+    what = f'<span class="what">{undoes}{badge} {pair}{others}</span>'
+    return f'<div class="event{" undone" if event["undone"] else ""}">{what}<div class="about">{about}</div></div>'

@@ -1,0 +1,240 @@
+"""The maps of scores and of embeddings, and the way from a shape drawn on one to its pairs in Browse."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from clipmem_core.audits.store import PAIRS, Audit
+from clipmem_core.audits.verdict import doubt
+from clipmem_core.columns import CLIPMEM, GROUP, LABEL, PLANTED, SIMILARITY_OUT
+from clipmem_core.dashboard.address import choose_listed, choose_segment, link
+from clipmem_core.dashboard.errors import draw_fault, explained_errors
+from clipmem_core.dashboard.numbers import read_verdict
+from clipmem_core.dashboard.plain import show_text
+from clipmem_core.figures.maps import PERCENTILES, embedding_figure, score_map_figure
+from clipmem_core.review.map_jobs import map_task, seconds_running
+from clipmem_core.review.maps import map_file, map_name, map_points, mapped_members, seconds_to_draw
+from clipmem_core.review.rows import count_pairs
+from clipmem_core.review.score_map import ScoreMap, load_score_map
+from clipmem_core.review.selection import (
+    IMAGE_SIDE,
+    MAP_X,
+    MAP_Y,
+    TEXT_SIDE,
+    Outline,
+    Selection,
+    box,
+    from_parameters,
+    to_parameters,
+)
+from clipmem_core.review.tables import Version, count_rows, version_of
+from clipmem_core.scores.table import COLOUR as SCORE_COLOUR
+from clipmem_core.scores.table import scores_in, words
+
+CONFIG = {
+    "displaylogo": False,
+    "displayModeBar": True,
+    "scrollZoom": True,
+    "modeBarButtonsToRemove": ["toImage", "autoScale2d"],
+}
+
+
+def draw_selectable(
+    audit: Audit, figure: go.Figure, *, selection: Selection, columns: tuple[str, str], key: str, alt: str
+) -> None:
+    """Draw a chart, and below it the way to the pairs of the shape that somebody drew on it.
+
+    Nothing opens by itself, so that who comes back finds the chart and not the way out of it.
+
+    Args:
+        audit: where the points are from.
+        figure: the chart.
+        selection: order and map of the selection that is opened; its outline is the shape.
+        columns: the chart's x and y.
+        key: of the chart.
+        alt: what is on it, for those who cannot see it.
+    """
+    above = st.container()
+    event: Any = st.plotly_chart(
+        figure, key=key, on_select="rerun", selection_mode=("box", "lasso"), config=CONFIG, alt=alt
+    )
+    outline = drawn_outline(event, *columns)
+    with above, st.container(horizontal=True, vertical_alignment="center", height=48, border=False):
+        if outline is None:
+            st.caption("Draw a lasso or a box around pairs to open them in Browse.", width="content")
+        else:
+            _draw_way_out(audit, as_linked(dataclasses.replace(selection, outline=outline)), key=f"{key}-open")
+
+
+def _draw_way_out(audit: Audit, selection: Selection, *, key: str) -> None:
+    count = count_pairs(audit, selection)
+    if count == 0:
+        st.caption("No pair lies inside. A double click takes the shape away.", width="content")
+    elif st.button(f"Open {count:,} pairs in Browse", key=key, type="primary", icon=":material/grid_view:"):
+        st.switch_page("pages/browse.py", query_params=link(audit, selection))
+
+
+def drawn_outline(event: Mapping[str, Any], x: str, y: str) -> Outline | None:
+    """Return the shape that was drawn last on a chart of the columns x and y, or None where there is none."""
+    selected = event.get("selection") or {}
+    lassos = [lasso for lasso in selected.get("lasso") or [] if len(lasso["x"]) >= 3]
+    boxes = selected.get("box") or []
+    if lassos:
+        return Outline(x, y, tuple(zip(lassos[-1]["x"], lassos[-1]["y"], strict=True)))
+    return box(x, y, boxes[-1]["x"], boxes[-1]["y"]) if boxes else None
+
+
+def as_linked(selection: Selection) -> Selection:
+    """Return a selection as an address tells it: what is counted here is then what Browse shows."""
+    return from_parameters(to_parameters(selection))[0]
+
+
+COLOUR = "colour"  # in the address
+COLOUR_KEY = "map-colour"
+MAP_COLOURS = {GROUP: "Group", PLANTED: "Planted kind"}
+LINES = (
+    "The lines come from the external pairs, which no member trained on: three quarters of them lie to the right of "
+    "the vertical one, and one in twenty above the horizontal one."
+)
+MIRRORED = (
+    "Independent pairs were learned by g, which is subtracted: for them clipmem is negative, and learned by heart is "
+    "below the lower line, which one in twenty external pairs falls short of."
+)
+
+
+@st.fragment
+def draw_score_map(audit: Audit) -> None:
+    """Draw the map; only it runs again when its colours change or a shape is drawn on it."""
+    st.subheader("What was learned, and what was learned by heart", anchor=False)
+    with explained_errors():
+        score_map = _loaded(audit.folder, version_of(audit))
+        if score_map.count == 0:
+            st.info("No pair has both similarity out and clipmem.", icon=":material/info:")
+            return
+        colour_by = (
+            choose_segment("Colour", MAP_COLOURS, parameter=COLOUR, key=COLOUR_KEY)
+            if score_map.points[PLANTED].notna().any()
+            else GROUP
+        )
+        figure = score_map_figure(
+            score_map.points, colour_by=colour_by, corners=score_map.corners, density=score_map.density
+        )
+        draw_selectable(
+            audit,
+            figure,
+            selection=Selection(),
+            columns=(SIMILARITY_OUT, CLIPMEM),
+            key=f"score-map-{audit.name}",
+            alt=f"Map of {score_map.count:,} pairs: similarity out against clipmem, its corners named.",
+        )
+    st.caption(f"{_explained(score_map)} {doubt(read_verdict(audit))}".strip())
+
+
+@st.cache_data(max_entries=4, show_spinner=False)
+def _loaded(folder: Path, version: Version) -> ScoreMap:
+    """Keep the maps of a few audits: a lasso runs the page again. A changed file is read anew."""
+    return load_score_map(Audit(folder))
+
+
+def _explained(score_map: ScoreMap) -> str:
+    """Return what the lines are, and what is drawn and what is selected."""
+    corners = score_map.corners
+    lines = "" if corners is None else LINES if corners.low is None else f"{LINES} {MIRRORED}"
+    drawn = len(score_map.points)
+    if drawn == score_map.count:
+        return lines
+    thinned = (
+        f"Points are {drawn:,} of {score_map.count:,} pairs, drawn at random; the grey behind them counts all pairs, "
+        "and a shape selects among all of them."
+    )
+    return f"{lines} {thinned}".strip()
+
+
+MEMBER, SIDE, COLOUR = "member", "side", "colour"  # in the address
+SIDES = {IMAGE_SIDE: "Pictures", TEXT_SIDE: "Captions"}
+EMBEDDING_COLOURS = (*scores_in(SCORE_COLOUR), GROUP, LABEL, PLANTED)
+MEANING = (
+    "Pairs that the member finds alike lie close together. Only neighbourhoods mean something: neither the axes nor "
+    "the distances between far groups do."
+)
+
+
+def draw_choices(audit: Audit) -> tuple[str, str]:
+    """Draw which embeddings are shown and what colours them.
+
+    Returns:
+        The map's name, and the column of the colours.
+    """
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        member = _choose("Member", MEMBER, mapped_members(audit))
+        side = _choose("Embeddings of", SIDE, list(SIDES), named=SIDES.__getitem__)
+        colour = _choose("Colour", COLOUR, list(EMBEDDING_COLOURS), named=words)
+    return map_name(member, side), colour
+
+
+def _choose(label: str, parameter: str, options: list[str], *, named: Callable[[str], str] = str) -> str:
+    return choose_listed(label, options, parameter=parameter, key=f"map-{parameter}", width=180, named=named)
+
+
+def draw_embedding_map(audit: Audit, name: str, colour_by: str) -> None:
+    """Draw a map, or how to get it."""
+    if map_file(audit, name) is None:
+        _draw_waiting(audit, name)
+    else:
+        _draw_map(audit, name, colour_by)
+
+
+@st.fragment
+def _draw_map(audit: Audit, name: str, colour_by: str) -> None:
+    """Draw a map; only it runs again when a shape is drawn on it."""
+    with explained_errors():
+        points = map_points(audit, name, colour_by)
+        pairs = count_rows(audit.folder / PAIRS)
+        draw_selectable(
+            audit,
+            embedding_figure(points, colour_by=colour_by),
+            selection=Selection(map=name),
+            columns=(MAP_X, MAP_Y),
+            key=f"embeddings-{name}",
+            alt=f"Map of {len(points):,} pairs by their embeddings, coloured by {words(colour_by)}.",
+        )
+    st.caption(_embedding_explained(colour_by, drawn=len(points), pairs=pairs))
+
+
+def _embedding_explained(colour_by: str, *, drawn: int, pairs: int) -> str:
+    """Return what the places mean, where the colours end, and who is not on the map."""
+    low, high = PERCENTILES
+    scale = "" if colour_by in (GROUP, LABEL, PLANTED) else f" Colours end at the {low}nd and {high}th percentile."
+    left_out = (
+        f" {drawn:,} of the {pairs:,} pairs were drawn at random; the others are not on the map, nor in what is "
+        "selected from it."
+    )
+    return f"{MEANING}{scale}{left_out if pairs > drawn else ''}"
+
+
+@st.fragment(run_every=1)
+def _draw_waiting(audit: Audit, name: str) -> None:
+    """Draw how far a map is, every second, and open it as soon as it is there."""
+    with explained_errors():
+        if map_file(audit, name) is not None:
+            st.rerun()
+        job = map_task(audit, name).find()
+        seconds = seconds_to_draw(count_rows(audit.folder / PAIRS))
+        if job is not None and job.running:
+            passed = seconds_running(job)
+            told = f"of about {seconds} s" if passed <= seconds else f"so far; it usually takes about {seconds} s"
+            st.progress(min(0.95, passed / seconds), text=f"{passed:.0f} s {told}")
+            show_text(job.last_line, limit=200)
+            st.caption("You can close this page; it goes on.")
+            return
+        if job is not None and job.exit_code:
+            draw_fault(f"The map could not be drawn (exit code {job.exit_code}).", job.last_line)
+        else:
+            st.info("These embeddings have no map yet. It is drawn once and kept.", icon=":material/bubble_chart:")
+        if st.button(f"Draw the map (about {seconds} s)", type="primary", icon=":material/bubble_chart:"):
+            map_task(audit, name).start()
+            st.rerun()
