@@ -21,8 +21,16 @@ from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
-from clipmem_core.review.groups import group_bins, group_summary
-from clipmem_core.review.overview import detection_table, is_number, join_intervals, mapping, table, utility_table
+from clipmem_core.review.overview import (
+    detection_table,
+    group_bins,
+    group_summary,
+    is_number,
+    join_intervals,
+    mapping,
+    table,
+    utility_table,
+)
 from clipmem_core.review.overview import rows as rows_of
 from clipmem_core.review.rows import audit_root, find_rows
 from clipmem_core.review.selection import Selection

@@ -4,7 +4,6 @@ Only the pair's own vectors are read, and the external pairs' once for every mem
 over the captions of each member that never saw the pair.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,9 +27,8 @@ from clipmem_core.columns import (
     SIMILARITY,
 )
 from clipmem_core.config import InputError
-from clipmem_core.review.nearest import cosines, highest, index_path, vectors_at
-from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE
-from clipmem_core.review.tables import ROW, Stamp, fetch_columns, fetch_numbered, number, stamp
+from clipmem_core.review.search import INDEXES, cosines, highest, index_path, vectors_at
+from clipmem_core.review.tables import ROW, fetch_columns, fetch_numbered, kept, number
 from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.in_out import in_side, protocol_of
 from clipmem_core.scores.membership import Membership
@@ -38,7 +36,6 @@ from clipmem_core.scores.table import BY_NAME
 
 TRAINED, SIDE = "trained", "side"
 IN, OUT = "in", "out"
-AUDITS_KEPT, MEMBERS_KEPT = 2, 32
 _MORE = 4  # captions are looked at in batches that grow by this factor, until enough of them differ
 
 
@@ -71,17 +68,17 @@ def chosen_captions(audit: Audit, row: int, *, k: int) -> Chosen:
         InputError: there is no such row, or a file is missing or broken.
     """
     membership = _membership_at(audit, row)
-    strangers = [name for name, saw in zip(membership.members, membership.trained[:, row], strict=True) if not saw]
-    if not strangers:
+    others = [name for name, saw in zip(membership.members, membership.trained[:, row], strict=True) if not saw]
+    if not others:
         return Chosen()
     total = np.zeros(len(membership.group))
-    for name in strangers:
+    for name in others:
         image, text = _indexes(audit, name, len(total))
         total += cosines(text, vectors_at(image, [row])[0])
-    mean = total / len(strangers)
+    mean = total / len(others)
     rows = _different(audit, row, mean, k)
     choices = tuple((place, float(mean[place])) for place in rows)
-    return Chosen(tuple(strangers), choices, float(mean[row]) if math.isfinite(mean[row]) else None)
+    return Chosen(tuple(others), choices, float(mean[row]) if math.isfinite(mean[row]) else None)
 
 
 def _different(audit: Audit, row: int, mean: np.ndarray, k: int) -> list[int]:
@@ -90,13 +87,13 @@ def _different(audit: Audit, row: int, mean: np.ndarray, k: int) -> list[int]:
     size = k + _MORE
     while True:
         rows = highest(mean, size).tolist()
-        seen, kept = {own}, []
+        seen, chosen = {own}, list[int]()
         for place, text in zip(rows, _texts(audit, rows), strict=True):
             if text not in seen:
-                kept.append(place)
+                chosen.append(place)
             seen.add(text)
-        if len(kept) >= k or len(rows) < size:
-            return kept[:k]
+        if len(chosen) >= k or len(rows) < size:
+            return chosen[:k]
         size *= _MORE
 
 
@@ -134,7 +131,7 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
         InputError: there is no such row, or a file is missing or broken.
     """
     membership = _membership_at(audit, row)
-    inside = _inside(audit, stamp(audit.folder / MEMBERSHIP))[:, row]
+    inside = _inside(audit)[:, row]
     table = pd.DataFrame([_terms(audit, name, membership, row) for name in membership.members])
     table.insert(0, MEMBER, list(membership.members))
     table.insert(1, TRAINED, membership.trained[:, row])
@@ -145,19 +142,18 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
 def _terms(audit: Audit, member: str, membership: Membership, row: int) -> dict[str, float]:
     """Return the terms of one member's alignment with one pair; see scores/alignment.py."""
     image_path, text_path = _indexes(audit, member, len(membership.group))
-    version = (stamp(audit.folder / MEMBERSHIP), stamp(image_path), stamp(text_path))
-    mean_image, mean_text, n_external = _external_means(audit, member, version)
+    mean_image, mean_text, n_external = _external_means(audit, member)
     image, text = (vectors_at(path, [row])[0].astype(np.float64) for path in (image_path, text_path))
     products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
     terms = terms_of(products, np.flatnonzero(membership.group[[row]] == EXTERNAL), n_external)
     return {term: float(terms[term][0]) for term in (POSITIVE, NEGATIVE_TEXT, NEGATIVE_IMAGE, ALIGNMENT, SIMILARITY)}
 
 
-@functools.lru_cache(maxsize=MEMBERS_KEPT)
-def _external_means(audit: Audit, member: str, version: tuple[Stamp, ...]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return ν_I, ν_T and the number of external pairs, once for each version of the membership and both indexes."""
-    external = np.flatnonzero(_membership(audit, version[0]).group == EXTERNAL).tolist()
-    image, text = (vectors_at(index_path(audit, member, by), external) for by in (IMAGE_SIDE, TEXT_SIDE))
+@kept(32, MEMBERSHIP, paths=lambda audit, member: [index_path(audit, member, by) for by in INDEXES])
+def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return ν_I, ν_T and the number of external pairs."""
+    external = np.flatnonzero(_membership(audit).group == EXTERNAL).tolist()
+    image, text = (vectors_at(index_path(audit, member, by), external) for by in INDEXES)
     try:
         return *external_means(image, text, np.arange(len(external))), len(external)
     except ValueError as error:
@@ -166,7 +162,7 @@ def _external_means(audit: Audit, member: str, version: tuple[Stamp, ...]) -> tu
 
 def _indexes(audit: Audit, member: str, n_pairs: int) -> list[Path]:
     """Return a member's two indexes, after a check that they are of these pairs."""
-    paths = [index_path(audit, member, by) for by in (IMAGE_SIDE, TEXT_SIDE)]
+    paths = [index_path(audit, member, by) for by in INDEXES]
     for path in paths:
         if (found := len(map_vectors(path))) != n_pairs:
             raise InputError(f"{path} has {found:,} rows and the audit {n_pairs:,}: delete it and run the audit again")
@@ -174,14 +170,14 @@ def _indexes(audit: Audit, member: str, n_pairs: int) -> list[Path]:
 
 
 def _membership_at(audit: Audit, row: int) -> Membership:
-    membership = _membership(audit, stamp(audit.folder / MEMBERSHIP))
+    membership = _membership(audit)
     if not 0 <= row < len(membership.group):
         raise InputError(f"audit {audit.name!r} has no row {row}, only {len(membership.group):,}")
     return membership
 
 
-@functools.lru_cache(maxsize=AUDITS_KEPT)
-def _membership(audit: Audit, version: Stamp) -> Membership:
+@kept(2, MEMBERSHIP)
+def _membership(audit: Audit) -> Membership:
     """Read who trains on what, but for the pairs' ids, which are most of the file."""
     path = audit.folder / MEMBERSHIP
     columns = fetch_columns(path, f"SELECT * EXCLUDE ({PAIR_ID}, {ROW}) FROM parquet")
@@ -191,9 +187,8 @@ def _membership(audit: Audit, version: Stamp) -> Membership:
     return Membership(group, tuple(columns), np.stack(list(columns.values())).astype(bool))
 
 
-@functools.lru_cache(maxsize=AUDITS_KEPT)
-def _inside(audit: Audit, version: Stamp) -> np.ndarray:
+@kept(2, MEMBERSHIP)
+def _inside(audit: Audit) -> np.ndarray:
     """Return which members count as `in` for each pair, [n_members, n_pairs]."""
-    membership = _membership(audit, version)
-    seed = audit.config["config"]["seed"]
-    return in_side(membership, protocol=protocol_of(membership.members), seed=seed)
+    membership = _membership(audit)
+    return in_side(membership, protocol=protocol_of(membership.members), seed=audit.config["config"]["seed"])

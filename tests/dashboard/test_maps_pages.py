@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.store import Audit, write_json, write_manifest, write_table
 from clipmem_core.dashboard import map_of_embeddings, map_of_scores, map_selection
-from clipmem_core.review import map_jobs, maps, score_map
+from clipmem_core.review import map_jobs, maps, overview
 from clipmem_core.review.maps import make_map, map_name, map_path
 from clipmem_core.review.selection import Outline
 from tests.dashboard.test_pages import open_page, texts
@@ -115,7 +115,7 @@ def test_without_planted_pairs_there_is_no_choice_of_colours(copy: Copy) -> None
 
 def test_a_thinned_map_says_so_and_counts_all_pairs_behind_it(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     copy()
-    monkeypatch.setattr(score_map, "LIMIT", 30)
+    monkeypatch.setattr(overview, "LIMIT", 30)
     map_of_scores._loaded.clear()
     app = open_page()
     assert charts(app)[0]["data"][0]["type"] == "heatmap"

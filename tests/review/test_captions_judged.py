@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from clipmem_core.review.decided import decided
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clipmem_core.audits.store import PAIRS, Audit, write_table
 from clipmem_core.review.cards import cards
-from clipmem_core.review.decided import decided
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, open_review
 from clipmem_core.review.rows import find_rows, neighbours
 from clipmem_core.review.selection import Selection

@@ -7,11 +7,11 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
+from clipmem_core.review.encode import embed_text
 
 from clipmem_core.audits.store import CONFIG, Audit, read_json, write_json
 from clipmem_core.config import InputError
 from clipmem_core.review import encode
-from clipmem_core.review.encode import embed_text
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
 

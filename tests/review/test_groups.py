@@ -3,10 +3,10 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from clipmem_core.review.groups import group_bins, group_summary, quarantine_page
 
 from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.config import InputError
-from clipmem_core.review.groups import group_bins, group_summary, quarantine_page
 from clipmem_core.review.tables import count_rows
 
 Copy = Callable[..., Audit]

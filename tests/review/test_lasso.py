@@ -2,10 +2,10 @@ import math
 
 import numpy as np
 import pytest
+from clipmem_core.review.lasso import inside
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmem_core.review.lasso import inside
 from clipmem_core.review.selection import Outline
 from tests.review.slow_selection import is_in
 

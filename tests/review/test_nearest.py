@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clipmem_core.review.nearest import choose_member, cosines, highest, nearest, unit
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity
@@ -12,7 +13,6 @@ from sklearn.neighbors import NearestNeighbors
 from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.review.nearest import choose_member, cosines, highest, nearest, unit
 from tests.review.embedded import embed
 
 Copy = Callable[..., Audit]

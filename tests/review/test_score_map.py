@@ -3,11 +3,11 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from clipmem_core.review.score_map import find_corners, load_score_map, pair_density
 
 from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.config import InputError
 from clipmem_core.review import score_map
-from clipmem_core.review.score_map import find_corners, load_score_map, pair_density
 
 Copy = Callable[..., Audit]
 

@@ -1,8 +1,7 @@
 import numpy as np
+from clipmem_core.review.sort_index import highest_first
 from hypothesis import given
 from hypothesis import strategies as st
-
-from clipmem_core.review.sort_index import highest_first
 
 scores = st.lists(st.sampled_from([-1.0, 0.0, -0.0, 0.25, 0.5, 2.0, np.nan, np.inf, -np.inf]) | st.floats(width=32))
 

@@ -3,10 +3,10 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from clipmem_core.review.unit_ranks import claim_1, paradigm_layers, ranked_units, tower_layers
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.unitmem_tables import REFERENCES, read_units
-from clipmem_core.review.unit_ranks import claim_1, paradigm_layers, ranked_units, tower_layers
 from tests.made_encoders import make_units, paradigm_rows
 
 Copy = Callable[..., Audit]
