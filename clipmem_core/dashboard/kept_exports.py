@@ -23,7 +23,7 @@ from clipmem_core.audits.lifecycle import folder_bytes
 from clipmem_core.audits.store import Audit, open_audit, write_json
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.exports import FORMATS, Format, Summary, write
-from clipmem_core.exports.pictures import Progress
+from clipmem_core.exports.cleaned import Progress
 from clipmem_core.files import read_json
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.tables import Stamp, count_pairs_of, stamp

@@ -273,7 +273,7 @@ def open_review(audit: Audit) -> Review:
     """
     config = audit.config
     named = config.get("dataset_fingerprint") or config.get("fingerprint")
-    if not isinstance(named, str):
+    if not named:
         raise InputError(f"{audit.folder / CONFIG} has no dataset_fingerprint: run the audit again")
     return review_of(named, audit.folder / PAIRS)
 

@@ -123,8 +123,7 @@ def is_number(value: Any) -> bool:
 
 def rows(verdict: dict[str, Any], key: str) -> list[dict[str, Any]]:
     """Return one of the verdict's lists of objects; empty where there is none."""
-    listed = verdict.get(key)
-    return [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
+    return verdict.get(key) or []
 
 
 def table(verdict: dict[str, Any], key: str) -> pd.DataFrame:

@@ -343,5 +343,4 @@ def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
 
 def audit_root(audit: Audit) -> Path:
     """Return the folder of an audit's data set; an audit that does not name it shows no pictures."""
-    root = audit.config.get("root")
-    return Path(root) if isinstance(root, str) and root else audit.folder
+    return Path(audit.config.get("root") or audit.folder)

@@ -179,7 +179,7 @@ def choose_member(config: dict[str, Any], name: str) -> str:
         InputError: there is none of that name; the message lists those there are.
     """
     members = config.get("members")
-    if not isinstance(members, list) or not members:
+    if not members:
         raise InputError(f"{CONFIG} names no members: delete the audit's folder and run it again")
     if name and name not in members:
         raise InputError(f"there is no member {name!r} in this audit (there is: {', '.join(map(str, members))})")
