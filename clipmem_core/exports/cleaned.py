@@ -2,11 +2,14 @@
 their pictures as files that any program can open."""
 
 import os
+import posixpath
 import re
 import shutil
+import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,7 @@ from clipmem_core.audits.store import PAIRS, Audit, read_table, reading
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, MISCAPTION, PAIR_ID, PLANTED, WIDTH
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.pairs.readers.text import tidy
-from clipmem_core.pairs.references import file_faults, read_bytes
+from clipmem_core.pairs.references import file_faults, read_bytes, split_reference
 from clipmem_core.pairs.table import read_source
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 
@@ -291,3 +294,44 @@ def _clear(folder: Path) -> None:
         left = own.fullmatch(path.name)
         if left and (int(left[1]) == os.getpid() or process_start(int(left[1])) is None):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def sample_keys(root: Path, images: pa.ChunkedArray) -> list[str]:
+    """Return the WebDataset key of each picture's sample; of a picture in no tar, its reference without its ending."""
+    keys = []
+    for image in images.to_pylist():
+        path, part = split_reference(root, image)
+        if part is None:
+            keys.append(posixpath.splitext(image)[0])
+        elif isinstance(part, int):
+            keys.append(image)
+        else:
+            keys.append(webdataset_key(_odd_names(path).get(part, part)))
+    return keys
+
+
+@lru_cache(maxsize=4)
+def _odd_names(archive: Path) -> dict[str, str]:
+    """Return the members that the archive spells otherwise than our references do, `./a.jpg` for `a.jpg`."""
+    names: dict[str, str] = {}
+    try:
+        with tarfile.open(archive, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header it has seen
+                plain = posixpath.normpath(member.name).lstrip("/")
+                if plain != member.name:
+                    names.setdefault(plain, member.name)
+    except (tarfile.TarError, OSError):  # an archive that is cut off or gone by now: what was read before counts
+        return names
+    return names
+
+
+def webdataset_key(member: str) -> str:
+    """Return what webdataset calls the key of a tar's member: its path up to the first dot of its name.
+
+    Example:
+        >>> webdataset_key("./train/0001.left.jpg")
+        './train/0001'
+    """
+    folder, slash, name = member.rpartition("/")
+    return folder + slash + name.partition(".")[0]

@@ -2,14 +2,11 @@
 
 import hashlib
 import json
-import posixpath
 import re
 import shlex
-import tarfile
 from collections.abc import Callable, Iterator
 from csv import QUOTE_NONNUMERIC  # a lone \r must be quoted too
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +30,8 @@ from clipmem_core.exports.cleaned import (
     counted,
     images_folder,
     openable,
+    sample_keys,
 )
-from clipmem_core.pairs.references import split_reference
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 from clipmem_core.review.tables import count_rows, fetch_arrow, number
 from clipmem_core.scores.table import EXPORT, scores_in
@@ -177,9 +174,9 @@ def write_keys(cleaned: Cleaned, path: Path, *, progress: Progress | None = None
 
     New captions, which a key cannot carry, go into a file beside it.
     """
-    keys = _keys(cleaned.root, cleaned.pairs[IMAGE])
+    keys = sample_keys(cleaned.root, cleaned.pairs[IMAGE])
     kept = set(keys)
-    shared = sum(key in kept for key in _keys(cleaned.root, cleaned.gone[IMAGE]))
+    shared = sum(key in kept for key in sample_keys(cleaned.root, cleaned.gone[IMAGE]))
     lines = [key for key in dict.fromkeys(keys) if not re.search(r"[\r\n]", key)]
     _write_lines(path, lines)
     beside = captions_file(path)
@@ -203,49 +200,9 @@ def captions_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.captions.jsonl")
 
 
-def webdataset_key(member: str) -> str:
-    """Return what webdataset calls the key of a tar's member: its path up to the first dot of its name.
-
-    Example:
-        >>> webdataset_key("./train/0001.left.jpg")
-        './train/0001'
-    """
-    folder, slash, name = member.rpartition("/")
-    return folder + slash + name.partition(".")[0]
-
-
 def _write_lines(path: Path, lines: list[str]) -> None:
     with replacing(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-
-
-def _keys(root: Path, images: pa.ChunkedArray) -> list[str]:
-    keys = []
-    for image in images.to_pylist():
-        path, part = split_reference(root, image)
-        if part is None:
-            keys.append(posixpath.splitext(image)[0])
-        elif isinstance(part, int):
-            keys.append(image)
-        else:
-            keys.append(webdataset_key(_odd_names(path).get(part, part)))
-    return keys
-
-
-@lru_cache(maxsize=4)
-def _odd_names(archive: Path) -> dict[str, str]:
-    """Return the members that the archive spells otherwise than our references do, `./a.jpg` for `a.jpg`."""
-    names: dict[str, str] = {}
-    try:
-        with tarfile.open(archive, mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header it has seen
-                plain = posixpath.normpath(member.name).lstrip("/")
-                if plain != member.name:
-                    names.setdefault(plain, member.name)
-    except (tarfile.TarError, OSError):  # an archive that is cut off or gone by now: what was read before counts
-        return names
-    return names
 
 
 def write_uids(cleaned: Cleaned, path: Path, *, progress: Progress | None = None) -> Written:

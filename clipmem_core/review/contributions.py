@@ -7,33 +7,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clipmem_core import columns as c
 from clipmem_core.audits import unitmem_tables as t
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.audits.unitmem_tables import layer_means
 from clipmem_core.audits.verdict import FLAT
-from clipmem_core.columns import (
-    CANDIDATE,
-    CLIPMEM_IMAGE,
-    CLIPMEM_TEXT,
-    EXTERNAL,
-    GROUP,
-    GROUPS,
-    LABEL,
-    MEMBER,
-    PLANTED,
-    SCORED,
-    SSLMEM_IMAGE,
-    SSLMEM_TEXT,
-)
 from clipmem_core.review.overview import LIMIT, pair_density, sample_points
 from clipmem_core.review.tables import ROW, count_pairs_of, fetch_arrow, number
 from clipmem_core.scores.seeds import over_seeds, seed_interval
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 
 IMAGE, TEXT = "image", "text"
-PARTS = {IMAGE: CLIPMEM_IMAGE, TEXT: CLIPMEM_TEXT}
-SSLMEM = {IMAGE: SSLMEM_IMAGE, TEXT: SSLMEM_TEXT}
-MEMORIZED = (CANDIDATE, SCORED)  # the groups whose clipmem is memorization with its sign
+PARTS = {IMAGE: c.CLIPMEM_IMAGE, TEXT: c.CLIPMEM_TEXT}
+SSLMEM = {IMAGE: c.SSLMEM_IMAGE, TEXT: c.SSLMEM_TEXT}
+MEMORIZED = (c.CANDIDATE, c.SCORED)  # the groups whose clipmem is memorization with its sign
 NOT_PLANTED = "not planted"
 POOR_FIT = 0.5  # mean cosine on held-out pairs below which mapped embeddings are nearer to strange than to their own
 Z = 1.96
@@ -53,13 +40,13 @@ def load_contributions(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
     Raises:
         InputError: a file of the audit is missing, broken, or does not fit the others.
     """
-    points = sample_points(audit, *PARTS.values(), colour_by=[GROUP, PLANTED, LABEL], limit=LIMIT)
+    points = sample_points(audit, *PARTS.values(), colour_by=[c.GROUP, c.PLANTED, c.LABEL], limit=LIMIT)
     density = pair_density(audit, *PARTS.values()) if len(points) == LIMIT else pd.DataFrame()
     return points, density if len(density) and density["n"].sum() > LIMIT else pd.DataFrame()
 
 
 def encoder_means(
-    audit: Audit, columns: Mapping[str, str] = PARTS, *, by: str, groups: Sequence[str] = GROUPS, limit: int = 50
+    audit: Audit, columns: Mapping[str, str] = PARTS, *, by: str, groups: Sequence[str] = c.GROUPS, limit: int = 50
 ) -> pd.DataFrame:
     """Average a score of each encoder over groups, labels or planted kinds.
 
@@ -77,13 +64,13 @@ def encoder_means(
         name; NaN where an encoder has no value.
     """
     count_pairs_of(audit)
-    source = SCORES if by == GROUP else PAIRS
+    source = SCORES if by == c.GROUP else PAIRS
     named = fetch_arrow(audit.folder / source, f'SELECT {ROW} AS place, CAST("{by}" AS VARCHAR) AS name FROM parquet')
-    name = f"coalesce(name, '{NOT_PLANTED}')" if by == PLANTED else "name"
+    name = f"coalesce(name, '{NOT_PLANTED}')" if by == c.PLANTED else "name"
     numbers = ", ".join(_aggregates(encoder, column) for encoder, column in columns.items())
     query = f"""
         SELECT {name} AS name, count(*) AS n, {numbers} FROM parquet JOIN named ON {ROW} = place
-        WHERE "{GROUP}" IN ({", ".join("?" * len(groups))}) AND {name} IS NOT NULL
+        WHERE "{c.GROUP}" IN ({", ".join("?" * len(groups))}) AND {name} IS NOT NULL
         GROUP BY 1 ORDER BY n DESC, name LIMIT {limit}
     """
     wide = fetch_arrow(audit.folder / SCORES, query, list(groups), named=named).to_pandas()
@@ -99,7 +86,7 @@ def _aggregates(encoder: str, column: str) -> str:
 
 
 def _order_of(name: str) -> int:
-    return GROUPS.index(name) if name in GROUPS else len(GROUPS) + (name == NOT_PLANTED)
+    return c.GROUPS.index(name) if name in c.GROUPS else len(c.GROUPS) + (name == NOT_PLANTED)
 
 
 def _tidy(wide: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -137,7 +124,7 @@ def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
             "up to clipmem, but how it is split between them cannot be believed."
         )
     top = groups[groups["name"].isin(MEMORIZED)]["mean"].sum()
-    for row in groups[groups["name"] == EXTERNAL].to_dict("records"):
+    for row in groups[groups["name"] == c.EXTERNAL].to_dict("records"):
         off, three_errors = abs(row["mean"]), 3 * (row["high"] - row["low"]) / (2 * Z)
         if off > FLAT * abs(top) and off > three_errors:
             found.append(
@@ -242,9 +229,9 @@ def ranked_units(
         Their rows, and `leads`: how many units of the same member the same pair sets off most.
     """
     fired = units[units[column].notna()]
-    leads = fired.groupby([MEMBER, t.ROW], sort=False)[t.UNIT].transform("size")
+    leads = fired.groupby([c.MEMBER, t.ROW], sort=False)[t.UNIT].transform("size")
     chosen = fired.assign(**{LEADS: leads})
-    for name, value in ((MEMBER, member), (t.TOWER, tower), (t.LAYER, layer)):
+    for name, value in ((c.MEMBER, member), (t.TOWER, tower), (t.LAYER, layer)):
         chosen = chosen[chosen[name] == value] if value else chosen
     margin = chosen["max"] - chosen["second"]
     order = np.lexsort((chosen[t.UNIT], -margin, -chosen[column]))

@@ -8,22 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clipmem_core import columns as c
 from clipmem_core.audits.store import PAIRS, QUARANTINE, SCORES, UTILITY, Audit
-from clipmem_core.columns import (
-    CLIPMEM,
-    EXTERNAL,
-    GROUP,
-    GROUPS,
-    INDEPENDENT,
-    LABEL,
-    MEMBER,
-    METRIC,
-    PLANTED,
-    SHARED,
-    SIMILARITY_OUT,
-    VALUE,
-    of_one_split,
-)
 from clipmem_core.config import InputError
 from clipmem_core.review.tables import ROW, count_pairs_of, count_rows, fetch_frame, fetch_rows, number
 from clipmem_core.scores.table import BY_NAME
@@ -33,7 +19,7 @@ DETECTION_METRICS = ["auroc", "average_precision", "precision_at_k"]
 LIMIT = 6000  # points that a browser draws at once, with a lasso that follows the hand
 CELLS = (96, 64)  # of the density, along similarity_out and clipmem
 FITTING, NOISE = 0.25, 0.05  # shares of the external pairs
-_X, _Y = number(SIMILARITY_OUT), number(CLIPMEM)
+_X, _Y = number(c.SIMILARITY_OUT), number(c.CLIPMEM)
 _BOTH = f"isfinite({_X}) AND isfinite({_Y})"
 
 
@@ -62,7 +48,7 @@ def load_overview(audit: Audit) -> Overview:
         InputError: a file is missing or broken; the message names it and says what to do.
     """
     verdict, utility = audit.verdict, audit.utility
-    if not {MEMBER, METRIC, VALUE} <= set(utility.columns):
+    if not {c.MEMBER, c.METRIC, c.VALUE} <= set(utility.columns):
         raise InputError(f"{audit.folder / UTILITY} lacks columns: delete it and run the audit again")
     return Overview(
         audit=audit,
@@ -79,8 +65,8 @@ def load_overview(audit: Audit) -> Overview:
 def group_summary(audit: Audit) -> pd.DataFrame:
     """Return group, n, mean and sd of clipmem, for the groups that have any."""
     query = f"""
-        SELECT "{GROUP}", count(*) AS n, avg({CLIPMEM}) AS mean, stddev_samp({CLIPMEM}) AS sd
-        FROM parquet WHERE isfinite({CLIPMEM}) GROUP BY ALL
+        SELECT "{c.GROUP}", count(*) AS n, avg({c.CLIPMEM}) AS mean, stddev_samp({c.CLIPMEM}) AS sd
+        FROM parquet WHERE isfinite({c.CLIPMEM}) GROUP BY ALL
     """
     return fetch_frame(audit.folder / SCORES, query)
 
@@ -92,14 +78,14 @@ def group_bins(audit: Audit, *, bins: int) -> pd.DataFrame:
         Columns group, low (the bin's left edge), width and share (of the group's pairs); empty bins are left out.
     """
     query = f"""
-        , score AS (SELECT "{GROUP}", {CLIPMEM} AS x FROM parquet WHERE isfinite({CLIPMEM})),
+        , score AS (SELECT "{c.GROUP}", {c.CLIPMEM} AS x FROM parquet WHERE isfinite({c.CLIPMEM})),
         span AS (SELECT min(x) AS start, greatest((max(x) - min(x)) / ?, 1e-9) AS width FROM score),
         counted AS (
-            SELECT "{GROUP}", least(floor((x - start) / width), ? - 1) AS bin, count(*) AS n, any_value(start) AS start,
-                any_value(width) AS width
+            SELECT "{c.GROUP}", least(floor((x - start) / width), ? - 1) AS bin, count(*) AS n,
+                any_value(start) AS start, any_value(width) AS width
             FROM score, span GROUP BY ALL
         )
-        SELECT "{GROUP}", start + bin * width AS low, width, n / sum(n) OVER (PARTITION BY "{GROUP}") AS share
+        SELECT "{c.GROUP}", start + bin * width AS low, width, n / sum(n) OVER (PARTITION BY "{c.GROUP}") AS share
         FROM counted ORDER BY ALL
     """
     return fetch_frame(audit.folder / SCORES, query, [bins, bins])
@@ -133,13 +119,13 @@ def table(verdict: dict[str, Any], key: str) -> pd.DataFrame:
 
 def join_intervals(summary: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFrame:
     """Add the verdict's low, high and kind, in words, to the groups, in the order of `GROUPS`."""
-    known = [column for column in ("low", "high", "kind") if column in intervals and GROUP in intervals]
-    joined = summary.merge(intervals[[GROUP, *known]], on=GROUP, how="left") if known else summary.copy()
+    known = [column for column in ("low", "high", "kind") if column in intervals and c.GROUP in intervals]
+    joined = summary.merge(intervals[[c.GROUP, *known]], on=c.GROUP, how="left") if known else summary.copy()
     for column in ("low", "high"):
         joined[column] = pd.to_numeric(joined[column], errors="coerce") if column in known else float("nan")
-    joined["kind"] = joined["kind"].fillna("").astype(str).map(of_one_split) if "kind" in known else ""
-    order = {group: place for place, group in enumerate(GROUPS)}
-    return joined.sort_values(GROUP, key=lambda names: names.map(order), ignore_index=True)
+    joined["kind"] = joined["kind"].fillna("").astype(str).map(c.of_one_split) if "kind" in known else ""
+    order = {group: place for place, group in enumerate(c.GROUPS)}
+    return joined.sort_values(c.GROUP, key=lambda names: names.map(order), ignore_index=True)
 
 
 def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
@@ -149,10 +135,10 @@ def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
         groups: group and mean.
         verdict: the audit's.
     """
-    null = groups[groups[GROUP].isin([SHARED, EXTERNAL])]
+    null = groups[groups[c.GROUP].isin([c.SHARED, c.EXTERNAL])]
     if null.empty:
         return ""
-    means = [f"{mean:+.3f} for {group}" for group, mean in zip(null[GROUP], null["mean"], strict=True)]
+    means = [f"{mean:+.3f} for {group}" for group, mean in zip(null[c.GROUP], null["mean"], strict=True)]
     listed = f"mean clipmem is {' and '.join(means)} pairs".replace("-", "−")
     judged = [check.get("good") for check in rows(verdict, "checks") if "null group" in str(check.get("name"))]
     good = judged[0] if judged else None
@@ -184,7 +170,7 @@ def utility_table(utility: pd.DataFrame) -> pd.DataFrame:
     """Return metric, mean and one column a member, metrics and members in the order of the file."""
     if utility.empty:
         return pd.DataFrame()
-    wide = utility.pivot_table(index=METRIC, columns=MEMBER, values=VALUE, sort=False, observed=True)
+    wide = utility.pivot_table(index=c.METRIC, columns=c.MEMBER, values=c.VALUE, sort=False, observed=True)
     mean = wide.mean(axis=1)
     wide.insert(0, "mean", mean, allow_duplicates=True)
     return wide.rename_axis(columns=None).reset_index()
@@ -224,7 +210,7 @@ def load_score_map(audit: Audit) -> ScoreMap:
         InputError: a file of the audit is missing, broken, or does not fit the others.
     """
     count = fetch_rows(audit.folder / SCORES, f"SELECT count(*) FROM parquet WHERE {_BOTH}")[0][0]
-    points = sample_points(audit, SIMILARITY_OUT, CLIPMEM, colour_by=[GROUP, PLANTED], limit=LIMIT)
+    points = sample_points(audit, c.SIMILARITY_OUT, c.CLIPMEM, colour_by=[c.GROUP, c.PLANTED], limit=LIMIT)
     density = pair_density(audit) if count > LIMIT else pd.DataFrame()
     return ScoreMap(count, points, density, find_corners(audit))
 
@@ -232,18 +218,18 @@ def load_score_map(audit: Audit) -> ScoreMap:
 def find_corners(audit: Audit) -> Corners | None:
     """Return where the corners begin, or None where no external pair has both scores."""
     query = f"""
-        SELECT count(*) FILTER (WHERE "{GROUP}" = '{EXTERNAL}'),
-            quantile_cont({_X}, {FITTING}) FILTER (WHERE "{GROUP}" = '{EXTERNAL}'),
-            quantile_cont({_Y}, {1 - NOISE}) FILTER (WHERE "{GROUP}" = '{EXTERNAL}'),
-            quantile_cont({_Y}, {NOISE}) FILTER (WHERE "{GROUP}" = '{EXTERNAL}'),
-            count(*) FILTER (WHERE "{GROUP}" = '{INDEPENDENT}')
-        FROM parquet WHERE {_BOTH} AND "{GROUP}" IN ('{EXTERNAL}', '{INDEPENDENT}')
+        SELECT count(*) FILTER (WHERE "{c.GROUP}" = '{c.EXTERNAL}'),
+            quantile_cont({_X}, {FITTING}) FILTER (WHERE "{c.GROUP}" = '{c.EXTERNAL}'),
+            quantile_cont({_Y}, {1 - NOISE}) FILTER (WHERE "{c.GROUP}" = '{c.EXTERNAL}'),
+            quantile_cont({_Y}, {NOISE}) FILTER (WHERE "{c.GROUP}" = '{c.EXTERNAL}'),
+            count(*) FILTER (WHERE "{c.GROUP}" = '{c.INDEPENDENT}')
+        FROM parquet WHERE {_BOTH} AND "{c.GROUP}" IN ('{c.EXTERNAL}', '{c.INDEPENDENT}')
     """
     external, fits, high, low, independent = fetch_rows(audit.folder / SCORES, query)[0]
     return Corners(fits, high, low if independent else None) if external else None
 
 
-def pair_density(audit: Audit, x: str = SIMILARITY_OUT, y: str = CLIPMEM) -> pd.DataFrame:
+def pair_density(audit: Audit, x: str = c.SIMILARITY_OUT, y: str = c.CLIPMEM) -> pd.DataFrame:
     """Count all pairs that have two scores in equal cells: x and y of each cell's middle, and n; no empty cells."""
     query = f"""
         , score AS MATERIALIZED (
@@ -282,10 +268,10 @@ def sample_points(
         Columns row, then x, y and the further ones by their names; in the order of the tables.
     """
     names = dict.fromkeys([x, y, *colour_by])
-    unknown = [name for name in names if name not in (*BY_NAME, GROUP, LABEL, PLANTED)]
+    unknown = [name for name in names if name not in (*BY_NAME, c.GROUP, c.LABEL, c.PLANTED)]
     if unknown:
-        raise ValueError(f"columns must be scores, {GROUP}, {LABEL} or {PLANTED}, not {unknown[0]!r}")
-    from_pairs = [name for name in names if name in (LABEL, PLANTED)]
+        raise ValueError(f"columns must be scores, {c.GROUP}, {c.LABEL} or {c.PLANTED}, not {unknown[0]!r}")
+    from_pairs = [name for name in names if name in (c.LABEL, c.PLANTED)]
     from_scores = [name for name in names if name not in from_pairs]
     shown = [f'{number(name)} AS "{name}"' if name in BY_NAME else f'"{name}"' for name in from_scores]
     scores = fetch_frame(audit.folder / SCORES, f"SELECT {', '.join(shown)} FROM parquet")

@@ -12,20 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from clipmem_core import columns as c
 from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, SCORES, Audit
-from clipmem_core.columns import (
-    ALIGNMENT,
-    CAPTIONS,
-    EXTERNAL,
-    GROUP,
-    MEMBER,
-    NEGATIVE_IMAGE,
-    NEGATIVE_TEXT,
-    PAIR_ID,
-    POSITIVE,
-    SIMILARITY,
-)
 from clipmem_core.config import InputError
 from clipmem_core.review.search import INDEXES, cosines, highest, index_path, vectors_at
 from clipmem_core.review.tables import ROW, fetch_columns, fetch_numbered, kept, number
@@ -98,7 +87,7 @@ def _different(audit: Audit, row: int, mean: np.ndarray, k: int) -> list[int]:
 
 
 def _texts(audit: Audit, rows: Sequence[int]) -> list[frozenset[str]]:
-    found = fetch_numbered(audit.folder / PAIRS, [CAPTIONS], rows)
+    found = fetch_numbered(audit.folder / PAIRS, [c.CAPTIONS], rows)
     return [frozenset(found[row][0] or ()) for row in rows]
 
 
@@ -133,7 +122,7 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
     membership = _membership_at(audit, row)
     inside = _inside(audit)[:, row]
     table = pd.DataFrame([_terms(audit, name, membership, row) for name in membership.members])
-    table.insert(0, MEMBER, list(membership.members))
+    table.insert(0, c.MEMBER, list(membership.members))
     table.insert(1, TRAINED, membership.trained[:, row])
     table.insert(2, SIDE, np.where(inside, IN, OUT).tolist())
     return table
@@ -145,14 +134,15 @@ def _terms(audit: Audit, member: str, membership: Membership, row: int) -> dict[
     mean_image, mean_text, n_external = _external_means(audit, member)
     image, text = (vectors_at(path, [row])[0].astype(np.float64) for path in (image_path, text_path))
     products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
-    terms = terms_of(products, np.flatnonzero(membership.group[[row]] == EXTERNAL), n_external)
-    return {term: float(terms[term][0]) for term in (POSITIVE, NEGATIVE_TEXT, NEGATIVE_IMAGE, ALIGNMENT, SIMILARITY)}
+    terms = terms_of(products, np.flatnonzero(membership.group[[row]] == c.EXTERNAL), n_external)
+    shown = (c.POSITIVE, c.NEGATIVE_TEXT, c.NEGATIVE_IMAGE, c.ALIGNMENT, c.SIMILARITY)
+    return {term: float(terms[term][0]) for term in shown}
 
 
 @kept(32, MEMBERSHIP, paths=lambda audit, member: [index_path(audit, member, by) for by in INDEXES])
 def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray, int]:
     """Return ν_I, ν_T and the number of external pairs."""
-    external = np.flatnonzero(_membership(audit).group == EXTERNAL).tolist()
+    external = np.flatnonzero(_membership(audit).group == c.EXTERNAL).tolist()
     image, text = (vectors_at(index_path(audit, member, by), external) for by in INDEXES)
     try:
         return *external_means(image, text, np.arange(len(external))), len(external)
@@ -180,8 +170,8 @@ def _membership_at(audit: Audit, row: int) -> Membership:
 def _membership(audit: Audit) -> Membership:
     """Read who trains on what, but for the pairs' ids, which are most of the file."""
     path = audit.folder / MEMBERSHIP
-    columns = fetch_columns(path, f"SELECT * EXCLUDE ({PAIR_ID}, {ROW}) FROM parquet")
-    group = columns.pop(GROUP, np.empty(0))
+    columns = fetch_columns(path, f"SELECT * EXCLUDE ({c.PAIR_ID}, {ROW}) FROM parquet")
+    group = columns.pop(c.GROUP, np.empty(0))
     if not columns or not len(group):
         raise InputError(f"{path} names no groups or no members: delete the audit's folder and run it again")
     return Membership(group, tuple(columns), np.stack(list(columns.values())).astype(bool))

@@ -20,8 +20,8 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expan
 
 from clipmem_core.audits.store import PAIRS, Audit, write_table
 from clipmem_core.exports import Summary, formats, write
-from clipmem_core.exports.cleaned import Cleaned, suffix_of
-from clipmem_core.exports.formats import MISSING, packed, uid_of, webdataset_key, write_csv
+from clipmem_core.exports.cleaned import Cleaned, suffix_of, webdataset_key
+from clipmem_core.exports.formats import MISSING, packed, uid_of, write_csv
 from clipmem_core.pairs.pictures import FORMATS
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.exports.sources import CAPTIONS, LABELS, audited, make_source, picture
