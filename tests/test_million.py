@@ -6,8 +6,8 @@ import pytest
 from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.store import broken_files
 from clipmem_core.pairs.references import read_bytes
-from clipmem_core.review.encode import embed_text
 from clipmem_core.review.rows import audit_root, count_pairs, find_rows, labels
+from clipmem_core.review.search import embed_text
 from clipmem_core.review.selection import Selection
 from tests.made_audit import HOSTILE, MEMBERS
 from tests.million import DIM, make_large_audit

@@ -19,11 +19,10 @@ from clipmem_core.dashboard.numbers import moment, pairs_in_words
 from clipmem_core.dashboard.plain import as_html, cut
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
 from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.decided import CODES, decided
-from clipmem_core.review.decisions import CHOICES, FOR_OTHER, decision_words, open_review
+from clipmem_core.review.decisions import CHOICES, CODES, FOR_OTHER, decided, decision_words, open_review
 from clipmem_core.review.rows import audit_root
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
-from clipmem_core.review.tables import ROW, fetch_rows, version_of
+from clipmem_core.review.tables import ROW, fetch_rows
 
 DECISION = "decision"  # in the address
 SIZE = 12
@@ -49,7 +48,7 @@ COLUMNS = {
 
 def count_decisions(audit: Audit) -> dict[str, int]:
     """Return the number of an audit's pairs of each decision, and of those that are undecided."""
-    counts = np.bincount(decided(audit, version_of(audit)).codes, minlength=len(CODES))
+    counts = np.bincount(decided(audit).codes, minlength=len(CODES))
     return {choice or UNDECIDED: int(counts[code]) for choice, code in CODES.items()}
 
 

@@ -23,10 +23,10 @@ from clipmem_core.audits.lifecycle import folder_bytes
 from clipmem_core.audits.store import Audit, open_audit, write_json
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.exports import FORMATS, Format, Summary, write
-from clipmem_core.exports.pictures import Progress
+from clipmem_core.exports.cleaned import Progress
 from clipmem_core.files import read_json
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.tables import Stamp, count_pairs_of, stamp, version_of
+from clipmem_core.review.tables import Stamp, count_pairs_of, stamp
 
 SUMMARY = "export.json"
 LARGE = 20_000  # pairs: more take longer than a page may
@@ -106,7 +106,7 @@ def reading_code(kept: Kept) -> tuple[str, str]:
 
 def takes_time(audit: Audit, kind: Kind) -> bool:
     """Tell whether an export is to be made by a process of its own."""
-    return kind.format in SLOW or count_pairs_of(audit, version_of(audit)) > LARGE
+    return kind.format in SLOW or count_pairs_of(audit) > LARGE
 
 
 def make(audit: Audit, kind: Kind, *, progress: Progress | None = None) -> Summary:

@@ -19,7 +19,7 @@ from clipmem_core.figures.maps import PERCENTILES, embedding_figure, score_map_f
 from clipmem_core.review.map_jobs import map_task, seconds_running
 from clipmem_core.review.maps import map_file, map_name, map_points, mapped_members, seconds_to_draw
 from clipmem_core.review.rows import count_pairs
-from clipmem_core.review.score_map import ScoreMap, load_score_map
+from clipmem_core.review.overview import ScoreMap, load_score_map
 from clipmem_core.review.selection import (
     IMAGE_SIDE,
     MAP_X,

@@ -15,8 +15,8 @@ from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.thumbnails import thumbnail
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.nearest import nearest
 from clipmem_core.review.rows import audit_root
+from clipmem_core.review.search import nearest
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE
 
 THIS_PAGE = "pages/pair.py"

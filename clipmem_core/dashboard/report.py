@@ -12,8 +12,16 @@ from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.figures.colours import ENCODER_COLOURS, GROUP_COLOURS
 from clipmem_core.figures.groups import encoder_figure, group_figure
-from clipmem_core.review.groups import quarantine_page
-from clipmem_core.review.overview import Overview, detection_table, explain_null, is_number, mapping, rows, table
+from clipmem_core.review.overview import (
+    Overview,
+    detection_table,
+    explain_null,
+    is_number,
+    mapping,
+    quarantine_page,
+    rows,
+    table,
+)
 from clipmem_core.scores.table import CARD, scores_in
 
 PROTOCOLS = {

@@ -1,7 +1,15 @@
-"""The cleaned data set: the pairs of an audit that stay by what was decided, with the captions they are to have."""
+"""The cleaned data set: the pairs of an audit that stay by what was decided, with the captions they are to have, and
+their pictures as files that any program can open."""
 
-from collections.abc import Iterable
+import os
+import posixpath
+import re
+import shutil
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +18,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from clipmem_core.audits.detached import process_start
 from clipmem_core.audits.prepare import content_fingerprint
 from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import PAIRS, Audit, read_table, reading
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, MISCAPTION, PAIR_ID, PLANTED, WIDTH
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.pairs.readers.text import tidy
+from clipmem_core.pairs.readers.containers import file_faults
+from clipmem_core.pairs.references import read_bytes, split_reference
 from clipmem_core.pairs.table import read_source
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 
 ROW = "row"  # the pair's row in the audit
 RECAPTIONED = "recaptioned"
+Progress = Callable[[int, int], None]
+_INSIDE = r"(?i)\.tar/|\.(parquet|arrow)#[0-9]+$"
+_SIGNATURES = (  # of the formats that pictures are decoded from
+    (0, b"\xff\xd8\xff", ".jpg"),
+    (0, b"\x89PNG", ".png"),
+    (0, b"GIF8", ".gif"),
+    (8, b"WEBP", ".webp"),
+    (0, b"BM", ".bmp"),
+    (0, b"II*\0", ".tif"),
+    (0, b"MM\0*", ".tif"),
+    (4, b"ftypavi", ".avif"),
+    (4, b"jP  ", ".jp2"),
+    (0, b"\xff\x4f\xff\x51", ".j2k"),
+    (0, b"P", ".pnm"),
+)
 _CAPTION_LISTS = pa.large_list(pa.large_string())  # 64-bit offsets: a million pairs may have more than 2 GB of text
 
 
@@ -148,10 +174,9 @@ def planted_captions(audit: Audit) -> dict[str, list[str]]:
     Raises:
         InputError: the source cannot be read, or is no longer what the audit read.
     """
-    stored = audit.config
     if not is_planted(audit):
         return {}
-    pairs = read_table(audit.folder / PAIRS)
+    stored, pairs = audit.config, read_table(audit.folder / PAIRS)
     config = config_from(stored["config"])
     try:
         source = read_source(stored["source"], config.source, data=data_folder()).pairs
@@ -168,8 +193,7 @@ def planted_captions(audit: Audit) -> dict[str, list[str]]:
 
 def is_planted(audit: Audit) -> bool:
     """Tell whether the audit gave pairs another's captions."""
-    fields = audit.config.get("config")
-    return bool(isinstance(fields, dict) and fields.get("plant_miscaptions"))
+    return bool(audit.config.get("config", {}).get("plant_miscaptions"))
 
 
 def _refusal(audit: Audit, reason: str) -> InputError:
@@ -177,3 +201,140 @@ def _refusal(audit: Audit, reason: str) -> InputError:
         f"audit {audit.name!r} planted wrong captions, and the right ones cannot be had back ({reason}): "
         "audit the data set without --plant-miscaptions and export that"
     )
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where the pictures of a cleaned data set are: `names` are relative to `folder`, which is absolute."""
+
+    folder: Path
+    names: pa.ChunkedArray
+    notes: tuple[str, ...]
+
+
+@contextmanager
+def openable(cleaned: Cleaned, path: Path, *, progress: Progress | None = None) -> Iterator[Pictures]:
+    """Give the pictures as files. Where some lie in archives or tables, all are written into `<stem>_images`.
+
+    That folder, beside `path`, is there whole when the block has ended well, or not at all; an older one is replaced.
+
+    Raises:
+        InputError: the data set's folder is gone, or a picture in an archive cannot be read.
+    """
+    if not cleaned.root.is_dir():
+        raise InputError(f"the data set's folder {cleaned.root} is gone: bring it back to export from it")
+    images = cleaned.pairs[IMAGE]
+    if not pc.any(pc.match_substring_regex(images, _INSIDE)).as_py():
+        seen: dict[str, int] = {}
+        by_folder = sorted(images.to_pylist(), key=lambda image: seen.setdefault(os.path.dirname(image), len(seen)))
+        gone = dict(file_faults(cleaned.root, by_folder))
+        first = next(iter(gone), "")
+        yield Pictures(
+            cleaned.root, images, counted((len(gone), f"{len(gone):,} pictures are no longer there, first {first!r}"))
+        )
+        return
+    folder = images_folder(path).absolute()
+    with _replacing_folder(folder) as temporary:
+        names = _write_out(cleaned, temporary, progress)
+        yield Pictures(folder, names, (f"{len(names):,} pictures were written to {folder}",))
+
+
+def images_folder(path: Path) -> Path:
+    """Return the folder beside an export that its pictures are written to, where they are no files yet."""
+    return path.with_name(f"{path.stem}_images")
+
+
+def suffix_of(data: bytes) -> str:
+    """Return the usual file ending of a picture, by its first bytes.
+
+    Example:
+        >>> suffix_of(b"GIF89a")
+        '.gif'
+    """
+    known = (suffix for start, mark, suffix in _SIGNATURES if data[start : start + len(mark)] == mark)
+    return next(known, ".img")
+
+
+def _write_out(cleaned: Cleaned, folder: Path, progress: Progress | None) -> pa.ChunkedArray:
+    """Write each picture as it is, named after its pair's row: the names in archives are not safe as files'."""
+    names = []
+    rows = cleaned.pairs[ROW].to_pylist()
+    for done, (row, image) in enumerate(zip(rows, cleaned.pairs[IMAGE].to_pylist(), strict=True)):
+        try:
+            data = read_bytes(cleaned.root, image)
+        except FileNotFoundError as error:
+            raise InputError(str(error)) from None
+        names.append(f"{row:08d}{suffix_of(data)}")
+        (folder / names[-1]).write_bytes(data)
+        if progress and done % 100 == 0:
+            progress(done, len(rows))
+    if progress:
+        progress(len(rows), len(rows))
+    return pa.chunked_array([pa.array(names, pa.large_string())])
+
+
+@contextmanager
+def _replacing_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder that takes the place of `folder` when the block ends well and vanishes when it does not."""
+    _clear(folder)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if folder.exists():
+            folder.replace(old)
+        temporary.replace(folder)
+    finally:
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what exports to a folder have left beside it that were killed; those that run keep theirs."""
+    own = re.compile(rf"\.{re.escape(folder.name)}\.(\d+)(\.old)?")
+    for path in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        left = own.fullmatch(path.name)
+        if left and (int(left[1]) == os.getpid() or process_start(int(left[1])) is None):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def sample_keys(root: Path, images: pa.ChunkedArray) -> list[str]:
+    """Return the WebDataset key of each picture's sample; of a picture in no tar, its reference without its ending."""
+    keys = []
+    for image in images.to_pylist():
+        path, part = split_reference(root, image)
+        if part is None:
+            keys.append(posixpath.splitext(image)[0])
+        elif isinstance(part, int):
+            keys.append(image)
+        else:
+            keys.append(webdataset_key(_odd_names(path).get(part, part)))
+    return keys
+
+
+@lru_cache(maxsize=4)
+def _odd_names(archive: Path) -> dict[str, str]:
+    """Return the members that the archive spells otherwise than our references do, `./a.jpg` for `a.jpg`."""
+    names: dict[str, str] = {}
+    try:
+        with tarfile.open(archive, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header it has seen
+                plain = posixpath.normpath(member.name).lstrip("/")
+                if plain != member.name:
+                    names.setdefault(plain, member.name)
+    except (tarfile.TarError, OSError):  # an archive that is cut off or gone by now: what was read before counts
+        return names
+    return names
+
+
+def webdataset_key(member: str) -> str:
+    """Return what webdataset calls the key of a tar's member: its path up to the first dot of its name.
+
+    Example:
+        >>> webdataset_key("./train/0001.left.jpg")
+        './train/0001'
+    """
+    folder, slash, name = member.rpartition("/")
+    return folder + slash + name.partition(".")[0]

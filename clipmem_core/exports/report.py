@@ -4,10 +4,9 @@ import base64
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -15,14 +14,22 @@ from clipmem_core.atomic import replacing
 from clipmem_core.audits.store import PAIRS, QUARANTINE, Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import GROUP, PAIR_ID
-from clipmem_core.exports.pictures import Progress
+from clipmem_core.exports.cleaned import Progress
 from clipmem_core.figures.groups import group_figure
 from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
-from clipmem_core.review.groups import group_bins, group_summary
-from clipmem_core.review.overview import detection_table, is_number, join_intervals, mapping, table, utility_table
+from clipmem_core.review.overview import (
+    BINS,
+    detection_table,
+    group_bins,
+    group_summary,
+    is_number,
+    join_intervals,
+    table,
+    utility_table,
+)
 from clipmem_core.review.overview import rows as rows_of
 from clipmem_core.review.rows import audit_root, find_rows
 from clipmem_core.review.selection import Selection
@@ -34,30 +41,17 @@ TEMPLATE = "report.html.j2"
 SIDE = 160  # pixels of a thumbnail's longer side
 TOP = 50
 DECISIONS_SHOWN = 500
-BINS = 60
 CAPTION_LIMIT = 400
 _METRICS = {"auroc": "AUROC", "average_precision": "average precision", "precision_at_k": "precision at k"}
 
 
-@dataclass(frozen=True)
-class TextTable:
+class TextTable(NamedTuple):
     """A table under its title; without rows it is not shown."""
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
-
-
-@dataclass(frozen=True)
-class ReportCard:
-    """One pair of a gallery, all of it text but the picture, a data URI, empty where it cannot be read."""
-
-    picture: str
-    captions: list[str]
-    pair_id: str
-    facts: list[tuple[str, str]]
-    decision: str
 
 
 def write_report(audit: Audit, path: Path, *, progress: Progress | None = None) -> None:
@@ -78,14 +72,21 @@ def write_report(audit: Audit, path: Path, *, progress: Progress | None = None) 
 
 def _content(audit: Audit, progress: Progress | None) -> dict[str, Any]:
     config, verdict, review = audit.config, audit.verdict, open_review(audit)
-    groups = join_intervals(group_summary(audit), table(mapping(verdict), "groups"))
-    tables = [_group_table(groups), _detection_table(mapping(verdict)), _utility_table(audit.utility)]
+    groups = join_intervals(group_summary(audit), table(verdict, "groups"))
+    tables = [_group_table(groups), _detection_table(table(verdict, "detection")), _utility_table(audit.utility)]
     return {
         "name": audit.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "facts": _facts(audit, config),
-        "sentence": str((verdict.get("sentence") if isinstance(verdict, dict) else "") or "This audit has no verdict."),
-        "checks": [_check(check) for check in rows_of(mapping(verdict), "checks")],
+        "facts": {
+            "data set": config.get("source", ""),
+            "pairs": f"{count_rows(audit.folder / PAIRS):,}",
+            "quarantined rows": f"{count_rows(audit.folder / QUARANTINE):,}",
+            "protocol": config.get("protocol", ""),
+            "members": len(config["members"]) if "members" in config else "",
+            "model": config.get("config", {}).get("model", ""),
+        },
+        "sentence": verdict.get("sentence") or "This audit has no verdict.",
+        "checks": rows_of(verdict, "checks"),
         "figure": _figure(groups, group_bins(audit, bins=BINS)),
         "tables": [table for table in tables if table.rows],
         "galleries": _galleries(audit, queues(verdict), progress),
@@ -96,52 +97,42 @@ def _content(audit: Audit, progress: Progress | None) -> dict[str, Any]:
     }
 
 
-def _check(check: dict[str, Any]) -> dict[str, str]:
-    """Return a check's mark (good, bad, open), what it says, and what to try where it is not good."""
-    good = check.get("good")
-    mark = "good" if good is True else "bad" if good is False else "open"
-    advice = "" if mark == "good" else check.get("advice")
-    return {"mark": mark, "text": str(check.get("sentence") or check.get("name") or ""), "advice": str(advice or "")}
-
-
-def _facts(audit: Audit, config: dict[str, Any]) -> list[tuple[str, str]]:
-    members, fields = config.get("members"), config.get("config")
-    return [
-        ("data set", str(config.get("source", ""))),
-        ("pairs", f"{count_rows(audit.folder / PAIRS):,}"),
-        ("quarantined rows", f"{count_rows(audit.folder / QUARANTINE):,}"),
-        ("protocol", str(config.get("protocol", ""))),
-        ("members", str(len(members) if isinstance(members, list) else "")),
-        ("model", str(fields.get("model", "") if isinstance(fields, dict) else "")),
-    ]
-
-
 def _group_table(groups: pd.DataFrame) -> TextTable:
-    """Show groups with their means and intervals."""
     kinds = "; ".join(dict.fromkeys(filter(None, groups["kind"])))
     rows = [
-        (str(row[GROUP]), f"{row['n']:,}", *(number(row[name]) for name in ("mean", "low", "high")))
+        (row[GROUP], f"{row['n']:,}", *(number(row[name]) for name in ("mean", "low", "high")))
         for row in groups.to_dict("records")
     ]
-    return TextTable(
-        "clipmem by group", ("group", "pairs", "mean", "low", "high"), rows, f"low to high: {kinds}" if kinds else ""
-    )
+    note = f"low to high: {kinds}" if kinds else ""
+    return TextTable("clipmem by group", ("group", "pairs", "mean", "low", "high"), rows, note)
 
 
-def _detection_table(verdict: dict[str, Any]) -> TextTable:
-    """Show how well each score finds the planted captions, with intervals."""
-    shown = detection_table(table(verdict, "detection")).reindex(columns=["score", *_METRICS], fill_value="")
+def _detection_table(detection: pd.DataFrame) -> TextTable:
+    shown = detection_table(detection).reindex(columns=["score", *_METRICS], fill_value="")
     title, head = "How well each score finds the planted captions", ("score", *_METRICS.values())
     return TextTable(title, head, shown.to_numpy().tolist())
 
 
 def _utility_table(utility: pd.DataFrame) -> TextTable:
-    """Show each metric's mean over the members, and each member's."""
     wide = utility_table(utility)
-    if wide.empty:
-        return TextTable("Utility", (), ())
-    rows = [(str(name), *map(number, values)) for name, *values in wide.itertuples(index=False, name=None)]
-    return TextTable("Utility of the members", tuple(map(str, wide.columns)), rows)
+    rows = [(name, *map(number, values)) for name, *values in wide.itertuples(index=False, name=None)]
+    return TextTable("Utility of the members", list(wide.columns), rows)
+
+
+def _decision_table(decisions: pd.DataFrame) -> TextTable:
+    shown = decisions.head(DECISIONS_SHOWN)
+    rows = [
+        (
+            row[PAIR_ID],
+            decision_words(row["decision"], row[FOR_OTHER]),
+            *map(_cut, ("\n".join(row["captions"]), row["note"])),
+            row["time"],
+        )
+        for row in shown.to_dict("records")
+    ]
+    left = len(decisions) - len(shown)
+    note = f"{left:,} more are left out: export decisions as CSV for all of them." if left else ""
+    return TextTable("Decisions", ("id", "decision", "new captions", "note", "time"), rows, note)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -164,30 +155,29 @@ def _figure(groups: pd.DataFrame, bins: pd.DataFrame) -> Any:
 
 def _galleries(audit: Audit, named: dict[str, Queue], progress: Progress | None) -> list[dict[str, Any]]:
     found = {order: cards(audit, find_rows(audit, Selection(order=order), page=1, size=TOP)) for order in named}
-    root, total = audit_root(audit), sum(map(len, found.values()))
-    galleries, done = [], 0
+    root, total, done = audit_root(audit), sum(map(len, found.values())), 0
+    galleries: list[dict[str, Any]] = []
     for order, queue in named.items():
-        shown = []
+        galleries.append({"title": queue.name, "explanation": f"Highest {order} first. {queue.sentence}", "cards": []})
         for card in found[order]:
-            shown.append(_card(card, root))
+            galleries[-1]["cards"].append(_card(card, root))
             done += 1
             if progress:
                 progress(done, total)
-        explanation = f"Highest {order} first. {queue.sentence}"
-        galleries.append({"title": queue.name, "explanation": explanation, "cards": shown})
     return [gallery for gallery in galleries if gallery["cards"]]
 
 
-def _card(card: PairCard, root: Path) -> ReportCard:
+def _card(card: PairCard, root: Path) -> dict[str, Any]:
+    """Return a pair of a gallery, all of it text but the picture, a data URI, empty where it cannot be read."""
     shown = {name: number(card.scores.get(name)) for name in scores_in(EXPORT)}
     facts = {**shown, "group": card.group, "label": card.label or "", "planted": card.planted or ""}
-    return ReportCard(
-        picture=_thumbnail(root, card.image),
-        captions=[_cut(caption) for caption in card.captions],
-        pair_id=_cut(card.pair_id),
-        facts=[(name, _cut(value)) for name, value in facts.items() if value],
-        decision=card.decision.words if card.decision else "",
-    )
+    return {
+        "picture": _thumbnail(root, card.image),
+        "captions": [_cut(caption) for caption in card.captions],
+        "pair_id": _cut(card.pair_id),
+        "facts": {name: _cut(value) for name, value in facts.items() if value},
+        "decision": card.decision.words if card.decision else "",
+    }
 
 
 def _cut(text: str) -> str:
@@ -205,22 +195,6 @@ def _thumbnail(root: Path, image: str) -> str:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _decision_table(decisions: pd.DataFrame) -> TextTable:
-    shown = decisions.head(DECISIONS_SHOWN)
-    rows = [
-        (
-            row[PAIR_ID],
-            decision_words(row["decision"], row[FOR_OTHER]),
-            *map(_cut, ("\n".join(row["captions"]), row["note"])),
-            row["time"],
-        )
-        for row in shown.to_dict("records")
-    ]
-    left = len(decisions) - len(shown)
-    note = f"{left:,} more are left out: export decisions as CSV for all of them." if left else ""
-    return TextTable("Decisions", ("id", "decision", "new captions", "note", "time"), rows, note)
 
 
 def number(value: Any, digits: int = 3) -> str:

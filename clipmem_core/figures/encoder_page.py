@@ -21,7 +21,7 @@ from clipmem_core.figures.clouds import (
     short_name,
 )
 from clipmem_core.figures.colours import ENCODER_COLOURS, OTHER
-from clipmem_core.review.unit_ranks import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
+from clipmem_core.review.contributions import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
 
 LINE = {"color": "#808080", "width": 1, "dash": "dot"}
 STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # of clipmem between two lines

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from clipmem_core.columns import CLIPMEM, GROUP, LABEL, PLANTED, SIMILARITY_OUT
 from clipmem_core.figures.clouds import LEGEND_ABOVE, add_points, classes, density_trace, marker_size, selectable
 from clipmem_core.figures.colours import OTHER
-from clipmem_core.review.score_map import Corners
+from clipmem_core.review.overview import Corners
 from clipmem_core.review.selection import MAP_X, MAP_Y
 from clipmem_core.scores.table import words
 

@@ -1,4 +1,4 @@
-"""Two audits → how a score of the pairs they share agrees, and which pairs changed most."""
+"""A score compared between two audits: how it agrees over the pairs they share, and which pairs changed most."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +62,8 @@ def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> C
     joined = _join(one, other, column)
     if joined.num_rows == 0:
         raise InputError(f"audits {one.name!r} and {other.name!r} share no pair_id: compare audits of one data set")
-    scored = joined.filter(pa.array(_finite(joined)))
+    finite = [np.isfinite(joined[name].to_numpy()) for name in ("one", "other")]
+    scored = joined.filter(pa.array(finite[0] & finite[1]))
     values = scored["one"].to_numpy(), scored["other"].to_numpy()
     mean, low, high = mean_difference(*values)
     return Comparison(
@@ -108,15 +109,11 @@ def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
     # A config from before a field was there has it at its default.
     first, second = (as_dict(AuditConfig()) | flat(audit.config["config"]) for audit in (one, other))
     return tuple(
-        f"The {own.alike} differs: {_shown(first, name)} in {one.name}, {_shown(second, name)} in {other.name} "
+        f"The {own.alike} differs: {first[name] or 'none'} in {one.name}, {second[name] or 'none'} in {other.name} "
         f"({own.flag}). clipmem compares only where it is the same."
         for name, own in FIELDS.items()
         if own.alike and first[name] != second[name]
     )
-
-
-def _shown(config: dict[str, Any], name: str) -> str:
-    return str(config[name] or "none")
 
 
 def _join(one: Audit, other: Audit, column: str) -> pa.Table:
@@ -131,10 +128,6 @@ def _join(one: Audit, other: Audit, column: str) -> pa.Table:
         FROM parquet JOIN theirs USING ({PAIR_ID}) ORDER BY row_one
     """
     return fetch_arrow(one.folder / SCORES, query, theirs=theirs)
-
-
-def _finite(joined: pa.Table) -> np.ndarray:
-    return np.isfinite(joined["one"].to_numpy()) & np.isfinite(joined["other"].to_numpy())
 
 
 def _agreement(measure: Any, one: np.ndarray, other: np.ndarray) -> float | None:
@@ -156,7 +149,5 @@ def _changed(one: Audit, other: Audit, scored: pa.Table, limit: int) -> pd.DataF
 
 def _sample(scored: pa.Table) -> pd.DataFrame:
     """Return the same few pairs at each call, in their order."""
-    if scored.num_rows <= POINTS:
-        return scored.to_pandas()
-    rows = np.random.default_rng(0).choice(scored.num_rows, POINTS, replace=False)
-    return scored.take(np.sort(rows)).to_pandas()
+    few, n = min(scored.num_rows, POINTS), scored.num_rows
+    return scored.take(np.sort(np.random.default_rng(0).choice(n, few, replace=False))).to_pandas()

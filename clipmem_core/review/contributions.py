@@ -1,5 +1,5 @@
-"""Each encoder's part of clipmem: pair by pair, its means over groups, labels and planted kinds, and what speaks
-against the split."""
+"""What each encoder has to do with memorization: its part of clipmem and what speaks against the split, and UnitMem by
+layer, by unit and by paradigm."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,32 +7,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clipmem_core import columns as c
+from clipmem_core.audits import unitmem_tables as t
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
+from clipmem_core.audits.unitmem_tables import layer_means
 from clipmem_core.audits.verdict import FLAT
-from clipmem_core.columns import (
-    CANDIDATE,
-    CLIPMEM_IMAGE,
-    CLIPMEM_TEXT,
-    EXTERNAL,
-    GROUP,
-    GROUPS,
-    LABEL,
-    PLANTED,
-    SCORED,
-    SSLMEM_IMAGE,
-    SSLMEM_TEXT,
-)
-from clipmem_core.review.rows import sample_points
-from clipmem_core.review.score_map import LIMIT, pair_density
-from clipmem_core.review.tables import ROW, count_pairs_of, fetch_arrow, number, version_of
+from clipmem_core.review.overview import LIMIT, pair_density, sample_points
+from clipmem_core.review.tables import ROW, count_pairs_of, fetch_arrow, number
+from clipmem_core.scores.seeds import over_seeds, seed_interval
+from clipmem_core.scores.uncertainty import MIN_REPLICATES
 
 IMAGE, TEXT = "image", "text"
-PARTS = {IMAGE: CLIPMEM_IMAGE, TEXT: CLIPMEM_TEXT}
-SSLMEM = {IMAGE: SSLMEM_IMAGE, TEXT: SSLMEM_TEXT}
-MEMORIZED = (CANDIDATE, SCORED)  # the groups whose clipmem is memorization with its sign
+PARTS = {IMAGE: c.CLIPMEM_IMAGE, TEXT: c.CLIPMEM_TEXT}
+SSLMEM = {IMAGE: c.SSLMEM_IMAGE, TEXT: c.SSLMEM_TEXT}
+MEMORIZED = (c.CANDIDATE, c.SCORED)  # the groups whose clipmem is memorization with its sign
 NOT_PLANTED = "not planted"
 POOR_FIT = 0.5  # mean cosine on held-out pairs below which mapped embeddings are nearer to strange than to their own
 Z = 1.96
+VARIANTS = {"mean": t.UNITMEM_MEAN, "median": t.UNITMEM_MEDIAN}
+MEMBERS = "members"
+PARADIGM_NAMES = {t.CLIP: "CLIP", t.SUPERVISED: "supervised", t.SELF_SUPERVISED: "self-supervised"}
+SOURCE, DEPTH, LEADS = "source", "depth", "leads"
 
 
 def load_contributions(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -45,13 +40,13 @@ def load_contributions(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
     Raises:
         InputError: a file of the audit is missing, broken, or does not fit the others.
     """
-    points = sample_points(audit, *PARTS.values(), colour_by=[GROUP, PLANTED, LABEL], limit=LIMIT)
+    points = sample_points(audit, *PARTS.values(), colour_by=[c.GROUP, c.PLANTED, c.LABEL], limit=LIMIT)
     density = pair_density(audit, *PARTS.values()) if len(points) == LIMIT else pd.DataFrame()
     return points, density if len(density) and density["n"].sum() > LIMIT else pd.DataFrame()
 
 
 def encoder_means(
-    audit: Audit, columns: Mapping[str, str] = PARTS, *, by: str, groups: Sequence[str] = GROUPS, limit: int = 50
+    audit: Audit, columns: Mapping[str, str] = PARTS, *, by: str, groups: Sequence[str] = c.GROUPS, limit: int = 50
 ) -> pd.DataFrame:
     """Average a score of each encoder over groups, labels or planted kinds.
 
@@ -68,18 +63,18 @@ def encoder_means(
         kinds before the pairs that are not planted, labels by how many pairs have them. A pair without a label has no
         name; NaN where an encoder has no value.
     """
-    count_pairs_of(audit, version_of(audit))
-    source = SCORES if by == GROUP else PAIRS
+    count_pairs_of(audit)
+    source = SCORES if by == c.GROUP else PAIRS
     named = fetch_arrow(audit.folder / source, f'SELECT {ROW} AS place, CAST("{by}" AS VARCHAR) AS name FROM parquet')
-    name = f"coalesce(name, '{NOT_PLANTED}')" if by == PLANTED else "name"
+    name = f"coalesce(name, '{NOT_PLANTED}')" if by == c.PLANTED else "name"
     numbers = ", ".join(_aggregates(encoder, column) for encoder, column in columns.items())
     query = f"""
         SELECT {name} AS name, count(*) AS n, {numbers} FROM parquet JOIN named ON {ROW} = place
-        WHERE "{GROUP}" IN ({", ".join("?" * len(groups))}) AND {name} IS NOT NULL
+        WHERE "{c.GROUP}" IN ({", ".join("?" * len(groups))}) AND {name} IS NOT NULL
         GROUP BY 1 ORDER BY n DESC, name LIMIT {limit}
     """
     wide = fetch_arrow(audit.folder / SCORES, query, list(groups), named=named).to_pandas()
-    return _tidy(wide.sort_values("name", key=lambda names: names.map(_place), kind="stable"), columns)
+    return _tidy(wide.sort_values("name", key=lambda names: names.map(_order_of), kind="stable"), columns)
 
 
 def _aggregates(encoder: str, column: str) -> str:
@@ -90,8 +85,8 @@ def _aggregates(encoder: str, column: str) -> str:
     )
 
 
-def _place(name: str) -> int:
-    return GROUPS.index(name) if name in GROUPS else len(GROUPS) + (name == NOT_PLANTED)
+def _order_of(name: str) -> int:
+    return c.GROUPS.index(name) if name in c.GROUPS else len(c.GROUPS) + (name == NOT_PLANTED)
 
 
 def _tidy(wide: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -129,7 +124,7 @@ def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
             "up to clipmem, but how it is split between them cannot be believed."
         )
     top = groups[groups["name"].isin(MEMORIZED)]["mean"].sum()
-    for row in groups[groups["name"] == EXTERNAL].to_dict("records"):
+    for row in groups[groups["name"] == c.EXTERNAL].to_dict("records"):
         off, three_errors = abs(row["mean"]), 3 * (row["high"] - row["low"]) / (2 * Z)
         if off > FLAT * abs(top) and off > three_errors:
             found.append(
@@ -137,3 +132,108 @@ def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
                 "nobody memorized. Read its part against that, not against 0.".replace("-", "−")
             )
     return found
+
+
+def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None, *, column: str) -> pd.DataFrame:
+    """Return UnitMem by layer of both encoders, and of the references.
+
+    Args:
+        units: as `read_units`.
+        references: as `read_units` of `REFERENCES`.
+        column: unitmem_mean or unitmem_median.
+
+    Returns:
+        tower, source (`members`, or the name of a reference), layer, mean, low and high: of the members their mean, the
+        lowest and the highest one; of a reference the value alone.
+    """
+    grouped = layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[column]
+    own = grouped.agg(mean="mean", low="min", high="max").reset_index().assign(**{SOURCE: MEMBERS})
+    tables = [own]
+    if references is not None:
+        means = layer_means(references, by=[t.REFERENCE, t.TOWER, t.LAYER])
+        tables.append(means.rename(columns={t.REFERENCE: SOURCE, column: "mean"}).assign(low=np.nan, high=np.nan))
+    columns = [t.TOWER, SOURCE, t.LAYER, "mean", "low", "high"]
+    return pd.concat([table[columns] for table in tables], ignore_index=True)
+
+
+def paradigm_layers(table: pd.DataFrame, *, column: str) -> pd.DataFrame:
+    """Return UnitMem by layer of each paradigm over its seeds.
+
+    Args:
+        table: as `read_paradigms`.
+        column: unitmem_mean or unitmem_median.
+
+    Returns:
+        paradigm, layer, depth (0 the first layer, 1 the last), n (seeds), mean, low and high: an interval where there
+        are three seeds or more.
+    """
+    means = over_seeds(table, by=[t.PARADIGM, t.LAYER], measures=[column]).drop(columns="measure")
+    known = means[means[t.PARADIGM].isin(t.PARADIGMS)]
+    last = known[t.LAYER].max()
+    depth = (known[t.LAYER] - 1) / (last - 1) if last > 1 else 0.5
+    return known.assign(**{DEPTH: depth}).reset_index(drop=True)
+
+
+def claim_1(table: pd.DataFrame, *, column: str) -> str:
+    """Say whether CLIP's UnitMem lies between that of the two other paradigms, as far as the seeds allow.
+
+    Args:
+        table: as `read_paradigms`.
+        column: unitmem_mean or unitmem_median.
+    """
+    by_seed = table.groupby([t.PARADIGM, t.SEED])[column].mean().unstack(t.PARADIGM)
+    names = [name for name in t.PARADIGMS if name in by_seed]
+    listed = ", ".join(f"{PARADIGM_NAMES[name]} {by_seed[name].mean():.3f}" for name in names)
+    told = f"Mean UnitMem over the layers: {listed}."
+    if len(names) < len(t.PARADIGMS):
+        missing = " and ".join(PARADIGM_NAMES[name] for name in t.PARADIGMS if name not in names)
+        return f"{told} Claim 1 compares three paradigms: {missing} is not there, or cannot be taught on these pairs."
+    complete = by_seed.dropna()
+    if len(complete) < MIN_REPLICATES:
+        return f"{told} Claim 1 (CLIP lies between the other two): seeds so far: {len(complete)}, too few to say more."
+    sides = {name: _sign(complete[name] - complete[t.CLIP]) for name in (t.SUPERVISED, t.SELF_SUPERVISED)}
+    return f"{told} Claim 1 (CLIP lies between the other two): {_place(sides)}."
+
+
+def _place(sides: Mapping[str, int]) -> str:
+    """Return where CLIP lies, by the side of it on which the others do."""
+    words = {1: "lies above it", -1: "lies below it", 0: "cannot be told from it"}
+    each = " and ".join(f"{PARADIGM_NAMES[name]} {words[side]}" for name, side in sides.items())
+    if 0 in sides.values():
+        return f"the seeds leave it open, since {each}"
+    if len(set(sides.values())) == 2:
+        return "so it does here"
+    return f"here it lies {'below' if 1 in sides.values() else 'above'} both"
+
+
+def _sign(differences: pd.Series) -> int:
+    """Return the side of 0 on which the interval over seeds lies; 0 where it holds 0."""
+    low, high = seed_interval(differences.to_numpy())
+    return 1 if low > 0 else -1 if high < 0 else 0
+
+
+def ranked_units(
+    units: pd.DataFrame, *, column: str, member: str = "", tower: str = "", layer: int = 0, once: bool = False
+) -> pd.DataFrame:
+    """Return units, those that stand out most first; silent ones have no UnitMem and are left out.
+
+    Args:
+        units: as `read_units`.
+        column: unitmem_mean or unitmem_median, by which they are ordered; of equal ones the larger margin first.
+        member: only its units; empty takes all.
+        tower: only this encoder's; empty takes both.
+        layer: only this layer's, from 1; 0 takes all.
+        once: of the units that one pair sets off, only the first.
+
+    Returns:
+        Their rows, and `leads`: how many units of the same member the same pair sets off most.
+    """
+    fired = units[units[column].notna()]
+    leads = fired.groupby([c.MEMBER, t.ROW], sort=False)[t.UNIT].transform("size")
+    chosen = fired.assign(**{LEADS: leads})
+    for name, value in ((c.MEMBER, member), (t.TOWER, tower), (t.LAYER, layer)):
+        chosen = chosen[chosen[name] == value] if value else chosen
+    margin = chosen["max"] - chosen["second"]
+    order = np.lexsort((chosen[t.UNIT], -margin, -chosen[column]))
+    ranked = chosen.iloc[order]
+    return (ranked.drop_duplicates(t.ROW) if once else ranked).reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""A person's word on a pair (keep, remove, recaption, a note) → the log of its data set, and the log → what stands.
+"""What people decide on the pairs of a data set (keep, remove, recaption, a note), and what stands of it.
 
 All audits of a data set share one log. Nothing in it ever changes: an undo is an event too, which can itself be undone.
 A decision is on the captions that the audit showed: where another shows others, as one with planted mistakes does, it
@@ -6,33 +6,52 @@ does not count. One from before that was kept counts for any captions.
 """
 
 import json
+import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.audits.store import CONFIG, PAIRS, Audit, check_name
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError, data_folder
-from clipmem_core.review.events import (
-    Event,
+from clipmem_core.review.log import (
+    CHOICES,
+    KEEP,
+    RECAPTION,
+    REMOVE,
+    BrokenLogError,
     add_decision,
     add_undo,
     count_rows,
+    fetch,
     last_standing,
+    reading,
     undone_events,
+    writing,
 )
-from clipmem_core.review.log import CHOICES, KEEP, RECAPTION, REMOVE, BrokenLogError, fetch, reading, writing
-from clipmem_core.review.tables import caption_keys
+from clipmem_core.review.tables import (
+    CAPTION_KEY,
+    ROW,
+    Version,
+    caption_keys,
+    count_pairs_of,
+    fetch_columns,
+    version_of,
+)
 
 __all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE"]  # of the log; the rest is here
 FOR_OTHER = "for_other_captions"
 TABLE_COLUMNS = [PAIR_ID, "decision", CAPTIONS, "note", "time", "audit", FOR_OTHER]
 HISTORY_COLUMNS = ["event", "time", "audit", "kind", "decision", "pairs", "first_pair_id", "undone", "undoes"]
+UNDECIDED_CODE = 0
+CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}
 _AT_ONCE = 500  # ids in one query
+_KEPT = 4  # audits whose codes stay in memory, 1 byte a pair
 Row = tuple[Any, ...]
 _NOTHING: Row = (None, [], "", "", "")  # what an event says, where there is none
 
@@ -123,10 +142,10 @@ class Review:
         ids = dict.fromkeys(pair_ids)
         if not ids:
             raise InputError("no pair is chosen: choose at least one")
-        event = Event(audit, decision, _checked(decision, captions), note)
-        keys = self._keys(ids)
+        texts, keys = _checked(decision, captions), self._keys(ids)
+        judged = ((pair_id, keys.get(pair_id, 0)) for pair_id in ids)
         with writing(self.path) as log:
-            added = add_decision(log, ((pair_id, keys.get(pair_id, 0)) for pair_id in ids), event)
+            added = add_decision(log, judged, audit=audit, decision=decision, captions=texts, note=note)
             found = fetch(log, f"{_DECISIONS} WHERE entry.id = ?", (added.before,))
         overtaken = found and seen is not None and added.before > seen
         return Outcome(added.event, added.pairs, _decision(found[0]) if overtaken else None, first=added.first)
@@ -153,11 +172,8 @@ class Review:
             if undoes is None:
                 return None
             added, left = add_undo(log, undoes)
-            undone = added is None and undoes in undone_events(log)
-        if undone:
-            return None
-        if added is None:
-            return Outcome(0, 0, left=left)
+            if added is None:
+                return None if undoes in undone_events(log) else Outcome(0, 0, left=left)
         return Outcome(added.event, added.pairs, left=left, first=added.first)
 
     def current(self, pair_id: str) -> Decision | None:
@@ -257,7 +273,7 @@ def open_review(audit: Audit) -> Review:
     """
     config = audit.config
     named = config.get("dataset_fingerprint") or config.get("fingerprint")
-    if not isinstance(named, str):
+    if not named:
         raise InputError(f"{audit.folder / CONFIG} has no dataset_fingerprint: run the audit again")
     return review_of(named, audit.folder / PAIRS)
 
@@ -307,3 +323,59 @@ def _row(pair_id: str, here: Row | None, other: Row | None, said: dict[int, Row]
     elif decision is None and not note:
         return None
     return pair_id, decision, captions, note or "", time, audit, away[0]
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What was decided of each pair, one of `CODES`: int8 [n_pairs], not to be written to.
+
+    It is what the `log`, a path and what tells a new file there from an old one, said up to its `entry`.
+    """
+
+    version: Version
+    log: tuple[str, int]
+    entry: int
+    codes: np.ndarray
+
+    @property
+    def moment(self) -> tuple[str, int, int]:
+        """What changes whenever somebody decides; whatever was made from the codes is kept under that."""
+        return *self.log, self.entry
+
+
+_kept: dict[Audit, Codes] = {}
+_turn = threading.Lock()
+
+
+def decided(audit: Audit) -> Codes:
+    """Return what has been decided of the pairs of an audit until now; the log is read on from where it was read to."""
+    review, version = open_review(audit), version_of(audit)
+    with _turn:
+        inode = review.path.stat().st_ino if review.path.exists() else 0
+        log, position = (str(review.path), inode), review.position()
+        known = _kept.pop(audit, None)
+        if known is None or (known.version, known.log) != (version, log) or position < known.entry:
+            known = Codes(version, log, 0, np.zeros(count_pairs_of(audit), np.int8))
+        if position > known.entry:
+            known = _read_on(audit, known, review.entries_after(known.entry))
+        _kept[audit] = known
+        if len(_kept) > _KEPT:
+            del _kept[next(iter(_kept))]
+    return known
+
+
+def _read_on(audit: Audit, known: Codes, entries: list[tuple[str, str | None, int, int]]) -> Codes:
+    """Apply entries of the log in their order, but those on other pairs or captions: they are other audits'."""
+    ids, decisions, numbers, judged = zip(*entries, strict=True)
+    given = [pa.array([CODES[decision] for decision in decisions], pa.int8()), pa.array(numbers), pa.array(judged)]
+    asked = pa.table([pa.array(ids), *given], ["asked_id", "code", "entry", "judged"])
+    last = "SELECT asked_id, judged, max(entry) AS newest, arg_max(code, entry) AS code FROM asked GROUP BY ALL"
+    query = f"""
+        SELECT {ROW}, code FROM parquet JOIN ({last}) ON "{PAIR_ID}" = asked_id
+        WHERE judged = 0 OR judged = {CAPTION_KEY} ORDER BY newest
+    """
+    found = fetch_columns(audit.folder / PAIRS, query, asked=asked)
+    codes = known.codes.copy()
+    codes[found[ROW]] = found["code"]  # of two of a pair the later one stays
+    codes.flags.writeable = False
+    return replace(known, entry=numbers[-1], codes=codes)

@@ -1,19 +1,23 @@
-"""What people decide, in whatever process → one append-only SQLite file that loses nothing when several write at once.
+"""The log of decisions: an append-only SQLite file that loses nothing when several processes write at once.
 
 Every call opens a connection of its own and closes it, so that any thread of any process may make it. The log is the
 tables `event` and `entry`, which take new rows only. `standing` is each pair's last entry on each of the captions that
 were judged, written in the same transaction, so that a million decisions are read as fast as a thousand.
+
+An event is a decision on some pairs, or the undoing of one; it has an entry for each pair. What stands for a pair is
+named by two events: the one that decided and the one whose note holds. So a decision on a million pairs stores its
+captions and note once, and an undo finds by a comparison of numbers who was decided on since.
 """
 
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -91,6 +95,29 @@ _VIEWS = {
         "CREATE TEMP VIEW standing AS SELECT *, 0 AS judged FROM main.standing",
     )
 }
+# What counts for a pair is its last entry of those on the captions that it has, and of those that say of none.
+_DECIDE = """
+    INSERT INTO entry (event, pair_id, decided, noted, previous, judged)
+    SELECT ?1, ?2, ?1, coalesce(?3, iif(ifnull(old.entry > own.entry, own.entry IS NULL), old.noted, own.noted), 0),
+        max(ifnull(old.entry, 0), ifnull(own.entry, 0)), ?4
+    FROM (SELECT 1) LEFT JOIN standing AS own ON own.pair_id = ?2 AND own.judged = ?4
+    LEFT JOIN standing AS old ON old.pair_id = ?2 AND old.judged = 0
+"""
+_UNDO = """
+    INSERT INTO entry (event, pair_id, decided, noted, previous, judged)
+    SELECT ?, entry.pair_id, coalesce(before.decided, 0), coalesce(before.noted, 0), standing.entry, entry.judged
+    FROM entry JOIN standing USING (pair_id, judged, decided)
+    LEFT JOIN entry AS before ON before.id = entry.previous
+    WHERE entry.id BETWEEN ? AND ? AND NOT EXISTS (
+        SELECT 1 FROM standing AS later WHERE later.pair_id = entry.pair_id AND later.entry > standing.entry
+        AND later.decided != entry.decided AND 0 IN (later.judged, entry.judged)
+    )
+    ORDER BY entry.id
+"""
+_STAND = """
+    INSERT OR REPLACE INTO standing (pair_id, judged, entry, decided, noted)
+    SELECT pair_id, judged, id, decided, noted FROM entry WHERE id >= ? ORDER BY pair_id, judged
+"""
 _MOVE_AWAY = "move it away, or put a copy of it back"
 _ADVICE = {
     sqlite3.SQLITE_BUSY: "another process is writing: try again",
@@ -150,6 +177,84 @@ def fetch(log: sqlite3.Connection, query: str, values: Sequence[Any] = ()) -> li
         if wrong:
             raise BrokenLogError(f"its column {name!r} holds {repr(wrong.pop())[:SHOWN]}")
     return rows
+
+
+class Added(NamedTuple):
+    """Where an event stands in the log: its number, its first entry, and how many entries it has.
+
+    `before` is the last entry that its pairs had before it, 0 where they had none.
+    """
+
+    event: int
+    first: int
+    pairs: int
+    before: int
+
+
+def add_decision(
+    log: sqlite3.Connection,
+    pairs: Iterable[tuple[str, int]],
+    *,
+    audit: str,
+    decision: str | None,
+    captions: str,
+    note: str | None,
+) -> Added:
+    """Add a decision on pairs, each named once with the key of its captions, 0 where that is not known.
+
+    `captions` is a JSON list; where `note` is None, every pair keeps its own.
+    """
+    number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
+    noted = None if note is None else number
+    log.executemany(_DECIDE, ((number, pair_id, noted, judged) for pair_id, judged in pairs))
+    return _add_event(log, first, (audit, None, decision, captions, note))
+
+
+def add_undo(log: sqlite3.Connection, undoes: int) -> tuple[Added | None, int]:
+    """Bring back what stood before an event, for those of its pairs where what it brought still stands.
+
+    Returns:
+        The event added, None where it would have no pair; and the number of pairs that are left as they are.
+    """
+    found = fetch(log, "SELECT audit, decision, first_entry, pairs FROM event WHERE id = ?", (undoes,))
+    if not found:
+        raise BrokenLogError(f"its event {undoes} is not there")
+    audit, decision, start, pairs = found[0]
+    number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
+    log.execute(_UNDO, (number, start, start + pairs - 1))
+    if count_rows(log, "entry") < first:
+        return None, pairs
+    added = _add_event(log, first, (audit, undoes, decision, "[]", None))
+    return added, pairs - added.pairs
+
+
+def _add_event(log: sqlite3.Connection, first: int, said: tuple[Any, ...]) -> Added:
+    """Add the event of entries that are there already, and let them stand."""
+    number, pairs = count_rows(log, "event") + 1, count_rows(log, "entry") + 1 - first
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    log.execute("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, time, *said, first, pairs))
+    log.execute(_STAND, (first,))
+    ((before,),) = fetch(log, "SELECT coalesce(max(previous), 0) AS previous FROM entry WHERE id >= ?", (first,))
+    return Added(number, first, pairs, before)
+
+
+def count_rows(log: sqlite3.Connection, table: str) -> int:
+    """Return the number of rows of a table that only grows, which is its last row's number."""
+    return log.execute(f"SELECT coalesce(max(id), 0) FROM {table}").fetchone()[0]
+
+
+def last_standing(log: sqlite3.Connection) -> int | None:
+    """Return the last decision that stands for any pair: the last one that is not undone."""
+    return fetch(log, "SELECT coalesce(max(decided), 0) FROM standing")[0][0] or None
+
+
+def undone_events(log: sqlite3.Connection) -> set[int]:
+    """Return the events that are taken back: by an undo that is not itself taken back."""
+    undone: set[int] = set()
+    for event, undoes in fetch(log, "SELECT id, undoes FROM event WHERE undoes IS NOT NULL ORDER BY id DESC"):
+        if event not in undone:  # an undo comes after what it takes back, so its own fate is known by now
+            undone.add(undoes)
+    return undone
 
 
 class BrokenLogError(ValueError):

@@ -1,4 +1,4 @@
-"""A member's embeddings of pictures or captions → where each pair lies on a map of them (UMAP), kept as a file.
+"""Maps (UMAP) of a member's embeddings of pictures or captions, kept as files: where each pair lies.
 
     <data>/cache/maps/<key>.parquet   row int64, map_x and map_y float32
 
@@ -12,12 +12,12 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from clipmem_core.atomic import cached
 from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.store import (
     PAIRS,
@@ -30,7 +30,7 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.columns import GROUP, LABEL, PLANTED
 from clipmem_core.config import InputError, data_folder
-from clipmem_core.review.nearest import INDEXES, index_path
+from clipmem_core.review.search import INDEXES, index_path
 from clipmem_core.review.selection import MAP_X, MAP_Y
 from clipmem_core.review.tables import ROW, fetch_arrow, number, other_pairs
 
@@ -145,16 +145,16 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
         InputError: there is no such member, or its embeddings are missing, broken, or too few.
     """
     path = map_path(audit, name)
-    if whole_table(path):
-        return path
-    if path.is_file():
-        say(f"{path} is broken: drawing it again")
-    say("reading the embeddings")
-    vectors = map_vectors(index_path(audit, *name.rsplit(".", 1)))
-    rows = drawn_rows(len(vectors))
-    places = lay_out(np.array(vectors[rows]), say=say)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_table(path, pd.DataFrame({MAP_ROW: rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]}), checksums=True)
+
+    def draw(temporary: Path) -> None:
+        say("reading the embeddings")
+        vectors = map_vectors(index_path(audit, *name.rsplit(".", 1)))
+        rows = drawn_rows(len(vectors))
+        places = lay_out(np.array(vectors[rows]), say=say)
+        table = pd.DataFrame({MAP_ROW: rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]})
+        write_table(temporary, table, checksums=True)
+
+    cached(path, draw, whole=whole_table, broken=lambda _: say(f"{path} is broken: drawing it again"))
     return path
 
 
@@ -185,23 +185,17 @@ def lay_out(vectors: np.ndarray, *, say: Callable[[str], None] = lambda line: No
     if not np.isfinite(vectors).all():
         raise InputError("the member's embeddings are not all finite: its training failed, try a lower lr (--lr)")
     say("loading UMAP")
-    umap = _load_umap()
+    with warnings.catch_warnings():  # of a part of it that we do not use
+        warnings.simplefilter("ignore", ImportWarning)
+        from umap import UMAP
     say("finding neighbours")
     neighbours = min(NEIGHBOURS, len(vectors) - 1)
-    return umap(n_neighbors=neighbours, random_state=SEED, n_jobs=1, **SETTINGS).fit_transform(vectors)
+    return UMAP(n_neighbors=neighbours, random_state=SEED, n_jobs=1, **SETTINGS).fit_transform(vectors)
 
 
 def seconds_to_draw(n_pairs: int) -> int:
     """Return about how long a map takes, from runs on a busy machine of two cores; most of it is spent on compiling."""
     return 11 if n_pairs < COMPARED else round(25 + 0.0014 * min(n_pairs, LIMIT))
-
-
-def _load_umap() -> Any:
-    """Import UMAP, which takes seconds. It warns of a part of it that we do not use."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ImportWarning)
-        from umap import UMAP
-    return UMAP
 
 
 def _index_sha256(audit: Audit, member: str, side: str) -> str:

@@ -1,19 +1,26 @@
-"""A finished audit → what the overview says of it, read at once: a broken file shows before anything is drawn."""
+"""What the overview and the figures say of a finished audit: its groups, utility, and map of scores."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from clipmem_core.audits.store import PAIRS, QUARANTINE, UTILITY, Audit
-from clipmem_core.columns import EXTERNAL, GROUP, GROUPS, MEMBER, METRIC, SHARED, VALUE, of_one_split
+from clipmem_core import columns as c
+from clipmem_core.audits.store import PAIRS, QUARANTINE, SCORES, UTILITY, Audit
 from clipmem_core.config import InputError
-from clipmem_core.review.groups import group_bins, group_summary
-from clipmem_core.review.tables import count_rows
+from clipmem_core.review.tables import ROW, count_pairs_of, count_rows, fetch_frame, fetch_rows, number
+from clipmem_core.scores.table import BY_NAME
 
 BINS = 60
 DETECTION_METRICS = ["auroc", "average_precision", "precision_at_k"]
+LIMIT = 6000  # points that a browser draws at once, with a lasso that follows the hand
+CELLS = (96, 64)  # of the density, along similarity_out and clipmem
+FITTING, NOISE = 0.25, 0.05  # shares of the external pairs
+_X, _Y = number(c.SIMILARITY_OUT), number(c.CLIPMEM)
+_BOTH = f"isfinite({_X}) AND isfinite({_Y})"
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,9 @@ def load_overview(audit: Audit) -> Overview:
     Raises:
         InputError: a file is missing or broken; the message names it and says what to do.
     """
-    verdict = audit.verdict
+    verdict, utility = audit.verdict, audit.utility
+    if not {c.MEMBER, c.METRIC, c.VALUE} <= set(utility.columns):
+        raise InputError(f"{audit.folder / UTILITY} lacks columns: delete it and run the audit again")
     return Overview(
         audit=audit,
         config=audit.config,
@@ -49,8 +58,43 @@ def load_overview(audit: Audit) -> Overview:
         quarantined=count_rows(audit.folder / QUARANTINE),
         groups=join_intervals(group_summary(audit), table(verdict, "groups")),
         bins=group_bins(audit, bins=BINS),
-        utility=utility_table(_utility(audit)),
+        utility=utility_table(utility),
     )
+
+
+def group_summary(audit: Audit) -> pd.DataFrame:
+    """Return group, n, mean and sd of clipmem, for the groups that have any."""
+    query = f"""
+        SELECT "{c.GROUP}", count(*) AS n, avg({c.CLIPMEM}) AS mean, stddev_samp({c.CLIPMEM}) AS sd
+        FROM parquet WHERE isfinite({c.CLIPMEM}) GROUP BY ALL
+    """
+    return fetch_frame(audit.folder / SCORES, query)
+
+
+def group_bins(audit: Audit, *, bins: int) -> pd.DataFrame:
+    """Return the distribution of clipmem in each group over equal bins of the whole range.
+
+    Returns:
+        Columns group, low (the bin's left edge), width and share (of the group's pairs); empty bins are left out.
+    """
+    query = f"""
+        , score AS (SELECT "{c.GROUP}", {c.CLIPMEM} AS x FROM parquet WHERE isfinite({c.CLIPMEM})),
+        span AS (SELECT min(x) AS start, greatest((max(x) - min(x)) / ?, 1e-9) AS width FROM score),
+        counted AS (
+            SELECT "{c.GROUP}", least(floor((x - start) / width), ? - 1) AS bin, count(*) AS n,
+                any_value(start) AS start, any_value(width) AS width
+            FROM score, span GROUP BY ALL
+        )
+        SELECT "{c.GROUP}", start + bin * width AS low, width, n / sum(n) OVER (PARTITION BY "{c.GROUP}") AS share
+        FROM counted ORDER BY ALL
+    """
+    return fetch_frame(audit.folder / SCORES, query, [bins, bins])
+
+
+def quarantine_page(audit: Audit, *, page: int, size: int) -> pd.DataFrame:
+    """Return one page of the input rows that could not be used, in the order they were met."""
+    query = f"SELECT * EXCLUDE ({ROW}) FROM parquet LIMIT ? OFFSET ?"
+    return fetch_frame(audit.folder / QUARANTINE, query, [size, (page - 1) * size])
 
 
 def mapping(values: Any) -> dict[str, Any]:
@@ -63,17 +107,9 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _utility(audit: Audit) -> pd.DataFrame:
-    utility = audit.utility
-    if not {MEMBER, METRIC, VALUE} <= set(utility.columns):
-        raise InputError(f"{audit.folder / UTILITY} lacks columns: delete it and run the audit again")
-    return utility
-
-
 def rows(verdict: dict[str, Any], key: str) -> list[dict[str, Any]]:
     """Return one of the verdict's lists of objects; empty where there is none."""
-    listed = verdict.get(key)
-    return [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
+    return verdict.get(key) or []
 
 
 def table(verdict: dict[str, Any], key: str) -> pd.DataFrame:
@@ -83,13 +119,13 @@ def table(verdict: dict[str, Any], key: str) -> pd.DataFrame:
 
 def join_intervals(summary: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFrame:
     """Add the verdict's low, high and kind, in words, to the groups, in the order of `GROUPS`."""
-    known = [column for column in ("low", "high", "kind") if column in intervals and GROUP in intervals]
-    joined = summary.merge(intervals[[GROUP, *known]], on=GROUP, how="left") if known else summary.copy()
+    known = [column for column in ("low", "high", "kind") if column in intervals and c.GROUP in intervals]
+    joined = summary.merge(intervals[[c.GROUP, *known]], on=c.GROUP, how="left") if known else summary.copy()
     for column in ("low", "high"):
         joined[column] = pd.to_numeric(joined[column], errors="coerce") if column in known else float("nan")
-    joined["kind"] = joined["kind"].fillna("").astype(str).map(of_one_split) if "kind" in known else ""
-    order = {group: place for place, group in enumerate(GROUPS)}
-    return joined.sort_values(GROUP, key=lambda names: names.map(order), ignore_index=True)
+    joined["kind"] = joined["kind"].fillna("").astype(str).map(c.of_one_split) if "kind" in known else ""
+    order = {group: place for place, group in enumerate(c.GROUPS)}
+    return joined.sort_values(c.GROUP, key=lambda names: names.map(order), ignore_index=True)
 
 
 def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
@@ -99,10 +135,10 @@ def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
         groups: group and mean.
         verdict: the audit's.
     """
-    null = groups[groups[GROUP].isin([SHARED, EXTERNAL])]
+    null = groups[groups[c.GROUP].isin([c.SHARED, c.EXTERNAL])]
     if null.empty:
         return ""
-    means = [f"{mean:+.3f} for {group}" for group, mean in zip(null[GROUP], null["mean"], strict=True)]
+    means = [f"{mean:+.3f} for {group}" for group, mean in zip(null[c.GROUP], null["mean"], strict=True)]
     listed = f"mean clipmem is {' and '.join(means)} pairs".replace("-", "−")
     judged = [check.get("good") for check in rows(verdict, "checks") if "null group" in str(check.get("name"))]
     good = judged[0] if judged else None
@@ -134,7 +170,118 @@ def utility_table(utility: pd.DataFrame) -> pd.DataFrame:
     """Return metric, mean and one column a member, metrics and members in the order of the file."""
     if utility.empty:
         return pd.DataFrame()
-    wide = utility.pivot_table(index=METRIC, columns=MEMBER, values=VALUE, sort=False, observed=True)
+    wide = utility.pivot_table(index=c.METRIC, columns=c.MEMBER, values=c.VALUE, sort=False, observed=True)
     mean = wide.mean(axis=1)
     wide.insert(0, "mean", mean, allow_duplicates=True)
     return wide.rename_axis(columns=None).reset_index()
+
+
+@dataclass(frozen=True)
+class Corners:
+    """Where the corners of the map begin; all three come from the external pairs, which no member trained on.
+
+    `fits` is the similarity_out that three quarters of them reach; `high` the clipmem that one in twenty exceeds;
+    `low` the one that one in twenty falls short of, None unless the audit has independent pairs, which g learned.
+    """
+
+    fits: float
+    high: float
+    low: float | None
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """`count` pairs have both scores; `points` are those drawn, at most `LIMIT` of them at random.
+
+    `points` has row, similarity_out, clipmem, group and planted; `density` has x, y and n of the cells with pairs
+    in them, over all of them, and is empty where all are drawn.
+    """
+
+    count: int
+    points: pd.DataFrame
+    density: pd.DataFrame
+    corners: Corners | None
+
+
+def load_score_map(audit: Audit) -> ScoreMap:
+    """Read the map of an audit's scores.
+
+    Raises:
+        InputError: a file of the audit is missing, broken, or does not fit the others.
+    """
+    count = fetch_rows(audit.folder / SCORES, f"SELECT count(*) FROM parquet WHERE {_BOTH}")[0][0]
+    points = sample_points(audit, c.SIMILARITY_OUT, c.CLIPMEM, colour_by=[c.GROUP, c.PLANTED], limit=LIMIT)
+    density = pair_density(audit) if count > LIMIT else pd.DataFrame()
+    return ScoreMap(count, points, density, find_corners(audit))
+
+
+def find_corners(audit: Audit) -> Corners | None:
+    """Return where the corners begin, or None where no external pair has both scores."""
+    query = f"""
+        SELECT count(*) FILTER (WHERE "{c.GROUP}" = '{c.EXTERNAL}'),
+            quantile_cont({_X}, {FITTING}) FILTER (WHERE "{c.GROUP}" = '{c.EXTERNAL}'),
+            quantile_cont({_Y}, {1 - NOISE}) FILTER (WHERE "{c.GROUP}" = '{c.EXTERNAL}'),
+            quantile_cont({_Y}, {NOISE}) FILTER (WHERE "{c.GROUP}" = '{c.EXTERNAL}'),
+            count(*) FILTER (WHERE "{c.GROUP}" = '{c.INDEPENDENT}')
+        FROM parquet WHERE {_BOTH} AND "{c.GROUP}" IN ('{c.EXTERNAL}', '{c.INDEPENDENT}')
+    """
+    external, fits, high, low, independent = fetch_rows(audit.folder / SCORES, query)[0]
+    return Corners(fits, high, low if independent else None) if external else None
+
+
+def pair_density(audit: Audit, x: str = c.SIMILARITY_OUT, y: str = c.CLIPMEM) -> pd.DataFrame:
+    """Count all pairs that have two scores in equal cells: x and y of each cell's middle, and n; no empty cells."""
+    query = f"""
+        , score AS MATERIALIZED (
+            SELECT {number(x)} AS x, {number(y)} AS y FROM parquet
+            WHERE isfinite({number(x)}) AND isfinite({number(y)})
+        ),
+        span AS (
+            SELECT min(x) AS x_start, greatest((max(x) - min(x)) / {CELLS[0]}, 1e-9) AS wide,
+                min(y) AS y_start, greatest((max(y) - min(y)) / {CELLS[1]}, 1e-9) AS tall
+            FROM score
+        ),
+        counted AS (
+            SELECT least(floor((x - x_start) / wide), {CELLS[0] - 1}) AS i,
+                least(floor((y - y_start) / tall), {CELLS[1] - 1}) AS j, count(*) AS n
+            FROM score, span GROUP BY ALL
+        )
+        SELECT x_start + (i + 0.5) * wide AS x, y_start + (j + 0.5) * tall AS y, n FROM counted, span ORDER BY ALL
+    """
+    return fetch_frame(audit.folder / SCORES, query)
+
+
+def sample_points(
+    audit: Audit, x: str, y: str, *, colour_by: Sequence[str] = (), limit: int, seed: int = 0
+) -> pd.DataFrame:
+    """Draw pairs at random for a figure, those that have both scores.
+
+    Args:
+        audit: a finished audit.
+        x: a score.
+        y: a score.
+        colour_by: further columns: scores, group, label or planted.
+        limit: at most so many pairs.
+        seed: what they are drawn from; the same ones every time.
+
+    Returns:
+        Columns row, then x, y and the further ones by their names; in the order of the tables.
+    """
+    names = dict.fromkeys([x, y, *colour_by])
+    unknown = [name for name in names if name not in (*BY_NAME, c.GROUP, c.LABEL, c.PLANTED)]
+    if unknown:
+        raise ValueError(f"columns must be scores, {c.GROUP}, {c.LABEL} or {c.PLANTED}, not {unknown[0]!r}")
+    from_pairs = [name for name in names if name in (c.LABEL, c.PLANTED)]
+    from_scores = [name for name in names if name not in from_pairs]
+    shown = [f'{number(name)} AS "{name}"' if name in BY_NAME else f'"{name}"' for name in from_scores]
+    scores = fetch_frame(audit.folder / SCORES, f"SELECT {', '.join(shown)} FROM parquet")
+    known = np.flatnonzero(np.isfinite(scores[x]) & np.isfinite(scores[y]))
+    rows = known if len(known) <= limit else np.sort(np.random.default_rng(seed).choice(known, limit, replace=False))
+    table = scores.take(rows).reset_index(drop=True)
+    if from_pairs:
+        count_pairs_of(audit)
+        quoted = ", ".join(f'"{name}"' for name in from_pairs)
+        pairs = fetch_frame(audit.folder / PAIRS, f"SELECT {quoted} FROM parquet")
+        table[from_pairs] = pairs.take(rows).to_numpy()
+    table.insert(0, "row", rows)
+    return table[["row", *names]]

@@ -1,40 +1,41 @@
-"""An audit and a selection → how many pairs it holds, a page of them, and who comes before and after a pair.
+"""Which rows of an audit a selection holds, in its order: how many, a page of them, who comes before and after a pair.
 
-The rows of a selection are found once, in their order, and kept until a file or a decision changes them; pages, places
-and neighbours are look-ups in that list.
+The rows of a selection are found once and kept until a file or a decision changes them; pages, places and neighbours
+are look-ups in that list.
 """
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import duckdb
 import numpy as np
-import pandas as pd
 
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import CLIPMEM, GROUP, INDEPENDENT, LABEL, PAIR_ID, PLANTED
-from clipmem_core.review.conditions import mask_of
-from clipmem_core.review.decided import CODES, UNDECIDED_CODE, decided
+from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, INDEPENDENT, LABEL, PAIR_ID, PLANTED
+from clipmem_core.config import InputError
+from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided
 from clipmem_core.review.maps import map_file
-from clipmem_core.review.selection import DECIDED, MAP_X, MATCH, UNDECIDED, Selection
-from clipmem_core.review.sort_index import order_of
+from clipmem_core.review.search import hits
+from clipmem_core.review.selection import ANY, DECIDED, MAP_X, MAP_Y, MATCH, NONE, UNDECIDED, Outline, Range, Selection
 from clipmem_core.review.tables import (
-    Version,
+    ROW,
     count_pairs_of,
+    explained,
     fetch_columns,
-    fetch_frame,
     fetch_numbered,
     fetch_rows,
     find_row,
+    kept,
+    load,
     number,
-    version_of,
+    sound,
 )
 from clipmem_core.scores.table import BY_NAME
 
-KEPT = 8  # lists of rows in memory, 4 bytes a pair
 LABELS_SHOWN = 200
 _FEW = 1000  # rows that are fetched one by one; more come with the whole column
+Clauses = list[tuple[str, list[str | float]]]  # SQL and the values of its parameters
 
 
 @dataclass(frozen=True)
@@ -93,69 +94,24 @@ def neighbours(audit: Audit, selection: Selection, pair_id: str) -> Neighbours:
     before = _count_before(audit, selection, rows, row)
     held = before < len(rows) and rows[before] == row
     after = before + held
-    undecided = decided(audit, version_of(audit)).codes[rows] == UNDECIDED_CODE
+    undecided = decided(audit).codes[rows] == UNDECIDED_CODE
     undecided[before:after] = False
     later = np.flatnonzero(undecided[after:])[:1] + after
     first = later if len(later) else np.flatnonzero(undecided)[:1]
     wanted = [rows[max(before - 1, 0) : before], rows[after : after + 1], rows[first]]
     names = [next(iter(_ids(audit, found)), None) for found in wanted]
-    place = before + 1 if held else None
-    return Neighbours(place, len(rows), *names)
+    return Neighbours(before + 1 if held else None, len(rows), *names)
 
 
 def _count_before(audit: Audit, selection: Selection, rows: np.ndarray, row: int | None) -> int:
     """Return how many rows of a selection come before a row in its order, whether it is one of them or not."""
-    if row is None:
-        return 0
-    order = _order(audit, version_of(audit), selection)
-    place = np.flatnonzero(order == row)
+    order = _order(audit, selection)
+    place = np.flatnonzero(order == (-1 if row is None else row))
     if not len(place):
         return 0
     chosen = np.zeros(int(max(order.max(), rows.max(initial=0))) + 1, bool)
     chosen[rows] = True
     return int(np.count_nonzero(chosen[order[: place[0]]]))
-
-
-def _rows(audit: Audit, selection: Selection) -> np.ndarray:
-    """Return a selection's rows in its order, int32."""
-    version = version_of(audit)
-    moment = decided(audit, version).moment if selection.decision else None
-    on_map = selection.outline is not None and selection.outline.x == MAP_X
-    path = map_file(audit, selection.map) if on_map else None
-    return _kept_rows(audit, version, selection, moment, str(path or ""))
-
-
-@functools.lru_cache(maxsize=KEPT)
-def _kept_rows(
-    audit: Audit, version: Version, selection: Selection, moment: tuple[str, int, int] | None, map_key: str
-) -> np.ndarray:
-    """Find a selection's rows, once for every state of the files and of the log, which `moment` tells apart."""
-    conditions = replace(selection, order=CLIPMEM, ascending=False, decision="")
-    mask = mask_of(audit, version, conditions, map_key)
-    if selection.decision:
-        mask = mask & _decided_so(decided(audit, version).codes, selection.decision)
-    order = _order(audit, version, selection)
-    rows = order[mask[order]]
-    rows.flags.writeable = False
-    return rows
-
-
-def _decided_so(codes: np.ndarray, decision: str) -> np.ndarray:
-    if decision == DECIDED:
-        return codes != UNDECIDED_CODE
-    return codes == (UNDECIDED_CODE if decision == UNDECIDED else CODES.get(decision, -1))
-
-
-def _order(audit: Audit, version: Version, selection: Selection) -> np.ndarray:
-    """Return all rows in a selection's order, whether it holds them or not."""
-    if selection.order == MATCH and selection.searched:
-        from clipmem_core.review.search import hits
-
-        rows = hits(audit, selection)[0]
-    else:
-        rows = order_of(audit, version, selection.order)
-    learned_by_g = selection.order == CLIPMEM and selection.group == INDEPENDENT
-    return rows[::-1] if selection.ascending != learned_by_g else rows
 
 
 def _ids(audit: Audit, rows: np.ndarray) -> list[str]:
@@ -166,33 +122,217 @@ def _ids(audit: Audit, rows: np.ndarray) -> list[str]:
     return fetch_columns(path, f'SELECT "{PAIR_ID}" FROM parquet')[PAIR_ID][rows].tolist()
 
 
+def _rows(audit: Audit, selection: Selection) -> np.ndarray:
+    """Return a selection's rows in its order, int32."""
+    moment = decided(audit).moment if selection.decision else None
+    on_map = selection.outline is not None and selection.outline.x == MAP_X
+    path = map_file(audit, selection.map) if on_map else None
+    return _rows_at(audit, selection, moment, path)
+
+
+@kept(8, SCORES, PAIRS)
+def _rows_at(
+    audit: Audit, selection: Selection, moment: tuple[str, int, int] | None, map_path: Path | None
+) -> np.ndarray:
+    """Find a selection's rows, once for every state of the files and of the log, which `moment` tells apart."""
+    mask = _mask(audit, replace(selection, order=CLIPMEM, ascending=False, decision=""), map_path)
+    if selection.decision:
+        codes = decided(audit).codes
+        wanted = {UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
+        mask = mask & (codes != UNDECIDED_CODE if selection.decision == DECIDED else codes == wanted)
+    order = _order(audit, selection)
+    rows = order[mask[order]]
+    rows.flags.writeable = False
+    return rows
+
+
+def _order(audit: Audit, selection: Selection) -> np.ndarray:
+    """Return all rows in a selection's order, whether it holds them or not."""
+    if selection.order == MATCH and selection.searched:
+        rows = hits(audit, selection)[0]
+    else:
+        rows = _sorted(audit, selection.order)
+    learned_by_g = selection.order == CLIPMEM and selection.group == INDEPENDENT
+    return rows[::-1] if selection.ascending != learned_by_g else rows
+
+
+@kept(8, SCORES, PAIRS)
+def _sorted(audit: Audit, column: str) -> np.ndarray:
+    """Return the rows int32 that have a score, the highest first, ties in the tables' order; not to be written to."""
+    if column not in BY_NAME:
+        raise ValueError(f"order must be one of {', '.join(BY_NAME)}, not {column!r}")
+    found = fetch_columns(audit.folder / SCORES, f"SELECT {number(column)} AS score FROM parquet")
+    rows = highest_first(found["score"])
+    rows.flags.writeable = False
+    return rows
+
+
+def highest_first(scores: np.ndarray) -> np.ndarray:
+    """Return the places int32 of the finite scores, the highest first, ties by place.
+
+    Numpy's usual sort is several times as fast as its stable one but leaves ties in any order; only those are put
+    right afterwards.
+
+    Example:
+        >>> highest_first(np.array([0.5, np.nan, 0.9, 0.5])).tolist()
+        [2, 0, 3]
+    """
+    places = np.flatnonzero(np.isfinite(scores)).astype(np.int32)
+    keys = -scores[places]
+    order = np.argsort(keys)
+    same = np.diff(keys[order], prepend=np.inf) == 0
+    tied = same | np.append(same[1:], False)
+    run = np.cumsum(~same)[tied]
+    order[tied] = np.sort(run * len(order) + order[tied]) % max(len(order), 1)
+    return places[order]
+
+
+@kept(16, SCORES, PAIRS)
+def _mask(audit: Audit, selection: Selection, map_path: Path | None) -> np.ndarray:
+    """Return which pairs fulfil a selection's conditions, but for that on decisions, which change: bool [n_pairs].
+
+    `map_path` is the file of the map that the outline was drawn on; another content has another name.
+    """
+    mask = np.ones(count_pairs_of(audit), bool)
+    for rows in _rows_of_conditions(audit, selection, map_path):
+        if rows.max(initial=0) >= len(mask):
+            raise InputError(f"{audit.folder} has embeddings of more pairs than scores: delete it and run it again")
+        fulfilled = np.zeros_like(mask)
+        fulfilled[rows] = True
+        mask &= fulfilled
+    mask.flags.writeable = False
+    return mask
+
+
+def _rows_of_conditions(audit: Audit, selection: Selection, map_path: Path | None) -> Iterator[np.ndarray]:
+    for name, clauses in ((SCORES, _score_clauses(selection)), (PAIRS, _pair_clauses(selection))):
+        if clauses:
+            where = " AND ".join(clause for clause, _ in clauses)
+            values = [value for _, listed in clauses for value in listed]
+            yield fetch_columns(audit.folder / name, f"SELECT {ROW} FROM parquet WHERE {where}", values)[ROW]
+    if selection.words.split():
+        yield _rows_with(audit, selection.words)
+    if selection.outline:
+        yield _rows_in(audit, selection.outline, selection.map, map_path)
+    if selection.searched:
+        yield hits(audit, selection)[0]
+
+
+def _score_clauses(selection: Selection) -> Clauses:
+    group: Clauses = [(f'"{GROUP}" = ?', [selection.group])] if selection.group else []
+    return [*group, *(clause for given in selection.ranges for clause in _range_clauses(given))]
+
+
+def _range_clauses(given: Range) -> Clauses:
+    if given.column not in BY_NAME:
+        raise ValueError(f"range must be of one of {', '.join(BY_NAME)}, not {given.column!r}")
+    value = number(given.column)
+    ends = ((">=", given.low), ("<=", given.high))
+    bounds: Clauses = [(f"{value} {sign} ?", [end]) for sign, end in ends if end is not None]
+    return [(f"isfinite({value})", []), *bounds] if bounds else []
+
+
+def _pair_clauses(selection: Selection) -> Clauses:
+    label: Clauses = [(f'"{LABEL}" = ?', [selection.label])] if selection.label else []
+    if selection.planted in (ANY, NONE):
+        return [*label, (f'"{PLANTED}" IS {"NOT " if selection.planted == ANY else ""}NULL', [])]
+    return [*label, (f'"{PLANTED}" = ?', [selection.planted])] if selection.planted else label
+
+
+def _rows_with(audit: Audit, words: str) -> np.ndarray:
+    """Return the rows where every word, or part of one, is in a caption, whatever the case and accents' composition."""
+    asked = [sound(word) for word in dict.fromkeys(words.split())]
+    where = " AND ".join(f"contains(text, {_folded('?')})" for _ in asked)
+    with explained(audit.folder / PAIRS), _folded_captions(audit).cursor() as cursor:
+        return np.asarray(cursor.execute(f"SELECT place FROM captions WHERE {where}", asked).fetchnumpy()["place"])
+
+
+@kept(2, PAIRS)
+def _folded_captions(audit: Audit) -> duckdb.DuckDBPyConnection:
+    """Return a database with one text a pair, some 150 bytes: its captions, one below the other, so that no word
+    reaches from one into the next."""
+    text = _folded(f"array_to_string({CAPTIONS}, chr(10))")
+    return load(audit.folder / PAIRS, f"SELECT {ROW}::INTEGER AS place, {text} AS text FROM parquet", into="captions")
+
+
+def _folded(text: str) -> str:
+    """Return SQL for a text in which case is of no matter; up and down again, so that both forms of a sigma meet."""
+    return f"lower(upper(nfc_normalize({text})))"
+
+
+def _rows_in(audit: Audit, outline: Outline, map_name: str, map_path: Path | None) -> np.ndarray:
+    """Return the rows in an outline: those in the box around it come from the file, then each is looked at."""
+    on_map = (outline.x, outline.y) == (MAP_X, MAP_Y)
+    if not on_map and not {outline.x, outline.y} <= set(BY_NAME):
+        raise ValueError(f"outline must be of two of {', '.join(BY_NAME)}, not of {outline.x!r} and {outline.y!r}")
+    path = map_path if on_map else audit.folder / SCORES
+    if path is None:
+        raise InputError(f"there is no map {map_name!r} of {audit.name} yet: draw it on the page Map of embeddings")
+    ends = [end for values in zip(*outline.corners, strict=True) for end in (min(values), max(values))]
+    query = f"""
+        SELECT {'"row"' if on_map else ROW} AS place, {number(outline.x)} AS x, {number(outline.y)} AS y FROM parquet
+        WHERE x BETWEEN ? AND ? AND y BETWEEN ? AND ?
+    """
+    found = fetch_columns(path, query, ends)
+    return found["place"][inside(found["x"], found["y"], outline.corners)]
+
+
+def inside(x: np.ndarray, y: np.ndarray, corners: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Tell which points lie in a closed shape: a ray to the right leaves it an odd number of times.
+
+    Between the heights of two corners that follow each other, the same few edges are met; the points are cut into
+    such bands, so that each is held against those alone. A shape that crosses itself has holes, as a lasso drawn so.
+
+    Args:
+        x: float [n_points].
+        y: float [n_points].
+        corners: at least three; the last is joined to the first. The left and lower edges count as inside.
+
+    Returns:
+        bool [n_points].
+
+    Example:
+        >>> square = [(0, 0), (1, 0), (1, 1), (0, 1)]
+        >>> inside(np.array([0.5, 1.5, 0.0]), np.array([0.5, 0.5, 0.0]), square).tolist()
+        [True, False, True]
+    """
+    edges = list(zip(corners, [*corners[1:], corners[0]], strict=True))
+    heights = np.unique([height for _, height in corners])
+    band = np.searchsorted(heights, y, side="right").astype(np.uint8)
+    order = np.argsort(band, kind="stable")
+    ends = np.searchsorted(band[order], np.arange(len(heights) + 1))
+    found = np.zeros(len(x), bool)
+    for at, (low, high) in enumerate(zip(heights, heights[1:], strict=False), 1):
+        points = order[ends[at] : ends[at + 1]]
+        for start, end in edges:  # those that pass through the band; none begins or ends within it
+            if min(start[1], end[1]) <= low and max(start[1], end[1]) >= high:
+                slope = (end[0] - start[0]) / (end[1] - start[1])
+                found[points] ^= x[points] < start[0] + slope * (y[points] - start[1])
+    return found
+
+
 def labels(audit: Audit) -> list[str]:
     """Return the labels of an audit, the most frequent first, at most `LABELS_SHOWN`."""
-    return list(_values(audit, version_of(audit), LABEL))[:LABELS_SHOWN]
+    return list(_values(audit, LABEL))
 
 
 def planted_kinds(audit: Audit) -> list[str]:
     """Return the kinds of planted pairs of an audit, the most frequent first."""
-    return list(_values(audit, version_of(audit), PLANTED))
+    return list(_values(audit, PLANTED))
 
 
-@functools.lru_cache(maxsize=16)
-def _values(audit: Audit, version: Version, column: str) -> tuple[str, ...]:
-    """Return the most frequent values of a column of text."""
+@kept(16, PAIRS)
+def _values(audit: Audit, column: str) -> list[str]:
     query = f"""
         SELECT "{column}" FROM parquet WHERE "{column}" IS NOT NULL
         GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {LABELS_SHOWN}
     """
-    return tuple(str(value) for (value,) in fetch_rows(audit.folder / PAIRS, query))
+    return [str(value) for (value,) in fetch_rows(audit.folder / PAIRS, query)]
 
 
+@kept(64, SCORES)
 def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
     """Return the lowest and the highest value of a score, None where no pair has it."""
-    return _span(audit, version_of(audit), column)
-
-
-@functools.lru_cache(maxsize=64)
-def _span(audit: Audit, version: Version, column: str) -> tuple[float, float] | None:
     if column not in BY_NAME:
         raise ValueError(f"column must be one of {', '.join(BY_NAME)}, not {column!r}")
     value = number(column)
@@ -201,43 +341,6 @@ def _span(audit: Audit, version: Version, column: str) -> tuple[float, float] | 
     return None if low is None else (low, high)
 
 
-def sample_points(
-    audit: Audit, x: str, y: str, *, colour_by: Sequence[str] = (), limit: int, seed: int = 0
-) -> pd.DataFrame:
-    """Draw pairs at random for a figure, those that have both scores.
-
-    Args:
-        audit: a finished audit.
-        x: a score.
-        y: a score.
-        colour_by: further columns: scores, group, label or planted.
-        limit: at most so many pairs.
-        seed: what they are drawn from; the same ones every time.
-
-    Returns:
-        Columns row, then x, y and the further ones by their names; in the order of the tables.
-    """
-    names = dict.fromkeys([x, y, *colour_by])
-    unknown = [name for name in names if name not in (*BY_NAME, GROUP, LABEL, PLANTED)]
-    if unknown:
-        raise ValueError(f"columns must be scores, {GROUP}, {LABEL} or {PLANTED}, not {unknown[0]!r}")
-    from_pairs = [name for name in names if name in (LABEL, PLANTED)]
-    from_scores = [name for name in names if name not in from_pairs]
-    shown = [f'{number(name)} AS "{name}"' if name in BY_NAME else f'"{name}"' for name in from_scores]
-    scores = fetch_frame(audit.folder / SCORES, f"SELECT {', '.join(shown)} FROM parquet")
-    known = np.flatnonzero(np.isfinite(scores[x]) & np.isfinite(scores[y]))
-    rows = known if len(known) <= limit else np.sort(np.random.default_rng(seed).choice(known, limit, replace=False))
-    table = scores.take(rows).reset_index(drop=True)
-    if from_pairs:
-        count_pairs_of(audit, version_of(audit))
-        quoted = ", ".join(f'"{name}"' for name in from_pairs)
-        pairs = fetch_frame(audit.folder / PAIRS, f"SELECT {quoted} FROM parquet")
-        table[from_pairs] = pairs.take(rows).to_numpy()
-    table.insert(0, "row", rows)
-    return table[["row", *names]]
-
-
 def audit_root(audit: Audit) -> Path:
     """Return the folder of an audit's data set; an audit that does not name it shows no pictures."""
-    root = audit.config.get("root")
-    return Path(root) if isinstance(root, str) and root else audit.folder
+    return Path(audit.config.get("root") or audit.folder)

@@ -4,7 +4,6 @@ Only the pair's own vectors are read, and the external pairs' once for every mem
 over the captions of each member that never saw the pair.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,24 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from clipmem_core import columns as c
 from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, SCORES, Audit
-from clipmem_core.columns import (
-    ALIGNMENT,
-    CAPTIONS,
-    EXTERNAL,
-    GROUP,
-    MEMBER,
-    NEGATIVE_IMAGE,
-    NEGATIVE_TEXT,
-    PAIR_ID,
-    POSITIVE,
-    SIMILARITY,
-)
 from clipmem_core.config import InputError
-from clipmem_core.review.nearest import cosines, highest, index_path, vectors_at
-from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE
-from clipmem_core.review.tables import ROW, Stamp, fetch_columns, fetch_numbered, number, stamp
+from clipmem_core.review.search import INDEXES, cosines, highest, index_path, vectors_at
+from clipmem_core.review.tables import ROW, fetch_columns, fetch_numbered, kept, number
 from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.in_out import in_side, protocol_of
 from clipmem_core.scores.membership import Membership
@@ -38,7 +25,6 @@ from clipmem_core.scores.table import BY_NAME
 
 TRAINED, SIDE = "trained", "side"
 IN, OUT = "in", "out"
-AUDITS_KEPT, MEMBERS_KEPT = 2, 32
 _MORE = 4  # captions are looked at in batches that grow by this factor, until enough of them differ
 
 
@@ -71,17 +57,17 @@ def chosen_captions(audit: Audit, row: int, *, k: int) -> Chosen:
         InputError: there is no such row, or a file is missing or broken.
     """
     membership = _membership_at(audit, row)
-    strangers = [name for name, saw in zip(membership.members, membership.trained[:, row], strict=True) if not saw]
-    if not strangers:
+    others = [name for name, saw in zip(membership.members, membership.trained[:, row], strict=True) if not saw]
+    if not others:
         return Chosen()
     total = np.zeros(len(membership.group))
-    for name in strangers:
+    for name in others:
         image, text = _indexes(audit, name, len(total))
         total += cosines(text, vectors_at(image, [row])[0])
-    mean = total / len(strangers)
+    mean = total / len(others)
     rows = _different(audit, row, mean, k)
     choices = tuple((place, float(mean[place])) for place in rows)
-    return Chosen(tuple(strangers), choices, float(mean[row]) if math.isfinite(mean[row]) else None)
+    return Chosen(tuple(others), choices, float(mean[row]) if math.isfinite(mean[row]) else None)
 
 
 def _different(audit: Audit, row: int, mean: np.ndarray, k: int) -> list[int]:
@@ -90,18 +76,18 @@ def _different(audit: Audit, row: int, mean: np.ndarray, k: int) -> list[int]:
     size = k + _MORE
     while True:
         rows = highest(mean, size).tolist()
-        seen, kept = {own}, []
+        seen, chosen = {own}, list[int]()
         for place, text in zip(rows, _texts(audit, rows), strict=True):
             if text not in seen:
-                kept.append(place)
+                chosen.append(place)
             seen.add(text)
-        if len(kept) >= k or len(rows) < size:
-            return kept[:k]
+        if len(chosen) >= k or len(rows) < size:
+            return chosen[:k]
         size *= _MORE
 
 
 def _texts(audit: Audit, rows: Sequence[int]) -> list[frozenset[str]]:
-    found = fetch_numbered(audit.folder / PAIRS, [CAPTIONS], rows)
+    found = fetch_numbered(audit.folder / PAIRS, [c.CAPTIONS], rows)
     return [frozenset(found[row][0] or ()) for row in rows]
 
 
@@ -134,9 +120,9 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
         InputError: there is no such row, or a file is missing or broken.
     """
     membership = _membership_at(audit, row)
-    inside = _inside(audit, stamp(audit.folder / MEMBERSHIP))[:, row]
+    inside = _inside(audit)[:, row]
     table = pd.DataFrame([_terms(audit, name, membership, row) for name in membership.members])
-    table.insert(0, MEMBER, list(membership.members))
+    table.insert(0, c.MEMBER, list(membership.members))
     table.insert(1, TRAINED, membership.trained[:, row])
     table.insert(2, SIDE, np.where(inside, IN, OUT).tolist())
     return table
@@ -145,19 +131,19 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
 def _terms(audit: Audit, member: str, membership: Membership, row: int) -> dict[str, float]:
     """Return the terms of one member's alignment with one pair; see scores/alignment.py."""
     image_path, text_path = _indexes(audit, member, len(membership.group))
-    version = (stamp(audit.folder / MEMBERSHIP), stamp(image_path), stamp(text_path))
-    mean_image, mean_text, n_external = _external_means(audit, member, version)
+    mean_image, mean_text, n_external = _external_means(audit, member)
     image, text = (vectors_at(path, [row])[0].astype(np.float64) for path in (image_path, text_path))
     products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
-    terms = terms_of(products, np.flatnonzero(membership.group[[row]] == EXTERNAL), n_external)
-    return {term: float(terms[term][0]) for term in (POSITIVE, NEGATIVE_TEXT, NEGATIVE_IMAGE, ALIGNMENT, SIMILARITY)}
+    terms = terms_of(products, np.flatnonzero(membership.group[[row]] == c.EXTERNAL), n_external)
+    shown = (c.POSITIVE, c.NEGATIVE_TEXT, c.NEGATIVE_IMAGE, c.ALIGNMENT, c.SIMILARITY)
+    return {term: float(terms[term][0]) for term in shown}
 
 
-@functools.lru_cache(maxsize=MEMBERS_KEPT)
-def _external_means(audit: Audit, member: str, version: tuple[Stamp, ...]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return ν_I, ν_T and the number of external pairs, once for each version of the membership and both indexes."""
-    external = np.flatnonzero(_membership(audit, version[0]).group == EXTERNAL).tolist()
-    image, text = (vectors_at(index_path(audit, member, by), external) for by in (IMAGE_SIDE, TEXT_SIDE))
+@kept(32, MEMBERSHIP, paths=lambda audit, member: [index_path(audit, member, by) for by in INDEXES])
+def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return ν_I, ν_T and the number of external pairs."""
+    external = np.flatnonzero(_membership(audit).group == c.EXTERNAL).tolist()
+    image, text = (vectors_at(index_path(audit, member, by), external) for by in INDEXES)
     try:
         return *external_means(image, text, np.arange(len(external))), len(external)
     except ValueError as error:
@@ -166,7 +152,7 @@ def _external_means(audit: Audit, member: str, version: tuple[Stamp, ...]) -> tu
 
 def _indexes(audit: Audit, member: str, n_pairs: int) -> list[Path]:
     """Return a member's two indexes, after a check that they are of these pairs."""
-    paths = [index_path(audit, member, by) for by in (IMAGE_SIDE, TEXT_SIDE)]
+    paths = [index_path(audit, member, by) for by in INDEXES]
     for path in paths:
         if (found := len(map_vectors(path))) != n_pairs:
             raise InputError(f"{path} has {found:,} rows and the audit {n_pairs:,}: delete it and run the audit again")
@@ -174,26 +160,25 @@ def _indexes(audit: Audit, member: str, n_pairs: int) -> list[Path]:
 
 
 def _membership_at(audit: Audit, row: int) -> Membership:
-    membership = _membership(audit, stamp(audit.folder / MEMBERSHIP))
+    membership = _membership(audit)
     if not 0 <= row < len(membership.group):
         raise InputError(f"audit {audit.name!r} has no row {row}, only {len(membership.group):,}")
     return membership
 
 
-@functools.lru_cache(maxsize=AUDITS_KEPT)
-def _membership(audit: Audit, version: Stamp) -> Membership:
+@kept(2, MEMBERSHIP)
+def _membership(audit: Audit) -> Membership:
     """Read who trains on what, but for the pairs' ids, which are most of the file."""
     path = audit.folder / MEMBERSHIP
-    columns = fetch_columns(path, f"SELECT * EXCLUDE ({PAIR_ID}, {ROW}) FROM parquet")
-    group = columns.pop(GROUP, np.empty(0))
+    columns = fetch_columns(path, f"SELECT * EXCLUDE ({c.PAIR_ID}, {ROW}) FROM parquet")
+    group = columns.pop(c.GROUP, np.empty(0))
     if not columns or not len(group):
         raise InputError(f"{path} names no groups or no members: delete the audit's folder and run it again")
     return Membership(group, tuple(columns), np.stack(list(columns.values())).astype(bool))
 
 
-@functools.lru_cache(maxsize=AUDITS_KEPT)
-def _inside(audit: Audit, version: Stamp) -> np.ndarray:
+@kept(2, MEMBERSHIP)
+def _inside(audit: Audit) -> np.ndarray:
     """Return which members count as `in` for each pair, [n_members, n_pairs]."""
-    membership = _membership(audit, version)
-    seed = audit.config["config"]["seed"]
-    return in_side(membership, protocol=protocol_of(membership.members), seed=seed)
+    membership = _membership(audit)
+    return in_side(membership, protocol=protocol_of(membership.members), seed=audit.config["config"]["seed"])

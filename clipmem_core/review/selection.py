@@ -102,19 +102,19 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]
         >>> from_parameters({"order": "beauty"})[1]
         ['order']
     """
-    texts = {name: parameters[name] for name in _TEXTS if parameters.get(name)}
+    texts: dict[str, Any] = {name: parameters[name] for name in _TEXTS if parameters.get(name)}
     wrong = ["by"] if texts.get("by", IMAGE_SIDE) not in (IMAGE_SIDE, TEXT_SIDE) else []
-    given: dict[str, Any] = {name: value for name, value in texts.items() if name not in wrong}
-    selection = Selection(**given, ascending=parameters.get("ascending") == "1")
-    order = parameters.get("order") or (MATCH if selection.searched else CLIPMEM)
-    known = order in BY_NAME or (order == MATCH and selection.searched)
-    ranges = _ranges(parameters.get("range", ""))
+    selection = Selection(**{name: value for name, value in texts.items() if name not in wrong})
+    usual = MATCH if selection.searched else CLIPMEM
+    order, ranges = parameters.get("order") or usual, _ranges(parameters.get("range", ""))
     outline = _outline(parameters.get("outline", ""))
-    wrong += [] if known else ["order"]
+    if order not in (*BY_NAME, usual):
+        wrong, order = [*wrong, "order"], usual
     wrong += ["range"] if ranges is None else []
     wrong += ["outline"] if outline is None and parameters.get("outline") else []
-    order = order if known else MATCH if selection.searched else CLIPMEM
-    return dataclasses.replace(selection, order=order, ranges=ranges or (), outline=outline), wrong
+    turned = parameters.get("ascending") == "1"
+    found = dataclasses.replace(selection, order=order, ascending=turned, ranges=ranges or (), outline=outline)
+    return found, wrong
 
 
 def thinned(corners: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
@@ -140,16 +140,11 @@ def _ranges(text: str) -> tuple[Range, ...] | None:
     if not text:
         return ()
     found = []
-    for part in text.split(","):
-        column, *ends = part.split(":")
+    for column, *ends in (part.split(":") for part in text.split(",")):
         numbers = [_float(end) for end in ends]
-        if (
-            column not in BY_NAME
-            or len(ends) != 2
-            or any(n is None and end for n, end in zip(numbers, ends, strict=True))
-        ):
+        if column not in BY_NAME or len(ends) != 2 or [n is None for n in numbers] != [not end for end in ends]:
             return None
-        found.append(Range(column, numbers[0], numbers[1]))
+        found.append(Range(column, *numbers))
     return tuple(found)
 
 

@@ -1,16 +1,17 @@
-"""A query over one of an audit's Parquet files → rows or columns; a missing or broken file is an error that names it.
+"""Queries over an audit's Parquet files; a missing or broken file is an error that names it.
 
 DuckDB reads the columns a query needs and skips the row groups it does not, so that a million pairs answer as a
-thousand do. All tables of an audit share one row order: `file_row_number` is a pair's row everywhere.
+thousand do. All tables of an audit share one row order: `file_row_number` is a pair's row everywhere. A score that an
+audit's file does not have yet, as one from before the score was there, is NaN for every pair.
 """
 
 import functools
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, cast
 
 import duckdb
 import numpy as np
@@ -18,14 +19,18 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import CAPTIONS, PAIR_ID
+from clipmem_core.columns import CAPTIONS, CLIPMEM, PAIR_ID
 from clipmem_core.config import InputError
+from clipmem_core.scores.table import BY_NAME
 
 ROW = "file_row_number"
 Columns = dict[str, np.ndarray]
 Table: TypeAlias = pd.DataFrame | pa.Table
 Stamp = tuple[int, int, int]
 Version = tuple[Stamp, Stamp]
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
+OfAudit: TypeAlias = Callable[Concatenate[Audit, Given], Returned]
 # SQL for the key of a pair's captions, a positive number of 63 bits; no caption has a NUL in it.
 CAPTION_KEY = f"""greatest(1, (md5_number_lower(array_to_string("{CAPTIONS}", chr(0))) // 2)::BIGINT)"""
 _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
@@ -55,8 +60,32 @@ def version_of(audit: Audit) -> Version:
     return stamp(audit.folder / SCORES), stamp(audit.folder / PAIRS)
 
 
-@functools.lru_cache(maxsize=64)
-def count_pairs_of(audit: Audit, version: Version) -> int:
+def kept(
+    size: int, *names: str, paths: Callable[..., Iterable[Path]] = lambda *given: ()
+) -> Callable[[OfAudit[Given, Returned]], OfAudit[Given, Returned]]:
+    """Keep what a function of an audit returns in memory, until one of the files it was made from changes.
+
+    Args:
+        size: how many results are kept.
+        names: of the audit's files that it is made from.
+        paths: what it is made from beside those, of the function's own arguments.
+    """
+
+    def decorate(make: OfAudit[Given, Returned]) -> OfAudit[Given, Returned]:
+        made: Any = functools.lru_cache(maxsize=size)(lambda version, *given, **named: make(*given, **named))
+
+        @functools.wraps(make)
+        def of_today(audit: Audit, *args: Given.args, **named: Given.kwargs) -> Returned:
+            files = [*(audit.folder / name for name in names), *paths(audit, *args, **named)]
+            return cast(Returned, made(tuple(map(stamp, files)), audit, *args, **named))
+
+        return of_today
+
+    return decorate
+
+
+@kept(64, SCORES, PAIRS)
+def count_pairs_of(audit: Audit) -> int:
     """Return the number of pairs of an audit.
 
     Raises:
@@ -86,9 +115,7 @@ def caption_keys(pairs: Path | pa.Table, pair_ids: Iterable[str]) -> dict[str, i
         pairs: with the columns pair_id and captions, a Parquet file or a table.
         pair_ids: which pairs.
     """
-    asked = pa.table(
-        {"asked_id": pa.array([each if each.isascii() else sound(each) for each in pair_ids], pa.string())}
-    )
+    asked = pa.table({"asked_id": pa.array(map(sound, pair_ids), pa.string())})
     query = f'SELECT asked_id, {CAPTION_KEY} AS key FROM {{}} JOIN asked ON "{PAIR_ID}" = asked_id'
     if isinstance(pairs, Path):
         found = fetch_columns(pairs, query.format("parquet"), asked=asked)
@@ -135,7 +162,7 @@ def fetch_frame(path: Path, query: str, values: Sequence[Any] = ()) -> pd.DataFr
 def fetch_arrow(path: Path, query: str, values: Sequence[Any] = (), **tables: Table) -> pa.Table:
     """Run a query as `fetch_columns` does and return a table of Arrow's."""
     with _asking(path, tables) as cursor:
-        return cursor.sql(_over(query), params=_parameters(path, values)).to_arrow_table()
+        return cursor.sql(_over(path, query), params=[_pattern(path), *map(sound, values)]).to_arrow_table()
 
 
 def fetch_numbered(path: Path, columns: Sequence[str], rows: Sequence[int]) -> dict[int, tuple[Any, ...]]:
@@ -152,21 +179,18 @@ def number(column: str) -> str:
     return f"coalesce(TRY_CAST(\"{column}\" AS DOUBLE), 'nan'::DOUBLE)"
 
 
-def load(database: duckdb.DuckDBPyConnection, path: Path, query: str, *, into: str) -> None:
-    """Keep what a query over a file finds as a table of a database."""
+def load(path: Path, query: str, *, into: str) -> duckdb.DuckDBPyConnection:
+    """Return a database of its own that keeps what a query over a file finds as a table."""
+    database = duckdb.connect(config=_SETTINGS)
     with explained(path):
-        database.execute(f"CREATE TABLE {into} AS {_over(query)}", [_pattern(path)])
-
-
-def open_database() -> duckdb.DuckDBPyConnection:
-    """Return an empty database in memory."""
-    return duckdb.connect(config=_SETTINGS)
+        database.execute(f"CREATE TABLE {into} AS {_over(path, query)}", [_pattern(path)])
+    return database
 
 
 @functools.cache
 def _database() -> duckdb.DuckDBPyConnection:
     """Return the database that the process shares. It holds nothing; each query has a cursor, for threads."""
-    return open_database()
+    return duckdb.connect(config=_SETTINGS)
 
 
 @contextmanager
@@ -185,7 +209,7 @@ def explained(path: Path) -> Iterator[None]:
 @contextmanager
 def _answered(path: Path, query: str, values: Sequence[Any], **tables: Table) -> Iterator[duckdb.DuckDBPyConnection]:
     with _asking(path, tables) as cursor:
-        yield cursor.execute(_over(query), _parameters(path, values))
+        yield cursor.execute(_over(path, query), [_pattern(path), *map(sound, values)])
 
 
 @contextmanager
@@ -196,17 +220,26 @@ def _asking(path: Path, tables: Mapping[str, Table]) -> Iterator[duckdb.DuckDBPy
         yield cursor
 
 
-def _parameters(path: Path, values: Sequence[Any]) -> list[Any]:
-    return [_pattern(path), *map(sound, values)]
+def _over(path: Path, query: str) -> str:
+    lacking = "".join(f", 'nan'::DOUBLE AS \"{score}\"" for score in _lacking(path, stamp(path)))
+    return f"WITH parquet AS NOT MATERIALIZED (SELECT *{lacking} FROM read_parquet(?, file_row_number = true)) {query}"
 
 
-def _over(query: str) -> str:
-    return f"WITH parquet AS NOT MATERIALIZED (FROM read_parquet(?, file_row_number = true)) {query}"
+@functools.lru_cache(maxsize=64)
+def _lacking(path: Path, version: Stamp) -> tuple[str, ...]:
+    """Return the scores that a file of scores does not have; clipmem is one that every audit's has."""
+    if path.name != SCORES:
+        return ()
+    with _database().cursor() as cursor:
+        found = cursor.execute("SELECT name FROM parquet_schema(?)", [_pattern(path)]).fetchall()
+    return tuple(score for score in BY_NAME if score != CLIPMEM and (score,) not in found)
 
 
 def sound(value: Any) -> Any:
     """Return text without halves of letters, which DuckDB refuses and no table holds."""
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _pattern(path: Path) -> str:

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.review.encode import embed_text
-from clipmem_core.review.nearest import nearest
 from clipmem_core.review.score_breakdown import chosen_captions, mean_terms, member_terms
+from clipmem_core.review.search import embed_text, nearest
 from tests.audits.small import vectors
 from tests.conftest import Made
 

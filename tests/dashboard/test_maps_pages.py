@@ -12,7 +12,7 @@ from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.store import Audit, write_json, write_manifest, write_table
 from clipmem_core.dashboard import maps as shown_maps
 from clipmem_core.dashboard.maps import as_linked, drawn_outline
-from clipmem_core.review import map_jobs, maps, score_map
+from clipmem_core.review import map_jobs, maps, overview
 from clipmem_core.review.maps import make_map, map_name, map_path
 from clipmem_core.review.selection import Outline, Selection, to_parameters
 from tests.dashboard.test_pages import address, captions, open_page, texts
@@ -100,7 +100,7 @@ def test_a_thinned_map_says_so_and_has_no_choice_of_colours_where_nothing_was_pl
 ) -> None:
     audit = copy()
     write_table(audit.folder / "pairs.parquet", audit.pairs.assign(planted=None))
-    monkeypatch.setattr(score_map, "LIMIT", 30)
+    monkeypatch.setattr(overview, "LIMIT", 30)
     shown_maps._loaded.clear()
     app = open_page(colour="planted")
     assert charts(app)[0]["data"][0]["type"] == "heatmap"

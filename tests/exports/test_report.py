@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -50,19 +51,26 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-@pytest.fixture(params=["ensemble", "paper"])
-def audit(copy: Copy, request: pytest.FixtureRequest) -> Audit:
-    audit = copy(request.param)
-    ids = audit.pairs["pair_id"].tolist()
-    open_review(audit).decide([ids[1]], REMOVE, note="<script>alert(1)</script>")
-    open_review(audit).decide([ids[2]], RECAPTION, captions=["<b>new</b>"])
+@pytest.fixture(scope="module")
+def audit(made: dict[str, Audit], tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    folder = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPMEM_DATA", str(folder))
+        audit = Audit(Path(shutil.copytree(made["paper"].folder, folder / "audits" / "mine")))
+        decide(audit)
+        write(audit, "html", folder / "report.html")
     return audit
 
 
+def decide(audit: Audit) -> None:
+    ids = audit.pairs["pair_id"].tolist()
+    open_review(audit).decide([ids[1]], REMOVE, note="<script>alert(1)</script>")
+    open_review(audit).decide([ids[2]], RECAPTION, captions=["<b>new</b>"])
+
+
 @pytest.fixture
-def page(audit: Audit, tmp_path: Path) -> Page:
-    write(audit, "html", tmp_path / "report.html")
-    return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+def page(audit: Audit) -> Page:
+    return Page((audit.folder.parents[1] / "report.html").read_text(encoding="utf-8"))
 
 
 def test_it_refers_to_nothing_outside(page: Page) -> None:

@@ -40,20 +40,19 @@ def decide(audit: Audit) -> None:
     review.decide([ids[2]], "keep", note="fine")
 
 
-@pytest.mark.parametrize(("format", "out"), OUT)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_cleaned_data_set_is_read_back_as_it_was_written(
-    kind: str, format: str, out: str, tmp_path: Path, data: Path
-) -> None:
+def test_a_cleaned_data_set_is_read_back_as_it_was_written(kind: str, tmp_path: Path, data: Path) -> None:
     audit = audited(make_source(kind, tmp_path / "a set" / kind))
     decide(audit)
-    summary = write(audit, format, tmp_path / "out folder" / out)
-    assert (summary.kept, summary.removed, summary.recaptioned) == (8, 2, 1)
-    back, expected = read_back(summary), expected_of(audit)
-    assert back.quarantine.empty
-    for column in ("pair_id", "label", "sha256", "width", "height"):
-        assert back.pairs[column].fillna("").tolist() == expected[column].fillna("").tolist(), column
-    assert [list(texts) for texts in back.pairs["captions"]] == [list(texts) for texts in expected["captions"]]
+    expected = expected_of(audit)
+    for format, out in OUT if kind == "tar" else OUT[1:]:
+        summary = write(audit, format, tmp_path / f"out folder {out}" / out)
+        assert (summary.kept, summary.removed, summary.recaptioned) == (8, 2, 1)
+        back = read_back(summary)
+        assert back.quarantine.empty
+        for column in ("pair_id", "label", "sha256", "width", "height"):
+            assert back.pairs[column].fillna("").tolist() == expected[column].fillna("").tolist(), column
+        assert [list(texts) for texts in back.pairs["captions"]] == [list(texts) for texts in expected["captions"]]
 
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])

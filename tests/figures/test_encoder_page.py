@@ -17,7 +17,7 @@ from clipmem_core.figures.encoder_page import (
     paradigm_figure,
     tower_figure,
 )
-from clipmem_core.review.unit_ranks import paradigm_layers
+from clipmem_core.review.contributions import paradigm_layers
 from tests.figures.test_groups import contrast
 from tests.made_encoders import paradigm_rows
 

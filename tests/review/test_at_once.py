@@ -21,20 +21,21 @@ import json, os, sqlite3, sys
 from pathlib import Path
 from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, Review
 review, name = Review(Path(sys.argv[1])), sys.argv[2]
-print("ready", flush=True)
-sys.stdin.readline()
+def wait():
+    print("ready", flush=True)
+    sys.stdin.readline()
+wait()
 """
-DECIDE = """
+ROUNDS = """
+outcome = review.decide(["a", "b"], KEEP, note=name, seen=0)
+told = outcome.overtaken and outcome.overtaken.note
+wait()
+outcome = review.undo(4)
+undone = outcome and outcome.pairs
+wait()
 for number in range(30):
     review.decide([f"{name} {number}", "everyone's"], CHOICES[number % 2], note=name)
-"""
-DECIDE_SEEN = """
-outcome = review.decide(["a"], KEEP, note=name, seen=0)
-print(json.dumps(outcome.overtaken and outcome.overtaken.note))
-"""
-UNDO = """
-outcome = review.undo(1)
-print(json.dumps(outcome and outcome.pairs))
+print(json.dumps([told, undone]))
 """
 DECIDE_ALL = """
 for number in range(8):
@@ -78,18 +79,24 @@ def start(path: Path, *scripts: str) -> list[subprocess.Popen[str]]:
     commands = [[sys.executable, "-c", START + text, str(path), f"p{at}"] for at, text in enumerate(scripts)]
     pipe = subprocess.PIPE
     started = [subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) for command in commands]
+    go(started)
+    return started
+
+
+def go(started: list[subprocess.Popen[str]]) -> None:
     for process in started:
         assert process.stdout.readline() == "ready\n"
     for process in started:
         process.stdin.write("go\n")
         process.stdin.flush()
-    return started
 
 
-def run(path: Path, *scripts: str) -> list[object]:
+def run(path: Path, *scripts: str, rounds: int = 1) -> list[object]:
     """Run a process for each script, all at once, and return what each printed."""
-    printed = []
-    for process in start(path, *scripts):
+    printed, started = [], start(path, *scripts)
+    for _ in range(rounds - 1):
+        go(started)
+    for process in started:
         output, _ = process.communicate()
         assert process.returncode == 0
         printed.append(json.loads(output or "null"))
@@ -113,10 +120,14 @@ def assert_whole(review: Review) -> None:
     assert last == ask(review, "SELECT pair_id, entry FROM standing ORDER BY pair_id")
 
 
-def test_processes_that_decide_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_processes_that_decide_and_undo_at_once_lose_nothing(tmp_path: Path) -> None:
     review = Review(tmp_path / "review" / "set.sqlite")
-    run(review.path, *[DECIDE] * 4)
-    entries = review.entries_after(0)
+    told, undone = zip(*run(review.path, *[ROUNDS] * 4, rounds=3), strict=True)
+    order = [note for (note,) in ask(review, "SELECT note FROM event ORDER BY id LIMIT 4")]
+    assert sorted(order) == ["p0", "p1", "p2", "p3"]
+    assert [told[int(name[1])] for name in order] == [None, *order[:-1]]  # all but the first overtook somebody
+    assert sorted(undone, key=str) == [2, None, None, None]
+    entries = review.entries_after(10)
     assert len(entries) == 4 * 30 * 2
     for process in range(4):
         own = [pair for pair, *_ in entries if pair.startswith(f"p{process} ")]
@@ -127,23 +138,6 @@ def test_processes_that_decide_at_once_lose_nothing(tmp_path: Path) -> None:
     }
     chain = ask(review, "SELECT id, previous FROM entry WHERE pair_id = 'everyone''s' ORDER BY id")
     assert [previous for _, previous in chain] == [0, *(entry for entry, _ in chain[:-1])]
-    assert_whole(review)
-
-
-def test_of_those_who_saw_the_same_all_but_the_first_are_told(tmp_path: Path) -> None:
-    review = Review(tmp_path / "review" / "set.sqlite")
-    told = run(review.path, *[DECIDE_SEEN] * 4)
-    order = [note for (note,) in ask(review, "SELECT note FROM event ORDER BY id")]
-    assert sorted(order) == ["p0", "p1", "p2", "p3"]
-    assert [told[int(name[1])] for name in order] == [None, *order[:-1]]
-    assert_whole(review)
-
-
-def test_of_those_who_undo_the_same_event_one_does(tmp_path: Path) -> None:
-    review = Review(tmp_path / "review" / "set.sqlite")
-    review.decide(["a", "b"], KEEP)
-    assert sorted(run(review.path, *[UNDO] * 4), key=str) == [2, None, None, None]
-    assert review.count_events() == 2
     assert_whole(review)
 
 

@@ -38,23 +38,17 @@ def test_undo_walks_back_decision_by_decision_to_the_beginning(tmp_path: Path) -
     assert review.count_events() == 6
 
 
-def test_what_somebody_decided_since_is_left(tmp_path: Path) -> None:
+def test_what_somebody_decided_since_is_left_and_an_undo_of_nothing_writes_nothing(tmp_path: Path) -> None:
     review = review_in(tmp_path)
     review.decide(PAIRS, REMOVE)
     review.decide(["b"], KEEP)
     assert review.undo(1) == Outcome(event=3, pairs=3, left=1)
     assert stand(review) == [None, KEEP, None, None]
-
-
-def test_an_undo_that_would_change_nothing_writes_nothing_and_says_why(tmp_path: Path) -> None:
-    review = review_in(tmp_path)
-    review.decide(["a", "b"], REMOVE)
-    review.decide(["a", "b"], KEEP)
-    assert review.undo(1) == Outcome(event=0, pairs=0, left=2)
-    assert review.undo(2) == Outcome(event=3, pairs=2)
-    assert review.undo(2) is None  # somebody else undid it
-    assert review.count_events() == 3
-    assert stand(review) == [REMOVE, REMOVE, None, None]
+    review.decide(["b"], REMOVE)
+    assert review.undo(2) == Outcome(event=0, pairs=0, left=1)
+    assert review.undo(4) == Outcome(event=5, pairs=1)
+    assert review.undo(4) is None  # somebody else undid it
+    assert review.count_events() == 5
 
 
 def test_an_undo_is_undone_and_redone(tmp_path: Path) -> None:
@@ -67,26 +61,6 @@ def test_an_undo_is_undone_and_redone(tmp_path: Path) -> None:
     redone = review.current("a")
     assert (redone.decision, redone.note, redone.time) == (KEEP, "why", decided.time)
     assert redone.entry == 5
-
-
-def test_an_undo_of_an_undo_leaves_what_was_decided_after_it(tmp_path: Path) -> None:
-    review = review_in(tmp_path)
-    review.decide(["a", "b"], REMOVE)
-    review.undo(1)
-    review.decide(["a"], KEEP)
-    assert review.undo(2) == Outcome(event=4, pairs=1, left=1)
-    assert stand(review) == [KEEP, REMOVE, None, None]
-
-
-def test_two_undone_decisions_are_redone_one_after_the_other(tmp_path: Path) -> None:
-    review = review_in(tmp_path)
-    review.decide(["a"], KEEP)
-    review.decide(["a"], REMOVE)
-    second, first = review.undo().event, review.undo().event
-    assert review.undo(first).pairs == 1
-    assert stand(review)[0] == KEEP
-    assert review.undo(second).pairs == 1
-    assert stand(review)[0] == REMOVE
 
 
 class Rounds(RuleBasedStateMachine):
@@ -167,5 +141,5 @@ class Rounds(RuleBasedStateMachine):
         assert list(history["pairs"]) == [len(change) for change in self.changes]
 
 
-Rounds.TestCase.settings = settings(max_examples=25, stateful_step_count=20)
+Rounds.TestCase.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
 TestRounds = Rounds.TestCase

@@ -2,6 +2,7 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,9 +11,29 @@ from clipmem_core.audits.screen import show_verdict
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import InputError
 from clipmem_core.exports import write
-from clipmem_core.review.overview import detection_table, explain_null, join_intervals, load_overview, utility_table
+from clipmem_core.review import overview
+from clipmem_core.review.overview import (
+    detection_table,
+    explain_null,
+    find_corners,
+    group_bins,
+    group_summary,
+    join_intervals,
+    load_overview,
+    load_score_map,
+    pair_density,
+    quarantine_page,
+    sample_points,
+    utility_table,
+)
+from clipmem_core.review.tables import count_rows
 
 Copy = Callable[..., Audit]
+
+
+def with_scores(audit: Audit, **columns: object) -> Audit:
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(**columns))
+    return audit
 
 
 def test_groups_carry_the_intervals_of_the_verdict(made: dict[str, Audit]) -> None:
@@ -23,19 +44,13 @@ def test_groups_carry_the_intervals_of_the_verdict(made: dict[str, Audit]) -> No
     assert set(groups["kind"]) == {"SD over pairs"}
 
 
-def test_a_verdict_of_one_sentence_is_enough(copy: Copy) -> None:
+@pytest.mark.parametrize("groups", [None, [], [{"group": "scored"}], [{"low": 1}], [{"group": "scored", "low": "x"}]])
+def test_a_verdict_of_one_sentence_and_of_odd_parts_is_enough(copy: Copy, groups: object) -> None:
     audit = copy()
-    write_json(audit.folder / "verdict.json", {"sentence": "fine"})
-    groups = load_overview(audit).groups
-    assert groups["low"].isna().all()
-    assert groups["n"].tolist() == [80, 20]
-
-
-@pytest.mark.parametrize("groups", [[], [{"group": "scored"}], [{"low": 1}], [{"group": "scored", "low": "x"}]])
-def test_odd_optional_parts_are_passed_over(copy: Copy, groups: object) -> None:
-    audit = copy()
-    write_json(audit.folder / "verdict.json", {"sentence": "fine", "groups": groups})
-    assert load_overview(audit).groups["mean"].notna().all()
+    write_json(audit.folder / "verdict.json", {"sentence": "fine"} | ({} if groups is None else {"groups": groups}))
+    found = load_overview(audit).groups
+    assert found["low"].isna().all()
+    assert found["n"].tolist() == [80, 20]
 
 
 @pytest.mark.parametrize("name", ["verdict.json", "config.json"])
@@ -59,10 +74,11 @@ def test_utility_has_the_mean_over_the_members() -> None:
     assert table.loc["R@1", "mean"] == 0.1
 
 
-def test_no_utility_is_an_empty_table(copy: Copy) -> None:
+def test_no_utility_and_no_detection_are_empty_tables(copy: Copy) -> None:
     audit = copy()
     write_table(audit.folder / "utility.parquet", audit.utility.iloc[:0])
     assert load_overview(audit).utility.empty
+    assert detection_table(pd.DataFrame({"auroc": [0.5]})).empty
 
 
 def test_detection_shows_each_interval_beside_its_number() -> None:
@@ -76,10 +92,6 @@ def test_detection_shows_each_interval_beside_its_number() -> None:
         "auroc": ["0.857 (0.80 to 0.90)", ""],
         "precision_at_k": ["0.780", ""],
     }
-
-
-def test_detection_without_scores_is_empty() -> None:
-    assert detection_table(pd.DataFrame({"auroc": [0.5]})).empty
 
 
 NULL = pd.DataFrame({"group": ["candidate", "shared", "external"], "mean": [0.3, -0.0071, 0.0042]})
@@ -107,9 +119,6 @@ def test_the_verdicts_own_names_are_understood(name: str) -> None:
     """They are those of clipmem_core.audits.verdict, whose source is read here."""
     assert f'"{name}"' in inspect.getsource(verdict)
     assert explain_null(NULL, {"checks": [{"name": name, "good": True}]}).startswith("The null is near 0")
-
-
-def test_without_a_null_group_nothing_is_said() -> None:
     assert explain_null(NULL[:1], {}) == ""
 
 
@@ -127,3 +136,104 @@ def test_intervals_over_seeds_say_that_they_cover_one_split_on_page_report_and_t
     write_json(audit.folder / "verdict.json", told | {"detection": [], "utility": {}})  # made ones are not whole
     show_verdict(audit)
     assert "95% interval over training seeds of one split" in " ".join(capsys.readouterr().out.split())
+
+
+def test_groups_and_their_bins_agree_with_pandas_and_numpy(made: dict[str, Audit]) -> None:
+    scores = made["paper"].scores
+    wanted = scores.groupby("group")["clipmem"].agg(["size", "mean", "std"])
+    found = group_summary(made["paper"]).set_index("group").loc[wanted.index]
+    np.testing.assert_allclose(found.to_numpy(float), wanted.to_numpy(float))
+    bins = group_bins(made["paper"], bins=40)
+    for group, rows in scores.groupby("group"):
+        counts, edges = np.histogram(rows["clipmem"], bins=40, range=scores["clipmem"].agg(["min", "max"]))
+        own = bins[bins["group"] == group]
+        np.testing.assert_allclose(own["share"], counts[counts > 0] / len(rows))
+        np.testing.assert_allclose(own["low"], edges[:-1][counts > 0])
+
+
+def test_one_value_everywhere_falls_into_one_bin_and_cell(copy: Copy) -> None:
+    audit = with_scores(copy(), clipmem=0.25, similarity_out=0.5)
+    assert group_bins(audit, bins=40)["share"].tolist() == [1.0, 1.0]
+    assert pair_density(audit)["n"].tolist() == [100]
+
+
+def test_quarantine_comes_in_pages(made: dict[str, Audit]) -> None:
+    assert count_rows(made["paper"].folder / "quarantine.parquet") == 120
+    pages = [quarantine_page(made["paper"], page=page, size=50) for page in (1, 2, 3)]
+    shown, stored = (
+        table.astype(object).where(table.notna(), None)
+        for table in (pd.concat(pages, ignore_index=True), made["paper"].quarantine)
+    )
+    pd.testing.assert_frame_equal(shown, stored)
+
+
+@pytest.mark.parametrize("protocol", ["ensemble", "paper"])
+def test_corners_are_quantiles_of_the_external_pairs(made: dict[str, Audit], protocol: str) -> None:
+    external = made[protocol].scores.query("group == 'external'")
+    corners = find_corners(made[protocol])
+    assert corners is not None
+    assert corners.fits == pytest.approx(np.quantile(external["similarity_out"], 0.25))
+    assert corners.high == pytest.approx(np.quantile(external["clipmem"], 0.95))
+    assert (corners.low is None) == (protocol == "ensemble")
+    assert corners.low is None or corners.low == pytest.approx(np.quantile(external["clipmem"], 0.05))
+
+
+def test_pairs_without_one_of_the_scores_are_not_on_the_map(copy: Copy) -> None:
+    audit = copy()
+    scores = audit.scores
+    scores.loc[:9, "similarity_out"] = np.nan
+    scores.loc[10:14, "clipmem"] = np.inf
+    write_table(audit.folder / "scores.parquet", scores)
+    found = load_score_map(audit)
+    assert found.count == 85
+    assert found.points["row"].tolist() == list(range(15, 100))
+    assert found.points["planted"].dropna().tolist() == ["miscaption"] * 8
+    assert found.density.empty
+    empty = load_score_map(with_scores(audit, similarity_out=None))
+    assert (empty.count, len(empty.points), empty.corners) == (0, 0, None)
+    assert find_corners(with_scores(audit, group="scored", similarity_out=0.1)) is None
+
+
+def test_the_density_counts_every_pair_in_its_cell(made: dict[str, Audit]) -> None:
+    scores, cells = made["paper"].scores, pair_density(made["paper"])
+    counts, x_edges, y_edges = np.histogram2d(scores["similarity_out"], scores["clipmem"], bins=overview.CELLS)
+    slow = [
+        (x_edges[i : i + 2].mean(), y_edges[j : j + 2].mean(), counts[i, j])
+        for i, j in zip(*counts.nonzero(), strict=True)
+    ]
+    np.testing.assert_allclose(cells[["x", "y", "n"]].to_numpy(float), np.array(slow))
+
+
+def test_a_large_map_is_thinned_and_its_density_is_not(made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overview, "LIMIT", 30)
+    one, again = load_score_map(made["ensemble"]), load_score_map(made["ensemble"])
+    assert len(one.points) == 30
+    pd.testing.assert_frame_equal(one.points, again.points)
+    assert one.count == one.density["n"].sum() == 100
+
+
+def test_points_are_drawn_the_same_each_time_and_carry_their_columns(made: dict[str, Audit]) -> None:
+    audit = made["ensemble"]
+    both = audit.pairs.merge(audit.scores, on="pair_id")
+    asked = ["group", "label", "planted", "misfit"]
+    some = sample_points(audit, "similarity_out", "misfit", colour_by=asked, limit=50)
+    assert list(some.columns) == ["row", "similarity_out", "misfit", "group", "label", "planted"]
+    assert len(some) == 50
+    for column in some.columns.drop("row"):
+        wanted = both.loc[some["row"], column].reset_index(drop=True)
+        pd.testing.assert_series_equal(some[column], wanted, check_dtype=False)
+    again = sample_points(audit, "similarity_out", "misfit", colour_by=asked, limit=50)
+    pd.testing.assert_frame_equal(some, again)
+    other = sample_points(audit, "similarity_out", "misfit", limit=50, seed=1)
+    assert other["row"].tolist() != some["row"].tolist()
+    assert len(sample_points(audit, "similarity_out", "misfit", limit=10_000)) == 80
+    with pytest.raises(ValueError, match="columns must be scores, group, label or planted, not 'captions'"):
+        sample_points(audit, "similarity_out", "misfit", colour_by=["captions"], limit=1)
+
+
+def test_a_missing_file_is_named(copy: Copy) -> None:
+    audit = copy()
+    (audit.folder / "scores.parquet").unlink()
+    for read in (group_summary, load_score_map):
+        with pytest.raises(InputError, match=r"scores\.parquet is missing: run the audit again"):
+            read(audit)

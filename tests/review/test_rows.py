@@ -1,4 +1,10 @@
+"""Which rows a selection holds, in which order: against a slow look at every pair."""
+
+import math
+import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,58 +15,78 @@ from hypothesis import strategies as st
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import InputError
 from clipmem_core.review import rows
+from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import (
+    Neighbours,
     audit_root,
     count_pairs,
     find_rows,
+    highest_first,
+    inside,
     labels,
+    neighbours,
     pair_ids,
     planted_kinds,
-    sample_points,
     score_span,
 )
-from clipmem_core.review.selection import Range, Selection
-from tests.review.slow_selection import selections, slowly
+from clipmem_core.review.selection import Outline, Range, Selection, box
+from clipmem_core.review.tables import count_rows, find_row
+from tests.made_audit import make_audit
+from tests.review.slow_selection import is_in, selections, slowly
 
 Copy = Callable[..., Audit]
-EVERY = 10_000
 
 
-@given(selection=selections, protocol=st.sampled_from(["ensemble", "paper"]))
-@settings(max_examples=150)
-def test_any_selection_holds_the_pairs_that_a_slow_look_finds(
-    made: dict[str, Audit], selection: Selection, protocol: str
+def every(audit: Audit, selection: Selection) -> list[int]:
+    return find_rows(audit, selection, page=1, size=10_000)
+
+
+def with_scores(audit: Audit, **columns: object) -> Audit:
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(**columns))
+    return audit
+
+
+def with_pairs(audit: Audit, **columns: object) -> Audit:
+    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(**columns))
+    return audit
+
+
+@given(selection=selections, protocol=st.sampled_from(["ensemble", "paper"]), row=st.integers(0, 99))
+@settings(max_examples=60)
+def test_any_selection_holds_the_pairs_that_a_slow_look_finds_and_a_pair_stands_among_them(
+    made: dict[str, Audit], selection: Selection, protocol: str, row: int
 ) -> None:
-    wanted = slowly(made[protocol], selection, {})
-    assert find_rows(made[protocol], selection, page=1, size=EVERY) == wanted
-    assert count_pairs(made[protocol], selection) == len(wanted)
+    audit = made[protocol]
+    wanted, names = slowly(audit, selection, {}), audit.pairs["pair_id"]
+    assert every(audit, selection) == wanted
+    assert count_pairs(audit, selection) == len(wanted)
+    ids = pair_ids(audit, selection)
+    assert ids == names[wanted].tolist()
+    found = neighbours(audit, selection, names[row])
+    assert (found.count, found.place) == (len(ids), wanted.index(row) + 1 if row in wanted else None)
+    if found.place:
+        before, after = ids[: found.place - 1], ids[found.place :]
+        onward = ([*after, *before] or [None])[0]
+        assert (found.previous, found.next) == (before[-1] if before else None, after[0] if after else None)
+        assert found.next_undecided == onward
 
 
-def test_pages_put_together_are_the_whole_order(made: dict[str, Audit]) -> None:
+def test_pages_put_together_are_the_whole_order_however_many_ids_are_asked_for(
+    made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = made["ensemble"].scores.sort_values("clipmem", ascending=False)["pair_id"].tolist()
     pages = [find_rows(made["ensemble"], Selection(), page=page, size=30) for page in (1, 2, 3, 4, 5)]
     assert [len(page) for page in pages] == [30, 30, 30, 10, 0]
     ids = made["ensemble"].pairs["pair_id"]
     assert [ids[row] for page in pages for row in page] == wanted == pair_ids(made["ensemble"], Selection())
-
-
-def test_ids_come_in_order_however_many_are_asked_for(made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch) -> None:
-    few = pair_ids(made["paper"], Selection(order="misfit"))
     monkeypatch.setattr(rows, "_FEW", 0)
-    assert pair_ids(made["paper"], Selection(order="misfit")) == few
-    assert few == made["paper"].scores.dropna().sort_values("misfit", ascending=False)["pair_id"].tolist()
+    assert pair_ids(made["ensemble"], Selection()) == wanted
 
 
-def test_pairs_without_the_score_that_orders_are_left_out_only_then(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(misfit=[np.inf, np.nan, None, *[0.5] * 97]))
-    assert find_rows(audit, Selection(order="misfit"), page=1, size=EVERY) == list(range(3, 100))
+def test_a_score_that_is_missing_or_no_number_selects_no_pair(copy: Copy) -> None:
+    audit = with_scores(copy(), misfit=[np.inf, np.nan, None, *[0.5] * 97], learned=None)  # None is written as text
+    assert every(audit, Selection(order="misfit")) == list(range(3, 100))
     assert count_pairs(audit, Selection()) == 100
-
-
-def test_a_score_that_no_pair_has_selects_none(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(learned=None))  # written as text
     assert count_pairs(audit, Selection(order="learned")) == 0
     assert count_pairs(audit, Selection(ranges=(Range("learned", -1),))) == 0
     assert score_span(audit, "learned") is None
@@ -68,50 +94,23 @@ def test_a_score_that_no_pair_has_selects_none(copy: Copy) -> None:
 
 def test_independent_pairs_alone_come_lowest_first_unless_turned_round(made: dict[str, Audit]) -> None:
     lowest = made["paper"].scores.query("group == 'independent'").sort_values("clipmem").index.tolist()
-    alone = Selection(group="independent")
-    assert find_rows(made["paper"], alone, page=1, size=EVERY) == lowest
-    turned = Selection(group="independent", ascending=True)
-    assert find_rows(made["paper"], turned, page=1, size=EVERY) == lowest[::-1]
+    assert every(made["paper"], Selection(group="independent")) == lowest
+    assert every(made["paper"], Selection(group="independent", ascending=True)) == lowest[::-1]
 
 
 def test_labels_come_by_frequency_and_planted_kinds_too(copy: Copy) -> None:
-    audit = copy()
     named = ["b"] * 50 + ["a"] * 30 + ["c"] * 10 + [None] * 10
-    kinds = ["vague"] * 2 + ["miscaption"] * 3 + [None] * 95
-    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(label=named, planted=kinds))
-    assert labels(audit) == ["b", "a", "c"]
-    assert planted_kinds(audit) == ["miscaption", "vague"]
-    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(label=[f"{n:03d}" for n in range(100)]))
-    assert labels(audit) == [f"{n:03d}" for n in range(100)]
-    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(label=None, planted=None))
-    assert (labels(audit), planted_kinds(audit)) == ([], [])
+    audit = with_pairs(copy(), label=named, planted=["vague"] * 2 + ["miscaption"] * 3 + [None] * 95)
+    assert (labels(audit), planted_kinds(audit)) == (["b", "a", "c"], ["miscaption", "vague"])
+    with_pairs(audit, label=[f"{n:03d}" for n in range(100)], planted=None)
+    assert (labels(audit), planted_kinds(audit)) == ([f"{n:03d}" for n in range(100)], [])
 
 
 def test_the_span_of_a_score_is_that_of_its_numbers(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(se=[np.inf, np.nan, -1, 2, *[0] * 96]))
+    audit = with_scores(copy(), se=[np.inf, np.nan, -1, 2, *[0] * 96])
     assert score_span(audit, "se") == (-1, 2)
     with pytest.raises(ValueError, match="column must be one of .*, not 'label'"):
         score_span(audit, "label")
-
-
-def test_points_are_drawn_the_same_each_time_and_carry_their_columns(made: dict[str, Audit]) -> None:
-    audit = made["ensemble"]
-    both = audit.pairs.merge(audit.scores, on="pair_id")
-    asked = ["group", "label", "planted", "misfit"]
-    some = sample_points(audit, "similarity_out", "misfit", colour_by=asked, limit=50)
-    assert list(some.columns) == ["row", "similarity_out", "misfit", "group", "label", "planted"]
-    assert len(some) == 50
-    for column in some.columns.drop("row"):
-        wanted = both.loc[some["row"], column].reset_index(drop=True)
-        pd.testing.assert_series_equal(some[column], wanted, check_dtype=False)
-    again = sample_points(audit, "similarity_out", "misfit", colour_by=asked, limit=50)
-    pd.testing.assert_frame_equal(some, again)
-    other = sample_points(audit, "similarity_out", "misfit", limit=50, seed=1)
-    assert other["row"].tolist() != some["row"].tolist()
-    assert len(sample_points(audit, "similarity_out", "misfit", limit=EVERY)) == 80
-    with pytest.raises(ValueError, match="columns must be scores, group, label or planted, not 'captions'"):
-        sample_points(audit, "similarity_out", "misfit", colour_by=["captions"], limit=1)
 
 
 def test_an_audit_that_names_no_folder_shows_no_pictures_of_others(copy: Copy) -> None:
@@ -122,3 +121,237 @@ def test_an_audit_that_names_no_folder_shows_no_pictures_of_others(copy: Copy) -
     write_json(audit.folder / "config.json", {"root": 3})
     with pytest.raises(InputError, match=r"config.json: root is wrong"):
         audit_root(audit)
+
+
+@pytest.mark.parametrize("decision", ["remove", "decided", "undecided", "'; --"])
+def test_decisions_are_seen_as_soon_as_they_are_made(copy: Copy, decision: str) -> None:
+    audit = copy()
+    review, ids = open_review(audit), audit.pairs["pair_id"].tolist()
+    draw, stands = random.Random(decision), dict[str, str]()
+    selection = Selection(decision=decision, order="misfit")
+    for choice in ("keep", "remove", "recaption", None, "remove"):
+        some = draw.sample(ids, 30)
+        captions = ["right"] if choice == "recaption" else []
+        review.decide([*some, "a pair of another audit"], choice, captions=captions)
+        stands = {pair_id: said for pair_id, said in (stands | dict.fromkeys(some, choice)).items() if said}
+        assert every(audit, selection) == slowly(audit, selection, stands)
+    before = every(audit, selection)
+    review.decide(ids, "keep")
+    review.undo()
+    assert every(audit, selection) == before
+
+
+def test_two_audits_of_a_data_set_share_decisions_by_pair(copy: Copy) -> None:
+    one, other = copy(name="one"), copy(name="other")
+    for name in ("pairs", "scores"):
+        write_table(other.folder / f"{name}.parquet", getattr(other, name).iloc[::-1].reset_index(drop=True))
+    open_review(one).decide([one.pairs["pair_id"][3]], "remove")
+    assert (every(one, Selection(decision="remove")), every(other, Selection(decision="remove"))) == ([3], [96])
+
+
+def test_the_next_undecided_pair_comes_after_the_last_at_the_top_again(copy: Copy) -> None:
+    audit = copy()
+    ids = pair_ids(audit, Selection())
+    open_review(audit).decide([ids[0], *ids[50:]], "keep")
+    onward = [neighbours(audit, Selection(), ids[place]).next_undecided for place in (0, 1, 49, 99)]
+    assert onward == [ids[1], ids[2], ids[1], ids[1]]
+    open_review(audit).decide(ids, "keep")
+    assert neighbours(audit, Selection(), ids[0]).next_undecided is None
+    open_review(audit).decide([ids[4]], None)
+    assert neighbours(audit, Selection(), ids[4]).next_undecided is None
+
+
+@pytest.mark.parametrize("ascending", [False, True])
+def test_a_pair_that_its_decision_took_out_of_the_selection_keeps_its_neighbours(copy: Copy, ascending: bool) -> None:
+    audit, left = copy(), Selection(decision="undecided", ascending=ascending)
+    ids = pair_ids(audit, left)
+    open_review(audit).decide(ids[10:12], "keep")
+    found = [neighbours(audit, left, pair_id) for pair_id in ids[10:12]]
+    assert found == [Neighbours(None, 98, ids[9], ids[12], ids[12])] * 2
+
+
+def test_a_pair_that_there_is_not_stands_before_all_others(made: dict[str, Audit]) -> None:
+    ids = pair_ids(made["ensemble"], Selection(order="misfit"))
+    external = made["ensemble"].scores.query("group == 'external'")["pair_id"].iloc[0]
+    for pair_id in ("nobody", external):
+        found = neighbours(made["ensemble"], Selection(order="misfit"), pair_id)
+        assert found == Neighbours(None, 80, None, ids[0], ids[0])
+    nothing = Neighbours(None, 0, None, None, None)
+    assert neighbours(made["ensemble"], Selection(words="unheard-of"), ids[0]) == nothing
+
+
+def test_an_outline_on_a_map_holds_pairs_of_the_map(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    audit, path = copy(), tmp_path / "map.parquet"
+    table = pd.DataFrame({"row": [70, 7, 50], "map_x": [0.5, 0.2, 3.0], "map_y": [0.5, 0.9, 0.5]})
+    write_table(path, table.astype({"map_x": "float32", "map_y": "float32"}))
+    asked: list[str] = []
+    monkeypatch.setattr(rows, "map_file", lambda audit, name: asked.append(name) or (path if "image" in name else None))
+    shape = box("map_x", "map_y", (0, 1), (0, 1))
+    assert sorted(every(audit, Selection(outline=shape, map="m0.image"))) == [7, 70]
+    with pytest.raises(InputError, match=r"there is no map 'm0\.text' of made yet: draw it on the page Map of embedd"):
+        count_pairs(audit, Selection(outline=shape, map="m0.text"))
+    assert count_pairs(audit, Selection(map="m0.image", outline=None)) == 100
+    assert asked == ["m0.image", "m0.text"]  # only where an outline needs one
+
+
+def test_a_search_is_ordered_by_match_and_can_be_filtered_and_turned_round(
+    made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit, found = made["ensemble"], (np.array([5, 90, 2, 33]), np.array([0.9, 0.8, 0.8, 0.1], np.float32))
+    monkeypatch.setattr(rows, "hits", lambda audit, selection: found)
+    asked = Selection(order="match", meaning="a cat")
+    assert every(audit, asked) == [5, 90, 2, 33]
+    assert every(audit, Selection(order="match", meaning="a cat", group="scored")) == [5, 2, 33]
+    assert every(audit, Selection(order="match", meaning="a cat", ascending=True)) == [33, 2, 90, 5]
+    by_alignment = audit.scores.loc[found[0], "alignment_in"].sort_values(ascending=False).index.tolist()
+    assert every(audit, Selection(order="alignment_in", meaning="a cat")) == by_alignment
+    monkeypatch.setattr(rows, "hits", lambda audit, selection: (np.array([100]), np.array([0.9])))
+    with pytest.raises(InputError, match="has embeddings of more pairs than scores: delete it and run it again"):
+        count_pairs(audit, Selection(order="match", meaning="a dog"))
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(order="se; DROP"),
+        Selection(order="match"),
+        Selection(order="pair_id"),
+        Selection(ranges=(Range('clipmem" --', 0),)),
+        Selection(outline=box("clipmem", "label", (0, 1), (0, 1))),
+    ],
+)
+def test_a_column_that_is_none_is_refused(made: dict[str, Audit], selection: Selection) -> None:
+    with pytest.raises(ValueError, match=r"(order|range|outline) must be (of )?(one|two) of n_in, n_out, clipmem"):
+        count_pairs(made["ensemble"], selection)
+
+
+WORDS = [
+    ("Ein großer ΣΊΣΥΦΟΣ", "GROSSER", False),
+    ("Ein großer ΣΊΣΥΦΟΣ", "σίσυφος GROßER", True),
+    ("cafe\u0301 au lait", "CAFÉ", True),
+    ("one\ntwo", "on two", True),
+    ("one two", "onetwo", False),
+    ("50% of a_b 'c' \"d\" \\e", "% _ ' \" \\", True),
+    ("abc", "%", False),
+    ("abc", "a.c", False),
+    ("𝔘𝔫𝔦 👩‍👧", "👩‍👧", True),
+    ("abc", "\ud800", False),
+    ("abc", " \t ", True),
+    ("red", "redlast", False),  # no word reaches from one caption into the next
+    ("red", "red last", True),
+]
+
+
+def test_words_are_found_as_they_are_written(copy: Copy) -> None:
+    captions = [["first", caption, "last"] for caption, _, _ in WORDS]
+    audit = with_pairs(copy(), captions=captions + [[]] * (100 - len(WORDS)))
+    for row, (_, words, found) in enumerate(WORDS):
+        assert (row in every(audit, Selection(words=words))) == found, words
+    assert every(audit, Selection(words=" \t ")) == every(audit, Selection())
+
+
+scores = st.lists(st.sampled_from([-1.0, 0.0, -0.0, 0.25, 0.5, 2.0, np.nan, np.inf, -np.inf]) | st.floats(width=32))
+
+
+@given(scores)
+@settings(max_examples=50)
+def test_the_highest_comes_first_and_equal_ones_as_they_came(values: list[float]) -> None:
+    finite = [place for place, value in enumerate(values) if np.isfinite(value)]
+    wanted = sorted(finite, key=lambda place: -values[place])  # Python's sort is stable
+    assert highest_first(np.array(values, float)).tolist() == wanted
+
+
+def test_many_equal_scores_stay_in_their_order() -> None:
+    values = np.random.default_rng(0).integers(0, 5, 10_000).astype(float)
+    np.testing.assert_array_equal(highest_first(values), np.argsort(-values, kind="stable"))
+
+
+places = st.integers(-6, 6).map(float)
+
+
+@given(st.lists(st.tuples(places, places), min_size=3, max_size=60), st.integers(0, 2**32 - 1))
+@settings(max_examples=50)
+def test_any_shape_holds_the_points_that_a_walk_along_its_edges_finds(
+    shape: list[tuple[float, float]], seed: int
+) -> None:
+    x, y = np.random.default_rng(seed).uniform(-7, 7, (2, 60))
+    assert inside(x, y, shape).tolist() == [is_in(Outline("", "", tuple(shape)), *at) for at in zip(x, y, strict=True)]
+
+
+def test_a_circle_holds_the_points_within_its_radius() -> None:
+    circle = [(math.cos(turn / 30 * math.pi), math.sin(turn / 30 * math.pi)) for turn in range(60)]
+    x, y = np.random.default_rng(0).uniform(-1.2, 1.2, (2, 20_000))
+    distance = np.hypot(x, y)
+    clear = (distance < 0.99) | (distance > 1)
+    np.testing.assert_array_equal(inside(x, y, circle)[clear], distance[clear] < 1)
+
+
+def test_odd_shapes_hold_what_lies_inside_an_odd_number_of_times() -> None:
+    bow_tie = [(0.0, 0.0), (2.0, 2.0), (2.0, 0.0), (0.0, 2.0)]
+    x, y = np.array([0.5, 1.5, 1.0, 1.0]), np.array([1.0, 1.0, 0.25, 1.75])
+    assert inside(x, y, bow_tie).tolist() == [True, True, False, False]
+    left, right = ([(at, 0.0), (at + 1, 0.0), (at + 1, 1.0), (at, 1.0)] for at in (0.0, 1.0))
+    edge = np.array([1.0]), np.array([0.5])  # squares side by side share no point
+    assert (inside(*edge, left)[0], inside(*edge, right)[0]) == (False, True)
+    for shape in ([(0.0, 0.0)] * 3, [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0)]):  # without an inside
+        assert not inside(np.array([0.0, 1.0]), np.array([0.0, 1.0]), shape).any()
+        assert inside(np.array([]), np.array([]), shape).tolist() == []
+
+
+def test_a_file_that_was_replaced_is_read_again(copy: Copy) -> None:
+    audit, asked = copy(), Selection(words="circle", ranges=(Range("clipmem", -50),))
+    assert count_pairs(audit, asked) > 0
+    with_pairs(audit, captions=[["square"]] * 100)
+    assert count_pairs(audit, asked) == 0
+    with_scores(audit, clipmem=range(100))
+    assert find_rows(audit, Selection(), page=1, size=2) == [99, 98]
+    (audit.folder / "scores.parquet").unlink()
+    with pytest.raises(InputError, match=r"scores\.parquet is missing: run the audit again"):
+        find_rows(audit, Selection(), page=1, size=2)
+
+
+def test_tables_of_another_length_are_refused(copy: Copy) -> None:
+    audit = copy()
+    write_table(audit.folder / "pairs.parquet", audit.pairs.iloc[:-1])
+    with pytest.raises(InputError, match=r"pairs\.parquet and scores\.parquet list other pairs"):
+        count_pairs(audit, Selection())
+
+
+@pytest.mark.parametrize("name", ["pairs", "scores"])
+def test_a_file_broken_after_it_was_read_is_named(copy: Copy, name: str) -> None:
+    audit = copy()
+    asked = [Selection(), Selection(words="a"), Selection(label="a"), Selection(group="a")]
+    for selection in asked:
+        count_pairs(audit, selection)
+    (audit.folder / f"{name}.parquet").write_bytes(b"PAR1 not really PAR1")
+    for selection in asked:
+        with pytest.raises(InputError, match=rf"{name}\.parquet cannot be read \(.*\): delete"):
+            count_pairs(audit, selection)
+
+
+def test_a_folder_may_have_the_signs_of_a_pattern(tmp_path: Path) -> None:
+    audit = make_audit(tmp_path / "a[b]*?{c}")
+    assert count_rows(audit.folder / "pairs.parquet") == 100
+    assert count_pairs(audit, Selection()) == 100
+
+
+def test_pages_of_many_threads_get_what_one_gets(copy: Copy) -> None:
+    audit = copy("paper")
+    asked = [
+        Selection(order=order, words=words, decision="undecided", ranges=(Range("clipmem", low),))
+        for order in ("clipmem", "misfit", "se")
+        for words in ("", "circle", "teal a")
+        for low in (-0.3, 0.0)
+    ]
+    wanted = [every(audit, selection) for selection in asked]
+    with_scores(audit)  # nothing that was kept is of use now
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda selection: every(audit, selection), asked * 4)) == wanted * 4
+
+
+def test_a_pair_is_found_by_its_id(made: dict[str, Audit]) -> None:
+    ids = made["ensemble"].pairs["pair_id"]
+    assert [find_row(made["ensemble"], pair_id) for pair_id in ids] == list(range(100))
+    assert [find_row(made["ensemble"], text) for text in ("", "' OR 1=1", "\ud800")] == [None, None, None]

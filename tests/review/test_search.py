@@ -1,19 +1,106 @@
+"""Pairs found by meaning: nearest pairs against scikit-learn, texts against open_clip alone."""
+
+import io
+import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import open_clip
+import pandas as pd
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import NearestNeighbors
 
 from clipmem_core.audits.index import write_index
-from clipmem_core.audits.store import Audit
+from clipmem_core.audits.store import CONFIG, Audit, read_json, write_json
 from clipmem_core.config import InputError
 from clipmem_core.review import search
-from clipmem_core.review.search import hits
+from clipmem_core.review.search import choose_member, cosines, embed_text, highest, hits, nearest, unit
 from clipmem_core.review.selection import Selection
-from tests.review.embedded import DIM, embed
+from clipmem_core.training.model import build_model
+from clipmem_core.training.names import model_config
+from tests.review.embedded import DIM, Embeddings, embed
 
 Copy = Callable[..., Audit]
+SIDES = [("image", 0), ("text", 1)]
+
+
+@pytest.fixture
+def audit(copy: Copy) -> Audit:
+    return copy()
+
+
+@pytest.fixture
+def vectors(audit: Audit) -> Embeddings:
+    return embed(audit)
+
+
+@pytest.mark.parametrize(("by", "side"), SIDES)
+def test_neighbours_are_those_of_scikit_learn(audit: Audit, vectors: Embeddings, by: str, side: int) -> None:
+    own = vectors["r1-f0"][side]
+    distances, rows = NearestNeighbors(n_neighbors=9, metric="cosine").fit(own).kneighbors(own[[7]])
+    found = nearest(audit, 7, by=by, member="r1-f0", k=8)
+    assert [row for row, _ in found] == rows[0, 1:].tolist()
+    np.testing.assert_allclose([cosine for _, cosine in found], 1 - distances[0, 1:], atol=1e-6)
+
+
+def test_the_first_member_speaks_where_none_is_named_and_all_others_may_be_asked_for(
+    audit: Audit, vectors: Embeddings
+) -> None:
+    assert nearest(audit, 3, by="text", k=5) == nearest(audit, 3, by="text", member="r0-f0", k=5)
+    assert nearest(audit, 3, by="text", k=5) != nearest(audit, 3, by="text", member="r0-f1", k=5)
+    assert sorted(row for row, _ in nearest(audit, 3, by="image", k=1000)) == [row for row in range(100) if row != 3]
+    assert nearest(audit, 3, by="image", k=0) == []
+    own = vectors["r0-f0"][0]
+    own[3] = own[50] * 0.5
+    write_index(audit.member("r0-f0") / "image.faiss", own)
+    assert nearest(audit, 50, by="image", k=1) == [(3, pytest.approx(1))]  # a twin, and never the pair itself
+
+
+@pytest.mark.parametrize(("n_pairs", "dim"), [(1, 3), (7, 5), (5_001, 128), (3_000, 512)])
+def test_cosines_are_exact_whatever_the_size(tmp_path: Path, n_pairs: int, dim: int) -> None:
+    rng = np.random.default_rng(0)
+    vectors, query = rng.normal(size=(n_pairs, dim)).astype(np.float32), rng.normal(size=dim)
+    write_index(tmp_path / "image.faiss", vectors)
+    wanted = cosine_similarity(query[None], vectors)[0]
+    np.testing.assert_allclose(cosines(tmp_path / "image.faiss", query), wanted, atol=1e-6)
+
+
+def test_a_vector_without_length_is_like_nothing(tmp_path: Path) -> None:
+    vectors = np.array([[0, 0], [2, 0], [np.nan, 1]], dtype=np.float32)
+    write_index(tmp_path / "image.faiss", vectors)
+    np.testing.assert_array_equal(cosines(tmp_path / "image.faiss", np.array([1.0, 0.0])), [0, 1, np.nan])
+    np.testing.assert_array_equal(cosines(tmp_path / "image.faiss", np.zeros(2)), [0, 0, np.nan])
+    assert unit(np.zeros(2)).tolist() == [0, 0]
+
+
+@given(st.lists(st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0, math.nan])), st.integers(-1, 12))
+def test_the_highest_are_the_first_of_a_stable_sort(values: list[float], k: int) -> None:
+    known = [place for place, value in enumerate(values) if not math.isnan(value)]
+    wanted = sorted(known, key=lambda place: -values[place])[: max(k, 0)]
+    assert highest(np.array(values, dtype=np.float32), k).tolist() == wanted
+
+
+def test_what_cannot_be_compared_is_named(audit: Audit) -> None:
+    with pytest.raises(InputError, match=r"r0-f0/image\.faiss is missing: run the audit again"):
+        nearest(audit, 3, by="image", k=5)
+    embed(audit)
+    with pytest.raises(InputError, match=r"no member '\.\./f-0' in this audit \(there is: r0-f0, r0-f1, r1-f0, r1-f1"):
+        nearest(audit, 3, by="image", member="../f-0", k=5)
+    for row in (-1, 100):
+        with pytest.raises(InputError, match=f"has no row {row}, only 100: delete it"):
+            nearest(audit, row, by="image", k=5)
+    with pytest.raises(InputError, match=r"image\.faiss has 12 dimensions and the query 3: delete it"):
+        cosines(audit.member("r0-f0") / "image.faiss", np.ones(3))
+    with pytest.raises(ValueError, match="by must be one of image, text, not 'smell'"):
+        nearest(audit, 3, by="smell", k=5)
+    with pytest.raises(InputError, match="names no members: delete the audit's folder"):
+        choose_member({}, "")
 
 
 def meaning_of(text: str) -> np.ndarray:
@@ -22,7 +109,7 @@ def meaning_of(text: str) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Put that encoder in the place of the members', and keep what it was asked."""
     asked = []
@@ -32,7 +119,6 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         return meaning_of(text)
 
     monkeypatch.setattr(search, "embed_text", embed_text)
-    search._hits.cache_clear()
     return asked
 
 
@@ -42,109 +128,181 @@ def expected(query: np.ndarray, vectors: np.ndarray) -> tuple[list[int], np.ndar
     return order, cosine[order]
 
 
-@pytest.mark.parametrize(("by", "side"), [("image", 0), ("text", 1)])
-def test_a_meaning_is_held_against_every_picture_or_caption(
-    copy: Copy, by: str, side: int, encoder: list[tuple[str, str]]
+@pytest.mark.parametrize(("by", "side"), SIDES)
+def test_a_meaning_a_pair_or_both_are_held_against_every_picture_or_caption(
+    audit: Audit, vectors: Embeddings, by: str, side: int, encoder: list[tuple[str, str]]
 ) -> None:
-    audit = copy()
-    vectors = embed(audit)["r0-f1"][side]
-    rows, match = hits(audit, Selection(meaning="a red car", by=by, member="r0-f1"))
-    order, cosine = expected(meaning_of("a red car"), vectors)
-    assert rows.tolist() == order
-    np.testing.assert_allclose(match, cosine, atol=1e-6)
-    assert (rows.dtype, match.dtype) == (np.int64, np.float32)
-    assert encoder == [("a red car", "r0-f1")]
-
-
-@pytest.mark.parametrize(("by", "side"), [("image", 0), ("text", 1)])
-def test_more_like_a_pair_begins_with_the_pair(copy: Copy, by: str, side: int) -> None:
-    audit = copy()
-    vectors = embed(audit)["r0-f0"][side]
-    rows, match = hits(audit, Selection(like="images/042.png", by=by, member="r0-f0"))
-    order, cosine = expected(vectors[42], vectors)
-    assert rows.tolist() == order
-    assert rows[0] == 42
-    np.testing.assert_allclose(match, cosine, atol=1e-6)
-
-
-def test_a_meaning_and_a_pair_together_weigh_the_same(copy: Copy) -> None:
-    audit = copy()
-    vectors = embed(audit)["r0-f0"][0]
-    rows, match = hits(audit, Selection(meaning="at night", like="images/042.png", member="r0-f0"))
-    between = (meaning_of("at night") + vectors[42] / np.linalg.norm(vectors[42])) / 2
-    order, cosine = expected(between, vectors)
-    assert rows.tolist() == order
-    np.testing.assert_allclose(match, cosine, atol=1e-6)
+    own = vectors["r0-f1"][side]
+    like, meant = own[42] / np.linalg.norm(own[42]), meaning_of("a red car")
+    asked = [({"meaning": "a red car"}, meant), ({"like": "images/042.png"}, like)]
+    asked.append(({"meaning": "a red car", "like": "images/042.png"}, (meant + like) / 2))
+    for given_, query in asked:
+        rows, match = hits(audit, Selection(**given_, by=by, member="r0-f1"))
+        cosine = cosine_similarity(query[None], own)[0]
+        assert rows.tolist() == sorted(range(100), key=lambda row, cosine=cosine: -cosine[row])
+        np.testing.assert_allclose(match, cosine[rows], atol=1e-6)
+        assert (rows.dtype, match.dtype) == (np.int64, np.float32)
+    assert encoder == [("a red car", "r0-f1")] * 2
 
 
 @pytest.mark.parametrize(
     ("asked", "side"),
     [({"like": "images/042.png"}, 0), ({"meaning": "music"}, 1), ({"meaning": "music", "by": "image"}, 0)],
 )
-def test_without_a_member_the_cosines_of_all_are_averaged(copy: Copy, asked: dict[str, str], side: int) -> None:
-    audit = copy()
-    spaces = [vectors[side] for vectors in embed(audit).values()]
-    queries = [meaning_of("music") if "meaning" in asked else vectors[42] for vectors in spaces]
-    mean = np.mean(
-        [cosine_similarity(query[None], vectors)[0] for query, vectors in zip(queries, spaces, strict=True)], axis=0
-    )
+@pytest.mark.usefixtures("encoder")
+def test_without_a_member_the_cosines_of_all_are_averaged(
+    audit: Audit, vectors: Embeddings, asked: dict[str, str], side: int
+) -> None:
+    spaces = [both[side] for both in vectors.values()]
+    queries = [meaning_of("music") if "meaning" in asked else own[42] for own in spaces]
+    found = [cosine_similarity(query[None], own)[0] for query, own in zip(queries, spaces, strict=True)]
     rows, match = hits(audit, Selection(**asked))
-    assert rows.tolist() == np.argsort(-mean).tolist()
-    np.testing.assert_allclose(match, mean[rows], atol=1e-6)
+    assert rows.tolist() == np.argsort(-np.mean(found, axis=0)).tolist()
+    np.testing.assert_allclose(match, np.mean(found, axis=0)[rows], atol=1e-6)
 
 
-def test_a_search_ends_at_its_limit(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    audit = copy()
-    embed(audit)
-    monkeypatch.setattr(search, "LIMIT", 7)
-    rows, match = hits(audit, Selection(meaning="music"))
-    assert len(rows) == len(match) == 7
-
-
-def test_pages_and_filters_of_one_search_search_once(copy: Copy, encoder: list[tuple[str, str]]) -> None:
-    audit = copy()
-    embed(audit)
-    first = hits(audit, Selection(meaning="music", member="r0-f0"))
-    again = hits(audit, Selection(meaning="music", order="misfit", group="scored", ascending=True, member="r0-f0"))
+def test_a_search_ends_at_its_limit_and_is_made_once_until_the_index_changes(
+    audit: Audit, vectors: Embeddings, encoder: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Selection(meaning="music", by="image", member="r0-f0")
+    first = hits(audit, asked)
+    again = hits(audit, Selection(meaning="music", by="image", member="r0-f0", order="misfit", group="scored"))
     assert first[0] is again[0]
     assert len(encoder) == 1
     for array in first:
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
-
-
-def test_an_index_that_changes_is_searched_anew(copy: Copy, encoder: list[tuple[str, str]]) -> None:
-    audit = copy()
-    vectors = embed(audit)["r0-f0"][0]
-    asked = Selection(meaning="music", by="image", member="r0-f0")
-    before, _ = hits(audit, asked)
     path = audit.member("r0-f0") / "image.faiss"
     then = path.stat().st_mtime_ns
-    write_index(path, vectors[::-1])
+    write_index(path, vectors["r0-f0"][0][::-1])
     os.utime(path, ns=(then + 1, then + 1))
-    after, _ = hits(audit, asked)
-    assert (99 - after).tolist() == before.tolist()
+    assert (99 - hits(audit, asked)[0]).tolist() == first[0].tolist()
+    monkeypatch.setattr(search, "LIMIT", 7)
+    assert [len(array) for array in hits(audit, Selection(meaning="songs"))] == [7, 7]
 
 
-def test_a_pair_that_is_none_is_named(copy: Copy) -> None:
-    audit = copy()
+@pytest.mark.usefixtures("encoder")
+def test_what_cannot_be_searched_is_named(audit: Audit) -> None:
+    with pytest.raises(InputError, match=r"text\.faiss is missing: run the audit again"):
+        hits(audit, Selection(meaning="music"))
     embed(audit)
     with pytest.raises(InputError, match="there is no pair '<b>none</b>' in audit 'made': take another"):
         hits(audit, Selection(like="<b>none</b>"))
-
-
-def test_a_member_that_is_none_is_answered_with_those_there_are(copy: Copy) -> None:
-    audit = copy()
-    embed(audit)
     with pytest.raises(InputError, match=r"no member 'm9' in this audit \(there is: r0-f0, r0-f1, r1-f0, r1-f1\)"):
         hits(audit, Selection(meaning="music", member="m9"))
-
-
-def test_an_audit_without_embeddings_is_named(copy: Copy) -> None:
-    with pytest.raises(InputError, match=r"text\.faiss is missing: run the audit again"):
-        hits(copy(), Selection(meaning="music"))
-
-
-def test_what_is_no_search_is_refused(copy: Copy) -> None:
     with pytest.raises(ValueError, match="selection must have a meaning or a pair to be like"):
-        hits(copy(), Selection())
+        hits(audit, Selection())
+
+
+def save(path: Path, *, seed: int, loss: str = "clip") -> Path:
+    """Write an untrained checkpoint of the tiny model."""
+    content = io.BytesIO()
+    torch.save(build_model("tiny", loss=loss, seed=seed).state_dict(), content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.getvalue())
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return [save(folder / f"{seed}.pt", seed=seed).read_bytes() for seed in range(3)]
+
+
+@pytest.fixture
+def written(copy: Copy, checkpoints: list[bytes]) -> Audit:
+    """Members f-0 and g-0 have a checkpoint, f-1 is given one, g-1 has none."""
+    audit = copy("paper")
+    for name in audit.config["members"]:
+        audit.member(name).mkdir(parents=True, exist_ok=True)
+        write_json(audit.member(name) / CONFIG, {"member": name, "model": "tiny"})
+    given_ = audit.folder.parent / "epoch_9.pt"
+    paths = [audit.member("f-0") / "checkpoint.pt", audit.member("g-0") / "checkpoint.pt", given_]
+    for path, content in zip(paths, checkpoints, strict=True):
+        path.write_bytes(content)
+    told = read_json(audit.member("f-1") / CONFIG) | {"checkpoint": str(given_)}
+    write_json(audit.member("f-1") / CONFIG, told)
+    return audit
+
+
+def plain(checkpoint: Path, text: str) -> np.ndarray:
+    """Embed a text with open_clip alone."""
+    config = model_config("tiny")
+    model = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"])
+    model.load_state_dict(torch.load(checkpoint, weights_only=True))
+    tokens = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])([text])
+    with torch.inference_mode():
+        return torch.nn.functional.normalize(model.eval().encode_text(tokens), dim=-1).numpy()[0]
+
+
+def test_a_text_is_embedded_as_open_clip_embeds_it(written: Audit) -> None:
+    threads = torch.get_num_threads()
+    for text in ("a red car", "🎻", "word " * 500):
+        found = embed_text(written, text)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, plain(written.member("f-0") / "checkpoint.pt", text), atol=1e-5)
+    assert torch.get_num_threads() == threads
+
+
+def test_each_member_has_a_text_encoder_of_its_own_and_a_given_checkpoint_stays_where_it_is(written: Audit) -> None:
+    paths = {"g-0": written.member("g-0") / "checkpoint.pt", "f-1": written.folder.parent / "epoch_9.pt"}
+    first = embed_text(written, "a red car", member="f-0")
+    for member, path in paths.items():
+        found = embed_text(written, "a red car", member=member)
+        np.testing.assert_allclose(found, plain(path, "a red car"), atol=1e-5)
+        assert np.abs(found - first).max() > 0.01
+
+
+@pytest.mark.parametrize("field", ["text_min_df", "text_forget_df"])
+def test_a_text_is_read_with_the_tokens_that_the_member_knows_after_training(written: Audit, field: str) -> None:
+    trained = written.pairs[written.membership["g-0"].to_numpy()]
+    words = pd.Series([set(" ".join(own).split()) for own in trained["captions"]]).explode().value_counts()
+    config = written.config
+    config["config"][field] = int(words.iloc[0])
+    write_json(written.folder / CONFIG, config)
+    read = embed_text(written, f"nonsuch {words.index[0]} unheard", member="g-0")
+    np.testing.assert_allclose(read, plain(written.member("g-0") / "checkpoint.pt", words.index[0]), atol=1e-5)
+
+
+def test_a_checkpoint_that_changes_is_loaded_anew(
+    written: Audit, checkpoints: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    monkeypatch.setattr(
+        "clipmem_core.training.model.build_model",
+        lambda name, **how: built.append(how["pretrained"]) or build_model(name, **how),
+    )
+    before = embed_text(written, "music")
+    assert np.array_equal(before, embed_text(written, "music"))
+    assert len(built) == 1
+    (written.member("f-0") / "checkpoint.pt").write_bytes(checkpoints[2])
+    assert np.abs(before - embed_text(written, "music")).max() > 0.01
+    assert len(built) == 2
+
+
+def test_a_model_trained_with_siglip_has_its_bias(written: Audit) -> None:
+    config = written.config
+    config["config"]["loss"] = "siglip"
+    write_json(written.folder / CONFIG, config)
+    save(written.member("f-0") / "checkpoint.pt", seed=0, loss="siglip")
+    assert np.linalg.norm(embed_text(written, "a red car")) == pytest.approx(1, abs=1e-6)
+
+
+def test_what_cannot_be_embedded_is_one_line(written: Audit) -> None:
+    for text in ("", "  \n\t", "\u2003"):
+        with pytest.raises(InputError, match="the text to search for is empty: write what"):
+            embed_text(written, text)
+    with pytest.raises(InputError, match=r"checkpoint .*g-1/checkpoint\.pt of member g-1 is missing: run the audit"):
+        embed_text(written, "a cat", member="g-1")
+    (written.folder.parent / "epoch_9.pt").unlink()
+    with pytest.raises(InputError, match=r"epoch_9\.pt of member f-1 is missing: put it back, or search with another"):
+        embed_text(written, "a cat", member="f-1")
+    for content in (b"", b"no checkpoint"):
+        (written.member("f-0") / "checkpoint.pt").write_bytes(content)
+        with pytest.raises(InputError, match=r"model 'tiny' cannot be built from .*checkpoint\.pt', which must be of"):
+            embed_text(written, "a cat")
+    config = written.config
+    del config["config"]
+    write_json(written.folder / CONFIG, config)
+    with pytest.raises(InputError, match=r"config\.json lacks the field 'config': delete"):
+        embed_text(written, "a cat")

@@ -1,69 +1,49 @@
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from clipmem_core.audits.store import Audit, write_table
+from clipmem_core.audits.store import SCORES, Audit, write_table
+from clipmem_core.columns import CLIPMEM
 from clipmem_core.config import InputError
-from clipmem_core.review.rows import count_pairs, find_rows
+from clipmem_core.exports import write
+from clipmem_core.review.cards import cards
+from clipmem_core.review.compare import compare
+from clipmem_core.review.decisions import open_review
+from clipmem_core.review.overview import load_overview, load_score_map, sample_points
+from clipmem_core.review.rows import count_pairs, find_rows, score_span
+from clipmem_core.review.score_breakdown import mean_terms
 from clipmem_core.review.selection import Range, Selection
-from clipmem_core.review.tables import count_rows, find_row
-from tests.made_audit import make_audit
+from clipmem_core.scores.table import BY_NAME
 
 Copy = Callable[..., Audit]
 
 
-def test_a_file_that_was_replaced_is_read_again(copy: Copy) -> None:
-    audit = copy()
-    assert count_pairs(audit, Selection(words="circle", ranges=(Range("clipmem", -50),))) > 0
-    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(captions=[["square"]] * 100))
-    assert count_pairs(audit, Selection(words="circle", ranges=(Range("clipmem", -50),))) == 0
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(clipmem=range(100)))
-    assert find_rows(audit, Selection(), page=1, size=2) == [99, 98]
-    (audit.folder / "scores.parquet").unlink()
-    with pytest.raises(InputError, match=r"scores\.parquet is missing: run the audit again"):
-        find_rows(audit, Selection(), page=1, size=2)
+def test_a_score_that_an_audit_does_not_have_yet_is_nan_for_every_pair(copy: Copy, tmp_path: Path) -> None:
+    audit, today = copy(), copy(name="today")
+    write_table(audit.folder / SCORES, audit.scores[["pair_id", "group", CLIPMEM]])
+    assert find_rows(audit, Selection(), page=1, size=5) == find_rows(today, Selection(), page=1, size=5)
+    assert set(mean_terms(audit, 3).values()) == {None, today.scores[CLIPMEM][3]}
+    for name in set(BY_NAME) - {CLIPMEM}:
+        assert count_pairs(audit, Selection(order=name)) == 0
+        assert count_pairs(audit, Selection(ranges=(Range(name, -1e9),))) == 0
+        assert score_span(audit, name) is None
+    (card,) = cards(audit, [3])
+    assert (card.scores["misfit"], card.scores[CLIPMEM]) == (None, today.scores[CLIPMEM][3])
+    assert load_score_map(audit).count == len(sample_points(audit, CLIPMEM, "misfit", limit=9)) == 0
+    assert load_overview(audit).groups["mean"].tolist() == load_overview(today).groups["mean"].tolist()
+    assert compare(audit, today, column="misfit", limit=5).n_scored == 0
+    open_review(audit).decide([audit.pairs["pair_id"][3]], "remove")
+    for format, suffix in (("decisions", "parquet"), ("decisions", "csv"), ("html", "html")):
+        write(audit, format, tmp_path / f"it.{suffix}")
+    away = pd.read_parquet(tmp_path / "it.parquet").iloc[0]
+    assert (away[CLIPMEM], np.isnan(away["misfit"])) == (today.scores[CLIPMEM][3], True)
 
 
-def test_tables_of_another_length_are_refused(copy: Copy) -> None:
+def test_clipmem_is_in_every_audit(copy: Copy) -> None:
     audit = copy()
-    write_table(audit.folder / "pairs.parquet", audit.pairs.iloc[:-1])
-    with pytest.raises(InputError, match=r"pairs\.parquet and scores\.parquet list other pairs"):
+    write_table(audit.folder / SCORES, audit.scores.drop(columns=CLIPMEM))
+    with pytest.raises(InputError, match=r"scores\.parquet cannot be read \(.*clipmem"):
         count_pairs(audit, Selection())
-
-
-@pytest.mark.parametrize("name", ["pairs", "scores"])
-@pytest.mark.parametrize("selection", [Selection(), Selection(words="a"), Selection(label="a"), Selection(group="a")])
-def test_a_file_broken_after_it_was_read_is_named(copy: Copy, name: str, selection: Selection) -> None:
-    audit = copy()
-    count_pairs(audit, selection)
-    (audit.folder / f"{name}.parquet").write_bytes(b"PAR1 not really PAR1")
-    with pytest.raises(InputError, match=rf"{name}\.parquet cannot be read \(.*\): delete"):
-        count_pairs(audit, selection)
-
-
-def test_a_folder_may_have_the_signs_of_a_pattern(tmp_path: Path) -> None:
-    audit = make_audit(tmp_path / "a[b]*?{c}")
-    assert count_rows(audit.folder / "pairs.parquet") == 100
-
-
-def test_pages_of_many_threads_get_what_one_gets(copy: Copy) -> None:
-    audit = copy("paper")
-    asked = [
-        Selection(order=order, words=words, decision="undecided", ranges=(Range("clipmem", low),))
-        for order in ("clipmem", "misfit", "se")
-        for words in ("", "circle", "teal a")
-        for low in (-0.3, 0.0)
-    ]
-    wanted = [find_rows(audit, selection, page=1, size=50) for selection in asked]
-    write_table(audit.folder / "scores.parquet", audit.scores)  # nothing that was kept is of use now
-    with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda selection: find_rows(audit, selection, page=1, size=50), asked * 4))
-    assert found == wanted * 4
-
-
-def test_a_pair_is_found_by_its_id(made: dict[str, Audit]) -> None:
-    ids = made["ensemble"].pairs["pair_id"]
-    assert [find_row(made["ensemble"], pair_id) for pair_id in ids] == list(range(100))
-    assert [find_row(made["ensemble"], text) for text in ("", "' OR 1=1", "\ud800")] == [None, None, None]

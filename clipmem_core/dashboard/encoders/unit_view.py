@@ -27,9 +27,7 @@ from clipmem_core.dashboard.plain import cut, show_text
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
 from clipmem_core.figures.encoder_page import axis_span, paradigm_figure, tower_figure
 from clipmem_core.review.cards import cards
-from clipmem_core.review.rows import audit_root
-from clipmem_core.review.selection import Selection
-from clipmem_core.review.unit_ranks import (
+from clipmem_core.review.contributions import (
     LEADS,
     MEMBERS,
     SOURCE,
@@ -39,6 +37,8 @@ from clipmem_core.review.unit_ranks import (
     ranked_units,
     tower_layers,
 )
+from clipmem_core.review.rows import audit_root
+from clipmem_core.review.selection import Selection
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 
 VARIANT, UNIT_MEMBER, UNIT_TOWER, UNIT_LAYER, REPEATED = "variant", "unit_member", "tower", "layer", "repeated"
