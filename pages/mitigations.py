@@ -6,10 +6,11 @@ from clipmem_core.dashboard.address import write
 from clipmem_core.dashboard.choices import asked, choose_segment
 from clipmem_core.dashboard.frame import open_bare_page
 from clipmem_core.dashboard.mitigations.chart import draw_chart
-from clipmem_core.dashboard.mitigations.controls import arm_of, draw_setting
+from clipmem_core.dashboard.mitigations.controls import draw_setting
 from clipmem_core.dashboard.mitigations.differences import draw_differences, draw_effect
 from clipmem_core.dashboard.mitigations.new_study import draw_start
 from clipmem_core.dashboard.mitigations.pair_changes import draw_changed_pairs
+from clipmem_core.dashboard.mitigations.study_data import arm_of
 from clipmem_core.dashboard.mitigations.study_progress import (
     PARAMETER,
     Known,

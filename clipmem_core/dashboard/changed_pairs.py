@@ -7,7 +7,7 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.change_cards import Sides, draw_change_cards
 from clipmem_core.dashboard.choices import draw_pages, read_page
-from clipmem_core.figures.compare import comparison_figure
+from clipmem_core.figures.audit_scores import comparison_figure
 from clipmem_core.review.compare import Comparison
 from clipmem_core.scores.table import words
 

@@ -11,7 +11,7 @@ from clipmem_core.dashboard.choices import choose_listed
 from clipmem_core.dashboard.map_selection import draw_selectable
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.trouble import draw_fault, explained_errors
-from clipmem_core.figures.maps import PERCENTILES, embedding_figure
+from clipmem_core.figures.clouds import PERCENTILES, embedding_figure
 from clipmem_core.review.map_jobs import map_task, seconds_running
 from clipmem_core.review.maps import map_file, map_name, map_points, mapped_members, seconds_to_draw
 from clipmem_core.review.selection import IMAGE_SIDE, MAP_X, MAP_Y, TEXT_SIDE, Selection

@@ -11,7 +11,7 @@ from clipmem_core.dashboard.choices import choose_segment
 from clipmem_core.dashboard.map_selection import draw_selectable
 from clipmem_core.dashboard.numbers import read_verdict
 from clipmem_core.dashboard.trouble import explained_errors
-from clipmem_core.figures.maps import score_map_figure
+from clipmem_core.figures.clouds import score_map_figure
 from clipmem_core.review.score_map import ScoreMap, load_score_map
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import Version, version_of

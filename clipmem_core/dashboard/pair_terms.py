@@ -16,9 +16,8 @@ from clipmem_core.columns import (
 )
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.plain import show_text
+from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figure, term_figure
 from clipmem_core.figures.colours import group_colour
-from clipmem_core.figures.groups import encoder_figure
-from clipmem_core.figures.pair import IN, OUT, TERM_NAMES, term_figure
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import PairCard
 

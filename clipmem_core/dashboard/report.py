@@ -11,8 +11,8 @@ from clipmem_core.columns import GROUP
 from clipmem_core.dashboard.legend import draw_legend
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.dashboard.trouble import explained_errors
+from clipmem_core.figures.audit_scores import encoder_figure, group_figure
 from clipmem_core.figures.colours import ENCODER_COLOURS
-from clipmem_core.figures.groups import encoder_figure, group_figure
 from clipmem_core.review.groups import quarantine_page
 from clipmem_core.review.overview import Overview, detection_table, explain_null, is_number, mapping, rows, table
 from clipmem_core.scores.table import CARD, scores_in

@@ -1,10 +1,10 @@
 import numpy as np
 import pandas as pd
+from clipmem_core.figures.compare import comparison_figure
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmem_core.figures.colours import OTHER, group_colour
-from clipmem_core.figures.compare import comparison_figure
 
 
 def points(*groups: str, ids: list[str] | None = None) -> pd.DataFrame:

@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
+from clipmem_core.figures.encoder_studies import MEASURES, WIDTH_COLOURS, size_figure, time_figure, views_figure
 
 from clipmem_core.figures.colours import DARK_PAGE, ENCODER_COLOURS, LIGHT_PAGE
-from clipmem_core.figures.encoder_studies import MEASURES, WIDTH_COLOURS, size_figure, time_figure, views_figure
 from clipmem_core.scores.seeds import over_seeds
 from clipmem_core.studies.answers import beyond_external
 from clipmem_core.studies.compare import with_lead

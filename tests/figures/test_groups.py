@@ -2,11 +2,11 @@ from itertools import combinations
 
 import pandas as pd
 import pytest
+from clipmem_core.figures.groups import encoder_figure, group_figure
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.columns import GROUPS
 from clipmem_core.figures.colours import DARK_PAGE, ENCODER_COLOURS, GROUP_COLOURS, LIGHT_PAGE, OTHER, group_colour
-from clipmem_core.figures.groups import encoder_figure, group_figure
 from clipmem_core.review.overview import load_overview
 
 

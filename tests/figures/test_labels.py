@@ -1,10 +1,9 @@
 import itertools
 
 import pandas as pd
+from clipmem_core.figures.labels import LETTER, LINE, Extent, place_labels
 from hypothesis import given
 from hypothesis import strategies as st
-
-from clipmem_core.figures.labels import LETTER, LINE, Extent, place_labels
 
 EXTENTS = (Extent(0, 1, span=400), Extent(0, 1, span=300))
 PLACES = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12)

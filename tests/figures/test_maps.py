@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from clipmem_core.figures.maps import SCALE, embedding_figure, score_map_figure
 
 from clipmem_core.figures.clouds import KIND_COLOURS, LABEL_COLOURS
 from clipmem_core.figures.colours import DARK_PAGE, LIGHT_PAGE, OTHER, PLANTED_COLOUR, group_colour
-from clipmem_core.figures.maps import SCALE, embedding_figure, score_map_figure
 from clipmem_core.review.score_map import Corners
 from tests.figures.test_groups import contrast
 

@@ -3,8 +3,6 @@ import math
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-
-from clipmem_core.figures.colours import DARK_PAGE, LIGHT_PAGE
 from clipmem_core.figures.mitigations import (
     CHOSEN_COLOUR,
     FEW,
@@ -16,6 +14,8 @@ from clipmem_core.figures.mitigations import (
     against_figure,
     tradeoff_figure,
 )
+
+from clipmem_core.figures.colours import DARK_PAGE, LIGHT_PAGE
 from tests.figures.test_groups import contrast
 
 TITLES = ("clipmem", "retrieval")

@@ -1,6 +1,5 @@
 import pandas as pd
 import pytest
-
 from clipmem_core.figures.pair import TERM_NAMES, term_figure
 
 NAMES = {"in": "trained <with> it", "out": "trained without it"}

@@ -2,9 +2,9 @@ from itertools import combinations
 
 import pandas as pd
 import pytest
+from clipmem_core.figures.training import FOLD_COLOURS, loss_figure, member_style
 
 from clipmem_core.figures.colours import DARK_PAGE, GROUP_COLOURS, LIGHT_PAGE, OTHER
-from clipmem_core.figures.training import FOLD_COLOURS, loss_figure, member_style
 from tests.figures.test_groups import contrast
 
 

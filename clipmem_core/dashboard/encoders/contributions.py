@@ -11,7 +11,9 @@ from clipmem_core.dashboard.choices import choose_segment
 from clipmem_core.dashboard.map_selection import draw_selectable
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.trouble import explained_errors
-from clipmem_core.figures.encoder_page import contribution_figure, in_words, means_figure
+from clipmem_core.figures.clouds import contribution_figure
+from clipmem_core.figures.encoder_page import means_figure
+from clipmem_core.figures.layout import in_words
 from clipmem_core.review.contributions import (
     MEMORIZED,
     NOT_PLANTED,

@@ -13,7 +13,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.choices import choose_listed
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.trouble import draw_fault
-from clipmem_core.figures.encoder_studies import MEASURES, size_figure, time_figure, views_figure
+from clipmem_core.figures.encoder_page import MEASURES, size_figure, time_figure, views_figure
 from clipmem_core.scores.seeds import over_seeds
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 from clipmem_core.studies.answers import beyond_external

@@ -1,10 +1,6 @@
 """The page Mitigations: toggles and sliders write the address, and the address sets them."""
 
 import pytest
-from streamlit.testing.v1 import AppTest
-
-from clipmem_core.audits.store import write_table
-from clipmem_core.config import ARM_FIELDS, FIELDS
 from clipmem_core.dashboard.mitigations.knobs import (
     ADAPTIVE,
     COLOUR,
@@ -17,6 +13,10 @@ from clipmem_core.dashboard.mitigations.knobs import (
     MASK,
     MIN_DF,
 )
+from streamlit.testing.v1 import AppTest
+
+from clipmem_core.audits.store import write_table
+from clipmem_core.config import ARM_FIELDS, FIELDS
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import SETTINGS
 from tests.dashboard.mitigations.mitigations_page import PAGE
