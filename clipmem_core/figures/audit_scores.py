@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -206,5 +207,5 @@ def comparison_figure(points: pd.DataFrame, *, column: str, names: tuple[str, st
     word = safe(column.replace("_", " "))
     figure.update_xaxes(title=f"{word} in {safe(names[0])}", zeroline=False)
     figure.update_yaxes(title=f"{word} in {safe(names[1])}", zeroline=False)
-    click = {"clickmode": "event+select", "dragmode": "pan", "uirevision": "kept"}
+    click: dict[str, Any] = {"clickmode": "event+select", "dragmode": "pan", "uirevision": "kept"}
     return laid_out(figure, 480, right=0, legend=LEGEND_ABOVE | {"itemsizing": "constant"}, **click)

@@ -176,7 +176,7 @@ def _add_means(
 
 def _add_unitmem(figure: go.Figure, x: pd.Series, rows: pd.DataFrame, *, name: str, colour: str, dash: str) -> None:
     marker = {"size": 7, "symbol": "circle" if dash == "solid" else "circle-open"}
-    trace = {"hovertemplate": "UnitMem %{customdata}<extra>%{fullData.name}</extra>", "marker": marker}
+    trace: dict[str, Any] = {"hovertemplate": "UnitMem %{customdata}<extra>%{fullData.name}</extra>", "marker": marker}
     if rows["low"].isna().all():
         trace["error_y"] = None
     _add_means(figure, x, rows, name=name, line={"color": colour, "width": 2, "dash": dash}, **trace)

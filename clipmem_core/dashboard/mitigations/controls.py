@@ -280,8 +280,8 @@ class Controls:
         told = "Pairs that both models of a seed would train on are left out of training, those that rank first."
         self._draw(st.toggle, "Take pairs out", "on-removal", removal is not None, help=told)
         if removal is not None:
-            told = f"Of the {shared:,} pairs that both models of a seed train on." if shared else None
-            count: dict[str, Any] = {"min_value": 1, "max_value": max(shared, removal.n, 1), "step": 10, "help": told}
+            of = f"Of the {shared:,} pairs that both models of a seed train on." if shared else None
+            count: dict[str, Any] = {"min_value": 1, "max_value": max(shared, removal.n, 1), "step": 10, "help": of}
             self._draw(st.number_input, "How many", "removal-n", removal.n, **count)
             by: dict[str, Any] = {"options": list(RANKED_BY), "format_func": lambda name: RANKED_BY.get(name, name)}
             self._draw(st.selectbox, "Which first", "removal-by", removal.by, **by)

@@ -268,11 +268,16 @@ def _cell(row: Mapping[Any, Any] | None, kind: str) -> tuple[float, str]:
     return ends[0], with_interval(*ends, written="+z.1f", unit=" %")
 
 
+def _instead(text: str, number: float) -> str:
+    return text
+
+
 def _styled(table: pd.DataFrame, texts: pd.DataFrame, chosen: str | None) -> Styler:
     """Write the texts over the numbers, by which the columns sort, and shade the chosen arm."""
     styled = table.style
-    for (row, head), text in texts.stack().items():
-        styled = styled.format(lambda number, text=text: text, subset=([row], [head]))
+    for head in texts:
+        for row, text in enumerate(texts[head]):
+            styled = styled.format(functools.partial(_instead, text), subset=([row], [head]))
     shades = [CHOSEN_SHADE if arm == chosen else "" for arm in table[ARM]]
     return styled.apply(lambda values: shades, axis="index")
 

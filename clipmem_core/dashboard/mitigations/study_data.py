@@ -183,7 +183,8 @@ def points_of(study: StudyFolder, memorization: str, utility: str) -> pd.DataFra
             beside = compared.get((row[ARM], measure)) if row[ARM] != NONE else None
             lines.append(f"{mean}; against none {with_interval(*beside.values(), written='+z.3f')}" if beside else mean)
         told.append([*lines, f"{row['n']} {c.ONE_SPLIT}" if row["n"] > 1 else "1 seed"])
-    return found.assign(**{TOLD: told})
+    found[TOLD] = told
+    return found
 
 
 def described(arm: str, setting: str | None, dim: int) -> list[str]:
