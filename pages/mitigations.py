@@ -6,10 +6,11 @@ from clipmem_core.dashboard.address import asked, choose_segment, write
 from clipmem_core.dashboard.errors import draw_fault, explained_errors
 from clipmem_core.dashboard.frame import open_bare_page
 from clipmem_core.dashboard.mitigations.chart import draw_chart
-from clipmem_core.dashboard.mitigations.controls import arm_of, draw_setting
+from clipmem_core.dashboard.mitigations.controls import draw_setting
 from clipmem_core.dashboard.mitigations.differences import draw_differences, draw_effect
 from clipmem_core.dashboard.mitigations.new_study import draw_start
 from clipmem_core.dashboard.mitigations.pair_changes import draw_changed_pairs
+from clipmem_core.dashboard.mitigations.study_data import arm_of
 from clipmem_core.dashboard.mitigations.study_progress import (
     PARAMETER,
     Known,
@@ -22,7 +23,6 @@ from clipmem_core.dashboard.mitigations.study_progress import (
     known_studies,
     shown_errors,
 )
-from clipmem_core.studies.arm import Arm as Setting
 
 VIEWS = {"results": ":material/scatter_plot: Results", "start": ":material/add: Start a study"}
 VIEW = "view"  # in the address
@@ -39,7 +39,7 @@ def show_study(known: Known) -> None:
     working = is_working(known.study.name)
     draw_state(known, working=working)
     left, right = st.columns([1, 2], gap="medium")
-    setting = Setting()
+    setting = Arm()
     with left, shown_errors():
         setting = draw_setting(known.study)
     arm = arm_of(known.study, setting)

@@ -16,7 +16,7 @@ from clipmem_core.dashboard.cards import Sides, draw_change_cards
 from clipmem_core.dashboard.frame import CHOICE
 from clipmem_core.dashboard.numbers import number, signed
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.figures.compare import comparison_figure
+from clipmem_core.figures.audit_scores import comparison_figure
 from clipmem_core.review.compare import Comparison, compare
 from clipmem_core.review.tables import Version, fetch_arrow, version_of
 from clipmem_core.scores.table import BY_NAME, words

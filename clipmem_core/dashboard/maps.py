@@ -15,11 +15,11 @@ from clipmem_core.dashboard.address import choose_listed, choose_segment, link
 from clipmem_core.dashboard.errors import draw_fault, explained_errors
 from clipmem_core.dashboard.numbers import read_verdict
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.figures.maps import PERCENTILES, embedding_figure, score_map_figure
+from clipmem_core.figures.clouds import PERCENTILES, embedding_figure, score_map_figure
 from clipmem_core.review.map_jobs import map_task, seconds_running
 from clipmem_core.review.maps import map_file, map_name, map_points, mapped_members, seconds_to_draw
-from clipmem_core.review.rows import count_pairs
 from clipmem_core.review.overview import ScoreMap, load_score_map
+from clipmem_core.review.rows import count_pairs
 from clipmem_core.review.selection import (
     IMAGE_SIDE,
     MAP_X,

@@ -26,9 +26,8 @@ from clipmem_core.dashboard.gallery import OPENED, TO_THE_TOP
 from clipmem_core.dashboard.numbers import number, read_noise, read_verdict
 from clipmem_core.dashboard.plain import cut, show_chips, show_text
 from clipmem_core.dashboard.thumbnails import alt_text, large_picture
+from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figure, term_figure
 from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
-from clipmem_core.figures.groups import encoder_figure
-from clipmem_core.figures.pair import IN, OUT, TERM_NAMES, term_figure
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.rows import audit_root, find_rows, neighbours

@@ -10,8 +10,8 @@ from clipmem_core.audits.verdict import RELIABILITY, reliability_of, uses
 from clipmem_core.columns import CANDIDATE, EXTERNAL, GROUP, GROUPS, INDEPENDENT, SCORED, SHARED
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_strong, show_text
+from clipmem_core.figures.audit_scores import encoder_figure, group_figure
 from clipmem_core.figures.colours import ENCODER_COLOURS, GROUP_COLOURS
-from clipmem_core.figures.groups import encoder_figure, group_figure
 from clipmem_core.review.overview import (
     Overview,
     detection_table,

@@ -25,7 +25,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.errors import draw_fault, explained_errors
 from clipmem_core.dashboard.numbers import duration
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.figures.training import loss_figure
+from clipmem_core.figures.audit_scores import loss_figure
 
 FIRST = "scenes"
 FIRST_ARGUMENTS = ["scenes", "--name", FIRST, "--preset", "tiny"]

@@ -24,8 +24,8 @@ from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import PAIRS, Audit, read_table, reading
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, MISCAPTION, PAIR_ID, PLANTED, WIDTH
 from clipmem_core.config import InputError, data_folder
-from clipmem_core.pairs.readers.text import tidy
 from clipmem_core.pairs.readers.containers import file_faults
+from clipmem_core.pairs.readers.text import tidy
 from clipmem_core.pairs.references import read_bytes, split_reference
 from clipmem_core.pairs.table import read_source
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review

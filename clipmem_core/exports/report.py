@@ -15,7 +15,7 @@ from clipmem_core.audits.store import PAIRS, QUARANTINE, Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import GROUP, PAIR_ID
 from clipmem_core.exports.cleaned import Progress
-from clipmem_core.figures.groups import group_figure
+from clipmem_core.figures.audit_scores import group_figure
 from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.cards import PairCard, cards

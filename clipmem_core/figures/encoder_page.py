@@ -1,96 +1,41 @@
-"""The figures of the page Encoders: each encoder's part of clipmem, UnitMem by layer, and the three paradigms.
+"""The figures of the page Encoders: mean parts of clipmem, UnitMem by layer, the three paradigms, and three studies.
 
 UnitMem lies in [0, 1]; its axes show only the part that there is, so that small differences can be seen.
 """
 
-import math
+from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from clipmem_core.audits import unitmem_tables as t
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
-from clipmem_core.figures.clouds import (
+from clipmem_core.figures.colours import ENCODER_COLOURS, OTHER, PARADIGM_COLOURS, WIDTH_COLOURS
+from clipmem_core.figures.layout import (
+    DOTTED,
     LEGEND_ABOVE,
     LEGEND_OF_SEEDS,
-    add_points,
-    classes,
-    density_trace,
-    marker_size,
-    selectable,
+    error_bar,
+    in_words,
+    laid_out,
     short_name,
 )
-from clipmem_core.figures.colours import ENCODER_COLOURS, OTHER
 from clipmem_core.review.contributions import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
+from clipmem_core.studies.store import EPOCH
 
-LINE = {"color": "#808080", "width": 1, "dash": "dot"}
-STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # of clipmem between two lines
-LINES = 8  # at most
 NAME_LENGTH = 20  # leaves space for the dots on a telephone
 APART = 0.16  # of the dots of one row
-HEIGHT = 360
-PARADIGM_COLOURS = {t.CLIP: "#c2487a", t.SUPERVISED: "#1479b8", t.SELF_SUPERVISED: "#008f6b"}
+SYMBOLS = ("circle", "diamond")  # one caption, all captions
+MEASURES = {CLIPMEM_IMAGE: "image", CLIPMEM_TEXT: "text"}
 # Mean UnitMem of layers 1 and 12, digitised from a figure of "Captured by Captions" (ICLR 2025).
 PAPER = {t.CLIP: (0.272, 0.411), t.SELF_SUPERVISED: (0.339, 0.376), t.SUPERVISED: (0.265, 0.477)}
-SOURCE_NAMES = {
-    MEMBERS: "trained members",
-    t.BEFORE: "before training",
-    t.SEEN: "pairs it trained on, as many",
-    t.UNSEEN: "pairs it never saw",
+SOURCES = {  # name and dash
+    MEMBERS: ("trained members", "solid"),
+    t.BEFORE: ("before training", "dash"),
+    t.SEEN: ("pairs it trained on, as many", "dot"),
+    t.UNSEEN: ("pairs it never saw", "dot"),
 }
-DASHES = {MEMBERS: "solid", t.BEFORE: "dash", t.SEEN: "dot", t.UNSEEN: "dot"}
-
-
-def contribution_figure(points: pd.DataFrame, *, colour_by: str, density: pd.DataFrame) -> go.Figure:
-    """Draw the text encoder's contribution against the image encoder's, on lines of equal clipmem.
-
-    Args:
-        points: clipmem_image, clipmem_text and the column that colours them, a row a pair, in cosine units.
-        colour_by: `group`, `label` or `planted`.
-        density: x, y (middles of equal cells) and n, over all pairs; empty draws none.
-    """
-    figure, size = go.Figure(), marker_size(len(points))
-    if not density.empty:
-        figure.add_trace(density_trace(density))
-    hover = "image %{x:.2f}<br>text %{y:.2f}<extra>%{fullData.name}</extra>"
-    parts = classes(points, colour_by)
-    add_points(figure, parts, x=CLIPMEM_IMAGE, y=CLIPMEM_TEXT, size=size, opacity=0.6, hover=hover)
-    spread = pd.concat([points.rename(columns={CLIPMEM_IMAGE: "x", CLIPMEM_TEXT: "y"})[["x", "y"]], density])
-    x, y = (_widened(spread[axis]) for axis in ("x", "y"))
-    _add_equal_lines(figure, x, y)
-    figure.update_layout(legend=LEGEND_ABOVE)
-    figure.update_xaxes(title="clipmem image: the image encoder's part", range=x, zeroline=False, showgrid=False)
-    figure.update_yaxes(title="clipmem text: the text encoder's part", range=y, zeroline=False, showgrid=False)
-    return selectable(figure)
-
-
-def _widened(values: pd.Series) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
-    room = 0.05 * max(high - low, 0.1)
-    return low - room, high + room
-
-
-def levels(low: float, high: float) -> list[float]:
-    """Return the round values between two ends that lines are drawn at.
-
-    Example:
-        >>> levels(-0.11, 0.42)
-        [-0.1, 0.0, 0.1, 0.2, 0.3, 0.4]
-    """
-    step = next((step for step in STEPS if (high - low) / step <= LINES), STEPS[-1])
-    return [round(place * step, 2) for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _add_equal_lines(figure: go.Figure, x: tuple[float, float], y: tuple[float, float]) -> None:
-    """Draw the lines on which both contributions add up to the same clipmem, each with its value at its lower end."""
-    for level in levels(x[0] + y[0], x[1] + y[1]):
-        start, end = max(x[0], level - y[1]), min(x[1], level - y[0])
-        figure.add_shape(type="line", x0=start, y0=level - start, x1=end, y1=level - end, line=LINE, layer="below")
-        figure.add_annotation(
-            **{"x": end, "y": level - end, "xanchor": "right", "yanchor": "bottom", "showarrow": False},
-            text=f"clipmem {level:g}".replace("-", "−"),
-            font={"size": 11, "color": "#808080"},
-        )
 
 
 def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.Figure:
@@ -116,38 +61,13 @@ def means_figure(means: pd.DataFrame, null: pd.DataFrame, *, title: str) -> go.F
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
         )
         for mean in null.loc[(null["encoder"] == encoder) & null["mean"].notna(), "mean"]:
-            figure.add_vline(mean, line={"color": colour, "width": 1, "dash": "dot"})
+            figure.add_vline(mean, line=DOTTED | {"color": colour})
     counts = means.groupby("name", sort=False)["n"].max()
     labels = [f"{short_name(name, NAME_LENGTH)}<br>{counts[name]:,} pairs" for name in names]
     figure.update_yaxes(tickvals=[places[name] for name in names], ticktext=labels, showgrid=False, zeroline=False)
     figure.update_yaxes(range=[-0.6, len(names) - 0.4], fixedrange=True)
-    figure.update_xaxes(title=title, zeroline=True, zerolinecolor="#808080", zerolinewidth=1)
-    figure.update_layout(legend=LEGEND_ABOVE, height=110 + 44 * len(names), margin={"l": 0, "r": 10, "t": 30, "b": 0})
-    return figure
-
-
-def error_bar(rows: pd.DataFrame, colour: str) -> dict[str, object]:
-    """Return Plotly's error bar from mean, low and high; a row without an interval has none.
-
-    Args:
-        rows: mean, low, high.
-        colour: of the bar.
-    """
-    up, down = ((rows[end] - rows["mean"]).abs().fillna(0) for end in ("high", "low"))
-    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": colour, "thickness": 2}
-
-
-def in_words(rows: pd.DataFrame) -> list[str]:
-    """Return what is said of a dot: its mean, and the interval where there is one.
-
-    Args:
-        rows: mean, low, high.
-    """
-    told = []
-    for row in rows.to_dict("records"):
-        interval = f" ({row['low']:.3f} to {row['high']:.3f})" if pd.notna(row["low"]) else ""
-        told.append(f"{row['mean']:.3f}{interval}".replace("-", "−"))
-    return told
+    figure.update_xaxes(title=title, zeroline=True, zerolinecolor=OTHER, zerolinewidth=1)
+    return laid_out(figure, 110 + 44 * len(names), legend=LEGEND_ABOVE)
 
 
 def tower_figure(layers: pd.DataFrame, *, tower: str, span: tuple[float, float]) -> go.Figure:
@@ -159,14 +79,15 @@ def tower_figure(layers: pd.DataFrame, *, tower: str, span: tuple[float, float])
         span: ends of the axis, the same for both encoders.
     """
     figure, own = go.Figure(), layers[layers["tower"] == tower]
-    for source, name in SOURCE_NAMES.items():
+    for source, (name, dash) in SOURCES.items():
         rows = own[own[SOURCE] == source]
         if len(rows):
             colour = ENCODER_COLOURS[tower] if source in (MEMBERS, t.SEEN) else OTHER
-            _add_line(figure, rows["layer"], rows, name=name, colour=colour, dash=DASHES[source])
+            _add_unitmem(figure, rows["layer"], rows, name=name, colour=colour, dash=dash)
     ticks = sorted(set(own["layer"]))
     figure.update_xaxes(title=f"layer of the {tower} encoder", tickvals=ticks, zeroline=False)
-    return _finished(figure, span)
+    figure.update_yaxes(title="mean UnitMem", range=span, zeroline=False)
+    return laid_out(figure, 360, legend=LEGEND_ABOVE)
 
 
 def paradigm_figure(means: pd.DataFrame, *, paper: bool) -> go.Figure:
@@ -180,36 +101,111 @@ def paradigm_figure(means: pd.DataFrame, *, paper: bool) -> go.Figure:
     for paradigm, colour in PARADIGM_COLOURS.items():
         rows, name = means[means["paradigm"] == paradigm], PARADIGM_NAMES[paradigm]
         if len(rows):
-            _add_line(figure, rows[DEPTH], rows, name=name, colour=colour, dash="solid")
+            _add_unitmem(figure, rows[DEPTH], rows, name=name, colour=colour, dash="solid")
         if paper:
             ends = pd.DataFrame({"mean": PAPER[paradigm]}).assign(low=float("nan"), high=float("nan"))
             depths = pd.Series([0.0, 1.0])
-            _add_line(figure, depths, ends, name=f"{name}, paper (digitised)", colour=colour, dash="dash")
+            _add_unitmem(figure, depths, ends, name=f"{name}, paper (digitised)", colour=colour, dash="dash")
     figure.update_xaxes(title="relative depth: 0 first layer, 1 last layer", zeroline=False)
     values = [*means["low"], *means["high"], *means["mean"], *(end for ends in PAPER.values() for end in ends if paper)]
-    return _finished(figure, axis_span(pd.Series(values, dtype=float))).update_layout(legend=LEGEND_OF_SEEDS)
+    figure.update_yaxes(title="mean UnitMem", range=axis_span(pd.Series(values, dtype=float)), zeroline=False)
+    return laid_out(figure, 360, legend=LEGEND_OF_SEEDS)
 
 
 def axis_span(values: pd.Series) -> tuple[float, float]:
-    """Return the ends of an axis that leaves some room around values, within [0, 1]."""
+    """Return the ends of an axis that leaves some space around values, within [0, 1]."""
     return max(0.0, float(values.min()) - 0.03), min(1.0, float(values.max()) + 0.03)
 
 
-def _add_line(figure: go.Figure, places: pd.Series, rows: pd.DataFrame, *, name: str, colour: str, dash: str) -> None:
-    figure.add_scatter(
-        x=places,
-        y=rows["mean"],
-        error_y=error_bar(rows, colour) if rows["low"].notna().any() else None,
-        name=name,
-        mode="lines+markers",
-        line={"color": colour, "width": 2, "dash": dash},
-        marker={"size": 7, "symbol": "circle" if dash == "solid" else "circle-open"},
-        customdata=in_words(rows),
-        hovertemplate="UnitMem %{customdata}<extra>%{fullData.name}</extra>",
-    )
+def time_figure(means: pd.DataFrame) -> go.Figure:
+    """Draw each encoder's contribution after each epoch.
+
+    Args:
+        means: epoch, measure (clipmem_image or clipmem_text, less that of external pairs), mean, low, high.
+    """
+    figure = go.Figure()
+    for measure, encoder in MEASURES.items():
+        rows = means[means["measure"] == measure].sort_values(EPOCH)
+        hover = "epoch %{x}: %{customdata}<extra>%{fullData.name}</extra>"
+        line = {"color": ENCODER_COLOURS[encoder], "width": 2}
+        _add_means(figure, rows[EPOCH], rows, name=f"{encoder} encoder", line=line, hovertemplate=hover)
+    figure.update_xaxes(title="epoch", rangemode="tozero", zeroline=False)
+    return _of_study(figure, "part of clipmem beyond external pairs", rangemode=None)
 
 
-def _finished(figure: go.Figure, span: tuple[float, float]) -> go.Figure:
-    figure.update_yaxes(title="mean UnitMem", range=span, zeroline=False)
-    figure.update_layout(legend=LEGEND_ABOVE, height=HEIGHT, margin={"l": 0, "r": 10, "t": 30, "b": 0})
-    return figure
+def size_figure(means: pd.DataFrame, *, widths: tuple[str, ...]) -> go.Figure:
+    """Draw how far the text encoder leads, by the width of either encoder: below 0 the image encoder leads.
+
+    Args:
+        means: image_encoder, text_encoder (a width each), mean, low, high of text − image.
+        widths: in their order, at most three.
+    """
+    figure = go.Figure()
+    for number, (width, colour) in enumerate(zip(widths, WIDTH_COLOURS, strict=False)):
+        rows, shift = means[means["text_encoder"] == width], 0.08 * (number - 1)
+        _add_sorted(figure, rows, "image_encoder", widths, shift, colour, name=f"text encoder: {width}")
+    _name_places(figure, widths, "width of the image encoder", right=0.6)
+    return _of_study(figure, "text − image contribution")
+
+
+def views_figure(means: pd.DataFrame, *, crops: tuple[str, ...]) -> go.Figure:
+    """Draw each encoder's contribution by how pictures are augmented and how many captions are trained on.
+
+    Args:
+        means: crop, captions (`1` or `all`), measure (clipmem_image or clipmem_text), mean, low, high.
+        crops: in their order.
+    """
+    figure, captions = go.Figure(), sorted(set(means["captions"]))
+    for measure, encoder in MEASURES.items():
+        for number, caption in enumerate(captions):
+            rows = means[(means["measure"] == measure) & (means["captions"] == caption)]
+            told = f", {'all captions' if caption == 'all' else 'one caption'}" if len(captions) > 1 else ""
+            colour, name, symbol = ENCODER_COLOURS[encoder], f"{encoder} encoder{told}", SYMBOLS[number % len(SYMBOLS)]
+            _add_sorted(figure, rows, "crop", crops, 0.12 * number, colour, name=name, symbol=symbol)
+    _name_places(figure, crops, "crops of the pictures", right=0.4)
+    return _of_study(figure, "part of clipmem (candidates)")
+
+
+def _add_means(
+    figure: go.Figure, x: Iterable[float], rows: pd.DataFrame, *, line: dict[str, Any], **trace: Any
+) -> None:
+    """Draw means along a line, with their intervals."""
+    trace = {"error_y": error_bar(rows, line["color"]), "customdata": in_words(rows)} | trace
+    figure.add_scatter(x=x, y=rows["mean"], mode="lines+markers", line=line, **trace)
+
+
+def _add_unitmem(figure: go.Figure, x: pd.Series, rows: pd.DataFrame, *, name: str, colour: str, dash: str) -> None:
+    marker = {"size": 7, "symbol": "circle" if dash == "solid" else "circle-open"}
+    trace: dict[str, Any] = {"hovertemplate": "UnitMem %{customdata}<extra>%{fullData.name}</extra>", "marker": marker}
+    if rows["low"].isna().all():
+        trace["error_y"] = None
+    _add_means(figure, x, rows, name=name, line={"color": colour, "width": 2, "dash": dash}, **trace)
+
+
+def _add_sorted(
+    figure: go.Figure,
+    rows: pd.DataFrame,
+    column: str,
+    order: tuple[str, ...],
+    shift: float,
+    colour: str,
+    *,
+    name: str,
+    symbol: str = "circle",
+) -> None:
+    """Draw means in the order of the names in a column, a little aside."""
+    rows = rows.sort_values(column, key=lambda names: names.map(order.index))
+    line = {"color": colour, "width": 1, "dash": "solid" if symbol == "circle" else "dash"}
+    trace = {"marker": {"size": 9, "symbol": symbol}, "hovertemplate": "%{customdata}<extra>%{fullData.name}</extra>"}
+    _add_means(figure, [order.index(own) + shift for own in rows[column]], rows, name=name, line=line, **trace)
+
+
+def _name_places(figure: go.Figure, order: tuple[str, ...], title: str, *, right: float) -> None:
+    figure.update_xaxes(title=title, tickvals=list(range(len(order))), ticktext=list(order))
+    figure.update_xaxes(range=[-0.4, len(order) - right], zeroline=False)
+
+
+def _of_study(figure: go.Figure, title: str, *, rangemode: str | None = "tozero") -> go.Figure:
+    figure.update_yaxes(title=title, rangemode=rangemode)
+    figure.add_hline(0, line=DOTTED)
+    return laid_out(figure, 380, legend=LEGEND_OF_SEEDS)

@@ -31,10 +31,9 @@ from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.maps import mapped_members
-from clipmem_core.review.nearest import nearest
-from clipmem_core.review.overview import load_overview
+from clipmem_core.review.overview import load_overview, load_score_map
 from clipmem_core.review.rows import find_rows, labels, neighbours, planted_kinds
-from clipmem_core.review.score_map import load_score_map
+from clipmem_core.review.search import nearest
 from clipmem_core.review.selection import Selection
 from tests.dashboard.test_pages import open_page, texts, titles
 from tests.review.embedded import embed

@@ -1,33 +1,30 @@
+"""The figures of the page Encoders."""
+
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from clipmem_core.audits.unitmem_tables import PARADIGMS
-from clipmem_core.figures.colours import DARK_PAGE, ENCODER_COLOURS, LIGHT_PAGE, OTHER, group_colour
+from clipmem_core.figures.colours import ENCODER_COLOURS, OTHER
 from clipmem_core.figures.encoder_page import (
-    PARADIGM_COLOURS,
-    STEPS,
+    MEASURES,
     axis_span,
-    contribution_figure,
-    in_words,
-    levels,
     means_figure,
     paradigm_figure,
+    size_figure,
+    time_figure,
     tower_figure,
+    views_figure,
 )
+from clipmem_core.figures.layout import in_words
 from clipmem_core.review.contributions import paradigm_layers
-from tests.figures.test_groups import contrast
-from tests.made_encoders import paradigm_rows
-
-NO_DENSITY = pd.DataFrame()
-
-
-def points() -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"clipmem_image": rng.normal(size=30) * 0.1, "clipmem_text": rng.normal(size=30) * 0.4})
-    return frame.assign(group=["candidate", "external", "shared"] * 10, label='<b>"a"</b>', planted=None)
+from clipmem_core.scores.seeds import over_seeds
+from clipmem_core.studies.conclusions import beyond_external
+from clipmem_core.studies.effects import with_lead
+from clipmem_core.studies.store import StudyFolder
+from tests.made_encoders import make_study, paradigm_rows
 
 
 def means() -> pd.DataFrame:
@@ -40,50 +37,7 @@ def means() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["name", "encoder", "n", "mean", "low", "high"])
 
 
-def test_image_is_to_the_right_and_text_is_up_in_the_colours_of_the_groups() -> None:
-    frame = points()
-    figure = contribution_figure(frame, colour_by="group", density=NO_DENSITY)
-    candidates = next(trace for trace in figure.data if trace.name == "candidate")
-    own = frame[frame["group"] == "candidate"]
-    assert list(candidates.x) == own["clipmem_image"].tolist()
-    assert list(candidates.y) == own["clipmem_text"].tolist()
-    assert candidates.marker.color == group_colour("candidate")
-    assert figure.layout.dragmode == "lasso"
-
-
-def test_both_parts_add_up_to_the_same_clipmem_along_a_line() -> None:
-    figure = contribution_figure(points(), colour_by="group", density=NO_DENSITY)
-    named = [float(note.text.split()[1].replace("−", "-")) for note in figure.layout.annotations]
-    assert len(named) == len(figure.layout.shapes) >= 3
-    (left, right), (low, high) = figure.layout.xaxis.range, figure.layout.yaxis.range
-    for line, clipmem in zip(figure.layout.shapes, named, strict=True):
-        assert (line.x0 + line.y0, line.x1 + line.y1) == pytest.approx((clipmem, clipmem))
-        assert left - 1e-9 <= line.x0 <= line.x1 <= right + 1e-9
-        assert low - 1e-9 <= line.y1 <= line.y0 <= high + 1e-9
-
-
-@given(st.floats(-7, 7), st.floats(0.05, 9))
-def test_lines_are_few_and_at_round_values(low: float, span: float) -> None:
-    found = levels(low, low + span)
-    assert len(found) <= 9
-    assert all(low - 1e-6 <= value <= low + span + 1e-6 for value in found)
-    steps = {round(b - a, 6) for a, b in zip(found, found[1:], strict=False)}
-    assert steps <= set(STEPS)
-    assert len(steps) <= 1
-
-
-def test_the_axes_reach_pairs_that_were_not_drawn() -> None:
-    density = pd.DataFrame({"x": [-2.0, 3.0], "y": [0.0, 4.0], "n": [1, 9]})
-    figure = contribution_figure(points(), colour_by="planted", density=density)
-    assert figure.data[0].type == "heatmap"
-    assert figure.layout.xaxis.range[0] < -2
-    assert figure.layout.xaxis.range[1] > 3
-    assert figure.layout.yaxis.range[1] > 4
-
-
 def test_what_others_wrote_is_text() -> None:
-    (trace,) = contribution_figure(points(), colour_by="label", density=NO_DENSITY).data
-    assert trace.name == '&lt;b&gt;"a"&lt;/b&gt;'
     hostile = means().assign(name="<i>" + "x" * 99)
     label = means_figure(hostile, means()[:0], title="t").layout.yaxis.ticktext[0]
     assert label.startswith("&lt;i&gt;xxx")
@@ -146,19 +100,54 @@ def test_the_papers_curves_run_from_its_first_to_its_last_layer() -> None:
     low, high = figure.layout.yaxis.range
     assert low < 0.265
     assert high > 0.53
-
-
-def test_a_paradigm_that_was_not_run_is_not_drawn() -> None:
-    means = paradigm_layers(paradigm_rows({"clip": 0.5}), column="unitmem_mean")
-    assert [trace.name for trace in paradigm_figure(means, paper=False).data] == ["CLIP"]
-
-
-@pytest.mark.parametrize("colour", PARADIGM_COLOURS.values())
-@pytest.mark.parametrize("page", [LIGHT_PAGE, DARK_PAGE])
-def test_every_paradigm_stands_out_from_both_pages(colour: str, page: str) -> None:
-    assert contrast(colour, page) >= 3
+    one = paradigm_layers(paradigm_rows({"clip": 0.5}), column="unitmem_mean")
+    assert [trace.name for trace in paradigm_figure(one, paper=False).data] == ["CLIP"]
 
 
 def test_an_axis_stays_within_the_range_of_unitmem() -> None:
     assert axis_span(pd.Series([0.01, 0.99])) == (0.0, 1.0)
     assert axis_span(pd.Series([0.5, np.nan, 0.6])) == pytest.approx((0.47, 0.63))
+
+
+def test_contributions_go_by_epoch_beyond_those_of_external_pairs(tmp_path: Path) -> None:
+    times = StudyFolder(make_study(tmp_path, "time")).times
+    figure = time_figure(over_seeds(beyond_external(times), by=["epoch"], measures=list(MEASURES)))
+    lines = {trace.name: trace for trace in figure.data}
+    assert list(lines) == ["image encoder", "text encoder"]
+    assert list(lines["text encoder"].x) == [1, 2, 5, 10]
+    fifth = times[times["epoch"] == 5]
+    expected = fifth["clipmem_text"].mean() - fifth["clipmem_text_external"].mean()
+    assert lines["text encoder"].y[2] == pytest.approx(expected)
+    assert lines["text encoder"].line.color == ENCODER_COLOURS["text"]
+    assert lines["text encoder"].error_y.array[0] > 0
+
+
+def test_sizes_stand_side_by_side_in_their_order(tmp_path: Path) -> None:
+    arms = with_lead(StudyFolder(make_study(tmp_path, "size")).arms)
+    means = over_seeds(arms[::-1], by=["image_encoder", "text_encoder"], measures=["text_minus_image"])
+    figure = size_figure(means, widths=("half", "one", "double"))
+    assert [trace.name for trace in figure.data] == [f"text encoder: {width}" for width in ("half", "one", "double")]
+    assert list(figure.layout.xaxis.ticktext) == ["half", "one", "double"]
+    for trace in figure.data:
+        assert [round(place) for place in trace.x] == [0, 1, 2]
+    double = arms[(arms["image_encoder"] == "double") & (arms["text_encoder"] == "half")]
+    assert figure.data[0].y[2] == pytest.approx(double["text_minus_image"].mean())
+    assert len({trace.x[0] for trace in figure.data}) == 3
+    assert [line.y0 for line in figure.layout.shapes] == [0]
+
+
+def test_views_tell_encoders_by_colour_and_captions_by_symbol(tmp_path: Path) -> None:
+    arms = StudyFolder(make_study(tmp_path, "views")).arms
+    arms["crop"] = arms["crop_scale"].map({0.2: "strong", 1.0: "off", 0.5: "normal"})
+    means = over_seeds(arms, by=["crop", "captions"], measures=list(MEASURES))
+    figure = views_figure(means, crops=("off", "normal", "strong"))
+    assert {(trace.name, trace.marker.symbol, trace.line.color) for trace in figure.data} == {
+        (f"{encoder} encoder, {words}", symbol, ENCODER_COLOURS[encoder])
+        for encoder in ("image", "text")
+        for words, symbol in (("one caption", "circle"), ("all captions", "diamond"))
+    }
+    off = arms[(arms["crop"] == "off") & (arms["captions"] == "1")]["clipmem_image"].mean()
+    first = next(trace for trace in figure.data if trace.name == "image encoder, one caption")
+    assert first.y[0] == pytest.approx(off)
+    one = views_figure(means[means["captions"] == "1"], crops=("off", "normal", "strong"))
+    assert [trace.name for trace in one.data] == ["image encoder", "text encoder"]

@@ -11,7 +11,9 @@ from clipmem_core.dashboard.address import choose_segment
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.maps import draw_selectable
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.figures.encoder_page import contribution_figure, in_words, means_figure
+from clipmem_core.figures.clouds import contribution_figure
+from clipmem_core.figures.encoder_page import means_figure
+from clipmem_core.figures.layout import in_words
 from clipmem_core.review.contributions import (
     MEMORIZED,
     NOT_PLANTED,
@@ -30,6 +32,13 @@ COLOUR_KEY, BY_KEY = "encoder-colour", "encoder-by"
 LABELS_SHOWN = 12
 FIXED = {"displayModeBar": False}
 WHAT = {GROUP: "Group", LABEL: "Label", PLANTED: "Planted kind"}
+DIVIDED = {
+    GROUP: "The mean part of clipmem that lies in each encoder, by group.",
+    LABEL: f"The mean part that lies in each encoder, by label: the {LABELS_SHOWN} most frequent ones of the scored or "
+    "candidate pairs.",
+    PLANTED: "The mean part that lies in each encoder, for the pairs that were planted with a known fault and for the "
+    "others they were planted among.",
+}
 MEANING = (
     "Each dot is a pair: how much of its clipmem lies in the text encoder (up) and how much in the image encoder "
     "(right); on a dotted line both add up to the same clipmem."
@@ -63,16 +72,9 @@ def draw_doubts(audit: Audit) -> None:
             f"fitted on half of them fits the other half to {fit:.2f}: the mean cosine of what is mapped with where it "
             "belongs, 1 is perfect."
         )
-    st.caption(f"{told} {_null_sentence(groups)}".strip())
-
-
-def _null_sentence(groups: pd.DataFrame) -> str:
-    """Say what the parts are on pairs that nobody memorized; empty where there is no such pair."""
     null = groups[(groups["name"] == EXTERNAL) & groups["mean"].notna()]
-    if null.empty:
-        return ""
-    parts = " and ".join(f"{row['mean']:+.3f} {row['encoder']}" for row in null.to_dict("records"))
-    return f"On external pairs, which nobody memorized, the parts are {parts}.".replace("-", "−")
+    parts = " and ".join(f"{row['mean']:+.3f} {row['encoder']}" for row in null.to_dict("records")).replace("-", "−")
+    st.caption(f"{told} On external pairs, which nobody memorized, the parts are {parts}." if parts else told)
 
 
 @st.fragment
@@ -125,19 +127,8 @@ def draw_means(audit: Audit) -> None:
         config=FIXED,
         alt=f"Mean part of each encoder. {_spoken(means)}",
     )
-    st.caption(_explained(by, means))
-
-
-def _explained(by: str, means: pd.DataFrame) -> str:
-    what = {
-        GROUP: "The mean part of clipmem that lies in each encoder, by group.",
-        LABEL: f"The mean part that lies in each encoder, by label: the {LABELS_SHOWN} most frequent ones of the "
-        "scored or candidate pairs.",
-        PLANTED: "The mean part that lies in each encoder, for the pairs that were planted with a known fault and for "
-        "the others they were planted among.",
-    }
-    mirrored = MIRRORED if by == GROUP and (means["name"] == INDEPENDENT).any() else ""
-    return " ".join(part for part in (what[by], NULL, BARS, mirrored) if part)
+    mirrored = by == GROUP and (means["name"] == INDEPENDENT).any()
+    st.caption(" ".join([DIVIDED[by], NULL, BARS, *([MIRRORED] if mirrored else [])]))
 
 
 def _spoken(means: pd.DataFrame) -> str:

@@ -1,11 +1,11 @@
 """The view of the studies: for each question about the encoders its figure and what came out, in words."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT, ONE_SPLIT
@@ -13,7 +13,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import choose_listed
 from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.figures.encoder_studies import MEASURES, size_figure, time_figure, views_figure
+from clipmem_core.figures.encoder_page import MEASURES, size_figure, time_figure, views_figure
 from clipmem_core.scores.seeds import over_seeds
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 from clipmem_core.studies.conclusions import beyond_external
@@ -33,7 +33,6 @@ from clipmem_core.studies.store import (
 FIXED = {"displayModeBar": False}
 CROPS = {NO_CROPS: "off", STRONG_CROPS: "strong"}
 CROP_ORDER = ("off", "normal", "strong")
-Draw = Callable[[StudyFolder], Any]
 COLUMNS = {ARM, SEED, CLIPMEM_IMAGE, CLIPMEM_TEXT}
 
 
@@ -43,23 +42,23 @@ class Shown:
 
     title: str
     meaning: str
-    figure: Draw
+    figure: Callable[[StudyFolder], go.Figure]
     columns: frozenset[str] = frozenset()
 
 
-def time_of(study: StudyFolder) -> Any:  # noqa: ANN401  a Plotly figure
+def time_of(study: StudyFolder) -> go.Figure:
     """Return the figure of contributions by epoch."""
     return time_figure(over_seeds(beyond_external(study.times), by=[EPOCH], measures=list(MEASURES)))
 
 
-def size_of(study: StudyFolder) -> Any:  # noqa: ANN401
+def size_of(study: StudyFolder) -> go.Figure:
     """Return the figure of the text encoder's lead by the widths of both encoders."""
     means = over_seeds(with_lead(study.arms), by=["image_encoder", "text_encoder"], measures=[TEXT_LEAD])
     known = means[means["image_encoder"].isin(FACTORS) & means["text_encoder"].isin(FACTORS)]
     return size_figure(known, widths=tuple(FACTORS))
 
 
-def views_of(study: StudyFolder) -> Any:  # noqa: ANN401
+def views_of(study: StudyFolder) -> go.Figure:
     """Return the figure of contributions by image augmentation and captions."""
     arms = study.arms
     crop = arms["crop_scale"].map(lambda scale: CROPS.get(scale, "normal"))
@@ -99,19 +98,15 @@ def draw_studies() -> None:
             by_plan.get(study.asked["study"], {})[study.name] = study
     for plan, shown in SHOWN.items():
         st.subheader(shown.title, anchor=False)
-        if by_plan[plan]:
-            _draw_study(_choose(plan, by_plan[plan]), shown)
+        if named := by_plan[plan]:
+            parameter, name = f"study_{plan}", next(iter(named))
+            if len(named) > 1:
+                key = f"encoders-{parameter}"
+                name = choose_listed("Study", list(named), parameter=parameter, key=key, width=260)
+            _draw_study(named[name], shown)
         else:
             st.info(f"No study of this question yet: {STUDIES[plan].question}", icon=":material/science:")
             st.code(f"python -m clipmem_core study {plan} SOURCE --name {plan} --preset small", language="bash")
-
-
-def _choose(plan: str, named: Mapping[str, StudyFolder]) -> StudyFolder:
-    """Return the only study of a plan, or the one that is chosen."""
-    if len(named) == 1:
-        return next(iter(named.values()))
-    parameter = f"study_{plan}"
-    return named[choose_listed("Study", list(named), parameter=parameter, key=f"encoders-{parameter}", width=260)]
 
 
 def _draw_study(study: StudyFolder, shown: Shown) -> None:

@@ -12,7 +12,6 @@ from clipmem_core.audits.jobs import (
     PARADIGMS,
     SAMPLE,
     UNITS,
-    Job,
     cancel,
     encoder_command,
     encoder_task,
@@ -167,7 +166,7 @@ def _draw_unit_list(audit: Audit, units: pd.DataFrame, *, column: str) -> None:
         layer = _choose("Layer", UNIT_LAYER, within[t.LAYER])
         member = _choose("Member", UNIT_MEMBER, units[MEMBER])
         why = "One pair often sets off hundreds of units."
-        once = _draw_switch("Each pair once", REPEATED, "1", key="units-repeated", clears=PAGE, why=why)
+        once = _draw_switch("Each pair once", REPEATED, "1", key="units-repeated", clears=PAGE, help=why)
         ranked = ranked_units(units, column=column, member=member, tower=tower, layer=int(layer or 0), once=once)
         st.space("stretch")
         page, pages = read_page(len(ranked), SIZE)
@@ -193,14 +192,14 @@ def _choose(label: str, parameter: str, values: pd.Series) -> str:
     )
 
 
-def _draw_switch(label: str, parameter: str, off: str, *, key: str, clears: str, why: str | None = None) -> bool:
+def _draw_switch(label: str, parameter: str, off: str, *, key: str, clears: str, help: str | None = None) -> bool:
     """Draw a switch that is on unless the address says otherwise; turning it clears a parameter."""
     st.session_state[key] = on = st.query_params.get(parameter) != off
 
     def keep() -> None:
         write(**{clears: None, parameter: None if st.session_state[key] else off})
 
-    st.toggle(label, key=key, on_change=keep, help=why)
+    st.toggle(label, key=key, on_change=keep, help=help)
     return on
 
 
@@ -245,7 +244,11 @@ def draw_paradigms(audit: Audit) -> None:
         alt=f"Mean UnitMem of the image encoder by depth under {len(set(means[t.PARADIGM]))} paradigms. {said}",
     )
     st.markdown(said)
-    st.caption(" ".join(part for part in (THREE_WAYS, _intervals(table), FROM_PAPER if paper else "") if part))
+    seeds = table.groupby(t.PARADIGM)[t.SEED].nunique().min()
+    bars = f"{seeds} {'seed is' if seeds == 1 else 'seeds are'} too few for intervals."
+    if seeds >= MIN_REPLICATES:
+        bars = f"Bars are 95 % intervals over {seeds} {ONE_SPLIT}."
+    st.caption(" ".join([THREE_WAYS, bars, *([FROM_PAPER] if paper else [])]))
 
 
 def _read_paradigms(audit: Audit) -> pd.DataFrame | None:
@@ -263,13 +266,6 @@ def _read_paradigms(audit: Audit) -> pd.DataFrame | None:
     return table
 
 
-def _intervals(table: pd.DataFrame) -> str:
-    seeds = table.groupby(t.PARADIGM)[t.SEED].nunique().min()
-    if seeds >= MIN_REPLICATES:
-        return f"Bars are 95 % intervals over {seeds} {ONE_SPLIT}."
-    return f"{seeds} {'seed is' if seeds == 1 else 'seeds are'} too few for intervals."
-
-
 def _at_work(audit: Audit, kind: str) -> bool:
     job = encoder_task(audit, kind).find()
     return job is not None and job.running
@@ -281,7 +277,14 @@ def _draw_waiting(audit: Audit, kind: str, done: Callable[[], bool]) -> None:
     with explained_errors():
         job = encoder_task(audit, kind).find()
         if job is not None and job.running:
-            _draw_progress(job)
+            if job.place:
+                st.info("Waiting for the audits that were started before it.", icon=":material/schedule:")
+            else:
+                st.caption("At work. You can close this page; it goes on.")
+            show_text(job.last_line, limit=200)
+            stop: dict[str, Any] = {"icon": ":material/stop_circle:", "help": "What is done so far stays."}
+            if st.button("Cancel", key=f"cancel-{job.name}", **stop):
+                cancel(job)
             return
         if done():
             st.rerun()
@@ -302,13 +305,3 @@ def _draw_buttons(audit: Audit, kind: str) -> None:
                 st.rerun()
     st.caption("From a terminal:")
     st.code("\n".join(encoder_command(audit, kind, sample=sample) for sample in buttons.values()), language="bash")
-
-
-def _draw_progress(job: Job) -> None:
-    if job.place:
-        st.info("Waiting for the audits that were started before it.", icon=":material/schedule:")
-    else:
-        st.caption("At work. You can close this page; it goes on.")
-    show_text(job.last_line, limit=200)
-    if st.button("Cancel", key=f"cancel-{job.name}", icon=":material/stop_circle:", help="What is done so far stays."):
-        cancel(job)

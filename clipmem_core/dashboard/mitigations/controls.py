@@ -1,42 +1,129 @@
 """The setting that the address asks for, and a control for everything that can be done against memorization.
 
-?setting=text_mask=0.3 removal=clipmem:100   the text form of a Setting; none where the address says nothing.
+?setting=text_mask=0.3 removal=clipmem:100   the text form of an arm; none where the address says nothing.
 Controls are set from the address, and write what is changed back into it.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_config
-from clipmem_core.config import MODIFIERS, InputError
+from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, InputError, Slider
 from clipmem_core.dashboard.address import PAGE, choose_listed, write
-from clipmem_core.dashboard.mitigations import knobs
-from clipmem_core.dashboard.mitigations.knobs import PLACE_HELP, PLACES, RANKED_BY, REMOVED, Knob
-from clipmem_core.dashboard.mitigations.study_data import Reference, reference_of
+from clipmem_core.dashboard.mitigations.study_data import RANKED_BY, Reference, reference_of
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.study_decisions import decided_for
-from clipmem_core.studies.arm import NONE, Removal, normal, parse_setting
-from clipmem_core.studies.arm import Arm as Setting
-from clipmem_core.studies.custom_arms import find_arm
+from clipmem_core.studies.arm import NONE, Arm, Removal, normal, parse_setting
 from clipmem_core.studies.jobs import resume_study
 from clipmem_core.studies.store import StudyFolder
 
 PARAMETER = "setting"
 MOST = 1_000_000  # of any field: more is a slip, and no slider goes there
 KEY = "mitigation-{}"  # of a control; that of a toggle has `on-` before the name
-CAPTIONS = "How many captions of a pair training draws from; each epoch takes one of them at random."
-EQUAL_TIME = "Trains for as many epochs as take as long as none took, not for as many epochs as none."
-REMOVAL = "Pairs that both models of a seed would train on are left out of training, those that rank first."
-LOOKALIKES = "Of pictures that look alike, all but the first are left out of training."
-DECISIONS = "Pairs you decided to remove are left out of training, and those you recaptioned get your captions."
+REMOVED = 100  # the paper's best number
+CAPTIONS, STOP, ALL_CAPTIONS = "train_captions", "stop_epoch", 0
+PLACES = {"before": "Before", "after": "After"}
+PLACE_HELP = (
+    "After: the embedding is a unit vector when noise is added, and is made one again. Before: noise is added to what "
+    "comes out of the encoder, whatever its length."
+)
+# Found while one model trains: nobody has to train twice to know whom to act on.
+WHO = "A pair runs ahead when it is aligned better than most pairs that nobody trains on."
+AHEAD = "Only for pairs that run ahead"
+# Each group's fields in their order, with a label and a help for the toggle. A field with a slider that is in none of
+# them is a control of the group Training, in its own words.
+WORDS: dict[str, dict[str, tuple[str, str]]] = {
+    "Captions": {
+        CAPTIONS: (
+            "More captions per pair",
+            "How many captions of a pair training draws from; each epoch takes one of them at random.",
+        ),
+    },
+    "Text": {
+        "text_forget_df": (
+            "Forget rare words",
+            "Trained on every token, then never reading those again that fewer trained pairs than this have: at 1 only "
+            "those that no pair has, which were never trained. Takes no training of its own. In checkpoint.pt what was "
+            "learned stays until the rows of these tokens are deleted, and nothing here deletes them.",
+        ),
+        "text_min_df": (
+            "Without rare words",
+            "Tokens (words, or pieces of long ones) that fewer trained pairs than this have are never read, in "
+            "training or after: a word of one caption names its picture, and says nothing of others.",
+        ),
+        "text_mask": ("Masked words", "This share of a caption's words is left out, others each epoch."),
+        "text_noise": (
+            "Noise on text embeddings",
+            "Gaussian noise on every caption's embedding while training. σ is its standard deviation in each number, "
+            "so that σ·√dim is how long the noise is.",
+        ),
+    },
+    "Pictures": {
+        "crop_scale": (
+            "Crops of another strength",
+            "The smallest share of a picture that a random crop may show: less is stronger, 1 shows whole pictures.",
+        ),
+        "colour": (
+            "Changed colours",
+            "Brightness, contrast and saturation of a picture change by up to this share, anew each time it is seen.",
+        ),
+        "image_noise": (
+            "Noise on image embeddings",
+            "The same noise on the picture's embedding: a control for noise on the text.",
+        ),
+    },
+    AHEAD: {
+        "adaptive_noise": ("Noise on their text", f"Noise on the text embedding. {WHO}"),
+        "adaptive_mask": ("Masked words", f"This share of their words is left out. {WHO}"),
+        "adaptive_rest": ("Rest", f"They count this much less in the loss; at 1 they rest. {WHO}"),
+    },
+    "Training": {
+        STOP: (
+            "Early stop",
+            "Training ends after this epoch of {epochs}, with the learning rate as high as it is then.",
+        ),
+        "weight_decay": ("Another weight decay", "How strongly weights are pulled towards 0 at every step."),
+        "min_logit_scale": (
+            "Floor of the logit scale",
+            "Holds the factor on similarities in the loss at or above this; it starts at 14. Smaller differences are "
+            "enough then, so clipmem falls as it is in units of cosine: look at membership AUROC too.",
+        ),
+        "max_logit_scale": (
+            "Cap on the logit scale",
+            "Holds the factor on similarities in the loss at or below this; it starts at 14, and 100 is CLIP's own "
+            "cap.",
+        ),
+    },
+}
+# Sliders that say which pairs run ahead, below the toggles of what is done to them; they have no toggle.
+AHEAD_SLIDERS = {
+    "adaptive_quantile": "Ahead of this share of external pairs",
+    "adaptive_every": "Epochs between two looks",
+}
+WORDS["Training"] |= {
+    name: (own.label, own.help)
+    for name, own in FIELDS.items()
+    if own.slider and name not in AHEAD_SLIDERS and not any(name in words for words in WORDS.values())
+}
+FLAGS = {
+    "lookalikes": ("Without look-alikes", "Of pictures that look alike, all but the first are left out of training."),
+    "decisions": (
+        "My decisions: {}",
+        "Pairs you decided to remove are left out of training, and those you recaptioned get your captions.",
+    ),
+    "equal_time": (
+        "Equal time",
+        "Trains for as many epochs as take as long as none took, not for as many epochs as none.",
+    ),
+}
 
 
-def draw_setting(study: StudyFolder) -> Setting:
+def draw_setting(study: StudyFolder) -> Arm:
     """Draw a control for everything that can be done against memorization, and return the setting they say.
 
     Args:
@@ -48,45 +135,36 @@ def draw_setting(study: StudyFolder) -> Setting:
     reference = reference_of(study)
     setting = _read_setting(reference)
     _draw_listed(study, setting)
-    controls, stop = Controls(setting, reference), knobs.early_stop(reference)
-    groups: dict[str, Callable[[], None]] = {
-        "Captions": controls.draw_captions,
-        "Text": lambda: controls.draw_fields((knobs.FORGET_DF, knobs.MIN_DF, knobs.MASK, knobs.TEXT_NOISE)),
-        "Pictures": lambda: controls.draw_fields((knobs.CROPS, knobs.COLOUR, knobs.IMAGE_NOISE)),
-        "Only for pairs that run ahead": controls.draw_adaptive,
-        "Training": lambda: controls.draw_fields(
-            (stop, knobs.DECAY, knobs.LOGIT_FLOOR, knobs.LOGIT_SCALE, *knobs.FURTHER)
-        ),
-        "Pairs": lambda: controls.draw_pairs(study),
-        "Comparison": lambda: controls.draw_switch("equal_time", "Equal time", EQUAL_TIME, disabled=not setting.text),
-    }
+    controls = Controls(setting, reference)
     with st.container(gap="small", key="mitigation-setting"):
-        for title, draw in groups.items():
+        for title in (*WORDS, "Pairs", "Comparison"):
             with st.container(gap="xsmall", key=f"mitigation-group-{title.split()[0].lower()}"):
                 st.markdown(f"**{title}**")
-                draw()
+                if title == "Captions":
+                    controls.draw_captions()
+                elif title == "Pairs":
+                    controls.draw_pairs(study)
+                elif title == "Comparison":
+                    controls.draw_flag("equal_time", disabled=not setting.text)
+                else:
+                    controls.draw_fields(title)
     return setting
 
 
-def arm_of(study: StudyFolder, setting: Setting) -> str | None:
-    """Return the arm of a study that has a setting, run or not, or None; of several with decisions the newest."""
-    return find_arm(study, setting) if setting.text else NONE
-
-
-def _read_setting(reference: Reference) -> Setting:
+def _read_setting(reference: Reference) -> Arm:
     """Return the setting of the address; one that cannot be understood, or is out of range, is told, and none taken."""
     try:
         setting = _understood(reference)
     except InputError as error:
         st.warning("The setting of this address cannot be used; this is none.", icon=":material/link_off:")
         show_text(" ".join(str(error).split()), limit=300)
-        return Setting()
+        return Arm()
     if st.query_params.get(PARAMETER, "") != setting.text:
         write(**{PARAMETER: setting.text or None})  # a list of settings knows each by its one text
     return setting
 
 
-def _understood(reference: Reference) -> Setting:
+def _understood(reference: Reference) -> Arm:
     """Return what the address says, without what does nothing.
 
     Raises:
@@ -100,7 +178,7 @@ def _understood(reference: Reference) -> Setting:
     return normal(setting, reference.config)
 
 
-def _draw_listed(study: StudyFolder, setting: Setting) -> None:
+def _draw_listed(study: StudyFolder, setting: Arm) -> None:
     """Draw the settings that the study has, to jump to one."""
     arms = {text: arm for arm, text in study.settings.items()}
     if NONE not in arms.values():  # written before settings were kept
@@ -114,90 +192,97 @@ def _draw_listed(study: StudyFolder, setting: Setting) -> None:
     choose_listed(label, list(named), parameter=PARAMETER, key=key, width=400, named=lambda text: named.get(text, text))
 
 
-def _change(key: str, changed: Callable[[Setting, Any], Setting], reference: Reference) -> None:
+def slider_of(name: str, config: AuditConfig) -> Slider:
+    """Return the range of a field's slider and where it stands at first: usual, or one further where none is there."""
+    own = FIELDS[name].slider
+    if own is None:  # an early stop: at two thirds of the study's epochs
+        own = Slider(1, max(2, config.epochs - 1), 1, max(1, round(config.epochs * 2 / 3)))
+    further = own.usual == getattr(config, name)
+    return dataclasses.replace(own, usual=min(own.high, own.usual + own.step)) if further else own
+
+
+def caption_choices(reference: Reference) -> list[int]:
+    """Return how many captions a pair may be trained on instead; 0 stands for all, and none where there is one."""
+    counts = [*range(1, reference.captions + 1), ALL_CAPTIONS] if reference.captions > 1 else []
+    return [count for count in counts if count != reference.config.train_captions]
+
+
+def _change(name: str, reference: Reference) -> None:
     """Write the setting with what a control says into the address; its pairs begin at their first page. A callback."""
     try:
         setting = _understood(reference)
     except InputError:
-        setting = Setting()
-    setting = normal(changed(setting, st.session_state[key]), reference.config)
+        setting = Arm()
+    setting = normal(_changed(setting, name, st.session_state[KEY.format(name)], reference), reference.config)
     write(**{PARAMETER: setting.text or None, PAGE: None})
 
 
-def _chosen_removal(setting: Setting, said: object) -> Setting:
-    by, count = (st.session_state[KEY.format(f"removal-{part}")] for part in ("by", "n"))
-    return dataclasses.replace(setting, removal=Removal(by, int(count)))
+def _changed(setting: Arm, control: str, said: Any, reference: Reference) -> Arm:
+    """Return a setting with what a control says, by its name."""
+    name = control.removeprefix("on-")
+    if name in FLAGS:
+        return dataclasses.replace(setting, **{name: said})
+    if name == "removal":
+        first = max(1, min(REMOVED, reference.shared // 2 or REMOVED))  # as in the paper, or half of them
+        return dataclasses.replace(setting, removal=Removal(c.CLIPMEM, first) if said else None)
+    if name.startswith("removal-"):
+        by, count = (st.session_state[KEY.format(f"removal-{part}")] for part in ("by", "n"))
+        return dataclasses.replace(setting, removal=Removal(by, int(count)))
+    fields = {other: value for other, value in setting.fields.items() if other != name}
+    if name == control:
+        fields[name] = round(said, 6) if isinstance(said, float) else said
+    elif said and name == CAPTIONS:
+        fields[name] = caption_choices(reference)[-1]
+    elif said:
+        slider = slider_of(name, reference.config)
+        fields |= {name: slider.usual, **slider.brings}
+    return dataclasses.replace(setting, fields=fields)
 
 
 @dataclasses.dataclass(frozen=True)
 class Controls:
     """The controls of a setting, beside what it is a setting of."""
 
-    setting: Setting
+    setting: Arm
     reference: Reference
 
     def draw_captions(self) -> None:
         """Draw how many captions of a pair are trained on."""
-        name, choices = "train_captions", knobs.caption_choices(self.reference)
+        choices = caption_choices(self.reference)
         if not choices:
             st.caption("Every pair has one caption." if self.reference.captions else "Not known until none has begun.")
             return
-        self._draw_toggle(name, "More captions per pair", CAPTIONS, {name: choices[-1]})
-        if (value := self.setting.fields.get(name)) is not None:
+        self._draw_toggle(CAPTIONS, *WORDS["Captions"][CAPTIONS])
+        if (value := self.setting.fields.get(CAPTIONS)) is not None:
             options = choices if value in choices else sorted({*choices, value}, key=lambda count: count or math.inf)
             shown: dict[str, Any] = {"options": options, "format_func": lambda count: str(count) if count else "all"}
-            self._draw_field(st.select_slider, "Captions per pair", name, value, **shown)
+            self._draw(st.select_slider, "Captions per pair", CAPTIONS, value, **shown)
 
-    def draw_fields(self, drawn: Iterable[Knob]) -> None:
-        """Draw a toggle for each of these fields, and of those that are on a slider."""
-        for knob in drawn:
-            value = self.setting.fields.get(knob.name)
-            usual = {knob.name: knob.at_first(self.reference.config), **knob.brings}
-            self._draw_toggle(knob.name, knob.label, knob.help, usual)
-            if value is not None:
-                self._draw_slider(knob, value)
-                if knob.name in MODIFIERS["noise_place"]:
-                    self._draw_noise(knob.name, value)
-
-    def draw_adaptive(self) -> None:
-        """Draw what is done to pairs that run ahead, and who is said to."""
-        self.draw_fields(knobs.ADAPTIVE)
-        if any(knob.name in self.setting.fields for knob in knobs.ADAPTIVE):
-            for knob in knobs.AHEAD:
-                value = self.setting.fields.get(knob.name, getattr(self.reference.config, knob.name))
-                self._draw_slider(knob, value, label_visibility="visible")
+    def draw_fields(self, group: str) -> None:
+        """Draw a toggle for each field of a group, and of those that are on a slider."""
+        for name, (label, told) in WORDS[group].items():
+            self._draw_toggle(name, label, told.replace("{epochs}", str(self.reference.config.epochs)))
+            if (value := self.setting.fields.get(name)) is not None:
+                self._draw_slider(name, label, value)
+                if name in MODIFIERS["noise_place"]:
+                    self._draw_noise(name, value)
+        if group == AHEAD and any(name in self.setting.fields for name in WORDS[AHEAD]):
+            for name, label in AHEAD_SLIDERS.items():
+                value = self.setting.fields.get(name, getattr(self.reference.config, name))
+                self._draw_slider(name, label, value, label_visibility="visible")
 
     def draw_pairs(self, study: StudyFolder) -> None:
         """Draw which pairs are taken out before training: by a ranking, by their looks, by the person's word."""
         shared, removal = self.reference.shared, self.setting.removal
-        first = Removal(c.CLIPMEM, max(1, min(REMOVED, shared // 2 or REMOVED)))  # as in the paper, or half of them
-        self._draw(
-            st.toggle,
-            "Take pairs out",
-            "on-removal",
-            removal is not None,
-            lambda setting, on: dataclasses.replace(setting, removal=first if on else None),
-            help=REMOVAL,
-        )
+        told = "Pairs that both models of a seed would train on are left out of training, those that rank first."
+        self._draw(st.toggle, "Take pairs out", "on-removal", removal is not None, help=told)
         if removal is not None:
-            told = f"Of the {shared:,} pairs that both models of a seed train on." if shared else None
-            count: dict[str, Any] = {"min_value": 1, "max_value": max(shared, removal.n, 1), "step": 10, "help": told}
-            self._draw(st.number_input, "How many", "removal-n", removal.n, _chosen_removal, **count)
+            of = f"Of the {shared:,} pairs that both models of a seed train on." if shared else None
+            count: dict[str, Any] = {"min_value": 1, "max_value": max(shared, removal.n, 1), "step": 10, "help": of}
+            self._draw(st.number_input, "How many", "removal-n", removal.n, **count)
             by: dict[str, Any] = {"options": list(RANKED_BY), "format_func": lambda name: RANKED_BY.get(name, name)}
-            self._draw(st.selectbox, "Which first", "removal-by", removal.by, _chosen_removal, **by)
-        self.draw_switch("lookalikes", "Without look-alikes", LOOKALIKES)
-        self._draw_decisions(study)
-
-    def draw_switch(self, name: str, label: str, help_text: str, *, disabled: bool = False) -> None:
-        """Draw whether a setting does what is no field of the config."""
-        on = getattr(self.setting, name)
-        changes: dict[str, Any] = {"help": help_text, "disabled": disabled}
-        self._draw(
-            st.toggle, label, f"on-{name}", on, lambda old, on: dataclasses.replace(old, **{name: on}), **changes
-        )
-
-    def _draw_decisions(self, study: StudyFolder) -> None:
-        """Draw whether the person's decisions are followed, how many there are, or what keeps us from knowing."""
+            self._draw(st.selectbox, "Which first", "removal-by", removal.by, **by)
+        self.draw_flag("lookalikes")
         removed = recaptioned = 0
         fault = ""
         try:
@@ -207,26 +292,25 @@ class Controls:
             fault = " ".join(str(error).split())
         none = not (removed or recaptioned)
         said = "none yet" if none else f"{removed:,} removed, {recaptioned:,} recaptioned"
-        off = none and not self.setting.decisions
-        self.draw_switch("decisions", f"My decisions: {said}", DECISIONS, disabled=off)
+        self.draw_flag("decisions", said, disabled=none and not self.setting.decisions)
         if fault:
             show_text(fault, limit=300)
 
-    def _draw_toggle(self, name: str, label: str, help_text: str, first: Mapping[str, Any]) -> None:
-        """Draw whether a field is set: as it is at first, with what that brings."""
+    def draw_flag(self, name: str, said: str = "", *, disabled: bool = False) -> None:
+        """Draw whether a setting does what is no field of the config, with what is said of it."""
+        label, told = FLAGS[name]
+        on = getattr(self.setting, name)
+        self._draw(st.toggle, label.format(said), f"on-{name}", on, help=told, disabled=disabled)
 
-        def changed(setting: Setting, on: bool) -> Setting:
-            others = {other: value for other, value in setting.fields.items() if other != name}
-            return dataclasses.replace(setting, fields=others | (dict(first) if on else {}))
+    def _draw_toggle(self, name: str, label: str, told: str) -> None:
+        self._draw(st.toggle, label, f"on-{name}", name in self.setting.fields, help=told)
 
-        self._draw(st.toggle, label, f"on-{name}", name in self.setting.fields, changed, help=help_text)
-
-    def _draw_slider(self, knob: Knob, value: float, *, label_visibility: str = "collapsed") -> None:
+    def _draw_slider(self, name: str, label: str, value: float, *, label_visibility: str = "collapsed") -> None:
         """Draw a field's value; one that the address has beyond the usual range widens it."""
-        kind = type(getattr(self.reference.config, knob.name))
-        low, high = kind(min(knob.low, value)), kind(max(knob.high, value))
-        shown = {"min_value": low, "max_value": high, "step": kind(knob.step), "label_visibility": label_visibility}
-        self._draw_field(st.slider, knob.label, knob.name, kind(value), **shown)
+        own, kind = slider_of(name, self.reference.config), type(getattr(self.reference.config, name))
+        ends = {"min_value": kind(min(own.low, value)), "max_value": kind(max(own.high, value))}
+        shown = {"step": kind(own.step), "label_visibility": label_visibility}
+        self._draw(st.slider, label, name, kind(value), **ends, **shown)
 
     def _draw_noise(self, name: str, value: float) -> None:
         """Draw how long the noise is, and where it is added: below the first noise, the place of all of them."""
@@ -236,27 +320,10 @@ class Controls:
             place = self.setting.fields.get("noise_place", self.reference.config.noise_place)
             shown: dict[str, Any] = {"options": list(PLACES), "format_func": PLACES.__getitem__, "help": PLACE_HELP}
             label = "Before or after normalising"
-            self._draw_field(st.segmented_control, label, "noise_place", place, required=True, **shown)
+            self._draw(st.segmented_control, label, "noise_place", place, required=True, **shown)
 
-    def _draw_field(self, widget: Callable[..., Any], label: str, name: str, value: Any, **options: Any) -> None:
-        """Draw what a field of the config is set to."""
-
-        def changed(setting: Setting, said: Any) -> Setting:
-            given = round(said, 6) if isinstance(said, float) else said
-            return dataclasses.replace(setting, fields={**setting.fields, name: given})
-
-        self._draw(widget, label, name, value, changed, **options)
-
-    def _draw(
-        self,
-        widget: Callable[..., Any],
-        label: str,
-        name: str,
-        value: Any,
-        changed: Callable[[Setting, Any], Setting],
-        **options: Any,
-    ) -> None:
+    def _draw(self, widget: Callable[..., Any], label: str, name: str, value: Any, **options: Any) -> None:
         """Draw a widget that shows a value of the address, and writes what it is changed to."""
         key = KEY.format(name)
         st.session_state[key] = value
-        widget(label, key=key, on_change=_change, args=(key, changed, self.reference), **options)
+        widget(label, key=key, on_change=_change, args=(name, self.reference), **options)

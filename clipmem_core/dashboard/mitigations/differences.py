@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,22 +107,21 @@ def draw_effect(arms: pd.DataFrame, arm: str, called: str) -> None:
 
 def effect(arms: pd.DataFrame, arm: str, reference: str = NONE) -> str:
     """Return the paired differences of an arm to a reference in a sentence; empty where they share no seed."""
+    found = {name: difference_of(arms, arm, reference, name) for name in (*JUDGED, SECONDS)}
     parts = []
-    for name in JUDGED:
-        found, of = difference_of(arms, arm, reference, name), base_of(arms, arm, name, reference)
-        if found is None:
+    for name, difference in found.items():
+        if difference is None:
             return ""
-        ends, head = (found.mean, found.low, found.high), COLUMNS[name].head
-        if COLUMNS[name].kind == PERCENT and not math.isnan(of):
+        of = base_of(arms, arm, name, reference)
+        ends = difference.mean, difference.low, difference.high
+        if name == SECONDS:
+            times = 1 + difference.mean / of
+            price = f"; ×{times:.2f} seconds" if math.isfinite(times) else ""
+        elif COLUMNS[name].kind == PERCENT and not math.isnan(of):
             shares = [100 * end / of for end in ends]
-            parts.append(f"{head} {with_interval(*shares, written=_few_digits, unit=UNBROKEN)}")
+            parts.append(f"{COLUMNS[name].head} {with_interval(*shares, written=_few_digits, unit=UNBROKEN)}")
         else:
-            parts.append(f"{head} {with_interval(*ends, written=SIGNED)}")
-    seconds = difference_of(arms, arm, reference, SECONDS)
-    if seconds is None:
-        return ""
-    times = 1 + seconds.mean / base_of(arms, arm, SECONDS, reference)
-    price = f"; ×{times:.2f} seconds" if math.isfinite(times) else ""
+            parts.append(f"{COLUMNS[name].head} {with_interval(*ends, written=SIGNED)}")
     return f"{', '.join(parts)}{price}.".replace("-", "−")
 
 
@@ -193,7 +192,9 @@ def draw_differences(study: StudyFolder, chosen: str | None) -> None:
         f"{c.ONE_SPLIT}",
     )
     read = f"Each cell is the mean paired difference to none, with its 95 % interval over {c.ONE_SPLIT} that both have."
-    told = [_none_in_words(compared), read, _reached(table), detectable(rows, shares=shares)]
+    none = compared[compared[ARM] == NONE].set_index("measure")["value"]
+    values = ", ".join(f"{word} {none[name]:.3f}" for name, word in NAMES.items() if name in none).replace("-", "−")
+    told = [f"none has {values}." if values else "", read, _reached(table), detectable(rows, shares=shares)]
     st.caption(" ".join(filter(None, told)))
     st.download_button(
         "Download as CSV",
@@ -237,7 +238,9 @@ def table_of(
         numbers.append(row | {head: number for head, (number, _) in cells.items()})
         texts.append({head: text for head, (_, text) in cells.items()})
     table, shown = pd.DataFrame(numbers), pd.DataFrame(texts)
-    kept = [head for head in shown if not _says_nothing(str(head), shown[head])]
+    # Left out is what no arm has, and the samples where all saw as many as none.
+    idle = {NOTHING}, {NOTHING, "×1.00"}
+    kept = [head for head in shown if not set(shown[head]) <= idle[head == COLUMNS[SAMPLES_SEEN].head]]
     order = np.lexsort([table[MEETS] != REACHED, table[ARM] != chosen])
     table, shown = table[[ARM, MEETS, SEEDS, *kept]], shown[kept]
     return table.iloc[order].reset_index(drop=True), shown.iloc[order].reset_index(drop=True)
@@ -246,11 +249,6 @@ def table_of(
 def _kind(name: str, shares: Collection[str]) -> str:
     kind = COLUMNS[name].kind
     return ABSOLUTE if kind == PERCENT and name not in shares else kind
-
-
-def _says_nothing(head: str, texts: pd.Series) -> bool:
-    """Tell whether no arm has the measure, or all saw as much as `none`."""
-    return set(texts) <= ({NOTHING, "×1.00"} if head == COLUMNS[SAMPLES_SEEN].head else {NOTHING})
 
 
 def _cell(row: Mapping[Any, Any] | None, kind: str) -> tuple[float, str]:
@@ -271,25 +269,18 @@ def _cell(row: Mapping[Any, Any] | None, kind: str) -> tuple[float, str]:
     return ends[0], with_interval(*ends, written="+z.1f", unit=" %")
 
 
+def _instead(text: str, number: float) -> str:
+    return text
+
+
 def _styled(table: pd.DataFrame, texts: pd.DataFrame, chosen: str | None) -> Styler:
     """Write the texts over the numbers, by which the columns sort, and shade the chosen arm."""
     styled = table.style
     for head in texts:
         for row, text in enumerate(texts[head]):
-            styled = styled.format(_writes(text), subset=([row], [head]))
+            styled = styled.format(functools.partial(_instead, text), subset=([row], [head]))
     shades = [CHOSEN_SHADE if arm == chosen else "" for arm in table[ARM]]
     return styled.apply(lambda values: shades, axis="index")
-
-
-def _writes(text: str) -> Callable[[Any], str]:
-    return lambda number: text
-
-
-def _none_in_words(compared: pd.DataFrame) -> str:
-    """Say what differences are taken to."""
-    own = compared[compared[ARM] == NONE].set_index("measure")["value"]
-    told = [f"{NAMES[name]} {own[name]:.3f}" for name in NAMES if name in own]
-    return f"none has {', '.join(told)}.".replace("-", "−") if told else ""
 
 
 def _reached(table: pd.DataFrame) -> str:

@@ -20,7 +20,7 @@ DIRECTION = "changed"  # in the address
 FELL, ROSE = "fell", "rose"
 DIRECTIONS = {FELL: "Memorized less", ROSE: "Memorized more"}
 SIZE = 12
-LITTLE = 0.005
+LITTLE = 0.005  # needs no word: the third digit
 LIMIT = 96  # pairs of each direction
 
 
@@ -49,10 +49,11 @@ def draw_changed_pairs(study: StudyFolder, chosen: str | None) -> None:
     key = "mitigation-direction"
     direction = choose_segment("Direction", DIRECTIONS, parameter=DIRECTION, key=key, hidden=True, clears=[PAGE])
     fell, rose = changes[changes["difference"] < 0], changes[changes["difference"] > 0].iloc[::-1]
+    moved = f"External pairs, which nobody memorized, moved by {moved_by(*both):+z.3f} as well.".replace("-", "−")
     st.caption(
         f"clipmem fell for {len(fell):,} of {len(changes):,} candidates that both arms trained on. The largest changes "
         "are partly chance: what is high in one run tends to be less in another. "
-        f"{_offset(moved_by(*both))} {_seeds(one, other)}"
+        f"{moved if abs(moved_by(*both)) >= LITTLE else ''} {_seeds(one, other)}"
     )
     shown = (rose if direction == ROSE else fell).head(LIMIT)
     if shown.empty:
@@ -102,13 +103,6 @@ def changes_of(one: Audit, version_one: Version, other: Audit, version_other: Ve
         FROM ({candidates}) AS ours JOIN theirs USING ({PAIR_ID}) ORDER BY difference, row_one
     """
     return fetch_arrow(one.folder / SCORES, query, theirs=theirs).to_pandas()
-
-
-def _offset(moved: float) -> str:
-    """Say how far pairs moved that nobody memorized; as little as a third digit needs no word."""
-    if not abs(moved) >= LITTLE:
-        return ""
-    return f"External pairs, which nobody memorized, moved by {moved:+z.3f} as well.".replace("-", "−")
 
 
 def _seeds(one: Audit, other: Audit) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
@@ -19,8 +18,7 @@ from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.mitigations.study_data import no_numbers
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.study_decisions import decided_for
-from clipmem_core.studies.arm import NONE
-from clipmem_core.studies.arm import Arm as Setting
+from clipmem_core.studies.arm import NONE, Arm
 from clipmem_core.studies.custom_arms import add_own, find_arm, read_own
 from clipmem_core.studies.estimate import minutes_of
 from clipmem_core.studies.jobs import is_elsewhere, resume_study, study_task
@@ -59,21 +57,20 @@ class Known:
     done: frozenset[tuple[str, int]]
 
     @property
-    def total(self) -> int:
-        return len(self.arms) * self.seeds
-
-    @property
     def left(self) -> int:
         """How many arms and seeds have no row yet."""
         return sum((arm, seed) not in self.done for arm in self.arms for seed in range(self.seeds))
 
     @property
-    def share(self) -> float:
-        return (self.total - self.left) / self.total if self.total else 0.0
-
-    @property
     def in_words(self) -> str:
-        return f"{self.total - self.left} of {self.total} arms × seeds are done"
+        """How far it is."""
+        total = len(self.arms) * self.seeds
+        return f"{total - self.left} of {total} arms × seeds are done"
+
+    def draw_bar(self) -> None:
+        """Draw how far it is."""
+        total = len(self.arms) * self.seeds
+        st.progress((total - self.left) / total if total else 0.0, text=self.in_words)
 
 
 def known_studies() -> tuple[list[Known], list[str]]:
@@ -82,13 +79,11 @@ def known_studies() -> tuple[list[Known], list[str]]:
     known, faults = [], []
     for study in list_studies():
         try:
-            found = know(study)
+            known.append(know(study))
         except InputError as error:
             faults.append(f"{study.name}: {error}")
-            continue
-        if found is not None:
-            known.append(found)
-    return sorted(known, key=lambda each: (-len(each.done), -(each.study.folder / STUDY).stat().st_mtime)), faults
+    newest = {each: (-len(each.done), -(each.study.folder / STUDY).stat().st_mtime) for each in known if each}
+    return sorted(newest, key=newest.__getitem__), faults
 
 
 def know(study: StudyFolder) -> Known | None:
@@ -111,8 +106,11 @@ def know(study: StudyFolder) -> Known | None:
         if len(rows) and (ARM not in rows or no_numbers(rows, NUMBERS) or rows[SEED].isna().any()):
             raise ValueError("no rows of arms and seeds")
         done = frozenset(study.done())
-    machine = _machine(asked.get("machine"))
-    return Known(study, str(asked.get("source", "")), machine, seeds, tuple(dict.fromkeys(arms)), done)
+    own, machine = asked.get("machine"), []
+    if isinstance(own, dict):
+        machine = [str(own.get("processor") or ""), f"{own['cores']} cores" if own.get("cores") else ""]
+    told = ", ".join(filter(None, machine))
+    return Known(study, str(asked.get("source", "")), told, seeds, tuple(dict.fromkeys(arms)), done)
 
 
 @contextmanager
@@ -128,13 +126,6 @@ def _reading(path: Path) -> Iterator[None]:
         raise InputError(
             f"{path} cannot be read: delete it and repeat the study's command; models that are trained stay"
         ) from None
-
-
-def _machine(found: Any) -> str:
-    if not isinstance(found, dict):
-        return ""
-    cores = found.get("cores")
-    return ", ".join(filter(None, [str(found.get("processor") or ""), f"{cores} cores" if cores else ""]))
 
 
 def beginning(known: Sequence[Known]) -> str:
@@ -198,7 +189,7 @@ def draw_state(known: Known, *, working: bool) -> None:
         if job is not None and job.running:
             _draw_work(job, known)
         elif working:
-            st.progress(known.share, text=known.in_words)
+            known.draw_bar()
             st.caption("Another process works on it, perhaps in a terminal.")
         elif known.left:
             _draw_end(job)
@@ -232,14 +223,18 @@ def is_working(name: str) -> bool:
 
 def _draw_work(job: Job, known: Known | None) -> None:
     """Draw how far a job is: of all arms and seeds, what it says, how long it takes, and how to stop it."""
-    waits = f"Waiting: {job.place} before it" if job.place else ""
-    counted = known is not None and known.total > 0
-    if known is not None and counted:
-        st.progress(known.share, text=known.in_words)
+    said = [f"Waiting: {job.place} before it" if job.place else ""]
+    if known is not None and known.arms and known.seeds > 0:
+        known.draw_bar()
+        said = [f"{said[0]}." if said[0] else ""]
     else:
-        st.progress(0.0, text=waits or "Reading the data set and measuring a few steps")
-    said = [f"{waits}." if waits and counted else "", _estimate(job), job.last_line]
-    show_text("\n".join(dict.fromkeys(filter(None, said))), limit=400)
+        st.progress(0.0, text=said.pop() or "Reading the data set and measuring a few steps")
+    try:
+        found = ESTIMATE.findall((job.folder / detached.OUTPUT).read_bytes()[:1_000_000])
+    except FileNotFoundError:
+        found = []
+    said += [line.decode("utf-8", "replace").strip() for line in found[-1:]]
+    show_text("\n".join(dict.fromkeys(filter(None, [*said, job.last_line]))), limit=400)
     if st.button("Cancel", key="mitigations-cancel", icon=":material/stop_circle:", help="What is done so far stays."):
         cancel(job)
 
@@ -250,17 +245,7 @@ def _draw_end(job: Job | None) -> None:
         draw_fault(f"It stopped with exit code {job.exit_code}.", job.last_line)
 
 
-def _estimate(job: Job) -> str:
-    """Return the line in which a job says how long it takes, empty before it does."""
-    try:
-        said = (job.folder / detached.OUTPUT).read_bytes()[:1_000_000]
-    except FileNotFoundError:
-        return ""
-    found = ESTIMATE.findall(said)
-    return found[-1].decode("utf-8", "replace").strip() if found else ""
-
-
-def draw_waiting(known: Known, setting: Setting, arm: str | None, *, working: bool) -> None:
+def draw_waiting(known: Known, setting: Arm, arm: str | None, *, working: bool) -> None:
     """Draw what is missing of a setting, how long that takes, and its button: nothing where every seed is done.
 
     Args:
@@ -269,7 +254,10 @@ def draw_waiting(known: Known, setting: Setting, arm: str | None, *, working: bo
         arm: the study's arm that has it, or None.
         working: whether a process works on the study.
     """
-    done, outdated = sum(name == arm for name, _ in known.done), _is_outdated(known.study, setting)
+    study, done = known.study, sum(name == arm for name, _ in known.done)
+    # The person may have decided otherwise since the setting ran.
+    ran = setting.decisions and find_arm(study, setting) is not None
+    outdated = ran and find_arm(study, setting, decided=decided_for(study)) is None
     if arm is not None and done < known.seeds:
         missing = f"{done} of {known.seeds} seeds of this setting are done" if done else "Not run yet"
         turn = "Its turn comes: the study is at work." if working else "Resume the study to run the rest."
@@ -277,19 +265,12 @@ def draw_waiting(known: Known, setting: Setting, arm: str | None, *, working: bo
     elif arm is None or outdated:
         missing = "Run with other decisions than those of now. With these" if outdated else "Not run"
         with st.container(border=True, key="mitigation-waiting"):
-            st.markdown(f"**{missing}{_how_long(known.study, setting)}**")
+            st.markdown(f"**{missing}{_how_long(study, setting)}**")
             if st.button("Run it", type="primary", icon=PLAY, key="mitigation-run"):
-                _run(known.study, setting)
+                _run(study, setting)
 
 
-def _is_outdated(study: StudyFolder, setting: Setting) -> bool:
-    """Tell whether the person has decided otherwise since the setting ran."""
-    if not setting.decisions or find_arm(study, setting) is None:
-        return False
-    return find_arm(study, setting, decided=decided_for(study)) is None
-
-
-def _how_long(study: StudyFolder, setting: Setting) -> str:
+def _how_long(study: StudyFolder, setting: Arm) -> str:
     """Say how long all seeds of a setting take."""
     try:
         minutes = minutes_of(study, setting)
@@ -300,7 +281,7 @@ def _how_long(study: StudyFolder, setting: Setting) -> str:
     return f": about {max(1, math.ceil(minutes)):,} min"
 
 
-def _run(study: StudyFolder, setting: Setting) -> None:
+def _run(study: StudyFolder, setting: Arm) -> None:
     """Add a setting to its study and let it go on; what forbids it is told, and nothing is lost."""
     try:
         add_own(study, setting, decided=decided_for(study) if setting.decisions else None)

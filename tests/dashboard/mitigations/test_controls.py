@@ -5,18 +5,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import write_table
 from clipmem_core.config import ARM_FIELDS, FIELDS
-from clipmem_core.dashboard.mitigations.knobs import (
-    ADAPTIVE,
-    COLOUR,
-    CROPS,
-    DECAY,
-    FORGET_DF,
-    IMAGE_NOISE,
-    LOGIT_FLOOR,
-    LOGIT_SCALE,
-    MASK,
-    MIN_DF,
-)
+from clipmem_core.dashboard.mitigations.controls import WORDS
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import SETTINGS
 from tests.dashboard.mitigations.mitigations_page import PAGE
@@ -47,35 +36,31 @@ def asked(app: AppTest) -> str:
     return address(app).get("setting", "")
 
 
-def test_the_address_sets_every_widget() -> None:
+def test_the_address_sets_every_widget_and_every_field_that_a_setting_can_change_has_one() -> None:
     app = open_page(PAGE, setting=ALL_ON)
     assert not app.warning
     assert asked(app) == ALL_ON
-    assert all(toggle.value for toggle in app.toggle if toggle.key.startswith("mitigation-on-"))
+    toggles = [toggle for toggle in app.toggle if toggle.key.startswith("mitigation-on-")]
+    assert all(toggle.value and toggle.help for toggle in toggles)
     values = dict(part.split("=") for part in ALL_ON.split() if "=" in part and not part.startswith("removal"))
     shown = {name: app.session_state[f"mitigation-{name}"] for name in ARM_FIELDS}
     assert {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in shown.items()} == values
     assert app.number_input(key="mitigation-removal-n").value == 7
     assert app.selectbox(key="mitigation-removal-by").value == "misfit"
-
-
-def test_the_words_hold_for_every_field_that_a_setting_can_change() -> None:
-    app = open_page(PAGE, setting=ALL_ON)
     assert {widget.key.removeprefix("mitigation-") for widget in (*app.slider, *app.select_slider)} >= {
         name for name in ARM_FIELDS if name != "noise_place"
     }
-    assert all(toggle.help for toggle in app.toggle if toggle.key.startswith("mitigation-on-"))
 
 
-@pytest.mark.parametrize(
-    "knob", [FORGET_DF, MIN_DF, MASK, CROPS, COLOUR, IMAGE_NOISE, DECAY, LOGIT_FLOOR, LOGIT_SCALE, *ADAPTIVE[:2]]
-)
-def test_a_toggle_writes_what_is_usual_and_takes_it_back(knob) -> None:  # noqa: ANN001
-    app = turn(open_page(PAGE), knob.name)
-    assert asked(app) == f"{knob.name}={knob.usual:g}"
-    assert app.slider(key=f"mitigation-{knob.name}").value == knob.usual
-    assert asked(turn(app, knob.name, on=False)) == ""
-    assert not app.slider
+def test_a_toggle_writes_what_is_usual_and_takes_it_back() -> None:
+    app, brings = open_page(PAGE), {"adaptive_rest", "text_noise"}  # these have tests of their own
+    for name in (name for words in WORDS.values() for name in words if FIELDS[name].slider and name not in brings):
+        usual = FIELDS[name].slider.usual
+        turn(app, name)
+        assert asked(app) == f"{name}={usual:g}"
+        assert app.slider(key=f"mitigation-{name}").value == usual
+        assert asked(turn(app, name, on=False)) == ""
+        assert not app.slider
 
 
 def test_a_slider_writes_its_value_without_the_noise_of_floats() -> None:
@@ -85,25 +70,23 @@ def test_a_slider_writes_its_value_without_the_noise_of_floats() -> None:
     assert asked(app) == "text_mask=0.3"
 
 
-def test_rest_comes_with_the_quantile_that_it_needs() -> None:
+def test_rest_comes_with_the_quantile_that_it_needs_and_an_early_stop_at_two_thirds() -> None:
     app = turn(open_page(PAGE), "adaptive_rest")
     assert asked(app) == "adaptive_rest=1 adaptive_quantile=0.95"
     app.slider(key="mitigation-adaptive_every").set_value(5).run()
     assert asked(app) == "adaptive_rest=1 adaptive_quantile=0.95 adaptive_every=5"
     assert asked(turn(app, "adaptive_rest", on=False)) == ""
+    assert asked(turn(app, "stop_epoch")) == "stop_epoch=53"  # of 80
 
 
 def test_several_settings_combine_and_the_place_of_noise_is_asked_for_once() -> None:
-    app = turn(turn(turn(open_page(PAGE), "text_noise"), "image_noise"), "colour")
+    app = turn(open_page(PAGE), "text_noise")
+    assert "σ·√dim = 0.15·√64 = 1.20" in captions(app)  # the model tiny has embeddings of 64 numbers
+    turn(turn(app, "image_noise"), "colour")
     assert [each.key for each in app.segmented_control].count("mitigation-noise_place") == 1
     app.segmented_control(key="mitigation-noise_place").select("before").run()
     assert asked(app) == "text_noise=0.15 image_noise=0.15 noise_place=before colour=0.4"
     assert asked(turn(turn(app, "text_noise", on=False), "image_noise", on=False)) == "colour=0.4"
-
-
-def test_noise_is_told_by_its_length_too() -> None:
-    # The model tiny has embeddings of 64 numbers: 0.15 · 8.
-    assert "σ·√dim = 0.15·√64 = 1.20" in captions(turn(open_page(PAGE), "text_noise"))
 
 
 def test_captions_are_offered_up_to_all_of_the_source_but_not_as_in_none(lab: StudyFolder) -> None:
@@ -118,25 +101,15 @@ def test_captions_are_offered_up_to_all_of_the_source_but_not_as_in_none(lab: St
     assert "Every pair has one caption" in captions(open_page(PAGE))
 
 
-def test_pairs_are_taken_out_by_a_ranking() -> None:
+def test_pairs_are_taken_out_by_a_ranking_and_what_is_no_field_is_a_word_of_its_own() -> None:
     app = turn(open_page(PAGE), "removal")
     assert asked(app) == "removal=clipmem:20"  # half of the 40 that f and g share
     app.number_input(key="mitigation-removal-n").set_value(12).run()
     app.selectbox(key="mitigation-removal-by").select("random").run()
-    assert asked(app) == "removal=random:12"
-    assert asked(turn(app, "removal", on=False)) == ""
-
-
-@pytest.mark.parametrize("flag", ["lookalikes", "equal_time"])
-def test_what_is_no_field_is_a_word_of_its_own(flag: str) -> None:
-    app = turn(open_page(PAGE, setting="text_mask=0.3"), flag)
-    assert asked(app) == f"text_mask=0.3 {flag}"
-    assert asked(turn(app, flag, on=False)) == "text_mask=0.3"
-
-
-def test_equal_time_alone_is_none() -> None:
-    assert open_page(PAGE).toggle(key="mitigation-on-equal_time").disabled
-    assert asked(open_page(PAGE, setting="equal_time")) == ""
+    assert asked(turn(app, "lookalikes")) == "removal=random:12 lookalikes"
+    assert asked(turn(app, "equal_time")) == "removal=random:12 lookalikes equal_time"
+    assert asked(turn(turn(app, "lookalikes", on=False), "removal", on=False)) == ""  # equal time alone is none
+    assert app.toggle(key="mitigation-on-equal_time").disabled
 
 
 def test_a_value_beyond_the_usual_widens_its_slider() -> None:

@@ -42,23 +42,17 @@ def test_numbers_are_paired_differences_and_shares_of_none(data: Path) -> None:
     assert row["seeds"] == 3
 
 
-def test_the_chosen_arm_comes_first(data: Path) -> None:
+def test_the_chosen_arm_comes_first_and_those_that_reach_the_aim_next(data: Path) -> None:
     rows = rows_of(make_arms(data))
-    table, texts = table_of(rows, "mask-and-crops", reached=(), shares=BOTH)
-    plain, plain_texts = table_of(rows, None, reached=(), shares=BOTH)
-    assert table["arm"][0] == "mask-and-crops"
-    assert table["arm"][1:].tolist() == [arm for arm in plain["arm"] if arm != "mask-and-crops"]
-    place = plain["arm"].tolist().index("mask-and-crops")
-    assert texts["clipmem"][0] == plain_texts["clipmem"][place]
-
-
-def test_arms_that_reach_the_aim_come_next(data: Path) -> None:
-    rows = rows_of(make_arms(data))
-    plain = table_of(rows, None, reached=(), shares=BOTH)[0]["arm"].tolist()
-    reached = plain[-2:]
-    found, texts = table_of(rows, plain[1], reached=reached, shares=BOTH)
-    assert found["arm"].tolist() == [plain[1], *reached, plain[0], *plain[2:-2]]
-    assert len(texts) == len(found)
+    table, texts = table_of(rows, None, reached=(), shares=BOTH)
+    plain = table["arm"].tolist()
+    found, found_texts = table_of(rows, plain[1], reached=plain[-2:], shares=BOTH)
+    assert found["arm"].tolist() == [plain[1], *plain[-2:], plain[0], *plain[2:-2]]
+    assert found_texts["clipmem"][0] == texts["clipmem"][1]
+    assert len(found_texts) == len(found)
+    # What may be 0 in none is not told in percent of it.
+    assert texts["clipmem"].str.contains("%").all()
+    assert not table_of(rows, None, reached=(), shares=())[1]["clipmem"].str.contains("%").any()
 
 
 def test_columns_that_say_nothing_are_left_out(data: Path) -> None:
@@ -70,13 +64,6 @@ def test_columns_that_say_nothing_are_left_out(data: Path) -> None:
     arms.loc[arms["arm"] == "early-stop", "samples_seen"] /= 2
     write_table(study.folder / ARMS, arms)
     assert set(table_of(rows_of(study), None, reached=(), shares=BOTH)[1]["samples"]) == {"×1.00", "×0.50"}
-
-
-def test_differences_to_what_may_be_0_are_not_told_in_percent(data: Path) -> None:
-    rows = rows_of(make_arms(data))
-    one, other = (table_of(rows, None, reached=(), shares=shares)[1]["clipmem"] for shares in (BOTH, ()))
-    assert one.str.contains("%").all()
-    assert not other.str.contains("%").any()
 
 
 def test_the_table_says_what_it_is_and_who_reaches_the_aim(data: Path) -> None:

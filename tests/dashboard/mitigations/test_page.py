@@ -1,6 +1,5 @@
 """The page Mitigations: what a setting did, or what it takes to run it."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,17 +34,13 @@ def test_without_a_study_the_page_offers_to_start_one(data: Path) -> None:
     assert "There is no study" in open_page(PAGE, view="results").info[0].value
 
 
-def test_a_link_opens_a_setting_and_says_what_it_did(lab: StudyFolder) -> None:
-    app = open_page(PAGE, study="lab", setting="text_mask=0.3")
+def test_a_link_opens_a_setting_as_somebody_types_it_and_says_what_it_did(lab: StudyFolder) -> None:
+    app = open_page(PAGE, study="lab", setting="noise_place=before  text_mask=.30")
+    assert address(app)["setting"] == "text_mask=0.3"
+    assert app.selectbox(key="mitigations-listed").value == "text_mask=0.3"
     assert "text_mask 0.3 against none: clipmem −30\u00a0% [−31, −29], AUROC −0.030" in titles(app)
     assert "It meets the aim" in said(app)
     assert "Run it" not in labels(app)
-
-
-def test_a_setting_as_somebody_types_it_is_written_as_usual(lab: StudyFolder) -> None:
-    app = open_page(PAGE, setting="noise_place=before  text_mask=.30")
-    assert address(app)["setting"] == "text_mask=0.3"
-    assert app.selectbox(key="mitigations-listed").value == "text_mask=0.3"
 
 
 @pytest.mark.parametrize(
@@ -67,8 +62,10 @@ def test_a_setting_that_cannot_be_used_is_told_and_none_shown(lab: StudyFolder, 
     assert "Nothing is done against memorization" in said(app)
 
 
-@pytest.mark.parametrize("file", ["pairs.parquet", "membership.parquet", ".prepared.npz", "config.json"])
-@pytest.mark.parametrize("garbage", [b"garbage", None])
+@pytest.mark.parametrize(
+    ("file", "garbage"),
+    [("pairs.parquet", b"garbage"), ("membership.parquet", None), (".prepared.npz", b"garbage"), ("config.json", None)],
+)
 def test_a_broken_audit_of_none_breaks_one_part_of_the_page(lab: StudyFolder, file: str, garbage: bytes | None) -> None:
     path = lab.audit("none").folder / file
     path.unlink() if garbage is None else path.write_bytes(garbage)
@@ -105,13 +102,20 @@ def test_a_setting_that_cannot_run_is_one_line_and_nothing_is_lost(
     assert (went_on, read_own(lab)) == ([], [])
 
 
-def test_a_job_that_does_not_start_is_one_line(lab: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(study: StudyFolder) -> None:
-        raise RuntimeError("job did not start:\nno output")
+def test_a_setting_that_cannot_be_added_or_a_job_that_does_not_start_is_one_line(
+    lab: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: Exception) -> None:
+        raise error
 
-    monkeypatch.setattr(study_progress, "resume_study", fail)
+    stopped = RuntimeError("job did not start:\nno output")
+    monkeypatch.setattr(study_progress, "resume_study", lambda study: fail(stopped))
     app = press(open_page(PAGE, setting="text_mask=0.35"), "Run it")
     assert "job did not start: no output" in texts(app)
+    refused = InputError("the folder\ncannot be written")
+    monkeypatch.setattr(study_progress, "add_own", lambda *args, **kwargs: fail(refused))
+    app = press(open_page(PAGE, setting="text_mask=0.36"), "Run it")
+    assert "the folder cannot be written" in texts(app)
 
 
 def test_an_arm_with_some_of_its_seeds_says_so(data: Path, lab: StudyFolder) -> None:
@@ -158,16 +162,6 @@ def test_a_study_from_before_settings_were_kept_says_how_it_gets_them(
     assert not app.error, said(app)
     press(app, "Read its settings")
     assert went_on == [("resume", "lab")]
-
-
-def test_an_error_while_it_is_added_loses_nothing(lab: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **kwargs: object) -> str:
-        raise InputError("the folder\ncannot be written")
-
-    monkeypatch.setattr(study_progress, "add_own", refuse)
-    app = press(open_page(PAGE, setting="text_mask=0.35"), "Run it")
-    assert "the folder cannot be written" in texts(app)
-    assert json.loads((lab.folder / "study.json").read_text())["study"] == "combined"
 
 
 def test_forgetting_says_what_it_is_measured_against_and_what_the_checkpoint_keeps(data: Path) -> None:

@@ -1,22 +1,25 @@
+"""The figures of a study of mitigations, and where the names of dots have room."""
+
+import itertools
 import math
 
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from clipmem_core.figures.colours import DARK_PAGE, LIGHT_PAGE
-from clipmem_core.figures.mitigations import (
-    CHOSEN_COLOUR,
+from clipmem_core.figures.tradeoff import (
     FEW,
-    FRONT_COLOUR,
     LARGE,
-    LINE_COLOURS,
-    PAPER_COLOUR,
+    LETTER,
+    LINE_HEIGHT,
     SIZE,
+    Extent,
     against_figure,
+    place_labels,
     tradeoff_figure,
 )
-from tests.figures.test_groups import contrast
 
 TITLES = ("clipmem", "retrieval")
 
@@ -186,7 +189,45 @@ def test_several_lines_stand_a_little_apart_and_the_papers_have_their_colours() 
     assert not [trace for trace in figure.data if trace.fill == "toself"]
 
 
-@pytest.mark.parametrize("colour", [FRONT_COLOUR, CHOSEN_COLOUR, PAPER_COLOUR, *LINE_COLOURS])
-@pytest.mark.parametrize("page", [LIGHT_PAGE, DARK_PAGE])
-def test_every_colour_stands_out_from_both_pages(colour: str, page: str) -> None:
-    assert contrast(colour, page) >= 3
+EXTENTS = (Extent(0, 1, span=400), Extent(0, 1, span=300))
+PLACES = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12)
+
+
+def box(name: str, x: float, y: float, anchor: dict) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of a name in pixels."""
+    start, up = 400 * x + anchor["xshift"], 300 * y + anchor["yshift"]
+    left = start if anchor["xanchor"] == "left" else start - LETTER * len(name)
+    bottom = up if anchor["yanchor"] == "bottom" else up - LINE_HEIGHT
+    return left, left + LETTER * len(name), bottom, bottom + LINE_HEIGHT
+
+
+@settings(max_examples=20)
+@given(PLACES)
+def test_no_name_covers_another_or_leaves_the_figure(places: list[tuple[float, float]]) -> None:
+    dots = pd.DataFrame(places, columns=["x", "y"], index=[f"arm-{'x' * number}" for number in range(len(places))])
+    found = place_labels(dots, list(dots.index), extents=EXTENTS)
+    boxes = [box(name, *dots.loc[name], anchor) for name, anchor in found.items()]
+    for left, right, bottom, top in boxes:
+        assert left >= 0
+        assert right <= 400
+        assert bottom >= 0
+        assert top <= 300
+    for one, other in itertools.combinations(boxes, 2):
+        assert one[1] <= other[0] or other[1] <= one[0] or one[3] <= other[2] or other[3] <= one[2]
+
+
+def test_where_there_is_room_for_one_it_is_the_most_important() -> None:
+    dots = pd.DataFrame({"x": [0.5] * 9, "y": [0.5] * 9}, index=[f"a-long-name-{number}" for number in range(9)])
+    found = place_labels(dots, list(dots.index[::-1]), extents=EXTENTS)
+    assert "a-long-name-8" in found
+    assert len(found) <= 4
+    assert "a-long-name-0" not in found
+    assert "a-long-name-0" in place_labels(dots, list(dots.index[::-1]), always=["a-long-name-0"], extents=EXTENTS)
+
+
+def test_a_dot_at_the_right_edge_is_named_to_its_left() -> None:
+    dots = pd.DataFrame({"x": [1.0], "y": [1.0]}, index=["none"])
+    anchor = place_labels(dots, ["none"], extents=EXTENTS)["none"]
+    assert (anchor["xanchor"], anchor["yanchor"]) == ("right", "top")
+    dots = pd.DataFrame({"x": [float("nan"), 0.5], "y": [0.5, 0.5]}, index=["gone", "here"])
+    assert list(place_labels(dots, ["gone", "here", "unknown"], extents=EXTENTS)) == ["here"]

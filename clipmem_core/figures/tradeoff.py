@@ -1,29 +1,39 @@
-"""The arms of a study of mitigations as Plotly figures: utility against memorization, and both against a setting."""
+"""The arms of a study of mitigations: utility against memorization, and both against a setting."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from clipmem_core.figures.clouds import LABEL_COLOURS, LEGEND_OF_SEEDS, safe
-from clipmem_core.figures.colours import OTHER
-from clipmem_core.figures.encoder_page import error_bar
-from clipmem_core.figures.labels import Extent, place_labels
+from clipmem_core.figures.colours import CHOSEN_COLOUR, FRONT_COLOUR, LINE_COLOURS, OTHER, PAPER_COLOUR
+from clipmem_core.figures.layout import LEGEND_OF_SEEDS, error_bar, laid_out, safe
 from clipmem_core.studies.store import ARM
 
 MEMORIZATION, UTILITY = "memorization", "utility"
 LINE, PLACE, TOLD, BAND = "line", "place", "told", "band"
 HEIGHT = 440
-CHOSEN_COLOUR, PAPER_COLOUR, FRONT_COLOUR = "#6a6fd8", "#a0674b", "#0f8f9f"
-LINE_COLOURS = (FRONT_COLOUR, "#d93a3a", *LABEL_COLOURS[8:])
 SIZE, LARGE, RING = 10, 14, 24
 PAPER = "the paper, rescaled"
 HOVER = "%{customdata[1]}<extra></extra>"
 FEW = 16  # arms: of more, only the front is named, the others by hovering
 WIDE = 3  # medians: where a bar longer than that is cut, or one arm of few seeds would make a blot of the others
 APART = 0.012  # of the lines of one setting, of the axis
+LETTER, LINE_HEIGHT, GAP = 6.2, 14.0, 5.0  # pixels: of a letter, of a line, from the middle of a dot to its name
+# Corners, because bars of intervals leave a dot to the right, to the left, up and down.
+CORNERS: list[dict[str, Any]] = [
+    {
+        "xanchor": "left" if right > 0 else "right",
+        "yanchor": "bottom" if up > 0 else "top",
+        "xshift": right * GAP,
+        "yshift": up * GAP / 2,
+    }
+    for up in (1, -1)
+    for right in (1, -1)
+]
+Box = tuple[float, float, float, float]  # left, right, bottom, top
 
 
 def tradeoff_figure(
@@ -74,7 +84,7 @@ def tradeoff_figure(
     figure.update_xaxes(title=x, zeroline=False, range=_shown(drawn, MEMORIZATION))
     figure.update_yaxes(title=y, zeroline=False, range=_shown(drawn, UTILITY))
     _add_labels(figure, points, front, always=[name for name in points[ARM] if name in (chosen, none)])
-    return _laid_out(figure)
+    return _finished(figure)
 
 
 def against_figure(
@@ -114,14 +124,12 @@ def against_figure(
     figure.update_xaxes(title=safe(titles[0]), row=2, col=1)
     for panel, title, better in ((1, titles[1], "less memorized ←"), (2, titles[2], "more useful →")):
         figure.update_yaxes(title=f"{safe(title)}<br>{better}", zeroline=False, row=panel, col=1)
-    return _laid_out(figure)
+    return _finished(figure)
 
 
-def _laid_out(figure: go.Figure) -> go.Figure:
+def _finished(figure: go.Figure) -> go.Figure:
     """Give a figure its height and its legend; a drag scrolls the page."""
-    figure.update_layout(legend=LEGEND_OF_SEEDS, height=HEIGHT, margin={"l": 0, "r": 10, "t": 30, "b": 0})
-    figure.update_layout(dragmode=False, hoverlabel={"align": "left"})
-    return figure
+    return laid_out(figure, HEIGHT, legend=LEGEND_OF_SEEDS, dragmode=False, hoverlabel={"align": "left"})
 
 
 def _add_arms(figure: go.Figure, rows: pd.DataFrame, x: str, y: str, colour: str, **trace: Any) -> None:
@@ -213,3 +221,59 @@ def _sizes(rows: pd.DataFrame, chosen: str | None) -> list[int]:
 def _customdata(rows: pd.DataFrame) -> list[list[object]]:
     """Return what goes with each dot: its row, and the lines it tells, which Plotly shows as they are."""
     return [[row, "<br>".join(map(safe, told))] for row, told in zip(rows.index.tolist(), rows[TOLD], strict=True)]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The two ends of an axis, and how many pixels lie between them, about as many as on a narrow page."""
+
+    low: float
+    high: float
+    span: float = 340.0
+
+    def pixel(self, value: float) -> float:
+        """Return where a value lies, in pixels from the lower end."""
+        return (value - self.low) / (self.high - self.low) * self.span
+
+
+def place_labels(
+    dots: pd.DataFrame, names: Sequence[str], *, always: Sequence[str] = (), extents: tuple[Extent, Extent]
+) -> dict[str, dict[str, Any]]:
+    """Choose a corner for each name where it covers no dot, no other name, and no edge of the figure.
+
+    Args:
+        dots: x and y of each, by name.
+        names: the ones to be written, the most important first.
+        always: of them, those that are written even where there is no space.
+        extents: of the axes.
+
+    Returns:
+        Anchors and shifts of Plotly's annotations, by name; names without space are left out.
+    """
+    centres = {name: (extents[0].pixel(x), extents[1].pixel(y)) for name, x, y in dots.dropna().itertuples(name=None)}
+    taken = [(x - GAP, x + GAP, y - GAP, y + GAP) for x, y in centres.values()]
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        if name not in centres:
+            continue
+        boxes = [_box(corner, *centres[name], len(name) * LETTER) for corner in CORNERS]
+        faults = [_faults(box, taken, extents) for box in boxes]
+        best = faults.index(min(faults))
+        if faults[best] == 0 or name in always:
+            found[name] = CORNERS[best]
+            taken.append(boxes[best])
+    return found
+
+
+def _box(corner: Mapping[str, Any], x: float, y: float, width: float) -> Box:
+    left = x + corner["xshift"] - (width if corner["xanchor"] == "right" else 0)
+    bottom = y + corner["yshift"] - (LINE_HEIGHT if corner["yanchor"] == "top" else 0)
+    return left, left + width, bottom, bottom + LINE_HEIGHT
+
+
+def _faults(own: Box, taken: Iterable[Box], extents: tuple[Extent, Extent]) -> int:
+    """Count what a name covers; an edge that would cut it is worst."""
+    left, right, bottom, top = own
+    cut = left < 0 or right > extents[0].span or bottom < 0 or top > extents[1].span
+    covered = sum(left < box[1] and right > box[0] and bottom < box[3] and top > box[2] for box in taken)
+    return covered + 100 * cut
