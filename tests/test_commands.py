@@ -96,7 +96,6 @@ def test_nothing_left_to_audit_leaves_no_folder(folder: Callable[..., Path], dat
     assert not list(data.glob("audits/[!.]*"))
 
 
-@pytest.mark.slow
 def test_a_start_that_cannot_be_had_leaves_the_name_free(data: Path, capsys: Captured) -> None:
     flags = shlex.split("--preset tiny --scenes-pairs 200 --members 2 --threads 1 --pretrained nosuch.pt")
     assert main(["audit", "scenes", "--name", "x", *flags]) == 2

@@ -131,7 +131,6 @@ def test_pictures_are_told_now_and_then_and_at_the_end(capsys: Captured) -> None
     assert len(printed) < 100
 
 
-@pytest.mark.slow
 def test_real_steps_are_measured_side_by_side_and_a_model_that_cannot_be_built_is_told(
     data: Path, tmp_path: Path, capsys: Captured
 ) -> None:

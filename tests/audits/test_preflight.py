@@ -162,7 +162,6 @@ def test_old_checks_are_thrown_away_when_the_next_one_starts(data: Path, monkeyp
     assert kept == {running.key, new.key}
 
 
-@pytest.mark.slow
 def test_a_check_of_the_drawn_set_finds_what_its_audit_will_have(data: Path) -> None:
     source = SourceOptions(scenes_pairs=220)
     request = Request("scenes", "a", dataclasses.replace(TINY, source=source, epochs=2, threads=1))

@@ -146,7 +146,6 @@ def test_a_study_that_was_interrupted_in_an_added_arm_ends_with_the_same_table(
     assert again.asked["compared"] == whole.asked["compared"]
 
 
-@pytest.mark.slow
 def test_a_study_that_was_killed_in_an_added_arm_ends_with_the_same_table(
     start: Start, trained: Trained, data: Path
 ) -> None:

@@ -110,7 +110,6 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.slow
 def test_a_study_that_was_killed_ends_with_the_same_table(
     start: Start, whole: StudyFolder, data: Path, trained: Trained
 ) -> None:
