@@ -6,19 +6,19 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.lifecycle import folder_bytes
-from clipmem_core.audits.progress import member_progress, training_seconds_left
-from clipmem_core.audits.status import (
+from clipmem_core.audits.lifecycle import (
     BROKEN,
     DONE,
     SCORING,
     TRAINING,
     WAITING,
     State,
+    folder_bytes,
     list_states,
     member_names,
     odd_names,
 )
+from clipmem_core.audits.progress import member_progress, training_seconds_left
 from clipmem_core.audits.store import CONFIG, Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.amounts import duration

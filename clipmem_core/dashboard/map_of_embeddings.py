@@ -12,8 +12,7 @@ from clipmem_core.dashboard.map_selection import draw_selectable
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.trouble import draw_fault, explained_errors
 from clipmem_core.figures.maps import PERCENTILES, embedding_figure
-from clipmem_core.review.map_jobs import map_task, seconds_running
-from clipmem_core.review.maps import map_file, map_name, map_points, mapped_members, seconds_to_draw
+from clipmem_core.review.maps import map_file, map_name, map_points, map_task, mapped_members, seconds_to_draw
 from clipmem_core.review.selection import IMAGE_SIDE, MAP_X, MAP_Y, TEXT_SIDE, Selection
 from clipmem_core.review.tables import count_rows
 from clipmem_core.scores.table import COLOUR as SCORE_COLOUR
@@ -99,7 +98,7 @@ def _draw_waiting(audit: Audit, name: str) -> None:
 
 
 def _draw_progress(job: Job, seconds: int) -> None:
-    passed = seconds_running(job)
+    passed = job.age
     told = f"of about {seconds} s" if passed <= seconds else f"so far; it usually takes about {seconds} s"
     st.progress(min(0.95, passed / seconds), text=f"{passed:.0f} s {told}")
     show_text(job.last_line, limit=200)
@@ -111,4 +110,4 @@ def _draw_reason(job: Job | None) -> None:
     if job is None or not job.exit_code:
         st.info("These embeddings have no map yet. It is drawn once and kept.", icon=":material/bubble_chart:")
         return
-    draw_fault(f"The map could not be drawn (exit code {job.exit_code}).", job.last_line)
+    draw_fault(f"The map could not be drawn (exit code {job.exit_code}).", job.last_line.removeprefix("error: "))

@@ -7,8 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.jobs import Task, audit_task, cancel, resume_arguments
-from clipmem_core.audits.progress import MemberProgress, loss_curves, member_progress, training_seconds_left
-from clipmem_core.audits.status import (
+from clipmem_core.audits.lifecycle import (
     BROKEN,
     CANCELLED,
     DONE,
@@ -21,6 +20,7 @@ from clipmem_core.audits.status import (
     member_names,
     state_of,
 )
+from clipmem_core.audits.progress import MemberProgress, loss_curves, member_progress, training_seconds_left
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.amounts import duration
 from clipmem_core.dashboard.plain import show_text

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clipmem_core.audits.detached import process_start
+from clipmem_core.audits.jobs import process_start
 from clipmem_core.columns import IMAGE
 from clipmem_core.config import InputError
 from clipmem_core.exports.cleaned import ROW, Cleaned

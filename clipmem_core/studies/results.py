@@ -1,19 +1,14 @@
-"""From a study to the small CSV behind the README's tables, with the command, machine and seeds that made it.
+"""The results of a study as a small CSV, with the commands, machine and seeds that made it."""
 
-python -m clipmem_core.studies.results NAME OUT.csv
-"""
-
-import sys
 from pathlib import Path
 
 import pandas as pd
 
 from clipmem_core.audits.results import machine_line, write_csv
 from clipmem_core.columns import ONE_SPLIT
-from clipmem_core.config import InputError
 from clipmem_core.studies.aim import all_differences
 from clipmem_core.studies.show import sentences
-from clipmem_core.studies.store import EPOCH, SEED, StudyFolder, open_study
+from clipmem_core.studies.store import EPOCH, SEED, StudyFolder
 from clipmem_core.studies.typed import commands_of
 
 
@@ -47,19 +42,3 @@ def write_results(study: StudyFolder, path: Path) -> None:
         *sentences(study),
     ]
     write_csv(path, head, result_rows(study))
-
-
-def main(arguments: list[str]) -> int:
-    """Write one table."""
-    try:
-        if len(arguments) != 2:
-            raise InputError("give the name of a study and the CSV to write")
-        write_results(open_study(arguments[0]), Path(arguments[1]))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipmem_core import columns as c
-from clipmem_core.audits.screen import plain
+from clipmem_core.audits.console import plain
 from clipmem_core.studies.compare import TEXT_LEAD, differences, with_lead
 from clipmem_core.studies.plans import find_study
 from clipmem_core.studies.store import (

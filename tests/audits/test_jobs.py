@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.detached import process_start
 from clipmem_core.audits.jobs import (
     Job,
     Task,
@@ -21,6 +20,7 @@ from clipmem_core.audits.jobs import (
     fetch_task,
     jobs_folder,
     list_job_names,
+    process_start,
     resume_arguments,
 )
 from clipmem_core.audits.store import Audit, write_json

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clipmem_core.audits import lifecycle
-from clipmem_core.audits.detached import process_start
+from clipmem_core.audits.jobs import process_start
 from clipmem_core.audits.lifecycle import delete_audit, folder_bytes, rename_audit
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import Audit, broken_files, list_audits, write_json

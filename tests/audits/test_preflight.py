@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipmem_core.audits import preflight
-from clipmem_core.audits.detached import process_start
-from clipmem_core.audits.jobs import Task
+from clipmem_core.audits.jobs import Task, process_start
 from clipmem_core.audits.preflight import Request, find_check, find_request, refuse_at_once, start_check
 from clipmem_core.audits.store import write_json
 from clipmem_core.commands import parse

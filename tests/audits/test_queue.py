@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from clipmem_core.audits.detached import process_start
-from clipmem_core.audits.jobs import Job, cancel
 from clipmem_core.audits.queue import INTERRUPTED, Ticket, await_turn, draw_ticket, place, tickets
+
+from clipmem_core.audits.jobs import Job, cancel, process_start
 from tests.audits.test_jobs import find, start, until
 
 STAY = "import time; print('here', flush=True); time.sleep(60)"

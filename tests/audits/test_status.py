@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from clipmem_core.audits.status import list_states, odd_names, state_of
 
 from clipmem_core.audits import status
-from clipmem_core.audits.detached import process_start
+from clipmem_core.audits.jobs import Ticket, process_start
 from clipmem_core.audits.lock import hold
-from clipmem_core.audits.queue import Ticket
-from clipmem_core.audits.status import list_states, odd_names, state_of
 from clipmem_core.audits.store import Audit, write_json
 from tests.made_audit import make_audit
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.detached import process_start
-from clipmem_core.audits.jobs import Task
+from clipmem_core.audits.jobs import Task, process_start
 from clipmem_core.audits.preflight import Request, read_request
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import AuditConfig, SourceOptions, as_dict, preset_config

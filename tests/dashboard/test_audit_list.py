@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.detached import process_start
-from clipmem_core.audits.queue import Ticket
+from clipmem_core.audits.jobs import Ticket, process_start
 from clipmem_core.audits.store import Audit, broken_files, write_json
 from tests.dashboard.audits_page import PAGE, button, labels, leave_job, table, unfinish
 from tests.dashboard.test_pages import open_page, texts, titles

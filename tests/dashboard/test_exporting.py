@@ -6,9 +6,9 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.store import PAIRS, Audit, write_json, write_table
-from clipmem_core.dashboard import exporting, kept_exports
-from clipmem_core.dashboard.kept_exports import KINDS, export_path
-from clipmem_core.exports import FORMATS
+from clipmem_core.dashboard import exporting
+from clipmem_core.exports import FORMATS, kept
+from clipmem_core.exports.kept import KINDS, export_path
 from clipmem_core.review.decisions import Review, open_review
 from tests.dashboard.test_deciding import press
 from tests.dashboard.test_pages import open_page, texts, titles
@@ -100,7 +100,7 @@ def test_an_export_that_cannot_be_deleted_says_why(audit: Audit, monkeypatch: py
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(kept_exports.shutil, "rmtree", refuse)
+    monkeypatch.setattr(kept.shutil, "rmtree", refuse)
     assert "not deleted" in press(app, "Delete").toast[0].value
 
 

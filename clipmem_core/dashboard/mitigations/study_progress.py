@@ -10,8 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from clipmem_core.audits import detached
-from clipmem_core.audits.jobs import Job, Task, cancel
+from clipmem_core.audits.jobs import OUTPUT, Job, Task, cancel
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAGE
@@ -254,7 +253,7 @@ def _draw_end(job: Job | None) -> None:
 def _estimate(job: Job) -> str:
     """Return the line in which a job says how long it takes, empty before it does."""
     try:
-        said = (job.folder / detached.OUTPUT).read_bytes()[:1_000_000]
+        said = (job.folder / OUTPUT).read_bytes()[:1_000_000]
     except FileNotFoundError:
         return ""
     found = ESTIMATE.findall(said)

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from clipmem_core.dashboard.kept_exports import KINDS, kept_exports, main, make, reading_code, share_done
 
 from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.store import PAIRS, Audit, write_table
 from clipmem_core.commands import Export, parse
 from clipmem_core.config import InputError
 from clipmem_core.dashboard import kept_exports as kept
-from clipmem_core.dashboard.kept_exports import KINDS, kept_exports, main, make, reading_code, share_done
 from clipmem_core.exports import FORMATS
 from clipmem_core.review.decisions import open_review
 
