@@ -226,7 +226,7 @@ def test_each_way_to_end_has_its_code_and_one_line(
     def fail(_: object) -> None:
         raise raised
 
-    monkeypatch.setitem(commands.COMMANDS, "fetch", (commands.Fetch, fail))
+    monkeypatch.setattr(commands.Fetch, "run", fail)
     assert main(["fetch", "tuxpaint"]) == code
     assert line_of(capsys) == message
 

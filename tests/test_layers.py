@@ -11,7 +11,7 @@ LAYERS = [
     {"review"},
     {"figures"},
     {"exports"},
-    {"arguments", "flags", "commands", "__main__"},
+    {"arguments", "commands", "__main__"},
     {"dashboard"},
     {"pages"},
 ]

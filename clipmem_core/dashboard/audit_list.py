@@ -83,7 +83,7 @@ def _draw_at_work() -> None:
     st.dataframe(
         pd.DataFrame(rows),
         hide_index=True,
-        column_config={"progress": bar},
+        column_config={"progress": bar, "training left": st.column_config.TextColumn(width=125)},
         placeholder="",
         alt="Progress of each audit that waits or runs",
     )

@@ -142,8 +142,9 @@ def _draw_members(state: State) -> None:
     columns = {
         "stage": st.column_config.TextColumn(width=90),
         "progress": st.column_config.ProgressColumn("progress", format="percent", min_value=0, max_value=1),
-        "loss": st.column_config.NumberColumn(format="%.2f"),
-        "pairs/s": st.column_config.NumberColumn(format="%.0f"),
+        "loss": st.column_config.NumberColumn(format="%.2f", width=60),
+        "pairs/s": st.column_config.NumberColumn(format="%.0f", width=70),
+        "left": st.column_config.TextColumn(width=105),
     }
     table.dataframe(
         _member_table(members), hide_index=True, column_config=columns, placeholder="", alt="Progress of each member"

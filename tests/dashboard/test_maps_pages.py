@@ -7,8 +7,8 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.store import Audit, write_json, write_manifest, write_table
-from clipmem_core.dashboard import map_of_embeddings, map_of_scores, map_selection
-from clipmem_core.review import map_jobs, maps, score_map
+from clipmem_core.dashboard import map_of_scores, map_selection
+from clipmem_core.review import maps, score_map
 from clipmem_core.review.maps import make_map, map_name, map_path
 from clipmem_core.review.selection import Outline
 from tests.dashboard.test_pages import open_page, texts
@@ -55,7 +55,7 @@ def shape(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def leave_job(audit: Audit, name: str, *, exit_code: int | None, output: str = "") -> None:
-    folder = map_jobs.map_task(audit, name).folder
+    folder = maps.map_task(audit, name).folder
     folder.mkdir(parents=True)
     write_json(folder / "job.json", {"pid": 1, "started": None, "command": ["python"]})
     (folder / "output.log").write_text(output)
@@ -172,7 +172,7 @@ def test_a_map_that_takes_longer_than_usual_does_not_say_that_it_is_83_s_of_11(
 ) -> None:
     leave_job(audit, "r0-f0.image", exit_code=None, output="finding neighbours\n")
     monkeypatch.setattr(Job, "running", property(lambda job: True))
-    monkeypatch.setattr(map_of_embeddings, "seconds_running", lambda job: 83.2)
+    monkeypatch.setattr(Job, "age", 83.2)
     assert open_page(EMBEDDINGS).get("progress")[0].proto.text == "83 s so far; it usually takes about 11 s"
 
 
