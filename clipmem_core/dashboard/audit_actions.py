@@ -1,4 +1,4 @@
-"""A chosen audit → the buttons that open it, give it another name, or delete it once its name was typed."""
+"""The buttons that open an audit, give it another name, or delete it once its name was typed."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Every audit → a table to choose one from, those at work on top, and the panel of the one that was chosen."""
+"""All audits in a table to choose one from, those at work on top, and the panel of the one that was chosen."""
 
 from datetime import datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""An audit that is not finished → how far it is, and the button that starts it, cancels it or makes it go on."""
+"""How far an audit is that is not finished, and the button that starts it, cancels it or makes it go on."""
 
 import math
 from collections.abc import Sequence

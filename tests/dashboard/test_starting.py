@@ -8,7 +8,7 @@ from clipmem_core.audits.preflight import Request
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import AuditConfig, SourceOptions, preset_config
 from clipmem_core.dashboard import starting
-from clipmem_core.dashboard.fields import field_names
+from clipmem_core.dashboard.starting import field_names
 from tests.dashboard.audits_page import PAGE, button, labels
 from tests.dashboard.test_pages import open_page, texts
 from tests.made_jobs import leave_job
