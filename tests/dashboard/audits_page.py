@@ -81,13 +81,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
 def leave_check(data: Path) -> Callable[..., Request]:
     """Leaves a check of the drawn set with what it has said."""
 
-    def leave(*lines: dict[str, object], exit_code: int | None = 0, request: Request | None = None) -> Request:
+    def leave(*lines: dict[str, object] | str, exit_code: int | None = 0, request: Request | None = None) -> Request:
         config = as_dict(preset_config("tiny")) | {"epochs": 7}
         if request is None:
             source = SourceOptions(**config.pop("source"))
             request = Request("scenes", "mine", AuditConfig(**config, source=source))
         name = f".checks/{request.key}"
-        said = "".join(json.dumps(line) + "\n" for line in lines)
+        said = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
         leave_job(data / "jobs" / name, running=exit_code is None, exit_code=exit_code, said=said)
         stored = {"source": request.source, "name": request.name, "config": as_dict(request.config)}
         write_json(data / "jobs" / name / "request.json", stored)
