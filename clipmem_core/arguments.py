@@ -1,4 +1,4 @@
-"""What was typed after a command → the command's dataclass; what was not understood is one line."""
+"""Turns what was typed after a command into the command's dataclass; what was not understood is one line."""
 
 import contextlib
 import dataclasses

@@ -1,129 +1,250 @@
-"""What each command does with what was typed. Wrong input is one line on stderr and exit code 2, never a traceback."""
+"""The commands: what can be typed after each, and what each does. Wrong input is one line on stderr and exit code 2."""
 
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from clipmem_core.arguments import understood
 from clipmem_core.audits.settings import audit_name
-from clipmem_core.config import InputError, data_folder
-from clipmem_core.flags import Audit, Export, Fetch, Inspect, Paradigms, Score, Study, Units
+from clipmem_core.config import AuditConfig, InputError, SourceOptions, data_folder
 from clipmem_core.shortage import shortage
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-
-def inspect(command: Inspect) -> None:
-    from clipmem_core.audits.inspect import inspect_source
-
-    inspect_source(command.source, command.options)
+Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE", help="a path, a hub name, or `scenes`")]
+AuditName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help="the audit")]
 
 
-def fetch(command: Fetch) -> None:
-    from clipmem_core.audits.screen import RichScreen
-    from clipmem_core.pairs.debian.fetch import fetch as fetch_set
+@dataclass(frozen=True)
+class Inspect:
+    """Say what is in a data set and what is broken; changes nothing."""
 
-    with RichScreen() as screen:
-        folder = fetch_set(command.name, data=data_folder(), report=screen.say)
-        screen.say(f"next: python -m clipmem_core audit {folder} --name {command.name} --preset small")
+    source: Source
+    options: SourceOptions = field(default_factory=SourceOptions)
 
+    def run(self) -> None:
+        from clipmem_core.audits.inspect import inspect_source
 
-def audit(command: Audit) -> None:
-    from clipmem_core.audits.run import run_audit
-    from clipmem_core.audits.screen import RichScreen, show_verdict
-
-    with RichScreen(command.config.batch_size) as screen:
-        name = command.name or audit_name(command.source, command.config)
-        finished = run_audit(command.source, command.config, name=name, screen=screen)
-    show_verdict(finished)
+        inspect_source(self.source, self.options)
 
 
-def score(command: Score) -> None:
-    from clipmem_core.audits.checkpoints import score_checkpoints
-    from clipmem_core.audits.screen import RichScreen, show_verdict
+@dataclass(frozen=True)
+class Fetch:
+    """Fetch a real data set from Debian's archive into the data folder."""
 
-    with RichScreen() as screen:
-        finished = score_checkpoints(
-            command.source,
-            command.config,
-            name=command.name,
-            membership=command.membership,
-            checkpoints=command.checkpoints,
-            screen=screen,
-        )
-    show_verdict(finished)
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SET", help="openclipart | tuxpaint")]
 
+    def run(self) -> None:
+        from clipmem_core.audits.console import RichScreen
+        from clipmem_core.pairs.debian.fetch import fetch
 
-def study(command: Study) -> None:
-    from clipmem_core.audits.screen import RichScreen
-    from clipmem_core.review.study_decisions import decided_of
-    from clipmem_core.studies.arm import parse_setting
-    from clipmem_core.studies.results import show_study
-    from clipmem_core.studies.run import run_study
-
-    also = [parse_setting(text) for text in command.also]
-    more: dict[str, Any] = {"also": also, "equal_time": command.equal_time, "only": command.only}
-    with RichScreen(command.config.batch_size) as screen:
-        done = run_study(
-            command.study,
-            command.source,
-            command.config,
-            name=command.name,
-            screen=screen,
-            decisions=decided_of,
-            **more,
-        )
-    show_study(done)
+        with RichScreen() as screen:
+            folder = fetch(self.name, data=data_folder(), report=screen.say)
+            screen.say(f"next: python -m clipmem_core audit {folder} --name {self.name} --preset small")
 
 
-def units(command: Units) -> None:
-    from clipmem_core.audits.screen import RichScreen
+@dataclass(frozen=True)
+class Audit:
+    """Train members with and without parts of a data set and score how strongly each pair is memorized."""
+
+    source: Source
+    name: str = ""  # the audit's folder; empty names it after the source
+    config: AuditConfig = field(default_factory=AuditConfig)
+
+    def run(self) -> None:
+        from clipmem_core.audits.console import RichScreen, show_verdict
+        from clipmem_core.audits.run import run_audit
+
+        with RichScreen(self.config.batch_size) as screen:
+            name = self.name or audit_name(self.source, self.config)
+            finished = run_audit(self.source, self.config, name=name, screen=screen)
+        show_verdict(finished)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score existing checkpoints: no training."""
+
+    source: Source
+    name: str  # the audit's folder
+    membership: str  # CSV or Parquet: pair_id, one true/false column a member, and optionally group
+    checkpoints: tuple[str, ...]  # open_clip checkpoints, in the order of the member columns
+    config: AuditConfig = field(default_factory=AuditConfig)
+
+    def run(self) -> None:
+        from clipmem_core.audits.checkpoints import score_checkpoints
+        from clipmem_core.audits.console import RichScreen, show_verdict
+
+        given: dict[str, Any] = {"membership": self.membership, "checkpoints": self.checkpoints}
+        with RichScreen() as screen:
+            finished = score_checkpoints(self.source, self.config, name=self.name, **given, screen=screen)
+        show_verdict(finished)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Compare settings over several seeds, each with its f and its g: memorization, utility and price."""
+
+    study: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="STUDY", help="size | views | time | captions | text-noise | removal | combined"),
+    ]
+    source: Source
+    name: str  # the study's folder
+    also: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # one more arm, such as "text_mask=0.3 decisions"
+    equal_time: bool = False  # add each arm that takes longer or shorter than none once more, taking as long
+    only: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # train only this arm now, and the one all are compared with
+    config: AuditConfig = field(default_factory=AuditConfig)
+
+    def run(self) -> None:
+        from clipmem_core.audits.console import RichScreen
+        from clipmem_core.review.study_decisions import decided_of
+        from clipmem_core.studies.arm import parse_setting
+        from clipmem_core.studies.results import show_study
+        from clipmem_core.studies.run import run_study
+
+        also = [parse_setting(text) for text in self.also]
+        more: dict[str, Any] = {"also": also, "equal_time": self.equal_time, "only": self.only}
+        with RichScreen(self.config.batch_size) as screen:
+            more |= {"screen": screen, "decisions": decided_of}
+            done = run_study(self.study, self.source, self.config, name=self.name, **more)
+        show_study(done)
+
+
+@dataclass(frozen=True)
+class Units:
+    """Measure UnitMem: which pair sets each unit of an audit's members off, and how far it stands out."""
+
+    name: AuditName
+    members: tuple[str, ...] = ()  # which members; all if none is named
+    sample: int = 0  # pairs of a member that are looked at; 0 means all that it was trained on
+
+    def run(self) -> None:
+        from clipmem_core.audits.console import RichScreen
+        from clipmem_core.audits.store import open_audit
+        from clipmem_core.audits.unitmem import run_references, run_units, say_layers, say_references
+
+        with RichScreen() as screen:
+            audit, members, sample = open_audit(self.name), self.members, self.sample
+            say_layers(run_units(audit, members=members, sample=sample, screen=screen), screen)
+            say_references(run_references(audit, members=members, sample=sample, screen=screen), screen)
+
+
+@dataclass(frozen=True)
+class Paradigms:
+    """Teach an audit's image encoder by captions, by labels and by itself, and compare UnitMem by layer."""
+
+    name: AuditName
+    seeds: int = 3  # runs of each of the three
+    epochs: int = 0  # of each run; 0 means the audit's
+
+    def run(self) -> None:
+        from clipmem_core.audits.console import RichScreen
+        from clipmem_core.audits.paradigms import run_paradigms, say_paradigms
+        from clipmem_core.audits.store import open_audit
+
+        with RichScreen() as screen:
+            audit = open_audit(self.name)
+            say_paradigms(run_paradigms(audit, seeds=self.seeds, epochs=self.epochs, screen=screen), screen)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write an audit's cleaned data set, decisions or report in a format of other tools."""
+
+    name: AuditName
+    format: str  # csv | coco | wds | datacomp | html | decisions
+    out: str  # the file to write
+    overwrite: bool = False  # replace what is there
+
+    def run(self) -> None:
+        from clipmem_core.audits.console import RichScreen
+        from clipmem_core.audits.store import open_audit
+        from clipmem_core.exports import write
+
+        audit, path = open_audit(self.name), Path(self.out).expanduser()
+        with RichScreen() as screen:
+            summary = write(audit, self.format, path, overwrite=self.overwrite, progress=screen.pictures)
+            screen.say(f"{path}: {summary.line}")
+            for note in summary.notes:
+                screen.say(f"note: {note}")
+            if summary.command:
+                screen.say(f"audit it: {summary.command}")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Write the results of an audit or a study as a small CSV that says how it was made."""
+
+    name: AuditName
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CSV", help="the file to write")]
+    study: bool = False  # NAME is that of a study
+
+    def run(self) -> None:
+        from clipmem_core.audits import results
+        from clipmem_core.audits.store import open_audit
+        from clipmem_core.studies import results as study_results
+        from clipmem_core.studies.store import open_study
+
+        if self.study:
+            study_results.write_results(open_study(self.name), Path(self.out))
+            return
+        audit = open_audit(self.name)
+        if not audit.finished:
+            raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
+        results.write_results(audit, Path(self.out))
+
+
+def _supervise(folder: str, *command: str) -> None:
+    from clipmem_core.audits.jobs import supervise
+
+    supervise(Path(folder), command)
+
+
+def _queued(name: str, *arguments: str) -> int:
+    from clipmem_core.audits.jobs import await_turn, draw_ticket
+
+    try:
+        await_turn(draw_ticket(name))
+    except KeyboardInterrupt:
+        print("cancelled while it waited")
+        return INTERRUPTED
+    return main(arguments)
+
+
+def _check(request: str) -> None:
+    from clipmem_core.audits.preflight import check, read_request
+
+    check(read_request(Path(request)))
+
+
+def _map(audit: str, name: str) -> None:
     from clipmem_core.audits.store import open_audit
-    from clipmem_core.audits.unitmem import run_references, run_units, say_layers, say_references
+    from clipmem_core.review.maps import make_map
 
-    with RichScreen() as screen:
-        audit, members, sample = open_audit(command.name), command.members, command.sample
-        say_layers(run_units(audit, members=members, sample=sample, screen=screen), screen)
-        say_references(run_references(audit, members=members, sample=sample, screen=screen), screen)
+    make_map(open_audit(audit), name, say=lambda line: print(line, flush=True))
 
 
-def paradigms(command: Paradigms) -> None:
-    from clipmem_core.audits.paradigms import run_paradigms, say_paradigms
-    from clipmem_core.audits.screen import RichScreen
+def _keep(audit: str, kind: str) -> None:
     from clipmem_core.audits.store import open_audit
+    from clipmem_core.exports.kept import KINDS, make, say_pictures
 
-    with RichScreen() as screen:
-        audit = open_audit(command.name)
-        say_paradigms(run_paradigms(audit, seeds=command.seeds, epochs=command.epochs, screen=screen), screen)
-
-
-def export(command: Export) -> None:
-    from clipmem_core.audits.screen import RichScreen
-    from clipmem_core.audits.store import open_audit
-    from clipmem_core.exports import write
-
-    audit, path = open_audit(command.name), Path(command.out).expanduser()
-    with RichScreen() as screen:
-        summary = write(audit, command.format, path, overwrite=command.overwrite, progress=screen.pictures)
-        screen.say(f"{path}: {summary.line}")
-        for note in summary.notes:
-            screen.say(f"note: {note}")
-        if summary.command:
-            screen.say(f"audit it: {summary.command}")
+    print(make(open_audit(audit), KINDS[kind], progress=say_pictures).line)
 
 
-COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
-    "inspect": (Inspect, inspect),
-    "fetch": (Fetch, fetch),
-    "audit": (Audit, audit),
-    "score": (Score, score),
-    "study": (Study, study),
-    "units": (Units, units),
-    "paradigms": (Paradigms, paradigms),
-    "export": (Export, export),
+COMMANDS: dict[str, type] = {
+    kind.__name__.lower(): kind for kind in (Inspect, Fetch, Audit, Score, Study, Units, Paradigms, Export, Results)
+}
+# What detached processes run: it takes words as they come, and nobody types it.
+PROCESSES: dict[str, Callable[..., int | None]] = {
+    process.__name__[1:]: process for process in (_supervise, _queued, _check, _map, _keep)
 }
 
 
@@ -139,7 +260,7 @@ def parse(arguments: Sequence[str]) -> Any:
         raise SystemExit(DONE if arguments else WRONG_INPUT)
     if arguments[0] not in COMMANDS:
         raise InputError(f"command {arguments[0]!r} is unknown: choose one of {', '.join(COMMANDS)}")
-    kind, fields = COMMANDS[arguments[0]][0], {}
+    kind, fields = COMMANDS[arguments[0]], {}
     if kind is Study:
         from clipmem_core.studies.plans import STUDIES, defaults_of
 
@@ -148,16 +269,17 @@ def parse(arguments: Sequence[str]) -> Any:
 
 
 def _overview() -> str:
-    lines = [f"  {name:9} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()]
+    lines = [f"  {name:9} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
     return "\n".join(["usage: python -m clipmem_core COMMAND …", "", *lines, "", "COMMAND --help lists every flag."])
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code."""
+    """Run one command, or what a detached process is to do, and return its exit code."""
     logging.getLogger().setLevel(logging.ERROR)
     try:
-        command = parse(arguments)
-        COMMANDS[arguments[0]][1](command)
+        if arguments and arguments[0] in PROCESSES:
+            return PROCESSES[arguments[0]](*arguments[1:]) or DONE
+        parse(arguments).run()
     except InputError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return WRONG_INPUT

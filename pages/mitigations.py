@@ -23,6 +23,7 @@ from clipmem_core.dashboard.mitigations.study_progress import (
     known_studies,
     shown_errors,
 )
+from clipmem_core.studies.arm import Arm
 
 VIEWS = {"results": ":material/scatter_plot: Results", "start": ":material/add: Start a study"}
 VIEW = "view"  # in the address

@@ -96,7 +96,6 @@ def test_nothing_left_to_audit_leaves_no_folder(folder: Callable[..., Path], dat
     assert not list(data.glob("audits/[!.]*"))
 
 
-@pytest.mark.slow
 def test_a_start_that_cannot_be_had_leaves_the_name_free(data: Path, capsys: Captured) -> None:
     flags = shlex.split("--preset tiny --scenes-pairs 200 --members 2 --threads 1 --pretrained nosuch.pt")
     assert main(["audit", "scenes", "--name", "x", *flags]) == 2
@@ -227,7 +226,7 @@ def test_each_way_to_end_has_its_code_and_one_line(
     def fail(_: object) -> None:
         raise raised
 
-    monkeypatch.setitem(commands.COMMANDS, "fetch", (commands.Fetch, fail))
+    monkeypatch.setattr(commands.Fetch, "run", fail)
     assert main(["fetch", "tuxpaint"]) == code
     assert line_of(capsys) == message
 

@@ -16,17 +16,15 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.audits import results as audit_results
 from clipmem_core.audits import run as audit_run
 from clipmem_core.audits.jobs import audit_task
+from clipmem_core.audits.lifecycle import list_states
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.status import list_states
 from clipmem_core.audits.store import open_audit, read_utility
 from clipmem_core.commands import main
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.numbers import read_noise
 from clipmem_core.review.overview import load_overview
-from clipmem_core.studies import results as study_results
 from clipmem_core.studies.arguments import resume_arguments
 from clipmem_core.studies.custom_arms import read_own
 from clipmem_core.studies.store import open_study
@@ -84,7 +82,7 @@ def commands(data: Path) -> list[Callable[[], Any]]:
         lambda: main(["audit", "scenes", *FLAGS, "--name", "a"]),
         lambda: main(["export", "a", "--format", "csv", "--out", str(data / "out.csv"), "--overwrite"]),
         lambda: main(["units", "a", "--members", "r0-f0", "--sample", "2"]),
-        lambda: audit_results.main(["a", str(data / "out.csv")]),
+        lambda: main(["results", "a", str(data / "out.csv")]),
         lambda: (load_overview(open_audit("a")), read_noise(open_audit("a")), list_states()),
     ]
 
@@ -92,7 +90,7 @@ def commands(data: Path) -> list[Callable[[], Any]]:
 def study_commands(data: Path) -> list[Callable[[], Any]]:
     """What is done with a damaged study."""
     return [
-        lambda: study_results.main(["s", str(data / "out.csv")]),
+        lambda: main(["results", "s", str(data / "out.csv"), "--study"]),
         lambda: (resume_arguments(open_study("s")), open_study("s").dataset_fingerprint),
         lambda: read_own(open_study("s")),
     ]

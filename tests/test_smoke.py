@@ -17,7 +17,6 @@ def typed(*arguments: str, data: Path) -> None:
     assert (process.returncode, errors) == (0, "")
 
 
-@pytest.mark.slow
 def test_an_audit_its_exports_and_every_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     typed("audit", *AUDIT, data=tmp_path)
     for name, ending in (("csv", "csv"), ("coco", "json"), ("html", "html"), ("decisions", "parquet")):

@@ -1,37 +1,63 @@
-"""Checks an audit before it starts: what its data set holds, and how long it will take by a few real steps.
+"""How long an audit takes: by a few real steps, in as many processes side by side as it has members at a time."""
 
-    python -m clipmem_core.audits.estimate REQUEST.json
-
-Prints a line of JSON for each thing it finds out: `found` (sizes, reasons in quarantine, groups), `time` (seconds),
-`pictures` (how many are opened), `error`. Pictures are opened last and stored small as the audit would, so nothing of
-that is done twice.
-"""
-
-import json
+import contextlib
+import dataclasses
+import logging
 import math
-import sys
+import multiprocessing
+import os
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.preflight import ERROR, FOUND, PICTURES, TIME, Request, read_request
-from clipmem_core.audits.prepare import draw_membership, look_at_pictures, plant
-from clipmem_core.audits.progress import MemberSeconds, audit_seconds
-from clipmem_core.audits.settings import resolve, side_by_side
-from clipmem_core.audits.throughput import Pace, measure_pace, undisturbed
-from clipmem_core.config import AuditConfig, InputError, data_folder
-from clipmem_core.pairs.pictures import check_chunk
-from clipmem_core.pairs.table import RawPairs, read_source
-from clipmem_core.pairs.workers import cores
+from clipmem_core.audits.members import KEEP_MEMORY
+from clipmem_core.audits.settings import side_by_side
+from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.pairs.table import RawPairs
 from clipmem_core.scores.membership import Membership
 
-REASONS = 5  # shown, the commonest first
-PICTURES_TRIED = 50
-SECONDS_BETWEEN_LINES = 0.5
+# Reading vectors, aligning and ranking them; measured once, since it is a hundredth of an audit.
+SCORING = 2e-5  # seconds a pair and member
+CAPTIONS_TRIED = 1024
+EPOCHS = 1000  # of the sample: more than is ever run
+SECONDS_TO_WARM_UP = 600.0  # of the slowest process; then its neighbours give up
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of one member while its neighbours run too, and nothing else does."""
+
+    warm_up: float  # the steps before it was measured
+    waited: float  # for a core that something else had, until it was warm
+    step: float
+    picture: float  # one view of one picture, embedded
+    caption: float  # one caption, embedded
+    busy: float  # how many times longer the steps took, since something else ran too; at least 1
+
+
+@dataclass(frozen=True)
+class MemberSeconds:
+    """What one member takes while its neighbours run too, and nothing else does."""
+
+    training: float
+    embedding: float
+
+
+def steps_of(config: AuditConfig, membership: Membership) -> int:
+    """Return the steps that a member trains for."""
+    return config.trained_epochs * math.ceil(trained_pairs(membership) / config.batch_size)
+
+
+def trained_pairs(membership: Membership) -> int:
+    """Return the pairs that a member trains on."""
+    return round(float(membership.trained.sum(axis=1).mean()))
 
 
 def member_seconds(pace: Pace, config: AuditConfig, membership: Membership, *, captions: int) -> MemberSeconds:
@@ -44,138 +70,135 @@ def member_seconds(pace: Pace, config: AuditConfig, membership: Membership, *, c
         captions: of all pairs together.
     """
     views = len(membership.group) * config.views
-    return MemberSeconds(_steps(config, membership) * pace.step, views * pace.picture + captions * pace.caption)
+    return MemberSeconds(steps_of(config, membership) * pace.step, views * pace.picture + captions * pace.caption)
 
 
-def _trained(membership: Membership) -> int:
-    """Return the pairs that a member trains on."""
-    return round(float(membership.trained.sum(axis=1).mean()))
+def audit_seconds(member: MemberSeconds, config: AuditConfig, *, starting: float, pairs: int) -> dict[str, float]:
+    """Return how long the members and the scores of an audit take when nothing else runs, by what it is spent on.
 
+    Args:
+        member: of each.
+        config: a resolved one.
+        starting: until a member's process makes its first step.
+        pairs: that are scored.
 
-def _steps(config: AuditConfig, membership: Membership) -> int:
-    return config.trained_epochs * math.ceil(_trained(membership) / config.batch_size)
-
-
-def check(request: Request) -> None:
-    """Print what a data set holds and how long its audit takes.
-
-    Raises:
-        InputError: the audit could not start.
+    Example:
+        >>> config = AuditConfig(members=4, device="cpu", threads=10_000)
+        >>> audit_seconds(MemberSeconds(15.0, 2.0), config, starting=3.0, pairs=0)  # one after the other
+        {'starting': 12.0, 'training': 60.0, 'embedding': 8.0, 'scoring': 0.0}
     """
-    config = resolve(request.config)
-    began = time.monotonic()
-    raw = read_source(request.source, config.source, data=data_folder())
-    reading = time.monotonic() - began
-    if raw.pairs.empty:
-        look_at_pictures(raw, config)  # says what became of the rows
-    membership = _draw(raw.pairs, np.arange(len(raw.pairs)), config)
-    say(FOUND, exact=False, rows=raw.rows, lookalikes=0, **found(raw.pairs, raw.quarantine, membership, config))
-    readable, opening = open_some(raw, config)
-    pace, starting = measure_pace(config, raw, membership, readable)
-    say_time(pace, config, raw.pairs, membership, starting=starting, preparing=reading + opening)
-    data_set = look_at_pictures(raw, config, progress=PictureLines())
-    membership = _draw(data_set.pairs, data_set.clusters, config)
-    say(
-        FOUND,
-        exact=True,
-        rows=raw.rows,
-        lookalikes=data_set.lookalikes,
-        **found(data_set.pairs, data_set.quarantine, membership, config),
-    )
-    say_time(pace, config, data_set.pairs, membership, starting=starting, preparing=reading)
-
-
-def _draw(pairs: pd.DataFrame, clusters: np.ndarray, config: AuditConfig) -> Membership:
-    """Draw the membership and plant as the audit will, for the errors that this may end in."""
-    membership = draw_membership(clusters, config)
-    plant(pairs, membership, config)
-    return membership
-
-
-def say(stage: str, **values: Any) -> None:
-    """Print a line of JSON."""
-    print(json.dumps({"stage": stage, **values}), flush=True)
-
-
-def say_time(
-    pace: Pace,
-    config: AuditConfig,
-    pairs: pd.DataFrame,
-    membership: Membership,
-    *,
-    starting: float,
-    preparing: float,
-) -> None:
-    """Print how long the audit takes when nothing else runs, from what that follows, and how busy the machine is."""
-    member = member_seconds(pace, config, membership, captions=int(_captions(pairs, config).sum()))
-    spent = {"preparing": preparing} | audit_seconds(member, config, starting=starting, pairs=len(pairs))
-    say(
-        TIME,
-        seconds={name: round(value, 2) for name, value in spent.items()},
-        busy=round(pace.busy, 2),
-        step=round(pace.step, 4),
-        steps=_steps(config, membership),
-        members=config.members,
-        side_by_side=side_by_side(config),
-        trained=_trained(membership),
-    )
-
-
-def found(pairs: pd.DataFrame, quarantine: pd.DataFrame, membership: Membership, config: AuditConfig) -> dict[str, Any]:
-    """Return what a data set holds, as JSON has it."""
-    kinds = quarantine[c.REASON].astype(str).str.replace(r"^look-alike of .*", "look-alike of another pair", regex=True)
-    reasons: list[dict[str, Any]] = [
-        {"rows": len(rows), "reason": reason, "example": str(rows[c.SOURCE].iloc[0])}
-        for reason, rows in quarantine.groupby(kinds)
-    ]
+    turns = math.ceil(config.members / side_by_side(config))
     return {
-        "pairs": len(pairs),
-        "captions": int(_captions(pairs, config).sum()),
-        "quarantined": len(quarantine),
-        "reasons": sorted(reasons, key=lambda reason: -reason["rows"])[:REASONS],
-        "groups": {str(name): int(count) for name, count in pd.Series(membership.group).value_counts().items()},
+        "starting": turns * starting,
+        "training": turns * member.training,
+        "embedding": turns * member.embedding,
+        "scoring": pairs * config.members * SCORING,
     }
 
 
-def _captions(pairs: pd.DataFrame, config: AuditConfig) -> pd.Series:
-    counts = pairs[c.CAPTIONS].map(len)
-    return counts.clip(upper=config.captions) if config.captions else counts
-
-
-def open_some(raw: RawPairs, config: AuditConfig) -> tuple[list[str], float]:
-    """Open a few pictures: references of those that can be used, and the seconds that all of the data set will take."""
-    images = raw.pairs[c.IMAGE].sample(min(PICTURES_TRIED, len(raw.pairs)), random_state=config.seed).tolist()
-    began = undisturbed()
-    facts = check_chunk(
-        list(enumerate(images)), root=raw.root, size=config.cache_size, resize_mode=config.resize_mode, pixels=None
-    )
-    spent = undisturbed() - began
-    readable = [images[row] for row, fact in facts if fact.reason is None]
-    return readable, spent / len(images) * len(raw.pairs) / cores()
-
-
-class PictureLines:
-    """Prints how many pictures are opened, twice a second at most."""
-
-    def __init__(self) -> None:
-        self.printed = 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        """Take note of the pictures done."""
-        if done == total or time.monotonic() - self.printed > SECONDS_BETWEEN_LINES:
-            self.printed = time.monotonic()
-            say(PICTURES, done=done, total=total)
-
-
-def main(arguments: list[str]) -> int:
-    """Check one request; what is wrong with it is a line too."""
+def waited() -> float:
+    """Return the seconds this thread was ready to run and had no core, since it began; 0 where that is not known."""
     try:
-        check(read_request(Path(arguments[0])))
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
+def undisturbed() -> float:
+    """Return a clock, in seconds, that stands still while this thread waits for a core."""
+    return time.monotonic() - waited()
+
+
+def measure_pace(
+    config: AuditConfig, raw: RawPairs, membership: Membership, readable: Sequence[str]
+) -> tuple[Pace, float]:
+    """Train a little, as many processes side by side as the audit will: their mean pace, and the seconds they start in.
+
+    Args:
+        config: a resolved one.
+        raw: the data set's pairs.
+        membership: who trains on what.
+        readable: references of pictures that open; some are decoded at every use where an audit would do so.
+
+    Raises:
+        InputError: the model cannot be built or trained.
+        RuntimeError: a process died.
+    """
+    from clipmem_core.training.model import tokenize  # brings torch along, which most that estimate do without
+
+    trained = max(1, trained_pairs(membership))
+    batch = math.ceil(trained / math.ceil(trained / config.batch_size))
+    drawn = raw.pairs[c.CAPTIONS].sample(min(CAPTIONS_TRIED, len(raw.pairs)), random_state=config.seed)
+    rows = range(max(1, min(3, len(drawn) // batch)) * batch)
+    tokens = tokenize(config.model, [drawn.iloc[row % len(drawn)][0] for row in rows])
+    streams = readable and len(raw.pairs) * config.cache_size**2 * 3 > config.cache_gb * 2**30
+    images = [readable[row % len(readable)] for row in rows] if streams else []
+    sample = (dataclasses.replace(config, epochs=EPOCHS, batch_size=batch), tokens, raw.root, images)
+    began = time.monotonic()
+    found = _side_by_side(sample, side_by_side(config), threads=str(config.threads))
+    mean = Pace(*np.mean([dataclasses.astuple(pace) for pace, _ in found], axis=0).tolist())
+    starting = max(warm for _, warm in found) - began
+    return mean, max(0.0, starting - mean.waited - mean.warm_up)
+
+
+def _side_by_side(sample: tuple[Any, ...], count: int, *, threads: str) -> list[tuple[Pace, float]]:
+    """Return what each of some processes measured, and when it was warm."""
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(count)
+    running: dict[Any, Any] = {}
+    try:
+        with _environment(KEEP_MEMORY | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}):
+            for _ in range(count):
+                link, end = context.Pipe(duplex=False)
+                running[link] = context.Process(target=_take_part, args=(end, together, sample), daemon=True)
+                running[link].start()
+                end.close()
+        found: dict[Any, tuple[Pace, float]] = {}
+        while len(found) < count:
+            for heard in connection.wait(running.keys() - found.keys()):
+                found[heard] = _answer(heard, running[heard])
+    finally:
+        for process in running.values():
+            process.kill()
+            process.join()
+    return list(found.values())
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Give the processes that start meanwhile some variables."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _answer(link: Any, process: Any) -> tuple[Pace, float]:
+    try:
+        answer = link.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"the process that measures the steps ended with exit code {process.exitcode}") from None
+    if isinstance(answer, InputError):
+        raise answer
+    return answer
+
+
+def _take_part(link: Any, together: Barrier, sample: tuple[Any, ...]) -> None:
+    """Warm up, wait for the others, and send what is measured and when it was warm, or what is wrong."""
+    from clipmem_core.audits.throughput import measure
+
+    logging.getLogger().setLevel(logging.ERROR)
+    moments: list[float] = []
+
+    def ready() -> None:
+        moments.append(time.monotonic())
+        together.wait(SECONDS_TO_WARM_UP)
+
+    try:
+        link.send((measure(*sample, ready=ready), moments[0]))
     except InputError as error:
-        say(ERROR, text=" ".join(str(error).splitlines()))
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        link.send(error)

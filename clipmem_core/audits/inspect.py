@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from clipmem_core import columns as c
+from clipmem_core.audits.console import RichScreen, plain
 from clipmem_core.audits.prepare import DataSet, look_at_pictures
-from clipmem_core.audits.screen import RichScreen, plain
 from clipmem_core.config import AuditConfig, SourceOptions, data_folder
 from clipmem_core.pairs.table import RawPairs, read_source
 from clipmem_core.scores.membership import MIN_PAIRS

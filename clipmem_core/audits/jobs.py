@@ -1,9 +1,13 @@
-"""Detached processes, each with a folder that says how it goes, by which it is found again.
+"""Work that goes on in detached processes: how it starts, waits for its turn, is found again and is ended.
 
     <data>/jobs/<name>/          of an audit: job.json (pid, start time, command) · output.log · exit_code
     <data>/jobs/.<kind>/<key>/   of a download, a check, a look into encoders, a map, a study or an export
+    <data>/jobs/.queue/<number>.json   name, pid and start time of a process that waits or has its turn
 
-A job goes on when the page is reloaded and when the server stops.
+A job goes on when the page is reloaded and when the server stops. One that trains waits until those started before it
+have ended: the lowest ticket whose process still lives has its turn, so a ticket holds exactly as long as the process
+runs, however it ends. There is no server, and a killed process blocks nobody. What is typed in a terminal draws no
+ticket: it starts at once, beside the one whose turn it is.
 """
 
 import contextlib
@@ -13,24 +17,53 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock
 from typing_extensions import TypedDict
 
 import clipmem_core
-from clipmem_core.audits import detached, queue
+from clipmem_core.atomic import replacing
+from clipmem_core.audits.progress import tail
 from clipmem_core.audits.settings import typed, typed_flags
-from clipmem_core.audits.store import Audit, Whole, check_name
-from clipmem_core.config import AuditConfig, data_folder
+from clipmem_core.audits.store import Audit, Whole, check_name, write_json
+from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.files import read_json
 
+JOB, OUTPUT, EXIT_CODE = "job.json", "output.log", "exit_code"
 UNITS, PARADIGMS = "units", "paradigms"  # what encoders are looked into for
 SAMPLE = 1000
+INTERRUPTED = 130
+SECONDS_BETWEEN_LOOKS = 0.5
+PROGRAM = (sys.executable, "-m", "clipmem_core")
+_EARLIER_QUEUE = "clipmem_core.audits.queue"  # a module that jobs of before ran: it took a name and a whole command
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def process_start(pid: int) -> str | None:
+    """Return when a running process was started, in ticks of the system: a pid can be reused, this pair cannot.
+
+    Returns:
+        None where no such process runs; one that ended and was not collected yet does not run.
+
+    Example:
+        >>> process_start(os.getpid()) is None
+        False
+    """
+    # Linux counts from the boot, so that a clock that is set anew changes nothing; the others note the time of day.
+    since = psutil.boot_time() if psutil.LINUX else 0.0
+    try:
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return None
+        return str(round((process.create_time() - since) * os.sysconf("SC_CLK_TCK")))
+    except (psutil.NoSuchProcess, ValueError, OverflowError):  # also of a number that can be no pid
+        return None
 
 
 class JobFile(TypedDict, total=False):
@@ -61,20 +94,20 @@ class Job:
         """Tell whether this very process still runs, not another that got its pid, or its exit code is to come."""
         if _lives(self.pid, self.started):
             return True
-        return not (self.folder / detached.EXIT_CODE).is_file() and _lives(*self.supervisor)
+        return not (self.folder / EXIT_CODE).is_file() and _lives(*self.supervisor)
 
     @property
     def exit_code(self) -> int | None:
         """The exit code, negative for a signal; None while it runs, or when the machine went down with it."""
         try:
-            return int((self.folder / detached.EXIT_CODE).read_text(encoding="utf-8"))
+            return int((self.folder / EXIT_CODE).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
 
     @property
     def cancelled(self) -> bool:
         """Tell whether it ended by an interrupt, be it before Python was ready to answer one."""
-        return self.exit_code in (queue.INTERRUPTED, -signal.SIGINT)
+        return self.exit_code in (INTERRUPTED, -signal.SIGINT)
 
     @property
     def failed(self) -> bool:
@@ -83,42 +116,33 @@ class Job:
 
     @property
     def place(self) -> int:
-        """How many audits have their turn before this one; 0 for one that does not wait."""
-        return queue.place(self.pid, self.started) if self.started else 0
+        """How many have their turn before this one; 0 for one that does not wait."""
+        alive = [(ticket.pid, ticket.started) for ticket in tickets()]
+        return next((place for place, each in enumerate(alive) if each == (self.pid, self.started)), 0)
+
+    @property
+    def age(self) -> float:
+        """The seconds since it was started."""
+        return time.time() - (self.folder / JOB).stat().st_mtime
 
     @property
     def ended(self) -> float | None:
         """When it ended, in seconds since the epoch; None while there is no exit code."""
         try:
-            return (self.folder / detached.EXIT_CODE).stat().st_mtime
+            return (self.folder / EXIT_CODE).stat().st_mtime
         except FileNotFoundError:
             return None
 
     @property
     def last_line(self) -> str:
         """The last line of the output that says anything, without terminal colours."""
-        try:
-            with (self.folder / detached.OUTPUT).open("rb") as file:
-                file.seek(max(0, file.seek(0, 2) - 4096))
-                text = file.read().decode("utf-8", "replace")
-        except FileNotFoundError:
-            return ""
+        text = tail(self.folder / OUTPUT).decode("utf-8", "replace")
         lines = (line.strip() for line in reversed(re.split(r"[\r\n]+", _ESCAPES.sub("", text))))
         return next((line for line in lines if line), "")
 
 
 def _lives(pid: int, started: str | None) -> bool:
-    return started is not None and detached.process_start(pid) == started
-
-
-def jobs_folder() -> Path:
-    """Return the folder that holds every job."""
-    return data_folder() / "jobs"
-
-
-def list_job_names() -> list[str]:
-    """Return the names under which audits were started and whose jobs are still there."""
-    return sorted(path.parent.name for path in jobs_folder().glob(f"[!.]*/{detached.JOB}"))
+    return started is not None and process_start(pid) == started
 
 
 @dataclass(frozen=True)
@@ -134,12 +158,14 @@ class Task:
         Raises:
             InputError: its job.json is broken.
         """
-        path = self.folder / detached.JOB
+        path = self.folder / JOB
         if not path.is_file():
             return None
         job = read_json(path, JobFile, mend=f"delete {self.folder}")
-        supervisor = tuple(job.get("supervisor", (0, None)))
-        return Job(self.folder, job["pid"], job["started"], tuple(job["command"]), supervisor)
+        supervisor, command = job.get("supervisor", (0, None)), job["command"]
+        if command[2:3] == [_EARLIER_QUEUE]:
+            command = queued(command[3], command[7:])
+        return Job(self.folder, job["pid"], job["started"], tuple(command), tuple(supervisor))
 
     def start(self) -> Job:
         """Start it, or return its job if that runs.
@@ -152,13 +178,123 @@ class Task:
             job = self.find()
             if job is not None and job.running:
                 return job
-            for left_over in (detached.JOB, detached.EXIT_CODE):
+            for left_over in (JOB, EXIT_CODE):
                 (self.folder / left_over).unlink(missing_ok=True)
-            printed = _detach(self.folder, self.command)
+            package = str(Path(clipmem_core.__file__).resolve().parents[1])
+            path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+            starter = subprocess.run(
+                [*PROGRAM, "supervise", str(self.folder), *self.command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+                check=False,
+            )
             job = self.find()
         if job is None:
-            raise RuntimeError(f"job {self.folder.name!r} did not start: {printed or 'no output'}")
+            said = starter.stdout.decode("utf-8", "replace").strip()
+            raise RuntimeError(f"job {self.folder.name!r} did not start: {said or 'no output'}")
         return job
+
+
+def supervise(folder: Path, command: Sequence[str]) -> None:
+    """Start a command in a child that waits for it and writes its exit code; return in this process without waiting."""
+    if os.fork():
+        return
+    # A job can be interrupted, also where its starter ran in the background and ignored SIGINT.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with (folder / OUTPUT).open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    own = os.getpid()
+    job = {"pid": process.pid, "started": process_start(process.pid), "supervisor": [own, process_start(own)]}
+    write_json(folder / JOB, job | {"command": list(command)})
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):  # the end of the starter's pipe tells that job.json is written
+        os.dup2(nowhere, stream)
+    code = process.wait()
+    with replacing(folder / EXIT_CODE) as temporary:
+        temporary.write_text(f"{code}\n", encoding="utf-8")
+
+
+def cancel(job: Job) -> None:
+    """Interrupt a job and all it started, as Ctrl-C does; what it has written so far stays, and it can be resumed."""
+    if job.running:
+        with contextlib.suppress(ProcessLookupError):  # it ended a moment ago
+            os.killpg(os.getpgid(job.pid), signal.SIGINT)
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A process's place in the queue; `started` tells it from a later process with the same pid."""
+
+    number: int
+    name: str
+    pid: int
+    started: str
+
+    @property
+    def path(self) -> Path:
+        return _queue_folder() / f"{self.number:08d}.json"
+
+
+def _queue_folder() -> Path:
+    return jobs_folder() / ".queue"  # hidden, since no audit's name begins with a dot
+
+
+def tickets() -> list[Ticket]:
+    """Return the tickets whose process lives, the one whose turn it is first."""
+    found = []
+    for path in sorted(_queue_folder().glob("[0-9]*.json")):
+        with contextlib.suppress(InputError, TypeError):  # one that is gone by now, or is none, holds no place
+            found.append(Ticket(**read_json(path, Ticket)))
+    return [ticket for ticket in found if _lives(ticket.pid, ticket.started)]
+
+
+def draw_ticket(name: str) -> Ticket:
+    """Give this process the last place, and throw away the tickets of processes that are gone."""
+    _queue_folder().mkdir(parents=True, exist_ok=True)
+    # Number and file are one step: a ticket that appears later has a higher number.
+    with FileLock(_queue_folder() / "draw.lock"):
+        alive = tickets()
+        for path in {*_queue_folder().glob("[0-9]*.json")} - {ticket.path for ticket in alive}:
+            path.unlink(missing_ok=True)
+        number = max((ticket.number for ticket in alive), default=0) + 1
+        ticket = Ticket(number, name, os.getpid(), process_start(os.getpid()) or "")
+        write_json(ticket.path, asdict(ticket))
+    return ticket
+
+
+def await_turn(ticket: Ticket) -> None:
+    """Return when no live ticket comes before this one; says for whom it waits."""
+    named = ""
+    while ahead := [other for other in tickets() if other.number < ticket.number]:
+        if ahead[0].name != named:
+            named = ahead[0].name
+            print(f"waiting for audit {named!r}", flush=True)
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            psutil.Process(ahead[0].pid).wait(SECONDS_BETWEEN_LOOKS)
+
+
+def queued(name: str, arguments: Sequence[str]) -> list[str]:
+    """Return the command that runs `python -m clipmem_core <arguments>` when its turn has come.
+
+    Args:
+        name: what its ticket says that the others wait for.
+        arguments: what follows on the command line.
+    """
+    return [*PROGRAM, "queued", name, *arguments]
+
+
+def jobs_folder() -> Path:
+    """Return the folder that holds every job."""
+    return data_folder() / "jobs"
+
+
+def list_job_names() -> list[str]:
+    """Return the names under which audits were started and whose jobs are still there."""
+    return sorted(path.parent.name for path in jobs_folder().glob(f"[!.]*/{JOB}"))
 
 
 def audit_task(name: str, arguments: Sequence[str] = ()) -> Task:
@@ -171,12 +307,12 @@ def audit_task(name: str, arguments: Sequence[str] = ()) -> Task:
     Raises:
         InputError: the name cannot be one.
     """
-    return Task(jobs_folder() / check_name(name), queue.queued(name, ["audit", *arguments]))
+    return Task(jobs_folder() / check_name(name), queued(name, ["audit", *arguments]))
 
 
 def fetch_task(name: str) -> Task:
     """Return the task of fetching a data set."""
-    return Task(jobs_folder() / ".sets" / name, [sys.executable, "-m", "clipmem_core", "fetch", name])
+    return Task(jobs_folder() / ".sets" / name, [*PROGRAM, "fetch", name])
 
 
 def encoder_task(audit: Audit, kind: str, *, sample: int = 0) -> Task:
@@ -187,7 +323,7 @@ def encoder_task(audit: Audit, kind: str, *, sample: int = 0) -> Task:
         kind: `units` or `paradigms`.
         sample: of units, how many pairs of a member; 0 takes all.
     """
-    command = queue.queued(f"{kind} of {audit.name}", _encoder_arguments(audit, kind, sample))
+    command = queued(f"{kind} of {audit.name}", _encoder_arguments(audit, kind, sample))
     return Task(jobs_folder() / ".encoders" / audit.name / kind, command)
 
 
@@ -198,30 +334,6 @@ def encoder_command(audit: Audit, kind: str, *, sample: int = 0) -> str:
 
 def _encoder_arguments(audit: Audit, kind: str, sample: int) -> list[str]:
     return [kind, audit.name, *(["--sample", str(sample)] if sample else [])]
-
-
-def cancel(job: Job) -> None:
-    """Interrupt a job and all it started, as Ctrl-C does; what it has written so far stays, and it can be resumed."""
-    if job.running:
-        with contextlib.suppress(ProcessLookupError):  # it ended a moment ago
-            os.killpg(os.getpgid(job.pid), signal.SIGINT)
-
-
-def _detach(folder: Path, command: Sequence[str]) -> str:
-    """Run the starter; return what it printed, which is nothing when all is well."""
-    package_root = str(Path(clipmem_core.__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-    starter = [sys.executable, "-I", detached.__file__, str(folder), *command]
-    finished = subprocess.run(
-        starter,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
-        start_new_session=True,
-        check=False,
-    )
-    return finished.stdout.decode("utf-8", "replace").strip()
 
 
 def resume_arguments(name: str, config: Mapping[str, Any]) -> list[str]:

@@ -1,26 +1,135 @@
-"""Renaming and deleting an audit; a kill at any moment leaves it whole under one name."""
+"""How an audit stands, by its folder, its job, the queue and its lock; and how it is renamed or deleted: a kill at any
+moment leaves it whole under one name."""
 
 import contextlib
+import math
 import os
 import shutil
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipmem_core.audits.jobs import audit_task, jobs_folder
-from clipmem_core.audits.lock import hold
+from clipmem_core.audits.jobs import Job, audit_task, jobs_folder, list_job_names
+from clipmem_core.audits.lock import hold, is_held
+from clipmem_core.audits.progress import member_progress
 from clipmem_core.audits.store import (
     CONFIG,
     MANIFEST,
+    MEMBERS,
     Audit,
     audits_folder,
     check_name,
     file_sha256,
+    is_name,
+    list_audits,
     write_json,
 )
 from clipmem_core.config import InputError
 
+WAITING = "waiting"  # its job is in the queue
+PREPARING = "preparing"  # its job reads the data set
+TRAINING = "training"
+SCORING = "scoring"
+DONE = "done"
+ELSEWHERE = "running elsewhere"  # no job of ours, but it is held: perhaps in a terminal
+CANCELLED = "cancelled"
+STOPPED = "stopped"
+PAUSED = "not finished"
+BROKEN = "broken"
+AT_WORK = (WAITING, PREPARING, TRAINING, SCORING)
 DELETED = ".deleted"
+
+
+@dataclass(frozen=True)
+class State:
+    """How an audit stands, and the job last started for it.
+
+    `place` counts the audits before a waiting one; `quiet` is the seconds since a file of the audit last changed, after
+    its job ended; `fault` says what is broken.
+    """
+
+    audit: Audit
+    word: str
+    job: Job | None = None
+    place: int = 0
+    quiet: float = math.inf
+    fault: str = ""
+
+    @property
+    def at_work(self) -> bool:
+        """Tell whether its job waits or runs."""
+        return self.word in AT_WORK
+
+    @property
+    def started(self) -> bool:
+        """Tell whether it got as far as writing down what it is."""
+        return (self.audit.folder / CONFIG).is_file()
+
+
+def state_of(name: str) -> State:
+    """Return how an audit stands; a broken file is a state too."""
+    audit = Audit(audits_folder() / name)
+    try:
+        job = audit_task(name).find()
+        members = member_names(audit.config) if (audit.folder / CONFIG).is_file() else None
+        if job is None or not job.running:
+            return _resting(audit, job)
+        if place := job.place:
+            return State(audit, WAITING, job, place=place)
+        if audit.finished:
+            return State(audit, DONE, job)
+        if members is None:
+            return State(audit, PREPARING, job)
+        stages = {member_progress(audit.folder, name).stage for name in members}
+        return State(audit, SCORING if stages == {"done"} else TRAINING, job)
+    except InputError as error:
+        return State(audit, BROKEN, fault=str(error))
+
+
+def _resting(audit: Audit, job: Job | None) -> State:
+    if audit.finished:
+        return State(audit, DONE, job)
+    if is_held(audit.folder):  # files may be new without anybody at work: somebody copied them
+        quiet = time.time() - _last_sign(audit, after=job.ended if job else None)
+        return State(audit, ELSEWHERE, job, quiet=quiet)
+    if job is None or job.exit_code == 0:
+        return State(audit, PAUSED, job)
+    return State(audit, CANCELLED if job.cancelled else STOPPED, job)
+
+
+def _last_sign(audit: Audit, *, after: float | None) -> float:
+    """Return when a file of the audit was last written, after a moment; minus infinity where none was."""
+    moments = []
+    for path in [*audit.folder.glob("*.*"), *audit.folder.glob(f"{MEMBERS}/*/log.jsonl")]:
+        with contextlib.suppress(FileNotFoundError):  # a temporary name, renamed a moment ago
+            moments.append(path.stat().st_mtime)
+    return max((moment for moment in moments if after is None or moment > after), default=-math.inf)
+
+
+def member_names(config: dict[str, Any]) -> list[str]:
+    """Return the names of an audit's members, from its config.json."""
+    names = config.get("members")
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def list_states() -> list[State]:
+    """Return how every audit stands: those at work first, the one with the next turn on top, then the newest.
+
+    An audit whose job has not written its folder yet, or failed before it could, is among them. Folders with a name
+    that no audit can have are not: `odd_names` returns those.
+    """
+    folders = [audit.name for audit in list_audits() if is_name(audit.name)]
+    jobs = [name for name in list_job_names() if is_name(name) and name not in folders]
+    states = [state_of(name) for name in [*jobs, *folders]]
+    known = [state for state in states if state.started or state.word != PAUSED]
+    return sorted(known, key=lambda state: (not state.at_work, state.place))
+
+
+def odd_names() -> list[str]:
+    """Return the names of folders that hold an audit but have a name that no audit can have."""
+    return [audit.name for audit in list_audits() if not is_name(audit.name)]
 
 
 def rename_audit(name: str, new: str) -> Audit:
@@ -38,9 +147,9 @@ def rename_audit(name: str, new: str) -> Audit:
             raise InputError(f"there is no audit {name!r} to rename in {audits_folder()}")
         if target.folder.exists():
             raise InputError(f"there is an audit {new!r} already: take another name")
-        config, manifest = audit.config | {"name": new}, _manifest(audit)
+        config, listed = audit.config | {"name": new}, audit.files if audit.finished else None
         audit.folder.rename(target.folder)
-        _write(target, config, manifest)
+        _write(target, config, listed)
         _move_job(name, new)
     return target
 
@@ -88,11 +197,6 @@ def _held(name: str) -> Iterator[Audit]:
         raise InputError(f"audit {name!r} is at work: cancel it first")
     with hold(audit.folder, what="audit"):
         yield audit
-
-
-def _manifest(audit: Audit) -> dict[str, str] | None:
-    """Return the hash of each file of a finished audit."""
-    return audit.files if audit.finished else None
 
 
 def _write(audit: Audit, config: dict[str, Any], listed: dict[str, str] | None) -> None:

@@ -1,32 +1,54 @@
-"""The detached check of an audit that somebody wants: what is in the data set, and how long the audit will take.
+"""What can be said to be wrong with an audit before it starts, what is in its data set, and how long it will take.
 
     <data>/jobs/.checks/<key>/   request.json · job.json, output.log, exit_code
 
-The check is `estimate`; it prints a line of JSON for each thing it finds out, and this module reads them.
+The check is a detached process. It prints a line of JSON for each thing it finds out: `found` (sizes, reasons in
+quarantine, groups), `time` (seconds), `pictures` (how many are opened); the page reads them.
 """
 
+import json
 import re
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from typing_extensions import TypedDict
 
-from clipmem_core.audits import detached
-from clipmem_core.audits.jobs import Job, Task, audit_task, jobs_folder, resume_arguments
-from clipmem_core.audits.settings import check_config, config_from, resolve
+from clipmem_core import columns as c
+from clipmem_core.audits.estimate import (
+    Pace,
+    audit_seconds,
+    measure_pace,
+    member_seconds,
+    steps_of,
+    trained_pairs,
+    undisturbed,
+)
+from clipmem_core.audits.frozen import check_same
+from clipmem_core.audits.jobs import OUTPUT, PROGRAM, Job, Task, audit_task, jobs_folder, resume_arguments
+from clipmem_core.audits.prepare import draw_membership, look_at_pictures, plant
+from clipmem_core.audits.settings import check_config, config_from, resolve, side_by_side
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, write_json
-from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
+from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder, fingerprint
 from clipmem_core.files import parse_json, read_json
+from clipmem_core.pairs.pictures import check_chunk
+from clipmem_core.pairs.table import RawPairs, read_source
+from clipmem_core.pairs.workers import cores
+from clipmem_core.scores.membership import Membership
 
 CHECKS = ".checks"
 REQUEST = "request.json"
 KEPT_SECONDS = 7 * 24 * 3600.0  # a check older than this is thrown away
 AGAIN = "check the audit again"
-FOUND, TIME, PICTURES, ERROR = "found", "time", "pictures", "error"
+FOUND, TIME, PICTURES = "found", "time", "pictures"
+REASONS = 5  # shown, the commonest first
+PICTURES_TRIED = 50
+SECONDS_BETWEEN_LINES = 0.5
+WRONG_INPUT = 2
 
 
 class RequestFile(TypedDict, total=False):
@@ -91,8 +113,6 @@ def refuse_at_once(request: Request) -> None:
         raise InputError(f"audit {request.name!r} waits or runs already: take another name, or cancel it first")
     audit = Audit(audits_folder() / request.name)
     if (audit.folder / CONFIG).is_file():
-        from clipmem_core.audits.frozen import check_same  # brings all that writes an audit along
-
         check_same(audit, request.source, resolve(request.config))
 
 
@@ -131,29 +151,29 @@ def find_check(key: str) -> Check | None:
 def _read(job: Job) -> Check:
     """Gather the last word on each thing that a check has printed."""
     last: dict[str, dict[str, Any]] = {}
-    for line in (job.folder / detached.OUTPUT).read_bytes().splitlines(keepends=True):
+    for line in (job.folder / OUTPUT).read_bytes().splitlines(keepends=True):
         if line.startswith(b'{"stage"') and line.endswith(b"\n"):
-            said = parse_json(
-                line.decode("utf-8", "replace"), dict[str, Any], path=job.folder / detached.OUTPUT, mend=AGAIN
-            )
+            said = parse_json(line.decode("utf-8", "replace"), dict[str, Any], path=job.folder / OUTPUT, mend=AGAIN)
             last[said.pop("stage")] = said
     pictures = last.get(PICTURES, {"done": 0, "total": 0})
-    error = last.get(ERROR, {}).get("text") or _end(job)
-    return Check(job, last.get(FOUND), last.get(TIME), (pictures["done"], pictures["total"]), error)
+    return Check(job, last.get(FOUND), last.get(TIME), (pictures["done"], pictures["total"]), _end(job))
 
 
 def _end(job: Job) -> str:
-    """Return how a check ended that did not say what is wrong; nothing while it runs, or where it ended well."""
+    """Return what a check said is wrong, or how it ended; nothing while it runs, or where it ended well."""
     if job.running or job.exit_code == 0:
         return ""
     if job.cancelled:
         return "the check was stopped: check again"
-    return f"the check stopped with exit code {job.exit_code}: {job.last_line or 'it said nothing'}"
+    said = job.last_line
+    if job.exit_code == WRONG_INPUT and said.startswith("error: "):
+        return said.removeprefix("error: ")
+    return f"the check stopped with exit code {job.exit_code}: {said or 'it said nothing'}"
 
 
 def _task(key: str) -> Task:
     folder = jobs_folder() / CHECKS / key
-    return Task(folder, [sys.executable, "-m", "clipmem_core.audits.estimate", str(folder / REQUEST)])
+    return Task(folder, [*PROGRAM, "check", str(folder / REQUEST)])
 
 
 def _sweep() -> None:
@@ -161,3 +181,116 @@ def _sweep() -> None:
         job = _task(folder.name).find()
         if time.time() - folder.stat().st_mtime > KEPT_SECONDS and not (job and job.running):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def check(request: Request) -> None:
+    """Print what a data set holds and how long its audit takes, a line of JSON for each thing that is found out.
+
+    Pictures are opened last and stored small as the audit would, so that nothing of it is done twice.
+
+    Raises:
+        InputError: the audit could not start.
+    """
+    config = resolve(request.config)
+    began = time.monotonic()
+    raw = read_source(request.source, config.source, data=data_folder())
+    reading = time.monotonic() - began
+    if raw.pairs.empty:
+        look_at_pictures(raw, config)  # says what became of the rows
+    membership = _draw(raw.pairs, np.arange(len(raw.pairs)), config)
+    say(FOUND, exact=False, rows=raw.rows, lookalikes=0, **found(raw.pairs, raw.quarantine, membership, config))
+    readable, opening = open_some(raw, config)
+    pace, starting = measure_pace(config, raw, membership, readable)
+    say_time(pace, config, raw.pairs, membership, starting=starting, preparing=reading + opening)
+    data_set = look_at_pictures(raw, config, progress=PictureLines())
+    membership = _draw(data_set.pairs, data_set.clusters, config)
+    say(
+        FOUND,
+        exact=True,
+        rows=raw.rows,
+        lookalikes=data_set.lookalikes,
+        **found(data_set.pairs, data_set.quarantine, membership, config),
+    )
+    say_time(pace, config, data_set.pairs, membership, starting=starting, preparing=reading)
+
+
+def _draw(pairs: pd.DataFrame, clusters: np.ndarray, config: AuditConfig) -> Membership:
+    """Draw the membership and plant as the audit will, for the errors that this may end in."""
+    membership = draw_membership(clusters, config)
+    plant(pairs, membership, config)
+    return membership
+
+
+def say(stage: str, **values: Any) -> None:
+    """Print a line of JSON."""
+    print(json.dumps({"stage": stage, **values}), flush=True)
+
+
+def say_time(
+    pace: Pace,
+    config: AuditConfig,
+    pairs: pd.DataFrame,
+    membership: Membership,
+    *,
+    starting: float,
+    preparing: float,
+) -> None:
+    """Print how long the audit takes when nothing else runs, from what that follows, and how busy the machine is."""
+    member = member_seconds(pace, config, membership, captions=int(_captions(pairs, config).sum()))
+    spent = {"preparing": preparing} | audit_seconds(member, config, starting=starting, pairs=len(pairs))
+    say(
+        TIME,
+        seconds={name: round(value, 2) for name, value in spent.items()},
+        busy=round(pace.busy, 2),
+        step=round(pace.step, 4),
+        steps=steps_of(config, membership),
+        members=config.members,
+        side_by_side=side_by_side(config),
+        trained=trained_pairs(membership),
+    )
+
+
+def found(pairs: pd.DataFrame, quarantine: pd.DataFrame, membership: Membership, config: AuditConfig) -> dict[str, Any]:
+    """Return what a data set holds, as JSON has it."""
+    kinds = quarantine[c.REASON].astype(str).str.replace(r"^look-alike of .*", "look-alike of another pair", regex=True)
+    reasons: list[dict[str, Any]] = [
+        {"rows": len(rows), "reason": reason, "example": str(rows[c.SOURCE].iloc[0])}
+        for reason, rows in quarantine.groupby(kinds)
+    ]
+    return {
+        "pairs": len(pairs),
+        "captions": int(_captions(pairs, config).sum()),
+        "quarantined": len(quarantine),
+        "reasons": sorted(reasons, key=lambda reason: -reason["rows"])[:REASONS],
+        "groups": {str(name): int(count) for name, count in pd.Series(membership.group).value_counts().items()},
+    }
+
+
+def _captions(pairs: pd.DataFrame, config: AuditConfig) -> pd.Series:
+    counts = pairs[c.CAPTIONS].map(len)
+    return counts.clip(upper=config.captions) if config.captions else counts
+
+
+def open_some(raw: RawPairs, config: AuditConfig) -> tuple[list[str], float]:
+    """Open a few pictures: references of those that can be used, and the seconds that all of the data set will take."""
+    images = raw.pairs[c.IMAGE].sample(min(PICTURES_TRIED, len(raw.pairs)), random_state=config.seed).tolist()
+    began = undisturbed()
+    facts = check_chunk(
+        list(enumerate(images)), root=raw.root, size=config.cache_size, resize_mode=config.resize_mode, pixels=None
+    )
+    spent = undisturbed() - began
+    readable = [images[row] for row, fact in facts if fact.reason is None]
+    return readable, spent / len(images) * len(raw.pairs) / cores()
+
+
+class PictureLines:
+    """Prints how many pictures are opened, twice a second at most."""
+
+    def __init__(self) -> None:
+        self.printed = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take note of the pictures done."""
+        if done == total or time.monotonic() - self.printed > SECONDS_BETWEEN_LINES:
+            self.printed = time.monotonic()
+            say(PICTURES, done=done, total=total)

@@ -1,4 +1,4 @@
-"""How far the members of an audit are, their loss so far, and how long an audit and what is left of it take."""
+"""How far the members of an audit are, their loss so far, and how long their training still takes."""
 
 import heapq
 import json
@@ -10,48 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from clipmem_core.audits.settings import side_by_side
 from clipmem_core.audits.store import MEMBERS, TEXT_INDEX
-from clipmem_core.config import AuditConfig
 from clipmem_core.training.files import CHECKPOINT, LOG
 
 STAGES = ("waiting", "training", "embedding", "done")
 # At chance the true partner is one of batch_size, so its log-probability is −ln(batch_size).
 CHANCE_SHARE = 0.98
 POINTS = 300  # of a loss curve
-# Reading vectors, aligning and ranking them; measured once, since it is a hundredth of an audit.
-SCORING = 2e-5  # seconds a pair and member
-
-
-@dataclass(frozen=True)
-class MemberSeconds:
-    """What one member takes while its neighbours run too, and nothing else does."""
-
-    training: float
-    embedding: float
-
-
-def audit_seconds(member: MemberSeconds, config: AuditConfig, *, starting: float, pairs: int) -> dict[str, float]:
-    """Return how long the members and the scores of an audit take when nothing else runs, by what it is spent on.
-
-    Args:
-        member: of each.
-        config: a resolved one.
-        starting: until a member's process makes its first step.
-        pairs: that are scored.
-
-    Example:
-        >>> config = AuditConfig(members=4, device="cpu", threads=10_000)
-        >>> audit_seconds(MemberSeconds(15.0, 2.0), config, starting=3.0, pairs=0)  # one after the other
-        {'starting': 12.0, 'training': 60.0, 'embedding': 8.0, 'scoring': 0.0}
-    """
-    turns = math.ceil(config.members / side_by_side(config))
-    return {
-        "starting": turns * starting,
-        "training": turns * member.training,
-        "embedding": turns * member.embedding,
-        "scoring": pairs * config.members * SCORING,
-    }
 
 
 @dataclass(frozen=True)
@@ -132,15 +97,19 @@ def _parsed(line: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def last_line(path: Path) -> dict[str, Any]:
-    """Return the last whole line of a JSON-lines file, or nothing; reads only the file's end."""
+def tail(path: Path) -> bytes:
+    """Return the last 4 kB of a file; nothing where there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 4096))
-            lines = file.read().splitlines()
+            return file.read()
     except FileNotFoundError:
-        return {}
-    return next((parsed for line in reversed(lines) if (parsed := _parsed(line))), {})
+        return b""
+
+
+def last_line(path: Path) -> dict[str, Any]:
+    """Return the last whole line of a JSON-lines file, or nothing; reads only the file's end."""
+    return next((parsed for line in reversed(tail(path).splitlines()) if (parsed := _parsed(line))), {})
 
 
 def member_progress(audit: Path, name: str) -> MemberProgress:

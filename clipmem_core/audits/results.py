@@ -1,9 +1,5 @@
-"""The results of a finished audit as a small CSV, with the command, machine and seeds that made it.
+"""The results of a finished audit as a small CSV, with the command, machine and seeds that made it."""
 
-python -m clipmem_core.audits.results NAME OUT.csv
-"""
-
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +9,10 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits import unitmem_tables as t
 from clipmem_core.audits.settings import config_from, typed, typed_flags
-from clipmem_core.audits.store import Audit, open_audit
+from clipmem_core.audits.store import Audit
 from clipmem_core.audits.unitmem_tables import layer_means, read_units
 from clipmem_core.audits.verdict import reliability_of
-from clipmem_core.config import InputError, affecting
+from clipmem_core.config import affecting
 
 MEASURES = ("auroc", "average_precision", "precision_at_k", "auroc_difference", "average_precision_difference")
 
@@ -117,22 +113,3 @@ def write_csv(path: Path, head: Sequence[str], rows: pd.DataFrame) -> None:
     """Write a table below comment lines."""
     body = rows.to_csv(index=False, float_format="%.5g")
     path.write_text("".join(f"# {line}\n" for line in head) + body, encoding="utf-8")
-
-
-def main(arguments: list[str]) -> int:
-    """Write one table."""
-    try:
-        if len(arguments) != 2:
-            raise InputError("give the name of a finished audit and the CSV to write")
-        audit = open_audit(arguments[0])
-        if not audit.finished:
-            raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
-        write_results(audit, Path(arguments[1]))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import math
 import platform
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from clipmem_core.audits.probe_folder import probe_folders
@@ -167,12 +167,9 @@ def _check_memory(config: AuditConfig, each: int) -> None:
         )
 
 
-def _free_memory() -> float:
-    """Return the bytes that this machine, or the container that this runs in, can still give; infinity if not known."""
-    free = math.inf
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), math.inf)
+def _free_memory() -> int:
+    """Return the bytes that this machine, or the container that this runs in, can still give."""
+    free = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):  # "max" is no number
         free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     return free

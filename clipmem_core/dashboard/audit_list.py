@@ -1,4 +1,4 @@
-"""Every audit → a table to choose one from, those at work on top, and the panel of the one that was chosen."""
+"""All audits in a table to choose one from, those at work on top, and the panel of the one that was chosen."""
 
 from datetime import datetime
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.lifecycle import folder_bytes
-from clipmem_core.audits.progress import member_progress, training_seconds_left
-from clipmem_core.audits.status import (
+from clipmem_core.audits.lifecycle import (
     BROKEN,
     DONE,
     SCORING,
     TRAINING,
     WAITING,
     State,
+    folder_bytes,
     list_states,
     member_names,
     odd_names,
 )
+from clipmem_core.audits.progress import member_progress, training_seconds_left
 from clipmem_core.audits.store import CONFIG, Audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.audit_actions import draw_actions
@@ -83,7 +83,7 @@ def _draw_at_work() -> None:
     st.dataframe(
         pd.DataFrame(rows),
         hide_index=True,
-        column_config={"progress": bar},
+        column_config={"progress": bar, "training left": st.column_config.TextColumn(width=125)},
         placeholder="",
         alt="Progress of each audit that waits or runs",
     )

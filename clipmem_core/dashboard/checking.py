@@ -1,4 +1,4 @@
-"""A request for an audit → what a check of it found, the time it will take, and the button that starts it."""
+"""What the check of a request for an audit found, the time it will take, and the button that starts the audit."""
 
 from collections.abc import Callable
 from typing import Any

@@ -15,8 +15,11 @@ from clipmem_core.dashboard.address import draw_set, write
 from clipmem_core.dashboard.deciding import Notice, review_session
 from clipmem_core.dashboard.decisions import count_decisions
 from clipmem_core.dashboard.errors import draw_fault
-from clipmem_core.dashboard.kept_exports import (
-    INTERRUPTED,
+from clipmem_core.dashboard.numbers import bytes_in_words
+from clipmem_core.dashboard.plain import show_strong, show_text
+from clipmem_core.exports import FORMATS
+from clipmem_core.exports.cleaned import is_planted
+from clipmem_core.exports.kept import (
     KINDS,
     Kept,
     Kind,
@@ -29,10 +32,6 @@ from clipmem_core.dashboard.kept_exports import (
     takes_time,
     typed_command,
 )
-from clipmem_core.dashboard.numbers import bytes_in_words
-from clipmem_core.dashboard.plain import show_strong, show_text
-from clipmem_core.exports import FORMATS
-from clipmem_core.exports.cleaned import is_planted
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from clipmem_core.review.selection import UNDECIDED
 
@@ -134,7 +133,7 @@ def _draw_running(audit: Audit, kind: Kind) -> None:
 
 def _draw_end(job: Job) -> None:
     """Draw how the process ended, unless all went well."""
-    if job.cancelled or job.exit_code == INTERRUPTED:
+    if job.cancelled:
         st.caption("The last attempt was cancelled.")
     elif job.exit_code != 0:
         draw_fault("The last attempt failed.", job.last_line or "It was killed, or the machine went down.")

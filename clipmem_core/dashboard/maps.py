@@ -16,8 +16,7 @@ from clipmem_core.dashboard.errors import draw_fault, explained_errors
 from clipmem_core.dashboard.numbers import read_verdict
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.clouds import PERCENTILES, embedding_figure, score_map_figure
-from clipmem_core.review.map_jobs import map_task, seconds_running
-from clipmem_core.review.maps import map_file, map_name, map_points, mapped_members, seconds_to_draw
+from clipmem_core.review.maps import map_file, map_name, map_points, map_task, mapped_members, seconds_to_draw
 from clipmem_core.review.overview import ScoreMap, load_score_map
 from clipmem_core.review.rows import count_pairs
 from clipmem_core.review.selection import (
@@ -225,14 +224,16 @@ def _draw_waiting(audit: Audit, name: str) -> None:
         job = map_task(audit, name).find()
         seconds = seconds_to_draw(count_rows(audit.folder / PAIRS))
         if job is not None and job.running:
-            passed = seconds_running(job)
+            passed = job.age
             told = f"of about {seconds} s" if passed <= seconds else f"so far; it usually takes about {seconds} s"
             st.progress(min(0.95, passed / seconds), text=f"{passed:.0f} s {told}")
             show_text(job.last_line, limit=200)
             st.caption("You can close this page; it goes on.")
             return
         if job is not None and job.exit_code:
-            draw_fault(f"The map could not be drawn (exit code {job.exit_code}).", job.last_line)
+            draw_fault(
+                f"The map could not be drawn (exit code {job.exit_code}).", job.last_line.removeprefix("error: ")
+            )
         else:
             st.info("These embeddings have no map yet. It is drawn once and kept.", icon=":material/bubble_chart:")
         if st.button(f"Draw the map (about {seconds} s)", type="primary", icon=":material/bubble_chart:"):

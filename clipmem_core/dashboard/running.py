@@ -1,4 +1,4 @@
-"""An audit that is not finished → how far it is, and the button that starts it, cancels it or makes it go on."""
+"""How far an audit is that is not finished, and the button that starts it, cancels it or makes it go on."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.jobs import Task, audit_task, cancel, resume_arguments
-from clipmem_core.audits.progress import MemberProgress, loss_curves, member_progress, training_seconds_left
-from clipmem_core.audits.status import (
+from clipmem_core.audits.lifecycle import (
     BROKEN,
     CANCELLED,
     DONE,
@@ -21,6 +20,7 @@ from clipmem_core.audits.status import (
     member_names,
     state_of,
 )
+from clipmem_core.audits.progress import MemberProgress, loss_curves, member_progress, training_seconds_left
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.errors import draw_fault, explained_errors
 from clipmem_core.dashboard.numbers import duration
@@ -142,8 +142,9 @@ def _draw_members(state: State) -> None:
     columns = {
         "stage": st.column_config.TextColumn(width=90),
         "progress": st.column_config.ProgressColumn("progress", format="percent", min_value=0, max_value=1),
-        "loss": st.column_config.NumberColumn(format="%.2f"),
-        "pairs/s": st.column_config.NumberColumn(format="%.0f"),
+        "loss": st.column_config.NumberColumn(format="%.2f", width=60),
+        "pairs/s": st.column_config.NumberColumn(format="%.0f", width=70),
+        "left": st.column_config.TextColumn(width=105),
     }
     table.dataframe(
         _member_table(members), hide_index=True, column_config=columns, placeholder="", alt="Progress of each member"

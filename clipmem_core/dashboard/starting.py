@@ -1,4 +1,4 @@
-"""What a person chooses on the page → a request for an audit: data set, name and settings."""
+"""The choices of which a request for an audit is made: data set, name and settings, each with its widget."""
 
 import dataclasses
 import re
@@ -13,7 +13,6 @@ from clipmem_core.audits.settings import audit_name
 from clipmem_core.audits.store import CONFIG, audits_folder, is_name
 from clipmem_core.config import FIELDS, PRESETS, AuditConfig, SourceOptions, data_folder, preset_config
 from clipmem_core.dashboard.errors import explained_errors
-from clipmem_core.dashboard.fields import draw_field, field_names
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.pairs.debian.fetch import CAPTIONS_FILE, PACKAGES
 from clipmem_core.pairs.table import DRAWN
@@ -198,3 +197,27 @@ def _widget_values(request: Request) -> dict[str, Any]:
     }
     values |= {f"new-{preset}-{name}": getattr(config, name) for name in _drawn_fields()}
     return values | {f"new-source-{name}": getattr(config.source, name) for name in field_names(SourceOptions)}
+
+
+def field_names(kind: type) -> list[str]:
+    """Return the names of a config class's fields that a widget can set, in their order."""
+    return [field.name for field in dataclasses.fields(kind) if isinstance(field.default, (bool, int, float, str))]
+
+
+def draw_field(name: str, default: Any, *, key: str) -> Any:
+    """Draw the widget of a field and return its value, of the field's type.
+
+    What is typed stays while the page is left; a value that the session has under the key wins over the default.
+    """
+    own = FIELDS[name]
+    shared: dict[str, Any] = {"key": key, "help": own.help or None, "persist_state": "session"}
+    st.session_state.setdefault(key, default)
+    if own.choices:
+        return st.selectbox(own.label, own.choices, **shared)
+    if isinstance(default, bool):
+        return st.toggle(own.label, **shared)
+    if isinstance(default, int):
+        return int(st.number_input(own.label, step=1, **shared) or 0)
+    if isinstance(default, float):
+        return float(st.number_input(own.label, step=default / 10 or 0.1, format="%.6g", **shared) or 0.0)
+    return st.text_input(own.label, **shared).strip()

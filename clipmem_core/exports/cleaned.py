@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipmem_core.audits.detached import process_start
+from clipmem_core.audits.jobs import process_start
 from clipmem_core.audits.prepare import content_fingerprint
 from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import PAIRS, Audit, read_table, reading

@@ -2,7 +2,7 @@
 
     <data>/cache/maps/<key>.parquet   row int64, map_x and map_y float32
 
-A map of some 20,000 pairs takes most of a minute, so it is drawn once, by a process of its own: `map_jobs`.
+A map of some 20,000 pairs takes most of a minute, so it is drawn once, by a process of its own.
 """
 
 import functools
@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from clipmem_core.atomic import cached
 from clipmem_core.audits.index import map_vectors
+from clipmem_core.audits.jobs import PROGRAM, Task, jobs_folder
 from clipmem_core.audits.store import (
     PAIRS,
     SCORES,
@@ -209,3 +210,13 @@ def _index_sha256(audit: Audit, member: str, side: str) -> str:
 @functools.cache
 def _versions() -> dict[str, str]:
     return {library: importlib.metadata.version(library) for library in LIBRARIES}
+
+
+def map_task(audit: Audit, name: str) -> Task:
+    """Return the task of drawing a map in a process of its own.
+
+    Raises:
+        InputError: the audit has no such map.
+    """
+    folder = jobs_folder() / ".maps" / map_path(audit, name).stem
+    return Task(folder, [*PROGRAM, "map", audit.name, name])

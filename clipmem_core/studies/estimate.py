@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from clipmem_core import columns as c
+from clipmem_core.audits.estimate import MemberSeconds, Pace, audit_seconds, measure_pace, member_seconds
 from clipmem_core.audits.prepare import DataSet
-from clipmem_core.audits.progress import MemberSeconds, audit_seconds
 from clipmem_core.audits.store import TEXT_INDEX, Audit
 from clipmem_core.config import FIELDS, AuditConfig, fingerprint
 from clipmem_core.scores.membership import Membership
@@ -33,10 +33,6 @@ def seconds_by_arm(
         membership: who trains on what.
         snapshots: how often embeddings are kept on the way.
     """
-    # With these comes torch, which a page that only wants minutes need not wait for.
-    from clipmem_core.audits.estimate import member_seconds
-    from clipmem_core.audits.throughput import Pace, measure_pace
-
     readable = data_set.pairs[c.IMAGE].tolist()[:50]
     captions = int(data_set.pairs[c.CAPTIONS].map(len).sum())
     measured: dict[str, tuple[Pace, float]] = {}

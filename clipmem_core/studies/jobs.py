@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from clipmem_core.audits import queue
-from clipmem_core.audits.jobs import Job, Task, jobs_folder
+from clipmem_core.audits.jobs import Job, Task, jobs_folder, queued
 from clipmem_core.audits.lock import is_held
 from clipmem_core.studies.arguments import resume_arguments
 from clipmem_core.studies.store import StudyFolder, study_folder
@@ -20,7 +19,7 @@ def study_task(name: str, arguments: Sequence[str] = ()) -> Task:
         InputError: the name cannot be one.
     """
     folder = jobs_folder() / ".studies" / study_folder(name).name
-    return Task(folder, queue.queued(f"study {name}", ["study", *arguments]))
+    return Task(folder, queued(f"study {name}", ["study", *arguments]))
 
 
 def resume_study(study: StudyFolder) -> Job | None:

@@ -1,9 +1,5 @@
-"""The results of a study: on a terminal, and as the small CSV behind a table of results, with what made it.
+"""The results of a study: on a terminal, and as the small CSV behind a table of results, with what made it."""
 
-python -m clipmem_core.studies.results NAME OUT.csv
-"""
-
-import sys
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from clipmem_core import columns as c
+from clipmem_core.audits.console import plain
 from clipmem_core.audits.results import machine_line, write_csv
-from clipmem_core.audits.screen import plain
-from clipmem_core.config import InputError
 from clipmem_core.studies.arguments import commands_of
 from clipmem_core.studies.effects import TEXT_LEAD, all_differences, differences, with_lead
 from clipmem_core.studies.plans import find_study
@@ -31,7 +26,6 @@ from clipmem_core.studies.store import (
     SECONDS,
     SEED,
     StudyFolder,
-    open_study,
 )
 
 HEADS = {
@@ -143,19 +137,3 @@ def _times_table(times: pd.DataFrame) -> Table:
 def _table(title: str) -> Table:
     style: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "pad_edge": False}
     return Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), **style)
-
-
-def main(arguments: list[str]) -> int:
-    """Write one table."""
-    try:
-        if len(arguments) != 2:
-            raise InputError("give the name of a study and the CSV to write")
-        write_results(open_study(arguments[0]), Path(arguments[1]))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

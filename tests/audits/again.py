@@ -1,4 +1,4 @@
-"""A finished audit → its embeddings, and the terms of its scores, read without the code under test."""
+"""The embeddings of a finished audit, and the terms of its scores, read without the code under test."""
 
 import numpy as np
 import pandas as pd

@@ -170,7 +170,6 @@ def scored(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield Scored(made, tmp_path_factory.mktemp("scored"), patch)
 
 
-@pytest.mark.slow
 def test_given_checkpoints_score_as_they_did_where_they_were_trained(scored: Scored, made: Made) -> None:
     audit = scored.score(scored.files)
     for name in ("f-0", "g-0"):
@@ -186,14 +185,12 @@ def test_given_checkpoints_score_as_they_did_where_they_were_trained(scored: Sco
     assert "misfit" not in listed
 
 
-@pytest.mark.slow
 def test_other_checkpoints_under_the_same_name_are_refused(scored: Scored) -> None:
     scored.score(scored.files)
     with pytest.raises(InputError, match="was made from another checkpoint for f-0: take another --name"):
         scored.score(scored.files[::-1])
 
 
-@pytest.mark.slow
 def test_a_checkpoint_of_another_model_leaves_no_folder(scored: Scored, tmp_path: Path) -> None:
     torch.save({"state_dict": {"visual.weight": torch.zeros(2)}}, tmp_path / "other.pt")
     with pytest.raises(InputError, match="checkpoint '.*other.pt' does not load"):
@@ -201,7 +198,6 @@ def test_a_checkpoint_of_another_model_leaves_no_folder(scored: Scored, tmp_path
     assert not (scored.made.data / "audits" / "other").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_a_checkpoint_whose_training_broke_is_told_before_a_picture_is_read(
     scored: Scored, tmp_path: Path, number: float

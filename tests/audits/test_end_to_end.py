@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import pytest
 from sklearn.metrics import roc_auc_score
 
 from clipmem_core.audits.store import Audit
 from tests.audits.small import command
 
 
-@pytest.mark.slow
 def test_wrong_captions_of_the_drawn_set_come_out_on_top(tmp_path: Path) -> None:
     process = command("audit", "scenes", "--name", "scenes", "--preset", "tiny", data=tmp_path)
     printed, errors = process.communicate(timeout=500)

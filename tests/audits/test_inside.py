@@ -47,7 +47,6 @@ def kept(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [*OUT, "absolute"])
 def test_a_manifest_that_names_a_file_outside_touches_nothing(name: str, copied: Audit) -> None:
     mine = copied.folder.parents[2] / "mine"
@@ -59,7 +58,6 @@ def test_a_manifest_that_names_a_file_outside_touches_nothing(name: str, copied:
     assert kept(copied.folder) | kept(mine) == before
 
 
-@pytest.mark.slow
 def test_a_manifest_that_names_a_file_behind_a_link_touches_nothing(copied: Audit) -> None:
     mine = copied.folder.parents[2] / "mine"
     (copied.folder / "members" / "linked").symlink_to(mine)
@@ -69,7 +67,6 @@ def test_a_manifest_that_names_a_file_behind_a_link_touches_nothing(copied: Audi
     assert [path.name for path in mine.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../../../mine", "/mine", "a\\b", ".hidden"])
 def test_a_member_that_lies_outside_is_refused(name: str, copied: Audit) -> None:
     edit(copied.folder / "config.json", members=[name, "r0-f1", "r1-f0", "r1-f1"])
@@ -78,7 +75,6 @@ def test_a_member_that_lies_outside_is_refused(name: str, copied: Audit) -> None
         again()
 
 
-@pytest.mark.slow
 def test_a_member_behind_a_link_is_refused(copied: Audit) -> None:
     mine = copied.folder.parents[2] / "mine"
     shutil.rmtree(copied.folder / "members" / "r0-f0")
@@ -89,7 +85,6 @@ def test_a_member_behind_a_link_is_refused(copied: Audit) -> None:
     assert [path.name for path in mine.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pixels", ["../mine", "/mine", "cache/../../mine"])
 def test_pictures_are_never_kept_outside_the_data_folder(pixels: str, copied: Audit) -> None:
     edit(copied.folder / "config.json", pixels=pixels)
@@ -106,7 +101,6 @@ def test_an_arm_of_a_study_lies_in_its_folder(data: Path) -> None:
         study.audit("..")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["quarantine.parquet", "pairs.parquet", "membership.parquet", "members/r0-f0/config.json"]
 )
@@ -120,7 +114,6 @@ def test_an_unfinished_audit_with_a_broken_beginning_does_not_finish(name: str, 
     assert not copied.finished
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["checkpoint.pt", "trajectory.npy", "image.faiss"])
 def test_an_unfinished_audit_with_a_broken_member_makes_it_anew(name: str, copied: Audit) -> None:
     path = copied.folder / "members" / "r0-f0" / name
@@ -135,7 +128,6 @@ def test_an_unfinished_audit_with_a_broken_member_makes_it_anew(name: str, copie
     assert not (path.parent / "text.faiss").exists()
 
 
-@pytest.mark.slow
 def test_an_audit_of_before_that_lacks_the_list_of_its_files_goes_on(
     copied: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,31 +1,26 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from clipmem_core.audits import lifecycle
-from clipmem_core.audits.detached import process_start
-from clipmem_core.audits.lifecycle import delete_audit, folder_bytes, rename_audit
+from clipmem_core.audits.lifecycle import delete_audit, folder_bytes, list_states, odd_names, rename_audit, state_of
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import Audit, broken_files, list_audits, write_json
 from clipmem_core.config import InputError
 from tests.made_audit import make_audit
+from tests.made_jobs import leave_job, leave_ticket
 
 
 @pytest.fixture
 def audit(data: Path) -> Audit:
     """A finished audit with the job that made it."""
     made = make_audit(data, "old")
-    leave_job(data, "old", started="1")
+    leave_job(data / "jobs" / "old", said="done\n")
     return made
-
-
-def leave_job(data: Path, name: str, *, started: str | None) -> None:
-    (data / "jobs" / name).mkdir(parents=True)
-    write_json(data / "jobs" / name / "job.json", {"pid": os.getpid(), "started": started, "command": ["x"]})
-    (data / "jobs" / name / "output.log").write_text("done\n")
 
 
 def names() -> list[str]:
@@ -78,7 +73,7 @@ def test_an_audit_at_work_is_left_alone(data: Path, audit: Audit, act: object) -
     with hold(audit.folder, what="audit"), pytest.raises(InputError, match="is being run by another process"):
         act()
     shutil.rmtree(data / "jobs" / "old")
-    leave_job(data, "old", started=process_start(os.getpid()))
+    leave_job(data / "jobs" / "old", running=True)
     with pytest.raises(InputError, match="audit 'old' is at work: cancel it first"):
         act()
     assert names() == ["old"]
@@ -138,7 +133,7 @@ def test_deleting_frees_what_it_says_and_leaves_decisions_alone(data: Path, audi
 
 
 def test_a_job_that_never_became_an_audit_can_be_deleted(data: Path) -> None:
-    leave_job(data, "refused", started="1")
+    leave_job(data / "jobs" / "refused", said="done\n")
     assert delete_audit("refused") > 0
     assert list((data / "jobs").iterdir()) == []
 
@@ -183,3 +178,123 @@ def test_the_new_manifest_lists_the_same_files(audit: Audit) -> None:
     after = json.loads((rename_audit("old", "new").folder / "manifest.json").read_text())["files"]
     assert {name for name in before if before[name] != after[name]} == {"config.json"}
     assert before.keys() == after.keys()
+
+
+def unfinished(data: Path, name: str = "made", *, age: float = 1000) -> Audit:
+    audit = make_audit(data, name)
+    (audit.folder / "manifest.json").unlink()
+    for path in audit.folder.rglob("*"):
+        os.utime(path, (time.time() - age, time.time() - age))
+    return audit
+
+
+def member_files(audit: Audit, *names: str) -> None:
+    for member in ("r0-f0", "r0-f1", "r1-f0", "r1-f1"):
+        folder = audit.folder / "members" / member
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder / name).write_text("{}")
+
+
+def test_a_finished_audit_is_done_whatever_its_job_says(data: Path) -> None:
+    make_audit(data)
+    assert state_of("made").word == lifecycle.DONE
+    leave_job(data / "jobs" / "made", exit_code=0)
+    assert state_of("made").word == lifecycle.DONE
+    assert not state_of("made").at_work
+
+
+def test_a_running_job_goes_from_preparing_over_training_to_scoring(data: Path) -> None:
+    leave_job(data / "jobs" / "made", running=True)
+    assert state_of("made").word == lifecycle.PREPARING
+    audit = unfinished(data)
+    assert state_of("made").word == lifecycle.TRAINING
+    member_files(audit, "log.jsonl", "checkpoint.pt")
+    assert state_of("made").word == lifecycle.TRAINING
+    member_files(audit, "text.faiss")
+    assert state_of("made").word == lifecycle.SCORING
+    assert state_of("made").at_work
+
+
+def test_a_job_behind_another_waits_also_for_a_finished_audit_that_is_to_grow(data: Path) -> None:
+    make_audit(data)
+    leave_job(data / "jobs" / "made", running=True)
+    leave_ticket(1, pid=os.getpid())
+    leave_ticket(2, pid=os.getppid())
+    state = state_of("made")
+    assert (state.word, state.place) == (lifecycle.WAITING, 1)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "word"),
+    [
+        (2, lifecycle.STOPPED),
+        (-9, lifecycle.STOPPED),
+        (None, lifecycle.STOPPED),
+        (130, lifecycle.CANCELLED),
+        (-2, lifecycle.CANCELLED),
+        (0, lifecycle.PAUSED),
+    ],
+)
+def test_an_ended_job_says_how_it_ended(data: Path, exit_code: int | None, word: str) -> None:
+    unfinished(data)
+    leave_job(data / "jobs" / "made", exit_code=exit_code)
+    assert state_of("made").word == word
+
+
+def test_a_folder_that_was_copied_without_its_manifest_is_not_finished_and_nobody_works_on_it(data: Path) -> None:
+    audit = unfinished(data)
+    shutil.copytree(audit.folder, audit.folder.with_name("copied"), copy_function=shutil.copyfile)  # with new times
+    assert state_of("made").word == state_of("copied").word == lifecycle.PAUSED
+
+
+def test_an_audit_that_is_held_is_at_work_elsewhere_however_long_nothing_was_written(data: Path) -> None:
+    audit = unfinished(data)
+    with hold(audit.folder, what="audit"):
+        assert state_of("made").word == lifecycle.ELSEWHERE
+        assert not state_of("made").at_work
+        os.utime(audit.folder / "config.json")
+        assert state_of("made").quiet < 60
+    assert state_of("made").word == lifecycle.PAUSED
+
+
+@pytest.mark.parametrize("file", ["jobs/made/job.json", "audits/made/config.json"])
+def test_a_broken_file_is_a_state_that_names_it(data: Path, file: str) -> None:
+    unfinished(data)
+    leave_job(data / "jobs" / "made", running=True)
+    (data / file).write_text("[]")
+    state = state_of("made")
+    assert state.word == lifecycle.BROKEN
+    assert str(data / file) in state.fault
+
+
+def test_all_are_listed_those_at_work_first(data: Path) -> None:
+    assert list_states() == []
+    make_audit(data, "old")
+    os.utime(data / "audits" / "old" / "config.json", (1, 1))
+    make_audit(data, "new")
+    leave_job(data / "jobs" / "begun", running=True)
+    leave_job(data / "jobs" / "refused", exit_code=2)
+    leave_job(data / "jobs" / "gone", exit_code=0)  # its audit was deleted
+    assert [(state.audit.name, state.word) for state in list_states()] == [
+        ("begun", lifecycle.PREPARING),
+        ("refused", lifecycle.STOPPED),
+        ("new", lifecycle.DONE),
+        ("old", lifecycle.DONE),
+    ]
+
+
+def test_names_that_no_audit_can_have_are_told_apart(data: Path) -> None:
+    make_audit(data, "good")
+    shutil.copytree(data / "audits" / "good", data / "audits" / "[x](javascript:alert(1))")
+    shutil.copytree(data / "audits" / "good", data / "audits" / ".good.deleted")
+    (data / "jobs" / "a b").mkdir(parents=True)
+    (data / "jobs" / "a b" / "job.json").write_text("{}")
+    assert [state.audit.name for state in list_states()] == ["good"]
+    assert odd_names() == ["[x](javascript:alert(1))"]
+
+
+def test_members_of_an_odd_config_are_none() -> None:
+    assert lifecycle.member_names({"members": None}) == []
+    assert lifecycle.member_names({}) == []
+    assert lifecycle.member_names({"members": ["f-0", 3]}) == ["f-0", "3"]

@@ -3,33 +3,54 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clipmem_core.audits import preflight
-from clipmem_core.audits.detached import process_start
+from clipmem_core.audits.estimate import Pace
 from clipmem_core.audits.jobs import Task
-from clipmem_core.audits.preflight import Request, find_check, find_request, refuse_at_once, start_check
+from clipmem_core.audits.preflight import PictureLines, Request, find_check, find_request, refuse_at_once, start_check
+from clipmem_core.audits.prepare import draw_membership, load_data_set
+from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import write_json
-from clipmem_core.commands import parse
-from clipmem_core.config import AuditConfig, InputError, SourceOptions, as_dict, preset_config
+from clipmem_core.commands import main, parse
+from clipmem_core.config import AuditConfig, InputError, SourceOptions, as_dict, data_folder, preset_config
 from tests.audits.small import config_of
 from tests.audits.test_jobs import until
 from tests.conftest import Made
+from tests.made_jobs import leave_job
 
 TINY = preset_config("tiny")
+SMALL = dataclasses.replace(TINY, source=SourceOptions(scenes_pairs=220), threads=1, epochs=2)
+Captured = pytest.CaptureFixture[str]
 
 
-def leave_check(data: Path, request: Request, *lines: str, exit_code: int | None = 0, started: str = "1") -> None:
+def leave_request(data: Path, request: Request) -> Path:
+    path = data / "jobs" / ".checks" / request.key / "request.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"source": request.source, "name": request.name, "config": as_dict(request.config)})
+    return path
+
+
+def leave_check(data: Path, request: Request, *lines: str, exit_code: int | None = 0, running: bool = False) -> None:
     folder = data / "jobs" / ".checks" / request.key
-    folder.mkdir(parents=True)
-    write_json(
-        folder / "request.json", {"source": request.source, "name": request.name, "config": as_dict(request.config)}
-    )
-    write_json(folder / "job.json", {"pid": os.getpid(), "started": started, "command": ["x"]})
-    (folder / "output.log").write_text("".join(lines))
-    if exit_code is not None:
-        (folder / "exit_code").write_text(f"{exit_code}\n")
+    leave_job(folder, said="".join(lines), exit_code=exit_code, running=running)
+    leave_request(data, request)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pace is given instead of measured."""
+    pace = Pace(warm_up=0, waited=0, step=0.5, picture=0.001, caption=0.01, busy=1.5)
+    monkeypatch.setattr(preflight, "measure_pace", lambda *_: (pace, 3.0))
+
+
+def checked(request: Request, capsys: Captured) -> tuple[int, list[dict[str, Any]], str]:
+    """Check a request in this process: exit code, what is printed for the page, and the line of an error."""
+    code = main(["check", str(leave_request(data_folder(), request))])
+    printed = capsys.readouterr()
+    return code, [json.loads(line) for line in printed.out.splitlines()], printed.err
 
 
 def said(stage: str, **values: object) -> str:
@@ -71,9 +92,7 @@ def test_what_is_wrong_at_first_sight_is_refused(data: Path, request_: Request, 
 
 
 def test_a_name_is_refused_while_its_audit_waits_or_runs(data: Path) -> None:
-    (data / "jobs" / "a").mkdir(parents=True)
-    job = {"pid": os.getpid(), "started": process_start(os.getpid()), "command": ["x"]}
-    write_json(data / "jobs" / "a" / "job.json", job)
+    leave_job(data / "jobs" / "a", running=True)
     with pytest.raises(InputError, match="audit 'a' waits or runs already"):
         refuse_at_once(Request("scenes", "a", TINY))
     refuse_at_once(Request("scenes", "b", TINY))
@@ -111,7 +130,7 @@ def test_the_last_word_on_each_thing_counts(data: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "exit_code", "error"),
     [
-        ([said("error", text="there is no 'x'")], 2, "there is no 'x'"),
+        (["error: there is no 'x'\n"], 2, "there is no 'x'"),
         (["MemoryError\n"], 1, "the check stopped with exit code 1: MemoryError"),
         (["KeyboardInterrupt\n"], -2, "the check was stopped: check again"),
         ([], -9, "the check stopped with exit code -9: it said nothing"),
@@ -128,7 +147,7 @@ def test_a_check_that_failed_says_why(data: Path, lines: list[str], exit_code: i
 
 def test_a_check_that_runs_has_no_error(data: Path) -> None:
     request = Request("x", "a", TINY)
-    leave_check(data, request, exit_code=None, started=process_start(os.getpid()) or "")
+    leave_check(data, request, exit_code=None, running=True)
     check = find_check(request.key)
     assert check is not None
     assert (check.error, check.found, check.exact) == ("", None, False)
@@ -153,7 +172,7 @@ def test_old_checks_are_thrown_away_when_the_next_one_starts(data: Path, monkeyp
     monkeypatch.setattr(Task, "start", lambda task: None)
     old, running, new = (Request("x", name, TINY) for name in ("old", "running", "new"))
     leave_check(data, old)
-    leave_check(data, running, exit_code=None, started=process_start(os.getpid()) or "")
+    leave_check(data, running, exit_code=None, running=True)
     long_ago = time.time() - preflight.KEPT_SECONDS - 1
     for request in (old, running):
         os.utime(data / "jobs" / ".checks" / request.key, (long_ago, long_ago))
@@ -162,10 +181,8 @@ def test_old_checks_are_thrown_away_when_the_next_one_starts(data: Path, monkeyp
     assert kept == {running.key, new.key}
 
 
-@pytest.mark.slow
 def test_a_check_of_the_drawn_set_finds_what_its_audit_will_have(data: Path) -> None:
-    source = SourceOptions(scenes_pairs=220)
-    request = Request("scenes", "a", dataclasses.replace(TINY, source=source, epochs=2, threads=1))
+    request = Request("scenes", "a", SMALL)
     start_check(request)
     until(lambda: not find_check(request.key).job.running, seconds=120)
     check = find_check(request.key)
@@ -180,3 +197,84 @@ def test_a_check_of_the_drawn_set_finds_what_its_audit_will_have(data: Path) -> 
 
 def test_the_default_request_uses_the_default_preset() -> None:
     assert Request("scenes", "a", AuditConfig()).arguments == ["scenes", "--name=a", "--preset=small"]
+
+
+def test_a_check_finds_what_the_audit_will_have(data: Path, measured: None, capsys: Captured) -> None:
+    code, lines, _ = checked(Request("scenes", "a", SMALL), capsys)
+    stages = [line["stage"] for line in lines if line["stage"] != "pictures"]
+    assert (code, stages) == (0, ["found", "time", "found", "time"])
+    found, time = lines[-2:]
+    data_set = load_data_set("scenes", resolve(SMALL))
+    membership = draw_membership(data_set.clusters, resolve(SMALL))
+    assert found["pairs"] == len(data_set.pairs) == 220
+    assert found["lookalikes"] == data_set.lookalikes
+    assert found["groups"] == {"scored": 170, "external": int((membership.group == "external").sum())}
+    assert found["exact"]
+    assert (time["steps"], time["step"], time["busy"]) == (4, 0.5, 1.5)
+    # Pictures that were opened already cost nothing at the end.
+    first, last = (line["seconds"]["preparing"] for line in lines if line["stage"] == "time")
+    assert last < first
+
+
+def test_reasons_come_commonest_first_and_look_alikes_are_one(data: Path, measured: None, capsys: Captured) -> None:
+    config = dataclasses.replace(SMALL, source=SourceOptions(scenes_pairs=500), drop_lookalikes=True)
+    _, lines, _ = checked(Request("scenes", "a", config), capsys)
+    found = [line for line in lines if line["stage"] == "found"][-1]
+    assert found["quarantined"] >= 1
+    assert [reason["reason"] for reason in found["reasons"]] == ["look-alike of another pair"]
+    assert found["reasons"][0]["rows"] == found["quarantined"] == 500 - found["pairs"]
+    assert found["reasons"][0]["example"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request("nowhere.csv", "a", SMALL), "there is no 'nowhere.csv': give a CSV"),
+        (Request("scenes", "a", dataclasses.replace(SMALL, source=SourceOptions(scenes_pairs=20))), "at least 200"),
+        (Request("scenes", "a", dataclasses.replace(SMALL, folds=300)), "folds must be at most 170"),
+        (
+            Request("scenes", "a", dataclasses.replace(SMALL, plant_miscaptions=500)),
+            "plant_miscaptions must be at most",
+        ),
+        (Request("scenes", "a", dataclasses.replace(SMALL, epochs=0)), "--epochs must be at least 1"),
+    ],
+)
+def test_what_is_wrong_is_one_line_before_anything_is_measured(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, request_: Request, message: str
+) -> None:
+    monkeypatch.setattr(preflight, "measure_pace", lambda *_: pytest.fail("it was measured"))
+    code, _, said = checked(request_, capsys)
+    assert code == 2
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_set_without_a_usable_picture_says_why(data: Path, tmp_path: Path, capsys: Captured) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text("filepath,title\n" + "".join(f"gone{row}.png,a caption\n" for row in range(3)))
+    code, _, said = checked(Request(str(table), "a", TINY), capsys)
+    assert code == 2
+    assert "nothing is left to audit of 3 rows" in said
+    assert "no such picture file (3 rows)" in said
+
+
+def test_pictures_are_told_now_and_then_and_at_the_end(capsys: Captured) -> None:
+    lines = PictureLines()
+    for done in range(1, 1001):
+        lines(done, 1000)
+    printed = [json.loads(line)["done"] for line in capsys.readouterr().out.splitlines()]
+    assert printed[0] == 1
+    assert printed[-1] == 1000
+    assert len(printed) < 100
+
+
+def test_real_steps_are_measured_side_by_side_and_a_model_that_cannot_be_built_is_told(
+    data: Path, capsys: Captured
+) -> None:
+    code, _, said = checked(Request("scenes", "a", dataclasses.replace(SMALL, pretrained="nosuch.pt")), capsys)
+    assert code == 2
+    assert "nosuch.pt" in said
+    code, lines, _ = checked(Request("scenes", "a", dataclasses.replace(SMALL, cache_gb=1e-6)), capsys)  # streams
+    assert code == 0
+    assert lines[-1]["step"] > 0
+    assert lines[-1]["busy"] >= 1

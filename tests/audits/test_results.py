@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.results import main, unit_rows
+from clipmem_core.audits.results import unit_rows
 from clipmem_core.audits.store import Audit
+from clipmem_core.commands import main
 from tests.made_encoders import make_members, make_units
 from tests.made_fixtures import copy, data, made
 
@@ -30,6 +31,9 @@ def test_units_are_averaged_by_layer_over_members_beside_what_they_are_read_agai
     assert len(unit_rows(audit)) == len(rows)  # the references of before are there
 
 
-def test_an_audit_that_is_not_there_is_one_line(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["none", "out.csv"]) == 2
-    assert capsys.readouterr().err.startswith("error: there is no audit 'none'")
+@pytest.mark.parametrize(("more", "what"), [([], "audit"), (["--study"], "study")])
+def test_one_that_is_not_there_is_one_line(
+    data: Path, capsys: pytest.CaptureFixture[str], more: list[str], what: str
+) -> None:
+    assert main(["results", "none", "out.csv", *more]) == 2
+    assert capsys.readouterr().err.startswith(f"error: there is no {what} 'none'")

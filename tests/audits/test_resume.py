@@ -18,8 +18,6 @@ from clipmem_core.commands import main
 from tests.audits.small import PAPER, command, with_drawn_set
 from tests.conftest import Made
 
-pytestmark = pytest.mark.slow
-
 # Runs in every process of an audit before anything else. Members save their state several times a second, and a
 # process that is about to put KILL_BEFORE in its place ends as by kill -9.
 STARTUP = """

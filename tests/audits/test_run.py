@@ -105,7 +105,6 @@ def test_counts_are_said_before_anything_is_trained(data: Path, made: Made, monk
     assert set(group[planted["pair_id"]]) == {"candidate"}
 
 
-@pytest.mark.slow
 def test_pictures_that_stream_from_disk_change_no_number(made: Made, data: Path) -> None:
     with_drawn_set(data, made.data)
     streamed = run_audit("scenes", config_of([*PAPER, "--cache-gb", "1e-6"]), name="paper", screen=Silent())

@@ -24,10 +24,9 @@ TRAINED = "scenes"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is in this folder: it is slow, and Playwright leaves its own pipes to the garbage collector."""
+    """Mark what is in this folder: Playwright leaves its own pipes to the garbage collector."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))
 
 

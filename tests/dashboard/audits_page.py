@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.detached import process_start
 from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.preflight import Request, read_request
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import AuditConfig, SourceOptions, as_dict, preset_config
 from clipmem_core.dashboard import checking, running
+from tests.made_jobs import leave_job
 
 Copy = Callable[..., Audit]
 
@@ -43,19 +43,6 @@ def table(app: AppTest, column: str) -> Any:
     return next(each.value for each in app.dataframe if column in each.value.columns)
 
 
-def leave_job(data: Path, name: str, *, running: bool = False, exit_code: int | None = None, said: str = "") -> None:
-    leave_job_in(data / "jobs" / name, running=running, exit_code=exit_code, said=said)
-
-
-def leave_job_in(folder: Path, *, running: bool, exit_code: int | None = None, said: str = "") -> None:
-    folder.mkdir(parents=True)
-    started = process_start(os.getppid()) if running else "1"
-    write_json(folder / "job.json", {"pid": os.getppid(), "started": started, "command": ["python", "again"]})
-    (folder / "output.log").write_text(said)
-    if exit_code is not None:
-        (folder / "exit_code").write_text(f"{exit_code}\n")
-
-
 def unfinish(audit: Audit) -> Audit:
     (audit.folder / "manifest.json").unlink()
     for name, step in (("r0-f0", 50), ("r0-f1", 25)):
@@ -79,7 +66,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
             made.append(("audit", (task.folder.name, words[words.index("audit") + 1 :])))
         elif "fetch" in words:
             made.append(("fetch", words[-1]))
-        elif "clipmem_core.audits.estimate" in words:
+        elif "check" in words:
             made.append(("check", read_request(Path(words[-1]))))
         else:
             made.append(("job", (task.folder.name, words)))
@@ -94,14 +81,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
 def leave_check(data: Path) -> Callable[..., Request]:
     """Leaves a check of the drawn set with what it has said."""
 
-    def leave(*lines: dict[str, object], exit_code: int | None = 0, request: Request | None = None) -> Request:
+    def leave(*lines: dict[str, object] | str, exit_code: int | None = 0, request: Request | None = None) -> Request:
         config = as_dict(preset_config("tiny")) | {"epochs": 7}
         if request is None:
             source = SourceOptions(**config.pop("source"))
             request = Request("scenes", "mine", AuditConfig(**config, source=source))
         name = f".checks/{request.key}"
-        said = "".join(json.dumps(line) + "\n" for line in lines)
-        leave_job(data, name, running=exit_code is None, exit_code=exit_code, said=said)
+        said = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+        leave_job(data / "jobs" / name, running=exit_code is None, exit_code=exit_code, said=said)
         stored = {"source": request.source, "name": request.name, "config": as_dict(request.config)}
         write_json(data / "jobs" / name / "request.json", stored)
         return request

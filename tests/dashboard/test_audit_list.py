@@ -1,15 +1,13 @@
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.detached import process_start
-from clipmem_core.audits.queue import Ticket
 from clipmem_core.audits.store import Audit, broken_files, write_json
-from tests.dashboard.audits_page import PAGE, button, labels, leave_job, table, unfinish
+from tests.dashboard.audits_page import PAGE, button, labels, table, unfinish
 from tests.dashboard.test_pages import open_page, texts, titles
+from tests.made_jobs import leave_job, leave_ticket
 
 Copy = Callable[..., Audit]
 
@@ -116,7 +114,7 @@ def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
     copy: Copy, data: Path, calls: list[tuple[str, object]]
 ) -> None:
     unfinish(copy())
-    leave_job(data, "made", running=True, said="member r0-f0: training\n")
+    leave_job(data / "jobs" / "made", running=True, said="member r0-f0: training\n")
     app = open_page(PAGE, audit="made")
     work = table(app, "at work")
     assert work["state"].tolist() == ["training"]
@@ -135,11 +133,9 @@ def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
 
 def test_one_that_waits_says_how_many_are_before_it(copy: Copy, data: Path) -> None:
     unfinish(copy())
-    leave_job(data, "made", running=True)
-    for number, pid in ((1, os.getpid()), (2, os.getppid())):
-        ticket = Ticket(number, "x", pid, process_start(pid) or "")
-        ticket.path.parent.mkdir(parents=True, exist_ok=True)
-        ticket.path.write_text(json.dumps(vars(ticket)))
+    leave_job(data / "jobs" / "made", running=True)
+    leave_ticket(1, pid=os.getpid())
+    leave_ticket(2, pid=os.getppid())
     app = open_page(PAGE, audit="made")
     assert table(app, "at work")["state"].tolist() == ["waiting, 1 before it"]
     assert "Waiting: next in the queue" in app.info[0].value
@@ -148,7 +144,7 @@ def test_one_that_waits_says_how_many_are_before_it(copy: Copy, data: Path) -> N
 
 def test_a_cancelled_audit_can_be_resumed(copy: Copy, data: Path, calls: list[tuple[str, object]]) -> None:
     unfinish(copy())
-    leave_job(data, "made", exit_code=130, said="interrupted\n")
+    leave_job(data / "jobs" / "made", exit_code=130, said="interrupted\n")
     app = open_page(PAGE, audit="made")
     assert "was cancelled" in app.info[0].value
     assert not any("samples/s" in bar.proto.text for bar in app.get("progress"))
@@ -162,7 +158,7 @@ def test_a_cancelled_audit_can_be_resumed(copy: Copy, data: Path, calls: list[tu
 def test_a_stopped_audit_says_how_and_with_what_words(
     data: Path, calls: list[tuple[str, object]], exit_code: int | None, words: str
 ) -> None:
-    leave_job(data, "refused", exit_code=exit_code, said="error: <b>nothing</b> is left\n")
+    leave_job(data / "jobs" / "refused", exit_code=exit_code, said="error: <b>nothing</b> is left\n")
     app = open_page(PAGE, audit="refused")
     assert words in app.error[0].value
     assert "error: <b>nothing</b> is left" in texts(app)
@@ -173,7 +169,7 @@ def test_a_stopped_audit_says_how_and_with_what_words(
 
 def test_an_audit_that_ends_brings_the_page_up_to_date(copy: Copy, data: Path) -> None:
     audit = unfinish(copy())
-    leave_job(data, "made", running=True)
+    leave_job(data / "jobs" / "made", running=True)
     app = open_page(PAGE, audit="made")
     write_json(audit.folder / "manifest.json", {"files": {}})
     app.run()

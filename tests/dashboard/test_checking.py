@@ -47,7 +47,7 @@ def test_settings_changed_since_the_check_must_be_checked_again(
 
 def test_a_check_that_failed_says_why_and_offers_no_start(leave_check: Callable[..., Request]) -> None:
     text = "folds must be at most 170, the clusters of look-alikes to score, not 300"
-    request = leave_check(found(exact=False), {"stage": "error", "text": text}, exit_code=2)
+    request = leave_check(found(exact=False), f"error: {text}", exit_code=2)
     app = open_page(PAGE, view="start", check=request.key)
     assert text in texts(app)
     assert "Start" not in labels(app)

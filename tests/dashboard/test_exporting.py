@@ -6,9 +6,9 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.store import PAIRS, Audit, write_json, write_table
-from clipmem_core.dashboard import exporting, kept_exports
-from clipmem_core.dashboard.kept_exports import KINDS, export_path
-from clipmem_core.exports import FORMATS
+from clipmem_core.dashboard import exporting
+from clipmem_core.exports import FORMATS, kept
+from clipmem_core.exports.kept import KINDS, export_path
 from clipmem_core.review.decisions import Review, open_review
 from tests.dashboard.test_deciding import press
 from tests.dashboard.test_pages import captions, open_page, texts, titles
@@ -90,7 +90,7 @@ def test_an_export_without_decisions_is_made_and_tells_of_those_since(
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(kept_exports.shutil, "rmtree", refuse)
+    monkeypatch.setattr(kept.shutil, "rmtree", refuse)
     assert "not deleted" in press(app, "Delete").toast[0].value
 
 

@@ -12,7 +12,7 @@ from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.store import Audit, write_json, write_manifest, write_table
 from clipmem_core.dashboard import maps as shown_maps
 from clipmem_core.dashboard.maps import as_linked, drawn_outline
-from clipmem_core.review import map_jobs, maps, overview
+from clipmem_core.review import maps, overview
 from clipmem_core.review.maps import make_map, map_name, map_path
 from clipmem_core.review.selection import Outline, Selection, to_parameters
 from tests.dashboard.test_pages import address, captions, open_page, texts
@@ -59,7 +59,7 @@ def shape(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def leave_job(audit: Audit, name: str, *, exit_code: int | None, output: str = "") -> None:
-    folder = map_jobs.map_task(audit, name).folder
+    folder = maps.map_task(audit, name).folder
     folder.mkdir(parents=True)
     write_json(folder / "job.json", {"pid": 1, "started": None, "command": ["python"]})
     (folder / "output.log").write_text(output)
@@ -152,7 +152,7 @@ def test_while_a_map_is_drawn_the_page_says_how_far_it_is(audit: Audit, monkeypa
     assert "finding neighbours" in texts(app)
     assert "s of about 11 s" in app.get("progress")[0].proto.text
     assert not app.button
-    monkeypatch.setattr(shown_maps, "seconds_running", lambda job: 83.2)
+    monkeypatch.setattr(Job, "age", 83.2)
     app.run()
     assert app.get("progress")[0].proto.text == "83 s so far; it usually takes about 11 s"
 

@@ -8,9 +8,10 @@ from clipmem_core.audits.preflight import Request
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import AuditConfig, SourceOptions, preset_config
 from clipmem_core.dashboard import starting
-from clipmem_core.dashboard.fields import field_names
-from tests.dashboard.audits_page import PAGE, button, labels, leave_job
+from clipmem_core.dashboard.starting import field_names
+from tests.dashboard.audits_page import PAGE, button, labels
 from tests.dashboard.test_pages import open_page, texts
+from tests.made_jobs import leave_job
 
 Copy = Callable[..., Audit]
 
@@ -126,8 +127,8 @@ def test_sets_that_are_there_are_offered_and_others_can_be_fetched(data: Path, c
 
 
 def test_a_download_shows_its_last_line_and_can_be_tried_again(data: Path, calls: list[tuple[str, object]]) -> None:
-    leave_job(data, ".sets/tuxpaint", running=True, said="unpacking tuxpaint\n")
-    leave_job(data, ".sets/openclipart", exit_code=2, said="error: no network\n")
+    leave_job(data / "jobs" / ".sets/tuxpaint", running=True, said="unpacking tuxpaint\n")
+    leave_job(data / "jobs" / ".sets/openclipart", exit_code=2, said="error: no network\n")
     app = open_page(PAGE)
     assert {"unpacking tuxpaint", "error: no network"} <= set(texts(app))
     assert "Fetch openclipart again" in labels(app)

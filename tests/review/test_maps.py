@@ -8,6 +8,7 @@ from sklearn.metrics import silhouette_score
 
 from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import Audit, write_manifest
+from clipmem_core.commands import main
 from clipmem_core.config import InputError
 from clipmem_core.review import maps
 from clipmem_core.review.maps import drawn_rows, lay_out, make_map, map_file, map_name, map_path, read_map
@@ -165,3 +166,20 @@ def test_an_interrupted_map_leaves_no_file(audit: Audit, monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         make_map(audit, NAME)
     assert list(Path(map_path(audit, NAME)).parent.glob("*")) == []
+
+
+def test_a_process_of_its_own_says_what_it_does_and_leaves_the_map_or_one_line(
+    audit: Audit, data: Path, drawn: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = maps.map_task(audit, NAME)
+    assert task.folder == data / "jobs" / ".maps" / map_path(audit, NAME).stem
+    arguments = list(task.command[3:])
+    assert main(arguments) == 0
+    assert map_file(audit, NAME) is not None
+    assert "reading the embeddings\n" in capsys.readouterr().out
+    with pytest.raises(InputError, match="has no map"):
+        maps.map_task(audit, "../../x.image")
+    assert main([*arguments[:-1], "x.image"]) == 2
+    error = capsys.readouterr().err
+    assert "has no map" in error
+    assert error.count("\n") == 1

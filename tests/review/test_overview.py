@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits import verdict
-from clipmem_core.audits.screen import show_verdict
+from clipmem_core.audits.console import show_verdict
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import InputError
 from clipmem_core.exports import write

@@ -1,9 +1,8 @@
-import sys
 from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.jobs import Task
+from clipmem_core.audits.jobs import Task, queued
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import write_json
 from clipmem_core.config import InputError
@@ -25,8 +24,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Started:
 def test_a_study_waits_in_the_queue_and_then_runs(started: Started, tmp_path: Path) -> None:
     task = study_task("mine", ["combined", "scenes", "--name=mine"])
     assert task.folder == tmp_path / "jobs" / ".studies" / "mine"
-    assert task.command[:4] == [sys.executable, "-m", "clipmem_core.audits.queue", "study mine"]
-    assert task.command[4:] == [sys.executable, "-m", "clipmem_core", "study", "combined", "scenes", "--name=mine"]
+    assert task.command == queued("study mine", ["study", "combined", "scenes", "--name=mine"])
 
 
 def test_a_study_goes_on_with_what_its_folder_says(started: Started, tmp_path: Path) -> None:
@@ -34,8 +32,8 @@ def test_a_study_goes_on_with_what_its_folder_says(started: Started, tmp_path: P
     resume_study(study)
     (task,) = started
     assert task.folder.name == "made"
-    assert task.command[8:] == resume_arguments(study)
-    assert {"combined", "made.csv", "--name=made", "--preset=tiny", "--seeds=3"} <= set(task.command[8:])
+    assert task.command[6:] == resume_arguments(study)
+    assert {"combined", "made.csv", "--name=made", "--preset=tiny", "--seeds=3"} <= set(task.command[6:])
 
 
 def test_a_study_that_another_process_works_on_is_left_to_it(started: Started, tmp_path: Path) -> None:

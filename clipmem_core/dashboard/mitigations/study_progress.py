@@ -9,8 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from clipmem_core.audits import detached
-from clipmem_core.audits.jobs import Job, Task, cancel
+from clipmem_core.audits.jobs import OUTPUT, Job, Task, cancel
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAGE, choose_listed
@@ -229,11 +228,7 @@ def _draw_work(job: Job, known: Known | None) -> None:
         said = [f"{said[0]}." if said[0] else ""]
     else:
         st.progress(0.0, text=said.pop() or "Reading the data set and measuring a few steps")
-    try:
-        found = ESTIMATE.findall((job.folder / detached.OUTPUT).read_bytes()[:1_000_000])
-    except FileNotFoundError:
-        found = []
-    said += [line.decode("utf-8", "replace").strip() for line in found[-1:]]
+    said.append(_estimate(job))
     show_text("\n".join(dict.fromkeys(filter(None, [*said, job.last_line]))), limit=400)
     if st.button("Cancel", key="mitigations-cancel", icon=":material/stop_circle:", help="What is done so far stays."):
         cancel(job)
@@ -243,6 +238,16 @@ def _draw_end(job: Job | None) -> None:
     """Draw how a job ended that did not end well."""
     if job is not None and job.failed:
         draw_fault(f"It stopped with exit code {job.exit_code}.", job.last_line)
+
+
+def _estimate(job: Job) -> str:
+    """Return the line in which a job says how long it takes, empty before it does."""
+    try:
+        said = (job.folder / OUTPUT).read_bytes()[:1_000_000]
+    except FileNotFoundError:
+        return ""
+    found = ESTIMATE.findall(said)
+    return found[-1].decode("utf-8", "replace").strip() if found else ""
 
 
 def draw_waiting(known: Known, setting: Arm, arm: str | None, *, working: bool) -> None:

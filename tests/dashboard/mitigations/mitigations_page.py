@@ -9,8 +9,8 @@ from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.mitigations import controls, study_progress
 from clipmem_core.studies.store import StudyFolder
-from tests.dashboard.audits_page import leave_job_in
 from tests.dashboard.mitigations.made_mitigations import make_mitigations
+from tests.made_jobs import leave_job as leave_job_in
 
 PAGE = "pages/mitigations.py"
 

@@ -86,7 +86,6 @@ except InputError as error:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("typed", [INSPECT, ("-c", BUILD)], ids=["a data set", "weights"])
 def test_a_hub_that_is_silent_is_not_waited_for(tmp_path: Path, typed: tuple[str, ...]) -> None:
     """Whoever listens takes the connection and says nothing: left alone, the client waits 10 s, and that six times."""

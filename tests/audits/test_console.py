@@ -4,8 +4,8 @@ import sys
 import pytest
 from rich.console import Console
 
+from clipmem_core.audits.console import RichScreen, plain, show_verdict
 from clipmem_core.audits.progress import MemberProgress
-from clipmem_core.audits.screen import RichScreen, plain, show_verdict
 from clipmem_core.audits.store import Audit
 
 HOSTILE = "[bold]not bold[/bold] :smile: [link=x]y[/] \\[red] ends in \\"

@@ -11,11 +11,10 @@ import pytest
 
 from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.store import PAIRS, Audit, write_table
-from clipmem_core.commands import Export, parse
+from clipmem_core.commands import Export, main, parse
 from clipmem_core.config import InputError
-from clipmem_core.dashboard import kept_exports as kept
-from clipmem_core.dashboard.kept_exports import KINDS, kept_exports, main, make, reading_code, share_done
-from clipmem_core.exports import FORMATS
+from clipmem_core.exports import FORMATS, kept
+from clipmem_core.exports.kept import KINDS, kept_exports, make, reading_code, share_done
 from clipmem_core.review.decisions import open_review
 
 Copy = Callable[..., Audit]
@@ -132,7 +131,7 @@ def test_large_audits_and_reports_take_time(audit: Audit, monkeypatch: pytest.Mo
 
 
 def test_the_process_makes_it_and_says_how_far_it_is(audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["made", "html"]) == 0
+    assert main(["keep", "made", "html"]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     shares = [share_done(line) for line in lines]
     assert shares == sorted(share for share in shares if share is not None)
@@ -142,8 +141,8 @@ def test_the_process_makes_it_and_says_how_far_it_is(audit: Audit, capsys: pytes
 
 def test_the_process_tells_what_is_wrong_in_a_line(copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     (copy().folder / PAIRS).unlink()
-    assert main(["made", "csv"]) == 2
-    (line,) = capsys.readouterr().out.splitlines()
+    assert main(["keep", "made", "csv"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert "pairs.parquet is missing" in line
 
@@ -153,24 +152,24 @@ def test_an_interrupted_process_says_so_by_its_exit_code(audit: Audit, monkeypat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(kept, "write", interrupt)
-    assert main(["made", "csv"]) == 130
+    assert main(["keep", "made", "csv"]) == 130
 
 
 def test_the_command_of_the_process_is_there_and_needs_no_streamlit(audit: Audit, data: Path) -> None:
+    task = kept.export_task(audit, KINDS["csv"])
+    assert task.folder == data / "jobs" / ".exports" / "made" / "csv"
     code = (
-        "import sys, runpy\n"
-        "sys.argv[1:] = ['made', 'csv']\n"
-        "try: runpy.run_module('clipmem_core.dashboard.kept_exports', run_name='__main__')\n"
-        "except SystemExit as end: assert not end.code and 'streamlit' not in sys.modules"
+        f"import sys; sys.modules['streamlit'] = None; from clipmem_core.commands import main; main({task.command[3:]})"
     )
     environment = {**os.environ, "CLIPMEM_DATA": str(data)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parents[2])
     assert len(kept_exports(audit)) == 1
 
 
-def test_the_process_of_a_kind_has_a_folder_of_its_own_and_a_share_of_its_pictures(audit: Audit, data: Path) -> None:
-    task = kept.export_task(audit, KINDS["html"])
-    assert task.folder == data / "jobs" / ".exports" / "made" / "html"
-    assert task.command[1:] == ["-m", "clipmem_core.dashboard.kept_exports", "made", "html"]
-    shares = [share_done(line) for line in ("", "error: 1 of 2 pictures", "0 of 0 pictures", "3 of 2 pictures")]
-    assert shares == [None, None, None, 1.0]
+def test_a_line_that_says_nothing_of_pictures_has_no_share() -> None:
+    assert [share_done(line) for line in ("", "error: 1 of 2 pictures", "0 of 0 pictures", "3 of 2 pictures")] == [
+        None,
+        None,
+        None,
+        1.0,
+    ]

@@ -1,16 +1,12 @@
-"""Exports in the data folder: made here or by a detached process, listed, deleted.
+"""The exports of an audit that are kept in the data folder: made here or by a detached process, listed, deleted.
 
-    <data>/exports/<audit>/<kind>/     the file, what belongs beside it, and export.json, which says what it holds
-    <data>/jobs/.exports/<audit>/<kind>/   the process that makes one that takes time
-
-The process runs `python -m clipmem_core.dashboard.kept_exports AUDIT KIND`.
+<data>/exports/<audit>/<kind>/     the file, what belongs beside it, and export.json, which says what it holds
+<data>/jobs/.exports/<audit>/<kind>/   the process that makes one that takes time
 """
 
 import re
 import shlex
 import shutil
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +14,9 @@ from typing import Any
 from filelock import FileLock
 from typing_extensions import TypedDict
 
-from clipmem_core.audits.jobs import Task, jobs_folder
+from clipmem_core.audits.jobs import PROGRAM, Task, jobs_folder
 from clipmem_core.audits.lifecycle import folder_bytes
-from clipmem_core.audits.store import Audit, open_audit, write_json
+from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.exports import FORMATS, Format, Summary, write
 from clipmem_core.exports.cleaned import Progress
@@ -31,7 +27,6 @@ from clipmem_core.review.tables import Stamp, count_pairs_of, stamp
 SUMMARY = "export.json"
 LARGE = 20_000  # pairs: more take longer than a page may
 SLOW = ("html",)  # formats that take long whatever the size
-WRONG_INPUT, INTERRUPTED = 2, 130
 LINES = 100  # that a process says of how far it is
 _PROGRESS = re.compile(r"([\d,]+) of ([\d,]+) pictures")
 
@@ -154,8 +149,7 @@ def delete(audit: Audit, kind: Kind) -> None:
 
 def export_task(audit: Audit, kind: Kind) -> Task:
     """Return the task of making an export."""
-    command = [sys.executable, "-m", "clipmem_core.dashboard.kept_exports", audit.name, kind.name]
-    return Task(jobs_folder() / ".exports" / audit.name / kind.name, command)
+    return Task(jobs_folder() / ".exports" / audit.name / kind.name, [*PROGRAM, "keep", audit.name, kind.name])
 
 
 def share_done(line: str) -> float | None:
@@ -193,23 +187,7 @@ def _known(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _say(done: int, total: int) -> None:
+def say_pictures(done: int, total: int) -> None:
+    """Print now and then how many pictures are done."""
     if done == total or done % max(1, total // LINES) == 0:
         print(f"{done:,} of {total:,} pictures", flush=True)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Make an export as a process of its own and return its exit code."""
-    name, kind = arguments
-    try:
-        print(make(open_audit(name), KINDS[kind], progress=_say).line)
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}")
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
