@@ -13,19 +13,18 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
-from typing_extensions import TypedDict
 
 import clipmem_core
 from clipmem_core.audits import detached, queue
+from clipmem_core.audits.record import Whole
 from clipmem_core.audits.settings import typed, typed_flags
-from clipmem_core.audits.store import Audit, Whole, check_name
-from clipmem_core.config import AuditConfig, data_folder
+from clipmem_core.audits.store import Audit, check_name
+from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.files import read_json
 
 UNITS, PARADIGMS = "units", "paradigms"  # what encoders are looked into for
@@ -33,13 +32,14 @@ SAMPLE = 1000
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-class JobFile(TypedDict, total=False):
+@dataclass(frozen=True)
+class JobFile:
     """The fields of job.json."""
 
     pid: Whole
     started: str | None
-    supervisor: tuple[Whole, str | None]
-    command: list[str]
+    command: tuple[str, ...]
+    supervisor: tuple[Whole, str | None] = (0, None)
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,7 @@ class Task:
         if not path.is_file():
             return None
         job = read_json(path, JobFile, mend=f"delete {self.folder}")
-        supervisor = tuple(job.get("supervisor", (0, None)))
-        return Job(self.folder, job["pid"], job["started"], tuple(job["command"]), supervisor)
+        return Job(self.folder, job.pid, job.started, job.command, job.supervisor)
 
     def start(self) -> Job:
         """Start it, or return its job if that runs.
@@ -224,20 +223,14 @@ def _detach(folder: Path, command: Sequence[str]) -> str:
     return finished.stdout.decode("utf-8", "replace").strip()
 
 
-def resume_arguments(name: str, config: Mapping[str, Any]) -> list[str]:
-    """Return the arguments that make `audit` go on with an audit, from its config.json.
-
-    Args:
-        name: the audit's name.
-        config: the content of its config.json; `source` and `config` are read.
+def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:
+    """Return the arguments that make `audit` go on with an audit of a source, with what was asked for.
 
     Returns:
         The source, the name, the preset, and every field that differs from the preset.
 
     Example:
-        >>> resume_arguments("cats", {"source": "cats.csv", "config": {"preset": "tiny", "epochs": 3}})
+        >>> resume_arguments("cats", "cats.csv", dataclasses.replace(preset_config("tiny"), epochs=3))
         ['cats.csv', '--name=cats', '--preset=tiny', '--epochs=3']
     """
-    preset = config["config"].get("preset", AuditConfig.preset)
-    flags = typed_flags(typed(config["config"]), joint="=")
-    return [str(config["source"]), f"--name={name}", f"--preset={preset}", *flags]
+    return [source, f"--name={name}", f"--preset={config.preset}", *typed_flags(typed(as_dict(config)), joint="=")]

@@ -1,14 +1,15 @@
 """Renaming and deleting an audit; a kill at any moment leaves it whole under one name."""
 
 import contextlib
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from clipmem_core.audits.jobs import audit_task, jobs_folder
 from clipmem_core.audits.lock import hold
+from clipmem_core.audits.record import Record
 from clipmem_core.audits.store import (
     CONFIG,
     MANIFEST,
@@ -38,9 +39,9 @@ def rename_audit(name: str, new: str) -> Audit:
             raise InputError(f"there is no audit {name!r} to rename in {audits_folder()}")
         if target.folder.exists():
             raise InputError(f"there is an audit {new!r} already: take another name")
-        config, manifest = audit.config | {"name": new}, _manifest(audit)
+        record, manifest = dataclasses.replace(audit.record, name=new), _manifest(audit)
         audit.folder.rename(target.folder)
-        _write(target, config, manifest)
+        _write(target, record, manifest)
         _move_job(name, new)
     return target
 
@@ -95,7 +96,7 @@ def _manifest(audit: Audit) -> dict[str, str] | None:
     return audit.files if audit.finished else None
 
 
-def _write(audit: Audit, config: dict[str, Any], listed: dict[str, str] | None) -> None:
+def _write(audit: Audit, record: Record, listed: dict[str, str] | None) -> None:
     """Write an audit's config.json and, where the old one was as its manifest says, the new one's hash.
 
     The two files cannot change in one moment. Between them the manifest is away, which means unfinished, never wrong.
@@ -104,7 +105,7 @@ def _write(audit: Audit, config: dict[str, Any], listed: dict[str, str] | None) 
     whole = listed is not None and listed.get(CONFIG) == file_sha256(path)
     manifest.unlink(missing_ok=True)
     begun = path.stat().st_mtime_ns
-    write_json(path, config)
+    write_json(path, record.values)
     os.utime(path, ns=(begun, begun))  # audits are listed by when they began
     if listed is not None:
         write_json(manifest, {"files": listed | ({CONFIG: file_sha256(path)} if whole else {})})

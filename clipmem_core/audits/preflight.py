@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import TypedDict
-
 from clipmem_core.audits import detached
 from clipmem_core.audits.jobs import Job, Task, audit_task, jobs_folder, resume_arguments
-from clipmem_core.audits.settings import check_config, config_from, resolve
+from clipmem_core.audits.settings import check_config, resolve
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, write_json
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
 from clipmem_core.files import parse_json, read_json
@@ -29,17 +27,9 @@ AGAIN = "check the audit again"
 FOUND, TIME, PICTURES, ERROR = "found", "time", "pictures", "error"
 
 
-class RequestFile(TypedDict, total=False):
-    """The fields of request.json."""
-
-    source: str
-    name: str
-    config: AuditConfig
-
-
 @dataclass(frozen=True)
 class Request:
-    """An audit that somebody wants."""
+    """An audit that somebody wants: the fields of request.json."""
 
     source: str
     name: str
@@ -53,7 +43,7 @@ class Request:
     @property
     def arguments(self) -> list[str]:
         """What follows `audit` on the command line."""
-        return resume_arguments(self.name, {"source": self.source, "config": as_dict(self.config)})
+        return resume_arguments(self.name, self.source, self.config)
 
 
 @dataclass(frozen=True)
@@ -91,7 +81,7 @@ def refuse_at_once(request: Request) -> None:
         raise InputError(f"audit {request.name!r} waits or runs already: take another name, or cancel it first")
     audit = Audit(audits_folder() / request.name)
     if (audit.folder / CONFIG).is_file():
-        from clipmem_core.audits.frozen import check_same  # brings all that writes an audit along
+        from clipmem_core.audits.setup import check_same  # brings all that writes an audit along
 
         check_same(audit, request.source, resolve(request.config))
 
@@ -112,8 +102,7 @@ def read_request(path: Path) -> Request:
     Raises:
         InputError: the file is missing, or is none.
     """
-    values = read_json(path, RequestFile, mend=AGAIN)
-    return Request(values["source"], values["name"], config_from(values["config"]))
+    return read_json(path, Request, mend=AGAIN)
 
 
 def find_request(key: str) -> Request | None:

@@ -3,8 +3,8 @@
 import contextlib
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from clipmem_core.audits.jobs import Job, audit_task, list_job_names
 from clipmem_core.audits.lock import is_held
@@ -56,7 +56,7 @@ def state_of(name: str) -> State:
     audit = Audit(audits_folder() / name)
     try:
         job = audit_task(name).find()
-        members = member_names(audit.config) if (audit.folder / CONFIG).is_file() else None
+        members = audit.record.members if (audit.folder / CONFIG).is_file() else None
         if job is not None and job.running:
             return _running(audit, job, members)
         return _resting(audit, job)
@@ -64,7 +64,7 @@ def state_of(name: str) -> State:
         return State(audit, BROKEN, fault=str(error))
 
 
-def _running(audit: Audit, job: Job, members: list[str] | None) -> State:
+def _running(audit: Audit, job: Job, members: Sequence[str] | None) -> State:
     place = job.place
     if place:
         return State(audit, WAITING, job, place=place)
@@ -94,12 +94,6 @@ def _last_sign(audit: Audit, *, after: float | None) -> float:
         with contextlib.suppress(FileNotFoundError):  # a temporary name, renamed a moment ago
             moments.append(path.stat().st_mtime)
     return max((moment for moment in moments if after is None or moment > after), default=-math.inf)
-
-
-def member_names(config: dict[str, Any]) -> list[str]:
-    """Return the names of an audit's members, from its config.json."""
-    names = config.get("members")
-    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def list_states() -> list[State]:

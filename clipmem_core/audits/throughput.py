@@ -11,7 +11,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import pickle
 import subprocess
 import sys
@@ -25,8 +24,8 @@ import numpy as np
 import torch
 
 from clipmem_core import columns as c
+from clipmem_core.audits.executor import environment, stop
 from clipmem_core.audits.member import EVALUATION, view_maker
-from clipmem_core.audits.members import KEEP_MEMORY, stop
 from clipmem_core.audits.settings import side_by_side
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.pairs.pixels import StreamedPixels
@@ -109,11 +108,11 @@ def measure_pace(
 
 
 def _run_side_by_side(sample: str, count: int, *, threads: int) -> tuple[Pace, float]:
-    environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "clipmem_core.audits.throughput", sample]
     began = time.monotonic()
     processes = [
-        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(count)
+        subprocess.Popen(command, env=environment(threads), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(count)
     ]
     try:
         for process in processes:

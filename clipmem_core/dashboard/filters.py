@@ -11,7 +11,7 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
-from clipmem_core.columns import CLIPMEM, EXTERNAL, GROUPS, SCORED
+from clipmem_core.columns import CLIPMEM
 from clipmem_core.dashboard.address import LAYOUT, peek_selection, write, write_selection
 from clipmem_core.dashboard.chips import (
     SIDES,
@@ -25,7 +25,6 @@ from clipmem_core.dashboard.chips import (
 )
 from clipmem_core.dashboard.numbers import number, read_verdict
 from clipmem_core.review.decisions import CHOICES
-from clipmem_core.review.overview import mapping
 from clipmem_core.review.rows import labels, planted_kinds, score_span
 from clipmem_core.review.selection import ANY, DECIDED, MATCH, NONE, TEXT_SIDE, UNDECIDED, Range, Selection
 from clipmem_core.scores.table import BY_NAME, words
@@ -108,8 +107,8 @@ def draw_order(selection: Selection) -> None:
 
 
 def _draw_more(audit: Audit, selection: Selection) -> None:
-    config = mapping(audit.config)
-    groups = _with(selection.group, _groups(str(config.get("protocol", ""))))
+    record = audit.record
+    groups = _with(selection.group, record.groups)
     _choose("group", "Group", ["", *groups], selection.group, _or_any(str))
     known = _with(selection.label, labels(audit))
     if known:
@@ -120,9 +119,7 @@ def _draw_more(audit: Audit, selection: Selection) -> None:
         names = {ANY: "planted, any kind", NONE: "not planted"}
         _choose("planted", "Planted", ["", *options], selection.planted, _or_any(lambda kind: names.get(kind, kind)))
     _draw_range(audit)
-    listed = config.get("members")
-    members = [str(name) for name in listed] if isinstance(listed, list) else []
-    options = ["", *_with(selection.member, members)]
+    options = ["", *_with(selection.member, record.members)]
     _choose("by", "Search by meaning among", list(SIDES), searched_side(selection), SIDES.__getitem__)
     _choose("member", "Search with the encoders of", options, selection.member, lambda name: name or "all, their mean")
 
@@ -143,11 +140,6 @@ def _draw_range(audit: Audit) -> None:
         st.number_input("From", value=None, key=low, placeholder=ends[0], step=None, format="%.4g", width=110)
         st.number_input("To", value=None, key=high, placeholder=ends[1], step=None, format="%.4g", width=110)
         st.button("Add", icon=":material/add:", on_click=_add_range)
-
-
-def _groups(protocol: str) -> list[str]:
-    ensemble = [SCORED, EXTERNAL]
-    return {"ensemble": ensemble, "paper": [group for group in GROUPS if group != SCORED]}.get(protocol, GROUPS)
 
 
 def _with(chosen: str, options: Sequence[str]) -> list[str]:

@@ -51,10 +51,9 @@ def read_noise(audit: Audit) -> Noise:
     """Return what an audit says of the uncertainty, and may show of it; nothing where it cannot be read."""
     verdict = read_verdict(audit)
     try:
-        members = mapping(audit.config).get("members")
+        enough = len(audit.record.members) >= MIN_MEMBERS_FOR_SE
     except InputError:
-        members = None
-    enough = isinstance(members, list) and len(members) >= MIN_MEMBERS_FOR_SE
+        enough = False
     floor: Any = verdict.get("external_sd")
     error = ERRORS.get(str(verdict.get("se_kind")).lower(), "") if enough else ""
     return Noise(error, float(floor) if is_number(floor) else None)

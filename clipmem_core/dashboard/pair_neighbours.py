@@ -97,8 +97,7 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
     st.subheader("Most like it", anchor=False)
     st.html(STYLE)
     st.caption("The numbers are cosines in the space of one member's encoders.")
-    names = [str(name) for name in audit.config.get("members") or []]
-    member = st.selectbox("In the eyes of member", names, key="nearest_member", width=260)
+    member = st.selectbox("In the eyes of member", audit.record.members, key="nearest_member", width=260)
     for by, title in TITLES.items():
         st.markdown(f"**{title}**")
         with one_line_errors(title):

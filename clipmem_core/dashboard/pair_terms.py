@@ -42,7 +42,7 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
         _draw_encoders(means)
         show_text(f"Members one by one cannot be shown: {' '.join(str(error).split())}", limit=1000)
         return
-    names = side_names(members, paper=audit.config.get("protocol") == "paper")
+    names = side_names(members, paper=audit.record.protocol == "paper")
     figure = term_figure(members, colour=group_colour(card.group), names=names)
     left, right = st.columns([3, 2], gap="medium")
     with left:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core.atomic import replacing
+from clipmem_core.audits.record import Record
 from clipmem_core.audits.store import PAIRS, QUARANTINE, Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import GROUP, PAIR_ID
@@ -77,13 +78,13 @@ def write_report(audit: Audit, path: Path, *, progress: Progress | None = None) 
 
 
 def _content(audit: Audit, progress: Progress | None) -> dict[str, Any]:
-    config, verdict, review = audit.config, audit.verdict, open_review(audit)
+    record, verdict, review = audit.record, audit.verdict, open_review(audit)
     groups = join_intervals(group_summary(audit), table(mapping(verdict), "groups"))
     tables = [_group_table(groups), _detection_table(mapping(verdict)), _utility_table(audit.utility)]
     return {
         "name": audit.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "facts": _facts(audit, config),
+        "facts": _facts(audit, record),
         "sentence": str((verdict.get("sentence") if isinstance(verdict, dict) else "") or "This audit has no verdict."),
         "checks": [_check(check) for check in rows_of(mapping(verdict), "checks")],
         "figure": _figure(groups, group_bins(audit, bins=BINS)),
@@ -91,7 +92,7 @@ def _content(audit: Audit, progress: Progress | None) -> dict[str, Any]:
         "galleries": _galleries(audit, queues(verdict), progress),
         "counts": review.counts(),
         "decisions": _decision_table(review.table()),
-        "settings": TextTable("How this audit was made", ("setting", "value"), list(_flat(config))),
+        "settings": TextTable("How this audit was made", ("setting", "value"), list(_flat(record.values))),
         "side": SIDE,
     }
 
@@ -104,15 +105,14 @@ def _check(check: dict[str, Any]) -> dict[str, str]:
     return {"mark": mark, "text": str(check.get("sentence") or check.get("name") or ""), "advice": str(advice or "")}
 
 
-def _facts(audit: Audit, config: dict[str, Any]) -> list[tuple[str, str]]:
-    members, fields = config.get("members"), config.get("config")
+def _facts(audit: Audit, record: Record) -> list[tuple[str, str]]:
     return [
-        ("data set", str(config.get("source", ""))),
+        ("data set", record.source),
         ("pairs", f"{count_rows(audit.folder / PAIRS):,}"),
         ("quarantined rows", f"{count_rows(audit.folder / QUARANTINE):,}"),
-        ("protocol", str(config.get("protocol", ""))),
-        ("members", str(len(members) if isinstance(members, list) else "")),
-        ("model", str(fields.get("model", "") if isinstance(fields, dict) else "")),
+        ("protocol", record.protocol),
+        ("members", str(len(record.members))),
+        ("model", record.config.model),
     ]
 
 

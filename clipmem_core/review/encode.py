@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.review.nearest import choose_member, unit
@@ -38,8 +37,8 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
     """
     if not text.strip():
         raise InputError("the text to search for is empty: write what the pictures or captions should be about")
-    name = choose_member(audit.config, member)
-    config, checkpoint = config_from(audit.config["config"]), checkpoint_path(audit, name)
+    name = choose_member(audit.record.members, member)
+    config, checkpoint = audit.record.config, checkpoint_path(audit, name)
     from clipmem_core.training.embed import text_embeddings
     from clipmem_core.training.model import tokenize
 
@@ -57,7 +56,7 @@ def checkpoint_path(audit: Audit, member: str) -> Path:
     Raises:
         InputError: it is not there.
     """
-    given = audit.member_file(member).get("checkpoint")
+    given = audit.member_record(member).checkpoint
     path = Path(given) if given else audit.member(member) / CHECKPOINT
     if not path.is_file():
         put_back = "put it back" if given else "run the audit again"
@@ -78,7 +77,7 @@ def _text_encoder(name: str, loss: str, image_size: int, checkpoint: Path, stamp
 @functools.lru_cache(maxsize=KEPT)
 def _vocabulary(audit: Audit, member: str, stamp: Stamp) -> Vocabulary | None:
     """Return the tokens that a member reads once it is trained, counted anew where its checkpoint changed."""
-    from clipmem_core.audits.member_run import vocabulary_of_member
+    from clipmem_core.audits.member import vocabulary_of_member
 
     return vocabulary_of_member(audit, member)
 

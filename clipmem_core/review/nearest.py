@@ -9,12 +9,11 @@ more than all the products, and count as memory of the process.
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from clipmem_core.audits.index import map_vectors
-from clipmem_core.audits.store import CONFIG, IMAGE_INDEX, TEXT_INDEX, Audit
+from clipmem_core.audits.store import IMAGE_INDEX, TEXT_INDEX, Audit
 from clipmem_core.config import InputError
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE
 
@@ -40,24 +39,21 @@ def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> lis
         ValueError: `by` is neither.
         InputError: there is no such member or pair, or its index is missing or broken.
     """
-    path = index_path(audit, choose_member(audit.config, member), by)
+    path = index_path(audit, choose_member(audit.record.members, member), by)
     found = cosines(path, vectors_at(path, [row])[0])
     found[row] = np.nan
     return [(place, float(found[place])) for place in highest(found, k).tolist()]
 
 
-def choose_member(config: dict[str, Any], name: str) -> str:
+def choose_member(members: Sequence[str], name: str) -> str:
     """Return the name of a member of an audit, its first where none is named.
 
     Raises:
         InputError: there is none of that name; the message lists those there are.
     """
-    members = config.get("members")
-    if not isinstance(members, list) or not members:
-        raise InputError(f"{CONFIG} names no members: delete the audit's folder and run it again")
     if name and name not in members:
-        raise InputError(f"there is no member {name!r} in this audit (there is: {', '.join(map(str, members))})")
-    return name or str(members[0])
+        raise InputError(f"there is no member {name!r} in this audit (there is: {', '.join(members)})")
+    return name or members[0]
 
 
 def index_path(audit: Audit, member: str, by: str) -> Path:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from clipmem_core.audits.record import Record
 from clipmem_core.audits.store import PAIRS, QUARANTINE, UTILITY, Audit
 from clipmem_core.columns import EXTERNAL, GROUP, GROUPS, MEMBER, METRIC, SHARED, VALUE, of_one_split
 from clipmem_core.config import InputError
@@ -25,7 +26,7 @@ class Overview:
     """
 
     audit: Audit
-    config: dict[str, Any]
+    record: Record
     verdict: dict[str, Any]
     pairs: int
     quarantined: int
@@ -43,7 +44,7 @@ def load_overview(audit: Audit) -> Overview:
     verdict = audit.verdict
     return Overview(
         audit=audit,
-        config=audit.config,
+        record=audit.record,
         verdict=verdict,
         pairs=count_rows(audit.folder / PAIRS),
         quarantined=count_rows(audit.folder / QUARANTINE),

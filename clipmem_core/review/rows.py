@@ -238,6 +238,5 @@ def sample_points(
 
 
 def audit_root(audit: Audit) -> Path:
-    """Return the folder of an audit's data set; an audit that does not name it shows no pictures."""
-    root = audit.config.get("root")
-    return Path(root) if isinstance(root, str) and root else audit.folder
+    """Return the folder of an audit's data set."""
+    return Path(audit.record.root)

@@ -32,7 +32,7 @@ from clipmem_core.review.nearest import cosines, highest, index_path, vectors_at
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE
 from clipmem_core.review.tables import ROW, Stamp, fetch_columns, fetch_numbered, number, stamp
 from clipmem_core.scores.alignment import external_means, terms_of
-from clipmem_core.scores.in_out import in_side, protocol_of
+from clipmem_core.scores.in_out import in_side
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.table import BY_NAME
 
@@ -195,5 +195,5 @@ def _membership(audit: Audit, version: Stamp) -> Membership:
 def _inside(audit: Audit, version: Stamp) -> np.ndarray:
     """Return which members count as `in` for each pair, [n_members, n_pairs]."""
     membership = _membership(audit, version)
-    seed = audit.config["config"]["seed"]
-    return in_side(membership, protocol=protocol_of(membership.members), seed=seed)
+    config = audit.record.config
+    return in_side(membership, protocol=config.protocol, seed=config.seed)

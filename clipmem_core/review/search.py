@@ -38,9 +38,8 @@ def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     """
     if not selection.searched:
         raise ValueError("selection must have a meaning or a pair to be like")
-    config, side = audit.config, selection.side
-    first = choose_member(config, selection.member)
-    members = [first] if selection.member else [str(name) for name in config["members"]]
+    known, side = audit.record.members, selection.side
+    members = [choose_member(known, selection.member)] if selection.member else list(known)
     versions = tuple(stamp(index_path(audit, member, side)) for member in members)
     return _hits(audit, versions, selection.meaning, selection.like, side, tuple(members))
 

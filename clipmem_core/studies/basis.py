@@ -12,7 +12,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.prepare import draw_membership
 from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import CONFIG, MEMBERSHIP, PAIRS, PREPARED, read_prepared
-from clipmem_core.config import ARM_FIELDS, AuditConfig, InputError
+from clipmem_core.config import ARM_FIELDS, AuditConfig, InputError, as_dict
 from clipmem_core.studies.arms import Arm
 from clipmem_core.studies.ranking_audit import ranking_config
 from clipmem_core.studies.store import StudyFolder
@@ -115,5 +115,5 @@ def _reference_fields(study: StudyFolder) -> dict[str, Any]:
     audit = study.audit(asked["reference"])
     if "reference_fields" in asked or not (audit.folder / CONFIG).is_file():
         return dict(asked.get("reference_fields", {}))
-    found = audit.config["config"]
+    found = as_dict(audit.record.config)
     return {name: found[name] for name in ARM_FIELDS if name in found and found[name] != asked["config"].get(name)}

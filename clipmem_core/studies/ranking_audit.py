@@ -8,9 +8,9 @@ import dataclasses
 
 import pandas as pd
 
-from clipmem_core.audits.frozen import check_same, write_audit
 from clipmem_core.audits.prepare import DataSet, draw_membership
 from clipmem_core.audits.run import Screen, bring_to_end
+from clipmem_core.audits.setup import check_same, write_audit
 from clipmem_core.audits.store import CONFIG, Audit
 from clipmem_core.config import AuditConfig
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.frozen import check_same, grow, write_audit
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.prepare import draw_membership, leave_out
 from clipmem_core.audits.run import Screen, bring_to_end
+from clipmem_core.audits.setup import check_same, grow, write_audit
 from clipmem_core.audits.store import CONFIG, Audit
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.studies import shared
@@ -188,10 +188,10 @@ def _bring_arm(run: StudyRun, arm: Arm, number: int) -> Audit:
         _begin_arm(run, arm, audit, number + 1)
     else:
         # A row may be gone while its members are there: never ask for fewer seeds than it has.
-        config = run.config_of(arm, max(number + 1, len(audit.config["members"]) // 2))
+        config = run.config_of(arm, max(number + 1, len(audit.record.members) // 2))
         check_same(audit, run.source, config)
         grow(audit, config)
-    names = audit.config["members"]
+    names = audit.record.members
     if not audit.finished:
         for name in names:
             shared.take(audit, name, say=run.screen.say)

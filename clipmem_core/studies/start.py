@@ -8,9 +8,9 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.frozen import differing_fields
 from clipmem_core.audits.prepare import DataSet, draw_membership, load_data_set, plant
 from clipmem_core.audits.run import Screen, counts
+from clipmem_core.audits.setup import differing_fields
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
 from clipmem_core.scores.membership import Membership
 from clipmem_core.studies.arms import Arm, arm_config, check_arms
@@ -176,6 +176,6 @@ def _check_same_study(run: StudyRun) -> None:
         return
     stored = run.folder.asked
     differ = [] if stored["study"] == run.study else [f"it is study {stored['study']!r} there and {run.study!r} here"]
-    differ += differing_fields(stored, run.source, run.config)
+    differ += differing_fields(stored["source"], settings.config_from(stored["config"]), run.source, run.config)
     if differ:
         raise InputError(f"study {run.folder.name!r} exists with another: {'; '.join(differ)}. Take another --name")

@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from clipmem_core.audits.member import probe_rows, trained_model, utility
-from clipmem_core.audits.member_run import MemberRun, cached_tokens, known_tokens, open_member, tokens_of
+from clipmem_core.audits.member import (
+    MemberRun,
+    cached_tokens,
+    known_tokens,
+    open_member,
+    probe_rows,
+    tokens_of,
+    trained_model,
+    utility,
+)
 from clipmem_core.audits.prepare import tokens_file
 from clipmem_core.config import data_folder
 from clipmem_core.training.model import tokenize

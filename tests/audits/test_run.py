@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core.audits.member_run import open_member
+from clipmem_core.audits.member import open_member
 from clipmem_core.audits.prepare import pixels_folder
 from clipmem_core.audits.run import ensure_pixels, run_audit
 from clipmem_core.audits.settings import config_from

@@ -15,8 +15,7 @@ import pytest
 
 from clipmem_core import columns as c
 from clipmem_core.audits import run as audits_run
-from clipmem_core.audits.member import trained_model
-from clipmem_core.audits.member_run import open_member
+from clipmem_core.audits.member import open_member, trained_model
 from clipmem_core.commands import main
 from clipmem_core.review.decisions import RECAPTION, REMOVE, Review
 from clipmem_core.review.study_decisions import decided_for

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits import frozen
-from clipmem_core.audits.frozen import check_same, grow, member_seeds
+from clipmem_core.audits import setup
 from clipmem_core.audits.prepare import draw_membership
 from clipmem_core.audits.settings import resolve
+from clipmem_core.audits.setup import check_same, grow, member_seeds
 from clipmem_core.audits.store import Audit, file_sha256, write_table
 from clipmem_core.config import AuditConfig, InputError, SourceOptions
 from tests.audits.small import ENSEMBLE, PAPER, config_of
@@ -75,7 +75,7 @@ def test_a_grown_audit_is_the_one_that_was_made_at_once(made: Made) -> None:
     assert stored["members"] == ["r0-f0", "r0-f1", "r1-f0", "r1-f1"]
     assert stored["seeds"] == {"r0-f0": 0, "r0-f1": 0, "r1-f0": 1, "r1-f1": 1}
     assert stored["config"]["members"] == 4
-    assert stored["fingerprint"] == frozen.audit_fingerprint(config, stored["dataset_fingerprint"])
+    assert stored["fingerprint"] == setup.audit_fingerprint(config, stored["dataset_fingerprint"])
     drawn = draw_membership(np.load(made.ensemble.folder / ".prepared.npz")["clusters"], config)
     assert np.array_equal(made.ensemble.membership[list(drawn.members)].to_numpy().T, drawn.trained)
 
@@ -88,7 +88,7 @@ def test_growth_that_is_cut_short_is_taken_up_again(start: Audit, monkeypatch: p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(frozen, "write_table", killed)
+        patch.setattr(setup, "write_table", killed)
         with pytest.raises(KeyboardInterrupt):
             grow(start, config)
     assert not start.finished

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from clipmem_core.audits.members import run_members
 
 from clipmem_core.audits import members
-from clipmem_core.audits.members import run_members
 from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
