@@ -97,8 +97,8 @@ def _paths() -> list[Path]:
 def _read(path: Path) -> Ticket | None:
     """Read a ticket; one that is gone by now, or is none, holds no place."""
     try:
-        return Ticket(**read_json(path, Ticket))
-    except (InputError, TypeError):
+        return read_json(path, Ticket)
+    except InputError:
         return None
 
 

@@ -52,7 +52,7 @@ def test_a_member_sees_the_rows_of_its_column(run: MemberRun) -> None:
 def test_tokens_are_made_once_and_read_afterwards(run: MemberRun, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     captions = [caption for captions in run.pairs["captions"] for caption in captions]
     expected = tokenize("tiny", captions)
-    monkeypatch.setattr("clipmem_core.audits.member_run.tokenize", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr("clipmem_core.audits.member.tokenize", lambda *_: pytest.fail("made again"))
     assert np.array_equal(cached_tokens("tiny", run.pairs), expected)
     assert not list((data_folder() / "cache" / "tokens").glob(".*"))
 

@@ -52,7 +52,7 @@ def test_what_changes_no_number_may_change(start: Audit) -> None:
 
 
 def test_one_path_may_be_written_in_two_ways(start: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = start.config
+    stored = start.record.values
     (start.folder / "config.json").write_text(json.dumps(stored | {"source": "sub/../cats.csv"}))
     monkeypatch.chdir(tmp_path)
     check_same(start, str(tmp_path / "cats.csv"), resolve(config_of(PAPER)))
@@ -70,7 +70,7 @@ def test_growing_leaves_the_first_members_as_they_are(made: Made) -> None:
 
 
 def test_a_grown_audit_is_the_one_that_was_made_at_once(made: Made) -> None:
-    stored = made.ensemble.config
+    stored = made.ensemble.record.values
     config = resolve(config_of([*ENSEMBLE, "--members", "4"]))
     assert stored["members"] == ["r0-f0", "r0-f1", "r1-f0", "r1-f1"]
     assert stored["seeds"] == {"r0-f0": 0, "r0-f1": 0, "r1-f0": 1, "r1-f1": 1}
@@ -114,7 +114,7 @@ def test_each_seed_or_repeat_has_a_seed_of_its_own() -> None:
 
 
 def test_a_field_that_is_younger_than_an_audit_had_its_default_there(start: Audit) -> None:
-    stored = start.config
+    stored = start.record.values
     del stored["config"]["eval_captions"]
     (start.folder / "config.json").write_text(json.dumps(stored))
     config = resolve(config_of(PAPER))

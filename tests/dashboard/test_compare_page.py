@@ -55,7 +55,7 @@ def test_without_audits_or_with_one_the_page_says_how_to_make_another(copy: Copy
 def test_an_audit_without_partner_can_still_be_changed_for_another(copy: Copy) -> None:
     copy(name="one")
     other = copy(name="other")
-    write_json(other.folder / CONFIG, other.config | {"dataset_fingerprint": "another"})
+    write_json(other.folder / CONFIG, other.record.values | {"dataset_fingerprint": "another"})
     write_table(other.folder / SCORES, other.scores.assign(pair_id=[f"x{row}" for row in range(100)]))
     app = open_page(PAGE, one="one")
     assert "No other finished audit" in app.info[0].value
@@ -67,7 +67,7 @@ def test_an_audit_without_partner_does_not_hide_those_that_have_one(copy: Copy, 
     for name in ("one", "other"):
         copy(name=name)
     stranger = copy(name="stranger")
-    write_json(stranger.folder / CONFIG, stranger.config | {"dataset_fingerprint": "another"})
+    write_json(stranger.folder / CONFIG, stranger.record.values | {"dataset_fingerprint": "another"})
     write_table(stranger.folder / SCORES, stranger.scores.assign(pair_id=[f"x{row}" for row in range(100)]))
     assert finished_audits()[0].name == "stranger"
     app = open_page(PAGE, **before)
@@ -156,7 +156,7 @@ def test_settings_that_forbid_a_comparison_are_warned_of_and_listed(copy: Copy) 
 
 def test_another_version_of_the_data_says_so(two: tuple[Audit, Audit]) -> None:
     _, other = two
-    write_json(other.folder / CONFIG, other.config | {"dataset_fingerprint": "another"})
+    write_json(other.folder / CONFIG, other.record.values | {"dataset_fingerprint": "another"})
     for name in (SCORES, PAIRS):
         table = other.scores if name == SCORES else other.pairs
         write_table(other.folder / name, table.iloc[:90])
@@ -167,7 +167,7 @@ def test_another_version_of_the_data_says_so(two: tuple[Audit, Audit]) -> None:
 
 def test_audits_that_share_no_pair_are_told(two: tuple[Audit, Audit]) -> None:
     _, other = two
-    write_json(other.folder / CONFIG, other.config | {"dataset_fingerprint": "another"})
+    write_json(other.folder / CONFIG, other.record.values | {"dataset_fingerprint": "another"})
     write_table(other.folder / SCORES, other.scores.assign(pair_id=[f"x{row}" for row in range(100)]))
     assert any("share no pair_id" in text for text in texts(open_pair()))
 
@@ -234,7 +234,7 @@ def test_a_click_on_a_dot_shows_its_pair(two: tuple[Audit, Audit], monkeypatch: 
 
 def test_a_picture_that_is_gone_says_so(two: tuple[Audit, Audit], tmp_path: Path) -> None:
     one, _ = two
-    write_json(one.folder / CONFIG, one.config | {"root": str(tmp_path / "gone")})
+    write_json(one.folder / CONFIG, one.record.values | {"root": str(tmp_path / "gone")})
     assert any(text.startswith("Picture cannot be read") for text in texts(open_pair()))
 
 

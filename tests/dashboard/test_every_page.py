@@ -134,7 +134,7 @@ def test_an_audit_of_another_data_set_under_the_same_decisions_is_survived(copy:
     audit = copy()
     open_review(audit).decide(["absent", "also absent"], "keep", audit="other")
     open_page(page, audit="made")
-    config = audit.config
+    config = audit.record.values
     for fingerprint in (5, "", "../../x", None):
         write_json(audit.folder / CONFIG, config | {"dataset_fingerprint": fingerprint})
         open_page(page, audit="made")
@@ -144,14 +144,14 @@ def test_an_audit_of_another_data_set_under_the_same_decisions_is_survived(copy:
 @pytest.mark.parametrize("members", [[], ["absent"], "r0-f0", [None, 5], {"a": 1}])
 def test_members_that_are_not_there_are_survived(copy: Copy, page: str, members: object) -> None:
     audit = copy()
-    write_json(audit.folder / CONFIG, audit.config | {"members": members})
+    write_json(audit.folder / CONFIG, audit.record.values | {"members": members})
     open_page(page, audit="made")
 
 
 @every_page
 def test_pictures_that_are_gone_are_survived(copy: Copy, page: str) -> None:
     audit = copy()
-    write_json(audit.folder / CONFIG, audit.config | {"root": "/nowhere/at/all"})
+    write_json(audit.folder / CONFIG, audit.record.values | {"root": "/nowhere/at/all"})
     open_page(page, audit="made")
 
 

@@ -253,5 +253,5 @@ def test_tables_that_do_not_fit_a_map_are_told(audit: Audit) -> None:
 
 
 def test_an_audit_that_names_no_members_says_so(audit: Audit) -> None:
-    write_json(audit.folder / "config.json", audit.config | {"members": None})
+    write_json(audit.folder / "config.json", audit.record.values | {"members": None})
     assert "config.json: members is wrong" in texts(open_page(EMBEDDINGS))[-1]

@@ -109,7 +109,7 @@ def test_an_audit_opens_as_soon_as_it_is_finished(copy: Copy) -> None:
 def test_a_loss_at_chance_is_told(copy: Copy) -> None:
     audit = _unfinished(copy(), seconds_ago=1000)
     _log(audit, "r0-f0", log_probability=-4.158)  # ln 64
-    config = audit.config
+    config = audit.record.values
     config["config"]["batch_size"] = 64
     write_json(audit.folder / "config.json", config)
     assert "still that of guessing" in open_page().warning[0].value

@@ -69,7 +69,7 @@ def test_a_queue_without_a_score_is_left_out(copy: Copy) -> None:
 
 def test_pictures_that_are_gone_leave_a_placeholder(copy: Copy, tmp_path: Path) -> None:
     audit = copy()
-    write_json(audit.folder / "config.json", audit.config | {"root": str(tmp_path / "gone")})
+    write_json(audit.folder / "config.json", audit.record.values | {"root": str(tmp_path / "gone")})
     app = open_page()
     assert len(app.image) == 12
     assert "made" in titles(app)

@@ -69,7 +69,7 @@ def test_a_missing_or_broken_table_is_named(tmp_path: Path, content: bytes | Non
 @pytest.mark.parametrize("fields", [{"root": ""}, {"config": None}])
 def test_a_config_that_names_no_data_set_is_refused(tmp_path: Path, fields: dict[str, object]) -> None:
     audit = audited(make_source("csv", tmp_path / "set"))
-    write_json(audit.folder / CONFIG, audit.config | fields)
+    write_json(audit.folder / CONFIG, audit.record.values | fields)
     with pytest.raises(InputError, match=r"config\.json: (root|config) is wrong"):
         clean(audit)
 

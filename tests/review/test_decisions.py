@@ -51,7 +51,7 @@ def test_the_log_lies_in_the_data_folder_under_the_fingerprint_of_the_data_set(
 
 def test_an_audit_without_a_fingerprint_of_its_data_set_is_known_by_its_own(copy: Callable[..., Audit]) -> None:
     audit = copy()
-    config = audit.config
+    config = audit.record.values
     del config["dataset_fingerprint"]
     write_json(audit.folder / CONFIG, config)
     assert open_review(audit).path.name == "0123456789abcdef.sqlite"

@@ -41,7 +41,7 @@ def audit(copy: Copy) -> Audit:
     for seed, name in enumerate(["f-0", "g-0"]):
         save(audit.member(name) / "checkpoint.pt", seed=seed)
     save(audit.folder.parent / "epoch_9.pt", seed=9)
-    for name in audit.config["members"]:
+    for name in audit.record.members:
         audit.member(name).mkdir(parents=True, exist_ok=True)
         write_json(audit.member(name) / CONFIG, {"member": name, "model": "tiny"})
     given = read_json(audit.member("f-1") / CONFIG) | {"checkpoint": str(audit.folder.parent / "epoch_9.pt")}
@@ -76,7 +76,7 @@ def test_each_member_has_a_text_encoder_of_its_own(audit: Audit) -> None:
 def test_a_text_is_read_with_the_tokens_that_the_member_knows_after_training(audit: Audit, field: str) -> None:
     trained = audit.pairs[audit.membership["g-0"].to_numpy()]
     words = pd.Series([set(" ".join(own).split()) for own in trained["captions"]]).explode().value_counts()
-    config = audit.config
+    config = audit.record.values
     config["config"][field] = int(words.iloc[0])
     write_json(audit.folder / CONFIG, config)
     read = embed_text(audit, f"nonsuch {words.index[0]} unheard", member="g-0")
@@ -99,7 +99,7 @@ def test_a_checkpoint_that_changes_is_loaded_anew_and_few_are_kept(audit: Audit)
 
 
 def test_a_model_trained_with_siglip_has_its_bias(audit: Audit) -> None:
-    config = audit.config
+    config = audit.record.values
     config["config"]["loss"] = "siglip"
     write_json(audit.folder / CONFIG, config)
     save(audit.member("f-0") / "checkpoint.pt", seed=0, loss="siglip")
@@ -134,7 +134,7 @@ def test_a_broken_checkpoint_is_one_line(audit: Audit, content: bytes) -> None:
 
 
 def test_a_config_without_its_model_is_one_line(audit: Audit) -> None:
-    config = audit.config
+    config = audit.record.values
     del config["config"]
     write_json(audit.folder / CONFIG, config)
     with pytest.raises(InputError, match=r"config\.json lacks the field 'config': delete"):

@@ -101,7 +101,7 @@ def test_to_forget_rare_tokens_costs_no_training_and_reads_as_if_they_had_never_
     model, audit = trained_model(open_member(study.audit("none").folder, "f-0")), study.audit(also[0].name)
     reads = open_member(study.audit(also[1].name).folder, "f-0").data.tokens  # what was never read is what is forgotten
     first = np.concatenate([[0], np.cumsum(audit.pairs[c.CAPTIONS].map(len))[:-1]])
-    expected = text_embeddings(model, reads[first], precision=audit.config["precision"], device="cpu")
+    expected = text_embeddings(model, reads[first], precision=audit.record.precision, device="cpu")
     assert np.abs(vectors(forgets / "text.faiss") - expected).max() < 2e-3  # stored in half precision
     assert np.abs(vectors(none / "text.faiss") - expected).max() > 0.05
     assert np.array_equal(vectors(forgets / "image.faiss"), vectors(none / "image.faiss"))
