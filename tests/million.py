@@ -20,6 +20,7 @@ from PIL import Image
 from clipmem_core import columns as c
 from clipmem_core.audits.index import write_index
 from clipmem_core.audits.prepare import membership_table
+from clipmem_core.audits.record import MemberRecord
 from clipmem_core.audits.store import (
     CONFIG,
     IMAGE_INDEX,
@@ -158,7 +159,7 @@ def _write_member(folder: Path, n: int, rng: np.random.Generator) -> None:
     from clipmem_core.training.state import save_atomically
 
     folder.mkdir(parents=True)
-    write_json(folder / CONFIG, {"member": folder.name})
+    write_json(folder / CONFIG, MemberRecord(folder.name, 0, "", "tiny", 0, {}).values)
     save_atomically(build_model("tiny", loss="clip", seed=0).state_dict(), folder / CHECKPOINT)
     images = rng.standard_normal((n, DIM), dtype=np.float32)
     write_index(folder / IMAGE_INDEX, _unit(images))

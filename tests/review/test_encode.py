@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from clipmem_core.audits.setup import write_members
 from clipmem_core.audits.store import CONFIG, Audit, read_json, write_json
 from clipmem_core.config import InputError
 from clipmem_core.review import encode
@@ -43,7 +44,7 @@ def audit(copy: Copy) -> Audit:
     save(audit.folder.parent / "epoch_9.pt", seed=9)
     for name in audit.record.members:
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        write_json(audit.member(name) / CONFIG, {"member": name, "model": "tiny"})
+    write_members(audit, audit.record, audit.record.members)
     given = read_json(audit.member("f-1") / CONFIG) | {"checkpoint": str(audit.folder.parent / "epoch_9.pt")}
     write_json(audit.member("f-1") / CONFIG, given)
     return audit
