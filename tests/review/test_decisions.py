@@ -49,18 +49,10 @@ def test_the_log_lies_in_the_data_folder_under_the_fingerprint_of_the_data_set(
     assert (data / "review" / "fedcba9876543210.sqlite").is_file()
 
 
-def test_an_audit_without_a_fingerprint_of_its_data_set_is_known_by_its_own(copy: Callable[..., Audit]) -> None:
+@pytest.mark.parametrize("config", [{"dataset_fingerprint": 7}, {"dataset_fingerprint": "../../away"}])
+def test_an_audit_that_names_no_data_set_is_an_error(copy: Callable[..., Audit], config: dict[str, object]) -> None:
     audit = copy()
-    config = audit.record.values
-    del config["dataset_fingerprint"]
-    write_json(audit.folder / CONFIG, config)
-    assert open_review(audit).path.name == "0123456789abcdef.sqlite"
-
-
-@pytest.mark.parametrize("config", [{}, {"dataset_fingerprint": 7}, {"dataset_fingerprint": "../../away"}])
-def test_an_audit_that_names_no_data_set_is_an_error(copy: Callable[..., Audit], config: object) -> None:
-    audit = copy()
-    write_json(audit.folder / CONFIG, config)
+    write_json(audit.folder / CONFIG, audit.record.values | config)
     with pytest.raises(InputError, match="dataset_fingerprint|must be letters"):
         open_review(audit)
 
