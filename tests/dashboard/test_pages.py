@@ -87,7 +87,7 @@ def test_an_unfinished_audit_shows_its_members_and_resumes(copy: Copy, started: 
     assert table["progress"].tolist() == [0.25, 1, 1, 0]
     assert table["left"].tolist() == ["30 s", "", "", ""]
     app.button[0].click().run()
-    assert started == [(["scenes", "--name=made", "--preset=tiny"], audit.name)]
+    assert [(words[:3], name) for words, name in started] == [(["scenes", "--name=made", "--preset=tiny"], "made")]
 
 
 def test_an_audit_that_another_process_works_on_is_left_alone(copy: Copy) -> None:
