@@ -80,7 +80,7 @@ def test_a_job_without_a_folder_yet_shows_what_it_says(data: Path) -> None:
 
 
 def test_an_unfinished_audit_shows_its_members_and_resumes(copy: Copy, started: list[tuple[list[str], str]]) -> None:
-    audit = _unfinished(copy(), seconds_ago=1000)
+    _unfinished(copy(), seconds_ago=1000)
     app = open_page()
     table = app.dataframe[0].value
     assert table["stage"].tolist() == ["training", "embedding", "done", "waiting"]
