@@ -7,8 +7,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from clipmem_core.shortage import shortage
+
+Content = TypeVar("Content")
 
 _BLOCK = 1 << 20
 _known: dict[tuple[int, int, int, int], int] = {}  # device, inode, size and time of a file → its checksum
@@ -44,7 +47,8 @@ def cached(
     """Have a file made unless it is there and whole; its path is a key of all that changes what is in it.
 
     Args:
-        path: where it is kept, in a folder that may not be there yet.
+        path: where it is kept, in a folder that may not be there yet; a `fingerprint` of all that its content depends
+            on, the versions of what makes it among them, is part of it.
         make: writes it under the temporary path that it is given.
         whole: tells whether it is there and is what was written.
         broken: is told, in a sentence, of one that is there but is not.
@@ -60,6 +64,28 @@ def cached(
     with replacing(path) as temporary:
         make(temporary)
     return True
+
+
+def read_through(
+    path: Path,
+    make: Callable[[Path], None],
+    read: Callable[[Path], Content | None],
+    *,
+    broken: Callable[[str], None] = lambda said: None,
+) -> Content:
+    """Return what is in a cached file, which is made unless it is there and whole; reading it is what tells.
+
+    Args:
+        path, make, broken: as in `cached`.
+        read: gives its content, or None where it is not there or not what was written.
+    """
+    content = read(path)
+    if content is None:
+        cached(path, make, whole=lambda _: False, broken=broken)
+        content = read(path)
+    if content is None:
+        raise RuntimeError(f"{path} was written and cannot be read")
+    return content
 
 
 @contextmanager

@@ -1,16 +1,21 @@
-"""A JSON file of ours → its values; what is missing, broken or of the wrong kind is one line that names the field."""
+"""Reading files that we have written: what is missing, broken or of the wrong kind is one line that names it."""
 
 import functools
-import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+from zipfile import BadZipFile
 
+from pyarrow import ArrowException
 from pydantic import TypeAdapter, ValidationError
 
 from clipmem_core.config import InputError
+from clipmem_core.shortage import shortage
 
 DELETE = "delete the audit's folder and run it again"
+INT64 = 1 << 63
 
 
 class Fields(dict[str, Any]):
@@ -23,60 +28,51 @@ class Fields(dict[str, Any]):
         raise InputError(f"{self.path} lacks the field {name!r}: {self.mend}")
 
 
+@contextmanager
+def reading(path: Path, *, mend: str = DELETE) -> Iterator[None]:
+    """Turn what goes wrong while a file of ours is read into an error that names it and says what to do.
+
+    Raises:
+        InputError: it is missing or broken.
+        OSError, MemoryError: the machine ran short of something, which says nothing of the file.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped") from None
+    except InputError:
+        raise
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile, ArrowException) as error:
+        if shortage(error):
+            raise
+        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())}): {mend}") from None
+
+
 def read_json(path: Path, kind: Any = Any, *, mend: str = DELETE) -> Any:
     """Read JSON that we have written.
 
     Args:
         path: the file.
-        kind: the type of its content, for objects a TypedDict: a table of fields and their types.
+        kind: the type of its content, for objects a dataclass or a TypedDict: a table of fields and their types.
         mend: what a person is to do when it is broken.
 
     Returns:
-        The values as they are in the file, each object as `Fields`.
+        A value of that type; of a type that is none of a class, each object as `Fields`.
 
     Raises:
-        InputError: the file is missing, no JSON, or one of its values is not of its kind.
+        InputError: the file is missing, no JSON, or one of its values is missing or not of its kind.
     """
-    try:
-        return parse_json(path.read_text(encoding="utf-8"), kind, path=path, mend=mend)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not valid JSON ({error}): {mend}") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): {mend}") from None
+    with reading(path, mend=mend):
+        text = path.read_bytes()
+    return parse_json(text, kind, path=path, mend=mend)
 
 
-def parse_json(text: str, kind: Any, *, path: Path, mend: str) -> Any:
+def parse_json(text: str | bytes, kind: Any, *, path: Path, mend: str) -> Any:
     """Parse JSON out of a file, as `read_json` does."""
-
-    def named(values: dict[str, Any]) -> Fields:
-        fields = Fields(values)
-        fields.path, fields.mend = path, mend
-        return fields
-
     try:
-        values = json.loads(text, object_hook=named, parse_float=_finite, parse_int=_int64, parse_constant=_finite)
-        _adapter(kind).validate_json(text, strict=True)
+        return _checked(_adapter(kind).validate_json(text, strict=True), path, mend)
     except ValidationError as error:
-        raise InputError(f"{path}: {_first_fault(error)}: {mend}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON ({' '.join(str(error).split())}): {mend}") from None
-    return values
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no finite number")
-    return value
-
-
-def _int64(text: str) -> int:
-    value = int(text) if len(text) < 20 else 1 << 63
-    if not -(1 << 63) <= value < 1 << 63:
-        raise ValueError(f"{text[:20]}… is too large a number")
-    return value
+        _refuse(error, path, mend)
 
 
 @functools.cache
@@ -84,10 +80,30 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def _first_fault(error: ValidationError) -> str:
+def _checked(value: Any, path: Path, mend: str) -> Any:
+    """Return a value with its objects as `Fields`; refuse numbers that are not finite or that no int64 can be."""
+    if isinstance(value, int | float) and not (
+        math.isfinite(value) if isinstance(value, float) else abs(value) < INT64
+    ):
+        raise InputError(f"{path} is not valid JSON ({str(value)[:20]} is no number that can be used): {mend}")
+    if isinstance(value, dict):
+        value = Fields((key, _checked(inner, path, mend)) for key, inner in value.items())
+        value.path, value.mend = path, mend
+    elif isinstance(value, list | tuple):
+        return type(value)(_checked(inner, path, mend) for inner in value)
+    elif hasattr(value, "__dataclass_fields__"):
+        for inner in vars(value).values():
+            _checked(inner, path, mend)
+    return value
+
+
+def _refuse(error: ValidationError, path: Path, mend: str) -> NoReturn:
     """Say where the first value of the wrong kind is, what it should be and what it is."""
     fault = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    if fault["type"] == "missing":
+        raise InputError(f"{path} lacks the field {where!r}: {mend}") from None
     if fault["type"] == "json_invalid":
-        return f"not valid JSON ({fault['msg']})"
-    where = ".".join(str(part) for part in fault["loc"] if part != "[key]") or "its content"
-    return f"{where} is wrong ({fault['msg'].removeprefix('Value error, ')}; it is {str(fault['input'])[:60]!r})"
+        raise InputError(f"{path} is not valid JSON ({fault['msg'].removeprefix('Invalid JSON: ')}): {mend}") from None
+    said = f"{fault['msg'].removeprefix('Value error, ')}; it is {str(fault['input'])[:60]!r}"
+    raise InputError(f"{path}: {where or 'its content'} is wrong ({said}): {mend}") from None

@@ -85,9 +85,9 @@ def give_audit(study: StudyFolder, arm: str, made: Audit, *, seeds: int = 3, sca
     """Copy a made audit of the paper's protocol as that of an arm, its clipmem of candidates scaled."""
     audit = study.audit(arm)
     shutil.copytree(made.folder, audit.folder)
-    stored, scores = audit.config, audit.scores
-    config = stored["config"] | {"seeds": seeds, "members": 2 * seeds}
-    write_json(audit.folder / CONFIG, stored | {"config": config})
+    record, scores = audit.record, audit.scores
+    config = dataclasses.replace(record.config, seeds=seeds, members=2 * seeds)
+    write_json(audit.folder / CONFIG, dataclasses.replace(record, config=config).values)
     scores.loc[scores["group"] == "candidate", "clipmem"] *= scale
     write_table(audit.folder / SCORES, scores)
     return audit

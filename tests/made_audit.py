@@ -1,6 +1,7 @@
-"""A seed → a small audit's folder: drawn pictures, made-up scores, hostile captions. No member is trained."""
+"""Writes the folder of a small finished audit from a seed: drawn pictures, made-up scores, hostile captions."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
+from clipmem_core.audits.prepare import membership_table
+from clipmem_core.audits.record import Record
+from clipmem_core.audits.scoring import records
+from clipmem_core.audits.settings import machine, versions
+from clipmem_core.audits.setup import audit_fingerprint, member_seeds
 from clipmem_core.audits.store import (
     CONFIG,
     MEMBERSHIP,
@@ -21,8 +27,11 @@ from clipmem_core.audits.store import (
     write_manifest,
     write_table,
 )
-from clipmem_core.columns import PAIR_COLUMNS
-from clipmem_core.config import as_dict, preset_config
+from clipmem_core.audits.verdict import judge, uses
+from clipmem_core.columns import PAIR_COLUMNS, QUARANTINE_COLUMNS, UTILITY_COLUMNS
+from clipmem_core.config import AuditConfig, preset_config
+from clipmem_core.scores.detection import detection_table
+from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.table import SCORE_COLUMNS
 
 HOSTILE = [
@@ -43,7 +52,8 @@ GROUP_SIZES = {
     "ensemble": {"scored": 80, "external": 20},
     "paper": {"candidate": 20, "independent": 20, "shared": 40, "external": 20},
 }
-MEMBERS = {"ensemble": ["r0-f0", "r0-f1", "r1-f0", "r1-f1"], "paper": ["f-0", "g-0", "f-1", "g-1", "f-2", "g-2"]}
+MEMBERS = {"ensemble": ("r0-f0", "r0-f1", "r1-f0", "r1-f1"), "paper": ("f-0", "g-0", "f-1", "g-1", "f-2", "g-2")}
+QUARANTINED = 120
 SE_KINDS = {"ensemble": "welch", "paper": "paired over seeds"}
 CENTRES = {"candidate": 0.3, "scored": 0.3, "independent": -0.3, "shared": -0.02, "external": -0.01}
 
@@ -56,13 +66,15 @@ def make_audit(data: Path, name: str = "made", *, protocol: str = "ensemble", se
     groups = np.repeat(list(GROUP_SIZES[protocol]), list(GROUP_SIZES[protocol].values()))
     pairs = _pairs(root, rng, len(groups))
     scores = made_scores(pairs, groups, rng)
-    write_json(folder / CONFIG, made_config(name, root, protocol, len(groups)))
+    record = made_record(name, root, protocol, groups)
+    write_json(folder / CONFIG, record.values)
     write_table(folder / PAIRS, pairs)
     write_table(folder / QUARANTINE, made_quarantine())
-    write_table(folder / MEMBERSHIP, made_membership(pairs, groups, MEMBERS[protocol], rng))
+    write_table(folder / MEMBERSHIP, membership_table(pairs, made_membership(groups, protocol, rng)))
     write_table(folder / SCORES, scores)
-    write_table(folder / UTILITY, made_utility(MEMBERS[protocol], rng))
-    write_json(folder / VERDICT, made_verdict(scores, protocol))
+    utility = made_utility(record.members, rng)
+    write_table(folder / UTILITY, utility)
+    write_json(folder / VERDICT, made_verdict(scores, utility, record.config))
     write_manifest(folder)
     return Audit(folder)
 
@@ -113,59 +125,84 @@ def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generato
     return scores
 
 
-def made_config(name: str, root: Path, protocol: str, n: int) -> dict[str, object]:
-    """Return config.json of an audit of n pairs whose pictures are in a folder."""
-    return {
-        "name": name,
-        "source": "scenes",
-        "root": str(root.resolve()),
-        "format": "jsonl",
-        "config": as_dict(replace(preset_config("tiny"), protocol=protocol)),
-        "fingerprint": "0123456789abcdef",
-        "protocol": protocol,
-        "members": MEMBERS[protocol],
-        "seeds": dict.fromkeys(MEMBERS[protocol], 0),
-        "threads": 1,
-        "precision": "amp_bf16",
-        "device": "cpu",
-        "dataset_fingerprint": "fedcba9876543210",
-        "versions": {"torch": "2.9.0"},
-    }
+def made_record(name: str, root: Path, protocol: str, groups: np.ndarray) -> Record:
+    """Return what an audit of pairs in some groups is, whose pictures are in a folder."""
+    members = MEMBERS[protocol]
+    counts = {"members": len(members), "seeds": 3 if protocol == "paper" else 1}
+    how = {"device": "cpu", "precision": "amp_bf16", "threads": 1}
+    config = replace(preset_config("tiny"), protocol=protocol, **counts, **how)
+    return Record(
+        name=name,
+        source="scenes",
+        root=str(root.resolve()),
+        format="jsonl",
+        pixels="cache/pixels/made",
+        protocol=protocol,
+        members=members,
+        seeds=member_seeds(config, members),
+        **how,
+        pairs=len(groups),
+        external_pairs=int((groups == "external").sum()),
+        lookalikes=0,
+        quarantined=QUARANTINED,
+        dataset_fingerprint="fedcba9876543210",
+        fingerprint=audit_fingerprint(config, "fedcba9876543210"),
+        prepare_seconds=1.0,
+        versions=versions(),
+        machine=machine(),
+        config=config,
+    )
 
 
 def made_quarantine() -> pd.DataFrame:
-    """Return quarantine.parquet: 120 rows, for reasons that are hostile."""
-    rows = [(f"captions.csv:{row}", None, HOSTILE[row % 8]) for row in range(120)]
-    return pd.DataFrame(rows, columns=["source", "pair_id", "reason"])
+    """Return quarantine.parquet: rows for reasons that are hostile."""
+    rows = [(f"captions.csv:{row}", None, HOSTILE[row % 8]) for row in range(QUARANTINED)]
+    return pd.DataFrame(rows, columns=QUARANTINE_COLUMNS)
 
 
-def made_membership(
-    pairs: pd.DataFrame, groups: np.ndarray, names: list[str], rng: np.random.Generator
-) -> pd.DataFrame:
-    """Draw membership.parquet: one member of each repeat leaves a scored pair out; f and g know what the paper says."""
-    if names[0].startswith("r"):
+def made_membership(groups: np.ndarray, protocol: str, rng: np.random.Generator) -> Membership:
+    """Draw who trains on what: one member of each repeat leaves a scored pair out; f and g know what the paper says."""
+    if protocol == "ensemble":
         folds = rng.integers(0, 2, (2, len(groups)))
-        seen = {name: (folds[int(name[1])] != int(name[4])) & (groups == "scored") for name in names}
+        trained = [(folds[repeat] != fold) & (groups == "scored") for repeat in (0, 1) for fold in (0, 1)]
     else:
-        knows = {"f": ["shared", "candidate"], "g": ["shared", "independent"]}
-        seen = {name: np.isin(groups, knows[name[0]]) for name in names}
-    return pd.DataFrame({"pair_id": pairs["pair_id"], "group": groups, **seen})
+        trained = [np.isin(groups, ["shared", own]) for _ in range(3) for own in ("candidate", "independent")]
+    return Membership(groups, MEMBERS[protocol], np.stack(trained))
 
 
-def made_utility(names: list[str], rng: np.random.Generator) -> pd.DataFrame:
+def made_utility(names: Sequence[str], rng: np.random.Generator) -> pd.DataFrame:
     """Draw utility.parquet."""
     metrics = ["image_to_text_R@1", "image_to_text_R@5", "text_to_image_R@5", "linear_probe", "zero_shot"]
     rows = [(name, metric, rng.uniform(0.2, 0.6)) for name in names for metric in metrics]
-    return pd.DataFrame(rows, columns=["member", "metric", "value"])
+    return pd.DataFrame(rows, columns=UTILITY_COLUMNS)
 
 
-def made_verdict(scores: pd.DataFrame, protocol: str) -> dict[str, object]:
-    """Return verdict.json; its advice holds Markdown."""
+def made_verdict(scores: pd.DataFrame, utility: pd.DataFrame, config: AuditConfig) -> dict[str, object]:
+    """Return verdict.json as the engine judges made-up numbers, but for its checks: their advice holds Markdown."""
     spread = scores.groupby("group")["clipmem"].agg(["size", "mean", "std"])
     groups = [
         {"group": group, "n": int(n), "mean": mean, "low": mean - std, "high": mean + std, "kind": "SD over pairs"}
         for group, n, mean, std in spread.itertuples()
     ]
+    planted = np.arange(len(scores)) % 10 == 0
+    detectors = {"misfit": 0.86, "similarity_out": 0.81, "similarity_in": 0.65}
+    drawn = {name: planted + np.random.default_rng(0).normal(size=len(scores)) / auc for name, auc in detectors.items()}
+    summary = {
+        "groups": groups,
+        "planted": [
+            {"planted": "miscaption", "n": 10, "clipmem": 0.55, "similarity_out": 0.1},
+            {"planted": "none", "n": 90, "clipmem": 0.25, "similarity_out": 0.3},
+        ],
+        "detection": records(detection_table(drawn, planted, n_boot=10)) if len(scores) < 1000 else [],
+        "membership_auroc": 0.93,
+        "membership_auroc_by_member": dict.fromkeys(MEMBERS[config.protocol], 0.93),
+        "ranking_stability": 0.73,
+        "ranking_reliability": 0.84,
+        "se_kind": SE_KINDS[config.protocol],
+        "encoders": {"image": 0.29, "text": 0.014, "fit": 0.88},
+        "external_pairs": int((scores["group"] == "external").sum()),
+        "external_sd": float(scores["clipmem"][scores["group"] == "external"].std()),
+    }
     checks = [
         {"name": "generalises", "good": True, "sentence": "External R@5 is 0.40, chance is 0.05.", "advice": ""},
         {
@@ -176,30 +213,6 @@ def made_verdict(scores: pd.DataFrame, protocol: str) -> dict[str, object]:
         },
         {"name": "ranking", "good": None, "sentence": "One repeat says nothing of stability.", "advice": "2 repeats"},
     ]
-    detectors = {"misfit": 0.86, "similarity_out": 0.81, "similarity_in": 0.65}
-    return {
-        "sentence": "Usable with care: the members generalise, but one null group is not flat.",
-        "checks": checks,
-        "groups": groups,
-        "planted": [
-            {"planted": "miscaption", "n": 10, "clipmem": 0.55, "similarity_out": 0.1},
-            {"planted": "none", "n": 90, "clipmem": 0.25, "similarity_out": 0.3},
-        ],
-        "detection": [
-            {
-                "score": score,
-                "auroc": value,
-                "auroc_low": value - 0.05,
-                "auroc_high": value + 0.05,
-                "precision_at_50": 0.5,
-            }
-            for score, value in detectors.items()
-        ],
-        "membership_auroc": 0.93,
-        "ranking_stability": 0.73,
-        "se_kind": SE_KINDS[protocol],
-        "utility": {"image_to_text_R@5": 0.4},
-        "encoders": {"image": 0.29, "text": 0.014, "fit": 0.88},
-        "seconds": {"training": 41.0},
-        "uses": {"clipmem": "says what was learned by heart", "misfit": "finds wrong captions"},
-    }
+    own = {"sentence": "Usable with care: the members generalise, but one null group is not flat.", "checks": checks}
+    seconds = {"prepare": 1.0, "members": 41.0, "scoring": 0.5, "training_by_member": {}}
+    return judge(summary, utility, config) | own | {"uses": uses(own), "seconds": seconds}

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from clipmem_core.audits.record import MemberRecord
 from clipmem_core.audits.store import CONFIG, Audit, write_json, write_table
 from clipmem_core.audits.unitmem_tables import (
     BEFORE,
@@ -27,10 +28,10 @@ MODEL = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
 
 def make_members(audit: Audit) -> None:
     """Write what tells an audit's members apart, by which their units are found."""
-    for number, name in enumerate(audit.config["members"]):
+    for number, name in enumerate(audit.record.members):
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        own = {"member": name, "seed": number, "model_config": MODEL, "checkpoint_sha256": f"{number:064d}"}
-        write_json(audit.member(name) / CONFIG, own)
+        own = MemberRecord(name, number, audit.record.fingerprint, "tiny", 0, MODEL, checkpoint_sha256=f"{number:064d}")
+        write_json(audit.member(name) / CONFIG, own.values)
 
 
 def make_units(audit: Audit, *, sample: int = 0, references: bool = True, seed: int = 0) -> pd.DataFrame:
@@ -40,14 +41,14 @@ def make_units(audit: Audit, *, sample: int = 0, references: bool = True, seed: 
     """
     make_members(audit)
     rng, tables, ids = np.random.default_rng(seed), [], audit.pairs["pair_id"].to_numpy()
-    for name in audit.config["members"]:
+    for name in audit.record.members:
         rows = np.flatnonzero(audit.membership[name])
         table = _units(rng, rows, ids)
         _write(table_file(audit, name, sample=sample), table)
         table.insert(0, "member", name)
         tables.append(table)
     if references:
-        first = audit.config["members"][0]
+        first = audit.record.members[0]
         own = [_units(rng, np.arange(20), ids).assign(reference=name) for name in (BEFORE, SEEN, UNSEEN)]
         _write(table_file(audit, first, REFERENCES, sample=sample), pd.concat(own, ignore_index=True))
     return pd.concat(tables, ignore_index=True)

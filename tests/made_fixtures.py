@@ -1,4 +1,4 @@
-"""Fixtures of the rooms that read finished audits: a made one of each protocol, and copies that a test may break."""
+"""Fixtures of tests that read finished audits: a made one of each protocol, and copies that a test may break."""
 
 import shutil
 from collections.abc import Callable

@@ -5,6 +5,7 @@
 The dashboard's speed is measured on it. No member is trained; `--embeddings` adds random ones, to search in.
 """
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,8 @@ from PIL import Image
 
 from clipmem_core import columns as c
 from clipmem_core.audits.index import write_index
+from clipmem_core.audits.prepare import membership_table
+from clipmem_core.audits.record import MemberRecord
 from clipmem_core.audits.store import (
     CONFIG,
     IMAGE_INDEX,
@@ -39,9 +42,9 @@ from tests.made_audit import (
     HOSTILE,
     MEMBERS,
     SHAPES,
-    made_config,
     made_membership,
     made_quarantine,
+    made_record,
     made_scores,
     made_utility,
     made_verdict,
@@ -76,15 +79,16 @@ def make_large_audit(
     groups[: len(HOSTILE)] = c.SCORED
     table = _pairs(_draw_pictures(root, rng), groups, rng)
     scores = made_scores(table, groups, rng)
-    config = made_config(name, root, "ensemble", pairs)
-    own = {"source": name, "members": members, "pairs": pairs, "dataset_fingerprint": f"{name}-{pairs}-{seed}"}
-    write_json(folder / CONFIG, config | own)
+    record = made_record(name, root, "ensemble", groups)
+    record = dataclasses.replace(record, source=name, dataset_fingerprint=f"{name}-{pairs}-{seed}")
+    write_json(folder / CONFIG, record.values)
     write_table(folder / PAIRS, table)
     write_table(folder / QUARANTINE, made_quarantine())
-    write_table(folder / MEMBERSHIP, made_membership(table, groups, members, rng))
+    write_table(folder / MEMBERSHIP, membership_table(table, made_membership(groups, "ensemble", rng)))
     write_table(folder / SCORES, scores)
-    write_table(folder / UTILITY, made_utility(members, rng))
-    write_json(folder / VERDICT, made_verdict(scores, "ensemble"))
+    utility = made_utility(members, rng)
+    write_table(folder / UTILITY, utility)
+    write_json(folder / VERDICT, made_verdict(scores, utility, record.config))
     for member in members if embeddings else []:
         _write_member(folder / "members" / member, pairs, rng)
     write_manifest(folder)
@@ -155,7 +159,7 @@ def _write_member(folder: Path, n: int, rng: np.random.Generator) -> None:
     from clipmem_core.training.state import save_atomically
 
     folder.mkdir(parents=True)
-    write_json(folder / CONFIG, {"member": folder.name})
+    write_json(folder / CONFIG, MemberRecord(folder.name, 0, "", "tiny", 0, {}).values)
     save_atomically(build_model("tiny", loss="clip", seed=0).state_dict(), folder / CHECKPOINT)
     images = rng.standard_normal((n, DIM), dtype=np.float32)
     write_index(folder / IMAGE_INDEX, _unit(images))

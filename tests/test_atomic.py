@@ -13,7 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmem_core.atomic import cached, checksum, replacing, whole_archive
+from clipmem_core.atomic import cached, checksum, read_through, replacing, whole_archive
+from clipmem_core.files import read_json
 
 
 def test_a_file_is_on_the_disk_before_it_gets_its_name_and_its_name_before_the_call_returns(
@@ -123,3 +124,30 @@ def test_a_checksum_changes_with_the_content_and_not_with_the_name(tmp_path: Pat
     assert checksum(other) == 0xCBF43926
     other.write_bytes(b"12345678")
     assert checksum(other) != 0xCBF43926
+
+
+def test_a_shortage_says_nothing_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(_: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    (tmp_path / "a.json").write_text("{}")
+    monkeypatch.setattr(Path, "read_bytes", short)
+    with pytest.raises(OSError, match="Too many open files"):
+        read_json(tmp_path / "a.json")
+
+
+def test_what_is_cached_is_made_once_and_again_where_it_cannot_be_read(tmp_path: Path) -> None:
+    path, made, said = tmp_path / "cache" / "a.txt", [], []
+
+    def make(temporary: Path) -> None:
+        made.append(temporary.write_text("whole"))
+
+    def read(path: Path) -> str | None:
+        return path.read_text() if path.is_file() and path.read_text() == "whole" else None
+
+    for _ in range(2):
+        assert read_through(path, make, read, broken=said.append) == "whole"
+    path.write_text("who")
+    assert read_through(path, make, read, broken=said.append) == "whole"
+    assert len(made) == 2
+    assert said == [f"{path} is broken: making it again"]

@@ -54,12 +54,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         job = {"pid": 1, "started": "0", "supervisor": [2, None], "command": ["true"]}
         (data / "jobs" / "a").mkdir(parents=True)
         (data / "jobs/a/job.json").write_text(json.dumps(job))
-        patch.setattr(audit_run, "run_members", _trains_nothing)
+        patch.setattr(audit_run, "local_processes", _trains_nothing)
         yield data
 
 
-def _trains_nothing(*_: object, **__: object) -> None:
+def _trains_nothing(*_: object, **__: object) -> Iterator[None]:
     """What is broken of a member is found before it would be trained anew, which is not tried here."""
+    yield None
 
 
 @pytest.fixture
@@ -152,8 +153,8 @@ def outside(data: Path) -> dict[str, tuple[int, int]]:
 
 
 READERS: dict[str, Callable[[], Any]] = {
-    "audits/a/config.json": lambda: open_audit("a").config,
-    "audits/a/members/r0-f0/config.json": lambda: open_audit("a").member_file("r0-f0"),
+    "audits/a/config.json": lambda: open_audit("a").record,
+    "audits/a/members/r0-f0/config.json": lambda: open_audit("a").member_record("r0-f0"),
     "audits/a/members/r0-f0/utility.json": lambda: read_utility(open_audit("a").member("r0-f0")),
     "audits/a/manifest.json": lambda: open_audit("a").files,
     "audits/a/verdict.json": lambda: open_audit("a").verdict,

@@ -9,10 +9,10 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.frozen import check_same, write_audit
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import Screen, bring_to_end, counts
+from clipmem_core.audits.setup import check_same, write_audit
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, file_sha256
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.scores.in_out import protocol_of, replicate_rows
@@ -177,8 +177,8 @@ def derive_groups(trained: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 
 def _check_files(audit: Audit, names: Sequence[str], files: Sequence[Path]) -> None:
-    if list(names) != audit.config["members"]:
+    if tuple(names) != audit.record.members:
         raise InputError(f"audit {audit.name!r} was made from other members: take another --name")
     for name, path in zip(names, files, strict=True):
-        if audit.member_file(name).get("checkpoint_sha256") != file_sha256(path):
+        if audit.member_record(name).checkpoint_sha256 != file_sha256(path):
             raise InputError(f"audit {audit.name!r} was made from another checkpoint for {name}: take another --name")

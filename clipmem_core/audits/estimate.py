@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from clipmem_core import columns as c
-from clipmem_core.audits.members import KEEP_MEMORY
+from clipmem_core.audits.executor import KEEP_MEMORY
 from clipmem_core.audits.settings import side_by_side
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.pairs.table import RawPairs

@@ -18,21 +18,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 from filelock import FileLock
-from typing_extensions import TypedDict
 
 import clipmem_core
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.progress import tail
+from clipmem_core.audits.record import Whole
 from clipmem_core.audits.settings import typed, typed_flags
-from clipmem_core.audits.store import Audit, Whole, check_name, write_json
-from clipmem_core.config import AuditConfig, InputError, data_folder
+from clipmem_core.audits.store import Audit, check_name, write_json
+from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder
 from clipmem_core.files import read_json
 
 JOB, OUTPUT, EXIT_CODE = "job.json", "output.log", "exit_code"
@@ -66,13 +65,14 @@ def process_start(pid: int) -> str | None:
         return None
 
 
-class JobFile(TypedDict, total=False):
+@dataclass(frozen=True)
+class JobFile:
     """The fields of job.json."""
 
     pid: Whole
     started: str | None
-    supervisor: tuple[Whole, str | None]
-    command: list[str]
+    command: tuple[str, ...]
+    supervisor: tuple[Whole, str | None] = (0, None)
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,10 @@ class Task:
         if not path.is_file():
             return None
         job = read_json(path, JobFile, mend=f"delete {self.folder}")
-        supervisor, command = job.get("supervisor", (0, None)), job["command"]
-        if command[2:3] == [_EARLIER_QUEUE]:
-            command = queued(command[3], command[7:])
-        return Job(self.folder, job["pid"], job["started"], tuple(command), tuple(supervisor))
+        command = job.command
+        if command[2:3] == (_EARLIER_QUEUE,):
+            command = tuple(queued(command[3], command[7:]))
+        return Job(self.folder, job.pid, job.started, command, job.supervisor)
 
     def start(self) -> Job:
         """Start it, or return its job if that runs.
@@ -247,8 +247,8 @@ def tickets() -> list[Ticket]:
     """Return the tickets whose process lives, the one whose turn it is first."""
     found = []
     for path in sorted(_queue_folder().glob("[0-9]*.json")):
-        with contextlib.suppress(InputError, TypeError):  # one that is gone by now, or is none, holds no place
-            found.append(Ticket(**read_json(path, Ticket)))
+        with contextlib.suppress(InputError):  # one that is gone by now, or is none, holds no place
+            found.append(read_json(path, Ticket))
     return [ticket for ticket in found if _lives(ticket.pid, ticket.started)]
 
 
@@ -336,20 +336,14 @@ def _encoder_arguments(audit: Audit, kind: str, sample: int) -> list[str]:
     return [kind, audit.name, *(["--sample", str(sample)] if sample else [])]
 
 
-def resume_arguments(name: str, config: Mapping[str, Any]) -> list[str]:
-    """Return the arguments that make `audit` go on with an audit, from its config.json.
-
-    Args:
-        name: the audit's name.
-        config: the content of its config.json; `source` and `config` are read.
+def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:
+    """Return the arguments that make `audit` go on with an audit of a source, with what was asked for.
 
     Returns:
         The source, the name, the preset, and every field that differs from the preset.
 
     Example:
-        >>> resume_arguments("cats", {"source": "cats.csv", "config": {"preset": "tiny", "epochs": 3}})
+        >>> resume_arguments("cats", "cats.csv", dataclasses.replace(preset_config("tiny"), epochs=3))
         ['cats.csv', '--name=cats', '--preset=tiny', '--epochs=3']
     """
-    preset = config["config"].get("preset", AuditConfig.preset)
-    flags = typed_flags(typed(config["config"]), joint="=")
-    return [str(config["source"]), f"--name={name}", f"--preset={preset}", *flags]
+    return [source, f"--name={name}", f"--preset={config.preset}", *typed_flags(typed(as_dict(config)), joint="=")]

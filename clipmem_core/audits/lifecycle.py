@@ -2,6 +2,7 @@
 moment leaves it whole under one name."""
 
 import contextlib
+import dataclasses
 import math
 import os
 import shutil
@@ -9,11 +10,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from clipmem_core.audits.jobs import Job, audit_task, jobs_folder, list_job_names
 from clipmem_core.audits.lock import hold, is_held
 from clipmem_core.audits.progress import member_progress
+from clipmem_core.audits.record import Record
 from clipmem_core.audits.store import (
     CONFIG,
     MANIFEST,
@@ -73,7 +74,7 @@ def state_of(name: str) -> State:
     audit = Audit(audits_folder() / name)
     try:
         job = audit_task(name).find()
-        members = member_names(audit.config) if (audit.folder / CONFIG).is_file() else None
+        members = audit.record.members if (audit.folder / CONFIG).is_file() else None
         if job is None or not job.running:
             return _resting(audit, job)
         if place := job.place:
@@ -106,12 +107,6 @@ def _last_sign(audit: Audit, *, after: float | None) -> float:
         with contextlib.suppress(FileNotFoundError):  # a temporary name, renamed a moment ago
             moments.append(path.stat().st_mtime)
     return max((moment for moment in moments if after is None or moment > after), default=-math.inf)
-
-
-def member_names(config: dict[str, Any]) -> list[str]:
-    """Return the names of an audit's members, from its config.json."""
-    names = config.get("members")
-    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def list_states() -> list[State]:
@@ -147,9 +142,9 @@ def rename_audit(name: str, new: str) -> Audit:
             raise InputError(f"there is no audit {name!r} to rename in {audits_folder()}")
         if target.folder.exists():
             raise InputError(f"there is an audit {new!r} already: take another name")
-        config, listed = audit.config | {"name": new}, audit.files if audit.finished else None
+        record, listed = dataclasses.replace(audit.record, name=new), audit.files if audit.finished else None
         audit.folder.rename(target.folder)
-        _write(target, config, listed)
+        _write(target, record, listed)
         _move_job(name, new)
     return target
 
@@ -199,7 +194,7 @@ def _held(name: str) -> Iterator[Audit]:
         yield audit
 
 
-def _write(audit: Audit, config: dict[str, Any], listed: dict[str, str] | None) -> None:
+def _write(audit: Audit, record: Record, listed: dict[str, str] | None) -> None:
     """Write an audit's config.json and, where the old one was as its manifest says, the new one's hash.
 
     The two files cannot change in one moment. Between them the manifest is away, which means unfinished, never wrong.
@@ -208,7 +203,7 @@ def _write(audit: Audit, config: dict[str, Any], listed: dict[str, str] | None) 
     whole = listed is not None and listed.get(CONFIG) == file_sha256(path)
     manifest.unlink(missing_ok=True)
     begun = path.stat().st_mtime_ns
-    write_json(path, config)
+    write_json(path, record.values)
     os.utime(path, ns=(begun, begun))  # audits are listed by when they began
     if listed is not None:
         write_json(manifest, {"files": listed | ({CONFIG: file_sha256(path)} if whole else {})})

@@ -1,41 +1,132 @@
-"""One member as a process of its own: train it (or load its checkpoint), embed every pair, measure its utility.
+"""One member: what it works with, and how it is brought to its end: trained, or loaded, embedded and measured."""
 
-python -m clipmem_core.audits.member AUDIT_FOLDER MEMBER
-"""
-
-import json
-import logging
-import os
-import stat
-import sys
-import threading
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from clipmem_core import columns as c
+from clipmem_core.atomic import read_through
 from clipmem_core.audits.index import write_index
-from clipmem_core.audits.member_run import MemberRun, open_member
+from clipmem_core.audits.prepare import pixels_folder, read_tokens, tokens_file
 from clipmem_core.audits.probe import probe_accuracy
+from clipmem_core.audits.record import MemberRecord, Record
 from clipmem_core.audits.store import (
     IMAGE_INDEX,
     MEMBER_UTILITY,
     SNAPSHOTS,
     TEXT_INDEX,
+    Audit,
+    read_prepared,
     write_json,
 )
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import AuditConfig
+from clipmem_core.pairs.pixels import open_pixels
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
+from clipmem_core.training.draws import draw_keys
 from clipmem_core.training.embed import mean_by_pair, mean_image_embeddings, text_embeddings
 from clipmem_core.training.files import CHECKPOINT, STATE, TRAJECTORY
-from clipmem_core.training.loop import Trainer, train
+from clipmem_core.training.loop import Trainer, TrainingData, train
+from clipmem_core.training.mitigation.vocabulary import Vocabulary, pairs_with
 from clipmem_core.training.model import Model, build_model, load_weights, tokenize
+from clipmem_core.training.names import model_config
 from clipmem_core.training.views import ViewMaker
 
 # Evaluation views come from a stream that no training seed reaches.
 EVALUATION = 1 << 40
 PROMPT = "a picture of {}"
+
+
+@dataclass(frozen=True)
+class MemberRun:
+    """What a member works with."""
+
+    audit: Audit
+    name: str
+    record: Record
+    own: MemberRecord
+    config: AuditConfig  # the audit's, or another under which the same pairs are seen
+    pairs: pd.DataFrame
+    membership: pd.DataFrame
+    data: TrainingData
+    vocabulary: Vocabulary | None = None  # once it is trained; None reads every token
+
+    @property
+    def folder(self) -> Path:
+        return self.audit.member(self.name)
+
+    def read(self, tokens: np.ndarray) -> np.ndarray:
+        """Return what the member reads of some tokens once it is trained, [n, context_length]."""
+        return tokens if self.vocabulary is None else self.vocabulary.read(tokens)
+
+
+def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
+    """Return tokens of all captions, int32 [n_captions, context_length], made once for all members."""
+
+    def make(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, tokens=tokenize(model, [caption for own in pairs[c.CAPTIONS] for caption in own]))
+
+    return read_through(tokens_file(model, pairs), make, read_tokens)
+
+
+def open_member(folder: Path, name: str) -> MemberRun:
+    """Read all that a member needs from its audit's folder."""
+    audit = Audit(folder)
+    record, pairs, membership = audit.record, audit.pairs, audit.membership
+    config = record.config
+    keys = draw_keys(pairs[c.PAIR_ID].tolist())
+    group = membership[c.GROUP].to_numpy()
+    if (group == c.CANDIDATE).sum() == (group == c.INDEPENDENT).sum():
+        # Candidate k and independent k share every draw, so that f and g differ in the pair alone.
+        keys[group == c.INDEPENDENT] = keys[group == c.CANDIDATE]
+    tokens, start = tokens_of(pairs, config)
+    rows = np.flatnonzero(membership[name].to_numpy())
+    known = known_tokens(config, tokens, start, rows)
+    data = TrainingData(
+        pixels=open_pixels(
+            pixels_folder(audit),
+            rows=read_prepared(folder).cache_rows,
+            root=Path(record.root),
+            images=pairs[c.IMAGE].tolist(),
+        ),
+        tokens=tokens if known is None else dataclasses.replace(known, min_df=config.text_min_df).read(tokens),
+        caption_start=start,
+        keys=keys,
+        rows=rows,
+        external=np.flatnonzero(group == c.EXTERNAL),
+    )
+    return MemberRun(audit, name, record, audit.member_record(name), config, pairs, membership, data, known)
+
+
+def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
+    """Return the tokens that a member reads once it is trained; None where it reads every token."""
+    config = audit.record.config
+    if not after_training(config):
+        return None  # before every caption is read for nothing
+    return known_tokens(config, *tokens_of(audit.pairs, config), np.flatnonzero(audit.membership[name].to_numpy()))
+
+
+def tokens_of(pairs: pd.DataFrame, config: AuditConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return tokens of all captions, and the row that each pair's captions start at, int64 [n_pairs + 1]."""
+    start = np.concatenate([[0], np.cumsum([len(own) for own in pairs[c.CAPTIONS]])]).astype(np.int64)
+    return cached_tokens(config.model, pairs), start
+
+
+def after_training(config: AuditConfig) -> int:
+    """Return in how many trained pairs a token has to be to be read once training is over."""
+    return max(config.text_min_df, config.text_forget_df)
+
+
+def known_tokens(config: AuditConfig, tokens: np.ndarray, start: np.ndarray, rows: np.ndarray) -> Vocabulary | None:
+    """Return the tokens that a member knows once it is trained on its pairs; None where it reads every token."""
+    if not after_training(config):
+        return None
+    counts = pairs_with(model_config(config.model), tokens, start, rows, first=config.train_captions)
+    return Vocabulary(model_config(config.model), counts, after_training(config))
 
 
 def view_maker(model: Model, config: AuditConfig, seed: int, *, crop_scale: float = 0.0) -> ViewMaker:
@@ -54,8 +145,8 @@ def view_maker(model: Model, config: AuditConfig, seed: int, *, crop_scale: floa
 
 def trained_model(run: MemberRun) -> Model:
     """Return the member's model: from its checkpoint when there is one, else trained now."""
-    config, seed, device = run.config, run.own["seed"], run.stored["device"]
-    given = run.own.get("checkpoint")
+    config, seed, device = run.config, run.own.seed, run.record.device
+    given = run.own.checkpoint
     # The trajectory comes after the checkpoint: a member killed between the two goes on from its last saved state.
     done = (run.folder / CHECKPOINT).is_file() and (run.folder / TRAJECTORY).is_file()
     model = build_model(
@@ -71,7 +162,7 @@ def trained_model(run: MemberRun) -> Model:
         (run.folder / STATE).unlink(missing_ok=True)
         return model
     trainer = Trainer(model, run.data, config, view_maker(model, config, seed), seed=seed, device=device)
-    snapshots = set(run.stored.get(SNAPSHOTS, ()))
+    snapshots = set(run.record.snapshots)
 
     def look(epoch: int) -> None:
         if epoch in snapshots:
@@ -83,7 +174,7 @@ def trained_model(run: MemberRun) -> Model:
 
 def embed(run: MemberRun, model: Model) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean embedding of every picture's evaluation views, and that of every caption, float32 [n, dim]."""
-    how = {"precision": run.config.precision, "device": run.stored["device"]}
+    how = {"precision": run.config.precision, "device": run.record.device}
     views = view_maker(model, run.config, run.config.seed + EVALUATION, crop_scale=run.config.eval_crop_scale)
     image = mean_image_embeddings(model, run.data, views, n_views=run.config.views, **how)
     return image, text_embeddings(model, run.read(run.data.tokens), **how)
@@ -122,11 +213,11 @@ def utility(run: MemberRun, model: Model, image: np.ndarray, text: np.ndarray) -
         metrics["linear_probe"] = linear_probe(image[fit], names[fit], image[test], names[test], seed=run.config.seed)
         classes = np.unique(names[labelled])
         prompts = run.read(tokenize(run.config.model, [PROMPT.format(name) for name in classes]))
-        prompted = text_embeddings(model, prompts, precision=run.config.precision, device=run.stored["device"])
+        prompted = text_embeddings(model, prompts, precision=run.config.precision, device=run.record.device)
         metrics["zero_shot"] = zero_shot(image[test], prompted, np.searchsorted(classes, names[test]))
     if run.config.probe_data:
         name = f"linear_probe_{Path(run.config.probe_data).name}"
-        metrics[name] = probe_accuracy(model, run.config, view_maker(model, run.config, 0), run.stored["device"])
+        metrics[name] = probe_accuracy(model, run.config, view_maker(model, run.config, 0), run.record.device)
     return metrics
 
 
@@ -142,35 +233,8 @@ def run_member(folder: Path, name: str) -> None:
     """Bring a member to its end: its embeddings are written last."""
     run = open_member(folder, name)
     clear_leftovers(run.folder)
-    torch.set_num_threads(run.stored["threads"])
+    torch.set_num_threads(run.record.threads)
     model = trained_model(run)
     image, text = embed(run, model)
     write_json(run.folder / MEMBER_UTILITY, utility(run, model, image, text))
     write_embeddings(run.folder, image, text, run)
-
-
-def end_with_parent() -> None:
-    """Watch the pipe from the process that started this one: when that is gone, however it ended, end at once.
-
-    Otherwise a member could write beside the one that a new run of its audit starts in its place.
-    """
-    if stat.S_ISFIFO(os.fstat(0).st_mode):
-        os.read(0, 1)
-        os._exit(1)
-
-
-def main(arguments: list[str]) -> int:
-    """Run one member; an error is one line of JSON on stderr, for the process that started it."""
-    logging.getLogger().setLevel(logging.ERROR)
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    try:
-        run_member(Path(arguments[0]), arguments[1])
-    except InputError as error:
-        print(json.dumps({"error": str(error)}), file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -7,30 +7,42 @@ optimiser, schedule and the encoder's first weights are the same; so is the numb
 killed goes on where it stopped.
 """
 
+import dataclasses
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
-from typing_extensions import TypedDict
 
+from clipmem_core import columns as c
 from clipmem_core.atomic import replacing
 from clipmem_core.audits import settings
 from clipmem_core.audits import unitmem_tables as t
-from clipmem_core.audits.frozen import MAY_DIFFER
-from clipmem_core.audits.paradigm_training import RESULT, RUNS, ParadigmRun, complete, plan_runs, trainer_of
+from clipmem_core.audits.member import EVALUATION, MemberRun, clear_leftovers, open_member, trained_model, view_maker
+from clipmem_core.audits.progress import MemberProgress, last_line
 from clipmem_core.audits.results import write_csv
-from clipmem_core.audits.run import Screen, ensure_pixels
-from clipmem_core.audits.store import Audit, read_table, write_json
-from clipmem_core.audits.unitmem import check_members
+from clipmem_core.audits.run import Screen, drop_broken, ensure_pixels
+from clipmem_core.audits.setup import MAY_DIFFER
+from clipmem_core.audits.store import CONFIG, Audit, read_table, write_json, write_table
+from clipmem_core.audits.unitmem import check_members, measure_model, model_before
 from clipmem_core.audits.unitmem_tables import layer_means, paradigms_folder, read_paradigms
 from clipmem_core.config import InputError, fingerprint
 from clipmem_core.files import read_json
+from clipmem_core.scores.utility import linear_probe
+from clipmem_core.training.activations import unit_layers
+from clipmem_core.training.embed import mean_image_embeddings
+from clipmem_core.training.files import CHECKPOINT, LOG, STATE
+from clipmem_core.training.loop import Trainer, train
+from clipmem_core.training.model import Model
 from clipmem_core.training.state import Progress
+from clipmem_core.training.tower_trainers import SelfSupervisedTrainer, SupervisedTrainer, classifier, projector
 
+RUNS, RESULT = "runs", "result.json"
 SETTINGS = "paradigms.json"
 WARM_STEPS, TIMED_STEPS = 2, 3
 WHY_NOT = {
@@ -39,11 +51,133 @@ WHY_NOT = {
 }
 
 
-class SettingsFile(TypedDict, total=False):
-    """The fields of paradigms.json."""
+@dataclass(frozen=True)
+class Shared:
+    """What all runs share: the fields of paradigms.json."""
 
     audit: str
     epochs: int
+
+
+@dataclass(frozen=True)
+class ParadigmRun:
+    """One paradigm, one seed: the run of a member whose pictures it has, under the epochs of all paradigms."""
+
+    paradigm: str
+    seed: int
+    run: MemberRun
+    labels: np.ndarray  # int64 [n_pairs], a class or -1
+    reused: bool  # the member itself is the model
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / RESULT).is_file()
+
+
+def plan_runs(audit: Audit, seed: int, epochs: int) -> list[ParadigmRun]:
+    """Return the runs under a seed, of the paradigms that the pictures allow; 0 epochs are those of the audit."""
+    record = audit.record
+    config_seed = record.config.seed + seed
+    own = [name for name, value in record.seeds.items() if value == config_seed]
+    run = open_member(audit.folder, (own or record.members)[0])
+    labels, rows = class_numbers(run.pairs[c.LABEL]), run.data.rows
+    labelled = rows[labels[rows] >= 0]
+    with_labels = len(np.unique(labels[labelled])) >= 2
+    chosen = labelled if with_labels else rows
+    epochs = epochs or run.config.epochs
+    reused = bool(own) and len(chosen) == len(rows) and epochs == run.config.epochs and not run.own.checkpoint
+    config = dataclasses.replace(run.config, epochs=epochs)
+    run = dataclasses.replace(run, config=config, data=dataclasses.replace(run.data, rows=chosen))
+    possible = {t.CLIP: True, t.SUPERVISED: with_labels, t.SELF_SUPERVISED: config.crop_scale < 1}
+    folder = paradigms_folder(audit) / RUNS
+    return [
+        ParadigmRun(name, config_seed, run, labels, reused and name == t.CLIP, folder / f"{name}-{config_seed}")
+        for name in t.PARADIGMS
+        if possible[name]
+    ]
+
+
+def class_numbers(labels: pd.Series) -> np.ndarray:
+    """Number the classes in alphabetical order, int64 [n_pairs]; -1 without a label.
+
+    Example:
+        >>> class_numbers(pd.Series(["cat", None, "ant"])).tolist()
+        [1, -1, 0]
+    """
+    return pd.Categorical(labels.astype("string")).codes.astype(np.int64)
+
+
+def trainer_of(planned: ParadigmRun) -> Trainer:
+    """Build the model of a run, its first weights a function of the seed, and what trains it."""
+    run, config, seed = planned.run, planned.run.config, planned.seed
+    model = model_before(run, seed)
+    unit_layers(model, t.IMAGE_TOWER)  # refuses a model without units before anything is trained
+    views = view_maker(model, config, seed)
+    how: dict[str, Any] = {"seed": seed, "device": run.record.device}
+    if planned.paradigm == t.CLIP:
+        return Trainer(model, run.data, config, views, **how)
+    if planned.paradigm == t.SELF_SUPERVISED:
+        return SelfSupervisedTrainer(projector(model, seed=seed), run.data, config, views, **how)
+    tower = classifier(model, int(planned.labels.max()) + 1, seed=seed)
+    return SupervisedTrainer(tower, run.data, config, views, labels=planned.labels, **how)
+
+
+def complete(planned: ParadigmRun, screen: Screen) -> None:
+    """Bring a run to its end: train, measure, and write what came out; result.json comes last."""
+    folder, run, config = planned.folder, planned.run, planned.run.config
+    folder.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(folder)
+    for name in (CHECKPOINT, STATE):
+        drop_broken(folder / name, screen)
+    model, log = (trained_model(run), run.folder) if planned.reused else (_trained(planned, screen), folder)
+    units = measure_model(run, model, [t.IMAGE_TOWER], run.data.rows, label=folder.name, screen=screen)
+    write_table(folder / t.UNITS, units)
+    seen, ended = len(run.data.rows) * config.trained_epochs, last_line(log / LOG)
+    result = {
+        t.PARADIGM: planned.paradigm,
+        t.SEED: planned.seed,
+        "member": run.name,
+        "reused": planned.reused,
+        "pictures": len(run.data.rows),
+        "epochs": config.epochs,
+        "samples_seen": seen,
+        "views_seen": seen * (2 if planned.paradigm == t.SELF_SUPERVISED else 1),
+        "seconds": ended.get("seconds"),
+        "loss": ended.get("loss"),
+        "linear_probe": _probe(planned, model),
+    }
+    write_json(folder / RESULT, result)
+
+
+def _trained(planned: ParadigmRun, screen: Screen) -> Model:
+    """Return a run's model: from its checkpoint if there is one, else trained now."""
+    trainer, folder = trainer_of(planned), planned.folder
+    if (folder / CHECKPOINT).is_file():
+        weights = torch.load(folder / CHECKPOINT, map_location=trainer.device, weights_only=True)
+        trainer.model.load_state_dict(weights)
+        return trainer.model
+
+    def show(epoch: int) -> None:
+        said = last_line(folder / LOG)
+        shown = {key: said[key] for key in ("loss", "samples_per_second") if key in said}
+        step = epoch * trainer.batches
+        screen.members([MemberProgress(folder.name, "training", step=step, steps=trainer.total, **shown)])
+
+    train(trainer, folder, after_epoch=show)
+    return trainer.model
+
+
+def _probe(planned: ParadigmRun, model: Model) -> float | None:
+    """Return the accuracy on external pictures of a linear probe on the encoder; None without labels."""
+    run, config, labels = planned.run, planned.run.config, planned.labels
+    fit, external = (rows[labels[rows] >= 0] for rows in (run.data.rows, run.data.external))
+    if len(np.unique(labels[fit])) < 2 or not len(external):
+        return None
+    views = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
+    how: dict[str, Any] = {"n_views": config.views, "precision": config.precision, "device": run.record.device}
+    image = mean_image_embeddings(model, run.data, views, **how)
+    return linear_probe(image[fit], labels[fit], image[external], labels[external], seed=config.seed)
 
 
 def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Screen) -> pd.DataFrame:
@@ -67,13 +201,14 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
     check_members(audit)
     if seeds < 1 or epochs < 0:
         raise InputError(f"--seeds must be at least 1 and --epochs at least 0, not {seeds} and {epochs}")
-    ensure_pixels(audit, settings.config_from(audit.config["config"]), screen)
-    torch.set_num_threads(audit.config["threads"])  # as the members had
+    ensure_pixels(audit, screen)
+    record = audit.record
+    torch.set_num_threads(record.threads)  # as the members had
     folder = paradigms_folder(audit)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            _check_same(audit, folder, epochs or audit.config["config"]["epochs"])
+            _check_same(audit, folder, epochs or record.config.epochs)
             runs = [run for seed in range(seeds) for run in plan_runs(audit, seed, epochs)]
             _say_plan(runs, screen)
             for run in runs:
@@ -96,16 +231,17 @@ def say_paradigms(table: pd.DataFrame, screen: Screen) -> None:
 
 def _check_same(audit: Audit, folder: Path, epochs: int) -> None:
     """Freeze what all runs share, and refuse to mix it."""
-    stored = audit.config
-    fixed = {key: value for key, value in stored["config"].items() if key not in (*MAY_DIFFER, "epochs")}
-    wanted = {"audit": fingerprint([fixed, stored["dataset_fingerprint"]]), "epochs": epochs}
+    # As they are written there: a field that is younger than the audit is not in the key.
+    written = read_json(audit.folder / CONFIG)
+    fixed = {key: value for key, value in written["config"].items() if key not in (*MAY_DIFFER, "epochs")}
+    wanted = Shared(fingerprint([fixed, written["dataset_fingerprint"]]), epochs)
     if not (folder / SETTINGS).is_file():
-        write_json(folder / SETTINGS, wanted)
-    there = read_json(folder / SETTINGS, SettingsFile, mend=f"delete {folder} and run the command again")
-    if there["audit"] != wanted["audit"]:
+        write_json(folder / SETTINGS, dataclasses.asdict(wanted))
+    there = read_json(folder / SETTINGS, Shared, mend=f"delete {folder} and run the command again")
+    if there.audit != wanted.audit:
         raise InputError(f"{folder} was made from another audit of this name: delete it")
-    if (known := there["epochs"]) != epochs:
-        raise InputError(f"{folder} holds runs of {known} epochs: ask for --epochs {known}, or delete it")
+    if there.epochs != epochs:
+        raise InputError(f"{folder} holds runs of {there.epochs} epochs: ask for --epochs {there.epochs}, or delete it")
 
 
 def _say_plan(runs: Sequence[ParadigmRun], screen: Screen) -> None:
@@ -152,7 +288,7 @@ def _step_seconds(planned: ParadigmRun) -> tuple[float, int, float]:
 
 def _write_table(audit: Audit) -> None:
     """Write the table of every run that is finished, with a head of comment lines that say where it comes from."""
-    folder, stored, machine = paradigms_folder(audit), audit.config, settings.machine()
+    folder, record, machine = paradigms_folder(audit), audit.record, settings.machine()
     tables = []
     for path in (folder / RUNS).glob(f"*/{RESULT}"):
         mend = f"delete {path.parent} and run the command again"
@@ -165,9 +301,9 @@ def _write_table(audit: Audit) -> None:
     head = [
         f"command: python -m clipmem_core paradigms {audit.name} "
         f"--seeds {len(seeds)} --epochs {whole['epochs'].iloc[0]}",
-        f"machine: {machine['processor']}, {machine['cores']} cores; {stored['device']}, {stored['precision']}",
+        f"machine: {machine['processor']}, {machine['cores']} cores; {record.device}, {record.precision}",
         f"seeds: {', '.join(map(str, seeds))}",
-        f"data set: {stored['dataset_fingerprint']}",
+        f"data set: {record.dataset_fingerprint}",
     ]
     front = [t.PARADIGM, t.SEED, t.LAYER]
     with replacing(folder / t.TABLE) as temporary:

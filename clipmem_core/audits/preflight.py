@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
 from clipmem_core.audits.estimate import (
@@ -28,10 +27,10 @@ from clipmem_core.audits.estimate import (
     trained_pairs,
     undisturbed,
 )
-from clipmem_core.audits.frozen import check_same
 from clipmem_core.audits.jobs import OUTPUT, PROGRAM, Job, Task, audit_task, jobs_folder, resume_arguments
 from clipmem_core.audits.prepare import draw_membership, look_at_pictures, plant
-from clipmem_core.audits.settings import check_config, config_from, resolve, side_by_side
+from clipmem_core.audits.settings import check_config, resolve, side_by_side
+from clipmem_core.audits.setup import check_same
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, write_json
 from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder, fingerprint
 from clipmem_core.files import parse_json, read_json
@@ -51,17 +50,9 @@ SECONDS_BETWEEN_LINES = 0.5
 WRONG_INPUT = 2
 
 
-class RequestFile(TypedDict, total=False):
-    """The fields of request.json."""
-
-    source: str
-    name: str
-    config: AuditConfig
-
-
 @dataclass(frozen=True)
 class Request:
-    """An audit that somebody wants."""
+    """An audit that somebody wants: the fields of request.json."""
 
     source: str
     name: str
@@ -75,7 +66,7 @@ class Request:
     @property
     def arguments(self) -> list[str]:
         """What follows `audit` on the command line."""
-        return resume_arguments(self.name, {"source": self.source, "config": as_dict(self.config)})
+        return resume_arguments(self.name, self.source, self.config)
 
 
 @dataclass(frozen=True)
@@ -132,8 +123,7 @@ def read_request(path: Path) -> Request:
     Raises:
         InputError: the file is missing, or is none.
     """
-    values = read_json(path, RequestFile, mend=AGAIN)
-    return Request(values["source"], values["name"], config_from(values["config"]))
+    return read_json(path, Request, mend=AGAIN)
 
 
 def find_request(key: str) -> Request | None:

@@ -1,23 +1,24 @@
 """From a data set to the tables a member starts from: pairs, quarantine, membership, and pictures stored small."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.store import Audit, read_prepared
+from clipmem_core.audits.record import Record
+from clipmem_core.audits.store import Audit, read_prepared, write_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint_rows
 from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures
 from clipmem_core.pairs.planting import plant_miscaptions
 from clipmem_core.pairs.table import RawPairs, read_source
 from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership
+from clipmem_core.shortage import shortage
 from clipmem_core.training.names import model_config
 
 Report = Callable[[int, int], None]
@@ -73,16 +74,8 @@ def look_at_pictures(
     """
     if raw.pairs.empty:
         raise InputError(_nothing_left(raw, raw.quarantine))
-    facts, pixels = check_pictures(
-        raw.root,
-        raw.pairs[c.IMAGE].tolist(),
-        size=config.cache_size,
-        resize_mode=config.resize_mode,
-        cache=cache or data_folder() / "cache" / "pixels",
-        budget_bytes=int(config.cache_gb * 2**30),
-        progress=progress,
-        say=say,
-    )
+    images = raw.pairs[c.IMAGE].tolist()
+    facts, pixels = _store(raw.root, images, config, cache=cache, progress=progress, say=say)
     usable = facts[c.REASON].isna().to_numpy()
     quarantine = pd.concat([raw.quarantine, _set_aside(raw.pairs, facts[c.REASON], ~usable)], ignore_index=True)
     if not usable.any():
@@ -97,6 +90,28 @@ def look_at_pictures(
     pairs = pairs.reindex(columns=c.PAIR_COLUMNS)
     data_set = DataSet(raw, pairs, quarantine, clusters, pixels.select(rows))
     return drop_lookalikes(data_set) if config.drop_lookalikes else data_set
+
+
+def _store(
+    root: Path,
+    images: Sequence[str],
+    config: AuditConfig,
+    *,
+    cache: Path | None = None,
+    progress: Report | None = None,
+    say: Say = lambda line: None,
+) -> tuple[pd.DataFrame, Pixels]:
+    """Store pictures small as a config says, unless they are; return the facts of each, and where they are stored."""
+    return check_pictures(
+        root,
+        images,
+        size=config.cache_size,
+        resize_mode=config.resize_mode,
+        cache=cache or data_folder() / "cache" / "pixels",
+        budget_bytes=int(config.cache_gb * 2**30),
+        progress=progress,
+        say=say,
+    )
 
 
 def _set_aside(pairs: pd.DataFrame, reasons: pd.Series, mask: np.ndarray) -> pd.DataFrame:
@@ -153,9 +168,16 @@ def membership_table(pairs: pd.DataFrame, membership: Membership) -> pd.DataFram
     return table
 
 
+def membership_of(table: pd.DataFrame) -> Membership:
+    """Rebuild a membership from `membership_table`."""
+    names = tuple(column for column in table.columns if column not in (c.PAIR_ID, c.GROUP))
+    trained = np.stack([table[name].to_numpy(dtype=bool) for name in names])
+    return Membership(table[c.GROUP].to_numpy(dtype=str), names, trained)
+
+
 def pixels_folder(audit: Audit) -> Path:
     """Return the store of an audit's small pictures: the one it began with, or where that was made again, that one."""
-    return data_folder() / (read_prepared(audit.folder).pixels or audit.config["pixels"])
+    return data_folder() / (read_prepared(audit.folder).pixels or audit.record.pixels)
 
 
 def tokens_file(model: str, pairs: pd.DataFrame) -> Path:
@@ -165,8 +187,29 @@ def tokens_file(model: str, pairs: pd.DataFrame) -> Path:
     return data_folder() / "cache" / "tokens" / f"{key}.npz"
 
 
-def raw_pairs_of(pairs: pd.DataFrame, stored: dict[str, Any]) -> RawPairs:
-    """Return an audit's pairs as if they had just been read, to look at their pictures again."""
-    quarantine = pd.DataFrame(columns=c.QUARANTINE_COLUMNS)
-    known = pairs.drop(columns=[c.WIDTH, c.HEIGHT, c.SHA256])
-    return RawPairs(Path(stored["root"]), stored["format"], len(pairs), known, quarantine)
+def read_tokens(path: Path) -> np.ndarray | None:
+    """Return the tokens in such a file, int32 [n_captions, context_length]; None where it is missing or broken."""
+    try:
+        with path.open("rb") as file, np.load(file) as kept:  # opened here, since numpy leaves a broken archive open
+            return kept["tokens"]
+    except Exception as error:  # zipfile and zlib raise whatever damaged bytes lead them to
+        if shortage(error):
+            raise
+        return None
+
+
+def store_again(audit: Audit, record: Record, *, progress: Report | None = None) -> None:
+    """Store an audit's pictures small again, where their store is gone or broken.
+
+    Raises:
+        InputError: they are no longer those that the audit began with.
+    """
+    pairs = audit.pairs
+    facts, pixels = _store(Path(record.root), pairs[c.IMAGE].tolist(), record.config, progress=progress)
+    if facts[c.REASON].notna().any() or facts[c.SHA256].tolist() != pairs[c.SHA256].tolist():
+        raise InputError(
+            f"the pictures in {record.root} have changed since audit {audit.name!r} began: take another --name"
+        )
+    clusters = lookalike_clusters(pixels.descriptors(), pairs[c.SHA256].tolist())
+    folder = pixels.folder.relative_to(data_folder()).as_posix()
+    write_prepared(audit.folder, cache_rows=pixels.rows, clusters=clusters, pixels=folder)

@@ -8,26 +8,26 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits import unitmem_tables as t
-from clipmem_core.audits.settings import config_from, typed, typed_flags
+from clipmem_core.audits.settings import typed, typed_flags
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.unitmem_tables import layer_means, read_units
 from clipmem_core.audits.verdict import reliability_of
-from clipmem_core.config import affecting
+from clipmem_core.config import affecting, as_dict
 
 MEASURES = ("auroc", "average_precision", "precision_at_k", "auroc_difference", "average_precision_difference")
 
 
 def command_of(audit: Audit) -> str:
     """Return the command that makes an audit again."""
-    stored = audit.config
-    config = config_from(stored["config"])
+    record = audit.record
+    config = record.config
     # What depends on the machine or follows from others, nobody types.
     following = (
         *affecting("machine"),
         "members" if config.protocol == "paper" or config.members == 2 * config.folds else "",
     )
-    words = ["python -m clipmem_core audit", stored["source"], f"--name {audit.name}", f"--preset {config.preset}"]
-    given = {name: value for name, value in typed(stored["config"]).items() if name not in following}
+    words = ["python -m clipmem_core audit", record.source, f"--name {audit.name}", f"--preset {config.preset}"]
+    given = {name: value for name, value in typed(as_dict(config)).items() if name not in following}
     return " ".join([*words, *typed_flags(given)])
 
 
@@ -90,13 +90,13 @@ def _plain(what: str, of: str, measure: str, value: Any) -> dict[str, Any]:
 
 def write_results(audit: Audit, path: Path) -> None:
     """Write the table with a head of comment lines that say where it comes from."""
-    stored = audit.config
+    record = audit.record
     head = [
         f"command: {command_of(audit)}",
-        machine_line(stored["machine"], stored),
-        f"seeds: {', '.join(f'{name} {seed}' for name, seed in stored['seeds'].items())}",
-        f"pairs: {stored['pairs']:,}, of which external (the gallery) {stored['external_pairs']:,}",
-        f"data set: {stored['dataset_fingerprint']}",
+        machine_line(record.machine, record.values),
+        f"seeds: {', '.join(f'{name} {seed}' for name, seed in record.seeds.items())}",
+        f"pairs: {record.pairs:,}, of which external (the gallery) {record.external_pairs:,}",
+        f"data set: {record.dataset_fingerprint}",
     ]
     write_csv(path, head, result_rows(audit))
 

@@ -2,10 +2,9 @@
 it stopped, or does nothing."""
 
 import contextlib
-import dataclasses
+import functools
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,22 +13,22 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.atomic import whole_archive
 from clipmem_core.audits import settings
-from clipmem_core.audits.frozen import check_same, grow, write_audit
+from clipmem_core.audits.executor import Executor, local_processes, run_members
 from clipmem_core.audits.lock import hold
-from clipmem_core.audits.members import run_members
 from clipmem_core.audits.prepare import (
     DataSet,
-    content_fingerprint,
     draw_membership,
     load_data_set,
-    look_at_pictures,
+    membership_of,
     pixels_folder,
     plant,
-    raw_pairs_of,
+    store_again,
     tokens_file,
 )
 from clipmem_core.audits.progress import LOG, MemberProgress, member_progress
-from clipmem_core.audits.scoring import gather_evidence, membership_of, score_table, summary, utility_table
+from clipmem_core.audits.record import Record
+from clipmem_core.audits.scoring import gather_evidence, score_table, summary, utility_table
+from clipmem_core.audits.setup import check_same, grow, write_audit
 from clipmem_core.audits.store import (
     CONFIG,
     MEMBERS,
@@ -45,11 +44,10 @@ from clipmem_core.audits.store import (
     reopen,
     write_json,
     write_manifest,
-    write_prepared,
     write_table,
 )
 from clipmem_core.audits.verdict import judge
-from clipmem_core.config import AuditConfig, InputError, data_folder
+from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.pairs.pixels import broken_file
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.files import STATE
@@ -68,7 +66,9 @@ class Screen(Protocol):
         """Show how far each member is."""
 
 
-def run_audit(source: str, config: AuditConfig, *, name: str, screen: Screen) -> Audit:
+def run_audit(
+    source: str, config: AuditConfig, *, name: str, screen: Screen, executor: Executor | None = None
+) -> Audit:
     """Run an audit, or go on with it.
 
     Args:
@@ -76,6 +76,7 @@ def run_audit(source: str, config: AuditConfig, *, name: str, screen: Screen) ->
         config: what was asked for; `auto` values are filled in here and frozen in the audit's folder.
         name: the audit's folder.
         screen: where progress goes.
+        executor: what runs the members; processes of this machine unless it is given.
 
     Returns:
         The finished audit.
@@ -93,7 +94,7 @@ def run_audit(source: str, config: AuditConfig, *, name: str, screen: Screen) ->
             check_same(audit, source, config)
             more = grow(audit, config)
             screen.say(f"adding {more} members to audit {name!r}" if more else f"going on with audit {name!r}")
-        bring_to_end(audit, screen, fresh=fresh)
+        bring_to_end(audit, screen, fresh=fresh, executor=executor)
     return audit
 
 
@@ -118,7 +119,7 @@ def counts(data_set: DataSet, membership: Membership) -> str:
     )
 
 
-def bring_to_end(audit: Audit, screen: Screen, *, fresh: bool) -> None:
+def bring_to_end(audit: Audit, screen: Screen, *, fresh: bool, executor: Executor | None = None) -> None:
     """Finish an audit that is not finished.
 
     Raises:
@@ -132,21 +133,20 @@ def bring_to_end(audit: Audit, screen: Screen, *, fresh: bool) -> None:
         screen.say(f"{len(broken)} of its files are broken or gone, first {broken[0]}: making them again")
         reopen(audit.folder, broken)
     try:
-        finish_audit(audit, screen)
+        finish_audit(audit, screen, executor)
     except InputError:
         if fresh and not any((audit.folder / MEMBERS).glob(f"*/{LOG}")):
             shutil.rmtree(audit.folder)
         raise
 
 
-def finish_audit(audit: Audit, screen: Screen) -> None:
+def finish_audit(audit: Audit, screen: Screen, executor: Executor | None = None) -> None:
     """Bring the members to their end, score and judge; the manifest comes last."""
-    began, stored = time.monotonic(), audit.config
-    config = settings.config_from(stored["config"])
-    _check_begun(audit, stored["members"])
-    ensure_pixels(audit, config, screen)
-    at_once = settings.side_by_side(config)
-    run_members(audit, stored["members"], threads=stored["threads"], at_once=at_once, watch=screen.members)
+    began, record = time.monotonic(), audit.record
+    _check_begun(audit, record)
+    ensure_pixels(audit, screen)
+    executor = executor or functools.partial(local_processes, at_once=settings.side_by_side(record.config))
+    run_members(audit, record.members, threads=record.threads, executor=executor, watch=screen.members)
     trained = time.monotonic()
     screen.say("scoring")
     evidence = gather_evidence(audit)
@@ -156,27 +156,27 @@ def finish_audit(audit: Audit, screen: Screen) -> None:
     utility = utility_table(audit, evidence.sides.membership.members)
     write_table(audit.folder / SCORES, scores)
     write_table(audit.folder / UTILITY, utility)
-    verdict = judge(summary(evidence, scores, split), utility, stored)
+    verdict = judge(summary(evidence, scores, split), utility, record.config)
     seconds = {
-        "prepare": stored["prepare_seconds"],
+        "prepare": record.prepare_seconds,
         "members": round(trained - began, 2),
         "scoring": round(time.monotonic() - trained, 2),
-        "training_by_member": {name: training_seconds(audit, name) for name in stored["members"]},
+        "training_by_member": {name: training_seconds(audit, name) for name in record.members},
     }
     write_json(audit.folder / VERDICT, verdict | {"seconds": seconds})
     write_manifest(audit.folder)
 
 
-def _check_begun(audit: Audit, members: Sequence[str]) -> None:
+def _check_begun(audit: Audit, record: Record) -> None:
     """Refuse to finish an audit whose beginning is broken.
 
     Raises:
         InputError: the message names the file.
     """
     audit.quarantine  # noqa: B018
-    for name in members:
-        audit.member_file(name)
-    if membership_of(audit.membership).members != tuple(members):
+    for name in record.members:
+        audit.member_record(name)
+    if membership_of(audit.membership).members != record.members:
         path = audit.folder / MEMBERSHIP
         raise InputError(f"{path} has other members than {CONFIG}: delete {audit.folder} and run the audit again")
 
@@ -186,7 +186,7 @@ def training_seconds(audit: Audit, name: str) -> float | None:
     return member_progress(audit.folder, name).seconds or None
 
 
-def ensure_pixels(audit: Audit, config: AuditConfig, screen: Screen) -> None:
+def ensure_pixels(audit: Audit, screen: Screen) -> None:
     """Store the small pictures again if their cache is gone or broken, and throw away what else can be made again.
 
     Broken are the tokens of the captions or a member's last state. Everything is read once, before members start.
@@ -194,24 +194,18 @@ def ensure_pixels(audit: Audit, config: AuditConfig, screen: Screen) -> None:
     Raises:
         InputError: the pictures are no longer those the audit began with.
     """
-    stored, pairs = audit.config, audit.pairs
-    for path in (tokens_file(config.model, pairs), *(audit.member(name) / STATE for name in stored["members"])):
+    record = audit.record
+    config = record.config
+    states = (audit.member(name) / STATE for name in record.members)
+    for path in (tokens_file(config.model, audit.pairs), *states):
         drop_broken(path, screen)
     broken: Path | None = audit.folder / PREPARED
     with contextlib.suppress(InputError):
         if whole_archive(audit.folder / PREPARED):
             broken = broken_file(pixels_folder(audit), size=config.cache_size, resize_mode=config.resize_mode)
-    if broken is None:
-        return
-    screen.say(f"{broken} is broken or gone: storing the small pictures again")
-    config = dataclasses.replace(config, drop_lookalikes=False)
-    data_set = look_at_pictures(raw_pairs_of(pairs, stored), config, progress=screen.pictures)
-    if data_set.fingerprint != content_fingerprint(pairs):
-        raise InputError(
-            f"the pictures in {stored['root']} have changed since audit {audit.name!r} began: take another --name"
-        )
-    pixels = data_set.pixels.folder.relative_to(data_folder()).as_posix()
-    write_prepared(audit.folder, cache_rows=data_set.pixels.rows, clusters=data_set.clusters, pixels=pixels)
+    if broken is not None:
+        screen.say(f"{broken} is broken or gone: storing the small pictures again")
+        store_again(audit, record, progress=screen.pictures)
 
 
 def drop_broken(path: Path, screen: Screen) -> None:

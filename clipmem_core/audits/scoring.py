@@ -8,13 +8,13 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.index import map_vectors
+from clipmem_core.audits.prepare import membership_of
 from clipmem_core.audits.store import IMAGE_INDEX, TEXT_INDEX, Audit, read_array, read_utility
 from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.detectors import learned, mean_over_epochs
 from clipmem_core.scores.in_out import Sides
-from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.memorization import memorization_table, sslmem
 from clipmem_core.scores.shapley import contributions
 from clipmem_core.scores.table import DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
@@ -48,19 +48,11 @@ class Evidence:
         return [terms[c.ALIGNMENT] for terms in self.terms]
 
 
-def membership_of(table: pd.DataFrame) -> Membership:
-    """Rebuild a membership from membership.parquet."""
-    names = tuple(column for column in table.columns if column not in (c.PAIR_ID, c.GROUP))
-    trained = np.stack([table[name].to_numpy(dtype=bool) for name in names])
-    return Membership(table[c.GROUP].to_numpy(dtype=str), names, trained)
-
-
 def gather_evidence(audit: Audit) -> Evidence:
     """Read every member's embeddings and trajectory; embeddings stay on disk."""
-    config, pairs = audit.config, audit.pairs
-    most = config["config"].get("eval_captions") or None
+    config, pairs = audit.record.config, audit.pairs
     membership = membership_of(audit.membership)
-    sides = Sides(membership, config["protocol"], config["config"]["seed"])
+    sides = Sides(membership, config.protocol, config.seed)
     image = [map_vectors(audit.member(name) / IMAGE_INDEX) for name in membership.members]
     text = [map_vectors(audit.member(name) / TEXT_INDEX) for name in membership.members]
     paths = [audit.member(name) / TRAJECTORY for name in membership.members]
@@ -68,12 +60,12 @@ def gather_evidence(audit: Audit) -> Evidence:
     return Evidence(
         pairs=pairs,
         sides=sides,
-        views=config["config"]["views"],
+        views=config.views,
         terms=[pair_terms(a, b, sides.external) for a, b in zip(image, text, strict=True)],
         image=image,
         text=text,
         log_probability=trajectories if len(trajectories) == len(paths) else [],
-        n_captions=pairs[c.CAPTIONS].map(len).clip(upper=most).to_numpy(),
+        n_captions=pairs[c.CAPTIONS].map(len).clip(upper=config.eval_captions or None).to_numpy(),
     )
 
 

@@ -2,24 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, NamedTuple
-from zipfile import BadZipFile
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import AfterValidator, Field
-from typing_extensions import TypedDict
 
 from clipmem_core.atomic import replacing
-from clipmem_core.audits.settings import check_fields
-from clipmem_core.config import AuditConfig, InputError, data_folder
-from clipmem_core.files import DELETE, read_json
+from clipmem_core.audits.record import ManifestFile, MemberRecord, Record, VerdictFile, check_inner, check_name
+from clipmem_core.config import InputError, data_folder
+from clipmem_core.files import DELETE, read_json, reading
 from clipmem_core.shortage import shortage
 
 CONFIG = "config.json"
@@ -33,7 +29,6 @@ MANIFEST = "manifest.json"
 SO_FAR = ".files.json"  # as a manifest, of what is written once; an unfinished audit is checked by it
 MEMBERS = "members"
 SNAPSHOTS = "snapshots"  # of a member: its embeddings after some epochs, a folder each
-MAX_NAME = 100  # bytes; file systems take 255, and locks and temporary files add to it
 IMAGE_INDEX = "image.faiss"
 TEXT_INDEX = "text.faiss"  # written last: a member that has it is complete
 MEMBER_UTILITY = "utility.json"
@@ -41,111 +36,6 @@ EMBEDDED = (IMAGE_INDEX, TEXT_INDEX, MEMBER_UTILITY)  # what a member's checkpoi
 MEMBER_ANEW = f"delete it and {TEXT_INDEX} beside it, and run the audit again"
 ROW_GROUP = 8192  # rows of a Parquet file that are read together: a page of pairs touches few of a million
 PREPARED = ".prepared.npz"  # which stored picture each pair is, and its look-alikes; can be made again
-
-
-def check_name(name: str) -> str:
-    """Return a name that is safe as a folder's; anything else is an error."""
-    if not name or name.startswith((".", "-")) or not all(c.isalnum() or c in "-_." for c in name):
-        raise InputError(f"name {name!r} must be letters, digits, '-', '_' or '.', and not start with '.' or '-'")
-    if len(name.encode()) > MAX_NAME:
-        raise InputError(f"name {name!r} must be at most {MAX_NAME} bytes long, not {len(name.encode())}")
-    return name
-
-
-def check_inner(name: str) -> str:
-    """Return a path that stays inside the folder it starts from, as it is written; anything else is an error."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name or ":" in name:
-        raise InputError(f"path {name!r} must lie inside the folder")
-    return name
-
-
-def _no_twice(names: list[str]) -> list[str]:
-    if len(set(names)) < len(names):
-        raise InputError("no name may be there twice")
-    return names
-
-
-Name = Annotated[str, AfterValidator(check_name)]
-Inner = Annotated[str, AfterValidator(check_inner)]
-Whole = Annotated[int, Field(ge=0)]
-Row = dict[str, str | float | None]  # of a table in JSON
-
-
-class AuditFile(TypedDict, total=False):
-    """The fields of an audit's config.json; `source` and `root` may lie anywhere."""
-
-    name: str
-    source: str
-    root: Annotated[str, Field(min_length=1)]
-    format: str
-    pixels: Inner  # of the data folder
-    protocol: Literal["ensemble", "paper"]
-    members: Annotated[list[Name], Field(min_length=1), AfterValidator(_no_twice)]
-    seeds: dict[Name, Whole]
-    threads: Annotated[int, Field(ge=1, le=1024)]
-    device: Literal["cpu", "cuda"]
-    precision: Literal["fp32", "amp_bf16"]
-    pairs: Whole
-    external_pairs: Whole
-    lookalikes: Whole
-    quarantined: Whole
-    dataset_fingerprint: str
-    fingerprint: str
-    prepare_seconds: float
-    versions: dict[str, str]
-    machine: dict[str, str | int]
-    config: Annotated[AuditConfig, AfterValidator(check_fields)]
-    snapshots: list[Whole]
-
-
-class MemberFile(TypedDict, total=False):
-    """The fields of a member's config.json; a given checkpoint may lie anywhere."""
-
-    member: str
-    seed: Whole
-    fingerprint: str
-    model: str
-    image_size: Whole
-    model_config: dict[str, Any]
-    checkpoint: str
-    checkpoint_sha256: str
-
-
-class ManifestFile(TypedDict, total=False):
-    """The fields of manifest.json: the SHA-256 of each file, by its path in the folder."""
-
-    files: dict[Inner, str]
-
-
-class VerdictCheck(TypedDict, total=False):
-    """One of an audit's checks of itself."""
-
-    name: str
-    good: bool | None
-    sentence: str
-    advice: str
-
-
-class VerdictFile(TypedDict, total=False):
-    """The fields of verdict.json."""
-
-    sentence: str
-    checks: list[VerdictCheck]
-    uses: dict[str, str]
-    groups: list[Row]
-    planted: list[Row]
-    detection: list[Row]
-    membership_auroc: float | None
-    membership_auroc_by_member: dict[str, float | None]
-    ranking_stability: float | None
-    ranking_reliability: float | None
-    se_kind: str
-    encoders: dict[str, str | float | None | dict[str, float]]
-    external_pairs: Whole
-    external_sd: float | None
-    utility: dict[str, float | None]
-    seconds: dict[str, float | dict[str, float | None]]
 
 
 def audits_folder() -> Path:
@@ -190,21 +80,6 @@ def write_prepared(folder: Path, *, cache_rows: np.ndarray, clusters: np.ndarray
         np.savez(file, cache_rows=cache_rows, clusters=clusters, pixels=pixels)
 
 
-@contextmanager
-def reading(path: Path, *, mend: str = DELETE) -> Iterator[None]:
-    """Turn what goes wrong while a file of ours is read into an error that names it and says what to do."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped") from None
-    except InputError:
-        raise
-    except (OSError, EOFError, KeyError, ValueError, BadZipFile, pa.ArrowException) as error:
-        if shortage(error):
-            raise
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())}): {mend}") from None
-
-
 def read_table(path: Path, *, columns: Sequence[str] | None = None, mend: str = DELETE) -> pd.DataFrame:
     """Read a Parquet table; a missing or broken file is an error that names it."""
     with reading(path, mend=mend):
@@ -241,7 +116,7 @@ def read_prepared(folder: Path) -> Prepared:
 
 @dataclass(frozen=True)
 class Audit:
-    """One audit's folder. Tables are read when asked for; nothing is kept."""
+    """One audit's folder. Record and tables are read when asked for; nothing is kept."""
 
     folder: Path
 
@@ -254,8 +129,9 @@ class Audit:
         return (self.folder / MANIFEST).is_file()
 
     @property
-    def config(self) -> dict[str, Any]:
-        return read_json(self.folder / CONFIG, AuditFile)
+    def record(self) -> Record:
+        """What the audit is, as config.json says now; to be asked for once where more than one field is needed."""
+        return read_json(self.folder / CONFIG, Record)
 
     @property
     def pairs(self) -> pd.DataFrame:
@@ -297,9 +173,9 @@ class Audit:
         """
         return inside(self.folder, f"{MEMBERS}/{check_name(name)}")
 
-    def member_file(self, name: str) -> dict[str, Any]:
-        """Return the content of a member's config.json."""
-        return read_json(self.member(name) / CONFIG, MemberFile)
+    def member_record(self, name: str) -> MemberRecord:
+        """Return what a member is, as its config.json says."""
+        return read_json(self.member(name) / CONFIG, MemberRecord)
 
 
 def open_audit(name: str) -> Audit:

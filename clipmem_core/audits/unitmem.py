@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,11 +20,9 @@ import torch
 from clipmem_core import columns as c
 from clipmem_core.atomic import cached
 from clipmem_core.audits import unitmem_tables as t
-from clipmem_core.audits.member import EVALUATION, trained_model, view_maker
-from clipmem_core.audits.member_run import MemberRun, open_member
+from clipmem_core.audits.member import EVALUATION, MemberRun, open_member, trained_model, view_maker
 from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.run import Screen, ensure_pixels
-from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import Audit, read_table, whole_table, write_table
 from clipmem_core.audits.unitmem_tables import layer_means, table_file, unit_table
 from clipmem_core.config import InputError
@@ -52,7 +51,7 @@ def run_units(audit: Audit, *, members: Sequence[str] = (), sample: int = 0, scr
     names = check_members(audit, members)
     if sample == 1 or sample < 0:
         raise InputError(f"--sample must be 0 (every pair) or at least 2, not {sample}")
-    ensure_pixels(audit, config_from(audit.config["config"]), screen)
+    ensure_pixels(audit, screen)
     tables = []
     for name in names:
         path = table_file(audit, name, sample=sample)
@@ -117,7 +116,7 @@ def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
     """
     if not audit.finished:
         raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
-    known = audit.config["members"]
+    known = list(audit.record.members)
     if unknown := [name for name in members if name not in known]:
         raise InputError(f"member {unknown[0]!r} is none of audit {audit.name!r}: it has {', '.join(known)}")
     return list(dict.fromkeys(members)) or known
@@ -153,7 +152,7 @@ def measure_references(audit: Audit, name: str, *, sample: int = 0, screen: Scre
     run = _open(audit, name)
     seed, external = run.config.seed, run.data.external
     rows = drawn(run.data.rows, sample, seed=seed)
-    measured = [(t.BEFORE, model_before(run, run.own["seed"]), rows)]
+    measured = [(t.BEFORE, model_before(run, run.own.seed), rows)]
     as_many = min(len(rows), len(external))
     if as_many >= 2:
         model = trained_model(run)
@@ -170,7 +169,7 @@ def measure_references(audit: Audit, name: str, *, sample: int = 0, screen: Scre
 def _open(audit: Audit, name: str) -> MemberRun:
     """Open a member to measure it by what it reads once it is trained."""
     run = open_member(audit.folder, name)
-    torch.set_num_threads(run.stored["threads"])  # as when it was trained
+    torch.set_num_threads(run.record.threads)  # as when it was trained
     return dataclasses.replace(run, data=dataclasses.replace(run.data, tokens=run.read(run.data.tokens)))
 
 
@@ -183,7 +182,7 @@ def model_before(run: MemberRun, seed: int) -> Model:
         seed=seed,
         image_size=config.image_size,
         pretrained=config.pretrained,
-        device=run.stored["device"],
+        device=run.record.device,
     )
 
 
@@ -205,7 +204,7 @@ def measure_model(
             screen.members([MemberProgress(label, "units", step=before + weight * done, steps=steps)])
 
         views = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
-        how = {"rows": rows, "config": config, "device": run.stored["device"], "report": report}
+        how: dict[str, Any] = {"rows": rows, "config": config, "device": run.record.device, "report": report}
         tally = count_units(model, run.data, views, tower, **how)
         tables.append(unit_table(tally, unit_layers(model, tower).widths, tower=tower, pair_ids=pair_ids))
         before += weight * len(rows)

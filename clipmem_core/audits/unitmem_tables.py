@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import MEMBERS, MEMBERSHIP, PAIRS, Audit, read_table, whole_table
 from clipmem_core.config import FIELDS, InputError, data_folder, fingerprint
 from clipmem_core.scores.unit_tally import BINS, UnitTally
@@ -85,7 +84,7 @@ def measured_samples(audit: Audit) -> list[int]:
     """
     if not audit.finished:
         return []
-    paths = [path for name in audit.config["members"] for path in table_file(audit, name).parent.glob("units*.parquet")]
+    paths = [path for name in audit.record.members for path in table_file(audit, name).parent.glob("units*.parquet")]
     found = {int(match[1] or 0) for path in paths if (match := re.fullmatch(r"units(?:-(\d+))?", path.stem))}
     return sorted(found, key=lambda sample: (sample > 0, -sample))
 
@@ -107,7 +106,7 @@ def read_units(audit: Audit, table: str = UNITS, *, sample: int = 0) -> pd.DataF
         InputError: a table is broken, or where it is cannot be told.
     """
     found = []
-    for name in audit.config["members"] if audit.finished else ():
+    for name in audit.record.members if audit.finished else ():
         path = table_file(audit, name, table, sample=sample)
         if path.is_file() and not whole_table(path):
             raise InputError(f"{path} is broken: `python -m clipmem_core units {audit.name}` makes it again")
@@ -119,12 +118,12 @@ def read_units(audit: Audit, table: str = UNITS, *, sample: int = 0) -> pd.DataF
 
 def table_file(audit: Audit, name: str, table: str = UNITS, *, sample: int = 0) -> Path:
     """Return where a table of a finished audit's member is, once it is measured; of a sample in a file of its own."""
-    config, own, files = config_from(audit.config["config"]), audit.member_file(name), audit.files
+    config, own, files = audit.record.config, audit.member_record(name), audit.files
     trained = read_table(audit.folder / MEMBERSHIP, columns=[name])[name].to_numpy(dtype=bool)
     content: list[Any] = [
         [VERSION, BINS],
-        own.get("checkpoint_sha256") or files[f"{MEMBERS}/{name}/{CHECKPOINT}"],
-        [own["model_config"], own["seed"], config.pretrained, config.loss],
+        own.checkpoint_sha256 or files[f"{MEMBERS}/{name}/{CHECKPOINT}"],
+        [own.model_config, own.seed, config.pretrained, config.loss],
         files[PAIRS],
         hashlib.sha256(np.packbits(trained).tobytes()).hexdigest(),
         [getattr(config, field) for field in _HOW],

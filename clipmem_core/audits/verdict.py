@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core.config import AuditConfig
 from clipmem_core.scores.table import QUEUE, USE, Queue, scores_in
 from clipmem_core.scores.uncertainty import ranking_reliability
 
@@ -88,16 +89,16 @@ def retrieval_at_5(utility: pd.DataFrame) -> float:
     return float(wanted[c.VALUE].mean())
 
 
-def judge(summary: dict[str, Any], utility: pd.DataFrame, config: dict[str, Any]) -> dict[str, Any]:
+def judge(summary: dict[str, Any], utility: pd.DataFrame, config: AuditConfig) -> dict[str, Any]:
     """Turn an audit's summary into its verdict: checks, one sentence, which score is for what, and the summary."""
     checks = [
         _generalises(summary, utility),
         _null_is_flat(summary),
-        _ranking_is_stable(summary, config["protocol"]),
+        _ranking_is_stable(summary, config.protocol),
         _learned_anything(summary),
     ]
-    if config["config"]["pretrained"]:
-        checks.append(_pretrained(config["config"]["pretrained"]))
+    if config.pretrained:
+        checks.append(_pretrained(config.pretrained))
     return {
         "sentence": _sentence(checks),
         "checks": checks,

@@ -1,5 +1,6 @@
 """All audits in a table to choose one from, those at work on top, and the panel of the one that was chosen."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +16,6 @@ from clipmem_core.audits.lifecycle import (
     State,
     folder_bytes,
     list_states,
-    member_names,
     odd_names,
 )
 from clipmem_core.audits.progress import member_progress, training_seconds_left
@@ -95,7 +95,7 @@ def _work_row(state: State) -> dict[str, Any]:
         return row | {"progress": 1.0}
     if state.word != TRAINING:
         return row
-    members = [member_progress(state.audit.folder, name) for name in member_names(state.audit.config)]
+    members = [member_progress(state.audit.folder, name) for name in state.audit.record.members]
     return row | {"progress": share_done(members), "training left": duration(training_seconds_left(members))}
 
 
@@ -137,24 +137,22 @@ def _row(state: State) -> dict[str, Any]:
     if not state.started:
         return row
     try:
-        config = audit.config
+        record = audit.record
     except InputError:
         return row | {"state": BROKEN, "size": folder_bytes(audit.folder)}
-    fields = config["config"] if isinstance(config.get("config"), dict) else {}
-    pairs = config.get("pairs")
     return row | {
-        "data set": str(config.get("source", "")),
-        "protocol": str(config.get("protocol", "")),
-        "preset": str(fields.get("preset", "")),
-        "pairs": pairs if isinstance(pairs, int) else None,
-        "members": len(member_names(config)),
+        "data set": record.source,
+        "protocol": record.protocol,
+        "preset": record.config.preset,
+        "pairs": record.pairs,
+        "members": len(record.members),
         "begun": datetime.fromtimestamp((audit.folder / CONFIG).stat().st_mtime),
         "size": folder_bytes(audit.folder),
-        "training": _trained_for(audit, member_names(config)),
+        "training": _trained_for(audit, record.members),
     }
 
 
-def _trained_for(audit: Audit, members: list[str]) -> float | None:
+def _trained_for(audit: Audit, members: Sequence[str]) -> float | None:
     return sum(member_progress(audit.folder, name).seconds for name in members) or None
 
 

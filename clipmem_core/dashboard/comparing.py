@@ -8,9 +8,9 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.settings import flat
-from clipmem_core.audits.store import CONFIG, SCORES, Audit, is_name, list_audits
+from clipmem_core.audits.store import SCORES, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM, PAIR_ID
-from clipmem_core.config import InputError
+from clipmem_core.config import InputError, as_dict
 from clipmem_core.dashboard.address import AUDIT, PAGE, draw_pages, draw_set, read_page, write
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
 from clipmem_core.dashboard.frame import CHOICE
@@ -175,7 +175,7 @@ def same_data_set(one: Audit, other: Audit) -> bool:
 
 def _fingerprint(audit: Audit) -> Any:
     try:
-        return audit.config.get("dataset_fingerprint")
+        return audit.record.dataset_fingerprint
     except InputError:
         return None
 
@@ -214,12 +214,9 @@ def settings_of(audit: Audit) -> dict[str, Any]:
     """Return the settings that an audit ran with, by the names of their flags.
 
     Raises:
-        InputError: its config does not say them.
+        InputError: its config.json is missing or broken.
     """
-    config = audit.config.get("config")
-    if not isinstance(config, dict) or not isinstance(config.get("source", {}), dict):
-        raise InputError(f"{audit.folder / CONFIG} does not say how it ran: run the audit again under a new name")
-    return flat(config)
+    return flat(as_dict(audit.record.config))
 
 
 def differing_fields(one: Audit, other: Audit) -> pd.DataFrame:

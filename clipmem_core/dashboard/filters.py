@@ -13,12 +13,11 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
-from clipmem_core.columns import CLIPMEM, EXTERNAL, GROUPS, INDEPENDENT, SCORED
+from clipmem_core.columns import CLIPMEM, INDEPENDENT
 from clipmem_core.dashboard.address import LAYOUT, draw_set, peek_selection, write, write_selection
-from clipmem_core.dashboard.numbers import number, read_members, read_verdict
+from clipmem_core.dashboard.numbers import number, read_verdict
 from clipmem_core.dashboard.plain import cut
 from clipmem_core.review.decisions import CHOICES
-from clipmem_core.review.overview import mapping
 from clipmem_core.review.rows import labels, planted_kinds, score_span
 from clipmem_core.review.selection import (
     ANY,
@@ -184,9 +183,8 @@ def draw_order(selection: Selection) -> None:
 
 
 def _draw_more(audit: Audit, selection: Selection) -> None:
-    protocol = str(mapping(audit.config).get("protocol", ""))
-    own = {"ensemble": [SCORED, EXTERNAL], "paper": [group for group in GROUPS if group != SCORED]}
-    groups = _with(selection.group, own.get(protocol, GROUPS))
+    record = audit.record
+    groups = _with(selection.group, record.groups)
     _choose("group", "Group", ["", *groups], selection.group, _or_any(str))
     known = _with(selection.label, labels(audit))
     if known:
@@ -197,7 +195,7 @@ def _draw_more(audit: Audit, selection: Selection) -> None:
         names = {ANY: "planted, any kind", NONE: "not planted"}
         _choose("planted", "Planted", ["", *options], selection.planted, _or_any(lambda kind: names.get(kind, kind)))
     _draw_range(audit)
-    options = ["", *_with(selection.member, read_members(audit))]
+    options = ["", *_with(selection.member, record.members)]
     _choose("by", "Search by meaning among", list(SIDES), searched_side(selection), SIDES.__getitem__)
     _choose("member", "Search with the encoders of", options, selection.member, lambda name: name or "all, their mean")
 

@@ -48,12 +48,11 @@ def read_verdict(audit: Audit) -> dict[str, Any]:
 
 
 def read_members(audit: Audit) -> list[str]:
-    """Return the names of an audit's members; none where its config cannot be read or does not list them."""
+    """Return the names of an audit's members; none where its config cannot be read."""
     try:
-        listed = mapping(audit.config).get("members")
+        return list(audit.record.members)
     except InputError:
         return []
-    return [str(name) for name in listed] if isinstance(listed, list) else []
 
 
 def read_noise(audit: Audit) -> Noise:

@@ -175,7 +175,7 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
         _draw_encoders(means)
         show_text(f"Members one by one cannot be shown: {one_line(error)}", limit=LIMIT)
         return
-    names = side_names(members, paper=audit.config.get("protocol") == "paper")
+    names = side_names(members, paper=audit.record.protocol == "paper")
     figure = term_figure(members, colour=group_colour(card.group), names=names)
     left, right = st.columns([3, 2], gap="medium")
     with left:

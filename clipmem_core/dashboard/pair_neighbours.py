@@ -9,7 +9,7 @@ from clipmem_core.dashboard.address import PAIR, link, peek_selection, read_view
 from clipmem_core.dashboard.cards import draw_picture
 from clipmem_core.dashboard.deciding import Notice, review_session
 from clipmem_core.dashboard.errors import one_line_errors
-from clipmem_core.dashboard.numbers import number, read_members
+from clipmem_core.dashboard.numbers import number
 from clipmem_core.dashboard.pair_decision import as_lines, captions_key
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.thumbnails import thumbnail
@@ -88,7 +88,7 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
     st.subheader("Most like it", anchor=False)
     st.html(STYLE)
     st.caption("The numbers are cosines in the space of one member's encoders.")
-    member = st.selectbox("In the eyes of member", read_members(audit), key="nearest_member", width=260)
+    member = st.selectbox("In the eyes of member", audit.record.members, key="nearest_member", width=260)
     for by, title in TITLES.items():
         st.markdown(f"**{title}**")
         with one_line_errors(title):

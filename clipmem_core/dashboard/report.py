@@ -54,16 +54,12 @@ MEASURES = [
 
 def draw_header(overview: Overview) -> None:
     """Draw what the audit is: name, source, protocol, and its sizes."""
-    config = overview.config
-    fields = mapping(config.get("config"))
-    protocol = str(fields.get("protocol", ""))
-    members = config.get("members")
-    show_text(f"{config.get('source', '')} · model {fields.get('model', '?')} · preset {fields.get('preset', '?')}")
+    record, config = overview.record, overview.record.config
+    show_text(f"{record.source} · model {config.model} · preset {config.preset}")
     with st.grid(4, min_column_width=150) as grid:
         grid.metric("Pairs", f"{overview.pairs:,}", border=True)
-        grid.metric("Members", str(len(members)) if isinstance(members, list) else None, border=True)
-        help_text = PROTOCOLS.get(protocol)
-        grid.metric("Protocol", protocol if help_text else None, border=True, help=help_text)
+        grid.metric("Members", str(len(record.members)), border=True)
+        grid.metric("Protocol", record.protocol, border=True, help=PROTOCOLS[record.protocol])
         grid.metric("Quarantined", f"{overview.quarantined:,}", border=True, help="Input rows that could not be used.")
     if overview.quarantined:
         _draw_quarantine(overview)
@@ -172,7 +168,8 @@ def draw_tables(overview: Overview) -> None:
             _draw_table(detection, alt="Detection of planted wrong captions by each score")
     with st.expander("How this audit was made", icon=":material/settings:"):
         _draw_table(
-            _flat(overview.config | {"seconds": mapping(overview.verdict.get("seconds"))}), alt="Settings of the audit"
+            _flat(overview.record.values | {"seconds": mapping(overview.verdict.get("seconds"))}),
+            alt="Settings of the audit",
         )
 
 

@@ -17,7 +17,6 @@ from clipmem_core.audits.lifecycle import (
     STOPPED,
     WAITING,
     State,
-    member_names,
     state_of,
 )
 from clipmem_core.audits.progress import MemberProgress, loss_curves, member_progress, training_seconds_left
@@ -127,16 +126,15 @@ def _resume(state: State) -> None:
     """Repeat the audit's own settings; where it did not get as far as writing them, its command."""
     name = state.audit.name
     if state.started:
-        audit_task(name, resume_arguments(name, state.audit.config)).start()
+        record = state.audit.record
+        audit_task(name, resume_arguments(name, record.source, record.config)).start()
     elif state.job is not None:
         Task(state.job.folder, state.job.command).start()
 
 
 def _draw_members(state: State) -> None:
-    audit, config = state.audit, state.audit.config
-    members = [member_progress(audit.folder, name) for name in member_names(config)]
-    if not members:
-        return
+    audit, record = state.audit, state.audit.record
+    members = [member_progress(audit.folder, name) for name in record.members]
     st.progress(share_done(members), text=summary(members, at_work=state.at_work))
     table, curves = st.columns([3, 2], gap="medium")
     columns = {
@@ -157,17 +155,15 @@ def _draw_members(state: State) -> None:
             config={"displayModeBar": False},
             alt=f"Loss of each member over its epochs: {_losses(members)}",
         )
-    _warn_at_chance(members, config)
+    _warn_at_chance(members, record.config.batch_size)
 
 
 def _losses(members: Sequence[MemberProgress]) -> str:
     return ", ".join(f"{member.name} {member.loss:.2f}" for member in members if member.steps)
 
 
-def _warn_at_chance(members: Sequence[MemberProgress], config: dict[str, object]) -> None:
-    fields = config.get("config")
-    batch_size = fields.get("batch_size") if isinstance(fields, dict) else None
-    if isinstance(batch_size, int) and batch_size > 1 and any(member.at_chance(batch_size) for member in members):
+def _warn_at_chance(members: Sequence[MemberProgress], batch_size: int) -> None:
+    if batch_size > 1 and any(member.at_chance(batch_size) for member in members):
         st.warning(
             "A member's loss is still that of guessing: check that captions fit their pictures, or lower lr.",
             icon=":material/warning:",

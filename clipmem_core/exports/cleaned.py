@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 
 from clipmem_core.audits.jobs import process_start
 from clipmem_core.audits.prepare import content_fingerprint
-from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import PAIRS, Audit, read_table, reading
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, MISCAPTION, PAIR_ID, PLANTED, WIDTH
 from clipmem_core.config import InputError, data_folder
@@ -95,7 +94,7 @@ def clean(audit: Audit) -> Cleaned:
     kept = _with_captions(pairs.filter(pc.invert(remove)).drop_columns([PLANTED, RECAPTIONED]), new)
     if kept.num_rows == 0:
         raise InputError(f"every pair of audit {audit.name!r} is to be removed: nothing is left to export")
-    return Cleaned(audit, Path(audit.config["root"]), kept, gone, notes)
+    return Cleaned(audit, Path(audit.record.root), kept, gone, notes)
 
 
 def _read_pairs(audit: Audit) -> pa.Table:
@@ -131,7 +130,7 @@ def _new_captions(decisions: pd.DataFrame) -> tuple[dict[str, list[str]], int]:
 
 def _notes(audit: Audit, pairs: pa.Table, decisions: pd.DataFrame, empty: int) -> tuple[str, ...]:
     quarantined = len(audit.quarantine)
-    most = audit.config["config"].get("captions")
+    most = audit.record.config.captions
     restored = pairs.filter(pairs[RECAPTIONED])
     away = _count(pairs, decisions.loc[decisions[FOR_OTHER].notna(), PAIR_ID])
     misled = _count(restored, _decided(decisions) & _decided(open_review(audit).table())) if len(restored) else 0
@@ -174,26 +173,27 @@ def planted_captions(audit: Audit) -> dict[str, list[str]]:
     Raises:
         InputError: the source cannot be read, or is no longer what the audit read.
     """
+    record = audit.record
     if not is_planted(audit):
         return {}
-    stored, pairs = audit.config, read_table(audit.folder / PAIRS)
-    config = config_from(stored["config"])
+    pairs = read_table(audit.folder / PAIRS)
+    config = record.config
     try:
-        source = read_source(stored["source"], config.source, data=data_folder()).pairs
+        source = read_source(record.source, config.source, data=data_folder()).pairs
     except InputError as error:
         raise _refusal(audit, str(error)) from None
     own = {key: texts[: config.captions or None] for key, texts in zip(source[PAIR_ID], source[CAPTIONS], strict=True)}
     swapped = pairs.loc[pairs[PLANTED] == MISCAPTION, PAIR_ID]
     restored = {pair_id: own[pair_id] for pair_id in swapped if pair_id in own}
     texts = [restored.get(pair_id, there) for pair_id, there in zip(pairs[PAIR_ID], pairs[CAPTIONS], strict=True)]
-    if content_fingerprint(pairs.assign(**{CAPTIONS: texts})) != stored["dataset_fingerprint"]:
-        raise _refusal(audit, f"{stored['source']} is no longer what the audit read")
+    if content_fingerprint(pairs.assign(**{CAPTIONS: texts})) != record.dataset_fingerprint:
+        raise _refusal(audit, f"{record.source} is no longer what the audit read")
     return restored
 
 
 def is_planted(audit: Audit) -> bool:
     """Tell whether the audit gave pairs another's captions."""
-    return bool(audit.config.get("config", {}).get("plant_miscaptions"))
+    return bool(audit.record.config.plant_miscaptions)
 
 
 def _refusal(audit: Audit, reason: str) -> InputError:

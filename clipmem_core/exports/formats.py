@@ -162,10 +162,10 @@ def _annotations(cleaned: Cleaned, pictures: Pictures) -> Iterator[pa.Table]:
 
 def _audit_command(cleaned: Cleaned, path: Path, pictures: Pictures) -> str:
     """Return what to type to audit an export: under a new name, with the audit's preset and protocol."""
-    config = cleaned.audit.config["config"]
+    config = cleaned.audit.record.config
     words = ["audit", str(path), "--name", f"{cleaned.audit.name}-clean", "--image-folder", str(pictures.folder)]
     for field, usual in (("preset", "small"), ("protocol", "ensemble")):
-        words += [f"--{field}", config[field]] if config.get(field, usual) != usual else []
+        words += [f"--{field}", getattr(config, field)] if getattr(config, field) != usual else []
     return f"python -m clipmem_core {shlex.join(words)}"
 
 

@@ -172,7 +172,7 @@ def _held(path: Path) -> FileLock:
 def _kept(kind: Kind, path: Path) -> Kept:
     status = path.stat()
     known = _known(path)
-    summary = Summary(**known["summary"] | {"notes": tuple(known["summary"]["notes"])}) if known else None
+    summary = known["summary"] if known else None
     noted = path.parent / SUMMARY
     beside = folder_bytes(path.parent) - status.st_size - (noted.stat().st_size if noted.is_file() else 0)
     return Kept(kind, path, status.st_size, beside, status.st_mtime, summary, known["position"] if known else 0)

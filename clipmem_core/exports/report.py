@@ -71,19 +71,19 @@ def write_report(audit: Audit, path: Path, *, progress: Progress | None = None) 
 
 
 def _content(audit: Audit, progress: Progress | None) -> dict[str, Any]:
-    config, verdict, review = audit.config, audit.verdict, open_review(audit)
+    record, verdict, review = audit.record, audit.verdict, open_review(audit)
     groups = join_intervals(group_summary(audit), table(verdict, "groups"))
     tables = [_group_table(groups), _detection_table(table(verdict, "detection")), _utility_table(audit.utility)]
     return {
         "name": audit.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "facts": {
-            "data set": config.get("source", ""),
+            "data set": record.source,
             "pairs": f"{count_rows(audit.folder / PAIRS):,}",
             "quarantined rows": f"{count_rows(audit.folder / QUARANTINE):,}",
-            "protocol": config.get("protocol", ""),
-            "members": len(config["members"]) if "members" in config else "",
-            "model": config.get("config", {}).get("model", ""),
+            "protocol": record.protocol,
+            "members": len(record.members),
+            "model": record.config.model,
         },
         "sentence": verdict.get("sentence") or "This audit has no verdict.",
         "checks": rows_of(verdict, "checks"),
@@ -92,7 +92,7 @@ def _content(audit: Audit, progress: Progress | None) -> dict[str, Any]:
         "galleries": _galleries(audit, queues(verdict), progress),
         "counts": review.counts(),
         "decisions": _decision_table(review.table()),
-        "settings": TextTable("How this audit was made", ("setting", "value"), list(_flat(config))),
+        "settings": TextTable("How this audit was made", ("setting", "value"), list(_flat(record.values))),
         "side": SIDE,
     }
 

@@ -11,7 +11,7 @@ from scipy import stats
 from clipmem_core.audits.settings import flat
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, PAIR_ID
-from clipmem_core.config import FIELDS, AuditConfig, InputError, as_dict
+from clipmem_core.config import FIELDS, InputError, as_dict
 from clipmem_core.review.tables import ROW, count_rows, fetch_arrow, fetch_numbered, number
 from clipmem_core.scores.table import BY_NAME
 
@@ -106,8 +106,7 @@ def mean_difference(one: np.ndarray, other: np.ndarray) -> tuple[float | None, f
 
 def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
     """Say in a sentence each which settings keep the scores of two audits from being compared."""
-    # A config from before a field was there has it at its default.
-    first, second = (as_dict(AuditConfig()) | flat(audit.config["config"]) for audit in (one, other))
+    first, second = (flat(as_dict(audit.record.config)) for audit in (one, other))
     return tuple(
         f"The {own.alike} differs: {first[name] or 'none'} in {one.name}, {second[name] or 'none'} in {other.name} "
         f"({own.flag}). clipmem compares only where it is the same."

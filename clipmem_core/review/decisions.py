@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.audits.store import CONFIG, PAIRS, Audit, check_name
+from clipmem_core.audits.store import PAIRS, Audit, check_name
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.review.log import (
@@ -271,11 +271,7 @@ def open_review(audit: Audit) -> Review:
     Raises:
         InputError: the audit's config is missing or broken, or names no data set.
     """
-    config = audit.config
-    named = config.get("dataset_fingerprint") or config.get("fingerprint")
-    if not named:
-        raise InputError(f"{audit.folder / CONFIG} has no dataset_fingerprint: run the audit again")
-    return review_of(named, audit.folder / PAIRS)
+    return review_of(audit.record.dataset_fingerprint, audit.folder / PAIRS)
 
 
 def review_of(dataset_fingerprint: str, pairs: Path | pa.Table | None = None) -> Review:

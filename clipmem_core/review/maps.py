@@ -61,7 +61,7 @@ def mapped_members(audit: Audit) -> list[str]:
     Raises:
         InputError: the audit's config names none.
     """
-    return audit.config["members"]
+    return list(audit.record.members)
 
 
 def map_path(audit: Audit, name: str) -> Path:

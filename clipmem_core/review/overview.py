@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core.audits.record import Record
 from clipmem_core.audits.store import PAIRS, QUARANTINE, SCORES, UTILITY, Audit
 from clipmem_core.config import InputError
 from clipmem_core.review.tables import ROW, count_pairs_of, count_rows, fetch_frame, fetch_rows, number
@@ -32,7 +33,7 @@ class Overview:
     """
 
     audit: Audit
-    config: dict[str, Any]
+    record: Record
     verdict: dict[str, Any]
     pairs: int
     quarantined: int
@@ -52,7 +53,7 @@ def load_overview(audit: Audit) -> Overview:
         raise InputError(f"{audit.folder / UTILITY} lacks columns: delete it and run the audit again")
     return Overview(
         audit=audit,
-        config=audit.config,
+        record=audit.record,
         verdict=verdict,
         pairs=count_rows(audit.folder / PAIRS),
         quarantined=count_rows(audit.folder / QUARANTINE),

@@ -342,5 +342,5 @@ def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
 
 
 def audit_root(audit: Audit) -> Path:
-    """Return the folder of an audit's data set; an audit that does not name it shows no pictures."""
-    return Path(audit.config.get("root") or audit.folder)
+    """Return the folder of an audit's data set."""
+    return Path(audit.record.root)

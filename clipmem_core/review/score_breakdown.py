@@ -19,7 +19,7 @@ from clipmem_core.config import InputError
 from clipmem_core.review.search import INDEXES, cosines, highest, index_path, vectors_at
 from clipmem_core.review.tables import ROW, fetch_columns, fetch_numbered, kept, number
 from clipmem_core.scores.alignment import external_means, terms_of
-from clipmem_core.scores.in_out import in_side, protocol_of
+from clipmem_core.scores.in_out import in_side
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.table import BY_NAME
 
@@ -180,5 +180,5 @@ def _membership(audit: Audit) -> Membership:
 @kept(2, MEMBERSHIP)
 def _inside(audit: Audit) -> np.ndarray:
     """Return which members count as `in` for each pair, [n_members, n_pairs]."""
-    membership = _membership(audit)
-    return in_side(membership, protocol=protocol_of(membership.members), seed=audit.config["config"]["seed"])
+    membership, config = _membership(audit), audit.record.config
+    return in_side(membership, protocol=config.protocol, seed=config.seed)

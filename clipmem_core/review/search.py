@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from clipmem_core.audits.index import map_vectors
-from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import CONFIG, IMAGE_INDEX, TEXT_INDEX, Audit
 from clipmem_core.config import InputError
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
@@ -55,8 +54,8 @@ def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     """
     if not selection.searched:
         raise ValueError("selection must have a meaning or a pair to be like")
-    first = choose_member(audit.config, selection.member)
-    members = [first] if selection.member else [str(name) for name in audit.config["members"]]
+    known = audit.record.members
+    members = [choose_member(known, selection.member)] if selection.member else list(known)
     return _hits(audit, selection.meaning, selection.like, selection.side, tuple(members))
 
 
@@ -98,7 +97,7 @@ def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> lis
         ValueError: `by` is neither.
         InputError: there is no such member or pair, or its index is missing or broken.
     """
-    path = index_path(audit, choose_member(audit.config, member), by)
+    path = index_path(audit, choose_member(audit.record.members, member), by)
     found = cosines(path, vectors_at(path, [row])[0])
     found[row] = np.nan
     return [(place, float(found[place])) for place in highest(found, k).tolist()]
@@ -124,7 +123,7 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
     from clipmem_core.training.model import tokenize
 
     with _ENCODING, _one_thread():
-        name, model, known = _text_encoder(audit, choose_member(audit.config, member))
+        name, model, known = _text_encoder(audit, choose_member(audit.record.members, member))
         tokens = tokenize(name, [text])
         read = known.read(tokens) if known else tokens
         return unit(text_embeddings(model, read, precision="fp32", device="cpu")[0])
@@ -136,7 +135,7 @@ def checkpoint_path(audit: Audit, member: str) -> Path:
     Raises:
         InputError: it is not there.
     """
-    given = audit.member_file(member).get("checkpoint")
+    given = audit.member_record(member).checkpoint
     path = Path(given) if given else audit.member(member) / CHECKPOINT
     if not path.is_file():
         put_back = "put it back" if given else "run the audit again"
@@ -150,10 +149,10 @@ def _text_encoder(audit: Audit, member: str) -> tuple[str, Any, Vocabulary | Non
 
     Its image encoder, which is most of it, is let go.
     """
-    from clipmem_core.audits.member_run import vocabulary_of_member
+    from clipmem_core.audits.member import vocabulary_of_member
     from clipmem_core.training.model import build_model
 
-    config, checkpoint = config_from(audit.config["config"]), str(checkpoint_path(audit, member))
+    config, checkpoint = audit.record.config, str(checkpoint_path(audit, member))
     model = build_model(config.model, loss=config.loss, seed=0, image_size=config.image_size, pretrained=checkpoint)
     model.visual = None
     return config.model, model, vocabulary_of_member(audit, member)
@@ -172,15 +171,12 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def choose_member(config: dict[str, Any], name: str) -> str:
+def choose_member(members: Sequence[str], name: str) -> str:
     """Return the name of a member of an audit, its first where none is named.
 
     Raises:
         InputError: there is none of that name; the message lists those there are.
     """
-    members = config.get("members")
-    if not members:
-        raise InputError(f"{CONFIG} names no members: delete the audit's folder and run it again")
     if name and name not in members:
         raise InputError(f"there is no member {name!r} in this audit (there is: {', '.join(map(str, members))})")
     return name or str(members[0])

@@ -352,7 +352,7 @@ def _reference_fields(study: StudyFolder) -> dict[str, Any]:
     audit = study.audit(asked["reference"])
     if "reference_fields" in asked or not (audit.folder / CONFIG).is_file():
         return dict(asked.get("reference_fields", {}))
-    found = audit.config["config"]
+    found = as_dict(audit.record.config)
     return {name: found[name] for name in ARM_FIELDS if name in found and found[name] != asked["config"].get(name)}
 
 

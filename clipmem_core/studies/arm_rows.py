@@ -55,7 +55,7 @@ def point(audit: Audit, number: int, settings: dict[str, Any], compared: np.ndar
         ARM: audit.name,
         SEED: number,
         **settings,
-        **memorization(folders, _pair_of_members(audit, names), compared, seed=audit.config["config"]["seed"]),
+        **memorization(folders, _pair_of_members(audit, names), compared, seed=audit.record.config.seed),
         **_utility(folders),
         **_price(folders),
     }
@@ -64,9 +64,9 @@ def point(audit: Audit, number: int, settings: dict[str, Any], compared: np.ndar
 def times(audit: Audit, number: int, compared: np.ndarray) -> list[dict[str, Any]]:
     """Return memorization after each epoch whose embeddings were kept: arm, seed, epoch and its numbers."""
     names = (f"f-{number}", f"g-{number}")
-    membership, seed = _pair_of_members(audit, names), audit.config["config"]["seed"]
+    membership, seed = _pair_of_members(audit, names), audit.record.config.seed
     rows = []
-    for epoch in audit.config.get(SNAPSHOTS, []):
+    for epoch in audit.record.snapshots:
         folders = [audit.member(name) / SNAPSHOTS / str(epoch) for name in names]
         found = memorization(folders, membership, compared, seed=seed)
         rows.append({ARM: audit.name, SEED: number, EPOCH: epoch, **found})

@@ -94,7 +94,7 @@ def _share(setting: Arm, reference: AuditConfig, samples: float) -> float:
 
 def _embedding_seconds(audit: Audit) -> float:
     """Return how long a member was embedded and judged after it was trained: a link to it keeps both moments."""
-    folders = [audit.member(name) for name in audit.config["members"]]
+    folders = [audit.member(name) for name in audit.record.members]
     ends = [(folder / CHECKPOINT, folder / TEXT_INDEX) for folder in folders if (folder / TEXT_INDEX).is_file()]
     spent = [last.stat().st_mtime - first.stat().st_mtime for first, last in ends]
     return max(0.0, float(np.median(spent))) if spent else 0.0

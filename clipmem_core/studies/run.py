@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.frozen import check_same, differing_fields, grow, write_audit
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, load_data_set, plant
 from clipmem_core.audits.run import Screen, bring_to_end, counts
-from clipmem_core.audits.settings import check_config
+from clipmem_core.audits.settings import check_config, config_from
+from clipmem_core.audits.setup import check_same, differing_fields, grow, write_audit
 from clipmem_core.audits.store import CONFIG, Audit, write_json
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
 from clipmem_core.files import read_json
@@ -208,7 +208,7 @@ def _check_same_study(folder: StudyFolder, study: str, source: str, config: Audi
         return
     stored = folder.asked
     differ = [] if stored["study"] == study else [f"it is study {stored['study']!r} there and {study!r} here"]
-    differ += differing_fields(stored, source, config)
+    differ += differing_fields(stored["source"], config_from(stored["config"]), source, config)
     if differ:
         raise InputError(f"study {folder.name!r} exists with another: {'; '.join(differ)}. Take another --name")
 
@@ -327,10 +327,10 @@ def _bring_arm(run: StudyRun, name: str, number: int) -> Audit:
         _begin_arm(run, audit, number + 1)
     else:
         # A row may be gone while its members are there: never ask for fewer seeds than it has.
-        config = run.config_of(name, max(number + 1, len(audit.config["members"]) // 2))
+        config = run.config_of(name, max(number + 1, len(audit.record.members) // 2))
         check_same(audit, run.source, config)
         grow(audit, config)
-    members = audit.config["members"]
+    members = audit.record.members
     if not audit.finished:
         for member in members:
             shared.take(audit, member, say=run.screen.say)

@@ -29,7 +29,7 @@ from clipmem_core.audits.store import (
     file_sha256,
     write_manifest,
 )
-from clipmem_core.config import FIELDS, InputError, affecting, fingerprint, switched_on, without_idle
+from clipmem_core.config import FIELDS, InputError, affecting, as_dict, fingerprint, switched_on, without_idle
 from clipmem_core.studies.store import SHARED_MEMBERS, studies_folder
 from clipmem_core.training.files import CHECKPOINT, LOG, TRAJECTORY
 from clipmem_core.training.names import model_config
@@ -44,16 +44,16 @@ def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
 
     A file that says that others are complete comes after them.
     """
-    stored, pairs, membership = audit.config, audit.pairs, audit.membership
-    config = stored["config"]
+    record, pairs, membership = audit.record, audit.pairs, audit.membership
+    config = as_dict(record.config)
     drawn = membership[[c.PAIR_ID, c.GROUP, name]].to_numpy().tolist()
     training = fingerprint(
         [
             {key: value for key, value in without_idle(config).items() if key not in APART},
             [model_config(config["model"]), _content(config["pretrained"])],
-            [content_fingerprint(pairs), drawn, stored["seeds"][name]],
-            [stored[key] for key in ("threads", "device", "precision", "versions")],
-            stored["machine"]["processor"],
+            [content_fingerprint(pairs), drawn, record.seeds[name]],
+            [record.threads, record.device, record.precision, record.versions],
+            record.machine["processor"],
         ]
     )
     labels = pairs[c.LABEL].astype(object).where(pairs[c.LABEL].notna(), None).tolist()
@@ -61,8 +61,8 @@ def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
     judged = {key: config.get(key) for key in EVALUATION if not FIELDS[key].mitigates or key in switched_on(config)}
     evaluation = fingerprint([training, judged, labels])
     found: dict[str, tuple[str, ...]] = {training: (LOG, TRAJECTORY, CHECKPOINT)}
-    if SNAPSHOTS in stored:
-        found[fingerprint([evaluation, stored[SNAPSHOTS]])] = (SNAPSHOTS,)
+    if record.snapshots:
+        found[fingerprint([evaluation, record.snapshots])] = (SNAPSHOTS,)
     return found | {evaluation: (MEMBER_UTILITY, IMAGE_INDEX, TEXT_INDEX)}
 
 

@@ -15,9 +15,10 @@ from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
+from clipmem_core.audits.record import Inner, Whole
 from clipmem_core.audits.settings import check_fields
-from clipmem_core.audits.store import Audit, Inner, Whole, check_name, inside, read_table, write_json, write_table
-from clipmem_core.config import AuditConfig, InputError, data_folder
+from clipmem_core.audits.store import Audit, check_name, inside, read_table, write_json, write_table
+from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder
 from clipmem_core.files import read_json
 
 ARM, SEED, EPOCH = "arm", "seed", "epoch"
@@ -50,7 +51,7 @@ class StudyFile(TypedDict, total=False):
 
     study: str
     source: str
-    config: Annotated[AuditConfig, AfterValidator(check_fields)]
+    config: Annotated[AuditConfig, AfterValidator(check_fields), AfterValidator(as_dict)]
     reference: Inner
     reference_fields: Values
     arms: dict[Inner, Values]
@@ -121,7 +122,7 @@ class StudyFolder:
     def dataset_fingerprint(self) -> str:
         """The key of the data set's content, as audits of the same pairs have it."""
         asked = self.asked
-        return str(asked.get("dataset_fingerprint") or self.audit(asked["reference"]).config["dataset_fingerprint"])
+        return str(asked.get("dataset_fingerprint") or self.audit(asked["reference"]).record.dataset_fingerprint)
 
     @property
     def arms(self) -> pd.DataFrame:

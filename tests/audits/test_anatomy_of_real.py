@@ -47,7 +47,7 @@ def test_a_caption_that_is_searched_for_is_found_where_it_stands(made: Made) -> 
 
 
 def test_the_nearest_picture_is_the_one_faiss_finds_among_unit_vectors(audit: Audit) -> None:
-    member = audit.config["members"][1]
+    member = audit.record.members[1]
     stored = vectors(audit.member(member) / "image.faiss")
     unit = stored / np.linalg.norm(stored, axis=1, keepdims=True)
     for row in (0, 399):

@@ -179,7 +179,7 @@ def test_given_checkpoints_score_as_they_did_where_they_were_trained(scored: Sco
     pd.testing.assert_frame_equal(audit.scores.drop(columns=missing), made.paper.scores.drop(columns=missing))
     assert audit.scores[missing].isna().all(axis=None)
     pd.testing.assert_frame_equal(audit.membership, made.paper.membership)
-    assert audit.config["config"]["protocol"] == "paper"
+    assert audit.record.config.protocol == "paper"
     assert audit.finished
     listed = {row["score"] for row in audit.verdict["detection"]}
     assert "misfit" not in listed

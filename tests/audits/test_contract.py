@@ -40,7 +40,7 @@ def files(audit: Audit) -> list[str]:
 
 def test_the_folder_holds_these_files_and_no_others(audit: Audit) -> None:
     tables = {f"{name}.parquet" for name in ("pairs", "quarantine", "membership", "scores", "utility")}
-    members = {f"members/{name}/{file}" for name in audit.config["members"] for file in MEMBER_FILES}
+    members = {f"members/{name}/{file}" for name in audit.record.members for file in MEMBER_FILES}
     assert set(files(audit)) == tables | members | {"config.json", "verdict.json", "manifest.json"}
 
 
@@ -61,7 +61,7 @@ def test_the_manifest_is_the_last_file_written(audit: Audit) -> None:
 
 
 def test_tables_have_these_columns_in_this_order(audit: Audit) -> None:
-    members = audit.config["members"]
+    members = list(audit.record.members)
     assert audit.pairs.columns.tolist() == shlex.split("pair_id image captions label width height sha256 planted")
     assert audit.quarantine.columns.tolist() == ["source", "pair_id", "reason"]
     assert audit.membership.columns.tolist() == ["pair_id", "group", *members]
@@ -76,7 +76,7 @@ def test_columns_have_types_that_any_reader_knows(audit: Audit) -> None:
     for name in ("pair_id", "image", "label", "sha256", "planted"):
         assert str(pairs.field(name).type) in ("string", "large_string"), name
     membership = pq.read_schema(audit.folder / "membership.parquet")
-    assert all(membership.field(name).type == pa.bool_() for name in audit.config["members"])
+    assert all(membership.field(name).type == pa.bool_() for name in audit.record.members)
     scores = pq.read_schema(audit.folder / "scores.parquet")
     assert {str(scores.field(name).type) for name in ("n_in", "n_out")} == {"int64"}
     assert {str(field.type) for field in list(scores)[4:]} == {"double"}
@@ -95,7 +95,7 @@ def test_all_tables_and_indexes_share_one_row_order(audit: Audit) -> None:
     assert audit.membership["pair_id"].tolist() == ids
     assert audit.scores["pair_id"].tolist() == ids
     assert audit.scores["group"].tolist() == audit.membership["group"].tolist()
-    for name in audit.config["members"]:
+    for name in audit.record.members:
         for file in ("image.faiss", "text.faiss"):
             index = faiss.read_index(str(audit.member(name) / file))
             assert isinstance(index, faiss.IndexFlatIP)
@@ -103,7 +103,7 @@ def test_all_tables_and_indexes_share_one_row_order(audit: Audit) -> None:
 
 
 def test_pairs_lead_to_their_pictures(audit: Audit) -> None:
-    root = Path(audit.config["root"])
+    root = Path(audit.record.root)
     for row in audit.pairs.iloc[::57].itertuples():
         assert hashlib.sha256((root / row.image).read_bytes()).hexdigest() == row.sha256
         assert len(row.captions) >= 1
@@ -131,16 +131,16 @@ def test_every_scored_pair_is_left_out_once_a_repeat(made: Made) -> None:
 
 
 def test_n_in_and_n_out_count_the_members_that_saw_a_pair(audit: Audit) -> None:
-    trained = audit.membership[audit.config["members"]].to_numpy()
+    trained = audit.membership[list(audit.record.members)].to_numpy()
     assert np.array_equal(audit.scores["n_in"], trained.sum(axis=1))
     assert np.array_equal(audit.scores["n_out"], (~trained).sum(axis=1))
 
 
 def test_a_trajectory_has_a_number_where_the_member_trained_and_nowhere_else(audit: Audit) -> None:
-    for name in audit.config["members"]:
+    for name in audit.record.members:
         trajectory = np.load(audit.member(name) / "trajectory.npy")
         assert trajectory.dtype == np.float16
-        assert trajectory.shape == (audit.config["config"]["epochs"], 400, 2)
+        assert trajectory.shape == (audit.record.config.epochs, 400, 2)
         trained = np.broadcast_to(audit.membership[name].to_numpy()[:, None], trajectory.shape)
         assert np.array_equal(~np.isnan(trajectory), trained)
         assert (np.abs(trajectory[..., 0][trained[..., 0]]) <= 1).all()
@@ -148,7 +148,7 @@ def test_a_trajectory_has_a_number_where_the_member_trained_and_nowhere_else(aud
 
 
 def test_the_log_is_one_json_object_a_line_up_to_the_last_step(audit: Audit) -> None:
-    for name in audit.config["members"]:
+    for name in audit.record.members:
         lines = [json.loads(line) for line in (audit.member(name) / "log.jsonl").read_text().splitlines()]
         steps = [line["step"] for line in lines]
         assert steps == sorted(set(steps))
@@ -157,7 +157,8 @@ def test_the_log_is_one_json_object_a_line_up_to_the_last_step(audit: Audit) -> 
 
 
 def test_the_config_says_all_that_the_numbers_depend_on(audit: Audit) -> None:
-    stored = audit.config
+    stored = json.loads((audit.folder / "config.json").read_text())
+    assert stored == audit.record.values
     assert {"fingerprint", "dataset_fingerprint", "seeds", "threads", "members", "protocol"} <= set(stored)
     assert {"torch", "open_clip_torch", "faiss-cpu", "numpy", "pillow", "python"} <= set(stored["versions"])
     assert stored["threads"] == 1
@@ -173,7 +174,7 @@ def test_utility_has_every_metric_of_every_member(audit: Audit) -> None:
     for name, rows in audit.utility.groupby("member"):
         assert set(rows["metric"]) == RECALLS | {"linear_probe", "zero_shot"}, name
         assert rows["value"].between(0, 1).all()
-    assert audit.utility["member"].unique().tolist() == audit.config["members"]
+    assert audit.utility["member"].unique().tolist() == list(audit.record.members)
 
 
 def test_the_verdict_is_plain_json(audit: Audit) -> None:

@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clipmem_core.audits import run
+from clipmem_core.audits.executor import Looks, Task
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit, open_audit, write_manifest
 from clipmem_core.config import InputError
@@ -22,21 +23,23 @@ FLAGS = [*ENSEMBLE, "--members", "4"]
 
 
 @pytest.fixture
-def copied(made: Made, data: Path, monkeypatch: pytest.MonkeyPatch) -> Audit:
+def copied(made: Made, data: Path) -> Audit:
     """A copy of the finished audit, and a folder of somebody's beside the data; nothing is trained."""
     shutil.copytree(made.data, data)
     (data.parent / "mine").mkdir()
     (data.parent / "mine" / "notes.txt").write_text("mine")
-
-    def trains(*_: object, **__: object) -> None:
-        raise RuntimeError("it trains")
-
-    monkeypatch.setattr(run, "run_members", trains)
     return open_audit("ensemble")
 
 
+def trains(tasks: Sequence[Task]) -> Looks:
+    """An executor that trains nothing, and says so where there is something to train."""
+    if tasks:
+        raise RuntimeError("it trains")
+    yield None
+
+
 def again() -> None:
-    run_audit("scenes", config_of(FLAGS), name="ensemble", screen=Silent())
+    run_audit("scenes", config_of(FLAGS), name="ensemble", screen=Silent(), executor=trains)
 
 
 def edit(path: Path, **fields: Any) -> None:
@@ -128,12 +131,9 @@ def test_an_unfinished_audit_with_a_broken_member_makes_it_anew(name: str, copie
     assert not (path.parent / "text.faiss").exists()
 
 
-def test_an_audit_of_before_that_lacks_the_list_of_its_files_goes_on(
-    copied: Audit, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_audit_of_before_that_lacks_the_list_of_its_files_goes_on(copied: Audit) -> None:
     (copied.folder / ".files.json").unlink()
     (copied.folder / "manifest.json").unlink()
-    monkeypatch.setattr(run, "run_members", lambda *_, **__: None)
     before = {path: os.stat(path).st_mtime_ns for path in (copied.folder / "members").rglob("*.pt")}
     again()
     assert copied.finished

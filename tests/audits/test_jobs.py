@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ from clipmem_core.audits.jobs import (
 )
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.commands import Paradigms, Units, parse
-from clipmem_core.config import InputError, preset_config
+from clipmem_core.config import InputError, SourceOptions, preset_config
 from tests.made_jobs import leave_job, leave_ticket
 
 SLEEP = "import time; print('here', flush=True); time.sleep(60)"
@@ -215,10 +216,9 @@ def test_an_ended_process_has_no_start_time() -> None:
 
 
 def test_resuming_repeats_the_fields_that_differ_from_the_preset() -> None:
-    source = {"csv_separator": "\t", "split": "train", "scenes_pairs": 500}
-    epochs = preset_config("tiny").epochs
-    values = {"preset": "tiny", "source": source, "epochs": epochs, "seeds": 3, "drop_lookalikes": True}
-    arguments = resume_arguments("a", {"source": "my pairs.csv", "config": values | {"protocol": "paper"}})
+    source = SourceOptions(csv_separator="\t", split="train", scenes_pairs=500)
+    config = replace(preset_config("tiny"), source=source, seeds=3, drop_lookalikes=True, protocol="paper")
+    arguments = resume_arguments("a", "my pairs.csv", config)
     assert arguments[:3] == ["my pairs.csv", "--name=a", "--preset=tiny"]
     wanted = ["--csv-separator=\t", "--drop-lookalikes", "--protocol=paper", "--scenes-pairs=500", "--seeds=3"]
     assert sorted(arguments[3:]) == wanted

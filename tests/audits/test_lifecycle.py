@@ -33,7 +33,7 @@ def test_a_renamed_audit_is_finished_whole_and_named_anew(data: Path, audit: Aud
     assert names() == ["new"]
     assert renamed.finished
     assert broken_files(renamed.folder) == []
-    assert renamed.config["name"] == "new"
+    assert renamed.record.name == "new"
     assert (renamed.folder / "config.json").stat().st_mtime_ns == before
     assert [path.name for path in (data / "jobs").iterdir()] == ["new"]
 
@@ -42,11 +42,11 @@ def test_an_unfinished_audit_stays_unfinished(audit: Audit) -> None:
     (audit.folder / "manifest.json").unlink()
     renamed = rename_audit("old", "new")
     assert not renamed.finished
-    assert renamed.config["name"] == "new"
+    assert renamed.record.name == "new"
 
 
 def test_a_broken_config_does_not_become_whole_by_renaming(audit: Audit) -> None:
-    write_json(audit.folder / "config.json", audit.config | {"threads": 7})
+    write_json(audit.folder / "config.json", audit.record.values | {"threads": 7})
     assert broken_files(rename_audit("old", "new").folder) == ["config.json"]
 
 
@@ -115,7 +115,7 @@ def test_a_kill_while_renaming_leaves_the_audit_under_one_name(audit: Audit, ste
     (left,) = list_audits()
     assert left.name == ("old" if step == 0 else "new")
     assert {path.name: path.read_bytes() for path in left.folder.iterdir() if path.suffix == ".parquet"} == members
-    assert left.config["name"] in ("old", "new")
+    assert left.record.name in ("old", "new")
     assert not left.finished or broken_files(left.folder) == []
 
 

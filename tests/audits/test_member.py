@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from clipmem_core.audits.member import probe_rows, trained_model, utility
-from clipmem_core.audits.member_run import MemberRun, cached_tokens, known_tokens, open_member, tokens_of
+from clipmem_core.audits.member import (
+    MemberRun,
+    cached_tokens,
+    known_tokens,
+    open_member,
+    probe_rows,
+    tokens_of,
+    trained_model,
+    utility,
+)
 from clipmem_core.audits.prepare import tokens_file
 from clipmem_core.config import data_folder
 from clipmem_core.training.model import tokenize
@@ -44,7 +52,7 @@ def test_a_member_sees_the_rows_of_its_column(run: MemberRun) -> None:
 def test_tokens_are_made_once_and_read_afterwards(run: MemberRun, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     captions = [caption for captions in run.pairs["captions"] for caption in captions]
     expected = tokenize("tiny", captions)
-    monkeypatch.setattr("clipmem_core.audits.member_run.tokenize", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr("clipmem_core.audits.member.tokenize", lambda *_: pytest.fail("made again"))
     assert np.array_equal(cached_tokens("tiny", run.pairs), expected)
     assert not list((data_folder() / "cache" / "tokens").glob(".*"))
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clipmem_core.audits import paradigm_training, paradigms
-from clipmem_core.audits.paradigm_training import class_numbers, plan_runs
-from clipmem_core.audits.paradigms import run_paradigms
+from clipmem_core.audits import paradigms
+from clipmem_core.audits.paradigms import class_numbers, plan_runs, run_paradigms
 from clipmem_core.audits.store import MANIFEST, PAIRS, Audit, write_table
 from clipmem_core.audits.unitmem_tables import paradigms_folder, read_paradigms
 from clipmem_core.config import InputError
@@ -58,15 +57,15 @@ def test_a_member_of_as_many_epochs_is_the_clip_run(copied: Audit) -> None:
 
 
 def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(copied: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    probe = paradigm_training.linear_probe
+    probe = paradigms.linear_probe
 
     def killed(*_: object, **__: object) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(paradigm_training, "linear_probe", killed)
+    monkeypatch.setattr(paradigms, "linear_probe", killed)
     with pytest.raises(KeyboardInterrupt):
         run_paradigms(copied, seeds=1, epochs=1, screen=Silent())
-    monkeypatch.setattr(paradigm_training, "linear_probe", probe)
+    monkeypatch.setattr(paradigms, "linear_probe", probe)
     runs = paradigms_folder(copied) / "runs"
     trained = (runs / "clip-0" / "checkpoint.pt").stat().st_mtime_ns
     run_paradigms(copied, seeds=1, epochs=1, screen=Silent())

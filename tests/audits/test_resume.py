@@ -29,7 +29,7 @@ def end(event, arguments):
 
 if "KILL_BEFORE" in os.environ:
     sys.addaudithook(end)
-if "clipmem_core.audits.member" in sys.orig_argv:
+if "clipmem_core.audits" in sys.orig_argv:
     from clipmem_core.training import loop
     loop.SECONDS_BETWEEN_SAVES = 0.1
 """
@@ -86,7 +86,7 @@ def wait(ready: Callable[[], bool], *, seconds: float = 120) -> None:
 def same(audit: Audit, whole: Audit) -> None:
     """Hold everything a killed audit ended with against an uninterrupted one, bit for bit."""
     assert broken_files(audit.folder) == []
-    for name in whole.config["members"]:
+    for name in whole.record.members:
         weights = (torch.load(a.member(name) / "checkpoint.pt", weights_only=True) for a in (audit, whole))
         left, right = (dict(state) for state in weights)
         assert left.keys() == right.keys()

@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core.audits.member_run import open_member
+from clipmem_core.audits.member import open_member
 from clipmem_core.audits.prepare import pixels_folder
 from clipmem_core.audits.run import ensure_pixels, run_audit
-from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.store import Audit, broken_files
 from clipmem_core.config import InputError
 from clipmem_core.pairs.pictures import read_square
@@ -24,8 +23,8 @@ def moved(made: Made, data: Path) -> Audit:
     with_drawn_set(data, made.data)
     left = shutil.ignore_patterns("*.faiss", "*.pt", "*.npy")
     audit = Audit(Path(shutil.copytree(made.paper.folder, data / "audits" / "paper", ignore=left)))
-    root = data / "sets" / Path(audit.config["root"]).name
-    (audit.folder / "config.json").write_text(json.dumps(audit.config | {"root": str(root)}))
+    root = data / "sets" / Path(audit.record.root).name
+    (audit.folder / "config.json").write_text(json.dumps(audit.record.values | {"root": str(root)}))
     return audit
 
 
@@ -38,24 +37,24 @@ def test_the_store_of_small_pictures_can_be_made_again(moved: Audit, data: Path)
     before = prepared(moved)
     (moved.folder / ".prepared.npz").unlink()
     screen = Silent()
-    ensure_pixels(moved, config_from(moved.config["config"]), screen)
+    ensure_pixels(moved, screen)
     assert screen.lines == [
         f"{moved.folder / '.prepared.npz'} is broken or gone: storing the small pictures again",
     ]
-    assert (data / moved.config["pixels"] / "pixels.npy").is_file()
+    assert (data / moved.record.pixels / "pixels.npy").is_file()
     assert prepared(moved) == before
-    ensure_pixels(moved, config_from(moved.config["config"]), screen)
+    ensure_pixels(moved, screen)
     assert len(screen.lines) == 1
 
 
 def test_a_finished_audit_stays_what_it_is_when_its_small_pictures_move(moved: Audit, data: Path) -> None:
     """As from an older version of Pillow or of this code, whose store has another name."""
-    stored = moved.config
+    stored = moved.record.values
     (moved.folder / "config.json").write_text(json.dumps(stored | {"pixels": "cache/pixels/older"}))
     before = (moved.folder / "config.json").read_bytes()
     screen = Silent()
     for _ in range(2):
-        ensure_pixels(moved, config_from(stored["config"]), screen)
+        ensure_pixels(moved, screen)
     older = data / "cache" / "pixels" / "older" / "cache.json"
     assert screen.lines == [f"{older} is broken or gone: storing the small pictures again"]
     assert (moved.folder / "config.json").read_bytes() == before
@@ -67,10 +66,10 @@ def test_a_finished_audit_stays_what_it_is_when_its_small_pictures_move(moved: A
 
 
 def test_an_audit_does_not_go_on_with_other_pictures(moved: Audit) -> None:
-    changed = Path(moved.config["root"]) / moved.pairs["image"].iloc[7]
+    changed = Path(moved.record.root) / moved.pairs["image"].iloc[7]
     Image.new("RGB", (64, 64), "red").save(changed)
     with pytest.raises(InputError, match="have changed since audit 'paper' began: take another --name"):
-        ensure_pixels(moved, config_from(moved.config["config"]), Silent())
+        ensure_pixels(moved, Silent())
 
 
 def test_a_broken_table_of_a_finished_audit_is_made_again(made: Made, data: Path) -> None:

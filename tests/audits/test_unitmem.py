@@ -129,7 +129,7 @@ def test_samples_are_found_again_all_pairs_first(copied: Audit) -> None:
 
 @pytest.mark.parametrize("members", [None, [], "f-0", [5]])
 def test_an_audit_that_names_no_members_is_told(copied: Audit, members: object) -> None:
-    write_json(copied.folder / "config.json", copied.config | {"members": members})
+    write_json(copied.folder / "config.json", copied.record.values | {"members": members})
     for read in (measured_samples, read_units):
         with pytest.raises(InputError, match=r"config\.json: members"):
             read(copied)
@@ -239,7 +239,7 @@ def test_before_training_is_the_model_of_the_members_seed(copied: Audit, monkeyp
     """A member whose weights were put back to its start has the UnitMem of that reference."""
     found = measure_references(copied, "g-0", screen=Silent())
     start = found[found["reference"] == "before training"].drop(columns="reference").reset_index(drop=True)
-    seed = copied.config["seeds"]["g-0"]
+    seed = copied.record.seeds["g-0"]
     monkeypatch.setattr(unitmem, "trained_model", lambda run: build_model("tiny", loss="clip", seed=seed))
     untrained = measure_member(copied, "g-0", screen=Silent())
     np.testing.assert_allclose(untrained["unitmem_mean"], start["unitmem_mean"])

@@ -6,6 +6,7 @@ import pytest
 
 from clipmem_core.audits.store import write_json
 from clipmem_core.audits.verdict import doubt, judge, queues, reliability_of, uses
+from clipmem_core.config import AuditConfig
 
 GOOD = {
     "groups": [{"group": "scored", "mean": 0.3}, {"group": "external", "mean": 0.01}],
@@ -29,8 +30,7 @@ def utility(recall: float) -> pd.DataFrame:
 
 
 def judged(*, recall: float = 0.5, protocol: str = "ensemble", pretrained: str = "", **changes: Any) -> dict[str, Any]:
-    config = {"protocol": protocol, "config": {"pretrained": pretrained}}
-    return judge(GOOD | changes, utility(recall), config)
+    return judge(GOOD | changes, utility(recall), AuditConfig(protocol=protocol, pretrained=pretrained))
 
 
 def check(verdict: dict[str, Any], place: int) -> tuple[Any, str]:

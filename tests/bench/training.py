@@ -139,7 +139,7 @@ def run_ours(clipart: Clipart, config: AuditConfig, data: Path) -> Ours:
     audit = Audit(data / "audits" / "bench")
     _check_pairs(audit, clipart)
     written = [(audit.member(name) / "checkpoint.pt").stat().st_mtime for name in clipart.trained]
-    return Ours(max(written) - began, ended - began, audit.config["prepare_seconds"])
+    return Ours(max(written) - began, ended - began, audit.record.prepare_seconds)
 
 
 def audit_command(clipart: Clipart, config: AuditConfig) -> list[str]:

@@ -69,7 +69,7 @@ def test_the_other_queue_is_called_what_the_verdict_allows(copy: Copy, good: boo
 def test_errors_of_pairs_are_shown_from_eight_members_on(copy: Copy, members: int, shown: bool) -> None:
     audit = copy()
     names = [f"r{row // 2}-f{row % 2}" for row in range(members)]
-    write_json(audit.folder / "config.json", audit.config | {"members": names})
+    write_json(audit.folder / "config.json", audit.record.values | {"members": names})
     app = open_page(BROWSE, order="se")
     assert (" ± 0.0" in card_texts(app)[0]) is shown
     assert (">se</span>" in card_texts(app)[0]) is shown
@@ -182,7 +182,7 @@ def searchable(copy: Copy) -> tuple[Audit, np.ndarray]:
     audit = copy()
     vectors = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    for member in audit.config["members"]:
+    for member in audit.record.members:
         audit.member(member).mkdir(parents=True)
         write_index(audit.member(member) / "image.faiss", vectors)
     return audit, vectors

@@ -40,7 +40,7 @@ def test_what_others_wrote_is_escaped_wherever_a_card_shows_it() -> None:
 
 def test_missing_pictures_leave_a_placeholder(copy: Copy, tmp_path: Path) -> None:
     audit = copy()
-    write_json(audit.folder / "config.json", audit.config | {"root": str(tmp_path / "gone")})
+    write_json(audit.folder / "config.json", audit.record.values | {"root": str(tmp_path / "gone")})
     app = open_page(BROWSE)
     assert len(app.image) == 24
     assert len([text for text in texts(app) if text.startswith("Picture cannot be read")]) == 24

@@ -163,7 +163,7 @@ def test_an_odd_audit_is_survived(copy: Copy, page: str) -> None:
 @pytest.mark.parametrize("members", [[], ["absent"], "r0-f0", [None, 5], {"a": 1}])
 def test_members_that_are_not_there_are_told(copy: Copy, members: object) -> None:
     audit = copy()
-    config = audit.config
+    config = audit.record.values
     for fingerprint in (5, "../../x", config["dataset_fingerprint"]):
         write_json(audit.folder / CONFIG, config | {"dataset_fingerprint": fingerprint, "members": members})
         for read in READERS.values():

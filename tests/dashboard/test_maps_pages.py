@@ -214,7 +214,7 @@ def test_what_is_missing_or_does_not_fit_is_one_line(audit: Audit) -> None:
     app = open_page(EMBEDDINGS, member="r1-f0")
     assert app.error[0].value == "This audit cannot be shown."
     assert "image.faiss is missing" in texts(app)[-1]
-    write_json(audit.folder / "config.json", audit.config | {"members": None})
+    write_json(audit.folder / "config.json", audit.record.values | {"members": None})
     assert "config.json: members is wrong" in texts(open_page(EMBEDDINGS))[-1]
 
 

@@ -42,7 +42,7 @@ def test_nothing_that_is_no_number_is_shown_as_one() -> None:
 def test_noise_is_what_the_verdict_says(copy: Copy, verdict: object, noise: Noise) -> None:
     audit = copy()
     write_json(
-        audit.folder / "config.json", audit.config | {"members": [f"r{row // 2}-f{row % 2}" for row in range(8)]}
+        audit.folder / "config.json", audit.record.values | {"members": [f"r{row // 2}-f{row % 2}" for row in range(8)]}
     )
     write_json(audit.folder / "verdict.json", verdict)
     assert read_noise(audit) == noise
@@ -51,7 +51,7 @@ def test_noise_is_what_the_verdict_says(copy: Copy, verdict: object, noise: Nois
 @pytest.mark.parametrize("members", [[f"f-{row}" for row in range(7)], [], None, 8])
 def test_of_fewer_than_eight_members_no_error_is_shown(copy: Copy, members: object) -> None:
     audit = copy()
-    write_json(audit.folder / "config.json", audit.config | {"members": members})
+    write_json(audit.folder / "config.json", audit.record.values | {"members": members})
     write_json(audit.folder / "verdict.json", {"se_kind": "welch", "external_sd": 0.2})
     assert read_noise(audit) == Noise("", 0.2)
     (audit.folder / "config.json").write_text("{")

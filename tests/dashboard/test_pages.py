@@ -130,7 +130,7 @@ def test_a_queue_without_a_score_is_left_out_and_pictures_that_are_gone_leave_a_
     copy: Copy, tmp_path: Path
 ) -> None:
     audit = copy()
-    write_json(audit.folder / "config.json", audit.config | {"root": str(tmp_path / "gone")})
+    write_json(audit.folder / "config.json", audit.record.values | {"root": str(tmp_path / "gone")})
     write_table(audit.folder / "scores.parquet", audit.scores.assign(misfit=float("nan")))
     app = open_page()
     assert [label for label, _ in links(app)].count("Browse in this order") == 1
@@ -155,14 +155,14 @@ def test_a_job_without_a_folder_yet_shows_what_it_says(data: Path) -> None:
 
 
 def test_an_unfinished_audit_shows_its_members_and_resumes(copy: Copy, started: list[tuple[list[str], str]]) -> None:
-    audit = _unfinished(copy(), seconds_ago=1000)
+    _unfinished(copy(), seconds_ago=1000)
     app = open_page()
     table = app.dataframe[0].value
     assert table["stage"].tolist() == ["training", "embedding", "done", "waiting"]
     assert table["progress"].tolist() == [0.25, 1, 1, 0]
     assert table["left"].tolist() == ["30 s", "", "", ""]
     app.button[0].click().run()
-    assert started == [(["scenes", "--name=made", "--preset=tiny"], audit.name)]
+    assert [(words[:3], name) for words, name in started] == [(["scenes", "--name=made", "--preset=tiny"], "made")]
 
 
 def test_an_audit_that_another_process_works_on_is_left_alone(copy: Copy) -> None:
@@ -176,7 +176,7 @@ def test_an_audit_that_another_process_works_on_is_left_alone(copy: Copy) -> Non
 def test_a_loss_at_chance_is_told_and_an_audit_opens_as_soon_as_it_is_finished(copy: Copy) -> None:
     audit = _unfinished(copy(), seconds_ago=1000)
     _log(audit, "r0-f0", log_probability=-4.158)  # ln 64
-    config = audit.config
+    config = audit.record.values
     config["config"]["batch_size"] = 64
     write_json(audit.folder / "config.json", config)
     app = open_page()

@@ -37,8 +37,8 @@ def whole(copy: Copy) -> Callable[..., Audit]:
     def made(protocol: str = "ensemble") -> Audit:
         audit = copy(protocol)
         rng = np.random.default_rng(0)
-        names = NAMES.get(protocol, audit.config["members"])
-        write_json(audit.folder / "config.json", audit.config | {"members": names})
+        names = NAMES.get(protocol, list(audit.record.members))
+        write_json(audit.folder / "config.json", audit.record.values | {"members": names})
         for path in (audit.member(name) / f"{side}.faiss" for name in names for side in ("image", "text")):
             path.parent.mkdir(parents=True, exist_ok=True)
             vectors = rng.normal(size=(len(audit.pairs), 8))
@@ -93,8 +93,8 @@ def test_a_link_opens_its_pair_with_all_that_is_known_of_it(whole: Callable[...,
     assert "planted: miscaption" in " ".join(element.value for element in app.get("html"))
     means, members = (table.value for table in app.dataframe)
     assert means.loc["positive"].tolist()[:2] == pytest.approx([score["positive_in"], score["positive_out"]], abs=6e-4)
-    assert members["member"].tolist() == audit.config["members"]
-    assert members["trained"].tolist() == audit.membership.loc[20, audit.config["members"]].tolist()
+    assert members["member"].tolist() == list(audit.record.members)
+    assert members["trained"].tolist() == audit.membership.loc[20, list(audit.record.members)].tolist()
     use = next(button for button in app.button if button.label == "Use")
     row = int(use.key.split("-")[-1])
     use.click().run()
@@ -116,7 +116,7 @@ def test_clipmem_stands_beside_what_it_may_be_off_by(
     audit = copy()
     write_json(audit.folder / "verdict.json", verdict)
     names = [f"r{row // 2}-f{row % 2}" for row in range(members)]
-    write_json(audit.folder / "config.json", audit.config | {"members": names})
+    write_json(audit.folder / "config.json", audit.record.values | {"members": names})
     write_table(audit.folder / "scores.parquet", audit.scores.assign(clipmem=0.2, se=0.02))
     app = open_page(PAIR, audit="made", pair="images/020.png")
     (clipmem,) = [metric.value for metric in app.metric if metric.label == "clipmem"]
@@ -179,8 +179,8 @@ def test_a_picture_outside_the_data_set_is_not_shown(copy: Copy, tmp_path: Path)
     audit = copy()
     root = tmp_path / "root"
     root.mkdir()
-    shutil.copy(Path(audit.config["root"]) / "images/000.png", tmp_path / "secret.png")
-    write_json(audit.folder / "config.json", audit.config | {"root": str(root)})
+    shutil.copy(Path(audit.record.root) / "images/000.png", tmp_path / "secret.png")
+    write_json(audit.folder / "config.json", audit.record.values | {"root": str(root)})
     write_table(audit.folder / PAIRS, audit.pairs.assign(image="../secret.png"))
     app = open_page(PAIR, audit="made", pair="images/020.png")
     assert [text for text in texts(app) if text.startswith("Picture cannot be read") and "leaves" in text]
@@ -222,7 +222,7 @@ def test_another_audit_with_other_members_opens_the_same_pair(whole: Callable[..
     app.selectbox(key="audit_picker").select("other").run()
     assert not app.exception
     assert "id: images/020.png" in texts(app)
-    assert app.selectbox(key="nearest_member").value == other.config["members"][0]
+    assert app.selectbox(key="nearest_member").value == other.record.members[0]
 
 
 def test_every_member_is_in_or_out_and_the_sides_are_named_by_what_they_saw() -> None:

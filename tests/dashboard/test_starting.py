@@ -105,7 +105,7 @@ def test_a_name_of_another_audit_is_one_line_and_the_proposed_one_is_free(
     copy: Copy, calls: list[tuple[str, object]]
 ) -> None:
     audit = copy(name="scenes")
-    write_json(audit.folder / "config.json", audit.config | {"source": "elsewhere.csv"})
+    write_json(audit.folder / "config.json", audit.record.values | {"source": "elsewhere.csv"})
     app = tiny(open_page(PAGE, view="start"))
     assert app.text_input(key="new-name").placeholder == "scenes-2"
     app.text_input(key="new-name").set_value("scenes").run()

@@ -25,9 +25,10 @@ from clipmem_core.audits.store import (
     write_table,
 )
 from clipmem_core.columns import QUARANTINE_COLUMNS, UTILITY_COLUMNS
-from clipmem_core.config import AuditConfig, as_dict, preset_config
+from clipmem_core.config import AuditConfig, preset_config
 from clipmem_core.pairs.planting import plant_miscaptions
 from clipmem_core.scores.table import SCORE_COLUMNS
+from tests.made_audit import made_record
 
 CAPTIONS = [
     ["plain", "another of the same picture"],
@@ -111,18 +112,9 @@ def audited(source: Path | str, name: str = "mine", /, **fields: object) -> Audi
     scores = pd.DataFrame(np.random.default_rng(0).normal(size=(len(pairs), len(SCORE_COLUMNS))), columns=SCORE_COLUMNS)
     audit = Audit(audits_folder() / name)
     audit.folder.mkdir(parents=True)
-    stored = {
-        "name": name,
-        "source": str(source),
-        "root": str(data_set.raw.root.resolve()),
-        "protocol": config.protocol,
-        "members": ["m0", "m1"],
-        "fingerprint": "0123456789abcdef",
-        "dataset_fingerprint": data_set.fingerprint,
-        "config": as_dict(config),
-        "versions": {"torch": "2.9.0"},
-    }
-    write_json(audit.folder / CONFIG, stored)
+    record = made_record(name, data_set.raw.root, config.protocol, np.repeat("scored", len(pairs)))
+    own = {"source": str(source), "config": config, "dataset_fingerprint": data_set.fingerprint}
+    write_json(audit.folder / CONFIG, replace(record, **own).values)
     write_table(audit.folder / PAIRS, planted)
     write_table(audit.folder / QUARANTINE, data_set.quarantine.reindex(columns=QUARANTINE_COLUMNS).astype("string"))
     write_table(audit.folder / SCORES, scores.assign(pair_id=pairs["pair_id"], group="scored"))

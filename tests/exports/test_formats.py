@@ -135,7 +135,7 @@ def test_hostile_captions_come_through_every_cleaned_set(copy: Copy, tmp_path: P
         found.setdefault(ids[entry["image_id"]], []).append(entry["caption"].strip())
     assert found == expected
     write(audit, "csv", tmp_path / "it.csv")
-    root = audit.config["root"]
+    root = audit.record.root
     pairs = read_source(str(tmp_path / "it.csv"), SourceOptions(image_folder=root), data=tmp_path).pairs
     assert dict(zip(pairs["pair_id"], pairs["captions"], strict=True)) == expected
 

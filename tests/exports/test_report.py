@@ -143,7 +143,7 @@ def test_the_figure_is_that_of_the_groups_and_needs_no_page_colour(page: Page) -
 
 def test_a_picture_that_cannot_be_read_is_said_to_be(copy: Copy, tmp_path: Path) -> None:
     audit = copy()
-    config = audit.config | {"root": str(tmp_path / "gone")}
+    config = audit.record.values | {"root": str(tmp_path / "gone")}
     write_json(audit.folder / "config.json", config)
     write(audit, "html", tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))

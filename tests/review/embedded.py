@@ -13,7 +13,7 @@ Embeddings = dict[str, tuple[np.ndarray, np.ndarray]]
 def embed(audit: Audit, *, seed: int = 0) -> Embeddings:
     """Write the members' indexes and return what is in them: image and text float32 [n_pairs, DIM] of each member."""
     rng, n_pairs = np.random.default_rng(seed), len(audit.membership)
-    return {name: embed_member(audit, name, rng, n_pairs) for name in audit.config["members"]}
+    return {name: embed_member(audit, name, rng, n_pairs) for name in audit.record.members}
 
 
 def embed_member(audit: Audit, name: str, rng: np.random.Generator, n_pairs: int) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ def rescored(audit: Audit, scores: pd.DataFrame) -> Audit:
 
 
 def with_config(audit: Audit, **fields: object) -> Audit:
-    config = audit.config
+    config = audit.record.values
     write_json(audit.folder / CONFIG, config | {"config": config["config"] | fields})
     return audit
 

@@ -97,7 +97,7 @@ def test_other_embeddings_are_another_map(audit: Audit, in_manifest: bool) -> No
 
 
 def test_every_member_and_side_has_its_own_map(audit: Audit) -> None:
-    names = [map_name(member, side) for member in audit.config["members"] for side in ("image", "text")]
+    names = [map_name(member, side) for member in audit.record.members for side in ("image", "text")]
     assert len({map_path(audit, name) for name in names}) == 8
 
 

@@ -42,7 +42,7 @@ def test_terms_of_one_pair_are_those_of_the_pass_over_all(audit: Audit) -> None:
 def test_sides_are_the_protocols_and_trained_is_the_truth(audit: Audit) -> None:
     embed(audit)
     membership = members_of(audit)
-    config = audit.config
+    config = audit.record.values
     inside = in_side(membership, protocol=config["protocol"], seed=config["config"]["seed"])
     for row in range(0, 100, 9):
         found = member_terms(audit, row)
@@ -185,6 +185,6 @@ def test_embeddings_that_change_are_read_anew(copy: Copy) -> None:
 def test_a_config_without_its_seed_is_named(copy: Copy) -> None:
     audit = copy("paper")
     embed(audit)
-    write_json(audit.folder / "config.json", {"members": audit.config["members"]})
+    write_json(audit.folder / "config.json", {k: v for k, v in audit.record.values.items() if k != "config"})
     with pytest.raises(InputError, match=r"config\.json lacks the field 'config': delete the audit's folder"):
         member_terms(audit, 3)

@@ -213,7 +213,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 def written(copy: Copy, checkpoints: list[bytes]) -> Audit:
     """Members f-0 and g-0 have a checkpoint, f-1 is given one, g-1 has none."""
     audit = copy("paper")
-    for name in audit.config["members"]:
+    for name in list(audit.record.members):
         audit.member(name).mkdir(parents=True, exist_ok=True)
         write_json(audit.member(name) / CONFIG, {"member": name, "model": "tiny"})
     given_ = audit.folder.parent / "epoch_9.pt"

@@ -44,9 +44,7 @@ class Trained:
         self.members: list[str] = []
         self.stop_after: int | None = None
 
-    def run_members(
-        self, audit: Audit, names: Sequence[str], *, threads: int, at_once: int, watch: Callable[..., None]
-    ) -> None:
+    def run_members(self, audit: Audit, names: Sequence[str], **how: object) -> None:
         for name in names:
             if member_progress(audit.folder, name).stage == "done":
                 continue

@@ -11,6 +11,7 @@ import pandas as pd
 from clipmem_core.audits.store import CONFIG, MEMBERSHIP, PAIRS, write_json, write_prepared, write_table
 from clipmem_core.config import as_dict, preset_config
 from clipmem_core.studies.store import ARMS, StudyFolder
+from tests.made_audit import made_record
 
 GROUPS = {"shared": 220, "candidate": 60, "independent": 60, "external": 60}
 SIZE = dataclasses.replace(preset_config("tiny"), protocol="paper", seeds=3, members=6, threads=1, device="cpu")
@@ -41,9 +42,9 @@ def make_study(data: Path, rows: Rows = (), **changes: Any) -> StudyFolder:
     ids = [f"p{row}" for row in range(len(group))]
     folder = study.audit("none").folder
     folder.mkdir(parents=True)
-    write_json(
-        folder / CONFIG, {"config": as_dict(dataclasses.replace(config, train_captions=1)), "members": ["f-0", "g-0"]}
-    )
+    record = made_record("none", folder, "paper", group)
+    own = {"config": dataclasses.replace(config, train_captions=1), "members": ("f-0", "g-0")}
+    write_json(folder / CONFIG, dataclasses.replace(record, **own).values)
     write_table(folder / PAIRS, pd.DataFrame({"pair_id": ids, "captions": [["one", "two"]] * len(ids)}))
     write_table(folder / MEMBERSHIP, pd.DataFrame({"pair_id": ids, "group": group}))
     clusters = np.array([TWINS.get(row, row) for row in range(len(ids))])

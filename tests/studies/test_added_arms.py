@@ -10,8 +10,7 @@ import pytest
 
 from clipmem_core import columns as c
 from clipmem_core.audits import run as audits_run
-from clipmem_core.audits.member import trained_model
-from clipmem_core.audits.member_run import open_member
+from clipmem_core.audits.member import open_member, trained_model
 from clipmem_core.commands import main
 from clipmem_core.review.decisions import RECAPTION, REMOVE, Review
 from clipmem_core.review.study_decisions import decided_for
@@ -84,7 +83,7 @@ def test_to_forget_rare_tokens_costs_no_training_and_reads_as_if_they_had_never_
     model, audit = trained_model(open_member(study.audit("none").folder, "f-0")), audits[0]
     reads = open_member(audits[1].folder, "f-0").data.tokens  # what was never read is what is forgotten
     first = np.concatenate([[0], np.cumsum(audit.pairs[c.CAPTIONS].map(len))[:-1]])
-    expected = text_embeddings(model, reads[first], precision=audit.config["precision"], device="cpu")
+    expected = text_embeddings(model, reads[first], precision=audit.record.precision, device="cpu")
     usual, without, forgot = (vectors(folder / "text.faiss") for folder in (none, never, forgets))
     assert np.abs(forgot - expected).max() < 2e-3  # stored in half precision
     assert np.abs(usual - expected).max() > 0.05

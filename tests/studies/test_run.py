@@ -50,7 +50,7 @@ def test_every_arm_and_seed_has_its_row_seed_by_seed_that_its_f_and_g_say(whole:
 def test_arms_share_splits_and_initialisation_within_a_seed(whole: StudyFolder) -> None:
     first, second = whole.audit("none"), whole.audit("whole")
     pd.testing.assert_frame_equal(first.membership, second.membership)
-    assert first.config["seeds"] == second.config["seeds"] == {"f-0": 0, "g-0": 0, "f-1": 1, "g-1": 1}
+    assert first.record.seeds == second.record.seeds == {"f-0": 0, "g-0": 0, "f-1": 1, "g-1": 1}
     clusters = np.load(first.folder / ".prepared.npz")["clusters"]
     drawn = paper_membership(clusters, seeds=1, seed=0).group
     assert (first.membership[c.GROUP].to_numpy() == drawn).all()  # what the source and the seed say, no setting

@@ -102,7 +102,7 @@ def draw_units(audit: Audit) -> None:
     if references is not None and units[MEMBER].isin(references[MEMBER]).any():
         st.markdown(_beside_references(units, references, column=VARIANTS[variant]))
     _draw_unit_list(audit, units, column=VARIANTS[variant])
-    if sample or references is None or units[MEMBER].nunique() < len(audit.config["members"]):
+    if sample or references is None or units[MEMBER].nunique() < len(audit.record.members):
         with st.expander("Measure more", icon=":material/add:"):
             _draw_buttons(audit, UNITS)
 
@@ -126,7 +126,7 @@ def _draw_towers(units: pd.DataFrame, references: pd.DataFrame | None, variant: 
 
 def _measured(audit: Audit, units: pd.DataFrame, sample: int, variant: str) -> str:
     """Say on how many members and pairs the units were measured, and how exact a median is; the mean is exact."""
-    measured, all_members = units[MEMBER].nunique(), len(audit.config["members"])
+    measured, all_members = units[MEMBER].nunique(), len(audit.record.members)
     members = f"{measured} of {all_members} members" if measured < all_members else f"all {measured} members"
     pairs = f"a sample of {sample:,} of the pairs" if sample else "all pairs"
     told = f"Measured on {members}, on {pairs} that each was trained on."

@@ -83,10 +83,10 @@ def sources() -> dict[str, Source]:
     found: dict[str, Source] = {}
     for audit in finished_audits():
         try:
-            config = audit.config
-            name, options = str(config["source"]), SourceOptions(**config["config"]["source"])
-        except (InputError, KeyError, TypeError):  # it does not say what it was made of
+            record = audit.record
+        except InputError:  # it does not say what it was made of
             continue
+        name, options = record.source, record.config.source
         if (name, options) not in found.values():
             found[name if name not in found else f"{name} (as in audit {audit.name})"] = name, options
     return found | {name: (name, SourceOptions()) for name in built_in_sources() if name not in found}

@@ -44,7 +44,7 @@ def make_mitigations(
         "settings": SETTINGS,
         "snapshots": [],
         "compared": "0" * 16,
-        "dataset_fingerprint": audit.config["dataset_fingerprint"],
+        "dataset_fingerprint": audit.record.dataset_fingerprint,
         "machine": {"processor": "an abacus", "cores": 2, "system": "made"},
     }
     write_json(study.folder / STUDY, asked)

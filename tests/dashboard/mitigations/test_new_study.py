@@ -86,7 +86,7 @@ def test_what_is_chosen_is_what_is_asked_for(started: list) -> None:  # type: ig
 
 def test_data_sets_of_audits_come_first_and_are_read_as_they_were(copy: Copy, started: list) -> None:  # type: ignore[type-arg]
     audit = copy()
-    config = audit.config
+    config = audit.record.values
     config["config"]["source"]["csv_caption_key"] = "title"
     write_json(audit.folder / "config.json", config | {"source": "cats.csv"})
     copy(name="broken").folder.joinpath("config.json").write_text('{"source": 5, "config": {"source": {"x": 1}}}')

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits import frozen
-from clipmem_core.audits.frozen import check_same, grow, member_seeds
+from clipmem_core.audits import setup
 from clipmem_core.audits.prepare import draw_membership
 from clipmem_core.audits.settings import resolve
+from clipmem_core.audits.setup import check_same, grow, member_seeds
 from clipmem_core.audits.store import Audit, file_sha256, write_table
 from clipmem_core.config import AuditConfig, InputError, SourceOptions
 from tests.audits.small import ENSEMBLE, PAPER, config_of
@@ -52,7 +52,7 @@ def test_what_changes_no_number_may_change(start: Audit) -> None:
 
 
 def test_one_path_may_be_written_in_two_ways(start: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = start.config
+    stored = start.record.values
     (start.folder / "config.json").write_text(json.dumps(stored | {"source": "sub/../cats.csv"}))
     monkeypatch.chdir(tmp_path)
     check_same(start, str(tmp_path / "cats.csv"), resolve(config_of(PAPER)))
@@ -70,12 +70,12 @@ def test_growing_leaves_the_first_members_as_they_are(made: Made) -> None:
 
 
 def test_a_grown_audit_is_the_one_that_was_made_at_once(made: Made) -> None:
-    stored = made.ensemble.config
+    stored = made.ensemble.record.values
     config = resolve(config_of([*ENSEMBLE, "--members", "4"]))
     assert stored["members"] == ["r0-f0", "r0-f1", "r1-f0", "r1-f1"]
     assert stored["seeds"] == {"r0-f0": 0, "r0-f1": 0, "r1-f0": 1, "r1-f1": 1}
     assert stored["config"]["members"] == 4
-    assert stored["fingerprint"] == frozen.audit_fingerprint(config, stored["dataset_fingerprint"])
+    assert stored["fingerprint"] == setup.audit_fingerprint(config, stored["dataset_fingerprint"])
     drawn = draw_membership(np.load(made.ensemble.folder / ".prepared.npz")["clusters"], config)
     assert np.array_equal(made.ensemble.membership[list(drawn.members)].to_numpy().T, drawn.trained)
 
@@ -88,7 +88,7 @@ def test_growth_that_is_cut_short_is_taken_up_again(start: Audit, monkeypatch: p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(frozen, "write_table", killed)
+        patch.setattr(setup, "write_table", killed)
         with pytest.raises(KeyboardInterrupt):
             grow(start, config)
     assert not start.finished
@@ -114,7 +114,7 @@ def test_each_seed_or_repeat_has_a_seed_of_its_own() -> None:
 
 
 def test_a_field_that_is_younger_than_an_audit_had_its_default_there(start: Audit) -> None:
-    stored = start.config
+    stored = start.record.values
     del stored["config"]["eval_captions"]
     (start.folder / "config.json").write_text(json.dumps(stored))
     config = resolve(config_of(PAPER))

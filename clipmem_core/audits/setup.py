@@ -1,22 +1,21 @@
-"""The frozen start of an audit: what its members begin from, written once, compared and grown later."""
+"""The beginning of an audit: what its members start from, written once, compared and grown later."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, membership_table
+from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, membership_of, membership_table
+from clipmem_core.audits.record import MemberRecord, Record
 from clipmem_core.audits.store import (
     CONFIG,
     MEMBERSHIP,
     PAIRS,
     QUARANTINE,
-    SNAPSHOTS,
     SO_FAR,
     Audit,
     file_sha256,
@@ -58,57 +57,52 @@ def write_audit(
     write_table(audit.folder / MEMBERSHIP, membership_table(pairs, membership))
     write_prepared(audit.folder, cache_rows=data_set.pixels.rows, clusters=data_set.clusters)
     content = data_set.fingerprint
-    stored = {
-        "name": audit.name,
-        "source": source,
-        "root": str(data_set.raw.root.resolve()),
-        "format": data_set.raw.format,
-        "pixels": data_set.pixels.folder.relative_to(data_folder()).as_posix(),
-        "protocol": config.protocol,
-        "members": list(membership.members),
-        "seeds": member_seeds(config, membership.members),
-        "threads": config.threads,
-        "device": config.device,
-        "precision": config.precision,
-        "pairs": len(pairs),
-        "external_pairs": int((membership.group == c.EXTERNAL).sum()),
-        "lookalikes": data_set.lookalikes,
-        "quarantined": len(data_set.quarantine),
-        "dataset_fingerprint": content,
-        "fingerprint": audit_fingerprint(config, content),
-        "prepare_seconds": round(seconds, 2),
-        "versions": settings.versions(),
-        "machine": settings.machine(),
-        "config": as_dict(config),
-    }
-    if snapshots:
-        stored[SNAPSHOTS] = list(snapshots)
-    write_members(audit, stored, membership.members, checkpoints)
+    record = Record(
+        name=audit.name,
+        source=source,
+        root=str(data_set.raw.root.resolve()),
+        format=data_set.raw.format,
+        pixels=data_set.pixels.folder.relative_to(data_folder()).as_posix(),
+        protocol=config.protocol,
+        members=membership.members,
+        seeds=member_seeds(config, membership.members),
+        threads=config.threads,
+        device=config.device,
+        precision=config.precision,
+        pairs=len(pairs),
+        external_pairs=int((membership.group == c.EXTERNAL).sum()),
+        lookalikes=data_set.lookalikes,
+        quarantined=len(data_set.quarantine),
+        dataset_fingerprint=content,
+        fingerprint=audit_fingerprint(config, content),
+        prepare_seconds=round(seconds, 2),
+        versions=settings.versions(),
+        machine=settings.machine(),
+        config=config,
+        snapshots=tuple(snapshots),
+    )
+    write_members(audit, record, record.members, checkpoints)
     (audit.folder / SO_FAR).unlink(missing_ok=True)
-    _note(audit, (PAIRS, QUARANTINE, MEMBERSHIP), membership.members)
-    write_json(audit.folder / CONFIG, stored)
+    _note(audit, (PAIRS, QUARANTINE, MEMBERSHIP), record.members)
+    write_json(audit.folder / CONFIG, record.values)
 
 
 def _note(audit: Audit, tables: Sequence[str], members: Sequence[str]) -> None:
     note_files(audit, [*(audit.folder / name for name in tables), *(audit.member(name) / CONFIG for name in members)])
 
 
-def write_members(audit: Audit, stored: dict[str, Any], names: Sequence[str], checkpoints: Sequence[Path] = ()) -> None:
+def write_members(audit: Audit, record: Record, names: Sequence[str], checkpoints: Sequence[Path] = ()) -> None:
     """Make each new member's folder: what rebuilds its model, and the seed it trains from or the checkpoint it is."""
+    config = record.config
     for place, name in enumerate(names):
         audit.member(name).mkdir(parents=True, exist_ok=True)
-        own = {
-            "member": name,
-            "seed": stored["seeds"][name],
-            "fingerprint": stored["fingerprint"],
-            "model": stored["config"]["model"],
-            "image_size": stored["config"]["image_size"],
-            "model_config": model_config(stored["config"]["model"]),
-        }
+        own = MemberRecord(
+            name, record.seeds[name], record.fingerprint, config.model, config.image_size, model_config(config.model)
+        )
         if checkpoints:
-            path = checkpoints[place]
-            own |= {"checkpoint": str(path), "checkpoint_sha256": file_sha256(path)}
-        write_json(audit.member(name) / CONFIG, own)
+            given = checkpoints[place]
+            own = dataclasses.replace(own, checkpoint=str(given), checkpoint_sha256=file_sha256(given))
+        write_json(audit.member(name) / CONFIG, own.values)
 
 
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
@@ -118,8 +112,7 @@ def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
 
 def member_seeds(config: AuditConfig, members: Sequence[str]) -> dict[str, int]:
     """Return each member's seed: the audit's, plus the number of its seed or repeat (`f-2`, `r2-f1`)."""
-    number = (lambda name: int(name[2:])) if config.protocol == "paper" else (lambda name: int(name[1:].split("-")[0]))
-    return {name: config.seed + number(name) for name in members}
+    return {name: config.seed + int(re.findall(r"\d+", name)[0]) for name in members}
 
 
 def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
@@ -128,12 +121,12 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
     Raises:
         InputError: one line that names the fields that differ.
     """
-    stored = audit.config
-    differ = differing_fields(stored, source, config)
+    record = audit.record
+    differ = differing_fields(record.source, record.config, source, config)
     if differ:
         listed = "; ".join(differ)
         raise InputError(f"audit {audit.name!r} exists with another config: {listed}. Take another --name")
-    members = stored["config"]["members"]
+    members = record.config.members
     if config.members < members:
         raise InputError(
             f"audit {audit.name!r} has {members} members and {config.members} were asked for: "
@@ -141,10 +134,9 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
         )
 
 
-def differing_fields(stored: dict[str, Any], source: str, config: AuditConfig) -> list[str]:
-    """Say what differs between what config.json or study.json says and what is asked for now; seeds may grow."""
-    # A field that is younger than what is stored had its default there.
-    asked, given = (settings.flat(as_dict(one)) for one in (config, settings.config_from(stored["config"])))
+def differing_fields(source_then: str, config_then: AuditConfig, source: str, config: AuditConfig) -> list[str]:
+    """Say what differs between what an audit or a study was made from and what is asked for now; seeds may grow."""
+    asked, given = (settings.flat(as_dict(one)) for one in (config, config_then))
     # Threads are frozen: another machine may go on.
     asked["threads"] = given["threads"]
     differ = [
@@ -152,8 +144,8 @@ def differing_fields(stored: dict[str, Any], source: str, config: AuditConfig) -
         for key in asked
         if key not in MAY_DIFFER and asked[key] != given[key]
     ]
-    if stored["source"] != source and Path(stored["source"]).resolve() != Path(source).resolve():
-        differ.insert(0, f"the source is {stored['source']!r} there and {source!r} here")
+    if source_then != source and Path(source_then).resolve() != Path(source).resolve():
+        differ.insert(0, f"the source is {source_then!r} there and {source!r} here")
     return differ
 
 
@@ -167,28 +159,26 @@ def grow(audit: Audit, config: AuditConfig) -> int:
     Raises:
         InputError: its members are given checkpoints.
     """
-    stored = audit.config
-    drawn = audit.membership
-    known = [name for name in drawn.columns if name not in (c.PAIR_ID, c.GROUP)]
-    more = config.members - len(known)
+    record, drawn = audit.record, membership_of(audit.membership)
+    more = config.members - len(drawn.members)
     if more <= 0:
         return 0
-    if "checkpoint" in audit.member_file(known[0]):
+    if audit.member_record(drawn.members[0]).checkpoint:
         raise InputError(f"audit {audit.name!r} scores given checkpoints and cannot train more: take another --name")
-    config = dataclasses.replace(config, threads=stored["threads"])
+    config = dataclasses.replace(config, threads=record.threads)
     membership = draw_membership(read_prepared(audit.folder).clusters, config)
-    before = np.stack([drawn[name].to_numpy(dtype=bool) for name in known])
-    membership = leave_out(membership, (membership.trained[: len(known)] & ~before).any(axis=0))
+    new = membership.members[len(drawn.members) :]
+    membership = leave_out(membership, (membership.trained[: -len(new)] & ~drawn.trained).any(axis=0))
     unfinish(audit, leaving=[MEMBERSHIP])
-    stored |= {
-        "members": list(membership.members),
-        "seeds": member_seeds(config, membership.members),
-        "config": as_dict(config),
-        "fingerprint": audit_fingerprint(config, stored["dataset_fingerprint"]),
-    }
-    new = [name for name in membership.members if name not in known]
-    write_members(audit, stored, new)
-    write_json(audit.folder / CONFIG, stored)
+    record = dataclasses.replace(
+        record,
+        members=membership.members,
+        seeds=member_seeds(config, membership.members),
+        config=config,
+        fingerprint=audit_fingerprint(config, record.dataset_fingerprint),
+    )
+    write_members(audit, record, new)
+    write_json(audit.folder / CONFIG, record.values)
     write_table(audit.folder / MEMBERSHIP, membership_table(audit.pairs, membership))
     _note(audit, (MEMBERSHIP,), new)
     return more

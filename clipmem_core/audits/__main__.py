@@ -1,0 +1,40 @@
+"""The process of one or more members: python -m clipmem_core.audits AUDIT_FOLDER MEMBER…"""
+
+import json
+import logging
+import os
+import stat
+import sys
+import threading
+from pathlib import Path
+
+from clipmem_core.audits.member import run_member
+from clipmem_core.config import InputError
+
+
+def end_with_parent() -> None:
+    """Watch the pipe from the process that started this one: when that is gone, however it ended, end at once.
+
+    Otherwise a member could write beside the one that a new run of its audit starts in its place.
+    """
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        os.read(0, 1)
+        os._exit(1)
+
+
+def main(arguments: list[str]) -> int:
+    """Run members one after the other; an error is one line of JSON on stderr, for the process that started this."""
+    logging.getLogger().setLevel(logging.ERROR)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    try:
+        for name in arguments[1:]:
+            run_member(Path(arguments[0]), name)
+    except InputError as error:
+        print(json.dumps({"error": str(error)}), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,131 @@
+"""Bringing the members of an audit to their end: the tasks that there are, and processes side by side that run them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipmem_core.audits.progress import MemberProgress, member_progress
+from clipmem_core.audits.store import CONFIG, Audit, note_files
+from clipmem_core.config import InputError
+
+SECONDS_BETWEEN_LOOKS = 0.1
+STDERR = ".stderr"
+# Without these, glibc hands every large block back to the system and each step faults its pages in again.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One member to be brought to its end, in whatever process; its log, state and results come into its folder.
+
+    `command` does it in a process of its own. `python -m clipmem_core.audits AUDIT MEMBER…` brings several members to
+    their end in one process, one after the other, and `member.run_member` does it in this one.
+    """
+
+    name: str
+    folder: Path  # the member's
+    command: tuple[str, ...]
+    threads: int
+
+
+# Brings every task to its end and gives each one that has ended, or None where it only lets its caller look on.
+# What went wrong with one is an InputError, where a person can mend it, or a RuntimeError; it takes the others along.
+Looks = Generator[Task | None, None, None]
+Executor = Callable[[Sequence[Task]], Looks]
+
+
+def run_members(
+    audit: Audit,
+    names: Sequence[str],
+    *,
+    threads: int,
+    executor: Executor,
+    watch: Callable[[list[MemberProgress]], None],
+) -> None:
+    """Bring every member to its end; finished ones are not touched.
+
+    Args:
+        audit: the members' audit.
+        names: the members.
+        threads: of each member: a fixed number, so that its result does not depend on its neighbours.
+        executor: what runs them.
+        watch: is told again and again how far each member is.
+
+    Raises:
+        InputError: a member could not be run; the message is the member's.
+        RuntimeError: a member died; the message names its log.
+    """
+    command = (sys.executable, "-m", "clipmem_core.audits", str(audit.folder))
+    left = [name for name in names if member_progress(audit.folder, name).stage != "done"]
+    tasks = [Task(name, audit.member(name), (*command, name), threads) for name in left]
+    with closing(executor(tasks)) as looks:
+        for ended in looks:
+            watch([member_progress(audit.folder, name) for name in names])
+            if ended is not None:
+                note_files(audit, [p for p in ended.folder.rglob("[!.]*") if p.is_file() and p.name != CONFIG])
+    watch([member_progress(audit.folder, name) for name in names])
+
+
+def local_processes(tasks: Sequence[Task], *, at_once: int) -> Looks:
+    """Run tasks on this machine, each as a process of its own, at most so many at once; an `Executor`."""
+    waiting, running = list(tasks), list[tuple[Task, "subprocess.Popen[bytes]"]]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                running.append((waiting[0], start(waiting.pop(0))))
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            yield None
+            for task, process in [one for one in running if one[1].poll() is not None]:
+                running.remove((task, process))
+                process.communicate()
+                _check_end(task, process.returncode)
+                yield task
+    finally:
+        stop([process for _, process in running])
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return the environment of a process that computes with so many threads."""
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    counts = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return {**os.environ, **KEEP_MEMORY, **counts, "PYTHONPATH": path}
+
+
+def start(task: Task) -> "subprocess.Popen[bytes]":
+    """Start a task's process."""
+    with (task.folder / STDERR).open("wb") as errors:
+        return subprocess.Popen(
+            task.command,
+            env=environment(task.threads),
+            stdin=subprocess.PIPE,  # never written to: it closes with this process, and the member ends
+            stdout=errors,
+            stderr=errors,
+        )
+
+
+def stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """End processes at once: a member's files are whole at any moment."""
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+    for process in processes:
+        process.communicate()
+
+
+def _check_end(task: Task, code: int) -> None:
+    if code == 0:
+        return
+    path = task.folder / STDERR
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"exit code {code}"]
+    if code == 2 and lines[-1].startswith('{"error"'):
+        raise InputError(json.loads(lines[-1])["error"])
+    ended = f"was ended by signal {-code}" if code < 0 else f"failed: {lines[-1]}"
+    raise RuntimeError(
+        f"member {task.name} {ended}; its output is in {path}; the same command goes on where it stopped"
+    )
