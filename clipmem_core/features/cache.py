@@ -5,8 +5,8 @@
       features.npy    float16 [n, dim]
       features.json   the tower, and the checksum (CRC-32) of the other two files; written last
 
-While it is computed, the folder's name ends in `.part`, and it holds two more: `order.npy`, the rows to compute in their
-order, and `batches.jsonl`, a line with a checksum for each batch that is done.
+While it is computed, the folder's name ends in `.part`, and it holds two more: `order.npy`, the rows to compute in
+their order, and `batches.jsonl`, a line with a checksum for each batch that is done.
 """
 
 import hashlib
