@@ -128,6 +128,7 @@ def text_features(
         arrange=lambda rows: rows[np.argsort(lengths()[rows], kind="stable")],
         embed=embed,
         name=lambda row: f"caption {texts[row][:60]!r}",
+        cut=lambda: int((lengths() > tower.context).sum()),
     )
     features, cut = kept_features(wanted, folder or features_folder(), progress=progress, say=say)
     if cut:

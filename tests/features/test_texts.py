@@ -22,7 +22,7 @@ def expected(captions: list[list[str]]) -> np.ndarray:
     return np.stack([of_caption(text) for pair in captions for text in pair])
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(st.lists(st.lists(st.text(max_size=4), max_size=3), max_size=8))
 def test_every_caption_has_its_own_row(captions: list[list[str]]) -> None:
     seen = Seen()
@@ -63,7 +63,7 @@ def test_what_was_stopped_goes_on_with_the_batches_that_are_left(tmp_path: Path,
         text_features(MANY, fake_texts(first, fail_after=2), folder=tmp_path, workers=1)
     (part,) = tmp_path.glob("*/*.part")
     journal = part / "batches.jsonl"
-    noted = len(journal.read_text().split())
+    noted = journal.read_text().count("crc32")
     if spoil == "half a line":
         journal.write_text(journal.read_text().rstrip()[:-3])
     if spoil == "a row":
@@ -74,7 +74,7 @@ def test_what_was_stopped_goes_on_with_the_batches_that_are_left(tmp_path: Path,
     np.testing.assert_array_equal(found.features, expected(MANY))
     batches = -(-len({text for pair in MANY for text in pair}) // embed.TEXT_BATCH)
     assert noted >= 1
-    assert len(second.batches) == batches - len([line for line in [*range(noted // 4)]]) + (spoil != "nothing")
+    assert len(second.batches) == batches - noted + (spoil != "nothing")
     assert not list(tmp_path.glob("*/*.part"))
 
 
