@@ -63,4 +63,4 @@ def _links(vectors: np.ndarray, threshold: float) -> Iterator[tuple[np.ndarray, 
     index.add(vectors)
     for start in range(0, n, _QUERIES):
         limits, _, found = index.range_search(vectors[start : start + _QUERIES], threshold - 1e-6)
-        yield np.repeat(np.arange(start, start + len(limits) - 1), np.diff(limits.astype(np.int64))), found
+        yield np.repeat(np.arange(start, start + len(limits) - 1), (limits[1:] - limits[:-1]).astype(np.int64)), found

@@ -148,11 +148,11 @@ def _timm_tower(name: str, *, size: int, checkpoint: str, precision: Precision, 
         raise InputError(f"image tower {name!r} is unknown: take {near}, … or a model of open_clip's with --pretrained")
     if checkpoint and not Path(checkpoint).is_file():
         raise InputError(f"checkpoint {checkpoint!r} is not a file: give the weights of {name}")
-    own = {"pretrained_cfg_overlay": {"file": checkpoint}} if checkpoint else {}
+    own: dict[str, Any] = {"pretrained_cfg_overlay": {"file": checkpoint}} if checkpoint else {}
     if not checkpoint:
         hub_answers()
     try:
-        model = timm.create_model(name, pretrained=True, num_classes=0, **own).eval()
+        model: Any = timm.create_model(name, pretrained=True, num_classes=0, **own)
     except Exception as error:  # timm, torch and the hub's client each raise their own kinds
         raise InputError(f"the weights of image tower {name!r} cannot be had: {_one_line(error)}") from None
     shown = timm.data.resolve_model_data_config(model)

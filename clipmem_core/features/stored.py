@@ -126,9 +126,9 @@ def _files(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]
         if tables:
             return [(tables[n], images[n], texts[n]) for n in sorted(tables)]
     if source.is_dir():
-        found = [(table, table.with_suffix(".npz")) for table in sorted(source.glob("*.parquet"))]
-        if any(archive.is_file() for _, archive in found):
-            return [(table, archive, archive) for table, archive in found]
+        archives = {table: table.with_suffix(".npz") for table in sorted(source.glob("*.parquet"))}
+        if any(archive.is_file() for archive in archives.values()):
+            return [(table, archive, archive) for table, archive in archives.items()]
         raise InputError(f"{source} holds no features: give {_FORMS}")
     if image.endswith(".npy") and text.endswith(".npy"):
         return [(source, Path(image), Path(text))]

@@ -183,14 +183,15 @@ def images(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return how a network embeds pictures; `mean` and `deviation` are in grey levels, one or one a channel."""
     kind = torch.bfloat16 if precision == "amp_bf16" else torch.float32
-    model = model.eval().to(device=device, dtype=kind, memory_format=torch.channels_last)
+    network: Any = model.eval().to(device=device, dtype=kind)
+    network.to(memory_format=torch.channels_last)
     centre, spread = (torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1) for value in (mean, deviation))
 
     @torch.inference_mode()
     def embed(squares: np.ndarray) -> np.ndarray:
         pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).to(device).float()  # channels last as they come
         batch = (pixels - centre.to(device)) / spread.to(device)
-        return model(batch.to(kind)).float().cpu().numpy()
+        return network(batch.to(kind)).float().cpu().numpy()
 
     return embed
 
