@@ -168,14 +168,8 @@ def _array(path: Path, key: str) -> np.ndarray:
         InputError: it is cut off, not an array of numbers with two dimensions, or the .npz lacks it.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            if key not in array.files:
-                raise InputError(f"{path} has no array {key!r} but {', '.join(array.files)}: name one of them")
-            array = array[key]
-    except FileNotFoundError:
-        raise
-    except InputError:
+        array = _of_archive(path, key) if path.suffix == ".npz" else np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, InputError):
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if shortage(error):
@@ -184,6 +178,13 @@ def _array(path: Path, key: str) -> np.ndarray:
     if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
         raise InputError(f"{path} must hold numbers [n, dim], not {array.dtype} {list(array.shape)}")
     return array
+
+
+def _of_archive(path: Path, key: str) -> np.ndarray:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        if key not in archive.files:
+            raise InputError(f"{path} has no array {key!r} but {', '.join(archive.files)}: name one of them")
+        return archive[key]
 
 
 def _joined(parts: list[_Part]) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, np.ndarray, np.ndarray]:
