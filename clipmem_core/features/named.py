@@ -188,7 +188,7 @@ def _sentence_tower(name: str, *, precision: Precision, device: str) -> Tower:
         version="",
         licence="",
         sha256=_weights_sha256(model),
-        dim=int(model.get_sentence_embedding_dimension()),
+        dim=opened.embed(["a"]).shape[1],
         context=int(model.max_seq_length),
         precision=precision,
         device=device,

