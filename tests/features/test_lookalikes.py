@@ -1,0 +1,44 @@
+"""Look-alikes by features, against a loop over all pairs."""
+
+import numpy as np
+import pytest
+
+from clipmem_core.features.lookalikes import alike_by_features
+
+
+def by_loop(features: np.ndarray, threshold: float) -> list[int]:
+    """Join clusters pair by pair."""
+    centred = features - features.mean(axis=0)
+    clusters = list(range(len(features)))
+    for i in range(len(features)):
+        for j in range(i):
+            cosine = centred[i] @ centred[j] / np.linalg.norm(centred[i]) / np.linalg.norm(centred[j])
+            if cosine >= threshold:
+                low, high = sorted((clusters[i], clusters[j]))
+                clusters = [low if cluster == high else cluster for cluster in clusters]
+    return clusters
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.9, 0.99])
+def test_clusters_are_those_of_a_slow_loop(threshold: float) -> None:
+    rng = np.random.default_rng(4)
+    centres = rng.normal(size=(12, 6))
+    features = np.concatenate([centres + rng.normal(scale=0.08, size=centres.shape) for _ in range(5)])
+    assert alike_by_features(features, threshold=threshold).tolist() == by_loop(features, threshold)
+
+
+def test_halves_kept_on_disk_are_read_as_they_are() -> None:
+    features = np.random.default_rng(0).random((30, 16)).astype(np.float16)  # all point one way, as after a ReLU
+    again = np.concatenate([features, features[:3] * np.float16(1.01)])
+    assert alike_by_features(again, threshold=0.98).tolist() == [*range(30), 0, 1, 2]
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_nothing_is_alike_alone(n: int) -> None:
+    assert alike_by_features(np.ones((n, 4))).tolist() == list(range(n))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.5])
+def test_an_impossible_threshold_is_refused(threshold: float) -> None:
+    with pytest.raises(ValueError, match="threshold must be above 0"):
+        alike_by_features(np.ones((3, 4)), threshold=threshold)

