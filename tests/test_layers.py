@@ -5,7 +5,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"__init__", "config", "columns", "atomic", "shortage", "files"},
     {"pairs", "scores"},  # side by side: neither imports the other
-    {"training"},
+    {"features", "training"},  # what a locked tower gives, and what is trained on it
     {"audits"},
     {"studies"},
     {"review"},

