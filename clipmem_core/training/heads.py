@@ -2,8 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,18 +13,48 @@ from clipmem_core.training.model import Model
 
 HIDDEN = 512  # width of the hidden layer of a text head
 DROPOUT = 0.2  # share of a picture's features that a training view lacks
+BLOCK = 65_536  # features that are read at a time
 MASKS = 4096  # different views of features; a pair takes one of them in each epoch
+
+
+class Standard(nn.Module):
+    """Features moved and scaled to a mean of 0 in each number and a mean square of 1 over all; not trained."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features [n, width] to standard ones, [n, width]."""
+        return (features - self.mean) / self.scale
+
+    def fit(self, features: np.ndarray) -> None:
+        """Take mean and scale from features, [n, width]; they may be a memory map."""
+        total, square = np.zeros(features.shape[1]), 0.0
+        for start in range(0, len(features), BLOCK):
+            block = features[start : start + BLOCK].astype(np.float64)
+            total += block.sum(axis=0)
+            square += float((block**2).sum())
+        mean = total / len(features)
+        spread = max(square / features.size - float((mean**2).mean()), 0.0) ** 0.5
+        self.mean.copy_(torch.from_numpy(mean))
+        self.scale.fill_(spread or 1.0)
 
 
 def image_head(width: int, dim: int) -> nn.Module:
     """Return one linear map from features [n, width] to embeddings [n, dim], named as in open_clip's timm towers."""
-    return nn.Sequential(OrderedDict({"head": nn.Sequential(OrderedDict({"proj": nn.Linear(width, dim, bias=False)}))}))
+    head = nn.Sequential(OrderedDict({"proj": nn.Linear(width, dim, bias=False)}))
+    return nn.Sequential(OrderedDict({"standard": Standard(width), "head": head}))
 
 
 def text_head(width: int, dim: int) -> nn.Module:
     """Return two linear maps with a hidden layer between them, named as in open_clip's Hugging Face towers."""
     layers = nn.Sequential(nn.Linear(width, HIDDEN, bias=False), nn.GELU(), nn.Linear(HIDDEN, dim, bias=False))
-    return nn.Sequential(OrderedDict({"proj": layers}))
+    return nn.Sequential(OrderedDict({"standard": Standard(width), "proj": layers}))
 
 
 class LockedModel(nn.Module):
@@ -52,8 +81,8 @@ class LockedModel(nn.Module):
         return self.text(text)
 
 
-def build_heads(
-    image_width: int, text_width: int, *, dim: int, loss: str, seed: int, trained: Callable[[], Model] | None = None
+def locked_model(
+    image_width: int, text_width: int, *, dim: int, loss: str, seed: int, whole: Model | None = None
 ) -> LockedModel:
     """Build a model with locked towers; the initial weights of its heads are a function of the seed.
 
@@ -63,9 +92,8 @@ def build_heads(
         dim: length of an embedding.
         loss: "clip" or "siglip".
         seed: of the initial weights.
-        trained: builds the model that gives the tower which is not locked, where one is not.
+        whole: the model that gives the tower which is not locked, where one is not.
     """
-    whole = trained() if trained else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         visual = image_head(image_width, dim) if image_width or whole is None else whole.visual
@@ -86,38 +114,32 @@ class _TextTower(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Features:
-    """Features in the place of pictures or tokens.
-
-    Attributes:
-        values: float16 [n_features, width], may be a memory map.
-        rows: which of them each pair or caption has, [n]; empty: its own row.
-    """
+class FeatureRows:
+    """Features of pictures in the place of their pixels: float16 [n_pairs, width], may be a memory map."""
 
     values: np.ndarray
-    rows: np.ndarray = field(default_factory=lambda: np.array([], dtype=np.int64))
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Return the features of some rows, float16 [n, width]."""
-        return self.values[self.rows[rows] if len(self.rows) else rows]
+        """Return those of some pairs, float16 [n, width]."""
+        return self.values[rows]
 
 
 class FeatureViews:
-    """Views of features: those to train on lack a share of them, those to measure on have all.
+    """Views of features: in those to train on a share of the numbers is at its mean, those to measure on have all.
 
     A view is a function of seed, epoch and pair: one of `MASKS` drawn from the seed, chosen by hashing.
     """
 
-    def __init__(self, width: int, seed: int, *, dropout: float = DROPOUT) -> None:
-        kept = np.random.default_rng([seed, VIEW]).random((MASKS, width), dtype=np.float32) >= dropout
-        self.seed, self.masks = seed, torch.from_numpy(kept / np.float32(1 - dropout))
+    def __init__(self, mean: Tensor, seed: int, *, dropout: float = DROPOUT) -> None:
+        kept = np.random.default_rng([seed, VIEW]).random((MASKS, len(mean)), dtype=np.float32) >= dropout
+        self.mean, self.seed, self.masks = mean, seed, torch.from_numpy(kept / np.float32(1 - dropout))
 
     def training_images(self, features: np.ndarray, keys: np.ndarray, epoch: int, device: str = "cpu") -> Tensor:
         """Return a view of features [n, width] for an epoch, float32 [n, width]."""
         chosen = hashed(keys, self.seed, VIEW, epoch) % np.uint64(MASKS)
-        views = self.masks[torch.from_numpy(chosen.astype(np.int64))] * torch.from_numpy(features)
-        return views.to(device)
+        masks = self.masks[torch.from_numpy(chosen.astype(np.int64))].to(device)
+        return self.mean + (self.evaluation_images(features, keys, 0, device) - self.mean) * masks
 
     def evaluation_images(self, features: np.ndarray, keys: np.ndarray, view: int, device: str = "cpu") -> Tensor:
         """Return features as they are, float32 [n, width]."""
-        return torch.from_numpy(features).float().to(device)
+        return torch.from_numpy(features).to(device).float()
