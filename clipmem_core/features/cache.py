@@ -5,8 +5,8 @@
       features.npy    float16 [n, dim]
       features.json   the tower, and the checksum (CRC-32) of the other two files; written last
 
-While it is computed, the folder's name ends in `.part`, and it holds two more: `order.npy`, the rows to compute in their
-order, and `batches.jsonl`, a line with a checksum for each batch that is done.
+While it is computed, the folder's name ends in `.part`, and it holds two more: `order.npy`, the rows to compute in
+their order, and `batches.jsonl`, a line with a checksum for each batch that is done.
 """
 
 import hashlib
@@ -14,8 +14,10 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock
@@ -91,11 +93,11 @@ def kept_features(
     return _mapped(target), json.loads((target / MADE_FILE).read_text(encoding="utf-8"))["cut"]
 
 
-def is_whole(folder: Path) -> bool:
-    """Tell whether features are there and are what was written: every file is read, once in each process."""
+def is_whole(folder: Path, names: Sequence[str] = (KEYS_FILE, FEATURES_FILE)) -> bool:
+    """Tell whether a folder's files are there and are what was written: each is read, once in each process."""
     try:
         made = json.loads((folder / MADE_FILE).read_text(encoding="utf-8"))
-        return all(checksum(folder / name) == made["crc32"][name] for name in (KEYS_FILE, FEATURES_FILE))
+        return all(checksum(folder / name) == made["crc32"][name] for name in names)
     except (OSError, ValueError, LookupError, TypeError):
         return False
 
@@ -126,26 +128,27 @@ def _compute(wanted: Wanted, target: Path, progress: Progress) -> None:
             progress(count, len(order))
     _copy_repeats(part, wanted.keys)
     _refuse_constant(_mapped(part), wanted)
-    _seal(part, target, wanted)
+    seal(part, (KEYS_FILE, FEATURES_FILE), {"tower": wanted.tower.record(), "cut": wanted.cut()})
+    for name in (_ORDER_FILE, _BATCHES_FILE):
+        (part / name).unlink()
+    part.rename(target)
+    sync(target.parent)
 
 
 def _prepare(wanted: Wanted, part: Path) -> None:
     """Lay the folder out, with the rows that other arrays of the same tower already hold."""
-    new = part.with_suffix(".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    np.save(new / KEYS_FILE, wanted.keys)
-    with (new / FEATURES_FILE).open("wb") as file:
-        shape = (len(wanted.keys), wanted.tower.dim)
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
-        file.truncate(file.tell() + shape[0] * shape[1] * 2)  # zeros, which take no room on the disk yet
-    left = {key.tobytes(): row for row, key in reversed(list(enumerate(wanted.keys)))}  # to the first of its rows
-    for other in sorted(part.parent.glob(f"*/{MADE_FILE}")):
-        _copy_known(other.parent, new, left)
-    rows = np.array(sorted(left.values()), np.int64)
-    np.save(new / _ORDER_FILE, wanted.arrange(rows) if len(rows) else rows)
-    (new / _BATCHES_FILE).touch()
-    new.rename(part)
+    with replacing_folder(part) as new:
+        np.save(new / KEYS_FILE, wanted.keys)
+        with (new / FEATURES_FILE).open("wb") as file:
+            shape = (len(wanted.keys), wanted.tower.dim)
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+            file.truncate(file.tell() + shape[0] * shape[1] * 2)  # zeros, which take no room on the disk yet
+        left = {key.tobytes(): row for row, key in reversed(list(enumerate(wanted.keys)))}  # to the first of its rows
+        for other in sorted(part.parent.glob(f"*/{MADE_FILE}")):
+            _copy_known(other.parent, new, left)
+        rows = np.array(sorted(left.values()), np.int64)
+        np.save(new / _ORDER_FILE, wanted.arrange(rows) if len(rows) else rows)
+        (new / _BATCHES_FILE).touch()
 
 
 def _copy_known(other: Path, new: Path, left: dict[bytes, int]) -> None:
@@ -197,7 +200,7 @@ def _half(features: np.ndarray, rows: np.ndarray, wanted: Wanted) -> np.ndarray:
     return values
 
 
-def _write_rows(file, rows: np.ndarray, values: np.ndarray) -> None:  # noqa: ANN001
+def _write_rows(file: IO[bytes], rows: np.ndarray, values: np.ndarray) -> None:
     # Written, not mapped: on a full disk a write to a map ends the process.
     file.seek(0)
     np.lib.format.read_magic(file)
@@ -232,15 +235,22 @@ def _refuse_constant(features: np.ndarray, wanted: Wanted) -> None:
         )
 
 
-def _seal(part: Path, target: Path, wanted: Wanted) -> None:
-    """Note the checksums once all is on the disk, and give the folder its name."""
-    for name in (_ORDER_FILE, _BATCHES_FILE):
-        (part / name).unlink()
-    for name in (KEYS_FILE, FEATURES_FILE):
-        sync(part / name)
-    sums = {name: checksum(part / name) for name in (KEYS_FILE, FEATURES_FILE)}
-    made = {"tower": wanted.tower.record(), "cut": wanted.cut(), "crc32": sums}
-    (part / MADE_FILE).write_text(json.dumps(made, indent=1), encoding="utf-8")
-    sync(part / MADE_FILE)
-    part.rename(target)
-    sync(target.parent)
+def seal(folder: Path, names: Sequence[str], made: dict[str, Any]) -> None:
+    """Note the checksums of a folder's files beside what else is `made`, once all of it is on the disk."""
+    for name in names:
+        sync(folder / name)
+    sums = {name: checksum(folder / name) for name in names}
+    (folder / MADE_FILE).write_text(json.dumps(made | {"crc32": sums}, indent=1), encoding="utf-8")
+    sync(folder / MADE_FILE)
+
+
+@contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """Give a folder that becomes `target` when the block ends well."""
+    new = target.with_suffix(".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    with naming(target):
+        yield new
+        new.rename(target)
+        sync(target.parent)

@@ -23,6 +23,7 @@ from clipmem_core.pairs.pixel_cache.workers import Killed, cores, map_chunks
 
 IMAGE_BATCH = 32
 TEXT_BATCH = 64
+_AGAIN = "put its file back, or run the audit under another name"
 _TOKENIZED = 4096  # captions whose tokens are counted at a time
 DECODED_BYTES = 1 << 28  # squares that may wait for the tower
 
@@ -187,9 +188,7 @@ def _decoded(
             for chunk, answer in _not_killed(answers):
                 for row, square in answer or [(row, "the process decoding it crashed") for row, _, _ in chunk]:
                     if isinstance(square, str):
-                        raise InputError(
-                            f"picture {images[row]!r} cannot be used any more: {square}: run the audit under another name"
-                        )
+                        raise InputError(f"picture {images[row]!r} is no longer to be had ({square}): {_AGAIN}")
                     found[row] = square
                     left[whose[row]] -= 1
                     if not left[whose[row]]:

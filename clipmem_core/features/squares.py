@@ -1,4 +1,4 @@
-"""A batch of pictures of a data set as squares of pixels: what the processes run that decode them. It imports little."""
+"""Some pictures of a data set as squares of pixels: what the processes run that decode them. It imports little."""
 
 import hashlib
 from pathlib import Path

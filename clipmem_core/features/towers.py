@@ -105,7 +105,7 @@ _MINILM = _Weights(
 )
 BUILT_IN: dict[Kind, tuple[str, ...]] = {"image": tuple(_LITE), "text": (MINILM,)}
 SIZE = 192  # pixels: what a built-in tower sees where nothing else is asked for
-# The mean and the deviation that EfficientNet-Lite was trained with, in grey levels (its authors' MEAN_RGB, STDDEV_RGB).
+# Grey levels: what EfficientNet-Lite was trained with, its authors' MEAN_RGB and STDDEV_RGB.
 _LITE_MEAN, _LITE_DEVIATION = 127.0, 128.0
 
 
@@ -160,7 +160,7 @@ def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
             with zipfile.ZipFile(path) as archive:
                 archive.extractall(folder)
             _check_sha256(MINILM, _MINILM, _sha256(Path(folder) / "model.safetensors"), path)
-            return sentences(folder, precision=precision, device=device)
+            return sentences(folder, precision=precision, device=device)[0]
 
     return Tower(
         name=MINILM,
@@ -195,8 +195,8 @@ def images(
     return embed
 
 
-def sentences(folder: str, *, precision: Precision, device: str) -> Opened:
-    """Load a model of sentence-transformers from a folder, or of the hub by its name."""
+def sentences(folder: str, *, precision: Precision, device: str) -> tuple[Opened, Any]:
+    """Load a model of sentence-transformers from a folder, or of the hub by its name; also return it as it is."""
     from sentence_transformers import SentenceTransformer  # seconds, and only texts need it
     from transformers.utils import logging
 
@@ -218,7 +218,7 @@ def sentences(folder: str, *, precision: Precision, device: str) -> Opened:
             ids = model.tokenizer(list(captions), truncation=False, padding=False, verbose=False)["input_ids"]
         return np.array([len(tokens) for tokens in ids], np.int32)
 
-    return Opened(embed, lengths)
+    return Opened(embed, lengths), model
 
 
 def _installed(name: str, weights: _Weights) -> tuple[str, Path]:
