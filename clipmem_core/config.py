@@ -61,6 +61,11 @@ class AuditConfig:
         "ensemble: parts a repeat is cut into; each member leaves one out",
         Facts(ge=2, affects=("data",), by_content=True),
     )
+    halves: bool = option(
+        False,
+        "ensemble: each pair is left out by half of the members of a repeat, drawn at random, instead of by one",
+        Facts(affects=("data",), own_widget=True, younger=True),
+    )
     members: int = option(
         0, "ensemble: repeats × folds in all; 0 means two repeats", Facts(ge=0, affects=("members",), own_widget=True)
     )
@@ -93,6 +98,27 @@ class AuditConfig:
         "small", "one of ours, a name of open_clip's, or a JSON file", Facts(by_content=True, alike="model", embeds=1)
     )
     pretrained: str = option("", "start from this checkpoint or tag instead of from scratch", Facts(alike="start"))
+    lock_image: bool = option(
+        False,
+        "the image tower is pretrained and not trained: its features are computed once, and members train a head on it",
+        Facts(alike="locked image tower", own_widget=True, younger=True),
+    )
+    lock_text: bool = option(
+        False,
+        "the same of the text tower",
+        Facts(alike="locked text tower", own_widget=True, younger=True),
+    )
+    image_tower: str = option(
+        "",
+        "locked image tower: built in (efficientnet-lite0 to 2) or one of timm's; empty takes that of --model",
+        Facts(alike="image tower", younger=True),
+    )
+    text_tower: str = option(
+        "",
+        "locked text tower: built in (all-MiniLM-L6-v2) or of sentence-transformers; empty takes that of --model",
+        Facts(alike="text tower", younger=True),
+    )
+    tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", Facts(ge=0, younger=True))
     loss: str = option("clip", "clip | siglip", Facts(choices=("clip", "siglip"), alike="loss"))
     image_size: int = option(0, "pixels the model sees; 0 means the model's own", Facts(ge=0, embeds=2))
     cache_size: int = option(
@@ -288,7 +314,13 @@ def switched_on(values: Mapping[str, Any]) -> dict[str, Any]:
 def without_idle(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config's fields without those mitigations that are off: what a member's bits depend on."""
     idle = {name for name, own in FIELDS.items() if own.mitigates or own.modifies} - switched_on(values).keys()
-    return {name: value for name, value in values.items() if name not in idle}
+    return {name: value for name, value in without_younger(values).items() if name not in idle}
+
+
+def without_younger(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's fields without those that came later and are off, so that keys made before still hold."""
+    off = {name for name, own in FIELDS.items() if own.younger and values.get(name) == own.default}
+    return {name: value for name, value in values.items() if name not in off}
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -299,6 +331,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 64,
         "lr": 2e-3,
         "warmup": 20,
+        "views": 2,
+    },
+    "locked": {
+        "model": "locked",
+        "lock_image": True,
+        "lock_text": True,
+        "image_tower": "efficientnet-lite2",
+        "text_tower": "all-MiniLM-L6-v2",
+        "halves": True,
+        "folds": 8,
+        "epochs": 12,
+        "batch_size": 512,
+        "lr": 2e-3,
+        "warmup": 200,
         "views": 2,
     },
     "small": {},

@@ -23,14 +23,13 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_":
 
 @dataclass(frozen=True)
 class Task:
-    """One member to be brought to its end, in whatever process; its log, state and results come into its folder.
+    """Members to be brought to their end, one after the other in whatever process; what is theirs comes into their
+    folders.
 
-    `command` does it in a process of its own. `python -m clipmem_core.audits AUDIT MEMBER…` brings several members to
-    their end in one process, one after the other, and `member.run_member` does it in this one.
+    `command` does it in a process of its own, and `member.run_member` brings one to its end in this one.
     """
 
-    name: str
-    folder: Path  # the member's
+    folders: tuple[Path, ...]  # the members'
     command: tuple[str, ...]
     threads: int
 
@@ -46,6 +45,7 @@ def run_members(
     names: Sequence[str],
     *,
     threads: int,
+    blocks: int = 0,
     executor: Executor,
     watch: Callable[[list[MemberProgress]], None],
 ) -> None:
@@ -55,6 +55,7 @@ def run_members(
         audit: the members' audit.
         names: the members.
         threads: of each member: a fixed number, so that its result does not depend on its neighbours.
+        blocks: of members that share a process; 0 gives each its own.
         executor: what runs them.
         watch: is told again and again how far each member is.
 
@@ -64,12 +65,15 @@ def run_members(
     """
     command = (sys.executable, "-m", "clipmem_core.audits", str(audit.folder))
     left = [name for name in names if member_progress(audit.folder, name).stage != "done"]
-    tasks = [Task(name, audit.member(name), (*command, name), threads) for name in left]
+    blocks = min(blocks or len(left), len(left))
+    parts = [left[block::blocks] for block in range(blocks)]
+    tasks = [Task(tuple(map(audit.member, part)), (*command, *part), threads) for part in parts]
     with closing(executor(tasks)) as looks:
         for ended in looks:
             watch([member_progress(audit.folder, name) for name in names])
             if ended is not None:
-                note_files(audit, [p for p in ended.folder.rglob("[!.]*") if p.is_file() and p.name != CONFIG])
+                files = (path for folder in ended.folders for path in folder.rglob("[!.]*"))
+                note_files(audit, [path for path in files if path.is_file() and path.name != CONFIG])
     watch([member_progress(audit.folder, name) for name in names])
 
 
@@ -100,7 +104,7 @@ def environment(threads: int) -> dict[str, str]:
 
 def start(task: Task) -> "subprocess.Popen[bytes]":
     """Start a task's process."""
-    with (task.folder / STDERR).open("wb") as errors:
+    with (task.folders[0] / STDERR).open("wb") as errors:
         return subprocess.Popen(
             task.command,
             env=environment(task.threads),
@@ -121,11 +125,10 @@ def stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
 def _check_end(task: Task, code: int) -> None:
     if code == 0:
         return
-    path = task.folder / STDERR
+    path = task.folders[0] / STDERR
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"exit code {code}"]
     if code == 2 and lines[-1].startswith('{"error"'):
         raise InputError(json.loads(lines[-1])["error"])
     ended = f"was ended by signal {-code}" if code < 0 else f"failed: {lines[-1]}"
-    raise RuntimeError(
-        f"member {task.name} {ended}; its output is in {path}; the same command goes on where it stopped"
-    )
+    members = f"member{'s' if len(task.folders) > 1 else ''} {', '.join(folder.name for folder in task.folders)}"
+    raise RuntimeError(f"{members} {ended}; its output is in {path}; the same command goes on where it stopped")

@@ -11,6 +11,15 @@ import torch
 from clipmem_core import columns as c
 from clipmem_core.atomic import read_through
 from clipmem_core.audits.index import write_index
+from clipmem_core.audits.locked import (
+    Features,
+    Towers,
+    build_locked,
+    feature_views,
+    features_of,
+    fit_standards,
+    towers_of,
+)
 from clipmem_core.audits.prepare import pixels_folder, read_tokens, tokens_file
 from clipmem_core.audits.probe import probe_accuracy
 from clipmem_core.audits.record import MemberRecord, Record
@@ -29,7 +38,8 @@ from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_sh
 from clipmem_core.training.draws import draw_keys
 from clipmem_core.training.embed import mean_by_pair, mean_image_embeddings, text_embeddings
 from clipmem_core.training.files import CHECKPOINT, STATE, TRAJECTORY
-from clipmem_core.training.loop import Trainer, TrainingData, train
+from clipmem_core.training.heads import FeatureRows
+from clipmem_core.training.loop import Trainer, TrainingData, Views, train
 from clipmem_core.training.mitigation.vocabulary import Vocabulary, pairs_with
 from clipmem_core.training.model import Model, build_model, load_weights, tokenize
 from clipmem_core.training.names import model_config
@@ -53,10 +63,23 @@ class MemberRun:
     membership: pd.DataFrame
     data: TrainingData
     vocabulary: Vocabulary | None = None  # once it is trained; None reads every token
+    towers: Towers = Towers(None, None)  # those that are locked
+    features: Features = Features(None, None)  # what they give
 
     @property
     def folder(self) -> Path:
         return self.audit.member(self.name)
+
+    @property
+    def locked(self) -> bool:
+        """Whether it trains heads on the features of a locked tower."""
+        return bool(self.towers.image or self.towers.text)
+
+    def given(self, texts: list[str]) -> np.ndarray:
+        """Return what the member reads of some texts: tokens, or the features of the locked text tower."""
+        if self.towers.text:
+            return self.towers.text.open().embed(texts)
+        return self.read(tokenize(self.config.model, texts))
 
     def read(self, tokens: np.ndarray) -> np.ndarray:
         """Return what the member reads of some tokens once it is trained, [n, context_length]."""
@@ -83,8 +106,10 @@ def open_member(folder: Path, name: str) -> MemberRun:
     if (group == c.CANDIDATE).sum() == (group == c.INDEPENDENT).sum():
         # Candidate k and independent k share every draw, so that f and g differ in the pair alone.
         keys[group == c.INDEPENDENT] = keys[group == c.CANDIDATE]
-    tokens, start = tokens_of(pairs, config)
-    rows = np.flatnonzero(membership[name].to_numpy())
+    start, rows = caption_starts(pairs), np.flatnonzero(membership[name].to_numpy())
+    towers = towers_of(config)
+    features = features_of(towers, pairs, Path(record.root))
+    tokens = cached_tokens(config.model, pairs) if features.text is None else features.text
     known = known_tokens(config, tokens, start, rows)
     data = TrainingData(
         pixels=open_pixels(
@@ -92,14 +117,17 @@ def open_member(folder: Path, name: str) -> MemberRun:
             rows=read_prepared(folder).cache_rows,
             root=Path(record.root),
             images=pairs[c.IMAGE].tolist(),
-        ),
+        )
+        if features.image is None
+        else FeatureRows(features.image),
         tokens=tokens if known is None else dataclasses.replace(known, min_df=config.text_min_df).read(tokens),
         caption_start=start,
         keys=keys,
         rows=rows,
         external=np.flatnonzero(group == c.EXTERNAL),
     )
-    return MemberRun(audit, name, record, audit.member_record(name), config, pairs, membership, data, known)
+    own = audit.member_record(name)
+    return MemberRun(audit, name, record, own, config, pairs, membership, data, known, towers, features)
 
 
 def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
@@ -112,8 +140,12 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
 
 def tokens_of(pairs: pd.DataFrame, config: AuditConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return tokens of all captions, and the row that each pair's captions start at, int64 [n_pairs + 1]."""
-    start = np.concatenate([[0], np.cumsum([len(own) for own in pairs[c.CAPTIONS]])]).astype(np.int64)
-    return cached_tokens(config.model, pairs), start
+    return cached_tokens(config.model, pairs), caption_starts(pairs)
+
+
+def caption_starts(pairs: pd.DataFrame) -> np.ndarray:
+    """Return the row that each pair's captions start at, and behind the last where they end, int64 [n_pairs + 1]."""
+    return np.concatenate([[0], np.cumsum([len(own) for own in pairs[c.CAPTIONS]])]).astype(np.int64)
 
 
 def after_training(config: AuditConfig) -> int:
@@ -143,25 +175,37 @@ def view_maker(model: Model, config: AuditConfig, seed: int, *, crop_scale: floa
     )
 
 
+def training_views(run: MemberRun, model: Model, seed: int, *, crop_scale: float = 0.0) -> Views:
+    """Return what a member sees of pictures: crops, or parts of the features that a locked tower gives of them."""
+    return (
+        feature_views(model, seed) if run.towers.image else view_maker(model, run.config, seed, crop_scale=crop_scale)
+    )
+
+
+def built(run: MemberRun, *, pretrained: str) -> Model:
+    """Build the member's model as it is before it is trained."""
+    config, seed, device = run.config, run.own.seed, run.record.device
+    if run.locked:
+        model = build_locked(run.towers, config, seed=seed, pretrained=pretrained)
+        fit_standards(model, run.features)
+        return model
+    return build_model(
+        config.model, loss=config.loss, seed=seed, image_size=config.image_size, pretrained=pretrained, device=device
+    )
+
+
 def trained_model(run: MemberRun) -> Model:
     """Return the member's model: from its checkpoint when there is one, else trained now."""
     config, seed, device = run.config, run.own.seed, run.record.device
     given = run.own.checkpoint
     # The trajectory comes after the checkpoint: a member killed between the two goes on from its last saved state.
     done = (run.folder / CHECKPOINT).is_file() and (run.folder / TRAJECTORY).is_file()
-    model = build_model(
-        config.model,
-        loss=config.loss,
-        seed=seed,
-        image_size=config.image_size,
-        pretrained="" if given or done else config.pretrained,
-        device=device,
-    )
+    model = built(run, pretrained="" if given or done else config.pretrained)
     if given or done:
         load_weights(model, Path(given) if given else run.folder / CHECKPOINT)
         (run.folder / STATE).unlink(missing_ok=True)
         return model
-    trainer = Trainer(model, run.data, config, view_maker(model, config, seed), seed=seed, device=device)
+    trainer = Trainer(model, run.data, config, training_views(run, model, seed), seed=seed, device=device)
     snapshots = set(run.record.snapshots)
 
     def look(epoch: int) -> None:
@@ -175,8 +219,9 @@ def trained_model(run: MemberRun) -> Model:
 def embed(run: MemberRun, model: Model) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean embedding of every picture's evaluation views, and that of every caption, float32 [n, dim]."""
     how = {"precision": run.config.precision, "device": run.record.device}
-    views = view_maker(model, run.config, run.config.seed + EVALUATION, crop_scale=run.config.eval_crop_scale)
-    image = mean_image_embeddings(model, run.data, views, n_views=run.config.views, **how)
+    views = training_views(run, model, run.config.seed + EVALUATION, crop_scale=run.config.eval_crop_scale)
+    n_views = 1 if run.towers.image else run.config.views  # features are of one view
+    image = mean_image_embeddings(model, run.data, views, n_views=n_views, **how)
     return image, text_embeddings(model, run.read(run.data.tokens), **how)
 
 
@@ -212,7 +257,7 @@ def utility(run: MemberRun, model: Model, image: np.ndarray, text: np.ndarray) -
         names = labels.to_numpy().astype(str)
         metrics["linear_probe"] = linear_probe(image[fit], names[fit], image[test], names[test], seed=run.config.seed)
         classes = np.unique(names[labelled])
-        prompts = run.read(tokenize(run.config.model, [PROMPT.format(name) for name in classes]))
+        prompts = run.given([PROMPT.format(name) for name in classes])
         prompted = text_embeddings(model, prompts, precision=run.config.precision, device=run.record.device)
         metrics["zero_shot"] = zero_shot(image[test], prompted, np.searchsorted(classes, names[test]))
     if run.config.probe_data:

@@ -145,7 +145,8 @@ def draw_membership(clusters: np.ndarray, config: AuditConfig) -> Membership:
     """Draw which member trains on which pair."""
     if config.protocol == "paper":
         return paper_membership(clusters, seeds=config.seeds, seed=config.seed)
-    return ensemble_membership(clusters, folds=config.folds, repeats=config.members // config.folds, seed=config.seed)
+    repeats = config.members // config.folds
+    return ensemble_membership(clusters, folds=config.folds, repeats=repeats, seed=config.seed, halves=config.halves)
 
 
 def leave_out(membership: Membership, rows: np.ndarray) -> Membership:

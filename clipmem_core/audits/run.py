@@ -145,8 +145,13 @@ def finish_audit(audit: Audit, screen: Screen, executor: Executor | None = None)
     began, record = time.monotonic(), audit.record
     _check_begun(audit, record)
     ensure_pixels(audit, screen)
-    executor = executor or functools.partial(local_processes, at_once=settings.side_by_side(record.config))
-    run_members(audit, record.members, threads=record.threads, executor=executor, watch=screen.members)
+    ensure_features(audit, record, screen)
+    at_once = settings.side_by_side(record.config)
+    executor = executor or functools.partial(local_processes, at_once=at_once)
+    # Members that are heads cost seconds: a process of its own for each would cost as much again.
+    blocks = at_once if record.config.lock_image and record.config.lock_text else 0
+    members, threads = record.members, record.threads
+    run_members(audit, members, threads=threads, blocks=blocks, executor=executor, watch=screen.members)
     trained = time.monotonic()
     screen.say("scoring")
     evidence = gather_evidence(audit)
@@ -197,7 +202,8 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
     record = audit.record
     config = record.config
     states = (audit.member(name) / STATE for name in record.members)
-    for path in (tokens_file(config.model, audit.pairs), *states):
+    tokens = () if config.lock_text else (tokens_file(config.model, audit.pairs),)
+    for path in (*tokens, *states):
         drop_broken(path, screen)
     broken: Path | None = audit.folder / PREPARED
     with contextlib.suppress(InputError):
@@ -206,6 +212,16 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
     if broken is not None:
         screen.say(f"{broken} is broken or gone: storing the small pictures again")
         store_again(audit, record, progress=screen.pictures)
+
+
+def ensure_features(audit: Audit, record: Record, screen: Screen) -> None:
+    """Compute what locked towers give of the pictures and captions, before members read it."""
+    if not (record.config.lock_image or record.config.lock_text):
+        return
+    from clipmem_core.audits.locked import features_of, towers_of  # torch, which members alone need otherwise
+
+    screen.say("computing features with the locked towers")
+    features_of(towers_of(record.config), audit.pairs, Path(record.root), progress=screen.pictures, say=screen.say)
 
 
 def drop_broken(path: Path, screen: Screen) -> None:

@@ -26,7 +26,16 @@ from clipmem_core.audits.store import (
     write_prepared,
     write_table,
 )
-from clipmem_core.config import FIELDS, AuditConfig, InputError, affecting, as_dict, data_folder, fingerprint
+from clipmem_core.config import (
+    FIELDS,
+    AuditConfig,
+    InputError,
+    affecting,
+    as_dict,
+    data_folder,
+    fingerprint,
+    without_younger,
+)
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.names import model_config
 
@@ -107,7 +116,9 @@ def write_members(audit: Audit, record: Record, names: Sequence[str], checkpoint
 
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
     """Return the key of an audit: its config and its data set's content."""
-    return fingerprint([{key: value for key, value in as_dict(config).items() if key not in FREE}, data_set])
+    return fingerprint(
+        [{key: value for key, value in without_younger(as_dict(config)).items() if key not in FREE}, data_set]
+    )
 
 
 def member_seeds(config: AuditConfig, members: Sequence[str]) -> dict[str, int]:

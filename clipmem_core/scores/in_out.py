@@ -88,9 +88,28 @@ def in_side(membership: Membership, *, protocol: str, seed: int) -> np.ndarray:
     external = np.flatnonzero(membership.group == EXTERNAL)
     inside[:, external] = True
     for repeat, rows in enumerate(replicates):
-        left_out = np.random.default_rng([seed, _LABEL_DRAW, repeat]).integers(len(rows), size=(inside.shape[1],))
-        inside[rows[left_out[external]], external] = False
+        rng = np.random.default_rng([seed, _LABEL_DRAW, repeat])
+        for left_out in _draw_out(rows, leaving_out(membership, rows), inside.shape[1], rng):
+            inside[left_out[external], external] = False
     return inside
+
+
+def leaving_out(membership: Membership, rows: np.ndarray) -> int:
+    """Return how many members of a repeat leave a pair out: what most scored pairs have, and at least one.
+
+    Args:
+        membership: who trains on what.
+        rows: the positions of the repeat's members.
+    """
+    counts = (~membership.trained[np.ix_(rows, membership.group != EXTERNAL)]).sum(axis=0)
+    return max(1, min(int(np.bincount(counts).argmax()) if len(counts) else 1, len(rows) - 1))
+
+
+def _draw_out(rows: np.ndarray, count: int, n_pairs: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw which of some members leave each pair out, [count, n_pairs]."""
+    if count == 1:
+        return rows[rng.integers(len(rows), size=(1, n_pairs))]
+    return rows[rng.random((len(rows), n_pairs)).argsort(axis=0)[:count]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,23 +142,26 @@ class Sides:
         return self.membership.group == EXTERNAL
 
 
-def labellings(replicates: Sequence[np.ndarray], n_pairs: int, *, seed: int) -> Iterable[np.ndarray]:
-    """Yield labellings of pairs that no member knows: the member each repeat leaves out, [n_repeats, n_pairs].
+def labellings(sides: Sides, n_pairs: int) -> Iterable[np.ndarray]:
+    """Yield labellings of pairs that no member knows: the members that leave them out, [n_out, n_pairs].
 
-    All there are, the same for every pair, while they are at most 256; otherwise 256 drawn for each pair.
+    Of each repeat as many as leave a scored pair out. All there are, the same for every pair, while they are at most
+    256; otherwise 256 drawn for each pair.
 
     Example:
-        >>> pairs = labellings([np.array([0, 1]), np.array([2, 3])], 1, seed=0)
-        >>> [label[:, 0].tolist() for label in pairs]
+        >>> trained = np.array([[True, False], [False, True], [True, False], [False, True]])
+        >>> membership = Membership(np.array(["scored"] * 2), ("r0-f0", "r0-f1", "r1-f0", "r1-f1"), trained)
+        >>> [label[:, 0].tolist() for label in labellings(Sides(membership, "ensemble", 0), 1)]
         [[0, 2], [0, 3], [1, 2], [1, 3]]
     """
-    if math.prod(len(rows) for rows in replicates) <= MAX_LABELLINGS:
-        for chosen in itertools.product(*(rows.tolist() for rows in replicates)):
-            yield np.repeat(np.array(chosen)[:, None], n_pairs, axis=1)
+    parts = [(rows, leaving_out(sides.membership, rows)) for rows in sides.replicates]
+    if math.prod(math.comb(len(rows), count) for rows, count in parts) <= MAX_LABELLINGS:
+        for chosen in itertools.product(*(itertools.combinations(rows.tolist(), count) for rows, count in parts)):
+            yield np.repeat(np.array([row for own in chosen for row in own])[:, None], n_pairs, axis=1)
         return
-    rng = np.random.default_rng([seed, _NULL_DRAW])
+    rng = np.random.default_rng([sides.seed, _NULL_DRAW])
     for _ in range(MAX_LABELLINGS):
-        yield np.stack([rows[rng.integers(len(rows), size=n_pairs)] for rows in replicates])
+        yield np.concatenate([_draw_out(rows, count, n_pairs, rng) for rows, count in parts])
 
 
 def side_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

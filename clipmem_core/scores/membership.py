@@ -16,7 +16,7 @@ MIN_PAIRS = 200
 MIN_GROUP = 50
 MAX_GROUP = 5_000
 _ATTEMPTS = 16  # random orders tried before groups of an exact size are given up
-_GROUP_DRAW, _FOLD_DRAW = 0, 1  # separate random streams, so that neither depends on the other's length
+_GROUP_DRAW, _FOLD_DRAW, _HALF_DRAW = 0, 1, 4  # separate random streams; 2 and 3 are those of in_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,16 +57,21 @@ def group_size(n_pairs: int) -> int:
     return min(MAX_GROUP, max(MIN_GROUP, n_pairs // 11))
 
 
-def ensemble_membership(clusters: np.ndarray, *, folds: int, repeats: int, seed: int) -> Membership:
-    """Draw repeated cross-validation: in each repeat every scored pair is left out by exactly one member.
+def ensemble_membership(
+    clusters: np.ndarray, *, folds: int, repeats: int, seed: int, halves: bool = False
+) -> Membership:
+    """Draw repeated cross-validation: in each repeat every scored pair is left out by one member, or by half of them.
 
     Each repeat and the external group have a random stream of their own: a larger `repeats` only adds members.
 
     Args:
         clusters: look-alike cluster of each pair, [n_pairs]; equal numbers are look-alikes.
-        folds: parts a repeat is cut into, at least 2; member `r<repeat>-f<fold>` leaves that part out.
+        folds: parts a repeat is cut into, at least 2; member `r<repeat>-f<fold>` leaves that part out. With `halves`
+            the members of a repeat, an even number.
         repeats: how often the scored pairs are cut anew, at least 1.
         seed: start of every draw.
+        halves: each pair is left out by half of the members of a repeat, which half drawn for it alone, so that what
+            two members train on is as good as unrelated; complementary folds are as unlike as can be.
 
     Returns:
         Groups `scored` and `external`; folds × repeats members. Folds differ by at most one look-alike cluster.
@@ -83,6 +88,8 @@ def ensemble_membership(clusters: np.ndarray, *, folds: int, repeats: int, seed:
     cluster, sizes = _sized(clusters)
     _check_at_least("folds", folds, 2)
     _check_at_least("repeats", repeats, 1)
+    if halves and folds % 2:
+        raise InputError(f"folds must be even where each pair is left out by half of a repeat's members, not {folds}")
     (external,) = _draw_groups(sizes, size, 1, np.random.default_rng([seed, _GROUP_DRAW]))
     if sizes[external].sum() < MIN_GROUP:
         raise InputError(_too_many_lookalikes("external", size))
@@ -93,6 +100,10 @@ def ensemble_membership(clusters: np.ndarray, *, folds: int, repeats: int, seed:
     group = np.where(np.isin(cluster, external), EXTERNAL, SCORED)
     trained = np.zeros((repeats * folds, len(cluster)), dtype=bool)
     for repeat in range(repeats):
+        if halves:
+            out = _half(folds, len(sizes), np.random.default_rng([seed, _HALF_DRAW, repeat]))
+            trained[repeat * folds : (repeat + 1) * folds] = (group == SCORED) & ~out[:, cluster]
+            continue
         fold = np.full(len(sizes), -1)
         fold[scored] = _cut(sizes[scored], folds, np.random.default_rng([seed, _FOLD_DRAW, repeat]))
         for left_out in range(folds):
@@ -197,6 +208,11 @@ def _cut(sizes: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
         heapq.heappush(load, (filled + int(sizes[cluster]), position))
     fold[single] = _level(sorted(load, key=lambda entry: entry[1]), len(single))
     return names[fold]
+
+
+def _half(members: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw half of the members for each of `count` clusters, true where a member leaves it out, [members, count]."""
+    return rng.random((members, count)).argsort(axis=0).argsort(axis=0) < members // 2
 
 
 def _level(load: Sequence[tuple[int, int]], count: int) -> np.ndarray:

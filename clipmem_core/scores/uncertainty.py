@@ -48,7 +48,7 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: Sides) -> tuple[np.
 def null_scores(alignments: Sequence[np.ndarray], sides: Sides) -> np.ndarray:
     """Return clipmem of external pairs only: what comes out where nothing can be memorized.
 
-    Ensemble: of every external pair under all labellings that leave one member out of each repeat, as real pairs
+    Ensemble: of every external pair under all labellings that leave as many members out of each repeat as real pairs
     have; under 256 drawn for each pair where there are more.
 
     Args:
@@ -62,11 +62,10 @@ def null_scores(alignments: Sequence[np.ndarray], sides: Sides) -> np.ndarray:
     if sides.protocol == "paper":
         is_f = sides.inside[:, 0]
         return external[is_f].mean(axis=0) - external[~is_f].mean(axis=0)
-    total, n_out = external.sum(axis=0), len(sides.replicates)
-    scores = []
-    for label in labellings(sides.replicates, external.shape[1], seed=sides.seed):
+    total, scores = external.sum(axis=0), []
+    for label in labellings(sides, external.shape[1]):
         out = np.take_along_axis(external, label, axis=0).sum(axis=0)
-        scores.append((total - out) / (len(external) - n_out) - out / n_out)
+        scores.append((total - out) / (len(external) - len(label)) - out / len(label))
     return np.concatenate(scores)
 
 

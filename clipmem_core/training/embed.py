@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from clipmem_core.training.loop import TrainingData
-from clipmem_core.training.model import Model, autocast, can_cut_text, encode_image, encode_text
-from clipmem_core.training.views import ViewMaker
+from clipmem_core.training.loop import TrainingData, Views
+from clipmem_core.training.model import Model, autocast, can_cut_text, encode_image, encode_text, text_input
 
 BATCH = 256
 
@@ -19,7 +18,7 @@ def _blocks(count: int) -> Iterator[np.ndarray]:
 
 @torch.inference_mode()
 def mean_image_embeddings(
-    model: Model, data: TrainingData, views: ViewMaker, *, n_views: int, precision: str, device: str
+    model: Model, data: TrainingData, views: Views, *, n_views: int, precision: str, device: str
 ) -> np.ndarray:
     """Embed `n_views` crops of every picture and return the mean of the unit vectors, float32 [n_pairs, dim]."""
     model.eval()
@@ -28,7 +27,7 @@ def mean_image_embeddings(
         pixels = data.pixels.gather(rows)
         encoded = []
         for view in range(n_views):
-            images = views.images(pixels, views.boxes(data.keys[rows], view), device)
+            images = views.evaluation_images(pixels, data.keys[rows], view, device)
             with autocast(precision, device):
                 encoded.append(encode_image(model, images))
         blocks.append(torch.stack(encoded).mean(dim=0).cpu().numpy())
@@ -45,7 +44,7 @@ def text_embeddings(model: Model, tokens: np.ndarray, *, precision: str, device:
     for block in _blocks(len(tokens)):
         rows = order[block]
         with autocast(precision, device):
-            encoded = encode_text(model, torch.from_numpy(tokens[rows].astype(np.int64)).to(device), cut=cut)
+            encoded = encode_text(model, text_input(tokens[rows]).to(device), cut=cut)
         vectors = np.empty((len(tokens), encoded.shape[1]), np.float32) if vectors is None else vectors
         vectors[rows] = encoded.cpu().numpy()
     assert vectors is not None

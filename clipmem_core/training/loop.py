@@ -28,20 +28,30 @@ from clipmem_core.training.model import (
     encode_text,
     image_features,
     text_features,
+    text_input,
 )
 from clipmem_core.training.optimizer import learning_rate, make_optimizer
 from clipmem_core.training.state import Log, Progress, load_state, peak_mb, save_array, save_atomically, save_state
-from clipmem_core.training.views import ViewMaker
 
 SECONDS_BETWEEN_SAVES = 20.0
 SECONDS_BETWEEN_LINES = 1.0
 
 
 class PixelSource(Protocol):
-    """Stored pictures by row."""
+    """Stored pictures by row, or the features that a locked tower gives of them."""
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Return uint8 [n, size, size, 3]."""
+        """Return uint8 [n, size, size, 3], or float16 [n, width]."""
+
+
+class Views(Protocol):
+    """What of a stored picture, or of its features, a member sees."""
+
+    def training_images(self, pixels: np.ndarray, keys: np.ndarray, epoch: int, device: str) -> Tensor:
+        """Return what it is trained on in an epoch, float32 [n, …]."""
+
+    def evaluation_images(self, pixels: np.ndarray, keys: np.ndarray, view: int, device: str) -> Tensor:
+        """Return what it is measured on, float32 [n, …]."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class TrainingData:
     """What a member may see. Rows are those of the pair table."""
 
     pixels: PixelSource
-    tokens: np.ndarray  # int32 [n_captions, context_length]
+    tokens: np.ndarray  # int32 [n_captions, context_length]; float16 [n_captions, width] where the text tower is locked
     caption_start: np.ndarray  # int64 [n_pairs + 1]: captions of pair i are rows start[i] … start[i + 1] - 1
     keys: np.ndarray  # uint64 [n_pairs], what draws depend on
     rows: np.ndarray  # int64 [n_trained], the pairs this member trains on
@@ -75,7 +85,7 @@ class Trainer:
     """Runs the steps of one member."""
 
     def __init__(
-        self, model: Model, data: TrainingData, config: AuditConfig, views: ViewMaker, *, seed: int, device: str
+        self, model: Model, data: TrainingData, config: AuditConfig, views: Views, *, seed: int, device: str
     ) -> None:
         self.model, self.data, self.config, self.views = model, data, config, views
         self.seed, self.device = seed, device
@@ -92,7 +102,7 @@ class Trainer:
         images = self.views.training_images(pixels, self.data.keys[rows], epoch, self.device)
         captions = chosen_captions(self.data, rows, seed=self.seed, epoch=epoch, first=self.config.train_captions)
         tokens = self.mitigation.tokens(self.data.tokens[captions], captions, rows, epoch)
-        return images, torch.from_numpy(tokens.astype(np.int64)).to(self.device)
+        return images, text_input(tokens).to(self.device)
 
     def step(self, rows: np.ndarray, progress: Progress, pixels: np.ndarray | None = None) -> float:
         """Train on one batch, note the trajectory of its pairs, and return the loss; reads `pixels` if not given."""

@@ -202,6 +202,11 @@ def text_features(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
     return x.float()
 
 
+def text_input(tokens: np.ndarray) -> Tensor:
+    """Return what a text tower takes: tokens as int64, and features as float32, [n, …]."""
+    return torch.from_numpy(tokens.astype(np.int64 if tokens.dtype.kind == "i" else np.float32))
+
+
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
     """Return the context a member computes in: bfloat16 products for amp_bf16, nothing for fp32."""
     return torch.autocast(device, dtype=torch.bfloat16) if precision == "amp_bf16" else nullcontext()

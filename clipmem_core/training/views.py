@@ -46,6 +46,10 @@ class ViewMaker:
         factors = draw_factors(keys, self.colour, self.seed, epoch) if self.colour else None
         return self.images(pixels, self.boxes(keys, epoch), device, factors=factors)
 
+    def evaluation_images(self, pixels: np.ndarray, keys: np.ndarray, view: int, device: str = "cpu") -> Tensor:
+        """Draw an evaluation view of uint8 pixels [n, size, size, 3]: float32 [n, 3, image_size, image_size]."""
+        return self.images(pixels, self.boxes(keys, view), device)
+
     def images(
         self, pixels: np.ndarray, boxes: np.ndarray, device: str = "cpu", *, factors: np.ndarray | None = None
     ) -> Tensor:

@@ -58,11 +58,24 @@ def test_replicates_of_clipmem_average_to_clipmem() -> None:
 
 
 def test_many_labellings_are_sampled_with_one_member_of_every_repeat() -> None:
-    replicates = [np.array([0, 1, 2]) + 3 * repeat for repeat in range(6)]  # 729 in all
-    drawn = np.stack(list(labellings(replicates, 5, seed=0)))
+    drawn = ensemble_membership(np.arange(300), folds=3, repeats=6, seed=0)
+    drawn = np.stack(list(labellings(Sides(drawn, "ensemble", 0), 5)))  # of 729 in all
     assert drawn.shape == (256, 6, 5)
     assert (drawn // 3 == np.arange(6)[None, :, None]).all()
     assert len(np.unique(drawn[:, :, 0], axis=0)) > 150
+
+
+def test_labellings_leave_half_of_each_repeat_out_where_pairs_do() -> None:
+    one, two = (
+        Sides(ensemble_membership(np.arange(300), folds=4, repeats=repeats, seed=0, halves=True), "ensemble", 0)
+        for repeats in (1, 3)
+    )
+    assert [tuple(label[:, 0]) for label in labellings(one, 1)] == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    drawn = np.stack(list(labellings(two, 2)))  # of 216: all
+    assert drawn.shape == (216, 6, 2)
+    assert (np.bincount(drawn[:, :, 0].ravel()) == 108).all()
+    external = two.membership.group == "external"
+    assert (two.inside[:, external].reshape(3, 4, -1).sum(axis=1) == 2).all()
 
 
 def test_names_and_protocols_that_do_not_fit_are_named() -> None:

@@ -37,6 +37,30 @@ def test_ensemble_leaves_every_scored_pair_out_once_a_repeat_and_keeps_look_alik
     assert _is_constant_within(drawn.trained, ids)
 
 
+@settings(max_examples=10)
+@given(clusters(), st.integers(1, 3), st.integers(1, 3), st.integers(0, 99))
+def test_halves_leave_every_scored_pair_out_of_half_of_a_repeat(
+    ids: np.ndarray, half: int, repeats: int, seed: int
+) -> None:
+    drawn = ensemble_membership(ids, folds=2 * half, repeats=repeats, seed=seed, halves=True)
+    scored = drawn.group == "scored"
+    assert not drawn.trained[:, ~scored].any()
+    assert (drawn.trained.reshape(repeats, 2 * half, -1)[:, :, scored].sum(axis=1) == half).all()
+    assert _is_constant_within(drawn.trained, ids)
+
+
+def test_members_of_halves_are_all_but_unrelated_and_more_repeats_leave_the_first_as_they_are() -> None:
+    small, large = (
+        ensemble_membership(np.arange(4_400), folds=16, repeats=repeats, seed=3, halves=True) for repeats in (1, 2)
+    )
+    assert (small.trained == large.trained[:16]).all()
+    trained = large.trained[:, large.group == "scored"]
+    between = np.corrcoef(trained)[~np.eye(32, dtype=bool)]
+    # A half of 16 drawn without putting back: -1/15 within a repeat, 0 between two; 4,000 pairs have an error of .016.
+    assert abs(between.mean() - (15 * -1 / 15 + 16 * 0) / 31) < 0.005
+    assert np.abs(between).max() < 0.15
+
+
 @settings(max_examples=20)
 @given(clusters(), st.integers(1, 3), st.integers(0, 99))
 def test_paper_groups_have_their_sizes_and_trained_members(ids: np.ndarray, seeds: int, seed: int) -> None:
@@ -102,6 +126,8 @@ def test_wrong_wishes_are_named_in_one_line() -> None:
         ensemble_membership(singles, folds=2, repeats=0, seed=0)
     with pytest.raises(InputError, match="folds must be at most 250"):
         ensemble_membership(singles, folds=251, repeats=1, seed=0)
+    with pytest.raises(InputError, match="folds must be even .* not 3"):
+        ensemble_membership(singles, folds=3, repeats=1, seed=0, halves=True)
     with pytest.raises(InputError, match="seeds must be at least 1, not 0"):
         paper_membership(singles, seeds=0, seed=0)
     with pytest.raises(InputError, match="no way to fill the group external with 50 pairs"):
