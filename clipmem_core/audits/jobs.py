@@ -343,7 +343,8 @@ def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:
         The source, the name, the preset, and every field that differs from the preset.
 
     Example:
-        >>> resume_arguments("cats", "cats.csv", dataclasses.replace(preset_config("tiny"), epochs=3))
-        ['cats.csv', '--name=cats', '--preset=tiny', '--epochs=3']
+        >>> from clipmem_core.config import preset_config
+        >>> resume_arguments("cats", "cats.csv", preset_config("tiny"))
+        ['cats.csv', '--name=cats', '--preset=tiny']
     """
     return [source, f"--name={name}", f"--preset={config.preset}", *typed_flags(typed(as_dict(config)), joint="=")]
