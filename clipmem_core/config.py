@@ -69,6 +69,11 @@ class AuditConfig:
     members: int = option(
         0, "ensemble: repeats × folds in all; 0 means two repeats", Facts(ge=0, affects=("members",), own_widget=True)
     )
+    stable: float = option(
+        0.0,
+        "ensemble: stop before --members once the ranking by clipmem has this reliability; 0 trains all of them",
+        Facts(ge=0, lt=1, affects=("members",), younger=True),
+    )
     seeds: int = option(1, "paper: pairs of members f-s and g-s", Facts(ge=1, affects=("members",), own_widget=True))
     seed: int = option(
         0,
@@ -299,7 +304,7 @@ def affecting(*affected: Affected) -> tuple[str, ...]:
 
     Example:
         >>> affecting("members"), affecting()
-        (('members', 'seeds'), ('cache_gb',))
+        (('members', 'stable', 'seeds'), ('cache_gb',))
     """
     found = [own for own in FIELDS.values() if set(affected) & set(own.affects) or not (affected or own.affects)]
     return tuple(own.name for own in found)
