@@ -191,8 +191,7 @@ def train_members(audit: Audit, screen: Screen, executor: Executor | None) -> Ev
     record = audit.record
     at_once = settings.side_by_side(record.config)
     executor = executor or functools.partial(local_processes, at_once=at_once)
-    # Members that are heads cost seconds: a process of its own for each would cost as much again.
-    blocks = at_once if record.config.lock_image and record.config.lock_text else 0
+    blocks = at_once if settings.shares_process(record.config) else 0
     members, threads = record.members, record.threads
     run_members(audit, members, threads=threads, blocks=blocks, executor=executor, watch=screen.members)
     return gather_evidence(audit)

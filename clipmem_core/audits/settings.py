@@ -207,6 +207,14 @@ def resolve(config: AuditConfig, *, trains: bool = True) -> AuditConfig:
     return config
 
 
+def shares_process(config: AuditConfig) -> bool:
+    """Tell whether members are brought to their end one after the other in one process for each core.
+
+    Members that are heads cost seconds: a process of its own for each would cost as much again.
+    """
+    return config.lock_image and config.lock_text
+
+
 def has_locked_tower(config: AuditConfig) -> bool:
     """Tell whether members train on the features of a locked tower."""
     return config.lock_image or config.lock_text
