@@ -1,6 +1,8 @@
 """Audits with locked towers: what they refuse, what they record, and that kills, growth and blocks change no bit."""
 
 import dataclasses
+import json
+import math
 import shlex
 import signal
 from collections.abc import Sequence
@@ -12,16 +14,19 @@ import pandas as pd
 import pytest
 import torch
 
+from clipmem_core.audits.estimate import MemberSeconds, audit_seconds
 from clipmem_core.audits.locked import _towers, checked_towers
 from clipmem_core.audits.member import open_member, run_member, trained_model
+from clipmem_core.audits.preflight import Request, check
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.settings import check_config
+from clipmem_core.audits.settings import check_config, side_by_side
 from clipmem_core.audits.store import Audit, broken_files, file_sha256
 from clipmem_core.audits.unitmem import check_members
 from clipmem_core.audits.verdict import judge
 from clipmem_core.commands import main
 from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.features import towers as built_in
+from clipmem_core.studies.plans import combined_arms, size_arms, views_arms, with_meaning
 from clipmem_core.training.model import build_model
 from tests.audits.small import Silent, command, config_of
 from tests.audits.test_resume import STARTUP, same
@@ -147,9 +152,9 @@ def test_an_audit_records_its_towers_and_says_what_they_mean(whole: Audit, start
     assert not [check for check in whole.verdict["checks"] if "start" in check["name"]]
 
 
-def test_an_audit_without_locked_towers_has_no_such_field(made: Any) -> None:
-    assert "towers" not in made.paper.record.values
-    assert made.paper.record.towers == {}
+def test_an_audit_without_locked_towers_has_no_such_field(whole: Audit) -> None:
+    assert "towers" in whole.record.values
+    assert "towers" not in dataclasses.replace(whole.record, towers={}).values
 
 
 def test_captions_that_are_cut_are_counted_in_the_verdict() -> None:
@@ -317,3 +322,35 @@ def test_one_lock_alone_siglip_and_the_papers_protocol_are_believable_files(
     run_member(audit.folder, name)
     again = files_of(audit)
     assert all(again[path] == sha256 for path, sha256 in before.items() if not path.endswith("log.jsonl"))
+
+
+def test_an_estimate_counts_features_and_starts_a_process_once_a_core(
+    whole: Audit, start: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(whole.folder.parents[1]))
+    check(Request("scenes", "b", config_of(flags(start, "--members", "12"))))
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    seconds = next(line["seconds"] for line in told if line["stage"] == "time")
+    assert list(seconds) == ["preparing", "features", "starting", "training", "embedding", "scoring"]
+    assert seconds["features"] > 0
+    locked, config = (
+        dataclasses.replace(LOCKED, device="cpu", threads=1, members=16),
+        AuditConfig(members=16, threads=1),
+    )
+    spent = [audit_seconds(MemberSeconds(1, 1), one, starting=5.0, pairs=0)["starting"] for one in (locked, config)]
+    assert spent == [5.0, 5.0 * math.ceil(16 / side_by_side(config))]
+
+
+def test_plans_leave_out_what_means_nothing_with_locked_towers() -> None:
+    pairs = pd.DataFrame({"captions": [["a", "b"]] * 4, "group": ["shared"] * 4})
+    left, out = with_meaning(combined_arms(LOCKED, pairs), LOCKED)
+    names = [arm.name for arm in left]
+    assert {"none", "text-noise", "weight-decay", "early-stop", "adaptive-noise", "adaptive-rest", "captions"} <= set(
+        names
+    )
+    assert {"text-mask", "crops-and-colour", "rare-words-10", "forget-rare-words", "adaptive-mask"} <= set(out)
+    for arm in left:
+        check_config(dataclasses.replace(LOCKED, protocol="paper", **arm.fields))
+    for arms, message in ((size_arms, "study size changes the width"), (views_arms, "study views compares crops")):
+        with pytest.raises(InputError, match=message):
+            arms(LOCKED, pairs)
