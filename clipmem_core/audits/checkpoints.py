@@ -114,7 +114,12 @@ def _check_weights(config: AuditConfig, files: Sequence[Path]) -> None:
     """Load every checkpoint once, before a picture is read: what does not load or is no number is found at once."""
     from clipmem_core.training.model import build_model, load_weights  # torch is slow to import
 
-    model = build_model(config.model, loss=config.loss, seed=config.seed, image_size=config.image_size)
+    if settings.has_locked_tower(config):
+        from clipmem_core.audits.locked import build_locked, towers_of
+
+        model = build_locked(towers_of(config), config, seed=config.seed)
+    else:
+        model = build_model(config.model, loss=config.loss, seed=config.seed, image_size=config.image_size)
     for file in files:
         load_weights(model, file)
 
@@ -129,6 +134,8 @@ def checkpoint_config(config: AuditConfig, names: Sequence[str]) -> AuditConfig:
         raise InputError(
             "--plant-miscaptions belongs to audit: these checkpoints were trained on the captions as they are"
         )
+    if config.stable:
+        raise InputError("--stable belongs to audit: score trains no members")
     protocol = protocol_of(names)
     replicates = replicate_rows(names, protocol=protocol)
     config = dataclasses.replace(
@@ -137,6 +144,7 @@ def checkpoint_config(config: AuditConfig, names: Sequence[str]) -> AuditConfig:
         members=len(names),
         seeds=len(replicates) if protocol == "paper" else 1,
         folds=len(replicates[0]) if protocol == "ensemble" else config.folds,
+        halves=False,  # the file says who saw what
     )
     return settings.resolve(config, trains=False)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.audits.executor import KEEP_MEMORY
-from clipmem_core.audits.settings import side_by_side
+from clipmem_core.audits.settings import shares_process, side_by_side
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.pairs.table import RawPairs
 from clipmem_core.scores.membership import Membership
@@ -69,7 +69,7 @@ def member_seconds(pace: Pace, config: AuditConfig, membership: Membership, *, c
         membership: who trains on what.
         captions: of all pairs together.
     """
-    views = len(membership.group) * config.views
+    views = len(membership.group) * (1 if config.lock_image else config.views)  # features are of one view
     return MemberSeconds(steps_of(config, membership) * pace.step, views * pace.picture + captions * pace.caption)
 
 
@@ -89,7 +89,7 @@ def audit_seconds(member: MemberSeconds, config: AuditConfig, *, starting: float
     """
     turns = math.ceil(config.members / side_by_side(config))
     return {
-        "starting": turns * starting,
+        "starting": starting if shares_process(config) else turns * starting,
         "training": turns * member.training,
         "embedding": turns * member.embedding,
         "scoring": pairs * config.members * SCORING,
@@ -124,13 +124,11 @@ def measure_pace(
         InputError: the model cannot be built or trained.
         RuntimeError: a process died.
     """
-    from clipmem_core.training.model import tokenize  # brings torch along, which most that estimate do without
-
     trained = max(1, trained_pairs(membership))
     batch = math.ceil(trained / math.ceil(trained / config.batch_size))
     drawn = raw.pairs[c.CAPTIONS].sample(min(CAPTIONS_TRIED, len(raw.pairs)), random_state=config.seed)
     rows = range(max(1, min(3, len(drawn) // batch)) * batch)
-    tokens = tokenize(config.model, [drawn.iloc[row % len(drawn)][0] for row in rows])
+    tokens = _tokens(config, [drawn.iloc[row % len(drawn)][0] for row in rows])
     streams = readable and len(raw.pairs) * config.cache_size**2 * 3 > config.cache_gb * 2**30
     images = [readable[row % len(readable)] for row in rows] if streams else []
     sample = (dataclasses.replace(config, epochs=EPOCHS, batch_size=batch), tokens, raw.root, images)
@@ -139,6 +137,15 @@ def measure_pace(
     mean = Pace(*np.mean([dataclasses.astuple(pace) for pace, _ in found], axis=0).tolist())
     starting = max(warm for _, warm in found) - began
     return mean, max(0.0, starting - mean.waited - mean.warm_up)
+
+
+def _tokens(config: AuditConfig, captions: list[str]) -> np.ndarray:
+    """Return the tokens of captions; of a locked text tower, whose features are noise here, nothing."""
+    if config.lock_text:
+        return np.empty((len(captions), 0), np.int32)
+    from clipmem_core.training.model import tokenize  # brings torch along, which most that estimate do without
+
+    return tokenize(config.model, captions)
 
 
 def _side_by_side(sample: tuple[Any, ...], count: int, *, threads: str) -> list[tuple[Pace, float]]:

@@ -1,18 +1,20 @@
 """The locked towers of an audit: which they are, the features of its pairs, and the models that read them."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.config import AuditConfig
+from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.embed import image_features, text_features
 from clipmem_core.features.named import image_tower, text_tower
-from clipmem_core.features.towers import Precision, Tower
+from clipmem_core.features.towers import Tower
 from clipmem_core.training.heads import FeatureViews, LockedModel, Standard, locked_model
 from clipmem_core.training.model import Model, build_model
 from clipmem_core.training.names import model_config
@@ -25,6 +27,11 @@ class Towers:
     image: Tower | None
     text: Tower | None
 
+    @property
+    def records(self) -> dict[str, dict[str, Any]]:
+        """What an audit keeps of them, by their kind."""
+        return {tower.kind: tower.record() for tower in (self.image, self.text) if tower}
+
 
 @dataclass(frozen=True, eq=False)
 class Features:
@@ -32,32 +39,57 @@ class Features:
 
     image: np.ndarray | None  # float16 [n_pairs, width], mapped from the file
     text: np.ndarray | None  # float16 [n_captions, width]
+    cut: int = 0  # captions that are longer than the text tower reads
 
 
 def towers_of(config: AuditConfig) -> Towers:
-    """Return the towers that a config locks.
+    """Return the towers that a resolved config locks.
 
     Raises:
         InputError: there is no such tower, or its weights cannot be had; one line says what to do.
     """
-    precision: Precision = "amp_bf16" if config.precision == "amp_bf16" else "fp32"
-    image = text = None
-    if config.lock_image:
-        image = image_tower(
-            config.image_tower or config.model,
-            size=config.tower_size,
-            pretrained="" if config.image_tower else config.pretrained,
-            precision=precision,
-            device=config.device,
-        )
-    if config.lock_text:
-        text = text_tower(
-            config.text_tower or config.model,
-            pretrained="" if config.text_tower else config.pretrained,
-            precision=precision,
-            device=config.device,
-        )
-    return Towers(image, text)
+    image, text = ((config.image_tower, config.lock_image), (config.text_tower, config.lock_text))
+    named = [
+        (name or config.model, "" if name else config.pretrained) if locked else None for name, locked in (image, text)
+    ]
+    return _towers(*named, size=config.tower_size, precision=config.precision, device=config.device)
+
+
+@functools.lru_cache(maxsize=1)  # a model of open_clip's is built to be looked up, and members of a block share it
+def _towers(
+    image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, precision: str, device: str
+) -> Towers:
+    """Return the locked towers of a name and a start each."""
+    how: dict[str, Any] = {"precision": precision, "device": device}
+    return Towers(
+        image_tower(image[0], pretrained=image[1], size=size, **how) if image else None,
+        text_tower(text[0], pretrained=text[1], **how) if text else None,
+    )
+
+
+def checked_towers(config: AuditConfig, known: Mapping[str, Mapping[str, Any]] | None = None) -> Towers:
+    """Return the towers that a resolved config locks, their weights being what they ought to be.
+
+    Args:
+        config: an audit's.
+        known: what the audit keeps of its towers, by their kind; none of an audit that is to begin.
+
+    Raises:
+        InputError: weights are not installed, are others than those that are known here, or than those that the audit
+            began with; one line says what to do.
+    """
+    towers = towers_of(config)
+    for tower in (towers.image, towers.text):
+        if tower is None:
+            continue
+        began = (known or {}).get(tower.kind, {}).get("sha256", tower.sha256)
+        if began != tower.sha256:
+            raise InputError(
+                f"the {tower.kind} tower {tower.name} has weights of sha256 {tower.sha256[:12]}…, and the audit began "
+                f"with {began[:12]}…: put those back, or take another --name"
+            )
+        tower.check()
+    return towers
 
 
 def features_of(
@@ -74,12 +106,14 @@ def features_of(
         InputError: a picture is no longer what it was, or a tower gives what is no number; one line names it.
     """
     image = text = None
+    cut = 0
     if towers.image:
         image = image_features(pairs, root, towers.image, progress=progress, say=say)
     if towers.text:
         captions = [list(own) for own in pairs[c.CAPTIONS]]
-        text = text_features(captions, towers.text, progress=progress, say=say).features
-    return Features(image, text)
+        found = text_features(captions, towers.text, progress=progress, say=say)
+        text, cut = found.features, found.cut
+    return Features(image, text, cut)
 
 
 def build_locked(towers: Towers, config: AuditConfig, *, seed: int, pretrained: str = "") -> LockedModel:

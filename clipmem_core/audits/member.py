@@ -184,11 +184,16 @@ def training_views(run: MemberRun, model: Model, seed: int, *, crop_scale: float
 
 def built(run: MemberRun, *, pretrained: str) -> Model:
     """Build the member's model as it is before it is trained."""
-    config, seed, device = run.config, run.own.seed, run.record.device
+    model = build_member(run.config, run.towers, seed=run.own.seed, pretrained=pretrained, device=run.record.device)
     if run.locked:
-        model = build_locked(run.towers, config, seed=seed, pretrained=pretrained)
         fit_standards(model, run.features)
-        return model
+    return model
+
+
+def build_member(config: AuditConfig, towers: Towers, *, seed: int, pretrained: str, device: str) -> Model:
+    """Build the model that members of a config train, with heads where towers are locked; they are not fitted yet."""
+    if towers.image or towers.text:
+        return build_locked(towers, config, seed=seed, pretrained=pretrained)
     return build_model(
         config.model, loss=config.loss, seed=seed, image_size=config.image_size, pretrained=pretrained, device=device
     )

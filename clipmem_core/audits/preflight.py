@@ -29,7 +29,7 @@ from clipmem_core.audits.estimate import (
 )
 from clipmem_core.audits.jobs import OUTPUT, PROGRAM, Job, Task, audit_task, jobs_folder, resume_arguments
 from clipmem_core.audits.prepare import draw_membership, look_at_pictures, plant
-from clipmem_core.audits.settings import check_config, resolve, side_by_side
+from clipmem_core.audits.settings import check_config, has_locked_tower, resolve, side_by_side
 from clipmem_core.audits.setup import check_same
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, write_json
 from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder, fingerprint
@@ -45,7 +45,7 @@ KEPT_SECONDS = 7 * 24 * 3600.0  # a check older than this is thrown away
 AGAIN = "check the audit again"
 FOUND, TIME, PICTURES = "found", "time", "pictures"
 REASONS = 5  # shown, the commonest first
-PICTURES_TRIED = 50
+PICTURES_TRIED, CAPTIONS_TRIED = 50, 512
 SECONDS_BETWEEN_LINES = 0.5
 WRONG_INPUT = 2
 
@@ -190,8 +190,9 @@ def check(request: Request) -> None:
     membership = _draw(raw.pairs, np.arange(len(raw.pairs)), config)
     say(FOUND, exact=False, rows=raw.rows, lookalikes=0, **found(raw.pairs, raw.quarantine, membership, config))
     readable, opening = open_some(raw, config)
+    features = seconds_of_features(config, raw.pairs, opening)
     pace, starting = measure_pace(config, raw, membership, readable)
-    say_time(pace, config, raw.pairs, membership, starting=starting, preparing=reading + opening)
+    say_time(pace, config, raw.pairs, membership, starting=starting, preparing=reading + opening, features=features)
     data_set = look_at_pictures(raw, config, progress=PictureLines())
     membership = _draw(data_set.pairs, data_set.clusters, config)
     say(
@@ -201,7 +202,26 @@ def check(request: Request) -> None:
         lookalikes=data_set.lookalikes,
         **found(data_set.pairs, data_set.quarantine, membership, config),
     )
-    say_time(pace, config, data_set.pairs, membership, starting=starting, preparing=reading)
+    say_time(pace, config, data_set.pairs, membership, starting=starting, preparing=reading, features=features)
+
+
+def seconds_of_features(config: AuditConfig, pairs: pd.DataFrame, opening: float) -> float:
+    """Return how long locked towers take on all pairs; 0 without any. Features that are kept are not reckoned with.
+
+    Args:
+        config: a resolved one.
+        pairs: the data set's.
+        opening: seconds that it takes to open all pictures, which are decoded once more.
+    """
+    if not has_locked_tower(config):
+        return 0.0
+    from clipmem_core.audits.throughput import features_seconds  # torch
+
+    drawn = pairs[c.CAPTIONS].sample(min(CAPTIONS_TRIED, len(pairs)), random_state=config.seed)
+    captions = [own[0] for own in drawn]
+    count = int(_captions(pairs, config).sum())
+    spent = features_seconds(config, captions, pictures=len(pairs), count=count)
+    return spent + (opening if config.lock_image else 0.0)
 
 
 def _draw(pairs: pd.DataFrame, clusters: np.ndarray, config: AuditConfig) -> Membership:
@@ -224,10 +244,12 @@ def say_time(
     *,
     starting: float,
     preparing: float,
+    features: float = 0.0,
 ) -> None:
     """Print how long the audit takes when nothing else runs, from what that follows, and how busy the machine is."""
     member = member_seconds(pace, config, membership, captions=int(_captions(pairs, config).sum()))
-    spent = {"preparing": preparing} | audit_seconds(member, config, starting=starting, pairs=len(pairs))
+    computing = {"features": features} if features else {}
+    spent = {"preparing": preparing} | computing | audit_seconds(member, config, starting=starting, pairs=len(pairs))
     say(
         TIME,
         seconds={name: round(value, 2) for name, value in spent.items()},

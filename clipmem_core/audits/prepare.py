@@ -141,11 +141,11 @@ def drop_lookalikes(data_set: DataSet) -> DataSet:
     )
 
 
-def draw_membership(clusters: np.ndarray, config: AuditConfig) -> Membership:
-    """Draw which member trains on which pair."""
+def draw_membership(clusters: np.ndarray, config: AuditConfig, *, members: int = 0) -> Membership:
+    """Draw which member trains on which pair; of an ensemble so many members, or else those of the config."""
     if config.protocol == "paper":
         return paper_membership(clusters, seeds=config.seeds, seed=config.seed)
-    repeats = config.members // config.folds
+    repeats = (members or config.members) // config.folds
     return ensemble_membership(clusters, folds=config.folds, repeats=repeats, seed=config.seed, halves=config.halves)
 
 

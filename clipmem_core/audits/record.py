@@ -1,6 +1,6 @@
 """What an audit and its members are: the fields of each JSON file in its folder, and what a name there may be."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
@@ -70,6 +70,7 @@ class Record:
     machine: dict[str, str | int]
     config: CheckedConfig
     snapshots: tuple[Whole, ...] = ()  # epochs after which each member keeps its embeddings
+    towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # what is known of those that are locked, by kind
 
     @property
     def groups(self) -> list[str]:
@@ -81,7 +82,7 @@ class Record:
         """The content of config.json."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
         values["config"] = as_dict(self.config)
-        return values if self.snapshots else {key: value for key, value in values.items() if key != "snapshots"}
+        return {key: value for key, value in values.items() if value or key not in ("snapshots", "towers")}
 
 
 @dataclass(frozen=True)

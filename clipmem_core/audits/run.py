@@ -5,6 +5,7 @@ import contextlib
 import functools
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.atomic import whole_archive
 from clipmem_core.audits import settings
+from clipmem_core.audits.estimate import trained_pairs
 from clipmem_core.audits.executor import Executor, local_processes, run_members
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.prepare import (
@@ -27,7 +29,7 @@ from clipmem_core.audits.prepare import (
 )
 from clipmem_core.audits.progress import LOG, MemberProgress, member_progress
 from clipmem_core.audits.record import Record
-from clipmem_core.audits.scoring import gather_evidence, score_table, summary, utility_table
+from clipmem_core.audits.scoring import Evidence, gather_evidence, reliability, score_table, summary, utility_table
 from clipmem_core.audits.setup import check_same, grow, write_audit
 from clipmem_core.audits.store import (
     CONFIG,
@@ -46,7 +48,7 @@ from clipmem_core.audits.store import (
     write_manifest,
     write_table,
 )
-from clipmem_core.audits.verdict import judge
+from clipmem_core.audits.verdict import judge, reliability_of
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.pairs.pixels import broken_file
 from clipmem_core.scores.membership import Membership
@@ -92,9 +94,9 @@ def run_audit(
             prepare_audit(audit, source, config, screen)
         else:
             check_same(audit, source, config)
-            more = grow(audit, config)
+            more = 0 if config.stable else grow(audit, config)
             screen.say(f"adding {more} members to audit {name!r}" if more else f"going on with audit {name!r}")
-        bring_to_end(audit, screen, fresh=fresh, executor=executor)
+        bring_to_end(audit, screen, fresh=fresh, executor=executor, asked=config)
     return audit
 
 
@@ -103,9 +105,13 @@ def prepare_audit(audit: Audit, source: str, config: AuditConfig, screen: Screen
     began = time.monotonic()
     screen.say(f"reading {source}")
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-    membership = draw_membership(data_set.clusters, config)
+    membership = draw_membership(data_set.clusters, config, members=first_members(config))
     pairs = plant(data_set.pairs, membership, config)
     screen.say(counts(data_set, membership))
+    if trained_pairs(membership) < config.batch_size:
+        screen.say(
+            f"note: members train on {trained_pairs(membership):,} pairs, which is less than a batch: one step an epoch"
+        )
     write_audit(audit, source, config, data_set, pairs, membership, seconds=time.monotonic() - began)
 
 
@@ -119,13 +125,22 @@ def counts(data_set: DataSet, membership: Membership) -> str:
     )
 
 
-def bring_to_end(audit: Audit, screen: Screen, *, fresh: bool, executor: Executor | None = None) -> None:
-    """Finish an audit that is not finished.
+def first_members(config: AuditConfig) -> int:
+    """Return how many members an audit begins with: two repeats where more come only until the ranking is stable."""
+    return min(config.members, settings.REPEATS * config.folds) if config.stable else config.members
+
+
+def bring_to_end(
+    audit: Audit, screen: Screen, *, fresh: bool, executor: Executor | None = None, asked: AuditConfig | None = None
+) -> None:
+    """Finish an audit that is not finished; `asked` is the config that says until when members are added to it.
 
     Raises:
         InputError: of a `fresh` one that could not even begin to train, nothing is left: the name is free again.
     """
     broken = broken_files(audit.folder)
+    if audit.finished and not broken and asked is not None and _wants_more(audit, asked, reliability_of(audit.verdict)):
+        _add_repeat(audit, asked, screen)
     if audit.finished and not broken:
         screen.say("it is finished: nothing to do")
         return
@@ -133,35 +148,34 @@ def bring_to_end(audit: Audit, screen: Screen, *, fresh: bool, executor: Executo
         screen.say(f"{len(broken)} of its files are broken or gone, first {broken[0]}: making them again")
         reopen(audit.folder, broken)
     try:
-        finish_audit(audit, screen, executor)
+        finish_audit(audit, screen, executor, asked)
     except InputError:
         if fresh and not any((audit.folder / MEMBERS).glob(f"*/{LOG}")):
             shutil.rmtree(audit.folder)
         raise
 
 
-def finish_audit(audit: Audit, screen: Screen, executor: Executor | None = None) -> None:
+def finish_audit(
+    audit: Audit, screen: Screen, executor: Executor | None = None, asked: AuditConfig | None = None
+) -> None:
     """Bring the members to their end, score and judge; the manifest comes last."""
     began, record = time.monotonic(), audit.record
     _check_begun(audit, record)
     ensure_pixels(audit, screen)
-    ensure_features(audit, record, screen)
-    at_once = settings.side_by_side(record.config)
-    executor = executor or functools.partial(local_processes, at_once=at_once)
-    # Members that are heads cost seconds: a process of its own for each would cost as much again.
-    blocks = at_once if record.config.lock_image and record.config.lock_text else 0
-    members, threads = record.members, record.threads
-    run_members(audit, members, threads=threads, blocks=blocks, executor=executor, watch=screen.members)
-    trained = time.monotonic()
+    cut = ensure_features(audit, record, screen)
+    evidence = train_members(audit, screen, executor)
+    while asked is not None and _wants_more(audit, asked, reliability(evidence), say=screen.say):
+        _add_repeat(audit, asked, screen)
+        evidence = train_members(audit, screen, executor)
+    trained, record = time.monotonic(), audit.record
     screen.say("scoring")
-    evidence = gather_evidence(audit)
     scores, split = score_table(evidence)
     if split.missing:
         screen.say(f"note: {split.missing}. Every other score is there")
     utility = utility_table(audit, evidence.sides.membership.members)
     write_table(audit.folder / SCORES, scores)
     write_table(audit.folder / UTILITY, utility)
-    verdict = judge(summary(evidence, scores, split), utility, record.config)
+    verdict = judge(summary(evidence, scores, split), utility, record.config, towers=record.towers, cut=cut)
     seconds = {
         "prepare": record.prepare_seconds,
         "members": round(trained - began, 2),
@@ -170,6 +184,35 @@ def finish_audit(audit: Audit, screen: Screen, executor: Executor | None = None)
     }
     write_json(audit.folder / VERDICT, verdict | {"seconds": seconds})
     write_manifest(audit.folder)
+
+
+def train_members(audit: Audit, screen: Screen, executor: Executor | None) -> Evidence:
+    """Bring the members that an audit has to their end and return what they leave."""
+    record = audit.record
+    at_once = settings.side_by_side(record.config)
+    executor = executor or functools.partial(local_processes, at_once=at_once)
+    blocks = at_once if settings.shares_process(record.config) else 0
+    members, threads = record.members, record.threads
+    run_members(audit, members, threads=threads, blocks=blocks, executor=executor, watch=screen.members)
+    return gather_evidence(audit)
+
+
+def _wants_more(
+    audit: Audit, asked: AuditConfig, reached: float | None, *, say: Callable[[str], None] = lambda line: None
+) -> bool:
+    """Tell whether a repeat is to be added, its ranking not being as reliable as was asked for; say how it stands."""
+    if not asked.stable:
+        return False
+    members = len(audit.record.members)
+    enough = reached is not None and reached >= asked.stable
+    found = "is not known" if reached is None else f"{reached:.3f} {'≥' if enough else '<'} {asked.stable:g}"
+    say(f"reliability {found} with {members} of {asked.members} members")
+    return not enough and members < asked.members
+
+
+def _add_repeat(audit: Audit, asked: AuditConfig, screen: Screen) -> None:
+    more = grow(audit, asked, members=len(audit.record.members) + asked.folds)
+    screen.say(f"adding {more} members to audit {audit.name!r}")
 
 
 def _check_begun(audit: Audit, record: Record) -> None:
@@ -214,14 +257,22 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
         store_again(audit, record, progress=screen.pictures)
 
 
-def ensure_features(audit: Audit, record: Record, screen: Screen) -> None:
-    """Compute what locked towers give of the pictures and captions, before members read it."""
-    if not (record.config.lock_image or record.config.lock_text):
-        return
-    from clipmem_core.audits.locked import features_of, towers_of  # torch, which members alone need otherwise
+def ensure_features(audit: Audit, record: Record, screen: Screen) -> int:
+    """Compute what locked towers give of the pictures and captions, before members read it.
 
+    Returns:
+        How many captions are longer than the text tower reads.
+
+    Raises:
+        InputError: the towers are not those that the audit began with, or their features are of no use.
+    """
+    if not settings.has_locked_tower(record.config):
+        return 0
+    from clipmem_core.audits.locked import checked_towers, features_of  # torch, which members alone need otherwise
+
+    towers = checked_towers(record.config, record.towers)
     screen.say("computing features with the locked towers")
-    features_of(towers_of(record.config), audit.pairs, Path(record.root), progress=screen.pictures, say=screen.say)
+    return features_of(towers, audit.pairs, Path(record.root), progress=screen.pictures, say=screen.say).cut
 
 
 def drop_broken(path: Path, screen: Screen) -> None:

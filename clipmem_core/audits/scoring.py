@@ -157,6 +157,12 @@ def planted_rows(pairs: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, An
     return records(table.reset_index())
 
 
+def reliability(evidence: Evidence) -> float | None:
+    """Return the reliability of the ranking by clipmem, in [0, 1]; None where it is not known, as of one repeat."""
+    stability = ranking_stability(evidence.alignments, evidence.sides)
+    return known(ranking_reliability(stability, len(evidence.sides.replicates)))
+
+
 def summary(evidence: Evidence, scores: pd.DataFrame, found: Split) -> dict[str, Any]:
     """Return every number the verdict speaks of."""
     sides, alignments = evidence.sides, evidence.alignments

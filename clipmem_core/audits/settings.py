@@ -15,10 +15,20 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from clipmem_core.audits.probe_folder import probe_folders
-from clipmem_core.config import FIELDS, AuditConfig, InputError, SourceOptions, as_dict, preset_config
+from clipmem_core.config import (
+    FIELDS,
+    PRESETS,
+    AuditConfig,
+    InputError,
+    SourceOptions,
+    as_dict,
+    preset_config,
+    without_meaning,
+)
 from clipmem_core.pairs.workers import cores as available_cores
 from clipmem_core.training.names import check_model_fields, parameters
 
+REPEATS, STABLE_REPEATS = 2, 4  # of an ensemble where no members are asked for; at most with --stable
 BYTES = 4  # of a weight
 TRAINED = 4 * BYTES  # with its gradient and the two moments of AdamW
 LIBRARIES = ("torch", "open_clip_torch", "faiss-cpu", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pillow")
@@ -71,6 +81,7 @@ def check_config(config: AuditConfig) -> None:
     check_fields(config)
     _check_members(config)
     check_model_fields(config.model, image_size=config.image_size)
+    _check_locks(config)
     if config.probe_data:
         probe_folders(config.probe_data)
 
@@ -139,6 +150,40 @@ def _check_members(config: AuditConfig) -> None:
             f"--members must be a multiple of --folds ({config.folds}), not {config.members}: "
             "each repeat trains one member a fold"
         )
+    if config.protocol == "ensemble" and config.halves and config.folds % 2:
+        raise InputError(
+            f"--folds must be even with --halves, not {config.folds}: half of a repeat's members leave a pair out"
+        )
+    if config.protocol == "paper" and config.halves and not PRESETS.get(config.preset, {}).get("halves"):
+        raise InputError("--halves belongs to --protocol ensemble")
+    if config.protocol == "paper" and config.stable:
+        raise InputError("--stable belongs to --protocol ensemble; the paper's protocol grows by --seeds")
+
+
+def _check_locks(config: AuditConfig) -> None:
+    """Refuse locks and towers that do not go together, and what means nothing where an encoder is locked."""
+    kinds = (("image", config.lock_image, config.image_tower), ("text", config.lock_text, config.text_tower))
+    for kind, locked, tower in kinds:
+        if tower and not locked:
+            raise InputError(f"--{kind}-tower {tower} is a locked tower: add --lock-{kind}, or say --{kind}-tower ''")
+        if locked and not (tower or config.pretrained):
+            raise InputError(
+                f"--lock-{kind} needs pretrained weights: name a tower with --{kind}-tower, "
+                f"or those of model {config.model!r} with --pretrained"
+            )
+    if config.tower_size and not config.lock_image:
+        raise InputError("--tower-size is what a locked image tower sees: add --lock-image")
+    if config.model == "locked" and config.lock_image != config.lock_text:
+        raise InputError("--model locked has two locked towers and none to train: take --model small")
+    if config.lock_image and config.probe_data:
+        raise InputError("--probe-data needs an image encoder that is trained: take away it or --lock-image")
+    for name, kind in without_meaning(config).items():
+        usual = (FIELDS[name].default, PRESETS.get(config.preset, {}).get(name))
+        if FIELDS[name].part and getattr(config, name) not in usual:
+            raise InputError(
+                f"{FIELDS[name].flag} means nothing with --lock-{kind}: a locked {kind} tower sees each "
+                f"{'picture' if kind == 'image' else 'caption'} once, as it is"
+            )
 
 
 def resolve(config: AuditConfig, *, trains: bool = True) -> AuditConfig:
@@ -150,11 +195,29 @@ def resolve(config: AuditConfig, *, trains: bool = True) -> AuditConfig:
     check_config(config)
     device = resolve_device(config.device)
     _check_memory(config, TRAINED if trains and device == "cpu" else BYTES)
-    members = 2 * config.seeds if config.protocol == "paper" else config.members or 2 * config.folds
+    repeats = STABLE_REPEATS if config.stable else REPEATS
+    members = 2 * config.seeds if config.protocol == "paper" else config.members or repeats * config.folds
     config = dataclasses.replace(config, device=device, members=members, precision=_precision(config.precision, device))
     if not config.threads:
         config = dataclasses.replace(config, threads=max(1, available_cores() // side_by_side(config)))
+    if has_locked_tower(config):
+        from clipmem_core.audits.locked import checked_towers  # torch, which nothing else here needs
+
+        checked_towers(config)
     return config
+
+
+def shares_process(config: AuditConfig) -> bool:
+    """Tell whether members are brought to their end one after the other in one process for each core.
+
+    Members that are heads cost seconds: a process of its own for each would cost as much again.
+    """
+    return config.lock_image and config.lock_text
+
+
+def has_locked_tower(config: AuditConfig) -> bool:
+    """Tell whether members train on the features of a locked tower."""
+    return config.lock_image or config.lock_text
 
 
 def _check_memory(config: AuditConfig, each: int) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -89,11 +90,20 @@ def write_audit(
         machine=settings.machine(),
         config=config,
         snapshots=tuple(snapshots),
+        towers=_tower_records(config),
     )
     write_members(audit, record, record.members, checkpoints)
     (audit.folder / SO_FAR).unlink(missing_ok=True)
     _note(audit, (PAIRS, QUARANTINE, MEMBERSHIP), record.members)
     write_json(audit.folder / CONFIG, record.values)
+
+
+def _tower_records(config: AuditConfig) -> dict[str, dict[str, Any]]:
+    if not settings.has_locked_tower(config):
+        return {}
+    from clipmem_core.audits.locked import towers_of  # torch, which nothing else here needs
+
+    return towers_of(config).records
 
 
 def _note(audit: Audit, tables: Sequence[str], members: Sequence[str]) -> None:
@@ -137,7 +147,7 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
     if differ:
         listed = "; ".join(differ)
         raise InputError(f"audit {audit.name!r} exists with another config: {listed}. Take another --name")
-    members = record.config.members
+    members = len(record.members)  # of one that stopped once it was stable, fewer than were asked for
     if config.members < members:
         raise InputError(
             f"audit {audit.name!r} has {members} members and {config.members} were asked for: "
@@ -160,8 +170,10 @@ def differing_fields(source_then: str, config_then: AuditConfig, source: str, co
     return differ
 
 
-def grow(audit: Audit, config: AuditConfig) -> int:
+def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
     """Add repeats or seeds to an audit and return how many members came; those it has stay as they are.
+
+    It then has as many `members` as are given, or else as the config asks for.
 
     Pairs that were left out of the training of those it has are left out of that of the new ones.
 
@@ -171,13 +183,13 @@ def grow(audit: Audit, config: AuditConfig) -> int:
         InputError: its members are given checkpoints.
     """
     record, drawn = audit.record, membership_of(audit.membership)
-    more = config.members - len(drawn.members)
+    more = (members or config.members) - len(drawn.members)
     if more <= 0:
         return 0
     if audit.member_record(drawn.members[0]).checkpoint:
         raise InputError(f"audit {audit.name!r} scores given checkpoints and cannot train more: take another --name")
     config = dataclasses.replace(config, threads=record.threads)
-    membership = draw_membership(read_prepared(audit.folder).clusters, config)
+    membership = draw_membership(read_prepared(audit.folder).clusters, config, members=members)
     new = membership.members[len(drawn.members) :]
     membership = leave_out(membership, (membership.trained[: -len(new)] & ~drawn.trained).any(axis=0))
     unfinish(audit, leaving=[MEMBERSHIP])

@@ -19,6 +19,7 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.atomic import cached
+from clipmem_core.audits import settings
 from clipmem_core.audits import unitmem_tables as t
 from clipmem_core.audits.member import EVALUATION, MemberRun, open_member, trained_model, view_maker
 from clipmem_core.audits.progress import MemberProgress
@@ -112,11 +113,17 @@ def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
     """Return the members asked for, all if none is named.
 
     Raises:
-        InputError: the audit is not finished, or has no such member.
+        InputError: the audit is not finished, has a locked tower, or has no such member.
     """
     if not audit.finished:
         raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
-    known = list(audit.record.members)
+    record = audit.record
+    if settings.has_locked_tower(record.config):
+        raise InputError(
+            f"audit {audit.name!r} has a locked tower, and units are measured in encoders that members train: "
+            "run one with --preset small"
+        )
+    known = list(record.members)
     if unknown := [name for name in members if name not in known]:
         raise InputError(f"member {unknown[0]!r} is none of audit {audit.name!r}: it has {', '.join(known)}")
     return list(dict.fromkeys(members)) or known

