@@ -16,9 +16,9 @@ from clipmem_core import columns as c
 from clipmem_core.config import InputError, SourceOptions, as_dict, fingerprint
 from clipmem_core.features.cache import is_whole, replacing_folder, seal
 from clipmem_core.features.embed import features_folder
-from clipmem_core.pairs.readers.arrow_files import read_arrow_files
+from clipmem_core.pairs.readers.columnar import read_arrow_files
 from clipmem_core.pairs.readers.delimited import read_delimited
-from clipmem_core.pairs.readers.records import read_jsonl
+from clipmem_core.pairs.readers.json_files import read_jsonl
 from clipmem_core.pairs.readers.rows import Row
 from clipmem_core.pairs.readers.text import as_name, is_missing, tidy
 from clipmem_core.shortage import shortage
@@ -147,9 +147,10 @@ def _read(table: Path, image: Path, text: Path, options: SourceOptions, image_ke
     """Read one part and hold its counts against each other."""
     kind = table.suffix.lower()
     if kind == ".parquet":
-        rows = read_arrow_files([table.resolve()], table.resolve().parent, options, kind="parquet").rows
+        found = read_arrow_files([table.resolve()], table.resolve().parent, options, kind="parquet")
     else:
-        rows = (read_jsonl if kind in (".jsonl", ".ndjson") else read_delimited)(table, options).rows
+        found = (read_jsonl if kind in (".jsonl", ".ndjson") else read_delimited)(table, options)
+    rows = list(found.rows)
     captions = [row.captions if isinstance(row.captions, list) and row.captions else [row.captions] for row in rows]
     part = _Part(table, rows, captions, _array(image, image_key), _array(text, text_key))
     for path, array, wanted, what in (
