@@ -1,4 +1,4 @@
-"""Features of pairs as another tool would leave them: drawn from a latent that pictures and captions share, in any number.
+"""Features of pairs as another tool would leave them, in any number: drawn from a latent that both sides share.
 
     python -m tests.made_features FOLDER [--pairs N] [--dim D] [--seed S]
 
@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import tyro
 
 LATENT = 48  # numbers that a picture and its caption share
-NOISE = 0.6  # SD of what they do not share, beside a latent of SD 1
+OWN = 0.8  # SD of what each side adds to it, beside a latent of SD 1
+NOISE = 0.3  # SD of what each number of the features adds
 CONCEPTS = 5_000  # what pairs are about; pairs of one concept are alike
 APART = 0.7  # how far a pair is from its concept, of a distance between concepts of 1
 BLOCK = 50_000
@@ -47,8 +48,9 @@ def make_features(folder: Path, *, pairs: int, dim: int = 512, seed: int = 0) ->
             own = rng.standard_normal((len(rows), LATENT), dtype=np.float32)
             latent = (1 - APART**2) ** 0.5 * concepts[concept] + APART * own
             for side, file in (("image", image), ("text", text)):
+                seen = latent + OWN * rng.standard_normal((len(rows), LATENT), dtype=np.float32)
                 noise = rng.standard_normal((len(rows), dim), dtype=np.float32)
-                file.write((latent @ spread[side] + NOISE * noise).astype(np.float16).tobytes())
+                file.write((seen @ spread[side] + NOISE * noise).astype(np.float16).tobytes())
             said = [_caption(n, int(about)) for n, about in zip(rows.tolist(), concept, strict=True)]
             writer.write_table(pa.table({"image": [f"{n // 10_000:03d}/{n:07d}.jpg" for n in rows], "caption": said}))
     return table
@@ -66,9 +68,7 @@ def _word(number: int) -> str:
     return "".join(syllables)
 
 
-def _main(
-    folder: Annotated[Path, tyro.conf.Positional], pairs: int = 1_000_000, dim: int = 512, seed: int = 0
-) -> None:
+def _main(folder: Annotated[Path, tyro.conf.Positional], pairs: int = 1_000_000, dim: int = 512, seed: int = 0) -> None:
     print(make_features(folder, pairs=pairs, dim=dim, seed=seed))
 
 
