@@ -48,11 +48,8 @@ def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.n
     first = _first_of_equals(features)
     rows = np.flatnonzero(first == np.arange(n))
     found = _far_links if len(rows) > EXACT_UP_TO else _links
-    links = [(rows[a], rows[b]) for a, b in found(_Directions(features, rows), threshold)]
-    a, b = (
-        np.concatenate([*side, other])
-        for side, other in zip(zip(*links, strict=True), (first, np.arange(n)), strict=True)
-    )
+    links = [(first, np.arange(n)), *((rows[a], rows[b]) for a, b in found(_Directions(features, rows), threshold))]
+    a, b = (np.concatenate(side) for side in zip(*links, strict=True))
     graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(n, n))
     _, component = connected_components(graph, directed=False)
     _, lowest = np.unique(component, return_index=True)
