@@ -1,7 +1,9 @@
 """The embedding cache of a member: FAISS files whose row r is the mean embedding of pair r."""
 
+import struct
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import faiss
 import numpy as np
@@ -9,13 +11,32 @@ import numpy as np
 from clipmem_core.atomic import replacing
 from clipmem_core.config import InputError
 
+# How faiss begins the file of an IndexFlatIP (impl/index_write.cpp): its name, dim, vectors, two numbers that nothing
+# reads, trained, the metric of inner products, and how many floats follow.
+_HEADER = struct.Struct("<4siqqq?iQ")
+_UNREAD = 1 << 20
 
-def write_index(path: Path, vectors: np.ndarray) -> None:
-    """Write vectors float32 [n_pairs, dim] as an IndexFlatIP, atomically."""
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors, dtype=np.float32))
-    with replacing(path) as temporary:
-        faiss.write_index(index, str(temporary))
+
+def write_index(path: Path, vectors: np.ndarray | Iterable[np.ndarray]) -> None:
+    """Write vectors [n_pairs, dim] as an IndexFlatIP of float32, atomically.
+
+    Args:
+        path: the file.
+        vectors: an array, or blocks [n, dim] of one in their order, of which only one is held at a time.
+    """
+    blocks = [vectors] if isinstance(vectors, np.ndarray) else vectors
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        _write_blocks(file, blocks)
+
+
+def _write_blocks(file: IO[bytes], blocks: Iterable[np.ndarray]) -> None:
+    count = dim = 0
+    file.write(bytes(_HEADER.size))
+    for block in blocks:
+        count, dim = count + len(block), block.shape[1]
+        file.write(np.ascontiguousarray(block, dtype="<f4").data)
+    file.seek(0)
+    file.write(_HEADER.pack(b"IxFI", dim, count, _UNREAD, _UNREAD, True, faiss.METRIC_INNER_PRODUCT, count * dim))
 
 
 def open_index(path: Path) -> Any:

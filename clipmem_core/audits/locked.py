@@ -11,10 +11,14 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
+from clipmem_core.audits.given import given_features
+from clipmem_core.audits.prepare import pixels_folder
+from clipmem_core.audits.record import Record
+from clipmem_core.audits.store import Audit
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.embed import image_features, text_features
 from clipmem_core.features.named import image_tower, text_tower
-from clipmem_core.features.towers import Tower
+from clipmem_core.features.towers import Kind, Opened, Tower
 from clipmem_core.training.heads import FeatureViews, LockedModel, Standard, locked_model
 from clipmem_core.training.model import Model, build_model
 from clipmem_core.training.names import model_config
@@ -114,6 +118,26 @@ def features_of(
         found = text_features(captions, towers.text, progress=progress, say=say)
         text, cut = found.features, found.cut
     return Features(image, text, cut)
+
+
+def open_towers(audit: Audit, record: Record, pairs: pd.DataFrame) -> tuple[Towers, Features]:
+    """Return the locked towers of an audit and what they give, computed here or elsewhere."""
+    if not record.config.features:
+        towers = towers_of(record.config)
+        return towers, features_of(towers, pairs, Path(record.root))
+    features = Features(*given_features(audit, pixels_folder(audit)))
+    return Towers(_given("image", features.image, record), _given("text", features.text, record)), features
+
+
+def _given(kind: Kind, features: np.ndarray | None, record: Record) -> Tower:
+    """Return what stands for the tower of features that were computed elsewhere: it cannot be opened."""
+    assert features is not None
+    path = record.config.features
+
+    def refuse() -> Opened:
+        raise InputError(f"the features in {path} were computed elsewhere: nothing new can be embedded")
+
+    return Tower(name=path, kind=kind, version="", licence="", sha256="", dim=features.shape[1], open=refuse)
 
 
 def build_locked(towers: Towers, config: AuditConfig, *, seed: int, pretrained: str = "") -> LockedModel:

@@ -1,6 +1,7 @@
 """One member: what it works with, and how it is brought to its end: trained, or loaded, embedded and measured."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +11,14 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.atomic import read_through
-from clipmem_core.audits.index import write_index
+from clipmem_core.audits.index import map_vectors, write_index
 from clipmem_core.audits.locked import (
     Features,
     Towers,
     build_locked,
     feature_views,
-    features_of,
     fit_standards,
-    towers_of,
+    open_towers,
 )
 from clipmem_core.audits.prepare import pixels_folder, read_tokens, tokens_file
 from clipmem_core.audits.probe import probe_accuracy
@@ -36,7 +36,7 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.pairs.pixels import open_pixels
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.training.draws import draw_keys
-from clipmem_core.training.embed import mean_by_pair, mean_image_embeddings, text_embeddings
+from clipmem_core.training.embed import image_blocks, text_blocks, text_embeddings
 from clipmem_core.training.files import CHECKPOINT, STATE, TRAJECTORY
 from clipmem_core.training.heads import FeatureRows
 from clipmem_core.training.loop import Trainer, TrainingData, Views, train
@@ -107,8 +107,7 @@ def open_member(folder: Path, name: str) -> MemberRun:
         # Candidate k and independent k share every draw, so that f and g differ in the pair alone.
         keys[group == c.INDEPENDENT] = keys[group == c.CANDIDATE]
     start, rows = caption_starts(pairs), np.flatnonzero(membership[name].to_numpy())
-    towers = towers_of(config)
-    features = features_of(towers, pairs, Path(record.root))
+    towers, features = open_towers(audit, record, pairs)
     tokens = cached_tokens(config.model, pairs) if features.text is None else features.text
     known = known_tokens(config, tokens, start, rows)
     data = TrainingData(
@@ -215,26 +214,39 @@ def trained_model(run: MemberRun) -> Model:
 
     def look(epoch: int) -> None:
         if epoch in snapshots:
-            write_embeddings(run.folder / SNAPSHOTS / str(epoch), *embed(run, model), run)
+            write_embeddings(run.folder / SNAPSHOTS / str(epoch), *embed(run, model))
 
     train(trainer, run.folder, after_epoch=look if snapshots else None)
     return model
 
 
-def embed(run: MemberRun, model: Model) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean embedding of every picture's evaluation views, and that of every caption, float32 [n, dim]."""
+def embed(run: MemberRun, model: Model) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
+    """Return the mean embeddings of every picture's evaluation views, and of every pair's captions.
+
+    Both come in blocks, float32 [n, dim], as they are asked for: a million pairs are larger than they need to be held.
+    """
     how = {"precision": run.config.precision, "device": run.record.device}
     views = training_views(run, model, run.config.seed + EVALUATION, crop_scale=run.config.eval_crop_scale)
     n_views = 1 if run.towers.image else run.config.views  # features are of one view
-    image = mean_image_embeddings(model, run.data, views, n_views=n_views, **how)
-    return image, text_embeddings(model, run.read(run.data.tokens), **how)
+    image = image_blocks(model, run.data, views, n_views=n_views, **how)
+    read = run.read(run.data.tokens)
+    return image, text_blocks(model, read, run.data.caption_start, first=run.config.eval_captions, **how)
 
 
-def write_embeddings(folder: Path, image: np.ndarray, text: np.ndarray, run: MemberRun) -> None:
-    """Write both indexes; text.faiss comes last and says that they are complete."""
+def write_embeddings(
+    folder: Path,
+    image: Iterator[np.ndarray],
+    text: Iterator[np.ndarray],
+    between: Callable[[np.ndarray], None] = lambda image: None,
+) -> None:
+    """Write both indexes; text.faiss comes last and says that they are complete.
+
+    `between` is called with the image embeddings [n_pairs, dim], mapped from their index.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_index(folder / IMAGE_INDEX, image)
-    write_index(folder / TEXT_INDEX, mean_by_pair(text, run.data.caption_start, first=run.config.eval_captions))
+    between(map_vectors(folder / IMAGE_INDEX))
+    write_index(folder / TEXT_INDEX, text)
 
 
 def probe_rows(run: MemberRun) -> np.ndarray:
@@ -243,28 +255,28 @@ def probe_rows(run: MemberRun) -> np.ndarray:
     return shared if len(shared) else run.data.rows
 
 
-def utility(run: MemberRun, model: Model, image: np.ndarray, text: np.ndarray) -> dict[str, float]:
+def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]:
     """Measure retrieval both ways on external pairs, and with labels a linear probe and zero-shot.
 
-    Args:
-        image: mean image embeddings [n_pairs, dim].
-        text: embeddings of every caption [n_captions, dim].
+    `image` are the mean image embeddings, [n_pairs, dim].
     """
+    how = {"precision": run.config.precision, "device": run.record.device}
     external = np.flatnonzero(run.membership[c.GROUP].to_numpy() == c.EXTERNAL)
     start = run.data.caption_start
     captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in external])
     owner = np.repeat(np.arange(len(external)), (start[external + 1] - start[external]))
-    metrics = retrieval_recalls(image[external], text[captions], owner)
+    text = text_embeddings(model, run.read(run.data.tokens[captions]), **how)
+    metrics = retrieval_recalls(image[external], text, owner)
     labels = run.pairs[c.LABEL]
     labelled = labels.notna().to_numpy()
     fit, test = (rows[labelled[rows]] for rows in (probe_rows(run), external))
     if labels.iloc[fit].nunique() >= 2 and len(test):
         names = labels.to_numpy().astype(str)
         metrics["linear_probe"] = linear_probe(image[fit], names[fit], image[test], names[test], seed=run.config.seed)
-        classes = np.unique(names[labelled])
-        prompts = run.given([PROMPT.format(name) for name in classes])
-        prompted = text_embeddings(model, prompts, precision=run.config.precision, device=run.record.device)
-        metrics["zero_shot"] = zero_shot(image[test], prompted, np.searchsorted(classes, names[test]))
+        if not run.config.features:  # with features computed elsewhere there is no tower to read a prompt
+            classes = np.unique(names[labelled])
+            prompted = text_embeddings(model, run.given([PROMPT.format(name) for name in classes]), **how)
+            metrics["zero_shot"] = zero_shot(image[test], prompted, np.searchsorted(classes, names[test]))
     if run.config.probe_data:
         name = f"linear_probe_{Path(run.config.probe_data).name}"
         metrics[name] = probe_accuracy(model, run.config, view_maker(model, run.config, 0), run.record.device)
@@ -285,6 +297,8 @@ def run_member(folder: Path, name: str) -> None:
     clear_leftovers(run.folder)
     torch.set_num_threads(run.record.threads)
     model = trained_model(run)
-    image, text = embed(run, model)
-    write_json(run.folder / MEMBER_UTILITY, utility(run, model, image, text))
-    write_embeddings(run.folder, image, text, run)
+
+    def judge(image: np.ndarray) -> None:
+        write_json(run.folder / MEMBER_UTILITY, utility(run, model, image))
+
+    write_embeddings(run.folder, *embed(run, model), judge)

@@ -29,7 +29,7 @@ from clipmem_core.audits.estimate import (
 )
 from clipmem_core.audits.jobs import OUTPUT, PROGRAM, Job, Task, audit_task, jobs_folder, resume_arguments
 from clipmem_core.audits.prepare import draw_membership, look_at_pictures, plant
-from clipmem_core.audits.settings import check_config, has_locked_tower, resolve, side_by_side
+from clipmem_core.audits.settings import check_config, opens_towers, resolve, side_by_side
 from clipmem_core.audits.setup import check_same
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, write_json
 from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder, fingerprint
@@ -213,7 +213,7 @@ def seconds_of_features(config: AuditConfig, pairs: pd.DataFrame, opening: float
         pairs: the data set's.
         opening: seconds that it takes to open all pictures, which are decoded once more.
     """
-    if not has_locked_tower(config):
+    if not opens_towers(config):
         return 0.0
     from clipmem_core.audits.throughput import features_seconds  # torch
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core.audits.given import GivenRows, find_again, given_lookalikes, read_given
 from clipmem_core.audits.record import Record
 from clipmem_core.audits.store import Audit, read_prepared, write_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint_rows
@@ -56,6 +57,8 @@ def load_data_set(
     source: str, config: AuditConfig, *, progress: Report | None = None, say: Say = lambda line: None
 ) -> DataSet:
     """Read a data set, look at every picture once, and set aside what cannot be used."""
+    if config.features:
+        return _given(source, config)
     raw = read_source(source, config.source, data=data_folder())
     return look_at_pictures(raw, config, progress=progress, say=say)
 
@@ -85,10 +88,22 @@ def look_at_pictures(
     pairs = raw.pairs.iloc[rows].reset_index(drop=True)
     for column in (c.WIDTH, c.HEIGHT, c.SHA256):
         pairs[column] = facts[column].to_numpy()[rows]
+    data_set = DataSet(raw, _as_asked(pairs, config), quarantine, clusters, pixels.select(rows))
+    return drop_lookalikes(data_set) if config.drop_lookalikes else data_set
+
+
+def _as_asked(pairs: pd.DataFrame, config: AuditConfig) -> pd.DataFrame:
+    """Return the columns of a pair table, with as many captions as a config uses."""
     if config.captions:
         pairs[c.CAPTIONS] = [list(captions)[: config.captions] for captions in pairs[c.CAPTIONS]]
-    pairs = pairs.reindex(columns=c.PAIR_COLUMNS)
-    data_set = DataSet(raw, pairs, quarantine, clusters, pixels.select(rows))
+    return pairs.reindex(columns=c.PAIR_COLUMNS)
+
+
+def _given(source: str, config: AuditConfig) -> DataSet:
+    """Read a data set whose features were computed elsewhere: its pictures are not opened."""
+    raw, stored = read_given(source, config)
+    rows = GivenRows(stored.folder, np.arange(len(raw.pairs)))
+    data_set = DataSet(raw, _as_asked(raw.pairs, config), raw.quarantine, given_lookalikes(rows), rows)
     return drop_lookalikes(data_set) if config.drop_lookalikes else data_set
 
 
@@ -205,6 +220,13 @@ def store_again(audit: Audit, record: Record, *, progress: Report | None = None)
     Raises:
         InputError: they are no longer those that the audit began with.
     """
+    if record.config.features:
+        at, cache_rows = find_again(audit, record.source, record.config)
+        clusters = given_lookalikes(GivenRows(at, cache_rows))
+        write_prepared(
+            audit.folder, cache_rows=cache_rows, clusters=clusters, pixels=at.relative_to(data_folder()).as_posix()
+        )
+        return
     pairs = audit.pairs
     facts, pixels = _store(Path(record.root), pairs[c.IMAGE].tolist(), record.config, progress=progress)
     if facts[c.REASON].notna().any() or facts[c.SHA256].tolist() != pairs[c.SHA256].tolist():

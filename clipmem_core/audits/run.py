@@ -16,6 +16,7 @@ from clipmem_core.atomic import whole_archive
 from clipmem_core.audits import settings
 from clipmem_core.audits.estimate import trained_pairs
 from clipmem_core.audits.executor import Executor, local_processes, run_members
+from clipmem_core.audits.given import with_features
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.prepare import (
     DataSet,
@@ -50,6 +51,7 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.audits.verdict import judge, reliability_of
 from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.features.stored import broken_features
 from clipmem_core.pairs.pixels import broken_file
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.files import STATE
@@ -87,7 +89,7 @@ def run_audit(
         InputError: something a person can mend; no folder is left behind that was not there before.
     """
     audit = Audit(audits_folder() / check_name(name))
-    config = settings.resolve(config)
+    config = settings.resolve(with_features(source, config))
     with hold(audit.folder, what="audit"):
         fresh = not (audit.folder / CONFIG).is_file()
         if fresh:
@@ -251,9 +253,15 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
     broken: Path | None = audit.folder / PREPARED
     with contextlib.suppress(InputError):
         if whole_archive(audit.folder / PREPARED):
-            broken = broken_file(pixels_folder(audit), size=config.cache_size, resize_mode=config.resize_mode)
+            folder = pixels_folder(audit)
+            broken = (
+                broken_features(folder)
+                if config.features
+                else broken_file(folder, size=config.cache_size, resize_mode=config.resize_mode)
+            )
     if broken is not None:
-        screen.say(f"{broken} is broken or gone: storing the small pictures again")
+        what = "reading the features" if config.features else "storing the small pictures"
+        screen.say(f"{broken} is broken or gone: {what} again")
         store_again(audit, record, progress=screen.pictures)
 
 
@@ -266,7 +274,7 @@ def ensure_features(audit: Audit, record: Record, screen: Screen) -> int:
     Raises:
         InputError: the towers are not those that the audit began with, or their features are of no use.
     """
-    if not settings.has_locked_tower(record.config):
+    if not settings.opens_towers(record.config):
         return 0
     from clipmem_core.audits.locked import checked_towers, features_of  # torch, which members alone need otherwise
 

@@ -200,7 +200,7 @@ def resolve(config: AuditConfig, *, trains: bool = True) -> AuditConfig:
     config = dataclasses.replace(config, device=device, members=members, precision=_precision(config.precision, device))
     if not config.threads:
         config = dataclasses.replace(config, threads=max(1, available_cores() // side_by_side(config)))
-    if has_locked_tower(config):
+    if opens_towers(config):
         from clipmem_core.audits.locked import checked_towers  # torch, which nothing else here needs
 
         checked_towers(config)
@@ -218,6 +218,11 @@ def shares_process(config: AuditConfig) -> bool:
 def has_locked_tower(config: AuditConfig) -> bool:
     """Tell whether members train on the features of a locked tower."""
     return config.lock_image or config.lock_text
+
+
+def opens_towers(config: AuditConfig) -> bool:
+    """Tell whether features are computed here, by the locked towers, and not elsewhere."""
+    return has_locked_tower(config) and not config.features
 
 
 def _check_memory(config: AuditConfig, each: int) -> None:

@@ -99,7 +99,7 @@ def write_audit(
 
 
 def _tower_records(config: AuditConfig) -> dict[str, dict[str, Any]]:
-    if not settings.has_locked_tower(config):
+    if not settings.opens_towers(config):
         return {}
     from clipmem_core.audits.locked import towers_of  # torch, which nothing else here needs
 

@@ -17,14 +17,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
 
 from clipmem_core.atomic import checksum, naming, sync
 from clipmem_core.config import InputError
-from clipmem_core.features.towers import Tower
+
+if TYPE_CHECKING:  # torch, which only computing features needs
+    from clipmem_core.features.towers import Tower
 
 FEATURES_FILE, KEYS_FILE, MADE_FILE = "features.npy", "keys.npy", "features.json"
 _ORDER_FILE, _BATCHES_FILE = "order.npy", "batches.jsonl"
@@ -44,7 +46,7 @@ class Wanted:
     counts the rows whose input is longer than the tower reads.
     """
 
-    tower: Tower
+    tower: "Tower"
     keys: np.ndarray
     batch: int
     arrange: Callable[[np.ndarray], np.ndarray]

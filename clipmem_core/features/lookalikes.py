@@ -8,19 +8,26 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 ALIKE = 0.95  # least cosine of two features, less their mean, of look-alikes
-APPROXIMATE_ABOVE = 200_000  # from here on the search looks only into the nearest cells
+EXACT_UP_TO = 20_000  # different features; above, the search is among shortened ones, and only in the nearest cells
 
 _QUERIES = 1024  # features searched for at a time
-_PROBES = 16  # cells looked into by the approximate search
+_BLOCK = 16_384  # features, or pairs of them, that are float32 at a time
+_SHORT = 64  # numbers of a shortened feature
+_CELLS = 4  # times the root of their number
+_PROBES = 8  # cells looked into
+_TRAINED = 40  # features a cell that cells are laid out by
 
 
 def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.ndarray:
     """Say of each picture which cluster of look-alikes it is in: those that links of cosine ≥ threshold connect.
 
-    The mean over all pictures is taken off first: features after a ReLU all point the same way otherwise.
+    The mean over all pictures is taken off first: features after a ReLU all point the same way otherwise. Of equal
+    features only the first is searched for. Above `EXACT_UP_TO` a link is looked for among random projections onto
+    64 numbers, in the nearest of about 4 √n cells, and then checked in full: time grows with n^1.5 at most, and a
+    link near the threshold may be missed.
 
     Args:
-        features: [n, dim], of any float type.
+        features: [n, dim], of any float type; may be a memory map.
         threshold: least cosine of two look-alikes, between 0 and 1.
 
     Returns:
@@ -38,29 +45,101 @@ def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.n
     n = len(features)
     if n < 2:
         return np.arange(n)
-    links = [np.concatenate(side) for side in zip(*_links(_directions(features), threshold), strict=True)]
-    graph = coo_array((np.ones(len(links[0]), bool), (links[0], links[1])), shape=(n, n))
+    first = _first_of_equals(features)
+    rows = np.flatnonzero(first == np.arange(n))
+    found = _far_links if len(rows) > EXACT_UP_TO else _links
+    links = [(first, np.arange(n)), *((rows[a], rows[b]) for a, b in found(_Directions(features, rows), threshold))]
+    a, b = (np.concatenate(side) for side in zip(*links, strict=True))
+    graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(n, n))
     _, component = connected_components(graph, directed=False)
-    _, first = np.unique(component, return_index=True)
-    return first[component]
+    _, lowest = np.unique(component, return_index=True)
+    return lowest[component]
 
 
-def _directions(features: np.ndarray) -> np.ndarray:
-    """Return unit vectors less the mean, float32 [n, dim]; one that is the mean itself stays zero."""
-    vectors = features.astype(np.float32)
-    vectors -= vectors.mean(axis=0)
+def _first_of_equals(features: np.ndarray) -> np.ndarray:
+    """Return for each row the first that is equal to it, int64 [n]."""
+    words = -(-features.shape[1] * features.dtype.itemsize // 8)
+    odd = np.random.default_rng(0).integers(0, 2**63, words, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    keys = np.empty(len(features), np.uint64)
+    for at in range(0, len(features), _BLOCK):
+        block = np.ascontiguousarray(features[at : at + _BLOCK])
+        padded = np.zeros((len(block), words * 8), np.uint8)
+        padded[:, : block.shape[1] * block.itemsize] = block.view(np.uint8).reshape(len(block), -1)
+        # Sums of products with odd numbers, modulo 2⁶⁴: what is equal has equal ones
+        keys[at : at + _BLOCK] = (padded.view(np.uint64) * odd).sum(axis=1, dtype=np.uint64)
+    _, start, which = np.unique(keys, return_index=True, return_inverse=True)
+    first = start[which]
+    again = np.flatnonzero(first != np.arange(len(features)))
+    for at in range(0, len(again), _BLOCK):
+        some = again[at : at + _BLOCK]
+        other = (features[some] != features[first[some]]).any(axis=1)
+        first[some[other]] = some[other]
+    return first
+
+
+class _Directions:
+    """Some features less the mean of all, as unit vectors; one that is the mean itself stays zero."""
+
+    def __init__(self, features: np.ndarray, rows: np.ndarray) -> None:
+        self.features, self.rows = features, rows
+        total = np.zeros(features.shape[1])
+        for at in range(0, len(features), _BLOCK):
+            total += features[at : at + _BLOCK].sum(axis=0, dtype=np.float64)
+        self.mean = (total / len(features)).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, places: np.ndarray | slice) -> np.ndarray:
+        """Return some of them, float32 [n, dim]."""
+        return _unit(self.features[self.rows[places]].astype(np.float32) - self.mean)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, out=vectors, where=lengths > 0)
 
 
-def _links(vectors: np.ndarray, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    n, dim = vectors.shape
-    index: faiss.Index = faiss.IndexFlatIP(dim)
-    if n > APPROXIMATE_ABOVE:
-        index = faiss.IndexIVFFlat(index, dim, int(2 * n**0.5), faiss.METRIC_INNER_PRODUCT)
-        index.nprobe = _PROBES
-        index.train(vectors)
+def _links(directions: _Directions, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield all links, found exactly."""
+    vectors = directions[:]
+    index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
-    for start in range(0, n, _QUERIES):
-        limits, _, found = index.range_search(vectors[start : start + _QUERIES], threshold - 1e-6)
+    return _within(index, vectors, threshold - 1e-6)
+
+
+def _far_links(directions: _Directions, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield links found among shortened vectors, each checked on the full ones."""
+    vectors = _shortened(directions)
+    n, dim = vectors.shape
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, int(_CELLS * n**0.5), faiss.METRIC_INNER_PRODUCT)
+    index.nprobe = _PROBES
+    chosen = np.random.default_rng(1).permutation(n)[: _TRAINED * index.nlist]
+    index.train(vectors[np.sort(chosen)])
+    index.add(vectors)
+    # A cosine t is shortened to one that has an SD of about (1 − t²) / √64
+    room = 4 * (1 - threshold**2) / dim**0.5
+    for a, b in _within(index, vectors, threshold - room):
+        a, b = a[a < b], b[a < b]
+        for at in range(0, len(a), _BLOCK):
+            part = slice(at, at + _BLOCK)
+            alike = np.vecdot(directions[a[part]], directions[b[part]]) >= threshold - 1e-6
+            yield a[part][alike], b[part][alike]
+
+
+def _shortened(directions: _Directions) -> np.ndarray:
+    """Return random projections as unit vectors, float32 [n, 64]."""
+    dim = len(directions.mean)
+    drawn = np.random.default_rng(0).standard_normal((dim, min(_SHORT, dim)))
+    axes = np.linalg.qr(drawn)[0].astype(np.float32)
+    short = np.empty((len(directions), axes.shape[1]), np.float32)
+    for at in range(0, len(short), _BLOCK):
+        short[at : at + _BLOCK] = _unit(directions[slice(at, at + _BLOCK)] @ axes)
+    return short
+
+
+def _within(index: faiss.Index, vectors: np.ndarray, least: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the places of vectors and of those in the index whose product is above the least."""
+    for start in range(0, len(vectors), _QUERIES):
+        limits, _, found = index.range_search(vectors[start : start + _QUERIES], least)
         yield np.repeat(np.arange(start, start + len(limits) - 1), (limits[1:] - limits[:-1]).astype(np.int64)), found

@@ -16,22 +16,45 @@ def _blocks(count: int) -> Iterator[np.ndarray]:
         yield np.arange(start, min(start + BATCH, count))
 
 
-@torch.inference_mode()
 def mean_image_embeddings(
     model: Model, data: TrainingData, views: Views, *, n_views: int, precision: str, device: str
 ) -> np.ndarray:
     """Embed `n_views` crops of every picture and return the mean of the unit vectors, float32 [n_pairs, dim]."""
+    return np.concatenate(list(image_blocks(model, data, views, n_views=n_views, precision=precision, device=device)))
+
+
+def image_blocks(
+    model: Model, data: TrainingData, views: Views, *, n_views: int, precision: str, device: str
+) -> Iterator[np.ndarray]:
+    """Yield what `mean_image_embeddings` returns, some pairs at a time, float32 [n, dim]."""
     model.eval()
-    blocks = []
     for rows in _blocks(len(data.keys)):
         pixels = data.pixels.gather(rows)
         encoded = []
-        for view in range(n_views):
-            images = views.evaluation_images(pixels, data.keys[rows], view, device)
-            with autocast(precision, device):
-                encoded.append(encode_image(model, images))
-        blocks.append(torch.stack(encoded).mean(dim=0).cpu().numpy())
-    return np.concatenate(blocks)
+        with torch.inference_mode():
+            for view in range(n_views):
+                images = views.evaluation_images(pixels, data.keys[rows], view, device)
+                with autocast(precision, device):
+                    encoded.append(encode_image(model, images))
+            mean = torch.stack(encoded).mean(dim=0)
+        yield mean.cpu().numpy()
+
+
+def text_blocks(
+    model: Model, tokens: np.ndarray, caption_start: np.ndarray, *, first: int = 0, precision: str, device: str
+) -> Iterator[np.ndarray]:
+    """Yield the mean over each pair's captions, all or the `first` ones, float32 [n, dim].
+
+    Features in the place of tokens come some pairs at a time; tokens all at once, so that like lengths share a batch.
+    """
+    if tokens.dtype.kind == "i":
+        vectors = text_embeddings(model, tokens, precision=precision, device=device)
+        yield mean_by_pair(vectors, caption_start, first=first)
+        return
+    for rows in _blocks(len(caption_start) - 1):
+        start = caption_start[rows[0] : rows[-1] + 2]
+        vectors = text_embeddings(model, tokens[start[0] : start[-1]], precision=precision, device=device)
+        yield mean_by_pair(vectors, start - start[0], first=first)
 
 
 @torch.inference_mode()
@@ -39,7 +62,8 @@ def text_embeddings(model: Model, tokens: np.ndarray, *, precision: str, device:
     """Embed tokens [n, context_length] into unit vectors, float32 [n, dim]; neighbours in length share a batch."""
     model.eval()
     cut = can_cut_text(model)
-    order = np.argsort((tokens != 0).sum(axis=1), kind="stable")
+    lengths = (tokens != 0).sum(axis=1) if tokens.dtype.kind == "i" else np.zeros(len(tokens))
+    order = np.argsort(lengths, kind="stable")
     vectors: np.ndarray | None = None
     for block in _blocks(len(tokens)):
         rows = order[block]
