@@ -132,7 +132,7 @@ class AuditConfig:
     crop_scale: float = option(
         0.5,
         "smallest area share of a random crop; 1 turns image augmentation off",
-        Facts(gt=0, le=1, part="pictures", slider=Slider(0.05, 1.0, 0.05, 0.2), embeds=8),
+        Facts(trained="image", gt=0, le=1, part="pictures", slider=Slider(0.05, 1.0, 0.05, 0.2), embeds=8),
     )
 
     epochs: int = option(30, "", Facts(ge=1, main=1))
@@ -170,22 +170,29 @@ class AuditConfig:
     text_mask: float = option(
         0.0,
         "share of a caption's words left out, drawn anew each epoch; what is left moves up",
-        Facts(ge=0, lt=1, mitigates=True, part="words", slider=Slider(0.05, 0.9, 0.05, 0.3)),
+        Facts(trained="text", ge=0, lt=1, mitigates=True, part="words", slider=Slider(0.05, 0.9, 0.05, 0.3)),
     )
     text_min_df: int = option(
         0,
         "tokens that fewer trained pairs than this have are never read, in training or after",
-        Facts(ge=0, mitigates=True, part="vocabulary", slider=Slider(1, 100, 1, 10)),
+        Facts(trained="text", ge=0, mitigates=True, part="vocabulary", slider=Slider(1, 100, 1, 10)),
     )
     text_forget_df: int = option(
         0,
         "tokens of fewer pairs than this are not read after training; checkpoint.pt keeps them",
-        Facts(ge=0, affects=("evaluation",), mitigates=True, part="vocabulary", slider=Slider(1, 100, 1, 3)),
+        Facts(
+            trained="text",
+            ge=0,
+            affects=("evaluation",),
+            mitigates=True,
+            part="vocabulary",
+            slider=Slider(1, 100, 1, 3),
+        ),
     )
     colour: float = option(
         0.0,
         "brightness, contrast and saturation of a training view change by up to this share",
-        Facts(ge=0, le=1, mitigates=True, part="pictures", slider=Slider(0.05, 1.0, 0.05, 0.4)),
+        Facts(trained="image", ge=0, le=1, mitigates=True, part="pictures", slider=Slider(0.05, 1.0, 0.05, 0.4)),
     )
     min_logit_scale: float = option(
         1.0,
@@ -222,7 +229,7 @@ class AuditConfig:
     adaptive_mask: float = option(
         0.0,
         "text_mask for pairs that run ahead of the external pairs",
-        Facts(ge=0, lt=1, mitigates=True, part="ahead", slider=Slider(0.05, 0.95, 0.05, 0.6)),
+        Facts(trained="text", ge=0, lt=1, mitigates=True, part="ahead", slider=Slider(0.05, 0.95, 0.05, 0.6)),
     )
     adaptive_rest: float = option(
         0.0,
@@ -248,12 +255,14 @@ class AuditConfig:
     )
 
     views: int = option(
-        4, "augmented views per picture in evaluation, at least 2", Facts(ge=2, affects=("evaluation",), embeds=6)
+        4,
+        "augmented views per picture in evaluation, at least 2",
+        Facts(trained="image", ge=2, affects=("evaluation",), embeds=6),
     )
     eval_crop_scale: float = option(
         0.0,
         "smallest area share of an evaluation view; 0 means that of training",
-        Facts(ge=0, le=1, affects=("evaluation",), embeds=9),
+        Facts(trained="image", ge=0, le=1, affects=("evaluation",), embeds=9),
     )
     eval_captions: int = option(
         0,
@@ -323,16 +332,8 @@ def without_younger(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in off}
 
 
+DEFAULT_PRESET = "locked"  # of an audit; what compares or judges trained encoders starts from `AuditConfig.preset`
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "model": "tiny",
-        "cache_size": 40,
-        "epochs": 80,
-        "batch_size": 64,
-        "lr": 2e-3,
-        "warmup": 20,
-        "views": 2,
-    },
     "locked": {
         "model": "locked",
         "lock_image": True,
@@ -345,6 +346,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 512,
         "lr": 2e-3,
         "warmup": 200,
+        "views": 2,
+    },
+    "tiny": {
+        "model": "tiny",
+        "cache_size": 40,
+        "epochs": 80,
+        "batch_size": 64,
+        "lr": 2e-3,
+        "warmup": 20,
         "views": 2,
     },
     "small": {},
@@ -375,6 +385,17 @@ def preset_config(name: str) -> AuditConfig:
     if name not in PRESETS:
         raise InputError(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}")
     return AuditConfig(preset=name, **PRESETS[name])
+
+
+def without_meaning(config: AuditConfig) -> dict[str, str]:
+    """Return the fields that change nothing with an encoder that a config locks, each with the encoder: image or text.
+
+    Example:
+        >>> list(without_meaning(AuditConfig(lock_image=True)))
+        ['crop_scale', 'colour', 'views', 'eval_crop_scale']
+    """
+    locked = {"image": config.lock_image, "text": config.lock_text}
+    return {name: own.trained for name, own in FIELDS.items() if locked.get(own.trained, False)}
 
 
 def data_folder() -> Path:
