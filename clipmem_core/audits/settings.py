@@ -132,7 +132,7 @@ def typed_flags(given: Mapping[str, Any], *, joint: str = " ") -> list[str]:
 def _flag(flag: str, value: Any, joint: str) -> str:
     if isinstance(value, bool):
         return flag if value else flag.replace("--", "--no-", 1)
-    return f"{flag}{joint}{value}"
+    return f"{flag}{joint}{value}" if value != "" or joint == "=" else f"{flag}{joint}''"
 
 
 def _check_members(config: AuditConfig) -> None:
