@@ -40,6 +40,8 @@ class Pace:
     picture: float  # one view of one picture, embedded
     caption: float  # one caption, embedded
     busy: float  # how many times longer the steps took, since something else ran too; at least 1
+    tower_picture: float = 0.0  # one picture by the locked tower; 0 where it is trained
+    tower_caption: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def member_seconds(pace: Pace, config: AuditConfig, membership: Membership, *, c
         membership: who trains on what.
         captions: of all pairs together.
     """
-    views = len(membership.group) * config.views
+    views = len(membership.group) * (1 if config.lock_image else config.views)
     return MemberSeconds(steps_of(config, membership) * pace.step, views * pace.picture + captions * pace.caption)
 
 
@@ -88,12 +90,18 @@ def audit_seconds(member: MemberSeconds, config: AuditConfig, *, starting: float
         {'starting': 12.0, 'training': 60.0, 'embedding': 8.0, 'scoring': 0.0}
     """
     turns = math.ceil(config.members / side_by_side(config))
+    starts = 1 if config.lock_image and config.lock_text else turns  # members that are heads share processes
     return {
-        "starting": turns * starting,
+        "starting": starts * starting,
         "training": turns * member.training,
         "embedding": turns * member.embedding,
         "scoring": pairs * config.members * SCORING,
     }
+
+
+def feature_seconds(pace: Pace, config: AuditConfig, *, pairs: int, captions: int) -> float:
+    """Return how long locked towers take for all pictures and captions, on all cores; 0 where none is locked."""
+    return (pairs * pace.tower_picture + captions * pace.tower_caption) / side_by_side(config)
 
 
 def waited() -> float:
@@ -124,16 +132,14 @@ def measure_pace(
         InputError: the model cannot be built or trained.
         RuntimeError: a process died.
     """
-    from clipmem_core.training.model import tokenize  # brings torch along, which most that estimate do without
-
     trained = max(1, trained_pairs(membership))
     batch = math.ceil(trained / math.ceil(trained / config.batch_size))
     drawn = raw.pairs[c.CAPTIONS].sample(min(CAPTIONS_TRIED, len(raw.pairs)), random_state=config.seed)
     rows = range(max(1, min(3, len(drawn) // batch)) * batch)
-    tokens = tokenize(config.model, [drawn.iloc[row % len(drawn)][0] for row in rows])
+    captions = [drawn.iloc[row % len(drawn)][0] for row in rows]
     streams = readable and len(raw.pairs) * config.cache_size**2 * 3 > config.cache_gb * 2**30
     images = [readable[row % len(readable)] for row in rows] if streams else []
-    sample = (dataclasses.replace(config, epochs=EPOCHS, batch_size=batch), tokens, raw.root, images)
+    sample = (dataclasses.replace(config, epochs=EPOCHS, batch_size=batch), captions, raw.root, images)
     began = time.monotonic()
     found = _side_by_side(sample, side_by_side(config), threads=str(config.threads))
     mean = Pace(*np.mean([dataclasses.astuple(pace) for pace, _ in found], axis=0).tolist())

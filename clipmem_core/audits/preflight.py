@@ -21,6 +21,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.estimate import (
     Pace,
     audit_seconds,
+    feature_seconds,
     measure_pace,
     member_seconds,
     steps_of,
@@ -226,8 +227,11 @@ def say_time(
     preparing: float,
 ) -> None:
     """Print how long the audit takes when nothing else runs, from what that follows, and how busy the machine is."""
-    member = member_seconds(pace, config, membership, captions=int(_captions(pairs, config).sum()))
-    spent = {"preparing": preparing} | audit_seconds(member, config, starting=starting, pairs=len(pairs))
+    captions = int(_captions(pairs, config).sum())
+    member = member_seconds(pace, config, membership, captions=captions)
+    features = feature_seconds(pace, config, pairs=len(pairs), captions=captions)
+    spent = {"preparing": preparing} | ({"features": features} if features else {})
+    spent |= audit_seconds(member, config, starting=starting, pairs=len(pairs))
     say(
         TIME,
         seconds={name: round(value, 2) for name, value in spent.items()},

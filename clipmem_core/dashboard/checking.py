@@ -17,6 +17,7 @@ from clipmem_core.dashboard.starting import CHECK, LOADED
 NOTICEABLE = 1.2  # times as long as on an idle machine
 SPENT_ON = {
     "preparing": "reading the data set",
+    "features": "features by the locked towers",
     "starting": "starting the members",
     "training": "training",
     "embedding": "embedding",

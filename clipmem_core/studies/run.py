@@ -20,7 +20,7 @@ from clipmem_core.audits.run import Screen, bring_to_end, counts
 from clipmem_core.audits.settings import check_config, config_from
 from clipmem_core.audits.setup import check_same, differing_fields, grow, write_audit
 from clipmem_core.audits.store import CONFIG, Audit, write_json
-from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint, without_meaning
+from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
 from clipmem_core.files import read_json
 from clipmem_core.scores.membership import Membership
 from clipmem_core.studies import shared
@@ -178,9 +178,7 @@ def start(study: str, source: str, config: AuditConfig, folder: StudyFolder, scr
     planted = dataclasses.replace(data_set, pairs=plant(data_set.pairs, membership, config))
     screen.say(counts(planted, membership))
     plan = find_study(study)
-    idle = without_meaning(config).keys()
     arms = plan.arms(config, planted.pairs.assign(**{c.GROUP: membership.group}))
-    arms = [arm for arm in arms if not idle & arm.fields.keys()]
     none = next(arm for arm in arms if arm.name == plan.reference)
     reference = dataclasses.replace(config, **none.fields)
     texts = {arm.name: text_of(arm, reference) for arm in arms}
