@@ -18,7 +18,7 @@ run: demo
 	$(BIN)/streamlit run app.py
 
 demo: $(VENV)/.installed
-	@test -f $${CLIPMEM_DATA:-data}/audits/scenes/manifest.json || $(BIN)/python -m clipmem_core audit scenes --name scenes --preset tiny
+	@test -f $${CLIPMEM_DATA:-data}/audits/scenes/manifest.json || $(BIN)/python -m clipmem_core audit scenes --name scenes
 
 test: $(VENV)/.installed-tests
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from clipmem_core.config import AuditConfig, InputError, preset_config
+from clipmem_core.config import InputError, preset_config
 
 
 def understood(kind: type, arguments: Sequence[str], *, program: str, fields: Mapping[str, Any] | None = None) -> Any:
@@ -39,11 +39,16 @@ def understood(kind: type, arguments: Sequence[str], *, program: str, fields: Ma
 
 
 def _defaults(kind: type, arguments: list[str], fields: Mapping[str, Any]) -> Any:
-    """Return the command with the preset's values, so that every flag shows and overrides the right one."""
-    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory]
-    if "config" not in {f.name for f in dataclasses.fields(kind)}:
+    """Return the command with the preset's values, so that every flag shows and overrides the right one.
+
+    The preset is the one typed, or that of the config which the command has where nothing is typed.
+    """
+    own = {f.name: f for f in dataclasses.fields(kind)}
+    required = [name for name, f in own.items() if f.default is f.default_factory]
+    if "config" not in own:
         return None
-    preset = AuditConfig().preset
+    make: Any = own["config"].default_factory
+    preset = make().preset
     for place, word in enumerate(arguments):
         if word == "--preset" and place + 1 < len(arguments):
             preset = arguments[place + 1]

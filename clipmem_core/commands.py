@@ -12,7 +12,7 @@ import tyro
 
 from clipmem_core.arguments import understood
 from clipmem_core.audits.settings import audit_name
-from clipmem_core.config import AuditConfig, InputError, SourceOptions, data_folder
+from clipmem_core.config import DEFAULT_PRESET, AuditConfig, InputError, SourceOptions, data_folder, preset_config
 from clipmem_core.shortage import shortage
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -46,7 +46,7 @@ class Fetch:
 
         with RichScreen() as screen:
             folder = fetch(self.name, data=data_folder(), report=screen.say)
-            screen.say(f"next: python -m clipmem_core audit {folder} --name {self.name} --preset small")
+            screen.say(f"next: python -m clipmem_core audit {folder} --name {self.name}")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Audit:
 
     source: Source
     name: str = ""  # the audit's folder; empty names it after the source
-    config: AuditConfig = field(default_factory=AuditConfig)
+    config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen, show_verdict
@@ -101,6 +101,7 @@ class Study:
     also: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # one more arm, such as "text_mask=0.3 decisions"
     equal_time: bool = False  # add each arm that takes longer or shorter than none once more, taking as long
     only: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # train only this arm now, and the one all are compared with
+    # Not the preset of an audit: the paper's claims are about encoders that are trained.
     config: AuditConfig = field(default_factory=AuditConfig)
 
     def run(self) -> None:

@@ -64,7 +64,7 @@ class AuditConfig:
     halves: bool = option(
         False,
         "ensemble: each pair is left out by half of the members of a repeat, drawn at random, instead of by one",
-        Facts(affects=("data",), own_widget=True, younger=True),
+        Facts(affects=("data",), younger=True),
     )
     members: int = option(
         0, "ensemble: repeats × folds in all; 0 means two repeats", Facts(ge=0, affects=("members",), own_widget=True)
@@ -106,22 +106,22 @@ class AuditConfig:
     lock_image: bool = option(
         False,
         "the image tower is pretrained and not trained: its features are computed once, and members train a head on it",
-        Facts(alike="locked image tower", own_widget=True, younger=True),
+        Facts(title="Lock image tower", alike="locked image tower", own_widget=True, younger=True),
     )
     lock_text: bool = option(
         False,
         "the same of the text tower",
-        Facts(alike="locked text tower", own_widget=True, younger=True),
+        Facts(title="Lock text tower", alike="locked text tower", own_widget=True, younger=True),
     )
     image_tower: str = option(
         "",
         "locked image tower: built in (efficientnet-lite0 to 2) or one of timm's; empty takes that of --model",
-        Facts(alike="image tower", younger=True),
+        Facts(alike="image tower", own_widget=True, younger=True),
     )
     text_tower: str = option(
         "",
         "locked text tower: built in (all-MiniLM-L6-v2) or of sentence-transformers; empty takes that of --model",
-        Facts(alike="text tower", younger=True),
+        Facts(alike="text tower", own_widget=True, younger=True),
     )
     tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", Facts(ge=0, younger=True))
     features: str = option(

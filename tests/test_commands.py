@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from clipmem_core import commands
+from clipmem_core.audits.jobs import resume_arguments
 from clipmem_core.commands import audit_name, main, parse
 from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.training.names import model_config
@@ -33,8 +35,8 @@ WRONG = [
     ("audit scenes --epochs", "Missing value for argument '--epochs'"),
     ("audit scenes --epochs many", "Error parsing --epochs: invalid literal for int() with base 10: 'many'"),
     ("audit scenes --lr fast", "Error parsing --lr: could not convert string to float: 'fast'"),
-    ("audit scenes --preset huge", "preset 'huge' is unknown: choose one of tiny, small, base"),
-    ("audit scenes --preset=huge", "preset 'huge' is unknown: choose one of tiny, small, base"),
+    ("audit scenes --preset huge", "preset 'huge' is unknown: choose one of locked, tiny, small, base"),
+    ("audit scenes --preset=huge", "preset 'huge' is unknown: choose one of locked, tiny, small, base"),
     ("audit scenes --model ViT-Q", "model 'ViT-Q' is unknown: try"),
     ("audit scenes --protocol loo", "--protocol must be one of ensemble, paper, not 'loo'"),
     ("audit scenes --name a/b", "name 'a/b' must be letters, digits"),
@@ -152,6 +154,20 @@ def test_a_model_that_no_memory_holds_is_refused_before_any_of_it_is_built(tmp_p
         r"error: model 'wide.json' has about 103,\d+ million weights: one member of it takes [\d,.]+ GB", line
     )
     assert not list(tmp_path.glob("audits/[!.]*"))
+
+
+def test_an_audit_locks_towers_and_what_judges_encoders_trains_them() -> None:
+    audit = parse(shlex.split("audit set.csv --lr 0.5")).config
+    assert audit == replace(preset_config("locked"), lr=0.5)
+    assert parse(shlex.split("study combined set.csv --name x")).config.preset == "small"
+    assert parse(shlex.split("score set.csv --name x --membership m.csv --checkpoints a.pt")).config.preset == "small"
+
+
+def test_a_switch_that_a_preset_turns_on_is_typed_to_be_off() -> None:
+    config = replace(preset_config("locked"), lock_text=False, text_tower="", model="small")
+    words = resume_arguments("x", "set.csv", config)
+    assert words == ["set.csv", "--name=x", "--preset=locked", "--model=small", "--no-lock-text", "--text-tower="]
+    assert parse(["audit", *words]).config == config
 
 
 def test_a_preset_fills_in_what_is_not_typed() -> None:

@@ -60,7 +60,7 @@ def gather_evidence(audit: Audit) -> Evidence:
     return Evidence(
         pairs=pairs,
         sides=sides,
-        views=config.views,
+        views=1 if config.lock_image else config.views,
         terms=[pair_terms(a, b, sides.external) for a, b in zip(image, text, strict=True)],
         image=image,
         text=text,

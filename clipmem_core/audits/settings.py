@@ -127,17 +127,23 @@ def _wrong_field(error: ValidationError) -> str:
 
 
 def typed_flags(given: Mapping[str, Any], *, joint: str = " ") -> list[str]:
-    """Return what is typed for some fields of a config: a flag and its value each, a switch without.
+    """Return what is typed for some fields of a config: a flag and its value each, a switch without, or `--no-`.
 
     Args:
         given: field → value.
         joint: what stands between a flag and its value.
 
     Example:
-        >>> typed_flags({"batch_size": 8, "drop_lookalikes": True}, joint="=")
-        ['--batch-size=8', '--drop-lookalikes']
+        >>> typed_flags({"batch_size": 8, "drop_lookalikes": True, "lock_text": False}, joint="=")
+        ['--batch-size=8', '--drop-lookalikes', '--no-lock-text']
     """
-    return [FIELDS[name].flag + ("" if value is True else f"{joint}{value}") for name, value in given.items()]
+    return [_flag(FIELDS[name].flag, value, joint) for name, value in given.items()]
+
+
+def _flag(flag: str, value: Any, joint: str) -> str:
+    if isinstance(value, bool):
+        return flag if value else flag.replace("--", "--no-", 1)
+    return f"{flag}{joint}{value}" if value != "" or joint == "=" else f"{flag}{joint}''"
 
 
 def _check_members(config: AuditConfig) -> None:

@@ -12,6 +12,7 @@ from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.figures.audit_scores import encoder_figure, group_figure
 from clipmem_core.figures.colours import ENCODER_COLOURS, GROUP_COLOURS
+from clipmem_core.review.locked_towers import model_words
 from clipmem_core.review.overview import (
     Overview,
     detection_table,
@@ -55,7 +56,7 @@ MEASURES = [
 def draw_header(overview: Overview) -> None:
     """Draw what the audit is: name, source, protocol, and its sizes."""
     record, config = overview.record, overview.record.config
-    show_text(f"{record.source} · model {config.model} · preset {config.preset}")
+    show_text(f"{record.source} · {model_words(config)} · preset {config.preset}")
     with st.grid(4, min_column_width=150) as grid:
         grid.metric("Pairs", f"{overview.pairs:,}", border=True)
         grid.metric("Members", str(len(record.members)), border=True)

@@ -27,7 +27,7 @@ from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.audit_scores import loss_figure
 
 FIRST = "scenes"
-FIRST_ARGUMENTS = ["scenes", "--name", FIRST, "--preset", "tiny"]
+FIRST_ARGUMENTS = ["scenes", "--name", FIRST]
 RUNNING = {
     PREPARING: "Reading the data set and opening its pictures.",
     SCORING: "All members are trained; scoring the pairs.",
@@ -38,8 +38,9 @@ def draw_empty() -> None:
     """Draw the page of somebody who has no audit yet."""
     st.title("CLIPMem", anchor=False)
     st.markdown(
-        "CLIPMem trains small CLIP models with and without parts of an image–caption data set, and measures how "
-        "strongly each pair is memorized. Pairs learned by heart, and captions that do not fit, come out on top."
+        "CLIPMem trains small CLIP models, on locked towers or from scratch, with and without parts of an "
+        "image–caption data set, and measures how strongly each pair is memorized. Pairs learned by heart, and "
+        "captions that do not fit, come out on top."
     )
     if st.button("Audit the drawn set (about a minute)", type="primary", icon=":material/play_arrow:"):
         audit_task(FIRST, FIRST_ARGUMENTS).start()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import streamlit as st
@@ -11,7 +11,16 @@ from clipmem_core.audits.jobs import audit_task, fetch_task
 from clipmem_core.audits.preflight import Request, find_request
 from clipmem_core.audits.settings import audit_name
 from clipmem_core.audits.store import CONFIG, audits_folder, is_name
-from clipmem_core.config import FIELDS, PRESETS, AuditConfig, SourceOptions, data_folder, preset_config
+from clipmem_core.config import (
+    DEFAULT_PRESET,
+    FIELDS,
+    PRESETS,
+    AuditConfig,
+    SourceOptions,
+    data_folder,
+    preset_config,
+    without_meaning,
+)
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.pairs.debian.fetch import CAPTIONS_FILE, PACKAGES
@@ -27,21 +36,34 @@ REPETITIONS = {  # protocol → label, usual number, meaning
     "paper": ("Seeds", 1, "Pairs of members f and g: 3 give intervals."),
 }
 LOADED = "new-loaded"
+PRESET_MEANINGS = {
+    "locked": "Both towers are pretrained and locked, members train heads on what these give: minutes on a processor, "
+    "and the one to find wrong captions with. clipmem says what the heads learned by heart.",
+    "tiny": "Whole encoders from scratch, as small as they can be: to try things out.",
+    "small": "Whole encoders from scratch, for thousands of pairs on two cores: what encoders learn by heart.",
+    "base": "ViT-B/32 from scratch, as in the paper; it needs a GPU.",
+}
+TOWERS = {"image": "sees pictures whole and as they are", "text": "reads captions whole and as they are"}
 
 
 def draw_request() -> Request:
     """Draw the choices and return what they ask for; a checked request of the address fills them in at first."""
     _fill_in()
     source = _draw_source()
-    preset_column, protocol_column, _ = st.columns([2, 2, 3])
+    preset_column, protocol_column, _ = st.columns([3, 2, 2])
     with preset_column:
-        preset = _choose("Preset", list(PRESETS), AuditConfig.preset, help="tiny is for trying things out.")
+        preset = _choose("Preset", list(PRESETS), DEFAULT_PRESET, help="What each is for stands below.")
     with protocol_column:
         protocol = _choose("Protocol", list(PROTOCOLS), AuditConfig.protocol, help="ensemble scores every pair.")
+    st.caption(PRESET_MEANINGS[preset])
     usual = dataclasses.replace(preset_config(preset), protocol=protocol)
+    usual = dataclasses.replace(usual, **_draw_towers(usual))
     values, options = _draw_main(usual, drawn=source == DRAWN)
     with st.expander("Further settings", icon=":material/tune:"):
-        values |= _draw_grid([name for name in _drawn_fields() if name not in MAIN], usual)
+        idle = without_meaning(usual)
+        left_out = {*MAIN, *idle, *(() if usual.lock_image else ("tower_size",))}
+        values |= _draw_grid([name for name in _drawn_fields() if name not in left_out], usual)
+        draw_left_out(idle)
         options |= _draw_grid([name for name in field_names(SourceOptions) if name not in options], SourceOptions())
     values |= _members(protocol, values.pop("repetitions"), values["folds"])
     config = dataclasses.replace(usual, **values, source=SourceOptions(**options))
@@ -50,6 +72,41 @@ def draw_request() -> Request:
 
 def _drawn_fields() -> list[str]:
     return [name for name in field_names(AuditConfig) if not FIELDS[name].own_widget]
+
+
+def draw_left_out(idle: Mapping[str, str]) -> None:
+    """Say which fields are not offered as an encoder is locked; `idle` is what `without_meaning` returns."""
+    for side, does in TOWERS.items():
+        if labels := [FIELDS[name].label for name, own in idle.items() if own == side]:
+            st.caption(f"Not offered, since the {side} tower is locked and {does}: {', '.join(labels)}.")
+
+
+def _draw_towers(usual: AuditConfig) -> dict[str, Any]:
+    """Draw which towers are locked, and beside each that is which one it is."""
+    values: dict[str, Any] = {}
+    with st.grid(4, min_column_width=150, vertical_alignment="bottom") as grid:
+        for side in TOWERS:
+            lock, tower = f"lock_{side}", f"{side}_tower"
+            with grid.container():
+                values[lock] = _draw(lock, usual)
+            values[tower] = ""
+            if values[lock]:
+                known = dataclasses.replace(usual, **{tower: getattr(usual, tower) or PRESETS[DEFAULT_PRESET][tower]})
+                with grid.container():
+                    values[tower] = _draw(tower, known)
+    return values | _model_of(usual, trained=not (values["lock_image"] and values["lock_text"]))
+
+
+def _model_of(usual: AuditConfig, *, trained: bool) -> dict[str, str]:
+    """Return the usual model: that of heads alone has no encoder of its own that could be trained."""
+    heads = PRESETS[DEFAULT_PRESET]["model"]
+    if usual.model != heads:
+        return {}
+    model, other = (AuditConfig.model, heads) if trained else (heads, AuditConfig.model)
+    key = f"new-{usual.preset}-model"
+    if st.session_state.get(key) == other:
+        st.session_state[key] = model
+    return {"model": model}
 
 
 def _choose(label: str, options: list[str], default: str, *, help: str) -> str:
@@ -184,7 +241,7 @@ def _fill_in() -> None:
 
 def _widget_values(request: Request) -> dict[str, Any]:
     config, known = request.config, built_in_sources()
-    preset = config.preset if config.preset in PRESETS else AuditConfig.preset
+    preset = config.preset if config.preset in PRESETS else DEFAULT_PRESET
     repeats = config.members // config.folds if config.members and config.folds else USUAL_REPEATS
     values: dict[str, Any] = {
         "new-source": request.source if request.source in known else OTHER_SOURCE,
@@ -195,7 +252,8 @@ def _widget_values(request: Request) -> dict[str, Any]:
         "new-repeats": repeats,
         "new-name": request.name,
     }
-    values |= {f"new-{preset}-{name}": getattr(config, name) for name in _drawn_fields()}
+    drawn = [*_drawn_fields(), *(f"lock_{side}" for side in TOWERS), *(f"{side}_tower" for side in TOWERS)]
+    values |= {f"new-{preset}-{name}": getattr(config, name) for name in drawn}
     return values | {f"new-source-{name}": getattr(config.source, name) for name in field_names(SourceOptions)}
 
 

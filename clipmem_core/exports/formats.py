@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
-from clipmem_core.config import InputError
+from clipmem_core.config import DEFAULT_PRESET, InputError
 from clipmem_core.exports.cleaned import (
     RECAPTIONED,
     Cleaned,
@@ -164,7 +164,7 @@ def _audit_command(cleaned: Cleaned, path: Path, pictures: Pictures) -> str:
     """Return what to type to audit an export: under a new name, with the audit's preset and protocol."""
     config = cleaned.audit.record.config
     words = ["audit", str(path), "--name", f"{cleaned.audit.name}-clean", "--image-folder", str(pictures.folder)]
-    for field, usual in (("preset", "small"), ("protocol", "ensemble")):
+    for field, usual in (("preset", DEFAULT_PRESET), ("protocol", "ensemble")):
         words += [f"--{field}", getattr(config, field)] if getattr(config, field) != usual else []
     return f"python -m clipmem_core {shlex.join(words)}"
 

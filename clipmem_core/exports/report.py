@@ -20,6 +20,7 @@ from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
+from clipmem_core.review.locked_towers import model_words
 from clipmem_core.review.overview import (
     BINS,
     detection_table,
@@ -83,7 +84,7 @@ def _content(audit: Audit, progress: Progress | None) -> dict[str, Any]:
             "quarantined rows": f"{count_rows(audit.folder / QUARANTINE):,}",
             "protocol": record.protocol,
             "members": len(record.members),
-            "model": record.config.model,
+            "trained": model_words(record.config),
         },
         "sentence": verdict.get("sentence") or "This audit has no verdict.",
         "checks": rows_of(verdict, "checks"),

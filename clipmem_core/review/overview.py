@@ -16,6 +16,7 @@ from clipmem_core.review.tables import ROW, count_pairs_of, count_rows, fetch_fr
 from clipmem_core.scores.table import BY_NAME
 
 BINS = 60
+MEMBERS_SHOWN = 6  # each with a column of its own
 DETECTION_METRICS = ["auroc", "average_precision", "precision_at_k"]
 LIMIT = 6000  # points that a browser draws at once, with a lasso that follows the hand
 CELLS = (96, 64)  # of the density, along similarity_out and clipmem
@@ -168,11 +169,13 @@ def _with_interval(row: dict[Any, Any], metric: str) -> str:
 
 
 def utility_table(utility: pd.DataFrame) -> pd.DataFrame:
-    """Return metric, mean and one column a member, metrics and members in the order of the file."""
+    """Return metric, mean and one column a member, or of many the lowest and highest, in the order of the file."""
     if utility.empty:
         return pd.DataFrame()
     wide = utility.pivot_table(index=c.METRIC, columns=c.MEMBER, values=c.VALUE, sort=False, observed=True)
     mean = wide.mean(axis=1)
+    if len(wide.columns) > MEMBERS_SHOWN:
+        wide = pd.DataFrame({"lowest member": wide.min(axis=1), "highest member": wide.max(axis=1)})
     wide.insert(0, "mean", mean, allow_duplicates=True)
     return wide.rename_axis(columns=None).reset_index()
 

@@ -1,5 +1,7 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -136,10 +138,55 @@ def test_a_download_shows_its_last_line_and_can_be_tried_again(data: Path, calls
 
 def test_further_settings_are_every_field_with_its_help(data: Path) -> None:
     app = open_page(PAGE)
-    widgets = [*app.number_input, *app.selectbox, *app.text_input, *app.toggle]
-    keys = {widget.key: widget for widget in widgets}
+    app.segmented_control(key="new-preset").select("small").run()
+    keys = widgets(app)
     fields = [name for name in field_names(AuditConfig) if name not in ("preset", "protocol", "members", "seeds")]
-    assert all(f"new-small-{name}" in keys for name in fields)
+    towers = {"image_tower", "text_tower", "tower_size"}  # asked for once the tower is locked
+    assert all(f"new-small-{name}" in keys for name in set(fields) - towers)
     assert all(f"new-source-{name}" in keys for name in field_names(SourceOptions))
     assert keys["new-small-cache_size"].help == "pixels a picture is stored at; crops are cut from these"
     assert keys["new-source-csv_separator"].help == "one character"
+
+
+def widgets(app: AppTest) -> dict[str, Any]:
+    return {widget.key: widget for widget in (*app.number_input, *app.selectbox, *app.text_input, *app.toggle)}
+
+
+def test_locked_towers_are_where_an_audit_begins_and_what_means_nothing_with_them_is_left_out(
+    calls: list[tuple[str, object]],
+) -> None:
+    app = open_page(PAGE)
+    keys = widgets(app)
+    towers = {
+        name: keys[f"new-locked-{name}"].value for name in ("lock_image", "image_tower", "lock_text", "text_tower")
+    }
+    assert list(towers.values()) == [True, "efficientnet-lite2", True, "all-MiniLM-L6-v2"]
+    assert not {"new-locked-text_mask", "new-locked-text_min_df", "new-locked-colour", "new-locked-crop_scale"} & set(
+        keys
+    )
+    said = " ".join(caption.value for caption in app.caption)
+    assert "since the text tower is locked and reads captions whole and as they are: Text mask, Text min df" in said
+    assert "since the image tower is locked and sees pictures whole and as they are: Crop scale" in said
+    button(app, "Check").click().run()
+    assert calls[-1][1] == Request("scenes", "scenes", preset_config("locked"))
+
+
+def test_either_tower_can_be_trained_and_then_has_a_model_that_can_be(calls: list[tuple[str, object]]) -> None:
+    app = open_page(PAGE)
+    app.toggle(key="new-locked-lock_text").set_value(False).run()
+    assert {"new-locked-text_mask", "new-locked-lock_text"} <= set(widgets(app))
+    button(app, "Check").click().run()
+    trained = ["--model=small", "--no-lock-text", "--text-tower="]
+    assert calls[-1][1].arguments == ["scenes", "--name=scenes", "--preset=locked", *trained]
+    app.toggle(key="new-locked-lock_text").set_value(True).run()
+    button(app, "Check").click().run()
+    assert calls[-1][1].arguments == ["scenes", "--name=scenes", "--preset=locked"]
+
+
+def test_a_checked_request_fills_in_which_towers_are_locked(leave_check: Callable[..., Request]) -> None:
+    config = replace(preset_config("small"), lock_text=True, text_tower="all-MiniLM-L6-v2")
+    request = Request("scenes", "scenes", config)
+    leave_check(request=request)
+    keys = widgets(open_page(PAGE, check=request.key))
+    assert [keys[f"new-small-lock_{side}"].value for side in ("image", "text")] == [False, True]
+    assert keys["new-small-text_tower"].value == "all-MiniLM-L6-v2"

@@ -1,5 +1,6 @@
 """Pairs found by meaning: nearest pairs against scikit-learn, texts against open_clip alone."""
 
+import functools
 import io
 import math
 import os
@@ -17,13 +18,27 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
 from clipmem_core.audits.index import write_index
+from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import CONFIG, Audit, read_json, write_json
-from clipmem_core.config import InputError
+from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.features.towers import minilm
 from clipmem_core.review import search
-from clipmem_core.review.search import choose_member, cosines, embed_text, highest, hits, nearest, unit
+from clipmem_core.review.score_breakdown import chosen_captions
+from clipmem_core.review.search import (
+    choose_member,
+    cosines,
+    embed_text,
+    highest,
+    hits,
+    index_path,
+    nearest,
+    unit,
+    vectors_at,
+)
 from clipmem_core.review.selection import Selection
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
+from tests.audits.small import Silent, config_of
 from tests.review.embedded import DIM, Embeddings, embed
 
 Copy = Callable[..., Audit]
@@ -99,8 +114,7 @@ def test_what_cannot_be_compared_is_named(audit: Audit) -> None:
         cosines(audit.member("r0-f0") / "image.faiss", np.ones(3))
     with pytest.raises(ValueError, match="by must be one of image, text, not 'smell'"):
         nearest(audit, 3, by="smell", k=5)
-    with pytest.raises(InputError, match="names no members: delete the audit's folder"):
-        choose_member({}, "")
+    assert choose_member(["r0-f0", "r0-f1"], "") == "r0-f0"
 
 
 def meaning_of(text: str) -> np.ndarray:
@@ -306,3 +320,56 @@ def test_what_cannot_be_embedded_is_one_line(written: Audit) -> None:
     write_json(written.folder / CONFIG, config)
     with pytest.raises(InputError, match=r"config\.json lacks the field 'config': delete"):
         embed_text(written, "a cat")
+
+
+LOCKED = ["--scenes-pairs", "160", "--folds", "2", "--members", "2", "--epochs", "2", "--batch-size", "64"]
+
+
+@pytest.fixture(scope="session")
+def locked_audit(tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    """A small audit with the built-in towers, made once; none may change it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPMEM_DATA", str(tmp_path_factory.mktemp("locked")))
+        return run_audit("scenes", config_of([*LOCKED, "--threads", "1"]), name="locked", screen=Silent())
+
+
+def heads_of(audit: Audit, member: str, features: np.ndarray) -> np.ndarray:
+    """Embed features of captions by a member's text head, from its checkpoint alone."""
+    state = torch.load(audit.member(member) / "checkpoint.pt", weights_only=True)
+    state = state.get("state_dict", state)
+    given_ = (torch.from_numpy(features) - state["text.standard.mean"]) / state["text.standard.scale"]
+    hidden = torch.nn.functional.gelu(given_ @ state["text.proj.0.weight"].T)
+    return torch.nn.functional.normalize(hidden @ state["text.proj.2.weight"].T, dim=-1).numpy()
+
+
+def test_a_locked_text_tower_and_the_heads_of_members_embed_what_is_searched_for(
+    locked_audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "a drawing of a red boat"
+    features = minilm().open().embed([text])
+    loads: list[AuditConfig] = []
+    load = search._loaded_tower.__wrapped__
+    counted = functools.cache(lambda config: loads.append(config) or load(config))
+    monkeypatch.setattr(search, "_loaded_tower", counted)
+    for member in locked_audit.record.members:
+        wanted = heads_of(locked_audit, member, features)[0]
+        np.testing.assert_allclose(embed_text(locked_audit, text, member=member), wanted, atol=1e-5)
+    assert len(loads) == 1
+
+
+def test_a_caption_of_a_locked_audit_finds_its_own_pair_and_every_search_works_on_it(locked_audit: Audit) -> None:
+    pairs = locked_audit.pairs
+    counts = pairs["captions"].map(lambda own: tuple(own)).value_counts()
+    row = next(row for row, own in enumerate(pairs["captions"]) if counts[tuple(own)] == 1 and len(own) > 1)
+    member = locked_audit.record.members[0]
+    mean = np.mean([embed_text(locked_audit, text, member=member) for text in pairs["captions"][row]], axis=0)
+    stored = vectors_at(index_path(locked_audit, member, "text"), [row])[0]
+    np.testing.assert_allclose(stored, mean, atol=5e-3)  # of features that are kept in half precision
+    for asked in ({"meaning": "a red boat"}, {"like": pairs["pair_id"][row]}):
+        rows, match = hits(locked_audit, Selection(**asked))
+        assert len(rows) == len(match) == len(pairs)
+    assert hits(locked_audit, Selection(like=pairs["pair_id"][row]))[0][0] == row
+    chosen = chosen_captions(locked_audit, row, k=3)
+    out = [name for name in locked_audit.record.members if not locked_audit.membership[name][row]]
+    assert list(chosen.members) == out
+    assert nearest(locked_audit, row, by="text", k=2)[0][0] != row

@@ -24,6 +24,7 @@ from clipmem_core.review.contributions import (
     map_fit,
     why_no_parts,
 )
+from clipmem_core.review.locked_towers import whose_parts
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import Version, version_of
 
@@ -52,6 +53,7 @@ MIRRORED = "Independent pairs were learned by g, which is subtracted: theirs are
 ONE_CAPTION = (
     "The text encoder has none here: SSLMem compares the captions of a pair with each other, and no pair has two."
 )
+ONE_VIEW = "The image encoder has none here: its tower is locked and sees one view of a picture."
 SEVERAL_CAPTIONS = "The text encoder's counts the pairs with two captions or more."
 
 
@@ -63,6 +65,8 @@ def draw_doubts(audit: Audit) -> None:
         show_text(missing, limit=500)
         return
     groups, fit = encoder_means(audit, by=GROUP), map_fit(verdict)
+    if told := whose_parts(audit.record.config):
+        st.caption(told)
     for doubt in doubts(groups, fit):
         st.warning(doubt, icon=":material/warning:")
     told = "This audit does not say how well the map between the members' spaces fits."
@@ -151,8 +155,9 @@ def draw_sslmem(audit: Audit) -> None:
         config=FIXED,
         alt=f"Mean SSLMem of each encoder by group. {_spoken(means)}",
     )
-    text = means[means["encoder"] == "text"]
-    missing = ONE_CAPTION if text["mean"].isna().all() else SEVERAL_CAPTIONS
+    unknown = {encoder for encoder, own in means.groupby("encoder") if own["mean"].isna().all()}
+    missing = ONE_CAPTION if "text" in unknown else SEVERAL_CAPTIONS
+    missing += f" {ONE_VIEW}" if "image" in unknown else ""
     st.caption(
         "How much closer an encoder holds the views of one picture (text: the captions of one pair) where it trained "
         f"on the pair than where it did not. {missing} {NULL} {BARS}"

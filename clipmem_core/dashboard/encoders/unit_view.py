@@ -36,6 +36,7 @@ from clipmem_core.review.contributions import (
     ranked_units,
     tower_layers,
 )
+from clipmem_core.review.locked_towers import why_no_units
 from clipmem_core.review.rows import audit_root
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
@@ -87,6 +88,9 @@ COLUMNS = {
 def draw_units(audit: Audit) -> None:
     """Draw UnitMem by layer and the units that stand out most; where nothing is measured, how to get it."""
     st.subheader("UnitMem by layer", anchor=False)
+    if why := why_no_units(audit.record.config):
+        st.info(why, icon=":material/lock:")
+        return
     samples = measured_samples(audit)
     if not samples or _at_work(audit, UNITS):
         _draw_waiting(audit, UNITS, lambda: bool(measured_samples(audit)))
@@ -227,7 +231,9 @@ def _draw_table(audit: Audit, shown: list[dict[Any, Any]], *, column: str) -> No
 
 
 def draw_paradigms(audit: Audit) -> None:
-    """Draw UnitMem under the three paradigms; where none was run, how to get it."""
+    """Draw UnitMem under the three paradigms; where none was run, how to get it; nothing where a tower is locked."""
+    if why_no_units(audit.record.config):
+        return
     st.subheader("Claim 1: three paradigms", anchor=False)
     table = _read_paradigms(audit)
     if table is None or _at_work(audit, PARADIGMS):

@@ -13,10 +13,11 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_config
-from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, InputError, Slider
+from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, InputError, Slider, without_meaning
 from clipmem_core.dashboard.address import PAGE, choose_listed, write
 from clipmem_core.dashboard.mitigations.study_data import RANKED_BY, Reference, reference_of
 from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.starting import draw_left_out
 from clipmem_core.review.study_decisions import decided_for
 from clipmem_core.studies.arm import NONE, Arm, Removal, normal, parse_setting
 from clipmem_core.studies.jobs import resume_study
@@ -260,12 +261,16 @@ class Controls:
 
     def draw_fields(self, group: str) -> None:
         """Draw a toggle for each field of a group, and of those that are on a slider."""
+        idle = without_meaning(self.reference.config)
         for name, (label, told) in WORDS[group].items():
+            if name in idle and name not in self.setting.fields:
+                continue
             self._draw_toggle(name, label, told.replace("{epochs}", str(self.reference.config.epochs)))
             if (value := self.setting.fields.get(name)) is not None:
                 self._draw_slider(name, label, value)
                 if name in MODIFIERS["noise_place"]:
                     self._draw_noise(name, value)
+        draw_left_out({name: side for name, side in idle.items() if name in WORDS[group]})
         if group == AHEAD and any(name in self.setting.fields for name in WORDS[AHEAD]):
             for name, label in AHEAD_SLIDERS.items():
                 value = self.setting.fields.get(name, getattr(self.reference.config, name))

@@ -25,6 +25,10 @@ ARMS_IN_WORDS = {
     "captions": "One caption a pair against two, three, up to all. The data set needs several captions a pair.",
     "removal": "Ever more pairs are taken out of training, by clipmem, by similarity and at random.",
 }
+PRESETS_TOLD = (
+    "Studies begin with small, not with locked as audits do: the paper's claims are about encoders that are trained. "
+    "With locked, heads alone are trained: far quicker, and settings that change what a tower reads are left out."
+)
 KEPT: dict[str, Any] = {"persist_state": "session"}
 
 
@@ -116,6 +120,7 @@ def _draw_config(plan: str, options: SourceOptions) -> AuditConfig:
     with fourth:
         help_text = "Of pictures that look alike only the first takes part."
         lookalikes = st.toggle("Drop look-alikes", key=_first("lookalikes", False), help=help_text, **KEPT)
+    st.caption(PRESETS_TOLD)
     values: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "drop_lookalikes": lookalikes, "source": options}
     return dataclasses.replace(usual, **values)
 
