@@ -116,6 +116,31 @@ def csls(
     return score
 
 
+def csls_out(
+    image: Sequence[np.ndarray], text: Sequence[np.ndarray], trained: np.ndarray, external: np.ndarray
+) -> np.ndarray:
+    """Average `csls` over the members that were not trained on a pair.
+
+    Low where members that never saw the pair find many captions, or pictures, that fit as well.
+
+    Args:
+        image: one matrix a member, [n_pairs, dim].
+        text: one matrix a member, [n_pairs, dim].
+        trained: true where the member trains on the pair, [n_members, n_pairs].
+        external: true for external pairs, [n_pairs].
+
+    Returns:
+        float64 [n_pairs]; NaN for pairs that every member trains on.
+    """
+    values = []
+    for a, b, own in zip(image, text, trained, strict=True):
+        rows = np.flatnonzero(~own)
+        value = np.full(len(external), np.nan, dtype=np.float32)
+        value[rows] = csls(a, b, external, rows=rows)
+        values.append(value)
+    return _known_mean(values)
+
+
 def log_probability(
     image: np.ndarray,
     text: np.ndarray,
@@ -143,8 +168,9 @@ def log_probability(
         ValueError: the matrices differ in shape, or there are fewer than two external pairs.
 
     Example:
-        >>> log_probability(np.eye(3), np.eye(3), np.array([False, True, True]), logit_scale=0.0).round(3).tolist()
-        [-1.099, -0.693, -0.693]
+        >>> found = log_probability(np.eye(3), np.eye(3), np.array([False, True, True]), logit_scale=1.0)
+        >>> [round(float(value), 2) for value in found]
+        [-0.55, -0.31, -0.31]
     """
     score = np.empty(len(image) if rows is None else len(rows), dtype=np.float32)
     for part, own, by_image, by_text in _beside_external(image, text, external, rows):

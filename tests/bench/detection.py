@@ -43,7 +43,7 @@ from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.pairs.planting import plant_miscaptions
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, PRECISION_AT_K, detection_table
-from clipmem_core.scores.detectors import csls, learned, lemon, log_probability, mean_over_epochs, misfit
+from clipmem_core.scores.detectors import csls_out, learned, lemon, log_probability, mean_over_epochs, misfit
 from clipmem_core.scores.in_out import Sides, side_means
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.uncertainty import ranking_reliability, ranking_stability
@@ -218,7 +218,9 @@ def parts(found: Run) -> dict[str, np.ndarray]:
         c.SIMILARITY_IN: similarity_in,
         c.CLIPMEM: alignment_in - alignment_out,
         c.LEARNED: learned([one.log_probability for one in members]),
-        "csls_out": out_mean([csls(one.image, one.text, sides.external) for one in members], sides.membership),
+        c.CSLS_OUT: csls_out(
+            [one.image for one in members], [one.text for one in members], sides.membership.trained, sides.external
+        ),
         "log_probability_out": out_mean(
             [log_probability(one.image, one.text, sides.external, logit_scale=one.logit_scale) for one in members],
             sides.membership,
@@ -243,7 +245,7 @@ def nearest(features: np.ndarray) -> np.ndarray:
 
 def suspicion(given: Mapping[str, np.ndarray], scored: np.ndarray) -> dict[str, np.ndarray]:
     """Return every score that is compared, larger more suspicious, of scored pairs."""
-    late, similarity, beyond = given[c.LEARNED], given[c.SIMILARITY_OUT], given["csls_out"]
+    late, similarity, beyond = given[c.LEARNED], given[c.SIMILARITY_OUT], given[c.CSLS_OUT]
     scores = {
         REFERENCE: misfit(late, similarity, scored),
         "misfit with csls_out": misfit(late, beyond, scored),

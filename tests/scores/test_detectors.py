@@ -5,7 +5,7 @@ from scipy.stats import zscore
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
-from clipmem_core.scores.detectors import csls, learned, lemon, log_probability, mean_over_epochs, misfit
+from clipmem_core.scores.detectors import csls, csls_out, learned, lemon, log_probability, mean_over_epochs, misfit
 
 
 def test_the_mean_over_epochs_takes_the_log_probability_and_skips_what_was_not_trained() -> None:
@@ -121,3 +121,14 @@ def test_what_cannot_be_held_against_external_pairs_is_refused() -> None:
         csls(image, text[:, :5], external)
     with pytest.raises(ValueError, match="at least 2 pairs, since a pair leaves itself out, not 1"):
         log_probability(image, text, np.arange(40) == 3, logit_scale=1)
+
+
+def test_csls_out_is_the_mean_over_members_that_never_saw_the_pair() -> None:
+    members = [drawn_embeddings()[:2], drawn_embeddings()[1::-1], drawn_embeddings()[:2]]
+    external = drawn_embeddings()[2]
+    trained = np.random.default_rng(1).random((3, 40)) < 0.5
+    trained[:, external], trained[:, 4] = False, True
+    found = csls_out([a for a, _ in members], [b for _, b in members], trained, external)
+    for pair in range(40):
+        seen = [csls(a, b, external)[pair] for (a, b), own in zip(members, trained[:, pair], strict=True) if not own]
+        assert found[pair] == pytest.approx(np.mean(seen), abs=1e-6) if seen else np.isnan(found[pair])
