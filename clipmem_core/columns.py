@@ -50,6 +50,7 @@ SSLMEM_IMAGE = "sslmem_image"
 SSLMEM_TEXT = "sslmem_text"
 MISFIT = "misfit"
 LEARNED = "learned"
+CSLS_OUT = "csls_out"
 
 MEMBER = "member"
 METRIC = "metric"

@@ -13,7 +13,7 @@ from clipmem_core.audits.store import IMAGE_INDEX, TEXT_INDEX, Audit, read_array
 from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detection import detection_table
-from clipmem_core.scores.detectors import learned, mean_over_epochs
+from clipmem_core.scores.detectors import csls_out, learned, mean_over_epochs
 from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.memorization import memorization_table, sslmem
 from clipmem_core.scores.shapley import contributions
@@ -100,9 +100,10 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Split]:
         n_captions=evidence.n_captions,
     )
     learned_by_pair = learned(evidence.log_probability) if evidence.log_probability else np.full(len(table), np.nan)
+    beyond = csls_out(evidence.image, evidence.text, evidence.sides.membership.trained, evidence.sides.external)
     ids = evidence.pairs[c.PAIR_ID].to_numpy()
     table = pd.concat([table, parts, own], axis=1).assign(
-        **{c.LEARNED: learned_by_pair, c.PAIR_ID: ids, c.GROUP: group}
+        **{c.LEARNED: learned_by_pair, c.CSLS_OUT: beyond, c.PAIR_ID: ids, c.GROUP: group}
     )
     scored = np.isin(group, c.SCORED_GROUPS)
     for score in TABLE:

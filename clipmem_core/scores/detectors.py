@@ -1,9 +1,12 @@
 """Scores that find wrong captions, from training trajectories, similarities and neighbours; larger is worse."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from scipy.special import logsumexp
 
+NEIGHBOURS = 10  # nearest external partners that a cosine is held against
+MOST_EXTERNAL = 1_000  # external pairs among which they are looked for
 _CHUNK = 1_024
 _LOG_PROBABILITY = 1  # place in a trajectory's last axis: training cosine, log-probability of the true partner
 
@@ -73,6 +76,109 @@ def misfit(learned: np.ndarray, similarity_out: np.ndarray, scored: np.ndarray) 
     return score
 
 
+def csls(
+    image: np.ndarray,
+    text: np.ndarray,
+    external: np.ndarray,
+    *,
+    rows: np.ndarray | None = None,
+    neighbours: int = NEIGHBOURS,
+) -> np.ndarray:
+    """Measure how much closer picture and caption are to each other than to the external partners nearest to them.
+
+    CSLS (Conneau et al., ICLR 2018, equation 3): 2 cos(x, y) − mean cosine of x with the k captions nearest to it
+    − mean cosine of y with the k pictures nearest to it. In [−4, 4]; 0 where any near caption fits as well, higher is
+    better. Theirs looks for neighbours among everything; ours among external pairs, which no member was trained on,
+    and lets an external pair leave itself out. Of more than 1,000 external pairs it takes 1,000, evenly spaced.
+
+    Args:
+        image: image embeddings of any length, [n_pairs, dim]; may be a memory map.
+        text: text embeddings, [n_pairs, dim].
+        external: true for external pairs, [n_pairs]; at least two.
+        rows: the pairs to measure, all if not given.
+        neighbours: k; at most all other external pairs.
+
+    Returns:
+        float32 [n_rows].
+
+    Raises:
+        ValueError: the matrices differ in shape, or there are fewer than two external pairs.
+
+    Example:
+        >>> csls(np.eye(4), np.eye(4), np.array([False, False, True, True])).tolist()
+        [2.0, 2.0, 2.0, 2.0]
+    """
+    score = np.empty(len(image) if rows is None else len(rows), dtype=np.float32)
+    for part, own, by_image, by_text in _beside_external(image, text, external, rows):
+        k = min(neighbours, int(np.isfinite(by_image).sum(axis=1).min()))
+        near = [np.partition(cosines, -k, axis=1)[:, -k:].mean(axis=1) for cosines in (by_image, by_text)]
+        score[part] = 2 * own - near[0] - near[1]
+    return score
+
+
+def csls_out(
+    image: Sequence[np.ndarray], text: Sequence[np.ndarray], trained: np.ndarray, external: np.ndarray
+) -> np.ndarray:
+    """Average `csls` over the members that were not trained on a pair.
+
+    Low where members that never saw the pair find many captions, or pictures, that fit as well.
+
+    Args:
+        image: one matrix a member, [n_pairs, dim].
+        text: one matrix a member, [n_pairs, dim].
+        trained: true where the member trains on the pair, [n_members, n_pairs].
+        external: true for external pairs, [n_pairs].
+
+    Returns:
+        float64 [n_pairs]; NaN for pairs that every member trains on.
+    """
+    values = []
+    for a, b, own in zip(image, text, trained, strict=True):
+        rows = np.flatnonzero(~own)
+        value = np.full(len(external), np.nan, dtype=np.float32)
+        value[rows] = csls(a, b, external, rows=rows)
+        values.append(value)
+    return _known_mean(values)
+
+
+def log_probability(
+    image: np.ndarray,
+    text: np.ndarray,
+    external: np.ndarray,
+    *,
+    logit_scale: float,
+    rows: np.ndarray | None = None,
+) -> np.ndarray:
+    """Measure how sure a member is of a pair's true partner among the external partners.
+
+    Mean over both directions of the log of the softmax of logit_scale × cosine, over the pair's own partner and those
+    of the external pairs (of more than 1,000, 1,000 evenly spaced). At most 0; near 0 is sure.
+
+    Args:
+        image: image embeddings of any length, [n_pairs, dim]; may be a memory map.
+        text: text embeddings, [n_pairs, dim].
+        external: true for external pairs, [n_pairs]; at least two. One of them meets its own partner once.
+        logit_scale: what the member multiplies cosines by.
+        rows: the pairs to measure, all if not given.
+
+    Returns:
+        float32 [n_rows].
+
+    Raises:
+        ValueError: the matrices differ in shape, or there are fewer than two external pairs.
+
+    Example:
+        >>> found = log_probability(np.eye(3), np.eye(3), np.array([False, True, True]), logit_scale=1.0)
+        >>> [round(float(value), 2) for value in found]
+        [-0.55, -0.31, -0.31]
+    """
+    score = np.empty(len(image) if rows is None else len(rows), dtype=np.float32)
+    for part, own, by_image, by_text in _beside_external(image, text, external, rows):
+        logits = [np.column_stack([own, cosines]) * logit_scale for cosines in (by_image, by_text)]
+        score[part] = own * logit_scale - (logsumexp(logits[0], axis=1) + logsumexp(logits[1], axis=1)) / 2
+    return score
+
+
 def lemon(
     image: np.ndarray,
     text: np.ndarray,
@@ -114,6 +220,29 @@ def lemon(
             fading = np.exp(-tau_1 * _distances(near, rows, neighbours) - tau_2 * own[neighbours])
             score[rows] += weight * (_distances(far, rows, neighbours) * fading).mean(axis=1)
     return score
+
+
+def _beside_external(
+    image: np.ndarray, text: np.ndarray, external: np.ndarray, rows: np.ndarray | None
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield blocks of rows: which, own cosine [n], image's cosines with external captions [n, n_external], and
+    caption's with external images; −∞ where an external pair would meet itself."""
+    found = np.flatnonzero(external)
+    if image.shape != text.shape or image.ndim != 2:
+        raise ValueError(f"image and text must be matrices of one shape, not {image.shape} and {text.shape}")
+    if len(found) < 2:
+        raise ValueError(f"external must name at least 2 pairs, since a pair leaves itself out, not {len(found)}")
+    if len(found) > MOST_EXTERNAL:
+        found = found[np.arange(MOST_EXTERNAL) * len(found) // MOST_EXTERNAL]
+    rows = np.arange(len(image)) if rows is None else rows
+    images, texts = _unit(image[found]).T, _unit(text[found]).T
+    for start in range(0, len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        a, b = _unit(image[rows[part]]), _unit(text[rows[part]])
+        by_image, by_text = a @ texts, b @ images
+        for cosines in (by_image, by_text):
+            cosines[rows[part, None] == found] = -np.inf
+        yield part, np.vecdot(a, b), by_image, by_text
 
 
 def _known_mean(values: Sequence[np.ndarray]) -> np.ndarray:

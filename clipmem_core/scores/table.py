@@ -137,6 +137,14 @@ TABLE = (
         absent="needs to know when each pair was learned; members that were trained elsewhere do not tell.",
     ),
     Score(c.LEARNED, direction=-1, places={DETECTION: 3}),
+    Score(
+        c.CSLS_OUT,
+        direction=-1,
+        places={DETECTION: 5, PAIR: 4},
+        help="How much closer picture and caption are than the nearest of other pairs, in the eyes of members that "
+        "never saw the pair.",
+        absent="is not in audits that were scored before there was such a score.",
+    ),
 )
 BY_NAME = {score.name: score for score in TABLE}
 SCORE_COLUMNS = [c.PAIR_ID, c.GROUP, *BY_NAME]

@@ -1,6 +1,7 @@
 """Measures how fast the program is: ratios of things timed side by side in one run.
 
     python -m tests.bench [training] [pass] [products] [browse] [--quick] [--repeats N]
+    python -m tests.bench detection SOURCE [--shares 0.05 0.2 0.4] [--seeds 5]: no speed, but which score finds what
 
 Each part prints a table and leaves data/results/bench-<part>.csv; `--quick` tries the code on small sizes and leaves
 nothing. Run it on a machine that does nothing else.
@@ -13,7 +14,7 @@ from typing import Annotated
 
 import tyro
 
-from tests.bench import browse, products, scoring_pass, training
+from tests.bench import browse, detection, products, scoring_pass, training
 from tests.bench.report import Measures, Skipped, console, save, show
 
 PARTS: dict[str, Callable[[bool, int], Measures]] = {
@@ -55,4 +56,6 @@ def main(bench: Bench) -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["detection"]:
+        sys.exit(detection.command(sys.argv[2:]))
     sys.exit(main(tyro.cli(Bench, prog="python -m tests.bench", config=(tyro.conf.FlagCreatePairsOff,))))

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+import torch
 from scipy.stats import zscore
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import normalize
 
-from clipmem_core.scores.detectors import learned, lemon, mean_over_epochs, misfit
+from clipmem_core.scores.detectors import csls, csls_out, learned, lemon, log_probability, mean_over_epochs, misfit
 
 
 def test_the_mean_over_epochs_takes_the_log_probability_and_skips_what_was_not_trained() -> None:
@@ -62,3 +65,70 @@ def test_lemon_is_its_formula_in_slow_loops() -> None:
         ]
         expected = distance(image[pair], text[pair]) + 5 * np.mean(by_image) + 5 * np.mean(by_text)
         assert score[pair] == pytest.approx(expected)
+
+
+def drawn_embeddings(n: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    image, text = np.random.default_rng(0).normal(size=(2, n, 6)).astype(np.float32)
+    return image, text + image, np.arange(n) % 3 == 0
+
+
+def test_csls_is_its_formula_with_the_neighbours_that_scikit_learn_finds() -> None:
+    image, text, external = drawn_embeddings()
+    a, b = normalize(image), normalize(text)
+    expected = []
+    for pair in range(len(image)):
+        others = np.flatnonzero(external & (np.arange(len(image)) != pair))
+        near = [
+            1 - NearestNeighbors(n_neighbors=4, metric="cosine").fit(there[others]).kneighbors(here[[pair]])[0].mean()
+            for here, there in ((a, b), (b, a))
+        ]
+        expected.append(2 * a[pair] @ b[pair] - near[0] - near[1])
+    np.testing.assert_allclose(csls(image, text, external, neighbours=4), expected, atol=1e-5)
+    rows = np.array([31, 3, 3, 17])
+    np.testing.assert_allclose(
+        csls(image, text, external, rows=rows, neighbours=4), np.array(expected)[rows], atol=1e-5
+    )
+
+
+def test_the_log_probability_is_torchs_cross_entropy_among_the_external_partners() -> None:
+    image, text, external = drawn_embeddings()
+    a, b = (torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1) for vectors in (image, text))
+    expected = []
+    for pair in range(len(image)):
+        partners = [pair, *(row for row in np.flatnonzero(external).tolist() if row != pair)]
+        both = [
+            torch.nn.functional.cross_entropy(7 * here[pair] @ there[partners].T, torch.tensor(0))
+            for here, there in ((a, b), (b, a))
+        ]
+        expected.append(-float(sum(both)) / 2)
+    found = log_probability(image, text, external, logit_scale=7)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("external", [600, 1_500])
+def test_of_many_external_pairs_a_thousand_are_enough(external: int) -> None:
+    rng = np.random.default_rng(0)
+    image, text = rng.normal(size=(2, 1_600, 5))
+    among = np.arange(1_600) < external
+    taken = among & np.isin(np.arange(1_600), np.arange(1_000) * external // 1_000)
+    rows = np.arange(1_590, 1_600)
+    np.testing.assert_array_equal(csls(image, text, among, rows=rows), csls(image, text, taken, rows=rows))
+
+
+def test_what_cannot_be_held_against_external_pairs_is_refused() -> None:
+    image, text, external = drawn_embeddings()
+    with pytest.raises(ValueError, match=r"one shape, not \(40, 6\) and \(40, 5\)"):
+        csls(image, text[:, :5], external)
+    with pytest.raises(ValueError, match="at least 2 pairs, since a pair leaves itself out, not 1"):
+        log_probability(image, text, np.arange(40) == 3, logit_scale=1)
+
+
+def test_csls_out_is_the_mean_over_members_that_never_saw_the_pair() -> None:
+    members = [drawn_embeddings()[:2], drawn_embeddings()[1::-1], drawn_embeddings()[:2]]
+    external = drawn_embeddings()[2]
+    trained = np.random.default_rng(1).random((3, 40)) < 0.5
+    trained[:, external], trained[:, 4] = False, True
+    found = csls_out([a for a, _ in members], [b for _, b in members], trained, external)
+    for pair in range(40):
+        seen = [csls(a, b, external)[pair] for (a, b), own in zip(members, trained[:, pair], strict=True) if not own]
+        assert found[pair] == pytest.approx(np.mean(seen), abs=1e-6) if seen else np.isnan(found[pair])
