@@ -19,7 +19,7 @@ from clipmem_core.config import InputError, data_folder
 from clipmem_core.features.cache import Batches, Embedded, Progress, Wanted, kept_features, key_rows
 from clipmem_core.features.squares import read_squares
 from clipmem_core.features.towers import Opened, Tower
-from clipmem_core.pairs.pixel_cache.workers import Killed, cores, map_chunks
+from clipmem_core.pairs.workers import Killed, cores, map_chunks
 
 IMAGE_BATCH = 16  # pictures: larger batches leave the processor's caches, at 192 pixels a fifth slower
 TEXT_BATCH = 64

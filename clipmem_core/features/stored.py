@@ -16,9 +16,9 @@ from clipmem_core import columns as c
 from clipmem_core.config import InputError, SourceOptions, as_dict, fingerprint
 from clipmem_core.features.cache import is_whole, replacing_folder, seal
 from clipmem_core.features.embed import features_folder
-from clipmem_core.pairs.readers.arrow_files import read_arrow_files
+from clipmem_core.pairs.readers.columnar import read_arrow_files
 from clipmem_core.pairs.readers.delimited import read_delimited
-from clipmem_core.pairs.readers.records import read_jsonl
+from clipmem_core.pairs.readers.json_files import read_jsonl
 from clipmem_core.pairs.readers.rows import Row
 from clipmem_core.pairs.readers.text import as_name, is_missing, tidy
 from clipmem_core.shortage import shortage
