@@ -45,7 +45,7 @@ class Silent:
         pass
 
 
-def here(tasks: Sequence[Task]) -> Looks:
+def here(tasks: Sequence[Task], *, at_once: int = 1) -> Looks:
     """An executor that trains members in this process, one after the other: no starting of Python."""
     threads = torch.get_num_threads()
     for task in tasks:
