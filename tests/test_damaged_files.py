@@ -28,7 +28,7 @@ from clipmem_core.review.overview import load_overview
 from clipmem_core.studies.arguments import resume_arguments
 from clipmem_core.studies.custom_arms import read_own
 from clipmem_core.studies.store import open_study
-from tests.audits.small import Silent, config_of
+from tests.audits.small import Silent, config_of, here
 from tests.made_arms import make_arms
 
 FLAGS = [
@@ -46,7 +46,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     data = tmp_path_factory.mktemp("damaged") / "data"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPMEM_DATA", str(data))
-        run_audit("scenes", config_of(FLAGS), name="a", screen=Silent())
+        run_audit("scenes", config_of(FLAGS), name="a", screen=Silent(), executor=here)
         study = make_arms(data, "combined", name="s", seeds=2)
         study.write_asked(study.asked | {"machine": {"processor": "", "cores": 1}})
         arms = [{"name": "own", "setting": "text_mask=0.1", "epochs": {"epochs": 3}}]

@@ -5,12 +5,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import faiss
+import filelock
 import numpy as np
+import pytest
+import torch
 
+from clipmem_core.audits.executor import Looks, Task
+from clipmem_core.audits.member import run_member
 from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.commands import parse
 from clipmem_core.config import AuditConfig
@@ -38,6 +43,30 @@ class Silent:
 
     def members(self, progress: list[MemberProgress]) -> None:
         pass
+
+
+def here(tasks: Sequence[Task], *, at_once: int = 1) -> Looks:
+    """An executor that trains members in this process, one after the other: no starting of Python."""
+    threads = torch.get_num_threads()
+    for task in tasks:
+        for folder in task.folders:
+            run_member(folder.parents[1], folder.name)
+        torch.set_num_threads(threads)
+        yield task
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Have a data folder made by the first process of a test run that asks for it; nobody may change it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with filelock.FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
+        if not (done := folder.with_suffix(".done")).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            patch.setenv("CLIPMEM_DATA", str(folder))
+            make(folder)
+            done.touch()
+    return folder
 
 
 def config_of(flags: Sequence[str]) -> AuditConfig:

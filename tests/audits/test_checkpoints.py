@@ -17,7 +17,7 @@ from clipmem_core.audits.checkpoints import (
 )
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import AuditConfig, InputError, preset_config
-from tests.audits.small import PAPER, Silent, config_of, vectors, with_drawn_set
+from tests.audits.small import PAPER, Silent, config_of, here, vectors, with_drawn_set
 from tests.conftest import Made
 
 
@@ -148,6 +148,7 @@ class Scored:
 
     def __init__(self, made: Made, data: Path, patch: pytest.MonkeyPatch) -> None:
         patch.setenv("CLIPMEM_DATA", str(with_drawn_set(data, made.data)))
+        patch.setattr("clipmem_core.audits.run.local_processes", here)
         self.made, self.membership = made, data / "membership.csv"
         made.paper.membership.drop(columns="group").to_csv(self.membership, index=False)
         self.files = [str(self.as_open_clip_saves(name, data / f"{name}.pt")) for name in ("f-0", "g-0")]

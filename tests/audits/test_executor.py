@@ -32,10 +32,10 @@ def run(audit: Audit) -> Callable[..., None]:
         command = (sys.executable, "-S", "-c")
         folders = {name: audit.member(name) for name in scripts}
         tasks = [
-            Task(name, folders[name], (*command, f"import sys, os; {script}", str(folders[name])), threads)
+            Task((folders[name],), (*command, f"import sys, os; {script}", str(folders[name])), threads)
             for name, script in scripts.items()
         ]
-        ended = [task.name for task in local_processes(tasks, at_once=at_once) if task is not None]
+        ended = [task.folders[0].name for task in local_processes(tasks, at_once=at_once) if task is not None]
         assert sorted(ended) == sorted(scripts)
 
     return run
@@ -48,13 +48,13 @@ def test_members_that_are_not_done_become_tasks_and_are_told_of_as_they_end(audi
         asked.extend(tasks)
         for task in tasks:
             yield None
-            (task.folder / "text.faiss").write_text("made")
+            (task.folders[0] / "text.faiss").write_text("made")
             yield task
 
     (audit.member("b") / "text.faiss").write_text("")
     seen: list[list[MemberProgress]] = []
     run_members(audit, ["a", "b", "c"], threads=3, executor=here, watch=seen.append)
-    assert [(task.name, task.folder, task.threads) for task in asked] == [(n, audit.member(n), 3) for n in "ac"]
+    assert [(task.folders, task.threads) for task in asked] == [((audit.member(name),), 3) for name in "ac"]
     assert asked[0].command[1:] == ("-m", "clipmem_core.audits", str(audit.folder), "a")
     assert [[member.stage for member in look] for look in (seen[0], seen[-1])] == [
         ["waiting", "done", "waiting"],

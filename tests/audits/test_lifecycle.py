@@ -292,9 +292,3 @@ def test_names_that_no_audit_can_have_are_told_apart(data: Path) -> None:
     (data / "jobs" / "a b" / "job.json").write_text("{}")
     assert [state.audit.name for state in list_states()] == ["good"]
     assert odd_names() == ["[x](javascript:alert(1))"]
-
-
-def test_members_of_an_odd_config_are_none() -> None:
-    assert lifecycle.member_names({"members": None}) == []
-    assert lifecycle.member_names({}) == []
-    assert lifecycle.member_names({"members": ["f-0", 3]}) == ["f-0", "3"]

@@ -159,7 +159,7 @@ def test_a_key_of_no_request_finds_nothing(data: Path, key: str) -> None:
     assert find_request(key) is None
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"source": "x", "name": "y", "config": {}}'])
+@pytest.mark.parametrize("content", ["[]", "{}", '{"source": "x", "name": "y", "config": 5}'])
 def test_a_request_that_is_none_is_named(data: Path, content: str) -> None:
     request = Request("x", "a", TINY)
     leave_check(data, request)
@@ -182,7 +182,7 @@ def test_old_checks_are_thrown_away_when_the_next_one_starts(data: Path, monkeyp
 
 
 def test_a_check_of_the_drawn_set_finds_what_its_audit_will_have(data: Path) -> None:
-    request = Request("scenes", "a", SMALL)
+    request = Request("scenes", "a", dataclasses.replace(SMALL, cache_gb=1e-6))  # pictures stream
     start_check(request)
     until(lambda: not find_check(request.key).job.running, seconds=120)
     check = find_check(request.key)
@@ -191,7 +191,8 @@ def test_a_check_of_the_drawn_set_finds_what_its_audit_will_have(data: Path) -> 
     assert check.found["captions"] == 1100
     # 85 of 170 pairs in batches of at most 64, twice: 4 steps.
     assert (check.time["members"], check.time["trained"], check.time["steps"]) == (4, 85, 4)
-    assert all(seconds > 0 for seconds in check.time["seconds"].values())
+    assert all(seconds > 0 for seconds in [*check.time["seconds"].values(), check.time["step"]])
+    assert check.time["busy"] >= 1
     assert not (data / "audits").exists()
 
 
@@ -268,13 +269,7 @@ def test_pictures_are_told_now_and_then_and_at_the_end(capsys: Captured) -> None
     assert len(printed) < 100
 
 
-def test_real_steps_are_measured_side_by_side_and_a_model_that_cannot_be_built_is_told(
-    data: Path, capsys: Captured
-) -> None:
+def test_a_model_that_cannot_be_built_is_told(data: Path, capsys: Captured) -> None:
     code, _, said = checked(Request("scenes", "a", dataclasses.replace(SMALL, pretrained="nosuch.pt")), capsys)
     assert code == 2
     assert "nosuch.pt" in said
-    code, lines, _ = checked(Request("scenes", "a", dataclasses.replace(SMALL, cache_gb=1e-6)), capsys)  # streams
-    assert code == 0
-    assert lines[-1]["step"] > 0
-    assert lines[-1]["busy"] >= 1

@@ -13,30 +13,41 @@ import pandas as pd
 import pytest
 import torch
 
+from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit, broken_files, file_sha256
 from clipmem_core.commands import main
-from tests.audits.small import PAPER, command, with_drawn_set
+from clipmem_core.training import loop
+from tests.audits.small import PAPER, Silent, command, config_of, here, with_drawn_set
 from tests.conftest import Made
 
-# Runs in every process of an audit before anything else. Members save their state several times a second, and a
-# process that is about to put KILL_BEFORE in its place ends as by kill -9.
+SMALL = [*PAPER, "--scenes-pairs", "220", "--epochs", "3"]
+# Runs in every process of an audit before anything else. Members save their state at every step; a process that is
+# about to put KILL_BEFORE in its place ends as by kill -9, and one about to save a third state under HOLD waits.
 STARTUP = """
-import os, signal, sys
+import os, signal, sys, time
+
+saved = []
 
 def end(event, arguments):
-    if event == "os.rename" and str(arguments[1]).endswith(os.environ["KILL_BEFORE"]):
+    if event != "os.rename":
+        return
+    path = str(arguments[1])
+    if "KILL_BEFORE" in os.environ and path.endswith(os.environ["KILL_BEFORE"]):
         os.kill(os.getpid(), signal.SIGKILL)
+    if "HOLD" in os.environ and path.endswith("resume.pt"):
+        saved.append(path)
+        if len(saved) > 2:
+            time.sleep(600)
 
-if "KILL_BEFORE" in os.environ:
-    sys.addaudithook(end)
+sys.addaudithook(end)
 if "clipmem_core.audits" in sys.orig_argv:
     from clipmem_core.training import loop
-    loop.SECONDS_BETWEEN_SAVES = 0.1
+    loop.SECONDS_BETWEEN_SAVES = 0
 """
 
 
 class Runs:
-    """One audit, the same as the finished one of the paper's protocol, that is run again and again."""
+    """One audit, the same as the whole one, that is run again and again."""
 
     def __init__(self, data: Path, startup: Path) -> None:
         self.data, self.startup = data, startup
@@ -44,7 +55,7 @@ class Runs:
         (startup / "sitecustomize.py").write_text(STARTUP)
 
     def start(self, **environment: str) -> "subprocess.Popen[str]":
-        arguments = ["audit", "scenes", "--name", "killed", *PAPER]
+        arguments = ["audit", "scenes", "--name", "killed", *SMALL]
         return command(*arguments, data=self.data, PYTHONPATH=str(self.startup), **environment)
 
     def kill_before(self, file: str) -> tuple[int, str]:
@@ -56,7 +67,7 @@ class Runs:
 
     def stop_when(self, ready: Callable[[], bool], stop: Callable[["subprocess.Popen[str]"], None]) -> tuple[int, str]:
         """Run until something is there, and stop the run in some way."""
-        process = self.start()
+        process = self.start(HOLD="yes")
         wait(lambda: ready() or process.poll() is not None)
         assert process.poll() is None, process.communicate()
         stop(process)
@@ -67,6 +78,15 @@ class Runs:
         process = self.start()
         printed, errors = process.communicate(timeout=300)
         assert (process.returncode, errors) == (0, ""), printed
+
+
+@pytest.fixture(scope="module")
+def whole(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    """The audit as it is if nothing stops it."""
+    data = with_drawn_set(tmp_path_factory.mktemp("whole"), made.data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPMEM_DATA", str(data))
+        return run_audit("scenes", config_of(SMALL), name="whole", screen=Silent(), executor=here)
 
 
 @pytest.fixture
@@ -120,9 +140,8 @@ def kill_all(process: "subprocess.Popen[str]") -> None:
     os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_killed_before_each_file_is_in_its_place(runs: Runs, made: Made) -> None:
-    assert runs.kill_before("killed/config.json")[0] == -signal.SIGKILL
-    for file in ("f-0/trajectory.npy", "f-0/checkpoint.pt", "f-0/text.faiss"):
+def test_killed_before_each_file_is_in_its_place(runs: Runs, whole: Audit) -> None:
+    for file in ("f-0/trajectory.npy", "f-0/text.faiss"):
         code, line = runs.kill_before(file)
         assert code == 1
         assert "was ended by signal 9" in line
@@ -133,11 +152,11 @@ def test_killed_before_each_file_is_in_its_place(runs: Runs, made: Made) -> None
     assert not runs.audit.finished
     runs.finish()
     assert [path.stat().st_mtime_ns for path in trained] == before  # it was not trained again
-    same(runs.audit, made.paper)
+    same(runs.audit, whole)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
-def test_killed_from_outside_while_it_reads_trains_and_is_watched(runs: Runs, made: Made) -> None:
+def test_killed_from_outside_while_it_reads_trains_and_is_watched(runs: Runs, whole: Audit) -> None:
     code, _ = runs.stop_when(lambda: any((runs.data / "cache" / "pixels").glob("*.part")), kill_all)
     assert code == -signal.SIGKILL
     assert not (runs.audit.folder / "config.json").exists()
@@ -152,7 +171,7 @@ def test_killed_from_outside_while_it_reads_trains_and_is_watched(runs: Runs, ma
     assert code == -signal.SIGKILL
 
     def interrupt(process: "subprocess.Popen[str]") -> None:
-        assert main(["audit", "scenes", "--name", "killed", *PAPER]) == 2  # a second run beside it
+        assert main(["audit", "scenes", "--name", "killed", *SMALL]) == 2  # a second run beside it
         os.killpg(process.pid, signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -164,7 +183,7 @@ def test_killed_from_outside_while_it_reads_trains_and_is_watched(runs: Runs, ma
     assert errors == "interrupted: the same command goes on where it stopped\n"
     assert len(states(runs)) == 2
     runs.finish()
-    same(runs.audit, made.paper)
+    same(runs.audit, whole)
 
 
 def cut(content: bytes) -> bytes:
@@ -176,37 +195,44 @@ def flip(content: bytes) -> bytes:
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
-@pytest.mark.parametrize("damage", [cut, flip])
 def test_what_broke_since_a_run_was_stopped_is_named_and_made_again(
-    runs: Runs, made: Made, damage: Callable[[bytes], bytes]
+    made: Made, whole: Audit, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs.kill_before("f-0/trajectory.npy")
-    cache = runs.data / "cache"
-    broken = [*cache.glob("pixels/*/pixels.npy"), *cache.glob("tokens/*"), runs.audit.member("f-0") / "resume.pt"]
-    assert len(broken) == 3
-    for path in broken:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def run(screen: Silent) -> Audit:
+        return run_audit("scenes", config_of(SMALL), name="broken", screen=screen, executor=here)
+
+    with_drawn_set(data, made.data)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_array", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(Silent())
+    cache, state = data / "cache", Audit(data / "audits" / "broken").member("f-0") / "resume.pt"
+    (pixels,), (tokens,) = cache.glob("pixels/*/pixels.npy"), cache.glob("tokens/*")
+    for path, damage in ((pixels, flip), (tokens, cut), (state, flip)):
         path.write_bytes(damage(path.read_bytes()))
-    process = runs.start()
-    printed, errors = process.communicate(timeout=300)
-    assert (process.returncode, errors) == (0, "")
-    said = "".join(printed.split())  # lines are as long as the terminal is wide
-    assert all(f"{path}isbroken" in said for path in broken)
-    same(runs.audit, made.paper)
+    screen = Silent()
+    audit = run(screen)
+    assert all(any(line.startswith(f"{path} is broken") for line in screen.lines) for path in (pixels, tokens, state))
+    same(audit, whole)
 
 
-def test_a_finished_audit_is_left_alone(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLIPMEM_DATA", str(made.data))
-    files = [path for path in made.paper.folder.rglob("*") if path.is_file()]
+def test_a_finished_audit_is_left_alone(whole: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(whole.folder.parents[1]))
+    files = [path for path in whole.folder.rglob("*") if path.is_file()]
     before = {path: (path.stat().st_mtime_ns, file_sha256(path)) for path in files}
-    assert main(["audit", "scenes", "--name", "paper", *PAPER]) == 0
+    assert main(["audit", "scenes", "--name", "whole", *SMALL]) == 0
     assert {path: (path.stat().st_mtime_ns, file_sha256(path)) for path in files} == before
 
 
 def test_a_second_run_beside_the_first_is_one_line(
-    made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    whole: Audit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     holder = "import sys, filelock; l = filelock.FileLock(sys.argv[1]); l.acquire(); print('held', flush=True); input()"
-    lock = made.data / "audits" / ".paper.lock"
+    lock = whole.folder.parent / ".whole.lock"
     process = subprocess.Popen(
         [sys.executable, "-c", holder, str(lock)],
         stdin=subprocess.PIPE,
@@ -215,8 +241,8 @@ def test_a_second_run_beside_the_first_is_one_line(
     )
     with process:
         assert process.stdout.readline() == "held\n"
-        monkeypatch.setenv("CLIPMEM_DATA", str(made.data))
-        assert main(["audit", "scenes", "--name", "paper", *PAPER]) == 2
+        monkeypatch.setenv("CLIPMEM_DATA", str(whole.folder.parents[1]))
+        assert main(["audit", "scenes", "--name", "whole", *SMALL]) == 2
         process.communicate("end\n")
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["error: audit 'paper' is being run by another process: wait for it, or stop it"]
+    assert lines == ["error: audit 'whole' is being run by another process: wait for it, or stop it"]

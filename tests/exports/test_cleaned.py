@@ -58,7 +58,7 @@ def test_removing_everything_is_refused(mine: Audit) -> None:
 
 def test_a_table_or_config_that_does_not_do_is_named(tmp_path: Path) -> None:
     audit = audited(make_source("csv", tmp_path / "set"))
-    config, path = audit.config, audit.folder / PAIRS
+    config, path = audit.record.values, audit.folder / PAIRS
     for fields in ({"root": ""}, {"config": None}):
         write_json(audit.folder / CONFIG, config | fields)
         with pytest.raises(InputError, match=r"config\.json: (root|config) is wrong"):

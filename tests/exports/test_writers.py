@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
-from clipmem_core.audits.store import PAIRS, Audit, write_table
+from clipmem_core.audits.store import PAIRS, Audit, write_json, write_table
 from clipmem_core.exports import Summary, formats, write
 from clipmem_core.exports.cleaned import Cleaned, suffix_of, webdataset_key
 from clipmem_core.exports.formats import MISSING, packed, uid_of, write_csv
 from clipmem_core.pairs.pictures import FORMATS
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.exports.sources import CAPTIONS, LABELS, audited, make_source, picture
+from tests.made_audit import made_record
 
 TYPES = [
     ("row", pa.int64()),
@@ -109,7 +110,7 @@ def test_open_clips_own_reader_takes_it_with_the_flags_that_are_printed(
 def test_any_text_survives_pandas(tmp_path_factory: pytest.TempPathFactory, captions: list[list[str]]) -> None:
     folder = tmp_path_factory.mktemp("any")
     audit = Audit(folder)
-    (folder / "config.json").write_text('{"config": {}}')
+    write_json(folder / "config.json", made_record("any", folder, "ensemble", np.array(["scored"])).values)
     for suffix in SEPARATORS:
         write_csv(cleaned(audit, captions, folder), folder / f"any{suffix}")
         read = as_pandas_reads(folder / f"any{suffix}", dtype=str, keep_default_na=False)

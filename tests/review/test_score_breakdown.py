@@ -151,7 +151,7 @@ def test_a_membership_that_does_not_do_is_named(copy: Copy) -> None:
     embed(audit)
     path, membership = audit.folder / "membership.parquet", audit.membership
     write_table(path, membership.rename(columns={"r0-f0": "first"}))
-    with pytest.raises(InputError, match="members must be named r<repeat>-f<fold>"):
+    with pytest.raises(InputError, match="members of protocol ensemble must be named r<repeat>-f<fold>"):
         member_terms(audit, 3)
     write_table(path, membership.assign(group="scored"))
     with pytest.raises(InputError, match="member r0-f0 cannot be compared .*at least 2 pairs.*: delete the audit"):

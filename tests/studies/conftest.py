@@ -22,7 +22,7 @@ from clipmem_core.studies.arm import Arm, parse_setting
 from clipmem_core.studies.plans import Study
 from clipmem_core.studies.run import run_study
 from clipmem_core.studies.store import StudyFolder
-from tests.audits.small import Silent
+from tests.audits.small import Silent, made_once
 
 FLAGS = ["--preset", "tiny", "--scenes-pairs", "220", "--epochs", "2", "--threads", "1", "--seeds", "2"]
 RANKED = ["text_mask=0.3 removal=clipmem:9", "removal=random:9"]
@@ -84,15 +84,17 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trained]:
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with the drawn set and its stored pictures, with the finished study `whole` of two seeds, and with
     `ranked`, that has one seed and arms that a ranking takes pairs out of."""
-    data, threads = tmp_path_factory.mktemp("studies"), torch.get_num_threads()
+    return made_once(tmp_path_factory, "studies", run_both)
+
+
+def run_both(_: Path) -> None:
+    threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPMEM_DATA", str(data))
         in_this_process(patch)
         run_study("two", "scenes", config_of("two"), name="whole", screen=Silent())
         one, also = replace(config_of("two"), seeds=1), [parse_setting(text) for text in RANKED]
         run_study("two", "scenes", one, name="ranked", screen=Silent(), also=also)
     torch.set_num_threads(threads)
-    return data
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ PAGE = "pages/encoders.py"
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Catch what the page starts."""
     calls: list[list[str]] = []
-    monkeypatch.setattr(Task, "start", lambda task: calls.append(list(task.command[7:])))
+    monkeypatch.setattr(Task, "start", lambda task: calls.append(list(task.command[5:])))
     return calls
 
 

@@ -29,7 +29,7 @@ Copy = Callable[..., Audit]
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
     """Every study that the form starts, instead of starting it."""
     calls: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(Task, "start", lambda task: calls.append((task.folder.name, list(task.command[8:]))))
+    monkeypatch.setattr(Task, "start", lambda task: calls.append((task.folder.name, list(task.command[6:]))))
     return calls
 
 

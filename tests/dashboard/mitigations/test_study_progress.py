@@ -50,7 +50,7 @@ def test_studies_of_other_questions_are_not_offered_and_the_fullest_comes_first(
 
 
 def test_a_broken_file_of_a_study_is_named(lab: StudyFolder) -> None:
-    wrong: list[dict[str, Any]] = [{"config": None}, {"arms": 3}, {"settings": {"a": 1}}, {"study": 5}, {"config": {}}]
+    wrong: list[dict[str, Any]] = [{"config": None}, {"arms": 3}, {"settings": {"a": 1}}, {"study": 5}]
     for asked in wrong:
         write_json(lab.folder / "broken.json", lab.asked | asked)
         with pytest.raises(InputError, match="study.json"):
