@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clipmem_core.audits import estimate
-from clipmem_core.audits.estimate import Pace, audit_seconds, feature_seconds, member_seconds
+from clipmem_core.audits.estimate import Pace, audit_seconds, member_seconds
 from clipmem_core.config import AuditConfig
 from clipmem_core.scores.membership import Membership
 
@@ -26,16 +26,3 @@ def test_the_time_adds_up_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
             "scoring": 1000 * 5 * 2e-5,
         }
     )
-
-
-def test_locked_towers_are_asked_once_and_members_that_are_heads_start_together(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(estimate, "side_by_side", lambda config: 2)
-    config = AuditConfig(members=4, epochs=10, batch_size=100, lock_image=True, lock_text=True)
-    pace = Pace(0.0, 0.0, step=0.5, picture=0.001, caption=0.002, busy=1.0, tower_picture=0.02, tower_caption=0.01)
-    assert feature_seconds(pace, config, pairs=1000, captions=3000) == pytest.approx((20 + 30) / 2)
-    membership = Membership(np.full(1000, "scored"), tuple("abcd"), np.ones((4, 1000), dtype=bool))
-    member = member_seconds(pace, config, membership, captions=3000)
-    assert member.embedding == pytest.approx(1000 * 0.001 + 3000 * 0.002)  # of one view
-    assert audit_seconds(member, config, starting=3.0, pairs=0)["starting"] == 3.0
