@@ -26,10 +26,12 @@ from clipmem_core.audits.record import MemberRecord, Record
 from clipmem_core.audits.store import (
     IMAGE_INDEX,
     MEMBER_UTILITY,
+    PAIRS,
     SNAPSHOTS,
     TEXT_INDEX,
     Audit,
     read_prepared,
+    read_table,
     write_json,
 )
 from clipmem_core.config import AuditConfig
@@ -99,8 +101,9 @@ def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
 def open_member(folder: Path, name: str) -> MemberRun:
     """Read all that a member needs from its audit's folder."""
     audit = Audit(folder)
-    record, pairs, membership = audit.record, audit.pairs, audit.membership
+    record, membership = audit.record, audit.membership
     config = record.config
+    pairs = audit.pairs if not config.features else read_table(folder / PAIRS, columns=[c.PAIR_ID, c.CAPTIONS, c.LABEL])
     keys = draw_keys(pairs[c.PAIR_ID].tolist())
     group = membership[c.GROUP].to_numpy()
     if (group == c.CANDIDATE).sum() == (group == c.INDEPENDENT).sum():

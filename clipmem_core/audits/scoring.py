@@ -28,6 +28,7 @@ from clipmem_core.scores.uncertainty import (
 from clipmem_core.training.files import TRAJECTORY
 
 K = 50  # pairs a person looks at first
+RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together: a million pairs get as many as 100
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def detection_rows(pairs: pd.DataFrame, scores: pd.DataFrame, *, seed: int) -> l
     if not complete:
         return []
     reference = next(iter(complete))
-    return records(detection_table(complete, truth[judged], k=K, seed=seed, reference=reference))
+    n_boot = int(np.clip(RESAMPLED // judged.sum(), 100, 2000))
+    return records(detection_table(complete, truth[judged], k=K, n_boot=n_boot, seed=seed, reference=reference))
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

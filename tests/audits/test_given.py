@@ -1,5 +1,6 @@
 """Audits of features that were computed elsewhere, in each form they come in: no picture is there."""
 
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,20 +22,7 @@ from clipmem_core.pairs.references import read_bytes
 from tests.audits.small import Silent
 
 PAIRS = 240
-FLAGS = [
-    "--preset",
-    "locked",
-    "--folds",
-    "2",
-    "--members",
-    "2",
-    "--epochs",
-    "2",
-    "--batch-size",
-    "64",
-    "--threads",
-    "1",
-]
+FLAGS = shlex.split("--preset locked --folds 2 --members 2 --epochs 2 --batch-size 64 --threads 1")
 IDS = [f"pictures/{n:03d}.jpg" for n in range(PAIRS)]
 CAPTIONS = [f"a caption of {n}" for n in range(PAIRS)]
 Form = Callable[[Path], str]
