@@ -281,11 +281,12 @@ def test_a_kill_at_features_heads_and_growth_changes_no_bit(whole: Audit, start:
     def run(**environment: str) -> int:
         more = {"PYTHONPATH": str(tmp_path / "startup"), **environment}
         process = command(*arguments, data=tmp_path / "data", **more)
-        process.communicate(timeout=300)
+        said.append(process.communicate(timeout=300)[1])
         return process.returncode
 
+    said: list[str] = []
     for moment in MOMENTS:
-        assert run(KILL_AT=moment) in (-signal.SIGKILL, 1), moment  # itself, or one of its members
+        assert run(KILL_AT=moment) in (-signal.SIGKILL, 1), (moment, said[-1])  # itself, or one of its members
         assert not audit.finished
     assert run() == 0
     assert len(audit.record.members) == 12
