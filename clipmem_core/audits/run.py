@@ -96,7 +96,8 @@ def run_audit(
             prepare_audit(audit, source, config, screen)
         else:
             check_same(audit, source, config)
-            more = 0 if config.stable else grow(audit, config)
+            # Until the ranking is stable only a growth that was cut short is taken up again here.
+            more = grow(audit, config, members=len(audit.record.members) if config.stable else 0)
             screen.say(f"adding {more} members to audit {name!r}" if more else f"going on with audit {name!r}")
         bring_to_end(audit, screen, fresh=fresh, executor=executor, asked=config)
     return audit

@@ -81,7 +81,11 @@ def open_clip_towers(
     """
     if not pretrained:
         raise InputError(f"model {name!r} has random weights: name a tag or a checkpoint with --pretrained to lock it")
-    model = build_model(name, loss="clip", seed=0, image_size=size, pretrained=pretrained, device=device).eval()
+    how: dict[str, Any] = {"seed": 0, "image_size": size, "pretrained": pretrained, "device": device}
+    try:
+        model = build_model(name, loss="clip", **how).eval()
+    except InputError:
+        model = build_model(name, loss="siglip", **how).eval()  # its checkpoint has a bias
     shown = open_clip.get_model_preprocess_cfg(model)
     facts: dict[str, Any] = {
         "version": Path(pretrained).name if Path(pretrained).is_file() else pretrained,

@@ -54,6 +54,7 @@ def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
             [content_fingerprint(pairs), drawn, record.seeds[name]],
             [record.threads, record.device, record.precision, record.versions],
             record.machine["processor"],
+            *({kind: tower["sha256"]} for kind, tower in record.towers.items()),
         ]
     )
     labels = pairs[c.LABEL].astype(object).where(pairs[c.LABEL].notna(), None).tolist()

@@ -29,7 +29,7 @@ from clipmem_core.features import towers as built_in
 from clipmem_core.studies.plans import combined_arms, size_arms, views_arms, with_meaning
 from clipmem_core.training.model import build_model
 from tests.audits.small import Silent, command, config_of
-from tests.audits.test_resume import STARTUP, same
+from tests.audits.test_resume import same
 
 LOCKED = preset_config("locked")
 # A model of random weights stands for a pretrained one: its embeddings of different pictures differ, and it is small.
@@ -250,78 +250,78 @@ def test_members_are_added_until_the_ranking_is_stable(start: str, data: Path) -
     pd.testing.assert_frame_equal(audit.scores, stopped.scores, check_exact=True)
 
 
-class Killed:
-    """A run of the command line that ends as by kill -9 before a file is in its place."""
+# Runs in every process of an audit before anything else: KILL_AT names an event and how the path ends that it is about.
+KILLS = """
+import os, signal, sys
 
-    def __init__(self, data: Path, startup: Path, arguments: list[str]) -> None:
-        startup.mkdir()
-        (startup / "sitecustomize.py").write_text(STARTUP)
-        self.data, self.startup, self.arguments = data, startup, arguments
+def end(event, arguments):
+    wanted, _, ending = os.environ["KILL_AT"].partition(":")
+    if event == wanted and str(arguments[event == "os.rename"]).endswith(ending):
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    def run(self, **environment: str) -> int:
-        process = command(
-            "audit",
-            "scenes",
-            "--name",
-            "a",
-            *self.arguments,
-            data=self.data,
-            PYTHONPATH=str(self.startup),
-            **environment,
-        )
-        process.communicate(timeout=300)
-        return process.returncode
+if "KILL_AT" in os.environ:
+    sys.addaudithook(end)
+"""
+MOMENTS = (
+    "os.rename:.part",  # features are about to be computed
+    "os.remove:order.npy",  # they are computed, and not in their place yet
+    "os.rename:r0-f2/trajectory.npy",
+    "os.rename:a/membership.parquet",  # a repeat is about to be added
+    "os.rename:r2-f0/checkpoint.pt",
+    "os.rename:a/manifest.json",
+)
 
 
 def test_a_kill_at_features_heads_and_growth_changes_no_bit(whole: Audit, start: str, tmp_path: Path) -> None:
-    killed = Killed(tmp_path / "data", tmp_path / "startup", flags(start, "--members", "12", "--stable", "0.999"))
-    for file in (
-        "features.json",
-        "r0-f2/trajectory.npy",
-        "r0-f1/text.faiss",
-        "a/membership.parquet",
-        "r2-f0/checkpoint.pt",
-    ):
-        killed.run(KILL_BEFORE=file)
-    assert killed.run(KILL_BEFORE="a/manifest.json") == -signal.SIGKILL
+    (tmp_path / "startup").mkdir()
+    (tmp_path / "startup" / "sitecustomize.py").write_text(KILLS)
+    arguments = ["audit", "scenes", "--name", "a", *flags(start, "--members", "12", "--stable", "0.999")]
     audit = Audit(tmp_path / "data" / "audits" / "a")
-    assert not audit.finished
-    assert killed.run() == 0
+
+    def run(**environment: str) -> int:
+        more = {"PYTHONPATH": str(tmp_path / "startup"), **environment}
+        process = command(*arguments, data=tmp_path / "data", **more)
+        said.append(process.communicate(timeout=300)[1])
+        return process.returncode
+
+    said: list[str] = []
+    for moment in MOMENTS:
+        assert run(KILL_AT=moment) in (-signal.SIGKILL, 1), (moment, said[-1])  # itself, or one of its members
+        assert not audit.finished
+    assert run() == 0
     assert len(audit.record.members) == 12
     same(audit, whole)
 
 
 @pytest.mark.parametrize(
-    "more",
+    "changes",
     [
-        ["--protocol", "paper", "--no-halves", "--no-lock-text"],
-        ["--no-lock-image", "--loss", "siglip"],
-        ["--protocol", "paper", "--no-halves", "--loss", "siglip"],
+        {"protocol": "paper", "halves": False, "lock_text": False},
+        {"lock_image": False, "loss": "siglip"},
+        {"protocol": "paper", "halves": False, "loss": "siglip"},
     ],
 )
-def test_one_lock_alone_siglip_and_the_papers_protocol_are_believable_files(
-    more: list[str], start: str, data: Path
+def test_one_lock_alone_siglip_and_the_papers_protocol_train_alone_as_beside_others(
+    changes: dict[str, Any], start: str, data: Path
 ) -> None:
-    siglip = "siglip" in more
-    if siglip and "--no-lock-image" in more:  # what the trained encoder starts from must be of this loss
-        path = Path(start).with_name("siglip.pt")
-        torch.save(build_model("tiny", loss="siglip", seed=5).state_dict(), path)
-        start = str(path)
-    audit = run_audit("scenes", config_of(flags(start, "--epochs", "1", *more)), name="a", screen=Silent())
+    siglip = changes.get("loss") == "siglip"
+    if siglip and "lock_image" in changes:  # what the trained encoder starts from must be of this loss
+        start = str(Path(start).with_name("siglip.pt"))
+        torch.save(build_model("tiny", loss="siglip", seed=5).state_dict(), start)
+    config = dataclasses.replace(config_of(flags(start, "--epochs", "1")), **changes)
+    audit = run_audit("scenes", config, name="a", screen=Silent())
     assert audit.finished
     assert audit.scores["clipmem"].notna().all()
-    locked = {"image": "--no-lock-image" not in more, "text": "--no-lock-text" not in more}
-    assert list(audit.record.towers) == [kind for kind, is_locked in locked.items() if is_locked]
-    assert ("logit_bias" in weights(audit, audit.record.members[0])) == siglip
-    before = files_of(audit)
-    name = audit.record.members[-1]
-    for path in audit.member(name).iterdir():
+    assert list(audit.record.towers) == [kind for kind in ("image", "text") if changes.get(f"lock_{kind}", True)]
+    name, before = audit.record.members[-1], files_of(audit)
+    assert ("logit_bias" in weights(audit, name)) == siglip
+    for path in audit.member(name).glob("[!.]*"):
         if path.name != "config.json":
             path.unlink()
     torch.set_num_threads(1)
     run_member(audit.folder, name)
     again = files_of(audit)
-    assert all(again[path] == sha256 for path, sha256 in before.items() if not path.endswith("log.jsonl"))
+    assert [path for path in before if again[path] != before[path]] in ([], [f"members/{name}/log.jsonl"])
 
 
 def test_an_estimate_counts_features_and_starts_a_process_once_a_core(
