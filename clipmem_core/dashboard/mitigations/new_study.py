@@ -108,7 +108,7 @@ def _draw_source() -> Source:
 
 def _draw_config(plan: str, options: SourceOptions) -> AuditConfig:
     """Draw the preset, seeds, epochs and whether look-alikes are dropped, at first as the plan has them."""
-    first, second, third, fourth = st.columns([3, 2, 2, 3], vertical_alignment="bottom")
+    first, second, third, fourth = st.columns([4, 2, 2, 3], vertical_alignment="bottom")
     with first:
         usual_preset, key = AuditConfig.preset, _first("preset", AuditConfig.preset)
         preset = st.segmented_control("Preset", list(PRESETS), key=key, required=True, **KEPT) or usual_preset
