@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.studies import results
+from clipmem_core.commands import main
 from clipmem_core.studies.arguments import commands_of
 from clipmem_core.studies.results import show_study, write_results
 from clipmem_core.studies.store import StudyFolder, list_studies
@@ -63,7 +63,7 @@ def test_the_command_line_writes_a_table_or_says_what_is_wrong(
 ) -> None:
     monkeypatch.setenv("CLIPMEM_DATA", str(drawn))
     assert [one.name for one in list_studies()] == ["ranked", "whole"]
-    assert results.main(["whole", str(tmp_path / "out.csv")]) == 0
+    assert main(["results", "whole", str(tmp_path / "out.csv"), "--study"]) == 0
     assert (tmp_path / "out.csv").is_file()
-    assert results.main(["whole"]) == results.main(["nosuch", "x"]) == 2
+    assert main(["results", "whole", "--study"]) == main(["results", "nosuch", "x", "--study"]) == 2
     assert capsys.readouterr().err.count("error: ") == 2

@@ -66,7 +66,7 @@ def audit(whole: StudyFolder, tmp_path: Path) -> Audit:
 
 
 NOTHING = [{"preset": "small"}, {"seeds": 5}, {"cache_gb": 1.0}, {"adaptive_every": 7}, {"noise_place": "before"}]
-TRAINING = [{"epochs": 3}, {"crop_scale": 0.4}, {"lr": 0.1}, {"train_captions": 1}, {"model": "small"}, {"new": 1}]
+TRAINING = [{"epochs": 3}, {"crop_scale": 0.4}, {"lr": 0.1}, {"train_captions": 1}, {"model": "small"}]
 EVALUATION = [{"views": 3}, {"eval_captions": 1}, {"eval_crop_scale": 1.0}]
 CHANGES = (
     *((fields, (True, True)) for fields in NOTHING),

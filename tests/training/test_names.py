@@ -12,9 +12,9 @@ from clipmem_core.training.names import check_model_fields, known_models, model_
 from tests.training.toys import MODEL, write_model
 
 
-def test_every_model_of_open_clip_and_both_of_ours_are_known() -> None:
+def test_every_model_of_open_clip_and_all_of_ours_are_known() -> None:
     names = known_models()
-    assert names[:2] == ["small", "tiny"]
+    assert names[:3] == ["locked", "small", "tiny"]
     assert {"ViT-B-32", "RN50", "roberta-ViT-B-32"} <= set(names)
     assert all(model_file(name).stem == name for name in names)
 
@@ -34,7 +34,7 @@ def test_a_json_config_is_taken_plain_or_inside_model_cfg(tmp_path: Path) -> Non
 def test_an_unknown_name_lists_those_that_begin_alike() -> None:
     with pytest.raises(InputError, match=r"model 'vit-b-33' is unknown: try ViT-B-16.* or give a JSON model config"):
         model_file("vit-b-33")
-    with pytest.raises(InputError, match="model 'nothing' is unknown: try small, tiny"):
+    with pytest.raises(InputError, match="model 'nothing' is unknown: try locked, small, tiny"):
         model_file("nothing")
 
 
