@@ -100,7 +100,7 @@ def read_given(source: str, config: AuditConfig) -> tuple[RawPairs, Stored]:
         InputError: something is missing, cut off or does not fit; one line names it.
     """
     table, arrays = _named(source, config.features)
-    stored = stored_features(table, config.source, **arrays)
+    stored = stored_features(table, config.source, image=arrays.get("image"), text=arrays.get("text"))
     root, images = _pictures(source, config, stored.pairs[c.IMAGE].tolist())
     pairs = stored.pairs.assign(**{c.IMAGE: images, c.PLANTED: None, c.WIDTH: 0, c.HEIGHT: 0})
     rows = len(pairs) + len(stored.quarantine)
@@ -122,10 +122,8 @@ def given_features(audit: Audit, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     rows = read_prepared(audit.folder).cache_rows
     captions = pq.read_table(audit.folder / PAIRS, columns=[c.CAPTIONS])[c.CAPTIONS].combine_chunks()
     text = caption_rows(folder, rows, captions)
-    return tuple(
-        some_rows(np.load(folder / name, mmap_mode="r"), chosen)
-        for name, chosen in ((IMAGE_FEATURES, rows), (TEXT_FEATURES, text))
-    )
+    image, captioned = (np.load(folder / name, mmap_mode="r") for name in (IMAGE_FEATURES, TEXT_FEATURES))
+    return some_rows(image, rows), some_rows(captioned, text)
 
 
 def find_again(audit: Audit, source: str, config: AuditConfig) -> tuple[Path, np.ndarray]:

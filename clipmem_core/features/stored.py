@@ -131,8 +131,9 @@ def stored_features(
 
 def open_stored(folder: Path) -> Stored:
     """Open what `stored_features` keeps in a folder."""
-    arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "text", "offsets")]
-    return Stored(pd.read_parquet(folder / _KEPT[0]), pd.read_parquet(folder / _KEPT[1]), *arrays, folder)
+    image, text, offsets = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "text", "offsets"))
+    pairs, quarantine = (pd.read_parquet(folder / name) for name in _KEPT[:2])
+    return Stored(pairs, quarantine, image, text, offsets, folder)
 
 
 def broken_features(folder: Path) -> Path | None:
@@ -336,8 +337,8 @@ def _digests(image: np.ndarray, text: np.ndarray, offsets: np.ndarray) -> list[s
         ends = offsets[at : at + _BLOCK + 1].tolist()
         pictures, captions = image[at : at + _BLOCK], np.asarray(text[ends[0] : ends[-1]])
         for picture, start, stop in zip(np.asarray(pictures), ends, ends[1:], strict=False):
-            digest = hashlib.sha256(picture)
-            digest.update(captions[start - ends[0] : stop - ends[0]])
+            digest = hashlib.sha256(picture.data)
+            digest.update(captions[start - ends[0] : stop - ends[0]].data)
             found.append(digest.hexdigest())
     return found
 

@@ -59,13 +59,9 @@ def in_this_process(patch: pytest.MonkeyPatch) -> Trained:
     seen = Trained()
     patch.setattr(audits_run, "run_members", seen.run_members)
     patch.setattr(member, "probe_rows", lambda _: np.array([], dtype=np.int64))
-    know_two(patch.setitem, patch.setattr)
+    patch.setitem(plans.STUDIES, "two", study_of(Arm("none"), Arm("whole", {"crop_scale": 1.0})))
+    patch.setattr(run, "seconds_by_arm", lambda configs, *_, **__: dict.fromkeys(configs, 1.0))
     return seen
-
-
-def know_two(set_item: Callable[..., None], set_attribute: Callable[..., None]) -> None:
-    set_item(plans.STUDIES, "two", study_of(Arm("none"), Arm("whole", {"crop_scale": 1.0})))
-    set_attribute(run, "seconds_by_arm", lambda configs, *_, **__: dict.fromkeys(configs, 1.0))
 
 
 def numbers(study: StudyFolder) -> pd.DataFrame:
