@@ -100,7 +100,7 @@ def read_given(source: str, config: AuditConfig) -> tuple[RawPairs, Stored]:
         InputError: something is missing, cut off or does not fit; one line names it.
     """
     table, arrays = _named(source, config.features)
-    stored = stored_features(table, config.source, image=arrays.get("image"), text=arrays.get("text"))
+    stored = stored_features(table, config.source, image=arrays.get("image", ""), text=arrays.get("text", ""))
     root, images = _pictures(source, config, stored.pairs[c.IMAGE].tolist())
     pairs = stored.pairs.assign(**{c.IMAGE: images, c.PLANTED: None, c.WIDTH: 0, c.HEIGHT: 0})
     rows = len(pairs) + len(stored.quarantine)
