@@ -69,8 +69,8 @@ class LockedModel(nn.Module):
         self.visual, self.text = visual, text
         siglip = loss == "siglip"
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if siglip else 1 / 0.07)))
-        if siglip:
-            self.logit_bias = nn.Parameter(torch.tensor(-10.0))
+        # open_clip's loader of checkpoints asks for the bias of any model.
+        self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if siglip else None
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Embed a batch of pictures, [n, dim]."""
