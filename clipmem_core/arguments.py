@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from clipmem_core.config import InputError, preset_config
+from clipmem_core.config import FIELDS, InputError, preset_config
 
 
 def understood(kind: type, arguments: Sequence[str], *, program: str, fields: Mapping[str, Any] | None = None) -> Any:
@@ -25,9 +25,9 @@ def understood(kind: type, arguments: Sequence[str], *, program: str, fields: Ma
         InputError: one line that says what was not understood.
         SystemExit: help was asked for, and printed.
     """
-    rest = list(arguments)
     marks = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
-    default = _defaults(kind, rest, fields or {})
+    default = _defaults(kind, list(arguments), fields or {})
+    rest = [word for word in arguments if word not in _switched_on(default)]
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -56,6 +56,12 @@ def _defaults(kind: type, arguments: list[str], fields: Mapping[str, Any]) -> An
             preset = word.split("=", 1)[1]
     config = dataclasses.replace(preset_config(preset), **fields)
     return kind(config=config, **dict.fromkeys(required, tyro.MISSING))
+
+
+def _switched_on(command: Any) -> set[str]:
+    """Return the switches that a preset turns on: they say nothing, and may be typed all the same."""
+    config = vars(command.config) if command is not None else {}
+    return {FIELDS[name].flag for name, value in config.items() if value is True}
 
 
 def _one_line(box: str) -> str:

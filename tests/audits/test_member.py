@@ -106,16 +106,16 @@ def test_a_class_that_only_external_pairs_have_counts_in_zero_shot(made: Made, r
     labels = run.pairs["label"].to_numpy(dtype=object).copy()
     labels[external] = "zebra"  # the last name in the alphabet, and no pair of this class to fit on
     model = trained_model(run)
-    image, text = (vectors(run.folder / name).astype(np.float32) for name in ("image.faiss", "text.faiss"))
-    found = utility(dataclasses.replace(run, pairs=run.pairs.assign(label=labels)), model, image, text)
+    image = vectors(run.folder / "image.faiss").astype(np.float32)
+    found = utility(dataclasses.replace(run, pairs=run.pairs.assign(label=labels)), model, image)
     assert found["linear_probe"] == 0
-    usual = utility(run, model, image, text)
+    usual = utility(run, model, image)
     assert usual == made.paper.utility.query("member == 'f-0'").set_index("metric")["value"].to_dict()
     assert found["image_to_text_R@5"] == usual["image_to_text_R@5"]
     assert 0 <= found["zero_shot"] <= 1
 
 
 def test_a_set_without_labels_has_retrieval_alone(run: MemberRun) -> None:
-    image, text = (vectors(run.folder / name).astype(np.float32) for name in ("image.faiss", "text.faiss"))
-    found = utility(dataclasses.replace(run, pairs=run.pairs.assign(label=None)), None, image, text)
+    image = vectors(run.folder / "image.faiss").astype(np.float32)
+    found = utility(dataclasses.replace(run, pairs=run.pairs.assign(label=None)), trained_model(run), image)
     assert sorted(found) == sorted(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))

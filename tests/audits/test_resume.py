@@ -22,7 +22,8 @@ from tests.conftest import Made
 
 SMALL = [*PAPER, "--scenes-pairs", "220", "--epochs", "3"]
 # Runs in every process of an audit before anything else. Members save their state at every step; a process that is
-# about to put KILL_BEFORE in its place ends as by kill -9, and one about to save a third state under HOLD waits.
+# about to put KILL_BEFORE in its place ends as by kill -9, and one about to save a third state, or to have
+# stored all pictures, waits where that is to be held.
 STARTUP = """
 import os, signal, sys, time
 
@@ -34,7 +35,9 @@ def end(event, arguments):
     path = str(arguments[1])
     if "KILL_BEFORE" in os.environ and path.endswith(os.environ["KILL_BEFORE"]):
         os.kill(os.getpid(), signal.SIGKILL)
-    if "HOLD" in os.environ and path.endswith("resume.pt"):
+    if os.environ.get("HOLD") == "pictures" and str(arguments[0]).endswith(".part"):
+        time.sleep(600)
+    if os.environ.get("HOLD") == "members" and path.endswith("resume.pt"):
         saved.append(path)
         if len(saved) > 2:
             time.sleep(600)
@@ -65,9 +68,11 @@ class Runs:
         assert not list(self.data.glob(f"audits/**/{file}"))
         return process.returncode, errors.strip().splitlines()[-1] if errors.strip() else ""
 
-    def stop_when(self, ready: Callable[[], bool], stop: Callable[["subprocess.Popen[str]"], None]) -> tuple[int, str]:
-        """Run until something is there, and stop the run in some way."""
-        process = self.start(HOLD="yes")
+    def stop_when(
+        self, ready: Callable[[], bool], stop: Callable[["subprocess.Popen[str]"], None], *, hold: str = "members"
+    ) -> tuple[int, str]:
+        """Run until something is there, and stop the run in some way; what is held waits for that."""
+        process = self.start(HOLD=hold)
         wait(lambda: ready() or process.poll() is not None)
         assert process.poll() is None, process.communicate()
         stop(process)
@@ -157,7 +162,8 @@ def test_killed_before_each_file_is_in_its_place(runs: Runs, whole: Audit) -> No
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
 def test_killed_from_outside_while_it_reads_trains_and_is_watched(runs: Runs, whole: Audit) -> None:
-    code, _ = runs.stop_when(lambda: any((runs.data / "cache" / "pixels").glob("*.part")), kill_all)
+    read = lambda: any((runs.data / "cache" / "pixels").glob("*.part"))  # noqa: E731
+    code, _ = runs.stop_when(read, kill_all, hold="pictures")
     assert code == -signal.SIGKILL
     assert not (runs.audit.folder / "config.json").exists()
 
