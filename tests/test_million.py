@@ -22,7 +22,7 @@ def test_a_large_audit_is_one_that_opens(tmp_path: Path, monkeypatch: pytest.Mon
     assert [captions[0] for captions in audit.pairs["captions"][:10]] == HOSTILE
     assert len(labels(audit)) > 100
     assert {read_bytes(audit_root(audit), image)[:2] for image in audit.pairs["image"][:50]} == {b"\xff\xd8"}
-    trained = audit.membership[MEMBERS["ensemble"]].to_numpy().sum(axis=1)
+    trained = audit.membership[list(MEMBERS["ensemble"])].to_numpy().sum(axis=1)
     assert set(zip(audit.membership["group"], trained, strict=True)) == {("scored", 2), ("external", 0)}
     vectors = map_vectors(audit.member("r1-f1") / "text.faiss")
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)

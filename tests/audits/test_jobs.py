@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shlex
 import signal
@@ -60,8 +61,9 @@ def start() -> Iterator[Start]:
 
     yield begin
     for job in started:
-        if job.running:
-            os.kill(job.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it ended a moment ago
+            if job.running:
+                os.kill(job.pid, signal.SIGKILL)
     until(lambda: not any(job.running for job in started))
 
 
