@@ -71,6 +71,12 @@ def _towers(
     )
 
 
+@functools.lru_cache(maxsize=1)
+def opened(tower: Tower) -> Opened:
+    """Load a tower, which takes seconds; it stays for the next member that this process brings to its end."""
+    return tower.open()
+
+
 def checked_towers(config: AuditConfig, known: Mapping[str, Mapping[str, Any]] | None = None) -> Towers:
     """Return the towers that a resolved config locks, their weights being what they ought to be.
 

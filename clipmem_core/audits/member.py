@@ -19,6 +19,7 @@ from clipmem_core.audits.locked import (
     feature_views,
     fit_standards,
     open_towers,
+    opened,
 )
 from clipmem_core.audits.prepare import pixels_folder, read_tokens, tokens_file
 from clipmem_core.audits.probe import probe_accuracy
@@ -80,7 +81,7 @@ class MemberRun:
     def given(self, texts: list[str]) -> np.ndarray:
         """Return what the member reads of some texts: tokens, or the features of the locked text tower."""
         if self.towers.text:
-            return self.towers.text.open().embed(texts)
+            return opened(self.towers.text).embed(texts)
         return self.read(tokenize(self.config.model, texts))
 
     def read(self, tokens: np.ndarray) -> np.ndarray:
