@@ -1,0 +1,22 @@
+"""CLIPMem: which image–caption pairs a CLIP model learns by heart, and which captions are probably wrong."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clipmem_core.review.frames import AuditFrames
+
+__version__ = "0.1.0"
+
+
+def open_audit(name: str) -> "AuditFrames":
+    """Return a finished audit as pandas frames: `.pairs`, `.scores`, `.captions`, `.decisions`, `.table()`.
+
+    Args:
+        name: the audit's, in the data folder (`data/`, or what the variable CLIPMEM_DATA says).
+
+    Raises:
+        InputError: there is no such audit, or it is not finished.
+    """
+    from clipmem_core.review.frames import open_frames
+
+    return open_frames(name)

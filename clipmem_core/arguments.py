@@ -68,6 +68,7 @@ def _one_line(box: str) -> str:
     """Take the sentence out of the box that the parser draws: of lines or, where a terminal has none, of dashes."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     lines = [line.strip(" │╭╮╰╯─") for line in plain.splitlines()]
+    near = re.search(r"(?:Perhaps you meant|Similar arguments)\W*(--[\w-]+)", plain)
     kept = ["missing:"] if "Required options" in plain else []
     for line in lines:
         if re.fullmatch(r"-*|(Parsing|Value) error|(Required|Unrecognized) options|Missing (argument|from .*)", line):
@@ -75,4 +76,5 @@ def _one_line(box: str) -> str:
         if line.startswith(("For full helptext", "Perhaps you meant", "Similar arguments", "To see", "Argument help")):
             break
         kept.append(line)
-    return " ".join(kept).removesuffix(" (required)") or "the arguments were not understood"
+    said = " ".join(kept).removesuffix(" (required)") or "the arguments were not understood"
+    return f"{said}; did you mean {near[1]}?" if near else said

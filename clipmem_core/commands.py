@@ -10,9 +10,18 @@ from typing import Annotated, Any
 
 import tyro
 
+from clipmem_core import __version__
 from clipmem_core.arguments import understood
 from clipmem_core.audits.settings import audit_name
-from clipmem_core.config import DEFAULT_PRESET, AuditConfig, InputError, SourceOptions, data_folder, preset_config
+from clipmem_core.config import (
+    DEFAULT_PRESET,
+    AuditConfig,
+    InputError,
+    SourceOptions,
+    data_folder,
+    meant,
+    preset_config,
+)
 from clipmem_core.shortage import shortage
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -203,6 +212,18 @@ class Results:
         results.write_results(audit, Path(self.out))
 
 
+@dataclass(frozen=True)
+class List:
+    """List the audits and studies there are."""
+
+    def run(self) -> None:
+        from clipmem_core.audits.console import show_audits
+        from clipmem_core.audits.lifecycle import list_states
+        from clipmem_core.studies.store import list_studies
+
+        show_audits(list_states(), [study.name for study in list_studies()])
+
+
 def _supervise(folder: str, *command: str) -> None:
     from clipmem_core.audits.jobs import supervise
 
@@ -241,7 +262,8 @@ def _keep(audit: str, kind: str) -> None:
 
 
 COMMANDS: dict[str, type] = {
-    kind.__name__.lower(): kind for kind in (Inspect, Fetch, Audit, Score, Study, Units, Paradigms, Export, Results)
+    kind.__name__.lower(): kind
+    for kind in (Inspect, Fetch, Audit, Score, Study, Units, Paradigms, Export, Results, List)
 }
 # What detached processes run: it takes words as they come, and nobody types it.
 PROCESSES: dict[str, Callable[..., int | None]] = {
@@ -259,8 +281,13 @@ def parse(arguments: Sequence[str]) -> Any:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview(), file=sys.stdout if arguments else sys.stderr)
         raise SystemExit(DONE if arguments else WRONG_INPUT)
+    if arguments[0] == "--version":
+        print(f"clipmem {__version__}")
+        raise SystemExit(DONE)
     if arguments[0] not in COMMANDS:
-        raise InputError(f"command {arguments[0]!r} is unknown: choose one of {', '.join(COMMANDS)}")
+        raise InputError(
+            f"command {arguments[0]!r} is unknown: choose one of {', '.join(COMMANDS)}{meant(arguments[0], COMMANDS)}"
+        )
     kind, fields = COMMANDS[arguments[0]], {}
     if kind is Study:
         from clipmem_core.studies.plans import STUDIES, defaults_of

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +18,17 @@ DATA_VARIABLE = "CLIPMEM_DATA"
 
 class InputError(ValueError):
     """What a person got wrong: one line that names it and says what to do. The command line ends with exit code 2."""
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean X?` of the known word that is nearest to one that is not, or nothing.
+
+    Example:
+        >>> meant("lokced", ["locked", "tiny"]), meant("huge", ["locked", "tiny"])
+        ("; did you mean 'locked'?", '')
+    """
+    near = get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,11 @@ class SourceOptions:
     )
     csv_separator: str = option("", "one character", Facts(title="Separator"))
     image_folder: str = option("", "the folder that picture paths start in; absolute paths must lie in it")
+    caption_template: str = option(
+        "",
+        "a folder: the caption of pictures that have none, from the name of their class folder: `a photo of a {label}`",
+        Facts(younger=True),
+    )
     split: str = option("train", "Hugging Face data sets")
     scenes_pairs: int = option(1100, "`scenes`: how many pairs are drawn", Facts(title="Pairs to draw"))
     scenes_seed: int = option(0, "`scenes`: the seed they are drawn from")
@@ -340,7 +357,8 @@ def without_idle(values: Mapping[str, Any]) -> dict[str, Any]:
 def without_younger(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config's fields without those that came later and are off, so that keys made before still hold."""
     off = {name for name, own in FIELDS.items() if own.younger and values.get(name) == own.default}
-    return {name: value for name, value in values.items() if name not in off}
+    inner = {name: without_younger(value) for name, value in values.items() if isinstance(value, Mapping)}
+    return {name: inner.get(name, value) for name, value in values.items() if name not in off}
 
 
 DEFAULT_PRESET = "locked"  # of an audit; what compares or judges trained encoders starts from `AuditConfig.preset`
@@ -394,7 +412,7 @@ def preset_config(name: str) -> AuditConfig:
         64
     """
     if name not in PRESETS:
-        raise InputError(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}")
+        raise InputError(f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}{meant(name, PRESETS)}")
     return AuditConfig(preset=name, **PRESETS[name])
 
 

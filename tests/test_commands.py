@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import clipmem_core
 from clipmem_core import commands
 from clipmem_core.audits.jobs import resume_arguments
 from clipmem_core.commands import audit_name, main, parse
@@ -20,6 +21,7 @@ from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.training.names import model_config
 from tests.audits.small import ROOT
 from tests.exports.sources import audited, make_source
+from tests.made_audit import make_audit
 
 Captured = pytest.CaptureFixture[str]
 
@@ -35,6 +37,16 @@ WRONG = [
     ("audit scenes --epochs", "Missing value for argument '--epochs'"),
     ("audit scenes --epochs many", "Error parsing --epochs: invalid literal for int() with base 10: 'many'"),
     ("audit scenes --lr fast", "Error parsing --lr: could not convert string to float: 'fast'"),
+    (
+        "audti scenes",
+        "command 'audti' is unknown: choose one of inspect, fetch, audit, score, study, units, paradigms, "
+        "export, results, list; did you mean 'audit'?",
+    ),
+    ("audit scenes --epoch 3", "Unrecognized options: --epoch, 3; did you mean --epochs?"),
+    (
+        "audit scenes --preset lokced",
+        "preset 'lokced' is unknown: choose one of locked, tiny, small, base; did you mean",
+    ),
     ("audit scenes --preset huge", "preset 'huge' is unknown: choose one of locked, tiny, small, base"),
     ("audit scenes --preset=huge", "preset 'huge' is unknown: choose one of locked, tiny, small, base"),
     ("audit scenes --model ViT-Q", "model 'ViT-Q' is unknown: try"),
@@ -261,3 +273,23 @@ def test_the_sentence_of_a_typing_error_does_not_depend_on_the_terminal(encoding
         "error: Error parsing --epochs: invalid literal for int() with base 10: 'x' "
         "(`python -m clipmem_core audit --help` lists every flag)\n"
     )
+
+
+def test_audits_and_studies_are_listed_with_how_they_stand(data: Path, capsys: Captured) -> None:
+    assert main(["list"]) == 0
+    assert "no audit in" in capsys.readouterr().out
+    make_audit(data, "mine")
+    (make_audit(data, "other").folder / "manifest.json").unlink()
+    (data / "audits/broken").mkdir()
+    (data / "audits/broken/config.json").write_text("{")
+    assert main(["list"]) == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if len(line.split()) > 1}
+    assert (rows["mine"][0], rows["broken"][0]) == ("done", "broken")
+    assert " ".join(rows["other"]).startswith("not finished")
+
+
+def test_the_version_is_printed(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert not ended.value.code
+    assert capsys.readouterr().out == f"clipmem {clipmem_core.__version__}\n"

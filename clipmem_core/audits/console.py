@@ -19,11 +19,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from clipmem_core.audits.lifecycle import State
 from clipmem_core.audits.progress import MemberProgress
-from clipmem_core.audits.store import Audit
+from clipmem_core.audits.store import Audit, audits_folder
 from clipmem_core.audits.verdict import uses
 from clipmem_core.columns import of_one_split
 from clipmem_core.scores.table import PLANTED, scores_in
+
+PAGE = "http://localhost:8501/overview"  # where the dashboard shows an audit, unless it was started elsewhere
 
 
 def plain(text: str) -> Text:
@@ -117,7 +120,30 @@ def show_verdict(audit: Audit) -> None:
     for score, use in uses(verdict).items():
         console.print(Text.assemble("  ", (score, "bold"), f" {use}"), soft_wrap=True)
     console.print()
-    console.print(plain(f"{audit.folder}  (browse it: streamlit run app.py)"), soft_wrap=True)
+    console.print(plain(f"{audit.folder}"), soft_wrap=True)
+    console.print(plain(f"browse it: `streamlit run app.py`, then {PAGE}?audit={audit.name}"), soft_wrap=True)
+
+
+def show_audits(states: list[State], studies: list[str]) -> None:
+    """Print how every audit stands, those at work first, and which studies there are."""
+    console = Console(highlight=False)
+    rows = [_audit_row(state) for state in states]
+    if rows:
+        console.print(_table(f"audits in {audits_folder()}", rows, list(rows[0])))
+    else:
+        console.print(plain(f"no audit in {audits_folder()}: python -m clipmem_core audit PATH --name NAME"))
+    if studies:
+        console.print(plain(f"studies: {', '.join(studies)}"), soft_wrap=True)
+
+
+def _audit_row(state: State) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": state.audit.name, "state": state.word, "data set": None, "preset": None}
+    row |= {"pairs": None, "members": None}
+    if not state.started or state.fault:
+        return row
+    record = state.audit.record
+    known = {"data set": record.source, "preset": record.config.preset, "pairs": record.pairs}
+    return row | known | {"members": len(record.members)}
 
 
 def _detection(row: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
-from clipmem_core.config import DEFAULT_PRESET, InputError
+from clipmem_core.config import DEFAULT_PRESET, InputError, meant
 from clipmem_core.exports.cleaned import (
     RECAPTIONED,
     Cleaned,
@@ -366,7 +366,7 @@ def write(
 
 def _check(audit: Audit, format: str, path: Path, overwrite: bool) -> None:
     if format not in FORMATS:
-        raise InputError(f"--format {format!r} is unknown: choose one of {', '.join(FORMATS)}")
+        raise InputError(f"--format {format!r} is unknown: choose one of {', '.join(FORMATS)}{meant(format, FORMATS)}")
     suffixes = FORMATS[format].suffixes
     if path.suffix.lower() not in suffixes:
         raise InputError(f"--out {str(path)!r} must end in {' or '.join(suffixes)} for --format {format}")

@@ -139,7 +139,7 @@ def _read_folder(folder: Path, options: SourceOptions) -> Rows:
     if files := parquet_files(folder, split=options.split):
         return read_arrow_files(files, folder, options, kind="parquet")
     if holds_pictures(folder):
-        return read_folder(folder)
+        return read_folder(folder, options.caption_template)
     raise InputError(f"{folder} holds no data set we know: give {FORMATS}")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.config import AuditConfig, InputError, without_meaning
+from clipmem_core.config import AuditConfig, InputError, meant, without_meaning
 from clipmem_core.studies import conclusions
 from clipmem_core.studies.arm import NONE, RANDOM, Arm, Removal
 from clipmem_core.training.names import model_config
@@ -361,7 +361,7 @@ def find_study(name: str) -> Study:
         InputError: there is none; the message lists those there are.
     """
     if name not in STUDIES:
-        raise InputError(f"study {name!r} is unknown: choose one of {', '.join(STUDIES)}")
+        raise InputError(f"study {name!r} is unknown: choose one of {', '.join(STUDIES)}{meant(name, STUDIES)}")
     return STUDIES[name]
 
 

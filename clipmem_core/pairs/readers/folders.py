@@ -1,6 +1,7 @@
 """Reads a folder of pictures with a same-named `.txt` beside each; the top folders are the labels.
 
-Every line of a `.txt` that is not empty is a caption.
+Every line of a `.txt` that is not empty is a caption. Where a template is given, it makes the caption of a picture
+without a `.txt` from its label.
 """
 
 import os
@@ -14,6 +15,7 @@ from clipmem_core.pairs.readers.rows import Row, Rows
 from clipmem_core.pairs.readers.text import decode_text
 from clipmem_core.shortage import shortage
 
+LABEL = "{label}"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -22,24 +24,32 @@ def holds_pictures(root: Path) -> bool:
     return any(is_picture(name) for _, files in _walk(root) for name in files)
 
 
-def read_folder(root: Path) -> Rows:
+def read_folder(root: Path, template: str = "") -> Rows:
     """Read a folder. A picture without `.txt`, or the reverse, goes to quarantine; hidden files are no rows.
 
+    Args:
+        root: the folder.
+        template: the caption of a picture in a class folder that has no `.txt`, with `{label}` where the folder's
+            name goes (its underscores as spaces); empty: such a picture has no caption.
+
     Raises:
-        InputError: no picture has a caption file.
+        InputError: no picture has a caption, or the template lacks `{label}`.
     """
-    return Rows(root, "folder", _rows(root))
+    if template and LABEL not in template:
+        raise InputError(f"--caption-template {template!r} must hold {LABEL}: 'a photo of a {LABEL}'")
+    return Rows(root, "folder", _rows(root, template))
 
 
-def _rows(root: Path) -> Iterator[Row]:
+def _rows(root: Path, template: str) -> Iterator[Row]:
     used = False
     for folder, files in _walk(root):
-        for row in _folder_rows(root, folder, files):
+        for row in _folder_rows(root, folder, files, template):
             used = used or not row.reason
             yield row
     if not used:
         raise InputError(
-            f"{root} holds pictures but no captions: put a .txt of the same name beside each, or give a table"
+            f"{root} holds pictures but no captions: put a .txt of the same name beside each, give a table, "
+            f"or let class folders name them: --caption-template 'a photo of a {LABEL}'"
         )
 
 
@@ -51,19 +61,22 @@ def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
         yield "" if relative == "." else relative, sorted(name for name in files if not name.startswith("."))
 
 
-def _folder_rows(root: Path, folder: str, files: list[str]) -> Iterator[Row]:
+def _folder_rows(root: Path, folder: str, files: list[str], template: str) -> Iterator[Row]:
     texts = {os.path.splitext(name)[0]: name for name in files if name.lower().endswith(".txt")}
     pictures = [name for name in files if is_picture(name)]
     for name in pictures:
         text = texts.get(os.path.splitext(name)[0])
-        yield _row(root, os.path.join(folder, name), text and os.path.join(folder, text))
+        yield _row(root, os.path.join(folder, name), text and os.path.join(folder, text), template)
     paired = {os.path.splitext(name)[0] for name in pictures}
     for stem, name in texts.items():
         if stem not in paired:
             yield Row(os.path.join(folder, name), reason="no picture of the same name")
 
 
-def _row(root: Path, image: str, text: str | None) -> Row:
+def _row(root: Path, image: str, text: str | None, template: str) -> Row:
+    label = os.path.dirname(image).partition("/")[0] or None
+    if text is None and template and label:
+        return Row(image, image, [template.replace(LABEL, label.replace("_", " "))], label)
     if text is None:
         stem = PurePosixPath(image).stem
         return Row(image, image, reason=f"no caption file: {stem}.txt is not beside the picture")
@@ -78,4 +91,4 @@ def _row(root: Path, image: str, text: str | None) -> Row:
         return Row(image, image, reason=f"caption file cannot be read: {error.strerror}")
     except InputError as error:
         return Row(image, image, reason=str(error))
-    return Row(image, image, captions, os.path.dirname(image).partition("/")[0] or None)
+    return Row(image, image, captions, label)

@@ -63,3 +63,19 @@ def test_pictures_without_any_caption_are_refused(tmp_path: Path) -> None:
     draw(tmp_path, "a.png", "b.png")
     with pytest.raises(InputError, match="holds pictures but no captions: put a .txt"):
         read(tmp_path)
+
+
+def test_a_template_captions_pictures_of_class_folders_from_their_labels(tmp_path: Path) -> None:
+    draw(tmp_path, "tree_frog/a.png", "owl/b.png", "owl/c.png", "loose.png")
+    (tmp_path / "owl/c.txt").write_text("an owl asleep")
+    options = SourceOptions(caption_template="a photo of a {label}")
+    raw = read_source(str(tmp_path), options, data=tmp_path / "data")
+    captions = dict(zip(raw.pairs.image, raw.pairs.captions, strict=True))
+    assert captions == {
+        "owl/b.png": ["a photo of a owl"],
+        "owl/c.png": ["an owl asleep"],
+        "tree_frog/a.png": ["a photo of a tree frog"],
+    }
+    assert list(raw.quarantine.pair_id) == ["loose.png"]
+    with pytest.raises(InputError, match="--caption-template 'a photo' must hold {label}"):
+        read_source(str(tmp_path), SourceOptions(caption_template="a photo"), data=tmp_path / "data")

@@ -1,0 +1,89 @@
+"""A finished audit as pandas frames, for notebooks and other tools: pairs, scores, captions, decisions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core.audits.store import Audit, open_audit
+from clipmem_core.config import InputError
+from clipmem_core.review.decisions import open_review
+
+
+@dataclass(frozen=True)
+class AuditFrames:
+    """The tables of one finished audit. Each is read when it is asked for, and is yours to change.
+
+    pairs, scores and membership have one row a pair in one order; decisions are those of today.
+    """
+
+    audit: Audit
+
+    @property
+    def pairs(self) -> pd.DataFrame:
+        """pair_id, image, captions, label, width, height, sha256, planted."""
+        return self.audit.pairs
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """pair_id, group and every score; what each means is said in `clipmem_core.scores.table`."""
+        return self.audit.scores
+
+    @property
+    def membership(self) -> pd.DataFrame:
+        """pair_id, group, and a true/false column a member: was it trained on the pair."""
+        return self.audit.membership
+
+    @property
+    def utility(self) -> pd.DataFrame:
+        """member, metric, value: retrieval on external pairs, linear probe, zero-shot."""
+        return self.audit.utility
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """What the audit says of itself."""
+        return self.audit.verdict
+
+    @property
+    def decisions(self) -> pd.DataFrame:
+        """One row a pair that a person decided on, with the captions given; the last decided first."""
+        return open_review(self.audit).table()
+
+    @property
+    def captions(self) -> pd.DataFrame:
+        """One row a caption: pair_id, number of the caption within its pair, caption."""
+        exploded = self.pairs[[c.PAIR_ID, c.CAPTIONS]].explode(c.CAPTIONS, ignore_index=True)
+        number = exploded.groupby(c.PAIR_ID, sort=False).cumcount()
+        return pd.DataFrame({c.PAIR_ID: exploded[c.PAIR_ID], "number": number, "caption": exploded[c.CAPTIONS]})
+
+    def table(self) -> pd.DataFrame:
+        """Return everything that is known of a pair in one row.
+
+        `filepath` is the picture's file, None where it lies in a shard or table; then come the columns of `pairs`,
+        those of `scores`, `decision` (keep, remove, recaption; NaN where there is none) and `note`.
+        """
+        pairs, decisions = self.pairs, self.decisions
+        root = Path(self.audit.record.root)
+        files = [str(root / image) if (root / image).is_file() else None for image in pairs[c.IMAGE]]
+        pairs.insert(1, "filepath", pd.Series(files, dtype=object))
+        decided = decisions[[c.PAIR_ID, "decision", "note"]]
+        # Row by row, since all tables of an audit are in one order.
+        joined = pd.concat([pairs, self.scores.drop(columns=[c.PAIR_ID])], axis=1)
+        return joined.merge(decided, on=c.PAIR_ID, how="left")
+
+
+def open_frames(name: str) -> AuditFrames:
+    """Return a finished audit's frames; `clipmem_core.open_audit` is this.
+
+    Args:
+        name: the audit's, in the data folder (`data/`, or what the variable CLIPMEM_DATA says).
+
+    Raises:
+        InputError: there is no such audit, or it is not finished.
+    """
+    audit = open_audit(name)
+    if not audit.finished:
+        raise InputError(f"audit {name!r} is not finished: run it again, it goes on where it stopped")
+    return AuditFrames(audit)
