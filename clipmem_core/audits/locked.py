@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audits.given import given_features
@@ -44,6 +43,12 @@ class Features:
     image: np.ndarray | None  # float16 [n_pairs, width], mapped from the file
     text: np.ndarray | None  # float16 [n_captions, width]
     cut: int = 0  # captions that are longer than the text tower reads
+
+    @functools.cached_property
+    def standards(self) -> dict[str, Standard]:
+        """What heads standardise features by, from those of all pairs; worked out once for all members."""
+        sides = {"image": self.image, "text": self.text}
+        return {side: Standard.of(values) for side, values in sides.items() if values is not None}
 
 
 def towers_of(config: AuditConfig) -> Towers:
@@ -170,13 +175,12 @@ def build_locked(towers: Towers, config: AuditConfig, *, seed: int, pretrained: 
     return locked_model(*widths, dim=dim, loss=config.loss, seed=seed, whole=whole).to(config.device)
 
 
-@torch.no_grad()
 def fit_standards(model: LockedModel, features: Features) -> None:
-    """Take what heads standardise features by from the features of all pairs."""
-    for tower, values in ((model.visual, features.image), (model.text, features.text)):
-        standard = next((part for part in tower.modules() if isinstance(part, Standard)), None)
-        if standard is not None and values is not None:
-            standard.fit(values)
+    """Let heads standardise features by those of all pairs."""
+    for side, tower in (("image", model.visual), ("text", model.text)):
+        for part in tower.modules():
+            if isinstance(part, Standard) and side in features.standards:
+                part.load_state_dict(features.standards[side].state_dict())
 
 
 def feature_views(model: LockedModel, seed: int) -> FeatureViews:
