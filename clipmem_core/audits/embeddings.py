@@ -27,9 +27,14 @@ def keeps_indexes(record: Record, member: str) -> bool:
     return record.pairs <= MOST_INDEXED or member == record.members[0] or not shares_process(record.config)
 
 
-def has_indexes(audit: Audit, member: str) -> bool:
-    """Tell whether a member has its embeddings on the disk."""
-    return (audit.member(member) / TEXT_INDEX).is_file()
+def indexed_members(audit: Audit) -> list[str]:
+    """Return the members that have their embeddings on the disk, or ought to: those that can be searched in."""
+    record = audit.record
+    return [name for name in record.members if _indexed(audit, record, name)]
+
+
+def _indexed(audit: Audit, record: Record, member: str) -> bool:
+    return keeps_indexes(record, member) or (audit.member(member) / TEXT_INDEX).is_file()
 
 
 class ComputedRows:
@@ -65,7 +70,7 @@ class Embeddings:
             InputError: a file is missing or broken, or features are gone that only another tool has computed.
         """
         folder = self.audit.member(member)
-        if has_indexes(self.audit, member) or keeps_indexes(self.record, member):
+        if _indexed(self.audit, self.record, member):
             return map_vectors(folder / IMAGE_INDEX), map_vectors(folder / TEXT_INDEX)
         from clipmem_core.audits.member import computed, finished_model, open_member
 

@@ -64,7 +64,7 @@ def towers_of(config: AuditConfig) -> Towers:
     return _towers(*named, size=config.tower_size, precision=config.precision, device=config.device)
 
 
-@functools.lru_cache(maxsize=1)  # a model of open_clip's is built to be looked up, and members of a block share it
+@functools.lru_cache(maxsize=2)  # a model of open_clip's is built to be looked up; a page may look at two audits
 def _towers(
     image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, precision: str, device: str
 ) -> Towers:
@@ -78,7 +78,7 @@ def _towers(
 
 @functools.lru_cache(maxsize=1)
 def opened(tower: Tower) -> Opened:
-    """Load a tower, which takes seconds; it stays for the next member that this process brings to its end."""
+    """Load a tower, which takes seconds; it stays for the next member, or search, of this process."""
     return tower.open()
 
 
