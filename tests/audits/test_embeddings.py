@@ -1,4 +1,4 @@
-"""Of a large audit only the first member keeps its embeddings: what is read of the others is the same, from their heads."""
+"""Of a large audit only the first member keeps its embeddings: what is read of the others comes from their heads."""
 
 import shutil
 from collections.abc import Iterator
