@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-from clipmem_core.audits.member import run_member
+from clipmem_core.audits.member import run_members
 from clipmem_core.config import InputError
 
 
@@ -28,8 +28,7 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        for name in arguments[1:]:
-            run_member(Path(arguments[0]), name)
+        run_members(Path(arguments[0]), arguments[1:])
     except InputError as error:
         print(json.dumps({"error": str(error)}), file=sys.stderr)
         return 2

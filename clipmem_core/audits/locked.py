@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audits.given import given_features
@@ -45,6 +44,12 @@ class Features:
     text: np.ndarray | None  # float16 [n_captions, width]
     cut: int = 0  # captions that are longer than the text tower reads
 
+    @functools.cached_property
+    def standards(self) -> dict[str, Standard]:
+        """What heads standardise features by, from those of all pairs; worked out once for all members."""
+        sides = {"image": self.image, "text": self.text}
+        return {side: Standard.of(values) for side, values in sides.items() if values is not None}
+
 
 def towers_of(config: AuditConfig) -> Towers:
     """Return the towers that a resolved config locks.
@@ -59,7 +64,7 @@ def towers_of(config: AuditConfig) -> Towers:
     return _towers(*named, size=config.tower_size, precision=config.precision, device=config.device)
 
 
-@functools.lru_cache(maxsize=1)  # a model of open_clip's is built to be looked up, and members of a block share it
+@functools.lru_cache(maxsize=2)  # a model of open_clip's is built to be looked up; a page may look at two audits
 def _towers(
     image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, precision: str, device: str
 ) -> Towers:
@@ -73,7 +78,7 @@ def _towers(
 
 @functools.lru_cache(maxsize=1)
 def opened(tower: Tower) -> Opened:
-    """Load a tower, which takes seconds; it stays for the next member that this process brings to its end."""
+    """Load a tower, which takes seconds; it stays for the next member, or search, of this process."""
     return tower.open()
 
 
@@ -170,13 +175,12 @@ def build_locked(towers: Towers, config: AuditConfig, *, seed: int, pretrained: 
     return locked_model(*widths, dim=dim, loss=config.loss, seed=seed, whole=whole).to(config.device)
 
 
-@torch.no_grad()
 def fit_standards(model: LockedModel, features: Features) -> None:
-    """Take what heads standardise features by from the features of all pairs."""
-    for tower, values in ((model.visual, features.image), (model.text, features.text)):
-        standard = next((part for part in tower.modules() if isinstance(part, Standard)), None)
-        if standard is not None and values is not None:
-            standard.fit(values)
+    """Let heads standardise features by those of all pairs."""
+    for side, tower in (("image", model.visual), ("text", model.text)):
+        for part in tower.modules():
+            if isinstance(part, Standard) and side in features.standards:
+                part.load_state_dict(features.standards[side].state_dict())
 
 
 def feature_views(model: LockedModel, seed: int) -> FeatureViews:

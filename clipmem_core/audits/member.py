@@ -1,9 +1,10 @@
 """One member: what it works with, and how it is brought to its end: trained, or loaded, embedded and measured."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.atomic import read_through
+from clipmem_core.audits.embeddings import ComputedRows, keeps_indexes
 from clipmem_core.audits.index import map_vectors, write_index
 from clipmem_core.audits.locked import (
     Features,
@@ -27,10 +29,12 @@ from clipmem_core.audits.record import MemberRecord, Record
 from clipmem_core.audits.store import (
     IMAGE_INDEX,
     MEMBER_UTILITY,
+    MEMBERSHIP,
     PAIRS,
     SNAPSHOTS,
     TEXT_INDEX,
     Audit,
+    caption_counts,
     read_prepared,
     read_table,
     write_json,
@@ -42,7 +46,7 @@ from clipmem_core.training.draws import draw_keys
 from clipmem_core.training.embed import image_blocks, text_blocks, text_embeddings
 from clipmem_core.training.files import CHECKPOINT, STATE, TRAJECTORY
 from clipmem_core.training.heads import FeatureRows
-from clipmem_core.training.loop import Trainer, TrainingData, Views, train
+from clipmem_core.training.loop import PixelSource, Trainer, TrainingData, Views, train
 from clipmem_core.training.mitigation.vocabulary import Vocabulary, pairs_with
 from clipmem_core.training.model import Model, build_model, load_weights, tokenize
 from clipmem_core.training.names import model_config
@@ -99,38 +103,68 @@ def cached_tokens(model: str, pairs: pd.DataFrame) -> np.ndarray:
     return read_through(tokens_file(model, pairs), make, read_tokens)
 
 
-def open_member(folder: Path, name: str) -> MemberRun:
-    """Read all that a member needs from its audit's folder."""
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """What all members of an audit work with: read once for those that share a process."""
+
+    audit: Audit
+    record: Record
+    pairs: pd.DataFrame  # pair_id and label alone where features were computed elsewhere
+    membership: pd.DataFrame  # group, and a bool column a member
+    towers: Towers
+    features: Features
+    data: TrainingData  # but for the rows that a member trains on
+
+
+def open_shared(folder: Path) -> Shared:
+    """Read from an audit's folder what its members share."""
     audit = Audit(folder)
-    record, membership = audit.record, audit.membership
+    record = audit.record
     config = record.config
-    pairs = audit.pairs if not config.features else read_table(folder / PAIRS, columns=[c.PAIR_ID, c.CAPTIONS, c.LABEL])
+    membership = read_table(folder / MEMBERSHIP, columns=[c.GROUP, *record.members])
+    pairs = audit.pairs if not config.features else read_table(folder / PAIRS, columns=[c.PAIR_ID, c.LABEL])
     keys = draw_keys(pairs[c.PAIR_ID].tolist())
     group = membership[c.GROUP].to_numpy()
     if (group == c.CANDIDATE).sum() == (group == c.INDEPENDENT).sum():
         # Candidate k and independent k share every draw, so that f and g differ in the pair alone.
         keys[group == c.INDEPENDENT] = keys[group == c.CANDIDATE]
-    start, rows = caption_starts(pairs), np.flatnonzero(membership[name].to_numpy())
     towers, features = open_towers(audit, record, pairs)
-    tokens = cached_tokens(config.model, pairs) if features.text is None else features.text
-    known = known_tokens(config, tokens, start, rows)
     data = TrainingData(
-        pixels=open_pixels(
-            pixels_folder(audit),
-            rows=read_prepared(folder).cache_rows,
-            root=Path(record.root),
-            images=pairs[c.IMAGE].tolist(),
-        )
-        if features.image is None
-        else FeatureRows(features.image),
-        tokens=tokens if known is None else dataclasses.replace(known, min_df=config.text_min_df).read(tokens),
-        caption_start=start,
+        pixels=_pixels(audit, record, pairs) if features.image is None else FeatureRows(features.image),
+        tokens=cached_tokens(config.model, pairs) if features.text is None else features.text,
+        caption_start=row_starts(caption_counts(audit)),
         keys=keys,
-        rows=rows,
+        rows=np.array([], dtype=np.int64),
         external=np.flatnonzero(group == c.EXTERNAL),
     )
-    own = audit.member_record(name)
-    return MemberRun(audit, name, record, own, config, pairs, membership, data, known, towers, features)
+    return Shared(audit, record, pairs, membership, towers, features, data)
+
+
+def _pixels(audit: Audit, record: Record, pairs: pd.DataFrame) -> PixelSource:
+    rows = read_prepared(audit.folder).cache_rows
+    return open_pixels(pixels_folder(audit), rows=rows, root=Path(record.root), images=pairs[c.IMAGE].tolist())
+
+
+def open_member(folder: Path, name: str, shared: Shared | None = None) -> MemberRun:
+    """Return all that a member works with, read from its audit's folder as far as it is not `shared`."""
+    shared = shared or open_shared(folder)
+    audit, record, data = shared.audit, shared.record, shared.data
+    config, rows = record.config, np.flatnonzero(shared.membership[name].to_numpy())
+    known = known_tokens(config, data.tokens, data.caption_start, rows)
+    tokens = data.tokens if known is None else dataclasses.replace(known, min_df=config.text_min_df).read(data.tokens)
+    return MemberRun(
+        audit=audit,
+        name=name,
+        record=record,
+        own=audit.member_record(name),
+        config=config,
+        pairs=shared.pairs,
+        membership=shared.membership,
+        data=dataclasses.replace(data, tokens=tokens, rows=rows),
+        vocabulary=known,
+        towers=shared.towers,
+        features=shared.features,
+    )
 
 
 def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
@@ -143,12 +177,12 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
 
 def tokens_of(pairs: pd.DataFrame, config: AuditConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return tokens of all captions, and the row that each pair's captions start at, int64 [n_pairs + 1]."""
-    return cached_tokens(config.model, pairs), caption_starts(pairs)
+    return cached_tokens(config.model, pairs), row_starts(pairs[c.CAPTIONS].map(len).to_numpy())
 
 
-def caption_starts(pairs: pd.DataFrame) -> np.ndarray:
+def row_starts(counts: np.ndarray) -> np.ndarray:
     """Return the row that each pair's captions start at, and behind the last where they end, int64 [n_pairs + 1]."""
-    return np.concatenate([[0], np.cumsum([len(own) for own in pairs[c.CAPTIONS]])]).astype(np.int64)
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def after_training(config: AuditConfig) -> int:
@@ -185,14 +219,6 @@ def training_views(run: MemberRun, model: Model, seed: int, *, crop_scale: float
     )
 
 
-def built(run: MemberRun, *, pretrained: str) -> Model:
-    """Build the member's model as it is before it is trained."""
-    model = build_member(run.config, run.towers, seed=run.own.seed, pretrained=pretrained, device=run.record.device)
-    if run.locked:
-        fit_standards(model, run.features)
-    return model
-
-
 def build_member(config: AuditConfig, towers: Towers, *, seed: int, pretrained: str, device: str) -> Model:
     """Build the model that members of a config train, with heads where towers are locked; they are not fitted yet."""
     if towers.image or towers.text:
@@ -202,17 +228,23 @@ def build_member(config: AuditConfig, towers: Towers, *, seed: int, pretrained: 
     )
 
 
+def finished_model(run: MemberRun) -> Model:
+    """Return the member's model from its checkpoint."""
+    model = build_member(run.config, run.towers, seed=run.own.seed, pretrained="", device=run.record.device)
+    load_weights(model, Path(run.own.checkpoint or run.folder / CHECKPOINT))
+    return model
+
+
 def trained_model(run: MemberRun) -> Model:
     """Return the member's model: from its checkpoint when there is one, else trained now."""
     config, seed, device = run.config, run.own.seed, run.record.device
-    given = run.own.checkpoint
     # The trajectory comes after the checkpoint: a member killed between the two goes on from its last saved state.
-    done = (run.folder / CHECKPOINT).is_file() and (run.folder / TRAJECTORY).is_file()
-    model = built(run, pretrained="" if given or done else config.pretrained)
-    if given or done:
-        load_weights(model, Path(given) if given else run.folder / CHECKPOINT)
+    if run.own.checkpoint or ((run.folder / CHECKPOINT).is_file() and (run.folder / TRAJECTORY).is_file()):
         (run.folder / STATE).unlink(missing_ok=True)
-        return model
+        return finished_model(run)
+    model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained, device=device)
+    if run.locked:
+        fit_standards(model, run.features)
     trainer = Trainer(model, run.data, config, training_views(run, model, seed), seed=seed, device=device)
     snapshots = set(run.record.snapshots)
 
@@ -224,17 +256,29 @@ def trained_model(run: MemberRun) -> Model:
     return model
 
 
-def embed(run: MemberRun, model: Model) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
-    """Return the mean embeddings of every picture's evaluation views, and of every pair's captions.
+def embed(
+    run: MemberRun, model: Model, rows: np.ndarray | None = None
+) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
+    """Return the mean embeddings of every picture's evaluation views, and of every pair's captions, or of some rows.
 
     Both come in blocks, float32 [n, dim], as they are asked for: a million pairs are larger than they need to be held.
     """
-    how = {"precision": run.config.precision, "device": run.record.device}
+    how: dict[str, Any] = {"precision": run.config.precision, "device": run.record.device, "rows": rows}
     views = training_views(run, model, run.config.seed + EVALUATION, crop_scale=run.config.eval_crop_scale)
     n_views = 1 if run.towers.image else run.config.views  # features are of one view
     image = image_blocks(model, run.data, views, n_views=n_views, **how)
     read = run.read(run.data.tokens)
     return image, text_blocks(model, read, run.data.caption_start, first=run.config.eval_captions, **how)
+
+
+def computed(run: MemberRun, model: Model) -> tuple[ComputedRows, ComputedRows]:
+    """Return the mean embeddings of pictures and captions, [n_pairs, dim] each, computed as rows are asked for."""
+    shape = len(run.data.keys), int(model_config(run.config.model)["embed_dim"])
+
+    def rows_of(side: int) -> ComputedRows:
+        return ComputedRows(shape, lambda rows: np.concatenate(list(embed(run, model, rows)[side])))
+
+    return rows_of(0), rows_of(1)
 
 
 def write_embeddings(
@@ -259,7 +303,7 @@ def probe_rows(run: MemberRun) -> np.ndarray:
     return shared if len(shared) else run.data.rows
 
 
-def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]:
+def utility(run: MemberRun, model: Model, image: np.ndarray | ComputedRows) -> dict[str, float]:
     """Measure retrieval both ways on external pairs, and with labels a linear probe and zero-shot.
 
     `image` are the mean image embeddings, [n_pairs, dim].
@@ -295,14 +339,25 @@ def clear_leftovers(folder: Path) -> None:
         (folder / STATE).unlink(missing_ok=True)
 
 
-def run_member(folder: Path, name: str) -> None:
-    """Bring a member to its end: its embeddings are written last."""
-    run = open_member(folder, name)
+def run_members(folder: Path, names: Sequence[str]) -> None:
+    """Bring members of an audit to their end, one after the other; what they share is read once."""
+    shared = open_shared(folder)
+    for name in names:
+        run_member(folder, name, shared)
+
+
+def run_member(folder: Path, name: str, shared: Shared | None = None) -> None:
+    """Bring a member to its end: what says that it is there comes last, its embeddings or, where it keeps none, its
+    utility."""
+    run = open_member(folder, name, shared)
     clear_leftovers(run.folder)
     torch.set_num_threads(run.record.threads)
     model = trained_model(run)
 
-    def judge(image: np.ndarray) -> None:
+    def judge(image: np.ndarray | ComputedRows) -> None:
         write_json(run.folder / MEMBER_UTILITY, utility(run, model, image))
 
-    write_embeddings(run.folder, *embed(run, model), judge)
+    if keeps_indexes(run.record, name):
+        write_embeddings(run.folder, *embed(run, model), judge)
+    else:
+        judge(computed(run, model)[0])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipmem_core.audits.store import MEMBERS, TEXT_INDEX
+from clipmem_core.audits.store import IMAGE_INDEX, MEMBER_UTILITY, MEMBERS, TEXT_INDEX
 from clipmem_core.training.files import CHECKPOINT, LOG
 
 STAGES = ("waiting", "training", "embedding", "done")
@@ -116,7 +116,7 @@ def member_progress(audit: Path, name: str) -> MemberProgress:
     """Read how far a member is."""
     folder = audit / MEMBERS / name
     line = last_line(folder / LOG)
-    if (folder / TEXT_INDEX).is_file():
+    if _is_done(folder):
         stage = "done"
     elif (folder / CHECKPOINT).is_file():
         stage = "embedding"
@@ -125,3 +125,10 @@ def member_progress(audit: Path, name: str) -> MemberProgress:
     fields = [key for key in MemberProgress.__dataclass_fields__ if key not in ("name", "stage")]
     known = {key: line[key] for key in fields if isinstance(line.get(key), (int, float))}
     return MemberProgress(name=name, stage=stage, **known)
+
+
+def _is_done(folder: Path) -> bool:
+    """Tell whether a member's last file is there: text.faiss, or utility.json where it keeps no embeddings."""
+    if (folder / TEXT_INDEX).is_file():
+        return True
+    return (folder / MEMBER_UTILITY).is_file() and not (folder / IMAGE_INDEX).is_file()

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.index import map_vectors
+from clipmem_core.audits.embeddings import Embeddings
 from clipmem_core.audits.prepare import membership_of
-from clipmem_core.audits.store import IMAGE_INDEX, TEXT_INDEX, Audit, read_array, read_utility
+from clipmem_core.audits.store import Audit, read_array, read_utility
 from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detection import detection_table
@@ -33,13 +33,16 @@ RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together: a mi
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the members leave, in memory one array a member, and what they were given. Each file is read once."""
+    """What the members leave, in memory one array a member, and what they were given.
+
+    Embeddings are arrays that are mapped, or computed as rows are asked for: only read a block of rows at a time.
+    """
 
     pairs: pd.DataFrame
     sides: Sides
     views: int
     terms: list[dict[str, np.ndarray]]
-    image: list[np.ndarray]
+    image: list[np.ndarray]  # μ_I of each member, [n_pairs, dim]
     text: list[np.ndarray]
     log_probability: list[np.ndarray]  # empty where members come without a trajectory
     n_captions: np.ndarray  # behind each mean text embedding, [n_pairs]
@@ -54,8 +57,8 @@ def gather_evidence(audit: Audit) -> Evidence:
     config, pairs = audit.record.config, audit.pairs
     membership = membership_of(audit.membership)
     sides = Sides(membership, config.protocol, config.seed)
-    image = [map_vectors(audit.member(name) / IMAGE_INDEX) for name in membership.members]
-    text = [map_vectors(audit.member(name) / TEXT_INDEX) for name in membership.members]
+    embeddings = Embeddings(audit)
+    image, text = zip(*(embeddings.of(name) for name in membership.members), strict=True)
     paths = [audit.member(name) / TRAJECTORY for name in membership.members]
     trajectories = [mean_over_epochs(read_array(path, shared=True)) for path in paths if path.is_file()]
     return Evidence(
@@ -63,8 +66,8 @@ def gather_evidence(audit: Audit) -> Evidence:
         sides=sides,
         views=1 if config.lock_image else config.views,
         terms=[pair_terms(a, b, sides.external) for a, b in zip(image, text, strict=True)],
-        image=image,
-        text=text,
+        image=list(image),
+        text=list(text),
         log_probability=trajectories if len(trajectories) == len(paths) else [],
         n_captions=pairs[c.CAPTIONS].map(len).clip(upper=config.eval_captions or None).to_numpy(),
     )

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.record import ManifestFile, MemberRecord, Record, VerdictFile, check_inner, check_name
+from clipmem_core.columns import CAPTIONS
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.files import DELETE, read_json, reading
 from clipmem_core.shortage import shortage
@@ -84,6 +86,13 @@ def read_table(path: Path, *, columns: Sequence[str] | None = None, mend: str = 
     """Read a Parquet table; a missing or broken file is an error that names it."""
     with reading(path, mend=mend):
         return pd.read_parquet(path, columns=None if columns is None else list(columns))
+
+
+def caption_counts(audit: "Audit") -> np.ndarray:
+    """Return how many captions each pair has, int32 [n_pairs], without a Python object for any."""
+    path = audit.folder / PAIRS
+    with reading(path, mend=DELETE):
+        return pc.list_value_length(pq.read_table(path, columns=[CAPTIONS])[CAPTIONS]).to_numpy()
 
 
 def read_array(path: Path, *, shared: bool = False) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import streamlit as st
 
+from clipmem_core.audits.embeddings import indexed_members
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import CLIPMEM, INDEPENDENT
@@ -195,7 +196,7 @@ def _draw_more(audit: Audit, selection: Selection) -> None:
         names = {ANY: "planted, any kind", NONE: "not planted"}
         _choose("planted", "Planted", ["", *options], selection.planted, _or_any(lambda kind: names.get(kind, kind)))
     _draw_range(audit)
-    options = ["", *_with(selection.member, record.members)]
+    options = ["", *_with(selection.member, indexed_members(audit))]
     _choose("by", "Search by meaning among", list(SIDES), searched_side(selection), SIDES.__getitem__)
     _choose("member", "Search with the encoders of", options, selection.member, lambda name: name or "all, their mean")
 

@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.atomic import cached
+from clipmem_core.audits.embeddings import indexed_members
 from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.jobs import PROGRAM, Task, jobs_folder
 from clipmem_core.audits.store import (
@@ -58,10 +59,12 @@ def map_name(member: str, side: str) -> str:
 def mapped_members(audit: Audit) -> list[str]:
     """Return the names of the members that maps can be drawn of, in the audit's order; at least one.
 
+    Of a large audit only the first keeps its embeddings.
+
     Raises:
         InputError: the audit's config names none.
     """
-    return list(audit.record.members)
+    return indexed_members(audit)
 
 
 def map_path(audit: Audit, name: str) -> Path:

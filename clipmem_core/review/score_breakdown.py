@@ -13,10 +13,20 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core.audits.embeddings import indexed_members
 from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, SCORES, Audit
 from clipmem_core.config import InputError
-from clipmem_core.review.search import INDEXES, cosines, highest, index_path, vectors_at
+from clipmem_core.review.search import (
+    INDEXES,
+    checkpoint_path,
+    cosines,
+    highest,
+    index_path,
+    unit,
+    vectors_at,
+    vectors_of,
+)
 from clipmem_core.review.tables import ROW, fetch_columns, fetch_numbered, kept, number
 from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.in_out import in_side
@@ -25,6 +35,7 @@ from clipmem_core.scores.table import BY_NAME
 
 TRAINED, SIDE = "trained", "side"
 IN, OUT = "in", "out"
+SHORTLIST = 2000  # captions that are looked at where members keep no embeddings
 _MORE = 4  # captions are looked at in batches that grow by this factor, until enough of them differ
 
 
@@ -60,14 +71,38 @@ def chosen_captions(audit: Audit, row: int, *, k: int) -> Chosen:
     others = [name for name, saw in zip(membership.members, membership.trained[:, row], strict=True) if not saw]
     if not others:
         return Chosen()
-    total = np.zeros(len(membership.group))
-    for name in others:
-        image, text = _indexes(audit, name, len(total))
-        total += cosines(text, vectors_at(image, [row])[0])
-    mean = total / len(others)
+    mean = _mean_cosines(audit, others, row, len(membership.group))
     rows = _different(audit, row, mean, k)
     choices = tuple((place, float(mean[place])) for place in rows)
     return Chosen(tuple(others), choices, float(mean[row]) if math.isfinite(mean[row]) else None)
+
+
+def _mean_cosines(audit: Audit, members: Sequence[str], row: int, n_pairs: int) -> np.ndarray:
+    """Return the mean cosine of a pair's picture with each pair's captions in some members' spaces, [n_pairs].
+
+    Where one of them keeps no embeddings, only the `SHORTLIST` captions that are the closest in the spaces of those
+    members of the audit that do are looked at, and the pair's own; NaN for the others.
+    """
+    indexed = indexed_members(audit)
+    full = set(members) <= set(indexed)
+    total = np.zeros(n_pairs)
+    for name in members if full else indexed:
+        image_path, text_path = _indexes(audit, name, n_pairs)
+        total += cosines(text_path, vectors_at(image_path, [row])[0])
+    if full:
+        return total / len(members)
+    near = np.union1d(highest(total, SHORTLIST), [row])
+    found = np.full(n_pairs, np.nan)
+    found[near] = 0.0
+    for name in members:
+        image, text = vectors_of(audit, name, near.tolist())
+        found[near] += _unit_rows(text) @ unit(image[np.searchsorted(near, row)]) / len(members)
+    return found
+
+
+def _unit_rows(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
 
 
 def _different(audit: Audit, row: int, mean: np.ndarray, k: int) -> list[int]:
@@ -128,22 +163,30 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
     return table
 
 
+def _vector_files(audit: Audit, member: str) -> list[Path]:
+    """Return the files that a member's embeddings come from."""
+    if member in indexed_members(audit):
+        return [index_path(audit, member, by) for by in INDEXES]
+    return [checkpoint_path(audit, member)]
+
+
 def _terms(audit: Audit, member: str, membership: Membership, row: int) -> dict[str, float]:
     """Return the terms of one member's alignment with one pair; see scores/alignment.py."""
-    image_path, text_path = _indexes(audit, member, len(membership.group))
+    if member in indexed_members(audit):
+        _indexes(audit, member, len(membership.group))
     mean_image, mean_text, n_external = _external_means(audit, member)
-    image, text = (vectors_at(path, [row])[0].astype(np.float64) for path in (image_path, text_path))
+    image, text = (vectors[0].astype(np.float64) for vectors in vectors_of(audit, member, [row]))
     products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
     terms = terms_of(products, np.flatnonzero(membership.group[[row]] == c.EXTERNAL), n_external)
     shown = (c.POSITIVE, c.NEGATIVE_TEXT, c.NEGATIVE_IMAGE, c.ALIGNMENT, c.SIMILARITY)
     return {term: float(terms[term][0]) for term in shown}
 
 
-@kept(32, MEMBERSHIP, paths=lambda audit, member: [index_path(audit, member, by) for by in INDEXES])
+@kept(64, MEMBERSHIP, paths=_vector_files)
 def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray, int]:
     """Return ν_I, ν_T and the number of external pairs."""
     external = np.flatnonzero(_membership(audit).group == c.EXTERNAL).tolist()
-    image, text = (vectors_at(index_path(audit, member, by), external) for by in INDEXES)
+    image, text = vectors_of(audit, member, external)
     try:
         return *external_means(image, text, np.arange(len(external))), len(external)
     except ValueError as error:

@@ -10,7 +10,7 @@ more than all the products, and count as memory of the process.
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from clipmem_core.audits.embeddings import Embeddings, indexed_members
 from clipmem_core.audits.index import map_vectors
-from clipmem_core.audits.store import CONFIG, IMAGE_INDEX, TEXT_INDEX, Audit
+from clipmem_core.audits.store import CONFIG, IMAGE_INDEX, MEMBERSHIP, PAIRS, TEXT_INDEX, Audit
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
 from clipmem_core.review.tables import find_row, kept
@@ -58,8 +59,8 @@ def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     """
     if not selection.searched:
         raise ValueError("selection must have a meaning or a pair to be like")
-    known = audit.record.members
-    members = [choose_member(known, selection.member)] if selection.member else list(known)
+    known = indexed_members(audit)
+    members = [choose_member(known, selection.member)] if selection.member else known
     return _hits(audit, selection.meaning, selection.like, selection.side, tuple(members))
 
 
@@ -101,7 +102,7 @@ def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> lis
         ValueError: `by` is neither.
         InputError: there is no such member or pair, or its index is missing or broken.
     """
-    path = index_path(audit, choose_member(audit.record.members, member), by)
+    path = index_path(audit, choose_member(indexed_members(audit), member), by)
     found = cosines(path, vectors_at(path, [row])[0])
     found[row] = np.nan
     return [(place, float(found[place])) for place in highest(found, k).tolist()]
@@ -119,7 +120,8 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
         Unit vector float32 [dim].
 
     Raises:
-        InputError: the text is empty, there is no such member, or its checkpoint is missing or does not load.
+        InputError: the text is empty, there is no such member, its checkpoint is missing or does not load, or its
+            features were computed elsewhere, where no text can be embedded.
     """
     if not text.strip():
         raise InputError("the text to search for is empty: write what the pictures or captions should be about")
@@ -127,6 +129,11 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
     from clipmem_core.training.model import tokenize
 
     config, member = audit.record.config, choose_member(audit.record.members, member)
+    if config.features:
+        raise InputError(
+            f"the features in {config.features} were computed elsewhere, so that no text can be searched for: look for "
+            "words, or for more like a pair"
+        )
     with _ENCODING, _one_thread():
         if config.lock_text:
             model, read = _text_head(audit, member), _text_features(config, text)
@@ -180,11 +187,11 @@ def _text_head(audit: Audit, member: str) -> Any:
 
 def _locked_model(audit: Audit, member: str) -> Any:
     """Return a member with a locked tower as it is trained; its image encoder or head is let go."""
-    from clipmem_core.audits.locked import build_locked
+    from clipmem_core.audits.locked import build_locked, towers_of
     from clipmem_core.training.model import load_weights
 
     config = _for_one_text(audit.record.config)
-    model: Any = build_locked(_towers(config), config, seed=0)
+    model: Any = build_locked(towers_of(config), config, seed=0)
     load_weights(model, checkpoint_path(audit, member))
     model.visual = None
     return model
@@ -192,23 +199,15 @@ def _locked_model(audit: Audit, member: str) -> Any:
 
 @lru_cache(1024)
 def _text_features(config: AuditConfig, text: str) -> np.ndarray:
-    """Return what the locked text tower gives of a text, float32 [1, width], which the heads of all members read."""
-    return _loaded_tower(_for_one_text(config))([text])
+    """Return what the locked text tower gives of a text, float32 [1, width], which the heads of all members read.
 
+    The tower stays loaded, 90 MB of memory for the built-in one, since loading it takes seconds.
+    """
+    from clipmem_core.audits.locked import opened, towers_of
 
-@lru_cache(1)
-def _loaded_tower(config: AuditConfig) -> Callable[[Sequence[str]], np.ndarray]:
-    """Load the locked text tower; it stays, 90 MB of memory for the built-in one, since loading it takes seconds."""
-    tower = _towers(config).text
+    tower = towers_of(_for_one_text(config)).text
     assert tower is not None
-    return tower.open().embed
-
-
-@lru_cache(2)
-def _towers(config: AuditConfig) -> Any:
-    from clipmem_core.audits.locked import towers_of
-
-    return towers_of(config)
+    return opened(tower).embed([text])
 
 
 def _for_one_text(config: AuditConfig) -> AuditConfig:
@@ -245,6 +244,30 @@ def index_path(audit: Audit, member: str, by: str) -> Path:
     if by not in INDEXES:
         raise ValueError(f"by must be one of {', '.join(INDEXES)}, not {by!r}")
     return audit.member(member) / INDEXES[by]
+
+
+def vectors_of(audit: Audit, member: str, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return μ_I and μ_T of some pairs, float32 [n_rows, dim]: read from indexes, or computed from a member's heads.
+
+    Raises:
+        InputError: there is no such row, or a file is missing or broken.
+    """
+    if member in indexed_members(audit):
+        image, text = (vectors_at(index_path(audit, member, by), rows) for by in INDEXES)
+        return image, text
+    with _ENCODING, _one_thread():
+        image, text = (given[np.array(rows)] for given in _computed(audit, member))
+        return image, text
+
+
+@kept(64, paths=_own_files)
+def _computed(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
+    return _embeddings(audit).of(member)
+
+
+@kept(1, CONFIG, PAIRS, MEMBERSHIP)
+def _embeddings(audit: Audit) -> Embeddings:
+    return Embeddings(audit)
 
 
 def vectors_at(path: Path, rows: Sequence[int]) -> np.ndarray:

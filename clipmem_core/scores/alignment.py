@@ -72,14 +72,13 @@ def pair_terms(
     if len(external) != len(image):
         raise ValueError(f"external must have one entry for each of {len(image)} pairs, not {len(external)}")
     nu_image, nu_text = external_means(image, text, external)
-    image, text = np.asarray(image), np.asarray(text)
     nu_image, nu_text = nu_image.astype(image.dtype), nu_text.astype(text.dtype)
     products = np.empty((5, len(image)), dtype=np.float32)
 
     def measure(start: int) -> None:
-        for rows in _blocks(start, min(start + chunk, len(image)), image.shape[1] * image.itemsize):
+        for rows in _blocks(start, min(start + chunk, len(image)), image.shape[1] * image.dtype.itemsize):
             # A mapped FAISS file is not aligned: without the copy, each of the five products would make its own
-            a, b = image[rows].copy(), text[rows].copy()
+            a, b = np.array(image[rows]), np.array(text[rows])
             # vecdot, unlike a matrix product, gives a row the same bits whatever block it is read in
             products[0, rows] = np.vecdot(a, b)
             products[1, rows] = np.vecdot(a, nu_text)
@@ -132,7 +131,7 @@ def terms_of(products: np.ndarray, external: np.ndarray, n_external: int) -> dic
 
 def _mean_of(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
     total = np.zeros(matrix.shape[1])
-    for block in _blocks(0, len(rows), matrix.shape[1] * matrix.itemsize):
+    for block in _blocks(0, len(rows), matrix.shape[1] * matrix.dtype.itemsize):
         total += matrix[rows[block]].sum(axis=0, dtype=np.float64)
     return total / len(rows)
 

@@ -1,6 +1,7 @@
 """Scores that find wrong captions, from training trajectories, similarities and neighbours; larger is worse."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy.special import logsumexp
@@ -117,7 +118,12 @@ def csls(
 
 
 def csls_out(
-    image: Sequence[np.ndarray], text: Sequence[np.ndarray], trained: np.ndarray, external: np.ndarray
+    image: Sequence[np.ndarray],
+    text: Sequence[np.ndarray],
+    trained: np.ndarray,
+    external: np.ndarray,
+    *,
+    threads: int = 2,
 ) -> np.ndarray:
     """Average `csls` over the members that were not trained on a pair.
 
@@ -128,17 +134,20 @@ def csls_out(
         text: one matrix a member, [n_pairs, dim].
         trained: true where the member trains on the pair, [n_members, n_pairs].
         external: true for external pairs, [n_pairs].
+        threads: members worked on side by side; the result does not depend on it.
 
     Returns:
         float64 [n_pairs]; NaN for pairs that every member trains on.
     """
-    values = []
-    for a, b, own in zip(image, text, trained, strict=True):
+
+    def measure(a: np.ndarray, b: np.ndarray, own: np.ndarray) -> np.ndarray:
         rows = np.flatnonzero(~own)
         value = np.full(len(external), np.nan, dtype=np.float32)
         value[rows] = csls(a, b, external, rows=rows)
-        values.append(value)
-    return _known_mean(values)
+        return value
+
+    with ThreadPoolExecutor(threads) as pool:
+        return _known_mean(list(pool.map(measure, image, text, trained)))
 
 
 def log_probability(

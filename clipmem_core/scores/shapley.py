@@ -12,6 +12,7 @@ the two sides' mean embeddings: linear in members, not quadratic.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.membership import Membership
 
 _FIT_CHUNK, _CHUNK = 8_192, 4_096  # rows at a time: of a fit, of the parts
+_THREADS = 2  # chunks worked on side by side
 _HELD_OUT_DRAW = 4  # a random stream of its own
 _TIE = 1e-10  # relative weight of the identity where the rows leave the map open
 
@@ -202,9 +204,13 @@ def _hybrid_parts(
         nu_text.append(_turned(means[1], rotation))
     mapped = _Mapped(image, text, maps, np.stack(nu_image), np.stack(nu_text), external)
     parts = np.empty((2, len(external)))
-    for start in range(0, len(external), _CHUNK):
+
+    def measure(start: int) -> None:
         rows = slice(start, start + _CHUNK)
         parts[:, rows] = _parts_of(mapped, rows, inside[:, rows])
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(measure, range(0, len(external), _CHUNK)))
     return parts
 
 

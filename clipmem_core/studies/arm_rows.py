@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from clipmem_core import columns as c
+from clipmem_core.audits.embeddings import Embeddings
 from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.progress import last_line
 from clipmem_core.audits.scoring import membership_of
@@ -50,12 +51,17 @@ def point(audit: Audit, number: int, settings: dict[str, Any], compared: np.ndar
         one of them saw, the seconds that both trained, and the larger peak of memory.
     """
     names = (f"f-{number}", f"g-{number}")
-    folders = [audit.member(name) for name in names]
+    folders, embeddings = [audit.member(name) for name in names], Embeddings(audit)
     return {
         ARM: audit.name,
         SEED: number,
         **settings,
-        **memorization(folders, _pair_of_members(audit, names), compared, seed=audit.record.config.seed),
+        **memorization(
+            [embeddings.of(name) for name in names],
+            _pair_of_members(audit, names),
+            compared,
+            seed=audit.record.config.seed,
+        ),
         **_utility(folders),
         **_price(folders),
     }
@@ -68,26 +74,28 @@ def times(audit: Audit, number: int, compared: np.ndarray) -> list[dict[str, Any
     rows = []
     for epoch in audit.record.snapshots:
         folders = [audit.member(name) / SNAPSHOTS / str(epoch) for name in names]
-        found = memorization(folders, membership, compared, seed=seed)
+        embedded = [(map_vectors(folder / IMAGE_INDEX), map_vectors(folder / TEXT_INDEX)) for folder in folders]
+        found = memorization(embedded, membership, compared, seed=seed)
         rows.append({ARM: audit.name, SEED: number, EPOCH: epoch, **found})
     return rows
 
 
-def memorization(folders: list[Path], membership: Membership, compared: np.ndarray, *, seed: int) -> dict[str, float]:
-    """Measure what f and g memorized from the embeddings in their folders.
+def memorization(
+    embedded: list[tuple[np.ndarray, np.ndarray]], membership: Membership, compared: np.ndarray, *, seed: int
+) -> dict[str, float]:
+    """Measure what f and g memorized from their embeddings.
 
     Args:
-        folders: of f and g, with image.faiss and text.faiss.
+        embedded: μ_I and μ_T of f and of g, [n_pairs, dim] each.
         membership: of these two.
         compared: pairs that every arm trains on if its group does, bool [n_pairs].
         seed: that the pairs to fit the map on are drawn from.
     """
-    image = [map_vectors(folder / IMAGE_INDEX) for folder in folders]
-    text = [map_vectors(folder / TEXT_INDEX) for folder in folders]
+    (f_image, f_text), (g_image, g_text) = embedded
     external = membership.group == c.EXTERNAL
     candidate = (membership.group == c.CANDIDATE) & compared
-    f, g = (pair_terms(a, b, external)[c.ALIGNMENT] for a, b in zip(image, text, strict=True))
-    parts, fits = contributions(image, text, Sides(membership, "paper", seed))
+    f, g = (pair_terms(image, text, external)[c.ALIGNMENT] for image, text in embedded)
+    parts, fits = contributions([f_image, g_image], [f_text, g_text], Sides(membership, "paper", seed))
     kept = dataclasses.replace(membership, group=membership.group[compared], trained=membership.trained[:, compared])
     return {
         CLIPMEM_CANDIDATE: float((f - g)[candidate].mean()),

@@ -64,7 +64,7 @@ def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {training: (LOG, TRAJECTORY, CHECKPOINT)}
     if record.snapshots:
         found[fingerprint([evaluation, record.snapshots])] = (SNAPSHOTS,)
-    return found | {evaluation: (MEMBER_UTILITY, IMAGE_INDEX, TEXT_INDEX)}
+    return found | {evaluation: (IMAGE_INDEX, MEMBER_UTILITY, TEXT_INDEX)}  # a large member has no indexes
 
 
 def take(audit: Audit, name: str, *, say: Callable[[str], None] = lambda line: None) -> str:

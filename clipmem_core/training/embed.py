@@ -11,9 +11,8 @@ from clipmem_core.training.model import Model, autocast, can_cut_text, encode_im
 BATCH = 256
 
 
-def _blocks(count: int) -> Iterator[np.ndarray]:
-    for start in range(0, count, BATCH):
-        yield np.arange(start, min(start + BATCH, count))
+def _cut(rows: np.ndarray) -> Iterator[np.ndarray]:
+    return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
 
 
 def mean_image_embeddings(
@@ -24,16 +23,23 @@ def mean_image_embeddings(
 
 
 def image_blocks(
-    model: Model, data: TrainingData, views: Views, *, n_views: int, precision: str, device: str
+    model: Model,
+    data: TrainingData,
+    views: Views,
+    *,
+    n_views: int,
+    precision: str,
+    device: str,
+    rows: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield what `mean_image_embeddings` returns, some pairs at a time, float32 [n, dim]."""
+    """Yield what `mean_image_embeddings` returns, of all pairs or some `rows`, a few at a time, float32 [n, dim]."""
     model.eval()
-    for rows in _blocks(len(data.keys)):
-        pixels = data.pixels.gather(rows)
+    for some in _cut(np.arange(len(data.keys)) if rows is None else rows):
+        pixels = data.pixels.gather(some)
         encoded = []
         with torch.inference_mode():
             for view in range(n_views):
-                images = views.evaluation_images(pixels, data.keys[rows], view, device)
+                images = views.evaluation_images(pixels, data.keys[some], view, device)
                 with autocast(precision, device):
                     encoded.append(encode_image(model, images))
             mean = torch.stack(encoded).mean(dim=0)
@@ -41,20 +47,28 @@ def image_blocks(
 
 
 def text_blocks(
-    model: Model, tokens: np.ndarray, caption_start: np.ndarray, *, first: int = 0, precision: str, device: str
+    model: Model,
+    tokens: np.ndarray,
+    caption_start: np.ndarray,
+    *,
+    first: int = 0,
+    precision: str,
+    device: str,
+    rows: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield the mean over each pair's captions, all or the `first` ones, float32 [n, dim].
+    """Yield the mean over each pair's captions, all or the `first` ones, of all pairs or some `rows`, float32 [n, dim].
 
     Features in the place of tokens come some pairs at a time; tokens all at once, so that like lengths share a batch.
     """
-    if tokens.dtype.kind == "i":
-        vectors = text_embeddings(model, tokens, precision=precision, device=device)
-        yield mean_by_pair(vectors, caption_start, first=first)
-        return
-    for rows in _blocks(len(caption_start) - 1):
-        start = caption_start[rows[0] : rows[-1] + 2]
-        vectors = text_embeddings(model, tokens[start[0] : start[-1]], precision=precision, device=device)
-        yield mean_by_pair(vectors, start - start[0], first=first)
+    rows = np.arange(len(caption_start) - 1) if rows is None else rows
+    for some in [rows] if tokens.dtype.kind == "i" else _cut(rows):
+        counts = caption_start[some + 1] - caption_start[some]
+        start = np.concatenate([[0], np.cumsum(counts)])
+        captions: np.ndarray | slice = np.repeat(caption_start[some] - start[:-1], counts) + np.arange(start[-1])
+        if some[-1] - some[0] == len(some) - 1 and (np.diff(some) == 1).all():  # as they lie there: without a copy
+            captions = slice(caption_start[some[0]], caption_start[some[-1] + 1])
+        vectors = text_embeddings(model, tokens[captions], precision=precision, device=device)
+        yield mean_by_pair(vectors, start, first=first)
 
 
 @torch.inference_mode()
@@ -65,8 +79,7 @@ def text_embeddings(model: Model, tokens: np.ndarray, *, precision: str, device:
     lengths = (tokens != 0).sum(axis=1) if tokens.dtype.kind == "i" else np.zeros(len(tokens))
     order = np.argsort(lengths, kind="stable")
     vectors: np.ndarray | None = None
-    for block in _blocks(len(tokens)):
-        rows = order[block]
+    for rows in _cut(order):
         with autocast(precision, device):
             encoded = encode_text(model, text_input(tokens[rows]).to(device), cut=cut)
         vectors = np.empty((len(tokens), encoded.shape[1]), np.float32) if vectors is None else vectors

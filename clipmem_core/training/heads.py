@@ -1,5 +1,6 @@
 """Members whose towers are locked: the heads that they train, and the features in the place of pictures and tokens."""
 
+import functools
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -32,7 +33,9 @@ class Standard(nn.Module):
         """Map features [n, width] to standard ones, [n, width]."""
         return (features - self.mean) / self.scale
 
-    def fit(self, features: np.ndarray) -> None:
+    @classmethod
+    @torch.no_grad()
+    def of(cls, features: np.ndarray) -> "Standard":
         """Take mean and scale from features, [n, width]; they may be a memory map."""
         total, square = np.zeros(features.shape[1]), 0.0
         for start in range(0, len(features), BLOCK):
@@ -41,8 +44,10 @@ class Standard(nn.Module):
             square += float((block**2).sum())
         mean = total / len(features)
         spread = max(square / features.size - float((mean**2).mean()), 0.0) ** 0.5
-        self.mean.copy_(torch.from_numpy(mean))
-        self.scale.fill_(spread or 1.0)
+        standard = cls(features.shape[1])
+        standard.mean.copy_(torch.from_numpy(mean))
+        standard.scale.fill_(spread or 1.0)
+        return standard
 
 
 def image_head(width: int, dim: int) -> nn.Module:
@@ -131,8 +136,13 @@ class FeatureViews:
     """
 
     def __init__(self, mean: Tensor, seed: int, *, dropout: float = DROPOUT) -> None:
-        kept = np.random.default_rng([seed, VIEW]).random((MASKS, len(mean)), dtype=np.float32) >= dropout
-        self.mean, self.seed, self.masks = mean, seed, torch.from_numpy(kept / np.float32(1 - dropout))
+        self.mean, self.seed, self.dropout = mean, seed, dropout
+
+    @functools.cached_property
+    def masks(self) -> Tensor:
+        """What numbers are multiplied by, float32 [MASKS, width]; drawn once a view is asked for."""
+        drawn = np.random.default_rng([self.seed, VIEW]).random((MASKS, len(self.mean)), dtype=np.float32)
+        return torch.from_numpy((drawn >= self.dropout) / np.float32(1 - self.dropout))
 
     def training_images(self, features: np.ndarray, keys: np.ndarray, epoch: int, device: str = "cpu") -> Tensor:
         """Return a view of features [n, width] for an epoch, float32 [n, width]."""

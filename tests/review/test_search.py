@@ -1,6 +1,5 @@
 """Pairs found by meaning: nearest pairs against scikit-learn, texts against open_clip alone."""
 
-import functools
 import io
 import math
 import os
@@ -17,10 +16,11 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
+from clipmem_core.audits import locked
 from clipmem_core.audits.index import write_index
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import CONFIG, Audit, read_json, write_json
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import InputError
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import search
 from clipmem_core.review.score_breakdown import chosen_captions
@@ -348,14 +348,11 @@ def test_a_locked_text_tower_and_the_heads_of_members_embed_what_is_searched_for
 ) -> None:
     text = "a drawing of a red boat"
     features = minilm().open().embed([text])
-    loads: list[AuditConfig] = []
-    load = search._loaded_tower.__wrapped__
-    counted = functools.cache(lambda config: loads.append(config) or load(config))
-    monkeypatch.setattr(search, "_loaded_tower", counted)
+    before = locked.opened.cache_info().misses
     for member in locked_audit.record.members:
         wanted = heads_of(locked_audit, member, features)[0]
         np.testing.assert_allclose(embed_text(locked_audit, text, member=member), wanted, atol=1e-5)
-    assert len(loads) == 1
+    assert locked.opened.cache_info().misses <= before + 1
 
 
 def test_a_caption_of_a_locked_audit_finds_its_own_pair_and_every_search_works_on_it(locked_audit: Audit) -> None:

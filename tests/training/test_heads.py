@@ -11,16 +11,13 @@ FEATURES = np.random.default_rng(0).normal(3, 2, (500, 6)).astype(np.float16)
 
 
 def test_standard_features_have_mean_zero_and_mean_square_one() -> None:
-    standard = Standard(6)
-    standard.fit(FEATURES)
-    found = standard(torch.from_numpy(FEATURES).float()).numpy()
+    found = Standard.of(FEATURES)(torch.from_numpy(FEATURES).float()).numpy()
     np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-4)
     assert (found**2).mean() == pytest.approx(1, abs=1e-4)
 
 
 def test_a_constant_feature_is_no_division_by_zero() -> None:
-    standard = Standard(2)
-    standard.fit(np.ones((3, 2), np.float16))
+    standard = Standard.of(np.ones((3, 2), np.float16))
     assert torch.equal(standard(torch.ones(1, 2)), torch.zeros(1, 2))
 
 

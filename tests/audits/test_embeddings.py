@@ -1,0 +1,154 @@
+"""Of a large audit only the first member keeps its embeddings: what is read of the others comes from their heads."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clipmem_core.audits import embeddings
+from clipmem_core.audits.embeddings import Embeddings, indexed_members
+from clipmem_core.audits.progress import member_progress
+from clipmem_core.audits.run import run_audit
+from clipmem_core.audits.store import Audit, broken_files, file_sha256
+from clipmem_core.config import InputError
+from clipmem_core.review import score_breakdown
+from clipmem_core.review.maps import mapped_members
+from clipmem_core.review.search import embed_text, hits, nearest, vectors_of
+from clipmem_core.review.selection import Selection
+from tests.audits.small import Silent
+from tests.audits.test_given import beside_table, config_of, here
+
+MEMBERS = ("--members", "4")
+
+
+def audited(folder: Path, name: str, *flags: str) -> Audit:
+    return run_audit(str(folder / "pairs.csv"), config_of(*flags), name=name, screen=Silent(), executor=here)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("features")
+    beside_table(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPMEM_DATA", str(tmp_path_factory.mktemp("data")))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def small(folder: Path) -> Audit:
+    """Every member keeps its embeddings."""
+    return audited(folder, "small", *MEMBERS)
+
+
+@pytest.fixture(scope="module")
+def large(folder: Path) -> Audit:
+    """The same audit, as if it were too large for that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embeddings, "MOST_INDEXED", 100)
+        return audited(folder, "large", *MEMBERS)
+
+
+@pytest.fixture
+def _limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "MOST_INDEXED", 100)
+
+
+@pytest.fixture
+def _both(small: Audit, large: Audit, _limit: None) -> None:
+    """Both audits, and the limit that the large one was made under."""
+
+
+@pytest.mark.usefixtures("_limit")
+def test_only_the_first_member_of_a_large_audit_keeps_indexes(small: Audit, large: Audit) -> None:
+    kept = [sorted(path.parent.name for path in audit.folder.rglob("*.faiss")) for audit in (small, large)]
+    assert kept == [[name for name in small.record.members for _ in range(2)], ["r0-f0", "r0-f0"]]
+    assert large.finished
+    assert broken_files(large.folder) == []
+    assert {member_progress(large.folder, name).stage for name in large.record.members} == {"done"}
+    assert indexed_members(large) == mapped_members(large) == ["r0-f0"]
+
+
+@pytest.mark.usefixtures("_both")
+def test_scores_utility_and_heads_are_the_same_bit_for_bit(small: Audit, large: Audit) -> None:
+    pd.testing.assert_frame_equal(large.scores, small.scores, check_exact=True)
+    pd.testing.assert_frame_equal(large.utility, small.utility, check_exact=True)
+    for name in small.record.members:
+        for file in ("checkpoint.pt", "trajectory.npy", "utility.json"):
+            assert file_sha256(large.member(name) / file) == file_sha256(small.member(name) / file)
+
+
+@pytest.mark.usefixtures("_both")
+def test_rows_that_are_asked_for_are_those_of_the_index(small: Audit, large: Audit) -> None:
+    for given, kept in zip(Embeddings(large).of("r1-f1"), Embeddings(small).of("r1-f1"), strict=True):
+        assert (given.shape, given.dtype, given.ndim, len(given)) == (kept.shape, kept.dtype, kept.ndim, len(kept))
+        assert np.array_equal(given[:], kept)
+        for rows in (np.array([7, 3, 200]), slice(30, 90), np.arange(240) % 3 == 0):
+            np.testing.assert_allclose(given[rows], kept[rows], atol=1e-2)  # of products in bfloat16
+
+
+@pytest.mark.usefixtures("_both")
+def test_pages_show_the_same_of_members_without_indexes(small: Audit, large: Audit) -> None:
+    terms = [score_breakdown.member_terms(audit, 12).set_index("member") for audit in (small, large)]
+    numbers = ["positive", "negative_text", "negative_image", "alignment", "similarity"]
+    np.testing.assert_allclose(terms[1][numbers], terms[0][numbers], atol=1e-2)
+    chosen = [score_breakdown.chosen_captions(audit, 12, k=3) for audit in (small, large)]
+    assert chosen[0].members == chosen[1].members
+    assert [row for row, _ in chosen[0].choices] == [row for row, _ in chosen[1].choices]
+    np.testing.assert_allclose([c for _, c in chosen[1].choices], [c for _, c in chosen[0].choices], atol=1e-2)
+    assert chosen[1].own == pytest.approx(chosen[0].own, abs=1e-2)
+
+
+@pytest.mark.usefixtures("_both")
+def test_captions_are_chosen_from_a_short_list(large: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score_breakdown, "SHORTLIST", 20)
+    chosen = score_breakdown.chosen_captions(large, 12, k=30)
+    assert 19 <= len(chosen.choices) <= 20
+    assert chosen.own is not None
+
+
+@pytest.mark.usefixtures("_both")
+def test_searches_go_over_the_members_that_keep_embeddings(large: Audit, small: Audit) -> None:
+    like = large.pairs["pair_id"][5]
+    found = hits(large, Selection(like=like, member="r0-f0"))
+    for asked in (Selection(like=like),):
+        assert np.array_equal(hits(large, asked)[0], found[0])
+    assert nearest(large, 5, by="image", k=3) == nearest(small, 5, by="image", member="r0-f0", k=3)
+    with pytest.raises(InputError, match=r"there is no member 'r1-f1' in this audit \(there is: r0-f0\)"):
+        nearest(large, 5, by="image", member="r1-f1", k=3)
+    with pytest.raises(InputError, match="were computed elsewhere, so that no text can be searched for"):
+        embed_text(large, "a dog")
+    with pytest.raises(InputError):
+        vectors_of(large, "r0-f0", [1000])
+
+
+@pytest.mark.usefixtures("_both")
+def test_a_large_audit_grows_and_a_lost_file_is_made_anew(folder: Path, large: Audit) -> None:
+    grown = audited(folder, "grown", "--members", "2")
+    audited(folder, "grown", *MEMBERS)
+    pd.testing.assert_frame_equal(grown.scores, large.scores, check_exact=True)
+    before = {path: file_sha256(path) for path in grown.folder.rglob("members/*/*.*") if path.suffix != ".jsonl"}
+    (grown.member("r1-f1") / "utility.json").unlink()
+    (grown.member("r0-f0") / "image.faiss").write_bytes(b"broken")
+    assert len(broken_files(grown.folder)) == 2
+    audited(folder, "grown", *MEMBERS)
+    assert {path: file_sha256(path) for path in before} == before
+    assert broken_files(grown.folder) == []
+
+
+@pytest.mark.usefixtures("_both")
+def test_an_audit_whose_members_all_keep_embeddings_still_opens_above_the_limit(small: Audit) -> None:
+    assert indexed_members(small) == list(small.record.members)
+    assert all(isinstance(rows, np.memmap) for name in small.record.members for rows in Embeddings(small).of(name))
+
+
+@pytest.mark.usefixtures("_limit")
+def test_without_the_features_nothing_is_computed_and_the_line_says_so(
+    folder: Path, large: Audit, tmp_path: Path
+) -> None:
+    moved = Audit(Path(shutil.copytree(large.folder, tmp_path / "moved")))
+    (moved.folder / ".prepared.npz").unlink()
+    with pytest.raises(InputError, match=r"\.prepared\.npz"):
+        Embeddings(moved).of("r1-f1")
