@@ -18,7 +18,8 @@ from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures
 from clipmem_core.pairs.planting import plant_miscaptions
 from clipmem_core.pairs.table import RawPairs, read_source
-from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership
+from clipmem_core.scores.in_out import Sides
+from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership, set_apart
 from clipmem_core.shortage import shortage
 from clipmem_core.training.names import model_config
 
@@ -162,6 +163,19 @@ def draw_membership(clusters: np.ndarray, config: AuditConfig, *, members: int =
         return paper_membership(clusters, seeds=config.seeds, seed=config.seed)
     repeats = (members or config.members) // config.folds
     return ensemble_membership(clusters, folds=config.folds, repeats=repeats, seed=config.seed, halves=config.halves)
+
+
+def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> Sides:
+    """Return as what each member counts for each pair, and the external pairs that are set apart for utility."""
+    apart = None
+    if config.retrieval_apart:
+        apart = set_apart(membership.group, read_prepared(audit.folder).clusters, seed=config.seed)
+    return Sides(membership, config.protocol, config.seed, apart)
+
+
+def utility_rows(sides: Sides) -> np.ndarray:
+    """Return the external pairs that utility is measured on: those set apart, or all."""
+    return np.flatnonzero(sides.external if sides.apart is None else sides.apart)
 
 
 def leave_out(membership: Membership, rows: np.ndarray) -> Membership:
