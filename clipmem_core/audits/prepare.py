@@ -55,13 +55,21 @@ def content_fingerprint(pairs: pd.DataFrame) -> str:
 
 
 def load_data_set(
-    source: str, config: AuditConfig, *, progress: Report | None = None, say: Say = lambda line: None
+    source: str,
+    config: AuditConfig,
+    *,
+    cache: Path | None = None,
+    progress: Report | None = None,
+    say: Say = lambda line: None,
 ) -> DataSet:
-    """Read a data set, look at every picture once, and set aside what cannot be used."""
+    """Read a data set, look at every picture once, and set aside what cannot be used.
+
+    What is stored of it lies in `cache`, or in the data folder.
+    """
     if config.features:
-        return _given(source, config)
+        return _given(source, config, cache)
     raw = read_source(source, config.source, data=data_folder())
-    return look_at_pictures(raw, config, progress=progress, say=say)
+    return look_at_pictures(raw, config, cache=cache, progress=progress, say=say)
 
 
 def look_at_pictures(
@@ -100,9 +108,9 @@ def _as_asked(pairs: pd.DataFrame, config: AuditConfig) -> pd.DataFrame:
     return pairs.reindex(columns=c.PAIR_COLUMNS)
 
 
-def _given(source: str, config: AuditConfig) -> DataSet:
+def _given(source: str, config: AuditConfig, cache: Path | None = None) -> DataSet:
     """Read a data set whose features were computed elsewhere: its pictures are not opened."""
-    raw, stored = read_given(source, config)
+    raw, stored = read_given(source, config, cache=cache)
     rows = GivenRows(stored.folder, np.arange(len(raw.pairs)))
     data_set = DataSet(raw, _as_asked(raw.pairs, config), raw.quarantine, given_lookalikes(rows), rows)
     return drop_lookalikes(data_set) if config.drop_lookalikes else data_set

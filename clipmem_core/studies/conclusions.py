@@ -15,6 +15,7 @@ from clipmem_core.studies.effects import (
     TEXT_LEAD,
     UNTRAINED,
     Outcome,
+    by_split,
     difference_of,
     judged_against,
     leaving_out,
@@ -32,6 +33,7 @@ from clipmem_core.studies.store import (
     MEMBERSHIP_AUROC,
     RETRIEVAL,
     SEED,
+    SPLIT,
     TEXT_EXTERNAL,
 )
 
@@ -143,9 +145,10 @@ def beyond_external(times: pd.DataFrame) -> pd.DataFrame:
 
 
 def _moments(times: pd.DataFrame, moment: Callable[[np.ndarray, np.ndarray], float], begin: str) -> str:
-    """Compare a moment of both encoders' curves seed by seed; empty where no seed has both."""
+    """Compare a moment of both encoders' curves split by split; empty where none has both."""
     found: dict[str, list[float]] = {encoder: [] for encoder in CURVES}
-    for _, rows in beyond_external(times).groupby(SEED):
+    curves = by_split(beyond_external(times), [EPOCH], [name for name, _ in CURVES.values()])
+    for _, rows in curves.groupby(SPLIT if SPLIT in curves else SEED):
         for encoder, (name, _) in CURVES.items():
             found[encoder].append(moment(rows[EPOCH].to_numpy(), rows[name].to_numpy()))
     both = pd.DataFrame(found).dropna()

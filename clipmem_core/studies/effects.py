@@ -5,6 +5,7 @@ and its intervals are over training seeds. A setting succeeds with a quarter les
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,6 +135,12 @@ def difference_of(table: pd.DataFrame, arm: str, reference: str, measure: str) -
         return None
     values, base = (_by_split(shared, name, measure) for name in (arm, reference))
     return paired_difference(values.tolist(), base.loc[values.index].tolist())
+
+
+def by_split(table: pd.DataFrame, by: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
+    """Return a row a split of each thing that `by` tells apart, the means of measures over its seeds; of a study with
+    one split the table."""
+    return table.groupby([*by, SPLIT], sort=False)[list(measures)].mean().reset_index() if SPLIT in table else table
 
 
 def _by_split(table: pd.DataFrame, arm: str, measure: str) -> pd.Series:

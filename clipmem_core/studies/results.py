@@ -96,8 +96,8 @@ def write_results(study: StudyFolder, path: Path) -> None:
         machine_line(asked["machine"], config),
         f"seeds: {', '.join(str(config['seed'] + number) for number in range(config['seeds']))}",
         f"value: mean over seeds; low, high: 95 % interval over {replicates(study.arms)} of the paired difference to "
-        "the arm in the column reference, of an epoch the lowest and highest seed; n: how many; low_of_all, high_of_all: "
-        "the same for all arms at once (Bonferroni's t); p_of_all: Holm's p",
+        "the arm in the column reference, of an epoch the lowest and highest seed; n: how many; low_of_all, "
+        "high_of_all: the same for all arms at once (Bonferroni's t); p_of_all: Holm's p",
         *sentences(study),
     ]
     write_csv(path, head, result_rows(study))
