@@ -94,7 +94,9 @@ class Study:
     study: Annotated[
         str,
         tyro.conf.Positional,
-        tyro.conf.arg(metavar="STUDY", help="size | views | time | captions | text-noise | removal | combined"),
+        tyro.conf.arg(
+            metavar="STUDY", help="size | views | time | captions | text-noise | removal | combined | forgetting"
+        ),
     ]
     source: Source
     name: str  # the study's folder
@@ -183,6 +185,25 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Forget:
+    """Write a member's checkpoint without the rows of rare tokens, which no one can then read out of it."""
+
+    name: AuditName
+    member: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MEMBER", help="whose checkpoint")]
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help="the checkpoint to write")]
+    fewer_than: int = 3  # trained pairs that a token has to be in to stay
+
+    def run(self) -> None:
+        from clipmem_core.audits.console import RichScreen
+        from clipmem_core.audits.forgotten import write_without_rare
+        from clipmem_core.audits.store import open_audit
+
+        with RichScreen() as screen:
+            audit, path = open_audit(self.name), Path(self.out).expanduser()
+            screen.say(write_without_rare(audit, self.member, path, fewer_than=self.fewer_than))
+
+
+@dataclass(frozen=True)
 class Results:
     """Write the results of an audit or a study as a small CSV that says how it was made."""
 
@@ -243,7 +264,8 @@ def _keep(audit: str, kind: str) -> None:
 
 
 COMMANDS: dict[str, type] = {
-    kind.__name__.lower(): kind for kind in (Inspect, Fetch, Audit, Score, Study, Units, Paradigms, Export, Results)
+    kind.__name__.lower(): kind
+    for kind in (Inspect, Fetch, Audit, Score, Study, Units, Paradigms, Export, Forget, Results)
 }
 # What detached processes run: it takes words as they come, and nobody types it.
 PROCESSES: dict[str, Callable[..., int | None]] = {

@@ -190,7 +190,7 @@ class AuditConfig:
     )
     text_forget_df: int = option(
         0,
-        "tokens of fewer pairs than this are not read after training; checkpoint.pt keeps them",
+        "tokens of fewer pairs than this are not read after training; checkpoint.pt keeps them: see the command forget",
         Facts(
             trained="text",
             ge=0,
@@ -198,6 +198,19 @@ class AuditConfig:
             mitigates=True,
             part="vocabulary",
             slider=Slider(1, 100, 1, 3),
+        ),
+    )
+    text_forget_as: str = option(
+        "omitted",
+        "omitted | deleted | random: forgotten tokens are left out of captions, or their rows of the embedding are 0; "
+        "random, to compare with, leaves out as many words of a caption drawn at random, and all never trained on",
+        Facts(
+            trained="text",
+            choices=("omitted", "deleted", "random"),
+            affects=("evaluation",),
+            modifies=("text_forget_df",),
+            part="vocabulary",
+            younger=True,
         ),
     )
     colour: float = option(

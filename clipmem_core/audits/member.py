@@ -43,7 +43,7 @@ from clipmem_core.training.embed import image_blocks, text_blocks, text_embeddin
 from clipmem_core.training.files import CHECKPOINT, STATE, TRAJECTORY
 from clipmem_core.training.heads import FeatureRows
 from clipmem_core.training.loop import Trainer, TrainingData, Views, train
-from clipmem_core.training.mitigation.vocabulary import Vocabulary, pairs_with
+from clipmem_core.training.mitigation.vocabulary import DELETED, OMITTED, Vocabulary, delete_rows, pairs_with
 from clipmem_core.training.model import Model, build_model, load_weights, tokenize
 from clipmem_core.training.names import model_config
 from clipmem_core.training.views import ViewMaker
@@ -123,7 +123,9 @@ def open_member(folder: Path, name: str) -> MemberRun:
         )
         if features.image is None
         else FeatureRows(features.image),
-        tokens=tokens if known is None else dataclasses.replace(known, min_df=config.text_min_df).read(tokens),
+        tokens=tokens
+        if known is None
+        else dataclasses.replace(known, min_df=config.text_min_df, how=OMITTED).read(tokens),
         caption_start=start,
         keys=keys,
         rows=rows,
@@ -161,7 +163,7 @@ def known_tokens(config: AuditConfig, tokens: np.ndarray, start: np.ndarray, row
     if not after_training(config):
         return None
     counts = pairs_with(model_config(config.model), tokens, start, rows, first=config.train_captions)
-    return Vocabulary(model_config(config.model), counts, after_training(config))
+    return Vocabulary(model_config(config.model), counts, after_training(config), config.text_forget_as)
 
 
 def view_maker(model: Model, config: AuditConfig, seed: int, *, crop_scale: float = 0.0) -> ViewMaker:
@@ -303,6 +305,8 @@ def run_member(folder: Path, name: str) -> None:
     clear_leftovers(run.folder)
     torch.set_num_threads(run.record.threads)
     model = trained_model(run)
+    if run.vocabulary is not None and run.vocabulary.how == DELETED:
+        delete_rows(model.state_dict(), run.vocabulary.rare_rows(run.data.tokens))
 
     def judge(image: np.ndarray) -> None:
         write_json(run.folder / MEMBER_UTILITY, utility(run, model, image))

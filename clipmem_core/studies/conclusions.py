@@ -251,6 +251,29 @@ def _of_all(arms: pd.DataFrame, reached: Collection[str]) -> list[str]:
     return [f"With intervals that hold for all {many} arms at once (Bonferroni's t) {told} reaches it."]
 
 
+def forgetting(arms: pd.DataFrame, times: pd.DataFrame) -> list[str]:
+    """Say what forgetting rare words takes off memorization and retrieval, and how much of that as many random words
+    do."""
+    reference = untrained_of(arms)
+    if not reference:
+        return []
+    told = [
+        _told(arms, f"{way}-{df}", reference)
+        for df in (2, 3)
+        for way in ("forget", "delete", "placebo")
+        if effects(arms, f"{way}-{df}", reference)
+    ]
+    rare = [
+        f"{signed(found)} ({df - 1} pair{'s' if df > 2 else ''} or fewer)"
+        for df in (2, 3)
+        if "retrieval_rare" in arms
+        if (found := difference_of(arms, f"forget-{df}", reference, "retrieval_rare"))
+    ]
+    on_rare = [f"Retrieval on queries with a rare trained word changes by {', '.join(rare)}."] if rare else []
+    kept = "checkpoint.pt is that of none until rows are deleted: whoever has it can read every word"
+    return [f"{UNLEARNED}: all arms are judged against {reference}.", *told, *on_rare, f"{kept}."] if told else []
+
+
 def _untrained(arms: pd.DataFrame, told: Collection[str]) -> list[str]:
     """Say what arms that leave tokens out are judged against, and how those do that were not told of."""
     reference, names = untrained_of(arms), leaving_out(arms)

@@ -34,7 +34,7 @@ TEXT_LEAD = "text_minus_image"
 CLIPMEM_NET = "clipmem_net"
 MEASURES = (
     *(CLIPMEM_CANDIDATE, CLIPMEM_NET, MEMBERSHIP_AUROC, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, TEXT_LEAD),
-    *(RETRIEVAL, "linear_probe", "zero_shot", SAMPLES_SEEN, SECONDS, PEAK_MB),
+    *(RETRIEVAL, "retrieval_rare", "retrieval_other", "linear_probe", "zero_shot", SAMPLES_SEEN, SECONDS, PEAK_MB),
 )
 COLUMNS = [
     *(ARM, "measure", "n", "value", "difference", "low", "high", "p_value", "detectable"),

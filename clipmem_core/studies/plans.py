@@ -80,6 +80,7 @@ class Study:
     snapshots: tuple[int, ...] = ()
     published: tuple[Published, ...] = ()
     takes_settings: bool = True
+    by_rarity: bool = False  # whether retrieval is told apart by rare words
     untuned: str = ""  # what its report says of strengths that somebody chose
 
     def epochs_kept(self, epochs: int) -> list[int]:
@@ -248,6 +249,18 @@ def combined_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     return [_none(pairs, captions="1"), *one, *several]
 
 
+def forgetting_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
+    """Return rare words forgotten after training in each way, beside what forgets only those never trained on."""
+    if config.lock_text:
+        raise InputError("study forgetting is about the words of a trained text encoder: take --no-lock-text")
+    ways = {"forget": {}, "delete": {"text_forget_as": "deleted"}, "placebo": {"text_forget_as": "random"}}
+    return [
+        _none(pairs),
+        Arm("forget-untrained", {"text_forget_df": 1}),
+        *(Arm(f"{way}-{df}", {"text_forget_df": df} | own) for df in (2, 3) for way, own in ways.items()),
+    ]
+
+
 def _most_captions(pairs: pd.DataFrame) -> int:
     return int(pairs[c.CAPTIONS].map(len).max())
 
@@ -346,7 +359,24 @@ STUDIES: dict[str, Study] = {
         defaults=JUDGED_ALIKE,
         untuned=CHOSEN_BY_HAND,
     ),
+    "forgetting": Study(
+        question="What is it worth to forget rare words after training?",
+        arms=forgetting_arms,
+        answer=conclusions.forgetting,
+        defaults=JUDGED_ALIKE,
+        by_rarity=True,
+    ),
 }
+
+
+def fault_where_locked(name: str, config: AuditConfig) -> str:
+    """Return why a study has no meaning under a config that locks a tower; empty where it has one."""
+    pairs = pd.DataFrame({c.CAPTIONS: [["", ""]] * 2, c.GROUP: c.SHARED})
+    try:
+        find_study(name).arms(config, pairs)
+    except InputError as error:
+        return str(error) if "lock" in str(error) else ""
+    return ""
 
 
 def with_meaning(arms: Sequence[Arm], config: AuditConfig) -> tuple[list[Arm], dict[str, str]]:

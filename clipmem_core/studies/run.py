@@ -32,6 +32,7 @@ from clipmem_core.studies.arm_rows import point, times
 from clipmem_core.studies.custom_arms import add_all, equal_times, read_own
 from clipmem_core.studies.estimate import seconds_by_arm
 from clipmem_core.studies.plans import Study, check_takes_settings, find_study, with_meaning
+from clipmem_core.studies.rare_words import by_rarity
 from clipmem_core.studies.store import ARMS, RANKING, SEED, SPLIT, TIMES, StudyFolder, study_folder
 
 Decisions = Callable[[str, pa.Table], Decided]
@@ -409,7 +410,8 @@ def _rows(run: StudyRun, name: str, seed: int) -> tuple[dict[str, Any], list[dic
     audit, compared = _bring_arm(run, name, seed), run.compared[split]
     place = {SEED: seed} | ({SPLIT: split} if run.seeds_per_split else {})
     after = times(audit, number, compared, place) if run.snapshots_of(name) else []
-    return point(audit, number, run.arms[name].row(run.changes[split][name]), compared, place), after
+    row = point(audit, number, run.arms[name].row(run.changes[split][name]), compared, place)
+    return row | (by_rarity(audit, (f"f-{number}", f"g-{number}")) if run.plan.by_rarity else {}), after
 
 
 def _bring_arm(run: StudyRun, name: str, seed: int) -> Audit:

@@ -139,9 +139,16 @@ def start(data: Path, trained: Trained) -> Callable[..., StudyFolder]:
     """Run a study under a name in the test's own data folder."""
 
     def run_it(
-        study: str, name: str, *flags: str, also: Sequence[str] = (), only: Sequence[str] = (), **changes: object
+        study: str,
+        name: str,
+        *flags: str,
+        also: Sequence[str] = (),
+        only: Sequence[str] = (),
+        seeds_per_split: int = 0,
+        **changes: object,
     ) -> StudyFolder:
         config, arms = replace(config_of(study, *flags), **changes), [parse_setting(text) for text in also]
-        return run_study(study, "scenes", config, name=name, screen=Silent(), also=arms, only=only)
+        more = {"also": arms, "only": only, "seeds_per_split": seeds_per_split}
+        return run_study(study, "scenes", config, name=name, screen=Silent(), **more)
 
     return run_it

@@ -170,7 +170,7 @@ def test_two_seeds_say_no_more_than_they_can() -> None:
     table = judged({"none": NONE[:2], "text-noise-0.15": moved(-0.1, -0.1, 0.1)[:2]})
     assert "2 replicates are too few to say more" in conclusions.text_noise(table, NOTHING)[0]
     alone = judged({"none": NONE[:1], "text-noise-0.15": moved(-0.1, -0.1, 0.1)[:1]})
-    assert "mean clipmem −0.101, 1 seed is too few" in conclusions.text_noise(alone, NOTHING)[0]
+    assert "mean clipmem −0.101, 1 replicate is too few" in conclusions.text_noise(alone, NOTHING)[0]
 
 
 def test_removal_is_held_against_chance_and_similarity_at_the_same_n() -> None:

@@ -58,7 +58,7 @@ MEASURED_ONCE = (
 KEPT = (
     "checkpoint.pt is the same as without forgetting: read with every token, it shows all that was memorized (of these "
     "members a membership AUROC of 0.82). Forgetting mitigates only once the rows of these tokens are deleted from "
-    "the token embedding, and nothing here deletes them."
+    "the token embedding: python -m clipmem_core forget AUDIT MEMBER FILE writes such a checkpoint."
 )
 
 
