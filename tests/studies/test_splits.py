@@ -1,6 +1,7 @@
 """Studies whose seeds have splits of their own: what is drawn anew, what stays paired, and what old studies do."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,7 +15,10 @@ from clipmem_core.studies.arguments import commands_of, resume_arguments
 from clipmem_core.studies.arm import Arm
 from clipmem_core.studies.effects import difference_of, differences, mean_of, outcome_of
 from clipmem_core.studies.rare_words import by_rarity
+from clipmem_core.studies.run import run_study
 from clipmem_core.studies.store import StudyFolder
+from tests.audits.small import Silent
+from tests.audits.test_given import clip_retrieval
 from tests.studies.conftest import Trained, numbers, study_of
 
 Start = Callable[..., StudyFolder]
@@ -162,3 +166,18 @@ def test_what_has_no_meaning_with_locked_towers_says_so() -> None:
     assert not any(
         plans.fault_where_locked(name, parse(["study", name, "scenes", "--name", "x"]).config) for name in faults
     )
+
+
+def test_a_source_that_brings_its_own_features_is_studied_without_a_picture(
+    tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / "data"))
+    (tmp_path / "set").mkdir()
+    source = clip_retrieval(tmp_path / "set")
+    monkeypatch.setitem(plans.STUDIES, "two", study_of(Arm("none"), Arm("short", {"stop_epoch": 1})))
+    flags = "--preset locked --epochs 2 --batch-size 64 --threads 1 --seeds 2"
+    config = parse(["study", "two", source, "--name", "given", *flags.split()]).config
+    study = run_study("two", source, config, name="given", screen=Silent(), seeds_per_split=1)
+    assert study.arms[["arm", "split"]].to_numpy().tolist() == [["none", 0], ["short", 0], ["none", 1], ["short", 1]]
+    assert study.audit("none").record.config.features == source
+    assert trained.members == ["none/f-0", "none/g-0", "short/f-0", "short/g-0"] * 2
