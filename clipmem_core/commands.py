@@ -103,13 +103,16 @@ class Study:
     study: Annotated[
         str,
         tyro.conf.Positional,
-        tyro.conf.arg(metavar="STUDY", help="size | views | time | captions | text-noise | removal | combined"),
+        tyro.conf.arg(
+            metavar="STUDY", help="size | views | time | captions | text-noise | removal | combined | forgetting"
+        ),
     ]
     source: Source
     name: str  # the study's folder
     also: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # one more arm, such as "text_mask=0.3 decisions"
     equal_time: bool = False  # add each arm that takes longer or shorter than none once more, taking as long
     only: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # train only this arm now, and the one all are compared with
+    seeds_per_split: int = 1  # seeds that train on one split of the pairs before another is drawn; 0: all share one
     # Not the preset of an audit: the paper's claims are about encoders that are trained.
     config: AuditConfig = field(default_factory=AuditConfig)
 
@@ -122,6 +125,7 @@ class Study:
 
         also = [parse_setting(text) for text in self.also]
         more: dict[str, Any] = {"also": also, "equal_time": self.equal_time, "only": self.only}
+        more["seeds_per_split"] = self.seeds_per_split
         with RichScreen(self.config.batch_size) as screen:
             more |= {"screen": screen, "decisions": decided_of}
             done = run_study(self.study, self.source, self.config, name=self.name, **more)
@@ -187,6 +191,25 @@ class Export:
                 screen.say(f"note: {note}")
             if summary.command:
                 screen.say(f"audit it: {summary.command}")
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Write a member's checkpoint without the rows of rare tokens, which no one can then read out of it."""
+
+    name: AuditName
+    member: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MEMBER", help="whose checkpoint")]
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help="the checkpoint to write")]
+    fewer_than: int = 3  # trained pairs that a token has to be in to stay
+
+    def run(self) -> None:
+        from clipmem_core.audits.console import RichScreen
+        from clipmem_core.audits.forgotten import write_without_rare
+        from clipmem_core.audits.store import open_audit
+
+        with RichScreen() as screen:
+            audit, path = open_audit(self.name), Path(self.out).expanduser()
+            screen.say(write_without_rare(audit, self.member, path, fewer_than=self.fewer_than))
 
 
 @dataclass(frozen=True)
@@ -263,7 +286,7 @@ def _keep(audit: str, kind: str) -> None:
 
 COMMANDS: dict[str, type] = {
     kind.__name__.lower(): kind
-    for kind in (Inspect, Fetch, Audit, Score, Study, Units, Paradigms, Export, Results, List)
+    for kind in (Inspect, Fetch, Audit, Score, Study, Units, Paradigms, Export, Forget, Results, List)
 }
 # What detached processes run: it takes words as they come, and nobody types it.
 PROCESSES: dict[str, Callable[..., int | None]] = {

@@ -207,7 +207,7 @@ class AuditConfig:
     )
     text_forget_df: int = option(
         0,
-        "tokens of fewer pairs than this are not read after training; checkpoint.pt keeps them",
+        "tokens of fewer pairs than this are not read after training; checkpoint.pt keeps them: see the command forget",
         Facts(
             trained="text",
             ge=0,
@@ -215,6 +215,19 @@ class AuditConfig:
             mitigates=True,
             part="vocabulary",
             slider=Slider(1, 100, 1, 3),
+        ),
+    )
+    text_forget_as: str = option(
+        "omitted",
+        "omitted | deleted | random: forgotten tokens are left out of captions, or their rows of the embedding are 0; "
+        "random, to compare with, leaves out as many words of a caption drawn at random, and all never trained on",
+        Facts(
+            trained="text",
+            choices=("omitted", "deleted", "random"),
+            affects=("evaluation",),
+            modifies=("text_forget_df",),
+            part="vocabulary",
+            younger=True,
         ),
     )
     colour: float = option(
@@ -296,6 +309,11 @@ class AuditConfig:
         0,
         "captions of a pair that memorization is measured on; 0 means all that are used",
         Facts(ge=0, affects=("evaluation",), embeds=10),
+    )
+    retrieval_apart: bool = option(
+        False,
+        "utility is measured on half of the external pairs, which then neither centre alignments nor steer adaptive_*",
+        Facts(title="Utility on pairs of its own", younger=True),
     )
     cache_gb: float = option(
         8.0, "above this, pictures stream from disk", Facts(title="Picture store (GB)", gt=0, affects=())

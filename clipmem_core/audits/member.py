@@ -23,7 +23,7 @@ from clipmem_core.audits.locked import (
     open_towers,
     opened,
 )
-from clipmem_core.audits.prepare import pixels_folder, read_tokens, tokens_file
+from clipmem_core.audits.prepare import membership_of, pixels_folder, read_tokens, sides_of, tokens_file, utility_rows
 from clipmem_core.audits.probe import probe_accuracy
 from clipmem_core.audits.record import MemberRecord, Record
 from clipmem_core.audits.store import (
@@ -47,7 +47,7 @@ from clipmem_core.training.embed import image_blocks, text_blocks, text_embeddin
 from clipmem_core.training.files import CHECKPOINT, STATE, TRAJECTORY
 from clipmem_core.training.heads import FeatureRows
 from clipmem_core.training.loop import PixelSource, Trainer, TrainingData, Views, train
-from clipmem_core.training.mitigation.vocabulary import Vocabulary, pairs_with
+from clipmem_core.training.mitigation.vocabulary import DELETED, OMITTED, Vocabulary, delete_rows, pairs_with
 from clipmem_core.training.model import Model, build_model, load_weights, tokenize
 from clipmem_core.training.names import model_config
 from clipmem_core.training.views import ViewMaker
@@ -135,7 +135,7 @@ def open_shared(folder: Path) -> Shared:
         caption_start=row_starts(caption_counts(audit)),
         keys=keys,
         rows=np.array([], dtype=np.int64),
-        external=np.flatnonzero(group == c.EXTERNAL),
+        external=np.flatnonzero(sides_of(audit, config, membership_of(membership)).external),
     )
     return Shared(audit, record, pairs, membership, towers, features, data)
 
@@ -151,7 +151,8 @@ def open_member(folder: Path, name: str, shared: Shared | None = None) -> Member
     audit, record, data = shared.audit, shared.record, shared.data
     config, rows = record.config, np.flatnonzero(shared.membership[name].to_numpy())
     known = known_tokens(config, data.tokens, data.caption_start, rows)
-    tokens = data.tokens if known is None else dataclasses.replace(known, min_df=config.text_min_df).read(data.tokens)
+    trained = None if known is None else dataclasses.replace(known, min_df=config.text_min_df, how=OMITTED)
+    tokens = data.tokens if trained is None else trained.read(data.tokens)
     return MemberRun(
         audit=audit,
         name=name,
@@ -195,7 +196,7 @@ def known_tokens(config: AuditConfig, tokens: np.ndarray, start: np.ndarray, row
     if not after_training(config):
         return None
     counts = pairs_with(model_config(config.model), tokens, start, rows, first=config.train_captions)
-    return Vocabulary(model_config(config.model), counts, after_training(config))
+    return Vocabulary(model_config(config.model), counts, after_training(config), config.text_forget_as)
 
 
 def view_maker(model: Model, config: AuditConfig, seed: int, *, crop_scale: float = 0.0) -> ViewMaker:
@@ -306,10 +307,12 @@ def probe_rows(run: MemberRun) -> np.ndarray:
 def utility(run: MemberRun, model: Model, image: np.ndarray | ComputedRows) -> dict[str, float]:
     """Measure retrieval both ways on external pairs, and with labels a linear probe and zero-shot.
 
+    On half of them where the config sets that half apart.
+
     `image` are the mean image embeddings, [n_pairs, dim].
     """
     how = {"precision": run.config.precision, "device": run.record.device}
-    external = np.flatnonzero(run.membership[c.GROUP].to_numpy() == c.EXTERNAL)
+    external = utility_rows(sides_of(run.audit, run.config, membership_of(run.membership)))
     start = run.data.caption_start
     captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in external])
     owner = np.repeat(np.arange(len(external)), (start[external + 1] - start[external]))
@@ -353,6 +356,8 @@ def run_member(folder: Path, name: str, shared: Shared | None = None) -> None:
     clear_leftovers(run.folder)
     torch.set_num_threads(run.record.threads)
     model = trained_model(run)
+    if run.vocabulary is not None and run.vocabulary.how == DELETED:
+        delete_rows(model.state_dict(), run.vocabulary.rare_rows(run.data.tokens))
 
     def judge(image: np.ndarray | ComputedRows) -> None:
         write_json(run.folder / MEMBER_UTILITY, utility(run, model, image))

@@ -8,7 +8,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.embeddings import Embeddings
-from clipmem_core.audits.prepare import membership_of
+from clipmem_core.audits.prepare import membership_of, sides_of
 from clipmem_core.audits.store import Audit, read_array, read_utility
 from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
@@ -56,7 +56,7 @@ def gather_evidence(audit: Audit) -> Evidence:
     """Read every member's embeddings and trajectory; embeddings stay on disk."""
     config, pairs = audit.record.config, audit.pairs
     membership = membership_of(audit.membership)
-    sides = Sides(membership, config.protocol, config.seed)
+    sides = sides_of(audit, config, membership)
     embeddings = Embeddings(audit)
     image, text = zip(*(embeddings.of(name) for name in membership.members), strict=True)
     paths = [audit.member(name) / TRAJECTORY for name in membership.members]

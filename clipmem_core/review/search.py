@@ -131,8 +131,8 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
     config, member = audit.record.config, choose_member(audit.record.members, member)
     if config.features:
         raise InputError(
-            f"the features in {config.features} were computed elsewhere, so that no text can be searched for: look for "
-            "words, or for more like a pair"
+            f"audit {audit.name!r} has features that were computed elsewhere, and no tower to embed a query with: "
+            "take a pair and look for more like it"
         )
     with _ENCODING, _one_thread():
         if config.lock_text:

@@ -38,12 +38,27 @@ def retrieval_recalls(
         >>> retrieval_recalls(np.eye(2), np.eye(2)[[0, 0]], np.array([0, 1]), ks=(1, 2))
         {'image_to_text_R@1': 0.0, 'image_to_text_R@2': 1.0, 'text_to_image_R@1': 0.5, 'text_to_image_R@2': 1.0}
     """
+    ranks = retrieval_ranks(image, text, caption_owner)
+    return {f"{way}_R@{k}": float((rank < k).mean()) for way, rank in ranks.items() for k in ks}
+
+
+def retrieval_ranks(image: np.ndarray, text: np.ndarray, caption_owner: np.ndarray) -> dict[str, np.ndarray]:
+    """Return how many others come before the right partner, query by query; ties count against the member.
+
+    Args: as of `retrieval_recalls`, as are errors.
+
+    Returns:
+        `image_to_text`, [n_images], and `text_to_image`, [n_captions] in the order of their owners.
+
+    Example:
+        >>> {way: ranks.tolist() for way, ranks in retrieval_ranks(np.eye(2), np.eye(2), np.array([0, 1])).items()}
+        {'image_to_text': [0, 0], 'text_to_image': [0, 0]}
+    """
     owner = np.asarray(caption_owner)
     _check_owners(owner, len(image), len(text))
     order = np.argsort(owner, kind="stable")
     image, text, owner = _unit(image), _unit(text)[order], owner[order]
-    ranks = {"image_to_text": _caption_ranks(image, text, owner), "text_to_image": _image_ranks(image, text, owner)}
-    return {f"{way}_R@{k}": float((rank < k).mean()) for way, rank in ranks.items() for k in ks}
+    return {"image_to_text": _caption_ranks(image, text, owner), "text_to_image": _image_ranks(image, text, owner)}
 
 
 def linear_probe(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,11 @@ import numpy as np
 from clipmem_core import columns as c
 from clipmem_core.audits.embeddings import Embeddings
 from clipmem_core.audits.index import map_vectors
+from clipmem_core.audits.prepare import membership_of, sides_of
 from clipmem_core.audits.progress import last_line
-from clipmem_core.audits.scoring import membership_of
 from clipmem_core.audits.store import IMAGE_INDEX, SNAPSHOTS, TEXT_INDEX, Audit, read_array, read_utility
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.in_out import Sides
-from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.shapley import contributions
 from clipmem_core.scores.uncertainty import membership_auroc
 from clipmem_core.studies.store import (
@@ -29,7 +29,6 @@ from clipmem_core.studies.store import (
     RETRIEVAL,
     SAMPLES_SEEN,
     SECONDS,
-    SEED,
     TEXT_EXTERNAL,
 )
 from clipmem_core.training.files import LOG, TRAJECTORY
@@ -37,65 +36,60 @@ from clipmem_core.training.files import LOG, TRAJECTORY
 RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
 
 
-def point(audit: Audit, number: int, settings: dict[str, Any], compared: np.ndarray) -> dict[str, Any]:
+def point(
+    audit: Audit, number: int, settings: dict[str, Any], compared: np.ndarray, place: Mapping[str, int]
+) -> dict[str, Any]:
     """Return the row of an arm and seed.
 
     Args:
         audit: the arm's; its members f-number and g-number are done.
-        number: of the seed, from 0.
+        number: of the seed in this audit, from 0.
         settings: what the arm's row says it is.
         compared: pairs that every arm trains on if its group does, bool [n_pairs].
+        place: the seed's number in the study, and that of its split where seeds have their own.
 
     Returns:
-        arm, seed, the settings; memorization over compared candidates; utility, the mean of f and g; the samples that
-        one of them saw, the seconds that both trained, and the larger peak of memory.
+        arm, seed, split where there are several, the settings; memorization over compared candidates; utility, the mean
+        of f and g; the samples that one of them saw, the seconds that both trained, and the larger peak of memory.
     """
     names = (f"f-{number}", f"g-{number}")
     folders, embeddings = [audit.member(name) for name in names], Embeddings(audit)
     return {
         ARM: audit.name,
-        SEED: number,
+        **place,
         **settings,
-        **memorization(
-            [embeddings.of(name) for name in names],
-            _pair_of_members(audit, names),
-            compared,
-            seed=audit.record.config.seed,
-        ),
+        **memorization([embeddings.of(name) for name in names], _sides(audit, names), compared),
         **_utility(folders),
         **_price(folders),
     }
 
 
-def times(audit: Audit, number: int, compared: np.ndarray) -> list[dict[str, Any]]:
+def times(audit: Audit, number: int, compared: np.ndarray, place: Mapping[str, int]) -> list[dict[str, Any]]:
     """Return memorization after each epoch whose embeddings were kept: arm, seed, epoch and its numbers."""
     names = (f"f-{number}", f"g-{number}")
-    membership, seed = _pair_of_members(audit, names), audit.record.config.seed
+    sides = _sides(audit, names)
     rows = []
     for epoch in audit.record.snapshots:
         folders = [audit.member(name) / SNAPSHOTS / str(epoch) for name in names]
         embedded = [(map_vectors(folder / IMAGE_INDEX), map_vectors(folder / TEXT_INDEX)) for folder in folders]
-        found = memorization(embedded, membership, compared, seed=seed)
-        rows.append({ARM: audit.name, SEED: number, EPOCH: epoch, **found})
+        found = memorization(embedded, sides, compared)
+        rows.append({ARM: audit.name, **place, EPOCH: epoch, **found})
     return rows
 
 
-def memorization(
-    embedded: list[tuple[np.ndarray, np.ndarray]], membership: Membership, compared: np.ndarray, *, seed: int
-) -> dict[str, float]:
+def memorization(embedded: list[tuple[np.ndarray, np.ndarray]], sides: Sides, compared: np.ndarray) -> dict[str, float]:
     """Measure what f and g memorized from their embeddings.
 
     Args:
         embedded: μ_I and μ_T of f and of g, [n_pairs, dim] each.
-        membership: of these two.
+        sides: of these two, and the external pairs that centre alignments.
         compared: pairs that every arm trains on if its group does, bool [n_pairs].
-        seed: that the pairs to fit the map on are drawn from.
     """
     (f_image, f_text), (g_image, g_text) = embedded
-    external = membership.group == c.EXTERNAL
+    membership, external = sides.membership, sides.external
     candidate = (membership.group == c.CANDIDATE) & compared
     f, g = (pair_terms(image, text, external)[c.ALIGNMENT] for image, text in embedded)
-    parts, fits = contributions([f_image, g_image], [f_text, g_text], Sides(membership, "paper", seed))
+    parts, fits = contributions([f_image, g_image], [f_text, g_text], sides)
     kept = dataclasses.replace(membership, group=membership.group[compared], trained=membership.trained[:, compared])
     return {
         CLIPMEM_CANDIDATE: float((f - g)[candidate].mean()),
@@ -109,8 +103,9 @@ def memorization(
     }
 
 
-def _pair_of_members(audit: Audit, names: tuple[str, str]) -> Membership:
-    return membership_of(audit.membership[[c.PAIR_ID, c.GROUP, *names]])
+def _sides(audit: Audit, names: tuple[str, str]) -> Sides:
+    membership = membership_of(audit.membership[[c.PAIR_ID, c.GROUP, *names]])
+    return sides_of(audit, audit.record.config, membership)
 
 
 def _utility(folders: list[Path]) -> dict[str, float]:

@@ -9,8 +9,10 @@ import numpy as np
 from clipmem_core import columns as c
 from clipmem_core.audits.estimate import MemberSeconds, Pace, audit_seconds, measure_pace, member_seconds
 from clipmem_core.audits.prepare import DataSet
+from clipmem_core.audits.settings import shares_process
 from clipmem_core.audits.store import TEXT_INDEX, Audit
 from clipmem_core.config import FIELDS, AuditConfig, fingerprint
+from clipmem_core.pairs.workers import cores
 from clipmem_core.scores.membership import Membership
 from clipmem_core.studies.arm import Arm, ranking_share, reference_config
 from clipmem_core.studies.store import ARM, RANKING, SAMPLES_SEEN, SECONDS, StudyFolder
@@ -43,6 +45,8 @@ def seconds_by_arm(
             measured[key] = measure_pace(config, data_set.raw, membership, readable)
         pace, starting = measured[key]
         member = member_seconds(pace, config, membership, captions=captions)
+        if shares_process(config):  # heads are trained one after the other in the study's own process
+            config, starting = dataclasses.replace(config, threads=cores()), 0.0
         spent = audit_seconds(member, config, starting=starting, pairs=len(data_set.pairs))
         found[arm] = sum(spent.values()) + snapshots * spent["embedding"]
     return found
@@ -71,8 +75,9 @@ def minutes_of(study: StudyFolder, setting: Arm) -> float | None:
     member = MemberSeconds(done[SECONDS].min() / 2 * share, _embedding_seconds(audit))
     spent = audit_seconds(member, dataclasses.replace(reference, seeds=1, members=2), starting=0.0, pairs=0)
     seconds = sum(spent.values()) + STARTING + audit.verdict["seconds"]["scoring"]
-    ranked = setting.removal is not None and not study.audit(RANKING).finished
-    return float(BEGINNING + seconds * (reference.seeds + (ranking_share(reference) if ranked else 0))) / 60
+    splits = reference.seeds // study.seeds_per_split if study.seeds_per_split else 1
+    rankings = sum(not study.audit(RANKING, number).finished for number in range(splits)) if setting.removal else 0
+    return float(BEGINNING + seconds * (reference.seeds + ranking_share(reference) * rankings)) / 60
 
 
 def _only_forgets(settings: Mapping[str, str], done: Collection[str], setting: Arm) -> bool:

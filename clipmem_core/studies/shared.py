@@ -59,12 +59,17 @@ def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
     )
     labels = pairs[c.LABEL].astype(object).where(pairs[c.LABEL].notna(), None).tolist()
     # A mitigation is left out where it is off, as keys from before there was such a field are.
-    judged = {key: config.get(key) for key in EVALUATION if not FIELDS[key].mitigates or key in switched_on(config)}
+    on = switched_on(config)
+    judged = {key: config.get(key) for key in EVALUATION if not _may_be_off(key) or key in on}
     evaluation = fingerprint([training, judged, labels])
     found: dict[str, tuple[str, ...]] = {training: (LOG, TRAJECTORY, CHECKPOINT)}
     if record.snapshots:
         found[fingerprint([evaluation, record.snapshots])] = (SNAPSHOTS,)
     return found | {evaluation: (IMAGE_INDEX, MEMBER_UTILITY, TEXT_INDEX)}  # a large member has no indexes
+
+
+def _may_be_off(field: str) -> bool:
+    return FIELDS[field].mitigates or bool(FIELDS[field].modifies)
 
 
 def take(audit: Audit, name: str, *, say: Callable[[str], None] = lambda line: None) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import ndtri
 
-ORDER, CAPTION, VIEW, TEXT_NOISE, IMAGE_NOISE, MASK, COLOUR = range(1, 8)  # streams: what a number is drawn for
+# Streams: what a number is drawn for.
+ORDER, CAPTION, VIEW, TEXT_NOISE, IMAGE_NOISE, MASK, COLOUR, PLACEBO = range(1, 9)
 
 
 def draw_keys(pair_ids: Sequence[str]) -> np.ndarray:

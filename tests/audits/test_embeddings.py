@@ -118,7 +118,7 @@ def test_searches_go_over_the_members_that_keep_embeddings(large: Audit, small: 
     assert nearest(large, 5, by="image", k=3) == nearest(small, 5, by="image", member="r0-f0", k=3)
     with pytest.raises(InputError, match=r"there is no member 'r1-f1' in this audit \(there is: r0-f0\)"):
         nearest(large, 5, by="image", member="r1-f1", k=3)
-    with pytest.raises(InputError, match="were computed elsewhere, so that no text can be searched for"):
+    with pytest.raises(InputError, match="were computed elsewhere, and no tower to embed a query"):
         embed_text(large, "a dog")
     with pytest.raises(InputError):
         vectors_of(large, "r0-f0", [1000])

@@ -24,7 +24,20 @@ from clipmem_core.studies.run import run_study
 from clipmem_core.studies.store import StudyFolder
 from tests.audits.small import Silent, made_once
 
-FLAGS = ["--preset", "tiny", "--scenes-pairs", "220", "--epochs", "2", "--threads", "1", "--seeds", "2"]
+FLAGS = [
+    "--preset",
+    "tiny",
+    "--scenes-pairs",
+    "220",
+    "--epochs",
+    "2",
+    "--threads",
+    "1",
+    "--seeds",
+    "2",
+    "--seeds-per-split",
+    "0",
+]
 RANKED = ["text_mask=0.3 removal=clipmem:9", "removal=random:9"]
 
 
@@ -126,9 +139,16 @@ def start(data: Path, trained: Trained) -> Callable[..., StudyFolder]:
     """Run a study under a name in the test's own data folder."""
 
     def run_it(
-        study: str, name: str, *flags: str, also: Sequence[str] = (), only: Sequence[str] = (), **changes: object
+        study: str,
+        name: str,
+        *flags: str,
+        also: Sequence[str] = (),
+        only: Sequence[str] = (),
+        seeds_per_split: int = 0,
+        **changes: object,
     ) -> StudyFolder:
         config, arms = replace(config_of(study, *flags), **changes), [parse_setting(text) for text in also]
-        return run_study(study, "scenes", config, name=name, screen=Silent(), also=arms, only=only)
+        more = {"also": arms, "only": only, "seeds_per_split": seeds_per_split}
+        return run_study(study, "scenes", config, name=name, screen=Silent(), **more)
 
     return run_it

@@ -65,7 +65,14 @@ def audit(whole: StudyFolder, tmp_path: Path) -> Audit:
     return own
 
 
-NOTHING = [{"preset": "small"}, {"seeds": 5}, {"cache_gb": 1.0}, {"adaptive_every": 7}, {"noise_place": "before"}]
+NOTHING = [
+    {"preset": "small"},
+    {"seeds": 5},
+    {"cache_gb": 1.0},
+    {"adaptive_every": 7},
+    {"noise_place": "before"},
+    {"text_forget_as": "random"},
+]
 TRAINING = [{"epochs": 3}, {"crop_scale": 0.4}, {"lr": 0.1}, {"train_captions": 1}, {"lock_image": True}]
 EVALUATION = [{"views": 3}, {"eval_captions": 1}, {"eval_crop_scale": 1.0}]
 CHANGES = (

@@ -1,5 +1,6 @@
 """What a member reads of a caption when tokens that few of its pairs have are left out."""
 
+import itertools
 import re
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 
 from clipmem_core.config import InputError
-from clipmem_core.training.mitigation.vocabulary import Vocabulary, caption_ends, pairs_with
+from clipmem_core.training.mitigation.vocabulary import Vocabulary, caption_ends, delete_rows, pairs_with
 from clipmem_core.training.model import build_model, can_cut_text
 from clipmem_core.training.names import model_config
 
@@ -106,3 +107,46 @@ def test_a_configuration_says_what_a_model_says_of_its_captions_end(
 def test_other_towers_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="--text-min-df and --text-forget-df need a text encoder"):
         caption_ends(model_config(name), np.zeros((1, 5), dtype=np.int64))
+
+
+def test_the_placebo_leaves_out_as_many_trained_words_and_all_that_nobody_trained() -> None:
+    counts = np.array([0, 0, 1, 2, 5, 5, 5, 5, 5, 5, 0, 0])  # 1 is unknown, 2 and 3 are rare
+    tokens = tokens_of([[1, 2, 4, 5, 6]] + [[word, 2, 3, 4, 5] for word in (6, 7, 8, 9)] + [[4, 5, 6]])
+    rare, random = (Vocabulary(MODEL, counts, 3, how).read(tokens) for how in ("omitted", "random"))
+    assert [len(words_in(row)) for row in random] == [len(words_in(row)) for row in rare] == [3, 3, 3, 3, 3, 3]
+    assert 1 not in words_in(random[0])
+    kept = [words_in(row) for row in random[1:5]]
+    assert any({2, 3} & set(own) for own in kept)  # chance, not rarity, chooses
+    again = Vocabulary(MODEL, counts, 3, "random").read(tokens[::-1])
+    assert np.array_equal(again[::-1], random)  # the same of a caption wherever it comes
+
+
+def test_the_placebo_takes_every_trained_word_alike() -> None:
+    counts = np.array([0, 0, 1, *[5] * 7, 0, 0])
+    texts = [[2, *own] for own in itertools.permutations(range(3, 10), 3)]
+    gone = [
+        set(own) - set(words_in(row))
+        for own, row in zip(texts, Vocabulary(MODEL, counts, 2, "random").read(tokens_of(texts)), strict=True)
+    ]
+    assert all(len(own) == 1 for own in gone)
+    assert sum(2 in own for own in gone) / len(texts) == pytest.approx(1 / 4, abs=3 * (3 / 16 / len(texts)) ** 0.5)
+
+
+def test_deleted_rows_read_as_nothing_and_no_other_row_moves() -> None:
+    texts = ["a grey cat", "a grey dog", "a cat", "a cat"]
+    tokens = open_clip.SimpleTokenizer(context_length=16)(texts).numpy()
+    known = Vocabulary(
+        model_config("tiny"), pairs_with(model_config("tiny"), tokens, np.arange(5), np.arange(4)), 2, "deleted"
+    )
+    assert np.array_equal(known.read(tokens), tokens)
+    model = build_model("tiny", loss="clip", seed=0, image_size=0, pretrained="", device="cpu")
+    before = model.token_embedding.weight.detach().clone()
+    delete_rows(model.state_dict(), known.rare_rows(tokens))
+    weights = model.token_embedding.weight.detach()
+    dog = int(tokens[1, 3])
+    kept = sorted({*tokens[0, :5].tolist()})  # start, three words, end
+    assert not weights[dog].any()
+    assert np.array_equal(np.flatnonzero(weights.any(dim=1)), kept)
+    assert (weights[kept] == before[kept]).all()
+    with pytest.raises(InputError, match="rows of tokens can be deleted where text is trained"):
+        delete_rows({"visual.weight": before}, np.array([1]))

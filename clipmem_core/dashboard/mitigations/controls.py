@@ -50,7 +50,7 @@ WORDS: dict[str, dict[str, tuple[str, str]]] = {
             "Forget rare words",
             "Trained on every token, then never reading those again that fewer trained pairs than this have: at 1 only "
             "those that no pair has, which were never trained. Takes no training of its own. In checkpoint.pt what was "
-            "learned stays until the rows of these tokens are deleted, and nothing here deletes them.",
+            "learned stays until the rows of these tokens are deleted: the command forget does that.",
         ),
         "text_min_df": (
             "Without rare words",

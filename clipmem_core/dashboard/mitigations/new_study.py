@@ -15,7 +15,7 @@ from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.starting import OTHER_SOURCE, built_in_sources, free_name
 from clipmem_core.studies.arguments import study_arguments
 from clipmem_core.studies.jobs import study_task
-from clipmem_core.studies.plans import STUDIES, defaults_of
+from clipmem_core.studies.plans import STUDIES, defaults_of, fault_where_locked
 
 Source = tuple[str, SourceOptions]
 ARMS_IN_WORDS = {
@@ -23,6 +23,8 @@ ARMS_IN_WORDS = {
     "acts only on pairs that run ahead. The one to begin with.",
     "text-noise": "Seven levels of noise on the text embedding.",
     "captions": "One caption a pair against two, three, up to all. The data set needs several captions a pair.",
+    "forgetting": "Tokens of fewer than 2 and 3 trained pairs are left out of captions, or their rows are deleted, "
+    "beside as many words left out at random. It needs a trained text encoder.",
     "removal": "Ever more pairs are taken out of training, by clipmem, by similarity and at random.",
 }
 PRESETS_TOLD = (
@@ -45,7 +47,7 @@ def draw_start(*, started: Callable[[str], None]) -> None:
     proposed = free_name(f"{audit_name(source, AuditConfig())}-{plan}", taken=_taken)
     typed = st.text_input("Name", key="study-name", placeholder=proposed, help="The study's folder.", width=400, **KEPT)
     name = typed.strip() or proposed
-    fault = fault_of(source, name, config)
+    fault = fault_of(source, name, config) or fault_where_locked(plan, config)
     arguments = [] if fault else study_arguments(plan, source, name, as_dict(config))
     if fault:
         st.warning("This study cannot start yet.", icon=":material/error:")
@@ -114,7 +116,12 @@ def _draw_config(plan: str, options: SourceOptions) -> AuditConfig:
         preset = st.segmented_control("Preset", list(PRESETS), key=key, required=True, **KEPT) or usual_preset
     usual = dataclasses.replace(preset_config(preset), **defaults_of(plan))
     with second:
-        seeds = _draw_number("Seeds", "seeds", usual.seeds, "Each trains two models an arm; 3 give intervals.")
+        seeds = _draw_number(
+            "Seeds",
+            "seeds",
+            usual.seeds,
+            "Each draws a split of the pairs and trains two models an arm; 3 or more give intervals.",
+        )
     with third:
         epochs = _draw_number("Epochs", f"{preset}-epochs", usual.epochs, "How often each model sees every pair.")
     with fourth:

@@ -38,7 +38,7 @@ from clipmem_core.studies.store import (
 )
 
 PARAMETER = "study"
-PLANS = ("combined", "text-noise", "captions", "removal")
+PLANS = ("combined", "text-noise", "captions", "removal", "forgetting")
 NUMBERS = (SEED, CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, RETRIEVAL, SECONDS)
 ESTIMATE = re.compile(rb"[^\r\n]*about [\d,]+ min on this machine")
 PLAY = ":material/play_arrow:"

@@ -5,25 +5,36 @@ of pairs it has not seen. `min_df` is scikit-learn's: the documents, here traine
 The vocabulary of a member is part of it, as its tokenizer is, and memorization and utility are measured on what it
 reads. Other tokens are never read, in training or after (`text_min_df`), or are trained on and then forgotten
 (`text_forget_df`). A checkpoint keeps the weights of a forgotten token, and whoever reads it finds what was memorized
-with it: its row of the token embedding would have to be deleted, and nothing here deletes it.
+with it: `delete_rows` deletes its row of the token embedding, which then reads as nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from clipmem_core.config import InputError
+from clipmem_core.training.draws import PLACEBO, draw_keys, uniforms
 from clipmem_core.training.mitigation.words import find_ends, leave_out, words_of
+
+OMITTED, DELETED, RANDOM = "omitted", "deleted", "random"  # what text_forget_as may be
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The tokens that a member knows."""
+    """The tokens that a member knows.
+
+    `how` is the config's `text_forget_as`: unknown tokens are left out of what is read; or they are read, their rows of
+    the token embedding being deleted; or, as a placebo, as many words of the caption are left out at random.
+    """
 
     model: Mapping[str, Any]  # its open_clip configuration, which says where a caption ends
     pairs: np.ndarray  # in how many trained pairs each token is, int64 [vocab_size]
     min_df: int
+    how: str = OMITTED
 
     def read(self, tokens: np.ndarray) -> np.ndarray:
         """Leave out the tokens that are not known, [n, context_length]; what is left moves up.
@@ -36,12 +47,53 @@ class Vocabulary:
             >>> known.read(np.array([[7, 1, 2, 3, 9, 0], [7, 2, 4, 9, 0, 0]])).tolist()
             [[7, 1, 3, 9, 0, 0], [7, 2, 9, 0, 0, 0]]
         """
+        if self.how == DELETED:
+            return tokens
         words = words_of(tokens, caption_ends(self.model, tokens))
         counts = np.where(words, self.pairs[tokens], -1)
         gone = words & (counts < self.min_df)
+        if self.how == RANDOM:
+            gone = _as_many(gone, words & (counts > 0), tokens)
         nothing = np.flatnonzero(words.any(axis=1) & (gone == words).all(axis=1))
         gone[nothing, counts[nothing].argmax(axis=1)] = False
         return leave_out(tokens, gone)
+
+    def rare_rows(self, tokens: np.ndarray) -> np.ndarray:
+        """Return the tokens whose rows are deleted, int64: those that are not known, but for what begins and ends
+        captions.
+
+        Args:
+            tokens: of any captions, [n, context_length].
+        """
+        rare = self.pairs < self.min_df
+        rare[tokens[:, 0]] = False
+        rare[tokens[np.arange(len(tokens)), caption_ends(self.model, tokens)]] = False
+        return np.flatnonzero(rare)
+
+
+def _as_many(gone: np.ndarray, trained: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Return which tokens the placebo leaves out: those never trained on, and at random among the caption's others as
+    many as `gone` has of these; the same of a caption wherever it comes, [n, context_length]."""
+    keys = draw_keys([row.tobytes().hex() for row in tokens.astype(np.int32)])
+    draws = np.where(trained, uniforms(keys, tokens.shape[1], PLACEBO), 2.0)
+    rank = draws.argsort(axis=1, kind="stable").argsort(axis=1)
+    return (gone & ~trained) | (trained & (rank < (gone & trained).sum(axis=1)[:, None]))
+
+
+def delete_rows(weights: MutableMapping[str, Tensor], rows: np.ndarray) -> None:
+    """Set rows of the token embedding to 0, in place: what was learned of these tokens is gone from the weights.
+
+    Args:
+        weights: a state dict of open_clip's.
+        rows: the tokens.
+
+    Raises:
+        InputError: it has no token embedding, as where the text tower is locked.
+    """
+    names = [name for name in weights if name.endswith("token_embedding.weight")]
+    if len(names) != 1:
+        raise InputError("these weights have no token embedding: rows of tokens can be deleted where text is trained")
+    weights[names[0]][torch.from_numpy(rows)] = 0
 
 
 def pairs_with(

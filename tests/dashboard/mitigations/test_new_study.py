@@ -58,7 +58,7 @@ def test_a_study_is_offered_with_its_question_and_the_command_that_is_typed(plan
     assert name == f"scenes-{plan}"
     assert app.session_state["study-plan"] == plan
     typed = parse(["study", *arguments])
-    assert (typed.study, typed.source, typed.name, typed.config.seeds) == (plan, "scenes", name, 3)
+    assert (typed.study, typed.source, typed.name, typed.config.seeds) == (plan, "scenes", name, 5)
     assert address(app)["study"] == name
 
 
@@ -69,18 +69,18 @@ def test_what_is_chosen_is_what_is_asked_for(started: list) -> None:  # type: ig
     assert app.button(key="study-start").disabled
     app.text_input(key="study-path").set_value("/some/my pairs.csv").run()
     app.segmented_control(key="study-preset").select("tiny").run()
-    app.number_input(key="study-seeds").set_value(5)
+    app.number_input(key="study-seeds").set_value(4)
     app.number_input(key="study-tiny-epochs").set_value(7)
     app.toggle(key="study-lookalikes").set_value(True)
     app.text_input(key="study-name").set_value("mine").run()
     command = app.code[0].value
     start_it(app)
-    expected = ["combined", "/some/my pairs.csv", "--name=mine", "--preset=tiny", "--seeds=5", "--drop-lookalikes"]
+    expected = ["combined", "/some/my pairs.csv", "--name=mine", "--preset=tiny", "--seeds=4", "--drop-lookalikes"]
     assert started == [("mine", [*expected, "--epochs=7"])]
     assert shlex.split(command)[4:] == started[0][1]
     config = parse(shlex.split(command)[3:]).config
     usual = preset_config("tiny")
-    assert (config.epochs, config.seeds, config.protocol, config.lr) == (7, 5, "paper", usual.lr)
+    assert (config.epochs, config.seeds, config.protocol, config.lr) == (7, 4, "paper", usual.lr)
     assert config.eval_captions == 1
 
 
@@ -117,6 +117,15 @@ def test_a_name_that_cannot_be_one_is_refused() -> None:
         assert not app.code
 
 
+def test_a_study_without_a_meaning_where_towers_are_locked_is_not_started() -> None:
+    app = form()
+    app.selectbox(key="study-plan").select("forgetting").run()
+    assert not app.button(key="study-start").disabled
+    app.segmented_control(key="study-preset").select("locked").run()
+    assert "study forgetting is about the words of a trained text encoder: take --no-lock-text" in texts(app)
+    assert app.button(key="study-start").disabled
+
+
 def test_a_number_out_of_range_is_refused_at_once() -> None:
     app = form()
     for field, value in (("seeds", 0), ("small-epochs", -1)):
@@ -132,7 +141,7 @@ def test_what_a_plan_and_a_preset_set_needs_no_word(started: list) -> None:  # t
     app.segmented_control(key="study-preset").select("tiny").run()
     start_it(app)
     ((name, arguments),) = started
-    assert arguments == ["captions", "scenes", f"--name={name}", "--preset=tiny", "--seeds=3"]
+    assert arguments == ["captions", "scenes", f"--name={name}", "--preset=tiny", "--seeds=5"]
     config = parse(["study", *arguments]).config
     assert fault_of("scenes", name, config) == ""
     assert config.source == SourceOptions()

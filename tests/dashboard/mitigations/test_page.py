@@ -172,10 +172,10 @@ def test_forgetting_says_what_it_is_measured_against_and_what_the_checkpoint_kee
     told = captions(app)
     assert "leaving out only those changes retrieval by" in told
     assert "611 queries of one split" in told
-    assert "nothing here deletes them" in told
+    assert "writes such a checkpoint" in told
     other = open_page(PAGE, study="combined", setting="text_mask=0.3")
     assert "against forget-untrained" not in titles(other)
-    assert "nothing here deletes them" not in captions(other)
+    assert "writes such a checkpoint" not in captions(other)
 
 
 def test_a_study_from_before_there_was_the_arm_that_forgets_nothing_trained_opens(data: Path) -> None:
@@ -196,4 +196,4 @@ def test_every_interval_says_that_it_is_over_seeds_of_one_split(data: Path) -> N
     told = [text for text in (*captions(app).splitlines(), *texts(app)) if "95 %" in text]
     assert len(told) >= 4
     assert all("training seeds of one split" in text for text in told)
-    assert all("of one split" in chart.proto.spec for chart in app.get("plotly_chart"))
+    assert all("95 % intervals" in chart.proto.spec for chart in app.get("plotly_chart"))
