@@ -63,6 +63,7 @@ ATTACK_METRICS = {"auroc": ATTACK_AUROC, "TPR@0.01": ATTACK_TPR, "TPR@0.001": "a
 
 # What an interval over seeds covers: with other pairs drawn for each group a result may move further than it says.
 ONE_SPLIT = "training seeds of one split"
+SPLITS = "splits of the pairs"  # what it covers where every replicate draws the groups anew
 
 
 def of_one_split(kind: str) -> str:

@@ -101,6 +101,7 @@ class Study:
     also: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # one more arm, such as "text_mask=0.3 decisions"
     equal_time: bool = False  # add each arm that takes longer or shorter than none once more, taking as long
     only: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # train only this arm now, and the one all are compared with
+    seeds_per_split: int = 1  # seeds that train on one split of the pairs before another is drawn; 0: all share one
     # Not the preset of an audit: the paper's claims are about encoders that are trained.
     config: AuditConfig = field(default_factory=AuditConfig)
 
@@ -113,6 +114,7 @@ class Study:
 
         also = [parse_setting(text) for text in self.also]
         more: dict[str, Any] = {"also": also, "equal_time": self.equal_time, "only": self.only}
+        more["seeds_per_split"] = self.seeds_per_split
         with RichScreen(self.config.batch_size) as screen:
             more |= {"screen": screen, "decisions": decided_of}
             done = run_study(self.study, self.source, self.config, name=self.name, **more)

@@ -280,6 +280,11 @@ class AuditConfig:
         "captions of a pair that memorization is measured on; 0 means all that are used",
         Facts(ge=0, affects=("evaluation",), embeds=10),
     )
+    retrieval_apart: bool = option(
+        False,
+        "utility is measured on half of the external pairs, which then neither centre alignments nor steer adaptive_*",
+        Facts(title="Utility on pairs of its own", younger=True),
+    )
     cache_gb: float = option(
         8.0, "above this, pictures stream from disk", Facts(title="Picture store (GB)", gt=0, affects=())
     )

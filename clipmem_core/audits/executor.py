@@ -95,6 +95,23 @@ def local_processes(tasks: Sequence[Task], *, at_once: int) -> Looks:
         stop([process for _, process in running])
 
 
+def in_this_process(tasks: Sequence[Task]) -> Looks:
+    """Run tasks in this process, one after the other; an `Executor`. Heads on cached features are trained sooner than
+    Python has started."""
+    import torch  # which nothing else here needs
+
+    from clipmem_core.audits.member import run_member
+
+    threads = torch.get_num_threads()
+    for task in tasks:
+        try:
+            for folder in task.folders:
+                run_member(folder.parents[1], folder.name)
+        finally:
+            torch.set_num_threads(threads)
+        yield task
+
+
 def environment(threads: int) -> dict[str, str]:
     """Return the environment of a process that computes with so many threads."""
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])

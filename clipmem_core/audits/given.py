@@ -88,19 +88,22 @@ def with_features(source: str, config: AuditConfig) -> AuditConfig:
     return config
 
 
-def read_given(source: str, config: AuditConfig) -> tuple[RawPairs, Stored]:
+def read_given(source: str, config: AuditConfig, *, cache: Path | None = None) -> tuple[RawPairs, Stored]:
     """Read a table and the features that were computed of it elsewhere.
 
     Args:
         source: the table that `config.features` has a row for each of, or the folder that the pictures are in where
             the features bring their own table along.
         config: of which `features` and `source` matter.
+        cache: where the checked features are kept; None takes the one in the data folder.
 
     Raises:
         InputError: something is missing, cut off or does not fit; one line names it.
     """
     table, arrays = _named(source, config.features)
-    stored = stored_features(table, config.source, image=arrays.get("image", ""), text=arrays.get("text", ""))
+    stored = stored_features(
+        table, config.source, image=arrays.get("image", ""), text=arrays.get("text", ""), folder=cache
+    )
     root, images = _pictures(source, config, stored.pairs[c.IMAGE].tolist())
     pairs = stored.pairs.assign(**{c.IMAGE: images, c.PLANTED: None, c.WIDTH: 0, c.HEIGHT: 0})
     rows = len(pairs) + len(stored.quarantine)

@@ -10,8 +10,9 @@ from rich.table import Table
 
 from clipmem_core import columns as c
 from clipmem_core.audits.console import RichScreen, plain
-from clipmem_core.audits.prepare import DataSet, look_at_pictures
-from clipmem_core.config import AuditConfig, SourceOptions, data_folder
+from clipmem_core.audits.given import GivenRows, holds_features
+from clipmem_core.audits.prepare import DataSet, load_data_set, look_at_pictures
+from clipmem_core.config import DEFAULT_PRESET, AuditConfig, SourceOptions, data_folder, preset_config
 from clipmem_core.pairs.table import RawPairs, read_source
 from clipmem_core.scores.membership import MIN_PAIRS
 
@@ -27,6 +28,11 @@ def inspect_source(source: str, options: SourceOptions) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="clipmem-") as folder, RichScreen() as screen:
         data = Path(folder)
+        if holds_features(source):
+            config = dataclasses.replace(preset_config(DEFAULT_PRESET), source=options, features=source)
+            given = load_data_set(source, config, cache=data)
+            show(source, given.raw, given, Console(highlight=False))
+            return
         raw = read_source(source, options, data=data if source == "scenes" else data_folder())
         config = dataclasses.replace(AuditConfig(), cache_size=PIXELS)
         found = look_at_pictures(raw, config, cache=data / "pixels", progress=screen.pictures)
@@ -48,8 +54,7 @@ def show(source: str, raw: RawPairs, found: DataSet, console: Console) -> None:
         "pairs that can be used": f"{len(pairs):,}{too_few}",
         "captions a pair": f"{counts.min()} to {counts.max()}, {counts.mean():.2f} on average",
         "labels": f"{labels.nunique():,} on {len(labels):,} pairs" if len(labels) else "none",
-        "picture widths": f"{pairs[c.WIDTH].min():,} to {pairs[c.WIDTH].max():,} pixels",
-        "picture heights": f"{pairs[c.HEIGHT].min():,} to {pairs[c.HEIGHT].max():,} pixels",
+        **sizes(found),
         "look-alikes": f"{found.lookalikes:,} pictures look like an earlier one",
         "in quarantine": f"{len(found.quarantine):,} rows",
     }
@@ -65,6 +70,17 @@ def show(source: str, raw: RawPairs, found: DataSet, console: Console) -> None:
         captions = " | ".join(caption[:200] for caption in row[c.CAPTIONS])
         table.add_row(*(plain(text) for text in (row[c.PAIR_ID], row[c.IMAGE], label, captions)))
     console.print(table)
+
+
+def sizes(found: DataSet) -> dict[str, str]:
+    """Return how large the pictures are, or the features that stand for them."""
+    if isinstance(found.pixels, GivenRows):
+        return {"features": f"computed elsewhere, {found.pixels.values.shape[1]:,} numbers a picture: none is opened"}
+    pairs = found.pairs
+    return {
+        "picture widths": f"{pairs[c.WIDTH].min():,} to {pairs[c.WIDTH].max():,} pixels",
+        "picture heights": f"{pairs[c.HEIGHT].min():,} to {pairs[c.HEIGHT].max():,} pixels",
+    }
 
 
 def quarantine_table(quarantine: pd.DataFrame) -> Table:

@@ -21,7 +21,7 @@ from clipmem_core.audits.locked import (
     open_towers,
     opened,
 )
-from clipmem_core.audits.prepare import pixels_folder, read_tokens, tokens_file
+from clipmem_core.audits.prepare import membership_of, pixels_folder, read_tokens, sides_of, tokens_file, utility_rows
 from clipmem_core.audits.probe import probe_accuracy
 from clipmem_core.audits.record import MemberRecord, Record
 from clipmem_core.audits.store import (
@@ -127,7 +127,7 @@ def open_member(folder: Path, name: str) -> MemberRun:
         caption_start=start,
         keys=keys,
         rows=rows,
-        external=np.flatnonzero(group == c.EXTERNAL),
+        external=np.flatnonzero(sides_of(audit, config, membership_of(membership)).external),
     )
     own = audit.member_record(name)
     return MemberRun(audit, name, record, own, config, pairs, membership, data, known, towers, features)
@@ -262,10 +262,12 @@ def probe_rows(run: MemberRun) -> np.ndarray:
 def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]:
     """Measure retrieval both ways on external pairs, and with labels a linear probe and zero-shot.
 
+    On half of them where the config sets that half apart.
+
     `image` are the mean image embeddings, [n_pairs, dim].
     """
     how = {"precision": run.config.precision, "device": run.record.device}
-    external = np.flatnonzero(run.membership[c.GROUP].to_numpy() == c.EXTERNAL)
+    external = utility_rows(sides_of(run.audit, run.config, membership_of(run.membership)))
     start = run.data.caption_start
     captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in external])
     owner = np.repeat(np.arange(len(external)), (start[external + 1] - start[external]))

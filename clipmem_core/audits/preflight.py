@@ -27,8 +27,9 @@ from clipmem_core.audits.estimate import (
     trained_pairs,
     undisturbed,
 )
+from clipmem_core.audits.given import with_features
 from clipmem_core.audits.jobs import OUTPUT, PROGRAM, Job, Task, audit_task, jobs_folder, resume_arguments
-from clipmem_core.audits.prepare import draw_membership, look_at_pictures, plant
+from clipmem_core.audits.prepare import draw_membership, load_data_set, look_at_pictures, plant
 from clipmem_core.audits.settings import check_config, opens_towers, resolve, side_by_side
 from clipmem_core.audits.setup import check_same
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, write_json
@@ -104,7 +105,7 @@ def refuse_at_once(request: Request) -> None:
         raise InputError(f"audit {request.name!r} waits or runs already: take another name, or cancel it first")
     audit = Audit(audits_folder() / request.name)
     if (audit.folder / CONFIG).is_file():
-        check_same(audit, request.source, resolve(request.config))
+        check_same(audit, request.source, resolve(with_features(request.source, request.config)))
 
 
 def start_check(request: Request) -> Job:
@@ -181,7 +182,10 @@ def check(request: Request) -> None:
     Raises:
         InputError: the audit could not start.
     """
-    config = resolve(request.config)
+    config = resolve(with_features(request.source, request.config))
+    if config.features:
+        _check_given(request.source, config)
+        return
     began = time.monotonic()
     raw = read_source(request.source, config.source, data=data_folder())
     reading = time.monotonic() - began
@@ -203,6 +207,19 @@ def check(request: Request) -> None:
         **found(data_set.pairs, data_set.quarantine, membership, config),
     )
     say_time(pace, config, data_set.pairs, membership, starting=starting, preparing=reading, features=features)
+
+
+def _check_given(source: str, config: AuditConfig) -> None:
+    """Print the same of a data set whose features were computed elsewhere: no picture is opened, and all is exact."""
+    began = time.monotonic()
+    data_set = load_data_set(source, config)
+    preparing = time.monotonic() - began
+    membership = _draw(data_set.pairs, data_set.clusters, config)
+    kinds = data_set.pairs, data_set.quarantine
+    rows, lookalikes = data_set.raw.rows, data_set.lookalikes
+    say(FOUND, exact=True, rows=rows, lookalikes=lookalikes, **found(*kinds, membership, config))
+    pace, starting = measure_pace(config, data_set.raw, membership, [])
+    say_time(pace, config, data_set.pairs, membership, starting=starting, preparing=preparing)
 
 
 def seconds_of_features(config: AuditConfig, pairs: pd.DataFrame, opening: float) -> float:

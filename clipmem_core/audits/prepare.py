@@ -18,7 +18,8 @@ from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures
 from clipmem_core.pairs.planting import plant_miscaptions
 from clipmem_core.pairs.table import RawPairs, read_source
-from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership
+from clipmem_core.scores.in_out import Sides
+from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership, set_apart
 from clipmem_core.shortage import shortage
 from clipmem_core.training.names import model_config
 
@@ -54,13 +55,21 @@ def content_fingerprint(pairs: pd.DataFrame) -> str:
 
 
 def load_data_set(
-    source: str, config: AuditConfig, *, progress: Report | None = None, say: Say = lambda line: None
+    source: str,
+    config: AuditConfig,
+    *,
+    cache: Path | None = None,
+    progress: Report | None = None,
+    say: Say = lambda line: None,
 ) -> DataSet:
-    """Read a data set, look at every picture once, and set aside what cannot be used."""
+    """Read a data set, look at every picture once, and set aside what cannot be used.
+
+    What is stored of it lies in `cache`, or in the data folder.
+    """
     if config.features:
-        return _given(source, config)
+        return _given(source, config, cache)
     raw = read_source(source, config.source, data=data_folder())
-    return look_at_pictures(raw, config, progress=progress, say=say)
+    return look_at_pictures(raw, config, cache=cache, progress=progress, say=say)
 
 
 def look_at_pictures(
@@ -99,9 +108,9 @@ def _as_asked(pairs: pd.DataFrame, config: AuditConfig) -> pd.DataFrame:
     return pairs.reindex(columns=c.PAIR_COLUMNS)
 
 
-def _given(source: str, config: AuditConfig) -> DataSet:
+def _given(source: str, config: AuditConfig, cache: Path | None = None) -> DataSet:
     """Read a data set whose features were computed elsewhere: its pictures are not opened."""
-    raw, stored = read_given(source, config)
+    raw, stored = read_given(source, config, cache=cache)
     rows = GivenRows(stored.folder, np.arange(len(raw.pairs)))
     data_set = DataSet(raw, _as_asked(raw.pairs, config), raw.quarantine, given_lookalikes(rows), rows)
     return drop_lookalikes(data_set) if config.drop_lookalikes else data_set
@@ -162,6 +171,19 @@ def draw_membership(clusters: np.ndarray, config: AuditConfig, *, members: int =
         return paper_membership(clusters, seeds=config.seeds, seed=config.seed)
     repeats = (members or config.members) // config.folds
     return ensemble_membership(clusters, folds=config.folds, repeats=repeats, seed=config.seed, halves=config.halves)
+
+
+def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> Sides:
+    """Return as what each member counts for each pair, and the external pairs that are set apart for utility."""
+    apart = None
+    if config.retrieval_apart:
+        apart = set_apart(membership.group, read_prepared(audit.folder).clusters, seed=config.seed)
+    return Sides(membership, config.protocol, config.seed, apart)
+
+
+def utility_rows(sides: Sides) -> np.ndarray:
+    """Return the external pairs that utility is measured on: those set apart, or all."""
+    return np.flatnonzero(sides.external if sides.apart is None else sides.apart)
 
 
 def leave_out(membership: Membership, rows: np.ndarray) -> Membership:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.index import map_vectors
-from clipmem_core.audits.prepare import membership_of
+from clipmem_core.audits.prepare import membership_of, sides_of
 from clipmem_core.audits.store import IMAGE_INDEX, TEXT_INDEX, Audit, read_array, read_utility
 from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
@@ -53,7 +53,7 @@ def gather_evidence(audit: Audit) -> Evidence:
     """Read every member's embeddings and trajectory; embeddings stay on disk."""
     config, pairs = audit.record.config, audit.pairs
     membership = membership_of(audit.membership)
-    sides = Sides(membership, config.protocol, config.seed)
+    sides = sides_of(audit, config, membership)
     image = [map_vectors(audit.member(name) / IMAGE_INDEX) for name in membership.members]
     text = [map_vectors(audit.member(name) / TEXT_INDEX) for name in membership.members]
     paths = [audit.member(name) / TRAJECTORY for name in membership.members]

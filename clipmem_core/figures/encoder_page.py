@@ -15,6 +15,7 @@ from clipmem_core.figures.colours import ENCODER_COLOURS, OTHER, PARADIGM_COLOUR
 from clipmem_core.figures.layout import (
     DOTTED,
     LEGEND_ABOVE,
+    LEGEND_OF_INTERVALS,
     LEGEND_OF_SEEDS,
     error_bar,
     in_words,
@@ -208,4 +209,4 @@ def _name_places(figure: go.Figure, order: tuple[str, ...], title: str, *, right
 def _of_study(figure: go.Figure, title: str, *, rangemode: str | None = "tozero") -> go.Figure:
     figure.update_yaxes(title=title, rangemode=rangemode)
     figure.add_hline(0, line=DOTTED)
-    return laid_out(figure, 380, legend=LEGEND_OF_SEEDS)
+    return laid_out(figure, 380, legend=LEGEND_OF_INTERVALS)

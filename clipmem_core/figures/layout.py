@@ -11,6 +11,7 @@ from clipmem_core.figures.colours import OTHER
 
 DOTTED = {"color": OTHER, "width": 1, "dash": "dot"}
 LEGEND_ABOVE: dict[str, Any] = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0}
+LEGEND_OF_INTERVALS = LEGEND_ABOVE | {"title": {"text": "bars: 95 % intervals", "side": "top"}}
 LEGEND_OF_SEEDS = LEGEND_ABOVE | {"title": {"text": f"bars: 95 %, {ONE_SPLIT}", "side": "top"}}
 NAME_LENGTH = 40
 

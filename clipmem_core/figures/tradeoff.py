@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from clipmem_core.figures.colours import CHOSEN_COLOUR, FRONT_COLOUR, LINE_COLOURS, OTHER, PAPER_COLOUR
-from clipmem_core.figures.layout import LEGEND_OF_SEEDS, error_bar, laid_out, safe
+from clipmem_core.figures.layout import LEGEND_OF_INTERVALS, error_bar, laid_out, safe
 from clipmem_core.studies.store import ARM
 
 MEMORIZATION, UTILITY = "memorization", "utility"
@@ -129,7 +129,7 @@ def against_figure(
 
 def _finished(figure: go.Figure) -> go.Figure:
     """Give a figure its height and its legend; a drag scrolls the page."""
-    return laid_out(figure, HEIGHT, legend=LEGEND_OF_SEEDS, dragmode=False, hoverlabel={"align": "left"})
+    return laid_out(figure, HEIGHT, legend=LEGEND_OF_INTERVALS, dragmode=False, hoverlabel={"align": "left"})
 
 
 def _add_arms(figure: go.Figure, rows: pd.DataFrame, x: str, y: str, colour: str, **trace: Any) -> None:

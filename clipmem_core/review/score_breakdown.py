@@ -14,6 +14,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.index import map_vectors
+from clipmem_core.audits.prepare import sides_of
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, SCORES, Audit
 from clipmem_core.config import InputError
 from clipmem_core.review.search import INDEXES, cosines, highest, index_path, vectors_at
@@ -131,21 +132,28 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
 def _terms(audit: Audit, member: str, membership: Membership, row: int) -> dict[str, float]:
     """Return the terms of one member's alignment with one pair; see scores/alignment.py."""
     image_path, text_path = _indexes(audit, member, len(membership.group))
-    mean_image, mean_text, n_external = _external_means(audit, member)
+    external = _external(audit)
+    mean_image, mean_text = _external_means(audit, member)
     image, text = (vectors_at(path, [row])[0].astype(np.float64) for path in (image_path, text_path))
     products = np.array([[image @ text], [image @ mean_text], [mean_image @ text], [image @ image], [text @ text]])
-    terms = terms_of(products, np.flatnonzero(membership.group[[row]] == c.EXTERNAL), n_external)
+    terms = terms_of(products, np.flatnonzero([row in external]), len(external))
     shown = (c.POSITIVE, c.NEGATIVE_TEXT, c.NEGATIVE_IMAGE, c.ALIGNMENT, c.SIMILARITY)
     return {term: float(terms[term][0]) for term in shown}
 
 
+@kept(8, MEMBERSHIP)
+def _external(audit: Audit) -> list[int]:
+    """Return the rows of the external pairs that centre alignments."""
+    return np.flatnonzero(sides_of(audit, audit.record.config, _membership(audit)).external).tolist()
+
+
 @kept(32, MEMBERSHIP, paths=lambda audit, member: [index_path(audit, member, by) for by in INDEXES])
-def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return ν_I, ν_T and the number of external pairs."""
-    external = np.flatnonzero(_membership(audit).group == c.EXTERNAL).tolist()
+def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return ν_I and ν_T."""
+    external = _external(audit)
     image, text = (vectors_at(index_path(audit, member, by), external) for by in INDEXES)
     try:
-        return *external_means(image, text, np.arange(len(external))), len(external)
+        return external_means(image, text, np.arange(len(external)))
     except ValueError as error:
         raise InputError(f"member {member} cannot be compared ({error}): delete the audit and run it again") from None
 

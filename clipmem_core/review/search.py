@@ -127,6 +127,11 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
     from clipmem_core.training.model import tokenize
 
     config, member = audit.record.config, choose_member(audit.record.members, member)
+    if config.features:
+        raise InputError(
+            f"audit {audit.name!r} has features that were computed elsewhere, and no tower to embed a query with: "
+            "take a pair and look for more like it"
+        )
     with _ENCODING, _one_thread():
         if config.lock_text:
             model, read = _text_head(audit, member), _text_features(config, text)

@@ -120,11 +120,13 @@ class Sides:
         membership: who trains on what.
         protocol: `ensemble` or `paper`.
         seed: start of every draw that scoring makes, the labelling of external pairs among them.
+        apart: external pairs that utility alone is measured on, true in [n_pairs]; None where there are none.
     """
 
     membership: Membership
     protocol: str
     seed: int
+    apart: np.ndarray | None = None
 
     @functools.cached_property
     def inside(self) -> np.ndarray:
@@ -138,8 +140,9 @@ class Sides:
 
     @functools.cached_property
     def external(self) -> np.ndarray:
-        """True for external pairs, [n_pairs]."""
-        return self.membership.group == EXTERNAL
+        """True for external pairs that centre alignments and make up the null, [n_pairs]."""
+        external = self.membership.group == EXTERNAL
+        return external if self.apart is None else external & ~self.apart
 
 
 def labellings(sides: Sides, n_pairs: int) -> Iterable[np.ndarray]:

@@ -16,7 +16,8 @@ MIN_PAIRS = 200
 MIN_GROUP = 50
 MAX_GROUP = 5_000
 _ATTEMPTS = 16  # random orders tried before groups of an exact size are given up
-_GROUP_DRAW, _FOLD_DRAW, _HALF_DRAW = 0, 1, 4  # separate random streams; 2 and 3 are those of in_out
+# Separate random streams; 2 and 3 are those of in_out.
+_GROUP_DRAW, _FOLD_DRAW, _HALF_DRAW, _APART_DRAW = 0, 1, 4, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +149,31 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
     trained = np.stack([shared | (group == CANDIDATE), shared | (group == INDEPENDENT)] * seeds)
     members = tuple(f"{side}-{number}" for number in range(seeds) for side in "fg")
     return Membership(group, members, trained)
+
+
+def set_apart(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarray:
+    """Draw the half of the external pairs that utility alone is measured on, true for them, [n_pairs].
+
+    What it leaves centres alignments and steers adaptive mitigations, so that no arm is judged on pairs that it was
+    steered by. Look-alikes stay together.
+
+    Args:
+        group: name of each pair's group, [n_pairs].
+        clusters: look-alike cluster of each pair, [n_pairs].
+        seed: start of every draw.
+
+    Example:
+        >>> group = np.array(["external"] * 6 + ["shared"] * 2)
+        >>> apart = set_apart(group, np.array([0, 0, 2, 3, 4, 5, 6, 7]), seed=0)
+        >>> int(apart.sum()), bool(apart[0] == apart[1]), apart[6:].tolist()
+        (3, True, [False, False])
+    """
+    rows = np.flatnonzero(group == EXTERNAL)
+    cluster, sizes = _sized(clusters[rows])
+    (chosen,) = _draw_groups(sizes, len(rows) // 2, 1, np.random.default_rng([seed, _APART_DRAW]))
+    apart = np.zeros(len(group), dtype=bool)
+    apart[rows[np.isin(cluster, chosen)]] = True
+    return apart
 
 
 def _sized(clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -65,6 +65,26 @@ class Difference:
     p_value: float  # two-sided
     detectable: float  # the smallest true difference that a run like this finds four times out of five
 
+    def of_all(self, comparisons: int, *, level: float = 0.95) -> tuple[float, float]:
+        """Return the ends of the simultaneous interval over so many comparisons: Bonferroni's t.
+
+        All of them hold at once in `level` of all runs, however the comparisons depend on each other and however unlike
+        their spreads are. Dunnett's are shorter, but take one spread for all arms.
+
+        Args:
+            comparisons: at least 1; of 1 it is the interval itself, where that is one at `level`.
+            level: the coverage of all together.
+
+        Example:
+            >>> found = paired_difference([3.0, 5.0, 7.0], [2.0, 3.0, 4.0])
+            >>> found.of_all(1) == (found.low, found.high), [round(end, 2) for end in found.of_all(5)]
+            (True, [-3.73, 7.73])
+        """
+        if self.n < 2 or comparisons == 1:
+            return self.low, self.high
+        usual, wide = (t.ppf(1 - (1 - level) / (2 * many), self.n - 1) for many in (1, comparisons))
+        return tuple(float(self.mean + (end - self.mean) * wide / usual) for end in (self.low, self.high))  # type: ignore[return-value]
+
 
 def paired_difference(values: Sequence[float], reference: Sequence[float], *, level: float = 0.95) -> Difference:
     """Compare two arms over the seeds they share: the mean difference with Student's t interval.
@@ -98,6 +118,29 @@ def paired_difference(values: Sequence[float], reference: Sequence[float], *, le
     error = spread / np.sqrt(n)
     half = float(t.ppf((1 + level) / 2, n - 1) * error)
     return Difference(n, mean, mean - half, mean + half, _p_value(mean, error, n), smallest_detectable(spread, n))
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Correct p values for how many there are: Holm's step-down (Scandinavian Journal of Statistics, 1979).
+
+    The chance that any true null is rejected at a level is at most that level, however they depend on each other.
+
+    Args:
+        p_values: one a comparison, [n]; NaN is none, and stays.
+
+    Returns:
+        Corrected p, [n], in [0, 1].
+
+    Example:
+        >>> holm(np.array([0.01, 0.04, np.nan, 0.03])).tolist()
+        [0.03, 0.06, nan, 0.06]
+    """
+    corrected = np.full(len(p_values), np.nan)
+    known = np.flatnonzero(~np.isnan(p_values))
+    order = known[np.argsort(p_values[known], kind="stable")]
+    steps = p_values[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected
 
 
 def _p_value(mean: float, error: float, n: int) -> float:

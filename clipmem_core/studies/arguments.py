@@ -30,7 +30,8 @@ def commands_of(study: StudyFolder) -> list[str]:
         only = [f"--only {shlex.quote(arm)}" for arm in named if len(some) < len(asked["arms"])]
         config = {name: own for name, own in asked["config"].items() if name not in affecting("machine")}
         words = _words(asked["study"], shlex.quote(asked["source"]), study.name, config | {"seeds": seeds}, joint=" ")
-        commands.append(" ".join(["python -m clipmem_core study", *words, *([] if commands else also), *only]))
+        said = [*words, *_split_words(study, joint=" "), *([] if commands else also), *only]
+        commands.append(" ".join(["python -m clipmem_core study", *said]))
     return commands
 
 
@@ -41,7 +42,8 @@ def resume_arguments(study: StudyFolder) -> list[str]:
     """
     asked = study.asked
     equal_time = ["--equal-time"] if asked.get("equal_time") else []
-    return [*study_arguments(asked["study"], asked["source"], study.name, asked["config"]), *equal_time]
+    named = study_arguments(asked["study"], asked["source"], study.name, asked["config"])
+    return [*named, *_split_words(study, joint="="), *equal_time]
 
 
 def study_arguments(study: str, source: str, name: str, config: Mapping[str, Any]) -> list[str]:
@@ -54,6 +56,11 @@ def study_arguments(study: str, source: str, name: str, config: Mapping[str, Any
         config: its fields.
     """
     return _words(study, source, name, config, joint="=")
+
+
+def _split_words(study: StudyFolder, *, joint: str) -> list[str]:
+    """Return how many seeds share a split, where that is not one."""
+    return [] if study.seeds_per_split == 1 else [f"--seeds-per-split{joint}{study.seeds_per_split}"]
 
 
 def _words(study: str, source: str, name: str, config: Mapping[str, Any], *, joint: str) -> list[str]:

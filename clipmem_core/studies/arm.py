@@ -236,10 +236,11 @@ def taken_out(removal: Removal, scores: pd.DataFrame, pool: np.ndarray, *, seed:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What the arms of a study share, and what turns an arm into a config and into pairs.
+    """What the arms of a study share on one split, and what turns an arm into a config and into pairs.
 
-    `config` is the study's and `none` its reference arm; `planned` are the texts of all arms of its plan, None where no
-    text can say one. `pairs`, their `group` and their `clusters` of look-alikes are in one order.
+    `config` is the study's with the seed that draws this split, and `none` its reference arm; `planned` are the texts
+    of all arms of its plan, None where no text can say one. `pairs`, their `group` and their `clusters` of look-alikes
+    are in one order.
     """
 
     config: AuditConfig
@@ -248,6 +249,7 @@ class Context:
     pairs: pd.DataFrame
     group: np.ndarray
     clusters: np.ndarray
+    splits: bool = False  # whether the study draws more than this one
 
     @property
     def reference(self) -> AuditConfig:
@@ -288,9 +290,10 @@ class Context:
     def standing(self, decided: Decided) -> Decided:
         """Return of what was decided that which changes how members of this study train.
 
-        Utility is measured on external pairs: they stay as they are. Of new captions as many count as are used.
+        Utility is measured on external pairs: they stay as they are, and other splits have others. Of new captions as
+        many count as are used.
         """
-        trained = self.pairs[self.group != c.EXTERNAL]
+        trained = self.pairs if self.splits else self.pairs[self.group != c.EXTERNAL]
         before = {id_: tuple(own) for id_, own in zip(trained[c.PAIR_ID], trained[c.CAPTIONS], strict=True)}
         used = self.config.captions or None
         after = {id_: tuple(own)[:used] for id_, own in decided.recaptioned.items()}
@@ -304,8 +307,9 @@ class Context:
             arm: any.
             scores: of the audit that ranks; without them what a ranking takes out is left out.
         """
-        fixed = arm.decided.removed | (self.lookalikes if arm.lookalikes else frozenset())
-        captions = {id_: own for id_, own in arm.decided.recaptioned.items() if id_ not in fixed}
+        kept = self.ids(c.EXTERNAL) if self.splits else frozenset[str]()
+        fixed = (arm.decided.removed - kept) | (self.lookalikes if arm.lookalikes else frozenset())
+        captions = {id_: own for id_, own in arm.decided.recaptioned.items() if id_ not in fixed | kept}
         if arm.removal is None or scores is None:
             return Decided(fixed, captions)
         shared = self.pairs.loc[self.group == c.SHARED, c.PAIR_ID]
@@ -343,6 +347,7 @@ def context_of(study: StudyFolder) -> Context:
         audit.pairs,
         audit.membership[c.GROUP].to_numpy(dtype=str),
         read_prepared(audit.folder).clusters,
+        splits=study.seeds_per_split > 0,
     )
 
 

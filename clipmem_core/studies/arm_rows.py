@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,11 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.audits.index import map_vectors
+from clipmem_core.audits.prepare import membership_of, sides_of
 from clipmem_core.audits.progress import last_line
-from clipmem_core.audits.scoring import membership_of
 from clipmem_core.audits.store import IMAGE_INDEX, SNAPSHOTS, TEXT_INDEX, Audit, read_array, read_utility
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.in_out import Sides
-from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.shapley import contributions
 from clipmem_core.scores.uncertainty import membership_auroc
 from clipmem_core.studies.store import (
@@ -28,7 +28,6 @@ from clipmem_core.studies.store import (
     RETRIEVAL,
     SAMPLES_SEEN,
     SECONDS,
-    SEED,
     TEXT_EXTERNAL,
 )
 from clipmem_core.training.files import LOG, TRAJECTORY
@@ -36,58 +35,60 @@ from clipmem_core.training.files import LOG, TRAJECTORY
 RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
 
 
-def point(audit: Audit, number: int, settings: dict[str, Any], compared: np.ndarray) -> dict[str, Any]:
+def point(
+    audit: Audit, number: int, settings: dict[str, Any], compared: np.ndarray, place: Mapping[str, int]
+) -> dict[str, Any]:
     """Return the row of an arm and seed.
 
     Args:
         audit: the arm's; its members f-number and g-number are done.
-        number: of the seed, from 0.
+        number: of the seed in this audit, from 0.
         settings: what the arm's row says it is.
         compared: pairs that every arm trains on if its group does, bool [n_pairs].
+        place: the seed's number in the study, and that of its split where seeds have their own.
 
     Returns:
-        arm, seed, the settings; memorization over compared candidates; utility, the mean of f and g; the samples that
-        one of them saw, the seconds that both trained, and the larger peak of memory.
+        arm, seed, split where there are several, the settings; memorization over compared candidates; utility, the mean
+        of f and g; the samples that one of them saw, the seconds that both trained, and the larger peak of memory.
     """
     names = (f"f-{number}", f"g-{number}")
     folders = [audit.member(name) for name in names]
     return {
         ARM: audit.name,
-        SEED: number,
+        **place,
         **settings,
-        **memorization(folders, _pair_of_members(audit, names), compared, seed=audit.record.config.seed),
+        **memorization(folders, _sides(audit, names), compared),
         **_utility(folders),
         **_price(folders),
     }
 
 
-def times(audit: Audit, number: int, compared: np.ndarray) -> list[dict[str, Any]]:
+def times(audit: Audit, number: int, compared: np.ndarray, place: Mapping[str, int]) -> list[dict[str, Any]]:
     """Return memorization after each epoch whose embeddings were kept: arm, seed, epoch and its numbers."""
     names = (f"f-{number}", f"g-{number}")
-    membership, seed = _pair_of_members(audit, names), audit.record.config.seed
+    sides = _sides(audit, names)
     rows = []
     for epoch in audit.record.snapshots:
         folders = [audit.member(name) / SNAPSHOTS / str(epoch) for name in names]
-        found = memorization(folders, membership, compared, seed=seed)
-        rows.append({ARM: audit.name, SEED: number, EPOCH: epoch, **found})
+        found = memorization(folders, sides, compared)
+        rows.append({ARM: audit.name, **place, EPOCH: epoch, **found})
     return rows
 
 
-def memorization(folders: list[Path], membership: Membership, compared: np.ndarray, *, seed: int) -> dict[str, float]:
+def memorization(folders: list[Path], sides: Sides, compared: np.ndarray) -> dict[str, float]:
     """Measure what f and g memorized from the embeddings in their folders.
 
     Args:
         folders: of f and g, with image.faiss and text.faiss.
-        membership: of these two.
+        sides: of these two, and the external pairs that centre alignments.
         compared: pairs that every arm trains on if its group does, bool [n_pairs].
-        seed: that the pairs to fit the map on are drawn from.
     """
+    membership, external = sides.membership, sides.external
     image = [map_vectors(folder / IMAGE_INDEX) for folder in folders]
     text = [map_vectors(folder / TEXT_INDEX) for folder in folders]
-    external = membership.group == c.EXTERNAL
     candidate = (membership.group == c.CANDIDATE) & compared
     f, g = (pair_terms(a, b, external)[c.ALIGNMENT] for a, b in zip(image, text, strict=True))
-    parts, fits = contributions(image, text, Sides(membership, "paper", seed))
+    parts, fits = contributions(image, text, sides)
     kept = dataclasses.replace(membership, group=membership.group[compared], trained=membership.trained[:, compared])
     return {
         CLIPMEM_CANDIDATE: float((f - g)[candidate].mean()),
@@ -101,8 +102,9 @@ def memorization(folders: list[Path], membership: Membership, compared: np.ndarr
     }
 
 
-def _pair_of_members(audit: Audit, names: tuple[str, str]) -> Membership:
-    return membership_of(audit.membership[[c.PAIR_ID, c.GROUP, *names]])
+def _sides(audit: Audit, names: tuple[str, str]) -> Sides:
+    membership = membership_of(audit.membership[[c.PAIR_ID, c.GROUP, *names]])
+    return sides_of(audit, audit.record.config, membership)
 
 
 def _utility(folders: list[Path]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from clipmem_core.studies.effects import (
     TEXT_LEAD,
     UNTRAINED,
     Outcome,
+    by_split,
     difference_of,
     judged_against,
     leaving_out,
@@ -32,6 +33,7 @@ from clipmem_core.studies.store import (
     MEMBERSHIP_AUROC,
     RETRIEVAL,
     SEED,
+    SPLIT,
     TEXT_EXTERNAL,
 )
 
@@ -73,7 +75,7 @@ def signed(found: Difference) -> str:
 def verdict(found: Difference, *, above: str, below: str, open_: str) -> str:
     """Choose the words that an interval allows."""
     if found.n < MIN_REPLICATES:
-        return f"{found.n} seed{'s are' if found.n > 1 else ' is'} too few to say more"
+        return f"{found.n} replicate{'s are' if found.n > 1 else ' is'} too few to say more"
     if found.low > 0:
         return above
     return below if found.high < 0 else open_
@@ -143,9 +145,10 @@ def beyond_external(times: pd.DataFrame) -> pd.DataFrame:
 
 
 def _moments(times: pd.DataFrame, moment: Callable[[np.ndarray, np.ndarray], float], begin: str) -> str:
-    """Compare a moment of both encoders' curves seed by seed; empty where no seed has both."""
+    """Compare a moment of both encoders' curves split by split; empty where none has both."""
     found: dict[str, list[float]] = {encoder: [] for encoder in CURVES}
-    for _, rows in beyond_external(times).groupby(SEED):
+    curves = by_split(beyond_external(times), [EPOCH], [name for name, _ in CURVES.values()])
+    for _, rows in curves.groupby(SPLIT if SPLIT in curves else SEED):
         for encoder, (name, _) in CURVES.items():
             found[encoder].append(moment(rows[EPOCH].to_numpy(), rows[name].to_numpy()))
     both = pd.DataFrame(found).dropna()
@@ -234,7 +237,18 @@ def combined(arms: pd.DataFrame, times: pd.DataFrame) -> list[str]:
     reached = [name for name, one in known.items() if one.reached]
     told = f"is reached by {', '.join(reached)}" if reached else _not_reached(known)
     judged = [_told(arms, name, judged_against(arms, name)) for name in reached]
-    return [f"The aim ({AIM}) {told}.", *judged, *_least(arms), *_untrained(arms, reached)]
+    return [f"The aim ({AIM}) {told}.", *judged, *_of_all(arms, reached), *_least(arms), *_untrained(arms, reached)]
+
+
+def _of_all(arms: pd.DataFrame, reached: Collection[str]) -> list[str]:
+    """Say which arms that reach the aim do so after a correction for how many were tried."""
+    if not reached:
+        return []
+    outcomes = {name: outcome_of(arms, name, of_all=True) for name in reached}
+    still = [name for name, one in outcomes.items() if one is not None and one.reached]
+    told = f"{', '.join(still)} still" if still else "none of them"
+    many = len(names_of(arms)) - 1
+    return [f"With intervals that hold for all {many} arms at once (Bonferroni's t) {told} reaches it."]
 
 
 def _untrained(arms: pd.DataFrame, told: Collection[str]) -> list[str]:
@@ -256,7 +270,7 @@ def _not_reached(known: Mapping[str, Outcome]) -> str:
     """Say which arm misses the aim by least, and by how much; of too few seeds, that they are."""
     judged = {name: one for name, one in known.items() if one.judged}
     if not judged:
-        return f"needs {MIN_REPLICATES} seeds, and clipmem and retrieval of {NONE} above 0, to be judged"
+        return f"needs {MIN_REPLICATES} replicates, and clipmem and retrieval of {NONE} above 0, to be judged"
     name = min(judged, key=lambda one: judged[one].missed)
     less, loss = percent(max(judged[name].less, 0)), percent(max(judged[name].loss, 0))
     lost = f"up to {loss} of retrieval lost"

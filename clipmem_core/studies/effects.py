@@ -1,9 +1,11 @@
-"""Each arm of a study beside its reference: paired differences over seeds, and the criterion of success.
+"""Each arm of a study beside its reference: paired differences over splits, and the criterion of success.
 
-A setting succeeds with a quarter less memorization at hardly any loss.
+Seeds that share a split are averaged first: they say nothing of other pairs. A study from before splits varied has one,
+and its intervals are over training seeds. A setting succeeds with a quarter less memorization at hardly any loss.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +13,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.config import FIELDS
-from clipmem_core.scores.seeds import Difference, paired_difference
+from clipmem_core.scores.seeds import Difference, holm, paired_difference
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 from clipmem_core.studies.arm import NONE
 from clipmem_core.studies.store import (
@@ -24,6 +26,7 @@ from clipmem_core.studies.store import (
     SAMPLES_SEEN,
     SECONDS,
     SEED,
+    SPLIT,
 )
 
 TEXT_LEAD = "text_minus_image"
@@ -33,7 +36,10 @@ MEASURES = (
     *(CLIPMEM_CANDIDATE, CLIPMEM_NET, MEMBERSHIP_AUROC, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, TEXT_LEAD),
     *(RETRIEVAL, "linear_probe", "zero_shot", SAMPLES_SEEN, SECONDS, PEAK_MB),
 )
-COLUMNS = [ARM, "measure", "n", "value", "difference", "low", "high", "p_value", "detectable"]
+COLUMNS = [
+    *(ARM, "measure", "n", "value", "difference", "low", "high", "p_value", "detectable"),
+    *("arms", "low_of_all", "high_of_all", "p_of_all"),
+]
 
 LESS = 0.25  # of mean candidate clipmem: what one setting should take away
 LOSS = 0.05  # of primary utility: what it may cost at most
@@ -50,8 +56,23 @@ def percent(share: float) -> str:
 
 AIM = (
     f"at least {percent(LESS)} less mean clipmem, less membership AUROC, and of retrieval at most {percent(LOSS)} "
-    f"lost, each at the worse end of its interval over {c.ONE_SPLIT}"
+    "lost, each at the worse end of its interval"
 )
+
+
+def replicates(table: pd.DataFrame) -> str:
+    """Return what intervals of a study are over: its splits, or the training seeds of the only one."""
+    return c.SPLITS if SPLIT in table else c.ONE_SPLIT
+
+
+def counted(n: int, table: pd.DataFrame) -> str:
+    """Return so many of what intervals are over.
+
+    Example:
+        >>> counted(1, pd.DataFrame({"split": [0]})), counted(3, pd.DataFrame())
+        ('1 split', '3 seeds')
+    """
+    return f"{n} {'split' if SPLIT in table else 'seed'}{'s' if n > 1 else ''}"
 
 
 def with_lead(table: pd.DataFrame) -> pd.DataFrame:
@@ -76,11 +97,14 @@ def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
         reference: the name of the reference arm.
 
     Returns:
-        One row an arm and measure: n seeds that both have, `value` the arm's mean over them, `difference` to the
-        reference with its 95 % interval, p value and smallest detectable difference; of the reference itself, whose
-        difference is none, `low` and `high` are empty. Arms without a seed in common are left out.
+        One row an arm and measure: n splits (of one split, seeds) that both have, `value` the arm's mean over them,
+        `difference` to the reference with its 95 % interval, p value and smallest detectable difference; of the
+        reference itself, whose difference is none, `low` and `high` are empty. Then the same corrected for how many
+        `arms` are compared in this measure: ends of simultaneous 95 % intervals (Bonferroni's t, which holds however
+        arms depend on each other), and Holm's p. Arms without a seed in common are left out.
     """
     table = with_lead(table)
+    compared = [name for name in names_of(table) if name != reference]
     seeds = table[SEED].isin(table.loc[table[ARM] == reference, SEED])
     rows = []
     for arm in names_of(table):
@@ -89,21 +113,40 @@ def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
             if found is not None:
                 value = table.loc[(table[ARM] == arm) & seeds, measure].mean()
                 rest = [np.nan] * 4 if arm == reference else [found.low, found.high, found.p_value, found.detectable]
-                rows.append([arm, measure, found.n, value, found.mean, *rest])
-    return pd.DataFrame(rows, columns=COLUMNS)
+                of_all = [np.nan] * 2 if arm == reference else list(found.of_all(len(compared)))
+                rows.append([arm, measure, found.n, value, found.mean, *rest, len(compared), *of_all])
+    found_all = pd.DataFrame(rows, columns=COLUMNS[:-1])
+    corrected = found_all.groupby("measure", sort=False)["p_value"].transform(lambda p: holm(p.to_numpy()))
+    return found_all.assign(**{COLUMNS[-1]: corrected.astype(float)})
 
 
 def mean_of(table: pd.DataFrame, arm: str, measure: str) -> Difference | None:
-    """Return the mean of a measure over an arm's seeds with its interval; None where there is no seed."""
-    values = table.loc[table[ARM] == arm, measure].dropna()
+    """Return the mean of a measure over an arm's splits with its interval; None where there is no seed."""
+    values = _by_split(table, arm, measure)
     return paired_difference(values.tolist(), np.zeros(len(values)).tolist()) if len(values) else None
 
 
 def difference_of(table: pd.DataFrame, arm: str, reference: str, measure: str) -> Difference | None:
     """Return the paired difference of two arms in a measure; None where they share no seed."""
-    sides = [table.loc[table[ARM] == name].set_index(SEED)[measure].dropna() for name in (arm, reference)]
-    shared = sides[0].index.intersection(sides[1].index)
-    return paired_difference(*(side.loc[shared].tolist() for side in sides)) if len(shared) else None
+    sides = [table.loc[table[ARM] == name, [SEED, measure]].dropna() for name in (arm, reference)]
+    both = set(sides[0][SEED]) & set(sides[1][SEED])
+    shared = table[table[SEED].isin(both)]
+    if not both:
+        return None
+    values, base = (_by_split(shared, name, measure) for name in (arm, reference))
+    return paired_difference(values.tolist(), base.loc[values.index].tolist())
+
+
+def by_split(table: pd.DataFrame, by: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
+    """Return a row a split of each thing that `by` tells apart, the means of measures over its seeds; of a study with
+    one split the table."""
+    return table.groupby([*by, SPLIT], sort=False)[list(measures)].mean().reset_index() if SPLIT in table else table
+
+
+def _by_split(table: pd.DataFrame, arm: str, measure: str) -> pd.Series:
+    """Return a measure of an arm by split, the mean over its seeds; of a study with one split by seed."""
+    own = table[table[ARM] == arm]
+    return own.groupby(SPLIT if SPLIT in own else SEED)[measure].mean().dropna()
 
 
 def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
@@ -131,8 +174,8 @@ def front(points: pd.DataFrame, x: str, y: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an arm did, over the seeds that it and its reference share; each at the end of its interval that is worse,
-    of one seed at its value. NaN where a mean of the reference may as well be 0."""
+    """What an arm did, over the splits (of one split, the seeds) that it and its reference share; each at the end of
+    its interval that is worse, of one at its value. NaN where a mean of the reference may as well be 0."""
 
     n: int
     less: float  # share of mean candidate clipmem that it takes away
@@ -155,19 +198,21 @@ class Outcome:
         return max(LESS - self.less, self.loss - LOSS)
 
 
-def outcome_of(arms: pd.DataFrame, arm: str) -> Outcome | None:
+def outcome_of(arms: pd.DataFrame, arm: str, *, of_all: bool = False) -> Outcome | None:
     """Return what an arm did beside what it is judged against; None where a measure is missing or they share no seed.
 
     Args:
         arms: arms.parquet, or a part of it.
         arm: the name of one.
+        of_all: by simultaneous intervals over all arms of the table, which hold for the best of many too.
     """
     reference = judged_against(arms, arm)
     clipmem, auroc, retrieval = (difference_of(arms, arm, reference, name) for name in JUDGED)
     if clipmem is None or auroc is None or retrieval is None:
         return None
-    most, auroc_most = (one.high if one.n > 1 else one.mean for one in (clipmem, auroc))
-    lowest = retrieval.low if retrieval.n > 1 else retrieval.mean
+    many = len(names_of(arms)) - 1 if of_all else 1
+    most, auroc_most = (one.of_all(many)[1] if one.n > 1 else one.mean for one in (clipmem, auroc))
+    lowest = retrieval.of_all(many)[0] if retrieval.n > 1 else retrieval.mean
     less, lost = (base_of(arms, arm, name, reference) for name in (CLIPMEM_CANDIDATE, RETRIEVAL))
     return Outcome(clipmem.n, -most / less, auroc_most, -lowest / lost)
 

@@ -14,7 +14,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.console import plain
 from clipmem_core.audits.results import machine_line, write_csv
 from clipmem_core.studies.arguments import commands_of
-from clipmem_core.studies.effects import TEXT_LEAD, all_differences, differences, with_lead
+from clipmem_core.studies.effects import TEXT_LEAD, all_differences, counted, differences, replicates, with_lead
 from clipmem_core.studies.plans import find_study
 from clipmem_core.studies.store import (
     ARM,
@@ -25,6 +25,7 @@ from clipmem_core.studies.store import (
     RETRIEVAL,
     SECONDS,
     SEED,
+    SPLIT,
     StudyFolder,
 )
 
@@ -42,24 +43,25 @@ HEADS = {
 }
 COMPARED = (CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, TEXT_LEAD, RETRIEVAL)
 PRICED = (SECONDS, PEAK_MB)
-BRACKETS = (
-    f"In brackets: 95 % intervals over {c.ONE_SPLIT}; other pairs drawn for each group may move a result further."
-)
+FURTHER = {c.ONE_SPLIT: "; other pairs drawn for each group may move a result further"}
 
 
 def sentences(study: StudyFolder) -> list[str]:
     """Return what came out of a study, in plain sentences."""
-    asked = study.asked
-    arms = study.arms
-    told = find_study(asked["study"]).answer(with_lead(arms), study.times) if len(arms) else []
-    return [*told, BRACKETS] if any("[" in sentence for sentence in told) else told
+    plan, arms = find_study(study.asked["study"]), study.arms
+    if arms.empty:
+        return []
+    told, over = plan.answer(with_lead(arms), study.times), replicates(arms)
+    if any("[" in sentence for sentence in told):
+        told = [*told, f"In brackets: 95 % intervals over {over}{FURTHER.get(over, '')}."]
+    return [*told, plan.untuned] if plan.untuned else told
 
 
 def show_study(study: StudyFolder) -> None:
     """Print a study's tables and its answer."""
     console, asked, times = Console(highlight=False), study.asked, study.times
-    table = differences(study.arms, asked["reference"])
-    console.print(_arms_table(table, asked["reference"]))
+    arms = study.arms
+    console.print(_arms_table(differences(arms, asked["reference"]), asked["reference"], arms))
     if len(times):
         console.print(_times_table(times))
     for sentence in sentences(study):
@@ -78,7 +80,7 @@ def result_rows(study: StudyFolder) -> pd.DataFrame:
     times = study.times
     if times.empty:
         return rows
-    measures = [name for name in times.columns if name not in (ARM, SEED, EPOCH)]
+    measures = [name for name in times.columns if name not in (ARM, SEED, SPLIT, EPOCH)]
     long = times.melt(id_vars=[ARM, SEED, EPOCH], value_vars=measures, var_name="measure")
     found = long.groupby([ARM, EPOCH, "measure"], sort=False)["value"].agg(["size", "mean", "min", "max"])
     named = {"size": "n", "mean": "value", "min": "low", "max": "high"}
@@ -93,17 +95,18 @@ def write_results(study: StudyFolder, path: Path) -> None:
         *(f"command: {command}" for command in commands_of(study)),
         machine_line(asked["machine"], config),
         f"seeds: {', '.join(str(config['seed'] + number) for number in range(config['seeds']))}",
-        f"value: mean over seeds; low, high: 95 % interval over {c.ONE_SPLIT} of the paired difference to the arm in "
-        "the column reference, of an epoch the lowest and highest seed",
+        f"value: mean over seeds; low, high: 95 % interval over {replicates(study.arms)} of the paired difference to "
+        "the arm in the column reference, of an epoch the lowest and highest seed; n: how many; low_of_all, "
+        "high_of_all: the same for all arms at once (Bonferroni's t); p_of_all: Holm's p",
         *sentences(study),
     ]
     write_csv(path, head, result_rows(study))
 
 
-def _arms_table(table: pd.DataFrame, reference: str) -> Table:
-    seeds = int(table["n"].max())
-    half = f"half their 95 % interval over {c.ONE_SPLIT}"
-    shown = _table(f"{reference} over {seeds} seeds, and paired differences to it with {half}")
+def _arms_table(table: pd.DataFrame, reference: str, arms: pd.DataFrame) -> Table:
+    half = f"half their 95 % interval over {replicates(arms)}; *: other than 0 after Holm's correction for all arms"
+    over = counted(int(table["n"].max()), arms)
+    shown = _table(f"{reference} over {over}, and paired differences to it with {half}")
     measures = [name for name in (*COMPARED, *PRICED) if (table["measure"] == name).any()]
     for name in (ARM, *measures):
         shown.add_column(HEADS[name], justify="left" if name == ARM else "right", overflow="fold")
@@ -121,7 +124,7 @@ def _cell(row: Mapping[Hashable, Any] | None, measure: str, is_reference: bool) 
     if is_reference:
         return Text(f"{row['value']:.3f}")
     half = "" if pd.isna(row["low"]) else f" ± {(row['high'] - row['low']) / 2:.3f}"
-    return Text(f"{row['difference']:+.3f}{half}")
+    return Text(f"{row['difference']:+.3f}{half}{'*' if row['p_of_all'] < 0.05 else ''}")
 
 
 def _times_table(times: pd.DataFrame) -> Table:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,10 @@ import pyarrow as pa
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
+from clipmem_core.audits.executor import in_this_process
+from clipmem_core.audits.given import with_features
 from clipmem_core.audits.lock import hold
+from clipmem_core.audits.preflight import open_some, seconds_of_features
 from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, load_data_set, plant
 from clipmem_core.audits.run import Screen, bring_to_end, counts
 from clipmem_core.audits.settings import check_config, config_from
@@ -29,9 +32,19 @@ from clipmem_core.studies.arm_rows import point, times
 from clipmem_core.studies.custom_arms import add_all, equal_times, read_own
 from clipmem_core.studies.estimate import seconds_by_arm
 from clipmem_core.studies.plans import Study, check_takes_settings, find_study, with_meaning
-from clipmem_core.studies.store import ARMS, RANKING, TIMES, StudyFolder, study_folder
+from clipmem_core.studies.store import ARMS, RANKING, SEED, SPLIT, TIMES, StudyFolder, study_folder
 
 Decisions = Callable[[str, pa.Table], Decided]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """One split of the pairs, drawn from a seed of its own."""
+
+    data_set: DataSet  # with what is planted
+    membership: Membership
+    context: Context
+    scores: pd.DataFrame | None = None  # that removals are ranked by, once they are there
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,23 +55,23 @@ class StudyRun:
     source: str
     folder: StudyFolder
     planned: Sequence[Arm]
-    data_set: DataSet  # with what is planted
     dataset_fingerprint: str  # before anything was planted, as audits of it have it
-    membership: Membership
-    context: Context  # its config is that of all arms, resolved, with all seeds
+    config: AuditConfig  # of all arms, resolved, with all seeds
+    splits: Sequence[Drawn]
+    seeds_per_split: int  # 0: all seeds share one split
     screen: Screen
     equal_time: bool = False  # whether arms with equal time were asked for
     only: frozenset[str] = frozenset()  # names of the arms that are trained now; none means all
     own: Sequence[Arm] = ()  # that a person added
-    scores: pd.DataFrame | None = None  # that removals are ranked by, once they are there
 
     @property
     def plan(self) -> Study:
         return find_study(self.study)
 
     @property
-    def config(self) -> AuditConfig:
-        return self.context.config
+    def context(self) -> Context:
+        """What arms share on the first split."""
+        return self.splits[0].context
 
     @property
     def arms(self) -> dict[str, Arm]:
@@ -77,29 +90,40 @@ class StudyRun:
         done = self.folder.done()
         return [(arm, seed) for seed in range(self.config.seeds) for arm in self.trained if (arm, seed) not in done]
 
-    @functools.cached_property
-    def changes(self) -> dict[str, Decided]:
-        """The pairs that each arm takes out and recaptions."""
-        return {name: self.context.changes(arm, self.scores) for name, arm in self.arms.items()}
+    def place(self, seed: int) -> tuple[int, int]:
+        """Return the split that a seed of the study trains on, and its number among the seeds of that split."""
+        return divmod(seed, self.seeds_per_split) if self.seeds_per_split else (0, seed)
 
-    @property
-    def compared(self) -> np.ndarray:
-        """All but the candidates and independent pairs that an arm leaves out or gives other captions, [n_pairs].
+    @functools.cached_property
+    def changes(self) -> list[dict[str, Decided]]:
+        """The pairs that each arm takes out and recaptions, split by split."""
+        return [
+            {name: split.context.changes(arm, split.scores) for name, arm in self.arms.items()} for split in self.splits
+        ]
+
+    @functools.cached_property
+    def compared(self) -> list[np.ndarray]:
+        """Of each split all but the candidates and independent pairs that an arm leaves out or gives other captions,
+        [n_pairs].
 
         Memorization is not measured on shared pairs, so that it does not matter which of them an arm trains on.
         """
-        changed = frozenset[str]().union(*(changes.ids for changes in self.changes.values()))
-        judged = np.isin(self.membership.group, c.SCORED_GROUPS)
-        return ~(judged & self.data_set.pairs[c.PAIR_ID].isin(changed).to_numpy())
+        return [_compared(split, changes.values()) for split, changes in zip(self.splits, self.changes, strict=True)]
 
-    def config_of(self, arm: str, seeds: int) -> AuditConfig:
-        """Return the config of an arm's audit with so many seeds."""
-        config = self.context.config_of(self.arms[arm], self.folder.models)
+    def config_of(self, arm: str, seeds: int, split: int = 0) -> AuditConfig:
+        """Return the config of an arm's audit of a split with so many seeds."""
+        config = self.splits[split].context.config_of(self.arms[arm], self.folder.models)
         return dataclasses.replace(config, seeds=seeds, members=2 * seeds)
 
     def snapshots_of(self, arm: str) -> list[int]:
         """Return the epochs after which an arm's members keep their embeddings."""
         return self.plan.epochs_kept(self.config_of(arm, 1).trained_epochs)
+
+
+def _compared(split: Drawn, changes: Iterable[Decided]) -> np.ndarray:
+    changed = frozenset[str]().union(*(one.ids for one in changes))
+    judged = np.isin(split.membership.group, c.SCORED_GROUPS)
+    return ~(judged & split.data_set.pairs[c.PAIR_ID].isin(changed).to_numpy())
 
 
 def run_study(
@@ -112,6 +136,7 @@ def run_study(
     also: Sequence[Arm] = (),
     equal_time: bool = False,
     only: Sequence[str] = (),
+    seeds_per_split: int = 0,
     decisions: Decisions = lambda *_: Decided(),
 ) -> StudyFolder:
     """Run a study, or go on with it.
@@ -126,6 +151,8 @@ def run_study(
         equal_time: whether to add each arm that takes another time than the reference arm once more, with equal time.
         only: arms that are trained now, the reference arm with them; the others keep the rows they have. None named
             means all.
+        seeds_per_split: how many seeds train on one split of the pairs before another is drawn; 0 lets all share one.
+            A study from before splits varied goes on with its one.
         decisions: from a data set's fingerprint and its pairs, pair_id and captions, to what was decided on these.
 
     Returns:
@@ -140,8 +167,14 @@ def run_study(
     folder = study_folder(name)
     if config.protocol != "paper":
         raise InputError(f"a study runs --protocol paper, not {config.protocol}")
+    if seeds_per_split < 0 or (seeds_per_split and config.seeds % seeds_per_split):
+        raise InputError(
+            f"--seeds must be a multiple of --seeds-per-split ({seeds_per_split}), not {config.seeds}: "
+            "each split has as many"
+        )
     with hold(folder.folder, what="study"):
-        run = start(study, source, settings.resolve(config), folder, screen)
+        config, seeds_per_split = _as_begun(folder, with_features(source, config), seeds_per_split, screen)
+        run = start(study, source, settings.resolve(config), folder, screen, seeds_per_split=seeds_per_split)
         run = dataclasses.replace(run, equal_time=equal_time, only=frozenset(only))
         wanted = with_decisions(run, also, decisions)
         add_all(folder, run.context, [dataclasses.replace(arm, equal_time=False) for arm in wanted])
@@ -159,7 +192,28 @@ def run_study(
     return folder
 
 
-def start(study: str, source: str, config: AuditConfig, folder: StudyFolder, screen: Screen) -> StudyRun:
+def _as_begun(
+    folder: StudyFolder, config: AuditConfig, seeds_per_split: int, screen: Screen
+) -> tuple[AuditConfig, int]:
+    """Return the config and the seeds of a split of a study that may be from before splits varied.
+
+    Raises:
+        InputError: it was begun with another number of seeds a split.
+    """
+    if not folder.begun or folder.seeds_per_split == seeds_per_split:
+        return config, seeds_per_split
+    if "seeds_per_split" in folder.asked:
+        raise InputError(
+            f"study {folder.name!r} exists with another: --seeds-per-split is {folder.seeds_per_split} there and "
+            f"{seeds_per_split} here. Take another --name"
+        )
+    screen.say("this study was begun with one split of the pairs for all its seeds: it goes on with that")
+    return dataclasses.replace(config, retrieval_apart=config_from(folder.asked["config"]).retrieval_apart), 0
+
+
+def start(
+    study: str, source: str, config: AuditConfig, folder: StudyFolder, screen: Screen, *, seeds_per_split: int = 0
+) -> StudyRun:
     """Read the data set, draw what all arms share, and check every arm.
 
     Args:
@@ -168,14 +222,14 @@ def start(study: str, source: str, config: AuditConfig, folder: StudyFolder, scr
         config: resolved, with all seeds.
         folder: the study's, there or not.
         screen: where progress goes.
+        seeds_per_split: as of `run_study`.
 
     Raises:
         InputError: an arm cannot run, or there is a study of that name that asked for something else.
     """
     screen.say(f"reading {source}")
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-    membership = draw_membership(data_set.clusters, config)
-    planted = dataclasses.replace(data_set, pairs=plant(data_set.pairs, membership, config))
+    membership, planted = _draw(data_set, config)
     screen.say(counts(planted, membership))
     plan = find_study(study)
     arms, out = with_meaning(plan.arms(config, planted.pairs.assign(**{c.GROUP: membership.group})), config)
@@ -184,18 +238,37 @@ def start(study: str, source: str, config: AuditConfig, folder: StudyFolder, scr
     none = next(arm for arm in arms if arm.name == plan.reference)
     reference = dataclasses.replace(config, **none.fields)
     texts = {arm.name: text_of(arm, reference) for arm in arms}
-    context = Context(config, none, texts, planted.pairs, membership.group, planted.clusters)
+    context = Context(
+        config, none, texts, planted.pairs, membership.group, planted.clusters, splits=seeds_per_split > 0
+    )
     for arm in arms:
         check_config(context.config_of(arm))
     _check_same_study(folder, study, source, config)
-    return StudyRun(study, source, folder, arms, planted, data_set.fingerprint, membership, context, screen)
+    splits = [Drawn(planted, membership, context)]
+    for number in range(1, config.seeds // seeds_per_split if seeds_per_split else 1):
+        splits.append(_another(splits[0], data_set, seed=config.seed + number * seeds_per_split))
+    return StudyRun(study, source, folder, arms, data_set.fingerprint, config, splits, seeds_per_split, screen)
+
+
+def _draw(data_set: DataSet, config: AuditConfig) -> tuple[Membership, DataSet]:
+    """Draw who trains on what, and plant what the config asks for."""
+    membership = draw_membership(data_set.clusters, config)
+    return membership, dataclasses.replace(data_set, pairs=plant(data_set.pairs, membership, config))
+
+
+def _another(first: Drawn, data_set: DataSet, *, seed: int) -> Drawn:
+    """Draw a split from another seed."""
+    config = dataclasses.replace(first.context.config, seed=seed)
+    membership, planted = _draw(data_set, config)
+    context = dataclasses.replace(first.context, config=config, pairs=planted.pairs, group=membership.group)
+    return Drawn(planted, membership, context)
 
 
 def with_decisions(run: StudyRun, also: Sequence[Arm], decisions: Decisions) -> list[Arm]:
     """Return arms with what is decided now."""
     if not any(arm.decisions for arm in also):
         return list(also)
-    pairs = pa.Table.from_pandas(run.data_set.pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
+    pairs = pa.Table.from_pandas(run.splits[0].data_set.pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
     decided = decisions(run.dataset_fingerprint, pairs)
     return [dataclasses.replace(arm, decided=decided) if arm.decisions else arm for arm in also]
 
@@ -230,11 +303,12 @@ def _asked_of(run: StudyRun) -> dict[str, Any]:
         "config": as_dict(run.config),
         "reference": run.plan.reference,
         "reference_fields": dict(run.context.none.fields),
-        "arms": {name: arm.row(run.changes[name]) for name, arm in run.arms.items()},
+        "arms": {name: arm.row(run.changes[0][name]) for name, arm in run.arms.items()},
         "settings": planned | {arm.name: arm.text for arm in run.own},
         "equal_time": run.equal_time or asked_before.get("equal_time", False),
         "snapshots": run.snapshots_of(run.plan.reference),
-        "compared": fingerprint(run.compared.tolist()),
+        "seeds_per_split": run.seeds_per_split,
+        "compared": [fingerprint(own.tolist()) for own in run.compared],
         "dataset_fingerprint": run.dataset_fingerprint,
         "machine": settings.machine(),
     }
@@ -247,9 +321,10 @@ def _bring(run: StudyRun) -> None:
     if any(arm.removal for arm in run.arms.values()):
         if not run.folder.begun:
             run.folder.write_asked(_asked_of(run))
-        run = dataclasses.replace(run, scores=_bring_ranking(run))
+        run = dataclasses.replace(run, splits=[_ranked(run, number) for number in range(len(run.splits))])
     asked = _asked_of(run)
-    if run.folder.begun and run.folder.asked["compared"] != asked["compared"]:
+    before = run.folder.asked["compared"] if run.folder.begun else []
+    if any(a != b for a, b in zip([before] if isinstance(before, str) else before, asked["compared"], strict=False)):
         _read_anew(run)
     run.folder.write_asked(asked)
     left = run.left
@@ -279,28 +354,41 @@ def _say_estimate(run: StudyRun) -> None:
         return
     run.screen.say("measuring a few steps of each model")
     configs, reference = {name: run.config_of(name, 1) for name in run.trained}, run.plan.reference
-    by_arm = seconds_by_arm(configs, run.data_set, run.membership, snapshots=len(run.snapshots_of(reference)))
-    ranks = any(arm.removal for arm in run.arms.values()) and not run.folder.audit(RANKING).finished
-    ranking = by_arm[reference] * ranking_share(run.config) if ranks else 0.0
-    seconds = math.fsum(by_arm[arm] for arm, _ in left) + ranking
+    data_set, membership = run.splits[0].data_set, run.splits[0].membership
+    by_arm = seconds_by_arm(configs, data_set, membership, snapshots=len(run.snapshots_of(reference)))
+    ranks = any(arm.removal for arm in run.arms.values())
+    rankings = sum(not run.folder.audit(RANKING, number).finished for number in range(len(run.splits))) if ranks else 0
+    ranking = by_arm[reference] * ranking_share(run.config) * rankings
+    features = 0.0 if run.folder.done() else _feature_seconds(run.config, data_set)
+    seconds = math.fsum(by_arm[arm] for arm, _ in left) + ranking + features
     run.screen.say(
         f"{len(run.trained)} arms × {run.config.seeds} seeds, {len(left)} f and g to train: "
         f"about {math.ceil(seconds / 60):,} min on this machine"
     )
 
 
-def _bring_ranking(run: StudyRun) -> pd.DataFrame:
-    """Finish the audit that ranks the pairs and return its scores."""
-    audit, config = run.folder.audit(RANKING), run.context.ranking
+def _feature_seconds(config: AuditConfig, data_set: DataSet) -> float:
+    """Return how long locked towers take on the pairs of a study; 0 without any. Features that are kept already are not
+    reckoned with."""
+    if not settings.opens_towers(config):
+        return 0.0
+    opening = open_some(data_set.raw, config)[1] if config.lock_image else 0.0
+    return seconds_of_features(config, data_set.pairs, opening)
+
+
+def _ranked(run: StudyRun, number: int) -> Drawn:
+    """Finish the audit that ranks the pairs of a split, and return the split with its scores."""
+    split = run.splits[number]
+    audit, config = run.folder.audit(RANKING, number), split.context.ranking
     if (audit.folder / CONFIG).is_file():
         check_same(audit, run.source, config)
     else:
-        membership = draw_membership(run.data_set.clusters, config)
-        write_audit(audit, run.source, config, run.data_set, run.data_set.pairs, membership, seconds=0.0)
+        membership = draw_membership(split.data_set.clusters, config)
+        write_audit(audit, run.source, config, split.data_set, split.data_set.pairs, membership, seconds=0.0)
     if not audit.finished:
         run.screen.say("the audit that ranks the pairs")
         bring_to_end(audit, run.screen, fresh=False)
-    return audit.scores
+    return dataclasses.replace(split, scores=audit.scores)
 
 
 def _read_anew(run: StudyRun) -> None:
@@ -315,37 +403,42 @@ def _read_anew(run: StudyRun) -> None:
     run.folder.write_rows(ARMS, [row for row, _ in found])
 
 
-def _rows(run: StudyRun, name: str, number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _rows(run: StudyRun, name: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the row of an arm and seed, and those after each epoch that was kept."""
-    audit = _bring_arm(run, name, number)
-    after = times(audit, number, run.compared) if run.snapshots_of(name) else []
-    return point(audit, number, run.arms[name].row(run.changes[name]), run.compared), after
+    split, number = run.place(seed)
+    audit, compared = _bring_arm(run, name, seed), run.compared[split]
+    place = {SEED: seed} | ({SPLIT: split} if run.seeds_per_split else {})
+    after = times(audit, number, compared, place) if run.snapshots_of(name) else []
+    return point(audit, number, run.arms[name].row(run.changes[split][name]), compared, place), after
 
 
-def _bring_arm(run: StudyRun, name: str, number: int) -> Audit:
+def _bring_arm(run: StudyRun, name: str, seed: int) -> Audit:
     """Bring an arm's audit to where it has this seed; members that another study has trained are taken over."""
-    audit = run.folder.audit(name)
+    split, number = run.place(seed)
+    audit = run.folder.audit(name, split)
     if not (audit.folder / CONFIG).is_file():
-        _begin_arm(run, audit, number + 1)
+        _begin_arm(run, audit, number + 1, split)
     else:
         # A row may be gone while its members are there: never ask for fewer seeds than it has.
-        config = run.config_of(name, max(number + 1, len(audit.record.members) // 2))
+        config = run.config_of(name, max(number + 1, len(audit.record.members) // 2), split)
         check_same(audit, run.source, config)
         grow(audit, config)
     members = audit.record.members
     if not audit.finished:
         for member in members:
             shared.take(audit, member, say=run.screen.say)
-    bring_to_end(audit, run.screen, fresh=False)
+    executor = in_this_process if settings.shares_process(run.config) else None
+    bring_to_end(audit, run.screen, fresh=False, executor=executor)
     for member in members:
         shared.give(audit, member)
     return audit
 
 
-def _begin_arm(run: StudyRun, audit: Audit, seeds: int) -> None:
-    config, changes = run.config_of(audit.name, seeds), run.changes[audit.name]
-    membership = draw_membership(run.data_set.clusters, config)
-    pairs, new = run.data_set.pairs.copy(), changes.recaptioned
+def _begin_arm(run: StudyRun, audit: Audit, seeds: int, split: int) -> None:
+    drawn, changes = run.splits[split], run.changes[split][audit.name]
+    config, data_set = run.config_of(audit.name, seeds, split), drawn.data_set
+    membership = draw_membership(data_set.clusters, config)
+    pairs, new = data_set.pairs.copy(), changes.recaptioned
     # Utility is measured on external pairs: they keep their captions.
     ids = pairs[c.PAIR_ID].where(membership.group != c.EXTERNAL, "")
     pairs[c.CAPTIONS] = [list(new.get(id_, own)) for id_, own in zip(ids, pairs[c.CAPTIONS], strict=True)]
@@ -354,7 +447,7 @@ def _begin_arm(run: StudyRun, audit: Audit, seeds: int) -> None:
         audit,
         run.source,
         config,
-        dataclasses.replace(run.data_set, pairs=pairs),
+        dataclasses.replace(data_set, pairs=pairs),
         pairs,
         leave_out(membership, removed),
         seconds=0.0,

@@ -1,7 +1,8 @@
 """The folder of a study: its files, what it was asked for, and its tables.
 
 <data>/studies/<name>/   study.json · own.json: arms that a person added · arms.parquet, times.parquet ·
-                         models/ of arms with their own · audits/<arm>/
+                         models/ of arms with their own · audits/split-<number>/<arm>/, or audits/<arm>/ where all
+                         seeds share one split
 <data>/studies/members/  members by their content, shared by all studies
 """
 
@@ -21,7 +22,7 @@ from clipmem_core.audits.store import Audit, check_name, inside, read_table, wri
 from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder
 from clipmem_core.files import read_json
 
-ARM, SEED, EPOCH = "arm", "seed", "epoch"
+ARM, SEED, SPLIT, EPOCH = "arm", "seed", "split", "epoch"
 CLIPMEM_CANDIDATE = "clipmem_candidate"
 MEMBERSHIP_AUROC = "membership_auroc"
 CLIPMEM_EXTERNAL = "clipmem_external"
@@ -58,7 +59,8 @@ class StudyFile(TypedDict, total=False):
     settings: dict[Inner, str]
     equal_time: bool
     snapshots: list[Whole]
-    compared: str
+    seeds_per_split: Whole  # 0, and where it is missing: all seeds share one split
+    compared: str | list[str]  # of each split
     dataset_fingerprint: str
     machine: dict[str, str | int]
 
@@ -138,9 +140,18 @@ class StudyFolder:
     def models(self) -> Path:
         return self.folder / "models"
 
-    def audit(self, arm: str) -> Audit:
-        """Return the audit of an arm, over all seeds that are done."""
-        return Audit(inside(self.folder, f"audits/{arm}"))
+    @property
+    def seeds_per_split(self) -> int:
+        """How many seeds train on one split of the pairs; 0 where all do, as in every study from before it varied."""
+        return int(self.asked.get("seeds_per_split", 0)) if self.begun else 0
+
+    def split_of(self, seed: int) -> int:
+        """Return the split that a seed trains on, from 0."""
+        return seed // self.seeds_per_split if self.seeds_per_split else 0
+
+    def audit(self, arm: str, split: int = 0) -> Audit:
+        """Return the audit of an arm on one split, over all seeds of it that are done."""
+        return Audit(inside(self.folder, f"audits/split-{split}/{arm}" if self.seeds_per_split else f"audits/{arm}"))
 
     def _table(self, name: str) -> pd.DataFrame:
         path = self.folder / name

@@ -1,5 +1,6 @@
 """Audits of features that were computed elsewhere, in each form they come in: no picture is there."""
 
+import json
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from clipmem_core.audits import preflight
+from clipmem_core.audits.estimate import Pace
 from clipmem_core.audits.executor import Looks, Task
 from clipmem_core.audits.given import given_features, holds_features, read_given, with_features
 from clipmem_core.audits.member import run_member
@@ -19,6 +22,8 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.commands import main, parse
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.pairs.references import read_bytes
+from clipmem_core.review.search import hits
+from clipmem_core.review.selection import Selection
 from tests.audits.small import Silent
 
 PAIRS = 240
@@ -206,3 +211,33 @@ def test_features_need_both_towers_locked_and_have_to_be_there() -> None:
         with_features("a.csv", AuditConfig(features="here"))
     with pytest.raises(InputError, match="there is no nowhere.csv"):
         read_given("nowhere.csv", config_of("--features", "here"))
+
+
+@pytest.mark.parametrize("form", [clip_retrieval, datacomp, beside_table])
+def test_inspect_says_what_is_in_features_and_keeps_nothing(
+    folder: Path, form: Form, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", form(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "pairs that can be used   240" in shown
+    assert "computed elsewhere, 24 numbers a picture: none is opened" in shown
+    assert not list(data.rglob("*.npy"))
+
+
+def test_the_check_of_features_opens_no_picture_and_computes_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pace = Pace(warm_up=0, waited=0, step=0.5, picture=0.001, caption=0.01, busy=1.0)
+    monkeypatch.setattr(preflight, "measure_pace", lambda *_: (pace, 3.0))
+    preflight.check(preflight.Request(clip_retrieval(folder), "given", config_of()))
+    found, time = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (found["stage"], found["exact"], found["pairs"], found["captions"]) == ("found", True, PAIRS, PAIRS)
+    assert "features" not in time["seconds"]
+
+
+def test_a_search_by_words_says_that_no_query_can_be_embedded(folder: Path) -> None:
+    audit = audit_of(clip_retrieval(folder))
+    with pytest.raises(InputError, match="no tower to embed a query with: take a pair and look for more like it"):
+        hits(audit, Selection(meaning="a red car"))
+    rows, _ = hits(audit, Selection(like=IDS[3]))
+    assert rows[0] == 3

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipmem_core.config import InputError
-from clipmem_core.scores.membership import ensemble_membership, group_size, paper_membership
+from clipmem_core.scores.membership import ensemble_membership, group_size, paper_membership, set_apart
 
 
 @st.composite
@@ -134,3 +134,15 @@ def test_wrong_wishes_are_named_in_one_line() -> None:
         ensemble_membership(singles // 60, folds=2, repeats=1, seed=0)
     with pytest.raises(InputError, match="look-alike pictures leave no way .* --drop-lookalikes"):
         paper_membership(singles // 3, seeds=1, seed=0)
+
+
+def test_half_of_the_external_pairs_is_set_apart_and_look_alikes_stay_together() -> None:
+    clusters = np.arange(600)
+    clusters[1::5] = clusters[::5]  # a fifth of the pairs has a twin
+    drawn = paper_membership(clusters, seeds=1, seed=3)
+    apart = set_apart(drawn.group, clusters, seed=3)
+    external = drawn.group == "external"
+    assert (apart.sum(), external.sum()) == (27, 54)
+    assert not (apart & ~external).any()
+    assert not set(clusters[apart]) & set(clusters[external & ~apart])
+    assert (apart != set_apart(drawn.group, clusters, seed=4)).any()

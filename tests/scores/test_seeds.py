@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import nct, t, ttest_1samp, ttest_rel
 
-from clipmem_core.scores.seeds import over_seeds, paired_difference, seed_interval, smallest_detectable
+from clipmem_core.scores.seeds import holm, over_seeds, paired_difference, seed_interval, smallest_detectable
 
 VALUES = st.lists(st.tuples(st.integers(-100, 100), st.integers(-100, 100)), min_size=2, max_size=12)
 
@@ -123,3 +123,29 @@ def test_seeds_must_be_paired() -> None:
         paired_difference([], [])
     with pytest.raises(ValueError, match="at least 2 seeds, not 1"):
         smallest_detectable(1.0, 1)
+
+
+def test_holms_p_is_worked_out_by_hand() -> None:
+    # Sorted .005, .01, .03, .04 times 4, 3, 2, 1: .02, .03, .06, .04, and no smaller than the one before.
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
+    assert np.isnan(holm(np.array([np.nan]))).all()
+
+
+def test_simultaneous_intervals_hold_for_all_comparisons_at_once() -> None:
+    # Twelve arms against one reference, five splits, nothing true: as dependent as arms of a study are.
+    rng, runs, arms = np.random.default_rng(0), 400, 12
+    none, others = rng.normal(size=(runs, 1, 5)), rng.normal(size=(runs, arms, 5))
+    covered = {"each": 0, "all": 0}
+    for own, base in zip(others, none, strict=True):
+        found = [paired_difference(arm.tolist(), base[0].tolist()) for arm in own]
+        covered["each"] += all(one.low <= 0 <= one.high for one in found)
+        covered["all"] += all(low <= 0 <= high for low, high in (one.of_all(arms) for one in found))
+    assert covered["each"] / runs < 0.8
+    assert covered["all"] / runs > 0.95 - 2 * (0.05 * 0.95 / runs) ** 0.5
+
+
+def test_a_simultaneous_interval_is_that_at_a_higher_level() -> None:
+    values, none = [0.3, 0.5, 0.1, 0.6], [0.0, 0.1, 0.2, 0.3]
+    wide = paired_difference(values, none, level=1 - 0.05 / 7)
+    assert paired_difference(values, none).of_all(7) == pytest.approx((wide.low, wide.high))

@@ -24,7 +24,20 @@ from clipmem_core.studies.run import run_study
 from clipmem_core.studies.store import StudyFolder
 from tests.audits.small import Silent, made_once
 
-FLAGS = ["--preset", "tiny", "--scenes-pairs", "220", "--epochs", "2", "--threads", "1", "--seeds", "2"]
+FLAGS = [
+    "--preset",
+    "tiny",
+    "--scenes-pairs",
+    "220",
+    "--epochs",
+    "2",
+    "--threads",
+    "1",
+    "--seeds",
+    "2",
+    "--seeds-per-split",
+    "0",
+]
 RANKED = ["text_mask=0.3 removal=clipmem:9", "removal=random:9"]
 
 

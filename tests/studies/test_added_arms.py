@@ -21,6 +21,7 @@ from clipmem_core.studies.store import StudyFolder, open_study
 from clipmem_core.training.embed import text_embeddings
 from tests.audits.small import vectors
 from tests.studies.conftest import FLAGS, Trained
+from tests.studies.test_run import centring
 
 Start = Callable[..., StudyFolder]
 pytestmark = pytest.mark.usefixtures("members")
@@ -35,7 +36,7 @@ def mean_clipmem(study: StudyFolder, arm: str, without: Sequence[str]) -> float:
     """Mean clipmem of candidates, but for some, from the vectors alone."""
     audit = study.audit(arm)
     table = audit.membership
-    external = (table[c.GROUP] == c.EXTERNAL).to_numpy()
+    external = centring(audit)
     judged = (table[c.GROUP] == c.CANDIDATE).to_numpy() & ~table[c.PAIR_ID].isin(without).to_numpy()
     found = []
     for name in ("f-0", "g-0"):

@@ -45,7 +45,7 @@ SIZE = {"image-one-text-one": [(0.0, 0.3), (0.01, 0.31), (0.0, 0.32)]}
         ([(0.1, 0.3), (0.1, 0.31), (0.1, 0.32)], "it does not flip."),
         ([(0.5, 0.3), (0.5, 0.31), (0.5, 0.32)], "it flips."),
         ([(0.5, 0.3), (0.1, 0.3), (0.3, 0.32)], "the seeds leave it open."),
-        ([(0.1, 0.3), (0.1, 0.31)], "2 seeds are too few to say more."),
+        ([(0.1, 0.3), (0.1, 0.31)], "2 replicates are too few to say more."),
     ],
 )
 def test_size_says_whether_claim_3_flips(double: list[tuple[float, float]], end: str) -> None:
@@ -168,7 +168,7 @@ def test_where_no_arm_lowers_memorization_none_is_said_to() -> None:
 
 def test_two_seeds_say_no_more_than_they_can() -> None:
     table = judged({"none": NONE[:2], "text-noise-0.15": moved(-0.1, -0.1, 0.1)[:2]})
-    assert "2 seeds are too few to say more" in conclusions.text_noise(table, NOTHING)[0]
+    assert "2 replicates are too few to say more" in conclusions.text_noise(table, NOTHING)[0]
     alone = judged({"none": NONE[:1], "text-noise-0.15": moved(-0.1, -0.1, 0.1)[:1]})
     assert "mean clipmem −0.101, 1 seed is too few" in conclusions.text_noise(alone, NOTHING)[0]
 

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT, ONE_SPLIT
+from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import choose_listed
 from clipmem_core.dashboard.errors import draw_fault
@@ -17,7 +17,7 @@ from clipmem_core.figures.encoder_page import MEASURES, size_figure, time_figure
 from clipmem_core.scores.seeds import over_seeds
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 from clipmem_core.studies.conclusions import beyond_external
-from clipmem_core.studies.effects import TEXT_LEAD, with_lead
+from clipmem_core.studies.effects import TEXT_LEAD, by_split, replicates, with_lead
 from clipmem_core.studies.plans import FACTORS, NO_CROPS, STRONG_CROPS, STUDIES
 from clipmem_core.studies.results import sentences
 from clipmem_core.studies.store import (
@@ -25,6 +25,7 @@ from clipmem_core.studies.store import (
     EPOCH,
     IMAGE_EXTERNAL,
     SEED,
+    SPLIT,
     TEXT_EXTERNAL,
     StudyFolder,
     list_studies,
@@ -46,14 +47,19 @@ class Shown:
     columns: frozenset[str] = frozenset()
 
 
+def _over(table: pd.DataFrame, *, by: list[str], measures: list[str]) -> pd.DataFrame:
+    """Return means over splits, each over its seeds first, with their intervals."""
+    return over_seeds(by_split(table, by, measures), by=by, measures=measures)
+
+
 def time_of(study: StudyFolder) -> go.Figure:
     """Return the figure of contributions by epoch."""
-    return time_figure(over_seeds(beyond_external(study.times), by=[EPOCH], measures=list(MEASURES)))
+    return time_figure(_over(beyond_external(study.times), by=[EPOCH], measures=list(MEASURES)))
 
 
 def size_of(study: StudyFolder) -> go.Figure:
     """Return the figure of the text encoder's lead by the widths of both encoders."""
-    means = over_seeds(with_lead(study.arms), by=["image_encoder", "text_encoder"], measures=[TEXT_LEAD])
+    means = _over(with_lead(study.arms), by=["image_encoder", "text_encoder"], measures=[TEXT_LEAD])
     known = means[means["image_encoder"].isin(FACTORS) & means["text_encoder"].isin(FACTORS)]
     return size_figure(known, widths=tuple(FACTORS))
 
@@ -63,7 +69,7 @@ def views_of(study: StudyFolder) -> go.Figure:
     arms = study.arms
     crop = arms["crop_scale"].map(lambda scale: CROPS.get(scale, "normal"))
     arms = arms.assign(crop=crop, captions=arms["captions"].astype(str))
-    return views_figure(over_seeds(arms, by=["crop", "captions"], measures=list(MEASURES)), crops=CROP_ORDER)
+    return views_figure(_over(arms, by=["crop", "captions"], measures=list(MEASURES)), crops=CROP_ORDER)
 
 
 SHOWN = {
@@ -145,9 +151,9 @@ def _check(study: StudyFolder, shown: Shown) -> tuple[int, pd.DataFrame]:
 
 
 def _seeds(arms: pd.DataFrame) -> str:
-    seeds = arms.groupby(ARM)[SEED].nunique()
+    seeds, over = arms.groupby(ARM)[SPLIT if SPLIT in arms else SEED].nunique(), replicates(arms)
     fewest, most = seeds.min(), seeds.max()
     if fewest >= MIN_REPLICATES:
-        return f"Bars are 95 % intervals over {fewest if fewest == most else f'{fewest} to {most}'} {ONE_SPLIT}."
+        return f"Bars are 95 % intervals over {fewest if fewest == most else f'{fewest} to {most}'} {over}."
     few = f"where an arm has {MIN_REPLICATES} or more; some have {fewest} so far"
-    return f"Bars are 95 % intervals over {ONE_SPLIT}, {few}."
+    return f"Bars are 95 % intervals over {over}, {few}."

@@ -11,7 +11,6 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from clipmem_core.columns import ONE_SPLIT
 from clipmem_core.dashboard.address import PAGE, choose_listed, choose_segment, write
 from clipmem_core.dashboard.mitigations.study_data import (
     MEMORIZATIONS,
@@ -31,7 +30,7 @@ from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.tradeoff import LINE, MEMORIZATION, PLACE, UTILITY, against_figure, tradeoff_figure
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 from clipmem_core.studies.arm import NONE
-from clipmem_core.studies.effects import front
+from clipmem_core.studies.effects import counted, front, replicates
 from clipmem_core.studies.results import sentences
 from clipmem_core.studies.store import ARM, StudyFolder
 
@@ -83,7 +82,7 @@ def draw_chart(study: StudyFolder, chosen: str | None) -> None:
         return
     paper, titles = paper_of(study, points, memorized), (NAMES[memorized], NAMES[useful])
     if against is not None and figure == SETTING:
-        _draw_against(against, points, paper, titles, chosen)
+        _draw_against(study, against, points, paper, titles, chosen)
     else:
         _draw_tradeoff(study, points, paper, titles, chosen)
     for sentence in found_once(study, sentences):
@@ -110,7 +109,7 @@ def _draw_tradeoff(
         f"Arms that no other beats, from the least memorized: {', '.join(best)}.",
     )
     st.caption(
-        f"Each dot is the mean of an arm{_over_seeds(points)}.{_cut(figure, points)} The line is the front, of arms "
+        f"Each dot is the mean of an arm{_over(points, study)}.{_cut(figure, points)} The line is the front, of arms "
         "that no other beats in both. Click a dot to choose its setting. What a seed does to all arms alike is in "
         "these intervals; the differences in the table are paired, and free of it. "
         f"{RESCALED if paper is not None else ''}".strip()
@@ -146,7 +145,12 @@ def _click(key: str, clicks: int, settings: Sequence[str | None]) -> None:
 
 
 def _draw_against(
-    against: Against, points: pd.DataFrame, paper: pd.DataFrame | None, measures: tuple[str, str], chosen: str | None
+    study: StudyFolder,
+    against: Against,
+    points: pd.DataFrame,
+    paper: pd.DataFrame | None,
+    measures: tuple[str, str],
+    chosen: str | None,
 ) -> None:
     paper = _overlaid(paper)
     lines, titles = against.places.merge(points, on=ARM), (against.title, *measures)
@@ -158,7 +162,7 @@ def _draw_against(
         alt=f"{titles[1]} and {titles[2]} against {titles[0]}. {_values(lines, measures)}",
     )
     rescaled = "" if paper is None else RESCALED if paper[LINE].nunique() > 1 else f"{RESCALED} {DEVIATION}"
-    bars = f"Each dot is the mean of an arm{_over_seeds(points)}."
+    bars = f"Each dot is the mean of an arm{_over(points, study)}."
     st.caption(f"{bars} Arms that change something else too are left out. {rescaled}".strip())
 
 
@@ -175,15 +179,15 @@ def _keep_paper() -> None:
     write(**{PAPER: "1" if st.session_state["mitigation-paper"] else None})
 
 
-def _over_seeds(points: pd.DataFrame) -> str:
-    """Say how many seeds the intervals are over, and who has none."""
+def _over(points: pd.DataFrame, study: StudyFolder) -> str:
+    """Say how many splits or seeds the intervals are over, and who has none."""
     fewest, most = int(points["n"].min()), int(points["n"].max())
     if most < MIN_REPLICATES:
-        return f" over its seeds, {most} so far: too few for an interval"
+        return f" over {counted(most, study.arms)} so far: too few for an interval"
     least = max(fewest, MIN_REPLICATES)
     seeds = f"{most}" if least == most else f"{least} to {most}"
     few = f"; those with fewer than {MIN_REPLICATES} have none" if fewest < MIN_REPLICATES else ""
-    return f" with its 95 % interval over {seeds} {ONE_SPLIT}{few}"
+    return f" with its 95 % interval over {seeds} {replicates(study.arms)}{few}"
 
 
 def _values(points: pd.DataFrame, titles: tuple[str, str]) -> str:

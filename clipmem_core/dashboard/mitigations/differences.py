@@ -23,11 +23,13 @@ from clipmem_core.studies.effects import (
     LOSS,
     all_differences,
     base_of,
+    counted,
     difference_of,
     judged_against,
     leaving_out,
     outcome_of,
     percent,
+    replicates,
 )
 from clipmem_core.studies.store import (
     ARM,
@@ -42,8 +44,9 @@ from clipmem_core.studies.store import (
 
 PERCENT, ABSOLUTE, TIMES, VALUE = "percent", "absolute", "times", "value"
 SIGNED, UNBROKEN = "+z.3f", "\u00a0%"
-MEETS, SEEDS = "aim", "seeds"
+MEETS, SEEDS = "aim", "n"
 REACHED, NOTHING = "✓", "–"
+HOLDS = 0.05  # Holm's p
 CHOSEN_SHADE = "background-color: rgba(106,111,216,0.18)"
 MEASURED_ONCE = (
     "none reads tokens that it never trained on as the random vectors they began as. On OpenClipart (611 queries of "
@@ -73,7 +76,9 @@ COLUMNS = {
     MEMBERSHIP_AUROC: Column("AUROC", ABSOLUTE, "How well alignment tells who was trained on: no scale moves it."),
     c.CLIPMEM_IMAGE: Column("image part", ABSOLUTE, "The image encoder's part of clipmem."),
     c.CLIPMEM_TEXT: Column("text part", ABSOLUTE, "The text encoder's part of clipmem."),
-    RETRIEVAL: Column("retrieval", PERCENT, "The mean of six recalls on external pairs; a % is of that of none."),
+    RETRIEVAL: Column(
+        "retrieval", PERCENT, "The mean of six recalls on pairs that nobody trains on; a % is of that of none."
+    ),
     "linear_probe": Column("linear probe", ABSOLUTE, "Accuracy of a linear probe."),
     "zero_shot": Column("zero-shot", ABSOLUTE, "Accuracy without any training on labels."),
     SAMPLES_SEEN: Column("samples", TIMES, "Pairs seen in training, times those of none."),
@@ -100,7 +105,7 @@ def draw_effect(arms: pd.DataFrame, arm: str, called: str) -> None:
             st.caption(f"This setting and {reference} have no seed in common yet.")
     if judged := verdict(arms, arm):
         show_text(judged)
-    st.caption(f"In brackets: 95 % intervals over {c.ONE_SPLIT}.")
+    st.caption(f"In brackets: 95 % intervals over {replicates(arms)}.")
     if arm in leaving_out(arms):
         st.caption(f"{MEASURED_ONCE} {KEPT if 'text_forget_df' in called else ''}".strip())
 
@@ -142,7 +147,7 @@ def verdict(arms: pd.DataFrame, arm: str) -> str:
         return ""
     aim = "the aim" if reference == NONE else f"the aim against {reference}"
     if found.n < MIN_REPLICATES:
-        few = f"{found.n} seed{'s are' if found.n > 1 else ' is'}"
+        few = f"{counted(found.n, arms)} {'are' if found.n > 1 else 'is'}"
         return f"{few} too few to say whether it meets {aim}: {AIM}."
     if math.isnan(found.less):
         return f"The seeds leave open whether mean clipmem of {reference} is above 0: there may be nothing to lower."
@@ -155,7 +160,11 @@ def verdict(arms: pd.DataFrame, arm: str) -> str:
         f"retrieval may lose {percent(found.loss)}": found.loss > LOSS,
     }
     missed = ", ".join(told for told, misses_it in misses.items() if misses_it)
-    return f"It misses {aim} ({AIM}): {missed}." if missed else f"It meets {aim}: {AIM}."
+    if missed:
+        return f"It misses {aim} ({AIM}): {missed}."
+    of_all, many = outcome_of(arms, arm, of_all=True), arms[ARM].nunique() - 1
+    holds = "It still does" if of_all is not None and of_all.reached else "It does not"
+    return f"It meets {aim}: {AIM}. {holds} with intervals that hold for all {many} arms at once."
 
 
 def draw_differences(study: StudyFolder, chosen: str | None) -> None:
@@ -174,7 +183,7 @@ def draw_differences(study: StudyFolder, chosen: str | None) -> None:
     if rows.empty:
         st.caption("No arm and none have a seed in common yet.")
         return
-    reached, shares = found_once(study, _judged)
+    (reached, shares), over = found_once(study, _judged), replicates(study.arms)
     table, texts = table_of(rows, chosen, reached=reached, shares=shares)
     configured: dict[str, Any] = {
         column.head: st.column_config.NumberColumn(column.head, help=column.help)
@@ -182,6 +191,7 @@ def draw_differences(study: StudyFolder, chosen: str | None) -> None:
         if column.head in table
     }
     configured[ARM] = st.column_config.TextColumn(ARM, pinned=True)
+    configured[SEEDS] = st.column_config.NumberColumn(SEEDS, help=f"How many {over} the arm and none share.")
     configured[MEETS] = st.column_config.TextColumn(MEETS, help=f"{AIM[0].upper()}{AIM[1:]}.")
     st.dataframe(
         _styled(table, texts, chosen),
@@ -189,9 +199,12 @@ def draw_differences(study: StudyFolder, chosen: str | None) -> None:
         column_config=configured,
         key="mitigation-differences",
         alt=f"Differences of {len(table)} arms to none in memorization, utility and price, with 95 % intervals over "
-        f"{c.ONE_SPLIT}",
+        f"{over}",
     )
-    read = f"Each cell is the mean paired difference to none, with its 95 % interval over {c.ONE_SPLIT} that both have."
+    read = (
+        f"Each cell is the mean paired difference to none, with its 95 % interval over {over} that both have; with * "
+        f"it is other than 0 after Holm's correction for all {len(table)} arms."
+    )
     none = compared[compared[ARM] == NONE].set_index("measure")["value"]
     values = ", ".join(f"{word} {none[name]:.3f}" for name, word in NAMES.items() if name in none).replace("-", "−")
     told = [f"none has {values}." if values else "", read, _reached(table), detectable(rows, shares=shares)]
@@ -233,7 +246,7 @@ def table_of(
     numbers, texts = [], []
     for arm, own in rows.groupby(ARM, sort=False):
         found = {str(row["measure"]): row for row in own.to_dict("records")}
-        cells = {column.head: _cell(found.get(name), _kind(name, shares)) for name, column in COLUMNS.items()}
+        cells = {column.head: _starred(found.get(name), _kind(name, shares)) for name, column in COLUMNS.items()}
         row = {ARM: arm, MEETS: REACHED if arm in reached else "", SEEDS: int(own["n"].max())}
         numbers.append(row | {head: number for head, (number, _) in cells.items()})
         texts.append({head: text for head, (_, text) in cells.items()})
@@ -249,6 +262,13 @@ def table_of(
 def _kind(name: str, shares: Collection[str]) -> str:
     kind = COLUMNS[name].kind
     return ABSOLUTE if kind == PERCENT and name not in shares else kind
+
+
+def _starred(row: Mapping[Any, Any] | None, kind: str) -> tuple[float, str]:
+    """Return the number of a cell and what is written there, with * where it holds beside all other arms."""
+    number, text = _cell(row, kind)
+    holds = row is not None and kind in (PERCENT, ABSOLUTE) and row["p_of_all"] < HOLDS
+    return number, f"{text} *" if holds else text
 
 
 def _cell(row: Mapping[Any, Any] | None, kind: str) -> tuple[float, str]:
@@ -285,9 +305,9 @@ def _styled(table: pd.DataFrame, texts: pd.DataFrame, chosen: str | None) -> Sty
 
 def _reached(table: pd.DataFrame) -> str:
     reached = int((table[MEETS] == REACHED).sum())
-    few = "" if (table[SEEDS] >= MIN_REPLICATES).all() else f"; arms with fewer than {MIN_REPLICATES} seeds cannot"
-    counted = "No arm reaches" if not reached else f"{reached} arm{'s reach' if reached > 1 else ' reaches'}"
-    return f"{counted} the aim ({AIM}){few}."
+    few = "" if (table[SEEDS] >= MIN_REPLICATES).all() else f"; arms with n below {MIN_REPLICATES} cannot"
+    told = "No arm reaches" if not reached else f"{reached} arm{'s reach' if reached > 1 else ' reaches'}"
+    return f"{told} the aim ({AIM}){few}."
 
 
 def detectable(rows: pd.DataFrame, *, shares: Collection[str]) -> str:

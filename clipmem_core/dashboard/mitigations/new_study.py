@@ -114,7 +114,12 @@ def _draw_config(plan: str, options: SourceOptions) -> AuditConfig:
         preset = st.segmented_control("Preset", list(PRESETS), key=key, required=True, **KEPT) or usual_preset
     usual = dataclasses.replace(preset_config(preset), **defaults_of(plan))
     with second:
-        seeds = _draw_number("Seeds", "seeds", usual.seeds, "Each trains two models an arm; 3 give intervals.")
+        seeds = _draw_number(
+            "Seeds",
+            "seeds",
+            usual.seeds,
+            "Each draws a split of the pairs and trains two models an arm; 3 or more give intervals.",
+        )
     with third:
         epochs = _draw_number("Epochs", f"{preset}-epochs", usual.epochs, "How often each model sees every pair.")
     with fourth:

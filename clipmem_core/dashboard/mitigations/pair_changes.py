@@ -54,6 +54,7 @@ def draw_changed_pairs(study: StudyFolder, chosen: str | None) -> None:
         f"clipmem fell for {len(fell):,} of {len(changes):,} candidates that both arms trained on. The largest changes "
         "are partly chance: what is high in one run tends to be less in another. "
         f"{moved if abs(moved_by(*both)) >= LITTLE else ''} {_seeds(one, other)}"
+        f"{' These are the pairs of the first split.' if study.seeds_per_split else ''}"
     )
     shown = (rose if direction == ROSE else fell).head(LIMIT)
     if shown.empty:

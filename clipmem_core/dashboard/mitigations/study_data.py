@@ -19,7 +19,15 @@ from clipmem_core.scores.table import REMOVAL as RANKINGS
 from clipmem_core.scores.table import scores_in
 from clipmem_core.studies.arm import NONE, RANDOM, REMOVAL, Arm, parse_setting, reference_config
 from clipmem_core.studies.custom_arms import find_arm
-from clipmem_core.studies.effects import CLIPMEM_NET, COLUMNS, differences, with_lead
+from clipmem_core.studies.effects import (
+    CLIPMEM_NET,
+    COLUMNS,
+    by_split,
+    counted,
+    differences,
+    replicates,
+    with_lead,
+)
 from clipmem_core.studies.plans import find_study
 from clipmem_core.studies.store import (
     ARM,
@@ -152,7 +160,7 @@ def measures_of(rows: pd.DataFrame, names: Mapping[str, str]) -> dict[str, str]:
 
 
 def points_of(study: StudyFolder, memorization: str, utility: str) -> pd.DataFrame:
-    """Return a row an arm: means over its seeds, their intervals, what it tells, and its seeds.
+    """Return a row an arm: means over its splits (of one split, seeds), their intervals, what it tells, and how many.
 
     Args:
         study: with rows of `none` or not.
@@ -164,7 +172,8 @@ def points_of(study: StudyFolder, memorization: str, utility: str) -> pd.DataFra
         either are left out.
     """
     measures = {MEMORIZATION: memorization, UTILITY: utility}
-    means = over_seeds(rows_of(study), by=[ARM], measures=list(measures.values()))
+    rows = rows_of(study)
+    means = over_seeds(by_split(rows, [ARM], list(measures.values())), by=[ARM], measures=list(measures.values()))
     ours, theirs = (
         means[means["measure"] == measure].rename(columns={"mean": part, "low": f"{part}_low", "high": f"{part}_high"})
         for part, measure in measures.items()
@@ -179,7 +188,7 @@ def points_of(study: StudyFolder, memorization: str, utility: str) -> pd.DataFra
             mean = f"{NAMES[measure]} {with_interval(*(row[f'{part}{end}'] for end in ('', '_low', '_high')))}"
             beside = compared.get((row[ARM], measure)) if row[ARM] != NONE else None
             lines.append(f"{mean}; against none {with_interval(*beside.values(), written='+z.3f')}" if beside else mean)
-        told.append([*lines, f"{row['n']} {c.ONE_SPLIT}" if row["n"] > 1 else "1 seed"])
+        told.append([*lines, f"{row['n']} {replicates(rows)}" if row["n"] > 1 else counted(1, rows)])
     found[TOLD] = told
     return found
 

@@ -37,7 +37,7 @@ def test_each_study_is_a_figure_and_its_answer(copy: Copy, data: Path) -> None:
     ):
         assert start in told
     assert "it does not flip." in told
-    assert all("of one split" in chart.proto.spec for chart in app.get("plotly_chart"))
+    assert all("95 % intervals" in chart.proto.spec for chart in app.get("plotly_chart"))
     assert captions(app).count("95 % intervals over 3 training seeds of one split") == 3
 
 

@@ -196,4 +196,4 @@ def test_every_interval_says_that_it_is_over_seeds_of_one_split(data: Path) -> N
     told = [text for text in (*captions(app).splitlines(), *texts(app)) if "95 %" in text]
     assert len(told) >= 4
     assert all("training seeds of one split" in text for text in told)
-    assert all("of one split" in chart.proto.spec for chart in app.get("plotly_chart"))
+    assert all("95 % intervals" in chart.proto.spec for chart in app.get("plotly_chart"))
