@@ -94,7 +94,7 @@ class Study:
     study: Annotated[
         str,
         tyro.conf.Positional,
-        tyro.conf.arg(metavar="STUDY", help="size | views | time | captions | text-noise | removal | combined"),
+        tyro.conf.arg(metavar="STUDY", help="scale | size | views | time | captions | text-noise | removal | combined"),
     ]
     source: Source
     name: str  # the study's folder
@@ -102,6 +102,7 @@ class Study:
     equal_time: bool = False  # add each arm that takes longer or shorter than none once more, taking as long
     only: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # train only this arm now, and the one all are compared with
     seeds_per_split: int = 1  # seeds that train on one split of the pairs before another is drawn; 0: all share one
+    at: int = 0  # pairs that study scale is extrapolated to; 0: as before, or 400,000,000
     # Not the preset of an audit: the paper's claims are about encoders that are trained.
     config: AuditConfig = field(default_factory=AuditConfig)
 
@@ -114,7 +115,7 @@ class Study:
 
         also = [parse_setting(text) for text in self.also]
         more: dict[str, Any] = {"also": also, "equal_time": self.equal_time, "only": self.only}
-        more["seeds_per_split"] = self.seeds_per_split
+        more |= {"seeds_per_split": self.seeds_per_split, "at": self.at}
         with RichScreen(self.config.batch_size) as screen:
             more |= {"screen": screen, "decisions": decided_of}
             done = run_study(self.study, self.source, self.config, name=self.name, **more)
