@@ -42,9 +42,8 @@ def _of_line(arms: pd.DataFrame, fixed: str, line: PowerLaw) -> list[str]:
     ends = {size: mean_of(arms, _arm_of(arms, fixed, size), CLIPMEM_NET) for size in (line.sizes[0], line.sizes[-1])}
     run = " to ".join(f"{in_words(one)} at {size:,.0f} pairs" for size, one in ends.items() if one)
     law = LAWS[fixed]
-    beside = Difference(
-        line.slope.n, *(end - law for end in (line.slope.mean, line.slope.low, line.slope.high)), nan, nan
-    )
+    slope = line.slope
+    beside = Difference(slope.n, slope.mean - law, slope.low - law, slope.high - law, nan, nan)
     agrees = verdict(
         beside,
         above="it falls more slowly than that",
