@@ -73,14 +73,25 @@ class Score:
 
     source: Source
     name: str  # the audit's folder
-    membership: str  # CSV or Parquet: pair_id, one true/false column a member, and optionally group
-    checkpoints: tuple[str, ...]  # open_clip checkpoints, in the order of the member columns
+    # open_clip checkpoints, in the order of the member columns; without these a target, and a reference if there is one
+    checkpoints: tuple[str, ...]
+    # CSV or Parquet: pair_id, one true/false column a member, and optionally group. One column: true for pairs that are
+    # suspected to be in the target's training, false for pairs that cannot be
+    membership: str = ""
     config: AuditConfig = field(default_factory=AuditConfig)
 
     def run(self) -> None:
         from clipmem_core.audits.checkpoints import score_checkpoints
         from clipmem_core.audits.console import RichScreen, show_verdict
+        from clipmem_core.audits.foreign import read_marks, score_foreign
 
+        suspected = read_marks(self.membership) if self.membership else None
+        if suspected is not None or not self.membership:
+            marks: dict[str, Any] = {"suspected": suspected, "checkpoints": self.checkpoints}
+            with RichScreen() as screen:
+                said = score_foreign(self.source, self.config, name=self.name, **marks, screen=screen)
+            print(*said["sentences"], sep="\n")
+            return
         given: dict[str, Any] = {"membership": self.membership, "checkpoints": self.checkpoints}
         with RichScreen() as screen:
             finished = score_checkpoints(self.source, self.config, name=self.name, **given, screen=screen)
