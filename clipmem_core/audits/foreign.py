@@ -46,8 +46,8 @@ ONE_ALONE = (
     "one true/false column, true for suspected pairs and false for pairs of the same kind from after its training"
 )
 DIFFERENCE_CLAIM = (
-    "Alignment under the target minus that under the reference: high where the target knows a pair better. It is a sign "
-    "of memorization only as far as the two differ in having seen the pair. Model, data, epochs and seed may differ "
+    "Alignment under the target minus that under the reference: high where the target knows a pair better. It is a "
+    "sign of memorization only as far as the two differ in having seen the pair. Model, data, epochs and seed may differ "
     "too, and none of that can be told apart here, so no pair is called memorized for it."
 )
 SET_CLAIM = (
@@ -120,8 +120,8 @@ def _membership(pairs: pd.DataFrame, suspected: pd.Series | None, names: Sequenc
         if marked.isna().any():
             first = marked.index[marked.isna()][0]
             raise InputError(
-                f"--membership lacks {marked.isna().sum():,} of {len(pairs):,} pairs, first {first!r}: every pair needs "
-                "a row"
+                f"--membership lacks {marked.isna().sum():,} of {len(pairs):,} pairs, first {first!r}: every pair "
+                "needs a row"
             )
         group[~marked.to_numpy(dtype=bool)] = c.EXTERNAL
         counts = [int((group == name).sum()) for name in (c.CANDIDATE, c.EXTERNAL)]
@@ -134,12 +134,7 @@ def _membership(pairs: pd.DataFrame, suspected: pd.Series | None, names: Sequenc
 
 def _embed(audit: Audit, names: Sequence[str], screen: Screen) -> None:
     """Bring each checkpoint's embeddings of every pair onto the disk."""
-    from clipmem_core.audits.member import (
-        embed,
-        open_member,
-        trained_model,
-        write_embeddings,
-    )  # torch is slow to import
+    from clipmem_core.audits import member  # torch is slow to import
 
     if all((audit.member(name) / TEXT_INDEX).is_file() for name in names):
         return
