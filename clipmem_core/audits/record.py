@@ -127,6 +127,7 @@ class VerdictFile(TypedDict, total=False):
     uses: dict[str, str]
     groups: list[Row]
     planted: list[Row]
+    wrong_captions: dict[str, Any]
     detection: list[Row]
     membership_auroc: float | None
     membership_auroc_by_member: dict[str, float | None]

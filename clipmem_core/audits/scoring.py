@@ -12,10 +12,12 @@ from clipmem_core.audits.prepare import membership_of
 from clipmem_core.audits.store import IMAGE_INDEX, TEXT_INDEX, Audit, read_array, read_utility
 from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
+from clipmem_core.scores.canaries import swapped_csls
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.detectors import csls_out, learned, mean_over_epochs
 from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.memorization import memorization_table, sslmem
+from clipmem_core.scores.prevalence import told_count
 from clipmem_core.scores.shapley import contributions
 from clipmem_core.scores.table import DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
 from clipmem_core.scores.uncertainty import (
@@ -102,9 +104,17 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Split]:
     )
     learned_by_pair = learned(evidence.log_probability) if evidence.log_probability else np.full(len(table), np.nan)
     beyond = csls_out(evidence.image, evidence.text, evidence.sides.membership.trained, evidence.sides.external)
+    swapped = swapped_csls(
+        evidence.image,
+        evidence.text,
+        evidence.sides.membership.trained,
+        evidence.sides.external,
+        seed=evidence.sides.seed,
+    )
     ids = evidence.pairs[c.PAIR_ID].to_numpy()
     table = pd.concat([table, parts, own], axis=1).assign(
-        **{c.LEARNED: learned_by_pair, c.CSLS_OUT: beyond, c.PAIR_ID: ids, c.GROUP: group}
+        **{c.LEARNED: learned_by_pair, c.CSLS_OUT: beyond, c.PAIR_ID: ids, c.GROUP: group},
+        **dict(zip((c.CSLS_SWAPPED, c.CSLS_NEAR), swapped, strict=True)),
     )
     scored = np.isin(group, c.SCORED_GROUPS)
     for score in TABLE:
@@ -160,6 +170,15 @@ def planted_rows(pairs: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, An
     return records(table.reset_index())
 
 
+def wrong_captions(pairs: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
+    """Return how many captions of scored pairs are probably wrong, and when to stop looking for them."""
+    scored = scores[c.GROUP].isin(c.SCORED_GROUPS)
+    fit = scores[c.CSLS_OUT].where(scored).to_numpy()
+    suspicion = scores[c.MISFIT].where(scores[c.MISFIT].notna(), -scores[c.CSLS_OUT]).to_numpy()
+    told = told_count(fit, scores[c.CSLS_SWAPPED].to_numpy(), scores[c.CSLS_NEAR].to_numpy(), suspicion)
+    return told | {"planted": int((scored & (pairs[c.PLANTED] == c.MISCAPTION).to_numpy()).sum())}
+
+
 def reliability(evidence: Evidence) -> float | None:
     """Return the reliability of the ranking by clipmem, in [0, 1]; None where it is not known, as of one repeat."""
     stability = ranking_stability(evidence.alignments, evidence.sides)
@@ -177,6 +196,7 @@ def summary(evidence: Evidence, scores: pd.DataFrame, found: Split) -> dict[str,
         "groups": records(group_summary(alignments, sides)),
         "planted": planted_rows(evidence.pairs, scores),
         "detection": detection_rows(evidence.pairs, scores, seed=sides.seed),
+        "wrong_captions": wrong_captions(evidence.pairs, scores),
         "membership_auroc": known(auroc),
         "membership_auroc_by_member": {
             name: known(value) for name, value in zip(sides.membership.members, aurocs, strict=True)
