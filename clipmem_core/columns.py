@@ -54,6 +54,7 @@ CSLS_OUT = "csls_out"
 CSLS_SWAPPED = "csls_swapped"
 CSLS_NEAR = "csls_near"
 P_WRONG = "p_wrong"
+REVIEW_PLACE = "review_place"
 
 MEMBER = "member"
 METRIC = "metric"

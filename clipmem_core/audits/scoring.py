@@ -18,6 +18,7 @@ from clipmem_core.scores.detectors import csls_out, learned, mean_over_epochs
 from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.memorization import memorization_table, sslmem
 from clipmem_core.scores.prevalence import told_count
+from clipmem_core.scores.reviewed import suspicion_of
 from clipmem_core.scores.shapley import contributions
 from clipmem_core.scores.table import DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
 from clipmem_core.scores.uncertainty import (
@@ -172,10 +173,10 @@ def planted_rows(pairs: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, An
 
 def wrong_captions(pairs: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
     """Return how many captions of scored pairs are probably wrong, and when to stop looking for them."""
-    scored = scores[c.GROUP].isin(c.SCORED_GROUPS)
-    fit = scores[c.CSLS_OUT].where(scored).to_numpy()
-    suspicion = scores[c.MISFIT].where(scores[c.MISFIT].notna(), -scores[c.CSLS_OUT]).to_numpy()
-    told = told_count(fit, scores[c.CSLS_SWAPPED].to_numpy(), scores[c.CSLS_NEAR].to_numpy(), suspicion)
+    scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy()
+    fit, swapped, near = (scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.CSLS_NEAR))
+    suspicion = suspicion_of(scores[c.MISFIT].to_numpy(), fit, scored)
+    told = told_count(np.where(scored, fit, np.nan), swapped, near, suspicion)
     return told | {"planted": int((scored & (pairs[c.PLANTED] == c.MISCAPTION).to_numpy()).sum())}
 
 

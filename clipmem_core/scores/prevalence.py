@@ -57,7 +57,7 @@ def estimate_wrong(fit: np.ndarray, canaries: np.ndarray) -> WrongCount:
         The count among the judged pairs, its 95 % interval, and each pair's probability, in [0, 1].
 
     Example:
-        >>> rng = np.random.default_rng(0)
+        >>> rng = np.random.default_rng(1)
         >>> fit = np.concatenate([rng.normal(4, 1, 950), rng.normal(0, 1, 50)])
         >>> found = estimate_wrong(fit, rng.normal(0, 1, 1000))
         >>> found.low < 50 < found.high, round(found.estimate, -1)

@@ -8,6 +8,7 @@ import numpy as np
 from clipmem_core import columns as c
 from clipmem_core.scores.detectors import misfit
 from clipmem_core.scores.prevalence import p_wrong
+from clipmem_core.scores.reviewed import review_place
 
 # Where a score is shown or used; an entry says at which place of the order there.
 QUEUE = "queue"  # the lists of pairs that a person looks at first, the highest first
@@ -157,6 +158,7 @@ TABLE = (
         compute=p_wrong,
         absent=BEFORE,
     ),
+    Score(c.REVIEW_PLACE, direction=-1, needs=(c.MISFIT, c.CSLS_OUT), compute=review_place, absent=BEFORE),
 )
 BY_NAME = {score.name: score for score in TABLE}
 SCORE_COLUMNS = [c.PAIR_ID, c.GROUP, *BY_NAME]
