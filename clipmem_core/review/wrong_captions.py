@@ -1,6 +1,7 @@
 """How many captions of an audit are wrong: what its scores say, and what people found so far."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -87,21 +88,26 @@ def wrong_so_far(audit: Audit) -> SoFar | None:
 def likely_wrong(verdict: object) -> tuple[str, str]:
     """Return what an audit's verdict says of the number of wrong captions, and what that rests on; empty without."""
     told = mapping(mapping(verdict).get("wrong_captions"))
-    ends = [told.get(name) for name in ("estimate", "low", "high")]
-    if not all(is_number(end) for end in ends):
+    ends = _numbers([told.get(name) for name in ("estimate", "low", "high")])
+    if not ends:
         return "", str(told.get("missing") or "")
     sentence = "Likely about {:,.0f} wrong captions (95 % {:,.0f}–{:,.0f})".format(*ends)
-    planted, stop, left = told.get("planted"), told.get("stop"), told.get("left")
-    if is_number(planted) and planted:
-        sentence += f", {planted:,.0f} of them planted"
-    if is_number(stop) and isinstance(left, list) and len(left) == 3 and all(is_number(end) for end in left):
-        sentence += ". Look at the first {:,.0f}; about {:,.0f} ({:,.0f}–{:,.0f}) are left then".format(stop, *left)
-    near = told.get("near")
-    basis = [str(told.get("assumptions") or ""), doubt(verdict)]
-    if isinstance(near, list) and len(near) == 3 and all(is_number(end) for end in near):
-        basis.insert(
-            1,
-            "If wrong captions were as close as the most alike caption of another pair, they would be "
-            "about {:,.0f} ({:,.0f}–{:,.0f}).".format(*near),
-        )
-    return f"{sentence}.", " ".join(filter(None, basis))
+    planted, stop = _numbers([told.get("planted")], 1), _numbers([told.get("stop"), *_listed(told.get("left"))], 4)
+    if planted and planted[0]:
+        sentence += f", {planted[0]:,.0f} of them planted"
+    if stop:
+        sentence += ". Look at the first {:,.0f}; about {:,.0f} ({:,.0f}–{:,.0f}) are left then".format(*stop)
+    basis, near = [str(told.get("assumptions") or "")], _numbers(_listed(told.get("near")))
+    if near:
+        told_near = "{:,.0f} ({:,.0f}–{:,.0f})".format(*near)
+        basis.append(f"If wrong captions fitted as well as the most alike of another pair, they would be {told_near}.")
+    return f"{sentence}.", " ".join(filter(None, [*basis, doubt(verdict)]))
+
+
+def _listed(values: Any) -> list[Any]:
+    return values if isinstance(values, list) else []
+
+
+def _numbers(values: list[Any], count: int = 3) -> list[float]:
+    """Return values if they are so many numbers, else none."""
+    return [float(value) for value in values] if len(values) == count and all(map(is_number, values)) else []

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq, minimize
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 from scipy.stats import gaussian_kde
 
 FEWEST = 100  # pairs, and canaries, below which no count is given
@@ -25,6 +25,7 @@ _SHARES = 12  # shares that are tried at once
 _DROP = 9.0  # of log-likelihood, beyond which a share is not looked at
 _LEVEL = 0.95
 _FLOOR = 1e-9
+_QUANTILES = np.arange(1, 10) / 10  # of the canaries
 _NEXT, _WORTH = 20, 0.1  # looking goes on while this share of the next pairs is expected to be wrong
 _LIMITS = ((-4.0, 4.0), (-3.0, 2.0), (-3.0, 2.0), (0.7, 4.6))  # peak, log width left and right, log degrees of freedom
 _START = (0.0, 0.0, 0.0, 3.0)
@@ -47,7 +48,8 @@ def estimate_wrong(fit: np.ndarray, canaries: np.ndarray) -> WrongCount:
     """Estimate how many captions are wrong, from the scores of pairs and of pairs that were swapped for this.
 
     The likelihood of the scores, in cells, is maximised over the shape of the captions that fit for each share of wrong
-    ones (profile likelihood); share and count are averaged over it, with Jeffreys' prior on the share.
+    ones (profile likelihood); share and count are averaged over it, with Jeffreys' prior on the share. The interval's
+    upper end is no lower than `most_wrong`, which needs no shape.
 
     Args:
         fit: of every pair how well its caption fits, larger is better, [n_pairs]; NaN for pairs that are not judged.
@@ -79,7 +81,32 @@ def estimate_wrong(fit: np.ndarray, canaries: np.ndarray) -> WrongCount:
     posterior[judged] = (weights @ wrong)[cells.place]
     low, high = (_quantile(q, weights, mean, spread_of_count) for q in ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2))
     estimate = float(weights @ mean)
-    return WrongCount(estimate, min(max(low, 0.0), estimate), max(min(high, len(values)), estimate), posterior)
+    high = min(max(high, most_wrong(values, known)), len(values))
+    return WrongCount(estimate, min(max(low, 0.0), estimate), max(high, estimate), posterior)
+
+
+def most_wrong(fit: np.ndarray, canaries: np.ndarray) -> float:
+    """Return an upper 97.5 % bound on how many pairs are like the canaries, whatever the scores of the others are.
+
+    Of W wrong captions a share q scores below a quantile q of the canaries, and no more than all pairs that do: W q is
+    at most their number, up to the noise of both (Blanchard, Lee & Scott, JMLR 2010, theorem 11, with normal
+    approximations). The lowest bound of nine quantiles is taken, each at the level that holds for all of them.
+
+    Args:
+        fit: of every pair how well its caption fits, [n_pairs].
+        canaries: the same of pairs with a caption swapped at random, [n_canaries].
+
+    Example:
+        >>> round(most_wrong(np.concatenate([np.full(900, 9.0), np.arange(100) / 100]), np.arange(1000) / 1000))
+        113
+    """
+    z = ndtri(1 - 0.025 / len(_QUANTILES))
+    below = np.searchsorted(np.sort(fit), np.quantile(canaries, _QUANTILES), side="right")
+    least = _QUANTILES - z * np.sqrt(_QUANTILES * (1 - _QUANTILES) / len(canaries))
+    noise = z * np.sqrt(_QUANTILES * (1 - _QUANTILES))
+    # The largest W with W q − z √(W q (1 − q)) ≤ number below.
+    root = (noise + np.sqrt(noise**2 + 4 * least * below)) / (2 * least)
+    return float((root**2)[least > 0].min())
 
 
 @dataclass(frozen=True, eq=False)
