@@ -56,6 +56,9 @@ CSLS_NEAR = "csls_near"
 P_WRONG = "p_wrong"
 REVIEW_PLACE = "review_place"
 
+CAPTION = "caption"  # captions.parquet: which of its pair's, from 0
+MARGIN_OUT = "margin_out"
+
 MEMBER = "member"
 METRIC = "metric"
 VALUE = "value"

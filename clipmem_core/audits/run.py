@@ -14,6 +14,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.atomic import whole_archive
 from clipmem_core.audits import settings
+from clipmem_core.audits.captions import caption_table
 from clipmem_core.audits.estimate import trained_pairs
 from clipmem_core.audits.executor import Executor, local_processes, run_members
 from clipmem_core.audits.given import with_features
@@ -33,6 +34,7 @@ from clipmem_core.audits.record import Record
 from clipmem_core.audits.scoring import Evidence, gather_evidence, reliability, score_table, summary, utility_table
 from clipmem_core.audits.setup import check_same, grow, write_audit
 from clipmem_core.audits.store import (
+    CAPTION_TABLE,
     CONFIG,
     MEMBERS,
     MEMBERSHIP,
@@ -178,6 +180,9 @@ def finish_audit(
     utility = utility_table(audit, evidence.sides.membership.members)
     write_table(audit.folder / SCORES, scores)
     write_table(audit.folder / UTILITY, utility)
+    captions, without = caption_table(audit, evidence.pairs, evidence.sides)
+    if captions is not None:
+        write_table(audit.folder / CAPTION_TABLE, captions)
     verdict = judge(summary(evidence, scores, split), utility, record.config, towers=record.towers, cut=cut)
     seconds = {
         "prepare": record.prepare_seconds,
@@ -185,7 +190,8 @@ def finish_audit(
         "scoring": round(time.monotonic() - trained, 2),
         "training_by_member": {name: training_seconds(audit, name) for name in record.members},
     }
-    write_json(audit.folder / VERDICT, verdict | {"seconds": seconds})
+    told = verdict | {"captions_missing": without or None, "seconds": seconds}
+    write_json(audit.folder / VERDICT, told)
     write_manifest(audit.folder)
 
 

@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 NEIGHBOURS = 10  # nearest external partners that a cosine is held against
 MOST_EXTERNAL = 1_000  # external pairs among which they are looked for
 _CHUNK = 1_024
-_LOG_PROBABILITY = 1  # place in a trajectory's last axis: training cosine, log-probability of the true partner
+LOG_PROBABILITY = 1  # place in a trajectory's last axis: training cosine, log-probability of the true partner
 
 
 def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
@@ -25,7 +25,7 @@ def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
         >>> mean_over_epochs(np.array([[[0.1, -3.0], [0.2, np.nan]], [[0.3, -1.0], [0.2, np.nan]]]))
         array([-2., nan])
     """
-    return _known_mean([epoch[:, _LOG_PROBABILITY] for epoch in trajectory])
+    return _known_mean([epoch[:, LOG_PROBABILITY] for epoch in trajectory])
 
 
 def learned(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:

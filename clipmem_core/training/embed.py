@@ -1,6 +1,6 @@
 """From a trained model to mean embeddings: over evaluation views for pictures, over captions for texts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -41,19 +41,30 @@ def image_blocks(
 
 
 def text_blocks(
-    model: Model, tokens: np.ndarray, caption_start: np.ndarray, *, first: int = 0, precision: str, device: str
+    model: Model,
+    tokens: np.ndarray,
+    caption_start: np.ndarray,
+    *,
+    first: int = 0,
+    note: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]] = iter,
+    precision: str,
+    device: str,
 ) -> Iterator[np.ndarray]:
     """Yield the mean over each pair's captions, all or the `first` ones, float32 [n, dim].
 
     Features in the place of tokens come some pairs at a time; tokens all at once, so that like lengths share a batch.
+    `note` looks at the embeddings of single captions, float32 [n_captions, dim], as they come, and passes them on.
     """
     if tokens.dtype.kind == "i":
-        vectors = text_embeddings(model, tokens, precision=precision, device=device)
-        yield mean_by_pair(vectors, caption_start, first=first)
-        return
-    for rows in _blocks(len(caption_start) - 1):
-        start = caption_start[rows[0] : rows[-1] + 2]
-        vectors = text_embeddings(model, tokens[start[0] : start[-1]], precision=precision, device=device)
+        starts = [caption_start]
+    else:
+        starts = [caption_start[rows[0] : rows[-1] + 2] for rows in _blocks(len(caption_start) - 1)]
+    found = (
+        text_embeddings(model, tokens[start[0] : start[-1]], precision=precision, device=device) for start in starts
+    )
+    places = iter(starts)
+    for vectors in note(found):
+        start = next(places)
         yield mean_by_pair(vectors, start - start[0], first=first)
 
 
