@@ -58,6 +58,8 @@ REVIEW_PLACE = "review_place"
 
 CAPTION = "caption"  # captions.parquet: which of its pair's, from 0
 MARGIN_OUT = "margin_out"
+GAP = "gap"
+ODD = "odd"
 
 MEMBER = "member"
 METRIC = "metric"

@@ -10,7 +10,7 @@ from clipmem_core import columns as c
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.store import CAPTION_SCORES, Audit, read_array
-from clipmem_core.scores.captions import margins, similarities
+from clipmem_core.scores.captions import gaps, margins, odd_captions, similarities
 from clipmem_core.scores.detectors import external_used, misfit
 from clipmem_core.scores.in_out import Sides
 
@@ -54,7 +54,8 @@ def caption_table(audit: Audit, pairs: pd.DataFrame, sides: Sides) -> tuple[pd.D
 
     Returns:
         pair_id; caption, its place in the pair from 0; similarity_out and margin_out, means over the members that never
-        saw the pair; learned, over those that did; misfit = −(z(learned) + z(margin_out)), NaN for external pairs.
+        saw the pair; learned, over those that did; misfit = −(z(learned) + z(margin_out)), NaN for external pairs;
+        gap, how far margin_out lies below that of the pair's others; odd, whether that is far.
     """
     counts = pairs[c.CAPTIONS].map(len).to_numpy()
     if counts.max(initial=0) < 2:
@@ -74,6 +75,7 @@ def caption_table(audit: Audit, pairs: pd.DataFrame, sides: Sides) -> tuple[pd.D
             seen[place] += known
     with np.errstate(invalid="ignore"):
         similarity, margin, late = totals / np.where(seen > 0, seen, np.nan)
+    gap = gaps(margin, owner)
     scored = np.isin(sides.membership.group, c.SCORED_GROUPS)[owner]
     return pd.DataFrame(
         {
@@ -83,5 +85,7 @@ def caption_table(audit: Audit, pairs: pd.DataFrame, sides: Sides) -> tuple[pd.D
             c.MARGIN_OUT: margin,
             c.LEARNED: late,
             c.MISFIT: misfit(late, margin, scored),
+            c.GAP: gap,
+            c.ODD: odd_captions(gap),
         }
     ), ""

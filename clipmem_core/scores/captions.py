@@ -7,6 +7,7 @@ import numpy as np
 from clipmem_core.scores.detectors import NEIGHBOURS
 
 _CHUNK = 4_096
+_ODD = 4.0  # robust standard deviations
 
 
 def similarities(vectors: np.ndarray, image: np.ndarray, owner: np.ndarray) -> np.ndarray:
@@ -80,6 +81,44 @@ def learned_by_caption(
             total += np.bincount(captions[known], value[known] - value[known].mean(), minlength=n_captions)
             count += np.bincount(captions[known], minlength=n_captions)
     return np.divide(total, count, out=np.full(n_captions, np.nan), where=count > 0)
+
+
+def gaps(margin: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Return how far each caption's margin lies below the mean of its pair's others; NaN where it has no others.
+
+    Args:
+        margin: of each caption, [n_captions]; NaN is passed over.
+        owner: each caption's pair, from 0, [n_captions].
+
+    Example:
+        >>> gaps(np.array([1.0, 1.0, 0.0, 0.5]), np.array([0, 0, 0, 1])).tolist()
+        [-0.5, -0.5, 1.0, nan]
+    """
+    known = ~np.isnan(margin)
+    values = np.where(known, margin, 0.0)
+    others = np.bincount(owner, values)[owner] - values
+    count = np.bincount(owner, known)[owner] - known
+    mean = np.divide(others, count, out=np.full(len(margin), np.nan), where=count > 0)
+    return mean - margin
+
+
+def odd_captions(gap: np.ndarray) -> np.ndarray:
+    """Tell which captions fit so much worse than the others of their pair that they are probably wrong.
+
+    Those whose gap is more than 4 robust standard deviations (1.4826 × the median distance from the median; Rousseeuw &
+    Croux, JASA 1993) above the median of all captions.
+
+    Args:
+        gap: of each caption, [n_captions]; NaN is no odd one.
+
+    Example:
+        >>> odd_captions(np.array([0.1, -0.1, 0.0, 0.2, -0.2, 3.0, np.nan])).tolist()
+        [False, False, False, False, False, True, False]
+    """
+    if not np.isfinite(gap).any():
+        return np.zeros(len(gap), dtype=bool)
+    middle = np.nanmedian(gap)
+    return gap > middle + _ODD * 1.4826 * np.nanmedian(np.abs(gap - middle))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

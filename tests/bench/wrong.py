@@ -175,16 +175,16 @@ def held_against(audit: Audit, place: dict[str, int], left_out: set[str]) -> pd.
     truth = (table[c.CAPTION] == table[c.PAIR_ID].map(place)).to_numpy()
     scores = {f"caption -{name}": -table[name].to_numpy() for name in (c.SIMILARITY_OUT, c.MARGIN_OUT, c.LEARNED)}
     scores["caption misfit"] = table[c.MISFIT].to_numpy()
-    scores["caption gap"] = gaps(table)
+    scores["caption gap"] = table[c.GAP].to_numpy()
     found = [detection_table(scores, truth, n_boot=500, reference="caption misfit")]
     pair = audit.scores
     pair = pair[pair[c.MISFIT].notna() & ~pair[c.PAIR_ID].isin(left_out)]
     wrong = (pair[c.PAIR_ID].map(place) >= 0).to_numpy()
-    worst = table.assign(gap=scores["caption gap"]).groupby(c.PAIR_ID)
+    worst = table.groupby(c.PAIR_ID)
     by_pair = {f"pair {c.MISFIT}": pair[c.MISFIT].to_numpy()}
     by_pair |= {f"pair -{name}": -pair[name].to_numpy() for name in (c.SIMILARITY_OUT, c.CSLS_OUT)}
     by_pair["pair, its worst caption's misfit"] = pair[c.PAIR_ID].map(worst[c.MISFIT].max()).to_numpy()
-    by_pair["pair, its worst caption's gap"] = pair[c.PAIR_ID].map(worst["gap"].max()).to_numpy()
+    by_pair["pair, its worst caption's gap"] = pair[c.PAIR_ID].map(worst[c.GAP].max()).to_numpy()
     found.append(detection_table(by_pair, wrong, n_boot=500, reference=f"pair {c.MISFIT}"))
     result = pd.concat(found, ignore_index=True)
     for name, values in scores.items():
@@ -193,13 +193,6 @@ def held_against(audit: Audit, place: dict[str, int], left_out: set[str]) -> pd.
         right = (picked[c.CAPTION] == picked[c.PAIR_ID].map(place)).mean()
         result.loc[result["score"] == name, "picked_in_pair"] = right
     return result.drop(columns=[name for name in result if "difference" in name])
-
-
-def gaps(table: pd.DataFrame) -> np.ndarray:
-    """Return how far each caption's margin lies below the mean of its pair's others."""
-    own = table.groupby(c.PAIR_ID)[c.MARGIN_OUT]
-    total, count = own.transform("sum"), own.transform("count")
-    return ((total - table[c.MARGIN_OUT]) / (count - 1).clip(lower=1) - table[c.MARGIN_OUT]).to_numpy()
 
 
 def command(arguments: Sequence[str]) -> int:
