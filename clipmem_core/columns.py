@@ -51,6 +51,15 @@ SSLMEM_TEXT = "sslmem_text"
 MISFIT = "misfit"
 LEARNED = "learned"
 CSLS_OUT = "csls_out"
+CSLS_SWAPPED = "csls_swapped"
+CSLS_NEAR = "csls_near"
+P_WRONG = "p_wrong"
+REVIEW_PLACE = "review_place"
+
+CAPTION = "caption"  # captions.parquet: which of its pair's, from 0
+MARGIN_OUT = "margin_out"
+GAP = "gap"
+ODD = "odd"
 
 MEMBER = "member"
 METRIC = "metric"

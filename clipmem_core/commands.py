@@ -117,7 +117,8 @@ class Study:
         str,
         tyro.conf.Positional,
         tyro.conf.arg(
-            metavar="STUDY", help="scale | size | views | time | captions | text-noise | removal | combined | forgetting"
+            metavar="STUDY",
+            help="scale | size | views | time | captions | text-noise | removal | combined | forgetting",
         ),
     ]
     source: Source

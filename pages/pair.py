@@ -19,7 +19,7 @@ with explained_errors():
     with left:
         draw_picture(audit, card)
     with right:
-        draw_captions(card)
+        draw_captions(audit, card)
         draw_scores(audit, card)
         draw_edits(audit, card)
         guard_keys(card)

@@ -1,6 +1,7 @@
 """One member: what it works with, and how it is brought to its end: trained, or loaded, embedded and measured."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.atomic import read_through
+from clipmem_core.audits.captions import noted_captions
 from clipmem_core.audits.embeddings import ComputedRows, keeps_indexes
 from clipmem_core.audits.index import map_vectors, write_index
 from clipmem_core.audits.locked import (
@@ -27,6 +29,7 @@ from clipmem_core.audits.prepare import membership_of, pixels_folder, read_token
 from clipmem_core.audits.probe import probe_accuracy
 from clipmem_core.audits.record import MemberRecord, Record
 from clipmem_core.audits.store import (
+    CAPTION_SCORES,
     IMAGE_INDEX,
     MEMBER_UTILITY,
     MEMBERSHIP,
@@ -35,18 +38,21 @@ from clipmem_core.audits.store import (
     TEXT_INDEX,
     Audit,
     caption_counts,
+    read_array,
     read_prepared,
     read_table,
     write_json,
 )
 from clipmem_core.config import AuditConfig
 from clipmem_core.pairs.pixels import open_pixels
+from clipmem_core.scores.captions import learned_by_caption
+from clipmem_core.scores.detectors import LOG_PROBABILITY
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.training.draws import draw_keys
 from clipmem_core.training.embed import image_blocks, text_blocks, text_embeddings
 from clipmem_core.training.files import CHECKPOINT, STATE, TRAJECTORY
 from clipmem_core.training.heads import FeatureRows
-from clipmem_core.training.loop import PixelSource, Trainer, TrainingData, Views, train
+from clipmem_core.training.loop import PixelSource, Trainer, TrainingData, Views, chosen_captions, train
 from clipmem_core.training.mitigation.vocabulary import DELETED, OMITTED, Vocabulary, delete_rows, pairs_with
 from clipmem_core.training.model import Model, build_model, load_weights, tokenize
 from clipmem_core.training.names import model_config
@@ -258,18 +264,23 @@ def trained_model(run: MemberRun) -> Model:
 
 
 def embed(
-    run: MemberRun, model: Model, rows: np.ndarray | None = None
+    run: MemberRun,
+    model: Model,
+    rows: np.ndarray | None = None,
+    *,
+    note: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]] = iter,
 ) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
     """Return the mean embeddings of every picture's evaluation views, and of every pair's captions, or of some rows.
 
     Both come in blocks, float32 [n, dim], as they are asked for: a million pairs are larger than they need to be held.
+    `note` looks at the embeddings of single captions as they come.
     """
     how: dict[str, Any] = {"precision": run.config.precision, "device": run.record.device, "rows": rows}
     views = training_views(run, model, run.config.seed + EVALUATION, crop_scale=run.config.eval_crop_scale)
     n_views = 1 if run.towers.image else run.config.views  # features are of one view
     image = image_blocks(model, run.data, views, n_views=n_views, **how)
     read = run.read(run.data.tokens)
-    return image, text_blocks(model, read, run.data.caption_start, first=run.config.eval_captions, **how)
+    return image, text_blocks(model, read, run.data.caption_start, first=run.config.eval_captions, note=note, **how)
 
 
 def computed(run: MemberRun, model: Model) -> tuple[ComputedRows, ComputedRows]:
@@ -362,7 +373,35 @@ def run_member(folder: Path, name: str, shared: Shared | None = None) -> None:
     def judge(image: np.ndarray | ComputedRows) -> None:
         write_json(run.folder / MEMBER_UTILITY, utility(run, model, image))
 
-    if keeps_indexes(run.record, name):
-        write_embeddings(run.folder, *embed(run, model), judge)
-    else:
+    if not keeps_indexes(run.record, name):
         judge(computed(run, model)[0])
+        return
+    several = np.diff(run.data.caption_start).max(initial=0) > 1
+    note = functools.partial(note_captions, run) if several else iter
+    write_embeddings(run.folder, *embed(run, model, note=note), judge)
+
+
+def note_captions(run: MemberRun, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Pass on the embeddings of captions, and leave what is measured on each in the member's folder."""
+    return noted_captions(
+        blocks,
+        run.folder / IMAGE_INDEX,
+        run.data.caption_start,
+        run.membership[c.GROUP].to_numpy() == c.EXTERNAL,
+        learned_captions(run),
+        run.folder / CAPTION_SCORES,
+    )
+
+
+def learned_captions(run: MemberRun) -> np.ndarray:
+    """Return how well each caption was learned, by the epochs that drew it; NaN without a trajectory."""
+    data, path = run.data, run.folder / TRAJECTORY
+    if not path.is_file():
+        return np.full(data.caption_start[-1], np.nan)
+    trajectory = read_array(path, shared=True)
+    first = run.config.train_captions
+    drawn = [
+        chosen_captions(data, data.rows, seed=run.own.seed, epoch=epoch, first=first)
+        for epoch in range(len(trajectory))
+    ]
+    return learned_by_caption(trajectory[:, :, LOG_PROBABILITY], data.rows, drawn, int(data.caption_start[-1]))

@@ -127,6 +127,8 @@ class VerdictFile(TypedDict, total=False):
     uses: dict[str, str]
     groups: list[Row]
     planted: list[Row]
+    wrong_captions: dict[str, Any]
+    captions_missing: str | None
     detection: list[Row]
     membership_auroc: float | None
     membership_auroc_by_member: dict[str, float | None]

@@ -15,6 +15,7 @@ from clipmem_core import columns as c
 from clipmem_core.atomic import whole_archive
 from clipmem_core.audits import settings
 from clipmem_core.audits.attacks import attack_members
+from clipmem_core.audits.captions import caption_table
 from clipmem_core.audits.estimate import trained_pairs
 from clipmem_core.audits.executor import Executor, local_processes, run_members
 from clipmem_core.audits.given import with_features
@@ -34,6 +35,7 @@ from clipmem_core.audits.record import Record
 from clipmem_core.audits.scoring import Evidence, gather_evidence, reliability, score_table, summary, utility_table
 from clipmem_core.audits.setup import check_same, grow, write_audit
 from clipmem_core.audits.store import (
+    CAPTION_TABLE,
     CONFIG,
     MEMBERS,
     MEMBERSHIP,
@@ -180,6 +182,9 @@ def finish_audit(
     attacked, attacks = attack_members(evidence)
     write_table(audit.folder / SCORES, scores)
     write_table(audit.folder / UTILITY, pd.concat([utility, attacked], ignore_index=True))
+    captions, without = caption_table(audit, evidence.pairs, evidence.sides)
+    if captions is not None:
+        write_table(audit.folder / CAPTION_TABLE, captions)
     found = summary(evidence, scores, split) | {"attacks": attacks}
     verdict = judge(found, utility, record.config, towers=record.towers, cut=cut)
     seconds = {
@@ -188,7 +193,8 @@ def finish_audit(
         "scoring": round(time.monotonic() - trained, 2),
         "training_by_member": {name: training_seconds(audit, name) for name in record.members},
     }
-    write_json(audit.folder / VERDICT, verdict | {"seconds": seconds})
+    told = verdict | {"captions_missing": without or None, "seconds": seconds}
+    write_json(audit.folder / VERDICT, told)
     write_manifest(audit.folder)
 
 

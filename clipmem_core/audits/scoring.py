@@ -12,10 +12,13 @@ from clipmem_core.audits.prepare import membership_of, sides_of
 from clipmem_core.audits.store import Audit, read_array, read_utility
 from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
+from clipmem_core.scores.canaries import swapped_csls
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.detectors import csls_out, learned, mean_over_epochs
 from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.memorization import memorization_table, sslmem
+from clipmem_core.scores.prevalence import told_count
+from clipmem_core.scores.reviewed import suspicion_of
 from clipmem_core.scores.shapley import contributions
 from clipmem_core.scores.table import DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
 from clipmem_core.scores.uncertainty import (
@@ -105,9 +108,17 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Split]:
     )
     learned_by_pair = learned(evidence.log_probability) if evidence.log_probability else np.full(len(table), np.nan)
     beyond = csls_out(evidence.image, evidence.text, evidence.sides.membership.trained, evidence.sides.external)
+    swapped = swapped_csls(
+        evidence.image,
+        evidence.text,
+        evidence.sides.membership.trained,
+        evidence.sides.external,
+        seed=evidence.sides.seed,
+    )
     ids = evidence.pairs[c.PAIR_ID].to_numpy()
     table = pd.concat([table, parts, own], axis=1).assign(
-        **{c.LEARNED: learned_by_pair, c.CSLS_OUT: beyond, c.PAIR_ID: ids, c.GROUP: group}
+        **{c.LEARNED: learned_by_pair, c.CSLS_OUT: beyond, c.PAIR_ID: ids, c.GROUP: group},
+        **dict(zip((c.CSLS_SWAPPED, c.CSLS_NEAR), swapped, strict=True)),
     )
     scored = np.isin(group, c.SCORED_GROUPS)
     for score in TABLE:
@@ -163,6 +174,15 @@ def planted_rows(pairs: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, An
     return records(table.reset_index())
 
 
+def wrong_captions(pairs: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
+    """Return how many captions of scored pairs are probably wrong, and when to stop looking for them."""
+    scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy()
+    fit, swapped, near = (scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.CSLS_NEAR))
+    suspicion = suspicion_of(scores[c.MISFIT].to_numpy(), fit, scored)
+    told = told_count(np.where(scored, fit, np.nan), swapped, near, suspicion)
+    return told | {"planted": int((scored & (pairs[c.PLANTED] == c.MISCAPTION).to_numpy()).sum())}
+
+
 def reliability(evidence: Evidence) -> float | None:
     """Return the reliability of the ranking by clipmem, in [0, 1]; None where it is not known, as of one repeat."""
     stability = ranking_stability(evidence.alignments, evidence.sides)
@@ -180,6 +200,7 @@ def summary(evidence: Evidence, scores: pd.DataFrame, found: Split) -> dict[str,
         "groups": records(group_summary(alignments, sides)),
         "planted": planted_rows(evidence.pairs, scores),
         "detection": detection_rows(evidence.pairs, scores, seed=sides.seed),
+        "wrong_captions": wrong_captions(evidence.pairs, scores),
         "membership_auroc": known(auroc),
         "membership_auroc_by_member": {
             name: known(value) for name, value in zip(sides.membership.members, aurocs, strict=True)

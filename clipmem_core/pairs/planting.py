@@ -111,3 +111,41 @@ def _match(owned: Sequence[frozenset[str]], rng: np.random.Generator) -> np.ndar
     foreign = csr_array([[one.isdisjoint(owned[i]) for i in order] for one in owned])
     found = maximum_bipartite_matching(foreign, perm_type="column")
     return None if (found < 0).any() else order[found]
+
+
+def plant_one_caption(pairs: pd.DataFrame, rows: np.ndarray, *, n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """Give n pairs that have several captions another pair's in the place of one of theirs.
+
+    Args:
+        pairs: table with the columns captions and planted; it is left as it is.
+        rows: int array [n_rows], the row numbers to draw from; pairs with one caption, or planted, are passed over.
+        n: how many pairs get a wrong caption.
+        seed: the draw is a function of it.
+
+    Returns:
+        A new table, and the place of each pair's wrong caption, −1 where it has none, int64 [n_pairs].
+
+    Raises:
+        InputError: there are fewer than n such pairs, or fewer than two.
+
+    Example:
+        >>> pairs = pd.DataFrame({"captions": [["a cat", "one cat"], ["a dog", "one dog"]], "planted": None})
+        >>> planted, place = plant_one_caption(pairs, np.array([0, 1]), n=1, seed=0)
+        >>> int((place >= 0).sum()), sum("dog" in text for text in planted["captions"][int(place.argmax())])
+        (1, 1)
+    """
+    captions = [list(own) for own in pairs[CAPTIONS]]
+    unplanted = pairs[PLANTED].isna().to_numpy()
+    free = np.array([row for row in np.unique(rows) if len(captions[row]) > 1 and unplanted[row]], dtype=np.int64)
+    if not 0 <= n <= len(free) or len(free) < 2:
+        raise InputError(f"{n} pairs cannot get one wrong caption: {len(free)} have several and are not planted")
+    rng = np.random.default_rng(seed)
+    place, moved = np.full(len(pairs), -1, dtype=np.int64), [list(own) for own in captions]
+    for row in rng.permutation(free)[:n].tolist():
+        others = [donor for donor in free.tolist() if set(captions[donor]).isdisjoint(captions[row])]
+        if not others:
+            raise InputError("one wrong caption a pair cannot be planted where all captions are alike")
+        donor = captions[int(rng.choice(others))]
+        place[row] = rng.integers(len(captions[row]))
+        moved[row][place[row]] = donor[int(rng.integers(len(donor)))]
+    return pairs.assign(**{CAPTIONS: pd.Series(moved, index=pairs.index, dtype=object)}), place

@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 NEIGHBOURS = 10  # nearest external partners that a cosine is held against
 MOST_EXTERNAL = 1_000  # external pairs among which they are looked for
 _CHUNK = 1_024
-_LOG_PROBABILITY = 1  # place in a trajectory's last axis: training cosine, log-probability of the true partner
+LOG_PROBABILITY = 1  # place in a trajectory's last axis: training cosine, log-probability of the true partner
 
 
 def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
@@ -26,7 +26,7 @@ def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
         >>> mean_over_epochs(np.array([[[0.1, -3.0], [0.2, np.nan]], [[0.3, -1.0], [0.2, np.nan]]]))
         array([-2., nan])
     """
-    return _known_mean([epoch[:, _LOG_PROBABILITY] for epoch in trajectory])
+    return _known_mean([epoch[:, LOG_PROBABILITY] for epoch in trajectory])
 
 
 def learned(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
@@ -110,7 +110,7 @@ def csls(
         [2.0, 2.0, 2.0, 2.0]
     """
     score = np.empty(len(image) if rows is None else len(rows), dtype=np.float32)
-    for part, own, by_image, by_text in _beside_external(image, text, external, rows):
+    for part, own, by_image, by_text in beside_external(image, text, external, rows):
         k = min(neighbours, int(np.isfinite(by_image).sum(axis=1).min()))
         near = [np.partition(cosines, -k, axis=1)[:, -k:].mean(axis=1) for cosines in (by_image, by_text)]
         score[part] = 2 * own - near[0] - near[1]
@@ -182,7 +182,7 @@ def log_probability(
         [-0.55, -0.31, -0.31]
     """
     score = np.empty(len(image) if rows is None else len(rows), dtype=np.float32)
-    for part, own, by_image, by_text in _beside_external(image, text, external, rows):
+    for part, own, by_image, by_text in beside_external(image, text, external, rows):
         logits = [np.column_stack([own, cosines]) * logit_scale for cosines in (by_image, by_text)]
         score[part] = own * logit_scale - (logsumexp(logits[0], axis=1) + logsumexp(logits[1], axis=1)) / 2
     return score
@@ -231,18 +231,22 @@ def lemon(
     return score
 
 
-def _beside_external(
+def external_used(external: np.ndarray) -> np.ndarray:
+    """Return the external pairs that others are held against: all, or 1,000 evenly spaced; int [n]."""
+    found = np.flatnonzero(external)
+    return found if len(found) <= MOST_EXTERNAL else found[np.arange(MOST_EXTERNAL) * len(found) // MOST_EXTERNAL]
+
+
+def beside_external(
     image: np.ndarray, text: np.ndarray, external: np.ndarray, rows: np.ndarray | None
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
     """Yield blocks of rows: which, own cosine [n], image's cosines with external captions [n, n_external], and
     caption's with external images; −∞ where an external pair would meet itself."""
-    found = np.flatnonzero(external)
+    found = external_used(external)
     if image.shape != text.shape or image.ndim != 2:
         raise ValueError(f"image and text must be matrices of one shape, not {image.shape} and {text.shape}")
     if len(found) < 2:
         raise ValueError(f"external must name at least 2 pairs, since a pair leaves itself out, not {len(found)}")
-    if len(found) > MOST_EXTERNAL:
-        found = found[np.arange(MOST_EXTERNAL) * len(found) // MOST_EXTERNAL]
     rows = np.arange(len(image)) if rows is None else rows
     images, texts = _unit(image[found]).T, _unit(text[found]).T
     for start in range(0, len(rows), _CHUNK):

@@ -7,6 +7,8 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.scores.detectors import misfit
+from clipmem_core.scores.prevalence import p_wrong
+from clipmem_core.scores.reviewed import review_place
 
 # Where a score is shown or used; an entry says at which place of the order there.
 QUEUE = "queue"  # the lists of pairs that a person looks at first, the highest first
@@ -19,6 +21,7 @@ ROW = "row"  # the gallery as a table
 PAIR = "pair"  # a pair's own page, below clipmem
 COLOUR = "colour"  # the colours of a map of embeddings
 EXPORT = "export"  # the tables and reports that are taken away
+BEFORE = "is not in audits that were scored before there was such a score."
 
 
 @dataclass(frozen=True)
@@ -143,8 +146,19 @@ TABLE = (
         places={DETECTION: 5, PAIR: 4},
         help="How much closer picture and caption are than the nearest of other pairs, in the eyes of members that "
         "never saw the pair.",
-        absent="is not in audits that were scored before there was such a score.",
+        absent=BEFORE,
     ),
+    Score(c.CSLS_SWAPPED, direction=-1, absent=BEFORE),
+    Score(c.CSLS_NEAR, direction=-1, absent=BEFORE),
+    Score(
+        c.P_WRONG,
+        places={PAIR: 5},
+        help="The probability that the caption fits no better than one swapped at random, from csls out.",
+        needs=(c.CSLS_OUT, c.CSLS_SWAPPED),
+        compute=p_wrong,
+        absent=BEFORE,
+    ),
+    Score(c.REVIEW_PLACE, direction=-1, needs=(c.MISFIT, c.CSLS_OUT), compute=review_place, absent=BEFORE),
 )
 BY_NAME = {score.name: score for score in TABLE}
 SCORE_COLUMNS = [c.PAIR_ID, c.GROUP, *BY_NAME]

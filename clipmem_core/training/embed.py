@@ -1,6 +1,6 @@
 """From a trained model to mean embeddings: over evaluation views for pictures, over captions for texts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ def text_blocks(
     caption_start: np.ndarray,
     *,
     first: int = 0,
+    note: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]] = iter,
     precision: str,
     device: str,
     rows: np.ndarray | None = None,
@@ -59,16 +60,26 @@ def text_blocks(
     """Yield the mean over each pair's captions, all or the `first` ones, of all pairs or some `rows`, float32 [n, dim].
 
     Features in the place of tokens come some pairs at a time; tokens all at once, so that like lengths share a batch.
+    `note` looks at the embeddings of single captions, float32 [n_captions, dim], as they come, and passes them on.
     """
     rows = np.arange(len(caption_start) - 1) if rows is None else rows
-    for some in [rows] if tokens.dtype.kind == "i" else _cut(rows):
-        counts = caption_start[some + 1] - caption_start[some]
-        start = np.concatenate([[0], np.cumsum(counts)])
-        captions: np.ndarray | slice = np.repeat(caption_start[some] - start[:-1], counts) + np.arange(start[-1])
-        if some[-1] - some[0] == len(some) - 1 and (np.diff(some) == 1).all():  # as they lie there: without a copy
-            captions = slice(caption_start[some[0]], caption_start[some[-1] + 1])
-        vectors = text_embeddings(model, tokens[captions], precision=precision, device=device)
+    parts = [rows] if tokens.dtype.kind == "i" else list(_cut(rows))
+    starts = [np.concatenate([[0], np.cumsum(caption_start[some + 1] - caption_start[some])]) for some in parts]
+    found = (
+        text_embeddings(model, tokens[_captions_of(some, caption_start)], precision=precision, device=device)
+        for some in parts
+    )
+    for start, vectors in zip(starts, note(found), strict=True):
         yield mean_by_pair(vectors, start, first=first)
+
+
+def _captions_of(rows: np.ndarray, caption_start: np.ndarray) -> np.ndarray | slice:
+    """Return the places of the captions of some pairs; a slice, which copies nothing, of pairs that lie together."""
+    if rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        return slice(caption_start[rows[0]], caption_start[rows[-1] + 1])
+    counts = caption_start[rows + 1] - caption_start[rows]
+    ends = np.cumsum(counts)
+    return np.repeat(caption_start[rows] - ends + counts, counts) + np.arange(ends[-1])
 
 
 @torch.inference_mode()

@@ -1,0 +1,147 @@
+"""How many captions are wrong, from what a person decided: pairs by suspicion, and a share of them drawn at random.
+
+Two strata: the most suspicious pairs, of which every one was looked at, and all the rest, of which a simple random
+sample was. The first is counted, the second estimated by the sample alone (Horvitz & Thompson, JASA 1952; Cochran,
+Sampling Techniques, chapter 5), so the interval holds whatever the scores are worth.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import betabinom
+
+from clipmem_core.scores.prevalence import WrongCount
+
+SHARE = 0.1  # of the pairs that a person is shown are drawn at random
+DESIGN = 0  # seed of the review: the design is frozen with the audit
+ASSUMPTION = (
+    "Holds whatever the scores are worth: the most suspicious pairs are counted, and the rest is estimated by the "
+    "pairs that were drawn at random. It takes it that every decision is right and was made in the order of the review."
+)
+_LEVEL = 0.95
+_SLOT, _DRAW = 11, 12  # random streams: which places of the order are random, and who is drawn
+
+
+@dataclass(frozen=True, eq=False)
+class Review:
+    """In which order a person looks at pairs."""
+
+    ranked: np.ndarray  # rows of the judged pairs, the most suspicious first
+    drawn: np.ndarray  # the same rows in random order
+    order: np.ndarray  # the same rows in the order of the review
+    at_random: np.ndarray  # true where the place in the order is one of the random share
+
+
+def plan_review(suspicion: np.ndarray, *, share: float = SHARE, seed: int = DESIGN) -> Review:
+    """Order pairs for a person: the most suspicious first, and among them a share that is drawn at random.
+
+    Args:
+        suspicion: larger is more suspicious, [n_pairs]; NaN for pairs that are not judged.
+        share: of the places, in [0, 1], that the next of the random order gets instead of the most suspicious.
+        seed: start of both draws.
+
+    Example:
+        >>> review = plan_review(np.arange(10.0), share=0.2)
+        >>> review.ranked[:3].tolist(), sorted(review.order.tolist()) == list(range(10))
+        ([9, 8, 7], True)
+    """
+    rows = np.flatnonzero(np.isfinite(suspicion))
+    ranked = rows[np.argsort(-suspicion[rows], kind="stable")]
+    drawn = np.random.default_rng([seed, _DRAW]).permutation(rows)
+    at_random = np.random.default_rng([seed, _SLOT]).random(len(rows)) < share
+    order, taken = np.empty_like(rows), np.zeros(len(suspicion), dtype=bool)
+    queues = {False: iter(ranked.tolist()), True: iter(drawn.tolist())}
+    for place, random in enumerate(at_random.tolist()):
+        row = next(row for row in queues[random] if not taken[row])
+        order[place], taken[row] = row, True
+    return Review(ranked, drawn, order, at_random)
+
+
+def review_place(suspicion: np.ndarray, fallback: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    """Return each pair's place in the review, from 1; NaN where not scored.
+
+    Args:
+        suspicion: misfit, [n_pairs].
+        fallback: csls_out, whose lowest are taken where no pair has a misfit, [n_pairs].
+        scored: true for scored pairs, [n_pairs].
+    """
+    order = plan_review(suspicion_of(suspicion, fallback, scored)).order
+    place = np.full(len(suspicion), np.nan)
+    place[order] = np.arange(1, len(order) + 1)
+    return place
+
+
+def suspicion_of(misfit: np.ndarray, csls_out: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    """Return what pairs are reviewed by: misfit, or where no pair has one the lowest csls_out; NaN where not scored."""
+    return np.where(scored, misfit if np.isfinite(misfit[scored]).any() else -csls_out, np.nan)
+
+
+def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray, posterior: np.ndarray) -> WrongCount:
+    """Count wrong captions by what was decided so far, with a 95 % interval that does not depend on the scores.
+
+    Args:
+        review: the order that the person was given.
+        wrong: true where the caption was found wrong, [n_pairs].
+        decided: true where somebody decided, [n_pairs].
+        posterior: each pair's probability by the scores, [n_pairs]; kept for the pairs that nobody decided on.
+
+    Returns:
+        The count among all judged pairs, found ones included. While no pair of the rest was drawn, the interval has
+        what was found at its lower end and all that is not known to be right at its upper one.
+
+    Example:
+        >>> suspicion = np.arange(1000.0)[::-1]
+        >>> review = plan_review(suspicion)
+        >>> wrong = np.arange(1000) < 30
+        >>> decided = np.zeros(1000, dtype=bool)
+        >>> decided[review.order[:300]] = True
+        >>> found = count_reviewed(review, wrong & decided, decided, np.full(1000, 0.03))
+        >>> found.low, found.estimate
+        (30.0, 30.0)
+    """
+    seen = decided[review.ranked]
+    top = len(seen) if seen.all() else int(seen.argmin())
+    rest = np.zeros(len(decided), dtype=bool)
+    rest[review.ranked[top:]] = True
+    drawn = review.drawn[rest[review.drawn]]
+    looked_at = decided[drawn]
+    sample = drawn[: len(drawn) if looked_at.all() else int(looked_at.argmin())]
+    counted = int(wrong[review.ranked[:top]].sum())
+    known, right = int((wrong & decided & rest).sum()), int((~wrong & decided & rest).sum())
+    found = int(wrong[sample].sum())
+    low, high = count_of_sample(found, len(sample), len(drawn))
+    estimate = counted + max(len(drawn) * found / len(sample), known) if len(sample) else None
+    return WrongCount(
+        estimate,
+        float(counted + max(low, known)),
+        float(counted + min(high, len(drawn) - right)),
+        np.where(decided, wrong.astype(float), posterior),
+        method="review",
+        assumptions=ASSUMPTION,
+        missing="" if len(sample) else "no pair of the random share was decided on yet",
+    )
+
+
+def count_of_sample(found: int, drawn: int, pairs: int) -> tuple[int, int]:
+    """Return a 95 % interval for how many of some pairs are wrong, from a simple random sample of them.
+
+    The shortest one that holds 95 % of the posterior: Jeffreys' prior on the share, and a beta-binomial number of wrong
+    ones among the pairs that were not drawn. It covers 95 % on average over shares (Brown, Cai & DasGupta,
+    Statistical Science 2001), and more where nearly none or nearly all are wrong.
+
+    Args:
+        found: wrong ones in the sample.
+        drawn: pairs in the sample.
+        pairs: all of them.
+
+    Example:
+        >>> count_of_sample(0, 0, 50), count_of_sample(5, 10, 10), count_of_sample(0, 30, 1000)
+        ((0, 50), (5, 5), (0, 60))
+    """
+    if drawn == 0:
+        return 0, pairs
+    others = np.arange(pairs - drawn + 1)
+    chance = betabinom.pmf(others, pairs - drawn, found + 0.5, drawn - found + 0.5)
+    likely = np.argsort(-chance, kind="stable")
+    kept = likely[: int(np.searchsorted(np.cumsum(chance[likely]), _LEVEL)) + 1]
+    return found + int(kept.min()), found + int(kept.max())

@@ -1,0 +1,77 @@
+"""captions.parquet of a finished audit, recomputed from the members' embeddings and trajectories."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clipmem_core.audits.captions import NOT_KEPT, SEVERAL, caption_table
+from clipmem_core.audits.prepare import membership_of
+from clipmem_core.audits.store import Audit
+from clipmem_core.scores.in_out import Sides
+from clipmem_core.training.draws import CAPTION, draw_keys, hashed
+from tests.audits.small import vectors
+from tests.conftest import Made
+
+
+@pytest.fixture(scope="module")
+def table(made: Made) -> pd.DataFrame:
+    return pd.read_parquet(made.ensemble.folder / "captions.parquet")
+
+
+def sides_of(audit: Audit) -> Sides:
+    return Sides(membership_of(audit.membership), audit.record.protocol, audit.record.config.seed)
+
+
+def test_every_caption_has_a_row_in_the_order_of_the_pairs(made: Made, table: pd.DataFrame) -> None:
+    pairs = made.ensemble.pairs
+    assert table["pair_id"].tolist() == [row.pair_id for row in pairs.itertuples() for _ in row.captions]
+    assert table["caption"].tolist() == [place for own in pairs["captions"] for place in range(len(own))]
+    external = (
+        table["pair_id"]
+        .map(pairs.set_index("pair_id").index.get_indexer)
+        .isin(np.flatnonzero(made.ensemble.membership["group"] == "external"))
+    )
+    assert table.loc[external, ["misfit", "learned"]].isna().all(axis=None)
+    assert table.loc[~external, ["similarity_out", "margin_out", "misfit"]].notna().all(axis=None)
+    assert json.loads((made.ensemble.folder / "verdict.json").read_text())["captions_missing"] is None
+
+
+def test_the_mean_over_a_pairs_captions_is_what_its_mean_embeddings_say(made: Made, table: pd.DataFrame) -> None:
+    audit = made.ensemble
+    total, count = np.zeros(400), np.zeros(400)
+    for name in audit.record.members:
+        image, text = (vectors(audit.member(name) / f"{kind}.faiss") for kind in ("image", "text"))
+        out = ~audit.membership[name].to_numpy()
+        total[out] += (image * text).sum(axis=1)[out] / np.linalg.norm(image, axis=1)[out]
+        count += out
+    found = table.groupby("pair_id", sort=False)["similarity_out"].mean()
+    np.testing.assert_allclose(found, total / count, atol=1e-5)
+
+
+def test_learned_is_that_of_the_epochs_that_drew_the_caption(made: Made) -> None:
+    audit, name = made.ensemble, "r0-f1"
+    pairs = audit.pairs
+    trajectory = np.load(audit.member(name) / "trajectory.npy")[:, :, 1].astype(float)
+    trained = np.flatnonzero(audit.membership[name])
+    stored = np.load(audit.member(name) / "captions.npy")[:, 2]
+    start = np.cumsum([0, *map(len, pairs["captions"])])
+    keys = draw_keys(pairs["pair_id"].tolist())
+    for row in trained[:5]:
+        own: dict[int, list[float]] = {}
+        for epoch, values in enumerate(trajectory):
+            drawn = int(hashed(keys[row : row + 1], audit.record.seeds[name], CAPTION, epoch)[0])
+            drawn %= len(pairs["captions"][row])
+            own.setdefault(drawn, []).append(values[row] - values[trained].mean())
+        for place in range(len(pairs["captions"][row])):
+            expected = np.mean(own[place]) if place in own else np.nan
+            np.testing.assert_allclose(stored[start[row] + place], expected, atol=1e-4)
+
+
+def test_without_several_captions_or_what_members_leave_there_is_no_table_but_a_reason(made: Made) -> None:
+    audit = made.paper
+    assert not (audit.folder / "captions.parquet").exists()
+    assert caption_table(audit, audit.pairs, sides_of(audit)) == (None, SEVERAL)
+    several = audit.pairs.assign(captions=[["one", "two"]] * 400)
+    assert caption_table(audit, several, sides_of(audit)) == (None, NOT_KEPT)

@@ -1,0 +1,222 @@
+"""How many captions are wrong, and which of several: intervals and scores held against what was planted.
+
+    python -m tests.bench wrong coverage [--sets 200]        simulated sets and reviews: how often intervals cover
+    python -m tests.bench wrong count SOURCE [--shares 0.05 0.2 0.4]    audits with swapped captions
+    python -m tests.bench wrong captions SOURCE [--planted 100]         audits where one caption of several is swapped
+
+Audits stay in the data folder and are gone on with. Planted captions are treated as unknown throughout.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import tyro
+
+from clipmem_core import columns as c
+from clipmem_core.audits import settings
+from clipmem_core.audits.console import RichScreen
+from clipmem_core.audits.prepare import load_data_set
+from clipmem_core.audits.run import run_audit
+from clipmem_core.audits.store import CAPTION_TABLE, Audit, read_table
+from clipmem_core.config import AuditConfig, InputError, data_folder, preset_config
+from clipmem_core.pairs.planting import plant_one_caption
+from clipmem_core.scores.detection import detection_table
+from clipmem_core.scores.prevalence import estimate_wrong
+from clipmem_core.scores.reviewed import count_reviewed, plan_review
+from tests.bench.report import console
+
+KINDS = {"random": 3.0, "hard": 1.0}  # standard deviations between the scores of right and of wrong captions
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Count wrong captions of simulated sets, by scores alone and by reviews, and say how often intervals cover."""
+
+    sets: int = 200  # of each setting
+    pairs: int = 1000
+    shares: tuple[float, ...] = (0.01, 0.05, 0.2, 0.4)
+    reviewed: tuple[int, ...] = (100, 400)  # pairs looked at
+    by_scores: bool = True  # the count by scores alone takes far longer than reviews
+    out: str = ""
+
+
+@dataclass(frozen=True)
+class Count:
+    """Audit a set with swapped captions and hold the count against them."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    shares: tuple[float, ...] = (0.05, 0.2, 0.4)  # of the scored pairs
+    out: str = ""
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Swap one caption of several and find it."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    planted: int = 100
+    seed: int = 0
+    scenes_pairs: int = 1100
+    out: str = ""
+
+
+def scores_of(rng: np.random.Generator, wrong: np.ndarray, kind: str) -> np.ndarray:
+    """Draw how well captions fit: normal with a heavier left side, wrong ones lower by so many SD."""
+    right = np.where(rng.random(len(wrong)) < 0.8, rng.normal(0, 1, len(wrong)), rng.normal(-0.5, 1.3, len(wrong)))
+    return np.where(wrong, rng.normal(-KINDS[kind], 1, len(wrong)), right)
+
+
+def coverage(asked: Coverage) -> pd.DataFrame:
+    """Return one row a setting: how often each interval holds the truth, and its mean width."""
+    rows = []
+    for kind in KINDS:
+        for share in asked.shares:
+            found = [one_set(asked, kind, share, seed) for seed in range(asked.sets)]
+            for method in found[0]:
+                ends = np.array([own[method] for own in found])
+                truth = round(share * asked.pairs)
+                covered = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
+                rows.append((kind, share, method, covered.mean(), *ends.mean(axis=0)))
+                console.print(*map(str, rows[-1]))
+    return pd.DataFrame(rows, columns=["kind", "share", "method", "coverage", "low", "high"])
+
+
+def one_set(asked: Coverage, kind: str, share: float, seed: int) -> dict[str, tuple[float, float]]:
+    """Return the interval of each method for one simulated set."""
+    rng = np.random.default_rng([seed, round(1000 * share), len(kind)])
+    wrong = np.zeros(asked.pairs, dtype=bool)
+    wrong[rng.choice(asked.pairs, round(share * asked.pairs), replace=False)] = True
+    fit = scores_of(rng, wrong, kind)
+    found = {}
+    if asked.by_scores:
+        canaries = rng.normal(-KINDS["random"], 1, asked.pairs)  # swapped at random, whatever the wrong ones are
+        by_scores = estimate_wrong(fit, canaries)
+        found["scores"] = (by_scores.low or 0.0, by_scores.high or 0.0)
+    review = plan_review(-fit, seed=seed)
+    for looked_at in asked.reviewed:
+        decided = np.zeros(asked.pairs, dtype=bool)
+        decided[review.order[:looked_at]] = True
+        count = count_reviewed(review, wrong & decided, decided, np.zeros(asked.pairs))
+        found[f"review of {looked_at}"] = (count.low or 0.0, count.high or 0.0)
+    return found
+
+
+def counted(asked: Count) -> pd.DataFrame:
+    """Return one row a share: the planted number, and the count with its interval."""
+    rows = []
+    config = dataclasses.replace(preset_config("locked"), drop_lookalikes=True)
+    for share in asked.shares:
+        clean = sized(asked.source, config)
+        audit = audited(asked.source, dataclasses.replace(config, plant_miscaptions=round(share * clean)))
+        told = audit.verdict["wrong_captions"]
+        by_pair = audit.scores[c.P_WRONG][(audit.pairs[c.PLANTED] == c.MISCAPTION).to_numpy()]
+        rows.append(
+            {
+                "share": share,
+                "planted": told["planted"],
+                **{name: told[name] for name in ("estimate", "low", "high")},
+                "holds": told["low"] <= told["planted"] <= told["high"],
+                "p_wrong_of_planted": by_pair.mean(),
+                "near": told["near"][0],
+                "stop": told["stop"],
+                "left": told["left"][0],
+            }
+        )
+        console.print(str(rows[-1]), markup=False)
+    return pd.DataFrame(rows)
+
+
+def sized(source: str, config: AuditConfig) -> int:
+    """Return how many pairs are scored in an audit of a source."""
+    data_set = load_data_set(source, settings.resolve(config), say=console.print)
+    external = len(data_set.pairs) // 11
+    return len(data_set.pairs) - min(max(external, 50), 5_000)
+
+
+def audited(source: str, config: AuditConfig) -> Audit:
+    """Return a finished audit, named after its source and what is planted; it is gone on with."""
+    name = f"wrong-{Path(source).stem if Path(source).is_file() else Path(source).name}-{config.plant_miscaptions}"
+    return run_audit(source, config, name=name, screen=RichScreen())
+
+
+def captions_found(asked: Captions) -> pd.DataFrame:
+    """Return how well each score finds the wrong caption, among all captions and among all pairs."""
+    config = preset_config("locked")
+    options = dataclasses.replace(config.source, scenes_pairs=asked.scenes_pairs)
+    config = dataclasses.replace(config, source=options, seed=asked.seed)
+    data_set = load_data_set(asked.source, settings.resolve(config), say=console.print)
+    pairs, place = plant_one_caption(data_set.pairs, np.arange(len(data_set.pairs)), n=asked.planted, seed=asked.seed)
+    path = data_folder() / "sets" / f"one-caption-{Path(asked.source).name}-{asked.seed}-{asked.planted}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        json.dumps({"id": pair_id, "image": str(data_set.raw.root / image), "captions": list(own)})
+        for pair_id, image, own in zip(pairs[c.PAIR_ID], pairs[c.IMAGE], pairs[c.CAPTIONS], strict=True)
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    options = dataclasses.replace(options, image_folder=str(data_set.raw.root), csv_id_key="id")
+    audit = run_audit(str(path), dataclasses.replace(config, source=options), name=path.stem, screen=RichScreen())
+    return held_against(audit, dict(zip(pairs[c.PAIR_ID], place, strict=True)), set(known_wrong(pairs)))
+
+
+def known_wrong(pairs: pd.DataFrame) -> list[str]:
+    """Return the pairs whose every caption may be wrong: they are no part of the comparison."""
+    return pairs.loc[pairs[c.PLANTED].notna(), c.PAIR_ID].tolist()
+
+
+def held_against(audit: Audit, place: dict[str, int], left_out: set[str]) -> pd.DataFrame:
+    """Return AUROC and average precision of captions, of pairs by their own scores, and of picks within a pair."""
+    table = read_table(audit.folder / CAPTION_TABLE)
+    table = table[table[c.MISFIT].notna() & ~table[c.PAIR_ID].isin(left_out)].reset_index(drop=True)
+    truth = (table[c.CAPTION] == table[c.PAIR_ID].map(place)).to_numpy()
+    scores = {f"caption -{name}": -table[name].to_numpy() for name in (c.SIMILARITY_OUT, c.MARGIN_OUT, c.LEARNED)}
+    scores["caption misfit"] = table[c.MISFIT].to_numpy()
+    scores["caption gap"] = table[c.GAP].to_numpy()
+    found = [detection_table(scores, truth, n_boot=500, reference="caption misfit")]
+    pair = audit.scores
+    pair = pair[pair[c.MISFIT].notna() & ~pair[c.PAIR_ID].isin(left_out)]
+    wrong = (pair[c.PAIR_ID].map(place) >= 0).to_numpy()
+    worst = table.groupby(c.PAIR_ID)
+    by_pair = {f"pair {c.MISFIT}": pair[c.MISFIT].to_numpy()}
+    by_pair |= {f"pair -{name}": -pair[name].to_numpy() for name in (c.SIMILARITY_OUT, c.CSLS_OUT)}
+    by_pair["pair, its worst caption's misfit"] = pair[c.PAIR_ID].map(worst[c.MISFIT].max()).to_numpy()
+    by_pair["pair, its worst caption's gap"] = pair[c.PAIR_ID].map(worst[c.GAP].max()).to_numpy()
+    found.append(detection_table(by_pair, wrong, n_boot=500, reference=f"pair {c.MISFIT}"))
+    result = pd.concat(found, ignore_index=True)
+    for name, values in scores.items():
+        picked = table.loc[pd.Series(values).groupby(table[c.PAIR_ID]).idxmax()]
+        picked = picked[picked[c.PAIR_ID].map(place) >= 0]
+        right = (picked[c.CAPTION] == picked[c.PAIR_ID].map(place)).mean()
+        result.loc[result["score"] == name, "picked_in_pair"] = right
+    return result.drop(columns=[name for name in result if "difference" in name])
+
+
+def command(arguments: Sequence[str]) -> int:
+    """Run it from the command line."""
+    asked: Coverage | Count | Captions = tyro.extras.subcommand_cli_from_dict(
+        {"coverage": Coverage, "count": Count, "captions": Captions},
+        args=arguments,
+        prog="python -m tests.bench wrong",
+    )
+    parts = {Coverage: coverage, Count: counted, Captions: captions_found}
+    try:
+        table = parts[type(asked)](asked)  # type: ignore[operator]
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console.print(table.round(3).to_string(), markup=False)
+    if asked.out:
+        made_on = settings.machine()
+        lines = [
+            f"# command: python -m tests.bench wrong {' '.join(Path(word).name for word in arguments)}",
+            f"# machine: {made_on['processor']}, {made_on['cores']} cores; {date.today().isoformat()}",
+        ]
+        Path(asked.out).write_text("\n".join(lines) + "\n" + table.round(4).to_csv(index=False), encoding="utf-8")
+    return 0
