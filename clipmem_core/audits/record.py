@@ -133,6 +133,8 @@ class VerdictFile(TypedDict, total=False):
     ranking_stability: float | None
     ranking_reliability: float | None
     se_kind: str
+    se_degrees: float | None
+    exceeding: list[Row]
     encoders: dict[str, str | float | None | dict[str, float]]
     external_pairs: Whole
     external_sd: float | None

@@ -15,10 +15,12 @@ from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.detectors import csls_out, learned, mean_over_epochs
 from clipmem_core.scores.in_out import Sides
-from clipmem_core.scores.memorization import memorization_table, sslmem
+from clipmem_core.scores.memorization import memorization_table, noise_of, sslmem
 from clipmem_core.scores.shapley import contributions
+from clipmem_core.scores.shrinkage import share_above
 from clipmem_core.scores.table import DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
 from clipmem_core.scores.uncertainty import (
+    Errors,
     group_summary,
     membership_auroc,
     ranking_reliability,
@@ -28,6 +30,8 @@ from clipmem_core.scores.uncertainty import (
 from clipmem_core.training.files import TRAJECTORY
 
 K = 50  # pairs a person looks at first
+SIZE_STEP = 0.05  # of clipmem, between the sizes whose share of pairs is told
+TOLD = 3  # times the noise: below, a share of pairs depends on how the noise is taken off
 RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together: a million pairs get as many as 100
 
 
@@ -166,6 +170,19 @@ def reliability(evidence: Evidence) -> float | None:
     return known(ranking_reliability(stability, len(evidence.sides.replicates)))
 
 
+def error_summary(scores: pd.DataFrame, errors: Errors, sides: Sides) -> dict[str, Any]:
+    """Return how certain clipmem is, and the share of scored or candidate pairs beyond each size that noise allows."""
+    rows = np.flatnonzero(scores[c.GROUP].isin([c.CANDIDATE, c.SCORED]))
+    clipmem, noise = scores[c.CLIPMEM].to_numpy()[rows], noise_of(errors, rows)
+    sizes = np.arange(SIZE_STEP, max(clipmem.max(), SIZE_STEP), SIZE_STEP).round(2)
+    sizes = sizes[sizes >= TOLD * np.median(noise.error)]
+    return {
+        "se_kind": errors.kind,
+        "se_degrees": noise.degrees if np.isfinite(noise.degrees) else None,
+        "exceeding": records(share_above(clipmem, noise, sizes, seed=sides.seed)),
+    }
+
+
 def summary(evidence: Evidence, scores: pd.DataFrame, found: Split) -> dict[str, Any]:
     """Return every number the verdict speaks of."""
     sides, alignments = evidence.sides, evidence.alignments
@@ -183,7 +200,7 @@ def summary(evidence: Evidence, scores: pd.DataFrame, found: Split) -> dict[str,
         },
         "ranking_stability": known(stability),  # of two halves of the members
         "ranking_reliability": known(ranking_reliability(stability, len(sides.replicates))),  # of the scores of all
-        "se_kind": standard_errors(alignments, sides)[1],
+        **error_summary(scores, standard_errors(alignments, sides), sides),
         "encoders": {
             "image": known(scores.loc[judged, c.CLIPMEM_IMAGE].mean()),
             "text": known(scores.loc[judged, c.CLIPMEM_TEXT].mean()),
