@@ -2,6 +2,7 @@
 
     python -m tests.bench [training] [pass] [products] [browse] [features] [--quick] [--repeats N]
     python -m tests.bench detection SOURCE [--shares 0.05 0.2 0.4] [--seeds 5]: no speed, but which score finds what
+    python -m tests.bench coverage [AUDIT…] [--seeds 20]: nor here, but whether errors, p and q hold what they say
 
 Each part prints a table and leaves data/results/bench-<part>.csv; `--quick` tries the code on small sizes and leaves
 nothing. Run it on a machine that does nothing else.
@@ -14,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from tests.bench import browse, detection, given_features, products, scoring_pass, training
+from tests.bench import browse, coverage, detection, given_features, products, scoring_pass, training
 from tests.bench.report import Measures, Skipped, console, save, show
 
 PARTS: dict[str, Callable[[bool, int], Measures]] = {
@@ -59,4 +60,6 @@ def main(bench: Bench) -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["detection"]:
         sys.exit(detection.command(sys.argv[2:]))
+    if sys.argv[1:2] == ["coverage"]:
+        sys.exit(coverage.command(sys.argv[2:]))
     sys.exit(main(tyro.cli(Bench, prog="python -m tests.bench", config=(tyro.conf.FlagCreatePairsOff,))))

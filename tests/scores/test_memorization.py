@@ -35,9 +35,9 @@ def test_a_two_by_two_ensemble_by_hand() -> None:
     assert table["p_value"].tolist()[:2] == pytest.approx([1 / 9, 1 / 9])  # two external pairs, four labellings each
     assert table["q_value"].tolist()[:2] == pytest.approx([1 / 9, 1 / 9])
     assert table["q_value"][2:].isna().all()
-    # In minus out is 0.8 and 0.4 in the repeats of one pair, 0.6 and 0.3 in those of the other: two variances of a mean,
-    # 0.04 and 0.0225, of one degree of freedom, which differ no more than two samples of one variance do. What both say
-    # of it is the mean of their logs, less that of χ²(1).
+    # In minus out is 0.8 and 0.4 in the repeats of one pair, 0.6 and 0.3 in those of the other: two variances of a
+    # mean, 0.04 and 0.0225, of one degree of freedom, which differ no more than two samples of one variance do. What
+    # both say of it is the mean of their logs, less that of χ²(1).
     pooled = np.sqrt(0.04 * 0.0225) * np.exp(np.log(0.5) - digamma(0.5))
     assert table["se"].tolist()[:2] == pytest.approx([np.sqrt(pooled)] * 2)
     assert table["clipmem_shrunk"].isna().all()  # two pairs have no distribution
