@@ -24,7 +24,7 @@ from sklearn.preprocessing import SplineTransformer
 CHUNK = 65_536  # pairs at a time, so that what is in between takes little memory
 MIN_TRENDED = 100  # pairs below which s0² is one number
 KNOTS = 4
-_TINY = 1e-5  # of the median: variances below, as of pairs that are the same to all members, have no log to speak of
+_TINY = 1e-8  # of the median: variances below, as of pairs that are the same to all members, have no log to speak of
 
 
 @dataclass(frozen=True)

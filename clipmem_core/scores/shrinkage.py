@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 GRID, FINEST = 80, 240  # values that the true clipmem may have, from the lowest to the highest observed
 STEPS = 30  # of EM from equal weights: more would put all weight on a few values, as the maximum itself does
 STRATUM, MAX_STRATA = 250, 4  # pairs of like error that have a distribution of their own, and how many such there are
 MIN_PAIRS = 50  # below, there is no distribution to speak of
 FITTED_ON = 2_000  # pairs of a stratum at most, drawn at random
-RESAMPLED = 100
+RESAMPLED = 40
 CHUNK = 16_384
 SIZE, SHARE, LOW, HIGH = "size", "share", "low", "high"
 
@@ -107,8 +108,9 @@ def share_above(
         share += part * (_weights(likelihood, np.ones((1, len(some)))) @ beyond)[0]
         counts = rng.multinomial(len(some), np.full(len(some), 1 / len(some)), size=RESAMPLED)
         resampled += part * (_weights(likelihood, counts) @ beyond)
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return pd.DataFrame({SIZE: sizes, SHARE: share, LOW: np.minimum(low, share), HIGH: np.maximum(high, share)})
+    half = t.ppf((1 + level) / 2, RESAMPLED - 1) * resampled.std(axis=0, ddof=1)
+    low, high = np.clip([share - half, share + half], 0, 1)
+    return pd.DataFrame({SIZE: sizes, SHARE: share, LOW: low, HIGH: high})
 
 
 def _enough(clipmem: np.ndarray) -> bool:
