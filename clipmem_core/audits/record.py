@@ -132,6 +132,7 @@ class VerdictFile(TypedDict, total=False):
     membership_auroc_by_member: dict[str, float | None]
     ranking_stability: float | None
     ranking_reliability: float | None
+    trained_share: float | None
     se_kind: str
     se_degrees: float | None
     exceeding: list[Row]

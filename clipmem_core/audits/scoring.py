@@ -170,6 +170,12 @@ def reliability(evidence: Evidence) -> float | None:
     return known(ranking_reliability(stability, len(evidence.sides.replicates)))
 
 
+def trained_share(sides: Sides) -> float | None:
+    """Return the share of the scored pairs that a member of an ensemble trains on; None for the paper's protocol."""
+    scored = sides.membership.trained[:, sides.membership.group == c.SCORED]
+    return known(scored.mean()) if scored.size else None
+
+
 def error_summary(scores: pd.DataFrame, errors: Errors, sides: Sides) -> dict[str, Any]:
     """Return how certain clipmem is, and the share of scored or candidate pairs beyond each size that noise allows."""
     rows = np.flatnonzero(scores[c.GROUP].isin([c.CANDIDATE, c.SCORED]))
@@ -200,6 +206,7 @@ def summary(evidence: Evidence, scores: pd.DataFrame, found: Split) -> dict[str,
         },
         "ranking_stability": known(stability),  # of two halves of the members
         "ranking_reliability": known(ranking_reliability(stability, len(sides.replicates))),  # of the scores of all
+        "trained_share": trained_share(sides),
         **error_summary(scores, standard_errors(alignments, sides), sides),
         "encoders": {
             "image": known(scores.loc[judged, c.CLIPMEM_IMAGE].mean()),

@@ -56,8 +56,8 @@ MEASURES = [
 
 SHARES_HELP = (
     "Of the scored (or candidate) pairs, with a 95 % interval: the share of true values, from the clipmem of all pairs "
-    "and their errors. It does not grow with the number of members, as that of pairs with a small q does: q says whether "
-    "there is any effect of training on a pair at all, be it ever so small."
+    "and their errors. It does not grow with the number of members, as that of pairs with a small q does: q says "
+    "whether there is any effect of training on a pair at all, be it ever so small."
 )
 NO_SHARES = (
     "Not known: shares of pairs are told at sizes of three times the noise of clipmem and more, from 50 pairs on, and "
