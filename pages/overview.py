@@ -4,7 +4,7 @@ from clipmem_core.dashboard.cards import draw_strips
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.frame import open_page
 from clipmem_core.dashboard.maps import draw_score_map
-from clipmem_core.dashboard.report import draw_groups, draw_header, draw_tables, draw_verdict
+from clipmem_core.dashboard.report import draw_exceeding, draw_groups, draw_header, draw_tables, draw_verdict
 from clipmem_core.dashboard.wrong_captions import draw_likely
 from clipmem_core.review.overview import load_overview
 
@@ -15,6 +15,7 @@ with explained_errors():
     draw_likely(overview)
     draw_verdict(overview)
     draw_groups(overview)
+    draw_exceeding(overview)
     draw_score_map(audit)
     draw_strips(audit)
     draw_tables(overview)

@@ -135,7 +135,10 @@ class VerdictFile(TypedDict, total=False):
     attacks: list[Row]
     ranking_stability: float | None
     ranking_reliability: float | None
+    trained_share: float | None
     se_kind: str
+    se_degrees: float | None
+    exceeding: list[Row]
     encoders: dict[str, str | float | None | dict[str, float]]
     external_pairs: Whole
     external_sd: float | None

@@ -16,12 +16,14 @@ from clipmem_core.scores.canaries import swapped_csls
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.detectors import csls_out, learned, mean_over_epochs
 from clipmem_core.scores.in_out import Sides
-from clipmem_core.scores.memorization import memorization_table, sslmem
+from clipmem_core.scores.memorization import memorization_table, noise_of, sslmem
 from clipmem_core.scores.prevalence import told_count
 from clipmem_core.scores.reviewed import suspicion_of
 from clipmem_core.scores.shapley import contributions
+from clipmem_core.scores.shrinkage import share_above
 from clipmem_core.scores.table import DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
 from clipmem_core.scores.uncertainty import (
+    Errors,
     group_summary,
     membership_auroc,
     ranking_reliability,
@@ -31,6 +33,8 @@ from clipmem_core.scores.uncertainty import (
 from clipmem_core.training.files import TRAJECTORY
 
 K = 50  # pairs a person looks at first
+SIZE_STEP = 0.05  # of clipmem, between the sizes whose share of pairs is told
+TOLD = 3  # times the noise: below, a share of pairs depends on how the noise is taken off
 RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together: a million pairs get as many as 100
 
 
@@ -189,6 +193,25 @@ def reliability(evidence: Evidence) -> float | None:
     return known(ranking_reliability(stability, len(evidence.sides.replicates)))
 
 
+def trained_share(sides: Sides) -> float | None:
+    """Return the share of the scored pairs that a member of an ensemble trains on; None for the paper's protocol."""
+    scored = sides.membership.trained[:, sides.membership.group == c.SCORED]
+    return known(scored.mean()) if scored.size else None
+
+
+def error_summary(scores: pd.DataFrame, errors: Errors, sides: Sides) -> dict[str, Any]:
+    """Return how certain clipmem is, and the share of scored or candidate pairs beyond each size that noise allows."""
+    rows = np.flatnonzero(scores[c.GROUP].isin([c.CANDIDATE, c.SCORED]))
+    clipmem, noise = scores[c.CLIPMEM].to_numpy()[rows], noise_of(errors, rows)
+    sizes = np.arange(SIZE_STEP, max(clipmem.max(), SIZE_STEP), SIZE_STEP).round(2)
+    sizes = sizes[sizes >= TOLD * np.median(noise.error)]
+    return {
+        "se_kind": errors.kind,
+        "se_degrees": noise.degrees if np.isfinite(noise.degrees) else None,
+        "exceeding": records(share_above(clipmem, noise, sizes, seed=sides.seed)),
+    }
+
+
 def summary(evidence: Evidence, scores: pd.DataFrame, found: Split) -> dict[str, Any]:
     """Return every number the verdict speaks of."""
     sides, alignments = evidence.sides, evidence.alignments
@@ -207,7 +230,8 @@ def summary(evidence: Evidence, scores: pd.DataFrame, found: Split) -> dict[str,
         },
         "ranking_stability": known(stability),  # of two halves of the members
         "ranking_reliability": known(ranking_reliability(stability, len(sides.replicates))),  # of the scores of all
-        "se_kind": standard_errors(alignments, sides)[1],
+        "trained_share": trained_share(sides),
+        **error_summary(scores, standard_errors(alignments, sides), sides),
         "encoders": {
             "image": known(scores.loc[judged, c.CLIPMEM_IMAGE].mean()),
             "text": known(scores.loc[judged, c.CLIPMEM_TEXT].mean()),

@@ -18,6 +18,7 @@ FLAT = 0.10
 # Reliability of the scores shown; from two repeats it is this where halves of the members agree to .5.
 STABLE = 2 / 3
 RELIABILITY, STABILITY = "ranking_reliability", "ranking_stability"
+TRAINED_SHARE = "trained_share"  # of the scored pairs, by each member of an ensemble
 # Membership AUROC above which members that do not generalise know their pairs by heart.
 BY_HEART = 0.65
 LESS_BY_HEART = (
@@ -113,6 +114,8 @@ def judge(
         _ranking_is_stable(summary, config.protocol),
         _learned_anything(summary),
     ]
+    if summary.get(TRAINED_SHARE):
+        checks.append(_trained_on(summary[TRAINED_SHARE]))
     if towers:
         checks.append(_locked(towers, cut))
     if config.pretrained and not (config.lock_image and config.lock_text):
@@ -218,6 +221,15 @@ def _learned_anything(summary: dict[str, Any]) -> dict[str, Any]:
         sentence,
         "this is good news about the model, but single scores are noise: train longer (--epochs) to see more",
     )
+
+
+def _trained_on(share: float) -> dict[str, Any]:
+    """Say of how large a model's data the scores are: a member of an ensemble never trains on all scored pairs."""
+    sentence = (
+        f"Each member trains on {share:.0%} of the scored pairs: clipmem is what models of so much data learned by "
+        "heart. One that trains on all of them may memorize a pair more or less."
+    )
+    return _check("what members train on is told", True, sentence)
 
 
 def _pretrained(name: str) -> dict[str, Any]:

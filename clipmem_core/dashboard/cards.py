@@ -8,7 +8,7 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
-from clipmem_core.columns import CLIPMEM, SE
+from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
 from clipmem_core.dashboard.address import link, read_view
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.numbers import Noise, number, read_noise, read_verdict, signed
@@ -127,7 +127,9 @@ def _dot(colour: str) -> str:
 
 
 def _scores(card: PairCard, noise: Noise, order: str) -> str:
-    hidden = (MATCH,) if noise.error else (MATCH, SE)
+    hidden = {MATCH} if noise.error else {MATCH, SE}
+    if order not in (CLIPMEM, CLIPMEM_SHRUNK):  # what luck does to the top of a list
+        hidden.add(CLIPMEM_SHRUNK)
     shown = {
         name: number(card.scores.get(name)) for name in dict.fromkeys((*scores_in(CARD), order)) if name not in hidden
     }

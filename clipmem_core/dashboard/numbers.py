@@ -7,9 +7,11 @@ from typing import Any
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.review.overview import is_number, mapping
-from clipmem_core.scores.uncertainty import MIN_MEMBERS_FOR_SE
 
-ERRORS = {  # the verdict's word → ours
+MODERATED = "moderated"
+MIN_MEMBERS = 8  # of an audit whose errors are not moderated: of fewer, a pair's own covers far less than it says
+ERRORS = {  # the verdict's word → ours; the last two are those of audits from before
+    MODERATED: "standard error (pooled with like pairs; ± 1.96 of it covers 95 %)",
     "welch": "standard error (Welch)",
     "paired over seeds": "standard error (paired over seeds)",
 }
@@ -58,9 +60,10 @@ def read_members(audit: Audit) -> list[str]:
 def read_noise(audit: Audit) -> Noise:
     """Return what an audit says of the uncertainty, and may show of it; nothing where it cannot be read."""
     verdict = read_verdict(audit)
-    enough = len(read_members(audit)) >= MIN_MEMBERS_FOR_SE
+    kind = str(verdict.get("se_kind")).lower()
+    enough = kind == MODERATED or len(read_members(audit)) >= MIN_MEMBERS
     floor: Any = verdict.get("external_sd")
-    error = ERRORS.get(str(verdict.get("se_kind")).lower(), "") if enough else ""
+    error = ERRORS.get(kind, "") if enough else ""
     return Noise(error, float(floor) if is_number(floor) else None)
 
 

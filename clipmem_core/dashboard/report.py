@@ -18,6 +18,7 @@ from clipmem_core.review.overview import (
     attack_auroc,
     attack_rows,
     detection_table,
+    exceeding,
     explain_null,
     is_number,
     mapping,
@@ -64,6 +65,17 @@ MEASURES = [
         "(Spearman–Brown): 1 is the same order, 0 is chance.",
     ),
 ]
+
+
+SHARES_HELP = (
+    "Of the scored (or candidate) pairs, with a 95 % interval: the share of true values, from the clipmem of all pairs "
+    "and their errors. It does not grow with the number of members, as that of pairs with a small q does: q says "
+    "whether there is any effect of training on a pair at all, be it ever so small."
+)
+NO_SHARES = (
+    "Not known: shares of pairs are told at sizes of three times the noise of clipmem and more, from 50 pairs on, and "
+    "audits that were scored before there were such shares have none."
+)
 
 
 def draw_header(overview: Overview) -> None:
@@ -134,6 +146,26 @@ def draw_groups(overview: Overview) -> None:
         _draw_measures(overview.verdict)
         _draw_encoders(mapping(overview.verdict.get("encoders")))
     draw_legend(overview.groups[GROUP])
+
+
+def draw_exceeding(overview: Overview) -> None:
+    """Draw the share of pairs whose clipmem exceeds a size that a person chooses, corrected for noise."""
+    st.subheader("How many pairs are memorized by how much", anchor=False)
+    shares = exceeding(overview.verdict)
+    if not shares:
+        st.caption(NO_SHARES)
+        return
+    sizes = list(shares)
+    left, right = st.columns(2, gap="medium", vertical_alignment="center")
+    with left:
+        size = sizes[0]
+        if len(sizes) > 1:
+            middle = min(sizes, key=lambda other: abs(shares[other][0] - 0.1))
+            size = st.select_slider("clipmem above", sizes, middle, format_func="{:.2f}".format, key="exceeding")
+    share, low, high = shares[size]
+    with right:
+        shown = f"{share:.1%} ({low:.1%} to {high:.1%})"
+        st.metric(f"Pairs whose clipmem exceeds {size:.2f}", shown, help=SHARES_HELP)
 
 
 def _groups_alt(groups: pd.DataFrame) -> str:

@@ -120,6 +120,22 @@ def table(verdict: dict[str, Any], key: str) -> pd.DataFrame:
     return pd.DataFrame(rows(verdict, key))
 
 
+def exceeding(verdict: dict[str, Any]) -> dict[float, tuple[float, float, float]]:
+    """Return the share of pairs whose clipmem exceeds each size, and its interval; empty where the verdict has none.
+
+    Example:
+        >>> exceeding({"exceeding": [{"size": 0.2, "share": 0.1, "low": 0.05, "high": 0.2}, {"size": 0.3}]})
+        {0.2: (0.1, 0.05, 0.2)}
+    """
+    found = {}
+    for row in rows(verdict, "exceeding"):
+        values = [mapping(row).get(name) for name in ("size", "share", "low", "high")]
+        if all(map(is_number, values)):
+            size, share, low, high = map(float, values)  # type: ignore[arg-type]
+            found[size] = (share, low, high)
+    return found
+
+
 def join_intervals(summary: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFrame:
     """Add the verdict's low, high and kind, in words, to the groups, in the order of `GROUPS`."""
     known = [column for column in ("low", "high", "kind") if column in intervals and c.GROUP in intervals]

@@ -9,10 +9,12 @@ from clipmem_core.columns import (
     ALIGNMENT,
     CLIPMEM,
     CLIPMEM_RELATIVE,
+    CLIPMEM_SHRUNK,
     N_IN,
     N_OUT,
     P_VALUE,
     Q_VALUE,
+    SCORED_GROUPS,
     SE,
     SIMILARITY,
     SSLMEM_IMAGE,
@@ -20,7 +22,9 @@ from clipmem_core.columns import (
     TERMS,
 )
 from clipmem_core.scores.in_out import Sides, side_means
-from clipmem_core.scores.uncertainty import null_scores, p_values, q_values, standard_errors
+from clipmem_core.scores.shrinkage import Noise, shrunk
+from clipmem_core.scores.significance import null_scores, p_values, q_values
+from clipmem_core.scores.uncertainty import Errors, in_errors, standard_errors
 
 
 def memorization_table(terms: Sequence[Mapping[str, np.ndarray]], sides: Sides) -> pd.DataFrame:
@@ -38,8 +42,8 @@ def memorization_table(terms: Sequence[Mapping[str, np.ndarray]], sides: Sides) 
 
     Returns:
         One row a pair: n_in and n_out (members truly trained with and without it), clipmem, clipmem_relative, se,
-        p_value, q_value, and `_in` and `_out` of alignment, positive, negative_text, negative_image and similarity.
-        Similarity follows true membership; NaN where there is no such member.
+        p_value, q_value, clipmem_shrunk, and `_in` and `_out` of alignment, positive, negative_text, negative_image
+        and similarity. Similarity follows true membership; NaN where there is no such member.
 
     Raises:
         ValueError: as many mappings as members are wanted.
@@ -54,19 +58,46 @@ def memorization_table(terms: Sequence[Mapping[str, np.ndarray]], sides: Sides) 
     clipmem = means[f"{ALIGNMENT}_in"] - means[f"{ALIGNMENT}_out"]
 
     alignments = [member[ALIGNMENT] for member in terms]
-    null = null_scores(alignments, sides)
-    p = p_values(clipmem, null, membership.group)
+    errors = standard_errors(alignments, sides)
+    null = null_scores(alignments, sides, errors)
+    p = p_values(in_errors(clipmem, errors.variance, errors.degrees), null, membership.group)
     n_in = membership.trained.sum(axis=0)
     scores = {
         N_IN: n_in,
         N_OUT: len(terms) - n_in,
         CLIPMEM: clipmem,
         CLIPMEM_RELATIVE: relative(clipmem),
-        SE: standard_errors(alignments, sides)[0],
+        SE: errors.se,
         P_VALUE: p,
         Q_VALUE: q_values(p, membership.group),
+        CLIPMEM_SHRUNK: shrunk_by_group(clipmem, errors, membership.group, seed=sides.seed),
     }
     return pd.DataFrame(scores | means, copy=False)  # a copy of fresh columns costs as much as all the sums
+
+
+def shrunk_by_group(clipmem: np.ndarray, errors: Errors, group: np.ndarray, *, seed: int) -> np.ndarray:
+    """Return the clipmem to expect of each pair under other members, in its units, each group by itself.
+
+    Args:
+        clipmem: [n_pairs].
+        errors: of clipmem.
+        group: group names, [n_pairs].
+        seed: of `shrunk`'s draws.
+
+    Returns:
+        [n_pairs]; NaN outside candidate, independent and scored, and in groups of fewer than 50 pairs.
+    """
+    found = np.full(len(clipmem), np.nan)
+    for name in SCORED_GROUPS:
+        rows = np.flatnonzero(group == name)
+        if len(rows):
+            found[rows] = shrunk(clipmem[rows], noise_of(errors, rows), seed=seed)
+    return found
+
+
+def noise_of(errors: Errors, rows: np.ndarray) -> Noise:
+    """Return the noise of pairs of one group."""
+    return Noise(np.sqrt(errors.variance[rows]), float(errors.degrees[rows[0]]))
 
 
 def relative(clipmem: np.ndarray) -> np.ndarray:

@@ -86,7 +86,17 @@ TABLE = (
         c.Q_VALUE,
         direction=-1,
         places={PAIR: 3},
-        help="The share of false finds to expect among the pairs that are memorized at least as strongly.",
+        help="Is there any effect of training on the pair? The share of false finds to expect among the pairs for "
+        "which that is at least as certain. It says nothing of the size of the effect, and the more members, the more "
+        "pairs have a small q.",
+    ),
+    Score(
+        c.CLIPMEM_SHRUNK,
+        places={CARD: 1, ROW: 2, PAIR: 5, EXPORT: 1},
+        help="What clipmem to expect of the pair under other members: at the top of a list it is less than clipmem, "
+        "since pairs are there also by luck.",
+        legend="the clipmem to expect under other members: pairs at the top of a list are there also by luck.",
+        absent="needs 50 scored pairs, and is not in audits that were scored before there was such a score.",
     ),
     *(Score(f"{term}_{side}") for term in c.TERMS if term != c.SIMILARITY for side in ("in", "out")),
     Score(
@@ -99,7 +109,7 @@ TABLE = (
     Score(
         c.SIMILARITY_OUT,
         direction=-1,
-        places={USE: 2, DETECTION: 1, REMOVAL: 3, PLANTED: 1, CARD: 1, ROW: 2, PAIR: 0, COLOUR: 2, EXPORT: 2},
+        places={USE: 2, DETECTION: 1, REMOVAL: 3, PLANTED: 1, CARD: 2, ROW: 3, PAIR: 0, COLOUR: 2, EXPORT: 3},
         help="How well the caption fits in the eyes of members that never saw the pair.",
         legend="cosine of picture and caption under members that were not trained on the pair: low means that the "
         "caption does not fit, in the eyes of those who cannot know it by heart.",
@@ -120,11 +130,11 @@ TABLE = (
             DETECTION: 0,
             REMOVAL: 2,
             PLANTED: 2,
-            CARD: 2,
-            ROW: 3,
+            CARD: 3,
+            ROW: 4,
             PAIR: 2,
             COLOUR: 1,
-            EXPORT: 1,
+            EXPORT: 2,
         },
         legend="high where a pair was learned late and has a low similarity out.",
         use="finds captions that are probably wrong: start with the pairs of highest misfit",

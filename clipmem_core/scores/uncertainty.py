@@ -1,126 +1,89 @@
-"""What can be claimed from the alignments of several members: errors, p and q values, intervals, stability."""
+"""What can be claimed from the alignments of several members: errors, intervals, stability."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control, spearmanr, t
+from scipy.stats import norm, spearmanr, t
 from sklearn.metrics import roc_auc_score
 
-from clipmem_core.columns import GROUP, GROUPS, INDEPENDENT, SCORED_GROUPS
-from clipmem_core.scores.in_out import Sides, labellings, replicate_clipmem, side_means
+from clipmem_core.columns import EXTERNAL, GROUP, GROUPS, SCORED_GROUPS
+from clipmem_core.scores.in_out import Sides, replicate_clipmem, side_means
 from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.moderated import Design, Prior, design, error_variances, fit_prior, levels, moderate
 
-SeKind = Literal["paired over seeds", "welch", "sd of external"]
+SeKind = Literal["moderated", "sd of external"]
 MIN_REPLICATES = 3  # an interval over fewer seeds or repeats would claim too much
-# The se of a pair from fewer members is kept in its column, and shown to nobody: from two a side, which are two
-# degrees of freedom of Student's t, ± se covers at most 58 % and ± 1.96 se 81 %; from four a side 64 % and 90 %.
-MIN_MEMBERS_FOR_SE = 8
+_NORMAL = float(norm.ppf(0.975))
 
 
-def standard_errors(alignments: Sequence[np.ndarray], sides: Sides) -> tuple[np.ndarray, SeKind]:
-    """Estimate the standard error of each pair's clipmem, in its units (cosine, ≥ 0), and say how.
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """How far clipmem of each pair may be off.
 
-    Paper with two or more seeds: paired, from the differences f-s − g-s. Ensemble where every pair has two or more
-    members on both sides: Welch. Otherwise one number for all, the standard deviation of external clipmem: the
-    spread of pairs that nobody memorized.
+    Attributes:
+        variance: of clipmem, in squared cosine units, [n_pairs].
+        degrees: of freedom of this variance, [n_pairs].
+        kind: how it was found.
+        plan: how members tell it of external pairs; None where they do not.
+        external: what external pairs say of the variance of an external pair; None where members do not tell it.
+    """
+
+    variance: np.ndarray
+    degrees: np.ndarray
+    kind: SeKind
+    plan: Design | None = None
+    external: Prior | None = None
+
+    @property
+    def se(self) -> np.ndarray:
+        """Standard errors, [n_pairs], widened by the quantile of Student's t: clipmem ± 1.96 se covers 95 %."""
+        return np.sqrt(self.variance) * t.ppf(0.975, self.degrees) / _NORMAL
+
+
+def standard_errors(alignments: Sequence[np.ndarray], sides: Sides) -> Errors:
+    """Estimate the error of each pair's clipmem, and say how.
+
+    `moderated`: a pair's own variance, over repeats or seeds and, where as many members of a repeat are in as out,
+    over the members of either side (`moderated.design`), pooled with that of pairs of its group that align alike.
+    Where the members of a pair say nothing of its variance (one seed; one repeat of folds), `sd of external`: one
+    number for all, the standard deviation of external clipmem, the spread of pairs that nobody memorized.
 
     Args:
         alignments: one array a member, [n_pairs] each.
         sides: which members count as in and out.
-
-    Returns:
-        Standard errors, [n_pairs], and `paired over seeds`, `welch` or `sd of external`.
     """
-    inside = sides.inside
-    n_in = inside.sum(axis=0)
-    if sides.protocol == "paper" and len(sides.replicates) >= 2:
-        differences = replicate_clipmem(alignments, sides.replicates, inside)
-        return differences.std(axis=0, ddof=1) / np.sqrt(len(differences)), "paired over seeds"
-    if sides.protocol == "ensemble" and min(n_in.min(), len(inside) - n_in.max()) >= 2:
-        return np.sqrt(_squared_error(alignments, inside) + _squared_error(alignments, ~inside)), "welch"
-    mean_in, mean_out = side_means(alignments, inside)
-    external = (mean_in - mean_out)[sides.external]
-    return np.full(inside.shape[1], external.std(ddof=1)), "sd of external"
+    group, inside = sides.membership.group, sides.inside
+    plans = {name: design(inside[:, group == name], sides.replicates) for name in np.unique(group)}
+    if min(plan.degrees for plan in plans.values()) == 0:
+        mean_in, mean_out = side_means(alignments, inside)
+        spread = (mean_in - mean_out)[sides.external].var(ddof=1)
+        return Errors(np.full(len(group), spread), np.full(len(group), np.inf), "sd of external")
+    variance, degrees, priors, level = np.empty(len(group)), np.empty(len(group)), {}, levels(alignments)
+    for name, plan in plans.items():
+        rows = np.flatnonzero(group == name)
+        own = error_variances([np.asarray(values)[rows] for values in alignments], inside[:, rows], plan)
+        priors[name] = fit_prior(own, plan.degrees, level[rows])
+        variance[rows] = moderate(own, plan.degrees, priors[name])
+        degrees[rows] = plan.degrees + priors[name].degrees
+    return Errors(variance, degrees, "moderated", plans.get(EXTERNAL), priors.get(EXTERNAL))
 
 
-def null_scores(alignments: Sequence[np.ndarray], sides: Sides) -> np.ndarray:
-    """Return clipmem of external pairs only: what comes out where nothing can be memorized.
+def in_errors(clipmem: np.ndarray, variance: np.ndarray, degrees: np.ndarray) -> np.ndarray:
+    """Return clipmem in units of its error, [n_pairs]: as far from 0 as a normal value of the same p would be.
 
-    Ensemble: of every external pair under all labellings that leave as many members out of each repeat as real pairs
-    have; under 256 drawn for each pair where there are more.
-
-    Args:
-        alignments: one array a member, [n_pairs] each.
-        sides: which members count as in and out.
-
-    Returns:
-        Null values, [n_external] or [n_labellings × n_external].
-    """
-    external = np.stack([np.asarray(values)[sides.external] for values in alignments]).astype(np.float64)
-    if sides.protocol == "paper":
-        is_f = sides.inside[:, 0]
-        return external[is_f].mean(axis=0) - external[~is_f].mean(axis=0)
-    total, scores = external.sum(axis=0), []
-    for label in labellings(sides, external.shape[1]):
-        out = np.take_along_axis(external, label, axis=0).sum(axis=0)
-        scores.append((total - out) / (len(external) - len(label)) - out / len(label))
-    return np.concatenate(scores)
-
-
-def p_values(clipmem: np.ndarray, null: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Compute one-sided p values, p = (1 + #{null ≥ s}) / (1 + #null) with s = clipmem.
-
-    Independent pairs are expected to be negative: s = −clipmem, against the null negated too. Small p: memorized
-    more than external pairs, which cannot be. No p is smaller than 1 / (1 + #null).
-
-    Args:
-        clipmem: [n_pairs].
-        null: clipmem of external pairs, from `null_scores`.
-        group: group names, [n_pairs].
-
-    Returns:
-        p values in (0, 1], [n_pairs]; NaN where clipmem is.
-
-    Raises:
-        ValueError: the null is empty.
+    Pairs whose errors have more or fewer degrees of freedom compare so.
 
     Example:
-        >>> p_values(np.array([0.5, 0.0]), np.array([-0.1, 0.0, 0.1]), np.array(["candidate", "candidate"]))
-        array([0.25, 0.75])
+        >>> in_errors(np.array([0.2, -0.2, 0.4]), np.array([0.01, 0.01, 0.04]), np.array([np.inf, np.inf, 2])).round(2)
+        array([ 2.  , -2.  ,  1.33])
     """
-    if len(null) == 0:
-        raise ValueError("null must hold clipmem of at least one external pair, not none")
-    independent = group == INDEPENDENT
-    p = np.empty(len(clipmem))
-    p[~independent] = _one_sided(clipmem[~independent], null)
-    p[independent] = _one_sided(-clipmem[independent], -null)
-    return np.where(np.isnan(clipmem), np.nan, p)
-
-
-def q_values(p: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Adjust p values for looking at many pairs: Benjamini–Hochberg within candidate, independent and scored each.
-
-    Calling every pair with q ≤ 0.1 memorized is wrong for about one in ten of them.
-
-    Args:
-        p: p values, [n_pairs].
-        group: group names, [n_pairs].
-
-    Returns:
-        q values in (0, 1], [n_pairs]; NaN in other groups and where p is.
-
-    Example:
-        >>> q_values(np.array([0.01, 0.04, 0.5]), np.array(["scored", "scored", "external"]))
-        array([0.02, 0.04,  nan])
-    """
-    q = np.full(len(p), np.nan)
-    for name in SCORED_GROUPS:
-        rows = (group == name) & ~np.isnan(p)
-        if rows.any():
-            q[rows] = false_discovery_control(p[rows])
-    return q
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.abs(clipmem) / np.sqrt(variance)
+    ratio[clipmem == 0] = 0.0
+    return np.sign(clipmem) * norm.isf(t.sf(ratio, degrees))
 
 
 def group_summary(alignments: Sequence[np.ndarray], sides: Sides, *, level: float = 0.95) -> pd.DataFrame:
@@ -221,18 +184,6 @@ def ranking_reliability(stability: float, replicates: int = 2) -> float:
         return float("nan")
     longer = replicates / (replicates // 2)
     return longer * max(stability, 0.0) / (1 + (longer - 1) * max(stability, 0.0))
-
-
-def _squared_error(alignments: Sequence[np.ndarray], side: np.ndarray) -> np.ndarray:
-    """Return the sample variance over the members of one side divided by their number, [n_pairs]."""
-    mean, _ = side_means(alignments, side)
-    squares, _ = side_means([(values - mean) ** 2 for values in alignments], side)
-    return squares / (side.sum(axis=0) - 1)
-
-
-def _one_sided(score: np.ndarray, null: np.ndarray) -> np.ndarray:
-    at_least = len(null) - np.searchsorted(np.sort(null), score, side="left")
-    return (1 + at_least) / (1 + len(null))
 
 
 def _half_width(means: np.ndarray, level: float) -> float:

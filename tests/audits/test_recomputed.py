@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.linalg import orthogonal_procrustes
+from scipy.stats import norm, t
 from sklearn.metrics import roc_auc_score
 
+from clipmem_core.scores.moderated import fit_prior, moderate
 from tests.audits.again import Again, aligned, embeddings
 from tests.conftest import Made
 
@@ -71,14 +73,37 @@ def test_similarity_follows_who_saw_the_pair(again: Again) -> None:
     close(again.scores["similarity_out"], again.over("similarity", ~again.trained))
 
 
-def test_standard_errors_are_those_of_welch_where_there_are_two_members_a_side(ensemble: Again) -> None:
-    values = np.stack([terms["alignment"] for terms in ensemble.terms])
-    for i in np.flatnonzero(~ensemble.external)[::7]:
-        inside, outside = values[ensemble.trained[:, i], i], values[~ensemble.trained[:, i], i]
-        assert len(inside) == len(outside) == 2
-        expected = np.sqrt(inside.var(ddof=1) / 2 + outside.var(ddof=1) / 2)
-        assert ensemble.scores["se"].iloc[i] == pytest.approx(expected, abs=1e-5)
-    assert ensemble.audit.verdict["se_kind"] == "welch"
+def differences(again: Again, rows: np.ndarray, outs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return in minus out of some pairs in each of two repeats of two folds, whose given member leaves them out."""
+    values = np.stack([terms["alignment"] for terms in again.terms])
+    at = np.arange(len(again.group))[rows]
+    return np.stack(
+        [values[2 * repeat + 1 - out, at] - values[2 * repeat + out, at] for repeat, out in enumerate(outs)]
+    )
+
+
+def pooled(own: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return variances of one degree of freedom pooled with those of like pairs, and their degrees of freedom."""
+    prior = fit_prior(own, 1, level)  # held against known truth in tests/scores/test_moderated.py
+    if np.isinf(prior.degrees):
+        return prior.scale, np.inf
+    return (own + prior.degrees * prior.scale) / (1 + prior.degrees), 1 + prior.degrees
+
+
+def moderated(ensemble: Again) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the rows of scored pairs, the variances of their clipmem, and the degrees of freedom of these."""
+    rows = np.flatnonzero(~ensemble.external)
+    outs = np.argmin(ensemble.trained[:2, rows], axis=0), np.argmin(ensemble.trained[2:, rows], axis=0)
+    own = differences(ensemble, rows, outs).var(axis=0, ddof=1) / 2
+    level = np.mean([terms["alignment"][rows] for terms in ensemble.terms], axis=0)
+    return rows, *pooled(own, level)
+
+
+def test_standard_errors_are_those_of_repeats_pooled_with_like_pairs(ensemble: Again) -> None:
+    rows, variance, degrees = moderated(ensemble)
+    expected = np.sqrt(variance) * t.ppf(0.975, degrees) / norm.ppf(0.975)
+    np.testing.assert_allclose(ensemble.scores["se"].to_numpy()[rows], expected, rtol=0.01)
+    assert ensemble.audit.verdict["se_kind"] == "moderated"
 
 
 def test_one_seed_has_the_spread_of_external_pairs_for_an_error(paper: Again) -> None:
@@ -87,22 +112,44 @@ def test_one_seed_has_the_spread_of_external_pairs_for_an_error(paper: Again) ->
     assert paper.audit.verdict["se_kind"] == "sd of external"
 
 
-def null_of(again: Again) -> np.ndarray:
-    values = np.stack([terms["alignment"] for terms in again.terms])[:, again.external]
-    if len(values) == 2:
-        return values[0] - values[1]
-    draws = [(values[[1 - a, 5 - b]] - values[[a, b]]).mean(axis=0) for a, b in itertools.product((0, 1), (2, 3))]
-    return np.concatenate(draws)
-
-
-def test_p_values_count_external_pairs_that_score_as_high(again: Again) -> None:
-    null = null_of(again)
+def test_p_values_of_one_seed_count_external_pairs_that_score_as_high(paper: Again) -> None:
+    values = np.stack([terms["alignment"] for terms in paper.terms])[:, paper.external]
+    null = values[0] - values[1]
     for i in range(0, 400, 3):
-        sign = -1 if again.group[i] == "independent" else 1
-        score = sign * again.scores["clipmem"].iloc[i]
+        sign = -1 if paper.group[i] == "independent" else 1
+        score = sign * paper.scores["clipmem"].iloc[i]
         counts = [1 + (sign * null >= score + slack).sum() for slack in (1e-5, -1e-5)]  # rounding may part a tie
-        assert counts[0] <= again.scores["p_value"].iloc[i] * (1 + len(null)) + 1e-9
-        assert counts[1] >= again.scores["p_value"].iloc[i] * (1 + len(null)) - 1e-9
+        assert counts[0] <= paper.scores["p_value"].iloc[i] * (1 + len(null)) + 1e-9
+        assert counts[1] >= paper.scores["p_value"].iloc[i] * (1 + len(null)) - 1e-9
+
+
+def test_p_values_compare_scores_in_their_errors_with_those_of_external_pairs(ensemble: Again) -> None:
+    rows, variance, degrees = moderated(ensemble)
+    score = norm.isf(t.sf(ensemble.scores["clipmem"].to_numpy()[rows] / np.sqrt(variance), degrees))
+    at = np.flatnonzero(ensemble.external)
+    level = np.mean([terms["alignment"][at] for terms in ensemble.terms], axis=0)
+    counted = np.round((1 + 4 * len(at)) * ensemble.scores["p_value"].to_numpy()[rows]) - 1
+    drawn = score_of_drawn(ensemble, at, level)
+    expected = (drawn[None, :] >= score[:, None]).sum(axis=1)
+    np.testing.assert_allclose(counted, expected, atol=0.02 * len(drawn))
+
+
+def score_of_drawn(ensemble: Again, at: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """Return external clipmem in its errors under all four labellings; the prior is that of the labels drawn."""
+    values = np.stack([terms["alignment"] for terms in ensemble.terms])
+    found = ensemble.scores["alignment_out"].to_numpy()[at]
+    pairs = list(itertools.product((0, 1), (0, 1)))
+    means = np.stack([(values[a, at] + values[2 + b, at]) / 2 for a, b in pairs])
+    chosen = np.array(pairs)[np.abs(means - found).argmin(axis=0)].T
+    own = differences(ensemble, at, (chosen[0], chosen[1])).var(axis=0, ddof=1) / 2
+    prior = fit_prior(own, 1, level)
+    scores = []
+    for a, b in pairs:
+        both = differences(ensemble, at, (np.full(len(at), a), np.full(len(at), b)))
+        variance = moderate(both.var(axis=0, ddof=1) / 2, 1, prior)
+        ratio = both.mean(axis=0) / np.sqrt(variance)
+        scores.append(np.sign(ratio) * norm.isf(t.sf(np.abs(ratio), 1 + prior.degrees)))
+    return np.concatenate(scores)
 
 
 def test_q_values_are_benjamini_hochbergs_within_a_group(again: Again) -> None:

@@ -43,6 +43,19 @@ def test_a_good_audit_can_be_believed_and_needs_no_advice() -> None:
     assert [(c["good"], c["advice"]) for c in verdict["checks"]] == [(True, "")] * 4
 
 
+def test_an_ensemble_tells_how_much_its_members_train_on() -> None:
+    checks = judged(trained_share=0.5)["checks"]
+    assert checks[4]["good"] is True
+    assert checks[4]["sentence"].startswith("Each member trains on 50% of the scored pairs")
+    assert len(judged(trained_share=None)["checks"]) == 4
+
+
+def test_the_reliability_told_is_that_of_the_scores_shown_and_not_of_a_half() -> None:
+    told = judged()["checks"][2]["sentence"]
+    assert "has a reliability of 0.82 (Spearman–Brown)" in told
+    assert "two disjoint halves of the members rank them alike to 0.70" in told
+
+
 # Chance at 5 of 100 is .05, so a tenth of the way from there to 1 is .145.
 @pytest.mark.parametrize(("recall", "good"), [(0.05, False), (0.144, False), (0.146, True), (1.0, True)])
 def test_members_generalise_when_they_retrieve_beyond_chance(recall: float, good: bool) -> None:

@@ -3,6 +3,7 @@
     python -m tests.bench [training] [pass] [products] [browse] [features] [--quick] [--repeats N]
     python -m tests.bench detection SOURCE [--shares 0.05 0.2 0.4] [--seeds 5]: no speed, but which score finds what
     python -m tests.bench wrong coverage|count|captions: how many captions are wrong, and which of several
+    python -m tests.bench coverage [AUDIT…] [--seeds 20]: nor here, but whether errors, p and q hold what they say
 
 Each part prints a table and leaves data/results/bench-<part>.csv; `--quick` tries the code on small sizes and leaves
 nothing. Run it on a machine that does nothing else.
@@ -15,7 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from tests.bench import browse, detection, given_features, products, scoring_pass, training, wrong
+from tests.bench import browse, coverage, detection, given_features, products, scoring_pass, training, wrong
 from tests.bench.report import Measures, Skipped, console, save, show
 
 PARTS: dict[str, Callable[[bool, int], Measures]] = {
@@ -62,4 +63,6 @@ if __name__ == "__main__":
         sys.exit(detection.command(sys.argv[2:]))
     if sys.argv[1:2] == ["wrong"]:
         sys.exit(wrong.command(sys.argv[2:]))
+    if sys.argv[1:2] == ["coverage"]:
+        sys.exit(coverage.command(sys.argv[2:]))
     sys.exit(main(tyro.cli(Bench, prog="python -m tests.bench", config=(tyro.conf.FlagCreatePairsOff,))))

@@ -3,6 +3,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.dashboard.cards import Sides, card_html, change_html
 from clipmem_core.dashboard.numbers import Noise
@@ -71,3 +73,12 @@ def test_what_others_wrote_is_escaped_on_either_side() -> None:
     assert "<i>" not in shown
     rise = {"one": 0.1, "other": 0.4, "difference": 0.3}
     assert "+0.30" in change_html(card("a"), card("a"), rise, "clipmem", SIDES)
+
+
+@pytest.mark.parametrize(("order", "shown"), [("clipmem", True), ("clipmem_shrunk", True), ("misfit", False)])
+def test_a_list_by_clipmem_tells_beside_it_what_to_expect_of_other_members(order: str, shown: bool) -> None:
+    drawn = card_html(
+        PairCard(0, "", "", (), None, None, "", {"clipmem": 0.57, "clipmem_shrunk": 0.42}), Noise(), order=order
+    )
+    assert ("0.42" in drawn) is shown
+    assert "0.57" in drawn

@@ -31,6 +31,10 @@ def test_nothing_that_is_no_number_is_shown_as_one() -> None:
 @pytest.mark.parametrize(
     ("verdict", "noise"),
     [
+        (
+            {"se_kind": "moderated", "external_sd": 0.2},
+            Noise("standard error (pooled with like pairs; ± 1.96 of it covers 95 %)", 0.2),
+        ),
         ({"se_kind": "welch", "external_sd": 0.2}, Noise("standard error (Welch)", 0.2)),
         ({"se_kind": "paired over seeds"}, Noise("standard error (paired over seeds)", None)),
         ({"se_kind": "sd of external", "external_sd": 0.2}, Noise("", 0.2)),
@@ -49,7 +53,7 @@ def test_noise_is_what_the_verdict_says(copy: Copy, verdict: object, noise: Nois
 
 
 @pytest.mark.parametrize("members", [[f"f-{row}" for row in range(7)], [], None, 8])
-def test_of_fewer_than_eight_members_no_error_is_shown(copy: Copy, members: object) -> None:
+def test_an_old_audit_of_fewer_than_eight_members_shows_no_error(copy: Copy, members: object) -> None:
     audit = copy()
     write_json(audit.folder / "config.json", audit.record.values | {"members": members})
     write_json(audit.folder / "verdict.json", {"se_kind": "welch", "external_sd": 0.2})

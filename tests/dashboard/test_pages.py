@@ -276,3 +276,15 @@ def _leave_job(data: Path, name: str, *, output: str, exit_code: int) -> Job | N
     (folder / "output.log").write_text(output)
     (folder / "exit_code").write_text(f"{exit_code}\n")
     return audit_task(name).find()
+
+
+def test_the_share_of_pairs_above_a_size_that_is_chosen_is_told_with_its_interval(copy: Copy) -> None:
+    audit = copy()
+    app = open_page()
+    assert metrics(app)["Pairs whose clipmem exceeds 0.40"] == "12.0% (8.0% to 16.0%)"
+    app.select_slider(key="exceeding").set_value(0.2).run()
+    assert metrics(app)["Pairs whose clipmem exceeds 0.20"] == "60.0% (50.0% to 70.0%)"
+    write_json(audit.folder / "verdict.json", audit.verdict | {"exceeding": []})
+    app = open_page()
+    assert "exceeds" not in " ".join(metrics(app))
+    assert "Not known: shares of pairs" in captions(app)

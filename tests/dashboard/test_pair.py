@@ -105,6 +105,7 @@ def test_a_link_opens_its_pair_with_all_that_is_known_of_it(whole: Callable[...,
 @pytest.mark.parametrize(
     ("members", "verdict", "around"),
     [
+        (4, {"se_kind": "moderated", "external_sd": 0.31}, " ± 0.02"),
         (8, {"se_kind": "welch", "external_sd": 0.31}, " ± 0.02"),
         (4, {"se_kind": "welch", "external_sd": 0.31}, " (noise 0.31)"),
         (8, {"se_kind": "sd of external", "external_sd": 0.31}, " (noise 0.31)"),

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.special import digamma
 
 from clipmem_core.columns import TERMS
 from clipmem_core.scores.in_out import Sides
@@ -34,7 +35,12 @@ def test_a_two_by_two_ensemble_by_hand() -> None:
     assert table["p_value"].tolist()[:2] == pytest.approx([1 / 9, 1 / 9])  # two external pairs, four labellings each
     assert table["q_value"].tolist()[:2] == pytest.approx([1 / 9, 1 / 9])
     assert table["q_value"][2:].isna().all()
-    assert table["se"].tolist()[:2] == pytest.approx([np.sqrt(0.02 / 2 + 0.02 / 2), np.sqrt(0.02 / 2 + 0.005 / 2)])
+    # In minus out is 0.8 and 0.4 in the repeats of one pair, 0.6 and 0.3 in those of the other: two variances of a
+    # mean, 0.04 and 0.0225, of one degree of freedom, which differ no more than two samples of one variance do. What
+    # both say of it is the mean of their logs, less that of χ²(1).
+    pooled = np.sqrt(0.04 * 0.0225) * np.exp(np.log(0.5) - digamma(0.5))
+    assert table["se"].tolist()[:2] == pytest.approx([np.sqrt(pooled)] * 2)
+    assert table["clipmem_shrunk"].isna().all()  # two pairs have no distribution
     assert table["similarity_in"].isna().tolist() == [False, False, True, True]
     assert table["similarity_out"].tolist() == pytest.approx([0.2, 0.15, 0.2, 0.0])
 
@@ -78,7 +84,7 @@ def test_swapping_f_and_g_flips_the_sign_and_nothing_else() -> None:
 def test_the_table_has_the_columns_of_the_contract_in_its_order() -> None:
     drawn = ensemble_membership(np.arange(250), folds=2, repeats=2, seed=0)
     table = memorization_table(_terms(np.random.default_rng(0), 4, 250), Sides(drawn, "ensemble", 0))
-    assert list(table) == SCORE_COLUMNS[2:19]
+    assert list(table) == SCORE_COLUMNS[2:20]
     assert len(table) == 250
 
 

@@ -1,20 +1,22 @@
+from typing import Any
+
 import numpy as np
 import pytest
-from scipy.stats import kstest, spearmanr, ttest_1samp, ttest_ind
+from scipy.stats import norm, spearmanr, t, ttest_1samp
 from sklearn.metrics import roc_auc_score
 
 from clipmem_core.scores.in_out import Sides, side_means
 from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership
+from clipmem_core.scores.moderated import fit_prior
 from clipmem_core.scores.uncertainty import (
     group_summary,
+    in_errors,
     membership_auroc,
-    null_scores,
-    p_values,
-    q_values,
     ranking_reliability,
     ranking_stability,
     standard_errors,
 )
+from tests.scores.simulated import simulate
 
 Drawn = tuple[Membership, list[np.ndarray]]
 
@@ -37,95 +39,62 @@ def _clipmem(drawn: Membership, alignments: list[np.ndarray], protocol: str) -> 
     return mean_in - mean_out
 
 
-def test_seeds_give_the_paired_standard_error_of_a_one_sample_t_test() -> None:
-    drawn, alignments = _paper(250, seeds=4)
-    errors, kind = standard_errors(alignments, Sides(drawn, "paper", 0))
-    assert kind == "paired over seeds"
-    differences = np.stack(alignments[0::2]) - np.stack(alignments[1::2])
-    test = ttest_1samp(differences, 0)
-    np.testing.assert_allclose(errors, differences.mean(axis=0) / test.statistic)
-
-
-def test_an_ensemble_gives_the_standard_error_of_welchs_t_test() -> None:
-    drawn, alignments = _ensemble(250, folds=3, repeats=2)
-    errors, kind = standard_errors(alignments, Sides(drawn, "ensemble", 0))
-    assert kind == "welch"
-    inside, values = Sides(drawn, "ensemble", 0).inside, np.stack(alignments)
-    clipmem = _clipmem(drawn, alignments, "ensemble")
-    for pair in range(0, 250, 10):
-        test = ttest_ind(values[inside[:, pair], pair], values[~inside[:, pair], pair], equal_var=False)
-        assert errors[pair] == pytest.approx(clipmem[pair] / test.statistic)
-
-
 @pytest.mark.parametrize("protocol", ["paper", "ensemble"])
 def test_with_one_member_on_a_side_the_error_is_the_spread_of_external_pairs(protocol: str) -> None:
     drawn, alignments = _paper() if protocol == "paper" else _ensemble(folds=3, repeats=1)
-    errors, kind = standard_errors(alignments, Sides(drawn, protocol, 0))
-    assert kind == "sd of external"
+    errors = standard_errors(alignments, Sides(drawn, protocol, 0))
+    assert errors.kind == "sd of external"
     external = _clipmem(drawn, alignments, protocol)[drawn.group == "external"]
-    np.testing.assert_allclose(errors, np.std(external, ddof=1))
+    np.testing.assert_allclose(errors.se, np.std(external, ddof=1))
 
 
-def _p_of_one_pair_an_audit(drawn: Membership, groups: list[str], *, audits: int, spread: float) -> np.ndarray:
-    """Return p of one random pair in each of many audits of pure noise, whose members differ by an offset.
-
-    Pairs of one audit share its null, so their p values would not be independent.
-    """
-    rng, judged = np.random.default_rng(0), np.flatnonzero(np.isin(drawn.group, groups))
-    protocol = "paper" if drawn.members[0] == "f-0" else "ensemble"
-    offsets = spread * np.arange(len(drawn.members))[:, None]
-    p = []
-    for _ in range(audits):
-        alignments = list(rng.normal(size=drawn.trained.shape) + offsets)
-        null = null_scores(alignments, Sides(drawn, protocol, 0))
-        p.append(p_values(_clipmem(drawn, alignments, protocol), null, drawn.group)[rng.choice(judged)])
-    return np.array(p)
-
-
-@pytest.mark.parametrize("group", ["candidate", "independent"])
-def test_p_is_uniform_on_noise_in_the_paper(group: str) -> None:
-    drawn, _ = _paper(250)
-    p = _p_of_one_pair_an_audit(drawn, [group], audits=1_500, spread=0.3)
-    steps = p * 51  # exactly 1 to 51 with 50 external pairs; spread evenly between the steps it is continuous
-    assert kstest((steps - np.random.default_rng(1).random(len(p))) / 51, "uniform").pvalue > 0.01
-    np.testing.assert_allclose(steps, steps.round())
+def test_the_error_is_the_posterior_variance_widened_by_students_t() -> None:
+    drawn, alignments = _paper(550, seeds=4)
+    errors, candidates = (
+        standard_errors(alignments, Sides(drawn, "paper", 0)),
+        np.flatnonzero(drawn.group == "candidate"),
+    )
+    own = np.var(np.stack(alignments[0::2]) - np.stack(alignments[1::2]), axis=0, ddof=1)[candidates] / 4
+    prior = fit_prior(own, 3, np.mean(alignments, axis=0)[candidates])
+    expected = (
+        (3 * own + prior.degrees * prior.scale) / (3 + prior.degrees) if np.isfinite(prior.degrees) else prior.scale
+    )
+    np.testing.assert_allclose(errors.variance[candidates], expected)
+    np.testing.assert_allclose(errors.se, np.sqrt(errors.variance) * t.ppf(0.975, errors.degrees) / 1.959964)
+    assert errors.kind == "moderated"
 
 
-@pytest.mark.parametrize(("folds", "repeats"), [(2, 2), (3, 1)])
-def test_p_is_uniform_on_noise_in_an_ensemble_of_members_that_differ(folds: int, repeats: int) -> None:
-    drawn, _ = _ensemble(250, folds=folds, repeats=repeats)
-    p = _p_of_one_pair_an_audit(drawn, ["scored"], audits=1_500, spread=0.3)
-    assert kstest(p, "uniform").pvalue > 0.01
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"members": 4, "folds": 2, "halves": False},
+        {"members": 4, "folds": 4},
+        {"members": 8},
+        {"members": 16},
+        {"members": 16, "folds": 2, "halves": False},
+        {"members": 8, "folds": 4, "halves": False},
+    ],
+)
+def test_clipmem_within_196_errors_covers_95_in_100_pairs_of_unlike_noise(how: dict[str, Any]) -> None:
+    """2,000 scored pairs each, log-normal noise of σ 0.5, members with offsets, repeats whose members pull apart."""
+    covered = [simulate(seed, **how).covered() for seed in (0, 1)]
+    assert 0.93 <= np.mean(covered) <= 0.97
 
 
-def test_the_null_of_many_members_is_sampled_and_has_the_spread_of_scored_pairs() -> None:
-    drawn, alignments = _ensemble(4_400, folds=2, repeats=9)
-    null = null_scores(alignments, Sides(drawn, "ensemble", 0))
-    assert len(null) == 400 * 256
-    scored = _clipmem(drawn, alignments, "ensemble")[drawn.group == "scored"]
-    assert null.std() == pytest.approx(scored.std(), rel=0.1)
+def test_complementary_folds_are_noisier_than_members_by_themselves_would_say() -> None:
+    drawn = simulate(0, members=16, folds=2, halves=False, spread=0.0, alike=0.3)
+    off = (drawn.clipmem - drawn.true)[drawn.scored]
+    assert np.mean(drawn.errors.variance[drawn.scored]) == pytest.approx(np.mean(off**2), rel=0.1)
+    assert (
+        np.mean(off**2)
+        > 1.2 * 2 / 8 * np.var(np.stack(drawn.alignments) - drawn.true * drawn.sides.inside, axis=0).mean()
+    )
 
 
-def test_memorized_pairs_have_small_p_on_both_sides_of_zero() -> None:
-    drawn, alignments = _paper(memorized=8.0)
-    null = null_scores(alignments, Sides(drawn, "paper", 0))
-    p = p_values(_clipmem(drawn, alignments, "paper"), null, drawn.group)
-    assert np.median(p[np.isin(drawn.group, ["candidate", "independent"])]) == 1 / 201
-    assert np.median(p[drawn.group == "shared"]) > 0.3
-
-
-def test_p_counts_the_null_by_hand_and_keeps_missing_scores_missing() -> None:
-    clipmem, null = np.array([0.3, -0.3, 0.1, np.nan]), np.array([0.1, 0.2, -0.4])
-    groups = np.array(["candidate", "independent", "scored", "scored"])
-    np.testing.assert_allclose(p_values(clipmem, null, groups), [1 / 4, 2 / 4, 3 / 4, np.nan])
-    with pytest.raises(ValueError, match="at least one external pair, not none"):
-        p_values(clipmem, null[:0], groups)
-
-
-def test_q_follows_benjamini_and_hochberg_within_each_group() -> None:
-    p = np.array([0.01, 0.02, 0.03, 0.5, 0.9, 0.04, np.nan])
-    groups = np.array(["candidate"] * 3 + ["independent", "shared", "independent", "candidate"])
-    np.testing.assert_allclose(q_values(p, groups), [0.03, 0.03, 0.03, 0.5, np.nan, 0.08, np.nan])
+def test_a_value_in_errors_is_as_far_out_as_a_normal_one() -> None:
+    found = in_errors(np.array([0.3, -0.3, 0.0]), np.array([0.01, 0.01, 0.0]), np.array([4.0, np.inf, 4.0]))
+    assert norm.sf(found[0]) == pytest.approx(t.sf(3, 4))
+    assert found[1:].tolist() == pytest.approx([-3, 0])
 
 
 def test_three_seeds_give_a_t_interval_over_the_means_of_each_seed() -> None:

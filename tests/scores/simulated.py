@@ -1,0 +1,90 @@
+"""Audits whose truth is known: members with effects of their own, pairs of unlike noise, some of them memorized."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipmem_core.scores.in_out import Sides, side_means
+from clipmem_core.scores.membership import ensemble_membership
+from clipmem_core.scores.significance import null_scores, p_values, q_values
+from clipmem_core.scores.uncertainty import Errors, in_errors, standard_errors
+
+NOISE = 0.1  # of a member's alignment of a typical pair
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """Alignments of members, and what is true of each pair."""
+
+    sides: Sides
+    alignments: list[np.ndarray]
+    true: np.ndarray  # clipmem without noise, [n_pairs]
+    noise: np.ndarray  # standard deviation over members, [n_pairs]
+
+    @property
+    def scored(self) -> np.ndarray:
+        return ~self.sides.external
+
+    @property
+    def clipmem(self) -> np.ndarray:
+        mean_in, mean_out = side_means(self.alignments, self.sides.inside)
+        return mean_in - mean_out
+
+    @property
+    def errors(self) -> Errors:
+        return standard_errors(self.alignments, self.sides)
+
+    def p(self) -> np.ndarray:
+        """Return the p values of all pairs."""
+        errors = self.errors
+        score = in_errors(self.clipmem, errors.variance, errors.degrees)
+        return p_values(score, null_scores(self.alignments, self.sides, errors), self.sides.membership.group)
+
+    def covered(self) -> float:
+        """Return the share of scored pairs whose true clipmem is within 1.96 se of clipmem."""
+        return float((np.abs(self.clipmem - self.true) <= 1.96 * self.errors.se)[self.scored].mean())
+
+    def false_finds(self, level: float) -> tuple[float, float]:
+        """Return the share of pairs with q ≤ level that are not memorized, and the share found of those that are."""
+        found = q_values(self.p(), self.sides.membership.group) <= level
+        real = self.true > 0
+        return float((found & ~real).sum() / max(found.sum(), 1)), float(found[self.scored & real].mean())
+
+
+def simulate(
+    seed: int,
+    *,
+    members: int = 16,
+    folds: int = 8,
+    halves: bool = True,
+    pairs: int = 2_200,
+    spread: float = 0.5,
+    memorized: float = 0.5,
+    external_noise: float = 1.0,
+    alike: float = 0.2,
+    told_by_level: float = 0.5,
+) -> Simulated:
+    """Draw an audit of an ensemble.
+
+    Args:
+        seed: of every draw.
+        members: in all, a multiple of `folds`.
+        folds: members of a repeat.
+        halves: whether a pair is left out by half of a repeat's members, or by one.
+        pairs: scored and external.
+        spread: standard deviation over pairs of the log of their noise.
+        memorized: share of the pairs that are; their clipmem is exponential, 0.15 in the mean.
+        external_noise: of external pairs, in that of others.
+        alike: how far members of a repeat pull apart: they have this times their mean taken off.
+        told_by_level: correlation of the log of a pair's noise with its level of alignment.
+    """
+    rng = np.random.default_rng([seed, 7])
+    drawn = ensemble_membership(np.arange(pairs), folds=folds, repeats=members // folds, seed=seed, halves=halves)
+    logs = rng.normal(size=pairs)
+    noise = NOISE * np.exp(spread * logs) * np.where(drawn.group == "external", external_noise, 1.0)
+    level = 0.5 - 0.1 * (told_by_level * logs + np.sqrt(1 - told_by_level**2) * rng.normal(size=pairs))
+    true = np.where(rng.random(pairs) < memorized, rng.exponential(0.15, pairs), 0.0)
+    own = rng.normal(size=(members // folds, folds, pairs))
+    own -= alike * own.mean(axis=1, keepdims=True)
+    values = level + 0.02 * rng.normal(size=(members, 1)) + true * drawn.trained + noise * own.reshape(members, pairs)
+    return Simulated(Sides(drawn, "ensemble", seed), list(values), np.where(drawn.group == "scored", true, 0.0), noise)
