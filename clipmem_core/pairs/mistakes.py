@@ -171,7 +171,7 @@ def _other_word(word: str, nouns: list[str], place: dict[str, int], rng: np.rand
     """Return another word of the same kind."""
     if word.isdecimal():
         return word[:-1] + str(rng.choice([digit for digit in "0123456789" if digit != word[-1]]))
-    among = _COLOURS if word in _COLOURS else _NUMBERS
+    among: tuple[str, ...] = _COLOURS if word in _COLOURS else _NUMBERS
     if word in place:
         rank = place[word]
         among = tuple(nouns[max(0, rank - _ALIKE) : rank + _ALIKE + 1])
