@@ -154,10 +154,8 @@ def differ_most(scores: pd.DataFrame, one: str, other: str, *, limit: int) -> pd
         row, one and other: the share of pairs that each detector suspects less, in [0, 1]; the largest difference
         first, and only where `one` is above `other`.
     """
-    ranks = pd.DataFrame({"row": scores["row"], "one": _ranks(scores[one]), "other": _ranks(scores[other])})
+    ranks = pd.DataFrame({"row": scores["row"], "one": scores[one].rank(), "other": scores[other].rank()})
     apart = (ranks["one"] - ranks["other"]).sort_values(ascending=False, kind="stable")
-    return ranks.loc[apart[apart > 0].index[:limit]].reset_index(drop=True)
-
-
-def _ranks(values: pd.Series) -> pd.Series:
-    return (values.rank() - 1) / max(len(values) - 1, 1)
+    found = ranks.loc[apart[apart > 0].index[:limit]].reset_index(drop=True)
+    found[["one", "other"]] = (found[["one", "other"]] - 1) / max(len(scores) - 1, 1)
+    return found

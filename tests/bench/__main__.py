@@ -1,7 +1,7 @@
 """Measures how fast the program is: ratios of things timed side by side in one run.
 
     python -m tests.bench [training] [pass] [products] [browse] [features] [--quick] [--repeats N]
-    python -m tests.bench detection SOURCE [--shares 0.05 0.2 0.4] [--seeds 5]: no speed, but which score finds what
+    python -m tests.bench detection NAME…: no speed, but which formula of misfit finds most in finished benchmarks
 
 Each part prints a table and leaves data/results/bench-<part>.csv; `--quick` tries the code on small sizes and leaves
 nothing. Run it on a machine that does nothing else.

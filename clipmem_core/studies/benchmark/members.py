@@ -60,34 +60,36 @@ def trained_members(given: Given) -> Iterator[Left]:
         external=np.flatnonzero(given.membership.group == c.EXTERNAL),
     )
     seeds = member_seeds(config, given.membership.members)
+    views: dict[int, Views] = {}  # members of one repeat share a seed, and with it what they see of features
     for name, trained in zip(given.membership.members, given.membership.trained, strict=True):
-        yield _trained(given, dataclasses.replace(data, rows=np.flatnonzero(trained)), seeds[name])
+        own = dataclasses.replace(data, rows=np.flatnonzero(trained))
+        yield _trained(given, own, seeds[name], views)
 
 
-def _trained(given: Given, data: TrainingData, seed: int) -> Left:
+def _trained(given: Given, data: TrainingData, seed: int, views: dict[int, Views]) -> Left:
     config = given.config
     model = build_member(config, given.towers, seed=seed, pretrained=config.pretrained, device=config.device)
     if given.towers.image or given.towers.text:
         fit_standards(model, given.features)
-    trainer = Trainer(model, data, config, _views(given, model, seed), seed=seed, device=config.device)
+    if seed not in views:
+        views[seed] = feature_views(model, seed) if given.towers.image else view_maker(model, config, seed)
+    trainer = Trainer(model, data, config, views[seed], seed=seed, device=config.device)
     progress = Progress(0, np.full((config.epochs, len(given.pairs), 2), np.nan, dtype=np.float16))
     model.train()
     for _ in trainer.steps(progress):
         pass
-    return Left(*_embedded(given, model, data), progress.trajectory, float(model.logit_scale.detach().exp()))
+    evaluated = views[seed]
+    if not given.towers.image:
+        evaluated = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
+    scale = float(model.logit_scale.detach().exp())
+    return Left(*_embedded(given, model, data, evaluated), progress.trajectory, scale)
 
 
-def _embedded(given: Given, model: Model, data: TrainingData) -> tuple[np.ndarray, np.ndarray]:
+def _embedded(given: Given, model: Model, data: TrainingData, views: Views) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean embeddings of pictures and captions; of features there is one view, the same for any seed."""
     config = given.config
     how = {"precision": config.precision, "device": config.device}
-    views = _views(given, model, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
     n_views = 1 if given.towers.image else config.views
     image = mean_image_embeddings(model, data, views, n_views=n_views, **how)
     text = text_embeddings(model, data.tokens, **how)
     return image, mean_by_pair(text, data.caption_start, first=config.eval_captions)
-
-
-def _views(given: Given, model: Model, seed: int, *, crop_scale: float = 0.0) -> Views:
-    if given.towers.image:
-        return feature_views(model, seed)
-    return view_maker(model, given.config, seed, crop_scale=crop_scale)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from pydantic import AfterValidator
 from typing_extensions import TypedDict
@@ -79,7 +80,7 @@ class Piece(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.kind}-{self.share:g}-{self.seed}"
+        return f"{self.kind}-{np.format_float_positional(self.share)}-{self.seed}"
 
     @classmethod
     def of(cls, name: str) -> "Piece":
