@@ -80,7 +80,12 @@ def _draw_table(found: Findings) -> None:
         own = rows[(rows[KIND] == kind) & (rows[SHARE] == share)].set_index(DETECTOR)
         told = {words(str(detector)): _told(row) for detector, row in own.to_dict("index").items()}
         shown[name] = shown[DETECTOR].map(told).fillna("–")
-    st.dataframe(shown, hide_index=True, alt=f"{SHORT[measure]} of each detector by kind of mistake, with intervals")
+    st.dataframe(
+        shown,
+        hide_index=True,
+        height="content",
+        alt=f"{SHORT[measure]} of each detector by kind of mistake, with intervals",
+    )
     against = (
         " ▲ and ▼: better or worse than misfit, its paired interval leaves 0 out." if rows[OVER].notna().any() else ""
     )

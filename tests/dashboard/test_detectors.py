@@ -26,7 +26,7 @@ def test_a_benchmark_of_the_data_set_is_shown_first_and_what_was_planted_can_be_
     assert "▼" in " ".join(table.value.iloc[-1])  # a random order is worse than misfit
     assert "95 % over plantings" in captions(app)
     app.selectbox(key="detectors-from").select("this audit").run()
-    assert app.query_params["from"] == ["this audit"]
+    assert app.query_params["from"] == "this audit"
     assert "another pair's captions" in tables(app)[0]
     assert "bootstrap over the pairs" in captions(app)
 

@@ -15,7 +15,7 @@ from clipmem_core.audits.console import plain
 from clipmem_core.audits.results import machine_line, write_csv
 from clipmem_core.audits.settings import typed, typed_flags
 from clipmem_core.config import affecting, as_dict
-from clipmem_core.pairs.mistakes import KINDS
+from clipmem_core.pairs.mistakes import KINDS, SWAPPED
 from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, PRECISION_AT_K
 from clipmem_core.scores.seeds import paired_difference, seed_interval
 from clipmem_core.scores.suspicion import DETECTORS, REFERENCE
@@ -175,10 +175,12 @@ def command_of(benchmark: Benchmark) -> str:
     given = {name: value for name, value in typed(config).items() if name not in following}
     kinds = list(dict.fromkeys(piece.kind for piece in done))
     chosen = "" if kinds == [kind for kind in KINDS if kind not in asked["left_out"]] else f"--kinds {' '.join(kinds)}"
+    swaps = sorted({piece.share for piece in done if len(KINDS[piece.kind].shares) > 1})
+    shares = f"--shares {' '.join(map(str, swaps))}" if swaps and tuple(swaps) != SWAPPED else ""
     plantings = 1 + max((piece.seed for piece in done), default=0) - asked["config"].seed
     source = Path(asked["source"]).name if Path(asked["source"]).is_absolute() else asked["source"]
     words_ = ["python -m clipmem_core benchmark", source, f"--name {benchmark.name}"]
-    words_ += [f"--preset {config['preset']}", f"--plantings {plantings}", chosen, *typed_flags(given)]
+    words_ += [f"--preset {config['preset']}", f"--plantings {plantings}", chosen, shares, *typed_flags(given)]
     return " ".join(filter(None, words_))
 
 
