@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -56,7 +57,7 @@ def agreement_figure(correlations: pd.DataFrame) -> go.Figure:
             zmin=-1,
             zmax=1,
             colorscale=_AGREE,
-            text=[["–" if value != value else f"{value:.2f}".replace("-", "−") for value in row] for row in values],
+            text=[[_told(value) for value in row] for row in values],
             texttemplate="%{text}",
             textfont={"color": "#ffffff"},
             hovertemplate="%{y} and %{x}: %{text}<extra></extra>",
@@ -66,3 +67,8 @@ def agreement_figure(correlations: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(autorange="reversed", fixedrange=True)
     figure.update_xaxes(fixedrange=True)
     return laid_out(figure, 110 + 42 * len(names), top=10)
+
+
+def _told(value: float) -> str:
+    """Return a correlation as it is written, without a minus before nothing."""
+    return "–" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")

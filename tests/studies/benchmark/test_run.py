@@ -199,8 +199,7 @@ def test_the_command_takes_kinds_shares_and_any_field_of_the_config() -> None:
 def test_the_table_says_how_it_was_made(made: Benchmark, tmp_path: Path) -> None:
     write_results(made, tmp_path / "table.csv")
     lines = (tmp_path / "table.csv").read_text().splitlines()
-    assert lines[0].startswith(
-        "# command: python -m clipmem_core benchmark scenes --name b --preset small --plantings 2 --kinds random duplicates --shares 0.2 "
-    )
+    command = "# command: python -m clipmem_core benchmark scenes --name b --preset small --plantings 1"
+    assert lines[0].startswith(f"{command} --kinds random duplicates --shares 0.2 --folds 4 ")
     assert "# seeds: 0, each another split" in "\n".join(lines)
     assert lines[[line.startswith("#") for line in lines].index(False)].startswith("kind,share,detector,measure,n,mean")
