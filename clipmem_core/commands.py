@@ -148,6 +148,32 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Benchmark:
+    """Plant mistakes in a data set, train members on it, and compare how well each score finds them."""
+
+    source: Source
+    name: str = ""  # the benchmark's folder; empty names it after the source
+    plantings: int = 5  # of each kind and share, each with another split, other pairs and members of its own
+    kinds: tuple[str, ...] = ()  # random | label | nearest | partly | vague | duplicates; all if none is named
+    shares: tuple[float, ...] = ()  # of the scored pairs, for swaps; .05 .2 .4 if none is named
+    out: str = ""  # a CSV file for the table
+    config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
+
+    def run(self) -> None:
+        from clipmem_core.audits.console import RichScreen
+        from clipmem_core.studies.benchmark.results import show_benchmark, write_results
+        from clipmem_core.studies.benchmark.run import run_benchmark
+
+        name = self.name or audit_name(self.source, self.config)
+        more: dict[str, Any] = {"plantings": self.plantings, "kinds": self.kinds, "shares": self.shares}
+        with RichScreen() as screen:
+            done = run_benchmark(self.source, self.config, name=name, **more, screen=screen)
+        show_benchmark(done)
+        if self.out:
+            write_results(done, Path(self.out))
+
+
+@dataclass(frozen=True)
 class Units:
     """Measure UnitMem: which pair sets each unit of an audit's members off, and how far it stands out."""
 
@@ -301,7 +327,7 @@ def _keep(audit: str, kind: str) -> None:
 
 COMMANDS: dict[str, type] = {
     kind.__name__.lower(): kind
-    for kind in (Inspect, Fetch, Audit, Score, Study, Units, Paradigms, Export, Forget, Results, List)
+    for kind in (Inspect, Fetch, Audit, Score, Study, Benchmark, Units, Paradigms, Export, Forget, Results, List)
 }
 # What detached processes run: it takes words as they come, and nobody types it.
 PROCESSES: dict[str, Callable[..., int | None]] = {

@@ -21,6 +21,7 @@ PAGES = {  # file → title and icon, in the order of the sidebar
     "pages/browse.py": ("Browse", ":material/grid_view:"),
     "pages/pair.py": ("Pair", ":material/image:"),
     "pages/embeddings.py": ("Map of embeddings", ":material/bubble_chart:"),
+    "pages/detectors.py": ("Detectors", ":material/troubleshoot:"),
     "pages/encoders.py": ("Encoders", ":material/call_split:"),
     "pages/mitigations.py": ("Mitigations", ":material/tune:"),
     "pages/decisions.py": ("Decisions and export", ":material/checklist:"),

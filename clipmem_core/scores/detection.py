@@ -87,6 +87,38 @@ def detection_table(
     return pd.DataFrame(rows)
 
 
+def precision_curve(score: np.ndarray, truth: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return the precision among the first pairs of a ranking, for several numbers of pairs that are looked at.
+
+    In [0, 1]. Ties count as random order would: each of them has the mean truth of all that are tied.
+
+    Args:
+        score: [n_pairs], larger more suspicious, finite.
+        truth: true for pairs that are wrong, [n_pairs].
+        numbers: pairs looked at, from 1 to n_pairs, [n_numbers].
+
+    Returns:
+        float64 [n_numbers].
+
+    Example:
+        >>> precision_curve(np.array([3.0, 2.0, 2.0]), np.array([True, False, True]), np.array([1, 2, 3])).round(2)
+        array([1.  , 0.75, 0.67])
+    """
+    _, tied, counts = np.unique(-score, return_inverse=True, return_counts=True)
+    found = np.repeat(np.bincount(tied, weights=truth) / counts, counts).cumsum()
+    return found[numbers - 1] / numbers
+
+
+def numbers_reviewed(n_pairs: int, *, first: int = 10, count: int = 30) -> np.ndarray:
+    """Return numbers of pairs to read a precision at, from `first` to all, about evenly spaced in their logarithm.
+
+    Example:
+        >>> numbers_reviewed(1000, count=3).tolist()
+        [10, 100, 1000]
+    """
+    return np.unique(np.geomspace(min(first, n_pairs), n_pairs, count).round().astype(np.int64))
+
+
 def _rank(score: np.ndarray, truth: np.ndarray) -> _Ranked:
     order = np.argsort(-score, kind="stable")
     positives, negatives = order[truth[order]], order[~truth[order]]

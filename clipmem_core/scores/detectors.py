@@ -1,14 +1,23 @@
 """Scores that find wrong captions, from training trajectories, similarities and neighbours; larger is worse."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy.special import logsumexp
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 NEIGHBOURS = 10  # nearest external partners that a cosine is held against
 MOST_EXTERNAL = 1_000  # external pairs among which they are looked for
 _CHUNK = 1_024
+FOLDS = 5  # of the classifier of labels
+MOST_LABELLED = 20_000  # pairs that it is fitted on
+_SURE = 1e-6  # a probability is held this far from 0 and 1: float16 rounds those of a trajectory to them
 LOG_PROBABILITY = 1  # place in a trajectory's last axis: training cosine, log-probability of the true partner
 
 
@@ -50,6 +59,32 @@ def learned(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
     if len(log_probabilities) == 0:
         raise ValueError("log_probabilities must hold at least one member, not none")
     return _known_mean(log_probabilities)
+
+
+def margin_over_epochs(trajectory: np.ndarray) -> np.ndarray:
+    """Average one member's margin of the true partner over all epochs that have it (area under the margin).
+
+    After Pleiss et al. (NeurIPS 2020, equation 1), with an in-batch softmax: the margin is the logit of the true
+    partner less the logsumexp (theirs: the largest) of the others' logits, which is log p − log(1 − p) of the
+    probability p in the trajectory. p is there as the geometric mean of both directions. Above 0: closer to its own
+    partner than to all others in the batch together; far below: held back, as by a wrong caption.
+
+    Args:
+        trajectory: as for `mean_over_epochs`, [n_epochs, n_pairs, 2].
+
+    Returns:
+        float64 [n_pairs], in logits, within ±13.9; NaN for pairs the member never trained on.
+
+    Example:
+        >>> half = np.log(0.5)
+        >>> margin_over_epochs(np.array([[[0.1, half]], [[0.1, half]]])).round(6).tolist()
+        [0.0]
+    """
+    margins = []
+    for epoch in trajectory:
+        p = np.clip(np.exp(epoch[:, LOG_PROBABILITY].astype(np.float64)), _SURE, 1 - _SURE)
+        margins.append(np.log(p) - np.log1p(-p))
+    return _known_mean(margins)
 
 
 def misfit(learned: np.ndarray, similarity_out: np.ndarray, scored: np.ndarray) -> np.ndarray:
@@ -229,6 +264,65 @@ def lemon(
             fading = np.exp(-tau_1 * _distances(near, rows, neighbours) - tau_2 * own[neighbours])
             score[rows] += weight * (_distances(far, rows, neighbours) * fading).mean(axis=1)
     return score
+
+
+def confident_learning(features: np.ndarray, labels: np.ndarray, *, seed: int) -> np.ndarray:
+    """Score how badly a caption goes with its pair's label, by confident learning; larger is worse.
+
+    Northcutt et al. (JAIR 2021): p(label | caption) out of fold, by logistic regression on the captions' features; from
+    each class's probability its mean over the pairs of that class is taken (their threshold, equation 2); the score is
+    the largest of the other classes' less that of the pair's own (minus the normalised margin). The label is taken to
+    go with the picture: a swap that stays inside a label cannot be seen.
+
+    Args:
+        features: of the captions, one row a pair, [n_pairs, dim].
+        labels: names, None or NaN where a pair has none, [n_pairs].
+        seed: of the folds, and of the draw where more than 20,000 pairs have a label.
+
+    Returns:
+        float64 [n_pairs], in [−2, 2]; 0, which says nothing, for pairs without a label, or with one of fewer than
+        five pairs.
+
+    Raises:
+        ValueError: fewer than two labels have five pairs each.
+    """
+    names, classes, counts = np.unique(
+        [name if isinstance(name, str) else "" for name in labels], return_inverse=True, return_counts=True
+    )
+    usable = (counts >= FOLDS) & (names != "")
+    if usable.sum() < 2:
+        raise ValueError(f"fewer than two labels have {FOLDS} pairs or more")
+    rows = np.flatnonzero(usable[classes])
+    if len(rows) > MOST_LABELLED:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_LABELLED, replace=False))
+    _, own = np.unique(classes[rows], return_inverse=True)
+    probability = _out_of_fold(np.asarray(features[rows], dtype=np.float32), own, seed)
+    score = np.zeros(len(labels))
+    score[rows] = _against_thresholds(probability, own)
+    return score
+
+
+def _out_of_fold(features: np.ndarray, classes: np.ndarray, seed: int) -> np.ndarray:
+    """Return the probability of each class by models that were not fitted on the row, [n, n_classes]."""
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=100))
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", UserWarning)  # a class drawn down below the number of folds
+        return cross_val_predict(model, features, classes, cv=folds, method="predict_proba")
+
+
+def _against_thresholds(probability: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return the largest of the other classes' probabilities above their thresholds, less that of the own class, [n].
+
+    A class's threshold is its mean probability over the rows that have it.
+    """
+    rows = np.arange(len(classes))
+    thresholds = np.bincount(classes, weights=probability[rows, classes]) / np.bincount(classes)
+    above = probability - thresholds
+    own = above[rows, classes].copy()
+    above[rows, classes] = -np.inf
+    return above.max(axis=1) - own
 
 
 def external_used(external: np.ndarray) -> np.ndarray:

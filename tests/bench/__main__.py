@@ -1,7 +1,7 @@
 """Measures how fast the program is: ratios of things timed side by side in one run.
 
     python -m tests.bench [training] [pass] [products] [browse] [features] [--quick] [--repeats N]
-    python -m tests.bench detection SOURCE [--shares 0.05 0.2 0.4] [--seeds 5]: no speed, but which score finds what
+    python -m tests.bench detection NAME…: no speed, but which formula of misfit finds most in finished benchmarks
     python -m tests.bench wrong coverage|count|captions: how many captions are wrong, and which of several
     python -m tests.bench coverage [AUDIT…] [--seeds 20]: nor here, but whether errors, p and q hold what they say
 

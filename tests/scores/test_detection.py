@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from clipmem_core.scores.detection import _metrics, _rank, _resamples, detection_table
+from clipmem_core.scores.detection import _metrics, _rank, _resamples, detection_table, precision_curve
 
 
 def _case(n: int = 600, *, ties: bool = False) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -96,3 +96,15 @@ def test_scores_and_truth_that_do_not_fit_are_named() -> None:
     scores["weak"][:2] = np.nan
     with pytest.raises(ValueError, match="score weak must be finite for every pair, 2 are not"):
         detection_table(scores, truth)
+
+
+def test_the_precision_curve_is_precision_at_k_of_the_table_and_the_share_of_wrong_pairs_at_its_end() -> None:
+    rng = np.random.default_rng(0)
+    truth, score = rng.random(200) < 0.2, rng.integers(0, 12, size=200).astype(float)
+    numbers = np.array([1, 7, 50, 200])
+    expected = [
+        detection_table({"score": score}, truth, k=int(k), n_boot=1, reference="score")["precision_at_k"][0]
+        for k in numbers
+    ]
+    np.testing.assert_allclose(precision_curve(score, truth, numbers), expected)
+    assert expected[-1] == pytest.approx(truth.mean())

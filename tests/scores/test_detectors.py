@@ -2,10 +2,23 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import zscore
+from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
-from clipmem_core.scores.detectors import csls, csls_out, learned, lemon, log_probability, mean_over_epochs, misfit
+from clipmem_core.scores.detectors import (
+    _against_thresholds,
+    confident_learning,
+    csls,
+    csls_out,
+    learned,
+    lemon,
+    log_probability,
+    margin_over_epochs,
+    mean_over_epochs,
+    misfit,
+)
+from clipmem_core.training.losses import partner_log_probability
 
 
 def test_the_mean_over_epochs_takes_the_log_probability_and_skips_what_was_not_trained() -> None:
@@ -132,3 +145,48 @@ def test_csls_out_is_the_mean_over_members_that_never_saw_the_pair() -> None:
     for pair in range(40):
         seen = [csls(a, b, external)[pair] for (a, b), own in zip(members, trained[:, pair], strict=True) if not own]
         assert found[pair] == pytest.approx(np.mean(seen), abs=1e-6) if seen else np.isnan(found[pair])
+
+
+def test_the_margin_is_the_own_logit_less_torchs_logsumexp_of_the_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = [torch.nn.functional.normalize(torch.randn(9, 4, generator=generator), dim=1) for _ in range(3)]
+    trajectory, expected = np.full((4, 10, 2), np.nan), []
+    for epoch, same in enumerate(vectors):  # equal towers: both directions have one probability
+        logits = 5 * same @ same.T
+        others = torch.where(torch.eye(9, dtype=torch.bool), -torch.inf, logits)
+        expected.append(logits.diagonal() - torch.logsumexp(others, dim=1))
+        _, log_probability_ = partner_log_probability(same, same, torch.tensor(5.0))
+        trajectory[epoch, :9, 1] = log_probability_
+    found = margin_over_epochs(trajectory)
+    np.testing.assert_allclose(found[:9], torch.stack(expected).mean(dim=0), atol=1e-4)
+    assert np.isnan(found[9])
+
+
+def test_a_pair_that_is_sure_in_float16_has_a_finite_margin() -> None:
+    trajectory = np.array([[[1, 0], [1, -60]]], dtype=np.float16)
+    np.testing.assert_allclose(margin_over_epochs(trajectory), [13.8, -13.8], atol=0.1)
+
+
+def test_confident_learning_holds_classes_against_their_thresholds_as_a_slow_loop_does() -> None:
+    rng = np.random.default_rng(0)
+    probability, classes = rng.dirichlet(np.ones(4), size=50), rng.permutation(np.arange(50) % 4)
+    found = _against_thresholds(probability, classes)
+    threshold = [np.mean([p[k] for p, own in zip(probability, classes, strict=True) if own == k]) for k in range(4)]
+    for p, own, score in zip(probability, classes, found, strict=True):
+        others = [p[k] - threshold[k] for k in range(4) if k != own]
+        assert score == pytest.approx(max(others) - (p[own] - threshold[own]))
+
+
+def test_confident_learning_finds_captions_that_go_with_another_label() -> None:
+    rng = np.random.default_rng(0)
+    classes = np.arange(300) % 3
+    features = rng.normal(size=(300, 8)) + 3 * np.eye(8)[classes]
+    labels = np.array([f"c{k}" for k in classes], dtype=object)
+    labels[:30] = [f"c{(k + 1) % 3}" for k in classes[:30]]
+    labels[290:], labels[280:284] = None, "rare"
+    score = confident_learning(features, labels, seed=0)
+    assert roc_auc_score(np.arange(280) < 30, score[:280]) > 0.98
+    assert (score[280:284] == 0).all()
+    assert (score[290:] == 0).all()
+    with pytest.raises(ValueError, match="fewer than two labels have 5 pairs or more"):
+        confident_learning(features, np.array(["a"] * 300, dtype=object), seed=0)

@@ -1,0 +1,176 @@
+"""The detectors of wrong captions that are compared with each other: one entry each, larger is more suspicious."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+
+from clipmem_core import columns as c
+from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.detectors import (
+    confident_learning,
+    csls_out,
+    learned,
+    lemon,
+    log_probability,
+    margin_over_epochs,
+    mean_over_epochs,
+)
+from clipmem_core.scores.in_out import Sides, side_means
+from clipmem_core.scores.table import BY_NAME
+
+NEAREST = 30  # neighbours of LEMoN, its authors' untuned number
+REFERENCE = c.MISFIT  # the detector that others are compared with
+LOG_PROBABILITY_OUT = "log_probability_out"
+LEMON_IN, LEMON_OUT = "lemon_in", "lemon_out"
+MARGIN = "area_under_margin"
+CONFIDENT_LEARNING = "confident_learning"
+RANDOM = "random"
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What the members of one split leave, and what is known of its pairs. What several detectors need is kept.
+
+    Attributes:
+        image: mean image embeddings, one matrix a member, [n_pairs, dim].
+        text: mean text embeddings, one matrix a member, [n_pairs, dim].
+        trajectories: one a member, [n_epochs, n_pairs, 2], NaN where not trained.
+        logit_scales: of each member.
+        sides: who trains on what.
+        labels: names, None where a pair has none, [n_pairs].
+        image_features: of a locked tower, [n_pairs, width]; None where members train theirs.
+        text_features: the same of the captions, averaged over those of a pair.
+        seed: of what is drawn.
+    """
+
+    image: Sequence[np.ndarray]
+    text: Sequence[np.ndarray]
+    trajectories: Sequence[np.ndarray]
+    logit_scales: Sequence[float]
+    sides: Sides
+    labels: np.ndarray
+    image_features: np.ndarray | None
+    text_features: np.ndarray | None
+    seed: int
+
+    @property
+    def trained(self) -> np.ndarray:
+        return self.sides.membership.trained
+
+    @property
+    def scored(self) -> np.ndarray:
+        return ~self.sides.external
+
+    @functools.cached_property
+    def terms(self) -> list[dict[str, np.ndarray]]:
+        """The terms of alignment, one dict a member."""
+        return [pair_terms(a, b, self.sides.external) for a, b in zip(self.image, self.text, strict=True)]
+
+    @functools.cached_property
+    def similarity(self) -> tuple[np.ndarray, np.ndarray]:
+        """Cosine of picture and captions under members that trained on the pair, and under the others."""
+        return side_means([terms[c.SIMILARITY] for terms in self.terms], self.trained)
+
+    @functools.cached_property
+    def learned(self) -> np.ndarray:
+        return learned([mean_over_epochs(trajectory) for trajectory in self.trajectories])
+
+    @functools.cached_property
+    def csls_out(self) -> np.ndarray:
+        return csls_out(self.image, self.text, self.trained, self.sides.external)
+
+    @functools.cached_property
+    def lemon(self) -> tuple[np.ndarray, np.ndarray]:
+        """LEMoN under members that trained on the pair, and under the others."""
+        known = [self.image_features, self.text_features]
+        kept = [None if features is None else nearest(features, NEAREST) for features in known]
+        values = []
+        for pair in zip(self.image, self.text, strict=True):
+            near = [nearest(own, NEAREST) if rows is None else rows for own, rows in zip(pair, kept, strict=True)]
+            values.append(lemon(*pair, *near))
+        return side_means(values, self.trained)
+
+    def part(self, name: str) -> np.ndarray:
+        """Return one of the scores that misfit is computed from."""
+        parts: dict[str, Callable[[], np.ndarray]] = {
+            c.LEARNED: lambda: self.learned,
+            c.SIMILARITY_OUT: lambda: self.similarity[1],
+            c.CSLS_OUT: lambda: self.csls_out,
+        }
+        return parts[name]()
+
+
+def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
+    """Return the rows nearest to each by the cosine of centred vectors, itself left out.
+
+    Args:
+        vectors: [n, dim], of any length.
+        k: how many; at most all others.
+
+    Returns:
+        int64 [n, k], the nearest first.
+
+    Example:
+        >>> nearest(np.array([[0.0, 1.0], [0.1, 1.0], [1.0, -2.0]]), 1).ravel().tolist()
+        [1, 0, 1]
+    """
+    k = min(k, len(vectors) - 1)
+    own = vectors.astype(np.float32) - vectors.mean(axis=0, dtype=np.float32)
+    faiss.normalize_L2(own)
+    index = faiss.IndexFlatIP(own.shape[1])
+    index.add(own)
+    rows = index.search(own, k + 1)[1]
+    itself = rows == np.arange(len(rows))[:, None]
+    itself[~itself.any(axis=1), -1] = True  # an equal row stands in its place
+    return rows[~itself].reshape(len(rows), k)
+
+
+def _misfit(seen: Observed) -> np.ndarray:
+    score = BY_NAME[c.MISFIT]
+    assert score.compute is not None
+    return score.compute(*map(seen.part, score.needs), seen.scored)
+
+
+def _log_probability_out(seen: Observed) -> np.ndarray:
+    members = zip(seen.image, seen.text, seen.logit_scales, strict=True)
+    values = [log_probability(a, b, seen.sides.external, logit_scale=scale) for a, b, scale in members]
+    return -side_means(values, seen.trained)[1]
+
+
+def _margin(seen: Observed) -> np.ndarray:
+    return -learned([margin_over_epochs(trajectory) for trajectory in seen.trajectories])
+
+
+def _confident_learning(seen: Observed) -> np.ndarray:
+    # Members' spaces cannot be averaged: where there are no features, those of the first member stand for all.
+    features = seen.text[0] if seen.text_features is None else seen.text_features
+    return confident_learning(features, seen.labels, seed=seen.seed)
+
+
+def _clipmem(seen: Observed) -> np.ndarray:
+    inside, outside = side_means([terms[c.ALIGNMENT] for terms in seen.terms], seen.sides.inside)
+    return inside - outside
+
+
+def _random(seen: Observed) -> np.ndarray:
+    return np.random.default_rng([seen.seed, len(seen.labels)]).random(len(seen.labels))
+
+
+# Each returns [n_pairs]; it raises a ValueError that says why where a data set does not have what it needs.
+DETECTORS: dict[str, Callable[[Observed], np.ndarray]] = {
+    c.MISFIT: _misfit,
+    c.SIMILARITY_IN: lambda seen: -seen.similarity[0],
+    c.SIMILARITY_OUT: lambda seen: -seen.similarity[1],
+    c.CSLS_OUT: lambda seen: -seen.csls_out,
+    LOG_PROBABILITY_OUT: _log_probability_out,
+    LEMON_IN: lambda seen: seen.lemon[0],
+    LEMON_OUT: lambda seen: seen.lemon[1],
+    c.LEARNED: lambda seen: -seen.learned,
+    MARGIN: _margin,
+    CONFIDENT_LEARNING: _confident_learning,
+    c.CLIPMEM: _clipmem,
+    RANDOM: _random,
+}

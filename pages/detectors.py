@@ -1,0 +1,11 @@
+"""Detectors of wrong captions: which finds planted mistakes best, how far they agree, and the pairs they differ on."""
+
+from clipmem_core.dashboard.detectors import draw_agreement, draw_differences, draw_findings
+from clipmem_core.dashboard.errors import explained_errors
+from clipmem_core.dashboard.frame import open_page
+
+audit = open_page("Detectors")
+with explained_errors():
+    draw_findings(audit)
+    draw_agreement(audit)
+    draw_differences(audit)

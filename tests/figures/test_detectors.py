@@ -1,0 +1,24 @@
+"""The figures of detectors: a line a detector, and a square for every two of them."""
+
+import numpy as np
+import pandas as pd
+
+from clipmem_core.figures.detectors import COLOURS, agreement_figure, precision_figure
+from clipmem_core.scores.suspicion import DETECTORS
+
+
+def test_each_detector_has_a_line_of_its_own_colour_and_the_reference_the_widest() -> None:
+    rows = [(name, number, 1 / number) for name in DETECTORS for number in (10, 100)]
+    figure = precision_figure(pd.DataFrame(rows, columns=["detector", "number", "precision"]), share=0.05)
+    widths = {line.name: line.line.width for line in figure.data}
+    assert list(widths) == [name.replace("_", " ") for name in DETECTORS]
+    assert [name for name, width in widths.items() if width == max(widths.values())] == ["misfit"]
+    assert len({line.line.color for line in figure.data}) == len(DETECTORS) == len(COLOURS)
+    assert figure.layout.shapes[0].y0 == 0.05
+
+
+def test_agreement_is_written_in_each_square_and_nothing_has_no_sign() -> None:
+    values = pd.DataFrame([[1, -0.001], [-0.5, np.nan]], index=["misfit", "csls_out"], columns=["misfit", "csls_out"])
+    (squares,) = agreement_figure(values).data
+    assert [list(row) for row in squares.text] == [["1.00", "0.00"], ["−0.50", "–"]]
+    assert (squares.zmin, squares.zmax) == (-1, 1)

@@ -1,0 +1,142 @@
+"""What each kind of planted mistake changes, and where there is no room for it."""
+
+import difflib
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics.pairwise import cosine_similarity
+
+from clipmem_core.config import InputError
+from clipmem_core.pairs.mistakes import KINDS, NEAREST, picture_sources, plant
+
+ANIMALS, PLACES = ["cat", "dog", "cow", "horse", "sheep"], ["garden", "street", "house", "river"]
+COLOURS, COUNTS = ["red", "blue", "green"], ["one", "two", "three"]
+
+
+def table(n: int = 120, labels: int = 4) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    captions = [
+        [
+            f"{rng.choice(COUNTS)} {rng.choice(COLOURS)} {rng.choice(ANIMALS)} near the {rng.choice(PLACES)} {i}"
+            for _ in range(2)
+        ]
+        for i in range(n)
+    ]
+    return pd.DataFrame(
+        {
+            "pair_id": [f"p{i}" for i in range(n)],
+            "image": [f"{i}.png" for i in range(n)],
+            "captions": captions,
+            "label": [f"l{i % labels}" for i in range(n)] if labels else None,
+            "width": 8,
+            "height": np.arange(n),
+            "sha256": [f"s{i}" for i in range(n)],
+            "planted": pd.Series([None] * n, dtype=object),
+        }
+    )
+
+
+def changed(pairs: pd.DataFrame, planted: pd.DataFrame) -> np.ndarray:
+    return np.flatnonzero([a != b for a, b in zip(pairs["captions"], planted["captions"], strict=True)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_share_of_the_rows_is_planted_and_the_rest_stays(kind: str) -> None:
+    pairs, rows = table(), np.arange(20, 120)
+    pairs.loc[25, "planted"] = "vague"
+    before = pairs.copy(deep=True)
+    planted = plant(kind, pairs, rows, share=0.2, seed=3)
+    found = np.flatnonzero(planted["planted"].notna() & pairs["planted"].isna())
+    assert abs(len(found) - 20) <= 2  # of 99 that are free; inside four labels each rounds its own
+    assert set(found) <= set(rows) - {25}
+    if kind == "duplicates":
+        assert set(changed(pairs, planted)) < set(found)
+    else:
+        assert changed(pairs, planted).tolist() == found.tolist()
+    rest = np.setdiff1d(np.arange(120), found)
+    pd.testing.assert_frame_equal(planted.iloc[rest], pairs.iloc[rest], check_dtype=False)
+    pd.testing.assert_frame_equal(pairs, before)
+    pd.testing.assert_frame_equal(plant(kind, pairs, rows, share=0.2, seed=3), planted)
+    assert not plant(kind, pairs, rows, share=0.2, seed=4).equals(planted)
+
+
+def test_a_swap_inside_a_label_brings_captions_of_that_label() -> None:
+    pairs = table()
+    planted = plant("label", pairs, np.arange(120), share=0.4, seed=0)
+    owner = {captions[0]: label for captions, label in zip(pairs["captions"], pairs["label"], strict=True)}
+    for row in changed(pairs, planted):
+        assert owner[planted["captions"][row][0]] == pairs["label"][row]
+
+
+def test_a_near_caption_is_one_of_the_ten_nearest_that_scikit_learn_finds() -> None:
+    pairs = table()
+    planted = plant("nearest", pairs, np.arange(120), share=0.3, seed=0)
+    texts = [" ".join(captions) for captions in pairs["captions"]]
+    cosines = cosine_similarity(TfidfVectorizer(token_pattern=r"\w+", sublinear_tf=True).fit_transform(texts))
+    np.fill_diagonal(cosines, -1)
+    for row in changed(pairs, planted):
+        donor = texts.index(" ".join(planted["captions"][row]))
+        assert (cosines[row] > cosines[row, donor] + 1e-9).sum() < NEAREST
+
+
+def test_a_partly_wrong_caption_differs_in_one_word_of_one_kind() -> None:
+    pairs = table()
+    planted = plant("partly", pairs, np.arange(120), share=0.5, seed=0)
+    kinds = [COLOURS, COUNTS, [*ANIMALS, *PLACES, "near"]]
+    for row in changed(pairs, planted):
+        new = set()
+        for old_text, new_text in zip(pairs["captions"][row], planted["captions"][row], strict=True):
+            old_words, new_words = old_text.split(), new_text.split()
+            steps = [
+                step for step in difflib.SequenceMatcher(a=old_words, b=new_words).get_opcodes() if step[0] != "equal"
+            ]
+            assert [step[0] for step in steps] == ["replace"]
+            (_, a, b, c, d) = steps[0]
+            assert (b - a, d - c) == (1, 1)
+            old, now = old_words[a], new_words[c]
+            is_number = re.fullmatch(r"\d+", old) and re.fullmatch(r"\d+", now)
+            assert is_number or any(old in kind for kind in kinds)
+            new.add(now)
+        assert len(new) <= 2
+
+
+def test_a_changed_word_keeps_its_capital_letter() -> None:
+    pairs = table(n=20)
+    pairs["captions"] = [["Red"], ["Blue"]] * 10
+    planted = plant("partly", pairs, np.arange(20), share=0.5, seed=0)
+    assert all(planted["captions"][row][0].istitle() for row in changed(pairs, planted))
+
+
+def test_a_duplicate_has_picture_and_captions_of_another_and_both_are_marked() -> None:
+    pairs = table()
+    planted = plant("duplicates", pairs, np.arange(120), share=0.1, seed=0)
+    source = picture_sources(pairs, planted)
+    copies = np.flatnonzero(source != np.arange(120))
+    assert len(copies) == 6
+    for row in copies:
+        for column in ("image", "captions", "label", "height", "sha256"):
+            assert planted[column][row] == pairs[column][source[row]] == planted[column][source[row]]
+        assert planted["pair_id"][row] == f"p{row}"
+    marked = np.flatnonzero(planted["planted"] == "duplicate")
+    assert set(marked) == {*copies, *source[copies]}
+    assert len(marked) == 12
+
+
+@pytest.mark.parametrize(
+    ("kind", "pairs", "share", "message"),
+    [
+        ("labels", table(), 0.2, "kind 'labels' of mistake is unknown: choose of random, label,"),
+        ("label", table(labels=0), 0.2, "no pair has a label"),
+        ("label", table(labels=60), 0.05, "no label has two pairs to swap at a share of 5%"),
+        ("random", table(n=20), 0.05, "5% of 20 pairs are fewer than 2"),
+        ("nearest", table().assign(captions=[["?!"]] * 120), 0.2, "no words that could be compared"),
+        ("nearest", table().assign(captions=[["same"]] * 120), 0.2, "only 0 pairs have another caption near their own"),
+        ("partly", table().assign(captions=[["of the"]] * 120), 0.2, "only 0 pairs have a word in each caption"),
+    ],
+)
+def test_where_there_is_no_room_one_line_says_why(kind: str, pairs: pd.DataFrame, share: float, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        plant(kind, pairs, np.arange(len(pairs)), share=share, seed=0)

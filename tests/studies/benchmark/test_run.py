@@ -1,0 +1,205 @@
+"""A benchmark from its command to its files: it equals an audit of the same planting and goes on where it stopped."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from clipmem_core.audits.executor import Looks, Task
+from clipmem_core.audits.run import run_audit
+from clipmem_core.commands import main, parse
+from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.pairs.mistakes import KINDS
+from clipmem_core.scores.suspicion import DETECTORS
+from clipmem_core.studies.benchmark.planting import run_pieces
+from clipmem_core.studies.benchmark.results import write_results
+from clipmem_core.studies.benchmark.run import run_benchmark
+from clipmem_core.studies.benchmark.store import Benchmark, Piece, open_benchmark
+from clipmem_core.training.model import build_model
+from tests.audits.small import Silent, config_of
+from tests.audits.small import here as members_here
+from tests.audits.test_locked import flags
+
+SHARE = 0.2
+
+
+class Watching(Silent):
+    """A screen that keeps how far a benchmark was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, int]] = []
+
+    def plantings(self, done: int, total: int) -> None:
+        self.seen.append((done, total))
+
+
+def here(tasks: Sequence[Task]) -> Looks:
+    """Run plantings in this process; which folder and which of them is what a task's own process is told."""
+    threads = torch.get_num_threads()
+    for task in tasks:
+        folder, *names = task.command[3:]
+        run_pieces(Path(folder), names)
+        torch.set_num_threads(threads)
+        yield task
+
+
+def run(config: AuditConfig, **more: Any) -> tuple[Benchmark, Watching]:
+    screen = Watching()
+    asked: dict[str, Any] = {"name": "b", "plantings": 1, "kinds": ["random"], "shares": [SHARE]}
+    return run_benchmark("scenes", config, **asked | more, screen=screen, executor=here), screen
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data folder."""
+    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> AuditConfig:
+    path = tmp_path_factory.mktemp("start") / "tiny.pt"
+    torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), path)
+    return config_of(flags(str(path), "--members", "4"))
+
+
+@pytest.fixture(scope="module")
+def data_of_module(tmp_path_factory: pytest.TempPathFactory, locked: AuditConfig) -> Path:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPMEM_DATA", str(folder))
+        run(locked, kinds=["random", "duplicates"])
+    return folder
+
+
+@pytest.fixture
+def made(data_of_module: Path, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
+    monkeypatch.setenv("CLIPMEM_DATA", str(data_of_module))
+    return open_benchmark("b")
+
+
+def test_a_planting_says_what_an_audit_with_the_same_planting_says(made: Benchmark, locked: AuditConfig) -> None:
+    piece = Piece("random", SHARE, 0)
+    planted = made.read(piece)["planted"]
+    audit = run_audit(
+        "scenes",
+        dataclasses.replace(locked, plant_miscaptions=planted),
+        name="same",
+        screen=Silent(),
+        executor=members_here,
+    )
+    table = pd.read_parquet(made.scores(piece)).set_index("row")
+    before = made.pairs["planted"].isna().to_numpy()
+    assert audit.pairs["planted"].notna().to_numpy()[before].sum() == planted
+    own = audit.scores.loc[table.index]
+    np.testing.assert_array_equal(table["planted"], audit.pairs["planted"].notna()[table.index])
+    for name, sign in {"misfit": 1, "clipmem": 1, "similarity_in": -1, "similarity_out": -1, "csls_out": -1}.items():
+        np.testing.assert_allclose(table[name], sign * own[name], atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(table["learned"], -own["learned"], atol=1e-5)
+
+
+def test_what_is_done_is_not_done_again_and_what_is_gone_comes_back_the_same(
+    made: Benchmark, locked: AuditConfig
+) -> None:
+    kinds = ["random", "duplicates"]
+    cells = [("random", SHARE), ("duplicates", 0.05)]
+    assert made.done == [Piece(*cell, 0) for cell in cells]
+    files = [made.result(piece) for piece in made.done]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    _, screen = run(locked, kinds=kinds)
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    assert not screen.seen
+    known = json.loads(files[1].read_text())
+    (files[1].parent / f".{files[1].name}.123").write_text("half")
+    files[1].unlink()
+    _, screen = run(locked, kinds=kinds)
+    assert screen.seen == [(2, 2)]
+    again = json.loads(files[1].read_text())
+    for result in (known, again):
+        result.pop("seconds")
+        for found in result["detectors"].values():
+            found.pop("seconds")
+    assert again == known
+    assert [path for path in files if path.stat().st_mtime_ns != before[path]] == [files[1]]
+
+
+def test_a_copy_is_trained_on_with_its_original_and_counts_as_planted(made: Benchmark) -> None:
+    result = made.read(Piece("duplicates", 0.05, 0))
+    assert result["planted"] % 2 == 0
+    assert result["planted"] == pytest.approx(0.05 * result["judged"], abs=2)
+    assert set(result["detectors"]) | set(result["without"]) >= {"misfit", "clipmem", "lemon_out", "random"}
+
+
+def test_members_from_scratch_are_benchmarked_as_well(empty: Path) -> None:
+    few = ["--scenes-pairs", "220", "--epochs", "1", "--members", "2", "--threads", "1"]
+    made, _ = run(config_of(["--preset", "tiny", *few]), kinds=["duplicates"])
+    (piece,) = made.done
+    assert set(made.read(piece)["detectors"]) == set(DETECTORS)
+
+
+def test_a_kind_without_room_is_left_out_with_its_reason(empty: Path, locked: AuditConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "unlabelled"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(210):
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("of the\n")
+    screen = Watching()
+    with pytest.raises(InputError, match="no kind of mistake can be planted: no pair has a label"):
+        run_benchmark(
+            str(folder), locked, name="c", plantings=1, kinds=["label", "partly"], screen=screen, executor=here
+        )
+    told = " ".join(screen.lines)
+    assert "kind 'label' is left out: no pair has a label" in told
+    assert "kind 'nearest' is left out: only 0 pairs" in told
+    assert set(open_benchmark("c").asked["left_out"]) == set(KINDS) - {"vague", "duplicates"}
+
+
+WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"kinds": ["swaps"]}, {}, "kind 'swaps' of mistake is unknown: choose of random, label"),
+    ({"plantings": 0}, {}, "--plantings must be at least 1, not 0"),
+    ({"shares": [0.2, 1.5]}, {}, "--shares must be above 0 and below 1, not 1.5"),
+    ({}, {"protocol": "paper", "halves": False}, "a benchmark has members of --protocol ensemble"),
+    ({}, {"plant_miscaptions": 9}, "--plant-miscaptions is what a benchmark does by itself"),
+    ({}, {"image_noise": 0.1}, "without mitigations: leave out image_noise"),
+    ({}, {"epochs": 9}, "benchmark 'b' exists with another config: --epochs is 3 there and 9 here"),
+    ({}, {"members": 12}, "--members is 4 there and 12 here"),
+    ({"name": "../b"}, {}, "name '../b'"),
+]
+
+
+@pytest.mark.parametrize(("asked", "fields", "message"), WRONG)
+def test_what_cannot_run_is_one_line(
+    made: Benchmark, locked: AuditConfig, asked: dict[str, Any], fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run(dataclasses.replace(locked, **fields), **asked)
+
+
+def test_too_few_pairs_leave_no_folder(empty: Path, locked: AuditConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "scenes", "--scenes-pairs", "100", "--name", "few", "--kinds", "random"]) == 2
+    assert capsys.readouterr().err.startswith("error: an audit needs at least 200 usable pairs, found 100")
+    assert not (empty / "benchmarks" / "few").exists()
+
+
+def test_the_command_takes_kinds_shares_and_any_field_of_the_config() -> None:
+    asked = parse(["benchmark", "scenes", "--kinds", "random", "vague", "--shares", "0.1", "--members", "8"])
+    assert (asked.kinds, asked.shares, asked.plantings) == (("random", "vague"), (0.1,), 5)
+    assert (asked.config.preset, asked.config.members) == ("locked", 8)
+
+
+def test_the_table_says_how_it_was_made(made: Benchmark, tmp_path: Path) -> None:
+    write_results(made, tmp_path / "table.csv")
+    lines = (tmp_path / "table.csv").read_text().splitlines()
+    command = "# command: python -m clipmem_core benchmark scenes --name b --preset small --plantings 1"
+    assert lines[0].startswith(f"{command} --kinds random duplicates --shares 0.2 --folds 4 ")
+    assert "# seeds: 0, each another split" in "\n".join(lines)
+    assert lines[[line.startswith("#") for line in lines].index(False)].startswith("kind,share,detector,measure,n,mean")
