@@ -1,6 +1,5 @@
 import html
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from clipmem_core.audits.store import Audit, write_json
@@ -10,8 +9,7 @@ from clipmem_core.review.cards import PairCard
 from tests.dashboard.test_browse import BROWSE, card_texts
 from tests.dashboard.test_pages import open_page, texts
 from tests.made_audit import HOSTILE
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
 
 
 def test_captions_appear_as_they_are_and_only_as_text(copy: Copy) -> None:

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,8 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard import bulk as deciding_for_many
 from clipmem_core.review.decisions import Decision, open_review
 from tests.dashboard.test_pages import open_page, texts
+from tests.made_fixtures import Copy
 
-Copy = Callable[..., Audit]
 PAIR = "pages/pair.py"
 
 

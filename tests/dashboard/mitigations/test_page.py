@@ -1,12 +1,11 @@
 """The page Mitigations: what a setting did, or what it takes to run it."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.audits.store import write_json, write_table
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.mitigations import study_progress
 from clipmem_core.review.decisions import open_review
@@ -18,8 +17,7 @@ from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import open_page, texts, titles
 from tests.made_arms import make_arms
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
 
 
 def bold(app: AppTest) -> str:
