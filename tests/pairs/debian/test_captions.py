@@ -99,9 +99,7 @@ def test_descriptions_of_the_file_are_left_out(description: str) -> None:
     assert caption("cat", description=description) == "cat"
 
 
-def test_a_title_of_many_pictures_stands_behind_the_name_unless_they_are_numbered_and_is_left_out_where_signed() -> (
-    None
-):
+def test_a_title_of_many_pictures_stands_behind_the_name_unless_numbered_and_goes_where_signed() -> None:
     names = ["red_star", "blue_star", "green_moon"]
     core = DublinCore("gramastar", "One of a large family of shapes.", ["shape"])
     assert write_captions([(name, core) for name in names]) == [
