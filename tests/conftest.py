@@ -1,6 +1,7 @@
 """Small finished audits, made once, that many tests read and none may change."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit, file_sha256
 from clipmem_core.features import embed
 from clipmem_core.pairs import pixels
+from clipmem_core.pairs.scenes import draw
+from clipmem_core.pairs.scenes.draw import draw_scenes
 from tests.audits.small import ENSEMBLE, LOCKED, PAPER, Silent, command, config_of, here, made_once
 from tests.forked import Server
 
@@ -23,12 +26,19 @@ settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _few_processes() -> Iterator[None]:
-    """Members train and pictures are decoded in the test's process: no starting of Python.
+def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Members train and pictures are decoded in the test's process: no starting of Python. A set is drawn once.
 
     Processes have tests of their own: pairs/test_workers, pairs/test_pixels, audits/test_executor, test_smoke.
     """
+
+    def drawn_once(folder: Path, *, pairs: int, seed: int) -> None:
+        name = f"drawn-{pairs}-{seed}"
+        whole = made_once(tmp_path_factory, name, lambda empty: draw_scenes(empty, pairs=pairs, seed=seed))
+        shutil.copytree(whole, folder, dirs_exist_ok=True)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draw, "draw_scenes", drawn_once)
         patch.setattr(run, "local_processes", here)
         for module in (pixels, embed):
             patch.setattr(module, "map_chunks", _map_chunks_here)

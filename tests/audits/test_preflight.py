@@ -261,6 +261,8 @@ def test_pictures_are_told_now_and_then_and_at_the_end(capsys: Captured) -> None
 
 
 def test_a_model_that_cannot_be_built_is_told(data: Path, capsys: Captured) -> None:
-    code, _, said = checked(Request("scenes", "a", dataclasses.replace(SMALL, pretrained="nosuch.pt")), capsys)
+    code, _, said = checked(
+        Request("scenes", "a", dataclasses.replace(SMALL, pretrained="nosuch.pt", threads=64)), capsys
+    )
     assert code == 2
     assert "nosuch.pt" in said

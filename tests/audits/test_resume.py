@@ -17,7 +17,6 @@ from clipmem_core.audits.store import Audit, broken_files, file_sha256
 from clipmem_core.commands import main
 from clipmem_core.training import loop
 from tests.audits.small import PAPER, Silent, config_of, with_drawn_set
-from tests.conftest import Made
 from tests.forked import Forked, Server
 
 SMALL = [*PAPER, "--scenes-pairs", "220", "--epochs", "3"]
@@ -84,17 +83,17 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def whole(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Audit:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Audit:
     """The audit as it is if nothing stops it."""
-    data = with_drawn_set(tmp_path_factory.mktemp("whole"), made.data)
+    data = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPMEM_DATA", str(data))
         return run_audit("scenes", config_of(SMALL), name="whole", screen=Silent())
 
 
 @pytest.fixture
-def runs(made: Made, tmp_path: Path, forks: Server) -> Runs:
-    return Runs(with_drawn_set(tmp_path / "data", made.data), forks)
+def runs(whole: Audit, tmp_path: Path, forks: Server) -> Runs:
+    return Runs(with_drawn_set(tmp_path / "data", whole.folder.parents[1]), forks)
 
 
 def wait(ready: Callable[[], bool], *, seconds: float = 120) -> None:
@@ -198,7 +197,7 @@ def flip(content: bytes) -> bytes:
 
 
 def test_what_broke_since_a_run_was_stopped_is_named_and_made_again(
-    made: Made, whole: Audit, data: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Audit, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
@@ -206,7 +205,6 @@ def test_what_broke_since_a_run_was_stopped_is_named_and_made_again(
     def run(screen: Silent) -> Audit:
         return run_audit("scenes", config_of(SMALL), name="broken", screen=screen)
 
-    with_drawn_set(data, made.data)
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "save_array", stopped)

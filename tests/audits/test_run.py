@@ -104,8 +104,7 @@ def test_counts_are_said_before_anything_is_trained(data: Path, made: Made, monk
     assert set(group[planted["pair_id"]]) == {"candidate"}
 
 
-def test_pictures_that_stream_from_disk_change_no_number(made: Made, data: Path) -> None:
-    with_drawn_set(data, made.data)
+def test_pictures_that_stream_from_disk_change_no_number(data: Path) -> None:
     flags = [*PAPER, "--scenes-pairs", "220", "--epochs", "2"]
 
     def run(gb: str) -> Audit:

@@ -16,6 +16,9 @@ def test_standard_features_have_mean_zero_and_mean_square_one() -> None:
     found = standard(torch.from_numpy(FEATURES).float()).numpy()
     np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-4)
     assert (found**2).mean() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_constant_feature_is_no_division_by_zero() -> None:
     standard = Standard(2)
     standard.fit(np.ones((3, 2), np.float16))
     assert torch.equal(standard(torch.ones(1, 2)), torch.zeros(1, 2))

@@ -83,15 +83,6 @@ def test_without_labels_and_planted_pairs_there_is_nothing_to_choose_or_divide_b
     assert "No pair of this audit has a planted kind" in open_page(PAGE, by="planted").info[0].value
 
 
-def test_labels_of_others_are_escaped(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(label=HOSTILE[0]))
-    for figure in figures(open_page(PAGE, by="label", colour="label")):
-        names = [str(trace.get("name")) for trace in figure["data"]]
-        shown = [*names, *figure["layout"].get("yaxis", {}).get("ticktext", [])]
-        assert not any("<script" in text or "<b" in text.replace("<br>", "") for text in shown)
-
-
 def test_one_caption_a_pair_leaves_the_text_encoder_without_sslmem(copy: Copy) -> None:
     audit = copy()
     assert "with two captions or more" in captions(open_page(PAGE))
