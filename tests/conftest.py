@@ -1,19 +1,64 @@
 """Small finished audits, made once, that many tests read and none may change."""
 
 import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from clipmem_core.audits import run
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit, file_sha256
-from tests.audits.small import ENSEMBLE, PAPER, Silent, config_of, here, made_once
+from clipmem_core.features import embed
+from clipmem_core.pairs import pixels
+from clipmem_core.pairs.scenes import draw
+from clipmem_core.pairs.scenes.draw import draw_scenes
+from tests.audits.small import ENSEMBLE, LOCKED, PAPER, Silent, command, config_of, here, made_once
+from tests.forked import Server
 
 # A busy machine makes no test wrong: an example may take as long as it takes.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Members train and pictures are decoded in the test's process: no starting of Python. A set is drawn once.
+
+    Processes have tests of their own: pairs/test_workers, pairs/test_pixels, audits/test_executor, test_smoke.
+    """
+
+    def drawn_once(folder: Path, *, pairs: int, seed: int) -> None:
+        name = f"drawn-{pairs}-{seed}"
+        whole = made_once(tmp_path_factory, name, lambda empty: draw_scenes(empty, pairs=pairs, seed=seed))
+        shutil.copytree(whole, folder, dirs_exist_ok=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draw, "draw_scenes", drawn_once)
+        patch.setattr(run, "local_processes", here)
+        for module in (pixels, embed):
+            patch.setattr(module, "map_chunks", _map_chunks_here)
+        yield
+
+
+def _map_chunks_here(
+    work: Callable[[list[Any]], Any], items: Sequence[Any], *, workers: int, chunk: int
+) -> Iterator[tuple[list[Any], Any]]:
+    for start in range(0, len(items), chunk):
+        part = list(items[start : start + chunk])
+        yield part, work(part)
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Starts commands in processes of their own."""
+    server = Server(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.close()
 
 
 @dataclass(frozen=True)
@@ -41,17 +86,30 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(made_once(tmp_path_factory, "made", train_both))
 
 
+@pytest.fixture(scope="session")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with an audit of locked towers that was typed on a command line, and what it printed."""
+    return made_once(tmp_path_factory, "typed", type_it)
+
+
+def type_it(data: Path) -> None:
+    process = command("audit", "scenes", "--name", "scenes", *LOCKED, data=data)
+    printed, errors = process.communicate(timeout=500)
+    assert (process.returncode, errors) == (0, "")
+    (data / "printed.txt").write_text(printed)
+
+
 def train_both(data: Path) -> None:
-    run_audit("scenes", config_of(PAPER), name="paper", screen=Silent(), executor=here)
+    run_audit("scenes", config_of(PAPER), name="paper", screen=Silent())
     members = [*ENSEMBLE, "--members"]
-    ensemble = run_audit("scenes", config_of([*members, "2"]), name="ensemble", screen=Silent(), executor=here)
+    ensemble = run_audit("scenes", config_of([*members, "2"]), name="ensemble", screen=Silent())
     before = {
         str(path.relative_to(ensemble.folder)): file_sha256(path)
         for path in (ensemble.folder / "members").rglob("*")
         if path.is_file() and not path.name.startswith(".")
     }
     (data / "before_growth.json").write_text(json.dumps(before))
-    run_audit("scenes", config_of([*members, "4"]), name="ensemble", screen=Silent(), executor=here)
+    run_audit("scenes", config_of([*members, "4"]), name="ensemble", screen=Silent())
 
 
 @pytest.fixture(params=["paper", "ensemble"])

@@ -9,6 +9,8 @@ import pytest
 from clipmem_core.audits.store import Audit
 from tests.made_audit import make_audit
 
+Copy = Callable[..., Audit]  # of the fixture `copy`
+
 
 @pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -25,7 +27,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Audit]:
 
 
 @pytest.fixture
-def copy(made: dict[str, Audit], data: Path) -> Callable[..., Audit]:
+def copy(made: dict[str, Audit], data: Path) -> Copy:
     """Copy a made audit into the test's data folder under a name; the pictures stay where they are."""
 
     def copied(protocol: str = "ensemble", *, name: str = "made") -> Audit:

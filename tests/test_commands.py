@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import resource
 import shlex
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.training.names import model_config
 from tests.audits.small import ROOT
 from tests.exports.sources import audited, make_source
+from tests.forked import Server
 from tests.made_audit import make_audit
 
 Captured = pytest.CaptureFixture[str]
@@ -142,7 +142,9 @@ def test_no_command_is_answered_with_those_there_are(capsys: Captured) -> None:
 
 
 @pytest.mark.parametrize("command", ["audit", "score"])
-def test_a_model_that_no_memory_holds_is_refused_before_any_of_it_is_built(tmp_path: Path, command: str) -> None:
+def test_a_model_that_no_memory_holds_is_refused_before_any_of_it_is_built(
+    tmp_path: Path, command: str, forks: Server
+) -> None:
     """The process may have 8 GB; the model's image encoder alone would take 400."""
     wide = model_config("tiny")
     wide["vision_cfg"]["width"] = 65536
@@ -150,18 +152,11 @@ def test_a_model_that_no_memory_holds_is_refused_before_any_of_it_is_built(tmp_p
     (tmp_path / "m.csv").write_text("pair_id,f-0,g-0\n")
     (tmp_path / "f.pt").write_bytes(b"")
     given = {"audit": [], "score": ["--membership", "m.csv", "--checkpoints", "f.pt", "f.pt"]}[command]
-    finished = subprocess.run(
-        [sys.executable, "-m", "clipmem_core", command, "scenes", "--name", "x", "--model", "wide.json", *given],
-        cwd=tmp_path,
-        env={**os.environ, "CLIPMEM_DATA": str(tmp_path), "PYTHONPATH": str(ROOT)},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30)),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert finished.returncode == 2
-    (line,) = finished.stderr.splitlines()
+    limit = f"import os, resource; os.chdir({str(tmp_path)!r}); resource.setrlimit(resource.RLIMIT_AS, (8 << 30,) * 2)"
+    typed = [command, "scenes", "--name", "x", "--model", "wide.json", *given]
+    process = forks.start(*typed, data=tmp_path, before=limit)
+    (line,) = process.communicate()[1].splitlines()
+    assert process.returncode == 2
     assert re.match(
         r"error: model 'wide.json' has about 103,\d+ million weights: one member of it takes [\d,.]+ GB", line
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from clipmem_core.commands import main
 from clipmem_core.dashboard.frame import PAGES
 from tests.audits.small import command
 from tests.dashboard.test_pages import open_page
@@ -11,16 +12,11 @@ from tests.dashboard.test_pages import open_page
 AUDIT = ["scenes", "--name", "scenes", "--preset", "tiny", "--epochs", "2", "--scenes-pairs", "220", "--threads", "1"]
 
 
-def typed(*arguments: str, data: Path) -> None:
-    process = command(*arguments, data=data)
-    _, errors = process.communicate(timeout=500)
-    assert (process.returncode, errors) == (0, "")
-
-
 def test_an_audit_its_exports_and_every_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    typed("audit", *AUDIT, data=tmp_path)
-    for name, ending in (("csv", "csv"), ("coco", "json"), ("html", "html"), ("decisions", "parquet")):
-        typed("export", "scenes", "--format", name, "--out", str(tmp_path / f"{name}.{ending}"), data=tmp_path)
+    process = command("audit", *AUDIT, data=tmp_path)
+    assert (process.communicate(timeout=500)[1], process.returncode) == ("", 0)
     monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
+    for name, ending in (("csv", "csv"), ("coco", "json"), ("html", "html"), ("decisions", "parquet")):
+        assert main(["export", "scenes", "--format", name, "--out", str(tmp_path / f"{name}.{ending}")]) == 0
     for page in PAGES:
         assert not open_page(page, audit="scenes").error, page

@@ -28,9 +28,6 @@ def test_the_members_terms_average_to_the_scores(audit: Audit) -> None:
                 assert table[term].mean() == pytest.approx(scores[f"{term}_{side}"][row], abs=1e-5), (row, term, side)
         without = terms.loc[~terms["trained"], "similarity"]
         assert without.mean() == pytest.approx(scores["similarity_out"][row], abs=1e-5, nan_ok=True)
-
-
-def test_the_own_captions_come_as_close_as_similarity_out_says(audit: Audit) -> None:
     for row in some_of_each_group(audit):
         chosen = chosen_captions(audit, row, k=3)
         wanted = mean_terms(audit, row)["similarity_out"]

@@ -19,7 +19,7 @@ from clipmem_core.audits.foreign import read_marks, score_foreign
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.scores.alignment import pair_terms
-from tests.audits.small import PAPER, Silent, config_of, here, vectors, with_drawn_set
+from tests.audits.small import PAPER, Silent, config_of, vectors, with_drawn_set
 from tests.conftest import Made
 
 
@@ -41,12 +41,9 @@ def test_true_and_false_may_be_written_in_many_ways(yes: str, no: str, csv: Call
     assert table.columns.tolist() == ["pair_id", "f-0", "g-0"]
 
 
-def test_ids_stay_as_they_are_written(csv: Callable[[str], Path]) -> None:
+def test_ids_stay_as_they_are_written(csv: Callable[[str], Path], tmp_path: Path) -> None:
     table = read_membership(csv("pair_id,f-0\n007,1\nNA,0\nnull,0\n1.0,1\n"))
     assert table["pair_id"].tolist() == ["007", "NA", "null", "1.0"]
-
-
-def test_a_parquet_file_does_as_well(tmp_path: Path) -> None:
     table = pd.DataFrame({"pair_id": [1, 2], "group": ["shared", "external"], "f-0": [True, False], "g-0": [1, 0]})
     table.to_parquet(tmp_path / "m.parquet")
     read = read_membership(tmp_path / "m.parquet")
@@ -69,11 +66,6 @@ def test_a_membership_file_that_does_not_do_is_one_line(text: str, message: str,
         read_membership(csv(text))
 
 
-def test_a_membership_file_that_is_not_there_is_named() -> None:
-    with pytest.raises(InputError, match="--membership 'nowhere.csv' is not a file"):
-        read_membership(Path("nowhere.csv"))
-
-
 def test_there_is_one_checkpoint_a_member(tmp_path: Path) -> None:
     (tmp_path / "f.pt").write_bytes(b"")
     files = check_checkpoints([str(tmp_path / "f.pt")] * 2, ["f-0", "g-0"])
@@ -82,6 +74,8 @@ def test_there_is_one_checkpoint_a_member(tmp_path: Path) -> None:
         check_checkpoints([str(tmp_path / "f.pt")], ["f-0", "g-0"])
     with pytest.raises(InputError, match="--checkpoints '.*g.pt' is not a file"):
         check_checkpoints([str(tmp_path / "f.pt"), str(tmp_path / "g.pt")], ["f-0", "g-0"])
+    with pytest.raises(InputError, match="--membership 'nowhere.csv' is not a file"):
+        read_membership(Path("nowhere.csv"))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +144,6 @@ class Scored:
 
     def __init__(self, made: Made, data: Path, patch: pytest.MonkeyPatch) -> None:
         patch.setenv("CLIPMEM_DATA", str(with_drawn_set(data, made.data)))
-        patch.setattr("clipmem_core.audits.run.local_processes", here)
         self.made, self.made_at, self.membership = made, data, data / "membership.csv"
         made.paper.membership.drop(columns="group").to_csv(self.membership, index=False)
         self.files = [str(self.as_open_clip_saves(name, data / f"{name}.pt")) for name in ("f-0", "g-0")]

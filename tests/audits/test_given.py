@@ -3,7 +3,7 @@
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,7 @@ from PIL import Image
 
 from clipmem_core.audits import preflight
 from clipmem_core.audits.estimate import Pace
-from clipmem_core.audits.executor import Looks, Task
 from clipmem_core.audits.given import given_features, holds_features, read_given, with_features
-from clipmem_core.audits.member import run_member
 from clipmem_core.audits.prepare import load_data_set, pixels_folder
 from clipmem_core.audits.run import ensure_pixels, run_audit
 from clipmem_core.audits.store import Audit
@@ -73,20 +71,12 @@ def beside_table(folder: Path) -> str:
     return str(folder / "pairs.csv")
 
 
-def here(tasks: Sequence[Task]) -> Looks:
-    """Run members in this process."""
-    for task in tasks:
-        for folder in task.folders:
-            run_member(folder.parents[1], folder.name)
-        yield task
-
-
 def config_of(*flags: str) -> AuditConfig:
     return parse(["audit", "SOURCE", *FLAGS, *flags]).config
 
 
 def audit_of(source: str, *flags: str) -> Audit:
-    return run_audit(source, config_of(*flags), name="given", screen=Silent(), executor=here)
+    return run_audit(source, config_of(*flags), name="given", screen=Silent())
 
 
 @pytest.fixture
@@ -107,7 +97,7 @@ def test_a_source_with_features_of_its_own_is_audited_without_a_picture(folder: 
     for found, features in zip(given_features(audit, pixels_folder(audit)), drawn(), strict=True):
         np.testing.assert_array_equal(found, features.astype(np.float16))
     again = Silent()
-    run_audit(source, config_of(), name="given", screen=again, executor=here)
+    run_audit(source, config_of(), name="given", screen=again)
     assert again.lines[-1] == "it is finished: nothing to do"
 
 

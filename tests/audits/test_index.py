@@ -15,30 +15,23 @@ def stored(tmp_path: Path) -> tuple[Path, np.ndarray]:
     return tmp_path / "image.faiss", vectors
 
 
-def test_faiss_itself_reads_a_flat_inner_product_index_in_row_order(stored: tuple[Path, np.ndarray]) -> None:
+def test_an_index_is_flat_and_in_row_order_and_mapped_vectors_are_those_written(
+    stored: tuple[Path, np.ndarray],
+) -> None:
     path, vectors = stored
     index = faiss.read_index(str(path))
     assert isinstance(index, faiss.IndexFlatIP)
     assert np.array_equal(index.reconstruct_n(0, index.ntotal), vectors)
-
-
-def test_mapped_vectors_are_those_written_and_cannot_be_changed(stored: tuple[Path, np.ndarray]) -> None:
     path, vectors = stored
     mapped = map_vectors(path)
     assert np.array_equal(mapped, vectors)
     with pytest.raises(ValueError, match="read-only"):
         mapped[0, 0] = 1
-
-
-def test_a_part_of_mapped_vectors_outlives_the_whole(stored: tuple[Path, np.ndarray]) -> None:
     path, vectors = stored
     part = map_vectors(path)[100:]
     junk = [np.ones(1 << 16) for _ in range(50)]
     assert np.array_equal(part, vectors[100:])
     assert len(junk) == 50
-
-
-def test_search_finds_what_numpy_finds(stored: tuple[Path, np.ndarray]) -> None:
     path, vectors = stored
     products, rows = open_index(path).search(vectors[:20], 5)
     expected = np.argsort(-(vectors[:20] @ vectors.T), axis=1)[:, :5]

@@ -28,8 +28,9 @@ from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.features import towers as built_in
 from clipmem_core.studies.plans import combined_arms, size_arms, views_arms, with_meaning
 from clipmem_core.training.model import build_model
-from tests.audits.small import Silent, command, config_of
+from tests.audits.small import Silent, config_of, with_drawn_set
 from tests.audits.test_resume import same
+from tests.forked import Server
 
 LOCKED = preset_config("locked")
 # A model of random weights stands for a pretrained one: its embeddings of different pictures differ, and it is small.
@@ -272,16 +273,15 @@ MOMENTS = (
 )
 
 
-def test_a_kill_at_features_heads_and_growth_changes_no_bit(whole: Audit, start: str, tmp_path: Path) -> None:
-    (tmp_path / "startup").mkdir()
-    (tmp_path / "startup" / "sitecustomize.py").write_text(KILLS)
+def test_a_kill_at_features_heads_and_growth_changes_no_bit(
+    whole: Audit, start: str, tmp_path: Path, forks: Server
+) -> None:
     arguments = ["audit", "scenes", "--name", "a", *flags(start, "--members", "12", "--stable", "0.999")]
-    audit = Audit(tmp_path / "data" / "audits" / "a")
+    audit = Audit(with_drawn_set(tmp_path / "data", whole.folder.parents[1]) / "audits" / "a")
 
     def run(**environment: str) -> int:
-        more = {"PYTHONPATH": str(tmp_path / "startup"), **environment}
-        process = command(*arguments, data=tmp_path / "data", **more)
-        said.append(process.communicate(timeout=300)[1])
+        process = forks.start(*arguments, data=tmp_path / "data", before=KILLS, **environment)
+        said.append(process.communicate()[1])
         return process.returncode
 
     said: list[str] = []

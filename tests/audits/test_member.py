@@ -41,9 +41,6 @@ def test_candidate_and_independent_share_every_draw_and_no_others_do(run: Member
     keys = run.data.keys
     assert np.array_equal(keys[group == "candidate"], keys[group == "independent"])
     assert len(set(keys.tolist())) == 350
-
-
-def test_a_member_sees_the_rows_of_its_column(run: MemberRun) -> None:
     assert run.data.rows.tolist() == np.flatnonzero(run.membership["f-0"]).tolist()
     assert run.data.pixels.gather(np.arange(3)).shape == (3, 40, 40, 3)
     assert run.data.caption_start.tolist() == list(range(401))
@@ -83,10 +80,6 @@ def test_a_member_never_reads_tokens_that_few_of_its_own_pairs_have(run: MemberR
     left = read[lengths > 3]  # start, two words and end: not the one that stays where none is known
     assert counts[left[left != 0]].min() >= 40
     assert 0 < (lengths < (tokens != 0).sum(axis=1)).mean() < 1
-
-
-def test_prompts_are_read_as_captions_are(run: MemberRun) -> None:
-    tokens, start = tokens_of(run.pairs, run.config)
     known = known_tokens(dataclasses.replace(run.config, text_forget_df=40), tokens, start, run.data.rows)
     assert known is not None
     reading = dataclasses.replace(run, vocabulary=known)
@@ -113,9 +106,5 @@ def test_a_class_that_only_external_pairs_have_counts_in_zero_shot(made: Made, r
     assert usual == made.paper.utility.query("member == 'f-0'").set_index("metric")["value"].to_dict()
     assert found["image_to_text_R@5"] == usual["image_to_text_R@5"]
     assert 0 <= found["zero_shot"] <= 1
-
-
-def test_a_set_without_labels_has_retrieval_alone(run: MemberRun) -> None:
-    image = vectors(run.folder / "image.faiss").astype(np.float32)
     found = utility(dataclasses.replace(run, pairs=run.pairs.assign(label=None)), trained_model(run), image)
     assert sorted(found) == sorted(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))

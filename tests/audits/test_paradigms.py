@@ -44,6 +44,11 @@ def test_three_paradigms_see_as_many_samples_of_the_same_pictures(copied: Audit)
     assert not table["reused"].any()
     assert any("3 of 3 runs to go: about" in line for line in screen.lines)
     pd.testing.assert_frame_equal(table, read_paradigms(copied))
+    with pytest.raises(InputError, match="--seeds must be at least 1 and --epochs at least 0, not 0 and 0"):
+        run_paradigms(copied, seeds=0, screen=Silent())
+    (copied.folder / MANIFEST).unlink()
+    with pytest.raises(InputError, match="audit 'ensemble' is not finished"):
+        run_paradigms(copied, screen=Silent())
 
 
 def test_a_member_of_as_many_epochs_is_the_clip_run(copied: Audit) -> None:
@@ -54,6 +59,12 @@ def test_a_member_of_as_many_epochs_is_the_clip_run(copied: Audit) -> None:
     third = plan_runs(copied, 2, 0)
     assert [planned.run.name for planned in third] == ["r0-f0"] * 3
     assert not any(planned.reused for planned in third)
+    pairs = copied.pairs
+    pairs.loc[pairs.index[::2], "label"] = None
+    write_table(copied.folder / PAIRS, pairs)
+    for planned in plan_runs(copied, 0, 0):
+        assert pairs["label"].iloc[planned.run.data.rows].notna().all()
+        assert not planned.reused
 
 
 def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(copied: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,28 +100,11 @@ def test_without_labels_the_other_two_run(copied: Audit) -> None:
     assert "note: no supervised runs, since the pairs have no labels, or of one class alone" in screen.lines
 
 
-def test_pictures_without_a_label_are_left_out_for_all(copied: Audit) -> None:
-    pairs = copied.pairs
-    pairs.loc[pairs.index[::2], "label"] = None
-    write_table(copied.folder / PAIRS, pairs)
-    for planned in plan_runs(copied, 0, 0):
-        assert pairs["label"].iloc[planned.run.data.rows].notna().all()
-        assert not planned.reused
-
-
 def test_whole_pictures_teach_nothing_by_themselves(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = copy(made, made.paper, tmp_path, monkeypatch)
     assert [planned.paradigm for planned in plan_runs(audit, 0, 0)] == ["clip", "supervised"]
-
-
-def test_wrong_input_is_named(copied: Audit) -> None:
-    with pytest.raises(InputError, match="--seeds must be at least 1 and --epochs at least 0, not 0 and 0"):
-        run_paradigms(copied, seeds=0, screen=Silent())
-    (copied.folder / MANIFEST).unlink()
-    with pytest.raises(InputError, match="audit 'ensemble' is not finished"):
-        run_paradigms(copied, screen=Silent())
 
 
 def test_classes_are_numbered_whatever_their_type() -> None:

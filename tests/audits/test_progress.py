@@ -26,9 +26,6 @@ def test_the_last_whole_line_counts(tmp_path: Path) -> None:
     assert last_line(log) == {}
     log.write_text(line(1) + line(2) + '{"step": 3, "ste')
     assert last_line(log)["step"] == 2
-
-
-def test_a_long_log_is_read_from_its_end_only(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_bytes(b"\xff not text\n" * 10_000 + line(7, note="x" * 500).encode())
     assert last_line(log)["step"] == 7
@@ -43,11 +40,6 @@ def test_a_members_stage_is_read_off_its_files(tmp_path: Path) -> None:
         stages.append(member_progress(tmp_path, "f-0").stage)
     assert stages == ["waiting", "training", "embedding", "embedding", "done"]
     assert member_progress(tmp_path, "f-0").step == 10
-
-
-def test_time_left_goes_by_the_pace_so_far() -> None:
-    assert MemberProgress("f-0", "training", step=25, steps=100, seconds=10.0).seconds_left == 30
-    assert math.isnan(MemberProgress("f-0", "waiting").seconds_left)
 
 
 @pytest.mark.parametrize(
@@ -69,12 +61,11 @@ def test_time_left_counts_the_members_that_wait_for_a_place() -> None:
     assert training_seconds_left(training) == 60
     assert training_seconds_left([*training, member("waiting", 0, 0.0)]) == 30 + 80
     assert training_seconds_left([*training, member("waiting", 0, 0.0), member("waiting", 0, 0.0)]) == 60 + 80
-
-
-def test_a_member_that_embeds_gives_its_place_to_the_next() -> None:
     assert training_seconds_left([member("embedding", 100, 40.0), member("waiting", 0, 0.0)]) == 40
     assert math.isnan(training_seconds_left([member("waiting", 0, 0.0)]))
     assert math.isnan(training_seconds_left([member("done", 100, 40.0)]))
+    assert MemberProgress("f-0", "training", step=25, steps=100, seconds=10.0).seconds_left == 30
+    assert math.isnan(MemberProgress("f-0", "waiting").seconds_left)
 
 
 def test_loss_curves_are_the_lines_of_the_logs(tmp_path: Path) -> None:

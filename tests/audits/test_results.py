@@ -1,19 +1,16 @@
 """The CSV behind the README's tables: what it holds of units."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from clipmem_core.audits.results import unit_rows
-from clipmem_core.audits.store import Audit
 from clipmem_core.commands import main
 from tests.made_encoders import make_members, make_units
-from tests.made_fixtures import copy, data, made
+from tests.made_fixtures import Copy, copy, data, made
 
 __all__ = ["copy", "data", "made"]
-Copy = Callable[..., Audit]
 
 
 def test_units_are_averaged_by_layer_over_members_beside_what_they_are_read_against(copy: Copy) -> None:

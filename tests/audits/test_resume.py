@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
+from clipmem_core.audits.lock import hold
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit, broken_files, file_sha256
 from clipmem_core.commands import main
 from clipmem_core.training import loop
-from tests.audits.small import PAPER, Silent, command, config_of, here, with_drawn_set
-from tests.conftest import Made
+from tests.audits.small import PAPER, Silent, config_of, with_drawn_set
+from tests.forked import Forked, Server
 
 SMALL = [*PAPER, "--scenes-pairs", "220", "--epochs", "3"]
 # Runs in every process of an audit before anything else. Members save their state at every step; a process that is
@@ -26,6 +25,7 @@ SMALL = [*PAPER, "--scenes-pairs", "220", "--epochs", "3"]
 # stored all pictures, waits where that is to be held.
 STARTUP = """
 import os, signal, sys, time
+from clipmem_core.training import loop
 
 saved = []
 
@@ -43,23 +43,20 @@ def end(event, arguments):
             time.sleep(600)
 
 sys.addaudithook(end)
-if "clipmem_core.audits" in sys.orig_argv:
-    from clipmem_core.training import loop
-    loop.SECONDS_BETWEEN_SAVES = 0
+loop.SECONDS_BETWEEN_SAVES = 0
 """
 
 
 class Runs:
     """One audit, the same as the whole one, that is run again and again."""
 
-    def __init__(self, data: Path, startup: Path) -> None:
-        self.data, self.startup = data, startup
+    def __init__(self, data: Path, forks: Server) -> None:
+        self.data, self.forks = data, forks
         self.audit = Audit(data / "audits" / "killed")
-        (startup / "sitecustomize.py").write_text(STARTUP)
 
-    def start(self, **environment: str) -> "subprocess.Popen[str]":
+    def start(self, **environment: str) -> Forked:
         arguments = ["audit", "scenes", "--name", "killed", *SMALL]
-        return command(*arguments, data=self.data, PYTHONPATH=str(self.startup), **environment)
+        return self.forks.start(*arguments, data=self.data, before=STARTUP, **environment)
 
     def kill_before(self, file: str) -> tuple[int, str]:
         """Run until a process is about to put a file in its place; return exit code and last line of stderr."""
@@ -69,7 +66,7 @@ class Runs:
         return process.returncode, errors.strip().splitlines()[-1] if errors.strip() else ""
 
     def stop_when(
-        self, ready: Callable[[], bool], stop: Callable[["subprocess.Popen[str]"], None], *, hold: str = "members"
+        self, ready: Callable[[], bool], stop: Callable[[Forked], None], *, hold: str = "members"
     ) -> tuple[int, str]:
         """Run until something is there, and stop the run in some way; what is held waits for that."""
         process = self.start(HOLD=hold)
@@ -86,19 +83,17 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def whole(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Audit:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Audit:
     """The audit as it is if nothing stops it."""
-    data = with_drawn_set(tmp_path_factory.mktemp("whole"), made.data)
+    data = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPMEM_DATA", str(data))
-        return run_audit("scenes", config_of(SMALL), name="whole", screen=Silent(), executor=here)
+        return run_audit("scenes", config_of(SMALL), name="whole", screen=Silent())
 
 
 @pytest.fixture
-def runs(made: Made, tmp_path: Path) -> Runs:
-    startup = tmp_path / "startup"
-    startup.mkdir()
-    return Runs(with_drawn_set(tmp_path / "data", made.data), startup)
+def runs(whole: Audit, tmp_path: Path, forks: Server) -> Runs:
+    return Runs(with_drawn_set(tmp_path / "data", whole.folder.parents[1]), forks)
 
 
 def wait(ready: Callable[[], bool], *, seconds: float = 120) -> None:
@@ -130,7 +125,7 @@ def states(runs: Runs) -> list[Path]:
     return [path for path in runs.audit.folder.glob("members/*/resume.pt") if path.stat().st_size]
 
 
-def children(process: "subprocess.Popen[str]") -> list[int]:
+def children(process: Forked) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
@@ -141,7 +136,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def kill_all(process: "subprocess.Popen[str]") -> None:
+def kill_all(process: Forked) -> None:
     os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -167,7 +162,7 @@ def test_killed_from_outside_while_it_reads_trains_and_is_watched(runs: Runs, wh
     assert code == -signal.SIGKILL
     assert not (runs.audit.folder / "config.json").exists()
 
-    def kill_parent(process: "subprocess.Popen[str]") -> None:
+    def kill_parent(process: Forked) -> None:
         members = children(process)
         assert len(members) == 2
         process.kill()
@@ -176,7 +171,7 @@ def test_killed_from_outside_while_it_reads_trains_and_is_watched(runs: Runs, wh
     code, _ = runs.stop_when(lambda: len(states(runs)) == 2, kill_parent)
     assert code == -signal.SIGKILL
 
-    def interrupt(process: "subprocess.Popen[str]") -> None:
+    def interrupt(process: Forked) -> None:
         assert main(["audit", "scenes", "--name", "killed", *SMALL]) == 2  # a second run beside it
         os.killpg(process.pid, signal.SIGINT)
 
@@ -202,15 +197,14 @@ def flip(content: bytes) -> bytes:
 
 
 def test_what_broke_since_a_run_was_stopped_is_named_and_made_again(
-    made: Made, whole: Audit, data: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Audit, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
     def run(screen: Silent) -> Audit:
-        return run_audit("scenes", config_of(SMALL), name="broken", screen=screen, executor=here)
+        return run_audit("scenes", config_of(SMALL), name="broken", screen=screen)
 
-    with_drawn_set(data, made.data)
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "save_array", stopped)
@@ -237,18 +231,8 @@ def test_a_finished_audit_is_left_alone(whole: Audit, monkeypatch: pytest.Monkey
 def test_a_second_run_beside_the_first_is_one_line(
     whole: Audit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    holder = "import sys, filelock; l = filelock.FileLock(sys.argv[1]); l.acquire(); print('held', flush=True); input()"
-    lock = whole.folder.parent / ".whole.lock"
-    process = subprocess.Popen(
-        [sys.executable, "-c", holder, str(lock)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        assert process.stdout.readline() == "held\n"
-        monkeypatch.setenv("CLIPMEM_DATA", str(whole.folder.parents[1]))
+    monkeypatch.setenv("CLIPMEM_DATA", str(whole.folder.parents[1]))
+    with hold(whole.folder, what="audit"):
         assert main(["audit", "scenes", "--name", "whole", *SMALL]) == 2
-        process.communicate("end\n")
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["error: audit 'whole' is being run by another process: wait for it, or stop it"]

@@ -13,7 +13,7 @@ from clipmem_core.audits.run import ensure_pixels, run_audit
 from clipmem_core.audits.store import Audit, broken_files
 from clipmem_core.config import InputError
 from clipmem_core.pairs.pictures import read_square
-from tests.audits.small import PAPER, Silent, config_of, here, with_drawn_set
+from tests.audits.small import PAPER, Silent, config_of, with_drawn_set
 from tests.conftest import Made
 
 
@@ -104,14 +104,11 @@ def test_counts_are_said_before_anything_is_trained(data: Path, made: Made, monk
     assert set(group[planted["pair_id"]]) == {"candidate"}
 
 
-def test_pictures_that_stream_from_disk_change_no_number(made: Made, data: Path) -> None:
-    with_drawn_set(data, made.data)
+def test_pictures_that_stream_from_disk_change_no_number(data: Path) -> None:
     flags = [*PAPER, "--scenes-pairs", "220", "--epochs", "2"]
 
     def run(gb: str) -> Audit:
-        return run_audit(
-            "scenes", config_of([*flags, "--cache-gb", gb]), name=f"of-{gb}", screen=Silent(), executor=here
-        )
+        return run_audit("scenes", config_of([*flags, "--cache-gb", gb]), name=f"of-{gb}", screen=Silent())
 
     streamed = run("1e-6")
     assert not list((data / "cache" / "pixels").glob("*/pixels.npy"))

@@ -42,16 +42,12 @@ def test_another_config_is_one_line_with_the_fields_that_differ(
         check_same(start, "scenes", config)
 
 
-def test_another_source_is_named(start: Audit) -> None:
+def test_another_source_is_named_but_not_another_way_to_write_it_nor_what_changes_no_number(
+    start: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match="the source is 'scenes' there and 'cats.csv' here"):
         check_same(start, "cats.csv", resolve(config_of(PAPER)))
-
-
-def test_what_changes_no_number_may_change(start: Audit) -> None:
     check_same(start, "scenes", dataclasses.replace(resolve(config_of(PAPER)), threads=7, cache_gb=0.5))
-
-
-def test_one_path_may_be_written_in_two_ways(start: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = start.record.values
     (start.folder / "config.json").write_text(json.dumps(stored | {"source": "sub/../cats.csv"}))
     monkeypatch.chdir(tmp_path)

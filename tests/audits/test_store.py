@@ -50,6 +50,9 @@ def test_json_takes_no_number_that_json_lacks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Out of range float"):
         write_json(tmp_path / "a.json", {"a": float("nan")})
     assert os.listdir(tmp_path) == []
+    write_prepared(tmp_path, cache_rows=np.array([4, 2]), clusters=np.array([0, 0]))
+    stored = np.load(tmp_path / store.PREPARED)
+    assert (stored["cache_rows"].tolist(), stored["clusters"].tolist()) == ([4, 2], [0, 0])
 
 
 def test_a_column_without_values_is_one_of_text(tmp_path: Path) -> None:
@@ -60,12 +63,6 @@ def test_a_column_without_values_is_one_of_text(tmp_path: Path) -> None:
     assert read["label"].isna().all()
     assert (read["planted"] == "vague").to_numpy().tolist() == [True, False]
     assert pq.read_table(tmp_path / "a.parquet")["value"].null_count == 1
-
-
-def test_what_members_start_from_comes_back(tmp_path: Path) -> None:
-    write_prepared(tmp_path, cache_rows=np.array([4, 2]), clusters=np.array([0, 0]))
-    stored = np.load(tmp_path / store.PREPARED)
-    assert (stored["cache_rows"].tolist(), stored["clusters"].tolist()) == ([4, 2], [0, 0])
 
 
 @pytest.mark.parametrize(("read", "name"), [(read_json, "a.json"), (read_table, "a.parquet")])

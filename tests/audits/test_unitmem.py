@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits import unitmem
-from clipmem_core.audits.store import MANIFEST, Audit, write_json, write_table
+from clipmem_core.audits.store import MANIFEST, Audit, write_table
 from clipmem_core.audits.unitmem import (
     drawn,
     measurable,
@@ -46,7 +46,9 @@ def copied(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Audit
     return Audit(tmp_path / "audits" / "paper")
 
 
-def test_every_unit_of_every_member_has_a_row(copied: Audit) -> None:
+def test_every_unit_of_every_member_has_a_row_and_belongs_to_a_pair_that_its_member_was_trained_on(
+    copied: Audit,
+) -> None:
     before = (copied.folder / MANIFEST).read_bytes()
     assert read_units(copied) is None
     units = run_units(copied, screen=Silent())
@@ -66,10 +68,6 @@ def test_every_unit_of_every_member_has_a_row(copied: Audit) -> None:
     assert (fired["second"] >= fired["rest_median"] - 1e-9).all()
     assert (copied.folder / MANIFEST).read_bytes() == before
     assert not list(copied.folder.rglob("units.parquet"))
-
-
-def test_a_unit_belongs_to_a_pair_that_its_member_was_trained_on(copied: Audit) -> None:
-    units = run_units(copied, screen=Silent())
     ids, membership = copied.pairs["pair_id"], copied.membership
     for name, own in units.groupby("member"):
         rows = own["row"].to_numpy()
@@ -97,14 +95,13 @@ def test_a_member_is_measured_once(copied: Audit, monkeypatch: pytest.MonkeyPatc
     assert "member g-0: its units are measured already" in screen.lines
 
 
-@pytest.mark.parametrize("at", [0.2, 0.5])
-def test_tables_that_are_broken_are_named_and_measured_again(copied: Audit, at: float) -> None:
+def test_tables_that_are_broken_are_named_and_measured_again(copied: Audit) -> None:
     units = run_units(copied, members=["f-0"], sample=20, screen=Silent())
     run_references(copied, members=["f-0"], sample=20, screen=Silent())
     paths = [table_file(copied, "f-0", table, sample=20) for table in (UNITS, REFERENCES)]
     whole = [path.read_bytes() for path in paths]
     for path, content in zip(paths, whole, strict=True):
-        place = int(len(content) * at)
+        place = len(content) // 2
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     for path in paths:
         with pytest.raises(InputError, match=f"{path.name} is broken: `python -m clipmem_core units paper` makes"):
@@ -127,15 +124,7 @@ def test_samples_are_found_again_all_pairs_first(copied: Audit) -> None:
     assert measured_samples(copied) == []
 
 
-@pytest.mark.parametrize("members", [None, [], "f-0", [5]])
-def test_an_audit_that_names_no_members_is_told(copied: Audit, members: object) -> None:
-    write_json(copied.folder / "config.json", copied.record.values | {"members": members})
-    for read in (measured_samples, read_units):
-        with pytest.raises(InputError, match=r"config\.json: members"):
-            read(copied)
-
-
-@pytest.mark.parametrize("content", ["[]", "null", "{}", '{"files": {}}'])
+@pytest.mark.parametrize("content", ["[]", '{"files": {}}'])
 def test_a_manifest_that_says_nothing_of_a_member_is_one_line(copied: Audit, content: str) -> None:
     (copied.folder / MANIFEST).write_text(content)
     with pytest.raises(InputError, match=r"manifest\.json") as error:
@@ -174,9 +163,6 @@ def test_layer_means_leave_silent_units_out() -> None:
         ["m", "text", 2, 2, 1],
     ]
     np.testing.assert_allclose(means["unitmem_mean"], [1, 1 / 3])
-
-
-def test_a_sample_is_drawn_once() -> None:
     rows = np.arange(100, 200)
     assert drawn(rows, 10, seed=3).tolist() == drawn(rows, 10, seed=3).tolist() == sorted(drawn(rows, 10, seed=3))
     assert len(set(drawn(rows, 10, seed=3).tolist())) == 10

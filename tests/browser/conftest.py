@@ -1,14 +1,15 @@
 """A browser, and a served data folder: a small audit that was really trained, made-up hostile ones, a broken one."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser.server import run, serve
+from tests.browser.server import serve
 from tests.browser.watched import close_watched, open_watched
+from tests.forked import Server
 from tests.made_audit import make_audit
 
 FLAGS = [
@@ -44,7 +45,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="package")
-def data(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(browser: Any, tmp_path_factory: pytest.TempPathFactory, run: Callable[..., str]) -> Path:
     """A data folder with four finished audits; the one that was really trained is the newest."""
     folder = tmp_path_factory.mktemp("served")
     make_audit(folder, "hostile")
@@ -52,6 +53,19 @@ def data(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (make_audit(folder, "broken").folder / "scores.parquet").unlink()
     run(folder, "audit", "scenes", "--name", TRAINED, "--preset", "tiny", "--epochs", "3", "--scenes-pairs", "220")
     return folder
+
+
+@pytest.fixture(scope="package")
+def run(forks: Server) -> Callable[..., str]:
+    """Types a command on a data folder, which must go well, and gives what it prints."""
+
+    def typed(data: Path, *arguments: str) -> str:
+        process = forks.start(*arguments, data=data)
+        out, errors = process.communicate()
+        assert process.returncode == 0, errors or out
+        return out
+
+    return typed
 
 
 @pytest.fixture(scope="package")

@@ -1,4 +1,4 @@
-"""The dashboard of a data folder, served by a process of its own, and commands that a person types beside it."""
+"""The dashboard of a data folder, served by a process of its own."""
 
 import os
 import signal
@@ -13,7 +13,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 90
-COMMAND_SECONDS = 240
 
 
 @contextmanager
@@ -26,7 +25,7 @@ def serve(data: Path, *flags: str) -> Iterator[str]:
     with subprocess.Popen(
         [*command, *flags],
         cwd=ROOT,
-        env=_environment(data),
+        env={**os.environ, "CLIPMEM_DATA": str(data)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -37,20 +36,6 @@ def serve(data: Path, *flags: str) -> Iterator[str]:
         finally:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait(timeout=30)
-
-
-def run(data: Path, *arguments: str) -> str:
-    """Run `python -m clipmem_core` with some arguments, which must go well, and return what it prints."""
-    command = [sys.executable, "-m", "clipmem_core", *arguments]
-    done = subprocess.run(
-        command, cwd=ROOT, env=_environment(data), capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
-    )
-    assert done.returncode == 0, done.stderr or done.stdout
-    return done.stdout
-
-
-def _environment(data: Path) -> dict[str, str]:
-    return {**os.environ, "CLIPMEM_DATA": str(data)}
 
 
 def _await(url: str) -> None:

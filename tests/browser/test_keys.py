@@ -64,15 +64,14 @@ def rest(page: Any) -> None:
     settle(page)
 
 
-@pytest.mark.parametrize("seconds", [0.5, 0.2])
 def test_a_key_decides_once_on_the_pair_that_was_on_screen_however_fast_keys_are_pressed(
-    page: Any, address: str, review: Review, seconds: float
+    page: Any, address: str, review: Review
 ) -> None:
     page.add_init_script(ON_SCREEN)  # before any listener of the page
     open_pair(page, address)
     began = time.monotonic()
     for place in range(10):
-        time.sleep(max(0.0, began + place * seconds - time.monotonic()))
+        time.sleep(max(0.0, began + place * 0.2 - time.monotonic()))
         page.keyboard.press("kx"[place % 2])
     rest(page)
     pressed = [(shown, KEYS[key]) for key, shown in page.evaluate("window.pressed")]

@@ -35,17 +35,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return chosen
 
 
-@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+@pytest.mark.parametrize(("page", "audit"), [("light", TRAINED), ("dark", "hostile")], indirect=["page"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_page_is_readable_in_either_theme_and_fits_a_phone(
-    page: Any, request: pytest.FixtureRequest, address: str, folder: Path, name: str
+def test_a_page_is_readable_in_either_theme_fits_a_phone_and_hostile_captions_do_nothing(
+    page: Any, request: pytest.FixtureRequest, address: str, folder: Path, name: str, audit: str
 ) -> None:
     theme = request.node.callspec.params["page"]
-    page.goto(f"{address}/{name}?audit={TRAINED}")
+    page.goto(f"{address}/{name}?audit={audit}")
     settle(page)
     check_pictures(page, at_least=PICTURES.get(name, 0))
     assert page.title() == f"{NAMES[name]} · CLIPMem"
     assert page.locator("h1").is_visible()
+    assert page.locator(ACTIVE).count() == 0
     for device, size in SCREENS.items():
         page.set_viewport_size(size)
         page.wait_for_function(FITS)
@@ -61,15 +62,6 @@ def _check_screenshot(path: Path, *, dark: bool) -> None:
     ground = np.median(grey)
     assert ground < 60 if dark else ground > 200
     assert np.mean(np.abs(grey - ground) > 80) > 0.003
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_hostile_captions_do_nothing(page: Any, address: str, name: str) -> None:
-    page.goto(f"{address}/{name}?audit=hostile")
-    settle(page)
-    check_pictures(page)
-    assert page.title() == f"{NAMES[name]} · CLIPMem"
-    assert page.locator(ACTIVE).count() == 0
 
 
 def test_hostile_captions_show_as_they_are(page: Any, address: str) -> None:

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -12,7 +12,7 @@ import pytest
 from clipmem_core.audits.jobs import audit_task, cancel
 from clipmem_core.audits.store import Audit
 from tests.browser.conftest import TRAINED
-from tests.browser.server import run, serve
+from tests.browser.server import serve
 from tests.browser.watched import PATIENCE, check_pictures, close_watched, open_watched, settle
 
 STARTED = "walked"
@@ -150,7 +150,7 @@ def test_many_pairs_are_decided_at_once_and_taken_back(page: Any, address: str) 
 
 
 def test_what_was_decided_is_exported_and_the_printed_command_reads_it_back(
-    page: Any, address: str, data: Path, tmp_path: Path
+    page: Any, address: str, data: Path, tmp_path: Path, run: Callable[..., str]
 ) -> None:
     pair, text = pair_ids(data)[23], 'a caption, with a comma and "quotes"'
     recaption(page, address, pair, text)

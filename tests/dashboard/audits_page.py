@@ -17,8 +17,6 @@ from clipmem_core.config import AuditConfig, SourceOptions, as_dict, preset_conf
 from clipmem_core.dashboard import checking, running
 from tests.made_jobs import leave_job
 
-Copy = Callable[..., Audit]
-
 PAGE = "pages/audits.py"
 
 FOUND = {"rows": 230, "lookalikes": 3, "pairs": 220, "captions": 1100, "quarantined": 10}

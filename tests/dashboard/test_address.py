@@ -52,14 +52,11 @@ FULL = Selection(
 )
 
 
-def test_every_parameter_of_a_selection_is_known() -> None:
-    assert set(to_parameters(FULL)) == SELECTION_PARAMETERS
-
-
 def test_a_selection_is_read_as_it_was_written() -> None:
     app = run(show, **to_parameters(FULL))
     assert app.text[0].value == repr(FULL)
     assert not app.warning
+    assert set(to_parameters(FULL)) == SELECTION_PARAMETERS
 
 
 def test_writing_replaces_the_selection_and_keeps_the_rest() -> None:
@@ -131,12 +128,13 @@ def test_a_choice_is_written_into_the_address_and_begins_at_the_first_page(opene
     app.segmented_control(key="one-key").select("b").run()
     assert app.query_params == {"one": "b", "other": "stays"}
     assert app.session_state["found"] == ("b", "b", "", 1, 3)
-
-
-def test_the_option_that_says_nothing_leaves_the_address(opened: Callable[..., AppTest]) -> None:
     app = opened(three="x")
     app.selectbox(key="three-key").select("").run()
     assert "three" not in app.query_params
+    app = opened()
+    app.segmented_control(key="one-key").select("b").run()
+    app.segmented_control(key="one-key").select("a").run()
+    assert app.query_params == {"one": "a"}
 
 
 def moved_on() -> None:
@@ -162,10 +160,3 @@ def test_what_a_browser_still_sends_of_a_widget_that_is_gone_does_not_lead_back(
         assert app.query_params == {"view": "list"}
     app.segmented_control(key="view-list").select("start").run()
     assert app.query_params == {"view": "start"}
-
-
-def test_a_choice_that_is_taken_back_at_once_is_taken_back(opened: Callable[..., AppTest]) -> None:
-    app = opened()
-    app.segmented_control(key="one-key").select("b").run()
-    app.segmented_control(key="one-key").select("a").run()
-    assert app.query_params == {"one": "a"}

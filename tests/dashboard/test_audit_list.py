@@ -1,5 +1,4 @@
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,9 +7,8 @@ from clipmem_core.audits.store import Audit, broken_files, write_json
 from clipmem_core.commands import parse
 from tests.dashboard.audits_page import PAGE, button, labels, table, unfinish
 from tests.dashboard.test_pages import open_page, texts, titles
+from tests.made_fixtures import Copy
 from tests.made_jobs import leave_job, leave_ticket
-
-Copy = Callable[..., Audit]
 
 
 def test_all_audits_are_in_the_table_and_the_address_chooses_one(copy: Copy) -> None:
@@ -24,10 +22,6 @@ def test_all_audits_are_in_the_table_and_the_address_chooses_one(copy: Copy) -> 
     assert rows.loc["two", "size"] > 10_000
     assert "two" in titles(app)
     assert app.main.get("page_link")
-
-
-def test_an_audit_is_chosen_nowhere_until_one_is(copy: Copy) -> None:
-    copy()
     app = open_page(PAGE)
     assert "Choose a row" in app.caption[-1].value
     assert "Delete for good" not in labels(app)
@@ -103,14 +97,6 @@ def test_a_broken_audit_is_told_and_can_be_deleted(copy: Copy, data: Path, conte
     assert "Delete for good" in labels(app)
 
 
-def test_an_odd_config_is_listed_as_far_as_it_goes(copy: Copy) -> None:
-    audit = copy()
-    write_json(audit.folder / "config.json", {"config": None, "members": 3, "pairs": "x", "source": ["<b>"]})
-    app = open_page(PAGE, audit="made")
-    assert len(table(app, "size")) == 1
-    assert [text for text in texts(app) if "config.json" in text]
-
-
 def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
     copy: Copy, data: Path, calls: list[tuple[str, object]]
 ) -> None:
@@ -178,15 +164,3 @@ def test_an_audit_that_ends_brings_the_page_up_to_date(copy: Copy, data: Path) -
     app.run()
     assert table(app, "size")["state"].tolist() == ["done"]
     assert app.main.get("page_link")
-
-
-def test_a_view_that_does_not_exist_is_the_usual_one(copy: Copy) -> None:
-    copy()
-    assert open_page(PAGE, view="<b>").segmented_control(key="view-list").value == "list"
-
-
-def test_the_chosen_view_is_in_the_address(copy: Copy) -> None:
-    copy()
-    app = open_page(PAGE)
-    app.segmented_control(key="view-list").select("start").run()
-    assert app.query_params["view"] == "start"

@@ -1,6 +1,5 @@
 import html
 import re
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -13,8 +12,8 @@ from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_deciding import press
 from tests.dashboard.test_pages import address, open_page, texts
 from tests.made_audit import HOSTILE
+from tests.made_fixtures import Copy
 
-Copy = Callable[..., Audit]
 BROWSE = "pages/browse.py"
 
 
@@ -238,7 +237,7 @@ def test_the_table_shows_the_same_page(copy: Copy) -> None:
 
 
 def test_ticks_stay_from_page_to_page_and_go_with_another_filter(copy: Copy) -> None:
-    copy()
+    audit = copy()
     app = open_page(BROWSE, size="12")
     app.checkbox[1].check().run()
     ticked = ids(app)[1]
@@ -253,10 +252,6 @@ def test_ticks_stay_from_page_to_page_and_go_with_another_filter(copy: Copy) -> 
     assert len(app.session_state["ticked_pairs"]) == 1
     app.selectbox(key="decision").select("undecided").run()
     assert app.session_state["ticked_pairs"] == []
-
-
-def test_a_whole_page_is_ticked_at_once_and_decided_on_which_takes_the_ticks_away(copy: Copy) -> None:
-    audit = copy()
     app = open_page(BROWSE, size="12")
     shown = ids(app)
     for _ in range(2):

@@ -1,19 +1,17 @@
 import html
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.cards import Sides, card_html, change_html
 from clipmem_core.dashboard.numbers import Noise
 from clipmem_core.review.cards import PairCard
 from tests.dashboard.test_browse import BROWSE, card_texts
-from tests.dashboard.test_pages import open_page, texts
+from tests.dashboard.test_pages import open_page
 from tests.made_audit import HOSTILE
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
 
 
 def test_captions_appear_as_they_are_and_only_as_text(copy: Copy) -> None:
@@ -38,14 +36,6 @@ def test_what_others_wrote_is_escaped_wherever_a_card_shows_it() -> None:
     assert "<b " not in drawn
     assert drawn.count(html.escape(text)) == 6  # caption twice, label, id, group, planted
     assert card_html(PairCard(0, "", "", (), None, None, "", {}), Noise(), order="se")
-
-
-def test_missing_pictures_leave_a_placeholder(copy: Copy, tmp_path: Path) -> None:
-    audit = copy()
-    write_json(audit.folder / "config.json", audit.record.values | {"root": str(tmp_path / "gone")})
-    app = open_page(BROWSE)
-    assert len(app.image) == 24
-    assert len([text for text in texts(app) if text.startswith("Picture cannot be read")]) == 24
 
 
 SIDES = Sides(Audit(Path("one")), Audit(Path("other")), names=("without", "with"), in_other="with it")

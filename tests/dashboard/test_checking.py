@@ -6,12 +6,9 @@ import pytest
 
 from clipmem_core.audits.jobs import Task, audit_task, cancel
 from clipmem_core.audits.preflight import Request
-from clipmem_core.audits.store import Audit
 from clipmem_core.config import AuditConfig, SourceOptions
 from tests.dashboard.audits_page import PAGE, TIME, button, found, labels, table
 from tests.dashboard.test_pages import open_page, texts
-
-Copy = Callable[..., Audit]
 
 
 def test_a_check_survives_a_reload_and_starts_what_it_checked(

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -10,8 +9,8 @@ from clipmem_core.review.decisions import Review, open_review
 from tests.dashboard.test_deciding import badges, press
 from tests.dashboard.test_pages import captions, metrics, open_page, texts, titles
 from tests.made_audit import HOSTILE
+from tests.made_fixtures import Copy
 
-Copy = Callable[..., Audit]
 PAGE = "pages/decisions.py"
 
 
@@ -75,6 +74,9 @@ def test_a_choice_is_written_into_the_address_and_begins_at_the_first_page(revie
     assert "page" not in app.query_params
     app.segmented_control[0].select("history").run()
     assert app.query_params["view"] == "history"
+    assert open_view("nonsense", page="-3", decision="[x]").dataframe
+    assert open_view("history", history="99").button
+    assert open_view("export", format="../..").radio[0].value == "csv"
 
 
 def test_long_lists_and_histories_have_pages(audit: Audit) -> None:
@@ -102,12 +104,6 @@ def test_hostile_notes_and_captions_stay_in_cells(audit: Audit) -> None:
         assert "<script>" not in titles(app)
         assert "<img" not in titles(app)
     assert open_view().dataframe[0].value["note"].tolist() == [" ".join(text.split()) for text in HOSTILE[7::-1]]
-
-
-def test_an_odd_view_or_page_in_the_address_is_passed_over(review: Review) -> None:
-    assert open_view("nonsense", page="-3", decision="[x]").dataframe
-    assert open_view("history", history="99").button
-    assert open_view("export", format="../..").radio[0].value == "csv"
 
 
 def test_the_history_undoes_one_event_and_does_it_again(audit: Audit, review: Review) -> None:
@@ -203,7 +199,7 @@ def markdown(app: AppTest) -> str:
     return " ".join(element.value for element in app.markdown)
 
 
-def test_browse_says_so_and_shows_them_among_the_undecided(pairs: list[str]) -> None:
+def test_browse_decisions_and_export_of_an_audit_with_other_captions_say_so(pairs: list[str]) -> None:
     for audit, decision, badge, shown in (
         ("own", "remove", ">remove<", 2),
         ("planted", "remove", ">remove", 0),
@@ -211,9 +207,6 @@ def test_browse_says_so_and_shows_them_among_the_undecided(pairs: list[str]) -> 
     ):
         app = open_page("pages/browse.py", audit=audit, planted="miscaption", decision=decision)
         assert titles(app).count(badge) == shown
-
-
-def test_the_decisions_of_an_audit_with_other_captions_count_none_and_list_them(pairs: list[str]) -> None:
     app = open_page("pages/decisions.py", audit="planted")
     assert metrics(app)["Remove"] == "0"
     assert metrics(app)["Undecided"] == "100"
@@ -222,9 +215,6 @@ def test_the_decisions_of_an_audit_with_other_captions_count_none_and_list_them(
     assert set(listed["decision"]) == {"remove for other captions"}
     assert "It does not count here, and is not exported." in captions(app)
     assert metrics(open_page("pages/decisions.py", audit="own"))["Remove"] == "2"
-
-
-def test_the_export_of_planted_captions_promises_the_own_ones(pairs: list[str]) -> None:
     promised = markdown(open_page("pages/decisions.py", audit="planted", view="export"))
     assert "100 pairs with their own captions, not the planted ones" in promised
     assert "98 pairs kept, 2 removed" in markdown(open_page("pages/decisions.py", audit="own", view="export"))

@@ -36,9 +36,9 @@ from clipmem_core.review.rows import find_rows, labels, neighbours, planted_kind
 from clipmem_core.review.search import nearest
 from clipmem_core.review.selection import Selection
 from tests.dashboard.test_pages import open_page, texts, titles
+from tests.made_fixtures import Copy
 from tests.review.embedded import embed
 
-Copy = Callable[..., Audit]
 TABLES = (MEMBERSHIP, PAIRS, QUARANTINE, SCORES, UTILITY)
 JSON = (CONFIG, MANIFEST, VERDICT)
 MAIN = {  # the page that reads a file first

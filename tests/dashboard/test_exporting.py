@@ -1,19 +1,18 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.jobs import Job, Task
-from clipmem_core.audits.store import PAIRS, Audit, write_json, write_table
+from clipmem_core.audits.store import PAIRS, Audit, write_table
 from clipmem_core.dashboard import exporting
 from clipmem_core.exports import FORMATS, kept
 from clipmem_core.exports.kept import KINDS, export_path
 from clipmem_core.review.decisions import Review, open_review
 from tests.dashboard.test_deciding import press
 from tests.dashboard.test_pages import captions, open_page, texts, titles
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
+from tests.made_jobs import leave_job as leave_job_in
 
 
 @pytest.fixture
@@ -36,13 +35,6 @@ def review(audit: Audit) -> Review:
 
 def open_export(**parameters: str) -> AppTest:
     return open_page("pages/decisions.py", audit="made", view="export", **parameters)
-
-
-def test_every_format_is_offered_with_its_sentence(audit: Audit) -> None:
-    radio = open_export().radio[0]
-    assert radio.options == [about.title for about in FORMATS.values()]
-    assert list(radio.proto.captions) == [about.sentence for about in FORMATS.values()]
-    assert set(exporting.LIMITS) == set(FORMATS)
 
 
 @pytest.mark.parametrize("name", ["csv", "datacomp", "decisions-parquet"])
@@ -68,6 +60,10 @@ def test_the_ending_can_be_chosen(audit: Audit) -> None:
     app.segmented_control[1].select(".parquet").run()
     assert app.query_params["format"] == "decisions-parquet"
     assert any("made-decisions.parquet" in code.value for code in app.code)
+    radio = open_export().radio[0]
+    assert radio.options == [about.title for about in FORMATS.values()]
+    assert list(radio.proto.captions) == [about.sentence for about in FORMATS.values()]
+    assert set(exporting.LIMITS) == set(FORMATS)
 
 
 def test_an_export_without_decisions_is_made_and_tells_of_those_since(
@@ -127,9 +123,4 @@ def test_a_process_at_work_shows_how_far_it_is(audit: Audit, data: Path, monkeyp
 
 
 def leave_job(data: Path, output: str, exit_code: int | None) -> None:
-    folder = data / "jobs" / ".exports" / "made" / "html"
-    folder.mkdir(parents=True)
-    write_json(folder / "job.json", {"pid": 1, "started": None, "command": ["python"]})
-    (folder / "output.log").write_text(output)
-    if exit_code is not None:
-        (folder / "exit_code").write_text(f"{exit_code}\n")
+    leave_job_in(data / "jobs" / ".exports" / "made" / "html", said=output, exit_code=exit_code)

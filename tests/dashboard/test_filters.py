@@ -48,18 +48,15 @@ def test_each_is_removed_alone_and_removing_all_leaves_none() -> None:
     assert conditions(cleared(EVERYTHING)) == []
 
 
-def test_an_outline_on_a_map_of_embeddings_takes_its_map_along() -> None:
-    drawn = Selection(outline=box("map_x", "map_y", (0, 1), (0, 1)), map="m0.image")
-    ((text, rest),) = conditions(drawn)
-    assert text == "outlined on the map of embeddings m0.image"
-    assert rest == Selection()
-
-
 def test_a_chip_is_one_short_line() -> None:
     ((text, _),) = conditions(Selection(words="x\ny " * 100))
     assert text.startswith("words: x y x y")
     assert len(text) <= 61
     assert "\n" not in text
+    drawn = Selection(outline=box("map_x", "map_y", (0, 1), (0, 1)), map="m0.image")
+    ((text, rest),) = conditions(drawn)
+    assert text == "outlined on the map of embeddings m0.image"
+    assert rest == Selection()
 
 
 def test_a_search_is_ordered_by_match_from_its_first_word_to_its_last() -> None:

@@ -1,6 +1,5 @@
 import json
 import math
-from collections.abc import Callable
 
 import pandas as pd
 import pytest
@@ -17,9 +16,10 @@ from clipmem_core.review.maps import make_map, map_name, map_path
 from clipmem_core.review.selection import Outline, Selection, to_parameters
 from tests.dashboard.test_pages import address, captions, open_page, texts
 from tests.made_audit import HOSTILE
+from tests.made_fixtures import Copy
+from tests.made_jobs import leave_job as leave_job_in
 from tests.review.embedded import embed
 
-Copy = Callable[..., Audit]
 EMBEDDINGS = "pages/embeddings.py"
 
 
@@ -59,12 +59,7 @@ def shape(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def leave_job(audit: Audit, name: str, *, exit_code: int | None, output: str = "") -> None:
-    folder = maps.map_task(audit, name).folder
-    folder.mkdir(parents=True)
-    write_json(folder / "job.json", {"pid": 1, "started": None, "command": ["python"]})
-    (folder / "output.log").write_text(output)
-    if exit_code is not None:
-        (folder / "exit_code").write_text(f"{exit_code}\n")
+    leave_job_in(maps.map_task(audit, name).folder, exit_code=exit_code, said=output)
 
 
 def charts(app: AppTest) -> list[dict]:
@@ -167,7 +162,9 @@ def test_a_map_that_failed_says_why_and_can_be_tried_again(audit: Audit, started
 
 
 @pytest.mark.usefixtures("drawn")
-def test_member_side_and_colour_are_kept_in_the_address_and_odd_ones_passed_over(audit: Audit) -> None:
+def test_member_side_and_colour_are_kept_in_the_address_and_odd_ones_passed_over(
+    audit: Audit, drawn: list[int]
+) -> None:
     for odd in ("../../x", "<b>", ""):
         assert trace_names(open_page(EMBEDDINGS, member=odd, side=odd, colour=odd)) == ["clipmem"]
     app = open_page(EMBEDDINGS, colour="label")
@@ -179,6 +176,9 @@ def test_member_side_and_colour_are_kept_in_the_address_and_odd_ones_passed_over
     app.selectbox(key="map-side").select("text").run()
     assert (address(app)["member"], address(app)["side"]) == ("r1-f1", "text")
     assert not charts(app)
+    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(label=HOSTILE[0]))
+    (name,) = trace_names(open_page(EMBEDDINGS, colour="label"))
+    assert "<" not in name
 
 
 @pytest.mark.usefixtures("drawn", "shape")
@@ -198,12 +198,6 @@ def test_pairs_that_are_not_on_the_map_are_told(audit: Audit, monkeypatch: pytes
     monkeypatch.setattr(maps, "lay_out", lambda vectors, *, say: vectors[:, :2])
     make_map(audit, "r0-f0.image")
     assert "40 of the 100 pairs were drawn at random" in captions(open_page(EMBEDDINGS))
-
-
-def test_labels_of_others_are_escaped_on_the_map(audit: Audit, drawn: list[int]) -> None:
-    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(label=HOSTILE[0]))
-    (name,) = trace_names(open_page(EMBEDDINGS, colour="label"))
-    assert "<" not in name
 
 
 @pytest.mark.usefixtures("drawn")

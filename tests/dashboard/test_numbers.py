@@ -1,11 +1,8 @@
-from collections.abc import Callable
-
 import pytest
 
-from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.audits.store import write_json
 from clipmem_core.dashboard.numbers import Noise, number, read_noise
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
 
 
 @pytest.mark.parametrize(
@@ -18,14 +15,12 @@ Copy = Callable[..., Audit]
         (12.0, "12.00"),
         (None, "–"),
         (1e-9, "1e−09"),
+        (float("nan"), "–"),
+        (float("inf"), "–"),
     ],
 )
 def test_a_number_has_the_digits_that_matter(value: float | None, shown: str) -> None:
     assert number(value) == shown
-
-
-def test_nothing_that_is_no_number_is_shown_as_one() -> None:
-    assert number(float("nan")) == number(float("inf")) == "–"
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,26 @@
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.jobs import Job, Task, audit_task
+from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.columns import GROUPS
 from clipmem_core.dashboard.report import ENCODER_MEANINGS, GROUP_MEANINGS
 from clipmem_core.figures.colours import ENCODER_COLOURS, GROUP_COLOURS
 from tests.made_audit import HOSTILE
+from tests.made_fixtures import Copy
+from tests.made_jobs import leave_job
 
 ROOT = Path(__file__).resolve().parents[2]
-Copy = Callable[..., Audit]
 
 
 def open_page(page: str = "pages/overview.py", /, **parameters: str) -> AppTest:
-    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=30)
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
     if page != "app.py":
         app.switch_page(page)
     for key, value in parameters.items():
@@ -150,7 +150,7 @@ def test_without_an_audit_a_button_starts_one(started: list[tuple[list[str], str
 
 
 def test_a_job_without_a_folder_yet_shows_what_it_says(data: Path) -> None:
-    _leave_job(data, "scenes", output="reading scenes\n", exit_code=2)
+    leave_job(data / "jobs" / "scenes", said="reading scenes\n", exit_code=2)
     app = open_page()
     assert "scenes" in titles(app)
     assert "exit code 2" in app.error[0].value
@@ -158,8 +158,10 @@ def test_a_job_without_a_folder_yet_shows_what_it_says(data: Path) -> None:
     assert app.button[0].label == "Try again"
 
 
-def test_an_unfinished_audit_shows_its_members_and_resumes(copy: Copy, started: list[tuple[list[str], str]]) -> None:
-    _unfinished(copy(), seconds_ago=1000)
+def test_an_unfinished_audit_resumes_unless_another_process_works_on_it_or_its_config_is_broken(
+    copy: Copy, started: list[tuple[list[str], str]]
+) -> None:
+    audit = _unfinished(copy(), seconds_ago=1000)
     app = open_page()
     table = app.dataframe[0].value
     assert table["stage"].tolist() == ["training", "embedding", "done", "waiting"]
@@ -167,14 +169,12 @@ def test_an_unfinished_audit_shows_its_members_and_resumes(copy: Copy, started: 
     assert table["left"].tolist() == ["30 s", "", "", ""]
     app.button[0].click().run()
     assert [(words[:3], name) for words, name in started] == [(["scenes", "--name=made", "--preset=tiny"], "made")]
-
-
-def test_an_audit_that_another_process_works_on_is_left_alone(copy: Copy) -> None:
-    audit = _unfinished(copy(), seconds_ago=1000)
     with hold(audit.folder, what="audit"):
         app = open_page()
         assert not app.button
         assert "Another process works on it, perhaps in a terminal: its last sign of life is 10" in app.caption[0].value
+    (audit.folder / "config.json").write_text("{")
+    assert "config.json is not valid JSON" in texts(open_page())[-1]
 
 
 def test_a_loss_at_chance_is_told_and_an_audit_opens_as_soon_as_it_is_finished(copy: Copy) -> None:
@@ -215,35 +215,6 @@ def test_an_audit_that_does_not_exist_is_told_in_plain_text_and_odd_names_are_no
     assert app.selectbox(key="audit_picker").options == ["made"]
 
 
-@pytest.mark.parametrize(("name", "content"), [("scores.parquet", None), ("verdict.json", b"{ nonsense")])
-def test_a_broken_file_is_one_line_that_names_it(copy: Copy, name: str, content: bytes | None) -> None:
-    audit = copy()
-    (audit.folder / name).unlink()
-    if content is not None:
-        (audit.folder / name).write_bytes(content)
-    app = open_page()
-    assert app.error[0].value == "This audit cannot be shown."
-    (line,) = texts(app)
-    assert str(audit.folder / name) in line
-    assert "run" in line
-    assert "\n" not in line
-
-
-def test_a_broken_config_of_an_unfinished_audit_is_told(copy: Copy) -> None:
-    audit = _unfinished(copy(), seconds_ago=1000)
-    (audit.folder / "config.json").write_text("{")
-    assert "config.json is not valid JSON" in texts(open_page())[-1]
-
-
-def test_optional_parts_may_be_missing_or_odd(copy: Copy) -> None:
-    audit = copy()
-    odd = {"sentence": "fine", "checks": [{"good": None}], "encoders": {"image": "x", "fit": None}}
-    write_json(audit.folder / "verdict.json", odd)
-    assert "fine" in titles(open_page())
-    write_json(audit.folder / "verdict.json", odd | {"detection": 3})
-    assert "verdict.json: detection is wrong" in texts(open_page())[-1]
-
-
 def _unfinished(audit: Audit, *, seconds_ago: float) -> Audit:
     """Take an audit back to its training: one member at a quarter, one embedding, one done, one waiting."""
     (audit.folder / "manifest.json").unlink()
@@ -267,15 +238,6 @@ def _age(folder: Path, seconds: float) -> None:
     moment = time.time() - seconds
     for path in folder.rglob("*"):
         os.utime(path, (moment, moment))
-
-
-def _leave_job(data: Path, name: str, *, output: str, exit_code: int) -> Job | None:
-    folder = data / "jobs" / name
-    folder.mkdir(parents=True)
-    write_json(folder / "job.json", {"pid": 1, "started": None, "command": ["python"]})
-    (folder / "output.log").write_text(output)
-    (folder / "exit_code").write_text(f"{exit_code}\n")
-    return audit_task(name).find()
 
 
 def test_the_share_of_pairs_above_a_size_that_is_chosen_is_told_with_its_interval(copy: Copy) -> None:

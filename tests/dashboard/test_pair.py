@@ -13,8 +13,8 @@ from clipmem_core.dashboard.pair import side_names, terms_sentence
 from tests.dashboard.test_deciding import press
 from tests.dashboard.test_pages import open_page, texts
 from tests.made_audit import HOSTILE
+from tests.made_fixtures import Copy
 
-Copy = Callable[..., Audit]
 PAIR = "pages/pair.py"
 NAMES = {"ensemble": ["r0-f0", "r0-f1", "r1-f0", "r1-f1"]}
 SEEN_BY_ALL = "Every member saw this pair"
@@ -234,9 +234,6 @@ def test_every_member_is_in_or_out_and_the_sides_are_named_by_what_they_saw() ->
     assert side_names(independent, paper=True) == {"in": "in: f, trained without it", "out": "out: g, trained with it"}
     external = members.assign(trained=False)
     assert side_names(external, paper=False) == {"in": "in: trained without it", "out": "out: trained without it"}
-
-
-def test_the_sentence_adds_up_and_names_the_largest_part() -> None:
     means = {"clipmem": -0.3, "positive_in": 0.1, "positive_out": 0.2, "negative_text_in": 0.3}
     means |= {"negative_text_out": 0.1, "negative_image_in": 0.0, "negative_image_out": 0.0}
     sentence = terms_sentence(means)

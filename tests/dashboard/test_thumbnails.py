@@ -20,6 +20,9 @@ def test_a_picture_becomes_a_small_jpeg_of_the_same_shape(tmp_path: Path) -> Non
     assert opened(thumbnail(tmp_path, "a.png", side=64)[0]).size == (64, 32)
     Image.new("RGB", (20, 10), "navy").save(tmp_path / "small.png")
     assert opened(thumbnail(tmp_path, "small.png")[0]).size == (20, 10)
+    assert thumbnail(tmp_path, "late.png")[1]
+    Image.new("RGB", (9, 9)).save(tmp_path / "late.png")
+    assert not thumbnail(tmp_path, "late.png")[1]
 
 
 def test_many_are_made_side_by_side_and_each_is_its_own(tmp_path: Path) -> None:
@@ -64,9 +67,3 @@ def test_what_cannot_be_read_becomes_a_grey_square_with_the_reason(tmp_path: Pat
     assert data == placeholder()
     assert len(set(opened(data).getpixel((5, 5)))) == 1
     assert reason in fault
-
-
-def test_a_picture_that_comes_back_is_shown(tmp_path: Path) -> None:
-    assert thumbnail(tmp_path, "late.png")[1]
-    Image.new("RGB", (9, 9)).save(tmp_path / "late.png")
-    assert not thumbnail(tmp_path, "late.png")[1]

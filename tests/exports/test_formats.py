@@ -4,20 +4,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.store import MANIFEST, PAIRS, Audit, write_table
+from clipmem_core.audits.store import MANIFEST, PAIRS, write_table
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.exports import FORMATS, formats, write
 from clipmem_core.pairs.table import read_source
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.exports.sources import audited, make_source
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,7 @@ from clipmem_core.config import InputError
 from clipmem_core.exports import FORMATS, kept
 from clipmem_core.exports.kept import KINDS, kept_exports, make, reading_code, share_done
 from clipmem_core.review.decisions import open_review
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
 
 
 @pytest.fixture
@@ -32,12 +30,6 @@ def audit(copy: Copy) -> Audit:
     review.decide(ids[:2], "remove")
     review.decide([ids[5]], "recaption", captions=["a new one"])
     return audit
-
-
-def test_there_is_a_kind_for_every_ending_of_every_format() -> None:
-    endings = [(name, ending) for name, about in FORMATS.items() for ending in about.suffixes]
-    assert [(kind.format, kind.suffix) for kind in KINDS.values()] == endings
-    assert {"csv", "html", "decisions", "decisions-parquet"} <= set(KINDS)
 
 
 @pytest.mark.parametrize("name", ["csv", "wds", "html", "decisions-parquet"])
@@ -80,6 +72,9 @@ def test_the_command_shown_makes_the_same_file(audit: Audit) -> None:
         assert isinstance(command, Export)
         assert Path(command.out) == kept.export_path(audit, kind)
         assert (command.name, command.format, command.overwrite) == ("made", kind.format, True)
+    endings = [(name, ending) for name, about in FORMATS.items() for ending in about.suffixes]
+    assert [(kind.format, kind.suffix) for kind in KINDS.values()] == endings
+    assert {"csv", "html", "decisions", "decisions-parquet"} <= set(KINDS)
 
 
 def test_without_its_note_or_with_that_of_another_file_an_export_is_listed_all_the_same(audit: Audit) -> None:
@@ -114,20 +109,17 @@ def test_a_folder_that_cannot_be_written_is_told(audit: Audit, data: Path) -> No
         make(audit, KINDS["csv"])
 
 
-def test_what_is_being_made_is_not_deleted(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_audits_and_reports_take_time(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kept.takes_time(audit, KINDS["html"])
+    assert not kept.takes_time(audit, KINDS["csv"])
+    monkeypatch.setattr(kept, "LARGE", 99)
+    assert kept.takes_time(audit, KINDS["csv"])
     make(audit, KINDS["csv"])
     monkeypatch.setattr(Job, "running", True)
     monkeypatch.setattr(Task, "find", lambda task: Job(task.folder, 1, "now", ()))
     with pytest.raises(InputError, match="is being made: cancel that first"):
         kept.delete(audit, KINDS["csv"])
     assert len(kept_exports(audit)) == 1
-
-
-def test_large_audits_and_reports_take_time(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kept.takes_time(audit, KINDS["html"])
-    assert not kept.takes_time(audit, KINDS["csv"])
-    monkeypatch.setattr(kept, "LARGE", 99)
-    assert kept.takes_time(audit, KINDS["csv"])
 
 
 def test_the_process_makes_it_and_says_how_far_it_is(audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,6 +129,12 @@ def test_the_process_makes_it_and_says_how_far_it_is(audit: Audit, capsys: pytes
     assert shares == sorted(share for share in shares if share is not None)
     assert shares[-1] == 1.0
     assert last == "98 pairs kept, 2 removed, 1 recaptioned"
+    assert [share_done(line) for line in ("", "error: 1 of 2 pictures", "0 of 0 pictures", "3 of 2 pictures")] == [
+        None,
+        None,
+        None,
+        1.0,
+    ]
 
 
 def test_the_process_tells_what_is_wrong_in_a_line(copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,12 +162,3 @@ def test_the_command_of_the_process_is_there_and_needs_no_streamlit(audit: Audit
     environment = {**os.environ, "CLIPMEM_DATA": str(data)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parents[2])
     assert len(kept_exports(audit)) == 1
-
-
-def test_a_line_that_says_nothing_of_pictures_has_no_share() -> None:
-    assert [share_done(line) for line in ("", "error: 1 of 2 pictures", "0 of 0 pictures", "3 of 2 pictures")] == [
-        None,
-        None,
-        None,
-        1.0,
-    ]

@@ -2,7 +2,6 @@ import base64
 import io
 import json
 import shutil
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from clipmem_core.exports import report, write
 from clipmem_core.exports.report import number
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.made_audit import HOSTILE
+from tests.made_fixtures import Copy
 
-Copy = Callable[..., Audit]
 VOID = {"meta", "img", "br"}
 
 
@@ -73,7 +72,7 @@ def page(audit: Audit) -> Page:
     return Page((audit.folder.parents[1] / "report.html").read_text(encoding="utf-8"))
 
 
-def test_it_refers_to_nothing_outside(page: Page) -> None:
+def test_it_refers_to_nothing_outside_and_captions_and_notes_are_text(page: Page) -> None:
     assert {tag for tag, _ in page.elements} & {"link", "iframe", "object", "embed", "base", "a", "form"} == set()
     references = [
         value
@@ -88,9 +87,6 @@ def test_it_refers_to_nothing_outside(page: Page) -> None:
     policy = next(found["content"] for found in page.attributes("meta") if "http-equiv" in found)
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert "http" not in policy
-
-
-def test_captions_and_notes_are_text(page: Page) -> None:
     assert len(page.attributes("script")) == 3
     assert not page.attributes("b")
     assert not any(name.startswith("on") for _, found in page.elements for name in found)
@@ -98,6 +94,10 @@ def test_captions_and_notes_are_text(page: Page) -> None:
     assert "<script>alert(1)</script>" in page.texts
     assert "<b>new</b>" in page.texts
     assert not page.open
+    figure = json.loads(page.data["figure"])
+    assert figure["layout"]["paper_bgcolor"] == "rgba(0, 0, 0, 0)"
+    assert sum(trace["mode"] == "markers" for trace in figure["data"]) >= 2
+    assert "Plotly.react" in page.data["script"]
 
 
 def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: Page) -> None:
@@ -113,21 +113,6 @@ def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: P
     assert set(wanted) <= set(page.texts)
     for row in audit.verdict["groups"]:
         assert {row["group"], number(row["mean"]), number(row["low"])} <= set(page.texts)
-
-
-def test_the_name_of_its_second_gallery_follows_the_verdict(copy: Copy, tmp_path: Path) -> None:
-    audit = copy()
-    for good, name in ((True, "Probably the wrong caption"), (False, "Low fit, not to be trusted here")):
-        check = {"name": "the members have learned little", "good": good}
-        write_json(audit.folder / VERDICT, audit.verdict | {"checks": [check]})
-        write(audit, "html", tmp_path / f"{good}.html")
-        page = (tmp_path / f"{good}.html").read_text(encoding="utf-8")
-        assert f"<h2>{name}</h2>" in page
-        assert ("Not to be trusted here: the members have learned little." in page) is not good
-        assert ("robably" in page.partition("<script")[0]) is good
-
-
-def test_pictures_are_small_jpegs_of_the_top_pairs_of_both_orders(audit: Audit, page: Page) -> None:
     scored = audit.scores["misfit"].notna().sum()
     images = page.attributes("img")
     assert len(images) == 50 + min(50, scored)
@@ -140,11 +125,16 @@ def test_pictures_are_small_jpegs_of_the_top_pairs_of_both_orders(audit: Audit, 
     assert shown[:50] == top
 
 
-def test_the_figure_is_that_of_the_groups_and_needs_no_page_colour(page: Page) -> None:
-    figure = json.loads(page.data["figure"])
-    assert figure["layout"]["paper_bgcolor"] == "rgba(0, 0, 0, 0)"
-    assert sum(trace["mode"] == "markers" for trace in figure["data"]) >= 2
-    assert "Plotly.react" in page.data["script"]
+def test_the_name_of_its_second_gallery_follows_the_verdict(copy: Copy, tmp_path: Path) -> None:
+    audit = copy()
+    for good, name in ((True, "Probably the wrong caption"), (False, "Low fit, not to be trusted here")):
+        check = {"name": "the members have learned little", "good": good}
+        write_json(audit.folder / VERDICT, audit.verdict | {"checks": [check]})
+        write(audit, "html", tmp_path / f"{good}.html")
+        page = (tmp_path / f"{good}.html").read_text(encoding="utf-8")
+        assert f"<h2>{name}</h2>" in page
+        assert ("Not to be trusted here: the members have learned little." in page) is not good
+        assert ("robably" in page.partition("<script")[0]) is good
 
 
 def test_a_picture_that_cannot_be_read_is_said_to_be(copy: Copy, tmp_path: Path) -> None:

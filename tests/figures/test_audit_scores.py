@@ -38,9 +38,6 @@ def test_a_group_without_an_interval_has_no_bar_and_a_hostile_name_is_text() -> 
     figure = group_figure(groups, bins)
     assert figure.data[1].error_x.array is None
     assert "<a" not in figure.to_json().replace("\\u003c", "<")
-
-
-def test_encoders_have_their_colours() -> None:
     bar = encoder_figure({"text": 0.1, "image": 0.3}).data[0]
     assert list(bar.x) == [0.3, 0.1]
     assert list(bar.marker.color) == [ENCODER_COLOURS["image"], ENCODER_COLOURS["text"]]

@@ -37,14 +37,7 @@ def means() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["name", "encoder", "n", "mean", "low", "high"])
 
 
-def test_what_others_wrote_is_text() -> None:
-    hostile = means().assign(name="<i>" + "x" * 99)
-    label = means_figure(hostile, means()[:0], title="t").layout.yaxis.ticktext[0]
-    assert label.startswith("&lt;i&gt;xxx")
-    assert len(label) < 60
-
-
-def test_a_dot_lies_at_the_mean_with_its_interval() -> None:
+def test_a_dot_lies_at_the_mean_with_its_interval_beside_the_null_and_names_are_text() -> None:
     figure = means_figure(means(), means()[:0], title="t")
     image, text = figure.data
     assert (list(image.x), list(text.x)) == ([0.02, -0.001], [0.3])
@@ -53,16 +46,14 @@ def test_a_dot_lies_at_the_mean_with_its_interval() -> None:
     assert image.error_x.array[1] == 0
     assert list(text.customdata) == ["0.300 (0.280 to 0.330)"]
     assert figure.layout.yaxis.ticktext == ("candidate<br>500 pairs", "external<br>50 pairs")
-
-
-def test_the_null_is_a_line_of_each_encoder() -> None:
     null = means()[means()["name"] == "external"]
     lines = means_figure(means(), null, title="t").layout.shapes
     assert [(line.x0, line.line.color) for line in lines] == [(-0.001, ENCODER_COLOURS["image"])]
-
-
-def test_a_mean_is_said_with_its_interval_where_there_is_one() -> None:
     assert in_words(means()[:3]) == ["0.020 (0.010 to 0.030)", "0.300 (0.280 to 0.330)", "−0.001"]
+    hostile = means().assign(name="<i>" + "x" * 99)
+    label = means_figure(hostile, means()[:0], title="t").layout.yaxis.ticktext[0]
+    assert label.startswith("&lt;i&gt;xxx")
+    assert len(label) < 60
 
 
 def layers() -> pd.DataFrame:
@@ -84,6 +75,8 @@ def test_members_have_the_colour_of_their_encoder_and_references_are_grey() -> N
     assert figure.layout.yaxis.range == (0.4, 0.8)
     assert list(figure.layout.xaxis.tickvals) == [1, 2]
     assert [trace.name for trace in tower_figure(layers(), tower="text", span=(0, 1)).data] == ["trained members"]
+    assert axis_span(pd.Series([0.01, 0.99])) == (0.0, 1.0)
+    assert axis_span(pd.Series([0.5, np.nan, 0.6])) == pytest.approx((0.47, 0.63))
 
 
 def test_the_papers_curves_run_from_its_first_to_its_last_layer() -> None:
@@ -102,11 +95,6 @@ def test_the_papers_curves_run_from_its_first_to_its_last_layer() -> None:
     assert high > 0.53
     one = paradigm_layers(paradigm_rows({"clip": 0.5}), column="unitmem_mean")
     assert [trace.name for trace in paradigm_figure(one, paper=False).data] == ["CLIP"]
-
-
-def test_an_axis_stays_within_the_range_of_unitmem() -> None:
-    assert axis_span(pd.Series([0.01, 0.99])) == (0.0, 1.0)
-    assert axis_span(pd.Series([0.5, np.nan, 0.6])) == pytest.approx((0.47, 0.63))
 
 
 def test_contributions_go_by_epoch_beyond_those_of_external_pairs(tmp_path: Path) -> None:

@@ -58,9 +58,6 @@ def test_each_arm_is_a_dot_with_both_intervals() -> None:
     assert found["none"].marker.symbol == "diamond"
     assert [data[0] for data in best.customdata] == [1, 3]
     assert best.customdata[0][1] == "mask<br>3 seeds"
-
-
-def test_the_front_is_a_line_in_steps_below_the_dots() -> None:
     line = drawn().data[0]
     assert (list(line.x), list(line.y)) == ([0.1, 0.2], [0.3, 0.45])
     assert line.line.shape == "hv"
@@ -119,9 +116,6 @@ def test_one_interval_far_wider_than_most_does_not_squeeze_the_others() -> None:
     x = tradeoff_figure(points, titles=TITLES, front=FRONT, none="none").layout.xaxis
     # Of a bar of 1 three medians of .01 are shown, beside the means: to .29 + .03 on the right, .1 − .01 on the left.
     assert x.range == pytest.approx((0.09 - 0.08 * 0.23, 0.32 + 0.08 * 0.23))
-
-
-def test_one_arm_without_any_interval_is_drawn_without_a_bar() -> None:
     points = points_of({"none": (0.3, 0.4)}, half=math.nan)
     figure = tradeoff_figure(points, titles=TITLES, front=["none"], none="none", chosen="none")
     assert figure.layout.xaxis.range[0] < 0.3 < figure.layout.xaxis.range[1]

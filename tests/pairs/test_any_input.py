@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 
 from clipmem_core.commands import main
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs import pixels
 from clipmem_core.pairs.readers.containers import TABLE
 from clipmem_core.pairs.readers.delimited import read_delimited
 from clipmem_core.pairs.readers.shards import expand_pattern
@@ -34,17 +33,12 @@ PICTURES = [f"{at}.png" for at in range(4)]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Pictures are looked at in this process, so that hundreds of data sets take seconds."""
+def _folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A data folder, and a terminal wide enough for whole lines."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pixels, "map_chunks", lambda work, items, *, workers, chunk: _answered(work, items))
         patch.setenv("COLUMNS", "200")
         patch.setenv("CLIPMEM_DATA", str(tmp_path_factory.mktemp("data")))
         yield
-
-
-def _answered(work: Any, items: list[Any]) -> Iterator[tuple[list[Any], Any]]:
-    yield items, work(items)
 
 
 def _too_late(*_: object) -> None:
@@ -180,9 +174,12 @@ def test_a_table_above_the_limit_is_refused_unread(tmp_path: Path, name: str) ->
         assert "MiB, the most that is read: write it as" in inspected(tmp_path)[1]
 
 
-def test_a_saved_data_set_with_a_huge_list_of_files_is_one_line(tmp_path: Path) -> None:
+def test_a_huge_list_or_index_is_one_line(tmp_path: Path) -> None:
     sparse(tmp_path / "state.json")
     assert "MiB, the most that is read" in inspected(tmp_path)[1]
+    size = 10**9
+    sparse(tmp_path / "a.parquet", size=size, start=b"PAR1", end=struct.pack("<I", size - 12) + b"PAR1")
+    assert "index is larger than 64 MiB" in inspected(tmp_path / "a.parquet")[1]
 
 
 def test_captions_and_pictures_above_the_limit_are_set_aside(tmp_path: Path) -> None:
@@ -195,12 +192,6 @@ def test_captions_and_pictures_above_the_limit_are_set_aside(tmp_path: Path) -> 
     assert (code, counts(printed)) == (0, (3, 1, 2))
     assert "long.txt is larger than 1 MiB" in printed
     assert "large.png is larger than 1,024 MiB" in printed
-
-
-def test_a_parquet_file_with_a_huge_index_is_one_line(tmp_path: Path) -> None:
-    size = 10**9
-    sparse(tmp_path / "a.parquet", size=size, start=b"PAR1", end=struct.pack("<I", size - 12) + b"PAR1")
-    assert "index is larger than 64 MiB" in inspected(tmp_path / "a.parquet")[1]
 
 
 def test_parquet_columns_that_unpack_to_more_than_the_limit_are_one_line(
@@ -216,7 +207,7 @@ def test_parquet_columns_that_unpack_to_more_than_the_limit_are_one_line(
     assert "columns image, caption are larger than" in inspected(tmp_path / "a.parquet")[1]
 
 
-def test_members_of_a_tar_above_the_limit_are_set_aside(tmp_path: Path) -> None:
+def test_links_and_members_above_the_limit_are_set_aside_and_a_header_of_digits_ends_a_tar(tmp_path: Path) -> None:
     long = b"x" * (1 << 20) + b"y"
     members = {"0.png": picture_bytes(), "0.txt": b"x", "1.png": picture_bytes(), "1.txt": long, "2.json": long}
     write_tar(tmp_path / "a.tar", members)
@@ -224,6 +215,20 @@ def test_members_of_a_tar_above_the_limit_are_set_aside(tmp_path: Path) -> None:
     assert (code, counts(printed)) == (0, (4, 1, 3))
     assert "a.tar/1.txt" in printed
     assert "member is larger than 1 MiB" in printed
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, kind in [("0.png", b"0"), ("0.txt", b"0"), ("1.png", b"1"), ("folder", b"5"), ("pipe", b"6")]:
+            info, data = tarfile.TarInfo(name), picture_bytes() if kind == b"0" else b""
+            info.size, info.type, info.linkname = len(data), kind, "0.png"
+            tar.addfile(info, io.BytesIO(data))
+    code, printed = inspected(tmp_path / "a.tar")
+    assert (code, counts(printed)) == (0, (3, 1, 2))
+    assert "member is a link" in printed
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, headers in [("0.png", {}), ("0.txt", {}), ("1.png", {"comment": "7" * 120_000})]:
+            info, data = tarfile.TarInfo(name), picture_bytes()
+            info.size, info.pax_headers = len(data), headers
+            tar.addfile(info, io.BytesIO(data))
+    assert counts(inspected(tmp_path / "a.tar")[1]) == (2, 1, 1)
 
 
 @pytest.mark.parametrize("kind", [b"x", b"L"])
@@ -238,15 +243,6 @@ def test_a_header_of_gigabytes_ends_a_tar(tmp_path: Path, kind: bytes) -> None:
     assert "cut off or damaged" in printed
 
 
-def test_a_header_of_digits_ends_a_tar_at_once(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
-        for name, headers in [("0.png", {}), ("0.txt", {}), ("1.png", {"comment": "7" * 120_000})]:
-            info, data = tarfile.TarInfo(name), picture_bytes()
-            info.size, info.pax_headers = len(data), headers
-            tar.addfile(info, io.BytesIO(data))
-    assert counts(inspected(tmp_path / "a.tar")[1]) == (2, 1, 1)
-
-
 @pytest.mark.parametrize("size", ["-512", "-1", "-1024", "99999999999999999999", "x"])
 def test_a_member_of_an_impossible_size_neither_hangs_nor_counts_as_a_picture(tmp_path: Path, size: str) -> None:
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
@@ -255,17 +251,6 @@ def test_a_member_of_an_impossible_size_neither_hangs_nor_counts_as_a_picture(tm
             info.size, info.pax_headers = len(data), headers
             tar.addfile(info, io.BytesIO(data))
     check_balance(tmp_path / "a.tar")
-
-
-def test_links_in_a_tar_are_set_aside(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name, kind in [("0.png", b"0"), ("0.txt", b"0"), ("1.png", b"1"), ("folder", b"5"), ("pipe", b"6")]:
-            info, data = tarfile.TarInfo(name), picture_bytes() if kind == b"0" else b""
-            info.size, info.type, info.linkname = len(data), kind, "0.png"
-            tar.addfile(info, io.BytesIO(data))
-    code, printed = inspected(tmp_path / "a.tar")
-    assert (code, counts(printed)) == (0, (3, 1, 2))
-    assert "member is a link" in printed
 
 
 # Braces
@@ -404,25 +389,16 @@ def test_a_column_that_comes_twice_is_named(tmp_path: Path, name: str) -> None:
         assert f"{file} has the column {name!r} more than once: rename" in inspected(tmp_path / file)[1]
 
 
-def test_times_are_ids_and_those_out_of_range_are_set_aside(tmp_path: Path) -> None:
+def test_columns_of_other_kinds_are_read_as_what_they_are_or_named(tmp_path: Path) -> None:
     code, printed = inspected(table_of(tmp_path, image=PICTURES[:3], caption=["x"] * 3, id=COLUMNS["far times"]))
     assert (code, counts(printed)) == (0, (3, 2, 1))
     assert "1970-01-01 00:00:00" in printed
     assert "value cannot be read" in printed
-
-
-def test_text_where_picture_bytes_belong_is_named(tmp_path: Path) -> None:
     path = table_of(tmp_path, image=COLUMNS["pictures as text"], caption=["x"] * 3)
     assert "'image' holds no picture bytes but struct<bytes: string>" in inspected(path)[1]
-
-
-def test_the_pictures_cannot_be_captions_too(tmp_path: Path) -> None:
     path = table_of(tmp_path, image=COLUMNS["pictures"], text=["x"] * 3)
     assert "'image' holds pictures" in inspected(path, "--csv-caption-key", "image")[1]
     assert counts(inspected(path)[1]) == (3, 1, 2)
-
-
-def test_class_numbers_written_as_floats_become_class_names(tmp_path: Path) -> None:
     draw(tmp_path, *PICTURES)
     columns = {"image": PICTURES[:3], "caption": ["x"] * 3, "label": [1.0, None, 7.0]}
     table = pa.table(columns).replace_schema_metadata({"huggingface": CLASSES[1]})
@@ -495,15 +471,12 @@ def test_values_of_any_kind_are_read_or_set_aside(
     check_balance(write_rows(folder, kind, rows[: len(PICTURES)]))
 
 
-def test_a_header_that_comes_again_is_a_row_set_aside(tmp_path: Path) -> None:
+def test_a_header_that_comes_again_and_a_tar_that_holds_its_own_name_are_rows_set_aside(tmp_path: Path) -> None:
     draw(tmp_path, *PICTURES, "image")
     (tmp_path / "a.csv").write_text("image,caption\nimage,caption\n0.png,x\nimage,caption\n1.png,y\n")
     code, printed = inspected(tmp_path / "a.csv")
     assert (code, counts(printed)) == (0, (4, 2, 2))
     assert "row is the header once more" in printed
-
-
-def test_a_tar_that_holds_its_own_name_counts_it(tmp_path: Path) -> None:
     write_tar(
         tmp_path / "a.tar",
         {"a.tar": b"x", "0.png": picture_bytes(), "0.txt": b"x", "a.tar/1.png": b"", "a.tar/1.txt": b"y"},

@@ -122,9 +122,6 @@ def test_the_search_by_cells_finds_close_copies(monkeypatch: pytest.MonkeyPatch)
 
 def test_pictures_that_could_not_be_read_are_not_alike() -> None:
     assert lookalike_clusters(np.zeros((3, 768), np.uint8), ["", "", "x"]).tolist() == [0, 1, 2]
-
-
-def test_no_pictures_have_no_clusters() -> None:
     assert lookalike_clusters(np.zeros((0, 768), np.uint8), []).tolist() == []
 
 

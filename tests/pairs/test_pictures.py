@@ -88,16 +88,10 @@ def test_what_is_transparent_shows_white() -> None:
     half = decode(encoded(Image.new("RGBA", (2, 2), (255, 0, 0, 128)), "PNG"))
     assert half.getpixel((0, 0)) == pytest.approx((255, 127, 127), abs=1)
     assert decode(encoded(Image.new("LA", (2, 2), (0, 0)), "PNG")).getpixel((1, 1)) == (255, 255, 255)
-
-
-def test_transparency_under_reduction_mixes_with_white_only() -> None:
     pixels = np.zeros((300, 300, 4), np.uint8)  # transparent pixels are black: they must not darken the edge
     pixels[:, ::2] = (255, 0, 0, 255)
     small = np.asarray(decode(encoded(Image.fromarray(pixels), "PNG"), size=10))
     assert np.abs(small.astype(int) - [255, 127, 127]).max() <= 1
-
-
-def test_a_palette_with_a_transparent_colour_shows_white_there() -> None:
     image = Image.new("P", (4, 1))
     image.putpalette([0, 0, 0, 0, 0, 255, 0, 255, 0])
     image.putdata([0, 1, 2, 1])
@@ -105,9 +99,6 @@ def test_a_palette_with_a_transparent_colour_shows_white_there() -> None:
     assert [by_index.getpixel((x, 0)) for x in range(3)] == [(0, 0, 0), (255, 255, 255), (0, 255, 0)]
     by_bytes = decode(encoded(image, "PNG", transparency=b"\xff\x00\xff"))
     assert by_bytes.tobytes() == by_index.tobytes()
-
-
-def test_a_grey_picture_with_a_transparent_grey_shows_white_there() -> None:
     image = Image.fromarray(np.array([[10, 200]], np.uint8))
     decoded = decode(encoded(image, "PNG", transparency=10))
     assert [decoded.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (200, 200, 200)]
@@ -180,27 +171,20 @@ def test_any_damage_ends_in_a_picture_or_a_picture_error(
         assert decode(original[:at] + new + original[at + len(new) :], size=size).mode == "RGB"
 
 
-def test_shortest_cuts_the_square_from_the_middle() -> None:
+def test_squares_are_cut_from_the_middle_padded_with_white_or_squashed() -> None:
     wide = Image.new("RGB", (30, 10), "red")
     wide.paste("blue", (10, 0, 20, 10))
     assert np.array_equal(resize(wide, 10, "shortest"), np.asarray(Image.new("RGB", (10, 10), "blue")))
-
-
-def test_shortest_equals_resizing_first_and_cutting_then() -> None:
     image = photograph(300, 200)
     whole = np.asarray(image.resize((96, 64), Image.Resampling.BICUBIC))[:, 16:80]
     assert np.abs(resize(image, 64, "shortest").astype(int) - whole)[:, 2:-2].max() <= 3
-
-
-def test_longest_pads_with_white_and_keeps_the_shape() -> None:
     square = resize(Image.new("RGB", (20, 40), "black"), 8, "longest")
     assert square[:, :, 0].tolist() == [[255, 255, 0, 0, 0, 0, 255, 255]] * 8
-
-
-def test_squash_equals_a_plain_bicubic_resize() -> None:
     image = photograph(150, 90)
     plain = np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC)).astype(int)
     assert np.abs(resize(image, 64, "squash") - plain).max() <= 2
+    with pytest.raises(ValueError, match="shortest, longest, squash, not 'fit'"):
+        resize(Image.new("RGB", (4, 4)), 4, "fit")
 
 
 @pytest.mark.parametrize("mode", pictures.RESIZE_MODES)
@@ -208,11 +192,6 @@ def test_any_shape_becomes_a_square(mode: str) -> None:
     for shape in [(1, 1), (9000, 1), (1, 9000), (3, 7)]:
         square = resize(Image.new("RGB", shape, "navy"), 16, mode)
         assert (square.shape, square.dtype) == ((16, 16, 3), np.uint8)
-
-
-def test_an_unknown_resize_mode_is_named() -> None:
-    with pytest.raises(ValueError, match="shortest, longest, squash, not 'fit'"):
-        resize(Image.new("RGB", (4, 4)), 4, "fit")
 
 
 GREY = """

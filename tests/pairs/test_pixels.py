@@ -18,6 +18,7 @@ from PIL import Image
 from clipmem_core.pairs.pictures import PictureError, check_chunk, decode, resize
 from clipmem_core.pairs.pixels import CachedPixels, Pixels, StreamedPixels, check_pictures, open_pixels
 from clipmem_core.pairs.readers.containers import file_faults
+from clipmem_core.pairs.workers import map_chunks
 from clipmem_core.shortage import shortage
 
 Meet = Callable[[str], None]
@@ -221,6 +222,7 @@ def workers_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     """Let something happen to every worker process that opens turned.jpg."""
     (tmp_path / "startup").mkdir()
     monkeypatch.syspath_prepend(tmp_path / "startup")
+    monkeypatch.setattr("clipmem_core.pairs.pixels.map_chunks", map_chunks)
 
     def prepare(what: str) -> None:
         limited = "memory(2 << 30)" if what == "a crash for memory" else ""

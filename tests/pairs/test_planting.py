@@ -102,6 +102,8 @@ def test_captions_as_arrays_and_any_index_are_read() -> None:
     assert planted["captions"].iloc[1].tolist() == ["caption 3", "other caption 3"]
     assert planted["captions"].iloc[3].tolist() == ["caption 1", "other caption 1"]
     assert planted.index.tolist() == [7, 7, 3, 9]
+    pairs = distinct(3)
+    pd.testing.assert_frame_equal(plant_miscaptions(pairs, np.array([], dtype=int), n=0, seed=0), pairs)
 
 
 def test_pairs_planted_before_are_passed_over() -> None:
@@ -111,25 +113,17 @@ def test_pairs_planted_before_are_passed_over() -> None:
     assert planted["captions"][0] == ["0"]
 
 
-def test_other_seeds_draw_other_pairs() -> None:
+def test_seeds_draw_other_pairs_and_each_about_equally_often() -> None:
     drawn = {
         tuple(np.flatnonzero(plant_miscaptions(distinct(50), np.arange(50), n=5, seed=seed)["planted"].notna()))
         for seed in range(10)
     }
     assert len(drawn) == 10
-
-
-def test_every_pair_is_drawn_about_equally_often() -> None:
     counts = np.zeros(10)
     for seed in range(300):
         counts += plant_miscaptions(distinct(10), np.arange(10), n=3, seed=seed)["planted"].notna().to_numpy()
     # 300 draws of 3 in 10: 90 each, standard deviation 8
     assert np.all(np.abs(counts - 90) < 35)
-
-
-def test_planting_none_changes_nothing() -> None:
-    pairs = distinct(3)
-    pd.testing.assert_frame_equal(plant_miscaptions(pairs, np.array([], dtype=int), n=0, seed=0), pairs)
 
 
 @pytest.mark.parametrize(

@@ -51,13 +51,6 @@ def test_the_captions_of_a_folder_are_found(tmp_path: Path, files: dict[str, str
     assert list(raw.pairs.captions) == [["x"]]
 
 
-def test_a_folder_of_several_tables_asks_for_one(tmp_path: Path) -> None:
-    for name in ("train.csv", "test.csv"):
-        (tmp_path / name).write_text(TABLE)
-    with pytest.raises(InputError, match=r"several tables \(test.csv, train.csv\): give the one to read itself"):
-        read(tmp_path)
-
-
 DAMAGED = {
     "set.csv": 'image,caption,id\na.png,"x, ""y""",1\nb.png,é,2\n'.encode(),
     "set.jsonl": b'{"image": "a.png", "caption": "x"}\n{"image": "b.png", "captions": ["y"], "id": 2}\n',
@@ -112,11 +105,15 @@ def test_an_unknown_or_empty_file_names_the_formats(tmp_path: Path, name: str) -
     assert FORMATS in str(caught.value)
 
 
-def test_an_empty_folder_names_the_formats(tmp_path: Path) -> None:
+def test_a_folder_without_a_table_names_the_formats_and_one_of_several_asks_for_one(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     with pytest.raises(InputError, match="holds no data set we know") as caught:
         read(tmp_path)
     assert FORMATS in str(caught.value)
+    for name in ("train.csv", "test.csv"):
+        (tmp_path / name).write_text(TABLE)
+    with pytest.raises(InputError, match=r"several tables \(test.csv, train.csv\): give the one to read itself"):
+        read(tmp_path)
 
 
 def test_a_file_that_cannot_be_opened_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -20,9 +19,9 @@ from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, decid
 from clipmem_core.review.rows import find_rows, neighbours
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.study_decisions import decided_of
+from tests.made_fixtures import Copy
 from tests.review.old_log import write_old_log
 
-Copy = Callable[..., Audit]
 SWAPPED = [20, 30]  # rows that have each other's captions in the second audit
 
 

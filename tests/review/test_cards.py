@@ -1,5 +1,3 @@
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -9,8 +7,7 @@ from clipmem_core.review.cards import SHOWN, cards
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.selection import Selection
 from tests.made_audit import HOSTILE
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
 
 
 def test_a_card_holds_the_row_of_both_tables(made: dict[str, Audit]) -> None:

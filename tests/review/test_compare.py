@@ -1,5 +1,4 @@
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 
 import numpy as np
@@ -12,8 +11,7 @@ from hypothesis.extra.numpy import arrays
 from clipmem_core.audits.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
 from clipmem_core.config import InputError
 from clipmem_core.review.compare import POINTS, compare, differing_settings, mean_difference
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
 
 
 def rescored(audit: Audit, scores: pd.DataFrame) -> Audit:
@@ -27,8 +25,11 @@ def with_config(audit: Audit, **fields: object) -> Audit:
     return audit
 
 
-def test_an_audit_agrees_with_itself(copy: Copy) -> None:
-    same = compare(copy(name="a"), copy(name="b"), limit=5)
+def test_an_audit_agrees_with_itself_but_for_changed_captions_and_is_sampled_alike(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = copy(name="a"), copy(name="b")
+    same = compare(one, other, limit=5)
     assert (same.n_common, same.n_scored, same.only_one, same.only_other) == (100, 100, 0, 0)
     assert same.spearman == pytest.approx(1)
     assert same.pearson == pytest.approx(1)
@@ -38,6 +39,17 @@ def test_an_audit_agrees_with_itself(copy: Copy) -> None:
     assert same.changed["row_one"].tolist() == [0, 1, 2, 3, 4]
     assert same.warnings == ()
     json.dumps({key: value for key, value in asdict(same).items() if key not in ("changed", "points")})
+    monkeypatch.setattr("clipmem_core.review.compare.POINTS", 30)
+    first, again = compare(one, other, limit=1).points, compare(one, other, limit=1).points
+    assert POINTS == 5_000
+    assert len(first) == 30
+    assert first.equals(again)
+    assert first["row_one"].is_monotonic_increasing
+    pairs = other.pairs
+    pairs.at[2, "captions"] = ["another"]
+    write_table(other.folder / PAIRS, pairs)
+    changed = compare(one, other, limit=100).changed.set_index("row_one")["captions_changed"]
+    assert changed[changed].index.tolist() == [2]
 
 
 def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(copy: Copy) -> None:
@@ -68,15 +80,6 @@ def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(copy: Copy) -> 
     assert result.points["pair_id"].tolist() == expected.sort_values("index_one")["pair_id"].tolist()
 
 
-def test_changed_captions_are_told(copy: Copy) -> None:
-    one, other = copy(name="a"), copy(name="b")
-    pairs = other.pairs
-    pairs.at[2, "captions"] = ["another"]
-    write_table(other.folder / PAIRS, pairs)
-    changed = compare(one, other, limit=100).changed.set_index("row_one")["captions_changed"]
-    assert changed[changed].index.tolist() == [2]
-
-
 def test_what_cannot_be_compared_is_named(copy: Copy) -> None:
     one, other = copy(name="a"), copy(name="b")
     with pytest.raises(InputError, match="score 'pair_id' is unknown: choose one of n_in"):
@@ -100,16 +103,6 @@ def test_a_score_that_no_pair_has_in_both_has_no_numbers(copy: Copy) -> None:
     flat = compare(rescored(one, scores.assign(clipmem=0.5)), other, limit=1)  # no correlation
     assert (flat.spearman, flat.pearson) == (None, None)
     assert flat.mean_difference is not None
-
-
-def test_a_large_audit_is_sampled_and_always_the_same(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipmem_core.review.compare.POINTS", 30)
-    one, other = copy(name="a"), copy(name="b")
-    first, again = compare(one, other, limit=1).points, compare(one, other, limit=1).points
-    assert POINTS == 5_000
-    assert len(first) == 30
-    assert first.equals(again)
-    assert first["row_one"].is_monotonic_increasing
 
 
 def test_settings_that_forbid_a_comparison_are_named(copy: Copy) -> None:

@@ -1,5 +1,3 @@
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,8 +20,8 @@ from clipmem_core.review.contributions import (
     tower_layers,
 )
 from tests.made_encoders import make_units, paradigm_rows
+from tests.made_fixtures import Copy
 
-Copy = Callable[..., Audit]
 MEAN = "unitmem_mean"
 
 
@@ -86,10 +84,6 @@ def test_an_encoder_without_a_value_has_no_mean(copy: Copy) -> None:
     assert found.loc["text", "n"].eq(0).all()
     assert found.loc["text", "mean"].isna().all()
     assert found.loc["image", "mean"].notna().all()
-
-
-def test_tables_of_other_pairs_are_told(copy: Copy) -> None:
-    audit = copy()
     write_table(audit.folder / "pairs.parquet", audit.pairs.head(7))
     with pytest.raises(InputError, match="list other pairs"):
         encoder_means(audit, by="group")
@@ -150,11 +144,6 @@ def test_a_layer_is_the_mean_over_members_between_the_lowest_and_the_highest(cop
     assert layers.loc[0, ["mean", "low", "high"]].tolist() == pytest.approx(
         [np.mean(members), min(members), max(members)]
     )
-
-
-def test_references_stand_beside_the_members(copy: Copy) -> None:
-    audit = copy()
-    units = make_units(audit)
     references = read_units(audit, REFERENCES)
     assert references is not None
     layers = tower_layers(units, references, column=MEAN)
@@ -166,7 +155,7 @@ def test_references_stand_beside_the_members(copy: Copy) -> None:
     assert found == pytest.approx(own[MEAN].mean())
 
 
-def test_units_that_stand_out_most_come_first_and_silent_ones_never(copy: Copy) -> None:
+def test_units_that_stand_out_most_come_first_silent_ones_never_and_each_pair_once_if_asked(copy: Copy) -> None:
     units = make_units(copy())
     ranked = ranked_units(units, column=MEAN)
     assert ranked[MEAN].is_monotonic_decreasing
@@ -174,17 +163,9 @@ def test_units_that_stand_out_most_come_first_and_silent_ones_never(copy: Copy) 
     text = ranked_units(units, column=MEAN, member="r1-f0", tower="text", layer=1)
     assert set(map(tuple, text[["member", "tower", "layer"]].to_numpy())) == {("r1-f0", "text", 1)}
     assert ranked_units(units, column=MEAN, layer=9).empty
-
-
-def test_a_pair_leads_as_many_units_of_a_member_as_it_sets_off_most(copy: Copy) -> None:
-    units = make_units(copy())
     for unit in ranked_units(units, column=MEAN, tower="text").to_dict("records"):
         same = units[(units["member"] == unit["member"]) & (units["row"] == unit["row"])]
         assert unit["leads"] == len(same)
-
-
-def test_each_pair_once_keeps_its_first_unit(copy: Copy) -> None:
-    units = make_units(copy())
     ranked, once = (ranked_units(units, column=MEAN, once=once) for once in (False, True))
     assert once["row"].is_unique
     assert set(once["row"]) == set(ranked["row"])

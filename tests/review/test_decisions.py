@@ -32,7 +32,9 @@ def said(review: Review, pair_id: str) -> tuple[str | None, tuple[str, ...], str
     return found and (found.decision, found.captions, found.note)
 
 
-def test_a_decision_is_there_at_once_and_for_every_review_of_the_data_set(copy: Callable[..., Audit]) -> None:
+def test_a_decision_is_there_at_once_and_for_every_review_of_the_data_set(
+    copy: Callable[..., Audit], data: Path
+) -> None:
     first, second = open_review(copy(name="one")), open_review(copy("paper", name="two"))  # of one fingerprint
     before = datetime.now(UTC).replace(microsecond=0)
     outcome = first.decide(["a.png"], RECAPTION, captions=[" a crow ", "", "\n"], note="it is no raven", audit="one")
@@ -40,12 +42,6 @@ def test_a_decision_is_there_at_once_and_for_every_review_of_the_data_set(copy: 
     found = second.current("a.png")
     assert found == Decision("a.png", RECAPTION, ("a crow",), "it is no raven", found.time, 1)
     assert before <= datetime.fromisoformat(found.time) <= datetime.now(UTC)
-
-
-def test_the_log_lies_in_the_data_folder_under_the_fingerprint_of_the_data_set(
-    copy: Callable[..., Audit], data: Path
-) -> None:
-    open_review(copy()).decide(["a"], KEEP)
     assert (data / "review" / "fedcba9876543210.sqlite").is_file()
 
 
@@ -110,9 +106,6 @@ def test_what_was_said_since_a_pair_was_shown_is_reported_and_nothing_is_lost(re
     assert [entry[1] for entry in review.entries_after(0)] == [KEEP, REMOVE]
     assert review.decide(["a"], KEEP, seen=review.current("a").entry).overtaken is None
     assert review.decide(["a"], KEEP).overtaken is None
-
-
-def test_of_many_pairs_the_last_that_was_decided_since_the_position_is_reported(review: Review) -> None:
     review.decide(["a", "b"], KEEP)
     shown = review.position()
     assert review.decide(["a", "b"], KEEP, seen=shown).overtaken is None

@@ -105,13 +105,10 @@ def test_a_log_that_is_damaged_inside_is_named(review: Review) -> None:
     assert all("malformed" in fault and "put a copy of it back" in fault for fault in found)
 
 
-def test_a_folder_in_the_place_of_the_log_is_named(tmp_path: Path) -> None:
+def test_a_folder_or_file_in_the_place_of_another_is_named(tmp_path: Path) -> None:
     review = Review(tmp_path / "set.sqlite")
     review.path.mkdir()
     assert all("unable to open database file" in fault for fault in faults(review, list(CALLS)))
-
-
-def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "review").write_text("")
     fault = faults(Review(tmp_path / "review" / "set.sqlite"), ["decide"])
     assert fault == {"cannot be made or read (File exists): choose another data folder"}
@@ -236,13 +233,6 @@ def test_a_writer_that_waited_in_vain_is_told_to_try_again(review: Review, monke
     assert review.decide(["a"], REMOVE).pairs == 1
 
 
-def test_an_error_in_the_middle_takes_everything_back(review: Review) -> None:
-    with pytest.raises(InputError, match="half a character"):
-        review.decide(["d", "e", "\ud800", "f"], REMOVE)
-    assert (review.position(), review.count_events()) == (3, 1)
-    assert review.decide(["d"], REMOVE).event == 2
-
-
 @pytest.mark.parametrize("table", ["event", "entry"])
 @pytest.mark.parametrize("change", ["DELETE FROM {}", "UPDATE {} SET id = id + 1"])
 def test_nobody_changes_what_is_in_the_log(review: Review, table: str, change: str) -> None:
@@ -251,7 +241,14 @@ def test_nobody_changes_what_is_in_the_log(review: Review, table: str, change: s
     assert review.position() == 3
 
 
-def test_the_files_beside_a_deleted_log_are_not_read_into_the_next_one(review: Review) -> None:
+def test_an_error_takes_everything_back_and_files_beside_a_deleted_log_are_not_read_into_the_next_one(
+    review: Review,
+) -> None:
+    assert {path.name for path in review.path.parent.iterdir()} == {"set.sqlite", ".set.sqlite.lock"}
+    with pytest.raises(InputError, match="half a character"):
+        review.decide(["d", "e", "\ud800", "f"], REMOVE)
+    assert (review.position(), review.count_events()) == (3, 1)
+    assert review.decide(["d"], REMOVE).event == 2
     with closing(sqlite3.connect(review.path, isolation_level=None)) as other:
         other.execute("SELECT count(*) FROM entry").fetchone()  # while it is open, what is new stays beside the file
         review.decide(["z"], REMOVE)
@@ -261,10 +258,6 @@ def test_the_files_beside_a_deleted_log_are_not_read_into_the_next_one(review: R
     Path(f"{review.path}-wal").write_bytes(left)
     assert review.decide(["a"], KEEP).event == 1
     assert list(review.table()["pair_id"]) == ["a"]
-
-
-def test_nothing_is_left_beside_the_log_but_its_lock(review: Review) -> None:
-    assert {path.name for path in review.path.parent.iterdir()} == {"set.sqlite", ".set.sqlite.lock"}
 
 
 def test_the_data_folder_may_have_any_name_and_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from clipmem_core.commands import main
 from clipmem_core.config import InputError
 from clipmem_core.review import maps
 from clipmem_core.review.maps import drawn_rows, lay_out, make_map, map_file, map_name, map_path, read_map
+from tests.made_fixtures import Copy
 from tests.review.embedded import embed
 
-Copy = Callable[..., Audit]
 NAME = map_name("r0-f0", "image")
 ODD_NAMES = ["", "r0-f0", "r0-f0.picture", "absent.image", "../../../etc.image", "r0-f0/../r0-f0.image", ".image"]
 
@@ -96,9 +96,18 @@ def test_other_embeddings_are_another_map(audit: Audit, in_manifest: bool) -> No
     assert read_map(audit, NAME)["map_x"].tolist() == [1.0] + [0.0] * 99
 
 
-def test_every_member_and_side_has_its_own_map(audit: Audit) -> None:
+def test_every_member_and_side_has_its_own_map_and_no_other_name_has_one(audit: Audit) -> None:
     names = [map_name(member, side) for member in audit.record.members for side in ("image", "text")]
     assert len({map_path(audit, name) for name in names}) == 8
+    for name in ODD_NAMES:
+        assert map_file(audit, name) is None
+        with pytest.raises(InputError, match="has no map"):
+            make_map(audit, name)
+        with pytest.raises(InputError, match="draw it on the page"):
+            read_map(audit, name)
+    (audit.member("r0-f0") / "image.faiss").unlink()
+    with pytest.raises(InputError, match=r"r0-f0/image\.faiss is missing"):
+        make_map(audit, NAME)
 
 
 @pytest.mark.parametrize(
@@ -111,18 +120,6 @@ def test_all_that_changes_a_map_is_in_its_key(
     before = map_path(audit, NAME)
     monkeypatch.setattr(maps, what, value)
     assert map_path(audit, NAME) != before
-
-
-def test_a_name_that_is_no_map_leads_nowhere_and_missing_embeddings_are_named(audit: Audit) -> None:
-    for name in ODD_NAMES:
-        assert map_file(audit, name) is None
-        with pytest.raises(InputError, match="has no map"):
-            make_map(audit, name)
-        with pytest.raises(InputError, match="draw it on the page"):
-            read_map(audit, name)
-    (audit.member("r0-f0") / "image.faiss").unlink()
-    with pytest.raises(InputError, match=r"r0-f0/image\.faiss is missing"):
-        make_map(audit, NAME)
 
 
 @pytest.mark.parametrize("damage", [lambda content: b"{ nonsense", lambda content: flipped(content, 60)])

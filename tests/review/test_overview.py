@@ -1,5 +1,4 @@
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +26,7 @@ from clipmem_core.review.overview import (
     utility_table,
 )
 from clipmem_core.review.tables import count_rows
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
 
 
 def with_scores(audit: Audit, **columns: object) -> Audit:
@@ -61,27 +59,14 @@ def test_json_that_is_no_object_is_named(copy: Copy, name: str) -> None:
         load_overview(audit)
 
 
-def test_groups_without_a_verdict_keep_their_order() -> None:
+def test_tables_keep_their_order_and_have_means_and_intervals_beside_numbers() -> None:
     summary = pd.DataFrame({"group": ["external", "odd", "candidate"], "n": 1, "mean": 0.0, "sd": 0.0})
     assert join_intervals(summary, pd.DataFrame())["group"].tolist() == ["candidate", "external", "odd"]
-
-
-def test_utility_has_the_mean_over_the_members() -> None:
     utility = pd.DataFrame({"member": ["b", "a", "b"], "metric": ["R@5", "R@5", "R@1"], "value": [0.5, 0.25, 0.1]})
     table = utility_table(utility).set_index("metric")
     assert table.columns.tolist() == ["mean", "b", "a"]
     assert table.loc["R@5"].tolist() == [0.375, 0.5, 0.25]
     assert table.loc["R@1", "mean"] == 0.1
-
-
-def test_no_utility_and_no_detection_are_empty_tables(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "utility.parquet", audit.utility.iloc[:0])
-    assert load_overview(audit).utility.empty
-    assert detection_table(pd.DataFrame({"auroc": [0.5]})).empty
-
-
-def test_detection_shows_each_interval_beside_its_number() -> None:
     rows = [
         {"score": "misfit", "auroc": 0.8567, "auroc_low": 0.8, "auroc_high": 0.9, "precision_at_k": 0.78},
         {"score": "odd", "auroc": "?", "auroc_low": None, "auroc_high": 1, "precision_at_k": None},
@@ -92,6 +77,13 @@ def test_detection_shows_each_interval_beside_its_number() -> None:
         "auroc": ["0.857 (0.80 to 0.90)", ""],
         "precision_at_k": ["0.780", ""],
     }
+
+
+def test_no_utility_and_no_detection_are_empty_tables(copy: Copy) -> None:
+    audit = copy()
+    write_table(audit.folder / "utility.parquet", audit.utility.iloc[:0])
+    assert load_overview(audit).utility.empty
+    assert detection_table(pd.DataFrame({"auroc": [0.5]})).empty
 
 
 NULL = pd.DataFrame({"group": ["candidate", "shared", "external"], "mean": [0.3, -0.0071, 0.0042]})
@@ -149,6 +141,13 @@ def test_groups_and_their_bins_agree_with_pandas_and_numpy(made: dict[str, Audit
         own = bins[bins["group"] == group]
         np.testing.assert_allclose(own["share"], counts[counts > 0] / len(rows))
         np.testing.assert_allclose(own["low"], edges[:-1][counts > 0])
+    scores, cells = made["paper"].scores, pair_density(made["paper"])
+    counts, x_edges, y_edges = np.histogram2d(scores["similarity_out"], scores["clipmem"], bins=overview.CELLS)
+    slow = [
+        (x_edges[i : i + 2].mean(), y_edges[j : j + 2].mean(), counts[i, j])
+        for i, j in zip(*counts.nonzero(), strict=True)
+    ]
+    np.testing.assert_allclose(cells[["x", "y", "n"]].to_numpy(float), np.array(slow))
 
 
 def test_one_value_everywhere_falls_into_one_bin_and_cell(copy: Copy) -> None:
@@ -192,16 +191,6 @@ def test_pairs_without_one_of_the_scores_are_not_on_the_map(copy: Copy) -> None:
     empty = load_score_map(with_scores(audit, similarity_out=None))
     assert (empty.count, len(empty.points), empty.corners) == (0, 0, None)
     assert find_corners(with_scores(audit, group="scored", similarity_out=0.1)) is None
-
-
-def test_the_density_counts_every_pair_in_its_cell(made: dict[str, Audit]) -> None:
-    scores, cells = made["paper"].scores, pair_density(made["paper"])
-    counts, x_edges, y_edges = np.histogram2d(scores["similarity_out"], scores["clipmem"], bins=overview.CELLS)
-    slow = [
-        (x_edges[i : i + 2].mean(), y_edges[j : j + 2].mean(), counts[i, j])
-        for i, j in zip(*counts.nonzero(), strict=True)
-    ]
-    np.testing.assert_allclose(cells[["x", "y", "n"]].to_numpy(float), np.array(slow))
 
 
 def test_a_large_map_is_thinned_and_its_density_is_not(made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,9 +31,8 @@ from clipmem_core.review.rows import (
 from clipmem_core.review.selection import Outline, Range, Selection, box
 from clipmem_core.review.tables import count_rows, find_row
 from tests.made_audit import make_audit
+from tests.made_fixtures import Copy
 from tests.review.slow_selection import is_in, selections, slowly
-
-Copy = Callable[..., Audit]
 
 
 def every(audit: Audit, selection: Selection) -> list[int]:
@@ -169,7 +167,7 @@ def test_a_pair_that_its_decision_took_out_of_the_selection_keeps_its_neighbours
     assert found == [Neighbours(None, 98, ids[9], ids[12], ids[12])] * 2
 
 
-def test_a_pair_that_there_is_not_stands_before_all_others(made: dict[str, Audit]) -> None:
+def test_a_pair_is_found_by_its_id_and_one_that_there_is_not_stands_before_all_others(made: dict[str, Audit]) -> None:
     ids = pair_ids(made["ensemble"], Selection(order="misfit"))
     external = made["ensemble"].scores.query("group == 'external'")["pair_id"].iloc[0]
     for pair_id in ("nobody", external):
@@ -177,6 +175,9 @@ def test_a_pair_that_there_is_not_stands_before_all_others(made: dict[str, Audit
         assert found == Neighbours(None, 80, None, ids[0], ids[0])
     nothing = Neighbours(None, 0, None, None, None)
     assert neighbours(made["ensemble"], Selection(words="unheard-of"), ids[0]) == nothing
+    ids = made["ensemble"].pairs["pair_id"]
+    assert [find_row(made["ensemble"], pair_id) for pair_id in ids] == list(range(100))
+    assert [find_row(made["ensemble"], text) for text in ("", "' OR 1=1", "\ud800")] == [None, None, None]
 
 
 def test_an_outline_on_a_map_holds_pairs_of_the_map(
@@ -279,15 +280,12 @@ def test_any_shape_holds_the_points_that_a_walk_along_its_edges_finds(
     assert inside(x, y, shape).tolist() == [is_in(Outline("", "", tuple(shape)), *at) for at in zip(x, y, strict=True)]
 
 
-def test_a_circle_holds_the_points_within_its_radius() -> None:
+def test_a_circle_holds_what_lies_within_its_radius_and_odd_shapes_what_lies_inside_an_odd_number_of_times() -> None:
     circle = [(math.cos(turn / 30 * math.pi), math.sin(turn / 30 * math.pi)) for turn in range(60)]
     x, y = np.random.default_rng(0).uniform(-1.2, 1.2, (2, 20_000))
     distance = np.hypot(x, y)
     clear = (distance < 0.99) | (distance > 1)
     np.testing.assert_array_equal(inside(x, y, circle)[clear], distance[clear] < 1)
-
-
-def test_odd_shapes_hold_what_lies_inside_an_odd_number_of_times() -> None:
     bow_tie = [(0.0, 0.0), (2.0, 2.0), (2.0, 0.0), (0.0, 2.0)]
     x, y = np.array([0.5, 1.5, 1.0, 1.0]), np.array([1.0, 1.0, 0.25, 1.75])
     assert inside(x, y, bow_tie).tolist() == [True, True, False, False]
@@ -348,9 +346,3 @@ def test_pages_of_many_threads_get_what_one_gets(copy: Copy) -> None:
     with_scores(audit)  # nothing that was kept is of use now
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(lambda selection: every(audit, selection), asked * 4)) == wanted * 4
-
-
-def test_a_pair_is_found_by_its_id(made: dict[str, Audit]) -> None:
-    ids = made["ensemble"].pairs["pair_id"]
-    assert [find_row(made["ensemble"], pair_id) for pair_id in ids] == list(range(100))
-    assert [find_row(made["ensemble"], text) for text in ("", "' OR 1=1", "\ud800")] == [None, None, None]

@@ -1,5 +1,3 @@
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,9 +9,9 @@ from clipmem_core.review.score_breakdown import Chosen, chosen_captions, mean_te
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.in_out import in_side
 from clipmem_core.scores.membership import Membership
+from tests.made_fixtures import Copy
 from tests.review.embedded import Embeddings, embed
 
-Copy = Callable[..., Audit]
 TERMS = ["positive", "negative_text", "negative_image", "alignment", "similarity"]
 
 
@@ -96,11 +94,6 @@ def test_captions_that_are_everywhere_are_chosen_once_and_never_beside_themselve
     choices = [row for row, _ in chosen_captions(audit, 99, k=5).choices]
     assert len(choices) == 2
     assert 97 in choices
-
-
-def test_a_pair_that_every_member_saw_has_no_stranger(copy: Copy) -> None:
-    audit = copy()
-    embed(audit)
     membership = audit.membership
     membership.loc[8, membership.columns[2:]] = True
     write_table(audit.folder / "membership.parquet", membership)

@@ -75,6 +75,7 @@ def test_what_cannot_be_understood_is_named_and_left_out(name: str, value: str) 
 def test_a_search_is_ordered_by_match_unless_the_address_says_otherwise() -> None:
     assert from_parameters({"meaning": "a cat"})[0].order == "match"
     assert from_parameters({"like": "a.png", "order": "misfit"})[0].order == "misfit"
+    assert box("clipmem", "misfit", (2, 1), (0, -1)).corners == ((1, -1), (2, -1), (2, 0), (1, 0))
 
 
 def test_a_lasso_of_a_thousand_moves_keeps_its_shape_in_a_short_address() -> None:
@@ -84,7 +85,3 @@ def test_a_lasso_of_a_thousand_moves_keeps_its_shape_in_a_short_address() -> Non
     area = sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(kept, kept[1:] + kept[:1], strict=True)) / 2
     assert area == pytest.approx(math.pi, rel=0.01)
     assert len(to_parameters(Selection(outline=Outline("clipmem", "misfit", circle)))["outline"]) < 1200
-
-
-def test_a_box_may_be_drawn_from_any_corner() -> None:
-    assert box("clipmem", "misfit", (2, 1), (0, -1)).corners == ((1, -1), (2, -1), (2, 0), (1, 0))

@@ -1,11 +1,10 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.store import SCORES, Audit, write_table
+from clipmem_core.audits.store import SCORES, write_table
 from clipmem_core.columns import CLIPMEM
 from clipmem_core.config import InputError
 from clipmem_core.exports import write
@@ -17,8 +16,7 @@ from clipmem_core.review.rows import count_pairs, find_rows, score_span
 from clipmem_core.review.score_breakdown import mean_terms
 from clipmem_core.review.selection import Range, Selection
 from clipmem_core.scores.table import BY_NAME
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
 
 
 def test_a_score_that_an_audit_does_not_have_yet_is_nan_for_every_pair(copy: Copy, tmp_path: Path) -> None:

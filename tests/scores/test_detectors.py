@@ -21,16 +21,13 @@ from clipmem_core.scores.detectors import (
 from clipmem_core.training.losses import partner_log_probability
 
 
-def test_the_mean_over_epochs_takes_the_log_probability_and_skips_what_was_not_trained() -> None:
+def test_learned_is_the_mean_over_epochs_and_over_the_members_that_train_on_a_pair() -> None:
     trajectory = np.full((3, 4, 2), np.nan, dtype=np.float16)
     trajectory[:, 0] = [[0.5, -4], [0.5, -2], [0.5, -1.5]]
     trajectory[:2, 1] = [[0.1, -3], [0.1, -2]]
     trajectory[1, 2] = [0.9, -8]
     assert mean_over_epochs(trajectory).tolist()[:3] == [-2.5, -2.5, -8]
     assert np.isnan(mean_over_epochs(trajectory)[3])
-
-
-def test_learned_averages_the_members_that_train_on_a_pair() -> None:
     members = [np.array([-1.0, -2.0, np.nan]), np.array([-3.0, np.nan, np.nan])]
     np.testing.assert_array_equal(learned(members), [-2, -2, np.nan])
     with pytest.raises(ValueError, match="at least one member, not none"):

@@ -21,15 +21,9 @@ def test_external_pairs_have_one_member_out_in_each_repeat_and_scored_pairs_keep
     assert (inside[:, scored] == drawn.trained[:, scored]).all()
     assert ((~inside).reshape(2, 3, -1).sum(axis=1) == 1).all()
     assert len(np.unique(inside[:, ~scored], axis=1).T) > 5
-
-
-def test_labels_of_external_pairs_stay_when_repeats_are_added() -> None:
     small, large = (ensemble_membership(np.arange(300), folds=2, repeats=repeats, seed=0) for repeats in (1, 2))
     few, many = (in_side(drawn, protocol="ensemble", seed=1) for drawn in (small, large))
     assert (few == many[:2]).all()
-
-
-def test_in_the_paper_f_is_in_and_g_is_out_in_every_row() -> None:
     drawn = paper_membership(np.arange(300), seeds=2, seed=0)
     inside = in_side(drawn, protocol="paper", seed=0)
     assert inside[:, 7].tolist() == [True, False, True, False]

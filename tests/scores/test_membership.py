@@ -78,7 +78,7 @@ def test_paper_groups_have_their_sizes_and_trained_members(ids: np.ndarray, seed
     assert _is_constant_within(drawn.group, ids)
 
 
-def test_more_repeats_or_seeds_only_add_members() -> None:
+def test_more_repeats_or_seeds_only_add_members_folds_are_even_and_another_seed_draws_others() -> None:
     ids = np.random.default_rng(0).integers(300, size=400)
     small, large = (ensemble_membership(ids, folds=3, repeats=repeats, seed=5) for repeats in (1, 3))
     assert (small.group == large.group).all()
@@ -87,15 +87,9 @@ def test_more_repeats_or_seeds_only_add_members() -> None:
     one, three = (paper_membership(ids, seeds=seeds, seed=5) for seeds in (1, 3))
     assert (one.group == three.group).all()
     assert three.members == ("f-0", "g-0", "f-1", "g-1", "f-2", "g-2")
-
-
-def test_single_pairs_are_cut_into_folds_that_differ_by_at_most_one() -> None:
     drawn = ensemble_membership(np.arange(301), folds=4, repeats=2, seed=0)
     sizes = (~drawn.trained[:, drawn.group == "scored"]).sum(axis=1)
     assert sorted(sizes[:4]) == [62, 63, 63, 63]
-
-
-def test_another_seed_draws_other_groups_and_folds() -> None:
     one, other = (ensemble_membership(np.arange(300), folds=2, repeats=1, seed=seed) for seed in (0, 1))
     assert (one.group != other.group).any()
     assert (one.trained != other.trained).any()

@@ -86,6 +86,9 @@ def test_the_table_has_the_columns_of_the_contract_in_its_order() -> None:
     table = memorization_table(_terms(np.random.default_rng(0), 4, 250), Sides(drawn, "ensemble", 0))
     assert list(table) == SCORE_COLUMNS[2:20]
     assert len(table) == 250
+    with pytest.raises(ValueError, match="one mapping for each of 4 members, not 3"):
+        memorization_table(_terms(np.random.default_rng(0), 3, 250), Sides(drawn, "ensemble", 0))
+    assert relative(np.zeros(2)).tolist() == [0, 0]
 
 
 def test_external_pairs_of_an_ensemble_are_scored_around_zero_in_spite_of_members_that_differ() -> None:
@@ -95,13 +98,3 @@ def test_external_pairs_of_an_ensemble_are_scored_around_zero_in_spite_of_member
     external = table["clipmem"][drawn.group == "external"]
     assert external.unique().tolist() != [0]
     assert abs(external.mean()) < 0.2
-
-
-def test_relative_scores_of_nothing_are_nothing() -> None:
-    assert relative(np.zeros(2)).tolist() == [0, 0]
-
-
-def test_terms_of_some_members_only_are_refused() -> None:
-    drawn = ensemble_membership(np.arange(250), folds=2, repeats=2, seed=0)
-    with pytest.raises(ValueError, match="one mapping for each of 4 members, not 3"):
-        memorization_table(_terms(np.random.default_rng(0), 3, 250), Sides(drawn, "ensemble", 0))

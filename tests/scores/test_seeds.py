@@ -36,9 +36,6 @@ def test_means_are_taken_over_the_seeds_of_each_thing() -> None:
     # SD 1, three seeds, t.975 with two degrees of freedom 4.3027
     assert found["high"][0] == pytest.approx(2 + 4.3027 / np.sqrt(3), abs=1e-4)
     assert found["high"][1:].isna().all()
-
-
-def test_no_seed_is_no_row() -> None:
     empty = pd.DataFrame({"arm": [], "seed": [], "x": []})
     assert over_seeds(empty, by=["arm"], measures=["x"]).empty
 
@@ -62,17 +59,14 @@ def test_interval_and_p_value_are_those_of_scipys_paired_t_test(drawn: list[tupl
     assert found.p_value == pytest.approx(known.pvalue, rel=1e-9)
 
 
-def test_what_both_arms_have_of_a_seed_cancels() -> None:
-    rng = np.random.default_rng(0)
-    arm, reference, of_seed = rng.normal(size=(3, 6))
-    alone, together = paired_difference(arm, reference), paired_difference(arm + 50 * of_seed, reference + 50 * of_seed)
-    assert (alone.mean, alone.low, alone.high) == pytest.approx((together.mean, together.low, together.high))
-
-
 def test_swapping_the_arms_turns_the_sign() -> None:
     there, back = paired_difference([1.0, 4.0, 2.0], [0.0, 1.0, 5.0]), paired_difference([0, 1, 5], [1, 4, 2])
     assert (there.mean, there.low, there.high) == pytest.approx((-back.mean, -back.high, -back.low))
     assert there.detectable == pytest.approx(back.detectable)
+    rng = np.random.default_rng(0)
+    arm, reference, of_seed = rng.normal(size=(3, 6))
+    alone, together = paired_difference(arm, reference), paired_difference(arm + 50 * of_seed, reference + 50 * of_seed)
+    assert (alone.mean, alone.low, alone.high) == pytest.approx((together.mean, together.low, together.high))
 
 
 @pytest.mark.parametrize("n", [3, 5])
@@ -100,20 +94,14 @@ def test_it_is_found_four_times_in_five_with_three_seeds_too() -> None:
     assert found.mean() == pytest.approx(0.8, abs=4 * math.sqrt(0.8 * 0.2 / runs))
 
 
-def test_more_seeds_detect_less() -> None:
-    assert smallest_detectable(1.0, 2) > smallest_detectable(1.0, 3) > smallest_detectable(1.0, 5)
-
-
 def test_one_seed_claims_nothing() -> None:
     found = paired_difference([2.0], [1.0])
     assert (found.n, found.mean) == (1, 1.0)
     assert all(math.isnan(value) for value in (found.low, found.high, found.p_value, found.detectable))
-
-
-def test_arms_that_are_one_and_the_same_do_not_differ() -> None:
     found = paired_difference([2.0, 3.0], [2.0, 3.0])
     assert (found.mean, found.low, found.high, found.p_value, found.detectable) == (0, 0, 0, 1, 0)
     assert paired_difference([2.0, 3.0], [1.0, 2.0]).p_value == 0
+    assert smallest_detectable(1.0, 2) > smallest_detectable(1.0, 3) > smallest_detectable(1.0, 5)
 
 
 def test_seeds_must_be_paired() -> None:

@@ -48,9 +48,6 @@ def test_procrustes_is_scipys_and_recovers_a_rotation() -> None:
     assert abs(map_fit(rng.normal(size=(5_000, 7)), rng.normal(size=(5_000, 7)), turn)) < 0.02
     with pytest.raises(ValueError, match=r"one shape, not \(50, 7\) and \(49, 7\)"):
         procrustes(source, target[1:])
-
-
-def test_with_fewer_rows_than_dimensions_equal_spaces_are_mapped_by_the_identity() -> None:
     rows = np.random.default_rng(0).normal(size=(3, 9))
     np.testing.assert_allclose(procrustes(rows, rows), np.eye(9), atol=1e-6)
 
@@ -96,17 +93,12 @@ def test_the_fit_is_that_of_pairs_that_the_map_was_not_fitted_on() -> None:
     assert abs(fits["f-0"]) < 0.1
 
 
-def test_equal_members_have_no_parts() -> None:
+def test_equal_members_have_no_parts_and_those_that_differ_in_text_only_owe_everything_to_the_text_encoder() -> None:
     drawn = paper_membership(np.arange(N), seeds=1, seed=0)
     (image,), (text,) = _members(1)
     parts, fits = contributions([image] * 2, [text] * 2, Sides(drawn, "paper", 0))
     np.testing.assert_allclose(parts, 0, atol=1e-6)
     assert fits == {"f-0": pytest.approx(1)}
-
-
-def test_members_that_differ_in_text_only_owe_everything_to_the_text_encoder() -> None:
-    drawn = paper_membership(np.arange(N), seeds=1, seed=0)
-    (image,), (text,) = _members(1)
     memorizing = np.where(
         (drawn.group == "candidate")[:, None], image, text
     )  # equal on shared pairs: R is the identity

@@ -111,16 +111,13 @@ def test_three_seeds_give_a_t_interval_over_the_means_of_each_seed() -> None:
     assert summary.loc["independent", "mean"] == pytest.approx(-1, abs=0.2)
 
 
-def test_with_fewer_replicates_the_summary_shows_the_spread_of_pairs_and_says_so() -> None:
+def test_fewer_than_three_replicates_show_the_spread_of_pairs_and_three_repeats_an_interval() -> None:
     for protocol, (drawn, alignments) in (("paper", _paper(seeds=2)), ("ensemble", _ensemble())):
         summary = group_summary(alignments, Sides(drawn, protocol, 0)).set_index("group")
         external = _clipmem(drawn, alignments, protocol)[drawn.group == "external"]
         assert set(summary["kind"]) == {"SD over pairs"}
         row = summary.loc["external"]
         assert [row["mean"], row["high"] - row["mean"]] == pytest.approx([external.mean(), external.std(ddof=1)])
-
-
-def test_three_repeats_of_an_ensemble_give_an_interval_over_repeats() -> None:
     drawn, alignments = _ensemble(repeats=3, memorized=1.0)
     summary = group_summary(alignments, Sides(drawn, "ensemble", 0)).set_index("group")
     assert set(summary["kind"]) == {"95% interval over repeats"}
@@ -174,11 +171,6 @@ def test_reliability_is_the_rank_agreement_with_a_second_audit_of_as_many_member
     assert found == pytest.approx(by_theory, abs=0.03)
 
 
-def test_an_unknown_stability_has_no_reliability() -> None:
-    assert np.isnan(ranking_reliability(float("nan")))
-    assert ranking_reliability(1.0) == ranking_reliability(1.0, 5) == 1.0
-
-
 def test_parting_candidates_from_independents_is_no_stability() -> None:
     drawn, alignments = _paper(22_000, seeds=2, memorized=5.0)
     assert abs(ranking_stability(alignments, Sides(drawn, "paper", 0))) < 0.06
@@ -189,3 +181,5 @@ def test_stability_is_unknown_with_one_seed_or_equal_scores() -> None:
     assert np.isnan(ranking_stability(alignments, Sides(drawn, "paper", 0)))
     drawn, _ = _ensemble(250)
     assert np.isnan(ranking_stability([np.zeros(250)] * 4, Sides(drawn, "ensemble", 0)))
+    assert np.isnan(ranking_reliability(float("nan")))
+    assert ranking_reliability(1.0) == ranking_reliability(1.0, 5) == 1.0

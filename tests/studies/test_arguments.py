@@ -55,12 +55,6 @@ def test_a_study_goes_on_with_the_very_same_config_and_its_command_makes_it_agai
         }
 
 
-def test_equal_times_that_were_asked_for_are_asked_for_again(tmp_path: Path) -> None:
-    folder = asked_for(tmp_path, "combined")
-    folder.write_asked(folder.asked | {"equal_time": True})
-    assert parse(["study", *resume_arguments(folder)]).equal_time
-
-
 def test_the_command_says_nothing_that_follows_from_the_machine_and_is_safe_to_paste(tmp_path: Path) -> None:
     folder = asked_for(tmp_path, "combined", "--weight-decay", "0.2")
     write_json(folder.folder / "own.json", {"arms": [{"name": "a", "setting": "text_mask=0.3 lookalikes"}]})
@@ -73,6 +67,9 @@ def test_the_command_says_nothing_that_follows_from_the_machine_and_is_safe_to_p
         0.2,
     )
     assert not {"--device", "--precision", "--threads", "--protocol", "--views"} & set(words)
+    folder = asked_for(tmp_path, "combined")
+    folder.write_asked(folder.asked | {"equal_time": True})
+    assert parse(["study", *resume_arguments(folder)]).equal_time
 
 
 SEEDS: list[tuple[dict[str, int], list[tuple[int, tuple[str, ...]]]]] = [

@@ -131,9 +131,6 @@ def test_differences_are_taken_seed_by_seed() -> None:
     none = found.query("arm == 'none' and measure == 'clipmem_text'").iloc[0]
     assert none["difference"] == 0
     assert np.isnan(none["low"])
-
-
-def test_seeds_that_one_arm_lacks_are_not_compared() -> None:
     table = contributions({"none": [(0, 1), (0, 2), (0, 9)], "less": [(0, 0), (0, 1)]})
     less = differences(table, "none").query("arm == 'less' and measure == 'clipmem_text'").iloc[0]
     assert (less["n"], less["difference"]) == (2, -1)

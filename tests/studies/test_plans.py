@@ -71,9 +71,6 @@ def test_views_has_six_arms_where_there_are_captions_to_choose_from_and_three_el
 def test_what_is_typed_wins_over_what_a_study_sets() -> None:
     assert config_of("views", "--eval-crop-scale", "0.5").eval_crop_scale == 0.5
     assert config_of("size").protocol == "paper"
-
-
-def test_snapshots_end_with_the_last_epoch() -> None:
     assert STUDIES["time"].epochs_kept(7) == [1, 2, 3, 4, 5, 6, 7]
     assert STUDIES["time"].epochs_kept(9) == [1, 2, 3, 4, 5, 6, 8, 9]
     assert STUDIES["size"].epochs_kept(7) == []

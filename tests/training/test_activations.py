@@ -164,16 +164,15 @@ def test_the_order_of_pairs_does_not_matter(model: Model, monkeypatch: pytest.Mo
         np.testing.assert_allclose(one.unitmem_mean, other.unitmem_mean, atol=1e-5)
 
 
-def test_hooks_are_gone_afterwards_even_after_an_error(model: Model) -> None:
+def test_hooks_are_gone_afterwards_even_after_an_error_and_progress_ends_at_the_number_of_pairs(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = draw_data(4)
     count(model, data, "image", views=1)
     count(model, data, "text")
     with pytest.raises(IndexError):
         count(model, data, "image", np.array([99]), views=1)
     assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_progress_ends_at_the_number_of_pairs(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activations, "BATCH", 4)
     data = draw_data(10, captions=3)
     for tower in ("image", "text"):

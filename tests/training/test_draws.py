@@ -62,12 +62,9 @@ def test_removing_pairs_changes_no_draw_of_another(kept: list[bool]) -> None:
     assert (uniforms(keys, 3, 3, VIEW, 1)[kept] == uniforms(keys[kept], 3, 3, VIEW, 1)).all()
 
 
-def test_reordering_pairs_reorders_their_draws() -> None:
+def test_reordering_pairs_reorders_their_draws_and_leaves_the_keys_as_they_are() -> None:
     shuffled = np.random.default_rng(0).permutation(len(KEYS))
     assert (uniforms(KEYS[shuffled], 2, 5) == uniforms(KEYS, 2, 5)[shuffled]).all()
-
-
-def test_draws_leave_the_keys_as_they_are() -> None:
     keys = KEYS.copy()
     uniforms(keys, 4, 1, 2, 3)
     assert (keys == KEYS).all()
@@ -83,11 +80,13 @@ def test_draws_are_uniform_in_every_column(parts: tuple[int, ...]) -> None:
         assert stats.kstest(column, "uniform").pvalue > 1e-3
 
 
-def test_the_top_and_the_bottom_bits_of_a_hash_are_fair_coins() -> None:
+def test_bits_are_fair_coins_and_columns_of_one_draw_unrelated() -> None:
     values = hashed(KEYS, 1, CAPTION, 2)
     for bit in (0, 1, 31, 62, 63):
         ones = int(((values >> np.uint64(bit)) & np.uint64(1)).sum())
         assert stats.binomtest(ones, len(values)).pvalue > 1e-3
+    correlation = np.corrcoef(uniforms(KEYS, 4, 0, VIEW, 0), rowvar=False)
+    assert np.abs(correlation - np.eye(4)).max() < 4 / np.sqrt(len(KEYS))
 
 
 @pytest.mark.parametrize(
@@ -104,8 +103,3 @@ def test_draws_of_another_stream_epoch_or_seed_have_nothing_in_common(one: tuple
     first, second = uniforms(KEYS, 1, *one)[:, 0], uniforms(KEYS, 1, *other)[:, 0]
     assert not (first == second).any()
     assert abs(stats.spearmanr(first, second).statistic) < 4 / np.sqrt(len(KEYS))
-
-
-def test_columns_of_one_draw_are_unrelated() -> None:
-    correlation = np.corrcoef(uniforms(KEYS, 4, 0, VIEW, 0), rowvar=False)
-    assert np.abs(correlation - np.eye(4)).max() < 4 / np.sqrt(len(KEYS))

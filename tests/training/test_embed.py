@@ -79,15 +79,11 @@ def test_embedding_does_not_drop_patches_and_keeps_no_graph(tmp_path: Path) -> N
     assert not model.training
 
 
-def test_captions_are_averaged_within_their_pair() -> None:
+def test_captions_are_averaged_within_their_pair_all_or_the_first_where_that_is_asked() -> None:
     vectors = np.array([[1, 0], [0, 1], [1, 1], [3, 1], [2, -2], [5, 5]], dtype=np.float32)
     means = mean_by_pair(vectors, np.array([0, 1, 4, 6]))
     np.testing.assert_allclose(means, [[1, 0], [4 / 3, 1], [3.5, 1.5]], rtol=1e-6)
     assert means.dtype == np.float32
-
-
-def test_only_the_first_captions_are_averaged_where_that_is_asked() -> None:
-    vectors = np.array([[1, 0], [0, 1], [1, 1], [3, 1], [2, -2], [5, 5]], dtype=np.float32)
     start = np.array([0, 1, 4, 6])
     np.testing.assert_allclose(mean_by_pair(vectors, start, first=1), vectors[[0, 1, 4]])
     np.testing.assert_allclose(mean_by_pair(vectors, start, first=2), [[1, 0], [0.5, 1], [3.5, 1.5]])

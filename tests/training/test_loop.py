@@ -60,7 +60,7 @@ def test_order_differs_between_epochs_and_seeds_and_is_a_fair_shuffle() -> None:
     assert np.abs(correlation).max() < 5 / np.sqrt(300)
 
 
-def test_chosen_captions_are_the_pairs_own_and_near_uniform() -> None:
+def test_chosen_captions_are_the_pairs_own_near_uniform_and_do_not_depend_on_the_batch() -> None:
     rows = np.arange(300)
     drawn = np.stack([chosen_captions(DATA, rows, seed=0, epoch=epoch) for epoch in range(400)])
     assert (drawn >= DATA.caption_start[:-1]).all()
@@ -69,6 +69,9 @@ def test_chosen_captions_are_the_pairs_own_and_near_uniform() -> None:
         counts = np.bincount(drawn[:, row] - DATA.caption_start[row])
         assert len(counts) == row + 1
         assert stats.chisquare(counts).pvalue > 1e-3
+    whole = chosen_captions(DATA, rows, seed=2, epoch=5)
+    some = np.array([17, 3, 250])
+    assert (chosen_captions(DATA, some, seed=2, epoch=5) == whole[some]).all()
 
 
 def test_captions_beyond_the_first_are_never_drawn_where_they_are_not_wanted() -> None:
@@ -79,12 +82,6 @@ def test_captions_beyond_the_first_are_never_drawn_where_they_are_not_wanted() -
     # A pair that has no more draws what it draws anyway.
     free = np.stack([chosen_captions(DATA, rows, seed=0, epoch=epoch) for epoch in range(60)])
     assert (drawn[:, counts <= 2] == free[:, counts <= 2]).all()
-
-
-def test_a_pairs_caption_does_not_depend_on_its_batch() -> None:
-    whole = chosen_captions(DATA, np.arange(300), seed=2, epoch=5)
-    some = np.array([17, 3, 250])
-    assert (chosen_captions(DATA, some, seed=2, epoch=5) == whole[some]).all()
 
 
 def test_members_that_differ_in_one_pair_share_every_draw() -> None:
@@ -109,6 +106,9 @@ def test_the_learning_rate_of_ten_steps_worked_by_hand() -> None:
     rates = [learning_rate(step, total=20, peak=2.0, warmup=50) for step in (0, 1, 2, 11, 19, 20)]
     half = 0.5 * 2.0 * (1 + math.cos(math.pi * 17 / 18))
     assert rates == pytest.approx([1.0, 2.0, 2.0, 1.0, half, 0.0])
+    assert [learning_rate(step, total=19, peak=1.0, warmup=5) for step in (0, 1)] == [1.0, 1.0]
+    assert [learning_rate(step, total=30, peak=3.0, warmup=5) for step in range(4)] == [1.0, 2.0, 3.0, 3.0]
+    assert learning_rate(0, total=1, peak=0.5, warmup=50) == 0.5
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(100, 10), (100, 0), (1000, 7)])
@@ -116,15 +116,6 @@ def test_the_learning_rate_is_open_clips_schedule(total: int, warmup: int) -> No
     theirs = cosine_lr(SimpleNamespace(param_groups=[]), 3e-4, warmup, total)
     for step in range(total):
         assert learning_rate(step, total=total, peak=3e-4, warmup=warmup) == pytest.approx(theirs(step))
-
-
-def test_warm_up_is_cut_to_a_tenth_of_the_run() -> None:
-    assert [learning_rate(step, total=19, peak=1.0, warmup=5) for step in (0, 1)] == [1.0, 1.0]
-    assert [learning_rate(step, total=30, peak=3.0, warmup=5) for step in range(4)] == [1.0, 2.0, 3.0, 3.0]
-
-
-def test_a_run_of_one_step_takes_it_at_the_peak() -> None:
-    assert learning_rate(0, total=1, peak=0.5, warmup=50) == 0.5
 
 
 def group_names(model: nn.Module) -> list[set[str]]:
@@ -177,9 +168,6 @@ def test_partner_log_probability_equals_a_double_loop_of_softmax() -> None:
         expected = (math.log(own / over_texts) + math.log(own / over_images)) / 2
         assert float(log_probability[i]) == pytest.approx(expected)
         assert float(cosine[i]) == pytest.approx(sum(image[i] * text[i]))
-
-
-def test_a_pair_alone_in_its_batch_finds_its_partner_for_sure() -> None:
     vector = torch.tensor([[0.6, 0.8]])
     _, log_probability = partner_log_probability(vector, vector, torch.tensor(100.0))
     assert float(log_probability) == pytest.approx(0, abs=1e-5)

@@ -51,9 +51,6 @@ def test_a_pair_is_ahead_from_when_it_is_seen_above_until_it_is_seen_below() -> 
 
 def test_it_looks_every_few_epochs_but_not_before_the_first() -> None:
     assert [epoch for epoch in range(10) if HeldOutLevel(1, 0.9, 3).due(epoch)] == [3, 6, 9]
-
-
-def test_without_two_external_pairs_nobody_is_ahead() -> None:
     held_out = HeldOutLevel(5, 0.9, 1)
     held_out.look(units(1, 0), units(1, 1))
     assert math.isinf(held_out.level)

@@ -22,11 +22,14 @@ def test_noise_has_the_variance_asked_for(sigma: float) -> None:
     assert np.linalg.norm(noise, axis=1).mean() == pytest.approx(sigma * stats.chi.mean(128), rel=0.01)
 
 
-def test_each_pair_has_its_own_strength() -> None:
+def test_each_pair_has_its_own_strength_and_noise_whatever_its_batch() -> None:
     strength = np.where(np.arange(2000) % 2, 0.2, 0.0)
     noise = draw_noise(KEYS, strength, 16, 0, TEXT_NOISE, 0)
     assert not noise[::2].any()
     assert float(noise[1::2].std()) == pytest.approx(0.2, rel=0.02)
+    some = np.array([17, 3, 250])
+    whole = draw_noise(KEYS, np.full(2000, 0.1), 32, 5, TEXT_NOISE, 2)
+    assert torch.equal(draw_noise(KEYS[some], np.full(3, 0.1), 32, 5, TEXT_NOISE, 2), whole[some])
 
 
 def test_noise_is_independent_over_pairs_numbers_epochs_and_encoders() -> None:
@@ -35,12 +38,6 @@ def test_noise_is_independent_over_pairs_numbers_epochs_and_encoders() -> None:
     correlation = np.corrcoef(columns.T) - np.eye(columns.shape[1])
     assert np.abs(correlation).max() < 5 / np.sqrt(len(KEYS))
     assert np.abs(np.corrcoef(drawn[0][:20]) - np.eye(20)).max() < 5 / np.sqrt(8) * 0.6
-
-
-def test_a_pairs_noise_does_not_depend_on_its_batch() -> None:
-    some = np.array([17, 3, 250])
-    whole = draw_noise(KEYS, np.full(2000, 0.1), 32, 5, TEXT_NOISE, 2)
-    assert torch.equal(draw_noise(KEYS[some], np.full(3, 0.1), 32, 5, TEXT_NOISE, 2), whole[some])
 
 
 def test_normals_are_the_quantiles_of_the_uniform_draws() -> None:

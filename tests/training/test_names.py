@@ -36,9 +36,6 @@ def test_an_unknown_name_lists_those_that_begin_alike() -> None:
         model_file("vit-b-33")
     with pytest.raises(InputError, match="model 'nothing' is unknown: try locked, small, tiny"):
         model_file("nothing")
-
-
-def test_a_config_that_is_not_there_is_refused() -> None:
     with pytest.raises(InputError, match="'gone.json' is not a file: give the path"):
         model_file("gone.json")
 
@@ -112,7 +109,7 @@ def test_the_size_of_the_pictures_asked_for_is_checked_too() -> None:
     assert parameters("tiny", image_size=4096) > parameters("tiny")
 
 
-@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-L-14-336", "RN50", "RN50x16", "ViT-bigG-14", "coca_ViT-B-32", "toy"])
+@pytest.mark.parametrize("name", ["ViT-L-14-336", "RN50x16", "coca_ViT-B-32", "toy"])
 def test_weights_are_counted_as_open_clip_builds_them(tmp_path: Path, name: str) -> None:
     if name == "toy":
         name = write_model(tmp_path)

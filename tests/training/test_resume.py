@@ -133,7 +133,9 @@ def test_a_run_whose_state_is_broken_begins_anew_and_ends_with_the_same_bits(
     assert_same_bits(straight, run(toy, folder, clock))
 
 
-def test_the_log_of_a_stopped_run_has_each_step_once(toy: str, tmp_path: Path, clock: Clock) -> None:
+def test_a_stopped_run_leaves_a_log_of_each_step_once_no_state_and_no_temporary_file(
+    toy: str, tmp_path: Path, clock: Clock
+) -> None:
     straight = run(toy, tmp_path / "straight", clock)
     stopped = run(toy, tmp_path / "stopped", clock, stops=(5, 8, 11))
     first, second = (
@@ -142,11 +144,7 @@ def test_the_log_of_a_stopped_run_has_each_step_once(toy: str, tmp_path: Path, c
     assert [line["step"] for line in second] == list(range(1, 13))
     assert [line["seconds"] for line in second] == [10.0 * step for step in range(1, 13)]
     assert first == second
-
-
-def test_a_finished_run_leaves_no_state_and_no_temporary_file(toy: str, tmp_path: Path, clock: Clock) -> None:
-    folder = run(toy, tmp_path / "run", clock, stops=(5,))
-    assert sorted(path.name for path in folder.iterdir()) == sorted([CHECKPOINT, LOG, TRAJECTORY])
+    assert sorted(path.name for path in stopped.iterdir()) == sorted([CHECKPOINT, LOG, TRAJECTORY])
 
 
 def test_a_checkpoint_never_stands_without_its_trajectory(

@@ -39,7 +39,12 @@ def test_files_are_renamed_into_place(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "b.npy", "log.jsonl"]
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_comes_back_as_it_was_also_after_a_write_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = np.array([[np.nan, 1.5]], dtype=np.float16)
+    save_array(array, tmp_path / "a.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), array)
     path = tmp_path / "a.npy"
     save_array(np.arange(3), path)
 
@@ -50,12 +55,6 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="no space left"):
         save_array(np.arange(9), path)
     assert np.load(path).tolist() == [0, 1, 2]
-
-
-def test_an_array_comes_back_as_it_was(tmp_path: Path) -> None:
-    array = np.array([[np.nan, 1.5]], dtype=np.float16)
-    save_array(array, tmp_path / "a.npy")
-    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), array)
 
 
 def test_a_state_comes_back_with_weights_optimiser_and_progress(toy: str, tmp_path: Path) -> None:
@@ -95,13 +94,10 @@ def test_a_log_whose_last_line_is_cut_is_read_and_goes_on(tmp_path: Path, cut: s
     ]
 
 
-def test_lines_after_the_state_are_dropped(tmp_path: Path) -> None:
+def test_a_new_log_is_empty(tmp_path: Path) -> None:
+    Log(tmp_path / "log.jsonl", 0)
+    assert (tmp_path / "log.jsonl").read_bytes() == b""
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(1, 6)))
     Log(path, 3)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
-
-
-def test_a_new_log_is_empty(tmp_path: Path) -> None:
-    Log(tmp_path / "log.jsonl", 0)
-    assert (tmp_path / "log.jsonl").read_bytes() == b""

@@ -1,12 +1,11 @@
 """The page Encoders: its pairs and means, and an address that makes no sense."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.audits.store import write_json, write_table
 from clipmem_core.dashboard import maps
 from clipmem_core.dashboard.encoders import contributions as view
 from clipmem_core.review import contributions
@@ -16,8 +15,7 @@ from tests.dashboard.test_maps_pages import address, captions, charts, trace_nam
 from tests.dashboard.test_pages import figures, open_page
 from tests.made_audit import HOSTILE
 from tests.made_encoders import make_paradigms, make_study, make_units
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
 
 PAGE = "pages/encoders.py"
 
@@ -85,17 +83,11 @@ def test_without_labels_and_planted_pairs_there_is_nothing_to_choose_or_divide_b
     assert "No pair of this audit has a planted kind" in open_page(PAGE, by="planted").info[0].value
 
 
-def test_labels_of_others_are_escaped(copy: Copy) -> None:
+def test_one_caption_a_pair_leaves_the_text_encoder_without_sslmem(copy: Copy) -> None:
     audit = copy()
-    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(label=HOSTILE[0]))
-    for figure in figures(open_page(PAGE, by="label", colour="label")):
-        names = [str(trace.get("name")) for trace in figure["data"]]
-        shown = [*names, *figure["layout"].get("yaxis", {}).get("ticktext", [])]
-        assert not any("<script" in text or "<b" in text.replace("<br>", "") for text in shown)
-
-
-def test_an_audit_without_contributions_says_so(copy: Copy) -> None:
-    audit = copy()
+    assert "with two captions or more" in captions(open_page(PAGE))
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(sslmem_text=np.nan))
+    assert "no pair has two" in captions(open_page(PAGE))
     columns = ("clipmem_image", "clipmem_text", "sslmem_image", "sslmem_text")
     write_table(audit.folder / "scores.parquet", audit.scores.assign(**dict.fromkeys(columns, np.nan)))
     app = open_page(PAGE)
@@ -103,13 +95,6 @@ def test_an_audit_without_contributions_says_so(copy: Copy) -> None:
     assert messages[0] == "No pair has contributions of both encoders."
     assert messages[2].startswith("No pair has SSLMem")
     assert not figures(app)
-
-
-def test_one_caption_a_pair_leaves_the_text_encoder_without_sslmem(copy: Copy) -> None:
-    audit = copy()
-    assert "with two captions or more" in captions(open_page(PAGE))
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(sslmem_text=np.nan))
-    assert "no pair has two" in captions(open_page(PAGE))
 
 
 def test_a_thinned_map_says_so(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,13 @@
 """The page Encoders: the studies there are."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.store import Audit
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import figures, open_page, texts
 from tests.made_encoders import make_study
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
 
 PAGE = "pages/encoders.py"
 

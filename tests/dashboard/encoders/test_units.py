@@ -1,20 +1,19 @@
 """The page Encoders: units and paradigms, or how to get them."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from clipmem_core.audits.jobs import Job, Task
-from clipmem_core.audits.store import CONFIG, MANIFEST, MEMBERSHIP, Audit, write_json
+from clipmem_core.audits.store import CONFIG, MANIFEST, MEMBERSHIP
 from clipmem_core.audits.unitmem_tables import TABLE, paradigms_folder
 from clipmem_core.dashboard.encoders import unit_view
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import figures, open_page, texts
 from tests.made_encoders import make_members, make_paradigms, make_units
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
+from tests.made_jobs import leave_job as leave_job_in
 
 PAGE = "pages/encoders.py"
 
@@ -28,12 +27,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def leave_job(data: Path, kind: str, *, exit_code: int | None, output: str = "") -> None:
-    folder = data / "jobs" / ".encoders" / "made" / kind
-    folder.mkdir(parents=True)
-    write_json(folder / "job.json", {"pid": 1, "started": None, "command": ["python"]})
-    (folder / "output.log").write_text(output)
-    if exit_code is not None:
-        (folder / "exit_code").write_text(f"{exit_code}\n")
+    leave_job_in(data / "jobs" / ".encoders" / "made" / kind, exit_code=exit_code, said=output)
 
 
 def test_without_units_and_paradigms_buttons_start_them_and_the_commands_are_shown(
@@ -121,10 +115,6 @@ def test_the_list_of_units_is_chosen_and_paged_in_the_address(copy: Copy) -> Non
     assert f"pair={best['pair_id'].replace('/', '%2F')}" in table["open"][0]
     app.toggle(key="units-repeated").set_value(True).run()
     assert "repeated" not in address(app)
-
-
-def test_a_layer_that_the_encoder_has_not_is_not_asked_for(copy: Copy) -> None:
-    make_units(copy())
     app = open_page(PAGE, view="units", tower="text", layer="2", unit_member="nobody")
     assert app.selectbox(key="units-layer").value == ""
     assert app.selectbox(key="units-unit_member").value == ""

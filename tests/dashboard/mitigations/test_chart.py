@@ -1,14 +1,13 @@
 """The chart of the page Mitigations."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.audits.store import write_json, write_table
 from clipmem_core.dashboard.mitigations import chart
 from clipmem_core.studies.store import ARMS, STUDY, StudyFolder
 from tests.dashboard.test_maps_pages import address, captions
@@ -16,7 +15,6 @@ from tests.dashboard.test_pages import figures, open_page, texts
 from tests.made_arms import make_arms
 
 PAGE = "pages/mitigations.py"
-Copy = Callable[..., Audit]
 
 
 def open_study(study: StudyFolder, **parameters: str) -> AppTest:
@@ -60,9 +58,6 @@ def test_the_measures_are_in_the_address(data: Path) -> None:
     app.selectbox(key="mitigation-utility").select("linear_probe").run()
     assert address(app)["utility"] == "linear_probe"
     assert "linear probe" in drawn(app)["layout"]["yaxis"]["title"]["text"]
-
-
-def test_measures_without_a_value_and_nonsense_are_passed_over(data: Path) -> None:
     study = make_arms(data)
     write_table(study.folder / ARMS, study.arms.drop(columns=["zero_shot", "linear_probe"]))
     app = open_study(study, utility="zero_shot", memorization="<b>", figure="none", paper="yes")
@@ -102,9 +97,6 @@ def test_with_few_seeds_no_interval_is_claimed(data: Path) -> None:
     assert "2 so far: too few for an interval" in captions(open_study(make_arms(data, seeds=2)))
     mixed = make_arms(data, name="mixed", seeds={"none": 4, "text-mask": 3, "early-stop": 1})
     assert "over 3 to 4 training seeds of one split; those with fewer than 3 have none" in captions(open_study(mixed))
-
-
-def test_before_none_is_done_the_arms_are_drawn_all_the_same(data: Path) -> None:
     app = open_study(make_arms(data, seeds={"text-mask": 3, "early-stop": 3}))
     assert "none" not in names(app)
     assert "arm that no other beats" in names(app)

@@ -68,9 +68,6 @@ def test_a_slider_writes_its_value_without_the_noise_of_floats() -> None:
     assert "page" not in address(app)
     app.slider(key="mitigation-text_mask").set_value(0.1 + 0.2).run()
     assert asked(app) == "text_mask=0.3"
-
-
-def test_rest_comes_with_the_quantile_that_it_needs_and_an_early_stop_at_two_thirds() -> None:
     app = turn(open_page(PAGE), "adaptive_rest")
     assert asked(app) == "adaptive_rest=1 adaptive_quantile=0.95"
     app.slider(key="mitigation-adaptive_every").set_value(5).run()
@@ -112,15 +109,6 @@ def test_pairs_are_taken_out_by_a_ranking_and_what_is_no_field_is_a_word_of_its_
     assert app.toggle(key="mitigation-on-equal_time").disabled
 
 
-def test_a_value_beyond_the_usual_widens_its_slider() -> None:
-    app = open_page(PAGE, setting="text_noise=3.21 adaptive_mask=0.001 removal=random:999")
-    assert app.slider(key="mitigation-text_noise").max == 3.21
-    assert app.slider(key="mitigation-adaptive_mask").min == 0.001
-    assert app.number_input(key="mitigation-removal-n").max == 999
-    app = open_page(PAGE, setting="train_captions=77")
-    assert app.select_slider(key="mitigation-train_captions").options == ["2", "3", "77", "all"]
-
-
 def test_a_setting_of_the_study_can_be_jumped_to() -> None:
     app = open_page(PAGE)
     listed = app.selectbox(key="mitigations-listed")
@@ -137,3 +125,9 @@ def test_a_setting_of_the_study_can_be_jumped_to() -> None:
 
 def test_a_toggle_turned_beside_a_setting_that_cannot_be_used_begins_at_none() -> None:
     assert asked(turn(open_page(PAGE, setting="text_mask=7 colour=0.2"), "colour")) == "colour=0.4"
+    app = open_page(PAGE, setting="text_noise=3.21 adaptive_mask=0.001 removal=random:999")
+    assert app.slider(key="mitigation-text_noise").max == 3.21
+    assert app.slider(key="mitigation-adaptive_mask").min == 0.001
+    assert app.number_input(key="mitigation-removal-n").max == 999
+    app = open_page(PAGE, setting="train_captions=77")
+    assert app.select_slider(key="mitigation-train_captions").options == ["2", "3", "77", "all"]

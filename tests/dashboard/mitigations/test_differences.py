@@ -40,6 +40,12 @@ def test_numbers_are_paired_differences_and_shares_of_none(data: Path) -> None:
     assert row["peak MB"] == wide(study, "peak_mb")["text-mask"].mean() > 1200
     assert text["peak MB"] == f"{row['peak MB']:,.0f}"
     assert row["seeds"] == 3
+    table = pd.read_csv(io.BytesIO(as_csv(study)))
+    assert set(table["arm"]) == set(study.arms["arm"])
+    row = table[(table["arm"] == "text-mask") & (table["measure"] == "membership_auroc")].iloc[0]
+    auroc = wide(study, "membership_auroc")
+    assert row["difference"] == pytest.approx((auroc["text-mask"] - auroc["none"]).mean())
+    assert row["setting"] == "text_mask=0.15"
 
 
 def test_the_chosen_arm_comes_first_and_those_that_reach_the_aim_next(data: Path) -> None:
@@ -92,16 +98,6 @@ def test_one_seed_has_differences_and_no_intervals(data: Path) -> None:
     assert "arms with fewer than 3 seeds cannot" in captions(open_study(study))
 
 
-def test_the_file_holds_every_arm_and_measure(data: Path) -> None:
-    study = make_arms(data)
-    table = pd.read_csv(io.BytesIO(as_csv(study)))
-    assert set(table["arm"]) == set(study.arms["arm"])
-    row = table[(table["arm"] == "text-mask") & (table["measure"] == "membership_auroc")].iloc[0]
-    auroc = wide(study, "membership_auroc")
-    assert row["difference"] == pytest.approx((auroc["text-mask"] - auroc["none"]).mean())
-    assert row["setting"] == "text_mask=0.15"
-
-
 def rows(**arms: list[tuple[float, float, float, float]]) -> pd.DataFrame:
     """Return a table of arms whose seeds have clipmem, AUROC, retrieval and seconds."""
     names = ["clipmem_candidate", "membership_auroc", "retrieval", "seconds"]
@@ -130,6 +126,9 @@ def test_one_seed_has_no_interval_and_is_not_judged() -> None:
     arms = rows(none=NONE, a=[(0.2, 0.7, 0.5, 50.0)])
     assert effect(arms, "a") == "clipmem −50\u00a0%, AUROC −0.100, retrieval +0.0\u00a0%; ×0.50 seconds."
     assert verdict(arms, "a") == f"1 seed is too few to say whether it meets the aim: {AIM}."
+    arms = rows(none=NONE[:1], a=[(0.2, 0.7, 0.5, 50.0)] * 2)
+    assert effect(arms[~((arms["arm"] == "a") & (arms["seed"] == 0))], "a") == ""
+    assert verdict(arms[arms["arm"] == "a"], "a") == ""
 
 
 @pytest.mark.parametrize(
@@ -150,20 +149,11 @@ def test_below_0_there_is_nothing_to_lower_and_no_percentage() -> None:
     arms = rows(none=[(-0.05, 0.6, 0.5, 1.0)] * 3, a=[(0.02, 0.6, 0.5, 1.0)] * 3)
     assert effect(arms, "a").startswith("clipmem +0.070 [+0.070, +0.070], AUROC")
     assert "leave open whether mean clipmem of none is above 0" in verdict(arms, "a")
-
-
-def test_no_percentage_is_told_of_a_mean_that_may_be_0() -> None:
     arms = rows(none=[(0.3, 0.6, 0.5, 1.0), (-0.2, 0.6, 0.5, 1.0), (0.1, 0.6, 0.5, 1.0)], a=[(0.0, 0.6, 0.5, 1.0)] * 3)
     assert "%" not in effect(arms, "a").split("AUROC")[0]
     assert effect(arms, "a").endswith("×1.00 seconds.")
     arms["retrieval"], arms["clipmem_candidate"] = 0.0, 0.3
     assert "leave open whether retrieval of none" in verdict(arms, "a")
-
-
-def test_an_arm_without_a_seed_of_none_says_nothing() -> None:
-    arms = rows(none=NONE[:1], a=[(0.2, 0.7, 0.5, 50.0)] * 2)
-    assert effect(arms[~((arms["arm"] == "a") & (arms["seed"] == 0))], "a") == ""
-    assert verdict(arms[arms["arm"] == "a"], "a") == ""
 
 
 def test_numbers_that_are_missing_are_survived() -> None:

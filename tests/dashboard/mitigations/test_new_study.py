@@ -1,7 +1,6 @@
 """The page Mitigations: what is chosen in the form is the study that starts."""
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,7 @@ from tests.dashboard.mitigations.mitigations_page import PAGE, leave_study_job
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address
 from tests.dashboard.test_pages import open_page, texts
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
 
 
 @pytest.fixture

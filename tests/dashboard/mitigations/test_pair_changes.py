@@ -1,6 +1,5 @@
 """The pairs that changed most on the page Mitigations."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +15,7 @@ from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import open_page, texts
 from tests.made_arms import give_audit, make_arms
 from tests.made_audit import HOSTILE
-
-Copy = Callable[..., Audit]
+from tests.made_fixtures import Copy
 
 
 @pytest.fixture

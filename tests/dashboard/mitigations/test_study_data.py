@@ -65,9 +65,6 @@ def test_only_measures_with_a_value_are_offered(data: Path) -> None:
     rows = rows_of(make_arms(data)).assign(zero_shot=math.nan).drop(columns="linear_probe")
     names = {"retrieval": "retrieval", "linear_probe": "linear probe", "zero_shot": "zero-shot"}
     assert measures_of(rows, names) == {"retrieval": "retrieval"}
-
-
-def test_a_table_that_lacks_what_is_drawn_says_so(data: Path) -> None:
     study = make_arms(data)
     write_table(study.folder / ARMS, study.arms.drop(columns="clipmem_text").assign(retrieval="high"))
     with pytest.raises(InputError, match="lacks clipmem_text, retrieval"):
@@ -168,9 +165,6 @@ def test_of_removal_the_paper_shows_utility_alone(data: Path) -> None:
     assert best["place"] == 10
     assert best["utility"] == pytest.approx(0.5 * 66.4 / 63.1)
     assert (paper["place"] == 0).sum() == 3
-
-
-def test_the_paper_knows_no_auroc_and_nothing_of_own_studies(data: Path) -> None:
     study = make_arms(data, "captions")
     paper = paper_of(study, ours(0.3, 0.5), "membership_auroc")
     assert paper is not None

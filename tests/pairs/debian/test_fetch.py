@@ -88,7 +88,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 @needs_dpkg
-def test_openclipart_becomes_pictures_and_captions_sorted_by_path(openclipart: Path) -> None:
+def test_openclipart_becomes_pictures_and_captions_sorted_by_path(openclipart: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     folder = debian.fetch("openclipart", data=openclipart, report=lines.append)
     assert folder == openclipart / "sets" / "openclipart"
@@ -100,11 +100,6 @@ def test_openclipart_becomes_pictures_and_captions_sorted_by_path(openclipart: P
     assert lines[0] == "downloading 1/2: openclipart-png"
     assert "left out 1 links to pictures that are not in the package" in lines
     assert lines[-2:] == ["captions 3 of 3", f"{folder}: 3 pictures"]
-
-
-@needs_dpkg
-def test_pictures_are_whole_files_and_nothing_else_is_left(openclipart: Path, tmp_path: Path) -> None:
-    folder = debian.fetch("openclipart", data=openclipart, report=lambda line: None)
     original = tmp_path / "png/usr/share/openclipart/png/animals/birds/barn_owl_02.png"
     link = folder / "images/logos/barn_owl_02.png"
     assert link.read_bytes() == original.read_bytes()
@@ -180,13 +175,12 @@ def test_a_broken_archive_is_refused_and_removed(tmp_path: Path, monkeypatch: py
     assert not list((tmp_path / "data").rglob("*.deb"))
 
 
-def test_an_unknown_set_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_set_and_a_machine_without_apt_are_refused_with_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match="data set 'imagenet' is unknown: choose one of openclipart, tuxpaint"):
         debian.fetch("imagenet", data=tmp_path, report=print)
     assert not list(tmp_path.iterdir())
-
-
-def test_without_apt_the_message_names_another_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda tool: None)
     with pytest.raises(InputError, match="needs apt-get and dpkg-deb, found on Debian and Ubuntu only: .*`scenes`"):
         debian.fetch("tuxpaint", data=tmp_path, report=print)

@@ -56,11 +56,6 @@ def test_an_image_folder_elsewhere_needs_no_climbing(tmp_path: Path, monkeypatch
         assert read_bytes(raw.root, raw.pairs.image[1]) == (tmp_path / "pictures/train/a.png").read_bytes()
 
 
-def test_an_image_folder_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--image-folder gone is not a folder"):
-        read(tmp_path / "captions.json", IMAGES, ANNOTATIONS, image_folder="gone")
-
-
 def test_every_bad_entry_is_quarantined_with_its_place_and_reason(tmp_path: Path) -> None:
     draw(tmp_path / "images", "a.png", "b.png")
     draw(tmp_path, "outside.png")
@@ -129,3 +124,5 @@ def test_files_that_are_not_captions_are_refused(tmp_path: Path) -> None:
         read(tmp_path / "instances.json", IMAGES, [{"image_id": 11, "bbox": [0, 0, 1, 1]}])
     with pytest.raises(InputError, match="images and annotations must be lists"):
         read(tmp_path / "captions.json", {}, [])
+    with pytest.raises(InputError, match="--image-folder gone is not a folder"):
+        read(tmp_path / "captions.json", IMAGES, ANNOTATIONS, image_folder="gone")

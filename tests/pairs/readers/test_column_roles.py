@@ -20,18 +20,12 @@ def test_columns_are_known_by_their_usual_names(columns: list[str], image: str, 
     assert (fields.image, fields.caption) == (image, caption)
 
 
-def test_a_picture_column_of_unknown_name_is_known_by_its_first_value() -> None:
-    fields = find_fields(["who", "Bild", "caption"], SourceOptions(), source="a", first={"who": "x", "Bild": "a/b.JPG"})
-    assert fields.image == "Bild"
-
-
-def test_label_id_and_planted_are_found_and_listed_once() -> None:
+def test_columns_are_found_once_by_name_first_value_or_flag() -> None:
     fields = find_fields(["id", "image", "caption", "class", "planted"], SourceOptions(), source="a.csv")
     assert (fields.label, fields.pair_id, fields.planted) == ("class", "id", "planted")
     assert sorted(fields.chosen()) == ["caption", "class", "id", "image", "planted"]
-
-
-def test_flags_win_over_names() -> None:
+    fields = find_fields(["who", "Bild", "caption"], SourceOptions(), source="a", first={"who": "x", "Bild": "a/b.JPG"})
+    assert fields.image == "Bild"
     options = SourceOptions(csv_img_key="b", csv_caption_key="label", csv_label_key="caption", csv_id_key="path")
     fields = find_fields(["b", "label", "caption", "path", "image"], options, source="a.csv")
     assert (fields.image, fields.caption, fields.label, fields.pair_id) == ("b", "label", "caption", "path")
@@ -44,14 +38,11 @@ def test_a_flag_that_names_no_column_lists_those_there_are(key: str) -> None:
         find_fields(["image", "caption"], SourceOptions(**{key: "gone"}), source="a.csv")
 
 
-def test_a_column_that_cannot_be_guessed_names_its_flag() -> None:
+def test_a_column_that_cannot_be_guessed_names_its_flag_on_one_short_line() -> None:
     with pytest.raises(InputError, match="hold captions: name it with --csv-caption-key"):
         find_fields(["image", "other"], SourceOptions(), source="a.csv")
     with pytest.raises(InputError, match="hold pictures: name it with --csv-img-key"):
         find_fields(["caption", "other"], SourceOptions(), source="a.csv")
-
-
-def test_absurd_columns_stay_on_one_short_line() -> None:
     with pytest.raises(InputError) as caught:
         find_fields(["a\nb" * 1000] * 1000, SourceOptions(), source="a.csv")
     assert "\n" not in str(caught.value)

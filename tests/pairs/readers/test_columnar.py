@@ -111,9 +111,6 @@ def test_rows_without_picture_or_caption_are_quarantined(tmp_path: Path, statist
         "set.parquet#3": "caption is missing",
         "set.parquet#4": "row holds no picture bytes",
     }
-
-
-def test_a_plain_column_of_bytes_is_a_picture_column_too(tmp_path: Path) -> None:
     table = pa.table({"text": ["x", "y"], "image": pa.array([b"a", None], pa.binary())})
     pq.write_table(table, tmp_path / "set.parquet")
     raw = read(tmp_path / "set.parquet")

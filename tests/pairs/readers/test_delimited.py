@@ -86,20 +86,14 @@ def test_every_bad_row_is_quarantined_with_its_line_and_reason(tmp_path: Path) -
     assert raw.rows == 16 == 2 + len(raw.quarantine)
 
 
-def test_a_stray_quote_costs_its_own_line_only(tmp_path: Path) -> None:
+def test_a_stray_quote_costs_its_own_line_and_quotes_that_belong_to_the_text_stay(tmp_path: Path) -> None:
     raw = read(table(tmp_path, 'image,caption\na.png,"never closed\nb.png,fine\nc.png,"quoted, well"\n'))
     assert captions(raw) == {"b.png": ["fine"], "c.png": ["quoted, well"]}
     assert list(raw.quarantine.source) == ["captions.csv:2"]
     raw = read(table(tmp_path, 'image,caption\na.png,fine\nb.png,"never closed'))
     assert (captions(raw), len(raw.quarantine)) == ({"a.png": ["fine"]}, 1)
-
-
-def test_quotes_in_an_unquoted_tab_table_are_text(tmp_path: Path) -> None:
     raw = read(table(tmp_path, 'image\tcaption\na.png\t"Hello" he said\nb.png\t5" screen\n', "captions.tsv"))
     assert captions(raw) == {"a.png": ['"Hello" he said'], "b.png": ['5" screen']}
-
-
-def test_a_space_before_a_quote_is_no_text(tmp_path: Path) -> None:
     raw = read(table(tmp_path, 'image, caption\na.png, "one, two"\n'))
     assert captions(raw) == {"a.png": ["one, two"]}
 
@@ -150,13 +144,10 @@ def test_a_file_that_is_no_table_is_one_line(tmp_path: Path, data: bytes, messag
     assert "\n" not in str(caught.value)
 
 
-def test_a_header_whose_quotes_do_not_add_up_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no header line: quotes do not add up"):
-        read(table(tmp_path, '"image,caption\na.png,x\n'), csv_separator=",")
-
-
-def test_a_table_of_the_header_alone_has_no_pairs(tmp_path: Path) -> None:
+def test_a_table_of_the_header_alone_has_no_pairs_and_one_of_an_open_quote_is_refused(tmp_path: Path) -> None:
     raw = read(table(tmp_path, "image,caption\n"))
     assert (raw.rows, len(raw.pairs), len(raw.quarantine)) == (0, 0, 0)
     assert list(raw.pairs.columns) == ["pair_id", "image", "captions", "label", "planted"]
     assert list(raw.quarantine.columns) == ["source", "pair_id", "reason"]
+    with pytest.raises(InputError, match="no header line: quotes do not add up"):
+        read(table(tmp_path, '"image,caption\na.png,x\n'), csv_separator=",")

@@ -62,7 +62,9 @@ def test_a_data_set_is_downloaded_once_and_kept_as_parquet(tmp_path: Path, monke
 
 
 @pytest.mark.usefixtures("online")
-def test_without_a_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_or_room_one_line_says_what_to_do_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def load(*_: Any, **__: Any) -> None:
         raise ConnectionError("no route\nto the hub")
 
@@ -73,6 +75,16 @@ def test_without_a_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch:
         read_source("owner/name", SourceOptions(), data=tmp_path)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+    class Full:
+        def to_parquet(self, path: Path) -> None:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Full())
+    with pytest.raises(InputError, match="owner/name cannot be read: No space left"):
+        read_source("owner/name", SourceOptions(), data=tmp_path)
+    assert list((tmp_path / "sets/owner--name").iterdir()) == []
 
 
 INSPECT = ("-m", "clipmem_core", "inspect", "owner/name")
@@ -102,16 +114,3 @@ def test_a_hub_that_is_silent_is_not_waited_for(tmp_path: Path, typed: tuple[str
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2, done.stderr
     assert typed is not INSPECT or done.stderr.count("\n") == 1
-
-
-@pytest.mark.usefixtures("online")
-def test_a_broken_off_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
-        def to_parquet(self, path: Path) -> None:
-            path.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Full())
-    with pytest.raises(InputError, match="owner/name cannot be read: No space left"):
-        read_source("owner/name", SourceOptions(), data=tmp_path)
-    assert list((tmp_path / "sets/owner--name").iterdir()) == []

@@ -32,9 +32,6 @@ def test_lines_become_pairs(tmp_path: Path) -> None:
     assert list(raw.pairs.label) == ["3", None]
     assert list(raw.pairs.planted) == ["atypical", None]
     assert (raw.format, raw.rows, len(raw.quarantine)) == ("jsonl", 3, 0)
-
-
-def test_unescaped_separators_of_unicode_do_not_end_a_line(tmp_path: Path) -> None:
     text = json.dumps({"image": "a.png", "caption": "x\u2028y\x85z"}, ensure_ascii=False)
     assert list(read(tmp_path, text + "\r\n").pairs.captions) == [["x\u2028y\x85z"]]
 
@@ -67,15 +64,12 @@ def test_every_bad_line_is_quarantined_with_its_number_and_reason(tmp_path: Path
     assert raw.rows == 1 + len(bad)
 
 
-def test_a_json_list_is_read_like_lines(tmp_path: Path) -> None:
+def test_a_json_list_is_read_like_lines_and_so_are_lines_under_the_name_json(tmp_path: Path) -> None:
     values = [{"image": "a.png", "caption": "x"}, {"image": "b.png", "caption": ""}, 5]
     raw = read(tmp_path, json.dumps(values, indent=1), "set.json")
     assert list(raw.pairs.image) == ["a.png"]
     assert list(raw.quarantine.source) == ["set.json:2", "set.json:3"]
     assert raw.format == "json"
-
-
-def test_json_lines_under_the_name_json_are_read(tmp_path: Path) -> None:
     raw = read(tmp_path, lines({"image": "a.png", "caption": "x"}, {"image": "b.png", "caption": "y"}), "set.json")
     assert (raw.format, len(raw.pairs)) == ("jsonl", 2)
 

@@ -90,6 +90,8 @@ def test_without_the_folder_an_absolute_path_stays_refused_and_the_reason_names_
     raw = read(write_csv(tmp_path / "set", [f"{tmp_path}/a.png"]), "")
     assert raw.pairs.empty
     assert "--image-folder" in raw.quarantine.reason[0]
+    with pytest.raises(InputError, match="--image-folder gone is not a folder: name the one with the pictures of"):
+        read(write_csv(tmp_path / "set", ["a.png"]), "gone")
 
 
 def test_the_folder_may_be_a_link_and_paths_may_go_by_either_name(tmp_path: Path) -> None:
@@ -108,11 +110,6 @@ def test_the_folder_is_looked_for_from_here_and_beside_the_table(
     file = write_csv(tmp_path / "set/set", ["a.png"])
     assert read(file, "pictures").root == tmp_path / "set/pictures"
     assert read(file, "here").root == tmp_path / "here"
-
-
-def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--image-folder gone is not a folder: name the one with the pictures of"):
-        read(write_csv(tmp_path / "set", ["a.png"]), "gone")
 
 
 def test_pictures_inside_a_table_need_no_folder(tmp_path: Path) -> None:

@@ -68,10 +68,6 @@ def test_shards_written_by_webdataset_are_read(shards: Path, form: str) -> None:
     assert raw.pairs.pair_id[4] == "s-002.tar/000.png"
     assert raw.pairs.planted[2] == "vague"
     assert (raw.format, raw.rows, len(raw.quarantine)) == ("webdataset", 5, 0)
-
-
-def test_pictures_are_those_that_webdataset_reads(shards: Path) -> None:
-    raw = read(shards)
     theirs = []
     for path in sorted(shards.glob("*.tar")):
         with path.open("rb") as stream:
@@ -88,11 +84,18 @@ def test_one_shard_alone_is_a_data_set_also_through_a_link(shards: Path, tmp_pat
         assert len(read_bytes(raw.root, raw.pairs.image[0])) > 0
 
 
-def test_flags_choose_the_keys_of_the_json(tmp_path: Path) -> None:
+def test_the_json_gives_what_flags_choose_and_no_wrong_label_of_img2dataset(tmp_path: Path) -> None:
     meta = {"caption": "wrong", "words": "right", "kind": "k", "url_id": 5}
     write(tmp_path / "a.tar", [sample("0", 0, txt="wrong", json=meta)])
     raw = read(tmp_path / "a.tar", csv_caption_key="words", csv_label_key="kind", csv_id_key="url_id")
     assert raw.pairs.iloc[0][["pair_id", "captions", "label"]].tolist() == ["5", ["right"], "k"]
+    meta = {"caption": "a dog", "url": "https://example.org/1.jpg", "key": "000000001", "status": "success", "width": 8}
+    write_tar(
+        tmp_path / "0.tar",
+        {"000000001.jpg": picture_bytes(), "000000001.json": json.dumps(meta), "000000001.txt": "a dog"},
+    )
+    pairs = read(tmp_path / "0.tar").pairs
+    assert pairs.iloc[0].tolist() == ["0.tar/000000001.jpg", "0.tar/000000001.jpg", ["a dog"], None, None]
 
 
 def test_every_bad_sample_is_quarantined_with_its_reason(tmp_path: Path) -> None:
@@ -200,13 +203,3 @@ def test_shards_of_which_none_is_readable_are_one_line(tmp_path: Path, name: str
     with pytest.raises(InputError, match="none of the .* shards can be used|braces cannot be expanded") as caught:
         read(tmp_path / name)
     assert "\n" not in str(caught.value)
-
-
-def test_json_of_img2dataset_gives_caption_and_no_wrong_label(tmp_path: Path) -> None:
-    meta = {"caption": "a dog", "url": "https://example.org/1.jpg", "key": "000000001", "status": "success", "width": 8}
-    write_tar(
-        tmp_path / "0.tar",
-        {"000000001.jpg": picture_bytes(), "000000001.json": json.dumps(meta), "000000001.txt": "a dog"},
-    )
-    pairs = read(tmp_path / "0.tar").pairs
-    assert pairs.iloc[0].tolist() == ["0.tar/000000001.jpg", "0.tar/000000001.jpg", ["a dog"], None, None]

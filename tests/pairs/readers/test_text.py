@@ -12,8 +12,11 @@ def test_text_is_read_in_its_encoding(encoding: str) -> None:
     assert decode_text(WESTERN.encode(encoding)) == WESTERN
 
 
-def test_utf_16_of_the_other_byte_order_is_read() -> None:
+def test_the_other_byte_order_one_bad_line_and_one_foreign_letter_are_read() -> None:
     assert decode_text(b"\xfe\xff" + WESTERN.encode("utf-16-be")) == WESTERN
+    data = "naïve 猫\n".encode() + "déjà vu\n".encode("cp1252") + b"plain\n"
+    assert decode_text(data) == "naïve 猫\ndéjà vu\nplain\n"
+    assert decode_text(b"Caf\xe9") == "Café"
 
 
 @pytest.mark.parametrize(
@@ -26,15 +29,6 @@ def test_utf_16_of_the_other_byte_order_is_read() -> None:
 )
 def test_other_alphabets_are_guessed(text: str, encoding: str) -> None:
     assert decode_text(text.encode(encoding)) == text
-
-
-def test_one_bad_line_does_not_spoil_the_other_lines() -> None:
-    data = "naïve 猫\n".encode() + "déjà vu\n".encode("cp1252") + b"plain\n"
-    assert decode_text(data) == "naïve 猫\ndéjà vu\nplain\n"
-
-
-def test_a_single_foreign_letter_is_taken_for_western() -> None:
-    assert decode_text(b"Caf\xe9") == "Café"
 
 
 @given(st.binary(max_size=200))

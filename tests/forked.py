@@ -1,0 +1,157 @@
+"""Commands in real processes that start at once: one process imports the package, and each command is a fork of it.
+
+A process of its own takes seconds to import torch, and an audit starts one for each member as well. The forks have
+their own session, signals, files and pipes; only the start of Python is left out, which tests/test_smoke.py has.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+SERVER = [sys.executable, "-c", "from tests.forked import serve; serve()"]
+
+
+class Forked:
+    """A command at work, with what the tests ask of a `subprocess.Popen`."""
+
+    def __init__(self, server: "Server", asked: dict[str, Any]) -> None:
+        self.pid = server.ask(asked)
+        self.returncode: int | None = None
+        self._server, self._asked = server, asked
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = self._server.ask({"poll": self.pid})
+        return self.returncode
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """Wait for its end and return what it printed."""
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < deadline, "it took too long"
+            time.sleep(0.01)
+        return Path(self._asked["out"]).read_text(), Path(self._asked["err"]).read_text()
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+
+class Server:
+    """The process that has imported everything; it starts with the first command."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._process, self._count = folder, None, 0
+
+    def start(self, *arguments: str, data: Path, before: str = "", **environment: str) -> Forked:
+        """Start `python -m clipmem_core` with arguments on a data folder, after some code was run in its process."""
+        self._count += 1
+        out, err = (str(self._folder / f"{self._count}.{kind}") for kind in ("out", "err"))
+        own = {**environment, "CLIPMEM_DATA": str(data)}
+        return Forked(self, {"arguments": arguments, "before": before, "environment": own, "out": out, "err": err})
+
+    def ask(self, asked: dict[str, Any]) -> Any:
+        if self._process is None:
+            environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self._process = subprocess.Popen(SERVER, env=environment, text=True, cwd=ROOT, **pipes)
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.communicate()
+
+
+def serve() -> None:
+    """Be the server: fork for every command, until the pipe closes."""
+    import clipmem_core.audits.locked
+    import clipmem_core.commands
+    import clipmem_core.studies.run  # noqa: F401
+
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "poll" in asked:
+            pid, status = os.waitpid(asked["poll"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork() or _run_command(asked)
+        print(json.dumps(answer), flush=True)
+
+
+def _run_command(asked: dict[str, Any]) -> None:
+    """Be the command, its streams files, Ctrl-C as in a terminal; it never returns."""
+    from clipmem_core import commands
+    from clipmem_core.audits import executor
+
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ |= asked["environment"]
+    _redirect(os.devnull, asked["out"], asked["err"])
+    executor.start = Member
+    _end(lambda: exec(asked["before"], {}) or commands.main(asked["arguments"]))
+
+
+class Member:
+    """The process of a task, as `executor.start` gives it."""
+
+    ends: list[int] = []  # of pipes that other members wait at
+
+    def __init__(self, task: Any) -> None:
+        from clipmem_core.audits.__main__ import main
+        from clipmem_core.audits.executor import STDERR
+
+        pipe, end = os.pipe()
+        self.ends.append(end)
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if not self.pid:
+            for other in self.ends:
+                os.close(other)
+            errors = str(task.folders[0] / STDERR)
+            _redirect(f"/dev/fd/{pipe}", errors, errors)
+            _end(lambda: main(list(task.command[3:])))
+        os.close(pipe)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def communicate(self) -> None:
+        while self.poll() is None:
+            time.sleep(0.01)
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+
+def _redirect(*paths: str) -> None:
+    sys.stdout.flush()
+    for target, path in enumerate(paths):
+        flags = os.O_RDONLY if target == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+        opened = os.open(path, flags)
+        os.dup2(opened, target)
+        os.close(opened)
+
+
+def _end(work: Any) -> None:
+    code = 1
+    try:
+        code = work()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
