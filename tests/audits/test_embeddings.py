@@ -18,8 +18,8 @@ from clipmem_core.review import score_breakdown
 from clipmem_core.review.maps import mapped_members
 from clipmem_core.review.search import embed_text, hits, nearest, vectors_of
 from clipmem_core.review.selection import Selection
-from tests.audits.small import Silent
-from tests.audits.test_given import beside_table, config_of, here
+from tests.audits.small import Silent, here
+from tests.audits.test_given import beside_table, config_of
 
 MEMBERS = ("--members", "4")
 
