@@ -30,7 +30,7 @@ def measure(quick: bool, repeats: int) -> Measures:
     config = resolve(preset_config("locked"))
     data_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=data_folder().resolve()) as temporary:
-        count = 200 if quick else 1600
+        count = 200 if quick else 800
         raw = read_source("scenes", SourceOptions(scenes_pairs=count), data=Path(temporary))
         pairs = raw.pairs.assign(**{c.SHA256: [_sha256(raw.root, image) for image in raw.pairs[c.IMAGE]]})
         captions = [list(own) for own in pairs[c.CAPTIONS]]
