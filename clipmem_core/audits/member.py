@@ -138,7 +138,7 @@ def open_shared(folder: Path) -> Shared:
     data = TrainingData(
         pixels=_pixels(audit, record, pairs) if features.image is None else FeatureRows(features.image),
         tokens=cached_tokens(config.model, pairs) if features.text is None else features.text,
-        caption_start=row_starts(caption_counts(audit)),
+        caption_start=_starts(caption_counts(audit)),
         keys=keys,
         rows=np.array([], dtype=np.int64),
         external=np.flatnonzero(sides_of(audit, config, membership_of(membership)).external),
@@ -184,11 +184,15 @@ def vocabulary_of_member(audit: Audit, name: str) -> Vocabulary | None:
 
 def tokens_of(pairs: pd.DataFrame, config: AuditConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return tokens of all captions, and the row that each pair's captions start at, int64 [n_pairs + 1]."""
-    return cached_tokens(config.model, pairs), row_starts(pairs[c.CAPTIONS].map(len).to_numpy())
+    return cached_tokens(config.model, pairs), caption_starts(pairs)
 
 
-def row_starts(counts: np.ndarray) -> np.ndarray:
+def caption_starts(pairs: pd.DataFrame) -> np.ndarray:
     """Return the row that each pair's captions start at, and behind the last where they end, int64 [n_pairs + 1]."""
+    return _starts(pairs[c.CAPTIONS].map(len).to_numpy())
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.embeddings import Embeddings
 from clipmem_core.audits.prepare import membership_of, sides_of
-from clipmem_core.audits.store import Audit, read_array, read_utility
+from clipmem_core.audits.store import PAIRS, Audit, caption_counts, read_array, read_table, read_utility
 from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.canaries import swapped_csls
@@ -45,7 +45,7 @@ class Evidence:
     Embeddings are arrays that are mapped, or computed as rows are asked for: only read a block of rows at a time.
     """
 
-    pairs: pd.DataFrame
+    pairs: pd.DataFrame  # pair_id, captions, label, planted
     sides: Sides
     views: int
     terms: list[dict[str, np.ndarray]]
@@ -61,7 +61,8 @@ class Evidence:
 
 def gather_evidence(audit: Audit) -> Evidence:
     """Read every member's embeddings and trajectory; embeddings stay on disk."""
-    config, pairs = audit.record.config, audit.pairs
+    config = audit.record.config
+    pairs = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID, c.CAPTIONS, c.LABEL, c.PLANTED])
     membership = membership_of(audit.membership)
     sides = sides_of(audit, config, membership)
     embeddings = Embeddings(audit)
@@ -76,7 +77,7 @@ def gather_evidence(audit: Audit) -> Evidence:
         image=list(image),
         text=list(text),
         log_probability=trajectories if len(trajectories) == len(paths) else [],
-        n_captions=pairs[c.CAPTIONS].map(len).clip(upper=config.eval_captions or None).to_numpy(),
+        n_captions=np.minimum(caption_counts(audit), config.eval_captions or np.iinfo(np.int32).max),
     )
 
 

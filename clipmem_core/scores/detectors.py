@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 NEIGHBOURS = 10  # nearest external partners that a cosine is held against
 MOST_EXTERNAL = 1_000  # external pairs among which they are looked for
@@ -181,7 +182,8 @@ def csls_out(
         value[rows] = csls(a, b, external, rows=rows)
         return value
 
-    with ThreadPoolExecutor(threads) as pool:
+    # The products' own threads would wait for each other
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
         return _known_mean(list(pool.map(measure, image, text, trained)))
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT, EXTERNAL, SHARED
 from clipmem_core.config import InputError
@@ -209,7 +210,7 @@ def _hybrid_parts(
         rows = slice(start, start + _CHUNK)
         parts[:, rows] = _parts_of(mapped, rows, inside[:, rows])
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(measure, range(0, len(external), _CHUNK)))
     return parts
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits import embeddings
+from clipmem_core.audits import embeddings, member
 from clipmem_core.audits.embeddings import Embeddings, indexed_members
 from clipmem_core.audits.progress import member_progress
 from clipmem_core.audits.run import run_audit
@@ -18,6 +18,7 @@ from clipmem_core.review import score_breakdown
 from clipmem_core.review.maps import mapped_members
 from clipmem_core.review.search import embed_text, hits, nearest, vectors_of
 from clipmem_core.review.selection import Selection
+from clipmem_core.training.heads import Standard
 from tests.audits.small import Silent, here
 from tests.audits.test_given import beside_table, config_of
 
@@ -152,3 +153,27 @@ def test_without_the_features_nothing_is_computed_and_the_line_says_so(
     (moved.folder / ".prepared.npz").unlink()
     with pytest.raises(InputError, match=r"\.prepared\.npz"):
         Embeddings(moved).of("r1-f1")
+
+
+def test_members_of_a_process_share_what_they_read_and_a_checkpoint_is_fitted_to_nothing(
+    small: Audit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    audit = Audit(Path(shutil.copytree(small.folder, tmp_path / "again")))
+    opened, fitted = list[Path](), list[int]()
+    open_shared, fit = member.open_shared, Standard.of
+    monkeypatch.setattr(member, "open_shared", lambda folder: opened.append(folder) or open_shared(folder))
+    monkeypatch.setattr(Standard, "of", lambda features: fitted.append(features.shape[1]) or fit(features))
+    for name in audit.record.members:
+        for path in [*audit.member(name).glob("*.faiss"), audit.member(name) / "utility.json"]:
+            path.unlink()
+    member.run_members(audit.folder, audit.record.members)
+    assert (len(opened), fitted) == (1, [])
+    for name in audit.record.members:
+        for path in [*audit.member(name).glob("[!.]*")]:
+            if path.name != "config.json":
+                path.unlink()
+    member.run_members(audit.folder, audit.record.members)
+    assert (len(opened), fitted) == (2, [24, 16])
+    for name in audit.record.members:
+        for file in ("checkpoint.pt", "text.faiss", "utility.json"):
+            assert file_sha256(audit.member(name) / file) == file_sha256(small.member(name) / file)

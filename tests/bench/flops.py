@@ -1,4 +1,4 @@
-"""A model config → the floating-point operations that training on a batch takes, counted on paper.
+"""The floating-point operations that training on a batch takes, counted on paper from a model config or widths.
 
 Only matrix products count, a multiply and an add as two. The backward pass takes two products for each of the forward
 pass; the patch embedding is the exception: nothing before it needs a gradient, so its backward pass takes one.
@@ -44,3 +44,20 @@ def training_flops(model: dict[str, Any], *, text_length: int, batch: int) -> fl
     pair = tower_flops(vision, length, dim) + tower_flops(text, text_length, dim)
     logits = 2 * 2 * batch * batch * dim
     return 3 * (batch * pair + logits) + 2 * batch * patch_flops(vision)
+
+
+def head_flops(image_width: int, text_width: int, *, hidden: int, dim: int, batch: int) -> float:
+    """Count forward and backward pass of one batch of features through the heads of locked towers.
+
+    Nothing before the first map of either head needs a gradient.
+
+    Args:
+        image_width: length of a picture's features, which one map takes to `dim`.
+        text_width: length of a caption's, which two maps take there by way of `hidden`.
+        hidden: width of the hidden layer.
+        dim: length of an embedding.
+        batch: pairs; each is compared with each, once from pictures to texts and once back.
+    """
+    first, second = image_width * dim + text_width * hidden, hidden * dim
+    logits = 2 * 2 * batch * batch * dim
+    return 2 * batch * (2 * first + 3 * second) + 3 * logits

@@ -1,0 +1,78 @@
+"""Features of drawn pictures and their captions, from files to the cache, against the bare passes through the towers.
+
+Both sides are processor seconds of one run: the floor is the towers alone, on squares and captions that lie ready, in
+the same batches and with as many threads. What comes on top is reading, checking, decoding, and writing.
+"""
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from clipmem_core import columns as c
+from clipmem_core.audits.locked import towers_of
+from clipmem_core.audits.settings import resolve
+from clipmem_core.audits.throughput import features_seconds
+from clipmem_core.config import SourceOptions, data_folder, preset_config
+from clipmem_core.features.embed import image_features, text_features
+from clipmem_core.pairs.references import read_bytes
+from clipmem_core.pairs.table import read_source
+from clipmem_core.pairs.workers import cores
+from tests.bench.report import Measure, Measures, console
+
+TARGET = "at most 1.3"
+
+
+def measure(quick: bool, repeats: int) -> Measures:
+    """Compute the features of each side once; `repeats` changes nothing."""
+    config = resolve(preset_config("locked"))
+    data_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=data_folder().resolve()) as temporary:
+        count = 200 if quick else 800
+        raw = read_source("scenes", SourceOptions(scenes_pairs=count), data=Path(temporary))
+        pairs = raw.pairs.assign(**{c.SHA256: [_sha256(raw.root, image) for image in raw.pairs[c.IMAGE]]})
+        captions = [list(own) for own in pairs[c.CAPTIONS]]
+        texts = [text for own in captions for text in own]
+        towers = towers_of(config)
+        assert towers.image
+        assert towers.text
+        images, folder = towers.image, Path(temporary) / "cache"
+        return [
+            *_beside_floor(
+                "picture",
+                len(pairs),
+                features_seconds(dataclasses.replace(config, lock_text=False), [], pictures=len(pairs), count=0),
+                lambda: image_features(pairs, raw.root, images, folder=folder),
+            ),
+            *_beside_floor(
+                "caption",
+                len(texts),
+                features_seconds(dataclasses.replace(config, lock_image=False), texts, pictures=0, count=len(texts)),
+                lambda: text_features(captions, towers.text, folder=folder),
+            ),
+        ]
+
+
+def _beside_floor(what: str, count: int, seconds: float, compute: Callable[[], object]) -> Measures:
+    """Compute features, and set their price beside that of the bare tower, of which all cores take some seconds."""
+    bare, whole = seconds * cores(), _processor(compute)
+    console.print(f"{count:,} {what}s: {whole:.1f} s of processors, the tower alone {bare:.1f} s")
+    return [
+        Measure(f"a {what} through the bare tower (ms of one core)", 1000 * bare / count),
+        Measure(f"a {what}'s features, from its file or table to the cache (ms of one core)", 1000 * whole / count),
+        Measure(f"features / bare tower, {what}s", ratio=whole / bare, target=TARGET),
+    ]
+
+
+def _sha256(root: Path, image: str) -> str:
+    return hashlib.sha256(read_bytes(root, image)).hexdigest()
+
+
+def _processor(work: Callable[[], object]) -> float:
+    """Return the processor seconds of some work, those of the processes that it starts and ends among them."""
+    before = os.times()
+    work()
+    after = os.times()
+    return sum(after[:4]) - sum(before[:4])
