@@ -135,6 +135,7 @@ class VerdictFile(TypedDict, total=False):
     se_kind: str
     encoders: dict[str, str | float | None | dict[str, float]]
     external_pairs: Whole
+    utility_pairs: Whole  # of these, where utility is measured on some that are set apart
     external_sd: float | None
     utility: dict[str, float | None]
     seconds: dict[str, float | dict[str, float | None]]
