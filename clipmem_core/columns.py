@@ -56,6 +56,10 @@ MEMBER = "member"
 METRIC = "metric"
 VALUE = "value"
 UTILITY_COLUMNS = [MEMBER, METRIC, VALUE]
+# How well the other members tell what a member was trained on, by measure of the attack: metrics beside its utility.
+ATTACK_AUROC = "attack_auroc"
+ATTACK_TPR = "attack_TPR@0.01"
+ATTACK_METRICS = {"auroc": ATTACK_AUROC, "TPR@0.01": ATTACK_TPR, "TPR@0.001": "attack_TPR@0.001"}
 
 # What an interval over seeds covers: with other pairs drawn for each group a result may move further than it says.
 ONE_SPLIT = "training seeds of one split"

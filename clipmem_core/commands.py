@@ -73,14 +73,25 @@ class Score:
 
     source: Source
     name: str  # the audit's folder
-    membership: str  # CSV or Parquet: pair_id, one true/false column a member, and optionally group
-    checkpoints: tuple[str, ...]  # open_clip checkpoints, in the order of the member columns
+    # open_clip checkpoints, in the order of the member columns; without these a target, and a reference if there is one
+    checkpoints: tuple[str, ...]
+    # CSV or Parquet: pair_id, one true/false column a member, and optionally group. One column: true for pairs that are
+    # suspected to be in the target's training, false for pairs that cannot be
+    membership: str = ""
     config: AuditConfig = field(default_factory=AuditConfig)
 
     def run(self) -> None:
         from clipmem_core.audits.checkpoints import score_checkpoints
         from clipmem_core.audits.console import RichScreen, show_verdict
+        from clipmem_core.audits.foreign import read_marks, score_foreign
 
+        suspected = read_marks(self.membership) if self.membership else None
+        if suspected is not None or not self.membership:
+            marks: dict[str, Any] = {"suspected": suspected, "checkpoints": self.checkpoints}
+            with RichScreen() as screen:
+                said = score_foreign(self.source, self.config, name=self.name, **marks, screen=screen)
+            print(*said["sentences"], sep="\n")
+            return
         given: dict[str, Any] = {"membership": self.membership, "checkpoints": self.checkpoints}
         with RichScreen() as screen:
             finished = score_checkpoints(self.source, self.config, name=self.name, **given, screen=screen)
@@ -95,7 +106,8 @@ class Study:
         str,
         tyro.conf.Positional,
         tyro.conf.arg(
-            metavar="STUDY", help="size | views | time | captions | text-noise | removal | combined | forgetting"
+            metavar="STUDY",
+            help="scale | size | views | time | captions | text-noise | removal | combined | forgetting",
         ),
     ]
     source: Source
@@ -104,6 +116,7 @@ class Study:
     equal_time: bool = False  # add each arm that takes longer or shorter than none once more, taking as long
     only: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # train only this arm now, and the one all are compared with
     seeds_per_split: int = 1  # seeds that train on one split of the pairs before another is drawn; 0: all share one
+    at: int = 0  # pairs that study scale is extrapolated to; 0: as before, or 400,000,000
     # Not the preset of an audit: the paper's claims are about encoders that are trained.
     config: AuditConfig = field(default_factory=AuditConfig)
 
@@ -116,7 +129,7 @@ class Study:
 
         also = [parse_setting(text) for text in self.also]
         more: dict[str, Any] = {"also": also, "equal_time": self.equal_time, "only": self.only}
-        more["seeds_per_split"] = self.seeds_per_split
+        more |= {"seeds_per_split": self.seeds_per_split, "at": self.at}
         with RichScreen(self.config.batch_size) as screen:
             more |= {"screen": screen, "decisions": decided_of}
             done = run_study(self.study, self.source, self.config, name=self.name, **more)

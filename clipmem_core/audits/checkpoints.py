@@ -52,9 +52,9 @@ def score_checkpoints(
         fresh = not (audit.folder / CONFIG).is_file()
         if not fresh:
             check_same(audit, source, config)
-            _check_files(audit, names, files)
+            check_files(audit, names, files)
         else:
-            _check_weights(config, files)
+            check_weights(config, files)
             screen.say(f"reading {source}")
             data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
             known = align_membership(table, names, data_set.pairs)
@@ -110,7 +110,7 @@ def check_checkpoints(checkpoints: Sequence[str], names: Sequence[str]) -> list[
     return files
 
 
-def _check_weights(config: AuditConfig, files: Sequence[Path]) -> None:
+def check_weights(config: AuditConfig, files: Sequence[Path]) -> None:
     """Load every checkpoint once, before a picture is read: what does not load or is no number is found at once."""
     from clipmem_core.training.model import build_model, load_weights  # torch is slow to import
 
@@ -184,7 +184,12 @@ def derive_groups(trained: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return np.select([by_f & by_g, by_f, by_g], [c.SHARED, c.CANDIDATE, c.INDEPENDENT], c.EXTERNAL)
 
 
-def _check_files(audit: Audit, names: Sequence[str], files: Sequence[Path]) -> None:
+def check_files(audit: Audit, names: Sequence[str], files: Sequence[Path]) -> None:
+    """Refuse to go on with an audit whose members are other checkpoints.
+
+    Raises:
+        InputError: the message names what differs.
+    """
     if tuple(names) != audit.record.members:
         raise InputError(f"audit {audit.name!r} was made from other members: take another --name")
     for name, path in zip(names, files, strict=True):

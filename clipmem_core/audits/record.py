@@ -130,6 +130,7 @@ class VerdictFile(TypedDict, total=False):
     detection: list[Row]
     membership_auroc: float | None
     membership_auroc_by_member: dict[str, float | None]
+    attacks: list[Row]
     ranking_stability: float | None
     ranking_reliability: float | None
     se_kind: str

@@ -59,7 +59,13 @@ def result_rows(audit: Audit) -> pd.DataFrame:
     rows += [
         _plain("encoders", "scored or candidate", name, verdict["encoders"][name]) for name in ("image", "text", "fit")
     ]
-    for metric, values in audit.utility.groupby(c.METRIC, sort=False)[c.VALUE]:
+    for row in verdict.get("attacks", []):
+        for over, kind in (("members", "95% interval over members"), ("pairs", "95% bootstrap over pairs")):
+            ends = {"low": row[f"{over}_low"], "high": row[f"{over}_high"], "kind": kind, "n": row["targets"]}
+            if row["value"] is not None and ends["low"] is not None:
+                rows.append(_plain("attack", row["attack"], row["measure"], row["value"]) | ends)
+    utility = audit.utility[~audit.utility[c.METRIC].isin(c.ATTACK_METRICS.values())]
+    for metric, values in utility.groupby(c.METRIC, sort=False)[c.VALUE]:
         spread = {"low": values.min(), "high": values.max(), "kind": "range over members", "n": len(values)}
         rows.append(_plain("utility", "external", str(metric), values.mean()) | spread)
     rows += [_plain("seconds", "audit", name, verdict["seconds"][name]) for name in ("prepare", "members", "scoring")]

@@ -14,6 +14,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.atomic import whole_archive
 from clipmem_core.audits import settings
+from clipmem_core.audits.attacks import attack_members
 from clipmem_core.audits.estimate import trained_pairs
 from clipmem_core.audits.executor import Executor, local_processes, run_members
 from clipmem_core.audits.given import with_features
@@ -176,9 +177,11 @@ def finish_audit(
     if split.missing:
         screen.say(f"note: {split.missing}. Every other score is there")
     utility = utility_table(audit, evidence.sides.membership.members)
+    attacked, attacks = attack_members(evidence)
     write_table(audit.folder / SCORES, scores)
-    write_table(audit.folder / UTILITY, utility)
-    verdict = judge(summary(evidence, scores, split), utility, record.config, towers=record.towers, cut=cut)
+    write_table(audit.folder / UTILITY, pd.concat([utility, attacked], ignore_index=True))
+    found = summary(evidence, scores, split) | {"attacks": attacks}
+    verdict = judge(found, utility, record.config, towers=record.towers, cut=cut)
     seconds = {
         "prepare": record.prepare_seconds,
         "members": round(trained - began, 2),

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.verdict import RELIABILITY, reliability_of, uses
-from clipmem_core.columns import CANDIDATE, EXTERNAL, GROUP, GROUPS, INDEPENDENT, SCORED, SHARED
+from clipmem_core.columns import ATTACK_AUROC, CANDIDATE, EXTERNAL, GROUP, GROUPS, INDEPENDENT, SCORED, SHARED
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.figures.audit_scores import encoder_figure, group_figure
@@ -15,6 +15,8 @@ from clipmem_core.figures.colours import ENCODER_COLOURS, GROUP_COLOURS
 from clipmem_core.review.locked_towers import model_words
 from clipmem_core.review.overview import (
     Overview,
+    attack_auroc,
+    attack_rows,
     detection_table,
     explain_null,
     is_number,
@@ -37,12 +39,23 @@ GOOD_ICONS = {
     None: ":gray[:material/help:]",
 }
 QUARANTINE_PAGE = 50
+ATTACKS_HELP = (
+    "Each member is attacked by the others. TPR: the share of its pairs that are found where only that share of other "
+    "pairs is taken for its own. Intervals: Student's t over members, which share their attackers, and a bootstrap "
+    "over pairs."
+)
 PLANTED_COLUMNS = ["planted", "n", *scores_in(CARD)]
 MEASURES = [
     (
         "membership_auroc",
         "Membership AUROC",
         "How well alignment tells the pairs a member was trained on from those it was not: 0.5 is not at all.",
+    ),
+    (
+        ATTACK_AUROC,
+        "Attack AUROC",
+        "The same, told by somebody who has the other members and compares a pair with what those give it that were "
+        "trained on it, and those that were not.",
     ),
     (
         RELIABILITY,
@@ -129,11 +142,21 @@ def _groups_alt(groups: pd.DataFrame) -> str:
 
 
 def _draw_measures(verdict: dict[str, Any]) -> None:
-    values = verdict | {RELIABILITY: reliability_of(verdict)}
+    attacks = table(verdict, "attacks")
+    values = verdict | {RELIABILITY: reliability_of(verdict), ATTACK_AUROC: attack_auroc(attacks)}
     with st.grid(2, min_column_width=140) as grid:
         for key, label, meaning in MEASURES:
             if is_number(values.get(key)):
                 grid.metric(label, f"{values[key]:.2f}", help=meaning)
+    shown, missing = attack_rows(attacks)
+    if shown.empty and not missing:
+        return
+    with st.expander("Attacks on membership", icon=":material/policy:"):
+        st.caption(ATTACKS_HELP)
+        if not shown.empty:
+            _draw_table(shown, alt="How well each attack tells what a member was trained on, with intervals")
+        for reason in missing:
+            show_text(reason, limit=300)
 
 
 def _draw_encoders(encoders: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from clipmem_core.scores.table import BY_NAME
 BINS = 60
 MEMBERS_SHOWN = 6  # each with a column of its own
 DETECTION_METRICS = ["auroc", "average_precision", "precision_at_k"]
+ATTACK_MEASURES = {"auroc": "AUROC", "TPR@0.01": "TPR at 1 % FPR", "TPR@0.001": "TPR at .1 % FPR"}
 LIMIT = 6000  # points that a browser draws at once, with a lasso that follows the hand
 CELLS = (96, 64)  # of the density, along similarity_out and clipmem
 FITTING, NOISE = 0.25, 0.05  # shares of the external pairs
@@ -168,8 +169,43 @@ def _with_interval(row: dict[Any, Any], metric: str) -> str:
     return f"{value:.3f}{bounds}" if is_number(value) else ""
 
 
+def attack_auroc(attacks: pd.DataFrame) -> Any:
+    """Return the AUROC of the default attack, the first of the verdict's rows; None where there is none."""
+    first = attacks.to_dict("records")[0] if len(attacks) else {}
+    return first.get("value") if first.get("measure") == "auroc" else None
+
+
+def attack_rows(attacks: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return how well each attack tells what a member was trained on, as text, and why some numbers are not there.
+
+    Args:
+        attacks: the verdict's rows of that name; empty in an audit from before there were any.
+    """
+    if not {"attack", "measure"} <= set(attacks.columns):
+        return pd.DataFrame(), []
+    shown, missing = [], []
+    for row in attacks.to_dict("records"):
+        if str(row["measure"]) not in ATTACK_MEASURES:
+            continue
+        if not is_number(row.get("value")):
+            missing.append(f"{ATTACK_MEASURES[row['measure']]} of {row['attack']}: {row.get('missing')}")
+            continue
+        told = {"attack": str(row["attack"]), "measure": ATTACK_MEASURES[row["measure"]], "value": row["value"]}
+        ends = {over: [row.get(f"{over}_{end}") for end in ("low", "high")] for over in ("members", "pairs")}
+        told |= {
+            f"over {over}": f"{low:.3f} to {high:.3f}" if is_number(low) and is_number(high) else ""
+            for over, (low, high) in ends.items()
+        }
+        shown.append(told)
+    return pd.DataFrame(shown), missing
+
+
 def utility_table(utility: pd.DataFrame) -> pd.DataFrame:
-    """Return metric, mean and one column a member, or of many the lowest and highest, in the order of the file."""
+    """Return metric, mean and one column a member, or of many the lowest and highest, in the order of the file.
+
+    How well a member can be attacked is no utility of it.
+    """
+    utility = utility[~utility[c.METRIC].isin(c.ATTACK_METRICS.values())]
     if utility.empty:
         return pd.DataFrame()
     wide = utility.pivot_table(index=c.METRIC, columns=c.MEMBER, values=c.VALUE, sort=False, observed=True)

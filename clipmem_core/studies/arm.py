@@ -34,7 +34,7 @@ from clipmem_core.scores.table import scores_in
 from clipmem_core.studies.store import StudyFolder
 from clipmem_core.training.draws import draw_keys, hashed
 
-NONE, RANDOM, REMOVAL = "none", "random", "removal"
+NONE, ALL, RANDOM, REMOVAL = "none", "all", "random", "removal"
 SWITCHES = ("lookalikes", "decisions", "equal_time")
 # What the pairs to take out first have: the highest value (1) or the lowest (−1).
 DIRECTIONS = {name: score.direction for name, score in scores_in(RANKS_REMOVAL).items()}
@@ -88,7 +88,8 @@ class Arm:
     near-duplicate pictures, and `decisions` those that a person decided to remove, and gives the recaptioned ones their
     new captions. `equal_time` trains for as many epochs as take as long as the reference does. `decided` is what was
     decided when the arm was added, and `epochs` the config's `epochs` and `stop_epoch` that take equally long.
-    `model` is a model config of its own, and `shown` what tables say of it, what it does if empty.
+    `model` is a model config of its own, `pairs` how many of its pairs a member trains on (0: all), and `shown` what
+    tables say of it, what it does if empty.
     """
 
     name: str = ""
@@ -100,6 +101,7 @@ class Arm:
     decided: Decided = Decided()
     epochs: Mapping[str, int] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
+    pairs: int = 0
     shown: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -203,11 +205,11 @@ def text_of(arm: Arm, config: AuditConfig) -> str | None:
     """Return the normal text of an arm of a plan; None where no text can say it.
 
     Args:
-        arm: with a model of its own, pairs named one by one, or fields beyond ARM_FIELDS, it has none.
+        arm: with a model of its own, fewer pairs, pairs named one by one, or fields beyond ARM_FIELDS, it has none.
         config: that of the reference arm.
     """
     listed = arm.decided and not arm.decisions
-    return None if arm.model or listed or set(arm.fields) - set(ARM_FIELDS) else normal(arm, config).text
+    return None if arm.model or arm.pairs or listed or set(arm.fields) - set(ARM_FIELDS) else normal(arm, config).text
 
 
 def taken_out(removal: Removal, scores: pd.DataFrame, pool: np.ndarray, *, seed: int) -> frozenset[str]:
@@ -278,6 +280,16 @@ class Context:
         later = (self.clusters != np.arange(len(self.clusters))) & (self.group != c.EXTERNAL)
         return frozenset(self.pairs.loc[later, c.PAIR_ID])
 
+    def beyond(self, pairs: int) -> frozenset[str]:
+        """Return ids to leave out so that a member trains on so many pairs: of candidates and of independent pairs at
+        most half as many stay, and the rest are shared. Fewer pairs are always part of more."""
+        ids = self.pairs[c.PAIR_ID].to_numpy()
+        order = np.argsort(hashed(draw_keys(ids.tolist()), self.config.seed), kind="stable")
+        of = {name: ids[order][(self.group == name)[order]] for name in (c.CANDIDATE, c.INDEPENDENT, c.SHARED)}
+        own = min(pairs // 2, len(of[c.CANDIDATE]), len(of[c.INDEPENDENT]))
+        left = {c.CANDIDATE: own, c.INDEPENDENT: own, c.SHARED: pairs - own}
+        return frozenset(str(id_) for name, found in of.items() for id_ in found[left[name] :])
+
     def ids(self, group: str) -> frozenset[str]:
         """Return the ids of a group."""
         return frozenset(self.pairs.loc[self.group == group, c.PAIR_ID])
@@ -309,6 +321,7 @@ class Context:
         """
         kept = self.ids(c.EXTERNAL) if self.splits else frozenset[str]()
         fixed = (arm.decided.removed - kept) | (self.lookalikes if arm.lookalikes else frozenset())
+        fixed |= self.beyond(arm.pairs) if arm.pairs else frozenset()
         captions = {id_: own for id_, own in arm.decided.recaptioned.items() if id_ not in fixed | kept}
         if arm.removal is None or scores is None:
             return Decided(fixed, captions)

@@ -46,6 +46,7 @@ MEASURES = {
     CLIPMEM_CANDIDATE: "mean clipmem",
     CLIPMEM_NET: "the same beyond external pairs",
     MEMBERSHIP_AUROC: "membership AUROC",
+    c.ATTACK_AUROC: "attack AUROC",
     RETRIEVAL: "retrieval",
 }
 UNLEARNED = (

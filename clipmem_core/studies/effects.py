@@ -33,7 +33,8 @@ TEXT_LEAD = "text_minus_image"
 # Nobody trains on external pairs: what f aligns them better than g is an offset between the two, not memorization.
 CLIPMEM_NET = "clipmem_net"
 MEASURES = (
-    *(CLIPMEM_CANDIDATE, CLIPMEM_NET, MEMBERSHIP_AUROC, c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, TEXT_LEAD),
+    *(CLIPMEM_CANDIDATE, CLIPMEM_NET, MEMBERSHIP_AUROC, c.ATTACK_AUROC, c.ATTACK_TPR),
+    *(c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT, TEXT_LEAD),
     *(RETRIEVAL, "retrieval_rare", "retrieval_other", "linear_probe", "zero_shot", SAMPLES_SEEN, SECONDS, PEAK_MB),
 )
 COLUMNS = [

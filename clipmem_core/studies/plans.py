@@ -15,8 +15,8 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.config import AuditConfig, InputError, without_meaning
-from clipmem_core.studies import conclusions
-from clipmem_core.studies.arm import NONE, RANDOM, Arm, Removal
+from clipmem_core.studies import conclusions, scaling
+from clipmem_core.studies.arm import ALL, NONE, RANDOM, Arm, Removal
 from clipmem_core.training.names import model_config
 
 STRONG_CROPS = 0.2
@@ -32,6 +32,7 @@ MOST_CAPTIONS = 5
 NOISE_LEVELS = (0.01, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 REMOVED = (50, 100, 200, 400, 800)
 REMOVED_BY = (c.CLIPMEM, c.SIMILARITY_IN, RANDOM)
+SCALE = (500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000)  # pairs that a member trains on, beside all that there are
 CROPS: dict[str, Any] = {"crop_scale": 0.2, "colour": 0.4}
 FLOOR: dict[str, Any] = {"min_logit_scale": 30.0}  # open_clip starts at 14.3
 MIN_DF: dict[str, Any] = {"text_min_df": 10}
@@ -81,6 +82,7 @@ class Study:
     published: tuple[Published, ...] = ()
     takes_settings: bool = True
     by_rarity: bool = False  # whether retrieval is told apart by rare words
+    extrapolates: bool = False  # whether its report tells of another number of pairs, that a person names
     untuned: str = ""  # what its report says of strengths that somebody chose
 
     def epochs_kept(self, epochs: int) -> list[int]:
@@ -189,6 +191,23 @@ def captions_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
     counts |= {"all": config.train_captions} if most > MOST_CAPTIONS else {}
     more = [Arm(f"captions-{n}", {"train_captions": count}, shown={"captions": n}) for n, count in counts.items()]
     return [_none(pairs, captions="1"), *more]
+
+
+def scale_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
+    """Return ever fewer pairs to train on, for as many epochs as all pairs, and for as many steps."""
+    every = int(pairs[c.GROUP].isin([c.SHARED, c.CANDIDATE]).sum())
+    sizes = [size for size in SCALE if size < every]
+    if len(sizes) < 2:
+        raise InputError(f"study scale trains on {SCALE[0]}, {SCALE[1]} and more pairs, and here are {every:,}")
+    shown = {"pairs": every, "fixed": ALL, "epochs": config.epochs}
+    arms = [Arm(ALL, shown=shown)]
+    for fixed in ("epochs", "steps"):
+        for size in sizes:
+            epochs = config.epochs if fixed == "epochs" else round(config.epochs * every / size)
+            own = {"epochs": epochs} if epochs != config.epochs else {}
+            told = {"pairs": size, "fixed": fixed, "epochs": epochs}
+            arms.append(Arm(f"{fixed}-{size}", pairs=size, shown=told, epochs=own))
+    return arms
 
 
 def text_noise_arms(config: AuditConfig, pairs: pd.DataFrame) -> list[Arm]:
@@ -309,6 +328,15 @@ PUBLISHED = {
 
 
 STUDIES: dict[str, Study] = {
+    "scale": Study(
+        question="Does memorization shrink as epochs over pairs?",
+        arms=scale_arms,
+        reference=ALL,
+        answer=scaling.scale,
+        defaults={"batch_size": 256},  # the same at all sizes, so no larger than the smallest
+        takes_settings=False,
+        extrapolates=True,
+    ),
     "size": Study(
         question="Does a larger image encoder flip claim 3?",
         arms=size_arms,

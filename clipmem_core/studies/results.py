@@ -16,6 +16,7 @@ from clipmem_core.audits.results import machine_line, write_csv
 from clipmem_core.studies.arguments import commands_of
 from clipmem_core.studies.effects import TEXT_LEAD, all_differences, counted, differences, replicates, with_lead
 from clipmem_core.studies.plans import find_study
+from clipmem_core.studies.scaling import extrapolated
 from clipmem_core.studies.store import (
     ARM,
     CLIPMEM_CANDIDATE,
@@ -52,6 +53,8 @@ def sentences(study: StudyFolder) -> list[str]:
     if arms.empty:
         return []
     told, over = plan.answer(with_lead(arms), study.times), replicates(arms)
+    if plan.extrapolates:
+        told = [*told, *extrapolated(with_lead(arms), study.asked.get("at", 0))]
     if any("[" in sentence for sentence in told):
         told = [*told, f"In brackets: 95 % intervals over {over}{FURTHER.get(over, '')}."]
     return [*told, plan.untuned] if plan.untuned else told

@@ -22,18 +22,19 @@ from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, loa
 from clipmem_core.audits.run import Screen, bring_to_end, counts
 from clipmem_core.audits.settings import check_config, config_from
 from clipmem_core.audits.setup import check_same, differing_fields, grow, write_audit
-from clipmem_core.audits.store import CONFIG, Audit, write_json
+from clipmem_core.audits.store import CONFIG, Audit, write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
 from clipmem_core.files import read_json
 from clipmem_core.scores.membership import Membership
 from clipmem_core.studies import shared
 from clipmem_core.studies.arm import Arm, Context, Decided, ranking_share, text_of
 from clipmem_core.studies.arm_rows import point, times
+from clipmem_core.studies.attacked import COLUMNS, Trained, attack_arm, stale
 from clipmem_core.studies.custom_arms import add_all, equal_times, read_own
 from clipmem_core.studies.estimate import seconds_by_arm
 from clipmem_core.studies.plans import Study, check_takes_settings, find_study, with_meaning
 from clipmem_core.studies.rare_words import by_rarity
-from clipmem_core.studies.store import ARMS, RANKING, SEED, SPLIT, TIMES, StudyFolder, study_folder
+from clipmem_core.studies.store import ARM, ARMS, RANKING, SEED, SPLIT, TIMES, StudyFolder, study_folder
 
 Decisions = Callable[[str, pa.Table], Decided]
 
@@ -62,6 +63,7 @@ class StudyRun:
     seeds_per_split: int  # 0: all seeds share one split
     screen: Screen
     equal_time: bool = False  # whether arms with equal time were asked for
+    at: int = 0  # pairs that it is extrapolated to
     only: frozenset[str] = frozenset()  # names of the arms that are trained now; none means all
     own: Sequence[Arm] = ()  # that a person added
 
@@ -138,6 +140,7 @@ def run_study(
     equal_time: bool = False,
     only: Sequence[str] = (),
     seeds_per_split: int = 0,
+    at: int = 0,
     decisions: Decisions = lambda *_: Decided(),
 ) -> StudyFolder:
     """Run a study, or go on with it.
@@ -154,6 +157,7 @@ def run_study(
             means all.
         seeds_per_split: how many seeds train on one split of the pairs before another is drawn; 0 lets all share one.
             A study from before splits varied goes on with its one.
+        at: pairs that a study that can be extrapolated is to tell of; 0 leaves it as it was.
         decisions: from a data set's fingerprint and its pairs, pair_id and captions, to what was decided on these.
 
     Returns:
@@ -176,7 +180,7 @@ def run_study(
     with hold(folder.folder, what="study"):
         config, seeds_per_split = _as_begun(folder, with_features(source, config), seeds_per_split, screen)
         run = start(study, source, settings.resolve(config), folder, screen, seeds_per_split=seeds_per_split)
-        run = dataclasses.replace(run, equal_time=equal_time, only=frozenset(only))
+        run = dataclasses.replace(run, equal_time=equal_time, only=frozenset(only), at=at)
         wanted = with_decisions(run, also, decisions)
         add_all(folder, run.context, [dataclasses.replace(arm, equal_time=False) for arm in wanted])
         run = _with_own(run)
@@ -309,6 +313,7 @@ def _asked_of(run: StudyRun) -> dict[str, Any]:
         "equal_time": run.equal_time or asked_before.get("equal_time", False),
         "snapshots": run.snapshots_of(run.plan.reference),
         "seeds_per_split": run.seeds_per_split,
+        **({"at": at} if (at := run.at or asked_before.get("at", 0)) else {}),
         "compared": [fingerprint(own.tolist()) for own in run.compared],
         "dataset_fingerprint": run.dataset_fingerprint,
         "machine": settings.machine(),
@@ -337,6 +342,26 @@ def _bring(run: StudyRun) -> None:
             run.folder.add(TIMES, after)
         run.folder.add(ARMS, [row])
         run.screen.say(f"arm {arm}, seed {number}: done in {time.monotonic() - began:,.0f} s")
+    _attack(run)
+
+
+def _attack(run: StudyRun) -> None:
+    """Attack the members of each arm with those of its other seeds, where there are more of these than last time."""
+    table = run.folder.arms
+    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *COLUMNS])))
+    for name in (name for name in stale(table) if name in run.arms):
+        rows = table.index[table[ARM] == name]
+        places = [(seed, *run.place(seed)) for seed in table.loc[rows, SEED].astype(int)]
+        audits = [run.folder.audit(name, split) for _, split, _ in places]
+        if max(split for _, split, _ in places) >= len(run.splits) or not all(audit.finished for audit in audits):
+            continue  # fewer seeds are asked for now than there were
+        run.screen.say(f"arm {name}: attacking each member with those of other seeds")
+        seeds = [
+            Trained(audit, number, run.compared[split])
+            for audit, (_, split, number) in zip(audits, places, strict=True)
+        ]
+        table.loc[rows, list(COLUMNS)] = pd.DataFrame(attack_arm(seeds), index=rows)
+        write_table(run.folder.folder / ARMS, table)
 
 
 def _write_models(run: StudyRun) -> None:

@@ -25,6 +25,7 @@ from clipmem_core.files import read_json
 ARM, SEED, SPLIT, EPOCH = "arm", "seed", "split", "epoch"
 CLIPMEM_CANDIDATE = "clipmem_candidate"
 MEMBERSHIP_AUROC = "membership_auroc"
+ATTACK_SHADOWS = "attack_shadows"  # members behind the attack_ columns of a row
 CLIPMEM_EXTERNAL = "clipmem_external"
 IMAGE_EXTERNAL = "clipmem_image_external"
 TEXT_EXTERNAL = "clipmem_text_external"
@@ -59,6 +60,7 @@ class StudyFile(TypedDict, total=False):
     settings: dict[Inner, str]
     equal_time: bool
     snapshots: list[Whole]
+    at: Whole  # pairs that study scale is extrapolated to
     seeds_per_split: Whole  # 0, and where it is missing: all seeds share one split
     compared: str | list[str]  # of each split
     dataset_fingerprint: str

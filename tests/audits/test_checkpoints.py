@@ -15,8 +15,10 @@ from clipmem_core.audits.checkpoints import (
     read_membership,
     score_checkpoints,
 )
+from clipmem_core.audits.foreign import read_marks, score_foreign
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import AuditConfig, InputError, preset_config
+from clipmem_core.scores.alignment import pair_terms
 from tests.audits.small import PAPER, Silent, config_of, here, vectors, with_drawn_set
 from tests.conftest import Made
 
@@ -149,7 +151,7 @@ class Scored:
     def __init__(self, made: Made, data: Path, patch: pytest.MonkeyPatch) -> None:
         patch.setenv("CLIPMEM_DATA", str(with_drawn_set(data, made.data)))
         patch.setattr("clipmem_core.audits.run.local_processes", here)
-        self.made, self.membership = made, data / "membership.csv"
+        self.made, self.made_at, self.membership = made, data, data / "membership.csv"
         made.paper.membership.drop(columns="group").to_csv(self.membership, index=False)
         self.files = [str(self.as_open_clip_saves(name, data / f"{name}.pt")) for name in ("f-0", "g-0")]
 
@@ -212,3 +214,48 @@ def test_a_checkpoint_whose_training_broke_is_told_before_a_picture_is_read(
         scored.score(files, name="broken", screen=screen)
     assert screen.lines == []
     assert not (scored.made.data / "audits" / "broken").exists()
+
+
+def _foreign(scored: Scored, files: list[str], *, name: str, suspected: pd.Series | None = None) -> dict[str, Any]:
+    given: dict[str, Any] = {"name": name, "checkpoints": files, "suspected": suspected, "screen": Silent()}
+    return score_foreign("scenes", config_of(PAPER), **given)
+
+
+def test_a_target_and_a_reference_give_each_pair_a_difference_and_no_memorization(scored: Scored, made: Made) -> None:
+    said = _foreign(scored, scored.files, name="two")
+    table = pd.read_parquet(scored.made_at / "foreign" / "two" / "foreign.parquet")
+    everyone = np.ones(len(table), dtype=bool)
+    terms = [
+        pair_terms(vectors(folder / "image.faiss"), vectors(folder / "text.faiss"), everyone)["alignment"]
+        for folder in (made.paper.member(name) for name in ("f-0", "g-0"))
+    ]
+    np.testing.assert_allclose(table["difference"], terms[0] - terms[1], atol=1e-5)
+    assert table.columns.tolist() == [
+        *("pair_id", "alignment_target", "similarity_target", "alignment_reference", "similarity_reference"),
+        "difference",
+    ]
+    assert "no pair is called memorized for it" in said["sentences"][0]
+    assert "13,079 for an AUROC of 0.51" in said["sentences"][1]
+    assert "test" not in said
+
+
+def test_one_checkpoint_is_told_to_have_seen_the_set_that_it_was_trained_on(scored: Scored, made: Made) -> None:
+    seen = made.paper.membership.set_index("pair_id")["f-0"]
+    said = _foreign(scored, scored.files[:1], name="one", suspected=seen)
+    assert said["test"]["low"] > 0.5
+    assert said["test"]["p_value"] < 0.001
+    assert any("The set lies higher" in sentence for sentence in said["sentences"])
+    with pytest.raises(InputError, match="'one' was made with other pairs marked: take another --name"):
+        _foreign(scored, scored.files[:1], name="one", suspected=~seen)
+
+
+def test_one_checkpoint_alone_says_nothing_and_needs_marks_of_every_pair(scored: Scored) -> None:
+    with pytest.raises(InputError, match="one checkpoint says nothing of a single pair"):
+        _foreign(scored, scored.files[:1], name="alone")
+    with pytest.raises(InputError, match="--membership lacks 400 of 400 pairs, first"):
+        _foreign(scored, scored.files[:1], name="few", suspected=pd.Series({"x": True}))
+
+
+def test_one_column_marks_pairs_and_several_are_members(csv: Callable[[str], Path]) -> None:
+    assert read_marks(str(csv("pair_id,seen\na,1\nb,0\n"))).to_dict() == {"a": True, "b": False}  # type: ignore[union-attr]
+    assert read_marks(str(csv("pair_id,f-0,g-0\na,1,0\nb,0,1\n"))) is None

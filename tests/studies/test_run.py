@@ -103,7 +103,7 @@ def test_each_arm_loses_the_first_pairs_of_its_ranking_from_f_and_g_and_no_other
         assert table.loc[arm, "samples_seen"] == table.loc["none", "samples_seen"] - 2 * 9
     assert table.loc["removal-random-9", "removed_by"] == "random"
     # Shared pairs that are taken out change no other row.
-    both = list(numbers(whole))
+    both = [name for name in numbers(whole) if not name.startswith("attack")]  # one seed has no other to attack it
     pd.testing.assert_frame_equal(numbers(ranked)[:2][both], numbers(whole)[:2])
     assert ranked.asked["compared"] == whole.asked["compared"]
 
@@ -132,7 +132,7 @@ def test_a_study_that_was_interrupted_ends_with_the_same_table(
     trained.stop_after = None
     rows = numbers(start("two", "again", only=["whole"]))
     assert trained.members[12:] == ["none/f-1", "none/g-1", "whole/f-1", "whole/g-1"]
-    both = list(numbers(whole))
+    both = [name for name in numbers(whole) if not name.startswith("attack")]  # one seed has no other to attack it
     kept = rows[rows["arm"].isin(["none", "whole"])].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept[both], numbers(whole))
 

@@ -74,6 +74,8 @@ COLUMNS = {
     CLIPMEM_CANDIDATE: Column("clipmem", PERCENT, "Mean clipmem of the candidates; a % is of that of none."),
     CLIPMEM_NET: Column("beyond external", ABSOLUTE, "The same minus that of external pairs, which nobody memorized."),
     MEMBERSHIP_AUROC: Column("AUROC", ABSOLUTE, "How well alignment tells who was trained on: no scale moves it."),
+    c.ATTACK_AUROC: Column("attack AUROC", ABSOLUTE, "The same by an attacker who has the members of other seeds."),
+    c.ATTACK_TPR: Column("attack TPR", ABSOLUTE, "Share of its pairs that this attacker finds at 1 % FPR."),
     c.CLIPMEM_IMAGE: Column("image part", ABSOLUTE, "The image encoder's part of clipmem."),
     c.CLIPMEM_TEXT: Column("text part", ABSOLUTE, "The text encoder's part of clipmem."),
     RETRIEVAL: Column(

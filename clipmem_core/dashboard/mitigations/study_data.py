@@ -45,6 +45,8 @@ MEMORIZATIONS = {
     CLIPMEM_CANDIDATE: "clipmem",
     CLIPMEM_NET: "clipmem beyond external pairs",
     MEMBERSHIP_AUROC: "membership AUROC",
+    c.ATTACK_AUROC: "attack AUROC",
+    c.ATTACK_TPR: "attack TPR at 1 % FPR",
 }
 UTILITIES = {RETRIEVAL: "retrieval", "linear_probe": "linear probe", "zero_shot": "zero-shot"}
 NAMES = MEMORIZATIONS | UTILITIES

@@ -1,0 +1,228 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from scipy.special import gammaln, logsumexp
+from scipy.stats import norm, spearmanr
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from clipmem_core.scores.attacks import (
+    ALIGNMENT,
+    BAVARIA,
+    LIRA,
+    RMIA,
+    Attacked,
+    Shadows,
+    Side,
+    attack,
+    attack_table,
+    bavaria,
+    lira,
+    rmia,
+    roc,
+    shadows_of,
+)
+from clipmem_core.scores.in_out import Sides
+from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership
+
+
+def drawn_members(
+    membership: Membership, *, memorized: float, spread: float = 1.0, uneven: float = 0.0, seed: int = 0
+) -> list[np.ndarray]:
+    """Alignments of pairs that differ by `spread`, under members that differ by an offset, with noise of σ 1 about."""
+    rng = np.random.default_rng(seed)
+    members, pairs = membership.trained.shape
+    noise = np.exp(uneven * rng.normal(size=pairs)) * rng.normal(size=(members, pairs))
+    offsets = 0.3 * np.arange(members)[:, None]
+    return list(spread * rng.normal(size=pairs) + noise + offsets + memorized * membership.trained)
+
+
+def halves(n_pairs: int, members: int) -> Shadows:
+    drawn = ensemble_membership(np.arange(n_pairs), folds=members, repeats=1, seed=0, halves=True)
+    return shadows_of(Sides(drawn, "ensemble", 0))
+
+
+def mean_auroc(found: list[Attacked], name: str) -> float:
+    return float(np.mean([roc(one, name)["auroc"] for one in found]))
+
+
+def test_with_many_shadows_the_attack_is_the_best_there_is() -> None:
+    """Gaussian noise of σ 1 about a mean that training moves by 1.5: by Neyman and Pearson nothing beats the value
+    itself less the pair's own mean, whose AUROC is Φ(1.5 / √2) and which finds Φ(1.5 − z) at a rate of false alarms."""
+    membership = ensemble_membership(np.arange(5_500), folds=64, repeats=1, seed=0, halves=True)
+    shadows = shadows_of(Sides(membership, "ensemble", 0))
+    shadows = dataclasses.replace(shadows, judged=shadows.judged & (np.arange(64) % 16 == 0)[:, None])
+    alignments = drawn_members(membership, memorized=1.5)
+    found = [one for one in attack(alignments, shadows, attacks=(BAVARIA, ALIGNMENT)) if len(one.rows)]
+    table = attack_table(found, n_boot=20, seed=0).set_index(["attack", "measure"])["value"]
+    assert table[BAVARIA, "auroc"] == pytest.approx(norm.cdf(1.5 / math.sqrt(2)), abs=0.008)
+    for rate in (0.01, 0.001):
+        assert table[BAVARIA, f"TPR@{rate}"] == pytest.approx(norm.cdf(1.5 - norm.isf(rate)), abs=0.02)
+    assert table[ALIGNMENT, "auroc"] == pytest.approx(norm.cdf(1.5 / 2), abs=0.008)  # the pairs' own spread is in it
+
+
+DESIGNS = {
+    "2 folds, 2 repeats": (ensemble_membership(np.arange(1_100), folds=2, repeats=2, seed=0), "ensemble"),
+    "halves, 2 repeats": (ensemble_membership(np.arange(1_100), folds=8, repeats=2, seed=0, halves=True), "ensemble"),
+    "4 folds, 2 repeats": (ensemble_membership(np.arange(1_100), folds=4, repeats=2, seed=0), "ensemble"),
+    "paper, 3 seeds": (paper_membership(np.arange(2_200), seeds=3, seed=0), "paper"),
+}
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_where_nothing_is_memorized_no_attack_tells_anything(design: str) -> None:
+    """Neither the number of a pair's shadows nor an offset of a member may tell which side the target is on."""
+    membership, protocol = DESIGNS[design]
+    shadows = shadows_of(Sides(membership, protocol, 0))
+    runs = [attack(drawn_members(membership, memorized=0.0, uneven=0.5, seed=seed), shadows) for seed in range(12)]
+    for name in (BAVARIA, LIRA, RMIA, ALIGNMENT):
+        values = np.array([mean_auroc(found, name) for found in runs])
+        assert abs(values.mean() - 0.5) < 0.003 + 3 * values.std(ddof=1) / math.sqrt(len(values)), name
+
+
+@pytest.mark.parametrize("members", [4, 16])
+def test_bavaria_beats_its_limits_where_pairs_are_unevenly_noisy(members: int) -> None:
+    membership = ensemble_membership(np.arange(3_300), folds=2, repeats=members // 2, seed=0)
+    shadows = shadows_of(Sides(membership, "ensemble", 0))
+    found = attack(drawn_members(membership, memorized=1.0, uneven=0.5), shadows)
+    best = mean_auroc(found, BAVARIA)
+    assert best > max(mean_auroc(found, LIRA), mean_auroc(found, RMIA), mean_auroc(found, ALIGNMENT) + 0.01)
+
+
+def _evidence(values: np.ndarray, centre: float, weight: float, shape: float, rate: float) -> float:
+    """Log density of values under a normal–inverse-gamma prior (Murphy 2007, equation 95)."""
+    n, mean = len(values), np.mean(values) if len(values) else 0.0
+    late = rate + np.sum((values - mean) ** 2) / 2 + weight * n * (mean - centre) ** 2 / (2 * (weight + n))
+    grown = gammaln(shape + n / 2) - gammaln(shape) + shape * math.log(rate) - (shape + n / 2) * math.log(late)
+    return grown + 0.5 * math.log(weight / (weight + n)) - n / 2 * math.log(2 * math.pi)
+
+
+def _fitted(own: list[np.ndarray], other: list[np.ndarray]) -> tuple[float, float, np.ndarray]:
+    """Variance and shape of the prior and its mean of each pair, pair by pair from the shadows on both sides."""
+    freedom = [len(values) - 1 for values in own]
+    squares = [np.var(values, ddof=1) for values in own]
+    variance = np.average(squares, weights=freedom)
+    ratio = np.mean([s**2 / (1 + 2 / d) for s, d in zip(squares, freedom, strict=True)]) / np.mean(squares) ** 2
+    shape = min(2 + 1 / (ratio - 1), 50.0) if ratio > 1 else 50.0
+    means, others = ([values.mean() for values in side] for side in (own, other))
+    return float(variance), shape, np.polyval(np.polyfit(others, means, 1), others)
+
+
+def test_bavaria_is_the_ratio_of_marginal_likelihoods_of_a_slow_loop() -> None:
+    rng = np.random.default_rng(0)
+    sides = [[rng.normal(pair / 9, 1 + pair % 3, size=4 + pair % 2) for pair in range(30)] for _ in range(2)]
+    values = rng.normal(size=30)
+    packed = [
+        Side(
+            np.array([len(x) for x in side]),
+            np.array([x.mean() for x in side]),
+            np.array([((x - x.mean()) ** 2).sum() for x in side]),
+        )
+        for side in sides
+    ]
+    expected = np.zeros(30)
+    for sign, own, other in ((1, *sides), (-1, *reversed(sides))):
+        variance, shape, line = _fitted(own, other)
+        left = np.mean([(x.mean() - at) ** 2 for x, at in zip(own, line, strict=True)])
+        between = max(left - variance * np.mean([1 / len(x) for x in own]), 1e-3 * variance)
+        prior = (variance / between, shape, variance * (shape - 1))
+        for pair in range(30):
+            with_it = _evidence(np.append(own[pair], values[pair]), line[pair], *prior)
+            expected[pair] += sign * (with_it - _evidence(own[pair], line[pair], *prior))
+    np.testing.assert_allclose(bavaria(values, *packed, noise=1.0), expected, rtol=1e-9)
+
+
+def test_lira_is_the_ratio_of_gaussians_with_the_pooled_variance() -> None:
+    inside, outside = (Side(np.array([2, 2]), mean, np.array([2.0, 4.0])) for mean in (np.ones(2), np.zeros(2)))
+    values = np.array([1.0, 0.25])
+    expected = [norm.logpdf(x, 1, math.sqrt(3)) - norm.logpdf(x, 0, math.sqrt(3)) for x in values]
+    np.testing.assert_allclose(lira(values, inside, outside, noise=9.0), expected)
+
+
+def test_rmia_ranks_pairs_as_the_share_of_population_pairs_they_beat() -> None:
+    """The attack as published, pair by pair of the population, with likelihoods exp(alignment / 1000)."""
+    rng = np.random.default_rng(0)
+    target, shadows = rng.normal(size=60), rng.normal(size=(2, 5, 60))  # with and without the pair
+    others, population = rng.normal(size=(10, 2_000)), rng.normal(size=2_000)
+    ratio = target / 1000 - np.mean([logsumexp(side / 1000, axis=0) for side in shadows], axis=0)
+    beside = population / 1000 - logsumexp(others / 1000, axis=0) + math.log(2)  # ten shadows, not five
+    share = [(one >= beside).mean() for one in ratio]
+    ours = rmia(target, *(Side(np.full(60, 5), side.mean(axis=0), np.zeros(60)) for side in shadows), noise=1.0)
+    assert spearmanr(ours, share).statistic > 0.999
+
+
+def test_a_target_is_judged_by_the_others_alone_and_one_of_its_repeat_less() -> None:
+    """What the target, and its complement in the repeat, give a pair moves no shadow's mean."""
+    membership = ensemble_membership(np.arange(550), folds=2, repeats=3, seed=0)
+    shadows = shadows_of(Sides(membership, "ensemble", 0))
+    alignments = drawn_members(membership, memorized=1.0)
+    before = attack(alignments, shadows, attacks=(RMIA,))
+    changed = [values + 5 * (row == 1) * (membership.group == "scored") for row, values in enumerate(alignments)]
+    after = attack(changed, shadows, attacks=(RMIA,))
+    np.testing.assert_allclose(after[0].scores[RMIA], before[0].scores[RMIA])  # r0-f1 is the complement of r0-f0
+    assert not np.allclose(after[2].scores[RMIA], before[2].scores[RMIA])
+
+
+def test_the_measures_are_those_of_scikit_learn_ties_counting_against_the_attack() -> None:
+    rng = np.random.default_rng(0)
+    trained = rng.random(3_000) < 0.5
+    scores = np.round(rng.normal(size=3_000) + trained, 1)
+    rates = roc(Attacked(np.arange(3_000), trained, {LIRA: scores}), LIRA)
+    assert rates["auroc"] == pytest.approx(roc_auc_score(trained, scores))
+    alarms, found, _ = roc_curve(trained, scores, drop_intermediate=False)
+    for rate in (0.01, 0.001):
+        assert rates[f"TPR@{rate}"] == pytest.approx(found[alarms <= rate].max())
+
+
+def test_intervals_over_pairs_are_those_of_pairs_drawn_anew() -> None:
+    shadows = halves(550, 4)
+    membership = Membership(np.repeat("x", 550), ("r0-f0",), shadows.trained)
+    found = attack(drawn_members(membership, memorized=1.0), shadows, attacks=(ALIGNMENT,))
+    table = attack_table(found, n_boot=60, seed=3).set_index("measure")
+    pairs, rng = found[0].rows, np.random.default_rng([3, 6])
+    means = []
+    for _ in range(60):
+        drawn = rng.integers(len(pairs), size=len(pairs))
+        means.append(np.mean([roc_auc_score(one.trained[drawn], one.scores[ALIGNMENT][drawn]) for one in found]))
+    row = table.loc["auroc"]
+    np.testing.assert_allclose([row["pairs_low"], row["pairs_high"]], np.percentile(means, (2.5, 97.5)))
+
+
+def test_a_rate_of_less_than_one_false_alarm_is_absent_with_its_reason() -> None:
+    shadows = halves(1_100, 4)
+    membership = Membership(np.repeat("x", 1_100), ("r0-f0",), shadows.trained)
+    table = attack_table(attack(drawn_members(membership, memorized=1.0), shadows), n_boot=5, seed=0)
+    rows = table[table["attack"] == BAVARIA].set_index("measure")
+    assert np.isfinite(rows.loc["TPR@0.01", "value"])
+    assert np.isnan(rows.loc["TPR@0.001", ["value", "pairs_low"]].astype(float)).all()
+    assert rows.loc["TPR@0.001", "missing"].startswith("needs 1,000 pairs that a member was not trained on")
+
+
+def test_an_attack_without_a_shadow_on_one_side_is_absent_and_alignment_is_not() -> None:
+    membership = ensemble_membership(np.arange(550), folds=4, repeats=1, seed=0)  # one of four leaves a pair out
+    found = attack(drawn_members(membership, memorized=1.0), shadows_of(Sides(membership, "ensemble", 0)))
+    rows = attack_table(found, n_boot=5, seed=0).query("measure == 'auroc'").set_index("attack")
+    assert rows["value"].isna().to_dict() == {BAVARIA: True, LIRA: True, RMIA: True, ALIGNMENT: False}
+    assert rows.loc[BAVARIA, "missing"] == "some pair has no shadow on one side"
+
+
+def test_pairs_that_lack_shadows_on_one_side_are_judged_by_the_other_and_the_prior() -> None:
+    """Half of the pairs have shadows on both sides: what training does to these tells it of the others."""
+    rng = np.random.default_rng(0)
+    trained = rng.random((9, 4_000)) < np.where(np.arange(4_000) < 2_000, 0.5, 0.0)
+    trained[0] = rng.random(4_000) < 0.5
+    judged = np.zeros_like(trained)
+    judged[0] = True
+    shadows = Shadows(trained, judged, np.zeros_like(judged) | (np.arange(4_000) >= 3_500), np.arange(9), 0)
+    values = rng.normal(size=(9, 4_000)) + 3 * rng.normal(size=4_000) + 1.5 * trained
+    found = attack(list(values), shadows, attacks=(BAVARIA, ALIGNMENT))[0]
+    alone = slice(2_000, 3_500)
+    aurocs = {name: roc_auc_score(found.trained[alone], scores[alone]) for name, scores in found.scores.items()}
+    assert aurocs[BAVARIA] > 0.8 > 0.65 > aurocs[ALIGNMENT]
+
+
+def test_two_members_cannot_attack_each_other() -> None:
+    shadows = halves(250, 2)
+    with pytest.raises(ValueError, match="of 2 members and of at least 3"):
+        attack([np.zeros(250)] * 2, shadows)
