@@ -141,6 +141,7 @@ class VerdictFile(TypedDict, total=False):
     exceeding: list[Row]
     encoders: dict[str, str | float | None | dict[str, float]]
     external_pairs: Whole
+    utility_pairs: Whole  # of these, where utility is measured on some that are set apart
     external_sd: float | None
     utility: dict[str, float | None]
     seconds: dict[str, float | dict[str, float | None]]

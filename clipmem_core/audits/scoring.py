@@ -243,5 +243,6 @@ def summary(evidence: Evidence, scores: pd.DataFrame, found: Split) -> dict[str,
             "missing": found.missing or None,
         },
         "external_pairs": len(null),
+        **({} if sides.apart is None else {"utility_pairs": int(sides.apart.sum())}),
         "external_sd": float(null[c.CLIPMEM].std()),
     }

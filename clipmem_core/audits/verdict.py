@@ -144,9 +144,10 @@ def _sentence(checks: list[dict[str, Any]]) -> str:
 
 
 def _generalises(summary: dict[str, Any], utility: pd.DataFrame) -> dict[str, Any]:
-    recall, chance = retrieval_at_5(utility), min(1.0, 5 / summary["external_pairs"])
+    queries = summary.get("utility_pairs", summary["external_pairs"])
+    recall, chance = retrieval_at_5(utility), min(1.0, 5 / queries)
     good = recall >= chance + GENERALISES * (1 - chance)
-    found = f"recall at 5 on {summary['external_pairs']:,} external pairs is {recall:.3f}, chance is {chance:.3f}"
+    found = f"recall at 5 on {queries:,} external pairs is {recall:.3f}, chance is {chance:.3f}"
     if good:
         return _check("members generalise", True, f"The members generalise: {found}.")
     auroc = summary["membership_auroc"]

@@ -35,6 +35,7 @@ from clipmem_core.studies.estimate import seconds_by_arm
 from clipmem_core.studies.plans import Study, check_takes_settings, find_study, with_meaning
 from clipmem_core.studies.rare_words import by_rarity
 from clipmem_core.studies.store import ARM, ARMS, RANKING, SEED, SPLIT, TIMES, StudyFolder, study_folder
+from clipmem_core.training.files import CHECKPOINT
 
 Decisions = Callable[[str, pa.Table], Decided]
 
@@ -454,7 +455,9 @@ def _bring_arm(run: StudyRun, name: str, seed: int) -> Audit:
     if not audit.finished:
         for member in members:
             shared.take(audit, member, say=run.screen.say)
-    executor = in_this_process if settings.shares_process(run.config) else None
+    # Neither heads nor a look at what is trained already are worth the start of a process.
+    trained = all((audit.member(member) / CHECKPOINT).is_file() for member in members)
+    executor = in_this_process if trained or settings.shares_process(run.config) else None
     bring_to_end(audit, run.screen, fresh=False, executor=executor)
     for member in members:
         shared.give(audit, member)

@@ -203,9 +203,10 @@ def test_the_aim_is_reached_where_all_three_hold() -> None:
             "scaled": moved(-0.2, 0.01, 0.0),  # all alignments half as large tell members apart as before
         }
     )
-    first, second, *_ = conclusions.combined(table, NOTHING)
+    first, second, third, *_ = conclusions.combined(table, NOTHING)
     assert first.endswith("is reached by good.")
     assert second.startswith("good against none: mean clipmem −0.120")
+    assert third == "With intervals that hold for all 4 arms at once (Bonferroni's t) good still reaches it."
     missed = conclusions.combined(table[table["arm"].isin(["none", "costly", "weak"])], NOTHING)[0]
     # costly loses .04 + .0025 of .5, 3.5 points too much; weak takes away 12.5 %, half of what is wanted. Of clipmem
     # costly takes away .2 − .0025 of .4.
@@ -214,7 +215,7 @@ def test_the_aim_is_reached_where_all_three_hold() -> None:
         "up to 8\u00a0% of retrieval lost."
     )
     few = conclusions.combined(table[table["seed"] < 2], NOTHING)[0]
-    assert few.endswith("needs 3 seeds, and clipmem and retrieval of none above 0, to be judged.")
+    assert few.endswith("needs 3 replicates, and clipmem and retrieval of none above 0, to be judged.")
 
 
 def test_no_rows_say_nothing() -> None:

@@ -47,8 +47,8 @@ def test_every_seed_draws_its_own_split_that_its_arms_share_and_goes_on_after_a_
     assert (groups[0] != groups[1]).mean() > 0.5
     assert [study.audit("none", split).record.seeds for split in (0, 1)] == [{"f-0": 0, "g-0": 0}, {"f-0": 1, "g-0": 1}]
     # The first seed is that of a study with one split.
-    both = list(numbers(whole))
-    pd.testing.assert_frame_equal(numbers(study)[both][:2], numbers(whole)[:2])
+    both = [name for name in numbers(whole) if not name.startswith("attack")]  # whose shadows are of all splits
+    pd.testing.assert_frame_equal(numbers(study)[both][:2], numbers(whole)[both][:2])
     asked = study.asked
     command = parse(["study", *resume_arguments(study)])
     assert (asked["seeds_per_split"], command.seeds_per_split, command.config.seeds) == (1, 1, 2)

@@ -165,6 +165,8 @@ def verdict(arms: pd.DataFrame, arm: str) -> str:
     if missed:
         return f"It misses {aim} ({AIM}): {missed}."
     of_all, many = outcome_of(arms, arm, of_all=True), arms[ARM].nunique() - 1
+    if many < 2:
+        return f"It meets {aim}: {AIM}."
     holds = "It still does" if of_all is not None and of_all.reached else "It does not"
     return f"It meets {aim}: {AIM}. {holds} with intervals that hold for all {many} arms at once."
 

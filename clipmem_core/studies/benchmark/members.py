@@ -10,7 +10,7 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.audits.locked import Features, Towers, feature_views, fit_standards
-from clipmem_core.audits.member import EVALUATION, build_member, row_starts, view_maker
+from clipmem_core.audits.member import EVALUATION, build_member, caption_starts, view_maker
 from clipmem_core.audits.setup import member_seeds
 from clipmem_core.config import AuditConfig
 from clipmem_core.scores.membership import Membership
@@ -54,7 +54,7 @@ def trained_members(given: Given) -> Iterator[Left]:
     data = TrainingData(
         pixels=pixels,
         tokens=tokenize(config.model, captions) if features.text is None else features.text,
-        caption_start=row_starts(given.pairs[c.CAPTIONS].map(len).to_numpy()),
+        caption_start=caption_starts(given.pairs),
         keys=draw_keys(given.pairs[c.PAIR_ID].tolist()),
         rows=np.array([], dtype=np.int64),
         external=np.flatnonzero(given.membership.group == c.EXTERNAL),

@@ -13,7 +13,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.locked import Features, Towers, features_of, towers_of
-from clipmem_core.audits.member import row_starts
+from clipmem_core.audits.member import caption_starts
 from clipmem_core.audits.prepare import draw_membership
 from clipmem_core.audits.store import write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, data_folder
@@ -151,7 +151,7 @@ def _observed(given: Given) -> Observed:
         image_features=features.image,
         text_features=None
         if features.text is None
-        else mean_by_pair(features.text.astype(np.float32), row_starts(given.pairs[c.CAPTIONS].map(len).to_numpy())),
+        else mean_by_pair(features.text.astype(np.float32), caption_starts(given.pairs)),
         seed=given.config.seed,
     )
 

@@ -94,7 +94,7 @@ def test_a_study_of_one_setting_is_drawn_against_it(data: Path, plan: str) -> No
 
 
 def test_with_few_seeds_no_interval_is_claimed(data: Path) -> None:
-    assert "2 so far: too few for an interval" in captions(open_study(make_arms(data, seeds=2)))
+    assert "over 2 seeds so far: too few for an interval" in captions(open_study(make_arms(data, seeds=2)))
     mixed = make_arms(data, name="mixed", seeds={"none": 4, "text-mask": 3, "early-stop": 1})
     assert "over 3 to 4 training seeds of one split; those with fewer than 3 have none" in captions(open_study(mixed))
     app = open_study(make_arms(data, seeds={"text-mask": 3, "early-stop": 3}))
