@@ -206,8 +206,8 @@ def _with_prediction(audit: Audit, own: Audit, table: pd.DataFrame, said: dict[s
     numbers = {name: known(getattr(found, name)) for name in ("seen", "unseen", "excess")}
     judged = (
         f"Calibrated on audit {own.name!r}, judged by members and pairs left out: its rank correlation with clipmem "
-        f"under the other members is {found.seen:.2f} for pairs that the member was trained on and {found.unseen:.2f} for "
-        f"others, and with how far the member itself lies above members without the pair {found.excess:.2f}."
+        f"under the other members is {found.seen:.2f} for pairs that the member was trained on and {found.unseen:.2f} "
+        f"for others, and with how far the member itself lies above members without the pair {found.excess:.2f}."
     )
     if not found.seen >= WORKS:
         sentence = f"Predicted memorization is left out, since it does not work here. {judged}"

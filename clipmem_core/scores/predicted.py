@@ -83,7 +83,7 @@ def calibrate(own: Sequence[np.ndarray], alignments: Sequence[np.ndarray], sides
         mean_in, mean_out = side_means([alignments[row] for row in rest], trained[rest])
         targets.append(np.where(sides.external, np.nan, mean_in - mean_out))
         without.append(mean_out)
-    half: np.ndarray = np.random.default_rng([sides.seed, _HALF_DRAW]).random(trained.shape[1]) < 0.5
+    half = np.random.default_rng([sides.seed, _HALF_DRAW]).random((trained.shape[1],)) < 0.5
     seen, unseen, excess = [], [], []
     for left_out in members:
         rest = [row for row in members if row != left_out]

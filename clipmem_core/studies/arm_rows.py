@@ -11,13 +11,14 @@ import numpy as np
 from clipmem_core import columns as c
 from clipmem_core.audits.embeddings import Embeddings
 from clipmem_core.audits.index import map_vectors
-from clipmem_core.audits.prepare import membership_of, sides_of
+from clipmem_core.audits.prepare import membership_of, sides_of, utility_rows
 from clipmem_core.audits.progress import last_line
 from clipmem_core.audits.store import IMAGE_INDEX, SNAPSHOTS, TEXT_INDEX, Audit, read_array, read_utility
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.shapley import contributions
 from clipmem_core.scores.uncertainty import membership_auroc
+from clipmem_core.scores.utility import retrieval_recalls
 from clipmem_core.studies.store import (
     ARM,
     CLIPMEM_CANDIDATE,
@@ -65,7 +66,10 @@ def point(
 
 
 def times(audit: Audit, number: int, compared: np.ndarray, place: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return memorization after each epoch whose embeddings were kept: arm, seed, epoch and its numbers."""
+    """Return memorization after each epoch whose embeddings were kept: arm, seed, epoch and its numbers.
+
+    Retrieval is there too, each pair's captions taken for one, their mean.
+    """
     names = (f"f-{number}", f"g-{number}")
     sides = _sides(audit, names)
     rows = []
@@ -73,7 +77,8 @@ def times(audit: Audit, number: int, compared: np.ndarray, place: Mapping[str, i
         folders = [audit.member(name) / SNAPSHOTS / str(epoch) for name in names]
         embedded = [(map_vectors(folder / IMAGE_INDEX), map_vectors(folder / TEXT_INDEX)) for folder in folders]
         found = memorization(embedded, sides, compared)
-        rows.append({ARM: audit.name, **place, EPOCH: epoch, **found})
+        recall = float(np.mean([_retrieval(image, text, utility_rows(sides)) for image, text in embedded]))
+        rows.append({ARM: audit.name, **place, EPOCH: epoch, **found, RETRIEVAL: recall})
     return rows
 
 
@@ -101,6 +106,11 @@ def memorization(embedded: list[tuple[np.ndarray, np.ndarray]], sides: Sides, co
         TEXT_EXTERNAL: float(parts[c.CLIPMEM_TEXT][external].mean()),
         "map_fit": float(np.mean(list(fits.values()))),
     }
+
+
+def _retrieval(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> float:
+    """Return the mean of the six recalls on some external pairs, by the embeddings of all."""
+    return float(np.mean(list(retrieval_recalls(image, text, external).values())))
 
 
 def _sides(audit: Audit, names: tuple[str, str]) -> Sides:
