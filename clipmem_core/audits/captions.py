@@ -54,7 +54,8 @@ def caption_table(audit: Audit, pairs: pd.DataFrame, sides: Sides) -> tuple[pd.D
 
     Returns:
         pair_id; caption, its place in the pair from 0; similarity_out and margin_out, means over the members that never
-        saw the pair; learned, over those that did; misfit = −(z(learned) + z(margin_out)), NaN for external pairs;
+        saw the pair; learned, over those that did; misfit = −(z(learned) + z(margin_out)), NaN for external pairs and
+        captions that no epoch drew;
         gap, how far margin_out lies below that of the pair's others; odd, whether that is far.
     """
     counts = pairs[c.CAPTIONS].map(len).to_numpy()

@@ -94,7 +94,7 @@ def likely_wrong(verdict: object) -> tuple[str, str]:
     sentence = "Likely about {:,.0f} wrong captions (95 % {:,.0f}–{:,.0f})".format(*ends)
     planted, stop = _numbers([told.get("planted")], 1), _numbers([told.get("stop"), *_listed(told.get("left"))], 4)
     if planted and planted[0]:
-        sentence += f", {planted[0]:,.0f} of them planted"
+        sentence += f"; {planted[0]:,.0f} were planted"
     if stop:
         sentence += ". Look at the first {:,.0f}; about {:,.0f} ({:,.0f}–{:,.0f}) are left then".format(*stop)
     basis, near = [str(told.get("assumptions") or "")], _numbers(_listed(told.get("near")))

@@ -12,6 +12,7 @@ import numpy as np
 from clipmem_core.scores.detectors import NEIGHBOURS, beside_external, external_used
 
 _SWAP = 5  # random stream of its own
+MOST_SWAPPED = 20_000  # pairs that are swapped, evenly spaced: as many tell what swapped captions score
 _SAME = 0.999  # cosine from which two captions say the same
 
 
@@ -35,7 +36,7 @@ def swapped_csls(
     Returns:
         With a caption drawn at random, and with the one most like its own (by the first member's text embeddings)
         that does not say the same; float64 [n_pairs] each, NaN for external pairs and those that every member trains
-        on, and everywhere with fewer than three external pairs.
+        on, for others where there are more than 20,000, and everywhere with fewer than three external pairs.
 
     Example:
         >>> member = np.eye(4, 3)
@@ -45,14 +46,17 @@ def swapped_csls(
         ((4,), True)
     """
     found = external_used(external)
-    if len(found) < 3:
-        return np.full(len(external), np.nan), np.full(len(external), np.nan)
-    donors = np.stack(
-        [np.random.default_rng([seed, _SWAP]).integers(len(found), size=len(external)), _nearest(text[0], external)]
-    )
+    pairs = np.flatnonzero(~external & ~trained.all(axis=0))
     total, count = np.zeros((2, len(external))), np.zeros(len(external))
+    if len(found) < 3 or not len(pairs):
+        return np.full(len(external), np.nan), np.full(len(external), np.nan)
+    if len(pairs) > MOST_SWAPPED:
+        pairs = pairs[np.arange(MOST_SWAPPED) * len(pairs) // MOST_SWAPPED]
+    donors = np.zeros((2, len(external)), dtype=np.int64)
+    donors[0] = np.random.default_rng([seed, _SWAP]).integers(len(found), size=len(external))
+    donors[1, pairs] = _nearest(text[0], external, pairs)
     for a, b, own in zip(image, text, trained, strict=True):
-        rows = np.flatnonzero(~own & ~external)
+        rows = pairs[~own[pairs]]
         if len(rows):
             total[:, rows] += _swapped(a, b, external, rows, donors[:, rows])
             count[rows] += 1
@@ -84,10 +88,10 @@ def _around_captions(image: np.ndarray, text: np.ndarray, external: np.ndarray) 
     return np.concatenate(blocks)
 
 
-def _nearest(text: np.ndarray, external: np.ndarray) -> np.ndarray:
-    """Return, for each pair, the place among the external pairs of the caption most like its own."""
-    nearest = np.zeros(len(text), dtype=np.int64)
-    for part, _, by_text, _ in beside_external(text, text, external, None):
+def _nearest(text: np.ndarray, external: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return, for each of some pairs, the place among the external pairs of the caption most like its own."""
+    nearest = np.zeros(len(rows), dtype=np.int64)
+    for part, _, by_text, _ in beside_external(text, text, external, rows):
         nearest[part] = np.where(by_text < _SAME, by_text, -np.inf).argmax(axis=1)
     return nearest
 

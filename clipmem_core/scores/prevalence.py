@@ -81,6 +81,9 @@ def estimate_wrong(fit: np.ndarray, canaries: np.ndarray) -> WrongCount:
     posterior[judged] = (weights @ wrong)[cells.place]
     low, high = (_quantile(q, weights, mean, spread_of_count) for q in ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2))
     estimate = float(weights @ mean)
+    # What swapped captions score is known from a sample itself, which matters where the wrong ones are as many.
+    wider = float(np.sqrt(1 + estimate / len(known)))
+    low, high = (estimate + wider * (end - estimate) for end in (low, high))
     high = min(max(high, most_wrong(values, known)), len(values))
     return WrongCount(estimate, min(max(low, 0.0), estimate), max(high, estimate), posterior)
 
@@ -161,22 +164,36 @@ def _fitted(cells: _Cells, share: float, start: np.ndarray) -> _Fitted:
     counts, total = cells.counts[filled], cells.counts.sum()
     swapped = share * cells.swapped
 
-    def loss(shape: np.ndarray) -> float:
-        both = swapped + (1 - share) * _two_piece_t(cells.middles, shape)
-        return -float(counts @ np.log(both[filled])) / total
+    def loss(shape: np.ndarray) -> tuple[float, np.ndarray]:
+        chance, slopes = _two_piece_t(cells.middles, shape)
+        both = swapped + (1 - share) * chance
+        slope = slopes[:, filled] @ (counts * (1 - share) / both[filled])
+        return -float(counts @ np.log(both[filled])) / total, -slope / total
 
-    found = minimize(loss, start, method="L-BFGS-B", bounds=_LIMITS, options={"ftol": 1e-10, "gtol": 1e-6})
-    fits = (1 - share) * _two_piece_t(cells.middles, found.x)
+    options = {"ftol": 1e-10, "gtol": 1e-6}
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=_LIMITS, options=options)
+    fits = (1 - share) * _two_piece_t(cells.middles, found.x)[0]
     return _Fitted(found.x, -float(found.fun) * total, swapped / (swapped + fits))
 
 
-def _two_piece_t(values: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    """Return the probability of each cell under a Student t with a width of its own on either side of its peak."""
+def _two_piece_t(values: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probability of each cell under a Student t with a width of its own on either side of its peak.
+
+    With it come its slopes by the four numbers of the shape, [4, n_cells].
+    """
     centre, left, right, log_df = shape
-    away = values - centre
-    df = np.exp(log_df)
-    density = (1 + (away * np.exp(-np.where(away < 0, left, right))) ** 2 / df) ** (-(df + 1) / 2) + _FLOOR
-    return density / density.sum()
+    below, df = values < centre, np.exp(log_df)
+    narrow = np.exp(-np.where(below, left, right))
+    z = (values - centre) * narrow
+    reach = 1 + z**2 / df
+    density = reach ** (-(df + 1) / 2)
+    pull = density * (df + 1) / df * z / reach
+    by_df = density * ((df + 1) / 2 * (z**2 / df) / reach - df / 2 * np.log(reach))
+    slopes = np.stack([pull * narrow, pull * z * below, pull * z * ~below, by_df])
+    density += _FLOOR
+    whole = density.sum()
+    chance = density / whole
+    return chance, (slopes - chance * slopes.sum(axis=1, keepdims=True)) / whole
 
 
 def _quantile(q: float, weights: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> float:

@@ -125,9 +125,9 @@ def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray, poste
 def count_of_sample(found: int, drawn: int, pairs: int) -> tuple[int, int]:
     """Return a 95 % interval for how many of some pairs are wrong, from a simple random sample of them.
 
-    The shortest one that holds 95 % of the posterior: Jeffreys' prior on the share, and a beta-binomial number of wrong
-    ones among the pairs that were not drawn. It covers 95 % on average over shares (Brown, Cai & DasGupta,
-    Statistical Science 2001), and more where nearly none or nearly all are wrong.
+    The middle 95 % of the posterior with Jeffreys' prior on the share: a beta-binomial number of wrong ones among the
+    pairs that were not drawn; from 0 where none was found, and to all where none was right. It covers 95 % on average
+    over shares (Brown, Cai & DasGupta, Statistical Science 2001), and more where hardly any are wrong.
 
     Args:
         found: wrong ones in the sample.
@@ -136,12 +136,11 @@ def count_of_sample(found: int, drawn: int, pairs: int) -> tuple[int, int]:
 
     Example:
         >>> count_of_sample(0, 0, 50), count_of_sample(5, 10, 10), count_of_sample(0, 30, 1000)
-        ((0, 50), (5, 5), (0, 60))
+        ((0, 50), (5, 5), (0, 78))
     """
     if drawn == 0:
         return 0, pairs
-    others = np.arange(pairs - drawn + 1)
-    chance = betabinom.pmf(others, pairs - drawn, found + 0.5, drawn - found + 0.5)
-    likely = np.argsort(-chance, kind="stable")
-    kept = likely[: int(np.searchsorted(np.cumsum(chance[likely]), _LEVEL)) + 1]
-    return found + int(kept.min()), found + int(kept.max())
+    rest = pairs - drawn
+    below = np.cumsum(betabinom.pmf(np.arange(rest + 1), rest, found + 0.5, drawn - found + 0.5))
+    low, high = (min(int(np.searchsorted(below, q)), rest) for q in ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2))
+    return found + (low if found else 0), found + (high if found < drawn else rest)

@@ -19,6 +19,7 @@ from clipmem_core.atomic import replacing
 from clipmem_core.audits.prepare import content_fingerprint
 from clipmem_core.audits.progress import member_progress
 from clipmem_core.audits.store import (
+    CAPTION_SCORES,
     IMAGE_INDEX,
     MANIFEST,
     MEMBER_UTILITY,
@@ -65,7 +66,8 @@ def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {training: (LOG, TRAJECTORY, CHECKPOINT)}
     if record.snapshots:
         found[fingerprint([evaluation, record.snapshots])] = (SNAPSHOTS,)
-    return found | {evaluation: (IMAGE_INDEX, MEMBER_UTILITY, TEXT_INDEX)}  # a large member has no indexes
+    # A large member has no indexes.
+    return found | {evaluation: (MEMBER_UTILITY, CAPTION_SCORES, IMAGE_INDEX, TEXT_INDEX)}
 
 
 def _may_be_off(field: str) -> bool:

@@ -143,7 +143,8 @@ def sized(source: str, config: AuditConfig) -> int:
 
 def audited(source: str, config: AuditConfig) -> Audit:
     """Return a finished audit, named after its source and what is planted; it is gone on with."""
-    name = f"wrong-{Path(source).stem if Path(source).is_file() else Path(source).name}-{config.plant_miscaptions}"
+    path = Path(source)
+    name = f"wrong-{path.parent.name if path.is_file() else path.name}-{config.plant_miscaptions}"
     return run_audit(source, config, name=name, screen=RichScreen())
 
 

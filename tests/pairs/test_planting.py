@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipmem_core.config import InputError
-from clipmem_core.pairs.planting import plant_miscaptions
+from clipmem_core.pairs.planting import plant_miscaptions, plant_one_caption
 
 few_texts = st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=2, unique=True), min_size=2, max_size=6)
 
@@ -138,3 +138,18 @@ def test_seeds_draw_other_pairs_and_each_about_equally_often() -> None:
 def test_a_number_that_cannot_be_planted_is_refused(captions: list[str], rows: int, n: int, message: str) -> None:
     with pytest.raises(InputError, match=f"plant_miscaptions .*{message}"):
         plant_miscaptions(table([[text] for text in captions]), np.arange(rows), n=n, seed=0)
+
+
+def test_one_caption_of_several_is_another_pairs_and_the_others_stay() -> None:
+    own = [[f"{row} a", f"{row} b", f"{row} c"] for row in range(20)] + [["alone"]]
+    pairs = pd.DataFrame({"captions": own, "planted": [None] * 21})
+    planted, place = plant_one_caption(pairs, np.arange(21), n=8, seed=0)
+    assert (place >= 0).sum() == 8
+    assert place[20] == -1
+    for row, (before, after) in enumerate(zip(own, planted["captions"], strict=True)):
+        changed = [number for number, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]]
+        assert changed == ([place[row]] if place[row] >= 0 else [])
+        assert all(after[number].split()[0] != str(row) for number in changed)
+    assert planted["planted"].isna().all()
+    with pytest.raises(InputError, match="20 have several"):
+        plant_one_caption(pairs, np.arange(21), n=21, seed=0)

@@ -1,8 +1,10 @@
 """Swapped captions are held against the pair-by-pair score of a table in which they really are swapped."""
 
 import numpy as np
+import pytest
 from scipy.stats import ks_2samp
 
+from clipmem_core.scores import canaries
 from clipmem_core.scores.canaries import swapped_csls
 from clipmem_core.scores.detectors import csls_out
 
@@ -60,6 +62,15 @@ def test_pairs_without_a_member_that_left_them_out_and_external_pairs_have_none(
     assert np.isnan(at_random[0])
     assert np.isnan(near[external]).all()
     assert np.isnan(swapped_csls(image, text, trained, np.arange(N) < 2, seed=0)[0]).all()
+
+
+def test_of_many_pairs_some_are_swapped_and_these_score_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, text, trained, external = members()
+    before = swapped_csls(image, text, trained, external, seed=0)
+    monkeypatch.setattr(canaries, "MOST_SWAPPED", 5)
+    for whole, some in zip(before, swapped_csls(image, text, trained, external, seed=0), strict=True):
+        assert np.isfinite(some).sum() == 5
+        np.testing.assert_allclose(some[np.isfinite(some)], whole[np.isfinite(some)])
 
 
 def test_swapped_pairs_score_as_planted_ones_do() -> None:

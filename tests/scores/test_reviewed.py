@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import betabinom
+from scipy.stats import hypergeom
 
 from clipmem_core.scores.reviewed import count_of_sample, count_reviewed, plan_review, review_place, suspicion_of
 
@@ -84,13 +84,16 @@ def test_pairs_that_somebody_picked_widen_nothing_and_are_not_lost() -> None:
     assert count.high >= 30
 
 
-def test_the_interval_of_a_sample_holds_95_percent_of_its_posterior() -> None:
-    for found, drawn, pairs in ((0, 20, 500), (3, 20, 500), (20, 20, 60)):
-        low, high = count_of_sample(found, drawn, pairs)
-        inside = betabinom.pmf(
-            np.arange(low - found, high - found + 1), pairs - drawn, found + 0.5, drawn - found + 0.5
-        )
-        assert 0.95 <= inside.sum() < 0.97
+def test_the_interval_of_a_sample_covers_95_percent_on_average_over_shares() -> None:
+    """Exactly, by the hypergeometric distribution of what is found; never below 90 %."""
+    pairs, drawn = 300, 20
+    ends = np.array([count_of_sample(found, drawn, pairs) for found in range(drawn + 1)])
+    coverage = []
+    for wrong in range(3, 150):
+        chance = hypergeom.pmf(np.arange(drawn + 1), pairs, wrong, drawn)
+        coverage.append(chance[(ends[:, 0] <= wrong) & (wrong <= ends[:, 1])].sum())
+    assert np.mean(coverage) == pytest.approx(0.96, abs=0.02)
+    assert min(coverage) > 0.9
 
 
 def test_without_a_misfit_pairs_come_by_csls() -> None:
