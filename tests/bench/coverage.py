@@ -2,11 +2,12 @@
 
     python -m tests.bench coverage [AUDIT…] [--seeds 20] [--out FOLDER]
 
-Simulated audits, whose truth is known, and finished audits of many members (`audit … --folds 4 --members 64`), judged
-by members of their own: these are cut into blocks that share no member, and what one block says of a pair is held
-against another, whose error is known as well. All blocks of an audit have one split into scored and external pairs.
+Simulated audits, whose truth is known, and audits of many members, finished or not (`audit … --folds 4 --members 64`),
+judged by members of their own: these are cut into blocks that share no member, and what one block says of a pair is
+held against another, whose error is known as well. All blocks of an audit have one split of the pairs.
 """
 
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,13 @@ import tyro
 from scipy.stats import t
 
 from clipmem_core.audits import settings
-from clipmem_core.audits.scoring import gather_evidence
-from clipmem_core.audits.store import Audit
+from clipmem_core.audits.index import map_vectors
+from clipmem_core.audits.prepare import membership_of
+from clipmem_core.audits.store import IMAGE_INDEX, TEXT_INDEX, Audit
+from clipmem_core.columns import ALIGNMENT
 from clipmem_core.config import InputError, data_folder
-from clipmem_core.scores.in_out import Sides, side_means
+from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.in_out import Sides, replicate_rows, side_means
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.memorization import shrunk_by_group
 from clipmem_core.scores.uncertainty import Errors, standard_errors
@@ -85,17 +89,28 @@ def _one(seed: int, **how: Any) -> dict[str, float]:
 
 def of_audit(name: str) -> pd.DataFrame:
     """Return one row a number of members: what blocks of so many say, held against other blocks."""
-    evidence = gather_evidence(Audit(data_folder() / "audits" / name))
-    sides, values = evidence.sides, np.stack(evidence.alignments)
+    values, sides = _alignments(Audit(data_folder() / "audits" / name))
     lines = []
     for members in MEMBERS:
         repeats = members // len(sides.replicates[0])
         blocks = list(_blocks(values, sides, repeats)) if repeats else []
         twos = list(zip(blocks[::2], blocks[1::2], strict=False))
         if twos:
-            lines.append({"audit": name, "members": members, **_against(twos, ~sides.external)})
+            read = {"audit": name, "scored_pairs": int((~sides.external).sum()), "members_read": len(values)}
+            lines.append({**read, "members": members, **_against(twos, ~sides.external)})
             console.print(str(lines[-1]), markup=False)
     return pd.DataFrame(lines)
+
+
+def _alignments(audit: Audit) -> tuple[np.ndarray, Sides]:
+    """Return the alignments of finished members, as far as these are whole repeats, and who trains on what."""
+    drawn, config = membership_of(audit.membership), audit.record.config
+    names = list(itertools.takewhile(lambda name: (audit.member(name) / TEXT_INDEX).is_file(), drawn.members))
+    size = len(replicate_rows(drawn.members, protocol=config.protocol)[0])
+    names = names[: len(names) // size * size]
+    sides = Sides(Membership(drawn.group, tuple(names), drawn.trained[: len(names)]), config.protocol, config.seed)
+    vectors = [[map_vectors(audit.member(name) / index) for index in (IMAGE_INDEX, TEXT_INDEX)] for name in names]
+    return np.stack([pair_terms(image, text, sides.external)[ALIGNMENT] for image, text in vectors]), sides
 
 
 def _blocks(values: np.ndarray, sides: Sides, repeats: int) -> Iterator[Block]:
