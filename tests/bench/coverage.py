@@ -42,6 +42,10 @@ DESIGNS: dict[str, dict[str, Any]] = {
 MEMBERS = (4, 8, 16)
 TOP = 50
 LEVEL = 0.1  # of q
+SEEDS = {
+    "simulated": "# seeds: 0 to {} of simulated audits, each of 2,000 scored and 200 external pairs",
+    "audits": "# seeds: 0, one split; the members of an audit are cut into blocks that share none",
+}
 
 
 @dataclass(frozen=True)
@@ -171,18 +175,19 @@ def main(asked: Coverage) -> int:
     for name, table in tables.items():
         console.print(table.round(3).T.to_string())
         if asked.out:
-            write(table, Path(asked.out) / f"coverage-{name}.csv", asked)
+            write(name, table, asked)
     return 0
 
 
-def write(table: pd.DataFrame, path: Path, asked: Coverage) -> None:
+def write(name: str, table: pd.DataFrame, asked: Coverage) -> None:
     """Write a table with the command, machine and seeds that made it."""
     made_on = settings.machine()
     lines = [
         f"# command: python -m tests.bench coverage {' '.join(asked.audits)} --seeds {asked.seeds}",
         f"# machine: {made_on['processor']}, {made_on['cores']} cores; {date.today().isoformat()}",
-        f"# seeds: 0 to {asked.seeds - 1} of simulated audits, each of 2,000 scored and 200 external pairs",
+        SEEDS[name].format(asked.seeds - 1),
     ]
+    path = Path(asked.out) / f"coverage-{name}.csv"
     path.write_text("\n".join(lines) + "\n" + table.round(4).to_csv(index=False), encoding="utf-8")
 
 
