@@ -29,10 +29,11 @@ from clipmem_core.config import InputError, data_folder
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.in_out import Sides, replicate_rows, side_means
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.memorization import shrunk_by_group
+from clipmem_core.scores.memorization import noise_of, shrunk_by_group
+from clipmem_core.scores.shrinkage import share_above
 from clipmem_core.scores.uncertainty import Errors, standard_errors
 from tests.bench.report import console
-from tests.scores.simulated import simulate
+from tests.scores.simulated import Simulated, simulate
 
 DESIGNS: dict[str, dict[str, Any]] = {
     "2 folds": {"folds": 2, "halves": False},
@@ -42,6 +43,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
 MEMBERS = (4, 8, 16)
 TOP = 50
 LEVEL = 0.1  # of q
+SIZES = np.array([0.3, 0.4, 0.5])  # three times the noise of four members and more
 SEEDS = {
     "simulated": "# seeds: 0 to {} of simulated audits, each of 2,000 scored and 200 external pairs",
     "audits": "# seeds: 0, one split; the members of an audit are cut into blocks that share none",
@@ -83,12 +85,21 @@ def _one(seed: int, **how: Any) -> dict[str, float]:
     nothing = simulate(seed, memorized=0, **how)
     small = (nothing.p() <= 0.05)[nothing.scored]
     tenths = [small[rows].mean() for rows in np.array_split(np.argsort(nothing.noise[nothing.scored]), 10)]
-    found = {"coverage": simulate(seed, **how).covered(), "p_05": small.mean()}
+    half = simulate(seed, **how)
+    found = {"coverage": half.covered(), "share_coverage": _shares_within(half), "p_05": small.mean()}
     found |= {"p_05_quietest_tenth": tenths[0], "p_05_noisiest_tenth": tenths[-1]}
     for name, other in {"": {}, "_quiet_external": {"external_noise": 0.8}, "_few": {"memorized": 0.1}}.items():
         rate, power = simulate(seed, **how, **other).false_finds(LEVEL)
         found |= {f"false_at_q_10{name}": rate, f"found_at_q_10{name}": power}
     return found
+
+
+def _shares_within(drawn: Simulated) -> float:
+    """Return how many of the intervals of the share of pairs above a size hold the true one."""
+    rows = np.flatnonzero(drawn.scored)
+    table = share_above(drawn.clipmem[rows], noise_of(drawn.errors, rows), SIZES, seed=0)
+    true = (drawn.true[rows, None] >= SIZES).mean(axis=0)
+    return float(((table["low"] <= true) & (true <= table["high"])).mean())
 
 
 def of_audit(name: str) -> pd.DataFrame:
