@@ -202,7 +202,9 @@ def trained_share(sides: Sides) -> float | None:
 
 def error_summary(scores: pd.DataFrame, errors: Errors, sides: Sides) -> dict[str, Any]:
     """Return how certain clipmem is, and the share of scored or candidate pairs beyond each size that noise allows."""
-    rows = np.flatnonzero(scores[c.GROUP].isin([c.CANDIDATE, c.SCORED]))
+    rows = np.flatnonzero(scores[c.GROUP].isin([c.CANDIDATE, c.SCORED]) & np.isfinite(scores[c.CLIPMEM]))
+    if not len(rows):
+        return {"se_kind": errors.kind, "se_degrees": None, "exceeding": []}
     clipmem, noise = scores[c.CLIPMEM].to_numpy()[rows], noise_of(errors, rows)
     sizes = np.arange(SIZE_STEP, max(clipmem.max(), SIZE_STEP), SIZE_STEP).round(2)
     sizes = sizes[sizes >= TOLD * np.median(noise.error)]

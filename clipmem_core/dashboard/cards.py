@@ -128,7 +128,9 @@ def _dot(colour: str) -> str:
 
 def _scores(card: PairCard, noise: Noise, order: str) -> str:
     hidden = {MATCH} if noise.error else {MATCH, SE}
-    if order not in (CLIPMEM, CLIPMEM_SHRUNK):  # what luck does to the top of a list
+    if (
+        order not in (CLIPMEM, CLIPMEM_SHRUNK) or card.scores.get(CLIPMEM_SHRUNK) is None
+    ):  # luck is at the top of a list
         hidden.add(CLIPMEM_SHRUNK)
     shown = {
         name: number(card.scores.get(name)) for name in dict.fromkeys((*scores_in(CARD), order)) if name not in hidden

@@ -89,7 +89,7 @@ def shrunk_by_group(clipmem: np.ndarray, errors: Errors, group: np.ndarray, *, s
     """
     found = np.full(len(clipmem), np.nan)
     for name in SCORED_GROUPS:
-        rows = np.flatnonzero(group == name)
+        rows = np.flatnonzero((group == name) & np.isfinite(clipmem))
         if len(rows):
             found[rows] = shrunk(clipmem[rows], noise_of(errors, rows), seed=seed)
     return found

@@ -83,6 +83,8 @@ def in_errors(clipmem: np.ndarray, variance: np.ndarray, degrees: np.ndarray) ->
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.abs(clipmem) / np.sqrt(variance)
     ratio[clipmem == 0] = 0.0
+    if np.isinf(degrees).all():  # normal already
+        return np.copysign(ratio, clipmem)
     return np.sign(clipmem) * norm.isf(t.sf(ratio, degrees))
 
 

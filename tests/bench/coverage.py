@@ -2,11 +2,12 @@
 
     python -m tests.bench coverage [AUDIT…] [--seeds 20] [--out FOLDER]
 
-Simulated audits, whose truth is known, and finished audits of many members (`audit … --folds 4 --members 64`), judged
-by members of their own: these are cut into blocks that share no member, and what one block says of a pair is held
-against another, whose error is known as well. All blocks of an audit have one split into scored and external pairs.
+Simulated audits, whose truth is known, and audits of many members, finished or not (`audit … --folds 4 --members 64`),
+judged by members of their own: these are cut into blocks that share no member, and what one block says of a pair is
+held against another, whose error is known as well. All blocks of an audit have one split of the pairs.
 """
 
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,15 +21,19 @@ import tyro
 from scipy.stats import t
 
 from clipmem_core.audits import settings
-from clipmem_core.audits.scoring import gather_evidence
-from clipmem_core.audits.store import Audit
+from clipmem_core.audits.index import map_vectors
+from clipmem_core.audits.prepare import membership_of
+from clipmem_core.audits.store import IMAGE_INDEX, TEXT_INDEX, Audit
+from clipmem_core.columns import ALIGNMENT
 from clipmem_core.config import InputError, data_folder
-from clipmem_core.scores.in_out import Sides, side_means
+from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.in_out import Sides, replicate_rows, side_means
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.memorization import shrunk_by_group
+from clipmem_core.scores.memorization import noise_of, shrunk_by_group
+from clipmem_core.scores.shrinkage import share_above
 from clipmem_core.scores.uncertainty import Errors, standard_errors
 from tests.bench.report import console
-from tests.scores.simulated import simulate
+from tests.scores.simulated import Simulated, simulate
 
 DESIGNS: dict[str, dict[str, Any]] = {
     "2 folds": {"folds": 2, "halves": False},
@@ -38,6 +43,11 @@ DESIGNS: dict[str, dict[str, Any]] = {
 MEMBERS = (4, 8, 16)
 TOP = 50
 LEVEL = 0.1  # of q
+SIZES = np.array([0.3, 0.4, 0.5])  # three times the noise of four members and more
+SEEDS = {
+    "simulated": "# seeds: 0 to {} of simulated audits, each of 2,000 scored and 200 external pairs",
+    "audits": "# seeds: 0, one split; the members of an audit are cut into blocks that share none",
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,8 @@ def _one(seed: int, **how: Any) -> dict[str, float]:
     nothing = simulate(seed, memorized=0, **how)
     small = (nothing.p() <= 0.05)[nothing.scored]
     tenths = [small[rows].mean() for rows in np.array_split(np.argsort(nothing.noise[nothing.scored]), 10)]
-    found = {"coverage": simulate(seed, **how).covered(), "p_05": small.mean()}
+    half = simulate(seed, **how)
+    found = {"coverage": half.covered(), "share_coverage": _shares_within(half), "p_05": small.mean()}
     found |= {"p_05_quietest_tenth": tenths[0], "p_05_noisiest_tenth": tenths[-1]}
     for name, other in {"": {}, "_quiet_external": {"external_noise": 0.8}, "_few": {"memorized": 0.1}}.items():
         rate, power = simulate(seed, **how, **other).false_finds(LEVEL)
@@ -83,19 +94,38 @@ def _one(seed: int, **how: Any) -> dict[str, float]:
     return found
 
 
+def _shares_within(drawn: Simulated) -> float:
+    """Return how many of the intervals of the share of pairs above a size hold the true one."""
+    rows = np.flatnonzero(drawn.scored)
+    table = share_above(drawn.clipmem[rows], noise_of(drawn.errors, rows), SIZES, seed=0)
+    true = (drawn.true[rows, None] >= SIZES).mean(axis=0)
+    return float(((table["low"] <= true) & (true <= table["high"])).mean())
+
+
 def of_audit(name: str) -> pd.DataFrame:
     """Return one row a number of members: what blocks of so many say, held against other blocks."""
-    evidence = gather_evidence(Audit(data_folder() / "audits" / name))
-    sides, values = evidence.sides, np.stack(evidence.alignments)
+    values, sides = _alignments(Audit(data_folder() / "audits" / name))
     lines = []
     for members in MEMBERS:
         repeats = members // len(sides.replicates[0])
         blocks = list(_blocks(values, sides, repeats)) if repeats else []
         twos = list(zip(blocks[::2], blocks[1::2], strict=False))
         if twos:
-            lines.append({"audit": name, "members": members, **_against(twos, ~sides.external)})
+            read = {"audit": name, "scored_pairs": int((~sides.external).sum()), "members_read": len(values)}
+            lines.append({**read, "members": members, **_against(twos, ~sides.external)})
             console.print(str(lines[-1]), markup=False)
     return pd.DataFrame(lines)
+
+
+def _alignments(audit: Audit) -> tuple[np.ndarray, Sides]:
+    """Return the alignments of finished members, as far as these are whole repeats, and who trains on what."""
+    drawn, config = membership_of(audit.membership), audit.record.config
+    names = list(itertools.takewhile(lambda name: (audit.member(name) / TEXT_INDEX).is_file(), drawn.members))
+    size = len(replicate_rows(drawn.members, protocol=config.protocol)[0])
+    names = names[: len(names) // size * size]
+    sides = Sides(Membership(drawn.group, tuple(names), drawn.trained[: len(names)]), config.protocol, config.seed)
+    vectors = [[map_vectors(audit.member(name) / index) for index in (IMAGE_INDEX, TEXT_INDEX)] for name in names]
+    return np.stack([pair_terms(image, text, sides.external)[ALIGNMENT] for image, text in vectors]), sides
 
 
 def _blocks(values: np.ndarray, sides: Sides, repeats: int) -> Iterator[Block]:
@@ -156,18 +186,19 @@ def main(asked: Coverage) -> int:
     for name, table in tables.items():
         console.print(table.round(3).T.to_string())
         if asked.out:
-            write(table, Path(asked.out) / f"coverage-{name}.csv", asked)
+            write(name, table, asked)
     return 0
 
 
-def write(table: pd.DataFrame, path: Path, asked: Coverage) -> None:
+def write(name: str, table: pd.DataFrame, asked: Coverage) -> None:
     """Write a table with the command, machine and seeds that made it."""
     made_on = settings.machine()
     lines = [
         f"# command: python -m tests.bench coverage {' '.join(asked.audits)} --seeds {asked.seeds}",
         f"# machine: {made_on['processor']}, {made_on['cores']} cores; {date.today().isoformat()}",
-        f"# seeds: 0 to {asked.seeds - 1} of simulated audits, each of 2,000 scored and 200 external pairs",
+        SEEDS[name].format(asked.seeds - 1),
     ]
+    path = Path(asked.out) / f"coverage-{name}.csv"
     path.write_text("\n".join(lines) + "\n" + table.round(4).to_csv(index=False), encoding="utf-8")
 
 
