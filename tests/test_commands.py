@@ -24,7 +24,7 @@ from tests.exports.sources import audited, make_source
 Captured = pytest.CaptureFixture[str]
 
 WRONG = [
-    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, study, units,"),
+    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, study, benchmark, units,"),
     ("audit", "missing: SOURCE a path, a hub name, or `scenes`"),
     ("inspect", "missing: SOURCE"),
     ("fetch", "missing: SET openclipart | tuxpaint"),
