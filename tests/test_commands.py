@@ -26,7 +26,7 @@ from tests.made_audit import make_audit
 Captured = pytest.CaptureFixture[str]
 
 WRONG = [
-    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, study, units,"),
+    ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, study, benchmark, units,"),
     ("audit", "missing: SOURCE a path, a hub name, or `scenes`"),
     ("inspect", "missing: SOURCE"),
     ("fetch", "missing: SET openclipart | tuxpaint"),

@@ -15,7 +15,7 @@ from clipmem_core.columns import CAPTIONS, DUPLICATE, HEIGHT, IMAGE, LABEL, MISC
 from clipmem_core.config import InputError
 from clipmem_core.pairs.planting import plant_miscaptions
 
-NEAREST = 10  # captions nearest to a pair's own, of which it gets one
+NEAREST, LOOKED_AT = 10, 40  # captions nearest to a pair's own, of which it gets one, and those looked at for them
 _AT_ONCE = 512  # pairs whose nearest captions are looked for together
 _ALIKE = 25  # words about as frequent as a noun, on either side of it, that may take its place
 _WORD = re.compile(r"\w+")
@@ -95,22 +95,30 @@ def _inside_label(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> p
 
 
 def _nearest(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
-    """Give pairs the captions of one of the ten others nearest by their words (cosine of tf-idf), none of its own."""
+    """Swap the captions of two pairs that are near by their words (cosine of tf-idf), of n pairs, an even number.
+
+    A pair is swapped with one of the ten nearest, of the forty nearest, that have no caption of its own and are not
+    swapped yet. Swapped and not copied: a caption that is there twice would give itself away by that.
+    """
     rng, captions = np.random.default_rng(seed), pairs[CAPTIONS].tolist()
     texts = [" ".join(captions[row]) for row in free]
     try:
         words = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", sublinear_tf=True).fit_transform(texts)
     except ValueError:
         raise InputError("the captions have no words that could be compared") from None
-    index = NearestNeighbors(n_neighbors=min(4 * NEAREST, len(free)), metric="cosine", algorithm="brute").fit(words)
+    index = NearestNeighbors(n_neighbors=min(LOOKED_AT, len(free)), metric="cosine", algorithm="brute").fit(words)
     given: dict[int, list[str]] = {}
     for block in _blocks(rng.permutation(len(free))):
         for place, near in zip(block, index.kneighbors(words[block], return_distance=False), strict=True):
-            own = set(captions[free[place]])
-            others = [one for one in near if own.isdisjoint(captions[free[one]])][:NEAREST]
-            if others and len(given) < n:
-                given[int(free[place])] = list(captions[free[rng.choice(others)]])
-        if len(given) == n:
+            row = int(free[place])
+            if row in given or len(given) >= n // 2 * 2:
+                continue
+            own = set(captions[row])
+            others = [int(one) for one in free[near] if one not in given and own.isdisjoint(captions[one])][:NEAREST]
+            if others:
+                other = int(rng.choice(others))
+                given |= {row: list(captions[other]), other: list(captions[row])}
+        if len(given) >= n // 2 * 2:
             return _with_captions(pairs, given, MISCAPTION)
     raise InputError(f"only {len(given):,} pairs have another caption near their own, {n:,} were to be planted")
 
@@ -223,7 +231,7 @@ SWAPPED = (0.05, 0.2, 0.4)
 KINDS = {
     "random": Kind("captions swapped at random", _random, SWAPPED),
     "label": Kind("captions swapped among pairs of one label", _inside_label, SWAPPED),
-    "nearest": Kind("one of the ten captions nearest to their own", _nearest, SWAPPED),
+    "nearest": Kind("captions swapped with one of the ten nearest", _nearest, SWAPPED),
     # What a careless writer or a captioning model leaves: many captions, each wrong in a word.
     "partly": Kind("one colour, number or noun of each caption changed", _partly_wrong, (0.2,)),
     # Few, as in data that people collect: a fifth of one and the same sentence would change what is learned.
