@@ -37,16 +37,13 @@ def _clipmem(drawn: Membership, alignments: list[np.ndarray], protocol: str) -> 
     return mean_in - mean_out
 
 
-def test_seeds_give_the_paired_standard_error_of_a_one_sample_t_test() -> None:
+def test_standard_errors_are_those_of_a_paired_t_test_over_seeds_and_of_welchs_over_members() -> None:
     drawn, alignments = _paper(250, seeds=4)
     errors, kind = standard_errors(alignments, Sides(drawn, "paper", 0))
     assert kind == "paired over seeds"
     differences = np.stack(alignments[0::2]) - np.stack(alignments[1::2])
     test = ttest_1samp(differences, 0)
     np.testing.assert_allclose(errors, differences.mean(axis=0) / test.statistic)
-
-
-def test_an_ensemble_gives_the_standard_error_of_welchs_t_test() -> None:
     drawn, alignments = _ensemble(250, folds=3, repeats=2)
     errors, kind = standard_errors(alignments, Sides(drawn, "ensemble", 0))
     assert kind == "welch"
@@ -120,9 +117,6 @@ def test_p_counts_the_null_by_hand_and_keeps_missing_scores_missing() -> None:
     np.testing.assert_allclose(p_values(clipmem, null, groups), [1 / 4, 2 / 4, 3 / 4, np.nan])
     with pytest.raises(ValueError, match="at least one external pair, not none"):
         p_values(clipmem, null[:0], groups)
-
-
-def test_q_follows_benjamini_and_hochberg_within_each_group() -> None:
     p = np.array([0.01, 0.02, 0.03, 0.5, 0.9, 0.04, np.nan])
     groups = np.array(["candidate"] * 3 + ["independent", "shared", "independent", "candidate"])
     np.testing.assert_allclose(q_values(p, groups), [0.03, 0.03, 0.03, 0.5, np.nan, 0.08, np.nan])
@@ -163,9 +157,6 @@ def test_membership_auroc_is_sklearns_over_judged_pairs_of_each_member() -> None
     assert values[0] == pytest.approx(roc_auc_score([1] * 200 + [0] * 200, f))
     assert mean == pytest.approx(values.mean())
     assert 0.7 < mean < 0.82
-
-
-def test_membership_auroc_is_unknown_for_members_that_saw_everything() -> None:
     drawn, alignments = _ensemble(250)
     everything = Membership(drawn.group, drawn.members, np.ones_like(drawn.trained))
     values, mean = membership_auroc(alignments, everything)
