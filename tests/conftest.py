@@ -94,7 +94,7 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def type_it(data: Path) -> None:
     process = command("audit", "scenes", "--name", "scenes", *LOCKED, data=data)
-    printed, errors = process.communicate(timeout=500)
+    printed, errors = process.communicate(timeout=1500)
     assert (process.returncode, errors) == (0, "")
     (data / "printed.txt").write_text(printed)
 

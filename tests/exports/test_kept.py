@@ -122,7 +122,9 @@ def test_large_audits_and_reports_take_time(audit: Audit, monkeypatch: pytest.Mo
     assert len(kept_exports(audit)) == 1
 
 
-def test_the_process_makes_it_and_says_how_far_it_is(audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_process_makes_it_and_says_how_far_it_is(
+    audit: Audit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["keep", "made", "html"]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     shares = [share_done(line) for line in lines]
@@ -136,6 +138,12 @@ def test_the_process_makes_it_and_says_how_far_it_is(audit: Audit, capsys: pytes
         1.0,
     ]
 
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kept, "write", interrupt)
+    assert main(["keep", "made", "csv"]) == 130
+
 
 def test_the_process_tells_what_is_wrong_in_a_line(copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     (copy().folder / PAIRS).unlink()
@@ -143,14 +151,6 @@ def test_the_process_tells_what_is_wrong_in_a_line(copy: Copy, capsys: pytest.Ca
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert "pairs.parquet is missing" in line
-
-
-def test_an_interrupted_process_says_so_by_its_exit_code(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(kept, "write", interrupt)
-    assert main(["keep", "made", "csv"]) == 130
 
 
 def test_the_command_of_the_process_is_there_and_needs_no_streamlit(audit: Audit, data: Path) -> None:

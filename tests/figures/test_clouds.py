@@ -91,9 +91,6 @@ def test_the_twelve_most_frequent_labels_have_colours_and_the_rest_is_other() ->
     assert sum(len(trace.x) for trace in figure.data) == 400
     (cloud,) = embedding_figure(points().assign(label=None), colour_by="label").data
     assert (cloud.name, cloud.marker.color) == ("no value", OTHER)
-
-
-def test_a_score_is_clipped_at_its_percentiles_and_the_highest_lies_on_top() -> None:
     frame = points(200)
     frame.loc[7, "misfit"] = 1000.0
     frame.loc[:4, "misfit"] = np.nan

@@ -66,7 +66,7 @@ def calls(root: Path, **options: Any) -> int:
     return len(seen)
 
 
-def test_facts_are_those_of_the_files(shared: Path) -> None:
+def test_facts_and_squares_are_those_of_the_files(shared: Path) -> None:
     facts, _ = check(shared)
     assert facts["width"].tolist() == [300, 200, 0, facts["width"][3], 300, 0]
     assert facts["height"].tolist()[:3] == [200, 300, 0]
@@ -76,9 +76,6 @@ def test_facts_are_those_of_the_files(shared: Path) -> None:
     assert [facts["reason"][row] for row in GOOD] == [None] * 4
     assert "truncated" in facts["reason"][2]
     assert "missing.png" in facts["reason"][5]
-
-
-def test_squares_are_those_of_the_decoded_pictures(shared: Path) -> None:
     _, pixels = check(shared)
     assert len(pixels) == len(IMAGES)
     assert pixels.size == 24

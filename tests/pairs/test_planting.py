@@ -104,9 +104,6 @@ def test_captions_as_arrays_and_any_index_are_read() -> None:
     assert planted.index.tolist() == [7, 7, 3, 9]
     pairs = distinct(3)
     pd.testing.assert_frame_equal(plant_miscaptions(pairs, np.array([], dtype=int), n=0, seed=0), pairs)
-
-
-def test_pairs_planted_before_are_passed_over() -> None:
     pairs = table([[str(i)] for i in range(5)], ["vague", None, "duplicate", None, None])
     planted = plant_miscaptions(pairs, np.arange(5), n=3, seed=2)
     assert planted["planted"].tolist() == ["vague", "miscaption", "duplicate", "miscaption", "miscaption"]

@@ -42,6 +42,13 @@ def test_groups_carry_the_intervals_of_the_verdict(made: dict[str, Audit]) -> No
     assert groups["group"].tolist() == ["candidate", "independent", "shared", "external"]
     assert groups["low"].tolist() == [wanted[group]["low"] for group in groups["group"]]
     assert set(groups["kind"]) == {"SD over pairs"}
+    assert count_rows(made["paper"].folder / "quarantine.parquet") == 120
+    pages = [quarantine_page(made["paper"], page=page, size=50) for page in (1, 2, 3)]
+    shown, stored = (
+        table.astype(object).where(table.notna(), None)
+        for table in (pd.concat(pages, ignore_index=True), made["paper"].quarantine)
+    )
+    pd.testing.assert_frame_equal(shown, stored)
 
 
 @pytest.mark.parametrize("groups", [None, [], [{"group": "scored"}], [{"low": 1}], [{"group": "scored", "low": "x"}]])
@@ -172,16 +179,6 @@ def test_one_value_everywhere_falls_into_one_bin_and_cell(copy: Copy) -> None:
     audit = with_scores(copy(), clipmem=0.25, similarity_out=0.5)
     assert group_bins(audit, bins=40)["share"].tolist() == [1.0, 1.0]
     assert pair_density(audit)["n"].tolist() == [100]
-
-
-def test_quarantine_comes_in_pages(made: dict[str, Audit]) -> None:
-    assert count_rows(made["paper"].folder / "quarantine.parquet") == 120
-    pages = [quarantine_page(made["paper"], page=page, size=50) for page in (1, 2, 3)]
-    shown, stored = (
-        table.astype(object).where(table.notna(), None)
-        for table in (pd.concat(pages, ignore_index=True), made["paper"].quarantine)
-    )
-    pd.testing.assert_frame_equal(shown, stored)
 
 
 @pytest.mark.parametrize("protocol", ["ensemble", "paper"])

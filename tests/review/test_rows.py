@@ -69,18 +69,6 @@ def test_any_selection_holds_the_pairs_that_a_slow_look_finds_and_a_pair_stands_
         assert found.next_undecided == onward
 
 
-def test_pages_put_together_are_the_whole_order_however_many_ids_are_asked_for(
-    made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wanted = made["ensemble"].scores.sort_values("clipmem", ascending=False)["pair_id"].tolist()
-    pages = [find_rows(made["ensemble"], Selection(), page=page, size=30) for page in (1, 2, 3, 4, 5)]
-    assert [len(page) for page in pages] == [30, 30, 30, 10, 0]
-    ids = made["ensemble"].pairs["pair_id"]
-    assert [ids[row] for page in pages for row in page] == wanted == pair_ids(made["ensemble"], Selection())
-    monkeypatch.setattr(rows, "_FEW", 0)
-    assert pair_ids(made["ensemble"], Selection()) == wanted
-
-
 def test_a_score_that_is_missing_or_no_number_selects_no_pair(copy: Copy) -> None:
     audit = with_scores(copy(), misfit=[np.inf, np.nan, None, *[0.5] * 97], learned=None)  # None is written as text
     assert every(audit, Selection(order="misfit")) == list(range(3, 100))
@@ -90,18 +78,19 @@ def test_a_score_that_is_missing_or_no_number_selects_no_pair(copy: Copy) -> Non
     assert score_span(audit, "learned") is None
 
 
-def test_independent_pairs_alone_come_lowest_first_unless_turned_round(made: dict[str, Audit]) -> None:
+def test_independent_pairs_alone_come_lowest_first_unless_turned_round(
+    made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch
+) -> None:
     lowest = made["paper"].scores.query("group == 'independent'").sort_values("clipmem").index.tolist()
     assert every(made["paper"], Selection(group="independent")) == lowest
     assert every(made["paper"], Selection(group="independent", ascending=True)) == lowest[::-1]
-
-
-def test_labels_come_by_frequency_and_planted_kinds_too(copy: Copy) -> None:
-    named = ["b"] * 50 + ["a"] * 30 + ["c"] * 10 + [None] * 10
-    audit = with_pairs(copy(), label=named, planted=["vague"] * 2 + ["miscaption"] * 3 + [None] * 95)
-    assert (labels(audit), planted_kinds(audit)) == (["b", "a", "c"], ["miscaption", "vague"])
-    with_pairs(audit, label=[f"{n:03d}" for n in range(100)], planted=None)
-    assert (labels(audit), planted_kinds(audit)) == ([f"{n:03d}" for n in range(100)], [])
+    wanted = made["ensemble"].scores.sort_values("clipmem", ascending=False)["pair_id"].tolist()
+    pages = [find_rows(made["ensemble"], Selection(), page=page, size=30) for page in (1, 2, 3, 4, 5)]
+    assert [len(page) for page in pages] == [30, 30, 30, 10, 0]
+    ids = made["ensemble"].pairs["pair_id"]
+    assert [ids[row] for page in pages for row in page] == wanted == pair_ids(made["ensemble"], Selection())
+    monkeypatch.setattr(rows, "_FEW", 0)
+    assert pair_ids(made["ensemble"], Selection()) == wanted
 
 
 def test_the_span_of_a_score_is_that_of_its_numbers(copy: Copy) -> None:
@@ -109,6 +98,11 @@ def test_the_span_of_a_score_is_that_of_its_numbers(copy: Copy) -> None:
     assert score_span(audit, "se") == (-1, 2)
     with pytest.raises(ValueError, match="column must be one of .*, not 'label'"):
         score_span(audit, "label")
+    named = ["b"] * 50 + ["a"] * 30 + ["c"] * 10 + [None] * 10
+    audit = with_pairs(audit, label=named, planted=["vague"] * 2 + ["miscaption"] * 3 + [None] * 95)
+    assert (labels(audit), planted_kinds(audit)) == (["b", "a", "c"], ["miscaption", "vague"])
+    with_pairs(audit, label=[f"{n:03d}" for n in range(100)], planted=None)
+    assert (labels(audit), planted_kinds(audit)) == ([f"{n:03d}" for n in range(100)], [])
 
 
 def test_an_audit_that_names_no_folder_shows_no_pictures_of_others(copy: Copy) -> None:

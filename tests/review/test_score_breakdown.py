@@ -111,6 +111,10 @@ def test_the_row_of_the_scores_has_every_column_and_none_for_what_is_missing(cop
     assert found["se"] is found["q_value"] is None
     assert found["clipmem"] == scores["clipmem"][7]
     assert found["similarity_out"] == scores["similarity_out"][7]
+    embed(audit)
+    before = member_terms(audit, 3)
+    embed(audit, seed=1)
+    assert (member_terms(audit, 3)["negative_text"] != before["negative_text"]).all()
 
 
 def test_what_cannot_be_taken_apart_is_named(copy: Copy) -> None:
@@ -165,14 +169,6 @@ def test_a_picture_that_a_member_cannot_embed_has_no_choices(copy: Copy) -> None
     write_index(audit.member("f-0") / "image.faiss", vectors)
     found = chosen(audit, 99)
     assert (found.choices, found.own, len(found.members)) == ((), None, 6)
-
-
-def test_embeddings_that_change_are_read_anew(copy: Copy) -> None:
-    audit = copy()
-    embed(audit)
-    before = member_terms(audit, 3)
-    embed(audit, seed=1)
-    assert (member_terms(audit, 3)["negative_text"] != before["negative_text"]).all()
 
 
 def test_a_config_without_its_seed_is_named(copy: Copy) -> None:

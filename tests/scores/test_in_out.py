@@ -39,9 +39,6 @@ def test_side_means_agree_with_masked_arrays() -> None:
         np.testing.assert_allclose(mean, np.ma.array(values, mask=hidden).mean(axis=0).filled(np.nan))
     assert np.isnan(mean_out[0])
     assert np.isnan(mean_in[1])
-
-
-def test_replicates_of_clipmem_average_to_clipmem() -> None:
     drawn = ensemble_membership(np.arange(300), folds=3, repeats=4, seed=0)
     values = list(np.random.default_rng(0).normal(size=(12, 300)))
     sides = Sides(drawn, "ensemble", 0)
@@ -57,9 +54,6 @@ def test_many_labellings_are_sampled_with_one_member_of_every_repeat() -> None:
     assert drawn.shape == (256, 6, 5)
     assert (drawn // 3 == np.arange(6)[None, :, None]).all()
     assert len(np.unique(drawn[:, :, 0], axis=0)) > 150
-
-
-def test_labellings_leave_half_of_each_repeat_out_where_pairs_do() -> None:
     one, two = (
         Sides(ensemble_membership(np.arange(300), folds=4, repeats=repeats, seed=0, halves=True), "ensemble", 0)
         for repeats in (1, 3)

@@ -182,10 +182,14 @@ def test_hooks_are_gone_afterwards_even_after_an_error_and_progress_ends_at_the_
         assert told[-1] == 10
 
 
-def test_custom_text_towers_have_units_too() -> None:
+def test_custom_text_towers_have_units_too(tmp_path: Path) -> None:
     model, data = custom_text_model(), draw_data(5)
     assert len(unit_layers(model, "text").widths) == 1
     assert count(model, data, "text").count == 5
+    model = build_model(write_model(tmp_path, layers=[1, 1, 1, 1], width=8, image_size=32), loss="clip", seed=0)
+    with pytest.raises(InputError, match="UnitMem of the image encoder needs .* a ModifiedResNet is none"):
+        unit_layers(model, "image")
+    assert unit_layers(model, "text").widths == (64,)
 
 
 def custom_text_model() -> Model:
@@ -196,10 +200,3 @@ def custom_text_model() -> Model:
         text_cfg={**MODEL["text_cfg"], "pool_type": "last", "no_causal_mask": True},
         output_dict=True,
     )
-
-
-def test_other_architectures_are_named_and_refused(tmp_path: Path) -> None:
-    model = build_model(write_model(tmp_path, layers=[1, 1, 1, 1], width=8, image_size=32), loss="clip", seed=0)
-    with pytest.raises(InputError, match="UnitMem of the image encoder needs .* a ModifiedResNet is none"):
-        unit_layers(model, "image")
-    assert unit_layers(model, "text").widths == (64,)

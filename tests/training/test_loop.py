@@ -143,9 +143,6 @@ def test_gains_biases_and_the_logit_scale_are_not_decayed(toy: str) -> None:
             for part in ("attn.in_proj_weight", "attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
         ),
     }
-
-
-def test_groups_follow_open_clips_rule_for_names_and_leave_frozen_weights_out() -> None:
     model = nn.Module()
     for name in ("bn_gain", "ln_gain", "bias_table", "logit_scale", "weight", "frozen"):
         model.register_parameter(name, nn.Parameter(torch.zeros(2, 2), requires_grad=name != "frozen"))

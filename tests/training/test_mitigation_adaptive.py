@@ -72,9 +72,6 @@ def test_with_full_weight_it_is_open_clips_loss() -> None:
     assert float(resting_loss(image, text, scale, torch.ones(9))) == pytest.approx(
         float(ClipLoss()(image, text, scale)), rel=1e-5
     )
-
-
-def test_a_pair_at_rest_is_not_pulled_to_its_partner_but_still_pushes_the_others() -> None:
     image, text, scale = units(4, 0).requires_grad_(), units(4, 1), torch.tensor(10.0)
     weight = torch.tensor([0.0, 1.0, 1.0, 1.0])
     resting_loss(image, text, scale, weight).backward()

@@ -76,14 +76,11 @@ def test_a_captions_words_do_not_depend_on_its_batch(toy: str) -> None:
     assert (masking.masked(TOKENS[some], some, KEYS[some], np.full(3, 0.4), 8) != part).any()
 
 
-def test_the_end_token_is_found_in_real_captions() -> None:
+def test_the_end_token_is_found_in_real_captions(toy: str) -> None:
     tokens = tokenize("tiny", ["a cat", "!!! wow", "a very long caption " * 20])
     ends = end_places(build_model("tiny", loss="clip", seed=0), tokens)
     assert (tokens[np.arange(3), ends] == 49407).all()
     assert ends[2] == tokens.shape[1] - 1
-
-
-def test_a_text_encoder_without_an_end_token_cannot_be_masked(toy: str) -> None:
     model = build_model(toy, loss="clip", seed=0)
     model.text_pool_type = "last"
     with pytest.raises(InputError, match="--text-mask and --adaptive-mask need a text encoder that reads up to an end"):

@@ -17,9 +17,6 @@ def test_every_model_of_open_clip_and_all_of_ours_are_known() -> None:
     assert names[:3] == ["locked", "small", "tiny"]
     assert {"ViT-B-32", "RN50", "roberta-ViT-B-32"} <= set(names)
     assert all(model_file(name).stem == name for name in names)
-
-
-def test_configs_of_open_clip_are_read_as_open_clip_reads_them() -> None:
     assert model_config("ViT-B-16-SigLIP") == open_clip.get_model_config("ViT-B-16-SigLIP")
     assert model_config("ViT-B/32") == open_clip.get_model_config("ViT-B-32")
 

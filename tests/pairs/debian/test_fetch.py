@@ -164,10 +164,6 @@ def test_a_package_with_another_layout_is_refused(tmp_path: Path, monkeypatch: p
     stand_in(tmp_path, monkeypatch)
     with pytest.raises(InputError, match="no pictures below stamps/ in the package.*scenes"):
         debian.fetch("tuxpaint", data=tmp_path / "data", report=lambda line: None)
-
-
-@needs_dpkg
-def test_a_broken_archive_is_refused_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "tuxpaint-stamps-default_1_all.deb", "half a down")
     stand_in(tmp_path, monkeypatch)
     with pytest.raises(InputError, match="tuxpaint-stamps-default cannot be unpacked .*fetch again"):

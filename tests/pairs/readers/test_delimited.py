@@ -46,7 +46,9 @@ def test_encodings_and_line_ends_are_read(tmp_path: Path, encoding: str, end: st
     }
 
 
-def test_several_rows_of_one_picture_are_several_captions_in_order(tmp_path: Path) -> None:
+def test_several_rows_of_one_picture_are_its_captions_in_order_and_an_id_is_of_the_first_that_bears_it(
+    tmp_path: Path,
+) -> None:
     text = (
         "image,caption,label,planted\na.png,two,,\nb.png,x,dog,vague\na.png,one,cat,other\n./a.png,two,fox,miscaption\n"
     )
@@ -56,6 +58,11 @@ def test_several_rows_of_one_picture_are_several_captions_in_order(tmp_path: Pat
     assert list(raw.pairs.label) == ["cat", "dog"]
     assert list(raw.pairs.planted) == ["miscaption", "vague"]
     assert (raw.rows, len(raw.quarantine)) == (4, 0)
+    raw = read(table(tmp_path, "id,image,caption\n1,a.png,x\n1,b.png,y\n1,a.png,z\n,c.png,w\n"))
+    assert list(raw.pairs.pair_id) == ["1", "c.png"]
+    assert captions(raw) == {"a.png": ["x", "z"], "c.png": ["w"]}
+    assert list(raw.quarantine.pair_id) == ["1"]
+    assert "already belongs to 'a.png'" in raw.quarantine.reason[0]
 
 
 def test_every_bad_row_is_quarantined_with_its_line_and_reason(tmp_path: Path) -> None:
@@ -104,14 +111,6 @@ def test_captions_of_any_length_are_kept(tmp_path: Path) -> None:
     raw = read(table(tmp_path, f"image,caption\na.png,x\nb.png,{long}\nc.png,{enormous}\n"))
     assert captions(raw) == {"a.png": ["x"], "b.png": [long], "c.png": [enormous]}
     assert csv.field_size_limit() == previous
-
-
-def test_an_id_is_of_the_first_picture_that_bears_it(tmp_path: Path) -> None:
-    raw = read(table(tmp_path, "id,image,caption\n1,a.png,x\n1,b.png,y\n1,a.png,z\n,c.png,w\n"))
-    assert list(raw.pairs.pair_id) == ["1", "c.png"]
-    assert captions(raw) == {"a.png": ["x", "z"], "c.png": ["w"]}
-    assert list(raw.quarantine.pair_id) == ["1"]
-    assert "already belongs to 'a.png'" in raw.quarantine.reason[0]
 
 
 def test_flags_choose_columns_and_separator(tmp_path: Path) -> None:

@@ -94,17 +94,14 @@ def test_without_the_folder_an_absolute_path_stays_refused_and_the_reason_names_
         read(write_csv(tmp_path / "set", ["a.png"]), "gone")
 
 
-def test_the_folder_may_be_a_link_and_paths_may_go_by_either_name(tmp_path: Path) -> None:
+def test_the_folder_may_be_a_link_and_is_looked_for_from_here_and_beside_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw(tmp_path, "real/a.png", "real/b.png")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     file = write_csv(tmp_path / "set", [f"{tmp_path}/link/a.png", f"{tmp_path}/real/b.png"])
     raw = read(file, str(tmp_path / "link"))
     assert (list(raw.pairs.image), len(raw.quarantine)) == (["a.png", "b.png"], 0)
-
-
-def test_the_folder_is_looked_for_from_here_and_beside_the_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     draw(tmp_path, "set/pictures/a.png", "here/a.png")
     monkeypatch.chdir(tmp_path)
     file = write_csv(tmp_path / "set/set", ["a.png"])

@@ -72,9 +72,6 @@ def test_a_set_drawn_over_another_one_equals_one_drawn_afresh(drawn: Path, tmp_p
     draw_scenes(tmp_path, pairs=3, seed=1)
     draw_scenes(tmp_path, pairs=3, seed=3)
     assert (tmp_path / "images/00002.png").read_bytes() == (drawn / "images/00002.png").read_bytes()
-
-
-def test_another_seed_gives_other_pictures_and_captions(tmp_path: Path) -> None:
     for seed in (0, 1):
         draw_scenes(tmp_path / str(seed), pairs=4, seed=seed)
     assert records(tmp_path / "0") != records(tmp_path / "1")
