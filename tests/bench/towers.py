@@ -34,7 +34,7 @@ def measure(quick: bool, repeats: int) -> Measures:
         raw = read_source("scenes", SourceOptions(scenes_pairs=count), data=Path(temporary))
         pairs = raw.pairs.assign(**{c.SHA256: [_sha256(raw.root, image) for image in raw.pairs[c.IMAGE]]})
         captions = [list(own) for own in pairs[c.CAPTIONS]]
-        texts = [text for own in captions for text in own]
+        texts = list(dict.fromkeys(text for own in captions for text in own))  # equal ones are computed once
         towers = towers_of(config)
         assert towers.image
         assert towers.text
