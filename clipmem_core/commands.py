@@ -78,6 +78,7 @@ class Score:
     # CSV or Parquet: pair_id, one true/false column a member, and optionally group. One column: true for pairs that are
     # suspected to be in the target's training, false for pairs that cannot be
     membership: str = ""
+    calibrate: str = ""  # without members: a finished audit of the same pairs, to predict memorization from its members
     config: AuditConfig = field(default_factory=AuditConfig)
 
     def run(self) -> None:
@@ -88,6 +89,7 @@ class Score:
         suspected = read_marks(self.membership) if self.membership else None
         if suspected is not None or not self.membership:
             marks: dict[str, Any] = {"suspected": suspected, "checkpoints": self.checkpoints}
+            marks["calibrate_on"] = self.calibrate
             with RichScreen() as screen:
                 said = score_foreign(self.source, self.config, name=self.name, **marks, screen=screen)
             print(*said["sentences"], sep="\n")

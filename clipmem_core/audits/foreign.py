@@ -22,6 +22,7 @@ from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import Screen, ensure_features, ensure_pixels
+from clipmem_core.audits.scoring import gather_evidence, known
 from clipmem_core.audits.setup import check_same, write_audit
 from clipmem_core.audits.store import (
     CONFIG,
@@ -29,6 +30,7 @@ from clipmem_core.audits.store import (
     TEXT_INDEX,
     Audit,
     check_name,
+    open_audit,
     write_json,
     write_manifest,
     write_table,
@@ -36,6 +38,8 @@ from clipmem_core.audits.store import (
 from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.predicted import calibrate
+from clipmem_core.scores.predicted import features as features_of
 from clipmem_core.scores.set_membership import RANKS, SetTest, pairs_a_side, set_test
 
 TABLE, SAID = "foreign.parquet", "foreign.json"
@@ -47,8 +51,16 @@ ONE_ALONE = (
 )
 DIFFERENCE_CLAIM = (
     "Alignment under the target minus that under the reference: high where the target knows a pair better. It is a "
-    "sign of memorization only as far as the two differ in having seen the pair. Model, data, epochs and seed may differ "
-    "too, and none of that can be told apart here, so no pair is called memorized for it."
+    "sign of memorization only as far as the two differ in having seen the pair. Model, data, epochs and seed may "
+    "differ too, and none of that can be told apart here, so no pair is called memorized for it."
+)
+PREDICTED = "predicted_memorization"
+WORKS = 0.3  # rank correlation with the clipmem of other members from which predicted memorization is given
+FEWEST = 3
+PREDICTED_CLAIM = (
+    "predicted_memorization says how strongly the audit's members learn pairs like this one by heart once they are "
+    "trained on them. It is not clipmem, and does not say that this checkpoint was trained on the pair; the checkpoint "
+    "is of another training than the members, which this cannot check."
 )
 SET_CLAIM = (
     "This is about the set, not about any pair in it, and holds only if the held-out pairs are drawn as the suspected "
@@ -64,6 +76,7 @@ def score_foreign(
     checkpoints: Sequence[str],
     suspected: pd.Series | None,
     screen: Screen,
+    calibrate_on: str = "",
 ) -> dict[str, Any]:
     """Score a target checkpoint, with a reference or with pairs that it cannot have seen.
 
@@ -75,9 +88,10 @@ def score_foreign(
         suspected: by pair id, true where a pair is suspected to be in the target's training, false where it cannot be;
             None where nothing is known.
         screen: where progress goes.
+        calibrate_on: an audit of the same pairs, whose members predicted memorization is calibrated on; empty: none.
 
     Returns:
-        The content of foreign.json: `sentences`, and `test` with the set's numbers where there is one.
+        The content of foreign.json: `sentences`, `test` with the set's numbers where there is one, and `calibration`.
 
     Raises:
         InputError: too little was given to say anything, or a file does not fit.
@@ -85,6 +99,7 @@ def score_foreign(
     names = [TARGET, REFERENCE][: len(checkpoints)]
     if len(names) == 1 and suspected is None:
         raise InputError(ONE_ALONE)
+    own = open_finished(calibrate_on) if calibrate_on else None
     files = check_checkpoints(checkpoints, names)
     config = settings.resolve(
         dataclasses.replace(config, protocol="paper", seeds=1, members=2, halves=False), trains=False
@@ -94,18 +109,21 @@ def score_foreign(
         if (audit.folder / CONFIG).is_file():
             check_same(audit, source, config)
             check_files(audit, names, files)
-            known = _membership(audit.pairs, suspected, names)
-            if audit.membership[TARGET].tolist() != known.trained[0].tolist():
+            marked = _membership(audit.pairs, suspected, names)
+            if audit.membership[TARGET].tolist() != marked.trained[0].tolist():
                 raise InputError(f"{name!r} was made with other pairs marked: take another --name")
         else:
             check_weights(config, files)
             screen.say(f"reading {source}")
             data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-            known = _membership(data_set.pairs, suspected, names)
-            write_audit(audit, source, config, data_set, data_set.pairs, known, seconds=0.0, checkpoints=files)
+            marked = _membership(data_set.pairs, suspected, names)
+            write_audit(audit, source, config, data_set, data_set.pairs, marked, seconds=0.0, checkpoints=files)
         _embed(audit, names, screen)
         table = _table(audit, names, suspected)
         said = said_of(table)
+        if own is not None:
+            screen.say(f"calibrating on the members of audit {own.name!r}")
+            said = _with_prediction(audit, own, table, said)
         write_table(audit.folder / TABLE, table)
         write_json(audit.folder / SAID, said)
         write_manifest(audit.folder)
@@ -163,6 +181,44 @@ def _table(audit: Audit, names: Sequence[str], suspected: pd.Series | None) -> p
     if len(names) == 2:
         table[DIFFERENCE] = table["alignment_target"] - table["alignment_reference"]
     return table
+
+
+def open_finished(name: str) -> Audit:
+    """Return a finished audit to calibrate on.
+
+    Raises:
+        InputError: it is not there, not finished, or has too few members.
+    """
+    own = open_audit(name)
+    if not own.finished or len(own.record.members) < FEWEST:
+        raise InputError(f"--calibrate {name}: it must be a finished audit of at least {FEWEST} members")
+    return own
+
+
+def _with_prediction(audit: Audit, own: Audit, table: pd.DataFrame, said: dict[str, Any]) -> dict[str, Any]:
+    """Put predicted memorization into the table, if the audit's own members show that it works, and say how well."""
+    if own.record.dataset_fingerprint != audit.record.dataset_fingerprint:
+        raise InputError(f"--calibrate {own.name}: its pairs are not those that are scored here")
+    evidence = gather_evidence(own)
+    seed = own.record.config.seed
+    features = [features_of(a, b, seed=seed) for a, b in zip(evidence.image, evidence.text, strict=True)]
+    found = calibrate(features, evidence.alignments, evidence.sides)
+    numbers = {name: known(getattr(found, name)) for name in ("seen", "unseen", "excess")}
+    judged = (
+        f"Calibrated on audit {own.name!r}, judged by members and pairs left out: its rank correlation with clipmem "
+        f"under the other members is {found.seen:.2f} for pairs that the member was trained on and {found.unseen:.2f} "
+        f"for others, and with how far the member itself lies above members without the pair {found.excess:.2f}."
+    )
+    if not found.seen >= WORKS:
+        sentence = f"Predicted memorization is left out, since it does not work here. {judged}"
+        return {"sentences": [*said["sentences"], sentence], **_rest(said), "calibration": numbers}
+    image, text = (map_vectors(audit.member(TARGET) / index) for index in (IMAGE_INDEX, TEXT_INDEX))
+    table[PREDICTED] = found.model.predict(features_of(image, text, seed=seed))
+    return {"sentences": [*said["sentences"], f"{PREDICTED_CLAIM} {judged}"], **_rest(said), "calibration": numbers}
+
+
+def _rest(said: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in said.items() if key != "sentences"}
 
 
 def said_of(table: pd.DataFrame) -> dict[str, Any]:

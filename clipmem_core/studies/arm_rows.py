@@ -10,13 +10,14 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.audits.index import map_vectors
-from clipmem_core.audits.prepare import membership_of, sides_of
+from clipmem_core.audits.prepare import membership_of, sides_of, utility_rows
 from clipmem_core.audits.progress import last_line
 from clipmem_core.audits.store import IMAGE_INDEX, SNAPSHOTS, TEXT_INDEX, Audit, read_array, read_utility
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.shapley import contributions
 from clipmem_core.scores.uncertainty import membership_auroc
+from clipmem_core.scores.utility import retrieval_recalls
 from clipmem_core.studies.store import (
     ARM,
     CLIPMEM_CANDIDATE,
@@ -64,14 +65,18 @@ def point(
 
 
 def times(audit: Audit, number: int, compared: np.ndarray, place: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return memorization after each epoch whose embeddings were kept: arm, seed, epoch and its numbers."""
+    """Return memorization after each epoch whose embeddings were kept: arm, seed, epoch and its numbers.
+
+    Retrieval is there too, each pair's captions taken for one, their mean.
+    """
     names = (f"f-{number}", f"g-{number}")
     sides = _sides(audit, names)
     rows = []
     for epoch in audit.record.snapshots:
         folders = [audit.member(name) / SNAPSHOTS / str(epoch) for name in names]
         found = memorization(folders, sides, compared)
-        rows.append({ARM: audit.name, **place, EPOCH: epoch, **found})
+        recall = float(np.mean([_retrieval(folder, utility_rows(sides)) for folder in folders]))
+        rows.append({ARM: audit.name, **place, EPOCH: epoch, **found, RETRIEVAL: recall})
     return rows
 
 
@@ -100,6 +105,12 @@ def memorization(folders: list[Path], sides: Sides, compared: np.ndarray) -> dic
         TEXT_EXTERNAL: float(parts[c.CLIPMEM_TEXT][external].mean()),
         "map_fit": float(np.mean(list(fits.values()))),
     }
+
+
+def _retrieval(folder: Path, external: np.ndarray) -> float:
+    """Return the mean of the six recalls on some external pairs, by the embeddings in a folder."""
+    image, text = (np.asarray(map_vectors(folder / index))[external] for index in (IMAGE_INDEX, TEXT_INDEX))
+    return float(np.mean(list(retrieval_recalls(image, text, np.arange(len(external))).values())))
 
 
 def _sides(audit: Audit, names: tuple[str, str]) -> Sides:

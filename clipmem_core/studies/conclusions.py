@@ -28,6 +28,7 @@ from clipmem_core.studies.effects import (
 from clipmem_core.studies.store import (
     ARM,
     CLIPMEM_CANDIDATE,
+    CLIPMEM_EXTERNAL,
     EPOCH,
     IMAGE_EXTERNAL,
     MEMBERSHIP_AUROC,
@@ -54,6 +55,7 @@ UNLEARNED = (
     "out rare tokens leave out those too"
 )
 PAPERS_NOISE = 0.15
+NEAR = 0.02  # of the best retrieval: what an earlier stop may cost
 PAPERS_REMOVAL = 100
 
 
@@ -133,11 +135,30 @@ def time(arms: pd.DataFrame, times: pd.DataFrame) -> list[str]:
         for encoder, (name, null) in CURVES.items()
     )
     last = f"At the end of training the contributions are {final}."
+    last = " ".join(filter(None, [last, _when_to_stop(times)]))
     gained = _moments(times, gain_time, "On average the text encoder gained its final contribution at epoch {text:.1f}")
     if not gained:
         return [last, "Which encoder memorizes first? No seed has a contribution above 0 of both encoders."]
     half = _moments(times, half_time, "Half of it the text encoder has for good after {text:.1f} epochs")
     return [f"Which encoder memorizes first? {gained}", half, last]
+
+
+def _when_to_stop(times: pd.DataFrame) -> str:
+    """Say after which epoch retrieval on pairs that nobody trains on is best, and how much is memorized by then; empty
+    of a study from before retrieval was kept on the way."""
+    if RETRIEVAL not in times or times[RETRIEVAL].isna().all():
+        return ""
+    net = times[CLIPMEM_CANDIDATE] - times[CLIPMEM_EXTERNAL]
+    means = times.assign(**{CLIPMEM_NET: net}).groupby(EPOCH)[[RETRIEVAL, CLIPMEM_NET]].mean()
+    epochs = means.index.to_numpy(dtype=np.int64)
+    recall, learned = (means[name].to_numpy(dtype=np.float64) for name in (RETRIEVAL, CLIPMEM_NET))
+    best, near = int(recall.argmax()), int(np.flatnonzero(recall >= recall.max() * (1 - NEAR))[0])
+    early = f", and within {percent(NEAR)} of that after epoch {epochs[near]}, where clipmem is {learned[near]:.3f}"
+    return (
+        f"Retrieval on external pairs is best after epoch {epochs[best]} ({recall[best]:.3f})"
+        f"{early if near < best else ''}; clipmem beyond external pairs is {learned[best]:.3f} after epoch "
+        f"{epochs[best]} and {learned[-1]:.3f} at the end."
+    )
 
 
 def beyond_external(times: pd.DataFrame) -> pd.DataFrame:

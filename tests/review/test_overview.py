@@ -13,6 +13,8 @@ from clipmem_core.config import InputError
 from clipmem_core.exports import write
 from clipmem_core.review import overview
 from clipmem_core.review.overview import (
+    attack_auroc,
+    attack_rows,
     detection_table,
     explain_null,
     find_corners,
@@ -92,6 +94,22 @@ def test_detection_shows_each_interval_beside_its_number() -> None:
         "auroc": ["0.857 (0.80 to 0.90)", ""],
         "precision_at_k": ["0.780", ""],
     }
+
+
+def test_attacks_are_shown_with_both_intervals_and_absent_ones_with_their_reason() -> None:
+    ends = {"members_low": 0.8, "members_high": 0.9, "pairs_low": None, "pairs_high": None}
+    rows = [
+        {"attack": "bavaria", "measure": "auroc", "value": 0.85, "missing": ""} | ends,
+        {"attack": "bavaria", "measure": "TPR@0.001", "value": None, "missing": "needs 1,000 pairs"},
+        {"attack": "bavaria", "measure": "odd", "value": 1.0},
+    ]
+    shown, missing = attack_rows(pd.DataFrame(rows))
+    told = {"attack": "bavaria", "measure": "AUROC", "value": 0.85, "over members": "0.800 to 0.900", "over pairs": ""}
+    assert shown.to_dict("records") == [told]
+    assert missing == ["TPR at .1 % FPR of bavaria: needs 1,000 pairs"]
+    assert attack_auroc(pd.DataFrame(rows)) == 0.85
+    assert attack_auroc(pd.DataFrame()) is None
+    assert attack_rows(pd.DataFrame())[0].empty
 
 
 NULL = pd.DataFrame({"group": ["candidate", "shared", "external"], "mean": [0.3, -0.0071, 0.0042]})

@@ -77,6 +77,26 @@ def times_of(text: list[float], image: list[float]) -> pd.DataFrame:
     return pd.concat([one.assign(seed=seed) for seed in range(3)])
 
 
+def test_time_says_when_to_stop_where_retrieval_was_kept_on_the_way() -> None:
+    rows = {
+        "seed": 0,
+        "epoch": [1, 2, 3, 4],
+        "clipmem_candidate": [0.1, 0.2, 0.3, 0.4],
+        "clipmem_external": [0.0, 0.0, 0.05, 0.1],
+        "retrieval": [0.30, 0.495, 0.50, 0.45],
+        "clipmem_image": 0.1,
+        "clipmem_text": 0.2,
+        "clipmem_image_external": 0.0,
+        "clipmem_text_external": 0.0,
+    }
+    last = conclusions.time(pd.DataFrame(), pd.DataFrame(rows))[-1]
+    assert last.endswith(
+        "Retrieval on external pairs is best after epoch 3 (0.500), and within 2\u00a0% of that after epoch 2, where "
+        "clipmem is 0.200; clipmem beyond external pairs is 0.250 after epoch 3 and 0.300 at the end."
+    )
+    assert "Retrieval" not in conclusions.time(pd.DataFrame(), pd.DataFrame(rows).drop(columns="retrieval"))[-1]
+
+
 def test_time_says_which_encoder_memorizes_first() -> None:
     # Text is at half of .4 after 1 epoch, image at half of .2 after 3. Text gains half of its .4 in the first epoch and
     # a quarter in each of the two spans after it, at their middles: ½·.5 + ¼·1.5 + ¼·3; image all between 2 and 4.
