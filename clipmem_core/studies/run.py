@@ -251,7 +251,9 @@ def start(
         check_config(context.config_of(arm))
     _check_same_study(folder, study, source, config)
     splits = [Drawn(planted, membership, context)]
-    for number in range(1, config.seeds // seeds_per_split if seeds_per_split else 1):
+    # Rows of more seeds than are asked for now may be read anew.
+    seeds = max([config.seeds, *(seed + 1 for _, seed in folder.done())])
+    for number in range(1, math.ceil(seeds / seeds_per_split) if seeds_per_split else 1):
         splits.append(_another(splits[0], data_set, seed=config.seed + number * seeds_per_split))
     return StudyRun(study, source, folder, arms, data_set.fingerprint, config, splits, seeds_per_split, screen)
 

@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from clipmem_core import columns as c
-from clipmem_core.audits.store import read_json, write_json
+from clipmem_core.audits.member import open_member, trained_model
+from clipmem_core.audits.prepare import membership_of, sides_of, utility_rows
+from clipmem_core.audits.store import read_json, read_utility, write_json
 from clipmem_core.commands import parse
 from clipmem_core.config import InputError
 from clipmem_core.studies import plans
@@ -17,9 +20,11 @@ from clipmem_core.studies.effects import difference_of, differences, mean_of, ou
 from clipmem_core.studies.rare_words import by_rarity
 from clipmem_core.studies.run import run_study
 from clipmem_core.studies.store import StudyFolder
-from tests.audits.small import Silent
+from clipmem_core.training.embed import text_embeddings
+from tests.audits.small import Silent, vectors
 from tests.audits.test_given import clip_retrieval
 from tests.studies.conftest import Trained, numbers, study_of
+from tests.studies.test_run import centring
 
 Start = Callable[..., StudyFolder]
 
@@ -156,6 +161,27 @@ def test_forgetting_says_what_is_lost_on_queries_with_a_rare_word(
     folders = [study.audit(arm).member("f-0") for arm in ("none", "forget-3", "delete-3")]
     assert len({(folder / "checkpoint.pt").stat().st_ino for folder in folders}) == 1  # trained once
     assert len({(folder / "text.faiss").read_bytes() for folder in folders}) == 3
+
+
+@pytest.mark.usefixtures("data")
+def test_utility_is_measured_on_pairs_that_neither_centre_nor_steer(whole: StudyFolder) -> None:
+    audit = whole.audit("none")
+    run = open_member(audit.folder, "f-0")
+    rows = utility_rows(sides_of(audit, run.config, membership_of(run.membership)))
+    external = np.flatnonzero(run.membership[c.GROUP] == c.EXTERNAL)
+    assert set(run.data.external) == set(np.flatnonzero(centring(audit)))
+    assert sorted([*rows, *run.data.external]) == external.tolist()
+    assert len(rows) == len(external) // 2 == audit.verdict["utility_pairs"]
+    # Few enough to be found by chance: of 25 pictures the first five are a fifth, and each of 125 captions is a query.
+    model = trained_model(run)
+    start, how = run.data.caption_start, {"precision": run.config.precision, "device": "cpu"}
+    captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in rows])
+    text = text_embeddings(model, run.data.tokens[captions], **how)
+    image = vectors(audit.member("f-0") / "image.faiss")[rows]
+    owner = np.repeat(np.arange(len(rows)), start[rows + 1] - start[rows])
+    cosines = text @ (image / np.linalg.norm(image, axis=1, keepdims=True)).T
+    ranks = [(cosine >= cosine[own] - 1e-6).sum() - 1 for cosine, own in zip(cosines, owner, strict=True)]
+    assert np.mean([rank < 5 for rank in ranks]) == read_utility(audit.member("f-0"))["text_to_image_R@5"]
 
 
 def test_what_has_no_meaning_with_locked_towers_says_so() -> None:
