@@ -1,10 +1,17 @@
-"""What an audit is, whether its numbers can be trusted, its groups, the map of its scores, its most striking pairs."""
+"""What an audit found: how many captions are wrong, its most striking pairs, whether to believe it, its groups."""
 
 from clipmem_core.dashboard.cards import draw_strips
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.frame import open_page
 from clipmem_core.dashboard.maps import draw_score_map
-from clipmem_core.dashboard.report import draw_exceeding, draw_groups, draw_header, draw_tables, draw_verdict
+from clipmem_core.dashboard.report import (
+    draw_exceeding,
+    draw_groups,
+    draw_header,
+    draw_sizes,
+    draw_tables,
+    draw_verdict,
+)
 from clipmem_core.dashboard.wrong_captions import draw_likely
 from clipmem_core.review.overview import load_overview
 
@@ -13,9 +20,10 @@ with explained_errors():
     overview = load_overview(audit)
     draw_header(overview)
     draw_likely(overview)
+    draw_strips(audit)
     draw_verdict(overview)
+    draw_sizes(overview)
     draw_groups(overview)
     draw_exceeding(overview)
     draw_score_map(audit)
-    draw_strips(audit)
     draw_tables(overview)

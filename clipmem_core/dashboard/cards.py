@@ -223,9 +223,9 @@ STRIP_STYLE = """<style>
 
 
 def draw_strips(audit: Audit) -> None:
-    """Draw the first pairs of either queue."""
+    """Draw the first pairs of either queue, those that are probably wrong on top."""
     st.html(STRIP_STYLE)
-    for order, queue in queues(read_verdict(audit)).items():
+    for order, queue in reversed(queues(read_verdict(audit)).items()):
         with explained_errors():
             _draw_strip(audit, Selection(order=order), queue)
 

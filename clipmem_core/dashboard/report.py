@@ -79,9 +79,15 @@ NO_SHARES = (
 
 
 def draw_header(overview: Overview) -> None:
-    """Draw what the audit is: name, source, protocol, and its sizes."""
+    """Draw in a line what the audit is."""
     record, config = overview.record, overview.record.config
-    show_text(f"{record.source} · {model_words(config)} · preset {config.preset}")
+    sizes = f"{overview.pairs:,} pairs · {len(record.members)} members"
+    show_text(f"{record.source} · {sizes} · {model_words(config)} · preset {config.preset}")
+
+
+def draw_sizes(overview: Overview) -> None:
+    """Draw the audit's sizes and protocol, and the rows that could not be used."""
+    record = overview.record
     with st.grid(4, min_column_width=150) as grid:
         grid.metric("Pairs", f"{overview.pairs:,}", border=True)
         grid.metric("Members", str(len(record.members)), border=True)
@@ -103,12 +109,14 @@ def _draw_quarantine(overview: Overview) -> None:
 
 
 def draw_verdict(overview: Overview) -> None:
-    """Draw the audit's verdict on itself: a sentence, then each check with what to try."""
+    """Draw the audit's verdict on itself: a sentence, and each check with what to try, open where one failed."""
     verdict = overview.verdict
+    checks = rows(verdict, "checks")
     st.subheader("Can these numbers be trusted?", anchor=False)
-    with st.container(border=True):
-        show_strong(str(verdict.get("sentence", "This audit has no verdict.")))
-        for check in rows(verdict, "checks"):
+    show_strong(str(verdict.get("sentence", "This audit has no verdict.")))
+    failed = any(check.get("good") is False for check in checks)
+    with st.expander("What was checked", icon=":material/fact_check:", expanded=failed or not verdict.get("sentence")):
+        for check in checks:
             _draw_check(check)
     with st.expander("Which score is for what", icon=":material/help_center:"):
         for score, use in uses(verdict).items():

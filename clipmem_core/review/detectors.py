@@ -76,7 +76,7 @@ def planted_findings(audit: Audit) -> Findings | None:
     names, planted = names_in(scores), scores[c.PLANTED]
     rows: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
-    for kind in sorted(planted.dropna().unique()):
+    for kind in sorted(planted.dropna().unique(), key=lambda kind: (kind != c.MISCAPTION, kind)):
         own = scores[planted.isna() | (planted == kind)]
         truth = own[c.PLANTED].notna().to_numpy()
         if not names or truth.sum() < 2 or truth.all():

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from clipmem_core.columns import INDEPENDENT, SCORED_GROUPS
+from clipmem_core.columns import EXTERNAL, INDEPENDENT, SCORED_GROUPS
 from clipmem_core.scores.in_out import Sides, labellings, side_means
-from clipmem_core.scores.moderated import error_variances, moderate
+from clipmem_core.scores.moderated import Prior, error_variances, moderate
 from clipmem_core.scores.uncertainty import Errors, in_errors
 
 
@@ -35,6 +35,8 @@ def null_scores(alignments: Sequence[np.ndarray], sides: Sides, errors: Errors) 
     rows = np.flatnonzero(sides.external)
     external = [np.asarray(values)[rows].astype(np.float64) for values in alignments]
     variance, degrees, prior = errors.variance[rows], errors.degrees[rows], errors.external
+    if prior is not None:  # of the whole group: some of it may be set apart
+        prior = Prior(prior.scale[sides.external[sides.membership.group == EXTERNAL]], prior.degrees)
     scores = []
     for inside in _insides(sides, rows):
         mean_in, mean_out = side_means(external, inside)

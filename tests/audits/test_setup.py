@@ -60,7 +60,7 @@ def test_fewer_members_than_there_are_is_an_error(made: Made) -> None:
 
 
 def test_growing_leaves_the_first_members_as_they_are(made: Made) -> None:
-    assert len(made.before_growth) == 2 * 7
+    assert len(made.before_growth) == 2 * 8
     for name, sha256 in made.before_growth.items():
         assert file_sha256(made.ensemble.folder / name) == sha256, name
 
