@@ -5,10 +5,12 @@ from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.frame import open_page
 from clipmem_core.dashboard.maps import draw_score_map
 from clipmem_core.dashboard.report import draw_groups, draw_header, draw_tables, draw_verdict
+from clipmem_core.dashboard.review_mode import draw_start
 from clipmem_core.review.overview import load_overview
 
 audit = open_page("Overview")
 with explained_errors():
+    draw_start(audit)
     overview = load_overview(audit)
     draw_header(overview)
     draw_verdict(overview)

@@ -1,0 +1,72 @@
+"""Review mode: a component of our own that takes keys in the browser, and the links that lead to it.
+
+`review_mode.js` shows the pairs and keeps what is pressed until the server says that it is stored; what it asks of the
+server is in `review_routes`.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import streamlit as st
+
+from clipmem_core.audits.store import Audit
+from clipmem_core.audits.verdict import queues
+from clipmem_core.dashboard.address import link, read_selection
+from clipmem_core.dashboard.filters import conditions
+from clipmem_core.dashboard.numbers import read_verdict
+from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.review_routes import PREFIX
+from clipmem_core.review.review_queue import first_order
+from clipmem_core.review.rows import count_pairs
+from clipmem_core.review.selection import UNDECIDED, Selection, to_parameters
+
+THIS_PAGE, BROWSE = "pages/review.py", "pages/browse.py"
+HTML, CSS, JS = (Path(__file__).with_name(f"review_mode.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+_component = st.components.v2.component("clipmem_review", html=HTML, css=CSS, js=JS)
+
+
+def read_queue(audit: Audit) -> Selection:
+    """Return the selection of the address; where it says no order, the pairs that are probably wrong come first."""
+    selection = read_selection()
+    if selection.searched or "order" in st.query_params:
+        return selection
+    return replace(selection, order=first_order(audit))
+
+
+def draw_review(audit: Audit, selection: Selection) -> None:
+    """Draw the pairs of a selection one after another.
+
+    A pair stays in its place when it is decided, so the page itself passes over the decided ones of `undecided`.
+    """
+    walked = replace(selection, decision="") if selection.decision == UNDECIDED else selection
+    _draw_chosen(audit, walked)
+    if not count_pairs(audit, walked):
+        st.info("No pair fits this selection.", icon=":material/search_off:")
+        return
+    queue = queues(read_verdict(audit)).get(walked.order)
+    _component(
+        key=f"review-{audit.name}",
+        data={
+            "prefix": PREFIX,
+            "audit": audit.name,
+            "dataset": audit.record.dataset_fingerprint,
+            "selection": to_parameters(walked),
+            "undecided": selection.decision in ("", UNDECIDED),
+            "title": queue.name if queue else "",
+        },
+    )
+
+
+def _draw_chosen(audit: Audit, selection: Selection) -> None:
+    """Draw which pairs these are, and the way to where others are chosen."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        there = link(audit, selection)
+        st.page_link(BROWSE, label="Choose pairs in Browse", icon=":material/grid_view:", query_params=there)
+        show_text(" · ".join(text for text, _ in conditions(selection)))
+
+
+def draw_start(audit: Audit, selection: Selection | None = None) -> None:
+    """Draw the link to the review of a selection, of the pairs that are probably wrong without one."""
+    order = selection.order if selection else first_order(audit)
+    there = link(audit, selection or Selection(), order=order)
+    st.page_link(THIS_PAGE, label="Start review", icon=":material/rate_review:", query_params=there)
