@@ -22,6 +22,11 @@ from clipmem_core.review.selection import UNDECIDED, Selection, to_parameters
 
 THIS_PAGE, BROWSE = "pages/review.py", "pages/browse.py"
 HTML, CSS, JS = (Path(__file__).with_name(f"review_mode.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+STYLE = """<style>
+[data-testid="stMainBlockContainer"] { padding: 3rem 2rem .5rem; }
+@media (max-width: 600px) { [data-testid="stMainBlockContainer"] { padding: 3.75rem 1rem .5rem; } }
+[data-testid="stMainBlockContainer"] h1 { font-size: 1.4rem; }
+</style>"""
 _component = st.components.v2.component("clipmem_review", html=HTML, css=CSS, js=JS)
 
 
@@ -38,31 +43,31 @@ def draw_review(audit: Audit, selection: Selection) -> None:
 
     A pair stays in its place when it is decided, so the page itself passes over the decided ones of `undecided`.
     """
+    st.html(STYLE)  # the pair has the screen
     walked = replace(selection, decision="") if selection.decision == UNDECIDED else selection
-    _draw_chosen(audit, walked)
-    if not count_pairs(audit, walked):
+    if count_pairs(audit, walked):
+        _draw_queue(audit, walked, undecided=selection.decision in ("", UNDECIDED))
+    else:
         st.info("No pair fits this selection.", icon=":material/search_off:")
-        return
-    queue = queues(read_verdict(audit)).get(walked.order)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        there = link(audit, walked)
+        st.page_link(BROWSE, label="Choose pairs in Browse", icon=":material/grid_view:", query_params=there)
+        show_text(" · ".join(text for text, _ in conditions(walked)))
+
+
+def _draw_queue(audit: Audit, selection: Selection, *, undecided: bool) -> None:
+    queue = queues(read_verdict(audit)).get(selection.order)
     _component(
         key=f"review-{audit.name}",
         data={
             "prefix": PREFIX,
             "audit": audit.name,
             "dataset": audit.record.dataset_fingerprint,
-            "selection": to_parameters(walked),
-            "undecided": selection.decision in ("", UNDECIDED),
+            "selection": to_parameters(selection),
+            "undecided": undecided,
             "title": queue.name if queue else "",
         },
     )
-
-
-def _draw_chosen(audit: Audit, selection: Selection) -> None:
-    """Draw which pairs these are, and the way to where others are chosen."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        there = link(audit, selection)
-        st.page_link(BROWSE, label="Choose pairs in Browse", icon=":material/grid_view:", query_params=there)
-        show_text(" · ".join(text for text, _ in conditions(selection)))
 
 
 def draw_start(audit: Audit, selection: Selection | None = None) -> None:
