@@ -200,8 +200,7 @@ class View {
         for (const told of this.pending) this.stand(told.row, told.shows)
         this.find('undecided').checked = this.data.undecided
         this.poller = setTimeout(() => this.poll(), POLL)
-        const first = this.passes(0) ? this.next(-1) : 0
-        this.go(first)
+        this.begin()
     }
 
     stand(row, decision) {
@@ -232,6 +231,10 @@ class View {
             if (!this.passes(there % count)) return there % count
         }
         return count
+    }
+
+    begin() {
+        this.go(this.passes(0) ? this.next(-1) : 0)
     }
 
     go(place) {
@@ -332,8 +335,8 @@ class View {
         this.searching = true
         try {
             this.suggestions.set(row, await (await this.ask('suggestions', {row})).json())
-        } catch (error) {
-            if (error.status) this.suggestions.set(row, {fault: error.message, choices: []})
+        } catch {
+            // asked again in a while
         }
         this.searching = false
         if (this.gone) return
@@ -489,7 +492,10 @@ class View {
             const key = event.target.closest('[data-key]')?.dataset.key
             if (key) this.act(key, event)
         }, {signal})
-        this.find('undecided').addEventListener('change', () => this.draw(), {signal})
+        this.find('undecided').addEventListener('change', () => {
+            if (this.place < this.rows.length) this.draw()
+            else this.begin()
+        }, {signal})
         this.find('refused').addEventListener('click', () => { this.find('refused').hidden = true }, {signal})
         this.find('leave').addEventListener('click', () => this.leave(), {signal})
         this.find('edit').addEventListener('submit', event => { event.preventDefault(); this.recaption(event) }, {signal})

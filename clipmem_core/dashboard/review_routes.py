@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
+from clipmem_core.columns import IMAGE
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.errors import one_line
 from clipmem_core.dashboard.numbers import number
@@ -30,7 +31,7 @@ from clipmem_core.review.review_queue import changed_rows, decided_rows, queue_r
 from clipmem_core.review.rows import audit_root
 from clipmem_core.review.score_breakdown import chosen_captions
 from clipmem_core.review.selection import Selection, from_parameters
-from clipmem_core.review.tables import caption_keys, kept
+from clipmem_core.review.tables import caption_keys, fetch_numbered, kept
 from clipmem_core.scores.table import words
 
 PREFIX = "api/review"  # below the address of the app; none of Streamlit's own begins so
@@ -169,18 +170,29 @@ def _pair(card: PairCard, judged: str, order: str) -> dict[str, Any]:
 def answer_picture(request: Request) -> Response:
     """Answer with a row's picture, or with a grey square and in a header why it cannot be read."""
     audit, _ = _asked(request)
-    image = cards(audit, [_row(request)])[0].image
+    row = _row(request)
+    found = fetch_numbered(audit.folder / PAIRS, [f'"{IMAGE}"'], [row])
+    if row not in found:
+        raise InputError(f"audit {audit.name!r} has no row {row}")
     with _few_pictures:
-        jpeg, _, fault = large_picture(audit_root(audit), image)
+        jpeg, _, fault = large_picture(audit_root(audit), found[row][0])
     headers = CLOSED | {"X-Fault": quote(one_line(fault))} if fault else KEPT
     return Response(jpeg, media_type="image/jpeg", headers=headers)
 
 
 def answer_suggestions(request: Request) -> Response:
-    """Answer with the captions of other pairs that members which never saw a row's pair find closest to its picture."""
+    """Answer with the captions of other pairs that members which never saw a row's pair find closest to its picture.
+
+    An audit need not have what that takes, so a search that cannot be made is an answer too.
+    """
     audit, _ = _asked(request)
+    row = _row(request)
     with _one_search:
-        return JSONResponse(_suggestions(audit, _row(request)), headers=CLOSED)
+        try:
+            found = _suggestions(audit, row)
+        except InputError as error:
+            found = {"fault": one_line(error), "choices": []}
+    return JSONResponse(found, headers=CLOSED)
 
 
 @kept(512, PAIRS, MEMBERSHIP)

@@ -1,6 +1,6 @@
 """Measures how fast the program is: ratios of things timed side by side in one run.
 
-    python -m tests.bench [training] [pass] [products] [browse] [features] [--quick] [--repeats N]
+    python -m tests.bench [training] [pass] [products] [browse] [features] [review] [--quick] [--repeats N]
     python -m tests.bench detection SOURCE [--shares 0.05 0.2 0.4] [--seeds 5]: no speed, but which score finds what
 
 Each part prints a table and leaves data/results/bench-<part>.csv; `--quick` tries the code on small sizes and leaves
@@ -14,7 +14,7 @@ from typing import Annotated
 
 import tyro
 
-from tests.bench import browse, detection, given_features, products, scoring_pass, training
+from tests.bench import browse, detection, given_features, products, review, scoring_pass, training
 from tests.bench.report import Measures, Skipped, console, save, show
 
 PARTS: dict[str, Callable[[bool, int], Measures]] = {
@@ -23,6 +23,7 @@ PARTS: dict[str, Callable[[bool, int], Measures]] = {
     "products": products.measure,
     "browse": browse.measure,
     "features": given_features.measure,
+    "review": review.measure,
 }
 
 

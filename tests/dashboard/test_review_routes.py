@@ -77,6 +77,7 @@ def test_suggestions_are_the_captions_that_members_without_the_pair_would_choose
     captions = audit.pairs["captions"].map(list).tolist()
     assert len(found["choices"]) == 3
     assert all(choice["captions"] in captions and choice["captions"] != captions[2] for choice in found["choices"])
+    assert "has no row 1000" in ask(server, "suggestions", row=1000)["fault"]
     external = int((audit.scores["group"] == "scored").sum())
     assert ask(server, "suggestions", row=external)["members"] == 4
 
@@ -158,7 +159,7 @@ def test_rows_and_entries_that_cannot_be_are_refused(server: TestClient, audit: 
         for value in ("", "-1", "x", "1,", "9" * 40, "²"):
             given = {"audit": "made", parameter: value}
             assert server.get(f"/{PREFIX}/{path}", params=given).status_code == 400, (path, value)
-    for path, parameter in (("pairs", "rows"), ("picture", "row"), ("suggestions", "row")):
+    for path, parameter in (("pairs", "rows"), ("picture", "row")):
         refused = server.get(f"/{PREFIX}/{path}", params={"audit": "made", parameter: 1000})
         assert refused.status_code == 409
         assert "has no row 1000" in refused.json()["error"]
