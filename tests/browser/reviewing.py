@@ -7,15 +7,19 @@ from tests.browser.conftest import TRAINED
 from tests.browser.test_keys import KEYS
 from tests.browser.watched import settle
 
-# What was on screen when a key went down, seen before the page's own listener, and what the page said of the key.
+# What was on screen when a key went down, seen before the page's own listener, and whether that then took the key: the
+# last thing it does is to stop the event.
 WATCH = """
     window.pressed = []
     addEventListener('keydown', event => {
         const shown = document.querySelector('[data-testid=stBidiComponentIsolated]')?.shadowRoot
         const pair = shown?.querySelector('.pair:not([hidden]) .id')?.textContent.replace('id: ', '') ?? ''
-        const press = {key: event.key, pair}
+        const press = {key: event.key, pair, taken: false}
         window.pressed.push(press)
-        setTimeout(() => { press.taken = !shown?.querySelector('.sign').classList.contains('late') })
+        event.stopPropagation = () => {
+            press.taken = !shown.querySelector('.sign').classList.contains('late')
+            Event.prototype.stopPropagation.call(event)
+        }
     }, true)
 """
 
@@ -36,7 +40,6 @@ def press(page: Any, keys: str, *, seconds: float = 0.2) -> None:
 
 def taken(page: Any) -> list[tuple[str, str]]:
     """Pair on screen and decision of every key that the page took."""
-    page.wait_for_function("window.pressed.every(press => 'taken' in press)")
     return [(each["pair"], KEYS[each["key"]]) for each in page.evaluate("window.pressed") if each["taken"]]
 
 

@@ -1,16 +1,29 @@
 """Review mode: keys at five a second, reloads, a server that does not answer, decisions of others, hostile captions."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from clipmem_core.audits.store import Audit
+from clipmem_core.pairs.pictures import decode
+from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.decisions import Review
+from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import WATCH, all_stored, open_review_page, press, taken
 from tests.browser.test_keys import events
 from tests.browser.watched import settle
 from tests.made_audit import HOSTILE
 
 EVENTS = "**/api/review/events"
+SHRINK = """image => {
+    const canvas = Object.assign(document.createElement('canvas'), {width: 8, height: 8})
+    const context = canvas.getContext('2d')
+    context.imageSmoothingQuality = 'high'
+    context.drawImage(image, 0, 0, 8, 8)
+    return [...context.getImageData(0, 0, 8, 8).data]
+}"""
 
 
 def test_at_five_keys_a_second_every_key_taken_is_stored_once_on_the_pair_on_screen_across_a_reload(
@@ -56,6 +69,22 @@ def test_what_is_pressed_while_the_server_cannot_be_reached_is_kept_and_stored_o
     assert [(pair, decision) for pair, decision, _ in events(review)] == pressed
     assert page.evaluate("Object.keys(localStorage).filter(key => key.startsWith('clipmem'))") == []
     page.troubles.clear()  # the requests that were cut off
+
+
+def test_the_picture_on_screen_is_that_of_the_pair(page: Any, address: str, data: Path) -> None:
+    audit = Audit(data / "audits" / TRAINED)
+    order = audit.scores["misfit"].sort_values(ascending=False).index[:12]
+    small = [_shrunk(Path(audit.record.root), image) for image in audit.pairs.loc[order, "image"]]
+    open_review_page(page, address)
+    for place in range(len(order) - 1):
+        page.locator(f".pair[data-pair='{audit.pairs.loc[order[place], 'pair_id']}']").wait_for()
+        seen = np.array(page.locator(".picture img").evaluate(SHRINK)).reshape(8, 8, 4)[..., :3]
+        assert np.argmin([np.abs(seen - picture).mean() for picture in small]) == place
+        page.keyboard.press("ArrowRight")
+
+
+def _shrunk(root: Path, image: str) -> np.ndarray:
+    return np.asarray(decode(read_bytes(root, image), size=300).resize((8, 8)), dtype=float)
 
 
 def test_a_suggestion_an_edit_and_undo(page: Any, address: str, review: Review) -> None:
