@@ -1,141 +1,14 @@
-// Review mode: shows one pair after another, takes a decision for each key, and keeps it until the server has stored it.
+// Review mode: shows one pair after another and takes a decision for each key.
 //
 // A key decides on the pair that is painted at that moment and on no other: one that comes before is refused, visibly.
 // All that others wrote reaches the page as text content. Captions are told by the key that the server gave with them.
+// What this begins with is in review_outbox.js.
 
-const KEPT = 'clipmem-review', UNDOABLE = 'clipmem-review-undoable'
+const UNDOABLE = 'clipmem-review-undoable'
 const AHEAD = 20, FETCHED = 40, BEHIND = 3, HELD = 200 // pairs
-const PICTURES = 3, BATCH = 50 // at once
-const POLL = 1000, SEND = 200, SLOWEST = 5000, PATIENCE = 15000, REST = 300, SIGN = 4000 // milliseconds
-const LATE = 'Not taken: the pair was not on screen yet.'
-const UNREACHED = 'the server cannot be reached'
-
-async function ask(path, {parameters = {}, ...how} = {}) {
-    const url = new URL(location.pathname.replace(/[^/]*$/, '') + path, location.origin)
-    for (const [name, value] of Object.entries(parameters)) url.searchParams.set(name, value)
-    const answer = await fetch(url, {signal: AbortSignal.timeout(PATIENCE), ...how}).catch(() => {
-        throw new Error(UNREACHED)
-    })
-    if (answer.ok) return answer
-    const told = await answer.json().catch(() => ({}))
-    throw Object.assign(new Error(told.error ?? `the server answers ${answer.status}`), {status: answer.status})
-}
-
-// What a store of the browser holds, and whether it took something; one that is full or forbidden holds nothing more.
-function held(store, key) {
-    try {
-        return JSON.parse(store().getItem(key))
-    } catch {
-        return null
-    }
-}
-
-function keep(store, key, value) {
-    try {
-        store().setItem(key, JSON.stringify(value))
-        return true
-    } catch {
-        return false
-    }
-}
-
-const local = () => localStorage, session = () => sessionStorage
-const inWords = number => number.toLocaleString('en')
-
-// What was pressed and is not stored yet: sent in its order, one batch at a time, tried again until it is answered.
-//
-// Each event has an entry of its own in the browser's store, from its press to its answer. One that another page of this
-// browser left there is sent by this one: the server stores each client's number once, whoever sends it.
-class Outbox {
-    constructor() {
-        this.client = [...crypto.getRandomValues(new Uint8Array(16))].map(b => b.toString(16).padStart(2, '0')).join('')
-        this.number = 0
-        this.waiting = []
-        this.trouble = ''
-        this.delay = SEND
-        this.most = BATCH
-        this.listeners = new Set()
-        addEventListener('pagehide', () => this.waiting.length && this.post(this.batch(), {keepalive: true}).catch(() => {}))
-        addEventListener('online', () => this.schedule(0))
-    }
-
-    put(event) {
-        const told = {...event, client: this.client, number: ++this.number, time: Date.now()}
-        this.waiting.push(told)
-        if (!keep(local, this.key(told), told)) this.trouble = 'this browser keeps no more: leave the page open'
-        this.schedule(this.delay)
-        return told
-    }
-
-    key({client, number}) {
-        return `${KEPT}/${client}/${number}`
-    }
-
-    // Take over what other pages, or this one before a reload, left of a data set: the oldest client first.
-    adopt(dataset) {
-        const known = new Set(this.waiting.map(this.key)), clients = {}
-        for (const key of Object.keys(localStorage)) {
-            const told = key.startsWith(`${KEPT}/`) && !known.has(key) ? held(local, key) : null
-            if (told?.dataset === dataset) (clients[told.client] ??= []).push(told)
-        }
-        const found = Object.values(clients).map(each => each.sort((a, b) => a.number - b.number))
-        this.waiting = [...found.sort(([a], [b]) => a.time - b.time).flat(), ...this.waiting]
-        this.schedule(0)
-    }
-
-    schedule(delay) {
-        if (this.busy || !this.waiting.length) return
-        if (this.timer && delay >= this.delay) return
-        clearTimeout(this.timer)
-        this.timer = setTimeout(() => this.send(), delay)
-    }
-
-    // The first events of one client and one audit.
-    batch() {
-        const [first] = this.waiting
-        const other = this.waiting.findIndex(each => each.client !== first.client || each.audit !== first.audit)
-        return this.waiting.slice(0, other < 0 ? this.most : Math.min(this.most, other))
-    }
-
-    post(batch, how = {}) {
-        const events = batch.map(({number, kind, pair_id, judged, captions, undoes}) =>
-            ({number, kind, pair_id, judged, captions, undoes}))
-        const body = JSON.stringify({audit: batch[0].audit, client: batch[0].client, events})
-        return ask(`${batch[0].prefix}/events`, {method: 'POST', headers: {'Content-Type': 'application/json'}, body, ...how})
-    }
-
-    async send() {
-        this.timer = 0
-        if (this.busy || !this.waiting.length) return
-        this.busy = true
-        const batch = this.batch()
-        try {
-            const {stored, refused} = await (await this.post(batch)).json()
-            Object.assign(this, {trouble: '', delay: SEND, most: BATCH})
-            this.leave(batch.filter(told => told.number <= stored), refused)
-        } catch (error) {
-            this.trouble = error.message
-            this.delay = Math.min(2 * this.delay, SLOWEST)
-            if (error.status === 404) this.waiting = this.waiting.filter(told => !batch.includes(told)) // kept, not sent
-            else if ([400, 413].includes(error.status) && batch.length === 1) this.leave(batch, {[batch[0].number]: error.message})
-            else if ([400, 413].includes(error.status)) this.most = 1
-        }
-        this.busy = false
-        for (const listener of this.listeners) listener.sent()
-        this.schedule(this.delay)
-    }
-
-    leave(batch, refused) {
-        this.waiting = this.waiting.filter(told => !batch.includes(told))
-        for (const told of batch) {
-            localStorage.removeItem(this.key(told))
-            const why = refused[told.number]
-            if (why) for (const listener of this.listeners) listener.refused(told, why)
-        }
-    }
-}
-
-const outbox = new Outbox() // one for all that this page load shows: it goes on when the page Review is left
+const PICTURES = 3 // at once
+const POLL = 1000, REST = 300, SIGN = 4000 // milliseconds
+const LATE = 'Not taken: no pair was on screen yet.'
 
 class View {
     constructor(root, data) {
@@ -146,10 +19,11 @@ class View {
         this.cards = new Map()
         this.pictures = new Map() // row → {image, fault}; null: on its way
         this.suggestions = new Map()
-        this.undoable = held(session, this.undoableKey) ?? []
+        this.undoable = tried(() => JSON.parse(sessionStorage.getItem(this.undoableKey)), null) ?? []
         this.stopped = new AbortController()
         this.find = name => root.querySelector(`.${name}`)
         this.listen()
+        this.drawRefusals()
         outbox.listeners.add(this)
         this.open()
     }
@@ -376,10 +250,15 @@ class View {
         this.drawState()
     }
 
-    refused(told, why) {
+    drawRefusals() {
+        const {refusals} = outbox, more = refusals.length > 1 ? ` And ${inWords(refusals.length - 1)} before it.` : ''
+        this.find('refused').hidden = !refusals.length
+        this.find('refused').textContent = `Not stored: ${refusals.at(-1)}.${more}`
+    }
+
+    refused(told) {
+        this.drawRefusals()
         if (told.audit !== this.data.audit) return
-        this.find('refused').hidden = false
-        this.find('refused').textContent = `Not stored: ${told.kind} of ${told.pair_id}: ${why}.`
         this.ask('pairs', {rows: told.row}).then(answer => answer.json()).then(([card]) => {
             this.cards.set(card.row, card)
             this.stand(card.row, card.decision)
@@ -496,7 +375,10 @@ class View {
             if (this.place < this.rows.length) this.draw()
             else this.begin()
         }, {signal})
-        this.find('refused').addEventListener('click', () => { this.find('refused').hidden = true }, {signal})
+        this.find('refused').addEventListener('click', () => {
+            outbox.refusals = []
+            this.drawRefusals()
+        }, {signal})
         this.find('leave').addEventListener('click', () => this.leave(), {signal})
         this.find('edit').addEventListener('submit', event => { event.preventDefault(); this.recaption(event) }, {signal})
     }
@@ -550,7 +432,7 @@ class View {
         this.visited.add(row)
         if (this.cards.has(row)) this.cards.get(row).recaptioned = captions
         this.undoable = this.undoable.slice(-HELD)
-        keep(session, this.undoableKey, this.undoable)
+        tried(() => sessionStorage.setItem(this.undoableKey, JSON.stringify(this.undoable)))
     }
 
     undo() {
@@ -574,10 +456,15 @@ class View {
         const {card} = this.shown, known = this.cards.get(card.row)
         const captions = this.stands.get(card.row) === 'recaption' ? known.recaptioned : card.captions
         const box = this.root.querySelector('textarea')
-        box.value = captions.map(text => text.split(/\s+/).join(' ').trim()).join('\n')
+        box.value = this.asLines(captions)
+        this.given = [box.value, this.asLines(card.captions)]
         this.editing = true
         this.drawState()
         box.focus()
+    }
+
+    asLines(captions) {
+        return captions.map(text => text.split(/\s+/).join(' ').trim()).join('\n')
     }
 
     leave() {
@@ -587,9 +474,8 @@ class View {
 
     recaption(event) {
         const lines = this.root.querySelector('textarea').value.split('\n').map(line => line.trim()).filter(Boolean)
-        const same = lines.join('\n') === this.shown?.card.captions.map(text => text.trim()).join('\n')
         if (!lines.length) this.sign('Not stored: write at least one caption.', 'late')
-        else if (same) this.sign('Not stored: these are the captions it has. Press Keep instead.', 'late')
+        else if (this.given.includes(lines.join('\n'))) this.sign('Not stored: these are the captions it has. Edit them, or leave.', 'late')
         else this.decide('recaption', lines, event)
     }
 }

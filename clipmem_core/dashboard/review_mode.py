@@ -1,7 +1,7 @@
 """Review mode: a component of our own that takes keys in the browser, and the links that lead to it.
 
-`review_mode.js` shows the pairs and keeps what is pressed until the server says that it is stored; what it asks of the
-server is in `review_routes`.
+`review_mode.js` shows the pairs, `review_outbox.js` keeps what is pressed until the server says that it is stored; what
+they ask of the server is in `review_routes`.
 """
 
 from dataclasses import replace
@@ -21,13 +21,14 @@ from clipmem_core.review.rows import count_pairs
 from clipmem_core.review.selection import UNDECIDED, Selection, to_parameters
 
 THIS_PAGE, BROWSE = "pages/review.py", "pages/browse.py"
-HTML, CSS, JS = (Path(__file__).with_name(f"review_mode.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+PARTS = ("review_mode.html", "review_mode.css", "review_outbox.js", "review_mode.js")
+HTML, CSS, *JS = (Path(__file__).with_name(name).read_text("utf-8") for name in PARTS)
 STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding: 3rem 2rem .5rem; }
 @media (max-width: 600px) { [data-testid="stMainBlockContainer"] { padding: 3.75rem 1rem .5rem; } }
 [data-testid="stMainBlockContainer"] h1 { font-size: 1.4rem; }
 </style>"""
-_component = st.components.v2.component("clipmem_review", html=HTML, css=CSS, js=JS)
+_component = st.components.v2.component("clipmem_review", html=HTML, css=CSS, js="\n".join(JS))
 
 
 def read_queue(audit: Audit) -> Selection:

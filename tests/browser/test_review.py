@@ -71,6 +71,28 @@ def test_what_is_pressed_while_the_server_cannot_be_reached_is_kept_and_stored_o
     page.troubles.clear()  # the requests that were cut off
 
 
+def test_what_the_server_refuses_is_told_until_it_was_read_and_the_pair_is_undecided_again(
+    page: Any, address: str, review: Review
+) -> None:
+    def refuse(route: Any) -> None:  # noqa: ANN401
+        (event,) = route.request.post_data_json["events"]
+        number = event["number"]
+        route.fulfill(json={"stored": number, "refused": {str(number): "<b>other captions</b>"}})
+
+    open_review_page(page, address)
+    pair = page.locator(".id").inner_text().removeprefix("id: ")
+    page.route(EVENTS, refuse)
+    page.keyboard.press("x")
+    told = page.get_by_text(f"Not stored: remove of {pair}: <b>other captions</b>.")
+    told.wait_for()
+    page.keyboard.press("ArrowLeft")
+    page.locator(f".pair[data-pair='{pair}']").wait_for()
+    page.get_by_text("0 decided, all stored").wait_for()
+    told.click()
+    told.wait_for(state="hidden")
+    assert events(review) == []
+
+
 def test_the_picture_on_screen_is_that_of_the_pair(page: Any, address: str, data: Path) -> None:
     audit = Audit(data / "audits" / TRAINED)
     order = audit.scores["misfit"].sort_values(ascending=False).index[:12]
@@ -116,6 +138,13 @@ def test_a_suggestion_an_edit_and_undo(page: Any, address: str, review: Review) 
     assert [decision for _, decision, _ in events(review)] == ["recaption"] * 3  # the second takes the first back
     page.keyboard.press("ArrowLeft")
     page.locator(".recaptioned", has_text="a crow").wait_for()
+    page.reload()
+    page.locator(f".pair[data-pair]:not([data-pair='{pair}'])").wait_for()
+    page.keyboard.press("u")
+    page.locator(f".pair[data-pair='{pair}']").wait_for()
+    all_stored(page)
+    assert review.counts() == {"keep": 0, "remove": 0, "recaption": 0}
+    page.troubles.clear()  # the reload cuts pictures off
 
 
 def test_what_others_decide_shows_and_coming_back_to_the_page_doubles_nothing(
