@@ -4,6 +4,7 @@ import streamlit as st
 
 from clipmem_core.dashboard.address import unknown_page
 from clipmem_core.dashboard.frame import PAGES, draw_no_page
+from clipmem_core.dashboard.review_routes import routes
 from clipmem_core.dashboard.server import middleware, open_browser
 
 
@@ -23,4 +24,4 @@ if __name__ == "__main__":  # a session runs it
     pages = [st.Page(path, title=title) for path, (title, _) in PAGES.items()]
     st.navigation([st.Page(open_first, title="CLIPMem", default=True), *pages], position="hidden").run()
 else:  # the server imports it
-    app = st.App(__file__, middleware=middleware(), lifespan=open_browser)
+    app = st.App(__file__, routes=routes(), middleware=middleware(), lifespan=open_browser)

@@ -18,6 +18,7 @@ from clipmem_core.figures.colours import ENCODER_COLOURS
 
 PAGES = {  # file → title and icon, in the order of the sidebar
     "pages/overview.py": ("Overview", ":material/dashboard:"),
+    "pages/review.py": ("Review", ":material/rate_review:"),
     "pages/browse.py": ("Browse", ":material/grid_view:"),
     "pages/pair.py": ("Pair", ":material/image:"),
     "pages/embeddings.py": ("Map of embeddings", ":material/bubble_chart:"),

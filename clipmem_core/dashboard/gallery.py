@@ -31,6 +31,7 @@ from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.filters import GRID, TABLE, conditions, draw_order, learned_by_g, queue_of
 from clipmem_core.dashboard.numbers import pairs_in_words, read_noise, read_verdict
 from clipmem_core.dashboard.plain import cut, show_text
+from clipmem_core.dashboard.review_mode import draw_start
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.rows import audit_root, count_pairs, find_rows, score_span
@@ -138,6 +139,7 @@ def _draw_bulk(
         with st.popover(label, key=key, icon=":material/checklist:", width="content"):
             draw_bulk(audit, selection, count, ticked)
         draw_tick_all(shown, ticked)
+        draw_start(audit, selection)
 
 
 def _draw_nothing(audit: Audit, selection: Selection) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import streamlit as st
 from PIL import Image
 
 from clipmem_core.pairs.pictures import decode, decode_measured
@@ -134,7 +133,7 @@ def large_picture(root: Path, image: str) -> tuple[bytes, tuple[int, int] | None
         return placeholder(), None, shortage(error) or str(error)
 
 
-@st.cache_data(max_entries=64, show_spinner=False)
+@functools.lru_cache(maxsize=64)
 def _made(root: Path, image: str) -> tuple[bytes, tuple[int, int]]:
     """Failures are not kept: a folder that comes back shows again."""
     picture, size = decode_measured(read_bytes(root, image), size=LARGE_DECODED)

@@ -33,7 +33,7 @@ def draw_so_far(audit: Audit) -> None:
     if found.sentence:
         show_text(found.sentence)
     st.page_link(
-        "pages/browse.py",
+        "pages/review.py",
         label="Look at the next ones: the most suspicious, and one in ten at random",
         icon=":material/playlist_add_check:",
         query_params=link(audit, IN_ORDER),

@@ -142,7 +142,7 @@ class Review:
         ids = dict.fromkeys(pair_ids)
         if not ids:
             raise InputError("no pair is chosen: choose at least one")
-        texts, keys = _checked(decision, captions), self._keys(ids)
+        texts, keys = captions_to_store(decision, captions), self._keys(ids)
         judged = ((pair_id, keys.get(pair_id, 0)) for pair_id in ids)
         with writing(self.path) as log:
             added = add_decision(log, judged, audit=audit, decision=decision, captions=texts, note=note)
@@ -289,8 +289,12 @@ def decision_words(decision: str | None, for_other: str | None) -> str:
     return decision or (f"{for_other} for other captions" if for_other else "")
 
 
-def _checked(decision: str | None, captions: Sequence[str]) -> str:
-    """Return the captions to store, as JSON; a decision that cannot be is an error."""
+def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
+    """Return the captions of a decision as they are stored, a JSON list.
+
+    Raises:
+        InputError: the decision, or its captions, cannot be.
+    """
     if decision is not None and decision not in CHOICES:
         raise InputError(f"decision {decision!r} is unknown: choose {', '.join(CHOICES)} or none")
     if captions and decision != RECAPTION:

@@ -7,6 +7,9 @@ were judged, written in the same transaction, so that a million decisions are re
 An event is a decision on some pairs, or the undoing of one; it has an entry for each pair. What stands for a pair is
 named by two events: the one that decided and the one whose note holds. So a decision on a million pairs stores its
 captions and note once, and an undo finds by a comparison of numbers who was decided on since.
+
+Where clients number what they tell, `told` keeps what became of each number, in the transaction that stored it, so that
+what is told twice is stored once. A log has that table from the first such client on.
 """
 
 import json
@@ -118,6 +121,15 @@ _STAND = """
     INSERT OR REPLACE INTO standing (pair_id, judged, entry, decided, noted)
     SELECT pair_id, judged, id, decided, noted FROM entry WHERE id >= ? ORDER BY pair_id, judged
 """
+_TOLD = """
+    CREATE TABLE IF NOT EXISTS told (
+        client TEXT NOT NULL,
+        number INTEGER NOT NULL,  -- the client's own, from 1
+        event INTEGER NOT NULL,   -- what it became; 0: it was refused
+        refused TEXT NOT NULL,    -- why; empty where it was not
+        PRIMARY KEY (client, number)
+    ) WITHOUT ROWID
+"""
 _MOVE_AWAY = "move it away, or put a copy of it back"
 _ADVICE = {
     sqlite3.SQLITE_BUSY: "another process is writing: try again",
@@ -228,6 +240,19 @@ def add_undo(log: sqlite3.Connection, undoes: int) -> tuple[Added | None, int]:
     return added, pairs - added.pairs
 
 
+def told_before(log: sqlite3.Connection, client: str, numbers: Iterable[int]) -> dict[int, tuple[int, str]]:
+    """Return what became of those of a client's numbers that were told: the event, 0 for none, and why it is none."""
+    log.execute(_TOLD)
+    wanted = json.dumps(list(numbers))
+    query = "SELECT number, event, refused FROM told WHERE client = ? AND number IN (SELECT value FROM json_each(?))"
+    return {number: (event, refused) for number, event, refused in fetch(log, query, (client, wanted))}
+
+
+def add_told(log: sqlite3.Connection, client: str, number: int, *, event: int, refused: str) -> None:
+    """Keep what became of a client's number."""
+    log.execute("INSERT INTO told VALUES (?, ?, ?, ?)", (client, number, event, refused))
+
+
 def _add_event(log: sqlite3.Connection, first: int, said: tuple[Any, ...]) -> Added:
     """Add the event of entries that are there already, and let them stand."""
     number, pairs = count_rows(log, "event") + 1, count_rows(log, "entry") + 1 - first
@@ -281,6 +306,7 @@ _FITS: dict[str, type | Callable[[Any], bool]] = {  # by column, the type or a t
     "pair_id": str,
     "audit": str,
     "kind": str,
+    "refused": str,
     "time": _is_time,
     "decision": (None, *CHOICES).__contains__,
     "captions": _is_list_of_texts,

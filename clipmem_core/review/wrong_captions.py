@@ -85,6 +85,12 @@ def wrong_so_far(audit: Audit) -> SoFar | None:
     return SoFar(int(said.sum()), found, left, at_random)
 
 
+def drawn_at_random(audit: Audit) -> frozenset[int]:
+    """Return the rows that have their place in the order of the review by chance; none where there is no such order."""
+    known = known_count(audit)
+    return frozenset(known.review.order[known.review.at_random].tolist()) if known else frozenset()
+
+
 def likely_wrong(verdict: object) -> tuple[str, str]:
     """Return what an audit's verdict says of the number of wrong captions, and what that rests on; empty without."""
     told = mapping(mapping(verdict).get("wrong_captions"))

@@ -1,6 +1,7 @@
 """Measures how fast the program is: ratios of things timed side by side in one run.
 
-    python -m tests.bench [training] [pass] [products] [browse] [towers] [features] [million] [--quick] [--repeats N]
+    python -m tests.bench [training] [pass] [products] [browse] [towers] [features] [review] [million] [--quick]
+        [--repeats N]
     python -m tests.bench detection NAME…: no speed, but which formula of misfit finds most in finished benchmarks
     python -m tests.bench wrong coverage|count|captions: how many captions are wrong, and which of several
     python -m tests.bench coverage [AUDIT…] [--seeds 20]: nor here, but whether errors, p and q hold what they say
@@ -17,7 +18,18 @@ from typing import Annotated
 
 import tyro
 
-from tests.bench import browse, coverage, detection, given_features, products, scoring_pass, towers, training, wrong
+from tests.bench import (
+    browse,
+    coverage,
+    detection,
+    given_features,
+    products,
+    review,
+    scoring_pass,
+    towers,
+    training,
+    wrong,
+)
 from tests.bench.report import Measures, Skipped, console, save, show
 
 PARTS: dict[str, Callable[[bool, int], Measures]] = {
@@ -28,6 +40,7 @@ PARTS: dict[str, Callable[[bool, int], Measures]] = {
     "towers": towers.measure,
     "features": given_features.measure,
     "million": given_features.measure_million,
+    "review": review.measure,
 }
 NAMED = ("million",)  # only when they are asked for
 

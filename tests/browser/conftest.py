@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from clipmem_core.audits.store import Audit
+from clipmem_core.review.decisions import Review, open_review
 from tests.browser.server import serve
 from tests.browser.watched import close_watched, open_watched
 from tests.forked import Server
@@ -81,3 +83,18 @@ def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator
     opened = open_watched(browser, theme=getattr(request, "param", "light"))
     yield opened
     close_watched(opened, address)
+
+
+@pytest.fixture
+def review(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Review]:
+    """The decisions of the audit, none yet and none afterwards."""
+    monkeypatch.setenv("CLIPMEM_DATA", str(data))
+    review = open_review(Audit(data / "audits" / TRAINED))
+    kept = review.path.with_suffix(".kept")
+    if review.path.exists():
+        review.path.rename(kept)
+    yield review
+    for path in review.path.parent.glob(f"{review.path.name}*"):
+        path.unlink()
+    if kept.exists():
+        kept.rename(review.path)

@@ -2,14 +2,9 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from clipmem_core.audits.store import Audit
-from clipmem_core.review.decisions import Review, open_review
+from clipmem_core.review.decisions import Review
 from tests.browser.conftest import TRAINED
 from tests.browser.watched import settle
 
@@ -24,21 +19,6 @@ ON_SCREEN = """
 """
 SLOWER = 6  # times
 KEYS = {"k": "keep", "x": "remove"}
-
-
-@pytest.fixture
-def review(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Review]:
-    """The decisions of the audit, none yet and none afterwards."""
-    monkeypatch.setenv("CLIPMEM_DATA", str(data))
-    review = open_review(Audit(data / "audits" / TRAINED))
-    kept = review.path.with_suffix(".kept")
-    if review.path.exists():
-        review.path.rename(kept)
-    yield review
-    for path in review.path.parent.glob(f"{review.path.name}*"):
-        path.unlink()
-    if kept.exists():
-        kept.rename(review.path)
 
 
 def events(review: Review) -> list[tuple[str, str, str | None]]:

@@ -1,0 +1,178 @@
+"""What the page Review asks of the server: answers, and what is refused of whom."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.dashboard.review_routes import AT_ONCE, LARGEST, PREFIX, routes
+from clipmem_core.review.decisions import open_review
+from tests.made_audit import HOSTILE
+from tests.review.embedded import embed
+
+OWN = {"Origin": "http://testserver", "Content-Type": "application/json"}
+CLIENT = "0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def server() -> TestClient:
+    return TestClient(Starlette(routes=routes()))
+
+
+@pytest.fixture
+def audit(copy: Callable[..., Audit]) -> Audit:
+    audit = copy()
+    embed(audit)
+    return audit
+
+
+def ask(server: TestClient, name: str, **parameters: object) -> Any:  # noqa: ANN401
+    answer = server.get(f"/{PREFIX}/{name}", params={"audit": "made", **parameters})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def send(server: TestClient, *events: dict[str, object], headers: dict[str, str] = OWN, **others: object) -> Any:  # noqa: ANN401
+    batch = {"audit": "made", "client": CLIENT, "events": list(events), **others}
+    return server.post(f"/{PREFIX}/events", headers=headers, json=batch)
+
+
+def event(pair: dict[str, object], number: int, kind: str = "keep", **more: object) -> dict[str, object]:
+    return {"number": number, "kind": kind, "pair_id": pair["pair_id"], "judged": pair["judged"], **more}
+
+
+def test_the_queue_its_pairs_and_pictures_as_the_browser_asks_for_them(server: TestClient, audit: Audit) -> None:
+    queue = ask(server, "queue", order="misfit")
+    assert len(queue["rows"]) == 80
+    assert (queue["entry"], queue["decided"]) == (0, {})
+    pairs = ask(server, "pairs", order="misfit", rows=f"{queue['rows'][0]},1,0")
+    assert [pair["row"] for pair in pairs] == [queue["rows"][0], 1, 0]
+    assert pairs[2]["captions"][0] == HOSTILE[0]
+    assert "planted" not in str(pairs)
+    assert pairs[0]["score"] == f"misfit {audit.scores['misfit'].max():.2f}"
+    picture = server.get(f"/{PREFIX}/picture", params={"audit": "made", "row": 3})
+    assert Image.open(io.BytesIO(picture.content)).size == tuple(audit.pairs.loc[3, ["width", "height"]])
+    assert picture.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert "X-Fault" not in picture.headers
+
+
+def test_a_picture_that_cannot_be_read_is_a_grey_square_with_its_reason(server: TestClient, audit: Audit) -> None:
+    write_json(audit.folder / "config.json", audit.record.values | {"root": "/nowhere/\u4e2d"})
+    picture = server.get(f"/{PREFIX}/picture", params={"audit": "made", "row": 4})
+    assert picture.status_code == 200
+    assert "004.png" in picture.headers["X-Fault"]
+    assert picture.headers["Cache-Control"] == "no-store"
+    assert Image.open(io.BytesIO(picture.content)).getpixel((0, 0)) == (150, 150, 150)
+
+
+def test_suggestions_are_the_captions_that_members_without_the_pair_would_choose(
+    server: TestClient, audit: Audit
+) -> None:
+    found = ask(server, "suggestions", row=2)
+    captions = audit.pairs["captions"].map(list).tolist()
+    assert len(found["choices"]) == 3
+    assert all(choice["captions"] in captions and choice["captions"] != captions[2] for choice in found["choices"])
+    assert "has no row 1000" in ask(server, "suggestions", row=1000)["fault"]
+    external = int((audit.scores["group"] == "scored").sum())
+    assert ask(server, "suggestions", row=external)["members"] == 4
+
+
+def test_events_are_stored_once_in_their_order_and_seen_by_others(server: TestClient, audit: Audit) -> None:
+    first, second, third = ask(server, "pairs", rows="20,21,22")
+    batch = [event(first, 1), event(second, 2, "remove"), event(third, 3, "recaption", captions=["a crow"])]
+    for _ in range(2):
+        assert send(server, *batch).json() == {"stored": 3, "refused": {}}
+    assert send(server, event(second, 4, "undo", undoes=[CLIENT, 2])).json() == {"stored": 4, "refused": {}}
+    assert ask(server, "changes", entry=0)["decided"] == {"20": "keep", "21": None, "22": "recaption"}
+    assert ask(server, "queue")["decided"] == {"20": "keep", "22": "recaption"}
+    assert ask(server, "pairs", rows=22)[0]["recaptioned"] == ["a crow"]
+    assert open_review(audit).count_events() == 4
+
+
+def test_a_decision_on_captions_that_the_pair_does_not_have_is_refused(server: TestClient, audit: Audit) -> None:
+    first, second = ask(server, "pairs", rows="20,0")
+    told = send(server, event(first, 1) | {"judged": second["judged"]}, event(second, 2)).json()
+    assert told["stored"] == 2
+    assert "other captions" in told["refused"]["1"]
+    assert ask(server, "queue")["decided"] == {"0": "keep"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://evil.test"}, 403),
+        ({"Origin": "http://testserver.evil.test"}, 403),
+        ({"Origin": "http://testserver:81"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": ""}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+    ],
+)
+def test_another_site_stores_nothing(server: TestClient, audit: Audit, headers: dict[str, str], status: int) -> None:
+    (pair,) = ask(server, "pairs", rows=20)
+    assert send(server, event(pair, 1), headers=OWN | headers).status_code == status
+    assert send(server, event(pair, 1), headers={"Content-Type": "application/json"}).status_code == 403
+    assert not open_review(audit).path.exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"events": []},
+        {"events": [{"number": 0, "kind": "keep"}]},
+        {"events": [{"number": 1, "kind": "keep", "judged": "x"}]},
+        {"events": [{"number": 1, "kind": ["keep"]}]},
+        {"events": [{"number": n, "kind": "keep"} for n in range(1, AT_ONCE + 2)]},
+        {"client": "'; DROP TABLE told"},
+        {"audit": None},
+    ],
+)
+def test_what_is_no_batch_is_refused_in_one_line(server: TestClient, audit: Audit, wrong: dict[str, object]) -> None:
+    (pair,) = ask(server, "pairs", rows=20)
+    refused = send(server, event(pair, 1), **wrong)
+    assert refused.status_code == 400
+    assert "\n" not in refused.json()["error"]
+    assert not open_review(audit).path.exists()
+
+
+def test_odd_bodies_are_refused(server: TestClient, audit: Audit) -> None:
+    for body, status in ((b"{", 400), (b"[" * 100_000, 400), (b"\xff\xfe", 400), (b" " * (LARGEST + 1), 413)):
+        assert server.post(f"/{PREFIX}/events", headers=OWN, content=body).status_code == status
+
+
+@pytest.mark.parametrize("name", ["absent", "../made", "", "[x]"])
+def test_an_audit_that_is_not_there_is_told(server: TestClient, audit: Audit, name: str) -> None:
+    (pair,) = ask(server, "pairs", rows=20)
+    assert send(server, event(pair, 1), audit=name).status_code == 404
+    for path in ("queue", "changes", "pairs", "picture", "suggestions"):
+        assert server.get(f"/{PREFIX}/{path}", params={"audit": name}).status_code == 404
+
+
+def test_rows_and_entries_that_cannot_be_are_refused(server: TestClient, audit: Audit) -> None:
+    for path, parameter in (("pairs", "rows"), ("picture", "row"), ("suggestions", "row"), ("changes", "entry")):
+        for value in ("", "-1", "x", "1,", "9" * 40, "²"):
+            given = {"audit": "made", parameter: value}
+            assert server.get(f"/{PREFIX}/{path}", params=given).status_code == 400, (path, value)
+    for path, parameter in (("pairs", "rows"), ("picture", "row")):
+        refused = server.get(f"/{PREFIX}/{path}", params={"audit": "made", parameter: 1000})
+        assert refused.status_code == 409
+        assert "has no row 1000" in refused.json()["error"]
+
+
+def test_a_broken_log_is_told_in_one_line_and_takes_nothing(server: TestClient, audit: Audit) -> None:
+    (pair,) = ask(server, "pairs", rows=20)
+    path = open_review(audit).path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"not a log" * 1000)
+    refused = send(server, event(pair, 1))
+    assert refused.status_code == 409
+    assert str(path) in refused.json()["error"]
+    assert "\n" not in refused.json()["error"]
+    path.unlink()
+    assert send(server, event(pair, 1)).json() == {"stored": 1, "refused": {}}
