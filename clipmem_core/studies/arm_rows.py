@@ -110,7 +110,8 @@ def memorization(embedded: list[tuple[np.ndarray, np.ndarray]], sides: Sides, co
 
 def _retrieval(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> float:
     """Return the mean of the six recalls on some external pairs, by the embeddings of all."""
-    return float(np.mean(list(retrieval_recalls(image, text, external).values())))
+    image, text = (np.asarray(vectors)[external] for vectors in (image, text))
+    return float(np.mean(list(retrieval_recalls(image, text, np.arange(len(external))).values())))
 
 
 def _sides(audit: Audit, names: tuple[str, str]) -> Sides:

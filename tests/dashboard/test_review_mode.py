@@ -28,7 +28,7 @@ def start(app: AppTest) -> dict[str, list[str]]:
 def test_the_pairs_that_are_probably_wrong_come_first_and_the_address_changes_that(copy: Callable[..., Audit]) -> None:
     audit = copy()
     (given,) = mounted(open_page(REVIEW))
-    assert given["selection"] == {"order": "misfit"}
+    assert given["selection"] == {"order": "review_place", "ascending": "1"}
     assert given["undecided"] is True
     assert (given["audit"], given["dataset"]) == ("made", audit.record.dataset_fingerprint)
     (given,) = mounted(open_page(REVIEW, order="clipmem", group="scored", decision="undecided"))
@@ -40,7 +40,10 @@ def test_the_pairs_that_are_probably_wrong_come_first_and_the_address_changes_th
 
 def test_an_audit_without_misfit_is_reviewed_by_clipmem(copy: Callable[..., Audit]) -> None:
     audit = copy()
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(misfit=float("nan")))
+    older = audit.scores.drop(columns="review_place")
+    write_table(audit.folder / "scores.parquet", older)
+    assert mounted(open_page(REVIEW))[0]["selection"] == {"order": "misfit"}
+    write_table(audit.folder / "scores.parquet", older.assign(misfit=float("nan")))
     (given,) = mounted(open_page(REVIEW))
     assert given["selection"] == {}
     assert start(open_page("pages/overview.py"))["order"] == ["clipmem"]
@@ -57,6 +60,6 @@ def test_an_empty_selection_is_told_with_the_way_to_another(copy: Callable[..., 
 
 def test_overview_and_browse_lead_to_a_review_of_what_they_show(copy: Callable[..., Audit]) -> None:
     copy()
-    assert start(open_page("pages/overview.py")) == {"audit": ["made"], "order": ["misfit"]}
+    assert start(open_page("pages/overview.py")) == {"audit": ["made"], "order": ["review_place"], "ascending": ["1"]}
     there = start(open_page("pages/browse.py", group="scored", words="circle"))
     assert there == {"audit": ["made"], "group": ["scored"], "words": ["circle"], "order": ["clipmem"]}

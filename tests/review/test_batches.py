@@ -140,7 +140,7 @@ def test_the_queue_keeps_its_order_while_its_pairs_are_decided_and_changes_are_t
     audit: Audit, review: Review
 ) -> None:
     scores = audit.scores
-    assert first_queue(audit) == "misfit"
+    assert first_queue(audit) == Selection(order="review_place", ascending=True)
     rows = queue_rows(audit, Selection(order="misfit"))
     assert rows == scores["misfit"].dropna().sort_values(ascending=False).index.tolist()
     assert decided_rows(audit) == (0, {})
