@@ -109,7 +109,7 @@ def check(action: Callable[[], Any], said: str) -> None:
         lines = err.getvalue().splitlines()
     if isinstance(code, int):
         assert code in (0, 2), (said, code, lines)
-        assert code == 0 or (len(lines) == 1 and len(lines[0]) < 700), (said, lines)
+        assert code == 0 or (len(lines) == 1 and len(lines[0]) < 800), (said, lines)
     assert "Traceback" not in err.getvalue(), (said, err.getvalue())
 
 

@@ -64,6 +64,8 @@ def holds_features(source: str) -> bool:
     """Tell whether a data set brings features along: a folder of clip-retrieval's, DataComp's .parquet with .npz
     files, or a table with image.npy and text.npy in its folder."""
     path = Path(os.path.expanduser(source))
+    if not os.path.exists(path):  # or no name of a file at all
+        return False
     folder = path if path.is_dir() else path.parent
     if path.is_dir() and (folder / "img_emb").is_dir() and (folder / "text_emb").is_dir():
         return True

@@ -73,5 +73,6 @@ def _draw_queue(audit: Audit, selection: Selection, *, undecided: bool) -> None:
 
 def draw_start(audit: Audit, selection: Selection | None = None) -> None:
     """Draw the link to the review of a selection, of the pairs that are probably wrong without one."""
-    there = link(audit, selection or first_queue(audit))
+    chosen = selection or first_queue(audit)
+    there = link(audit, chosen, order=chosen.order)  # said even where Browse would leave it out
     st.page_link(THIS_PAGE, label="Start review", icon=":material/rate_review:", query_params=there)

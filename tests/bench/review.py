@@ -6,6 +6,8 @@ screen. A key that comes before its pair is painted is refused with a sign; thes
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +19,7 @@ from clipmem_core.review.decisions import Review, open_review
 from tests.bench.report import Measure, Measures, Skipped
 from tests.browser.conftest import FLAGS
 from tests.browser.reviewing import WATCH, all_stored, open_review_page, press, taken
-from tests.browser.server import run, serve
+from tests.browser.server import serve
 from tests.browser.test_keys import events
 from tests.browser.watched import open_watched
 
@@ -38,8 +40,8 @@ def measure(quick: bool, repeats: int) -> Measures:
         raise Skipped("no chromium on this machine: apt-get install chromium")
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
-        run(data, "audit", "scenes", "--name", NAME)
         os.environ[DATA_VARIABLE] = folder
+        subprocess.run([sys.executable, "-m", "clipmem_core", "audit", "scenes", "--name", NAME], check=True)
         review, seconds = open_review(Audit(data / "audits" / NAME)), QUICK_SECONDS if quick else SECONDS
         with serve(data) as address, sync_playwright() as started:
             browser = started.chromium.launch(executable_path=chromium, args=FLAGS)

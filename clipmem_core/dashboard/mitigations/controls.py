@@ -33,6 +33,11 @@ PLACE_HELP = (
     "After: the embedding is a unit vector when noise is added, and is made one again. Before: noise is added to what "
     "comes out of the encoder, whatever its length."
 )
+FORGETTING = {"omitted": "Left out", "deleted": "Rows deleted", "random": "As many at random"}
+FORGETTING_HELP = (
+    "Left out of every caption that is read, or read as nothing, as after the command forget. At random: as many other "
+    "words of the same caption, to compare with."
+)
 # Found while one model trains: nobody has to train twice to know whom to act on.
 WHO = "A pair runs ahead when it is aligned better than most pairs that nobody trains on."
 AHEAD = "Only for pairs that run ahead"
@@ -270,6 +275,8 @@ class Controls:
                 self._draw_slider(name, label, value)
                 if name in MODIFIERS["noise_place"]:
                     self._draw_noise(name, value)
+                elif name in MODIFIERS["text_forget_as"]:
+                    self._draw_choice("text_forget_as", "How they are forgotten", FORGETTING, FORGETTING_HELP)
         draw_left_out({name: side for name, side in idle.items() if name in WORDS[group]})
         if group == AHEAD and any(name in self.setting.fields for name in WORDS[AHEAD]):
             for name, label in AHEAD_SLIDERS.items():
@@ -322,10 +329,13 @@ class Controls:
         if dim := self.reference.dim:
             st.caption(f"σ·√dim = {value:g}·√{dim} = {value * math.sqrt(dim):.2f}")
         if name == next(other for other in MODIFIERS["noise_place"] if other in self.setting.fields):
-            place = self.setting.fields.get("noise_place", self.reference.config.noise_place)
-            shown: dict[str, Any] = {"options": list(PLACES), "format_func": PLACES.__getitem__, "help": PLACE_HELP}
-            label = "Before or after normalising"
-            self._draw(st.segmented_control, label, "noise_place", place, required=True, **shown)
+            self._draw_choice("noise_place", "Before or after normalising", PLACES, PLACE_HELP)
+
+    def _draw_choice(self, name: str, label: str, words: dict[str, str], told: str) -> None:
+        """Draw which of its choices a field has, in words."""
+        value = self.setting.fields.get(name, getattr(self.reference.config, name))
+        shown: dict[str, Any] = {"options": list(words), "format_func": words.__getitem__, "help": told}
+        self._draw(st.segmented_control, label, name, value, required=True, **shown)
 
     def _draw(self, widget: Callable[..., Any], label: str, name: str, value: Any, **options: Any) -> None:
         """Draw a widget that shows a value of the address, and writes what it is changed to."""
