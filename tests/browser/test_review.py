@@ -95,7 +95,7 @@ def test_what_the_server_refuses_is_told_until_it_was_read_and_the_pair_is_undec
 
 def test_the_picture_on_screen_is_that_of_the_pair(page: Any, address: str, data: Path) -> None:
     audit = Audit(data / "audits" / TRAINED)
-    order = audit.scores["misfit"].sort_values(ascending=False).index[:12]
+    order = audit.scores["review_place"].sort_values().index[:12]
     small = [_shrunk(Path(audit.record.root), image) for image in audit.pairs.loc[order, "image"]]
     open_review_page(page, address)
     for place in range(len(order) - 1):
