@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from clipmem_core.audits.member import run_members
@@ -22,13 +23,18 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-def main(arguments: list[str]) -> int:
-    """Run members one after the other; an error is one line of JSON on stderr, for the process that started this."""
+def main(arguments: list[str], work: Callable[[Path, list[str]], None] = run_members) -> int:
+    """Do the work of a folder on some names; an error is one line of JSON on stderr, for the process that started this.
+
+    Args:
+        arguments: the folder, and the names.
+        work: what is done: members of an audit are run one after the other.
+    """
     logging.getLogger().setLevel(logging.ERROR)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        run_members(Path(arguments[0]), arguments[1:])
+        work(Path(arguments[0]), arguments[1:])
     except InputError as error:
         print(json.dumps({"error": str(error)}), file=sys.stderr)
         return 2

@@ -33,9 +33,10 @@ _component = st.components.v2.component("clipmem_review", html=HTML, css=CSS, js
 
 def read_queue(audit: Audit) -> Selection:
     """Return the selection of the address; where it says no order, the pairs that are probably wrong come first."""
-    selection, first = read_selection(), first_queue(audit)
+    selection = read_selection()
     if selection.searched or "order" in st.query_params:
         return selection
+    first = first_queue(audit)
     return replace(selection, order=first.order, ascending=first.ascending)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipmem_core.scores.in_out import Sides, side_means
-from clipmem_core.scores.membership import ensemble_membership
+from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership
 from clipmem_core.scores.significance import null_scores, p_values, q_values
 from clipmem_core.scores.uncertainty import Errors, in_errors, standard_errors
 
@@ -88,3 +88,21 @@ def simulate(
     own -= alike * own.mean(axis=1, keepdims=True)
     values = level + 0.02 * rng.normal(size=(members, 1)) + true * drawn.trained + noise * own.reshape(members, pairs)
     return Simulated(Sides(drawn, "ensemble", seed), list(values), np.where(drawn.group == "scored", true, 0.0), noise)
+
+
+Drawn = tuple[Membership, list[np.ndarray]]
+
+
+def noisy_ensemble(
+    n_pairs: int = 2_200, *, folds: int = 2, repeats: int = 2, memorized: float = 0.0, seed: int = 0
+) -> Drawn:
+    """Members of an ensemble whose alignments are noise, a little higher from member to member."""
+    drawn = ensemble_membership(np.arange(n_pairs), folds=folds, repeats=repeats, seed=seed)
+    noise = np.random.default_rng(seed).normal(size=drawn.trained.shape) + np.arange(folds * repeats)[:, None] / 10
+    return drawn, list(noise + memorized * drawn.trained)
+
+
+def noisy_paper(n_pairs: int = 2_200, *, seeds: int = 1, memorized: float = 0.0, seed: int = 0) -> Drawn:
+    """Members f and g of each seed whose alignments are noise."""
+    drawn = paper_membership(np.arange(n_pairs), seeds=seeds, seed=seed)
+    return drawn, list(np.random.default_rng(seed).normal(size=drawn.trained.shape) + memorized * drawn.trained)

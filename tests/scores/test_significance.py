@@ -3,25 +3,10 @@ import pytest
 from scipy.stats import kstest
 
 from clipmem_core.scores.in_out import Sides, side_means
-from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership
+from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.significance import null_scores, p_values, q_values
 from clipmem_core.scores.uncertainty import in_errors, standard_errors
-from tests.scores.simulated import simulate
-
-Drawn = tuple[Membership, list[np.ndarray]]
-
-
-def _ensemble(
-    n_pairs: int = 2_200, *, folds: int = 2, repeats: int = 2, memorized: float = 0.0, seed: int = 0
-) -> Drawn:
-    drawn = ensemble_membership(np.arange(n_pairs), folds=folds, repeats=repeats, seed=seed)
-    noise = np.random.default_rng(seed).normal(size=drawn.trained.shape) + np.arange(folds * repeats)[:, None] / 10
-    return drawn, list(noise + memorized * drawn.trained)
-
-
-def _paper(n_pairs: int = 2_200, *, seeds: int = 1, memorized: float = 0.0, seed: int = 0) -> Drawn:
-    drawn = paper_membership(np.arange(n_pairs), seeds=seeds, seed=seed)
-    return drawn, list(np.random.default_rng(seed).normal(size=drawn.trained.shape) + memorized * drawn.trained)
+from tests.scores.simulated import noisy_ensemble, noisy_paper, simulate
 
 
 def _p(drawn: Membership, alignments: list[np.ndarray], protocol: str) -> np.ndarray:
@@ -49,7 +34,7 @@ def _p_of_one_pair_an_audit(drawn: Membership, groups: list[str], *, audits: int
 
 @pytest.mark.parametrize("group", ["candidate", "independent"])
 def test_p_is_uniform_on_noise_in_the_paper(group: str) -> None:
-    drawn, _ = _paper(250)
+    drawn, _ = noisy_paper(250)
     p = _p_of_one_pair_an_audit(drawn, [group], audits=1_000, spread=0.3)
     steps = p * 51  # exactly 1 to 51 with 50 external pairs; spread evenly between the steps it is continuous
     assert kstest((steps - np.random.default_rng(1).random(len(p))) / 51, "uniform").pvalue > 0.01
@@ -58,13 +43,13 @@ def test_p_is_uniform_on_noise_in_the_paper(group: str) -> None:
 
 @pytest.mark.parametrize(("folds", "repeats"), [(2, 2), (3, 1)])
 def test_p_is_uniform_on_noise_in_an_ensemble_of_members_that_differ(folds: int, repeats: int) -> None:
-    drawn, _ = _ensemble(250, folds=folds, repeats=repeats)
+    drawn, _ = noisy_ensemble(250, folds=folds, repeats=repeats)
     p = _p_of_one_pair_an_audit(drawn, ["scored"], audits=300, spread=0.3)
     assert kstest(p, "uniform").pvalue > 0.01
 
 
 def test_the_null_of_many_members_is_sampled_and_has_the_spread_of_scored_pairs() -> None:
-    drawn, alignments = _ensemble(4_400, folds=2, repeats=9)
+    drawn, alignments = noisy_ensemble(4_400, folds=2, repeats=9)
     sides = Sides(drawn, "ensemble", 0)
     errors = standard_errors(alignments, sides)
     null = null_scores(alignments, sides, errors)
@@ -76,7 +61,7 @@ def test_the_null_of_many_members_is_sampled_and_has_the_spread_of_scored_pairs(
 
 
 def test_memorized_pairs_have_small_p_on_both_sides_of_zero() -> None:
-    drawn, alignments = _paper(memorized=8.0)
+    drawn, alignments = noisy_paper(memorized=8.0)
     p = _p(drawn, alignments, "paper")
     assert np.median(p[np.isin(drawn.group, ["candidate", "independent"])]) == 1 / 201
     assert np.median(p[drawn.group == "shared"]) > 0.3
@@ -84,7 +69,7 @@ def test_memorized_pairs_have_small_p_on_both_sides_of_zero() -> None:
 
 def test_an_offset_that_all_pairs_share_is_no_memorization() -> None:
     """f is better than g by half a standard deviation, in all four seeds."""
-    drawn, alignments = _paper(seeds=4)
+    drawn, alignments = noisy_paper(seeds=4)
     alignments = [values + 0.5 * (row % 2 == 0) for row, values in enumerate(alignments)]
     p = _p(drawn, alignments, "paper")
     for group in ("candidate", "independent", "shared"):

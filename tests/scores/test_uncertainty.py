@@ -6,7 +6,7 @@ from scipy.stats import norm, spearmanr, t, ttest_1samp
 from sklearn.metrics import roc_auc_score
 
 from clipmem_core.scores.in_out import Sides, side_means
-from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership
+from clipmem_core.scores.membership import Membership, ensemble_membership
 from clipmem_core.scores.moderated import fit_prior
 from clipmem_core.scores.uncertainty import (
     group_summary,
@@ -16,22 +16,7 @@ from clipmem_core.scores.uncertainty import (
     ranking_stability,
     standard_errors,
 )
-from tests.scores.simulated import simulate
-
-Drawn = tuple[Membership, list[np.ndarray]]
-
-
-def _ensemble(
-    n_pairs: int = 2_200, *, folds: int = 2, repeats: int = 2, memorized: float = 0.0, seed: int = 0
-) -> Drawn:
-    drawn = ensemble_membership(np.arange(n_pairs), folds=folds, repeats=repeats, seed=seed)
-    noise = np.random.default_rng(seed).normal(size=drawn.trained.shape) + np.arange(folds * repeats)[:, None] / 10
-    return drawn, list(noise + memorized * drawn.trained)
-
-
-def _paper(n_pairs: int = 2_200, *, seeds: int = 1, memorized: float = 0.0, seed: int = 0) -> Drawn:
-    drawn = paper_membership(np.arange(n_pairs), seeds=seeds, seed=seed)
-    return drawn, list(np.random.default_rng(seed).normal(size=drawn.trained.shape) + memorized * drawn.trained)
+from tests.scores.simulated import noisy_ensemble, noisy_paper, simulate
 
 
 def _clipmem(drawn: Membership, alignments: list[np.ndarray], protocol: str) -> np.ndarray:
@@ -41,7 +26,7 @@ def _clipmem(drawn: Membership, alignments: list[np.ndarray], protocol: str) -> 
 
 @pytest.mark.parametrize("protocol", ["paper", "ensemble"])
 def test_with_one_member_on_a_side_the_error_is_the_spread_of_external_pairs(protocol: str) -> None:
-    drawn, alignments = _paper() if protocol == "paper" else _ensemble(folds=3, repeats=1)
+    drawn, alignments = noisy_paper() if protocol == "paper" else noisy_ensemble(folds=3, repeats=1)
     errors = standard_errors(alignments, Sides(drawn, protocol, 0))
     assert errors.kind == "sd of external"
     external = _clipmem(drawn, alignments, protocol)[drawn.group == "external"]
@@ -49,7 +34,7 @@ def test_with_one_member_on_a_side_the_error_is_the_spread_of_external_pairs(pro
 
 
 def test_the_error_is_the_posterior_variance_widened_by_students_t() -> None:
-    drawn, alignments = _paper(550, seeds=4)
+    drawn, alignments = noisy_paper(550, seeds=4)
     errors, candidates = (
         standard_errors(alignments, Sides(drawn, "paper", 0)),
         np.flatnonzero(drawn.group == "candidate"),
@@ -98,7 +83,7 @@ def test_a_value_in_errors_is_as_far_out_as_a_normal_one() -> None:
 
 
 def test_three_seeds_give_a_t_interval_over_the_means_of_each_seed() -> None:
-    drawn, alignments = _paper(seeds=3, memorized=1.0)
+    drawn, alignments = noisy_paper(seeds=3, memorized=1.0)
     summary = group_summary(alignments, Sides(drawn, "paper", 0)).set_index("group")
     assert list(summary.index) == ["candidate", "independent", "shared", "external"]
     assert set(summary["kind"]) == {"95% interval over seeds"}
@@ -112,20 +97,20 @@ def test_three_seeds_give_a_t_interval_over_the_means_of_each_seed() -> None:
 
 
 def test_fewer_than_three_replicates_show_the_spread_of_pairs_and_three_repeats_an_interval() -> None:
-    for protocol, (drawn, alignments) in (("paper", _paper(seeds=2)), ("ensemble", _ensemble())):
+    for protocol, (drawn, alignments) in (("paper", noisy_paper(seeds=2)), ("ensemble", noisy_ensemble())):
         summary = group_summary(alignments, Sides(drawn, protocol, 0)).set_index("group")
         external = _clipmem(drawn, alignments, protocol)[drawn.group == "external"]
         assert set(summary["kind"]) == {"SD over pairs"}
         row = summary.loc["external"]
         assert [row["mean"], row["high"] - row["mean"]] == pytest.approx([external.mean(), external.std(ddof=1)])
-    drawn, alignments = _ensemble(repeats=3, memorized=1.0)
+    drawn, alignments = noisy_ensemble(repeats=3, memorized=1.0)
     summary = group_summary(alignments, Sides(drawn, "ensemble", 0)).set_index("group")
     assert set(summary["kind"]) == {"95% interval over repeats"}
     assert summary.loc["scored", "low"] < 1 < summary.loc["scored", "high"]
 
 
 def test_membership_auroc_is_sklearns_over_judged_pairs_of_each_member() -> None:
-    drawn, alignments = _paper(memorized=1.0)
+    drawn, alignments = noisy_paper(memorized=1.0)
     values, mean = membership_auroc(alignments, drawn)
     candidate, independent = (np.flatnonzero(drawn.group == name) for name in ("candidate", "independent"))
     f = np.concatenate([alignments[0][candidate], alignments[0][independent]])
@@ -135,7 +120,7 @@ def test_membership_auroc_is_sklearns_over_judged_pairs_of_each_member() -> None
 
 
 def test_membership_auroc_is_unknown_for_members_that_saw_everything() -> None:
-    drawn, alignments = _ensemble(250)
+    drawn, alignments = noisy_ensemble(250)
     everything = Membership(drawn.group, drawn.members, np.ones_like(drawn.trained))
     values, mean = membership_auroc(alignments, everything)
     assert np.isnan(values).all()
@@ -143,7 +128,7 @@ def test_membership_auroc_is_unknown_for_members_that_saw_everything() -> None:
 
 
 def test_ranking_stability_is_the_rank_correlation_of_two_disjoint_halves() -> None:
-    drawn, alignments = _ensemble(repeats=2)
+    drawn, alignments = noisy_ensemble(repeats=2)
     lasting = np.random.default_rng(9).normal(size=2_200)
     alignments = [values + 2 * lasting * trained for values, trained in zip(alignments, drawn.trained, strict=True)]
     scored = drawn.group == "scored"
@@ -172,14 +157,14 @@ def test_reliability_is_the_rank_agreement_with_a_second_audit_of_as_many_member
 
 
 def test_parting_candidates_from_independents_is_no_stability() -> None:
-    drawn, alignments = _paper(22_000, seeds=2, memorized=5.0)
+    drawn, alignments = noisy_paper(22_000, seeds=2, memorized=5.0)
     assert abs(ranking_stability(alignments, Sides(drawn, "paper", 0))) < 0.06
 
 
 def test_stability_is_unknown_with_one_seed_or_equal_scores() -> None:
-    drawn, alignments = _paper()
+    drawn, alignments = noisy_paper()
     assert np.isnan(ranking_stability(alignments, Sides(drawn, "paper", 0)))
-    drawn, _ = _ensemble(250)
+    drawn, _ = noisy_ensemble(250)
     assert np.isnan(ranking_stability([np.zeros(250)] * 4, Sides(drawn, "ensemble", 0)))
     assert np.isnan(ranking_reliability(float("nan")))
     assert ranking_reliability(1.0) == ranking_reliability(1.0, 5) == 1.0
