@@ -13,7 +13,7 @@ from clipmem_core.audits.lock import hold
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import Screen, bring_to_end, counts
 from clipmem_core.audits.setup import check_same, write_audit
-from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, file_sha256
+from clipmem_core.audits.store import Audit, audits_folder, check_name, file_sha256
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.scores.in_out import protocol_of, replicate_rows
 from clipmem_core.scores.membership import Membership
@@ -49,7 +49,7 @@ def score_checkpoints(
     files = check_checkpoints(checkpoints, names)
     config = checkpoint_config(config, names)
     with hold(audit.folder, what="audit"):
-        fresh = not (audit.folder / CONFIG).is_file()
+        fresh = not audit.begun
         if not fresh:
             check_same(audit, source, config)
             check_files(audit, names, files)

@@ -133,23 +133,13 @@ def show_verdict(audit: Audit) -> None:
 def show_audits(states: list[State], studies: list[str]) -> None:
     """Print how every audit stands, those at work first, and which studies there are."""
     console = Console(highlight=False)
-    rows = [_audit_row(state) for state in states]
-    if rows:
-        console.print(_table(f"audits in {audits_folder()}", rows, list(rows[0])))
+    if states:
+        columns = ["name", "state", "data set", "preset", "pairs", "members"]
+        console.print(_table(f"audits in {audits_folder()}", [state.row for state in states], columns))
     else:
         console.print(plain(f"no audit in {audits_folder()}: python -m clipmem_core audit PATH --name NAME"))
     if studies:
         console.print(plain(f"studies: {', '.join(studies)}"), soft_wrap=True)
-
-
-def _audit_row(state: State) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": state.audit.name, "state": state.word, "data set": None, "preset": None}
-    row |= {"pairs": None, "members": None}
-    if not state.started or state.fault:
-        return row
-    record = state.audit.record
-    known = {"data set": record.source, "preset": record.config.preset, "pairs": record.pairs}
-    return row | known | {"members": len(record.members)}
 
 
 def _detection(row: dict[str, Any]) -> dict[str, Any]:

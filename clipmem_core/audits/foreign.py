@@ -25,7 +25,6 @@ from clipmem_core.audits.run import Screen, ensure_features, ensure_pixels
 from clipmem_core.audits.scoring import gather_evidence, known
 from clipmem_core.audits.setup import check_same, write_audit
 from clipmem_core.audits.store import (
-    CONFIG,
     IMAGE_INDEX,
     TEXT_INDEX,
     Audit,
@@ -106,7 +105,7 @@ def score_foreign(
     )
     audit = Audit(data_folder() / "foreign" / check_name(name))
     with hold(audit.folder, what="comparison"):
-        if (audit.folder / CONFIG).is_file():
+        if audit.begun:
             check_same(audit, source, config)
             check_files(audit, names, files)
             marked = _membership(audit.pairs, suspected, names)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clipmem_core.audits.jobs import Job, audit_task, jobs_folder, list_job_names
 from clipmem_core.audits.lock import hold, is_held
@@ -41,6 +42,7 @@ PAUSED = "not finished"
 BROKEN = "broken"
 AT_WORK = (WAITING, PREPARING, TRAINING, SCORING)
 DELETED = ".deleted"
+TOLD = ("data set", "protocol", "preset", "pairs", "members")  # what an audit is, in a list of audits
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,22 @@ class State:
         return self.word in AT_WORK
 
     @property
-    def started(self) -> bool:
-        """Tell whether it got as far as writing down what it is."""
-        return (self.audit.folder / CONFIG).is_file()
+    def text(self) -> str:
+        """Its word, and of a waiting audit how many come before it."""
+        return f"{self.word}, {self.place} before it" if self.word == WAITING else self.word
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What a list of audits says of it; None where it has not written that yet, or not so that it can be read."""
+        row = {"name": self.audit.name, "state": self.text, **dict.fromkeys(TOLD)}
+        if not self.audit.begun:
+            return row
+        try:
+            record = self.audit.record
+        except InputError:
+            return row | {"state": BROKEN}
+        told = (record.source, record.protocol, record.config.preset, record.pairs, len(record.members))
+        return row | dict(zip(TOLD, told, strict=True))
 
 
 def state_of(name: str) -> State:
@@ -74,7 +89,7 @@ def state_of(name: str) -> State:
     audit = Audit(audits_folder() / name)
     try:
         job = audit_task(name).find()
-        members = audit.record.members if (audit.folder / CONFIG).is_file() else None
+        members = audit.record.members if audit.begun else None
         if job is None or not job.running:
             return _resting(audit, job)
         if place := job.place:
@@ -118,7 +133,7 @@ def list_states() -> list[State]:
     folders = [audit.name for audit in list_audits() if is_name(audit.name)]
     jobs = [name for name in list_job_names() if is_name(name) and name not in folders]
     states = [state_of(name) for name in [*jobs, *folders]]
-    known = [state for state in states if state.started or state.word != PAUSED]
+    known = [state for state in states if state.audit.begun or state.word != PAUSED]
     return sorted(known, key=lambda state: (not state.at_work, state.place))
 
 
@@ -138,7 +153,7 @@ def rename_audit(name: str, new: str) -> Audit:
     if new == name:
         raise InputError(f"the audit is named {name!r} already: take another name")
     with _held(name) as audit, _held(new) as target:
-        if not (audit.folder / CONFIG).is_file():
+        if not audit.begun:
             raise InputError(f"there is no audit {name!r} to rename in {audits_folder()}")
         if target.folder.exists():
             raise InputError(f"there is an audit {new!r} already: take another name")

@@ -32,7 +32,7 @@ from clipmem_core.audits.jobs import OUTPUT, PROGRAM, Job, Task, audit_task, job
 from clipmem_core.audits.prepare import draw_membership, load_data_set, look_at_pictures, plant
 from clipmem_core.audits.settings import check_config, opens_towers, resolve, side_by_side
 from clipmem_core.audits.setup import check_same
-from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, write_json
+from clipmem_core.audits.store import Audit, audits_folder, check_name, write_json
 from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder, fingerprint
 from clipmem_core.files import parse_json, read_json
 from clipmem_core.pairs.pictures import check_chunk
@@ -104,7 +104,7 @@ def refuse_at_once(request: Request) -> None:
     if job is not None and job.running:
         raise InputError(f"audit {request.name!r} waits or runs already: take another name, or cancel it first")
     audit = Audit(audits_folder() / request.name)
-    if (audit.folder / CONFIG).is_file():
+    if audit.begun:
         check_same(audit, request.source, resolve(with_features(request.source, request.config)))
 
 

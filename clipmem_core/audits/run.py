@@ -94,7 +94,7 @@ def run_audit(
     audit = Audit(audits_folder() / check_name(name))
     config = settings.resolve(with_features(source, config))
     with hold(audit.folder, what="audit"):
-        fresh = not (audit.folder / CONFIG).is_file()
+        fresh = not audit.begun
         if fresh:
             prepare_audit(audit, source, config, screen)
         else:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -40,11 +40,6 @@ EMBEDDED = (IMAGE_INDEX, TEXT_INDEX, MEMBER_UTILITY, CAPTION_SCORES)  # what a m
 MEMBER_ANEW = f"delete it and {TEXT_INDEX} beside it, and run the audit again"
 ROW_GROUP = 8192  # rows of a Parquet file that are read together: a page of pairs touches few of a million
 PREPARED = ".prepared.npz"  # which stored picture each pair is, and its look-alikes; can be made again
-
-
-def audits_folder() -> Path:
-    """Return the folder that holds every audit."""
-    return data_folder() / "audits"
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -126,14 +121,74 @@ def read_prepared(folder: Path) -> Prepared:
 
 
 @dataclass(frozen=True)
-class Audit:
-    """One audit's folder. Record and tables are read when asked for; nothing is kept."""
+class Named:
+    """A folder that goes by its name: an audit's, a study's, a benchmark's."""
 
     folder: Path
+
+    KIND: ClassVar[str]
+    PARENT: ClassVar[str]  # the folder of all of its kind, in the data folder
+    FIRST: ClassVar[str]  # the file that makes a folder one of its kind
 
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def begun(self) -> bool:
+        """Tell whether it got as far as writing down what it is."""
+        return (self.folder / self.FIRST).is_file()
+
+    @classmethod
+    def parent(cls) -> Path:
+        """Return the folder that holds every one of its kind."""
+        return data_folder() / cls.PARENT
+
+    @classmethod
+    def of(cls, name: str) -> Self:
+        """Return the one of a name, whether it is there or not.
+
+        Raises:
+            InputError: the name cannot be one.
+        """
+        return cls(cls.parent() / check_name(name))
+
+    @classmethod
+    def open(cls, name: str) -> Self:
+        """Return the one of a name.
+
+        Raises:
+            InputError: there is none; the message lists those there are.
+        """
+        found = cls.of(name)
+        if not found.begun:
+            known = ", ".join(one.name for one in cls.every()) or "none yet"
+            raise InputError(f"there is no {cls.KIND} {name!r} in {cls.parent()} (there is: {known})")
+        return found
+
+    @classmethod
+    def every(cls) -> list[Self]:
+        """Return every one, finished or not, by name; hidden folders are what a deletion left behind."""
+        return [cls(path.parent) for path in sorted(cls.parent().glob(f"[!.]*/{cls.FIRST}"))]
+
+
+@dataclass(frozen=True)
+class Audit(Named):
+    """One audit's folder. Record and tables are read when asked for; nothing is kept."""
+
+    KIND, PARENT, FIRST = "audit", "audits", CONFIG
+
+    @classmethod
+    def every(cls) -> list[Self]:
+        """Return every audit, finished or not, the newest first."""
+        return sorted(super().every(), key=lambda audit: audit._began, reverse=True)
+
+    @property
+    def _began(self) -> float:
+        try:
+            return (self.folder / CONFIG).stat().st_mtime
+        except FileNotFoundError:  # deleted or renamed a moment ago
+            return 0.0
 
     @property
     def finished(self) -> bool:
@@ -189,17 +244,7 @@ class Audit:
         return read_json(self.member(name) / CONFIG, MemberRecord)
 
 
-def open_audit(name: str) -> Audit:
-    """Return the audit of a name.
-
-    Raises:
-        InputError: there is none; the message lists those there are.
-    """
-    audit = Audit(audits_folder() / check_name(name))
-    if not (audit.folder / CONFIG).is_file():
-        known = ", ".join(a.name for a in list_audits()) or "none yet"
-        raise InputError(f"there is no audit {name!r} in {audits_folder()} (there is: {known})")
-    return audit
+audits_folder, open_audit, list_audits = Audit.parent, Audit.open, Audit.every
 
 
 def is_name(name: str) -> bool:
@@ -208,20 +253,6 @@ def is_name(name: str) -> bool:
         return bool(check_name(name))
     except InputError:
         return False
-
-
-def list_audits() -> list[Audit]:
-    """Return every audit, finished or not, the newest first; hidden folders are what a deletion left behind."""
-    folder = audits_folder()
-    found = [Audit(path.parent) for path in folder.glob(f"[!.]*/{CONFIG}")] if folder.is_dir() else []
-    return sorted(found, key=_begun, reverse=True)
-
-
-def _begun(audit: Audit) -> float:
-    try:
-        return (audit.folder / CONFIG).stat().st_mtime
-    except FileNotFoundError:  # deleted or renamed a moment ago
-        return 0.0
 
 
 def file_sha256(path: Path) -> str:

@@ -28,7 +28,7 @@ def draw_actions(state: State, choose: Choose) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if state.word == DONE:
             st.page_link("pages/overview.py", label="Open", icon=":material/open_in_new:", query_params={"audit": name})
-        if state.started:
+        if state.audit.begun:
             with st.popover("Rename", icon=":material/edit:", key=f"rename-{name}"):
                 _draw_rename(name, choose)
         with st.popover("Delete", icon=":material/delete:", key=f"delete-{name}"):

@@ -12,7 +12,6 @@ from clipmem_core.audits.lifecycle import (
     DONE,
     SCORING,
     TRAINING,
-    WAITING,
     State,
     folder_bytes,
     list_states,
@@ -20,7 +19,6 @@ from clipmem_core.audits.lifecycle import (
 )
 from clipmem_core.audits.progress import member_progress, training_seconds_left
 from clipmem_core.audits.store import CONFIG, Audit
-from clipmem_core.config import InputError
 from clipmem_core.dashboard.audit_actions import draw_actions
 from clipmem_core.dashboard.frame import CHOICE, PARAMETER
 from clipmem_core.dashboard.numbers import duration
@@ -90,17 +88,13 @@ def _draw_at_work() -> None:
 
 
 def _work_row(state: State) -> dict[str, Any]:
-    row = {"at work": state.audit.name, "state": _state_text(state), "progress": 0.0, "training left": ""}
+    row = {"at work": state.audit.name, "state": state.text, "progress": 0.0, "training left": ""}
     if state.word == SCORING:
         return row | {"progress": 1.0}
     if state.word != TRAINING:
         return row
     members = [member_progress(state.audit.folder, name) for name in state.audit.record.members]
     return row | {"progress": share_done(members), "training left": duration(training_seconds_left(members))}
-
-
-def _state_text(state: State) -> str:
-    return f"{state.word}, {state.place} before it" if state.word == WAITING else state.word
 
 
 def _draw_table(states: list[State]) -> State | None:
@@ -131,24 +125,15 @@ def _selected(names: list[str]) -> str | None:
 
 
 def _row(state: State) -> dict[str, Any]:
-    audit = state.audit
-    row: dict[str, Any] = {"name": audit.name, "state": _state_text(state)}
-    row |= dict.fromkeys(["data set", "protocol", "preset", "pairs", "members", "begun", "size", "training"])
-    if not state.started:
+    row = state.row | dict.fromkeys(["begun", "size", "training"])
+    if not state.audit.begun:
         return row
-    try:
-        record = audit.record
-    except InputError:
-        return row | {"state": BROKEN, "size": folder_bytes(audit.folder)}
+    row["size"] = folder_bytes(state.audit.folder)
+    if row["state"] == BROKEN:
+        return row
     return row | {
-        "data set": record.source,
-        "protocol": record.protocol,
-        "preset": record.config.preset,
-        "pairs": record.pairs,
-        "members": len(record.members),
-        "begun": datetime.fromtimestamp((audit.folder / CONFIG).stat().st_mtime),
-        "size": folder_bytes(audit.folder),
-        "training": _trained_for(audit, record.members),
+        "begun": datetime.fromtimestamp((state.audit.folder / CONFIG).stat().st_mtime),
+        "training": _trained_for(state.audit, state.audit.record.members),
     }
 
 

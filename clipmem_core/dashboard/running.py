@@ -54,12 +54,12 @@ def draw_empty() -> None:
 def draw_progress(name: str) -> None:
     """Draw how far an audit is, every two seconds, and the whole page again as soon as it is finished or gone."""
     state = state_of(name)
-    if state.word == DONE or not (state.started or state.job):
+    if state.word == DONE or not (state.audit.begun or state.job):
         st.rerun()
     with explained_errors():
         if state.word == BROKEN:
             raise InputError(state.fault)
-        if state.started:
+        if state.audit.begun:
             _draw_members(state)
         _draw_state(state)
 
@@ -74,7 +74,7 @@ def _draw_state(state: State) -> None:
         st.caption(f"Another process works on it, perhaps in a terminal{seen}.")
         return
     _draw_end(state)
-    if st.button("Resume" if state.started else "Try again", type="primary", icon=":material/play_arrow:"):
+    if st.button("Resume" if state.audit.begun else "Try again", type="primary", icon=":material/play_arrow:"):
         _resume(state)
         st.rerun()
 
@@ -126,7 +126,7 @@ def _how(code: int | None) -> str:
 def _resume(state: State) -> None:
     """Repeat the audit's own settings; where it did not get as far as writing them, its command."""
     name = state.audit.name
-    if state.started:
+    if state.audit.begun:
         record = state.audit.record
         audit_task(name, resume_arguments(name, record.source, record.config)).start()
     elif state.job is not None:

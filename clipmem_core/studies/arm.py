@@ -368,7 +368,7 @@ def _reference_fields(study: StudyFolder) -> dict[str, Any]:
     """Return the fields of the reference arm; where study.json is older than that, they are in its audit."""
     asked = study.asked
     audit = study.audit(asked["reference"])
-    if "reference_fields" in asked or not (audit.folder / CONFIG).is_file():
+    if "reference_fields" in asked or not audit.begun:
         return dict(asked.get("reference_fields", {}))
     found = as_dict(audit.record.config)
     return {name: found[name] for name in ARM_FIELDS if name in found and found[name] != asked["config"].get(name)}

@@ -22,7 +22,7 @@ from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, loa
 from clipmem_core.audits.run import Screen, bring_to_end, counts
 from clipmem_core.audits.settings import check_config, config_from
 from clipmem_core.audits.setup import check_same, differing_fields, grow, write_audit
-from clipmem_core.audits.store import CONFIG, Audit, write_json, write_table
+from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
 from clipmem_core.files import read_json
 from clipmem_core.scores.membership import Membership
@@ -409,7 +409,7 @@ def _ranked(run: StudyRun, number: int) -> Drawn:
     """Finish the audit that ranks the pairs of a split, and return the split with its scores."""
     split = run.splits[number]
     audit, config = run.folder.audit(RANKING, number), split.context.ranking
-    if (audit.folder / CONFIG).is_file():
+    if audit.begun:
         check_same(audit, run.source, config)
     else:
         membership = draw_membership(split.data_set.clusters, config)
@@ -446,7 +446,7 @@ def _bring_arm(run: StudyRun, name: str, seed: int) -> Audit:
     """Bring an arm's audit to where it has this seed; members that another study has trained are taken over."""
     split, number = run.place(seed)
     audit = run.folder.audit(name, split)
-    if not (audit.folder / CONFIG).is_file():
+    if not audit.begun:
         _begin_arm(run, audit, number + 1, split)
     else:
         # A row may be gone while its members are there: never ask for fewer seeds than it has.

@@ -9,7 +9,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pandas as pd
 from pydantic import AfterValidator
@@ -18,8 +18,8 @@ from typing_extensions import TypedDict
 from clipmem_core import columns as c
 from clipmem_core.audits.record import Inner, Whole
 from clipmem_core.audits.settings import check_fields
-from clipmem_core.audits.store import Audit, check_name, inside, read_table, write_json, write_table
-from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder
+from clipmem_core.audits.store import Audit, Named, inside, read_table, write_json, write_table
+from clipmem_core.config import AuditConfig, InputError, as_dict
 from clipmem_core.files import read_json
 
 ARM, SEED, SPLIT, EPOCH = "arm", "seed", "split", "epoch"
@@ -83,25 +83,18 @@ class OwnFile(TypedDict, total=False):
     arms: list[OwnArmFile]
 
 
-def studies_folder() -> Path:
-    """Return the folder that holds every study."""
-    return data_folder() / "studies"
-
-
 @dataclass(frozen=True)
-class StudyFolder:
+class StudyFolder(Named):
     """One study's folder. Tables are read when asked for."""
 
-    folder: Path
+    KIND, PARENT, FIRST = "study", "studies", STUDY
 
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def begun(self) -> bool:
-        """Tell whether it got as far as writing down what it is."""
-        return (self.folder / STUDY).is_file()
+    @classmethod
+    def of(cls, name: str) -> Self:
+        """Return the study of a name, whether it is there or not."""
+        if name == SHARED_MEMBERS:
+            raise InputError(f"name {name!r} is the folder of the members that studies share: take another --name")
+        return super().of(name)
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -180,30 +173,5 @@ class StudyFolder:
         write_json(self.folder / STUDY, asked)
 
 
-def study_folder(name: str) -> StudyFolder:
-    """Return the folder of a study's name, whether it is there or not.
-
-    Raises:
-        InputError: the name cannot be one.
-    """
-    if name == SHARED_MEMBERS:
-        raise InputError(f"name {name!r} is the folder of the members that studies share: take another --name")
-    return StudyFolder(studies_folder() / check_name(name))
-
-
-def open_study(name: str) -> StudyFolder:
-    """Return the study of a name.
-
-    Raises:
-        InputError: there is none; the message lists those there are.
-    """
-    study = study_folder(name)
-    if not study.begun:
-        known = ", ".join(one.name for one in list_studies()) or "none yet"
-        raise InputError(f"there is no study {name!r} in {studies_folder()} (there is: {known})")
-    return study
-
-
-def list_studies() -> list[StudyFolder]:
-    """Return every study, finished or not, by name."""
-    return [StudyFolder(path.parent) for path in sorted(studies_folder().glob(f"[!.]*/{STUDY}"))]
+studies_folder, study_folder = StudyFolder.parent, StudyFolder.of
+open_study, list_studies = StudyFolder.open, StudyFolder.every

@@ -16,8 +16,8 @@ from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
 from clipmem_core.audits.settings import check_fields
-from clipmem_core.audits.store import PAIRS, check_name, read_prepared, read_table
-from clipmem_core.config import AuditConfig, InputError, data_folder
+from clipmem_core.audits.store import PAIRS, Named, read_prepared, read_table
+from clipmem_core.config import AuditConfig
 from clipmem_core.files import read_json
 from clipmem_core.pairs.mistakes import KINDS
 from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, PRECISION_AT_K
@@ -95,18 +95,10 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Named):
     """One benchmark's folder. What is in it is read when asked for."""
 
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def begun(self) -> bool:
-        return (self.folder / BENCHMARK).is_file()
+    KIND, PARENT, FIRST = "benchmark", "benchmarks", BENCHMARK
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -157,33 +149,4 @@ def metric_rows(results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[KIND, SHARE, SEED, DETECTOR, *METRICS, SECONDS])
 
 
-def benchmarks_folder() -> Path:
-    """Return the folder that holds every benchmark."""
-    return data_folder() / "benchmarks"
-
-
-def benchmark_of(name: str) -> Benchmark:
-    """Return the benchmark of a name, whether it is there or not.
-
-    Raises:
-        InputError: the name cannot be one.
-    """
-    return Benchmark(benchmarks_folder() / check_name(name))
-
-
-def list_benchmarks() -> list[Benchmark]:
-    """Return every benchmark, done or not, by name."""
-    return [Benchmark(path.parent) for path in sorted(benchmarks_folder().glob(f"[!.]*/{BENCHMARK}"))]
-
-
-def open_benchmark(name: str) -> Benchmark:
-    """Return the benchmark of a name.
-
-    Raises:
-        InputError: there is none; the message lists those there are.
-    """
-    benchmark = benchmark_of(name)
-    if not benchmark.begun:
-        known = ", ".join(one.name for one in list_benchmarks()) or "none yet"
-        raise InputError(f"there is no benchmark {name!r} in {benchmarks_folder()} (there is: {known})")
-    return benchmark
+benchmark_of, open_benchmark, list_benchmarks = Benchmark.of, Benchmark.open, Benchmark.every
