@@ -113,14 +113,7 @@ class Score:
 class Study:
     """Compare settings over several seeds, each with its f and its g: memorization, utility and price."""
 
-    study: Annotated[
-        str,
-        tyro.conf.Positional,
-        tyro.conf.arg(
-            metavar="STUDY",
-            help="scale | size | views | time | captions | text-noise | removal | combined | forgetting",
-        ),
-    ]
+    study: str  # `parse` has its help: what it imports takes a second
     source: Source
     name: str  # the study's folder
     also: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # one more arm, such as "text_mask=0.3 decisions"
@@ -356,6 +349,8 @@ def parse(arguments: Sequence[str]) -> Any:
     if kind is Study:
         from clipmem_core.studies.plans import STUDIES, defaults_of
 
+        told = tyro.conf.arg(metavar="STUDY", help=" | ".join(STUDIES))
+        Study.__annotations__["study"] = Annotated[str, tyro.conf.Positional, told]
         fields = defaults_of(next((word for word in arguments[1:] if word in STUDIES), ""))
     return understood(kind, arguments[1:], program=f"python -m clipmem_core {arguments[0]}", fields=fields)
 

@@ -11,7 +11,8 @@ from clipmem_core.config import InputError
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, open_review
 from clipmem_core.review.study_decisions import decided_for, decided_of
 from clipmem_core.studies.arm import Arm, Decided
-from clipmem_core.studies.run import start, with_decisions
+from clipmem_core.studies.begin import start
+from clipmem_core.studies.run import with_decisions
 from clipmem_core.studies.store import StudyFolder
 from tests.audits.small import PAPER, Silent, config_of
 

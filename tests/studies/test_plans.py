@@ -10,16 +10,8 @@ from clipmem_core.audits.settings import check_config
 from clipmem_core.audits.store import write_json
 from clipmem_core.config import AuditConfig, InputError, as_dict, preset_config, switched_on
 from clipmem_core.studies.arm import Decided, text_of
-from clipmem_core.studies.plans import (
-    STUDIES,
-    captions_arms,
-    combined_arms,
-    defaults_of,
-    find_study,
-    removal_arms,
-    sized,
-    text_noise_arms,
-)
+from clipmem_core.studies.plan_arms import captions_arms, combined_arms, removal_arms, sized, text_noise_arms
+from clipmem_core.studies.plans import STUDIES, defaults_of, find_study
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
 from tests.studies.conftest import config_of

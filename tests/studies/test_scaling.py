@@ -6,7 +6,8 @@ import pytest
 
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.studies.arm import Context
-from clipmem_core.studies.plans import STUDIES, scale_arms
+from clipmem_core.studies.plan_arms import scale_arms
+from clipmem_core.studies.plans import STUDIES
 from clipmem_core.studies.scaling import extrapolated, scale
 
 PAIRS = pd.DataFrame(

@@ -18,7 +18,8 @@ from clipmem_core.scores.seeds import over_seeds
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 from clipmem_core.studies.conclusions import beyond_external
 from clipmem_core.studies.effects import TEXT_LEAD, by_split, replicates, with_lead
-from clipmem_core.studies.plans import FACTORS, NO_CROPS, STRONG_CROPS, STUDIES
+from clipmem_core.studies.plan_arms import FACTORS, NO_CROPS, STRONG_CROPS
+from clipmem_core.studies.plans import STUDIES
 from clipmem_core.studies.results import sentences
 from clipmem_core.studies.store import (
     ARM,
