@@ -1,12 +1,13 @@
 """The commands: what can be typed after each, and what each does. Wrong input is one line on stderr and exit code 2."""
 
+import functools
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -24,10 +25,28 @@ from clipmem_core.config import (
 )
 from clipmem_core.shortage import shortage
 
+if TYPE_CHECKING:  # a command starts sooner without what it does not use
+    from clipmem_core.audits.executor import Executor
+
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE", help="a path, a hub name, or `scenes`")]
+Engine = Literal["local", "ray"]
 AuditName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help="the audit")]
+
+
+def _executor(engine: Engine, config: AuditConfig) -> "Executor | None":
+    """Return what runs members where that is not this machine.
+
+    Raises:
+        InputError: what it needs is not installed.
+    """
+    if engine == "local":
+        return None
+    from clipmem_core.audits.cluster import imported, ray_tasks
+
+    imported()
+    return functools.partial(ray_tasks, gpus=int(config.device == "cuda"))
 
 
 @dataclass(frozen=True)
@@ -64,15 +83,17 @@ class Audit:
 
     source: Source
     name: str = ""  # the audit's folder; empty names it after the source
+    engine: Engine = "local"  # what runs the members: this machine, or the Ray cluster of RAY_ADDRESS
     config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen, show_verdict
         from clipmem_core.audits.run import run_audit
 
+        executor = _executor(self.engine, self.config)
         with RichScreen(self.config.batch_size) as screen:
             name = self.name or audit_name(self.source, self.config)
-            finished = run_audit(self.source, self.config, name=name, screen=screen)
+            finished = run_audit(self.source, self.config, name=name, screen=screen, executor=executor)
         show_verdict(finished)
 
 
@@ -121,6 +142,7 @@ class Study:
     only: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # train only this arm now, and the one all are compared with
     seeds_per_split: int = 1  # seeds that train on one split of the pairs before another is drawn; 0: all share one
     at: int = 0  # pairs that study scale is extrapolated to; 0: as before, or 400,000,000
+    engine: Engine = "local"  # what runs members from scratch: this machine, or the Ray cluster of RAY_ADDRESS
     # Not the preset of an audit: the paper's claims are about encoders that are trained.
     config: AuditConfig = field(default_factory=AuditConfig)
 
@@ -134,6 +156,7 @@ class Study:
         also = [parse_setting(text) for text in self.also]
         more: dict[str, Any] = {"also": also, "equal_time": self.equal_time, "only": self.only}
         more |= {"seeds_per_split": self.seeds_per_split, "at": self.at}
+        more |= {"executor": _executor(self.engine, self.config)}
         with RichScreen(self.config.batch_size) as screen:
             more |= {"screen": screen, "decisions": decided_of}
             done = run_study(self.study, self.source, self.config, name=self.name, **more)

@@ -30,8 +30,12 @@ class Task:
     """
 
     folders: tuple[Path, ...]  # the members'
-    command: tuple[str, ...]
+    program: tuple[str, ...]
     threads: int
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        return (*self.program, *(folder.name for folder in self.folders))
 
 
 # Brings every task to its end and gives each one that has ended, or None where it only lets its caller look on.
@@ -63,11 +67,11 @@ def run_members(
         InputError: a member could not be run; the message is the member's.
         RuntimeError: a member died; the message names its log.
     """
-    command = (sys.executable, "-m", "clipmem_core.audits", str(audit.folder))
+    program = (sys.executable, "-m", "clipmem_core.audits", str(audit.folder.absolute()))
     left = [name for name in names if member_progress(audit.folder, name).stage != "done"]
     blocks = min(blocks or len(left), len(left))
     parts = [left[block::blocks] for block in range(blocks)]
-    tasks = [Task(tuple(map(audit.member, part)), (*command, *part), threads) for part in parts]
+    tasks = [Task(tuple(map(audit.member, part)), program, threads) for part in parts]
     with closing(executor(tasks)) as looks:
         for ended in looks:
             watch([member_progress(audit.folder, name) for name in names])
@@ -129,6 +133,21 @@ def start(task: Task) -> "subprocess.Popen[bytes]":
             stdout=errors,
             stderr=errors,
         )
+
+
+def run_task(task: Task) -> None:
+    """Run a task's process to its end.
+
+    Raises:
+        InputError: a member could not be run; the message is the member's.
+        RuntimeError: a member died; the message names its log.
+    """
+    process = start(task)
+    try:
+        process.wait()
+    finally:
+        stop([process])
+    _check_end(task, process.returncode)
 
 
 def stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core.audits.executor import Executor
 from clipmem_core.audits.prepare import DataSet, draw_membership, load_data_set, plant
 from clipmem_core.audits.run import Screen, counts
 from clipmem_core.audits.settings import check_config, config_from
@@ -48,6 +49,7 @@ class StudyRun:
     at: int = 0  # pairs that it is extrapolated to
     only: frozenset[str] = frozenset()  # names of the arms that are trained now; none means all
     own: Sequence[Arm] = ()  # that a person added
+    executor: Executor | None = None  # what runs members that are worth a process; None means this machine
 
     @property
     def plan(self) -> Study:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.executor import in_this_process
+from clipmem_core.audits.executor import Executor, in_this_process
 from clipmem_core.audits.given import with_features
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.preflight import open_some, seconds_of_features
@@ -50,6 +50,7 @@ def run_study(
     seeds_per_split: int = 0,
     at: int = 0,
     decisions: Decisions = lambda *_: Decided(),
+    executor: Executor | None = None,
 ) -> StudyFolder:
     """Run a study, or go on with it.
 
@@ -67,6 +68,7 @@ def run_study(
             A study from before splits varied goes on with its one.
         at: pairs that a study that can be extrapolated is to tell of; 0 leaves it as it was.
         decisions: from a data set's fingerprint and its pairs, pair_id and captions, to what was decided on these.
+        executor: what runs members from scratch; processes of this machine unless it is given.
 
     Returns:
         The study's folder; every arm and seed that was to be trained has its row.
@@ -88,7 +90,7 @@ def run_study(
     with hold(folder.folder, what="study"):
         config, seeds_per_split = _as_begun(folder, with_features(source, config), seeds_per_split, screen)
         run = start(study, source, settings.resolve(config), folder, screen, seeds_per_split=seeds_per_split)
-        run = dataclasses.replace(run, equal_time=equal_time, only=frozenset(only), at=at)
+        run = dataclasses.replace(run, equal_time=equal_time, only=frozenset(only), at=at, executor=executor)
         wanted = with_decisions(run, also, decisions)
         add_all(folder, run.context, [dataclasses.replace(arm, equal_time=False) for arm in wanted])
         run = _with_own(run)
@@ -253,7 +255,7 @@ def _ranked(run: StudyRun, number: int) -> Drawn:
         write_audit(audit, run.source, config, split.data_set, split.data_set.pairs, membership, seconds=0.0)
     if not audit.finished:
         run.screen.say("the audit that ranks the pairs")
-        bring_to_end(audit, run.screen, fresh=False)
+        bring_to_end(audit, run.screen, fresh=False, executor=run.executor)
     return dataclasses.replace(split, scores=audit.scores)
 
 
@@ -296,7 +298,7 @@ def _bring_arm(run: StudyRun, name: str, seed: int) -> Audit:
             shared.take(audit, member, say=run.screen.say)
     # Neither heads nor a look at what is trained already are worth the start of a process.
     trained = all((audit.member(member) / CHECKPOINT).is_file() for member in members)
-    executor = in_this_process if trained or settings.shares_process(run.config) else None
+    executor = in_this_process if trained or settings.shares_process(run.config) else run.executor
     bring_to_end(audit, run.screen, fresh=False, executor=executor)
     for member in members:
         shared.give(audit, member)

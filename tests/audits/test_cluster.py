@@ -1,0 +1,151 @@
+"""Tasks on a real cluster of Ray: a head without cores, and machines of two cores each, all of them processes here."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipmem_core.audits import cluster
+from clipmem_core.audits.cluster import ray_tasks, run_here, spread_out, versions
+from clipmem_core.audits.executor import Task
+from clipmem_core.config import InputError
+
+ray = pytest.importorskip("ray")
+
+NOTE = "import os, sys, time; from pathlib import Path; own = Path(sys.argv[1]); "
+DONE = "(own / 'text.faiss').touch()"
+SAID = 'print(\'{"error": "model is too small"}\', file=sys.stderr); sys.exit(2)'
+# The first to run writes its process id and waits to be killed; the second goes on from what the first had left.
+ONCE = (
+    "first = not (own / 'saved').exists(); (own / 'saved').touch(); "
+    "(own / 'parent').write_text(str(os.getppid())) if first else None; time.sleep(120 if first else 0); "
+)
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Any]:
+    """A cluster that RAY_ADDRESS names."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.QUIET.items():
+            patch.setenv(name, value)
+        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        found.nodes = [found.add_node(num_cpus=2, include_dashboard=False) for _ in range(2)]
+        patch.setenv(cluster.ADDRESS, found.address)
+        yield found
+        ray.shutdown()
+        found.shutdown()
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Callable[..., list[Task]]:
+    """Scripts as tasks of one member each."""
+
+    def tasks(**scripts: str) -> list[Task]:
+        found = []
+        for name, script in scripts.items():
+            folder = tmp_path / "members" / name
+            folder.mkdir(parents=True)
+            found.append(Task((folder,), (sys.executable, "-S", "-c", NOTE + script, str(folder)), threads=1))
+        return found
+
+    return tasks
+
+
+def soon(path: Path) -> str:
+    """Return what a file says once it is there."""
+    deadline = time.monotonic() + 120
+    while not (path.is_file() and path.read_text()):
+        assert time.monotonic() < deadline, f"{path} did not come"
+        time.sleep(0.05)
+    return path.read_text()
+
+
+def test_every_task_ends_on_the_cluster(machines: Any, tasks: Callable[..., list[Task]]) -> None:
+    asked = tasks(a=DONE, b=DONE, c=DONE)
+    ended = [task for task in ray_tasks(asked) if task is not None]
+    assert sorted(ended, key=lambda task: task.folders) == asked
+    assert all((task.folders[0] / "text.faiss").is_file() for task in asked)
+
+
+def test_what_a_member_says_is_passed_on(machines: Any, tasks: Callable[..., list[Task]]) -> None:
+    with pytest.raises(InputError, match="^model is too small$"):
+        list(ray_tasks(tasks(a=SAID)))
+    with pytest.raises(RuntimeError, match="member b failed: ZeroDivisionError"):
+        list(ray_tasks(tasks(b="1 / 0")))
+
+
+def test_a_task_whose_worker_is_lost_is_run_again(machines: Any, tasks: Callable[..., list[Task]]) -> None:
+    asked = tasks(a=ONCE + DONE)
+    folder = asked[0].folders[0]
+    threading.Thread(target=lambda: os.kill(int(soon(folder / "parent")), signal.SIGKILL)).start()
+    assert [task for task in ray_tasks(asked) if task is not None] == asked
+    assert (folder / "text.faiss").is_file()
+
+
+def test_a_task_whose_machine_is_lost_is_run_on_another(machines: Any, tasks: Callable[..., list[Task]]) -> None:
+    extra = machines.add_node(num_cpus=2, resources={"extra": 1}, include_dashboard=False)
+    asked = tasks(**{name: ONCE + DONE for name in "abcdef"})
+
+    def lose() -> None:
+        for task in asked:
+            soon(task.folders[0] / "parent")
+        machines.remove_node(extra, allow_graceful=False)
+        for task in asked:  # of those that are left the first run is ended too: else they would wait
+            with_parent = int((task.folders[0] / "parent").read_text())
+            if Path(f"/proc/{with_parent}").exists():
+                os.kill(with_parent, signal.SIGKILL)
+
+    threading.Thread(target=lose).start()
+    assert len([task for task in ray_tasks(asked) if task is not None]) == 6
+    assert all((task.folders[0] / "text.faiss").is_file() for task in asked)
+
+
+def test_who_stops_looking_ends_what_runs(machines: Any, tasks: Callable[..., list[Task]]) -> None:
+    asked = tasks(a="(own / 'own').write_text(str(os.getpid())); sys.stdin.read()")
+    with closing(ray_tasks(asked)) as looks:
+        next(looks)
+        own = int(soon(asked[0].folders[0] / "own"))
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{own}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_worker_with_other_code_or_without_the_folder_says_so(tmp_path: Path) -> None:
+    task = Task((tmp_path / "gone",), (sys.executable, "-c", ""), threads=1)
+    assert "torch 1.0" not in str(run_here(task, versions()))
+    assert "does not see" in str(run_here(task, versions()))
+    said = str(run_here(task, versions() | {"torch": "1.0"}))
+    assert "and not 1.0: install the same on all machines" in said
+
+
+def test_blocks_are_split_as_far_as_there_is_room() -> None:
+    block = Task(tuple(map(Path, "abcd")), ("run",), threads=1)
+    assert [len(task.folders) for task in spread_out([block, block], places=3)] == [2, 2, 2, 2]
+    assert [len(task.folders) for task in spread_out([block], places=9)] == [1, 1, 1, 1]
+    assert spread_out([block], places=0) == [block]
+
+
+def test_a_cluster_that_is_not_there_is_named(
+    tasks: Callable[..., list[Task]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("no answer")))
+    monkeypatch.setenv(cluster.ADDRESS, "10.0.0.9:6379")
+    with pytest.raises(InputError, match=r"cluster 10\.0\.0\.9:6379 cannot be reached \(no answer\)"):
+        list(ray_tasks(tasks(a=DONE)))
+
+
+def test_without_ray_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match="pip install"):
+        cluster.imported()
