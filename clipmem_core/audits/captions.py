@@ -11,7 +11,7 @@ from clipmem_core.atomic import replacing
 from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.store import CAPTION_SCORES, Audit, read_array
 from clipmem_core.scores.captions import gaps, margins, odd_captions, similarities
-from clipmem_core.scores.detectors import external_used, misfit
+from clipmem_core.scores.detectors import caption_misfit, external_used
 from clipmem_core.scores.in_out import Sides
 
 SEVERAL = "no pair has more than one caption"
@@ -85,7 +85,7 @@ def caption_table(audit: Audit, pairs: pd.DataFrame, sides: Sides) -> tuple[pd.D
             c.SIMILARITY_OUT: similarity,
             c.MARGIN_OUT: margin,
             c.LEARNED: late,
-            c.MISFIT: misfit(late, margin, scored),
+            c.MISFIT: caption_misfit(late, margin, scored),
             c.GAP: gap,
             c.ODD: odd_captions(gap),
         }

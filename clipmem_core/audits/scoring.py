@@ -1,6 +1,7 @@
 """Computes an audit's tables from the files of its members: scores.parquet, utility.parquet, verdict.json."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.canaries import swapped_csls
 from clipmem_core.scores.detection import detection_table
-from clipmem_core.scores.detectors import csls_out, learned, mean_over_epochs
+from clipmem_core.scores.detectors import fit_out, learned, mean_over_epochs
 from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.memorization import memorization_table, noise_of, sslmem
 from clipmem_core.scores.prevalence import told_count
@@ -30,7 +31,7 @@ from clipmem_core.scores.uncertainty import (
     ranking_stability,
     standard_errors,
 )
-from clipmem_core.training.files import TRAJECTORY
+from clipmem_core.training.files import CHECKPOINT, TRAJECTORY
 
 K = 50  # pairs a person looks at first
 SIZE_STEP = 0.05  # of clipmem, between the sizes whose share of pairs is told
@@ -51,7 +52,8 @@ class Evidence:
     terms: list[dict[str, np.ndarray]]
     image: list[np.ndarray]  # μ_I of each member, [n_pairs, dim]
     text: list[np.ndarray]
-    log_probability: list[np.ndarray]  # empty where members come without a trajectory
+    logit_scales: list[float]  # of each member; NaN of a given checkpoint that is no longer there
+    log_probability: list[np.ndarray]  # in training; empty where members come without a trajectory
     n_captions: np.ndarray  # behind each mean text embedding, [n_pairs]
 
     @property
@@ -76,9 +78,17 @@ def gather_evidence(audit: Audit) -> Evidence:
         terms=[pair_terms(a, b, sides.external) for a, b in zip(image, text, strict=True)],
         image=list(image),
         text=list(text),
+        logit_scales=[_logit_scale(audit, name) for name in membership.members],
         log_probability=trajectories if len(trajectories) == len(paths) else [],
         n_captions=np.minimum(caption_counts(audit), config.eval_captions or np.iinfo(np.int32).max),
     )
+
+
+def _logit_scale(audit: Audit, name: str) -> float:
+    from clipmem_core.training.model import logit_scale_of  # torch, which nothing else here needs
+
+    path = Path(audit.member_record(name).checkpoint or audit.member(name) / CHECKPOINT)
+    return logit_scale_of(path) if path.is_file() else float("nan")
 
 
 @dataclass(frozen=True)
@@ -112,17 +122,12 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Split]:
         n_captions=evidence.n_captions,
     )
     learned_by_pair = learned(evidence.log_probability) if evidence.log_probability else np.full(len(table), np.nan)
-    beyond = csls_out(evidence.image, evidence.text, evidence.sides.membership.trained, evidence.sides.external)
-    swapped = swapped_csls(
-        evidence.image,
-        evidence.text,
-        evidence.sides.membership.trained,
-        evidence.sides.external,
-        seed=evidence.sides.seed,
-    )
+    members = evidence.image, evidence.text, evidence.sides.membership.trained, evidence.sides.external
+    beyond, sure = fit_out(*members, evidence.logit_scales)
+    swapped = swapped_csls(*members, seed=evidence.sides.seed)
     ids = evidence.pairs[c.PAIR_ID].to_numpy()
     table = pd.concat([table, parts, own], axis=1).assign(
-        **{c.LEARNED: learned_by_pair, c.CSLS_OUT: beyond, c.PAIR_ID: ids, c.GROUP: group},
+        **{c.LEARNED: learned_by_pair, c.LOG_PROBABILITY_OUT: sure, c.CSLS_OUT: beyond, c.PAIR_ID: ids, c.GROUP: group},
         **dict(zip((c.CSLS_SWAPPED, c.CSLS_NEAR), swapped, strict=True)),
     )
     scored = np.isin(group, c.SCORED_GROUPS)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipmem_core.scores.detectors import NEIGHBOURS, beside_external, external_used
+from clipmem_core.scores.detectors import beside_external, external_used, nearest_mean
 
 _SWAP = 5  # random stream of its own
 MOST_SWAPPED = 20_000  # pairs that are swapped, evenly spaced: as many tell what swapped captions score
@@ -76,7 +76,7 @@ def _swapped(
         for kind, drawn in enumerate(donors[:, part]):
             own = by_image[every, drawn].copy()
             by_image[every, drawn] = -np.inf  # as a pair's own caption is not among those it is held against
-            score[kind, part] = 2 * own - _top(by_image) - around[drawn]
+            score[kind, part] = 2 * own - nearest_mean(by_image) - around[drawn]
             by_image[every, drawn] = own
     return score
 
@@ -84,7 +84,7 @@ def _swapped(
 def _around_captions(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> np.ndarray:
     """Return the mean cosine of each external caption with the pictures nearest to it, its own left out."""
     rows = external_used(external)
-    blocks = [_top(by_text) for _, _, _, by_text in beside_external(image, text, external, rows)]
+    blocks = [nearest_mean(by_text) for _, _, _, by_text in beside_external(image, text, external, rows)]
     return np.concatenate(blocks)
 
 
@@ -94,8 +94,3 @@ def _nearest(text: np.ndarray, external: np.ndarray, rows: np.ndarray) -> np.nda
     for part, _, by_text, _ in beside_external(text, text, external, rows):
         nearest[part] = np.where(by_text < _SAME, by_text, -np.inf).argmax(axis=1)
     return nearest
-
-
-def _top(cosines: np.ndarray) -> np.ndarray:
-    k = min(NEIGHBOURS, int(np.isfinite(cosines).sum(axis=1).min()))
-    return np.partition(cosines, -k, axis=1)[:, -k:].mean(axis=1)

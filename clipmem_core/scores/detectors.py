@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -88,141 +87,145 @@ def margin_over_epochs(trajectory: np.ndarray) -> np.ndarray:
     return _known_mean(margins)
 
 
-def misfit(learned: np.ndarray, similarity_out: np.ndarray, scored: np.ndarray) -> np.ndarray:
-    """Score how badly a pair's captions fit its image: misfit = −(z(learned) + z(similarity_out)).
+def misfit(learned: np.ndarray, log_probability_out: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    """Score how badly a pair's captions fit its image: misfit = −(z(learned) + 2 z(log_probability_out)).
 
     Larger is more suspicious; 0 is average. Two views that fail differently: what is learned late, and what members
-    that never saw the pair do not recognise. Needs no labels and no further training.
+    that never saw the pair would not choose. Needs no labels and no further training. The weight was chosen on other
+    plantings than those it was judged by (data/results/README.md).
 
     Args:
         learned: mean log-probability in training, [n_pairs].
-        similarity_out: cosine under members that never saw the pair, [n_pairs].
+        log_probability_out: of the true partner among external ones, under members that never saw the pair, [n_pairs].
         scored: true for scored pairs (paper: candidate and independent), [n_pairs]; z is taken over those with both.
 
     Returns:
         [n_pairs]; NaN for other pairs, and where either part is missing.
 
     Example:
-        >>> misfit(np.array([-1.0, -3.0, -9.0]), np.array([0.8, 0.2, 0.5]), np.array([True, True, False]))
-        array([-2.,  2., nan])
+        >>> misfit(np.array([-1.0, -3.0, -9.0]), np.array([-0.5, -4.5, -2.0]), np.array([True, True, False]))
+        array([-3.,  3., nan])
     """
-    rows = np.flatnonzero(scored & ~np.isnan(learned) & ~np.isnan(similarity_out))
-    score = np.full(len(learned), np.nan)
+    return _sum_of_z(((learned, 1.0), (log_probability_out, 2.0)), scored)
+
+
+def caption_misfit(learned: np.ndarray, margin_out: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    """Score how badly one of several captions fits its image: −(z(learned) + z(margin_out)); else as `misfit`.
+
+    Args:
+        learned: of each caption, [n_captions].
+        margin_out: how much closer it is to its picture than to the nearest external ones, [n_captions].
+        scored: true for captions of scored pairs, [n_captions].
+    """
+    return _sum_of_z(((learned, 1.0), (margin_out, 1.0)), scored)
+
+
+def _sum_of_z(parts: Sequence[tuple[np.ndarray, float]], scored: np.ndarray) -> np.ndarray:
+    """Return minus the weighted sum of z-scores of what is larger where a caption fits; NaN where one is missing."""
+    score = np.full(len(scored), np.nan)
+    rows = np.flatnonzero(scored & ~np.isnan([values for values, _ in parts]).any(axis=0))
     if len(rows):
-        score[rows] = -(_z(learned[rows]) + _z(similarity_out[rows]))
+        score[rows] = -sum(weight * _z(values[rows]) for values, weight in parts)
     return score
 
 
-def csls(
-    image: np.ndarray,
-    text: np.ndarray,
-    external: np.ndarray,
-    *,
-    rows: np.ndarray | None = None,
-    neighbours: int = NEIGHBOURS,
-) -> np.ndarray:
+def csls(own: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.ndarray:
     """Measure how much closer picture and caption are to each other than to the external partners nearest to them.
 
     CSLS (Conneau et al., ICLR 2018, equation 3): 2 cos(x, y) − mean cosine of x with the k captions nearest to it
-    − mean cosine of y with the k pictures nearest to it. In [−4, 4]; 0 where any near caption fits as well, higher is
-    better. Theirs looks for neighbours among everything; ours among external pairs, which no member was trained on,
-    and lets an external pair leave itself out. Of more than 1,000 external pairs it takes 1,000, evenly spaced.
+    − mean cosine of y with the k pictures nearest to it; k = 10. In [−4, 4]; 0 where any near caption fits as well,
+    higher is better. Theirs looks for neighbours among everything; ours among external pairs, which no member saw.
 
     Args:
-        image: image embeddings of any length, [n_pairs, dim]; may be a memory map.
-        text: text embeddings, [n_pairs, dim].
-        external: true for external pairs, [n_pairs]; at least two.
-        rows: the pairs to measure, all if not given.
-        neighbours: k; at most all other external pairs.
-
-    Returns:
-        float32 [n_rows].
-
-    Raises:
-        ValueError: the matrices differ in shape, or there are fewer than two external pairs.
+        own: cosine of picture and caption, [n].
+        by_image: the picture's with external captions, [n, n_external]; −∞ where an external pair would meet itself.
+        by_text: the caption's with external pictures, [n, n_external].
 
     Example:
-        >>> csls(np.eye(4), np.eye(4), np.array([False, False, True, True])).tolist()
-        [2.0, 2.0, 2.0, 2.0]
+        >>> csls(np.array([1.0]), np.array([[0.0, 0.5]]), np.array([[0.5, -np.inf]])).tolist()
+        [1.25]
     """
-    score = np.empty(len(image) if rows is None else len(rows), dtype=np.float32)
-    for part, own, by_image, by_text in beside_external(image, text, external, rows):
-        k = min(neighbours, int(np.isfinite(by_image).sum(axis=1).min()))
-        near = [np.partition(cosines, -k, axis=1)[:, -k:].mean(axis=1) for cosines in (by_image, by_text)]
-        score[part] = 2 * own - near[0] - near[1]
-    return score
+    return 2 * own - nearest_mean(by_image) - nearest_mean(by_text)
 
 
-def csls_out(
+def nearest_mean(cosines: np.ndarray) -> np.ndarray:
+    """Return the mean of each row's 10 largest cosines, or of as many as every row has, [n]."""
+    k = min(NEIGHBOURS, int(np.isfinite(cosines).sum(axis=1).min()))
+    return np.partition(cosines, -k, axis=1)[:, -k:].mean(axis=1)
+
+
+def log_probability(own: np.ndarray, by_image: np.ndarray, by_text: np.ndarray, *, logit_scale: float) -> np.ndarray:
+    """Measure how sure a member is of a pair's true partner among the external partners.
+
+    Mean over both directions of the log of the softmax of logit_scale × cosine, over the pair's own partner and those
+    of the external pairs. At most 0; near 0 is sure. SigLIP's loss has no softmax: this is then that of its scaled
+    cosines, as in the trajectory; a bias would cancel.
+
+    Args:
+        own: cosine of picture and caption, [n].
+        by_image: the picture's with external captions, [n, n_external]; −∞ where an external pair would meet itself.
+        by_text: the caption's with external pictures, [n, n_external].
+        logit_scale: what the member multiplies cosines by; NaN where it is not known, as is the result then.
+
+    Example:
+        >>> log_probability(np.array([1.0]), np.array([[1.0]]), np.array([[-np.inf]]), logit_scale=9.0).round(2)
+        array([-0.35])
+    """
+    total = np.zeros_like(own)
+    for cosines in (by_image, by_text):  # scipy's logsumexp takes seven times as long
+        top = np.maximum(own, cosines.max(axis=1))
+        others = np.exp((cosines - top[:, None]) * logit_scale).sum(axis=1)
+        beyond = (own - top) * logit_scale
+        total += beyond - np.log(np.exp(beyond) + others)
+    return total / 2
+
+
+def fit_out(
     image: Sequence[np.ndarray],
     text: Sequence[np.ndarray],
     trained: np.ndarray,
     external: np.ndarray,
+    logit_scales: Sequence[float],
     *,
     threads: int = 2,
-) -> np.ndarray:
-    """Average `csls` over the members that were not trained on a pair.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Average `csls` and `log_probability` over the members that were not trained on a pair, in one pass.
 
-    Low where members that never saw the pair find many captions, or pictures, that fit as well.
+    Low where members that never saw the pair find captions, or pictures, that fit as well. An external pair is not held
+    against itself. Of more than 1,000 external pairs 1,000 are taken, evenly spaced.
 
     Args:
-        image: one matrix a member, [n_pairs, dim].
+        image: one matrix a member, of any length, [n_pairs, dim]; may be memory maps.
         text: one matrix a member, [n_pairs, dim].
         trained: true where the member trains on the pair, [n_members, n_pairs].
-        external: true for external pairs, [n_pairs].
+        external: true for external pairs, [n_pairs]; at least two.
+        logit_scales: what each member multiplies cosines by, NaN where it is not known.
         threads: members worked on side by side; the result does not depend on it.
 
     Returns:
-        float64 [n_pairs]; NaN for pairs that every member trains on.
-    """
-
-    def measure(a: np.ndarray, b: np.ndarray, own: np.ndarray) -> np.ndarray:
-        rows = np.flatnonzero(~own)
-        value = np.full(len(external), np.nan, dtype=np.float32)
-        value[rows] = csls(a, b, external, rows=rows)
-        return value
-
-    # The products' own threads would wait for each other
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
-        return _known_mean(list(pool.map(measure, image, text, trained)))
-
-
-def log_probability(
-    image: np.ndarray,
-    text: np.ndarray,
-    external: np.ndarray,
-    *,
-    logit_scale: float,
-    rows: np.ndarray | None = None,
-) -> np.ndarray:
-    """Measure how sure a member is of a pair's true partner among the external partners.
-
-    Mean over both directions of the log of the softmax of logit_scale × cosine, over the pair's own partner and those
-    of the external pairs (of more than 1,000, 1,000 evenly spaced). At most 0; near 0 is sure.
-
-    Args:
-        image: image embeddings of any length, [n_pairs, dim]; may be a memory map.
-        text: text embeddings, [n_pairs, dim].
-        external: true for external pairs, [n_pairs]; at least two. One of them meets its own partner once.
-        logit_scale: what the member multiplies cosines by.
-        rows: the pairs to measure, all if not given.
-
-    Returns:
-        float32 [n_rows].
+        csls_out and log_probability_out, float64 [n_pairs] each; NaN for pairs that every member trains on.
 
     Raises:
         ValueError: the matrices differ in shape, or there are fewer than two external pairs.
 
     Example:
-        >>> found = log_probability(np.eye(3), np.eye(3), np.array([False, True, True]), logit_scale=1.0)
-        >>> [round(float(value), 2) for value in found]
-        [-0.55, -0.31, -0.31]
+        >>> alone = np.zeros((1, 3), bool)
+        >>> fit, sure = fit_out([np.eye(3)], [np.eye(3)], alone, np.array([False, True, True]), [1.0])
+        >>> fit.tolist(), sure.round(2).tolist()
+        ([2.0, 2.0, 2.0], [-0.55, -0.31, -0.31])
     """
-    score = np.empty(len(image) if rows is None else len(rows), dtype=np.float32)
-    for part, own, by_image, by_text in beside_external(image, text, external, rows):
-        logits = [np.column_stack([own, cosines]) * logit_scale for cosines in (by_image, by_text)]
-        score[part] = own * logit_scale - (logsumexp(logits[0], axis=1) + logsumexp(logits[1], axis=1)) / 2
-    return score
+
+    def measure(a: np.ndarray, b: np.ndarray, own: np.ndarray, scale: float) -> np.ndarray:
+        rows = np.flatnonzero(~own)
+        values = np.full((2, len(external)), np.nan, dtype=np.float32)
+        for part, *cosines in beside_external(a, b, external, rows):
+            values[:, rows[part]] = csls(*cosines), log_probability(*cosines, logit_scale=scale)
+        return values
+
+    # The products' own threads would wait for each other
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+        fit, sure = _known_mean(list(pool.map(measure, image, text, trained, logit_scales)))
+    return fit, sure
 
 
 def lemon(
@@ -334,7 +337,7 @@ def external_used(external: np.ndarray) -> np.ndarray:
 
 
 def beside_external(
-    image: np.ndarray, text: np.ndarray, external: np.ndarray, rows: np.ndarray | None
+    image: np.ndarray, text: np.ndarray, external: np.ndarray, rows: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
     """Yield blocks of rows: which, own cosine [n], image's cosines with external captions [n, n_external], and
     caption's with external images; −∞ where an external pair would meet itself."""
@@ -343,7 +346,6 @@ def beside_external(
         raise ValueError(f"image and text must be matrices of one shape, not {image.shape} and {text.shape}")
     if len(found) < 2:
         raise ValueError(f"external must name at least 2 pairs, since a pair leaves itself out, not {len(found)}")
-    rows = np.arange(len(image)) if rows is None else rows
     images, texts = _unit(image[found]).T, _unit(text[found]).T
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
@@ -355,13 +357,13 @@ def beside_external(
 
 
 def _known_mean(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean of what is not NaN, one array at a time, [n]; NaN where nothing is."""
-    total, count = np.zeros(len(values[0])), np.zeros(len(values[0]))
+    """Return the mean of what is not NaN, one array at a time, of their shape; NaN where nothing is."""
+    total, count = np.zeros(values[0].shape), np.zeros(values[0].shape)
     for value in values:
         known = ~np.isnan(value)
         total += np.where(known, value, 0.0)
         count += known
-    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def _z(values: np.ndarray) -> np.ndarray:

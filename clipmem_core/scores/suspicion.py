@@ -11,10 +11,9 @@ from clipmem_core import columns as c
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.detectors import (
     confident_learning,
-    csls_out,
+    fit_out,
     learned,
     lemon,
-    log_probability,
     margin_over_epochs,
     mean_over_epochs,
 )
@@ -23,7 +22,6 @@ from clipmem_core.scores.table import BY_NAME
 
 NEAREST = 30  # neighbours of LEMoN, its authors' untuned number
 REFERENCE = c.MISFIT  # the detector that others are compared with
-LOG_PROBABILITY_OUT = "log_probability_out"
 LEMON_IN, LEMON_OUT = "lemon_in", "lemon_out"
 MARGIN = "area_under_margin"
 CONFIDENT_LEARNING = "confident_learning"
@@ -79,8 +77,9 @@ class Observed:
         return learned([mean_over_epochs(trajectory) for trajectory in self.trajectories])
 
     @functools.cached_property
-    def csls_out(self) -> np.ndarray:
-        return csls_out(self.image, self.text, self.trained, self.sides.external)
+    def fit_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """CSLS and log-probability of the true partner among external ones, under members that never saw the pair."""
+        return fit_out(self.image, self.text, self.trained, self.sides.external, self.logit_scales)
 
     @functools.cached_property
     def lemon(self) -> tuple[np.ndarray, np.ndarray]:
@@ -97,8 +96,7 @@ class Observed:
         """Return one of the scores that misfit is computed from."""
         parts: dict[str, Callable[[], np.ndarray]] = {
             c.LEARNED: lambda: self.learned,
-            c.SIMILARITY_OUT: lambda: self.similarity[1],
-            c.CSLS_OUT: lambda: self.csls_out,
+            c.LOG_PROBABILITY_OUT: lambda: self.fit_out[1],
         }
         return parts[name]()
 
@@ -134,12 +132,6 @@ def _misfit(seen: Observed) -> np.ndarray:
     return score.compute(*map(seen.part, score.needs), seen.scored)
 
 
-def _log_probability_out(seen: Observed) -> np.ndarray:
-    members = zip(seen.image, seen.text, seen.logit_scales, strict=True)
-    values = [log_probability(a, b, seen.sides.external, logit_scale=scale) for a, b, scale in members]
-    return -side_means(values, seen.trained)[1]
-
-
 def _margin(seen: Observed) -> np.ndarray:
     return -learned([margin_over_epochs(trajectory) for trajectory in seen.trajectories])
 
@@ -164,8 +156,8 @@ DETECTORS: dict[str, Callable[[Observed], np.ndarray]] = {
     c.MISFIT: _misfit,
     c.SIMILARITY_IN: lambda seen: -seen.similarity[0],
     c.SIMILARITY_OUT: lambda seen: -seen.similarity[1],
-    c.CSLS_OUT: lambda seen: -seen.csls_out,
-    LOG_PROBABILITY_OUT: _log_probability_out,
+    c.CSLS_OUT: lambda seen: -seen.fit_out[0],
+    c.LOG_PROBABILITY_OUT: lambda seen: -seen.fit_out[1],
     LEMON_IN: lambda seen: seen.lemon[0],
     LEMON_OUT: lambda seen: seen.lemon[1],
     c.LEARNED: lambda seen: -seen.learned,

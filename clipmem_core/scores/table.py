@@ -1,6 +1,6 @@
 """Every score of a pair, with all that the rest of the program needs to know of it: one entry a score."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,8 @@ ROW = "row"  # the gallery as a table
 PAIR = "pair"  # a pair's own page, below clipmem
 COLOUR = "colour"  # the colours of a map of embeddings
 EXPORT = "export"  # the tables and reports that are taken away
+MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
+MISFIT_BEFORE = "−(z(learned) + z(similarity_out))"  # in what was scored before there was a log_probability_out
 BEFORE = "is not in audits that were scored before there was such a score."
 
 
@@ -136,20 +138,28 @@ TABLE = (
             COLOUR: 1,
             EXPORT: 2,
         },
-        legend="high where a pair was learned late and has a low similarity out.",
+        legend=f"high where a pair was learned late and has a low log probability out: {MISFIT_FORMULA}.",
         use="finds captions that are probably wrong: start with the pairs of highest misfit",
         use_doubted="says which captions fit least",
         queue=Queue(
             "Probably the wrong caption",
-            "Learned late, and never understood by members that did not see the pair.",
+            "Learned late, and members that did not see the pair would not choose it.",
             doubted="Low fit",
         ),
         removal="highest misfit",
-        needs=(c.LEARNED, c.SIMILARITY_OUT),
+        needs=(c.LEARNED, c.LOG_PROBABILITY_OUT),
         compute=misfit,
         absent="needs to know when each pair was learned; members that were trained elsewhere do not tell.",
     ),
     Score(c.LEARNED, direction=-1, places={DETECTION: 3}),
+    Score(
+        c.LOG_PROBABILITY_OUT,
+        direction=-1,
+        places={DETECTION: 6, PAIR: 4},
+        help="How sure members that never saw the pair are of its partner among those of external pairs: at most 0, "
+        "near 0 is sure.",
+        absent=BEFORE,
+    ),
     Score(
         c.CSLS_OUT,
         direction=-1,
@@ -172,6 +182,21 @@ TABLE = (
 )
 BY_NAME = {score.name: score for score in TABLE}
 SCORE_COLUMNS = [c.PAIR_ID, c.GROUP, *BY_NAME]
+
+
+def misfit_note(columns: Collection[str]) -> str:
+    """Say which formula misfit is of where it is not today's; empty where it is, or where there is no misfit.
+
+    Args:
+        columns: those of a table of scores.
+
+    Example:
+        >>> misfit_note(["misfit", "log_probability_out"]), misfit_note(["misfit"])[:46]
+        ('', 'misfit is −(z(learned) + z(similarity_out)) he')
+    """
+    if c.MISFIT not in columns or c.LOG_PROBABILITY_OUT in columns:
+        return ""
+    return f"misfit is {MISFIT_BEFORE} here, since this was scored before it became {MISFIT_FORMULA}."
 
 
 def scores_in(place: str) -> dict[str, Score]:

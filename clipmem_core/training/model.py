@@ -98,6 +98,21 @@ def load_weights(model: Model, checkpoint: Path) -> None:
             raise InputError(f"checkpoint {str(checkpoint)!r} holds NaN or infinity in {name}: give an earlier one")
 
 
+def logit_scale_of(checkpoint: Path) -> float:
+    """Return what a model multiplies cosines by, read from its checkpoint; NaN where that does not say.
+
+    Raises:
+        InputError: not a checkpoint.
+    """
+    if checkpoint.suffix in (".npz", ".npy"):  # JAX weights, which open_clip has another way for
+        return math.nan
+    try:
+        state = factory.load_state_dict(str(checkpoint), weights_only=True)
+    except Exception as error:  # torch, pickle and zip each raise their own kinds
+        raise InputError(f"checkpoint {str(checkpoint)!r} does not load ({_one_line(error)})") from None
+    return float(state["logit_scale"].float().exp()) if "logit_scale" in state else math.nan
+
+
 def use_short_attention(model: Model) -> None:
     """Give every plain attention block the form that is fast for short sequences on a CPU; weights stay as they are."""
     for block in model.modules():

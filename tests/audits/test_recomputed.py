@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import norm, t
 from sklearn.metrics import roc_auc_score
@@ -172,10 +173,26 @@ def test_misfit_joins_what_was_learned_late_with_what_strangers_do_not_know(agai
     scored = np.isin(again.group, ["candidate", "independent", "scored"])
     late, strange = (
         -(values - values.mean()) / values.std()
-        for values in (learned[scored], again.scores["similarity_out"].to_numpy()[scored])
+        for values in (learned[scored], again.scores["log_probability_out"].to_numpy()[scored])
     )
-    np.testing.assert_allclose(again.scores["misfit"][scored], late + strange, atol=1e-9)
+    np.testing.assert_allclose(again.scores["misfit"][scored], late + 2 * strange, atol=1e-9)
     assert again.scores["misfit"][~scored].isna().all()
+
+
+def test_members_that_never_saw_a_pair_tell_how_sure_they_are_of_its_partner_among_external_ones(again: Again) -> None:
+    values = np.full(again.trained.shape, np.nan)
+    for member, name in enumerate(again.members):
+        state = torch.load(again.audit.member(name) / "checkpoint.pt", weights_only=True)
+        image, text = (torch.nn.functional.normalize(torch.from_numpy(own)) for own in embeddings(again.audit, name))
+        logits = state["logit_scale"].exp() * image @ text.T
+        for i in np.flatnonzero(~again.trained[member]):
+            others = np.flatnonzero(again.external & (np.arange(len(again.group)) != i))
+            ways = [torch.log_softmax(way[i, [i, *others]], dim=0)[0] for way in (logits, logits.T)]
+            values[member, i] = float(sum(ways)) / 2
+    expected = np.full(len(again.group), np.nan)
+    unseen = ~again.trained.all(axis=0)
+    expected[unseen] = np.nanmean(values[:, unseen], axis=0)
+    np.testing.assert_allclose(again.scores["log_probability_out"], expected, atol=2e-5)
 
 
 def test_the_encoders_parts_add_up_to_clipmem(again: Again) -> None:

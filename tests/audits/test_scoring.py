@@ -23,6 +23,7 @@ def evidence(membership: Membership, widths: tuple[int, int]) -> Evidence:
         terms=[pair_terms(a, b, external) for a, b in zip(image, text, strict=True)],
         image=image,
         text=text,
+        logit_scales=[10.0] * len(membership.members),
         log_probability=[],
         n_captions=np.ones(N, dtype=int),
     )

@@ -22,7 +22,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.results import write_csv
 from clipmem_core.config import InputError
 from clipmem_core.scores.detection import detection_table
-from clipmem_core.scores.suspicion import CONFIDENT_LEARNING, LEMON_OUT, LOG_PROBABILITY_OUT, RANDOM
+from clipmem_core.scores.suspicion import CONFIDENT_LEARNING, LEMON_OUT, RANDOM
 from clipmem_core.studies.benchmark.planting import ROW, K
 from clipmem_core.studies.benchmark.results import MEASURE, OVER, benchmark_table
 from clipmem_core.studies.benchmark.store import (
@@ -57,7 +57,7 @@ FORMULAS: dict[str, Callable[[pd.DataFrame], np.ndarray]] = {
     "learned + 2 csls_out": weighted(learned=1, csls_out=2),
     "learned + 3 csls_out": weighted(learned=1, csls_out=3),
     "learned + 2 similarity_out": weighted(learned=1, similarity_out=2),
-    "learned + 2 log_probability_out": weighted(learned=1, **{LOG_PROBABILITY_OUT: 2}),
+    "learned + 2 log_probability_out": weighted(learned=1, log_probability_out=2),
     "margin + 2 csls_out": weighted(area_under_margin=1, csls_out=2),
     "csls_out + similarity_out": weighted(csls_out=1, similarity_out=1),
     "csls_out + lemon_out": weighted(csls_out=1, lemon_out=1),
@@ -65,7 +65,7 @@ FORMULAS: dict[str, Callable[[pd.DataFrame], np.ndarray]] = {
     "learned + 2 csls_out + 2 lemon_out": weighted(learned=1, csls_out=2, lemon_out=2),
     "learned + 2 csls_out by ranks": shrunken,
 }
-SINGLE = (c.SIMILARITY_OUT, c.CSLS_OUT, LOG_PROBABILITY_OUT, LEMON_OUT, c.LEARNED)
+SINGLE = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LOG_PROBABILITY_OUT, LEMON_OUT, c.LEARNED)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from scipy.stats import ks_2samp
 
 from clipmem_core.scores import canaries
 from clipmem_core.scores.canaries import swapped_csls
-from clipmem_core.scores.detectors import csls_out
+from clipmem_core.scores.detectors import fit_out
 
 N, EXTERNAL = 40, 16
 
@@ -83,6 +83,6 @@ def test_swapped_pairs_score_as_planted_ones_do() -> None:
     told[:1000] = meaning[rng.permutation(1000)]
     image, text = meaning + rng.normal(size=(n, dim)), told + rng.normal(size=(n, dim))
     trained = np.zeros((1, n), dtype=bool)
-    planted = csls_out([image], [text], trained, external)[:1000]
+    planted = fit_out([image], [text], trained, external, [1.0])[0][:1000]
     swapped = swapped_csls([image], [text], trained, external, seed=0)[0][:2500]
     assert ks_2samp(planted, swapped).pvalue > 0.01

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +10,11 @@ from sklearn.preprocessing import normalize
 
 from clipmem_core.scores.detectors import (
     _against_thresholds,
+    caption_misfit,
     confident_learning,
-    csls,
-    csls_out,
+    fit_out,
     learned,
     lemon,
-    log_probability,
     margin_over_epochs,
     mean_over_epochs,
     misfit,
@@ -34,19 +35,28 @@ def test_learned_is_the_mean_over_epochs_and_over_the_members_that_train_on_a_pa
         learned([])
 
 
-def test_misfit_is_minus_the_sum_of_scipys_z_scores_over_scored_pairs() -> None:
-    late, similarity = np.random.default_rng(0).normal(size=(2, 30))
+@pytest.mark.parametrize(("formula", "weight"), [(misfit, 2), (caption_misfit, 1)])
+def test_misfit_is_minus_the_weighted_sum_of_scipys_z_scores_over_scored_pairs(
+    formula: Callable[..., np.ndarray], weight: int
+) -> None:
+    late, strange = np.random.default_rng(0).normal(size=(2, 30))
     scored = np.arange(30) < 20
-    late[0], similarity[1] = np.nan, np.nan
-    score = misfit(late, similarity, scored)
-    np.testing.assert_allclose(score[2:20], -(zscore(late[2:20]) + zscore(similarity[2:20])))
+    late[0], strange[1] = np.nan, np.nan
+    score = formula(late, strange, scored)
+    np.testing.assert_allclose(score[2:20], -(zscore(late[2:20]) + weight * zscore(strange[2:20])))
     assert np.isnan(score[[0, 1, *range(20, 30)]]).all()
+
+
+def test_misfit_of_four_pairs_by_hand() -> None:
+    # z of the first is 1, −1, 1, −1, of the second 1, 1, −1, −1
+    found = misfit(np.array([-1.0, -3.0, -1.0, -3.0]), np.array([-2.0, -2.0, -6.0, -6.0]), np.ones(4, dtype=bool))
+    np.testing.assert_allclose(found, [-3, -1, 1, 3])
 
 
 def test_misfit_of_equal_or_missing_values_says_nothing() -> None:
     everywhere, nowhere = np.ones(3, dtype=bool), np.full(3, np.nan)
     assert misfit(np.zeros(3), np.array([1.0, 2.0, 3.0]), everywhere).tolist() == pytest.approx(
-        [1.5**0.5, 0, -(1.5**0.5)]
+        [2 * 1.5**0.5, 0, -2 * 1.5**0.5]
     )
     assert np.isnan(misfit(nowhere, np.zeros(3), everywhere)).all()
 
@@ -82,6 +92,13 @@ def drawn_embeddings(n: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return image, text + image, np.arange(n) % 3 == 0
 
 
+def alone(
+    image: np.ndarray, text: np.ndarray, external: np.ndarray, *, logit_scale: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return CSLS and log-probability of every pair under one member that saw none of them."""
+    return fit_out([image], [text], np.zeros((1, len(image)), dtype=bool), external, [logit_scale])
+
+
 def test_csls_is_its_formula_with_the_neighbours_that_scikit_learn_finds() -> None:
     image, text, external = drawn_embeddings()
     a, b = normalize(image), normalize(text)
@@ -89,30 +106,26 @@ def test_csls_is_its_formula_with_the_neighbours_that_scikit_learn_finds() -> No
     for pair in range(len(image)):
         others = np.flatnonzero(external & (np.arange(len(image)) != pair))
         near = [
-            1 - NearestNeighbors(n_neighbors=4, metric="cosine").fit(there[others]).kneighbors(here[[pair]])[0].mean()
+            1 - NearestNeighbors(n_neighbors=10, metric="cosine").fit(there[others]).kneighbors(here[[pair]])[0].mean()
             for here, there in ((a, b), (b, a))
         ]
         expected.append(2 * a[pair] @ b[pair] - near[0] - near[1])
-    np.testing.assert_allclose(csls(image, text, external, neighbours=4), expected, atol=1e-5)
-    rows = np.array([31, 3, 3, 17])
-    np.testing.assert_allclose(
-        csls(image, text, external, rows=rows, neighbours=4), np.array(expected)[rows], atol=1e-5
-    )
+    np.testing.assert_allclose(alone(image, text, external)[0], expected, atol=1e-5)
 
 
-def test_the_log_probability_is_torchs_cross_entropy_among_the_external_partners() -> None:
+@pytest.mark.parametrize("scale", [7.0, 100.0])
+def test_the_log_probability_is_torchs_cross_entropy_among_the_external_partners(scale: float) -> None:
     image, text, external = drawn_embeddings()
     a, b = (torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1) for vectors in (image, text))
     expected = []
     for pair in range(len(image)):
         partners = [pair, *(row for row in np.flatnonzero(external).tolist() if row != pair)]
         both = [
-            torch.nn.functional.cross_entropy(7 * here[pair] @ there[partners].T, torch.tensor(0))
+            torch.nn.functional.cross_entropy(scale * here[pair] @ there[partners].T, torch.tensor(0))
             for here, there in ((a, b), (b, a))
         ]
         expected.append(-float(sum(both)) / 2)
-    found = log_probability(image, text, external, logit_scale=7)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(alone(image, text, external, logit_scale=scale)[1], expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("external", [600, 1_500])
@@ -121,27 +134,40 @@ def test_of_many_external_pairs_a_thousand_are_enough(external: int) -> None:
     image, text = rng.normal(size=(2, 1_600, 5))
     among = np.arange(1_600) < external
     taken = among & np.isin(np.arange(1_600), np.arange(1_000) * external // 1_000)
-    rows = np.arange(1_590, 1_600)
-    np.testing.assert_array_equal(csls(image, text, among, rows=rows), csls(image, text, taken, rows=rows))
+    for measure in (0, 1):
+        some, all_of_them = (alone(image, text, external)[measure] for external in (taken, among))
+        np.testing.assert_array_equal(some[-10:], all_of_them[-10:])
 
 
 def test_what_cannot_be_held_against_external_pairs_is_refused() -> None:
     image, text, external = drawn_embeddings()
     with pytest.raises(ValueError, match=r"one shape, not \(40, 6\) and \(40, 5\)"):
-        csls(image, text[:, :5], external)
+        alone(image, text[:, :5], external)
     with pytest.raises(ValueError, match="at least 2 pairs, since a pair leaves itself out, not 1"):
-        log_probability(image, text, np.arange(40) == 3, logit_scale=1)
+        alone(image, text, np.arange(40) == 3)
 
 
-def test_csls_out_is_the_mean_over_members_that_never_saw_the_pair() -> None:
+def test_fit_is_the_mean_over_members_that_never_saw_the_pair() -> None:
     members = [drawn_embeddings()[:2], drawn_embeddings()[1::-1], drawn_embeddings()[:2]]
-    external = drawn_embeddings()[2]
+    external, scales = drawn_embeddings()[2], [3.0, 9.0, 20.0]
     trained = np.random.default_rng(1).random((3, 40)) < 0.5
     trained[:, external], trained[:, 4] = False, True
-    found = csls_out([a for a, _ in members], [b for _, b in members], trained, external)
+    found = fit_out([a for a, _ in members], [b for _, b in members], trained, external, scales)
+    each = [alone(a, b, external, logit_scale=scale) for (a, b), scale in zip(members, scales, strict=True)]
     for pair in range(40):
-        seen = [csls(a, b, external)[pair] for (a, b), own in zip(members, trained[:, pair], strict=True) if not own]
-        assert found[pair] == pytest.approx(np.mean(seen), abs=1e-6) if seen else np.isnan(found[pair])
+        seen = [own for own, inside in zip(each, trained[:, pair], strict=True) if not inside]
+        for measure, values in enumerate(found):
+            expected = np.mean([own[measure][pair] for own in seen]) if seen else np.nan
+            assert values[pair] == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
+def test_a_member_of_unknown_logit_scale_has_no_part_in_the_log_probability_and_costs_no_other_score() -> None:
+    image, text, external = drawn_embeddings()
+    unseen = np.zeros((2, 40), dtype=bool)
+    known = alone(image, text, external, logit_scale=5.0)
+    fit, sure = fit_out([image] * 2, [text] * 2, unseen, external, [5.0, np.nan])
+    np.testing.assert_allclose([fit, sure], known)
+    assert np.isnan(fit_out([image], [text], unseen[:1], external, [np.nan])[1]).all()
 
 
 def test_the_margin_is_the_own_logit_less_torchs_logsumexp_of_the_others() -> None:
