@@ -28,6 +28,27 @@ class Fields(dict[str, Any]):
         raise InputError(f"{self.path} lacks the field {name!r}: {self.mend}")
 
 
+def mapping(values: Any) -> dict[str, Any]:
+    """Return a JSON object as it is, and an empty one for anything else: an optional part that is not there."""
+    return values if isinstance(values, dict) else {}
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a JSON value is a number that can be shown."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def numbers(values: Any, count: int) -> list[float]:
+    """Return a JSON list if it holds so many numbers, else none.
+
+    Example:
+        >>> numbers([1, 2.5], 2), numbers([1, None], 2), numbers("ab", 2)
+        ([1.0, 2.5], [], [])
+    """
+    found = values if isinstance(values, list) and len(values) == count else []
+    return [float(value) for value in found] if all(map(is_number, found)) else []
+
+
 @contextmanager
 def reading(path: Path, *, mend: str = DELETE) -> Iterator[None]:
     """Turn what goes wrong while a file of ours is read into an error that names it and says what to do.

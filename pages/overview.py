@@ -13,7 +13,7 @@ from clipmem_core.dashboard.report import (
     draw_verdict,
 )
 from clipmem_core.dashboard.review_mode import draw_start
-from clipmem_core.dashboard.wrong_captions import draw_likely
+from clipmem_core.dashboard.wrong_captions import draw_wrong
 from clipmem_core.review.overview import load_overview
 
 audit = open_page("Overview")
@@ -21,7 +21,7 @@ with explained_errors():
     draw_start(audit)
     overview = load_overview(audit)
     draw_header(overview)
-    draw_likely(overview)
+    draw_wrong(audit)
     draw_strips(audit)
     draw_verdict(overview)
     draw_sizes(overview)

@@ -22,7 +22,7 @@ from rich.text import Text
 from clipmem_core.audits.lifecycle import State
 from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.store import Audit, audits_folder
-from clipmem_core.audits.verdict import uses
+from clipmem_core.audits.verdict import likely_wrong, uses
 from clipmem_core.columns import of_one_split
 from clipmem_core.scores.table import PLANTED, scores_in
 
@@ -123,6 +123,8 @@ def show_verdict(audit: Audit) -> None:
         console.print(Text.assemble(mark, plain(check["sentence"] + advice)), soft_wrap=True)
     console.print()
     console.print(Text(verdict["sentence"], style="bold"), soft_wrap=True)
+    if likely := likely_wrong(verdict)[0]:
+        console.print(plain(likely), style="bold", soft_wrap=True)
     for score, use in uses(verdict).items():
         console.print(Text.assemble("  ", (score, "bold"), f" {use}"), soft_wrap=True)
     console.print()

@@ -7,6 +7,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.config import AuditConfig
+from clipmem_core.files import mapping, numbers
 from clipmem_core.scores.table import QUEUE, USE, Queue, scores_in
 from clipmem_core.scores.uncertainty import ranking_reliability
 
@@ -58,6 +59,25 @@ def doubt(verdict: Any) -> str:
     """Return a sentence on how to take what the scores say of single pairs, empty where no check failed."""
     tone, failed = _doubt(verdict)
     return f"{tone.capitalize()}: {failed}." if tone else ""
+
+
+def likely_wrong(verdict: Any) -> tuple[str, str]:
+    """Return what an audit's verdict says of the number of wrong captions, and what that rests on; empty without."""
+    told = mapping(mapping(verdict).get("wrong_captions"))
+    ends = numbers([told.get(name) for name in ("estimate", "low", "high")], 3)
+    if not ends:
+        return "", str(told.get("missing") or "")
+    sentence = "Likely about {:,.0f} wrong captions (95 % {:,.0f}–{:,.0f})".format(*ends)
+    planted, stop = numbers([told.get("planted")], 1), numbers([told.get("stop")], 1)
+    if planted and planted[0]:
+        sentence += f"; {planted[0]:,.0f} were planted"
+    if stop and (left := numbers(told.get("left"), 3)):
+        sentence += ". Look at the first {:,.0f}; about {:,.0f} ({:,.0f}–{:,.0f}) are left then".format(*stop, *left)
+    basis = [str(told.get("assumptions") or "")]
+    if near := numbers(told.get("near"), 3):
+        told_near = "{:,.0f} ({:,.0f}–{:,.0f})".format(*near)
+        basis.append(f"If wrong captions fitted as well as the most alike of another pair, they would be {told_near}.")
+    return f"{sentence}.", " ".join(filter(None, [*basis, doubt(verdict)]))
 
 
 def _doubt(verdict: Any) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.review.overview import is_number, mapping
+from clipmem_core.files import is_number, mapping
 
 MODERATED = "moderated"
 MIN_MEMBERS = 8  # of an audit whose errors are not moderated: of fewer, a pair's own covers far less than it says

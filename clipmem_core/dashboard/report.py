@@ -12,6 +12,7 @@ from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.figures.audit_scores import encoder_figure, group_figure
 from clipmem_core.figures.colours import ENCODER_COLOURS, GROUP_COLOURS
+from clipmem_core.files import is_number, mapping
 from clipmem_core.review.locked_towers import model_words
 from clipmem_core.review.overview import (
     Overview,
@@ -20,8 +21,6 @@ from clipmem_core.review.overview import (
     detection_table,
     exceeding,
     explain_null,
-    is_number,
-    mapping,
     quarantine_page,
     rows,
     table,

@@ -32,7 +32,7 @@ from clipmem_core.review.rows import audit_root
 from clipmem_core.review.score_breakdown import chosen_captions
 from clipmem_core.review.selection import Selection, from_parameters
 from clipmem_core.review.tables import caption_keys, fetch_numbered, kept
-from clipmem_core.review.wrong_captions import drawn_at_random, likely_wrong, wrong_so_far
+from clipmem_core.review.wrong_captions import drawn_at_random, wrong_words
 from clipmem_core.scores.table import words
 
 PREFIX = "api/review"  # below the address of the app; none of Streamlit's own begins so
@@ -147,8 +147,7 @@ def answer_changes(request: Request) -> Response:
 @kept(16, SCORES)
 def _status(audit: Audit, entry: int) -> str:
     """Return how many captions were found wrong up to an entry of the log and what is left; what is likely before."""
-    found = wrong_so_far(audit)
-    return (found.sentence if found else "") or likely_wrong(audit.verdict)[0]
+    return wrong_words(audit)[0]
 
 
 def answer_pairs(request: Request) -> Response:

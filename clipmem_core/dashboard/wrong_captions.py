@@ -6,16 +6,16 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.columns import REVIEW_PLACE
 from clipmem_core.dashboard.address import link
 from clipmem_core.dashboard.plain import show_strong, show_text
-from clipmem_core.review.overview import Overview
+from clipmem_core.review.review_queue import first_queue
 from clipmem_core.review.selection import UNDECIDED, Selection
-from clipmem_core.review.wrong_captions import likely_wrong, wrong_so_far
+from clipmem_core.review.wrong_captions import wrong_words
 
 IN_ORDER = Selection(order=REVIEW_PLACE, ascending=True, decision=UNDECIDED)
 
 
-def draw_likely(overview: Overview) -> None:
-    """Draw how many captions are wrong by the scores alone, and below it what that rests on."""
-    sentence, basis = likely_wrong(overview.verdict)
+def draw_wrong(audit: Audit) -> None:
+    """Draw in a line how many captions are wrong and what is left to look at, and below it what that rests on."""
+    sentence, basis = wrong_words(audit)
     if sentence:
         show_strong(sentence)
     elif basis:
@@ -25,13 +25,10 @@ def draw_likely(overview: Overview) -> None:
             show_text(basis)
 
 
-def draw_so_far(audit: Audit) -> None:
-    """Draw how many of the captions that people looked at were wrong, what is left, and the way to the next ones."""
-    found = wrong_so_far(audit)
-    if found is None:
+def draw_way(audit: Audit) -> None:
+    """Draw the way to the next pairs to look at, where the audit says their order."""
+    if first_queue(audit).order != REVIEW_PLACE:
         return
-    if found.sentence:
-        show_text(found.sentence)
     st.page_link(
         "pages/review.py",
         label="Look at the next ones: the most suspicious, and one in ten at random",

@@ -16,6 +16,7 @@ from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import GROUP, PAIR_ID
 from clipmem_core.exports.cleaned import Progress
 from clipmem_core.figures.audit_scores import group_figure
+from clipmem_core.files import is_number
 from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.cards import PairCard, cards
@@ -26,7 +27,6 @@ from clipmem_core.review.overview import (
     detection_table,
     group_bins,
     group_summary,
-    is_number,
     join_intervals,
     table,
     utility_table,

@@ -1,6 +1,5 @@
 """What the overview and the figures say of a finished audit: its groups, utility, and map of scores."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.record import Record
 from clipmem_core.audits.store import PAIRS, QUARANTINE, SCORES, UTILITY, Audit
 from clipmem_core.config import InputError
+from clipmem_core.files import is_number, mapping
 from clipmem_core.review.tables import ROW, count_pairs_of, count_rows, fetch_frame, fetch_rows, number
 from clipmem_core.scores.table import BY_NAME
 
@@ -98,16 +98,6 @@ def quarantine_page(audit: Audit, *, page: int, size: int) -> pd.DataFrame:
     """Return one page of the input rows that could not be used, in the order they were met."""
     query = f"SELECT * EXCLUDE ({ROW}) FROM parquet LIMIT ? OFFSET ?"
     return fetch_frame(audit.folder / QUARANTINE, query, [size, (page - 1) * size])
-
-
-def mapping(values: Any) -> dict[str, Any]:
-    """Return a JSON object as it is, and an empty one for anything else: an optional part that is not there."""
-    return values if isinstance(values, dict) else {}
-
-
-def is_number(value: Any) -> bool:
-    """Tell whether a JSON value is a number that can be shown."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def rows(verdict: dict[str, Any], key: str) -> list[dict[str, Any]]:

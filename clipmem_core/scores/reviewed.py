@@ -32,11 +32,14 @@ class Review:
     at_random: np.ndarray  # true where the place in the order is one of the random share
 
 
-def plan_review(suspicion: np.ndarray, *, share: float = SHARE, seed: int = DESIGN) -> Review:
+def plan_review(
+    suspicion: np.ndarray, *, place: np.ndarray | None = None, share: float = SHARE, seed: int = DESIGN
+) -> Review:
     """Order pairs for a person: the most suspicious first, and among them a share that is drawn at random.
 
     Args:
         suspicion: larger is more suspicious, [n_pairs]; NaN for pairs that are not judged.
+        place: of each pair in the order where that is known, as `review_place` returns it, [n_pairs].
         share: of the places, in [0, 1], that the next of the random order gets instead of the most suspicious.
         seed: start of both draws.
 
@@ -49,11 +52,13 @@ def plan_review(suspicion: np.ndarray, *, share: float = SHARE, seed: int = DESI
     ranked = rows[np.argsort(-suspicion[rows], kind="stable")]
     drawn = np.random.default_rng([seed, _DRAW]).permutation(rows)
     at_random = np.random.default_rng([seed, _SLOT]).random(len(rows)) < share
+    if place is not None:
+        return Review(ranked, drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
     order, taken = np.empty_like(rows), np.zeros(len(suspicion), dtype=bool)
     queues = {False: iter(ranked.tolist()), True: iter(drawn.tolist())}
-    for place, random in enumerate(at_random.tolist()):
+    for slot, random in enumerate(at_random.tolist()):
         row = next(row for row in queues[random] if not taken[row])
-        order[place], taken[row] = row, True
+        order[slot], taken[row] = row, True
     return Review(ranked, drawn, order, at_random)
 
 

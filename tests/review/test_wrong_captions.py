@@ -7,11 +7,14 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits.scoring import wrong_captions
-from clipmem_core.audits.store import CAPTION_TABLE, SCORES, Audit, write_table
+from clipmem_core.audits.store import CAPTION_TABLE, SCORES, VERDICT, Audit, write_json, write_table
+from clipmem_core.audits.verdict import likely_wrong
 from clipmem_core.columns import PAIR_COLUMNS
 from clipmem_core.review.caption_scores import caption_scores
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.wrong_captions import known_count, likely_wrong, wrong_so_far
+from clipmem_core.review.wrong_captions import drawn_at_random, known_count, wrong_so_far, wrong_words
+from clipmem_core.scores.prevalence import estimate_wrong, p_wrong
+from clipmem_core.scores.reviewed import plan_review, review_place
 
 Copy = Callable[..., Audit]
 
@@ -22,14 +25,19 @@ def audit(copy: Copy) -> Audit:
 
 
 def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
-    """Give an audit scores of so many pairs, the first of which have wrong captions."""
+    """Give an audit scores of so many pairs, the first of which have wrong captions, and the verdict on them."""
     rng = np.random.default_rng(0)
     fit = np.concatenate([rng.normal(0, 1, wrong), rng.normal(5, 1, pairs - wrong)])
     table = {"pair_id": [f"p{row}" for row in range(pairs)], "group": "scored", "misfit": -fit, "csls_out": fit}
     scores = pd.DataFrame(table | {"csls_swapped": rng.normal(0, 1, pairs), "csls_near": rng.normal(2, 1, pairs)})
+    everyone = np.ones(pairs, dtype=bool)
+    scores["p_wrong"] = p_wrong(fit, scores["csls_swapped"].to_numpy(), everyone)
+    scores["review_place"] = review_place(-fit, fit, everyone)
     write_table(audit.folder / SCORES, scores)
     rows = [[f"p{row}", f"{row}.png", [f"caption {row}"], None, 8, 8, "", None] for row in range(pairs)]
-    write_table(audit.folder / "pairs.parquet", pd.DataFrame(rows, columns=PAIR_COLUMNS))
+    table = pd.DataFrame(rows, columns=PAIR_COLUMNS)
+    write_table(audit.folder / "pairs.parquet", table)
+    write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": wrong_captions(table, scores)})
 
 
 def test_removed_and_recaptioned_pairs_are_wrong_ones_and_what_is_left_is_told(audit: Audit) -> None:
@@ -52,8 +60,40 @@ def test_removed_and_recaptioned_pairs_are_wrong_ones_and_what_is_left_is_told(a
     assert found.left[1] <= 30 - len(wrong) <= found.left[2]
     assert found.at_random is not None
     assert found.at_random[0] <= 30 - len(wrong) <= found.at_random[1]
-    assert found.sentence.startswith(f"{len(wrong)} of 200 looked at were wrong; about 0 left (0–")
-    assert "whatever the scores are worth" in found.sentence
+    said = f"{len(wrong)} of 200 were wrong; about 0 in the next 50; about 0 left (0–"
+    assert found.sentence.startswith(said)
+    assert "; suggested stop: here; by the random share alone " in found.sentence
+    assert wrong_words(audit)[0] == found.sentence
+    assert "Holds whatever" not in wrong_words(audit)[1]
+    assert "holds whatever the scores are worth" in wrong_words(audit)[1]
+
+
+def test_what_is_ahead_and_when_to_stop_follow_from_the_probabilities_in_the_order_of_the_review(audit: Audit) -> None:
+    with_counts(audit, 30, 400)
+    known, scores, review = known_count(audit), audit.scores, open_review(audit)
+    assert known is not None
+    order = known.review.order.tolist()
+    review.decide([f"p{row}" for row in order[:10]], "remove")
+    found = wrong_so_far(audit)
+    assert found is not None
+    assert found.ahead == pytest.approx(sum(scores["p_wrong"][row] for row in order[10:60]))
+    # The last before the stop is worth a look, the twenty after it are not.
+    chances = [scores["p_wrong"][row] for row in order[10:]]
+    assert 15 < found.more < 40
+    assert chances[found.more - 1] >= 0.1
+    assert sum(chances[found.more : found.more + 20]) < 0.1 * 20
+    assert f"; suggested stop: after {found.more} more" in found.sentence
+
+
+def test_count_and_order_are_those_of_scoring_and_not_made_again(audit: Audit) -> None:
+    with_counts(audit, 30, 400)
+    known, scores = known_count(audit), audit.scores
+    assert known is not None
+    again = plan_review(scores["misfit"].to_numpy())
+    assert known.review.order.tolist() == again.order.tolist()
+    assert drawn_at_random(audit) == set(again.order[again.at_random])
+    count = estimate_wrong(scores["csls_out"].to_numpy(), scores["csls_swapped"].to_numpy())
+    assert (known.count.estimate, known.count.high) == (count.estimate, count.high)
 
 
 def test_an_undo_takes_a_find_back(audit: Audit) -> None:
@@ -71,6 +111,7 @@ def test_an_audit_from_before_has_no_such_count(audit: Audit) -> None:
     scores = audit.scores.drop(columns=["csls_swapped", "csls_near", "p_wrong", "review_place"])
     write_table(audit.folder / SCORES, scores)
     assert wrong_so_far(audit) is None
+    assert wrong_words(audit) == likely_wrong(audit.verdict)
     assert likely_wrong({}) == ("", "")
     assert likely_wrong({"wrong_captions": [1]}) == ("", "")
 
@@ -80,7 +121,7 @@ def test_too_few_pairs_leave_what_was_decided_without_a_count_of_the_rest(audit:
     found = wrong_so_far(audit)
     assert found is not None
     assert found.left is None
-    assert found.sentence.startswith("3 of 3 looked at were wrong")
+    assert found.sentence == "3 of 3 were wrong."
 
 
 def test_the_verdict_says_how_many_and_what_that_rests_on(audit: Audit) -> None:
