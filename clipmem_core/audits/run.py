@@ -16,6 +16,7 @@ from clipmem_core.atomic import whole_archive
 from clipmem_core.audits import settings
 from clipmem_core.audits.attacks import attack_members
 from clipmem_core.audits.captions import caption_table
+from clipmem_core.audits.checks import ensure_checks
 from clipmem_core.audits.estimate import trained_pairs
 from clipmem_core.audits.executor import Executor, local_processes, run_members
 from clipmem_core.audits.given import with_features
@@ -185,6 +186,7 @@ def finish_audit(
     captions, without = caption_table(audit, evidence.pairs, evidence.sides)
     if captions is not None:
         write_table(audit.folder / CAPTION_TABLE, captions)
+    ensure_checks(audit)
     found = summary(evidence, scores, split) | {"attacks": attacks}
     verdict = judge(found, utility, record.config, towers=record.towers, cut=cut)
     seconds = {

@@ -26,6 +26,7 @@ QUARANTINE = "quarantine.parquet"
 MEMBERSHIP = "membership.parquet"
 SCORES = "scores.parquet"
 CAPTION_TABLE = "captions.parquet"  # optional: one row a caption
+CHECK_TABLE = "checks.parquet"  # optional, in no manifest: it is made again where it is missing or of older checks
 UTILITY = "utility.parquet"
 VERDICT = "verdict.json"
 MANIFEST = "manifest.json"
@@ -275,7 +276,10 @@ def inside(folder: Path, name: str) -> Path:
 
 def write_manifest(folder: Path) -> None:
     """List every file with its hash. Written last: its existence means that the audit is complete."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name != MANIFEST)
+    unlisted = (MANIFEST, CHECK_TABLE)
+    files = sorted(
+        p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name not in unlisted
+    )
     listed = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files if path.suffix != ".lock"}
     write_json(folder / MANIFEST, {"files": listed})
 

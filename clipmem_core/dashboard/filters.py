@@ -18,6 +18,7 @@ from clipmem_core.columns import CLIPMEM, INDEPENDENT
 from clipmem_core.dashboard.address import LAYOUT, draw_set, peek_selection, write, write_selection
 from clipmem_core.dashboard.numbers import number, read_verdict
 from clipmem_core.dashboard.plain import cut
+from clipmem_core.pairs.checks.table import BY_NAME as CHECKS
 from clipmem_core.review.decisions import CHOICES
 from clipmem_core.review.rows import labels, planted_kinds, score_span
 from clipmem_core.review.selection import (
@@ -79,6 +80,8 @@ def conditions(selection: Selection) -> list[tuple[str, Selection]]:
         for field, word in NAMES.items()
         if getattr(selection, field)
     ]
+    if selection.check:
+        found.append((f"check: {CHECKS[selection.check].label}", changed(selection, check="")))
     for unwanted in dict.fromkeys(selection.ranges):
         others = tuple(each for each in selection.ranges if each != unwanted)
         found.append((_between(unwanted), changed(selection, ranges=others)))
@@ -195,6 +198,7 @@ def _draw_more(audit: Audit, selection: Selection) -> None:
         options = _with(selection.planted, [ANY, NONE, *kinds])
         names = {ANY: "planted, any kind", NONE: "not planted"}
         _choose("planted", "Planted", ["", *options], selection.planted, _or_any(lambda kind: names.get(kind, kind)))
+    _choose("check", "Check", ["", *CHECKS], selection.check, _or_any(lambda name: CHECKS[name].label))
     _draw_range(audit)
     options = ["", *_with(selection.member, indexed_members(audit))]
     _choose("by", "Search by meaning among", list(SIDES), searched_side(selection), SIDES.__getitem__)

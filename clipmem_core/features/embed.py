@@ -115,7 +115,7 @@ def text_features(
     """
     texts = [caption for pair in captions for caption in pair]
     opened = functools.cache(tower.open)
-    lengths = functools.cache(lambda: _lengths(opened(), texts))
+    lengths = functools.cache(lambda: token_lengths(opened(), texts))
 
     def embed(batches: Batches) -> Embedded:
         given = ((number, [texts[row] for row in rows]) for number, rows in batches)
@@ -136,7 +136,7 @@ def text_features(
     return TextFeatures(features, np.cumsum([0, *map(len, captions)], dtype=np.int64), cut)
 
 
-def _lengths(opened: Opened, texts: Sequence[str]) -> np.ndarray:
+def token_lengths(opened: Opened, texts: Sequence[str]) -> np.ndarray:
     """Count the tokens of each caption, int32 [n]; equal ones once."""
     assert opened.lengths is not None
     different = list(dict.fromkeys(texts))

@@ -14,6 +14,7 @@ import numpy as np
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, INDEPENDENT, LABEL, PAIR_ID, PLANTED
 from clipmem_core.config import InputError
+from clipmem_core.review.checks import rows_failing
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided
 from clipmem_core.review.maps import map_file
 from clipmem_core.review.search import hits
@@ -210,6 +211,8 @@ def _rows_of_conditions(audit: Audit, selection: Selection, map_path: Path | Non
             where = " AND ".join(clause for clause, _ in clauses)
             values = [value for _, listed in clauses for value in listed]
             yield fetch_columns(audit.folder / name, f"SELECT {ROW} FROM parquet WHERE {where}", values)[ROW]
+    if selection.check:
+        yield rows_failing(audit, selection.check)
     if selection.words.split():
         yield _rows_with(audit, selection.words)
     if selection.outline:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipmem_core.columns import CLIPMEM
+from clipmem_core.pairs.checks.table import BY_NAME as CHECKS
 from clipmem_core.scores.table import BY_NAME
 
 MATCH = "match"  # the order of a search: cosine with what was asked for
@@ -47,6 +48,7 @@ class Selection:
     label: str = ""
     planted: str = ""  # a kind, `any` or `none`
     decision: str = ""  # keep | remove | recaption | decided | undecided
+    check: str = ""  # a check that the pair's captions or picture fail, of pairs.checks
     words: str = ""  # each must stand in a caption, in any order, whatever the case
     ranges: tuple[Range, ...] = ()
     outline: Outline | None = None
@@ -67,7 +69,7 @@ class Selection:
         return self.by or (TEXT_SIDE if self.meaning and not self.like else IMAGE_SIDE)
 
 
-_TEXTS = ("group", "label", "planted", "decision", "words", "map", "meaning", "like", "by", "member")
+_TEXTS = ("group", "label", "planted", "decision", "check", "words", "map", "meaning", "like", "by", "member")
 
 
 def to_parameters(selection: Selection) -> dict[str, str]:
@@ -104,6 +106,7 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]
     """
     texts: dict[str, Any] = {name: parameters[name] for name in _TEXTS if parameters.get(name)}
     wrong = ["by"] if texts.get("by", IMAGE_SIDE) not in (IMAGE_SIDE, TEXT_SIDE) else []
+    wrong += ["check"] if texts.get("check", "") not in ("", *CHECKS) else []
     selection = Selection(**{name: value for name, value in texts.items() if name not in wrong})
     usual = MATCH if selection.searched else CLIPMEM
     order, ranges = parameters.get("order") or usual, _ranges(parameters.get("range", ""))

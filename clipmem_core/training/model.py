@@ -154,15 +154,23 @@ def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
     Raises:
         InputError: the tokenizer is one of a hub and cannot be had offline.
     """
-    context = model_config(name)["text_cfg"].get("context_length", 77)
-    _ask_hub(name)
-    try:
-        tokenizer = open_clip.get_tokenizer(_registered(name))
-    except Exception as error:  # transformers and the hub client each raise their own kinds
-        raise InputError(f"the tokenizer of model {name!r} cannot be had: {_one_line(error)}") from None
+    context, tokenizer = model_config(name)["text_cfg"].get("context_length", 77), open_tokenizer(name)
     if type(tokenizer) is SimpleTokenizer:
         return _simple_tokens(tokenizer, captions, context)
     return tokenizer(list(captions), context_length=context).numpy().astype(np.int32)
+
+
+def open_tokenizer(name: str) -> Any:
+    """Return the tokenizer of a model, which knows no limit of length.
+
+    Raises:
+        InputError: it is one of a hub and cannot be had offline.
+    """
+    _ask_hub(name)
+    try:
+        return open_clip.get_tokenizer(_registered(name))
+    except Exception as error:  # transformers and the hub client each raise their own kinds
+        raise InputError(f"the tokenizer of model {name!r} cannot be had: {_one_line(error)}") from None
 
 
 def _registered(name: str) -> str:

@@ -1,0 +1,132 @@
+"""The table of checks that need no model: made with the audit, or when it is first asked for."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipmem_core import columns as c
+from clipmem_core.atomic import read_through
+from clipmem_core.audits.prepare import pixels_folder
+from clipmem_core.audits.record import Record
+from clipmem_core.audits.store import CHECK_TABLE, ROW_GROUP, Audit, read_prepared, whole_table
+from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.pairs.checks.captions import of_pairs
+from clipmem_core.pairs.checks.pictures import Pictures, measure
+from clipmem_core.pairs.checks.table import VERSION, Captions, check_table
+from clipmem_core.pairs.pictures import PictureError
+from clipmem_core.pairs.pixels import PIXELS_FILE, Pixels, StreamedPixels, open_pixels
+from clipmem_core.training.names import model_config
+
+_VERSION_KEY = b"clipmem_checks"  # in the file's own metadata
+
+
+def ensure_checks(audit: Audit) -> Path:
+    """Return the file of an audit's checks, which is made unless it is there, whole and of today's checks.
+
+    Its columns: pair_id; a bool for each check, null where it is not known; brightness, contrast and sharpness of the
+    picture; lookalike_of, the first pair of its group of look-alikes, null where it looks like no other.
+
+    Raises:
+        InputError: a file of the audit is missing or broken, or it cannot be written.
+    """
+    path = audit.folder / CHECK_TABLE
+    try:
+        return read_through(path, functools.partial(_write, audit), _whole)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _whole(path: Path) -> Path | None:
+    if not path.is_file():
+        return None
+    status = path.stat()
+    return path if _is_todays(path, status.st_ino, status.st_mtime_ns) else None
+
+
+@functools.lru_cache(maxsize=64)
+def _is_todays(path: Path, inode: int, time: int) -> bool:
+    """Tell whether a file, which its inode and time tell from another, is whole and of today's checks."""
+    return whole_table(path) and (pq.read_schema(path).metadata or {}).get(_VERSION_KEY) == str(VERSION).encode()
+
+
+def _write(audit: Audit, path: Path) -> None:
+    table = pa.Table.from_pandas(make_checks(audit), preserve_index=False)
+    metadata = (table.schema.metadata or {}) | {_VERSION_KEY: str(VERSION).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=ROW_GROUP, write_page_checksum=True)
+
+
+def make_checks(audit: Audit) -> pd.DataFrame:
+    """Look at the captions and the small pictures of an audit and return the columns of `ensure_checks`."""
+    record, pairs = audit.record, audit.pairs
+    given = of_pairs([list(own) for own in pairs[c.CAPTIONS]])
+    captions = Captions(given.texts, given.owner, _cut(record.config, list(given.texts)))
+    clusters = read_prepared(audit.folder).clusters
+    table = check_table(captions, _pictures(audit, record, pairs, clusters), pairs=len(pairs))
+    ids = pairs[c.PAIR_ID].to_numpy()
+    twins = np.bincount(clusters, minlength=len(pairs))[clusters] > 1
+    table.insert(0, c.PAIR_ID, ids)
+    table["lookalike_of"] = pd.Series(np.where(twins, ids[clusters], None), dtype=object)
+    return table
+
+
+def _pictures(audit: Audit, record: Record, pairs: pd.DataFrame, clusters: np.ndarray) -> Pictures | None:
+    """Measure the small pictures; None where there are none, or where they are gone and so are the data set's."""
+    if record.config.features:
+        return None
+    shape = pairs[[c.WIDTH, c.HEIGHT]].to_numpy()
+    try:
+        pixels = _small(audit, record, pairs)
+        values = measure(pixels.gather, shape, padded=record.config.resize_mode == "longest")
+    except (FileNotFoundError, InputError, PictureError):
+        return None
+    return Pictures(shape.min(axis=1), clusters, *values)
+
+
+def _small(audit: Audit, record: Record, pairs: pd.DataFrame) -> Pixels:
+    """Return the small pictures as they are stored, or decoded from the data set's files where they are not."""
+    folder, rows = pixels_folder(audit), read_prepared(audit.folder).cache_rows
+    root, images = Path(record.root), pairs[c.IMAGE].tolist()
+    if (folder / PIXELS_FILE).is_file():
+        return open_pixels(folder, rows=rows, root=root, images=images)
+    config = record.config
+    return StreamedPixels(folder, rows, config.cache_size, resize_mode=config.resize_mode, root=root, images=images)
+
+
+def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
+    """Tell which captions are longer than an audit's text tower reads, bool [n_captions]; None where that is not known.
+
+    The tower is asked only for those that may be: a token is at least one byte.
+    """
+    if config.features:
+        return None
+    try:
+        context, count = _reader(config)
+        sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
+        asked = np.flatnonzero(sizes > context - 2)
+        cut = np.zeros(len(texts), bool)
+        if len(asked):
+            cut[asked] = count([texts[place] for place in asked]) > context
+    except InputError:
+        return None
+    return cut
+
+
+def _reader(config: AuditConfig) -> tuple[int, Callable[[list[str]], np.ndarray]]:
+    """Return how many tokens the text tower of a config reads, and what counts those of captions."""
+    if config.lock_text:
+        from clipmem_core.audits.locked import opened, towers_of  # torch, which the other checks do without
+        from clipmem_core.features.embed import token_lengths
+
+        tower = towers_of(config).text
+        assert tower is not None
+        return tower.context, lambda texts: token_lengths(opened(tower), texts)
+    from clipmem_core.features.named import open_clip_lengths
+    from clipmem_core.training.model import open_tokenizer
+
+    context = int(model_config(config.model)["text_cfg"].get("context_length", 77))
+    return context, lambda texts: open_clip_lengths(open_tokenizer(config.model), texts)
