@@ -1,23 +1,30 @@
 """Small finished audits, made once, that many tests read and none may change."""
 
+import io
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 
-from clipmem_core.audits import run
+from clipmem_core.audits import estimate, run, throughput
+from clipmem_core.audits.estimate import Pace
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit, file_sha256
+from clipmem_core.commands import main
 from clipmem_core.features import embed
 from clipmem_core.pairs import pixels
 from clipmem_core.pairs.scenes import draw
 from clipmem_core.pairs.scenes.draw import draw_scenes
-from tests.audits.small import ENSEMBLE, LOCKED, PAPER, Silent, command, config_of, here, made_once
+from tests.audits.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, here, made_once
 from tests.forked import Server
 
 # A busy machine makes no test wrong: an example may take as long as it takes.
@@ -27,9 +34,11 @@ settings.load_profile("unhurried")
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Members train and pictures are decoded in the test's process: no starting of Python. A set is drawn once.
+    """Members train and pictures are decoded in the test's process: no starting of Python. A set is drawn once, and no
+    test waits for the disk, which only a power cut would tell.
 
-    Processes have tests of their own: pairs/test_workers, pairs/test_pixels, audits/test_executor, test_smoke.
+    Processes have tests of their own: pairs/test_workers, pairs/test_pixels, audits/test_executor, test_preflight,
+    test_smoke.
     """
 
     def drawn_once(folder: Path, *, pairs: int, seed: int) -> None:
@@ -38,8 +47,11 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         shutil.copytree(whole, folder, dirs_exist_ok=True)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(draw, "draw_scenes", drawn_once)
         patch.setattr(run, "local_processes", here)
+        patch.setattr(estimate, "_side_by_side", _measure_here)
+        patch.setattr(throughput, "SECONDS", 0.1)
         for module in (pixels, embed):
             patch.setattr(module, "map_chunks", _map_chunks_here)
         yield
@@ -51,6 +63,14 @@ def _map_chunks_here(
     for start in range(0, len(items), chunk):
         part = list(items[start : start + chunk])
         yield part, work(part)
+
+
+def _measure_here(sample: tuple[Any, ...], count: int, *, threads: str) -> list[tuple[Pace, float]]:
+    before, moments = torch.get_num_threads(), list[float]()
+    try:
+        return [(throughput.measure(*sample, ready=lambda: moments.append(time.monotonic())), moments[0])]
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -93,10 +113,10 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def type_it(data: Path) -> None:
-    process = command("audit", "scenes", "--name", "scenes", *LOCKED, data=data)
-    printed, errors = process.communicate(timeout=1500)
-    assert (process.returncode, errors) == (0, "")
-    (data / "printed.txt").write_text(printed)
+    errors = io.StringIO()
+    with (data / "printed.txt").open("w") as printed, redirect_stdout(printed), redirect_stderr(errors):
+        code = main(["audit", "scenes", "--name", "scenes", *LOCKED])
+    assert (code, errors.getvalue()) == (0, "")
 
 
 def train_both(data: Path) -> None:

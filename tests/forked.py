@@ -77,6 +77,7 @@ def serve() -> None:
     import clipmem_core.commands
     import clipmem_core.studies.run  # noqa: F401
 
+    os.fsync = lambda _: None
     for line in sys.stdin:
         asked = json.loads(line)
         if "poll" in asked:

@@ -1,4 +1,5 @@
 import ast
+import functools
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -17,6 +18,7 @@ LAYERS = [
 ]
 
 
+@functools.cache
 def sources() -> dict[Path, set[str]]:
     """Every module of the project with what it imports, `clipmem_core.x.y` as `x`."""
     found = {}
