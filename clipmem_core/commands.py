@@ -231,8 +231,8 @@ class Export:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
 
     name: AuditName
-    format: str  # csv | coco | wds | datacomp | html | decisions
-    out: str  # the file to write
+    format: str  # csv | coco | folder | imagefolder | wds | datacomp | html | decisions
+    out: str  # the file to write, or the folder
     overwrite: bool = False  # replace what is there
 
     def run(self) -> None:
@@ -248,6 +248,24 @@ class Export:
                 screen.say(f"note: {note}")
             if summary.command:
                 screen.say(f"audit it: {summary.command}")
+
+
+@dataclass(frozen=True)
+class Again:
+    """Audit an audit's cleaned data set with the same members, and say what became of retrieval and memorization."""
+
+    audit: AuditName
+    name: str = ""  # the second audit's folder; empty adds -again to the first one's
+
+    def run(self) -> None:
+        from clipmem_core.audits.console import RichScreen
+        from clipmem_core.audits.store import open_audit
+        from clipmem_core.exports.again import audit_again, read_again, told, usual_name
+
+        audit = open_audit(self.audit)
+        with RichScreen(audit.record.config.batch_size) as screen:
+            second = audit_again(audit, self.name or usual_name(audit), screen)
+        print(*told(read_again(second)[0]), sep="\n")
 
 
 @dataclass(frozen=True)
@@ -343,7 +361,7 @@ def _keep(audit: str, kind: str) -> None:
 
 COMMANDS: dict[str, type] = {
     kind.__name__.lower(): kind
-    for kind in (Inspect, Fetch, Audit, Score, Study, Benchmark, Units, Paradigms, Export, Forget, Results, List)
+    for kind in (Inspect, Fetch, Audit, Score, Study, Benchmark, Units, Paradigms, Export, Again, Forget, Results, List)
 }
 # What detached processes run: it takes words as they come, and nobody types it.
 PROCESSES: dict[str, Callable[..., int | None]] = {

@@ -10,6 +10,7 @@ from clipmem_core.dashboard.mitigations.controls import draw_setting
 from clipmem_core.dashboard.mitigations.differences import draw_differences, draw_effect
 from clipmem_core.dashboard.mitigations.new_study import draw_start
 from clipmem_core.dashboard.mitigations.pair_changes import draw_changed_pairs
+from clipmem_core.dashboard.mitigations.reference import draw_references
 from clipmem_core.dashboard.mitigations.study_data import arm_of
 from clipmem_core.dashboard.mitigations.study_progress import (
     PARAMETER,
@@ -65,16 +66,16 @@ open_bare_page("Mitigations")
 with explained_errors():
     known, faults = known_studies()
     begins = beginning(known)
-    usual = "results" if known or begins else "start"
-    view = asked(VIEW, VIEWS, usual)
+    view = asked(VIEW, VIEWS)
     # A widget of its own for each view: what the browser still sends of the last view's changes nothing in this one.
-    choose_segment("View", VIEWS, parameter=VIEW, key=f"mitigations-{view}", usual=usual, hidden=True)
+    choose_segment("View", VIEWS, parameter=VIEW, key=f"mitigations-{view}", hidden=True)
     for fault in faults:
         draw_fault("A study cannot be shown.", fault)
-    chosen_study = choose_study(known, begins) if view == "results" else None
     if view == "start":
         draw_start(started=show_started)
-    elif chosen_study is not None:
+    elif not (known or begins):
+        draw_references()
+    elif chosen_study := choose_study(known, begins):
         show_study(chosen_study)
     elif begins:
         draw_beginning(begins)

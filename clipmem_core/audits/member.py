@@ -313,6 +313,15 @@ def write_embeddings(
     write_index(folder / TEXT_INDEX, text)
 
 
+def caption_embeddings(run: MemberRun, model: Model, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the embedding of each caption of some pairs, float32 [n, dim], and its pair's place among them, [n]."""
+    start = run.data.caption_start
+    captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in rows])
+    read = run.read(run.data.tokens[captions])
+    text = text_embeddings(model, read, precision=run.config.precision, device=run.record.device)
+    return text, np.repeat(np.arange(len(rows)), start[rows + 1] - start[rows])
+
+
 def probe_rows(run: MemberRun) -> np.ndarray:
     """Return the pairs a linear probe is fitted on: the shared ones in `paper`, else all the member saw."""
     shared = np.flatnonzero(run.membership[c.GROUP].to_numpy() == c.SHARED)
@@ -328,10 +337,7 @@ def utility(run: MemberRun, model: Model, image: np.ndarray | ComputedRows) -> d
     """
     how = {"precision": run.config.precision, "device": run.record.device}
     external = utility_rows(sides_of(run.audit, run.config, membership_of(run.membership)))
-    start = run.data.caption_start
-    captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in external])
-    owner = np.repeat(np.arange(len(external)), (start[external + 1] - start[external]))
-    text = text_embeddings(model, run.read(run.data.tokens[captions]), **how)
+    text, owner = caption_embeddings(run, model, external)
     metrics = retrieval_recalls(image[external], text, owner)
     labels = run.pairs[c.LABEL]
     labelled = labels.notna().to_numpy()

@@ -173,6 +173,19 @@ def draw_membership(clusters: np.ndarray, config: AuditConfig, *, members: int =
     return ensemble_membership(clusters, folds=config.folds, repeats=repeats, seed=config.seed, halves=config.halves)
 
 
+def repeat_membership(audit: Audit, pairs: pd.DataFrame) -> Membership:
+    """Return the membership of another audit for those of its pairs that are in a table.
+
+    Raises:
+        InputError: a pair is not in that audit.
+    """
+    table = audit.membership.set_index(c.PAIR_ID)
+    strange = [pair_id for pair_id in pairs[c.PAIR_ID] if pair_id not in table.index]
+    if strange:
+        raise InputError(f"{len(strange):,} pairs are not in audit {audit.name!r}, first {strange[0]!r}")
+    return membership_of(table.loc[pairs[c.PAIR_ID]].reset_index())
+
+
 def sides_of(audit: Audit, config: AuditConfig, membership: Membership) -> Sides:
     """Return as what each member counts for each pair, and the external pairs that are set apart for utility."""
     apart = None

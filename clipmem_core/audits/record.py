@@ -71,6 +71,7 @@ class Record:
     config: CheckedConfig
     snapshots: tuple[Whole, ...] = ()  # epochs after which each member keeps its embeddings
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # what is known of those that are locked, by kind
+    again: str = ""  # the audit whose cleaned data set it is of, member by member with the same pairs
 
     @property
     def groups(self) -> list[str]:
@@ -82,7 +83,7 @@ class Record:
         """The content of config.json."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
         values["config"] = as_dict(self.config)
-        return {key: value for key, value in values.items() if value or key not in ("snapshots", "towers")}
+        return {key: value for key, value in values.items() if value or key not in ("snapshots", "towers", "again")}
 
 
 @dataclass(frozen=True)

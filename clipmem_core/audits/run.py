@@ -28,6 +28,7 @@ from clipmem_core.audits.prepare import (
     membership_of,
     pixels_folder,
     plant,
+    repeat_membership,
     store_again,
     tokens_file,
 )
@@ -75,7 +76,13 @@ class Screen(Protocol):
 
 
 def run_audit(
-    source: str, config: AuditConfig, *, name: str, screen: Screen, executor: Executor | None = None
+    source: str,
+    config: AuditConfig,
+    *,
+    name: str,
+    screen: Screen,
+    executor: Executor | None = None,
+    again: Audit | None = None,
 ) -> Audit:
     """Run an audit, or go on with it.
 
@@ -85,6 +92,7 @@ def run_audit(
         name: the audit's folder.
         screen: where progress goes.
         executor: what runs the members; processes of this machine unless it is given.
+        again: an audit of the same pairs, or more, whose groups and members are taken over.
 
     Returns:
         The finished audit.
@@ -97,7 +105,7 @@ def run_audit(
     with hold(audit.folder, what="audit"):
         fresh = not audit.begun
         if fresh:
-            prepare_audit(audit, source, config, screen)
+            prepare_audit(audit, source, config, screen, again=again)
         else:
             check_same(audit, source, config)
             # Until the ranking is stable only a growth that was cut short is taken up again here.
@@ -107,19 +115,26 @@ def run_audit(
     return audit
 
 
-def prepare_audit(audit: Audit, source: str, config: AuditConfig, screen: Screen) -> None:
-    """Read the data set, draw the membership, plant mis-captions if asked, and freeze all of it."""
+def prepare_audit(
+    audit: Audit, source: str, config: AuditConfig, screen: Screen, *, again: Audit | None = None
+) -> None:
+    """Read the data set, draw the membership or take over another audit's, plant mis-captions if asked, and freeze all
+    of it."""
     began = time.monotonic()
     screen.say(f"reading {source}")
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-    membership = draw_membership(data_set.clusters, config, members=first_members(config))
+    if again is None:
+        membership = draw_membership(data_set.clusters, config, members=first_members(config))
+    else:
+        membership = repeat_membership(again, data_set.pairs)
     pairs = plant(data_set.pairs, membership, config)
     screen.say(counts(data_set, membership))
     if trained_pairs(membership) < config.batch_size:
         screen.say(
             f"note: members train on {trained_pairs(membership):,} pairs, which is less than a batch: one step an epoch"
         )
-    write_audit(audit, source, config, data_set, pairs, membership, seconds=time.monotonic() - began)
+    name = again.name if again is not None else ""
+    write_audit(audit, source, config, data_set, pairs, membership, seconds=time.monotonic() - began, again=name)
 
 
 def counts(data_set: DataSet, membership: Membership) -> str:

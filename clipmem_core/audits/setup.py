@@ -56,10 +56,12 @@ def write_audit(
     seconds: float,
     checkpoints: Sequence[Path] = (),
     snapshots: Sequence[int] = (),
+    again: str = "",
 ) -> None:
     """Write everything the members start from; config.json comes last and makes the folder an audit.
 
-    `snapshots` are epochs after which each member keeps its embeddings; they change nothing else.
+    `snapshots` are epochs after which each member keeps its embeddings; they change nothing else. `again` is the audit
+    whose membership it repeats.
     """
     audit.folder.mkdir(parents=True, exist_ok=True)
     write_table(audit.folder / PAIRS, pairs)
@@ -91,6 +93,7 @@ def write_audit(
         config=config,
         snapshots=tuple(snapshots),
         towers=_tower_records(config),
+        again=again,
     )
     write_members(audit, record, record.members, checkpoints)
     (audit.folder / SO_FAR).unlink(missing_ok=True)
@@ -186,6 +189,11 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
     more = (members or config.members) - len(drawn.members)
     if more <= 0:
         return 0
+    if record.again:
+        raise InputError(
+            f"audit {audit.name!r} has the members of audit {record.again!r} and no others: audit its data set under "
+            "another --name"
+        )
     if audit.member_record(drawn.members[0]).checkpoint:
         raise InputError(f"audit {audit.name!r} scores given checkpoints and cannot train more: take another --name")
     config = dataclasses.replace(config, threads=record.threads)

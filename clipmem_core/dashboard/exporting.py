@@ -3,13 +3,16 @@
 Short ones are made while the page waits, long ones by a process that goes on without it.
 """
 
+import shlex
 import time
 from datetime import UTC, datetime
 
 import streamlit as st
 
 from clipmem_core.audits.jobs import Job, cancel
+from clipmem_core.audits.preflight import Request
 from clipmem_core.audits.store import Audit
+from clipmem_core.commands import parse
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import draw_set, write
 from clipmem_core.dashboard.deciding import Notice, review_session
@@ -17,6 +20,7 @@ from clipmem_core.dashboard.decisions import count_decisions
 from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.numbers import bytes_in_words
 from clipmem_core.dashboard.plain import show_strong, show_text
+from clipmem_core.dashboard.starting import free_name, is_taken, prefill
 from clipmem_core.exports import FORMATS
 from clipmem_core.exports.cleaned import is_planted
 from clipmem_core.exports.kept import (
@@ -37,10 +41,13 @@ from clipmem_core.review.selection import UNDECIDED
 
 FORMAT = "format"  # in the address
 DOWNLOAD_BYTES = 200_000_000  # a browser's download is read into memory whole
+COMMAND_WORDS = 3  # `python -m clipmem_core`, before what is parsed
 BREATH = 0.2  # seconds until the exit code of a process that has just ended is written down
 LIMITS = {
     "csv": "Pictures that lie in archives or tables are written out beside it.",
     "coco": "Pictures that lie in archives or tables are written out beside it.",
+    "folder": "Pictures are hard links to your files where both lie on one disk, and copies elsewhere.",
+    "imagefolder": "Pictures are hard links to your files where both lie on one disk, and copies elsewhere.",
     "wds": "Keys carry no captions: new ones go into a file beside it.",
     "datacomp": "Uids carry no captions: new ones are left out.",
     "html": "It is there to be read, not to train from.",
@@ -167,9 +174,14 @@ def _draw_kept(audit: Audit, kept: Kept, position: int) -> None:
             beside = f", and {bytes_in_words(kept.beside_bytes)} beside it" if kept.beside_bytes else ""
             st.caption(f"{kept.kind.about.title} · {bytes_in_words(kept.file_bytes)}{beside} · {made}")
         _draw_download(kept)
+        if kept.summary is not None and kept.summary.command:
+            _draw_audit_this(kept)
         st.button(
             "Delete", icon=":material/delete:", key=f"delete-{kept.kind.name}", on_click=_delete, args=(audit, kept)
         )
+    if kept.kind.about.is_folder:
+        st.caption("The folder:")
+        st.code(str(kept.path.absolute()), language=None, wrap_lines=True)
     if kept.summary is not None:
         st.markdown(f"{kept.summary.line}.")
         if kept.summary.notes:
@@ -182,7 +194,18 @@ def _draw_kept(audit: Audit, kept: Kept, position: int) -> None:
         st.code(code, language=language, wrap_lines=True)
 
 
+def _draw_audit_this(kept: Kept) -> None:
+    """Draw the button that leads to the start of an audit of an export, with its path, name and settings filled in."""
+    assert kept.summary is not None
+    if st.button("Audit this", icon=":material/science:", key=f"audit-{kept.kind.name}"):
+        asked = parse(shlex.split(kept.summary.command)[COMMAND_WORDS:])
+        prefill(Request(asked.source, free_name(asked.name, taken=is_taken), asked.config))
+        st.switch_page("pages/audits.py", query_params={"view": "start"})
+
+
 def _draw_download(kept: Kept) -> None:
+    if kept.kind.about.is_folder:
+        return
     if kept.file_bytes > DOWNLOAD_BYTES:
         st.caption("Too large to download here; it lies at:")
         st.code(str(kept.path.absolute()), language=None, wrap_lines=True)

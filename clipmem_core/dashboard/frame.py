@@ -15,6 +15,7 @@ from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_text, show_title
 from clipmem_core.dashboard.running import FIRST, draw_empty, draw_progress
 from clipmem_core.figures.colours import ENCODER_COLOURS
+from clipmem_core.glossary import MEANINGS
 
 PAGES = {  # file → title and icon, in the order of the sidebar
     "pages/overview.py": ("Overview", ":material/dashboard:"),
@@ -85,6 +86,9 @@ def _draw_links(audit: str | None) -> None:
     with st.sidebar:
         for path, (title, icon) in PAGES.items():
             st.page_link(path, label=title, icon=icon, query_params={PARAMETER: audit} if audit else None)
+        with st.expander("Words", icon=":material/menu_book:"):
+            for term, (what, decision) in MEANINGS.items():
+                st.markdown(f"**{term}**: {what} *{decision}*")
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from clipmem_core import glossary
 from clipmem_core.audits.verdict import RELIABILITY, reliability_of, uses
 from clipmem_core.columns import ATTACK_AUROC, CANDIDATE, EXTERNAL, GROUP, GROUPS, INDEPENDENT, SCORED, SHARED
 from clipmem_core.dashboard.errors import explained_errors
@@ -49,7 +50,7 @@ MEASURES = [
     (
         "membership_auroc",
         "Membership AUROC",
-        "How well alignment tells the pairs a member was trained on from those it was not: 0.5 is not at all.",
+        glossary.meaning(glossary.AUROC),
     ),
     (
         ATTACK_AUROC,
@@ -89,8 +90,9 @@ def draw_sizes(overview: Overview) -> None:
     record = overview.record
     with st.grid(4, min_column_width=150) as grid:
         grid.metric("Pairs", f"{overview.pairs:,}", border=True)
-        grid.metric("Members", str(len(record.members)), border=True)
-        grid.metric("Protocol", record.protocol, border=True, help=PROTOCOLS[record.protocol])
+        grid.metric("Members", str(len(record.members)), border=True, help=glossary.meaning(glossary.MEMBER))
+        protocol = f"{glossary.meaning(glossary.PROTOCOL)} Here: {PROTOCOLS[record.protocol]}"
+        grid.metric("Protocol", record.protocol, border=True, help=protocol)
         grid.metric("Quarantined", f"{overview.quarantined:,}", border=True, help="Input rows that could not be used.")
     if overview.quarantined:
         _draw_quarantine(overview)

@@ -25,6 +25,7 @@ from clipmem_core.dashboard.errors import draw_fault, explained_errors
 from clipmem_core.dashboard.numbers import duration
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.audit_scores import loss_figure
+from clipmem_core.glossary import DRAWN, meaning
 
 FIRST = "scenes"
 FIRST_ARGUMENTS = ["scenes", "--name", FIRST]
@@ -42,7 +43,8 @@ def draw_empty() -> None:
         "image–caption data set, and measures how strongly each pair is memorized. Pairs learned by heart, and "
         "captions that do not fit, come out on top."
     )
-    if st.button("Audit the drawn set (about a minute)", type="primary", icon=":material/play_arrow:"):
+    told = meaning(DRAWN)
+    if st.button("Audit the drawn set (about a minute)", type="primary", icon=":material/play_arrow:", help=told):
         audit_task(FIRST, FIRST_ARGUMENTS).start()
         st.rerun()
     st.page_link("pages/audits.py", label="Or audit your own pairs", icon=":material/science:")

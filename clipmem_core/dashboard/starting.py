@@ -23,6 +23,8 @@ from clipmem_core.config import (
 )
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_text
+from clipmem_core.glossary import DRAWN as DRAWN_SET
+from clipmem_core.glossary import PROTOCOL, meaning
 from clipmem_core.pairs.debian.fetch import CAPTIONS_FILE, PACKAGES
 from clipmem_core.pairs.table import DRAWN
 
@@ -54,7 +56,7 @@ def draw_request() -> Request:
     with preset_column:
         preset = _choose("Preset", list(PRESETS), DEFAULT_PRESET, help="What each is for stands below.")
     with protocol_column:
-        protocol = _choose("Protocol", list(PROTOCOLS), AuditConfig.protocol, help="ensemble scores every pair.")
+        protocol = _choose("Protocol", list(PROTOCOLS), AuditConfig.protocol, help=meaning(PROTOCOL))
     st.caption(PRESET_MEANINGS[preset])
     usual = dataclasses.replace(preset_config(preset), protocol=protocol)
     usual = dataclasses.replace(usual, **_draw_towers(usual))
@@ -127,7 +129,8 @@ def _draw_source() -> str:
     if st.session_state.get("new-source") not in options:
         st.session_state["new-source"] = DRAWN
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        chosen = st.selectbox("Data set", options, key="new-source", persist_state="session")
+        told = f"scenes is the drawn set. {meaning(DRAWN_SET)}"
+        chosen = st.selectbox("Data set", options, key="new-source", persist_state="session", help=told)
         for name in PACKAGES:
             if str(data_folder() / "sets" / name) not in options:
                 _draw_fetch(name)
@@ -207,7 +210,7 @@ def _members(protocol: str, repetitions: int, folds: int) -> dict[str, int]:
 
 
 def _draw_name(source: str, config: AuditConfig) -> str:
-    proposed = free_name(audit_name(source, config), taken=_taken)
+    proposed = free_name(audit_name(source, config), taken=is_taken)
     typed = st.text_input(
         "Name", key="new-name", placeholder=proposed, help="The audit's folder.", persist_state="session"
     )
@@ -220,7 +223,7 @@ def free_name(name: str, *, taken: Callable[[str], bool]) -> str:
     return next((each for each in candidates if not taken(each)), name)
 
 
-def _taken(name: str) -> bool:
+def is_taken(name: str) -> bool:
     if not is_name(name):
         return False
     with explained_errors():
@@ -236,7 +239,12 @@ def _fill_in() -> None:
     with explained_errors():
         request = find_request(key)
     if request is not None:
-        st.session_state.update(_widget_values(request))
+        prefill(request)
+
+
+def prefill(request: Request) -> None:
+    """Have the widgets, once they are drawn, ask for what a request asks for."""
+    st.session_state.update(_widget_values(request))
 
 
 def _widget_values(request: Request) -> dict[str, Any]:

@@ -4,6 +4,7 @@ their pictures as files that any program can open."""
 import os
 import posixpath
 import re
+import shlex
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,7 @@ from clipmem_core.audits.jobs import process_start
 from clipmem_core.audits.prepare import content_fingerprint
 from clipmem_core.audits.store import PAIRS, Audit, read_table, reading
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, MISCAPTION, PAIR_ID, PLANTED, WIDTH
-from clipmem_core.config import InputError, data_folder
+from clipmem_core.config import DEFAULT_PRESET, InputError, data_folder
 from clipmem_core.pairs.readers.containers import file_faults
 from clipmem_core.pairs.readers.text import tidy
 from clipmem_core.pairs.references import read_bytes, split_reference
@@ -234,9 +235,25 @@ def openable(cleaned: Cleaned, path: Path, *, progress: Progress | None = None) 
         )
         return
     folder = images_folder(path).absolute()
-    with _replacing_folder(folder) as temporary:
+    with replacing_folder(folder) as temporary:
         names = _write_out(cleaned, temporary, progress)
         yield Pictures(folder, names, (f"{len(names):,} pictures were written to {folder}",))
+
+
+def audit_command(cleaned: Cleaned, path: Path, images: Path | None = None) -> str:
+    """Return what to type to audit an export: under a new name, with the audit's preset and protocol.
+
+    Args:
+        cleaned: what was exported.
+        path: where to.
+        images: the folder of its pictures, where they do not lie beside it.
+    """
+    config = cleaned.audit.record.config
+    words = ["audit", str(path), "--name", f"{cleaned.audit.name}-clean"]
+    words += ["--image-folder", str(images)] if images else []
+    for field, usual in (("preset", DEFAULT_PRESET), ("protocol", "ensemble")):
+        words += [f"--{field}", getattr(config, field)] if getattr(config, field) != usual else []
+    return f"python -m clipmem_core {shlex.join(words)}"
 
 
 def images_folder(path: Path) -> Path:
@@ -274,7 +291,7 @@ def _write_out(cleaned: Cleaned, folder: Path, progress: Progress | None) -> pa.
 
 
 @contextmanager
-def _replacing_folder(folder: Path) -> Iterator[Path]:
+def replacing_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder that takes the place of `folder` when the block ends well and vanishes when it does not."""
     _clear(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")

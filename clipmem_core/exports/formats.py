@@ -20,18 +20,20 @@ import pyarrow.parquet as pq
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
-from clipmem_core.config import DEFAULT_PRESET, InputError, meant
+from clipmem_core.config import InputError, meant
 from clipmem_core.exports.cleaned import (
     RECAPTIONED,
     Cleaned,
     Pictures,
     Progress,
+    audit_command,
     clean,
     counted,
     images_folder,
     openable,
     sample_keys,
 )
+from clipmem_core.exports.folders import check_replaceable, write_imagefolder, write_texts
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 from clipmem_core.review.tables import count_rows, fetch_arrow, number
 from clipmem_core.scores.table import EXPORT, scores_in
@@ -39,6 +41,7 @@ from clipmem_core.scores.table import EXPORT, scores_in
 Written = tuple[tuple[str, ...], str]  # what the format cannot carry, and the command that audits it, empty without one
 
 PAIRS_AT_ONCE = 20_000
+FOLDER = ""  # the ending of a folder
 SEPARATORS = {".csv": (",", ","), ".tsv": ("\t", r"$'\t'")}  # and how a shell is told of them
 # Texts that pandas takes for missing values, also in quotes.
 MISSING = (
@@ -59,6 +62,11 @@ class Format:
     sentence: str
     write_cleaned: Callable[..., Written] | None = None  # None: what it holds is no cleaned data set
     beside: Callable[[Path], Path] | None = None  # what may be written beside the file
+
+    @property
+    def is_folder(self) -> bool:
+        """Tell whether it is a folder of files and not one."""
+        return FOLDER in self.suffixes
 
     @property
     def suffix(self) -> str:
@@ -106,7 +114,7 @@ def write_csv(cleaned: Cleaned, path: Path, *, progress: Progress | None = None)
             lost += pc.sum(pc.is_in(captions, value_set=pa.array(MISSING, pa.large_string()))).as_py() or 0
     missing = f"{lost:,} captions spell a missing value (NA, null …): pandas, and so open_clip, reads them as nan"
     reads = f"open_clip reads it with --train-data {shlex.quote(str(path))} --csv-separator {typed}"
-    return (*pictures.notes, *counted((lost, missing)), reads), _audit_command(cleaned, path, pictures)
+    return (*pictures.notes, *counted((lost, missing)), reads), audit_command(cleaned, path, pictures.folder)
 
 
 def write_coco(cleaned: Cleaned, path: Path, *, progress: Progress | None = None) -> Written:
@@ -126,7 +134,7 @@ def write_coco(cleaned: Cleaned, path: Path, *, progress: Progress | None = None
         file.write('],\n"annotations": [')
         file.writelines(_listed(_annotations(cleaned, pictures)))
         file.write("]}\n")
-    return pictures.notes, _audit_command(cleaned, path, pictures)
+    return pictures.notes, audit_command(cleaned, path, pictures.folder)
 
 
 def _parts(cleaned: Cleaned, pictures: Pictures) -> Iterator[tuple[int, pa.Table, pa.ChunkedArray]]:
@@ -158,15 +166,6 @@ def _annotations(cleaned: Cleaned, pictures: Pictures) -> Iterator[pa.Table]:
         texts, owner = pc.list_flatten(captions), pc.list_parent_indices(captions).to_numpy()
         yield pa.table({"id": np.arange(len(texts)) + first, "image_id": owner + start + 1, "caption": texts})
         first += len(texts)
-
-
-def _audit_command(cleaned: Cleaned, path: Path, pictures: Pictures) -> str:
-    """Return what to type to audit an export: under a new name, with the audit's preset and protocol."""
-    config = cleaned.audit.record.config
-    words = ["audit", str(path), "--name", f"{cleaned.audit.name}-clean", "--image-folder", str(pictures.folder)]
-    for field, usual in (("preset", DEFAULT_PRESET), ("protocol", "ensemble")):
-        words += [f"--{field}", getattr(config, field)] if getattr(config, field) != usual else []
-    return f"python -m clipmem_core {shlex.join(words)}"
 
 
 def write_keys(cleaned: Cleaned, path: Path, *, progress: Progress | None = None) -> Written:
@@ -306,6 +305,18 @@ FORMATS = {
         write_coco,
         images_folder,
     ),
+    "folder": Format(
+        "Pictures with .txt",
+        (FOLDER,),
+        "The cleaned data set as a folder: pictures, and beside each its captions in a .txt of the same name.",
+        write_texts,
+    ),
+    "imagefolder": Format(
+        "Hugging Face imagefolder",
+        (FOLDER,),
+        "The cleaned data set as a folder: pictures and a metadata.jsonl, as the library datasets reads it.",
+        write_imagefolder,
+    ),
     "wds": Format(
         "WebDataset keys",
         (".txt",),
@@ -367,14 +378,17 @@ def write(
 def _check(audit: Audit, format: str, path: Path, overwrite: bool) -> None:
     if format not in FORMATS:
         raise InputError(f"--format {format!r} is unknown: choose one of {', '.join(FORMATS)}{meant(format, FORMATS)}")
-    suffixes = FORMATS[format].suffixes
-    if path.suffix.lower() not in suffixes:
-        raise InputError(f"--out {str(path)!r} must end in {' or '.join(suffixes)} for --format {format}")
+    about = FORMATS[format]
+    if not about.is_folder and path.suffix.lower() not in about.suffixes:
+        raise InputError(f"--out {str(path)!r} must end in {' or '.join(about.suffixes)} for --format {format}")
     if not audit.finished:
         raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
-    if path.is_dir():
+    if about.is_folder and path.is_file():
+        raise InputError(f"--out {str(path)!r} is a file: give the folder to write")
+    if path.is_dir() and not about.is_folder:
         raise InputError(f"--out {str(path)!r} is a folder: give the file to write")
-    beside = FORMATS[format].beside
-    for there in (path, beside(path) if beside else path):
-        if there.exists() and not overwrite:
+    if about.is_folder:
+        check_replaceable(path)
+    for there in (path, about.beside(path) if about.beside else path):
+        if there.exists() and not overwrite and not (there.is_dir() and not any(there.iterdir())):
             raise InputError(f"{there} is there already: take another --out, or replace it with --overwrite")

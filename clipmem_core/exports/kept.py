@@ -126,7 +126,7 @@ def make(audit: Audit, kind: Kind, *, progress: Progress | None = None) -> Summa
 def kept_exports(audit: Audit) -> list[Kept]:
     """Return the exports of an audit that are in the data folder, in the order of the formats."""
     found = [(kind, export_path(audit, kind)) for kind in KINDS.values()]
-    return [_kept(kind, path) for kind, path in found if path.is_file()]
+    return [_kept(kind, path) for kind, path in found if (path.is_dir() if kind.about.is_folder else path.is_file())]
 
 
 def delete(audit: Audit, kind: Kind) -> None:
@@ -174,8 +174,9 @@ def _kept(kind: Kind, path: Path) -> Kept:
     known = _known(path)
     summary = known["summary"] if known else None
     noted = path.parent / SUMMARY
-    beside = folder_bytes(path.parent) - status.st_size - (noted.stat().st_size if noted.is_file() else 0)
-    return Kept(kind, path, status.st_size, beside, status.st_mtime, summary, known["position"] if known else 0)
+    own = folder_bytes(path) if kind.about.is_folder else status.st_size
+    beside = folder_bytes(path.parent) - own - (noted.stat().st_size if noted.is_file() else 0)
+    return Kept(kind, path, own, beside, status.st_mtime, summary, known["position"] if known else 0)
 
 
 def _known(path: Path) -> dict[str, Any]:

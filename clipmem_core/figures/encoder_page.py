@@ -131,7 +131,7 @@ def time_figure(means: pd.DataFrame) -> go.Figure:
         line = {"color": ENCODER_COLOURS[encoder], "width": 2}
         _add_means(figure, rows[EPOCH], rows, name=f"{encoder} encoder", line=line, hovertemplate=hover)
     figure.update_xaxes(title="epoch", rangemode="tozero", zeroline=False)
-    return _of_study(figure, "part of clipmem beyond external pairs", rangemode=None)
+    return _of_study(figure, "part of clipmem, less that of external pairs", rangemode=None)
 
 
 def size_figure(means: pd.DataFrame, *, widths: tuple[str, ...]) -> go.Figure:

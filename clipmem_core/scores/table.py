@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from clipmem_core import columns as c
+from clipmem_core import glossary
 from clipmem_core.scores.detectors import misfit
 from clipmem_core.scores.prevalence import p_wrong
 from clipmem_core.scores.reviewed import review_place
@@ -74,7 +75,7 @@ TABLE = (
     Score(
         c.CLIPMEM,
         places={QUEUE: 0, USE: 1, DETECTION: 4, REMOVAL: 0, PLANTED: 0, CARD: 0, ROW: 0, COLOUR: 0, EXPORT: 0},
-        help="Alignment of the pair under members trained with it, minus that under members trained without it.",
+        help=glossary.meaning(glossary.CLIPMEM),
         legend="alignment of picture and caption under members that were trained on the pair, minus that under "
         "members that were not: high is learned by heart.",
         use="says what was learned by heart: high for wrong captions, and for rare and odd pairs that are right",
@@ -88,9 +89,7 @@ TABLE = (
         c.Q_VALUE,
         direction=-1,
         places={PAIR: 3},
-        help="Is there any effect of training on the pair? The share of false finds to expect among the pairs for "
-        "which that is at least as certain. It says nothing of the size of the effect, and the more members, the more "
-        "pairs have a small q.",
+        help=glossary.meaning(glossary.Q_VALUE),
     ),
     Score(
         c.CLIPMEM_SHRUNK,
@@ -112,7 +111,7 @@ TABLE = (
         c.SIMILARITY_OUT,
         direction=-1,
         places={USE: 2, DETECTION: 1, REMOVAL: 3, PLANTED: 1, CARD: 2, ROW: 3, PAIR: 0, COLOUR: 2, EXPORT: 3},
-        help="How well the caption fits in the eyes of members that never saw the pair.",
+        help=glossary.meaning(glossary.SIMILARITY_OUT),
         legend="cosine of picture and caption under members that were not trained on the pair: low means that the "
         "caption does not fit, in the eyes of those who cannot know it by heart.",
         use="says how well a caption fits in the eyes of members that never saw the pair; low with a high clipmem "
@@ -139,6 +138,7 @@ TABLE = (
             EXPORT: 2,
         },
         legend=f"high where a pair was learned late and has a low log probability out: {MISFIT_FORMULA}.",
+        help=glossary.meaning(glossary.MISFIT),
         use="finds captions that are probably wrong: start with the pairs of highest misfit",
         use_doubted="says which captions fit least",
         queue=Queue(

@@ -17,8 +17,10 @@ from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.exports.sources import audited, make_source
 from tests.made_fixtures import Copy
 
+FILES = [name for name, about in FORMATS.items() if not about.is_folder]
 
-@pytest.mark.parametrize("format", FORMATS)
+
+@pytest.mark.parametrize("format", FILES)
 def test_every_format_is_written_whole_and_replaces_only_when_asked(format: str, copy: Copy, tmp_path: Path) -> None:
     audit, out = copy(), tmp_path / "out"
     ids = audit.pairs["pair_id"].tolist()
@@ -92,7 +94,11 @@ def test_what_fails_halfway_leaves_everything_as_it_was(
 @pytest.mark.parametrize(
     ("format", "name", "message"),
     [
-        ("xml", "it.xml", "--format 'xml' is unknown: choose one of csv, coco, wds, datacomp, html, decisions"),
+        (
+            "xml",
+            "it.xml",
+            "--format 'xml' is unknown: choose one of csv, coco, folder, imagefolder, wds, datacomp, html, decisions",
+        ),
         ("csv", "it.txt", r"--out '.*it.txt' must end in .csv or .tsv for --format csv"),
         ("decisions", "it", r"--out '.*it' must end in .csv or .parquet for --format decisions"),
         ("html", "folder.html", r"folder.html' is a folder: give the file to write"),

@@ -1,6 +1,7 @@
 """The view of the studies: for each question about the encoders its figure and what came out, in words."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from clipmem_core.studies.conclusions import beyond_external
 from clipmem_core.studies.effects import TEXT_LEAD, by_split, replicates, with_lead
 from clipmem_core.studies.plan_arms import FACTORS, NO_CROPS, STRONG_CROPS
 from clipmem_core.studies.plans import STUDIES
+from clipmem_core.studies.reference import reference_studies
 from clipmem_core.studies.results import sentences
 from clipmem_core.studies.store import (
     ARM,
@@ -45,6 +47,7 @@ class Shown:
     title: str
     meaning: str
     figure: Callable[[StudyFolder], go.Figure]
+    from_table: Callable[[pd.DataFrame], go.Figure]  # the same of the means that a table of results has
     columns: frozenset[str] = frozenset()
 
 
@@ -73,24 +76,58 @@ def views_of(study: StudyFolder) -> go.Figure:
     return views_figure(_over(arms, by=["crop", "captions"], measures=list(MEASURES)), crops=CROP_ORDER)
 
 
+def _means(rows: pd.DataFrame, names: list[str], pattern: str) -> pd.DataFrame:
+    """Return the means of some measures in a table of results, with what the arms' names say; intervals it has none of
+    these means."""
+    own = rows[rows["measure"].isin(names) & rows.get(EPOCH, pd.Series(index=rows.index)).isna()]
+    return (
+        own[["measure", "value"]]
+        .rename(columns={"value": "mean"})
+        .assign(low=math.nan, high=math.nan, **own[ARM].str.extract(pattern))
+    )
+
+
+def time_from(rows: pd.DataFrame) -> go.Figure:
+    """Return the figure of contributions by epoch, of a table of results."""
+    means = rows[rows[EPOCH].notna()].pivot_table(index=EPOCH, columns="measure", values="value").reset_index()
+    parts = beyond_external(means)[[EPOCH, *MEASURES]]
+    long = parts.melt(id_vars=[EPOCH], var_name="measure", value_name="mean")
+    return time_figure(long.assign(low=math.nan, high=math.nan))
+
+
+def size_from(rows: pd.DataFrame) -> go.Figure:
+    """Return the figure of the text encoder's lead by width, of a table of results."""
+    pattern = r"image-(?P<image_encoder>\w+)-text-(?P<text_encoder>\w+)"
+    return size_figure(_means(rows, [TEXT_LEAD], pattern), widths=tuple(FACTORS))
+
+
+def views_from(rows: pd.DataFrame) -> go.Figure:
+    """Return the figure of contributions by crops and captions, of a table of results."""
+    pattern = r"crops-(?P<crop>\w+)-captions-(?P<captions>\w+)"
+    return views_figure(_means(rows, list(MEASURES), pattern), crops=CROP_ORDER)
+
+
 SHOWN = {
     "time": Shown(
         "Time: which encoder memorizes first?",
         "Each encoder's mean contribution to clipmem of candidates as training goes on, less that of external pairs, "
         "which nobody memorized: f and g drift apart as a whole, and that is no memorization.",
         time_of,
+        time_from,
     ),
     "size": Shown(
         "Size: does a larger image encoder flip claim 3?",
         "How far the text encoder's contribution leads the image encoder's, with either at half, its own and double "
         "width; below 0 the image encoder would lead.",
         size_of,
+        size_from,
         frozenset({"image_encoder", "text_encoder"}),
     ),
     "views": Shown(
         "Views: is the text share only the missing caption augmentation?",
         "Each encoder's contribution with image crops off, as usual and strong, and with one caption a pair or all.",
         views_of,
+        views_from,
         frozenset({"crop_scale", "captions"}),
     ),
 }
@@ -112,8 +149,31 @@ def draw_studies() -> None:
                 name = choose_listed("Study", list(named), parameter=parameter, key=key, width=260)
             _draw_study(named[name], shown)
         else:
-            st.info(f"No study of this question yet: {STUDIES[plan].question}", icon=":material/science:")
+            _draw_reference(plan, shown)
+            st.caption(f"No study of your own yet: {STUDIES[plan].question} From a terminal:")
             st.code(f"python -m clipmem_core study {plan} SOURCE --name {plan} --preset small", language="bash")
+
+
+def _draw_reference(plan: str, shown: Shown) -> None:
+    """Draw the figure of a study that comes with the code, from its table."""
+    try:
+        named = {study.name: study for study in reference_studies((plan,))}
+    except InputError as error:
+        draw_fault("A reference study cannot be shown.", error)
+        return
+    if not named:
+        return
+    name = next(iter(named))
+    if len(named) > 1:
+        name = choose_listed("Study", list(named), parameter=f"study_{plan}", key=f"encoders-study_{plan}", width=260)
+    study = named[name]
+    st.badge("Reference", icon=":material/menu_book:", color="grey")
+    show_text(study.told)
+    told = " ".join(study.sentences)
+    st.plotly_chart(shown.from_table(study.rows), key=f"reference-{name}", config=FIXED, alt=told or shown.meaning)
+    for sentence in study.sentences:
+        show_text(sentence)
+    st.caption(f"{shown.meaning} The table that it is drawn from has means over {study.seeds} seeds and no intervals.")
 
 
 def _draw_study(study: StudyFolder, shown: Shown) -> None:

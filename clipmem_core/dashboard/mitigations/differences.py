@@ -13,6 +13,8 @@ from pandas.io.formats.style import Styler
 from clipmem_core import columns as c
 from clipmem_core.dashboard.mitigations.study_data import NAMES, compared_of, found_once, rows_of, with_interval
 from clipmem_core.dashboard.plain import show_strong, show_text
+from clipmem_core.glossary import ARM as GLOSSARY_ARM
+from clipmem_core.glossary import AUROC, EXTERNAL, meaning
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 from clipmem_core.studies.arm import NONE
 from clipmem_core.studies.effects import (
@@ -72,8 +74,8 @@ class Column(NamedTuple):
 
 COLUMNS = {
     CLIPMEM_CANDIDATE: Column("clipmem", PERCENT, "Mean clipmem of the candidates; a % is of that of none."),
-    CLIPMEM_NET: Column("beyond external", ABSOLUTE, "The same minus that of external pairs, which nobody memorized."),
-    MEMBERSHIP_AUROC: Column("AUROC", ABSOLUTE, "How well alignment tells who was trained on: no scale moves it."),
+    CLIPMEM_NET: Column("clipmem − external", ABSOLUTE, f"Less that of external pairs. {meaning(EXTERNAL)}"),
+    MEMBERSHIP_AUROC: Column("AUROC", ABSOLUTE, meaning(AUROC)),
     c.ATTACK_AUROC: Column("attack AUROC", ABSOLUTE, "The same by an attacker who has the members of other seeds."),
     c.ATTACK_TPR: Column("attack TPR", ABSOLUTE, "Share of its pairs that this attacker finds at 1 % FPR."),
     c.CLIPMEM_IMAGE: Column("image part", ABSOLUTE, "The image encoder's part of clipmem."),
@@ -182,37 +184,12 @@ def draw_differences(study: StudyFolder, chosen: str | None) -> None:
         InputError: a file of the study is broken or lacks what is drawn.
     """
     compared = compared_of(study)
-    rows = compared[compared[ARM] != NONE]
-    st.subheader("Every arm against none", anchor=False)
-    if rows.empty:
+    if (compared[ARM] == NONE).all():
+        st.subheader("Every arm against none", anchor=False)
         st.caption("No arm and none have a seed in common yet.")
         return
-    (reached, shares), over = found_once(study, _judged), replicates(study.arms)
-    table, texts = table_of(rows, chosen, reached=reached, shares=shares)
-    configured: dict[str, Any] = {
-        column.head: st.column_config.NumberColumn(column.head, help=column.help)
-        for column in COLUMNS.values()
-        if column.head in table
-    }
-    configured[ARM] = st.column_config.TextColumn(ARM, pinned=True)
-    configured[SEEDS] = st.column_config.NumberColumn(SEEDS, help=f"How many {over} the arm and none share.")
-    configured[MEETS] = st.column_config.TextColumn(MEETS, help=f"{AIM[0].upper()}{AIM[1:]}.")
-    st.dataframe(
-        _styled(table, texts, chosen),
-        hide_index=True,
-        column_config=configured,
-        key="mitigation-differences",
-        alt=f"Differences of {len(table)} arms to none in memorization, utility and price, with 95 % intervals over "
-        f"{over}",
-    )
-    read = (
-        f"Each cell is the mean paired difference to none, with its 95 % interval over {over} that both have; with * "
-        f"it is other than 0 after Holm's correction for all {len(table)} arms."
-    )
-    none = compared[compared[ARM] == NONE].set_index("measure")["value"]
-    values = ", ".join(f"{word} {none[name]:.3f}" for name, word in NAMES.items() if name in none).replace("-", "−")
-    told = [f"none has {values}." if values else "", read, _reached(table), detectable(rows, shares=shares)]
-    st.caption(" ".join(filter(None, told)))
+    reached, shares = found_once(study, _judged)
+    draw_table(compared, chosen=chosen, reached=reached, shares=shares, over=replicates(study.arms))
     st.download_button(
         "Download as CSV",
         data=functools.partial(as_csv, study),
@@ -222,6 +199,54 @@ def draw_differences(study: StudyFolder, chosen: str | None) -> None:
         on_click="ignore",
         icon=":material/download:",
     )
+
+
+def draw_table(
+    compared: pd.DataFrame,
+    *,
+    over: str,
+    reached: Collection[str],
+    shares: Collection[str] = (CLIPMEM_CANDIDATE, RETRIEVAL),
+    reference: str = NONE,
+    chosen: str | None = None,
+) -> None:
+    """Draw every arm against the reference arm: the differences in a table, and below it how to read them.
+
+    Args:
+        compared: as `differences`.
+        over: what the intervals are over.
+        reached: the arms that reach the aim.
+        shares: as of `table_of`.
+        reference: the arm that all are compared with.
+        chosen: an arm to stand out, or None.
+    """
+    rows = compared[compared[ARM] != reference]
+    st.subheader(f"Every arm against {reference}", anchor=False)
+    table, texts = table_of(rows, chosen, reached=reached, shares=shares)
+    configured: dict[str, Any] = {
+        column.head: st.column_config.NumberColumn(column.head, help=column.help)
+        for column in COLUMNS.values()
+        if column.head in table
+    }
+    configured[ARM] = st.column_config.TextColumn(ARM, pinned=True, help=meaning(GLOSSARY_ARM))
+    configured[SEEDS] = st.column_config.NumberColumn(SEEDS, help=f"How many {over} the arm and {reference} share.")
+    configured[MEETS] = st.column_config.TextColumn(MEETS, help=f"{AIM[0].upper()}{AIM[1:]}.")
+    st.dataframe(
+        _styled(table, texts, chosen),
+        hide_index=True,
+        column_config=configured,
+        key="mitigation-differences",
+        alt=f"Differences of {len(table)} arms to {reference} in memorization, utility and price, with 95 % intervals "
+        f"over {over}",
+    )
+    read = (
+        f"Each cell is the mean paired difference to {reference}, with its 95 % interval over {over} that both have; "
+        f"with * it is other than 0 after Holm's correction for all {len(table)} arms."
+    )
+    none = compared[compared[ARM] == reference].set_index("measure")["value"]
+    values = ", ".join(f"{word} {none[name]:.3f}" for name, word in NAMES.items() if name in none).replace("-", "−")
+    told = [f"{reference} has {values}." if values else "", read, _reached(table), detectable(rows, shares=shares)]
+    st.caption(" ".join(filter(None, told)))
 
 
 def _judged(study: StudyFolder) -> tuple[list[str], list[str]]:

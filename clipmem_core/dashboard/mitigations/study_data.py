@@ -43,7 +43,7 @@ from clipmem_core.training.names import model_config
 
 MEMORIZATIONS = {
     CLIPMEM_CANDIDATE: "clipmem",
-    CLIPMEM_NET: "clipmem beyond external pairs",
+    CLIPMEM_NET: "clipmem less that of external pairs",
     MEMBERSHIP_AUROC: "membership AUROC",
     c.ATTACK_AUROC: "attack AUROC",
     c.ATTACK_TPR: "attack TPR at 1 % FPR",

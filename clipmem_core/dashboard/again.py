@@ -1,0 +1,128 @@
+"""The view that closes the loop: audits the cleaned set with the same members, follows it, and says what came out."""
+
+import time
+
+import streamlit as st
+
+from clipmem_core.audits.jobs import Job, audit_task
+from clipmem_core.audits.lifecycle import DONE, state_of
+from clipmem_core.audits.store import Audit, audits_folder
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.address import choose_listed, write
+from clipmem_core.dashboard.decisions import count_decisions
+from clipmem_core.dashboard.errors import draw_fault
+from clipmem_core.dashboard.numbers import pairs_in_words
+from clipmem_core.dashboard.plain import show_strong, show_text
+from clipmem_core.dashboard.running import draw_progress
+from clipmem_core.dashboard.starting import free_name, is_taken
+from clipmem_core.exports.again import (
+    again_task,
+    audited_again,
+    has_cleaned,
+    outdated,
+    read_again,
+    repeated_config,
+    told,
+    usual_name,
+)
+from clipmem_core.review.decisions import KEEP
+from clipmem_core.review.selection import UNDECIDED
+
+SECOND = "again"  # in the address
+WHAT = (
+    "Writes the data set without the pairs you removed and with the captions you changed, audits it with the same "
+    "settings, seeds and members, each on the same pairs less those that are gone, and compares both audits on the "
+    "pairs they share. It takes about as long as the first audit did."
+)
+BREATH = 0.2  # seconds until the exit code of a process that has just ended is written down
+
+
+def draw_again(audit: Audit) -> None:
+    """Draw the audits of what an audit cleaned, the one the address asks for, and the button that starts another."""
+    names = audited_again(audit)
+    if not names:
+        _draw_start(audit)
+        return
+    name = choose_listed("Audited again", names, parameter=SECOND, key="again-second", width=320)
+    if outdated(audit, name):
+        st.caption(":material/update: Something was decided since this one began: audit again to have it in.")
+    _draw_second(audit, name)
+    with st.expander("Audit again with the decisions of now", icon=":material/autorenew:", expanded=False):
+        _draw_start(audit)
+
+
+def _draw_start(audit: Audit) -> None:
+    """Draw the button that audits the cleaned data set, or why it cannot be."""
+    counts = count_decisions(audit)
+    changed = sum(count for choice, count in counts.items() if choice not in (KEEP, UNDECIDED))
+    st.caption(WHAT)
+    try:
+        repeated_config(audit)
+    except InputError as error:
+        draw_fault("This audit cannot be repeated on cleaned data.", error)
+        return
+    if not changed:
+        st.info("Nothing was removed or given another caption yet, so nothing would change.", icon=":material/info:")
+        return
+    name = free_name(usual_name(audit), taken=lambda each: is_taken(each) or has_cleaned(each))
+    label = f"Audit again, {pairs_in_words(changed)} removed or recaptioned"
+    if st.button(label, type="primary", icon=":material/autorenew:", key="start-again"):
+        _start(audit, name)
+    st.caption("The same from a terminal:")
+    st.code(f"python -m clipmem_core again {audit.name} --name {name}", language="bash", wrap_lines=True)
+
+
+def _start(audit: Audit, name: str) -> None:
+    try:
+        again_task(audit, name).start()
+    except (InputError, RuntimeError) as error:
+        draw_fault("It could not be started.", error)
+        return
+    write(**{SECOND: name})
+    st.rerun()
+
+
+def _draw_second(audit: Audit, name: str) -> None:
+    """Draw how far a second audit is, or what came out."""
+    second = Audit(audits_folder() / name)
+    if state_of(name).word != DONE:
+        draw_progress(name)
+        return
+    found, compared = read_again(second)
+    if not compared:
+        _draw_comparing(audit, name)
+        return
+    first, *rest = told(found)
+    show_strong(first)
+    for sentence in rest:
+        show_text(sentence)
+    with st.container(horizontal=True):
+        st.page_link("pages/overview.py", label="Open it", icon=":material/open_in_new:", query_params={"audit": name})
+        both = {"one": audit.name, "other": name}
+        st.page_link(
+            "pages/compare.py", label="Compare pair by pair", icon=":material/compare_arrows:", query_params=both
+        )
+
+
+@st.fragment(run_every=1)
+def _draw_comparing(audit: Audit, name: str) -> None:
+    """Draw that both are being compared, and the whole page again once they are; a button where nobody does it."""
+    job = audit_task(name).find()
+    if read_again(Audit(audits_folder() / name))[1]:
+        st.rerun()
+    if job is not None and job.running:
+        st.caption("The second audit is done; comparing it with the first.")
+        show_text(job.last_line, limit=200)
+        return
+    _draw_end(job)
+    if st.button("Compare", type="primary", icon=":material/compare_arrows:", key="compare-again"):
+        again_task(audit, name).start()
+        time.sleep(BREATH)
+        st.rerun()
+
+
+def _draw_end(job: Job | None) -> None:
+    if job is not None and job.failed:
+        draw_fault("The comparison failed.", job.last_line)
+    else:
+        st.caption("The second audit is done, and was not compared with the first yet.")

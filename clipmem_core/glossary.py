@@ -1,0 +1,62 @@
+"""The ten terms that a newcomer has to know, each with what it is and what it means for a decision. Pages take their
+helps from here, and every page shows all of it beside its links."""
+
+CLIPMEM, MISFIT, SIMILARITY_OUT, MEMBER = "clipmem", "misfit", "similarity out", "member"
+EXTERNAL, AUROC, PROTOCOL, Q_VALUE, ARM, DRAWN = (
+    *("external pair", "membership AUROC", "protocol", "q value", "arm", "drawn set"),
+)
+MEANINGS = {
+    MEMBER: (
+        "One of the small CLIP models that an audit trains, each on other parts of the pairs.",
+        "The more members, the surer every score; 16 are usual.",
+    ),
+    CLIPMEM: (
+        "How much better picture and caption match for members that trained on the pair than for those that did not; "
+        "0 is nothing, and most lie below 0.5.",
+        "High: the pair is learned by heart. That is no reason to remove it: rare pairs that are right are too.",
+    ),
+    MISFIT: (
+        "High where a pair was learned late and does not fit in the eyes of members that never saw it.",
+        "Start here to find wrong captions: judge from the highest on, and stop where hardly any more are wrong.",
+    ),
+    SIMILARITY_OUT: (
+        "Cosine of picture and caption for members that did not train on the pair.",
+        "Low: the caption does not fit. Low with a high clipmem: it is wrong, and learned by heart all the same.",
+    ),
+    EXTERNAL: (
+        "A pair set aside that no member trains on. These pairs show what scores look like without memorization.",
+        "Read clipmem against theirs. They get no clipmem of their own to act on.",
+    ),
+    AUROC: (
+        "How well a member's match of picture and caption tells pairs it trained on from others: 0.5 is not at all, 1 "
+        "always.",
+        "Near 0.5 little can be learned of who was trained on; above 0.8 most of it can.",
+    ),
+    PROTOCOL: (
+        "Who trains on what. Ensemble: every pair is left out of some members, so that each gets a score. Paper: two "
+        "models f and g that differ in one group of pairs, as in the paper.",
+        "Take ensemble to clean a data set, paper to compare with the paper's figures.",
+    ),
+    Q_VALUE: (
+        "Of the pairs with a q this small, the share that shows no real effect of training.",
+        "It says whether there is an effect, not how large: decide by misfit and clipmem.",
+    ),
+    ARM: (
+        "One setting of a study, such as noise on captions, trained as often as the others and compared with none.",
+        "Take one that lowers memorization without losing retrieval, by the ends of its intervals.",
+    ),
+    DRAWN: (
+        "Pictures that this code draws, named scenes, with wrong captions planted on purpose.",
+        "It shows what an audit finds where the truth is known; it says nothing of your data.",
+    ),
+}
+
+
+def meaning(term: str) -> str:
+    """Return what a term is and what it means for a decision.
+
+    Example:
+        >>> meaning(DRAWN).startswith("Pictures that this code draws")
+        True
+    """
+    return " ".join(MEANINGS[term])
