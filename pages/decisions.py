@@ -1,6 +1,7 @@
 """What has been decided on the pairs of a data set, the history of it with undo, and exports of what was decided."""
 
 from clipmem_core.dashboard.address import choose_segment
+from clipmem_core.dashboard.checks import draw_checks
 from clipmem_core.dashboard.deciding import draw_notice
 from clipmem_core.dashboard.decisions import draw_decisions, draw_history, draw_reviewed
 from clipmem_core.dashboard.errors import explained_errors
@@ -10,6 +11,7 @@ from clipmem_core.dashboard.wrong_captions import draw_so_far
 
 VIEWS = {
     "decisions": (":material/checklist: Decisions", draw_decisions),
+    "checks": (":material/rule: Checks", draw_checks),
     "history": (":material/history: History", draw_history),
     "export": (":material/output: Export", draw_exports),
 }
