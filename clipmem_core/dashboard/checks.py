@@ -8,7 +8,7 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.address import draw_pages, link, read_page
-from clipmem_core.dashboard.deciding import Notice, draw_badge, in_turn
+from clipmem_core.dashboard.deciding import BADGES, Notice, draw_badge, in_turn
 from clipmem_core.dashboard.numbers import pairs_in_words
 from clipmem_core.dashboard.plain import cut, show_text
 from clipmem_core.dashboard.thumbnails import alt_text, start_thumbnails
@@ -101,24 +101,28 @@ def _draw_group(audit: Audit, group: Sequence[PairCard], more: int) -> None:
                         key=f"keep-one-{card.row}",
                         help="Remove the others of this group",
                         disabled=more > 0,
-                        on_click=_decide,
-                        args=(audit, others, REMOVE, "Stored: keep one."),
+                        on_click=_keep_one,
+                        args=(audit, card.pair_id, others),
                     )
         if more > 0:
             st.caption(f"{more:,} more are not shown: decide for them in Browse.")
         else:
-            kept = (audit, ids, KEEP, "Stored: keep all.")
-            st.button(
-                "Keep all", icon=":material/done_all:", key=f"keep-all-{group[0].row}", on_click=_decide, args=kept
-            )
+            key = f"keep-all-{group[0].row}"
+            st.button("Keep all", icon=":material/done_all:", key=key, on_click=_decide, args=(audit, ids, KEEP))
 
 
-def _decide(audit: Audit, pair_ids: Sequence[str], decision: str, sentence: str) -> None:
+def _keep_one(audit: Audit, kept: str, others: Sequence[str]) -> None:
+    """Keep one pair of a group and remove the others. A callback."""
+    _decide(audit, [kept], KEEP)
+    _decide(audit, others, REMOVE)
+
+
+def _decide(audit: Audit, pair_ids: Sequence[str], decision: str) -> None:
     """Store a decision on pairs of a group, in one event. A callback."""
     with in_turn() as session:
         review = open_review(audit)
         outcome = review.decide(pair_ids, decision, audit=audit.name)
         session.remember(audit, review, outcome)
-        about = f" {pairs_in_words(outcome.pairs)} {'are to be removed' if decision == REMOVE else 'stay'}."
-        session.notice = Notice(sentence + about, event=outcome.event)
+        sentence = f"Stored: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}."
+        session.notice = Notice(sentence, event=outcome.event)
         session.presses += 1
