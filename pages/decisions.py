@@ -2,6 +2,7 @@
 
 from clipmem_core.dashboard.address import choose_segment
 from clipmem_core.dashboard.again import draw_again
+from clipmem_core.dashboard.checks import draw_checks
 from clipmem_core.dashboard.deciding import draw_notice
 from clipmem_core.dashboard.decisions import draw_decisions, draw_history, draw_reviewed
 from clipmem_core.dashboard.errors import explained_errors
@@ -11,6 +12,7 @@ from clipmem_core.dashboard.wrong_captions import draw_way, draw_wrong
 
 VIEWS = {
     "decisions": (":material/checklist: Decisions", draw_decisions),
+    "checks": (":material/rule: Checks", draw_checks),
     "history": (":material/history: History", draw_history),
     "export": (":material/output: Export", draw_exports),
     "again": (":material/autorenew: Audit again", draw_again),

@@ -22,6 +22,7 @@ from clipmem_core.pairs.pictures import PictureError
 from clipmem_core.pairs.pixels import PIXELS_FILE, Pixels, StreamedPixels, open_pixels
 from clipmem_core.training.names import model_config
 
+LOOKALIKE_OF = "lookalike_of"
 _VERSION_KEY = b"clipmem_checks"  # in the file's own metadata
 
 
@@ -29,7 +30,7 @@ def ensure_checks(audit: Audit) -> Path:
     """Return the file of an audit's checks, which is made unless it is there, whole and of today's checks.
 
     Its columns: pair_id; a bool for each check, null where it is not known; brightness, contrast and sharpness of the
-    picture; lookalike_of, the first pair of its group of look-alikes, null where it looks like no other.
+    picture; lookalike_of, the id of the first pair of its group of look-alikes, null where it looks like no other.
 
     Raises:
         InputError: a file of the audit is missing or broken, or it cannot be written.
@@ -39,6 +40,11 @@ def ensure_checks(audit: Audit) -> Path:
         return read_through(path, functools.partial(_write, audit), _whole)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def kept_checks(audit: Audit) -> Path | None:
+    """Return the file of an audit's checks where it is there, whole and of today's checks."""
+    return _whole(audit.folder / CHECK_TABLE)
 
 
 def _whole(path: Path) -> Path | None:
@@ -65,32 +71,36 @@ def make_checks(audit: Audit) -> pd.DataFrame:
     record, pairs = audit.record, audit.pairs
     given = of_pairs([list(own) for own in pairs[c.CAPTIONS]])
     captions = Captions(given.texts, given.owner, _cut(record.config, list(given.texts)))
-    clusters = read_prepared(audit.folder).clusters
-    table = check_table(captions, _pictures(audit, record, pairs, clusters), pairs=len(pairs))
-    ids = pairs[c.PAIR_ID].to_numpy()
-    twins = np.bincount(clusters, minlength=len(pairs))[clusters] > 1
+    pictures = _pictures(audit, record, pairs)
+    table = check_table(captions, pictures, pairs=len(pairs))
+    ids, clusters = pairs[c.PAIR_ID].to_numpy(), pictures.clusters
     table.insert(0, c.PAIR_ID, ids)
-    table["lookalike_of"] = pd.Series(np.where(twins, ids[clusters], None), dtype=object)
+    first = None if clusters is None else np.where(table["lookalike"].to_numpy(bool), ids[clusters], None)
+    table[LOOKALIKE_OF] = pd.Series(first, table.index, dtype=object)
     return table
 
 
-def _pictures(audit: Audit, record: Record, pairs: pd.DataFrame, clusters: np.ndarray) -> Pictures | None:
-    """Measure the small pictures; None where there are none, or where they are gone and so are the data set's."""
-    if record.config.features:
-        return None
+def _pictures(audit: Audit, record: Record, pairs: pd.DataFrame) -> Pictures:
+    """Return what is known of the pictures; where they are gone, or there are none, that is little."""
     shape = pairs[[c.WIDTH, c.HEIGHT]].to_numpy()
+    shorter = shape.min(axis=1) if shape.all() else None
     try:
-        pixels = _small(audit, record, pairs)
+        prepared = read_prepared(audit.folder)
+    except InputError:  # it may be missing from a finished audit
+        return Pictures(shorter)
+    if record.config.features:
+        return Pictures(shorter, prepared.clusters)
+    try:
+        pixels = _small(audit, record, pairs, prepared.cache_rows)
         values = measure(pixels.gather, shape, padded=record.config.resize_mode == "longest")
     except (FileNotFoundError, InputError, PictureError):
-        return None
-    return Pictures(shape.min(axis=1), clusters, *values)
+        return Pictures(shorter, prepared.clusters)
+    return Pictures(shorter, prepared.clusters, *values)
 
 
-def _small(audit: Audit, record: Record, pairs: pd.DataFrame) -> Pixels:
+def _small(audit: Audit, record: Record, pairs: pd.DataFrame, rows: np.ndarray) -> Pixels:
     """Return the small pictures as they are stored, or decoded from the data set's files where they are not."""
-    folder, rows = pixels_folder(audit), read_prepared(audit.folder).cache_rows
-    root, images = Path(record.root), pairs[c.IMAGE].tolist()
+    folder, root, images = pixels_folder(audit), Path(record.root), pairs[c.IMAGE].tolist()
     if (folder / PIXELS_FILE).is_file():
         return open_pixels(folder, rows=rows, root=root, images=images)
     config = record.config

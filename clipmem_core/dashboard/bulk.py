@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
+from clipmem_core.dashboard.bulk_edit import draw_bulk_edit
 from clipmem_core.dashboard.deciding import BADGES, Notice, in_turn
 from clipmem_core.dashboard.numbers import pairs_in_words
 from clipmem_core.review.cards import PairCard
@@ -93,6 +94,7 @@ def draw_bulk(audit: Audit, selection: Selection, count: int, ticked: Sequence[s
         for decision, label in ((KEEP, "Keep"), (REMOVE, "Remove"), (None, "Undecided")):
             asked = Asked(decision, size, pairs, selection)
             st.button(label, icon=BADGES[decision][1], key=f"bulk-{label}", on_click=_ask, args=(audit, asked))
+    draw_bulk_edit(audit, selection, ticked)
     _draw_question(audit, selection)
 
 

@@ -29,7 +29,6 @@ from clipmem_core.dashboard.thumbnails import alt_text, large_picture
 from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figure, term_figure
 from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
 from clipmem_core.review import score_breakdown
-from clipmem_core.review.caption_scores import caption_scores
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.rows import audit_root, find_rows, neighbours
 from clipmem_core.review.selection import Selection
@@ -39,7 +38,6 @@ from clipmem_core.scores.table import PAIR as SHOWN_HERE
 
 BROWSE, THIS_PAGE = "pages/browse.py", "pages/pair.py"
 CAPTION_LIMIT = 600
-FULL_LIMIT = 5000
 ROOM = (640, 520)  # pixels on the page
 ENLARGED = 4  # times at most: the pictures of small sets are tiny
 
@@ -126,23 +124,6 @@ def _width(size: tuple[int, int] | None) -> int:
     if size is None:
         return ROOM[1] // 2
     return max(1, round(size[0] * min(ENLARGED, ROOM[0] / size[0], ROOM[1] / size[1])))
-
-
-def draw_captions(audit: Audit, card: PairCard) -> None:
-    """Draw all captions with the scores of each where there are any, and the long ones in full below."""
-    scores = caption_scores(audit, card.pair_id)
-    st.subheader("Caption" if len(card.captions) == 1 else "Captions", anchor=False)
-    with st.container(gap="xsmall"):
-        for place, caption in enumerate(card.captions):
-            show_text(caption, limit=CAPTION_LIMIT)
-            if place in scores:
-                odd = ":orange[:material/warning: fits much worse than the others] · " if scores[place].odd else ""
-                st.caption(f"{odd}{scores[place].words}")
-    long = [caption for caption in card.captions if cut(caption, CAPTION_LIMIT) != caption]
-    if long:
-        with st.expander("In full", icon=":material/notes:"):
-            for caption in long:
-                show_text(caption if len(caption) <= FULL_LIMIT else f"{caption[:FULL_LIMIT]}…")
 
 
 def draw_scores(audit: Audit, card: PairCard) -> None:

@@ -153,8 +153,8 @@ def draw_edits(audit: Audit, card: PairCard) -> None:
     """Draw the box that the captions are edited in, and the note. What is being typed stays until it is stored."""
     key = captions_key(audit, card)
     if key not in st.session_state:
-        st.session_state[key] = as_lines(_current(card))
-    lines = min(max(len(_current(card)) + 1, LINES[0]), LINES[1])
+        st.session_state[key] = as_lines(current_captions(card))
+    lines = min(max(len(current_captions(card)) + 1, LINES[0]), LINES[1])
     with st.form(f"form-{key}", border=False):
         st.text_area("Captions, one a line", key=key, height=24 + LINE_HEIGHT * lines)
         st.form_submit_button(
@@ -209,7 +209,8 @@ def as_lines(captions: tuple[str, ...]) -> str:
     return "\n".join(" ".join(caption.split()) for caption in captions)
 
 
-def _current(card: PairCard) -> tuple[str, ...]:
+def current_captions(card: PairCard) -> tuple[str, ...]:
+    """Return the captions that a pair has by what was decided on it: the new ones, or its own."""
     recaptioned = card.decision is not None and card.decision.decision == RECAPTION
     return card.decision.captions if card.decision is not None and recaptioned else card.captions
 

@@ -5,6 +5,8 @@ They reach the page through this module or through data tables, never through a 
 """
 
 import html
+import re
+from difflib import SequenceMatcher
 
 import streamlit as st
 
@@ -37,6 +39,21 @@ def as_html(text: str, *, limit: int = 0) -> str:
         '<bdi>&lt;b&gt;</bdi>'
     """
     return f"<bdi>{html.escape(cut(text, limit) if limit else text)}</bdi>"
+
+
+def difference_html(before: str, after: str) -> str:
+    """Return HTML that shows how a text changes, word by word: what goes in `del`, what comes in `ins`.
+
+    Example:
+        >>> difference_html("a red <b>", "a blue <b>")
+        '<bdi>a <del>red</del><ins>blue</ins> &lt;b&gt;</bdi>'
+    """
+    old, new = (re.split(r"(\s+)", text) for text in (before, after))
+    parts = []
+    for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        gone, came = (html.escape("".join(words)) for words in (old[a:b], new[c:d]))
+        parts.append(came if kind == "equal" else f"<del>{gone}</del>" * bool(gone) + f"<ins>{came}</ins>" * bool(came))
+    return f"<bdi>{''.join(parts)}</bdi>"
 
 
 def show_title(text: str, of: str = "") -> None:

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clipmem_core.audits.checks import ensure_checks
-from clipmem_core.audits.store import PAIRS, Audit, read_prepared
-from clipmem_core.config import InputError
+from clipmem_core.audits.checks import LOOKALIKE_OF, ensure_checks, kept_checks
+from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.pairs.checks.table import BY_NAME, CHECKS
 from clipmem_core.review.tables import ROW, fetch_columns, fetch_rows, kept
 
@@ -36,20 +35,25 @@ def rows_failing(audit: Audit, name: str) -> np.ndarray:
 
 
 def failed_checks(audit: Audit, row: int) -> list[str]:
-    """Return the names of the checks that find a pair."""
+    """Return the names of the checks that find a pair; none where the checks have not been made yet."""
+    path = kept_checks(audit)
+    if path is None:
+        return []
     names = [check.name for check in CHECKS]
     columns = ", ".join(f'"{name}"' for name in names)
-    found = fetch_rows(ensure_checks(audit), f"SELECT {columns} FROM parquet WHERE {ROW} = ?", [row])
-    if not found:
-        raise InputError(f"audit {audit.name!r} has no row {row}: open the pair from the gallery again")
-    return [name for name, flag in zip(names, found[0], strict=True) if flag]
+    found = fetch_rows(path, f"SELECT {columns} FROM parquet WHERE {ROW} = ?", [row])
+    return [name for name, flag in zip(names, *found, strict=True) if flag]
 
 
-@kept(4, PAIRS)
-def lookalike_groups(audit: Audit) -> list[np.ndarray]:
+def lookalike_groups(audit: Audit) -> list[list[int]]:
     """Return the rows of each group of look-alikes, the largest group first, then in the order of the tables."""
-    clusters = read_prepared(audit.folder).clusters
-    order = np.argsort(clusters, kind="stable")
-    _, starts = np.unique(clusters[order], return_index=True)
-    groups = [group for group in np.split(order, starts[1:]) if len(group) > 1]
-    return sorted(groups, key=lambda group: (-len(group), group[0]))
+    return _groups(audit, ensure_checks(audit))
+
+
+@kept(4, PAIRS, paths=lambda audit, path: (path,))
+def _groups(audit: Audit, path: Path) -> list[list[int]]:
+    query = f"""
+        SELECT list({ROW} ORDER BY {ROW}) AS rows FROM parquet WHERE {LOOKALIKE_OF} IS NOT NULL
+        GROUP BY {LOOKALIKE_OF} HAVING len(rows) > 1 ORDER BY len(rows) DESC, rows[1]
+    """
+    return [rows for (rows,) in fetch_rows(path, query)]

@@ -7,9 +7,10 @@ does not count. One from before that was kept counts for any captions.
 
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from sqlite3 import Connection
 from typing import Any
 
 import numpy as np
@@ -58,10 +59,15 @@ _NOTHING: Row = (None, [], "", "", "")  # what an event says, where there is non
 # What no decision can be: the event that an entry names is not there.
 _SAID = "CASE WHEN coalesce(said.id, 0) = entry.decided THEN said.decision ELSE 'that of no event' END AS decision"
 _DECISIONS = f"""
-    SELECT entry.pair_id AS pair_id, entry.judged AS judged, {_SAID}, coalesce(said.captions, '[]') AS captions,
+    SELECT entry.pair_id AS pair_id, entry.judged AS judged, {_SAID},
+        coalesce(each.captions, said.captions, '[]') AS captions,
         noted.note AS note, coalesce(said.time, own.time) AS time, entry.id AS entry
     FROM entry JOIN event AS own ON own.id = entry.event
     LEFT JOIN event AS said ON said.id = entry.decided LEFT JOIN event AS noted ON noted.id = entry.noted
+    LEFT JOIN own_captions AS each ON each.event = entry.decided AND each.pair_id = entry.pair_id
+"""
+_OWN = """
+    SELECT event, pair_id, captions FROM own_captions JOIN standing USING (pair_id) WHERE standing.decided = event
 """
 _HISTORY = """
     SELECT event.id AS event, time, audit, CASE WHEN undoes IS NULL THEN 'decide' ELSE 'undo' END AS kind, decision,
@@ -94,13 +100,21 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Edit:
+    """New captions of one pair, at least one that is not blank, and the pair's `entry` when they were made."""
+
+    captions: tuple[str, ...]
+    entry: int
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a decision or an undo did."""
 
     event: int  # its number in the history; 0: nothing was written
     pairs: int  # that were decided, or brought back to what stood before
     overtaken: Decision | None = None  # what somebody else said since the pair was shown
-    left: int = 0  # an undo: pairs that were decided on since, which stay as they are
+    left: int = 0  # an undo, or edits: pairs that were decided on since, which stay as they are
     first: int = field(default=0, compare=False)  # its first entry of the log; those of its other pairs follow
 
 
@@ -150,6 +164,31 @@ class Review:
         overtaken = found and seen is not None and added.before > seen
         return Outcome(added.event, added.pairs, _decision(found[0]) if overtaken else None, first=added.first)
 
+    def edit(self, edits: Mapping[str, Edit], *, audit: str = "") -> Outcome:
+        """Recaption pairs, each with captions of its own, in one event; those decided on since stay as they are.
+
+        Args:
+            edits: pair id → its new captions.
+            audit: the name of the audit that was looked at.
+
+        Raises:
+            InputError: there is none, captions cannot be, or the log cannot be written; then nothing is.
+        """
+        if not edits:
+            raise InputError("no caption is to be changed: choose what to change")
+        texts = {pair_id: captions_to_store(RECAPTION, edit.captions) for pair_id, edit in edits.items()}
+        keys = self._keys(edits)
+        with writing(self.path) as log:
+            stands = self._standing(log, list(edits))
+            entries = {pair_id: stands[pair_id].entry if pair_id in stands else 0 for pair_id in edits}
+            own = {pair_id: texts[pair_id] for pair_id, edit in edits.items() if entries[pair_id] == edit.entry}
+            left = len(edits) - len(own)
+            if not own:
+                return Outcome(0, 0, left=left)
+            judged = ((pair_id, keys.get(pair_id, 0)) for pair_id in own)
+            added = add_decision(log, judged, audit=audit, decision=RECAPTION, captions="[]", note=None, own=own)
+        return Outcome(added.event, added.pairs, left=left, first=added.first)
+
     def undo(self, event: int | None = None) -> Outcome | None:
         """Bring back what stood before an event, for those of its pairs that nobody decided on since.
 
@@ -182,12 +221,15 @@ class Review:
 
     def decisions(self, pair_ids: Sequence[str]) -> dict[str, Decision]:
         """Return what stands for each of some pairs, without those that nobody ever decided on."""
-        ids, rows = list(pair_ids), []
         with reading(self.path) as log:
-            for start in range(0, len(ids), _AT_ONCE):
-                part = ids[start : start + _AT_ONCE]
-                standing = f"SELECT entry FROM standing WHERE pair_id IN ({', '.join('?' * len(part))})"
-                rows += fetch(log, f"{_DECISIONS} WHERE entry.id IN ({standing}) ORDER BY entry.id DESC", part)
+            return self._standing(log, list(pair_ids))
+
+    def _standing(self, log: Connection, ids: list[str]) -> dict[str, Decision]:
+        rows: list[Row] = []
+        for start in range(0, len(ids), _AT_ONCE):
+            part = ids[start : start + _AT_ONCE]
+            standing = f"SELECT entry FROM standing WHERE pair_id IN ({', '.join('?' * len(part))})"
+            rows += fetch(log, f"{_DECISIONS} WHERE entry.id IN ({standing}) ORDER BY entry.id DESC", part)
         here, other = self._sorted(rows)
         return {
             pair_id: _decision(here.get(pair_id), other.get(pair_id))
@@ -202,12 +244,13 @@ class Review:
         with reading(self.path) as log:
             events = fetch(log, "SELECT id, decision, captions, note, time, audit FROM event WHERE undoes IS NULL")
             rows = fetch(log, "SELECT pair_id, judged, decided, noted, entry FROM standing ORDER BY entry DESC")
+            own = {(event, pair_id): json.loads(captions) for event, pair_id, captions in fetch(log, _OWN)}
             said = {event: (decision, json.loads(captions), *rest) for event, decision, captions, *rest in events}
             for decided in {row[2] for row in rows}.difference(said, [0]):
                 raise BrokenLogError(f"its event {decided} is not there")
         here, other = self._sorted(rows)
         found = (
-            _row(pair_id, here.get(pair_id), other.get(pair_id), said)
+            _row(pair_id, here.get(pair_id), other.get(pair_id), said, own)
             for pair_id in dict.fromkeys(row[0] for row in rows)
         )
         kept = [row for row in found if row is not None]
@@ -312,10 +355,13 @@ def _decision(here: Row | None, other: Row | None = None) -> Decision:
     return Decision(pair_id, decision, tuple(json.loads(captions)), note or "", time, entry, for_other)
 
 
-def _row(pair_id: str, here: Row | None, other: Row | None, said: dict[int, Row]) -> Row | None:
+def _row(
+    pair_id: str, here: Row | None, other: Row | None, said: dict[int, Row], own: dict[tuple[int, str], list[str]]
+) -> Row | None:
     """Return a pair's row of the table, None where nothing stands."""
     decided, noted = here[2:4] if here else (0, 0)
     decision, captions, _, time, audit = said.get(decided, _NOTHING)
+    captions = own.get((decided, pair_id), captions)
     note = said[noted][2] if decided and noted in said else ""
     away = said.get(other[2], _NOTHING) if other is not None and decision is None else _NOTHING
     if away[0] is not None:

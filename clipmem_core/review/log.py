@@ -8,6 +8,9 @@ An event is a decision on some pairs, or the undoing of one; it has an entry for
 named by two events: the one that decided and the one whose note holds. So a decision on a million pairs stores its
 captions and note once, and an undo finds by a comparison of numbers who was decided on since.
 
+A recaption gives all its pairs the event's captions; where each gets others, as by find and replace, its list is empty
+and `own_captions` has those of each pair.
+
 Where clients number what they tell, `told` keeps what became of each number, in the transaction that stored it, so that
 what is told twice is stored once. A log has that table from the first such client on.
 """
@@ -15,7 +18,7 @@ what is told twice is stored once. A log has that table from the first such clie
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -29,7 +32,7 @@ from clipmem_core.config import InputError
 
 KEEP, REMOVE, RECAPTION = "keep", "remove", "recaption"
 CHOICES = (KEEP, REMOVE, RECAPTION)
-VERSION = 2
+VERSION = 3
 APPLICATION = 0x434C4D50  # "CLMP" in the file's header: tells our files from other SQLite files
 PATIENCE = 5.0  # seconds to wait for another writer
 CACHE_KB = 64_000  # of pages, while writing: a million pairs are looked up in any order
@@ -47,6 +50,21 @@ _STANDING = """
     ) WITHOUT ROWID
 """
 _STANDING_INDEX = "CREATE INDEX standing_decided ON standing (decided)"
+_OWN_CAPTIONS = (
+    """
+    CREATE TABLE own_captions (
+        event INTEGER NOT NULL,
+        pair_id TEXT NOT NULL,
+        captions TEXT NOT NULL,  -- a JSON list
+        PRIMARY KEY (event, pair_id)
+    ) WITHOUT ROWID
+    """,
+    *(
+        f"CREATE TRIGGER own_captions_{name} BEFORE {what} ON own_captions "
+        "BEGIN SELECT RAISE(ABORT, 'the log only grows'); END"
+        for name, what in (("kept", "DELETE"), ("unchanged", "UPDATE"))
+    ),
+)
 _TABLES = f"""
     PRAGMA journal_mode = WAL;
     BEGIN;
@@ -74,6 +92,7 @@ _TABLES = f"""
     );
     {_STANDING};
     {_STANDING_INDEX};
+    {"; ".join(_OWN_CAPTIONS)};
     CREATE TRIGGER event_kept BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
     CREATE TRIGGER event_unchanged BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
     CREATE TRIGGER entry_kept BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
@@ -90,13 +109,15 @@ _MIGRATIONS = {
         "INSERT INTO standing SELECT pair_id, 0, entry, decided, noted FROM standing_1",
         "DROP TABLE standing_1",
         _STANDING_INDEX,
-    )
+    ),
+    2: _OWN_CAPTIONS,
 }
 _VIEWS = {
     1: (
         "CREATE TEMP VIEW entry AS SELECT *, 0 AS judged FROM main.entry",
         "CREATE TEMP VIEW standing AS SELECT *, 0 AS judged FROM main.standing",
-    )
+    ),
+    2: ("CREATE TEMP VIEW own_captions AS SELECT 0 AS event, '' AS pair_id, '[]' AS captions WHERE false",),
 }
 # What counts for a pair is its last entry of those on the captions that it has, and of those that say of none.
 _DECIDE = """
@@ -149,8 +170,9 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     with _explained(path), closing(_connect(path, _mode(path)) if path.exists() else _empty()) as connection:
         _check(path, connection)
         connection.execute("BEGIN")
-        for statement in _VIEWS.get(_version(connection), ()):
-            connection.execute(statement)
+        for older in range(_version(connection), VERSION):
+            for statement in _VIEWS[older]:
+                connection.execute(statement)
         yield connection
 
 
@@ -211,14 +233,17 @@ def add_decision(
     decision: str | None,
     captions: str,
     note: str | None,
+    own: Mapping[str, str] | None = None,
 ) -> Added:
     """Add a decision on pairs, each named once with the key of its captions, 0 where that is not known.
 
-    `captions` is a JSON list; where `note` is None, every pair keeps its own.
+    `captions` is a JSON list; `own` has such a list for each pair that gets others. Where `note` is None, every pair
+    keeps its own.
     """
     number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
     noted = None if note is None else number
     log.executemany(_DECIDE, ((number, pair_id, noted, judged) for pair_id, judged in pairs))
+    log.executemany("INSERT INTO own_captions VALUES (?, ?, ?)", ((number, *each) for each in (own or {}).items()))
     return _add_event(log, first, (audit, None, decision, captions, note))
 
 

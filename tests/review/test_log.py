@@ -81,7 +81,7 @@ def test_a_file_that_is_no_log_of_ours_is_named_and_left_alone(review: Review) -
 @pytest.mark.parametrize(
     ("change", "calls", "fault"),
     [
-        ("PRAGMA user_version = 3", list(CALLS), "is of version 3 and this CLIPMem reads version 2: update CLIPMem"),
+        ("PRAGMA user_version = 4", list(CALLS), "is of version 4 and this CLIPMem reads version 3: update CLIPMem"),
         (
             "DROP TABLE standing",
             ["decide", "undo", "current", "table", "counts"],

@@ -20,13 +20,13 @@ _BRIGHTNESS = np.array([0.241, 0.691, 0.068], np.float32)  # of squares; perceiv
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is known of the pictures of pairs, an array [n_pairs] each."""
+    """What is known of the pictures of pairs, an array [n_pairs] each; None where it is not."""
 
-    shorter: np.ndarray  # pixels of the shorter side, 0 where not known
-    clusters: np.ndarray  # the first row of the look-alikes that a picture is one of, else its own
-    brightness: np.ndarray  # from 0 to 1: 99 of 100 pixels are at most so bright
-    contrast: np.ndarray  # grey levels: standard deviation of the channel that varies most
-    sharpness: np.ndarray  # the strongest of an edge's bends, in shares of the range of brightness; lower is blurred
+    shorter: np.ndarray | None = None  # pixels of the shorter side
+    clusters: np.ndarray | None = None  # the first row of the look-alikes that a picture is one of, else its own
+    brightness: np.ndarray | None = None  # from 0 to 1: 99 of 100 pixels are at most so bright
+    contrast: np.ndarray | None = None  # grey levels: standard deviation of the channel that varies most
+    sharpness: np.ndarray | None = None  # of the strongest edges, see `measure`; lower is blurred
 
 
 def measure(
@@ -35,7 +35,8 @@ def measure(
     """Measure small squares: brightness, contrast and sharpness of each, as `Pictures` has them.
 
     Sharpness is the 99th percentile of the absolute Laplacian of the grey picture over the range from its 1st to its
-    99th percentile. A step that a Gaussian of s pixels blurs has 0.24 / s² there, so 0.2 is one of 1.1 pixels.
+    99th percentile. A step that a Gaussian of s pixels blurs has 0.24 / s² there, so 0.2 is one of 1.1 pixels. It is
+    infinite where a picture is nearly uniform and has no edge to speak of.
 
     Args:
         gather: gives the squares of some rows, uint8 [n, size, size, 3].
@@ -75,7 +76,8 @@ def _measured(squares: np.ndarray) -> np.ndarray:
     low, high = (_percentile(grey, share) for share in (1, 99))
     brightness = np.sqrt(_percentile(np.square(values) @ _BRIGHTNESS, 99)) / 255
     contrast = values.reshape(len(values), -1, 3).std(axis=1).max(axis=1)
-    return np.stack([brightness, contrast, _percentile(bends, 99) / np.maximum(high - low, 1)])
+    sharpness = np.where(contrast < UNIFORM, np.inf, _percentile(bends, 99) / np.maximum(high - low, 1))
+    return np.stack([brightness, contrast, sharpness])
 
 
 def _percentile(values: np.ndarray, share: int) -> np.ndarray:
@@ -85,26 +87,26 @@ def _percentile(values: np.ndarray, share: int) -> np.ndarray:
     return np.partition(flat, place, axis=1)[:, place]
 
 
-def dark(pictures: Pictures) -> np.ndarray:
+def dark(brightness: np.ndarray) -> np.ndarray:
     """Tell which pictures have hardly a pixel that is bright."""
-    return pictures.brightness < DARK
+    return brightness < DARK
 
 
-def blurred(pictures: Pictures) -> np.ndarray:
-    """Tell which pictures have no sharp edge, of those that have anything to see."""
-    return (pictures.sharpness < BLURRED) & ~uniform(pictures)
+def blurred(sharpness: np.ndarray) -> np.ndarray:
+    """Tell which pictures have no sharp edge, of those that have any."""
+    return sharpness < BLURRED
 
 
-def uniform(pictures: Pictures) -> np.ndarray:
+def uniform(contrast: np.ndarray) -> np.ndarray:
     """Tell which pictures are nearly one colour."""
-    return pictures.contrast < UNIFORM
+    return contrast < UNIFORM
 
 
-def tiny(pictures: Pictures) -> np.ndarray:
+def tiny(shorter: np.ndarray) -> np.ndarray:
     """Tell which pictures are smaller than `TINY` pixels one way."""
-    return (pictures.shorter > 0) & (pictures.shorter < TINY)
+    return shorter < TINY
 
 
-def lookalike(pictures: Pictures) -> np.ndarray:
+def lookalike(clusters: np.ndarray) -> np.ndarray:
     """Tell which pictures look like another one: the same again, rescaled or compressed anew."""
-    return np.bincount(pictures.clusters, minlength=len(pictures.clusters))[pictures.clusters] > 1
+    return np.bincount(clusters, minlength=len(clusters))[clusters] > 1

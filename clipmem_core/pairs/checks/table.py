@@ -23,9 +23,10 @@ class Check:
     name: str
     label: str
     of: Literal["captions", "pictures"]
-    find: Callable[[Any], np.ndarray]  # Captions → bool [n_captions], or Pictures → bool [n_pairs]
+    find: Callable[[Any], np.ndarray]  # of Captions, bool [n_captions]; of what it needs of Pictures, bool [n_pairs]
     help: str  # what is found, and why it matters
     advice: str  # what a person should do
+    needs: str = ""  # the field of Captions or Pictures without which it is not known
 
 
 CHECKS = (
@@ -53,6 +54,7 @@ CHECKS = (
         of_captions.long,
         "Longer than the text encoder of this audit reads: what comes after is never seen.",
         "Put what the picture shows first, or shorten it.",
+        "cut",
     ),
     Check(
         "markup",
@@ -103,6 +105,7 @@ CHECKS = (
         of_pictures.dark,
         "99 of 100 pixels are below 32 % of full brightness.",
         "Brighten it, or remove the pair where nothing can be made out.",
+        "brightness",
     ),
     Check(
         "blurred",
@@ -111,6 +114,7 @@ CHECKS = (
         of_pictures.blurred,
         "No edge is narrower than about a sixtieth of the picture's side: blurred even at the size that encoders see.",
         "Remove the pair where nothing can be made out.",
+        "sharpness",
     ),
     Check(
         "uniform",
@@ -119,6 +123,7 @@ CHECKS = (
         of_pictures.uniform,
         "Every colour varies by less than 5 of 255 levels: as good as blank.",
         "Remove the pair.",
+        "contrast",
     ),
     Check(
         "tiny",
@@ -127,6 +132,7 @@ CHECKS = (
         of_pictures.tiny,
         "Shorter side below 64 pixels: encoders look at 192 and more.",
         "Find a larger copy, or remove the pair.",
+        "shorter",
     ),
     Check(
         "lookalike",
@@ -135,6 +141,7 @@ CHECKS = (
         of_pictures.lookalike,
         "The same picture again, rescaled or compressed anew: a twin in training hides memorization, and counts twice.",
         "Judge each group side by side: keep one, or keep all.",
+        "clusters",
     ),
 )
 BY_NAME = {check.name: check for check in CHECKS}
@@ -152,21 +159,23 @@ def check_captions(captions: Captions) -> dict[str, np.ndarray]:
     return {check.name: check.find(captions) for check in OF_CAPTIONS}
 
 
-def check_table(captions: Captions, pictures: Pictures | None, *, pairs: int) -> pd.DataFrame:
+def check_table(captions: Captions, pictures: Pictures, *, pairs: int) -> pd.DataFrame:
     """Return one row a pair: true or false for each check, null where it is not known, and what is measured.
 
     Args:
         captions: of all pairs.
-        pictures: of all pairs; None where they cannot be looked at.
+        pictures: of all pairs.
         pairs: how many there are.
     """
-    columns: dict[str, Any] = {}
-    for name, flags in check_captions(captions).items():
-        known = name != "long_caption" or captions.cut is not None
-        columns[name] = np.bincount(captions.owner, weights=flags, minlength=pairs) > 0 if known else None
-    for check in CHECKS[len(OF_CAPTIONS) :]:
-        columns[check.name] = None if pictures is None else check.find(pictures)
-    for name in VALUES:
-        columns[name] = np.nan if pictures is None else getattr(pictures, name)
+    found, columns = check_captions(captions), dict[str, Any]()
+    for check in CHECKS:
+        needed = getattr(captions if check.of == "captions" else pictures, check.needs) if check.needs else ()
+        if needed is None:
+            columns[check.name] = None
+        elif check.of == "captions":
+            columns[check.name] = np.bincount(captions.owner, weights=found[check.name], minlength=pairs) > 0
+        else:
+            columns[check.name] = check.find(needed)
+    columns |= {name: getattr(pictures, name) for name in VALUES}
     table = pd.DataFrame(columns, index=range(pairs))
     return table.astype({check.name: "boolean" for check in CHECKS} | dict.fromkeys(VALUES, "float32"))
