@@ -47,6 +47,7 @@ class Selection:
     label: str = ""
     planted: str = ""  # a kind, `any` or `none`
     decision: str = ""  # keep | remove | recaption | decided | undecided
+    tag: str = ""  # a word that somebody put on it
     words: str = ""  # each must stand in a caption, in any order, whatever the case
     ranges: tuple[Range, ...] = ()
     outline: Outline | None = None
@@ -67,7 +68,7 @@ class Selection:
         return self.by or (TEXT_SIDE if self.meaning and not self.like else IMAGE_SIDE)
 
 
-_TEXTS = ("group", "label", "planted", "decision", "words", "map", "meaning", "like", "by", "member")
+_TEXTS = ("group", "label", "planted", "decision", "tag", "words", "map", "meaning", "like", "by", "member")
 
 
 def to_parameters(selection: Selection) -> dict[str, str]:
