@@ -11,7 +11,7 @@ from clipmem_core.dashboard.bulk import draw_bulk
 from clipmem_core.dashboard.deciding import draw_notice
 from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.filters import GRID, TABLE, conditions, draw_queues, learned_by_g, queue_of
-from clipmem_core.dashboard.grid import OPENED, draw_grid
+from clipmem_core.dashboard.grid import STYLE, draw_grid
 from clipmem_core.dashboard.numbers import pairs_in_words, read_noise, read_verdict
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.review_mode import draw_start
@@ -21,24 +21,16 @@ from clipmem_core.review.rows import count_pairs, find_rows, score_span
 from clipmem_core.review.selection import MATCH, Selection
 from clipmem_core.scores.table import BY_NAME, CARD, scores_in, words
 
-__all__ = ["OPENED", "TO_THE_TOP"]  # for the page of a pair
 PAGE_SIZES = (12, 24, 48, 96)
 USUAL_SIZE = 24
-STYLE = """<style>
-[data-testid="stMainBlockContainer"] { padding: 2rem 2rem 1rem; }
-[data-testid="stMainBlockContainer"] > [data-testid="stVerticalBlock"] { gap: .6rem; }
-@media (max-width: 600px) { [data-testid="stMainBlockContainer"] { padding: 3.75rem 1rem .5rem; } }
-[data-testid="stMainBlockContainer"] h1 { font-size: 1.4rem; }
-</style>"""
-TO_THE_TOP = """<script>document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0)</script>"""
 SUBTRACTED = "These pairs were learned by g, which is subtracted, so the lowest clipmem is the most memorized."
 MEANINGS = {name: score.legend for name, score in scores_in(CARD).items()} | {
     MATCH: "cosine with what was searched for."
 }
 KEYS = (
-    "Arrows mark a pair, Enter or a click opens it, Space selects, Shift selects a range, K keeps, X removes, T tags, "
+    "Arrows mark a pair, Enter or a click opens it, Space selects, Shift selects a range; K keeps, X removes, T tags, "
+    "U takes back."
 )
-KEYS += "U takes back."
 
 
 def read_layout() -> str:

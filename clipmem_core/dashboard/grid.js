@@ -4,7 +4,6 @@
 // others wrote reaches the page as text content. What this begins with is in review_outbox.js.
 
 const SIZE = 'clipmem-size', SCROLL = 'clipmem-scroll', UNDOABLE = 'clipmem-grid-undoable'
-const USUAL = 170 // pixels of a picture
 const AT_ONCE = 4 // pictures on their way
 const HELD = 300 // pictures, and what can be undone
 const EVENT = 500 // pairs of one event
@@ -305,6 +304,10 @@ class Grid {
         this.draw()
     }
 
+    get sizeKey() {
+        return `${SIZE}/${this.data.side}`
+    }
+
     resize(side) {
         this.find('cards').style.setProperty('--side', `${side}px`)
         this.root.querySelector('[type=range]').value = side
@@ -317,7 +320,7 @@ class Grid {
     }
 
     restore() {
-        this.resize(Number(tried(() => localStorage.getItem(SIZE), 0)) || USUAL)
+        this.resize(Number(tried(() => localStorage.getItem(this.sizeKey), 0)) || this.data.side)
         if (!this.data.main) return
         const kept = tried(() => JSON.parse(sessionStorage.getItem(SCROLL)), null)
         const row = this.data.opened ?? kept?.row
@@ -353,7 +356,7 @@ class Grid {
         on(this.root, 'click', event => this.click(event))
         on(this.find('refused'), 'click', () => { outbox.refusals = []; this.drawState() })
         const size = this.root.querySelector('[type=range]')
-        on(size, 'input', () => { this.resize(size.value); tried(() => localStorage.setItem(SIZE, size.value)) })
+        on(size, 'input', () => { this.resize(size.value); tried(() => localStorage.setItem(this.sizeKey, size.value)) })
         on(this.find('tagging'), 'submit', event => {
             event.preventDefault()
             const box = this.root.querySelector('[name=tag]')

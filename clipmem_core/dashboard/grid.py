@@ -31,10 +31,18 @@ PARTS = ("grid.html", "grid.css", "review_outbox.js", "grid.js")
 HTML, CSS, *JS = (Path(__file__).with_name(name).read_text("utf-8") for name in PARTS)
 CAPTION_LIMIT, FULL_LIMIT = 160, 5000
 TAGS_OFFERED = 50
+USUAL_SIDE = 170  # of a picture
 LIKE = {IMAGE_SIDE: "More like this picture", TEXT_SIDE: "More like this caption"}
 OPENED = "pair_opened"  # the row that the page of a pair showed last
 WAY = "grid_way"  # the page that a click leads to, with its parameters
 BROWSE, PAIR_PAGE = "pages/browse.py", "pages/pair.py"
+STYLE = """<style>
+[data-testid="stMainBlockContainer"] { padding: 2rem 2rem 1rem; }
+[data-testid="stMainBlockContainer"] > [data-testid="stVerticalBlock"] { gap: .6rem; }
+@media (max-width: 600px) { [data-testid="stMainBlockContainer"] { padding: 3.75rem 1rem .5rem; } }
+[data-testid="stMainBlockContainer"] h1 { font-size: 1.4rem; }
+</style>"""
+TO_THE_TOP = """<script>document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0)</script>"""
 _component = st.components.v2.component("clipmem_grid", html=HTML, css=CSS, js="\n".join(JS))
 
 
@@ -49,6 +57,7 @@ def draw_grid(
     page: int = 1,
     pages: int = 1,
     main: bool = False,
+    side: int = USUAL_SIDE,
 ) -> None:
     """Draw pairs that can be opened, chosen and decided.
 
@@ -62,6 +71,7 @@ def draw_grid(
         page: which of the selection's pages it is.
         pages: how many there are.
         main: whether the page is about these pairs: then keys are taken wherever they are pressed.
+        side: of a picture, in pixels, until somebody moves the slider.
     """
     follow_way()
     order = order or selection.order
@@ -94,6 +104,7 @@ def draw_grid(
             "opened": st.session_state.pop(OPENED, None) if main else None,
             "tags": list(known_tags(review.path))[:TAGS_OFFERED],
             "main": main,
+            "side": side,
             "undecided": selection.decision == UNDECIDED,
             "like": LIKE,
         },

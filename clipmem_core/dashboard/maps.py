@@ -15,7 +15,7 @@ from clipmem_core.audits.verdict import doubt
 from clipmem_core.columns import CLIPMEM, GROUP, LABEL, PLANTED, SIMILARITY_OUT
 from clipmem_core.dashboard.address import choose_listed, choose_segment, link
 from clipmem_core.dashboard.errors import draw_fault, explained_errors
-from clipmem_core.dashboard.grid import draw_grid
+from clipmem_core.dashboard.grid import STYLE, draw_grid
 from clipmem_core.dashboard.numbers import read_verdict
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.review_routes import PREFIX
@@ -40,7 +40,7 @@ from clipmem_core.review.tables import Version, count_rows, version_of
 from clipmem_core.scores.table import COLOUR as SCORE_COLOUR
 from clipmem_core.scores.table import scores_in, words
 
-STRIP, STRIP_HEIGHT = 24, 560  # pairs beside a chart, and pixels
+STRIP, STRIP_HEIGHT, STRIP_SIDE = 24, 560, 120  # pairs beside a chart, and pixels of all and of one
 AROUND = 11  # a clicked point
 POINTER = ("review_outbox.js", "map_pointer.js")
 _pointer = st.components.v2.component(
@@ -104,7 +104,7 @@ def _draw_shape(audit: Audit, selection: Selection, *, key: str) -> None:
 
 def _draw_strip(audit: Audit, rows: Sequence[int], selection: Selection, *, key: str) -> None:
     with st.container(height=STRIP_HEIGHT, border=False):
-        draw_grid(audit, cards(audit, rows, selection), selection=selection, key=f"{key}-strip")
+        draw_grid(audit, cards(audit, rows, selection), selection=selection, key=f"{key}-strip", side=STRIP_SIDE)
 
 
 def _draw_pointer(audit: Audit, outline: Outline | None, *, key: str) -> int | None:
@@ -229,6 +229,7 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
     Returns:
         The map's name, and the column of the colours.
     """
+    st.html(STYLE)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         member = _choose("Member", MEMBER, mapped_members(audit))
         side = _choose("Embeddings of", SIDE, list(SIDES), named=SIDES.__getitem__)

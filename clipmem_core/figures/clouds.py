@@ -21,6 +21,7 @@ BY_HEART = "learned by heart<br>and wrong", "learned by heart<br>and right"
 NOT_BY_HEART = "never learned", "generic"
 STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # of clipmem between two lines
 LINES = 8  # at most
+NEAR = (0.2, 0.035)  # shares of a map within which two lines of words would meet
 ROW = "row"  # of the pair, in the points
 Part = tuple[str, pd.DataFrame, str]  # name, points and colour of a class
 
@@ -84,7 +85,7 @@ def embedding_figure(points: pd.DataFrame, *, colour_by: str, named: pd.DataFram
     Args:
         points: row, map_x, map_y and the column that colours them, a row a pair.
         colour_by: a score, which is drawn on a scale clipped at its percentiles, or `group`, `planted` or `label`.
-        named: map_x, top and words of its regions, which are written there; None for none.
+        named: map_x, top, words and pairs of its regions, which are written there; None for none.
     """
     by_class = colour_by in (GROUP, PLANTED, LABEL)
     known = points[:0] if by_class else points[np.isfinite(points[colour_by])].sort_values(colour_by)
@@ -110,7 +111,7 @@ def embedding_figure(points: pd.DataFrame, *, colour_by: str, named: pd.DataFram
             **_chosen(known),
         )
     if named is not None:
-        _add_words(figure, named)
+        _add_words(figure, named, points)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     return figure
@@ -168,12 +169,18 @@ def _chosen(points: pd.DataFrame) -> dict[str, Any]:
     return {"customdata": points[ROW], "unselected": {"marker": {"color": OTHER, "opacity": 0.15}}}
 
 
-def _add_words(figure: go.Figure, named: pd.DataFrame) -> None:
-    """Write the words of each region above it, where they hide few points."""
-    for region in named[named["words"] != ""].to_dict("records"):
+def _add_words(figure: go.Figure, named: pd.DataFrame, points: pd.DataFrame) -> None:
+    """Write the words of each region above it, where they hide few points; of two that would meet, the larger's."""
+    wide, tall = (NEAR[at] * np.ptp(points[column]) for at, column in enumerate((MAP_X, MAP_Y)))
+    written: list[tuple[float, float]] = []
+    for region in named[named["words"] != ""].sort_values("pairs", ascending=False).to_dict("records"):
+        x, y = region[MAP_X], region["top"]
+        if any(abs(x - other[0]) < wide and abs(y - other[1]) < tall for other in written):
+            continue
+        written.append((x, y))
         text = ", ".join(short_name(word) for word in region["words"].split(", "))
-        place = {"x": region[MAP_X], "y": region["top"], "yanchor": "bottom", "showarrow": False}
-        figure.add_annotation(text=f"<b>{text}</b>", font={"size": 11}, captureevents=False, **place)
+        place = {"x": x, "y": y, "yanchor": "bottom", "showarrow": False, "captureevents": False}
+        figure.add_annotation(text=f"<b>{text}</b>", font={"size": 11}, **place)
 
 
 def _classes(points: pd.DataFrame, column: str) -> list[Part]:
