@@ -1,15 +1,17 @@
-"""Pairs in the order of a score, filtered and searched, as cards or as a table, to be opened or decided on."""
+"""Pairs in the order of a score, filtered and searched, as pictures or as a table, to be opened or decided on."""
 
 from clipmem_core.dashboard.address import read_selection
 from clipmem_core.dashboard.errors import explained_errors
-from clipmem_core.dashboard.filters import draw_conditions, draw_filters, draw_queues
+from clipmem_core.dashboard.filters import draw_conditions, draw_filters
 from clipmem_core.dashboard.frame import open_page
-from clipmem_core.dashboard.gallery import draw_gallery, read_layout
+from clipmem_core.dashboard.gallery import draw_gallery, draw_top
+from clipmem_core.dashboard.grid import follow_way
 
 audit = open_page("Browse")
 with explained_errors():
+    follow_way()
     selection = read_selection()
-    draw_queues(audit, selection, read_layout())
+    beside = draw_top(audit, selection)
     draw_filters(audit, selection)
     draw_conditions(selection)
-    draw_gallery(audit, selection)
+    draw_gallery(audit, selection, beside=beside)

@@ -1,7 +1,5 @@
 """The dialog that finds and replaces in the captions of many pairs: every change is seen before it is stored."""
 
-from collections.abc import Sequence
-
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
@@ -28,17 +26,16 @@ STYLE = """<style>
 HELP = r"Python's syntax, as of the package regex. In the replacement \1 is the first group, \g<name> a named one."
 
 
-def draw_bulk_edit(audit: Audit, selection: Selection, ticked: Sequence[str]) -> None:
-    """Draw the button that opens the dialog for the ticked pairs, or all of the selection where none is."""
+def draw_bulk_edit(audit: Audit, selection: Selection) -> None:
+    """Draw the button that opens the dialog for all pairs of the selection."""
     if st.button("Find and replace in captions…", icon=":material/find_replace:", key="bulk-edit"):
-        _dialog(audit, selection, tuple(ticked))
+        _dialog(audit, selection)
 
 
 @st.dialog("Find and replace in captions", width="large")
-def _dialog(audit: Audit, selection: Selection, ticked: tuple[str, ...]) -> None:
-    ids = ticked or tuple(pair_ids(audit, selection))
-    which = "ticked" if ticked else "of this selection"
-    st.caption(f"In the captions of the {pairs_in_words(len(ids))} {which}, as they stand now.")
+def _dialog(audit: Audit, selection: Selection) -> None:
+    ids = tuple(pair_ids(audit, selection))
+    st.caption(f"In the captions of the {pairs_in_words(len(ids))} of this selection, as they stand now.")
     rule = _draw_rule()
     if not rule.find:
         st.caption("Every change is shown before anything is stored, and all of them are undone as one.")

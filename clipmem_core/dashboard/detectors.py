@@ -8,8 +8,8 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.address import choose_listed, choose_segment
-from clipmem_core.dashboard.cards import draw_cards
 from clipmem_core.dashboard.errors import one_line_errors
+from clipmem_core.dashboard.grid import draw_grid
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.detectors import agreement_figure, precision_figure
 from clipmem_core.pairs.mistakes import KINDS
@@ -163,6 +163,6 @@ def draw_differences(audit: Audit) -> None:
             st.caption("No pair.")
             continue
         shown = cards(audit, found["row"].tolist(), Selection())
-        draw_cards(audit, shown, selection=Selection(order=first), key=f"differ-{first}-{second}")
+        draw_grid(audit, shown, selection=Selection(order=first), key=f"differ-{first}-{second}")
         places = ", ".join(f"{a:.0%} and {b:.0%}" for a, b in zip(found["one"], found["other"], strict=True))
         st.caption(f"Of all pairs, these are above: {places} ({words(first)} and {words(second)}).")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import streamlit as st
 
 from clipmem_core.audits.embeddings import indexed_members
@@ -18,9 +19,10 @@ from clipmem_core.columns import CLIPMEM, INDEPENDENT
 from clipmem_core.dashboard.address import LAYOUT, draw_set, peek_selection, write, write_selection
 from clipmem_core.dashboard.numbers import number, read_verdict
 from clipmem_core.dashboard.plain import cut
+from clipmem_core.figures.colours import OTHER
 from clipmem_core.pairs.checks.table import BY_NAME as CHECKS
-from clipmem_core.review.decisions import CHOICES
-from clipmem_core.review.rows import labels, planted_kinds, score_span
+from clipmem_core.review.decisions import CHOICES, open_review
+from clipmem_core.review.rows import labels, planted_kinds, score_histogram, score_span
 from clipmem_core.review.selection import (
     ANY,
     DECIDED,
@@ -33,11 +35,12 @@ from clipmem_core.review.selection import (
     Range,
     Selection,
 )
-from clipmem_core.scores.table import BY_NAME, QUEUE, scores_in, words
+from clipmem_core.review.tags import known_tags
+from clipmem_core.scores.table import BY_NAME, CARD, QUEUE, scores_in, words
 
 LIMIT = 60
 SIDES = {IMAGE_SIDE: "pictures", "text": "captions"}
-NAMES = {"group": "group", "label": "label", "planted": "planted", "decision": "decision", "words": "words"}
+NAMES = {name: name for name in ("group", "label", "planted", "decision", "tag", "words")}
 
 
 def changed(selection: Selection, **changes: Any) -> Selection:  # noqa: ANN401  the fields of a selection
@@ -130,11 +133,14 @@ DECISIONS = {
     **{choice: choice for choice in CHOICES},
 }
 DIRECTIONS = {False: "highest first", True: "lowest first"}
+STEPS = 200  # of a handle from end to end
+IN_RANGE = "#2f8f6d"
+BARS = "display:flex;align-items:flex-end;gap:1px;height:40px;margin-bottom:-1rem"
 RANGE_KEYS = ("range-column", "range-low", "range-high")
 
 
 def draw_queues(audit: Audit, selection: Selection, layout: str) -> None:
-    """Draw the two queues and the choice of grid or table."""
+    """Draw the two queues, the choice of grid or table, and what can be done with all pairs that are shown."""
     named = {order: queue.name for order, queue in queues(read_verdict(audit)).items()}
 
     def take_queue(order: str | None) -> None:
@@ -148,20 +154,24 @@ def draw_queues(audit: Audit, selection: Selection, layout: str) -> None:
         ("Queue", named, queue_of(selection), take_queue, {}),
         ("Layout", LAYOUTS, layout, take_layout, {"required": True}),
     ]
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
-        for label, names, value, take, look in widgets:
-            look |= {"format_func": names.__getitem__, "label_visibility": "collapsed"}
-            draw_set(st.segmented_control, label, list(names), key=label.lower(), value=value, take=take, **look)
+    for label, names, value, take, look in widgets:
+        look |= {"format_func": names.__getitem__, "label_visibility": "collapsed", "width": "content"}
+        draw_set(st.segmented_control, label, list(names), key=label.lower(), value=value, take=take, **look)
 
 
 def draw_filters(audit: Audit, selection: Selection) -> None:
-    """Draw search, the filters that are used most, and all others behind a button."""
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        asked = "what a caption says" if searched_side(selection) == TEXT_SIDE else "what a picture shows"
-        _draw_text("meaning", "Search by meaning", selection.meaning, asked, width=250)
-        _draw_text("words", "Words in the caption", selection.words, "", width=200)
-        _choose("decision", "Decision", ["", *DECISIONS], selection.decision, _or_any(DECISIONS.__getitem__), width=130)
-        with st.popover("More filters", icon=":material/tune:"):
+    """Draw search, the filters that are used most, the order, and all other filters behind buttons."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        asked = "caption" if searched_side(selection) == TEXT_SIDE else "picture"
+        _draw_text("meaning", "Search by meaning", selection.meaning, f"Search by meaning: {asked}", width=200)
+        _draw_text("words", "Words in the caption", selection.words, "Words in the caption", width=165)
+        look: dict[str, Any] = {"width": 132, "label_visibility": "collapsed"}
+        named = _or_any(DECISIONS.__getitem__, "any decision")
+        _choose("decision", "Decision", ["", *DECISIONS], selection.decision, named, **look)
+        draw_order(selection)
+        with st.popover("Scores", icon=":material/bar_chart:"):
+            draw_ranges(audit, selection)
+        with st.popover("More", icon=":material/tune:"):
             _draw_more(audit, selection)
 
 
@@ -180,10 +190,11 @@ def draw_conditions(selection: Selection) -> None:
 def draw_order(selection: Selection) -> None:
     """Draw the choice of the score that orders, and the direction."""
     scores = [MATCH, *BY_NAME] if selection.searched else list(BY_NAME)
-    _choose("order", "Order by", scores, selection.order, words, width=180)
+    look: dict[str, Any] = {"label_visibility": "collapsed"}
+    _choose("order", "Order by", scores, selection.order, lambda score: f"by {words(score)}", width=150, **look)
     turned = learned_by_g(selection)
     names = {ascending: DIRECTIONS[ascending != turned] for ascending in (False, True)}
-    _choose("ascending", "Direction", list(names), selection.ascending, names.__getitem__, width=135)
+    _choose("ascending", "Direction", list(names), selection.ascending, names.__getitem__, width=128, **look)
 
 
 def _draw_more(audit: Audit, selection: Selection) -> None:
@@ -199,7 +210,9 @@ def _draw_more(audit: Audit, selection: Selection) -> None:
         names = {ANY: "planted, any kind", NONE: "not planted"}
         _choose("planted", "Planted", ["", *options], selection.planted, _or_any(lambda kind: names.get(kind, kind)))
     _choose("check", "Check", ["", *CHECKS], selection.check, _or_any(lambda name: CHECKS[name].label))
-    _draw_range(audit)
+    tags = _with(selection.tag, list(known_tags(open_review(audit).path)))
+    if tags:
+        _choose("tag", "Tag", ["", *tags], selection.tag, _or_any(str))
     options = ["", *_with(selection.member, indexed_members(audit))]
     _choose("by", "Search by meaning among", list(SIDES), searched_side(selection), SIDES.__getitem__)
     _choose("member", "Search with the encoders of", options, selection.member, lambda name: name or "all, their mean")
@@ -210,11 +223,13 @@ def searched_side(selection: Selection) -> str:
     return replace(selection, meaning=selection.meaning or "anything", like="").side
 
 
-def _draw_range(audit: Audit) -> None:
-    """Draw the range of a score, which becomes a condition when its button is pressed."""
+def draw_ranges(audit: Audit, selection: Selection) -> None:
+    """Draw a histogram of each score with two handles that cut a range out, and a range of any score by numbers."""
+    for column in scores_in(CARD):
+        _draw_histogram(audit, selection, column)
     column, low, high = RANGE_KEYS
     scores = list(BY_NAME)
-    chosen = st.selectbox("Score range", scores, key=column, index=scores.index(CLIPMEM), format_func=words)
+    chosen = st.selectbox("Range of any score", scores, key=column, index=scores.index(CLIPMEM), format_func=words)
     span = score_span(audit, chosen)
     ends = [number(end) for end in span] if span else ["none", "none"]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
@@ -223,17 +238,61 @@ def _draw_range(audit: Audit) -> None:
         st.button("Add", icon=":material/add:", on_click=_add_range)
 
 
+def _draw_histogram(audit: Audit, selection: Selection, column: str) -> None:
+    found, span = score_histogram(audit, column), score_span(audit, column)
+    if found is None or span is None or span[0] == span[1]:
+        return
+    counts, edges = found
+    wanted = next((given for given in selection.ranges if given.column == column), Range(column))
+    low, high = (
+        float(np.clip(usual if end is None else end, *span))
+        for end, usual in zip((wanted.low, wanted.high), span, strict=True)
+    )
+    st.html(f"{words(column)}{histogram_html(counts, edges, low, high)}")
+
+    def take(ends: tuple[float, float]) -> None:
+        given = [None if end == usual else end for end, usual in zip(ends, span, strict=True)]
+        write_selection(with_range(peek_selection(), Range(column, *given)))
+
+    look: dict[str, Any] = {
+        "min_value": span[0],
+        "max_value": span[1],
+        "step": (span[1] - span[0]) / STEPS,
+        "format": "%.2f",
+    }
+    look |= {"label_visibility": "collapsed"}
+    draw_set(st.slider, words(column), key=f"histogram-{column}", value=(low, high), take=take, **look)
+
+
+def histogram_html(counts: np.ndarray, edges: np.ndarray, low: float, high: float) -> str:
+    """Return bars as HTML; those outside of a range are grey.
+
+    Args:
+        counts: [n_bins].
+        edges: [n_bins + 1].
+        low: the range's lower end.
+        high: its upper end.
+    """
+    tallest = max(counts.max(), 1)
+    bars = (
+        f'<i style="flex:1;min-height:{min(count, 1)}px;height:{100 * count / tallest:.1f}%;'
+        f'background:{IN_RANGE if right >= low and left <= high else OTHER}"></i>'
+        for count, left, right in zip(counts.tolist(), edges[:-1], edges[1:], strict=True)
+    )
+    return f'<div aria-hidden="true" style="{BARS}">{"".join(bars)}</div>'
+
+
 def _with(chosen: str, options: Sequence[str]) -> list[str]:
     """Return the options and, where it is none of them, what the address asks for."""
     return [*options] if not chosen or chosen in options else [chosen, *options]
 
 
-def _or_any(name: Callable[[str], str]) -> Callable[[str], str]:
-    return lambda option: name(option) if option else "any"
+def _or_any(name: Callable[[str], str], without: str = "any") -> Callable[[str], str]:
+    return lambda option: name(option) if option else without
 
 
 def _draw_text(field: str, label: str, value: str, placeholder: str, *, width: int) -> None:
-    look = {"type": "search", "placeholder": placeholder, "width": width}
+    look = {"type": "search", "placeholder": placeholder, "width": width, "label_visibility": "collapsed"}
     draw_set(st.text_input, label, key=field, value=value, take=partial(_take, field), **look)
 
 
@@ -245,8 +304,9 @@ def _choose(
     name: Callable[[Any], str],
     *,
     width: int | Literal["stretch"] = "stretch",
+    label_visibility: Literal["visible", "collapsed"] = "visible",
 ) -> None:
-    look = {"format_func": name, "width": width}
+    look = {"format_func": name, "width": width, "label_visibility": label_visibility}
     draw_set(st.selectbox, label, options, key=field, value=value, take=partial(_take, field), **look)
 
 

@@ -1,10 +1,12 @@
-"""The maps of scores and of embeddings, and the way from a shape drawn on one to its pairs in Browse."""
+"""The maps of scores and of embeddings: pictures at the pointer, and beside a map the pairs that were chosen on it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
@@ -13,12 +15,16 @@ from clipmem_core.audits.verdict import doubt
 from clipmem_core.columns import CLIPMEM, GROUP, LABEL, PLANTED, SIMILARITY_OUT
 from clipmem_core.dashboard.address import choose_listed, choose_segment, link
 from clipmem_core.dashboard.errors import draw_fault, explained_errors
+from clipmem_core.dashboard.grid import STYLE, draw_grid
 from clipmem_core.dashboard.numbers import read_verdict
 from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.review_routes import PREFIX
 from clipmem_core.figures.clouds import PERCENTILES, embedding_figure, score_map_figure
+from clipmem_core.review.cards import cards
+from clipmem_core.review.map_words import map_words
 from clipmem_core.review.maps import map_file, map_name, map_points, map_task, mapped_members, seconds_to_draw
 from clipmem_core.review.overview import ScoreMap, load_score_map
-from clipmem_core.review.rows import count_pairs
+from clipmem_core.review.rows import count_pairs, find_rows
 from clipmem_core.review.selection import (
     IMAGE_SIDE,
     MAP_X,
@@ -34,6 +40,15 @@ from clipmem_core.review.tables import Version, count_rows, version_of
 from clipmem_core.scores.table import COLOUR as SCORE_COLOUR
 from clipmem_core.scores.table import scores_in, words
 
+STRIP, STRIP_HEIGHT, STRIP_SIDE = 24, 560, 120  # pairs beside a chart, and pixels of all and of one
+AROUND = 11  # a clicked point
+POINTER = ("review_outbox.js", "map_pointer.js")
+_pointer = st.components.v2.component(
+    "clipmem_pointer",
+    html='<div class="hover" popover="manual"><img alt=""><p></p></div>',
+    css=Path(__file__).with_name("map_pointer.css").read_text("utf-8"),
+    js="\n".join(Path(__file__).with_name(name).read_text("utf-8") for name in POINTER),
+)
 CONFIG = {
     "displaylogo": False,
     "displayModeBar": True,
@@ -45,36 +60,82 @@ CONFIG = {
 def draw_selectable(
     audit: Audit, figure: go.Figure, *, selection: Selection, columns: tuple[str, str], key: str, alt: str
 ) -> None:
-    """Draw a chart, and below it the way to the pairs of the shape that somebody drew on it.
-
-    Nothing opens by itself, so that who comes back finds the chart and not the way out of it.
+    """Draw a chart, and beside it the pairs of the shape that somebody drew on it, or those around a clicked point.
 
     Args:
         audit: where the points are from.
-        figure: the chart.
+        figure: the chart; each point has the row of its pair with it.
         selection: order and map of the selection that is opened; its outline is the shape.
         columns: the chart's x and y.
         key: of the chart.
         alt: what is on it, for those who cannot see it.
     """
-    above = st.container()
-    event: Any = st.plotly_chart(
-        figure, key=key, on_select="rerun", selection_mode=("box", "lasso"), config=CONFIG, alt=alt
-    )
-    outline = drawn_outline(event, *columns)
-    with above, st.container(horizontal=True, vertical_alignment="center", height=48, border=False):
-        if outline is None:
-            st.caption("Draw a lasso or a box around pairs to open them in Browse.", width="content")
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        event: Any = st.plotly_chart(
+            figure, key=key, on_select="rerun", selection_mode=("box", "lasso"), config=CONFIG, alt=alt
+        )
+        outline = drawn_outline(event, *columns)
+        clicked = _draw_pointer(audit, outline, key=key)
+    with right:
+        if clicked is not None:
+            around = nearest_rows(figure, clicked)
+            st.caption(f"The pair that was clicked, and the {len(around) - 1} nearest to it on the map.")
+            _draw_strip(audit, around, Selection(), key=key)
+        elif outline is not None:
+            _draw_shape(audit, as_linked(dataclasses.replace(selection, outline=outline)), key=key)
         else:
-            _draw_way_out(audit, as_linked(dataclasses.replace(selection, outline=outline)), key=f"{key}-open")
+            st.caption("Click a point, or draw a lasso or a box around some: their pictures are shown here.")
 
 
-def _draw_way_out(audit: Audit, selection: Selection, *, key: str) -> None:
+def _draw_shape(audit: Audit, selection: Selection, *, key: str) -> None:
     count = count_pairs(audit, selection)
     if count == 0:
         st.caption("No pair lies inside. A double click takes the shape away.", width="content")
-    elif st.button(f"Open {count:,} pairs in Browse", key=key, type="primary", icon=":material/grid_view:"):
-        st.switch_page("pages/browse.py", query_params=link(audit, selection))
+        return
+    there, more = link(audit, selection), f" The first {STRIP}, by {words(selection.order)}:" if count > STRIP else ""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        label = f"Open {count:,} pairs in Browse"
+        if st.button(label, key=f"{key}-open", type="primary", icon=":material/grid_view:"):
+            st.switch_page("pages/browse.py", query_params=there)
+        st.caption(f"{count:,} pairs inside.{more}", width="content")
+    _draw_strip(audit, find_rows(audit, selection, page=1, size=STRIP), selection, key=key)
+
+
+def _draw_strip(audit: Audit, rows: Sequence[int], selection: Selection, *, key: str) -> None:
+    with st.container(height=STRIP_HEIGHT, border=False):
+        draw_grid(audit, cards(audit, rows, selection), selection=selection, key=f"{key}-strip", side=STRIP_SIDE)
+
+
+def _draw_pointer(audit: Audit, outline: Outline | None, *, key: str) -> int | None:
+    """Let the chart show pictures at the pointer, and return the row that was clicked since the shape was drawn.
+
+    Streamlit does not tell clicks on a chart whose drag draws a shape, so the same script that shows pictures does.
+    """
+    own, kept = f"{key}-pointer", f"{key}-clicked"
+
+    def take() -> None:
+        row = st.session_state[own].get("click")
+        st.session_state[kept] = (row, outline) if isinstance(row, int) else (None, None)
+
+    chart = f"st-key-{re.sub('[^a-zA-Z0-9_-]', '-', key)}"  # the class that Streamlit gives what has a key
+    _pointer(key=own, data={"prefix": PREFIX, "audit": audit.name, "chart": chart}, on_click_change=take)
+    row, before = st.session_state.get(kept, (None, None))
+    return row if outline is None or outline == before else None
+
+
+def nearest_rows(figure: go.Figure, row: int) -> list[int]:
+    """Return the row of a chart's point, and those of the points that lie nearest to it on the chart."""
+    traces = [trace for trace in figure.data if trace.customdata is not None]
+    rows, x, y = (np.concatenate([np.asarray(trace[name]) for trace in traces]) for name in ("customdata", "x", "y"))
+    places = np.stack([x, y], axis=1).astype(float)
+    spread = np.ptp(places, axis=0)
+    own = places[rows == row]
+    if not len(own):
+        return [row]
+    distances = np.linalg.norm((places - own[0]) / np.where(spread == 0, 1, spread), axis=1)
+    distances[rows == row] = -1
+    return [int(found) for found in rows[np.argsort(distances, kind="stable")[: AROUND + 1]]]
 
 
 def drawn_outline(event: Mapping[str, Any], x: str, y: str) -> Outline | None:
@@ -168,6 +229,7 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
     Returns:
         The map's name, and the column of the colours.
     """
+    st.html(STYLE)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         member = _choose("Member", MEMBER, mapped_members(audit))
         side = _choose("Embeddings of", SIDE, list(SIDES), named=SIDES.__getitem__)
@@ -195,7 +257,7 @@ def _draw_map(audit: Audit, name: str, colour_by: str) -> None:
         pairs = count_rows(audit.folder / PAIRS)
         draw_selectable(
             audit,
-            embedding_figure(points, colour_by=colour_by),
+            embedding_figure(points, colour_by=colour_by, named=map_words(audit, name)),
             selection=Selection(map=name),
             columns=(MAP_X, MAP_Y),
             key=f"embeddings-{name}",

@@ -22,7 +22,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAIR, link, read_view, write
 from clipmem_core.dashboard.deciding import go_on
 from clipmem_core.dashboard.errors import LIMIT, one_line
-from clipmem_core.dashboard.gallery import OPENED, TO_THE_TOP
+from clipmem_core.dashboard.grid import OPENED, TO_THE_TOP
 from clipmem_core.dashboard.numbers import number, read_noise, read_verdict
 from clipmem_core.dashboard.plain import cut, show_chips, show_text
 from clipmem_core.dashboard.thumbnails import alt_text, large_picture

@@ -87,8 +87,8 @@ class Outbox {
     }
 
     post(batch, how = {}) {
-        const events = batch.map(({number, kind, pair_id, judged, captions, undoes}) =>
-            ({number, kind, pair_id, judged, captions, undoes}))
+        const events = batch.map(({number, kind, pair_id, judged, captions, undoes, others, tag}) =>
+            ({number, kind, pair_id, judged, captions, undoes, others, tag}))
         const body = JSON.stringify({audit: batch[0].audit, client: batch[0].client, events})
         return ask(`${batch[0].prefix}/events`, {method: 'POST', headers: {'Content-Type': 'application/json'}, body, ...how})
     }
@@ -126,4 +126,4 @@ class Outbox {
     }
 }
 
-const outbox = new Outbox() // one for all that this page load shows: it goes on when the page Review is left
+const outbox = globalThis.clipmemOutbox ??= new Outbox() // one for all that this page load shows: it goes on when a page is left

@@ -1,4 +1,4 @@
-"""What the page Review asks of the server without a run of its script: the queue, pairs, pictures, and decisions.
+"""What the pages of pairs ask of the server without a run of their script: the queue, pairs, pictures, and decisions.
 
 A key press must not wait for a run of Streamlit's. The page keeps what was pressed, sends it here in batches, and is
 told what was stored. All of it answers to the page's own origin alone; which hosts are answered is the middleware's.
@@ -8,7 +8,7 @@ import functools
 import json
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
 import streamlit as st
@@ -23,7 +23,7 @@ from clipmem_core.columns import IMAGE, MISFIT, REVIEW_PLACE
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.errors import one_line
 from clipmem_core.dashboard.numbers import number
-from clipmem_core.dashboard.thumbnails import WORKERS, large_picture
+from clipmem_core.dashboard.thumbnails import WORKERS, large_picture, thumbnail
 from clipmem_core.review.batches import Told, store
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import open_review
@@ -38,7 +38,9 @@ from clipmem_core.scores.table import words
 PREFIX = "api/review"  # below the address of the app; none of Streamlit's own begins so
 SUGGESTIONS = 3
 AT_ONCE = 100  # pairs of one answer, and events of one batch
+MANY = 1000  # further pairs of one event
 LARGEST = 8_000_000  # bytes of a batch
+KEY = r"^\d{1,19}$"  # of captions
 CLOSED = {"Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin"}
 KEPT = {"Cache-Control": "private, max-age=600", "Cross-Origin-Resource-Policy": "same-origin"}
 JSON = "application/json"
@@ -52,9 +54,11 @@ class _Event(BaseModel):
     number: int = Field(ge=1, lt=2**53)
     kind: str
     pair_id: str = ""
-    judged: str = Field("0", pattern=r"^\d{1,19}$")
+    judged: str = Field("0", pattern=KEY)
     captions: tuple[str, ...] = ()
     undoes: tuple[str, int] = ("", 0)
+    others: tuple[tuple[str, Annotated[str, Field(pattern=KEY)]], ...] = Field((), max_length=MANY)
+    tag: str = ""
 
 
 class _Batch(BaseModel):
@@ -178,14 +182,16 @@ def _pair(card: PairCard, judged: str, order: str, at_random: bool) -> dict[str,
 
 
 def answer_picture(request: Request) -> Response:
-    """Answer with a row's picture, or with a grey square and in a header why it cannot be read."""
+    """Answer with a row's picture, small where that is asked for, or with a grey square and in a header why not."""
     audit, _ = _asked(request)
     row = _row(request)
     found = fetch_numbered(audit.folder / PAIRS, [f'"{IMAGE}"'], [row])
     if row not in found:
         raise InputError(f"audit {audit.name!r} has no row {row}")
     with _few_pictures:
-        jpeg, _, fault = large_picture(audit_root(audit), found[row][0])
+        root, (image,) = audit_root(audit), found[row]
+        small = "small" in request.query_params
+        jpeg, fault = thumbnail(root, image) if small else large_picture(root, image)[::2]
     headers = CLOSED | {"X-Fault": quote(one_line(fault))} if fault else KEPT
     return Response(jpeg, media_type="image/jpeg", headers=headers)
 
@@ -239,7 +245,11 @@ def _store(body: bytes) -> Response:
         raise _Refusal(f"this is no batch of decisions: {one_line(what)}", 400) from None
     audit = _audit(batch.audit)
     events = [
-        Told(event.number, event.kind, event.pair_id, int(event.judged), event.captions, event.undoes)
+        Told(
+            **event.model_dump(exclude={"judged", "others"}),
+            judged=int(event.judged),
+            others=tuple((pair_id, int(judged)) for pair_id, judged in event.others),
+        )
         for event in batch.events
     ]
     receipt = store(open_review(audit), batch.client, events, audit=audit.name)

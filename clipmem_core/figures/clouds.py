@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,8 @@ BY_HEART = "learned by heart<br>and wrong", "learned by heart<br>and right"
 NOT_BY_HEART = "never learned", "generic"
 STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # of clipmem between two lines
 LINES = 8  # at most
+NEAR = (0.2, 0.035)  # shares of a map within which two lines of words would meet
+ROW = "row"  # of the pair, in the points
 Part = tuple[str, pd.DataFrame, str]  # name, points and colour of a class
 
 
@@ -29,7 +32,7 @@ def score_map_figure(
     """Draw similarity_out against clipmem, with the corners named.
 
     Args:
-        points: similarity_out, clipmem and the column that colours them, a row a pair.
+        points: row, similarity_out, clipmem and the column that colours them, a row a pair.
         colour_by: `group` or `planted`.
         corners: where the corners begin; None draws none.
         density: x, y (middles of equal cells) and n, over all pairs; empty draws none.
@@ -51,7 +54,7 @@ def contribution_figure(points: pd.DataFrame, *, colour_by: str, density: pd.Dat
     """Draw the text encoder's contribution against the image encoder's, on lines of equal clipmem.
 
     Args:
-        points: clipmem_image, clipmem_text and the column that colours them, a row a pair, in cosine units.
+        points: row, clipmem_image, clipmem_text and the column that colours them, a row a pair, in cosine units.
         colour_by: `group`, `label` or `planted`.
         density: x, y (middles of equal cells) and n, over all pairs; empty draws none.
     """
@@ -76,12 +79,13 @@ def contribution_figure(points: pd.DataFrame, *, colour_by: str, density: pd.Dat
     return figure
 
 
-def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
+def embedding_figure(points: pd.DataFrame, *, colour_by: str, named: pd.DataFrame | None = None) -> go.Figure:
     """Draw a map of embeddings. Only neighbourhoods mean something, so it has no axes.
 
     Args:
-        points: map_x, map_y and the column that colours them, a row a pair.
+        points: row, map_x, map_y and the column that colours them, a row a pair.
         colour_by: a score, which is drawn on a scale clipped at its percentiles, or `group`, `planted` or `label`.
+        named: map_x, top, words and pairs of its regions, which are written there; None for none.
     """
     by_class = colour_by in (GROUP, PLANTED, LABEL)
     known = points[:0] if by_class else points[np.isfinite(points[colour_by])].sort_values(colour_by)
@@ -104,7 +108,10 @@ def embedding_figure(points: pd.DataFrame, *, colour_by: str) -> go.Figure:
             marker=scale,
             hovertemplate=title + " %{marker.color:.2f}<extra></extra>",
             showlegend=False,
+            **_chosen(known),
         )
+    if named is not None:
+        _add_words(figure, named, points)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     return figure
@@ -151,9 +158,29 @@ def _cloud(
         figure.add_heatmap(x=density["x"], y=density["y"], z=np.log1p(density["n"]), **shown)
     for name, chosen, colour in parts:
         marker = {"color": colour, "size": _marker_size(count), "opacity": opacity}
-        figure.add_scattergl(x=chosen[x], y=chosen[y], name=name, mode="markers", marker=marker, hovertemplate=hover)
+        shown = {"name": name, "mode": "markers", "marker": marker, "hovertemplate": hover}
+        figure.add_scattergl(x=chosen[x], y=chosen[y], **shown, **_chosen(chosen))
     legend = {"itemsizing": "constant"}
     return laid_out(figure, 560, right=0, dragmode="lasso", legend=legend, uirevision="kept")
+
+
+def _chosen(points: pd.DataFrame) -> dict[str, Any]:
+    """Return what tells the pairs of points, and lets those grey that a click or a shape leaves out."""
+    return {"customdata": points[ROW], "unselected": {"marker": {"color": OTHER, "opacity": 0.15}}}
+
+
+def _add_words(figure: go.Figure, named: pd.DataFrame, points: pd.DataFrame) -> None:
+    """Write the words of each region above it, where they hide few points; of two that would meet, the larger's."""
+    wide, tall = (NEAR[at] * np.ptp(points[column]) for at, column in enumerate((MAP_X, MAP_Y)))
+    written: list[tuple[float, float]] = []
+    for region in named[named["words"] != ""].sort_values("pairs", ascending=False).to_dict("records"):
+        x, y = region[MAP_X], region["top"]
+        if any(abs(x - other[0]) < wide and abs(y - other[1]) < tall for other in written):
+            continue
+        written.append((x, y))
+        text = ", ".join(short_name(word) for word in region["words"].split(", "))
+        place = {"x": x, "y": y, "yanchor": "bottom", "showarrow": False, "captureevents": False}
+        figure.add_annotation(text=f"<b>{text}</b>", font={"size": 11}, **place)
 
 
 def _classes(points: pd.DataFrame, column: str) -> list[Part]:

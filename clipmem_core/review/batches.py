@@ -1,4 +1,4 @@
-"""Decisions that a browser tells in batches: stored in its order, each once however often it is sent."""
+"""Decisions and tags that a browser tells in batches: stored in its order, each once however often it is sent."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,20 +8,31 @@ from clipmem_core.config import InputError
 from clipmem_core.review.decisions import Review, captions_to_store
 from clipmem_core.review.log import add_decision, add_told, add_undo, told_before, writing
 from clipmem_core.review.tables import caption_keys
+from clipmem_core.review.tags import TAG, UNTAG, add_tag, tag_fault
 
-UNDO = "undo"
+UNDO, UNDECIDE = "undo", "undecide"
 
 
 @dataclass(frozen=True)
 class Told:
-    """A decision on a pair, on the captions that were on screen, or the undoing of one that was told before."""
+    """A decision on pairs, on the captions that were on screen, or the undoing of one that was told before; or a tag.
+
+    It is on all of its pairs or, where one of them speaks against it, on none.
+    """
 
     number: int  # the client's own, from 1
-    kind: str  # keep | remove | recaption | undo
+    kind: str  # keep | remove | recaption | undecide | undo | tag | untag
     pair_id: str = ""
     judged: int = 0  # the key of the captions that were on screen
     captions: tuple[str, ...] = ()  # the new ones of a recaption
     undoes: tuple[str, int] = ("", 0)  # client and number of what an undo takes back
+    others: tuple[tuple[str, int], ...] = ()  # further pairs, each with the key of its captions
+    tag: str = ""  # the word to put on the pairs, or to take off
+
+    @property
+    def pairs(self) -> dict[str, int]:
+        """Return the pairs and the keys of their captions, each pair once."""
+        return {self.pair_id: self.judged} | dict(self.others)
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ def store(review: Review, client: str, batch: Sequence[Told], *, audit: str) -> 
     Raises:
         InputError: the log cannot be written; nothing of the batch is stored then.
     """
-    ids = {told.pair_id for told in batch if told.kind != UNDO}
+    ids = {pair_id for told in batch if told.kind != UNDO for pair_id in told.pairs}
     keys = caption_keys(review.pairs, ids) if review.pairs is not None and ids else {}
     refused: dict[int, str] = {}
     with writing(review.path) as log:
@@ -63,24 +74,33 @@ def store(review: Review, client: str, batch: Sequence[Told], *, audit: str) -> 
 
 
 def _add(log: Connection, told: Told, keys: dict[str, int], audit: str) -> tuple[int, str]:
-    """Return the event that was added, or 0 and why there is none."""
+    """Return the event that was added, or 0 and why there is none; a tag is none."""
     if told.kind == UNDO:
         return _undo(log, *told.undoes)
     if why := _fault(told, keys):
         return 0, why
-    texts = captions_to_store(told.kind, told.captions)
-    pair = [(told.pair_id, told.judged)]
-    return add_decision(log, pair, audit=audit, decision=told.kind, captions=texts, note=None).event, ""
+    if told.kind in (TAG, UNTAG):
+        add_tag(log, told.pairs, told.tag, on=told.kind == TAG)
+        return 0, ""
+    decision = _decision(told)
+    texts = captions_to_store(decision, told.captions)
+    return add_decision(log, told.pairs.items(), audit=audit, decision=decision, captions=texts, note=None).event, ""
+
+
+def _decision(told: Told) -> str | None:
+    return None if told.kind == UNDECIDE else told.kind
 
 
 def _fault(told: Told, keys: dict[str, int]) -> str:
-    """Return why a decision cannot be stored; empty where it can."""
-    if told.pair_id not in keys:
+    """Return why a decision or a tag cannot be stored; empty where it can."""
+    if not all(pair_id in keys for pair_id in told.pairs):
         return "the audit has no such pair"
-    if keys[told.pair_id] != told.judged:
+    if told.kind in (TAG, UNTAG):
+        return tag_fault(told.tag)
+    if any(keys[pair_id] != judged for pair_id, judged in told.pairs.items()):
         return "the pair has other captions than those that were judged: look at it again"
     try:
-        captions_to_store(told.kind, told.captions)
+        captions_to_store(_decision(told), told.captions)
     except InputError as error:
         return str(error)
     return "" if _are_sound(told.captions) else "a caption has half a character, which no file can hold: take it out"

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, INDEPENDENT, LABEL, PAIR_ID, PLANTED
 from clipmem_core.config import InputError
 from clipmem_core.review.checks import rows_failing
-from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided
+from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
 from clipmem_core.review.maps import map_file
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import ANY, DECIDED, MAP_X, MAP_Y, MATCH, NONE, UNDECIDED, Outline, Range, Selection
@@ -32,9 +33,11 @@ from clipmem_core.review.tables import (
     number,
     sound,
 )
+from clipmem_core.review.tags import tagged_pairs, tags_position
 from clipmem_core.scores.table import BY_NAME
 
 LABELS_SHOWN = 200
+BINS = 40  # of a histogram
 _FEW = 1000  # rows that are fetched one by one; more come with the whole column
 Clauses = list[tuple[str, list[str | float]]]  # SQL and the values of its parameters
 
@@ -62,6 +65,12 @@ def count_pairs(audit: Audit, selection: Selection) -> int:
         InputError: a file of the audit is missing, broken, or does not fit the others.
     """
     return len(_rows(audit, selection))
+
+
+def count_decided(audit: Audit, selection: Selection) -> tuple[int, int]:
+    """Return how many pairs of a selection are decided, whatever it says of decisions, and how many it then holds."""
+    rows = _rows(audit, replace(selection, decision=""))
+    return int(np.count_nonzero(decided(audit).codes[rows] != UNDECIDED_CODE)), len(rows)
 
 
 def find_rows(audit: Audit, selection: Selection, *, page: int, size: int) -> list[int]:
@@ -126,17 +135,20 @@ def _ids(audit: Audit, rows: np.ndarray) -> list[str]:
 def _rows(audit: Audit, selection: Selection) -> np.ndarray:
     """Return a selection's rows in its order, int32."""
     moment = decided(audit).moment if selection.decision else None
+    tagged = tags_position(open_review(audit).path) if selection.tag else 0
     on_map = selection.outline is not None and selection.outline.x == MAP_X
     path = map_file(audit, selection.map) if on_map else None
-    return _rows_at(audit, selection, moment, path)
+    return _rows_at(audit, selection, (moment, tagged), path)
 
 
 @kept(8, SCORES, PAIRS)
 def _rows_at(
-    audit: Audit, selection: Selection, moment: tuple[str, int, int] | None, map_path: Path | None
+    audit: Audit, selection: Selection, moment: tuple[tuple[str, int, int] | None, int], map_path: Path | None
 ) -> np.ndarray:
     """Find a selection's rows, once for every state of the files and of the log, which `moment` tells apart."""
-    mask = _mask(audit, replace(selection, order=CLIPMEM, ascending=False, decision=""), map_path)
+    mask = _mask(audit, replace(selection, order=CLIPMEM, ascending=False, decision="", tag=""), map_path)
+    if selection.tag:
+        mask = mask & _tagged(audit, selection.tag)
     if selection.decision:
         codes = decided(audit).codes
         wanted = {UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
@@ -145,6 +157,15 @@ def _rows_at(
     rows = order[mask[order]]
     rows.flags.writeable = False
     return rows
+
+
+def _tagged(audit: Audit, tag: str) -> np.ndarray:
+    """Return which pairs have a tag, bool [n_pairs]."""
+    asked = pa.table({"asked_id": pa.array(tagged_pairs(open_review(audit).path, tag), pa.string())})
+    query = f'SELECT {ROW} FROM parquet JOIN asked ON "{PAIR_ID}" = asked_id'
+    tagged = np.zeros(count_pairs_of(audit), bool)
+    tagged[fetch_columns(audit.folder / PAIRS, query, asked=asked)[ROW]] = True
+    return tagged
 
 
 def _order(audit: Audit, selection: Selection) -> np.ndarray:
@@ -342,6 +363,17 @@ def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
     query = f"SELECT min({value}), max({value}) FROM parquet WHERE isfinite({value})"
     low, high = fetch_rows(audit.folder / SCORES, query)[0]
     return None if low is None else (low, high)
+
+
+@kept(64, SCORES)
+def score_histogram(audit: Audit, column: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return how many pairs have a score in each of `BINS` equal bins, int64 [BINS], and their edges, None for none."""
+    span = score_span(audit, column)
+    if span is None:
+        return None
+    value = number(column)
+    found = fetch_columns(audit.folder / SCORES, f"SELECT {value} AS score FROM parquet WHERE isfinite({value})")
+    return np.histogram(found["score"], BINS, span)
 
 
 def audit_root(audit: Audit) -> Path:

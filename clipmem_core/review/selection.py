@@ -49,6 +49,7 @@ class Selection:
     planted: str = ""  # a kind, `any` or `none`
     decision: str = ""  # keep | remove | recaption | decided | undecided
     check: str = ""  # a check that the pair's captions or picture fail, of pairs.checks
+    tag: str = ""  # a word that somebody put on it
     words: str = ""  # each must stand in a caption, in any order, whatever the case
     ranges: tuple[Range, ...] = ()
     outline: Outline | None = None
@@ -69,7 +70,7 @@ class Selection:
         return self.by or (TEXT_SIDE if self.meaning and not self.like else IMAGE_SIDE)
 
 
-_TEXTS = ("group", "label", "planted", "decision", "check", "words", "map", "meaning", "like", "by", "member")
+_TEXTS = ("group", "label", "planted", "decision", "check", "tag", "words", "map", "meaning", "like", "by", "member")
 
 
 def to_parameters(selection: Selection) -> dict[str, str]:
