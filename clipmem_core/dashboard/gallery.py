@@ -9,7 +9,7 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
-from clipmem_core.columns import GROUP, PLANTED, SE
+from clipmem_core.columns import GROUP, MISFIT, PLANTED, SE
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import (
     LAYOUT,
@@ -34,7 +34,7 @@ from clipmem_core.dashboard.plain import cut, show_text
 from clipmem_core.dashboard.review_mode import draw_start
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
 from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.rows import audit_root, count_pairs, find_rows, score_span
+from clipmem_core.review.rows import audit_root, count_pairs, find_rows, misfit_note, score_span
 from clipmem_core.review.selection import MATCH, Selection
 from clipmem_core.scores.table import BY_NAME, CARD, ROW, scores_in, words
 
@@ -123,7 +123,8 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     queue = queue_of(selection)
     why = queues(read_verdict(audit))[queue].sentence if queue else ""
     why = SUBTRACTED if queue and learned_by_g(selection) else why
-    meanings = "\n".join(f"- **{words(score)}**: {meaning}" for score, meaning in MEANINGS.items())
+    noted = MEANINGS | {MISFIT: misfit_note(audit) or MEANINGS[MISFIT]}
+    meanings = "\n".join(f"- **{words(score)}**: {meaning}" for score, meaning in noted.items())
     st.caption(
         " ".join(filter(None, [f"**{pairs_in_words(count)}.**", why, read_noise(audit).explain()])), help=meanings
     )

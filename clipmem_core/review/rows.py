@@ -12,7 +12,17 @@ import duckdb
 import numpy as np
 
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, INDEPENDENT, LABEL, PAIR_ID, PLANTED
+from clipmem_core.columns import (
+    CAPTIONS,
+    CLIPMEM,
+    GROUP,
+    INDEPENDENT,
+    LABEL,
+    LOG_PROBABILITY_OUT,
+    MISFIT,
+    PAIR_ID,
+    PLANTED,
+)
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided
 from clipmem_core.review.maps import map_file
@@ -31,7 +41,7 @@ from clipmem_core.review.tables import (
     number,
     sound,
 )
-from clipmem_core.scores.table import BY_NAME
+from clipmem_core.scores.table import BY_NAME, MISFIT_NOTE
 
 LABELS_SHOWN = 200
 _FEW = 1000  # rows that are fetched one by one; more come with the whole column
@@ -339,6 +349,11 @@ def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
     query = f"SELECT min({value}), max({value}) FROM parquet WHERE isfinite({value})"
     low, high = fetch_rows(audit.folder / SCORES, query)[0]
     return None if low is None else (low, high)
+
+
+def misfit_note(audit: Audit) -> str:
+    """Say which formula misfit is of where it is not today's; empty where it is, and where there is no misfit."""
+    return MISFIT_NOTE if score_span(audit, MISFIT) and not score_span(audit, LOG_PROBABILITY_OUT) else ""
 
 
 def audit_root(audit: Audit) -> Path:
