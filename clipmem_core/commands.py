@@ -124,6 +124,8 @@ class Score:
                 said = score_foreign(self.source, self.config, name=self.name, **marks, screen=screen)
             print(*said["sentences"], sep="\n")
             return
+        if self.calibrate:
+            raise InputError("--calibrate is for checkpoints that nobody knows the members of: leave it out")
         given: dict[str, Any] = {"membership": self.membership, "checkpoints": self.checkpoints}
         with RichScreen() as screen:
             finished = score_checkpoints(self.source, self.config, name=self.name, **given, screen=screen)

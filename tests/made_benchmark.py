@@ -8,6 +8,7 @@ from clipmem_core.config import as_dict, preset_config
 from clipmem_core.pairs.mistakes import KINDS
 from clipmem_core.scores.detection import numbers_reviewed
 from clipmem_core.scores.suspicion import DETECTORS
+from clipmem_core.scores.table import MISFIT_FORMULA
 from clipmem_core.studies.benchmark.store import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
 
 
@@ -18,6 +19,7 @@ def make_benchmark(name: str, *, root: str, fingerprint: str = "another", planti
     config = as_dict(preset_config("tiny")) | {"members": 4}
     asked = {"source": "scenes", "root": root, "config": config, "dataset_fingerprint": fingerprint}
     asked |= {"pairs": 300, "captions": 1500, "left_out": {}, "towers": [], "machine": machine()}
+    asked |= {"misfit": MISFIT_FORMULA}
     write_json(benchmark.folder / BENCHMARK, asked | {"versions": versions()})
     for kind, known in KINDS.items():
         for piece in (Piece(kind, share, seed) for share in known.shares for seed in range(plantings)):

@@ -61,6 +61,10 @@ PREDICTED_CLAIM = (
     "trained on them. It is not clipmem, and does not say that this checkpoint was trained on the pair; the checkpoint "
     "is of another training than the members, which this cannot check."
 )
+OTHER_MODEL = (
+    "Predicted memorization is left out: the members of audit {!r} are of model {}, the checkpoint of model {}, and "
+    "what is calibrated on one model has not held for another."
+)
 SET_CLAIM = (
     "This is about the set, not about any pair in it, and holds only if the held-out pairs are drawn as the suspected "
     "ones are: other years, sources or captions give a difference without any training."
@@ -107,6 +111,8 @@ def score_foreign(
     with hold(audit.folder, what="comparison"):
         if audit.begun:
             check_same(audit, source, config)
+            if own is not None:
+                _check_pairs(own, audit.record.dataset_fingerprint)
             check_files(audit, names, files)
             marked = _membership(audit.pairs, suspected, names)
             if audit.membership[TARGET].tolist() != marked.trained[0].tolist():
@@ -115,6 +121,8 @@ def score_foreign(
             check_weights(config, files)
             screen.say(f"reading {source}")
             data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
+            if own is not None:
+                _check_pairs(own, data_set.fingerprint)
             marked = _membership(data_set.pairs, suspected, names)
             write_audit(audit, source, config, data_set, data_set.pairs, marked, seconds=0.0, checkpoints=files)
         _embed(audit, names, screen)
@@ -194,10 +202,17 @@ def open_finished(name: str) -> Audit:
     return own
 
 
+def _check_pairs(own: Audit, fingerprint: str) -> None:
+    if own.record.dataset_fingerprint != fingerprint:
+        raise InputError(f"--calibrate {own.name}: its pairs are not those that are scored here")
+
+
 def _with_prediction(audit: Audit, own: Audit, table: pd.DataFrame, said: dict[str, Any]) -> dict[str, Any]:
     """Put predicted memorization into the table, if the audit's own members show that it works, and say how well."""
-    if own.record.dataset_fingerprint != audit.record.dataset_fingerprint:
-        raise InputError(f"--calibrate {own.name}: its pairs are not those that are scored here")
+    models = own.record.config.model, audit.record.config.model
+    if models[0] != models[1]:
+        sentence = OTHER_MODEL.format(own.name, *models)
+        return {"sentences": [*said["sentences"], sentence], **_rest(said)}
     evidence = gather_evidence(own)
     seed = own.record.config.seed
     features = [features_of(a, b, seed=seed) for a, b in zip(evidence.image, evidence.text, strict=True)]

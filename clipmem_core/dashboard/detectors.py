@@ -71,6 +71,8 @@ def _draw_none(audit: Audit) -> None:
 
 
 def _draw_table(found: Findings) -> None:
+    if found.note:
+        st.caption(found.note)
     measures = {name: short for name, short in SHORT.items() if (found.table[MEASURE] == name).any()}
     measure = choose_segment("Measure", measures, parameter=SHOWN, key="detectors-measure", hidden=True)
     rows = found.table[found.table[MEASURE] == measure]

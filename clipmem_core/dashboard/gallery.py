@@ -5,6 +5,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
+from clipmem_core.columns import MISFIT
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import LAYOUT, PAGE, SIZE, draw_pages, draw_set, read_number, read_page, write
 from clipmem_core.dashboard.bulk import draw_bulk
@@ -17,7 +18,7 @@ from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.review_mode import draw_start
 from clipmem_core.dashboard.saved_views import draw_views
 from clipmem_core.review.cards import cards
-from clipmem_core.review.rows import count_pairs, find_rows, score_span
+from clipmem_core.review.rows import count_pairs, find_rows, misfit_note, score_span
 from clipmem_core.review.selection import MATCH, Selection
 from clipmem_core.scores.table import BY_NAME, CARD, scores_in, words
 
@@ -106,7 +107,8 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     queue = queue_of(selection)
     why = queues(read_verdict(audit))[queue].sentence if queue else ""
     why = SUBTRACTED if queue and learned_by_g(selection) else why
-    meanings = "\n".join(f"- **{words(score)}**: {meaning}" for score, meaning in MEANINGS.items())
+    noted = MEANINGS | {MISFIT: misfit_note(audit) or MEANINGS[MISFIT]}
+    meanings = "\n".join(f"- **{words(score)}**: {meaning}" for score, meaning in noted.items())
     told = [f"**{pairs_in_words(count)}.**", why, read_noise(audit).explain()]
     st.caption(" ".join(filter(None, told)), help=f"{KEYS}\n\n{meanings}")
 

@@ -13,6 +13,7 @@ from clipmem_core.columns import (
     CLIPMEM_IMAGE,
     CLIPMEM_TEXT,
     MEMBER,
+    MISFIT,
     NEGATIVE_IMAGE,
     NEGATIVE_TEXT,
     POSITIVE,
@@ -30,7 +31,7 @@ from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figur
 from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.rows import audit_root, find_rows, neighbours
+from clipmem_core.review.rows import audit_root, find_rows, misfit_note, neighbours
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import find_row
 from clipmem_core.scores.table import BY_NAME, scores_in, words
@@ -136,6 +137,7 @@ def draw_scores(audit: Audit, card: PairCard) -> None:
         name: f"High: {queue.name[0].lower()}{queue.name[1:]}. {queue.sentence}"
         for name, queue in queues(read_verdict(audit)).items()
     }
+    told[MISFIT] = f"{told[MISFIT]} {misfit_note(audit)}".strip()
     with st.grid(2, min_column_width=130) as grid:
         for name, score in scores_in(SHOWN_HERE).items():
             grid.metric(score.label, number(card.scores.get(name)), help=score.help or told.get(name))

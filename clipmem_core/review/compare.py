@@ -10,8 +10,9 @@ from scipy import stats
 
 from clipmem_core.audits.settings import flat
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, PAIR_ID
+from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, MISFIT, PAIR_ID
 from clipmem_core.config import FIELDS, InputError, as_dict
+from clipmem_core.review.rows import misfit_note
 from clipmem_core.review.tables import ROW, count_rows, fetch_arrow, fetch_numbered, number
 from clipmem_core.scores.table import BY_NAME
 
@@ -79,7 +80,7 @@ def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> C
         high=high,
         changed=_changed(one, other, scored, limit),
         points=_sample(scored),
-        warnings=differing_settings(one, other),
+        warnings=(*differing_settings(one, other), *_differing_misfit(one, other, column)),
     )
 
 
@@ -113,6 +114,13 @@ def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
         for name, own in FIELDS.items()
         if own.alike and first[name] != second[name]
     )
+
+
+def _differing_misfit(one: Audit, other: Audit, column: str) -> tuple[str, ...]:
+    if column != MISFIT:
+        return ()
+    noted = [f"in {audit.name}, {note}" for audit in (one, other) if (note := misfit_note(audit))]
+    return (f"The formula of misfit differs: {noted[0]}",) if len(noted) == 1 else ()
 
 
 def _join(one: Audit, other: Audit, column: str) -> pa.Table:

@@ -9,9 +9,10 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.config import InputError
+from clipmem_core.review.rows import misfit_note
 from clipmem_core.review.tables import ROW, count_pairs_of, fetch_columns, kept, number
 from clipmem_core.scores.detection import detection_table, numbers_reviewed, precision_curve
-from clipmem_core.scores.table import DETECTION, scores_in
+from clipmem_core.scores.table import DETECTION, MISFIT_BEFORE, MISFIT_NOTE, scores_in
 from clipmem_core.studies.benchmark.results import MEASURE, TABLE_COLUMNS, benchmark_table, mean_curves
 from clipmem_core.studies.benchmark.store import (
     DETECTOR,
@@ -38,6 +39,7 @@ class Findings:
     table: pd.DataFrame
     curves: pd.DataFrame
     interval: str
+    note: str = ""  # on the formula of misfit, where it is not today's
 
 
 @kept(4, SCORES, PAIRS)
@@ -101,7 +103,8 @@ def planted_findings(audit: Audit) -> Findings | None:
     if not rows:
         return None
     interval = "95 % bootstrap over the pairs of this one planting"
-    return Findings(pd.DataFrame(rows).reindex(columns=TABLE_COLUMNS), pd.DataFrame(curves), interval)
+    table = pd.DataFrame(rows).reindex(columns=TABLE_COLUMNS)
+    return Findings(table, pd.DataFrame(curves), interval, misfit_note(audit))
 
 
 def benchmarks_of(audit: Audit) -> list[Benchmark]:
@@ -129,7 +132,8 @@ def benchmark_findings(benchmark: Benchmark) -> Findings | None:
     if not results:
         return None
     table = benchmark_table(metric_rows(results))
-    return Findings(table, mean_curves(results), "95 % over plantings (Student's t)")
+    note = MISFIT_NOTE if benchmark.misfit == MISFIT_BEFORE else ""
+    return Findings(table, mean_curves(results), "95 % over plantings (Student's t)", note)
 
 
 def agreement(scores: pd.DataFrame) -> pd.DataFrame:

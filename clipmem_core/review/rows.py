@@ -13,7 +13,17 @@ import numpy as np
 import pyarrow as pa
 
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, INDEPENDENT, LABEL, PAIR_ID, PLANTED
+from clipmem_core.columns import (
+    CAPTIONS,
+    CLIPMEM,
+    GROUP,
+    INDEPENDENT,
+    LABEL,
+    LOG_PROBABILITY_OUT,
+    MISFIT,
+    PAIR_ID,
+    PLANTED,
+)
 from clipmem_core.config import InputError
 from clipmem_core.review.checks import rows_failing
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
@@ -34,7 +44,7 @@ from clipmem_core.review.tables import (
     sound,
 )
 from clipmem_core.review.tags import tagged_pairs, tags_position
-from clipmem_core.scores.table import BY_NAME
+from clipmem_core.scores.table import BY_NAME, MISFIT_NOTE
 
 LABELS_SHOWN = 200
 BINS = 40  # of a histogram
@@ -374,6 +384,11 @@ def score_histogram(audit: Audit, column: str) -> tuple[np.ndarray, np.ndarray] 
     value = number(column)
     found = fetch_columns(audit.folder / SCORES, f"SELECT {value} AS score FROM parquet WHERE isfinite({value})")
     return np.histogram(found["score"], BINS, span)
+
+
+def misfit_note(audit: Audit) -> str:
+    """Say which formula misfit is of where it is not today's; empty where it is, and where there is no misfit."""
+    return MISFIT_NOTE if score_span(audit, MISFIT) and not score_span(audit, LOG_PROBABILITY_OUT) else ""
 
 
 def audit_root(audit: Audit) -> Path:

@@ -1,6 +1,6 @@
 """Every score of a pair, with all that the rest of the program needs to know of it: one entry a score."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,7 @@ COLOUR = "colour"  # the colours of a map of embeddings
 EXPORT = "export"  # the tables and reports that are taken away
 MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
 MISFIT_BEFORE = "−(z(learned) + z(similarity_out))"  # in what was scored before there was a log_probability_out
+MISFIT_NOTE = f"misfit is {MISFIT_BEFORE} here: it was computed before it became {MISFIT_FORMULA}."
 BEFORE = "is not in audits that were scored before there was such a score."
 
 
@@ -182,21 +183,6 @@ TABLE = (
 )
 BY_NAME = {score.name: score for score in TABLE}
 SCORE_COLUMNS = [c.PAIR_ID, c.GROUP, *BY_NAME]
-
-
-def misfit_note(columns: Collection[str]) -> str:
-    """Say which formula misfit is of where it is not today's; empty where it is, or where there is no misfit.
-
-    Args:
-        columns: those of a table of scores.
-
-    Example:
-        >>> misfit_note(["misfit", "log_probability_out"]), misfit_note(["misfit"])[:46]
-        ('', 'misfit is −(z(learned) + z(similarity_out)) he')
-    """
-    if c.MISFIT not in columns or c.LOG_PROBABILITY_OUT in columns:
-        return ""
-    return f"misfit is {MISFIT_BEFORE} here, since this was scored before it became {MISFIT_FORMULA}."
 
 
 def scores_in(place: str) -> dict[str, Score]:

@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit, write_json, write_table
+from clipmem_core.dashboard.numbers import number
 from clipmem_core.dashboard.pair import side_names, terms_sentence
 from tests.dashboard.test_deciding import press
 from tests.dashboard.test_pages import open_page, texts
@@ -133,6 +134,18 @@ def test_misfit_is_explained_as_the_verdict_allows(copy: Copy) -> None:
         (misfit,) = [metric.proto.help for metric in app.metric if metric.label == "misfit"]
         assert misfit.startswith(told)
         assert ("the members hardly generalise" in misfit) is not good
+
+
+def test_an_audit_from_before_says_which_formula_its_misfit_is_of(copy: Copy) -> None:
+    audit = copy()
+    before = "misfit is −(z(learned) + z(similarity_out)) here"
+    for scores, told in ((audit.scores, False), (audit.scores.drop(columns="log_probability_out"), True)):
+        write_table(audit.folder / "scores.parquet", scores)
+        app = open_page(PAIR, audit="made", pair="images/020.png")
+        (misfit,) = [metric for metric in app.metric if metric.label == "misfit"]
+        assert misfit.value == number(scores.set_index("pair_id")["misfit"]["images/020.png"])
+        assert (before in misfit.proto.help) is told
+        assert (before in open_page("pages/browse.py", audit="made").caption[0].proto.help) is told
 
 
 @pytest.mark.parametrize("row", [0, 1, 2, 6])

@@ -114,6 +114,15 @@ def test_settings_that_forbid_a_comparison_are_named(copy: Copy) -> None:
     assert compare(one, other, limit=1).warnings == warnings
 
 
+def test_a_misfit_of_another_formula_is_named(copy: Copy) -> None:
+    one, other = copy("paper", name="one"), copy("paper", name="other")
+    write_table(other.folder / SCORES, other.scores.drop(columns="log_probability_out"))
+    (warning,) = compare(one, other, column="misfit", limit=1).warnings
+    assert warning.startswith("The formula of misfit differs: in other, misfit is −(z(learned) + z(similarity_out))")
+    assert not compare(one, other, column="clipmem", limit=1).warnings
+    assert not compare(other, other, column="misfit", limit=1).warnings
+
+
 def test_the_interval_is_that_of_a_worked_example() -> None:
     # differences 1, 2, 3: mean 2, sd 1, t(2, .975) = 4.302653 → half 4.302653 / √3 = 2.484138
     mean, low, high = mean_difference(np.zeros(3), np.array([1.0, 2.0, 3.0]))

@@ -196,6 +196,7 @@ def write_results(benchmark: Benchmark, path: Path) -> None:
         machine_line(asked["machine"], config),
         f"seeds: {', '.join(map(str, seeds))}, each another split and planting, trained by {config['members']} members",
         "low, high: 95 % over them (Student's t); over_reference: detector − misfit, paired",
+        f"misfit: {benchmark.misfit}",
         f"pairs: {asked['pairs']:,} with {asked['captions']:,} captions; data set: {asked['dataset_fingerprint']}",
         f"left out: {'; '.join(f'{kind}: {why}' for kind, why in asked['left_out'].items()) or 'no kind'}",
         f"seconds of one processor a planting: {spent}",

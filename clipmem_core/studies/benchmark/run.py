@@ -20,6 +20,7 @@ from clipmem_core.audits.store import PAIRS, write_json, write_prepared, write_t
 from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder, switched_on
 from clipmem_core.pairs.mistakes import KINDS, plant
 from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.table import MISFIT_FORMULA
 from clipmem_core.studies.benchmark.store import BENCHMARK, Benchmark, Piece, benchmark_of
 
 PROCESSES = ".process"
@@ -125,6 +126,8 @@ def _check_same(benchmark: Benchmark, source: str, config: AuditConfig) -> None:
     differ = differing_fields(asked["source"], asked["config"], source, config)
     if asked["config"].members != config.members:
         differ.append(f"--members is {asked['config'].members} there and {config.members} here")
+    if benchmark.misfit != MISFIT_FORMULA:
+        differ.append(f"misfit is {benchmark.misfit} there and {MISFIT_FORMULA} here")
     if differ:
         raise InputError(
             f"benchmark {benchmark.name!r} exists with another config: {'; '.join(differ)}. Take another --name"
@@ -154,6 +157,7 @@ def _prepare(benchmark: Benchmark, source: str, config: AuditConfig, screen: Scr
         "towers": _tower_names(config),
         "machine": settings.machine(),
         "versions": settings.versions(),
+        "misfit": MISFIT_FORMULA,
     }
     write_json(folder / BENCHMARK, asked)
 

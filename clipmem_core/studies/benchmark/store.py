@@ -8,7 +8,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.files import read_json
 from clipmem_core.pairs.mistakes import KINDS
 from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, PRECISION_AT_K
+from clipmem_core.scores.table import MISFIT_BEFORE
 
 BENCHMARK = "benchmark.json"
 KIND, SHARE, SEED, DETECTOR, SECONDS = "kind", "share", "seed", "detector", "seconds"
@@ -42,6 +43,7 @@ class BenchmarkFile(TypedDict):
     towers: list[str]
     machine: dict[str, str | int]
     versions: dict[str, str]
+    misfit: NotRequired[str]  # its formula
 
 
 class Found(TypedDict):
@@ -104,6 +106,11 @@ class Benchmark(Named):
     def asked(self) -> dict[str, Any]:
         """The content of benchmark.json; its config as an `AuditConfig`."""
         return read_json(self.folder / BENCHMARK, BenchmarkFile, mend=MEND)
+
+    @property
+    def misfit(self) -> str:
+        """The formula of misfit in its plantings."""
+        return self.asked.get("misfit", MISFIT_BEFORE)
 
     @property
     def pairs(self) -> pd.DataFrame:

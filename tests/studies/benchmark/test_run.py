@@ -103,7 +103,8 @@ def test_a_planting_says_what_an_audit_with_the_same_planting_says(made: Benchma
     np.testing.assert_array_equal(table["planted"], audit.pairs["planted"].notna()[table.index])
     for name, sign in {"misfit": 1, "clipmem": 1, "similarity_in": -1, "similarity_out": -1, "csls_out": -1}.items():
         np.testing.assert_allclose(table[name], sign * own[name], atol=1e-5, err_msg=name)
-    np.testing.assert_allclose(table["learned"], -own["learned"], atol=1e-5)
+    for name in ("learned", "log_probability_out"):
+        np.testing.assert_allclose(table[name], -own[name], atol=1e-5, err_msg=name)
 
 
 def test_what_is_done_is_not_done_again_and_what_is_gone_comes_back_the_same(
@@ -129,6 +130,16 @@ def test_what_is_done_is_not_done_again_and_what_is_gone_comes_back_the_same(
             found.pop("seconds")
     assert again == known
     assert [path for path in files if path.stat().st_mtime_ns != before[path]] == [files[1]]
+
+
+def test_plantings_of_another_misfit_are_not_mixed_with_todays(made: Benchmark, locked: AuditConfig) -> None:
+    path = made.folder / "benchmark.json"
+    asked = json.loads(path.read_text())
+    assert asked["misfit"] == made.misfit == "−(z(learned) + 2 z(log_probability_out))"
+    path.write_text(json.dumps({name: value for name, value in asked.items() if name != "misfit"}))
+    with pytest.raises(InputError, match=r"misfit is −\(z\(learned\) \+ z\(similarity_out\)\) there"):
+        run(locked, kinds=["random", "duplicates"])
+    path.write_text(json.dumps(asked))
 
 
 def test_a_copy_is_trained_on_with_its_original_and_counts_as_planted(made: Benchmark) -> None:
