@@ -6,6 +6,7 @@ import faiss
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from threadpoolctl import threadpool_limits
 
 ALIKE = 0.95  # least cosine of two features, less their mean, of look-alikes
 EXACT_UP_TO = 20_000  # different features; above, the search is among shortened ones, and only in the nearest cells
@@ -16,6 +17,7 @@ _SHORT = 64  # numbers of a shortened feature
 _CELLS = 4  # times the root of their number
 _PROBES = 8  # cells looked into
 _TRAINED = 40  # features a cell that cells are laid out by
+_ROUNDS = 10  # of laying them out
 
 
 def alike_by_features(features: np.ndarray, *, threshold: float = ALIKE) -> np.ndarray:
@@ -105,26 +107,55 @@ def _links(directions: _Directions, threshold: float) -> Iterator[tuple[np.ndarr
     vectors = directions[:]
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
-    return _within(index, vectors, threshold - 1e-6)
+    for start in range(0, len(vectors), _QUERIES):
+        limits, _, found = index.range_search(vectors[start : start + _QUERIES], threshold - 1e-6)
+        yield np.repeat(np.arange(start, start + len(limits) - 1), (limits[1:] - limits[:-1]).astype(np.int64)), found
 
 
 def _far_links(directions: _Directions, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield links found among shortened vectors, each checked on the full ones."""
     vectors = _shortened(directions)
-    n, dim = vectors.shape
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, int(_CELLS * n**0.5), faiss.METRIC_INNER_PRODUCT)
-    index.nprobe = _PROBES
-    chosen = np.random.default_rng(1).permutation(n)[: _TRAINED * index.nlist]
-    index.train(vectors[np.sort(chosen)])
-    index.add(vectors)
     # A cosine t is shortened to one that has an SD of about (1 − t²) / √64
-    room = 4 * (1 - threshold**2) / dim**0.5
-    for a, b in _within(index, vectors, threshold - room):
-        a, b = a[a < b], b[a < b]
+    room = 4 * (1 - threshold**2) / vectors.shape[1] ** 0.5
+    for a, b in _near(vectors, threshold - room):
         for at in range(0, len(a), _BLOCK):
             part = slice(at, at + _BLOCK)
             alike = np.vecdot(directions[a[part]], directions[b[part]]) >= threshold - 1e-6
             yield a[part][alike], b[part][alike]
+
+
+def _near(vectors: np.ndarray, least: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the places a < b of vectors whose product is above the least, b in one of the cells nearest to a.
+
+    All that look into a cell are multiplied with all that lie in it at once, which faiss does for each on its own.
+    """
+    n, dim = vectors.shape
+    limits = {"min_points_per_centroid": 1, "max_points_per_centroid": _TRAINED}
+    layout = faiss.Kmeans(dim, int(_CELLS * n**0.5), niter=_ROUNDS, seed=1, spherical=True, **limits)
+    layout.train(vectors)
+    cells = layout.index.search(vectors, _PROBES)[1]
+    with threadpool_limits(1, "blas"):  # threads would wait for each other: the products are small
+        for lying, looking in zip(_by_cell(cells[:, :1], layout.k), _by_cell(cells, layout.k), strict=True):
+            yield from _above(vectors, looking, lying, least)
+
+
+def _above(
+    vectors: np.ndarray, looking: np.ndarray, lying: np.ndarray, least: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the places a < b, a of one list and b of another, of vectors whose product is above the least."""
+    for start in range(0, len(looking), _QUERIES):
+        some = looking[start : start + _QUERIES]
+        for at in range(0, len(lying), _BLOCK):
+            beside = lying[at : at + _BLOCK]
+            a, b = np.nonzero(vectors[some] @ vectors[beside].T >= least)
+            forward = some[a] < beside[b]
+            yield some[a[forward]], beside[b[forward]]
+
+
+def _by_cell(cells: np.ndarray, count: int) -> list[np.ndarray]:
+    """Return the rows of a table of cells that have each cell."""
+    rows = np.argsort(cells.ravel(), kind="stable") // cells.shape[1]
+    return np.split(rows, np.cumsum(np.bincount(cells.ravel(), minlength=count))[:-1])
 
 
 def _shortened(directions: _Directions) -> np.ndarray:
@@ -136,10 +167,3 @@ def _shortened(directions: _Directions) -> np.ndarray:
     for at in range(0, len(short), _BLOCK):
         short[at : at + _BLOCK] = _unit(directions[slice(at, at + _BLOCK)] @ axes)
     return short
-
-
-def _within(index: faiss.Index, vectors: np.ndarray, least: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the places of vectors and of those in the index whose product is above the least."""
-    for start in range(0, len(vectors), _QUERIES):
-        limits, _, found = index.range_search(vectors[start : start + _QUERIES], least)
-        yield np.repeat(np.arange(start, start + len(limits) - 1), (limits[1:] - limits[:-1]).astype(np.int64)), found

@@ -105,5 +105,7 @@ def mean_by_pair(vectors: np.ndarray, caption_start: np.ndarray, *, first: int =
     if first:
         place = np.arange(len(vectors)) - np.repeat(caption_start[:-1], counts)
         vectors, counts = vectors[place < first], np.minimum(counts, first)
+    if counts.max(initial=0) == 1 == counts.min(initial=1):
+        return vectors
     sums = np.add.reduceat(vectors, np.cumsum(counts) - counts, axis=0, dtype=np.float32)
     return sums / counts[:, None].astype(np.float32)

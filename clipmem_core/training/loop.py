@@ -11,14 +11,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from open_clip.loss import ClipLoss, SigLipLoss
+from open_clip.loss import SigLipLoss
 from torch import Tensor
 from torch.nn import functional as F
 
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.training.draws import CAPTION, ORDER, hashed
 from clipmem_core.training.files import CHECKPOINT, LOG, STATE, TRAJECTORY
-from clipmem_core.training.losses import partner_log_probability, resting_loss
+from clipmem_core.training.losses import partner_log_probability
 from clipmem_core.training.mitigation.applied import Mitigation
 from clipmem_core.training.model import (
     Model,
@@ -90,7 +90,7 @@ class Trainer:
         self.model, self.data, self.config, self.views = model, data, config, views
         self.seed, self.device = seed, device
         self.cut = can_cut_text(model)
-        self.loss = SigLipLoss() if config.loss == "siglip" else ClipLoss()
+        self.generator = torch.cuda.default_generators[0] if device == "cuda" else torch.default_generator
         self.optimizer = make_optimizer(model, config)
         self.batches = math.ceil(len(data.rows) / config.batch_size)
         self.schedule = config.epochs * self.batches  # steps until the learning rate is 0
@@ -112,7 +112,7 @@ class Trainer:
                 progress.step, total=self.schedule, peak=self.config.lr, warmup=self.config.warmup
             )
         # Dropout inside a tower, where a model has it, must not depend on where a run was resumed.
-        torch.manual_seed((self.seed * 1_000_003 + progress.step) % 2**63)
+        self.generator.manual_seed((self.seed * 1_000_003 + progress.step) % 2**63)
         pixels = self.data.pixels.gather(rows) if pixels is None else pixels
         loss, cosine, log_probability = self.look(rows, epoch, pixels)
         if not torch.isfinite(loss):
@@ -134,19 +134,20 @@ class Trainer:
             seen, read = image_features(self.model, images), text_features(self.model, tokens, cut=self.cut)
             image, text = F.normalize(seen, dim=-1), F.normalize(read, dim=-1)
         scale = self.model.logit_scale.exp()
-        loss = self._loss(
-            self.mitigation.image(seen, image, rows, epoch), self.mitigation.text(read, text, rows, epoch), scale, rows
-        )
-        image, text = image.detach(), text.detach()
-        self.mitigation.compare(rows, image, text)
-        return loss, *partner_log_probability(image, text, scale.detach())
+        cosine, log_probability = partner_log_probability(image, text, scale)
+        noisy = self.mitigation.image(seen, image, rows, epoch), self.mitigation.text(read, text, rows, epoch)
+        clean = noisy[0] is image and noisy[1] is text
+        loss = self._loss(*noisy, scale, rows, log_probability if clean else None)
+        self.mitigation.compare(rows, image.detach(), text.detach())
+        return loss, cosine, log_probability.detach()
 
-    def _loss(self, image: Tensor, text: Tensor, scale: Tensor, rows: np.ndarray) -> Tensor:
+    def _loss(self, image: Tensor, text: Tensor, scale: Tensor, rows: np.ndarray, known: Tensor | None) -> Tensor:
+        """Return the loss; `known` are the log-probabilities of partners that it is made of, where they are."""
+        if self.config.loss == "siglip":
+            return SigLipLoss()(image, text, scale, logit_bias=self.model.logit_bias)
+        found = partner_log_probability(image, text, scale)[1] if known is None else known
         weight = self.mitigation.weight(rows)
-        if weight is not None:
-            return resting_loss(image, text, scale, weight.to(self.device))
-        bias = getattr(self.model, "logit_bias", None)
-        return self.loss(image, text, scale, **({} if bias is None else {"logit_bias": bias}))
+        return -(found if weight is None else found * weight.to(self.device)).mean()
 
     @torch.no_grad()
     def look_at_external(self, epoch: int) -> None:

@@ -227,7 +227,7 @@ def text_features(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
 
 def text_input(tokens: np.ndarray) -> Tensor:
     """Return what a text tower takes: tokens as int64, and features as float32, [n, …]."""
-    return torch.from_numpy(tokens.astype(np.int64 if tokens.dtype.kind == "i" else np.float32))
+    return torch.from_numpy(tokens).to(torch.int64 if tokens.dtype.kind == "i" else torch.float32)
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:

@@ -37,17 +37,16 @@ def training_flops(model: dict[str, Any], *, text_length: int, batch: int) -> fl
     Args:
         model: an open_clip model config with plain towers.
         text_length: tokens the batch's captions are cut to.
-        batch: pairs; each is compared with each, once from pictures to texts and once back.
+        batch: pairs; each picture is compared with each caption.
     """
     vision, text, dim = model["vision_cfg"], model["text_cfg"], model["embed_dim"]
     length = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
     pair = tower_flops(vision, length, dim) + tower_flops(text, text_length, dim)
-    logits = 2 * 2 * batch * batch * dim
-    return 3 * (batch * pair + logits) + 2 * batch * patch_flops(vision)
+    return 3 * batch * pair + loss_flops(dim, batch) + 2 * batch * patch_flops(vision)
 
 
 def head_flops(image_width: int, text_width: int, *, hidden: int, dim: int, batch: int) -> float:
-    """Count forward and backward pass of one batch of features through the heads of locked towers.
+    """Count forward and backward pass of one batch of features through the heads of locked towers, without the loss.
 
     Nothing before the first map of either head needs a gradient.
 
@@ -56,8 +55,12 @@ def head_flops(image_width: int, text_width: int, *, hidden: int, dim: int, batc
         text_width: length of a caption's, which two maps take there by way of `hidden`.
         hidden: width of the hidden layer.
         dim: length of an embedding.
-        batch: pairs; each is compared with each, once from pictures to texts and once back.
+        batch: pairs.
     """
     first, second = image_width * dim + text_width * hidden, hidden * dim
-    logits = 2 * 2 * batch * batch * dim
-    return 2 * batch * (2 * first + 3 * second) + 3 * logits
+    return 2 * batch * (2 * first + 3 * second)
+
+
+def loss_flops(dim: int, batch: int) -> float:
+    """Count forward and backward pass of the loss of one batch, in which each picture is compared with each caption."""
+    return 3 * 2.0 * batch * batch * dim

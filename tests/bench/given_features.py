@@ -3,7 +3,7 @@
 Each audit is the command a person types, in an empty data folder. Processor seconds are those of all its processes;
 anonymous memory (RssAnon) is sampled and added up over them: files that are mapped do not count, copies do. What heads
 reach is counted from the log of the largest audit: operations of a batch (`flops`) times the batches a second after the
-first epoch, of all members that train side by side, so that everything a step does counts as time.
+first epoch, with as many members side by side as train at once, so that everything a step does counts as time.
 """
 
 import math
@@ -22,9 +22,9 @@ from clipmem_core.audits.settings import side_by_side
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import DATA_VARIABLE, data_folder
 from clipmem_core.training.heads import HIDDEN
-from tests.bench.flops import head_flops
+from tests.bench.flops import head_flops, loss_flops
 from tests.bench.peak import SIDE, peak_flops
-from tests.bench.products import GIGA, TARGETS, steps_a_second
+from tests.bench.products import GIGA, steps_a_second
 from tests.bench.report import Measure, Measures, console
 from tests.made_features import make_features
 
@@ -70,22 +70,29 @@ def _grow(sizes: tuple[int, ...], *, quick: bool) -> Measures:
 
 
 def _heads(audit: Audit, *, quick: bool) -> Measures:
-    """Set what the heads of an audit's members reach beside the peak of as many processes, of each kind of number."""
+    """Set the step of a member beside the time that its products alone would take at the peak of this machine: those of
+    the heads in the audit's precision, those of the loss in float32."""
     record = audit.record
     config = record.config
     trained = audit.membership[list(record.members)].to_numpy().sum(axis=0).mean()
     batch = round(trained / math.ceil(trained / config.batch_size))
-    flops = head_flops(WIDTH, WIDTH, hidden=HIDDEN, dim=256, batch=batch)
+    heads, loss = head_flops(WIDTH, WIDTH, hidden=HIDDEN, dim=256, batch=batch), loss_flops(256, batch)
     crew = {"processes": side_by_side(config), "threads": record.threads}
-    pace = float(np.mean([steps_a_second(audit, name) for name in record.members])) * crew["processes"]
-    lines = [
-        Measure("an epoch of one member (multiplications and additions, TFLOP)", flops * trained / batch / 1e12),
-        Measure("heads side by side (GFLOP/s)", flops * pace / GIGA),
+    pace = float(np.mean([steps_a_second(audit, name) for name in record.members]))
+    peak = {
+        kind: flops / crew["processes"] for kind, flops in peak_flops(**crew, seconds=1.0 if quick else 3.0).items()
+    }
+    floor = heads / peak["bfloat16" if config.precision == "amp_bf16" else "float32"] + loss / peak["float32"]
+    return [
+        Measure("a step of heads (multiplications and additions, GFLOP)", (heads + loss) / GIGA),
+        *(
+            Measure(f"{kind} product of side {SIDE}, one of {crew['processes']} processes (GFLOP/s)", flops / GIGA)
+            for kind, flops in peak.items()
+        ),
+        Measure("a step of heads (ms)", 1000 / pace),
+        Measure("its products alone, at these peaks (ms)", 1000 * floor),
+        Measure("share of the matrix-product peak that heads reach", ratio=floor * pace, target="at least 0.5"),
     ]
-    for kind, peak in peak_flops(**crew, seconds=1.0 if quick else 3.0).items():
-        lines.append(Measure(f"{kind} product of side {SIDE} in {crew['processes']} processes (GFLOP/s)", peak / GIGA))
-        lines.append(Measure(f"heads / {kind} peak", ratio=flops * pace / peak, target=TARGETS[kind]))
-    return lines
 
 
 def _audit(table: Path, data: Path, *, quick: bool) -> tuple[float, float, int]:

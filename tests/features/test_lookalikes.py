@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from clipmem_core.features import lookalikes
 from clipmem_core.features.lookalikes import alike_by_features
 
 
@@ -42,3 +43,19 @@ def test_nothing_is_alike_alone(n: int) -> None:
 def test_an_impossible_threshold_is_refused(threshold: float) -> None:
     with pytest.raises(ValueError, match="threshold must be above 0"):
         alike_by_features(np.ones((3, 4)), threshold=threshold)
+
+
+def test_many_features_are_searched_in_cells_and_nearly_all_links_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(1500, 96)).astype(np.float16)
+    noise = rng.normal(scale=rng.uniform(0.05, 0.4, size=(500, 1)), size=(500, 96))  # cosines of 0.93 to 1
+    features = np.concatenate([features, features[:500] + noise.astype(np.float16)])
+    exact = alike_by_features(features)
+    monkeypatch.setattr(lookalikes, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(lookalikes, "_QUERIES", 7)  # some blocks a cell, on either side
+    monkeypatch.setattr(lookalikes, "_BLOCK", 5)
+    found = alike_by_features(features)
+    linked = exact != np.arange(2000)
+    assert 300 < linked.sum() < 500
+    assert (found[linked] == exact[linked]).mean() > 0.98
+    assert (found[~linked] == exact[~linked]).all()  # each is checked in full: none too many

@@ -18,7 +18,6 @@ from clipmem_core.training.loop import (
     chosen_captions,
     epoch_batches,
 )
-from clipmem_core.training.losses import partner_log_probability
 from clipmem_core.training.model import build_model
 from clipmem_core.training.optimizer import learning_rate, make_optimizer
 from tests.training.toys import CONFIG, draw_data, view_maker
@@ -148,23 +147,3 @@ def test_gains_biases_and_the_logit_scale_are_not_decayed(toy: str) -> None:
         model.register_parameter(name, nn.Parameter(torch.zeros(2, 2), requires_grad=name != "frozen"))
     model.register_parameter("vector", nn.Parameter(torch.zeros(2)))
     assert group_names(model) == [{"bn_gain", "ln_gain", "bias_table", "logit_scale", "vector"}, {"weight"}]
-
-
-def test_partner_log_probability_equals_a_double_loop_of_softmax() -> None:
-    rng = np.random.default_rng(0)
-    image, text = (rng.normal(size=(7, 5)) for _ in range(2))
-    image, text = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (image, text))
-    scale = 12.5
-    cosine, log_probability = partner_log_probability(
-        torch.from_numpy(image), torch.from_numpy(text), torch.tensor(scale, dtype=torch.float64)
-    )
-    for i in range(7):
-        own = math.exp(scale * sum(image[i] * text[i]))
-        over_texts = sum(math.exp(scale * sum(image[i] * text[j])) for j in range(7))
-        over_images = sum(math.exp(scale * sum(image[j] * text[i])) for j in range(7))
-        expected = (math.log(own / over_texts) + math.log(own / over_images)) / 2
-        assert float(log_probability[i]) == pytest.approx(expected)
-        assert float(cosine[i]) == pytest.approx(sum(image[i] * text[i]))
-    vector = torch.tensor([[0.6, 0.8]])
-    _, log_probability = partner_log_probability(vector, vector, torch.tensor(100.0))
-    assert float(log_probability) == pytest.approx(0, abs=1e-5)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from open_clip.loss import SigLipLoss
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,9 +46,11 @@ class PlainTrainer(Trainer):
             image = F.normalize(self.model.encode_image(images).float(), dim=-1)
             text = loop.encode_text(self.model, tokens, cut=self.cut)
         scale = self.model.logit_scale.exp()
-        bias = {"logit_bias": self.model.logit_bias} if self.config.loss == "siglip" else {}
-        loss = self.loss(image, text, scale, **bias)
-        return loss, *partner_log_probability(image.detach(), text.detach(), scale.detach())
+        cosine, log_probability = partner_log_probability(image, text, scale)
+        loss = -log_probability.mean()
+        if self.config.loss == "siglip":
+            loss = SigLipLoss()(image, text, scale, logit_bias=self.model.logit_bias)
+        return loss, cosine, log_probability.detach()
 
 
 def data_of(pairs: int = 30) -> TrainingData:
