@@ -1,8 +1,5 @@
 """Studies that are trained: what their rows say, and where they go on after an interruption or with more seeds."""
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +17,8 @@ from clipmem_core.scores.membership import paper_membership, set_apart
 from clipmem_core.studies import plans
 from clipmem_core.studies.arm import Arm, Decided
 from clipmem_core.studies.store import ARM, SEED, StudyFolder, open_study
-from tests.audits.small import ROOT, vectors
+from tests.audits.small import vectors
+from tests.forked import Server
 from tests.studies.conftest import FLAGS, RANKED, Trained, numbers, study_of
 
 Start = Callable[..., StudyFolder]
@@ -137,31 +135,24 @@ def test_a_study_that_was_interrupted_ends_with_the_same_table(
     pd.testing.assert_frame_equal(kept[both], numbers(whole)[both])
 
 
-# As `python -m clipmem_core`, knowing the study of two arms, its members trained in the same process.
-START = """
-import sys
+# Lets a process know the study of two arms, and train its members itself.
+KNOWS_TWO = """
 import pytest
-from clipmem_core.commands import main
 from tests.studies.conftest import in_this_process
 in_this_process(pytest.MonkeyPatch())
-sys.exit(main(sys.argv[1:]))
 """
 
 
 def test_a_study_that_was_killed_ends_with_the_same_table(
-    start: Start, whole: StudyFolder, data: Path, trained: Trained
+    start: Start, whole: StudyFolder, data: Path, trained: Trained, forks: Server
 ) -> None:
-    also = ["--also", "colour=0.2"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", START, "study", "two", "scenes", "--name", "again", *FLAGS, "--seeds", "1", *also],
-        env={**os.environ, "CLIPMEM_DATA": str(data), "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-    )
+    typed = ["study", "two", "scenes", "--name", "again", *FLAGS, "--seeds", "1", "--also", "colour=0.2"]
+    process = forks.start(*typed, data=data, before=KNOWS_TWO)
     study = StudyFolder(data / "studies" / "again")
     while len(study.done()) < 1 and process.poll() is None:
         time.sleep(0.02)
     process.kill()  # it has begun with the second arm, or with the one that was added
-    process.wait()
+    process.communicate()
     assert 1 <= len(study.done()) < 3
     start("two", "again", seeds=1)
     assert 0 < len(trained.members) < 6
