@@ -13,6 +13,9 @@ from clipmem_core.audits.console import RichScreen, plain
 from clipmem_core.audits.given import GivenRows, holds_features
 from clipmem_core.audits.prepare import DataSet, load_data_set, look_at_pictures
 from clipmem_core.config import DEFAULT_PRESET, AuditConfig, SourceOptions, data_folder, preset_config
+from clipmem_core.pairs.checks.captions import of_pairs
+from clipmem_core.pairs.checks.table import BY_NAME as CHECKS
+from clipmem_core.pairs.checks.table import check_captions
 from clipmem_core.pairs.table import RawPairs, read_source
 from clipmem_core.scores.membership import MIN_PAIRS
 
@@ -62,6 +65,7 @@ def show(source: str, raw: RawPairs, found: DataSet, console: Console) -> None:
         console.print(plain(f"{name:24} {value}"), soft_wrap=True)
     if len(found.quarantine):
         console.print(quarantine_table(found.quarantine))
+    console.print(checks_table(pairs))
     table = Table(title=f"the first {SHOWN} pairs", title_justify="left")
     for column in (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS):
         table.add_column(column, overflow="fold")
@@ -70,6 +74,20 @@ def show(source: str, raw: RawPairs, found: DataSet, console: Console) -> None:
         captions = " | ".join(caption[:200] for caption in row[c.CAPTIONS])
         table.add_row(*(plain(text) for text in (row[c.PAIR_ID], row[c.IMAGE], label, captions)))
     console.print(table)
+
+
+def checks_table(pairs: pd.DataFrame) -> Table:
+    """Return how many captions each check finds, with an example of each."""
+    captions = of_pairs([list(own) for own in pairs[c.CAPTIONS]])
+    table = Table(title="captions to look at", title_justify="left")
+    table.add_column("captions", justify="right")
+    table.add_column("check", overflow="fold")
+    table.add_column("for example", overflow="fold")
+    for name, flags in check_captions(captions).items():
+        if not CHECKS[name].needs:  # which tower will read them is not known yet
+            first = captions.texts[int(flags.argmax())][:80] if flags.any() else ""
+            table.add_row(f"{flags.sum():,}", CHECKS[name].label, plain(first))
+    return table
 
 
 def sizes(found: DataSet) -> dict[str, str]:

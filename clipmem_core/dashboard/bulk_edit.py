@@ -4,7 +4,7 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.deciding import Notice, in_turn
+from clipmem_core.dashboard.deciding import Notice, in_turn, review_session
 from clipmem_core.dashboard.errors import LIMIT, one_line
 from clipmem_core.dashboard.numbers import pairs_in_words
 from clipmem_core.dashboard.plain import as_html, difference_html, show_text
@@ -16,20 +16,29 @@ from clipmem_core.review.selection import Selection
 SIZE = 8  # pairs on a page of the preview
 MAX_PATTERN = 500  # characters
 ID_LIMIT = 80
+OPENED = "bulk_edit_opened"
 KEPT = "bulk_edit_changes"  # the changes that are shown, and what they were worked out from
 STYLE = """<style>
 .change { font-size: .875rem; line-height: 1.5; overflow-wrap: anywhere; margin-bottom: .6rem }
 .change .id { opacity: .7; font-size: .8rem }
-.change del { background: #d62d2033; text-decoration-color: #d62d20 }
-.change ins { background: #1a7f3733; text-decoration-color: #1a7f37 }
+.change del { background: #d62d2044; text-decoration-color: #d62d20 }
+.change ins { background: #1a9f4744; text-decoration-color: #1a9f47 }
+.change del + ins { margin-left: .25em }
 </style>"""
 HELP = r"Python's syntax, as of the package regex. In the replacement \1 is the first group, \g<name> a named one."
 
 
 def draw_bulk_edit(audit: Audit, selection: Selection) -> None:
     """Draw the button that opens the dialog for all pairs of the selection."""
-    if st.button("Find and replace in captions…", icon=":material/find_replace:", key="bulk-edit"):
+    st.button("Find and replace in captions…", icon=":material/find_replace:", key="bulk-edit", on_click=_open)
+    if st.session_state.pop(OPENED, False):
         _dialog(audit, selection)
+
+
+def _open() -> None:
+    """Have the dialog opened by the run that follows, and the menu closed that its button is in. A callback."""
+    st.session_state[OPENED] = True
+    review_session().presses += 1
 
 
 @st.dialog("Find and replace in captions", width="large")

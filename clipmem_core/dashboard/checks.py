@@ -24,12 +24,13 @@ GROUPS = 6  # on a page
 SHOWN = 12  # pictures of a group
 SIDE = 150
 CAPTION_LIMIT = 120
+ROW_HEIGHT = 52  # two lines of text
 COLUMNS = {
     "check": st.column_config.TextColumn(width=190),
     "pairs": st.column_config.NumberColumn(width=60, format="localized"),
     "pair list": st.column_config.LinkColumn("open", display_text="Browse", width=70),
-    "what it finds": st.column_config.TextColumn(width=470),
-    "what to do": st.column_config.TextColumn(width=300),
+    "what it finds": st.column_config.TextColumn(width=400),
+    "what to do": st.column_config.TextColumn(width=230),
 }
 
 
@@ -57,7 +58,8 @@ def draw_checks(audit: Audit) -> None:
         hide_index=True,
         column_config=COLUMNS,
         placeholder="–",
-        height=36 * (len(table) + 1),
+        row_height=ROW_HEIGHT,
+        height=ROW_HEIGHT * len(table) + 40,
         alt="How many pairs each check finds",
     )
     _draw_groups(audit)

@@ -143,8 +143,9 @@ def _draw_stored(audit: Audit, pair_id: str, *, drawn: int) -> None:
         if _entry(decision) != drawn and not review_session().wrote(review, _entry(decision)):
             st.badge("somebody else, just now", icon=":material/group:", color="orange")
     if decision is not None and decision.decision == RECAPTION:
-        for caption in decision.captions:
-            show_text(f"→ {caption}", limit=SHOWN)
+        with st.container(gap=None):
+            for caption in decision.captions:
+                show_text(f"→ {caption}", limit=SHOWN)
     if decision is not None and decision.note:
         show_text(f"note: {decision.note}", limit=SHOWN)
 

@@ -34,6 +34,7 @@ from clipmem_core.exports.cleaned import (
     sample_keys,
 )
 from clipmem_core.exports.folders import check_replaceable, write_imagefolder, write_texts
+from clipmem_core.review.caption_scores import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 from clipmem_core.review.tables import count_rows, fetch_arrow, number
 from clipmem_core.scores.table import EXPORT, scores_in
@@ -252,10 +253,11 @@ def packed(uids: list[str]) -> np.ndarray:
 
 
 def write_decisions(audit: Audit, path: Path) -> tuple[str, ...]:
-    """Write every pair with a decision or a note; in CSV the new captions are a JSON list.
+    """Write every pair with a decision or a note.
 
-    Columns: those of the review's table, then image, label and the scores to take away, of this audit. In CSV a
-    text that a spreadsheet would take for a formula begins with a single quote.
+    Columns: those of the review's table, then the pair's own captions with the scores of each where the audit has them,
+    image, label and the scores to take away, of this audit. In CSV lists are JSON, and a text that a spreadsheet would
+    take for a formula begins with a single quote.
 
     Returns:
         What is not in it: decisions on other captions than the audit shows.
@@ -263,16 +265,25 @@ def write_decisions(audit: Audit, path: Path) -> tuple[str, ...]:
     decisions = open_review(audit).table()
     away = decisions.pop(FOR_OTHER).notna()
     table = _with_scores(audit, decisions[~away | (decisions["note"] != "")])
+    lists = [name for name in (CAPTIONS, OWN_CAPTIONS, *LISTED.values()) if name in table]
     with replacing(path) as temporary:
         if path.suffix.lower() == ".parquet":
-            lists = pa.array([list(texts) for texts in table[CAPTIONS]], pa.list_(pa.string()))
-            rest = pa.Table.from_pandas(table.drop(columns=CAPTIONS), preserve_index=False)
-            pq.write_table(rest.add_column(2, CAPTIONS, lists), temporary)
+            kinds = {name: pa.string() if name in (CAPTIONS, OWN_CAPTIONS) else pa.float64() for name in lists}
+            known = [pa.array(table[name], pa.list_(kind)) for name, kind in kinds.items()]
+            rest = pa.Table.from_pandas(table.drop(columns=lists), preserve_index=False)
+            for name, column in zip(lists, known, strict=True):
+                rest = rest.append_column(name, column)
+            pq.write_table(rest.select(table.columns.tolist()), temporary)
         else:
-            texts = [json.dumps(list(texts), ensure_ascii=False) for texts in table[CAPTIONS]]
-            table.assign(**{CAPTIONS: texts}).map(_plain).to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
+            texts = {name: [_as_json(values) for values in table[name]] for name in lists}
+            table.assign(**texts).map(_plain).to_csv(temporary, index=False, quoting=QUOTE_NONNUMERIC)
     left = f"{away.sum():,} decisions on other captions of a pair, as where mistakes are planted, are not in it"
     return counted((away.sum(), left))
+
+
+def _as_json(values: Any) -> str:
+    """Return a list as JSON, empty where there is none: of a pair that the audit does not have."""
+    return json.dumps(list(values), ensure_ascii=False) if isinstance(values, tuple | list | np.ndarray) else ""
 
 
 def _plain(cell: Any) -> Any:
@@ -280,7 +291,8 @@ def _plain(cell: Any) -> Any:
 
 
 def _with_scores(audit: Audit, decisions: pd.DataFrame) -> pd.DataFrame:
-    """Add picture, label and scores to decisions; empty where the audit does not have the pair."""
+    """Add own captions, picture, label and scores to decisions; empty where the audit does not have the pair."""
+    decisions = decisions.merge(listed_scores(audit, decisions[PAIR_ID].tolist()), on=PAIR_ID, how="left")
     asked = pa.table({"asked": pa.array(decisions[PAIR_ID].tolist(), pa.string())})
     files = {PAIRS: [f'"{IMAGE}"', f'"{LABEL}"'], SCORES: [f'{number(name)} AS "{name}"' for name in scores_in(EXPORT)]}
     for name, columns in files.items():

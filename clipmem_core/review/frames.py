@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.store import Audit, open_audit
+from clipmem_core.audits.checks import ensure_checks
+from clipmem_core.audits.store import CAPTION_TABLE, Audit, open_audit, read_table
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import open_review
 
@@ -52,11 +53,24 @@ class AuditFrames:
         return open_review(self.audit).table()
 
     @property
+    def checks(self) -> pd.DataFrame:
+        """One row a pair: what the checks that need no model found, made now where it was not before."""
+        return read_table(ensure_checks(self.audit))
+
+    @property
     def captions(self) -> pd.DataFrame:
-        """One row a caption: pair_id, number of the caption within its pair, caption."""
+        """One row a caption: pair_id, number of the caption within its pair, caption.
+
+        Where the audit scores single captions there are similarity_out, margin_out, learned, misfit, gap and odd too.
+        """
         exploded = self.pairs[[c.PAIR_ID, c.CAPTIONS]].explode(c.CAPTIONS, ignore_index=True)
         number = exploded.groupby(c.PAIR_ID, sort=False).cumcount()
-        return pd.DataFrame({c.PAIR_ID: exploded[c.PAIR_ID], "number": number, "caption": exploded[c.CAPTIONS]})
+        table = pd.DataFrame({c.PAIR_ID: exploded[c.PAIR_ID], "number": number, "caption": exploded[c.CAPTIONS]})
+        path = self.audit.folder / CAPTION_TABLE
+        if not path.is_file():
+            return table
+        scores = read_table(path).rename(columns={c.CAPTION: "number"})
+        return table.merge(scores, on=[c.PAIR_ID, "number"], how="left")
 
     def table(self) -> pd.DataFrame:
         """Return everything that is known of a pair in one row.

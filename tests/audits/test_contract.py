@@ -31,6 +31,10 @@ SCORES = (
     "similarity_in similarity_out clipmem_image clipmem_text sslmem_image sslmem_text misfit learned "
     "log_probability_out csls_out csls_swapped csls_near p_wrong review_place"
 )
+CHECKS = (
+    "empty_caption short_caption long_caption markup gibberish other_script file_name repeated_caption "
+    "dark blurred uniform tiny lookalike"
+)
 RECALLS = {f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
 
 
@@ -45,7 +49,8 @@ def test_the_folder_holds_these_files_and_no_others(audit: Audit) -> None:
     if audit.pairs["captions"].map(len).max() > 1:
         tables, member_files = tables | {"captions.parquet"}, member_files | {"captions.npy"}
     members = {f"members/{name}/{file}" for name in audit.record.members for file in member_files}
-    assert set(files(audit)) == tables | members | {"config.json", "verdict.json", "manifest.json"}
+    others = {"config.json", "verdict.json", "manifest.json", "checks.parquet"}
+    assert set(files(audit)) == tables | members | others
 
 
 def test_the_manifest_has_the_hash_of_every_file(audit: Audit) -> None:
@@ -54,7 +59,7 @@ def test_the_manifest_has_the_hash_of_every_file(audit: Audit) -> None:
         "files": {
             name: hashlib.sha256((audit.folder / name).read_bytes()).hexdigest()
             for name in files(audit)
-            if name != "manifest.json"
+            if name not in ("manifest.json", "checks.parquet")
         }
     }
 
@@ -192,3 +197,14 @@ def test_the_verdict_is_plain_json(audit: Audit) -> None:
     assert {group["group"] for group in verdict["groups"]} == set(audit.membership["group"])
     assert all(math.isfinite(value) for value in verdict["utility"].values())
     assert pd.DataFrame(verdict["planted"])["n"].sum() == audit.scores["group"].isin(["candidate", "scored"]).sum()
+
+
+def test_the_checks_have_a_row_a_pair_in_the_order_of_the_tables(audit: Audit) -> None:
+    table = pq.read_table(audit.folder / "checks.parquet")
+    assert table["pair_id"].to_pylist() == audit.pairs["pair_id"].tolist()
+    values = ["brightness", "contrast", "sharpness"]
+    assert table.column_names == ["pair_id", *CHECKS.split(), *values, "lookalike_of"]
+    assert {str(table.schema.field(name).type) for name in CHECKS.split()} == {"bool"}
+    assert table.drop_columns(["lookalike_of"]).to_pandas().notna().all(axis=None)  # all is known of this one
+    twins = table["lookalike_of"].to_pandas()
+    assert (twins.notna() == table["lookalike"].to_pandas()).all()

@@ -59,11 +59,12 @@ def measure(
 
 
 def _inner(square: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Return the part of a padded square that is the picture; at least three pixels either way."""
+    """Return the part of a padded square that is the picture; a line is repeated until it is three pixels wide."""
     size, longer = len(square), max(width, height, 1)
-    high, wide = (min(size, max(3, round(side * size / longer))) for side in (height, width))
+    high, wide = (max(1, round(side * size / longer)) for side in (height, width))
     top, left = (size - high) // 2, (size - wide) // 2
-    return square[top : top + high, left : left + wide]
+    inner = square[top : top + high, left : left + wide]
+    return np.pad(inner, ((0, max(0, 3 - high)), (0, max(0, 3 - wide)), (0, 0)), mode="edge")
 
 
 def _measured(squares: np.ndarray) -> np.ndarray:

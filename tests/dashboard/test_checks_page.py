@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from clipmem_core.audits.store import Audit, write_prepared
+from clipmem_core.pairs.checks.table import CHECKS
+from clipmem_core.review.checks import check_counts
+from clipmem_core.review.decisions import KEEP, REMOVE, open_review
+from tests.dashboard.test_deciding import decided
+from tests.dashboard.test_pages import open_page, texts
+from tests.made_fixtures import Copy
+
+PAGE = "pages/decisions.py"
+
+
+@pytest.fixture
+def audit(copy: Copy) -> Audit:
+    made = copy()
+    rows = np.arange(len(made.pairs))
+    clusters = rows.copy()
+    clusters[[7, 9]] = 5
+    write_prepared(made.folder, cache_rows=rows, clusters=clusters)
+    return made
+
+
+def test_each_check_has_its_count_and_the_way_to_its_pairs(audit: Audit) -> None:
+    app = open_page(PAGE, audit="made", view="checks")
+    table = app.dataframe[0].value
+    counts = check_counts(audit)
+    assert table["check"].tolist() == [check.label for check in CHECKS]
+    assert table["pairs"].tolist() == list(counts.values())
+    links = dict(zip(counts, table["pair list"], strict=True))
+    assert links["lookalike"] == "browse?audit=made&check=lookalike"
+    assert {name for name, link in links.items() if not isinstance(link, str)} == {
+        n for n, c in counts.items() if not c
+    }
+
+
+def test_a_check_is_a_filter_of_browse(audit: Audit) -> None:
+    app = open_page("pages/browse.py", audit="made", check="lookalike")
+    assert "**3 pairs.**" in " ".join(element.value for element in app.caption)
+    assert app.selectbox(key="check").value == "lookalike"
+    app.selectbox(key="check").select("").run()
+    assert "check" not in app.query_params
+
+
+def test_one_of_a_group_is_kept_and_the_others_removed_or_all_are_kept(audit: Audit) -> None:
+    ids = audit.pairs["pair_id"].iloc[[5, 7, 9]].tolist()
+    app = open_page(PAGE, audit="made", view="checks")
+    app.button(key="keep-one-7").click().run()
+    assert [decided(audit, pair_id) for pair_id in ids] == [REMOVE, KEEP, REMOVE]
+    next(button for button in app.button if button.label == "Undo").click().run()
+    assert [decided(audit, pair_id) for pair_id in ids] == [None, KEEP, None]
+    app.button(key="keep-all-5").click().run()
+    assert [decided(audit, pair_id) for pair_id in ids] == [KEEP] * 3
+    assert open_review(audit).counts() == {"keep": 3, "remove": 0, "recaption": 0}
+    assert not app.exception
+
+
+def test_without_lookalikes_a_line_says_so(copy: Copy) -> None:
+    made = copy()
+    rows = np.arange(len(made.pairs))
+    write_prepared(made.folder, cache_rows=rows, clusters=rows)
+    app = open_page(PAGE, audit="made", view="checks")
+    assert "No picture of this audit looks like another." in [element.value for element in app.caption]
+    assert not texts(app) or not app.error
