@@ -5,6 +5,7 @@ the address and in the session under a key that no widget owns: a widget's key i
 """
 
 import functools
+from collections.abc import Callable
 
 import streamlit as st
 from PIL import Image, ImageDraw
@@ -35,11 +36,12 @@ CHOICE = "chosen_audit"
 PICKER = "audit_picker"
 
 
-def open_page(title: str) -> Audit:
+def open_page(title: str, *, otherwise: Callable[[], None] = lambda: None) -> Audit:
     """Set a page up and return the audit it shows; ends the page itself where there is no finished one.
 
     Args:
         title: the page's name, in sentence case.
+        otherwise: draws what the page has to show where there is no audit at all.
 
     Returns:
         A finished audit. Its files may still be broken: read them within `explained_errors`.
@@ -50,6 +52,7 @@ def open_page(title: str) -> Audit:
     if name is None:
         _draw_links(None)
         draw_empty()
+        otherwise()
         st.stop()
     _draw_links(name)
     _draw_picker(finished, name)

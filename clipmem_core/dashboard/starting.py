@@ -76,10 +76,15 @@ def _drawn_fields() -> list[str]:
     return [name for name in field_names(AuditConfig) if not FIELDS[name].own_widget]
 
 
-def draw_left_out(idle: Mapping[str, str]) -> None:
-    """Say which fields are not offered as an encoder is locked; `idle` is what `without_meaning` returns."""
+def draw_left_out(idle: Mapping[str, str], *, called: Callable[[str], str] = lambda name: FIELDS[name].label) -> None:
+    """Say which fields are not offered as an encoder is locked.
+
+    Args:
+        idle: what `without_meaning` returns.
+        called: returns what the page calls a field.
+    """
     for side, does in TOWERS.items():
-        if labels := [FIELDS[name].label for name, own in idle.items() if own == side]:
+        if labels := [called(name) for name, own in idle.items() if own == side]:
             st.caption(f"Not offered, since the {side} tower is locked and {does}: {', '.join(labels)}.")
 
 

@@ -45,7 +45,7 @@ CURVES = {  # encoder → its contribution, and that on external pairs, which mo
 }
 MEASURES = {
     CLIPMEM_CANDIDATE: "mean clipmem",
-    CLIPMEM_NET: "the same beyond external pairs",
+    CLIPMEM_NET: "the same less that of external pairs",
     MEMBERSHIP_AUROC: "membership AUROC",
     c.ATTACK_AUROC: "attack AUROC",
     RETRIEVAL: "retrieval",
@@ -156,7 +156,7 @@ def _when_to_stop(times: pd.DataFrame) -> str:
     early = f", and within {percent(NEAR)} of that after epoch {epochs[near]}, where clipmem is {learned[near]:.3f}"
     return (
         f"Retrieval on external pairs is best after epoch {epochs[best]} ({recall[best]:.3f})"
-        f"{early if near < best else ''}; clipmem beyond external pairs is {learned[best]:.3f} after epoch "
+        f"{early if near < best else ''}; clipmem less that of external pairs is {learned[best]:.3f} after epoch "
         f"{epochs[best]} and {learned[-1]:.3f} at the end."
     )
 

@@ -51,7 +51,7 @@ def _of_line(arms: pd.DataFrame, fixed: str, line: PowerLaw) -> list[str]:
         open_="the interval holds that",
     )
     sentences = [
-        f"With {fixed} fixed, clipmem beyond external pairs goes from {run}, as pairs to the power of "
+        f"With {fixed} fixed, clipmem less that of external pairs goes from {run}, as pairs to the power of "
         f"{signed(line.slope)}. Epochs over pairs (Gomez, AAAI 2026) says {law:+.0f}: {agrees}.".replace(" -", " −")
     ]
     if line.dropped:

@@ -92,7 +92,7 @@ def test_time_says_when_to_stop_where_retrieval_was_kept_on_the_way() -> None:
     last = conclusions.time(pd.DataFrame(), pd.DataFrame(rows))[-1]
     assert last.endswith(
         "Retrieval on external pairs is best after epoch 3 (0.500), and within 2\u00a0% of that after epoch 2, where "
-        "clipmem is 0.200; clipmem beyond external pairs is 0.250 after epoch 3 and 0.300 at the end."
+        "clipmem is 0.200; clipmem less that of external pairs is 0.250 after epoch 3 and 0.300 at the end."
     )
     assert "Retrieval" not in conclusions.time(pd.DataFrame(), pd.DataFrame(rows).drop(columns="retrieval"))[-1]
 

@@ -33,7 +33,7 @@ def rows_of(powers: dict[str, float]) -> pd.DataFrame:
 
 def test_a_study_of_the_law_is_said_to_hold_it_and_others_not() -> None:
     told = scale(rows_of({"epochs": -1.0, "steps": -1.2}), pd.DataFrame())
-    assert told[0].startswith("With epochs fixed, clipmem beyond external pairs goes from 0.8")
+    assert told[0].startswith("With epochs fixed, clipmem less that of external pairs goes from 0.8")
     assert "says −1: the interval holds that." in told[0]
     assert "says −2: it falls more slowly than that." in told[2]
     assert "one power will do" in told[1]

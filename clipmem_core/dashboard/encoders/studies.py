@@ -116,7 +116,7 @@ SHOWN = {
         time_from,
     ),
     "size": Shown(
-        "Size: does a larger image encoder flip claim 3?",
+        "Size: does the text encoder lead beside a larger image encoder too?",
         "How far the text encoder's contribution leads the image encoder's, with either at half, its own and double "
         "width; below 0 the image encoder would lead.",
         size_of,
@@ -124,7 +124,7 @@ SHOWN = {
         frozenset({"image_encoder", "text_encoder"}),
     ),
     "views": Shown(
-        "Views: is the text share only the missing caption augmentation?",
+        "Views: does text lead only because captions are not varied as pictures are?",
         "Each encoder's contribution with image crops off, as usual and strong, and with one caption a pair or all.",
         views_of,
         views_from,
@@ -170,7 +170,8 @@ def _draw_reference(plan: str, shown: Shown) -> None:
     st.badge("Reference", icon=":material/menu_book:", color="grey")
     show_text(study.told)
     told = " ".join(study.sentences)
-    st.plotly_chart(shown.from_table(study.rows), key=f"reference-{name}", config=FIXED, alt=told or shown.meaning)
+    figure = shown.from_table(study.rows).update_layout(legend_title_text="")  # which tells of intervals
+    st.plotly_chart(figure, key=f"reference-{name}", config=FIXED, alt=told or shown.meaning)
     for sentence in study.sentences:
         show_text(sentence)
     st.caption(f"{shown.meaning} The table that it is drawn from has means over {study.seeds} seeds and no intervals.")

@@ -33,10 +33,10 @@ PLACE_HELP = (
     "After: the embedding is a unit vector when noise is added, and is made one again. Before: noise is added to what "
     "comes out of the encoder, whatever its length."
 )
-FORGETTING = {"omitted": "Left out", "deleted": "Rows deleted", "random": "As many at random"}
+FORGETTING = {"omitted": "Left out", "deleted": "Deleted", "random": "At random"}
 FORGETTING_HELP = (
-    "Left out of every caption that is read, or read as nothing, as after the command forget. At random: as many other "
-    "words of the same caption, to compare with."
+    "Left out of every caption that is read; or deleted: read as nothing, as after the command forget. At random: as "
+    "many other words of the same caption are left out, to compare with."
 )
 # Found while one model trains: nobody has to train twice to know whom to act on.
 WHO = "A pair runs ahead when it is aligned better than most pairs that nobody trains on."
@@ -277,7 +277,8 @@ class Controls:
                     self._draw_noise(name, value)
                 elif name in MODIFIERS["text_forget_as"]:
                     self._draw_choice("text_forget_as", "How they are forgotten", FORGETTING, FORGETTING_HELP)
-        draw_left_out({name: side for name, side in idle.items() if name in WORDS[group]})
+        here = {name: side for name, side in idle.items() if name in WORDS[group]}
+        draw_left_out(here, called=lambda name: WORDS[group][name][0])
         if group == AHEAD and any(name in self.setting.fields for name in WORDS[AHEAD]):
             for name, label in AHEAD_SLIDERS.items():
                 value = self.setting.fields.get(name, getattr(self.reference.config, name))

@@ -16,6 +16,7 @@ from clipmem_core.studies.effects import front
 from clipmem_core.studies.reference import ReferenceStudy, outcome, reference_studies
 from clipmem_core.studies.store import ARM
 
+PARTS = ["value", "difference", "low", "high"]
 MORE = (
     "A table of results has no single seeds. Toggles of settings, the paper's own curve, the figure against one "
     "setting and the pairs that changed are there for a study of your own: start one."
@@ -91,7 +92,7 @@ def points_of_table(study: ReferenceStudy, memorized: str, useful: str) -> pd.Da
         row: dict[str, Any] = {ARM: arm}
         lines = [arm]
         for part, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
-            value, difference, low, high = own.loc[measure, ["value", "difference", "low", "high"]].astype(float)
+            value, difference, low, high = (float(own[name][measure]) for name in PARTS)
             row |= {part: value, f"{part}_low": value - difference + low, f"{part}_high": value - difference + high}
             beside = with_interval(difference, low, high, written="+z.3f")
             against = f"; against {study.reference} {beside}" if arm != study.reference else ""

@@ -12,11 +12,22 @@ from tests.made_fixtures import Copy
 PAGE = "pages/encoders.py"
 
 
-def test_without_studies_the_commands_are_shown(copy: Copy) -> None:
+def test_without_studies_those_that_come_with_the_code_are_shown_and_the_commands(copy: Copy) -> None:
     copy()
     app = open_page(PAGE, view="studies")
     assert [code.value.split()[4] for code in app.code] == ["time", "size", "views"]
-    assert not figures(app)
+    assert len(figures(app)) == 3
+    assert sum(text.startswith("reference study: ") for text in texts(app)) == 3
+    assert "the image encoder at 11.3" in " ".join(texts(app))
+    assert captions(app).count("no intervals") == 3
+    (time, _, _) = figures(app)
+    assert [trace["name"] for trace in time["data"][:2]] == ["image encoder", "text encoder"]
+
+
+def test_without_any_audit_the_studies_are_shown_below_the_way_to_one(data: Path) -> None:
+    app = open_page(PAGE)
+    assert "Audit the drawn set (about a minute)" in [button.label for button in app.button]
+    assert len(figures(app)) == 3
 
 
 def test_each_study_is_a_figure_and_its_answer(copy: Copy, data: Path) -> None:

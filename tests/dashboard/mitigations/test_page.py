@@ -15,7 +15,7 @@ from tests.dashboard.mitigations.made_mitigations import SETTINGS, made_rows
 from tests.dashboard.mitigations.mitigations_page import PAGE, labels, press
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address, captions
-from tests.dashboard.test_pages import open_page, texts, titles
+from tests.dashboard.test_pages import figures, open_page, texts, titles
 from tests.made_arms import make_arms
 from tests.made_fixtures import Copy
 
@@ -24,12 +24,24 @@ def bold(app: AppTest) -> str:
     return " ".join(element.value for element in app.markdown)
 
 
-def test_without_a_study_the_page_offers_to_start_one(data: Path) -> None:
+def test_without_a_study_the_page_shows_those_that_come_with_the_code(data: Path) -> None:
     app = open_page(PAGE)
-    assert app.segmented_control(key="mitigations-start").value == "start"
+    assert "There is no study of yours yet" in app.info[0].value
+    assert any(text.startswith("reference study: ") and text.endswith("5 splits") for text in texts(app))
+    (chart,) = figures(app)
+    assert {"none", "arm that no other beats"} <= {trace.get("name") for trace in chart["data"]}
+    table = app.dataframe[0].value
+    assert len(table) == 8
+    assert "Toggles of settings" in captions(app)
+    app = open_page(PAGE, study="combined-scenes-locked", memorization="membership_auroc")
+    assert app.dataframe[0].value["aim"].tolist().count("✓") == 3
+    assert address(app)["memorization"] == "membership_auroc"
+
+
+def test_without_a_study_one_can_be_started(data: Path) -> None:
+    app = open_page(PAGE, view="start")
     assert "Start" in labels(app)
     assert app.code[0].value.startswith("python -m clipmem_core study combined scenes --name=scenes-combined")
-    assert "There is no study" in open_page(PAGE, view="results").info[0].value
 
 
 def test_a_link_opens_a_setting_as_somebody_types_it_and_says_what_it_did(lab: StudyFolder) -> None:
