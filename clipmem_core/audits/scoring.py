@@ -190,7 +190,8 @@ def wrong_captions(pairs: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
     fit, swapped, near = (scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.CSLS_NEAR))
     suspicion = suspicion_of(scores[c.MISFIT].to_numpy(), fit, scored)
     told = told_count(np.where(scored, fit, np.nan), swapped, near, suspicion)
-    return told | {"planted": int((scored & (pairs[c.PLANTED] == c.MISCAPTION).to_numpy()).sum())}
+    kinds = pairs.loc[scored, c.PLANTED]
+    return told | {"planted": int((kinds == c.MISCAPTION).sum()), "planted_vague": int((kinds == c.VAGUE).sum())}
 
 
 def reliability(evidence: Evidence) -> float | None:

@@ -68,9 +68,10 @@ def likely_wrong(verdict: Any) -> tuple[str, str]:
     if not ends:
         return "", str(told.get("missing") or "")
     sentence = "Likely about {:,.0f} wrong captions (95 % {:,.0f}–{:,.0f})".format(*ends)
-    planted, stop = numbers([told.get("planted")], 1), numbers([told.get("stop")], 1)
-    if planted and planted[0]:
-        sentence += f"; {planted[0]:,.0f} were planted"
+    stop = numbers([told.get("stop")], 1)
+    planted = numbers([told.get("planted", 0), told.get("planted_vague", 0)], 2)
+    if kinds := [f"{count:,.0f} {kind}" for count, kind in zip(planted, ("wrong", "vague"), strict=False) if count]:
+        sentence += f"; {' and '.join(kinds)} ones were planted"
     if stop and (left := numbers(told.get("left"), 3)):
         sentence += ". Look at the first {:,.0f}; about {:,.0f} ({:,.0f}–{:,.0f}) are left then".format(*stop, *left)
     basis = [str(told.get("assumptions") or "")]

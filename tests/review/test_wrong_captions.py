@@ -129,7 +129,7 @@ def test_the_verdict_says_how_many_and_what_that_rests_on(audit: Audit) -> None:
     told = wrong_captions(audit.pairs.assign(planted=["miscaption"] * 3 + [None] * 397), audit.scores)
     sentence, basis = likely_wrong({"wrong_captions": told, "checks": [{"name": "fine", "good": True}]})
     assert sentence.startswith("Likely about 3")
-    assert "; 3 were planted. Look at the first 3" in sentence
+    assert "; 3 wrong ones were planted. Look at the first 3" in sentence
     assert "swapped at random" in basis
     assert "If wrong captions fitted as well as" in basis
     failed = {"name": "the members hardly generalise", "good": False}
