@@ -1,8 +1,11 @@
 """What an audit found: how many captions are wrong, its most striking pairs, whether to believe it, its groups."""
 
+import streamlit as st
+
 from clipmem_core.dashboard.cards import draw_strips
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.frame import open_page
+from clipmem_core.dashboard.grid import STYLE
 from clipmem_core.dashboard.maps import draw_score_map
 from clipmem_core.dashboard.report import (
     draw_exceeding,
@@ -18,12 +21,17 @@ from clipmem_core.review.overview import load_overview
 
 audit = open_page("Overview")
 with explained_errors():
-    draw_start(audit)
+    st.html(STYLE)  # the answers fit a screen
     overview = load_overview(audit)
-    draw_header(overview)
-    draw_wrong(audit)
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        draw_header(overview)
+        draw_start(audit)
+    count, trust = st.columns(2, gap="medium")
+    with count:
+        draw_wrong(audit)
+    with trust:
+        draw_verdict(overview)
     draw_strips(audit)
-    draw_verdict(overview)
     draw_sizes(overview)
     draw_groups(overview)
     draw_exceeding(overview)

@@ -86,7 +86,10 @@ def draw_header(overview: Overview) -> None:
 
 
 def draw_sizes(overview: Overview) -> None:
-    """Draw the audit's sizes and protocol, and the rows that could not be used."""
+    """Draw which score is for what, the audit's sizes and protocol, and the rows that could not be used."""
+    with st.expander("Which score is for what", icon=":material/help_center:"):
+        for score, use in uses(overview.verdict).items():
+            show_text(f"{score}: {use}")
     record = overview.record
     with st.grid(4, min_column_width=150) as grid:
         grid.metric("Pairs", f"{overview.pairs:,}", border=True)
@@ -113,15 +116,11 @@ def draw_verdict(overview: Overview) -> None:
     """Draw the audit's verdict on itself: a sentence, and each check with what to try, open where one failed."""
     verdict = overview.verdict
     checks = rows(verdict, "checks")
-    st.subheader("Can these numbers be trusted?", anchor=False)
     show_strong(str(verdict.get("sentence", "This audit has no verdict.")))
     failed = any(check.get("good") is False for check in checks)
     with st.expander("What was checked", icon=":material/fact_check:", expanded=failed or not verdict.get("sentence")):
         for check in checks:
             _draw_check(check)
-    with st.expander("Which score is for what", icon=":material/help_center:"):
-        for score, use in uses(verdict).items():
-            show_text(f"{score}: {use}")
 
 
 def _draw_check(check: dict[str, Any]) -> None:
