@@ -19,6 +19,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import tyro
+from scipy.stats import zscore
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
@@ -186,6 +187,7 @@ def held_against(audit: Audit, place: dict[str, int], left_out: set[str]) -> pd.
     wrong = (pair[c.PAIR_ID].map(place) >= 0).to_numpy()
     worst = table.groupby(c.PAIR_ID)
     by_pair = {f"pair {c.MISFIT}": pair[c.MISFIT].to_numpy()}
+    by_pair["pair, misfit as it was"] = -zscore(pair[c.LEARNED].to_numpy()) - zscore(pair[c.SIMILARITY_OUT].to_numpy())
     by_pair |= {f"pair -{name}": -pair[name].to_numpy() for name in (c.SIMILARITY_OUT, c.CSLS_OUT)}
     by_pair["pair, its worst caption's misfit"] = pair[c.PAIR_ID].map(worst[c.MISFIT].max()).to_numpy()
     by_pair["pair, its worst caption's gap"] = pair[c.PAIR_ID].map(worst[c.GAP].max()).to_numpy()
