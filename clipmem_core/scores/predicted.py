@@ -18,6 +18,7 @@ from clipmem_core.scores.in_out import Sides, side_means
 
 TERMS = (ALIGNMENT, SIMILARITY, NEGATIVE_TEXT, NEGATIVE_IMAGE, IMAGE_SQUARE, TEXT_SQUARE)
 SAMPLED, NEAREST = 500, 10  # pairs that neighbours are looked for among, and how many of them count
+_ROUNDING = 1e-6  # what differs by less, as lengths of unit vectors do, is the same for all pairs
 _SAMPLE_DRAW, _HALF_DRAW = 7, 8  # random streams of their own
 
 
@@ -59,7 +60,7 @@ def features(image: np.ndarray, text: np.ndarray, *, seed: int) -> np.ndarray:
         columns.append(np.sort(cosines, axis=1)[:, -NEAREST:].mean(axis=1, dtype=np.float64))
     found = np.column_stack(columns)
     spread = found.std(axis=0)
-    return (found - found.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    return (found - found.mean(axis=0)) / np.where(spread > _ROUNDING, spread, np.inf)
 
 
 def calibrate(own: Sequence[np.ndarray], alignments: Sequence[np.ndarray], sides: Sides) -> Calibration:

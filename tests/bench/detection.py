@@ -3,8 +3,8 @@
     python -m tests.bench detection NAME… [--out FILE.csv]
 
 NAME is a benchmark (`python -m clipmem_core benchmark`), whose plantings keep what each detector says of each pair, so
-that a formula of them needs no training. Formulas are held against today's misfit on the same plantings; intervals are
-95 %, Student's t over plantings.
+that a formula of them needs no training. Formulas are held against the misfit of the plantings, which is of the formula
+that benchmark.json names; intervals are 95 %, Student's t over plantings.
 """
 
 import sys
@@ -122,6 +122,7 @@ def main(asked: Detection) -> int:
         console.print(verdicts(table).to_string(index=False), markup=False, soft_wrap=True)
     if asked.out:
         head = [f"command: python -m tests.bench detection {' '.join(asked.names)}", f"means and intervals: {__doc__}"]
+        head += [f"misfit of {name}: {open_benchmark(name).misfit}" for name in asked.names]
         write_csv(Path(asked.out), [" ".join(line.split()) for line in head], table)
     return 0
 

@@ -19,6 +19,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import tyro
+from scipy.stats import zscore
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
@@ -175,17 +176,21 @@ def known_wrong(pairs: pd.DataFrame) -> list[str]:
 def held_against(audit: Audit, place: dict[str, int], left_out: set[str]) -> pd.DataFrame:
     """Return AUROC and average precision of captions, of pairs by their own scores, and of picks within a pair."""
     table = read_table(audit.folder / CAPTION_TABLE)
-    table = table[table[c.MISFIT].notna() & ~table[c.PAIR_ID].isin(left_out)].reset_index(drop=True)
+    several = table[c.GAP].notna() & table[c.MISFIT].notna()
+    table = table[several & ~table[c.PAIR_ID].isin(left_out)].reset_index(drop=True)
     truth = (table[c.CAPTION] == table[c.PAIR_ID].map(place)).to_numpy()
     scores = {f"caption -{name}": -table[name].to_numpy() for name in (c.SIMILARITY_OUT, c.MARGIN_OUT, c.LEARNED)}
     scores["caption misfit"] = table[c.MISFIT].to_numpy()
     scores["caption gap"] = table[c.GAP].to_numpy()
     found = [detection_table(scores, truth, n_boot=500, reference="caption misfit")]
     pair = audit.scores
-    pair = pair[pair[c.MISFIT].notna() & ~pair[c.PAIR_ID].isin(left_out)]
+    pair = pair[pair[c.MISFIT].notna()]
+    pair = pair.assign(before=-zscore(pair[c.LEARNED]) - zscore(pair[c.SIMILARITY_OUT]))
+    pair = pair[pair[c.PAIR_ID].isin(table[c.PAIR_ID])]
     wrong = (pair[c.PAIR_ID].map(place) >= 0).to_numpy()
     worst = table.groupby(c.PAIR_ID)
     by_pair = {f"pair {c.MISFIT}": pair[c.MISFIT].to_numpy()}
+    by_pair["pair, misfit as it was"] = pair["before"].to_numpy()
     by_pair |= {f"pair -{name}": -pair[name].to_numpy() for name in (c.SIMILARITY_OUT, c.CSLS_OUT)}
     by_pair["pair, its worst caption's misfit"] = pair[c.PAIR_ID].map(worst[c.MISFIT].max()).to_numpy()
     by_pair["pair, its worst caption's gap"] = pair[c.PAIR_ID].map(worst[c.GAP].max()).to_numpy()

@@ -46,3 +46,10 @@ def test_features_do_not_depend_on_the_scale_of_a_model_and_leave_a_pair_out_of_
     np.fill_diagonal(cosines, -np.inf)
     nearest = np.sort(cosines, axis=1)[:, -10:].mean(axis=1)
     np.testing.assert_allclose(found[:, -2], (nearest - nearest.mean()) / nearest.std(), atol=1e-4)
+
+
+def test_what_differs_by_rounding_alone_is_the_same_for_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    unit = [vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in rng.normal(size=(2, 40, 8))]
+    lengths = features(*(vectors.astype(np.float32) for vectors in unit), seed=0)[:, 4:6]
+    assert (lengths == 0).all()
