@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from clipmem_core import columns as c
 from clipmem_core.atomic import whole_archive
@@ -177,6 +178,8 @@ def bring_to_end(
         raise
 
 
+# Products of scores are small: on a busy machine their threads wait for each other ten times as long as they compute.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def finish_audit(
     audit: Audit, screen: Screen, executor: Executor | None = None, asked: AuditConfig | None = None
 ) -> None:
