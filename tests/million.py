@@ -77,7 +77,7 @@ def make_large_audit(
     folder.mkdir(parents=True)
     groups = np.where(rng.random(pairs) < EXTERNAL, c.EXTERNAL, c.SCORED)
     groups[: len(HOSTILE)] = c.SCORED
-    table = _pairs(_draw_pictures(root, rng), groups, rng)
+    table = _pairs(_draw_pictures(root, rng, min(PICTURES, pairs)), groups, rng)
     scores = made_scores(table, groups, rng)
     record = made_record(name, root, "ensemble", groups)
     record = dataclasses.replace(record, source=name, dataset_fingerprint=f"{name}-{pairs}-{seed}")
@@ -95,11 +95,11 @@ def make_large_audit(
     return Audit(folder)
 
 
-def _draw_pictures(root: Path, rng: np.random.Generator) -> pd.DataFrame:
+def _draw_pictures(root: Path, rng: np.random.Generator, count: int) -> pd.DataFrame:
     """Draw the pictures, soft blots of colour, and return image and sha256."""
     (root / "images").mkdir(parents=True)
     rows = []
-    for number in range(PICTURES):
+    for number in range(count):
         blots = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
         path = root / "images" / f"{number:04d}.jpg"
         blots.resize((SIDE, SIDE * 3 // 4), Image.Resampling.BICUBIC).save(path, quality=80)

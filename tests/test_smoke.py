@@ -9,7 +9,8 @@ from clipmem_core.dashboard.frame import PAGES
 from tests.audits.small import command
 from tests.dashboard.test_pages import open_page
 
-AUDIT = ["scenes", "--name", "scenes", "--preset", "tiny", "--epochs", "2", "--scenes-pairs", "220", "--threads", "1"]
+FLAGS = "--preset tiny --epochs 2 --members 2 --scenes-pairs 220 --threads 1"
+AUDIT = ["scenes", "--name", "scenes", *FLAGS.split()]
 
 
 def test_an_audit_its_exports_and_every_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,6 @@ import pandas as pd
 from clipmem_core.audits.store import IMAGE_INDEX, MEMBER_UTILITY, MEMBERS, TEXT_INDEX
 from clipmem_core.training.files import CHECKPOINT, LOG
 
-STAGES = ("waiting", "training", "embedding", "done")
 # At chance the true partner is one of batch_size, so its log-probability is −ln(batch_size).
 CHANCE_SHARE = 0.98
 POINTS = 300  # of a loss curve

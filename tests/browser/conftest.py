@@ -9,6 +9,7 @@ import pytest
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.review.decisions import Review, open_review
+from tests.audits.small import made_once
 from tests.browser.server import serve
 from tests.browser.watched import close_watched, open_watched
 from tests.forked import Server
@@ -49,12 +50,15 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="package")
 def data(browser: Any, tmp_path_factory: pytest.TempPathFactory, run: Callable[..., str]) -> Path:
     """A data folder with four finished audits; the one that was really trained is the newest."""
-    folder = tmp_path_factory.mktemp("served")
-    make_audit(folder, "hostile")
-    make_audit(folder, "paper", protocol="paper")
-    (make_audit(folder, "broken").folder / "scores.parquet").unlink()
-    run(folder, "audit", "scenes", "--name", TRAINED, "--preset", "tiny", "--epochs", "3", "--scenes-pairs", "220")
-    return folder
+
+    def make(folder: Path) -> None:
+        make_audit(folder, "hostile")
+        make_audit(folder, "paper", protocol="paper")
+        (make_audit(folder, "broken").folder / "scores.parquet").unlink()
+        run(folder, "audit", "scenes", "--name", TRAINED, "--preset", "tiny", "--epochs", "3", "--scenes-pairs", "220")
+
+    made = made_once(tmp_path_factory, "served", make)
+    return Path(shutil.copytree(made, tmp_path_factory.mktemp("served") / "data"))
 
 
 @pytest.fixture(scope="package")
