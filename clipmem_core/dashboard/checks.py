@@ -1,9 +1,7 @@
 """What the checks that need no model found, with the way to their pairs, and look-alikes side by side to judge."""
 
 from collections.abc import Sequence
-from urllib.parse import urlencode
 
-import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
@@ -24,44 +22,26 @@ GROUPS = 6  # on a page
 SHOWN = 12  # pictures of a group
 SIDE = 150
 CAPTION_LIMIT = 120
-ROW_HEIGHT = 52  # two lines of text
-COLUMNS = {
-    "check": st.column_config.TextColumn(width=190),
-    "pairs": st.column_config.NumberColumn(width=60, format="localized"),
-    "pair list": st.column_config.LinkColumn("open", display_text="Browse", width=70),
-    "what it finds": st.column_config.TextColumn(width=400),
-    "what to do": st.column_config.TextColumn(width=230),
-}
+BROWSE = "pages/browse.py"
+ICONS = {"captions": ":material/notes:", "pictures": ":material/image:"}
 
 
 def draw_checks(audit: Audit) -> None:
     """Draw how many pairs each check finds, and the groups of look-alikes."""
     with st.spinner("Looking at captions and pictures, once…"):
         counts = check_counts(audit)
-    st.caption(
-        "Found without any model. Each is a reason to look, not a verdict: a short caption may be a good one. "
-        "A dash: not known for this audit."
-    )
-    rows = [
-        {
-            "check": BY_NAME[name].label,
-            "pairs": count,
-            "pair list": f"browse?{urlencode(link(audit, Selection(check=name)))}" if count else None,
-            "what it finds": BY_NAME[name].help,
-            "what to do": BY_NAME[name].advice,
-        }
-        for name, count in counts.items()
-    ]
-    table = pd.DataFrame(rows).astype({"pairs": "Int64"})
-    st.dataframe(
-        table,
-        hide_index=True,
-        column_config=COLUMNS,
-        placeholder="–",
-        row_height=ROW_HEIGHT,
-        height=ROW_HEIGHT * len(table) + 40,
-        alt="How many pairs each check finds",
-    )
+    st.caption("Found without any model. Each is a reason to look, not a verdict: a short caption may be a good one.")
+    found = {name: count for name, count in counts.items() if count}
+    for name, count in found.items():
+        check = BY_NAME[name]
+        left, right = st.columns([2, 5], vertical_alignment="center", gap="small")
+        label = f"{check.label}: **{count:,}**"
+        left.page_link(BROWSE, label=label, icon=ICONS[check.of], query_params=link(audit, Selection(check=name)))
+        right.caption(f"{check.help} {check.advice}")
+    for sentence, of in (("Nothing found", 0), ("Not known for this audit", None)):
+        names = [BY_NAME[name].label.lower() for name, count in counts.items() if count == of and name not in found]
+        if names:
+            st.caption(f"{sentence}: {', '.join(names)}.")
     _draw_groups(audit)
 
 
@@ -123,7 +103,7 @@ def _decide(audit: Audit, pair_ids: Sequence[str], decision: str) -> None:
     """Store a decision on pairs of a group, in one event. A callback."""
     with in_turn() as session:
         review = open_review(audit)
-        outcome = review.decide(pair_ids, decision, audit=audit.name)
+        outcome = review.decide(pair_ids, decision, audit=audit.name, apart=True)  # says nothing of captions
         session.remember(audit, review, outcome)
         sentence = f"Stored: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}."
         session.notice = Notice(sentence, event=outcome.event)

@@ -91,11 +91,13 @@ def preview(audit: Audit, pair_ids: Sequence[str], rule: Rule) -> Changes:
 def store_changes(audit: Audit, changes: Changes) -> Outcome:
     """Store changes as one event, which is undone as one; pairs that were decided on since the preview stay.
 
+    It does not count as a judgement of the captions: what people found is estimated without it.
+
     Raises:
         InputError: nothing is to be changed, or the log cannot be written; then nothing is.
     """
     edits = {change.pair_id: Edit(change.after, change.entry) for change in changes.pairs}
-    return open_review(audit).edit(edits, audit=audit.name)
+    return open_review(audit).edit(edits, audit=audit.name, apart=True)
 
 
 def _standing(own: tuple[str, ...], decision: Decision | None) -> tuple[str, ...]:

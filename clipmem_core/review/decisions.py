@@ -75,7 +75,7 @@ _HISTORY = """
     FROM event LEFT JOIN entry ON entry.id = first_entry ORDER BY event.id DESC LIMIT ? OFFSET ?
 """
 _ENTRIES = f"""
-    SELECT pair_id, {_SAID}, entry.id AS entry, judged
+    SELECT pair_id, {_SAID}, entry.id AS entry, judged, entry.decided IN (SELECT event FROM apart) AS apart
     FROM entry LEFT JOIN event AS said ON said.id = entry.decided
     WHERE entry.id > ? ORDER BY entry.id
 """
@@ -138,6 +138,7 @@ class Review:
         note: str | None = None,
         audit: str = "",
         seen: int | None = None,
+        apart: bool = False,
     ) -> Outcome:
         """Decide on pairs, all of them in one event or none.
 
@@ -149,6 +150,7 @@ class Review:
             audit: the name of the audit that was looked at.
             seen: the pair's `entry` when it was shown, 0 for none; of many pairs, the log's position then. The last
                 that somebody said since is reported as overtaken; the decision is written all the same.
+            apart: whether it tells nothing of whether the captions are right, as of look-alikes.
 
         Raises:
             InputError: the decision, its captions or a text cannot be, or the log cannot be written.
@@ -159,17 +161,18 @@ class Review:
         texts, keys = captions_to_store(decision, captions), self._keys(ids)
         judged = ((pair_id, keys.get(pair_id, 0)) for pair_id in ids)
         with writing(self.path) as log:
-            added = add_decision(log, judged, audit=audit, decision=decision, captions=texts, note=note)
+            added = add_decision(log, judged, audit=audit, decision=decision, captions=texts, note=note, apart=apart)
             found = fetch(log, f"{_DECISIONS} WHERE entry.id = ?", (added.before,))
         overtaken = found and seen is not None and added.before > seen
         return Outcome(added.event, added.pairs, _decision(found[0]) if overtaken else None, first=added.first)
 
-    def edit(self, edits: Mapping[str, Edit], *, audit: str = "") -> Outcome:
+    def edit(self, edits: Mapping[str, Edit], *, audit: str = "", apart: bool = False) -> Outcome:
         """Recaption pairs, each with captions of its own, in one event; those decided on since stay as they are.
 
         Args:
             edits: pair id → its new captions.
             audit: the name of the audit that was looked at.
+            apart: as in `decide`.
 
         Raises:
             InputError: there is none, captions cannot be, or the log cannot be written; then nothing is.
@@ -186,7 +189,8 @@ class Review:
             if not own:
                 return Outcome(0, 0, left=left)
             judged = ((pair_id, keys.get(pair_id, 0)) for pair_id in own)
-            added = add_decision(log, judged, audit=audit, decision=RECAPTION, captions="[]", note=None, own=own)
+            said: dict[str, Any] = {"decision": RECAPTION, "captions": "[]", "note": None}
+            added = add_decision(log, judged, audit=audit, own=own, apart=apart, **said)
         return Outcome(added.event, added.pairs, left=left, first=added.first)
 
     def undo(self, event: int | None = None) -> Outcome | None:
@@ -299,10 +303,10 @@ class Review:
         with reading(self.path) as log:
             return count_rows(log, "entry")
 
-    def entries_after(self, entry: int) -> list[tuple[str, str | None, int, int]]:
-        """Return pair id, decision that stands from there on, number, and key of each entry after one, in order.
+    def entries_after(self, entry: int) -> list[tuple[str, str | None, int, int, int]]:
+        """Return pair id, decision that stands from there on, number, key and apart of each entry after one, in order.
 
-        The key is of the captions that were judged; 0 counts for any.
+        The key is of the captions that were judged, 0 counts for any; apart is 1 as `decide` was told, else 0.
         """
         with reading(self.path) as log:
             return fetch(log, _ENTRIES, (int(entry),))
@@ -373,7 +377,8 @@ def _row(
 
 @dataclass(frozen=True)
 class Codes:
-    """What was decided of each pair, one of `CODES`: int8 [n_pairs], not to be written to.
+    """What was decided of each pair, one of `CODES`: int8 [n_pairs], not to be written to; bool [n_pairs] where that
+    tells nothing of whether its captions are right.
 
     It is what the `log`, a path and what tells a new file there from an old one, said up to its `entry`.
     """
@@ -382,6 +387,7 @@ class Codes:
     log: tuple[str, int]
     entry: int
     codes: np.ndarray
+    apart: np.ndarray
 
     @property
     def moment(self) -> tuple[str, int, int]:
@@ -401,7 +407,8 @@ def decided(audit: Audit) -> Codes:
         log, position = (str(review.path), inode), review.position()
         known = _kept.pop(audit, None)
         if known is None or (known.version, known.log) != (version, log) or position < known.entry:
-            known = Codes(version, log, 0, np.zeros(count_pairs_of(audit), np.int8))
+            count = count_pairs_of(audit)
+            known = Codes(version, log, 0, np.zeros(count, np.int8), np.zeros(count, bool))
         if position > known.entry:
             known = _read_on(audit, known, review.entries_after(known.entry))
         _kept[audit] = known
@@ -410,18 +417,23 @@ def decided(audit: Audit) -> Codes:
     return known
 
 
-def _read_on(audit: Audit, known: Codes, entries: list[tuple[str, str | None, int, int]]) -> Codes:
+def _read_on(audit: Audit, known: Codes, entries: list[tuple[str, str | None, int, int, int]]) -> Codes:
     """Apply entries of the log in their order, but those on other pairs or captions: they are other audits'."""
-    ids, decisions, numbers, judged = zip(*entries, strict=True)
-    given = [pa.array([CODES[decision] for decision in decisions], pa.int8()), pa.array(numbers), pa.array(judged)]
-    asked = pa.table([pa.array(ids), *given], ["asked_id", "code", "entry", "judged"])
-    last = "SELECT asked_id, judged, max(entry) AS newest, arg_max(code, entry) AS code FROM asked GROUP BY ALL"
+    ids, decisions, numbers, judged, apart = zip(*entries, strict=True)
+    said = pa.array([CODES[decision] for decision in decisions], pa.int8())
+    given = [pa.array(ids), said, pa.array(numbers), pa.array(judged), pa.array(apart)]
+    asked = pa.table(given, ["asked_id", "code", "entry", "judged", "apart"])
+    last = """
+        SELECT asked_id, judged, max(entry) AS newest, arg_max(code, entry) AS code, arg_max(apart, entry) AS apart
+        FROM asked GROUP BY asked_id, judged
+    """
     query = f"""
-        SELECT {ROW}, code FROM parquet JOIN ({last}) ON "{PAIR_ID}" = asked_id
+        SELECT {ROW}, code, apart FROM parquet JOIN ({last}) ON "{PAIR_ID}" = asked_id
         WHERE judged = 0 OR judged = {CAPTION_KEY} ORDER BY newest
     """
     found = fetch_columns(audit.folder / PAIRS, query, asked=asked)
-    codes = known.codes.copy()
-    codes[found[ROW]] = found["code"]  # of two of a pair the later one stays
-    codes.flags.writeable = False
-    return replace(known, entry=numbers[-1], codes=codes)
+    codes, kept_apart = known.codes.copy(), known.apart.copy()
+    codes[found[ROW]], kept_apart[found[ROW]] = found["code"], found["apart"]  # of two of a pair the later one stays
+    for values in (codes, kept_apart):
+        values.flags.writeable = False
+    return replace(known, entry=numbers[-1], codes=codes, apart=kept_apart)

@@ -9,7 +9,8 @@ named by two events: the one that decided and the one whose note holds. So a dec
 captions and note once, and an undo finds by a comparison of numbers who was decided on since.
 
 A recaption gives all its pairs the event's captions; where each gets others, as by find and replace, its list is empty
-and `own_captions` has those of each pair.
+and `own_captions` has those of each pair. `apart` names the events that say nothing of whether captions are right, as
+find and replace, or one of some look-alikes that is kept: what people found counts without them.
 
 Where clients number what they tell, `told` keeps what became of each number, in the transaction that stored it, so that
 what is told twice is stored once. A log has that table from the first such client on.
@@ -50,7 +51,8 @@ _STANDING = """
     ) WITHOUT ROWID
 """
 _STANDING_INDEX = "CREATE INDEX standing_decided ON standing (decided)"
-_OWN_CAPTIONS = (
+_BY_PAIR = (
+    "CREATE TABLE apart (event INTEGER PRIMARY KEY)",
     """
     CREATE TABLE own_captions (
         event INTEGER NOT NULL,
@@ -60,8 +62,8 @@ _OWN_CAPTIONS = (
     ) WITHOUT ROWID
     """,
     *(
-        f"CREATE TRIGGER own_captions_{name} BEFORE {what} ON own_captions "
-        "BEGIN SELECT RAISE(ABORT, 'the log only grows'); END"
+        f"CREATE TRIGGER {table}_{name} BEFORE {what} ON {table} BEGIN SELECT RAISE(ABORT, 'the log only grows'); END"
+        for table in ("own_captions", "apart")
         for name, what in (("kept", "DELETE"), ("unchanged", "UPDATE"))
     ),
 )
@@ -92,7 +94,7 @@ _TABLES = f"""
     );
     {_STANDING};
     {_STANDING_INDEX};
-    {"; ".join(_OWN_CAPTIONS)};
+    {"; ".join(_BY_PAIR)};
     CREATE TRIGGER event_kept BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
     CREATE TRIGGER event_unchanged BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
     CREATE TRIGGER entry_kept BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
@@ -110,14 +112,17 @@ _MIGRATIONS = {
         "DROP TABLE standing_1",
         _STANDING_INDEX,
     ),
-    2: _OWN_CAPTIONS,
+    2: _BY_PAIR,
 }
 _VIEWS = {
     1: (
         "CREATE TEMP VIEW entry AS SELECT *, 0 AS judged FROM main.entry",
         "CREATE TEMP VIEW standing AS SELECT *, 0 AS judged FROM main.standing",
     ),
-    2: ("CREATE TEMP VIEW own_captions AS SELECT 0 AS event, '' AS pair_id, '[]' AS captions WHERE false",),
+    2: (
+        "CREATE TEMP VIEW own_captions AS SELECT 0 AS event, '' AS pair_id, '[]' AS captions WHERE false",
+        "CREATE TEMP VIEW apart AS SELECT 0 AS event WHERE false",
+    ),
 }
 # What counts for a pair is its last entry of those on the captions that it has, and of those that say of none.
 _DECIDE = """
@@ -234,16 +239,19 @@ def add_decision(
     captions: str,
     note: str | None,
     own: Mapping[str, str] | None = None,
+    apart: bool = False,
 ) -> Added:
     """Add a decision on pairs, each named once with the key of its captions, 0 where that is not known.
 
     `captions` is a JSON list; `own` has such a list for each pair that gets others. Where `note` is None, every pair
-    keeps its own.
+    keeps its own. `apart` says that it tells nothing of whether the captions are right.
     """
     number, first = count_rows(log, "event") + 1, count_rows(log, "entry") + 1
     noted = None if note is None else number
     log.executemany(_DECIDE, ((number, pair_id, noted, judged) for pair_id, judged in pairs))
     log.executemany("INSERT INTO own_captions VALUES (?, ?, ?)", ((number, *each) for each in (own or {}).items()))
+    if apart:
+        log.execute("INSERT INTO apart VALUES (?)", (number,))
     return _add_event(log, first, (audit, None, decision, captions, note))
 
 

@@ -80,6 +80,7 @@ def wrong_so_far(audit: Audit) -> SoFar | None:
     """Return what people found so far among the judged pairs of an audit, and what is probably left.
 
     A pair that was removed or given another caption counts as one whose caption is wrong; one that is kept as right.
+    Find and replace, and the choice among look-alikes, say neither and do not count.
 
     Returns:
         None where the audit was scored before there were such counts.
@@ -87,10 +88,10 @@ def wrong_so_far(audit: Audit) -> SoFar | None:
     known = known_count(audit)
     if known is None:
         return None
-    codes = decided(audit).codes
-    judged = np.zeros(len(codes), dtype=bool)
+    told = decided(audit)
+    codes, judged = told.codes, np.zeros(len(told.codes), dtype=bool)
     judged[known.review.ranked] = True
-    said = judged & (codes != UNDECIDED_CODE)
+    said = judged & ~told.apart & (codes != UNDECIDED_CODE)
     wrong = said & (codes != CODES[KEEP])
     found, count = int(wrong.sum()), known.count
     if count.missing or not said.any():

@@ -94,7 +94,7 @@ def test_the_key_is_of_the_captions_and_their_order_and_nothing_else(twins: tupl
     own, _ = twins
     ids = ids_of(own)
     open_review(own).decide([*ids, "a pair of another audit"], KEEP)
-    stored = dict((pair_id, key) for pair_id, _, _, key in open_review(own).entries_after(0))
+    stored = dict((pair_id, key) for pair_id, _, _, key, _ in open_review(own).entries_after(0))
     assert stored.pop("a pair of another audit") == 0
     for pair_id, captions in zip(ids, own.pairs["captions"], strict=True):
         digest = hashlib.md5("\0".join(captions).encode()).digest()

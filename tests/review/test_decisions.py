@@ -183,5 +183,5 @@ def test_many_pairs_are_decided_and_asked_for_at_once(review: Review) -> None:
     assert [found[pair].decision for pair in ids] == [KEEP] * 1000 + [REMOVE] * 2000
     assert {found[pair].note for pair in ids} == {"all of them"}
     assert review.counts() == {KEEP: 1000, REMOVE: 2000, RECAPTION: 0}
-    assert [entry for _, _, entry, _ in review.entries_after(3500)] == list(range(3501, 4001))
+    assert [entry for _, _, entry, *_ in review.entries_after(3500)] == list(range(3501, 4001))
     assert [pair for pair, *_ in review.entries_after(3500)] == ids[500:1000]

@@ -9,7 +9,7 @@ import pytest
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.review.bulk_edit import LONGEST, Rule, preview, store_changes
-from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Edit, Review, open_review
+from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Edit, Review, decided, open_review
 from tests.made_fixtures import Copy
 from tests.review.old_log import VERSION_1
 
@@ -170,3 +170,17 @@ def test_a_catastrophic_pattern_is_stopped(copy: Copy, monkeypatch: pytest.Monke
     with pytest.raises(InputError, match=r"takes longer than 0.2 seconds"):
         preview(audit, list(texts(audit))[:1], Rule("(a|aa)+$", "x", regular=True))
     assert time.monotonic() - began < 5
+
+
+def test_what_says_nothing_of_captions_is_told_apart_until_somebody_judges(copy: Copy) -> None:
+    audit = copy()
+    review, (first, second, third, *_) = open_review(audit), list(texts(audit))
+    review.decide([first, second], REMOVE, apart=True)
+    changed = review.edit({third: Edit(("new",), 0)}, apart=True)
+    assert decided(audit).apart[:4].tolist() == [True, True, True, False]
+    review.decide([second], KEEP)
+    assert decided(audit).apart[:4].tolist() == [True, False, True, False]
+    review.undo()
+    review.undo(changed.event)
+    assert decided(audit).apart[:4].tolist() == [True, True, False, False]
+    assert decided(audit).codes[:4].tolist() == [2, 2, 0, 0]

@@ -135,7 +135,7 @@ class Rounds(RuleBasedStateMachine):
         listed = sorted(pair for pair, state in self.stands.items() if state[1] or state[3])
         assert sorted(self.review.table()["pair_id"]) == listed
         entries = [(pair, after[1]) for change in self.changes for pair, (_, after) in change.items()]
-        assert self.review.entries_after(0) == [(*entry, number, 0) for number, entry in enumerate(entries, 1)]
+        assert self.review.entries_after(0) == [(*entry, number, 0, 0) for number, entry in enumerate(entries, 1)]
         history = self.review.history(page=1, size=100).iloc[::-1]
         assert list(history["undone"]) == [self.is_undone(event) for event in range(1, len(self.changes) + 1)]
         assert list(history["pairs"]) == [len(change) for change in self.changes]
