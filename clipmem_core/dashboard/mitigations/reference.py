@@ -73,7 +73,8 @@ def _draw(study: ReferenceStudy) -> None:
     outcomes = {arm: outcome(study, arm) for arm in study.arms if arm != study.reference}
     reached = [arm for arm, found in outcomes.items() if found is not None and found.reached]
     draw_table(study.rows, reference=study.reference, reached=reached, over=study.over)
-    st.caption(MORE)
+    st.caption(f"{MORE} From a terminal:")
+    st.code("python -m clipmem_core study combined SOURCE --name NAME --preset locked", language="bash")
 
 
 def points_of_table(study: ReferenceStudy, memorized: str, useful: str) -> pd.DataFrame:
@@ -92,7 +93,7 @@ def points_of_table(study: ReferenceStudy, memorized: str, useful: str) -> pd.Da
         row: dict[str, Any] = {ARM: arm}
         lines = [arm]
         for part, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
-            value, difference, low, high = own.loc[measure, PARTS].astype(float).tolist()
+            value, difference, low, high = (float(own[name][measure]) for name in PARTS)
             row |= {part: value, f"{part}_low": value - difference + low, f"{part}_high": value - difference + high}
             beside = with_interval(difference, low, high, written="+z.3f")
             against = f"; against {study.reference} {beside}" if arm != study.reference else ""
