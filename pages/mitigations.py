@@ -40,8 +40,7 @@ def show_study(known: Known) -> None:
     """Draw a study: its settings beside the chart, then what each of them did."""
     working = is_working(known.study.name)
     draw_state(known, working=working)
-    left, right = st.columns([1, 2], gap="medium")
-    setting = Arm()
+    (left, right), setting = st.columns([1, 2], gap="medium"), Arm()
     with left, shown_errors():
         setting = draw_setting(known.study)
     arm = arm_of(known.study, setting)
@@ -67,7 +66,7 @@ with explained_errors():
     known, faults = known_studies()
     begins = beginning(known)
     view = asked(VIEW, VIEWS)
-    # A widget of its own for each view: what the browser still sends of the last view's changes nothing in this one.
+    # A widget for each view: what the browser still sends of the last one's changes nothing in this one.
     choose_segment("View", VIEWS, parameter=VIEW, key=f"mitigations-{view}", hidden=True)
     for fault in faults:
         draw_fault("A study cannot be shown.", fault)

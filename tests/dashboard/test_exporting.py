@@ -53,6 +53,18 @@ def test_an_export_is_made_and_offered(audit: Audit, review: Review, name: str) 
     assert any("No export of this audit" in caption.value for caption in app.caption)
 
 
+def test_a_folder_is_offered_by_its_path_and_one_button_leads_to_its_audit(audit: Audit, review: Review) -> None:
+    app = press(open_export(format="imagefolder"), "Make")
+    path = export_path(audit, KINDS["imagefolder"])
+    assert (path / "metadata.jsonl").is_file()
+    assert not app.get("download_button")
+    assert str(path.absolute()) in [code.value for code in app.code]
+    app = press(app, "Audit this")
+    assert app.text_input(key="new-path").value == str(path)
+    assert app.text_input(key="new-name").value == "made-clean"
+    assert app.segmented_control(key="new-preset").value == "tiny"
+
+
 def test_the_ending_can_be_chosen(audit: Audit) -> None:
     app = open_export()
     app.radio[0].set_value("decisions").run()

@@ -72,9 +72,9 @@ def draw_doubts(audit: Audit) -> None:
     told = "This audit does not say how well the map between the members' spaces fits."
     if fit is not None:
         told = (
-            "The split hangs on a map between the members' spaces, fitted on all pairs that these know alike. One "
-            f"fitted on half of them fits the other half to {fit:.2f}: the mean cosine of what is mapped with where it "
-            "belongs, 1 is perfect."
+            "Two members put the same picture at different places, so one's embeddings are turned into the other's "
+            "space before their encoders are exchanged. How well that works is tried on pairs that the turn was not "
+            f"fitted on: embeddings come to lie where they belong to a mean cosine of {fit:.2f}, 1 is perfect."
         )
     null = groups[(groups["name"] == EXTERNAL) & groups["mean"].notna()]
     parts = " and ".join(f"{row['mean']:+.3f} {row['encoder']}" for row in null.to_dict("records")).replace("-", "−")

@@ -111,7 +111,7 @@ SHOWN = {
     "time": Shown(
         "Time: which encoder memorizes first?",
         "Each encoder's mean contribution to clipmem of candidates as training goes on, less that of external pairs, "
-        "which nobody memorized: f and g drift apart as a whole, and that is no memorization.",
+        "which nobody memorized: two models drift apart as a whole, and that is no memorization.",
         time_of,
         time_from,
     ),

@@ -328,7 +328,8 @@ class Controls:
     def _draw_noise(self, name: str, value: float) -> None:
         """Draw how long the noise is, and where it is added: below the first noise, the place of all of them."""
         if dim := self.reference.dim:
-            st.caption(f"σ·√dim = {value:g}·√{dim} = {value * math.sqrt(dim):.2f}")
+            length = f"σ·√dim = {value:g}·√{dim} = {value * math.sqrt(dim):.2f}"
+            st.caption(f"{length}: how long the noise is, beside an embedding of length 1.")
         if name == next(other for other in MODIFIERS["noise_place"] if other in self.setting.fields):
             self._draw_choice("noise_place", "Before or after normalising", PLACES, PLACE_HELP)
 

@@ -73,7 +73,8 @@ def _draw(study: ReferenceStudy) -> None:
     outcomes = {arm: outcome(study, arm) for arm in study.arms if arm != study.reference}
     reached = [arm for arm, found in outcomes.items() if found is not None and found.reached]
     draw_table(study.rows, reference=study.reference, reached=reached, over=study.over)
-    st.caption(MORE)
+    st.caption(f"{MORE} From a terminal:")
+    st.code("python -m clipmem_core study combined SOURCE --name NAME --preset locked", language="bash")
 
 
 def points_of_table(study: ReferenceStudy, memorized: str, useful: str) -> pd.DataFrame:
