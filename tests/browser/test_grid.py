@@ -1,4 +1,4 @@
-"""Browse in a browser: ranges, a page removed with two clicks, keys at five a second, tags, hostile captions, the map."""
+"""Browse in a browser: ranges, a page removed with two clicks, keys at five a second, tags; and the map's pictures."""
 
 from pathlib import Path
 from typing import Any
