@@ -109,12 +109,16 @@ def cleared(selection: Selection) -> Selection:
 
 
 def with_range(selection: Selection, wanted: Range) -> Selection:
-    """Return a selection with a range in place of those of the same score; the ends may come in any order."""
+    """Return a selection with a range in place of those of the same score; the ends may come in any order.
+
+    A range that is open at both ends is none.
+    """
     low, high = wanted.low, wanted.high
     if low is not None and high is not None and low > high:
         wanted = Range(wanted.column, high, low)
     others = tuple(r for r in selection.ranges if r.column != wanted.column)
-    return changed(selection, ranges=(*others, wanted))
+    none = low is None and high is None
+    return changed(selection, ranges=others if none else (*others, wanted))
 
 
 def _between(wanted: Range) -> str:

@@ -23,7 +23,7 @@ from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import decided, open_review
 from clipmem_core.review.rows import count_decided
 from clipmem_core.review.selection import IMAGE_SIDE, MATCH, TEXT_SIDE, UNDECIDED, Selection, to_parameters
-from clipmem_core.review.tables import caption_keys
+from clipmem_core.review.tables import CAPTION_KEY, fetch_numbered
 from clipmem_core.review.tags import known_tags, tags_of
 from clipmem_core.scores.table import BY_NAME, CARD, ROW, scores_in, words
 
@@ -76,7 +76,8 @@ def draw_grid(
     follow_way()
     order = order or selection.order
     review, ids = open_review(audit), [card.pair_id for card in cards]
-    judged, tags = caption_keys(audit.folder / PAIRS, ids), tags_of(review.path, ids)
+    judged = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY], [card.row for card in cards])
+    tags = tags_of(review.path, ids)
     noise = read_noise(audit)
     shown = shown_scores(cards, noise, order, layout)
     done, total = count_decided(audit, selection) if main else (0, len(cards))
@@ -90,8 +91,7 @@ def draw_grid(
             "address": urlencode(link(audit, selection, **read_view())),
             "view": urlencode({"key": key} | _conditions(selection)),
             "cards": [
-                _told(card, str(judged.get(card.pair_id, 0)), tags.get(card.pair_id, []), shown, noise)
-                for card in cards
+                _told(card, str(judged[card.row][0]), tags.get(card.pair_id, []), shown, noise) for card in cards
             ],
             "layout": layout,
             "order": order,

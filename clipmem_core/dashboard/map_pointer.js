@@ -70,8 +70,8 @@ class Pointer {
         }
         if (this.row !== row) return
         const {caption, url} = this.known.get(row), [x, y] = this.at
-        this.box.querySelector('img').src = url
-        this.box.querySelector('p').textContent = caption.slice(0, 200)
+        const image = Object.assign(new Image(), {src: url, alt: `Picture: ${caption.slice(0, 120)}`})
+        this.box.replaceChildren(image, Object.assign(document.createElement('p'), {textContent: caption.slice(0, 200), dir: 'auto'}))
         this.box.showPopover()
         const {width, height} = this.box.getBoundingClientRect()
         this.box.style.left = `${x + 24 + width > innerWidth ? Math.max(0, x - 24 - width) : x + 24}px`

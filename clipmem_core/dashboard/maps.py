@@ -45,7 +45,7 @@ AROUND = 11  # a clicked point
 POINTER = ("review_outbox.js", "map_pointer.js")
 _pointer = st.components.v2.component(
     "clipmem_pointer",
-    html='<div class="hover" popover="manual"><img alt=""><p></p></div>',
+    html='<div class="hover" popover="manual"><p></p></div>',
     css=Path(__file__).with_name("map_pointer.css").read_text("utf-8"),
     js="\n".join(Path(__file__).with_name(name).read_text("utf-8") for name in POINTER),
 )

@@ -96,7 +96,7 @@ def _run(app: Any, address: Address) -> float:
     began = time.perf_counter()
     app.run()
     took = (time.perf_counter() - began) * 1000
-    if app.exception or not (app.get("html") or app.dataframe):
+    if app.exception or not app.get("bidi_component"):
         raise RuntimeError(f"the page failed at {address}: {[error.message for error in app.exception]}")
     return took
 

@@ -61,7 +61,7 @@ def test_the_app_opens_with_the_newest_audit_and_a_search_by_meaning_leads_to_a_
     assert page.title() == "Overview · CLIPMem"
     page.get_by_role("link", name="Browse", exact=True).click()
     page.wait_for_url("**/browse?**")
-    page.locator(".pair-card").nth(23).wait_for()
+    page.locator(".card").nth(23).wait_for()
     settle(page)
     page.get_by_label("Search by meaning").fill("a red house")
     page.keyboard.press("Enter")
@@ -69,7 +69,7 @@ def test_the_app_opens_with_the_newest_audit_and_a_search_by_meaning_leads_to_a_
     settle(page)
     check_pictures(page, at_least=24)
     assert parameters(page) == {"audit": TRAINED, "meaning": "a red house"}
-    page.get_by_role("link", name="Open", exact=True).first.click()
+    page.locator(".card .picture").first.click()
     page.wait_for_url("**/pair?**")
     page.get_by_text("1 of 220, by match").wait_for()
     settle(page)
@@ -114,31 +114,32 @@ def test_a_typed_caption_stays_others_see_it_at_once_and_it_can_be_taken_back(
 def test_back_from_a_pair_its_card_is_in_sight(page: Any, address: str) -> None:
     page.goto(f"{address}/browse?audit={TRAINED}")
     for turn in (lambda: page.get_by_role("link", name="Back to browse").click(), page.go_back):
-        page.locator(".pair-card").nth(23).wait_for()
+        card = page.locator(".card").nth(20)
+        card.wait_for()
         settle(page)
-        page.get_by_role("link", name="Open", exact=True).nth(20).click()
+        check_pictures(page, at_least=24)
+        card.locator(".picture").click()
         page.wait_for_url("**/pair?**")
         page.get_by_text("Most like it").wait_for()
         settle(page)
         turn()
         page.wait_for_url("**/browse?**")
-        page.wait_for_function("""() => {
-            const card = document.querySelectorAll('[class*=st-key-tick-]')[20]?.getBoundingClientRect()
-            return card && card.top > 0 && card.bottom < innerHeight
-        }""")
+        page.locator(".card.current").wait_for()
+        box = page.locator(".card").nth(20).bounding_box()
+        assert page.locator(".card").nth(20).evaluate("node => node.classList.contains('current')")
+        assert box["y"] > 0
+        assert box["y"] + box["height"] < 901
 
 
-def test_many_pairs_are_decided_at_once_and_taken_back(page: Any, address: str) -> None:
+def test_a_whole_selection_is_decided_at_once_and_taken_back(page: Any, address: str) -> None:
     page.goto(f"{address}/browse?audit={TRAINED}&words=green&size=12")
     settle(page)
     count = page.get_by_text(re.compile(r"^[\d,]+ pairs\.$")).inner_text().split()[0]
-    page.get_by_text("Select page").click()
-    page.get_by_text("Unselect 12").click()
-    page.get_by_text("Decide for many").click()
+    page.get_by_role("button", name=f"All {count}").click()
     page.get_by_test_id("stPopoverBody").get_by_role("button", name="Remove").click()
     page.get_by_role("button", name=f"Yes, remove: {count} pairs").click()
     page.get_by_text(f"Stored: remove, for {count} pairs.").first.wait_for()
-    page.locator(".pair-card .badge").nth(11).wait_for()
+    page.locator(".card .badge.remove").nth(11).wait_for()
     page.get_by_test_id("stPopoverBody").wait_for(state="detached")
     page.goto(f"{address}/browse?audit={TRAINED}&decision=remove")
     page.get_by_text(f"{count} pairs.").wait_for()

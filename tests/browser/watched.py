@@ -16,7 +16,9 @@ AT_REST = """() => {
         && app.dataset.testConnectionState === 'CONNECTED'
         && document.querySelector('[data-testid=stMain] h1') && !document.querySelector('[data-testid=stSkeleton]')
 }"""
-MAIN_IMAGES = "[...document.querySelectorAll('[data-testid=stMain] img')]"
+# What a component of ours shows is in a root of its own.
+MAIN_IMAGES = """[document, ...[...document.querySelectorAll('[data-testid=stMain] *')].map(each => each.shadowRoot)]
+    .flatMap(root => [...root?.querySelectorAll(root === document ? '[data-testid=stMain] img' : 'img') ?? []])"""
 
 
 def open_watched(browser: Any, *, theme: str = "light", size: tuple[int, int] = (1280, 900)) -> Any:  # noqa: ANN401

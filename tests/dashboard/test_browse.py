@@ -1,5 +1,5 @@
-import html
-import re
+import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,26 +8,44 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.dashboard.grid import shown_scores
+from clipmem_core.dashboard.numbers import Noise
 from clipmem_core.review.decisions import open_review
+from clipmem_core.review.log import writing
+from clipmem_core.review.tags import add_tag, saved_views
 from tests.dashboard.test_deciding import press
 from tests.dashboard.test_pages import address, open_page, texts
+from tests.dashboard.test_review_mode import mounted
 from tests.made_audit import HOSTILE
 from tests.made_fixtures import Copy
 
 BROWSE = "pages/browse.py"
 
 
-def card_texts(app: AppTest) -> list[str]:
-    return [element.value for element in app.get("html") if 'class="pair-card"' in element.value]
+def grid(app: AppTest) -> dict[str, Any]:
+    """What the component of the page is given."""
+    found = mounted(app)
+    return found[0] if found else {"cards": [], "scores": []}
 
 
 def ids(app: AppTest) -> list[str]:
     """The pairs of the page, in its order."""
-    return [html.unescape(re.search("id: <bdi>(.*?)</bdi>", text)[1]) for text in card_texts(app)]
+    return [card["pair_id"] for card in grid(app)["cards"]]
+
+
+def scores_of(app: AppTest, place: int) -> dict[str, str]:
+    """What is said of a pair's scores, by name."""
+    given = grid(app)
+    return {name: text for (name, _), text in zip(given["scores"], given["cards"][place]["scores"], strict=True)}
 
 
 def everything(audit: Audit) -> pd.DataFrame:
     return audit.scores.merge(audit.pairs, on="pair_id")
+
+
+def legend(app: AppTest) -> Any:  # noqa: ANN401
+    """The line above the pairs."""
+    return next(each for each in app.caption if each.value.startswith("**"))
 
 
 def chips(app: AppTest) -> list[str]:
@@ -41,8 +59,8 @@ def test_the_most_memorized_pairs_come_first_and_the_other_queue_is_one_click_aw
         if order == "misfit":
             app.segmented_control(key="queue").select("misfit").run()
         assert ids(app) == everything(audit).sort_values(order, ascending=False)["pair_id"].tolist()[:24]
-        assert len(app.image) == 24
-        assert app.caption[0].value.startswith("**100 pairs.**" if order == "clipmem" else "**80 pairs.**")
+        assert grid(app)["order"] == order
+        assert legend(app).value.startswith("**100 pairs.**" if order == "clipmem" else "**80 pairs.**")
         assert not chips(app)
     assert address(app) == {"audit": "made", "order": "misfit"}
     assert ids(open_page(BROWSE, order="misfit")) == ids(app)
@@ -57,11 +75,11 @@ def test_the_other_queue_is_called_what_the_verdict_allows(copy: Copy, good: boo
     write_json(audit.folder / "verdict.json", audit.verdict | {"checks": [check]})
     app = open_page(BROWSE, order="misfit")
     assert [option.content for option in app.segmented_control(key="queue").proto.options] == ["Most memorized", name]
-    told = app.caption[0]
+    told = legend(app)
     assert ("Not to be trusted here: the members hardly generalise." in told.value) is not good
     assert "robably" not in told.proto.help
     (audit.folder / "verdict.json").write_text("{")
-    assert "Read with care: this audit has no verdict." in open_page(BROWSE, order="misfit").caption[0].value
+    assert "Read with care: this audit has no verdict." in legend(open_page(BROWSE, order="misfit")).value
 
 
 @pytest.mark.parametrize(
@@ -76,10 +94,9 @@ def test_errors_of_pairs_are_shown_where_they_cover_what_they_say(
     write_json(audit.folder / "config.json", audit.record.values | {"members": names})
     write_json(audit.folder / "verdict.json", audit.verdict | {"se_kind": kind})
     app = open_page(BROWSE, order="se")
-    assert (" ± 0.0" in card_texts(app)[0]) is shown
-    assert (">se</span>" in card_texts(app)[0]) is shown
+    assert (" ± 0.0" in scores_of(app, 0)["clipmem"]) is shown
     app.segmented_control(key="layout").select("table").run()
-    assert ("se" in app.dataframe[0].value) is shown
+    assert ("se" in scores_of(app, 0)) is shown
     assert "se" in audit.scores
 
 
@@ -89,8 +106,9 @@ def test_pages_follow_each_other_and_a_link_opens_one(copy: Copy) -> None:
     wanted = rows.sort_values("misfit", ascending=False)["pair_id"].tolist()
     app = open_page(BROWSE, order="misfit", group="independent", size="12")
     assert ids(app) == wanted[:12]
-    press(app, "Next")
+    app.pagination[0].set_value(2).run()
     assert ids(app) == wanted[12:]
+    assert (grid(app)["page"], grid(app)["pages"]) == (2, 2)
     assert address(app)["page"] == "2"
     app.pagination[0].set_value(1).run()
     assert ids(app) == wanted[:12]
@@ -134,12 +152,13 @@ def test_any_score_orders_and_is_in_bold_and_decided_pairs_wear_a_badge_and_can_
     app.selectbox(key="order").select("learned").run()
     app.selectbox(key="ascending").select(True).run()
     assert ids(app) == wanted[:24]
-    assert '<span class="name order">learned</span>' in card_texts(app)[0]
+    assert list(scores_of(app, 0))[0] == grid(app)["order"] == "learned"
     assert address(app) == {"audit": "made", "order": "learned", "ascending": "1"}
-    assert ">remove</span>" in card_texts(app)[0]
-    assert "badge" not in card_texts(app)[1]
+    assert [card["decision"] for card in grid(app)["cards"]][:2] == ["remove", None]
+    assert (grid(app)["decided"], grid(app)["total"]) == (1, 80)
     app.selectbox(key="decision").select("undecided").run()
     assert ids(app) == wanted[1:]
+    assert (grid(app)["decided"], grid(app)["total"]) == (1, 80)
 
 
 def test_nothing_found_tells_which_condition_to_give_up(copy: Copy) -> None:
@@ -178,7 +197,7 @@ def test_independent_pairs_come_with_the_lowest_first(copy: Copy) -> None:
     rows = everything(audit).query("group == 'independent'").sort_values("clipmem")
     assert ids(app) == rows["pair_id"].tolist()
     assert app.selectbox(key="ascending").options == ["lowest first", "highest first"]
-    assert "learned by g, which is subtracted" in app.caption[0].value
+    assert "learned by g, which is subtracted" in legend(app).value
 
 
 @pytest.fixture
@@ -195,15 +214,13 @@ def searchable(copy: Copy) -> tuple[Audit, np.ndarray]:
 
 def test_more_like_a_picture_shows_the_closest_first(searchable: tuple[Audit, np.ndarray]) -> None:
     audit, vectors = searchable
-    app = open_page(BROWSE, group="scored", size="12")
-    pair = ids(app)[3]
-    app.menu_button[3].click("image").run()
-    row = audit.pairs["pair_id"].tolist().index(pair)
-    wanted = audit.pairs["pair_id"].iloc[np.argsort(-vectors @ vectors[row], kind="stable")[:12]].tolist()
+    pair = audit.pairs["pair_id"][3]
+    app = open_page(BROWSE, like=pair, by="image", size="12")
+    wanted = audit.pairs["pair_id"].iloc[np.argsort(-vectors @ vectors[3], kind="stable")[:12]].tolist()
     assert ids(app) == wanted
-    assert address(app) == {"audit": "made", "size": "12", "like": pair, "by": "image"}
     assert chips(app) == [f"pictures like that of: {pair}"]
-    assert '<span class="name order">match</span><span class="value order">1.00</span>' in card_texts(app)[0]
+    assert grid(app)["order"] == "match"
+    assert scores_of(app, 0)["match"] == "1.00"
 
 
 @pytest.mark.parametrize("given", [{"like": "x" * 9000}, {"meaning": "a frog", "member": "../.."}])
@@ -216,50 +233,109 @@ def test_a_search_that_cannot_be_made_is_one_line_and_can_be_cleared(copy: Copy,
     assert len(ids(app)) == 24
 
 
-def test_the_table_shows_the_same_page(copy: Copy) -> None:
+def test_the_table_shows_the_same_page_with_all_scores(copy: Copy) -> None:
     audit = copy()
     open_review(audit).decide([ids(open_page(BROWSE))[1]], "keep")
-    app = open_page(BROWSE, size="12", page="2")
-    grid = ids(app)
-    app.segmented_control(key="layout").select("table").run()
-    assert address(app)["layout"] == "table"
-    table = app.dataframe[0].value
-    scores = audit.scores.set_index("pair_id").loc[grid]
-    assert table["clipmem"].tolist() == pytest.approx(scores["clipmem"].tolist())
-    assert table["picture"].str.startswith("data:image/jpeg;base64,").all()
-    assert all(f"pair={pair.replace('/', '%2F')}" in link for pair, link in zip(grid, table["pair"], strict=True))
-    assert not ids(app)
-    first = open_page(BROWSE, size="12", layout="table").dataframe[0].value
-    assert first["decision"].tolist() == ["", "keep", *[""] * 10]
-    assert first["caption"][0].startswith("<script>document.title = 'taken'</script><b>bold")
-    assert "\n" not in "".join(first["caption"])
-    assert first["caption"].str.len().max() == 86
-
-
-def test_ticks_stay_from_page_to_page_and_go_with_another_filter(copy: Copy) -> None:
-    audit = copy()
-    app = open_page(BROWSE, size="12")
-    app.checkbox[1].check().run()
-    ticked = ids(app)[1]
-    press(app, "Next")
-    app.checkbox[0].check().run()
-    assert app.session_state["ticked_pairs"] == [ticked, ids(app)[0]]
-    press(app, "Previous")
-    assert [box.value for box in app.checkbox][:3] == [False, True, False]
-    app.checkbox[1].uncheck().run()
-    assert len(app.session_state["ticked_pairs"]) == 1
-    app.selectbox(key="order").select("se").run()
-    assert len(app.session_state["ticked_pairs"]) == 1
-    app.selectbox(key="decision").select("undecided").run()
-    assert app.session_state["ticked_pairs"] == []
     app = open_page(BROWSE, size="12")
     shown = ids(app)
-    for _ in range(2):
-        press(app, "Select page")
-        assert app.session_state["ticked_pairs"] == shown
-        assert all(box.value for box in app.checkbox)
-        press(app, "Unselect 12")
-        assert not any(box.value for box in app.checkbox)
-    press(press(press(app, "Select page"), "Keep"), "Yes, keep: 12 pairs")
-    assert {pair_id for pair_id, *_ in open_review(audit).entries_after(0)} == set(shown)
-    assert not any(box.value for box in app.checkbox)
+    assert "se" not in scores_of(app, 0)
+    app.segmented_control(key="layout").select("table").run()
+    assert address(app)["layout"] == grid(app)["layout"] == "table"
+    assert ids(app) == shown
+    assert [card["decision"] for card in grid(app)["cards"]] == [None, "keep", *[None] * 10]
+    row = audit.scores.set_index("pair_id").loc[shown[0]]
+    told = scores_of(app, 0)
+    assert told["clipmem"].startswith(f"{row['clipmem']:.2f}")
+    assert set(told) == {"clipmem", "se", "clipmem_shrunk", "similarity_out", "misfit"}
+
+
+def test_captions_reach_the_page_as_data_alone(copy: Copy) -> None:
+    copy()
+    app = open_page(BROWSE, size="12")
+    told = [card["captions"][0] for card in grid(app)["cards"]]
+    assert told[:4] + told[5:9] == HOSTILE[:4] + HOSTILE[5:9]
+    assert told[4].startswith("# heading")
+    assert len(told[9]) <= 5001
+    parsed = [element.value for kind in ("markdown", "caption", "error", "info", "html") for element in app.get(kind)]
+    for word in ("script>document", "latex", "javascript:", "material/delete", "struck", "# heading"):
+        assert not [value for value in parsed if word in value]
+
+
+@pytest.mark.parametrize(("order", "shown"), [("clipmem", True), ("clipmem_shrunk", True), ("misfit", False)])
+def test_a_list_by_clipmem_tells_beside_it_what_to_expect_of_other_members(order: str, shown: bool) -> None:
+    names = shown_scores([], Noise(), order, "grid")
+    assert ("clipmem_shrunk" in names) is shown
+    assert names[0] == order
+    assert "clipmem" in names
+
+
+def test_tags_and_a_saved_view_are_filters_that_every_audit_of_the_data_set_has(copy: Copy) -> None:
+    audit = copy()
+    path = open_review(audit).path
+    some = audit.pairs["pair_id"][[3, 7]].tolist()
+    with writing(path) as log:
+        add_tag(log, some, HOSTILE[2][:30], on=True)
+    app = open_page(BROWSE)
+    assert grid(app)["tags"] == [HOSTILE[2][:30]]
+    assert [card["tags"] for card in grid(app)["cards"] if card["pair_id"] == some[0]] == [[HOSTILE[2][:30]]]
+    app.selectbox(key="tag").select(HOSTILE[2][:30]).run()
+    assert set(ids(app)) == set(some)
+    app.text_input(key="view-name").set_value(":red[mine]")
+    press(app, "Save")
+    assert saved_views(path) == {":red[mine]": {"tag": HOSTILE[2][:30]}}
+    app = open_page(BROWSE, size="12", label="circle")
+    app.selectbox(key="view-chosen").select(":red[mine]").run()
+    assert set(ids(app)) == set(some)
+    assert address(app) == {"audit": "made", "size": "12", "tag": HOSTILE[2][:30]}
+    press(app, "Delete this view")
+    assert saved_views(path) == {}
+
+
+def test_a_handle_of_a_histogram_cuts_a_range_out(copy: Copy) -> None:
+    scores = copy().scores
+    low, high = float(scores["clipmem"].min()), float(scores["clipmem"].max())
+    app = open_page(BROWSE, size="96")
+    app.slider(key="histogram-clipmem").set_range(0.5, high).run()
+    assert set(ids(app)) == set(scores["pair_id"][scores["clipmem"] >= 0.5])
+    assert chips(app) == ["clipmem ≥ 0.5"]
+    app.slider(key="histogram-clipmem").set_range(low, high).run()
+    assert chips(app) == []
+    assert len(ids(app)) == 96
+
+
+def acted() -> None:
+    """A page on which a click told something."""
+    import streamlit as st
+
+    from clipmem_core.audits.store import list_audits
+    from clipmem_core.dashboard.grid import WAY, _act
+    from clipmem_core.review.selection import Selection
+
+    _act(list_audits()[0], Selection(group="scored"), "told")
+    st.json(st.session_state.get(WAY))
+
+
+@pytest.mark.parametrize(
+    ("act", "way", "parameters"),
+    [
+        ({"open": "a/b"}, ["pages/pair.py", {"audit": "made", "group": "scored", "pair": "a/b"}], {}),
+        ({"like": "x", "by": "text"}, ["pages/browse.py", {"audit": "made", "like": "x", "by": "text"}], {}),
+        ({"page": 3}, None, {"page": "3"}),
+        ({"order": "misfit"}, None, {"order": "misfit"}),
+        ({"order": "<b>"}, None, {}),
+        ({"page": -1}, None, {}),
+        ({"like": "x", "by": "smell"}, None, {}),
+        ({"open": ["x"]}, None, {}),
+        (None, None, {}),
+    ],
+)
+def test_a_click_leads_to_a_pair_its_likes_a_page_or_an_order_and_nonsense_nowhere(
+    copy: Copy, act: object, way: list | None, parameters: dict[str, str]
+) -> None:
+    copy()
+    app = AppTest.from_function(acted, default_timeout=300)
+    app.session_state["told"] = {"act": act}
+    app.run()
+    assert not app.exception
+    assert json.loads(app.json[0].value) == way
+    assert address(app) == parameters

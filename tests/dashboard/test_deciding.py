@@ -162,7 +162,7 @@ def bulk() -> None:
 
     audit = list_audits()[0]
     selection = Selection(group=st.session_state.get("group", ""))
-    draw_bulk(audit, selection, count_pairs(audit, selection), st.session_state.get("ticked", []))
+    draw_bulk(audit, selection, count_pairs(audit, selection))
     draw_notice(audit, key="bulk")
 
 
@@ -191,18 +191,6 @@ def test_a_whole_selection_is_decided_after_a_yes_and_undone(copy: Copy) -> None
     press(app, "Undo")
     assert open_review(audit).counts().get("remove", 0) == 0
     assert "Undone: remove, 20 pairs." in toasts(app)
-
-
-def test_ticked_pairs_come_first_and_one_alone_needs_no_question(copy: Copy) -> None:
-    audit = copy()
-    some = audit.pairs["pair_id"][:3].tolist()
-    app = bulk_page(ticked=some)
-    assert app.selectbox[0].options == ["the 3 pairs ticked", "all 100 pairs of this selection"]
-    press(press(app, "Keep"), "Yes, keep: 3 pairs")
-    assert {decided(audit, pair_id) for pair_id in some} == {"keep"}
-    assert open_review(audit).counts()["keep"] == 3
-    press(bulk_page(ticked=some[:1]), "Undecided")
-    assert [decided(audit, pair_id) for pair_id in some] == [None, "keep", "keep"]
 
 
 def test_a_selection_that_changed_since_the_question_is_asked_about_again(

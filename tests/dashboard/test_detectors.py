@@ -6,6 +6,7 @@ import pytest
 
 from clipmem_core.audits.store import PAIRS, SCORES, Audit, write_json, write_table
 from tests.dashboard.test_pages import captions, open_page, texts
+from tests.dashboard.test_review_mode import mounted
 from tests.made_benchmark import make_benchmark
 
 Copy = Callable[..., Audit]
@@ -50,9 +51,8 @@ def test_two_detectors_are_chosen_by_the_address_and_link_to_their_pairs(copy: C
     copy()
     app = open_page(PAGE, audit="made", one="clipmem", other="learned", measure="average_precision")
     assert "clipmem suspects them, learned does not" in texts(app)
-    opened = [link.proto.query_string for link in app.get("page_link") if link.proto.label == "Open"]
-    assert len(opened) == 12
-    assert all("pair=" in query for query in opened)
+    assert [len(given["cards"]) for given in mounted(app)] == [6, 6]
+    assert [given["order"] for given in mounted(app)] == ["clipmem", "learned"]
 
 
 @pytest.mark.parametrize("parameter", ["from", "mistake", "measure", "one", "other"])

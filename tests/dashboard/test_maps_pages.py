@@ -2,6 +2,7 @@ import json
 import math
 
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,11 +11,12 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.store import Audit, write_json, write_manifest, write_table
 from clipmem_core.dashboard import maps as shown_maps
-from clipmem_core.dashboard.maps import as_linked, drawn_outline
+from clipmem_core.dashboard.maps import as_linked, drawn_outline, nearest_rows
 from clipmem_core.review import maps, overview
 from clipmem_core.review.maps import make_map, map_name, map_path
 from clipmem_core.review.selection import Outline, Selection, to_parameters
-from tests.dashboard.test_pages import address, captions, open_page, texts
+from tests.dashboard.test_pages import ROOT, address, captions, open_page, texts
+from tests.dashboard.test_review_mode import mounted
 from tests.made_audit import HOSTILE
 from tests.made_fixtures import Copy
 from tests.made_jobs import leave_job as leave_job_in
@@ -188,9 +190,35 @@ def test_a_shape_on_a_map_of_embeddings_opens_its_pairs_in_browse(audit: Audit) 
     app = open_page(EMBEDDINGS)
     button = app.button(key="embeddings-r0-f0.image-open")
     assert button.label == f"Open {inside} pairs in Browse"
+    strip = next(given for given in mounted(app) if "cards" in given)
+    assert len(strip["cards"]) == min(inside, 24)
     button.click().run()
     assert address(app)["map"] == "r0-f0.image"
     assert address(app)["outline"] == "map_x:map_y:0:0:9:0:9:9:0:9"
+
+
+@pytest.mark.usefixtures("drawn")
+def test_a_clicked_point_shows_its_pair_and_those_around_it(audit: Audit) -> None:
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
+    app.switch_page(EMBEDDINGS)
+    app.session_state["embeddings-r0-f0.image-clicked"] = (7, None)
+    app.run()
+    assert not app.exception
+    rows = [card["row"] for card in next(given for given in mounted(app) if "cards" in given)["cards"]]
+    table = pd.read_parquet(map_path(audit, "r0-f0.image"))
+    places = table[["map_x", "map_y"]] / (table[["map_x", "map_y"]].max() - table[["map_x", "map_y"]].min())
+    distances = ((places - places.loc[7]) ** 2).sum(axis=1)
+    assert rows[0] == 7
+    assert set(rows) == set(distances.nsmallest(12).index)
+
+
+def test_what_lies_near_a_point_is_found_over_all_traces_and_an_unknown_point_is_alone() -> None:
+    figure = go.Figure()
+    figure.add_scatter(x=[0, 100], y=[0, 1], customdata=[5, 6])
+    figure.add_scatter(x=[10, 0], y=[0, 0.5], customdata=[7, 8])
+    figure.add_heatmap(z=[[1]])
+    assert nearest_rows(figure, 5) == [5, 7, 8, 6]
+    assert nearest_rows(figure, 99) == [99]
 
 
 def test_pairs_that_are_not_on_the_map_are_told(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:

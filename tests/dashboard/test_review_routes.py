@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.dashboard.review_routes import AT_ONCE, LARGEST, PREFIX, routes
 from clipmem_core.review.decisions import open_review
+from clipmem_core.review.tags import known_tags
 from tests.made_audit import HOSTILE
 from tests.review.embedded import embed
 
@@ -59,6 +60,9 @@ def test_the_queue_its_pairs_and_pictures_as_the_browser_asks_for_them(server: T
     assert Image.open(io.BytesIO(picture.content)).size == tuple(audit.pairs.loc[3, ["width", "height"]])
     assert picture.headers["Cross-Origin-Resource-Policy"] == "same-origin"
     assert "X-Fault" not in picture.headers
+    Image.new("RGB", (900, 500)).save(f"{audit.record.root}/{audit.pairs['image'][3]}")
+    small = server.get(f"/{PREFIX}/picture", params={"audit": "made", "row": 3, "small": 1})
+    assert max(Image.open(io.BytesIO(small.content)).size) <= 320
 
 
 def test_a_picture_that_cannot_be_read_is_a_grey_square_with_its_reason(server: TestClient, audit: Audit) -> None:
@@ -92,6 +96,18 @@ def test_events_are_stored_once_in_their_order_and_seen_by_others(server: TestCl
     assert ask(server, "queue")["decided"] == {"20": "keep", "22": "recaption"}
     assert ask(server, "pairs", rows=22)[0]["recaptioned"] == ["a crow"]
     assert open_review(audit).count_events() == 4
+
+
+def test_many_pairs_and_their_tags_come_in_one_event(server: TestClient, audit: Audit) -> None:
+    first, second = ask(server, "pairs", rows="20,21")
+    others = [[second["pair_id"], second["judged"]]]
+    batch = [event(first, 1, "remove", others=others), event(first, 2, "tag", tag="<b>", others=others)]
+    assert send(server, *batch).json() == {"stored": 2, "refused": {}}
+    assert ask(server, "queue")["decided"] == {"20": "remove", "21": "remove"}
+    assert open_review(audit).count_events() == 1
+    assert known_tags(open_review(audit).path) == {"<b>": 2}
+    for wrong in ([["x"]], [["x", "no key"]], [["x", "1"]] * 1001):
+        assert send(server, event(first, 3, others=wrong)).status_code == 400
 
 
 def test_a_decision_on_captions_that_the_pair_does_not_have_is_refused(server: TestClient, audit: Audit) -> None:

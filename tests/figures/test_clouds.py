@@ -18,6 +18,7 @@ def points(n: int = 40) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     columns = ("similarity_out", "clipmem", "map_x", "map_y", "misfit", "clipmem_image", "clipmem_text")
     frame = pd.DataFrame({name: rng.normal(size=n) for name in columns})
+    frame["row"] = np.arange(n) + 100
     frame["group"] = ["scored", "external"] * (n // 2)
     frame["planted"] = [None, None, "miscaption", "vague"] * (n // 4)
     frame["label"] = [f"label {row % 20}" for row in range(n)]
@@ -46,6 +47,8 @@ def test_classes_have_their_colours_and_all_their_pairs_and_a_drag_selects(draw,
         own = frame[frame["group"] == trace.name]
         assert trace.marker.color == group_colour(trace.name)
         assert (list(trace.x), list(trace.y)) == (own[x].tolist(), own[y].tolist())
+        assert list(trace.customdata) == own["row"].tolist()
+        assert trace.unselected.marker.color == OTHER
     planted = draw(frame, "planted").data  # above the others
     assert [trace.name for trace in planted] == ["not planted", "miscaption", "vague"]
     assert [trace.marker.color for trace in planted][:2] == [OTHER, PLANTED_COLOUR]
@@ -101,6 +104,16 @@ def test_the_twelve_most_frequent_labels_have_colours_and_the_rest_is_other() ->
     assert (scaled.x[-1], scaled.y[-1]) == (frame.loc[7, "map_x"], frame.loc[7, "map_y"])
     (cloud,) = embedding_figure(points().assign(misfit=np.nan), colour_by="misfit").data
     assert cloud.name == "no misfit"
+
+
+def test_words_stand_above_their_regions_and_of_two_that_would_meet_the_larger_has_its_own() -> None:
+    frame = points()
+    frame[["map_x", "map_y"]] = np.linspace(0, 10, 40)[:, None] * [[1, 1]]
+    rows = [(1.0, 1.0, "frog, <b>", 10), (1.5, 1.1, "toad", 5), (9.0, 9.0, "crow", 2), (1.0, 9.0, "", 9)]
+    named = pd.DataFrame(rows, columns=["map_x", "top", "words", "pairs"])
+    figure = embedding_figure(frame, colour_by="misfit", named=named)
+    assert [note.text for note in figure.layout.annotations] == ["<b>frog, &lt;b&gt;</b>", "<b>crow</b>"]
+    assert [(note.x, note.y, note.yanchor) for note in figure.layout.annotations][1] == (9.0, 9.0, "bottom")
 
 
 def test_both_parts_add_up_to_the_same_clipmem_along_a_line() -> None:

@@ -6,11 +6,12 @@ import pytest
 
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.config import InputError
-from clipmem_core.review.batches import Told, store
+from clipmem_core.review.batches import Receipt, Told, store
 from clipmem_core.review.decisions import Review, open_review
 from clipmem_core.review.review_queue import changed_rows, decided_rows, first_queue, queue_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import caption_keys
+from clipmem_core.review.tags import tags_of
 from tests.review.old_log import write_old_log
 
 CLIENT = "a browser"
@@ -155,3 +156,36 @@ def test_the_queue_keeps_its_order_while_its_pairs_are_decided_and_changes_are_t
     assert queue_rows(audit, Selection(order="misfit")) == rows
     review.path.unlink()
     assert changed_rows(audit, entry) == (0, {})
+
+
+def test_one_event_for_many_pairs_is_undone_as_one_and_one_wrong_pair_refuses_all(audit: Audit, review: Review) -> None:
+    keys = caption_keys(audit.folder / PAIRS, IDS)
+    others = tuple((each, keys[each]) for each in IDS[1:])
+    batch = [
+        told(audit, 1, "remove", others=others),
+        told(audit, 2, "undecide", IDS[1]),
+        told(audit, 3, "keep", IDS[1]),
+    ]
+    assert store(review, CLIENT, batch, audit="made").refused == {}
+    assert [review.decisions(IDS)[each].decision for each in IDS] == ["remove", "keep", "remove"]
+    assert review.history(page=1, size=9)["pairs"].tolist() == [1, 1, 3]
+    receipt = store(review, CLIENT, [Told(4, "undo", undoes=(CLIENT, 1))], audit="made")
+    assert receipt.refused == {}
+    assert [review.decisions(IDS)[each].decision for each in IDS] == [None, "keep", None]
+    wrong = [told(audit, 5, "remove", others=((IDS[1], 1),)), told(audit, 6, "remove", others=(("absent", 1),))]
+    refused = store(review, CLIENT, wrong, audit="made").refused
+    assert "other captions" in refused[5]
+    assert "no such pair" in refused[6]
+    assert review.counts()["remove"] == 0
+
+
+def test_a_tag_is_stored_once_and_is_no_event_of_the_history(audit: Audit, review: Review) -> None:
+    keys = caption_keys(audit.folder / PAIRS, IDS)
+    batch = [
+        told(audit, 1, "tag", tag="blurred", others=((IDS[1], keys[IDS[1]]),)),
+        told(audit, 2, "untag", tag="blurred"),
+    ]
+    for _ in range(2):
+        assert store(review, CLIENT, batch, audit="made") == Receipt(2, {})
+    assert tags_of(review.path, IDS) == {IDS[1]: ["blurred"]}
+    assert review.count_events() == 0

@@ -1,0 +1,116 @@
+"""Browse in a browser: ranges, a page removed with two clicks, keys at five a second, tags; and the map's pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipmem_core.audits.store import Audit
+from clipmem_core.review.decisions import Review
+from clipmem_core.review.maps import make_map
+from clipmem_core.review.tags import tags_of
+from tests.browser.conftest import TRAINED
+from tests.browser.reviewing import press
+from tests.browser.test_keys import events
+from tests.browser.watched import check_pictures, settle
+from tests.made_audit import HOSTILE
+
+STORED = "() => !Object.keys(localStorage).some(key => key.startsWith('clipmem-review'))"
+POINT = """() => {
+    const plot = document.querySelector('.js-plotly-plot'), {x, y, customdata} = plot._fullData.at(-1)
+    const {left, top} = plot.querySelector('.nsewdrag').getBoundingClientRect(), {xaxis, yaxis} = plot._fullLayout
+    return [left + xaxis.c2p(x.at(-1)), top + yaxis.c2p(y.at(-1)), customdata.at(-1)]
+}"""
+
+
+def open_browse(page: Any, address: str, audit: str = TRAINED, **parameters: str) -> list[str]:
+    """Open Browse and return the ids of its pairs, once all pictures are there."""
+    asked = "&".join(f"{name}={value}" for name, value in {"audit": audit, **parameters}.items())
+    page.goto(f"{address}/browse?{asked}")
+    page.locator(".card").first.wait_for()
+    settle(page)
+    check_pictures(page, at_least=12)
+    return [text.removeprefix("id: ") for text in page.locator(".card details p:last-of-type").all_text_contents()]
+
+
+def test_two_clicks_remove_a_page_a_key_takes_it_back_and_shift_selects_a_range(
+    page: Any, address: str, review: Review
+) -> None:
+    ids = open_browse(page, address, size="12")
+    page.get_by_role("button", name="Select page").click()
+    page.get_by_role("button", name="Remove").click()
+    page.locator(".badge.remove").nth(11).wait_for()
+    page.wait_for_function(STORED)
+    assert {each for each in ids if review.current(each).decision == "remove"} == set(ids)  # type: ignore[union-attr]
+    assert review.history(page=1, size=9)["pairs"].tolist() == [12]
+    page.get_by_text("12 of 220 decided").wait_for()
+    page.keyboard.press("u")
+    page.get_by_text("0 of 220 decided").wait_for()
+    page.wait_for_function(STORED)
+    assert review.counts()["remove"] == 0
+    page.locator(".card .check").nth(2).click()
+    page.locator(".card .picture").nth(7).click(modifiers=["Shift"])
+    page.get_by_text("6 selected").wait_for()
+    page.keyboard.press("t")
+    page.keyboard.type("to <b>check</b>")
+    page.keyboard.press("Enter")
+    page.wait_for_function(STORED)
+    assert tags_of(review.path, ids) == {each: ["to <b>check</b>"] for each in ids[2:8]}
+    page.keyboard.press("k")
+    page.locator(".badge.keep").nth(5).wait_for()
+    page.wait_for_function(STORED)
+    assert review.counts()["keep"] == 6
+
+
+def test_at_five_keys_a_second_each_is_stored_once_on_the_marked_pair_and_others_are_seen(
+    page: Any, address: str, review: Review
+) -> None:
+    ids = open_browse(page, address, size="12")
+    page.keyboard.press("x")
+    page.get_by_text("Mark a pair first").wait_for()
+    page.keyboard.press("ArrowRight")
+    press(page, "kx" * 5)
+    page.wait_for_function(STORED)
+    wanted = [(each, ("keep", "remove")[place % 2]) for place, each in enumerate(ids[:10])]
+    assert [(pair, decision) for pair, decision, _ in events(review)] == wanted
+    review.decide(ids[11:], "remove", audit="of somebody else")
+    page.locator(".card").nth(11).locator(".badge.remove").wait_for()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("2 / 19").wait_for()
+    page.locator(".card.current").first.wait_for()
+    assert "page=2" in page.url
+    page.troubles.clear()  # a page that is turned leaves pictures behind
+
+
+@pytest.mark.parametrize("page", ["dark"], indirect=True)
+def test_hostile_captions_show_as_they_are_and_do_nothing(page: Any, address: str) -> None:
+    open_browse(page, address, "hostile", size="12")
+    told = page.locator(".caption").all_text_contents()
+    assert told[:4] == HOSTILE[:4]
+    assert page.title() == "Browse · CLIPMem"
+    assert page.locator(".cards :is(script, b, img[src=x], a:not(.picture))").count() == 0
+
+
+def test_the_map_shows_the_picture_at_the_pointer_and_a_click_those_around_it(
+    page: Any, address: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = Audit(data / "audits" / TRAINED)
+    monkeypatch.setenv("CLIPMEM_DATA", str(data))
+    name = f"{audit.record.members[0]}.image"
+    monkeypatch.setattr("clipmem_core.review.maps.lay_out", lambda vectors, *, say: vectors[:, :2])
+    make_map(audit, name)
+    page.goto(f"{address}/embeddings?audit={TRAINED}")
+    settle(page)
+    page.locator(".nsewdrag").first.wait_for()
+    page.wait_for_timeout(1000)
+    x, y, row = page.evaluate(POINT)
+    page.mouse.move(x - 2, y - 2)
+    page.mouse.move(x, y, steps=3)
+    page.locator(".hover img").wait_for()
+    assert page.locator(".hover p").text_content() == audit.pairs["captions"][row][0]
+    page.mouse.click(x, y)
+    page.get_by_text("The pair that was clicked").wait_for()
+    page.locator(".card").nth(11).wait_for()
+    assert page.locator(".card").first.get_attribute("data-row") == str(row)
+    check_pictures(page, at_least=12)
