@@ -56,7 +56,7 @@ def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:
     asked = pa.table({"asked": pa.array(list(pair_ids), pa.string())})
     among = f'SEMI JOIN asked ON "{c.PAIR_ID}" = asked.asked'
     query = f'SELECT "{c.PAIR_ID}", "{c.CAPTIONS}" AS {OWN_CAPTIONS} FROM parquet {among}'
-    own = fetch_arrow(audit.folder / PAIRS, query, asked=asked).to_pandas()
+    own = pd.DataFrame(fetch_arrow(audit.folder / PAIRS, query, asked=asked).to_pydict(), dtype=object)
     path = audit.folder / CAPTION_TABLE
     if not path.is_file():
         return own
@@ -65,4 +65,6 @@ def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:
         for name, listed in LISTED.items()
     )
     query = f'SELECT "{c.PAIR_ID}", {lists} FROM parquet {among} GROUP BY "{c.PAIR_ID}"'
-    return own.merge(fetch_arrow(path, query, asked=asked).to_pandas(), on=c.PAIR_ID, how="left")
+    return own.merge(
+        pd.DataFrame(fetch_arrow(path, query, asked=asked).to_pydict(), dtype=object), on=c.PAIR_ID, how="left"
+    )

@@ -11,7 +11,7 @@ import numpy as np
 
 DARK = 0.32  # of full brightness: 99 of 100 pixels are darker (the threshold of cleanvision)
 BLURRED = 0.2  # see `measure`: no edge is narrower than about a sixtieth of the picture's side
-UNIFORM = 5.0  # grey levels: thin lines on white have 9 and more
+UNIFORM = 2.0  # grey levels: a blank page with the noise of JPEG has about 1, thin lines on white 2.5 and more
 TINY = 64  # pixels: towers look at 192 and more, where each of its pixels becomes nine or more
 
 _BLOCK = 256  # squares measured at a time

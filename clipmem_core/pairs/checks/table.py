@@ -121,7 +121,7 @@ CHECKS = (
         "Nearly uniform picture",
         "pictures",
         of_pictures.uniform,
-        "Every colour varies by less than 5 of 255 levels: as good as blank.",
+        "Every colour varies by less than 2 of 255 levels: as good as blank.",
         "Remove the pair.",
         "contrast",
     ),
