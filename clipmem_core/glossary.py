@@ -25,12 +25,12 @@ MEANINGS = {
     ),
     EXTERNAL: (
         "A pair set aside that no member trains on. These pairs show what scores look like without memorization.",
-        "Read clipmem against theirs. They get no clipmem of their own to act on.",
+        "Read clipmem against theirs; there is nothing to decide on them.",
     ),
     AUROC: (
         "How well a member's match of picture and caption tells pairs it trained on from others: 0.5 is not at all, 1 "
         "always.",
-        "Near 0.5 little can be learned of who was trained on; above 0.8 most of it can.",
+        "The closer to 1, the better somebody can tell from the model which pairs it was trained on.",
     ),
     PROTOCOL: (
         "Who trains on what. Ensemble: every pair is left out of some members, so that each gets a score. Paper: two "
@@ -38,7 +38,7 @@ MEANINGS = {
         "Take ensemble to clean a data set, paper to compare with the paper's figures.",
     ),
     Q_VALUE: (
-        "Of the pairs with a q this small, the share that shows no real effect of training.",
+        "Of the pairs with a q this small or smaller, the share on which training had no effect at all.",
         "It says whether there is an effect, not how large: decide by misfit and clipmem.",
     ),
     ARM: (

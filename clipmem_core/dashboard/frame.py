@@ -89,7 +89,7 @@ def _draw_links(audit: str | None) -> None:
     with st.sidebar:
         for path, (title, icon) in PAGES.items():
             st.page_link(path, label=title, icon=icon, query_params={PARAMETER: audit} if audit else None)
-        with st.expander("Words", icon=":material/menu_book:"):
+        with st.popover("Words", icon=":material/menu_book:", width="stretch"):
             for term, (what, decision) in MEANINGS.items():
                 st.markdown(f"**{term}**: {what} *{decision}*")
 
