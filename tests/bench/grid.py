@@ -24,7 +24,7 @@ from tests.browser.conftest import FLAGS
 from tests.browser.server import serve
 from tests.browser.watched import check_pictures, open_watched, settle
 
-RUNS = 10
+RUNS = 8
 KEYS, PACE = 60, 0.2  # keys, and seconds between two of them
 STORED = "() => !Object.keys(localStorage).some(key => key.startsWith('clipmem-review'))"
 
