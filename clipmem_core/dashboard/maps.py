@@ -40,7 +40,7 @@ from clipmem_core.review.tables import Version, count_rows, version_of
 from clipmem_core.scores.table import COLOUR as SCORE_COLOUR
 from clipmem_core.scores.table import scores_in, words
 
-STRIP, STRIP_HEIGHT, STRIP_SIDE = 24, 560, 120  # pairs beside a chart, and pixels of all and of one
+STRIP, STRIP_HEIGHT, STRIP_SIDE = 24, 560, 110  # pairs beside a chart, and pixels of all and of one
 AROUND = 11  # a clicked point
 POINTER = ("review_outbox.js", "map_pointer.js")
 _pointer = st.components.v2.component(
