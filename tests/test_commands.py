@@ -52,7 +52,7 @@ WRONG = [
     ("inspect nowhere", "there is no 'nowhere': give a CSV"),
     ("fetch imagenet", "data set 'imagenet' is unknown: choose one of openclipart, tuxpaint"),
     ("score scenes --name x --membership m.csv --checkpoints a.pt", "--membership 'm.csv' is not a file"),
-    ("export", "missing: NAME the audit (required) --format STR csv | coco | wds | datacomp | html | decisions"),
+    ("export", "missing: NAME the audit (required) --format STR csv | coco | folder | imagefolder | wds"),
     ("export x --format csv --out x.csv", "there is no audit 'x' in"),
     ("units", "missing: NAME the audit"),
     ("units x", "there is no audit 'x' in"),
