@@ -56,6 +56,7 @@ WRONG = [
     ("export x --format csv --out x.csv", "there is no audit 'x' in"),
     ("units", "missing: NAME the audit"),
     ("units x", "there is no audit 'x' in"),
+    ("again x", "there is no audit 'x' in"),
     ("paradigms x --seeds many", "Error parsing --seeds: invalid literal for int() with base 10: 'many'"),
     ("paradigms x", "there is no audit 'x' in"),
     ("export ../x --format csv --out x.csv", "name '../x' must be letters, digits"),
