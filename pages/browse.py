@@ -7,9 +7,9 @@ from clipmem_core.dashboard.frame import open_page
 from clipmem_core.dashboard.gallery import draw_gallery, draw_top
 from clipmem_core.dashboard.grid import follow_way
 
+follow_way()  # before anything is drawn that is left at once
 audit = open_page("Browse")
 with explained_errors():
-    follow_way()
     selection = read_selection()
     beside = draw_top(audit, selection)
     draw_filters(audit, selection)

@@ -244,7 +244,7 @@ def draw_ranges(audit: Audit, selection: Selection) -> None:
 
 def _draw_histogram(audit: Audit, selection: Selection, column: str) -> None:
     found, span = score_histogram(audit, column), score_span(audit, column)
-    if found is None or span is None or span[0] == span[1]:
+    if found is None or span is None:
         return
     counts, edges = found
     wanted = next((given for given in selection.ranges if given.column == column), Range(column))

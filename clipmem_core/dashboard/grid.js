@@ -140,8 +140,9 @@ class Grid {
     }
 
     rest(card) {
-        const rest = make('details')
-        rest.append(make('summary', '', card.captions.length > 1 ? `${card.captions.length} captions` : 'More'))
+        const rest = make('details'), others = card.captions.length - 1
+        const title = others > 0 ? `All ${others + 1} captions and more` : 'The caption in full and more'
+        rest.append(Object.assign(make('summary', '', others > 0 ? `+${others}` : '…'), {title, ariaLabel: title}))
         for (const text of [...card.captions, ...card.more]) rest.append(Object.assign(make('p', '', text), {dir: 'auto'}))
         for (const [by, text] of Object.entries(this.data.like)) {
             const button = Object.assign(make('button', '', text), {type: 'button'})

@@ -377,9 +377,12 @@ def score_span(audit: Audit, column: str) -> tuple[float, float] | None:
 
 @kept(64, SCORES)
 def score_histogram(audit: Audit, column: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return how many pairs have a score in each of `BINS` equal bins, int64 [BINS], and their edges, None for none."""
+    """Return how many pairs have a score in each of `BINS` equal bins, int64 [BINS], and their edges.
+
+    None where no pair has it, or all scores are too close to each other, or too far apart, to be told in bins.
+    """
     span = score_span(audit, column)
-    if span is None:
+    if span is None or not np.spacing(np.abs(span).max()) * BINS < span[1] - span[0] < np.inf:
         return None
     value = number(column)
     found = fetch_columns(audit.folder / SCORES, f"SELECT {value} AS score FROM parquet WHERE isfinite({value})")

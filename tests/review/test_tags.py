@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
-from clipmem_core.audits.store import Audit
+from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.config import InputError
 from clipmem_core.review.batches import Told, store
 from clipmem_core.review.decisions import Review, open_review
@@ -101,3 +102,9 @@ def test_a_histogram_counts_every_pair_that_has_the_score_once(audit: Audit) -> 
     for place in (0, 7, 39):
         last = scores <= edges[place + 1] if place == 39 else scores < edges[place + 1]
         assert counts[place] == ((scores >= edges[place]) & last).sum()
+
+
+@pytest.mark.parametrize("ends", [(0.5, 0.5), (1.0, 1.0 + 1e-15), (-1e308, 1e308)])
+def test_scores_that_no_bins_can_tell_have_no_histogram(audit: Audit, ends: tuple[float, float]) -> None:
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(misfit=np.resize(ends, 100)))
+    assert score_histogram(audit, "misfit") is None
