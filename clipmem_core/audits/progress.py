@@ -72,7 +72,8 @@ def _active(member: MemberProgress) -> bool:
 def loss_curves(audit: Path, names: Sequence[str]) -> pd.DataFrame:
     """Return the loss of each member while it trained: member, epoch, loss, at most `POINTS` rows a member."""
     tables = [_loss_curve(audit / MEMBERS / name / LOG).assign(member=name) for name in names]
-    return pd.concat([pd.DataFrame(columns=["member", "epoch", "loss"]), *[table for table in tables if len(table)]])
+    known, columns = [table for table in tables if len(table)], ["member", "epoch", "loss"]
+    return pd.concat(known)[columns] if known else pd.DataFrame(columns=columns)
 
 
 def _loss_curve(path: Path) -> pd.DataFrame:

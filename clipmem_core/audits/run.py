@@ -200,7 +200,8 @@ def finish_audit(
     utility = utility_table(audit, evidence.sides.membership.members)
     attacked, attacks = attack_members(evidence)
     write_table(audit.folder / SCORES, scores)
-    write_table(audit.folder / UTILITY, pd.concat([utility, attacked], ignore_index=True))
+    told = [table for table in (utility, attacked) if len(table)]  # an empty one would decide the type of values
+    write_table(audit.folder / UTILITY, pd.concat(told, ignore_index=True))
     captions, without = caption_table(audit, evidence.pairs, evidence.sides)
     if captions is not None:
         write_table(audit.folder / CAPTION_TABLE, captions)
@@ -213,8 +214,7 @@ def finish_audit(
         "scoring": round(time.monotonic() - trained, 2),
         "training_by_member": {name: training_seconds(audit, name) for name in record.members},
     }
-    told = verdict | {"captions_missing": without or None, "seconds": seconds}
-    write_json(audit.folder / VERDICT, told)
+    write_json(audit.folder / VERDICT, verdict | {"captions_missing": without or None, "seconds": seconds})
     write_manifest(audit.folder)
 
 

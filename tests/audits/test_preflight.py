@@ -179,7 +179,7 @@ def test_old_checks_are_thrown_away_when_the_next_one_starts(data: Path, monkeyp
 def test_a_check_of_the_drawn_set_finds_what_its_audit_will_have(data: Path) -> None:
     request = Request("scenes", "a", dataclasses.replace(SMALL, cache_gb=1e-6))  # pictures stream
     start_check(request)
-    until(lambda: not find_check(request.key).job.running, seconds=120)
+    until(lambda: not find_check(request.key).job.running, seconds=300)
     check = find_check(request.key)
     assert check.error == ""
     assert check.found["groups"] == {"scored": 170, "external": 50}  # ⌊220/11⌋ = 20, at least 50
