@@ -69,14 +69,14 @@ def spread_out(tasks: Sequence[Task], places: int) -> list[Task]:
     """Split the blocks of members that share a process until there are as many tasks as places, if they can be.
 
     Example:
-        >>> block = Task(tuple(Path(name) for name in "abcde"), ("run",), threads=1)
+        >>> block = Task(tuple(Path(name) for name in "abcde"), ("run",), tuple("abcde"), threads=1)
         >>> [task.command for task in spread_out([block], places=2)]
         [('run', 'a', 'c', 'e'), ('run', 'b', 'd')]
     """
     wanted = max(1, math.ceil(places / len(tasks)))
     counts = [min(wanted, len(task.folders)) for task in tasks]
     return [
-        dataclasses.replace(task, folders=task.folders[part::count])
+        dataclasses.replace(task, folders=task.folders[part::count], names=task.names[part::count])
         for task, count in zip(tasks, counts, strict=True)
         for part in range(count)
     ]

@@ -31,11 +31,12 @@ class Task:
 
     folders: tuple[Path, ...]  # the members'
     program: tuple[str, ...]
+    names: tuple[str, ...]  # what the program is to do, one after the other: those of the members
     threads: int
 
     @property
     def command(self) -> tuple[str, ...]:
-        return (*self.program, *(folder.name for folder in self.folders))
+        return (*self.program, *self.names)
 
 
 # Brings every task to its end and gives each one that has ended, or None where it only lets its caller look on.
@@ -71,7 +72,7 @@ def run_members(
     left = [name for name in names if member_progress(audit.folder, name).stage != "done"]
     blocks = min(blocks or len(left), len(left))
     parts = [left[block::blocks] for block in range(blocks)]
-    tasks = [Task(tuple(map(audit.member, part)), program, threads) for part in parts]
+    tasks = [Task(tuple(map(audit.member, part)), program, tuple(part), threads) for part in parts]
     with closing(executor(tasks)) as looks:
         for ended in looks:
             watch([member_progress(audit.folder, name) for name in names])

@@ -140,7 +140,8 @@ def draw_scores(audit: Audit, card: PairCard) -> None:
     told[MISFIT] = f"{told[MISFIT]} {misfit_note(audit)}".strip()
     with st.grid(2, min_column_width=130) as grid:
         for name, score in scores_in(SHOWN_HERE).items():
-            grid.metric(score.label, number(card.scores.get(name)), help=score.help or told.get(name))
+            said = " ".join(filter(None, [told.get(name), score.help]))
+            grid.metric(score.label, number(card.scores.get(name)), help=said or None)
 
 
 FIXED = {"displayModeBar": False}

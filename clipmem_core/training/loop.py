@@ -34,6 +34,7 @@ from clipmem_core.training.optimizer import learning_rate, make_optimizer
 from clipmem_core.training.state import Log, Progress, load_state, peak_mb, save_array, save_atomically, save_state
 
 SECONDS_BETWEEN_SAVES = 20.0
+TRAINED_TO_SAVED = 20.0  # seconds of training to one of saving, at least
 SECONDS_BETWEEN_LINES = 1.0
 
 
@@ -231,7 +232,7 @@ def train(trainer: Trainer, folder: Path, *, after_epoch: Callable[[int], None] 
         if now - last_save > pause and progress.step < trainer.total:
             save_state(trainer.model, trainer.optimizer, progress, folder, held_out=held_out)
             last_save = time.monotonic()
-            pause = max(SECONDS_BETWEEN_SAVES, 20 * (last_save - now))
+            pause = max(SECONDS_BETWEEN_SAVES, TRAINED_TO_SAVED * (last_save - now))
     save_array(progress.trajectory, folder / TRAJECTORY)
     # Last, since a member with a checkpoint is not trained again.
     save_atomically(trainer.model.state_dict(), folder / CHECKPOINT)

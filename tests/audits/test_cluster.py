@@ -54,7 +54,7 @@ def tasks(tmp_path: Path) -> Callable[..., list[Task]]:
         for name, script in scripts.items():
             folder = tmp_path / "members" / name
             folder.mkdir(parents=True)
-            found.append(Task((folder,), (sys.executable, "-S", "-c", NOTE + script, str(folder)), threads=1))
+            found.append(Task((folder,), (sys.executable, "-S", "-c", NOTE + script), (str(folder),), threads=1))
         return found
 
     return tasks
@@ -121,7 +121,7 @@ def test_who_stops_looking_ends_what_runs(machines: Any, tasks: Callable[..., li
 
 
 def test_a_worker_with_other_code_or_without_the_folder_says_so(tmp_path: Path) -> None:
-    task = Task((tmp_path / "gone",), (sys.executable, "-c", ""), threads=1)
+    task = Task((tmp_path / "gone",), (sys.executable, "-c", ""), (), threads=1)
     assert "torch 1.0" not in str(run_here(task, versions()))
     assert "does not see" in str(run_here(task, versions()))
     said = str(run_here(task, versions() | {"torch": "1.0"}))
@@ -129,7 +129,7 @@ def test_a_worker_with_other_code_or_without_the_folder_says_so(tmp_path: Path) 
 
 
 def test_blocks_are_split_as_far_as_there_is_room() -> None:
-    block = Task(tuple(map(Path, "abcd")), ("run",), threads=1)
+    block = Task(tuple(map(Path, "abcd")), ("run",), tuple("abcd"), threads=1)
     assert [len(task.folders) for task in spread_out([block, block], places=3)] == [2, 2, 2, 2]
     assert [len(task.folders) for task in spread_out([block], places=9)] == [1, 1, 1, 1]
     assert spread_out([block], places=0) == [block]

@@ -32,7 +32,7 @@ def run(audit: Audit) -> Callable[..., None]:
         command = (sys.executable, "-S", "-c")
         folders = {name: audit.member(name) for name in scripts}
         tasks = [
-            Task((folders[name],), (*command, f"import sys, os; {script}", str(folders[name])), threads)
+            Task((folders[name],), (*command, f"import sys, os; {script}"), (str(folders[name]),), threads)
             for name, script in scripts.items()
         ]
         ended = [task.folders[0].name for task in local_processes(tasks, at_once=at_once) if task is not None]

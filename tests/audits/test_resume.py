@@ -43,7 +43,7 @@ def end(event, arguments):
             time.sleep(600)
 
 sys.addaudithook(end)
-loop.SECONDS_BETWEEN_SAVES = 0
+loop.SECONDS_BETWEEN_SAVES = loop.TRAINED_TO_SAVED = 0
 """
 
 

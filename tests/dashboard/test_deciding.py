@@ -175,6 +175,9 @@ def bulk_page(**state: object) -> AppTest:
     return app
 
 
+REPLACE = "Find and replace in captions…"
+
+
 def labels(app: AppTest) -> list[str]:
     return [button.label for button in app.button]
 
@@ -209,9 +212,9 @@ def test_a_selection_that_changed_since_the_question_is_asked_about_again(
 def test_a_no_and_another_selection_end_the_question_and_recaption_is_not_offered_for_many(copy: Copy) -> None:
     audit = copy("paper")
     app = bulk_page()
-    assert labels(app) == ["Keep", "Remove", "Undecided"]
+    assert labels(app) == ["Keep", "Remove", "Undecided", REPLACE]
     press(press(app, "Keep"), "No")
-    assert labels(app) == ["Keep", "Remove", "Undecided"]
+    assert labels(app) == ["Keep", "Remove", "Undecided", REPLACE]
     press(app, "Keep")
     app.session_state["group"] = "shared"
     app.run()

@@ -154,7 +154,7 @@ def check_captions(captions: Captions) -> dict[str, np.ndarray]:
     Example:
         >>> found = check_captions(of_captions.of_pairs([["a frog &amp; a pond"], ["IMG_0042.jpg"]]))
         >>> [name for name, flags in found.items() if flags[1]]
-        ['short_caption', 'file_name']
+        ['file_name']
     """
     return {check.name: check.find(captions) for check in OF_CAPTIONS}
 

@@ -210,6 +210,5 @@ def _task(benchmark: Benchmark, own: Sequence[Piece], number: int, threads: int)
     """Return the task that brings some plantings to their results in a process of its own."""
     folder = benchmark.folder / f"{PROCESSES}-{number}"  # what it says of an error
     folder.mkdir(parents=True, exist_ok=True)
-    names = [piece.name for piece in own]
-    command = (sys.executable, "-m", "clipmem_core.studies.benchmark", str(benchmark.folder), *names)
-    return Task((folder,), command, threads)
+    program = (sys.executable, "-m", "clipmem_core.studies.benchmark", str(benchmark.folder))
+    return Task((folder,), program, tuple(piece.name for piece in own), threads)
