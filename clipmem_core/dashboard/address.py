@@ -181,9 +181,7 @@ def read_page(count: int, size: int, *, parameter: str = PAGE) -> tuple[int, int
     return min(read_number(parameter, 1), pages), pages
 
 
-def draw_pages(
-    page: int, pages: int, *, key: str, parameter: str = PAGE, turned: Callable[[], None] | None = None
-) -> None:
+def draw_pages(page: int, pages: int, *, key: str, parameter: str = PAGE) -> None:
     """Draw the numbers of the pages, if there are several.
 
     Pagination always has a default, so its value may not be set: its key changes with the page instead.
@@ -193,7 +191,6 @@ def draw_pages(
         pages: how many there are.
         key: what the widget's key begins with.
         parameter: of the address.
-        turned: called when another page is chosen.
     """
     if pages > 1:
         own = f"{key}-{pages}-{page}"
@@ -202,8 +199,6 @@ def draw_pages(
         def turn() -> None:
             if _is_new(own):
                 write_page(st.session_state[own], parameter=parameter)
-                if turned is not None:
-                    turned()
 
         st.pagination(pages, default=page, max_visible_pages=5, key=own, on_change=turn)
 
