@@ -334,6 +334,8 @@ class View {
         this.find('note').hidden = !note
         this.find('note').textContent = `note: ${note}`
         this.find('edit').hidden = !this.editing
+        // A box that is hidden keeps the focus until the next frame, and with it a key that comes before.
+        if (!this.editing) this.root.querySelector('textarea').blur()
     }
 
     drawSuggestions() {
