@@ -7,7 +7,7 @@ const SIZE = 'clipmem-size', SCROLL = 'clipmem-scroll', UNDOABLE = 'clipmem-grid
 const AT_ONCE = 4 // pictures on their way
 const HELD = 300 // pictures, and what can be undone
 const EVENT = 500 // pairs of one event
-const POLL = 2000, SIGN = 4000, PATIENT = 1500 // milliseconds; the last: to have all stored before a page is turned
+const POLL = 2000, PATIENT = 1500 // milliseconds; the last: to have all stored before a page is turned
 const DECISIONS = {k: 'keep', x: 'remove'}
 const ARROWS = {arrowleft: -1, arrowright: 1, arrowup: -Infinity, arrowdown: Infinity}
 const INTERACTIVE = 'button, a, summary, input, [role=slider], [role=radio], [role=tab], [role=option], [role=switch]'
@@ -289,11 +289,7 @@ class Grid {
     }
 
     sign(text, kind = '') {
-        const sign = this.find('sign')
-        sign.className = `sign ${kind}`
-        sign.textContent = text
-        clearTimeout(this.signer)
-        this.signer = setTimeout(() => { sign.textContent = ''; sign.className = 'sign' }, SIGN)
+        this.signer = shownFor(this.find('sign'), this.signer, text, kind)
     }
 
     mark(place, {focus = true} = {}) {

@@ -7,7 +7,7 @@
 const UNDOABLE = 'clipmem-review-undoable'
 const AHEAD = 20, FETCHED = 40, BEHIND = 3, HELD = 200 // pairs
 const PICTURES = 3 // at once
-const POLL = 1000, REST = 300, SIGN = 4000 // milliseconds
+const POLL = 1000, REST = 300 // milliseconds
 const LATE = 'Not taken: no pair was on screen yet.'
 
 class View {
@@ -357,11 +357,7 @@ class View {
     }
 
     sign(text, kind = '') {
-        const sign = this.find('sign')
-        sign.className = `sign ${kind}`
-        sign.textContent = text
-        clearTimeout(this.signer)
-        this.signer = setTimeout(() => { sign.textContent = ''; sign.className = 'sign' }, SIGN)
+        this.signer = shownFor(this.find('sign'), this.signer, text, kind)
     }
 
     // ---- what a person does

@@ -2,7 +2,7 @@
 
 const KEPT = 'clipmem-review'
 const BATCH = 50 // events at once
-const SEND = 200, SLOWEST = 5000, PATIENCE = 15000 // milliseconds
+const SIGN = 4000, SEND = 200, SLOWEST = 5000, PATIENCE = 15000 // milliseconds
 const UNREACHED = 'the server cannot be reached'
 
 async function ask(path, {parameters = {}, ...how} = {}) {
@@ -23,6 +23,14 @@ function tried(use, otherwise) {
     } catch {
         return otherwise
     }
+}
+
+// Shows a few words for a while, in place of those that a timer is still for, and gives the timer of these.
+function shownFor(sign, timer, text, kind) {
+    sign.className = `sign ${kind}`
+    sign.textContent = text
+    clearTimeout(timer)
+    return setTimeout(() => { sign.textContent = ''; sign.className = 'sign' }, SIGN)
 }
 
 const inWords = number => number.toLocaleString('en')
