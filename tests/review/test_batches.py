@@ -7,7 +7,7 @@ import pytest
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.config import InputError
 from clipmem_core.review.batches import Receipt, Told, store
-from clipmem_core.review.decisions import Review, open_review
+from clipmem_core.review.decisions import Review
 from clipmem_core.review.review_queue import changed_rows, decided_rows, first_queue, queue_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import caption_keys
@@ -21,11 +21,6 @@ IDS = ["images/010.png", "images/011.png", "images/012.png"]
 @pytest.fixture
 def audit(copy: Callable[..., Audit]) -> Audit:
     return copy()
-
-
-@pytest.fixture
-def review(audit: Audit) -> Review:
-    return open_review(audit)
 
 
 def told(audit: Audit, number: int, kind: str, pair_id: str = IDS[0], **more: object) -> Told:

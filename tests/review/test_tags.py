@@ -8,7 +8,7 @@ import pytest
 from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.config import InputError
 from clipmem_core.review.batches import Told, store
-from clipmem_core.review.decisions import Review, open_review
+from clipmem_core.review.decisions import Review
 from clipmem_core.review.log import writing
 from clipmem_core.review.rows import count_decided, count_pairs, pair_ids, score_histogram
 from clipmem_core.review.selection import Selection
@@ -30,11 +30,6 @@ A, B, C = "images/010.png", "images/011.png", "images/012.png"
 @pytest.fixture
 def audit(copy: Callable[..., Audit]) -> Audit:
     return copy()
-
-
-@pytest.fixture
-def review(audit: Audit) -> Review:
-    return open_review(audit)
 
 
 def tag(review: Review, ids: list[str], word: str, *, on: bool = True) -> None:
