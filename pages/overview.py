@@ -4,8 +4,7 @@ import streamlit as st
 
 from clipmem_core.dashboard.cards import draw_strips
 from clipmem_core.dashboard.errors import explained_errors
-from clipmem_core.dashboard.frame import open_page
-from clipmem_core.dashboard.grid import STYLE
+from clipmem_core.dashboard.frame import TIGHT_STYLE, open_page
 from clipmem_core.dashboard.maps import draw_score_map
 from clipmem_core.dashboard.report import (
     draw_exceeding,
@@ -21,7 +20,7 @@ from clipmem_core.review.overview import load_overview
 
 audit = open_page("Overview")
 with explained_errors():
-    st.html(STYLE)  # the answers fit a screen
+    st.html(TIGHT_STYLE)  # the answers fit a screen
     overview = load_overview(audit)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         draw_header(overview)

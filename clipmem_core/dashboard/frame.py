@@ -34,6 +34,13 @@ PAGES = {  # file → title and icon, in the order of the sidebar
 PARAMETER = "audit"
 CHOICE = "chosen_audit"
 PICKER = "audit_picker"
+# Of pages whose content is to have the screen.
+TIGHT_STYLE = """<style>
+[data-testid="stMainBlockContainer"] { padding: 2rem 2rem 1rem; }
+[data-testid="stMainBlockContainer"] > [data-testid="stVerticalBlock"] { gap: .6rem; }
+@media (max-width: 600px) { [data-testid="stMainBlockContainer"] { padding: 3.75rem 1rem .5rem; } }
+[data-testid="stMainBlockContainer"] h1 { font-size: 1.4rem; }
+</style>"""
 
 
 def open_page(title: str, *, otherwise: Callable[[], None] = lambda: None) -> Audit:

@@ -12,7 +12,8 @@ from clipmem_core.dashboard.bulk import draw_bulk
 from clipmem_core.dashboard.deciding import draw_notice
 from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.filters import GRID, TABLE, conditions, draw_queues, learned_by_g, queue_of
-from clipmem_core.dashboard.grid import STYLE, draw_grid
+from clipmem_core.dashboard.frame import TIGHT_STYLE
+from clipmem_core.dashboard.grid import draw_grid
 from clipmem_core.dashboard.numbers import pairs_in_words, read_noise, read_verdict
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.review_mode import draw_start
@@ -41,7 +42,7 @@ def read_layout() -> str:
 
 def draw_top(audit: Audit, selection: Selection) -> DeltaGenerator:
     """Draw the queues and the layouts, and return the place beside them for what is done with all pairs."""
-    st.html(STYLE)  # the pictures have the screen
+    st.html(TIGHT_STYLE)  # the pictures have the screen
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         draw_queues(audit, selection, read_layout())
         st.space("stretch")

@@ -36,12 +36,6 @@ LIKE = {IMAGE_SIDE: "More like this picture", TEXT_SIDE: "More like this caption
 OPENED = "pair_opened"  # the row that the page of a pair showed last
 WAY = "grid_way"  # the page that a click leads to, with its parameters
 BROWSE, PAIR_PAGE = "pages/browse.py", "pages/pair.py"
-STYLE = """<style>
-[data-testid="stMainBlockContainer"] { padding: 2rem 2rem 1rem; }
-[data-testid="stMainBlockContainer"] > [data-testid="stVerticalBlock"] { gap: .6rem; }
-@media (max-width: 600px) { [data-testid="stMainBlockContainer"] { padding: 3.75rem 1rem .5rem; } }
-[data-testid="stMainBlockContainer"] h1 { font-size: 1.4rem; }
-</style>"""
 TO_THE_TOP = """<script>document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0)</script>"""
 _component = st.components.v2.component("clipmem_grid", html=HTML, css=CSS, js="\n".join(JS))
 

@@ -15,7 +15,8 @@ from clipmem_core.audits.verdict import doubt
 from clipmem_core.columns import CLIPMEM, GROUP, LABEL, PLANTED, SIMILARITY_OUT
 from clipmem_core.dashboard.address import choose_listed, choose_segment, link
 from clipmem_core.dashboard.errors import draw_fault, explained_errors
-from clipmem_core.dashboard.grid import STYLE, draw_grid
+from clipmem_core.dashboard.frame import TIGHT_STYLE
+from clipmem_core.dashboard.grid import draw_grid
 from clipmem_core.dashboard.numbers import read_verdict
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.review_routes import PREFIX
@@ -229,7 +230,7 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
     Returns:
         The map's name, and the column of the colours.
     """
-    st.html(STYLE)
+    st.html(TIGHT_STYLE)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         member = _choose("Member", MEMBER, mapped_members(audit))
         side = _choose("Embeddings of", SIDE, list(SIDES), named=SIDES.__getitem__)

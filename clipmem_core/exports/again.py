@@ -11,11 +11,11 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
+from clipmem_core.audits.again_measured import Change, Measured, measure
 from clipmem_core.audits.jobs import Task, audit_task, list_job_names, queued
 from clipmem_core.audits.run import Screen, run_audit
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, list_audits, write_json
 from clipmem_core.config import AuditConfig, InputError, SourceOptions, data_folder
-from clipmem_core.exports.again_measured import Change, Measured, measure
 from clipmem_core.exports.cleaned import clean, images_folder, is_planted
 from clipmem_core.exports.formats import write_csv
 from clipmem_core.files import read_json

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
+from clipmem_core.audits.again_measured import Change, Measured
 from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.record import MemberRecord
 from clipmem_core.audits.store import CONFIG, Audit, write_json
 from clipmem_core.exports.again import AGAIN, again_task
-from clipmem_core.exports.again_measured import Change, Measured
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_deciding import press
 from tests.dashboard.test_pages import captions, links, open_page, texts, titles

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clipmem_core.audits.again_measured import Change, Measured, weighed
 from clipmem_core.audits.setup import grow
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
@@ -20,7 +21,6 @@ from clipmem_core.exports.again import (
     repeated_config,
     told,
 )
-from clipmem_core.exports.again_measured import Change, Measured, weighed
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from clipmem_core.scores.in_out import side_means
 from tests.audits.small import Silent
