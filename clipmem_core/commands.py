@@ -3,7 +3,9 @@
 import functools
 import logging
 import os
+import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +31,7 @@ if TYPE_CHECKING:  # a command starts sooner without what it does not use
     from clipmem_core.audits.executor import Executor
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+SECONDS_FOR_THE_FIRST = 20.0  # of the processes of torchrun to say what is wrong, and the others to be ended for it
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE", help="a path, a hub name, or `scenes`")]
 Engine = Literal["local", "ray"]
@@ -84,6 +87,7 @@ class Audit:
     source: Source
     name: str = ""  # the audit's folder; empty names it after the source
     engine: Engine = "local"  # what runs the members: this machine, or the Ray cluster of RAY_ADDRESS
+    prepare_only: bool = False  # train no member yet: train-member does, one at a time
     config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
 
     def run(self) -> None:
@@ -93,8 +97,10 @@ class Audit:
         executor = _executor(self.engine, self.config)
         with RichScreen(self.config.batch_size) as screen:
             name = self.name or audit_name(self.source, self.config)
-            finished = run_audit(self.source, self.config, name=name, screen=screen, executor=executor)
-        show_verdict(finished)
+            how: dict[str, Any] = {"executor": executor, "prepare_only": self.prepare_only}
+            audit = run_audit(self.source, self.config, name=name, screen=screen, **how)
+        if not self.prepare_only:
+            show_verdict(audit)
 
 
 @dataclass(frozen=True)
@@ -290,6 +296,24 @@ class Forget:
 
 
 @dataclass(frozen=True)
+class TrainMember:
+    """Train one member of a prepared audit, in one process or in several: torchrun … -m clipmem_core train-member."""
+
+    name: AuditName
+    member: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MEMBER", help="which of its members")]
+    accum_freq: int = 1  # parts that a process cuts its share of a batch into: less memory, and the batch stays whole
+    grad_checkpointing: bool = False  # compute what the gradients need of a tower twice: less memory
+
+    def run(self) -> None:
+        from clipmem_core.audits.console import RichScreen
+        from clipmem_core.audits.train_member import train_member
+
+        with RichScreen() as screen:
+            how: dict[str, Any] = {"accum_freq": self.accum_freq, "grad_checkpointing": self.grad_checkpointing}
+            train_member(self.name, self.member, screen=screen, **how)
+
+
+@dataclass(frozen=True)
 class Results:
     """Write the results of an audit or a study as a small CSV that says how it was made."""
 
@@ -361,9 +385,9 @@ def _keep(audit: str, kind: str) -> None:
     print(make(open_audit(audit), KINDS[kind], progress=say_pictures).line)
 
 
+TYPED = (Inspect, Fetch, Audit, Score, Study, Benchmark, Units, Paradigms, Export, Again, Forget, TrainMember)
 COMMANDS: dict[str, type] = {
-    kind.__name__.lower(): kind
-    for kind in (Inspect, Fetch, Audit, Score, Study, Benchmark, Units, Paradigms, Export, Again, Forget, Results, List)
+    re.sub(r"\B([A-Z])", r"-\1", kind.__name__).lower(): kind for kind in (*TYPED, Results, List)
 }
 # What detached processes run: it takes words as they come, and nobody types it.
 PROCESSES: dict[str, Callable[..., int | None]] = {
@@ -399,22 +423,26 @@ def parse(arguments: Sequence[str]) -> Any:
 
 
 def _overview() -> str:
-    lines = [f"  {name:9} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
+    lines = [f"  {name:12} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
     return "\n".join(["usage: python -m clipmem_core COMMAND …", "", *lines, "", "COMMAND --help lists every flag."])
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command, or what a detached process is to do, and return its exit code."""
     logging.getLogger().setLevel(logging.ERROR)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     try:
         if arguments and arguments[0] in PROCESSES:
             return PROCESSES[arguments[0]](*arguments[1:]) or DONE
         parse(arguments).run()
     except InputError as error:
+        if not first:
+            time.sleep(SECONDS_FOR_THE_FIRST)
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        if first:
+            print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `… | head` has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -84,6 +84,7 @@ def run_audit(
     screen: Screen,
     executor: Executor | None = None,
     again: Audit | None = None,
+    prepare_only: bool = False,
 ) -> Audit:
     """Run an audit, or go on with it.
 
@@ -94,9 +95,10 @@ def run_audit(
         screen: where progress goes.
         executor: what runs the members; processes of this machine unless it is given.
         again: an audit of the same pairs, or more, whose groups and members are taken over.
+        prepare_only: stop before any member is trained: `train-member` does that one by one.
 
     Returns:
-        The finished audit.
+        The audit, finished unless it was only prepared.
 
     Raises:
         InputError: something a person can mend; no folder is left behind that was not there before.
@@ -112,7 +114,7 @@ def run_audit(
             # Until the ranking is stable only a growth that was cut short is taken up again here.
             more = grow(audit, config, members=len(audit.record.members) if config.stable else 0)
             screen.say(f"adding {more} members to audit {name!r}" if more else f"going on with audit {name!r}")
-        bring_to_end(audit, screen, fresh=fresh, executor=executor, asked=config)
+        bring_to_end(audit, screen, fresh=fresh, executor=executor, asked=config, prepare_only=prepare_only)
     return audit
 
 
@@ -154,9 +156,17 @@ def first_members(config: AuditConfig) -> int:
 
 
 def bring_to_end(
-    audit: Audit, screen: Screen, *, fresh: bool, executor: Executor | None = None, asked: AuditConfig | None = None
+    audit: Audit,
+    screen: Screen,
+    *,
+    fresh: bool,
+    executor: Executor | None = None,
+    asked: AuditConfig | None = None,
+    prepare_only: bool = False,
 ) -> None:
-    """Finish an audit that is not finished; `asked` is the config that says until when members are added to it.
+    """Finish an audit that is not finished, or only make it ready to train its members.
+
+    `asked` is the config that says until when members are added to it.
 
     Raises:
         InputError: of a `fresh` one that could not even begin to train, nothing is left: the name is free again.
@@ -171,7 +181,11 @@ def bring_to_end(
         screen.say(f"{len(broken)} of its files are broken or gone, first {broken[0]}: making them again")
         reopen(audit.folder, broken)
     try:
-        finish_audit(audit, screen, executor, asked)
+        if prepare_only:
+            make_ready(audit, screen)
+            screen.say(f"audit {audit.name!r} is prepared: members {', '.join(audit.record.members)}")
+        else:
+            finish_audit(audit, screen, executor, asked)
     except InputError:
         if fresh and not any((audit.folder / MEMBERS).glob(f"*/{LOG}")):
             shutil.rmtree(audit.folder)
@@ -184,10 +198,7 @@ def finish_audit(
     audit: Audit, screen: Screen, executor: Executor | None = None, asked: AuditConfig | None = None
 ) -> None:
     """Bring the members to their end, score and judge; the manifest comes last."""
-    began, record = time.monotonic(), audit.record
-    _check_begun(audit, record)
-    ensure_pixels(audit, screen)
-    cut = ensure_features(audit, record, screen)
+    began, cut = time.monotonic(), make_ready(audit, screen)
     evidence = train_members(audit, screen, executor)
     while asked is not None and _wants_more(audit, asked, reliability(evidence), say=screen.say):
         _add_repeat(audit, asked, screen)
@@ -216,6 +227,21 @@ def finish_audit(
     }
     write_json(audit.folder / VERDICT, verdict | {"captions_missing": without or None, "seconds": seconds})
     write_manifest(audit.folder)
+
+
+def make_ready(audit: Audit, screen: Screen) -> int:
+    """Have all there that members train on.
+
+    Returns:
+        How many captions are longer than a locked text tower reads.
+
+    Raises:
+        InputError: what the audit began from is broken, or no longer the same.
+    """
+    record = audit.record
+    _check_begun(audit, record)
+    ensure_pixels(audit, screen)
+    return ensure_features(audit, record, screen)
 
 
 def train_members(audit: Audit, screen: Screen, executor: Executor | None) -> Evidence:
