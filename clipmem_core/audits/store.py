@@ -262,6 +262,17 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def known_sha256(audit: "Audit", path: Path) -> str:
+    """Return the SHA-256 of one of an audit's files, which its manifest has.
+
+    Raises:
+        InputError: the file is missing.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped")
+    return audit.files.get(path.relative_to(audit.folder).as_posix()) or file_sha256(path)
+
+
 def inside(folder: Path, name: str) -> Path:
     """Return a path inside a folder.
 

@@ -25,7 +25,7 @@ from clipmem_core.audits.store import (
     PAIRS,
     SCORES,
     Audit,
-    file_sha256,
+    known_sha256,
     read_table,
     whole_table,
     write_table,
@@ -81,7 +81,7 @@ def map_path(audit: Audit, name: str) -> Path:
     if side not in INDEXES or member not in mapped_members(audit):
         raise InputError(f"{audit.name} has no map {name!r}: choose one on the page Map of embeddings")
     content = {
-        "embeddings": _index_sha256(audit, member, side),
+        "embeddings": known_sha256(audit, index_path(audit, member, side)),
         "settings": {**SETTINGS, "n_neighbors": NEIGHBOURS, "seed": SEED, "limit": LIMIT},
         "versions": _versions(),
     }
@@ -200,14 +200,6 @@ def lay_out(vectors: np.ndarray, *, say: Callable[[str], None] = lambda line: No
 def seconds_to_draw(n_pairs: int) -> int:
     """Return about how long a map takes, from runs on a busy machine of two cores; most of it is spent on compiling."""
     return 11 if n_pairs < COMPARED else round(25 + 0.0014 * min(n_pairs, LIMIT))
-
-
-def _index_sha256(audit: Audit, member: str, side: str) -> str:
-    """Return the hash of the embeddings as the manifest has it: hashing gigabytes for each page would not do."""
-    path = index_path(audit, member, side)
-    if not path.is_file():
-        raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped")
-    return audit.files.get(path.relative_to(audit.folder).as_posix()) or file_sha256(path)
 
 
 @functools.cache

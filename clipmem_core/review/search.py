@@ -5,7 +5,8 @@ Where an audit's text tower is locked, that encoder is the tower and the member'
 An index holds means of unit vectors. Their lengths differ, so that FAISS, which compares inner products, would order
 them otherwise than by cosine. One exact pass over the file takes as long as FAISS does: 1,000,000 pairs × 128 in 30 ms
 on two cores, where reading the bytes once takes 16 ms. The file is read, not mapped: the pages of a fresh map cost
-more than all the products, and count as memory of the process.
+more than all the products, and count as memory of the process. Where an audit is so large that it has an approximate
+index (`audits/near.py`), only the candidates that this names are compared, just as exactly.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ import numpy as np
 
 from clipmem_core.audits.embeddings import Embeddings, indexed_members
 from clipmem_core.audits.index import map_vectors
+from clipmem_core.audits.near import open_near
 from clipmem_core.audits.store import CONFIG, IMAGE_INDEX, MEMBERSHIP, PAIRS, TEXT_INDEX, Audit
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
@@ -66,15 +68,29 @@ def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
 
 @kept(64, paths=lambda audit, meaning, like, side, members: [index_path(audit, member, side) for member in members])
 def _hits(audit: Audit, meaning: str, like: str, side: str, members: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    found = np.mean([_match(audit, member, meaning, like, side) for member in members], axis=0)
-    rows = highest(found, LIMIT).astype(np.int64)
-    match = found[rows]
+    asked = {member: _asked(audit, member, meaning, like, side) for member in members}
+    near = _candidates(audit, asked, side, LIMIT)
+    compared = [cosines(index_path(audit, member, side), query, near) for member, query in asked.items()]
+    found = np.mean(compared, axis=0)
+    best = highest(found, LIMIT)
+    rows, match = (best if near is None else near[best]).astype(np.int64), found[best]
     rows.flags.writeable = match.flags.writeable = False
     return rows, match
 
 
-def _match(audit: Audit, member: str, meaning: str, like: str, side: str) -> np.ndarray:
-    """Return the cosine of every pair with what is asked for, in one member's space, float32 [n_pairs]."""
+def _candidates(audit: Audit, asked: dict[str, np.ndarray], side: str, k: int) -> np.ndarray | None:
+    """Return rows that the k nearest to a query in each member's space are probably among, int64, ascending.
+
+    Returns:
+        None where a member has no approximate index: all pairs are.
+    """
+    indexes = {member: open_near(audit, member, INDEXES[side]) for member in asked}
+    found = [near.candidates(asked[member], k) for member, near in indexes.items() if near]
+    return np.unique(np.concatenate(found)) if len(found) == len(asked) else None
+
+
+def _asked(audit: Audit, member: str, meaning: str, like: str, side: str) -> np.ndarray:
+    """Return what is asked for in one member's space, [dim]."""
     path = index_path(audit, member, side)
     asked = [embed_text(audit, meaning, member=member)] if meaning else []
     if like:
@@ -82,7 +98,7 @@ def _match(audit: Audit, member: str, meaning: str, like: str, side: str) -> np.
         if row is None:
             raise InputError(f"there is no pair {like!r} in audit {audit.name!r}: take another to search by")
         asked.append(unit(vectors_at(path, [row])[0]))
-    return cosines(path, np.mean(asked, axis=0))
+    return np.mean(asked, axis=0)
 
 
 def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> list[tuple[int, float]]:
@@ -102,10 +118,14 @@ def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> lis
         ValueError: `by` is neither.
         InputError: there is no such member or pair, or its index is missing or broken.
     """
-    path = index_path(audit, choose_member(indexed_members(audit), member), by)
-    found = cosines(path, vectors_at(path, [row])[0])
-    found[row] = np.nan
-    return [(place, float(found[place])) for place in highest(found, k).tolist()]
+    member = choose_member(indexed_members(audit), member)
+    path = index_path(audit, member, by)
+    query = vectors_at(path, [row])[0]
+    near = _candidates(audit, {member: query}, by, k + 1)
+    found = cosines(path, query, near)
+    rows = np.arange(len(found)) if near is None else near
+    found[rows == row] = np.nan
+    return [(int(rows[place]), float(found[place])) for place in highest(found, k).tolist()]
 
 
 def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
@@ -304,15 +324,16 @@ def unit(values: np.ndarray) -> np.ndarray:
     return values / length if length else values
 
 
-def cosines(path: Path, query: np.ndarray) -> np.ndarray:
-    """Compare a vector with every row of an index: one pass, in which each byte is read once.
+def cosines(path: Path, query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Compare a vector with every row of an index, one pass in which each byte is read once, or with some rows.
 
     Args:
         path: an index of mean embeddings [n_pairs, dim].
         query: any vector of that space, [dim].
+        rows: those to compare with; None takes all.
 
     Returns:
-        float32 [n_pairs], in [−1, 1] up to rounding; 0 where a vector has no length.
+        float32 [n_pairs] or [n_rows], in [−1, 1] up to rounding; 0 where a vector has no length.
 
     Raises:
         InputError: the index is missing, broken, or of another dimension than the query.
@@ -321,6 +342,8 @@ def cosines(path: Path, query: np.ndarray) -> np.ndarray:
     if query.shape != (dim,):
         raise InputError(f"{path} has {dim} dimensions and the query {query.size}: delete it and run the audit again")
     query = unit(query).astype(np.float32)
+    if rows is not None:
+        return _cosines(vectors_at(path, rows.tolist()), query)
     found = np.empty(n_pairs, dtype=np.float32)
     ends = np.linspace(0, n_pairs, _PARTS + 1).astype(int).tolist()
 
@@ -329,9 +352,9 @@ def cosines(path: Path, query: np.ndarray) -> np.ndarray:
         with path.open("rb") as file:
             file.seek(header + start * dim * 4)
             for first in range(start, stop, len(block)):
-                rows = block[: stop - first]
-                file.readinto(rows.data)
-                found[first : first + len(rows)] = _cosines(rows, query)
+                part = block[: stop - first]
+                file.readinto(part.data)
+                found[first : first + len(part)] = _cosines(part, query)
 
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(measure, ends[:-1], ends[1:]))

@@ -23,6 +23,7 @@ from tests.bench import (
     coverage,
     detection,
     given_features,
+    index,
     products,
     review,
     scoring_pass,
@@ -41,6 +42,7 @@ PARTS: dict[str, Callable[[bool, int], Measures]] = {
     "features": given_features.measure,
     "million": given_features.measure_million,
     "review": review.measure,
+    "index": index.measure,
 }
 NAMED = ("million",)  # only when they are asked for
 
