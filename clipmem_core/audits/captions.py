@@ -9,7 +9,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.index import map_vectors
-from clipmem_core.audits.store import CAPTION_SCORES, Audit, read_array
+from clipmem_core.audits.store import CAPTION_SCORES, PAIRS, Audit, read_array, read_table
 from clipmem_core.scores.captions import gaps, margins, odd_captions, similarities
 from clipmem_core.scores.detectors import caption_misfit, external_used
 from clipmem_core.scores.in_out import Sides
@@ -49,8 +49,8 @@ def noted_captions(
         np.save(file, np.column_stack([np.concatenate(found), learned]).astype(np.float32))
 
 
-def caption_table(audit: Audit, pairs: pd.DataFrame, sides: Sides) -> tuple[pd.DataFrame | None, str]:
-    """Return captions.parquet, one row a caption, or None and why there is none.
+def caption_table(audit: Audit, counts: np.ndarray, sides: Sides) -> tuple[pd.DataFrame | None, str]:
+    """Return captions.parquet, one row a caption, or None and why there is none; `counts` are how many each pair has.
 
     Returns:
         pair_id; caption, its place in the pair from 0; similarity_out and margin_out, means over the members that never
@@ -58,14 +58,13 @@ def caption_table(audit: Audit, pairs: pd.DataFrame, sides: Sides) -> tuple[pd.D
         captions that no epoch drew;
         gap, how far margin_out lies below that of the pair's others; odd, whether that is far.
     """
-    counts = pairs[c.CAPTIONS].map(len).to_numpy()
     if counts.max(initial=0) < 2:
         return None, SEVERAL
     members = sides.membership.members
     paths = [audit.member(name) / CAPTION_SCORES for name in members]
     if not all(path.is_file() for path in paths):
         return None, NOT_KEPT
-    owner = np.repeat(np.arange(len(pairs)), counts)
+    owner = np.repeat(np.arange(len(counts)), counts)
     totals, seen = np.zeros((3, len(owner))), np.zeros((3, len(owner)))
     for path, trained in zip(paths, sides.membership.trained, strict=True):
         values = read_array(path, shared=True)
@@ -80,7 +79,7 @@ def caption_table(audit: Audit, pairs: pd.DataFrame, sides: Sides) -> tuple[pd.D
     scored = np.isin(sides.membership.group, c.SCORED_GROUPS)[owner]
     return pd.DataFrame(
         {
-            c.PAIR_ID: pairs[c.PAIR_ID].to_numpy()[owner],
+            c.PAIR_ID: read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID].to_numpy()[owner],
             c.CAPTION: (np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)).astype(np.int32),
             c.SIMILARITY_OUT: similarity,
             c.MARGIN_OUT: margin,

@@ -1,7 +1,8 @@
 """The table of checks that need no model: made with the audit, or when it is first asked for."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,20 @@ from clipmem_core import columns as c
 from clipmem_core.atomic import read_through
 from clipmem_core.audits.prepare import pixels_folder
 from clipmem_core.audits.record import Record
-from clipmem_core.audits.store import CHECK_TABLE, ROW_GROUP, Audit, read_prepared, whole_table
+from clipmem_core.audits.store import (
+    CHECK_TABLE,
+    PAIRS,
+    ROW_GROUP,
+    Audit,
+    pair_blocks,
+    read_prepared,
+    read_table,
+    whole_table,
+)
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.pairs.checks.captions import of_pairs
+from clipmem_core.pairs.checks.captions import in_common, of_pairs
 from clipmem_core.pairs.checks.pictures import Pictures, measure
-from clipmem_core.pairs.checks.table import VERSION, Captions, check_table
+from clipmem_core.pairs.checks.table import OF_CAPTIONS, VERSION, Captions, check_table
 from clipmem_core.pairs.pictures import PictureError
 from clipmem_core.pairs.pixels import PIXELS_FILE, Pixels, StreamedPixels, open_pixels
 from clipmem_core.training.names import model_config
@@ -68,16 +78,28 @@ def _write(audit: Audit, path: Path) -> None:
 
 def make_checks(audit: Audit) -> pd.DataFrame:
     """Look at the captions and the small pictures of an audit and return the columns of `ensure_checks`."""
-    record, pairs = audit.record, audit.pairs
-    given = of_pairs([list(own) for own in pairs[c.CAPTIONS]])
-    captions = Captions(given.texts, given.owner, _cut(record.config, list(given.texts)))
+    record = audit.record
+    pairs = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID, c.IMAGE, c.WIDTH, c.HEIGHT])
     pictures = _pictures(audit, record, pairs)
-    table = check_table(captions, pictures, pairs=len(pairs))
-    ids, clusters = pairs[c.PAIR_ID].to_numpy(), pictures.clusters
-    table.insert(0, c.PAIR_ID, ids)
-    first = None if clusters is None else np.where(table["lookalike"].to_numpy(bool), ids[clusters], None)
+    common, found = in_common(own for own, _ in _captions(audit)), list[pd.DataFrame]()
+    for own, count in _captions(audit):
+        block = dataclasses.replace(own, cut=_cut(record.config, list(own.texts)), common=common)
+        found.append(check_table(block, Pictures(), pairs=count)[[check.name for check in OF_CAPTIONS]])
+    table = check_table(of_pairs([]), pictures, pairs=len(pairs))
+    table = table.assign(**pd.concat(found, ignore_index=True))
+    table.insert(0, c.PAIR_ID, pairs[c.PAIR_ID])
+    first = np.full(len(pairs), None)
+    if pictures.clusters is not None:
+        alike = np.flatnonzero(table["lookalike"])
+        first[alike] = pairs[c.PAIR_ID].iloc[pictures.clusters[alike]]
     table[LOOKALIKE_OF] = pd.Series(first, table.index, dtype=object)
     return table
+
+
+def _captions(audit: Audit) -> Iterator[tuple[Captions, int]]:
+    """Yield the captions of some pairs at a time, and how many pairs these are."""
+    for block in pair_blocks(audit, [c.CAPTIONS]):
+        yield of_pairs(block[c.CAPTIONS].to_pylist()), len(block)
 
 
 def _pictures(audit: Audit, record: Record, pairs: pd.DataFrame) -> Pictures:

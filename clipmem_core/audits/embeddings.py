@@ -54,6 +54,8 @@ class ComputedRows:
 
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
         """Return some rows, float32 [n, dim]; `key` is a slice, rows, or true for each row."""
+        if isinstance(key, np.ndarray) and key.dtype != bool:
+            return self.compute(key)
         return self.compute(np.arange(len(self))[key])
 
 

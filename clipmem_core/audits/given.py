@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from clipmem_core import columns as c
-from clipmem_core.audits.store import PAIRS, Audit, read_prepared
+from clipmem_core.audits.store import Audit, pair_blocks, read_prepared
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.lookalikes import alike_by_features
 from clipmem_core.features.stored import Stored, caption_rows, stored_features
@@ -106,7 +105,7 @@ def read_given(source: str, config: AuditConfig, *, cache: Path | None = None) -
     stored = stored_features(
         table, config.source, image=arrays.get("image", ""), text=arrays.get("text", ""), folder=cache
     )
-    root, images = _pictures(source, config, stored.pairs[c.IMAGE].tolist())
+    root, images = _pictures(source, config, stored.pairs[c.IMAGE])
     pairs = stored.pairs.assign(**{c.IMAGE: images, c.PLANTED: None, c.WIDTH: 0, c.HEIGHT: 0})
     rows = len(pairs) + len(stored.quarantine)
     return RawPairs(root, FORMAT, rows, pairs, stored.quarantine), stored
@@ -125,8 +124,7 @@ def given_features(audit: Audit, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         folder: where they are kept.
     """
     rows = read_prepared(audit.folder).cache_rows
-    captions = pq.read_table(audit.folder / PAIRS, columns=[c.CAPTIONS])[c.CAPTIONS].combine_chunks()
-    text = caption_rows(folder, rows, captions)
+    text = caption_rows(folder, rows, (batch[c.CAPTIONS] for batch in pair_blocks(audit, [c.CAPTIONS])))
     image, captioned = (np.load(folder / name, mmap_mode="r") for name in (IMAGE_FEATURES, TEXT_FEATURES))
     return some_rows(image, rows), some_rows(captioned, text)
 
@@ -174,15 +172,15 @@ def _the_table(folder: Path) -> Path:
     return tables[0]
 
 
-def _pictures(source: str, config: AuditConfig, images: list[str]) -> tuple[Path, list[str]]:
+def _pictures(source: str, config: AuditConfig, images: pd.Series) -> tuple[Path, pd.Series]:
     """Return the folder that pictures are in, as far as they can be found, and the path of each in it."""
     path = Path(os.path.expanduser(source)).absolute()
     root = path if path.is_dir() else path.parent
     if config.source.image_folder:
         root = named_folder(config.source.image_folder, path)
-    folders = sorted({os.path.dirname(image) for image in images})
-    if not all(map(os.path.isabs, folders)):
+    if not all(map(os.path.isabs, images)):
         return root, images
+    folders = sorted({os.path.dirname(image) for image in images})
     if not config.source.image_folder and not all(Path(folder).is_relative_to(root) for folder in folders):
         root = Path(os.path.commonpath(folders))
-    return root, [os.path.relpath(image, root) for image in images]
+    return root, pd.Series([os.path.relpath(image, root) for image in images])

@@ -38,6 +38,7 @@ from clipmem_core.audits.store import (
     TEXT_INDEX,
     Audit,
     caption_counts,
+    pair_blocks,
     read_array,
     read_prepared,
     read_table,
@@ -78,6 +79,7 @@ class MemberRun:
     vocabulary: Vocabulary | None = None  # once it is trained; None reads every token
     towers: Towers = Towers(None, None)  # those that are locked
     features: Features = Features(None, None)  # what they give
+    judged: np.ndarray | None = None  # as in `Shared`
 
     @property
     def folder(self) -> Path:
@@ -115,11 +117,12 @@ class Shared:
 
     audit: Audit
     record: Record
-    pairs: pd.DataFrame  # pair_id and label alone where features were computed elsewhere
+    pairs: pd.DataFrame  # the label alone where features were computed elsewhere
     membership: pd.DataFrame  # group, and a bool column a member
     towers: Towers
     features: Features
     data: TrainingData  # but for the rows that a member trains on
+    judged: np.ndarray  # the external pairs that utility is measured on, int64 [n]
 
 
 def open_shared(folder: Path) -> Shared:
@@ -128,9 +131,12 @@ def open_shared(folder: Path) -> Shared:
     record = audit.record
     config = record.config
     membership = read_table(folder / MEMBERSHIP, columns=[c.GROUP, *record.members])
-    pairs = audit.pairs if not config.features else read_table(folder / PAIRS, columns=[c.PAIR_ID, c.LABEL])
-    keys = draw_keys(pairs[c.PAIR_ID].tolist())
-    group = membership[c.GROUP].to_numpy()
+    sides = sides_of(audit, config, membership_of(membership))
+    external, judged = np.flatnonzero(sides.external), utility_rows(sides)
+    del sides
+    group = membership[c.GROUP] = membership[c.GROUP].astype("category")
+    pairs = audit.pairs if not config.features else read_table(folder / PAIRS, columns=[c.LABEL])
+    keys = np.concatenate([draw_keys(ids[c.PAIR_ID].to_pylist()) for ids in pair_blocks(audit, [c.PAIR_ID])])
     if (group == c.CANDIDATE).sum() == (group == c.INDEPENDENT).sum():
         # Candidate k and independent k share every draw, so that f and g differ in the pair alone.
         keys[group == c.INDEPENDENT] = keys[group == c.CANDIDATE]
@@ -141,9 +147,9 @@ def open_shared(folder: Path) -> Shared:
         caption_start=_starts(caption_counts(audit)),
         keys=keys,
         rows=np.array([], dtype=np.int64),
-        external=np.flatnonzero(sides_of(audit, config, membership_of(membership)).external),
+        external=external,
     )
-    return Shared(audit, record, pairs, membership, towers, features, data)
+    return Shared(audit, record, pairs, membership, towers, features, data, judged)
 
 
 def _pixels(audit: Audit, record: Record, pairs: pd.DataFrame) -> PixelSource:
@@ -171,6 +177,7 @@ def open_member(folder: Path, name: str, shared: Shared | None = None) -> Member
         vocabulary=known,
         towers=shared.towers,
         features=shared.features,
+        judged=shared.judged,
     )
 
 
@@ -326,7 +333,7 @@ def caption_embeddings(run: MemberRun, model: Model, rows: np.ndarray) -> tuple[
 
 def probe_rows(run: MemberRun) -> np.ndarray:
     """Return the pairs a linear probe is fitted on: the shared ones in `paper`, else all the member saw."""
-    shared = np.flatnonzero(run.membership[c.GROUP].to_numpy() == c.SHARED)
+    shared = np.flatnonzero(run.membership[c.GROUP] == c.SHARED)
     return shared if len(shared) else run.data.rows
 
 
@@ -338,7 +345,8 @@ def utility(run: MemberRun, model: Model, image: np.ndarray | ComputedRows) -> d
     `image` are the mean image embeddings, [n_pairs, dim].
     """
     how = {"precision": run.config.precision, "device": run.record.device}
-    external = utility_rows(sides_of(run.audit, run.config, membership_of(run.membership)))
+    external = run.judged
+    assert external is not None
     text, owner = caption_embeddings(run, model, external)
     metrics = retrieval_recalls(image[external], text, owner)
     labels = run.pairs[c.LABEL]
@@ -401,7 +409,7 @@ def note_captions(run: MemberRun, blocks: Iterator[np.ndarray]) -> Iterator[np.n
         blocks,
         run.folder / IMAGE_INDEX,
         run.data.caption_start,
-        run.membership[c.GROUP].to_numpy() == c.EXTERNAL,
+        (run.membership[c.GROUP] == c.EXTERNAL).to_numpy(),
         learned_captions(run),
         run.folder / CAPTION_SCORES,
     )

@@ -1,6 +1,7 @@
 """From a data set to the tables a member starts from: pairs, quarantine, membership, and pictures stored small."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,7 +13,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.given import GivenRows, find_again, given_lookalikes, read_given
 from clipmem_core.audits.record import Record
-from clipmem_core.audits.store import Audit, read_prepared, write_prepared
+from clipmem_core.audits.store import PAIR_BLOCK, Audit, read_prepared, write_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint_rows
 from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures
@@ -50,7 +51,9 @@ class DataSet:
 
 def content_fingerprint(pairs: pd.DataFrame) -> str:
     """Return a key of a pair table's content: ids, pictures and captions."""
-    rows = zip(pairs[c.PAIR_ID], pairs[c.SHA256], pairs[c.CAPTIONS], strict=True)
+    blocks = (pairs.iloc[at : at + PAIR_BLOCK] for at in range(0, len(pairs), PAIR_BLOCK))
+    parts = ((block[name].astype(object) for name in (c.PAIR_ID, c.SHA256, c.CAPTIONS)) for block in blocks)
+    rows = itertools.chain.from_iterable(zip(*part, strict=True) for part in parts)
     return fingerprint_rows([pair_id, sha256, list(captions)] for pair_id, sha256, captions in rows)
 
 
@@ -223,7 +226,8 @@ def membership_of(table: pd.DataFrame) -> Membership:
     """Rebuild a membership from `membership_table`."""
     names = tuple(column for column in table.columns if column not in (c.PAIR_ID, c.GROUP))
     trained = np.stack([table[name].to_numpy(dtype=bool) for name in names])
-    return Membership(table[c.GROUP].to_numpy(dtype=str), names, trained)
+    groups, known = pd.factorize(table[c.GROUP])
+    return Membership(np.asarray(known, dtype=str)[groups], names, trained)
 
 
 def pixels_folder(audit: Audit) -> Path:

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from clipmem_core import columns as c
@@ -27,7 +30,6 @@ from clipmem_core.audits.prepare import (
     DataSet,
     draw_membership,
     load_data_set,
-    membership_of,
     pixels_folder,
     plant,
     repeat_membership,
@@ -50,6 +52,7 @@ from clipmem_core.audits.store import (
     Audit,
     audits_folder,
     broken_files,
+    caption_counts,
     check_name,
     reopen,
     write_json,
@@ -59,6 +62,7 @@ from clipmem_core.audits.store import (
 from clipmem_core.audits.verdict import judge, reliability_of
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.stored import broken_features
+from clipmem_core.files import DELETE, reading
 from clipmem_core.pairs.pixels import broken_file
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.files import STATE
@@ -143,7 +147,7 @@ def prepare_audit(
 
 def counts(data_set: DataSet, membership: Membership) -> str:
     """Say in a line what an audit has to work with."""
-    captions = data_set.pairs[c.CAPTIONS].map(len).sum()
+    captions = pc.sum(pc.list_value_length(pa.array(data_set.pairs[c.CAPTIONS]))).as_py()
     groups = ", ".join(f"{count:,} {name}" for name, count in pd.Series(membership.group).value_counts().items())
     return (
         f"{len(data_set.pairs):,} pairs with {captions:,} captions ({groups}); {data_set.lookalikes:,} look-alikes; "
@@ -216,7 +220,7 @@ def finish_audit(
     write_table(audit.folder / SCORES, scores)
     told = [table for table in (utility, attacked) if len(table)]  # an empty one would decide the type of values
     write_table(audit.folder / UTILITY, pd.concat(told, ignore_index=True))
-    captions, without = caption_table(audit, evidence.pairs, evidence.sides)
+    captions, without = caption_table(audit, caption_counts(audit), evidence.sides)
     if captions is not None:
         write_table(audit.folder / CAPTION_TABLE, captions)
     ensure_checks(audit)
@@ -255,7 +259,7 @@ def train_members(audit: Audit, screen: Screen, executor: Executor | None) -> Ev
     blocks = at_once if settings.shares_process(record.config) else 0
     members, threads = record.members, record.threads
     run_members(audit, members, threads=threads, blocks=blocks, executor=executor, watch=screen.members)
-    return gather_evidence(audit)
+    return gather_evidence(audit, screen.say)
 
 
 def _wants_more(
@@ -285,7 +289,9 @@ def _check_begun(audit: Audit, record: Record) -> None:
     audit.quarantine  # noqa: B018
     for name in record.members:
         audit.member_record(name)
-    if membership_of(audit.membership).members != record.members:
+    with reading(audit.folder / MEMBERSHIP, mend=DELETE):
+        names = pq.read_schema(audit.folder / MEMBERSHIP).names
+    if tuple(name for name in names if name not in (c.PAIR_ID, c.GROUP)) != record.members:
         path = audit.folder / MEMBERSHIP
         raise InputError(f"{path} has other members than {CONFIG}: delete {audit.folder} and run the audit again")
 

@@ -1,5 +1,7 @@
 """Computes an audit's tables from the files of its members: scores.parquet, utility.parquet, verdict.json."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,19 +10,18 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.embeddings import Embeddings
+from clipmem_core.audits.blocks import Compared, compare, compare_blocks, kept_on_disk
+from clipmem_core.audits.embeddings import ComputedRows, Embeddings
 from clipmem_core.audits.prepare import membership_of, sides_of
-from clipmem_core.audits.store import PAIRS, Audit, caption_counts, read_array, read_table, read_utility
-from clipmem_core.config import InputError
+from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit, caption_counts, read_array, read_table, read_utility
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.canaries import swapped_csls
 from clipmem_core.scores.detection import detection_table
-from clipmem_core.scores.detectors import fit_out, learned, mean_over_epochs
+from clipmem_core.scores.detectors import learned, mean_over_epochs
 from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.memorization import memorization_table, noise_of, sslmem
 from clipmem_core.scores.prevalence import told_count
 from clipmem_core.scores.reviewed import suspicion_of
-from clipmem_core.scores.shapley import contributions
 from clipmem_core.scores.shrinkage import share_above
 from clipmem_core.scores.table import DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
 from clipmem_core.scores.uncertainty import (
@@ -46,7 +47,7 @@ class Evidence:
     Embeddings are arrays that are mapped, or computed as rows are asked for: only read a block of rows at a time.
     """
 
-    pairs: pd.DataFrame  # pair_id, captions, label, planted
+    pairs: pd.DataFrame  # pair_id, planted
     sides: Sides
     views: int
     terms: list[dict[str, np.ndarray]]
@@ -55,33 +56,49 @@ class Evidence:
     logit_scales: list[float]  # of each member; NaN of a given checkpoint that is no longer there
     log_probability: list[np.ndarray]  # in training; empty where members come without a trajectory
     n_captions: np.ndarray  # behind each mean text embedding, [n_pairs]
+    compared: Compared | None = None  # what came along with the terms; None: still to be computed
+    folder: Path = Path()  # of what does not fit into memory
 
     @property
     def alignments(self) -> list[np.ndarray]:
         return [terms[c.ALIGNMENT] for terms in self.terms]
 
 
-def gather_evidence(audit: Audit) -> Evidence:
-    """Read every member's embeddings and trajectory; embeddings stay on disk."""
+def gather_evidence(audit: Audit, say: Callable[[str], None] = lambda line: None) -> Evidence:
+    """Read every member's embeddings and trajectory; embeddings stay on disk, or are computed a block at a time."""
     config = audit.record.config
-    pairs = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID, c.CAPTIONS, c.LABEL, c.PLANTED])
-    membership = membership_of(audit.membership)
-    sides = sides_of(audit, config, membership)
+    pairs = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID, c.PLANTED])
+    sides = sides_of(audit, config, membership_of(read_table(audit.folder / MEMBERSHIP, columns=_members(audit))))
+    members = sides.membership.members
     embeddings = Embeddings(audit)
-    image, text = zip(*(embeddings.of(name) for name in membership.members), strict=True)
-    paths = [audit.member(name) / TRAJECTORY for name in membership.members]
-    trajectories = [mean_over_epochs(read_array(path, shared=True)) for path in paths if path.is_file()]
+    image, text = zip(*(embeddings.of(name) for name in members), strict=True)
+    paths = [audit.member(name) / TRAJECTORY for name in members]
+    trajectories = [
+        kept_on_disk(mean_over_epochs(read_array(path, shared=True)), audit.folder) for path in paths if path.is_file()
+    ]
+    scales = [_logit_scale(audit, name) for name in members]
+    compared = None
+    if sides.protocol == "ensemble" and any(isinstance(values, ComputedRows) for values in image):
+        terms, compared = compare_blocks(image, text, sides, scales, folder=audit.folder, say=say)
+    else:
+        terms = [pair_terms(a, b, sides.external) for a, b in zip(image, text, strict=True)]
     return Evidence(
         pairs=pairs,
         sides=sides,
         views=1 if config.lock_image else config.views,
-        terms=[pair_terms(a, b, sides.external) for a, b in zip(image, text, strict=True)],
+        terms=terms,
         image=list(image),
         text=list(text),
-        logit_scales=[_logit_scale(audit, name) for name in membership.members],
+        logit_scales=scales,
         log_probability=trajectories if len(trajectories) == len(paths) else [],
         n_captions=np.minimum(caption_counts(audit), config.eval_captions or np.iinfo(np.int32).max),
+        compared=compared,
+        folder=audit.folder,
     )
+
+
+def _members(audit: Audit) -> list[str]:
+    return [c.GROUP, *audit.record.members]
 
 
 def _logit_scale(audit: Audit, name: str) -> float:
@@ -91,50 +108,32 @@ def _logit_scale(audit: Audit, name: str) -> float:
     return logit_scale_of(path) if path.is_file() else float("nan")
 
 
-@dataclass(frozen=True)
-class Split:
-    """How clipmem was split into the parts of the encoders: the fit of each member's map, or why there are no parts."""
-
-    fits: dict[str, float]
-    missing: str = ""
-
-
-def split(evidence: Evidence) -> tuple[pd.DataFrame, Split]:
-    """Return both parts of every pair; NaN where members cannot be mapped onto each other, and then why."""
-    try:
-        parts, fits = contributions(evidence.image, evidence.text, evidence.sides)
-    except InputError as error:
-        empty = pd.DataFrame(np.nan, index=range(len(evidence.pairs)), columns=[c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT])
-        return empty, Split({}, str(error))
-    return parts, Split(fits)
-
-
-def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Split]:
+def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Compared]:
     """Return every score of every pair (`SCORE_COLUMNS`), and how clipmem was split between the encoders."""
-    group = evidence.sides.membership.group
-    table = memorization_table(evidence.terms, evidence.sides)
-    parts, found = split(evidence)
+    sides, keep = evidence.sides, functools.partial(kept_on_disk, folder=evidence.folder)
+    group, members = sides.membership.group, (evidence.image, evidence.text)
+    table = memorization_table(evidence.terms, sides)
+    values = {name: keep(table.pop(name).to_numpy()) for name in map(str, table.columns)}
+    compared = evidence.compared or compare(*members, sides, evidence.logit_scales)
     own = sslmem(
         [terms[IMAGE_SQUARE] for terms in evidence.terms],
         [terms[TEXT_SQUARE] for terms in evidence.terms],
-        evidence.sides,
+        sides,
         n_views=evidence.views,
         n_captions=evidence.n_captions,
     )
-    learned_by_pair = learned(evidence.log_probability) if evidence.log_probability else np.full(len(table), np.nan)
-    members = evidence.image, evidence.text, evidence.sides.membership.trained, evidence.sides.external
-    beyond, sure = fit_out(*members, evidence.logit_scales)
-    swapped = swapped_csls(*members, seed=evidence.sides.seed)
-    ids = evidence.pairs[c.PAIR_ID].to_numpy()
-    table = pd.concat([table, parts, own], axis=1).assign(
-        **{c.LEARNED: learned_by_pair, c.LOG_PROBABILITY_OUT: sure, c.CSLS_OUT: beyond, c.PAIR_ID: ids, c.GROUP: group},
-        **dict(zip((c.CSLS_SWAPPED, c.CSLS_NEAR), swapped, strict=True)),
-    )
+    values |= {str(name): keep(own[name].to_numpy()) for name in own}
+    swapped = swapped_csls(*members, sides.membership.trained, sides.external, seed=sides.seed)
+    learned_by_pair = learned(evidence.log_probability) if evidence.log_probability else np.full(len(group), np.nan)
+    values |= zip((c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT), compared.parts, strict=True)
+    values |= zip((c.CSLS_OUT, c.LOG_PROBABILITY_OUT), compared.out, strict=True)
+    values |= zip((c.CSLS_SWAPPED, c.CSLS_NEAR, c.LEARNED), map(keep, (*swapped, learned_by_pair)), strict=True)
     scored = np.isin(group, c.SCORED_GROUPS)
     for score in TABLE:
         if score.compute:
-            table[score.name] = score.compute(*(table[name].to_numpy() for name in score.needs), scored)
-    return table[SCORE_COLUMNS], found
+            values[score.name] = keep(score.compute(*(values[name] for name in score.needs), scored))
+    columns = {c.PAIR_ID: evidence.pairs[c.PAIR_ID], c.GROUP: pd.Series(group)} | values
+    return pd.DataFrame({name: columns[name] for name in SCORE_COLUMNS}, copy=False), compared
 
 
 def utility_table(audit: Audit, members: tuple[str, ...]) -> pd.DataFrame:
@@ -221,7 +220,7 @@ def error_summary(scores: pd.DataFrame, errors: Errors, sides: Sides) -> dict[st
     }
 
 
-def summary(evidence: Evidence, scores: pd.DataFrame, found: Split) -> dict[str, Any]:
+def summary(evidence: Evidence, scores: pd.DataFrame, found: Compared) -> dict[str, Any]:
     """Return every number the verdict speaks of."""
     sides, alignments = evidence.sides, evidence.alignments
     judged = scores[c.GROUP].isin([c.CANDIDATE, c.SCORED])

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -40,6 +40,7 @@ CAPTION_SCORES = "captions.npy"  # of a member, where pairs have several caption
 EMBEDDED = (IMAGE_INDEX, TEXT_INDEX, MEMBER_UTILITY, CAPTION_SCORES)  # what a member's checkpoint is turned into
 MEMBER_ANEW = f"delete it and {TEXT_INDEX} beside it, and run the audit again"
 ROW_GROUP = 8192  # rows of a Parquet file that are read together: a page of pairs touches few of a million
+PAIR_BLOCK = 65_536  # pairs that are Python objects at a time, where there may be millions
 PREPARED = ".prepared.npz"  # which stored picture each pair is, and its look-alikes; can be made again
 
 
@@ -56,8 +57,13 @@ def write_table(path: Path, table: pd.DataFrame, *, checksums: bool = False) -> 
     """
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in arrow.schema]
+    # Lists that are Arrow's are read again as Python's are
+    noted = {
+        name: value.replace(b'"list<item: string>[pyarrow]"', b'"object"')
+        for name, value in arrow.schema.metadata.items()
+    }
     with replacing(path) as temporary:
-        whole = arrow.cast(pa.schema(fields, metadata=arrow.schema.metadata))
+        whole = arrow.cast(pa.schema(fields, metadata=noted))
         pq.write_table(whole, temporary, row_group_size=ROW_GROUP, write_page_checksum=checksums)
 
 
@@ -88,9 +94,15 @@ def read_table(path: Path, *, columns: Sequence[str] | None = None, mend: str = 
 
 def caption_counts(audit: "Audit") -> np.ndarray:
     """Return how many captions each pair has, int32 [n_pairs], without a Python object for any."""
+    counts = (pc.list_value_length(batch[CAPTIONS]) for batch in pair_blocks(audit, [CAPTIONS]))
+    return np.concatenate([own.to_numpy(zero_copy_only=False) for own in counts])
+
+
+def pair_blocks(audit: "Audit", columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield columns of an audit's pairs, some rows at a time; a missing or broken file is an error that names it."""
     path = audit.folder / PAIRS
-    with reading(path, mend=DELETE):
-        return pc.list_value_length(pq.read_table(path, columns=[CAPTIONS])[CAPTIONS]).to_numpy()
+    with reading(path, mend=DELETE), pq.ParquetFile(path) as file:
+        yield from file.iter_batches(PAIR_BLOCK, columns=list(columns))
 
 
 def read_array(path: Path, *, shared: bool = False) -> np.ndarray:

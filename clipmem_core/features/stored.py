@@ -5,9 +5,10 @@ import hashlib
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, SourceOptions, as_dict, data_folder, fingerprint
 from clipmem_core.features.cache import is_whole, replacing_folder, seal
-from clipmem_core.pairs.readers.columnar import read_arrow_files
+from clipmem_core.pairs.readers.columnar import read_arrow_files, read_schema
 from clipmem_core.pairs.readers.delimited import read_delimited
 from clipmem_core.pairs.readers.json_files import read_jsonl
 from clipmem_core.pairs.readers.rows import Row
@@ -28,9 +29,22 @@ from clipmem_core.shortage import shortage
 _GUESSED = SourceOptions()
 _KEPT = ("pairs.parquet", "quarantine.parquet", "image.npy", "text.npy", "offsets.npy")
 _BLOCK = 65_536  # rows checked and copied at a time
+_NO_ROWS = np.empty((0, 0))
+_CAPTION = pa.schema(
+    [(name, pa.string()) for name in (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS)]
+    + [("row", pa.int64()), ("text", pa.int64())]
+)
+_PAIR = pa.schema(
+    [(c.PAIR_ID, pa.string()), (c.IMAGE, pa.string()), (c.CAPTIONS, pa.list_(pa.string()))]
+    + [(name, pa.string()) for name in (c.LABEL, c.SHA256)]
+)
 _FORMS = (
     "a folder of clip-retrieval's (img_emb, text_emb, metadata), DataComp's .parquet with .npz, or a table with .npy"
 )
+
+
+class DamagedError(InputError):
+    """A file is cut off or damaged; others of its set may be whole."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,7 @@ class Stored:
     """Pairs with the features of their pictures and captions; those of pair i's captions are rows offsets[i] to
     offsets[i + 1] of `text`."""
 
-    pairs: pd.DataFrame  # pair_id, image, captions, label
+    pairs: pd.DataFrame  # pair_id, image, captions (lists of Arrow's: Python's take ten times the room), label, sha256
     quarantine: pd.DataFrame  # source, pair_id, reason
     image: np.ndarray  # float16 [n_pairs, image_dim], mapped from a file
     text: np.ndarray  # float16 [n_captions, text_dim], mapped from a file
@@ -67,6 +81,21 @@ class _Part:
         else:
             yield from read_delimited(table, self.options).rows
 
+    def open_table(self) -> None:
+        """Look whether a Parquet table can be read.
+
+        Raises:
+            FileNotFoundError: it is missing.
+            DamagedError: it cannot.
+        """
+        table = self.files[0]
+        table.stat()
+        if table.suffix.lower() == ".parquet":
+            try:
+                read_schema(table)
+            except InputError as error:
+                raise DamagedError(str(error)) from None
+
     def check(self, rows: int, captions: int) -> None:
         """Hold the counts of the table against those of the arrays."""
         table, image, text = self.files
@@ -81,7 +110,8 @@ class _Part:
 class _Usable:
     """The pairs that can be used, and where in all parts' arrays their features are."""
 
-    pairs: pd.DataFrame
+    pairs: pa.Table  # pair_id, image, label
+    captions: pa.ChunkedArray  # [n_captions]
     quarantine: pd.DataFrame
     image_rows: np.ndarray  # int64 [n_pairs]
     text_rows: np.ndarray  # int64 [n_captions]
@@ -116,24 +146,60 @@ def stored_features(
     home = (folder or data_folder() / "cache" / "features") / "stored"
     try:
         files = _files(source, image, text)
-        stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for part in files for path in part]
+        stamps = [_stamp(path) for part in files for path in part]
         target = home / fingerprint([stamps, image, text, as_dict(options)])
         if not is_whole(target, _KEPT):
             shutil.rmtree(target, ignore_errors=True)
-            keys = image or "l14_img", text or "l14_txt"
-            parts = [_Part(part, options, _array(part[1], keys[0]), _array(part[2], keys[1])) for part in files]
+            parts, refused = _opened(files, options, (image or "l14_img", text or "l14_txt"))
             _check_widths(parts)
-            _keep(target, _usable(parts), parts)
+            _keep(target, _usable(parts, refused), parts)
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} is missing: give {_FORMS}") from None
     return open_stored(target)
 
 
+def _stamp(path: Path) -> list[Any]:
+    """Return what tells a file from another one of its name, or from none."""
+    status = path.stat() if path.is_file() else None
+    return [str(path), status and status.st_size, status and status.st_mtime_ns]
+
+
+def _opened(
+    files: list[tuple[Path, Path, Path]], options: SourceOptions, keys: tuple[str, str]
+) -> tuple[list[_Part], list[tuple[str, str, str]]]:
+    """Open the parts of a set, and refuse the rows of those that are missing or cut off, as long as others are not.
+
+    Raises:
+        InputError: every part is damaged.
+        FileNotFoundError: every part is missing.
+    """
+    parts, refused, faults = list[_Part](), list[tuple[str, str, str]](), list[Exception]()
+    for part in files:
+        table = _Part(part, options, _NO_ROWS, _NO_ROWS)
+        try:
+            listed = [(part[0].name, "")]  # who is refused, if it is the table
+            table.open_table()
+            listed = []
+            parts.append(replace(table, image=_array(part[1], keys[0]), text=_array(part[2], keys[1])))
+        except (FileNotFoundError, DamagedError) as error:
+            faults.append(error)
+            told = f"{error.filename} is missing" if isinstance(error, FileNotFoundError) else str(error)
+            listed = listed or [(row.source, _id_of(row)) for row in table.rows()]
+            refused += [(source, pair_id, told) for source, pair_id in listed]
+    if not parts:
+        raise faults[0]
+    return parts, refused
+
+
 def open_stored(folder: Path) -> Stored:
     """Open what `stored_features` keeps in a folder."""
     image, text, offsets = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "text", "offsets"))
-    pairs, quarantine = (pd.read_parquet(folder / name) for name in _KEPT[:2])
-    return Stored(pairs, quarantine, image, text, offsets, folder)
+    table = pq.read_table(folder / _KEPT[0])
+    pairs = table.drop_columns([c.CAPTIONS]).to_pandas()
+    pairs.insert(2, c.CAPTIONS, pd.arrays.ArrowExtensionArray(table[c.CAPTIONS].cast(pa.list_(pa.string()))))
+    if pairs[c.LABEL].isna().all():
+        pairs[c.LABEL] = None
+    return Stored(pairs, pd.read_parquet(folder / _KEPT[1]), image, text, offsets, folder)
 
 
 def broken_features(folder: Path) -> Path | None:
@@ -141,13 +207,13 @@ def broken_features(folder: Path) -> Path | None:
     return None if is_whole(folder, _KEPT) else folder
 
 
-def caption_rows(folder: Path, rows: np.ndarray, captions: pa.ListArray) -> np.ndarray:
+def caption_rows(folder: Path, rows: np.ndarray, captions: Iterable[pa.ListArray]) -> np.ndarray:
     """Say where the features of captions are, some of which may have moved to another pair.
 
     Args:
         folder: what `stored_features` keeps, as `Stored.folder`.
         rows: int64 [n_pairs], the row that each pair has there.
-        captions: of each pair, [n_pairs] lists.
+        captions: of each pair, [n_pairs] lists in blocks, of which one is held at a time.
 
     Returns:
         int64 [n_captions], rows of `Stored.text`.
@@ -155,20 +221,51 @@ def caption_rows(folder: Path, rows: np.ndarray, captions: pa.ListArray) -> np.n
     Raises:
         InputError: there are no features of a caption.
     """
-    texts = captions.flatten().cast(pa.large_string())
-    counts = np.asarray(captions.value_lengths())
-    kept = pq.read_table(folder / _KEPT[0], columns=[c.CAPTIONS])[c.CAPTIONS].combine_chunks()
-    known = kept.flatten().cast(pa.large_string())
-    first = np.load(folder / "offsets.npy")[rows]
-    found = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(len(texts))
-    found = np.minimum(found, len(known) - 1)
-    moved = np.flatnonzero(~np.asarray(pc.equal(texts, known.take(pa.array(found)))))
-    if len(moved):
-        place = pc.index_in(texts.take(pa.array(moved)), known)
-        if place.null_count:
-            text = texts[int(moved[np.flatnonzero(np.asarray(place.is_null()))[0]])].as_py()
-            raise InputError(f"caption {text!r} has no features: they were computed elsewhere, of other captions")
-        found[moved] = np.asarray(place)
+    offsets, at, done = np.load(folder / "offsets.npy"), 0, 0
+    found, moved = list[np.ndarray](), dict[int, str]()  # of a caption's place the words
+    with pq.ParquetFile(folder / _KEPT[0]) as file:
+        for block in captions:
+            own, texts = rows[at : at + len(block)], block.flatten()
+            counts = block.value_lengths().to_numpy(zero_copy_only=False)
+            places = np.repeat(offsets[own] - (np.cumsum(counts) - counts), counts) + np.arange(len(texts))
+            places = np.minimum(places, offsets[-1] - 1)
+            first, known = _texts_of(file, offsets, own)
+            there = np.minimum(places - first, len(known) - 1)
+            other = np.flatnonzero(~pc.equal(texts, known.take(pa.array(there))).to_numpy(zero_copy_only=False))
+            moved |= dict(zip((done + other).tolist(), texts.take(pa.array(other)).to_pylist(), strict=True))
+            found.append(places)
+            at, done = at + len(block), done + len(texts)
+        places = np.concatenate(found)
+        if moved:
+            places[list(moved)] = _places_of(file, list(moved.values()))
+    return places
+
+
+def _texts_of(file: pq.ParquetFile, offsets: np.ndarray, rows: np.ndarray) -> tuple[int, pa.Array]:
+    """Return the captions of the row groups that some pairs are in, and the place of the first."""
+    ends = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))])
+    first, last = np.searchsorted(ends, [rows.min(), rows.max()], side="right")
+    table = file.read_row_groups(list(range(first - 1, last)), columns=[c.CAPTIONS])
+    return int(offsets[ends[first - 1]]), table[c.CAPTIONS].combine_chunks().flatten()
+
+
+def _places_of(file: pq.ParquetFile, texts: list[str]) -> np.ndarray:
+    """Return the first place of each of some captions, int64 [n_texts].
+
+    Raises:
+        InputError: one is nowhere.
+    """
+    wanted, start = pa.array(texts), 0
+    found = np.full(len(texts), -1)
+    for batch in file.iter_batches(columns=[c.CAPTIONS]):
+        known = batch[c.CAPTIONS].flatten()
+        place = pc.fill_null(pc.index_in(wanted, known), -1).to_numpy()
+        new = (found < 0) & (place >= 0)
+        found[new] = start + place[new]
+        start += len(known)
+    if (found < 0).any():
+        text = texts[int(found.argmin())]
+        raise InputError(f"caption {text!r} has no features: they were computed elsewhere, of other captions")
     return found
 
 
@@ -199,19 +296,17 @@ def _halves(block: np.ndarray) -> np.ndarray:
 def _files(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]:
     """Return the table, and the files of picture and caption features, of each part."""
     if (source / "metadata").is_dir():
-        tables, images, texts = (
-            _numbered(source / name, ending)
-            for name, ending in (("metadata", ".parquet"), ("img_emb", ".npy"), ("text_emb", ".npy"))
-        )
-        for name, found in (("img_emb", images), ("text_emb", texts)):
-            if lacking := sorted(tables.keys() ^ found.keys()):
-                raise InputError(
-                    f"{source}: metadata and {name} do not have the same parts: {lacking[0]} is in only one"
-                )
-        if tables:
-            return [(tables[n], images[n], texts[n]) for n in sorted(tables)]
+        forms = (("metadata", ".parquet"), ("img_emb", ".npy"), ("text_emb", ".npy"))
+        found = [(name, ending, _numbered(source / name, ending)) for name, ending in forms]
+        if numbers := sorted(set().union(*(paths for _, _, paths in found))):
+            missing = "{0}/{0}_{1}{2}"
+            return [
+                tuple(paths.get(n, source / missing.format(name, n, ending)) for name, ending, paths in found)  # type: ignore[misc]
+                for n in numbers
+            ]
     if source.is_dir():
-        archives = {table: table.with_suffix(".npz") for table in sorted(source.glob("*.parquet"))}
+        tables = {path.with_suffix(".parquet") for ending in ("parquet", "npz") for path in source.glob(f"*.{ending}")}
+        archives = {table: table.with_suffix(".npz") for table in sorted(tables)}
         if any(archive.is_file() for archive in archives.values()):
             return [(table, archive, archive) for table, archive in archives.items()]
         raise InputError(f"{source} holds no features: give {_FORMS}")
@@ -241,7 +336,7 @@ def _array(path: Path, key: str) -> np.ndarray:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if shortage(error):
             raise
-        raise InputError(f"{path} is cut off or damaged ({' '.join(str(error).split())}): copy it again") from None
+        raise DamagedError(f"{path} is cut off or damaged ({' '.join(str(error).split())}): copy it again") from None
     if array.ndim != 2 or array.dtype.kind != "f" or not array.shape[1]:
         raise InputError(f"{path} must hold numbers [n, dim], not {array.dtype} {list(array.shape)}")
     return array
@@ -262,18 +357,16 @@ def _check_widths(parts: list[_Part]) -> None:
             raise InputError(f"{side} features must be of one length, not {told}")
 
 
-def _usable(parts: list[_Part]) -> _Usable:
-    """Go through the tables once and join the rows of one id. What is kept is flat lists: there may be millions."""
-    pair_of: dict[str, int] = {}
-    images, labels, captions = list[str](), list[str | None](), list[list[str]]()
-    image_rows, refused = list[int](), list[tuple[str, str, str]]()
-    owners, text_rows = list[int](), list[int]()
+def _usable(parts: list[_Part], refused: list[tuple[str, str, str]]) -> _Usable:
+    """Go through the tables once and join the rows of one id; those without use come to the `refused` ones. What is
+    kept are columns of Arrow's: there may be millions of rows."""
+    tables, used = list[pa.Table](), list[tuple[Any, ...]]()
     row_at = text_at = 0
     for part in parts:
         first_row, first_text = row_at, text_at
         bad_image, bad_text = feature_faults(part.image), feature_faults(part.text)
         for row in part.rows():
-            pair_id = as_name(row.pair_id) or as_name(row.image) or row.source
+            pair_id = _id_of(row)
             own = row.captions if isinstance(row.captions, list) and row.captions else [row.captions]
             reason = row.reason or _at(bad_image, row_at - first_row, "picture's ")
             for caption in own:
@@ -283,32 +376,54 @@ def _usable(parts: list[_Part]) -> _Usable:
                 if fault:
                     refused.append((row.source, pair_id, fault))
                 else:
-                    pair = pair_of.setdefault(pair_id, len(images))
-                    if pair == len(images):
-                        images.append(as_name(row.image) or "")
-                        labels.append(as_name(row.label))
-                        captions.append([])
-                        image_rows.append(row_at)
-                    if words not in captions[pair]:
-                        captions[pair].append(words)
-                        owners.append(pair)
-                        text_rows.append(text_at)
+                    used.append((pair_id, as_name(row.image) or "", as_name(row.label), words, row_at, text_at))
                 text_at += 1
             row_at += 1
+            if len(used) >= _BLOCK:
+                tables.append(_columns(used))
+                used = []
         part.check(row_at - first_row, text_at - first_text)
-    if not images:
+    tables.append(_columns(used))
+    captions = pa.concat_tables(tables)
+    if not len(captions):
         reasons = pd.Series([reason for _, _, reason in refused]).value_counts()
         raise InputError(
             f"nothing is left of {row_at:,} rows; most often: {reasons.index[0] if len(reasons) else 'none'}"
         )
-    columns = {c.PAIR_ID: list(pair_of), c.IMAGE: images, c.CAPTIONS: captions, c.LABEL: labels}
+    return _joined(captions, pd.DataFrame(refused, columns=c.QUARANTINE_COLUMNS))
+
+
+def _columns(used: list[tuple[Any, ...]]) -> pa.Table:
+    """Return some captions as columns."""
+    values = zip(*used, strict=True) if used else [()] * len(_CAPTION)
+    return pa.table([pa.array(own, kind) for own, kind in zip(values, _CAPTION.types, strict=True)], schema=_CAPTION)
+
+
+def _joined(captions: pa.Table, quarantine: pd.DataFrame) -> _Usable:
+    """Join captions of one pair id, each once, with the picture and the label of the first."""
+    pair = np.concatenate([codes.indices for codes in pc.dictionary_encode(captions[c.PAIR_ID]).chunks], dtype=np.int64)
+    first = np.flatnonzero(np.diff(np.maximum.accumulate(pair), prepend=-1))  # ids are numbered as they come
+    pairs = captions.select([c.PAIR_ID, c.IMAGE, c.LABEL, "row"])
+    if len(first) < len(pair):
+        spoken = captions.select([c.CAPTIONS, "text"]).append_column("pair", pa.array(pair))
+        spoken = spoken.group_by(["pair", c.CAPTIONS], use_threads=False).aggregate([("text", "min")])
+        captions = spoken.rename_columns(["pair", c.CAPTIONS, "text"]).sort_by(
+            [("pair", "ascending"), ("text", "ascending")]
+        )
+        pairs, pair = pairs.take(pa.array(first)), captions["pair"].to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(pair))])
     return _Usable(
-        pd.DataFrame(columns, dtype=object),
-        pd.DataFrame(refused, columns=c.QUARANTINE_COLUMNS),
-        np.array(image_rows, np.int64),
-        np.array(text_rows, np.int64)[np.argsort(owners, kind="stable")],
-        np.cumsum([0, *map(len, captions)], dtype=np.int64),
+        pairs.drop_columns(["row"]),
+        captions[c.CAPTIONS],
+        quarantine,
+        pairs["row"].to_numpy(),
+        captions["text"].to_numpy(),
+        offsets,
     )
+
+
+def _id_of(row: Row) -> str:
+    return as_name(row.pair_id) or as_name(row.image) or row.source
 
 
 def _at(faults: np.ndarray, row: int, whose: str) -> str:
@@ -324,22 +439,31 @@ def _keep(target: Path, usable: _Usable, parts: list[_Part]) -> None:
         for side, rows in (("image", usable.image_rows), ("text", usable.text_rows)):
             _copy([getattr(part, side) for part in parts], rows, new / f"{side}.npy")
         image, text = (np.load(new / f"{side}.npy", mmap_mode="r") for side in ("image", "text"))
-        digests = pd.Series(_digests(image, text, usable.offsets), dtype=object)
-        usable.pairs.assign(**{c.SHA256: digests}).to_parquet(new / _KEPT[0])
+        with pq.ParquetWriter(new / _KEPT[0], _PAIR) as writer:
+            for at in range(0, len(image), _BLOCK):
+                writer.write_table(_block(usable, image, text, at))
         usable.quarantine.to_parquet(new / _KEPT[1])
         seal(new, _KEPT, {})
 
 
-def _digests(image: np.ndarray, text: np.ndarray, offsets: np.ndarray) -> list[str]:
+def _block(usable: _Usable, image: np.ndarray, text: np.ndarray, at: int) -> pa.Table:
+    """Return some pairs with the sha256 of their features."""
+    ends = usable.offsets[at : at + _BLOCK + 1]
+    words = usable.captions.slice(ends[0], ends[-1] - ends[0]).combine_chunks()
+    own = usable.pairs.slice(at, _BLOCK)
+    lists = pa.ListArray.from_arrays(pa.array(ends - ends[0], pa.int32()), words)
+    digests = _digests(image[at : at + _BLOCK], text[ends[0] : ends[-1]], (ends - ends[0]).tolist())
+    columns = {name: own[name] for name in own.column_names} | {c.CAPTIONS: lists, c.SHA256: digests}
+    return pa.table([columns[name] for name in _PAIR.names], schema=_PAIR)
+
+
+def _digests(image: np.ndarray, text: np.ndarray, offsets: list[int]) -> list[str]:
     """Return the sha256 of each pair's features, those of its picture before those of its captions."""
     found = []
-    for at in range(0, len(image), _BLOCK):
-        ends = offsets[at : at + _BLOCK + 1].tolist()
-        pictures, captions = image[at : at + _BLOCK], np.asarray(text[ends[0] : ends[-1]])
-        for picture, start, stop in zip(np.asarray(pictures), ends, ends[1:], strict=False):
-            digest = hashlib.sha256(picture.data)
-            digest.update(captions[start - ends[0] : stop - ends[0]].data)
-            found.append(digest.hexdigest())
+    for picture, start, stop in zip(np.asarray(image), offsets, offsets[1:], strict=False):
+        digest = hashlib.sha256(picture.data)
+        digest.update(text[start:stop].data)
+        found.append(digest.hexdigest())
     return found
 
 

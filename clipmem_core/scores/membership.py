@@ -204,7 +204,7 @@ def _adding_up(sizes: np.ndarray, target: int) -> list[int]:
     """
     within = (1 << (target + 1)) - 1
     reached, grew = [1], []
-    for position in np.flatnonzero(sizes <= target).tolist():
+    for position in map(int, np.flatnonzero(sizes <= target)):  # few are looked at, and there may be millions
         grown = (reached[-1] | reached[-1] << int(sizes[position])) & within
         if grown != reached[-1]:
             reached.append(grown)

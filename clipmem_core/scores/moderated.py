@@ -24,6 +24,7 @@ from sklearn.preprocessing import SplineTransformer
 CHUNK = 65_536  # pairs at a time, so that what is in between takes little memory
 MIN_TRENDED = 100  # pairs below which s0² is one number
 KNOTS = 4
+MOST_FITTED = 1_000_000  # pairs that the trend is fitted on; of more, evenly spaced ones
 _TINY = 1e-8  # of the median: variances below, as of pairs that are the same to all members, have no log to speak of
 
 
@@ -148,7 +149,10 @@ def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prio
     fitted, rank = np.full(len(logs), logs.mean()), 1
     if len(logs) >= MIN_TRENDED and np.ptp(covariate) > 0:
         steps = make_pipeline(SplineTransformer(n_knots=KNOTS, knots="quantile"), LinearRegression())
-        fitted, rank = steps.fit(covariate[:, None], logs).predict(covariate[:, None]), KNOTS + 2
+        some = slice(None, None, -(-len(logs) // MOST_FITTED))
+        steps.fit(covariate[some, None], logs[some])
+        parts = np.split(covariate[:, None], range(MOST_FITTED, len(logs), MOST_FITTED))
+        fitted, rank = np.concatenate([steps.predict(part) for part in parts]), KNOTS + 2
     beyond = ((logs - fitted) ** 2).sum() / max(len(logs) - rank, 1) - float(polygamma(1, degrees / 2))
     if beyond <= 0:
         return Prior(np.exp(fitted), np.inf)

@@ -5,7 +5,10 @@ sample was. The first is counted, the second estimated by the sample alone (Horv
 Sampling Techniques, chapter 5), so the interval holds whatever the scores are worth.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 from scipy.stats import betabinom
@@ -19,6 +22,7 @@ ASSUMPTION = (
     "pairs that were drawn at random. It takes it that every decision is right and was made in the order of the review."
 )
 _LEVEL = 0.95
+_CHUNK = 65_536  # pairs that are Python's numbers at a time
 _SLOT, _DRAW = 11, 12  # random streams: which places of the order are random, and who is drawn
 
 
@@ -55,11 +59,16 @@ def plan_review(
     if place is not None:
         return Review(ranked, drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
     order, taken = np.empty_like(rows), np.zeros(len(suspicion), dtype=bool)
-    queues = {False: iter(ranked.tolist()), True: iter(drawn.tolist())}
-    for slot, random in enumerate(at_random.tolist()):
+    queues = {False: _numbers(ranked), True: _numbers(drawn)}
+    for slot, random in enumerate(_numbers(at_random)):
         row = next(row for row in queues[random] if not taken[row])
         order[slot], taken[row] = row, True
     return Review(ranked, drawn, order, at_random)
+
+
+def _numbers(values: np.ndarray) -> Iterator[Any]:
+    """Yield values as Python's numbers; a list of millions takes more room than the array."""
+    return chain.from_iterable(part.tolist() for part in np.array_split(values, len(values) // _CHUNK + 1))
 
 
 def review_place(suspicion: np.ndarray, fallback: np.ndarray, scored: np.ndarray) -> np.ndarray:

@@ -36,6 +36,10 @@ from clipmem_core.training.state import Log, Progress, load_state, peak_mb, save
 SECONDS_BETWEEN_SAVES = 20.0
 TRAINED_TO_SAVED = 20.0  # seconds of training to one of saving, at least
 SECONDS_BETWEEN_LINES = 1.0
+# A larger set may not fit into memory: its order is one of blocks of rows that lie together, and of the pairs among
+# some blocks at a time. Pairs in one batch are then of these blocks.
+SHUFFLED_UP_TO = 2_000_000
+BLOCK, BLOCKS_AT_ONCE = 8_192, 32
 
 
 class PixelSource(Protocol):
@@ -63,15 +67,29 @@ class TrainingData:
     tokens: np.ndarray  # int32 [n_captions, context_length]; float16 [n_captions, width] where the text tower is locked
     caption_start: np.ndarray  # int64 [n_pairs + 1]: captions of pair i are rows start[i] … start[i + 1] - 1
     keys: np.ndarray  # uint64 [n_pairs], what draws depend on
-    rows: np.ndarray  # int64 [n_trained], the pairs this member trains on
+    rows: np.ndarray  # int64 [n_trained], the pairs this member trains on, ascending
     # int64 [n_external], pairs that no member trains on; looked at by what holds trained pairs against them
     external: np.ndarray = field(default_factory=lambda: np.array([], dtype=np.int64))
 
 
 def epoch_batches(data: TrainingData, *, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
     """Cut an epoch's order into batches of equal size (±1), none larger than batch_size and none dropped."""
-    order = data.rows[np.argsort(hashed(data.keys[data.rows], seed, ORDER, epoch), kind="stable")]
+    parts = [data.rows] if len(data.keys) <= SHUFFLED_UP_TO else blocks_at_once(data, seed=seed, epoch=epoch)
+    order = np.concatenate(
+        [rows[np.argsort(hashed(data.keys[rows], seed, ORDER, epoch), kind="stable")] for rows in parts]
+    )
     return np.array_split(order, math.ceil(len(order) / batch_size))
+
+
+def blocks_at_once(data: TrainingData, *, seed: int, epoch: int) -> Iterator[np.ndarray]:
+    """Yield the trained rows, int64 [n], of some blocks at a time; the order of blocks is drawn for each epoch."""
+    starts = np.searchsorted(data.rows, np.arange(0, len(data.keys) + BLOCK, BLOCK))
+    blocks = np.arange(len(starts) - 1)
+    order = np.argsort(hashed(blocks.astype(np.uint64), seed, ORDER, epoch), kind="stable")
+    for at in range(0, len(order), BLOCKS_AT_ONCE):
+        yield np.concatenate(
+            [data.rows[starts[block] : starts[block + 1]] for block in order[at : at + BLOCKS_AT_ONCE]]
+        )
 
 
 def chosen_captions(data: TrainingData, rows: np.ndarray, *, seed: int, epoch: int, first: int = 0) -> np.ndarray:

@@ -41,10 +41,10 @@ def save_atomically(value: Any, path: Path) -> None:
     """Write a torch value under a temporary name and rename; through a buffer, since the bytes depend on the name."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
-    _write(path, buffer.getvalue())
+    _write(path, buffer.getbuffer())
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes | memoryview) -> None:
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -100,7 +100,7 @@ def save_array(array: np.ndarray, path: Path) -> None:
     """Write a .npy file atomically."""
     buffer = io.BytesIO()
     np.save(buffer, array)
-    _write(path, buffer.getvalue())
+    _write(path, buffer.getbuffer())
 
 
 class Log:

@@ -1,5 +1,7 @@
 """Features that were computed elsewhere, in the forms that other tools write."""
 
+import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +81,23 @@ def test_rows_of_one_picture_are_one_pair_with_all_its_captions(tmp_path: Path) 
     assert found.quarantine[["pair_id", "reason"]].to_numpy().tolist() == [["c", "caption is empty"]]
 
 
+def test_rows_of_one_id_are_joined_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipmem_core.features.stored._BLOCK", 2)
+    ids, said = [0, 1, 2, 1, 3, 0, 1], ["a", "b", "c", "b", "d", "e", "f"]
+    pd.DataFrame({"filepath": ids, "caption": said}).astype(str).to_csv(tmp_path / "a.csv", index=False)
+    np.save(tmp_path / "i.npy", IMAGE)
+    np.save(tmp_path / "t.npy", TEXT)
+    paths = {"image": str(tmp_path / "i.npy"), "text": str(tmp_path / "t.npy")}
+    found = stored_features(tmp_path / "a.csv", **paths, folder=tmp_path / "cache")
+    assert found.pairs["captions"].map(list).tolist() == [["a", "e"], ["b", "f"], ["c"], ["d"]]
+    np.testing.assert_array_equal(found.image, IMAGE[[0, 1, 2, 4]].astype(np.float16))
+    np.testing.assert_array_equal(found.text, TEXT[[0, 5, 1, 6, 2, 4]].astype(np.float16))
+    assert (
+        found.pairs["sha256"].iloc[1]
+        == hashlib.sha256(IMAGE[1].astype(np.float16).tobytes() + TEXT[[1, 6]].astype(np.float16).tobytes()).hexdigest()
+    )
+
+
 def test_a_list_of_captions_has_a_row_of_features_each(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"image": "a", "captions": ["x", "y"]}\n{"image": "b", "captions": ["z"]}\n')
     np.save(tmp_path / "i.npy", IMAGE[:2])
@@ -115,39 +134,59 @@ def test_the_same_again_reads_no_table(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_does_not_fit_is_one_line_that_names_it(tmp_path: Path) -> None:
     folder = clip_retrieval(tmp_path)
     part = folder / "img_emb" / "img_emb_1.npy"
-    whole = part.read_bytes()
 
     def refused(words: str) -> None:
         with pytest.raises(InputError, match=words) as error:
             stored_features(folder, folder=tmp_path / "cache")
         assert "\n" not in str(error.value)
 
-    part.write_bytes(whole[:-9])
-    refused("img_emb_1.npy is cut off or damaged")
     np.save(part, IMAGE[4:6])
     refused(r"img_emb_1.npy has 2 features, but .*metadata_1.parquet 3 rows")
     np.save(part, IMAGE[4:7, :3])
     refused("image features must be of one length, not 5 beside metadata_0.parquet and 3 beside metadata_1.parquet")
     np.save(part, IMAGE[4:7].astype(int))
     refused(r"must hold numbers \[n, dim\], not int64 \[3, 5\]")
-    part.unlink()
-    refused("metadata and img_emb do not have the same parts: 1 is in only one")
+    for path in folder.glob("*_emb/*.npy"):
+        path.write_bytes(path.read_bytes()[:-9])
+    refused("img_emb_0.npy is cut off or damaged")
+    shutil.rmtree(folder / "text_emb")
+    shutil.rmtree(folder / "img_emb")
+    refused("img_emb_0.npy is missing")
 
 
-@pytest.mark.parametrize("length", [10, 300])
-def test_an_archive_that_is_cut_off_is_named(tmp_path: Path, length: int) -> None:
-    folder = datacomp(tmp_path)
-    (folder / "1b.npz").write_bytes((folder / "1b.npz").read_bytes()[:length])
-    with pytest.raises(InputError, match="1b.npz is cut off or damaged"):
-        stored_features(folder, folder=tmp_path / "cache")
+@pytest.mark.parametrize("length", [None, 10, 300])
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        ("clip_retrieval", "img_emb/img_emb_1.npy"),
+        ("clip_retrieval", "text_emb/text_emb_1.npy"),
+        ("clip_retrieval", "metadata/metadata_1.parquet"),
+        ("datacomp", "1b.npz"),
+        ("datacomp", "1b.parquet"),
+    ],
+)
+def test_a_part_that_is_missing_or_cut_off_is_set_aside_and_named(
+    tmp_path: Path, form: str, name: str, length: int | None
+) -> None:
+    folder = {"clip_retrieval": clip_retrieval, "datacomp": datacomp}[form](tmp_path)
+    whole = (folder / name).read_bytes()
+    if length is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(whole[: min(length, len(whole) - 9)])
+    found = stored_features(folder, folder=tmp_path / "cache")
+    assert found.pairs["pair_id"].tolist() == IDS[:4]
+    np.testing.assert_array_equal(found.text, TEXT[:4].astype(np.float16))
+    table = name.endswith(".parquet")
+    assert found.quarantine["pair_id"].tolist() == ([""] if table else IDS[4:])
+    assert found.quarantine["reason"].str.contains(Path(name).name, regex=False).all()
+    (folder / name).write_bytes(whole)  # copied again, it is read
+    assert stored_features(folder, folder=tmp_path / "cache").pairs["pair_id"].tolist() == IDS
 
 
 def test_a_missing_file_or_array_is_named(tmp_path: Path) -> None:
     folder = datacomp(tmp_path)
     with pytest.raises(InputError, match="no array 'b32_txt' but l14_img, l14_txt, b32_img: name one"):
         stored_features(folder, text="b32_txt", folder=tmp_path / "cache")
-    (folder / "1b.npz").unlink()
-    with pytest.raises(InputError, match="1b.npz is missing"):
-        stored_features(folder, folder=tmp_path / "cache")
     with pytest.raises(InputError, match="holds no features"):
         stored_features(tmp_path / "nowhere.csv", folder=tmp_path / "cache")

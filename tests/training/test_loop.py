@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from open_clip_train.scheduler import cosine_lr
 from scipy import stats
@@ -25,13 +25,28 @@ from tests.training.toys import CONFIG, draw_data, view_maker
 DATA = draw_data(300, captions=4)
 
 
+@pytest.fixture(params=[False, True], ids=["shuffled", "by blocks"])
+def by_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Draw the order by blocks of 16 pairs, three at a time, or not."""
+    if request.param:
+        monkeypatch.setattr("clipmem_core.training.loop.SHUFFLED_UP_TO", 100)
+        monkeypatch.setattr("clipmem_core.training.loop.BLOCK", 16)
+        monkeypatch.setattr("clipmem_core.training.loop.BLOCKS_AT_ONCE", 3)
+    return request.param
+
+
 def kept(data: TrainingData, rows: np.ndarray) -> TrainingData:
     return replace(data, rows=rows)
 
 
-@settings(max_examples=100)
+SLOW = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@SLOW
 @given(st.sets(st.integers(0, 299), min_size=1), st.integers(1, 70), st.integers(0, 9), st.integers(0, 9))
-def test_batches_hold_every_pair_once_in_near_equal_sizes(rows: set[int], size: int, seed: int, epoch: int) -> None:
+def test_batches_hold_every_pair_once_in_near_equal_sizes(
+    by_blocks: bool, rows: set[int], size: int, seed: int, epoch: int
+) -> None:
     data = kept(DATA, np.array(sorted(rows)))
     batches = epoch_batches(data, seed=seed, epoch=epoch, batch_size=size)
     assert sorted(np.concatenate(batches).tolist()) == sorted(rows)
@@ -41,12 +56,23 @@ def test_batches_hold_every_pair_once_in_near_equal_sizes(rows: set[int], size: 
     assert len(batches) == math.ceil(len(rows) / size)
 
 
-@settings(max_examples=100)
+@SLOW
 @given(st.sets(st.integers(0, 299), min_size=1))
-def test_removing_pairs_keeps_the_order_of_the_others(rows: set[int]) -> None:
+def test_removing_pairs_keeps_the_order_of_the_others(by_blocks: bool, rows: set[int]) -> None:
     whole = np.concatenate(epoch_batches(DATA, seed=1, epoch=2, batch_size=16))
     part = np.concatenate(epoch_batches(kept(DATA, np.array(sorted(rows))), seed=1, epoch=2, batch_size=16))
     assert part.tolist() == [row for row in whole.tolist() if row in rows]
+
+
+@pytest.mark.parametrize("by_blocks", [True], indirect=True)
+def test_an_order_by_blocks_reads_few_of_them_at_a_time_and_mixes_these(by_blocks: bool) -> None:
+    order = np.concatenate(epoch_batches(DATA, seed=3, epoch=1, batch_size=16))
+    at_once = [set((part // 16).tolist()) for part in np.split(order, np.arange(48, 288, 48))]
+    assert len(at_once[0]) == 3
+    assert max(map(len, at_once)) <= 6  # of two times three: the last block is short, and may come early
+    assert (np.diff(order[:48] // 16) != 0).mean() > 0.4  # of three blocks in random order, two thirds
+    again = np.concatenate(epoch_batches(DATA, seed=3, epoch=2, batch_size=16))
+    assert set((again[:48] // 16).tolist()) != at_once[0]
 
 
 def test_order_differs_between_epochs_and_seeds_and_is_a_fair_shuffle() -> None:

@@ -7,7 +7,7 @@ import functools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,23 +39,48 @@ _WITHOUT_SPACES = ("CJK", "THAI", "LAO", "KHMER", "MYANMAR")
 _ONE_SCRIPT = dict.fromkeys(("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "BOPOMOFO", "IDEOGRAPHIC"), "CJK")
 
 
+@dataclass(frozen=True, eq=False)
+class Common:
+    """What is known of a data set's captions all together: scripts that few are in, and the keys of repeated ones."""
+
+    rare: frozenset[str]
+    repeated: np.ndarray  # int64 [n_repeated]
+
+
 @dataclass(frozen=True)
 class Captions:
-    """The captions of a data set, pair by pair.
+    """The captions of a data set, or of a block of its pairs, pair by pair.
 
     `owner` is the pair of each, int64 [n_captions]; `cut` tells which are longer than the text tower reads, bool
-    [n_captions], None where no tower is known.
+    [n_captions], None where no tower is known; `common` is known of all of them, None where these are all.
     """
 
     texts: Sequence[str]
     owner: np.ndarray
     cut: np.ndarray | None = None
+    common: Common | None = None
 
 
 def of_pairs(captions: Sequence[Sequence[str]]) -> Captions:
     """Return the captions of pairs as the checks take them."""
     owner = np.repeat(np.arange(len(captions)), [len(own) for own in captions])
     return Captions([text for own in captions for text in own], owner)
+
+
+def in_common(blocks: Iterable[Captions]) -> Common:
+    """Look at all captions, a block of pairs at a time."""
+    scripts, keys = Counter[str](), [np.empty(0, np.int64)]
+    for block in blocks:
+        scripts.update(filter(None, map(main_script, block.texts)))
+        keys.append(np.unique(np.stack([block.owner, _keys(block)]), axis=1)[1])  # each once a pair
+    known, counts = np.unique(np.concatenate(keys), return_counts=True)
+    rare = frozenset(script for script, count in scripts.items() if count < RARE_SCRIPT * scripts.total())
+    return Common(rare, known[counts >= REPEATED])
+
+
+def _keys(captions: Captions) -> np.ndarray:
+    """Return a hash of each caption, whatever its case and spaces, int64 [n_captions]; that of one process."""
+    return np.array([hash(" ".join(text.casefold().split())) for text in captions.texts], np.int64)
 
 
 def empty(captions: Captions) -> np.ndarray:
@@ -126,10 +151,8 @@ def _is_odd(word: str) -> bool:
 
 def other_script(captions: Captions) -> np.ndarray:
     """Tell which captions are mostly in a script that fewer than `RARE_SCRIPT` of all captions are in."""
-    scripts = [main_script(text) for text in captions.texts]
-    counts = Counter(filter(None, scripts))
-    rare = {script for script, count in counts.items() if count < RARE_SCRIPT * counts.total()}
-    return np.array([script in rare for script in scripts], bool)
+    rare = (captions.common or in_common([captions])).rare
+    return _each(captions, lambda text: main_script(text) in rare)
 
 
 def main_script(text: str) -> str:
@@ -158,9 +181,7 @@ def file_name(captions: Captions) -> np.ndarray:
 
 def repeated(captions: Captions) -> np.ndarray:
     """Tell which captions are those of `REPEATED` pairs or more, whatever the case and spaces."""
-    keys = [" ".join(text.casefold().split()) for text in captions.texts]
-    counts = Counter(key for key, _ in {(key, pair) for key, pair in zip(keys, captions.owner.tolist(), strict=True)})
-    return np.array([counts[key] >= REPEATED for key in keys], bool)
+    return np.isin(_keys(captions), (captions.common or in_common([captions])).repeated)
 
 
 def _each(captions: Captions, holds: Callable[[str], bool]) -> np.ndarray:
