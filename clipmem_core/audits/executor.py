@@ -23,8 +23,8 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_":
 
 @dataclass(frozen=True)
 class Task:
-    """Members to be brought to their end, one after the other in whatever process; what is theirs comes into their
-    folders.
+    """Members, or other things, to be brought to their end, one after the other in whatever process; what is theirs
+    comes into their folders.
 
     `command` does it in a process of its own, and `member.run_member` brings one to its end in this one.
     """
@@ -33,6 +33,7 @@ class Task:
     program: tuple[str, ...]
     names: tuple[str, ...]  # what the program is to do, one after the other: those of the members
     threads: int
+    what: str = "member"  # each is, for messages
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -68,18 +69,29 @@ def run_members(
         InputError: a member could not be run; the message is the member's.
         RuntimeError: a member died; the message names its log.
     """
-    program = (sys.executable, "-m", "clipmem_core.audits", str(audit.folder.absolute()))
     left = [name for name in names if member_progress(audit.folder, name).stage != "done"]
-    blocks = min(blocks or len(left), len(left))
-    parts = [left[block::blocks] for block in range(blocks)]
-    tasks = [Task(tuple(map(audit.member, part)), program, tuple(part), threads) for part in parts]
+    tasks = member_tasks(audit, left, threads=threads, blocks=blocks)
+    run_member_tasks(tasks, executor, lambda: watch([member_progress(audit.folder, name) for name in names]))
+
+
+def member_tasks(audit: Audit, names: Sequence[str], *, threads: int, blocks: int = 0) -> list[Task]:
+    """Return the tasks of some members, as of `run_members`."""
+    program = (sys.executable, "-m", "clipmem_core.audits", str(audit.folder.absolute()))
+    blocks = min(blocks or len(names), len(names))
+    parts = [names[block::blocks] for block in range(blocks)]
+    return [Task(tuple(map(audit.member, part)), program, tuple(part), threads) for part in parts]
+
+
+def run_member_tasks(tasks: Sequence[Task], executor: Executor, look: Callable[[], None]) -> None:
+    """Run tasks of members, of one audit or several, and note what each leaves; `look` is called again and again."""
     with closing(executor(tasks)) as looks:
         for ended in looks:
-            watch([member_progress(audit.folder, name) for name in names])
+            look()
             if ended is not None:
                 files = (path for folder in ended.folders for path in folder.rglob("[!.]*"))
-                note_files(audit, [path for path in files if path.is_file() and path.name != CONFIG])
-    watch([member_progress(audit.folder, name) for name in names])
+                made = [path for path in files if path.is_file() and path.name != CONFIG]
+                note_files(Audit(ended.folders[0].parents[1]), made)
+    look()
 
 
 def local_processes(tasks: Sequence[Task], *, at_once: int) -> Looks:
@@ -167,5 +179,5 @@ def _check_end(task: Task, code: int) -> None:
     if code == 2 and lines[-1].startswith('{"error"'):
         raise InputError(json.loads(lines[-1])["error"])
     ended = f"was ended by signal {-code}" if code < 0 else f"failed: {lines[-1]}"
-    members = f"member{'s' if len(task.folders) > 1 else ''} {', '.join(folder.name for folder in task.folders)}"
-    raise RuntimeError(f"{members} {ended}; its output is in {path}; the same command goes on where it stopped")
+    named = f"{task.what}{'s' if len(task.names) > 1 else ''} {', '.join(folder.name for folder in task.folders)}"
+    raise RuntimeError(f"{named} {ended}; its output is in {path}; the same command goes on where it stopped")

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pandas as pd
 from threadpoolctl import threadpool_limits
@@ -37,6 +37,7 @@ from clipmem_core.audits.progress import LOG, MemberProgress, member_progress
 from clipmem_core.audits.record import Record
 from clipmem_core.audits.scoring import Evidence, gather_evidence, reliability, score_table, summary, utility_table
 from clipmem_core.audits.setup import check_same, grow, write_audit
+from clipmem_core.audits.shards import elsewhere
 from clipmem_core.audits.store import (
     CAPTION_TABLE,
     CONFIG,
@@ -187,7 +188,7 @@ def finish_audit(
     began, record = time.monotonic(), audit.record
     _check_begun(audit, record)
     ensure_pixels(audit, screen)
-    cut = ensure_features(audit, record, screen)
+    cut = ensure_features(audit, record, screen, executor)
     evidence = train_members(audit, screen, executor)
     while asked is not None and _wants_more(audit, asked, reliability(evidence), say=screen.say):
         _add_repeat(audit, asked, screen)
@@ -295,8 +296,9 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
         store_again(audit, record, progress=screen.pictures)
 
 
-def ensure_features(audit: Audit, record: Record, screen: Screen) -> int:
-    """Compute what locked towers give of the pictures and captions, before members read it.
+def ensure_features(audit: Audit, record: Record, screen: Screen, executor: Executor | None = None) -> int:
+    """Compute what locked towers give of the pictures and captions, before members read it; in this process where no
+    executor is given.
 
     Returns:
         How many captions are longer than the text tower reads.
@@ -310,7 +312,8 @@ def ensure_features(audit: Audit, record: Record, screen: Screen) -> int:
 
     towers = checked_towers(record.config, record.towers)
     screen.say("computing features with the locked towers")
-    return features_of(towers, audit.pairs, Path(record.root), progress=screen.pictures, say=screen.say).cut
+    how: dict[str, Any] = {"elsewhere": elsewhere(executor, record.threads)}
+    return features_of(towers, audit.pairs, Path(record.root), **how, progress=screen.pictures, say=screen.say).cut
 
 
 def drop_broken(path: Path, screen: Screen) -> None:
