@@ -14,9 +14,12 @@ from pathlib import Path
 from clipmem_core.audits.progress import MemberProgress, member_progress
 from clipmem_core.audits.store import CONFIG, Audit, note_files
 from clipmem_core.config import InputError
+from clipmem_core.shortage import shortage
 
 SECONDS_BETWEEN_LOOKS = 0.1
 STDERR = ".stderr"
+# A process that ran short of something ends with this plus the error's number: on a full disk it can write nothing.
+RAN_SHORT = 64
 # Without these, glibc hands every large block back to the system and each step faults its pages in again.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
@@ -41,7 +44,8 @@ class Task:
 
 
 # Brings every task to its end and gives each one that has ended, or None where it only lets its caller look on.
-# What went wrong with one is an InputError, where a person can mend it, or a RuntimeError; it takes the others along.
+# What went wrong with one is an InputError, where a person can mend it, an OSError, where its machine ran short of
+# something, or a RuntimeError; it takes the others along.
 Looks = Generator[Task | None, None, None]
 Executor = Callable[[Sequence[Task]], Looks]
 
@@ -153,6 +157,7 @@ def run_task(task: Task) -> None:
 
     Raises:
         InputError: a member could not be run; the message is the member's.
+        OSError: it ran short of something.
         RuntimeError: a member died; the message names its log.
     """
     process = start(task)
@@ -174,6 +179,8 @@ def stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
 def _check_end(task: Task, code: int) -> None:
     if code == 0:
         return
+    if code > RAN_SHORT and shortage(error := OSError(code - RAN_SHORT, os.strerror(code - RAN_SHORT))):
+        raise error
     path = task.folders[0] / STDERR
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"exit code {code}"]
     if code == 2 and lines[-1].startswith('{"error"'):
