@@ -39,7 +39,7 @@ AuditName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", h
 
 
 def _executor(engine: Engine, config: AuditConfig) -> "Executor | None":
-    """Return what runs members where that is not this machine.
+    """Return what runs members and shards of features where that is not this machine.
 
     Raises:
         InputError: what it needs is not installed.
@@ -150,7 +150,7 @@ class Study:
     only: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # train only this arm now, and the one all are compared with
     seeds_per_split: int = 1  # seeds that train on one split of the pairs before another is drawn; 0: all share one
     at: int = 0  # pairs that study scale is extrapolated to; 0: as before, or 400,000,000
-    engine: Engine = "local"  # what runs members from scratch: this machine, or the Ray cluster of RAY_ADDRESS
+    engine: Engine = "local"  # what runs the members: this machine, or the Ray cluster of RAY_ADDRESS
     # Not the preset of an audit: the paper's claims are about encoders that are trained.
     config: AuditConfig = field(default_factory=AuditConfig)
 
@@ -181,6 +181,7 @@ class Benchmark:
     kinds: tuple[str, ...] = ()  # random | label | nearest | partly | vague | duplicates; all if none is named
     shares: tuple[float, ...] = ()  # of the scored pairs, for swaps; .05 .2 .4 if none is named
     out: str = ""  # a CSV file for the table
+    engine: Engine = "local"  # what runs the plantings: this machine, or the Ray cluster of RAY_ADDRESS
     config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
 
     def run(self) -> None:
@@ -190,6 +191,7 @@ class Benchmark:
 
         name = self.name or audit_name(self.source, self.config)
         more: dict[str, Any] = {"plantings": self.plantings, "kinds": self.kinds, "shares": self.shares}
+        more |= {"executor": _executor(self.engine, self.config)}
         with RichScreen() as screen:
             done = run_benchmark(self.source, self.config, name=name, **more, screen=screen)
         show_benchmark(done)

@@ -3,6 +3,7 @@
 import errno
 
 _MEMORY = "memory ran out: close other programs, or raise the limit (ulimit -v)"
+_UNMOUNTED = "a network folder is gone: mount it again"
 _SHORT = {
     errno.ENOSPC: "the disk is full: free some space",
     errno.EDQUOT: "the disk quota is used up: free some space",
@@ -12,6 +13,7 @@ _SHORT = {
     errno.ENOMEM: _MEMORY,
     errno.EAGAIN: "no more processes can be started: close other programs, or raise the limit (ulimit -u)",
     errno.EIO: "a disk or network folder failed: see that it works",
+    **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), _UNMOUNTED),
 }
 
 

@@ -9,8 +9,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from clipmem_core.audits.executor import RAN_SHORT
 from clipmem_core.audits.member import run_members
 from clipmem_core.config import InputError
+from clipmem_core.shortage import shortage
 
 
 def end_with_parent() -> None:
@@ -24,7 +26,8 @@ def end_with_parent() -> None:
 
 
 def main(arguments: list[str], work: Callable[[Path, list[str]], None] = run_members) -> int:
-    """Do the work of a folder on some names; an error is one line of JSON on stderr, for the process that started this.
+    """Do the work of a folder on some names; an error is one line of JSON on stderr, for the process that started this,
+    or where the machine ran short of something, an exit code.
 
     Args:
         arguments: the folder, and the names.
@@ -38,6 +41,10 @@ def main(arguments: list[str], work: Callable[[Path, list[str]], None] = run_mem
     except InputError as error:
         print(json.dumps({"error": str(error)}), file=sys.stderr)
         return 2
+    except OSError as error:
+        if not shortage(error) or not error.errno:
+            raise
+        return RAN_SHORT + error.errno
     return 0
 
 

@@ -1,11 +1,14 @@
-"""Bringing the members of an audit to their end on a Ray cluster (`--engine ray`): each task is a process on whatever
-machine has room for it.
+"""Running tasks (members, shards of features, plantings) on a Ray cluster (`--engine ray`): each is a process on
+whatever machine has room for it.
 
-All machines see the audit's folder under the same path, and have the same code and the same torch. A task whose worker
-or machine is lost is run again elsewhere, and goes on from what its members had saved.
+All machines see the data folder under the same path, and have the same code and the same torch. A task whose worker or
+machine is lost is run again elsewhere, and goes on from what it had saved.
 """
 
+import contextlib
 import dataclasses
+import functools
+import hashlib
 import math
 import os
 import platform
@@ -19,6 +22,7 @@ from typing import Any
 from clipmem_core import __version__
 from clipmem_core.audits.executor import SECONDS_BETWEEN_LOOKS, Looks, Task, run_task
 from clipmem_core.config import DATA_VARIABLE, InputError, data_folder
+from clipmem_core.shortage import shortage
 
 ADDRESS = "RAY_ADDRESS"
 TRIES_AGAIN = 20  # of a task whose worker is lost; one that says what is wrong is not run again
@@ -27,7 +31,7 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 
 
 def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> Looks:
-    """Run tasks on the cluster that RAY_ADDRESS names, or on one of this machine alone that ends with them; an
+    """Run tasks on the cluster that RAY_ADDRESS names, or on one of this machine alone that ends with this process; an
     `Executor`.
 
     Args:
@@ -43,26 +47,22 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> Looks:
     if not tasks:
         return
     ray = imported()
-    ours = versions()
-    own = connect(ray)
+    ours, here = versions(), os.getcwd()
+    connect(ray)
+    remote = ray.remote(num_gpus=gpus, max_retries=TRIES_AGAIN, retry_exceptions=False)(run_here)
+    places = int(ray.cluster_resources().get("CPU", 0)) // tasks[0].threads
+    spread = spread_out(tasks, places)
+    running = {remote.options(num_cpus=task.threads).remote(_anywhere(task), ours, here): task for task in spread}
     try:
-        remote = ray.remote(num_gpus=gpus, max_retries=TRIES_AGAIN, retry_exceptions=False)(run_here)
-        places = int(ray.cluster_resources().get("CPU", 0)) // tasks[0].threads
-        spread = spread_out(tasks, places)
-        running = {remote.options(num_cpus=task.threads).remote(_anywhere(task), ours): task for task in spread}
-        try:
-            while running:
-                yield None
-                for ended in ray.wait(list(running), timeout=SECONDS_BETWEEN_LOOKS)[0]:
-                    task = running.pop(ended)
-                    _check(ray, ended)
-                    yield task
-        finally:
-            for left in running:
-                ray.cancel(left, force=True)
+        while running:
+            yield None
+            for ended in ray.wait(list(running), timeout=SECONDS_BETWEEN_LOOKS)[0]:
+                task = running.pop(ended)
+                _check(ray, ended)
+                yield task
     finally:
-        if own:
-            ray.shutdown()
+        for left in running:
+            ray.cancel(left, force=True)
 
 
 def spread_out(tasks: Sequence[Task], places: int) -> list[Task]:
@@ -101,14 +101,14 @@ def imported() -> ModuleType:
     return ray
 
 
-def connect(ray: ModuleType) -> bool:
-    """Connect to the cluster, unless this process is; tell whether it was not.
+def connect(ray: ModuleType) -> None:
+    """Connect this process to the cluster, unless it is.
 
     Raises:
         InputError: RAY_ADDRESS names one that cannot be reached.
     """
     if ray.is_initialized():
-        return False
+        return
     address = os.environ.get(ADDRESS)
     seen = {DATA_VARIABLE: str(data_folder().absolute()), "PYTHONPATH": str(Path(__file__).parents[2]), **QUIET}
     how: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
@@ -120,23 +120,38 @@ def connect(ray: ModuleType) -> bool:
             f"the Ray cluster {address or 'of this machine'} cannot be reached ({said[0]}): "
             f"set {ADDRESS}, or unset it for one of this machine"
         ) from None
-    return True
 
 
 def versions() -> dict[str, str]:
     """Return what decides a member's bits besides its audit: all machines of a cluster must have it alike."""
     return {
         "clipmem": __version__,
+        "code": _code(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "open_clip_torch", "numpy")},
     }
 
 
-def run_here(task: Task, wanted: dict[str, str]) -> str | None:
+@functools.cache
+def _code() -> str:
+    """Return a key of this package's source."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def run_here(task: Task, wanted: dict[str, str], folder: str = ".") -> str | None:
     """Run a task on the machine of this worker; return what a person has to mend, or None.
+
+    Args:
+        task: what is run.
+        wanted: the versions of the machine that asks for it.
+        folder: the one that machine's process is in, which paths of a person's may be relative to.
 
     Raises:
         RuntimeError: a member died.
+        OSError: the machine ran short of something.
     """
     differ = [f"{name} {own} and not {wanted[name]}" for name, own in versions().items() if own != wanted[name]]
     if differ:
@@ -145,7 +160,8 @@ def run_here(task: Task, wanted: dict[str, str]) -> str | None:
     if missing:
         return f"the worker on {platform.node()} does not see {missing[0]}: all machines must share the data folder"
     try:
-        run_task(dataclasses.replace(task, program=(sys.executable, *task.program[1:])))
+        with contextlib.chdir(folder if Path(folder).is_dir() else "."):
+            run_task(dataclasses.replace(task, program=(sys.executable, *task.program[1:])))
     except InputError as error:
         return str(error)
     return None
@@ -156,11 +172,14 @@ def _check(ray: ModuleType, ended: Any) -> None:
 
     Raises:
         InputError: what a person has to mend.
+        OSError: its machine ran short of something.
         RuntimeError: a member died, or its worker was lost more often than a task is tried.
     """
     try:
         said = ray.get(ended)
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OSError) and shortage(error.cause):
+            raise OSError(error.cause.errno, f"{error.cause.strerror} where a task ran") from None
         raise RuntimeError(str(error.cause)) from None
     except ray.exceptions.RayError as error:
         raise RuntimeError(f"a worker was lost {TRIES_AGAIN + 1} times: {str(error).splitlines()[0]}") from None

@@ -14,17 +14,20 @@ from pathlib import Path
 from clipmem_core.audits.progress import MemberProgress, member_progress
 from clipmem_core.audits.store import CONFIG, Audit, note_files
 from clipmem_core.config import InputError
+from clipmem_core.shortage import shortage
 
 SECONDS_BETWEEN_LOOKS = 0.1
 STDERR = ".stderr"
+# A process that ran short of something ends with this plus the error's number: on a full disk it can write nothing.
+RAN_SHORT = 64
 # Without these, glibc hands every large block back to the system and each step faults its pages in again.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
 
 @dataclass(frozen=True)
 class Task:
-    """Members to be brought to their end, one after the other in whatever process; what is theirs comes into their
-    folders.
+    """Members, or other things, to be brought to their end, one after the other in whatever process; what is theirs
+    comes into their folders.
 
     `command` does it in a process of its own, and `member.run_member` brings one to its end in this one.
     """
@@ -33,6 +36,7 @@ class Task:
     program: tuple[str, ...]
     names: tuple[str, ...]  # what the program is to do, one after the other: those of the members
     threads: int
+    what: str = "member"  # each is, for messages
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -40,7 +44,8 @@ class Task:
 
 
 # Brings every task to its end and gives each one that has ended, or None where it only lets its caller look on.
-# What went wrong with one is an InputError, where a person can mend it, or a RuntimeError; it takes the others along.
+# What went wrong with one is an InputError, where a person can mend it, an OSError, where its machine ran short of
+# something, or a RuntimeError; it takes the others along.
 Looks = Generator[Task | None, None, None]
 Executor = Callable[[Sequence[Task]], Looks]
 
@@ -68,18 +73,29 @@ def run_members(
         InputError: a member could not be run; the message is the member's.
         RuntimeError: a member died; the message names its log.
     """
-    program = (sys.executable, "-m", "clipmem_core.audits", str(audit.folder.absolute()))
     left = [name for name in names if member_progress(audit.folder, name).stage != "done"]
-    blocks = min(blocks or len(left), len(left))
-    parts = [left[block::blocks] for block in range(blocks)]
-    tasks = [Task(tuple(map(audit.member, part)), program, tuple(part), threads) for part in parts]
+    tasks = member_tasks(audit, left, threads=threads, blocks=blocks)
+    run_member_tasks(tasks, executor, lambda: watch([member_progress(audit.folder, name) for name in names]))
+
+
+def member_tasks(audit: Audit, names: Sequence[str], *, threads: int, blocks: int = 0) -> list[Task]:
+    """Return the tasks of some members, as of `run_members`."""
+    program = (sys.executable, "-m", "clipmem_core.audits", str(audit.folder.absolute()))
+    blocks = min(blocks or len(names), len(names))
+    parts = [names[block::blocks] for block in range(blocks)]
+    return [Task(tuple(map(audit.member, part)), program, tuple(part), threads) for part in parts]
+
+
+def run_member_tasks(tasks: Sequence[Task], executor: Executor, look: Callable[[], None]) -> None:
+    """Run tasks of members, of one audit or several, and note what each leaves; `look` is called again and again."""
     with closing(executor(tasks)) as looks:
         for ended in looks:
-            watch([member_progress(audit.folder, name) for name in names])
+            look()
             if ended is not None:
                 files = (path for folder in ended.folders for path in folder.rglob("[!.]*"))
-                note_files(audit, [path for path in files if path.is_file() and path.name != CONFIG])
-    watch([member_progress(audit.folder, name) for name in names])
+                made = [path for path in files if path.is_file() and path.name != CONFIG]
+                note_files(Audit(ended.folders[0].parents[1]), made)
+    look()
 
 
 def local_processes(tasks: Sequence[Task], *, at_once: int) -> Looks:
@@ -141,6 +157,7 @@ def run_task(task: Task) -> None:
 
     Raises:
         InputError: a member could not be run; the message is the member's.
+        OSError: it ran short of something.
         RuntimeError: a member died; the message names its log.
     """
     process = start(task)
@@ -162,10 +179,12 @@ def stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
 def _check_end(task: Task, code: int) -> None:
     if code == 0:
         return
+    if code > RAN_SHORT and shortage(error := OSError(code - RAN_SHORT, os.strerror(code - RAN_SHORT))):
+        raise error
     path = task.folders[0] / STDERR
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"exit code {code}"]
     if code == 2 and lines[-1].startswith('{"error"'):
         raise InputError(json.loads(lines[-1])["error"])
     ended = f"was ended by signal {-code}" if code < 0 else f"failed: {lines[-1]}"
-    members = f"member{'s' if len(task.folders) > 1 else ''} {', '.join(folder.name for folder in task.folders)}"
-    raise RuntimeError(f"{members} {ended}; its output is in {path}; the same command goes on where it stopped")
+    named = f"{task.what}{'s' if len(task.names) > 1 else ''} {', '.join(folder.name for folder in task.folders)}"
+    raise RuntimeError(f"{named} {ended}; its output is in {path}; the same command goes on where it stopped")

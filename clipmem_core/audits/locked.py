@@ -17,6 +17,7 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.embed import image_features, text_features
 from clipmem_core.features.named import image_tower, text_tower
+from clipmem_core.features.shards import Elsewhere
 from clipmem_core.features.towers import Kind, Opened, Tower
 from clipmem_core.training.heads import FeatureViews, LockedModel, Standard, locked_model
 from clipmem_core.training.model import Model, build_model
@@ -112,10 +113,13 @@ def features_of(
     pairs: pd.DataFrame,
     root: Path,
     *,
+    elsewhere: Elsewhere | None = None,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Features:
     """Return what locked towers give of pairs; it is computed once and kept, and goes on where it was stopped.
+
+    `elsewhere` has shards of it computed by other processes; without, this one computes all.
 
     Raises:
         InputError: a picture is no longer what it was, or a tower gives what is no number; one line names it.
@@ -123,10 +127,10 @@ def features_of(
     image = text = None
     cut = 0
     if towers.image:
-        image = image_features(pairs, root, towers.image, progress=progress, say=say)
+        image = image_features(pairs, root, towers.image, elsewhere=elsewhere, progress=progress, say=say)
     if towers.text:
         captions = [list(own) for own in pairs[c.CAPTIONS]]
-        found = text_features(captions, towers.text, progress=progress, say=say)
+        found = text_features(captions, towers.text, elsewhere=elsewhere, progress=progress, say=say)
         text, cut = found.features, found.cut
     return Features(image, text, cut)
 

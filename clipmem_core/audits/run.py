@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pandas as pd
 import pyarrow as pa
@@ -40,6 +40,7 @@ from clipmem_core.audits.progress import LOG, MemberProgress, member_progress
 from clipmem_core.audits.record import Record
 from clipmem_core.audits.scoring import Evidence, gather_evidence, reliability, score_table, summary, utility_table
 from clipmem_core.audits.setup import check_same, grow, write_audit
+from clipmem_core.audits.shards import elsewhere
 from clipmem_core.audits.store import (
     CAPTION_TABLE,
     CONFIG,
@@ -205,7 +206,7 @@ def finish_audit(
     audit: Audit, screen: Screen, executor: Executor | None = None, asked: AuditConfig | None = None
 ) -> None:
     """Bring the members to their end, score and judge; the manifest comes last."""
-    began, cut = time.monotonic(), make_ready(audit, screen)
+    began, cut = time.monotonic(), make_ready(audit, screen, executor)
     evidence = train_members(audit, screen, executor)
     while asked is not None and _wants_more(audit, asked, reliability(evidence), say=screen.say):
         _add_repeat(audit, asked, screen)
@@ -236,8 +237,8 @@ def finish_audit(
     write_manifest(audit.folder)
 
 
-def make_ready(audit: Audit, screen: Screen) -> int:
-    """Have all there that members train on.
+def make_ready(audit: Audit, screen: Screen, executor: Executor | None = None) -> int:
+    """Have all there that members train on; features are computed in this process where no executor is given.
 
     Returns:
         How many captions are longer than a locked text tower reads.
@@ -248,7 +249,7 @@ def make_ready(audit: Audit, screen: Screen) -> int:
     record = audit.record
     _check_begun(audit, record)
     ensure_pixels(audit, screen)
-    return ensure_features(audit, record, screen)
+    return ensure_features(audit, record, screen, executor)
 
 
 def train_members(audit: Audit, screen: Screen, executor: Executor | None) -> Evidence:
@@ -330,8 +331,9 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
         store_again(audit, record, progress=screen.pictures)
 
 
-def ensure_features(audit: Audit, record: Record, screen: Screen) -> int:
-    """Compute what locked towers give of the pictures and captions, before members read it.
+def ensure_features(audit: Audit, record: Record, screen: Screen, executor: Executor | None = None) -> int:
+    """Compute what locked towers give of the pictures and captions, before members read it; in this process where no
+    executor is given.
 
     Returns:
         How many captions are longer than the text tower reads.
@@ -345,7 +347,8 @@ def ensure_features(audit: Audit, record: Record, screen: Screen) -> int:
 
     towers = checked_towers(record.config, record.towers)
     screen.say("computing features with the locked towers")
-    return features_of(towers, audit.pairs, Path(record.root), progress=screen.pictures, say=screen.say).cut
+    how: dict[str, Any] = {"elsewhere": elsewhere(executor, record.threads)}
+    return features_of(towers, audit.pairs, Path(record.root), **how, progress=screen.pictures, say=screen.say).cut
 
 
 def drop_broken(path: Path, screen: Screen) -> None:

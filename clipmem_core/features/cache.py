@@ -6,7 +6,7 @@
       features.json   the tower, and the checksum (CRC-32) of the other two files; written last
 
 While it is computed, the folder's name ends in `.part`, and it holds two more: `order.npy`, the rows to compute in
-their order, and `batches.jsonl`, a line with a checksum for each batch that is done.
+their order, and `batches.jsonl`, a line with a checksum for each batch that is done; and what `shards` puts there.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # torch, which only computing features needs
     from clipmem_core.features.towers import Tower
 
 FEATURES_FILE, KEYS_FILE, MADE_FILE = "features.npy", "keys.npy", "features.json"
-_ORDER_FILE, _BATCHES_FILE = "order.npy", "batches.jsonl"
+ORDER_FILE, _BATCHES_FILE = "order.npy", "batches.jsonl"
 _BLOCK = 65_536  # rows that are read or copied at a time
 
 Progress = Callable[[int, int], None]
@@ -42,15 +42,15 @@ class Wanted:
     """Features that are asked for: rows of `tower`, known by their `keys`, uint8 [n, 32].
 
     Rows with equal keys are computed once, in batches of `batch`. `arrange` puts the rows to compute into the order
-    that batches are cut from; `embed` computes batches, in any order; `name` says whose row it is, for messages; `cut`
-    counts the rows whose input is longer than the tower reads.
+    that batches are cut from; `embed` computes batches, in any order, for the folder that it is told; `name` says whose
+    row it is, for messages; `cut` counts the rows whose input is longer than the tower reads.
     """
 
     tower: "Tower"
     keys: np.ndarray
     batch: int
     arrange: Callable[[np.ndarray], np.ndarray]
-    embed: Callable[[Batches], Embedded]
+    embed: Callable[[Path, Batches], Embedded]
     name: Callable[[int], str]
     cut: Callable[[], int] = lambda: 0
 
@@ -112,16 +112,16 @@ def _compute(wanted: Wanted, target: Path, progress: Progress) -> None:
     part = target.with_suffix(".part")
     if not part.is_dir():
         _prepare(wanted, part)
-    order = np.load(part / _ORDER_FILE)
+    order = np.load(part / ORDER_FILE)
     batches = [(n, order[at : at + wanted.batch]) for n, at in enumerate(range(0, len(order), wanted.batch))]
     done = _done(part, batches)
     count = sum(len(batches[n][1]) for n in done)
     progress(count, len(order))
     with (part / FEATURES_FILE).open("r+b") as file, (part / _BATCHES_FILE).open("a", encoding="utf-8") as noted:
         noted.write("\n")  # a line cut off by a kill ends here
-        for number, features in wanted.embed([batch for batch in batches if batch[0] not in done]):
+        for number, features in wanted.embed(part, [batch for batch in batches if batch[0] not in done]):
             rows = batches[number][1]
-            values = _half(features, rows, wanted)
+            values = half(features, rows, wanted.tower, wanted.name)
             _write_rows(file, rows, values)
             file.flush()
             noted.write(json.dumps({"batch": number, "crc32": zlib.crc32(values.tobytes())}) + "\n")
@@ -131,8 +131,8 @@ def _compute(wanted: Wanted, target: Path, progress: Progress) -> None:
     _copy_repeats(part, wanted.keys)
     _refuse_constant(_mapped(part), wanted)
     seal(part, (KEYS_FILE, FEATURES_FILE), {"tower": wanted.tower.record(), "cut": wanted.cut()})
-    for name in (_ORDER_FILE, _BATCHES_FILE):
-        (part / name).unlink()
+    for path in [path for path in part.iterdir() if path.name not in (KEYS_FILE, FEATURES_FILE, MADE_FILE)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     part.rename(target)
     sync(target.parent)
 
@@ -149,7 +149,7 @@ def _prepare(wanted: Wanted, part: Path) -> None:
         for other in sorted(part.parent.glob(f"*/{MADE_FILE}")):
             _copy_known(other.parent, new, left)
         rows = np.array(sorted(left.values()), np.int64)
-        np.save(new / _ORDER_FILE, wanted.arrange(rows) if len(rows) else rows)
+        np.save(new / ORDER_FILE, wanted.arrange(rows) if len(rows) else rows)
         (new / _BATCHES_FILE).touch()
 
 
@@ -184,13 +184,12 @@ def _done(part: Path, batches: Batches) -> set[int]:
     return done
 
 
-def _half(features: np.ndarray, rows: np.ndarray, wanted: Wanted) -> np.ndarray:
+def half(features: np.ndarray, rows: np.ndarray, tower: "Tower", name: Callable[[int], str]) -> np.ndarray:
     """Return a batch's features as float16.
 
     Raises:
         InputError: not all of them are finite numbers; the first row's name is told.
     """
-    tower = wanted.tower
     if features.shape != (len(rows), tower.dim):
         raise InputError(f"tower {tower.name} gives {list(features.shape)} numbers for {len(rows)} × {tower.dim}")
     with np.errstate(over="ignore"):
@@ -198,7 +197,7 @@ def _half(features: np.ndarray, rows: np.ndarray, wanted: Wanted) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         what = "NaN or infinity" if not np.isfinite(features[bad[0]]).all() else "numbers too large for float16"
-        raise InputError(f"tower {tower.name} gives {what} for {wanted.name(int(rows[bad[0]]))}: take another tower")
+        raise InputError(f"tower {tower.name} gives {what} for {name(int(rows[bad[0]]))}: take another tower")
     return values
 
 

@@ -2,8 +2,9 @@
 
 import functools
 import hashlib
+import platform
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,13 +17,16 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, data_folder
-from clipmem_core.features.cache import Batches, Embedded, Progress, Wanted, kept_features, key_rows
+from clipmem_core.features.cache import Batches, Embedded, Progress, Wanted, half, kept_features, key_rows
+from clipmem_core.features.named import image_tower, text_tower
+from clipmem_core.features.shards import Elsewhere, asked_of, embedded_elsewhere, leave, shards_of
 from clipmem_core.features.squares import read_squares
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.pairs.workers import Killed, cores, map_chunks
 
 IMAGE_BATCH = 16  # pictures: larger batches leave the processor's caches, at 192 pixels a fifth slower
 TEXT_BATCH = 64
+TEXT = "text"
 _AGAIN = "put its file back, or run the audit under another name"
 _TOKENIZED = 4096  # captions whose tokens are counted at a time
 DECODED_BYTES = 1 << 28  # squares that may wait for the tower
@@ -49,6 +53,7 @@ def image_features(
     *,
     folder: Path | None = None,
     workers: int | None = None,
+    elsewhere: Elsewhere | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> np.ndarray:
@@ -62,6 +67,7 @@ def image_features(
         tower: an image tower.
         folder: the cache's; None takes the one in the data folder.
         workers: processes that decode, and threads that compute; None takes one for each core.
+        elsewhere: has shards computed by other processes; None computes them here.
         progress: called with (pictures done, pictures to do).
         say: told what is computed again because a file was broken.
 
@@ -71,22 +77,14 @@ def image_features(
     Raises:
         InputError: a picture is no longer what it was, or the tower gives no use of a number; one line names it.
     """
-    images, hashes = pairs[c.IMAGE].tolist(), pairs[c.SHA256].tolist()
-    opened = functools.cache(tower.open)
-
-    def squares(batches: Batches) -> Iterator[tuple[int, np.ndarray]]:
-        return _decoded(batches, images, hashes, root, tower, workers or cores())
-
-    def embed(batches: Batches) -> Embedded:
-        return _embedded(opened().embed, squares(batches), _threads(tower, workers))
-
+    inputs = {name: pairs[name].tolist() for name in (c.IMAGE, c.SHA256)}
     wanted = Wanted(
         tower=tower,
-        keys=key_rows(map(bytes.fromhex, hashes)),
+        keys=key_rows(map(bytes.fromhex, inputs[c.SHA256])),
         batch=IMAGE_BATCH,
         arrange=lambda rows: rows,
-        embed=embed,
-        name=lambda row: f"picture {images[row]!r}",
+        embed=_embedder(tower, inputs, root, functools.cache(tower.open), workers, elsewhere),
+        name=functools.partial(_name, inputs),
     )
     return kept_features(wanted, folder or features_folder(), progress=progress, say=say)[0]
 
@@ -97,6 +95,7 @@ def text_features(
     *,
     folder: Path | None = None,
     workers: int | None = None,
+    elsewhere: Elsewhere | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> TextFeatures:
@@ -107,7 +106,7 @@ def text_features(
     Args:
         captions: of each pair.
         tower: a text tower.
-        folder, workers, progress: as for pictures.
+        folder, workers, elsewhere, progress: as for pictures.
         say: told how many captions are cut off, and what is computed again because a file was broken.
 
     Raises:
@@ -116,18 +115,14 @@ def text_features(
     texts = [caption for pair in captions for caption in pair]
     opened = functools.cache(tower.open)
     lengths = functools.cache(lambda: token_lengths(opened(), texts))
-
-    def embed(batches: Batches) -> Embedded:
-        given = ((number, [texts[row] for row in rows]) for number, rows in batches)
-        return _embedded(opened().embed, given, _threads(tower, workers))
-
+    inputs = {TEXT: texts}
     wanted = Wanted(
         tower=tower,
         keys=key_rows(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts),
         batch=TEXT_BATCH,
         arrange=lambda rows: rows[np.argsort(lengths()[rows], kind="stable")],
-        embed=embed,
-        name=lambda row: f"caption {texts[row][:60]!r}",
+        embed=_embedder(tower, inputs, Path(), opened, workers, elsewhere),
+        name=functools.partial(_name, inputs),
         cut=lambda: int((lengths() > tower.context).sum()),
     )
     features, cut = kept_features(wanted, folder or features_folder(), progress=progress, say=say)
@@ -143,6 +138,58 @@ def token_lengths(opened: Opened, texts: Sequence[str]) -> np.ndarray:
     blocks = [opened.lengths(different[at : at + _TOKENIZED]) for at in range(0, len(different), _TOKENIZED)]
     known = dict(zip(different, np.concatenate([np.empty(0, np.int32), *blocks]), strict=True))
     return np.array([known[text] for text in texts], np.int32)
+
+
+def run_shards(part: Path, names: Sequence[str]) -> None:
+    """Compute shards of a folder in this process, with as many threads as it has.
+
+    Raises:
+        InputError: the tower is another one here, a picture is no longer what it was, or the tower gives no use of a
+            number.
+    """
+    asked = asked_of(part)
+    tower = {"image": image_tower, "text": text_tower}[asked.kind](**asked.tower)
+    if tower.key != part.parent.name:
+        raise InputError(
+            f"the {tower.kind} tower {tower.name} on {platform.node()} is {tower.key} and not {part.parent.name}: "
+            "install the same weights and libraries on all machines"
+        )
+    opened = functools.cache(tower.open)
+    for shard in shards_of(part, names):
+        rows, name = np.arange(len(next(iter(shard.inputs.values())))), functools.partial(_name, shard.inputs)
+        batches = [(n, rows[at : at + asked.batch]) for n, at in enumerate(range(0, len(rows), asked.batch))]
+        embed = _embedder(tower, shard.inputs, Path(asked.root), opened, torch.get_num_threads(), None)
+        found = {n: half(features, batches[n][1], tower, name) for n, features in embed(part, batches)}
+        leave(shard, np.concatenate([found[n] for n, _ in batches]))
+
+
+def _embedder(
+    tower: Tower,
+    inputs: Mapping[str, Sequence[str]],
+    root: Path,
+    opened: Callable[[], Opened],
+    workers: int | None,
+    elsewhere: Elsewhere | None,
+) -> Callable[[Path, Batches], Embedded]:
+    """Return what embeds batches of rows, of whose inputs each column is given."""
+
+    def embed(part: Path, batches: Batches) -> Embedded:
+        if elsewhere is not None:
+            size = IMAGE_BATCH if tower.kind == "image" else TEXT_BATCH
+            return embedded_elsewhere(part, batches, inputs, tower, root, size, elsewhere)
+        given: Iterator[tuple[int, Any]]
+        if tower.kind == "image":
+            given = _decoded(batches, inputs[c.IMAGE], inputs[c.SHA256], root, tower, workers or cores())
+        else:
+            given = ((number, [inputs[TEXT][row] for row in rows]) for number, rows in batches)
+        return _embedded(opened().embed, given, _threads(tower, workers))
+
+    return embed
+
+
+def _name(inputs: Mapping[str, Sequence[str]], row: int) -> str:
+    """Return whose row it is, for messages."""
+    return f"picture {inputs[c.IMAGE][row]!r}" if c.IMAGE in inputs else f"caption {inputs[TEXT][row][:60]!r}"
 
 
 def _threads(tower: Tower, workers: int | None) -> int:

@@ -1,5 +1,6 @@
 """Locked towers by their names: the built-in ones, those of an open_clip model, and any of timm's or of the hub's."""
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
@@ -46,11 +47,14 @@ def image_tower(
     Raises:
         InputError: there is no such tower, or its weights cannot be had; one line says what to do.
     """
+    how: dict[str, Any] = {"size": size, "precision": precision, "device": device}
     if name in BUILT_IN["image"]:
-        return efficientnet_lite(name, size=size or SIZE, precision=precision, device=device)
-    if name in known_models() or name.endswith(".json"):
-        return open_clip_towers(name, pretrained=pretrained, size=size, precision=precision, device=device)[0]
-    return _timm_tower(name, size=size, checkpoint=pretrained, precision=precision, device=device)
+        tower = efficientnet_lite(name, **how | {"size": size or SIZE})
+    elif name in known_models() or name.endswith(".json"):
+        tower = open_clip_towers(name, pretrained=pretrained, **how)[0]
+    else:
+        tower = _timm_tower(name, checkpoint=pretrained, **how)
+    return dataclasses.replace(tower, asked=(("name", name), ("pretrained", pretrained), *how.items()))
 
 
 def text_tower(name: str, *, pretrained: str = "", precision: Precision = "fp32", device: str = "cpu") -> Tower:
@@ -64,11 +68,14 @@ def text_tower(name: str, *, pretrained: str = "", precision: Precision = "fp32"
     Raises:
         InputError: there is no such tower, or its weights cannot be had; one line says what to do.
     """
+    how: dict[str, Any] = {"precision": precision, "device": device}
     if name in BUILT_IN["text"]:
-        return minilm(precision=precision, device=device)
-    if name in known_models() or name.endswith(".json"):
-        return open_clip_towers(name, pretrained=pretrained, precision=precision, device=device)[1]
-    return _sentence_tower(name, precision=precision, device=device)
+        tower = minilm(**how)
+    elif name in known_models() or name.endswith(".json"):
+        tower = open_clip_towers(name, pretrained=pretrained, **how)[1]
+    else:
+        tower = _sentence_tower(name, **how)
+    return dataclasses.replace(tower, asked=(("name", name), ("pretrained", pretrained), *how.items()))
 
 
 def open_clip_towers(

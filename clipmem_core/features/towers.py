@@ -53,12 +53,13 @@ class Tower:
     device: str = "cpu"
     seen: str = ""  # what it may have read or seen in its own training, a sentence
     libraries: tuple[str, ...] = ()  # packages that its features are computed with
+    asked: tuple[tuple[str, Any], ...] = ()  # what another process asks `named` for it with
     open: Callable[[], Opened]
     check: Callable[[], None] = lambda: None  # raises InputError where its weights are not those of `sha256`
 
     def record(self) -> dict[str, Any]:
         """Return what an audit keeps of it, as JSON values: all that its features depend on."""
-        left_out = ("open", "check", "libraries")
+        left_out = ("open", "check", "libraries", "asked")
         facts = {field: getattr(self, field) for field in self.__dataclass_fields__ if field not in left_out}
         return facts | {"libraries": {name: version(name) for name in self.libraries}}
 

@@ -49,7 +49,7 @@ class StudyRun:
     at: int = 0  # pairs that it is extrapolated to
     only: frozenset[str] = frozenset()  # names of the arms that are trained now; none means all
     own: Sequence[Arm] = ()  # that a person added
-    executor: Executor | None = None  # what runs members that are worth a process; None means this machine
+    executor: Executor | None = None  # what runs members side by side; None means this machine, an arm at a time
 
     @property
     def plan(self) -> Study:

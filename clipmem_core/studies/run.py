@@ -11,12 +11,12 @@ import pyarrow as pa
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.executor import Executor, in_this_process
+from clipmem_core.audits.executor import Executor, in_this_process, member_tasks, run_member_tasks
 from clipmem_core.audits.given import with_features
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.preflight import open_some, seconds_of_features
 from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out
-from clipmem_core.audits.run import Screen, bring_to_end
+from clipmem_core.audits.run import Screen, bring_to_end, ensure_features, ensure_pixels
 from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.setup import check_same, grow, write_audit
 from clipmem_core.audits.store import Audit, write_json, write_table
@@ -68,7 +68,7 @@ def run_study(
             A study from before splits varied goes on with its one.
         at: pairs that a study that can be extrapolated is to tell of; 0 leaves it as it was.
         decisions: from a data set's fingerprint and its pairs, pair_id and captions, to what was decided on these.
-        executor: what runs members from scratch; processes of this machine unless it is given.
+        executor: what runs members; this process and others of this machine unless it is given.
 
     Returns:
         The study's folder; every arm and seed that was to be trained has its row.
@@ -176,6 +176,8 @@ def _bring(run: StudyRun) -> None:
         _read_anew(run)
     run.folder.write_asked(asked)
     left = run.left
+    if run.executor is not None:
+        _train_ahead(run, run.executor)
     for place, (arm, number) in enumerate(left, start=1):
         began = time.monotonic()
         run.screen.say(f"arm {arm}, seed {number}: {place} of {len(left)}")
@@ -284,24 +286,59 @@ def _rows(run: StudyRun, name: str, seed: int) -> tuple[dict[str, Any], list[dic
 def _bring_arm(run: StudyRun, name: str, seed: int) -> Audit:
     """Bring an arm's audit to where it has this seed; members that another study has trained are taken over."""
     split, number = run.place(seed)
-    audit = run.folder.audit(name, split)
-    if not audit.begun:
-        _begin_arm(run, audit, number + 1, split)
-    else:
-        # A row may be gone while its members are there: never ask for fewer seeds than it has.
-        config = run.config_of(name, max(number + 1, len(audit.record.members) // 2), split)
-        check_same(audit, run.source, config)
-        grow(audit, config)
+    audit = _begun_arm(run, name, split, seeds=number + 1)
     members = audit.record.members
     if not audit.finished:
         for member in members:
             shared.take(audit, member, say=run.screen.say)
     # Neither heads nor a look at what is trained already are worth the start of a process.
     trained = all((audit.member(member) / CHECKPOINT).is_file() for member in members)
-    executor = in_this_process if trained or settings.shares_process(run.config) else run.executor
+    here = trained or (run.executor is None and settings.shares_process(run.config))
+    executor = in_this_process if here else run.executor
     bring_to_end(audit, run.screen, fresh=False, executor=executor)
     for member in members:
         shared.give(audit, member)
+    return audit
+
+
+def _train_ahead(run: StudyRun, executor: Executor) -> None:
+    """Train the members of all arms and seeds that are left side by side; each arm then finds its own trained.
+
+    One arm has too few for a cluster. Of members that arms share one is trained, and the others take it over.
+    """
+    seeds: dict[tuple[str, int], int] = {}
+    for name, seed in run.left:
+        split, number = run.place(seed)
+        seeds[name, split] = max(number + 1, seeds.get((name, split), 0))
+    tasks, known = [], set[str]()
+    for (name, split), count in seeds.items():
+        audit = _begun_arm(run, name, split, seeds=count)
+        ensure_pixels(audit, run.screen)
+        ensure_features(audit, audit.record, run.screen, executor)
+        own = []
+        for member in audit.record.members:
+            shared.take(audit, member, say=run.screen.say)
+            training = next(iter(shared.parts(audit, member)))
+            if training not in known and not (audit.member(member) / CHECKPOINT).is_file():
+                own.append(member)
+            known.add(training)
+        blocks = int(settings.shares_process(run.config))
+        tasks += member_tasks(audit, own, threads=audit.record.threads, blocks=blocks)
+    if tasks:
+        run.screen.say(f"training {sum(len(task.names) for task in tasks)} members of {len(seeds)} arms")
+        run_member_tasks(tasks, executor, lambda: None)
+
+
+def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
+    """Return an arm's audit of a split, with so many seeds or more."""
+    audit = run.folder.audit(name, split)
+    if not audit.begun:
+        _begin_arm(run, audit, seeds, split)
+        return audit
+    # A row may be gone while its members are there: never ask for fewer seeds than it has.
+    config = run.config_of(name, max(seeds, len(audit.record.members) // 2), split)
+    check_same(audit, run.source, config)
+    grow(audit, config)
     return audit
 
 

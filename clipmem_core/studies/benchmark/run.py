@@ -16,6 +16,7 @@ from clipmem_core.audits.executor import Executor, Task, local_processes
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.prepare import draw_membership, load_data_set
 from clipmem_core.audits.setup import differing_fields
+from clipmem_core.audits.shards import elsewhere
 from clipmem_core.audits.store import PAIRS, write_json, write_prepared, write_table
 from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder, switched_on
 from clipmem_core.pairs.mistakes import KINDS, plant
@@ -195,9 +196,11 @@ def _bring(
 
         screen.say("computing features with the locked towers")
         how: dict[str, Any] = {"progress": screen.pictures, "say": screen.say}
+        how["elsewhere"] = elsewhere(executor, config.threads)
         features_of(checked_towers(config), benchmark.pairs, Path(asked["root"]), **how)
-    at_once = min(len(left), settings.side_by_side(config))
-    screen.say(f"{len(left)} of {len(wanted)} plantings of {config.members} members are left, {at_once} side by side")
+    at_once = len(left) if executor else min(len(left), settings.side_by_side(config))
+    beside = "" if executor else f", {at_once} side by side"
+    screen.say(f"{len(left)} of {len(wanted)} plantings of {config.members} members are left{beside}")
     tasks = [_task(benchmark, left[first::at_once], first, config.threads) for first in range(at_once)]
     run = executor or functools.partial(local_processes, at_once=at_once)
     with closing(run(tasks)) as looks:
@@ -211,4 +214,4 @@ def _task(benchmark: Benchmark, own: Sequence[Piece], number: int, threads: int)
     folder = benchmark.folder / f"{PROCESSES}-{number}"  # what it says of an error
     folder.mkdir(parents=True, exist_ok=True)
     program = (sys.executable, "-m", "clipmem_core.studies.benchmark", str(benchmark.folder))
-    return Task((folder,), program, tuple(piece.name for piece in own), threads)
+    return Task((folder,), program, tuple(piece.name for piece in own), threads, "planting")

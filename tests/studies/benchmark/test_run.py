@@ -16,6 +16,7 @@ from clipmem_core.audits.executor import Looks, Task
 from clipmem_core.audits.run import run_audit
 from clipmem_core.commands import main, parse
 from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.features.embed import run_shards
 from clipmem_core.pairs.mistakes import KINDS
 from clipmem_core.scores.suspicion import DETECTORS
 from clipmem_core.studies.benchmark.planting import run_pieces
@@ -42,11 +43,12 @@ class Watching(Silent):
 
 
 def here(tasks: Sequence[Task]) -> Looks:
-    """Run plantings in this process; which folder and which of them is what a task's own process is told."""
+    """Run plantings, and shards of features, in this process; which folder and which of them is what a task's own
+    process is told."""
     threads = torch.get_num_threads()
     for task in tasks:
         folder, *names = task.command[3:]
-        run_pieces(Path(folder), names)
+        {"planting": run_pieces, "shard": run_shards}[task.what](Path(folder), names)
         torch.set_num_threads(threads)
         yield task
 
