@@ -350,12 +350,6 @@ class List:
         show_audits(list_states(), [study.name for study in list_studies()])
 
 
-def _supervise(folder: str, *command: str) -> None:
-    from clipmem_core.audits.jobs import supervise
-
-    supervise(Path(folder), command)
-
-
 def _queued(name: str, *arguments: str) -> int:
     from clipmem_core.audits.jobs import await_turn, draw_ticket
 
@@ -393,7 +387,7 @@ COMMANDS: dict[str, type] = {
 }
 # What detached processes run: it takes words as they come, and nobody types it.
 PROCESSES: dict[str, Callable[..., int | None]] = {
-    process.__name__[1:]: process for process in (_supervise, _queued, _check, _map, _keep)
+    process.__name__[1:]: process for process in (_queued, _check, _map, _keep)
 }
 
 

@@ -1,5 +1,6 @@
 """Small finished audits, made once, that many tests read and none may change."""
 
+import functools
 import io
 import json
 import os
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from open_clip import factory
+from open_clip.tokenizer import SimpleTokenizer
 
 from clipmem_core.audits import estimate, run, throughput
 from clipmem_core.audits.estimate import Pace
@@ -34,8 +37,8 @@ settings.load_profile("unhurried")
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Members train and pictures are decoded in the test's process: no starting of Python. A set is drawn once, and no
-    test waits for the disk, which only a power cut would tell.
+    """Members train and pictures are decoded in the test's process: no starting of Python. A set is drawn once, words
+    are read once, and no test waits for the disk, which only a power cut would tell.
 
     Processes have tests of their own: pairs/test_workers, pairs/test_pixels, audits/test_executor, test_preflight,
     test_smoke.
@@ -52,6 +55,7 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(run, "local_processes", here)
         patch.setattr(estimate, "_side_by_side", _measure_here)
         patch.setattr(throughput, "SECONDS", 0.1)
+        patch.setattr(factory, "SimpleTokenizer", functools.cache(SimpleTokenizer))
         for module in (pixels, embed):
             patch.setattr(module, "map_chunks", _map_chunks_here)
         yield

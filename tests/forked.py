@@ -5,6 +5,7 @@ their own session, signals, files and pipes; only the start of Python is left ou
 """
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -73,11 +74,19 @@ class Server:
 
 def serve() -> None:
     """Be the server: fork for every command, until the pipe closes."""
+    from open_clip import factory
+    from open_clip.tokenizer import SimpleTokenizer
+
     import clipmem_core.audits.locked
     import clipmem_core.commands
     import clipmem_core.studies.run  # noqa: F401
+    from clipmem_core.training.model import build_model, tokenize
 
     os.fsync = lambda _: None
+    factory.SimpleTokenizer = functools.cache(SimpleTokenizer)
+    clipmem_core.commands.parse(["audit", "scenes"])  # what is only loaded when it is used
+    build_model("tiny", loss="clip", seed=0)
+    tokenize("tiny", ["a frog"])
     for line in sys.stdin:
         asked = json.loads(line)
         if "poll" in asked:

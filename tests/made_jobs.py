@@ -4,8 +4,9 @@ import json
 import os
 from pathlib import Path
 
-from clipmem_core.audits.jobs import Ticket, process_start
+from clipmem_core.audits.jobs import Ticket
 from clipmem_core.audits.store import write_json
+from clipmem_core.audits.supervisor import process_start
 
 
 def leave_job(

@@ -26,43 +26,22 @@ import psutil
 from filelock import FileLock
 
 import clipmem_core
-from clipmem_core.atomic import replacing
 from clipmem_core.audits.progress import tail
 from clipmem_core.audits.record import Whole
 from clipmem_core.audits.settings import typed, typed_flags
 from clipmem_core.audits.store import Audit, check_name, write_json
+from clipmem_core.audits.supervisor import EXIT_CODE, JOB, OUTPUT, process_start
 from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder
 from clipmem_core.files import read_json
 
-JOB, OUTPUT, EXIT_CODE = "job.json", "output.log", "exit_code"
 UNITS, PARADIGMS = "units", "paradigms"  # what encoders are looked into for
 SAMPLE = 1000
 INTERRUPTED = 130
 SECONDS_BETWEEN_LOOKS = 0.5
 PROGRAM = (sys.executable, "-m", "clipmem_core")
+SUPERVISOR = (sys.executable, "-m", "clipmem_core.audits.supervisor")
 _EARLIER_QUEUE = "clipmem_core.audits.queue"  # a module that jobs of before ran: it took a name and a whole command
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-def process_start(pid: int) -> str | None:
-    """Return when a running process was started, in ticks of the system: a pid can be reused, this pair cannot.
-
-    Returns:
-        None where no such process runs; one that ended and was not collected yet does not run.
-
-    Example:
-        >>> process_start(os.getpid()) is None
-        False
-    """
-    # Linux counts from the boot, so that a clock that is set anew changes nothing; the others note the time of day.
-    since = psutil.boot_time() if psutil.LINUX else 0.0
-    try:
-        process = psutil.Process(pid)
-        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
-            return None
-        return str(round((process.create_time() - since) * os.sysconf("SC_CLK_TCK")))
-    except (psutil.NoSuchProcess, ValueError, OverflowError):  # also of a number that can be no pid
-        return None
 
 
 @dataclass(frozen=True)
@@ -183,7 +162,7 @@ class Task:
             package = str(Path(clipmem_core.__file__).resolve().parents[1])
             path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
             starter = subprocess.run(
-                [*PROGRAM, "supervise", str(self.folder), *self.command],
+                [*SUPERVISOR, str(self.folder), *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -196,26 +175,6 @@ class Task:
             said = starter.stdout.decode("utf-8", "replace").strip()
             raise RuntimeError(f"job {self.folder.name!r} did not start: {said or 'no output'}")
         return job
-
-
-def supervise(folder: Path, command: Sequence[str]) -> None:
-    """Start a command in a child that waits for it and writes its exit code; return in this process without waiting."""
-    if os.fork():
-        return
-    # A job can be interrupted, also where its starter ran in the background and ignored SIGINT.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with (folder / OUTPUT).open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    own = os.getpid()
-    job = {"pid": process.pid, "started": process_start(process.pid), "supervisor": [own, process_start(own)]}
-    write_json(folder / JOB, job | {"command": list(command)})
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):  # the end of the starter's pipe tells that job.json is written
-        os.dup2(nowhere, stream)
-    code = process.wait()
-    with replacing(folder / EXIT_CODE) as temporary:
-        temporary.write_text(f"{code}\n", encoding="utf-8")
 
 
 def cancel(job: Job) -> None:

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipmem_core.audits.jobs import process_start
 from clipmem_core.audits.prepare import content_fingerprint
 from clipmem_core.audits.store import PAIRS, Audit, read_table, reading
+from clipmem_core.audits.supervisor import process_start
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, MISCAPTION, PAIR_ID, PLANTED, WIDTH
 from clipmem_core.config import DEFAULT_PRESET, InputError, data_folder
 from clipmem_core.pairs.readers.containers import file_faults

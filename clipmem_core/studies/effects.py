@@ -7,6 +7,7 @@ and its intervals are over training seeds. A setting succeeds with a quarter les
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -106,13 +107,14 @@ def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
     """
     table = with_lead(table)
     compared = [name for name in names_of(table) if name != reference]
-    seeds = table[SEED].isin(table.loc[table[ARM] == reference, SEED])
+    seeds = table[SEED].isin(table.loc[table[ARM] == reference, SEED]).to_numpy()
+    known = {name: _seen(table, name) for name in MEASURES if name in table and table[name].notna().any()}
     rows = []
     for arm in names_of(table):
-        for measure in (name for name in MEASURES if name in table and table[name].notna().any()):
-            found = difference_of(table, arm, reference, measure)
+        for measure, seen in known.items():
+            found = _paired(seen, arm, reference)
             if found is not None:
-                value = table.loc[(table[ARM] == arm) & seeds, measure].mean()
+                value = pd.Series(seen.values[(seen.arms == arm) & seeds]).mean()
                 rest = [np.nan] * 4 if arm == reference else [found.low, found.high, found.p_value, found.detectable]
                 of_all = [np.nan] * 2 if arm == reference else list(found.of_all(len(compared)))
                 rows.append([arm, measure, found.n, value, found.mean, *rest, len(compared), *of_all])
@@ -123,31 +125,49 @@ def differences(table: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 def mean_of(table: pd.DataFrame, arm: str, measure: str) -> Difference | None:
     """Return the mean of a measure over an arm's splits with its interval; None where there is no seed."""
-    values = _by_split(table, arm, measure)
+    seen = _seen(table, measure)
+    values = seen.by_split((seen.arms == arm) & ~np.isnan(seen.values))
     return paired_difference(values.tolist(), np.zeros(len(values)).tolist()) if len(values) else None
 
 
 def difference_of(table: pd.DataFrame, arm: str, reference: str, measure: str) -> Difference | None:
     """Return the paired difference of two arms in a measure; None where they share no seed."""
-    sides = [table.loc[table[ARM] == name, [SEED, measure]].dropna() for name in (arm, reference)]
-    both = set(sides[0][SEED]) & set(sides[1][SEED])
-    shared = table[table[SEED].isin(both)]
-    if not both:
+    return _paired(_seen(table, measure), arm, reference)
+
+
+class _Seen(NamedTuple):
+    """A measure as arrays, a row an arm and seed: pandas takes milliseconds to pick an arm's."""
+
+    arms: np.ndarray
+    seeds: np.ndarray
+    splits: np.ndarray  # of a study with one split the seeds
+    values: np.ndarray  # float64, NaN where there is none
+
+    def by_split(self, rows: np.ndarray) -> np.ndarray:
+        """Return the means of some rows by split, in the order of the splits."""
+        splits, values = self.splits[rows], self.values[rows]
+        if len(np.unique(splits)) == len(splits):
+            return values[np.argsort(splits)]
+        return pd.Series(values).groupby(splits).mean().to_numpy()
+
+
+def _seen(table: pd.DataFrame, measure: str) -> _Seen:
+    arms, seeds, splits = (table[name].to_numpy() for name in (ARM, SEED, SPLIT if SPLIT in table else SEED))
+    return _Seen(arms, seeds, splits, table[measure].to_numpy(dtype=np.float64))
+
+
+def _paired(seen: _Seen, arm: str, reference: str) -> Difference | None:
+    sides = [(seen.arms == name) & ~np.isnan(seen.values) for name in (arm, reference)]
+    shared = np.isin(seen.seeds, np.intersect1d(*(seen.seeds[side] for side in sides)))
+    if not shared.any():
         return None
-    values, base = (_by_split(shared, name, measure) for name in (arm, reference))
-    return paired_difference(values.tolist(), base.loc[values.index].tolist())
+    return paired_difference(*(seen.by_split(side & shared).tolist() for side in sides))
 
 
 def by_split(table: pd.DataFrame, by: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
     """Return a row a split of each thing that `by` tells apart, the means of measures over its seeds; of a study with
     one split the table."""
     return table.groupby([*by, SPLIT], sort=False)[list(measures)].mean().reset_index() if SPLIT in table else table
-
-
-def _by_split(table: pd.DataFrame, arm: str, measure: str) -> pd.Series:
-    """Return a measure of an arm by split, the mean over its seeds; of a study with one split by seed."""
-    own = table[table[ARM] == arm]
-    return own.groupby(SPLIT if SPLIT in own else SEED)[measure].mean().dropna()
 
 
 def front(points: pd.DataFrame, x: str, y: str) -> list[str]:

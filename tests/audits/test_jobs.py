@@ -26,11 +26,11 @@ from clipmem_core.audits.jobs import (
     fetch_task,
     jobs_folder,
     list_job_names,
-    process_start,
     resume_arguments,
     tickets,
 )
 from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.audits.supervisor import process_start
 from clipmem_core.commands import Paradigms, Units, parse
 from clipmem_core.config import InputError, SourceOptions, preset_config
 from tests.made_jobs import leave_job, leave_ticket

@@ -1,30 +1,34 @@
 """Real processes that decide on one data set at the same moment, and some that are killed."""
 
 import json
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
-import clipmem_core
 from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, Review
+from tests.forked import Server
 
-ROOT = Path(clipmem_core.__file__).parents[1]
 START = """
-import json, os, sqlite3, sys
+import json, os, sqlite3, sys, time
 from pathlib import Path
 from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, Review
-review, name = Review(Path(sys.argv[1])), sys.argv[2]
+review, name, gate, rounds = Review(Path(os.environ["LOG"])), os.environ["NAME"], Path(os.environ["GATE"]), iter("012")
 def wait():
-    print("ready", flush=True)
-    sys.stdin.readline()
+    own = next(rounds)
+    (gate / f"{name}.{own}").touch()
+    while not (gate / own).exists():
+        time.sleep(.001)
 wait()
+"""
+END = """
+sys.stdout.flush()
+os._exit(0)
 """
 ROUNDS = """
 outcome = review.decide(["a", "b"], KEEP, note=name, seen=0)
@@ -74,33 +78,52 @@ for last in range(1, 1000):
 """
 
 
-def start(path: Path, *scripts: str) -> list[subprocess.Popen[str]]:
-    """Start a process for each script, and let them all go at the same moment."""
-    commands = [[sys.executable, "-c", START + text, str(path), f"p{at}"] for at, text in enumerate(scripts)]
-    pipe = subprocess.PIPE
-    started = [subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) for command in commands]
-    go(started)
-    return started
+def until(done: Callable[[], bool]) -> None:
+    while not done():
+        time.sleep(0.001)
 
 
-def go(started: list[subprocess.Popen[str]]) -> None:
-    for process in started:
-        assert process.stdout.readline() == "ready\n"
-    for process in started:
-        process.stdin.write("go\n")
-        process.stdin.flush()
+class Processes:
+    """Processes with a script each, which all go on at the same moment."""
+
+    def __init__(self, forks: Server, path: Path, scripts: Sequence[str]) -> None:
+        self.gate, self.rounds = path.parents[1] / f"gate-{uuid4()}", 0
+        self.gate.mkdir()
+        own = {"LOG": str(path), "GATE": str(self.gate)}
+        names = [f"p{at}" for at in range(len(scripts))]
+        self.started = [
+            forks.start(data=path.parent, before=START + script + END, NAME=name, **own)
+            for name, script in zip(names, scripts, strict=True)
+        ]
+        self.go()
+
+    def go(self) -> None:
+        until(lambda: len(list(self.gate.glob(f"p*.{self.rounds}"))) == len(self.started))
+        (self.gate / str(self.rounds)).touch()
+        self.rounds += 1
 
 
-def run(path: Path, *scripts: str, rounds: int = 1) -> list[object]:
-    """Run a process for each script, all at once, and return what each printed."""
-    printed, started = [], start(path, *scripts)
-    for _ in range(rounds - 1):
-        go(started)
-    for process in started:
-        output, _ = process.communicate()
-        assert process.returncode == 0
-        printed.append(json.loads(output or "null"))
-    return printed
+Run = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def review(tmp_path: Path) -> Review:
+    return Review(tmp_path / "review" / "set.sqlite")
+
+
+@pytest.fixture
+def run(forks: Server, review: Review) -> Run:
+    """Runs a process for each script, all at once, and returns what each printed."""
+
+    def run_all(*scripts: str, rounds: int = 1) -> list[Any]:
+        processes = Processes(forks, review.path, scripts)
+        for _ in range(rounds - 1):
+            processes.go()
+        ended = [(*process.communicate(), process.returncode) for process in processes.started]
+        assert [(errors, code) for _, errors, code in ended] == [("", 0)] * len(scripts)
+        return [json.loads(printed or "null") for printed, *_ in ended]
+
+    return run_all
 
 
 def ask(review: Review, query: str) -> list[tuple]:
@@ -120,9 +143,8 @@ def assert_whole(review: Review) -> None:
     assert last == ask(review, "SELECT pair_id, entry FROM standing ORDER BY pair_id")
 
 
-def test_processes_that_decide_and_undo_at_once_lose_nothing(tmp_path: Path) -> None:
-    review = Review(tmp_path / "review" / "set.sqlite")
-    told, undone = zip(*run(review.path, *[ROUNDS] * 4, rounds=3), strict=True)
+def test_processes_that_decide_and_undo_at_once_lose_nothing(review: Review, run: Run) -> None:
+    told, undone = zip(*run(*[ROUNDS] * 4, rounds=3), strict=True)
     order = [note for (note,) in ask(review, "SELECT note FROM event ORDER BY id LIMIT 4")]
     assert sorted(order) == ["p0", "p1", "p2", "p3"]
     assert [told[int(name[1])] for name in order] == [None, *order[:-1]]  # all but the first overtook somebody
@@ -141,9 +163,8 @@ def test_processes_that_decide_and_undo_at_once_lose_nothing(tmp_path: Path) -> 
     assert_whole(review)
 
 
-def test_nobody_sees_half_of_an_event(tmp_path: Path) -> None:
-    review = Review(tmp_path / "review" / "set.sqlite")
-    watched, *_ = run(review.path, WATCH, DECIDE_ALL, DECIDE_ALL)
+def test_nobody_sees_half_of_an_event(review: Review, run: Run) -> None:
+    watched, *_ = run(WATCH, DECIDE_ALL, DECIDE_ALL)
     assert {tuple(counts) for counts in watched} <= {(0, 0, 0), (2000, 0, 0), (0, 2000, 0)}
     assert review.position() == 16 * 2000
     assert_whole(review)
@@ -151,29 +172,22 @@ def test_nobody_sees_half_of_an_event(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_process_that_is_killed_before_any_statement_leaves_its_whole_event_or_nothing(
-    tmp_path: Path, there: bool
+    review: Review, run: Run, there: bool
 ) -> None:
-    review = Review(tmp_path / "review" / "set.sqlite")
     events = [review.decide(["a"], KEEP, note="before")] if there else []
-    (survivor,) = run(review.path, DIE_AT_EACH_STATEMENT)
+    (survivor,) = run(DIE_AT_EACH_STATEMENT)
     assert survivor > 15  # those before it died, at one statement more each
     assert ask(review, "SELECT note, pairs FROM event") == [("before", 1)] * len(events) + [(str(survivor), 5)]
     assert_whole(review)
     assert review.decide(["a"], KEEP).event == len(events) + 2
 
 
-def until(done: Callable[[], bool]) -> None:
-    while not done():
-        pass
-
-
-def test_a_process_that_is_killed_at_any_moment_leaves_whole_events(tmp_path: Path) -> None:
-    review = Review(tmp_path / "review" / "set.sqlite")
+def test_a_process_that_is_killed_at_any_moment_leaves_whole_events(review: Review, forks: Server) -> None:
     for _ in range(3):
         before = review.count_events()
-        (writer,) = start(review.path, DECIDE_FOR_EVER)
+        (writer,) = Processes(forks, review.path, [DECIDE_FOR_EVER]).started
         until(lambda before=before: review.count_events() > before + 2)
-        os.kill(writer.pid, signal.SIGKILL)
+        writer.kill()
         writer.communicate()
         assert_whole(review)
         assert review.counts()[KEEP] == len(review.table()) == len(ask(review, "SELECT * FROM standing"))

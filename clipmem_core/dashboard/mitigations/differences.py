@@ -325,9 +325,9 @@ def _instead(text: str, number: float) -> str:
 def _styled(table: pd.DataFrame, texts: pd.DataFrame, chosen: str | None) -> Styler:
     """Write the texts over the numbers, by which the columns sort, and shade the chosen arm."""
     styled = table.style
-    for head in texts:
-        for row, text in enumerate(texts[head]):
-            styled = styled.format(functools.partial(_instead, text), subset=([row], [head]))
+    for row, shown in enumerate(texts.to_dict("records")):
+        written: dict[Any, Any] = {head: functools.partial(_instead, text) for head, text in shown.items()}
+        styled = styled.format(written, subset=([row], [*written]))
     shades = [CHOSEN_SHADE if arm == chosen else "" for arm in table[ARM]]
     return styled.apply(lambda values: shades, axis="index")
 
