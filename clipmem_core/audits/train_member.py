@@ -79,7 +79,11 @@ def processes(device: str) -> Iterator[None]:
         if own >= there:
             raise InputError(f"this machine has {there} GPUs: ask torchrun for --nproc-per-node {there}")
         torch.cuda.set_device(own)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+    # A group that torchrun starts again must not find the addresses of the one before.
+    own_store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=own_store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
         yield
     except RuntimeError as error:  # as when another process is gone
