@@ -8,9 +8,11 @@ from clipmem_core.commands import parse
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "data" / "results" / "README.md", ROOT / "clipmem_core" / "audits" / "README.md"]
+PAGES = [ROOT / name for name in ("README.md", "data/results/README.md")]
+PAGES += [ROOT / "clipmem_core" / "audits" / name for name in ("README.md", "CLUSTER.md")]
 # In a code block a command ends with its line or comment; within a sentence it ends with the quote.
-COMMAND = re.compile(r"`python -m clipmem_core ([^`]+)`|^    python -m clipmem_core ([^#\n]+)", re.MULTILINE)
+STARTED = r"(?:python|torchrun [^`#\n]*?) -m clipmem_core "
+COMMAND = re.compile(rf"`{STARTED}([^`]+)`|^    {STARTED}([^#\n]+)", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 FILE = re.compile(r"`(data/results/[\w.-]+\.csv)`")
 
@@ -29,7 +31,7 @@ def test_the_readme_quotes_every_kind_of_command() -> None:
     assert {typed.split()[0] for typed in commands()} >= {"inspect", "fetch", "audit", "score", "study", "export"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_what_a_page_links_to_or_names_as_a_table_is_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     missing = [name for name in LINK.findall(text) if not (page.parent / name).exists()]

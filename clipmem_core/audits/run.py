@@ -190,7 +190,10 @@ def bring_to_end(
     try:
         if prepare_only:
             make_ready(audit, screen)
-            screen.say(f"audit {audit.name!r} is prepared: members {', '.join(audit.record.members)}")
+            names = ", ".join(audit.record.members)
+            screen.say(
+                f"audit {audit.name!r} is prepared: train-member trains {names}; without --prepare-only it goes on"
+            )
         else:
             finish_audit(audit, screen, executor, asked)
     except InputError:

@@ -37,7 +37,7 @@ def train_member(name: str, member: str, *, accum_freq: int, grad_checkpointing:
     Raises:
         InputError: there is no such audit or member, another process works on the audit, or a batch cannot be cut so.
     """
-    audit, first = open_audit(name), os.environ.get("RANK", "0") == "0"
+    audit, first = open_audit(name), not several() or os.environ["RANK"] == "0"
     record = audit.record
     if member not in record.members:
         raise InputError(f"audit {name!r} has no member {member!r}: choose one of {', '.join(record.members)}")
@@ -64,6 +64,11 @@ def train_member(name: str, member: str, *, accum_freq: int, grad_checkpointing:
                 note_files(audit, [path for path in files if path.name != CONFIG])
 
 
+def several() -> bool:
+    """Tell whether torchrun started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 @contextmanager
 def processes(device: str) -> Iterator[None]:
     """Join the group of processes that torchrun started; one that was started alone has none.
@@ -71,7 +76,7 @@ def processes(device: str) -> Iterator[None]:
     Raises:
         InputError: there are fewer GPUs than processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not several():
         yield
         return
     if device == "cuda":
@@ -79,7 +84,11 @@ def processes(device: str) -> Iterator[None]:
         if own >= there:
             raise InputError(f"this machine has {there} GPUs: ask torchrun for --nproc-per-node {there}")
         torch.cuda.set_device(own)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+    # A group that torchrun starts again must not find the addresses of the one before.
+    own_store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=own_store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
         yield
     except RuntimeError as error:  # as when another process is gone
