@@ -112,6 +112,11 @@ class AuditConfig:
         "captions used per pair; 0 means all",
         Facts(title="Captions per pair (0: all)", ge=0, affects=("data",), by_content=True, main=3),
     )
+    sample: int = option(
+        0,
+        "audit a random sample of this many pairs, and estimate the counts of the whole set; 0 means all pairs",
+        Facts(title="Sample of pairs (0: all)", ge=0, affects=("data",), by_content=True, younger=True),
+    )
     train_captions: int = option(
         0, "captions of a pair that training draws from; 0 means all that are used", Facts(ge=0, part="captions")
     )

@@ -22,7 +22,7 @@ from rich.text import Text
 from clipmem_core.audits.lifecycle import State
 from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.store import Audit, audits_folder
-from clipmem_core.audits.verdict import likely_wrong, uses
+from clipmem_core.audits.verdict import WHOLE_HEAD, likely_wrong, uses, whole_rows
 from clipmem_core.columns import of_one_split
 from clipmem_core.scores.table import PLANTED, scores_in
 
@@ -125,6 +125,9 @@ def show_verdict(audit: Audit) -> None:
     console.print(Text(verdict["sentence"], style="bold"), soft_wrap=True)
     if likely := likely_wrong(verdict)[0]:
         console.print(plain(likely), style="bold", soft_wrap=True)
+    if whole := whole_rows(verdict):
+        rows = [dict(zip(WHOLE_HEAD, row, strict=True)) for row in whole]
+        console.print(_table(f"counts of all {audit.record.sampled_of:,} pairs", rows, list(WHOLE_HEAD)))
     for score, use in uses(verdict).items():
         console.print(Text.assemble("  ", (score, "bold"), f" {use}"), soft_wrap=True)
     console.print()

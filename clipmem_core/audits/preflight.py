@@ -30,6 +30,7 @@ from clipmem_core.audits.estimate import (
 from clipmem_core.audits.given import with_features
 from clipmem_core.audits.jobs import OUTPUT, PROGRAM, Job, Task, audit_task, jobs_folder, resume_arguments
 from clipmem_core.audits.prepare import draw_membership, load_data_set, look_at_pictures, plant
+from clipmem_core.audits.sample import sampled
 from clipmem_core.audits.settings import check_config, opens_towers, resolve, side_by_side
 from clipmem_core.audits.setup import check_same
 from clipmem_core.audits.store import Audit, audits_folder, check_name, write_json
@@ -187,7 +188,7 @@ def check(request: Request) -> None:
         _check_given(request.source, config)
         return
     began = time.monotonic()
-    raw = read_source(request.source, config.source, data=data_folder())
+    raw, _ = sampled(read_source(request.source, config.source, data=data_folder()), config)
     reading = time.monotonic() - began
     if raw.pairs.empty:
         look_at_pictures(raw, config)  # says what became of the rows

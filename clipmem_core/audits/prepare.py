@@ -13,6 +13,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.given import GivenRows, find_again, given_lookalikes, read_given
 from clipmem_core.audits.record import Record
+from clipmem_core.audits.sample import sampled
 from clipmem_core.audits.store import PAIR_BLOCK, Audit, read_prepared, write_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint_rows
 from clipmem_core.pairs.lookalikes import lookalike_clusters
@@ -70,8 +71,8 @@ def load_data_set(
     What is stored of it lies in `cache`, or in the data folder.
     """
     if config.features:
-        return _given(source, config, cache)
-    raw = read_source(source, config.source, data=data_folder())
+        return _given(source, config, cache, say)
+    raw, _ = sampled(read_source(source, config.source, data=data_folder()), config, say=say)
     return look_at_pictures(raw, config, cache=cache, progress=progress, say=say)
 
 
@@ -111,10 +112,11 @@ def _as_asked(pairs: pd.DataFrame, config: AuditConfig) -> pd.DataFrame:
     return pairs.reindex(columns=c.PAIR_COLUMNS)
 
 
-def _given(source: str, config: AuditConfig, cache: Path | None = None) -> DataSet:
+def _given(source: str, config: AuditConfig, cache: Path | None, say: Say) -> DataSet:
     """Read a data set whose features were computed elsewhere: its pictures are not opened."""
     raw, stored = read_given(source, config, cache=cache)
-    rows = GivenRows(stored.folder, np.arange(len(raw.pairs)))
+    raw, drawn = sampled(raw, config, say=say)
+    rows = GivenRows(stored.folder, drawn)
     data_set = DataSet(raw, _as_asked(raw.pairs, config), raw.quarantine, given_lookalikes(rows), rows)
     return drop_lookalikes(data_set) if config.drop_lookalikes else data_set
 

@@ -71,6 +71,7 @@ class Record:
     config: CheckedConfig
     snapshots: tuple[Whole, ...] = ()  # epochs after which each member keeps its embeddings
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # what is known of those that are locked, by kind
+    sampled_of: Whole = 0  # pairs of the data set, where those of the audit are a random sample of them
     again: str = ""  # the audit whose cleaned data set it is of, member by member with the same pairs
 
     @property
@@ -83,7 +84,8 @@ class Record:
         """The content of config.json."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
         values["config"] = as_dict(self.config)
-        return {key: value for key, value in values.items() if value or key not in ("snapshots", "towers", "again")}
+        left_out = ("snapshots", "towers", "sampled_of", "again")
+        return {key: value for key, value in values.items() if value or key not in left_out}
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class VerdictFile(TypedDict, total=False):
     groups: list[Row]
     planted: list[Row]
     wrong_captions: dict[str, Any]
+    sample: dict[str, Any]  # what the counts of a sample say of the whole set
     captions_missing: str | None
     detection: list[Row]
     membership_auroc: float | None

@@ -38,6 +38,7 @@ from clipmem_core.audits.prepare import (
 )
 from clipmem_core.audits.progress import LOG, MemberProgress, member_progress
 from clipmem_core.audits.record import Record
+from clipmem_core.audits.sample import whole_set
 from clipmem_core.audits.scoring import Evidence, gather_evidence, reliability, score_table, summary, utility_table
 from clipmem_core.audits.setup import check_same, grow, write_audit
 from clipmem_core.audits.shards import elsewhere
@@ -227,8 +228,10 @@ def finish_audit(
     captions, without = caption_table(audit, caption_counts(audit), evidence.sides)
     if captions is not None:
         write_table(audit.folder / CAPTION_TABLE, captions)
-    ensure_checks(audit)
+    checks = ensure_checks(audit)
     found = summary(evidence, scores, split) | {"attacks": attacks}
+    if sample := whole_set(audit, record, scores, checks, found["wrong_captions"]):
+        found["sample"] = sample
     verdict = judge(found, utility, record.config, towers=record.towers, cut=cut)
     seconds = {
         "prepare": record.prepare_seconds,

@@ -26,6 +26,7 @@ from clipmem_core.config import (
     without_meaning,
 )
 from clipmem_core.pairs.workers import cores as available_cores
+from clipmem_core.scores.membership import MIN_PAIRS
 from clipmem_core.training.names import check_model_fields, parameters
 
 REPEATS, STABLE_REPEATS = 2, 4  # of an ensemble where no members are asked for; at most with --stable
@@ -100,6 +101,8 @@ def check_fields(config: AuditConfig) -> AuditConfig:
         raise InputError(
             f"--min-logit-scale must be at most the cap of {config.max_logit_scale}, not {config.min_logit_scale}"
         )
+    if 0 < config.sample < MIN_PAIRS:
+        raise InputError(f"--sample must be at least {MIN_PAIRS} pairs, or 0 for all, not {config.sample}")
     if config.stop_epoch > config.epochs:
         raise InputError(
             f"--stop-epoch must be one of the {config.epochs} epochs, or 0 for none, not {config.stop_epoch}"

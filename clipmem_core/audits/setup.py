@@ -93,6 +93,7 @@ def write_audit(
         config=config,
         snapshots=tuple(snapshots),
         towers=_tower_records(config),
+        sampled_of=data_set.raw.drawn_of,
         again=again,
     )
     write_members(audit, record, record.members, checkpoints)

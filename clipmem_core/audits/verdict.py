@@ -19,6 +19,9 @@ FLAT = 0.10
 # Reliability of the scores shown; from two repeats it is this where halves of the members agree to .5.
 STABLE = 2 / 3
 RELIABILITY, STABILITY = "ranking_reliability", "ranking_stability"
+WRONG = "wrong captions"  # the count of a sample
+WHOLE = ("found", "among", "whole", "low", "high")  # numbers of it
+WHOLE_HEAD = ("count", "in the sample", "of", "in the whole set", "low", "high")
 TRAINED_SHARE = "trained_share"  # of the scored pairs, by each member of an ensemble
 # Membership AUROC above which members that do not generalise know their pairs by heart.
 BY_HEART = 0.65
@@ -68,6 +71,8 @@ def likely_wrong(verdict: Any) -> tuple[str, str]:
     if not ends:
         return "", str(told.get("missing") or "")
     sentence = "Likely about {:,.0f} wrong captions (95 % {:,.0f}–{:,.0f})".format(*ends)
+    if whole := next((row for row in whole_rows(verdict) if row[0] == WRONG), None):
+        sentence += f" in the sample; in the whole set about {whole[3]} ({whole[4]}–{whole[5]})"
     stop = numbers([told.get("stop")], 1)
     planted = numbers([told.get("planted", 0), told.get("planted_vague", 0)], 2)
     if kinds := [f"{count:,.0f} {kind}" for count, kind in zip(planted, ("wrong", "vague"), strict=False) if count]:
@@ -79,6 +84,18 @@ def likely_wrong(verdict: Any) -> tuple[str, str]:
         told_near = "{:,.0f} ({:,.0f}–{:,.0f})".format(*near)
         basis.append(f"If wrong captions fitted as well as the most alike of another pair, they would be {told_near}.")
     return f"{sentence}.", " ".join(filter(None, [*basis, doubt(verdict)]))
+
+
+def whole_rows(verdict: Any) -> list[tuple[str, ...]]:
+    """Return what a verdict says of the whole set that its pairs are a sample of, each number as text.
+
+    Returns:
+        Rows of what is counted, found, among how many of the sample, and the whole set's estimate, low and high.
+    """
+    counts = mapping(mapping(verdict).get("sample")).get("counts")
+    rows = [mapping(row) for row in counts] if isinstance(counts, list) else []
+    told = [(str(row.get("count")), numbers([row.get(name) for name in WHOLE], len(WHOLE))) for row in rows]
+    return [(count, *(f"{value:,.0f}" for value in values)) for count, values in told if values]
 
 
 def _doubt(verdict: Any) -> tuple[str, str]:
@@ -137,6 +154,8 @@ def judge(
     ]
     if summary.get(TRAINED_SHARE):
         checks.append(_trained_on(summary[TRAINED_SHARE]))
+    if summary.get("sample"):
+        checks.append(_sampled(summary["sample"]))
     if towers:
         checks.append(_locked(towers, cut))
     if config.pretrained and not (config.lock_image and config.lock_text):
@@ -252,6 +271,15 @@ def _trained_on(share: float) -> dict[str, Any]:
         "heart. One that trains on all of them may memorize a pair more or less."
     )
     return _check("what members train on is told", True, sentence)
+
+
+def _sampled(sample: dict[str, Any]) -> dict[str, Any]:
+    """Say that not all pairs were audited, and what that is to clipmem."""
+    sentence = (
+        f"This audit is of {sample['pairs']:,} pairs, a random sample of {sample['of']:,}: clipmem is what members "
+        "learned by heart that train on the sample; on the whole set they would memorize a pair more or less."
+    )
+    return _check("what was sampled is told", True, sentence)
 
 
 def _pretrained(name: str) -> dict[str, Any]:

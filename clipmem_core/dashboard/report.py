@@ -7,7 +7,8 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core import glossary
-from clipmem_core.audits.verdict import RELIABILITY, reliability_of, uses
+from clipmem_core.audits.sample import BASIS
+from clipmem_core.audits.verdict import RELIABILITY, WHOLE_HEAD, reliability_of, uses, whole_rows
 from clipmem_core.columns import ATTACK_AUROC, CANDIDATE, EXTERNAL, GROUP, GROUPS, INDEPENDENT, SCORED, SHARED
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_strong, show_text
@@ -81,7 +82,8 @@ NO_SHARES = (
 def draw_header(overview: Overview) -> None:
     """Draw in a line what the audit is."""
     record, config = overview.record, overview.record.config
-    sizes = f"{overview.pairs:,} pairs · {len(record.members)} members"
+    of = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
+    sizes = f"{overview.pairs:,} pairs{of} · {len(record.members)} members"
     show_text(f"{record.source} · {sizes} · {model_words(config)} · preset {config.preset}")
 
 
@@ -99,6 +101,12 @@ def draw_sizes(overview: Overview) -> None:
         grid.metric("Quarantined", f"{overview.quarantined:,}", border=True, help="Input rows that could not be used.")
     if overview.quarantined:
         _draw_quarantine(overview)
+    if whole := whole_rows(overview.verdict):
+        with st.expander(f"Counts of all {record.sampled_of:,} pairs", icon=":material/query_stats:"):
+            _draw_table(
+                pd.DataFrame(whole, columns=list(WHOLE_HEAD)), alt="Counts of the whole set with their intervals"
+            )
+            show_text(BASIS)
 
 
 @st.fragment

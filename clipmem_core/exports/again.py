@@ -97,6 +97,7 @@ def repeated_config(audit: Audit) -> AuditConfig:
     if config.features or audit.member_record(record.members[0]).checkpoint:
         what = "features that were computed elsewhere" if config.features else "checkpoints that were trained elsewhere"
         raise InputError(f"audit {audit.name!r} is of {what}: they cannot be made again without the removed pairs")
+    config = dataclasses.replace(config, sample=0)  # its pairs are all there are
     if record.protocol == "paper":
         return config
     return dataclasses.replace(config, members=len(record.members), stable=0.0)

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from clipmem_core.atomic import replacing
+from clipmem_core.audits.sample import BASIS
 from clipmem_core.audits.store import PAIRS, QUARANTINE, Audit
-from clipmem_core.audits.verdict import queues
+from clipmem_core.audits.verdict import WHOLE_HEAD, queues, whole_rows
 from clipmem_core.columns import GROUP, PAIR_ID
 from clipmem_core.exports.cleaned import Progress
 from clipmem_core.figures.audit_scores import group_figure
@@ -73,14 +74,16 @@ def write_report(audit: Audit, path: Path, *, progress: Progress | None = None) 
 
 def _content(audit: Audit, progress: Progress | None) -> dict[str, Any]:
     record, verdict, review = audit.record, audit.verdict, open_review(audit)
+    of = f", a random sample of {record.sampled_of:,}" if record.sampled_of else ""
     groups = join_intervals(group_summary(audit), table(verdict, "groups"))
-    tables = [_group_table(groups), _detection_table(table(verdict, "detection")), _utility_table(audit.utility)]
+    whole = TextTable(f"Counts of all {record.sampled_of:,} pairs", WHOLE_HEAD, whole_rows(verdict), BASIS)
+    tables = [whole, _group_table(groups), _detection_table(table(verdict, "detection")), _utility_table(audit.utility)]
     return {
         "name": audit.name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "facts": {
             "data set": record.source,
-            "pairs": f"{count_rows(audit.folder / PAIRS):,}",
+            "pairs": f"{count_rows(audit.folder / PAIRS):,}{of}",
             "quarantined rows": f"{count_rows(audit.folder / QUARANTINE):,}",
             "protocol": record.protocol,
             "members": len(record.members),

@@ -42,6 +42,7 @@ class RawPairs:
     rows: int
     pairs: pd.DataFrame
     quarantine: pd.DataFrame
+    drawn_of: int = 0  # pairs that a sample was drawn of, which are then the only ones in `pairs`
 
 
 def read_source(source: str, options: SourceOptions, *, data: Path) -> RawPairs:

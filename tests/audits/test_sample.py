@@ -1,0 +1,143 @@
+"""Audits of a random sample: which pairs are in it, and what is said of the whole set."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from clipmem_core import columns as c
+from clipmem_core.audits.prepare import load_data_set
+from clipmem_core.audits.run import run_audit
+from clipmem_core.audits.sample import UNUSABLE, sampled
+from clipmem_core.audits.store import CHECK_TABLE, Audit
+from clipmem_core.audits.verdict import WRONG, likely_wrong, whole_rows
+from clipmem_core.commands import main
+from clipmem_core.config import AuditConfig
+from clipmem_core.pairs.checks.table import BY_NAME
+from clipmem_core.pairs.table import RawPairs
+from clipmem_core.scores.whole_set import whole_count
+from tests.audits.small import Silent
+from tests.audits.test_given import config_of
+from tests.audits.test_prepare import CONFIG, folder
+
+__all__ = ["folder"]
+PAIRS, SAMPLE = 700, 400
+
+
+def _raw(ids: list[str]) -> RawPairs:
+    pairs = pd.DataFrame({c.PAIR_ID: ids, c.CAPTIONS: [["a"]] * len(ids)})
+    return RawPairs(Path("/"), "csv", len(ids), pairs, pd.DataFrame())
+
+
+def _drawn(ids: list[str], *, sample: int = 300, seed: int = 0) -> list[str]:
+    raw, rows = sampled(_raw(ids), AuditConfig(sample=sample, seed=seed))
+    assert raw.pairs[c.PAIR_ID].tolist() == [ids[row] for row in rows]
+    assert raw.drawn_of == len(ids)
+    return raw.pairs[c.PAIR_ID].tolist()
+
+
+def test_a_sample_follows_ids_and_seed_and_hardly_changes_with_other_rows() -> None:
+    ids = [f"{n:04d}.jpg" for n in range(1_000)]
+    drawn = _drawn(ids)
+    assert len(drawn) == len(set(drawn)) == 300
+    assert drawn == sorted(drawn)  # in the order of the source
+    assert set(_drawn(ids[::-1])) == set(drawn)
+    assert set(drawn) - set(ids[:100]) <= set(_drawn(ids[100:]))
+    more = set(_drawn([*ids, *(f"new-{n}" for n in range(50))]))
+    assert len(more & set(drawn)) >= 250
+    assert len(more - set(drawn)) < 50
+    assert set(drawn) < set(_drawn(ids, sample=400))
+    assert len(set(drawn) & set(_drawn(ids, seed=1))) < 150
+    places = np.array([int(name[:4]) for name in drawn])
+    assert abs(places.mean() - 499.5) < 4 * 289 / 300**0.5
+
+
+def test_no_picture_outside_the_sample_is_opened(folder: Path) -> None:
+    config, said = dataclasses.replace(CONFIG, sample=3), []
+    wanted = load_data_set(str(folder), config).pairs[c.PAIR_ID].tolist()
+    for path in folder.glob("*/*.png"):
+        if path.relative_to(folder).as_posix() not in wanted:
+            path.write_bytes(b"no picture")
+    found = load_data_set(str(folder), config, say=said.append)
+    assert found.pairs[c.PAIR_ID].tolist() == wanted
+    assert found.quarantine.empty
+    assert found.pixels.rows.tolist() == [0, 1, 2]
+    assert said == ["a random sample of 3 of 6 pairs, by their ids and seed 0"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Features of 700 pairs; rows 0 to 19 are of no use, and every seventh caption is a file name."""
+    home, rng = tmp_path_factory.mktemp("features"), np.random.default_rng(0)
+    latent = rng.normal(size=(PAIRS, 16))
+    for name in ("image", "text"):
+        values = latent @ rng.normal(size=(16, 24)) + 0.1 * rng.normal(size=(PAIRS, 24))
+        values[:20] = np.nan
+        np.save(home / f"{name}.npy", values.astype(np.float32))
+    captions = [f"IMG_{n:04d}.jpg" if n % 7 == 0 else f"a caption about number {n}" for n in range(PAIRS)]
+    table = pd.DataFrame({"filepath": [f"{n:03d}.jpg" for n in range(PAIRS)], "title": captions})
+    table.to_csv(home / "pairs.csv", index=False)
+    return str(home / "pairs.csv")
+
+
+@pytest.fixture
+def audit(source: str, data: Path) -> Audit:
+    return run_audit(source, config_of("--sample", str(SAMPLE)), name="part", screen=Silent())
+
+
+def test_an_audit_of_a_sample_says_so_and_counts_the_whole_set(audit: Audit) -> None:
+    record, verdict = audit.record, audit.verdict
+    assert (record.pairs, record.sampled_of) == (SAMPLE, PAIRS - 20)
+    told = verdict["sample"]
+    assert (told["pairs"], told["of"]) == (SAMPLE, PAIRS - 20)
+    counts = {row["count"]: row for row in told["counts"]}
+    unusable = counts[UNUSABLE]  # found while the table was read, which all of it was
+    assert (unusable["found"], unusable["whole"]) == (0, 20)
+    flags = pq.read_table(audit.folder / CHECK_TABLE).to_pandas()["file_name"]
+    wanted = whole_count(int(flags.sum()), SAMPLE, PAIRS - 20)
+    own = counts[BY_NAME["file_name"].label]
+    assert (own["found"], own["whole"], own["low"], own["high"]) == pytest.approx((flags.sum(), *wanted), abs=0.05)
+    assert own["low"] <= 97 <= own["high"]  # of rows 20 to 699, those divisible by 7
+    assert not {BY_NAME[name].label for name in ("lookalike", "repeated_caption")} & set(counts)
+    estimate = verdict["wrong_captions"]["estimate"]
+    assert counts[WRONG]["whole"] == pytest.approx(estimate * (PAIRS - 20) / counts[WRONG]["among"], abs=0.1)
+    assert counts[WRONG]["among"] == (audit.scores[c.GROUP] == c.SCORED).sum()
+    assert "in the sample; in the whole set about" in likely_wrong(verdict)[0]
+    assert any("a random sample of 680" in check["sentence"] for check in verdict["checks"])
+    assert len(whole_rows(verdict)) == len(counts)
+
+
+def test_the_command_says_what_is_wrong_with_a_sample(
+    source: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--preset", "locked", "--folds", "2", "--members", "2", "--epochs", "1", "--batch-size", "64"]
+    assert main(["audit", source, "--name", "few", "--sample", "50", *flags]) == 2
+    assert capsys.readouterr().err == "error: --sample must be at least 200 pairs, or 0 for all, not 50\n"
+    assert not (data / "audits" / "few").exists()
+    assert main(["audit", source, "--name", "all", "--sample", "5000", *flags]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "note: --sample 5,000 is no less than the 680 pairs there are: all are audited" in printed
+    assert Audit.of("all").record.sampled_of == 0
+    assert "sample" not in Audit.of("all").verdict
+
+
+def test_the_command_prints_the_counts_of_the_whole_set(
+    source: str, audit: Audit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from clipmem_core.audits.console import show_verdict
+
+    show_verdict(audit)
+    printed = capsys.readouterr().out
+    assert "counts of all 680 pairs" in printed
+    assert "a random sample of 680" in " ".join(printed.split())
+
+
+def test_the_same_command_does_nothing_more_and_another_sample_is_another_audit(source: str, audit: Audit) -> None:
+    screen = Silent()
+    run_audit(source, config_of("--sample", str(SAMPLE)), name="part", screen=screen)
+    assert "it is finished: nothing to do" in screen.lines
+    with pytest.raises(ValueError, match="--sample is 400 there and 300 here"):
+        run_audit(source, config_of("--sample", "300"), name="part", screen=screen)
