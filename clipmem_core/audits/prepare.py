@@ -26,6 +26,7 @@ from clipmem_core.training.names import model_config
 
 Report = Callable[[int, int], None]
 Say = Callable[[str], None]
+REASONS_SAID = 3  # why rows of given features were set aside, the commonest
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def load_data_set(
     What is stored of it lies in `cache`, or in the data folder.
     """
     if config.features:
-        return _given(source, config, cache)
+        return _given(source, config, cache, say)
     raw = read_source(source, config.source, data=data_folder())
     return look_at_pictures(raw, config, cache=cache, progress=progress, say=say)
 
@@ -111,9 +112,12 @@ def _as_asked(pairs: pd.DataFrame, config: AuditConfig) -> pd.DataFrame:
     return pairs.reindex(columns=c.PAIR_COLUMNS)
 
 
-def _given(source: str, config: AuditConfig, cache: Path | None = None) -> DataSet:
+def _given(source: str, config: AuditConfig, cache: Path | None, say: Say) -> DataSet:
     """Read a data set whose features were computed elsewhere: its pictures are not opened."""
     raw, stored = read_given(source, config, cache=cache)
+    for reason, count in raw.quarantine[c.REASON].value_counts().head(REASONS_SAID).items():
+        say(f"{count:,} rows set aside: {reason}")
+    say(f"looking for look-alikes among {len(raw.pairs):,} pairs")
     rows = GivenRows(stored.folder, np.arange(len(raw.pairs)))
     data_set = DataSet(raw, _as_asked(raw.pairs, config), raw.quarantine, given_lookalikes(rows), rows)
     return drop_lookalikes(data_set) if config.drop_lookalikes else data_set
