@@ -108,6 +108,7 @@ def compare_blocks(
                 terms[member][name][rows] = values[own]
         found = compare(images, texts, some, logit_scales)
         parts[:, rows], out[:, rows] = found.parts[:, own], found.out[:, own]
+        del images, texts  # before the next are read
         say(f"scored {rows[-1] + 1:,} of {n:,} pairs")
     assert found is not None
     return terms, Compared(parts, found.fits, found.missing, out)

@@ -27,6 +27,7 @@ from clipmem_core.training.names import model_config
 
 Report = Callable[[int, int], None]
 Say = Callable[[str], None]
+REASONS_SAID = 3  # why rows of given features were set aside, the commonest
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,10 @@ def _as_asked(pairs: pd.DataFrame, config: AuditConfig) -> pd.DataFrame:
 def _given(source: str, config: AuditConfig, cache: Path | None, say: Say) -> DataSet:
     """Read a data set whose features were computed elsewhere: its pictures are not opened."""
     raw, stored = read_given(source, config, cache=cache)
+    for reason, count in raw.quarantine[c.REASON].value_counts().head(REASONS_SAID).items():
+        say(f"{count:,} rows set aside: {reason}")
     raw, drawn = sampled(raw, config, say=say)
+    say(f"looking for look-alikes among {len(raw.pairs):,} pairs")
     rows = GivenRows(stored.folder, drawn)
     data_set = DataSet(raw, _as_asked(raw.pairs, config), raw.quarantine, given_lookalikes(rows), rows)
     return drop_lookalikes(data_set) if config.drop_lookalikes else data_set

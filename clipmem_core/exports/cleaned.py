@@ -32,6 +32,7 @@ from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_rev
 
 ROW = "row"  # the pair's row in the audit
 RECAPTIONED = "recaptioned"
+AT_ONCE = 20_000  # pairs that are Python's objects
 Progress = Callable[[int, int], None]
 _INSIDE = r"(?i)\.tar/|\.(parquet|arrow)#[0-9]+$"
 _SIGNATURES = (  # of the formats that pictures are decoded from
@@ -111,6 +112,8 @@ def _read_pairs(audit: Audit) -> pa.Table:
 def _with_captions(pairs: pa.Table, captions: dict[str, list[str]]) -> pa.Table:
     """Return the pairs with other captions where `captions` names some, and the column that says where."""
     changed = _among(pairs, captions)
+    if not captions:
+        return pairs.append_column(RECAPTIONED, changed)
     places = np.flatnonzero(changed.to_numpy())
     new = [captions[pair_id] for pair_id in pairs[PAIR_ID].take(places).to_pylist()]
     index = np.arange(pairs.num_rows)
@@ -226,18 +229,23 @@ def openable(cleaned: Cleaned, path: Path, *, progress: Progress | None = None) 
         raise InputError(f"the data set's folder {cleaned.root} is gone: bring it back to export from it")
     images = cleaned.pairs[IMAGE]
     if not pc.any(pc.match_substring_regex(images, _INSIDE)).as_py():
-        seen: dict[str, int] = {}
-        by_folder = sorted(images.to_pylist(), key=lambda image: seen.setdefault(os.path.dirname(image), len(seen)))
-        gone = dict(file_faults(cleaned.root, by_folder))
-        first = next(iter(gone), "")
-        yield Pictures(
-            cleaned.root, images, counted((len(gone), f"{len(gone):,} pictures are no longer there, first {first!r}"))
-        )
+        folders, _ = pd.factorize(pc.replace_substring_regex(images, r"/?[^/]*$", "").to_pandas())
+        by_folder = texts_of(images.take(np.argsort(folders, kind="stable")))
+        first, gone = "", 0
+        for image, _ in file_faults(cleaned.root, by_folder):
+            first, gone = first or image, gone + 1
+        yield Pictures(cleaned.root, images, counted((gone, f"{gone:,} pictures are no longer there, first {first!r}")))
         return
     folder = images_folder(path).absolute()
     with replacing_folder(folder) as temporary:
         names = _write_out(cleaned, temporary, progress)
         yield Pictures(folder, names, (f"{len(names):,} pictures were written to {folder}",))
+
+
+def texts_of(column: pa.ChunkedArray) -> Iterator[str]:
+    """Yield a column's texts, of which few are Python's at a time."""
+    for start in range(0, len(column), AT_ONCE):
+        yield from column.slice(start, AT_ONCE).to_pylist()
 
 
 def audit_command(cleaned: Cleaned, path: Path, images: Path | None = None) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from csv import QUOTE_NONNUMERIC  # a lone \r must be quoted too
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.config import InputError, meant
 from clipmem_core.exports.cleaned import (
+    AT_ONCE,
     RECAPTIONED,
     Cleaned,
     Pictures,
@@ -32,6 +33,7 @@ from clipmem_core.exports.cleaned import (
     images_folder,
     openable,
     sample_keys,
+    texts_of,
 )
 from clipmem_core.exports.folders import check_replaceable, write_imagefolder, write_texts
 from clipmem_core.review.caption_scores import LISTED, OWN_CAPTIONS, listed_scores
@@ -41,7 +43,6 @@ from clipmem_core.scores.table import EXPORT, scores_in
 
 Written = tuple[tuple[str, ...], str]  # what the format cannot carry, and the command that audits it, empty without one
 
-PAIRS_AT_ONCE = 20_000
 FOLDER = ""  # the ending of a folder
 SEPARATORS = {".csv": (",", ","), ".tsv": ("\t", r"$'\t'")}  # and how a shell is told of them
 # Texts that pandas takes for missing values, also in quotes.
@@ -140,8 +141,8 @@ def write_coco(cleaned: Cleaned, path: Path, *, progress: Progress | None = None
 
 def _parts(cleaned: Cleaned, pictures: Pictures) -> Iterator[tuple[int, pa.Table, pa.ChunkedArray]]:
     """Yield some pairs at a time with the names of their pictures, and how many came before."""
-    for start in range(0, cleaned.kept, PAIRS_AT_ONCE):
-        yield start, cleaned.pairs.slice(start, PAIRS_AT_ONCE), pictures.names.slice(start, PAIRS_AT_ONCE)
+    for start in range(0, cleaned.kept, AT_ONCE):
+        yield start, cleaned.pairs.slice(start, AT_ONCE), pictures.names.slice(start, AT_ONCE)
 
 
 def _listed(parts: Iterator[pa.Table]) -> Iterator[str]:
@@ -210,16 +211,18 @@ def write_uids(cleaned: Cleaned, path: Path, *, progress: Progress | None = None
 
     Beside them goes a CSV of pair_id and uid where an id is none and had to be made one.
     """
-    ids = cleaned.pairs[PAIR_ID].to_pylist()
-    made = sum(_UID.fullmatch(pair_id) is None for pair_id in ids)
-    uids = [uid_of(pair_id) for pair_id in ids]
+    ids = cleaned.pairs[PAIR_ID]
+    made = sum(_UID.fullmatch(pair_id) is None for pair_id in texts_of(ids))
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, packed(uids), allow_pickle=False)
+        np.save(file, packed(map(uid_of, texts_of(ids))), allow_pickle=False)
     beside = uids_file(path)
     beside.unlink(missing_ok=True)  # of the export that this one replaces
     if made:
-        with replacing(beside) as temporary:
-            pa_csv.write_csv(pa.table({PAIR_ID: cleaned.pairs[PAIR_ID], "uid": pa.array(uids)}), temporary)
+        schema = pa.schema([(PAIR_ID, ids.type), ("uid", pa.string())])
+        with replacing(beside) as temporary, pa_csv.CSVWriter(temporary, schema) as writer:
+            for start in range(0, len(ids), AT_ONCE):
+                own = ids.slice(start, AT_ONCE)
+                writer.write_table(pa.table([own, pa.array(map(uid_of, own.to_pylist()))], schema=schema))
     hashed = (
         f"{made:,} ids are no uids (32 hex digits) and were hashed, see {beside.name}: "
         "to name a pool's samples, audit it with --csv-id-key uid"
@@ -243,9 +246,12 @@ def uid_of(pair_id: str) -> str:
     return pair_id.lower() if _UID.fullmatch(pair_id) else hashlib.sha256(pair_id.encode()).hexdigest()[:32]
 
 
-def packed(uids: list[str]) -> np.ndarray:
+def packed(uids: Iterable[str]) -> np.ndarray:
     """Return uids of 32 hex digits as sorted pairs of 64-bit numbers, `u8,u8` [n]."""
-    halves = np.frombuffer(bytes.fromhex("".join(uids)), dtype=">u8").reshape(-1, 2)
+    digits = bytearray()
+    for uid in uids:
+        digits += bytes.fromhex(uid)
+    halves = np.frombuffer(digits, dtype=">u8").reshape(-1, 2)
     halves = halves[np.lexsort((halves[:, 1], halves[:, 0]))]
     found = np.empty(len(halves), UIDS)
     found["f0"], found["f1"] = halves[:, 0], halves[:, 1]

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from clipmem_core import columns as c
 from clipmem_core.audits.store import SCORES, VERDICT, Audit, read_table
 from clipmem_core.audits.verdict import likely_wrong
-from clipmem_core.files import mapping, numbers
+from clipmem_core.files import DELETE, mapping, numbers, reading
 from clipmem_core.review.decisions import CODES, KEEP, UNDECIDED_CODE, decided
 from clipmem_core.review.tables import kept
 from clipmem_core.scores.prevalence import WrongCount, left_after, suggest_stop
@@ -64,9 +65,10 @@ class SoFar:
 @kept(2, SCORES, VERDICT)
 def known_count(audit: Audit) -> Known | None:
     """Return what an audit says of its wrong captions, None where it was scored before it told the review's order."""
-    scores = read_table(audit.folder / SCORES)
-    if not set(NEEDED) <= set(scores):
-        return None
+    with reading(audit.folder / SCORES, mend=DELETE):
+        if not set(NEEDED) <= set(pq.read_schema(audit.folder / SCORES).names):
+            return None
+    scores = read_table(audit.folder / SCORES, columns=NEEDED)
     misfit, fit, posterior, place = (scores[name].to_numpy(dtype=float) for name in NEEDED[1:])
     scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy()
     told = mapping(mapping(audit.verdict).get("wrong_captions"))

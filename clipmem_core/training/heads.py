@@ -15,6 +15,7 @@ from clipmem_core.training.model import Model
 HIDDEN = 512  # width of the hidden layer of a text head
 DROPOUT = 0.2  # share of a picture's features that a training view lacks
 BLOCK = 65_536  # features that are read at a time
+MOST_STANDARD = 2_000_000  # features that mean and scale are taken from; of more, blocks evenly spaced
 MASKS = 4096  # different views of features; a pair takes one of them in each epoch
 
 
@@ -37,13 +38,14 @@ class Standard(nn.Module):
     @torch.no_grad()
     def of(cls, features: np.ndarray) -> "Standard":
         """Take mean and scale from features, [n, width]; they may be a memory map."""
-        total, square = np.zeros(features.shape[1]), 0.0
-        for start in range(0, len(features), BLOCK):
+        total, square, count = np.zeros(features.shape[1]), 0.0, 0
+        for start in range(0, len(features), BLOCK * -(-len(features) // MOST_STANDARD)):
             block = features[start : start + BLOCK].astype(np.float64)
             total += block.sum(axis=0)
             square += float((block**2).sum())
-        mean = total / len(features)
-        spread = max(square / features.size - float((mean**2).mean()), 0.0) ** 0.5
+            count += len(block)
+        mean = total / count
+        spread = max(square / (count * features.shape[1]) - float((mean**2).mean()), 0.0) ** 0.5
         standard = cls(features.shape[1])
         standard.mean.copy_(torch.from_numpy(mean))
         standard.scale.fill_(spread or 1.0)

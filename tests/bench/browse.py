@@ -40,8 +40,8 @@ def measure(quick: bool, repeats: int) -> Measures:
 
 def _cold(data: Path) -> Measures:
     make_audit(data, "small")
-    opened = [_turn(data, "open")["seconds"] for _ in range(COLD_STARTS)]
-    imported = [_turn(data, "imports")["seconds"] for _ in range(COLD_STARTS)]
+    opened = [turn(data, "open")["seconds"] for _ in range(COLD_STARTS)]
+    imported = [turn(data, "imports")["seconds"] for _ in range(COLD_STARTS)]
     ratio = statistics.median(opened) / statistics.median(imported)
     return [
         Measure("cold open of Browse, 100 pairs, s", value=statistics.median(opened)),
@@ -53,7 +53,7 @@ def _million(data: Path, quick: bool) -> Measures:
     pairs = QUICK_PAIRS if quick else PAIRS
     console.print(f"making an audit of {pairs:,} pairs")
     _decide(data, make_large_audit(data, "million", pairs=pairs), pairs // 5)
-    found = _turn(data, "browse", str(QUICK_RUNS if quick else RUNS))
+    found = turn(data, "browse", str(QUICK_RUNS if quick else RUNS))
     plain, memory = statistics.median(found.pop("plain")), found.pop("memory_mb")
     lines = [Measure(f"plain count and first page in DuckDB, {pairs:,} pairs, p50 ms", value=plain)]
     for kind, times in found.items():
@@ -77,7 +77,7 @@ def _decide(data: Path, audit: Audit, count: int) -> None:
             os.environ[DATA_VARIABLE] = before
 
 
-def _turn(data: Path, *arguments: str) -> dict[str, Any]:
+def turn(data: Path, *arguments: str) -> dict[str, Any]:
     """Run a turn and return what it printed."""
     command = [sys.executable, "-m", "tests.bench.browse_turn", *arguments]
     environment = {**os.environ, DATA_VARIABLE: str(data)}

@@ -97,8 +97,12 @@ def _heads(audit: Audit, *, quick: bool) -> Measures:
 
 def _audit(table: Path, data: Path, *, quick: bool) -> tuple[float, float, int]:
     """Return the seconds, the processor seconds and the peak of anonymous bytes of one audit."""
-    command = [sys.executable, "-m", "clipmem_core", "audit", str(table), "--name", "bench", *FLAGS]
-    command += ["--epochs", "3"] if quick else []
+    return run_command(["audit", str(table), "--name", "bench", *FLAGS, *(["--epochs", "3"] if quick else [])], data)
+
+
+def run_command(words: list[str], data: Path) -> tuple[float, float, int]:
+    """Run a command of the package; return its seconds, processor seconds and the peak of its own bytes."""
+    command = [sys.executable, "-m", "clipmem_core", *words]
     before, began, peak = _children(), time.perf_counter(), 0
     with subprocess.Popen(command, env={**os.environ, DATA_VARIABLE: str(data)}, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:

@@ -134,7 +134,7 @@ def test_it_is_the_same_however_many_pairs_are_written_at_once(
 ) -> None:
     audit = audited(make_source("csv", tmp_path / "set"))
     write(audit, format, tmp_path / f"one.{suffix}")
-    monkeypatch.setattr(formats, "PAIRS_AT_ONCE", 3)
+    monkeypatch.setattr(formats, "AT_ONCE", 3)
     write(audit, format, tmp_path / f"two.{suffix}")
     assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
 
