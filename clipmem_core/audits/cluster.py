@@ -49,7 +49,9 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> Looks:
     ray = imported()
     ours, here = versions(), os.getcwd()
     connect(ray)
-    remote = ray.remote(num_gpus=gpus, max_retries=TRIES_AGAIN, retry_exceptions=False)(run_here)
+    seen = {DATA_VARIABLE: str(data_folder().absolute()), "PYTHONPATH": str(Path(__file__).parents[2]), **QUIET}
+    how: dict[str, Any] = {"max_retries": TRIES_AGAIN, "retry_exceptions": False, "runtime_env": {"env_vars": seen}}
+    remote = ray.remote(num_gpus=gpus, **how)(run_here)
     places = int(ray.cluster_resources().get("CPU", 0)) // tasks[0].threads
     spread = spread_out(tasks, places)
     running = {remote.options(num_cpus=task.threads).remote(_anywhere(task), ours, here): task for task in spread}
@@ -110,10 +112,9 @@ def connect(ray: ModuleType) -> None:
     if ray.is_initialized():
         return
     address = os.environ.get(ADDRESS)
-    seen = {DATA_VARIABLE: str(data_folder().absolute()), "PYTHONPATH": str(Path(__file__).parents[2]), **QUIET}
     how: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
     try:
-        ray.init(**how, runtime_env={"env_vars": seen}, log_to_driver=False, configure_logging=False)
+        ray.init(**how, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(

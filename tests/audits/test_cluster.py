@@ -1,6 +1,8 @@
-"""Tasks on a real cluster of Ray: a head without cores, and machines of two cores each, all of them processes here."""
+"""Tasks on a real cluster of Ray: a head without cores, and machines of a core each, all of them processes here."""
 
+import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -10,12 +12,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import torch
 
 from clipmem_core.audits import cluster
 from clipmem_core.audits.cluster import ray_tasks, run_here, spread_out, versions
 from clipmem_core.audits.executor import Task
+from clipmem_core.audits.run import run_audit
 from clipmem_core.config import InputError
+from clipmem_core.shortage import shortage
+from clipmem_core.training.model import build_model
+from tests.audits.small import Silent, config_of
+from tests.audits.test_locked import flags
+from tests.audits.test_resume import same
 
 ray = pytest.importorskip("ray")
 
@@ -38,7 +48,7 @@ def machines() -> Iterator[Any]:
         for name, value in cluster.QUIET.items():
             patch.setenv(name, value)
         found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        found.nodes = [found.add_node(num_cpus=2, include_dashboard=False) for _ in range(2)]
+        found.nodes = [found.add_node(num_cpus=1, include_dashboard=False) for _ in range(2)]
         patch.setenv(cluster.ADDRESS, found.address)
         yield found
         ray.shutdown()
@@ -93,7 +103,7 @@ def test_a_task_whose_worker_is_lost_is_run_again(machines: Any, tasks: Callable
 
 def test_a_task_whose_machine_is_lost_is_run_on_another(machines: Any, tasks: Callable[..., list[Task]]) -> None:
     extra = machines.add_node(num_cpus=2, resources={"extra": 1}, include_dashboard=False)
-    asked = tasks(**{name: ONCE + DONE for name in "abcdef"})
+    asked = tasks(**{name: ONCE + DONE for name in "abcd"})
 
     def lose() -> None:
         for task in asked:
@@ -105,8 +115,49 @@ def test_a_task_whose_machine_is_lost_is_run_on_another(machines: Any, tasks: Ca
                 os.kill(with_parent, signal.SIGKILL)
 
     threading.Thread(target=lose).start()
-    assert len([task for task in ray_tasks(asked) if task is not None]) == 6
+    assert len([task for task in ray_tasks(asked) if task is not None]) == 4
     assert all((task.folders[0] / "text.faiss").is_file() for task in asked)
+
+
+def process_of(module: str) -> psutil.Process:
+    """Return the process of a task once there is one."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for process in psutil.process_iter(["cmdline"]):
+            if process.info["cmdline"] and process.info["cmdline"][1:3] == ["-m", module]:
+                return process
+        time.sleep(0.05)
+    raise AssertionError(f"{module} did not start")
+
+
+def lose_twice(machines: Any, audit: Path) -> None:
+    """Kill the worker of a shard of features, and the machine of a member that is being trained."""
+    process_of("clipmem_core.audits.shards").parent().kill()
+    member = process_of("clipmem_core.audits")
+    soon(audit / "members" / member.cmdline()[4] / "log.jsonl")
+    above = {one.pid for one in member.parents()}
+    lost = next(one for one in machines.nodes if above & {kind[0].process.pid for kind in one.all_processes.values()})
+    machines.nodes.remove(lost)
+    machines.remove_node(lost, allow_graceful=False)
+
+
+def test_an_audit_whose_worker_and_machine_are_lost_ends_as_one_that_ran_here(
+    machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), tmp_path / "tiny.pt")
+    config, found = config_of(flags(str(tmp_path / "tiny.pt"), "--members", "8", "--epochs", "20")), []
+    for name, executor in {"here": None, "there": ray_tasks}.items():
+        monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / name))
+        losing = threading.Thread(target=lose_twice, args=(machines, tmp_path / name / "audits" / "a"))
+        if executor:
+            losing.start()
+        found.append(run_audit("scenes", config, name="a", screen=Silent(), executor=executor))
+    losing.join()
+    assert len(machines.nodes) == 1
+    machines.nodes.append(machines.add_node(num_cpus=1, include_dashboard=False))
+    same(*found)
+    for path in (tmp_path / "here" / "cache" / "features").glob("*/*/*.npy"):
+        assert path.read_bytes() == (tmp_path / "there" / path.relative_to(tmp_path / "here")).read_bytes()
 
 
 def test_who_stops_looking_ends_what_runs(machines: Any, tasks: Callable[..., list[Task]]) -> None:
@@ -124,8 +175,17 @@ def test_a_worker_with_other_code_or_without_the_folder_says_so(tmp_path: Path) 
     task = Task((tmp_path / "gone",), (sys.executable, "-c", ""), (), threads=1)
     assert "torch 1.0" not in str(run_here(task, versions()))
     assert "does not see" in str(run_here(task, versions()))
-    said = str(run_here(task, versions() | {"torch": "1.0"}))
-    assert "and not 1.0: install the same on all machines" in said
+    for name in ("torch", "code"):
+        said = str(run_here(task, versions() | {name: "1.0"}))
+        assert re.search(rf"has {name} \S+ and not 1\.0: install the same on all machines", said)
+
+
+def test_a_machine_that_ran_short_of_something_says_of_what(tmp_path: Path) -> None:
+    script = "import os, sys; sys.exit(64 + int(sys.argv[1]))"
+    task = Task((tmp_path,), (sys.executable, "-S", "-c", script), (str(errno.ENOSPC),), threads=1)
+    with pytest.raises(OSError, match="No space left") as error:
+        run_here(task, versions())
+    assert shortage(error.value) == "the disk is full: free some space"
 
 
 def test_blocks_are_split_as_far_as_there_is_room() -> None:

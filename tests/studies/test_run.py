@@ -1,7 +1,8 @@
 """Studies that are trained: what their rows say, and where they go on after an interruption or with more seeds."""
 
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,20 @@ import pytest
 import torch
 
 from clipmem_core import columns as c
+from clipmem_core.audits.executor import Looks, Task
 from clipmem_core.audits.store import Audit
 from clipmem_core.commands import main
 from clipmem_core.config import InputError
+from clipmem_core.features.embed import run_shards
 from clipmem_core.scores.membership import paper_membership, set_apart
 from clipmem_core.studies import plans
 from clipmem_core.studies.arm import Arm, Decided
+from clipmem_core.studies.run import run_study
 from clipmem_core.studies.store import ARM, SEED, StudyFolder, open_study
-from tests.audits.small import vectors
+from clipmem_core.training.model import build_model
+from tests.audits.small import Silent, here, vectors
 from tests.forked import Server
-from tests.studies.conftest import FLAGS, RANKED, Trained, numbers, study_of
+from tests.studies.conftest import FLAGS, RANKED, Trained, config_of, numbers, study_of
 
 Start = Callable[..., StudyFolder]
 
@@ -243,3 +248,48 @@ def test_a_name_that_is_taken_by_another_study_is_refused(start: Start, trained:
         start("time", "a", seeds=1)
     with pytest.raises(InputError, match="there is no study 'nosuch' in .* \\(there is: a\\)"):
         open_study("nosuch")
+
+
+class Cluster:
+    """An executor of this process that keeps what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def __call__(self, tasks: Sequence[Task]) -> Looks:
+        self.asked.append([f"{folder.parents[1].name}/{folder.name}" for task in tasks for folder in task.folders])
+        for task in tasks:
+            if task.what == "shard":
+                run_shards(task.folders[0].parent, task.names)
+        yield from here([task for task in tasks if task.what == "member"])
+
+
+def test_a_cluster_trains_members_of_all_arms_and_seeds_side_by_side_and_no_number_moves(
+    data: Path, trained: Trained, whole: StudyFolder
+) -> None:
+    cluster = Cluster()
+    found = run_study("two", "scenes", config_of("two"), name="whole", screen=Silent(), executor=cluster)
+    pd.testing.assert_frame_equal(numbers(found), numbers(whole))
+    assert cluster.asked == [[f"{arm}/{side}-{seed}" for arm in ("none", "whole") for seed in "01" for side in "fg"]]
+    assert trained.members == []
+
+
+def test_a_cluster_computes_features_and_trains_heads_once_for_arms_that_share_them(
+    data: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), tmp_path / "tiny.pt")
+    given = ["--lock-image", "--lock-text", "--pretrained", str(tmp_path / "tiny.pt"), "--cache-size", "40"]
+    config, arms = config_of("two", "--model", "tiny", *given), (Arm("none"), Arm("slow", {"lr": 1e-4}))
+    more = (*arms, Arm("first", {"eval_captions": 1}))
+    monkeypatch.setitem(plans.STUDIES, "two", study_of(*more))
+    local = run_study("two", "scenes", config, name="local", screen=Silent())
+    shutil.rmtree(data / "cache" / "features")
+    shutil.rmtree(data / "studies" / "members")
+    trained.members.clear()
+    cluster = Cluster()
+    found = run_study("two", "scenes", config, name="there", screen=Silent(), executor=cluster)
+    pd.testing.assert_frame_equal(numbers(found), numbers(local))
+    *features, members = cluster.asked
+    assert len(features) == 2
+    assert members == [f"{arm}/{side}-{seed}" for arm in ("none", "slow") for seed in "01" for side in "fg"]
+    assert trained.members == [f"first/{side}-{seed}" for seed in "01" for side in "fg"]
