@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -27,6 +28,8 @@ from clipmem_core.features import embed
 from clipmem_core.pairs import pixels
 from clipmem_core.pairs.scenes import draw
 from clipmem_core.pairs.scenes.draw import draw_scenes
+from clipmem_core.scores import prevalence
+from clipmem_core.scores.prevalence import WrongCount
 from tests.audits.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, here, made_once
 from tests.forked import Server
 
@@ -38,7 +41,8 @@ settings.load_profile("unhurried")
 @pytest.fixture(scope="session", autouse=True)
 def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Members train and pictures are decoded in the test's process: no starting of Python. A set is drawn once, words
-    are read once, and no test waits for the disk, which only a power cut would tell.
+    are read once, wrong captions of the same scores are counted once, and no test waits for the disk, which only a
+    power cut would tell.
 
     Processes have tests of their own: pairs/test_workers, pairs/test_pixels, audits/test_executor, test_preflight,
     test_smoke.
@@ -56,9 +60,20 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(estimate, "_side_by_side", _measure_here)
         patch.setattr(throughput, "SECONDS", 0.1)
         patch.setattr(factory, "SimpleTokenizer", functools.cache(SimpleTokenizer))
+        patch.setattr(prevalence, "estimate_wrong", _counted_once(prevalence.estimate_wrong))
         for module in (pixels, embed):
             patch.setattr(module, "map_chunks", _map_chunks_here)
         yield
+
+
+def _counted_once(estimate: Callable[[np.ndarray, np.ndarray], WrongCount]) -> Callable[..., WrongCount]:
+    known: dict[tuple[bytes, bytes], WrongCount] = {}
+
+    def counted(fit: np.ndarray, canaries: np.ndarray) -> WrongCount:
+        key = fit.tobytes(), canaries.tobytes()
+        return known[key] if key in known else known.setdefault(key, estimate(fit, canaries))
+
+    return counted
 
 
 def _map_chunks_here(

@@ -2,9 +2,14 @@ import pytest
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.review.decisions import Review, open_review
-from tests.made_fixtures import copy, data, made
+from tests.made_fixtures import Copy, copy, data, made
 
 __all__ = ["copy", "data", "made"]
+
+
+@pytest.fixture
+def audit(copy: Copy) -> Audit:
+    return copy()
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Batches of decisions: stored in order, once however often they are sent, and on no other captions."""
 
-from collections.abc import Callable
-
 import pytest
 
 from clipmem_core.audits.store import PAIRS, Audit
@@ -16,11 +14,6 @@ from tests.review.old_log import write_old_log
 
 CLIENT = "a browser"
 IDS = ["images/010.png", "images/011.png", "images/012.png"]
-
-
-@pytest.fixture
-def audit(copy: Callable[..., Audit]) -> Audit:
-    return copy()
 
 
 def told(audit: Audit, number: int, kind: str, pair_id: str = IDS[0], **more: object) -> Told:

@@ -43,11 +43,6 @@ SIDES = [("image", 0), ("text", 1)]
 
 
 @pytest.fixture
-def audit(copy: Copy) -> Audit:
-    return copy()
-
-
-@pytest.fixture
 def vectors(audit: Audit) -> Embeddings:
     return embed(audit)
 

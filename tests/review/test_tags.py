@@ -1,7 +1,5 @@
 """A person's words on pairs and saved views, in the log of decisions."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -25,11 +23,6 @@ from clipmem_core.review.tags import (
 from tests.made_audit import HOSTILE
 
 A, B, C = "images/010.png", "images/011.png", "images/012.png"
-
-
-@pytest.fixture
-def audit(copy: Callable[..., Audit]) -> Audit:
-    return copy()
 
 
 def tag(review: Review, ids: list[str], word: str, *, on: bool = True) -> None:

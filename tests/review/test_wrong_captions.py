@@ -19,11 +19,6 @@ from clipmem_core.scores.reviewed import plan_review, review_place
 Copy = Callable[..., Audit]
 
 
-@pytest.fixture
-def audit(copy: Copy) -> Audit:
-    return copy()
-
-
 def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
     """Give an audit scores of so many pairs, the first of which have wrong captions, and the verdict on them."""
     rng = np.random.default_rng(0)

@@ -213,6 +213,7 @@ def test_the_table_says_how_it_was_made(made: Benchmark, tmp_path: Path) -> None
     write_results(made, tmp_path / "table.csv")
     lines = (tmp_path / "table.csv").read_text().splitlines()
     command = "# command: python -m clipmem_core benchmark scenes --name b --preset small --plantings 1"
-    assert lines[0].startswith(f"{command} --kinds random duplicates --shares 0.2 --folds 4 ")
+    assert lines[0].startswith(f"{command} --kinds random duplicates --shares 0.2 ")
+    assert " --lr 0.002 " in lines[0]
     assert "# seeds: 0, each another split" in "\n".join(lines)
     assert lines[[line.startswith("#") for line in lines].index(False)].startswith("kind,share,detector,measure,n,mean")
