@@ -4,8 +4,10 @@
     <data>/cache/near/<key>.json    how it is to be asked, and the recall that was measured so
 
 It only names candidates, whose cosines are computed exactly. Cells are laid out on a sample, and filled block by block,
-in time proportional to the pairs. Of the kinds of faiss, this one is small and quick to make, and a search maps it:
-the table in `data/results/README.md` has it beside flat cells and HNSW.
+in time proportional to the pairs. Of the kinds of faiss, this one is small and quick to make, and a search maps it. On
+two busy cores, 200,000 made embeddings × 256, recall of the first 10 at least .95: 19 s, 54 MB and 6 ms a query; cells
+of float32 23 s, 207 MB and 5 ms; HNSW 244 s, 259 MB and 8 ms. A million: 64 s, 265 MB and 39 ms, float32 67 s, 1,033 MB
+and 147 ms; one exact pass takes 410 ms (`python -m tests.bench index`).
 """
 
 import dataclasses

@@ -31,6 +31,7 @@ from clipmem_core.audits.store import (
     write_manifest,
 )
 from clipmem_core.config import FIELDS, InputError, affecting, as_dict, fingerprint, switched_on, without_idle
+from clipmem_core.features.cache import replacing_folder
 from clipmem_core.studies.store import SHARED_MEMBERS, studies_folder
 from clipmem_core.training.files import CHECKPOINT, LOG, TRAJECTORY
 from clipmem_core.training.names import model_config
@@ -99,14 +100,10 @@ def give(audit: Audit, name: str) -> None:
     studies_folder().mkdir(parents=True, exist_ok=True)
     for key, names in parts(audit, name).items():
         with FileLock(studies_folder() / ".members.lock"):
-            if (_folder(key) / MANIFEST).is_file():
-                continue
-            fresh = _folder(f".{key}")
-            shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir(parents=True)
-            _link(audit.member(name), fresh, names)
-            write_manifest(fresh)
-            fresh.rename(_folder(key))
+            if not (_folder(key) / MANIFEST).is_file():
+                with replacing_folder(_folder(key)) as fresh:
+                    _link(audit.member(name), fresh, names)
+                    write_manifest(fresh)
 
 
 def _folder(key: str) -> Path:

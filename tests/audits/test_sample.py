@@ -16,6 +16,7 @@ from clipmem_core.audits.store import CHECK_TABLE, Audit
 from clipmem_core.audits.verdict import WRONG, likely_wrong, whole_rows
 from clipmem_core.commands import main
 from clipmem_core.config import AuditConfig
+from clipmem_core.exports.report import write_report
 from clipmem_core.pairs.checks.table import BY_NAME
 from clipmem_core.pairs.table import RawPairs
 from clipmem_core.scores.whole_set import whole_count
@@ -124,7 +125,7 @@ def test_the_command_says_what_is_wrong_with_a_sample(
     assert "sample" not in Audit.of("all").verdict
 
 
-def test_the_command_prints_the_counts_of_the_whole_set(
+def test_the_command_and_the_report_tell_the_counts_of_the_whole_set(
     source: str, audit: Audit, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from clipmem_core.audits.console import show_verdict
@@ -132,6 +133,10 @@ def test_the_command_prints_the_counts_of_the_whole_set(
     show_verdict(audit)
     printed = capsys.readouterr().out
     assert "counts of all 680 pairs" in printed
+    write_report(audit, audit.folder / "report.html")
+    report = (audit.folder / "report.html").read_text()
+    assert "400, a random sample of 680" in report
+    assert "Counts of all 680 pairs" in report
     assert "a random sample of 680" in " ".join(printed.split())
 
 

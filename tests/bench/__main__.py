@@ -1,14 +1,16 @@
 """Measures how fast the program is: ratios of things timed side by side in one run.
 
-    python -m tests.bench [training] [pass] [products] [browse] [towers] [features] [review] [million] [--quick]
-        [--repeats N]
+    python -m tests.bench [training] [pass] [products] [browse] [towers] [features] [review] [index] [engines] [million]
+        [--quick] [--repeats N]
     python -m tests.bench detection NAME…: no speed, but which formula of misfit finds most in finished benchmarks
     python -m tests.bench wrong coverage|count|captions: how many captions are wrong, and which of several
     python -m tests.bench coverage [AUDIT…] [--seeds 20]: nor here, but whether errors, p and q hold what they say
 
-`million` audits a million pairs of made features, which takes half an hour and 10 GB of disk: it runs only when named.
-Each part prints a table and leaves data/results/bench-<part>.csv; `--quick` tries the code on small sizes and leaves
-nothing. Run it on a machine that does nothing else.
+`training` is held against open_clip's own trainer, `pass` (scoring) against reading the files, `towers` against the
+towers alone and clip-retrieval's loop, `engines` is Ray against local, `features` and `million` are audits of made
+features from 1,000 pairs to a million: that takes half an hour and 10 GB of disk, and runs only when named. Each part
+leaves data/results/bench-<part>.csv, and all that ran are one table at the end; `--quick` tries the code on small sizes
+and leaves nothing. Run it on a machine that does nothing else.
 """
 
 import sys
@@ -22,6 +24,7 @@ from tests.bench import (
     browse,
     coverage,
     detection,
+    engines,
     given_features,
     index,
     products,
@@ -43,6 +46,7 @@ PARTS: dict[str, Callable[[bool, int], Measures]] = {
     "million": given_features.measure_million,
     "review": review.measure,
     "index": index.measure,
+    "engines": engines.measure,
 }
 NAMED = ("million",)  # only when they are asked for
 
@@ -67,15 +71,16 @@ def main(bench: Bench) -> int:
         )
         print(f"error: {wrong}", file=sys.stderr)
         return 2
+    measured: dict[str, Measures] = {}
     for part in bench.parts:
         try:
-            measures = PARTS[part](bench.quick, bench.repeats)
+            measured[part] = PARTS[part](bench.quick, bench.repeats)
         except Skipped as reason:
             console.print(f"{part} is left out: {reason}", markup=False)
             continue
-        show(part, measures)
         if not bench.quick:
-            save(part, measures, command=f"python -m tests.bench {part} --repeats {bench.repeats}")
+            save(part, measured[part], command=f"python -m tests.bench {part} --repeats {bench.repeats}")
+    show(measured)
     return 0
 
 

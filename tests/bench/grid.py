@@ -164,5 +164,5 @@ def _keys(page: Any, audit: Audit) -> int:
 
 if __name__ == "__main__":
     found = measure(Path(os.environ.get(DATA_VARIABLE, "data")), sys.argv[1])
-    show("grid", found)
+    show({"grid": found})
     save("grid", found, command=f"python -m tests.bench.grid {sys.argv[1]}")

@@ -2,7 +2,7 @@
 
 import csv
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -43,14 +43,17 @@ def spread(name: str, ratios: Sequence[float], target: str) -> Measures:
     return lines
 
 
-def show(part: str, measures: Measures) -> None:
-    """Print the lines of a part."""
-    table = Table(title=f"bench: {part}", title_justify="left")
+def show(parts: Mapping[str, Measures]) -> None:
+    """Print the lines of some parts as one table."""
+    table = Table(title="bench", title_justify="left")
+    table.add_column("part")
     table.add_column("measure")
     for column in ("value", "ratio", "target"):
         table.add_column(column, justify="left" if column == "target" else "right")
-    for line in measures:
-        table.add_row(line.measure, _text(line.value), _text(line.ratio), line.target)
+    for part, measures in parts.items():
+        for place, line in enumerate(measures):
+            table.add_row("" if place else part, line.measure, _text(line.value), _text(line.ratio), line.target)
+        table.add_section()
     console.print(table)
 
 

@@ -250,3 +250,16 @@ def test_the_share_of_pairs_above_a_size_that_is_chosen_is_told_with_its_interva
     app = open_page()
     assert "exceeds" not in " ".join(metrics(app))
     assert "Not known: shares of pairs" in captions(app)
+
+
+def test_an_audit_of_a_sample_says_so_and_shows_the_counts_of_the_whole_set(copy: Copy) -> None:
+    audit = copy()
+    write_json(audit.folder / "config.json", audit.record.values | {"sampled_of": 9_000})
+    count = {"count": "wrong captions", "found": 4.2, "among": 80, "whole": 472.5, "low": 101.0, "high": 1_234.0}
+    broken = {"count": "another", "found": None}
+    sample = {"pairs": 100, "of": 9_000, "basis": "", "counts": [count, broken]}
+    write_json(audit.folder / "verdict.json", audit.verdict | {"sample": sample})
+    page = open_page()
+    assert any("100 pairs, a random sample of 9,000" in text for text in texts(page))
+    (shown,) = [table.value for table in page.dataframe if "in the whole set" in table.value]
+    assert shown.to_numpy().tolist() == [["wrong captions", "4", "80", "472", "101", "1,234"]]
