@@ -4,6 +4,8 @@ External pairs are what the others are held against (ν, the maps between member
 5,000: each block is measured together with all of them, as a small audit of its own.
 """
 
+import math
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from clipmem_core import columns as c
+from clipmem_core.atomic import naming
 from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.detectors import fit_out
@@ -116,14 +119,19 @@ def compare_blocks(
 
 def on_disk(folder: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Return an array of zeros; a large one is mapped from a file without a name, which goes when the array does."""
-    if np.prod(shape) * np.dtype(dtype).itemsize < MAPPED_FROM:
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < MAPPED_FROM:
         return np.zeros(shape, dtype)
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, size)  # on a full disk a write to a map would end the process
         return np.asarray(np.memmap(file, dtype, "w+", shape=shape))
 
 
 def kept_on_disk(values: np.ndarray, folder: Path) -> np.ndarray:
     """Return the same values, in a file where there are many."""
+    if values.nbytes < MAPPED_FROM or isinstance(values.base, np.memmap):
+        return values
     held = on_disk(folder, values.shape, values.dtype)
     held[:] = values
     return held

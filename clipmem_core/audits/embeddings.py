@@ -54,9 +54,9 @@ class ComputedRows:
 
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
         """Return some rows, float32 [n, dim]; `key` is a slice, rows, or true for each row."""
-        if isinstance(key, np.ndarray) and key.dtype != bool:
-            return self.compute(key)
-        return self.compute(np.arange(len(self))[key])
+        if isinstance(key, slice):
+            return self.compute(np.arange(*key.indices(len(self))))
+        return self.compute(np.flatnonzero(key) if key.dtype == bool else key)
 
 
 class Embeddings:

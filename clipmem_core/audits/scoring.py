@@ -112,7 +112,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Compared]:
     """Return every score of every pair (`SCORE_COLUMNS`), and how clipmem was split between the encoders."""
     sides, keep = evidence.sides, functools.partial(kept_on_disk, folder=evidence.folder)
     group, members = sides.membership.group, (evidence.image, evidence.text)
-    table = memorization_table(evidence.terms, sides)
+    table = memorization_table(evidence.terms, sides, keep=keep)
     values = {name: keep(table.pop(name).to_numpy()) for name in map(str, table.columns)}
     compared = evidence.compared or compare(*members, sides, evidence.logit_scales)
     own = sslmem(

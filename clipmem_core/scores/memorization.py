@@ -1,6 +1,6 @@
 """The scores that compare members trained with and without a pair: clipmem with its uncertainty, and SSLMem."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,12 @@ from clipmem_core.scores.significance import null_scores, p_values, q_values
 from clipmem_core.scores.uncertainty import Errors, in_errors, standard_errors
 
 
-def memorization_table(terms: Sequence[Mapping[str, np.ndarray]], sides: Sides) -> pd.DataFrame:
+def memorization_table(
+    terms: Sequence[Mapping[str, np.ndarray]],
+    sides: Sides,
+    *,
+    keep: Callable[[np.ndarray], np.ndarray] = lambda values: values,
+) -> pd.DataFrame:
     """Score every pair: clipmem = alignment_in − alignment_out (the paper's CLIPMem, A(f) − A(g)).
 
     Raw clipmem is in cosine units, [−6, 6]: 0 not memorized, positive memorized by the members that are `in`. In
@@ -39,6 +44,7 @@ def memorization_table(terms: Sequence[Mapping[str, np.ndarray]], sides: Sides) 
     Args:
         terms: what `pair_terms` returns, one mapping a member in column order, arrays [n_pairs].
         sides: which members count as in and out.
+        keep: holds a column from when it is there, where all of them are too large for memory.
 
     Returns:
         One row a pair: n_in and n_out (members truly trained with and without it), clipmem, clipmem_relative, se,
@@ -54,8 +60,9 @@ def memorization_table(terms: Sequence[Mapping[str, np.ndarray]], sides: Sides) 
     means = {}
     for term in TERMS:
         side = membership.trained if term == SIMILARITY else sides.inside
-        means[f"{term}_in"], means[f"{term}_out"] = side_means([member[term] for member in terms], side)
-    clipmem = means[f"{ALIGNMENT}_in"] - means[f"{ALIGNMENT}_out"]
+        both = side_means([member[term] for member in terms], side)
+        means[f"{term}_in"], means[f"{term}_out"] = map(keep, both)
+    clipmem = keep(means[f"{ALIGNMENT}_in"] - means[f"{ALIGNMENT}_out"])
 
     alignments = [member[ALIGNMENT] for member in terms]
     errors = standard_errors(alignments, sides)
