@@ -68,7 +68,7 @@ def load_data_set(
     """
     if config.features:
         return _given(source, config, cache)
-    raw = read_source(source, config.source, data=data_folder())
+    raw = read_source(source, config.source, data=data_folder(), say=say)
     return look_at_pictures(raw, config, cache=cache, progress=progress, say=say)
 
 
