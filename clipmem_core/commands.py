@@ -33,7 +33,9 @@ if TYPE_CHECKING:  # a command starts sooner without what it does not use
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 SECONDS_FOR_THE_FIRST = 20.0  # of the processes of torchrun to say what is wrong, and the others to be ended for it
 
-Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE", help="a path, a hub name, or `scenes`")]
+Source = Annotated[
+    str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE", help="a path, a URL, a hub name, or `scenes`")
+]
 Engine = Literal["local", "ray"]
 AuditName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help="the audit")]
 
@@ -242,18 +244,25 @@ class Export:
 
     name: AuditName
     format: str  # csv | coco | folder | imagefolder | wds | datacomp | html | decisions
-    out: str  # the file to write, or the folder
+    out: str  # the file to write, or the folder, or a URL of one
     overwrite: bool = False  # replace what is there
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
         from clipmem_core.audits.store import open_audit
         from clipmem_core.exports import write
+        from clipmem_core.pairs.readers.containers import is_url
 
         audit, path = open_audit(self.name), Path(self.out).expanduser()
         with RichScreen() as screen:
-            summary = write(audit, self.format, path, overwrite=self.overwrite, progress=screen.pictures)
-            screen.say(f"{path}: {summary.line}")
+            more: dict[str, Any] = {"overwrite": self.overwrite, "progress": screen.pictures}
+            if is_url(self.out):
+                from clipmem_core.exports.remote import write_at  # fsspec, which paths need nothing of
+
+                summary = write_at(audit, self.format, self.out, **more)
+            else:
+                summary = write(audit, self.format, path, **more)
+            screen.say(f"{self.out if is_url(self.out) else path}: {summary.line}")
             for note in summary.notes:
                 screen.say(f"note: {note}")
             if summary.command:

@@ -27,7 +27,7 @@ Captured = pytest.CaptureFixture[str]
 
 WRONG = [
     ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, study, benchmark, units,"),
-    ("audit", "missing: SOURCE a path, a hub name, or `scenes`"),
+    ("audit", "missing: SOURCE a path, a URL, a hub name, or `scenes`"),
     ("inspect", "missing: SOURCE"),
     ("fetch", "missing: SET openclipart | tuxpaint"),
     ("score scenes", "missing: --name STR"),

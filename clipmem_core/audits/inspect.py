@@ -36,7 +36,7 @@ def inspect_source(source: str, options: SourceOptions) -> None:
             given = load_data_set(source, config, cache=data)
             show(source, given.raw, given, Console(highlight=False))
             return
-        raw = read_source(source, options, data=data if source == "scenes" else data_folder())
+        raw = read_source(source, options, data=data if source == "scenes" else data_folder(), say=screen.say)
         config = dataclasses.replace(AuditConfig(), cache_size=PIXELS)
         found = look_at_pictures(raw, config, cache=data / "pixels", progress=screen.pictures)
         screen.progress.stop()

@@ -73,7 +73,7 @@ def load_data_set(
     """
     if config.features:
         return _given(source, config, cache, say)
-    raw, _ = sampled(read_source(source, config.source, data=data_folder()), config, say=say)
+    raw, _ = sampled(read_source(source, config.source, data=data_folder(), say=say), config, say=say)
     return look_at_pictures(raw, config, cache=cache, progress=progress, say=say)
 
 

@@ -1,6 +1,7 @@
 """The one door for data sets: turns SOURCE, whatever its format, into a table of pairs and a quarantine."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.readers.columnar import is_saved_folder, parquet_files, read_arrow_files, read_saved_folder
-from clipmem_core.pairs.readers.containers import JSON, read_file
+from clipmem_core.pairs.readers.containers import JSON, is_url, read_file
 from clipmem_core.pairs.readers.delimited import read_delimited
 from clipmem_core.pairs.readers.folders import holds_pictures, read_folder
 from clipmem_core.pairs.readers.hub import fetch_from_hub, is_hub_name
@@ -45,17 +46,24 @@ class RawPairs:
     drawn_of: int = 0  # pairs that a sample was drawn of, which are then the only ones in `pairs`
 
 
-def read_source(source: str, options: SourceOptions, *, data: Path) -> RawPairs:
+def read_source(
+    source: str, options: SourceOptions, *, data: Path, say: Callable[[str], None] = lambda line: None
+) -> RawPairs:
     """Read a data set.
 
     Args:
-        source: a path, a brace pattern of shards, `owner/name` on the Hugging Face hub, or `scenes`.
+        source: a path, a brace pattern of shards, a URL of either, `owner/name` on the Hugging Face hub, or `scenes`.
         options: columns, folders and splits that are not to be guessed.
         data: the data folder, where drawn and downloaded sets are kept.
+        say: told what is downloaded from a URL.
 
     Raises:
         InputError: nothing is there, its format is not known, or it cannot be read; one line says what to do.
     """
+    if is_url(source):
+        from clipmem_core.pairs.readers.remote import fetch  # fsspec, which most data sets need nothing of
+
+        source = fetch(source, data=data, say=say)
     try:
         rows = _read(source, options, data)
         checked = check_rows(rows.rows)

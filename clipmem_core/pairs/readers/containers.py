@@ -111,6 +111,16 @@ def _regular(path: Path) -> os.stat_result:
     return status
 
 
+def is_url(text: str) -> bool:
+    """Say whether a text is a URL.
+
+    Example:
+        >>> is_url("s3://bucket/pairs.parquet"), is_url("data/pairs.parquet")
+        (True, False)
+    """
+    return bool(_URL.match(text))
+
+
 def is_picture(name: str) -> bool:
     """Say whether a file name ends like a picture's.
 
@@ -135,7 +145,7 @@ def normal_reference(image: str) -> str:
         raise InputError("image path is not valid text")
     if not _SUSPECT.search(image):
         return image
-    if _URL.match(image):
+    if is_url(image):
         raise InputError("image is a URL: download the pictures first, for example with img2dataset")
     _refuse_escapes(image)
     return posixpath.normpath(image.replace("\\", "/"))

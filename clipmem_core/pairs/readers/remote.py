@@ -1,0 +1,144 @@
+"""Fetches a data set that a URL names (s3://, gs://, https:// … of fsspec) into the data folder, once, file by file.
+
+Pictures are read again and again, by many processes and pages: a copy that all of them see costs less than a request
+for each. What is fetched stays; a file that changed where it came from, or that a kill cut short, is fetched again.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from filelock import FileLock
+from fsspec.implementations.local import LocalFileSystem
+
+from clipmem_core.atomic import replacing
+from clipmem_core.config import InputError, fingerprint
+from clipmem_core.pairs.readers.containers import normal_reference
+from clipmem_core.pairs.readers.shards import expand_pattern
+from clipmem_core.shortage import shortage
+
+AT_ONCE = 8  # files
+SECONDS_BETWEEN_LINES = 30.0
+_FETCHED = ".fetched.jsonl"  # name of each file that is there, and what tells whether it changed where it came from
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The files of a data set, by their names below a folder, and what is read of them once they are here."""
+
+    system: Any
+    root: str
+    names: list[str]
+    read: str
+
+
+def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
+    """Copy the file, the folder or the shards (a brace pattern) that a URL names into the data folder, as far as they
+    are not there; return the path there. What file:// names is read where it lies.
+
+    Raises:
+        InputError: nothing is there, or it cannot be read; one line says why.
+        OSError: the machine ran short of something; what was fetched stays.
+    """
+    with told(url):
+        listed = _listed(url)
+        if isinstance(listed.system, LocalFileSystem):
+            return f"{listed.root}/{listed.read}".rstrip("/")
+        key = fingerprint([url.partition(":")[0], listed.root])
+        target = data / "sets" / f"{Path(listed.root).name or 'set'}-{key}"
+        target.mkdir(parents=True, exist_ok=True)
+        with FileLock(target / f"{_FETCHED}.lock"):
+            _fetch(listed, target, say)
+    return str(target / listed.read).rstrip("/")
+
+
+@contextmanager
+def told(url: str) -> Iterator[None]:
+    """Turn what file systems raise over a URL into one line: each has kinds of its own.
+
+    Raises:
+        InputError: the line.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if shortage(error):
+            raise
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"{url} cannot be reached: {said}") from error
+
+
+def _listed(url: str) -> _Listed:
+    """List what a URL names."""
+    fixed, brace, rest = url.partition("{")
+    if brace:
+        folder, _, start = fixed.rpartition("/")
+        system, root = fsspec.core.url_to_fs(folder)
+        return _Listed(system, root, [str(path) for path in expand_pattern(f"{start}{{{rest}")], f"{start}{{{rest}")
+    system, path = fsspec.core.url_to_fs(url)
+    if system.isfile(path):
+        root, _, name = path.rpartition("/")
+        return _Listed(system, root, [name], name)
+    root = path.rstrip("/")
+    names = [found.removeprefix(root).lstrip("/") for found in system.find(path)]
+    names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    if not names:
+        raise InputError(f"there is nothing at {url}")
+    return _Listed(system, root, names, "")
+
+
+def _fetch(listed: _Listed, target: Path, say: Callable[[str], None]) -> None:
+    known = dict(_lines(target / _FETCHED))
+    noting, began, done, gone = threading.Lock(), time.monotonic(), 0, list[str]()
+
+    def one(name: str) -> None:
+        """Fetch a file unless it is there as it is now; a shard that is missing is told of when it is read."""
+        if normal_reference(name) != name:
+            raise InputError(f"{name!r} cannot be written as a path")
+        path = f"{listed.root}/{name}"
+        try:
+            key = listed.system.ukey(path)
+            if known.get(name) == key and (target / name).is_file():
+                return
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target / name) as temporary:
+                listed.system.get_file(path, str(temporary))
+        except FileNotFoundError:
+            gone.append(name)
+            return
+        with noting, (target / _FETCHED).open("a", encoding="utf-8") as file:
+            file.write(json.dumps([name, key]) + "\n")
+
+    say(f"fetching {len(listed.names):,} files into {target}")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            for done, _ in enumerate(pool.map(one, listed.names), start=1):
+                if time.monotonic() - began > SECONDS_BETWEEN_LINES:
+                    began = time.monotonic()
+                    say(f"{done:,} of {len(listed.names):,} files are here")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if len(gone) == len(listed.names):
+        raise InputError(f"there is no {gone[0]!r} in {listed.root}")
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the pairs in a file of JSON lines; one that a kill cut short says nothing."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            name, key = json.loads(line)
+        except ValueError:
+            continue
+        yield name, key
