@@ -25,7 +25,7 @@ from tests.bench.report import Measure, Measures, Skipped, console
 WORKERS = 2
 TASKS, QUICK_TASKS = 20, 4
 NOTHING = (sys.executable, "-S", "-c", "")
-FLAGS = ("--preset", "tiny", "--members", "8", "--threads", "1")
+FLAGS = ("--preset", "tiny", "--threads", "1")
 
 
 def measure(quick: bool, repeats: int) -> Measures:
@@ -73,7 +73,8 @@ def _a_task(home: Path, count: int, executor: Callable[[Sequence[Task]], Looks])
 def _audit(data: Path, engine: str, *, quick: bool) -> tuple[float, float]:
     """Return the seconds of an audit's members, and of the whole command."""
     command = [sys.executable, "-m", "clipmem_core", "audit", "scenes", "--name", "bench", "--engine", engine, *FLAGS]
-    command += ["--scenes-pairs", "220", "--epochs", "1"] if quick else ["--epochs", "20"]
+    sizes = ("220", "1", "2") if quick else ("1100", "20", "8")
+    command += [word for pair in zip(("--scenes-pairs", "--epochs", "--members"), sizes, strict=True) for word in pair]
     began = time.perf_counter()
     environment = {**os.environ, DATA_VARIABLE: str(data)}
     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
