@@ -5,6 +5,7 @@
     python -m tests.bench detection NAME…: no speed, but which formula of misfit finds most in finished benchmarks
     python -m tests.bench wrong coverage|count|captions: how many captions are wrong, and which of several
     python -m tests.bench coverage [AUDIT…] [--seeds 20]: nor here, but whether errors, p and q hold what they say
+    python -m tests.bench.large FOLDER [--pairs N …] [--epochs E]: audits of up to ten million pairs, exports and Browse
 
 `million` audits a million pairs of made features, which takes half an hour and 10 GB of disk: it runs only when named.
 Each part prints a table and leaves data/results/bench-<part>.csv; `--quick` tries the code on small sizes and leaves
