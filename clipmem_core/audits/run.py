@@ -116,6 +116,7 @@ def run_audit(
         fresh = not audit.begun
         if fresh:
             prepare_audit(audit, source, config, screen, again=again)
+            pa.default_memory_pool().release_unused()  # the pairs' texts, before members need the room
         else:
             check_same(audit, source, config)
             # Until the ranking is stable only a growth that was cut short is taken up again here.
