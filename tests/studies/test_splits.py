@@ -115,6 +115,13 @@ def test_seeds_of_a_split_are_averaged_before_an_interval_is_taken() -> None:
     assert one_less.mean == pytest.approx((-0.1 - 0.2 - 0.4) / 3)  # the third split has one seed that both have
 
 
+def test_a_seed_without_a_value_does_not_count() -> None:
+    arms = table({"none": [0.4, 0.5, 0.6], "a": [0.2, float("nan"), 0.4]}, per_split=1)
+    found = difference_of(arms, "a", "none", "clipmem_candidate")
+    assert found is not None
+    assert (found.n, found.mean) == (2, pytest.approx(-0.2))
+
+
 def test_arms_are_corrected_for_their_number_beside_the_raw_intervals() -> None:
     none = [0.40, 0.42, 0.38, 0.41]
     arms = table(
