@@ -119,23 +119,24 @@ def test_a_task_whose_machine_is_lost_is_run_on_another(machines: Any, tasks: Ca
     assert all((task.folders[0] / "text.faiss").is_file() for task in asked)
 
 
-def process_of(module: str) -> psutil.Process:
-    """Return the process of a task once there is one."""
+def process_of(module: str, data: Path) -> psutil.Process:
+    """Return the process of a task in a data folder once there is one."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for process in psutil.process_iter(["cmdline"]):
-            if process.info["cmdline"] and process.info["cmdline"][1:3] == ["-m", module]:
+            command = process.info["cmdline"] or []
+            if command[1:3] == ["-m", module] and command[3].startswith(str(data)):
                 return process
         time.sleep(0.05)
     raise AssertionError(f"{module} did not start")
 
 
-def lose_twice(machines: Any, audit: Path) -> None:
+def lose_twice(machines: Any, data: Path) -> None:
     """Kill the worker of a shard of features, and the machine of a member that is being trained."""
-    process_of("clipmem_core.audits.shards").parent().kill()
-    member = process_of("clipmem_core.audits")
-    soon(audit / "members" / member.cmdline()[4] / "log.jsonl")
-    above = {one.pid for one in member.parents()}
+    process_of("clipmem_core.audits.shards", data).parent().kill()
+    member = process_of("clipmem_core.audits", data)
+    above, name = {one.pid for one in member.parents()}, member.cmdline()[4]
+    soon(data / "audits" / "a" / "members" / name / "log.jsonl")
     lost = next(one for one in machines.nodes if above & {kind[0].process.pid for kind in one.all_processes.values()})
     machines.nodes.remove(lost)
     machines.remove_node(lost, allow_graceful=False)
@@ -148,7 +149,7 @@ def test_an_audit_whose_worker_and_machine_are_lost_ends_as_one_that_ran_here(
     config, found = config_of(flags(str(tmp_path / "tiny.pt"), "--members", "8", "--epochs", "20")), []
     for name, executor in {"here": None, "there": ray_tasks}.items():
         monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / name))
-        losing = threading.Thread(target=lose_twice, args=(machines, tmp_path / name / "audits" / "a"))
+        losing = threading.Thread(target=lose_twice, args=(machines, tmp_path / name))
         if executor:
             losing.start()
         found.append(run_audit("scenes", config, name="a", screen=Silent(), executor=executor))
