@@ -23,9 +23,7 @@ from clipmem_core.scores.detectors import fit_out
 from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.shapley import contributions
 
-BLOCK = (
-    131_072  # pairs of which all members' embeddings are held; a multiple of what is embedded and measured at a time
-)
+BLOCK = 65_536  # pairs whose embeddings are held at a time; a multiple of what is embedded and measured at once
 MAPPED_FROM = 1 << 24  # bytes of an array that is held in a file instead of memory
 _TERMS = (*c.TERMS, IMAGE_SQUARE, TEXT_SQUARE)
 Matrices = Sequence[np.ndarray]  # of each member, [n_pairs, dim]

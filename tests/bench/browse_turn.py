@@ -1,6 +1,6 @@
 """One turn of the dashboard's benchmark, in a process of its own: a page opened cold, or Browse used for a while.
 
-    python -m tests.bench.browse_turn open | imports | browse REPEATS
+    python -m tests.bench.browse_turn open | imports | browse REPEATS [KIND…]
 
 Works on the data folder that CLIPMEM_DATA names, on its newest audit; prints what it measured as JSON.
 """
@@ -33,8 +33,8 @@ def open_cold() -> dict[str, Any]:
     return {"seconds": time.perf_counter() - BEGAN}
 
 
-def browse(repeats: int) -> dict[str, Any]:
-    """Run the script of Browse for every kind of change, each as often; the first run of each is not counted.
+def browse(repeats: int, kinds: list[str]) -> dict[str, Any]:
+    """Run the script of Browse for every kind of change, or some, each as often; the first run of each is not counted.
 
     Returns:
         kind → milliseconds of each run; `plain`: of a query that counts and takes the first page; memory_mb.
@@ -47,7 +47,8 @@ def browse(repeats: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     found: dict[str, Any] = {"plain": [_plain(audit.folder) for _ in range(repeats + 1)][1:]}
     for kind, draw in _changes(rng).items():
-        found[kind] = [_run(app, draw()) for _ in range(repeats + 1)][1:]
+        if not kinds or kind in kinds:
+            found[kind] = [_run(app, draw()) for _ in range(repeats + 1)][1:]
     pages = Path("/proc/self/statm").read_text().split()
     return found | {"memory_mb": int(pages[1]) * 4096 / 1e6}
 
@@ -118,6 +119,6 @@ if __name__ == "__main__":
     turns: dict[str, Callable[[], dict[str, Any]]] = {
         "open": open_cold,
         "imports": imports,
-        "browse": lambda: browse(int(sys.argv[2])),
+        "browse": lambda: browse(int(sys.argv[2]), sys.argv[3:]),
     }
     print(json.dumps(turns[sys.argv[1]]()))
