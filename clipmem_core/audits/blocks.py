@@ -4,6 +4,8 @@ External pairs are what the others are held against (ν, the maps between member
 5,000: each block is measured together with all of them, as a small audit of its own.
 """
 
+import contextlib
+import ctypes
 import math
 import os
 import tempfile
@@ -110,9 +112,16 @@ def compare_blocks(
         found = compare(images, texts, some, logit_scales)
         parts[:, rows], out[:, rows] = found.parts[:, own], found.out[:, own]
         del images, texts  # before the next are read
+        give_back()
         say(f"scored {rows[-1] + 1:,} of {n:,} pairs")
     assert found is not None
     return terms, Compared(parts, found.fits, found.missing, out)
+
+
+def give_back() -> None:
+    """Give what was freed back to the system: glibc keeps it for each thread that ever was, block after block."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def on_disk(folder: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -2,7 +2,7 @@
 
     python -m tests.bench.large FOLDER [--pairs N …] [--epochs E]
 
-Works in FOLDER, where features and audits stay: 10,000,000 pairs take 65 GB there. Each part is a command of its own;
+Works in FOLDER, where features and audits stay: 10,000,000 pairs take 71 GB there. Each part is a command of its own;
 own memory is that of all its processes without files that are mapped. An audit that was stopped goes on, but its
 seconds are then those of the rest alone.
 """
