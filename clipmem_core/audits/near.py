@@ -64,13 +64,13 @@ class Near:
         return _candidates(self.index, query[None], k)[0]
 
 
-def ensure_near(audit: Audit, *, say: Callable[[str], None], above: int = ABOVE) -> None:
-    """Make the approximate indexes of an audit that has more pairs than `above`, those that are not there and whole.
+def ensure_near(audit: Audit, *, say: Callable[[str], None]) -> None:
+    """Make the approximate indexes of an audit that has more pairs than `ABOVE`, those that are not there and whole.
 
     Raises:
         InputError: embeddings are missing or broken.
     """
-    if audit.record.pairs <= above:
+    if audit.record.pairs <= ABOVE:
         return
     for member in indexed_members(audit):
         for own, other in OTHER_SIDE.items():
@@ -91,6 +91,9 @@ def open_near(audit: Audit, member: str, name: str) -> Near | None:
     Returns:
         None where there is none, it is broken, or finds too little: compare all.
     """
+    # It was measured with the embeddings of both sides: without one of them it has no name.
+    if audit.record.pairs <= ABOVE or not all((audit.member(member) / side).is_file() for side in OTHER_SIDE):
+        return None
     near = _opened(near_path(audit, member, name))
     return near if near is not None and near.measured.recall >= RECALL else None
 

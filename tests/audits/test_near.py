@@ -4,6 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
+from clipmem_core.audits import near
 from clipmem_core.audits.index import map_vectors, write_index
 from clipmem_core.audits.near import RECALL, ensure_near, near_path, open_near, tune
 from clipmem_core.audits.store import IMAGE_INDEX, TEXT_INDEX, Audit, write_manifest
@@ -18,6 +19,7 @@ PAIRS, DIM = 3_000, 24
 def audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Audit:
     """A made-up audit with embeddings of some kinds of things, of lengths that differ."""
     monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
+    monkeypatch.setattr(near, "ABOVE", PAIRS - 1)
     made = make_large_audit(tmp_path, "large", pairs=PAIRS, embeddings=True)
     rng = np.random.default_rng(3)
     for name in made.record.members:
@@ -30,9 +32,9 @@ def audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Audit:
     return made
 
 
-def _said(audit: Audit, **more: int) -> list[str]:
+def _said(audit: Audit) -> list[str]:
     lines: list[str] = []
-    ensure_near(audit, say=lines.append, **more)
+    ensure_near(audit, say=lines.append)
     return lines
 
 
@@ -42,28 +44,30 @@ def _cosines(audit: Audit, member: str, file: str, row: int) -> np.ndarray:
     return unit @ unit[row]
 
 
-def test_it_is_made_above_a_size_and_finds_what_was_measured(audit: Audit) -> None:
-    assert _said(audit) == []  # far below the size at which one is made
-    assert open_near(audit, "r0-f0", IMAGE_INDEX) is None
-    assert len(_said(audit, above=PAIRS - 1)) == 2 * len(audit.record.members)
-    assert _said(audit, above=PAIRS - 1) == []  # all are there
-    near = open_near(audit, "r0-f0", IMAGE_INDEX)
-    assert near is not None
-    assert RECALL <= near.measured.recall <= 1
-    assert near.measured.pairs == PAIRS
-    assert near.measured.probes < near.index.nlist / 2
+def test_it_is_made_above_a_size_and_finds_what_was_measured(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as larger:
+        larger.setattr(near, "ABOVE", PAIRS)
+        assert _said(audit) == []
+        assert open_near(audit, "r0-f0", IMAGE_INDEX) is None
+    assert len(_said(audit)) == 2 * len(audit.record.members)
+    assert _said(audit) == []  # all are there
+    made = open_near(audit, "r0-f0", IMAGE_INDEX)
+    assert made is not None
+    assert RECALL <= made.measured.recall <= 1
+    assert made.measured.pairs == PAIRS
+    assert made.measured.probes < made.index.nlist / 2
     vectors = np.array(map_vectors(audit.member("r0-f0") / IMAGE_INDEX))
     found = []
     for row in range(0, PAIRS, 10):
         wanted = np.argsort(-_cosines(audit, "r0-f0", IMAGE_INDEX, row))[:11]
-        found.append(np.isin(wanted, near.candidates(vectors[row], 11)).mean())
-    assert np.mean(found) == pytest.approx(near.measured.recall, abs=0.04)
+        found.append(np.isin(wanted, made.candidates(vectors[row], 11)).mean())
+    assert np.mean(found) == pytest.approx(made.measured.recall, abs=0.04)
 
 
 def test_what_is_found_with_it_has_the_exact_cosines_and_order(audit: Audit) -> None:
     like = Selection(like=str(audit.pairs["pair_id"][70]), by="text", member="r1-f0")
     exact, all_of_them = nearest(audit, 70, by="image", k=10), hits(audit, like)
-    _said(audit, above=1)
+    _said(audit)
     found = nearest(audit, 70, by="image", k=10)
     assert found == sorted(found, key=lambda own: -own[1])
     assert 70 not in dict(found)
@@ -84,7 +88,7 @@ def test_what_is_found_with_it_has_the_exact_cosines_and_order(audit: Audit) -> 
 
 def test_one_that_is_deleted_or_broken_is_made_again_and_until_then_all_are_compared(audit: Audit) -> None:
     exact = nearest(audit, 70, by="image", k=10)
-    _said(audit, above=1)
+    _said(audit)
     path = near_path(audit, "r0-f0", IMAGE_INDEX)
     whole = path.read_bytes()
     for broken in (whole[:-1], whole[:1000] + b"x" + whole[1001:], b""):
@@ -92,14 +96,14 @@ def test_one_that_is_deleted_or_broken_is_made_again_and_until_then_all_are_comp
         path.write_bytes(broken)
         assert open_near(audit, "r0-f0", IMAGE_INDEX) is None
         assert nearest(audit, 70, by="image", k=10) == exact
-        assert any(f"{path} is broken: making it again" in line for line in _said(audit, above=1))
+        assert any(f"{path} is broken: making it again" in line for line in _said(audit))
         assert path.read_bytes() == whole
     path.with_suffix(".json").write_text("{}")
     path.touch()
     assert open_near(audit, "r0-f0", IMAGE_INDEX) is None
     path.unlink()
     assert nearest(audit, 70, by="image", k=10) == exact
-    _said(audit, above=1)
+    _said(audit)
     assert open_near(audit, "r0-f0", IMAGE_INDEX) is not None
 
 
@@ -121,3 +125,11 @@ def test_as_many_cells_are_looked_into_as_it_takes() -> None:
     asked, own = vectors[:40], np.concatenate([np.arange(20), np.full(20, -1)])
     assert tune(index, vectors, asked, own) >= RECALL
     assert index.nprobe > 32
+
+
+def test_where_the_other_side_is_missing_all_are_compared(audit: Audit) -> None:
+    exact = nearest(audit, 70, by="image", k=10)
+    _said(audit)
+    (audit.member("r0-f0") / TEXT_INDEX).unlink()
+    assert open_near(audit, "r0-f0", IMAGE_INDEX) is None
+    assert nearest(audit, 70, by="image", k=10) == exact

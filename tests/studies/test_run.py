@@ -22,6 +22,7 @@ from clipmem_core.studies import plans
 from clipmem_core.studies.arm import Arm, Decided
 from clipmem_core.studies.run import run_study
 from clipmem_core.studies.store import ARM, SEED, StudyFolder, open_study
+from clipmem_core.training.loop import Trainer
 from clipmem_core.training.model import build_model
 from tests.audits.small import Silent, here, vectors
 from tests.forked import Server
@@ -72,12 +73,12 @@ def test_members_of_two_arms_start_from_the_same_weights_and_see_the_same_order(
 ) -> None:
     begun: list[tuple[dict[str, torch.Tensor], np.ndarray]] = []
 
-    def look(trainer: object, folder: Path, **_: object) -> None:
+    def look(trainer: Trainer, progress: object) -> None:
         weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
         begun.append((weights, trainer.data.rows))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("clipmem_core.audits.member.train", look)
+    monkeypatch.setattr(Trainer, "steps", look)
     for arm in (Arm("none"), Arm("whole", {"crop_scale": 1.0})):
         monkeypatch.setitem(plans.STUDIES, "two", study_of(arm))
         with pytest.raises(KeyboardInterrupt):
