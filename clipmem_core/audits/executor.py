@@ -92,10 +92,14 @@ def run_member_tasks(tasks: Sequence[Task], executor: Executor, look: Callable[[
         for ended in looks:
             look()
             if ended is not None:
-                files = (path for folder in ended.folders for path in folder.rglob("[!.]*"))
-                made = [path for path in files if path.is_file() and path.name != CONFIG]
-                note_files(Audit(ended.folders[0].parents[1]), made)
+                note_members(ended.folders)
     look()
+
+
+def note_members(folders: Sequence[Path]) -> None:
+    """Note what members of an audit have left in their folders."""
+    files = (path for folder in folders for path in folder.rglob("[!.]*"))
+    note_files(Audit(folders[0].parents[1]), [path for path in files if path.is_file() and path.name != CONFIG])
 
 
 def local_processes(tasks: Sequence[Task], *, at_once: int) -> Looks:

@@ -202,7 +202,8 @@ def bring_to_end(
         if fresh and not any((audit.folder / MEMBERS).glob(f"*/{LOG}")):
             shutil.rmtree(audit.folder)
         raise
-    ensure_near(audit, say=screen.say)
+    if not prepare_only:
+        ensure_near(audit, say=screen.say)
 
 
 # Products of scores are small: on a busy machine their threads wait for each other ten times as long as they compute.

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from clipmem_core import columns as c
 from clipmem_core.audits.record import Record
-from clipmem_core.audits.store import Audit
+from clipmem_core.audits.store import Audit, read_table
 from clipmem_core.audits.verdict import WRONG
 from clipmem_core.config import AuditConfig
 from clipmem_core.files import numbers
@@ -73,7 +72,7 @@ def whole_set(
     broken = aside - unread
     rows = [_row(UNUSABLE, broken, drawn, of, exact=unread)]
     usable = drawn - broken
-    table = pq.read_table(checks).to_pandas()
+    table = read_table(checks)
     for name in (name for name in CHECKS if name in table and name not in NOT_TOLD):
         flags = table[name].dropna()
         if len(flags):

@@ -68,7 +68,8 @@ def gather_evidence(audit: Audit, say: Callable[[str], None] = lambda line: None
     """Read every member's embeddings and trajectory; embeddings stay on disk, or are computed a block at a time."""
     config = audit.record.config
     pairs = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID, c.PLANTED])
-    sides = sides_of(audit, config, membership_of(read_table(audit.folder / MEMBERSHIP, columns=_members(audit))))
+    columns = [c.GROUP, *audit.record.members]
+    sides = sides_of(audit, config, membership_of(read_table(audit.folder / MEMBERSHIP, columns=columns)))
     members = sides.membership.members
     embeddings = Embeddings(audit)
     image, text = zip(*(embeddings.of(name) for name in members), strict=True)
@@ -95,10 +96,6 @@ def gather_evidence(audit: Audit, say: Callable[[str], None] = lambda line: None
         compared=compared,
         folder=audit.folder,
     )
-
-
-def _members(audit: Audit) -> list[str]:
-    return [c.GROUP, *audit.record.members]
 
 
 def _logit_scale(audit: Audit, name: str) -> float:

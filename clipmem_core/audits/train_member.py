@@ -14,11 +14,12 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from clipmem_core.audits.executor import note_members
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.member import cached_tokens, open_member, run_member, trained_model
 from clipmem_core.audits.progress import member_progress
 from clipmem_core.audits.run import Screen, make_ready
-from clipmem_core.audits.store import CONFIG, Audit, note_files, open_audit
+from clipmem_core.audits.store import Audit, open_audit
 from clipmem_core.config import InputError
 from clipmem_core.training.parallel import ParallelTrainer, follow
 
@@ -60,8 +61,7 @@ def train_member(name: str, member: str, *, accum_freq: int, grad_checkpointing:
             if agreed(left):
                 with watched(audit, member, screen):
                     run_member(audit.folder, member, trained=functools.partial(trained_model, trainer=trainer))
-                files = [path for path in audit.member(member).rglob("[!.]*") if path.is_file()]
-                note_files(audit, [path for path in files if path.name != CONFIG])
+                note_members([audit.member(member)])
 
 
 def several() -> bool:
