@@ -10,8 +10,9 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.store import Audit, pair_blocks, read_prepared
 from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.features.kept import SIDES, Stored, caption_rows, open_features, some_rows
 from clipmem_core.features.lookalikes import alike_by_features
-from clipmem_core.features.stored import Stored, caption_rows, stored_features
+from clipmem_core.features.stored import stored_features
 from clipmem_core.pairs.pixels import Pixels
 from clipmem_core.pairs.readers.rows import named_folder
 from clipmem_core.pairs.table import RawPairs
@@ -26,7 +27,7 @@ class GivenRows(Pixels):
 
     def __init__(self, folder: Path, rows: np.ndarray) -> None:
         super().__init__(folder, rows, 0)
-        self.values = np.load(folder / IMAGE_FEATURES, mmap_mode="r")
+        self.values = open_features(folder, "image")
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Return the features of some pictures, float16 [n, width]."""
@@ -35,28 +36,6 @@ class GivenRows(Pixels):
     def select(self, rows: np.ndarray) -> "GivenRows":
         """Return some of the pictures, addressed anew."""
         return GivenRows(self.folder, self.rows[rows])
-
-
-class SomeRows:
-    """Rows of an array in an order of their own, read as they are asked for: what `array[rows]` is, without a copy."""
-
-    def __init__(self, values: np.ndarray, rows: np.ndarray) -> None:
-        self.values, self.rows = values, rows
-        self.shape, self.dtype, self.ndim = (len(rows), *values.shape[1:]), values.dtype, values.ndim
-        self.size = len(rows) * values.shape[1]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
-        return self.values[self.rows[key]]
-
-
-def some_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return rows of a mapped array: itself where they are all of them in order, else what reads them one by one."""
-    if np.array_equal(rows, np.arange(len(values))):
-        return values
-    return SomeRows(values, rows)  # type: ignore[return-value]  # stands for an array wherever rows are read
 
 
 def holds_features(source: str) -> bool:
@@ -125,7 +104,7 @@ def given_features(audit: Audit, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     rows = read_prepared(audit.folder).cache_rows
     text = caption_rows(folder, rows, (batch[c.CAPTIONS] for batch in pair_blocks(audit, [c.CAPTIONS])))
-    image, captioned = (np.load(folder / name, mmap_mode="r") for name in (IMAGE_FEATURES, TEXT_FEATURES))
+    image, captioned = (open_features(folder, side) for side in SIDES)
     return some_rows(image, rows), some_rows(captioned, text)
 
 

@@ -63,7 +63,7 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.audits.verdict import judge, reliability_of
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.features.stored import broken_features
+from clipmem_core.features.kept import broken_features
 from clipmem_core.files import DELETE, reading
 from clipmem_core.pairs.pixels import broken_file
 from clipmem_core.scores.membership import Membership

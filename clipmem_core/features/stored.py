@@ -1,11 +1,10 @@
 """Features that were computed elsewhere, with their table: a folder of clip-retrieval's, DataComp's metadata, or .npy
 files beside a table. No picture is needed for them."""
 
-import hashlib
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, SourceOptions, as_dict, data_folder, fingerprint
-from clipmem_core.features.cache import is_whole, replacing_folder, seal
+from clipmem_core.features.kept import BLOCK, SIDES, Stored, Usable, file_stamp, halves, is_kept, keep, open_kept
 from clipmem_core.pairs.readers.columnar import read_arrow_files, read_schema
 from clipmem_core.pairs.readers.delimited import read_delimited
 from clipmem_core.pairs.readers.json_files import read_jsonl
@@ -27,16 +25,10 @@ from clipmem_core.pairs.readers.text import as_name, is_missing, tidy
 from clipmem_core.shortage import shortage
 
 _GUESSED = SourceOptions()
-_KEPT = ("pairs.parquet", "quarantine.parquet", "image.npy", "text.npy", "offsets.npy")
-_BLOCK = 65_536  # rows checked and copied at a time
 _NO_ROWS = np.empty((0, 0))
 _CAPTION = pa.schema(
     [(name, pa.string()) for name in (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS)]
     + [("row", pa.int64()), ("text", pa.int64())]
-)
-_PAIR = pa.schema(
-    [(c.PAIR_ID, pa.string()), (c.IMAGE, pa.string()), (c.CAPTIONS, pa.list_(pa.string()))]
-    + [(name, pa.string()) for name in (c.LABEL, c.SHA256)]
 )
 _FORMS = (
     "a folder of clip-retrieval's (img_emb, text_emb, metadata), DataComp's .parquet with .npz, or a table with .npy"
@@ -45,19 +37,6 @@ _FORMS = (
 
 class DamagedError(InputError):
     """A file is cut off or damaged; others of its set may be whole."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Pairs with the features of their pictures and captions; those of pair i's captions are rows offsets[i] to
-    offsets[i + 1] of `text`."""
-
-    pairs: pd.DataFrame  # pair_id, image, captions (lists of Arrow's: Python's take ten times the room), label, sha256
-    quarantine: pd.DataFrame  # source, pair_id, reason
-    image: np.ndarray  # float16 [n_pairs, image_dim], mapped from a file
-    text: np.ndarray  # float16 [n_captions, text_dim], mapped from a file
-    offsets: np.ndarray  # int64 [n_pairs + 1]
-    folder: Path  # that they are kept in
 
 
 @dataclass(frozen=True)
@@ -106,18 +85,6 @@ class _Part:
                 )
 
 
-@dataclass(frozen=True)
-class _Usable:
-    """The pairs that can be used, and where in all parts' arrays their features are."""
-
-    pairs: pa.Table  # pair_id, image, label
-    captions: pa.ChunkedArray  # [n_captions]
-    quarantine: pd.DataFrame
-    image_rows: np.ndarray  # int64 [n_pairs]
-    text_rows: np.ndarray  # int64 [n_captions]
-    offsets: np.ndarray  # int64 [n_pairs + 1]
-
-
 def stored_features(
     source: Path,
     options: SourceOptions = _GUESSED,
@@ -146,22 +113,16 @@ def stored_features(
     home = (folder or data_folder() / "cache" / "features") / "stored"
     try:
         files = _files(source, image, text)
-        stamps = [_stamp(path) for part in files for path in part]
+        stamps = [file_stamp(path) for part in files for path in part]
         target = home / fingerprint([stamps, image, text, as_dict(options)])
-        if not is_whole(target, _KEPT):
+        if not is_kept(target):
             shutil.rmtree(target, ignore_errors=True)
             parts, refused = _opened(files, options, (image or "l14_img", text or "l14_txt"))
             _check_widths(parts)
-            _keep(target, _usable(parts, refused), parts)
+            keep(target, _usable(parts, refused), {side: [getattr(part, side) for part in parts] for side in SIDES})
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} is missing: give {_FORMS}") from None
-    return open_stored(target)
-
-
-def _stamp(path: Path) -> list[Any]:
-    """Return what tells a file from another one of its name, or from none."""
-    status = path.stat() if path.is_file() else None
-    return [str(path), status and status.st_size, status and status.st_mtime_ns]
+    return open_kept(target)
 
 
 def _opened(
@@ -191,84 +152,6 @@ def _opened(
     return parts, refused
 
 
-def open_stored(folder: Path) -> Stored:
-    """Open what `stored_features` keeps in a folder."""
-    image, text, offsets = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "text", "offsets"))
-    table = pq.read_table(folder / _KEPT[0])
-    pairs = table.drop_columns([c.CAPTIONS]).to_pandas()
-    pairs.insert(2, c.CAPTIONS, pd.arrays.ArrowExtensionArray(table[c.CAPTIONS].cast(pa.list_(pa.string()))))
-    if pairs[c.LABEL].isna().all():
-        pairs[c.LABEL] = None
-    return Stored(pairs, pd.read_parquet(folder / _KEPT[1]), image, text, offsets, folder)
-
-
-def broken_features(folder: Path) -> Path | None:
-    """Return a folder of `stored_features` that is gone or not what was written, None where it is whole."""
-    return None if is_whole(folder, _KEPT) else folder
-
-
-def caption_rows(folder: Path, rows: np.ndarray, captions: Iterable[pa.ListArray]) -> np.ndarray:
-    """Say where the features of captions are, some of which may have moved to another pair.
-
-    Args:
-        folder: what `stored_features` keeps, as `Stored.folder`.
-        rows: int64 [n_pairs], the row that each pair has there.
-        captions: of each pair, [n_pairs] lists in blocks, of which one is held at a time.
-
-    Returns:
-        int64 [n_captions], rows of `Stored.text`.
-
-    Raises:
-        InputError: there are no features of a caption.
-    """
-    offsets, at, done = np.load(folder / "offsets.npy"), 0, 0
-    found, moved = list[np.ndarray](), dict[int, str]()  # of a caption's place the words
-    with pq.ParquetFile(folder / _KEPT[0]) as file:
-        for block in captions:
-            own, texts = rows[at : at + len(block)], block.flatten()
-            counts = block.value_lengths().to_numpy(zero_copy_only=False)
-            places = np.repeat(offsets[own] - (np.cumsum(counts) - counts), counts) + np.arange(len(texts))
-            places = np.minimum(places, offsets[-1] - 1)
-            first, known = _texts_of(file, offsets, own)
-            there = np.minimum(places - first, len(known) - 1)
-            other = np.flatnonzero(~pc.equal(texts, known.take(pa.array(there))).to_numpy(zero_copy_only=False))
-            moved |= dict(zip((done + other).tolist(), texts.take(pa.array(other)).to_pylist(), strict=True))
-            found.append(places)
-            at, done = at + len(block), done + len(texts)
-        places = np.concatenate(found)
-        if moved:
-            places[list(moved)] = _places_of(file, list(moved.values()))
-    return places
-
-
-def _texts_of(file: pq.ParquetFile, offsets: np.ndarray, rows: np.ndarray) -> tuple[int, pa.Array]:
-    """Return the captions of the row groups that some pairs are in, and the place of the first."""
-    ends = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))])
-    first, last = np.searchsorted(ends, [rows.min(), rows.max()], side="right")
-    table = file.read_row_groups(list(range(first - 1, last)), columns=[c.CAPTIONS])
-    return int(offsets[ends[first - 1]]), table[c.CAPTIONS].combine_chunks().flatten()
-
-
-def _places_of(file: pq.ParquetFile, texts: list[str]) -> np.ndarray:
-    """Return the first place of each of some captions, int64 [n_texts].
-
-    Raises:
-        InputError: one is nowhere.
-    """
-    wanted, start = pa.array(texts), 0
-    found = np.full(len(texts), -1)
-    for batch in file.iter_batches(columns=[c.CAPTIONS]):
-        known = batch[c.CAPTIONS].flatten()
-        place = pc.fill_null(pc.index_in(wanted, known), -1).to_numpy()
-        new = (found < 0) & (place >= 0)
-        found[new] = start + place[new]
-        start += len(known)
-    if (found < 0).any():
-        text = texts[int(found.argmin())]
-        raise InputError(f"caption {text!r} has no features: they were computed elsewhere, of other captions")
-    return found
-
-
 def feature_faults(features: np.ndarray) -> np.ndarray:
     """Say of each row of features why it cannot be used, empty where it can: object [n].
 
@@ -277,20 +160,14 @@ def feature_faults(features: np.ndarray) -> np.ndarray:
         ['', 'features are all zero', 'features are one number over and over', 'features are NaN or infinite']
     """
     reasons = np.full(len(features), "", object)
-    for at in range(0, len(features), _BLOCK):
-        part = reasons[at : at + _BLOCK]
-        bits = _halves(features[at : at + _BLOCK]).view(np.uint16)
+    for at in range(0, len(features), BLOCK):
+        part = reasons[at : at + BLOCK]
+        bits = halves(features[at : at + BLOCK]).view(np.uint16)
         largest = (bits & 0x7FFF).max(axis=1)  # without the sign, in the order of the numbers
         part[(bits == bits[:, :1]).all(axis=1)] = "features are one number over and over"
         part[largest == 0] = "features are all zero"
         part[largest >= 0x7C00] = "features are NaN or infinite"
     return reasons
-
-
-def _halves(block: np.ndarray) -> np.ndarray:
-    """Return numbers as float16; what is too large becomes infinite."""
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(block, dtype=np.float16)
 
 
 def _files(source: Path, image: str, text: str) -> list[tuple[Path, Path, Path]]:
@@ -350,14 +227,14 @@ def _of_archive(path: Path, key: str) -> np.ndarray:
 
 
 def _check_widths(parts: list[_Part]) -> None:
-    for side in ("image", "text"):
+    for side in SIDES:
         shapes = {getattr(part, side).shape[1]: part.files[0] for part in parts}
         if len(shapes) > 1:
             told = " and ".join(f"{dim} beside {path.name}" for dim, path in shapes.items())
             raise InputError(f"{side} features must be of one length, not {told}")
 
 
-def _usable(parts: list[_Part], refused: list[tuple[str, str, str]]) -> _Usable:
+def _usable(parts: list[_Part], refused: list[tuple[str, str, str]]) -> Usable:
     """Go through the tables once and join the rows of one id; those without use come to the `refused` ones. What is
     kept are columns of Arrow's: there may be millions of rows."""
     tables, used = list[pa.Table](), list[tuple[Any, ...]]()
@@ -379,7 +256,7 @@ def _usable(parts: list[_Part], refused: list[tuple[str, str, str]]) -> _Usable:
                     used.append((pair_id, as_name(row.image) or "", as_name(row.label), words, row_at, text_at))
                 text_at += 1
             row_at += 1
-            if len(used) >= _BLOCK:
+            if len(used) >= BLOCK:
                 tables.append(_columns(used))
                 used = []
         part.check(row_at - first_row, text_at - first_text)
@@ -399,7 +276,7 @@ def _columns(used: list[tuple[Any, ...]]) -> pa.Table:
     return pa.table([pa.array(own, kind) for own, kind in zip(values, _CAPTION.types, strict=True)], schema=_CAPTION)
 
 
-def _joined(captions: pa.Table, quarantine: pd.DataFrame) -> _Usable:
+def _joined(captions: pa.Table, quarantine: pd.DataFrame) -> Usable:
     """Join captions of one pair id, each once, with the picture and the label of the first."""
     pair = np.concatenate([codes.indices for codes in pc.dictionary_encode(captions[c.PAIR_ID]).chunks], dtype=np.int64)
     first = np.flatnonzero(np.diff(np.maximum.accumulate(pair), prepend=-1))  # ids are numbered as they come
@@ -412,12 +289,11 @@ def _joined(captions: pa.Table, quarantine: pd.DataFrame) -> _Usable:
         )
         pairs, pair = pairs.take(pa.array(first)), captions["pair"].to_numpy()
     offsets = np.concatenate([[0], np.cumsum(np.bincount(pair))])
-    return _Usable(
+    return Usable(
         pairs.drop_columns(["row"]),
         captions[c.CAPTIONS],
         quarantine,
-        pairs["row"].to_numpy(),
-        captions["text"].to_numpy(),
+        {"image": pairs["row"].to_numpy(), "text": captions["text"].to_numpy()},
         offsets,
     )
 
@@ -429,61 +305,3 @@ def _id_of(row: Row) -> str:
 def _at(faults: np.ndarray, row: int, whose: str) -> str:
     """Return what is wrong with a row's features; nothing where there are none, which counting tells later."""
     return f"{whose}{faults[row]}" if row < len(faults) and faults[row] else ""
-
-
-def _keep(target: Path, usable: _Usable, parts: list[_Part]) -> None:
-    """Write what can be used to the cache, complete or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(target) as new:
-        np.save(new / "offsets.npy", usable.offsets)
-        for side, rows in (("image", usable.image_rows), ("text", usable.text_rows)):
-            _copy([getattr(part, side) for part in parts], rows, new / f"{side}.npy")
-        image, text = (np.load(new / f"{side}.npy", mmap_mode="r") for side in ("image", "text"))
-        with pq.ParquetWriter(new / _KEPT[0], _PAIR) as writer:
-            for at in range(0, len(image), _BLOCK):
-                writer.write_table(_block(usable, image, text, at))
-        usable.quarantine.to_parquet(new / _KEPT[1])
-        seal(new, _KEPT, {})
-
-
-def _block(usable: _Usable, image: np.ndarray, text: np.ndarray, at: int) -> pa.Table:
-    """Return some pairs with the sha256 of their features."""
-    ends = usable.offsets[at : at + _BLOCK + 1]
-    words = usable.captions.slice(ends[0], ends[-1] - ends[0]).combine_chunks()
-    own = usable.pairs.slice(at, _BLOCK)
-    lists = pa.ListArray.from_arrays(pa.array(ends - ends[0], pa.int32()), words)
-    digests = _digests(image[at : at + _BLOCK], text[ends[0] : ends[-1]], (ends - ends[0]).tolist())
-    columns = {name: own[name] for name in own.column_names} | {c.CAPTIONS: lists, c.SHA256: digests}
-    return pa.table([columns[name] for name in _PAIR.names], schema=_PAIR)
-
-
-def _digests(image: np.ndarray, text: np.ndarray, offsets: list[int]) -> list[str]:
-    """Return the sha256 of each pair's features, those of its picture before those of its captions."""
-    found = []
-    for picture, start, stop in zip(np.asarray(image), offsets, offsets[1:], strict=False):
-        digest = hashlib.sha256(picture.data)
-        digest.update(text[start:stop].data)
-        found.append(digest.hexdigest())
-    return found
-
-
-def _copy(arrays: Sequence[np.ndarray], rows: np.ndarray, path: Path) -> None:
-    """Write some rows of arrays that follow each other as one of float16, a block at a time."""
-    starts = np.cumsum([0, *map(len, arrays)])
-    with path.open("wb") as file:
-        header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows), arrays[0].shape[1])}
-        np.lib.format.write_array_header_1_0(file, header)
-        for at in range(0, len(rows), _BLOCK):
-            file.write(_gathered(arrays, starts, rows[at : at + _BLOCK]).data)
-
-
-def _gathered(arrays: Sequence[np.ndarray], starts: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return some rows of arrays that follow each other, float16 [n, dim]."""
-    whose = np.searchsorted(starts, rows, side="right") - 1
-    if whose[0] == whose[-1] and (np.diff(rows) == 1).all():  # as they lie there, which is most often so
-        first = int(rows[0] - starts[whose[0]])
-        return _halves(arrays[whose[0]][first : first + len(rows)])
-    values = np.empty((len(rows), arrays[0].shape[1]), np.float16)
-    for n in np.unique(whose):
-        values[whose == n] = _halves(arrays[n][rows[whose == n] - starts[n]])
-    return values

@@ -135,6 +135,24 @@ def test_look_alikes_by_features_are_set_aside_and_the_rest_keep_their_own(folde
     np.testing.assert_array_equal(found[1][:], text.astype(np.float16)[kept])
 
 
+def test_large_features_that_are_read_in_place_give_the_same_audit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = clip_retrieval(folder)
+    for path in folder.glob("*_emb/*.npy"):
+        np.save(path, np.load(path).astype(np.float16))
+    flags = ("--drop-lookalikes", "--plant-miscaptions", "20")
+    copied = audit_of(source, *flags)
+    scores, kept = copied.scores, pixels_folder(copied)
+    assert (kept / "image.npy").is_file()
+    shutil.rmtree(copied.folder)
+    shutil.rmtree(kept)
+    monkeypatch.setattr("clipmem_core.features.kept.IN_PLACE_FROM", 0)
+    in_place = audit_of(source, *flags)
+    assert not (pixels_folder(in_place) / "image.npy").exists()
+    pd.testing.assert_frame_equal(in_place.scores, scores)
+
+
 def test_features_named_apart_leave_the_source_to_say_where_pictures_are(folder: Path) -> None:
     source = beside_table(folder)
     elsewhere = folder.parent / "features"

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from clipmem_core.config import InputError
-from clipmem_core.features.stored import Stored, stored_features
+from clipmem_core.features.kept import SomeRows, Stored, broken_features, open_features
+from clipmem_core.features.stored import stored_features
 
 RNG = np.random.default_rng(1)
 IMAGE, TEXT = RNG.normal(size=(7, 5)).astype(np.float32), RNG.normal(size=(7, 4)).astype(np.float32)
@@ -82,7 +83,8 @@ def test_rows_of_one_picture_are_one_pair_with_all_its_captions(tmp_path: Path) 
 
 
 def test_rows_of_one_id_are_joined_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipmem_core.features.stored._BLOCK", 2)
+    for module in ("stored", "kept"):
+        monkeypatch.setattr(f"clipmem_core.features.{module}.BLOCK", 2)
     ids, said = [0, 1, 2, 1, 3, 0, 1], ["a", "b", "c", "b", "d", "e", "f"]
     pd.DataFrame({"filepath": ids, "caption": said}).astype(str).to_csv(tmp_path / "a.csv", index=False)
     np.save(tmp_path / "i.npy", IMAGE)
@@ -190,3 +192,52 @@ def test_a_missing_file_or_array_is_named(tmp_path: Path) -> None:
         stored_features(folder, text="b32_txt", folder=tmp_path / "cache")
     with pytest.raises(InputError, match="holds no features"):
         stored_features(tmp_path / "nowhere.csv", folder=tmp_path / "cache")
+
+
+@pytest.fixture
+def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of any size are read where they are."""
+    monkeypatch.setattr("clipmem_core.features.kept.IN_PLACE_FROM", 0)
+
+
+@pytest.mark.usefixtures("in_place")
+def test_large_features_are_read_where_they_are_and_are_what_a_copy_would_be(tmp_path: Path) -> None:
+    image, text = IMAGE.astype(np.float16), TEXT.astype(np.float16)
+    image[2] = 0
+    found = stored_features(clip_retrieval(tmp_path, image, text), folder=tmp_path / "cache")
+    kept = [0, 1, 3, 4, 5, 6]
+    assert sorted(path.name for path in found.folder.glob("*.npy")) == [
+        "image_rows.npy",
+        "offsets.npy",
+        "text_rows.npy",
+    ]
+    assert isinstance(found.image, SomeRows)
+    assert (found.image.shape, found.image.dtype, len(found.text)) == ((6, 5), np.float16, 6)
+    keys = (slice(None), slice(1, 4), slice(2, 2), np.array([5, 0, 3]), np.array([4, 3]), np.arange(6) % 2 == 0)
+    for key in keys:
+        np.testing.assert_array_equal(found.image[key], image[kept][key])
+        np.testing.assert_array_equal(found.text[key], text[kept][key])
+    digest = hashlib.sha256(image[3].tobytes() + text[3].tobytes()).hexdigest()
+    assert found.pairs["sha256"].iloc[2] == digest
+
+
+@pytest.mark.usefixtures("in_place")
+def test_features_of_a_single_file_in_order_are_that_file(tmp_path: Path) -> None:
+    table, image, text = beside_table(tmp_path)
+    np.save(image, IMAGE.astype(np.float16))  # those of captions are float32, and copied
+    found = stored_features(table, image=str(image), text=str(text), folder=tmp_path / "cache")
+    assert Path(found.image.filename) == image  # type: ignore[attr-defined]
+    assert Path(found.text.filename) == found.folder / "text.npy"  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("in_place")
+def test_a_file_that_is_read_in_place_and_changes_or_goes_is_told(tmp_path: Path) -> None:
+    folder = clip_retrieval(tmp_path, IMAGE.astype(np.float16), TEXT.astype(np.float16))
+    kept = stored_features(folder, folder=tmp_path / "cache").folder
+    assert broken_features(kept) is None
+    changed = folder / "img_emb" / "img_emb_1.npy"
+    np.save(changed, IMAGE[4:7].astype(np.float32))
+    assert broken_features(kept) == kept
+    changed.unlink()
+    with pytest.raises(InputError, match="img_emb_1.npy is missing: its features are read where they are"):
+        open_features(kept, "image")
