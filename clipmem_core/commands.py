@@ -69,15 +69,23 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Fetch a real data set from Debian's archive into the data folder."""
+    """Fetch a data set from Debian's archive into the data folder, or an audit that `audit --mirror` keeps at a URL."""
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SET", help="openclipart | tuxpaint")]
+    name: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="SET", help="openclipart | tuxpaint | the URL of an audit")
+    ]
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
         from clipmem_core.pairs.debian.fetch import fetch
+        from clipmem_core.pairs.readers.containers import is_url
 
         with RichScreen() as screen:
+            if is_url(self.name):
+                from clipmem_core.audits.mirror import fetch_audit  # fsspec, which Debian's sets need nothing of
+
+                screen.say(f"audit {fetch_audit(self.name, say=screen.say).name!r} is here: streamlit run app.py")
+                return
             folder = fetch(self.name, data=data_folder(), report=screen.say)
             screen.say(f"next: python -m clipmem_core audit {folder} --name {self.name}")
 
@@ -90,6 +98,7 @@ class Audit:
     name: str = ""  # the audit's folder; empty names it after the source
     engine: Engine = "local"  # what runs the members: this machine, or the Ray cluster of RAY_ADDRESS
     prepare_only: bool = False  # train no member yet: train-member does, one at a time
+    mirror: str = ""  # a URL (s3://…) below which a copy of the folder is kept: another machine can go on with it
     config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
 
     def run(self) -> None:
@@ -99,7 +108,7 @@ class Audit:
         executor = _executor(self.engine, self.config)
         with RichScreen(self.config.batch_size) as screen:
             name = self.name or audit_name(self.source, self.config)
-            how: dict[str, Any] = {"executor": executor, "prepare_only": self.prepare_only}
+            how: dict[str, Any] = {"executor": executor, "prepare_only": self.prepare_only, "mirror": self.mirror}
             audit = run_audit(self.source, self.config, name=name, screen=screen, **how)
         if not self.prepare_only:
             show_verdict(audit)

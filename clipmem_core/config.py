@@ -450,6 +450,9 @@ def without_meaning(config: AuditConfig) -> dict[str, str]:
     return {name: own.trained for name, own in FIELDS.items() if locked.get(own.trained, False)}
 
 
+SETS = "sets"  # the folder in it that data sets are drawn, fetched and written into
+
+
 def data_folder() -> Path:
     """Return the folder that sets, caches and audits live in: `data/`, or what CLIPMEM_DATA says."""
     return Path(os.environ.get(DATA_VARIABLE) or "data")

@@ -122,7 +122,7 @@ def _pictures(audit: Audit, record: Record, pairs: pd.DataFrame) -> Pictures:
 
 def _small(audit: Audit, record: Record, pairs: pd.DataFrame, rows: np.ndarray) -> Pixels:
     """Return the small pictures as they are stored, or decoded from the data set's files where they are not."""
-    folder, root, images = pixels_folder(audit), Path(record.root), pairs[c.IMAGE].tolist()
+    folder, root, images = pixels_folder(audit), record.pictures, pairs[c.IMAGE].tolist()
     if (folder / PIXELS_FILE).is_file():
         return open_pixels(folder, rows=rows, root=root, images=images)
     config = record.config

@@ -139,7 +139,7 @@ def open_towers(audit: Audit, record: Record, pairs: pd.DataFrame) -> tuple[Towe
     """Return the locked towers of an audit and what they give, computed here or elsewhere."""
     if not record.config.features:
         towers = towers_of(record.config)
-        return towers, features_of(towers, pairs, Path(record.root))
+        return towers, features_of(towers, pairs, record.pictures)
     features = Features(*given_features(audit, pixels_folder(audit)))
     return Towers(_given("image", features.image, record), _given("text", features.text, record)), features
 

@@ -154,7 +154,7 @@ def open_shared(folder: Path) -> Shared:
 
 def _pixels(audit: Audit, record: Record, pairs: pd.DataFrame) -> PixelSource:
     rows = read_prepared(audit.folder).cache_rows
-    return open_pixels(pixels_folder(audit), rows=rows, root=Path(record.root), images=pairs[c.IMAGE].tolist())
+    return open_pixels(pixels_folder(audit), rows=rows, root=record.pictures, images=pairs[c.IMAGE].tolist())
 
 
 def open_member(folder: Path, name: str, shared: Shared | None = None) -> MemberRun:

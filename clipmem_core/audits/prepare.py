@@ -272,8 +272,10 @@ def store_again(audit: Audit, record: Record, *, progress: Report | None = None)
             audit.folder, cache_rows=cache_rows, clusters=clusters, pixels=at.relative_to(data_folder()).as_posix()
         )
         return
+    if not record.pictures.exists():  # on another machine, of a set that is fetched or drawn
+        read_source(record.source, record.config.source, data=data_folder())
     pairs = audit.pairs
-    facts, pixels = _store(Path(record.root), pairs[c.IMAGE].tolist(), record.config, progress=progress)
+    facts, pixels = _store(record.pictures, pairs[c.IMAGE].tolist(), record.config, progress=progress)
     if facts[c.REASON].notna().any() or facts[c.SHA256].tolist() != pairs[c.SHA256].tolist():
         raise InputError(
             f"the pictures in {record.root} have changed since audit {audit.name!r} began: take another --name"

@@ -1,7 +1,7 @@
 """What an audit and its members are: the fields of each JSON file in its folder, and what a name there may be."""
 
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_fields
-from clipmem_core.config import AuditConfig, InputError, as_dict
+from clipmem_core.config import SETS, AuditConfig, InputError, as_dict, data_folder
 
 MAX_NAME = 100  # bytes; file systems take 255, and locks and temporary files add to it
 
@@ -73,6 +73,15 @@ class Record:
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # what is known of those that are locked, by kind
     sampled_of: Whole = 0  # pairs of the data set, where those of the audit are a random sample of them
     again: str = ""  # the audit whose cleaned data set it is of, member by member with the same pairs
+
+    @property
+    def pictures(self) -> Path:
+        """The folder that the pictures are in: `root`, or on another machine the same set in its own data folder."""
+        root = Path(self.root)
+        if SETS in root.parts and not root.exists():
+            below = root.parts[len(root.parts) - root.parts[::-1].index(SETS) :]
+            return data_folder().joinpath(SETS, *below)
+        return root
 
     @property
     def groups(self) -> list[str]:

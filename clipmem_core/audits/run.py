@@ -6,6 +6,7 @@ import functools
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -92,6 +93,7 @@ def run_audit(
     executor: Executor | None = None,
     again: Audit | None = None,
     prepare_only: bool = False,
+    mirror: str = "",
 ) -> Audit:
     """Run an audit, or go on with it.
 
@@ -103,6 +105,7 @@ def run_audit(
         executor: what runs the members; processes of this machine unless it is given.
         again: an audit of the same pairs, or more, whose groups and members are taken over.
         prepare_only: stop before any member is trained: `train-member` does that one by one.
+        mirror: a URL below which a copy of the folder is kept, and gone on with where another machine left it.
 
     Returns:
         The audit, finished unless it was only prepared.
@@ -112,7 +115,7 @@ def run_audit(
     """
     audit = Audit(audits_folder() / check_name(name))
     config = settings.resolve(with_features(source, config))
-    with hold(audit.folder, what="audit"):
+    with hold(audit.folder, what="audit"), _kept_at(mirror, audit, screen):
         fresh = not audit.begun
         if fresh:
             prepare_audit(audit, source, config, screen, again=again)
@@ -124,6 +127,15 @@ def run_audit(
             screen.say(f"adding {more} members to audit {name!r}" if more else f"going on with audit {name!r}")
         bring_to_end(audit, screen, fresh=fresh, executor=executor, asked=config, prepare_only=prepare_only)
     return audit
+
+
+def _kept_at(url: str, audit: Audit, screen: Screen) -> AbstractContextManager[None]:
+    """Return what keeps a copy of an audit at a URL, if one is given."""
+    if not url:
+        return contextlib.nullcontext()
+    from clipmem_core.audits.mirror import mirrored  # fsspec, which most audits need nothing of
+
+    return mirrored(audit, url, say=screen.say)
 
 
 def prepare_audit(
@@ -356,7 +368,7 @@ def ensure_features(audit: Audit, record: Record, screen: Screen, executor: Exec
     towers = checked_towers(record.config, record.towers)
     screen.say("computing features with the locked towers")
     how: dict[str, Any] = {"elsewhere": elsewhere(executor, record.threads)}
-    return features_of(towers, audit.pairs, Path(record.root), **how, progress=screen.pictures, say=screen.say).cut
+    return features_of(towers, audit.pairs, record.pictures, **how, progress=screen.pictures, say=screen.say).cut
 
 
 def drop_broken(path: Path, screen: Screen) -> None:

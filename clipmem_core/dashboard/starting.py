@@ -15,6 +15,7 @@ from clipmem_core.config import (
     DEFAULT_PRESET,
     FIELDS,
     PRESETS,
+    SETS,
     AuditConfig,
     SourceOptions,
     data_folder,
@@ -124,7 +125,7 @@ def _choose(label: str, options: list[str], default: str, *, help: str) -> str:
 
 def built_in_sources() -> list[str]:
     """Return the sources that need no typing: the drawn set, and the sets that were fetched."""
-    folder = data_folder() / "sets"
+    folder = data_folder() / SETS
     fetched = [path.parent for path in sorted(folder.glob(f"[!.]*/{CAPTIONS_FILE}"))]
     return [DRAWN, *(str(path) for path in fetched if not re.fullmatch(rf"{DRAWN}-\d+-\d+", path.name))]
 
@@ -137,7 +138,7 @@ def _draw_source() -> str:
         told = f"scenes is the drawn set. {meaning(DRAWN_SET)}"
         chosen = st.selectbox("Data set", options, key="new-source", persist_state="session", help=told)
         for name in PACKAGES:
-            if str(data_folder() / "sets" / name) not in options:
+            if str(data_folder() / SETS / name) not in options:
                 _draw_fetch(name)
     if chosen != OTHER_SOURCE:
         return chosen
@@ -157,7 +158,7 @@ def _draw_fetch(name: str) -> None:
             st.caption(f"fetching {name}")
             show_text(job.last_line, limit=60)
         return
-    if (data_folder() / "sets" / name / CAPTIONS_FILE).is_file():
+    if (data_folder() / SETS / name / CAPTIONS_FILE).is_file():
         st.rerun()
     failed = job is not None and job.exit_code != 0
     if failed and job is not None:

@@ -15,7 +15,7 @@ from clipmem_core.audits.again_measured import Change, Measured, measure
 from clipmem_core.audits.jobs import Task, audit_task, list_job_names, queued
 from clipmem_core.audits.run import Screen, run_audit
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, list_audits, write_json
-from clipmem_core.config import AuditConfig, InputError, SourceOptions, data_folder
+from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder
 from clipmem_core.exports.cleaned import clean, images_folder, is_planted
 from clipmem_core.exports.formats import write_csv
 from clipmem_core.files import read_json
@@ -70,7 +70,7 @@ def audit_again(audit: Audit, name: str, screen: Screen) -> Audit:
     elif outdated(audit, name):
         screen.say(f"note: something was decided since {name!r} began: another --name takes it in")
     pictures = images_folder(table)
-    folder = pictures.absolute() if pictures.is_dir() else Path(audit.record.root)
+    folder = pictures.absolute() if pictures.is_dir() else audit.record.pictures
     source = SourceOptions(image_folder=str(folder))
     run_audit(str(table), dataclasses.replace(config, source=source), name=name, screen=screen, again=audit)
     if not (second.folder / AGAIN).is_file():
@@ -116,7 +116,7 @@ def _check_free(audit: Audit, second: Audit) -> None:
 
 
 def _set_folder(name: str) -> Path:
-    return data_folder() / "sets" / name
+    return data_folder() / SETS / name
 
 
 def _write_cleaned(audit: Audit, table: Path, screen: Screen) -> None:

@@ -96,7 +96,7 @@ def clean(audit: Audit) -> Cleaned:
     kept = _with_captions(pairs.filter(pc.invert(remove)).drop_columns([PLANTED, RECAPTIONED]), new)
     if kept.num_rows == 0:
         raise InputError(f"every pair of audit {audit.name!r} is to be removed: nothing is left to export")
-    return Cleaned(audit, Path(audit.record.root), kept, gone, notes)
+    return Cleaned(audit, audit.record.pictures, kept, gone, notes)
 
 
 def _read_pairs(audit: Audit) -> pa.Table:

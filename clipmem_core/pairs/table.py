@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.config import SETS, InputError, SourceOptions
 from clipmem_core.pairs.readers.columnar import is_saved_folder, parquet_files, read_arrow_files, read_saved_folder
 from clipmem_core.pairs.readers.containers import JSON, is_url, read_file
 from clipmem_core.pairs.readers.delimited import read_delimited
@@ -102,7 +102,7 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
 def _read_drawn(options: SourceOptions, data: Path) -> Rows:
     from clipmem_core.pairs.scenes.draw import draw_scenes  # brings the drawing code along
 
-    folder = data / "sets" / f"{DRAWN}-{options.scenes_pairs}-{options.scenes_seed}"
+    folder = data / SETS / f"{DRAWN}-{options.scenes_pairs}-{options.scenes_seed}"
     table = folder / "captions.jsonl"
     if not table.is_file():
         draw_scenes(folder, pairs=options.scenes_pairs, seed=options.scenes_seed)

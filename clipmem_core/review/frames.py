@@ -1,7 +1,6 @@
 """A finished audit as pandas frames, for notebooks and other tools: pairs, scores, captions, decisions."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -79,7 +78,7 @@ class AuditFrames:
         those of `scores`, `decision` (keep, remove, recaption; NaN where there is none) and `note`.
         """
         pairs, decisions = self.pairs, self.decisions
-        root = Path(self.audit.record.root)
+        root = self.audit.record.pictures
         files = [str(root / image) if (root / image).is_file() else None for image in pairs[c.IMAGE]]
         pairs.insert(1, "filepath", pd.Series(files, dtype=object))
         decided = decisions[[c.PAIR_ID, "decision", "note"]]

@@ -396,4 +396,4 @@ def misfit_note(audit: Audit) -> str:
 
 def audit_root(audit: Audit) -> Path:
     """Return the folder of an audit's data set."""
-    return Path(audit.record.root)
+    return audit.record.pictures

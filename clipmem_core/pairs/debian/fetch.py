@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from clipmem_core.config import DATA_VARIABLE, InputError
+from clipmem_core.config import DATA_VARIABLE, SETS, InputError
 from clipmem_core.pairs.debian.captions import name_words, write_captions
 from clipmem_core.pairs.debian.dublin_core import read_dublin_core
 
@@ -64,7 +64,7 @@ def fetch(name: str, *, data: Path, report: Report) -> Path:
     """
     if name not in PACKAGES:
         raise InputError(f"data set {name!r} is unknown: choose one of {', '.join(PACKAGES)}")
-    target = data / "sets" / name
+    target = data / SETS / name
     if not _is_finished(target):
         _require_tools(name)
         _build_locked(name, target, report)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipmem_core.atomic import replacing
-from clipmem_core.config import InputError
+from clipmem_core.config import SETS, InputError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PATIENCE = 3.0  # seconds that the hub has to answer anything at all
@@ -40,7 +40,7 @@ def fetch_from_hub(name: str, *, split: str, data: Path) -> Path:
         InputError: there is no network, no such data set or no such split.
     """
     file = f"{re.sub(r'[^A-Za-z0-9_.]+', '-', split)}-00000-of-00001.parquet"
-    target = data / "sets" / name.replace("/", "--") / file
+    target = data / SETS / name.replace("/", "--") / file
     if target.is_file():
         return target
     pairs = _download(name, split)

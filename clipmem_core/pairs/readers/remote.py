@@ -19,14 +19,14 @@ from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from clipmem_core.atomic import replacing
-from clipmem_core.config import InputError, fingerprint
+from clipmem_core.config import SETS, InputError, fingerprint
 from clipmem_core.pairs.readers.containers import normal_reference
 from clipmem_core.pairs.readers.shards import expand_pattern
 from clipmem_core.shortage import shortage
 
 AT_ONCE = 8  # files
 SECONDS_BETWEEN_LINES = 30.0
-_FETCHED = ".fetched.jsonl"  # name of each file that is there, and what tells whether it changed where it came from
+FETCHED = ".fetched.jsonl"  # name of each file that is there, and what tells whether it changed where it came from
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def fetch(url: str, *, data: Path, say: Callable[[str], None] = lambda line: Non
         if isinstance(listed.system, LocalFileSystem):
             return f"{listed.root}/{listed.read}".rstrip("/")
         key = fingerprint([url.partition(":")[0], listed.root])
-        target = data / "sets" / f"{Path(listed.root).name or 'set'}-{key}"
+        target = data / SETS / f"{Path(listed.root).name or 'set'}-{key}"
         target.mkdir(parents=True, exist_ok=True)
-        with FileLock(target / f"{_FETCHED}.lock"):
-            _fetch(listed, target, say)
+        with FileLock(target / f"{FETCHED}.lock"):
+            fetch_files(listed.system, listed.root, listed.names, target, say)
     return str(target / listed.read).rstrip("/")
 
 
@@ -96,40 +96,45 @@ def _listed(url: str) -> _Listed:
     return _Listed(system, root, names, "")
 
 
-def _fetch(listed: _Listed, target: Path, say: Callable[[str], None]) -> None:
-    known = dict(_lines(target / _FETCHED))
+def fetch_files(system: Any, root: str, names: list[str], target: Path, say: Callable[[str], None]) -> None:
+    """Copy files of a file system's folder into one here, those that are not there as they are now.
+
+    Raises:
+        InputError: none of them is there, or a name is none of a file in the folder.
+    """
+    known = dict(_lines(target / FETCHED))
     noting, began, done, gone = threading.Lock(), time.monotonic(), 0, list[str]()
 
     def one(name: str) -> None:
         """Fetch a file unless it is there as it is now; a shard that is missing is told of when it is read."""
         if normal_reference(name) != name:
             raise InputError(f"{name!r} cannot be written as a path")
-        path = f"{listed.root}/{name}"
+        path = f"{root}/{name}"
         try:
-            key = listed.system.ukey(path)
+            key = system.ukey(path)
             if known.get(name) == key and (target / name).is_file():
                 return
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             with replacing(target / name) as temporary:
-                listed.system.get_file(path, str(temporary))
+                system.get_file(path, str(temporary))
         except FileNotFoundError:
             gone.append(name)
             return
-        with noting, (target / _FETCHED).open("a", encoding="utf-8") as file:
+        with noting, (target / FETCHED).open("a", encoding="utf-8") as file:
             file.write(json.dumps([name, key]) + "\n")
 
-    say(f"fetching {len(listed.names):,} files into {target}")
+    say(f"fetching {len(names):,} files into {target}")
     with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
-            for done, _ in enumerate(pool.map(one, listed.names), start=1):
+            for done, _ in enumerate(pool.map(one, names), start=1):
                 if time.monotonic() - began > SECONDS_BETWEEN_LINES:
                     began = time.monotonic()
-                    say(f"{done:,} of {len(listed.names):,} files are here")
+                    say(f"{done:,} of {len(names):,} files are here")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    if len(gone) == len(listed.names):
-        raise InputError(f"there is no {gone[0]!r} in {listed.root}")
+    if len(gone) == len(names):
+        raise InputError(f"there is no {gone[0]!r} in {root}")
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
