@@ -21,6 +21,7 @@ from pathlib import Path
 import fsspec
 
 from clipmem_core.audits.lock import LEASE
+from clipmem_core.audits.prepare import bring_pictures
 from clipmem_core.audits.store import CONFIG, PREPARED, SO_FAR, Audit, write_json
 from clipmem_core.config import InputError
 from clipmem_core.files import parse_json, read_json
@@ -216,7 +217,7 @@ def _end(copying: threading.Thread, ended: threading.Event) -> None:
 
 
 def fetch_audit(url: str, *, say: Say) -> Audit:
-    """Fetch an audit that is kept at a URL, to look at it here; again, as it is by then.
+    """Fetch an audit that is kept at a URL, and its pictures, to look at it here; again, as it is by then.
 
     Raises:
         InputError: there is none, or the one of its name here is no copy of it.
@@ -228,6 +229,10 @@ def fetch_audit(url: str, *, say: Say) -> Audit:
     if claim is not None and mirror.known is not None and claim.folder == mirror.known.folder:
         raise InputError(f"audit {name!r} is run from this folder, and {url} is a copy of it: nothing is to be fetched")
     mirror.fetch(say)
+    try:
+        bring_pictures(audit.record, say=say)
+    except InputError as error:
+        say(f"note: its pictures are shown once they are in {audit.record.pictures} ({error})")
     return audit
 
 

@@ -15,7 +15,7 @@ from clipmem_core.audits import mirror
 from clipmem_core.audits.executor import Looks, Task
 from clipmem_core.audits.mirror import Mirror, fetch_audit, mirrored
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.store import Audit, audits_folder, write_json
+from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.commands import main
 from clipmem_core.config import InputError
 from tests.audits.small import Silent, config_of, here
@@ -104,11 +104,12 @@ def test_another_machine_goes_on_where_the_first_one_was_lost(machine: Any, buck
 
 
 def test_an_audit_is_fetched_to_look_at_it_and_is_then_what_it_is_there(machine: Any, bucket: Any) -> None:
-    machine("first")
-    audit = make_audit(audits_folder().parent, "kept")
+    first = machine("first")
+    audit = make_audit(first, "kept")
     with mirrored(audit, URL, say=print):
         pass
     files, scores = audit.files, audit.scores
+    (first / "sets").rename(first / "out of reach")
     machine("second")
     assert main(["fetch", f"{URL}/kept"]) == 0
     found = Audit.open("kept")
@@ -116,7 +117,9 @@ def test_an_audit_is_fetched_to_look_at_it_and_is_then_what_it_is_there(machine:
     assert found.files == files
     pd.testing.assert_frame_equal(found.scores, scores)
     bucket.pipe_file("/bucket/audits/kept/verdict.json", b"{}")
-    assert fetch_audit(f"{URL}/kept", say=print).folder == found.folder
+    lines = list[str]()
+    assert fetch_audit(f"{URL}/kept", say=lines.append).folder == found.folder
+    assert lines[-1].startswith(f"note: its pictures are shown once they are in {found.record.pictures} (")
     assert (found.folder / "verdict.json").read_bytes() == b"{}"
 
 
@@ -199,8 +202,7 @@ def test_what_is_not_there_is_one_line_and_leaves_nothing(
 
 def test_an_audit_that_is_no_copy_is_not_overwritten(machine: Any, tmp_path: Path, bucket: Any) -> None:
     written(tmp_path / "elsewhere" / "kept").leave()
-    machine("first")
-    own = make_audit(audits_folder().parent, "kept")
+    own = make_audit(machine("first"), "kept")
     with pytest.raises(InputError, match="'kept' is here and at memory.*kept, and one is no copy of the other"):
         fetch_audit(f"{URL}/kept", say=print)
     with pytest.raises(InputError, match="one is no copy of the other"):
