@@ -72,7 +72,8 @@ def likely_wrong(verdict: Any) -> tuple[str, str]:
         return "", str(told.get("missing") or "")
     sentence = "Likely about {:,.0f} wrong captions (95 % {:,.0f}–{:,.0f})".format(*ends)
     if whole := next((row for row in whole_rows(verdict) if row[0] == WRONG), None):
-        sentence += f" in the sample; in the whole set about {whole[3]} ({whole[4]}–{whole[5]})"
+        apart = ", which nothing was planted in," if told.get("planted") else ""
+        sentence += f" in the sample; in the whole set{apart} about {whole[3]} ({whole[4]}–{whole[5]})"
     stop = numbers([told.get("stop")], 1)
     planted = numbers([told.get("planted", 0), told.get("planted_vague", 0)], 2)
     if kinds := [f"{count:,.0f} {kind}" for count, kind in zip(planted, ("wrong", "vague"), strict=False) if count]:
