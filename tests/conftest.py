@@ -18,6 +18,8 @@ import torch
 from hypothesis import settings
 from open_clip import factory
 from open_clip.tokenizer import SimpleTokenizer
+from streamlit.components.v2 import manifest_scanner
+from streamlit.components.v2.manifest_scanner import scan_component_manifests
 
 from clipmem_core.audits import estimate, run, throughput
 from clipmem_core.audits.estimate import Pace
@@ -41,8 +43,9 @@ settings.load_profile("unhurried")
 @pytest.fixture(scope="session", autouse=True)
 def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Members train and pictures are decoded in the test's process: no starting of Python. A set is drawn once, words
-    are read once, wrong captions of the same scores are counted once, and no test waits for the disk, which only a
-    power cut would tell.
+    are read once, wrong captions of the same scores are counted once, installed packages are looked through for
+    components of Streamlit's once, which every AppTest does, and no test waits for the disk, which only a power cut
+    would tell.
 
     Processes have tests of their own: pairs/test_workers, pairs/test_pixels, audits/test_executor, test_preflight,
     test_smoke.
@@ -60,6 +63,7 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(estimate, "_side_by_side", _measure_here)
         patch.setattr(throughput, "SECONDS", 0.1)
         patch.setattr(factory, "SimpleTokenizer", functools.cache(SimpleTokenizer))
+        patch.setattr(manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests))
         patch.setattr(prevalence, "estimate_wrong", _counted_once(prevalence.estimate_wrong))
         for module in (pixels, embed):
             patch.setattr(module, "map_chunks", _map_chunks_here)

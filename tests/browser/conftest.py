@@ -24,6 +24,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+ONE_PROCESS = "--process-per-site"  # a page's scripts are compiled once, not for each page that is opened
 TRAINED = "scenes"
 
 
@@ -42,7 +43,7 @@ def browser() -> Iterator[Any]:
     if path is None:
         pytest.skip("no chromium on this machine: apt-get install chromium")
     with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=path, args=FLAGS)
+        opened = started.chromium.launch(executable_path=path, args=[*FLAGS, ONE_PROCESS])
         yield opened
         opened.close()
 
@@ -81,10 +82,18 @@ def address(data: Path) -> Iterator[str]:
         yield served
 
 
+@pytest.fixture(scope="package")
+def context(browser: Any, address: str) -> Any:  # noqa: ANN401
+    """What pages of one browser have in common: a cache, and a process, which a first page keeps."""
+    context = browser.new_context()
+    context.new_page().goto(f"{address}/_stcore/health")
+    return context
+
+
 @pytest.fixture
-def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[Any]:
+def page(request: pytest.FixtureRequest, context: Any, address: str) -> Iterator[Any]:
     """A page in the light theme, or the one asked for; nothing may go wrong in it, and nothing leave the machine."""
-    opened = open_watched(browser, theme=getattr(request, "param", "light"))
+    opened = open_watched(context, theme=getattr(request, "param", "light"))
     yield opened
     close_watched(opened, address)
 
@@ -99,6 +108,6 @@ def review(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Review]:
         review.path.rename(kept)
     yield review
     for path in review.path.parent.glob(f"{review.path.name}*"):
-        path.unlink()
+        path.unlink(missing_ok=True)  # the server may close it meanwhile
     if kept.exists():
         kept.rename(review.path)

@@ -17,6 +17,7 @@ ON_SCREEN = """
         window.pressed.push([event.key, shown.join().slice(4)])
     }, true)
 """
+SLOW_DOWN = "Emulation.setCPUThrottlingRate"
 SLOWER = 6  # times
 KEYS = {"k": "keep", "x": "remove"}
 
@@ -34,14 +35,20 @@ def open_pair(page: Any, address: str, *, slower: int = 1) -> None:
     page.goto(f"{address}/pair?audit={TRAINED}")
     settle(page)
     page.get_by_text("Most like it").wait_for()
-    if slower > 1:
-        page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": slower})
+    page.slower, page.session = slower, page.context.new_cdp_session(page)
+    page.session.send(SLOW_DOWN, {"rate": slower})
 
 
 def rest(page: Any) -> None:
-    """Wait until all that was pressed is done, and the page has looked twice at what others do."""
+    """Wait until all that was pressed is done, and the page has looked twice at what others do.
+
+    A slow page is slow until it is drawn: to slow one down that waits costs as much as work.
+    """
+    settle(page)
+    page.session.send(SLOW_DOWN, {"rate": 1})
     page.wait_for_timeout(5000)
     settle(page)
+    page.session.send(SLOW_DOWN, {"rate": page.slower})
 
 
 def test_a_key_decides_once_on_the_pair_that_was_on_screen_however_fast_keys_are_pressed(

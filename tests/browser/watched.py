@@ -21,11 +21,15 @@ MAIN_IMAGES = """[document, ...[...document.querySelectorAll('[data-testid=stMai
     .flatMap(root => [...root?.querySelectorAll(root === document ? '[data-testid=stMain] img' : 'img') ?? []])"""
 
 
-def open_watched(browser: Any, *, theme: str = "light", size: tuple[int, int] = (1280, 900)) -> Any:  # noqa: ANN401
-    """Open a page in a context of its own; `troubles` lists its errors, `asked` every address it asked for."""
-    context = browser.new_context(color_scheme=theme, viewport={"width": size[0], "height": size[1]})
-    context.set_default_timeout(PATIENCE)
-    page = context.new_page()
+def open_watched(opener: Any, *, theme: str = "light", size: tuple[int, int] = (1280, 900)) -> Any:  # noqa: ANN401
+    """Open a page of a context, or of a browser in a context of its own.
+
+    Its `troubles` lists its errors, `asked` every address it asked for.
+    """
+    page = opener.new_page()
+    page.emulate_media(color_scheme=theme)
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.set_default_timeout(PATIENCE)
     page.troubles, page.asked = [], []
     page.on("console", lambda message: page.troubles.extend(_troubles(message)))
     page.on("pageerror", lambda error: page.troubles.append(str(error)))
@@ -39,8 +43,10 @@ def _troubles(message: Any) -> list[str]:  # noqa: ANN401
 
 
 def close_watched(page: Any, address: str) -> None:  # noqa: ANN401
-    """Close a page, which must have had no trouble and asked nothing of another host."""
-    page.context.close()
+    """Close a page, which must have had no trouble and asked nothing of another host; it leaves nothing stored."""
+    if page.url.startswith(address):
+        page.evaluate("localStorage.clear()")
+    page.close()
     assert not page.troubles, page.troubles
     elsewhere = [url for url in page.asked if not url.startswith((address, "data:", "blob:"))]
     assert not elsewhere, elsewhere
