@@ -4,7 +4,9 @@ On a cold server a link into a page runs it without app.py, so each page calls `
 the address and in the session under a key that no widget owns: a widget's key is dropped when its page is left.
 """
 
+import base64
 import functools
+import io
 from collections.abc import Callable
 
 import streamlit as st
@@ -102,13 +104,16 @@ def _draw_links(audit: str | None) -> None:
 
 
 @functools.cache
-def _icon() -> Image.Image:
-    """Draw the page's icon: a picture and its caption overlap. Icons by name would be fetched from the network."""
+def _icon() -> str:
+    """Draw the page's icon, as a data URL: a picture and its caption overlap. Icons by name would be fetched from the
+    network, and a file of the server's is gone once a page is left quickly."""
     icon = Image.new("RGBA", (64, 64))
     draw = ImageDraw.Draw(icon)
     draw.rounded_rectangle((2, 2, 44, 44), radius=9, fill=ENCODER_COLOURS["image"])
     draw.rounded_rectangle((20, 20, 62, 62), radius=9, fill=ENCODER_COLOURS["text"])
-    return icon
+    stream = io.BytesIO()
+    icon.save(stream, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def _has_job(name: str) -> bool:
