@@ -148,8 +148,8 @@ class AuditConfig:
     tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", Facts(ge=0, younger=True))
     features: str = option(
         "",
-        "features computed elsewhere: a folder of clip-retrieval's, DataComp's .parquet with .npz, or a folder with "
-        "image.npy and text.npy, a row for each of SOURCE's; needs both towers locked, and no picture",
+        "features computed elsewhere, also at a URL: a folder of clip-retrieval's, DataComp's .parquet with .npz, or a "
+        "folder with image.npy and text.npy, a row for each of SOURCE's; needs both towers locked, and no picture",
         Facts(title="Features computed elsewhere", affects=("data",), own_widget=True, younger=True),
     )
     loss: str = option("clip", "clip | siglip", Facts(choices=("clip", "siglip"), alike="loss"))

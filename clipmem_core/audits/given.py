@@ -9,13 +9,13 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.store import Audit, pair_blocks, read_prepared
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.features.kept import SIDES, Stored, caption_rows, open_features, some_rows
 from clipmem_core.features.lookalikes import alike_by_features
 from clipmem_core.features.stored import stored_features
 from clipmem_core.pairs.pixels import Pixels
 from clipmem_core.pairs.readers.rows import named_folder
-from clipmem_core.pairs.table import RawPairs
+from clipmem_core.pairs.table import RawPairs, local_path
 
 FORMAT = "features"
 IMAGE_FEATURES, TEXT_FEATURES = "image.npy", "text.npy"
@@ -73,14 +73,15 @@ def read_given(source: str, config: AuditConfig, *, cache: Path | None = None) -
 
     Args:
         source: the table that `config.features` has a row for each of, or the folder that the pictures are in where
-            the features bring their own table along.
+            the features bring their own table along; both may be URLs.
         config: of which `features` and `source` matter.
         cache: where the checked features are kept; None takes the one in the data folder.
 
     Raises:
         InputError: something is missing, cut off or does not fit; one line names it.
     """
-    table, arrays = _named(source, config.features)
+    source, features = (local_path(one, data=data_folder()) for one in (source, config.features))
+    table, arrays = _named(source, features)
     stored = stored_features(
         table, config.source, image=arrays.get("image", ""), text=arrays.get("text", ""), folder=cache
     )

@@ -60,10 +60,7 @@ def read_source(
     Raises:
         InputError: nothing is there, its format is not known, or it cannot be read; one line says what to do.
     """
-    if is_url(source):
-        from clipmem_core.pairs.readers.remote import fetch  # fsspec, which most data sets need nothing of
-
-        source = fetch(source, data=data, say=say)
+    source = local_path(source, data=data, say=say)
     try:
         rows = _read(source, options, data)
         checked = check_rows(rows.rows)
@@ -73,6 +70,19 @@ def read_source(
     pairs, quarantine = merge_rows(checked, rows.root, files=rows.files)
     del checked  # as large as both, and frames are larger still
     return RawPairs(rows.root.absolute(), rows.format, total, _frame(pairs), _frame(quarantine))
+
+
+def local_path(source: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
+    """Return where a data set is on this machine; what a URL names is fetched into the data folder first.
+
+    Raises:
+        InputError: it cannot be reached.
+    """
+    if not is_url(source):
+        return source
+    from clipmem_core.pairs.readers.remote import fetch  # fsspec, which most data sets need nothing of
+
+    return fetch(source, data=data, say=say)
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -151,6 +152,19 @@ def test_large_features_that_are_read_in_place_give_the_same_audit(
     in_place = audit_of(source, *flags)
     assert not (pixels_folder(in_place) / "image.npy").exists()
     pd.testing.assert_frame_equal(in_place.scores, scores)
+
+
+def test_features_at_a_url_are_those_of_a_folder(folder: Path) -> None:
+    source = clip_retrieval(folder)
+    here = load_data_set(source, with_features(source, config_of()))
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{folder}/", "/features/", recursive=True)
+    try:
+        url = "memory://features"
+        there = load_data_set(url, config_of("--features", url))
+    finally:
+        memory.rm("/features", recursive=True)
+    assert there.fingerprint == here.fingerprint
 
 
 def test_features_named_apart_leave_the_source_to_say_where_pictures_are(folder: Path) -> None:
