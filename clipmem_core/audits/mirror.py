@@ -69,9 +69,10 @@ class Mirror:
     def claim(self) -> Claim | None:
         """Return whose copy is there, None where there is none."""
         with told(self.url):
-            if not self.system.exists(f"{self.root}/{THERE}"):
+            try:
+                content = self.system.cat_file(f"{self.root}/{THERE}")
+            except FileNotFoundError:
                 return None
-            content = self.system.cat_file(f"{self.root}/{THERE}")
         return parse_json(content, Claim, path=Path(THERE), mend=f"delete {self.url}, and copy the audit anew")
 
     def take(self, say: Say) -> None:
@@ -146,13 +147,20 @@ class Mirror:
             self._note()
 
     def leave(self) -> None:
-        """Copy the rest, and let another process go on with it."""
+        """Copy the rest, and let another process go on with it; of an audit that did not begin nothing stays."""
         self.push()
-        self._tell(0.0)
+        assert self.known is not None
+        if self.known.files:
+            self._tell(0.0)
+            return
+        with told(self.url):
+            self.system.rm_file(f"{self.root}/{THERE}")
+        self.note.unlink()
 
     def _names(self) -> list[str]:
         """Return the names of the files there, apart from the claim."""
         with told(self.url):
+            self.system.invalidate_cache()  # another machine may have written since
             paths = self.system.find(self.root)
         names = [path.removeprefix(self.root).lstrip("/") for path in paths]
         return [name for name in names if name != THERE]

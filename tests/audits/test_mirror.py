@@ -200,6 +200,15 @@ def test_what_is_not_there_is_one_line_and_leaves_nothing(
     assert not list(here.glob("audits/[!.]*"))
 
 
+def test_of_an_audit_that_could_not_begin_nothing_stays(machine: Any, bucket: Any) -> None:
+    here = machine("first")
+    few = config_of([*FLAGS, "--scenes-pairs", "100"])
+    with pytest.raises(InputError, match="at least 200 usable pairs, found 100"):
+        run_audit("scenes", few, name="kept", screen=Silent(), mirror=URL)
+    assert not bucket.find("/bucket")
+    assert not [path for path in here.glob("audits/.kept*") if path.suffix == ".mirrored"]
+
+
 def test_an_audit_that_is_no_copy_is_not_overwritten(machine: Any, tmp_path: Path, bucket: Any) -> None:
     written(tmp_path / "elsewhere" / "kept").leave()
     own = make_audit(machine("first"), "kept")
