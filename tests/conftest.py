@@ -27,7 +27,7 @@ from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit, file_sha256
 from clipmem_core.commands import main
 from clipmem_core.features import embed
-from clipmem_core.pairs import pixels
+from clipmem_core.pairs import pixels, workers
 from clipmem_core.pairs.scenes import draw
 from clipmem_core.pairs.scenes.draw import draw_scenes
 from clipmem_core.scores import prevalence
@@ -38,6 +38,12 @@ from tests.forked import Server
 # A busy machine makes no test wrong: an example may take as long as it takes.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: a third of a run's time some tests wait, for browsers, clusters and clocks."""
+    return workers.cores() + 1
 
 
 @pytest.fixture(scope="session", autouse=True)
