@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,9 @@ def with_features(source: str, config: AuditConfig) -> AuditConfig:
     return config
 
 
-def read_given(source: str, config: AuditConfig, *, cache: Path | None = None) -> tuple[RawPairs, Stored]:
+def read_given(
+    source: str, config: AuditConfig, *, cache: Path | None = None, say: Callable[[str], None] = lambda line: None
+) -> tuple[RawPairs, Stored]:
     """Read a table and the features that were computed of it elsewhere.
 
     Args:
@@ -76,16 +79,17 @@ def read_given(source: str, config: AuditConfig, *, cache: Path | None = None) -
             the features bring their own table along; both may be URLs.
         config: of which `features` and `source` matter.
         cache: where the checked features are kept; None takes the one in the data folder.
+        say: told what is fetched from a URL.
 
     Raises:
         InputError: something is missing, cut off or does not fit; one line names it.
     """
-    source, features = (local_path(one, data=data_folder()) for one in (source, config.features))
-    table, arrays = _named(source, features)
+    here = {one: local_path(one, data=data_folder(), say=say) for one in {source, config.features}}
+    table, arrays = _named(here[source], here[config.features])
     stored = stored_features(
         table, config.source, image=arrays.get("image", ""), text=arrays.get("text", ""), folder=cache
     )
-    root, images = _pictures(source, config, stored.pairs[c.IMAGE])
+    root, images = _pictures(here[source], config, stored.pairs[c.IMAGE])
     pairs = stored.pairs.assign(**{c.IMAGE: images, c.PLANTED: None, c.WIDTH: 0, c.HEIGHT: 0})
     rows = len(pairs) + len(stored.quarantine)
     return RawPairs(root, FORMAT, rows, pairs, stored.quarantine), stored

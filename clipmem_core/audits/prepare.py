@@ -115,7 +115,7 @@ def _as_asked(pairs: pd.DataFrame, config: AuditConfig) -> pd.DataFrame:
 
 def _given(source: str, config: AuditConfig, cache: Path | None, say: Say) -> DataSet:
     """Read a data set whose features were computed elsewhere: its pictures are not opened."""
-    raw, stored = read_given(source, config, cache=cache)
+    raw, stored = read_given(source, config, cache=cache, say=say)
     for reason, count in raw.quarantine[c.REASON].value_counts().head(REASONS_SAID).items():
         say(f"{count:,} rows set aside: {reason}")
     raw, drawn = sampled(raw, config, say=say)
