@@ -114,6 +114,8 @@ class Mirror:
         with told(self.url):
             fetch_files(self.system, self.root, names, new, say)
         (new / FETCHED).unlink()
+        for name in _stamps(new).keys() - set(names):  # of a fetch that was killed, and gone there since
+            (new / name).unlink()
         self.known = Known(self.url, files=_stamps(new))
         self._note()  # before the folder is there, which without it were no copy
         if folder.exists():

@@ -117,10 +117,14 @@ def test_an_audit_is_fetched_to_look_at_it_and_is_then_what_it_is_there(machine:
     assert found.files == files
     pd.testing.assert_frame_equal(found.scores, scores)
     bucket.pipe_file("/bucket/audits/kept/verdict.json", b"{}")
+    left = found.folder.with_name(".kept.fetched")  # by a fetch that was killed, of a file that is gone there since
+    left.mkdir()
+    (left / "manifest.old").touch()
     lines = list[str]()
     assert fetch_audit(f"{URL}/kept", say=lines.append).folder == found.folder
     assert lines[-1].startswith(f"note: its pictures are shown once they are in {found.record.pictures} (")
     assert (found.folder / "verdict.json").read_bytes() == b"{}"
+    assert not (found.folder / "manifest.old").exists()
 
 
 def test_files_are_copied_in_the_order_they_changed_in_and_deletions_come_first(
