@@ -16,6 +16,7 @@ from clipmem_core.audits.record import Record
 from clipmem_core.audits.sample import sampled
 from clipmem_core.audits.store import PAIR_BLOCK, Audit, read_prepared, write_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint_rows
+from clipmem_core.draws import draw_keys
 from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures
 from clipmem_core.pairs.planting import plant_miscaptions
@@ -174,12 +175,21 @@ def drop_lookalikes(data_set: DataSet) -> DataSet:
     )
 
 
-def draw_membership(clusters: np.ndarray, config: AuditConfig, *, members: int = 0) -> Membership:
-    """Draw which member trains on which pair; of an ensemble so many members, or else those of the config."""
+def draw_membership(ids: pd.Series, clusters: np.ndarray, config: AuditConfig, *, members: int = 0) -> Membership:
+    """Draw which member trains on which pair; of an ensemble so many members, or else those of the config.
+
+    Args:
+        ids: of the pairs, [n_pairs].
+        clusters: look-alike cluster of each pair, [n_pairs].
+        config: which protocol, how many folds and seeds, and what is drawn from.
+        members: of an ensemble; 0 takes those of the config.
+    """
     if config.protocol == "paper":
         return paper_membership(clusters, seeds=config.seeds, seed=config.seed)
-    repeats = (members or config.members) // config.folds
-    return ensemble_membership(clusters, folds=config.folds, repeats=repeats, seed=config.seed, halves=config.halves)
+    repeats, keys = (members or config.members) // config.folds, draw_keys(ids.tolist()) if config.keyed else None
+    return ensemble_membership(
+        clusters, folds=config.folds, repeats=repeats, seed=config.seed, halves=config.halves, keys=keys
+    )
 
 
 def repeat_membership(audit: Audit, pairs: pd.DataFrame) -> Membership:

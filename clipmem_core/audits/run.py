@@ -147,7 +147,8 @@ def prepare_audit(
     screen.say(f"reading {source}")
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
     if again is None:
-        membership = draw_membership(data_set.clusters, config, members=first_members(config))
+        ids = data_set.pairs[c.PAIR_ID]
+        membership = draw_membership(ids, data_set.clusters, config, members=first_members(config))
     else:
         membership = repeat_membership(again, data_set.pairs)
     pairs = plant(data_set.pairs, membership, config)

@@ -18,11 +18,11 @@ from clipmem_core.audits.record import Record
 from clipmem_core.audits.store import Audit, read_table
 from clipmem_core.audits.verdict import WRONG
 from clipmem_core.config import AuditConfig
+from clipmem_core.draws import SAMPLE, draw_keys, hashed
 from clipmem_core.files import numbers
 from clipmem_core.pairs.checks.table import BY_NAME as CHECKS
 from clipmem_core.pairs.table import RawPairs
 from clipmem_core.scores.whole_set import whole_count
-from clipmem_core.training.draws import SAMPLE, draw_keys, hashed
 
 UNUSABLE = "rows that cannot be used"
 # How often one pair is like another depends on how many there are to be like.

@@ -22,6 +22,7 @@ from clipmem_core.audits.store import (
     file_sha256,
     note_files,
     read_prepared,
+    read_table,
     unfinish,
     write_json,
     write_prepared,
@@ -198,7 +199,8 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
     if audit.member_record(drawn.members[0]).checkpoint:
         raise InputError(f"audit {audit.name!r} scores given checkpoints and cannot train more: take another --name")
     config = dataclasses.replace(config, threads=record.threads)
-    membership = draw_membership(read_prepared(audit.folder).clusters, config, members=members)
+    ids = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID]
+    membership = draw_membership(ids, read_prepared(audit.folder).clusters, config, members=members)
     new = membership.members[len(drawn.members) :]
     membership = leave_out(membership, (membership.trained[: -len(new)] & ~drawn.trained).any(axis=0))
     unfinish(audit, leaving=[MEMBERSHIP])

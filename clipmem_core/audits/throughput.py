@@ -13,11 +13,11 @@ from clipmem_core.audits.estimate import EPOCHS, Pace, undisturbed, waited
 from clipmem_core.audits.locked import Towers, feature_views, towers_of
 from clipmem_core.audits.member import EVALUATION, build_member, view_maker
 from clipmem_core.config import AuditConfig
+from clipmem_core.draws import draw_keys
 from clipmem_core.features.embed import IMAGE_BATCH, TEXT_BATCH
 from clipmem_core.features.towers import Tower
 from clipmem_core.pairs.pixels import StreamedPixels
 from clipmem_core.pairs.workers import cores
-from clipmem_core.training.draws import draw_keys
 from clipmem_core.training.embed import mean_image_embeddings, text_embeddings
 from clipmem_core.training.heads import FeatureRows
 from clipmem_core.training.loop import PixelSource, Trainer, TrainingData, Views

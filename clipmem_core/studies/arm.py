@@ -29,10 +29,10 @@ from clipmem_core.config import (
     fingerprint,
     switched_on,
 )
+from clipmem_core.draws import draw_keys, hashed
 from clipmem_core.scores.table import REMOVAL as RANKS_REMOVAL
 from clipmem_core.scores.table import scores_in
 from clipmem_core.studies.store import StudyFolder
-from clipmem_core.training.draws import draw_keys, hashed
 
 NONE, ALL, RANDOM, REMOVAL = "none", "all", "random", "removal"
 SWITCHES = ("lookalikes", "decisions", "equal_time")
@@ -271,7 +271,7 @@ class Context:
     @property
     def ranked(self) -> frozenset[str]:
         """Ids of the shared pairs that a ranking can take out: those that the audit that ranks scores."""
-        drawn = draw_membership(self.clusters, self.ranking)
+        drawn = draw_membership(self.pairs[c.PAIR_ID], self.clusters, self.ranking)
         return frozenset(self.pairs.loc[(drawn.group == c.SCORED) & (self.group == c.SHARED), c.PAIR_ID])
 
     @property

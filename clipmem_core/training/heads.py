@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipmem_core.training.draws import VIEW, hashed
+from clipmem_core.draws import VIEW, hashed
 from clipmem_core.training.model import Model
 
 HIDDEN = 512  # width of the hidden layer of a text head

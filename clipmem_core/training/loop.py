@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.training.draws import CAPTION, ORDER, hashed
+from clipmem_core.draws import CAPTION, ORDER, hashed
 from clipmem_core.training.files import CHECKPOINT, LOG, STATE, TRAJECTORY
 from clipmem_core.training.losses import partner_log_probability
 from clipmem_core.training.mitigation.applied import Mitigation

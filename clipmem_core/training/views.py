@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipmem_core.training.draws import VIEW, uniforms
+from clipmem_core.draws import VIEW, uniforms
 from clipmem_core.training.mitigation.colour import draw_factors, jitter
 
 ASPECT = (3 / 4, 4 / 3)  # torchvision's default for a random resized crop

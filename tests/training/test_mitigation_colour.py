@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import functional as tv
 
-from clipmem_core.training.draws import draw_keys
+from clipmem_core.draws import draw_keys
 from clipmem_core.training.mitigation.colour import draw_factors, jitter
 from clipmem_core.training.views import ViewMaker
 

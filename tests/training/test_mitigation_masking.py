@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipmem_core.config import InputError
-from clipmem_core.training.draws import MASK, draw_keys, uniforms
+from clipmem_core.draws import MASK, draw_keys, uniforms
 from clipmem_core.training.mitigation.masking import Masking, drop_words, end_places
 from clipmem_core.training.model import build_model, tokenize
 from tests.training.toys import END, START, draw_tokens

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from clipmem_core.training.draws import IMAGE_NOISE, TEXT_NOISE, draw_keys, normals, uniforms
+from clipmem_core.draws import IMAGE_NOISE, TEXT_NOISE, draw_keys, normals, uniforms
 from clipmem_core.training.mitigation.noise import draw_noise, noisy
 
 KEYS = draw_keys([f"pair-{number}" for number in range(2000)])

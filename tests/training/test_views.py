@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.nn import functional as F
 
-from clipmem_core.training.draws import draw_keys
+from clipmem_core.draws import draw_keys
 from tests.training.toys import view_maker
 
 KEYS = draw_keys([f"pair-{number}" for number in range(2000)])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from clipmem_core.config import AuditConfig
-from clipmem_core.training.draws import draw_keys
+from clipmem_core.draws import draw_keys
 from clipmem_core.training.loop import Trainer, TrainingData
 from clipmem_core.training.model import Model, build_model
 from clipmem_core.training.views import ViewMaker

@@ -13,8 +13,8 @@ from clipmem_core.audits.locked import Features, Towers, feature_views, fit_stan
 from clipmem_core.audits.member import EVALUATION, build_member, caption_starts, view_maker
 from clipmem_core.audits.setup import member_seeds
 from clipmem_core.config import AuditConfig
+from clipmem_core.draws import draw_keys
 from clipmem_core.scores.membership import Membership
-from clipmem_core.training.draws import draw_keys
 from clipmem_core.training.embed import mean_by_pair, mean_image_embeddings, text_embeddings
 from clipmem_core.training.heads import FeatureRows
 from clipmem_core.training.loop import PixelSource, Trainer, TrainingData, Views

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clipmem_core.config import MODIFIERS, AuditConfig
-from clipmem_core.training.draws import IMAGE_NOISE, TEXT_NOISE
+from clipmem_core.draws import IMAGE_NOISE, TEXT_NOISE
 from clipmem_core.training.mitigation.adaptive import HeldOutLevel
 from clipmem_core.training.mitigation.masking import Masking
 from clipmem_core.training.mitigation.noise import draw_noise, noisy

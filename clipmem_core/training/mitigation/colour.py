@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipmem_core.training.draws import COLOUR, uniforms
+from clipmem_core.draws import COLOUR, uniforms
 
 GREY = (0.2989, 0.587, 0.114)  # of red, green and blue, as in torchvision
 

@@ -7,7 +7,7 @@ written, and the model meets no token that it never meets again.
 
 import numpy as np
 
-from clipmem_core.training.draws import MASK, uniforms
+from clipmem_core.draws import MASK, uniforms
 from clipmem_core.training.mitigation.words import find_ends, leave_out, words_of
 from clipmem_core.training.model import Model, can_cut_text
 

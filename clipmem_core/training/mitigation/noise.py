@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipmem_core.training.draws import normals
+from clipmem_core.draws import normals
 
 
 def draw_noise(keys: np.ndarray, strength: np.ndarray, dim: int, *parts: int) -> Tensor:

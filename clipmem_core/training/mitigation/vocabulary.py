@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clipmem_core.config import InputError
-from clipmem_core.training.draws import PLACEBO, draw_keys, uniforms
+from clipmem_core.draws import PLACEBO, draw_keys, uniforms
 from clipmem_core.training.mitigation.words import find_ends, leave_out, words_of
 
 OMITTED, DELETED, RANDOM = "omitted", "deleted", "random"  # what text_forget_as may be

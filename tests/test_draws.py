@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from clipmem_core.training.draws import CAPTION, ORDER, VIEW, draw_keys, hashed, uniforms
+from clipmem_core.draws import CAPTION, ORDER, VIEW, draw_keys, hashed, uniforms
 
 MASK = 2**64 - 1
 GOLDEN, SHIFT = 0x9E3779B97F4A7C15, 0x632BE59BD9B4E019
