@@ -5,7 +5,7 @@
     python -m tests.bench detection NAME…: no speed, but which formula of misfit finds most in finished benchmarks
     python -m tests.bench wrong coverage|count|captions: how many captions are wrong, and which of several
     python -m tests.bench coverage [AUDIT…] [--seeds 20]: nor here, but whether errors, p and q hold what they say
-    python -m tests.bench.large FOLDER [--pairs N …] [--epochs E]: audits of up to ten million pairs, exports and Browse
+    python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]: up to ten million pairs, exports, Browse
 
 `training` is held against open_clip's own trainer, `pass` (scoring) against reading the files, `towers` against the
 towers alone and clip-retrieval's loop, `engines` is Ray against local, `features` and `million` are audits of made

@@ -59,7 +59,7 @@ def _of_size(folder: Path, pairs: int) -> Measures:
         recall, looks = _tuned(index, vectors, asked, own, wanted)
         began = time.perf_counter()
         for query in asked[:TIMED]:
-            near.Near(index, None).candidates(query, LIMIT)  # type: ignore[arg-type]
+            near.Near(index, None).candidates(query, LIMIT)
         took, size = time.perf_counter() - began, (folder / "near.faiss").stat().st_size
         what = f"{pairs:,} pairs, {kind}"
         console.print(f"{what}: {seconds:.0f} s, {size / 1e6:.0f} MB, recall {recall:.3f}")

@@ -1,10 +1,11 @@
 """Audits of very many made features, with what a person does with the result: exports, and pages of Browse.
 
-    python -m tests.bench.large FOLDER [--pairs N …] [--epochs E]
+    python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]
 
-Works in FOLDER, where features and audits stay: 10,000,000 pairs take 71 GB there. Each part is a command of its own;
-own memory is that of all its processes without files that are mapped. An audit that was stopped goes on, but its
-seconds are then those of the rest alone.
+Works in FOLDER, where features and audits stay: 10,000,000 pairs × 512 numbers take 50 GB there. Where memory holds
+fewer features than there are, seconds are those of the disk; features of fewer numbers tell what the code takes.
+Each part is a command of its own; own memory is that of all its processes without files that are mapped. An audit that
+was stopped goes on, but its seconds are then those of the rest alone.
 """
 
 import math
@@ -23,14 +24,14 @@ CHANGES = ("open", "page", "order", "decision", "table")  # those that find pair
 WANTED = {"audit": "under 6000"}
 
 
-def measure(folder: Path, *, pairs: int, epochs: int) -> tuple[Measures, float]:
+def measure(folder: Path, *, pairs: int, epochs: int, dim: int) -> tuple[Measures, float]:
     """Audit so many pairs; return what was measured, and the seconds of the audit."""
-    made = folder / f"features-{pairs}"
+    made = folder / f"features-{pairs}-{dim}"
     if not (made / "done").is_file():
         console.print(f"making {pairs:,} features")
-        make_features(made, pairs=pairs, dim=WIDTH)
+        make_features(made, pairs=pairs, dim=dim)
         (made / "done").touch()
-    data, audit = folder / f"data-{pairs}", ["audit", str(made / "pairs.parquet"), "--name", "large", *FLAGS]
+    data, audit = folder / f"data-{pairs}-{dim}", ["audit", str(made / "pairs.parquet"), "--name", "large", *FLAGS]
     parts = {"audit": [*audit, "--epochs", str(epochs)]}
     for kind, ending in (("csv", "csv"), ("datacomp", "npy")):
         parts[kind] = ["export", "large", "--format", kind, "--out", str(data / f"{kind}.{ending}"), "--overwrite"]
@@ -49,9 +50,9 @@ def measure(folder: Path, *, pairs: int, epochs: int) -> tuple[Measures, float]:
     return lines, spent["audit"]
 
 
-def browse(folder: Path, pairs: int) -> Measures:
+def browse(data: Path, pairs: int) -> Measures:
     """Turn pages of Browse, change by change; the first of each change is not counted."""
-    found = turn(folder / f"data-{pairs}", "browse", "2", *CHANGES)
+    found = turn(data, "browse", "2", *CHANGES)
     memory = found.pop("memory_mb")
     slowest = max((max(times), kind) for kind, times in found.items() if kind != "plain")
     return [
@@ -61,21 +62,25 @@ def browse(folder: Path, pairs: int) -> Measures:
 
 
 def main(
-    folder: Annotated[Path, tyro.conf.Positional], pairs: tuple[int, ...] = (1_000_000, 10_000_000), epochs: int = 1
+    folder: Annotated[Path, tyro.conf.Positional],
+    pairs: tuple[int, ...] = (1_000_000, 10_000_000),
+    epochs: int = 1,
+    dim: int = WIDTH,
 ) -> None:
     """Measure each size, print a table, and leave it in data/results."""
     lines: Measures = []
     spent: dict[int, float] = {}
     for count in pairs:
-        measured, spent[count] = measure(folder, pairs=count, epochs=epochs)
-        lines += [*measured, *browse(folder, count)]
-        show("large", lines)
+        measured, spent[count] = measure(folder, pairs=count, epochs=epochs, dim=dim)
+        lines += [*measured, *browse(folder / f"data-{count}-{dim}", count)]
+        show({"large": lines})
     for few, many in zip(pairs, pairs[1:], strict=False):
         exponent = math.log(spent[many] / spent[few]) / math.log(many / few)
         lines.append(Measure(f"growth exponent, {few:,} to {many:,} pairs", exponent, target="at most 1.05"))
-    show("large", lines)
+    show({"large": lines})
     listed = " ".join(map(str, pairs))
-    save("large", lines, command=f"python -m tests.bench.large FOLDER --pairs {listed} --epochs {epochs}")
+    command = f"python -m tests.bench.large FOLDER --pairs {listed} --epochs {epochs} --dim {dim}"
+    save(f"large-{dim}", lines, command=command)
 
 
 if __name__ == "__main__":

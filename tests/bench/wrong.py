@@ -213,7 +213,7 @@ def command(arguments: Sequence[str]) -> int:
     )
     parts = {Coverage: coverage, Count: counted, Captions: captions_found}
     try:
-        table = parts[type(asked)](asked)  # type: ignore[operator]
+        table = parts[type(asked)](asked)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
