@@ -98,7 +98,9 @@ class Audit:
     name: str = ""  # the audit's folder; empty names it after the source
     engine: Engine = "local"  # what runs the members: this machine, or the Ray cluster of RAY_ADDRESS
     prepare_only: bool = False  # train no member yet: train-member does, one at a time
-    mirror: str = ""  # a URL (s3://…) below which a copy of the folder is kept: another machine can go on with it
+    # a URL (s3://…) below which a copy of the folder is kept: another machine can go on with it; with --engine ray,
+    # machines that do not share the data folder run members on it
+    mirror: str = ""
     config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
 
     def run(self) -> None:

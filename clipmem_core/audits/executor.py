@@ -13,15 +13,24 @@ from pathlib import Path
 
 from clipmem_core.audits.progress import MemberProgress, member_progress
 from clipmem_core.audits.store import CONFIG, Audit, note_files
-from clipmem_core.config import InputError
+from clipmem_core.config import DATA_VARIABLE, InputError
 from clipmem_core.shortage import shortage
 
 SECONDS_BETWEEN_LOOKS = 0.1
 STDERR = ".stderr"
+MEMBER = "member"
 # A process that ran short of something ends with this plus the error's number: on a full disk it can write nothing.
 RAN_SHORT = 64
 # Without these, glibc hands every large block back to the system and each step faults its pages in again.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Where a copy of an audit's folder is kept for machines that do not share it, and the key of that folder."""
+
+    url: str
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,9 @@ class Task:
     program: tuple[str, ...]
     names: tuple[str, ...]  # what the program is to do, one after the other: those of the members
     threads: int
-    what: str = "member"  # each is, for messages
+    what: str = MEMBER  # each is
+    data: Path | None = None  # the data folder of its process; None: of this one
+    copy: Copy | None = None
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -146,10 +157,11 @@ def environment(threads: int) -> dict[str, str]:
 
 def start(task: Task) -> "subprocess.Popen[bytes]":
     """Start a task's process."""
+    data = {DATA_VARIABLE: str(task.data)} if task.data else {}
     with (task.folders[0] / STDERR).open("wb") as errors:
         return subprocess.Popen(
             task.command,
-            env=environment(task.threads),
+            env=environment(task.threads) | data,
             stdin=subprocess.PIPE,  # never written to: it closes with this process, and the member ends
             stdout=errors,
             stderr=errors,

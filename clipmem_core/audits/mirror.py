@@ -3,9 +3,13 @@ on with it or look at it.
 
 Files are whole here at any moment. Every few seconds those that changed are copied, the oldest change first: a file
 which says that others are complete comes after them. Of two copies that went different ways the one at the URL counts.
+
+Machines that do not share the folder (`guests`) put their members' files there themselves, with a mark beside them:
+while it is there, these files count and not those in the folder.
 """
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -13,7 +17,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,16 +26,29 @@ import fsspec
 
 from clipmem_core.audits.lock import LEASE
 from clipmem_core.audits.prepare import bring_pictures
-from clipmem_core.audits.store import CONFIG, PREPARED, SO_FAR, Audit, write_json
-from clipmem_core.config import InputError
+from clipmem_core.audits.store import (
+    CONFIG,
+    MEMBER_UTILITY,
+    MEMBERS,
+    PREPARED,
+    SO_FAR,
+    TEXT_INDEX,
+    Audit,
+    write_json,
+)
+from clipmem_core.config import InputError, data_folder
 from clipmem_core.files import parse_json, read_json
 from clipmem_core.pairs.readers.remote import FETCHED, fetch_files, told
+from clipmem_core.training.files import LOG
 
 SECONDS_BETWEEN = 20.0
 THERE = ".mirror.json"
+DATA = ".data"  # what guests read of the data folder, below the audit's copy
+GUEST = ".guest"  # the mark of a guest, in a member's folder there
 HIDDEN = (PREPARED, SO_FAR)  # the hidden files that another machine needs; others are this one's alone
 
 Say = Callable[[str], None]
+Stamps = dict[str, tuple[int, int]]  # size and time of change of files, by their names
 
 
 @dataclass(frozen=True)
@@ -49,7 +66,8 @@ class Known:
 
     url: str
     folder: str = field(default_factory=lambda: uuid.uuid4().hex)
-    files: dict[str, tuple[int, int]] = field(default_factory=dict)  # size and time of change, when each was copied
+    files: Stamps = field(default_factory=dict)  # as each was when it was copied
+    data: Stamps = field(default_factory=dict)  # the same of those in `DATA`
 
 
 class Mirror:
@@ -65,6 +83,7 @@ class Mirror:
             self.system, self.root = fsspec.core.url_to_fs(self.url)
         self.note = audit.folder.with_name(f".{audit.name}.mirrored")
         self.known = read_json(self.note, Known) if self.note.is_file() else None
+        self.lock = threading.Lock()  # of `known`, and of who changes the files that it tells of
 
     def claim(self) -> Claim | None:
         """Return whose copy is there, None where there is none."""
@@ -90,10 +109,11 @@ class Mirror:
             )
         if not (ours and self.audit.begun) and CONFIG in self._names():
             self.fetch(say)
-        elif self.known is None or self.known.url != self.url:
+        elif not ours or self.known is None or self.known.url != self.url:
             self.known = Known(self.url)
         self._note()
         self._tell(time.time())
+        self.bring(self.left_by_guests())
 
     def fetch(self, say: Say) -> None:
         """Replace the folder here by the one there.
@@ -114,16 +134,16 @@ class Mirror:
         with told(self.url):
             fetch_files(self.system, self.root, names, new, say)
         (new / FETCHED).unlink()
-        for name in _stamps(new).keys() - set(names):  # of a fetch that was killed, and gone there since
+        for name in stamps(new).keys() - set(names):  # of a fetch that was killed, and gone there since
             (new / name).unlink()
-        self.known = Known(self.url, files=_stamps(new))
+        self.known = Known(self.url, files=stamps(new))
         self._note()  # before the folder is there, which without it were no copy
         if folder.exists():
             shutil.rmtree(folder)
         new.rename(folder)
 
-    def push(self) -> None:
-        """Copy what changed since the last time.
+    def push(self, *, wait: bool = True) -> None:
+        """Copy what changed since the last time; where that is being done, do it then, or `wait` for it.
 
         Raises:
             InputError: the URL cannot be reached, or another machine has taken the audit over.
@@ -133,7 +153,21 @@ class Mirror:
         if claim is not None and claim.folder != self.known.folder:
             raise InputError(f"audit {self.audit.name!r} was taken over at {self.url} by {claim.holder}")
         self._tell(time.time())
-        files = _stamps(self.audit.folder) if self.audit.begun else {}
+        if not self.lock.acquire(blocking=wait):
+            return
+        try:
+            if self.put_changed(stamps(self.audit.folder) if self.audit.begun else {}):
+                self._note()
+        finally:
+            self.lock.release()
+
+    def put_changed(self, files: Stamps) -> bool:
+        """Copy those of some files that changed, and delete there what is no longer among them; tell whether any was.
+
+        Raises:
+            InputError: the URL cannot be reached.
+        """
+        assert self.known is not None
         gone = [name for name in self.known.files if name not in files]
         changed = [name for name, stamp in files.items() if self.known.files.get(name) != stamp]
         for name in gone:  # first: what says that others are complete goes before they change
@@ -142,11 +176,65 @@ class Mirror:
             del self.known.files[name]
         for name in sorted(changed, key=lambda name: files[name][1]):
             if (self.audit.folder / name).is_file():
-                with told(self.url):
-                    self._put(name)
+                self._put(self.audit.folder / name, name)
                 self.known.files[name] = files[name]
-        if gone or changed:
-            self._note()
+        return bool(gone or changed)
+
+    def put_data(self, paths: Sequence[Path], say: Say) -> None:
+        """Copy files of the data folder to where guests read them, but those that are there.
+
+        Raises:
+            InputError: the URL cannot be reached.
+        """
+        assert self.known is not None
+        own = {path.relative_to(data_folder()).as_posix(): (path, _stamp(path)) for path in paths}
+        new = {name: found for name, found in own.items() if self.known.data.get(name) != found[1]}
+        if new:
+            size = sum(stamp[0] for _, stamp in new.values())
+            say(f"copying what members read, {size / 1e9:.1f} GB, to {self.url}")
+        for name, (path, stamp) in new.items():
+            self._put(path, f"{DATA}/{name}")
+            with self.lock:
+                self.known.data[name] = stamp
+                self._note()
+
+    def left_by_guests(self) -> dict[str, list[str]]:
+        """Return of each member whose files there count, and not those here, the names of these files."""
+        names, own = self.find(MEMBERS), dict[str, list[str]]()
+        for mark in [name for name in names if name.endswith(f"/{GUEST}")]:
+            folder = mark.removesuffix(GUEST)
+            own[folder.split("/")[1]] = [name for name in names if name.startswith(folder) and name != mark]
+        return own
+
+    def bring(self, members: Collection[str]) -> None:
+        """Fetch what guests have left of members; from then on the files here count.
+
+        Raises:
+            InputError: the URL cannot be reached.
+        """
+        for member, names in self.left_by_guests().items():
+            if member in members:
+                folder = f"{MEMBERS}/{member}"
+                last = [name for end in (MEMBER_UTILITY, TEXT_INDEX) if (name := f"{folder}/{end}") in names]
+                with self.lock:
+                    for part in ([name for name in names if name not in last], *([name] for name in last)):
+                        self._get(part)
+                    for name in [name for name in stamps(self.audit.folder) if name.startswith(f"{folder}/")]:
+                        if name not in names:
+                            (self.audit.folder / name).unlink()
+                with told(self.url):
+                    self.system.rm_file(f"{self.root}/{folder}/{GUEST}")
+
+    def bring_logs(self) -> None:
+        """Fetch the logs of the members that guests are at, which tell how far they are.
+
+        Raises:
+            InputError: the URL cannot be reached.
+        """
+        for member, names in self.left_by_guests().items():
+            if (name := f"{MEMBERS}/{member}/{LOG}") in names:
+                with self.lock:
+                    self._get([name])
 
     def leave(self) -> None:
         """Copy the rest, and let another process go on with it; of an audit that did not begin nothing stays."""
@@ -156,26 +244,47 @@ class Mirror:
             self._tell(0.0)
             return
         with told(self.url):
-            self.system.rm_file(f"{self.root}/{THERE}")
+            self.system.rm(self.root, recursive=True)
         self.note.unlink()
 
-    def _names(self) -> list[str]:
-        """Return the names of the files there, apart from the claim."""
+    def find(self, below: str = "") -> list[str]:
+        """Return the names of the files there, or of those below a folder of it.
+
+        Raises:
+            InputError: the URL cannot be reached.
+        """
         with told(self.url):
             self.system.invalidate_cache()  # another machine may have written since
-            paths = self.system.find(self.root)
-        names = [path.removeprefix(self.root).lstrip("/") for path in paths]
-        return [name for name in names if name != THERE]
+            paths = self.system.find(f"{self.root}/{below}".rstrip("/"))
+        return [path.removeprefix(self.root).lstrip("/") for path in paths]
+
+    def _names(self) -> list[str]:
+        """Return the names of the files of the audit's folder that are there."""
+        return [
+            name
+            for name in self.find()
+            if name != THERE and not name.startswith(f"{DATA}/") and not name.endswith(f"/{GUEST}")
+        ]
 
     def _note(self) -> None:
         assert self.known is not None
         self.note.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.note, asdict(self.known))
 
-    def _put(self, name: str) -> None:
+    def _put(self, path: Path, name: str) -> None:
         there = f"{self.root}/{name}"
-        self.system.makedirs(there.rpartition("/")[0], exist_ok=True)
-        self.system.put_file(str(self.audit.folder / name), there)
+        with told(self.url):
+            self.system.makedirs(there.rpartition("/")[0], exist_ok=True)
+            self.system.put_file(str(path), there)
+
+    def _get(self, names: list[str]) -> None:
+        """Fetch files into the folder, where they are then as they are there."""
+        assert self.known is not None
+        with told(self.url):
+            fetch_files(self.system, self.root, names, self.audit.folder, lambda line: None)
+        (self.audit.folder / FETCHED).unlink()
+        self.known.files |= {name: _stamp(self.audit.folder / name) for name in names}
+        self._note()
 
     def _tell(self, heard: float) -> None:
         assert self.known is not None
@@ -186,7 +295,7 @@ class Mirror:
 
 
 @contextmanager
-def mirrored(audit: Audit, url: str, *, say: Say) -> Iterator[None]:
+def mirrored(audit: Audit, url: str, *, say: Say) -> Iterator[Mirror]:
     """Keep a copy of an audit's folder up to date while the block runs; where another machine went on with it, the
     folder is fetched from there first.
 
@@ -198,13 +307,25 @@ def mirrored(audit: Audit, url: str, *, say: Say) -> Iterator[None]:
     Raises:
         InputError: the URL cannot be reached, another process works on the copy, or it is of another audit.
     """
-    mirror, ended = Mirror(audit, url), threading.Event()
+    mirror = Mirror(audit, url)
     mirror.take(say)
+    with kept_up(functools.partial(mirror.push, wait=False), mirror.leave, say=say):
+        yield mirror
+
+
+@contextmanager
+def kept_up(push: Callable[[], None], leave: Callable[[], None], *, say: Say) -> Iterator[None]:
+    """Call `push` again and again while the block runs, and `leave` at its end.
+
+    Raises:
+        InputError: the last call could not copy everything.
+    """
+    ended = threading.Event()
 
     def keep_up() -> None:
         while not ended.wait(SECONDS_BETWEEN):
             try:
-                mirror.push()
+                push()
             except (InputError, OSError) as error:
                 say(f"note: {error}; trying again")
 
@@ -215,10 +336,10 @@ def mirrored(audit: Audit, url: str, *, say: Say) -> Iterator[None]:
     except BaseException:
         _end(copying, ended)
         with contextlib.suppress(InputError, OSError):  # what ended the block is what is told
-            mirror.leave()
+            leave()
         raise
     _end(copying, ended)
-    mirror.leave()
+    leave()
 
 
 def _end(copying: threading.Thread, ended: threading.Event) -> None:
@@ -246,7 +367,7 @@ def fetch_audit(url: str, *, say: Say) -> Audit:
     return audit
 
 
-def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
+def stamps(folder: Path) -> Stamps:
     """Return size and time of change of each file that is copied, by its name in the folder."""
     found = {}
     for path in folder.rglob("*"):
@@ -254,6 +375,10 @@ def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
             continue
         with contextlib.suppress(FileNotFoundError):  # replaced a moment ago
             if path.is_file():
-                status = path.stat()
-                found[path.relative_to(folder).as_posix()] = (status.st_size, status.st_mtime_ns)
+                found[path.relative_to(folder).as_posix()] = _stamp(path)
     return found
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

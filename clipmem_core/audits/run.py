@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 import pyarrow as pa
@@ -25,6 +25,7 @@ from clipmem_core.audits.checks import ensure_checks
 from clipmem_core.audits.estimate import trained_pairs
 from clipmem_core.audits.executor import Executor, local_processes, run_members
 from clipmem_core.audits.given import with_features
+from clipmem_core.audits.guests import through
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.near import ensure_near
 from clipmem_core.audits.prepare import (
@@ -70,6 +71,9 @@ from clipmem_core.pairs.pixels import broken_file
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.files import STATE
 
+if TYPE_CHECKING:  # fsspec, which most audits need nothing of
+    from clipmem_core.audits.mirror import Mirror
+
 
 class Screen(Protocol):
     """What shows an audit's progress."""
@@ -105,7 +109,8 @@ def run_audit(
         executor: what runs the members; processes of this machine unless it is given.
         again: an audit of the same pairs, or more, whose groups and members are taken over.
         prepare_only: stop before any member is trained: `train-member` does that one by one.
-        mirror: a URL below which a copy of the folder is kept, and gone on with where another machine left it.
+        mirror: a URL below which a copy of the folder is kept, and gone on with where another machine left it; tasks of
+            an executor may then run on machines that do not share the data folder.
 
     Returns:
         The audit, finished unless it was only prepared.
@@ -115,7 +120,9 @@ def run_audit(
     """
     audit = Audit(audits_folder() / check_name(name))
     config = settings.resolve(with_features(source, config))
-    with hold(audit.folder, what="audit"), _kept_at(mirror, audit, screen):
+    with hold(audit.folder, what="audit"), _kept_at(mirror, audit, screen) as kept:
+        if kept is not None and executor is not None:
+            executor = through(kept, executor, say=screen.say)
         fresh = not audit.begun
         if fresh:
             prepare_audit(audit, source, config, screen, again=again)
@@ -129,7 +136,7 @@ def run_audit(
     return audit
 
 
-def _kept_at(url: str, audit: Audit, screen: Screen) -> AbstractContextManager[None]:
+def _kept_at(url: str, audit: Audit, screen: Screen) -> "AbstractContextManager[Mirror | None]":
     """Return what keeps a copy of an audit at a URL, if one is given."""
     if not url:
         return contextlib.nullcontext()
