@@ -381,4 +381,4 @@ def stamps(folder: Path) -> Stamps:
 
 def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_ctime_ns  # of its renaming: it may have been written before one that was renamed

@@ -15,10 +15,12 @@ from clipmem_core.audits.guests import run_visiting, shares
 from clipmem_core.audits.mirror import GUEST, Mirror, mirrored
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import write_prepared
+from clipmem_core.commands import parse
 from clipmem_core.config import DATA_VARIABLE, InputError
 from tests.audits.small import Silent, config_of, here
 from tests.audits.test_resume import same
 from tests.made_audit import make_audit
+from tests.made_features import make_features
 
 SCRATCH = shlex.split("--preset tiny --scenes-pairs 210 --epochs 2 --batch-size 32 --folds 2 --members 2 --threads 1")
 # Runs in every process before anything else: members save at every step, and those of a machine that is lost end as by
@@ -88,6 +90,20 @@ def test_members_of_machines_that_share_nothing_and_are_lost_are_those_of_one_ma
         assert (copied / name).read_bytes() == (done.folder / name).read_bytes()
     (fetched,) = [path.read_text() for path in (tmp_path / "lost").rglob(".fetched.jsonl")]
     assert [fetched.count(name) for name in ("pixels.npy", "cache/tokens", "pairs.parquet")] == [1, 1, 1]
+
+
+def test_features_of_another_tool_are_copied_to_where_guests_read_them(
+    machine: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source, data = str(make_features(tmp_path / "features", pairs=300, dim=16)), machine("asked")
+    config = parse(["audit", source, *shlex.split("--folds 2 --members 2 --epochs 1 --threads 1")]).config
+    how = {"name": "a", "screen": Silent(), "executor": here, "mirror": f"file://{tmp_path}/bucket"}
+    stored = data / run_audit(source, config, **how).record.pixels
+    copied = tmp_path / "bucket" / "a" / ".data" / stored.relative_to(data)
+    assert {path.name: path.read_bytes() for path in copied.iterdir()} == {
+        path.name: path.read_bytes() for path in stored.iterdir()
+    }
+    assert (copied / "image.npy").is_file()
 
 
 @pytest.fixture
