@@ -243,8 +243,10 @@ class Mirror:
         if self.known.files:
             self._tell(0.0)
             return
-        with told(self.url):
-            self.system.rm(self.root, recursive=True)
+        with told(self.url):  # and nothing else that may lie there
+            self.system.rm_file(f"{self.root}/{THERE}")
+            if self.known.data:
+                self.system.rm(f"{self.root}/{DATA}", recursive=True)
         self.note.unlink()
 
     def find(self, below: str = "") -> list[str]:
