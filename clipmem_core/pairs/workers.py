@@ -6,6 +6,7 @@ is gone, however that went. The function is pickled by its name; keep its module
 """
 
 import contextlib
+import itertools
 import os
 import pickle
 import queue
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, TypeVar
 
@@ -42,7 +43,12 @@ def cores() -> int:
 
 
 def map_chunks(
-    work: Callable[[list[Item]], Answer], items: Sequence[Item], *, workers: int, chunk: int
+    work: Callable[[list[Item]], Answer],
+    items: Sequence[Item],
+    *,
+    workers: int,
+    chunk: int,
+    alike: Callable[[Item], Any] = lambda item: None,
 ) -> Generator[tuple[list[Item], Answer | None], None, None]:
     """Yield each chunk of items with what `work` returned for it, in the order they get done.
 
@@ -54,7 +60,8 @@ def map_chunks(
         work: a function of a module, or a `functools.partial` of one.
         items: what to work on.
         workers: processes.
-        chunk: items handed over at a time.
+        chunk: items handed over at a time, at most.
+        alike: gives what neighbours that are handed over together have in common.
 
     Raises:
         Killed: a process was killed then, too.
@@ -63,17 +70,25 @@ def map_chunks(
     """
     with tempfile.TemporaryFile() as noise:
         killed: list[Item] = []
-        with contextlib.closing(_answers(_Crew(work, noise), items, workers, chunk)) as answers:
+        parts = cut(items, chunk, alike)
+        with contextlib.closing(_answers(_Crew(work, noise), parts, workers)) as answers:
             for part, outcome in answers:
                 if outcome is _KILLED:
                     killed += part
                 else:
                     yield part, outcome
-        with contextlib.closing(_answers(_Crew(work, noise), killed, 1, 1)) as answers:
+        with contextlib.closing(_answers(_Crew(work, noise), cut(killed, 1), 1)) as answers:
             for part, outcome in answers:
                 if outcome is _KILLED:
                     raise Killed(part[0])
                 yield part, outcome
+
+
+def cut(items: Sequence[Item], chunk: int, alike: Callable[[Item], Any] = lambda item: None) -> Iterator[list[Item]]:
+    """Yield what is handed over at a time, as `map_chunks` is asked for it."""
+    for _, group in itertools.groupby(items, alike):
+        while part := list(itertools.islice(group, chunk)):
+            yield part
 
 
 def serve() -> None:
@@ -94,15 +109,13 @@ def serve() -> None:
         _send(answers, reply)
 
 
-def _answers(
-    crew: "_Crew", items: Sequence[Any], workers: int, chunk: int
-) -> Generator[tuple[list[Any], Any], None, None]:
+def _answers(crew: "_Crew", parts: Iterable[list[Any]], workers: int) -> Generator[tuple[list[Any], Any], None, None]:
     """Yield what `map_chunks` yields, or an item alone with `_KILLED`, and leave no process and no thread behind."""
-    left = len(items)
-    threads = ThreadPoolExecutor(workers)
+    left, threads = 0, ThreadPoolExecutor(workers)
     try:
-        for start in range(0, len(items), chunk):
-            threads.submit(crew.answer, list(items[start : start + chunk]))
+        for part in parts:
+            left += len(part)
+            threads.submit(crew.answer, part)
         while left:
             part, outcome = crew.answers.get()
             if isinstance(outcome, BaseException):

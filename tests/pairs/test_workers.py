@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.pairs.workers import Killed, map_chunks
+from clipmem_core.pairs.workers import Killed, cut, map_chunks
 
 
 def squares(chunk: list[int]) -> list[int]:
@@ -121,3 +121,8 @@ def test_closing_early_ends_the_processes() -> None:
     assert process is not None
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+def test_neighbours_that_have_something_in_common_are_handed_over_together() -> None:
+    assert list(cut([1, 2, 3, 10, 11, 12, 13, 1], 3, lambda item: item // 10)) == [[1, 2, 3], [10, 11, 12], [13], [1]]
+    assert list(cut([1, 10, 11], 2)) == [[1, 10], [11]]
