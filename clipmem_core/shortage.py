@@ -13,6 +13,7 @@ _SHORT = {
     errno.ENOMEM: _MEMORY,
     errno.EAGAIN: "no more processes can be started: close other programs, or raise the limit (ulimit -u)",
     errno.EIO: "a disk or network folder failed: see that it works",
+    errno.EHOSTUNREACH: "what is at a URL cannot be reached: see that the network works",
     **dict.fromkeys((errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), _UNMOUNTED),
 }
 

@@ -6,7 +6,6 @@ import posixpath
 import re
 import shlex
 import shutil
-import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from clipmem_core.audits.supervisor import process_start
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, MISCAPTION, PAIR_ID, PLANTED, WIDTH
 from clipmem_core.config import DEFAULT_PRESET, InputError, data_folder
 from clipmem_core.pairs.readers.containers import file_faults
+from clipmem_core.pairs.readers.shards import odd_names
 from clipmem_core.pairs.readers.text import tidy
 from clipmem_core.pairs.references import read_bytes, split_reference
 from clipmem_core.pairs.table import read_source
@@ -326,7 +326,7 @@ def _clear(folder: Path) -> None:
 
 def sample_keys(root: Path, images: pa.ChunkedArray) -> list[str]:
     """Return the WebDataset key of each picture's sample; of a picture in no tar, its reference without its ending."""
-    keys = []
+    keys, odd = [], lru_cache(maxsize=4)(odd_names)
     for image in images.to_pylist():
         path, part = split_reference(root, image)
         if part is None:
@@ -334,24 +334,8 @@ def sample_keys(root: Path, images: pa.ChunkedArray) -> list[str]:
         elif isinstance(part, int):
             keys.append(image)
         else:
-            keys.append(webdataset_key(_odd_names(path).get(part, part)))
+            keys.append(webdataset_key(odd(path).get(part, part)))
     return keys
-
-
-@lru_cache(maxsize=4)
-def _odd_names(archive: Path) -> dict[str, str]:
-    """Return the members that the archive spells otherwise than our references do, `./a.jpg` for `a.jpg`."""
-    names: dict[str, str] = {}
-    try:
-        with tarfile.open(archive, mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header it has seen
-                plain = posixpath.normpath(member.name).lstrip("/")
-                if plain != member.name:
-                    names.setdefault(plain, member.name)
-    except (tarfile.TarError, OSError):  # an archive that is cut off or gone by now: what was read before counts
-        return names
-    return names
 
 
 def webdataset_key(member: str) -> str:

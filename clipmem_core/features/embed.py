@@ -22,6 +22,8 @@ from clipmem_core.features.named import image_tower, text_tower
 from clipmem_core.features.shards import Elsewhere, asked_of, embedded_elsewhere, leave, shards_of
 from clipmem_core.features.squares import read_squares
 from clipmem_core.features.towers import Opened, Tower
+from clipmem_core.pairs.pixels import handed_over
+from clipmem_core.pairs.references import is_streamed
 from clipmem_core.pairs.workers import Killed, cores, map_chunks
 
 IMAGE_BATCH = 16  # pictures: larger batches leave the processor's caches, at 192 pixels a fifth slower
@@ -225,6 +227,7 @@ def _decoded(
         InputError: a picture cannot be decoded any more.
     """
     work = functools.partial(read_squares, root=root, size=tower.size, resize_mode=tower.resize_mode)
+    how: dict[str, Any] = handed_over(root) if is_streamed(root, images) else {"chunk": IMAGE_BATCH}
     ahead = max(workers, DECODED_BYTES // (IMAGE_BATCH * tower.size**2 * 3))
     for at in range(0, len(batches), ahead):
         part = batches[at : at + ahead]
@@ -232,9 +235,9 @@ def _decoded(
         left = {number: len(rows) for number, rows in part}
         found: dict[int, np.ndarray] = {}
         items = [(row, images[row], hashes[row]) for row in whose]
-        with closing(map_chunks(work, items, workers=workers, chunk=IMAGE_BATCH)) as answers:
-            for chunk, answer in _not_killed(answers):
-                for row, square in answer or [(row, "the process decoding it crashed") for row, _, _ in chunk]:
+        with closing(map_chunks(work, items, workers=workers, **how)) as answers:
+            for own, answer in _not_killed(answers):
+                for row, square in answer or [(row, "the process decoding it crashed") for row, _, _ in own]:
                     if isinstance(square, str):
                         raise InputError(f"picture {images[row]!r} is no longer to be had ({square}): {_AGAIN}")
                     found[row] = square

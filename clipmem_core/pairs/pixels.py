@@ -6,7 +6,8 @@
     cache.json         the square's size and resize mode, and the checksum (CRC-32) of each other file
 
 Each picture is decoded once. Squares that fit a budget are mapped from one file. Others are decoded again at every use,
-to the same bytes. The folder is built under another name and then renamed: it is complete or not there.
+to the same bytes. The folder is built under another name and then renamed: it is complete or not there. What was built
+of pictures that come from a URL goes on where it was cut short.
 """
 
 import errno
@@ -17,7 +18,7 @@ import math
 import shutil
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -33,6 +34,7 @@ from filelock import FileLock
 from clipmem_core.atomic import checksum, naming, sync
 from clipmem_core.columns import HEIGHT, REASON, SHA256, WIDTH
 from clipmem_core.config import fingerprint
+from clipmem_core.pairs.journal import Journal
 from clipmem_core.pairs.pictures import (
     DESCRIPTOR_LENGTH,
     RESIZE_MODES,
@@ -42,7 +44,7 @@ from clipmem_core.pairs.pictures import (
     has_room,
     read_square,
 )
-from clipmem_core.pairs.references import source_stamp
+from clipmem_core.pairs.references import fetched_with, is_streamed, source_stamp
 from clipmem_core.pairs.workers import Killed, cores, map_chunks
 
 VERSION = 2  # of what is kept and how it is computed; a new number leaves old caches behind
@@ -50,10 +52,12 @@ FACTS_FILE = "facts.parquet"
 DESCRIPTORS_FILE = "descriptors.npy"
 PIXELS_FILE = "pixels.npy"
 CACHE_FILE = "cache.json"
+JOURNAL_FILE = "journal.jsonl"  # while the folder is built
 
 Progress = Callable[[int, int], None]
 
 _CHUNK = 16  # pictures handed to a process at a time
+_CHUNK_STREAMED = 100  # the same of those at a URL: neighbours are one request; Hugging Face's row groups have as many
 _CRASHED = "the process decoding it crashed"
 
 
@@ -263,25 +267,35 @@ def _build(
     """Decode every picture and write the folder, in place of one that may be there.
 
     Raises:
-        OSError, MemoryError: the machine ran short of something; no folder is left.
+        OSError, MemoryError: the machine ran short of something; no folder is left, but of pictures from a URL.
     """
     part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    pixels, streamed = part / PIXELS_FILE if keep else None, is_streamed(root, images)
+    if not (streamed and (part / JOURNAL_FILE).is_file() and (part / PIXELS_FILE).is_file() == keep):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
     try:
         with naming(folder):
-            pixels = part / PIXELS_FILE if keep else None
-            if pixels is not None:
+            if pixels is not None and not pixels.is_file():
                 _make_room(pixels, (len(images), size, size, 3))
             work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=pixels)
-            _write(part, _collect(work, images, workers, progress))
+            journal = Journal(part / JOURNAL_FILE if streamed else None, pixels)
+            how = handed_over(root) if streamed else {"chunk": _CHUNK}
+            _write(part, _collect(work, images, workers, progress, how, journal))
+            (part / JOURNAL_FILE).unlink(missing_ok=True)
             _seal(part, {"size": size, "resize_mode": resize_mode})
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
             sync(folder.parent)
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        if not streamed:
+            shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def handed_over(root: Path) -> dict[str, Any]:
+    """Return how `map_chunks` hands over pictures at a URL, each item a row, a reference and what follows."""
+    return {"chunk": _CHUNK_STREAMED, "alike": lambda item: fetched_with(root, item[1])}
 
 
 def _make_room(pixels: Path, shape: tuple[int, ...]) -> None:
@@ -296,19 +310,25 @@ def _collect(
     images: Sequence[str],
     workers: int,
     progress: Progress | None,
+    how: Mapping[str, Any],
+    journal: Journal,
 ) -> list[Fact]:
     """Return the fact of each picture, in order."""
-    facts: dict[int, Fact] = {}
+    facts = journal.facts
+    items = [(row, image) for row, image in enumerate(images) if row not in facts]
     crashed: list[tuple[int, str]] = []
     try:
-        with closing(map_chunks(work, list(enumerate(images)), workers=workers, chunk=_CHUNK)) as answers:
-            for chunk, answer in answers:
-                crashed += chunk if answer is None else []
-                facts.update(answer if answer is not None else [(row, broken(_CRASHED)) for row, _ in chunk])
+        with closing(map_chunks(work, items, workers=workers, **how)) as answers:
+            for part, answer in answers:
+                crashed += part if answer is None else []
+                journal.add(dict(answer or ()))
+                facts.update({row: broken(_CRASHED) for row, _ in part if answer is None})
                 if progress is not None:
                     progress(len(facts), len(images))
     except Killed as error:
         raise MemoryError(f"the process decoding picture {error.args[0][1]!r} was killed, alone as well") from None
+    finally:
+        journal.note()
     # Decoders crash, too, where memory is limited: then it tells nothing about the picture.
     if crashed and not all(answer for _, answer in map_chunks(has_room, crashed[:1], workers=1, chunk=1)):
         raise MemoryError(f"{_CRASHED}: picture {crashed[0][1]!r}")

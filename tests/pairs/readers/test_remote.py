@@ -142,6 +142,9 @@ def test_shards_in_a_bucket_of_s3(shards: Path, tmp_path: Path, monkeypatch: pyt
         bucket.mkdir("bucket")
         bucket.put(f"{shards}/", "bucket/set/", recursive=True)
         assert read("s3://bucket/set", tmp_path / "data").pairs.equals(read(str(shards), tmp_path).pairs)
+        streamed = read_source("s3://bucket/set", SourceOptions(stream=True), data=tmp_path / "data")
+        type(bucket).clear_instance_cache()  # what a listing said of a shard is forgotten
+        assert [read_bytes(streamed.root, image)[:4] for image in streamed.pairs["image"]] == [b"\x89PNG"] * 4
         with pytest.raises(InputError, match="there is nothing at s3://bucket/other"):
             read("s3://bucket/other", tmp_path)
     finally:
