@@ -19,6 +19,7 @@ from clipmem_core.shortage import shortage
 SECONDS_BETWEEN_LOOKS = 0.1
 STDERR = ".stderr"
 MEMBER = "member"
+NAMED = 8  # members of a task that a message lists
 # A process that ran short of something ends with this plus the error's number: on a full disk it can write nothing.
 RAN_SHORT = 64
 # Without these, glibc hands every large block back to the system and each step faults its pages in again.
@@ -202,5 +203,6 @@ def _check_end(task: Task, code: int) -> None:
     if code == 2 and lines[-1].startswith('{"error"'):
         raise InputError(json.loads(lines[-1])["error"])
     ended = f"was ended by signal {-code}" if code < 0 else f"failed: {lines[-1]}"
-    named = f"{task.what}{'s' if len(task.names) > 1 else ''} {', '.join(folder.name for folder in task.folders)}"
+    listed = [*(folder.name for folder in task.folders[:NAMED]), *(["…"] if len(task.folders) > NAMED else [])]
+    named = f"{task.what}{'s' if len(task.names) > 1 else ''} {', '.join(listed)}"
     raise RuntimeError(f"{named} {ended}; its output is in {path}; the same command goes on where it stopped")

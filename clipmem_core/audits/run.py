@@ -20,6 +20,7 @@ from clipmem_core import columns as c
 from clipmem_core.atomic import whole_archive
 from clipmem_core.audits import settings
 from clipmem_core.audits.attacks import attack_members
+from clipmem_core.audits.blocks import BLOCKS
 from clipmem_core.audits.captions import caption_table
 from clipmem_core.audits.checks import ensure_checks
 from clipmem_core.audits.estimate import trained_pairs
@@ -262,6 +263,7 @@ def finish_audit(
         "training_by_member": {name: training_seconds(audit, name) for name in record.members},
     }
     write_json(audit.folder / VERDICT, verdict | {"captions_missing": without or None, "seconds": seconds})
+    shutil.rmtree(audit.folder / BLOCKS, ignore_errors=True)
     write_manifest(audit.folder)
 
 
@@ -284,11 +286,10 @@ def train_members(audit: Audit, screen: Screen, executor: Executor | None) -> Ev
     """Bring the members that an audit has to their end and return what they leave."""
     record = audit.record
     at_once = settings.side_by_side(record.config)
-    executor = executor or functools.partial(local_processes, at_once=at_once)
+    how: dict[str, Any] = {"executor": executor or functools.partial(local_processes, at_once=at_once)}
     blocks = at_once if settings.shares_process(record.config) else 0
-    members, threads = record.members, record.threads
-    run_members(audit, members, threads=threads, blocks=blocks, executor=executor, watch=screen.members)
-    return gather_evidence(audit, screen.say)
+    run_members(audit, record.members, threads=record.threads, blocks=blocks, **how, watch=screen.members)
+    return gather_evidence(audit, screen.say, executor)
 
 
 def _wants_more(

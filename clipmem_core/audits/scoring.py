@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.blocks import Compared, compare, compare_blocks, kept_on_disk
-from clipmem_core.audits.embeddings import ComputedRows, Embeddings
-from clipmem_core.audits.prepare import membership_of, sides_of
-from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit, caption_counts, read_array, read_table, read_utility
+from clipmem_core.audits.blocks import Compared, blocks_folder, compare, compare_blocks, kept_on_disk, members_of
+from clipmem_core.audits.embeddings import ComputedRows
+from clipmem_core.audits.executor import Executor, in_this_process
+from clipmem_core.audits.store import PAIRS, Audit, caption_counts, read_array, read_table, read_utility
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.canaries import swapped_csls
 from clipmem_core.scores.detection import detection_table
@@ -32,7 +32,7 @@ from clipmem_core.scores.uncertainty import (
     ranking_stability,
     standard_errors,
 )
-from clipmem_core.training.files import CHECKPOINT, TRAJECTORY
+from clipmem_core.training.files import TRAJECTORY
 
 K = 50  # pairs a person looks at first
 SIZE_STEP = 0.05  # of clipmem, between the sizes whose share of pairs is told
@@ -64,45 +64,42 @@ class Evidence:
         return [terms[c.ALIGNMENT] for terms in self.terms]
 
 
-def gather_evidence(audit: Audit, say: Callable[[str], None] = lambda line: None) -> Evidence:
-    """Read every member's embeddings and trajectory; embeddings stay on disk, or are computed a block at a time."""
-    config = audit.record.config
+def gather_evidence(
+    audit: Audit, say: Callable[[str], None] = lambda line: None, executor: Executor | None = None
+) -> Evidence:
+    """Read every member's embeddings and trajectory; embeddings stay on disk, or are computed a block at a time.
+
+    Blocks are kept in the audit's folder until somebody removes them, and computed by an executor's tasks where one is
+    given.
+    """
+    record = audit.record
     pairs = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID, c.PLANTED])
-    columns = [c.GROUP, *audit.record.members]
-    sides = sides_of(audit, config, membership_of(read_table(audit.folder / MEMBERSHIP, columns=columns)))
-    members = sides.membership.members
-    embeddings = Embeddings(audit)
-    image, text = zip(*(embeddings.of(name) for name in members), strict=True)
-    paths = [audit.member(name) / TRAJECTORY for name in members]
+    members = members_of(audit)
+    sides, image, text = members.sides, members.image, members.text
+    paths = [audit.member(name) / TRAJECTORY for name in sides.membership.members]
     trajectories = [
         kept_on_disk(mean_over_epochs(read_array(path, shared=True)), audit.folder) for path in paths if path.is_file()
     ]
-    scales = [_logit_scale(audit, name) for name in members]
     compared = None
     if sides.protocol == "ensemble" and any(isinstance(values, ComputedRows) for values in image):
-        terms, compared = compare_blocks(image, text, sides, scales, folder=audit.folder, say=say)
+        others = None if executor is in_this_process else executor
+        with blocks_folder(audit) as folder:
+            terms, compared = compare_blocks(members, folder, say=say, executor=others, threads=record.threads)
     else:
         terms = [pair_terms(a, b, sides.external) for a, b in zip(image, text, strict=True)]
     return Evidence(
         pairs=pairs,
         sides=sides,
-        views=1 if config.lock_image else config.views,
+        views=1 if record.config.lock_image else record.config.views,
         terms=terms,
         image=list(image),
         text=list(text),
-        logit_scales=scales,
+        logit_scales=list(members.logit_scales),
         log_probability=trajectories if len(trajectories) == len(paths) else [],
-        n_captions=np.minimum(caption_counts(audit), config.eval_captions or np.iinfo(np.int32).max),
+        n_captions=np.minimum(caption_counts(audit), record.config.eval_captions or np.iinfo(np.int32).max),
         compared=compared,
         folder=audit.folder,
     )
-
-
-def _logit_scale(audit: Audit, name: str) -> float:
-    from clipmem_core.training.model import logit_scale_of  # torch, which nothing else here needs
-
-    path = Path(audit.member_record(name).checkpoint or audit.member(name) / CHECKPOINT)
-    return logit_scale_of(path) if path.is_file() else float("nan")
 
 
 def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Compared]:

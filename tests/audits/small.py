@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -54,6 +55,25 @@ def here(tasks: Sequence[Task], *, at_once: int = 1) -> Looks:
             run_member(folder.parents[1], folder.name)
         torch.set_num_threads(threads)
         yield task
+
+
+# Runs the module that it is given as a process of an audit of which few pairs are too many to keep all their indexes.
+LOWERED = """
+import runpy, sys
+from clipmem_core.audits import embeddings
+embeddings.MOST_INDEXED = 100
+runpy.run_module(sys.argv.pop(1), run_name="__main__")
+"""
+
+
+def lowered(executor: Callable[..., Looks], **how: int) -> Callable[[Sequence[Task]], Looks]:
+    """Return an executor whose processes keep the indexes of no more than 100 pairs of every member."""
+
+    def run(tasks: Sequence[Task]) -> Looks:
+        programs = [(task.program[0], "-c", LOWERED, *task.program[2:]) for task in tasks]
+        return executor([replace(task, program=own) for task, own in zip(tasks, programs, strict=True)], **how)
+
+    return run
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipmem_core.audits import blocks
-from clipmem_core.audits.blocks import compare, compare_blocks, kept_on_disk, on_disk
+from clipmem_core.audits.blocks import Members, compare, compare_blocks, kept_on_disk, on_disk
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.membership import ensemble_membership
@@ -26,16 +26,14 @@ def test_blocks_give_what_all_pairs_at_once_do(
     members: tuple[list[np.ndarray], list[np.ndarray], Sides],
     apart: bool,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     image, text, sides = members
     if apart:
         half = np.zeros(N, bool)
         half[np.flatnonzero(sides.external)[::2]] = True
         sides = Sides(sides.membership, "ensemble", 1, half)
-    monkeypatch.setattr(blocks, "MAPPED_FROM", 1)  # and all of it in files
     said: list[str] = []
-    terms, found = compare_blocks(image, text, sides, [10.0] * 4, folder=tmp_path, say=said.append, block=96)
+    terms, found = compare_blocks(Members(image, text, sides, [10.0] * 4), tmp_path, say=said.append, block=96)
     whole = compare(image, text, sides, [10.0] * 4)
     for a, b, own in zip(image, text, terms, strict=True):
         at_once = pair_terms(a, b, sides.external)
@@ -47,7 +45,7 @@ def test_blocks_give_what_all_pairs_at_once_do(
     assert found.fits == whole.fits
     assert not found.missing
     assert len(said) == 12
-    assert not list(tmp_path.iterdir())  # the files have no names
+    assert [path.name for path in tmp_path.iterdir()] == [".whole"]
 
 
 def test_what_cannot_be_mapped_has_no_parts_and_says_why(
@@ -55,11 +53,19 @@ def test_what_cannot_be_mapped_has_no_parts_and_says_why(
 ) -> None:
     image, text, sides = members
     image[1], text[1] = image[1][:, :5], text[1][:, :5]
-    terms, found = compare_blocks(image, text, sides, [10.0] * 4, folder=tmp_path, block=500)
+    terms, found = compare_blocks(Members(image, text, sides, [10.0] * 4), tmp_path, block=500)
     assert "embed in one width" in found.missing
     assert np.isnan(found.parts).all()
     assert np.isfinite(found.out).all()
     assert np.isfinite(terms[1]["alignment"]).all()
+
+
+@pytest.mark.parametrize(("count", "dim", "pairs"), [(4, 256, 65_536), (16, 256, 16_384), (64, 1_024, 4_096)])
+def test_the_more_members_the_fewer_pairs_a_block_has(count: int, dim: int, pairs: int) -> None:
+    matrix = np.broadcast_to(np.float32(0), (60_000, dim))
+    sides = Sides(ensemble_membership(np.arange(60_000), folds=2, repeats=1, seed=0), "ensemble", 0)
+    assert sides.external.sum() == 5_000
+    assert Members([matrix] * count, [matrix] * count, sides, []).block == pairs
 
 
 def test_large_values_are_held_in_a_file(tmp_path: Path) -> None:

@@ -12,19 +12,22 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 import pytest
 import torch
 
-from clipmem_core.audits import cluster
+from clipmem_core.audits import blocks, cluster, embeddings
 from clipmem_core.audits.cluster import ray_tasks, run_here, spread_out, versions
-from clipmem_core.audits.executor import Task
+from clipmem_core.audits.executor import Task, in_this_process
 from clipmem_core.audits.guests import run_visiting
 from clipmem_core.audits.run import run_audit
 from clipmem_core.config import DATA_VARIABLE, InputError
 from clipmem_core.shortage import shortage
 from clipmem_core.training.model import build_model
-from tests.audits.small import Silent, config_of
+from tests.audits.small import Silent, config_of, lowered
+from tests.audits.test_given import beside_table
+from tests.audits.test_given import config_of as given_config
 from tests.audits.test_locked import flags
 from tests.audits.test_resume import same
 
@@ -126,7 +129,7 @@ def process_of(module: str, data: Path) -> psutil.Process:
     while time.monotonic() < deadline:
         for process in psutil.process_iter(["cmdline"]):
             command = process.info["cmdline"] or []
-            if command[1:3] == ["-m", module] and command[3].startswith(str(data)):
+            if module in command and command[command.index(module) + 1].startswith(str(data)):
                 return process
         time.sleep(0.05)
     raise AssertionError(f"{module} did not start")
@@ -186,6 +189,23 @@ def test_members_on_a_machine_without_the_data_folder_are_those_of_one_that_ran_
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "of other weights"))
     with pytest.raises(InputError, match="image tower tiny is another one here .* install the same weights"):
         run_visiting(visited, [])
+
+
+def test_blocks_of_a_large_audit_are_measured_on_the_cluster_with_the_same_bits(
+    machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, config, found = beside_table(tmp_path), given_config("--members", "4"), []
+    monkeypatch.setattr(embeddings, "MOST_INDEXED", 100)
+    monkeypatch.setattr(blocks, "BLOCK", 64)
+    for name, executor in {"here": in_this_process, "there": lowered(ray_tasks)}.items():
+        monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / name))
+        losing = threading.Thread(target=lambda: process_of(blocks.__name__, tmp_path / "there").parent().kill())
+        if name == "there":
+            losing.start()
+            monkeypatch.setattr(blocks, "measure", None)  # nothing of it is done here
+        found.append(run_audit(source, config, name="a", screen=Silent(), executor=executor))
+    losing.join()
+    pd.testing.assert_frame_equal(found[0].scores, found[1].scores, check_exact=True)
 
 
 def test_who_stops_looking_ends_what_runs(machines: Any, tasks: Callable[..., list[Task]]) -> None:

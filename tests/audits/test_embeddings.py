@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits import embeddings, member
+from clipmem_core.audits import blocks, embeddings, member
 from clipmem_core.audits.embeddings import Embeddings, indexed_members
+from clipmem_core.audits.executor import in_this_process, local_processes
 from clipmem_core.audits.progress import member_progress
 from clipmem_core.audits.run import run_audit
+from clipmem_core.audits.scoring import gather_evidence
 from clipmem_core.audits.store import Audit, broken_files, file_sha256
 from clipmem_core.config import InputError
 from clipmem_core.review import score_breakdown
@@ -19,14 +21,14 @@ from clipmem_core.review.maps import mapped_members
 from clipmem_core.review.search import embed_text, hits, nearest, vectors_of
 from clipmem_core.review.selection import Selection
 from clipmem_core.training.heads import Standard
-from tests.audits.small import Silent, here
+from tests.audits.small import Silent, lowered
 from tests.audits.test_given import beside_table, config_of
 
 MEMBERS = ("--members", "4")
 
 
 def audited(folder: Path, name: str, *flags: str) -> Audit:
-    return run_audit(str(folder / "pairs.csv"), config_of(*flags), name=name, screen=Silent(), executor=here)
+    return run_audit(str(folder / "pairs.csv"), config_of(*flags), name=name, screen=Silent(), executor=in_this_process)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +139,56 @@ def test_a_large_audit_grows_and_a_lost_file_is_made_anew(folder: Path, large: A
     audited(folder, "grown", *MEMBERS)
     assert {path: file_sha256(path) for path in before} == before
     assert broken_files(grown.folder) == []
+
+
+def measuring(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+    """Have blocks be of 64 pairs, and kill what measures more than some; return where those begin that are measured."""
+    measured = list[int]()
+
+    def measure(members: blocks.Members, block: range) -> tuple[np.ndarray, np.ndarray]:
+        if len(measured) == most:
+            raise InputError("killed")
+        measured.append(block.start)
+        return own(members, block)
+
+    own = blocks.measure
+    monkeypatch.setattr(blocks, "BLOCK", 64)
+    monkeypatch.setattr(blocks, "measure", measure)
+    return measured
+
+
+@pytest.mark.usefixtures("_both")
+def test_scoring_that_was_killed_goes_on_with_the_next_block(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        assert measuring(patch, 9) == []
+        whole = audited(folder, "whole", *MEMBERS)
+    for name, members, start in (("killed", "4", 0), ("killed", "4", 64), ("other", "2", 0)):
+        with monkeypatch.context() as patch:
+            measured = measuring(patch, 1)
+            with pytest.raises(InputError, match="killed"):
+                audited(folder, name, "--members", members)
+        assert measured == [start]
+    for name, left in (("killed", [128, 192]), ("other", [0, 64, 128, 192])):  # the other one has grown since
+        with monkeypatch.context() as patch:
+            measured = measuring(patch, 9)
+            audit = audited(folder, name, *MEMBERS)
+        assert measured == left
+        assert not (audit.folder / blocks.BLOCKS).exists()
+        pd.testing.assert_frame_equal(audit.scores, whole.scores, check_exact=True)
+
+
+@pytest.mark.usefixtures("_both")
+def test_blocks_that_other_processes_measure_have_the_same_bits(large: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, said = measuring(monkeypatch, 4), list[str]()
+    here, there = gather_evidence(large), gather_evidence(large, said.append, lowered(local_processes, at_once=1))
+    assert (measured, said[-1]) == ([0, 64, 128, 192], "scored 240 of 240 pairs")
+    for own, other in zip(here.terms, there.terms, strict=True):
+        assert all(np.array_equal(own[name], other[name]) for name in own)
+    assert here.compared is not None
+    assert there.compared is not None
+    assert np.array_equal(here.compared.parts, there.compared.parts)
+    assert np.array_equal(here.compared.out, there.compared.out)
+    assert not list(large.folder.glob(f"{blocks.BLOCKS}*"))  # of a finished audit nothing is kept
 
 
 @pytest.mark.usefixtures("_both")
