@@ -89,8 +89,15 @@ def extrapolated(arms: pd.DataFrame, size: int) -> list[str]:
         f"If these lines go on, {size:,} pairs and as many epochs, {size / line.sizes[-1]:,.0f} times as many pairs as "
         f"were tried, give clipmem of {in_words(line.at(size), written='.2g')} and a membership AUROC of alignment of "
         f"{in_words(auroc, written='.4f')}{needs} (80 % power). The intervals are of the lines, not of whether they go "
-        "on: another model, batch and data were not tried."
+        "on: another model, batch and data were not tried." + _beside_the_line(line)
     ]
+
+
+def _beside_the_line(line: PowerLaw) -> str:
+    """Say on which side of its straight line clipmem comes to lie, where it bends."""
+    if line.bend is None or not (line.bend.low > 0 or line.bend.high < 0):
+        return ""
+    return f" But the line bends: if it bends on, clipmem is {'more' if line.bend.low > 0 else 'less'} than that."
 
 
 def line_of(arms: pd.DataFrame, fixed: str, measure: str) -> PowerLaw | None:

@@ -46,6 +46,15 @@ def test_an_extrapolation_tells_size_interval_and_what_it_would_take_to_see_it()
     assert "membership AUROC of alignment of 0.500" in told
     assert "pairs a side (80 % power)" in told
     assert "400,000,000 pairs" in extrapolated(rows_of({"epochs": -1.0}), 0)[0]
+    assert told.endswith("batch and data were not tried.")
+
+
+def test_where_the_fall_speeds_up_a_line_gives_too_much_and_that_is_said() -> None:
+    rows = rows_of({"epochs": -0.2})
+    bent = rows.assign(clipmem_net=rows["clipmem_net"] * np.exp(-0.05 * np.log(rows["pairs"] / 500) ** 2))
+    assert extrapolated(bent, 0)[0].endswith("if it bends on, clipmem is less than that.")
+    bent = rows.assign(clipmem_net=rows["clipmem_net"] * np.exp(0.05 * np.log(rows["pairs"] / 500) ** 2))
+    assert extrapolated(bent, 0)[0].endswith("if it bends on, clipmem is more than that.")
 
 
 def test_nothing_is_said_of_one_size_or_of_another_study() -> None:
