@@ -23,7 +23,6 @@ from clipmem_core.features.shards import Elsewhere, asked_of, embedded_elsewhere
 from clipmem_core.features.squares import read_squares
 from clipmem_core.features.towers import Opened, Tower
 from clipmem_core.pairs.pixels import handed_over
-from clipmem_core.pairs.references import is_streamed
 from clipmem_core.pairs.workers import Killed, cores, map_chunks
 
 IMAGE_BATCH = 16  # pictures: larger batches leave the processor's caches, at 192 pixels a fifth slower
@@ -227,7 +226,7 @@ def _decoded(
         InputError: a picture cannot be decoded any more.
     """
     work = functools.partial(read_squares, root=root, size=tower.size, resize_mode=tower.resize_mode)
-    how: dict[str, Any] = handed_over(root) if is_streamed(root, images) else {"chunk": IMAGE_BATCH}
+    how = handed_over(root, images, chunk=IMAGE_BATCH)
     ahead = max(workers, DECODED_BYTES // (IMAGE_BATCH * tower.size**2 * 3))
     for at in range(0, len(batches), ahead):
         part = batches[at : at + ahead]

@@ -280,7 +280,7 @@ def _build(
                 _make_room(pixels, (len(images), size, size, 3))
             work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=pixels)
             journal = Journal(part / JOURNAL_FILE if streamed else None, pixels)
-            how = handed_over(root) if streamed else {"chunk": _CHUNK}
+            how = handed_over(root, images, chunk=_CHUNK)
             _write(part, _collect(work, images, workers, progress, how, journal))
             (part / JOURNAL_FILE).unlink(missing_ok=True)
             _seal(part, {"size": size, "resize_mode": resize_mode})
@@ -293,8 +293,11 @@ def _build(
         raise
 
 
-def handed_over(root: Path) -> dict[str, Any]:
-    """Return how `map_chunks` hands over pictures at a URL, each item a row, a reference and what follows."""
+def handed_over(root: Path, images: Sequence[str], *, chunk: int) -> dict[str, Any]:
+    """Return how `map_chunks` hands over pictures, each item a row, a reference and what follows: so many at a time, or
+    those at a URL as they are fetched."""
+    if not is_streamed(root, images):
+        return {"chunk": chunk}
     return {"chunk": _CHUNK_STREAMED, "alike": lambda item: fetched_with(root, item[1])}
 
 

@@ -111,8 +111,8 @@ def ensemble_membership(
             out = _half(_numbers(folds, len(sizes), seed, repeat, key))
             trained[repeat * folds : (repeat + 1) * folds] = (group == SCORED) & ~out[:, cluster]
             continue
-        fold = np.full(len(sizes), -1)
         if key is None:
+            fold = np.full(len(sizes), -1)
             fold[scored] = _cut(sizes[scored], folds, np.random.default_rng([seed, _FOLD_DRAW, repeat]))
         else:
             fold = (hashed(key, MEMBERSHIP, seed, _FOLD_DRAW, repeat) % np.uint64(folds)).astype(np.int64)
