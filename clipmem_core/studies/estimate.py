@@ -25,14 +25,14 @@ STARTING, BEGINNING = 10.0, 20.0  # seconds
 
 
 def seconds_by_arm(
-    configs: Mapping[str, AuditConfig], data_set: DataSet, membership: Membership, *, snapshots: int
+    configs: Mapping[str, AuditConfig], data_set: DataSet, memberships: Mapping[str, Membership], *, snapshots: int
 ) -> dict[str, float]:
     """Measure how long one f and one g of each arm take; arms whose steps cost the same are measured once.
 
     Args:
         configs: of each arm, resolved, with one seed.
-        data_set: what all of them train on.
-        membership: who trains on what.
+        data_set: of all of them.
+        memberships: who trains on what, of each arm.
         snapshots: how often embeddings are kept on the way.
     """
     readable = data_set.pairs[c.IMAGE].tolist()[:50]
@@ -40,6 +40,7 @@ def seconds_by_arm(
     measured: dict[str, tuple[Pace, float]] = {}
     found = {}
     for arm, config in configs.items():
+        membership = memberships[arm]
         key = fingerprint([model_config(config.model), config.image_size, config.batch_size, config.precision])
         if key not in measured:
             measured[key] = measure_pace(config, data_set.raw, membership, readable)

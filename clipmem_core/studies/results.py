@@ -13,6 +13,7 @@ from rich.text import Text
 from clipmem_core import columns as c
 from clipmem_core.audits.console import plain
 from clipmem_core.audits.results import machine_line, write_csv
+from clipmem_core.config import InputError
 from clipmem_core.studies.arguments import commands_of
 from clipmem_core.studies.effects import TEXT_LEAD, all_differences, counted, differences, replicates, with_lead
 from clipmem_core.studies.plans import find_study
@@ -91,7 +92,13 @@ def result_rows(study: StudyFolder) -> pd.DataFrame:
 
 
 def write_results(study: StudyFolder, path: Path) -> None:
-    """Write the table with a head of comment lines that say where it comes from and what came out."""
+    """Write the table with a head of comment lines that say where it comes from and what came out.
+
+    Raises:
+        InputError: no arm has a row yet.
+    """
+    if study.arms.empty:
+        raise InputError(f"study {study.name!r} has no result yet: run it again, it goes on where it stopped")
     asked = study.asked
     config = asked["config"]
     head = [

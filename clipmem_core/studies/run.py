@@ -22,6 +22,7 @@ from clipmem_core.audits.setup import check_same, grow, write_audit
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
 from clipmem_core.files import read_json
+from clipmem_core.scores.membership import Membership
 from clipmem_core.studies import shared
 from clipmem_core.studies.arm import Arm, Decided, ranking_share
 from clipmem_core.studies.arm_rows import point, times
@@ -224,8 +225,8 @@ def _say_estimate(run: StudyRun) -> None:
         return
     run.screen.say("measuring a few steps of each model")
     configs, reference = {name: run.config_of(name, 1) for name in run.trained}, run.plan.reference
-    data_set, membership = run.splits[0].data_set, run.splits[0].membership
-    by_arm = seconds_by_arm(configs, data_set, membership, snapshots=len(run.snapshots_of(reference)))
+    data_set, memberships = run.splits[0].data_set, {name: _membership_of(run, name, seeds=1) for name in configs}
+    by_arm = seconds_by_arm(configs, data_set, memberships, snapshots=len(run.snapshots_of(reference)))
     ranks = any(arm.removal for arm in run.arms.values())
     rankings = sum(not run.folder.audit(RANKING, number).finished for number in range(len(run.splits))) if ranks else 0
     ranking = by_arm[reference] * ranking_share(run.config) * rankings
@@ -343,21 +344,25 @@ def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
 
 
 def _begin_arm(run: StudyRun, audit: Audit, seeds: int, split: int) -> None:
-    drawn, changes = run.splits[split], run.changes[split][audit.name]
-    config, data_set = run.config_of(audit.name, seeds, split), drawn.data_set
-    membership = draw_membership(data_set.pairs[c.PAIR_ID], data_set.clusters, config)
-    pairs, new = data_set.pairs.copy(), changes.recaptioned
+    data_set, membership = run.splits[split].data_set, _membership_of(run, audit.name, split, seeds=seeds)
+    pairs, new = data_set.pairs.copy(), run.changes[split][audit.name].recaptioned
     # Utility is measured on external pairs: they keep their captions.
     ids = pairs[c.PAIR_ID].where(membership.group != c.EXTERNAL, "")
     pairs[c.CAPTIONS] = [list(new.get(id_, own)) for id_, own in zip(ids, pairs[c.CAPTIONS], strict=True)]
-    removed = pairs[c.PAIR_ID].isin(changes.removed).to_numpy()
     write_audit(
         audit,
         run.source,
-        config,
+        run.config_of(audit.name, seeds, split),
         dataclasses.replace(data_set, pairs=pairs),
         pairs,
-        leave_out(membership, removed),
+        membership,
         seconds=0.0,
         snapshots=run.snapshots_of(audit.name),
     )
+
+
+def _membership_of(run: StudyRun, name: str, split: int = 0, *, seeds: int) -> Membership:
+    """Return who trains on what in an arm of so many seeds: on nothing that it takes out."""
+    data_set, removed = run.splits[split].data_set, run.changes[split][name].removed
+    drawn = draw_membership(data_set.pairs[c.PAIR_ID], data_set.clusters, run.config_of(name, seeds, split))
+    return leave_out(drawn, data_set.pairs[c.PAIR_ID].isin(removed).to_numpy())

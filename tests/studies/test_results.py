@@ -12,6 +12,7 @@ from clipmem_core.studies.arguments import commands_of
 from clipmem_core.studies.results import show_study, write_results
 from clipmem_core.studies.store import StudyFolder, list_studies
 from tests.studies.conftest import Trained
+from tests.studies.made_context import make_study
 
 Start = Callable[..., StudyFolder]
 
@@ -68,3 +69,13 @@ def test_the_command_line_writes_a_table_or_says_what_is_wrong(
     assert (tmp_path / "out.csv").is_file()
     assert main(["results", "whole", "--study"]) == main(["results", "nosuch", "x", "--study"]) == 2
     assert capsys.readouterr().err.count("error: ") == 2
+
+
+def test_a_study_without_a_row_has_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
+    make_study(tmp_path)
+    assert main(["results", "made", str(tmp_path / "out.csv"), "--study"]) == 2
+    assert "study 'made' has no result yet: run it again" in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
