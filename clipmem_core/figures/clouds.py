@@ -21,6 +21,7 @@ BY_HEART = "learned by heart<br>and wrong", "learned by heart<br>and right"
 NOT_BY_HEART = "never learned", "generic"
 STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # of clipmem between two lines
 LINES = 8  # at most
+NAMED = 0.2  # share of the width that a line's name takes
 NEAR = (0.2, 0.035)  # shares of a map within which two lines of words would meet
 ROW = "row"  # of the pair, in the points
 Part = tuple[str, pd.DataFrame, str]  # name, points and colour of a class
@@ -67,9 +68,10 @@ def contribution_figure(points: pd.DataFrame, *, colour_by: str, density: pd.Dat
     )
     for level in levels(x[0] + y[0], x[1] + y[1]):
         start, end = max(x[0], level - y[1]), min(x[1], level - y[0])
+        side = "right" if end - x[0] > NAMED * (x[1] - x[0]) else "left"  # not over the numbers of the axis
         figure.add_shape(type="line", x0=start, y0=level - start, x1=end, y1=level - end, line=DOTTED, layer="below")
         figure.add_annotation(
-            **{"x": end, "y": level - end, "xanchor": "right", "yanchor": "bottom", "showarrow": False},
+            **{"x": end, "y": level - end, "xanchor": side, "yanchor": "bottom", "showarrow": False},
             text=f"clipmem {level:g}".replace("-", "−"),
             font={"size": 11, "color": OTHER},
         )

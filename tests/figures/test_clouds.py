@@ -125,6 +125,9 @@ def test_both_parts_add_up_to_the_same_clipmem_along_a_line() -> None:
         assert (line.x0 + line.y0, line.x1 + line.y1) == pytest.approx((clipmem, clipmem))
         assert left - 1e-9 <= line.x0 <= line.x1 <= right + 1e-9
         assert low - 1e-9 <= line.y1 <= line.y0 <= high + 1e-9
+    sides = [(note.x - left) / (right - left) > 0.2 for note in figure.layout.annotations]
+    assert [note.xanchor for note in figure.layout.annotations] == ["right" if far else "left" for far in sides]
+    assert not all(sides)
 
 
 @settings(max_examples=25)
