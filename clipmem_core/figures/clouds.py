@@ -68,13 +68,13 @@ def contribution_figure(points: pd.DataFrame, *, colour_by: str, density: pd.Dat
     )
     for level in levels(x[0] + y[0], x[1] + y[1]):
         start, end = max(x[0], level - y[1]), min(x[1], level - y[0])
-        side = "right" if end - x[0] > NAMED * (x[1] - x[0]) else "left"  # not over the numbers of the axis
         figure.add_shape(type="line", x0=start, y0=level - start, x1=end, y1=level - end, line=DOTTED, layer="below")
-        figure.add_annotation(
-            **{"x": end, "y": level - end, "xanchor": side, "yanchor": "bottom", "showarrow": False},
-            text=f"clipmem {level:g}".replace("-", "−"),
-            font={"size": 11, "color": OTHER},
-        )
+        if end - x[0] > NAMED * (x[1] - x[0]):  # else its name would stand over the numbers of the axis
+            figure.add_annotation(
+                **{"x": end, "y": level - end, "xanchor": "right", "yanchor": "bottom", "showarrow": False},
+                text=f"clipmem {level:g}".replace("-", "−"),
+                font={"size": 11, "color": OTHER},
+            )
     figure.update_layout(legend=LEGEND_ABOVE)
     figure.update_xaxes(title="clipmem image: the image encoder's part", range=x, zeroline=False, showgrid=False)
     figure.update_yaxes(title="clipmem text: the text encoder's part", range=y, zeroline=False, showgrid=False)
