@@ -82,8 +82,10 @@ def likely_wrong(verdict: Any) -> tuple[str, str]:
         sentence += ". Look at the first {:,.0f}; about {:,.0f} ({:,.0f}–{:,.0f}) are left then".format(*stop, *left)
     basis = [str(told.get("assumptions") or "")]
     if near := numbers(told.get("near"), 3):
-        told_near = "{:,.0f} ({:,.0f}–{:,.0f})".format(*near)
-        basis.append(f"If wrong captions fitted as well as the most alike of another pair, they would be {told_near}.")
+        basis.append(
+            "Wrong captions that fit as well as the most alike one of another pair are not told from right ones by "
+            f"scores: with them there may be up to {near[2]:,.0f}, and only decisions tell."
+        )
     return f"{sentence}.", " ".join(filter(None, [*basis, doubt(verdict)]))
 
 

@@ -263,8 +263,9 @@ def told_count(fit: np.ndarray, swapped: np.ndarray, near: np.ndarray, suspicion
 
     Returns:
         estimate, low, high, method, assumptions and missing as of `WrongCount`; `stop`, after how many pairs to stop
-        looking, and `left`, how many are left then, with its interval; `near`, the count if wrong captions were as
-        near the right ones as the most alike caption of another pair, with its interval.
+        looking, and `left`, how many are left then, with its interval; `near`, the same count where canaries have
+        the most alike caption of another pair: of these three the last, an upper bound, holds for wrong captions that
+        are so near; the others take right ones for them.
     """
     count, if_near = estimate_wrong(fit, swapped), estimate_wrong(fit, near)
     told: dict[str, Any] = {

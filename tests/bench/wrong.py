@@ -98,9 +98,10 @@ def one_set(asked: Coverage, kind: str, share: float, seed: int) -> dict[str, tu
     fit = scores_of(rng, wrong, kind)
     found = {}
     if asked.by_scores:
-        canaries = rng.normal(-KINDS["random"], 1, asked.pairs)  # swapped at random, whatever the wrong ones are
-        by_scores = estimate_wrong(fit, canaries)
+        # What captions swapped for the count score, at random and with the most alike one, is so whatever is wrong.
+        by_scores, near = (estimate_wrong(fit, rng.normal(-lower, 1, asked.pairs)) for lower in KINDS.values())
         found["scores"] = (by_scores.low or 0.0, by_scores.high or 0.0)
+        found["scores, with near ones"] = (by_scores.low or 0.0, near.high or 0.0)
     review = plan_review(-fit, seed=seed)
     for looked_at in asked.reviewed:
         decided = np.zeros(asked.pairs, dtype=bool)

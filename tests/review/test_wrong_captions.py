@@ -126,7 +126,7 @@ def test_the_verdict_says_how_many_and_what_that_rests_on(audit: Audit) -> None:
     assert sentence.startswith("Likely about 3")
     assert "; 3 wrong ones were planted. Look at the first 3" in sentence
     assert "swapped at random" in basis
-    assert "If wrong captions fitted as well as" in basis
+    assert f"with them there may be up to {told['near'][2]:,.0f}, and only decisions tell." in basis
     failed = {"name": "the members hardly generalise", "good": False}
     assert likely_wrong({"wrong_captions": told, "checks": [failed]})[1].endswith("the members hardly generalise.")
 

@@ -48,6 +48,14 @@ def test_the_upper_bound_needs_no_shape_of_the_scores_of_right_captions() -> Non
         assert high >= most_wrong(fit, canaries) - 1e-9
 
 
+def test_the_upper_bound_by_near_captions_holds_where_the_wrong_ones_are_near_and_says_something() -> None:
+    """Wrong captions one standard deviation below right ones, of which the count by random swaps knows none."""
+    bounds = [[most_wrong(*drawn(seed, wrong, apart=1.0)) for seed in range(100)] for wrong in (10, 50, 200, 400)]
+    held = [np.mean(np.array(own) >= wrong) for own, wrong in zip(bounds, (10, 50, 200, 400), strict=True)]
+    assert min(held) >= 0.95  # of one side .975 at least
+    assert np.mean(bounds[0]) < 500
+
+
 def test_the_posterior_is_that_of_two_known_densities() -> None:
     """Bayes' rule with the true normal densities is the independent answer."""
     fit, canaries = drawn(0, 300, pairs=4000, apart=3.0)
