@@ -3,8 +3,8 @@
 Tasks that do nothing tell what starting one costs. Then one audit of the drawn set, encoders from scratch, is run by
 local processes, on one core and on two, and by Ray on a cluster of one worker and of two, each a node of one core
 beside a head without any, all on this machine. Seconds of members are those that the audit itself counts; the
-efficiency of two is half of how much sooner than one they are done. What two local processes lose, the machine takes:
-its cores share their caches and memory.
+efficiency of two is half of how much sooner than one they are done. One local process shares its core with the audit
+that started it; one worker of Ray has the other core free beside it for all that Ray does.
 """
 
 import functools
