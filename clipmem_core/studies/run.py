@@ -225,7 +225,8 @@ def _say_estimate(run: StudyRun) -> None:
         return
     run.screen.say("measuring a few steps of each model")
     configs, reference = {name: run.config_of(name, 1) for name in run.trained}, run.plan.reference
-    data_set, memberships = run.splits[0].data_set, {name: _membership_of(run, name, seeds=1) for name in configs}
+    data_set, drawn = run.splits[0].data_set, run.splits[0].membership
+    memberships = {name: _trained_on(run, name, 0, drawn) for name in configs}
     by_arm = seconds_by_arm(configs, data_set, memberships, snapshots=len(run.snapshots_of(reference)))
     ranks = any(arm.removal for arm in run.arms.values())
     rankings = sum(not run.folder.audit(RANKING, number).finished for number in range(len(run.splits))) if ranks else 0
@@ -344,7 +345,8 @@ def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
 
 
 def _begin_arm(run: StudyRun, audit: Audit, seeds: int, split: int) -> None:
-    data_set, membership = run.splits[split].data_set, _membership_of(run, audit.name, split, seeds=seeds)
+    config, data_set = run.config_of(audit.name, seeds, split), run.splits[split].data_set
+    membership = draw_membership(data_set.pairs[c.PAIR_ID], data_set.clusters, config)
     pairs, new = data_set.pairs.copy(), run.changes[split][audit.name].recaptioned
     # Utility is measured on external pairs: they keep their captions.
     ids = pairs[c.PAIR_ID].where(membership.group != c.EXTERNAL, "")
@@ -352,17 +354,16 @@ def _begin_arm(run: StudyRun, audit: Audit, seeds: int, split: int) -> None:
     write_audit(
         audit,
         run.source,
-        run.config_of(audit.name, seeds, split),
+        config,
         dataclasses.replace(data_set, pairs=pairs),
         pairs,
-        membership,
+        _trained_on(run, audit.name, split, membership),
         seconds=0.0,
         snapshots=run.snapshots_of(audit.name),
     )
 
 
-def _membership_of(run: StudyRun, name: str, split: int = 0, *, seeds: int) -> Membership:
-    """Return who trains on what in an arm of so many seeds: on nothing that it takes out."""
-    data_set, removed = run.splits[split].data_set, run.changes[split][name].removed
-    drawn = draw_membership(data_set.pairs[c.PAIR_ID], data_set.clusters, run.config_of(name, seeds, split))
-    return leave_out(drawn, data_set.pairs[c.PAIR_ID].isin(removed).to_numpy())
+def _trained_on(run: StudyRun, name: str, split: int, drawn: Membership) -> Membership:
+    """Return who trains on what in an arm, of what was drawn: on nothing that it takes out."""
+    removed = run.splits[split].data_set.pairs[c.PAIR_ID].isin(run.changes[split][name].removed)
+    return leave_out(drawn, removed.to_numpy())
