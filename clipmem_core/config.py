@@ -101,6 +101,12 @@ class AuditConfig:
         "ensemble: stop before --members once the ranking by clipmem has this reliability; 0 trains all of them",
         Facts(ge=0, lt=1, affects=("members",), younger=True),
     )
+    rounds: int = option(
+        1,
+        "ensemble: with 2 members train a second time, without the captions that the first time takes for wrong; "
+        "misfit is then by that, and finds more of them where many are wrong",
+        Facts(title="Rounds of training", ge=1, le=2, affects=("members",), younger=True),
+    )
     seeds: int = option(1, "paper: pairs of members f-s and g-s", Facts(ge=1, affects=("members",), own_widget=True))
     seed: int = option(
         0,
@@ -360,7 +366,7 @@ def affecting(*affected: Affected) -> tuple[str, ...]:
 
     Example:
         >>> affecting("members"), affecting()
-        (('members', 'stable', 'seeds'), ('cache_gb', 'stream'))
+        (('members', 'stable', 'rounds', 'seeds'), ('cache_gb', 'stream'))
     """
     found = [own for own in FIELDS.values() if set(affected) & set(own.affects) or not (affected or own.affects)]
     return tuple(own.name for own in found)

@@ -121,6 +121,7 @@ def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generato
     scores["se"] = rng.uniform(0.01, 0.05, size=len(pairs))
     null = ~np.isin(groups, ["candidate", "independent", "scored"])
     scores.loc[null, ["misfit", "learned", "q_value"]] = np.nan
+    scores["log_probability_second"] = np.nan  # one round of training
     return scores
 
 

@@ -88,12 +88,13 @@ def audit_seconds(member: MemberSeconds, config: AuditConfig, *, starting: float
         {'starting': 12.0, 'training': 60.0, 'embedding': 8.0, 'scoring': 0.0}
     """
     turns = math.ceil(config.members / side_by_side(config))
-    return {
+    once = {
         "starting": starting if shares_process(config) else turns * starting,
         "training": turns * member.training,
         "embedding": turns * member.embedding,
-        "scoring": pairs * config.members * SCORING,
     }
+    second = {"second round": sum(once.values())} if config.rounds > 1 else {}
+    return once | second | {"scoring": pairs * config.members * SCORING}
 
 
 def waited() -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 from clipmem_core.audits.jobs import Job, audit_task, jobs_folder, list_job_names
 from clipmem_core.audits.lock import hold, is_held
-from clipmem_core.audits.progress import member_progress
+from clipmem_core.audits.progress import all_progress
 from clipmem_core.audits.record import Record
 from clipmem_core.audits.store import (
     CONFIG,
@@ -98,7 +98,7 @@ def state_of(name: str) -> State:
             return State(audit, DONE, job)
         if members is None:
             return State(audit, PREPARING, job)
-        stages = {member_progress(audit.folder, name).stage for name in members}
+        stages = {member.stage for member in all_progress(audit.folder, members)}
         return State(audit, SCORING if stages == {"done"} else TRAINING, job)
     except InputError as error:
         return State(audit, BROKEN, fault=str(error))

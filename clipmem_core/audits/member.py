@@ -34,6 +34,7 @@ from clipmem_core.audits.store import (
     MEMBER_UTILITY,
     MEMBERSHIP,
     PAIRS,
+    SECOND,
     SNAPSHOTS,
     TEXT_INDEX,
     Audit,
@@ -80,10 +81,12 @@ class MemberRun:
     towers: Towers = Towers(None, None)  # those that are locked
     features: Features = Features(None, None)  # what they give
     judged: np.ndarray | None = None  # as in `Shared`
+    second: bool = False  # whether this is its training in the second round
 
     @property
     def folder(self) -> Path:
-        return self.audit.member(self.name)
+        own = self.audit.member(self.name)
+        return own / SECOND if self.second else own
 
     @property
     def locked(self) -> bool:

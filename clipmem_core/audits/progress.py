@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipmem_core.audits.store import IMAGE_INDEX, MEMBER_UTILITY, MEMBERS, TEXT_INDEX
+from clipmem_core.audits.store import IMAGE_INDEX, MEMBER_UTILITY, MEMBERS, SECOND, SECOND_FIT, SECOND_TABLE, TEXT_INDEX
 from clipmem_core.training.files import CHECKPOINT, LOG
 
 # At chance the true partner is one of batch_size, so its log-probability is −ln(batch_size).
@@ -127,8 +127,24 @@ def member_progress(audit: Path, name: str) -> MemberProgress:
     return MemberProgress(name=name, stage=stage, **known)
 
 
+def all_progress(audit: Path, names: Sequence[str]) -> list[MemberProgress]:
+    """Read how far members are, and behind them, where there is a second round, how far they are in that."""
+    second = second_names(names) if (audit / SECOND_TABLE).is_file() else []
+    return [member_progress(audit, name) for name in (*names, *second)]
+
+
+def second_names(names: Sequence[str]) -> list[str]:
+    """Return what members are called in the second round: the paths of their folders there.
+
+    Example:
+        >>> second_names(["r0-f0"])
+        ['r0-f0/second']
+    """
+    return [f"{name}/{SECOND}" for name in names]
+
+
 def _is_done(folder: Path) -> bool:
     """Tell whether a member's last file is there: text.faiss, or utility.json where it keeps no embeddings."""
-    if (folder / TEXT_INDEX).is_file():
+    if (folder / TEXT_INDEX).is_file() or (folder / SECOND_FIT).is_file():
         return True
     return (folder / MEMBER_UTILITY).is_file() and not (folder / IMAGE_INDEX).is_file()

@@ -149,6 +149,7 @@ class VerdictFile(TypedDict, total=False):
     ranking_stability: float | None
     ranking_reliability: float | None
     trained_share: float | None
+    second_round_left_out: Whole  # pairs, where there was a second round of training
     se_kind: str
     se_degrees: float | None
     exceeding: list[Row]

@@ -43,7 +43,8 @@ from clipmem_core.audits.progress import LOG, MemberProgress, member_progress
 from clipmem_core.audits.record import Record
 from clipmem_core.audits.sample import whole_set
 from clipmem_core.audits.scoring import Evidence, gather_evidence, reliability, score_table, summary, utility_table
-from clipmem_core.audits.setup import check_same, grow, write_audit
+from clipmem_core.audits.second_round import choose_left_out, second_round
+from clipmem_core.audits.setup import add_round, check_same, grow, write_audit
 from clipmem_core.audits.shards import elsewhere
 from clipmem_core.audits.store import (
     CAPTION_TABLE,
@@ -64,7 +65,7 @@ from clipmem_core.audits.store import (
     write_manifest,
     write_table,
 )
-from clipmem_core.audits.verdict import judge, reliability_of
+from clipmem_core.audits.verdict import SECOND_LEFT_OUT, judge, reliability_of
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.kept import broken_features
 from clipmem_core.files import DELETE, reading
@@ -132,7 +133,8 @@ def run_audit(
             check_same(audit, source, config)
             # Until the ranking is stable only a growth that was cut short is taken up again here.
             more = grow(audit, config, members=len(audit.record.members) if config.stable else 0)
-            screen.say(f"adding {more} members to audit {name!r}" if more else f"going on with audit {name!r}")
+            added = f"{more} members" if more else "a second round" if add_round(audit, config) else ""
+            screen.say(f"adding {added} to audit {name!r}" if added else f"going on with audit {name!r}")
         bring_to_end(audit, screen, fresh=fresh, executor=executor, asked=config, prepare_only=prepare_only)
     return audit
 
@@ -243,6 +245,9 @@ def finish_audit(
     scores, split = score_table(evidence)
     if split.missing:
         screen.say(f"note: {split.missing}. Every other score is there")
+    compared = time.monotonic()
+    scores, left_out = train_again(audit, scores, screen, executor)
+    second = time.monotonic() - compared
     utility = utility_table(audit, evidence.sides.membership.members)
     attacked, attacks = attack_members(evidence)
     write_table(audit.folder / SCORES, scores)
@@ -255,11 +260,14 @@ def finish_audit(
     found = summary(evidence, scores, split) | {"attacks": attacks}
     if sample := whole_set(audit, record, scores, checks, found["wrong_captions"]):
         found["sample"] = sample
+    if left_out:
+        found[SECOND_LEFT_OUT] = left_out
     verdict = judge(found, utility, record.config, towers=record.towers, cut=cut)
     seconds = {
         "prepare": record.prepare_seconds,
         "members": round(trained - began, 2),
-        "scoring": round(time.monotonic() - trained, 2),
+        "scoring": round(time.monotonic() - trained - second, 2),
+        "second_round": round(second, 2),
         "training_by_member": {name: training_seconds(audit, name) for name in record.members},
     }
     write_json(audit.folder / VERDICT, verdict | {"captions_missing": without or None, "seconds": seconds})
@@ -285,11 +293,30 @@ def make_ready(audit: Audit, screen: Screen, executor: Executor | None = None) -
 def train_members(audit: Audit, screen: Screen, executor: Executor | None) -> Evidence:
     """Bring the members that an audit has to their end and return what they leave."""
     record = audit.record
-    at_once = settings.side_by_side(record.config)
-    how: dict[str, Any] = {"executor": executor or functools.partial(local_processes, at_once=at_once)}
-    blocks = at_once if settings.shares_process(record.config) else 0
-    run_members(audit, record.members, threads=record.threads, blocks=blocks, **how, watch=screen.members)
+    run_members(audit, record.members, threads=record.threads, **_ways(record, executor), watch=screen.members)
     return gather_evidence(audit, screen.say, executor)
+
+
+def _ways(record: Record, executor: Executor | None) -> dict[str, Any]:
+    """Return what runs members, and how many blocks of them share a process."""
+    at_once = settings.side_by_side(record.config)
+    blocks = at_once if settings.shares_process(record.config) else 0
+    return {"executor": executor or functools.partial(local_processes, at_once=at_once), "blocks": blocks}
+
+
+def train_again(
+    audit: Audit, scores: pd.DataFrame, screen: Screen, executor: Executor | None
+) -> tuple[pd.DataFrame, int]:
+    """Return scores with what the second round says, where the config has one, and how many pairs that leaves out."""
+    record = audit.record
+    if record.config.rounds < 2:
+        return scores, 0
+    left_out = choose_left_out(audit, scores)
+    if not left_out:
+        screen.say("note: there is no second round, since no caption is likely wrong, or their number cannot be told")
+        return scores, 0
+    screen.say(f"second round: members train again, without the {left_out:,} pairs that are most likely wrong")
+    return second_round(audit, scores, **_ways(record, executor), watch=screen.members), left_out
 
 
 def _wants_more(

@@ -122,12 +122,29 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Compared]:
     values |= zip((c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT), compared.parts, strict=True)
     values |= zip((c.CSLS_OUT, c.LOG_PROBABILITY_OUT), compared.out, strict=True)
     values |= zip((c.CSLS_SWAPPED, c.CSLS_NEAR, c.LEARNED), map(keep, (*swapped, learned_by_pair)), strict=True)
+    values[c.LOG_PROBABILITY_SECOND] = keep(np.full(len(group), np.nan))
     scored = np.isin(group, c.SCORED_GROUPS)
     for score in TABLE:
         if score.compute:
             values[score.name] = keep(score.compute(*(values[name] for name in score.needs), scored))
     columns = {c.PAIR_ID: evidence.pairs[c.PAIR_ID], c.GROUP: pd.Series(group)} | values
     return pd.DataFrame({name: columns[name] for name in SCORE_COLUMNS}, copy=False), compared
+
+
+def scored_again(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
+    """Return scores with other values of some columns, and with what follows from them.
+
+    Args:
+        scores: of an audit.
+        values: column → what it is now, [n_pairs].
+    """
+    scores, changed = scores.assign(**values), set(values)
+    scored = np.isin(scores[c.GROUP], c.SCORED_GROUPS)
+    for score in TABLE:
+        if score.compute and changed & set(score.needs):
+            scores[score.name] = score.compute(*(scores[name].to_numpy() for name in score.needs), scored)
+            changed.add(score.name)
+    return scores
 
 
 def utility_table(audit: Audit, members: tuple[str, ...]) -> pd.DataFrame:

@@ -198,7 +198,7 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
         )
     if audit.member_record(drawn.members[0]).checkpoint:
         raise InputError(f"audit {audit.name!r} scores given checkpoints and cannot train more: take another --name")
-    config = dataclasses.replace(config, threads=record.threads)
+    config = dataclasses.replace(config, threads=record.threads, rounds=max(config.rounds, record.config.rounds))
     ids = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID]
     membership = draw_membership(ids, read_prepared(audit.folder).clusters, config, members=members)
     new = membership.members[len(drawn.members) :]
@@ -216,3 +216,21 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
     write_table(audit.folder / MEMBERSHIP, membership_table(audit.pairs, membership))
     _note(audit, (MEMBERSHIP,), new)
     return more
+
+
+def add_round(audit: Audit, config: AuditConfig) -> bool:
+    """Give an audit the second round of training that a config asks for, and tell whether it had none.
+
+    Raises:
+        InputError: its members are given checkpoints.
+    """
+    record = audit.record
+    if config.rounds <= record.config.rounds:
+        return False
+    if audit.member_record(record.members[0]).checkpoint:
+        raise InputError(f"audit {audit.name!r} scores given checkpoints and cannot train them again: no --rounds")
+    unfinish(audit)
+    config = dataclasses.replace(record.config, rounds=config.rounds)
+    fingerprint = audit_fingerprint(config, record.dataset_fingerprint)
+    write_json(audit.folder / CONFIG, dataclasses.replace(record, config=config, fingerprint=fingerprint).values)
+    return True

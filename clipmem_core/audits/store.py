@@ -36,6 +36,9 @@ SNAPSHOTS = "snapshots"  # of a member: its embeddings after some epochs, a fold
 IMAGE_INDEX = "image.faiss"
 TEXT_INDEX = "text.faiss"  # written last: a member that has it is complete
 MEMBER_UTILITY = "utility.json"
+SECOND_TABLE = "second.parquet"  # optional: what a second round of training leaves out
+SECOND = "second"  # of a member that is trained a second time: a folder
+SECOND_FIT = "log_probability_out.npy"  # in there, written last
 CAPTION_SCORES = "captions.npy"  # of a member, where pairs have several captions
 EMBEDDED = (IMAGE_INDEX, TEXT_INDEX, MEMBER_UTILITY, CAPTION_SCORES)  # what a member's checkpoint is turned into
 MEMBER_ANEW = f"delete it and {TEXT_INDEX} beside it, and run the audit again"
@@ -351,6 +354,8 @@ def _made_with(path: Path) -> list[Path]:
     member = next((folder for folder in path.parents if folder.parent.name == MEMBERS), None)
     if member is None:
         return [path]
+    if path.parent == member / SECOND:
+        return [file for file in path.parent.iterdir() if file.is_file()]
     if path.parent == member and path.name in EMBEDDED:
         return [member / name for name in EMBEDDED]
     # Checkpoint, trajectory, log and snapshots come from one run of training, and the embeddings from its end.

@@ -23,6 +23,8 @@ WRONG = "wrong captions"  # the count of a sample
 WHOLE = ("found", "among", "whole", "low", "high")  # numbers of it
 WHOLE_HEAD = ("count", "in the sample", "of", "in the whole set", "low", "high")
 TRAINED_SHARE = "trained_share"  # of the scored pairs, by each member of an ensemble
+MANY_WRONG = 0.1  # of the scored pairs: from there on a second round of training finds more
+SECOND_LEFT_OUT = "second_round_left_out"  # pairs, of an audit with a second round
 # Membership AUROC above which members that do not generalise know their pairs by heart.
 BY_HEART = 0.65
 LESS_BY_HEART = (
@@ -86,7 +88,20 @@ def likely_wrong(verdict: Any) -> tuple[str, str]:
             "Wrong captions that fit as well as the most alike one of another pair are not told from right ones by "
             f"scores: with them there may be up to {near[2]:,.0f}, and only decisions tell."
         )
+    if _wants_second_round(mapping(verdict), ends[0]):
+        basis.append(
+            "Where so many are wrong, members have learned from them: the same command with --rounds 2 trains members "
+            "once more without these, and then finds more of them."
+        )
     return f"{sentence}.", " ".join(filter(None, [*basis, doubt(verdict)]))
+
+
+def _wants_second_round(verdict: Mapping[str, Any], wrong: float) -> bool:
+    """Tell whether so many captions of an ensemble's pairs are wrong that a second round finds more, and none was."""
+    groups = verdict.get("groups")
+    rows = [mapping(row) for row in groups] if isinstance(groups, list) else []
+    pairs = numbers([row.get("n") for row in rows if row.get("group") == c.SCORED], 1)
+    return bool(pairs) and wrong >= MANY_WRONG * pairs[0] and not verdict.get(SECOND_LEFT_OUT)
 
 
 def whole_rows(verdict: Any) -> list[tuple[str, ...]]:
@@ -159,6 +174,8 @@ def judge(
         checks.append(_trained_on(summary[TRAINED_SHARE]))
     if summary.get("sample"):
         checks.append(_sampled(summary["sample"]))
+    if summary.get(SECOND_LEFT_OUT):
+        checks.append(_second_round(summary[SECOND_LEFT_OUT]))
     if towers:
         checks.append(_locked(towers, cut))
     if config.pretrained and not (config.lock_image and config.lock_text):
@@ -283,6 +300,15 @@ def _sampled(sample: dict[str, Any]) -> dict[str, Any]:
         "learned by heart that train on the sample; on the whole set they would memorize a pair more or less."
     )
     return _check("what was sampled is told", True, sentence)
+
+
+def _second_round(left_out: int) -> dict[str, Any]:
+    """Say what misfit is by, and that nothing else is."""
+    sentence = (
+        f"Members were trained a second time, without the {left_out:,} pairs that the first time takes for wrong: "
+        "misfit is by that, all other scores by the first time."
+    )
+    return _check("what the second round left out is told", True, sentence)
 
 
 def _pretrained(name: str) -> dict[str, Any]:

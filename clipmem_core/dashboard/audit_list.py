@@ -17,7 +17,7 @@ from clipmem_core.audits.lifecycle import (
     list_states,
     odd_names,
 )
-from clipmem_core.audits.progress import member_progress, training_seconds_left
+from clipmem_core.audits.progress import all_progress, training_seconds_left
 from clipmem_core.audits.store import CONFIG, Audit
 from clipmem_core.dashboard.audit_actions import draw_actions
 from clipmem_core.dashboard.frame import CHOICE, PARAMETER
@@ -93,7 +93,7 @@ def _work_row(state: State) -> dict[str, Any]:
         return row | {"progress": 1.0}
     if state.word != TRAINING:
         return row
-    members = [member_progress(state.audit.folder, name) for name in state.audit.record.members]
+    members = all_progress(state.audit.folder, state.audit.record.members)
     return row | {"progress": share_done(members), "training left": duration(training_seconds_left(members))}
 
 
@@ -138,7 +138,7 @@ def _row(state: State) -> dict[str, Any]:
 
 
 def _trained_for(audit: Audit, members: Sequence[str]) -> float | None:
-    return sum(member_progress(audit.folder, name).seconds for name in members) or None
+    return sum(member.seconds for member in all_progress(audit.folder, members)) or None
 
 
 def _draw_panel(state: State) -> None:

@@ -21,6 +21,7 @@ SPENT_ON = {
     "starting": "starting the members",
     "training": "training",
     "embedding": "embedding",
+    "second round": "the second round",
     "scoring": "scoring",
 }
 

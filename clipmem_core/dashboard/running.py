@@ -19,7 +19,7 @@ from clipmem_core.audits.lifecycle import (
     State,
     state_of,
 )
-from clipmem_core.audits.progress import MemberProgress, loss_curves, member_progress, training_seconds_left
+from clipmem_core.audits.progress import MemberProgress, all_progress, loss_curves, training_seconds_left
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.errors import draw_fault, explained_errors
 from clipmem_core.dashboard.numbers import duration
@@ -137,7 +137,7 @@ def _resume(state: State) -> None:
 
 def _draw_members(state: State) -> None:
     audit, record = state.audit, state.audit.record
-    members = [member_progress(audit.folder, name) for name in record.members]
+    members = all_progress(audit.folder, record.members)
     st.progress(share_done(members), text=summary(members, at_work=state.at_work))
     table, curves = st.columns([3, 2], gap="medium")
     columns = {

@@ -8,18 +8,19 @@ import plotly.graph_objects as go
 
 from clipmem_core.figures.colours import LABEL_COLOURS, OTHER
 from clipmem_core.figures.layout import DOTTED, laid_out
-from clipmem_core.scores.suspicion import DETECTORS, RANDOM, REFERENCE
+from clipmem_core.scores.suspicion import DETECTORS, RANDOM, REFERENCE, SECOND_ROUND
 from clipmem_core.scores.table import words
 
 HEIGHT = 380
 _AGREE = ((0.0, "#d5552a"), (0.5, "#808080"), (1.0, "#1479b8"))  # −1, 0 and 1
 COLOURS: Mapping[str, str] = {RANDOM: OTHER} | dict(
-    zip((name for name in DETECTORS if name != RANDOM), LABEL_COLOURS, strict=False)
+    zip((name for name in DETECTORS if name != RANDOM and name not in SECOND_ROUND), LABEL_COLOURS, strict=False)
 )
 
 
 def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:
-    """Draw the precision of each detector against how many pairs are reviewed; the reference is the wide line.
+    """Draw the precision of each detector against how many pairs are reviewed; the reference is the wide line, and what
+    is by a second round of training is dashed.
 
     Args:
         curves: detector, number and precision, of one kind and share.
@@ -27,12 +28,14 @@ def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:
     """
     figure = go.Figure()
     for name, own in curves.groupby("detector", sort=False):
+        first = SECOND_ROUND.get(str(name), str(name))
+        dash = "solid" if first == name else "dash"
         figure.add_scatter(
             x=own["number"],
             y=own["precision"],
             name=words(str(name)),
             mode="lines",
-            line={"color": COLOURS.get(str(name), OTHER), "width": 4 if name == REFERENCE else 1.8},
+            line={"color": COLOURS.get(first, OTHER), "width": 4 if name == REFERENCE else 1.8, "dash": dash},
             hovertemplate=f"{words(str(name))}: %{{y:.3f}} of the first %{{x:,}}<extra></extra>",
         )
     figure.add_hline(share, line=DOTTED)

@@ -20,6 +20,7 @@ from clipmem_core.columns import (
     INDEPENDENT,
     LABEL,
     LOG_PROBABILITY_OUT,
+    LOG_PROBABILITY_SECOND,
     MISFIT,
     PAIR_ID,
     PLANTED,
@@ -44,7 +45,7 @@ from clipmem_core.review.tables import (
     sound,
 )
 from clipmem_core.review.tags import tagged_pairs, tags_position
-from clipmem_core.scores.table import BY_NAME, MISFIT_NOTE
+from clipmem_core.scores.table import BY_NAME, MISFIT_NOTE, SECOND_NOTE
 
 LABELS_SHOWN = 200
 BINS = 40  # of a histogram
@@ -390,8 +391,12 @@ def score_histogram(audit: Audit, column: str) -> tuple[np.ndarray, np.ndarray] 
 
 
 def misfit_note(audit: Audit) -> str:
-    """Say which formula misfit is of where it is not today's; empty where it is, and where there is no misfit."""
-    return MISFIT_NOTE if score_span(audit, MISFIT) and not score_span(audit, LOG_PROBABILITY_OUT) else ""
+    """Say which formula misfit is of where it is not today's of one round; empty where it is, and without a misfit."""
+    if not score_span(audit, MISFIT):
+        return ""
+    if score_span(audit, LOG_PROBABILITY_SECOND):
+        return SECOND_NOTE
+    return "" if score_span(audit, LOG_PROBABILITY_OUT) else MISFIT_NOTE
 
 
 def audit_root(audit: Audit) -> Path:

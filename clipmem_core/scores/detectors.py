@@ -87,17 +87,21 @@ def margin_over_epochs(trajectory: np.ndarray) -> np.ndarray:
     return _known_mean(margins)
 
 
-def misfit(learned: np.ndarray, log_probability_out: np.ndarray, scored: np.ndarray) -> np.ndarray:
+def misfit(
+    learned: np.ndarray, log_probability_out: np.ndarray, scored: np.ndarray, *, second: bool = False
+) -> np.ndarray:
     """Score how badly a pair's captions fit its image: misfit = −(z(learned) + 2 z(log_probability_out)).
 
     Larger is more suspicious; 0 is average. Two views that fail differently: what is learned late, and what members
-    that never saw the pair would not choose. Needs no labels and no further training. The weight was chosen on other
-    plantings than those it was judged by (data/results/README.md).
+    that never saw the pair would not choose. Needs no labels and no further training. The weights were chosen on other
+    plantings than those they were judged by (data/results/README.md).
 
     Args:
         learned: mean log-probability in training, [n_pairs].
         log_probability_out: of the true partner among external ones, under members that never saw the pair, [n_pairs].
         scored: true for scored pairs (paper: candidate and independent), [n_pairs]; z is taken over those with both.
+        second: whether log_probability_out is of a second round of training, and then weighs 4: `learned`, of the
+            first, tells the less the more captions are wrong.
 
     Returns:
         [n_pairs]; NaN for other pairs, and where either part is missing.
@@ -106,7 +110,7 @@ def misfit(learned: np.ndarray, log_probability_out: np.ndarray, scored: np.ndar
         >>> misfit(np.array([-1.0, -3.0, -9.0]), np.array([-0.5, -4.5, -2.0]), np.array([True, True, False]))
         array([-3.,  3., nan])
     """
-    return _sum_of_z(((learned, 1.0), (log_probability_out, 2.0)), scored)
+    return _sum_of_z(((learned, 1.0), (log_probability_out, 4.0 if second else 2.0)), scored)
 
 
 def caption_misfit(learned: np.ndarray, margin_out: np.ndarray, scored: np.ndarray) -> np.ndarray:

@@ -212,6 +212,35 @@ def p_wrong(fit: np.ndarray, canaries: np.ndarray, scored: np.ndarray) -> np.nda
     return estimate_wrong(np.where(scored, fit, np.nan), canaries).posterior
 
 
+def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, canaries: np.ndarray) -> np.ndarray:
+    """Return the pairs that a second round of training leaves out: the most suspicious, as many as are likely wrong.
+
+    Members that train without them align the others better, so that they tell better which captions do not fit: the
+    selection of samples between rounds of training, as by trimmed loss (Shen & Sanghavi, ICML 2019), here by members
+    that never saw the pair, and as many as `estimate_wrong` counts.
+
+    Args:
+        suspicion: the order that pairs are looked at in, the highest first, [n_pairs]; NaN for pairs not judged.
+        fit: of every pair how well its caption fits, larger is better, [n_pairs]; NaN for pairs not judged.
+        canaries: the same of pairs with a caption swapped at random, [n_canaries].
+
+    Returns:
+        True for pairs to leave out, [n_pairs]; none where the number of wrong captions cannot be told.
+
+    Example:
+        >>> rng = np.random.default_rng(1)
+        >>> fit = np.concatenate([rng.normal(4, 1, 950), rng.normal(0, 1, 50)])
+        >>> out = likely_wrong(-fit, fit, rng.normal(0, 1, 1000))
+        >>> 40 < out.sum() < 60, bool(out[950:].mean() > 0.9)
+        (True, True)
+    """
+    count = estimate_wrong(fit, canaries).estimate or 0.0
+    order = np.argsort(-np.where(np.isfinite(suspicion), suspicion, -np.inf), kind="stable")
+    left_out = np.zeros(len(fit), dtype=bool)
+    left_out[order[: round(count)]] = True
+    return left_out
+
+
 def suggest_stop(posterior: np.ndarray, suspicion: np.ndarray) -> int:
     """Return after how many pairs, the most suspicious first, hardly one in ten of the next is expected to be wrong.
 

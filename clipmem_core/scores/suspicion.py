@@ -9,6 +9,7 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.canaries import swapped_csls
 from clipmem_core.scores.detectors import (
     confident_learning,
     fit_out,
@@ -18,9 +19,14 @@ from clipmem_core.scores.detectors import (
     mean_over_epochs,
 )
 from clipmem_core.scores.in_out import Sides, side_means
+from clipmem_core.scores.prevalence import likely_wrong
+from clipmem_core.scores.reviewed import suspicion_of
 from clipmem_core.scores.table import BY_NAME
 
 NEAREST = 30  # neighbours of LEMoN, its authors' untuned number
+MISFIT_SECOND = "misfit_second"
+# Detectors by a second round of training, and what each is by the first.
+SECOND_ROUND = {MISFIT_SECOND: c.MISFIT, c.LOG_PROBABILITY_SECOND: c.LOG_PROBABILITY_OUT}
 REFERENCE = c.MISFIT  # the detector that others are compared with
 LEMON_IN, LEMON_OUT = "lemon_in", "lemon_out"
 MARGIN = "area_under_margin"
@@ -42,6 +48,7 @@ class Observed:
         image_features: of a locked tower, [n_pairs, width]; None where members train theirs.
         text_features: the same of the captions, averaged over those of a pair.
         seed: of what is drawn.
+        second: log-probability out by the second round of training, [n_pairs]; None where there was none.
     """
 
     image: Sequence[np.ndarray]
@@ -53,6 +60,7 @@ class Observed:
     image_features: np.ndarray | None
     text_features: np.ndarray | None
     seed: int
+    second: np.ndarray | None = None
 
     @property
     def trained(self) -> np.ndarray:
@@ -92,13 +100,24 @@ class Observed:
             values.append(lemon(*pair, *near))
         return side_means(values, self.trained)
 
-    def part(self, name: str) -> np.ndarray:
-        """Return one of the scores that misfit is computed from."""
-        parts: dict[str, Callable[[], np.ndarray]] = {
-            c.LEARNED: lambda: self.learned,
-            c.LOG_PROBABILITY_OUT: lambda: self.fit_out[1],
+    def misfit(self, second: np.ndarray | None = None) -> np.ndarray:
+        """Return misfit as the audits have it, of the first round of training or of the second."""
+        score = BY_NAME[c.MISFIT]
+        assert score.compute is not None
+        none = np.full(len(self.labels), np.nan)
+        parts = {
+            c.LEARNED: self.learned,
+            c.LOG_PROBABILITY_OUT: self.fit_out[1],
+            c.LOG_PROBABILITY_SECOND: none if second is None else second,
         }
-        return parts[name]()
+        return score.compute(*(parts[name] for name in score.needs), self.scored)
+
+    @functools.cached_property
+    def likely_wrong(self) -> np.ndarray:
+        """What a second round of training leaves out, true or false [n_pairs]."""
+        fit = np.where(self.scored, self.fit_out[0], np.nan)
+        swapped, _ = swapped_csls(self.image, self.text, self.trained, self.sides.external, seed=self.sides.seed)
+        return likely_wrong(suspicion_of(self.misfit(), fit, self.scored), fit, swapped)
 
 
 def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
@@ -126,10 +145,10 @@ def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
     return rows[~itself].reshape(len(rows), k)
 
 
-def _misfit(seen: Observed) -> np.ndarray:
-    score = BY_NAME[c.MISFIT]
-    assert score.compute is not None
-    return score.compute(*map(seen.part, score.needs), seen.scored)
+def _second(seen: Observed) -> np.ndarray:
+    if seen.second is None:
+        raise ValueError("it needs a second round of training (--rounds 2)")
+    return seen.second
 
 
 def _margin(seen: Observed) -> np.ndarray:
@@ -153,11 +172,13 @@ def _random(seen: Observed) -> np.ndarray:
 
 # Each returns [n_pairs]; it raises a ValueError that says why where a data set does not have what it needs.
 DETECTORS: dict[str, Callable[[Observed], np.ndarray]] = {
-    c.MISFIT: _misfit,
+    c.MISFIT: Observed.misfit,
+    MISFIT_SECOND: lambda seen: seen.misfit(_second(seen)),
     c.SIMILARITY_IN: lambda seen: -seen.similarity[0],
     c.SIMILARITY_OUT: lambda seen: -seen.similarity[1],
     c.CSLS_OUT: lambda seen: -seen.fit_out[0],
     c.LOG_PROBABILITY_OUT: lambda seen: -seen.fit_out[1],
+    c.LOG_PROBABILITY_SECOND: lambda seen: -_second(seen),
     LEMON_IN: lambda seen: seen.lemon[0],
     LEMON_OUT: lambda seen: seen.lemon[1],
     c.LEARNED: lambda seen: -seen.learned,

@@ -25,6 +25,10 @@ EXPORT = "export"  # the tables and reports that are taken away
 MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
 MISFIT_BEFORE = "−(z(learned) + z(similarity_out))"  # in what was scored before there was a log_probability_out
 MISFIT_NOTE = f"misfit is {MISFIT_BEFORE} here: it was computed before it became {MISFIT_FORMULA}."
+SECOND_NOTE = (
+    "misfit is −(z(learned) + 4 z(log_probability_second)) here: members were trained a second time, without the "
+    "captions that the first time takes for wrong."
+)
 BEFORE = "is not in audits that were scored before there was such a score."
 
 
@@ -68,6 +72,12 @@ def words(column: str) -> str:
         'similarity out'
     """
     return column.replace("_", " ")
+
+
+def _misfit_of_rounds(learned: np.ndarray, first: np.ndarray, second: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    """Return misfit, by the log-probability of the second round of training where there was one."""
+    again = bool(np.isfinite(second).any())
+    return misfit(learned, second if again else first, scored, second=again)
 
 
 TABLE = (
@@ -148,8 +158,8 @@ TABLE = (
             doubted="Low fit",
         ),
         removal="highest misfit",
-        needs=(c.LEARNED, c.LOG_PROBABILITY_OUT),
-        compute=misfit,
+        needs=(c.LEARNED, c.LOG_PROBABILITY_OUT, c.LOG_PROBABILITY_SECOND),
+        compute=_misfit_of_rounds,
         absent="needs to know when each pair was learned; members that were trained elsewhere do not tell.",
     ),
     Score(c.LEARNED, direction=-1, places={DETECTION: 3}),
@@ -180,6 +190,13 @@ TABLE = (
         absent=BEFORE,
     ),
     Score(c.REVIEW_PLACE, direction=-1, needs=(c.MISFIT, c.CSLS_OUT), compute=review_place, absent=BEFORE),
+    Score(
+        c.LOG_PROBABILITY_SECOND,
+        direction=-1,
+        help="Log probability out under members trained a second time, without the captions that the first time takes "
+        "for wrong.",
+        absent="is in audits with a second round of training (--rounds 2).",
+    ),
 )
 BY_NAME = {score.name: score for score in TABLE}
 SCORE_COLUMNS = [c.PAIR_ID, c.GROUP, *BY_NAME]

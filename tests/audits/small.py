@@ -18,6 +18,7 @@ import torch
 from clipmem_core.audits.executor import Looks, Task
 from clipmem_core.audits.member import run_member
 from clipmem_core.audits.progress import MemberProgress
+from clipmem_core.audits.second_round import SECOND_TRAINING, train_again
 from clipmem_core.commands import parse
 from clipmem_core.config import AuditConfig
 
@@ -52,7 +53,10 @@ def here(tasks: Sequence[Task], *, at_once: int = 1) -> Looks:
     threads = torch.get_num_threads()
     for task in tasks:
         for folder in task.folders:
-            run_member(folder.parents[1], folder.name)
+            if task.what == SECOND_TRAINING:
+                train_again(folder.parents[1], [folder.name])
+            else:
+                run_member(folder.parents[1], folder.name)
         torch.set_num_threads(threads)
         yield task
 

@@ -65,6 +65,18 @@ FORMULAS: dict[str, Callable[[pd.DataFrame], np.ndarray]] = {
     "learned + 2 csls_out + 2 lemon_out": weighted(learned=1, csls_out=2, lemon_out=2),
     "learned + 2 csls_out by ranks": shrunken,
 }
+# Where there was a second round of training.
+OF_TWO_ROUNDS: dict[str, Callable[[pd.DataFrame], np.ndarray]] = {
+    f"learned + {weight} log_probability_second": weighted(learned=1, log_probability_second=weight)
+    for weight in (1, 2, 3, 4, 6)
+} | {
+    "learned + log_probability_out + 2 log_probability_second": weighted(
+        learned=1, log_probability_out=1, log_probability_second=2
+    ),
+    "learned + log_probability_out + 4 log_probability_second": weighted(
+        learned=1, log_probability_out=1, log_probability_second=4
+    ),
+}
 SINGLE = (c.SIMILARITY_OUT, c.CSLS_OUT, c.LOG_PROBABILITY_OUT, LEMON_OUT, c.LEARNED)
 
 
@@ -82,7 +94,8 @@ def measured(benchmark: Benchmark, piece: Piece) -> pd.DataFrame:
     truth = scores[c.PLANTED].to_numpy(bool)
     kept = [name for name in scores if name not in (ROW, c.PLANTED, RANDOM, CONFIDENT_LEARNING)]
     values = {name: scores[name].to_numpy(float) for name in kept}
-    values |= {name: formula(scores) for name, formula in FORMULAS.items()}
+    formulas = FORMULAS | (OF_TWO_ROUNDS if c.LOG_PROBABILITY_SECOND in scores else {})
+    values |= {name: formula(scores) for name, formula in formulas.items()}
     table = detection_table(values, truth, k=K, n_boot=1).rename(columns={"score": DETECTOR})
     return table[[DETECTOR, *METRICS]].assign(**{KIND: piece.kind, SHARE: piece.share, SEED: piece.seed})
 

@@ -149,6 +149,15 @@ def test_an_audit_from_before_says_which_formula_its_misfit_is_of(copy: Copy) ->
         assert any(before in caption.proto.help for caption in captions) is told
 
 
+def test_an_audit_of_two_rounds_says_which_its_misfit_is_by(copy: Copy) -> None:
+    audit = copy()
+    scores = audit.scores
+    write_table(audit.folder / "scores.parquet", scores.assign(log_probability_second=scores["log_probability_out"]))
+    app = open_page(PAIR, audit="made", pair="images/020.png")
+    (misfit,) = [metric for metric in app.metric if metric.label == "misfit"]
+    assert "misfit is −(z(learned) + 4 z(log_probability_second)) here" in misfit.proto.help
+
+
 @pytest.mark.parametrize("row", [0, 1, 2, 6])
 def test_hostile_captions_are_text(whole: Callable[..., Audit], row: int) -> None:
     whole()

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.figures.detectors import COLOURS, agreement_figure, precision_figure
-from clipmem_core.scores.suspicion import DETECTORS
+from clipmem_core.scores.suspicion import DETECTORS, SECOND_ROUND
 
 
 def test_each_detector_has_a_line_of_its_own_colour_and_the_reference_the_widest() -> None:
@@ -13,7 +13,12 @@ def test_each_detector_has_a_line_of_its_own_colour_and_the_reference_the_widest
     widths = {line.name: line.line.width for line in figure.data}
     assert list(widths) == [name.replace("_", " ") for name in DETECTORS]
     assert [name for name, width in widths.items() if width == max(widths.values())] == ["misfit"]
-    assert len({line.line.color for line in figure.data}) == len(DETECTORS) == len(COLOURS)
+    looks = {(line.line.color, line.line.dash) for line in figure.data}
+    assert len(looks) == len(DETECTORS) == len(COLOURS) + len(SECOND_ROUND)
+    assert {line.name for line in figure.data if line.line.dash == "dash"} == {
+        "misfit second",
+        "log probability second",
+    }
     assert figure.layout.shapes[0].y0 == 0.05
 
 

@@ -119,6 +119,14 @@ def test_too_few_pairs_leave_what_was_decided_without_a_count_of_the_rest(audit:
     assert found.sentence == "3 of 3 were wrong."
 
 
+def test_where_many_are_wrong_a_second_round_is_advised_once() -> None:
+    told = {"estimate": 80.0, "low": 60.0, "high": 99.0}
+    for pairs, more, advised in ((700, {}, True), (900, {}, False), (700, {"second_round_left_out": 80}, False)):
+        groups = [{"group": "scored", "n": pairs}, {"group": "external", "n": 60}]
+        verdict = {"wrong_captions": told, "groups": groups, "checks": [{"name": "fine", "good": True}], **more}
+        assert ("--rounds 2" in likely_wrong(verdict)[1]) is advised
+
+
 def test_the_verdict_says_how_many_and_what_that_rests_on(audit: Audit) -> None:
     with_counts(audit, 30, 400)
     told = wrong_captions(audit.pairs.assign(planted=["miscaption"] * 3 + [None] * 397), audit.scores)

@@ -8,6 +8,7 @@ from clipmem_core.scores.prevalence import (
     _two_piece_t,
     estimate_wrong,
     left_after,
+    likely_wrong,
     most_wrong,
     p_wrong,
     suggest_stop,
@@ -92,6 +93,17 @@ def test_too_few_pairs_or_no_difference_give_a_reason_and_no_number() -> None:
     assert told["estimate"] is None
     assert told["missing"] == few.missing
     assert "stop" not in told
+
+
+def test_a_second_round_leaves_out_the_most_suspicious_as_many_as_are_counted() -> None:
+    fit, canaries = drawn(0, 50)
+    more = np.concatenate([fit, np.full(500, np.nan)])
+    suspicion = np.where(np.isnan(more), np.nan, np.random.default_rng(3).permutation(1500).astype(float))
+    out = likely_wrong(suspicion, more, canaries)
+    count = round(estimate_wrong(fit, canaries).estimate)
+    assert out.sum() == count > 30
+    assert suspicion[out].min() > np.nanmax(suspicion[~out])
+    assert not likely_wrong(suspicion[:50], more[:50], canaries).any()
 
 
 def test_looking_stops_where_hardly_one_in_ten_of_the_next_is_wrong() -> None:

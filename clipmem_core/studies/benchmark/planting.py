@@ -20,7 +20,8 @@ from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.pairs.mistakes import picture_sources, plant
 from clipmem_core.pairs.pixels import Pixels, open_pixels
 from clipmem_core.scores.detection import detection_table, numbers_reviewed, precision_curve
-from clipmem_core.scores.in_out import Sides
+from clipmem_core.scores.detectors import fit_out
+from clipmem_core.scores.in_out import Sides, side_means
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.suspicion import DETECTORS, Observed
 from clipmem_core.scores.uncertainty import ranking_reliability, ranking_stability
@@ -141,7 +142,7 @@ def _pixels(benchmark: Benchmark) -> Pixels:
 def _observed(given: Given) -> Observed:
     members = list(trained_members(given))
     features, labels = given.features, given.pairs[c.LABEL]
-    return Observed(
+    observed = Observed(
         image=[one.image for one in members],
         text=[one.text for one in members],
         trajectories=[one.trajectory for one in members],
@@ -154,6 +155,19 @@ def _observed(given: Given) -> Observed:
         else mean_by_pair(features.text.astype(np.float32), caption_starts(given.pairs)),
         seed=given.config.seed,
     )
+    return observed if given.config.rounds < 2 else dataclasses.replace(observed, second=_second(given, observed))
+
+
+def _second(given: Given, observed: Observed) -> np.ndarray:
+    """Return the log-probability out of members trained again without what is likely wrong, [n_pairs]."""
+    trained, external = observed.trained, observed.sides.external
+    fewer = dataclasses.replace(given.membership, trained=trained & ~observed.likely_wrong)
+    members = trained_members(dataclasses.replace(given, membership=fewer))
+    said = [
+        fit_out([one.image], [one.text], own[None], external, [one.logit_scale])[1]
+        for one, own in zip(members, trained, strict=True)
+    ]
+    return side_means(said, trained)[1]
 
 
 def _recall(observed: Observed, external: np.ndarray) -> float:

@@ -127,6 +127,8 @@ def _check_same(benchmark: Benchmark, source: str, config: AuditConfig) -> None:
     differ = differing_fields(asked["source"], asked["config"], source, config)
     if asked["config"].members != config.members:
         differ.append(f"--members is {asked['config'].members} there and {config.members} here")
+    if asked["config"].rounds != config.rounds:
+        differ.append(f"--rounds is {asked['config'].rounds} there and {config.rounds} here")
     if benchmark.misfit != MISFIT_FORMULA:
         differ.append(f"misfit is {benchmark.misfit} there and {MISFIT_FORMULA} here")
     if differ:

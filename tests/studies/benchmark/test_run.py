@@ -18,7 +18,7 @@ from clipmem_core.commands import main, parse
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.embed import run_shards
 from clipmem_core.pairs.mistakes import KINDS
-from clipmem_core.scores.suspicion import DETECTORS
+from clipmem_core.scores.suspicion import DETECTORS, MISFIT_SECOND
 from clipmem_core.studies.benchmark.planting import run_pieces
 from clipmem_core.studies.benchmark.results import write_results
 from clipmem_core.studies.benchmark.run import run_benchmark
@@ -155,7 +155,27 @@ def test_members_from_scratch_are_benchmarked_as_well(empty: Path) -> None:
     few = ["--scenes-pairs", "220", "--epochs", "1", "--members", "2", "--threads", "1"]
     made, _ = run(config_of(["--preset", "tiny", *few]), kinds=["duplicates"])
     (piece,) = made.done
-    assert set(made.read(piece)["detectors"]) == set(DETECTORS)
+    found = made.read(piece)
+    assert set(found["detectors"]) == set(DETECTORS) - {MISFIT_SECOND, "log_probability_second"}
+    assert found["without"][MISFIT_SECOND] == "it needs a second round of training (--rounds 2)"
+
+
+def test_a_second_round_says_what_that_of_an_audit_with_the_same_planting_says(
+    empty: Path, locked: AuditConfig
+) -> None:
+    twice = dataclasses.replace(locked, rounds=2, epochs=8)
+    made, _ = run(twice, shares=[0.4])
+    (piece,) = made.done
+    planted = dataclasses.replace(twice, plant_miscaptions=made.read(piece)["planted"])
+    audit = run_audit("scenes", planted, name="a", screen=Silent(), executor=members_here)
+    table = pd.read_parquet(made.scores(piece)).set_index("row")
+    own = audit.scores.loc[table.index]
+    assert audit.verdict["second_round_left_out"] > 0
+    np.testing.assert_allclose(table["log_probability_second"], -own["log_probability_second"], atol=1e-5)
+    np.testing.assert_allclose(table[MISFIT_SECOND], own["misfit"], atol=1e-5)
+    assert not np.allclose(table["misfit"], own["misfit"])
+    with pytest.raises(InputError, match=r"--rounds is 2 there and 1 here"):
+        run(dataclasses.replace(twice, rounds=1))
 
 
 def test_a_kind_without_room_is_left_out_with_its_reason(empty: Path, locked: AuditConfig, tmp_path: Path) -> None:

@@ -1,0 +1,218 @@
+"""The second round of training: what it leaves out, what it says, and that it changes nothing else."""
+
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clipmem_core.audits.member import run_member
+from clipmem_core.audits.progress import all_progress
+from clipmem_core.audits.run import run_audit
+from clipmem_core.audits.store import Audit, broken_files, write_table
+from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.scores import prevalence
+from clipmem_core.training.model import build_model
+from tests.audits.again import Again, embeddings
+from tests.audits.small import Silent, config_of, with_drawn_set
+from tests.audits.test_locked import KILLS, flags
+from tests.audits.test_resume import same
+from tests.forked import Server
+
+MANY_WRONG = ("--members", "4", "--plant-miscaptions", "80", "--epochs", "8")
+TOLD = "second round: members train again, without the"
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("start") / "tiny.pt"
+    torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def config(start: str) -> AuditConfig:
+    return config_of(flags(start, *MANY_WRONG, "--rounds", "2"))
+
+
+@pytest.fixture(scope="module")
+def twice(config: AuditConfig, tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    """A finished audit of two rounds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPMEM_DATA", str(tmp_path_factory.mktemp("twice")))
+        screen = Silent()
+        audit = run_audit("scenes", config, name="a", screen=screen)
+        assert any(line.startswith(TOLD) for line in screen.lines)
+        return audit
+
+
+def left_out(audit: Audit) -> np.ndarray:
+    table = pd.read_parquet(audit.folder / "second.parquet")
+    assert table["pair_id"].tolist() == audit.pairs["pair_id"].tolist()
+    return table["left_out"].to_numpy()
+
+
+def of_first_round(audit: Audit) -> pd.Series:
+    """Compute misfit by the first round, from the other columns alone."""
+    scores = audit.scores
+    own = scores.loc[scores["group"] == "scored", ["learned", "log_probability_out"]]
+    z = (own - own.mean()) / own.std(ddof=0)
+    return -(z["learned"] + 2 * z["log_probability_out"])
+
+
+def test_the_most_suspicious_pairs_are_left_out_as_many_as_are_likely_wrong(twice: Audit) -> None:
+    count = round(twice.verdict["wrong_captions"]["estimate"])
+    assert 20 < count < 200
+    wanted = of_first_round(twice).sort_values(ascending=False, kind="stable").index[:count]
+    assert set(np.flatnonzero(left_out(twice))) == set(wanted)
+    assert twice.verdict["second_round_left_out"] == count
+    (said,) = (check["sentence"] for check in twice.verdict["checks"] if "second" in check["name"])
+    assert said.startswith(f"Members were trained a second time, without the {count} pairs")
+
+
+def test_misfit_is_by_the_second_round_and_the_order_of_review_follows(twice: Audit) -> None:
+    scores = twice.scores
+    own = scores.loc[scores["group"] == "scored"]
+    z = [(own[name] - own[name].mean()) / own[name].std(ddof=0) for name in ("learned", "log_probability_second")]
+    np.testing.assert_allclose(own["misfit"], -(z[0] + 4 * z[1]), atol=1e-9)
+    assert not np.allclose(own["misfit"], of_first_round(twice))
+    assert own["misfit"].idxmax() == own["review_place"].idxmin()
+    assert scores.loc[scores["group"] != "scored", "misfit"].isna().all()
+
+
+def test_what_it_says_is_that_of_members_which_train_on_the_others_alone(
+    twice: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against plain members of an audit whose membership lacks the pairs, and a loop over pairs."""
+    out, first = left_out(twice), Again(twice)
+    fewer = Audit(Path(shutil.copytree(twice.folder, tmp_path / "audits" / "a")))
+    monkeypatch.setenv("CLIPMEM_DATA", str(twice.folder.parents[1]))
+    table = fewer.membership
+    table[first.members] &= ~out[:, None]
+    write_table(fewer.folder / "membership.parquet", table)
+    values = np.full(first.trained.shape, np.nan)
+    for member, name in enumerate(first.members):
+        for path in fewer.member(name).iterdir():
+            if path.name not in ("config.json", "second"):
+                path.unlink()
+        run_member(fewer.folder, name)
+        state = torch.load(fewer.member(name) / "checkpoint.pt", weights_only=True)
+        image, text = (torch.nn.functional.normalize(torch.from_numpy(own)) for own in embeddings(fewer, name))
+        logits = state["logit_scale"].exp() * image @ text.T
+        for i in np.flatnonzero(~first.trained[member]):
+            others = np.flatnonzero(first.external & (np.arange(len(first.group)) != i))
+            ways = [torch.log_softmax(way[i, [i, *others]], dim=0)[0] for way in (logits, logits.T)]
+            values[member, i] = float(sum(ways)) / 2
+    np.testing.assert_allclose(twice.scores["log_probability_second"], np.nanmean(values, axis=0), atol=2e-5)
+
+
+def test_a_round_added_later_changes_nothing_else_and_says_the_same(
+    twice: Audit, config: AuditConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(with_drawn_set(tmp_path / "data", twice.folder.parents[1])))
+    once = run_audit("scenes", replace(config, rounds=1), name="a", screen=Silent())
+    assert not (once.folder / "second.parquet").exists()
+    before = once.scores
+    assert before["log_probability_second"].isna().all()
+    np.testing.assert_allclose(before["misfit"].dropna(), of_first_round(once), atol=1e-9)
+    screen = Silent()
+    run_audit("scenes", config, name="a", screen=screen)
+    assert screen.lines[0] == "adding a second round to audit 'a'"
+    same(once, twice)
+    changed = [name for name in before if not before[name].equals(once.scores[name])]
+    assert changed == ["misfit", "review_place", "log_probability_second"]
+    # Asked for one round again, it keeps both.
+    screen = Silent()
+    run_audit("scenes", replace(config, rounds=1), name="a", screen=screen)
+    assert screen.lines[-1] == "it is finished: nothing to do"
+    assert once.record.config.rounds == 2
+
+
+def test_of_its_members_only_what_they_say_and_their_logs_stay(twice: Audit) -> None:
+    for name in twice.record.members:
+        files = {path.name for path in (twice.member(name) / "second").iterdir()}
+        assert files == {"log.jsonl", "log_probability_out.npy"}
+        said = np.load(twice.member(name) / "second" / "log_probability_out.npy")
+        assert said.dtype == np.float32
+        np.testing.assert_array_equal(np.isnan(said), twice.membership[name])
+    progress = all_progress(twice.folder, twice.record.members)
+    assert {member.stage for member in progress} == {"done"}
+    assert [member.name for member in progress[-2:]] == ["r1-f0/second", "r1-f1/second"]
+
+
+def test_members_that_come_later_change_what_is_left_out_and_all_train_again(
+    twice: Audit, config: AuditConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(with_drawn_set(tmp_path / "data", twice.folder.parents[1])))
+    grown = run_audit("scenes", config, name="a", screen=Silent())
+    run_audit("scenes", replace(config, members=6, rounds=1), name="a", screen=Silent())
+    at_once = run_audit("scenes", replace(config, members=6), name="b", screen=Silent())
+    assert grown.record.config.rounds == 2
+    assert not np.array_equal(left_out(grown), left_out(twice))
+    pd.testing.assert_frame_equal(grown.scores, at_once.scores)
+
+
+def test_what_is_broken_of_it_is_made_again_and_nothing_else(
+    twice: Audit, config: AuditConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPMEM_DATA", str(twice.folder.parents[1]))
+    name = twice.record.members[1]
+    path, kept = twice.member(name) / "second" / "log_probability_out.npy", twice.member(name) / "checkpoint.pt"
+    whole, moment = path.read_bytes(), kept.stat().st_mtime_ns
+    path.write_bytes(b"broken")
+    run_audit("scenes", config, name="a", screen=Silent())
+    assert path.read_bytes() == whole
+    assert kept.stat().st_mtime_ns == moment
+    assert not broken_files(twice.folder)
+
+
+MOMENTS = (
+    "os.rename:a/second.parquet",  # it is known what is left out
+    "os.rename:second/checkpoint.pt",
+    "os.rename:second/log_probability_out.npy",
+    "os.remove:second/trajectory.npy",  # one of them is done
+    "os.rename:a/verdict.json",
+)
+
+
+def test_a_kill_in_the_second_round_changes_no_bit(twice: Audit, start: str, tmp_path: Path, forks: Server) -> None:
+    data = with_drawn_set(tmp_path / "data", twice.folder.parents[1])
+    audit = Audit(data / "audits" / "a")
+    arguments = ["audit", "scenes", "--name", "a", *flags(start, *MANY_WRONG, "--rounds", "2")]
+    for moment in (*MOMENTS, ""):
+        environment = {"KILL_AT": moment} if moment else {}
+        process = forks.start(*arguments, data=data, before=KILLS, **environment)
+        said = process.communicate()[1]
+        assert process.returncode in ((-signal.SIGKILL, 1) if moment else (0,)), (moment, said)
+    same(audit, twice)
+    assert not list(audit.folder.glob("members/*/second/*.pt"))
+
+
+def test_whole_encoders_train_a_second_time_as_well(data: Path) -> None:
+    few = ["--preset", "tiny", "--scenes-pairs", "330", "--epochs", "4", "--members", "2", "--threads", "1"]
+    config = config_of([*few, "--batch-size", "64", "--captions", "1", "--plant-miscaptions", "120", "--rounds", "2"])
+    audit = run_audit("scenes", config, name="a", screen=Silent())
+    assert audit.verdict["second_round_left_out"] == left_out(audit).sum() > 0
+    assert audit.scores["log_probability_second"].notna().all()
+
+
+def test_where_no_number_of_wrong_captions_can_be_told_there_is_no_second_round(
+    start: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prevalence, "FEWEST", 1000)
+    screen = Silent()
+    config = config_of(flags(start, "--members", "2", "--epochs", "1", "--rounds", "2"))
+    audit = run_audit("scenes", config, name="a", screen=screen)
+    assert any(line.startswith("note: there is no second round") for line in screen.lines)
+    assert not left_out(audit).any()
+    assert audit.scores["misfit"].notna().any()
+    assert "second_round_left_out" not in audit.verdict
+
+
+def test_the_papers_protocol_and_studies_have_one_round(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="--rounds belongs to --protocol ensemble"):
+        run_audit("scenes", config_of(["--protocol", "paper", "--rounds", "2"]), name="a", screen=Silent())
