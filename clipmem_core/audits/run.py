@@ -313,7 +313,7 @@ def train_again(
         return scores, 0
     left_out = choose_left_out(audit, scores)
     if not left_out:
-        screen.say("note: there is no second round, since no caption is likely wrong, or their number cannot be told")
+        screen.say("note: there is no second round, since hardly a caption is likely wrong, or how many cannot be told")
         return scores, 0
     screen.say(f"second round: members train again, without the {left_out:,} pairs that are most likely wrong")
     return second_round(audit, scores, **_ways(record, executor), watch=screen.members), left_out

@@ -82,7 +82,7 @@ def second_round(
 
 
 def choose_left_out(audit: Audit, scores: pd.DataFrame) -> int:
-    """Decide what the second round leaves out, and return how many pairs; 0: their number cannot be told.
+    """Decide what the second round leaves out, and return how many pairs; 0: hardly any is wrong, or nobody can tell.
 
     Where it is not what it was, as once members were added, whatever was trained without the others goes.
     """

@@ -26,6 +26,7 @@ _DROP = 9.0  # of log-likelihood, beyond which a share is not looked at
 _LEVEL = 0.95
 _FLOOR = 1e-9
 _QUANTILES = np.arange(1, 10) / 10  # of the canaries
+_LEARNED_FROM = 0.01  # of the pairs: fewer wrong captions leave no trace in members that train on them
 _NEXT, _WORTH = 20, 0.1  # looking goes on while this share of the next pairs is expected to be wrong
 _LIMITS = ((-4.0, 4.0), (-3.0, 2.0), (-3.0, 2.0), (0.7, 4.6))  # peak, log width left and right, log degrees of freedom
 _START = (0.0, 0.0, 0.0, 3.0)
@@ -225,7 +226,8 @@ def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, canaries: np.ndarray) -
         canaries: the same of pairs with a caption swapped at random, [n_canaries].
 
     Returns:
-        True for pairs to leave out, [n_pairs]; none where the number of wrong captions cannot be told.
+        True for pairs to leave out, [n_pairs]; none where the number of wrong captions cannot be told, or is below a
+        hundredth of the judged pairs: members hardly learn from so few.
 
     Example:
         >>> rng = np.random.default_rng(1)
@@ -234,10 +236,11 @@ def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, canaries: np.ndarray) -
         >>> 40 < out.sum() < 60, bool(out[950:].mean() > 0.9)
         (True, True)
     """
-    count = estimate_wrong(fit, canaries).estimate or 0.0
-    order = np.argsort(-np.where(np.isfinite(suspicion), suspicion, -np.inf), kind="stable")
+    count = round(estimate_wrong(fit, canaries).estimate or 0.0)
     left_out = np.zeros(len(fit), dtype=bool)
-    left_out[order[: round(count)]] = True
+    if count >= _LEARNED_FROM * np.isfinite(fit).sum():
+        order = np.argsort(-np.where(np.isfinite(suspicion), suspicion, -np.inf), kind="stable")
+        left_out[order[:count]] = True
     return left_out
 
 

@@ -48,7 +48,8 @@ class Observed:
         image_features: of a locked tower, [n_pairs, width]; None where members train theirs.
         text_features: the same of the captions, averaged over those of a pair.
         seed: of what is drawn.
-        second: log-probability out by the second round of training, [n_pairs]; None where there was none.
+        second: log-probability out by a second round of training, [n_pairs]; NaN where it had nothing to leave out,
+            None where none was asked for.
     """
 
     image: Sequence[np.ndarray]
@@ -151,6 +152,11 @@ def _second(seen: Observed) -> np.ndarray:
     return seen.second
 
 
+def _log_probability_second(seen: Observed) -> np.ndarray:
+    second = _second(seen)
+    return -(second if np.isfinite(second).any() else seen.fit_out[1])
+
+
 def _margin(seen: Observed) -> np.ndarray:
     return -learned([margin_over_epochs(trajectory) for trajectory in seen.trajectories])
 
@@ -178,7 +184,7 @@ DETECTORS: dict[str, Callable[[Observed], np.ndarray]] = {
     c.SIMILARITY_OUT: lambda seen: -seen.similarity[1],
     c.CSLS_OUT: lambda seen: -seen.fit_out[0],
     c.LOG_PROBABILITY_OUT: lambda seen: -seen.fit_out[1],
-    c.LOG_PROBABILITY_SECOND: lambda seen: -_second(seen),
+    c.LOG_PROBABILITY_SECOND: _log_probability_second,
     LEMON_IN: lambda seen: seen.lemon[0],
     LEMON_OUT: lambda seen: seen.lemon[1],
     c.LEARNED: lambda seen: -seen.learned,

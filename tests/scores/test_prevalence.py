@@ -104,6 +104,9 @@ def test_a_second_round_leaves_out_the_most_suspicious_as_many_as_are_counted() 
     assert out.sum() == count > 30
     assert suspicion[out].min() > np.nanmax(suspicion[~out])
     assert not likely_wrong(suspicion[:50], more[:50], canaries).any()
+    few, canaries = drawn(0, 5)  # of 1,000: members hardly learn from these
+    assert estimate_wrong(few, canaries).estimate > 1
+    assert not likely_wrong(-few, few, canaries).any()
 
 
 def test_looking_stops_where_hardly_one_in_ten_of_the_next_is_wrong() -> None:

@@ -159,8 +159,11 @@ def _observed(given: Given) -> Observed:
 
 
 def _second(given: Given, observed: Observed) -> np.ndarray:
-    """Return the log-probability out of members trained again without what is likely wrong, [n_pairs]."""
+    """Return the log-probability out of members trained again without what is likely wrong, [n_pairs]; NaN if that is
+    nothing."""
     trained, external = observed.trained, observed.sides.external
+    if not observed.likely_wrong.any():
+        return np.full(trained.shape[1], np.nan)
     fewer = dataclasses.replace(given.membership, trained=trained & ~observed.likely_wrong)
     members = trained_members(dataclasses.replace(given, membership=fewer))
     said = [

@@ -18,6 +18,7 @@ from clipmem_core.commands import main, parse
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.embed import run_shards
 from clipmem_core.pairs.mistakes import KINDS
+from clipmem_core.scores import prevalence
 from clipmem_core.scores.suspicion import DETECTORS, MISFIT_SECOND
 from clipmem_core.studies.benchmark.planting import run_pieces
 from clipmem_core.studies.benchmark.results import write_results
@@ -176,6 +177,17 @@ def test_a_second_round_says_what_that_of_an_audit_with_the_same_planting_says(
     assert not np.allclose(table["misfit"], own["misfit"])
     with pytest.raises(InputError, match=r"--rounds is 2 there and 1 here"):
         run(dataclasses.replace(twice, rounds=1))
+
+
+def test_a_second_round_that_leaves_nothing_out_says_what_the_first_does(
+    empty: Path, locked: AuditConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prevalence, "_LEARNED_FROM", 2.0)
+    made, _ = run(dataclasses.replace(locked, rounds=2))
+    (piece,) = made.done
+    table = pd.read_parquet(made.scores(piece))
+    assert table[MISFIT_SECOND].equals(table["misfit"])
+    assert table["log_probability_second"].equals(table["log_probability_out"])
 
 
 def test_a_kind_without_room_is_left_out_with_its_reason(empty: Path, locked: AuditConfig, tmp_path: Path) -> None:
