@@ -150,13 +150,15 @@ def _draw_members(state: State) -> None:
     table.dataframe(
         _member_table(members), hide_index=True, column_config=columns, placeholder="", alt="Progress of each member"
     )
-    losses = loss_curves(audit.folder, [member.name for member in members])
+    first, second = members[: len(record.members)], members[len(record.members) :]
+    drawn = second if any(member.step for member in second) else first
+    losses = loss_curves(audit.folder, [member.name for member in drawn])
     if len(losses):
         curves.plotly_chart(
             loss_figure(losses),
             key=f"losses-{audit.name}",
             config={"displayModeBar": False},
-            alt=f"Loss of each member over its epochs: {_losses(members)}",
+            alt=f"Loss of each member over its epochs: {_losses(drawn)}",
         )
     _warn_at_chance(members, record.config.batch_size)
 

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -116,6 +117,26 @@ def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
     assert "Delete for good" not in labels(app)
     button(app, "Cancel").click().run()
     assert calls == [("cancel", "made")]
+
+
+def test_a_second_round_is_training_again_and_its_losses_are_drawn(copy: Copy, data: Path) -> None:
+    audit = unfinish(copy())
+    for name in audit.record.members:
+        folder = audit.folder / "members" / name
+        folder.mkdir(exist_ok=True)
+        (folder / "text.faiss").touch()
+    (audit.folder / "second.parquet").touch()
+    again = audit.folder / "members" / "r0-f0" / "second"
+    again.mkdir()
+    line = {"step": 40, "steps": 100, "epoch": 4, "loss": 1.25, "log_probability": -1.0, "seconds": 10.0}
+    (again / "log.jsonl").write_text(json.dumps(line | {"samples_per_second": 900.0}) + "\n")
+    leave_job(data / "jobs" / "made", running=True)
+    app = open_page(PAGE, audit="made")
+    assert table(app, "at work")["state"].tolist() == ["training"]
+    assert table(app, "at work")["progress"].tolist() == [pytest.approx((4 + 0.4) / 8)]
+    assert table(app, "member")["member"].tolist()[4:] == [f"{name}/second" for name in audit.record.members]
+    (chart,) = app.get("plotly_chart")
+    assert chart.proto.alt.endswith(": r0-f0/second 1.25")
 
 
 def test_one_that_waits_says_how_many_are_before_it(copy: Copy, data: Path) -> None:
