@@ -25,9 +25,10 @@ EXPORT = "export"  # the tables and reports that are taken away
 MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
 MISFIT_BEFORE = "−(z(learned) + z(similarity_out))"  # in what was scored before there was a log_probability_out
 MISFIT_NOTE = f"misfit is {MISFIT_BEFORE} here: it was computed before it became {MISFIT_FORMULA}."
+SECOND_FORMULA = "−(z(learned) + 4 z(log_probability_second))"  # with a second round of training
 SECOND_NOTE = (
-    "misfit is −(z(learned) + 4 z(log_probability_second)) here: members were trained a second time, without the "
-    "captions that the first time takes for wrong."
+    f"misfit is {SECOND_FORMULA} here: members were trained a second time, without the captions that the first time "
+    "takes for wrong."
 )
 BEFORE = "is not in audits that were scored before there was such a score."
 

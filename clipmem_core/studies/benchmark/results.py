@@ -18,8 +18,8 @@ from clipmem_core.config import affecting, as_dict
 from clipmem_core.pairs.mistakes import KINDS, SWAPPED
 from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, PRECISION_AT_K
 from clipmem_core.scores.seeds import paired_difference, seed_interval
-from clipmem_core.scores.suspicion import DETECTORS, REFERENCE
-from clipmem_core.scores.table import words
+from clipmem_core.scores.suspicion import DETECTORS, MISFIT_SECOND, REFERENCE
+from clipmem_core.scores.table import SECOND_FORMULA, words
 from clipmem_core.studies.benchmark.store import (
     DETECTOR,
     KIND,
@@ -191,12 +191,13 @@ def write_results(benchmark: Benchmark, path: Path) -> None:
     seeds = sorted({one[SEED] for one in results})
     recalls = pd.DataFrame(results, columns=[SHARE, KIND, "recall", "reliability"]).groupby([KIND, SHARE], sort=False)
     spent = ", ".join(f"{name} {value:,.1f}" for name, value in price(results).items()) if results else "nothing"
+    second = f"; {words(MISFIT_SECOND)}: {SECOND_FORMULA}" if config.get("rounds", 1) > 1 else ""
     head = [
         f"command: {command_of(benchmark)}",
         machine_line(asked["machine"], config),
         f"seeds: {', '.join(map(str, seeds))}, each another split and planting, trained by {config['members']} members",
         "low, high: 95 % over them (Student's t); over_reference: detector − misfit, paired",
-        f"misfit: {benchmark.misfit}",
+        f"misfit: {benchmark.misfit}{second}",
         f"pairs: {asked['pairs']:,} with {asked['captions']:,} captions; data set: {asked['dataset_fingerprint']}",
         f"left out: {'; '.join(f'{kind}: {why}' for kind, why in asked['left_out'].items()) or 'no kind'}",
         f"seconds of one processor a planting: {spent}",
