@@ -233,7 +233,7 @@ def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, canaries: np.ndarray) -
         >>> rng = np.random.default_rng(1)
         >>> fit = np.concatenate([rng.normal(4, 1, 950), rng.normal(0, 1, 50)])
         >>> out = likely_wrong(-fit, fit, rng.normal(0, 1, 1000))
-        >>> 40 < out.sum() < 60, bool(out[950:].mean() > 0.9)
+        >>> bool(40 < out.sum() < 60), bool(out[950:].mean() > 0.9)
         (True, True)
     """
     count = round(estimate_wrong(fit, canaries).estimate or 0.0)
