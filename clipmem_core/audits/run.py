@@ -246,7 +246,7 @@ def finish_audit(
     if split.missing:
         screen.say(f"note: {split.missing}. Every other score is there")
     compared = time.monotonic()
-    scores, left_out = train_again(audit, scores, screen, executor)
+    scores, left_out = train_again(audit, scores, evidence.sides.membership, screen, executor)
     second = time.monotonic() - compared
     utility = utility_table(audit, evidence.sides.membership.members)
     attacked, attacks = attack_members(evidence)
@@ -305,7 +305,7 @@ def _ways(record: Record, executor: Executor | None) -> dict[str, Any]:
 
 
 def train_again(
-    audit: Audit, scores: pd.DataFrame, screen: Screen, executor: Executor | None
+    audit: Audit, scores: pd.DataFrame, membership: Membership, screen: Screen, executor: Executor | None
 ) -> tuple[pd.DataFrame, int]:
     """Return scores with what the second round says, where the config has one, and how many pairs that leaves out."""
     record = audit.record
@@ -316,7 +316,8 @@ def train_again(
         screen.say("note: there is no second round, since hardly a caption is likely wrong, or how many cannot be told")
         return scores, 0
     screen.say(f"second round: members train again, without the {left_out:,} pairs that are most likely wrong")
-    return second_round(audit, scores, **_ways(record, executor), watch=screen.members), left_out
+    ways = _ways(record, executor)
+    return second_round(audit, scores, membership.trained, **ways, watch=screen.members), left_out
 
 
 def _wants_more(

@@ -23,7 +23,7 @@ from clipmem_core.scores.memorization import memorization_table, noise_of, sslme
 from clipmem_core.scores.prevalence import told_count
 from clipmem_core.scores.reviewed import suspicion_of
 from clipmem_core.scores.shrinkage import share_above
-from clipmem_core.scores.table import DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
+from clipmem_core.scores.table import BY_NAME, DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
 from clipmem_core.scores.uncertainty import (
     Errors,
     group_summary,
@@ -123,10 +123,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Compared]:
     values |= zip((c.CSLS_OUT, c.LOG_PROBABILITY_OUT), compared.out, strict=True)
     values |= zip((c.CSLS_SWAPPED, c.CSLS_NEAR, c.LEARNED), map(keep, (*swapped, learned_by_pair)), strict=True)
     values[c.LOG_PROBABILITY_SECOND] = keep(np.full(len(group), np.nan))
-    scored = np.isin(group, c.SCORED_GROUPS)
-    for score in TABLE:
-        if score.compute:
-            values[score.name] = keep(score.compute(*(values[name] for name in score.needs), scored))
+    _follow(values, set(values), np.isin(group, c.SCORED_GROUPS), keep=keep)
     columns = {c.PAIR_ID: evidence.pairs[c.PAIR_ID], c.GROUP: pd.Series(group)} | values
     return pd.DataFrame({name: columns[name] for name in SCORE_COLUMNS}, copy=False), compared
 
@@ -138,13 +135,24 @@ def scored_again(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
         scores: of an audit.
         values: column → what it is now, [n_pairs].
     """
-    scores, changed = scores.assign(**values), set(values)
-    scored = np.isin(scores[c.GROUP], c.SCORED_GROUPS)
+    now = {name: scores[name].to_numpy() for name in BY_NAME} | values
+    changed = set(values)
+    _follow(now, changed, np.isin(scores[c.GROUP], c.SCORED_GROUPS))
+    return scores.assign(**{name: now[name] for name in changed})
+
+
+def _follow(
+    values: dict[str, np.ndarray],
+    changed: set[str],
+    scored: np.ndarray,
+    *,
+    keep: Callable[[np.ndarray], np.ndarray] = lambda own: own,
+) -> None:
+    """Compute the scores that follow from some that changed, and add them to both."""
     for score in TABLE:
         if score.compute and changed & set(score.needs):
-            scores[score.name] = score.compute(*(scores[name].to_numpy() for name in score.needs), scored)
+            values[score.name] = keep(score.compute(*(values[name] for name in score.needs), scored))
             changed.add(score.name)
-    return scores
 
 
 def utility_table(audit: Audit, members: tuple[str, ...]) -> pd.DataFrame:

@@ -21,7 +21,6 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.__main__ import main
 from clipmem_core.audits.executor import Executor, member_tasks, run_member_tasks
-from clipmem_core.audits.prepare import membership_of
 from clipmem_core.audits.progress import MemberProgress, member_progress, second_names
 from clipmem_core.audits.scoring import scored_again
 from clipmem_core.audits.store import (
@@ -37,7 +36,6 @@ from clipmem_core.audits.store import (
 from clipmem_core.scores.detectors import fit_out
 from clipmem_core.scores.in_out import side_means
 from clipmem_core.scores.prevalence import likely_wrong
-from clipmem_core.scores.reviewed import suspicion_of
 from clipmem_core.training.files import CHECKPOINT, TRAJECTORY
 
 if TYPE_CHECKING:  # torch, which only the members' own processes need
@@ -50,6 +48,7 @@ SECOND_TRAINING = "second training of member"  # what a task is called
 def second_round(
     audit: Audit,
     scores: pd.DataFrame,
+    trained: np.ndarray,
     *,
     executor: Executor,
     blocks: int,
@@ -60,6 +59,7 @@ def second_round(
     Args:
         audit: the members'.
         scores: by the first round.
+        trained: true where a member trains on the pair in the first round, [n_members, n_pairs].
         executor: what runs the members.
         blocks: of members that share a process; 0 gives each its own.
         watch: is told again and again how far each member is.
@@ -67,18 +67,18 @@ def second_round(
     Raises:
         InputError, OSError, RuntimeError: as of `executor.run_members`.
     """
-    names = audit.record.members
+    record = audit.record
+    names = record.members
     left = [name for name in names if not _fit_file(audit, name).is_file()]
-    for name in set(names) - set(left):
+    for name in set(names) - set(left):  # a kill may have come before its model was removed
         _forget_model(audit.member(name) / SECOND)
-    tasks = member_tasks(audit, left, threads=audit.record.threads, blocks=blocks)
+    tasks = member_tasks(audit, left, threads=record.threads, blocks=blocks)
     program = (sys.executable, "-m", __name__, str(audit.folder.absolute()))
     again = [dataclasses.replace(task, program=program, what=SECOND_TRAINING) for task in tasks]
     shown = second_names(names)
     run_member_tasks(again, executor, lambda: watch([member_progress(audit.folder, name) for name in shown]))
     said = [read_array(_fit_file(audit, name), shared=True) for name in names]
-    _, out = side_means(said, membership_of(audit.membership).trained)
-    return scored_again(scores, **{c.LOG_PROBABILITY_SECOND: out})
+    return scored_again(scores, **{c.LOG_PROBABILITY_SECOND: side_means(said, trained)[1]})
 
 
 def choose_left_out(audit: Audit, scores: pd.DataFrame) -> int:
@@ -88,7 +88,7 @@ def choose_left_out(audit: Audit, scores: pd.DataFrame) -> int:
     """
     scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy()
     misfit, fit, swapped = (scores[name].to_numpy() for name in (c.MISFIT, c.CSLS_OUT, c.CSLS_SWAPPED))
-    left_out = likely_wrong(suspicion_of(misfit, fit, scored), np.where(scored, fit, np.nan), swapped)
+    left_out = likely_wrong(misfit, np.where(scored, fit, np.nan), swapped)
     path = audit.folder / SECOND_TABLE
     if not path.is_file() or not np.array_equal(_read_left_out(audit.folder), left_out):
         for name in audit.record.members:

@@ -20,7 +20,6 @@ from clipmem_core.scores.detectors import (
 )
 from clipmem_core.scores.in_out import Sides, side_means
 from clipmem_core.scores.prevalence import likely_wrong
-from clipmem_core.scores.reviewed import suspicion_of
 from clipmem_core.scores.table import BY_NAME
 
 NEAREST = 30  # neighbours of LEMoN, its authors' untuned number
@@ -118,7 +117,7 @@ class Observed:
         """What a second round of training leaves out, true or false [n_pairs]."""
         fit = np.where(self.scored, self.fit_out[0], np.nan)
         swapped, _ = swapped_csls(self.image, self.text, self.trained, self.sides.external, seed=self.sides.seed)
-        return likely_wrong(suspicion_of(self.misfit(), fit, self.scored), fit, swapped)
+        return likely_wrong(self.misfit(), fit, swapped)
 
 
 def nearest(vectors: np.ndarray, k: int) -> np.ndarray:

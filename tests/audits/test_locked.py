@@ -42,13 +42,6 @@ FLAGS = shlex.split(
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("start") / "tiny.pt"
-    torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), path)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
 def whole(start: str, tmp_path_factory: pytest.TempPathFactory) -> Audit:
     """A finished audit of 6 members that never was stopped."""
     data = tmp_path_factory.mktemp("whole")

@@ -14,9 +14,9 @@ from clipmem_core.audits.member import run_member
 from clipmem_core.audits.progress import all_progress
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit, broken_files, write_table
+from clipmem_core.commands import main
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.scores import prevalence
-from clipmem_core.training.model import build_model
 from tests.audits.again import Again, embeddings
 from tests.audits.small import Silent, config_of, with_drawn_set
 from tests.audits.test_locked import KILLS, flags
@@ -25,13 +25,6 @@ from tests.forked import Server
 
 MANY_WRONG = ("--members", "4", "--plant-miscaptions", "80", "--epochs", "8")
 TOLD = "second round: members train again, without the"
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("start") / "tiny.pt"
-    torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +206,8 @@ def test_where_no_number_of_wrong_captions_can_be_told_there_is_no_second_round(
     assert "second_round_left_out" not in audit.verdict
 
 
-def test_the_papers_protocol_and_studies_have_one_round(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_papers_protocol_and_studies_have_one_round(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="--rounds belongs to --protocol ensemble"):
         run_audit("scenes", config_of(["--protocol", "paper", "--rounds", "2"]), name="a", screen=Silent())
+    assert main(["study", "combined", "scenes", "--name", "s", "--rounds", "2"]) == 2
+    assert "--rounds belongs to --protocol ensemble" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from clipmem_core.audits.prepare import draw_membership, load_data_set
 from clipmem_core.audits.setup import differing_fields
 from clipmem_core.audits.shards import elsewhere
 from clipmem_core.audits.store import PAIRS, write_json, write_prepared, write_table
-from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder, switched_on
+from clipmem_core.config import FIELDS, AuditConfig, InputError, affecting, as_dict, data_folder, switched_on
 from clipmem_core.pairs.mistakes import KINDS, plant
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.table import MISFIT_FORMULA
@@ -125,10 +125,10 @@ def _check_asked(plantings: int, kinds: Sequence[str], shares: Sequence[float], 
 def _check_same(benchmark: Benchmark, source: str, config: AuditConfig) -> None:
     asked = benchmark.asked
     differ = differing_fields(asked["source"], asked["config"], source, config)
-    if asked["config"].members != config.members:
-        differ.append(f"--members is {asked['config'].members} there and {config.members} here")
-    if asked["config"].rounds != config.rounds:
-        differ.append(f"--rounds is {asked['config'].rounds} there and {config.rounds} here")
+    for name in affecting("members"):  # which an audit may go on with more of
+        then, now = (getattr(one, name) for one in (asked["config"], config))
+        if then != now:
+            differ.append(f"{FIELDS[name].flag} is {then} there and {now} here")
     if benchmark.misfit != MISFIT_FORMULA:
         differ.append(f"misfit is {benchmark.misfit} there and {MISFIT_FORMULA} here")
     if differ:
