@@ -101,11 +101,11 @@ class AuditConfig:
         "ensemble: stop before --members once the ranking by clipmem has this reliability; 0 trains all of them",
         Facts(ge=0, lt=1, affects=("members",), younger=True),
     )
-    rounds: int = option(
-        1,
-        "ensemble: with 2 members train a second time, without the captions that the first time takes for wrong; "
-        "misfit is then by that, and finds more of them where many are wrong",
-        Facts(title="Rounds of training", ge=1, le=2, affects=("members",), younger=True),
+    rounds: str = option(
+        "auto",
+        "ensemble: with 2, members train a second time without the captions that are probably wrong, and misfit uses "
+        "this second round; auto does so if at least a tenth of the captions are probably wrong",
+        Facts(title="Rounds of training", choices=("auto", "1", "2"), affects=("members",), younger=True),
     )
     seeds: int = option(1, "paper: pairs of members f-s and g-s", Facts(ge=1, affects=("members",), own_widget=True))
     seed: int = option(

@@ -16,8 +16,8 @@ MEANINGS = {
         "High: the pair is learned by heart. That is no reason to remove it: rare pairs that are right are too.",
     ),
     MISFIT: (
-        "High where a pair was learned late and does not fit in the eyes of members that never saw it.",
-        "Start here to find wrong captions: judge from the highest on, and stop where hardly any more are wrong.",
+        "High where a pair was learned late, and models that never saw it prefer other captions.",
+        "Start here to find wrong captions: review from the highest on, and stop where hardly any more are wrong.",
     ),
     SIMILARITY_OUT: (
         "Cosine of picture and caption for members that did not train on the pair.",
@@ -25,7 +25,7 @@ MEANINGS = {
     ),
     EXTERNAL: (
         "A pair set aside that no member trains on. These pairs show what scores look like without memorization.",
-        "Read clipmem against theirs; there is nothing to decide on them.",
+        "Read clipmem against theirs. Their captions are reviewed like all others.",
     ),
     AUROC: (
         "How well a member's match of picture and caption tells pairs it trained on from others: 0.5 is not at all, 1 "

@@ -8,7 +8,7 @@ from clipmem_core.dashboard.decisions import draw_decisions, draw_history, draw_
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.exporting import draw_exports
 from clipmem_core.dashboard.frame import open_page
-from clipmem_core.dashboard.wrong_captions import draw_way, draw_wrong
+from clipmem_core.dashboard.wrong_captions import draw_wrong
 
 VIEWS = {
     "decisions": (":material/checklist: Decisions", draw_decisions),
@@ -23,7 +23,6 @@ audit = open_page("Decisions and export")
 with explained_errors():
     draw_reviewed(audit)
     draw_wrong(audit)
-    draw_way(audit)
     names = {view: name for view, (name, _) in VIEWS.items()}
     view = choose_segment("View", names, parameter=VIEW, key="decisions-view", hidden=True)
     draw_notice(audit, key="decisions")

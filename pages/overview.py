@@ -14,7 +14,6 @@ from clipmem_core.dashboard.report import (
     draw_tables,
     draw_verdict,
 )
-from clipmem_core.dashboard.review_mode import draw_start
 from clipmem_core.dashboard.wrong_captions import draw_wrong
 from clipmem_core.review.overview import load_overview
 
@@ -22,9 +21,7 @@ audit = open_page("Overview")
 with explained_errors():
     st.html(TIGHT_STYLE)  # the answers fit a screen
     overview = load_overview(audit)
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        draw_header(overview)
-        draw_start(audit)
+    draw_header(overview)
     count, trust = st.columns(2, gap="medium")
     with count:
         draw_wrong(audit)

@@ -54,8 +54,8 @@ def caption_table(audit: Audit, counts: np.ndarray, sides: Sides) -> tuple[pd.Da
 
     Returns:
         pair_id; caption, its place in the pair from 0; similarity_out and margin_out, means over the members that never
-        saw the pair; learned, over those that did; misfit = −(z(learned) + z(margin_out)), NaN for external pairs and
-        captions that no epoch drew;
+        saw the pair; learned, over those that did; misfit = −(z(learned) + z(margin_out)), by margin_out
+        alone for held-out pairs and captions that no epoch drew;
         gap, how far margin_out lies below that of the pair's others; odd, whether that is far.
     """
     if counts.max(initial=0) < 2:
@@ -76,7 +76,6 @@ def caption_table(audit: Audit, counts: np.ndarray, sides: Sides) -> tuple[pd.Da
     with np.errstate(invalid="ignore"):
         similarity, margin, late = totals / np.where(seen > 0, seen, np.nan)
     gap = gaps(margin, owner)
-    scored = np.isin(sides.membership.group, c.SCORED_GROUPS)[owner]
     return pd.DataFrame(
         {
             c.PAIR_ID: read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID].to_numpy()[owner],
@@ -84,7 +83,7 @@ def caption_table(audit: Audit, counts: np.ndarray, sides: Sides) -> tuple[pd.Da
             c.SIMILARITY_OUT: similarity,
             c.MARGIN_OUT: margin,
             c.LEARNED: late,
-            c.MISFIT: caption_misfit(late, margin, scored),
+            c.MISFIT: caption_misfit(late, margin),
             c.GAP: gap,
             c.ODD: odd_captions(gap),
         }

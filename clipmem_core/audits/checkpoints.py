@@ -136,7 +136,7 @@ def checkpoint_config(config: AuditConfig, names: Sequence[str]) -> AuditConfig:
         )
     if config.stable:
         raise InputError("--stable belongs to audit: score trains no members")
-    if config.rounds > 1:
+    if config.rounds == "2":
         raise InputError("--rounds belongs to audit: score trains no members")
     protocol = protocol_of(names)
     replicates = replicate_rows(names, protocol=protocol)

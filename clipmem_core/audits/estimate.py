@@ -93,7 +93,7 @@ def audit_seconds(member: MemberSeconds, config: AuditConfig, *, starting: float
         "training": turns * member.training,
         "embedding": turns * member.embedding,
     }
-    second = {"second round": sum(once.values())} if config.rounds > 1 else {}
+    second = {"second round": sum(once.values())} if config.rounds == "2" else {}
     return once | second | {"scoring": pairs * config.members * SCORING}
 
 

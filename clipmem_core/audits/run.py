@@ -309,13 +309,14 @@ def train_again(
 ) -> tuple[pd.DataFrame, int]:
     """Return scores with what the second round says, where the config has one, and how many pairs that leaves out."""
     record = audit.record
-    if record.config.rounds < 2:
+    if record.config.rounds == "1" or record.protocol == "paper" or audit.member_record(record.members[0]).checkpoint:
         return scores, 0
     left_out = choose_left_out(audit, scores)
     if not left_out:
-        screen.say("note: there is no second round, since hardly a caption is likely wrong, or how many cannot be told")
+        if record.config.rounds == "2":
+            screen.say("note: no second round: hardly any caption is wrong, or the number of wrong ones is not known")
         return scores, 0
-    screen.say(f"second round: members train again, without the {left_out:,} pairs that are most likely wrong")
+    screen.say(f"second round: members train again without the {left_out:,} pairs that are probably wrong")
     ways = _ways(record, executor)
     return second_round(audit, scores, membership.trained, **ways, watch=screen.members), left_out
 

@@ -80,7 +80,7 @@ def whole_set(
             rows.append(_row(CHECKS[name].label, int(flags.sum()), round(drawn * len(flags) / usable), of))
     if ends := numbers([wrong.get(name) for name in ("estimate", "low", "high")], 3):
         found, low, high = (max(0.0, end - wrong["planted"]) for end in ends)
-        judged = scores[c.GROUP].isin(c.SCORED_GROUPS) & np.isfinite(scores[c.CSLS_OUT])
+        judged = np.isfinite(scores[c.CSLS_OUT])
         among = round(drawn * (int(judged.sum()) - wrong["planted"]) / usable)
         rows.append(_row(WRONG, found, among, of, low=low, high=high))
     return {"pairs": record.pairs, "of": of, "basis": BASIS, "counts": rows}

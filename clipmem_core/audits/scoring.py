@@ -123,7 +123,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Compared]:
     values |= zip((c.CSLS_OUT, c.LOG_PROBABILITY_OUT), compared.out, strict=True)
     values |= zip((c.CSLS_SWAPPED, c.CSLS_NEAR, c.LEARNED), map(keep, (*swapped, learned_by_pair)), strict=True)
     values[c.LOG_PROBABILITY_SECOND] = keep(np.full(len(group), np.nan))
-    _follow(values, set(values), np.isin(group, c.SCORED_GROUPS), keep=keep)
+    _follow(values, set(values), keep=keep)
     columns = {c.PAIR_ID: evidence.pairs[c.PAIR_ID], c.GROUP: pd.Series(group)} | values
     return pd.DataFrame({name: columns[name] for name in SCORE_COLUMNS}, copy=False), compared
 
@@ -137,21 +137,20 @@ def scored_again(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
     """
     now = {name: scores[name].to_numpy() for name in BY_NAME} | values
     changed = set(values)
-    _follow(now, changed, np.isin(scores[c.GROUP], c.SCORED_GROUPS))
+    _follow(now, changed)
     return scores.assign(**{name: now[name] for name in changed})
 
 
 def _follow(
     values: dict[str, np.ndarray],
     changed: set[str],
-    scored: np.ndarray,
     *,
     keep: Callable[[np.ndarray], np.ndarray] = lambda own: own,
 ) -> None:
     """Compute the scores that follow from some that changed, and add them to both."""
     for score in TABLE:
         if score.compute and changed & set(score.needs):
-            values[score.name] = keep(score.compute(*(values[name] for name in score.needs), scored))
+            values[score.name] = keep(score.compute(*(values[name] for name in score.needs)))
             changed.add(score.name)
 
 
@@ -203,12 +202,10 @@ def planted_rows(pairs: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, An
 
 
 def wrong_captions(pairs: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
-    """Return how many captions of scored pairs are probably wrong, and when to stop looking for them."""
-    scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy()
+    """Return how many captions are probably wrong, and when to stop looking for them."""
     fit, swapped, near = (scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.CSLS_NEAR))
-    suspicion = suspicion_of(scores[c.MISFIT].to_numpy(), fit, scored)
-    told = told_count(np.where(scored, fit, np.nan), swapped, near, suspicion)
-    kinds = pairs.loc[scored, c.PLANTED]
+    told = told_count(fit, swapped, near, suspicion_of(scores[c.MISFIT].to_numpy(), fit))
+    kinds = pairs[c.PLANTED]
     return told | {"planted": int((kinds == c.MISCAPTION).sum()), "planted_vague": int((kinds == c.VAGUE).sum())}
 
 

@@ -35,7 +35,7 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.scores.detectors import fit_out
 from clipmem_core.scores.in_out import side_means
-from clipmem_core.scores.prevalence import likely_wrong
+from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
 from clipmem_core.training.files import CHECKPOINT, TRAJECTORY
 
 if TYPE_CHECKING:  # torch, which only the members' own processes need
@@ -84,11 +84,12 @@ def second_round(
 def choose_left_out(audit: Audit, scores: pd.DataFrame) -> int:
     """Decide what the second round leaves out, and return how many pairs; 0: hardly any is wrong, or nobody can tell.
 
-    Where it is not what it was, as once members were added, whatever was trained without the others goes.
+    If it changes, for example because members were added, what the second round trained before is deleted.
     """
+    least = SECOND_ROUND_FROM[audit.record.config.rounds]
     scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy()
-    misfit, fit, swapped = (scores[name].to_numpy() for name in (c.MISFIT, c.CSLS_OUT, c.CSLS_SWAPPED))
-    left_out = likely_wrong(misfit, np.where(scored, fit, np.nan), swapped)
+    misfit, fit = (np.where(scored, scores[name], np.nan) for name in (c.MISFIT, c.CSLS_OUT))
+    left_out = likely_wrong(misfit, fit, scores[c.CSLS_SWAPPED].to_numpy(), least=least)
     path = audit.folder / SECOND_TABLE
     if not path.is_file() or not np.array_equal(_read_left_out(audit.folder), left_out):
         for name in audit.record.members:

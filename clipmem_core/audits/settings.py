@@ -169,7 +169,7 @@ def _check_members(config: AuditConfig) -> None:
         raise InputError("--keyed belongs to --protocol ensemble")
     if config.protocol == "paper" and config.stable:
         raise InputError("--stable belongs to --protocol ensemble; the paper's protocol grows by --seeds")
-    if config.protocol == "paper" and config.rounds > 1:
+    if config.protocol == "paper" and config.rounds == "2":
         raise InputError("--rounds belongs to --protocol ensemble: misfit of the paper's is by f and g alone")
 
 

@@ -198,7 +198,9 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
         )
     if audit.member_record(drawn.members[0]).checkpoint:
         raise InputError(f"audit {audit.name!r} scores given checkpoints and cannot train more: take another --name")
-    config = dataclasses.replace(config, threads=record.threads, rounds=max(config.rounds, record.config.rounds))
+    config = dataclasses.replace(
+        config, threads=record.threads, rounds="2" if config.rounds == "2" else record.config.rounds
+    )
     ids = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID]
     membership = draw_membership(ids, read_prepared(audit.folder).clusters, config, members=members)
     new = membership.members[len(drawn.members) :]
@@ -225,7 +227,7 @@ def add_round(audit: Audit, config: AuditConfig) -> bool:
         InputError: its members are given checkpoints.
     """
     record = audit.record
-    if config.rounds <= record.config.rounds:
+    if config.rounds != "2" or record.config.rounds == "2":
         return False
     if audit.member_record(record.members[0]).checkpoint:
         raise InputError(f"audit {audit.name!r} scores given checkpoints and cannot train them again: no --rounds")

@@ -23,7 +23,6 @@ WRONG = "wrong captions"  # the count of a sample
 WHOLE = ("found", "among", "whole", "low", "high")  # numbers of it
 WHOLE_HEAD = ("count", "in the sample", "of", "in the whole set", "low", "high")
 TRAINED_SHARE = "trained_share"  # of the scored pairs, by each member of an ensemble
-MANY_WRONG = 0.1  # of the scored pairs: from there on a second round of training finds more
 SECOND_LEFT_OUT = "second_round_left_out"  # pairs, of an audit with a second round
 # Membership AUROC above which members that do not generalise know their pairs by heart.
 BY_HEART = 0.65
@@ -67,41 +66,26 @@ def doubt(verdict: Any) -> str:
 
 
 def likely_wrong(verdict: Any) -> tuple[str, str]:
-    """Return what an audit's verdict says of the number of wrong captions, and what that rests on; empty without."""
+    """Return how many captions the scores count as wrong, and how that is estimated; empty without a count."""
     told = mapping(mapping(verdict).get("wrong_captions"))
     ends = numbers([told.get(name) for name in ("estimate", "low", "high")], 3)
     if not ends:
         return "", str(told.get("missing") or "")
-    sentence = "Likely about {:,.0f} wrong captions (95 % {:,.0f}–{:,.0f})".format(*ends)
+    captions = "caption probably belongs" if round(ends[0]) == 1 else "captions probably belong"
+    sentence = "About {:,.0f} {} to another picture ({:,.0f}–{:,.0f})".format(ends[0], captions, *ends[1:])
     if whole := next((row for row in whole_rows(verdict) if row[0] == WRONG), None):
-        apart = ", which nothing was planted in," if told.get("planted") else ""
+        apart = ", without the injected errors," if told.get("planted") else ""
         sentence += f" in the sample; in the whole set{apart} about {whole[3]} ({whole[4]}–{whole[5]})"
-    stop = numbers([told.get("stop")], 1)
-    planted = numbers([told.get("planted", 0), told.get("planted_vague", 0)], 2)
-    if kinds := [f"{count:,.0f} {kind}" for count, kind in zip(planted, ("wrong", "vague"), strict=False) if count]:
-        sentence += f"; {' and '.join(kinds)} ones were planted"
-    if stop and (left := numbers(told.get("left"), 3)):
-        sentence += ". Look at the first {:,.0f}; about {:,.0f} ({:,.0f}–{:,.0f}) are left then".format(*stop, *left)
-    basis = [str(told.get("assumptions") or "")]
+    injected = numbers([told.get("planted", 0), told.get("planted_vague", 0)], 2)
+    if kinds := [f"{count:,.0f} {kind}" for count, kind in zip(injected, ("wrong", "vague"), strict=False) if count]:
+        sentence += f"; injected: {', '.join(kinds)}"
     if near := numbers(told.get("near"), 3):
-        basis.append(
-            "Wrong captions that fit as well as the most alike one of another pair are not told from right ones by "
-            f"scores: with them there may be up to {near[2]:,.0f}, and only decisions tell."
-        )
-    if _wants_second_round(mapping(verdict), ends[0]):
-        basis.append(
-            "Where so many are wrong, members have learned from them: the same command with --rounds 2 trains members "
-            "once more without these, and then finds more of them."
-        )
-    return f"{sentence}.", " ".join(filter(None, [*basis, doubt(verdict)]))
-
-
-def _wants_second_round(verdict: Mapping[str, Any], wrong: float) -> bool:
-    """Tell whether so many captions of an ensemble's pairs are wrong that a second round finds more, and none was."""
-    groups = verdict.get("groups")
-    rows = [mapping(row) for row in groups] if isinstance(groups, list) else []
-    pairs = numbers([row.get("n") for row in rows if row.get("group") == c.SCORED], 1)
-    return bool(pairs) and wrong >= MANY_WRONG * pairs[0] and not verdict.get(SECOND_LEFT_OUT)
+        sentence += f". With captions taken from similar pictures, up to {max(near[2], ends[2]):,.0f}"
+    sentence += ". Single wrong words are not counted."
+    stop = numbers([told.get("stop")], 1)
+    if stop and (left := numbers(told.get("left"), 3)):
+        sentence += " Review the top {:,.0f}; about {:,.0f} ({:,.0f}–{:,.0f}) will remain.".format(*stop, *left)
+    return sentence, " ".join(filter(None, [str(told.get("assumptions") or ""), doubt(verdict)]))
 
 
 def whole_rows(verdict: Any) -> list[tuple[str, ...]]:
@@ -200,7 +184,10 @@ def _sentence(checks: list[dict[str, Any]]) -> str:
     unknown = [check["name"] for check in checks if check["good"] is None]
     if unknown:
         return f"Nothing speaks against this audit, but not everything could be checked: {'; '.join(unknown)}."
-    return "This audit can be believed: its members generalise, its null groups are flat and its ranking is stable."
+    return (
+        "These results look reliable: members generalise, held-out pairs show no memorization, and the ranking is "
+        "stable."
+    )
 
 
 def _generalises(summary: dict[str, Any], utility: pd.DataFrame) -> dict[str, Any]:

@@ -30,7 +30,19 @@ from clipmem_core.review.checks import rows_failing
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
 from clipmem_core.review.maps import map_file
 from clipmem_core.review.search import hits
-from clipmem_core.review.selection import ANY, DECIDED, MAP_X, MAP_Y, MATCH, NONE, UNDECIDED, Outline, Range, Selection
+from clipmem_core.review.selection import (
+    ANY,
+    DECIDED,
+    MAP_X,
+    MAP_Y,
+    MATCH,
+    NONE,
+    RANDOM,
+    UNDECIDED,
+    Outline,
+    Range,
+    Selection,
+)
 from clipmem_core.review.tables import (
     ROW,
     count_pairs_of,
@@ -45,6 +57,7 @@ from clipmem_core.review.tables import (
     sound,
 )
 from clipmem_core.review.tags import tagged_pairs, tags_position
+from clipmem_core.review.wrong_captions import known_count
 from clipmem_core.scores.table import BY_NAME, MISFIT_NOTE, SECOND_NOTE
 
 LABELS_SHOWN = 200
@@ -183,6 +196,8 @@ def _order(audit: Audit, selection: Selection) -> np.ndarray:
     """Return all rows in a selection's order, whether it holds them or not."""
     if selection.order == MATCH and selection.searched:
         rows = hits(audit, selection)[0]
+    elif selection.order == RANDOM:
+        rows = known_count(audit).review.drawn
     else:
         rows = _sorted(audit, selection.order)
     learned_by_g = selection.order == CLIPMEM and selection.group == INDEPENDENT

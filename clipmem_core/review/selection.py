@@ -11,6 +11,7 @@ from clipmem_core.pairs.checks.table import BY_NAME as CHECKS
 from clipmem_core.scores.table import BY_NAME
 
 MATCH = "match"  # the order of a search: cosine with what was asked for
+RANDOM = "random"  # the order of a random check
 UNDECIDED = "undecided"
 DECIDED = "decided"
 NONE = "none"  # planted: the pairs that are not
@@ -42,7 +43,7 @@ class Outline:
 class Selection:
     """Which pairs, in which order. An empty string or tuple means: no such condition."""
 
-    order: str = CLIPMEM  # a score column, or `match`
+    order: str = CLIPMEM  # a score column, `match` or `random`
     ascending: bool = False
     group: str = ""
     label: str = ""
@@ -112,7 +113,7 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]
     usual = MATCH if selection.searched else CLIPMEM
     order, ranges = parameters.get("order") or usual, _ranges(parameters.get("range", ""))
     outline = _outline(parameters.get("outline", ""))
-    if order not in (*BY_NAME, usual):
+    if order not in (*BY_NAME, RANDOM, usual):
         wrong, order = [*wrong, "order"], usual
     wrong += ["range"] if ranges is None else []
     wrong += ["outline"] if outline is None and parameters.get("outline") else []

@@ -1,25 +1,26 @@
 """How many captions of an audit are wrong: what its scores say, and what people found so far."""
 
 from dataclasses import dataclass
+from typing import TypeAlias, cast
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from clipmem_core import columns as c
 from clipmem_core.audits.store import SCORES, VERDICT, Audit, read_table
 from clipmem_core.audits.verdict import likely_wrong
-from clipmem_core.files import DELETE, mapping, numbers, reading
+from clipmem_core.files import mapping, numbers
 from clipmem_core.review.decisions import CODES, KEEP, UNDECIDED_CODE, decided
 from clipmem_core.review.tables import kept
-from clipmem_core.scores.prevalence import WrongCount, left_after, suggest_stop
-from clipmem_core.scores.reviewed import ASSUMPTION, Review, count_reviewed, plan_review, suspicion_of
+from clipmem_core.scores.prevalence import CHECKED, WrongCount, left_after, suggest_stop
+from clipmem_core.scores.reviewed import Review, count_of_sample, count_reviewed, plan_review, suspicion_of
 
-NEEDED = [c.GROUP, c.MISFIT, c.CSLS_OUT, c.P_WRONG, c.REVIEW_PLACE]
-NEXT = 50  # pairs of the review whose wrong captions are told ahead
+Estimate: TypeAlias = tuple[float, float, float]  # and a 95 % interval
+NEEDED = [c.MISFIT, c.CSLS_OUT, c.P_WRONG, c.REVIEW_PLACE]
+NEXT = 50  # pairs of the review whose wrong captions are predicted
 MEANINGS = (
-    "“In the next 50”: how many of the next pairs of the review are expected to be wrong, by the probabilities that "
-    "the scores give. “Left”: how many of all that nobody looked at yet, with a 95 % interval; they fit no better than "
-    "captions swapped at random. The stop is where fewer than one in ten of the next pairs is expected to be wrong."
+    "The prediction for the next 50 and the number that remains come from the scores, with a 95 % interval. If the "
+    "random spot checks contradict the scores, the number that remains comes from the spot checks alone. You can stop "
+    "where fewer than one in ten of the next pairs is expected to be wrong."
 )
 
 
@@ -33,76 +34,72 @@ class Known:
 
 @dataclass(frozen=True, eq=False)
 class SoFar:
-    """What people decided on the judged pairs of an audit, and what is left by that.
+    """What people decided on the pairs of an audit, and how many wrong captions remain.
 
-    By the scores: `ahead` is how many of the next pairs of the review are expected to be wrong, `more` after how many
-    of them to stop, `left` the undecided pairs with a wrong caption and a 95 % interval. `at_random` is the interval of
-    what is left by the random share alone; None while none of that was decided.
+    `ahead` is how many of the next pairs are expected to be wrong, `more` after how many of them to stop. `left` is the
+    number of undecided pairs with a wrong caption and its 95 % interval: by the scores, or by the random spot checks if
+    these contradict the scores.
     """
 
     decided: int
     wrong: int  # removed, or given another caption
-    left: tuple[float, float, float] | None = None
+    left: Estimate | None = None
+    by_spot_checks: bool = False
     ahead: float = 0.0
     more: int = 0
-    at_random: tuple[float, float] | None = None
 
     @property
     def sentence(self) -> str:
-        """What to say of it; empty while nothing is decided."""
+        """The line above the review; empty while nothing is decided."""
         if not self.decided:
             return ""
-        parts = [f"{self.wrong:,} of {self.decided:,} were wrong"]
-        if self.left:
-            parts.append(f"about {self.ahead:,.0f} in the next {NEXT}")
-            parts.append("about {:,.0f} left ({:,.0f}–{:,.0f})".format(*self.left))
-            parts.append(f"suggested stop: after {self.more:,} more" if self.more else "suggested stop: here")
-        if self.at_random:
-            parts.append("by the random share alone {:,.0f} to {:,.0f} left".format(*self.at_random))
-        return f"{'; '.join(parts)}."
+        sentence = f"You changed or removed {self.wrong:,} of {self.decided:,}"
+        if not self.left:
+            return f"{sentence}."
+        left = "about {:,.0f} ({:,.0f}–{:,.0f})".format(*self.left)
+        if self.by_spot_checks:
+            return f"{sentence}. Spot checks find errors that the scores miss: {left} wrong captions remain."
+        stop = f"Stop after {self.more:,} more" if self.more else "You can stop here"
+        return f"{sentence}; expect about {self.ahead:,.0f} in the next {NEXT}. {stop}; {left} wrong captions remain."
 
 
 @kept(2, SCORES, VERDICT)
-def known_count(audit: Audit) -> Known | None:
-    """Return what an audit says of its wrong captions, None where it was scored before it told the review's order."""
-    with reading(audit.folder / SCORES, mend=DELETE):
-        if not set(NEEDED) <= set(pq.read_schema(audit.folder / SCORES).names):
-            return None
-    scores = read_table(audit.folder / SCORES, columns=NEEDED)
-    misfit, fit, posterior, place = (scores[name].to_numpy(dtype=float) for name in NEEDED[1:])
-    scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy()
+def known_count(audit: Audit) -> Known:
+    """Return how many captions the scores of an audit count as wrong, and the order of the review."""
+    misfit, fit, posterior, place = read_table(audit.folder / SCORES, columns=NEEDED)[NEEDED].to_numpy(dtype=float).T
     told = mapping(mapping(audit.verdict).get("wrong_captions"))
     estimate, low, high = numbers([told.get(name) for name in ("estimate", "low", "high")], 3) or (None, None, None)
     missing = str(told.get("missing") or "the verdict has no count") if estimate is None else ""
-    count = WrongCount(estimate, low, high, np.where(scored, posterior, np.nan), missing=missing)
-    return Known(count, plan_review(suspicion_of(misfit, fit, scored), place=place))
+    count = WrongCount(estimate, low, high, posterior, missing=missing)
+    return Known(count, plan_review(suspicion_of(misfit, fit), place=place))
 
 
-def wrong_so_far(audit: Audit) -> SoFar | None:
-    """Return what people found so far among the judged pairs of an audit, and what is probably left.
+def wrong_so_far(audit: Audit) -> SoFar:
+    """Return what people found so far among the pairs of an audit, and how many wrong captions probably remain.
 
-    A pair that was removed or given another caption counts as one whose caption is wrong; one that is kept as right.
-    Find and replace, and the choice among look-alikes, say neither and do not count.
-
-    Returns:
-        None where the audit was scored before there were such counts.
+    A pair that was removed or given another caption counts as wrong, one that is kept as right. Find and replace, and
+    the choice among look-alikes, say neither and do not count.
     """
-    known = known_count(audit)
-    if known is None:
-        return None
-    told = decided(audit)
+    known, told = known_count(audit), decided(audit)
     codes, judged = told.codes, np.zeros(len(told.codes), dtype=bool)
     judged[known.review.ranked] = True
     said = judged & ~told.apart & (codes != UNDECIDED_CODE)
     wrong = said & (codes != CODES[KEEP])
-    found, count = int(wrong.sum()), known.count
-    if count.missing or not said.any():
-        return SoFar(int(said.sum()), found)
-    exact = count_reviewed(known.review, wrong, said, count.posterior)
-    ends = None if exact.missing or exact.low is None or exact.high is None else (exact.low - found, exact.high - found)
+    done, found, count = int(said.sum()), int(wrong.sum()), known.count
+    if not done:
+        return SoFar(0, 0)
+    by_checks = count_reviewed(known.review, wrong, said, count.posterior)
+    ends = (by_checks.estimate, by_checks.low, by_checks.high)
+    checked = None if by_checks.missing else cast(Estimate, tuple(end - found for end in ends if end is not None))
+    if count.missing:
+        return SoFar(done, found, checked, by_spot_checks=True)
+    left = left_after(count, said)
+    if checked and not checked[1] <= left[0] <= checked[2]:
+        return SoFar(done, found, checked, by_spot_checks=True)
     ahead = known.review.order[~said[known.review.order]]
     expected = float(np.nansum(count.posterior[ahead[:NEXT]]))
-    return SoFar(int(said.sum()), found, left_after(count, said), expected, _stop(known, ahead), ends)
+    more = min(max(_stop(known, ahead), CHECKED - done), len(ahead))
+    return SoFar(done, found, left, ahead=expected, more=more)
 
 
 def _stop(known: Known, ahead: np.ndarray) -> int:
@@ -113,19 +110,30 @@ def _stop(known: Known, ahead: np.ndarray) -> int:
 
 
 def wrong_words(audit: Audit) -> tuple[str, str]:
-    """Return in a line how many captions are wrong and what is left to look at, and what that rests on.
+    """Return in a line how many captions are wrong and what to review, and how that is estimated.
 
-    By the scores alone while nobody has decided on anything; where it is not known, the line is empty and the other
-    says why, or is empty too.
+    By the scores alone while nobody has decided on anything. If there is no count, the line is empty and the other text
+    says why.
     """
     found, (likely, basis) = wrong_so_far(audit), likely_wrong(audit.verdict)
-    if found is None or not found.sentence:
+    if not found.sentence:
         return likely, basis
-    shares = f"The random share: {ASSUMPTION[:1].lower()}{ASSUMPTION[1:]}" if found.at_random else ""
-    return found.sentence, " ".join(filter(None, [likely, basis, MEANINGS if found.left else "", shares]))
+    return found.sentence, " ".join(filter(None, [likely, basis, MEANINGS if found.left else ""]))
+
+
+def random_check(audit: Audit) -> str:
+    """Say what a random check of 50 pairs shows; empty where there are no more pairs than that."""
+    pairs = len(known_count(audit).review.drawn)
+    if pairs <= CHECKED:
+        return ""
+    most = count_of_sample(0, CHECKED, pairs)[1]
+    return (
+        f"A random check finds every kind of error, also a single wrong word. If all {CHECKED} captions are right, at "
+        f"most {most:,} of the {pairs:,} are wrong ({most / pairs:.0%}; 95 % interval)."
+    )
 
 
 def drawn_at_random(audit: Audit) -> frozenset[int]:
-    """Return the rows that have their place in the order of the review by chance; none where there is no such order."""
-    known = known_count(audit)
-    return frozenset(known.review.order[known.review.at_random].tolist()) if known else frozenset()
+    """Return the rows that are random spot checks in the order of the review."""
+    review = known_count(audit).review
+    return frozenset(review.order[review.at_random].tolist())

@@ -87,49 +87,52 @@ def margin_over_epochs(trajectory: np.ndarray) -> np.ndarray:
     return _known_mean(margins)
 
 
-def misfit(
-    learned: np.ndarray, log_probability_out: np.ndarray, scored: np.ndarray, *, second: bool = False
-) -> np.ndarray:
+def misfit(learned: np.ndarray, log_probability_out: np.ndarray, *, second: bool = False) -> np.ndarray:
     """Score how badly a pair's captions fit its image: misfit = −(z(learned) + 2 z(log_probability_out)).
 
     Larger is more suspicious; 0 is average. Two views that fail differently: what is learned late, and what members
     that never saw the pair would not choose. Needs no labels and no further training. The weights were chosen on other
     plantings than those they were judged by (data/results/README.md).
 
+    A pair with one part is scored by that part, on the same scale: a held-out pair has no `learned`, a pair that every
+    member trains on has no `log_probability_out`. Its score is the misfit that has the same quantile among the pairs
+    with both parts.
+
     Args:
-        learned: mean log-probability in training, [n_pairs].
-        log_probability_out: of the true partner among external ones, under members that never saw the pair, [n_pairs].
-        scored: true for scored pairs (paper: candidate and independent), [n_pairs]; z is taken over those with both.
+        learned: mean log-probability in training, [n_pairs]; NaN for held-out pairs.
+        log_probability_out: of the true partner among held-out ones, under members that never saw the pair, [n_pairs].
         second: whether log_probability_out is of a second round of training, and then weighs 4: `learned`, of the
             first, tells the less the more captions are wrong.
 
     Returns:
-        [n_pairs]; NaN for other pairs, and where either part is missing.
+        [n_pairs]; NaN where both parts are missing, and everywhere if no pair has both.
 
     Example:
-        >>> misfit(np.array([-1.0, -3.0, -9.0]), np.array([-0.5, -4.5, -2.0]), np.array([True, True, False]))
-        array([-3.,  3., nan])
+        >>> misfit(np.array([-1.0, -3.0, np.nan]), np.array([-0.5, -4.5, -2.5]))
+        array([-3.,  3.,  0.])
     """
-    return _sum_of_z(((learned, 1.0), (log_probability_out, 4.0 if second else 2.0)), scored)
+    return _sum_of_z((learned, 1.0), (log_probability_out, 4.0 if second else 2.0))
 
 
-def caption_misfit(learned: np.ndarray, margin_out: np.ndarray, scored: np.ndarray) -> np.ndarray:
+def caption_misfit(learned: np.ndarray, margin_out: np.ndarray) -> np.ndarray:
     """Score how badly one of several captions fits its image: −(z(learned) + z(margin_out)); else as `misfit`.
 
     Args:
-        learned: of each caption, [n_captions].
-        margin_out: how much closer it is to its picture than to the nearest external ones, [n_captions].
-        scored: true for captions of scored pairs, [n_captions].
+        learned: of each caption, [n_captions]; NaN for captions of held-out pairs and those that no epoch drew.
+        margin_out: how much closer it is to its picture than to the nearest held-out ones, [n_captions].
     """
-    return _sum_of_z(((learned, 1.0), (margin_out, 1.0)), scored)
+    return _sum_of_z((learned, 1.0), (margin_out, 1.0))
 
 
-def _sum_of_z(parts: Sequence[tuple[np.ndarray, float]], scored: np.ndarray) -> np.ndarray:
-    """Return minus the weighted sum of z-scores of what is larger where a caption fits; NaN where one is missing."""
-    score = np.full(len(scored), np.nan)
-    rows = np.flatnonzero(scored & ~np.isnan([values for values, _ in parts]).any(axis=0))
-    if len(rows):
-        score[rows] = -sum(weight * _z(values[rows]) for values, weight in parts)
+def _sum_of_z(*parts: tuple[np.ndarray, float]) -> np.ndarray:
+    """Return minus the weighted sum of z-scores; a row with one part gets the score at the same quantile."""
+    score = np.full(len(parts[0][0]), np.nan)
+    both = np.flatnonzero(~np.isnan([values for values, _ in parts]).any(axis=0))
+    if len(both):
+        score[both] = -sum(weight * _z(values[both]) for values, weight in parts)
+        for values, _ in parts:
+            alone = np.flatnonzero(np.isnan(score) & ~np.isnan(values))
+            score[alone] = np.interp(-values[alone], np.sort(-values[both]), np.sort(score[both]))
     return score
 
 

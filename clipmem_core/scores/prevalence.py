@@ -17,8 +17,9 @@ from scipy.stats import gaussian_kde
 
 FEWEST = 100  # pairs, and canaries, below which no count is given
 ASSUMPTION = (
-    "Counts captions that fit no better than captions swapped at random; those that are wrong in part, or almost "
-    "right, are not among them. The scores of the others are taken to have one peak and regular tails."
+    "The count is of captions that fit no better than captions swapped at random. It assumes that the scores of the "
+    "right captions have one peak and regular tails. The upper bound with captions taken from similar pictures needs "
+    "no such assumption, but scores cannot tell those captions from right ones."
 )
 _CELLS = 200
 _SHARES = 12  # shares that are tried at once
@@ -26,8 +27,11 @@ _DROP = 9.0  # of log-likelihood, beyond which a share is not looked at
 _LEVEL = 0.95
 _FLOOR = 1e-9
 _QUANTILES = np.arange(1, 10) / 10  # of the canaries
-_LEARNED_FROM = 0.01  # of the pairs: fewer wrong captions leave no trace in members that train on them
+# The share of the pairs from which a second round leaves them out, by the setting `rounds`. Members hardly learn from
+# fewer than a hundredth; a second round finds clearly more from a tenth on.
+SECOND_ROUND_FROM = {"2": 0.01, "auto": 0.1}
 _NEXT, _WORTH = 20, 0.1  # looking goes on while this share of the next pairs is expected to be wrong
+CHECKED = 50  # pairs that a person reviews at least, and the size of a random check: scores miss small errors
 _LIMITS = ((-4.0, 4.0), (-3.0, 2.0), (-3.0, 2.0), (0.7, 4.6))  # peak, log width left and right, log degrees of freedom
 _START = (0.0, 0.0, 0.0, 3.0)
 
@@ -208,12 +212,12 @@ def _quantile(q: float, weights: np.ndarray, mean: np.ndarray, spread: np.ndarra
     return float(brentq(excess, *ends))
 
 
-def p_wrong(fit: np.ndarray, canaries: np.ndarray, scored: np.ndarray) -> np.ndarray:
-    """Return each pair's probability of a wrong caption: the posterior of `estimate_wrong`, NaN where not scored."""
-    return estimate_wrong(np.where(scored, fit, np.nan), canaries).posterior
+def p_wrong(fit: np.ndarray, canaries: np.ndarray) -> np.ndarray:
+    """Return each pair's probability of a wrong caption, the posterior of `estimate_wrong`; NaN without a fit."""
+    return estimate_wrong(fit, canaries).posterior
 
 
-def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, canaries: np.ndarray) -> np.ndarray:
+def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, canaries: np.ndarray, *, least: float) -> np.ndarray:
     """Return the pairs that a second round of training leaves out: the most suspicious, as many as are likely wrong.
 
     Members that train without them align the others better, so that they tell better which captions do not fit: the
@@ -224,21 +228,21 @@ def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, canaries: np.ndarray) -
         suspicion: the order that pairs are looked at in, the highest first, [n_pairs]; NaN for pairs not judged.
         fit: of every pair how well its caption fits, larger is better, [n_pairs]; NaN for pairs not judged.
         canaries: the same of pairs with a caption swapped at random, [n_canaries].
+        least: share of the judged pairs; if fewer are wrong, nothing is left out.
 
     Returns:
-        True for pairs to leave out, [n_pairs]; none where the number of wrong captions cannot be told, or is below a
-        hundredth of the judged pairs: members hardly learn from so few.
+        True for pairs to leave out, [n_pairs]; none where the number of wrong captions is not known or too small.
 
     Example:
         >>> rng = np.random.default_rng(1)
         >>> fit = np.concatenate([rng.normal(4, 1, 950), rng.normal(0, 1, 50)])
-        >>> out = likely_wrong(-fit, fit, rng.normal(0, 1, 1000))
+        >>> out = likely_wrong(-fit, fit, rng.normal(0, 1, 1000), least=0.01)
         >>> bool(40 < out.sum() < 60), bool(out[950:].mean() > 0.9)
         (True, True)
     """
     count = round(estimate_wrong(fit, canaries).estimate or 0.0)
     left_out = np.zeros(len(fit), dtype=bool)
-    if count >= _LEARNED_FROM * np.isfinite(fit).sum():
+    if count >= least * np.isfinite(fit).sum():
         order = np.argsort(-np.where(np.isfinite(suspicion), suspicion, -np.inf), kind="stable")
         left_out[order[:count]] = True
     return left_out
@@ -295,9 +299,9 @@ def told_count(fit: np.ndarray, swapped: np.ndarray, near: np.ndarray, suspicion
 
     Returns:
         estimate, low, high, method, assumptions and missing as of `WrongCount`; `stop`, after how many pairs to stop
-        looking, and `left`, how many are left then, with its interval; `near`, the same count where canaries have
-        the most alike caption of another pair: of these three the last, an upper bound, holds for wrong captions that
-        are so near; the others take right ones for them.
+        looking, at least 50, and `left`, how many are left then, with its interval; `near`, the same count where
+        canaries have the most alike caption of another pair: of these three the last, an upper bound, holds for wrong
+        captions that are so near; the others take right ones for them.
     """
     count, if_near = estimate_wrong(fit, swapped), estimate_wrong(fit, near)
     told: dict[str, Any] = {
@@ -311,7 +315,7 @@ def told_count(fit: np.ndarray, swapped: np.ndarray, near: np.ndarray, suspicion
     }
     if count.missing:
         return told
-    stop = suggest_stop(count.posterior, suspicion)
+    stop = min(max(suggest_stop(count.posterior, suspicion), CHECKED), int(np.isfinite(fit).sum()))
     looked_at = np.zeros(len(fit), dtype=bool)
     looked_at[np.argsort(-np.where(np.isfinite(fit), suspicion, -np.inf), kind="stable")[:stop]] = True
     return told | {"stop": stop, "left": list(left_after(count, looked_at))}

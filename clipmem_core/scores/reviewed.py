@@ -16,6 +16,7 @@ from scipy.stats import betabinom
 from clipmem_core.scores.prevalence import WrongCount
 
 SHARE = 0.1  # of the pairs that a person is shown are drawn at random
+FEWEST_CHECKED = 10  # random spot checks, below which there is no estimate
 DESIGN = 0  # seed of the review: the design is frozen with the audit
 ASSUMPTION = (
     "Holds whatever the scores are worth: the most suspicious pairs are counted, and the rest is estimated by the "
@@ -71,23 +72,18 @@ def _numbers(values: np.ndarray) -> Iterator[Any]:
     return chain.from_iterable(part.tolist() for part in np.array_split(values, len(values) // _CHUNK + 1))
 
 
-def review_place(suspicion: np.ndarray, fallback: np.ndarray, scored: np.ndarray) -> np.ndarray:
-    """Return each pair's place in the review, from 1; NaN where not scored.
-
-    Args:
-        suspicion: misfit, [n_pairs].
-        fallback: csls_out, whose lowest are taken where no pair has a misfit, [n_pairs].
-        scored: true for scored pairs, [n_pairs].
-    """
-    order = plan_review(suspicion_of(suspicion, fallback, scored)).order
+def review_place(misfit: np.ndarray, csls_out: np.ndarray) -> np.ndarray:
+    """Return each pair's place in the review, from 1; NaN for pairs that have no score to be ordered by."""
+    suspicion = suspicion_of(misfit, csls_out)
+    order = plan_review(suspicion).order
     place = np.full(len(suspicion), np.nan)
     place[order] = np.arange(1, len(order) + 1)
     return place
 
 
-def suspicion_of(misfit: np.ndarray, csls_out: np.ndarray, scored: np.ndarray) -> np.ndarray:
-    """Return what pairs are reviewed by: misfit, or where no pair has one the lowest csls_out; NaN where not scored."""
-    return np.where(scored, misfit if np.isfinite(misfit[scored]).any() else -csls_out, np.nan)
+def suspicion_of(misfit: np.ndarray, csls_out: np.ndarray) -> np.ndarray:
+    """Return the score that pairs are reviewed by, the highest first: misfit, or −csls_out where no pair has one."""
+    return misfit if np.isfinite(misfit).any() else -csls_out
 
 
 def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray, posterior: np.ndarray) -> WrongCount:
@@ -124,7 +120,8 @@ def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray, poste
     known, right = int((wrong & decided & rest).sum()), int((~wrong & decided & rest).sum())
     found = int(wrong[sample].sum())
     low, high = count_of_sample(found, len(sample), len(drawn))
-    estimate = counted + max(len(drawn) * found / len(sample), known) if len(sample) else None
+    enough = len(sample) >= min(FEWEST_CHECKED, len(drawn))
+    estimate = counted + max(len(drawn) * found / max(len(sample), 1), known) if enough else None
     return WrongCount(
         estimate,
         float(counted + max(low, known)),
@@ -132,7 +129,7 @@ def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray, poste
         np.where(decided, wrong.astype(float), posterior),
         method="review",
         assumptions=ASSUMPTION,
-        missing="" if len(sample) else "no pair of the random share was decided on yet",
+        missing="" if enough else f"fewer than {FEWEST_CHECKED} pairs were checked at random",
     )
 
 

@@ -110,14 +110,13 @@ class Observed:
             c.LOG_PROBABILITY_OUT: self.fit_out[1],
             c.LOG_PROBABILITY_SECOND: none if second is None else second,
         }
-        return score.compute(*(parts[name] for name in score.needs), self.scored)
+        return score.compute(*(parts[name] for name in score.needs))
 
-    @functools.cached_property
-    def likely_wrong(self) -> np.ndarray:
-        """What a second round of training leaves out, true or false [n_pairs]."""
-        fit = np.where(self.scored, self.fit_out[0], np.nan)
+    def likely_wrong(self, least: float) -> np.ndarray:
+        """What a second round of training leaves out, true or false [n_pairs]; `least` as of `likely_wrong`."""
+        misfit, fit = (np.where(self.scored, values, np.nan) for values in (self.misfit(), self.fit_out[0]))
         swapped, _ = swapped_csls(self.image, self.text, self.trained, self.sides.external, seed=self.sides.seed)
-        return likely_wrong(self.misfit(), fit, swapped)
+        return likely_wrong(misfit, fit, swapped, least=least)
 
 
 def nearest(vectors: np.ndarray, k: int) -> np.ndarray:

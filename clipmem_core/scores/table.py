@@ -56,7 +56,7 @@ class Score:
     queue: Queue | None = None
     removal: str = ""  # how a ranking by it is called
     needs: tuple[str, ...] = ()  # the scores that `compute` takes
-    compute: Callable[..., np.ndarray] | None = None  # of `needs` and which pairs are scored; None: by scoring itself
+    compute: Callable[..., np.ndarray] | None = None  # of `needs`; None: by scoring itself
     absent: str = ""  # why an audit may not have it
 
     @property
@@ -75,10 +75,10 @@ def words(column: str) -> str:
     return column.replace("_", " ")
 
 
-def _misfit_of_rounds(learned: np.ndarray, first: np.ndarray, second: np.ndarray, scored: np.ndarray) -> np.ndarray:
+def _misfit_of_rounds(learned: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return misfit, by the log-probability of the second round of training where there was one."""
     again = bool(np.isfinite(second).any())
-    return misfit(learned, second if again else first, scored, second=again)
+    return misfit(learned, second if again else first, second=again)
 
 
 TABLE = (
@@ -154,8 +154,8 @@ TABLE = (
         use="finds captions that are probably wrong: start with the pairs of highest misfit",
         use_doubted="says which captions fit least",
         queue=Queue(
-            "Probably the wrong caption",
-            "Learned late, and members that did not see the pair would not choose it.",
+            "Likely wrong captions",
+            "Learned late, and models that never saw this pair prefer other captions.",
             doubted="Low fit",
         ),
         removal="highest misfit",

@@ -28,6 +28,6 @@ def test_the_time_adds_up_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
             "scoring": 1000 * 5 * 2e-5,
         }
     )
-    twice = audit_seconds(member, dataclasses.replace(config, rounds=2), starting=3.0, pairs=1000)
+    twice = audit_seconds(member, dataclasses.replace(config, rounds="2"), starting=3.0, pairs=1000)
     assert list(twice) == ["starting", "training", "embedding", "second round", "scoring"]
     assert twice["second round"] == pytest.approx(9 + 75 + 3 * 10.0)

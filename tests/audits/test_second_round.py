@@ -24,12 +24,12 @@ from tests.audits.test_resume import same
 from tests.forked import Server
 
 MANY_WRONG = ("--members", "4", "--plant-miscaptions", "80", "--epochs", "8")
-TOLD = "second round: members train again, without the"
+TOLD = "second round: members train again without the"
 
 
 @pytest.fixture(scope="module")
 def config(start: str) -> AuditConfig:
-    return config_of(flags(start, *MANY_WRONG, "--rounds", "2"))
+    return config_of(flags(start, *MANY_WRONG))  # rounds is auto
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def of_first_round(audit: Audit) -> pd.Series:
 def test_the_most_suspicious_pairs_are_left_out_as_many_as_are_likely_wrong(twice: Audit) -> None:
     count = round(twice.verdict["wrong_captions"]["estimate"])
     assert 20 < count < 200
+    count = twice.verdict["second_round_left_out"]
     wanted = of_first_round(twice).sort_values(ascending=False, kind="stable").index[:count]
     assert set(np.flatnonzero(left_out(twice))) == set(wanted)
-    assert twice.verdict["second_round_left_out"] == count
     (said,) = (check["sentence"] for check in twice.verdict["checks"] if "second" in check["name"])
     assert said.startswith(f"Members were trained a second time, without the {count} pairs")
 
@@ -74,7 +74,8 @@ def test_misfit_is_by_the_second_round_and_the_order_of_review_follows(twice: Au
     np.testing.assert_allclose(own["misfit"], -(z[0] + 4 * z[1]), atol=1e-9)
     assert not np.allclose(own["misfit"], of_first_round(twice))
     assert own["misfit"].idxmax() == own["review_place"].idxmin()
-    assert scores.loc[scores["group"] != "scored", "misfit"].isna().all()
+    held_out = scores.loc[scores["group"] == "external"]
+    assert held_out["misfit"].rank().tolist() == (-held_out["log_probability_second"]).rank().tolist()
 
 
 def test_what_it_says_is_that_of_members_which_train_on_the_others_alone(
@@ -107,22 +108,22 @@ def test_a_round_added_later_changes_nothing_else_and_says_the_same(
     twice: Audit, config: AuditConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLIPMEM_DATA", str(with_drawn_set(tmp_path / "data", twice.folder.parents[1])))
-    once = run_audit("scenes", replace(config, rounds=1), name="a", screen=Silent())
+    once = run_audit("scenes", replace(config, rounds="1"), name="a", screen=Silent())
     assert not (once.folder / "second.parquet").exists()
     before = once.scores
     assert before["log_probability_second"].isna().all()
-    np.testing.assert_allclose(before["misfit"].dropna(), of_first_round(once), atol=1e-9)
+    np.testing.assert_allclose(before.loc[before["group"] == "scored", "misfit"], of_first_round(once), atol=1e-9)
     screen = Silent()
-    run_audit("scenes", config, name="a", screen=screen)
+    run_audit("scenes", replace(config, rounds="2"), name="a", screen=screen)
     assert screen.lines[0] == "adding a second round to audit 'a'"
     same(once, twice)
     changed = [name for name in before if not before[name].equals(once.scores[name])]
     assert changed == ["misfit", "review_place", "log_probability_second"]
     # Asked for one round again, it keeps both.
     screen = Silent()
-    run_audit("scenes", replace(config, rounds=1), name="a", screen=screen)
+    run_audit("scenes", replace(config, rounds="1"), name="a", screen=screen)
     assert screen.lines[-1] == "it is finished: nothing to do"
-    assert once.record.config.rounds == 2
+    assert once.record.config.rounds == "2"
 
 
 def test_of_its_members_only_what_they_say_and_their_logs_stay(twice: Audit) -> None:
@@ -142,9 +143,9 @@ def test_members_that_come_later_change_what_is_left_out_and_all_train_again(
 ) -> None:
     monkeypatch.setenv("CLIPMEM_DATA", str(with_drawn_set(tmp_path / "data", twice.folder.parents[1])))
     grown = run_audit("scenes", config, name="a", screen=Silent())
-    run_audit("scenes", replace(config, members=6, rounds=1), name="a", screen=Silent())
+    run_audit("scenes", replace(config, members=6, rounds="1"), name="a", screen=Silent())
     at_once = run_audit("scenes", replace(config, members=6), name="b", screen=Silent())
-    assert grown.record.config.rounds == 2
+    assert grown.record.config.rounds == "auto"
     assert not np.array_equal(left_out(grown), left_out(twice))
     pd.testing.assert_frame_equal(grown.scores, at_once.scores)
 
@@ -200,7 +201,7 @@ def test_where_no_number_of_wrong_captions_can_be_told_there_is_no_second_round(
     screen = Silent()
     config = config_of(flags(start, "--members", "2", "--epochs", "1", "--rounds", "2"))
     audit = run_audit("scenes", config, name="a", screen=screen)
-    assert any(line.startswith("note: there is no second round") for line in screen.lines)
+    assert any(line.startswith("note: no second round") for line in screen.lines)
     assert not left_out(audit).any()
     assert audit.scores["misfit"].notna().any()
     assert "second_round_left_out" not in audit.verdict

@@ -39,7 +39,7 @@ def check(verdict: dict[str, Any], place: int) -> tuple[Any, str]:
 
 def test_a_good_audit_can_be_believed_and_needs_no_advice() -> None:
     verdict = judged()
-    assert verdict["sentence"].startswith("This audit can be believed")
+    assert verdict["sentence"].startswith("These results look reliable")
     assert [(c["good"], c["advice"]) for c in verdict["checks"]] == [(True, "")] * 4
 
 
@@ -150,7 +150,7 @@ def test_the_verdict_says_which_score_is_for_what_and_keeps_the_numbers(tmp_path
 def test_captions_are_called_wrong_only_where_every_check_holds() -> None:
     good, unknown = judged(), judged(ranking_reliability=None, ranking_stability=None)
     for verdict in (good, unknown):
-        assert queues(verdict)["misfit"].name == "Probably the wrong caption"
+        assert queues(verdict)["misfit"].name == "Likely wrong captions"
         assert doubt(verdict) == ""
     for verdict in (judged(recall=0.095), judged(ranking_reliability=0.4), judged(membership_auroc=0.5), {}, [], None):
         told = f"{uses(verdict)} {queues(verdict)}"

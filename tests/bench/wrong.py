@@ -3,6 +3,7 @@
     python -m tests.bench wrong coverage [--sets 200]        simulated sets and reviews: how often intervals cover
     python -m tests.bench wrong count SOURCE [--shares 0.05 0.2 0.4]    audits with swapped captions
     python -m tests.bench wrong captions SOURCE [--planted 100]         audits where one caption of several is swapped
+    python -m tests.bench wrong held-out SOURCE [--seeds 5]             errors among held-out pairs and among others
 
 Audits stay in the data folder and are gone on with. Planted captions are treated as unknown throughout.
 """
@@ -19,7 +20,8 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import tyro
-from scipy.stats import zscore
+from scipy.stats import t, zscore
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
@@ -28,7 +30,7 @@ from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import CAPTION_TABLE, Audit, read_table
 from clipmem_core.config import AuditConfig, InputError, data_folder, preset_config
-from clipmem_core.pairs.planting import plant_one_caption
+from clipmem_core.pairs.planting import plant_miscaptions, plant_one_caption
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.prevalence import estimate_wrong
 from clipmem_core.scores.reviewed import count_reviewed, plan_review
@@ -66,6 +68,17 @@ class Captions:
     planted: int = 100
     seed: int = 0
     scenes_pairs: int = 1100
+    out: str = ""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Swap captions among all pairs, and compare how misfit ranks them among held-out pairs and among the others."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    shares: tuple[float, ...] = (0.05, 0.2, 0.4)  # of all pairs
+    seeds: int = 5  # each with its own split and swaps
+    rounds: str = "1"
     out: str = ""
 
 
@@ -157,16 +170,55 @@ def captions_found(asked: Captions) -> pd.DataFrame:
     config = dataclasses.replace(config, source=options, seed=asked.seed)
     data_set = load_data_set(asked.source, settings.resolve(config), say=console.print)
     pairs, place = plant_one_caption(data_set.pairs, np.arange(len(data_set.pairs)), n=asked.planted, seed=asked.seed)
-    path = data_folder() / "sets" / f"one-caption-{Path(asked.source).name}-{asked.seed}-{asked.planted}.jsonl"
+    name = f"one-caption-{Path(asked.source).name}-{asked.seed}-{asked.planted}"
+    audit = audited_copy(pairs, data_set.raw.root, config, name)
+    return held_against(audit, dict(zip(pairs[c.PAIR_ID], place, strict=True)), set(known_wrong(pairs)))
+
+
+def audited_copy(pairs: pd.DataFrame, root: Path, config: AuditConfig, name: str) -> Audit:
+    """Return a finished audit of a set that has other captions; it is gone on with."""
+    path = data_folder() / "sets" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
-        json.dumps({"id": pair_id, "image": str(data_set.raw.root / image), "captions": list(own)})
+        json.dumps({"id": pair_id, "image": str(root / image), "captions": list(own)})
         for pair_id, image, own in zip(pairs[c.PAIR_ID], pairs[c.IMAGE], pairs[c.CAPTIONS], strict=True)
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    options = dataclasses.replace(options, image_folder=str(data_set.raw.root), csv_id_key="id")
-    audit = run_audit(str(path), dataclasses.replace(config, source=options), name=path.stem, screen=RichScreen())
-    return held_against(audit, dict(zip(pairs[c.PAIR_ID], place, strict=True)), set(known_wrong(pairs)))
+    options = dataclasses.replace(config.source, image_folder=str(root), csv_id_key="id")
+    return run_audit(str(path), dataclasses.replace(config, source=options), name=name, screen=RichScreen())
+
+
+def held_out_found(asked: HeldOut) -> pd.DataFrame:
+    """Return AUROC and average precision of misfit among held-out pairs, the others, and all; one row a share.
+
+    Means over the seeds, with half of a 95 % interval (Student's t).
+    """
+    config = dataclasses.replace(preset_config("locked"), rounds=asked.rounds)
+    data_set = load_data_set(asked.source, settings.resolve(config), say=console.print)
+    rows = []
+    for share in asked.shares:
+        audits = []
+        for seed in range(asked.seeds):
+            n = round(share * len(data_set.pairs))
+            pairs = plant_miscaptions(data_set.pairs, np.arange(len(data_set.pairs)), n=n, seed=100 + seed)
+            name = f"held-out-{Path(asked.source).parent.name}-{share}-{asked.rounds}-{seed}"
+            audit = audited_copy(pairs, data_set.raw.root, dataclasses.replace(config, seed=seed), name)
+            wrong = set(pairs.loc[pairs[c.PLANTED] == c.MISCAPTION, c.PAIR_ID])
+            found = audit.scores[[c.PAIR_ID, c.GROUP, c.MISFIT]]
+            audits.append(found.assign(wrong=found[c.PAIR_ID].isin(wrong)))
+        every = pd.concat(audits, keys=range(asked.seeds), names=["seed"])
+        held_out = every[c.GROUP] == c.EXTERNAL
+        for name, part in (("held out", every[held_out]), ("others", every[~held_out]), ("all", every)):
+            by_seed = [
+                (roc_auc_score(own["wrong"], own[c.MISFIT]), average_precision_score(own["wrong"], own[c.MISFIT]))
+                for _, own in part.groupby("seed")
+            ]
+            mean, sd = np.mean(by_seed, axis=0), np.std(by_seed, axis=0, ddof=1)
+            half = sd * t.ppf(0.975, asked.seeds - 1) / np.sqrt(asked.seeds)
+            rows.append((share, name, len(part), part["wrong"].sum(), mean[0], half[0], mean[1], half[1]))
+            console.print(*map(str, rows[-1]))
+    columns = ["share", "pairs", "n", "wrong", "auroc", "auroc_half", "average_precision", "average_precision_half"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def known_wrong(pairs: pd.DataFrame) -> list[str]:
@@ -207,12 +259,12 @@ def held_against(audit: Audit, place: dict[str, int], left_out: set[str]) -> pd.
 
 def command(arguments: Sequence[str]) -> int:
     """Run it from the command line."""
-    asked: Coverage | Count | Captions = tyro.extras.subcommand_cli_from_dict(
-        {"coverage": Coverage, "count": Count, "captions": Captions},
+    asked: Coverage | Count | Captions | HeldOut = tyro.extras.subcommand_cli_from_dict(
+        {"coverage": Coverage, "count": Count, "captions": Captions, "held-out": HeldOut},
         args=arguments,
         prog="python -m tests.bench wrong",
     )
-    parts = {Coverage: coverage, Count: counted, Captions: captions_found}
+    parts = {Coverage: coverage, Count: counted, Captions: captions_found, HeldOut: held_out_found}
     try:
         table = parts[type(asked)](asked)
     except InputError as error:

@@ -67,7 +67,7 @@ def test_the_most_memorized_pairs_come_first_and_the_other_queue_is_one_click_aw
 
 
 @pytest.mark.parametrize(
-    ("good", "name"), [(True, "Probably the wrong caption"), (False, "Low fit, not to be trusted here")]
+    ("good", "name"), [(True, "Likely wrong captions"), (False, "Low fit, not to be trusted here")]
 )
 def test_the_other_queue_is_called_what_the_verdict_allows(copy: Copy, good: bool, name: str) -> None:
     audit = copy()

@@ -20,14 +20,14 @@ def audit(copy: Copy) -> Audit:
 def test_the_overview_says_how_many_and_what_that_rests_on_as_plain_text(audit: Audit) -> None:
     write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": TOLD})
     app = open_page(audit="made")
-    assert "Likely about 40 wrong captions (95 % 25–60)." in titles(app)
+    assert any("About 40 captions" in title and "(25–60)" in title for title in titles(app))
     assert any(text.startswith(HOSTILE[0]) for text in texts(app))
 
 
 def test_the_overview_says_why_there_is_no_count_and_nothing_of_an_audit_from_before(audit: Audit) -> None:
     assert "wrong captions" not in titles(open_page(audit="made"))
     write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": {"missing": "a count needs 100 pairs"}})
-    assert "How many captions are wrong is not known: a count needs 100 pairs." in texts(open_page(audit="made"))
+    assert "The number of wrong captions is not known: a count needs 100 pairs." in texts(open_page(audit="made"))
 
 
 def test_decisions_say_what_was_wrong_so_far_and_lead_to_the_next_pairs(audit: Audit) -> None:
@@ -35,8 +35,8 @@ def test_decisions_say_what_was_wrong_so_far_and_lead_to_the_next_pairs(audit: A
     review.decide(ids[:3], "remove")
     review.decide(ids[3:5], "keep")
     app = open_page("pages/decisions.py", audit="made")
-    assert "3 of 5 were wrong." in titles(app)
-    there = dict(links(app))["Look at the next ones: the most suspicious, and one in ten at random"]
+    assert any("3 of 5" in title for title in titles(app))
+    there = dict(links(app))["Review next (includes 10 % random spot checks)"]
     assert "review_place" in str(there)
 
 

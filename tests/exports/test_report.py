@@ -127,7 +127,7 @@ def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: P
 
 def test_the_name_of_its_second_gallery_follows_the_verdict(copy: Copy, tmp_path: Path) -> None:
     audit = copy()
-    for good, name in ((True, "Probably the wrong caption"), (False, "Low fit, not to be trusted here")):
+    for good, name in ((True, "Likely wrong captions"), (False, "Low fit, not to be trusted here")):
         check = {"name": "the members have learned little", "good": good}
         write_json(audit.folder / VERDICT, audit.verdict | {"checks": [check]})
         write(audit, "html", tmp_path / f"{good}.html")

@@ -77,11 +77,9 @@ def test_the_slopes_of_the_shape_are_those_of_finite_differences() -> None:
 
 def test_pairs_that_are_not_judged_have_no_probability_and_do_not_count() -> None:
     fit, canaries = drawn(0, 50)
-    more = np.concatenate([fit, np.full(500, -9.0)])
-    scored = np.arange(1500) < 1000
-    posterior = p_wrong(more, canaries, scored)
-    assert np.isnan(posterior[~scored]).all()
-    np.testing.assert_allclose(posterior[scored], estimate_wrong(fit, canaries).posterior)
+    posterior = p_wrong(np.concatenate([fit, np.full(500, np.nan)]), canaries)
+    assert np.isnan(posterior[1000:]).all()
+    np.testing.assert_allclose(posterior[:1000], estimate_wrong(fit, canaries).posterior)
 
 
 def test_too_few_pairs_or_no_difference_give_a_reason_and_no_number() -> None:
@@ -99,14 +97,19 @@ def test_a_second_round_leaves_out_the_most_suspicious_as_many_as_are_counted() 
     fit, canaries = drawn(0, 50)
     more = np.concatenate([fit, np.full(500, np.nan)])
     suspicion = np.where(np.isnan(more), np.nan, np.random.default_rng(3).permutation(1500).astype(float))
-    out = likely_wrong(suspicion, more, canaries)
+    out = likely_wrong(suspicion, more, canaries, least=0.01)
     count = round(estimate_wrong(fit, canaries).estimate)
     assert out.sum() == count > 30
     assert suspicion[out].min() > np.nanmax(suspicion[~out])
-    assert not likely_wrong(suspicion[:50], more[:50], canaries).any()
-    few, canaries = drawn(0, 5)  # of 1,000: members hardly learn from these
-    assert estimate_wrong(few, canaries).estimate > 1
-    assert not likely_wrong(-few, few, canaries).any()
+    assert not likely_wrong(suspicion, more, canaries, least=0.1).any()
+    assert not likely_wrong(suspicion[:50], more[:50], canaries, least=0.01).any()
+
+
+def test_at_least_fifty_pairs_are_reviewed_even_where_no_caption_is_counted() -> None:
+    fit, canaries = drawn(0, 0)
+    told = told_count(fit, canaries, canaries, -fit)
+    assert told["estimate"] < 3
+    assert told["stop"] == 50
 
 
 def test_looking_stops_where_hardly_one_in_ten_of_the_next_is_wrong() -> None:

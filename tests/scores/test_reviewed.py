@@ -46,12 +46,12 @@ def test_the_top_is_counted_and_the_rest_is_estimated_by_its_sample_alone() -> N
     wrong = np.arange(100) < 20
     decided = np.zeros(100, dtype=bool)
     decided[:10] = True  # the ten most suspicious
-    rest = review.drawn[review.drawn >= 10][:9]
+    rest = review.drawn[review.drawn >= 10][:12]
     decided[rest] = True
     count = count_reviewed(review, wrong & decided, decided, np.zeros(100))
     found = int(wrong[rest].sum())
-    assert count.estimate == 10 + 90 * found / 9
-    low, high = count_of_sample(found, 9, 90)
+    assert count.estimate == 10 + 90 * found / 12
+    low, high = count_of_sample(found, 12, 90)
     assert (count.low, count.high) == (10 + low, 10 + high)
 
 
@@ -60,7 +60,7 @@ def test_without_a_random_pair_only_what_is_known_bounds_the_count() -> None:
     decided, wrong = np.arange(100) < 10, np.arange(100) < 4
     count = count_reviewed(review, wrong, decided, np.zeros(100))
     assert count.estimate is None
-    assert "random share" in count.missing
+    assert "at random" in count.missing
     drawn_first = review.drawn[0] < 10
     assert drawn_first or (count.low, count.high) == (4.0, 94.0)
 
@@ -97,9 +97,8 @@ def test_the_interval_of_a_sample_covers_95_percent_on_average_over_shares() -> 
 
 
 def test_without_a_misfit_pairs_come_by_csls() -> None:
-    scored = np.array([True, True, False])
-    suspicion = suspicion_of(np.full(3, np.nan), np.array([0.5, -0.5, 0.0]), scored)
+    suspicion = suspicion_of(np.full(3, np.nan), np.array([0.5, -0.5, np.nan]))
     np.testing.assert_array_equal(suspicion, [-0.5, 0.5, np.nan])
-    place = review_place(np.array([1.0, 2.0, np.nan]), np.zeros(3), scored)
+    place = review_place(np.array([1.0, 2.0, np.nan]), np.zeros(3))
     assert sorted(place[:2]) == [1.0, 2.0]
     assert np.isnan(place[2])

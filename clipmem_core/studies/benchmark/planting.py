@@ -23,6 +23,7 @@ from clipmem_core.scores.detection import detection_table, numbers_reviewed, pre
 from clipmem_core.scores.detectors import fit_out
 from clipmem_core.scores.in_out import Sides, side_means
 from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.prevalence import SECOND_ROUND_FROM
 from clipmem_core.scores.suspicion import DETECTORS, Observed
 from clipmem_core.scores.uncertainty import ranking_reliability, ranking_stability
 from clipmem_core.scores.utility import retrieval_recalls
@@ -155,16 +156,17 @@ def _observed(given: Given) -> Observed:
         else mean_by_pair(features.text.astype(np.float32), caption_starts(given.pairs)),
         seed=given.config.seed,
     )
-    return observed if given.config.rounds < 2 else dataclasses.replace(observed, second=_second(given, observed))
+    return observed if given.config.rounds == "1" else dataclasses.replace(observed, second=_second(given, observed))
 
 
 def _second(given: Given, observed: Observed) -> np.ndarray:
     """Return the log-probability out of members trained again without what is likely wrong, [n_pairs]; NaN if that is
     nothing."""
     trained, external = observed.trained, observed.sides.external
-    if not observed.likely_wrong.any():
+    left_out = observed.likely_wrong(SECOND_ROUND_FROM[given.config.rounds])
+    if not left_out.any():
         return np.full(trained.shape[1], np.nan)
-    fewer = dataclasses.replace(given.membership, trained=trained & ~observed.likely_wrong)
+    fewer = dataclasses.replace(given.membership, trained=trained & ~left_out)
     members = trained_members(dataclasses.replace(given, membership=fewer))
     said = [
         fit_out([one.image], [one.text], own[None], external, [one.logit_scale])[1]

@@ -191,7 +191,7 @@ def write_results(benchmark: Benchmark, path: Path) -> None:
     seeds = sorted({one[SEED] for one in results})
     recalls = pd.DataFrame(results, columns=[SHARE, KIND, "recall", "reliability"]).groupby([KIND, SHARE], sort=False)
     spent = ", ".join(f"{name} {value:,.1f}" for name, value in price(results).items()) if results else "nothing"
-    second = f"; {words(MISFIT_SECOND)}: {SECOND_FORMULA}" if config.get("rounds", 1) > 1 else ""
+    second = f"; {words(MISFIT_SECOND)}: {SECOND_FORMULA}" if config.get("rounds") != "1" else ""
     head = [
         f"command: {command_of(benchmark)}",
         machine_line(asked["machine"], config),

@@ -164,7 +164,7 @@ def test_members_from_scratch_are_benchmarked_as_well(empty: Path) -> None:
 def test_a_second_round_says_what_that_of_an_audit_with_the_same_planting_says(
     empty: Path, locked: AuditConfig
 ) -> None:
-    twice = dataclasses.replace(locked, rounds=2, epochs=8)
+    twice = dataclasses.replace(locked, rounds="2", epochs=8)
     made, _ = run(twice, shares=[0.4])
     (piece,) = made.done
     planted = dataclasses.replace(twice, plant_miscaptions=made.read(piece)["planted"])
@@ -176,14 +176,14 @@ def test_a_second_round_says_what_that_of_an_audit_with_the_same_planting_says(
     np.testing.assert_allclose(table[MISFIT_SECOND], own["misfit"], atol=1e-5)
     assert not np.allclose(table["misfit"], own["misfit"])
     with pytest.raises(InputError, match=r"--rounds is 2 there and 1 here"):
-        run(dataclasses.replace(twice, rounds=1))
+        run(dataclasses.replace(twice, rounds="1"))
 
 
 def test_a_second_round_that_leaves_nothing_out_says_what_the_first_does(
     empty: Path, locked: AuditConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prevalence, "_LEARNED_FROM", 2.0)
-    made, _ = run(dataclasses.replace(locked, rounds=2))
+    monkeypatch.setitem(prevalence.SECOND_ROUND_FROM, "2", 2.0)
+    made, _ = run(dataclasses.replace(locked, rounds="2"))
     (piece,) = made.done
     table = pd.read_parquet(made.scores(piece))
     assert table[MISFIT_SECOND].equals(table["misfit"])
