@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 	@test -f $${CLIPMEM_DATA:-data}/audits/scenes/manifest.json || $(BIN)/python -m clipmem_core audit scenes --name scenes
 
 test: $(VENV)/.installed-tests
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=25
 
 check: $(VENV)/.installed-tests
 	$(BIN)/ruff check .

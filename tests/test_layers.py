@@ -1,5 +1,7 @@
 import ast
 import functools
+import re
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -54,3 +56,14 @@ def test_only_the_dashboard_draws() -> None:
 def test_pairs_and_scores_start_without_torch() -> None:
     for path, imported in sources().items():
         assert not imported & {"torch", "open_clip", "torchvision"} or layer_of(path) not in ("pairs", "scores"), path
+
+
+def test_what_is_imported_is_named_in_the_requirements() -> None:
+    lines = [*(ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines(), "ray"]  # of --engine ray alone
+    named = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
+    own = {path.stem for path in (ROOT / "clipmem_core").iterdir()}
+    installed = packages_distributions()
+    for path, imported in sources().items():
+        for package in (imported & installed.keys()) - own:
+            found = {name.lower().replace("_", "-") for name in installed[package]}
+            assert found & named, f"{path} imports {package}"

@@ -77,8 +77,8 @@ def margin_over_epochs(trajectory: np.ndarray) -> np.ndarray:
 
     Example:
         >>> half = np.log(0.5)
-        >>> margin_over_epochs(np.array([[[0.1, half]], [[0.1, half]]])).round(6).tolist()
-        [0.0]
+        >>> margin_over_epochs(np.array([[[0.1, half]], [[0.1, half]]])).round(6) + 0.0
+        array([0.])
     """
     margins = []
     for epoch in trajectory:

@@ -51,8 +51,8 @@ def power_law(sizes: np.ndarray, values: np.ndarray) -> PowerLaw | None:
 
     Example:
         >>> found = power_law(np.array([1.0, 10.0, 100.0]), np.array([[8.0, 0.8, 0.08], [4.0, 0.4, 0.04]]))
-        >>> round(found.slope.mean, 6), round(found.bend.mean, 6), round(found.at(1000.0).mean, 6)
-        (-1.0, 0.0, 0.005657)
+        >>> round(found.slope.mean, 6), abs(round(found.bend.mean, 6)), round(found.at(1000.0).mean, 5)
+        (-1.0, 0.0, 0.00566)
     """
     known = (values > 0).all(axis=0)
     if known.sum() < 2:

@@ -199,8 +199,8 @@ def half_time(epochs: np.ndarray, values: np.ndarray) -> float:
     """Return when half of the final value was reached for good, from 0 at epoch 0; NaN where that is not above 0.
 
     Example:
-        >>> half_time(np.array([1, 2, 4]), np.array([0.1, 0.2, 0.8]))
-        2.6666666666666665
+        >>> round(half_time(np.array([1, 2, 4]), np.array([0.1, 0.2, 0.8])), 2)
+        2.67
     """
     epochs, values = _from_zero(epochs, values)
     half = values[-1] / 2

@@ -26,6 +26,7 @@ from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.readers.containers import TABLE
 from clipmem_core.pairs.readers.delimited import read_delimited
 from clipmem_core.pairs.readers.shards import expand_pattern
+from clipmem_core.pairs.table import read_source
 from tests.pairs.samples import draw, picture_bytes, write_tar
 
 HUGE = 3 * 10**9  # bytes of a sparse file: more than is read of any
@@ -501,6 +502,29 @@ def test_a_name_that_is_not_text_is_a_fault_of_its_file_only(tmp_path: Path) -> 
 # Time and memory
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "coco", "tar"])
+def test_a_path_of_millions_of_folders_goes_to_quarantine(tmp_path: Path, kind: str) -> None:
+    draw(tmp_path, "0.png")
+    names = ["0.png", f"{'a/' * (50_000 if kind == 'tar' else 3_000_000)}b.png"]  # longer names of members are refused
+    source = tmp_path / f"set.{'json' if kind == 'coco' else kind}"
+    if kind == "csv":
+        source.write_text("".join(f"{name},x\n" for name in ["image", *names]).replace(",x", ",caption", 1))
+    elif kind == "jsonl":
+        source.write_text("\n".join(json.dumps({"image": name, "caption": "x"}) for name in names))
+    elif kind == "parquet":
+        pq.write_table(pa.table({"image": names, "caption": ["x", "x"]}), source)
+    elif kind == "coco":
+        images = [{"id": at, "file_name": name} for at, name in enumerate(names)]
+        annotations = [{"image_id": at, "caption": "x"} for at in range(2)]
+        source.write_text(json.dumps({"images": images, "annotations": annotations}))
+    else:
+        texts = {f"{name.removesuffix('.png')}.txt": "x" for name in names}
+        write_tar(source, texts | dict.fromkeys(names, picture_bytes()))
+    found = read_source(str(source), SourceOptions(), data=tmp_path)
+    assert found.quarantine["reason"].tolist() == ["image path is longer than 4,096 characters"]
+    assert found.pairs["image"].str.endswith("0.png").tolist() == [True]
+
+
 def slow_records(lines: list[str]) -> list[tuple[int, list[str]]]:
     """Read records as the reader promises, from every line anew: the square of the file's length."""
     records, start = [], 0
@@ -521,12 +545,13 @@ def slow_records(lines: list[str]) -> list[tuple[int, list[str]]]:
 @given(st.lists(st.text('",a ', max_size=6), max_size=8))
 @settings(max_examples=60)
 def test_stray_quotes_cost_what_reading_anew_from_every_line_would(folder: Path, lines: list[str]) -> None:
-    lines = ["image,caption\n", *(f"{line}\n" for line in lines)]
+    lines = ["image,caption\n", '"a", ""\n', *(f"{line}\n" for line in lines)]
     (folder / "quotes.csv").write_text("".join(lines))
     rows = read_delimited(folder / "quotes.csv", SourceOptions(csv_separator=",")).rows
     found = [(row.source, row.image, row.captions) for row in rows]
     wanted = [
-        (f"quotes.csv:{at}", *(fields if len(fields) == 2 else (None, None))) for at, fields in slow_records(lines)
+        (f"quotes.csv:{at}", *((fields[0].strip(), fields[1]) if len(fields) == 2 else (None, None)))
+        for at, fields in slow_records(lines)
     ]
     assert found == wanted[1:]
 

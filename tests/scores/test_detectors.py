@@ -146,7 +146,7 @@ def test_of_many_external_pairs_a_thousand_are_enough(external: int) -> None:
     taken = among & np.isin(np.arange(1_600), np.arange(1_000) * external // 1_000)
     for measure in (0, 1):
         some, all_of_them = (alone(image, text, external)[measure] for external in (taken, among))
-        np.testing.assert_array_equal(some[-10:], all_of_them[-10:])
+        np.testing.assert_allclose(some[-10:], all_of_them[-10:], atol=1e-5)
 
 
 def test_what_cannot_be_held_against_external_pairs_is_refused() -> None:

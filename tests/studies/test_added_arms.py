@@ -88,8 +88,8 @@ def test_to_forget_rare_tokens_costs_no_training_and_reads_as_if_they_had_never_
     usual, without, forgot = (vectors(folder / "text.faiss") for folder in (none, never, forgets))
     assert np.abs(forgot - expected).max() < 2e-3  # stored in half precision
     assert np.abs(usual - expected).max() > 0.05
-    assert np.array_equal(vectors(forgets / "image.faiss"), vectors(none / "image.faiss"))
-    assert (both / "text.faiss").read_bytes() == (never / "text.faiss").read_bytes()
+    np.testing.assert_allclose(vectors(forgets / "image.faiss"), vectors(none / "image.faiss"), atol=1e-5)
+    np.testing.assert_allclose(vectors(both / "text.faiss"), without, atol=1e-5)
     rows = study.arms.set_index("arm")
     assert rows.loc[audit.name, "seconds"] == rows.loc["none", "seconds"]
     assert rows.loc[audits[1].name, "text_min_df"] == min_df

@@ -24,6 +24,7 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", 
 _SUSPECT = re.compile(r"[\\%:]|^/|//|/$|(?:^|/)\.\.?(?:/|$)")
 _DRIVE = re.compile(r"[A-Za-z]:/")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+PATH_MAX = 4096  # characters; Linux takes no longer path, and links are followed in the square of its length
 ABSOLUTE = "image path is absolute and not in --image-folder: name that folder, or write the path relative to it"
 LEAVES = "image path leaves the data set's folder"
 LINK_LEAVES = "image is reached by a link that leaves the data set's folder"
@@ -135,12 +136,14 @@ def normal_reference(image: str) -> str:
     """Return the reference with forward slashes and without `.` and `..`.
 
     Raises:
-        InputError: it is absolute, a URL, leaves the folder (also when unescaped), or is no valid file name.
+        InputError: it is absolute, a URL, too long, leaves the folder (also when unescaped), or is no valid file name.
 
     Example:
         >>> normal_reference("./images\\\\cat.jpg")
         'images/cat.jpg'
     """
+    if len(image) >= PATH_MAX:
+        raise InputError(f"image path is longer than {PATH_MAX:,} characters")
     if "\0" in image or _unencodable(image):
         raise InputError("image path is not valid text")
     if not _SUSPECT.search(image):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ Record = tuple[int, list[str], str]  # number of its first line, fields and faul
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _UNQUOTED = "\t|"  # such files are often written without quoting: a stray quote is then part of the text
-_SPACED = ",;"  # a space between separator and quote is common after these
+_SPACED = ",;"  # where spaces stand between one of these and a quote, they belong to the separator
 
 
 def read_delimited(path: Path, options: SourceOptions) -> Rows:
@@ -27,6 +28,8 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
         InputError: the file is empty, or its columns cannot be told.
     """
     separator = _separator(options.csv_separator) or _sniff(path, options, tabbed=path.suffix.lower() == ".tsv")
+    if separator in _SPACED and any(re.search(f'{separator} +"', line) for line in read_lines(path, TABLE)):
+        separator += " "
     (_, header, fault), (_, first, _) = _start(path, separator)
     if not header:
         raise InputError(f"{path.name} has no header line: {fault}")
@@ -73,7 +76,7 @@ def _records(path: Path, separator: str) -> Iterator[Record]:
     """
     lines = _Lines(line for text in read_lines(path, TABLE) for line in io.StringIO(text, newline=""))
     while True:
-        reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=separator in _SPACED)
+        reader = csv.reader(lines, delimiter=separator[0], strict=True, skipinitialspace=separator[1:] == " ")
         try:
             while (fields := _next_record(reader)) is not None:
                 if fields:

@@ -9,7 +9,7 @@ from typing import Any
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.readers.column_roles import find_fields
 from clipmem_core.pairs.readers.containers import JSON, normal_reference, read_lines
-from clipmem_core.pairs.readers.rows import Row, Rows, named_folder, placed
+from clipmem_core.pairs.readers.rows import Row, Rows, named_folder, placed, spelled
 from clipmem_core.pairs.readers.text import as_name, parse
 
 Numbered = Iterator[tuple[int, Any]]  # a place in the file and what stands there: a value, or the error of reading it
@@ -95,6 +95,8 @@ def read_coco(path: Path, value: dict[str, Any], options: SourceOptions) -> Rows
         raise InputError(f"{path.name}: no annotation has a caption: give COCO's captions_*.json, not its instances")
     known, faulty = _known_images(path.name, images)
     folder = _picture_folder(path, options.image_folder, known)
+    for image in known.values():
+        image["file_name"] = spelled(image.get("file_name"), folder)
     root = _root(path.parent.resolve(), folder)
     prefix = os.path.relpath(folder, root)
     rows = _annotation_rows(path.name, annotations, known, "" if prefix == "." else f"{prefix}/")
@@ -137,7 +139,7 @@ def _annotation_row(source: str, image: dict[str, Any], caption: Any, prefix: st
     if isinstance(path, str) and path.strip():
         # Checked before the folder is put in front, so that `..` does not climb from the pictures into the root.
         try:
-            path = prefix + normal_reference(path.strip())
+            path = prefix + normal_reference(path)
         except InputError as error:
             reason = str(error)
     return Row(source, path, caption, image.get("label"), _pair_id(image), image.get("planted"), reason)

@@ -139,6 +139,8 @@ def fetch_files(
                 else:
                     _stand_in(system, remote, temporary, name)
         except FileNotFoundError:
+            if system.exists(path):  # what is missing is a file or folder on this machine
+                raise
             gone.append(name)
             return ""
         except PermissionError as error:

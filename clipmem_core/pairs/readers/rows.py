@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError
-from clipmem_core.pairs.readers.containers import file_faults, normal_reference
+from clipmem_core.pairs.readers.containers import PATH_MAX, file_faults, normal_reference
 from clipmem_core.pairs.readers.text import as_name, is_missing, printable, tidy
 
 BATCH = 8192  # rows that are Python objects at a time
@@ -70,6 +70,7 @@ def named_folder(flag: str, file: Path) -> Path:
 
 def placed(rows: Rows, flag: str, file: Path) -> Rows:
     """Let picture paths start in the folder that the flag names; absolute ones that lie in it become relative to it.
+    Outer spaces are removed unless a file's name has them.
 
     What is inside is told by the path alone: merging refuses the links that lead out, and every other absolute path.
 
@@ -81,19 +82,27 @@ def placed(rows: Rows, flag: str, file: Path) -> Rows:
     Raises:
         InputError: the flag names no folder.
     """
-    if not flag or not rows.files:
+    if not rows.files:
         return rows
-    folder = named_folder(flag, file)
-    real = folder.resolve()
-    prefixes = [f"{os.path.normpath(path).rstrip('/')}/" for path in dict.fromkeys((folder, real))]
-    return replace(rows, root=real, rows=(row._replace(image=_relative(row.image, prefixes)) for row in rows.rows))
+    folder = named_folder(flag, file) if flag else rows.root
+    root = folder.resolve() if flag else folder
+    prefixes = [f"{os.path.normpath(path).rstrip('/')}/" for path in dict.fromkeys((folder, root)) if flag]
+    named = (row._replace(image=_relative(spelled(row.image, root), prefixes)) for row in rows.rows)
+    return replace(rows, root=root, rows=named)
+
+
+def spelled(image: Any, folder: Path) -> Any:
+    """Return a picture's path without outer spaces, unless it is one of a file; anything else as it is."""
+    if not isinstance(image, str) or image == (bare := image.strip()):
+        return image
+    return image if os.path.lexists(os.path.join(folder, image)) else bare
 
 
 def _relative(image: Any, prefixes: list[str]) -> Any:
     """Return an absolute path below one of the folders without that folder, and anything else as it is."""
-    if not isinstance(image, str) or not image.lstrip().startswith("/"):
+    if not isinstance(image, str) or not image.startswith("/"):
         return image
-    path = posixpath.normpath(image.strip())
+    path = posixpath.normpath(image)
     inside = (path.removeprefix(prefix) for prefix in prefixes if path.startswith(prefix))
     return next(inside, image)
 
@@ -115,12 +124,12 @@ def _entry(row: Row, n: int) -> dict[str, Any]:
         return entry | {c.REASON: printable(row.reason)}
     planted = row.planted if row.planted in _PLANTED else None
     values = {c.IMAGE: row.image, c.CAPTIONS: row.captions, c.LABEL: row.label, c.PLANTED: planted}
-    return entry | values | {c.PAIR_ID: row.pair_id or row.image}
+    return entry | values | {c.PAIR_ID: row.pair_id or row.image.strip()}
 
 
 def _named(row: Row) -> str | None:
     """Return the id a refused row would have had: the given one, else its picture's path."""
-    image = tidy(row.image) if isinstance(row.image, str) and not is_missing(row.image) else None
+    image = tidy(row.image[:PATH_MAX]) if isinstance(row.image, str) and not is_missing(row.image) else None
     return as_name(row.pair_id) or image or None
 
 
@@ -148,7 +157,7 @@ def _reference(image: Any) -> str:
         raise InputError("image reference is missing")
     if not isinstance(image, str):
         raise InputError(f"image reference is not text but {type(image).__name__}")
-    if not (image := image.replace("\0", "").strip()):
+    if not (image := image.replace("\0", "")).strip():
         raise InputError("image reference is empty")
     return image
 

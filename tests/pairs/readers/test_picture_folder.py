@@ -43,6 +43,33 @@ def read(path: Path, folder: str) -> RawPairs:
     return read_source(str(path), SourceOptions(image_folder=folder), data=path.parent / "data")
 
 
+def write_bare_csv(path: Path, images: list[str]) -> Path:
+    pd.DataFrame({"filepath": images, "title": "x"}).to_csv(path.with_suffix(".csv"), index=False)
+    return path.with_suffix(".csv")
+
+
+def write_coco(path: Path, images: list[str]) -> Path:
+    entries = [{"id": at, "file_name": image} for at, image in enumerate(images)]
+    annotations = [{"image_id": at, "caption": "x"} for at in range(len(images))]
+    path.with_suffix(".json").write_text(json.dumps({"images": entries, "annotations": annotations}))
+    return path.with_suffix(".json")
+
+
+def write_texts(path: Path, images: list[str]) -> Path:
+    for image in images:
+        (path.parent / image).with_suffix(".txt").write_text("x")
+    return path.parent
+
+
+@pytest.mark.parametrize("write", [*WRITERS, write_bare_csv, write_coco, write_texts])
+def test_a_name_with_outer_spaces_is_that_of_its_file(tmp_path: Path, write: Callable[[Path, list[str]], Path]) -> None:
+    draw(tmp_path, " a.png", " deep/b.png")
+    raw = read(write(tmp_path / "set", [" a.png", " deep/b.png"]), "")
+    assert raw.quarantine.empty
+    assert sorted(raw.pairs.image) == [" a.png", " deep/b.png"]
+    assert {read_bytes(raw.root, image) for image in raw.pairs.image} == {picture_bytes(0), picture_bytes(1)}
+
+
 @pytest.mark.parametrize("write", WRITERS)
 def test_paths_start_in_the_folder_and_absolute_ones_in_it_become_relative(
     tmp_path: Path, write: Callable[[Path, list[str]], Path]

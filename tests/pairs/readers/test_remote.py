@@ -103,6 +103,24 @@ def test_a_shard_that_is_missing_is_named_and_the_others_are_read(put: str, tmp_
     assert found.quarantine["source"].tolist() == ["s-2.tar"]
 
 
+def test_a_shard_is_not_missing_where_a_file_on_this_machine_is(
+    put: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = type(fsspec.filesystem("memory"))
+    get = memory.get_file
+
+    def deleted(self: object, path: str, target: str, **more: object) -> None:
+        get(self, path, target, **more)
+        if "s-0" in path:
+            Path(target).unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "get_file", deleted)
+        with pytest.raises(InputError, match="cannot be reached"):
+            read(put, tmp_path)
+    assert len(read(put, tmp_path).pairs) == 4
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [

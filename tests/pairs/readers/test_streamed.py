@@ -102,7 +102,7 @@ def test_a_shard_is_here_only_while_it_is_read_for_the_first_time(
     own, seen, said = remote.kept_of_shard, list[int](), list[str]()
 
     def watched(path: Path, name: str) -> Any:
-        seen.append(len(whole(tmp_path / "data")))
+        seen.append(len(list(tmp_path.rglob("*.whole"))))
         return own(path, name)
 
     monkeypatch.setattr(remote, "kept_of_shard", watched)
