@@ -201,5 +201,5 @@ def test_an_audit_is_started_still_there_after_a_reload_and_cancelled(page: Any,
     page.get_by_role("button", name="Cancel").wait_for()
     assert parameters(page)["view"] == "list"
     page.get_by_role("button", name="Cancel").click()
-    page.get_by_text("This audit was cancelled. It can go on where it stopped.").wait_for()
+    page.get_by_text("Cancelled. Resume continues where it stopped.").wait_for()
     page.get_by_role("button", name="Resume").or_(page.get_by_role("button", name="Try again")).wait_for()
