@@ -293,6 +293,12 @@ def fetch_task(name: str) -> Task:
     return Task(jobs_folder() / ".sets" / name, [*PROGRAM, "fetch", name])
 
 
+def export_task(audit: Audit, format: str, out: Path) -> Task:
+    """Return the task of exporting an audit, in place of an older export."""
+    command = ["export", audit.name, "--format", format, "--out", str(out), "--overwrite"]
+    return Task(jobs_folder() / ".exports" / audit.name / out.name, [*PROGRAM, *command])
+
+
 def encoder_task(audit: Audit, kind: str, *, sample: int = 0) -> Task:
     """Return the task of looking into an audit's encoders, which waits as an audit does.
 

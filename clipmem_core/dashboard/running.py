@@ -112,7 +112,7 @@ def draw_said(job: Job) -> None:
         done, total, what = job.count
         st.progress(share_counted(job), text=f"{done:,} of {total:,} {what}")
     else:
-        show_text(job.last_line, limit=300)
+        show_text(job.last_line or "Starting…", limit=300)
 
 
 def share_counted(job: Job) -> float:

@@ -156,8 +156,8 @@ def test_what_was_decided_is_exported_and_the_printed_command_reads_it_back(
     pair, text = pair_ids(data)[23], 'a caption, with a comma and "quotes"'
     recaption(page, address, pair, text)
     page.goto(f"{address}/decisions?audit={TRAINED}&view=export&format=csv")
-    page.get_by_role("button", name="Make", exact=True).click()
-    page.get_by_text(re.compile(r"^220 pairs kept, 0 removed, \d+ recaptioned\.$")).wait_for()
+    page.get_by_role("button", name="Export", exact=True).click()
+    page.get_by_text(re.compile(r": 220 pairs kept, 0 removed, \d+ recaptioned")).wait_for()
     with page.expect_download() as started:
         page.get_by_role("button", name="Download").click()
     started.value.save_as(tmp_path / "downloaded.csv")
