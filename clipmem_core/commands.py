@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # a command starts sooner without what it does not use
     from clipmem_core.audits.executor import Executor
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
 SECONDS_FOR_THE_FIRST = 20.0  # of the processes of torchrun to say what is wrong, and the others to be ended for it
 
 Source = Annotated[
@@ -277,7 +278,7 @@ class Export:
             for note in summary.notes:
                 screen.say(f"note: {note}")
             if summary.command:
-                screen.say(f"audit it: {summary.command}")
+                screen.say(f"{AUDIT_IT}{summary.command}")
 
 
 @dataclass(frozen=True)
@@ -394,21 +395,12 @@ def _map(audit: str, name: str) -> None:
     make_map(open_audit(audit), name, say=lambda line: print(line, flush=True))
 
 
-def _keep(audit: str, kind: str) -> None:
-    from clipmem_core.audits.store import open_audit
-    from clipmem_core.exports.kept import KINDS, make, say_pictures
-
-    print(make(open_audit(audit), KINDS[kind], progress=say_pictures).line)
-
-
 TYPED = (Inspect, Fetch, Audit, Score, Study, Benchmark, Units, Paradigms, Export, Again, Forget, TrainMember)
 COMMANDS: dict[str, type] = {
     re.sub(r"\B([A-Z])", r"-\1", kind.__name__).lower(): kind for kind in (*TYPED, Results, List)
 }
 # What detached processes run: it takes words as they come, and nobody types it.
-PROCESSES: dict[str, Callable[..., int | None]] = {
-    process.__name__[1:]: process for process in (_queued, _check, _map, _keep)
-}
+PROCESSES: dict[str, Callable[..., int | None]] = {process.__name__[1:]: process for process in (_queued, _check, _map)}
 
 
 def parse(arguments: Sequence[str]) -> Any:

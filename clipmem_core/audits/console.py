@@ -1,6 +1,7 @@
 """Shows an audit on a terminal: bars with time left while it runs, its tables and verdict at the end."""
 
 import math
+import time
 import unicodedata
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +27,7 @@ from clipmem_core.audits.verdict import WHOLE_HEAD, likely_wrong, uses, whole_ro
 from clipmem_core.columns import of_one_split
 from clipmem_core.scores.table import PLANTED, scores_in
 
+SECONDS_BETWEEN_LINES = 1.0  # that say on a pipe how many are done
 PAGE = "http://localhost:8501/overview"  # where the dashboard shows an audit, unless it was started elsewhere
 
 
@@ -53,6 +55,7 @@ class RichScreen:
         self.tasks: dict[str, TaskID] = {}
         self.stages: dict[str, str] = {}
         self.warned: set[str] = set()
+        self.said, self.counted = "", 0.0  # the last line, and when a count was last printed
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -65,11 +68,16 @@ class RichScreen:
 
     def say(self, text: str) -> None:
         """Show a line."""
+        self.said = text
         self.progress.console.print(plain(text), soft_wrap=True)
 
     def pictures(self, done: int, total: int) -> None:
-        """Show how many pictures have been looked at."""
-        self._bar("pictures", done, total, "")
+        """Show how many pictures are finished."""
+        self._count("pictures", done, total)
+
+    def captions(self, done: int, total: int) -> None:
+        """Show how many captions are finished."""
+        self._count("captions", done, total)
 
     def plantings(self, done: int, total: int) -> None:
         """Show how many plantings of a benchmark have their result."""
@@ -94,6 +102,15 @@ class RichScreen:
         if member.stage != "training" or math.isnan(member.loss):
             return "" if member.stage == "training" else member.stage
         return f"loss {member.loss:.3f}  {member.samples_per_second:,.0f} samples/s"
+
+    def _count(self, what: str, done: int, total: int) -> None:
+        """Show a bar; on a pipe, a line now and then that says again what is counted for: a page reads the last."""
+        if self.console.is_terminal:
+            self._bar(what, done, total, "")
+        elif done == total or time.monotonic() - self.counted >= SECONDS_BETWEEN_LINES:
+            self.counted = time.monotonic()
+            line = f"{done:,} of {total:,} {what}"
+            self.console.print(plain(f"{self.said}: {line}" if self.said else line), soft_wrap=True)
 
     def _bar(self, name: str, done: int, total: int, note: str) -> None:
         if name not in self.tasks:

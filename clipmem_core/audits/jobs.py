@@ -41,6 +41,8 @@ SECONDS_BETWEEN_LOOKS = 0.5
 PROGRAM = (sys.executable, "-m", "clipmem_core")
 SUPERVISOR = (sys.executable, "-m", "clipmem_core.audits.supervisor")
 _EARLIER_QUEUE = "clipmem_core.audits.queue"  # a module that jobs of before ran: it took a name and a whole command
+CANCEL = "cancel"  # a file that is there once a job was asked to end
+_COUNT = re.compile(r"(?:.*: )?([\d,]+) of ([\d,]+) (pictures|captions)")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -84,6 +86,11 @@ class Job:
             return None
 
     @property
+    def cancelling(self) -> bool:
+        """Tell whether it was asked to end, and has not yet."""
+        return (self.folder / CANCEL).is_file() and self.running
+
+    @property
     def cancelled(self) -> bool:
         """Tell whether it ended by an interrupt, be it before Python was ready to answer one."""
         return self.exit_code in (INTERRUPTED, -signal.SIGINT)
@@ -115,9 +122,20 @@ class Job:
     @property
     def last_line(self) -> str:
         """The last line of the output that says anything, without terminal colours."""
+        return next(reversed(self.last_lines), "")
+
+    @property
+    def last_lines(self) -> list[str]:
+        """The last lines of the output that say anything, 4 kB, without terminal colours."""
         text = tail(self.folder / OUTPUT).decode("utf-8", "replace")
-        lines = (line.strip() for line in reversed(re.split(r"[\r\n]+", _ESCAPES.sub("", text))))
-        return next((line for line in lines if line), "")
+        lines = (line.strip() for line in re.split(r"[\r\n]+", _ESCAPES.sub("", text)))
+        return [line for line in lines if line]
+
+    @property
+    def count(self) -> tuple[int, int, str] | None:
+        """How many pictures or captions the last line says are finished, of how many, and which of both."""
+        found = _COUNT.fullmatch(self.last_line)
+        return found and (int(found[1].replace(",", "")), int(found[2].replace(",", "")), found[3])
 
 
 def _lives(pid: int, started: str | None) -> bool:
@@ -157,7 +175,7 @@ class Task:
             job = self.find()
             if job is not None and job.running:
                 return job
-            for left_over in (JOB, EXIT_CODE):
+            for left_over in (JOB, EXIT_CODE, CANCEL):
                 (self.folder / left_over).unlink(missing_ok=True)
             package = str(Path(clipmem_core.__file__).resolve().parents[1])
             path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
@@ -180,6 +198,7 @@ class Task:
 def cancel(job: Job) -> None:
     """Interrupt a job and all it started, as Ctrl-C does; what it has written so far stays, and it can be resumed."""
     if job.running:
+        (job.folder / CANCEL).touch()
         with contextlib.suppress(ProcessLookupError):  # it ended a moment ago
             os.killpg(os.getpgid(job.pid), signal.SIGINT)
 
@@ -272,6 +291,12 @@ def audit_task(name: str, arguments: Sequence[str] = ()) -> Task:
 def fetch_task(name: str) -> Task:
     """Return the task of fetching a data set."""
     return Task(jobs_folder() / ".sets" / name, [*PROGRAM, "fetch", name])
+
+
+def export_task(audit: Audit, format: str, out: Path) -> Task:
+    """Return the task of exporting an audit, in place of an older export."""
+    command = ["export", audit.name, "--format", format, "--out", str(out), "--overwrite"]
+    return Task(jobs_folder() / ".exports" / audit.name / out.name, [*PROGRAM, *command])
 
 
 def encoder_task(audit: Audit, kind: str, *, sample: int = 0) -> Task:

@@ -7,14 +7,14 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipmem_core.audits.jobs import Job, audit_task, jobs_folder, list_job_names
 from clipmem_core.audits.lock import hold, is_held
-from clipmem_core.audits.progress import all_progress
+from clipmem_core.audits.progress import FEATURES, TRAINING, all_progress
 from clipmem_core.audits.record import Record
 from clipmem_core.audits.store import (
     CONFIG,
@@ -32,15 +32,15 @@ from clipmem_core.config import InputError
 
 WAITING = "waiting"  # its job is in the queue
 PREPARING = "preparing"  # its job reads the data set
-TRAINING = "training"
 SCORING = "scoring"
 DONE = "done"
+CANCELLING = "cancelling"  # its job was asked to end
 ELSEWHERE = "running elsewhere"  # no job of ours, but it is held: perhaps in a terminal
 CANCELLED = "cancelled"
 STOPPED = "stopped"
 PAUSED = "not finished"
 BROKEN = "broken"
-AT_WORK = (WAITING, PREPARING, TRAINING, SCORING)
+AT_WORK = (WAITING, PREPARING, FEATURES, TRAINING, SCORING, CANCELLING)
 DELETED = ".deleted"
 TOLD = ("data set", "protocol", "preset", "pairs", "members")  # what an audit is, in a list of audits
 
@@ -92,16 +92,23 @@ def state_of(name: str) -> State:
         members = audit.record.members if audit.begun else None
         if job is None or not job.running:
             return _resting(audit, job)
+        if job.cancelling:
+            return State(audit, CANCELLING, job)
         if place := job.place:
             return State(audit, WAITING, job, place=place)
-        if audit.finished:
-            return State(audit, DONE, job)
-        if members is None:
-            return State(audit, PREPARING, job)
-        stages = {member.stage for member in all_progress(audit.folder, members)}
-        return State(audit, SCORING if stages == {"done"} else TRAINING, job)
+        return State(audit, DONE if audit.finished else _stage(audit, members, job), job)
     except InputError as error:
         return State(audit, BROKEN, fault=str(error))
+
+
+def _stage(audit: Audit, members: Sequence[str] | None, job: Job) -> str:
+    """Return what a running job does, by its last line and the files of the members."""
+    stages = {member.stage for member in all_progress(audit.folder, members or ())}
+    if members and FEATURES in job.last_line:
+        return FEATURES
+    if members is None or job.count or (stages == {"waiting"} and not job.last_line.startswith(TRAINING)):
+        return PREPARING
+    return SCORING if stages == {"done"} else TRAINING
 
 
 def _resting(audit: Audit, job: Job | None) -> State:

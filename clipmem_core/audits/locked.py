@@ -114,12 +114,14 @@ def features_of(
     root: Path,
     *,
     elsewhere: Elsewhere | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    pictures: Callable[[int, int], None] | None = None,
+    captions: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Features:
     """Return what locked towers give of pairs; it is computed once and kept, and goes on where it was stopped.
 
-    `elsewhere` has shards of it computed by other processes; without, this one computes all.
+    `elsewhere` has shards of it computed by other processes; without, this one computes all. `pictures` and `captions`
+    are told how many are done.
 
     Raises:
         InputError: a picture is no longer what it was, or a tower gives what is no number; one line names it.
@@ -127,10 +129,10 @@ def features_of(
     image = text = None
     cut = 0
     if towers.image:
-        image = image_features(pairs, root, towers.image, elsewhere=elsewhere, progress=progress, say=say)
+        image = image_features(pairs, root, towers.image, elsewhere=elsewhere, progress=pictures, say=say)
     if towers.text:
-        captions = [list(own) for own in pairs[c.CAPTIONS]]
-        found = text_features(captions, towers.text, elsewhere=elsewhere, progress=progress, say=say)
+        texts = [list(own) for own in pairs[c.CAPTIONS]]
+        found = text_features(texts, towers.text, elsewhere=elsewhere, progress=captions, say=say)
         text, cut = found.features, found.cut
     return Features(image, text, cut)
 

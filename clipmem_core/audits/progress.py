@@ -15,6 +15,7 @@ from clipmem_core.training.files import CHECKPOINT, LOG
 
 # At chance the true partner is one of batch_size, so its log-probability is −ln(batch_size).
 CHANCE_SHARE = 0.98
+FEATURES, TRAINING = "computing features", "training"  # what a line of the output begins with once a stage began
 POINTS = 300  # of a loss curve
 
 

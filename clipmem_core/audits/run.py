@@ -39,7 +39,7 @@ from clipmem_core.audits.prepare import (
     store_again,
     tokens_file,
 )
-from clipmem_core.audits.progress import LOG, MemberProgress, member_progress
+from clipmem_core.audits.progress import FEATURES, LOG, TRAINING, MemberProgress, member_progress
 from clipmem_core.audits.record import Record
 from clipmem_core.audits.sample import whole_set
 from clipmem_core.audits.scoring import Evidence, gather_evidence, reliability, score_table, summary, utility_table
@@ -84,7 +84,10 @@ class Screen(Protocol):
         """Show a line."""
 
     def pictures(self, done: int, total: int) -> None:
-        """Show how many pictures have been looked at."""
+        """Show how many pictures are finished."""
+
+    def captions(self, done: int, total: int) -> None:
+        """Show how many captions are finished."""
 
     def members(self, progress: list[MemberProgress]) -> None:
         """Show how far each member is."""
@@ -293,6 +296,7 @@ def make_ready(audit: Audit, screen: Screen, executor: Executor | None = None) -
 def train_members(audit: Audit, screen: Screen, executor: Executor | None) -> Evidence:
     """Bring the members that an audit has to their end and return what they leave."""
     record = audit.record
+    screen.say(f"{TRAINING} {len(record.members)} members")
     run_members(audit, record.members, threads=record.threads, **_ways(record, executor), watch=screen.members)
     return gather_evidence(audit, screen.say, executor)
 
@@ -403,10 +407,10 @@ def ensure_features(audit: Audit, record: Record, screen: Screen, executor: Exec
         return 0
     from clipmem_core.audits.locked import checked_towers, features_of  # torch, which members alone need otherwise
 
+    screen.say(f"{FEATURES} with the locked towers")
     towers = checked_towers(record.config, record.towers)
-    screen.say("computing features with the locked towers")
-    how: dict[str, Any] = {"elsewhere": elsewhere(executor, record.threads)}
-    return features_of(towers, audit.pairs, record.pictures, **how, progress=screen.pictures, say=screen.say).cut
+    how: dict[str, Any] = {"pictures": screen.pictures, "captions": screen.captions, "say": screen.say}
+    return features_of(towers, audit.pairs, record.pictures, elsewhere=elsewhere(executor, record.threads), **how).cut
 
 
 def drop_broken(path: Path, screen: Screen) -> None:

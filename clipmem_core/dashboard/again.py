@@ -10,7 +10,7 @@ from clipmem_core.audits.store import Audit, audits_folder
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import choose_listed, write
 from clipmem_core.dashboard.decisions import count_decisions
-from clipmem_core.dashboard.errors import draw_fault
+from clipmem_core.dashboard.errors import LIMIT, draw_fault, one_line
 from clipmem_core.dashboard.numbers import pairs_in_words
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.dashboard.running import draw_progress
@@ -18,14 +18,14 @@ from clipmem_core.dashboard.starting import free_name, is_taken
 from clipmem_core.exports.again import (
     again_task,
     audited_again,
+    check_repeatable,
     has_cleaned,
     outdated,
     read_again,
-    repeated_config,
     told,
     usual_name,
 )
-from clipmem_core.review.decisions import KEEP
+from clipmem_core.review.decisions import KEEP, REMOVE
 from clipmem_core.review.selection import UNDECIDED
 
 SECOND = "again"  # in the address
@@ -45,30 +45,33 @@ def draw_again(audit: Audit) -> None:
         return
     name = choose_listed("Audited again", names, parameter=SECOND, key="again-second", width=320)
     if outdated(audit, name):
-        st.caption(":material/update: Something was decided since this one began: audit again to have it in.")
+        st.caption(":material/update: Something was decided since this one began: re-audit to include it.")
     _draw_second(audit, name)
-    with st.expander("Audit again with the decisions of now", icon=":material/autorenew:", expanded=False):
+    with st.expander("Re-audit with current decisions", icon=":material/autorenew:", expanded=False):
         _draw_start(audit)
 
 
 def _draw_start(audit: Audit) -> None:
-    """Draw the button that audits the cleaned data set, or why it cannot be."""
-    counts = count_decisions(audit)
+    """Draw the button that audits the cleaned data set; beside it, when it is disabled, the reason."""
+    counts, fault = count_decisions(audit), ""
     changed = sum(count for choice, count in counts.items() if choice not in (KEEP, UNDECIDED))
-    st.caption(WHAT)
     try:
-        repeated_config(audit)
+        check_repeatable(audit)
     except InputError as error:
-        draw_fault("This audit cannot be repeated on cleaned data.", error)
-        return
-    if not changed:
-        st.info("Nothing was removed or given another caption yet, so nothing would change.", icon=":material/info:")
-        return
+        fault = one_line(error)
+    if not fault and not changed:
+        fault = "No pair is removed or recaptioned yet, so nothing would change."
+    if not fault and counts[REMOVE] == sum(counts.values()):
+        fault = "Every pair is removed: nothing is left to audit."
+    st.caption(WHAT)
     name = free_name(usual_name(audit), taken=lambda each: is_taken(each) or has_cleaned(each))
-    label = f"Audit again, {pairs_in_words(changed)} removed or recaptioned"
-    if st.button(label, type="primary", icon=":material/autorenew:", key="start-again"):
+    label = f"Audit again, {pairs_in_words(changed)} removed or recaptioned" if changed else "Audit again"
+    if st.button(label, type="primary", icon=":material/autorenew:", key="start-again", disabled=bool(fault)):
         _start(audit, name)
-    st.caption("The same from a terminal:")
+    if fault:
+        show_text(fault, limit=LIMIT)
+        return
+    st.caption("Command line:")
     st.code(f"python -m clipmem_core again {audit.name} --name {name}", language="bash", wrap_lines=True)
 
 

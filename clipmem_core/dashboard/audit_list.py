@@ -11,19 +11,18 @@ from clipmem_core.audits.lifecycle import (
     BROKEN,
     DONE,
     SCORING,
-    TRAINING,
     State,
     folder_bytes,
     list_states,
     odd_names,
 )
-from clipmem_core.audits.progress import all_progress, training_seconds_left
+from clipmem_core.audits.progress import TRAINING, all_progress, training_seconds_left
 from clipmem_core.audits.store import CONFIG, Audit
 from clipmem_core.dashboard.audit_actions import draw_actions
 from clipmem_core.dashboard.frame import CHOICE, PARAMETER
 from clipmem_core.dashboard.numbers import duration
 from clipmem_core.dashboard.plain import show_strong, show_text
-from clipmem_core.dashboard.running import draw_progress, share_done
+from clipmem_core.dashboard.running import draw_progress, share_counted, share_done
 
 TABLE = "audits-table"
 AT_WORK = "audits-at-work"
@@ -92,7 +91,7 @@ def _work_row(state: State) -> dict[str, Any]:
     if state.word == SCORING:
         return row | {"progress": 1.0}
     if state.word != TRAINING:
-        return row
+        return row | {"progress": share_counted(state.job) if state.job else 0.0}
     members = all_progress(state.audit.folder, state.audit.record.members)
     return row | {"progress": share_done(members), "training left": duration(training_seconds_left(members))}
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.jobs import Task, audit_task, cancel, resume_arguments
+from clipmem_core.audits.jobs import Job, Task, audit_task, cancel, resume_arguments
 from clipmem_core.audits.lifecycle import (
     BROKEN,
     CANCELLED,
+    CANCELLING,
     DONE,
     ELSEWHERE,
     PREPARING,
@@ -19,7 +20,14 @@ from clipmem_core.audits.lifecycle import (
     State,
     state_of,
 )
-from clipmem_core.audits.progress import MemberProgress, all_progress, loss_curves, training_seconds_left
+from clipmem_core.audits.progress import (
+    FEATURES,
+    TRAINING,
+    MemberProgress,
+    all_progress,
+    loss_curves,
+    training_seconds_left,
+)
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.errors import draw_fault, explained_errors
 from clipmem_core.dashboard.numbers import duration
@@ -29,9 +37,11 @@ from clipmem_core.glossary import DRAWN, meaning
 
 FIRST = "scenes"
 FIRST_ARGUMENTS = ["scenes", "--name", FIRST]
-RUNNING = {
-    PREPARING: "Reading the data set and opening its pictures.",
-    SCORING: "All members are trained; scoring the pairs.",
+STAGES = {  # a running audit's
+    PREPARING: "Preparing: reads the data set and opens its pictures.",
+    FEATURES: "Computing features with the locked towers.",
+    TRAINING: "Training members.",
+    SCORING: "Scoring pairs.",
 }
 
 
@@ -84,13 +94,30 @@ def _draw_state(state: State) -> None:
 def _draw_at_work(state: State) -> None:
     if state.word == WAITING:
         st.info(f"Waiting: {_place(state.place)} in the queue. One audit runs at a time.", icon=":material/schedule:")
+    elif state.word == CANCELLING:
+        st.info("Cancelling…", icon=":material/stop_circle:")
     else:
-        st.caption(f"{RUNNING.get(state.word, 'Training.')} You can close this page; it goes on.")
+        st.caption(f"{STAGES[state.word]} You can close this page; it continues.")
     if state.job is None:
         return
-    show_text(state.job.last_line, limit=300)
-    if st.button("Cancel", icon=":material/stop_circle:", help="What is done so far stays, and can be resumed."):
+    draw_said(state.job)
+    if st.button("Cancel", icon=":material/stop_circle:", help="You can resume it later; finished members are kept."):
         cancel(state.job)
+        st.rerun()
+
+
+def draw_said(job: Job) -> None:
+    """Draw the last line that a job printed: a bar where that counts pictures or captions."""
+    if job.count:
+        done, total, what = job.count
+        st.progress(share_counted(job), text=f"{done:,} of {total:,} {what}")
+    else:
+        show_text(job.last_line or "Starting…", limit=300)
+
+
+def share_counted(job: Job) -> float:
+    """Return how many of the pictures or captions a job has finished, from 0 to 1; 0 where it counts none now."""
+    return min(1.0, job.count[0] / max(1, job.count[1])) if job.count else 0.0
 
 
 def _place(ahead: int) -> str:
@@ -106,7 +133,7 @@ def _place(ahead: int) -> str:
 def _draw_end(state: State) -> None:
     """Draw why nobody works on it."""
     if state.word == CANCELLED:
-        st.info("This audit was cancelled. It can go on where it stopped.", icon=":material/pause_circle:")
+        st.info("Cancelled. Resume continues where it stopped.", icon=":material/pause_circle:")
     elif state.word == STOPPED and state.job is not None:
         draw_fault(f"The audit stopped {_how(state.job.exit_code)}.", state.job.last_line)
     else:
@@ -138,6 +165,8 @@ def _resume(state: State) -> None:
 def _draw_members(state: State) -> None:
     audit, record = state.audit, state.audit.record
     members = all_progress(audit.folder, record.members)
+    if state.at_work and all(member.stage == "waiting" for member in members):
+        return
     st.progress(share_done(members), text=summary(members, at_work=state.at_work))
     table, curves = st.columns([3, 2], gap="medium")
     columns = {
@@ -184,8 +213,8 @@ def summary(members: Sequence[MemberProgress], *, at_work: bool) -> str:
     """Return in a line how far the members are and, of those at work, how fast and for how long they still train."""
     done = sum(member.stage == "done" for member in members)
     if done == len(members):
-        return "All members are trained; scoring the pairs" if at_work else "All members are trained"
-    parts = [f"{done} of {len(members)} members are done"]
+        return "All members finished"
+    parts = [f"{done} of {len(members)} members finished"]
     training = [member for member in members if member.stage == "training" and member.step]
     if not at_work:
         return parts[0]

@@ -16,7 +16,7 @@ from clipmem_core.audits.jobs import Task, audit_task, list_job_names, queued
 from clipmem_core.audits.run import Screen, run_audit
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, list_audits, write_json
 from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder
-from clipmem_core.exports.cleaned import clean, images_folder, is_planted
+from clipmem_core.exports.cleaned import check_root, clean, images_folder, is_planted
 from clipmem_core.exports.formats import write_csv
 from clipmem_core.files import read_json
 from clipmem_core.review.decisions import open_review
@@ -62,7 +62,7 @@ def audit_again(audit: Audit, name: str, screen: Screen) -> Audit:
     Raises:
         InputError: there is nothing to clean, the audit cannot be repeated, or the name is another audit's.
     """
-    config = repeated_config(audit)
+    config = check_repeatable(audit)
     second, table = Audit(audits_folder() / check_name(name)), _set_folder(name) / CAPTIONS
     _check_free(audit, second)
     if not table.is_file():
@@ -79,11 +79,11 @@ def audit_again(audit: Audit, name: str, screen: Screen) -> Audit:
     return second
 
 
-def repeated_config(audit: Audit) -> AuditConfig:
+def check_repeatable(audit: Audit) -> AuditConfig:
     """Return the config with which the same members can be trained on an audit's cleaned data set.
 
     Raises:
-        InputError: they cannot.
+        InputError: they cannot, or its pictures are gone.
     """
     if not audit.finished:
         raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
@@ -97,6 +97,7 @@ def repeated_config(audit: Audit) -> AuditConfig:
     if config.features or audit.member_record(record.members[0]).checkpoint:
         what = "features that were computed elsewhere" if config.features else "checkpoints that were trained elsewhere"
         raise InputError(f"audit {audit.name!r} is of {what}: they cannot be made again without the removed pairs")
+    check_root(record.pictures)
     config = dataclasses.replace(config, sample=0)  # its pairs are all there are
     if record.protocol == "paper":
         return config

@@ -216,6 +216,16 @@ class Pictures:
     notes: tuple[str, ...]
 
 
+def check_root(root: Path) -> None:
+    """Refuse a data set whose pictures are not here.
+
+    Raises:
+        InputError: its folder is gone.
+    """
+    if not root.is_dir():
+        raise InputError(f"the data set's folder {root} is gone: bring it back to export from it")
+
+
 @contextmanager
 def openable(cleaned: Cleaned, path: Path, *, progress: Progress | None = None) -> Iterator[Pictures]:
     """Give the pictures as files. Where some lie in archives or tables, all are written into `<stem>_images`.
@@ -225,8 +235,7 @@ def openable(cleaned: Cleaned, path: Path, *, progress: Progress | None = None) 
     Raises:
         InputError: the data set's folder is gone, or a picture in an archive cannot be read.
     """
-    if not cleaned.root.is_dir():
-        raise InputError(f"the data set's folder {cleaned.root} is gone: bring it back to export from it")
+    check_root(cleaned.root)
     images = cleaned.pairs[IMAGE]
     if not pc.any(pc.match_substring_regex(images, _INSIDE)).as_py():
         folders, _ = pd.factorize(pc.replace_substring_regex(images, r"/?[^/]*$", "").to_pandas())

@@ -44,6 +44,9 @@ class Silent:
     def pictures(self, done: int, total: int) -> None:
         pass
 
+    def captions(self, done: int, total: int) -> None:
+        pass
+
     def members(self, progress: list[MemberProgress]) -> None:
         pass
 

@@ -41,6 +41,19 @@ def test_on_a_pipe_each_stage_of_a_member_is_one_line(capsys: pytest.CaptureFixt
     assert lines[1:4] == ["member f-0: training", "member f-0: done", "member g-0: training"]
 
 
+def test_captions_are_not_counted_as_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    with RichScreen() as screen:
+        screen.say("computing features")
+        screen.pictures(10, 10)
+        for done in range(1201):
+            screen.captions(done, 1200)
+    assert capsys.readouterr().out.split("\n")[:3] == [
+        "computing features",
+        "computing features: 10 of 10 pictures",
+        "computing features: 1,200 of 1,200 captions",
+    ]
+
+
 def test_a_loss_that_stays_at_chance_is_warned_of_once(capsys: pytest.CaptureFixture[str]) -> None:
     with RichScreen(64) as screen:
         for step in (10, 20, 30):

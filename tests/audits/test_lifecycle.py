@@ -1,12 +1,15 @@
 import json
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from clipmem_core.audits import lifecycle
+from clipmem_core.audits.console import RichScreen
+from clipmem_core.audits.jobs import Task, cancel
 from clipmem_core.audits.lifecycle import delete_audit, folder_bytes, list_states, odd_names, rename_audit, state_of
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import Audit, broken_files, list_audits, write_json
@@ -204,16 +207,50 @@ def test_a_finished_audit_is_done_whatever_its_job_says(data: Path) -> None:
     assert not state_of("made").at_work
 
 
-def test_a_running_job_goes_from_preparing_over_training_to_scoring(data: Path) -> None:
-    leave_job(data / "jobs" / "made", running=True)
+def test_a_running_job_shows_the_stage_it_is_in(data: Path) -> None:
+    said = data / "jobs" / "made" / "output.log"
+    leave_job(said.parent, running=True)
     assert state_of("made").word == lifecycle.PREPARING
-    audit = unfinished(data)
-    assert state_of("made").word == lifecycle.TRAINING
+    audit, stages = unfinished(data), []
+    with said.open("a") as file, RichScreen() as screen:
+        screen.console.file = file
+        for tell in (
+            lambda: screen.say("100 pairs with 120 captions"),
+            lambda: screen.pictures(100, 100),
+            lambda: screen.say("computing features with the locked towers"),
+            lambda: screen.captions(120, 120),
+            lambda: screen.say("training 4 members"),
+        ):
+            tell()
+            file.flush()
+            stages.append((state_of("made").word, state_of("made").job.count))
+    assert stages == [
+        ("preparing", None),
+        ("preparing", (100, 100, "pictures")),
+        ("computing features", None),
+        ("computing features", (120, 120, "captions")),
+        ("training", None),
+    ]
     member_files(audit, "log.jsonl", "checkpoint.pt")
     assert state_of("made").word == lifecycle.TRAINING
     member_files(audit, "text.faiss")
     assert state_of("made").word == lifecycle.SCORING
     assert state_of("made").at_work
+
+
+def test_a_job_that_was_asked_to_end_is_cancelling_until_it_has(data: Path) -> None:
+    task = Task(data / "jobs" / "made", [sys.executable, "-c", "import time; time.sleep(60)"])
+    job = task.start()
+    (job.folder / "cancel").touch()
+    assert (state_of("made").word, state_of("made").at_work) == (lifecycle.CANCELLING, True)
+    cancel(job)
+    while job.running:
+        time.sleep(0.02)
+    assert state_of("made").word == lifecycle.CANCELLED
+    job = task.start()
+    assert state_of("made").word == lifecycle.PREPARING
+    cancel(job)
+    assert job.cancelling or not job.running
 
 
 def test_a_job_behind_another_waits_also_for_a_finished_audit_that_is_to_grow(data: Path) -> None:

@@ -156,8 +156,8 @@ def test_what_was_decided_is_exported_and_the_printed_command_reads_it_back(
     pair, text = pair_ids(data)[23], 'a caption, with a comma and "quotes"'
     recaption(page, address, pair, text)
     page.goto(f"{address}/decisions?audit={TRAINED}&view=export&format=csv")
-    page.get_by_role("button", name="Make", exact=True).click()
-    page.get_by_text(re.compile(r"^220 pairs kept, 0 removed, \d+ recaptioned\.$")).wait_for()
+    page.get_by_role("button", name="Export", exact=True).click()
+    page.get_by_text(re.compile(r": 220 pairs kept, 0 removed, \d+ recaptioned")).wait_for()
     with page.expect_download() as started:
         page.get_by_role("button", name="Download").click()
     started.value.save_as(tmp_path / "downloaded.csv")
@@ -201,5 +201,5 @@ def test_an_audit_is_started_still_there_after_a_reload_and_cancelled(page: Any,
     page.get_by_role("button", name="Cancel").wait_for()
     assert parameters(page)["view"] == "list"
     page.get_by_role("button", name="Cancel").click()
-    page.get_by_text("This audit was cancelled. It can go on where it stopped.").wait_for()
+    page.get_by_text("Cancelled. Resume continues where it stopped.").wait_for()
     page.get_by_role("button", name="Resume").or_(page.get_by_role("button", name="Try again")).wait_for()

@@ -44,14 +44,28 @@ def test_without_decisions_nothing_would_change_and_with_some_it_is_started_by_o
     audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = open_page(PAGE, audit="made", view="again")
-    assert "nothing would change" in app.info[0].value
-    assert not [button.label for button in app.button if "Audit again" in button.label]
+    assert "nothing would change" in " ".join(texts(app))
+    assert [button.disabled for button in app.button if "Audit again" in button.label] == [True]
     open_review(audit).decide(audit.pairs["pair_id"][:3], "remove")
     started: list[tuple[str, list[str]]] = []
     monkeypatch.setattr(Task, "start", lambda task: started.append((task.folder.name, list(task.command[3:]))))
     app = press(open_page(PAGE, audit="made", view="again"), "Audit again, 3 pairs removed or recaptioned")
     assert started == [("made-again", ["queued", "made-again", "again", "made", "--name", "made-again"])]
     assert app.query_params["again"] in ("made-again", ["made-again"])
+
+
+@pytest.mark.parametrize("changes", [{"plant_miscaptions": 2}, {"features": "elsewhere.npz"}, {"root": "/gone"}, {}])
+def test_what_cannot_be_repeated_is_told_beside_a_disabled_button(audit: Audit, changes: dict[str, object]) -> None:
+    ids = audit.pairs["pair_id"]
+    open_review(audit).decide(ids[:3] if changes else ids, "remove")
+    values = audit.record.values
+    config = values["config"] | {name: value for name, value in changes.items() if name in values["config"]}
+    write_json(audit.folder / CONFIG, values | {"root": changes.get("root", values["root"]), "config": config})
+    app = open_page(PAGE, audit="made", view="again")
+    (button,) = [button for button in app.button if "Audit again" in button.label]
+    assert button.disabled
+    said = " ".join(texts(app))
+    assert any(word in said for word in ("planted", "computed elsewhere", "is gone", "Every pair"))
 
 
 def test_one_that_waits_is_followed_as_an_audit_is(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,23 @@ def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
     assert calls == [("cancel", "made")]
 
 
+def test_features_have_their_own_stage_and_bar_and_a_cancelled_job_says_so_at_once(
+    copy: Copy, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy().folder / "manifest.json").unlink()
+    leave_job(
+        data / "jobs" / "made", running=True, said="computing features with the locked towers: 30 of 120 captions"
+    )
+    app = open_page(PAGE, audit="made")
+    assert table(app, "at work")["state"].tolist() == ["computing features"]
+    assert table(app, "at work")["progress"].tolist() == [0.25]
+    assert [bar.proto.text for bar in app.get("progress")] == ["30 of 120 captions"]
+    monkeypatch.setattr(os, "killpg", lambda group, signal: None)
+    button(app, "Cancel").click().run()
+    assert table(app, "at work")["state"].tolist() == ["cancelling"]
+    assert "Cancelling" in app.info[0].value
+
+
 def test_a_second_round_is_training_again_and_its_losses_are_drawn(copy: Copy, data: Path) -> None:
     audit = unfinish(copy())
     for name in audit.record.members:
@@ -154,7 +171,7 @@ def test_a_cancelled_audit_can_be_resumed(copy: Copy, data: Path, calls: list[tu
     audit = unfinish(copy())
     leave_job(data / "jobs" / "made", exit_code=130, said="interrupted\n")
     app = open_page(PAGE, audit="made")
-    assert "was cancelled" in app.info[0].value
+    assert "Cancelled" in app.info[0].value
     assert not any("samples/s" in bar.proto.text for bar in app.get("progress"))
     button(app, "Resume").click().run()
     ((kind, (name, words)),) = calls

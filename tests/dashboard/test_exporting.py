@@ -1,16 +1,22 @@
+import os
+import shlex
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.jobs import Job, Task
+from clipmem_core.audits.jobs import Job, Task, export_task
 from clipmem_core.audits.store import PAIRS, Audit, write_table
+from clipmem_core.commands import parse
+from clipmem_core.config import data_folder
 from clipmem_core.dashboard import exporting
-from clipmem_core.exports import FORMATS, kept
-from clipmem_core.exports.kept import KINDS, export_path
+from clipmem_core.dashboard.exporting import CHOICES
+from clipmem_core.exports import FORMATS
 from clipmem_core.review.decisions import Review, open_review
 from tests.dashboard.test_deciding import press
-from tests.dashboard.test_pages import captions, open_page, texts, titles
+from tests.dashboard.test_pages import open_page, texts
 from tests.made_fixtures import Copy
 from tests.made_jobs import leave_job as leave_job_in
 
@@ -37,28 +43,46 @@ def open_export(**parameters: str) -> AppTest:
     return open_page("pages/decisions.py", audit="made", view="export", **parameters)
 
 
-@pytest.mark.parametrize("name", ["csv", "datacomp", "decisions-parquet"])
-def test_an_export_is_made_and_offered(audit: Audit, review: Review, name: str) -> None:
-    app = press(open_export(format=name), "Make")
-    path = export_path(audit, KINDS[name])
-    assert path.is_file()
-    assert "made" in app.toast[0].value
-    assert path.name in titles(app)
+def finish(audit: Audit, format: str, suffix: str = "") -> Job:
+    """Run the job that the page starts to its end."""
+    out = data_folder().absolute() / "exports" / audit.name / f"{audit.name}-{format}{suffix}"
+    job = export_task(audit, format, out).start()
+    while job.running:
+        time.sleep(0.05)
+    assert job.exit_code == 0, job.last_line
+    return job
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_export_is_a_job_with_the_command_that_is_shown(
+    audit: Audit, data: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    started: list[Task] = []
+    monkeypatch.setattr(Task, "start", lambda task: started.append(task))
+    app = press(open_export(format=name), "Export")
+    (task,), (format, suffix) = started, CHOICES[name]
+    assert app.code[-1].value == shlex.join(["python", *task.command[1:]])
+    command = parse(task.command[3:])
+    assert (command.name, command.format, command.overwrite) == ("made", format, True)
+    assert Path(command.out) == data / "exports" / "made" / f"made-{format}{suffix}"
+
+
+def test_a_finished_export_is_offered_with_what_it_holds(audit: Audit, review: Review) -> None:
+    assert not open_export(format="csv").get("download_button")
+    finish(audit, "csv", ".csv")
+    app = open_export(format="csv")
     assert [button.label for button in app.get("download_button")] == ["Download"]
-    assert "97 pairs kept, 3 removed, 1 recaptioned." in [each.value for each in app.markdown]
-    assert any("quarantined input rows" in text for text in texts(app)) == (not name.startswith("decisions"))
-    app = press(app, "Delete")
-    assert not path.exists()
-    assert "Export deleted." in app.toast[0].value
-    assert any("No export of this audit" in caption.value for caption in app.caption)
+    said = "\n".join(texts(app))
+    assert "97 pairs kept, 3 removed, 1 recaptioned" in said
+    assert "quarantined input rows" in said
 
 
 def test_a_folder_is_offered_by_its_path_and_one_button_leads_to_its_audit(audit: Audit, review: Review) -> None:
-    app = press(open_export(format="imagefolder"), "Make")
-    path = export_path(audit, KINDS["imagefolder"])
+    path = Path(finish(audit, "imagefolder").command[-2])
     assert (path / "metadata.jsonl").is_file()
+    app = open_export(format="imagefolder")
     assert not app.get("download_button")
-    assert str(path.absolute()) in [code.value for code in app.code]
+    assert str(path) in [code.value for code in app.code]
     app = press(app, "Audit this")
     assert app.text_input(key="new-path").value == str(path)
     assert app.text_input(key="new-name").value == "made-clean"
@@ -78,61 +102,30 @@ def test_the_ending_can_be_chosen(audit: Audit) -> None:
     assert set(exporting.LIMITS) == set(FORMATS)
 
 
-def test_an_export_without_decisions_is_made_and_tells_of_those_since(
-    audit: Audit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    app = press(open_export(), "Make")
-    assert "100 pairs kept, 0 removed, 0 recaptioned." in [each.value for each in app.markdown]
-    assert export_path(audit, KINDS["csv"]).is_file()
-    assert "since it was made" not in captions(app)
-    open_review(audit).decide(audit.pairs["pair_id"], "remove")
-    monkeypatch.setattr(exporting, "DOWNLOAD_BYTES", 10)
-    app = open_export()
-    assert "since it was made" in captions(app)
-    assert not app.get("download_button")
-    assert str(export_path(audit, KINDS["csv"]).absolute()) in [code.value for code in app.code]
-    press(app, "Make")
-    assert app.error[0].value == "This export cannot be made."
-    assert any("nothing is left to export" in text for text in texts(app))
-
-    def refuse(path: Path) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(kept.shutil, "rmtree", refuse)
-    assert "not deleted" in press(app, "Delete").toast[0].value
-
-
-def test_a_report_is_made_by_a_process(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[str] = []
-    monkeypatch.setattr(Task, "start", lambda task: started.append(task.folder.name))
-    press(open_export(format="html"), "Make")
-    assert started == ["html"]
-
-
 @pytest.mark.parametrize(
     ("exit_code", "shown"),
-    [(2, "out of space"), (130, "cancelled"), (-2, "cancelled"), (None, "failed"), (0, "")],
+    [(2, "out of space"), (130, "Cancelled"), (-2, "Cancelled"), (None, "failed"), (0, "")],
 )
 def test_how_the_process_ended_is_told(audit: Audit, data: Path, exit_code: int | None, shown: str) -> None:
-    leave_job(data, "out of space\n", exit_code)
+    leave_job(data, said="out of space\n", exit_code=exit_code)
     app = open_export(format="html")
-    said = " ".join([captions(app), *texts(app), *(error.value for error in app.error)])
+    said = " ".join([*texts(app), *(each.value for kind in ("error", "info") for each in app.get(kind))])
     assert shown in said
     assert bool(app.error) == (exit_code in (2, None))
-    assert "Make" in [button.label for button in app.button]
+    assert "Export" in [button.label for button in app.button]
 
 
-def test_a_process_at_work_shows_how_far_it_is(audit: Audit, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    leave_job(data, "25 of 100 pictures\n", None)
-    monkeypatch.setattr(Job, "running", True)
-    cancelled: list[str] = []
-    monkeypatch.setattr(exporting, "cancel", lambda job: cancelled.append(job.name))
+def test_a_process_at_work_shows_how_far_it_is_and_that_it_is_cancelling(
+    audit: Audit, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_job(data, said="25 of 100 pictures\n", running=True)
+    monkeypatch.setattr(os, "killpg", lambda group, signal: None)
     app = open_export(format="html")
-    assert [bar.proto.value for bar in app.get("progress")][-1] == 25
-    assert "Make" not in [button.label for button in app.button]
-    press(app, "Cancel")
-    assert cancelled == ["html"]
+    bar = app.get("progress")[-1].proto
+    assert (bar.value, bar.text) == (25, "25 of 100 pictures")
+    assert "Export" not in [button.label for button in app.button]
+    assert "Cancelling" in press(app, "Cancel").info[0].value
 
 
-def leave_job(data: Path, output: str, exit_code: int | None) -> None:
-    leave_job_in(data / "jobs" / ".exports" / "made" / "html", said=output, exit_code=exit_code)
+def leave_job(data: Path, **what: Any) -> None:
+    leave_job_in(data / "jobs" / ".exports" / "made" / "made-html.html", **what)

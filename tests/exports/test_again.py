@@ -16,9 +16,9 @@ from clipmem_core.exports.again import (
     audit_again,
     audited_again,
     change_words,
+    check_repeatable,
     outdated,
     read_again,
-    repeated_config,
     told,
 )
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
@@ -119,10 +119,10 @@ def test_where_nothing_was_decided_nothing_is_written(typed: Path, monkeypatch: 
 def test_what_cannot_be_repeated_says_why(tmp_path: Path, data: Path) -> None:
     planted = audited(make_source("csv", tmp_path / "set"), plant_miscaptions=2)
     with pytest.raises(InputError, match="audit 'mine' planted wrong captions"):
-        repeated_config(planted)
+        check_repeatable(planted)
     (planted.folder / "manifest.json").unlink()
     with pytest.raises(InputError, match="audit 'mine' is not finished"):
-        repeated_config(planted)
+        check_repeatable(planted)
 
 
 def test_members_parts_of_clipmem_add_up_to_it() -> None:

@@ -1,6 +1,5 @@
 """Folders of pictures as trainers read them: by our own reader, by the library datasets, and as files on the disk."""
 
-import os
 import shlex
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from clipmem_core.audits.prepare import DataSet, load_data_set
 from clipmem_core.commands import parse
 from clipmem_core.config import InputError
 from clipmem_core.exports import Summary, write
+from clipmem_core.exports.folders import MARK
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.exports.sources import LABELS, audited, make_source, picture
 
@@ -76,14 +76,34 @@ def test_of_pairs_with_one_caption_each_the_text_is_no_list(tmp_path: Path, data
     assert table["text"].tolist() == [" ".join(texts[0].split("\r")) for texts in audit.pairs["captions"]]
 
 
-def test_files_are_linked_and_what_lies_in_archives_is_copied(tmp_path: Path, data: Path) -> None:
-    plain = write(audited(make_source("csv", tmp_path / "set")), "folder", tmp_path / "linked")
-    assert os.path.samefile(tmp_path / "linked/images/0.png", tmp_path / "set/images/0.png")
-    assert "10 pictures are hard links to those of the data set: the same files, no copies" in plain.notes
-    assert "2 captions have spaces in it for their line breaks" in plain.notes
-    archived = write(audited(make_source("tar", tmp_path / "tars"), "other"), "folder", tmp_path / "copied")
-    assert (tmp_path / "copied/00000003.jpg").read_bytes() == picture(3)
-    assert "10 pictures are copies" in archived.notes
+def test_an_edited_copy_leaves_the_data_set_as_it_is(tmp_path: Path, data: Path) -> None:
+    summary = write(audited(make_source("csv", tmp_path / "set")), "folder", tmp_path / "out")
+    assert "2 captions have spaces in it for their line breaks" in summary.notes
+    for number in range(10):
+        with (tmp_path / f"out/images/{number}.png").open("r+b") as file:
+            file.write(b"edited")
+        assert (tmp_path / f"set/images/{number}.png").read_bytes() == picture(number)
+    write(audited(make_source("tar", tmp_path / "tars"), "other"), "folder", tmp_path / "of an archive")
+    assert (tmp_path / "of an archive/00000003.jpg").read_bytes() == picture(3)
+
+
+def test_a_stopped_export_resumes_and_writes_nothing_beside_its_folder(tmp_path: Path, data: Path) -> None:
+    audit, lost = audited(make_source("csv", tmp_path / "set")), tmp_path / "set/images/7.png"
+    lost.rename(tmp_path / "set/kept")
+    there = {*tmp_path.rglob("*")}
+    with pytest.raises(InputError, match="7.png is gone: bring it back"):
+        write(audit, "folder", tmp_path / "out")
+    assert {path.relative_to(tmp_path).parts[0] for path in {*tmp_path.rglob("*")} - there} == {"out"}
+    copied = {path.name: path.stat().st_ino for path in (tmp_path / "out").rglob("*.png")}
+    assert sorted(copied) == [f"{number}.png" for number in range(7)]
+    (tmp_path / "set/kept").rename(lost)
+    next((tmp_path / "out").rglob("3.png")).write_bytes(b"cut off by a kill")
+    open_review(audit).decide([audit.pairs["pair_id"][9]], RECAPTION, captions=["new"])
+    write(audit, "folder", tmp_path / "out")
+    assert {name: (tmp_path / "out/images" / name).stat().st_ino for name in copied} == copied
+    assert (tmp_path / "out/images/3.png").read_bytes() == picture(3)
+    assert (tmp_path / "out/images/9.txt").read_text() == "new\n"
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.name != MARK] == ["images"]
 
 
 def test_two_pictures_of_one_name_each_have_their_own_text(tmp_path: Path, data: Path) -> None:
@@ -112,14 +132,5 @@ def test_only_what_an_export_wrote_is_replaced(tmp_path: Path, data: Path) -> No
     write(audit, "imagefolder", out, overwrite=True)
     assert (out / "metadata.jsonl").is_file()
     assert not list(out.rglob("*.txt"))
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     with pytest.raises(InputError, match="is a file: give the folder to write"):
         write(audit, "folder", tmp_path / "set/captions.csv")
-
-
-def test_a_picture_that_is_gone_stops_it_and_leaves_nothing(tmp_path: Path, data: Path) -> None:
-    audit = audited(make_source("csv", tmp_path / "set"))
-    (tmp_path / "set/images/4.png").unlink()
-    with pytest.raises(InputError, match=r"picture 'images/4.png' is no longer in .*set: bring it back"):
-        write(audit, "folder", tmp_path / "out")
-    assert not (tmp_path / "out").exists()

@@ -36,6 +36,9 @@ class Screen(Protocol):
     def pictures(self, done: int, total: int) -> None:
         """Show how many pictures have been looked at."""
 
+    def captions(self, done: int, total: int) -> None:
+        """Show how many captions are finished."""
+
     def plantings(self, done: int, total: int) -> None:
         """Show how many plantings have their result."""
 
@@ -197,7 +200,7 @@ def _bring(
         from clipmem_core.audits.locked import checked_towers, features_of
 
         screen.say("computing features with the locked towers")
-        how: dict[str, Any] = {"progress": screen.pictures, "say": screen.say}
+        how: dict[str, Any] = {"pictures": screen.pictures, "captions": screen.captions, "say": screen.say}
         how["elsewhere"] = elsewhere(executor, config.threads)
         features_of(checked_towers(config), benchmark.pairs, Path(asked["root"]), **how)
     at_once = len(left) if executor else min(len(left), settings.side_by_side(config))
