@@ -91,6 +91,8 @@ def choose_left_out(audit: Audit, scores: pd.DataFrame) -> int:
     misfit, fit = (np.where(scored, scores[name], np.nan) for name in (c.MISFIT, c.CSLS_OUT))
     left_out = likely_wrong(misfit, fit, scores[c.CSLS_SWAPPED].to_numpy(), least=least)
     path = audit.folder / SECOND_TABLE
+    if not left_out.any() and not path.is_file():
+        return 0
     if not path.is_file() or not np.array_equal(_read_left_out(audit.folder), left_out):
         for name in audit.record.members:
             shutil.rmtree(audit.member(name) / SECOND, ignore_errors=True)

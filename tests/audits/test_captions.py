@@ -30,11 +30,11 @@ def test_every_caption_has_a_row_in_the_order_of_the_pairs(made: Made, table: pd
     assert table["caption"].tolist() == [place for own in pairs["captions"] for place in range(len(own))]
     group = dict(zip(pairs["pair_id"], made.ensemble.membership["group"], strict=True))
     external = table["pair_id"].map(group) == "external"
-    assert table.loc[external, ["misfit", "learned"]].isna().all(axis=None)
+    assert table.loc[external, "learned"].isna().all()
     assert table[["similarity_out", "margin_out", "gap"]].notna().all(axis=None)
     undrawn = table.loc[~external, "learned"].isna()
     assert undrawn.mean() < 0.03  # 20 epochs of five captions: .8²⁰ is 1 %
-    assert (table.loc[~external, "misfit"].isna() == undrawn).all()
+    assert table["misfit"].notna().all()
     assert json.loads((made.ensemble.folder / "verdict.json").read_text())["captions_missing"] is None
 
 

@@ -176,7 +176,13 @@ def test_misfit_joins_what_was_learned_late_with_what_strangers_do_not_know(agai
         for values in (learned[scored], again.scores["log_probability_out"].to_numpy()[scored])
     )
     np.testing.assert_allclose(again.scores["misfit"][scored], late + 2 * strange, atol=1e-9)
-    assert again.scores["misfit"][~scored].isna().all()
+    # A pair with one part has the misfit that is at the same quantile of the scored pairs.
+    for part in (learned, again.scores["log_probability_out"].to_numpy()):
+        for row in np.flatnonzero(~scored & np.isfinite(part)):
+            share = (part[scored] > part[row]).mean()
+            ends = np.quantile(again.scores["misfit"][scored], np.clip([share - 0.02, share + 0.02], 0, 1))
+            assert ends[0] <= again.scores["misfit"][row] <= ends[1]
+    assert again.scores["misfit"].notna().all()
 
 
 def test_members_that_never_saw_a_pair_tell_how_sure_they_are_of_its_partner_among_external_ones(again: Again) -> None:

@@ -105,7 +105,7 @@ def test_an_audit_of_a_sample_says_so_and_counts_the_whole_set(audit: Audit) -> 
     assert not {BY_NAME[name].label for name in ("lookalike", "repeated_caption")} & set(counts)
     estimate = verdict["wrong_captions"]["estimate"]
     assert counts[WRONG]["whole"] == pytest.approx(estimate * (PAIRS - 20) / counts[WRONG]["among"], abs=0.1)
-    assert counts[WRONG]["among"] == (audit.scores[c.GROUP] == c.SCORED).sum()
+    assert counts[WRONG]["among"] == SAMPLE
     assert "in the sample; in the whole set about" in likely_wrong(verdict)[0]
     assert any("a random sample of 680" in check["sentence"] for check in verdict["checks"])
     assert len(whole_rows(verdict)) == len(counts)

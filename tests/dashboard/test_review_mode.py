@@ -46,7 +46,7 @@ def test_an_audit_without_misfit_is_reviewed_by_clipmem(copy: Callable[..., Audi
     write_table(audit.folder / "scores.parquet", older.assign(misfit=float("nan")))
     (given,) = mounted(open_page(REVIEW))
     assert given["selection"] == {}
-    assert start(open_page("pages/overview.py"))["order"] == ["clipmem"]
+    assert start(open_page("pages/browse.py", order="clipmem"))["order"] == ["clipmem"]
 
 
 def test_an_empty_selection_is_told_with_the_way_to_another(copy: Callable[..., Audit]) -> None:
@@ -60,6 +60,8 @@ def test_an_empty_selection_is_told_with_the_way_to_another(copy: Callable[..., 
 
 def test_overview_and_browse_lead_to_a_review_of_what_they_show(copy: Callable[..., Audit]) -> None:
     copy()
-    assert start(open_page("pages/overview.py")) == {"audit": ["made"], "order": ["review_place"], "ascending": ["1"]}
+    there = dict(links(open_page("pages/overview.py")))
+    assert "order=review_place" in str(there["Review next (includes 10 % random spot checks)"])
+    assert "order=random" in str(there["Check 50 at random"])
     there = start(open_page("pages/browse.py", group="scored", words="circle"))
     assert there == {"audit": ["made"], "group": ["scored"], "words": ["circle"], "order": ["clipmem"]}

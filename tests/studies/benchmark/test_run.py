@@ -71,7 +71,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def locked(tmp_path_factory: pytest.TempPathFactory) -> AuditConfig:
     path = tmp_path_factory.mktemp("start") / "tiny.pt"
     torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), path)
-    return config_of(flags(str(path), "--members", "4"))
+    return config_of(flags(str(path), "--members", "4", "--rounds", "1"))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_a_copy_is_trained_on_with_its_original_and_counts_as_planted(made: Benc
 
 
 def test_members_from_scratch_are_benchmarked_as_well(empty: Path) -> None:
-    few = ["--scenes-pairs", "220", "--epochs", "1", "--members", "2", "--threads", "1"]
+    few = ["--scenes-pairs", "220", "--epochs", "1", "--members", "2", "--threads", "1", "--rounds", "1"]
     made, _ = run(config_of(["--preset", "tiny", *few]), kinds=["duplicates"])
     (piece,) = made.done
     found = made.read(piece)
