@@ -145,8 +145,8 @@ def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(two:
     assert f"+{other - one:.2f}" in cards[0]
     assert len(cards) == comparing.SIZE == len(app.image)
     assert pair_links(app)[:2] == [
-        ("In first", "audit=one&pair=images%2F020.png"),
-        ("In second", "audit=other&pair=images%2F020.png"),
+        ("In first", "audit=one&order=clipmem&pair=images%2F020.png"),
+        ("In second", "audit=other&order=clipmem&pair=images%2F020.png"),
     ]
     assert not set(cards) & set(changes(open_pair(page="2")))
     assert len(open_pair(page="99").image) == len(open_pair(page="-1").image) == comparing.SIZE
@@ -238,4 +238,4 @@ def test_a_click_on_a_dot_shows_its_pair(two: tuple[Audit, Audit], monkeypatch: 
     monkeypatch.setattr(comparing.st, "plotly_chart", lambda *_, **__: clicked)
     app = open_pair()
     assert len(app.image) == comparing.SIZE + 1
-    assert ("In second", "audit=other&pair=images%2F042.png") in pair_links(app)
+    assert ("In second", "audit=other&order=clipmem&pair=images%2F042.png") in pair_links(app)

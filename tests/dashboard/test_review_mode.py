@@ -32,10 +32,10 @@ def test_the_pairs_that_are_probably_wrong_come_first_and_the_address_changes_th
     assert given["undecided"] is True
     assert (given["audit"], given["dataset"]) == ("made", audit.record.dataset_fingerprint)
     (given,) = mounted(open_page(REVIEW, order="clipmem", group="scored", decision="undecided"))
-    assert (given["selection"], given["undecided"]) == ({"group": "scored"}, True)
+    assert (given["selection"], given["undecided"]) == ({"order": "clipmem", "group": "scored"}, True)
     open_review(audit).decide(audit.pairs["pair_id"][:3], "keep", audit="made")
     (given,) = mounted(open_page(REVIEW, order="clipmem", decision="keep"))
-    assert (given["selection"], given["undecided"]) == ({"decision": "keep"}, False)
+    assert (given["selection"], given["undecided"]) == ({"order": "clipmem", "decision": "keep"}, False)
 
 
 def test_an_audit_without_misfit_is_reviewed_by_clipmem(copy: Callable[..., Audit]) -> None:
@@ -45,7 +45,7 @@ def test_an_audit_without_misfit_is_reviewed_by_clipmem(copy: Callable[..., Audi
     assert mounted(open_page(REVIEW))[0]["selection"] == {"order": "misfit"}
     write_table(audit.folder / "scores.parquet", older.assign(misfit=float("nan")))
     (given,) = mounted(open_page(REVIEW))
-    assert given["selection"] == {}
+    assert given["selection"] == {"order": "clipmem"}
     assert start(open_page("pages/overview.py"))["order"] == ["clipmem"]
 
 
@@ -62,4 +62,4 @@ def test_overview_and_browse_lead_to_a_review_of_what_they_show(copy: Callable[.
     copy()
     assert start(open_page("pages/overview.py")) == {"audit": ["made"], "order": ["review_place"], "ascending": ["1"]}
     there = start(open_page("pages/browse.py", group="scored", words="circle"))
-    assert there == {"audit": ["made"], "group": ["scored"], "words": ["circle"], "order": ["clipmem"]}
+    assert there == {"audit": ["made"], "group": ["scored"], "words": ["circle"], "order": ["misfit"]}
