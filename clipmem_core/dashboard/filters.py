@@ -16,6 +16,7 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import CLIPMEM, INDEPENDENT, MISFIT, SCORED_GROUPS
 from clipmem_core.dashboard.address import LAYOUT, draw_set, peek_selection, read_selection, write, write_selection
+from clipmem_core.dashboard.keys_help import BROWSE_KEYS, draw_keys
 from clipmem_core.dashboard.numbers import number, read_verdict
 from clipmem_core.dashboard.plain import cut
 from clipmem_core.figures.colours import OTHER
@@ -174,7 +175,7 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
     """Draw search, the filters that are used most, the order, and all other filters behind buttons."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         asked = f"Search {SIDES[selection.by]} by meaning"
-        _draw_text("meaning", "Search by meaning", selection.meaning, asked, width=200)
+        _draw_text("meaning", "Search by meaning", selection.meaning, asked, width=235)
         _draw_text("words", "Words in the caption", selection.words, "Words in the caption", width=165)
         look: dict[str, Any] = {"width": 132, "label_visibility": "collapsed"}
         named = _or_any(DECISIONS.__getitem__, "All decisions")
@@ -184,6 +185,7 @@ def draw_filters(audit: Audit, selection: Selection) -> None:
             draw_ranges(audit, selection)
         with st.popover("More", icon=":material/tune:"):
             _draw_more(audit, selection)
+        draw_keys(BROWSE_KEYS)
 
 
 def draw_conditions(selection: Selection) -> None:

@@ -31,10 +31,6 @@ SUBTRACTED = "These pairs were learned by g, which is subtracted, so the lowest 
 MEANINGS = {name: score.legend for name, score in scores_in(CARD).items()} | {
     MATCH: "cosine with what was searched for."
 }
-KEYS = (
-    "Arrows mark a pair, Enter or a click opens it, Space selects, Shift selects a range; K keeps, X removes, T tags, "
-    "U takes back."
-)
 
 
 def read_layout() -> str:
@@ -115,7 +111,7 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     unlisted = 0 if selection.order == MATCH else count_pairs(audit, replace(selection, order=CLIPMEM)) - count
     absent = f"{pairs_in_words(unlisted)} without {words(selection.order)} not listed." if unlisted > 0 else ""
     told = [f"**{pairs_in_words(count)}.**", absent, why, read_noise(audit).explain()]
-    st.caption(" ".join(filter(None, told)), help=f"{KEYS}\n\n{meanings}")
+    st.caption(" ".join(filter(None, told)), help=meanings)
 
 
 def _draw_nothing(audit: Audit, selection: Selection) -> None:
