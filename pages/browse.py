@@ -1,8 +1,7 @@
 """Pairs in the order of a score, filtered and searched, as pictures or as a table, to be opened or decided on."""
 
-from clipmem_core.dashboard.address import read_selection
 from clipmem_core.dashboard.errors import explained_errors
-from clipmem_core.dashboard.filters import draw_conditions, draw_filters
+from clipmem_core.dashboard.filters import draw_conditions, draw_filters, read_filters
 from clipmem_core.dashboard.frame import open_page
 from clipmem_core.dashboard.gallery import draw_gallery, draw_top
 from clipmem_core.dashboard.grid import follow_way
@@ -10,7 +9,7 @@ from clipmem_core.dashboard.grid import follow_way
 follow_way()  # before anything is drawn that is left at once
 audit = open_page("Browse")
 with explained_errors():
-    selection = read_selection()
+    selection = read_filters(audit)
     beside = draw_top(audit, selection)
     draw_filters(audit, selection)
     draw_conditions(selection)

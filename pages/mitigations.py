@@ -61,7 +61,7 @@ def show_study(known: Known) -> None:
         draw_changed_pairs(known.study, chosen)
 
 
-open_bare_page("Mitigations")
+picked = open_bare_page("Mitigations")
 with explained_errors():
     known, faults = known_studies()
     begins = beginning(known)
@@ -71,10 +71,10 @@ with explained_errors():
     for fault in faults:
         draw_fault("A study cannot be shown.", fault)
     if view == "start":
-        draw_start(started=show_started)
+        draw_start(picked, started=show_started)
     elif not (known or begins):
         draw_references()
-    elif chosen_study := choose_study(known, begins):
+    elif chosen_study := choose_study(known, begins, picked):
         show_study(chosen_study)
     elif begins:
         draw_beginning(begins)

@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from clipmem_core.dashboard.address import read_selection
 from clipmem_core.dashboard.errors import explained_errors
+from clipmem_core.dashboard.filters import read_filters
 from clipmem_core.dashboard.frame import open_page
 from clipmem_core.dashboard.pair import draw_picture, draw_scores, draw_terms, draw_way, find_pair
 from clipmem_core.dashboard.pair_captions import draw_captions
@@ -12,7 +12,7 @@ from clipmem_core.dashboard.pair_neighbours import draw_choices, draw_nearest
 
 audit = open_page("Pair")
 with explained_errors():
-    selection = read_selection()
+    selection = read_filters(audit)
     card = find_pair(audit, selection)
     draw_way(audit, selection, card)
     draw_decision(audit, card)

@@ -8,13 +8,13 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.settings import flat
-from clipmem_core.audits.store import SCORES, Audit, is_name, list_audits
-from clipmem_core.columns import CLIPMEM, PAIR_ID
+from clipmem_core.audits.store import PAIRS, Audit, is_name, list_audits
+from clipmem_core.columns import CLIPMEM, PAIR_ID, SHA256
 from clipmem_core.config import InputError, as_dict
 from clipmem_core.dashboard.address import AUDIT, PAGE, draw_pages, draw_set, read_page, write
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
 from clipmem_core.dashboard.frame import CHOICE
-from clipmem_core.dashboard.numbers import number, signed
+from clipmem_core.dashboard.numbers import number, pairs_in_words, signed
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.audit_scores import comparison_figure
 from clipmem_core.review.compare import Comparison, compare
@@ -32,12 +32,14 @@ def draw_choice() -> tuple[Audit, Audit, str]:
         only = "There is one finished audit" if audits else "There is no finished audit"
         _draw_none(f"{only}; a comparison needs two of one data set.")
     one = _first(audits)
-    others = _others(one, audits)
+    others = {audit.name: audit for audit in partners(one, list(audits.values()))}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         _draw_select("First audit", ONE, list(audits), one.name, clears=OTHER)
         rest = _draw_rest(one, others) if others else None
+    if left_out := [name for name in audits if name not in (one.name, *others)]:
+        show_text(f"Not offered, since they are audits of other data sets: {', '.join(left_out)}.", limit=500)
     if rest is None:
-        _draw_none("No other finished audit has pairs of this one in it.")
+        _draw_none("No other finished audit is of this data set.")
     return one, *rest
 
 
@@ -62,13 +64,6 @@ def _draw_rest(one: Audit, others: dict[str, Audit]) -> tuple[Audit, str]:
     column = column if column in BY_NAME else CLIPMEM
     _draw_select("Score", COLUMN, list(BY_NAME), column, named=words)
     return other, column
-
-
-def _others(one: Audit, audits: dict[str, Audit]) -> dict[str, Audit]:
-    """Return what an audit can be compared with, and what the address asks for: then it is told why it cannot be."""
-    others = {audit.name: audit for audit in partners(one, list(audits.values()))}
-    asked = st.query_params.get(OTHER, "")
-    return others | ({asked: audits[asked]} if asked in audits and asked not in (one.name, *others) else {})
 
 
 def _warn_of_unknown(audits: dict[str, Audit]) -> None:
@@ -125,11 +120,15 @@ def draw_numbers(comparison: Comparison) -> None:
     lines = [
         f"{found.n_scored:,} pairs have {words(found.column)} in both.",
         f"Mean difference: {interval} (95 % interval, paired by pair)." if interval else "",
-        f"{found.only_one:,} pairs are in the first only, {found.only_other:,} in the second only."
-        if found.only_one or found.only_other
-        else "",
     ]
     st.caption(" ".join(filter(None, lines)))
+    if found.edited or found.only_one or found.only_other:
+        st.caption(
+            f"Changed pairs: {found.edited:,} with another caption or picture, {found.only_one:,} in the first only, "
+            f"{found.only_other:,} in the second only."
+        )
+    if found.regrouped:
+        st.caption(f"In another group in the second: {pairs_in_words(found.regrouped)}, not listed below.")
 
 
 def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
@@ -158,7 +157,7 @@ def finished_audits() -> list[Audit]:
 
 
 def partners(one: Audit, audits: list[Audit]) -> list[Audit]:
-    """Return the audits that have pairs of an audit in them; those of the very same data set come first.
+    """Return the audits of the same data set, then those of another version of it: some pair has the same picture.
 
     An audit that is broken is none, unless it is of the same data set.
     """
@@ -169,11 +168,12 @@ def partners(one: Audit, audits: list[Audit]) -> list[Audit]:
 
 def same_data_set(one: Audit, other: Audit) -> bool:
     """Tell whether two audits are of one version of one data set."""
-    first, second = _fingerprint(one), _fingerprint(other)
+    first, second = fingerprint(one), fingerprint(other)
     return first is not None and first == second
 
 
-def _fingerprint(audit: Audit) -> Any:
+def fingerprint(audit: Audit) -> str | None:
+    """Return the fingerprint of an audit's data set; None where its config cannot be read."""
     try:
         return audit.record.dataset_fingerprint
     except InputError:
@@ -189,9 +189,9 @@ def _shares_pairs(one: Audit, other: Audit) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _share_pairs(one: Audit, version_one: Version, other: Audit, version_other: Version) -> bool:
-    theirs = fetch_arrow(other.folder / SCORES, f'SELECT "{PAIR_ID}" FROM parquet')
-    query = f'SELECT "{PAIR_ID}" FROM parquet JOIN theirs USING ("{PAIR_ID}") LIMIT 1'
-    return fetch_arrow(one.folder / SCORES, query, theirs=theirs).num_rows > 0
+    theirs = fetch_arrow(other.folder / PAIRS, f'SELECT "{PAIR_ID}", "{SHA256}" FROM parquet')
+    query = f'SELECT "{PAIR_ID}" FROM parquet JOIN theirs USING ("{PAIR_ID}", "{SHA256}") LIMIT 1'
+    return fetch_arrow(one.folder / PAIRS, query, theirs=theirs).num_rows > 0
 
 
 def compared(one: Audit, other: Audit, column: str) -> Comparison:

@@ -5,7 +5,6 @@ Each widget is set from the address before it is drawn, and its callback writes 
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -15,8 +14,9 @@ import streamlit as st
 from clipmem_core.audits.embeddings import indexed_members
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
-from clipmem_core.columns import CLIPMEM, INDEPENDENT
-from clipmem_core.dashboard.address import LAYOUT, draw_set, peek_selection, write, write_selection
+from clipmem_core.columns import CLIPMEM, INDEPENDENT, MISFIT, SCORED_GROUPS
+from clipmem_core.dashboard.address import LAYOUT, draw_set, peek_selection, read_selection, write, write_selection
+from clipmem_core.dashboard.keys_help import BROWSE_KEYS, draw_keys
 from clipmem_core.dashboard.numbers import number, read_verdict
 from clipmem_core.dashboard.plain import cut
 from clipmem_core.figures.colours import OTHER
@@ -30,7 +30,6 @@ from clipmem_core.review.selection import (
     MAP_X,
     MATCH,
     NONE,
-    TEXT_SIDE,
     UNDECIDED,
     Range,
     Selection,
@@ -46,7 +45,7 @@ NAMES = {name: name for name in ("group", "label", "planted", "decision", "tag",
 def changed(selection: Selection, **changes: Any) -> Selection:  # noqa: ANN401  the fields of a selection
     """Return a selection with other conditions, in an order that makes sense with them.
 
-    A search that begins is ordered by match, and one that ends no longer is.
+    A search that begins is ordered by match, and one that ends no longer is. Only groups that are scored have a misfit.
 
     Example:
         >>> changed(Selection(), meaning="a frog").order
@@ -56,8 +55,17 @@ def changed(selection: Selection, **changes: Any) -> Selection:  # noqa: ANN401 
     if new.searched and not selection.searched and "order" not in changes:
         return dataclasses.replace(new, order=MATCH, ascending=False)
     if new.order == MATCH and not new.searched:
+        new = dataclasses.replace(new, order=MISFIT, ascending=False)
+    if new.order == MISFIT and changes.get("group", "") not in ("", *SCORED_GROUPS):
         return dataclasses.replace(new, order=CLIPMEM, ascending=False)
     return new
+
+
+def read_filters(audit: Audit) -> Selection:
+    """Return the selection of the address. Likely wrong captions come first, or high clipmem without a misfit."""
+    if "order" not in st.query_params and not peek_selection().searched and not score_span(audit, MISFIT):
+        st.query_params["order"] = CLIPMEM
+    return read_selection()
 
 
 def learned_by_g(selection: Selection) -> bool:
@@ -92,7 +100,7 @@ def conditions(selection: Selection) -> list[tuple[str, Selection]]:
         columns = f"{words(outline.x)} and {words(outline.y)}"
         place = f"the map of embeddings {selection.map}" if outline.x == MAP_X else columns
         found.append((f"outlined on {place}", changed(selection, outline=None, map="")))
-    side = SIDES[selection.side]
+    side = SIDES[selection.by]
     if selection.meaning:
         found.append((f"{side} close to: {selection.meaning}", changed(selection, meaning="")))
     if selection.like:
@@ -104,7 +112,7 @@ def conditions(selection: Selection) -> list[tuple[str, Selection]]:
 
 def cleared(selection: Selection) -> Selection:
     """Return a selection without conditions, in the same order where it can be."""
-    order = CLIPMEM if selection.order == MATCH else selection.order
+    order = MISFIT if selection.order == MATCH else selection.order
     return Selection(order=order, ascending=selection.ascending and order == selection.order)
 
 
@@ -136,7 +144,7 @@ DECISIONS = {
     DECIDED: "decided",
     **{choice: choice for choice in CHOICES},
 }
-DIRECTIONS = {False: "highest first", True: "lowest first"}
+DIRECTIONS = {False: "high to low", True: "low to high"}
 STEPS = 200  # of a handle from end to end
 IN_RANGE = "#2f8f6d"
 BARS = "display:flex;align-items:flex-end;gap:1px;height:40px;margin-bottom:-1rem"
@@ -145,7 +153,7 @@ RANGE_KEYS = ("range-column", "range-low", "range-high")
 
 def draw_queues(audit: Audit, selection: Selection, layout: str) -> None:
     """Draw the two queues, the choice of grid or table, and what can be done with all pairs that are shown."""
-    named = {order: queue.name for order, queue in queues(read_verdict(audit)).items()}
+    named = {order: queue.name for order, queue in reversed(queues(read_verdict(audit)).items())}
 
     def take_queue(order: str | None) -> None:
         if order:
@@ -166,17 +174,18 @@ def draw_queues(audit: Audit, selection: Selection, layout: str) -> None:
 def draw_filters(audit: Audit, selection: Selection) -> None:
     """Draw search, the filters that are used most, the order, and all other filters behind buttons."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        asked = "caption" if searched_side(selection) == TEXT_SIDE else "picture"
-        _draw_text("meaning", "Search by meaning", selection.meaning, f"Search by meaning: {asked}", width=200)
+        asked = f"Search {SIDES[selection.by]} by meaning"
+        _draw_text("meaning", "Search by meaning", selection.meaning, asked, width=235)
         _draw_text("words", "Words in the caption", selection.words, "Words in the caption", width=165)
         look: dict[str, Any] = {"width": 132, "label_visibility": "collapsed"}
-        named = _or_any(DECISIONS.__getitem__, "any decision")
+        named = _or_any(DECISIONS.__getitem__, "All decisions")
         _choose("decision", "Decision", ["", *DECISIONS], selection.decision, named, **look)
         draw_order(selection)
         with st.popover("Scores", icon=":material/bar_chart:"):
             draw_ranges(audit, selection)
         with st.popover("More", icon=":material/tune:"):
             _draw_more(audit, selection)
+        draw_keys(BROWSE_KEYS)
 
 
 def draw_conditions(selection: Selection) -> None:
@@ -195,7 +204,8 @@ def draw_order(selection: Selection) -> None:
     """Draw the choice of the score that orders, and the direction."""
     scores = [MATCH, *BY_NAME] if selection.searched else list(BY_NAME)
     look: dict[str, Any] = {"label_visibility": "collapsed"}
-    _choose("order", "Order by", scores, selection.order, lambda score: f"by {words(score)}", width=150, **look)
+    named = {score: f"Sort by {words(score)}" for score in scores} | {CLIPMEM: "Sort by memorization"}
+    _choose("order", "Sort by", scores, selection.order, named.__getitem__, width=190, **look)
     turned = learned_by_g(selection)
     names = {ascending: DIRECTIONS[ascending != turned] for ascending in (False, True)}
     _choose("ascending", "Direction", list(names), selection.ascending, names.__getitem__, width=128, **look)
@@ -218,13 +228,8 @@ def _draw_more(audit: Audit, selection: Selection) -> None:
     if tags:
         _choose("tag", "Tag", ["", *tags], selection.tag, _or_any(str))
     options = ["", *_with(selection.member, indexed_members(audit))]
-    _choose("by", "Search by meaning among", list(SIDES), searched_side(selection), SIDES.__getitem__)
+    _choose("by", "Search by meaning among", list(SIDES), selection.by, SIDES.__getitem__)
     _choose("member", "Search with the encoders of", options, selection.member, lambda name: name or "all, their mean")
-
-
-def searched_side(selection: Selection) -> str:
-    """Return what a search by meaning goes over, whether there is one or not."""
-    return replace(selection, meaning=selection.meaning or "anything", like="").side
 
 
 def draw_ranges(audit: Audit, selection: Selection) -> None:

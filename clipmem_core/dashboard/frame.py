@@ -72,12 +72,13 @@ def open_page(title: str, *, otherwise: Callable[[], None] = lambda: None) -> Au
     return Audit(audits_folder() / name)
 
 
-def open_bare_page(title: str) -> None:
-    """Set up a page that is about no single audit; its links keep the audit that was chosen before."""
+def open_bare_page(title: str) -> str:
+    """Set up a page that is about no single audit; its links keep the audit chosen before. Returns its name."""
     _set_up(title)
     chosen = st.query_params.get(PARAMETER) or st.session_state.get(CHOICE)
     _draw_links(chosen)
     show_title(title)
+    return chosen or ""
 
 
 def draw_no_page(name: str) -> None:

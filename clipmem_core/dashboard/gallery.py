@@ -1,11 +1,13 @@
 """The page of pairs that an address asks for, as pictures or as a table."""
 
+from dataclasses import replace
+
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
-from clipmem_core.columns import MISFIT
+from clipmem_core.columns import CLIPMEM, MISFIT
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import LAYOUT, PAGE, SIZE, draw_pages, draw_set, read_number, read_page, write
 from clipmem_core.dashboard.bulk import draw_bulk
@@ -29,10 +31,6 @@ SUBTRACTED = "These pairs were learned by g, which is subtracted, so the lowest 
 MEANINGS = {name: score.legend for name, score in scores_in(CARD).items()} | {
     MATCH: "cosine with what was searched for."
 }
-KEYS = (
-    "Arrows mark a pair, Enter or a click opens it, Space selects, Shift selects a range; K keeps, X removes, T tags, "
-    "U takes back."
-)
 
 
 def read_layout() -> str:
@@ -110,8 +108,10 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
     why = SUBTRACTED if queue and learned_by_g(selection) else why
     noted = MEANINGS | {MISFIT: misfit_note(audit) or MEANINGS[MISFIT]}
     meanings = "\n".join(f"- **{words(score)}**: {meaning}" for score, meaning in noted.items())
-    told = [f"**{pairs_in_words(count)}.**", why, read_noise(audit).explain()]
-    st.caption(" ".join(filter(None, told)), help=f"{KEYS}\n\n{meanings}")
+    unlisted = 0 if selection.order == MATCH else count_pairs(audit, replace(selection, order=CLIPMEM)) - count
+    absent = f"{pairs_in_words(unlisted)} without {words(selection.order)} not listed." if unlisted > 0 else ""
+    told = [f"**{pairs_in_words(count)}.**", absent, why, read_noise(audit).explain()]
+    st.caption(" ".join(filter(None, told)), help=meanings)
 
 
 def _draw_nothing(audit: Audit, selection: Selection) -> None:
@@ -122,9 +122,11 @@ def _draw_nothing(audit: Audit, selection: Selection) -> None:
         st.caption(f"{words(selection.order)} {absent}" if absent else "Order by another score.")
         return
     st.info("No pair fits all of these conditions.", icon=":material/search_off:")
-    left = [(text, count_pairs(audit, rest)) for text, rest in conditions(selection)]
+    rests = [(f"without “{text}”", rest) for text, rest in conditions(selection)]
+    rests += [("sorted by memorization", replace(selection, order=CLIPMEM))] if selection.order != MATCH else []
+    left = [(text, count_pairs(audit, rest)) for text, rest in rests]
     for text, count in left:
         if count:
-            show_text(f"without “{text}”: {pairs_in_words(count)}")
+            show_text(f"{text}: {pairs_in_words(count)}")
     if not any(count for _, count in left):
         st.caption("Remove more than one of them, or clear them all.")

@@ -105,18 +105,23 @@ class Grid {
     node(card, place) {
         const node = Object.assign(make('article', 'card'), {tabIndex: -1})
         node.dataset.row = card.row
-        const link = Object.assign(make('a', 'picture'), {href: `pair?${this.data.address}&pair=${encodeURIComponent(card.pair_id)}`})
+        const link = Object.assign(make('a', 'picture'), {href: this.fullSize(card)})
         link.tabIndex = place ? -1 : 0
         link.append(Object.assign(make('img'), {alt: 'Picture is being read', draggable: false}))
         link.querySelector('img').style.visibility = 'hidden'
         const check = Object.assign(make('input', 'check'), {type: 'checkbox', tabIndex: -1})
         check.setAttribute('aria-label', `Select this pair: ${(card.captions[0] ?? '').slice(0, 80)}`)
         const words = make('div', 'words'), said = make('div', 'said')
-        said.append(Object.assign(make('p', 'caption', card.captions[0] ?? ''), {dir: 'auto'}), make('p', 'tags'),
+        said.append(this.pairLink(card, 'caption', card.captions[0] || '(no caption)'), make('p', 'tags'),
             Object.assign(make('p', 'fault'), {hidden: true}), this.facts(card), this.rest(card))
         words.append(said, make('span', 'badge'), this.scores(card))
         node.append(link, check, words)
         return node
+    }
+
+    pairLink(card, className, text) {
+        const href = `pair?${this.data.address}&pair=${encodeURIComponent(card.pair_id)}`
+        return Object.assign(make('a', className, text), {href, dir: 'auto', tabIndex: -1})
     }
 
     facts(card) {
@@ -190,6 +195,18 @@ class Grid {
         const told = this.nodes.get(row).querySelector('.fault')
         told.hidden = !fault
         told.textContent = `Picture cannot be read: ${fault}`
+    }
+
+    fullSize({row}) {
+        return `${this.data.prefix}/picture?${new URLSearchParams({audit: this.data.audit, row, full: 1})}`
+    }
+
+    enlarge(place) {
+        const card = this.cards[place], [caption = ''] = card.captions, link = this.pairLink(card, '', 'Open pair')
+        this.mark(place)
+        if (this.pictures.get(card.row)?.fault) return this.sign('This picture cannot be read.', 'late')
+        link.addEventListener('click', event => this.follow(event, card))
+        showPicture(this.root, {src: this.fullSize(card), alt: `Picture: ${caption.slice(0, 120)}`, caption}, link)
     }
 
     forget() {
@@ -328,6 +345,13 @@ class Grid {
         })
     }
 
+    // Open a pair by its link, without loading the page anew; the browser opens another tab.
+    follow(event, card) {
+        if (event.ctrlKey || event.metaKey) return
+        event.preventDefault()
+        this.open(card)
+    }
+
     open(card) {
         this.remember(card.row)
         this.tell({open: card.pair_id})
@@ -378,8 +402,9 @@ class Grid {
         } else if (event.target.closest('.picture')) {
             if (event.ctrlKey || event.metaKey) return
             event.preventDefault()
-            this.open(this.cards[place])
-        } else this.from = place
+            return this.enlarge(place)
+        } else if (event.target.closest('.caption')) return this.follow(event, this.cards[place])
+        else this.from = place
         this.mark(place)
     }
 
@@ -417,7 +442,7 @@ class Grid {
         else if (key === 'a') this.act('page')
         else if (key === 'escape') this.act('none')
         else if (!card && !this.chosen.size) this.sign('Mark a pair first: with an arrow key.', 'late')
-        else if (key === 'enter') this.open(card)
+        else if (key === 'enter') this.enlarge(this.current)
         else if (key === ' ') {
             this.choose(this.current, this.current, !this.chosen.has(card.row))
             this.from = this.current

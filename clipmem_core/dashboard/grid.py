@@ -27,8 +27,8 @@ from clipmem_core.review.tables import CAPTION_KEY, fetch_numbered
 from clipmem_core.review.tags import known_tags, tags_of
 from clipmem_core.scores.table import BY_NAME, CARD, ROW, scores_in, words
 
-PARTS = ("grid.html", "grid.css", "review_outbox.js", "grid.js")
-HTML, CSS, *JS = (Path(__file__).with_name(name).read_text("utf-8") for name in PARTS)
+PARTS = ("grid.html", "grid.css", "dialogs.css", "review_outbox.js", "dialogs.js", "grid.js")
+HTML, GRID_CSS, DIALOGS_CSS, *JS = (Path(__file__).with_name(name).read_text("utf-8") for name in PARTS)
 CAPTION_LIMIT, FULL_LIMIT = 160, 5000
 TAGS_OFFERED = 50
 USUAL_SIDE = 170  # of a picture
@@ -37,7 +37,7 @@ OPENED = "pair_opened"  # the row that the page of a pair showed last
 WAY = "grid_way"  # the page that a click leads to, with its parameters
 BROWSE, PAIR_PAGE = "pages/browse.py", "pages/pair.py"
 TO_THE_TOP = """<script>document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0)</script>"""
-_component = st.components.v2.component("clipmem_grid", html=HTML, css=CSS, js="\n".join(JS))
+_component = st.components.v2.component("clipmem_grid", html=HTML, css=GRID_CSS + DIALOGS_CSS, js="\n".join(JS))
 
 
 def draw_grid(

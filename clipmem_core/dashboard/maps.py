@@ -17,13 +17,13 @@ from clipmem_core.dashboard.address import choose_listed, choose_segment, link
 from clipmem_core.dashboard.errors import draw_fault, explained_errors
 from clipmem_core.dashboard.frame import TIGHT_STYLE
 from clipmem_core.dashboard.grid import draw_grid
-from clipmem_core.dashboard.numbers import read_verdict
+from clipmem_core.dashboard.numbers import duration, read_verdict
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.review_routes import PREFIX
 from clipmem_core.figures.clouds import PERCENTILES, embedding_figure, score_map_figure
 from clipmem_core.review.cards import cards
 from clipmem_core.review.map_words import map_words
-from clipmem_core.review.maps import map_file, map_name, map_points, map_task, mapped_members, seconds_to_draw
+from clipmem_core.review.maps import map_file, map_name, map_points, map_task, mapped_members
 from clipmem_core.review.overview import ScoreMap, load_score_map
 from clipmem_core.review.rows import count_pairs, find_rows
 from clipmem_core.review.selection import (
@@ -86,7 +86,7 @@ def draw_selectable(
         elif outline is not None:
             _draw_shape(audit, as_linked(dataclasses.replace(selection, outline=outline)), key=key)
         else:
-            st.caption("Click a point, or draw a lasso or a box around some: their pictures are shown here.")
+            st.caption("Click a point, or lasso points to see their pictures.")
 
 
 def _draw_shape(audit: Audit, selection: Selection, *, key: str) -> None:
@@ -170,7 +170,7 @@ MIRRORED = (
 @st.fragment
 def draw_score_map(audit: Audit) -> None:
     """Draw the map; only it runs again when its colours change or a shape is drawn on it."""
-    st.subheader("What was learned, and what was learned by heart", anchor=False)
+    st.subheader("Learned and memorized", anchor=False)
     with explained_errors():
         score_map = _loaded(audit.folder, version_of(audit))
         if score_map.count == 0:
@@ -280,25 +280,22 @@ def _embedding_explained(colour_by: str, *, drawn: int, pairs: int) -> str:
 
 @st.fragment(run_every=1)
 def _draw_waiting(audit: Audit, name: str) -> None:
-    """Draw how far a map is, every second, and open it as soon as it is there."""
+    """Draw which stage a map is at, every second, and open it as soon as it is there."""
     with explained_errors():
         if map_file(audit, name) is not None:
             st.rerun()
         job = map_task(audit, name).find()
-        seconds = seconds_to_draw(count_rows(audit.folder / PAIRS))
         if job is not None and job.running:
-            passed = job.age
-            told = f"of about {seconds} s" if passed <= seconds else f"so far; it usually takes about {seconds} s"
-            st.progress(min(0.95, passed / seconds), text=f"{passed:.0f} s {told}")
-            show_text(job.last_line, limit=200)
-            st.caption("You can close this page; it goes on.")
+            stage = job.last_line or "starting"
+            show_text(f"Building the map: {stage} ({duration(job.age)} so far).", limit=200)
+            st.caption("The map is cached. You can close this page while it is built.")
             return
         if job is not None and job.exit_code:
             draw_fault(
-                f"The map could not be drawn (exit code {job.exit_code}).", job.last_line.removeprefix("error: ")
+                f"The map could not be built (exit code {job.exit_code}).", job.last_line.removeprefix("error: ")
             )
         else:
-            st.info("These embeddings have no map yet. It is drawn once and kept.", icon=":material/bubble_chart:")
-        if st.button(f"Draw the map (about {seconds} s)", type="primary", icon=":material/bubble_chart:"):
+            st.info("No map yet. Build it once; it is cached.", icon=":material/bubble_chart:")
+        if st.button("Build the map", type="primary", icon=":material/bubble_chart:"):
             map_task(audit, name).start()
             st.rerun()

@@ -1,6 +1,7 @@
 """The pair of an address: its picture, captions and scores, what its score is made of, and the pairs around it."""
 
 from typing import NoReturn
+from urllib.parse import urlencode
 
 import pandas as pd
 import streamlit as st
@@ -24,8 +25,10 @@ from clipmem_core.dashboard.address import PAIR, link, read_view, write
 from clipmem_core.dashboard.deciding import go_on
 from clipmem_core.dashboard.errors import LIMIT, one_line
 from clipmem_core.dashboard.grid import OPENED, TO_THE_TOP
+from clipmem_core.dashboard.keys_help import PAIR_KEYS, draw_keys
 from clipmem_core.dashboard.numbers import number, read_noise, read_verdict
 from clipmem_core.dashboard.plain import cut, show_chips, show_text
+from clipmem_core.dashboard.review_routes import PREFIX
 from clipmem_core.dashboard.thumbnails import alt_text, large_picture
 from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figure, term_figure
 from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
@@ -93,7 +96,12 @@ def draw_picture(audit: Audit, card: PairCard) -> None:
     """Draw the picture, as large as there is room for, and what is known of the pair besides its scores."""
     picture, size, fault = large_picture(audit_root(audit), card.image)
     caption = cut(card.captions[0], 120) if card.captions else ""
-    st.image(picture, width=_width(size), alt=alt_text(caption, fault))
+    st.html("<style>.st-key-pair-picture img { cursor: zoom-in; }</style>")
+    with st.container(key="pair-picture"):
+        st.image(picture, width=_width(size), alt=alt_text(caption, fault))
+    asked = urlencode({"audit": audit.name, "row": card.row, "full": 1})
+    enlarged = {"path": f"{PREFIX}/picture?{asked}", "alt": alt_text(caption, ""), "caption": caption}
+    draw_keys(PAIR_KEYS, picture=None if fault else enlarged)
     facts = [f"Picture cannot be read: {fault}"] if fault else []
     facts += [f"{size[0]:,} × {size[1]:,} pixels"] if size else []
     facts += [f"label: {card.label}"] if card.label else []

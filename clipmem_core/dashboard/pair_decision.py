@@ -73,7 +73,8 @@ GUARD = f"""
         const key = event.key.toLowerCase()
         const pressed = ['enter', ' '].includes(key) && event.target.closest?.(BUTTONS)
         const decides = ['k', 'x', 'u', 'e'].includes(key) || pressed
-        const typing = event.target.closest?.('textarea, [contenteditable], input:not([type=checkbox])')
+        const typing = event.composedPath()[0].closest?.(
+            'textarea, [contenteditable], [role=dialog], input:not([type=checkbox])')
         if (typing || event.ctrlKey || event.metaKey || event.altKey) return
         if (decides || ['n', 'arrowleft', 'arrowright'].includes(key)) take(event, decides)
     }}, true)

@@ -13,6 +13,7 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.dashboard.address import link, read_selection
 from clipmem_core.dashboard.filters import conditions
+from clipmem_core.dashboard.keys_help import REVIEW_KEYS, draw_keys
 from clipmem_core.dashboard.numbers import read_verdict
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.review_routes import PREFIX
@@ -53,8 +54,9 @@ def draw_review(audit: Audit, selection: Selection) -> None:
         st.info("No pair fits this selection.", icon=":material/search_off:")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         there = link(audit, walked)
-        st.page_link(BROWSE, label="Choose pairs in Browse", icon=":material/grid_view:", query_params=there)
+        st.page_link(BROWSE, label="Filter in Browse", icon=":material/grid_view:", query_params=there)
         show_text(" · ".join(text for text, _ in conditions(walked)))
+        draw_keys(REVIEW_KEYS)
 
 
 def _draw_queue(audit: Audit, selection: Selection, *, undecided: bool) -> None:

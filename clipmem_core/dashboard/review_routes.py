@@ -23,7 +23,7 @@ from clipmem_core.columns import IMAGE, MISFIT, REVIEW_PLACE
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.errors import one_line
 from clipmem_core.dashboard.numbers import number
-from clipmem_core.dashboard.thumbnails import WORKERS, large_picture, thumbnail
+from clipmem_core.dashboard.thumbnails import FULL_SIDE, SIDE, WORKERS, large_picture, thumbnail
 from clipmem_core.review.batches import Told, store
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import open_review
@@ -40,6 +40,7 @@ SUGGESTIONS = 3
 AT_ONCE = 100  # pairs of one answer, and events of one batch
 MANY = 1000  # further pairs of one event
 LARGEST = 8_000_000  # bytes of a batch
+SIDES = {"small": SIDE, "full": FULL_SIDE}  # pixels of a picture, by what is asked for
 KEY = r"^\d{1,19}$"  # of captions
 CLOSED = {"Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin"}
 KEPT = {"Cache-Control": "private, max-age=600", "Cross-Origin-Resource-Policy": "same-origin"}
@@ -182,7 +183,7 @@ def _pair(card: PairCard, judged: str, order: str, at_random: bool) -> dict[str,
 
 
 def answer_picture(request: Request) -> Response:
-    """Answer with a row's picture, small where that is asked for, or with a grey square and in a header why not."""
+    """Answer with a row's picture, or with a grey square and in a header why not. A size may be asked for."""
     audit, _ = _asked(request)
     row = _row(request)
     found = fetch_numbered(audit.folder / PAIRS, [f'"{IMAGE}"'], [row])
@@ -190,8 +191,8 @@ def answer_picture(request: Request) -> Response:
         raise InputError(f"audit {audit.name!r} has no row {row}")
     with _few_pictures:
         root, (image,) = audit_root(audit), found[row]
-        small = "small" in request.query_params
-        jpeg, fault = thumbnail(root, image) if small else large_picture(root, image)[::2]
+        side = next((side for name, side in SIDES.items() if name in request.query_params), 0)
+        jpeg, fault = thumbnail(root, image, side=side) if side else large_picture(root, image)[::2]
     headers = CLOSED | {"X-Fault": quote(one_line(fault))} if fault else KEPT
     return Response(jpeg, media_type="image/jpeg", headers=headers)
 

@@ -16,6 +16,7 @@ from clipmem_core.pairs.references import read_bytes
 from clipmem_core.shortage import shortage
 
 SIDE = 320
+FULL_SIDE = 4000  # of a picture at full size
 GREY = (150, 150, 150)
 KEPT_BYTES = 100_000_000
 WORKERS = 2  # Pillow decodes outside Python's lock; the largest pictures take half a gigabyte each

@@ -50,7 +50,7 @@ def tradeoff_figure(
     Args:
         points: arm, memorization and utility with _low and _high (NaN: no interval), told: lines of plain text.
         titles: of memorization and of utility.
-        front: the arms that no other beats, from left to right.
+        front: the Pareto-optimal arms, from left to right.
         none: the reference arm, one of the points or not.
         chosen: the arm to stand out; None for none of them.
         paper: memorization, utility, told, in the order of its curve; None draws none.
@@ -67,8 +67,8 @@ def tradeoff_figure(
         _add_paper(figure, paper, MEMORIZATION, UTILITY, PAPER_COLOUR)
     is_none, on_front = points[ARM] == none, points[ARM].isin(front)
     for name, rows, colour, symbol in (
-        ("arm that another beats", points[~is_none & ~on_front], OTHER, "circle"),
-        ("arm that no other beats", points[~is_none & on_front], FRONT_COLOUR, "circle"),
+        ("dominated", points[~is_none & ~on_front], OTHER, "circle"),
+        ("Pareto-optimal", points[~is_none & on_front], FRONT_COLOUR, "circle"),
         ("none", points[is_none], FRONT_COLOUR if none in front else OTHER, "diamond"),
     ):
         if rows.empty:

@@ -10,10 +10,10 @@ from scipy import stats
 
 from clipmem_core.audits.settings import flat
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, MISFIT, PAIR_ID
+from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, MISFIT, PAIR_ID, SHA256
 from clipmem_core.config import FIELDS, InputError, as_dict
 from clipmem_core.review.rows import misfit_note
-from clipmem_core.review.tables import ROW, count_rows, fetch_arrow, fetch_numbered, number
+from clipmem_core.review.tables import CAPTION_KEY, ROW, count_rows, fetch_arrow, fetch_numbered, number
 from clipmem_core.scores.table import BY_NAME
 
 POINTS = 5_000
@@ -27,8 +27,9 @@ CHANGED_COLUMNS = [
 class Comparison:
     """How a score differs between two audits, over the pairs of equal pair_id.
 
-    `changed` has pair_id, row_one, row_other, one, other, difference, captions_changed, group_one and group_other,
-    the largest change first; `points` the same without captions_changed, of a sample. Differences are other − one.
+    `changed` has pair_id, row_one, row_other, one, other, difference, captions_changed, group_one and group_other, the
+    largest change first, without pairs that changed their group. `points` has the same but captions_changed, of a
+    sample of all pairs. Differences are other − one.
     """
 
     column: str
@@ -36,6 +37,8 @@ class Comparison:
     n_scored: int  # of these, those with a score in both
     only_one: int
     only_other: int
+    edited: int  # common pairs with other captions or another picture
+    regrouped: int  # common pairs in another group of the same protocol
     spearman: float | None  # None: of fewer than three pairs, or where all have one score
     pearson: float | None
     mean_difference: float | None
@@ -63,8 +66,10 @@ def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> C
     joined = _join(one, other, column)
     if joined.num_rows == 0:
         raise InputError(f"audits {one.name!r} and {other.name!r} share no pair_id: compare audits of one data set")
-    finite = [np.isfinite(joined[name].to_numpy()) for name in ("one", "other")]
-    scored = joined.filter(pa.array(finite[0] & finite[1]))
+    finite = np.isfinite(joined["one"].to_numpy()) & np.isfinite(joined["other"].to_numpy())
+    scored = joined.filter(pa.array(finite))
+    regrouped = joined["group_one"].to_numpy() != joined["group_other"].to_numpy()
+    regrouped &= one.record.protocol == other.record.protocol
     values = scored["one"].to_numpy(), scored["other"].to_numpy()
     mean, low, high = mean_difference(*values)
     return Comparison(
@@ -73,12 +78,14 @@ def compare(one: Audit, other: Audit, *, column: str = CLIPMEM, limit: int) -> C
         n_scored=scored.num_rows,
         only_one=count_rows(one.folder / SCORES) - joined.num_rows,
         only_other=count_rows(other.folder / SCORES) - joined.num_rows,
+        edited=_count_edited(one, other),
+        regrouped=int(np.count_nonzero(regrouped)),
         spearman=_agreement(stats.spearmanr, *values),
         pearson=_agreement(stats.pearsonr, *values),
         mean_difference=mean,
         low=low,
         high=high,
-        changed=_changed(one, other, scored, limit),
+        changed=_changed(one, other, scored.filter(pa.array(~regrouped[finite])), limit),
         points=_sample(scored),
         warnings=(*differing_settings(one, other), *_differing_misfit(one, other, column)),
     )
@@ -135,6 +142,16 @@ def _join(one: Audit, other: Audit, column: str) -> pa.Table:
         FROM parquet JOIN theirs USING ({PAIR_ID}) ORDER BY row_one
     """
     return fetch_arrow(one.folder / SCORES, query, theirs=theirs)
+
+
+def _count_edited(one: Audit, other: Audit) -> int:
+    columns = f'"{PAIR_ID}", {CAPTION_KEY} AS captions, {SHA256} AS picture'
+    theirs = fetch_arrow(other.folder / PAIRS, f"SELECT {columns} FROM parquet")
+    query = f"""
+        SELECT count(*) AS n FROM (SELECT {columns} FROM parquet) AS ours JOIN theirs USING ("{PAIR_ID}")
+        WHERE (ours.captions, ours.picture) IS DISTINCT FROM (theirs.captions, theirs.picture)
+    """
+    return int(fetch_arrow(one.folder / PAIRS, query, theirs=theirs)["n"][0].as_py())
 
 
 def _agreement(measure: Any, one: np.ndarray, other: np.ndarray) -> float | None:

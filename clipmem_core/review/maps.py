@@ -2,7 +2,7 @@
 
     <data>/cache/maps/<key>.parquet   row int64, map_x and map_y float32
 
-A map of some 20,000 pairs takes most of a minute, so it is drawn once, by a process of its own.
+A map of 20,000 pairs takes a minute or more, so it is built once, by a process of its own.
 """
 
 import functools
@@ -39,7 +39,6 @@ from clipmem_core.review.tables import ROW, fetch_arrow, number, other_pairs
 MAP_ROW = "row"
 LIMIT = 20_000  # pairs on a map
 FEWEST = 5
-COMPARED = 4096  # UMAP compares all pairs of fewer vectors, and searches for the neighbours of more
 SEED = 0  # of the map and of the pairs drawn for it
 NEIGHBOURS = 15
 SETTINGS = {"min_dist": 0.1, "metric": "cosine"}
@@ -192,14 +191,9 @@ def lay_out(vectors: np.ndarray, *, say: Callable[[str], None] = lambda line: No
     with warnings.catch_warnings():  # of a part of it that we do not use
         warnings.simplefilter("ignore", ImportWarning)
         from umap import UMAP
-    say("finding neighbours")
+    say(f"placing {len(vectors):,} pairs")
     neighbours = min(NEIGHBOURS, len(vectors) - 1)
     return UMAP(n_neighbors=neighbours, random_state=SEED, n_jobs=1, **SETTINGS).fit_transform(vectors)
-
-
-def seconds_to_draw(n_pairs: int) -> int:
-    """Return about how long a map takes, from runs on a busy machine of two cores; most of it is spent on compiling."""
-    return 11 if n_pairs < COMPARED else round(25 + 0.0014 * min(n_pairs, LIMIT))
 
 
 @functools.cache

@@ -39,7 +39,7 @@ _ENCODING = threading.Lock()
 
 
 def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
-    """Search the embeddings of pictures (`side` image) or captions (`side` text) of one member, or of all.
+    """Search the embeddings of pictures (`by` image) or captions (`by` text) of one member, or of all.
 
     A meaning is embedded by the member's own text encoder; `like` is that pair's own embedding, and the pair comes
     first. Both together ask for what lies between them. The same search again costs nothing until the index changes.
@@ -63,7 +63,7 @@ def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError("selection must have a meaning or a pair to be like")
     known = indexed_members(audit)
     members = [choose_member(known, selection.member)] if selection.member else known
-    return _hits(audit, selection.meaning, selection.like, selection.side, tuple(members))
+    return _hits(audit, selection.meaning, selection.like, selection.by, tuple(members))
 
 
 @kept(64, paths=lambda audit, meaning, like, side, members: [index_path(audit, member, side) for member in members])

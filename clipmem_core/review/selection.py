@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clipmem_core.columns import CLIPMEM
+from clipmem_core.columns import CLIPMEM, MISFIT
 from clipmem_core.pairs.checks.table import BY_NAME as CHECKS
 from clipmem_core.scores.table import BY_NAME
 
@@ -57,18 +57,13 @@ class Selection:
     map: str = ""  # the map of embeddings that an outline over map_x and map_y was drawn on
     meaning: str = ""  # search: the pairs closest to this text
     like: str = ""  # search: the pairs closest to the pair of this id
-    by: str = ""  # search: among the embeddings of pictures (image) or of captions (text); empty: see `side`
+    by: str = IMAGE_SIDE  # search: among the embeddings of pictures (image) or of captions (text)
     member: str = ""  # search: whose encoders; empty takes the mean over all members
 
     @property
     def searched(self) -> bool:
         """Tell whether it is a search, whose results can be ordered by `match`."""
         return bool(self.meaning or self.like)
-
-    @property
-    def side(self) -> str:
-        """What is searched: captions for a meaning, which small members find there far better, pictures for a pair."""
-        return self.by or (TEXT_SIDE if self.meaning and not self.like else IMAGE_SIDE)
 
 
 _TEXTS = ("group", "label", "planted", "decision", "check", "tag", "words", "map", "meaning", "like", "by", "member")
@@ -81,7 +76,7 @@ def to_parameters(selection: Selection) -> dict[str, str]:
         >>> to_parameters(Selection(order="misfit", ranges=(Range("clipmem", 0.5),)))
         {'order': 'misfit', 'range': 'clipmem:0.5:'}
     """
-    usual = Selection(order=MATCH if selection.searched else CLIPMEM)
+    usual = Selection(order=MATCH if selection.searched else "")
     given = {name: getattr(selection, name) for name in ("order", *_TEXTS)}
     parameters = {name: value for name, value in given.items() if value != getattr(usual, name)}
     if selection.ascending:
@@ -95,7 +90,7 @@ def to_parameters(selection: Selection) -> dict[str, str]:
 
 
 def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]]:
-    """Read a selection from an address.
+    """Read a selection from an address. One without an order lists likely wrong captions first, a search the closest.
 
     Returns:
         The selection, and the names of the parameters that say nothing that can be understood; those are left out.
@@ -110,7 +105,7 @@ def from_parameters(parameters: Mapping[str, str]) -> tuple[Selection, list[str]
     wrong = ["by"] if texts.get("by", IMAGE_SIDE) not in (IMAGE_SIDE, TEXT_SIDE) else []
     wrong += ["check"] if texts.get("check", "") not in ("", *CHECKS) else []
     selection = Selection(**{name: value for name, value in texts.items() if name not in wrong})
-    usual = MATCH if selection.searched else CLIPMEM
+    usual = MATCH if selection.searched else MISFIT
     order, ranges = parameters.get("order") or usual, _ranges(parameters.get("range", ""))
     outline = _outline(parameters.get("outline", ""))
     if order not in (*BY_NAME, RANDOM, usual):

@@ -25,7 +25,7 @@ POINT = """() => {
 
 def open_browse(page: Any, address: str, audit: str = TRAINED, **parameters: str) -> list[str]:
     """Open Browse and return the ids of its pairs, once all pictures are there."""
-    asked = "&".join(f"{name}={value}" for name, value in {"audit": audit, **parameters}.items())
+    asked = "&".join(f"{name}={value}" for name, value in {"audit": audit, "order": "clipmem", **parameters}.items())
     page.goto(f"{address}/browse?{asked}")
     page.locator(".card").first.wait_for()
     settle(page)
@@ -89,7 +89,55 @@ def test_hostile_captions_show_as_they_are_and_do_nothing(page: Any, address: st
     told = page.locator(".caption").all_text_contents()
     assert told[:4] == HOSTILE[:4]
     assert page.title() == "Browse · CLIPMem"
-    assert page.locator(".cards :is(script, b, img[src=x], a:not(.picture))").count() == 0
+    assert page.locator(".cards :is(script, b, img[src=x], a:not(.picture, .caption))").count() == 0
+
+
+def test_a_click_or_enter_shows_a_picture_at_full_size_and_enter_again_opens_the_pair(
+    page: Any, address: str, review: Review
+) -> None:
+    ids = open_browse(page, address, size="12")
+    page.locator(".card .picture").nth(2).click()
+    image = page.locator("dialog img")
+    image.wait_for()
+    check_pictures(page)
+    assert "full=1" in image.get_attribute("src")
+    page.keyboard.press("x")
+    page.keyboard.press("Escape")
+    image.wait_for(state="detached")
+    page.keyboard.press("Enter")
+    image.wait_for()
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**pair={ids[2]}**")
+    page.locator(".st-key-pair-picture img").click()
+    image.wait_for()
+    check_pictures(page)
+    assert "full=1" in image.get_attribute("src")
+    page.keyboard.press("k")
+    page.keyboard.press("Escape")
+    image.wait_for(state="detached")
+    settle(page)
+    assert review.counts() == {"keep": 0, "remove": 0, "recaption": 0}
+    page.troubles.clear()  # a page that is left leaves pictures behind
+
+
+@pytest.mark.parametrize("name", ["browse", "review", "pair"])
+def test_a_question_mark_lists_the_keys_of_a_page_which_rest_meanwhile(
+    page: Any, address: str, review: Review, name: str
+) -> None:
+    page.goto(f"{address}/{name}?audit={TRAINED}")
+    settle(page)
+    page.get_by_role("button", name="Keys").wait_for()
+    page.keyboard.press("ArrowRight" if name == "browse" else "Shift")
+    page.keyboard.press("?")
+    told = page.locator("dialog.keys")
+    told.get_by_text("Remove").wait_for()
+    page.keyboard.press("x")
+    page.keyboard.press("Escape")
+    told.wait_for(state="detached")
+    settle(page)
+    page.wait_for_function(STORED)
+    assert review.counts()["remove"] == 0
+    page.troubles.clear()
 
 
 def test_the_map_shows_the_picture_at_the_pointer_and_a_click_those_around_it(

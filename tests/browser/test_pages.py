@@ -65,7 +65,7 @@ def _check_screenshot(path: Path, *, dark: bool) -> None:
 
 
 def test_hostile_captions_show_as_they_are(page: Any, address: str) -> None:
-    page.goto(f"{address}/browse?audit=hostile")
+    page.goto(f"{address}/browse?audit=hostile&order=clipmem")
     for caption in (HOSTILE[0], HOSTILE[2], HOSTILE[6]):
         page.get_by_text(caption).first.wait_for()
 

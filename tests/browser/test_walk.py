@@ -69,7 +69,7 @@ def test_the_app_opens_with_the_newest_audit_and_a_search_by_meaning_leads_to_a_
     settle(page)
     check_pictures(page, at_least=24)
     assert parameters(page) == {"audit": TRAINED, "meaning": "a red house"}
-    page.locator(".card .picture").first.click()
+    page.locator(".card .caption").first.click()
     page.wait_for_url("**/pair?**")
     page.get_by_text("1 of 220, by match").wait_for()
     settle(page)
@@ -118,7 +118,7 @@ def test_back_from_a_pair_its_card_is_in_sight(page: Any, address: str) -> None:
         card.wait_for()
         settle(page)
         check_pictures(page, at_least=24)
-        card.locator(".picture").click()
+        card.locator(".caption").click()
         page.wait_for_url("**/pair?**")
         page.get_by_text("Most like it").wait_for()
         settle(page)

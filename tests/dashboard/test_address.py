@@ -64,13 +64,13 @@ def test_a_selection_is_read_as_it_was_written() -> None:
 def test_writing_replaces_the_selection_and_keeps_the_rest() -> None:
     before = {"audit": "made", "size": "12", "layout": "table", "page": "7", "order": "se", "words": "old"}
     app = run(rewrite, Selection(group="scored"), {"layout": None}, **before)
-    assert address(app) == {"audit": "made", "size": "12", "group": "scored"}
-    assert address(run(rewrite, Selection(), {"page": 3}, page="7")) == {"page": "3"}
+    assert address(app) == {"audit": "made", "size": "12", "order": "clipmem", "group": "scored"}
+    assert address(run(rewrite, Selection(), {"page": 3}, page="7")) == {"order": "clipmem", "page": "3"}
 
 
 def test_what_cannot_be_understood_is_named_and_left_out() -> None:
     app = run(show, order="beauty", range="<b>", group="scored")
-    assert app.text[0].value == repr(Selection(group="scored"))
+    assert app.text[0].value == repr(Selection(order="misfit", group="scored"))
     assert app.warning[0].value.endswith("left out: order, range.")
 
 

@@ -52,18 +52,40 @@ def chips(app: AppTest) -> list[str]:
     return app.multiselect(key="conditions").options if app.multiselect else []
 
 
-def test_the_most_memorized_pairs_come_first_and_the_other_queue_is_one_click_away(copy: Copy) -> None:
+def test_likely_wrong_captions_come_first_and_the_other_queue_is_one_click_away(copy: Copy) -> None:
     audit = copy()
     app = open_page(BROWSE)
-    for order in ("clipmem", "misfit"):
-        if order == "misfit":
-            app.segmented_control(key="queue").select("misfit").run()
+    assert "20 pairs without misfit" in legend(app).value
+    for order in ("misfit", "clipmem"):
+        if order == "clipmem":
+            app.segmented_control(key="queue").select("clipmem").run()
         assert ids(app) == everything(audit).sort_values(order, ascending=False)["pair_id"].tolist()[:24]
         assert grid(app)["order"] == order
         assert legend(app).value.startswith("**100 pairs.**" if order == "clipmem" else "**80 pairs.**")
         assert not chips(app)
-    assert address(app) == {"audit": "made", "order": "misfit"}
-    assert ids(open_page(BROWSE, order="misfit")) == ids(app)
+    assert address(app) == {"audit": "made", "order": "clipmem"}
+    assert ids(open_page(BROWSE, order="clipmem")) == ids(app)
+
+
+def test_without_a_misfit_the_most_memorized_come_first_whatever_is_filtered(copy: Copy) -> None:
+    audit = copy()
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(misfit=float("nan")))
+    app = open_page(BROWSE)
+    app.selectbox(key="label").select("circle").run()
+    wanted = everything(audit).query("label == 'circle'").sort_values("clipmem", ascending=False)
+    assert ids(app) == wanted["pair_id"].tolist()[:24]
+    highest = everything(audit).sort_values("clipmem", ascending=False)["pair_id"].iloc[0]
+    assert address(open_page("pages/pair.py"))["pair"] == highest
+
+
+def test_pairs_of_a_group_without_misfit_are_sorted_by_memorization(copy: Copy) -> None:
+    audit = copy()
+    app = open_page(BROWSE)
+    app.selectbox(key="group").select("external").run()
+    wanted = everything(audit).query("group == 'external'").sort_values("clipmem", ascending=False)
+    assert ids(app) == wanted["pair_id"].tolist()
+    app = open_page(BROWSE, group="external")
+    assert f"sorted by memorization: {len(wanted)} pairs" in texts(app)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +96,7 @@ def test_the_other_queue_is_called_what_the_verdict_allows(copy: Copy, good: boo
     check = {"name": "the members hardly generalise", "good": good}
     write_json(audit.folder / "verdict.json", audit.verdict | {"checks": [check]})
     app = open_page(BROWSE, order="misfit")
-    assert [option.content for option in app.segmented_control(key="queue").proto.options] == ["Most memorized", name]
+    assert [option.content for option in app.segmented_control(key="queue").proto.options] == [name, "Most memorized"]
     told = legend(app)
     assert ("Not to be trusted here: the members hardly generalise." in told.value) is not good
     assert "robably" not in told.proto.help
@@ -117,18 +139,18 @@ def test_pages_follow_each_other_and_a_link_opens_one(copy: Copy) -> None:
 
 def test_a_page_beyond_the_last_shows_the_last_and_another_filter_the_first(copy: Copy) -> None:
     audit = copy()
-    app = open_page(BROWSE, page="99", size="12")
+    app = open_page(BROWSE, order="clipmem", page="99", size="12")
     assert len(ids(app)) == 4
     app.selectbox(key="label").select("circle").run()
     wanted = everything(audit).query("label == 'circle'").sort_values("clipmem", ascending=False)
     assert ids(app) == wanted["pair_id"].tolist()[:12]
-    assert address(app) == {"audit": "made", "size": "12", "label": "circle"}
+    assert address(app) == {"audit": "made", "size": "12", "order": "clipmem", "label": "circle"}
 
 
 def test_filters_narrow_the_pairs_and_their_chips_widen_them(copy: Copy) -> None:
     audit = copy()
     rows = everything(audit)
-    app = open_page(BROWSE, size="96")
+    app = open_page(BROWSE, order="clipmem", size="96")
     app.text_input(key="words").set_value("CIRCLE").run()
     app.selectbox(key="planted").select("none").run()
     app.number_input(key="range-low").set_value(0.2)
@@ -140,7 +162,7 @@ def test_filters_narrow_the_pairs_and_their_chips_widen_them(copy: Copy) -> None
     app.multiselect(key="conditions").unselect(0).run()
     assert set(ids(app)) == set(rows[told & (rows["clipmem"] >= 0.2)]["pair_id"])
     press(app, "Clear all")
-    assert address(app) == {"audit": "made", "size": "96"}
+    assert address(app) == {"audit": "made", "order": "clipmem", "size": "96"}
     assert len(ids(app)) == 96
 
 
@@ -192,11 +214,11 @@ def test_a_hostile_address_is_only_text(copy: Copy, given: dict[str, str]) -> No
 
 def test_independent_pairs_come_with_the_lowest_first(copy: Copy) -> None:
     audit = copy("paper")
-    app = open_page(BROWSE)
+    app = open_page(BROWSE, order="clipmem")
     app.selectbox(key="group").select("independent").run()
     rows = everything(audit).query("group == 'independent'").sort_values("clipmem")
     assert ids(app) == rows["pair_id"].tolist()
-    assert app.selectbox(key="ascending").options == ["lowest first", "highest first"]
+    assert app.selectbox(key="ascending").options == ["low to high", "high to low"]
     assert "learned by g, which is subtracted" in legend(app).value
 
 
@@ -251,7 +273,7 @@ def test_the_table_shows_the_same_page_with_all_scores(copy: Copy) -> None:
 
 def test_captions_reach_the_page_as_data_alone(copy: Copy) -> None:
     copy()
-    app = open_page(BROWSE, size="12")
+    app = open_page(BROWSE, order="clipmem", size="12")
     told = [card["captions"][0] for card in grid(app)["cards"]]
     assert told[:4] + told[5:9] == HOSTILE[:4] + HOSTILE[5:9]
     assert told[4].startswith("# heading")
@@ -275,18 +297,18 @@ def test_tags_and_a_saved_view_are_filters_that_every_audit_of_the_data_set_has(
     some = audit.pairs["pair_id"][[3, 7]].tolist()
     with writing(path) as log:
         add_tag(log, some, HOSTILE[2][:30], on=True)
-    app = open_page(BROWSE)
+    app = open_page(BROWSE, order="clipmem")
     assert grid(app)["tags"] == [HOSTILE[2][:30]]
     assert [card["tags"] for card in grid(app)["cards"] if card["pair_id"] == some[0]] == [[HOSTILE[2][:30]]]
     app.selectbox(key="tag").select(HOSTILE[2][:30]).run()
     assert set(ids(app)) == set(some)
     app.text_input(key="view-name").set_value(":red[mine]")
     press(app, "Save")
-    assert saved_views(path) == {":red[mine]": {"tag": HOSTILE[2][:30]}}
+    assert saved_views(path) == {":red[mine]": {"order": "clipmem", "tag": HOSTILE[2][:30]}}
     app = open_page(BROWSE, size="12", label="circle")
     app.selectbox(key="view-chosen").select(":red[mine]").run()
     assert set(ids(app)) == set(some)
-    assert address(app) == {"audit": "made", "size": "12", "tag": HOSTILE[2][:30]}
+    assert address(app) == {"audit": "made", "size": "12", "order": "clipmem", "tag": HOSTILE[2][:30]}
     press(app, "Delete this view")
     assert saved_views(path) == {}
 
@@ -294,7 +316,7 @@ def test_tags_and_a_saved_view_are_filters_that_every_audit_of_the_data_set_has(
 def test_a_handle_of_a_histogram_cuts_a_range_out(copy: Copy) -> None:
     scores = copy().scores
     low, high = float(scores["clipmem"].min()), float(scores["clipmem"].max())
-    app = open_page(BROWSE, size="96")
+    app = open_page(BROWSE, order="clipmem", size="96")
     app.slider(key="histogram-clipmem").set_range(0.5, high).run()
     assert set(ids(app)) == set(scores["pair_id"][scores["clipmem"] >= 0.5])
     assert chips(app) == ["clipmem ≥ 0.5"]
@@ -318,7 +340,11 @@ def acted() -> None:
 @pytest.mark.parametrize(
     ("act", "way", "parameters"),
     [
-        ({"open": "a/b"}, ["pages/pair.py", {"audit": "made", "group": "scored", "pair": "a/b"}], {}),
+        (
+            {"open": "a/b"},
+            ["pages/pair.py", {"audit": "made", "order": "clipmem", "group": "scored", "pair": "a/b"}],
+            {},
+        ),
         ({"like": "x", "by": "text"}, ["pages/browse.py", {"audit": "made", "like": "x", "by": "text"}], {}),
         ({"page": 3}, None, {"page": "3"}),
         ({"order": "misfit"}, None, {"order": "misfit"}),

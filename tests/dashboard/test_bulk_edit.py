@@ -36,7 +36,7 @@ def changes(app: AppTest) -> list[str]:
 def test_every_change_is_shown_stored_at_one_press_and_undone_at_another(audit: Audit) -> None:
     pairs = audit.pairs
     having = pairs[pairs["captions"].map(lambda own: any(WORDS in text for text in own))]
-    app = dialog(WORDS, "<b>box</b>", words=WORDS)
+    app = dialog(WORDS, "<b>box</b>", words=WORDS, order="clipmem")
     shown = changes(app)
     assert len(shown) == min(SIZE, len(having))
     assert all(f"<del>{WORDS}" in html or "<del>" in html for html in shown)

@@ -27,7 +27,7 @@ def test_each_check_has_its_count_and_the_way_to_its_pairs(audit: Audit) -> None
     counts = check_counts(audit)
     shown = {f"{check.label}: **{counts[check.name]:,}**": check.name for check in CHECKS if counts[check.name]}
     found = {label: query for label, query in links(app) if label in shown}
-    assert found == {label: f"audit=made&check={name}" for label, name in shown.items()}
+    assert found == {label: f"audit=made&order=clipmem&check={name}" for label, name in shown.items()}
     nothing = next(element.value for element in app.caption if element.value.startswith("Nothing found"))
     assert all(check.label.lower() in nothing for check in CHECKS if counts[check.name] == 0)
 

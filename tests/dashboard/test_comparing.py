@@ -22,9 +22,9 @@ def with_config(audit: Audit, **values: object) -> Audit:
 
 
 def of_other_pairs(audit: Audit, *, common: int = 0) -> Audit:
-    """Make an audit one of another data set, that has the first few pairs in common."""
-    ids = [each if row < common else f"x{each}" for row, each in enumerate(audit.scores["pair_id"])]
-    write_table(audit.folder / SCORES, audit.scores.assign(pair_id=ids))
+    """Make an audit one of another data set, with the same ids, that has the first few pictures in common."""
+    pictures = [each if row < common else f"x{each}" for row, each in enumerate(audit.pairs["sha256"])]
+    write_table(audit.folder / PAIRS, audit.pairs.assign(sha256=pictures))
     return with_config(audit, dataset_fingerprint="another")
 
 
@@ -56,7 +56,7 @@ def changes(app: AppTest) -> list[str]:
     return [element.value for element in app.get("html") if "difference" in element.value]
 
 
-def test_partners_are_of_the_same_data_set_first_and_then_have_a_pair_in_common(copy: Copy) -> None:
+def test_partners_are_of_the_same_data_set_first_and_then_have_a_picture_in_common(copy: Copy) -> None:
     one = copy(name="one")
     with_config(copy("paper", name="cleaned"), dataset_fingerprint="another")
     copy("paper", name="again")
@@ -71,9 +71,9 @@ def test_partners_are_of_the_same_data_set_first_and_then_have_a_pair_in_common(
 def test_a_broken_audit_is_a_partner_only_of_its_own_data_set(copy: Copy) -> None:
     one = copy(name="one")
     for name, fingerprint in (("alike", one.record.dataset_fingerprint), ("other", "another")):
-        (with_config(copy(name=name), dataset_fingerprint=fingerprint).folder / SCORES).unlink()
+        (with_config(copy(name=name), dataset_fingerprint=fingerprint).folder / PAIRS).unlink()
     (copy(name="worse").folder / CONFIG).write_text("{")
-    assert names(partners(one, finished_audits())) == ["alike", "worse"]  # `worse` still has its scores
+    assert names(partners(one, finished_audits())) == ["alike", "worse"]  # `worse` still has its pairs
 
 
 def test_a_comparison_is_made_anew_when_a_file_changes(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +122,7 @@ def test_an_audit_without_partner_does_not_hide_those_that_have_one(copy: Copy) 
         app = open_page(PAGE, **before)
         assert not app.info
         assert {app.selectbox[0].value, app.selectbox[1].value} == {"one", "other"}
+        assert any("unlike" in text and "other data sets" in text for text in texts(app))
     app = open_page(PAGE, one="unlike")
     assert "No other finished audit" in app.info[0].value
     assert sorted(app.selectbox[0].options) == ["one", "other", "unlike"]
@@ -145,8 +146,8 @@ def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(two:
     assert f"+{other - one:.2f}" in cards[0]
     assert len(cards) == comparing.SIZE == len(app.image)
     assert pair_links(app)[:2] == [
-        ("In first", "audit=one&pair=images%2F020.png"),
-        ("In second", "audit=other&pair=images%2F020.png"),
+        ("In first", "audit=one&order=clipmem&pair=images%2F020.png"),
+        ("In second", "audit=other&order=clipmem&pair=images%2F020.png"),
     ]
     assert not set(cards) & set(changes(open_pair(page="2")))
     assert len(open_pair(page="99").image) == len(open_pair(page="-1").image) == comparing.SIZE
@@ -188,9 +189,20 @@ def test_another_version_of_the_data_says_so(two: tuple[Audit, Audit]) -> None:
     write_table(other.folder / PAIRS, other.pairs.iloc[:90])
     app = open_pair()
     assert app.selectbox[1].options == ["other (another version of the data)"]
-    assert "10 pairs are in the first only, 0 in the second only" in captions(app)
+    assert "0 with another caption or picture, 10 in the first only, 0 in the second only" in captions(app)
     of_other_pairs(two[1])
-    assert any("share no pair_id" in text for text in texts(open_pair()))
+    assert "No other finished audit" in open_pair().info[0].value
+
+
+def test_pairs_that_only_changed_their_group_are_a_line_of_their_own(two: tuple[Audit, Audit]) -> None:
+    other = two[1]
+    assert not [text for text in captions(open_pair()).splitlines() if "another" in text]
+    group = other.scores["group"].where(~other.scores.index.isin([20, 21]), "external")
+    write_table(other.folder / SCORES, other.scores.assign(group=group))
+    app = open_pair()
+    assert "In another group in the second: 2 pairs" in captions(app)
+    assert "another caption" not in captions(app)
+    assert ("In first", "audit=one&order=clipmem&pair=images%2F020.png") not in pair_links(app)
 
 
 @pytest.mark.parametrize(("broken", "name"), [(0, SCORES), (1, PAIRS), (1, CONFIG)])
@@ -238,4 +250,4 @@ def test_a_click_on_a_dot_shows_its_pair(two: tuple[Audit, Audit], monkeypatch: 
     monkeypatch.setattr(comparing.st, "plotly_chart", lambda *_, **__: clicked)
     app = open_pair()
     assert len(app.image) == comparing.SIZE + 1
-    assert ("In second", "audit=other&pair=images%2F042.png") in pair_links(app)
+    assert ("In second", "audit=other&order=clipmem&pair=images%2F042.png") in pair_links(app)

@@ -48,7 +48,7 @@ def test_a_press_is_stored_at_once_and_the_next_undecided_pair_comes_unless_it_i
     audit = copy()
     first, second, third = ids(audit)[:3]
     open_review(audit).decide([second], "keep")
-    app = open_page(PAIR, audit="made", pair=first)
+    app = open_page(PAIR, audit="made", order="clipmem", pair=first)
     assert "undecided" in badges(app)
     press(app, label)
     assert decided(audit, first) == decision
@@ -74,7 +74,7 @@ def test_the_last_undecided_pair_stays_and_says_so(copy: Copy) -> None:
 def test_undo_takes_back_one_after_the_other_and_shows_the_pair(copy: Copy) -> None:
     audit = copy()
     first, second = ids(audit)[:2]
-    app = press(press(open_page(PAIR, audit="made", pair=first), "Keep"), "Remove")
+    app = press(press(open_page(PAIR, audit="made", order="clipmem", pair=first), "Keep"), "Remove")
     press(app, "Undo")
     assert (decided(audit, first), decided(audit, second)) == ("keep", None)
     assert app.query_params["pair"] == second

@@ -43,7 +43,7 @@ def test_each_is_removed_alone_and_removing_all_leaves_none() -> None:
     selection = EVERYTHING
     while conditions(selection):
         selection = conditions(selection)[0][1]
-    assert selection.order == "clipmem"
+    assert selection.order == "misfit"
     assert not selection.searched
     assert conditions(cleared(EVERYTHING)) == []
 
@@ -64,7 +64,7 @@ def test_a_search_is_ordered_by_match_from_its_first_word_to_its_last() -> None:
     assert (begun.order, begun.ascending) == (MATCH, False)
     ordered = changed(begun, order="se")
     assert changed(ordered, meaning="a toad").order == "se"
-    assert changed(begun, meaning="").order == "clipmem"
+    assert changed(begun, meaning="").order == "misfit"
 
 
 @pytest.mark.parametrize(("group", "turned"), [("independent", True), ("candidate", False), ("", False)])

@@ -134,24 +134,26 @@ def test_a_shape_around_nothing_is_told(copy: Copy, monkeypatch: pytest.MonkeyPa
     assert "No pair lies inside." in captions(open_page())
 
 
-def test_without_a_map_a_button_says_how_long_it_takes_and_starts_it(audit: Audit, started: list[str]) -> None:
+def test_without_a_map_a_button_builds_it_and_nothing_is_said_of_how_long_it_takes(
+    audit: Audit, started: list[str]
+) -> None:
     app = open_page(EMBEDDINGS, member="r1-f0", side="text")
-    assert app.info[0].value.startswith("These embeddings have no map yet.")
-    assert app.button[0].label == "Draw the map (about 11 s)"
+    assert app.info[0].value.startswith("No map yet.")
+    assert app.button[0].label == "Build the map"
     app.button[0].click().run()
     assert started == ["r1-f0.text"]
 
 
-def test_while_a_map_is_drawn_the_page_says_how_far_it_is(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    leave_job(audit, "r0-f0.image", exit_code=None, output="loading UMAP\nfinding neighbours\n")
+def test_while_a_map_is_built_the_page_says_at_which_stage_and_for_how_long(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_job(audit, "r0-f0.image", exit_code=None, output="loading UMAP\nplacing 100 pairs\n")
     monkeypatch.setattr(Job, "running", property(lambda job: True))
-    app = open_page(EMBEDDINGS)
-    assert "finding neighbours" in texts(app)
-    assert "s of about 11 s" in app.get("progress")[0].proto.text
-    assert not app.button
     monkeypatch.setattr(Job, "age", 83.2)
-    app.run()
-    assert app.get("progress")[0].proto.text == "83 s so far; it usually takes about 11 s"
+    app = open_page(EMBEDDINGS)
+    (told,) = [text for text in texts(app) if "placing 100 pairs" in text]
+    assert "1 min 23 s" in told
+    assert not app.button
 
 
 def test_a_map_that_failed_says_why_and_can_be_tried_again(audit: Audit, started: list[str]) -> None:

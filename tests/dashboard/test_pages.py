@@ -105,7 +105,8 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
     assert (
         next(there for label, there in found if label.startswith("misfit")) == f"audit=made&order=misfit&pair={first}"
     )
-    assert [there for label, there in found if label.startswith("Browse")] == ["audit=made&order=misfit", "audit=made"]
+    wanted = ["audit=made&order=misfit", "audit=made&order=clipmem"]
+    assert [there for label, there in found if label.startswith("Browse")] == wanted
     written = [element.value for element in app.get("html") if "strip-caption" in element.value]
     assert any("&lt;script&gt;" in value for value in written)
     assert not [value for value in written if "<script" in value or HOSTILE[0] in value]

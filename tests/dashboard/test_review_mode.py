@@ -15,8 +15,9 @@ REVIEW = "pages/review.py"
 
 
 def mounted(app: AppTest) -> list[dict[str, Any]]:
-    """What the component of the page is given."""
-    return [json.loads(element.proto.json) for element in app.get("bidi_component")]
+    """What the component of the page is given, leaving out the help on its keys."""
+    given = [json.loads(element.proto.json) for element in app.get("bidi_component")]
+    return [each for each in given if "keys" not in each]
 
 
 def start(app: AppTest) -> dict[str, list[str]]:
@@ -32,10 +33,10 @@ def test_the_pairs_that_are_probably_wrong_come_first_and_the_address_changes_th
     assert given["undecided"] is True
     assert (given["audit"], given["dataset"]) == ("made", audit.record.dataset_fingerprint)
     (given,) = mounted(open_page(REVIEW, order="clipmem", group="scored", decision="undecided"))
-    assert (given["selection"], given["undecided"]) == ({"group": "scored"}, True)
+    assert (given["selection"], given["undecided"]) == ({"order": "clipmem", "group": "scored"}, True)
     open_review(audit).decide(audit.pairs["pair_id"][:3], "keep", audit="made")
     (given,) = mounted(open_page(REVIEW, order="clipmem", decision="keep"))
-    assert (given["selection"], given["undecided"]) == ({"decision": "keep"}, False)
+    assert (given["selection"], given["undecided"]) == ({"order": "clipmem", "decision": "keep"}, False)
 
 
 def test_an_audit_without_misfit_is_reviewed_by_clipmem(copy: Callable[..., Audit]) -> None:
@@ -45,7 +46,7 @@ def test_an_audit_without_misfit_is_reviewed_by_clipmem(copy: Callable[..., Audi
     assert mounted(open_page(REVIEW))[0]["selection"] == {"order": "misfit"}
     write_table(audit.folder / "scores.parquet", older.assign(misfit=float("nan")))
     (given,) = mounted(open_page(REVIEW))
-    assert given["selection"] == {}
+    assert given["selection"] == {"order": "clipmem"}
     assert start(open_page("pages/browse.py", order="clipmem"))["order"] == ["clipmem"]
 
 
@@ -55,7 +56,7 @@ def test_an_empty_selection_is_told_with_the_way_to_another(copy: Callable[..., 
     assert mounted(app) == []
     assert app.info[0].value == "No pair fits this selection."
     assert "words: <b>no such word</b>" in texts(app)
-    assert [label for label, _ in links(app)] == ["Choose pairs in Browse"]
+    assert [label for label, _ in links(app)] == ["Filter in Browse"]
 
 
 def test_overview_and_browse_lead_to_a_review_of_what_they_show(copy: Callable[..., Audit]) -> None:
@@ -64,4 +65,4 @@ def test_overview_and_browse_lead_to_a_review_of_what_they_show(copy: Callable[.
     assert "order=review_place" in str(there["Review next (includes 10 % random spot checks)"])
     assert "order=random" in str(there["Check 50 at random"])
     there = start(open_page("pages/browse.py", group="scored", words="circle"))
-    assert there == {"audit": ["made"], "group": ["scored"], "words": ["circle"], "order": ["clipmem"]}
+    assert there == {"audit": ["made"], "group": ["scored"], "words": ["circle"], "order": ["misfit"]}

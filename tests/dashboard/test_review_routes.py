@@ -63,6 +63,9 @@ def test_the_queue_its_pairs_and_pictures_as_the_browser_asks_for_them(server: T
     Image.new("RGB", (900, 500)).save(f"{audit.record.root}/{audit.pairs['image'][3]}")
     small = server.get(f"/{PREFIX}/picture", params={"audit": "made", "row": 3, "small": 1})
     assert max(Image.open(io.BytesIO(small.content)).size) <= 320
+    Image.new("RGB", (2500, 500)).save(f"{audit.record.root}/{audit.pairs['image'][5]}")
+    full = server.get(f"/{PREFIX}/picture", params={"audit": "made", "row": 5, "full": 1})
+    assert Image.open(io.BytesIO(full.content)).size == (2500, 500)
 
 
 def test_a_picture_that_cannot_be_read_is_a_grey_square_with_its_reason(server: TestClient, audit: Audit) -> None:

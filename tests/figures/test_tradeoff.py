@@ -51,10 +51,10 @@ def names(figure: go.Figure) -> set[str]:
 
 def test_each_arm_is_a_dot_with_both_intervals() -> None:
     found = traces(drawn())
-    best = found["arm that no other beats"]
+    best = found["Pareto-optimal"]
     assert list(zip(best.x, best.y, strict=True)) == [(0.2, 0.45), (0.1, 0.3)]
     assert best.error_x.array[0] == best.error_y.arrayminus[0] == pytest.approx(0.01)
-    assert list(found["arm that another beats"].x) == [0.29]
+    assert list(found["dominated"].x) == [0.29]
     assert found["none"].marker.symbol == "diamond"
     assert [data[0] for data in best.customdata] == [1, 3]
     assert best.customdata[0][1] == "mask<br>3 seeds"
@@ -70,7 +70,7 @@ def test_an_arrow_leads_from_none_to_the_chosen_arm() -> None:
     ring = next(trace for trace in figure.data if trace.marker.symbol == "circle-open")
     assert (list(ring.x), list(ring.y)) == ([0.2], [0.45])
     assert "<b>mask</b>" in names(figure)
-    sizes = traces(figure)["arm that no other beats"].marker.size
+    sizes = traces(figure)["Pareto-optimal"].marker.size
     assert sizes == (LARGE, SIZE)
 
 

@@ -48,7 +48,13 @@ def test_an_audit_agrees_with_itself_but_for_changed_captions_and_is_sampled_ali
     pairs = other.pairs
     pairs.at[2, "captions"] = ["another"]
     write_table(other.folder / PAIRS, pairs)
-    changed = compare(one, other, limit=100).changed.set_index("row_one")["captions_changed"]
+    pairs.at[3, "sha256"] = "another"
+    write_table(other.folder / PAIRS, pairs)
+    result = compare(one, rescored(other, other.scores.assign(group="candidate")), limit=100)
+    assert (same.edited, same.regrouped) == (0, 0)
+    assert (result.edited, result.regrouped) == (2, 100)
+    assert result.changed.empty
+    changed = compare(one, rescored(other, one.scores), limit=100).changed.set_index("row_one")["captions_changed"]
     assert changed[changed].index.tolist() == [2]
 
 

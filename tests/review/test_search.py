@@ -153,7 +153,7 @@ def test_a_meaning_a_pair_or_both_are_held_against_every_picture_or_caption(
 
 @pytest.mark.parametrize(
     ("asked", "side"),
-    [({"like": "images/042.png"}, 0), ({"meaning": "music"}, 1), ({"meaning": "music", "by": "image"}, 0)],
+    [({"like": "images/042.png"}, 0), ({"meaning": "music"}, 0), ({"meaning": "music", "by": "text"}, 1)],
 )
 @pytest.mark.usefixtures("encoder")
 def test_without_a_member_the_cosines_of_all_are_averaged(
@@ -189,7 +189,7 @@ def test_a_search_ends_at_its_limit_and_is_made_once_until_the_index_changes(
 
 @pytest.mark.usefixtures("encoder")
 def test_what_cannot_be_searched_is_named(audit: Audit) -> None:
-    with pytest.raises(InputError, match=r"text\.faiss is missing: run the audit again"):
+    with pytest.raises(InputError, match=r"image\.faiss is missing: run the audit again"):
         hits(audit, Selection(meaning="music"))
     embed(audit)
     with pytest.raises(InputError, match="there is no pair '<b>none</b>' in audit 'made': take another"):

@@ -70,7 +70,7 @@ def test_any_address_gives_a_selection_whose_address_is_its_own(parameters: dict
     ],
 )
 def test_what_cannot_be_understood_is_named_and_left_out(name: str, value: str) -> None:
-    assert from_parameters({name: value, "group": "scored"}) == (Selection(group="scored"), [name])
+    assert from_parameters({name: value, "group": "scored"}) == (Selection(order="misfit", group="scored"), [name])
 
 
 def test_a_search_is_ordered_by_match_unless_the_address_says_otherwise() -> None:

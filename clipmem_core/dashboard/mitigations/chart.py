@@ -106,11 +106,11 @@ def _draw_tradeoff(
         config=FIXED,
         alt=f"{titles[1]} against {titles[0]} of {len(points)} arms. "
         f"{_values(points[points[ARM].isin([NONE, chosen])], titles)} "
-        f"Arms that no other beats, from the least memorized: {', '.join(best)}.",
+        f"Pareto-optimal, from the least memorized: {', '.join(best)}.",
     )
     st.caption(
-        f"Each dot is the mean of an arm{_over(points, study)}.{_cut(figure, points)} The line is the front, of arms "
-        "that no other beats in both. Click a dot to choose its setting. What a seed does to all arms alike is in "
+        f"Each dot is the mean of an arm{_over(points, study)}.{_cut(figure, points)} The line joins the "
+        "Pareto-optimal arms. Click a dot to choose its setting. What a seed does to all arms alike is in "
         "these intervals; the differences in the table are paired, and free of it. "
         f"{RESCALED if paper is not None else ''}".strip()
     )

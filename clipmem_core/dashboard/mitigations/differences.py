@@ -185,7 +185,7 @@ def draw_differences(study: StudyFolder, chosen: str | None) -> None:
     """
     compared = compared_of(study)
     if (compared[ARM] == NONE).all():
-        st.subheader("Every arm against none", anchor=False)
+        st.subheader("Each setting against the baseline", anchor=False)
         st.caption("No arm and none have a seed in common yet.")
         return
     reached, shares = found_once(study, _judged)
@@ -221,7 +221,7 @@ def draw_table(
         chosen: an arm to stand out, or None.
     """
     rows = compared[compared[ARM] != reference]
-    st.subheader(f"Every arm against {reference}", anchor=False)
+    st.subheader("Each setting against the baseline", anchor=False)
     table, texts = table_of(rows, chosen, reached=reached, shares=shares)
     configured: dict[str, Any] = {
         column.head: st.column_config.NumberColumn(column.head, help=column.help)

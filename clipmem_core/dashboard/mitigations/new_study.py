@@ -34,15 +34,16 @@ PRESETS_TOLD = (
 KEPT: dict[str, Any] = {"persist_state": "session"}
 
 
-def draw_start(*, started: Callable[[str], None]) -> None:
+def draw_start(picked: str, *, started: Callable[[str], None]) -> None:
     """Draw the choices, what is wrong with them, the command they come to, and the button that starts it.
 
     Args:
+        picked: the name of the audit whose data set is proposed first.
         started: called with the study's name once its job was started.
     """
     plan = _choose("Study", "plan", PLANS)
     st.caption(f"{STUDIES[plan].question} {ARMS_IN_WORDS[plan]}")
-    source, options = _draw_source()
+    source, options = _draw_source(picked)
     config = _draw_config(plan, options)
     proposed = free_name(f"{audit_name(source, AuditConfig())}-{plan}", taken=_taken)
     typed = st.text_input("Name", key="study-name", placeholder=proposed, help="The study's folder.", width=400, **KEPT)
@@ -84,10 +85,14 @@ def _taken(name: str) -> bool:
         return False
 
 
-def sources() -> dict[str, Source]:
-    """Return the data sets that need no typing: those of finished audits, read as they were, then the built-in ones."""
+def sources(picked: str = "") -> dict[str, Source]:
+    """Return the data sets that need no typing: those of finished audits, read as they were, then the built-in ones.
+
+    Args:
+        picked: the name of the audit whose data set comes first.
+    """
     found: dict[str, Source] = {}
-    for audit in finished_audits():
+    for audit in sorted(finished_audits(), key=lambda audit: audit.name != picked):
         try:
             record = audit.record
         except InputError:  # it does not say what it was made of
@@ -98,8 +103,8 @@ def sources() -> dict[str, Source]:
     return found | {name: (name, SourceOptions()) for name in built_in_sources() if name not in found}
 
 
-def _draw_source() -> Source:
-    known = sources()
+def _draw_source(picked: str) -> Source:
+    known = sources(picked)
     chosen = _choose("Data set", "source", [*known, OTHER_SOURCE])
     if chosen in known:
         return known[chosen]

@@ -62,11 +62,11 @@ def _draw(study: ReferenceStudy) -> None:
         tradeoff_figure(points, titles=titles, front=best, none=study.reference),
         key=f"reference-chart-{study.name}",
         config=FIXED,
-        alt=f"{titles[1]} against {titles[0]} of {len(points)} arms. Arms that no other beats: {', '.join(best)}.",
+        alt=f"{titles[1]} against {titles[0]} of {len(points)} arms. Pareto-optimal: {', '.join(best)}.",
     )
     st.caption(
         f"Each dot is the mean of an arm. Its bars are the 95 % interval of its difference to {study.reference}, over "
-        f"{study.over}. The line is the front, of arms that no other beats in both."
+        f"{study.over}. The line joins the Pareto-optimal arms."
     )
     for sentence in study.sentences:
         show_text(sentence)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
@@ -13,6 +14,7 @@ from clipmem_core.audits.jobs import OUTPUT, Job, Task, cancel
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAGE, choose_listed
+from clipmem_core.dashboard.comparing import fingerprint, finished_audits
 from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.mitigations.study_data import no_numbers
 from clipmem_core.dashboard.plain import show_text
@@ -41,7 +43,8 @@ PARAMETER = "study"
 PLANS = ("combined", "text-noise", "captions", "removal", "forgetting")
 NUMBERS = (SEED, CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, RETRIEVAL, SECONDS)
 ESTIMATE = re.compile(rb"[^\r\n]*about [\d,]+ min on this machine")
-PLAY = ":material/play_arrow:"
+PLAY, MISSING = ":material/play_arrow:", ":material/science:"
+NO_STUDY = ""  # chosen where there is none of the data set
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Known:
     study: StudyFolder
     source: str
     machine: str
+    data_set: str  # its fingerprint, as audits of it have it
     seeds: int
     arms: tuple[str, ...]
     done: frozenset[tuple[str, int]]
@@ -109,7 +113,8 @@ def know(study: StudyFolder) -> Known | None:
     if isinstance(own, dict):
         machine = [str(own.get("processor") or ""), f"{own['cores']} cores" if own.get("cores") else ""]
     told = ", ".join(filter(None, machine))
-    return Known(study, str(asked.get("source", "")), told, seeds, tuple(dict.fromkeys(arms)), done)
+    source, data_set = (str(asked.get(name, "")) for name in ("source", "dataset_fingerprint"))
+    return Known(study, source, told, data_set, seeds, tuple(dict.fromkeys(arms)), done)
 
 
 @contextmanager
@@ -140,15 +145,19 @@ def is_study(name: str) -> bool:
     return (study_folder(name).folder / STUDY).is_file()
 
 
-def choose_study(known: Sequence[Known], begins: str) -> Known | None:
-    """Draw the studies to choose one from, and return it; None for one that has only a job so far.
+def choose_study(known: Sequence[Known], begins: str, picked: str) -> Known | None:
+    """Draw the studies to choose one from, and return it; None for one that has only a job so far, or none chosen.
 
     Args:
         known: the studies that can be shown.
         begins: the name of one that has only a job, or empty.
+        picked: the name of the audit whose data set comes first; nothing of another one opens unasked.
     """
-    named = {each.study.name: each for each in known}
+    audits = {audit.name: audit for audit in finished_audits()}
+    own = fingerprint(audits[picked]) if picked in audits else None
+    named = {each.study.name: each for each in sorted(known, key=lambda each: each.data_set != own)}
     options = [begins, *named] if begins else list(named)
+    missing = bool(own and named and not begins) and not any(each.data_set == own for each in known)
     name = st.query_params.get(PARAMETER, "")
     if name and name not in options:
         st.warning("There is no study of mitigations of the name asked for.", icon=":material/search_off:")
@@ -156,9 +165,13 @@ def choose_study(known: Sequence[Known], begins: str) -> Known | None:
     if not options:
         st.info("There is no study of mitigations yet: start one.", icon=":material/science:")
         return None
-    return named.get(
-        choose_listed("Study", options, parameter=PARAMETER, key="mitigations-study", width=400, clears=[PAGE])
-    )
+    if missing:
+        options = [NO_STUDY, *options]
+        if name not in named:
+            st.info("No study of this data set yet. Start one, or choose a study of another data set.", icon=MISSING)
+    look: dict[str, Any] = {"parameter": PARAMETER, "width": 400, "clears": [PAGE]}
+    look["named"] = lambda option: option or "None chosen"
+    return named.get(choose_listed("Study", options, key="mitigations-study", **look))
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def test_every_arm_is_in_the_chart_the_chosen_one_has_its_arrow_and_the_study_ha
     spoken = app.get("plotly_chart")[0].proto.alt
     assert spoken.startswith(f"retrieval against clipmem of {arms} arms. none: clipmem 0.3")
     assert "text-mask-strong: clipmem" in spoken
-    assert "Arms that no other beats, from the least memorized: adaptive-rest" in spoken
+    assert "Pareto-optimal, from the least memorized: adaptive-rest" in spoken
     rows = study.arms
     rows.loc[(rows["arm"] == "text-mask") & (rows["seed"] == 1), "clipmem_candidate"] = 3.0
     write_table(study.folder / ARMS, rows)
@@ -99,7 +99,7 @@ def test_with_few_seeds_no_interval_is_claimed(data: Path) -> None:
     assert "over 3 to 4 training seeds of one split; those with fewer than 3 have none" in captions(open_study(mixed))
     app = open_study(make_arms(data, seeds={"text-mask": 3, "early-stop": 3}))
     assert "none" not in names(app)
-    assert "arm that no other beats" in names(app)
+    assert "Pareto-optimal" in names(app)
 
 
 def test_names_that_others_wrote_are_shown_as_they_are(data: Path) -> None:

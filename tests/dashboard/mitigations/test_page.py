@@ -29,7 +29,7 @@ def test_without_a_study_the_page_shows_those_that_come_with_the_code(data: Path
     assert "There is no study of yours yet" in app.info[0].value
     assert any(text.startswith("reference study: ") and text.endswith("5 splits") for text in texts(app))
     (chart,) = figures(app)
-    assert {"none", "arm that no other beats"} <= {trace.get("name") for trace in chart["data"]}
+    assert {"none", "Pareto-optimal"} <= {trace.get("name") for trace in chart["data"]}
     table = app.dataframe[0].value
     assert len(table) == 8
     assert "Toggles of settings" in captions(app)

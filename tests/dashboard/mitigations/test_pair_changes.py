@@ -116,7 +116,7 @@ def test_a_pair_opens_in_an_audit_of_the_same_data_if_there_is_one(study: StudyF
 
     assert not ways(open_strong(study))
     copy("paper", name="audit")
-    assert ways(open_strong(study))[0].startswith("audit=audit&pair=images%2F")
+    assert ways(open_strong(study))[0].startswith("audit=audit&order=clipmem&pair=images%2F")
 
 
 def test_without_an_arm_beside_none_or_before_it_is_trained_there_are_no_pairs(study: StudyFolder) -> None:

@@ -16,6 +16,7 @@ from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address
 from tests.dashboard.test_pages import open_page, texts
 from tests.made_encoders import make_study
+from tests.made_fixtures import Copy
 
 Made = dict[str, Audit]
 
@@ -47,6 +48,26 @@ def test_studies_of_other_questions_are_not_offered_and_the_fullest_comes_first(
     app.selectbox(key="mitigations-study").select("another").run()
     assert address(app)["study"] == "another"
     assert "5 of 15 arms × seeds are done" in said(app)
+
+
+def test_the_study_of_the_picked_audits_data_set_opens_and_of_another_one_only_when_it_is_asked_for(
+    data: Path, lab: StudyFolder, copy: Copy
+) -> None:
+    picked = copy(name="picked")
+    own = {"dataset_fingerprint": "another", "source": "own"}
+    write_json(picked.folder / "config.json", picked.record.values | own)
+    app = open_page(PAGE, audit="picked")
+    assert "No study of this data set yet" in app.info[0].value
+    assert app.selectbox(key="mitigations-study").options == ["None chosen", "lab"]
+    assert "study" not in address(app)
+    assert not app.get("plotly_chart")
+    app.selectbox(key="mitigations-study").select("lab").run()
+    assert app.get("plotly_chart")
+    assert open_page(PAGE, audit="picked", view="start").selectbox(key="study-source").value == "own"
+    make_mitigations(data, picked, name="own-study", done=1)
+    app = open_page(PAGE, audit="picked")
+    assert app.selectbox(key="mitigations-study").options == ["own-study", "lab"]
+    assert app.selectbox(key="mitigations-study").value == "own-study"
 
 
 def test_a_broken_file_of_a_study_is_named(lab: StudyFolder) -> None:
