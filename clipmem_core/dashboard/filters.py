@@ -30,6 +30,7 @@ from clipmem_core.review.selection import (
     MAP_X,
     MATCH,
     NONE,
+    RANDOM,
     UNDECIDED,
     Range,
     Selection,
@@ -202,9 +203,12 @@ def draw_conditions(selection: Selection) -> None:
 
 def draw_order(selection: Selection) -> None:
     """Draw the choice of the score that orders, and the direction."""
-    scores = [MATCH, *BY_NAME] if selection.searched else list(BY_NAME)
+    scores = [*([MATCH] if selection.searched else []), *BY_NAME, RANDOM]
     look: dict[str, Any] = {"label_visibility": "collapsed"}
-    named = {score: f"Sort by {words(score)}" for score in scores} | {CLIPMEM: "Sort by memorization"}
+    named = {score: f"Sort by {words(score)}" for score in scores} | {
+        CLIPMEM: "Sort by memorization",
+        RANDOM: "Random order",
+    }
     _choose("order", "Sort by", scores, selection.order, named.__getitem__, width=190, **look)
     turned = learned_by_g(selection)
     names = {ascending: DIRECTIONS[ascending != turned] for ascending in (False, True)}

@@ -116,7 +116,7 @@ def _draw_legend(audit: Audit, selection: Selection, count: int) -> None:
 
 def _draw_nothing(audit: Audit, selection: Selection) -> None:
     """Say that there are no pairs, and which condition to give up."""
-    if selection.order != MATCH and score_span(audit, selection.order) is None:
+    if selection.order in BY_NAME and score_span(audit, selection.order) is None:
         st.info(f"No pair of this audit has a score {words(selection.order)}.", icon=":material/info:")
         absent = BY_NAME[selection.order].absent
         st.caption(f"{words(selection.order)} {absent}" if absent else "Order by another score.")

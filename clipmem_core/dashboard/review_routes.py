@@ -30,7 +30,7 @@ from clipmem_core.review.decisions import open_review
 from clipmem_core.review.review_queue import changed_rows, decided_rows, queue_rows
 from clipmem_core.review.rows import audit_root
 from clipmem_core.review.score_breakdown import chosen_captions
-from clipmem_core.review.selection import Selection, from_parameters
+from clipmem_core.review.selection import RANDOM, Selection, from_parameters
 from clipmem_core.review.tables import caption_keys, fetch_numbered, kept
 from clipmem_core.review.wrong_captions import drawn_at_random, wrong_words
 from clipmem_core.scores.table import words
@@ -160,9 +160,10 @@ def answer_pairs(request: Request) -> Response:
     audit, selection = _asked(request)
     found = cards(audit, _numbers(request.query_params.get("rows", "")), selection)
     keys = caption_keys(audit.folder / PAIRS, [card.pair_id for card in found])
-    by_review = selection.order == REVIEW_PLACE
-    order, drawn = (MISFIT, drawn_at_random(audit)) if by_review else (selection.order, frozenset())
-    told = [_pair(card, str(keys.get(card.pair_id, 0)), order, card.row in drawn) for card in found]
+    checked = selection.order == RANDOM
+    drawn = drawn_at_random(audit) if selection.order == REVIEW_PLACE else frozenset()
+    order = MISFIT if checked or selection.order == REVIEW_PLACE else selection.order
+    told = [_pair(card, str(keys.get(card.pair_id, 0)), order, checked or card.row in drawn) for card in found]
     return JSONResponse(told, headers=CLOSED)
 
 

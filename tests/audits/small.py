@@ -29,7 +29,7 @@ PAPER = shlex.split(
     "--precision fp32 --threads 1"
 )
 LOCKED = shlex.split("--scenes-pairs 330 --folds 4 --members 8 --batch-size 64 --threads 1")
-ENSEMBLE = shlex.split("--preset tiny --scenes-pairs 400 --epochs 10 --threads 1")
+ENSEMBLE = shlex.split("--preset tiny --scenes-pairs 400 --epochs 10 --threads 1 --rounds 1")
 
 
 class Silent:
