@@ -3,6 +3,8 @@
 import streamlit as st
 
 from clipmem_core.dashboard.comparing import (
+    ONE,
+    OTHER,
     compared,
     draw_changed,
     draw_choice,
@@ -13,7 +15,7 @@ from clipmem_core.dashboard.comparing import (
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.frame import open_bare_page
 
-open_bare_page("Compare audits")
+open_bare_page("Compare audits", clears=(ONE, OTHER))
 with explained_errors():
     one, other, column = draw_choice()
     with st.spinner("Comparing…"):

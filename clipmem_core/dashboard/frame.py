@@ -7,14 +7,14 @@ the address and in the session under a key that no widget owns: a widget's key i
 import base64
 import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 from PIL import Image, ImageDraw
 
-from clipmem_core.audits.jobs import audit_task
+from clipmem_core.audits.jobs import list_job_names
 from clipmem_core.audits.store import Audit, audits_folder, is_name, list_audits
-from clipmem_core.dashboard.errors import explained_errors
+from clipmem_core.dashboard.address import write
 from clipmem_core.dashboard.plain import show_text, show_title
 from clipmem_core.dashboard.running import FIRST, draw_empty, draw_progress
 from clipmem_core.figures.colours import ENCODER_COLOURS
@@ -56,7 +56,7 @@ def open_page(title: str, *, otherwise: Callable[[], None] = lambda: None) -> Au
         A finished audit. Its files may still be broken: read them within `explained_errors`.
     """
     _set_up(title)
-    finished = {audit.name: audit.finished for audit in list_audits() if is_name(audit.name)}
+    finished = _list_finished()
     name = _choose(list(finished))
     if name is None:
         _draw_links(None)
@@ -72,13 +72,29 @@ def open_page(title: str, *, otherwise: Callable[[], None] = lambda: None) -> Au
     return Audit(audits_folder() / name)
 
 
-def open_bare_page(title: str) -> str:
-    """Set up a page that is about no single audit; its links keep the audit chosen before. Returns its name."""
+def open_bare_page(title: str, *, clears: Sequence[str] = ()) -> str:
+    """Set up a page that needs no audit; its links keep the chosen one.
+
+    Args:
+        title: the page's name, in sentence case.
+        clears: parameters of the address that picking another audit removes.
+
+    Returns:
+        The name of the chosen audit; empty without one.
+    """
     _set_up(title)
+    finished = _list_finished()
     chosen = st.query_params.get(PARAMETER) or st.session_state.get(CHOICE)
     _draw_links(chosen)
+    if finished:
+        _draw_picker(finished, chosen if chosen in finished or _has_job(chosen) else None, clears)
     show_title(title)
     return chosen or ""
+
+
+def _list_finished() -> dict[str, bool]:
+    """Return the audits there are, and whether each is finished."""
+    return {audit.name: audit.finished for audit in list_audits() if is_name(audit.name)}
 
 
 def draw_no_page(name: str) -> None:
@@ -117,9 +133,8 @@ def _icon() -> str:
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _has_job(name: str) -> bool:
-    with explained_errors():
-        return is_name(name) and audit_task(name).find() is not None
+def _has_job(name: str | None) -> bool:
+    return name in list_job_names()
 
 
 def _choose(names: list[str]) -> str | None:
@@ -134,8 +149,10 @@ def _choose(names: list[str]) -> str | None:
     return _keep(fallback) if fallback else None
 
 
-def _pick() -> None:
-    _keep(st.session_state[PICKER])
+def _pick(clears: Sequence[str]) -> None:
+    write(**dict.fromkeys(clears))
+    if st.session_state[PICKER]:
+        _keep(st.session_state[PICKER])
 
 
 def _keep(name: str) -> str:
@@ -145,14 +162,17 @@ def _keep(name: str) -> str:
     return name
 
 
-def _draw_picker(finished: dict[str, bool], name: str) -> None:
-    names = list(finished) if name in finished else [name, *finished]
+def _draw_picker(finished: dict[str, bool], name: str | None, clears: Sequence[str] = ()) -> None:
+    names = [name, *finished] if name and name not in finished else list(finished)
     st.session_state[PICKER] = name
     with st.sidebar:
         st.selectbox(
             "Audit",
             names,
+            index=None if name is None else 0,
             key=PICKER,
+            placeholder="Choose an audit",
             format_func=lambda each: each if finished.get(each) else f"{each} (not finished)",
             on_change=_pick,
+            args=(clears,),
         )

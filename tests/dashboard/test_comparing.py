@@ -155,14 +155,14 @@ def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(two:
 
 def test_the_choice_is_in_the_address(two: tuple[Audit, Audit]) -> None:
     app = open_pair(column="misfit", page="2")
-    assert [box.value for box in app.selectbox] == ["one", "other", "misfit"]
+    assert [box.value for box in app.main.selectbox] == ["one", "other", "misfit"]
     assert "80 pairs have misfit in both" in captions(app)
     app.selectbox[2].select("similarity_out").run()
     assert app.query_params["column"] == "similarity_out"
     assert "page" not in app.query_params
     app.button[0].click().run()
     assert (app.query_params["one"], app.query_params["other"]) == ("other", "one")
-    assert [box.value for box in app.selectbox] == ["other", "one", "similarity_out"]
+    assert [box.value for box in app.main.selectbox] == ["other", "one", "similarity_out"]
     for parameters in ({"audit": "one"}, {"one": "one", "other": "one"}):
         assert [box.value for box in open_page(PAGE, **parameters).selectbox][:2] == ["one", "other"]
     app = open_page(PAGE, one="../../etc", other="[x](javascript:alert(1))", column="pair_id", page="x")

@@ -25,7 +25,7 @@ from clipmem_core.audits.store import (
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.comparing import compared, finished_audits, partners
 from clipmem_core.dashboard.decisions import count_decisions
-from clipmem_core.dashboard.frame import PAGES
+from clipmem_core.dashboard.frame import PAGES, PICKER
 from clipmem_core.dashboard.numbers import read_noise
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import cards
@@ -35,7 +35,7 @@ from clipmem_core.review.overview import load_overview, load_score_map
 from clipmem_core.review.rows import find_rows, labels, neighbours, planted_kinds
 from clipmem_core.review.search import nearest
 from clipmem_core.review.selection import Selection
-from tests.dashboard.test_pages import open_page, texts, titles
+from tests.dashboard.test_pages import address, open_page, texts, titles
 from tests.made_fixtures import Copy
 from tests.review.embedded import embed
 
@@ -96,6 +96,27 @@ def test_a_page_opens_with_an_audit_with_none_and_with_nonsense_in_its_address(
     for shift in (0, 3):  # each parameter twice, with another nonsense
         nonsense = {name: NONSENSE[(place + shift) % len(NONSENSE)] for place, name in enumerate(names.split())}
         open_page(page, audit="paper", **nonsense)
+
+
+@every_page
+def test_every_page_has_the_audit_picker(copy: Copy, page: str) -> None:
+    copy(name="one")
+    copy("paper", name="two")
+    app = open_page(page, audit="one")
+    assert app.selectbox(key=PICKER).options == open_page("pages/overview.py").selectbox(key=PICKER).options
+    app.selectbox(key=PICKER).select("two").run()
+    assert not app.exception
+    assert address(app)["audit"] == "two"
+    assert app.selectbox(key=PICKER).value == "two"
+    open_page(page)  # and without one in the address
+
+
+def test_the_picker_of_compare_changes_its_first_audit(copy: Copy) -> None:
+    for name in ("one", "two", "three"):
+        copy(name=name)
+    app = open_page("pages/compare.py", audit="one", one="one", other="two")
+    app.selectbox(key=PICKER).select("three").run()
+    assert app.selectbox(key="compare-one").value == "three"
 
 
 def damages(audit: Audit, file: str) -> Iterator[tuple[Callable[[], object], bool]]:
