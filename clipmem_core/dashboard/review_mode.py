@@ -53,7 +53,7 @@ def draw_review(audit: Audit, selection: Selection) -> None:
         st.info("No pair fits this selection.", icon=":material/search_off:")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         there = link(audit, walked)
-        st.page_link(BROWSE, label="Choose pairs in Browse", icon=":material/grid_view:", query_params=there)
+        st.page_link(BROWSE, label="Filter in Browse", icon=":material/grid_view:", query_params=there)
         show_text(" · ".join(text for text, _ in conditions(walked)))
 
 

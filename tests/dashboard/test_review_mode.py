@@ -55,7 +55,7 @@ def test_an_empty_selection_is_told_with_the_way_to_another(copy: Callable[..., 
     assert mounted(app) == []
     assert app.info[0].value == "No pair fits this selection."
     assert "words: <b>no such word</b>" in texts(app)
-    assert [label for label, _ in links(app)] == ["Choose pairs in Browse"]
+    assert [label for label, _ in links(app)] == ["Filter in Browse"]
 
 
 def test_overview_and_browse_lead_to_a_review_of_what_they_show(copy: Callable[..., Audit]) -> None:
