@@ -109,7 +109,7 @@ def draw_decision(audit: Audit, card: PairCard) -> None:
         icon = ":material/undo:"
         st.button("Undo", shortcut="U", icon=icon, key=f"undo-{view}", on_click=undo, args=(audit,), kwargs=press)
         st.session_state[GO_ON_TOGGLE] = st.session_state.get(GO_ON, True)
-        st.toggle("Go on after deciding", key=GO_ON_TOGGLE, on_change=keep_going_on)
+        st.toggle("Advance automatically", key=GO_ON_TOGGLE, on_change=keep_going_on)
     left, right = st.columns([2, 3])
     with left:
         _draw_stored(audit, card.pair_id, drawn=_entry(card.decision))
@@ -160,13 +160,13 @@ def draw_edits(audit: Audit, card: PairCard) -> None:
     with st.form(f"form-{key}", border=False):
         st.text_area("Captions, one a line", key=key, height=24 + LINE_HEIGHT * lines)
         st.form_submit_button(
-            "Recaption",
+            "Change caption",
             icon=BADGES[RECAPTION][1],
             shortcut="E",
             key=f"{RECAPTION}-{view_of(card)}",
             on_click=_recaption,
             args=(audit, card, review_session().presses),
-            help="Stores the captions as they stand in the box. Ctrl+Enter in the box does the same.",
+            help="Saves the captions as they are in the box. Ctrl+Enter in the box does the same.",
         )
     note = f"note-{audit.name}-{card.row}-{_entry(card.decision)}"  # another entry may bring another note
     drawn = card.decision.note if card.decision else ""

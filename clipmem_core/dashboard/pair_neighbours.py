@@ -1,4 +1,4 @@
-"""The pairs that a member finds most like one, and the captions that members without it would choose."""
+"""The pairs that a member finds most like one, and captions that members without it suggest."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from clipmem_core.dashboard.cards import draw_picture
 from clipmem_core.dashboard.deciding import Notice, review_session
 from clipmem_core.dashboard.errors import one_line_errors
 from clipmem_core.dashboard.numbers import number
-from clipmem_core.dashboard.pair_decision import as_lines, captions_key
+from clipmem_core.dashboard.pair_decision import as_lines, captions_key, current_captions
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.thumbnails import thumbnail
 from clipmem_core.review import score_breakdown
@@ -22,9 +22,7 @@ from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE
 
 THIS_PAGE = "pages/pair.py"
 NEAREST = 6
-CHOICES = 5
-CAPTION_LIMIT, SHORT_LIMIT = 120, 60
-CAPTIONS_SHOWN = 2
+SHORT_LIMIT = 60
 STYLE = (
     '<style>[class*="st-key-nearest-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }</style>'
 )
@@ -33,45 +31,41 @@ TITLES = {IMAGE_SIDE: "Nearest pictures", TEXT_SIDE: "Nearest captions"}
 
 @st.fragment
 def draw_choices(audit: Audit, card: PairCard) -> None:
-    """Draw the captions that the members which never saw the pair find closest to its picture."""
-    st.subheader("What members that never saw it would call it", anchor=False)
-    with one_line_errors("Their choices"):
+    """Draw captions of other pairs to take in the place of the pair's worst, by members that never saw the pair."""
+    st.subheader("Suggested by models that never saw it", anchor=False, help=score_breakdown.QUALITY)
+    with one_line_errors("Suggestions"):
         with st.spinner("Looking through the captions…"):
-            chosen = score_breakdown.chosen_captions(audit, card.row, k=CHOICES)
-            others = cards(audit, [row for row, _ in chosen.choices])
-        if not chosen.members:
-            st.caption("Every member saw this pair, so none of them can say what it would call it without.")
+            found = score_breakdown.suggested_captions(audit, card.row)
+        if not found.members:
+            st.caption("No suggestion: every model saw this pair.")
             return
-        st.caption(_explain(chosen.own, [cosine for _, cosine in chosen.choices], len(chosen.members)))
-        for other, (_, cosine) in zip(others, chosen.choices, strict=True):
-            _draw_choice(audit, card, other, cosine)
+        fit = found.own[found.worst]
+        choices = [choice for choice in found.choices if not choice.cosine <= fit]
+        if not choices:
+            st.caption("No suggestion: none is likely enough to be right.")
+            return
+        replaced = "the caption" if len(found.own) == 1 else f"caption {found.worst + 1}, which fits worst"
+        st.caption(f"Each can replace {replaced}; its cosine with the picture is {number(fit)}.")
+        for choice in choices:
+            _draw_choice(audit, card, choice, found.worst)
 
 
-def _explain(own: float | None, cosines: Sequence[float], members: int) -> str:
-    who = "One member" if members == 1 else f"{members} members"
-    said = f"{who} never saw it. The pair's own caption has a cosine of {number(own)} with its picture"
-    if own is None or not cosines:
-        return f"{said}."
-    closer = max(cosines) > own
-    rest = "captions of other pairs come closer" if closer else "no caption of another pair comes closer"
-    return f"{said}; {rest}."
-
-
-def _draw_choice(audit: Audit, card: PairCard, other: PairCard, cosine: float) -> None:
-    """Draw one choice with the button that puts it into the captions box."""
+def _draw_choice(audit: Audit, card: PairCard, choice: score_breakdown.Suggestion, place: int) -> None:
+    """Draw one suggestion with the button that puts it into the captions box."""
+    captions = list(current_captions(card))
+    captions[min(place, len(captions) - 1)] = choice.caption
+    (other,) = cards(audit, [choice.row])
     with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
-        st.markdown(f"**{number(cosine)}**", width=56)
+        st.markdown(f"**{number(choice.cosine)}**", width=56)
         with st.container(gap=None):
-            for caption in other.captions[:CAPTIONS_SHOWN]:
-                show_text(caption, limit=CAPTION_LIMIT)
-        text = as_lines(other.captions)
+            show_text(choice.caption)
         pressed = st.button(
             "Use",
             icon=":material/edit:",
-            key=f"use-{card.row}-{other.row}",
+            key=f"use-{card.row}-{choice.row}",
             on_click=_prefill,
-            args=(captions_key(audit, card), text),
-            help="Puts this caption into the captions box; Recaption stores it.",
+            args=(captions_key(audit, card), as_lines(tuple(captions))),
+            help="Puts this caption into the captions box; Change caption saves it.",
         )
         _draw_link(audit, other)
     if pressed:
@@ -80,7 +74,7 @@ def _draw_choice(audit: Audit, card: PairCard, other: PairCard, cosine: float) -
 
 def _prefill(key: str, text: str) -> None:
     st.session_state[key] = text
-    review_session().notice = Notice("The caption is in the box: Recaption (E) stores it.")
+    review_session().notice = Notice("The caption is in the box: Change caption (E) saves it.")
 
 
 @st.fragment

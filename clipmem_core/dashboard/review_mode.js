@@ -9,10 +9,12 @@ const AHEAD = 20, FETCHED = 40, BEHIND = 3, HELD = 200 // pairs
 const PICTURES = 3 // at once
 const POLL = 1000, REST = 300 // milliseconds
 const LATE = 'Not taken: no pair was on screen yet.'
+const justMarked = decision => `Just marked ${decision ? decision[0].toUpperCase() + decision.slice(1) : 'undecided'}`
 
 class View {
     constructor(root, data) {
         Object.assign(this, {root, data, rows: [], place: 0, shown: null, painted: Infinity, editing: false, entry: 0})
+        Object.assign(this, {path: location.pathname, choices: []})
         this.count = 0 // pairs of the queue that are decided
         this.stands = new Map() // row → what is decided, by this page or as the server said last
         this.visited = new Set() // rows that were decided here: "Undecided only" does not hide them from the arrows
@@ -58,9 +60,9 @@ class View {
     async open() {
         this.waits('Opening…')
         try {
-            const {rows, entry, decided, status} = await (await this.ask('queue')).json()
-            this.rows = rows
-            this.entry = entry
+            const pair = new URLSearchParams(location.search).get('pair') ?? ''
+            const {rows, first, entry, decided, status} = await (await this.ask('queue', {pair})).json()
+            Object.assign(this, {rows, first, entry})
             this.at = new Map(rows.map((row, place) => [row, place]))
             for (const [row, decision] of Object.entries(decided)) this.stand(Number(row), decision)
             this.says(status)
@@ -74,7 +76,8 @@ class View {
         for (const told of this.pending) this.stand(told.row, told.shows)
         this.find('undecided').checked = this.data.undecided
         this.poller = setTimeout(() => this.poll(), POLL)
-        this.begin()
+        if (this.at.has(this.first)) this.go(this.at.get(this.first))
+        else this.begin()
     }
 
     stand(row, decision) {
@@ -218,10 +221,14 @@ class View {
         this.rester = setTimeout(() => this.suggest(), this.suggestions.has(row) ? 0 : POLL)
     }
 
+    // A later poll takes the place of one that is not answered yet, whose answer may be older than what was stored since.
     async poll() {
+        clearTimeout(this.poller)
+        const own = this.polled = {}
         try {
             if (!document.hidden && this.root.host.isConnected) {
                 const {entry, decided, status} = await (await this.ask('changes', {entry: this.entry})).json()
+                if (this.polled !== own) return
                 this.entry = entry
                 this.says(status)
                 this.hear(decided)
@@ -229,7 +236,9 @@ class View {
         } catch {
             // the next one is a second away, and what is pressed meanwhile says by itself that it is not stored
         }
-        if (!this.gone) this.poller = setTimeout(() => this.poll(), POLL)
+        if (this.gone || this.polled !== own) return
+        this.polled = null
+        this.poller = setTimeout(() => this.poll(), POLL)
     }
 
     // Take over what others decided; where something of one's own is on its way, that comes after it.
@@ -240,7 +249,7 @@ class View {
             if (own.has(row) || (this.stands.get(row) ?? null) === decision) continue
             this.stand(row, decision)
             if (this.cards.has(row)) changed.push(row)
-            if (row === this.shown?.row) this.sign(`Somebody else has just said: ${decision ?? 'undecided'}.`, 'late')
+            if (row === this.shown?.row) this.sign(this.shown.news = `${justMarked(decision)} in another tab.`, 'late')
         }
         if (changed.length) this.fetchCards(changed, {again: true})
         this.drawState()
@@ -248,17 +257,19 @@ class View {
 
     sent() {
         this.drawState()
+        if (this.at && (this.polled || !outbox.waiting.length)) this.poll() // the line follows what was just stored
     }
 
     drawRefusals() {
         const {refusals} = outbox, more = refusals.length > 1 ? ` And ${inWords(refusals.length - 1)} before it.` : ''
         this.find('refused').hidden = !refusals.length
-        this.find('refused').textContent = `Not stored: ${refusals.at(-1)}.${more}`
+        this.find('refused').textContent = `Not saved: ${refusals.at(-1)}.${more}`
     }
 
     refused(told) {
         this.drawRefusals()
         if (told.audit !== this.data.audit) return
+        this.undoable = this.undoable.filter(({client, number}) => client !== told.client || number !== told.number)
         this.ask('pairs', {rows: told.row}).then(answer => answer.json()).then(([card]) => {
             this.cards.set(card.row, card)
             this.stand(card.row, card.decision)
@@ -271,6 +282,7 @@ class View {
     waits(why) {
         this.why = why
         this.shown = null
+        this.choices = []
         this.painted = Infinity
         delete this.find('pair').dataset.pair
         this.find('pair').hidden = true
@@ -281,15 +293,28 @@ class View {
     draw() {
         if (this.gone) return
         const row = this.rows[this.place], card = this.cards.get(row), picture = this.pictures.get(row)
-        if (this.place >= this.rows.length) this.waits(this.undecided ? 'No undecided pair is left here.' : 'That was the last pair.')
+        if (this.place >= this.rows.length) {
+            this.name('')
+            this.waits(this.undecided ? 'No undecided pair is left here.' : 'That was the last pair.')
+        }
         else if (!card || !picture) this.waits('The pair is on its way…')
         else if (this.shown?.row !== row) this.fill(row, card, picture)
         this.drawState()
         this.fetchAhead()
     }
 
+    // Name a pair in the address, so that a reload, a way back and a link lead to it. Some browsers limit how often.
+    name(pair) {
+        if (location.pathname !== this.path) return
+        const url = new URL(location)
+        if (pair) url.searchParams.set('pair', pair)
+        else url.searchParams.delete('pair')
+        tried(() => history.replaceState(history.state, '', url))
+    }
+
     fill(row, card, {image, fault}) {
-        this.shown = {row, card}
+        this.shown = {row, card, focus: null, news: ''}
+        this.name(card.pair_id)
         this.find('pair').hidden = false
         this.find('wait').hidden = true
         image.alt = fault ? 'Picture cannot be read' : `Picture: ${(card.captions[0] ?? '').slice(0, 120)}`
@@ -299,6 +324,7 @@ class View {
         this.find('fault').hidden = !fault
         this.find('fault').textContent = `Picture cannot be read: ${fault}`
         this.find('captions').replaceChildren(...this.lines(card.captions))
+        this.find('captions').classList.toggle('several', card.captions.length > 1)
         this.find('label').textContent = card.label
         this.find('score').textContent = card.score
         this.find('id').textContent = `id: ${card.pair_id}`
@@ -322,7 +348,7 @@ class View {
         const place = this.place < count ? `${inWords(this.place + 1)} of ${inWords(count)}` : inWords(count)
         this.find('place').textContent = count ? `${place}${this.data.title ? `, ${this.data.title.toLowerCase()}` : ''}` : ''
         stored.classList.toggle('trouble', Boolean(outbox.trouble))
-        const sending = waiting ? `${inWords(waiting)} being sent` : 'all stored'
+        const sending = waiting ? `${inWords(waiting)} being sent` : 'saved'
         const kept = `${inWords(waiting)} kept here (${outbox.trouble}), tried again`
         stored.textContent = `${inWords(this.count)} decided, ${outbox.trouble && waiting ? kept : outbox.trouble || sending}`
         const decision = this.stands.get(this.rows[this.place]), card = this.shown?.card
@@ -338,22 +364,44 @@ class View {
         if (!this.editing) this.root.querySelector('textarea').blur()
     }
 
+    // The place of the caption in focus: the one chosen, else the one that fits worst.
+    get focused() {
+        const fits = this.suggestions.get(this.shown.row)?.own ?? []
+        const worst = fits.reduce((at, fit, place) => (fit ?? Infinity) < (fits[at] ?? Infinity) ? place : at, 0)
+        return this.shown.focus ?? worst
+    }
+
+    // Draw suggestions for the caption in focus: those that fit better than it.
     drawSuggestions() {
-        const found = this.suggestions.get(this.shown.row), heading = this.find('heading')
-        heading.textContent = 'Members that never saw it would say'
+        const found = this.suggestions.get(this.shown.row), heading = this.find('heading'), focus = this.focused
+        const fit = found?.own?.[focus] ?? null, inFigures = value => value.toFixed(2).replace('-', '−')
+        this.choices = (found?.choices ?? []).filter(choice => choice.cosine > (fit ?? -Infinity))
+        for (const [place, line] of [...this.find('captions').children].entries()) {
+            line.classList.toggle('focus', place === focus)
+        }
+        heading.textContent = 'Suggested by models that never saw it'
         if (!found) heading.textContent += ' …'
-        else if (found.fault) heading.textContent = `No suggestions: ${found.fault}`
-        else if (!found.members) heading.textContent = 'No suggestions: every member saw this pair.'
-        else if (found.own !== '–') heading.textContent += ` (its own caption: ${found.own})`
-        this.root.querySelector('ol').replaceChildren(...(found?.choices ?? []).map(({captions, cosine}, place) => {
+        else if (found.fault) heading.textContent = `No suggestion: ${found.fault}`
+        else if (!found.members) heading.textContent = 'No suggestion: every model saw this pair.'
+        else if (!this.choices.length) heading.textContent = 'No suggestion: none is likely enough to be right.'
+        else if (fit !== null) heading.textContent += ` (fit of the caption: ${inFigures(fit)})`
+        this.find('quality').textContent = this.choices.length ? found.quality : ''
+        this.root.querySelector('ol').replaceChildren(...this.choices.map(({caption, cosine}, place) => {
             const make = (name, text) => Object.assign(document.createElement(name), {textContent: text, dir: 'auto'})
             const button = Object.assign(document.createElement('button'), {type: 'button'})
             button.dataset.key = place + 1
-            button.append(make('kbd', place + 1), make('span', captions.join('\n')), make('i', cosine))
+            button.append(make('kbd', place + 1), make('span', caption), make('i', inFigures(cosine)))
             const item = document.createElement('li')
             item.append(button)
             return item
         }))
+    }
+
+    // Move the focus to another caption of the pair, round at the ends.
+    focusOn(place) {
+        const {card} = this.shown, count = card.captions.length
+        this.shown.focus = (place + count) % count
+        this.drawSuggestions()
     }
 
     sign(text, kind = '') {
@@ -377,7 +425,11 @@ class View {
             outbox.refusals = []
             this.drawRefusals()
         }, {signal})
-        this.find('leave').addEventListener('click', () => this.leave(), {signal})
+        this.find('captions').addEventListener('click', event => {
+            const place = [...this.find('captions').children].indexOf(event.target.closest('li'))
+            if (place >= 0) this.focusOn(place)
+        }, {signal})
+        this.find('cancel').addEventListener('click', () => this.cancel(), {signal})
         this.find('edit').addEventListener('submit', event => { event.preventDefault(); this.recaption(event) }, {signal})
     }
 
@@ -385,14 +437,19 @@ class View {
         if (!this.root.host.isConnected) return
         const [target] = event.composedPath(), key = event.key.toLowerCase()
         const own = this.editing && this.root.contains(target)
-        if (own && key === 'escape') this.leave()
+        if (own && key === 'escape') this.cancel()
         else if (own && key === 'enter' && (event.ctrlKey || event.metaKey)) this.recaption(event)
         else if (target.closest?.('textarea, select, [contenteditable], [role=dialog], input:not([type=checkbox])')) return
         else if (event.ctrlKey || event.metaKey || event.altKey) return
-        else if (!['k', 'x', 'e', 'u', '1', '2', '3', 'arrowleft', 'arrowright'].includes(key)) return
+        else if (!['k', 'x', 'e', 'u', '1', '2', '3', 'arrowleft', 'arrowright', ...this.moves].includes(key)) return
         else if (!event.repeat || key.startsWith('arrow')) this.act(key, event)
         event.preventDefault()
         event.stopPropagation()
+    }
+
+    // Up and down move the focus where a pair has several captions, and scroll the page elsewhere.
+    get moves() {
+        return this.shown?.card.captions.length > 1 ? ['arrowup', 'arrowdown'] : []
     }
 
     act(key, event) {
@@ -401,6 +458,7 @@ class View {
         else if (key === 'u') this.undo()
         else if (key === 'arrowleft') this.step(-1)
         else if (key === 'arrowright') this.step(1)
+        else if (this.moves.includes(key)) this.focusOn(this.focused + (key === 'arrowup' ? -1 : 1))
         else if (key === 'e') this.edit(event)
         else this.take(Number(key), event)
     }
@@ -412,13 +470,17 @@ class View {
         return meant
     }
 
+    // What the server is told of what was decided before: it refuses to replace what this page has not heard of.
     decide(kind, captions, event) {
         if (!this.takes(event)) return
-        const {row, card} = this.shown, {prefix, audit, dataset} = this.data
+        const {row, card, news} = this.shown, {prefix, audit, dataset} = this.data
+        this.shown.news = ''
+        if (news) return this.sign(`${news} Press again to replace that.`, 'late')
+        const before = this.stands.get(row) ?? null, recaptioned = this.cards.get(row)?.recaptioned ?? []
         const told = outbox.put({
             prefix, audit, dataset, row, kind, captions, shows: kind, pair_id: card.pair_id, judged: card.judged,
+            seen: before === 'recaption' ? [before, ...recaptioned] : before ? [before] : [],
         })
-        const before = this.stands.get(row) ?? null, recaptioned = this.cards.get(row)?.recaptioned ?? []
         this.undoable.push({client: told.client, number: told.number, row, pair_id: card.pair_id, before, recaptioned})
         this.decided(row, kind, captions)
         this.sign(`${kind} ✓`, kind)
@@ -443,19 +505,26 @@ class View {
         if (this.at.has(row)) this.go(this.at.get(row))
     }
 
-    take(number, event) {
-        const choice = this.suggestions.get(this.shown?.row)?.choices[number - 1]
-        if (choice) this.decide('recaption', choice.captions, event)
-        else this.sign('Not taken: there is no such suggestion yet.', 'late')
+    // The captions that the pair on screen has by what was decided.
+    get standing() {
+        const {row, card} = this.shown
+        return this.stands.get(row) === 'recaption' ? this.cards.get(row).recaptioned : card.captions
     }
 
-    edit(event) {
+    // Open a suggestion in the editor, in the place of the caption in focus.
+    take(number, event) {
+        const choice = this.choices[number - 1]
+        if (!choice) return this.sign('There is no such suggestion.', 'late')
+        const captions = [...this.standing]
+        captions[Math.min(this.focused, captions.length - 1)] = choice.caption
+        this.edit(event, captions)
+    }
+
+    edit(event, captions) {
         if (!this.takes(event)) return
-        const {card} = this.shown, known = this.cards.get(card.row)
-        const captions = this.stands.get(card.row) === 'recaption' ? known.recaptioned : card.captions
-        const box = this.root.querySelector('textarea')
-        box.value = this.asLines(captions)
-        this.given = [box.value, this.asLines(card.captions)]
+        const {standing, shown: {card}} = this, box = this.root.querySelector('textarea')
+        box.value = this.asLines(captions ?? standing)
+        this.given = [standing, card.captions].map(this.asLines)
         this.editing = true
         this.drawState()
         box.focus()
@@ -465,15 +534,15 @@ class View {
         return captions.map(text => text.split(/\s+/).join(' ').trim()).join('\n')
     }
 
-    leave() {
+    cancel() {
         this.editing = false
         this.drawState()
     }
 
     recaption(event) {
         const lines = this.root.querySelector('textarea').value.split('\n').map(line => line.trim()).filter(Boolean)
-        if (!lines.length) this.sign('Not stored: write at least one caption.', 'late')
-        else if (this.given.includes(lines.join('\n'))) this.sign('Not stored: these are the captions it has. Edit them, or leave.', 'late')
+        if (!lines.length) this.sign('Not saved: write at least one caption.', 'late')
+        else if (this.given.includes(lines.join('\n'))) this.sign('Not saved: these are the captions it has. Change them, or cancel.', 'late')
         else this.decide('recaption', lines, event)
     }
 }

@@ -95,8 +95,8 @@ class Outbox {
     }
 
     post(batch, how = {}) {
-        const events = batch.map(({number, kind, pair_id, judged, captions, undoes, others, tag}) =>
-            ({number, kind, pair_id, judged, captions, undoes, others, tag}))
+        const events = batch.map(({number, kind, pair_id, judged, captions, undoes, others, tag, seen}) =>
+            ({number, kind, pair_id, judged, captions, undoes, others, tag, seen}))
         const body = JSON.stringify({audit: batch[0].audit, client: batch[0].client, events})
         return ask(`${batch[0].prefix}/events`, {method: 'POST', headers: {'Content-Type': 'application/json'}, body, ...how})
     }

@@ -6,6 +6,7 @@ told what was stored. All of it answers to the page's own origin alone; which ho
 
 import functools
 import json
+import math
 import threading
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from clipmem_core.audits.store import MEMBERSHIP, PAIRS, SCORES, Audit, audits_folder, is_name
+from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
 from clipmem_core.columns import IMAGE, MISFIT, REVIEW_PLACE
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.errors import one_line
@@ -26,22 +27,22 @@ from clipmem_core.dashboard.numbers import number
 from clipmem_core.dashboard.thumbnails import FULL_SIDE, SIDE, WORKERS, large_picture, thumbnail
 from clipmem_core.review.batches import Told, store
 from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.decisions import open_review
+from clipmem_core.review.decisions import Codes, decided, open_review
 from clipmem_core.review.review_queue import changed_rows, decided_rows, queue_rows
 from clipmem_core.review.rows import audit_root
-from clipmem_core.review.score_breakdown import chosen_captions
+from clipmem_core.review.score_breakdown import QUALITY, suggested_captions
 from clipmem_core.review.selection import RANDOM, Selection, from_parameters
-from clipmem_core.review.tables import caption_keys, fetch_numbered, kept
+from clipmem_core.review.tables import caption_keys, fetch_numbered, find_row, kept
 from clipmem_core.review.wrong_captions import drawn_at_random, wrong_words
 from clipmem_core.scores.table import words
 
 PREFIX = "api/review"  # below the address of the app; none of Streamlit's own begins so
-SUGGESTIONS = 3
 AT_ONCE = 100  # pairs of one answer, and events of one batch
 MANY = 1000  # further pairs of one event
 LARGEST = 8_000_000  # bytes of a batch
 SIDES = {"small": SIDE, "full": FULL_SIDE}  # pixels of a picture, by what is asked for
 KEY = r"^\d{1,19}$"  # of captions
+CLIENT = r"^[0-9a-z]{8,64}$"
 CLOSED = {"Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin"}
 KEPT = {"Cache-Control": "private, max-age=600", "Cross-Origin-Resource-Policy": "same-origin"}
 JSON = "application/json"
@@ -49,22 +50,26 @@ _few_pictures = threading.BoundedSemaphore(WORKERS)
 _one_search = threading.Lock()  # a search goes through all captions: the next one waits, and pictures go on
 
 
+Number = Annotated[int, Field(strict=True, ge=1, lt=2**53)]  # a client's own, of its events
+
+
 class _Event(BaseModel):
     """One event as a browser sends it; a key has more digits than its numbers."""
 
-    number: int = Field(ge=1, lt=2**53)
+    number: Number
     kind: str
     pair_id: str = ""
     judged: str = Field("0", pattern=KEY)
     captions: tuple[str, ...] = ()
-    undoes: tuple[str, int] = ("", 0)
+    undoes: tuple[Annotated[str, Field(pattern=CLIENT)], Number] = ("", 0)
     others: tuple[tuple[str, Annotated[str, Field(pattern=KEY)]], ...] = Field((), max_length=MANY)
     tag: str = ""
+    seen: tuple[str, ...] | None = None
 
 
 class _Batch(BaseModel):
     audit: str
-    client: str = Field(pattern=r"^[0-9a-z]{8,64}$")
+    client: str = Field(pattern=CLIENT)
     events: list[_Event] = Field(min_length=1, max_length=AT_ONCE)
 
 
@@ -93,7 +98,10 @@ def routes() -> list[BaseRoute]:
 
 
 def explained(answer: Callable[..., Response]) -> Callable[..., Response]:
-    """Turn what can go wrong into an answer of one line; Starlette runs what is no coroutine in a thread."""
+    """Answer what goes wrong in one line; Starlette runs what is no coroutine in a thread.
+
+    A `_Refusal` is about the request and final. An `InputError` is about our files: 503, the client tries again.
+    """
 
     @functools.wraps(answer)
     def answered(*given: Any) -> Response:
@@ -102,7 +110,7 @@ def explained(answer: Callable[..., Response]) -> Callable[..., Response]:
         except _Refusal as refusal:
             return _told(str(refusal), refusal.status)
         except InputError as error:
-            return _told(one_line(error), 409)
+            return _told(one_line(error), 503)
 
     return answered
 
@@ -135,23 +143,25 @@ def _row(request: Request) -> int:
 
 
 def answer_queue(request: Request) -> Response:
-    """Answer with the rows in the order in which they are judged, and what is decided of any row by now."""
+    """Answer with the rows in the order in which they are judged, the one to begin with, and all that is decided."""
     audit, selection = _asked(request)
-    entry, decided = decided_rows(audit)
-    told = {"rows": queue_rows(audit, selection), "status": _status(audit, entry)}
-    return JSONResponse({"entry": entry, "decided": decided, **told}, headers=CLOSED)
+    entry, stands = decided_rows(audit)
+    first = find_row(audit, request.query_params.get("pair", ""))
+    told = {"rows": queue_rows(audit, selection), "first": first, "status": _status(audit, decided(audit))}
+    return JSONResponse({"entry": entry, "decided": stands, **told}, headers=CLOSED)
 
 
 def answer_changes(request: Request) -> Response:
     """Answer with what anybody decided after an entry of the log."""
     audit, _ = _asked(request)
-    entry, decided = changed_rows(audit, _numbers(request.query_params.get("entry", ""))[0])
-    return JSONResponse({"entry": entry, "decided": decided, "status": _status(audit, entry)}, headers=CLOSED)
+    entry, stands = changed_rows(audit, _numbers(request.query_params.get("entry", ""))[0])
+    told = {"entry": entry, "decided": stands, "status": _status(audit, decided(audit))}
+    return JSONResponse(told, headers=CLOSED)
 
 
-@kept(16, SCORES)
-def _status(audit: Audit, entry: int) -> str:
-    """Return how many captions were found wrong up to an entry of the log and what is left; what is likely before."""
+@functools.lru_cache(16)
+def _status(audit: Audit, now: Codes) -> str:
+    """Return how many captions were found wrong until now and what is left; what is likely before."""
     return wrong_words(audit)[0]
 
 
@@ -176,7 +186,7 @@ def _pair(card: PairCard, judged: str, order: str, at_random: bool) -> dict[str,
         "judged": judged,
         "captions": card.captions,
         "label": card.label or "",
-        "score": f"{words(order)} {number(score)}{' · drawn at random' if at_random else ''}",
+        "score": f"{words(order)} {number(score)}{' · random spot check' if at_random else ''}",
         "decision": said.decision if said else None,
         "recaptioned": said.captions if said else (),
         "note": said.note if said else "",
@@ -199,7 +209,7 @@ def answer_picture(request: Request) -> Response:
 
 
 def answer_suggestions(request: Request) -> Response:
-    """Answer with the captions of other pairs that members which never saw a row's pair find closest to its picture.
+    """Answer with captions of other pairs that members which never saw a row's pair suggest for it.
 
     An audit need not have what that takes, so a search that cannot be made is an answer too.
     """
@@ -215,13 +225,13 @@ def answer_suggestions(request: Request) -> Response:
 
 @kept(512, PAIRS, MEMBERSHIP)
 def _suggestions(audit: Audit, row: int) -> dict[str, Any]:
-    chosen = chosen_captions(audit, row, k=SUGGESTIONS)
-    others = cards(audit, [place for place, _ in chosen.choices])
-    choices = [
-        {"captions": other.captions, "cosine": number(cosine)}
-        for other, (_, cosine) in zip(others, chosen.choices, strict=True)
-    ]
-    return {"members": len(chosen.members), "own": number(chosen.own), "choices": choices}
+    found = suggested_captions(audit, row)
+    return {
+        "members": len(found.members),
+        "own": [value if math.isfinite(value) else None for value in found.own],
+        "choices": [{"caption": each.caption, "cosine": each.cosine} for each in found.choices],
+        "quality": QUALITY,
+    }
 
 
 async def take_events(request: Request) -> Response:

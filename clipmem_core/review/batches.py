@@ -1,11 +1,11 @@
 """Decisions and tags that a browser tells in batches: stored in its order, each once however often it is sent."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
 
 from clipmem_core.config import InputError
-from clipmem_core.review.decisions import Review, captions_to_store
+from clipmem_core.review.decisions import Review, captions_to_store, standing
 from clipmem_core.review.log import add_decision, add_told, add_undo, told_before, writing
 from clipmem_core.review.tables import caption_keys
 from clipmem_core.review.tags import TAG, UNTAG, add_tag, tag_fault
@@ -28,6 +28,7 @@ class Told:
     undoes: tuple[str, int] = ("", 0)  # client and number of what an undo takes back
     others: tuple[tuple[str, int], ...] = ()  # further pairs, each with the key of its captions
     tag: str = ""  # the word to put on the pairs, or to take off
+    seen: tuple[str, ...] | None = None  # what the client saw decided, see `standing`; None takes whatever stands
 
     @property
     def pairs(self) -> dict[str, int]:
@@ -54,7 +55,8 @@ def store(review: Review, client: str, batch: Sequence[Told], *, audit: str) -> 
 
     Returns:
         What was refused, now or when it was told first: a decision on captions that the pair does not have, on no
-        pair of the audit, without the captions that it needs; an undo of what does not stand any more.
+        pair of the audit, without the captions that it needs, or where another one stands than the client saw; an undo
+        of what does not stand any more.
 
     Raises:
         InputError: the log cannot be written; nothing of the batch is stored then.
@@ -77,7 +79,7 @@ def _add(log: Connection, told: Told, keys: dict[str, int], audit: str) -> tuple
     """Return the event that was added, or 0 and why there is none; a tag is none."""
     if told.kind == UNDO:
         return _undo(log, *told.undoes)
-    if why := _fault(told, keys):
+    if why := _fault(told, keys) or _overtaken(log, told):
         return 0, why
     if told.kind in (TAG, UNTAG):
         add_tag(log, told.pairs, told.tag, on=told.kind == TAG)
@@ -103,15 +105,14 @@ def _fault(told: Told, keys: dict[str, int]) -> str:
         captions_to_store(_decision(told), told.captions)
     except InputError as error:
         return str(error)
-    return "" if _are_sound(told.captions) else "a caption has half a character, which no file can hold: take it out"
+    return ""
 
 
-def _are_sound(captions: Iterable[str]) -> bool:
-    try:
-        "".join(captions).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _overtaken(log: Connection, told: Told) -> str:
+    """Return what was decided on the pair since the client saw it; empty where nothing was."""
+    if told.seen is None or (stands := standing(log, told.pair_id, told.judged)) == told.seen:
+        return ""
+    return f"just marked {(stands or ('undecided',))[0].capitalize()} in another tab"
 
 
 def _undo(log: Connection, client: str, number: int) -> tuple[int, str]:

@@ -42,6 +42,7 @@ from clipmem_core.review.tables import (
     caption_keys,
     count_pairs_of,
     fetch_columns,
+    sound,
     version_of,
 )
 
@@ -312,6 +313,18 @@ class Review:
             return fetch(log, _ENTRIES, (int(entry),))
 
 
+def standing(log: Connection, pair_id: str, judged: int) -> tuple[str, ...]:
+    """Return the decision that stands for a pair with captions of a key, and after a recaption the new captions.
+
+    Returns:
+        Empty where the pair is undecided.
+    """
+    last = "SELECT max(entry) FROM standing WHERE pair_id = ? AND judged IN (0, ?)"
+    for _, _, decision, captions, *_ in fetch(log, f"{_DECISIONS} WHERE entry.id = ({last})", (pair_id, judged)):
+        return (decision, *json.loads(captions)) if decision else ()
+    return ()
+
+
 def open_review(audit: Audit) -> Review:
     """Return the decisions on the data set of an audit.
 
@@ -346,6 +359,8 @@ def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
         raise InputError(f"decision {decision!r} is unknown: choose {', '.join(CHOICES)} or none")
     if captions and decision != RECAPTION:
         raise InputError(f"captions belong to a {RECAPTION}, not to {decision or 'no decision'}: leave them out")
+    if any("\0" in caption or sound(caption) != caption for caption in captions):
+        raise InputError("a caption has a NUL character or half a character, which not every file can hold: delete it")
     given = [caption.strip() for caption in captions if caption.strip()]
     if decision == RECAPTION and not given:
         raise InputError(f"a {RECAPTION} needs a caption: write at least one that is not blank")
@@ -375,7 +390,7 @@ def _row(
     return pair_id, decision, captions, note or "", time, audit, away[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Codes:
     """What was decided of each pair, one of `CODES`: int8 [n_pairs], not to be written to; bool [n_pairs] where that
     tells nothing of whether its captions are right.

@@ -44,4 +44,4 @@ def taken(page: Any) -> list[tuple[str, str]]:
 
 
 def all_stored(page: Any) -> None:
-    page.locator(".stored", has_text="all stored").wait_for()
+    page.locator(".stored", has_text="saved").wait_for()

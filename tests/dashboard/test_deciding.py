@@ -235,12 +235,12 @@ def test_the_box_holds_the_captions_stores_other_ones_and_brings_them_back(copy:
     assert caption_box(app).splitlines() == audit.pairs["captions"][50].tolist()
     for text, said in ((" \n ", "at least one caption"), (None, "these are the captions it has")):
         caption_box(app, text if text else "\n".join(audit.pairs["captions"][50]))
-        press(app, "Recaption")
+        press(app, "Change caption")
         assert said in toasts(app)
         assert current(audit, pair_id) is None
         assert app.query_params["pair"] == pair_id
     caption_box(app, "  a   boat \n\n <b>two</b>\n")
-    press(app, "Recaption")
+    press(app, "Change caption")
     stored = current(audit, pair_id)
     assert stored is not None
     assert (stored.decision, stored.captions) == ("recaption", ("a boat", "<b>two</b>"))

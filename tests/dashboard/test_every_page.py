@@ -60,7 +60,7 @@ READERS: dict[str, Callable[[Audit], Any]] = {
     "members": mapped_members,
     "means": lambda audit: score_breakdown.mean_terms(audit, 0),
     "terms": lambda audit: score_breakdown.member_terms(audit, 0),
-    "choices": lambda audit: score_breakdown.chosen_captions(audit, 0, k=5),
+    "choices": lambda audit: score_breakdown.suggested_captions(audit, 0),
     "nearest": lambda audit: nearest(audit, 0, by="image", member="r0-f0", k=3),
     "noise": read_noise,
     "decisions": count_decisions,

@@ -11,14 +11,15 @@ from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit, write_json, write_table
 from clipmem_core.dashboard.numbers import number
 from clipmem_core.dashboard.pair import side_names, terms_sentence
-from tests.dashboard.test_deciding import press
+from clipmem_core.review import score_breakdown
+from tests.dashboard.test_deciding import current, press
 from tests.dashboard.test_pages import open_page, texts
 from tests.made_audit import HOSTILE
 from tests.made_fixtures import Copy
 
 PAIR = "pages/pair.py"
 NAMES = {"ensemble": ["r0-f0", "r0-f1", "r1-f0", "r1-f1"]}
-SEEN_BY_ALL = "Every member saw this pair"
+SEEN_BY_ALL = "every model saw this pair"
 
 
 def true_membership(audit: Audit, names: list[str]) -> pd.DataFrame:
@@ -84,8 +85,12 @@ def test_a_pair_of_any_group_opens(whole: Callable[..., Audit], protocol: str, g
     assert (SEEN_BY_ALL in shown(app)) == (group == "shared")
 
 
-def test_a_link_opens_its_pair_with_all_that_is_known_of_it(whole: Callable[..., Audit]) -> None:
+def test_a_link_opens_its_pair_with_all_that_is_known_of_it(
+    whole: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch
+) -> None:
     audit = whole()
+    monkeypatch.setattr(score_breakdown, "LEAST", 0)
+    monkeypatch.setattr(score_breakdown, "LEAD", 0)
     app = open_page(PAIR, audit="made", order="clipmem", pair="images/020.png")
     pair, score = audit.pairs.iloc[20], audit.scores.iloc[20]
     facts = {*pair["captions"], f"label: {pair['label']}", f"{pair['width']} × {pair['height']} pixels"}
@@ -97,10 +102,15 @@ def test_a_link_opens_its_pair_with_all_that_is_known_of_it(whole: Callable[...,
     assert members["member"].tolist() == list(audit.record.members)
     assert members["trained"].tolist() == audit.membership.loc[20, list(audit.record.members)].tolist()
     use = next(button for button in app.button if button.label == "Use")
-    row = int(use.key.split("-")[-1])
+    row, worst = int(use.key.split("-")[-1]), score_breakdown.suggested_captions(audit, 20).worst
     use.click().run()
-    assert app.text_area[0].value == "\n".join(" ".join(caption.split()) for caption in audit.pairs["captions"][row])
-    assert row != 20
+    lines = app.text_area[0].value.split("\n")
+    own, other = ([" ".join(caption.split()) for caption in audit.pairs["captions"][at]] for at in (20, row))
+    assert lines[worst] in other
+    assert [line for place, line in enumerate(lines) if place != worst] == [
+        line for place, line in enumerate(own) if place != worst
+    ]
+    assert current(audit, "images/020.png") is None  # saved only when that is asked for
 
 
 @pytest.mark.parametrize(
@@ -218,7 +228,7 @@ def test_without_members_files_the_rest_is_shown_and_each_gap_is_one_line(whole:
     gaps = [text for text in texts(app) if "cannot be shown" in text]
     assert [gap.split(" cannot")[0] for gap in gaps] == [
         "Members one by one",
-        "Their choices",
+        "Suggestions",
         "Nearest pictures",
         "Nearest captions",
     ]

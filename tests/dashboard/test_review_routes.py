@@ -1,6 +1,7 @@
 """What the page Review asks of the server: answers, and what is refused of whom."""
 
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.testclient import TestClient
 
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.dashboard.review_routes import AT_ONCE, LARGEST, PREFIX, routes
+from clipmem_core.review import score_breakdown
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.tags import known_tags
 from tests.made_audit import HOSTILE
@@ -18,6 +20,7 @@ from tests.review.embedded import embed
 
 OWN = {"Origin": "http://testserver", "Content-Type": "application/json"}
 CLIENT = "0123456789abcdef"
+BAD_UNDOES: list[object] = [["\ud800", 1], [CLIENT, 2**70], [CLIENT, True], [CLIENT], "x", ["", 0]]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def ask(server: TestClient, name: str, **parameters: object) -> Any:  # noqa: AN
 
 def send(server: TestClient, *events: dict[str, object], headers: dict[str, str] = OWN, **others: object) -> Any:  # noqa: ANN401
     batch = {"audit": "made", "client": CLIENT, "events": list(events), **others}
-    return server.post(f"/{PREFIX}/events", headers=headers, json=batch)
+    return server.post(f"/{PREFIX}/events", headers=headers, content=json.dumps(batch))
 
 
 def event(pair: dict[str, object], number: int, kind: str = "keep", **more: object) -> dict[str, object]:
@@ -54,6 +57,9 @@ def test_the_queue_its_pairs_and_pictures_as_the_browser_asks_for_them(server: T
     pairs = ask(server, "pairs", order="misfit", rows=f"{queue['rows'][0]},1,0")
     assert [pair["row"] for pair in pairs] == [queue["rows"][0], 1, 0]
     assert pairs[2]["captions"][0] == HOSTILE[0]
+    checked = ask(server, "queue", order="random")["rows"]
+    assert sorted(checked) == sorted(queue["rows"])
+    assert "spot check" in ask(server, "pairs", order="random", rows=str(checked[0]))[0]["score"]
     assert "planted" not in str(pairs)
     assert pairs[0]["score"] == f"misfit {audit.scores['misfit'].max():.2f}"
     picture = server.get(f"/{PREFIX}/picture", params={"audit": "made", "row": 3})
@@ -77,13 +83,18 @@ def test_a_picture_that_cannot_be_read_is_a_grey_square_with_its_reason(server: 
     assert Image.open(io.BytesIO(picture.content)).getpixel((0, 0)) == (150, 150, 150)
 
 
-def test_suggestions_are_the_captions_that_members_without_the_pair_would_choose(
-    server: TestClient, audit: Audit
+def test_suggestions_are_single_captions_of_other_pairs_and_none_in_a_small_audit(
+    server: TestClient, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert ask(server, "suggestions", row=3)["choices"] == []
+    monkeypatch.setattr(score_breakdown, "LEAST", 0)
+    monkeypatch.setattr(score_breakdown, "LEAD", 0)
     found = ask(server, "suggestions", row=2)
     captions = audit.pairs["captions"].map(list).tolist()
     assert len(found["choices"]) == 3
-    assert all(choice["captions"] in captions and choice["captions"] != captions[2] for choice in found["choices"])
+    assert all(choice["caption"] in sum(captions, []) for choice in found["choices"])
+    assert not {choice["caption"] for choice in found["choices"]} & set(captions[2])
+    assert len(found["own"]) == len(captions[2])
     assert "has no row 1000" in ask(server, "suggestions", row=1000)["fault"]
     external = int((audit.scores["group"] == "scored").sum())
     assert ask(server, "suggestions", row=external)["members"] == 4
@@ -99,6 +110,34 @@ def test_events_are_stored_once_in_their_order_and_seen_by_others(server: TestCl
     assert ask(server, "queue")["decided"] == {"20": "keep", "22": "recaption"}
     assert ask(server, "pairs", rows=22)[0]["recaptioned"] == ["a crow"]
     assert open_review(audit).count_events() == 4
+
+
+def test_a_decision_on_what_another_tab_has_decided_since_is_refused_for_good(server: TestClient, audit: Audit) -> None:
+    first, second = ask(server, "pairs", rows="20,21")
+    open_review(audit).decide([first["pair_id"]], "remove")
+    for _ in range(2):
+        told = send(server, event(first, 1, seen=[]), event(second, 2, seen=[])).json()
+        assert (told["stored"], list(told["refused"])) == (2, ["1"])
+    assert ask(server, "queue")["decided"] == {"20": "remove", "21": "keep"}
+
+
+def test_the_line_of_what_was_found_is_that_of_the_last_decision_also_in_another_log(
+    server: TestClient, audit: Audit
+) -> None:
+    first, second = ask(server, "pairs", rows="20,21")
+    assert send(server, event(first, 1), event(second, 2, "remove")).status_code == 200
+    assert ask(server, "changes", entry=0)["status"].startswith("1 of 2 ")
+    assert send(server, event(second, 3, "undo", undoes=[CLIENT, 2])).status_code == 200
+    assert ask(server, "changes", entry=2)["status"].startswith("0 of 1 ")
+    open_review(audit).path.unlink()
+    assert " of " not in ask(server, "changes", entry=3)["status"][:6]
+    assert send(server, event(first, 1, "remove"), event(second, 2, "remove")).status_code == 200
+    assert ask(server, "changes", entry=0)["status"].startswith("2 of 2 ")
+
+
+def test_the_queue_says_which_row_a_pair_of_the_address_has(server: TestClient, audit: Audit) -> None:
+    assert ask(server, "queue", pair=audit.pairs["pair_id"][20])["first"] == 20
+    assert ask(server, "queue", pair="absent")["first"] is None
 
 
 def test_many_pairs_and_their_tags_come_in_one_event(server: TestClient, audit: Audit) -> None:
@@ -147,6 +186,8 @@ def test_another_site_stores_nothing(server: TestClient, audit: Audit, headers: 
         {"events": [{"number": 0, "kind": "keep"}]},
         {"events": [{"number": 1, "kind": "keep", "judged": "x"}]},
         {"events": [{"number": 1, "kind": ["keep"]}]},
+        {"events": [{"number": True, "kind": "keep"}]},
+        *({"events": [{"number": 1, "kind": "undo", "undoes": wrong}]} for wrong in BAD_UNDOES),
         {"events": [{"number": n, "kind": "keep"} for n in range(1, AT_ONCE + 2)]},
         {"client": "'; DROP TABLE told"},
         {"audit": None},
@@ -180,7 +221,7 @@ def test_rows_and_entries_that_cannot_be_are_refused(server: TestClient, audit: 
             assert server.get(f"/{PREFIX}/{path}", params=given).status_code == 400, (path, value)
     for path, parameter in (("pairs", "rows"), ("picture", "row")):
         refused = server.get(f"/{PREFIX}/{path}", params={"audit": "made", parameter: 1000})
-        assert refused.status_code == 409
+        assert refused.status_code == 503
         assert "has no row 1000" in refused.json()["error"]
 
 
@@ -190,7 +231,7 @@ def test_a_broken_log_is_told_in_one_line_and_takes_nothing(server: TestClient, 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"not a log" * 1000)
     refused = send(server, event(pair, 1))
-    assert refused.status_code == 409
+    assert refused.status_code == 503  # the browser tries again
     assert str(path) in refused.json()["error"]
     assert "\n" not in refused.json()["error"]
     path.unlink()

@@ -66,10 +66,9 @@ def test_what_is_sent_twice_is_stored_once_and_answered_alike(audit: Audit, revi
             "a recaption needs a caption: write at least one that is not blank",
         ),
         ({"captions": ("a crow",)}, "captions belong to a recaption, not to keep: leave them out"),
-        (
-            {"kind": "recaption", "captions": ("half \ud800",)},
-            "a caption has half a character, which no file can hold: take it out",
-        ),
+        ({"kind": "recaption", "captions": ("half \ud800",)}, "half a character"),
+        ({"kind": "recaption", "captions": ("a crow", "a NUL \0")}, "NUL"),
+        ({"seen": ("remove",)}, "just marked Undecided in another tab"),
         ({"kind": "undo", "undoes": (CLIENT, 9)}, "what it undoes was not stored"),
     ],
 )
@@ -79,7 +78,9 @@ def test_what_cannot_be_stored_is_refused_with_its_reason_and_the_rest_is_stored
     given = {"kind": "keep", "pair_id": IDS[0]} | wrong
     batch = [told(audit, 1, "keep", IDS[1]), told(audit, 2, **given), told(audit, 3, "keep", IDS[2])]  # type: ignore[arg-type]
     receipt = store(review, CLIENT, batch, audit="made")
-    assert (receipt.stored, receipt.refused) == (3, {2: why})
+    assert receipt.stored == 3
+    assert list(receipt.refused) == [2]
+    assert why in receipt.refused[2]
     assert [pair for _, _, pair in history(review)] == IDS[1:]
 
 
@@ -98,6 +99,27 @@ def test_an_undo_takes_back_what_it_names_unless_somebody_decided_since(audit: A
     review.decide(IDS[:1], "remove")
     assert list(store(review, CLIENT, undo[2:], audit="made").refused) == [5]
     assert [kind for kind, _, _ in history(review)] == ["decide", "decide", "undo", "decide"]
+
+
+def test_a_decision_is_refused_where_another_stands_than_the_client_saw(audit: Audit, review: Review) -> None:
+    crow = {"captions": ("a crow",)}
+    batch = [
+        told(audit, 1, "recaption", seen=(), **crow),
+        told(audit, 2, "keep", seen=("recaption", "a crow")),  # its own, of this very batch
+        Told(3, "undo", undoes=(CLIENT, 2)),
+        told(audit, 4, "remove", seen=("recaption", "a crow")),
+    ]
+    assert store(review, CLIENT, batch, audit="made").refused == {}
+    late = [told(audit, 1, "keep", seen=()), told(audit, 2, "keep", seen=("recaption", "a crow"))]
+    for _ in range(2):  # sent again, it is answered alike
+        refused = store(review, "another tab", late, audit="made").refused
+        assert list(refused) == [1, 2]
+        assert "Remove" in refused[1]
+    assert store(review, "another tab", [told(audit, 3, "keep", seen=("remove",))], audit="made").refused == {}
+    review.decide(["images/010.png"], "recaption", captions=["a rook"])
+    other = [told(audit, 4, "keep", seen=("recaption", "a crow")), told(audit, 5, "keep", seen=("recaption", "a rook"))]
+    assert list(store(review, "another tab", other, audit="made").refused) == [4]
+    assert [decision for _, decision, _ in history(review)[-2:]] == ["recaption", "keep"]
 
 
 def test_an_undo_in_the_batch_of_what_it_undoes(audit: Audit, review: Review) -> None:

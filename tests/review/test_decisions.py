@@ -131,6 +131,7 @@ def test_what_was_said_since_a_pair_was_shown_is_reported_and_nothing_is_lost(re
         ({"note": "\udc80"}, "half a character"),
         ({"audit": "\udc80"}, "half a character"),
         ({"decision": RECAPTION, "captions": ["\udc80"]}, "half a character"),
+        ({"decision": RECAPTION, "captions": ["a", "before\0after"]}, "NUL"),
     ],
 )
 def test_what_cannot_be_decided_is_refused_in_one_line_and_leaves_nothing(
@@ -145,10 +146,10 @@ def test_what_cannot_be_decided_is_refused_in_one_line_and_leaves_nothing(
 
 def test_every_text_comes_back_as_it_was(review: Review) -> None:
     for text in (*HOSTILE, "before\0after", "\0", "' OR 1=1; --", "?", "\u2028\r\n\t", "'", '"', "[]"):
-        before = review.position()
-        review.decide([text, text + "x"], RECAPTION, captions=[text, "x" + text + "x"], note=text, audit=text)
+        before, caption = review.position(), text.replace("\0", "")
+        review.decide([text, text + "x"], RECAPTION, captions=[caption, f"x{caption}x"], note=text, audit=text)
         found = review.current(text)
-        stripped = [caption for caption in (text.strip(), "x" + text + "x") if caption]
+        stripped = [own for own in (caption.strip(), f"x{caption}x") if own]
         assert (found.pair_id, list(found.captions), found.note) == (text, stripped, text)
         row = review.table().iloc[1]
         assert (row["pair_id"], row["captions"], row["note"], row["audit"]) == (text, stripped, text, text)

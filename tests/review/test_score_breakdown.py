@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,7 +7,8 @@ import pytest
 from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import InputError
-from clipmem_core.review.score_breakdown import Chosen, chosen_captions, mean_terms, member_terms
+from clipmem_core.review import score_breakdown
+from clipmem_core.review.score_breakdown import Suggested, mean_terms, member_terms, suggested_captions
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.in_out import in_side
 from clipmem_core.scores.membership import Membership
@@ -51,23 +54,22 @@ def test_sides_are_the_protocols_and_trained_is_the_truth(audit: Audit) -> None:
         assert not found["trained"].any()
 
 
-def slowly_chosen(audit: Audit, vectors: Embeddings, row: int, k: int) -> Chosen:
-    """The definition, pair by pair and member by member."""
-    texts = [set(captions) for captions in audit.pairs["captions"]]
-    saw = audit.membership.iloc[row]
-    strangers = [name for name in vectors if not saw[name]]
-    mean = {}
-    for other in range(len(texts)):
+@pytest.fixture
+def open_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Suggestions are shown whatever they lead by, in audits of any size."""
+    monkeypatch.setattr(score_breakdown, "LEAD", -math.inf)
+    monkeypatch.setattr(score_breakdown, "LEAST", 0)
+
+
+def slowly_scored(audit: Audit, vectors: Embeddings, row: int) -> tuple[list[str], np.ndarray]:
+    """The members that never saw a pair; mean cosines of its picture with captions and pictures, pair by pair."""
+    strangers = [name for name in vectors if not audit.membership.iloc[row][name]]
+    found = np.zeros((2, len(audit.pairs)))
+    for side, other in np.ndindex(found.shape):
         a = [vectors[name][0][row].astype(float) for name in strangers]
-        b = [vectors[name][1][other].astype(float) for name in strangers]
-        cosine = [x @ y / np.sqrt((x @ x) * (y @ y)) for x, y in zip(a, b, strict=True)]
-        mean[other] = sum(cosine) / len(cosine)
-    choices: list[tuple[int, float]] = []
-    for other in sorted(mean, key=lambda other: -mean[other]):
-        known = [texts[row], *(texts[chosen] for chosen, _ in choices)]
-        if texts[other] not in known and len(choices) < k:
-            choices.append((other, pytest.approx(mean[other], abs=1e-6)))
-    return Chosen(tuple(strangers), tuple(choices), pytest.approx(mean[row], abs=1e-6))
+        b = [vectors[name][1 - side][other].astype(float) for name in strangers]
+        found[side, other] = np.mean([x @ y / np.sqrt((x @ x) * (y @ y)) for x, y in zip(a, b, strict=True)])
+    return strangers, found
 
 
 def rows_with_strangers(audit: Audit) -> list[int]:
@@ -75,29 +77,69 @@ def rows_with_strangers(audit: Audit) -> list[int]:
     return [*np.flatnonzero(~members_of(audit).trained.all(axis=0))[5:60:20].tolist(), 99]
 
 
-def test_chosen_captions_are_those_of_a_slow_search(audit: Audit) -> None:
+def write_captions(audit: Audit, captions: list[list[str]]) -> None:
+    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(captions=pd.Series(captions)))
+
+
+@pytest.mark.usefixtures("open_gate")
+def test_suggestions_are_those_of_a_slow_search(audit: Audit) -> None:
     vectors = embed(audit)
+    captions = [[f"caption {row // 2}"] for row in range(100)]  # each is there twice
+    write_captions(audit, captions)
     for row in rows_with_strangers(audit):
-        for k in (1, 4, 100):
-            assert chosen_captions(audit, row, k=k) == slowly_chosen(audit, vectors, row, k)
+        strangers, (text, image) = slowly_scored(audit, vectors, row)
+        wanted = list[tuple[int, str]]()
+        for other in np.argsort(-(text + image)).tolist():
+            if captions[other] not in (captions[row], *([caption] for _, caption in wanted)):
+                wanted.append((other, captions[other][0]))
+        found = suggested_captions(audit, row, k=3)
+        assert [(each.row, each.caption) for each in found.choices] == wanted[:3]
+        assert [each.cosine for each in found.choices] == pytest.approx(text[[other for other, _ in wanted[:3]]])
+        assert (found.members, found.own) == (tuple(strangers), (pytest.approx(text[row], abs=1e-6),))
         terms = member_terms(audit, row)
-        assert chosen_captions(audit, row, k=1).own == pytest.approx(terms.loc[~terms["trained"], "similarity"].mean())
+        assert found.own[0] == pytest.approx(terms.loc[~terms["trained"], "similarity"].mean())
 
 
-def test_captions_that_are_everywhere_are_chosen_once_and_never_beside_themselves(copy: Copy) -> None:
+@pytest.mark.usefixtures("open_gate")
+def test_a_suggestion_is_one_caption_of_a_pair_the_one_that_fits_its_own_picture_best(copy: Copy) -> None:
     audit = copy()
     embed(audit)
-    pairs = audit.pairs
-    pairs["captions"] = pd.Series([["a house"]] * 97 + [["a dog"], ["a house", "a house"], ["a cat"]])
-    write_table(audit.folder / "pairs.parquet", pairs)
-    assert sorted(row for row, _ in chosen_captions(audit, 4, k=5).choices) == [97, 99]
-    choices = [row for row, _ in chosen_captions(audit, 99, k=5).choices]
-    assert len(choices) == 2
-    assert 97 in choices
+    write_captions(audit, [[f"poor {row}", f"best {row}", f"fair {row}"] for row in range(100)])
+    table = pd.DataFrame({"pair_id": audit.pairs["pair_id"].repeat(3), "caption": [0, 1, 2] * 100, "misfit": 0.0})
+    write_table(audit.folder / "captions.parquet", table.assign(similarity_out=[-0.5, 0.5, np.nan] * 100, odd=False))
+    found = suggested_captions(audit, 99)
+    assert len(found.choices) == 3
+    assert all(each.caption == f"best {each.row}" for each in found.choices)
+    own = member_terms(audit, 99)["similarity"].mean()
+    assert found.own == (-0.5, 0.5, pytest.approx(own))  # the pair's own fit where a caption has none
+    assert found.worst == 0
+
+
+def test_only_what_leads_the_tenth_is_suggested_and_nothing_in_a_small_audit(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = copy()
+    vectors = embed(audit)
+    write_captions(audit, [[f"caption {row}"] for row in range(100)])
+    assert suggested_captions(audit, 99).choices == ()
+    monkeypatch.setattr(score_breakdown, "LEAST", 100)
+    score = slowly_scored(audit, vectors, 99)[1].sum(axis=0)
+    best = np.sort(np.delete(score, 99))[::-1]
+    for shown in (0, 1, 2):
+        monkeypatch.setattr(
+            score_breakdown, "LEAD", (best[max(shown - 1, 0)] + best[shown]) / 2 - best[9] + (not shown)
+        )
+        assert len(suggested_captions(audit, 99).choices) == shown
+
+
+@pytest.mark.usefixtures("open_gate")
+def test_a_pair_that_every_member_saw_has_no_suggestion(copy: Copy) -> None:
+    audit = copy()
+    embed(audit)
     membership = audit.membership
     membership.loc[8, membership.columns[2:]] = True
     write_table(audit.folder / "membership.parquet", membership)
-    assert chosen_captions(audit, 8, k=3) == Chosen(members=(), choices=(), own=None)
+    assert suggested_captions(audit, 8) == Suggested()
 
 
 def test_the_row_of_the_scores_has_every_column_and_none_for_what_is_missing(copy: Copy) -> None:
@@ -123,24 +165,20 @@ def test_what_cannot_be_taken_apart_is_named(copy: Copy) -> None:
     with pytest.raises(InputError, match="audit 'made' has no row 100 in its scores"):
         mean_terms(audit, 100)
     for row in (-1, 100):
-        for read in (member_terms, chosen):
+        for read in (member_terms, suggested_captions):
             with pytest.raises(InputError, match=f"audit 'made' has no row {row}, only 100"):
                 read(audit, row)
     for side in ("image", "text"):
         path = audit.member("r1-f0") / f"{side}.faiss"
         whole = path.read_bytes()
         write_index(path, vectors["r1-f0"][0][:90])
-        for read, at in ((member_terms, 3), (chosen, 99)):
+        for read, at in ((member_terms, 3), (suggested_captions, 99)):
             with pytest.raises(InputError, match=rf"r1-f0/{side}\.faiss has 90 rows and the audit 100: delete it"):
                 read(audit, at)
         path.write_bytes(whole)
     path.unlink()
     with pytest.raises(InputError, match=r"r1-f0/text\.faiss is missing: run the audit again"):
         member_terms(audit, 3)
-
-
-def chosen(audit: Audit, row: int) -> Chosen:
-    return chosen_captions(audit, row, k=3)
 
 
 def test_a_membership_that_does_not_do_is_named(copy: Copy) -> None:
@@ -159,16 +197,18 @@ def test_a_membership_that_does_not_do_is_named(copy: Copy) -> None:
             member_terms(audit, 3)
     path.unlink()
     with pytest.raises(InputError, match=r"membership\.parquet is missing: run the audit again"):
-        chosen(audit, 3)
+        suggested_captions(audit, 3)
 
 
-def test_a_picture_that_a_member_cannot_embed_has_no_choices(copy: Copy) -> None:
+@pytest.mark.usefixtures("open_gate")
+def test_a_picture_that_a_member_cannot_embed_has_no_suggestion(copy: Copy) -> None:
     audit = copy("paper")
     vectors = embed(audit)["f-0"][0]
     vectors[99] = np.nan
     write_index(audit.member("f-0") / "image.faiss", vectors)
-    found = chosen(audit, 99)
-    assert (found.choices, found.own, len(found.members)) == ((), None, 6)
+    found = suggested_captions(audit, 99)
+    assert (found.choices, found.worst, len(found.members)) == ((), 0, 6)
+    assert not np.isfinite(found.own).any()
 
 
 def test_a_config_without_its_seed_is_named(copy: Copy) -> None:

@@ -21,7 +21,7 @@ from clipmem_core.audits.store import CONFIG, Audit, read_json, write_json
 from clipmem_core.config import InputError
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import search
-from clipmem_core.review.score_breakdown import chosen_captions
+from clipmem_core.review.score_breakdown import suggested_captions
 from clipmem_core.review.search import (
     choose_member,
     cosines,
@@ -354,7 +354,7 @@ def test_a_caption_of_a_locked_audit_finds_its_own_pair_and_every_search_works_o
         rows, match = hits(locked_audit, Selection(**asked))
         assert len(rows) == len(match) == len(pairs)
     assert hits(locked_audit, Selection(like=pairs["pair_id"][row]))[0][0] == row
-    chosen = chosen_captions(locked_audit, row, k=3)
+    found = suggested_captions(locked_audit, row)
     out = [name for name in locked_audit.record.members if not locked_audit.membership[name][row]]
-    assert list(chosen.members) == out
+    assert list(found.members) == out
     assert nearest(locked_audit, row, by="text", k=2)[0][0] != row
