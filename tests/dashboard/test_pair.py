@@ -137,7 +137,7 @@ def test_clipmem_stands_beside_what_it_may_be_off_by(
 
 def test_misfit_is_explained_as_the_verdict_allows(copy: Copy) -> None:
     audit = copy()
-    for good, told in ((True, "High: probably the wrong caption."), (False, "High: low fit, not to be trusted here.")):
+    for good, told in ((True, "High: likely wrong captions."), (False, "High: low fit, not to be trusted here.")):
         check = {"name": "the members hardly generalise", "good": good}
         write_json(audit.folder / "verdict.json", audit.verdict | {"checks": [check]})
         app = open_page(PAIR, audit="made", pair="images/020.png")

@@ -126,7 +126,7 @@ def test_the_line_of_what_was_found_is_that_of_the_last_decision_also_in_another
 ) -> None:
     first, second = ask(server, "pairs", rows="20,21")
     assert send(server, event(first, 1), event(second, 2, "remove")).status_code == 200
-    assert ask(server, "changes", entry=0)["status"].startswith("1 of 2 ")
+    assert ask(server, "changes", entry=0)["status"].startswith("You changed or removed 1 of 2")
     assert send(server, event(second, 3, "undo", undoes=[CLIENT, 2])).status_code == 200
     assert ask(server, "changes", entry=2)["status"].startswith("0 of 1 ")
     open_review(audit).path.unlink()
