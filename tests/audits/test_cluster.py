@@ -76,7 +76,7 @@ def tasks(tmp_path: Path) -> Callable[..., list[Task]]:
 
 def soon(path: Path) -> str:
     """Return what a file says once it is there."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (path.is_file() and path.read_text()):
         assert time.monotonic() < deadline, f"{path} did not come"
         time.sleep(0.05)
@@ -125,7 +125,7 @@ def test_a_task_whose_machine_is_lost_is_run_on_another(machines: Any, tasks: Ca
 
 def process_of(module: str, data: Path) -> psutil.Process:
     """Return the process of a task in a data folder once there is one."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         for process in psutil.process_iter(["cmdline"]):
             command = process.info["cmdline"] or []

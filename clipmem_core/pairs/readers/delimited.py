@@ -28,7 +28,8 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
         InputError: the file is empty, or its columns cannot be told.
     """
     separator = _separator(options.csv_separator) or _sniff(path, options, tabbed=path.suffix.lower() == ".tsv")
-    if separator in _SPACED and any(re.search(f'{separator} +"', line) for line in read_lines(path, TABLE)):
+    opened = rf'{separator} +"[^"{separator}\r\n]'  # a cell in quotes after spaces
+    if separator in _SPACED and any(re.search(opened, line) for line in read_lines(path, TABLE)):
         separator += " "
     (_, header, fault), (_, first, _) = _start(path, separator)
     if not header:

@@ -44,7 +44,8 @@ def read(path: Path, folder: str) -> RawPairs:
 
 
 def write_bare_csv(path: Path, images: list[str]) -> Path:
-    pd.DataFrame({"filepath": images, "title": "x"}).to_csv(path.with_suffix(".csv"), index=False)
+    titles = ['a, "b"', "c, "]
+    pd.DataFrame({"filepath": images, "title": titles, "label": "d"}).to_csv(path.with_suffix(".csv"), index=False)
     return path.with_suffix(".csv")
 
 
