@@ -109,7 +109,7 @@ def draw_decision(audit: Audit, card: PairCard) -> None:
         icon = ":material/undo:"
         st.button("Undo", shortcut="U", icon=icon, key=f"undo-{view}", on_click=undo, args=(audit,), kwargs=press)
         st.session_state[GO_ON_TOGGLE] = st.session_state.get(GO_ON, True)
-        st.toggle("Go on after deciding", key=GO_ON_TOGGLE, on_change=keep_going_on)
+        st.toggle("Advance automatically", key=GO_ON_TOGGLE, on_change=keep_going_on)
     left, right = st.columns([2, 3])
     with left:
         _draw_stored(audit, card.pair_id, drawn=_entry(card.decision))

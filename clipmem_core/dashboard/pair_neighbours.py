@@ -34,7 +34,7 @@ TITLES = {IMAGE_SIDE: "Nearest pictures", TEXT_SIDE: "Nearest captions"}
 @st.fragment
 def draw_choices(audit: Audit, card: PairCard) -> None:
     """Draw the captions that the members which never saw the pair find closest to its picture."""
-    st.subheader("What members that never saw it would call it", anchor=False)
+    st.subheader("Better captions", anchor=False)
     with one_line_errors("Their choices"):
         with st.spinner("Looking through the captions…"):
             chosen = score_breakdown.chosen_captions(audit, card.row, k=CHOICES)
@@ -86,10 +86,10 @@ def _prefill(key: str, text: str) -> None:
 @st.fragment
 def draw_nearest(audit: Audit, card: PairCard) -> None:
     """Draw the pairs whose pictures, and those whose captions, a member finds most like this one's."""
-    st.subheader("Most like it", anchor=False)
+    st.subheader("Similar pairs", anchor=False)
     st.html(STYLE)
     st.caption("The numbers are cosines in the space of one member's encoders.")
-    member = st.selectbox("In the eyes of member", indexed_members(audit), key="nearest_member", width=260)
+    member = st.selectbox("Model", indexed_members(audit), key="nearest_member", width=260)
     for by, title in TITLES.items():
         st.markdown(f"**{title}**")
         with one_line_errors(title):
