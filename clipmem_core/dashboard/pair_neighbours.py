@@ -80,10 +80,10 @@ def _prefill(key: str, text: str) -> None:
 @st.fragment
 def draw_nearest(audit: Audit, card: PairCard) -> None:
     """Draw the pairs whose pictures, and those whose captions, a member finds most like this one's."""
-    st.subheader("Most like it", anchor=False)
+    st.subheader("Similar pairs", anchor=False)
     st.html(STYLE)
     st.caption("The numbers are cosines in the space of one member's encoders.")
-    member = st.selectbox("In the eyes of member", indexed_members(audit), key="nearest_member", width=260)
+    member = st.selectbox("Model", indexed_members(audit), key="nearest_member", width=260)
     for by, title in TITLES.items():
         st.markdown(f"**{title}**")
         with one_line_errors(title):

@@ -34,7 +34,7 @@ def events(review: Review) -> list[tuple[str, str, str | None]]:
 def open_pair(page: Any, address: str, *, slower: int = 1) -> None:
     page.goto(f"{address}/pair?audit={TRAINED}")
     settle(page)
-    page.get_by_text("Most like it").wait_for()
+    page.get_by_text("Similar pairs").wait_for()
     page.slower, page.session = slower, page.context.new_cdp_session(page)
     page.session.send(SLOW_DOWN, {"rate": slower})
 

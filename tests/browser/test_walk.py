@@ -120,7 +120,7 @@ def test_back_from_a_pair_its_card_is_in_sight(page: Any, address: str) -> None:
         check_pictures(page, at_least=24)
         card.locator(".caption").click()
         page.wait_for_url("**/pair?**")
-        page.get_by_text("Most like it").wait_for()
+        page.get_by_text("Similar pairs").wait_for()
         settle(page)
         turn()
         page.wait_for_url("**/browse?**")
