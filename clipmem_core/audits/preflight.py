@@ -37,7 +37,7 @@ from clipmem_core.audits.store import Audit, audits_folder, check_name, write_js
 from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder, fingerprint
 from clipmem_core.files import parse_json, read_json
 from clipmem_core.pairs.pictures import check_chunk
-from clipmem_core.pairs.table import RawPairs, read_source
+from clipmem_core.pairs.table import RawPairs, check_there, read_source
 from clipmem_core.pairs.workers import cores
 from clipmem_core.scores.membership import Membership
 
@@ -99,7 +99,8 @@ def refuse_at_once(request: Request) -> None:
     """
     check_name(request.name)
     if not request.source.strip():
-        raise InputError("no data set is given: choose one, or type its path")
+        raise InputError("no data set is given: type its path, or choose one")
+    check_there(request.source)
     check_config(request.config)
     job = audit_task(request.name).find()
     if job is not None and job.running:

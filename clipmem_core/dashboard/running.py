@@ -38,7 +38,7 @@ from clipmem_core.glossary import DRAWN, meaning
 FIRST = "scenes"
 FIRST_ARGUMENTS = ["scenes", "--name", FIRST]
 STAGES = {  # a running audit's
-    PREPARING: "Preparing: reads the data set and opens its pictures.",
+    PREPARING: "Preparing.",
     FEATURES: "Computing features with the locked towers.",
     TRAINING: "Training members.",
     SCORING: "Scoring pairs.",
@@ -101,9 +101,8 @@ def _draw_at_work(state: State) -> None:
     if state.job is None:
         return
     draw_said(state.job)
-    if st.button("Cancel", icon=":material/stop_circle:", help="You can resume it later; finished members are kept."):
-        cancel(state.job)
-        st.rerun()
+    told = "You can resume it later; finished members are kept."
+    st.button("Cancel", icon=":material/stop_circle:", help=told, on_click=cancel, args=(state.job,))
 
 
 def draw_said(job: Job) -> None:
@@ -165,7 +164,7 @@ def _resume(state: State) -> None:
 def _draw_members(state: State) -> None:
     audit, record = state.audit, state.audit.record
     members = all_progress(audit.folder, record.members)
-    if state.at_work and all(member.stage == "waiting" for member in members):
+    if all(member.stage == "waiting" for member in members):
         return
     st.progress(share_done(members), text=summary(members, at_work=state.at_work))
     table, curves = st.columns([3, 2], gap="medium")

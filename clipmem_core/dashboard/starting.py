@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -17,20 +17,23 @@ from clipmem_core.config import (
     PRESETS,
     SETS,
     AuditConfig,
+    InputError,
     SourceOptions,
     data_folder,
     preset_config,
     without_meaning,
 )
-from clipmem_core.dashboard.errors import explained_errors
+from clipmem_core.dashboard.address import draw_set
+from clipmem_core.dashboard.errors import draw_fault, explained_errors
 from clipmem_core.dashboard.plain import show_text
+from clipmem_core.exports.again import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
 from clipmem_core.pairs.debian.fetch import CAPTIONS_FILE, PACKAGES
-from clipmem_core.pairs.table import DRAWN
+from clipmem_core.pairs.table import DRAWN, check_there, lacks_captions
 
 CHECK = "check"  # parameter of the address: the key of the request that was checked
-OTHER_SOURCE = "another: a path, shards, or a hub name"
+TEMPLATE = "a photo of a {label}"
 MAIN = sorted((name for name, own in FIELDS.items() if own.main), key=lambda name: FIELDS[name].main)
 PROTOCOLS = FIELDS["protocol"].choices
 USUAL_REPEATS = 2
@@ -52,7 +55,7 @@ TOWERS = {"image": "sees pictures whole and as they are", "text": "reads caption
 def draw_request() -> Request:
     """Draw the choices and return what they ask for; a checked request of the address fills them in at first."""
     _fill_in()
-    source = _draw_source()
+    source, reading = _draw_source()
     preset_column, protocol_column, _ = st.columns([3, 2, 2])
     with preset_column:
         preset = _choose("Preset", list(PRESETS), DEFAULT_PRESET, help="What each is for stands below.")
@@ -62,6 +65,7 @@ def draw_request() -> Request:
     usual = dataclasses.replace(preset_config(preset), protocol=protocol)
     usual = dataclasses.replace(usual, **_draw_towers(usual))
     values, options = _draw_main(usual, drawn=source == DRAWN)
+    options |= reading
     with st.expander("Further settings", icon=":material/tune:"):
         idle = without_meaning(usual)
         left_out = {*MAIN, *idle, *(() if usual.lock_image else ("tower_size",))}
@@ -124,28 +128,53 @@ def _choose(label: str, options: list[str], default: str, *, help: str) -> str:
 
 
 def built_in_sources() -> list[str]:
-    """Return the sources that need no typing: the drawn set, and the sets that were fetched."""
-    folder = data_folder() / SETS
-    fetched = [path.parent for path in sorted(folder.glob(f"[!.]*/{CAPTIONS_FILE}"))]
-    return [DRAWN, *(str(path) for path in fetched if not re.fullmatch(rf"{DRAWN}-\d+-\d+", path.name))]
+    """Return the sources that need no typing: the drawn set, and what the data folder holds."""
+    drawn = re.compile(rf"{DRAWN}-\d+-\d+")
+    there = [path for path in sorted((data_folder() / SETS).glob("[!.]*")) if not (path / CLEANED).is_file()]
+    return [DRAWN, *(str(path) for path in there if not drawn.fullmatch(path.name))]
 
 
-def _draw_source() -> str:
-    options = [*built_in_sources(), OTHER_SOURCE]
-    if st.session_state.get("new-source") not in options:
-        st.session_state["new-source"] = DRAWN
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        told = f"scenes is the drawn set. {meaning(DRAWN_SET)}"
-        chosen = st.selectbox("Data set", options, key="new-source", persist_state="session", help=told)
-        for name in PACKAGES:
-            if str(data_folder() / SETS / name) not in options:
-                _draw_fetch(name)
-    if chosen != OTHER_SOURCE:
-        return chosen
-    help_text = "A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with captions, or owner/name."
-    return st.text_input(
-        "Path or name", key="new-path", help=help_text, placeholder="/data/pairs.csv", persist_state="session"
+def draw_path(key: str, offered: Sequence[str]) -> str:
+    """Draw the field for a data set and, below it, those that need no typing; return its path or name."""
+    typed = st.text_input(
+        "Path, URL or Hugging Face name",
+        key=key,
+        help="A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with captions, or owner/name.",
+        placeholder="/data/pairs.csv",
+        persist_state="session",
     ).strip()
+    try:
+        if typed and typed not in offered:
+            check_there(typed)
+    except InputError as error:
+        draw_fault("There is no such data set.", error)
+    draw_set(
+        st.pills,
+        "Or choose one",
+        offered,
+        key=f"{key}-offered",
+        value=typed if typed in offered else None,
+        take=lambda chosen: st.session_state.update({key: chosen or ""}),
+        format_func=lambda source: source.removeprefix(f"{data_folder() / SETS}/"),
+        help=f"{DRAWN} is the drawn set. {meaning(DRAWN_SET)}",
+    )
+    return typed
+
+
+def _draw_source() -> tuple[str, dict[str, Any]]:
+    """Draw the choice of a data set, and return it with the option of its reader that it needs."""
+    source = draw_path("new-path", built_in_sources())
+    with st.container(horizontal=True):
+        for name in PACKAGES:
+            if not (data_folder() / SETS / name / CAPTIONS_FILE).is_file():
+                with st.container(width="content", gap=None):
+                    _draw_fetch(name)
+    if not lacks_captions(source):
+        return source, {}
+    st.caption("These are folders of pictures without captions.")
+    if not st.toggle("Use folder names as captions", key="new-folder-names", persist_state="session"):
+        return source, {}
+    return source, {"caption_template": draw_field("caption_template", TEMPLATE, key="new-template")}
 
 
 @st.fragment(run_every=2)
@@ -154,9 +183,8 @@ def _draw_fetch(name: str) -> None:
     with explained_errors():
         job = fetch_task(name).find()
     if job is not None and job.running:
-        with st.container(width="content", gap=None):
-            st.caption(f"fetching {name}")
-            show_text(job.last_line, limit=60)
+        st.caption(f"Fetching {name}")
+        show_text(job.last_line, limit=60)
         return
     if (data_folder() / SETS / name / CAPTIONS_FILE).is_file():
         st.rerun()
@@ -254,12 +282,13 @@ def prefill(request: Request) -> None:
 
 
 def _widget_values(request: Request) -> dict[str, Any]:
-    config, known = request.config, built_in_sources()
+    config, template = request.config, request.config.source.caption_template
     preset = config.preset if config.preset in PRESETS else DEFAULT_PRESET
     repeats = config.members // config.folds if config.members and config.folds else USUAL_REPEATS
     values: dict[str, Any] = {
-        "new-source": request.source if request.source in known else OTHER_SOURCE,
         "new-path": request.source,
+        "new-folder-names": bool(template),
+        "new-template": template or TEMPLATE,
         "new-preset": preset,
         "new-protocol": config.protocol if config.protocol in PROTOCOLS else AuditConfig.protocol,
         "new-seeds": config.seeds,

@@ -12,7 +12,7 @@ from clipmem_core.config import SETS, InputError, SourceOptions
 from clipmem_core.pairs.readers.columnar import is_saved_folder, parquet_files, read_arrow_files, read_saved_folder
 from clipmem_core.pairs.readers.containers import JSON, is_url, read_file
 from clipmem_core.pairs.readers.delimited import read_delimited
-from clipmem_core.pairs.readers.folders import holds_pictures, read_folder
+from clipmem_core.pairs.readers.folders import has_class_folders, holds_pictures, read_folder
 from clipmem_core.pairs.readers.hub import fetch_from_hub, is_hub_name
 from clipmem_core.pairs.readers.json_files import is_coco, read_coco, read_json_list, read_jsonl
 from clipmem_core.pairs.readers.rows import Rows, check_rows, merge_rows
@@ -74,6 +74,30 @@ def read_source(
     return RawPairs(rows.root.absolute(), rows.format, total, _frame(pairs), _frame(quarantine))
 
 
+def check_there(source: str) -> None:
+    """Refuse a source that is no path, URL, pattern, set or name of a hub.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    named = source == DRAWN or is_url(source) or _is_pattern(source) or is_hub_name(source)
+    if not named and not Path(os.path.expanduser(source)).exists():
+        raise InputError(f"there is no {source!r}: give {FORMATS}")
+
+
+def lacks_captions(source: str) -> bool:
+    """Tell whether a source is class folders of pictures, without captions: `--caption-template` makes some."""
+    folder = Path(os.path.expanduser(source))
+    endings = {*_TABLES, ".json", ".tar", ".parquet"}
+    if not folder.is_dir() or any(path.suffix.lower() in endings for path in folder.iterdir()):
+        return False
+    return has_class_folders(folder)
+
+
+def _is_pattern(source: str) -> bool:
+    return "{" in source and source.endswith(".tar")
+
+
 def local_path(source: str, *, data: Path, stream: bool = False, say: Callable[[str], None] = lambda line: None) -> str:
     """Return where a data set is on this machine; what a URL names is fetched into the data folder first.
 
@@ -96,6 +120,7 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 
 def _read(source: str, options: SourceOptions, data: Path) -> Rows:
+    check_there(source)
     if source == DRAWN:
         return _read_drawn(options, data)
     path = Path(os.path.expanduser(source))  # a home that is nobody's stays as it is
@@ -103,14 +128,12 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
         return _read_folder(path, options)
     if path.is_file():
         return _read_file(path, options)
-    if "{" in source and source.endswith(".tar"):
+    if _is_pattern(source):
         return read_shards(expand_pattern(source), options)
     if path.exists():
         raise InputError(f"{source} is neither a folder nor a regular file: give {FORMATS}")
-    if is_hub_name(source):
-        file = fetch_from_hub(source, split=options.split, data=data)
-        return read_arrow_files([file], file.parent, options, kind="huggingface")
-    raise InputError(f"there is no {source!r}: give {FORMATS}")
+    file = fetch_from_hub(source, split=options.split, data=data)
+    return read_arrow_files([file], file.parent, options, kind="huggingface")
 
 
 def _read_drawn(options: SourceOptions, data: Path) -> Rows:

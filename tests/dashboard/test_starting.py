@@ -9,7 +9,6 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.preflight import Request
 from clipmem_core.audits.store import write_json
 from clipmem_core.config import AuditConfig, SourceOptions, preset_config
-from clipmem_core.dashboard import starting
 from clipmem_core.dashboard.starting import field_names
 from tests.dashboard.audits_page import PAGE, button, labels
 from tests.dashboard.test_pages import open_page, texts
@@ -22,8 +21,14 @@ def tiny(app: AppTest) -> AppTest:
     return app
 
 
+def of_scenes() -> AppTest:
+    app = open_page(PAGE, view="start")
+    app.text_input(key="new-path").set_value("scenes").run()
+    return app
+
+
 def test_without_an_audit_the_page_offers_to_start_one(calls: list[tuple[str, object]]) -> None:
-    app = tiny(open_page(PAGE))
+    app = tiny(of_scenes())
     assert app.segmented_control(key="view-start").value == "start"
     assert app.text_input(key="new-name").placeholder == "scenes"
     button(app, "Check").click().run()
@@ -33,10 +38,11 @@ def test_without_an_audit_the_page_offers_to_start_one(calls: list[tuple[str, ob
     assert app.query_params["check"] == request.key
 
 
-def test_what_is_typed_is_what_is_asked_for(calls: list[tuple[str, object]]) -> None:
+def test_what_is_typed_is_what_is_asked_for(calls: list[tuple[str, object]], tmp_path: Path) -> None:
+    path = tmp_path / "my pairs.csv"
+    path.touch()
     app = tiny(open_page(PAGE))
-    app.selectbox(key="new-source").select(starting.OTHER_SOURCE).run()
-    app.text_input(key="new-path").set_value("/some/my pairs.csv").run()
+    app.text_input(key="new-path").set_value(f" {path} ").run()
     app.segmented_control(key="new-protocol").select("paper").run()
     assert app.text_input(key="new-name").placeholder == "my-pairs-paper"
     app.number_input(key="new-seeds").set_value(3)
@@ -48,7 +54,7 @@ def test_what_is_typed_is_what_is_asked_for(calls: list[tuple[str, object]]) -> 
     button(app, "Check").click().run()
     request = calls[-1][1]
     assert request.arguments == [
-        "/some/my pairs.csv",
+        str(path),
         "--name=mine",
         "--preset=tiny",
         "--protocol=paper",
@@ -61,7 +67,7 @@ def test_what_is_typed_is_what_is_asked_for(calls: list[tuple[str, object]]) -> 
 
 
 def test_more_repeats_are_more_members(calls: list[tuple[str, object]]) -> None:
-    app = tiny(open_page(PAGE))
+    app = tiny(of_scenes())
     app.number_input(key="new-repeats").set_value(3)
     app.number_input(key="new-tiny-folds").set_value(4).run()
     button(app, "Check").click().run()
@@ -80,7 +86,7 @@ def test_more_repeats_are_more_members(calls: list[tuple[str, object]]) -> None:
 def test_a_wrong_setting_is_one_line_and_nothing_starts(
     calls: list[tuple[str, object]], key: str, value: object, message: str
 ) -> None:
-    app = tiny(open_page(PAGE))
+    app = tiny(of_scenes())
     kind = "text_input" if isinstance(value, str) else "number_input"
     getattr(app, kind)(key=key).set_value(value).run()
     button(app, "Check").click().run()
@@ -92,10 +98,32 @@ def test_a_wrong_setting_is_one_line_and_nothing_starts(
 
 def test_no_source_is_one_line(calls: list[tuple[str, object]]) -> None:
     app = open_page(PAGE)
-    app.selectbox(key="new-source").select(starting.OTHER_SOURCE).run()
     button(app, "Check").click().run()
-    assert "no data set is given: choose one, or type its path" in texts(app)
+    assert [text for text in texts(app) if text.startswith("no data set is given")]
     assert calls == []
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder", "<b>x</b>.csv", "~nobody/pairs.csv"])
+def test_an_unknown_path_is_one_line_before_anything_starts(calls: list[tuple[str, object]], path: str) -> None:
+    app = open_page(PAGE)
+    app.text_input(key="new-path").set_value(path).run()
+    assert len([text for text in texts(app) if text.startswith(f"there is no {path!r}")]) == 1
+    button(app, "Check").click().run()
+    assert calls == []
+
+
+def test_class_folders_without_captions_offer_their_names(calls: list[tuple[str, object]], tmp_path: Path) -> None:
+    for place in ("classes/cat/1.jpg", "classes/dog/2.jpg", "captioned/cat/1.jpg", "captioned/cat/1.txt"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    app = open_page(PAGE)
+    for path, offered in ((tmp_path / "captioned", 0), (tmp_path / "classes", 1)):
+        app.text_input(key="new-path").set_value(str(path)).run()
+        assert len([toggle for toggle in app.toggle if toggle.key == "new-folder-names"]) == offered
+    app.toggle(key="new-folder-names").set_value(True).run()
+    button(app, "Check").click().run()
+    request = calls[-1][1]
+    assert (request.source, request.config.source.caption_template) == (str(path), "a photo of a {label}")
 
 
 def test_a_name_of_another_audit_is_one_line_and_the_proposed_one_is_free(
@@ -103,7 +131,7 @@ def test_a_name_of_another_audit_is_one_line_and_the_proposed_one_is_free(
 ) -> None:
     audit = copy(name="scenes")
     write_json(audit.folder / "config.json", audit.record.values | {"source": "elsewhere.csv"})
-    app = tiny(open_page(PAGE, view="start"))
+    app = tiny(of_scenes())
     assert app.text_input(key="new-name").placeholder == "scenes-2"
     app.text_input(key="new-name").set_value("scenes").run()
     button(app, "Check").click().run()
@@ -116,8 +144,9 @@ def test_sets_that_are_there_are_offered_and_others_can_be_fetched(data: Path, c
         (data / "sets" / name).mkdir(parents=True)
         (data / "sets" / name / "captions.jsonl").write_text("")
     app = open_page(PAGE)
-    options = app.selectbox(key="new-source").options
-    assert options == ["scenes", str(data / "sets" / "tuxpaint"), starting.OTHER_SOURCE]
+    assert app.button_group(key="new-path-offered").options == ["scenes", "tuxpaint"]
+    app.button_group(key="new-path-offered").select("tuxpaint").run()
+    assert app.text_input(key="new-path").value == str(data / "sets" / "tuxpaint")
     assert "fetch-tuxpaint" not in [each.key for each in app.button]
     app.button(key="fetch-openclipart").click().run()
     assert calls == [("fetch", "openclipart")]
@@ -150,7 +179,7 @@ def widgets(app: AppTest) -> dict[str, Any]:
 def test_locked_towers_are_where_an_audit_begins_and_what_means_nothing_with_them_is_left_out(
     calls: list[tuple[str, object]],
 ) -> None:
-    app = open_page(PAGE)
+    app = of_scenes()
     keys = widgets(app)
     towers = {
         name: keys[f"new-locked-{name}"].value for name in ("lock_image", "image_tower", "lock_text", "text_tower")
@@ -164,7 +193,7 @@ def test_locked_towers_are_where_an_audit_begins_and_what_means_nothing_with_the
     assert "since the image tower is locked and sees pictures whole and as they are: Crop scale" in said
     button(app, "Check").click().run()
     assert calls[-1][1] == Request("scenes", "scenes", preset_config("locked"))
-    app = open_page(PAGE)
+    app = of_scenes()
     app.toggle(key="new-locked-lock_text").set_value(False).run()
     assert {"new-locked-text_mask", "new-locked-lock_text"} <= set(widgets(app))
     button(app, "Check").click().run()

@@ -12,7 +12,8 @@ from clipmem_core.config import PRESETS, AuditConfig, InputError, SourceOptions,
 from clipmem_core.dashboard.comparing import finished_audits
 from clipmem_core.dashboard.mitigations.study_progress import PLANS, is_study
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.dashboard.starting import OTHER_SOURCE, built_in_sources, free_name
+from clipmem_core.dashboard.starting import built_in_sources, draw_path, free_name
+from clipmem_core.pairs.table import check_there
 from clipmem_core.studies.arguments import study_arguments
 from clipmem_core.studies.jobs import study_task
 from clipmem_core.studies.plans import STUDIES, defaults_of, fault_where_locked
@@ -68,7 +69,8 @@ def fault_of(source: str, name: str, config: AuditConfig) -> str:
     try:
         begun = is_study(name)
         if not source:
-            raise InputError("no data set is given: choose one, or type its path")
+            raise InputError("no data set is given: type its path, or choose one")
+        check_there(source)
         check_config(config)
         job = study_task(name).find()
     except InputError as error:
@@ -105,12 +107,8 @@ def sources(picked: str = "") -> dict[str, Source]:
 
 def _draw_source(picked: str) -> Source:
     known = sources(picked)
-    chosen = _choose("Data set", "source", [*known, OTHER_SOURCE])
-    if chosen in known:
-        return known[chosen]
-    help_text = "A CSV, TSV, JSONL, Parquet or COCO file, shards, a folder of pictures with captions, or owner/name."
-    typed = st.text_input("Path or name", key="study-path", help=help_text, placeholder="/data/pairs.csv", **KEPT)
-    return typed.strip(), SourceOptions()
+    typed = draw_path(_first("path", next(iter(known))), list(known))
+    return known.get(typed, (typed, SourceOptions()))
 
 
 def _draw_config(plan: str, options: SourceOptions) -> AuditConfig:

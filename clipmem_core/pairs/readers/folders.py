@@ -24,6 +24,12 @@ def holds_pictures(root: Path) -> bool:
     return any(is_picture(name) for _, files in _walk(root) for name in files)
 
 
+def has_class_folders(root: Path) -> bool:
+    """Tell whether the first pictures in folders below a root have no `.txt` among them."""
+    first = next((files for folder, files in _walk(root) if folder and any(map(is_picture, files))), [])
+    return bool(first) and not any(name.lower().endswith(".txt") for name in first)
+
+
 def read_folder(root: Path, template: str = "") -> Rows:
     """Read a folder. A picture without `.txt`, or the reverse, goes to quarantine; hidden files are no rows.
 

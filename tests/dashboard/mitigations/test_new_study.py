@@ -12,7 +12,6 @@ from clipmem_core.commands import parse
 from clipmem_core.config import SourceOptions, preset_config
 from clipmem_core.dashboard.mitigations.new_study import fault_of
 from clipmem_core.dashboard.mitigations.study_progress import PLANS
-from clipmem_core.dashboard.starting import OTHER_SOURCE
 from clipmem_core.studies.arm import NONE
 from clipmem_core.studies.plans import STUDIES
 from tests.dashboard.mitigations.made_mitigations import make_mitigations
@@ -60,12 +59,14 @@ def test_a_study_is_offered_with_its_question_and_the_command_that_is_typed(plan
     assert address(app)["study"] == name
 
 
-def test_what_is_chosen_is_what_is_asked_for(started: list) -> None:  # type: ignore[type-arg]
+def test_what_is_chosen_is_what_is_asked_for(started: list, tmp_path: Path) -> None:  # type: ignore[type-arg]
+    path = tmp_path / "my pairs.csv"
+    path.touch()
     app = form()
-    app.selectbox(key="study-source").select(OTHER_SOURCE).run()
+    app.text_input(key="study-path").set_value("").run()
     assert "no data set is given" in " ".join(texts(app))
     assert app.button(key="study-start").disabled
-    app.text_input(key="study-path").set_value("/some/my pairs.csv").run()
+    app.text_input(key="study-path").set_value(str(path)).run()
     app.segmented_control(key="study-preset").select("tiny").run()
     app.number_input(key="study-seeds").set_value(4)
     app.number_input(key="study-tiny-epochs").set_value(7)
@@ -73,7 +74,7 @@ def test_what_is_chosen_is_what_is_asked_for(started: list) -> None:  # type: ig
     app.text_input(key="study-name").set_value("mine").run()
     command = app.code[0].value
     start_it(app)
-    expected = ["combined", "/some/my pairs.csv", "--name=mine", "--preset=tiny", "--seeds=4", "--drop-lookalikes"]
+    expected = ["combined", str(path), "--name=mine", "--preset=tiny", "--seeds=4", "--drop-lookalikes"]
     assert started == [("mine", [*expected, "--epochs=7"])]
     assert shlex.split(command)[4:] == started[0][1]
     config = parse(shlex.split(command)[3:]).config
@@ -82,14 +83,17 @@ def test_what_is_chosen_is_what_is_asked_for(started: list) -> None:  # type: ig
     assert config.eval_captions == 1
 
 
-def test_data_sets_of_audits_come_first_and_are_read_as_they_were(copy: Copy, started: list) -> None:  # type: ignore[type-arg]
-    audit = copy()
+def test_data_sets_of_audits_come_first_and_are_read_as_they_were(copy: Copy, started: list, tmp_path: Path) -> None:  # type: ignore[type-arg]
+    audit, path = copy(), str(tmp_path / "sets" / "cats.csv")
+    Path(path).parent.mkdir()
+    Path(path).touch()
     config = audit.record.values
     config["config"]["source"]["csv_caption_key"] = "title"
-    write_json(audit.folder / "config.json", config | {"source": "cats.csv"})
+    write_json(audit.folder / "config.json", config | {"source": path})
     copy(name="broken").folder.joinpath("config.json").write_text('{"source": 5, "config": {"source": {"x": 1}}}')
     app = form()
-    assert app.selectbox(key="study-source").options == ["cats.csv", "scenes", OTHER_SOURCE]
+    assert app.text_input(key="study-path").value == path
+    assert app.button_group(key="study-path-offered").options == ["cats.csv", "scenes"]
     start_it(app)
     ((name, arguments),) = started
     assert name == "cats-combined"
