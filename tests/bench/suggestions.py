@@ -1,0 +1,100 @@
+"""How often a suggested caption is right: audits of real sets in which pairs have the caption of another pair.
+
+    python -m tests.bench.suggestions SOURCE… [--seeds 0 1 2 3 4] [--out FILE.csv]
+
+The other pair is left out. A suggestion is usable where its cosine with a right caption, by all-MiniLM-L6-v2, is
+`CLOSE` or more, and fewer than `NEAREST` different captions of other pairs are closer. Audits stay and are resumed.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import tyro
+
+from clipmem_core import columns as c
+from clipmem_core.audits import settings
+from clipmem_core.audits.console import RichScreen
+from clipmem_core.audits.prepare import load_data_set
+from clipmem_core.audits.results import write_csv
+from clipmem_core.audits.run import run_audit
+from clipmem_core.audits.store import Audit
+from clipmem_core.config import data_folder, preset_config
+from clipmem_core.features.towers import minilm
+from clipmem_core.review import score_breakdown
+from tests.bench.report import console
+
+PLANTED, CLOSE, NEAREST = 150, 0.6, 10
+LEADS = (-np.inf, 0.4, 0.45, 0.5, 0.55, 0.6)  # the first: all suggestions, up to three a pair
+SCENES_PAIRS = 1600  # so that enough are left for suggestions
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """Count how many suggestions for pairs with a planted caption are usable, by the lead that is asked of them."""
+
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional]
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    out: str = ""  # a CSV file for the table
+
+
+def measured(source: str, seeds: tuple[int, ...]) -> Iterator[dict[str, object]]:
+    """Yield a row for each seed and lead: the planted pairs, those with a suggestion, suggestions, and usable ones."""
+    config, name = preset_config("locked"), Path(source).parent.name or source
+    config = replace(config, source=replace(config.source, scenes_pairs=SCENES_PAIRS))
+    data_set = load_data_set(source, settings.resolve(config))
+    pairs = data_set.pairs[data_set.pairs[c.PLANTED].isna()].reset_index(drop=True)
+    pairs[c.IMAGE] = [str(data_set.raw.root / image) for image in pairs[c.IMAGE]]
+    place = {text: at for at, text in enumerate(dict.fromkeys(text for own in pairs[c.CAPTIONS] for text in own))}
+    embed, texts = minilm().open().embed, list(place)
+    vectors = np.concatenate([embed(texts[start : start + 64]) for start in range(0, len(texts), 64)])
+    for seed in seeds:
+        wrong, donors = np.random.default_rng(seed).permutation(len(pairs))[: 2 * PLANTED].reshape(2, -1)
+        moved = pairs[c.CAPTIONS].copy()
+        moved[wrong] = moved[donors].to_numpy()
+        path = data_folder() / "sets" / f"suggestions-{name}-{seed}.jsonl"
+        table = pairs.assign(**{c.CAPTIONS: moved}).drop(index=donors)[[c.PAIR_ID, c.IMAGE, c.CAPTIONS]]
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in table.to_dict("records")), encoding="utf-8")
+        options = replace(config.source, image_folder=str(data_set.raw.root), csv_id_key=c.PAIR_ID)
+        asked = replace(config, seed=seed, source=options)
+        audit = run_audit(str(path), asked, name=path.stem, screen=RichScreen())
+        own = {row: set(pairs[c.CAPTIONS][row]) for row in wrong}
+        right = {pairs[c.PAIR_ID][row]: own[row] for row in wrong if own[row].isdisjoint(moved[row])}
+        found = held_against(audit, right, place, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+        for lead in LEADS:
+            shown = found[found["lead"] >= lead]
+            told = {"pairs": len(audit.pairs), "planted": len(right), "with_suggestion": shown["row"].nunique()}
+            usable = {"suggestions": len(shown), "usable": shown["usable"].sum(), "precision": shown["usable"].mean()}
+            yield {"set": name, "seed": seed, "lead": lead} | told | usable
+
+
+def held_against(audit: Audit, right: dict[str, set[str]], place: dict[str, int], vectors: np.ndarray) -> pd.DataFrame:
+    """Return what is suggested for the planted pairs of an audit whatever it leads by: row, lead, usable."""
+    pairs, found, score_breakdown.LEAD = audit.pairs, [], -np.inf
+    others = np.isin(np.arange(len(place)), [place[text] for own in pairs[c.CAPTIONS] for text in own])
+    for row, (pair_id, own) in enumerate(zip(pairs[c.PAIR_ID], pairs[c.CAPTIONS], strict=True)):
+        if pair_id not in right:
+            continue
+        suggested = score_breakdown.suggested_captions(audit, row)
+        close = (vectors @ vectors[[place[text] for text in right[pair_id]]].T).max(axis=1)
+        rivals = close[others & ~np.isin(np.arange(len(place)), [place[text] for text in own])]
+        for each in suggested.choices:
+            fit = close[place[each.caption]]
+            if each.cosine > suggested.own[suggested.worst]:
+                found.append((row, each.lead, fit >= CLOSE and (rivals > fit + 1e-6).sum() < NEAREST))
+    return pd.DataFrame(found, columns=["row", "lead", "usable"])
+
+
+if __name__ == "__main__":
+    asked = tyro.cli(Suggestions, prog="python -m tests.bench.suggestions")
+    table = pd.DataFrame([row for source in asked.sources for row in measured(source, asked.seeds)])
+    console.print(table.round(3).to_string(), markup=False)
+    made_on = settings.machine()
+    head = [" ".join(__doc__.split()), f"{made_on['processor']}, {made_on['cores']} cores; {date.today()}"]
+    if asked.out:
+        write_csv(Path(asked.out), head, table)
