@@ -141,7 +141,8 @@ def _draw_export(job: Job, path: Path) -> None:
     show_strong(path.name)
     st.caption(f"{bytes_in_words(size)} · {made}")
     st.code(str(path), language=None, wrap_lines=True)
-    show_text("\n".join(line for line in job.last_lines if line.startswith((f"{path}: ", "note: "))))
+    said = (line.removeprefix(f"{path}: ") for line in job.last_lines if line.startswith((f"{path}: ", "note: ")))
+    show_text("\n".join(said))
     if path.is_file() and size <= DOWNLOAD_BYTES:
         st.download_button(
             "Download",

@@ -24,7 +24,7 @@ from clipmem_core.config import (
     without_meaning,
 )
 from clipmem_core.dashboard.address import draw_set
-from clipmem_core.dashboard.errors import draw_fault, explained_errors
+from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.exports.again import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
@@ -146,8 +146,8 @@ def draw_path(key: str, offered: Sequence[str]) -> str:
     try:
         if typed and typed not in offered:
             check_there(typed)
-    except InputError as error:
-        draw_fault("There is no such data set.", error)
+    except InputError:
+        st.error("Nothing is there: check the path.", icon=":material/error:")
     draw_set(
         st.pills,
         "Or choose one",

@@ -107,8 +107,9 @@ def test_no_source_is_one_line(calls: list[tuple[str, object]]) -> None:
 def test_an_unknown_path_is_one_line_before_anything_starts(calls: list[tuple[str, object]], path: str) -> None:
     app = open_page(PAGE)
     app.text_input(key="new-path").set_value(path).run()
-    assert len([text for text in texts(app) if text.startswith(f"there is no {path!r}")]) == 1
+    assert len(app.error) == 1
     button(app, "Check").click().run()
+    assert len([text for text in texts(app) if text.startswith(f"there is no {path!r}")]) == 1
     assert calls == []
 
 
