@@ -128,11 +128,11 @@ def test_the_line_of_what_was_found_is_that_of_the_last_decision_also_in_another
     assert send(server, event(first, 1), event(second, 2, "remove")).status_code == 200
     assert ask(server, "changes", entry=0)["status"].startswith("You changed or removed 1 of 2")
     assert send(server, event(second, 3, "undo", undoes=[CLIENT, 2])).status_code == 200
-    assert ask(server, "changes", entry=2)["status"].startswith("0 of 1 ")
+    assert ask(server, "changes", entry=2)["status"].startswith("You changed or removed 0 of 1")
     open_review(audit).path.unlink()
     assert " of " not in ask(server, "changes", entry=3)["status"][:6]
     assert send(server, event(first, 1, "remove"), event(second, 2, "remove")).status_code == 200
-    assert ask(server, "changes", entry=0)["status"].startswith("2 of 2 ")
+    assert ask(server, "changes", entry=0)["status"].startswith("You changed or removed 2 of 2")
 
 
 def test_the_queue_says_which_row_a_pair_of_the_address_has(server: TestClient, audit: Audit) -> None:

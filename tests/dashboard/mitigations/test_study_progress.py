@@ -63,7 +63,7 @@ def test_the_study_of_the_picked_audits_data_set_opens_and_of_another_one_only_w
     assert not app.get("plotly_chart")
     app.selectbox(key="mitigations-study").select("lab").run()
     assert app.get("plotly_chart")
-    assert open_page(PAGE, audit="picked", view="start").selectbox(key="study-source").value == "own"
+    assert open_page(PAGE, audit="picked", view="start").text_input(key="study-path").value == "own"
     make_mitigations(data, picked, name="own-study", done=1)
     app = open_page(PAGE, audit="picked")
     assert app.selectbox(key="mitigations-study").options == ["own-study", "lab"]
