@@ -71,7 +71,8 @@ def draw_request() -> Request:
         left_out = {*MAIN, *idle, *(() if usual.lock_image else ("tower_size",))}
         values |= _draw_grid([name for name in _drawn_fields() if name not in left_out], usual)
         draw_left_out(idle)
-        options |= _draw_grid([name for name in field_names(SourceOptions) if name not in options], SourceOptions())
+        reader_options = [name for name in field_names(SourceOptions) if name not in {*options, "scenes_pairs"}]
+        options |= _draw_grid(reader_options, SourceOptions())
     values |= _members(protocol, values.pop("repetitions"), values["folds"])
     config = dataclasses.replace(usual, **values, source=SourceOptions(**options))
     return Request(source, _draw_name(source, config), config)

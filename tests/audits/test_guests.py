@@ -22,7 +22,9 @@ from tests.audits.test_resume import same
 from tests.made_audit import make_audit
 from tests.made_features import make_features
 
-SCRATCH = shlex.split("--preset tiny --scenes-pairs 210 --epochs 2 --batch-size 32 --folds 2 --members 2 --threads 1")
+SCRATCH = shlex.split(
+    "--preset tiny --scenes-pairs 210 --epochs 2 --batch-size 32 --folds 2 --members 2 --threads 1 --rounds 1"
+)
 # Runs in every process before anything else: members save at every step, and those of a machine that is lost end as by
 # kill -9 in place of a save.
 STARTUP = """

@@ -22,7 +22,9 @@ from tests.audits.small import Silent, config_of, here
 from tests.made_audit import make_audit
 
 URL = "memory://bucket/audits"
-FLAGS = shlex.split("--preset tiny --scenes-pairs 210 --captions 1 --epochs 1 --batch-size 32 --folds 2 --members 2")
+FLAGS = shlex.split(
+    "--preset tiny --scenes-pairs 210 --captions 1 --epochs 1 --batch-size 32 --folds 2 --members 2 --rounds 1"
+)
 
 
 @pytest.fixture

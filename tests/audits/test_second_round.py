@@ -23,13 +23,13 @@ from tests.audits.test_locked import KILLS, flags
 from tests.audits.test_resume import same
 from tests.forked import Server
 
-MANY_WRONG = ("--members", "4", "--plant-miscaptions", "80", "--epochs", "8")
+MANY_WRONG = ("--members", "4", "--plant-miscaptions", "80", "--epochs", "8", "--rounds", "auto")
 TOLD = "second round: members train again without the"
 
 
 @pytest.fixture(scope="module")
 def config(start: str) -> AuditConfig:
-    return config_of(flags(start, *MANY_WRONG))  # rounds is auto
+    return config_of(flags(start, *MANY_WRONG))
 
 
 @pytest.fixture(scope="module")

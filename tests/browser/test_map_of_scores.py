@@ -39,7 +39,7 @@ def test_a_shape_drawn_on_the_map_opens_its_pairs_and_does_not_open_them_again(
     settle(page)
     check_pictures(page, at_least=1)  # a picture that is asked for when its page is left is an error of the browser's
     page.go_back()
-    page.get_by_text("Draw a lasso or a box").wait_for()
+    page.get_by_text("lasso points to see their pictures").wait_for()
     settle(page)
     check_pictures(page, at_least=12)
     assert page.url.split("?")[0].rstrip("/").endswith(("overview", address))

@@ -324,7 +324,7 @@ def spoil_the_first(route: Any) -> None:  # noqa: ANN401
 def test_coming_back_to_the_page_doubles_nothing(page: Any, address: str, review: Review) -> None:
     open_review_page(page, address)
     page.get_by_test_id("stSidebar").get_by_role("link", name="Overview").click()
-    page.get_by_role("link", name="Start review").click()
+    page.get_by_role("link", name="Review next").click()
     page.locator(".pair[data-pair]").wait_for()
     settle(page)
     page.wait_for_timeout(500)
