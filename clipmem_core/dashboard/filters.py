@@ -14,7 +14,7 @@ import streamlit as st
 from clipmem_core.audits.embeddings import indexed_members
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
-from clipmem_core.columns import CLIPMEM, INDEPENDENT, MISFIT, SCORED_GROUPS
+from clipmem_core.columns import CLIPMEM, INDEPENDENT, MISFIT
 from clipmem_core.dashboard.address import LAYOUT, draw_set, peek_selection, read_selection, write, write_selection
 from clipmem_core.dashboard.keys_help import BROWSE_KEYS, draw_keys
 from clipmem_core.dashboard.numbers import number, read_verdict
@@ -46,7 +46,7 @@ NAMES = {name: name for name in ("group", "label", "planted", "decision", "tag",
 def changed(selection: Selection, **changes: Any) -> Selection:  # noqa: ANN401  the fields of a selection
     """Return a selection with other conditions, in an order that makes sense with them.
 
-    A search that begins is ordered by match, and one that ends no longer is. Only groups that are scored have a misfit.
+    A search that begins is ordered by match, and one that ends no longer is.
 
     Example:
         >>> changed(Selection(), meaning="a frog").order
@@ -56,9 +56,7 @@ def changed(selection: Selection, **changes: Any) -> Selection:  # noqa: ANN401 
     if new.searched and not selection.searched and "order" not in changes:
         return dataclasses.replace(new, order=MATCH, ascending=False)
     if new.order == MATCH and not new.searched:
-        new = dataclasses.replace(new, order=MISFIT, ascending=False)
-    if new.order == MISFIT and changes.get("group", "") not in ("", *SCORED_GROUPS):
-        return dataclasses.replace(new, order=CLIPMEM, ascending=False)
+        return dataclasses.replace(new, order=MISFIT, ascending=False)
     return new
 
 

@@ -17,7 +17,7 @@ from clipmem_core.scores.table import words
 
 FAINT = "rgba(128,128,128,{})"
 PERCENTILES = (2, 98)  # beyond them a colour says no more
-BY_HEART = "learned by heart<br>and wrong", "learned by heart<br>and right"
+BY_HEART = "memorized<br>and wrong", "memorized<br>and right"
 NOT_BY_HEART = "never learned", "generic"
 STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # of clipmem between two lines
 LINES = 8  # at most
@@ -47,7 +47,7 @@ def score_map_figure(
         figure.update_xaxes(range=_range(points[SIMILARITY_OUT], density.get("x", ()), below=0.03, above=0.1))
     figure.update_layout(legend=LEGEND_ABOVE)
     figure.update_xaxes(title="similarity out (members that never saw the pair)", zeroline=False, showgrid=False)
-    figure.update_yaxes(title="clipmem: learned by heart", zeroline=False, showgrid=False)
+    figure.update_yaxes(title="clipmem: memorization", zeroline=False, showgrid=False)
     return figure
 
 

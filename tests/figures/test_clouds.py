@@ -64,7 +64,7 @@ def test_corners_are_cut_off_and_named(low: float | None) -> None:
     corners = Corners(fits=0.2, high=0.1, low=low)
     figure = score_map_figure(points(), colour_by="group", corners=corners, density=NONE)
     named = [(text.text[3:-4], text.xanchor, text.y, text.yref) for text in figure.layout.annotations]
-    wrong, right = "learned by heart<br>and wrong", "learned by heart<br>and right"
+    wrong, right = "memorized<br>and wrong", "memorized<br>and right"
     assert named[:2] == [(wrong, "left", 1, "y domain"), (right, "right", 1, "y domain")]
     assert [name for name, *_ in named[2:4]] == ["never learned", "generic"]
     # Independent pairs have the upper corners once more below.
