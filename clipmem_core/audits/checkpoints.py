@@ -9,11 +9,10 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.lock import hold
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import Screen, bring_to_end, counts
 from clipmem_core.audits.setup import check_same, write_audit
-from clipmem_core.audits.store import Audit, audits_folder, check_name, file_sha256
+from clipmem_core.audits.store import Audit, acquire_lock, audits_folder, check_name, file_sha256
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.scores.in_out import protocol_of, replicate_rows
 from clipmem_core.scores.membership import Membership
@@ -48,7 +47,7 @@ def score_checkpoints(
     names = [column for column in table.columns if column not in (c.PAIR_ID, c.GROUP)]
     files = check_checkpoints(checkpoints, names)
     config = checkpoint_config(config, names)
-    with hold(audit.folder, what="audit"):
+    with acquire_lock(audit.folder, what="audit"):
         fresh = not audit.begun
         if not fresh:
             check_same(audit, source, config)

@@ -19,7 +19,6 @@ from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.checkpoints import check_checkpoints, check_files, check_weights, read_membership
 from clipmem_core.audits.index import map_vectors
-from clipmem_core.audits.lock import hold
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import Screen, ensure_features, ensure_pixels
 from clipmem_core.audits.scoring import gather_evidence, known
@@ -28,6 +27,7 @@ from clipmem_core.audits.store import (
     IMAGE_INDEX,
     TEXT_INDEX,
     Audit,
+    acquire_lock,
     check_name,
     open_audit,
     write_json,
@@ -108,7 +108,7 @@ def score_foreign(
         dataclasses.replace(config, protocol="paper", seeds=1, members=2, halves=False), trains=False
     )
     audit = Audit(data_folder() / "foreign" / check_name(name))
-    with hold(audit.folder, what="comparison"):
+    with acquire_lock(audit.folder, what="comparison"):
         if audit.begun:
             check_same(audit, source, config)
             if own is not None:

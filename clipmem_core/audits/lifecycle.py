@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from clipmem_core.audits.jobs import Job, audit_task, jobs_folder, list_job_names
-from clipmem_core.audits.lock import hold, is_held
 from clipmem_core.audits.progress import FEATURES, TRAINING, all_progress
 from clipmem_core.audits.record import Record
 from clipmem_core.audits.store import (
@@ -21,9 +20,11 @@ from clipmem_core.audits.store import (
     MANIFEST,
     MEMBERS,
     Audit,
+    acquire_lock,
     audits_folder,
     check_name,
     file_sha256,
+    is_locked,
     is_name,
     list_audits,
     write_json,
@@ -114,7 +115,7 @@ def _stage(audit: Audit, members: Sequence[str] | None, job: Job) -> str:
 def _resting(audit: Audit, job: Job | None) -> State:
     if audit.finished:
         return State(audit, DONE, job)
-    if is_held(audit.folder):  # files may be new without anybody at work: somebody copied them
+    if is_locked(audit.folder):  # files may be new without anybody at work: somebody copied them
         quiet = time.time() - _last_sign(audit, after=job.ended if job else None)
         return State(audit, ELSEWHERE, job, quiet=quiet)
     if job is None or job.exit_code == 0:
@@ -212,7 +213,7 @@ def _held(name: str) -> Iterator[Audit]:
     job = audit_task(name).find()
     if job is not None and job.running:
         raise InputError(f"audit {name!r} is at work: cancel it first")
-    with hold(audit.folder, what="audit"):
+    with acquire_lock(audit.folder, what="audit"):
         yield audit
 
 

@@ -269,23 +269,11 @@ def read_tokens(path: Path) -> np.ndarray | None:
         return None
 
 
-def bring_pictures(record: Record, *, say: Say = lambda line: None) -> None:
-    """Have an audit's pictures here: on another machine than its own a set is fetched, or drawn, anew.
-
-    Raises:
-        InputError: they are not here and cannot be had.
-    """
-    if not record.pictures.exists():
-        read_source(record.source, record.config.source, data=data_folder(), say=say)
-        if not record.pictures.exists():
-            raise InputError(f"there is no {record.pictures}")
-
-
 def store_again(audit: Audit, record: Record, *, progress: Report | None = None) -> None:
     """Store an audit's pictures small again, where their store is gone or broken.
 
     Raises:
-        InputError: they are no longer those that the audit began with.
+        InputError: they are gone, or no longer those that the audit began with.
     """
     if record.config.features:
         at, cache_rows = find_again(audit, record.source, record.config)
@@ -294,7 +282,10 @@ def store_again(audit: Audit, record: Record, *, progress: Report | None = None)
             audit.folder, cache_rows=cache_rows, clusters=clusters, pixels=at.relative_to(data_folder()).as_posix()
         )
         return
-    bring_pictures(record)
+    if not record.pictures.exists():  # on another machine a set is fetched, or drawn, again
+        read_source(record.source, record.config.source, data=data_folder())
+        if not record.pictures.exists():
+            raise InputError(f"there is no {record.pictures}")
     pairs = audit.pairs
     facts, pixels = _store(record.pictures, pairs[c.IMAGE].tolist(), record.config, progress=progress)
     if facts[c.REASON].notna().any() or facts[c.SHA256].tolist() != pairs[c.SHA256].tolist():

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from clipmem_core.audits.jobs import Job, Task, jobs_folder, queued
-from clipmem_core.audits.lock import is_held
+from clipmem_core.audits.store import is_locked
 from clipmem_core.studies.arguments import resume_arguments
 from clipmem_core.studies.store import StudyFolder, study_folder
 
@@ -37,4 +37,4 @@ def resume_study(study: StudyFolder) -> Job | None:
 def is_elsewhere(name: str) -> bool:
     """Tell whether a process works on a study that is not its job."""
     job = study_task(name).find()
-    return not (job is not None and job.running) and is_held(study_folder(name).folder)
+    return not (job is not None and job.running) and is_locked(study_folder(name).folder)

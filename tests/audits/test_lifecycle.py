@@ -11,8 +11,7 @@ from clipmem_core.audits import lifecycle
 from clipmem_core.audits.console import RichScreen
 from clipmem_core.audits.jobs import Task, cancel
 from clipmem_core.audits.lifecycle import delete_audit, folder_bytes, list_states, odd_names, rename_audit, state_of
-from clipmem_core.audits.lock import hold
-from clipmem_core.audits.store import Audit, broken_files, list_audits, write_json
+from clipmem_core.audits.store import Audit, acquire_lock, broken_files, list_audits, write_json
 from clipmem_core.config import InputError
 from tests.made_audit import make_audit
 from tests.made_jobs import leave_job, leave_ticket
@@ -73,7 +72,7 @@ def test_a_name_that_cannot_be_had_changes_nothing(data: Path, audit: Audit, new
 
 @pytest.mark.parametrize("act", [lambda: rename_audit("old", "new"), lambda: delete_audit("old")])
 def test_an_audit_at_work_is_left_alone(data: Path, audit: Audit, act: object) -> None:
-    with hold(audit.folder, what="audit"), pytest.raises(InputError, match="is being run by another process"):
+    with acquire_lock(audit.folder, what="audit"), pytest.raises(InputError, match="is being run by another process"):
         act()
     shutil.rmtree(data / "jobs" / "old")
     leave_job(data / "jobs" / "old", running=True)
@@ -287,7 +286,7 @@ def test_a_folder_that_was_copied_without_its_manifest_is_not_finished_and_nobod
 
 def test_an_audit_that_is_held_is_at_work_elsewhere_however_long_nothing_was_written(data: Path) -> None:
     audit = unfinished(data)
-    with hold(audit.folder, what="audit"):
+    with acquire_lock(audit.folder, what="audit"):
         assert state_of("made").word == lifecycle.ELSEWHERE
         assert not state_of("made").at_work
         os.utime(audit.folder / "config.json")

@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from clipmem_core.audits.lock import hold
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.store import Audit, broken_files, file_sha256
+from clipmem_core.audits.store import Audit, acquire_lock, broken_files, file_sha256
 from clipmem_core.commands import main
 from clipmem_core.training import loop
 from tests.audits.small import PAPER, Silent, config_of, with_drawn_set
@@ -232,7 +231,7 @@ def test_a_second_run_beside_the_first_is_one_line(
     whole: Audit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CLIPMEM_DATA", str(whole.folder.parents[1]))
-    with hold(whole.folder, what="audit"):
+    with acquire_lock(whole.folder, what="audit"):
         assert main(["audit", "scenes", "--name", "whole", *SMALL]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: audit 'whole' is being run by another process (process {os.getpid()} on ")

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from clipmem_core.audits.jobs import Task, queued
-from clipmem_core.audits.lock import hold
-from clipmem_core.audits.store import write_json
+from clipmem_core.audits.store import acquire_lock, write_json
 from clipmem_core.config import InputError
 from clipmem_core.studies.arguments import resume_arguments
 from clipmem_core.studies.jobs import is_elsewhere, resume_study, study_task
@@ -39,7 +38,7 @@ def test_a_study_goes_on_with_what_its_folder_says(started: Started, tmp_path: P
 def test_a_study_that_another_process_works_on_is_left_to_it(started: Started, tmp_path: Path) -> None:
     study = make_study(tmp_path)
     assert not is_elsewhere(study.name)
-    with hold(study.folder, what="study"):
+    with acquire_lock(study.folder, what="study"):
         assert is_elsewhere(study.name)
         assert resume_study(study) is None
     assert not started

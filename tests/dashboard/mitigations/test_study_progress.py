@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.audits.lock import hold
-from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.mitigations.study_progress import know
 from clipmem_core.studies.store import StudyFolder
@@ -128,7 +127,7 @@ def test_while_the_job_runs_the_page_says_how_far_it_is(data: Path, made: Made, 
 
 def test_while_another_process_works_on_it_the_page_offers_no_second_one(data: Path, made: Made) -> None:
     study = make_mitigations(data, made["paper"], done=1)
-    with hold(study.folder, what="study"):
+    with acquire_lock(study.folder, what="study"):
         app = open_page(PAGE, setting=SETTINGS["captions"])
         assert app.get("progress")[0].proto.text == "5 of 15 arms × seeds are done"
         assert "Another process works on it" in said(app)
