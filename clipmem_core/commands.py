@@ -123,32 +123,25 @@ class Score:
 
     source: Source
     name: str  # the audit's folder
-    # open_clip checkpoints, in the order of the member columns; without these a target, and a reference if there is one
+    # open_clip checkpoints, in the order of the member columns; without --membership a target and a reference
     checkpoints: tuple[str, ...]
-    # CSV or Parquet: pair_id, one true/false column a member, and optionally group. One column: true for pairs that are
-    # suspected to be in the target's training, false for pairs that cannot be
-    membership: str = ""
-    calibrate: str = ""  # without members: a finished audit of the same pairs, to predict memorization from its members
+    membership: str = ""  # CSV or Parquet: pair_id, one true/false column a member, and optionally group
     config: AuditConfig = field(default_factory=AuditConfig)
 
     def run(self) -> None:
-        from clipmem_core.audits.checkpoints import score_checkpoints
+        from clipmem_core.audits.checkpoints import DIFFERENCE_CLAIM, compare_checkpoints, score_checkpoints
         from clipmem_core.audits.console import RichScreen, show_verdict
-        from clipmem_core.audits.foreign import read_marks, score_foreign
 
-        suspected = read_marks(self.membership) if self.membership else None
-        if suspected is not None or not self.membership:
-            marks: dict[str, Any] = {"suspected": suspected, "checkpoints": self.checkpoints}
-            marks["calibrate_on"] = self.calibrate
+        given: dict[str, Any] = {"name": self.name, "checkpoints": self.checkpoints}
+        if not self.membership:
             with RichScreen() as screen:
-                said = score_foreign(self.source, self.config, name=self.name, **marks, screen=screen)
-            print(*said["sentences"], sep="\n")
+                table = compare_checkpoints(self.source, self.config, **given, screen=screen)
+                screen.say(f"{table}: one row a pair")
+            print(DIFFERENCE_CLAIM)
             return
-        if self.calibrate:
-            raise InputError("--calibrate is for checkpoints that nobody knows the members of: leave it out")
-        given: dict[str, Any] = {"membership": self.membership, "checkpoints": self.checkpoints}
         with RichScreen() as screen:
-            finished = score_checkpoints(self.source, self.config, name=self.name, **given, screen=screen)
+            given["membership"] = self.membership
+            finished = score_checkpoints(self.source, self.config, **given, screen=screen)
         show_verdict(finished)
 
 
