@@ -217,12 +217,12 @@ class Units:
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
         from clipmem_core.audits.store import open_audit
-        from clipmem_core.audits.unitmem import run_references, run_units, say_layers, say_references
+        from clipmem_core.audits.unitmem import run_units, say_units
 
         with RichScreen() as screen:
-            audit, members, sample = open_audit(self.name), self.members, self.sample
-            say_layers(run_units(audit, members=members, sample=sample, screen=screen), screen)
-            say_references(run_references(audit, members=members, sample=sample, screen=screen), screen)
+            audit = open_audit(self.name)
+            run_units(audit, members=self.members, sample=self.sample, screen=screen)
+            say_units(audit, sample=self.sample, screen=screen)
 
 
 @dataclass(frozen=True)
@@ -364,15 +364,10 @@ class List:
         show_audits(list_states(), [study.name for study in list_studies()])
 
 
-def _queued(name: str, *arguments: str) -> int:
-    from clipmem_core.audits.jobs import await_turn, draw_ticket
+def _job(folder: str, *arguments: str) -> int:
+    from clipmem_core.audits.jobs import run_job
 
-    try:
-        await_turn(draw_ticket(name))
-    except KeyboardInterrupt:
-        print("cancelled while it waited")
-        return INTERRUPTED
-    return main(arguments)
+    return run_job(Path(folder), arguments, main)
 
 
 def _check(request: str) -> None:
@@ -393,7 +388,7 @@ COMMANDS: dict[str, type] = {
     re.sub(r"\B([A-Z])", r"-\1", kind.__name__).lower(): kind for kind in (*TYPED, Results, List)
 }
 # What detached processes run: it takes words as they come, and nobody types it.
-PROCESSES: dict[str, Callable[..., int | None]] = {process.__name__[1:]: process for process in (_queued, _check, _map)}
+PROCESSES: dict[str, Callable[..., int | None]] = {process.__name__[1:]: process for process in (_job, _check, _map)}
 
 
 def parse(arguments: Sequence[str]) -> Any:
