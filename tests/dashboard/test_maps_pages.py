@@ -46,7 +46,7 @@ def drawn(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Catch the maps that the page starts to draw."""
     names: list[str] = []
-    monkeypatch.setattr(Task, "start", lambda task: names.append(task.command[-1]))
+    monkeypatch.setattr(Task, "start", lambda task: names.append(task.arguments[-1]))
     return names
 
 

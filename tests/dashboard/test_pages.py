@@ -65,11 +65,7 @@ def links(app: AppTest) -> list[tuple[str, str]]:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
     """Every audit that a button starts, instead of starting it."""
     calls: list[tuple[list[str], str]] = []
-    monkeypatch.setattr(
-        Task,
-        "start",
-        lambda task: calls.append((list(task.command[task.command.index("audit") + 1 :]), task.folder.name)),
-    )
+    monkeypatch.setattr(Task, "start", lambda task: calls.append((list(task.arguments[1:]), task.folder.name)))
     return calls
 
 

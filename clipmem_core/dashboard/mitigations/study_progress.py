@@ -238,7 +238,8 @@ def _draw_work(job: Job, known: Known | None) -> None:
     """Draw how far a job is: of all arms and seeds, what it says, how long it takes, and how to stop it."""
     if known is not None and known.arms and known.seeds > 0:
         known.draw_bar()
-    show_text(_estimate(job), limit=400)
+    if estimate := _estimate(job):
+        show_text(estimate, limit=400)
     draw_job(job, key="mitigations-cancel")
 
 
