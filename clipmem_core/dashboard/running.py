@@ -107,7 +107,7 @@ def draw_job(job: Job, *, key: str, stage: str = "") -> None:
             st.progress(share_counted(job), text=f"{done:,} of {total:,} {what}")
         else:
             show_text(job.last_line or "Starting…", limit=300)
-    told = "You can resume it later; what is finished is kept."
+    told = "What is finished stays, and it can be started again."
     st.button("Cancel", icon=":material/stop_circle:", key=key, help=told, on_click=cancel, args=(job,))
 
 
