@@ -101,7 +101,7 @@ def pairs_a_side(auroc: float) -> float:
 
     Example:
         >>> [round(pairs_a_side(auroc)) for auroc in (0.51, 0.55)]
-        [13079, 520]
+        [13079, 521]
     """
     apart = math.sqrt(2) * norm.ppf(auroc)
     return float(math.pi / 3 * 2 * (norm.ppf(0.975) + norm.ppf(0.8)) ** 2 / apart**2)

@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(copied: Audit, mon
     monkeypatch.setattr(paradigms, "complete", killed)
     screen = Silent()
     run_paradigms(copied, seeds=1, epochs=1, screen=screen)
-    assert screen.lines[-1] == "every run is finished: nothing to do"
+    assert screen.lines[-1] == "0 of 3 runs to go"
     with pytest.raises(InputError, match="holds runs of 1 epochs: ask for --epochs 1, or delete it"):
         run_paradigms(copied, seeds=1, epochs=2, screen=screen)
 

