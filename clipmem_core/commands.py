@@ -106,32 +106,25 @@ class Score:
 
     source: Source
     name: str  # the audit's folder
-    # open_clip checkpoints, in the order of the member columns; without these a target, and a reference if there is one
+    # open_clip checkpoints, in the order of the member columns; without --membership a target and a reference
     checkpoints: tuple[str, ...]
-    # CSV or Parquet: pair_id, one true/false column a member, and optionally group. One column: true for pairs that are
-    # suspected to be in the target's training, false for pairs that cannot be
-    membership: str = ""
-    calibrate: str = ""  # without members: a finished audit of the same pairs, to predict memorization from its members
+    membership: str = ""  # CSV or Parquet: pair_id, one true/false column a member, and optionally group
     config: AuditConfig = field(default_factory=AuditConfig)
 
     def run(self) -> None:
-        from clipmem_core.audits.checkpoints import score_checkpoints
+        from clipmem_core.audits.checkpoints import DIFFERENCE_CLAIM, compare_checkpoints, score_checkpoints
         from clipmem_core.audits.console import RichScreen, show_verdict
-        from clipmem_core.audits.foreign import read_marks, score_foreign
 
-        suspected = read_marks(self.membership) if self.membership else None
-        if suspected is not None or not self.membership:
-            marks: dict[str, Any] = {"suspected": suspected, "checkpoints": self.checkpoints}
-            marks["calibrate_on"] = self.calibrate
+        given: dict[str, Any] = {"name": self.name, "checkpoints": self.checkpoints}
+        if not self.membership:
             with RichScreen() as screen:
-                said = score_foreign(self.source, self.config, name=self.name, **marks, screen=screen)
-            print(*said["sentences"], sep="\n")
+                table = compare_checkpoints(self.source, self.config, **given, screen=screen)
+                screen.say(f"{table}: one row a pair")
+            print(DIFFERENCE_CLAIM)
             return
-        if self.calibrate:
-            raise InputError("--calibrate is for checkpoints that nobody knows the members of: leave it out")
-        given: dict[str, Any] = {"membership": self.membership, "checkpoints": self.checkpoints}
         with RichScreen() as screen:
-            finished = score_checkpoints(self.source, self.config, name=self.name, **given, screen=screen)
+            given["membership"] = self.membership
+            finished = score_checkpoints(self.source, self.config, **given, screen=screen)
         show_verdict(finished)
 
 
@@ -207,12 +200,12 @@ class Units:
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
         from clipmem_core.audits.store import open_audit
-        from clipmem_core.audits.unitmem import run_references, run_units, say_layers, say_references
+        from clipmem_core.audits.unitmem import run_units, say_units
 
         with RichScreen() as screen:
-            audit, members, sample = open_audit(self.name), self.members, self.sample
-            say_layers(run_units(audit, members=members, sample=sample, screen=screen), screen)
-            say_references(run_references(audit, members=members, sample=sample, screen=screen), screen)
+            audit = open_audit(self.name)
+            run_units(audit, members=self.members, sample=self.sample, screen=screen)
+            say_units(audit, sample=self.sample, screen=screen)
 
 
 @dataclass(frozen=True)
@@ -336,15 +329,10 @@ class List:
         show_audits(list_states(), [study.name for study in list_studies()])
 
 
-def _queued(name: str, *arguments: str) -> int:
-    from clipmem_core.audits.jobs import await_turn, draw_ticket
+def _job(folder: str, *arguments: str) -> int:
+    from clipmem_core.audits.jobs import run_job
 
-    try:
-        await_turn(draw_ticket(name))
-    except KeyboardInterrupt:
-        print("cancelled while it waited")
-        return INTERRUPTED
-    return main(arguments)
+    return run_job(Path(folder), arguments, main)
 
 
 def _check(request: str) -> None:
@@ -363,7 +351,7 @@ def _map(audit: str, name: str) -> None:
 TYPED = (Inspect, Fetch, Audit, Score, Study, Benchmark, Units, Paradigms, Export, Again, Forget, Results, List)
 COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in TYPED}
 # What detached processes run: it takes words as they come, and nobody types it.
-PROCESSES: dict[str, Callable[..., int | None]] = {process.__name__[1:]: process for process in (_queued, _check, _map)}
+PROCESSES: dict[str, Callable[..., int | None]] = {process.__name__[1:]: process for process in (_job, _check, _map)}
 
 
 def parse(arguments: Sequence[str]) -> Any:

@@ -28,7 +28,7 @@ from clipmem_core.audits.estimate import (
     undisturbed,
 )
 from clipmem_core.audits.given import with_features
-from clipmem_core.audits.jobs import OUTPUT, PROGRAM, Job, Task, audit_task, jobs_folder, resume_arguments
+from clipmem_core.audits.jobs import OUTPUT, Job, Task, audit_task, jobs_folder, resume_arguments
 from clipmem_core.audits.prepare import draw_membership, load_data_set, look_at_pictures, plant
 from clipmem_core.audits.sample import sampled
 from clipmem_core.audits.settings import check_config, opens_towers, resolve, side_by_side
@@ -166,7 +166,7 @@ def _end(job: Job) -> str:
 
 def _task(key: str) -> Task:
     folder = jobs_folder() / CHECKS / key
-    return Task(folder, [*PROGRAM, "check", str(folder / REQUEST)])
+    return Task(folder, ["check", str(folder / REQUEST)])
 
 
 def _sweep() -> None:
