@@ -88,11 +88,6 @@ class AuditConfig:
         "ensemble: each pair is left out by half of the members of a repeat, drawn at random, instead of by one",
         Facts(affects=("data",), younger=True),
     )
-    keyed: bool = option(
-        False,
-        "ensemble: who trains on a pair follows from a hash of its id, so that pairs that come or go change no other's",
-        Facts(title="Membership by id", affects=("data",), younger=True),
-    )
     members: int = option(
         0, "ensemble: repeats × folds in all; 0 means two repeats", Facts(ge=0, affects=("members",), own_widget=True)
     )

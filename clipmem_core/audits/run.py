@@ -160,8 +160,7 @@ def prepare_audit(
     screen.say(f"reading {source}")
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
     if again is None:
-        ids = data_set.pairs[c.PAIR_ID]
-        membership = draw_membership(ids, data_set.clusters, config, members=first_members(config))
+        membership = draw_membership(data_set.clusters, config, members=first_members(config))
     else:
         membership = repeat_membership(again, data_set.pairs)
     pairs = plant(data_set.pairs, membership, config)
