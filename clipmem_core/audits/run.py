@@ -381,11 +381,7 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
     with contextlib.suppress(InputError):
         if whole_archive(audit.folder / PREPARED):
             folder = pixels_folder(audit)
-            broken = (
-                broken_features(folder)
-                if config.features
-                else broken_file(folder, size=config.cache_size, resize_mode=config.resize_mode)
-            )
+            broken = broken_features(folder) if config.features else broken_file(folder)
     if broken is not None:
         what = "reading the features" if config.features else "storing the small pictures"
         screen.say(f"{broken} is broken or gone: {what} again")

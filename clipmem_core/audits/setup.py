@@ -131,7 +131,6 @@ def write_members(audit: Audit, record: Record, names: Sequence[str], checkpoint
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
     """Return the key of an audit: its config and its data set's content."""
     values = without_younger(as_dict(config))
-    values["source"] = {key: value for key, value in values["source"].items() if key not in FREE}
     return fingerprint([{key: value for key, value in values.items() if key not in FREE}, data_set])
 
 

@@ -212,7 +212,7 @@ def test_what_broke_since_a_run_was_stopped_is_named_and_made_again(
             run(Silent())
     cache, state = data / "cache", Audit(data / "audits" / "broken").member("f-0") / "resume.pt"
     (pixels,), (tokens,) = cache.glob("pixels/*/pixels.npy"), cache.glob("tokens/*")
-    for path, damage in ((pixels, flip), (tokens, cut), (state, flip)):
+    for path, damage in ((pixels, cut), (tokens, cut), (state, flip)):
         path.write_bytes(damage(path.read_bytes()))
     screen = Silent()
     audit = run(screen)
