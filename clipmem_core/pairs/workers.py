@@ -1,7 +1,7 @@
 """Map a function over many items in worker processes that may crash, hang or be killed.
 
-A worker is a fresh Python, not a fork: threads of the caller cannot deadlock it. The function is pickled by its name;
-keep its module quick to import.
+A worker is a fresh Python, not a fork: threads of the caller cannot deadlock it, and it ends when the caller does, even
+if that is killed. The function is pickled by its name; keep its module quick to import.
 """
 
 import multiprocessing
@@ -64,8 +64,7 @@ def _answers(
 ) -> Generator[tuple[list[Item], Answer | None, Exception | None], None, None]:
     """Yield each part in order with its answer, or with how its process ended."""
     waiting: deque[tuple[list[Item], Any]] = deque()
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(workers, initializer=_silence, context=context)
+    pool = ProcessPool(workers, initializer=_silence, context=multiprocessing.get_context("spawn"))
     todo = iter(parts)
     try:
         while True:
