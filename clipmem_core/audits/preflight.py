@@ -245,7 +245,7 @@ def seconds_of_features(config: AuditConfig, pairs: pd.DataFrame, opening: float
 
 def _draw(pairs: pd.DataFrame, clusters: np.ndarray, config: AuditConfig) -> Membership:
     """Draw the membership and plant as the audit will, for the errors that this may end in."""
-    membership = draw_membership(pairs[c.PAIR_ID], clusters, config)
+    membership = draw_membership(clusters, config)
     plant(pairs, membership, config)
     return membership
 

@@ -16,7 +16,6 @@ from clipmem_core.audits.record import Record
 from clipmem_core.audits.sample import sampled
 from clipmem_core.audits.store import PAIR_BLOCK, Audit, read_prepared, write_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint_rows
-from clipmem_core.draws import draw_keys
 from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures
 from clipmem_core.pairs.planting import plant_miscaptions
@@ -175,21 +174,18 @@ def drop_lookalikes(data_set: DataSet) -> DataSet:
     )
 
 
-def draw_membership(ids: pd.Series, clusters: np.ndarray, config: AuditConfig, *, members: int = 0) -> Membership:
+def draw_membership(clusters: np.ndarray, config: AuditConfig, *, members: int = 0) -> Membership:
     """Draw which member trains on which pair; of an ensemble so many members, or else those of the config.
 
     Args:
-        ids: of the pairs, [n_pairs].
         clusters: look-alike cluster of each pair, [n_pairs].
         config: which protocol, how many folds and seeds, and what is drawn from.
         members: of an ensemble; 0 takes those of the config.
     """
     if config.protocol == "paper":
         return paper_membership(clusters, seeds=config.seeds, seed=config.seed)
-    repeats, keys = (members or config.members) // config.folds, draw_keys(ids.tolist()) if config.keyed else None
-    return ensemble_membership(
-        clusters, folds=config.folds, repeats=repeats, seed=config.seed, halves=config.halves, keys=keys
-    )
+    repeats = (members or config.members) // config.folds
+    return ensemble_membership(clusters, folds=config.folds, repeats=repeats, seed=config.seed, halves=config.halves)
 
 
 def repeat_membership(audit: Audit, pairs: pd.DataFrame) -> Membership:

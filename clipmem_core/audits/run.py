@@ -138,8 +138,7 @@ def prepare_audit(
     screen.say(f"reading {source}")
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
     if again is None:
-        ids = data_set.pairs[c.PAIR_ID]
-        membership = draw_membership(ids, data_set.clusters, config, members=first_members(config))
+        membership = draw_membership(data_set.clusters, config, members=first_members(config))
     else:
         membership = repeat_membership(again, data_set.pairs)
     pairs = plant(data_set.pairs, membership, config)
@@ -332,11 +331,7 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
     with contextlib.suppress(InputError):
         if whole_archive(audit.folder / PREPARED):
             folder = pixels_folder(audit)
-            broken = (
-                broken_features(folder)
-                if config.features
-                else broken_file(folder, size=config.cache_size, resize_mode=config.resize_mode)
-            )
+            broken = broken_features(folder) if config.features else broken_file(folder)
     if broken is not None:
         what = "reading the features" if config.features else "storing the small pictures"
         screen.say(f"{broken} is broken or gone: {what} again")

@@ -254,7 +254,7 @@ def _ranked(run: StudyRun, number: int) -> Drawn:
     if audit.begun:
         check_same(audit, run.source, config)
     else:
-        membership = draw_membership(split.data_set.pairs[c.PAIR_ID], split.data_set.clusters, config)
+        membership = draw_membership(split.data_set.clusters, config)
         write_audit(audit, run.source, config, split.data_set, split.data_set.pairs, membership, seconds=0.0)
     if not audit.finished:
         run.screen.say("the audit that ranks the pairs")
@@ -345,7 +345,7 @@ def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
 
 def _begin_arm(run: StudyRun, audit: Audit, seeds: int, split: int) -> None:
     config, data_set = run.config_of(audit.name, seeds, split), run.splits[split].data_set
-    membership = draw_membership(data_set.pairs[c.PAIR_ID], data_set.clusters, config)
+    membership = draw_membership(data_set.clusters, config)
     pairs, new = data_set.pairs.copy(), run.changes[split][audit.name].recaptioned
     # Utility is measured on external pairs: they keep their captions.
     ids = pairs[c.PAIR_ID].where(membership.group != c.EXTERNAL, "")

@@ -125,7 +125,9 @@ def states(runs: Runs) -> list[Path]:
 
 
 def children(process: Forked) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    """Return the members that a run trains now; beside them is the resource tracker of multiprocessing."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in found if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def alive(pid: int) -> bool:
@@ -211,7 +213,7 @@ def test_what_broke_since_a_run_was_stopped_is_named_and_made_again(
             run(Silent())
     cache, state = data / "cache", Audit(data / "audits" / "broken").member("f-0") / "resume.pt"
     (pixels,), (tokens,) = cache.glob("pixels/*/pixels.npy"), cache.glob("tokens/*")
-    for path, damage in ((pixels, flip), (tokens, cut), (state, flip)):
+    for path, damage in ((pixels, cut), (tokens, cut), (state, flip)):
         path.write_bytes(damage(path.read_bytes()))
     screen = Silent()
     audit = run(screen)

@@ -142,7 +142,7 @@ def _prepare(benchmark: Benchmark, source: str, config: AuditConfig, screen: Scr
     """Read the data set and freeze it; benchmark.json comes last and makes the folder a benchmark."""
     screen.say(f"reading {source}")
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-    membership = draw_membership(data_set.pairs[c.PAIR_ID], data_set.clusters, config)
+    membership = draw_membership(data_set.clusters, config)
     captions = int(data_set.pairs[c.CAPTIONS].map(len).sum())
     screen.say(f"{len(data_set.pairs):,} pairs with {captions:,} captions; {data_set.lookalikes:,} look-alikes")
     folder, pixels = benchmark.folder, data_set.pixels
