@@ -8,7 +8,6 @@ killed goes on where it stopped.
 """
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +38,10 @@ from clipmem_core.training.embed import mean_image_embeddings
 from clipmem_core.training.files import CHECKPOINT, LOG, STATE
 from clipmem_core.training.loop import Trainer, train
 from clipmem_core.training.model import Model
-from clipmem_core.training.state import Progress
 from clipmem_core.training.tower_trainers import SelfSupervisedTrainer, SupervisedTrainer, classifier, projector
 
 RUNS, RESULT = "runs", "result.json"
 SETTINGS = "paradigms.json"
-WARM_STEPS, TIMED_STEPS = 2, 3
 WHY_NOT = {
     t.SUPERVISED: "the pairs have no labels, or of one class alone",
     t.SELF_SUPERVISED: "image augmentation is off (--crop-scale 1), so two views of a picture are the same",
@@ -254,36 +251,7 @@ def _say_plan(runs: Sequence[ParadigmRun], screen: Screen) -> None:
         return
     reused = sum(run.reused for run in left)
     taken = f", {reused} of them trained by the audit" if reused else ""
-    minutes = max(1, round(seconds_left(left) / 60))
-    screen.say(f"{len(left)} of {len(runs)} runs to go{taken}: about {minutes:,} min")
-
-
-def seconds_left(runs: Sequence[ParadigmRun]) -> float:
-    """Estimate how long runs take, from a few steps of each paradigm among them."""
-    paces = {name: _step_seconds(run) for name, run in {run.paradigm: run for run in reversed(runs)}.items()}
-    total = 0.0
-    for planned in runs:
-        step, steps, pictures = paces[planned.paradigm]
-        total += 0.0 if planned.reused else step * steps
-        # Every picture's views pass twice, for the units and for the probe; a third of a step goes forward.
-        passes = 2 * planned.run.config.views / (2 if planned.paradigm == t.SELF_SUPERVISED else 1)
-        total += passes * len(planned.run.data.rows) * step / pictures / 3
-    return total
-
-
-def _step_seconds(planned: ParadigmRun) -> tuple[float, int, float]:
-    """Return the seconds of a step, the steps of a run, and the pictures in a step."""
-    trainer = trainer_of(planned)
-    trainer.model.train()
-    blank = np.full((trainer.config.epochs, len(trainer.data.keys), 2), np.nan, dtype=np.float16)
-    began, done = time.monotonic(), 0
-    for done, _ in enumerate(trainer.steps(Progress(0, blank)), start=1):
-        if done == WARM_STEPS:
-            began = time.monotonic()
-        if done == WARM_STEPS + TIMED_STEPS:
-            break
-    timed = done - WARM_STEPS if done > WARM_STEPS else done
-    return (time.monotonic() - began) / timed, trainer.total, len(trainer.data.rows) / trainer.batches
+    screen.say(f"{len(left)} of {len(runs)} runs to go{taken}")
 
 
 def _write_table(audit: Audit) -> None:

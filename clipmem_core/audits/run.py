@@ -23,7 +23,6 @@ from clipmem_core.audits.attacks import attack_members
 from clipmem_core.audits.blocks import BLOCKS
 from clipmem_core.audits.captions import caption_table
 from clipmem_core.audits.checks import ensure_checks
-from clipmem_core.audits.estimate import trained_pairs
 from clipmem_core.audits.executor import Executor, local_processes, run_members
 from clipmem_core.audits.given import with_features
 from clipmem_core.audits.guests import through
@@ -166,10 +165,9 @@ def prepare_audit(
         membership = repeat_membership(again, data_set.pairs)
     pairs = plant(data_set.pairs, membership, config)
     screen.say(counts(data_set, membership))
-    if trained_pairs(membership) < config.batch_size:
-        screen.say(
-            f"note: members train on {trained_pairs(membership):,} pairs, which is less than a batch: one step an epoch"
-        )
+    trained = round(float(membership.trained.sum(axis=1).mean()))
+    if trained < config.batch_size:
+        screen.say(f"note: members train on {trained:,} pairs, which is less than a batch: one step an epoch")
     name = again.name if again is not None else ""
     write_audit(audit, source, config, data_set, pairs, membership, seconds=time.monotonic() - began, again=name)
 
