@@ -479,6 +479,16 @@ def as_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's fields with the options of its source beside the others, as its flags are.
+
+    Example:
+        >>> flat({"seed": 0, "source": {"split": "train"}})
+        {'seed': 0, 'split': 'train'}
+    """
+    return {key: value for key, value in values.items() if key != "source"} | values.get("source", {})
+
+
 def fingerprint(values: Any) -> str:
     """Return 16 hex digits that change with any value: the key of caches and audits.
 

@@ -78,6 +78,6 @@ class Facts:
 
 
 def option(default: Any, help: str = "", facts: Facts = Facts()) -> Any:
-    """Declare a field of the config by its default, its help, which tyro reads, and what else is known of it."""
+    """Declare a field of the config by its default, its help, and what else is known of it."""
     own = dataclasses.replace(facts, default=default, help=help)
     return field(default=default, metadata={"help": help or None, "facts": own})

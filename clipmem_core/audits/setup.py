@@ -36,6 +36,7 @@ from clipmem_core.config import (
     as_dict,
     data_folder,
     fingerprint,
+    flat,
     without_younger,
 )
 from clipmem_core.scores.membership import Membership
@@ -162,7 +163,7 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
 
 def differing_fields(source_then: str, config_then: AuditConfig, source: str, config: AuditConfig) -> list[str]:
     """Say what differs between what an audit or a study was made from and what is asked for now; seeds may grow."""
-    asked, given = (settings.flat(as_dict(one)) for one in (config, config_then))
+    asked, given = (flat(as_dict(one)) for one in (config, config_then))
     # Threads are frozen: another machine may go on.
     asked["threads"] = given["threads"]
     differ = [

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from clipmem_core.audits.settings import flat, typed, typed_flags
-from clipmem_core.config import affecting
+from clipmem_core.audits.settings import typed, typed_flags
+from clipmem_core.config import affecting, flat
 from clipmem_core.studies.plans import defaults_of
 from clipmem_core.studies.store import StudyFolder
 
