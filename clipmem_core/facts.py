@@ -32,8 +32,7 @@ class Facts:
     something only with one of them on. `part` is set where arms of a study may change it, `alike` where clipmem
     compares only between equal values: what it is called there. `embeds` is its place in the key of tables of units,
     and `main` its place among the widgets that matter most; where `own_widget`, the page has another one for it.
-    What is `younger` than keys that are in use is not part of a key while it is off. One with `trained` means something
-    only where that encoder, image or text, is trained and not locked.
+    One with `trained` means something only where that encoder, image or text, is trained and not locked.
     """
 
     name: str = ""
@@ -56,7 +55,6 @@ class Facts:
     embeds: int = 0
     main: int = 0
     own_widget: bool = False
-    younger: bool = False
     trained: str = ""
 
     @property

@@ -40,7 +40,6 @@ INTERRUPTED = 130
 SECONDS_BETWEEN_LOOKS = 0.5
 PROGRAM = (sys.executable, "-m", "clipmem_core")
 SUPERVISOR = (sys.executable, "-m", "clipmem_core.audits.supervisor")
-_EARLIER_QUEUE = "clipmem_core.audits.queue"  # a module that jobs of before ran: it took a name and a whole command
 CANCEL = "cancel"  # a file that is there once a job was asked to end
 _COUNT = re.compile(r"(?:.*: )?([\d,]+) of ([\d,]+) (pictures|captions)")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -159,10 +158,7 @@ class Task:
         if not path.is_file():
             return None
         job = read_json(path, JobFile, mend=f"delete {self.folder}")
-        command = job.command
-        if command[2:3] == (_EARLIER_QUEUE,):
-            command = tuple(queued(command[3], command[7:]))
-        return Job(self.folder, job.pid, job.started, command, job.supervisor)
+        return Job(self.folder, job.pid, job.started, job.command, job.supervisor)
 
     def start(self) -> Job:
         """Start it, or return its job if that runs.

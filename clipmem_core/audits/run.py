@@ -64,7 +64,7 @@ from clipmem_core.audits.store import (
     write_manifest,
     write_table,
 )
-from clipmem_core.audits.verdict import SECOND_LEFT_OUT, judge, reliability_of
+from clipmem_core.audits.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.kept import broken_features
 from clipmem_core.files import DELETE, reading
@@ -204,7 +204,7 @@ def bring_to_end(
         InputError: of a `fresh` one that could not even begin to train, nothing is left: the name is free again.
     """
     broken = broken_files(audit.folder)
-    if audit.finished and not broken and asked is not None and _wants_more(audit, asked, reliability_of(audit.verdict)):
+    if audit.finished and not broken and asked is not None and _wants_more(audit, asked, audit.verdict[RELIABILITY]):
         _add_repeat(audit, asked, screen)
     if audit.finished and not broken:
         screen.say("it is finished: nothing to do")

@@ -49,13 +49,7 @@ def audit_name(source: str, config: AuditConfig) -> str:
 
 def config_from(values: dict[str, Any]) -> AuditConfig:
     """Rebuild a config from the JSON it was stored as."""
-    source = SourceOptions(**_known(SourceOptions, values["source"]))
-    return AuditConfig(**_known(AuditConfig, values) | {"source": source})
-
-
-def _known(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that are fields of a dataclass."""
-    return {field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values}
+    return AuditConfig(**values | {"source": SourceOptions(**values["source"])})
 
 
 def typed(values: Mapping[str, Any]) -> dict[str, Any]:

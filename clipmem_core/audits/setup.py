@@ -37,7 +37,6 @@ from clipmem_core.config import (
     data_folder,
     fingerprint,
     flat,
-    without_younger,
 )
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.names import model_config
@@ -132,7 +131,7 @@ def write_members(audit: Audit, record: Record, names: Sequence[str], checkpoint
 
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
     """Return the key of an audit: its config and its data set's content."""
-    values = without_younger(as_dict(config))
+    values = as_dict(config)
     values["source"] = {key: value for key, value in values["source"].items() if key not in FREE}
     return fingerprint([{key: value for key, value in values.items() if key not in FREE}, data_set])
 

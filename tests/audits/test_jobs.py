@@ -188,15 +188,6 @@ def test_what_is_no_audit_has_a_hidden_folder_and_what_trains_waits_for_its_turn
         audit_task("../up")
 
 
-def test_a_job_of_a_version_before_can_be_started_again(data: Path) -> None:
-    leave_job(data / "jobs" / "old")
-    before = [sys.executable, "-m", "clipmem_core.audits.queue", "old", *PROGRAM, "audit", "x.csv", "--name=old"]
-    write_json(data / "jobs" / "old" / "job.json", {"pid": 1, "started": "1", "command": before})
-    job = find("old")
-    assert job is not None
-    assert list(job.command) == audit_task("old", ["x.csv", "--name=old"]).command
-
-
 def test_a_command_that_cannot_start_says_so() -> None:
     with pytest.raises(RuntimeError, match="job 'absent' did not start:(?s:.*)No such file"):
         Task(jobs_folder() / "absent", ["/no/such/program"]).start()
