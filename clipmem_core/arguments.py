@@ -49,14 +49,16 @@ def parse_command(kind: type, words: Sequence[str], *, program: str, changes: Ma
             flags += _add(parser, each.name, each.type, each.default, **each.metadata)
             continue
         parts[each.name] = each.default_factory()
-        usual = flat(as_dict(parts[each.name])) | changes
+        usual = flat(as_dict(parts[each.name])) | dict(changes)
         group = parser.add_argument_group("settings")
         for name, value in usual.items():
             flags += _add(group, name, type(value), value, help=FIELDS[name].help)
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{meant(unknown[0], flags)}")
-    typed = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
+    typed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()
+    }
     values = {each.name: typed.pop(each.name) for each in own if each.name in typed}
     for name, part in parts.items():
         if isinstance(part, AuditConfig):
