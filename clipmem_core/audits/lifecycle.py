@@ -24,6 +24,7 @@ from clipmem_core.audits.store import (
     is_locked,
     is_name,
     list_audits,
+    write_files,
     write_json,
 )
 from clipmem_core.config import InputError
@@ -208,7 +209,7 @@ def _write(audit: Audit, record: Record, listed: dict[str, str] | None) -> None:
     write_json(path, record.values)
     os.utime(path, ns=(begun, begun))  # audits are listed by when they began
     if listed is not None:
-        write_json(manifest, {"files": listed | ({CONFIG: file_sha256(path)} if whole else {})})
+        write_files(manifest, listed | ({CONFIG: file_sha256(path)} if whole else {}))
 
 
 def _move_job(name: str, new: str) -> None:

@@ -22,7 +22,6 @@ from clipmem_core.audits.attacks import attack_members
 from clipmem_core.audits.blocks import BLOCKS
 from clipmem_core.audits.captions import caption_table
 from clipmem_core.audits.checks import ensure_checks
-from clipmem_core.audits.estimate import trained_pairs
 from clipmem_core.audits.executor import Executor, local_processes, run_members
 from clipmem_core.audits.given import with_features
 from clipmem_core.audits.near import ensure_near
@@ -62,7 +61,7 @@ from clipmem_core.audits.store import (
     write_manifest,
     write_table,
 )
-from clipmem_core.audits.verdict import SECOND_LEFT_OUT, judge, reliability_of
+from clipmem_core.audits.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.kept import broken_features
 from clipmem_core.files import DELETE, reading
@@ -143,10 +142,9 @@ def prepare_audit(
         membership = repeat_membership(again, data_set.pairs)
     pairs = plant(data_set.pairs, membership, config)
     screen.say(counts(data_set, membership))
-    if trained_pairs(membership) < config.batch_size:
-        screen.say(
-            f"note: members train on {trained_pairs(membership):,} pairs, which is less than a batch: one step an epoch"
-        )
+    trained = round(float(membership.trained.sum(axis=1).mean()))
+    if trained < config.batch_size:
+        screen.say(f"note: members train on {trained:,} pairs, which is less than a batch: one step an epoch")
     name = again.name if again is not None else ""
     write_audit(audit, source, config, data_set, pairs, membership, seconds=time.monotonic() - began, again=name)
 
@@ -175,7 +173,7 @@ def bring_to_end(
         InputError: of a `fresh` one that could not even begin to train, nothing is left: the name is free again.
     """
     broken = broken_files(audit.folder)
-    if audit.finished and not broken and asked is not None and _wants_more(audit, asked, reliability_of(audit.verdict)):
+    if audit.finished and not broken and asked is not None and _wants_more(audit, asked, audit.verdict[RELIABILITY]):
         _add_repeat(audit, asked, screen)
     if audit.finished and not broken:
         screen.say("it is finished: nothing to do")

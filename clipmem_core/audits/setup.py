@@ -35,7 +35,7 @@ from clipmem_core.config import (
     as_dict,
     data_folder,
     fingerprint,
-    without_younger,
+    flat,
 )
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.names import model_config
@@ -130,7 +130,8 @@ def write_members(audit: Audit, record: Record, names: Sequence[str], checkpoint
 
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
     """Return the key of an audit: its config and its data set's content."""
-    values = without_younger(as_dict(config))
+    values = as_dict(config)
+    values["source"] = {key: value for key, value in values["source"].items() if key not in FREE}
     return fingerprint([{key: value for key, value in values.items() if key not in FREE}, data_set])
 
 
@@ -160,7 +161,7 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
 
 def differing_fields(source_then: str, config_then: AuditConfig, source: str, config: AuditConfig) -> list[str]:
     """Say what differs between what an audit or a study was made from and what is asked for now; seeds may grow."""
-    asked, given = (settings.flat(as_dict(one)) for one in (config, config_then))
+    asked, given = (flat(as_dict(one)) for one in (config, config_then))
     # Threads are frozen: another machine may go on.
     asked["threads"] = given["threads"]
     differ = [

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clipmem_core.audits.jobs import Task, jobs_folder
-from clipmem_core.audits.settings import flat, typed, typed_flags
+from clipmem_core.audits.settings import typed, typed_flags
 from clipmem_core.audits.store import is_locked
-from clipmem_core.config import affecting
+from clipmem_core.config import affecting, flat
 from clipmem_core.studies.plans import defaults_of
 from clipmem_core.studies.store import StudyFolder, study_folder
 

@@ -330,11 +330,6 @@ class Context:
         return Decided(fixed | taken_out(arm.removal, scores, pool, seed=self.config.seed), captions)
 
 
-def ranking_share(config: AuditConfig) -> float:
-    """Return how long the audit that ranks takes, in units of one f and one g."""
-    return RANKING_REPEATS * (config.folds - 1) / 2
-
-
 def reference_config(study: StudyFolder) -> AuditConfig:
     """Return the config of a study's reference arm: what settings are told beside."""
     return dataclasses.replace(config_from(study.asked["config"]), **_reference_fields(study))

@@ -109,16 +109,6 @@ def test_each_seed_or_repeat_has_a_seed_of_its_own() -> None:
     assert member_seeds(ensemble, ["r0-f0", "r3-f1"]) == {"r0-f0": 10, "r3-f1": 13}
 
 
-def test_a_field_that_is_younger_than_an_audit_had_its_default_there(start: Audit) -> None:
-    stored = start.record.values
-    del stored["config"]["eval_captions"]
-    (start.folder / "config.json").write_text(json.dumps(stored))
-    config = resolve(config_of(PAPER))
-    check_same(start, "scenes", config)
-    with pytest.raises(InputError, match="--eval-captions is 0 there and 1 here"):
-        check_same(start, "scenes", dataclasses.replace(config, eval_captions=1))
-
-
 def test_pairs_that_were_left_out_stay_left_out_as_an_audit_grows(start: Audit) -> None:
     table = start.membership
     left_out = table.index.isin([3, 40, 41])

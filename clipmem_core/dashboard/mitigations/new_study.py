@@ -56,7 +56,7 @@ def draw_start(picked: str, *, started: Callable[[str], None]) -> None:
     if st.button("Start", type="primary", icon=":material/play_arrow:", key="study-start", disabled=bool(fault)):
         study_task(name, arguments).start()
         started(name)
-    st.caption("A few real steps tell first how long it takes. It goes on when this page is closed.")
+    st.caption("It goes on when this page is closed.")
     if not fault:
         st.caption("From a terminal:")
         st.code(f"python -m clipmem_core study {shlex.join(arguments)}", language="bash", wrap_lines=True)

@@ -32,9 +32,8 @@ def leave_study_job(data: Path, name: str, *, output: str = "", **how: Any) -> N
 
 
 @pytest.fixture
-def lab(data: Path, made: dict[str, Audit], monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
-    """A finished study of five arms over three seeds, of which one more takes 3.2 minutes."""
-    monkeypatch.setattr(study_progress, "minutes_of", lambda study, setting: 3.2)
+def lab(data: Path, made: dict[str, Audit]) -> StudyFolder:
+    """A finished study of five arms over three seeds."""
     return make_mitigations(data, made["paper"])
 
 

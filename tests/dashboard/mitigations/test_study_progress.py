@@ -113,8 +113,8 @@ def test_a_table_without_its_columns_is_told(lab: StudyFolder) -> None:
 
 def test_while_the_job_runs_the_page_says_how_far_it_is(data: Path, made: Made, went_on: list[tuple[str, str]]) -> None:
     make_mitigations(data, made["paper"], done=1)
-    said_so = "5 arms × 3 seeds, 10 f and g to train: about 7 min on this machine\n"
-    leave_study_job(data, "lab", running=True, output=f"reading scenes\n{said_so}arm none, seed 1: 1 of 10\n")
+    said_so = "arm none, seed 1: 2 of 10, time left: about 7 min\n"
+    leave_study_job(data, "lab", running=True, output=f"reading scenes\n{said_so}training 2 members\n")
     app = open_page(PAGE, setting=SETTINGS["captions"])
     assert app.get("progress")[0].proto.text == "5 of 15 arms × seeds are done"
     assert app.get("progress")[0].proto.value == 33
