@@ -28,7 +28,6 @@ from clipmem_core.audits.executor import Executor, local_processes, run_members
 from clipmem_core.audits.given import with_features
 from clipmem_core.audits.guests import through
 from clipmem_core.audits.lock import hold
-from clipmem_core.audits.near import ensure_near
 from clipmem_core.audits.prepare import (
     DataSet,
     draw_membership,
@@ -210,7 +209,6 @@ def bring_to_end(
         _add_repeat(audit, asked, screen)
     if audit.finished and not broken:
         screen.say("it is finished: nothing to do")
-        ensure_near(audit, say=screen.say)
         return
     if broken:
         screen.say(f"{len(broken)} of its files are broken or gone, first {broken[0]}: making them again")
@@ -228,8 +226,6 @@ def bring_to_end(
         if fresh and not any((audit.folder / MEMBERS).glob(f"*/{LOG}")):
             shutil.rmtree(audit.folder)
         raise
-    if not prepare_only:
-        ensure_near(audit, say=screen.say)
 
 
 # Products of scores are small: on a busy machine their threads wait for each other ten times as long as they compute.

@@ -5,8 +5,7 @@ Where an audit's text tower is locked, that encoder is the tower and the member'
 An index holds means of unit vectors. Their lengths differ, so that FAISS, which compares inner products, would order
 them otherwise than by cosine. One exact pass over the file takes as long as FAISS does: 1,000,000 pairs × 128 in 30 ms
 on two cores, where reading the bytes once takes 16 ms. The file is read, not mapped: the pages of a fresh map cost
-more than all the products, and count as memory of the process. Where an audit is so large that it has an approximate
-index (`audits/near.py`), only the candidates that this names are compared, just as exactly.
+more than all the products, and count as memory of the process.
 """
 
 import dataclasses
@@ -22,7 +21,6 @@ import numpy as np
 
 from clipmem_core.audits.embeddings import Embeddings, indexed_members
 from clipmem_core.audits.index import map_vectors
-from clipmem_core.audits.near import open_near
 from clipmem_core.audits.store import CONFIG, IMAGE_INDEX, MEMBERSHIP, PAIRS, TEXT_INDEX, Audit
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
@@ -69,24 +67,11 @@ def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
 @kept(64, paths=lambda audit, meaning, like, side, members: [index_path(audit, member, side) for member in members])
 def _hits(audit: Audit, meaning: str, like: str, side: str, members: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     asked = {member: _asked(audit, member, meaning, like, side) for member in members}
-    near = _candidates(audit, asked, side, LIMIT)
-    compared = [cosines(index_path(audit, member, side), query, near) for member, query in asked.items()]
-    found = np.mean(compared, axis=0)
-    best = highest(found, LIMIT)
-    rows, match = (best if near is None else near[best]).astype(np.int64), found[best]
+    found = np.mean([cosines(index_path(audit, member, side), query) for member, query in asked.items()], axis=0)
+    rows = highest(found, LIMIT)
+    match = found[rows]
     rows.flags.writeable = match.flags.writeable = False
     return rows, match
-
-
-def _candidates(audit: Audit, asked: dict[str, np.ndarray], side: str, k: int) -> np.ndarray | None:
-    """Return rows that the k nearest to a query in each member's space are probably among, int64, ascending.
-
-    Returns:
-        None where a member has no approximate index: all pairs are.
-    """
-    indexes = {member: open_near(audit, member, INDEXES[side]) for member in asked}
-    found = [near.candidates(asked[member], k) for member, near in indexes.items() if near]
-    return np.unique(np.concatenate(found)) if len(found) == len(asked) else None
 
 
 def _asked(audit: Audit, member: str, meaning: str, like: str, side: str) -> np.ndarray:
@@ -120,12 +105,9 @@ def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> lis
     """
     member = choose_member(indexed_members(audit), member)
     path = index_path(audit, member, by)
-    query = vectors_at(path, [row])[0]
-    near = _candidates(audit, {member: query}, by, k + 1)
-    found = cosines(path, query, near)
-    rows = np.arange(len(found)) if near is None else near
-    found[rows == row] = np.nan
-    return [(int(rows[place]), float(found[place])) for place in highest(found, k).tolist()]
+    found = cosines(path, vectors_at(path, [row])[0])
+    found[row] = np.nan
+    return [(place, float(found[place])) for place in highest(found, k).tolist()]
 
 
 def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:

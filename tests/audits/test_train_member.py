@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from clipmem_core import commands
-from clipmem_core.audits import near, train_member
+from clipmem_core.audits import train_member
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.store import Audit
 from clipmem_core.commands import main
@@ -58,9 +58,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("CLIPMEM_DATA", str(data))
         patch.setattr(loop, "SECONDS_BETWEEN_LINES", 1e9)
         for name, asked in (("vit", SCENES), ("siglip", [*SCENES, "--loss", "siglip"]), ("heads", [features, *COMMON])):
-            with patch.context() as large:
-                large.setattr(near, "ABOVE", 1)  # there is nothing to make an approximate index of yet
-                assert main(["audit", *asked, "--name", name, "--prepare-only"]) == 0
+            assert main(["audit", *asked, "--name", name, "--prepare-only"]) == 0
             assert not list((data / "audits" / name).rglob(CHECKPOINT))
         yield data
 
