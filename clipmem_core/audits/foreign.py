@@ -18,18 +18,17 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.checkpoints import check_checkpoints, check_files, check_weights, read_membership
-from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import Screen, ensure_features, ensure_pixels
 from clipmem_core.audits.scoring import gather_evidence, known
 from clipmem_core.audits.setup import check_same, write_audit
 from clipmem_core.audits.store import (
-    IMAGE_INDEX,
-    TEXT_INDEX,
+    TEXT_EMBEDDINGS,
     Audit,
     check_name,
     open_audit,
+    read_embeddings,
     write_json,
     write_manifest,
     write_table,
@@ -161,14 +160,14 @@ def _embed(audit: Audit, names: Sequence[str], screen: Screen) -> None:
     """Bring each checkpoint's embeddings of every pair onto the disk."""
     from clipmem_core.audits import member  # torch is slow to import
 
-    if all((audit.member(name) / TEXT_INDEX).is_file() for name in names):
+    if all((audit.member(name) / TEXT_EMBEDDINGS).is_file() for name in names):
         return
     ensure_pixels(audit, screen)
     ensure_features(audit, audit.record, screen)
     for name in names:
         screen.say(f"embedding with the {name.removesuffix('-0')}")
         run = member.open_member(audit.folder, name)
-        member.write_embeddings(run.folder, *member.embed(run, member.trained_model(run)))
+        member.write_embeddings(run, member.trained_model(run), run.folder)
 
 
 def _table(audit: Audit, names: Sequence[str], suspected: pd.Series | None) -> pd.DataFrame:
@@ -181,8 +180,7 @@ def _table(audit: Audit, names: Sequence[str], suspected: pd.Series | None) -> p
     if suspected is not None:
         table[SUSPECTED] = suspected.reindex(pairs[c.PAIR_ID]).to_numpy(dtype=bool)
     for name in names:
-        image, text = (map_vectors(audit.member(name) / index) for index in (IMAGE_INDEX, TEXT_INDEX))
-        terms = pair_terms(image, text, np.ones(len(pairs), dtype=bool))
+        terms = pair_terms(*read_embeddings(audit.member(name)), np.ones(len(pairs), dtype=bool))
         for term in (c.ALIGNMENT, c.SIMILARITY):
             table[f"{term}_{name.removesuffix('-0')}"] = terms[term].astype(np.float64)
     if len(names) == 2:
@@ -226,8 +224,7 @@ def _with_prediction(audit: Audit, own: Audit, table: pd.DataFrame, said: dict[s
     if not found.seen >= WORKS:
         sentence = f"Predicted memorization is left out, since it does not work here. {judged}"
         return {"sentences": [*said["sentences"], sentence], **_rest(said), "calibration": numbers}
-    image, text = (map_vectors(audit.member(TARGET) / index) for index in (IMAGE_INDEX, TEXT_INDEX))
-    table[PREDICTED] = found.model.predict(features_of(image, text, seed=seed))
+    table[PREDICTED] = found.model.predict(features_of(*read_embeddings(audit.member(TARGET)), seed=seed))
     return {"sentences": [*said["sentences"], f"{PREDICTED_CLAIM} {judged}"], **_rest(said), "calibration": numbers}
 
 

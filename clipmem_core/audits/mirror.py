@@ -32,7 +32,7 @@ from clipmem_core.audits.store import (
     MEMBERS,
     PREPARED,
     SO_FAR,
-    TEXT_INDEX,
+    TEXT_EMBEDDINGS,
     Audit,
     write_json,
 )
@@ -215,7 +215,7 @@ class Mirror:
         for member, names in self.left_by_guests().items():
             if member in members:
                 folder = f"{MEMBERS}/{member}"
-                last = [name for end in (MEMBER_UTILITY, TEXT_INDEX) if (name := f"{folder}/{end}") in names]
+                last = [name for end in (MEMBER_UTILITY, TEXT_EMBEDDINGS) if (name := f"{folder}/{end}") in names]
                 with self.lock:
                     for part in ([name for name in names if name not in last], *([name] for name in last)):
                         self._get(part)

@@ -20,7 +20,6 @@ from clipmem_core import columns as c
 from clipmem_core.atomic import whole_archive
 from clipmem_core.audits import settings
 from clipmem_core.audits.attacks import attack_members
-from clipmem_core.audits.blocks import BLOCKS
 from clipmem_core.audits.captions import caption_table
 from clipmem_core.audits.checks import ensure_checks
 from clipmem_core.audits.estimate import trained_pairs
@@ -270,7 +269,6 @@ def finish_audit(
         "training_by_member": {name: training_seconds(audit, name) for name in record.members},
     }
     write_json(audit.folder / VERDICT, verdict | {"captions_missing": without or None, "seconds": seconds})
-    shutil.rmtree(audit.folder / BLOCKS, ignore_errors=True)
     write_manifest(audit.folder)
 
 
@@ -294,7 +292,7 @@ def train_members(audit: Audit, screen: Screen, executor: Executor | None) -> Ev
     record = audit.record
     screen.say(f"{TRAINING} {len(record.members)} members")
     run_members(audit, record.members, threads=record.threads, **_ways(record, executor), watch=screen.members)
-    return gather_evidence(audit, screen.say, executor)
+    return gather_evidence(audit)
 
 
 def _ways(record: Record, executor: Executor | None) -> dict[str, Any]:

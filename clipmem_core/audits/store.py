@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -33,15 +33,20 @@ MANIFEST = "manifest.json"
 SO_FAR = ".files.json"  # as a manifest, of what is written once; an unfinished audit is checked by it
 MEMBERS = "members"
 SNAPSHOTS = "snapshots"  # of a member: its embeddings after some epochs, a folder each
-IMAGE_INDEX = "image.faiss"
-TEXT_INDEX = "text.faiss"  # written last: a member that has it is complete
+IMAGE_EMBEDDINGS = "image.npy"
+TEXT_EMBEDDINGS = "text.npy"  # written last: a member that has it is complete
 MEMBER_UTILITY = "utility.json"
 SECOND_TABLE = "second.parquet"  # optional: what a second round of training leaves out
 SECOND = "second"  # of a member that is trained a second time: a folder
 SECOND_FIT = "log_probability_out.npy"  # in there, written last
 CAPTION_SCORES = "captions.npy"  # of a member, where pairs have several captions
-EMBEDDED = (IMAGE_INDEX, TEXT_INDEX, MEMBER_UTILITY, CAPTION_SCORES)  # what a member's checkpoint is turned into
-MEMBER_ANEW = f"delete it and {TEXT_INDEX} beside it, and run the audit again"
+EMBEDDED = (
+    IMAGE_EMBEDDINGS,
+    TEXT_EMBEDDINGS,
+    MEMBER_UTILITY,
+    CAPTION_SCORES,
+)  # what a member's checkpoint is turned into
+MEMBER_ANEW = f"delete it and {TEXT_EMBEDDINGS} beside it, and run the audit again"
 ROW_GROUP = 8192  # rows of a Parquet file that are read together: a page of pairs touches few of a million
 PAIR_BLOCK = 65_536  # pairs that are Python objects at a time, where there may be millions
 PREPARED = ".prepared.npz"  # which stored picture each pair is, and its look-alikes; can be made again
@@ -112,6 +117,22 @@ def read_array(path: Path, *, shared: bool = False) -> np.ndarray:
     """Read an array that a member left, or map it; a missing or broken file is an error that names it."""
     with reading(path, mend=MEMBER_ANEW):
         return np.load(path, mmap_mode="r" if shared else None)
+
+
+def read_embeddings(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Map μ_I and μ_T of every pair from a member's folder, or from one of its snapshots, float32 [n_pairs, dim]."""
+    image, text = (read_array(folder / name, shared=True) for name in (IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS))
+    return image, text
+
+
+def write_blocks(path: Path, blocks: Iterable[np.ndarray], rows: int) -> None:
+    """Write blocks [n, dim] as one array, float32 [rows, dim], atomically; one block is held at a time."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for block in blocks:
+            if not file.tell():
+                header = {"descr": "<f4", "fortran_order": False, "shape": (rows, block.shape[1])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(block, dtype="<f4").data)
 
 
 def read_utility(member: Path) -> dict[str, float]:

@@ -10,7 +10,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.estimate import MemberSeconds, Pace, audit_seconds, measure_pace, member_seconds
 from clipmem_core.audits.prepare import DataSet
 from clipmem_core.audits.settings import shares_process
-from clipmem_core.audits.store import TEXT_INDEX, Audit
+from clipmem_core.audits.store import TEXT_EMBEDDINGS, Audit
 from clipmem_core.config import FIELDS, AuditConfig, fingerprint
 from clipmem_core.pairs.workers import cores
 from clipmem_core.scores.membership import Membership
@@ -101,6 +101,8 @@ def _share(setting: Arm, reference: AuditConfig, samples: float) -> float:
 def _embedding_seconds(audit: Audit) -> float:
     """Return how long a member was embedded and judged after it was trained: a link to it keeps both moments."""
     folders = [audit.member(name) for name in audit.record.members]
-    ends = [(folder / CHECKPOINT, folder / TEXT_INDEX) for folder in folders if (folder / TEXT_INDEX).is_file()]
+    ends = [
+        (folder / CHECKPOINT, folder / TEXT_EMBEDDINGS) for folder in folders if (folder / TEXT_EMBEDDINGS).is_file()
+    ]
     spent = [last.stat().st_mtime - first.stat().st_mtime for first, last in ends]
     return max(0.0, float(np.median(spent))) if spent else 0.0

@@ -174,7 +174,7 @@ def scored(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_given_checkpoints_score_as_they_did_where_they_were_trained(scored: Scored, made: Made) -> None:
     audit = scored.score(scored.files)
     for name in ("f-0", "g-0"):
-        for file in ("image.faiss", "text.faiss"):
+        for file in ("image.npy", "text.npy"):
             own, trained = (vectors(one.member(name) / file) for one in (audit, made.paper))
             np.testing.assert_allclose(own, trained, atol=1e-5)
     missing = ["misfit", "learned"]
@@ -228,7 +228,7 @@ def test_a_target_and_a_reference_give_each_pair_a_difference_and_no_memorizatio
     table = pd.read_parquet(scored.made_at / "foreign" / "two" / "foreign.parquet")
     everyone = np.ones(len(table), dtype=bool)
     terms = [
-        pair_terms(vectors(folder / "image.faiss"), vectors(folder / "text.faiss"), everyone)["alignment"]
+        pair_terms(vectors(folder / "image.npy"), vectors(folder / "text.npy"), everyone)["alignment"]
         for folder in (made.paper.member(name) for name in ("f-0", "g-0"))
     ]
     np.testing.assert_allclose(table["difference"], terms[0] - terms[1], atol=1e-5)
@@ -274,7 +274,7 @@ def test_memorization_is_predicted_by_what_the_members_of_an_own_audit_make_of_t
     assert said["calibration"] == {"seen": found.seen, "unseen": found.unseen, "excess": found.excess}
     table = pd.read_parquet(scored.made_at / "foreign" / "predicted" / "foreign.parquet")
     f = made.paper.member("f-0")
-    target = features(vectors(f / "image.faiss"), vectors(f / "text.faiss"), seed=own.record.config.seed)
+    target = features(vectors(f / "image.npy"), vectors(f / "text.npy"), seed=own.record.config.seed)
     np.testing.assert_allclose(table["predicted_memorization"], found.model.predict(target), atol=1e-5)
     assert f"correlation with clipmem under the other members is {found.seen:.2f} for pairs" in said["sentences"][-1]
     assert _foreign(scored, scored.files, name="predicted", calibrate_on="own") == said

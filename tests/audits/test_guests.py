@@ -114,7 +114,7 @@ def kept(machine: Callable[[str], Path], tmp_path: Path) -> Iterator[Mirror]:
     audit = make_audit(machine("asked"), "a")
     for name in audit.record.members[:2]:
         audit.member(name).mkdir(parents=True)
-        for file in ("log.jsonl", "text.faiss"):
+        for file in ("log.jsonl", "text.npy"):
             (audit.member(name) / file).write_text("old")
     with mirrored(audit, f"file://{tmp_path}/bucket", say=print) as found:
         found.push()
@@ -145,12 +145,12 @@ def test_what_guests_of_a_run_that_was_killed_have_left_is_brought_when_it_goes_
     first, second = (kept.audit.member(name) for name in kept.audit.record.members[:2])
     there = tmp_path / "bucket" / "a" / "members" / first.name
     (there / GUEST).touch()
-    (there / "text.faiss").unlink()
+    (there / "text.npy").unlink()
     for folder in (there, there.with_name(second.name)):
         (folder / "log.jsonl").write_text("longer")
     kept.take(print)
     assert [(folder / "log.jsonl").read_text() for folder in (first, second)] == ["longer", "old"]
-    assert [(folder / "text.faiss").exists() for folder in (first, second)] == [False, True]
+    assert [(folder / "text.npy").exists() for folder in (first, second)] == [False, True]
     assert not (there / GUEST).exists()
 
 

@@ -117,7 +117,7 @@ def test_an_unfinished_audit_with_a_broken_beginning_does_not_finish(name: str, 
     assert not copied.finished
 
 
-@pytest.mark.parametrize("name", ["checkpoint.pt", "trajectory.npy", "image.faiss"])
+@pytest.mark.parametrize("name", ["checkpoint.pt", "trajectory.npy", "image.npy"])
 def test_an_unfinished_audit_with_a_broken_member_makes_it_anew(name: str, copied: Audit) -> None:
     path = copied.folder / "members" / "r0-f0" / name
     whole = bytearray(path.read_bytes())
@@ -128,7 +128,7 @@ def test_an_unfinished_audit_with_a_broken_member_makes_it_anew(name: str, copie
     with pytest.raises(RuntimeError, match="it trains"):
         again()
     assert not path.exists()
-    assert not (path.parent / "text.faiss").exists()
+    assert not (path.parent / "text.npy").exists()
 
 
 def test_an_audit_of_before_that_lacks_the_list_of_its_files_goes_on(copied: Audit) -> None:

@@ -233,7 +233,7 @@ def test_a_running_job_shows_the_stage_it_is_in(data: Path) -> None:
     ]
     member_files(audit, "log.jsonl", "checkpoint.pt")
     assert state_of("made").word == lifecycle.TRAINING
-    member_files(audit, "text.faiss")
+    member_files(audit, "text.npy")
     assert state_of("made").word == lifecycle.SCORING
     assert state_of("made").at_work
 

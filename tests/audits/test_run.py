@@ -21,7 +21,7 @@ from tests.conftest import Made
 def moved(made: Made, data: Path) -> Audit:
     """The paper audit in another data folder, without the store of small pictures."""
     with_drawn_set(data, made.data)
-    left = shutil.ignore_patterns("*.faiss", "*.pt", "*.npy")
+    left = shutil.ignore_patterns("*.pt", "*.npy")
     audit = Audit(Path(shutil.copytree(made.paper.folder, data / "audits" / "paper", ignore=left)))
     root = data / "sets" / Path(audit.record.root).name
     (audit.folder / "config.json").write_text(json.dumps(audit.record.values | {"root": str(root)}))
@@ -114,5 +114,5 @@ def test_pictures_that_stream_from_disk_change_no_number(data: Path) -> None:
     assert not list((data / "cache" / "pixels").glob("*/pixels.npy"))
     stored = run("1")
     assert (pixels_folder(stored) / "pixels.npy").exists()
-    for name in ("scores.parquet", "utility.parquet", "members/f-0/trajectory.npy", "members/g-0/image.faiss"):
+    for name in ("scores.parquet", "utility.parquet", "members/f-0/trajectory.npy", "members/g-0/image.npy"):
         assert (streamed.folder / name).read_bytes() == (stored.folder / name).read_bytes(), name

@@ -109,12 +109,12 @@ def test_broken_and_missing_files_are_found_and_made_room_for(tmp_path: Path) ->
 def test_a_broken_embedding_costs_no_training(tmp_path: Path) -> None:
     audit = finished(tmp_path / "a")
     member = audit.folder / "members" / "f-0"
-    for name in ("image.faiss", "text.faiss", "utility.json", "trajectory.npy"):
+    for name in ("image.npy", "text.npy", "utility.json", "trajectory.npy"):
         (member / name).write_text(name)
-    reopen(audit.folder, ["members/f-0/image.faiss"])
+    reopen(audit.folder, ["members/f-0/image.npy"])
     left = {path.name for path in member.iterdir()}
     assert left >= {"config.json", "checkpoint.pt", "trajectory.npy"}
-    assert not left & {"image.faiss", "text.faiss", "utility.json"}
+    assert not left & {"image.npy", "text.npy", "utility.json"}
 
 
 @pytest.mark.parametrize("name", ["config.json", "members/f-0/config.json"])

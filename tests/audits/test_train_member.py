@@ -128,7 +128,7 @@ def test_one_of_torchruns_processes_is_killed_and_those_started_again_end_with_t
     assert [line["step"] for line in log(killed)] == [3, 6, 9]
     left, right = (torch.load(a.member(MEMBER) / CHECKPOINT, weights_only=True) for a in (whole, killed))
     assert all(torch.equal(left[name], right[name]) for name in left)
-    for file in (TRAJECTORY, "text.faiss"):
+    for file in (TRAJECTORY, "text.npy"):
         assert (whole.member(MEMBER) / file).read_bytes() == (killed.member(MEMBER) / file).read_bytes()
     assert not (killed.member(MEMBER) / STATE).exists()
 

@@ -141,7 +141,7 @@ def test_a_second_round_is_training_again_and_its_losses_are_drawn(copy: Copy, d
     for name in audit.record.members:
         folder = audit.folder / "members" / name
         folder.mkdir(exist_ok=True)
-        (folder / "text.faiss").touch()
+        (folder / "text.npy").touch()
     (audit.folder / "second.parquet").touch()
     again = audit.folder / "members" / "r0-f0" / "second"
     again.mkdir()

@@ -225,7 +225,7 @@ def _unfinished(audit: Audit, *, seconds_ago: float) -> Audit:
         _log(audit, name, log_probability=-2.0)
     for name in ("r0-f1", "r1-f0"):
         (audit.folder / "members" / name / "checkpoint.pt").write_bytes(b"x")
-    (audit.folder / "members" / "r1-f0" / "text.faiss").write_bytes(b"x")
+    (audit.folder / "members" / "r1-f0" / "text.npy").write_bytes(b"x")
     _age(audit.folder, seconds_ago)
     return audit
 

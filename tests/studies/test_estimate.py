@@ -22,7 +22,7 @@ def begun(data: Path, rows: Rows) -> StudyFolder:
     write_json(audit.folder / "verdict.json", {"seconds": {"scoring": 2.0}})
     for member in ("f-0", "g-0"):  # the others have not ended
         audit.member(member).mkdir(parents=True)
-        for name, moment in (("checkpoint.pt", 1000), ("text.faiss", 1008)):
+        for name, moment in (("checkpoint.pt", 1000), ("text.npy", 1008)):
             (audit.member(member) / name).touch()
             os.utime(audit.member(member) / name, (moment, moment))
     return study
