@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipmem_core.audits.progress import MemberProgress, member_progress
-from clipmem_core.audits.store import CONFIG, Audit, note_files
+from clipmem_core.audits.store import Audit
 from clipmem_core.config import DATA_VARIABLE, InputError
 from clipmem_core.shortage import shortage
 
@@ -99,19 +99,11 @@ def member_tasks(audit: Audit, names: Sequence[str], *, threads: int, blocks: in
 
 
 def run_member_tasks(tasks: Sequence[Task], executor: Executor, look: Callable[[], None]) -> None:
-    """Run tasks of members, of one audit or several, and note what each leaves; `look` is called again and again."""
+    """Run tasks of members, of one audit or several; `look` is called again and again."""
     with closing(executor(tasks)) as looks:
-        for ended in looks:
+        for _ in looks:
             look()
-            if ended is not None:
-                note_members(ended.folders)
     look()
-
-
-def note_members(folders: Sequence[Path]) -> None:
-    """Note what members of an audit have left in their folders."""
-    files = (path for folder in folders for path in folder.rglob("[!.]*"))
-    note_files(Audit(folders[0].parents[1]), [path for path in files if path.is_file() and path.name != CONFIG])
 
 
 def local_processes(tasks: Sequence[Task], *, at_once: int) -> Looks:

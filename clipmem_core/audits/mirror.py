@@ -31,7 +31,6 @@ from clipmem_core.audits.store import (
     MEMBER_UTILITY,
     MEMBERS,
     PREPARED,
-    SO_FAR,
     TEXT_EMBEDDINGS,
     Audit,
     write_json,
@@ -45,7 +44,7 @@ SECONDS_BETWEEN = 20.0
 THERE = ".mirror.json"
 DATA = ".data"  # what guests read of the data folder, below the audit's copy
 GUEST = ".guest"  # the mark of a guest, in a member's folder there
-HIDDEN = (PREPARED, SO_FAR)  # the hidden files that another machine needs; others are this one's alone
+HIDDEN = (PREPARED,)  # the hidden files that another machine needs; others are this one's alone
 
 Say = Callable[[str], None]
 Stamps = dict[str, tuple[int, int]]  # size and time of change of files, by their names

@@ -28,7 +28,6 @@ from clipmem_core.audits.store import (
     SECOND_FIT,
     SECOND_TABLE,
     Audit,
-    note_files,
     read_array,
     read_embeddings,
     read_table,
@@ -99,7 +98,6 @@ def choose_left_out(audit: Audit, scores: pd.DataFrame) -> int:
         for name in audit.record.members:
             shutil.rmtree(audit.member(name) / SECOND, ignore_errors=True)
         write_table(path, pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], LEFT_OUT: left_out}))
-        note_files(audit, [path])
     return int(left_out.sum())
 
 

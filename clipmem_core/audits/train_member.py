@@ -14,7 +14,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from clipmem_core.audits.executor import note_members
 from clipmem_core.audits.lock import hold
 from clipmem_core.audits.member import cached_tokens, open_member, run_member, trained_model
 from clipmem_core.audits.progress import member_progress
@@ -61,7 +60,6 @@ def train_member(name: str, member: str, *, accum_freq: int, grad_checkpointing:
             if agreed(left):
                 with watched(audit, member, screen):
                     run_member(audit.folder, member, trained=functools.partial(trained_model, trainer=trainer))
-                note_members([audit.member(member)])
 
 
 def several() -> bool:

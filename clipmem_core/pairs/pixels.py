@@ -1,22 +1,20 @@
-"""The pictures of a data set in a folder of files, read through: what is not there, or no longer whole, is made again.
+"""The pictures of a data set in a folder of files, read through: what is missing, or cannot be opened, is made again.
 
     facts.parquet      one row a picture: width, height, sha256, reason
     descriptors.npy    uint8 [n_pictures, 768], for `lookalikes`
     pixels.npy         uint8 [n_pictures, size, size, 3]; only if it fits the budget
-    cache.json         the square's size and resize mode, and the checksum (CRC-32) of each other file
+    cache.json         the square's size and resize mode, and whether pixels are stored; written last
 
 Each picture is decoded once. Squares that fit a budget are mapped from one file. Others are decoded again at every use,
 to the same bytes. The folder is built under another name and then renamed: it is complete or not there. What was built
 of pictures that come from a URL goes on where it was cut short.
 """
 
-import errno
 import functools
 import io
 import json
 import math
 import shutil
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from clipmem_core.atomic import checksum, naming, sync
+from clipmem_core.atomic import naming, sync
 from clipmem_core.columns import HEIGHT, REASON, SHA256, WIDTH
 from clipmem_core.config import fingerprint
 from clipmem_core.pairs.journal import Journal
@@ -47,7 +45,7 @@ from clipmem_core.pairs.pictures import (
 from clipmem_core.pairs.references import fetched_with, is_streamed, source_stamp
 from clipmem_core.pairs.workers import Killed, cores, map_chunks
 
-VERSION = 2  # of what is kept and how it is computed; a new number leaves old caches behind
+VERSION = 3  # of what is kept and how it is computed; a new number leaves old caches behind
 FACTS_FILE = "facts.parquet"
 DESCRIPTORS_FILE = "descriptors.npy"
 PIXELS_FILE = "pixels.npy"
@@ -191,7 +189,7 @@ def check_pictures(
         budget_bytes: above this many bytes of squares, none are kept and pictures stream from their files.
         workers: processes; None takes one for each core.
         progress: called with (pictures done, pictures in all).
-        say: told which file was broken, where the pictures are decoded again because of one.
+        say: told which file cannot be opened, where the pictures are decoded again because of one.
 
     Returns:
         One row a picture, in order: width and height of the upright original (0 if unusable), sha256 of the file's
@@ -214,7 +212,7 @@ def check_pictures(
         with FileLock(cache / f"{folder.name}.lock"):  # two audits of one data set decode it once
             if found := broken():
                 if folder.is_dir():
-                    say(f"{found} is broken or gone: storing the small pictures again")
+                    say(f"{found} is broken or missing: storing the small pictures again")
                 _build(
                     folder,
                     root,
@@ -225,15 +223,11 @@ def check_pictures(
                     workers=workers or cores(),
                     progress=progress,
                 )
-                if found := broken():
-                    raise OSError(errno.EIO, "what was just written reads otherwise", str(found))
     return _read_facts(folder), open_pixels(folder, rows=np.arange(len(images)), root=root, images=images)
 
 
 def broken_file(folder: Path, *, size: int, resize_mode: str, keep: bool = False) -> Path | None:
-    """Return the first file of a cache that is gone or no longer what was written, None where all of it is whole.
-
-    Reads every file, once in each process: 13 kB a picture of 64 pixels, at about a gigabyte a second.
+    """Return the first file of a cache that is missing or cannot be opened, None where all can.
 
     Args:
         folder: the cache's.
@@ -243,14 +237,20 @@ def broken_file(folder: Path, *, size: int, resize_mode: str, keep: bool = False
     """
     try:
         made = json.loads((folder / CACHE_FILE).read_text(encoding="utf-8"))
-        sums, own = made["crc32"], made.pop("own_crc32")
-        if own != _checksum_of(made) or (made["size"], made["resize_mode"]) != (size, resize_mode):
+        if (made["size"], made["resize_mode"]) != (size, resize_mode):
             return folder / CACHE_FILE
-    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        keep = keep or made["pixels"]
+    except (OSError, ValueError, LookupError, TypeError):
         return folder / CACHE_FILE
-    wanted = sums if PIXELS_FILE in sums or not keep else sums | {PIXELS_FILE: None}
-    files = {folder / name: known for name, known in wanted.items()}
-    return next((path for path, known in files.items() if not path.is_file() or checksum(path) != known), None)
+    for name in (FACTS_FILE, DESCRIPTORS_FILE, *([PIXELS_FILE] if keep else [])):
+        try:
+            if name == FACTS_FILE:
+                pq.read_metadata(folder / name)
+            else:
+                np.load(folder / name, mmap_mode="r")
+        except (OSError, ValueError, EOFError, pa.ArrowException):
+            return folder / name
+    return None
 
 
 def _build(
@@ -283,7 +283,12 @@ def _build(
             how = handed_over(root, images, chunk=_CHUNK)
             _write(part, _collect(work, images, workers, progress, how, journal))
             (part / JOURNAL_FILE).unlink(missing_ok=True)
-            _seal(part, {"size": size, "resize_mode": resize_mode})
+            for file in part.iterdir():
+                sync(file)
+            made = {"size": size, "resize_mode": resize_mode, "pixels": keep}
+            (part / CACHE_FILE).write_text(json.dumps(made), encoding="utf-8")
+            sync(part / CACHE_FILE)
+            sync(part)
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
             sync(folder.parent)
@@ -349,21 +354,6 @@ def _write(folder: Path, facts: list[Fact]) -> None:
         REASON: pa.array([fact.reason for fact in facts], pa.string()),
     }
     pq.write_table(pa.table(columns), folder / FACTS_FILE)
-
-
-def _seal(folder: Path, made: dict[str, Any]) -> None:
-    """Note the checksum of each file, once it is on the disk."""
-    files = sorted(folder.iterdir())
-    for file in files:
-        sync(file)
-    made = made | {"crc32": {file.name: checksum(file) for file in files}}
-    (folder / CACHE_FILE).write_text(json.dumps(made | {"own_crc32": _checksum_of(made)}), encoding="utf-8")
-    sync(folder / CACHE_FILE)
-    sync(folder)
-
-
-def _checksum_of(made: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(made).encode())
 
 
 def _read_facts(folder: Path) -> pd.DataFrame:

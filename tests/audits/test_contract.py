@@ -52,14 +52,16 @@ def test_the_folder_holds_these_files_and_no_others(audit: Audit) -> None:
     assert set(files(audit)) == tables | members | others
 
 
-def test_the_manifest_has_the_hash_of_every_file(audit: Audit) -> None:
+def test_the_manifest_has_the_hash_and_the_size_of_every_file(audit: Audit) -> None:
     listed = json.loads((audit.folder / "manifest.json").read_text())
+    contents = {
+        name: (audit.folder / name).read_bytes()
+        for name in files(audit)
+        if name not in ("manifest.json", "checks.parquet")
+    }
     assert listed == {
-        "files": {
-            name: hashlib.sha256((audit.folder / name).read_bytes()).hexdigest()
-            for name in files(audit)
-            if name not in ("manifest.json", "checks.parquet")
-        }
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        "sizes": {name: len(content) for name, content in contents.items()},
     }
 
 

@@ -199,7 +199,7 @@ def test_what_is_kept_of_the_features_is_read_again_where_it_is_gone(folder: Pat
     shutil.rmtree(kept)
     screen = Silent()
     ensure_pixels(audit, screen)
-    assert screen.lines == [f"{kept} is broken or gone: reading the features again"]
+    assert screen.lines == [f"{kept} is broken or missing: reading the features again"]
     assert pixels_folder(audit) == kept
     assert np.load(audit.folder / ".prepared.npz")["cache_rows"].tolist() == list(range(PAIRS))
     assert before

@@ -198,7 +198,7 @@ def test_an_audit_that_ends_brings_the_page_up_to_date(copy: Copy, data: Path) -
     audit = unfinish(copy())
     leave_job(data / "jobs" / "made", running=True)
     app = open_page(PAGE, audit="made")
-    write_json(audit.folder / "manifest.json", {"files": {}})
+    write_json(audit.folder / "manifest.json", {"files": {}, "sizes": {}})
     app.run()
     assert table(app, "size")["state"].tolist() == ["done"]
     assert app.main.get("page_link")

@@ -186,7 +186,7 @@ def test_a_loss_at_chance_is_told_and_an_audit_opens_as_soon_as_it_is_finished(c
     write_json(audit.folder / "config.json", config)
     app = open_page()
     assert "still that of guessing" in app.warning[0].value
-    write_json(audit.folder / "manifest.json", {"files": {}})
+    write_json(audit.folder / "manifest.json", {"files": {}, "sizes": {}})
     app.run()
     assert len(app.image) == 12
 

@@ -85,7 +85,7 @@ def test_a_map_has_a_place_for_every_pair_and_is_drawn_once(audit: Audit, drawn:
 @pytest.mark.usefixtures("drawn")
 def test_other_embeddings_are_another_map(audit: Audit, in_manifest: bool) -> None:
     if not in_manifest:  # the file itself is hashed
-        (audit.folder / "manifest.json").write_text('{"files": {}}')
+        (audit.folder / "manifest.json").write_text('{"files": {}, "sizes": {}}')
     before = make_map(audit, NAME)
     np.save(audit.member("r0-f0") / "image.npy", np.eye(100, 12, dtype=np.float32))
     if in_manifest:
