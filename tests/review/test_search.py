@@ -25,9 +25,9 @@ from clipmem_core.review.search import (
     choose_member,
     cosines,
     embed_text,
+    embeddings_path,
     highest,
     hits,
-    index_path,
     nearest,
     unit,
     vectors_at,
@@ -357,7 +357,7 @@ def test_a_caption_of_a_locked_audit_finds_its_own_pair_and_every_search_works_o
     row = next(row for row, own in enumerate(pairs["captions"]) if counts[tuple(own)] == 1 and len(own) > 1)
     member = locked_audit.record.members[0]
     mean = np.mean([embed_text(locked_audit, text, member=member) for text in pairs["captions"][row]], axis=0)
-    stored = vectors_at(index_path(locked_audit, member, "text"), [row])[0]
+    stored = vectors_at(embeddings_path(locked_audit, member, "text"), [row])[0]
     np.testing.assert_allclose(stored, mean, atol=5e-3)  # of features that are kept in half precision
     for asked in ({"meaning": "a red boat"}, {"like": pairs["pair_id"][row]}):
         rows, match = hits(locked_audit, Selection(**asked))
