@@ -135,6 +135,7 @@ def test_only_what_leads_the_tenth_is_suggested_and_nothing_in_a_small_audit(
 def test_in_a_large_audit_captions_are_suggested_from_a_short_list(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     audit = copy()
     embed(audit)
+    write_captions(audit, [[f"caption {row}"] for row in range(100)])
     for name, value in (("ALL_UP_TO", 99), ("SHORTLIST", 5), ("BEHIND", 4)):
         monkeypatch.setattr(score_breakdown, name, value)
     assert 1 <= len(suggested_captions(audit, 99, k=30).choices) <= 5
