@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from clipmem_core import columns as c
-from clipmem_core.audits.embeddings import Embeddings
-from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.prepare import membership_of, sides_of, utility_rows
 from clipmem_core.audits.progress import last_line
-from clipmem_core.audits.store import IMAGE_INDEX, SNAPSHOTS, TEXT_INDEX, Audit, read_array, read_utility
+from clipmem_core.audits.store import SNAPSHOTS, Audit, read_array, read_embeddings, read_utility
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.shapley import contributions
@@ -54,12 +52,12 @@ def point(
         of f and g; the samples that one of them saw, the seconds that both trained, and the larger peak of memory.
     """
     names = (f"f-{number}", f"g-{number}")
-    folders, embeddings = [audit.member(name) for name in names], Embeddings(audit)
+    folders = [audit.member(name) for name in names]
     return {
         ARM: audit.name,
         **place,
         **settings,
-        **memorization([embeddings.of(name) for name in names], _sides(audit, names), compared),
+        **memorization(list(map(read_embeddings, folders)), _sides(audit, names), compared),
         **_utility(folders),
         **_price(folders),
     }
@@ -75,7 +73,7 @@ def times(audit: Audit, number: int, compared: np.ndarray, place: Mapping[str, i
     rows = []
     for epoch in audit.record.snapshots:
         folders = [audit.member(name) / SNAPSHOTS / str(epoch) for name in names]
-        embedded = [(map_vectors(folder / IMAGE_INDEX), map_vectors(folder / TEXT_INDEX)) for folder in folders]
+        embedded = list(map(read_embeddings, folders))
         found = memorization(embedded, sides, compared)
         recall = float(np.mean([_retrieval(image, text, utility_rows(sides)) for image, text in embedded]))
         rows.append({ARM: audit.name, **place, EPOCH: epoch, **found, RETRIEVAL: recall})

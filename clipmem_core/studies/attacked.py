@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.prepare import membership_of, sides_of
-from clipmem_core.audits.store import IMAGE_INDEX, TEXT_INDEX, Audit
+from clipmem_core.audits.store import Audit, read_embeddings
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, Shadows, attack, roc
 from clipmem_core.studies.store import ARM, ATTACK_SHADOWS
@@ -57,8 +56,7 @@ def attack_arm(seeds: Sequence[Trained]) -> list[dict[str, float]]:
         own = sides_of(seed.audit, seed.audit.record.config, membership)
         sides.append(own)
         for name in names:
-            image, text = (map_vectors(seed.audit.member(name) / index) for index in (IMAGE_INDEX, TEXT_INDEX))
-            alignments.append(pair_terms(image, text, own.external)[c.ALIGNMENT])
+            alignments.append(pair_terms(*read_embeddings(seed.audit.member(name)), own.external)[c.ALIGNMENT])
     judged = [
         np.isin(own.membership.group, c.SCORED_GROUPS) & seed.compared for own, seed in zip(sides, seeds, strict=True)
     ]

@@ -6,10 +6,9 @@ pairs are told apart. A token that no trained pair has is not rare but unknown.
 
 import numpy as np
 
-from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.member import tokens_of
 from clipmem_core.audits.prepare import membership_of, sides_of, utility_rows
-from clipmem_core.audits.store import IMAGE_INDEX, TEXT_INDEX, Audit
+from clipmem_core.audits.store import Audit, read_embeddings
 from clipmem_core.scores.utility import retrieval_ranks
 from clipmem_core.training.mitigation.vocabulary import caption_ends, pairs_with
 from clipmem_core.training.mitigation.words import words_of
@@ -38,7 +37,7 @@ def by_rarity(audit: Audit, members: tuple[str, ...]) -> dict[str, float]:
         trained = np.flatnonzero(membership.trained[membership.members.index(name)])
         counts = pairs_with(model, tokens, start, trained, first=config.train_captions)[own]
         rare = (words & (counts > 0) & (counts <= RARE)).any(axis=1)
-        image, text = (map_vectors(audit.member(name) / index)[rows] for index in (IMAGE_INDEX, TEXT_INDEX))
+        image, text = (vectors[rows] for vectors in read_embeddings(audit.member(name)))
         ranks = np.stack(list(retrieval_ranks(image, text, np.arange(len(rows))).values()))
         hits = np.mean([ranks < k for k in KS], axis=(0, 1))
         found.append([hits[rare].mean() if rare.any() else np.nan, hits[~rare].mean(), rare.mean()])

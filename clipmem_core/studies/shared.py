@@ -20,11 +20,11 @@ from clipmem_core.audits.prepare import content_fingerprint
 from clipmem_core.audits.progress import member_progress
 from clipmem_core.audits.store import (
     CAPTION_SCORES,
-    IMAGE_INDEX,
+    IMAGE_EMBEDDINGS,
     MANIFEST,
     MEMBER_UTILITY,
     SNAPSHOTS,
-    TEXT_INDEX,
+    TEXT_EMBEDDINGS,
     Audit,
     broken_files,
     file_sha256,
@@ -67,8 +67,7 @@ def parts(audit: Audit, name: str) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {training: (LOG, TRAJECTORY, CHECKPOINT)}
     if record.snapshots:
         found[fingerprint([evaluation, record.snapshots])] = (SNAPSHOTS,)
-    # A large member has no indexes.
-    return found | {evaluation: (MEMBER_UTILITY, CAPTION_SCORES, IMAGE_INDEX, TEXT_INDEX)}
+    return found | {evaluation: (MEMBER_UTILITY, CAPTION_SCORES, IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS)}
 
 
 def _may_be_off(field: str) -> bool:

@@ -22,9 +22,9 @@ def test_arms_that_differ_in_evaluation_alone_share_their_training(
     study = start("two", "a", seeds=1)
     first, second = (study.audit(arm).member("f-0") for arm in ("none", "more-views"))
     assert (first / "checkpoint.pt").samefile(second / "checkpoint.pt")
-    assert not (first / "image.faiss").samefile(second / "image.faiss")
-    assert (first / "image.faiss").read_bytes() != (second / "image.faiss").read_bytes()
-    assert (first / "text.faiss").read_bytes() == (second / "text.faiss").read_bytes()
+    assert not (first / "image.npy").samefile(second / "image.npy")
+    assert (first / "image.npy").read_bytes() != (second / "image.npy").read_bytes()
+    assert (first / "text.npy").read_bytes() == (second / "text.npy").read_bytes()
 
 
 def test_a_shared_member_that_is_broken_is_named_thrown_away_and_trained_again_and_one_is_copied_without_links(
@@ -44,7 +44,7 @@ def test_a_shared_member_that_is_broken_is_named_thrown_away_and_trained_again_a
     audit, kept = studies[0].audit("none"), data / "studies" / "members"
     broken = next(path for path in kept.glob("*/checkpoint.pt") if path.read_bytes() == paths[0].read_bytes())
     broken.write_text("broken")
-    for name in ("checkpoint.pt", "text.faiss"):
+    for name in ("checkpoint.pt", "text.npy"):
         (audit.member("f-0") / name).unlink()
     said: list[str] = []
     assert take(audit, "f-0", say=said.append) == ""
