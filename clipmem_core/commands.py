@@ -78,7 +78,7 @@ class Fetch:
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
-        from clipmem_core.pairs.debian.fetch import fetch
+        from clipmem_core.pairs.debian import fetch
         from clipmem_core.pairs.readers.containers import is_url
 
         with RichScreen() as screen:

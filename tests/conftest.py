@@ -28,8 +28,8 @@ from clipmem_core.audits.store import Audit, file_sha256
 from clipmem_core.commands import main
 from clipmem_core.features import embed
 from clipmem_core.pairs import pixels, workers
-from clipmem_core.pairs.scenes import draw
-from clipmem_core.pairs.scenes.draw import draw_scenes
+from clipmem_core.pairs.scenes import drawing
+from clipmem_core.pairs.scenes.drawing import draw_scenes
 from clipmem_core.pairs.workers import cut as cut_up
 from clipmem_core.scores import prevalence
 from clipmem_core.scores.prevalence import WrongCount
@@ -65,7 +65,7 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
-        patch.setattr(draw, "draw_scenes", drawn_once)
+        patch.setattr(drawing, "draw_scenes", drawn_once)
         patch.setattr(run, "local_processes", here)
         patch.setattr(estimate, "_side_by_side", _measure_here)
         patch.setattr(throughput, "SECONDS", 0.1)

@@ -18,7 +18,7 @@ from clipmem_core.audits.store import Audit, file_sha256
 from clipmem_core.dashboard.thumbnails import large_picture
 from clipmem_core.pairs import pixels
 from clipmem_core.pairs.readers import streamed
-from clipmem_core.pairs.scenes.draw import draw_scenes
+from clipmem_core.pairs.scenes.drawing import draw_scenes
 from clipmem_core.training.model import build_model
 from tests.audits.small import Silent, config_of
 from tests.audits.test_locked import FLAGS, files_of, flags

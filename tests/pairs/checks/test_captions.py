@@ -2,7 +2,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-
 from clipmem_core.pairs.checks.captions import (
     REPEATED,
     Captions,

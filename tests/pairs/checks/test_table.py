@@ -1,6 +1,5 @@
 import numpy as np
 import pandas as pd
-
 from clipmem_core.pairs.checks.captions import Captions, of_pairs
 from clipmem_core.pairs.checks.pictures import Pictures
 from clipmem_core.pairs.checks.table import BY_NAME, CHECKS, VALUES, check_captions, check_table

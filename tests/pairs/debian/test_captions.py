@@ -1,11 +1,10 @@
 """Captions from file names and metadata: what comes first, what is left out, and that something always remains."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from clipmem_core.pairs.debian.captions import name_words, write_captions
 from clipmem_core.pairs.debian.dublin_core import DublinCore
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def caption(

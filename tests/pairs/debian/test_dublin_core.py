@@ -3,7 +3,6 @@
 import time
 
 import pytest
-
 from clipmem_core.pairs.debian.dublin_core import LONGEST_FIELD, DublinCore, read_dublin_core
 
 INKSCAPE = """<?xml version="1.0" encoding="{encoding}" standalone="no"?>

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-from clipmem_core.config import InputError
 from clipmem_core.pairs.scenes.draw import Plan, draw_scenes, plan_pairs
 from clipmem_core.pairs.scenes.paint import SIDE
 from clipmem_core.pairs.scenes.phrases import VAGUE
+from PIL import Image
+
+from clipmem_core.config import InputError
 from clipmem_core.pairs.scenes.plan import KINDS, Thing
 
 PAIRS = 110

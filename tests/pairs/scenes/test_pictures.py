@@ -5,16 +5,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from clipmem_core.pairs.scenes.canvas import COLOURS, Brush, ink
+from clipmem_core.pairs.scenes.paint import paint
+from clipmem_core.pairs.scenes.phrases import NUMBERS, PLACES, REVERSED, captions_of
+from clipmem_core.pairs.scenes.things import DRAWINGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from clipmem_core.pairs.scenes import paint as scene_paint
-from clipmem_core.pairs.scenes.canvas import COLOURS, Brush, ink
-from clipmem_core.pairs.scenes.paint import paint
-from clipmem_core.pairs.scenes.phrases import NUMBERS, PLACES, REVERSED, captions_of
 from clipmem_core.pairs.scenes.plan import CARRIERS, KINDS, LIGHTS, RELATIONS, Scene, Thing, plan_scene
-from clipmem_core.pairs.scenes.things import DRAWINGS
 
 
 @settings(max_examples=60)
