@@ -16,7 +16,7 @@ from clipmem_core.audits.store import CHECK_TABLE, Audit
 from clipmem_core.audits.verdict import WRONG, likely_wrong, whole_rows
 from clipmem_core.commands import main
 from clipmem_core.config import AuditConfig
-from clipmem_core.exports.report import write_report
+from clipmem_core.exports import write
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.pairs.table import RawPairs
 from clipmem_core.scores.whole_set import whole_count
@@ -133,7 +133,7 @@ def test_the_command_and_the_report_tell_the_counts_of_the_whole_set(
     show_verdict(audit)
     printed = capsys.readouterr().out
     assert "counts of all 680 pairs" in printed
-    write_report(audit, audit.folder / "report.html")
+    write(audit, "html", audit.folder / "report.html")
     report = (audit.folder / "report.html").read_text()
     assert "400, a random sample of 680" in report
     assert "Counts of all 680 pairs" in report
