@@ -111,7 +111,7 @@ def test_a_name_of_something_else_is_refused(both: tuple[Audit, Audit]) -> None:
 
 def test_where_nothing_was_decided_nothing_is_written(typed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPMEM_DATA", str(typed))
-    with pytest.raises(InputError, match="no pair of audit 'scenes' was removed or given another caption"):
+    with pytest.raises(InputError, match="no pair of audit 'scenes' was removed or recaptioned"):
         reaudit(Audit(typed / "audits/scenes"), "again", Silent())
     assert not (typed / "sets/again").exists()
 

@@ -21,7 +21,7 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expan
 from clipmem_core.audits.store import PAIRS, Audit, write_json, write_table
 from clipmem_core.exports import Summary, formats, write
 from clipmem_core.exports.cleaned import Cleaned, suffix_of
-from clipmem_core.exports.formats import MISSING, pack_uids, uid_of, webdataset_key, write_csv
+from clipmem_core.exports.formats import MISSING, uid_of, webdataset_key, write_csv
 from clipmem_core.pairs.pictures import FORMATS
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.exports.sources import CAPTIONS, LABELS, audited, make_source, picture
@@ -204,13 +204,6 @@ def test_shared_keys_are_said_and_new_captions_go_into_a_file_beside_them(tmp_pa
     assert not beside.exists()
 
 
-@pytest.mark.parametrize(("kind", "first"), [("csv", "images/0"), ("parquet", "set.parquet#0")])
-def test_other_data_sets_are_listed_by_their_references(tmp_path: Path, data: Path, kind: str, first: str) -> None:
-    write(audited(make_source(kind, tmp_path / "set")), "wds", tmp_path / "keys.txt")
-    lines = (tmp_path / "keys.txt").read_text().splitlines()
-    assert (lines[0], len(lines)) == (first, 10)
-
-
 @settings(max_examples=50)
 @given(st.text(st.sampled_from("ab./_ é"), min_size=1, max_size=12))
 def test_a_key_is_what_webdataset_makes_of_the_name(name: str) -> None:
@@ -258,13 +251,6 @@ def test_other_ids_are_hashed_and_listed(tmp_path: Path, data: Path) -> None:
     assert (0x509B0D4641A7C3BA, 0x088FFA28559D1F57) in found.tolist()
     for almost in ("0" * 31, "0" * 33, "g" + "0" * 31, "0" * 31 + "\n", "０" * 32):
         assert uid_of(almost) == hashlib.sha256(almost.encode()).hexdigest()[:32]
-
-
-@settings(max_examples=30)
-@given(st.lists(st.integers(0, 2**128 - 1)))
-def test_packing_agrees_with_the_long_way(numbers: list[int]) -> None:
-    slow = np.array(sorted((number >> 64, number % 2**64) for number in numbers), np.dtype("u8,u8"))
-    assert pack_uids(f"{number:032x}" for number in numbers).tolist() == slow.tolist()
 
 
 def test_the_ending_is_one_that_pillow_has_for_the_format() -> None:

@@ -1,6 +1,5 @@
 """What each kind of injected error changes, and swaps of captions against an exhaustive search."""
 
-import difflib
 import re
 from collections import Counter
 from itertools import combinations, permutations
@@ -105,13 +104,7 @@ def test_a_partly_wrong_caption_differs_in_one_word_of_one_kind() -> None:
         new = set()
         for old_text, new_text in zip(pairs["captions"][row], planted["captions"][row], strict=True):
             old_words, new_words = old_text.split(), new_text.split()
-            steps = [
-                step for step in difflib.SequenceMatcher(a=old_words, b=new_words).get_opcodes() if step[0] != "equal"
-            ]
-            assert [step[0] for step in steps] == ["replace"]
-            (_, a, b, c, d) = steps[0]
-            assert (b - a, d - c) == (1, 1)
-            old, now = old_words[a], new_words[c]
+            ((old, now),) = ((a, b) for a, b in zip(old_words, new_words, strict=True) if a != b)
             is_number = re.fullmatch(r"\d+", old) and re.fullmatch(r"\d+", now)
             assert is_number or any(old in kind for kind in kinds)
             new.add(now)
@@ -235,28 +228,7 @@ def test_captions_as_arrays_and_any_index_are_read() -> None:
     pd.testing.assert_frame_equal(plant_miscaptions(pairs, np.array([], dtype=int), n=0, seed=0), pairs)
 
 
-def test_seeds_draw_other_pairs_and_each_about_equally_often() -> None:
-    drawn = {
-        tuple(np.flatnonzero(plant_miscaptions(distinct(50), np.arange(50), n=5, seed=seed)["planted"].notna()))
-        for seed in range(10)
-    }
-    assert len(drawn) == 10
-    counts = np.zeros(10)
-    for seed in range(300):
-        counts += plant_miscaptions(distinct(10), np.arange(10), n=3, seed=seed)["planted"].notna().to_numpy()
-    # 300 draws of 3 in 10: 90 each, standard deviation 8
-    assert np.all(np.abs(counts - 90) < 35)
-
-
-@pytest.mark.parametrize(
-    ("captions", "rows", "n", "message"),
-    [
-        (["a", "b", "c"], 3, 1, "must be 0, or 2 and more, got 1"),
-        (["a", "b", "c"], 3, -2, "must be 0, or 2 and more, got -2"),
-        (["a", "b", "c", "d"], 3, 4, "must be at most 3, .* got 4"),
-        (["untitled"] * 4, 4, 2, "too many share the same caption text"),
-    ],
-)
-def test_a_number_that_cannot_be_planted_is_refused(captions: list[str], rows: int, n: int, message: str) -> None:
-    with pytest.raises(InputError, match=f"plant_miscaptions .*{message}"):
-        plant_miscaptions(of_captions([[text] for text in captions]), np.arange(rows), n=n, seed=0)
+def test_a_number_that_cannot_be_planted_is_refused() -> None:
+    for n, message in ((1, "2 and more, got 1"), (-2, "2 and more, got -2"), (4, "at most 3, .* got 4")):
+        with pytest.raises(InputError, match=f"plant_miscaptions .*{message}"):
+            plant_miscaptions(distinct(4), np.arange(3), n=n, seed=0)
