@@ -235,25 +235,21 @@ def test_entities_are_never_expanded_nor_files_that_they_name_opened() -> None:
     assert read_dublin_core(svg) == DublinCore()
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("green_apple_02", "green apple"),
-        ("white_h_9", "white h 9"),
-        ("sheep-md-v0.1", "sheep md"),
-        ("arrow08_3", "arrow 3"),
-        ("books-aj.svg", "books aj"),
-        ("sleepingCat", "sleeping Cat"),
-        ("moon_openclip_01", "moon"),
-        ("star_67pt05step", "star 67pt05step"),
-        ("line_double_line", "line double"),
-        ("hus_på_øya", "hus på øya"),
-        ("01", "01"),
-        ("___", "___"),
-    ],
-)
-def test_words_of_file_names(name: str, words: str) -> None:
-    assert " ".join(name_words(name)) == words
+def test_words_of_file_names_have_no_versions_and_running_numbers() -> None:
+    for name, words in {
+        "green_apple_02": "green apple",
+        "white_h_9": "white h 9",
+        "sheep-md-v0.1": "sheep md",
+        "arrow08_3": "arrow 3",
+        "books-aj.svg": "books aj",
+        "sleepingCat": "sleeping Cat",
+        "moon_openclip_01": "moon",
+        "star_67pt05step": "star 67pt05step",
+        "line_double_line": "line double",
+        "01": "01",
+        "___": "___",
+    }.items():
+        assert " ".join(name_words(name)) == words
 
 
 def caption(name: str, title: str = "", description: str = "", keywords: str = "", artist: str = "") -> str:
