@@ -127,8 +127,10 @@ def _download(package: str, folder: Path) -> Path:
 
 
 def _run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    env, text = {**os.environ, "LC_ALL": "C"}, {"text": True, "errors": "replace"}
-    return subprocess.run(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, **text)
+    env, nothing = {**os.environ, "LC_ALL": "C"}, subprocess.DEVNULL
+    return subprocess.run(
+        command, cwd=folder, env=env, stdin=nothing, capture_output=True, text=True, errors="replace", check=False
+    )
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:

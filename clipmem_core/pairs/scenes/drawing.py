@@ -81,8 +81,7 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
     for plan in plans:
         image = f"images/{plan.number:05d}.png"
         _picture(plan, seed).save(folder / image, compress_level=4)
-        swapped = plan.planted == MISCAPTION and plan.partner is not None
-        described = plans[plan.partner] if swapped else plan
+        described = plans[plan.partner] if plan.planted == MISCAPTION and plan.partner is not None else plan
         rng = stream(seed, described.number, WORDS)
         record = {
             IMAGE: image,
