@@ -59,7 +59,7 @@ def test_what_gives_another_field_a_meaning_is_on_only_with_it() -> None:
     assert switched_on({"adaptive_rest": 1.0, "adaptive_every": 5}) == {"adaptive_rest": 1.0, "adaptive_every": 5}
 
 
-def test_what_is_idle_leaves_a_config_as_one_from_before_there_were_mitigations() -> None:
+def test_what_is_idle_is_in_no_key() -> None:
     config = as_dict(dataclasses.replace(AuditConfig(), stop_epoch=30, adaptive_quantile=0.5))
     assert not {"text_noise", "stop_epoch", "adaptive_quantile", "noise_place"} & set(without_idle(config))
     assert without_idle(config | {"text_mask": 0.3})["text_mask"] == 0.3

@@ -232,6 +232,7 @@ def suffix_of(data: bytes) -> str:
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder that takes the place of `folder` when the block ends well and vanishes when it does not."""
+    folder = folder.resolve()
     temporary, old = (folder.with_name(f".{folder.name}.{what}") for what in ("unfinished", "old"))
     for left in (temporary, old):  # by a killed export
         shutil.rmtree(left, ignore_errors=True)

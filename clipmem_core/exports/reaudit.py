@@ -12,7 +12,7 @@ from pathlib import Path
 from typing_extensions import TypedDict
 
 from clipmem_core.audits.again_measured import Change, Measured, measure
-from clipmem_core.audits.jobs import Task, audit_task, list_job_names, queued
+from clipmem_core.audits.jobs import Task, audit_task, list_job_names
 from clipmem_core.audits.run import Screen, run_audit
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, list_audits, write_json
 from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder
@@ -111,9 +111,8 @@ def is_outdated(audit: Audit, name: str) -> bool:
 
 
 def reaudit_task(audit: Audit, name: str) -> Task:
-    """Return the task of a second audit, which waits its turn as an audit does."""
-    command = queued(name, ["again", audit.name, "--name", name])
-    return Task(audit_task(name).folder, command)
+    """Return the task of a second audit, which is followed as an audit is."""
+    return Task(audit_task(name).folder, ["again", audit.name, "--name", name])
 
 
 def list_reaudits(audit: Audit) -> list[str]:
@@ -127,7 +126,7 @@ def list_reaudits(audit: Audit) -> list[str]:
     for name in (name for name in list_job_names() if name not in begun):
         task = reaudit_task(audit, name)
         job = task.find()
-        jobs += [name] if job is not None and tuple(job.command) == tuple(task.command) else []
+        jobs += [name] if job is not None and job.arguments == tuple(task.arguments) else []
     return jobs + begun
 
 

@@ -271,7 +271,7 @@ class Context:
     @property
     def ranked(self) -> frozenset[str]:
         """Ids of the shared pairs that a ranking can take out: those that the audit that ranks scores."""
-        drawn = draw_membership(self.pairs[c.PAIR_ID], self.clusters, self.ranking)
+        drawn = draw_membership(self.clusters, self.ranking)
         return frozenset(self.pairs.loc[(drawn.group == c.SCORED) & (self.group == c.SHARED), c.PAIR_ID])
 
     @property
@@ -328,11 +328,6 @@ class Context:
         shared = self.pairs.loc[self.group == c.SHARED, c.PAIR_ID]
         pool = shared[~shared.isin(fixed)].to_numpy()
         return Decided(fixed | taken_out(arm.removal, scores, pool, seed=self.config.seed), captions)
-
-
-def ranking_share(config: AuditConfig) -> float:
-    """Return how long the audit that ranks takes, in units of one f and one g."""
-    return RANKING_REPEATS * (config.folds - 1) / 2
 
 
 def reference_config(study: StudyFolder) -> AuditConfig:

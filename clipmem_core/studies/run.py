@@ -13,23 +13,20 @@ from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.executor import Executor, in_this_process, member_tasks, run_member_tasks
 from clipmem_core.audits.given import with_features
-from clipmem_core.audits.lock import hold
-from clipmem_core.audits.preflight import open_some, seconds_of_features
-from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out
+from clipmem_core.audits.prepare import draw_membership, leave_out
+from clipmem_core.audits.progress import LEFT, seconds_left
 from clipmem_core.audits.run import Screen, bring_to_end, ensure_features, ensure_pixels
 from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.setup import check_same, grow, write_audit
-from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
 from clipmem_core.files import read_json
-from clipmem_core.scores.membership import Membership
 from clipmem_core.studies import shared
-from clipmem_core.studies.arm import Arm, Decided, ranking_share
+from clipmem_core.studies.arm import Arm, Decided
 from clipmem_core.studies.arm_rows import point, times
 from clipmem_core.studies.attacked import COLUMNS, Trained, attack_arm, stale
 from clipmem_core.studies.begin import Drawn, StudyRun, start
 from clipmem_core.studies.custom_arms import add_all, equal_times, read_own
-from clipmem_core.studies.estimate import seconds_by_arm
 from clipmem_core.studies.plans import check_takes_settings, find_study
 from clipmem_core.studies.rare_words import by_rarity
 from clipmem_core.studies.store import ARM, ARMS, RANKING, SEED, SPLIT, TIMES, StudyFolder, study_folder
@@ -88,7 +85,7 @@ def run_study(
             f"--seeds must be a multiple of --seeds-per-split ({seeds_per_split}), not {config.seeds}: "
             "each split has as many"
         )
-    with hold(folder.folder, what="study"):
+    with acquire_lock(folder.folder, what="study"):
         config, seeds_per_split = _as_begun(folder, with_features(source, config), seeds_per_split, screen)
         run = start(study, source, settings.resolve(config), folder, screen, seeds_per_split=seeds_per_split)
         run = dataclasses.replace(run, equal_time=equal_time, only=frozenset(only), at=at, executor=executor)
@@ -166,7 +163,6 @@ def _asked_of(run: StudyRun) -> dict[str, Any]:
 def _bring(run: StudyRun) -> None:
     """Bring every arm and seed to its row."""
     _write_models(run)
-    _say_estimate(run)
     if any(arm.removal for arm in run.arms.values()):
         if not run.folder.begun:
             run.folder.write_asked(_asked_of(run))
@@ -179,9 +175,12 @@ def _bring(run: StudyRun) -> None:
     left = run.left
     if run.executor is not None:
         _train_ahead(run, run.executor)
+    begun = time.monotonic()
     for place, (arm, number) in enumerate(left, start=1):
         began = time.monotonic()
-        run.screen.say(f"arm {arm}, seed {number}: {place} of {len(left)}")
+        rest = seconds_left(began - begun, place - 1, len(left))
+        told = f", {LEFT} {math.ceil(rest / 60):,} min" if math.isfinite(rest) else ""
+        run.screen.say(f"arm {arm}, seed {number}: {place} of {len(left)}{told}")
         row, after = _rows(run, arm, number)
         if after:
             run.folder.add(TIMES, after)
@@ -218,36 +217,6 @@ def _write_models(run: StudyRun) -> None:
             write_json(path, dict(arm.model))
 
 
-def _say_estimate(run: StudyRun) -> None:
-    """Say how long what is left takes. Measured with real steps, of models that are not there yet."""
-    left = run.left
-    if not left:
-        return
-    run.screen.say("measuring a few steps of each model")
-    configs, reference = {name: run.config_of(name, 1) for name in run.trained}, run.plan.reference
-    data_set, drawn = run.splits[0].data_set, run.splits[0].membership
-    memberships = {name: _trained_on(run, name, 0, drawn) for name in configs}
-    by_arm = seconds_by_arm(configs, data_set, memberships, snapshots=len(run.snapshots_of(reference)))
-    ranks = any(arm.removal for arm in run.arms.values())
-    rankings = sum(not run.folder.audit(RANKING, number).finished for number in range(len(run.splits))) if ranks else 0
-    ranking = by_arm[reference] * ranking_share(run.config) * rankings
-    features = 0.0 if run.folder.done() else _feature_seconds(run.config, data_set)
-    seconds = math.fsum(by_arm[arm] for arm, _ in left) + ranking + features
-    run.screen.say(
-        f"{len(run.trained)} arms × {run.config.seeds} seeds, {len(left)} f and g to train: "
-        f"about {math.ceil(seconds / 60):,} min on this machine"
-    )
-
-
-def _feature_seconds(config: AuditConfig, data_set: DataSet) -> float:
-    """Return how long locked towers take on the pairs of a study; 0 without any. Features that are kept already are not
-    reckoned with."""
-    if not settings.opens_towers(config):
-        return 0.0
-    opening = open_some(data_set.raw, config)[1] if config.lock_image else 0.0
-    return seconds_of_features(config, data_set.pairs, opening)
-
-
 def _ranked(run: StudyRun, number: int) -> Drawn:
     """Finish the audit that ranks the pairs of a split, and return the split with its scores."""
     split = run.splits[number]
@@ -255,7 +224,7 @@ def _ranked(run: StudyRun, number: int) -> Drawn:
     if audit.begun:
         check_same(audit, run.source, config)
     else:
-        membership = draw_membership(split.data_set.pairs[c.PAIR_ID], split.data_set.clusters, config)
+        membership = draw_membership(split.data_set.clusters, config)
         write_audit(audit, run.source, config, split.data_set, split.data_set.pairs, membership, seconds=0.0)
     if not audit.finished:
         run.screen.say("the audit that ranks the pairs")
@@ -346,8 +315,9 @@ def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
 
 def _begin_arm(run: StudyRun, audit: Audit, seeds: int, split: int) -> None:
     config, data_set = run.config_of(audit.name, seeds, split), run.splits[split].data_set
-    membership = draw_membership(data_set.pairs[c.PAIR_ID], data_set.clusters, config)
+    membership = draw_membership(data_set.clusters, config)
     pairs, new = data_set.pairs.copy(), run.changes[split][audit.name].recaptioned
+    removed = data_set.pairs[c.PAIR_ID].isin(run.changes[split][audit.name].removed).to_numpy()
     # Utility is measured on external pairs: they keep their captions.
     ids = pairs[c.PAIR_ID].where(membership.group != c.EXTERNAL, "")
     pairs[c.CAPTIONS] = [list(new.get(id_, own)) for id_, own in zip(ids, pairs[c.CAPTIONS], strict=True)]
@@ -357,13 +327,7 @@ def _begin_arm(run: StudyRun, audit: Audit, seeds: int, split: int) -> None:
         config,
         dataclasses.replace(data_set, pairs=pairs),
         pairs,
-        _trained_on(run, audit.name, split, membership),
+        leave_out(membership, removed),
         seconds=0.0,
         snapshots=run.snapshots_of(audit.name),
     )
-
-
-def _trained_on(run: StudyRun, name: str, split: int, drawn: Membership) -> Membership:
-    """Return who trains on what in an arm, of what was drawn: on nothing that it takes out."""
-    removed = run.splits[split].data_set.pairs[c.PAIR_ID].isin(run.changes[split][name].removed)
-    return leave_out(drawn, removed.to_numpy())

@@ -17,7 +17,7 @@ from clipmem_core.audits.progress import member_progress
 from clipmem_core.audits.store import Audit
 from clipmem_core.commands import parse
 from clipmem_core.config import AuditConfig
-from clipmem_core.studies import plans, run
+from clipmem_core.studies import plans
 from clipmem_core.studies.arm import Arm, parse_setting
 from clipmem_core.studies.plans import Study
 from clipmem_core.studies.run import run_study
@@ -73,7 +73,6 @@ def in_this_process(patch: pytest.MonkeyPatch) -> Trained:
     patch.setattr(audits_run, "run_members", seen.run_members)
     patch.setattr(member, "probe_rows", lambda _: np.array([], dtype=np.int64))
     patch.setitem(plans.STUDIES, "two", study_of(Arm("none"), Arm("whole", {"crop_scale": 1.0})))
-    patch.setattr(run, "seconds_by_arm", lambda configs, *_, **__: dict.fromkeys(configs, 1.0))
     return seen
 
 

@@ -12,17 +12,14 @@ import pytest
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.audits.estimate import Pace, trained_pairs
 from clipmem_core.audits.executor import Looks, Task
-from clipmem_core.audits.prepare import membership_of
 from clipmem_core.audits.store import Audit
 from clipmem_core.commands import main
 from clipmem_core.config import InputError
 from clipmem_core.features.embed import run_shards
 from clipmem_core.scores.membership import paper_membership, set_apart
-from clipmem_core.studies import estimate, plans, run
+from clipmem_core.studies import plans
 from clipmem_core.studies.arm import Arm, Decided
-from clipmem_core.studies.estimate import seconds_by_arm
 from clipmem_core.studies.run import run_study
 from clipmem_core.studies.store import ARM, SEED, StudyFolder, open_study
 from clipmem_core.training.loop import Trainer
@@ -178,23 +175,6 @@ def test_an_arm_that_is_not_asked_for_is_not_trained(start: Start, trained: Trai
     assert not (data / "studies" / "again" / "study.json").exists()
 
 
-def test_how_long_an_arm_takes_is_reckoned_from_the_pairs_that_it_trains_on(
-    start: Start, trained: Trained, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown = {"pairs": 90, "fixed": "epochs", "epochs": 2}
-    monkeypatch.setitem(plans.STUDIES, "two", study_of(Arm("none"), Arm("few", pairs=90, shown=shown)))
-    monkeypatch.setattr(run, "seconds_by_arm", seconds_by_arm)
-    pace = Pace(warm_up=0.0, waited=0.0, step=59.0, picture=0.0, caption=0.0, busy=1.0)
-    monkeypatch.setattr(estimate, "measure_pace", lambda *_: (pace, 0.0))
-    monkeypatch.setattr("clipmem_core.audits.settings.available_cores", lambda: 2)
-    said: list[str] = []
-    monkeypatch.setattr(Silent, "say", lambda _, line: said.append(line))
-    study = start("two", "few", seeds=1, batch_size=30)
-    assert [trained_pairs(membership_of(study.audit(name).membership)) for name in ("none", "few")] == [120, 90]
-    # Two epochs of 120 pairs are eight steps of 59 s, f and g side by side; of 90 pairs six.
-    assert "2 arms × 1 seeds, 2 f and g to train: about 14 min on this machine" in said
-
-
 def test_another_study_trains_no_member_again(
     start: Start, trained: Trained, whole: StudyFolder, members: None
 ) -> None:
@@ -230,7 +210,7 @@ def test_pairs_that_an_arm_leaves_out_or_recaptions_are_so_in_all_its_members_an
 
 WRONG = [
     ("nosuch scenes --name a", "study 'nosuch' is unknown: choose one of scale, size, views, time"),
-    ("size scenes", "missing: --name STR"),
+    ("size scenes", "the following arguments are required: --name"),
     ("size scenes --name members", "name 'members' is the folder of the members that studies share"),
     ("size scenes --name a/b", "name 'a/b' must be letters, digits"),
     ("size scenes --name a --protocol ensemble", "a study runs --protocol paper, not ensemble"),

@@ -14,8 +14,7 @@ from clipmem_core.dashboard.mitigations.study_progress import PLANS, is_study
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.starting import built_in_sources, draw_path, free_name
 from clipmem_core.pairs.table import check_there
-from clipmem_core.studies.arguments import study_arguments
-from clipmem_core.studies.jobs import study_task
+from clipmem_core.studies.arguments import study_arguments, study_task
 from clipmem_core.studies.plans import STUDIES, defaults_of, fault_where_locked
 
 Source = tuple[str, SourceOptions]
@@ -57,7 +56,7 @@ def draw_start(picked: str, *, started: Callable[[str], None]) -> None:
     if st.button("Start", type="primary", icon=":material/play_arrow:", key="study-start", disabled=bool(fault)):
         study_task(name, arguments).start()
         started(name)
-    st.caption("A few real steps tell first how long it takes. It goes on when this page is closed.")
+    st.caption("It goes on when this page is closed.")
     if not fault:
         st.caption("From a terminal:")
         st.code(f"python -m clipmem_core study {shlex.join(arguments)}", language="bash", wrap_lines=True)

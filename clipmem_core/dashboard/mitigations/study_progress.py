@@ -1,7 +1,5 @@
 """Which studies of mitigations there are, how far each is, and the buttons that stop one and let it go on."""
 
-import math
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +8,8 @@ from typing import Any
 
 import streamlit as st
 
-from clipmem_core.audits.jobs import OUTPUT, Job, Task, cancel
+from clipmem_core.audits.jobs import Job, Task
+from clipmem_core.audits.progress import LEFT
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAGE, choose_listed
@@ -18,11 +17,11 @@ from clipmem_core.dashboard.comparing import fingerprint, finished_audits
 from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.mitigations.study_data import no_numbers
 from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.running import draw_job
 from clipmem_core.review.study_decisions import decided_for
+from clipmem_core.studies.arguments import is_elsewhere, resume_study, study_task
 from clipmem_core.studies.arm import NONE, Arm
 from clipmem_core.studies.custom_arms import add_own, find_arm, read_own
-from clipmem_core.studies.estimate import minutes_of
-from clipmem_core.studies.jobs import is_elsewhere, resume_study, study_task
 from clipmem_core.studies.plans import STUDIES
 from clipmem_core.studies.store import (
     ARM,
@@ -42,7 +41,6 @@ from clipmem_core.studies.store import (
 PARAMETER = "study"
 PLANS = ("combined", "text-noise", "captions", "removal", "forgetting")
 NUMBERS = (SEED, CLIPMEM_CANDIDATE, MEMBERSHIP_AUROC, RETRIEVAL, SECONDS)
-ESTIMATE = re.compile(rb"[^\r\n]*about [\d,]+ min on this machine")
 PLAY, MISSING = ":material/play_arrow:", ":material/science:"
 NO_STUDY = ""  # chosen where there is none of the data set
 
@@ -223,7 +221,7 @@ def draw_beginning(name: str) -> None:
         _draw_end(job)
         st.caption("It has no results. Start it with other settings, or as it was.")
         if st.button("Try again", key="mitigations-again", icon=PLAY):
-            Task(job.folder, job.command).start()
+            Task(job.folder, job.arguments).start()
             st.rerun()
 
 
@@ -234,37 +232,21 @@ def is_working(name: str) -> bool:
 
 
 def _draw_work(job: Job, known: Known | None) -> None:
-    """Draw how far a job is: of all arms and seeds, what it says, how long it takes, and how to stop it."""
-    said = [f"Waiting: {job.place} before it" if job.place else ""]
+    """Draw how far a job is: of all arms and seeds, what it says, the time left, and how to stop it."""
     if known is not None and known.arms and known.seeds > 0:
         known.draw_bar()
-        said = [f"{said[0]}." if said[0] else ""]
-    else:
-        st.progress(0.0, text=said.pop() or "Reading the data set and measuring a few steps")
-    said.append(_estimate(job))
-    show_text("\n".join(dict.fromkeys(filter(None, [*said, job.last_line]))), limit=400)
-    if st.button("Cancel", key="mitigations-cancel", icon=":material/stop_circle:", help="What is done so far stays."):
-        cancel(job)
+    show_text("".join([line for line in job.last_lines if LEFT in line][-1:]), limit=400)
+    draw_job(job, key="mitigations-cancel")
 
 
 def _draw_end(job: Job | None) -> None:
     """Draw how a job ended that did not end well."""
     if job is not None and job.failed:
-        draw_fault(f"It stopped with exit code {job.exit_code}.", job.last_line)
-
-
-def _estimate(job: Job) -> str:
-    """Return the line in which a job says how long it takes, empty before it does."""
-    try:
-        said = (job.folder / OUTPUT).read_bytes()[:1_000_000]
-    except FileNotFoundError:
-        return ""
-    found = ESTIMATE.findall(said)
-    return found[-1].decode("utf-8", "replace").strip() if found else ""
+        draw_fault("It stopped before its end.", job.last_line)
 
 
 def draw_waiting(known: Known, setting: Arm, arm: str | None, *, working: bool) -> None:
-    """Draw what is missing of a setting, how long that takes, and its button: nothing where every seed is done.
+    """Draw what is missing of a setting, and its button: nothing where every seed is done.
 
     Args:
         known: the study.
@@ -283,20 +265,9 @@ def draw_waiting(known: Known, setting: Arm, arm: str | None, *, working: bool) 
     elif arm is None or outdated:
         missing = "Run with other decisions than those of now. With these" if outdated else "Not run"
         with st.container(border=True, key="mitigation-waiting"):
-            st.markdown(f"**{missing}{_how_long(study, setting)}**")
+            st.markdown(f"**{missing}**")
             if st.button("Run it", type="primary", icon=PLAY, key="mitigation-run"):
                 _run(study, setting)
-
-
-def _how_long(study: StudyFolder, setting: Arm) -> str:
-    """Say how long all seeds of a setting take."""
-    try:
-        minutes = minutes_of(study, setting)
-    except (InputError, KeyError, OSError, TypeError):  # a file of none is broken: the other parts say so
-        minutes = None
-    if minutes is None:
-        return ". How long it takes is known when none has been trained"
-    return f": about {max(1, math.ceil(minutes)):,} min"
 
 
 def _run(study: StudyFolder, setting: Arm) -> None:
@@ -304,7 +275,7 @@ def _run(study: StudyFolder, setting: Arm) -> None:
     try:
         add_own(study, setting, decided=decided_for(study) if setting.decisions else None)
         resume_study(study)
-    except (InputError, RuntimeError) as error:
+    except InputError as error:
         draw_fault("This setting cannot run.", error)
         return
     st.rerun()

@@ -8,7 +8,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NotRequired
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,6 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.files import read_json
 from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, PRECISION_AT_K
-from clipmem_core.scores.table import MISFIT_BEFORE
 
 BENCHMARK = "benchmark.json"
 KIND, SHARE, SEED, DETECTOR, SECONDS = "kind", "share", "seed", "detector", "seconds"
@@ -43,7 +42,7 @@ class BenchmarkFile(TypedDict):
     towers: list[str]
     machine: dict[str, str | int]
     versions: dict[str, str]
-    misfit: NotRequired[str]  # its formula
+    misfit: str  # its formula
 
 
 class Found(TypedDict):
@@ -110,7 +109,7 @@ class Benchmark(Named):
     @property
     def misfit(self) -> str:
         """The formula of misfit in its plantings."""
-        return self.asked.get("misfit", MISFIT_BEFORE)
+        return str(self.asked["misfit"])
 
     @property
     def pairs(self) -> pd.DataFrame:

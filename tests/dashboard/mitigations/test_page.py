@@ -80,22 +80,15 @@ def test_a_broken_audit_of_none_breaks_one_part_of_the_page(lab: StudyFolder, fi
     assert all("\n" not in text for text in texts(app))
 
 
-def test_a_setting_nobody_ran_says_how_long_it_takes_and_is_queued(
-    lab: StudyFolder, went_on: list[tuple[str, str]]
-) -> None:
+def test_a_setting_nobody_ran_is_queued(lab: StudyFolder, went_on: list[tuple[str, str]]) -> None:
     app = open_page(PAGE, setting="text_mask=0.35 text_noise=0.1")
-    assert "Not run: about 4 min" in bold(app)
+    assert "Not run" in bold(app)
     app = press(app, "Run it")
     assert went_on == [("resume", "lab")]
     (own,) = read_own(lab)
     assert own.text == "text_noise=0.1 text_mask=0.35"
     assert "15 of 18 arms × seeds are done" in said(app)
     assert labels(app) == ["Resume"]
-
-
-def test_how_long_is_not_known_before_none_has_run(lab: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_progress, "minutes_of", lambda study, setting: None)
-    assert "known when none has been trained" in bold(open_page(PAGE, setting="text_mask=0.35"))
 
 
 def test_a_setting_that_cannot_run_is_one_line_and_nothing_is_lost(
@@ -108,16 +101,10 @@ def test_a_setting_that_cannot_run_is_one_line_and_nothing_is_lost(
     assert (went_on, read_own(lab)) == ([], [])
 
 
-def test_a_setting_that_cannot_be_added_or_a_job_that_does_not_start_is_one_line(
-    lab: StudyFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_setting_that_cannot_be_added_is_one_line(lab: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(error: Exception) -> None:
         raise error
 
-    stopped = RuntimeError("job did not start:\nno output")
-    monkeypatch.setattr(study_progress, "resume_study", lambda study: fail(stopped))
-    app = press(open_page(PAGE, setting="text_mask=0.35"), "Run it")
-    assert "job did not start: no output" in texts(app)
     refused = InputError("the folder\ncannot be written")
     monkeypatch.setattr(study_progress, "add_own", lambda *args, **kwargs: fail(refused))
     app = press(open_page(PAGE, setting="text_mask=0.36"), "Run it")
