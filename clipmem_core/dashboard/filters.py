@@ -19,7 +19,7 @@ from clipmem_core.dashboard.keys_help import BROWSE_KEYS, draw_keys
 from clipmem_core.dashboard.numbers import number, read_verdict
 from clipmem_core.dashboard.plain import cut
 from clipmem_core.figures.colours import OTHER
-from clipmem_core.pairs.checks.table import BY_NAME as CHECKS
+from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.decisions import CHOICES, open_review
 from clipmem_core.review.rows import labels, planted_kinds, score_histogram, score_span
 from clipmem_core.review.selection import (

@@ -19,7 +19,7 @@ from clipmem_core.audits.settings import check_fields
 from clipmem_core.audits.store import PAIRS, Named, read_prepared, read_table
 from clipmem_core.config import AuditConfig
 from clipmem_core.files import read_json
-from clipmem_core.pairs.mistakes import KINDS
+from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, PRECISION_AT_K
 
 BENCHMARK = "benchmark.json"
@@ -132,7 +132,7 @@ class Benchmark(Named):
     def done(self) -> list[Piece]:
         """The plantings that have a result, by kind, share and seed."""
         found = [Piece.of(path.name.removesuffix(".json")) for path in (self.folder / "plantings").glob("[!.]*.json")]
-        order = {kind: place for place, kind in enumerate(KINDS)}
+        order = {kind: place for place, kind in enumerate(ERROR_KINDS)}
         return sorted(found, key=lambda piece: (order.get(piece.kind, len(order)), *piece))
 
     def read(self, piece: Piece) -> dict[str, Any]:
