@@ -1,8 +1,10 @@
 """The formats of an export: an open_clip table, COCO captions, folders of pictures, WebDataset keys, DataComp uids,
 decisions and a report."""
 
+import fcntl
 import hashlib
 import json
+import os
 import posixpath
 import re
 import shlex
@@ -53,6 +55,7 @@ from clipmem_core.scores.table import EXPORT, scores_in
 Written = tuple[tuple[str, ...], str]  # what the format cannot carry, and the command that audits it, empty without one
 
 FOLDER = ""  # the ending of a folder
+FICLONE = 0x40049409  # Linux: a file shares the blocks of another until one of them changes
 MARK = ".clipmem-export"  # in a folder that an export may replace
 METADATA = "metadata.jsonl"
 SEPARATORS = {".csv": (",", ","), ".tsv": ("\t", r"$'\t'")}  # of columns, and as typed in a shell
@@ -195,8 +198,8 @@ def _picture_folder(cleaned: Cleaned, path: Path, progress: Progress | None) -> 
         (folder / MARK).touch()
         for done, (row, image) in enumerate(pairs):
             data, name = read_picture(cleaned.root, image), image
-            in_archive = split_reference(cleaned.root, image)[1] is not None
-            if in_archive or not is_picture(name) or any(part.startswith(".") for part in name.split("/")):
+            source, part = split_reference(cleaned.root, image)
+            if part is not None or not is_picture(name) or any(part.startswith(".") for part in name.split("/")):
                 name = f"{row:08d}{suffix_of(data)}"
             stem, ending = posixpath.splitext(name)
             if stem.casefold() in taken:  # two pictures would share a .txt
@@ -204,7 +207,12 @@ def _picture_folder(cleaned: Cleaned, path: Path, progress: Progress | None) -> 
             taken.add(stem.casefold())
             names.append(f"{stem}{ending}")
             (folder / names[-1]).parent.mkdir(parents=True, exist_ok=True)
-            (folder / names[-1]).write_bytes(data)
+            with (folder / names[-1]).open("wb") as copy:
+                try:
+                    with (source if part is None else Path(os.devnull)).open("rb") as original:
+                        fcntl.ioctl(copy, FICLONE, original.fileno())
+                except OSError:  # another disk, or one that cannot share blocks
+                    copy.write(data)
             if progress and done % 100 == 0:
                 progress(done, cleaned.kept)
         if progress:
