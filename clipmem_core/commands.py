@@ -35,11 +35,7 @@ RUNS = "what runs the members: this machine, or the Ray cluster of RAY_ADDRESS"
 
 
 def _executor(engine: Engine, config: AuditConfig) -> "Executor | None":
-    """Return what runs members and shards of features where that is not this machine.
-
-    Raises:
-        InputError: what it needs is not installed.
-    """
+    """Return what runs members and shards of features where that is not this machine."""
     if engine == "local":
         return None
     from clipmem_core.audits.cluster import imported, ray_tasks
@@ -56,7 +52,7 @@ class Inspect:
     options: SourceOptions = field(default_factory=SourceOptions)
 
     def run(self) -> None:
-        from clipmem_core.audits.inspect import inspect_source
+        from clipmem_core.audits.preflight import inspect_source
 
         inspect_source(self.source, self.options)
 
@@ -286,8 +282,8 @@ class Forget:
     fewer_than: int = flag("trained pairs that a token has to be in to stay", 3)
 
     def run(self) -> None:
+        from clipmem_core.audits.checkpoints import write_without_rare
         from clipmem_core.audits.console import RichScreen
-        from clipmem_core.audits.forgotten import write_without_rare
         from clipmem_core.audits.store import open_audit
 
         with RichScreen() as screen:
@@ -304,7 +300,7 @@ class Results:
     study: bool = flag("NAME is that of a study", False)
 
     def run(self) -> None:
-        from clipmem_core.audits import results
+        from clipmem_core.audits.console import write_results
         from clipmem_core.audits.store import open_audit
         from clipmem_core.studies import results as study_results
         from clipmem_core.studies.store import open_study
@@ -315,7 +311,7 @@ class Results:
         audit = open_audit(self.name)
         if not audit.finished:
             raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
-        results.write_results(audit, Path(self.out))
+        write_results(audit, Path(self.out))
 
 
 @dataclass(frozen=True)
@@ -324,7 +320,7 @@ class List:
 
     def run(self) -> None:
         from clipmem_core.audits.console import show_audits
-        from clipmem_core.audits.lifecycle import list_states
+        from clipmem_core.audits.status import list_states
         from clipmem_core.studies.store import list_studies
 
         show_audits(list_states(), [study.name for study in list_studies()])

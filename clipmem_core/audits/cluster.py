@@ -88,11 +88,7 @@ def spread_out(tasks: Sequence[Task], places: int) -> list[Task]:
 
 
 def imported() -> ModuleType:
-    """Return Ray.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """Return Ray."""
     os.environ.update(QUIET)
     try:
         import ray
@@ -102,11 +98,7 @@ def imported() -> ModuleType:
 
 
 def connect(ray: ModuleType) -> None:
-    """Connect this process to the cluster, unless it is.
-
-    Raises:
-        InputError: RAY_ADDRESS names one that cannot be reached.
-    """
+    """Connect this process to the cluster, unless it is."""
     if ray.is_initialized():
         return
     address = os.environ.get(ADDRESS)

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipmem_core.audits.progress import MemberProgress, member_progress
+from clipmem_core.audits.status import MemberProgress, member_progress
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.shortage import shortage

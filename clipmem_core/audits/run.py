@@ -17,11 +17,9 @@ from threadpoolctl import threadpool_limits
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.attacks import attack_members
-from clipmem_core.audits.captions import caption_table
 from clipmem_core.audits.checks import ensure_checks
 from clipmem_core.audits.executor import Executor, local_processes, run_members
-from clipmem_core.audits.given import with_features
+from clipmem_core.audits.member import caption_table
 from clipmem_core.audits.prepare import (
     DataSet,
     draw_membership,
@@ -30,13 +28,21 @@ from clipmem_core.audits.prepare import (
     plant,
     repeat_membership,
     store_again,
+    whole_set,
+    with_features,
 )
-from clipmem_core.audits.progress import FEATURES, LOG, TRAINING, MemberProgress, member_progress
-from clipmem_core.audits.record import Record
-from clipmem_core.audits.sample import whole_set
-from clipmem_core.audits.scoring import Evidence, gather_evidence, reliability, score_table, summary, utility_table
+from clipmem_core.audits.scoring import (
+    Evidence,
+    attack_members,
+    gather_evidence,
+    reliability,
+    score_table,
+    summary,
+    utility_table,
+)
 from clipmem_core.audits.second_round import choose_left_out, second_round
 from clipmem_core.audits.setup import add_round, check_same, grow, write_audit
+from clipmem_core.audits.status import FEATURES, LOG, TRAINING, MemberProgress, member_progress
 from clipmem_core.audits.store import (
     CAPTION_TABLE,
     CONFIG,
@@ -47,6 +53,7 @@ from clipmem_core.audits.store import (
     UTILITY,
     VERDICT,
     Audit,
+    Record,
     acquire_lock,
     audits_folder,
     broken_files,
@@ -102,9 +109,6 @@ def run_audit(
 
     Returns:
         The finished audit.
-
-    Raises:
-        InputError: something a person can mend; no folder is left behind that was not there before.
     """
     audit = Audit(audits_folder() / check_name(name))
     config = settings.resolve(with_features(source, config))
@@ -162,11 +166,7 @@ def first_members(config: AuditConfig) -> int:
 def bring_to_end(
     audit: Audit, screen: Screen, *, fresh: bool, executor: Executor | None = None, asked: AuditConfig | None = None
 ) -> None:
-    """Finish an audit that is not finished; `asked` is the config that says until when members are added to it.
-
-    Raises:
-        InputError: of a `fresh` one that could not even begin to train, nothing is left: the name is free again.
-    """
+    """Finish an audit that is not finished; `asked` is the config that says until when members are added to it."""
     broken = broken_files(audit.folder)
     if audit.finished and not broken and asked is not None and _wants_more(audit, asked, audit.verdict[RELIABILITY]):
         _add_repeat(audit, asked, screen)
@@ -283,11 +283,7 @@ def _add_repeat(audit: Audit, asked: AuditConfig, screen: Screen) -> None:
 
 
 def _check_begun(audit: Audit, record: Record) -> None:
-    """Refuse to finish an audit whose beginning is broken.
-
-    Raises:
-        InputError: the message names the file.
-    """
+    """Refuse to finish an audit whose beginning is broken."""
     audit.quarantine  # noqa: B018
     for name in record.members:
         audit.member_record(name)
@@ -304,11 +300,7 @@ def training_seconds(audit: Audit, name: str) -> float | None:
 
 
 def ensure_pixels(audit: Audit, screen: Screen) -> None:
-    """Store the small pictures, or the features computed elsewhere, again where they are missing or cannot be opened.
-
-    Raises:
-        InputError: the pictures are no longer those the audit began with.
-    """
+    """Store the small pictures, or the features computed elsewhere, again where they are missing or cannot be opened."""
     record = audit.record
     config = record.config
     broken: Path | None = audit.folder / PREPARED
@@ -327,19 +319,12 @@ def ensure_features(audit: Audit, record: Record, screen: Screen, executor: Exec
 
     Returns:
         How many captions are longer than the text tower reads.
-
-    Raises:
-        InputError: the towers are not those that the audit began with, or their features are of no use.
     """
     if not settings.opens_towers(record.config):
         return 0
-    from clipmem_core.audits.locked import (  # torch, which members alone need otherwise
-        checked_towers,
-        elsewhere,
-        features_of,
-    )
+    from clipmem_core.audits.locked import elsewhere, features_of  # torch
 
     screen.say(f"{FEATURES} with the locked towers")
-    towers = checked_towers(record.config, record.towers)
+    towers = settings.checked_towers(record.config, record.towers)
     how: dict[str, Any] = {"pictures": screen.pictures, "captions": screen.captions, "say": screen.say}
     return features_of(towers, audit.pairs, record.pictures, elsewhere=elsewhere(executor, record.threads), **how).cut

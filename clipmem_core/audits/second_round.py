@@ -21,8 +21,8 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.__main__ import main
 from clipmem_core.audits.executor import Executor, member_tasks, run_member_tasks
-from clipmem_core.audits.progress import MemberProgress, member_progress, second_names
 from clipmem_core.audits.scoring import scored_again
+from clipmem_core.audits.status import MemberProgress, member_progress, second_names
 from clipmem_core.audits.store import (
     SECOND,
     SECOND_FIT,
@@ -64,9 +64,6 @@ def second_round(
         executor: what runs the members.
         blocks: of members that share a process; 0 gives each its own.
         watch: is told again and again how far each member is.
-
-    Raises:
-        InputError, OSError, RuntimeError: as of `executor.run_members`.
     """
     record = audit.record
     names = record.members

@@ -26,8 +26,8 @@ from clipmem_core import columns as c
 from clipmem_core.atomic import cached
 from clipmem_core.audits import settings
 from clipmem_core.audits.member import EVALUATION, MemberRun, open_member, trained_model, view_maker
-from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.run import Screen, ensure_pixels
+from clipmem_core.audits.status import MemberProgress
 from clipmem_core.audits.store import MEMBERS, MEMBERSHIP, PAIRS, Audit, read_table, whole_table, write_table
 from clipmem_core.config import FIELDS, InputError, data_folder, fingerprint
 from clipmem_core.scores.unit_tally import BINS, UnitTally
@@ -56,10 +56,6 @@ def run_units(audit: Audit, *, members: Sequence[str] = (), sample: int = 0, scr
         members: which members; all if empty.
         sample: how many of a member's pairs are drawn; 0 takes all.
         screen: where progress goes.
-
-    Raises:
-        InputError: the audit is not finished, a member is unknown, the sample is too small, or neither encoder of a
-            member can be measured.
     """
     names = check_members(audit, members)
     if sample == 1 or sample < 0:
@@ -90,11 +86,7 @@ def say_units(audit: Audit, *, sample: int = 0, screen: Screen) -> None:
 
 
 def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
-    """Return the members asked for, all if none is named.
-
-    Raises:
-        InputError: the audit is not finished, has a locked tower, or has no such member.
-    """
+    """Return the members asked for, all if none is named."""
     if not audit.finished:
         raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
     record = audit.record
@@ -114,9 +106,6 @@ def measure_member(audit: Audit, name: str, *, sample: int = 0, screen: Screen) 
 
     Returns:
         As `unit_table`.
-
-    Raises:
-        InputError: neither can be measured.
     """
     run = _open(audit, name)
     model = trained_model(run)
@@ -260,11 +249,7 @@ def layer_means(units: pd.DataFrame, *, by: Sequence[str] = (c.MEMBER, TOWER, LA
 
 
 def measured_samples(audit: Audit) -> list[int]:
-    """Return the samples of which a member is measured: 0, which is every pair, then the largest first.
-
-    Raises:
-        InputError: a file that says where the tables are is missing or broken.
-    """
+    """Return the samples of which a member is measured: 0, which is every pair, then the largest first."""
     if not audit.finished:
         return []
     paths = [path for name in audit.record.members for path in table_file(audit, name).parent.glob("units*.parquet")]
@@ -284,9 +269,6 @@ def read_units(audit: Audit, table: str = UNITS, *, sample: int = 0) -> pd.DataF
         member and the columns of `unit_table`; of `REFERENCES` also reference. `before training`: the model that the
         member's training began from, on the member's pairs. `seen` and `unseen`: the member on as many pairs that it
         was trained on as there are external ones, and on those, which it never saw.
-
-    Raises:
-        InputError: a table is broken, or where it is cannot be told.
     """
     found = []
     for name in audit.record.members if audit.finished else ():

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core import glossary
-from clipmem_core.audits.sample import BASIS
+from clipmem_core.audits.prepare import BASIS
 from clipmem_core.audits.verdict import RELIABILITY, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.columns import ATTACK_AUROC, CANDIDATE, EXTERNAL, GROUP, GROUPS, INDEPENDENT, SCORED, SHARED
 from clipmem_core.dashboard.errors import explained_errors

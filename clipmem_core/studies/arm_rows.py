@@ -10,7 +10,7 @@ import numpy as np
 
 from clipmem_core import columns as c
 from clipmem_core.audits.prepare import membership_of, sides_of, utility_rows
-from clipmem_core.audits.progress import last_line
+from clipmem_core.audits.status import last_line
 from clipmem_core.audits.store import SNAPSHOTS, Audit, read_array, read_embeddings, read_utility
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.in_out import Sides

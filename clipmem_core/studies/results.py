@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipmem_core import columns as c
-from clipmem_core.audits.console import plain
-from clipmem_core.audits.results import machine_line, write_csv
+from clipmem_core.audits.console import machine_line, plain, write_csv
 from clipmem_core.config import InputError
 from clipmem_core.studies.arguments import commands_of
 from clipmem_core.studies.effects import TEXT_LEAD, all_differences, counted, differences, replicates, with_lead

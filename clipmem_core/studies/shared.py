@@ -17,7 +17,7 @@ from filelock import FileLock
 from clipmem_core import columns as c
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.prepare import content_fingerprint
-from clipmem_core.audits.progress import member_progress
+from clipmem_core.audits.status import member_progress
 from clipmem_core.audits.store import (
     CAPTION_SCORES,
     IMAGE_EMBEDDINGS,

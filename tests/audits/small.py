@@ -15,8 +15,8 @@ import torch
 
 from clipmem_core.audits.executor import Looks, Task
 from clipmem_core.audits.member import run_member
-from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.second_round import SECOND_TRAINING, train_again
+from clipmem_core.audits.status import MemberProgress
 from clipmem_core.commands import parse
 from clipmem_core.config import AuditConfig
 

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from clipmem_core.audits.console import RichScreen, plain, show_verdict
-from clipmem_core.audits.progress import MemberProgress
+from clipmem_core.audits.status import MemberProgress
 from clipmem_core.audits.store import Audit
 
 HOSTILE = "[bold]not bold[/bold] :smile: [link=x]y[/] \\[red] ends in \\"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipmem_core.audits.executor import Looks, Task, environment, local_processes, run_members
-from clipmem_core.audits.progress import MemberProgress
+from clipmem_core.audits.status import MemberProgress
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 

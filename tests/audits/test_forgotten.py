@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import torch
 
-from clipmem_core.audits.forgotten import write_without_rare
+from clipmem_core.audits.checkpoints import write_without_rare
 from clipmem_core.commands import main
 from clipmem_core.config import InputError
 from tests.conftest import Made

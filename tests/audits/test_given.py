@@ -14,8 +14,14 @@ from PIL import Image
 
 from clipmem_core.audits import member, preflight
 from clipmem_core.audits.executor import in_this_process
-from clipmem_core.audits.given import given_features, holds_features, read_given, with_features
-from clipmem_core.audits.prepare import load_data_set, pixels_folder
+from clipmem_core.audits.prepare import (
+    given_features,
+    holds_features,
+    load_data_set,
+    pixels_folder,
+    read_given,
+    with_features,
+)
 from clipmem_core.audits.run import ensure_pixels, run_audit
 from clipmem_core.audits.store import Audit, file_sha256
 from clipmem_core.commands import main, parse

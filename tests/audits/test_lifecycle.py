@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits import jobs, lifecycle
+from clipmem_core.audits import jobs
+from clipmem_core.audits import status as lifecycle
 from clipmem_core.audits.console import RichScreen
 from clipmem_core.audits.jobs import WAITS, Task, cancel
-from clipmem_core.audits.lifecycle import delete_audit, folder_bytes, list_states, odd_names, rename_audit, state_of
+from clipmem_core.audits.status import delete_audit, folder_bytes, list_states, odd_names, rename_audit, state_of
 from clipmem_core.audits.store import Audit, acquire_lock, broken_files, list_audits
 from clipmem_core.config import InputError
 from tests.made_audit import make_audit

@@ -12,10 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from clipmem_core.audits.locked import _towers, checked_towers
 from clipmem_core.audits.member import open_member, run_member, trained_model
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.settings import check_config
+from clipmem_core.audits.settings import _towers, check_config, checked_towers
 from clipmem_core.audits.store import Audit, file_sha256
 from clipmem_core.audits.unitmem import check_members
 from clipmem_core.audits.verdict import judge

@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipmem_core.audits import probe
-from clipmem_core.audits.member import view_maker
-from clipmem_core.audits.probe import probe_accuracy
+from clipmem_core.audits import member as probe
+from clipmem_core.audits.member import probe_accuracy, view_maker
 from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.training.model import build_model
 

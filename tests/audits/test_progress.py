@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from clipmem_core.audits.progress import (
+from clipmem_core.audits.status import (
     POINTS,
     MemberProgress,
     last_line,

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from clipmem_core.audits.member import run_member
-from clipmem_core.audits.progress import all_progress
 from clipmem_core.audits.run import run_audit
+from clipmem_core.audits.status import all_progress
 from clipmem_core.audits.store import Audit, broken_files, write_table
 from clipmem_core.commands import main
 from clipmem_core.config import AuditConfig, InputError

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipmem_core.audits import store
-from clipmem_core.audits.record import VERSION
 from clipmem_core.audits.store import (
+    VERSION,
     Audit,
     broken_files,
     check_name,

@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.audits.locked import Features, Towers, feature_views, fit_standards
+from clipmem_core.audits.locked import Features, feature_views, fit_standards
 from clipmem_core.audits.member import EVALUATION, build_member, caption_starts, view_maker
+from clipmem_core.audits.settings import Towers
 from clipmem_core.audits.setup import member_seeds
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import draw_keys

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.locked import Features, Towers, features_of, towers_of
+from clipmem_core.audits.locked import Features, features_of
 from clipmem_core.audits.member import caption_starts
 from clipmem_core.audits.prepare import draw_membership
+from clipmem_core.audits.settings import Towers, towers_of
 from clipmem_core.audits.store import write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.pairs.errors import inject_errors, picture_sources

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clipmem_core.audits.console import plain
-from clipmem_core.audits.results import machine_line, write_csv
+from clipmem_core.audits.console import machine_line, plain, write_csv
 from clipmem_core.audits.settings import typed, typed_flags
 from clipmem_core.config import affecting, as_dict
 from clipmem_core.pairs.errors import ERROR_KINDS, SWAP_SHARES

@@ -185,9 +185,7 @@ def left_out(pairs: pd.DataFrame, membership: Membership, config: AuditConfig, s
 def _tower_names(config: AuditConfig) -> list[str]:
     if not settings.opens_towers(config):
         return []
-    from clipmem_core.audits.locked import towers_of
-
-    return [record["name"] for record in towers_of(config).records.values()]
+    return [record["name"] for record in settings.towers_of(config).records.values()]
 
 
 def _bring(
@@ -197,12 +195,12 @@ def _bring(
     asked = benchmark.asked
     config: AuditConfig = asked["config"]
     if settings.opens_towers(config):
-        from clipmem_core.audits.locked import checked_towers, elsewhere, features_of
+        from clipmem_core.audits.locked import elsewhere, features_of
 
         screen.say("computing features with the locked towers")
         how: dict[str, Any] = {"pictures": screen.pictures, "captions": screen.captions, "say": screen.say}
         how["elsewhere"] = elsewhere(executor, config.threads)
-        features_of(checked_towers(config), benchmark.pairs, Path(asked["root"]), **how)
+        features_of(settings.checked_towers(config), benchmark.pairs, Path(asked["root"]), **how)
     at_once = len(left) if executor else min(len(left), settings.side_by_side(config))
     beside = "" if executor else f", {at_once} side by side"
     screen.say(f"{len(left)} of {len(wanted)} plantings of {config.members} members are left{beside}")

@@ -88,9 +88,6 @@ def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
 
     Returns:
         None where fewer than ten external pairs are in both with the same captions.
-
-    Raises:
-        InputError: a file of either audit is gone that is needed to embed external captions.
     """
     pairs, pairs_again = audit.pairs.set_index(c.PAIR_ID), again.pairs.set_index(c.PAIR_ID)
     common = _common(pairs, pairs_again, membership_of(again.membership))
