@@ -1,10 +1,6 @@
-"""The locked towers of an audit: which they are, the features of its pairs, and the models that read them.
-
-As a process it computes shards of features: python -m clipmem_core.audits.locked FOLDER SHARD…
-"""
+"""The locked towers of an audit: the features of its pairs, and the models that read them."""
 
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.executor import Executor, Looks, Task, in_this_process
+from clipmem_core.audits.executor import Executor, Looks, Task, program_of
 from clipmem_core.audits.prepare import given_features, pixels_folder
 from clipmem_core.audits.settings import Towers, towers_of
 from clipmem_core.audits.store import Audit, Record
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.features.embed import image_features, run_shards, text_features
+from clipmem_core.features.embed import image_features, text_features
 from clipmem_core.features.shards import Elsewhere
 from clipmem_core.features.towers import Kind, Opened, Tower
 from clipmem_core.training.heads import FeatureViews, LockedModel, Standard, locked_model
@@ -71,13 +67,13 @@ def features_of(
 
 def elsewhere(executor: Executor | None, threads: int) -> Elsewhere | None:
     """Return what has shards of features computed by an executor's tasks; None where this process computes them."""
-    if executor is None or executor is in_this_process:
+    if executor is None:
         return None
 
     def compute(part: Path, names: Sequence[str]) -> Looks:
         for name in names:
             (part / name).mkdir(exist_ok=True)
-        program = (sys.executable, "-m", "clipmem_core.audits.locked", str(part.absolute()))
+        program = program_of("clipmem_core.features.embed:run_shards", part)
         owns = [tuple(names[at : at + SHARDS]) for at in range(0, len(names), SHARDS)]
         return executor([Task(tuple(part / name for name in own), program, own, threads, "shard") for own in owns])
 
@@ -140,9 +136,3 @@ def feature_views(model: LockedModel, seed: int) -> FeatureViews:
     """Return the views of pictures' features that a member of a seed is trained on."""
     standard = next(part for part in model.visual.modules() if isinstance(part, Standard))
     return FeatureViews(standard.mean, seed)
-
-
-if __name__ == "__main__":
-    from clipmem_core.audits.__main__ import main
-
-    sys.exit(main(sys.argv[1:], run_shards))

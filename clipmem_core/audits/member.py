@@ -14,24 +14,20 @@ from torchvision.datasets import ImageFolder
 
 from clipmem_core import columns as c
 from clipmem_core.atomic import read_through, replacing
-from clipmem_core.audits.locked import (
-    Features,
-    Towers,
-    build_locked,
-    feature_views,
-    fit_standards,
-    open_towers,
-    opened,
-)
+from clipmem_core.audits.locked import Features, build_locked, feature_views, fit_standards, open_towers
 from clipmem_core.audits.prepare import membership_of, pixels_folder, read_tokens, sides_of, tokens_file, utility_rows
-from clipmem_core.audits.settings import probe_folders
+from clipmem_core.audits.settings import Towers, opened, probe_folders
 from clipmem_core.audits.store import (
     CAPTION_SCORES,
     IMAGE_EMBEDDINGS,
+    LEFT_OUT,
     MEMBER_UTILITY,
     MEMBERSHIP,
     PAIRS,
     SECOND,
+    SECOND_EMBEDDINGS,
+    SECOND_FIT,
+    SECOND_TABLE,
     SNAPSHOTS,
     TEXT_EMBEDDINGS,
     Audit,
@@ -40,8 +36,10 @@ from clipmem_core.audits.store import (
     caption_counts,
     pair_blocks,
     read_array,
+    read_embeddings,
     read_prepared,
     read_table,
+    remove_second_model,
     write_blocks,
     write_json,
 )
@@ -50,7 +48,7 @@ from clipmem_core.draws import draw_keys
 from clipmem_core.pairs.pictures import PictureError, decode, resize
 from clipmem_core.pairs.pixels import open_pixels
 from clipmem_core.scores.captions import learned_by_caption, margins, similarities
-from clipmem_core.scores.detectors import LOG_PROBABILITY, external_used
+from clipmem_core.scores.detectors import LOG_PROBABILITY, external_used, fit_out
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.shortage import shortage
 from clipmem_core.training.embed import image_blocks, text_blocks, text_embeddings
@@ -60,6 +58,7 @@ from clipmem_core.training.loop import PixelSource, Trainer, TrainingData, Views
 from clipmem_core.training.mitigation.vocabulary import DELETED, OMITTED, Vocabulary, delete_rows, pairs_with
 from clipmem_core.training.model import Model, build_model, encode_image, load_weights, tokenize
 from clipmem_core.training.names import model_config
+from clipmem_core.training.state import save_array
 from clipmem_core.training.views import ViewMaker
 
 BATCH = 256
@@ -481,3 +480,31 @@ def learned_captions(run: MemberRun) -> np.ndarray:
         for epoch in range(len(trajectory))
     ]
     return learned_by_caption(trajectory[:, :, LOG_PROBABILITY], data.rows, drawn, int(data.caption_start[-1]))
+
+
+def train_again(folder: Path, names: Sequence[str]) -> None:
+    """Train members of an audit a second time, one after the other; what they share is read once."""
+    shared, left_out = open_shared(folder), read_table(folder / SECOND_TABLE, columns=[LEFT_OUT])[LEFT_OUT].to_numpy()
+    for name in names:
+        _train_again(folder, name, shared, left_out)
+
+
+def _train_again(folder: Path, name: str, shared: Shared, left_out: np.ndarray) -> None:
+    """Bring a member's second training to its end; of its model nothing stays."""
+    run = open_member(folder, name, shared)
+    trained = np.zeros(len(left_out), dtype=bool)
+    trained[run.data.rows] = True
+    rows = np.flatnonzero(trained & ~left_out)
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, rows=rows), second=True)
+    run.folder.mkdir(exist_ok=True)
+    clear_leftovers(run.folder)
+    torch.set_num_threads(run.record.threads)
+    model = trained_model(run)
+    external = np.zeros(len(left_out), dtype=bool)
+    external[run.data.external] = True
+    write_embeddings(run, model, run.folder / SECOND_EMBEDDINGS)
+    image, text = read_embeddings(run.folder / SECOND_EMBEDDINGS)
+    scale = float(model.logit_scale.detach().exp())
+    _, sure = fit_out([image], [text], trained[None], external, [scale], threads=1)
+    save_array(sure.astype(np.float32), run.folder / SECOND_FIT)
+    remove_second_model(run.folder)

@@ -26,7 +26,7 @@ from clipmem_core.audits.store import (
     read_table,
     read_utility,
 )
-from clipmem_core.audits.verdict import WRONG
+from clipmem_core.audits.verdict import BASIS, WRONG
 from clipmem_core.config import InputError
 from clipmem_core.files import numbers
 from clipmem_core.pairs.checks import CHECKS
@@ -69,11 +69,6 @@ NOT_KEPT = "the members left nothing of single captions: they were embedded befo
 UNUSABLE = "rows that cannot be used"
 # How often one pair is like another depends on how many there are to be like.
 NOT_TOLD = ("lookalike", "repeated_caption")
-BASIS = (
-    "Estimate and 95 % interval of sampling without replacement (hypergeometric); for wrong captions together with "
-    "the uncertainty of their count in the sample. Look-alikes and repeated captions are at least as many as in the "
-    "sample: how many more cannot be told from it."
-)
 K = 50  # pairs a person looks at first
 SIZE_STEP = 0.05  # of clipmem, between the sizes whose share of pairs is told
 TOLD = 3  # times the noise: below, a share of pairs depends on how the noise is taken off

@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
@@ -27,6 +28,7 @@ from clipmem_core.columns import CAPTIONS
 from clipmem_core.config import SETS, AuditConfig, InputError, as_dict, data_folder
 from clipmem_core.files import DELETE, read_json, reading
 from clipmem_core.shortage import shortage
+from clipmem_core.training.files import CHECKPOINT, TRAJECTORY
 
 VERSION = 1  # of the folder of an audit: one of another version has to be made again
 MAX_NAME = 100  # bytes; file systems take 255, and locks and temporary files add to it
@@ -109,10 +111,10 @@ class Record:
     @property
     def values(self) -> dict[str, Any]:
         """The content of config.json."""
-        values = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
-        values["config"] = as_dict(self.config)
-        left_out = ("snapshots", "towers", "sampled_of", "again")
-        return {"version": VERSION} | {key: value for key, value in values.items() if value or key not in left_out}
+        optional = {one.name for one in fields(self) if one.default != MISSING or one.default_factory != MISSING}
+        values = {key: value for key, value in vars(self).items() if value or key not in optional}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return {"version": VERSION} | values | {"config": as_dict(self.config)}
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,10 @@ IMAGE_EMBEDDINGS = "image.npy"
 TEXT_EMBEDDINGS = "text.npy"  # written last: a member that has it is complete
 MEMBER_UTILITY = "utility.json"
 SECOND_TABLE = "second.parquet"  # optional: what a second round of training leaves out
+LEFT_OUT = "left_out"  # the column of it that is true for those pairs
 SECOND = "second"  # of a member that is trained a second time: a folder
 SECOND_FIT = "log_probability_out.npy"  # in there, written last
+SECOND_EMBEDDINGS = ".embeddings"  # in there, until the fit is written
 CAPTION_SCORES = "captions.npy"  # of a member, where pairs have several captions
 MEMBER_ANEW = f"delete it and {TEXT_EMBEDDINGS} beside it, and run the audit again"
 ROW_GROUP = 8192  # rows of a Parquet file that are read together: a page of pairs touches few of a million
@@ -287,6 +291,13 @@ def write_blocks(path: Path, blocks: Iterable[np.ndarray], rows: int) -> None:
                 header = {"descr": "<f4", "fortran_order": False, "shape": (rows, block.shape[1])}
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(np.ascontiguousarray(block, dtype="<f4").data)
+
+
+def remove_second_model(folder: Path) -> None:
+    """Remove what a second training needs only until its result is written."""
+    for name in (CHECKPOINT, TRAJECTORY):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / SECOND_EMBEDDINGS, ignore_errors=True)
 
 
 def read_utility(member: Path) -> dict[str, float]:

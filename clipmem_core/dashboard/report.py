@@ -7,8 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core import glossary
-from clipmem_core.audits.prepare import BASIS
-from clipmem_core.audits.verdict import RELIABILITY, WHOLE_HEAD, uses, whole_rows
+from clipmem_core.audits.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.columns import ATTACK_AUROC, CANDIDATE, EXTERNAL, GROUP, GROUPS, INDEPENDENT, SCORED, SHARED
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_strong, show_text

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.member import NOT_KEPT, SEVERAL, caption_table
 from clipmem_core.audits.prepare import membership_of
+from clipmem_core.audits.scoring import NOT_KEPT, SEVERAL, caption_table
 from clipmem_core.audits.store import Audit
 from clipmem_core.draws import CAPTION, draw_keys, hashed
 from clipmem_core.scores.in_out import Sides

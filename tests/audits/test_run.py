@@ -9,7 +9,7 @@ from PIL import Image
 
 from clipmem_core.audits.member import open_member
 from clipmem_core.audits.prepare import pixels_folder
-from clipmem_core.audits.run import ensure_pixels, run_audit
+from clipmem_core.audits.run import PIPELINE, ensure_pixels, run_audit
 from clipmem_core.audits.store import Audit, broken_files
 from clipmem_core.config import InputError
 from clipmem_core.pairs.pictures import read_square
@@ -90,7 +90,7 @@ def test_a_broken_table_of_a_finished_audit_is_made_again(made: Made, data: Path
 
 def test_counts_are_said_before_anything_is_trained(data: Path, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     with_drawn_set(data, made.data)
-    monkeypatch.setattr("clipmem_core.audits.run.finish_audit", lambda *_: None)
+    monkeypatch.setattr("clipmem_core.audits.run.PIPELINE", PIPELINE[:1])
     screen = Silent()
     config = config_of([*PAPER, "--plant-miscaptions", "6", "--drop-lookalikes"])
     audit = run_audit("scenes", config, name="planned", screen=screen)

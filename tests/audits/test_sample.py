@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipmem_core import columns as c
-from clipmem_core.audits.prepare import UNUSABLE, load_data_set, sampled
+from clipmem_core.audits.prepare import load_data_set, sampled
 from clipmem_core.audits.run import run_audit
+from clipmem_core.audits.scoring import UNUSABLE
 from clipmem_core.audits.store import CHECK_TABLE, Audit
 from clipmem_core.audits.verdict import WRONG, likely_wrong, whole_rows
 from clipmem_core.commands import main

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +11,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.executor import Executor, Task, local_processes
+from clipmem_core.audits.executor import Executor, Task, local_processes, program_of
 from clipmem_core.audits.prepare import draw_membership, load_data_set
 from clipmem_core.audits.setup import differing_fields
 from clipmem_core.audits.store import PAIRS, acquire_lock, write_json, write_prepared, write_table
@@ -216,5 +215,5 @@ def _task(benchmark: Benchmark, own: Sequence[Piece], number: int, threads: int)
     """Return the task that brings some plantings to their results in a process of its own."""
     folder = benchmark.folder / f"{PROCESSES}-{number}"  # what it says of an error
     folder.mkdir(parents=True, exist_ok=True)
-    program = (sys.executable, "-m", "clipmem_core.studies.benchmark", str(benchmark.folder))
+    program = program_of("clipmem_core.studies.benchmark.planting:run_pieces", benchmark.folder)
     return Task((folder,), program, tuple(piece.name for piece in own), threads, "planting")
