@@ -5,12 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
-import pytest
 import torch
 
 from clipmem_core.audits.checkpoints import write_without_rare
-from clipmem_core.commands import main
-from clipmem_core.config import InputError
 from tests.conftest import Made
 
 FEWER = 5
@@ -32,14 +29,3 @@ def test_the_rows_of_rare_words_are_gone_and_all_else_is_as_it_was(made: Made, t
     rare = sum(0 < counts[word] < FEWER for word in words)
     assert said.endswith(f"rows of rare tokens deleted, {rare} of them of tokens that it was trained on")
     assert rare > 0
-
-
-def test_what_cannot_be_written_is_one_line(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "there.pt").touch()
-    with pytest.raises(InputError, match=r"there\.pt is there already"):
-        write_without_rare(made.paper, "f-0", tmp_path / "there.pt", fewer_than=3)
-    with pytest.raises(InputError, match="has no member 'f-9': take one of f-0"):
-        write_without_rare(made.paper, "f-9", tmp_path / "a.pt", fewer_than=3)
-    monkeypatch.setenv("CLIPMEM_DATA", str(made.data))
-    assert main(["forget", "paper", "f-0", str(tmp_path / "a.pt"), "--fewer-than", "0"]) == 2
-    assert main(["forget", "paper", "f-0", str(tmp_path / "a.pt")]) == 0

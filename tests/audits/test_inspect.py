@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import numpy as np
@@ -66,20 +65,3 @@ def test_a_dry_run_changes_nothing(table: Path, data: Path, capsys: pytest.Captu
     assert main(["inspect", str(table)]) == 0
     assert listing(table.parent) == before
     assert not data.exists()
-
-
-def test_the_drawn_set_is_inspected_without_being_kept(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", "scenes", "--scenes-pairs", "12"]) == 0
-    printed = capsys.readouterr().out
-    assert "scene-00004" in printed
-    assert "scene-00005" not in printed
-    assert not data.exists()
-
-
-def test_the_folder_a_dry_run_works_in_is_gone_after_it(
-    table: Path, data: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scratch = tmp_path_factory.mktemp("scratch")
-    monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    assert main(["inspect", str(table)]) == 0
-    assert os.listdir(scratch) == []

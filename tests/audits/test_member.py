@@ -10,13 +10,11 @@ from clipmem_core.audits.member import (
     cached_tokens,
     known_tokens,
     open_member,
-    probe_rows,
     tokens_of,
     trained_model,
     utility,
 )
 from clipmem_core.audits.prepare import tokens_file
-from clipmem_core.config import data_folder
 from clipmem_core.training.model import tokenize
 from tests.audits.small import vectors
 from tests.conftest import Made
@@ -44,14 +42,6 @@ def test_candidate_and_independent_share_every_draw_and_no_others_do(run: Member
     assert run.data.rows.tolist() == np.flatnonzero(run.membership["f-0"]).tolist()
     assert run.data.pixels.gather(np.arange(3)).shape == (3, 40, 40, 3)
     assert run.data.caption_start.tolist() == list(range(401))
-
-
-def test_tokens_are_made_once_and_read_afterwards(run: MemberRun, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    captions = [caption for captions in run.pairs["captions"] for caption in captions]
-    expected = tokenize("tiny", captions)
-    monkeypatch.setattr("clipmem_core.audits.member.tokenize", lambda *_: pytest.fail("made again"))
-    assert np.array_equal(cached_tokens("tiny", run.pairs), expected)
-    assert not list((data_folder() / "cache" / "tokens").glob(".*"))
 
 
 @pytest.mark.parametrize("place", [0, 0.5, 0.9])
@@ -86,12 +76,6 @@ def test_a_member_never_reads_tokens_that_few_of_its_own_pairs_have(run: MemberR
     prompt = tokenize("tiny", ["a picture of xylophones"])
     assert reading.read(prompt).tolist() == known.read(prompt).tolist() != prompt.tolist()
     assert run.read(prompt) is prompt
-
-
-def test_a_probe_is_fitted_on_shared_pairs_or_on_all_a_member_saw(made: Made, run: MemberRun) -> None:
-    assert set(run.membership["group"].iloc[probe_rows(run)]) == {"shared"}
-    other = open_member(made.ensemble.folder, "r0-f0")
-    assert np.array_equal(probe_rows(other), other.data.rows)
 
 
 def test_a_class_that_only_external_pairs_have_counts_in_zero_shot(made: Made, run: MemberRun) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipmem_core.audits import member as probe
 from clipmem_core.audits.member import probe_accuracy, view_maker
 from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.training.model import build_model
@@ -37,23 +36,8 @@ def test_a_probe_tells_red_from_blue(config: AuditConfig) -> None:
     assert accuracy(config) == 0.5
 
 
-def test_a_part_of_many_pictures_is_drawn_from_the_seed(config: AuditConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "MAX_PICTURES", 4)
-    paths, classes = probe._sample(Path(config.probe_data) / "train", 3)
-    assert len(paths) == len(classes) == 4
-    assert [Path(path).parent.name for path in paths] == classes.tolist()
-    assert probe._sample(Path(config.probe_data) / "train", 3)[0] == paths
-
-
 @pytest.mark.parametrize("content", [b"", b"not a picture"])
 def test_a_broken_picture_is_named(config: AuditConfig, content: bytes) -> None:
     (Path(config.probe_data) / "train" / "red" / "2.png").write_bytes(content)
     with pytest.raises(InputError, match=r"probe-data picture '.*red/2\.png' is broken .*: take it out and go on"):
         accuracy(config)
-
-
-def test_a_class_without_pictures_is_one_line(config: AuditConfig) -> None:
-    (Path(config.probe_data) / "val" / "green").mkdir()
-    with pytest.raises(InputError, match="probe-data '.*val' cannot be read: .*green") as error:
-        accuracy(config)
-    assert "\n" not in str(error.value)

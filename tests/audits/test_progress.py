@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 
 from clipmem_core.audits.status import (
-    POINTS,
     MemberProgress,
     last_line,
-    loss_curves,
     member_progress,
     training_seconds_left,
 )
@@ -66,30 +64,3 @@ def test_time_left_counts_the_members_that_wait_for_a_place() -> None:
     assert math.isnan(training_seconds_left([member("done", 100, 40.0)]))
     assert MemberProgress("f-0", "training", step=25, steps=100, seconds=10.0).seconds_left == 30
     assert math.isnan(MemberProgress("f-0", "waiting").seconds_left)
-
-
-def test_loss_curves_are_the_lines_of_the_logs(tmp_path: Path) -> None:
-    for name, losses in (("f-0", [3.0, 2.0, 1.0]), ("g-0", [4.0])):
-        (tmp_path / "members" / name).mkdir(parents=True)
-        lines = [line(step, loss=loss, epoch=step / 2) for step, loss in enumerate(losses, start=1)]
-        (tmp_path / "members" / name / "log.jsonl").write_text("".join(lines) + '{"step": 9, "lo')
-    curves = loss_curves(tmp_path, ["f-0", "g-0", "h-0"])
-    rows = list(curves[["member", "epoch", "loss"]].itertuples(index=False, name=None))
-    assert rows == [("f-0", 0.5, 3.0), ("f-0", 1.0, 2.0), ("f-0", 1.5, 1.0), ("g-0", 0.5, 4.0)]
-    assert loss_curves(tmp_path, ["h-0"]).empty
-
-
-def test_a_long_loss_curve_is_thinned_and_keeps_its_end(tmp_path: Path) -> None:
-    (tmp_path / "members" / "m").mkdir(parents=True)
-    (tmp_path / "members" / "m" / "log.jsonl").write_text("".join(line(step, epoch=step) for step in range(1001)))
-    epochs = loss_curves(tmp_path, ["m"])["epoch"]
-    assert 200 < len(epochs) <= POINTS
-    assert epochs.iloc[-1] == 1000
-    assert epochs.is_monotonic_increasing
-
-
-def test_lines_that_are_no_numbers_say_nothing(tmp_path: Path) -> None:
-    (tmp_path / "members" / "m").mkdir(parents=True)
-    (tmp_path / "members" / "m" / "log.jsonl").write_text('3\n["x"]\n{"loss": "<b>", "epoch": 1, "step": "x"}\n')
-    assert loss_curves(tmp_path, ["m"]).empty
-    assert member_progress(tmp_path, "m").step == 0

@@ -7,12 +7,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core.audits.member import open_member
 from clipmem_core.audits.prepare import pixels_folder
 from clipmem_core.audits.run import PIPELINE, ensure_pixels, run_audit
 from clipmem_core.audits.store import Audit, broken_files
 from clipmem_core.config import InputError
-from clipmem_core.pairs.pictures import read_square
 from tests.audits.small import PAPER, Silent, config_of, with_drawn_set
 from tests.conftest import Made
 
@@ -48,24 +46,6 @@ def test_the_store_of_small_pictures_can_be_made_again(moved: Audit, data: Path)
     assert prepared(moved) == before
     ensure_pixels(moved, screen)
     assert len(screen.lines) == 1
-
-
-def test_a_finished_audit_stays_what_it_is_when_its_small_pictures_move(moved: Audit, data: Path) -> None:
-    """As from an older version of Pillow or of this code, whose store has another name."""
-    stored = moved.record.values
-    (moved.folder / "config.json").write_text(json.dumps(stored | {"pixels": "cache/pixels/older"}))
-    before = (moved.folder / "config.json").read_bytes()
-    screen = Silent()
-    for _ in range(2):
-        ensure_pixels(moved, screen)
-    older = data / "cache" / "pixels" / "older" / "cache.json"
-    assert screen.lines == [f"{older} is broken or missing: storing the small pictures again"]
-    assert (moved.folder / "config.json").read_bytes() == before
-    assert (pixels_folder(moved) / "pixels.npy").is_file()
-    run = open_member(moved.folder, "f-0")
-    root = Path(stored["root"])
-    expected = [read_square(root, image, size=40, resize_mode="shortest") for image in moved.pairs["image"][[5, 70]]]
-    assert np.array_equal(run.data.pixels.gather(np.array([5, 70])), expected)
 
 
 def test_an_audit_does_not_go_on_with_other_pictures(moved: Audit) -> None:

@@ -58,15 +58,6 @@ def test_without_a_map_the_parts_are_missing_and_every_other_score_is_there(
     assert told["membership_auroc"] is not None
 
 
-def test_where_members_map_nothing_is_missing() -> None:
-    given = evidence(paper_membership(np.arange(N), seeds=1, seed=0), (5, 5))
-    table, split = score_table(given)
-    assert split.missing == ""
-    assert list(split.fits) == ["f-0"]
-    np.testing.assert_allclose(table["clipmem_image"] + table["clipmem_text"], table["clipmem"], atol=1e-5)
-    assert summary(given, table, split)["encoders"]["missing"] is None
-
-
 def test_large_arrays_are_held_in_files_without_a_name_and_change_no_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

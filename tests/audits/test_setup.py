@@ -11,9 +11,9 @@ import pytest
 from clipmem_core.audits import setup
 from clipmem_core.audits.prepare import draw_membership
 from clipmem_core.audits.settings import resolve
-from clipmem_core.audits.setup import check_same, grow, member_seeds
+from clipmem_core.audits.setup import check_same, grow
 from clipmem_core.audits.store import Audit, file_sha256, write_table
-from clipmem_core.config import AuditConfig, InputError, SourceOptions
+from clipmem_core.config import InputError, SourceOptions
 from tests.audits.small import ENSEMBLE, PAPER, config_of
 from tests.conftest import Made
 
@@ -54,11 +54,6 @@ def test_another_source_is_named_but_not_another_way_to_write_it_nor_what_change
     check_same(start, str(tmp_path / "cats.csv"), resolve(config_of(PAPER)))
 
 
-def test_fewer_members_than_there_are_is_an_error(made: Made) -> None:
-    with pytest.raises(InputError, match="'ensemble' has 4 members and 2 were asked for: ask for as many or more"):
-        check_same(made.ensemble, "scenes", resolve(config_of([*ENSEMBLE, "--members", "2"])))
-
-
 def test_growing_leaves_the_first_members_as_they_are(made: Made) -> None:
     assert len(made.before_growth) == 2 * 8
     for name, sha256 in made.before_growth.items():
@@ -93,20 +88,6 @@ def test_growth_that_is_cut_short_is_taken_up_again(start: Audit, monkeypatch: p
     assert start.membership.columns.tolist() == ["pair_id", "group", "f-0", "g-0", "f-1", "g-1"]
     pd.testing.assert_frame_equal(start.membership[one_seed.columns.tolist()], one_seed)
     assert grow(start, config) == 0
-
-
-def test_given_checkpoints_cannot_grow(start: Audit) -> None:
-    path = start.member("f-0") / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"checkpoint": "f.pt"}))
-    with pytest.raises(InputError, match="'start' scores given checkpoints and cannot train more: take another --name"):
-        grow(start, resolve(dataclasses.replace(config_of(PAPER), seeds=2)))
-    assert start.finished
-
-
-def test_each_seed_or_repeat_has_a_seed_of_its_own() -> None:
-    paper, ensemble = AuditConfig(protocol="paper", seed=10), AuditConfig(seed=10)
-    assert member_seeds(paper, ["f-0", "g-0", "f-12"]) == {"f-0": 10, "g-0": 10, "f-12": 22}
-    assert member_seeds(ensemble, ["r0-f0", "r3-f1"]) == {"r0-f0": 10, "r3-f1": 13}
 
 
 def test_pairs_that_were_left_out_stay_left_out_as_an_audit_grows(start: Audit) -> None:

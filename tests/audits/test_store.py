@@ -3,18 +3,13 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
-from clipmem_core.audits import store
 from clipmem_core.audits.store import (
     VERSION,
     Audit,
     broken_files,
     check_name,
-    list_audits,
     open_audit,
     read_json,
     read_table,
@@ -22,11 +17,8 @@ from clipmem_core.audits.store import (
     replacing,
     write_json,
     write_manifest,
-    write_prepared,
-    write_table,
 )
 from clipmem_core.config import InputError
-from tests.conftest import Made
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -45,25 +37,6 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         temporary.write_text("new")
     assert path.read_text() == "new"
     assert os.listdir(tmp_path) == ["a.txt"]
-
-
-def test_json_takes_no_number_that_json_lacks(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Out of range float"):
-        write_json(tmp_path / "a.json", {"a": float("nan")})
-    assert os.listdir(tmp_path) == []
-    write_prepared(tmp_path, cache_rows=np.array([4, 2]), clusters=np.array([0, 0]))
-    stored = np.load(tmp_path / store.PREPARED)
-    assert (stored["cache_rows"].tolist(), stored["clusters"].tolist()) == ([4, 2], [0, 0])
-
-
-def test_a_column_without_values_is_one_of_text(tmp_path: Path) -> None:
-    table = pd.DataFrame({"label": [None, None], "planted": ["vague", None], "value": [1.5, np.nan]})
-    write_table(tmp_path / "a.parquet", table)
-    assert str(pq.read_schema(tmp_path / "a.parquet").field("label").type) == "string"
-    read = read_table(tmp_path / "a.parquet")
-    assert read["label"].isna().all()
-    assert (read["planted"] == "vague").to_numpy().tolist() == [True, False]
-    assert pq.read_table(tmp_path / "a.parquet")["value"].null_count == 1
 
 
 @pytest.mark.parametrize(("read", "name"), [(read_json, "a.json"), (read_table, "a.parquet")])
@@ -129,17 +102,6 @@ def test_names_that_are_no_safe_folder_are_refused(name: str) -> None:
         check_name(name)
 
 
-@pytest.mark.parametrize("name", ["a" * 101, "画" * 34])
-def test_long_names_are_refused_by_their_bytes(name: str) -> None:
-    with pytest.raises(InputError, match="must be at most 100 bytes long, not 10"):
-        check_name(name)
-
-
-@pytest.mark.parametrize("name", ["scenes", "Fotos_2024.v2", "日本", "a" * 100, "3-fold"])
-def test_other_names_are_taken_as_they_are(name: str) -> None:
-    assert check_name(name) == name
-
-
 def test_an_unknown_audit_is_answered_with_those_there_are(data: Path) -> None:
     with pytest.raises(InputError, match=r"there is no audit 'x' in .* \(there is: none yet\)"):
         open_audit("x")
@@ -151,18 +113,3 @@ def test_an_unknown_audit_is_answered_with_those_there_are(data: Path) -> None:
         write_json(data / "audits" / "old" / "config.json", version)
         with pytest.raises(InputError, match="config.json was made by version .* run it again"):
             open_audit("old").record  # noqa: B018
-
-
-def test_audits_are_listed_the_newest_first(data: Path) -> None:
-    assert list_audits() == []
-    for second, name in enumerate(["one", "two", "three"]):
-        (data / "audits" / name).mkdir(parents=True)
-        write_json(data / "audits" / name / "config.json", {})
-        os.utime(data / "audits" / name / "config.json", (second, second))
-    (data / "audits" / "no-audit").mkdir()
-    assert [audit.name for audit in list_audits()] == ["three", "two", "one"]
-
-
-def test_a_finished_audit_is_whole(made: Made) -> None:
-    assert broken_files(made.paper.folder) == []
-    assert broken_files(made.ensemble.folder) == []
