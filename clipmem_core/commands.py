@@ -160,10 +160,8 @@ class Study:
     source: Source
     name: str  # the study's folder
     also: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # one more arm, such as "text_mask=0.3 decisions"
-    equal_time: bool = False  # add each arm that takes longer or shorter than none once more, taking as long
     only: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # train only this arm now, and the one all are compared with
     seeds_per_split: int = 1  # seeds that train on one split of the pairs before another is drawn; 0: all share one
-    at: int = 0  # pairs that study scale is extrapolated to; 0: as before, or 400,000,000
     engine: Engine = "local"  # what runs the members: this machine, or the Ray cluster of RAY_ADDRESS
     # Not the preset of an audit: the paper's claims are about encoders that are trained.
     config: AuditConfig = field(default_factory=AuditConfig)
@@ -176,8 +174,7 @@ class Study:
         from clipmem_core.studies.run import run_study
 
         also = [parse_setting(text) for text in self.also]
-        more: dict[str, Any] = {"also": also, "equal_time": self.equal_time, "only": self.only}
-        more |= {"seeds_per_split": self.seeds_per_split, "at": self.at}
+        more: dict[str, Any] = {"also": also, "only": self.only, "seeds_per_split": self.seeds_per_split}
         more |= {"executor": _executor(self.engine, self.config)}
         with RichScreen(self.config.batch_size) as screen:
             more |= {"screen": screen, "decisions": decided_of}
@@ -422,7 +419,7 @@ def parse(arguments: Sequence[str]) -> Any:
         )
     kind, fields = COMMANDS[arguments[0]], {}
     if kind is Study:
-        from clipmem_core.studies.plans import STUDIES, defaults_of
+        from clipmem_core.studies.plan import STUDIES, defaults_of
 
         told = tyro.conf.arg(metavar="STUDY", help=" | ".join(STUDIES))
         Study.__annotations__["study"] = Annotated[str, tyro.conf.Positional, told]
