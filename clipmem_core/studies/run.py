@@ -224,9 +224,12 @@ def _train(run: StudyRun) -> None:
     run.screen.say(f"{len({arm for arm, _ in left})} arms, {len(left)} f and g to train")
     if run.executor is not None:
         _train_side_by_side(run, run.executor)
+    begun = time.monotonic()
     for place, (arm, number) in enumerate(left, start=1):
         began = time.monotonic()
-        run.screen.say(f"arm {arm}, seed {number}: {place} of {len(left)}")
+        minutes = math.ceil((began - begun) / max(1, place - 1) * (len(left) - place + 1) / 60)
+        rest = f", time left: about {minutes:,} min" if place > 1 else ""
+        run.screen.say(f"arm {arm}, seed {number}: {place} of {len(left)}{rest}")
         row, epochs = _rows(run, arm, number)
         if epochs:
             run.folder.add(TIMES, epochs)
