@@ -91,9 +91,10 @@ def measure_epochs(audit: Audit, number: int, compared: np.ndarray) -> list[dict
         folders = [audit.member(name) / SNAPSHOTS / str(epoch) for name in names]
         embedded = [(map_vectors(folder / IMAGE_INDEX), map_vectors(folder / TEXT_INDEX)) for folder in folders]
         external = utility_rows(sides)
+        owner = np.arange(len(external))
         recalls = [
-            list(retrieval_recalls(*(np.asarray(own)[external] for own in member), np.arange(len(external))).values())
-            for member in embedded
+            list(retrieval_recalls(np.asarray(image)[external], np.asarray(text)[external], owner).values())
+            for image, text in embedded
         ]
         rows.append({EPOCH: epoch} | memorization(embedded, sides, compared) | {RETRIEVAL: float(np.mean(recalls))})
     return rows

@@ -225,16 +225,16 @@ def _train(run: StudyRun) -> None:
     if run.executor is not None:
         _train_side_by_side(run, run.executor)
     begun = time.monotonic()
-    for place, (arm, number) in enumerate(left, start=1):
+    for place, (name, seed) in enumerate(left, start=1):
         began = time.monotonic()
         minutes = math.ceil((began - begun) / max(1, place - 1) * (len(left) - place + 1) / 60)
         rest = f", time left: about {minutes:,} min" if place > 1 else ""
-        run.screen.say(f"arm {arm}, seed {number}: {place} of {len(left)}{rest}")
-        row, epochs = _rows(run, arm, number)
+        run.screen.say(f"arm {name}, seed {seed}: {place} of {len(left)}{rest}")
+        row, epochs = _rows(run, name, seed)
         if epochs:
             run.folder.add(TIMES, epochs)
         run.folder.add(ARMS, [row])
-        run.screen.say(f"arm {arm}, seed {number}: done in {time.monotonic() - began:,.0f} s")
+        run.screen.say(f"arm {name}, seed {seed}: done in {time.monotonic() - began:,.0f} s")
     _attack(run)
 
 

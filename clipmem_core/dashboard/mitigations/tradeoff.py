@@ -139,11 +139,15 @@ def draw_chart(
         chosen: the arm to highlight; None for none of them.
         settings: the text of each arm, which a click on its dot chooses; None: dots cannot be clicked.
     """
+    measured = set(compared["measure"])
+    if not (measured & set(MEMORIZATIONS) and measured & set(UTILITIES)):
+        st.info("No arm can be compared yet.", icon=":material/hourglass:")
+        return
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         memorized, useful = (
             choose_listed(
                 label,
-                [name for name in names if (compared["measure"] == name).any()],
+                [name for name in names if name in measured],
                 parameter=parameter,
                 key=f"mitigation-{parameter}",
                 width=width,
@@ -190,12 +194,12 @@ def points_of(compared: pd.DataFrame, reference: str, memorized: str, useful: st
     """
     found = []
     for arm, own in _to(compared, reference).groupby(ARM, sort=False):
-        by = own.set_index("measure")
-        if not {memorized, useful} <= set(by.index):
+        by = {str(one["measure"]): one for one in own.to_dict("records")}
+        if not {memorized, useful} <= set(by):
             continue
         row: dict[str, Any] = {ARM: arm, TOLD: [str(arm)]}
         for part, measure in ((MEMORIZATION, memorized), (UTILITY, useful)):
-            value, difference, low, high = by.loc[measure, ["value", "difference", "low", "high"]].astype(float)
+            value, difference, low, high = (float(by[measure][end]) for end in ("value", "difference", "low", "high"))
             row |= {part: value, f"{part}_low": value - difference + low, f"{part}_high": value - difference + high}
             beside = f"; against {reference} {_interval(difference, low, high)}" if arm != reference else ""
             row[TOLD].append(f"{NAMES[measure]} {value:.3f}{beside}")
