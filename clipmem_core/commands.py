@@ -3,19 +3,14 @@
 import functools
 import logging
 import os
-import re
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any, Literal
 
 from clipmem_core import __version__
-from clipmem_core.arguments import understood
-from clipmem_core.audits.settings import audit_name
+from clipmem_core.arguments import flag, parse_command, positional
 from clipmem_core.config import (
     DEFAULT_PRESET,
     AuditConfig,
@@ -32,13 +27,11 @@ if TYPE_CHECKING:  # a command starts sooner without what it does not use
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
-SECONDS_FOR_THE_FIRST = 20.0  # of the processes of torchrun to say what is wrong, and the others to be ended for it
 
-Source = Annotated[
-    str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE", help="a path, a URL, a hub name, or `scenes`")
-]
+SOURCE = "SOURCE", "a path, a URL, a hub name, or `scenes`"
+NAME = "NAME", "the audit"
 Engine = Literal["local", "ray"]
-AuditName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help="the audit")]
+RUNS = "what runs the members: this machine, or the Ray cluster of RAY_ADDRESS"
 
 
 def _executor(engine: Engine, config: AuditConfig) -> "Executor | None":
@@ -59,7 +52,7 @@ def _executor(engine: Engine, config: AuditConfig) -> "Executor | None":
 class Inspect:
     """Say what is in a data set and what is broken; changes nothing."""
 
-    source: Source
+    source: str = positional(*SOURCE)
     options: SourceOptions = field(default_factory=SourceOptions)
 
     def run(self) -> None:
@@ -70,23 +63,15 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Fetch a data set from Debian's archive into the data folder, or an audit that `audit --mirror` keeps at a URL."""
+    """Fetch a data set from Debian's archive into the data folder."""
 
-    name: Annotated[
-        str, tyro.conf.Positional, tyro.conf.arg(metavar="SET", help="openclipart | tuxpaint | the URL of an audit")
-    ]
+    name: str = positional("SET", "openclipart | tuxpaint")
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
         from clipmem_core.pairs.debian.fetch import fetch
-        from clipmem_core.pairs.readers.containers import is_url
 
         with RichScreen() as screen:
-            if is_url(self.name):
-                from clipmem_core.audits.mirror import fetch_audit  # fsspec, which Debian's sets need nothing of
-
-                screen.say(f"audit {fetch_audit(self.name, say=screen.say).name!r} is here: streamlit run app.py")
-                return
             folder = fetch(self.name, data=data_folder(), report=screen.say)
             screen.say(f"next: python -m clipmem_core audit {folder} --name {self.name}")
 
@@ -95,74 +80,71 @@ class Fetch:
 class Audit:
     """Train members with and without parts of a data set and score how strongly each pair is memorized."""
 
-    source: Source
-    name: str = ""  # the audit's folder; empty names it after the source
-    engine: Engine = "local"  # what runs the members: this machine, or the Ray cluster of RAY_ADDRESS
-    prepare_only: bool = False  # train no member yet: train-member does, one at a time
-    # a URL (s3://…) below which a copy of the folder is kept: another machine can go on with it; with --engine ray,
-    # machines that do not share the data folder run members on it
-    mirror: str = ""
+    source: str = positional(*SOURCE)
+    name: str = flag("the audit's folder; empty names it after the source", "")
+    engine: Engine = flag(RUNS, "local")
     config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen, show_verdict
         from clipmem_core.audits.run import run_audit
+        from clipmem_core.audits.settings import audit_name
 
         executor = _executor(self.engine, self.config)
         with RichScreen(self.config.batch_size) as screen:
             name = self.name or audit_name(self.source, self.config)
-            how: dict[str, Any] = {"executor": executor, "prepare_only": self.prepare_only, "mirror": self.mirror}
-            audit = run_audit(self.source, self.config, name=name, screen=screen, **how)
-        if not self.prepare_only:
-            show_verdict(audit)
+            finished = run_audit(self.source, self.config, name=name, screen=screen, executor=executor)
+        show_verdict(finished)
 
 
 @dataclass(frozen=True)
 class Score:
     """Score existing checkpoints: no training."""
 
-    source: Source
-    name: str  # the audit's folder
-    # open_clip checkpoints, in the order of the member columns; without these a target, and a reference if there is one
-    checkpoints: tuple[str, ...]
-    # CSV or Parquet: pair_id, one true/false column a member, and optionally group. One column: true for pairs that are
-    # suspected to be in the target's training, false for pairs that cannot be
-    membership: str = ""
-    calibrate: str = ""  # without members: a finished audit of the same pairs, to predict memorization from its members
+    source: str = positional(*SOURCE)
+    name: str = flag("the audit's folder")
+    checkpoints: tuple[str, ...] = flag(
+        "open_clip checkpoints, in the order of the member columns; without --membership a target and a reference"
+    )
+    membership: str = flag("CSV or Parquet: pair_id, one true/false column a member, and optionally group", "")
     config: AuditConfig = field(default_factory=AuditConfig)
 
     def run(self) -> None:
-        from clipmem_core.audits.checkpoints import score_checkpoints
+        from clipmem_core.audits.checkpoints import DIFFERENCE_CLAIM, compare_checkpoints, score_checkpoints
         from clipmem_core.audits.console import RichScreen, show_verdict
-        from clipmem_core.audits.foreign import read_marks, score_foreign
 
-        suspected = read_marks(self.membership) if self.membership else None
-        if suspected is not None or not self.membership:
-            marks: dict[str, Any] = {"suspected": suspected, "checkpoints": self.checkpoints}
-            marks["calibrate_on"] = self.calibrate
+        given: dict[str, Any] = {"name": self.name, "checkpoints": self.checkpoints}
+        if not self.membership:
             with RichScreen() as screen:
-                said = score_foreign(self.source, self.config, name=self.name, **marks, screen=screen)
-            print(*said["sentences"], sep="\n")
+                table = compare_checkpoints(self.source, self.config, **given, screen=screen)
+                screen.say(f"{table}: one row a pair")
+            print(DIFFERENCE_CLAIM)
             return
-        if self.calibrate:
-            raise InputError("--calibrate is for checkpoints that nobody knows the members of: leave it out")
-        given: dict[str, Any] = {"membership": self.membership, "checkpoints": self.checkpoints}
         with RichScreen() as screen:
-            finished = score_checkpoints(self.source, self.config, name=self.name, **given, screen=screen)
+            given["membership"] = self.membership
+            finished = score_checkpoints(self.source, self.config, **given, screen=screen)
         show_verdict(finished)
+
+
+def _studies() -> str:
+    from clipmem_core.studies.plan import STUDIES  # takes a second
+
+    return " | ".join(STUDIES)
 
 
 @dataclass(frozen=True)
 class Study:
     """Compare settings over several seeds, each with its f and its g: memorization, utility and price."""
 
-    study: str  # `parse` has its help: what it imports takes a second
-    source: Source
-    name: str  # the study's folder
-    also: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # one more arm, such as "text_mask=0.3 decisions"
-    only: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # train only this arm now, and the one all are compared with
-    seeds_per_split: int = 1  # seeds that train on one split of the pairs before another is drawn; 0: all share one
-    engine: Engine = "local"  # what runs the members: this machine, or the Ray cluster of RAY_ADDRESS
+    study: str = positional("STUDY", _studies)
+    source: str = positional(*SOURCE)
+    name: str = flag("the study's folder")
+    also: tuple[str, ...] = flag('one more arm, such as "text_mask=0.3 decisions"', (), repeated=True)
+    only: tuple[str, ...] = flag("train only this arm now, and the one all are compared with", (), repeated=True)
+    seeds_per_split: int = flag(
+        "seeds that train on one split of the pairs before another is drawn; 0: all share one", 1
+    )
+    engine: Engine = flag(RUNS, "local")
     # Not the preset of an audit: the paper's claims are about encoders that are trained.
     config: AuditConfig = field(default_factory=AuditConfig)
 
@@ -186,17 +168,18 @@ class Study:
 class Benchmark:
     """Plant mistakes in a data set, train members on it, and compare how well each score finds them."""
 
-    source: Source
-    name: str = ""  # the benchmark's folder; empty names it after the source
-    plantings: int = 5  # of each kind and share, each with another split, other pairs and members of its own
-    kinds: tuple[str, ...] = ()  # random | label | nearest | partly | vague | duplicates; all if none is named
-    shares: tuple[float, ...] = ()  # of the scored pairs, for swaps; .05 .2 .4 if none is named
-    out: str = ""  # a CSV file for the table
-    engine: Engine = "local"  # what runs the plantings: this machine, or the Ray cluster of RAY_ADDRESS
+    source: str = positional(*SOURCE)
+    name: str = flag("the benchmark's folder; empty names it after the source", "")
+    plantings: int = flag("of each kind and share, each with another split, other pairs and members of its own", 5)
+    kinds: tuple[str, ...] = flag("random | label | nearest | partly | vague | duplicates; all if none is named", ())
+    shares: tuple[float, ...] = flag("of the scored pairs, for swaps; .05 .2 .4 if none is named", ())
+    out: str = flag("a CSV file for the table", "")
+    engine: Engine = flag(RUNS.replace("members", "plantings"), "local")
     config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
+        from clipmem_core.audits.settings import audit_name
         from clipmem_core.studies.benchmark.results import show_benchmark, write_results
         from clipmem_core.studies.benchmark.run import run_benchmark
 
@@ -214,28 +197,28 @@ class Benchmark:
 class Units:
     """Measure UnitMem: which pair sets each unit of an audit's members off, and how far it stands out."""
 
-    name: AuditName
-    members: tuple[str, ...] = ()  # which members; all if none is named
-    sample: int = 0  # pairs of a member that are looked at; 0 means all that it was trained on
+    name: str = positional(*NAME)
+    members: tuple[str, ...] = flag("which members; all if none is named", ())
+    sample: int = flag("pairs of a member that are looked at; 0 means all that it was trained on", 0)
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
         from clipmem_core.audits.store import open_audit
-        from clipmem_core.audits.unitmem import run_references, run_units, say_layers, say_references
+        from clipmem_core.audits.unitmem import run_units, say_units
 
         with RichScreen() as screen:
-            audit, members, sample = open_audit(self.name), self.members, self.sample
-            say_layers(run_units(audit, members=members, sample=sample, screen=screen), screen)
-            say_references(run_references(audit, members=members, sample=sample, screen=screen), screen)
+            audit = open_audit(self.name)
+            run_units(audit, members=self.members, sample=self.sample, screen=screen)
+            say_units(audit, sample=self.sample, screen=screen)
 
 
 @dataclass(frozen=True)
 class Paradigms:
     """Teach an audit's image encoder by captions, by labels and by itself, and compare UnitMem by layer."""
 
-    name: AuditName
-    seeds: int = 3  # runs of each of the three
-    epochs: int = 0  # of each run; 0 means the audit's
+    name: str = positional(*NAME)
+    seeds: int = flag("runs of each of the three", 3)
+    epochs: int = flag("of each run; 0 means the audit's", 0)
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
@@ -251,10 +234,10 @@ class Paradigms:
 class Export:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
 
-    name: AuditName
-    format: str  # csv | coco | folder | imagefolder | wds | datacomp | html | decisions
-    out: str  # the file to write, or the folder, or a URL of one
-    overwrite: bool = False  # replace what is there
+    name: str = positional(*NAME)
+    format: str = flag("csv | coco | folder | imagefolder | wds | datacomp | html | decisions")
+    out: str = flag("the file to write, or the folder, or a URL of one")
+    overwrite: bool = flag("replace what is there", False)
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
@@ -282,8 +265,8 @@ class Export:
 class Again:
     """Audit an audit's cleaned data set with the same members, and say what became of retrieval and memorization."""
 
-    audit: AuditName
-    name: str = ""  # the second audit's folder; empty adds -again to the first one's
+    audit: str = positional(*NAME)
+    name: str = flag("the second audit's folder; empty adds -again to the first one's", "")
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
@@ -300,10 +283,10 @@ class Again:
 class Forget:
     """Write a member's checkpoint without the rows of rare tokens, which no one can then read out of it."""
 
-    name: AuditName
-    member: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MEMBER", help="whose checkpoint")]
-    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help="the checkpoint to write")]
-    fewer_than: int = 3  # trained pairs that a token has to be in to stay
+    name: str = positional(*NAME)
+    member: str = positional("MEMBER", "whose checkpoint")
+    out: str = positional("FILE", "the checkpoint to write")
+    fewer_than: int = flag("trained pairs that a token has to be in to stay", 3)
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
@@ -316,30 +299,12 @@ class Forget:
 
 
 @dataclass(frozen=True)
-class TrainMember:
-    """Train one member of a prepared audit, in one process or in several: torchrun … -m clipmem_core train-member."""
-
-    name: AuditName
-    member: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MEMBER", help="which of its members")]
-    accum_freq: int = 1  # parts that a process cuts its share of a batch into: less memory, and the batch stays whole
-    grad_checkpointing: bool = False  # compute what the gradients need of a tower twice: less memory
-
-    def run(self) -> None:
-        from clipmem_core.audits.console import RichScreen
-        from clipmem_core.audits.train_member import train_member
-
-        with RichScreen() as screen:
-            how: dict[str, Any] = {"accum_freq": self.accum_freq, "grad_checkpointing": self.grad_checkpointing}
-            train_member(self.name, self.member, screen=screen, **how)
-
-
-@dataclass(frozen=True)
 class Results:
     """Write the results of an audit or a study as a small CSV that says how it was made."""
 
-    name: AuditName
-    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CSV", help="the file to write")]
-    study: bool = False  # NAME is that of a study
+    name: str = positional(*NAME)
+    out: str = positional("CSV", "the file to write")
+    study: bool = flag("NAME is that of a study", False)
 
     def run(self) -> None:
         from clipmem_core.audits import results
@@ -368,15 +333,10 @@ class List:
         show_audits(list_states(), [study.name for study in list_studies()])
 
 
-def _queued(name: str, *arguments: str) -> int:
-    from clipmem_core.audits.jobs import await_turn, draw_ticket
+def _job(folder: str, *arguments: str) -> int:
+    from clipmem_core.audits.jobs import run_job
 
-    try:
-        await_turn(draw_ticket(name))
-    except KeyboardInterrupt:
-        print("cancelled while it waited")
-        return INTERRUPTED
-    return main(arguments)
+    return run_job(Path(folder), arguments, main)
 
 
 def _check(request: str) -> None:
@@ -392,19 +352,17 @@ def _map(audit: str, name: str) -> None:
     make_map(open_audit(audit), name, say=lambda line: print(line, flush=True))
 
 
-TYPED = (Inspect, Fetch, Audit, Score, Study, Benchmark, Units, Paradigms, Export, Again, Forget, TrainMember)
-COMMANDS: dict[str, type] = {
-    re.sub(r"\B([A-Z])", r"-\1", kind.__name__).lower(): kind for kind in (*TYPED, Results, List)
-}
+TYPED = (Inspect, Fetch, Audit, Score, Study, Benchmark, Units, Paradigms, Export, Again, Forget, Results, List)
+COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in TYPED}
 # What detached processes run: it takes words as they come, and nobody types it.
-PROCESSES: dict[str, Callable[..., int | None]] = {process.__name__[1:]: process for process in (_queued, _check, _map)}
+PROCESSES: dict[str, Callable[..., int | None]] = {process.__name__[1:]: process for process in (_job, _check, _map)}
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """Turn what was typed into a command.
+    """Parse what was typed.
 
     Raises:
-        InputError: one line that says what was not understood.
+        InputError: one line that says what is wrong.
         SystemExit: help was asked for, and printed.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -417,37 +375,31 @@ def parse(arguments: Sequence[str]) -> Any:
         raise InputError(
             f"command {arguments[0]!r} is unknown: choose one of {', '.join(COMMANDS)}{meant(arguments[0], COMMANDS)}"
         )
-    kind, fields = COMMANDS[arguments[0]], {}
+    kind, changes = COMMANDS[arguments[0]], {}
     if kind is Study:
         from clipmem_core.studies.plan import STUDIES, defaults_of
 
-        told = tyro.conf.arg(metavar="STUDY", help=" | ".join(STUDIES))
-        Study.__annotations__["study"] = Annotated[str, tyro.conf.Positional, told]
-        fields = defaults_of(next((word for word in arguments[1:] if word in STUDIES), ""))
-    return understood(kind, arguments[1:], program=f"python -m clipmem_core {arguments[0]}", fields=fields)
+        changes = defaults_of(next((word for word in arguments[1:] if word in STUDIES), ""))
+    return parse_command(kind, arguments[1:], program=f"python -m clipmem_core {arguments[0]}", changes=changes)
 
 
 def _overview() -> str:
-    lines = [f"  {name:12} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
+    lines = [f"  {name:9} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
     return "\n".join(["usage: python -m clipmem_core COMMAND …", "", *lines, "", "COMMAND --help lists every flag."])
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command, or what a detached process is to do, and return its exit code."""
     logging.getLogger().setLevel(logging.ERROR)
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     try:
         if arguments and arguments[0] in PROCESSES:
             return PROCESSES[arguments[0]](*arguments[1:]) or DONE
         parse(arguments).run()
     except InputError as error:
-        if not first:
-            time.sleep(SECONDS_FOR_THE_FIRST)
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
-        if first:
-            print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `… | head` has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

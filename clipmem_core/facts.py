@@ -31,8 +31,7 @@ class Facts:
     others means something only with one of them on. `part` is set where arms of a study may change it, `alike` where
     clipmem compares only between equal values: what it is called there. `embeds` is its place in the key of tables of
     units, and `main` its place among the widgets that matter most; where `own_widget`, the page has another one for
-    it. What is `younger` than keys that are in use is not part of a key while it is off. One with `trained` means
-    something only where that encoder, image or text, is trained and not locked.
+    it. One with `trained` means something only where that encoder, image or text, is trained and not locked.
     """
 
     name: str = ""
@@ -54,7 +53,6 @@ class Facts:
     embeds: int = 0
     main: int = 0
     own_widget: bool = False
-    younger: bool = False
     trained: str = ""
 
     @property
@@ -76,6 +74,6 @@ class Facts:
 
 
 def option(default: Any, help: str = "", facts: Facts = Facts()) -> Any:
-    """Declare a field of the config by its default, its help, which tyro reads, and what else is known of it."""
+    """Declare a field of the config by its default, its help, and what else is known of it."""
     own = dataclasses.replace(facts, default=default, help=help)
     return field(default=default, metadata={"help": help or None, "facts": own})

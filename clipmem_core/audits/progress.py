@@ -16,7 +16,18 @@ from clipmem_core.training.files import CHECKPOINT, LOG
 # At chance the true partner is one of batch_size, so its log-probability is −ln(batch_size).
 CHANCE_SHARE = 0.98
 FEATURES, TRAINING = "computing features", "training"  # what a line of the output begins with once a stage began
+LEFT = "time left: about"  # in a line of the output of a study
 POINTS = 300  # of a loss curve
+
+
+def seconds_left(seconds: float, done: float, total: float) -> float:
+    """Return how long the rest takes at the pace so far; NaN before anything is done.
+
+    Example:
+        >>> seconds_left(10.0, 1, 4)
+        30.0
+    """
+    return seconds / done * (total - done) if done else math.nan
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class MemberProgress:
     @property
     def seconds_left(self) -> float:
         """Training time left at the pace so far; NaN before the first line."""
-        return self.seconds * (self.steps - self.step) / self.step if self.step else math.nan
+        return seconds_left(self.seconds, self.step, self.steps)
 
     @property
     def share(self) -> float:

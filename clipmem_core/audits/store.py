@@ -2,7 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -12,9 +16,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from clipmem_core.atomic import replacing
-from clipmem_core.audits.record import ManifestFile, MemberRecord, Record, VerdictFile, check_inner, check_name
+from clipmem_core.audits.record import VERSION, ManifestFile, MemberRecord, Record, VerdictFile, check_inner, check_name
 from clipmem_core.columns import CAPTIONS
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.files import DELETE, read_json, reading
@@ -132,7 +137,7 @@ def read_prepared(folder: Path) -> Prepared:
     mend = "delete it and run the audit again with as many members as before, which makes it anew"
     # Opened here, since numpy leaves a broken archive open.
     with reading(folder / PREPARED, mend=mend), (folder / PREPARED).open("rb") as file, np.load(file) as stored:
-        pixels = str(stored["pixels"]) if "pixels" in stored else ""
+        pixels = str(stored["pixels"])
         return Prepared(stored["cache_rows"], stored["clusters"], check_inner(pixels) if pixels else "")
 
 
@@ -213,7 +218,19 @@ class Audit(Named):
     @property
     def record(self) -> Record:
         """What the audit is, as config.json says now; to be asked for once where more than one field is needed."""
+        self.check_version()
         return read_json(self.folder / CONFIG, Record)
+
+    def check_version(self) -> None:
+        """Refuse an audit that another version has made.
+
+        Raises:
+            InputError: it is of another version, or its config.json is broken.
+        """
+        path = self.folder / CONFIG
+        version = read_json(path, dict[str, Any]).get("version", 0)
+        if version != VERSION:
+            raise InputError(f"{path} was made by version {str(version)[:20]!r}: delete the audit and run it again")
 
     @property
     def pairs(self) -> pd.DataFrame:
@@ -263,6 +280,50 @@ class Audit(Named):
 audits_folder, open_audit, list_audits = Audit.parent, Audit.open, Audit.every
 
 
+@contextmanager
+def acquire_lock(folder: Path, *, what: str) -> Iterator[None]:
+    """Let this process alone work in a folder: lock `.<name>.lock` beside it, and note the holder in `.<name>.holder`.
+
+    Args:
+        folder: the folder of an audit, a study or a benchmark.
+        what: which of them, for messages.
+
+    Raises:
+        InputError: another process holds the lock, or the folder's parent cannot be written.
+    """
+    holder = folder.with_name(f".{folder.name}.holder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(_lock_file(folder)).acquire(timeout=0.5)  # `is_locked` holds it for a moment
+        holder.write_text(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M')}")
+    except Timeout:
+        by = holder.read_text() if holder.is_file() else "just started"
+        raise InputError(
+            f"{what} {folder.name!r} is being run by another process ({by}): wait for it, or stop it"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{folder.parent} cannot be written ({error.strerror}): set CLIPMEM_DATA") from None
+    with lock:
+        yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Tell whether a process holds the lock of a folder."""
+    if not _lock_file(folder).is_file():
+        return False
+    try:
+        with FileLock(_lock_file(folder)).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
 def is_name(name: str) -> bool:
     """Tell whether an audit can have a name."""
     try:
@@ -300,6 +361,11 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def write_files(path: Path, files: Mapping[str, str]) -> None:
+    """Write a list of files with their hashes, as `Audit.files` reads it."""
+    write_json(path, {"version": VERSION, "files": files})
+
+
 def write_manifest(folder: Path) -> None:
     """List every file with its hash. Written last: its existence means that the audit is complete."""
     unlisted = (MANIFEST, CHECK_TABLE)
@@ -307,19 +373,19 @@ def write_manifest(folder: Path) -> None:
         p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name not in unlisted
     )
     listed = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files if path.suffix != ".lock"}
-    write_json(folder / MANIFEST, {"files": listed})
+    write_files(folder / MANIFEST, listed)
 
 
 def note_files(audit: Audit, paths: Sequence[Path]) -> None:
     """Add files to those that an unfinished audit is checked by."""
     new = {path.relative_to(audit.folder).as_posix(): file_sha256(path) for path in paths}
-    write_json(audit.folder / SO_FAR, {"files": audit.files | new})
+    write_files(audit.folder / SO_FAR, audit.files | new)
 
 
 def unfinish(audit: Audit, leaving: Sequence[str] = ()) -> None:
     """Make an audit unfinished; what it has written it can still be checked by, apart from some files."""
     kept = {name: sha256 for name, sha256 in audit.files.items() if name not in (CONFIG, *leaving)}
-    write_json(audit.folder / SO_FAR, {"files": kept})
+    write_files(audit.folder / SO_FAR, kept)
     (audit.folder / MANIFEST).unlink(missing_ok=True)
 
 

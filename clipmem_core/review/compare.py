@@ -8,10 +8,9 @@ import pandas as pd
 import pyarrow as pa
 from scipy import stats
 
-from clipmem_core.audits.settings import flat
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, MISFIT, PAIR_ID, SHA256
-from clipmem_core.config import FIELDS, InputError, as_dict
+from clipmem_core.config import FIELDS, InputError, as_dict, flat
 from clipmem_core.review.rows import misfit_note
 from clipmem_core.review.tables import CAPTION_KEY, ROW, count_rows, fetch_arrow, fetch_numbered, number
 from clipmem_core.scores.seeds import paired_difference

@@ -16,11 +16,10 @@ import pandas as pd
 from filelock import FileLock
 
 from clipmem_core import columns as c
-from clipmem_core.audits.jobs import Job, Task, jobs_folder, queued
-from clipmem_core.audits.lock import is_held
-from clipmem_core.audits.settings import check_config, flat, typed, typed_flags
-from clipmem_core.audits.store import write_json
-from clipmem_core.config import AuditConfig, InputError, affecting, fingerprint, meant, without_meaning
+from clipmem_core.audits.jobs import Task, jobs_folder
+from clipmem_core.audits.settings import check_config, typed, typed_flags
+from clipmem_core.audits.store import is_locked, write_json
+from clipmem_core.config import AuditConfig, InputError, affecting, fingerprint, flat, meant, without_meaning
 from clipmem_core.studies.arm import (
     ALL,
     DECISIONS,
@@ -566,7 +565,7 @@ def commands_of(study: StudyFolder) -> list[str]:
 
 
 def study_task(name: str, arguments: Sequence[str] = ()) -> Task:
-    """Return the task of a study, which waits until the audits started before it have ended.
+    """Return the task of a study.
 
     Args:
         name: the study's.
@@ -575,20 +574,19 @@ def study_task(name: str, arguments: Sequence[str] = ()) -> Task:
     Raises:
         InputError: the name cannot be one.
     """
-    folder = jobs_folder() / ".studies" / study_folder(name).name
-    return Task(folder, queued(f"study {name}", ["study", *arguments]))
+    return Task(jobs_folder() / ".studies" / study_folder(name).name, ["study", *arguments])
 
 
-def resume_study(study: StudyFolder) -> Job | None:
-    """Continue a study, with the arms that were added to it, or return the job that works on it; None if another
-    process holds the study.
+def resume_study(study: StudyFolder) -> None:
+    """Continue a study, with the arms that were added to it, unless another process holds it.
 
     A study at work looks for added arms when the others are done.
     """
-    return None if is_elsewhere(study.name) else study_task(study.name, resume_arguments(study)).start()
+    if not is_elsewhere(study.name):
+        study_task(study.name, resume_arguments(study)).start()
 
 
 def is_elsewhere(name: str) -> bool:
     """Tell whether a process works on a study that is not its job."""
     job = study_task(name).find()
-    return not (job is not None and job.running) and is_held(study_folder(name).folder)
+    return not (job is not None and job.running) and is_locked(study_folder(name).folder)

@@ -15,11 +15,11 @@ from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.executor import Executor, in_this_process, member_tasks, run_member_tasks
 from clipmem_core.audits.given import with_features
-from clipmem_core.audits.lock import hold
 from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, load_data_set, plant
+from clipmem_core.audits.progress import LEFT, seconds_left
 from clipmem_core.audits.run import Screen, bring_to_end, counts, ensure_features, ensure_pixels
 from clipmem_core.audits.setup import check_same, differing_fields, grow, write_audit
-from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
 from clipmem_core.files import read_json
 from clipmem_core.studies.arm import DECISIONS, Arm, Decided, Split, text_of
@@ -127,7 +127,7 @@ def run_study(
             f"--seeds must be a multiple of --seeds-per-split ({seeds_per_split}), not {config.seeds}: "
             "each split has as many"
         )
-    with hold(folder.folder, what="study"):
+    with acquire_lock(folder.folder, what="study"):
         run = start(study, source, settings.resolve(with_features(source, config)), folder, screen, seeds_per_split)
         run.only, run.executor = frozenset(only), executor
         add_all(folder, run.splits[0], with_decisions(run, also, decisions))
@@ -167,7 +167,7 @@ def start(
     data_sets, groups, configs = [], [], []
     for number in range(math.ceil(seeds / seeds_per_split) if seeds_per_split else 1):
         own = dataclasses.replace(config, seed=config.seed + number * seeds_per_split)
-        membership = draw_membership(data_set.pairs[c.PAIR_ID], data_set.clusters, own)
+        membership = draw_membership(data_set.clusters, own)
         data_sets.append(dataclasses.replace(data_set, pairs=plant(data_set.pairs, membership, own)))
         groups.append(membership.group)
         configs.append(own)
@@ -227,8 +227,8 @@ def _train(run: StudyRun) -> None:
     begun = time.monotonic()
     for place, (name, seed) in enumerate(left, start=1):
         began = time.monotonic()
-        minutes = math.ceil((began - begun) / max(1, place - 1) * (len(left) - place + 1) / 60)
-        rest = f", time left: about {minutes:,} min" if place > 1 else ""
+        seconds = seconds_left(began - begun, place - 1, len(left))
+        rest = f", {LEFT} {math.ceil(seconds / 60):,} min" if math.isfinite(seconds) else ""
         run.screen.say(f"arm {name}, seed {seed}: {place} of {len(left)}{rest}")
         row, epochs = _rows(run, name, seed)
         if epochs:
@@ -273,7 +273,7 @@ def _rank(run: StudyRun, number: int) -> Audit:
     if audit.begun:
         check_same(audit, run.source, config)
     else:
-        membership = draw_membership(data_set.pairs[c.PAIR_ID], data_set.clusters, config)
+        membership = draw_membership(data_set.clusters, config)
         write_audit(audit, run.source, config, data_set, data_set.pairs, membership, seconds=0.0)
     if not audit.finished:
         run.screen.say("the audit that ranks the pairs")
@@ -337,7 +337,7 @@ def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
         grow(audit, config)
         return audit
     config, data_set, changes = run.config_of(name, seeds, split), run.data_sets[split], run.changes[split][name]
-    membership = draw_membership(data_set.pairs[c.PAIR_ID], data_set.clusters, config)
+    membership = draw_membership(data_set.clusters, config)
     pairs = data_set.pairs.copy()
     # Utility is measured on external pairs: they keep their captions.
     ids = pairs[c.PAIR_ID].where(membership.group != c.EXTERNAL, "")

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clipmem_core.audits.record import VERSION
 from clipmem_core.audits.store import Audit
 from tests.conftest import Made
 
@@ -56,11 +57,12 @@ def test_the_folder_holds_these_files_and_no_others(audit: Audit) -> None:
 def test_the_manifest_has_the_hash_of_every_file(audit: Audit) -> None:
     listed = json.loads((audit.folder / "manifest.json").read_text())
     assert listed == {
+        "version": VERSION,
         "files": {
             name: hashlib.sha256((audit.folder / name).read_bytes()).hexdigest()
             for name in files(audit)
             if name not in ("manifest.json", "checks.parquet")
-        }
+        },
     }
 
 

@@ -1,7 +1,6 @@
 """What an audit's files name lies inside its folder, and what it began from is still what it was when it ends."""
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from clipmem_core.audits.executor import Looks, Task
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.store import Audit, open_audit, write_manifest
+from clipmem_core.audits.store import Audit, open_audit
 from clipmem_core.config import InputError
 from clipmem_core.studies.store import open_study
 from tests.audits.small import ENSEMBLE, Silent, config_of
@@ -129,13 +128,3 @@ def test_an_unfinished_audit_with_a_broken_member_makes_it_anew(name: str, copie
         again()
     assert not path.exists()
     assert not (path.parent / "text.faiss").exists()
-
-
-def test_an_audit_of_before_that_lacks_the_list_of_its_files_goes_on(copied: Audit) -> None:
-    (copied.folder / ".files.json").unlink()
-    (copied.folder / "manifest.json").unlink()
-    before = {path: os.stat(path).st_mtime_ns for path in (copied.folder / "members").rglob("*.pt")}
-    again()
-    assert copied.finished
-    assert {path: os.stat(path).st_mtime_ns for path in before} == before
-    write_manifest(copied.folder)

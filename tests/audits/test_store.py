@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipmem_core.audits import store
+from clipmem_core.audits.record import VERSION
 from clipmem_core.audits.store import (
     Audit,
     broken_files,
@@ -82,7 +83,8 @@ def test_a_manifest_lists_every_file_with_its_hash_but_hidden_ones(tmp_path: Pat
     write_manifest(tmp_path)
     listed = json.loads((tmp_path / "manifest.json").read_text())
     assert listed == {
-        "files": {name: hashlib.sha256(name.encode()).hexdigest() for name in ("config.json", "members/f-0/log.jsonl")}
+        "version": VERSION,
+        "files": {name: hashlib.sha256(name.encode()).hexdigest() for name in ("config.json", "members/f-0/log.jsonl")},
     }
 
 
@@ -152,8 +154,10 @@ def test_an_unknown_audit_is_answered_with_those_there_are(data: Path) -> None:
     write_json(data / "audits" / "old" / "config.json", {})
     with pytest.raises(InputError, match=r"\(there is: old\)"):
         open_audit("x")
-    with pytest.raises(InputError, match="config.json lacks the field 'name': delete the audit's folder"):
-        open_audit("old").record  # noqa: B018
+    for version in ({}, {"version": VERSION + 1}):
+        write_json(data / "audits" / "old" / "config.json", version)
+        with pytest.raises(InputError, match="config.json was made by version .* run it again"):
+            open_audit("old").record  # noqa: B018
 
 
 def test_audits_are_listed_the_newest_first(data: Path) -> None:

@@ -23,10 +23,6 @@ FOUND = {"rows": 230, "lookalikes": 3, "pairs": 220, "captions": 1100, "quaranti
 
 FOUND |= {"groups": {"scored": 170, "external": 50}}
 
-TIME = {"seconds": {"preparing": 0.2, "starting": 6.0, "training": 120.0, "embedding": 4.0, "scoring": 0.1}}
-
-TIME |= {"busy": 2.0, "step": 0.25, "steps": 480, "members": 4, "side_by_side": 2, "trained": 85}
-
 
 def button(app: AppTest, label: str) -> Any:
     return next(each for each in app.button if each.label == label)
@@ -59,12 +55,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
     made: list[tuple[str, object]] = []
 
     def start(task: Task) -> None:
-        words = list(task.command)
-        if "audit" in words:
-            made.append(("audit", (task.folder.name, words[words.index("audit") + 1 :])))
-        elif "fetch" in words:
+        words = list(task.arguments)
+        if words[0] == "audit":
+            made.append(("audit", (task.folder.name, words[1:])))
+        elif words[0] == "fetch":
             made.append(("fetch", words[-1]))
-        elif "check" in words:
+        elif words[0] == "check":
             made.append(("check", read_request(Path(words[-1]))))
         else:
             made.append(("job", (task.folder.name, words)))

@@ -10,7 +10,6 @@ from clipmem_core.review.review_queue import changed_rows, decided_rows, first_q
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import caption_keys
 from clipmem_core.review.tags import tags_of
-from tests.review.old_log import write_old_log
 
 CLIENT = "a browser"
 IDS = ["images/010.png", "images/011.png", "images/012.png"]
@@ -126,13 +125,6 @@ def test_an_undo_in_the_batch_of_what_it_undoes(audit: Audit, review: Review) ->
     batch = [told(audit, 1, "keep"), Told(2, "undo", undoes=(CLIENT, 1)), told(audit, 3, "remove", IDS[1])]
     assert store(review, CLIENT, batch, audit="made").refused == {}
     assert review.counts() == {"keep": 0, "remove": 1, "recaption": 0}
-
-
-def test_a_log_of_before_takes_batches_and_reads_as_before(audit: Audit, review: Review) -> None:
-    write_old_log(review.path, {IDS[0]: "remove"})
-    before = review.table()
-    store(review, CLIENT, [told(audit, 1, "keep", IDS[1])], audit="made")
-    assert review.table().iloc[1:].reset_index(drop=True).equals(before)
 
 
 def test_a_broken_log_is_told_in_one_line_and_takes_nothing(audit: Audit, review: Review) -> None:

@@ -31,12 +31,6 @@ def test_scores_that_are_no_numbers_are_none_and_the_one_that_orders_is_there(co
     assert cards(audit, []) == []
 
 
-def test_a_score_that_an_older_audit_lacks_is_none(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "scores.parquet", audit.scores.drop(columns="clipmem_shrunk"))
-    assert cards(audit, [5])[0].scores["clipmem_shrunk"] is None
-
-
 def test_a_card_has_the_decision_of_its_pair_and_the_match_of_the_search(
     copy: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

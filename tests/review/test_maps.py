@@ -86,7 +86,7 @@ def test_a_map_has_a_place_for_every_pair_and_is_drawn_once(audit: Audit, drawn:
 @pytest.mark.usefixtures("drawn")
 def test_other_embeddings_are_another_map(audit: Audit, in_manifest: bool) -> None:
     if not in_manifest:  # the file itself is hashed
-        (audit.folder / "manifest.json").write_text('{"files": {}}')
+        (audit.folder / "manifest.json").write_text('{"version": 1, "files": {}}')
     before = make_map(audit, NAME)
     write_index(audit.member("r0-f0") / "image.faiss", np.eye(100, 12, dtype=np.float32))
     if in_manifest:
@@ -170,7 +170,7 @@ def test_a_process_of_its_own_says_what_it_does_and_leaves_the_map_or_one_line(
 ) -> None:
     task = maps.map_task(audit, NAME)
     assert task.folder == data / "jobs" / ".maps" / map_path(audit, NAME).stem
-    arguments = list(task.command[3:])
+    arguments = list(task.arguments)
     assert main(arguments) == 0
     assert map_file(audit, NAME) is not None
     assert "reading the embeddings\n" in capsys.readouterr().out

@@ -200,7 +200,7 @@ def test_pairs_that_an_arm_leaves_out_or_recaptions_are_so_in_all_its_members_an
 
 WRONG = [
     ("nosuch scenes --name a", "study 'nosuch' is unknown: choose one of scale, size, views, time"),
-    ("size scenes", "missing: --name STR"),
+    ("size scenes", "the following arguments are required: --name"),
     ("size scenes --name a/b", "name 'a/b' must be letters, digits"),
     ("size scenes --name a --protocol ensemble", "a study runs --protocol paper, not ensemble"),
     ("size scenes --name a --epochs 0", "--epochs must be at least 1, not 0"),

@@ -7,13 +7,15 @@ from typing import Any
 
 import streamlit as st
 
-from clipmem_core.audits.jobs import Job, Task, cancel
+from clipmem_core.audits.jobs import Job, Task
+from clipmem_core.audits.progress import LEFT
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAGE, choose_listed
 from clipmem_core.dashboard.comparing import fingerprint, finished_audits
 from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.running import draw_job
 from clipmem_core.review.study_decisions import decided_for
 from clipmem_core.studies.arm import DECISIONS, Arm
 from clipmem_core.studies.plan import add_own, find_arm, is_elsewhere, read_own, resume_study, study_task
@@ -144,7 +146,8 @@ def draw_state(known: Known, *, working: bool) -> None:
         show_text(" · ".join(filter(None, [known.source, seeds, state, known.machine])), limit=300)
         if job is not None and job.running:
             known.draw_bar()
-            _draw_job(job, f"Waiting: {job.place} before it." if job.place else "")
+            show_text("".join([line for line in job.last_lines if LEFT in line][-1:]), limit=400)
+            draw_job(job, key="mitigations-cancel")
         elif working:
             known.draw_bar()
             st.caption("Another process works on it, perhaps in a terminal.")
@@ -163,13 +166,12 @@ def draw_beginning(name: str) -> None:
         if job is None or study_folder(name).begun:
             st.rerun()
         if job.running:
-            st.progress(0.0, text=f"Waiting: {job.place} before it" if job.place else "Reading the data set")
-            _draw_job(job, "")
+            draw_job(job, key="mitigations-cancel")
             return
         _draw_end(job)
         st.caption("It has no results. Start it with other settings, or as it was.")
         if st.button("Try again", key="mitigations-again", icon=PLAY):
-            Task(job.folder, job.command).start()
+            Task(job.folder, job.arguments).start()
             st.rerun()
 
 
@@ -179,17 +181,10 @@ def is_working(name: str) -> bool:
     return (job is not None and job.running) or is_elsewhere(name)
 
 
-def _draw_job(job: Job, waiting: str) -> None:
-    """Draw the last line of a running job, and its button."""
-    show_text("\n".join(filter(None, [waiting, job.last_line])), limit=400)
-    if st.button("Cancel", key="mitigations-cancel", icon=":material/stop_circle:", help="What is done so far stays."):
-        cancel(job)
-
-
 def _draw_end(job: Job | None) -> None:
     """Draw how a job failed."""
     if job is not None and job.failed:
-        draw_fault(f"It stopped with exit code {job.exit_code}.", job.last_line)
+        draw_fault("It stopped before its end.", job.last_line)
 
 
 def draw_waiting(known: Known, setting: Arm, arm: str | None, *, working: bool) -> None:
@@ -216,7 +211,7 @@ def draw_waiting(known: Known, setting: Arm, arm: str | None, *, working: bool) 
                 try:
                     add_own(study, setting, decided=decided_for(study) if setting.overrides.get(DECISIONS) else None)
                     resume_study(study)
-                except (InputError, RuntimeError) as error:
+                except InputError as error:
                     draw_fault("This setting cannot run.", error)
                     return
                 st.rerun()

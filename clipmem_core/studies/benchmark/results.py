@@ -8,7 +8,7 @@
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NotRequired
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ from clipmem_core.pairs.mistakes import KINDS, SWAPPED
 from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, PRECISION_AT_K
 from clipmem_core.scores.seeds import paired_difference, seed_interval
 from clipmem_core.scores.suspicion import DETECTORS, MISFIT_SECOND, REFERENCE
-from clipmem_core.scores.table import MISFIT_BEFORE, SECOND_FORMULA, words
+from clipmem_core.scores.table import SECOND_FORMULA, words
 
 BENCHMARK = "benchmark.json"
 KIND, SHARE, SEED, DETECTOR, SECONDS = "kind", "share", "seed", "detector", "seconds"
@@ -58,7 +58,7 @@ class BenchmarkFile(TypedDict):
     towers: list[str]
     machine: dict[str, str | int]
     versions: dict[str, str]
-    misfit: NotRequired[str]  # its formula
+    misfit: str  # its formula
 
 
 class Found(TypedDict):
@@ -125,7 +125,7 @@ class Benchmark(Named):
     @property
     def misfit(self) -> str:
         """The formula of misfit in its plantings."""
-        return self.asked.get("misfit", MISFIT_BEFORE)
+        return str(self.asked["misfit"])
 
     @property
     def pairs(self) -> pd.DataFrame:
