@@ -69,7 +69,7 @@ class Fetch:
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
-        from clipmem_core.pairs.debian.fetch import fetch
+        from clipmem_core.pairs.debian import fetch
 
         with RichScreen() as screen:
             folder = fetch(self.name, data=data_folder(), report=screen.say)
@@ -245,16 +245,10 @@ class Export:
         from clipmem_core.exports import write
         from clipmem_core.pairs.readers.containers import is_url
 
-        audit, path = open_audit(self.name), Path(self.out).expanduser()
+        audit, out = open_audit(self.name), self.out if is_url(self.out) else Path(self.out).expanduser()
         with RichScreen() as screen:
-            more: dict[str, Any] = {"overwrite": self.overwrite, "progress": screen.pictures}
-            if is_url(self.out):
-                from clipmem_core.exports.remote import write_at  # fsspec, which paths need nothing of
-
-                summary = write_at(audit, self.format, self.out, **more)
-            else:
-                summary = write(audit, self.format, path, **more)
-            screen.say(f"{self.out if is_url(self.out) else path}: {summary.line}")
+            summary = write(audit, self.format, out, overwrite=self.overwrite, progress=screen.pictures)
+            screen.say(f"{out}: {summary.line}")
             for note in summary.notes:
                 screen.say(f"note: {note}")
             if summary.command:
@@ -271,12 +265,12 @@ class Again:
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
         from clipmem_core.audits.store import open_audit
-        from clipmem_core.exports.again import audit_again, read_again, told, usual_name
+        from clipmem_core.exports.reaudit import comparison_lines, default_name, read_comparison, reaudit
 
         audit = open_audit(self.audit)
         with RichScreen(audit.record.config.batch_size) as screen:
-            second = audit_again(audit, self.name or usual_name(audit), screen)
-        print(*told(read_again(second)[0]), sep="\n")
+            second = reaudit(audit, self.name or default_name(audit), screen)
+        print(*comparison_lines(read_comparison(second)[0]), sep="\n")
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from clipmem_core.audits.store import Audit, file_sha256
 from clipmem_core.commands import main
 from clipmem_core.features import embed
 from clipmem_core.pairs import pixels, workers
-from clipmem_core.pairs.scenes import draw
-from clipmem_core.pairs.scenes.draw import draw_scenes
+from clipmem_core.pairs.scenes import drawing
+from clipmem_core.pairs.scenes.drawing import draw_scenes
 from clipmem_core.scores import prevalence
 from clipmem_core.scores.prevalence import WrongCount
 from tests.audits.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, here, made_once
@@ -61,7 +61,7 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
-        patch.setattr(draw, "draw_scenes", drawn_once)
+        patch.setattr(drawing, "draw_scenes", drawn_once)
         patch.setattr(run, "local_processes", here)
         patch.setattr(factory, "SimpleTokenizer", functools.cache(SimpleTokenizer))
         patch.setattr(manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests))

@@ -26,7 +26,7 @@ from clipmem_core.audits import settings
 from clipmem_core.audits.member import EVALUATION, MemberRun, clear_leftovers, open_member, trained_model, view_maker
 from clipmem_core.audits.progress import MemberProgress, last_line
 from clipmem_core.audits.results import write_csv
-from clipmem_core.audits.run import Screen, drop_broken, ensure_pixels
+from clipmem_core.audits.run import Screen, ensure_pixels
 from clipmem_core.audits.setup import MAY_DIFFER
 from clipmem_core.audits.store import Audit, read_table, write_json, write_table
 from clipmem_core.audits.unitmem import (
@@ -44,7 +44,7 @@ from clipmem_core.files import read_json
 from clipmem_core.scores.utility import linear_probe
 from clipmem_core.training.activations import unit_layers
 from clipmem_core.training.embed import mean_image_embeddings
-from clipmem_core.training.files import CHECKPOINT, LOG, STATE
+from clipmem_core.training.files import CHECKPOINT, LOG
 from clipmem_core.training.loop import Trainer, train
 from clipmem_core.training.model import Model
 from clipmem_core.training.tower_trainers import SelfSupervisedTrainer, SupervisedTrainer, classifier, projector
@@ -137,8 +137,6 @@ def complete(planned: ParadigmRun, screen: Screen) -> None:
     folder, run, config = planned.folder, planned.run, planned.run.config
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
-    for name in (CHECKPOINT, STATE):
-        drop_broken(folder / name, screen)
     model, log = (trained_model(run), run.folder) if planned.reused else (_trained(planned, screen), folder)
     units = measure_model(run, model, [IMAGE_TOWER], run.data.rows, label=folder.name, screen=screen)
     write_table(folder / UNITS, units)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipmem_core.audits.store import IMAGE_INDEX, MEMBER_UTILITY, MEMBERS, SECOND, SECOND_FIT, SECOND_TABLE, TEXT_INDEX
+from clipmem_core.audits.store import MEMBERS, SECOND, SECOND_FIT, SECOND_TABLE, TEXT_EMBEDDINGS
 from clipmem_core.training.files import CHECKPOINT, LOG
 
 # At chance the true partner is one of batch_size, so its log-probability is −ln(batch_size).
@@ -128,7 +128,7 @@ def member_progress(audit: Path, name: str) -> MemberProgress:
     """Read how far a member is."""
     folder = audit / MEMBERS / name
     line = last_line(folder / LOG)
-    if _is_done(folder):
+    if (folder / TEXT_EMBEDDINGS).is_file() or (folder / SECOND_FIT).is_file():  # the last file of either training
         stage = "done"
     elif (folder / CHECKPOINT).is_file():
         stage = "embedding"
@@ -153,10 +153,3 @@ def second_names(names: Sequence[str]) -> list[str]:
         ['r0-f0/second']
     """
     return [f"{name}/{SECOND}" for name in names]
-
-
-def _is_done(folder: Path) -> bool:
-    """Tell whether a member's last file is there: text.faiss, or utility.json where it keeps no embeddings."""
-    if (folder / TEXT_INDEX).is_file() or (folder / SECOND_FIT).is_file():
-        return True
-    return (folder / MEMBER_UTILITY).is_file() and not (folder / IMAGE_INDEX).is_file()

@@ -118,10 +118,11 @@ class MemberRecord:
 
 
 class ManifestFile(TypedDict):
-    """The fields of manifest.json: the SHA-256 of each file, by its path in the folder."""
+    """The fields of manifest.json, by the path of each file in the folder."""
 
     version: Annotated[int, Field(ge=VERSION, le=VERSION)]
-    files: dict[Inner, str]
+    files: dict[Inner, str]  # SHA-256
+    sizes: dict[Inner, Whole]  # bytes
 
 
 class VerdictCheck(TypedDict, total=False):

@@ -13,7 +13,7 @@ from clipmem_core.dashboard.deciding import BADGES, Notice, in_turn
 from clipmem_core.dashboard.errors import LIMIT, one_line
 from clipmem_core.dashboard.pair_decision import as_lines, captions_key, current_captions, view_of
 from clipmem_core.dashboard.plain import as_html, cut, show_text
-from clipmem_core.pairs.checks.table import BY_NAME
+from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.caption_scores import caption_scores
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.checks import failed_checks
@@ -75,7 +75,7 @@ def draw_captions(audit: Audit, card: PairCard) -> None:
 def _draw_failed(audit: Audit, card: PairCard) -> None:
     """Draw what the checks found; a page of a pair is of use without."""
     try:
-        failed = [BY_NAME[name] for name in failed_checks(audit, card.row)]
+        failed = [CHECKS[name] for name in failed_checks(audit, card.row)]
     except InputError as error:
         show_text(f"Checks cannot be shown: {one_line(error)}", limit=LIMIT)
         return

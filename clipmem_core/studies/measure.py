@@ -10,12 +10,10 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.embeddings import Embeddings
-from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.member import tokens_of
 from clipmem_core.audits.prepare import membership_of, sides_of, utility_rows
 from clipmem_core.audits.progress import last_line
-from clipmem_core.audits.store import IMAGE_INDEX, SNAPSHOTS, TEXT_INDEX, Audit, read_array, read_utility
+from clipmem_core.audits.store import SNAPSHOTS, Audit, read_array, read_embeddings, read_utility
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, Shadows, attack, roc
 from clipmem_core.scores.in_out import Sides
@@ -63,13 +61,13 @@ def measure(audit: Audit, number: int, compared: np.ndarray, *, by_rarity: bool 
         that both trained, and the larger peak of memory.
     """
     names = (f"f-{number}", f"g-{number}")
-    folders, embeddings = [audit.member(name) for name in names], Embeddings(audit)
+    folders = [audit.member(name) for name in names]
     utilities = [read_utility(folder) for folder in folders]
     utility = {name: float(np.mean([one[name] for one in utilities])) for name in utilities[0]}
     ends = [last_line(folder / LOG) for folder in folders]
     seen = int(np.isfinite(read_array(folders[0] / TRAJECTORY, shared=True)[..., 0]).sum())
     return {
-        **memorization([embeddings.of(name) for name in names], _sides(audit, names), compared),
+        **memorization(list(map(read_embeddings, folders)), _sides(audit, names), compared),
         RETRIEVAL: float(np.mean([utility[name] for name in RECALLS])),
         **utility,
         SAMPLES_SEEN: seen,
@@ -89,7 +87,7 @@ def measure_epochs(audit: Audit, number: int, compared: np.ndarray) -> list[dict
     rows = []
     for epoch in audit.record.snapshots:
         folders = [audit.member(name) / SNAPSHOTS / str(epoch) for name in names]
-        embedded = [(map_vectors(folder / IMAGE_INDEX), map_vectors(folder / TEXT_INDEX)) for folder in folders]
+        embedded = list(map(read_embeddings, folders))
         external = utility_rows(sides)
         owner = np.arange(len(external))
         recalls = [
@@ -148,7 +146,7 @@ def retrieval_by_rarity(audit: Audit, members: tuple[str, ...]) -> dict[str, flo
         trained = np.flatnonzero(membership.trained[membership.members.index(name)])
         counts = pairs_with(model, tokens, start, trained, first=config.train_captions)[own]
         rare = (words & (counts > 0) & (counts <= RARE)).any(axis=1)
-        image, text = (map_vectors(audit.member(name) / index)[rows] for index in (IMAGE_INDEX, TEXT_INDEX))
+        image, text = (vectors[rows] for vectors in read_embeddings(audit.member(name)))
         ranks = np.stack(list(retrieval_ranks(image, text, np.arange(len(rows))).values()))
         hits = np.mean([ranks < k for k in KS], axis=(0, 1))
         found.append([hits[rare].mean() if rare.any() else np.nan, hits[~rare].mean(), rare.mean()])
@@ -189,8 +187,7 @@ def attack_arm(seeds: Sequence[tuple[Audit, int, np.ndarray]]) -> list[dict[str,
         names = (f"f-{number}", f"g-{number}")
         sides.append(_sides(audit, names))
         for name in names:
-            image, text = (map_vectors(audit.member(name) / index) for index in (IMAGE_INDEX, TEXT_INDEX))
-            alignments.append(pair_terms(image, text, sides[-1].external)[c.ALIGNMENT])
+            alignments.append(pair_terms(*read_embeddings(audit.member(name)), sides[-1].external)[c.ALIGNMENT])
     scored = [
         np.isin(own.membership.group, c.SCORED_GROUPS) & compared
         for own, (_, _, compared) in zip(sides, seeds, strict=True)

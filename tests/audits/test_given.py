@@ -12,16 +12,18 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core.audits import preflight
+from clipmem_core.audits import member, preflight
+from clipmem_core.audits.executor import in_this_process
 from clipmem_core.audits.given import given_features, holds_features, read_given, with_features
 from clipmem_core.audits.prepare import load_data_set, pixels_folder
 from clipmem_core.audits.run import ensure_pixels, run_audit
-from clipmem_core.audits.store import Audit
+from clipmem_core.audits.store import Audit, file_sha256
 from clipmem_core.commands import main, parse
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Selection
+from clipmem_core.training.heads import Standard
 from tests.audits.small import Silent
 
 PAIRS = 240
@@ -196,7 +198,7 @@ def test_what_is_kept_of_the_features_is_read_again_where_it_is_gone(folder: Pat
     shutil.rmtree(kept)
     screen = Silent()
     ensure_pixels(audit, screen)
-    assert screen.lines == [f"{kept} is broken or gone: reading the features again"]
+    assert screen.lines == [f"{kept} is broken or missing: reading the features again"]
     assert pixels_folder(audit) == kept
     assert np.load(audit.folder / ".prepared.npz")["cache_rows"].tolist() == list(range(PAIRS))
     assert before
@@ -259,3 +261,27 @@ def test_a_search_by_words_says_that_no_query_can_be_embedded(folder: Path) -> N
         hits(audit, Selection(meaning="a red car"))
     rows, _ = hits(audit, Selection(like=IDS[3]))
     assert rows[0] == 3
+
+
+def test_members_of_a_process_share_what_they_read_and_a_checkpoint_is_fitted_to_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of("--members", "4")
+    audit = run_audit(beside_table(folder), config, name="given", screen=Silent(), executor=in_this_process)
+    opened, fitted = list[Path](), list[int]()
+    open_shared, fit = member.open_shared, Standard.of
+    monkeypatch.setattr(member, "open_shared", lambda folder: opened.append(folder) or open_shared(folder))
+    monkeypatch.setattr(Standard, "of", lambda features: fitted.append(features.shape[1]) or fit(features))
+    made = [audit.member(name) / file for name in audit.record.members for file in ("image.npy", "text.npy")]
+    hashes = {path: file_sha256(path) for path in made}
+    for path in made:
+        path.unlink()
+    member.run_members(audit.folder, audit.record.members)
+    assert (len(opened), fitted) == (1, [])
+    for name in audit.record.members:
+        for path in [*audit.member(name).glob("[!.]*")]:
+            if path.name != "config.json":
+                path.unlink()
+    member.run_members(audit.folder, audit.record.members)
+    assert (len(opened), fitted) == (2, [24, 16])
+    assert {path: file_sha256(path) for path in made} == hashes

@@ -21,7 +21,7 @@ from tests.conftest import Made
 @pytest.fixture
 def start(made: Made, tmp_path: Path) -> Audit:
     """The paper audit as its members found it, to change at will."""
-    left = shutil.ignore_patterns("*.faiss", "*.pt", "*.npy", "*.jsonl")
+    left = shutil.ignore_patterns("*.pt", "*.npy", "*.jsonl")
     return Audit(Path(shutil.copytree(made.paper.folder, tmp_path / "start", ignore=left)))
 
 

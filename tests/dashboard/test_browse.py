@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.dashboard.grid import shown_scores
 from clipmem_core.dashboard.numbers import Noise
@@ -223,7 +222,7 @@ def searchable(copy: Copy) -> tuple[Audit, np.ndarray]:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     for member in audit.record.members:
         audit.member(member).mkdir(parents=True)
-        write_index(audit.member(member) / "image.faiss", vectors)
+        np.save(audit.member(member) / "image.npy", vectors)
     return audit, vectors
 
 

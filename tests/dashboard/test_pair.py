@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit, write_json, write_table
 from clipmem_core.dashboard.pair import side_names, terms_sentence
 from clipmem_core.review import score_breakdown
@@ -40,10 +39,10 @@ def whole(copy: Copy) -> Callable[..., Audit]:
         rng = np.random.default_rng(0)
         names = NAMES.get(protocol, list(audit.record.members))
         write_json(audit.folder / "config.json", audit.record.values | {"members": names})
-        for path in (audit.member(name) / f"{side}.faiss" for name in names for side in ("image", "text")):
+        for path in (audit.member(name) / f"{side}.npy" for name in names for side in ("image", "text")):
             path.parent.mkdir(parents=True, exist_ok=True)
-            vectors = rng.normal(size=(len(audit.pairs), 8))
-            write_index(path, 0.9 * vectors / np.linalg.norm(vectors, axis=1)[:, None])
+            vectors = rng.normal(size=(len(audit.pairs), 8)).astype(np.float32)
+            np.save(path, np.float32(0.9) * vectors / np.linalg.norm(vectors, axis=1)[:, None])
         write_table(audit.folder / MEMBERSHIP, true_membership(audit, names))
         return audit
 
@@ -223,7 +222,7 @@ def test_without_members_files_the_rest_is_shown_and_each_gap_is_one_line(whole:
 
 def test_a_missing_index_is_told_where_its_neighbours_would_be(whole: Callable[..., Audit]) -> None:
     audit = whole()
-    (audit.member("r0-f0") / "text.faiss").unlink()
+    (audit.member("r0-f0") / "text.npy").unlink()
     app = open_page(PAIR, audit="made", pair="images/020.png")
     gaps = [text.split(" cannot")[0] for text in texts(app) if "cannot be shown" in text]
     assert "Nearest captions" in gaps

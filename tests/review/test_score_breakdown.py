@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import InputError
 from clipmem_core.review import score_breakdown
@@ -133,6 +132,15 @@ def test_only_what_leads_the_tenth_is_suggested_and_nothing_in_a_small_audit(
 
 
 @pytest.mark.usefixtures("open_gate")
+def test_in_a_large_audit_captions_are_suggested_from_a_short_list(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    audit = copy()
+    embed(audit)
+    write_captions(audit, [[f"caption {row}"] for row in range(100)])
+    for name, value in (("ALL_UP_TO", 99), ("SHORTLIST", 5), ("BEHIND", 4)):
+        monkeypatch.setattr(score_breakdown, name, value)
+    assert 1 <= len(suggested_captions(audit, 99, k=30).choices) <= 5
+
+
 def test_a_pair_that_every_member_saw_has_no_suggestion(copy: Copy) -> None:
     audit = copy()
     embed(audit)
@@ -169,15 +177,15 @@ def test_what_cannot_be_taken_apart_is_named(copy: Copy) -> None:
             with pytest.raises(InputError, match=f"audit 'made' has no row {row}, only 100"):
                 read(audit, row)
     for side in ("image", "text"):
-        path = audit.member("r1-f0") / f"{side}.faiss"
+        path = audit.member("r1-f0") / f"{side}.npy"
         whole = path.read_bytes()
-        write_index(path, vectors["r1-f0"][0][:90])
+        np.save(path, vectors["r1-f0"][0][:90])
         for read, at in ((member_terms, 3), (suggested_captions, 99)):
-            with pytest.raises(InputError, match=rf"r1-f0/{side}\.faiss has 90 rows and the audit 100: delete it"):
+            with pytest.raises(InputError, match=rf"r1-f0/{side}\.npy has 90 rows and the audit 100: delete it"):
                 read(audit, at)
         path.write_bytes(whole)
     path.unlink()
-    with pytest.raises(InputError, match=r"r1-f0/text\.faiss is missing: run the audit again"):
+    with pytest.raises(InputError, match=r"r1-f0/text\.npy is missing: run the audit again"):
         member_terms(audit, 3)
 
 
@@ -205,7 +213,7 @@ def test_a_picture_that_a_member_cannot_embed_has_no_suggestion(copy: Copy) -> N
     audit = copy("paper")
     vectors = embed(audit)["f-0"][0]
     vectors[99] = np.nan
-    write_index(audit.member("f-0") / "image.faiss", vectors)
+    np.save(audit.member("f-0") / "image.npy", vectors)
     found = suggested_captions(audit, 99)
     assert (found.choices, found.worst, len(found.members)) == ((), 0, 6)
     assert not np.isfinite(found.own).any()

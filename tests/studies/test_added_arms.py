@@ -38,7 +38,7 @@ def mean_clipmem(study: StudyFolder, arm: str, without: Sequence[str]) -> float:
     judged = (table[c.GROUP] == c.CANDIDATE).to_numpy() & ~table[c.PAIR_ID].isin(without).to_numpy()
     found = []
     for name in ("f-0", "g-0"):
-        image, text = (vectors(audit.member(name) / f"{kind}.faiss") for kind in ("image", "text"))
+        image, text = (vectors(audit.member(name) / f"{kind}.npy") for kind in ("image", "text"))
         a = np.einsum("nd,nd->n", image, text) - image @ text[external].mean(0) - text @ image[external].mean(0)
         found.append(a[judged].mean())
     return float(found[0] - found[1])
@@ -82,11 +82,11 @@ def test_forgotten_tokens_are_read_as_if_they_had_never_been_read(start: Start) 
     reads = open_member(audits[1].folder, "f-0").data.tokens  # what was never read is what is forgotten
     first = np.concatenate([[0], np.cumsum(audit.pairs[c.CAPTIONS].map(len))[:-1]])
     expected = text_embeddings(model, reads[first], precision=audit.record.precision, device="cpu")
-    usual, without, forgot = (vectors(folder / "text.faiss") for folder in (none, never, forgets))
+    usual, without, forgot = (vectors(folder / "text.npy") for folder in (none, never, forgets))
     assert np.abs(forgot - expected).max() < 2e-3  # stored in half precision
     assert np.abs(usual - expected).max() > 0.05
-    np.testing.assert_allclose(vectors(forgets / "image.faiss"), vectors(none / "image.faiss"), atol=1e-5)
-    np.testing.assert_allclose(vectors(both / "text.faiss"), without, atol=1e-5)
+    np.testing.assert_allclose(vectors(forgets / "image.npy"), vectors(none / "image.npy"), atol=1e-5)
+    np.testing.assert_allclose(vectors(both / "text.npy"), without, atol=1e-5)
     rows = study.arms.set_index("arm")
     assert rows.loc[audits[1].name, "text_min_df"] == min_df
     # A member without rare tokens is judged on what it reads: captions that differ in those alone are the same to it.

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.prepare import membership_of, sides_of
+from clipmem_core.audits.store import read_embeddings
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, Shadows, attack
 from clipmem_core.studies.measure import ATTACKED, arms_to_attack, attack_arm
@@ -29,7 +29,7 @@ def test_the_attack_of_an_arm_is_that_on_the_alignments_of_its_audits(whole: Stu
         seeds.append((audit, number, compared))
         group = audit.membership["group"].to_numpy(dtype=str)
         for name in (f"f-{number}", f"g-{number}"):
-            vectors = [map_vectors(audit.member(name) / f"{kind}.faiss") for kind in ("image", "text")]
+            vectors = read_embeddings(audit.member(name))
             external = sides_of(audit, audit.record.config, membership_of(audit.membership)).external
             alignments.append(pair_terms(*vectors, external)["alignment"])
             trained.append(audit.membership[name].to_numpy())

@@ -49,7 +49,7 @@ def test_time_keeps_what_was_memorized_after_each_epoch_and_a_look_changes_nothi
     table = pd.read_csv(tmp_path / "t.csv", comment="#")
     row = table.query("measure == 'clipmem_text' and epoch == 1").iloc[0]
     assert row["value"] == pytest.approx(times.loc[0, "clipmem_text"], rel=1e-4)
-    for name in ("checkpoint.pt", "trajectory.npy", "image.faiss", "text.faiss"):
+    for name in ("checkpoint.pt", "trajectory.npy", "image.npy", "text.npy"):
         first, second = (one.audit("none").member("f-0") / name for one in (study, whole))
         assert not first.samefile(second)
         assert first.read_bytes() == second.read_bytes()

@@ -51,7 +51,7 @@ def test_every_arm_and_seed_has_its_row_seed_by_seed_that_its_f_and_g_say(whole:
     for number in (0, 1):
         alignment = []
         for side in "fg":
-            image, text = (vectors(audit.member(f"{side}-{number}") / f"{kind}.faiss") for kind in ("image", "text"))
+            image, text = (vectors(audit.member(f"{side}-{number}") / f"{kind}.npy") for kind in ("image", "text"))
             a = np.einsum("nd,nd->n", image, text) - image @ text[external].mean(0) - text @ image[external].mean(0)
             alignment.append(a[candidate])
         row = table.query("arm == 'whole' and seed == @number").iloc[0]

@@ -145,7 +145,7 @@ def test_forgetting_says_what_is_lost_on_queries_with_a_rare_word(
     assert (share == share.iloc[0]).all()  # the same pairs in every arm
     assert 0 < share.iloc[0] < 1
     folders = [study.audit(arm).member("f-0") for arm in ("none", "forget-3", "delete-3")]
-    assert len({(folder / "text.faiss").read_bytes() for folder in folders}) == 3
+    assert len({(folder / "text.npy").read_bytes() for folder in folders}) == 3
 
 
 @pytest.mark.usefixtures("data")
@@ -162,7 +162,7 @@ def test_utility_is_measured_on_pairs_that_neither_centre_nor_steer(whole: Study
     start, how = run.data.caption_start, {"precision": run.config.precision, "device": "cpu"}
     captions = np.concatenate([np.arange(start[row], start[row + 1]) for row in rows])
     text = text_embeddings(model, run.data.tokens[captions], **how)
-    image = vectors(audit.member("f-0") / "image.faiss")[rows]
+    image = vectors(audit.member("f-0") / "image.npy")[rows]
     owner = np.repeat(np.arange(len(rows)), start[rows + 1] - start[rows])
     cosines = text @ (image / np.linalg.norm(image, axis=1, keepdims=True)).T
     ranks = [(cosine >= cosine[own] - 1e-6).sum() - 1 for cosine, own in zip(cosines, owner, strict=True)]

@@ -26,7 +26,7 @@ from clipmem_core.audits.setup import member_seeds
 from clipmem_core.audits.store import write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.draws import draw_keys
-from clipmem_core.pairs.mistakes import picture_sources, plant
+from clipmem_core.pairs.errors import inject_errors, picture_sources
 from clipmem_core.pairs.pixels import Pixels, open_pixels
 from clipmem_core.scores.detection import detection_table, numbers_reviewed, precision_curve
 from clipmem_core.scores.detectors import fit_out
@@ -134,7 +134,7 @@ def run_piece(benchmark: Benchmark, piece: Piece) -> None:
     membership = draw_membership(benchmark.prepared.clusters, config)
     rows = scored_rows(before, membership)
     try:
-        pairs = plant(piece.kind, before, rows, share=piece.share, seed=piece.seed)
+        pairs = inject_errors(piece.kind, before, rows, share=piece.share, seed=piece.seed)
     except InputError as error:
         _write(benchmark, piece, absent=str(error))
         return

@@ -25,7 +25,7 @@ from clipmem_core.audits.settings import check_fields, typed, typed_flags
 from clipmem_core.audits.store import PAIRS, Named, read_prepared, read_table
 from clipmem_core.config import AuditConfig, affecting, as_dict
 from clipmem_core.files import read_json
-from clipmem_core.pairs.mistakes import KINDS, SWAPPED
+from clipmem_core.pairs.errors import ERROR_KINDS, SWAP_SHARES
 from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, PRECISION_AT_K
 from clipmem_core.scores.seeds import paired_difference, seed_interval
 from clipmem_core.scores.suspicion import DETECTORS, MISFIT_SECOND, REFERENCE
@@ -148,7 +148,7 @@ class Benchmark(Named):
     def done(self) -> list[Piece]:
         """The plantings that have a result, by kind, share and seed."""
         found = [Piece.of(path.name.removesuffix(".json")) for path in (self.folder / "plantings").glob("[!.]*.json")]
-        order = {kind: place for place, kind in enumerate(KINDS)}
+        order = {kind: place for place, kind in enumerate(ERROR_KINDS)}
         return sorted(found, key=lambda piece: (order.get(piece.kind, len(order)), *piece))
 
     def read(self, piece: Piece) -> dict[str, Any]:
@@ -269,7 +269,7 @@ def show_benchmark(benchmark: Benchmark) -> None:
 
 def _shown(planted: list[dict[str, Any]], own: pd.DataFrame, spent: pd.Series) -> Table:
     kind, share = planted[0][KIND], planted[0][SHARE]
-    says = KINDS[kind].says if kind in KINDS else kind
+    says = ERROR_KINDS[kind].label if kind in ERROR_KINDS else kind
     counts = f"{planted[0]['planted']:,} of {planted[0]['judged']:,} pairs"
     table = Table(
         title=f"{says}, {share:.0%} ({counts}; {len(planted)} plantings)",
@@ -308,9 +308,11 @@ def command_of(benchmark: Benchmark) -> str:
     following = (*affecting("machine"), "members" if asked["config"].members == 2 * asked["config"].folds else "")
     given = {name: value for name, value in typed(config).items() if name not in following}
     kinds = list(dict.fromkeys(piece.kind for piece in done))
-    chosen = "" if kinds == [kind for kind in KINDS if kind not in asked["left_out"]] else f"--kinds {' '.join(kinds)}"
-    swaps = sorted({piece.share for piece in done if len(KINDS[piece.kind].shares) > 1})
-    shares = f"--shares {' '.join(map(str, swaps))}" if swaps and tuple(swaps) != SWAPPED else ""
+    chosen = (
+        "" if kinds == [kind for kind in ERROR_KINDS if kind not in asked["left_out"]] else f"--kinds {' '.join(kinds)}"
+    )
+    swaps = sorted({piece.share for piece in done if len(ERROR_KINDS[piece.kind].shares) > 1})
+    shares = f"--shares {' '.join(map(str, swaps))}" if swaps and tuple(swaps) != SWAP_SHARES else ""
     plantings = 1 + max((piece.seed for piece in done), default=0) - asked["config"].seed
     source = Path(asked["source"]).name if Path(asked["source"]).is_absolute() else asked["source"]
     words_ = ["python -m clipmem_core benchmark", source, f"--name {benchmark.name}"]

@@ -118,7 +118,7 @@ def test_while_the_job_runs_the_page_says_how_far_it_is(data: Path, made: Made, 
     app = open_page(PAGE, setting=SETTINGS["captions"])
     assert app.get("progress")[0].proto.text == "5 of 15 arms × seeds are done"
     assert app.get("progress")[0].proto.value == 33
-    assert {said_so.strip(), "arm none, seed 1: 1 of 10"} <= set(texts(app))
+    assert {said_so.strip(), "training 2 members"} <= set(texts(app))
     assert "1 of 3 seeds of this setting are done. Its turn comes" in app.info[0].value
     assert "Resume" not in labels(app)
     press(app, "Cancel")

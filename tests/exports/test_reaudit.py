@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,14 @@ from clipmem_core.audits.again_measured import Change, Measured, weighed
 from clipmem_core.audits.setup import grow
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.exports.again import (
+from clipmem_core.exports.reaudit import (
     AGAIN,
-    audit_again,
-    audited_again,
-    change_words,
     check_repeatable,
-    outdated,
-    read_again,
-    told,
+    comparison_lines,
+    is_outdated,
+    list_reaudits,
+    read_comparison,
+    reaudit,
 )
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from clipmem_core.scores.in_out import side_means
@@ -41,7 +41,7 @@ def loop(typed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         scored = table.loc[table["group"] == "scored", "pair_id"].tolist()
         open_review(audit).decide(scored[:10], REMOVE)
         open_review(audit).decide(scored[10:12], RECAPTION, captions=["something else"])
-        audit_again(audit, "second", Silent())
+        reaudit(audit, "second", Silent())
     return folder
 
 
@@ -66,7 +66,7 @@ def second_gone(first: Audit, second: Audit) -> list[str]:
 
 
 def test_what_is_measured_is_what_each_audit_found_where_it_can_be_read_there(both: tuple[Audit, Audit]) -> None:
-    found, compared = read_again(both[1])
+    found, compared = read_comparison(both[1])
     assert compared
     assert found is not None
     assert (found.removed, found.recaptioned, found.members) == (10, 2, 8)
@@ -93,26 +93,26 @@ def test_the_same_call_does_nothing_and_a_lost_comparison_is_made_anew(both: tup
     path = both[1].folder / AGAIN
     before, screen = json.loads(path.read_text()), Silent()
     path.unlink()
-    audit_again(both[0], "second", screen)
+    reaudit(both[0], "second", screen)
     assert "it is finished: nothing to do" in screen.lines
     after = json.loads(path.read_text())
     assert after["found"]["retrieval"] == before["found"]["retrieval"]
     assert after == before
-    assert audited_again(both[0]) == ["second"]
-    assert not outdated(both[0], "second")
+    assert list_reaudits(both[0]) == ["second"]
+    assert not is_outdated(both[0], "second")
 
 
 def test_a_name_of_something_else_is_refused(both: tuple[Audit, Audit]) -> None:
     with pytest.raises(InputError, match="'scenes' is another audit or data set already"):
-        audit_again(both[0], "scenes", Silent())
+        reaudit(both[0], "scenes", Silent())
     with pytest.raises(InputError, match="'scenes-330-0' is another audit or data set already"):
-        audit_again(both[0], "scenes-330-0", Silent())
+        reaudit(both[0], "scenes-330-0", Silent())
 
 
 def test_where_nothing_was_decided_nothing_is_written(typed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPMEM_DATA", str(typed))
-    with pytest.raises(InputError, match="no pair of audit 'scenes' was removed or given another caption"):
-        audit_again(Audit(typed / "audits/scenes"), "again", Silent())
+    with pytest.raises(InputError, match="no pair of audit 'scenes' was removed or recaptioned"):
+        reaudit(Audit(typed / "audits/scenes"), "again", Silent())
     assert not (typed / "sets/again").exists()
 
 
@@ -136,11 +136,9 @@ def test_words_say_whether_a_change_can_be_told_from_none() -> None:
     nothing = Change(0.5, 0.51, 0.01, -0.02, 0.04, "members and pairs")
     less = Change(0.1, 0.05, -0.05, -0.06, -0.04, "members and pairs")
     found = Measured("mine", 5, 1, 16, 90, 100, 800, 0.05, nothing, less, less, (0.1, 0.05))
-    lines = told(found)
+    lines = comparison_lines(found)
     assert lines[0] == "Retrieval +0.010 [−0.020, +0.040], memorization −0.050 [−0.060, −0.040]."
-    assert "from 0.500 to 0.510, on the 90 of 100 pairs" in lines[1]
-    assert lines[1].endswith("; a change cannot be told from none.")
-    assert lines[2].endswith("in both with the same captions.")
-    assert any("5.0% fewer pairs" in line for line in lines)
-    assert change_words(Change(0.1, 0.2, 0.1, None, None, "pairs")) == "+0.100"
-    assert told(None)[0].startswith("Fewer than ten external pairs")
+    assert ["a change cannot be told from none" in line for line in lines[1:3]] == [True, False]
+    few = replace(found, clipmem=Change(0.1, 0.2, 0.1, None, None, "pairs"))
+    assert "memorization +0.100." in comparison_lines(few)[0]
+    assert comparison_lines(None)[0].startswith("Fewer than ten external pairs")
