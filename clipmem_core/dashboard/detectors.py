@@ -26,8 +26,7 @@ from clipmem_core.review.detectors import (
 )
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.table import words
-from clipmem_core.studies.benchmark.results import MEASURE, OVER, SHORT
-from clipmem_core.studies.benchmark.store import DETECTOR, KIND, SHARE
+from clipmem_core.studies.benchmark.results import DETECTOR, KIND, MEASURE, OVER, SHARE, SHORT
 
 FROM, PLANTED_KIND, SHOWN, ONE, OTHER = "from", "mistake", "measure", "one", "other"  # in the address
 OWN = "this audit"  # what was planted in it
