@@ -36,7 +36,7 @@ from clipmem_core.exports.cleaned import (
     texts_of,
 )
 from clipmem_core.exports.folders import check_replaceable, is_unfinished, write_imagefolder, write_texts
-from clipmem_core.review.caption_scores import LISTED, OWN_CAPTIONS, listed_scores
+from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 from clipmem_core.review.tables import count_rows, fetch_arrow, number
 from clipmem_core.scores.table import EXPORT, scores_in

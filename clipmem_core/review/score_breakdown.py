@@ -18,7 +18,7 @@ from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.prepare import sides_of
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, SCORES, Audit
 from clipmem_core.config import InputError
-from clipmem_core.review.caption_scores import LISTED, OWN_CAPTIONS, listed_scores
+from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.search import (
     INDEXES,
     checkpoint_path,

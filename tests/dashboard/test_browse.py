@@ -8,14 +8,13 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import Audit, write_json, write_table
-from clipmem_core.dashboard.grid import shown_scores
-from clipmem_core.dashboard.numbers import Noise
+from clipmem_core.dashboard import browse
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.log import writing
 from clipmem_core.review.tags import add_tag, saved_views
-from tests.dashboard.test_deciding import press
+from tests.dashboard.test_deciding import press, toasts
 from tests.dashboard.test_pages import address, open_page, texts
-from tests.dashboard.test_review_mode import mounted
+from tests.dashboard.test_reviewing import mounted
 from tests.made_audit import HOSTILE
 from tests.made_fixtures import Copy
 
@@ -67,27 +66,6 @@ def test_likely_wrong_captions_come_first_and_the_other_queue_is_one_click_away(
     assert ids(open_page(BROWSE, order="clipmem")) == ids(app)
 
 
-def test_without_a_misfit_the_most_memorized_come_first_whatever_is_filtered(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(misfit=float("nan")))
-    app = open_page(BROWSE)
-    app.selectbox(key="label").select("circle").run()
-    wanted = everything(audit).query("label == 'circle'").sort_values("clipmem", ascending=False)
-    assert ids(app) == wanted["pair_id"].tolist()[:24]
-    highest = everything(audit).sort_values("clipmem", ascending=False)["pair_id"].iloc[0]
-    assert address(open_page("pages/pair.py"))["pair"] == highest
-
-
-def test_pairs_of_a_group_without_misfit_are_sorted_by_memorization(copy: Copy) -> None:
-    audit = copy()
-    app = open_page(BROWSE)
-    app.selectbox(key="group").select("external").run()
-    wanted = everything(audit).query("group == 'external'").sort_values("clipmem", ascending=False)
-    assert ids(app) == wanted["pair_id"].tolist()
-    app = open_page(BROWSE, group="external")
-    assert f"sorted by memorization: {len(wanted)} pairs" in texts(app)
-
-
 @pytest.mark.parametrize(
     ("good", "name"), [(True, "Likely wrong captions"), (False, "Low fit, not to be trusted here")]
 )
@@ -122,6 +100,20 @@ def test_errors_of_pairs_are_shown_where_they_cover_what_they_say(
     assert "se" in audit.scores
 
 
+def test_pairs_without_misfit_are_sorted_by_memorization(copy: Copy) -> None:
+    audit = copy()
+    app = open_page(BROWSE)
+    app.selectbox(key="group").select("external").run()
+    wanted = everything(audit).query("group == 'external'").sort_values("clipmem", ascending=False)
+    assert ids(app) == wanted["pair_id"].tolist()
+    assert f"sorted by memorization: {len(wanted)} pairs" in texts(open_page(BROWSE, group="external"))
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(misfit=float("nan")))
+    app = open_page(BROWSE, label="circle")
+    wanted = everything(audit).query("label == 'circle'").sort_values("clipmem", ascending=False)
+    assert ids(app) == wanted["pair_id"].tolist()[:24]
+    assert address(open_page("pages/pair.py"))["pair"] == everything(audit).sort_values("clipmem")["pair_id"].iloc[-1]
+
+
 def test_pages_follow_each_other_and_a_link_opens_one(copy: Copy) -> None:
     audit = copy("paper")
     rows = everything(audit).query("group == 'independent'")
@@ -132,19 +124,9 @@ def test_pages_follow_each_other_and_a_link_opens_one(copy: Copy) -> None:
     assert ids(app) == wanted[12:]
     assert (grid(app)["page"], grid(app)["pages"]) == (2, 2)
     assert address(app)["page"] == "2"
-    app.pagination[0].set_value(1).run()
-    assert ids(app) == wanted[:12]
-    assert "page" not in address(app)
-
-
-def test_a_page_beyond_the_last_shows_the_last_and_another_filter_the_first(copy: Copy) -> None:
-    audit = copy()
-    app = open_page(BROWSE, order="clipmem", page="99", size="12")
-    assert len(ids(app)) == 4
     app.selectbox(key="label").select("circle").run()
-    wanted = everything(audit).query("label == 'circle'").sort_values("clipmem", ascending=False)
-    assert ids(app) == wanted["pair_id"].tolist()[:12]
-    assert address(app) == {"audit": "made", "size": "12", "order": "clipmem", "label": "circle"}
+    assert "page" not in address(app)
+    assert ids(open_page(BROWSE, order="misfit", group="independent", page="99", size="12")) == wanted[12:]
 
 
 def test_filters_narrow_the_pairs_and_their_chips_widen_them(copy: Copy) -> None:
@@ -262,7 +244,8 @@ def test_the_table_shows_the_same_page_with_all_scores(copy: Copy) -> None:
     shown = ids(app)
     assert "se" not in scores_of(app, 0)
     app.segmented_control(key="layout").select("table").run()
-    assert address(app)["layout"] == grid(app)["layout"] == "table"
+    assert address(app)["layout"] == "table"
+    assert grid(app)["table"] is True
     assert ids(app) == shown
     assert [card["decision"] for card in grid(app)["cards"]] == [None, "keep", *[None] * 10]
     row = audit.scores.set_index("pair_id").loc[shown[0]]
@@ -281,14 +264,6 @@ def test_captions_reach_the_page_as_data_alone(copy: Copy) -> None:
     parsed = [element.value for kind in ("markdown", "caption", "error", "info", "html") for element in app.get(kind)]
     for word in ("script>document", "latex", "javascript:", "material/delete", "struck", "# heading"):
         assert not [value for value in parsed if word in value]
-
-
-@pytest.mark.parametrize(("order", "shown"), [("clipmem", True), ("clipmem_shrunk", True), ("misfit", False)])
-def test_a_list_by_clipmem_tells_beside_it_what_to_expect_of_other_members(order: str, shown: bool) -> None:
-    names = shown_scores([], Noise(), order, "grid")
-    assert ("clipmem_shrunk" in names) is shown
-    assert names[0] == order
-    assert "clipmem" in names
 
 
 def test_tags_and_a_saved_view_are_filters_that_every_audit_of_the_data_set_has(copy: Copy) -> None:
@@ -330,11 +305,11 @@ def acted() -> None:
     import streamlit as st
 
     from clipmem_core.audits.store import list_audits
-    from clipmem_core.dashboard.grid import WAY, _act
+    from clipmem_core.dashboard.pair_component import DESTINATION, _act
     from clipmem_core.review.selection import Selection
 
     _act(list_audits()[0], Selection(group="scored"), "told")
-    st.json(st.session_state.get(WAY))
+    st.json(st.session_state.get(DESTINATION))
 
 
 @pytest.mark.parametrize(
@@ -365,3 +340,71 @@ def test_a_click_leads_to_a_pair_its_likes_a_page_or_an_order_and_nonsense_nowhe
     assert not app.exception
     assert json.loads(app.json[0].value) == way
     assert address(app) == parameters
+
+
+def test_a_whole_selection_is_decided_after_a_yes_and_undone(copy: Copy) -> None:
+    audit = copy("paper")
+    wanted = audit.scores.query("group == 'candidate'")["pair_id"]
+    app = press(open_page(BROWSE, group="candidate", order="clipmem"), "Remove")
+    assert open_review(audit).counts()["remove"] == 0
+    press(app, "Yes, remove: 20 pairs")
+    assert set(open_review(audit).decisions(audit.pairs["pair_id"].tolist())) == set(wanted)
+    assert open_review(audit).counts()["remove"] == 20
+    press(app, "Undo")
+    assert open_review(audit).counts()["remove"] == 0
+    assert "Undone: remove, 20 pairs." in toasts(app)
+
+
+def test_a_question_about_many_pairs_ends_with_a_no_or_another_selection_and_is_asked_again_of_other_pairs(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit, yes = copy(), "Yes, remove: 100 pairs"
+    app = open_page(BROWSE, order="clipmem")
+    for end in (lambda: press(app, "No"), lambda: app.selectbox(key="label").select("circle").run()):
+        assert yes in [button.label for button in press(app, "Remove").button]
+        end()
+        assert not [button for button in app.button if button.label.startswith("Yes")]
+    app = press(open_page(BROWSE, order="clipmem"), "Remove")
+    monkeypatch.setattr(browse, "pair_ids", lambda audit, selection: ["images/000.png", "images/001.png"])
+    press(app, yes)
+    assert open_review(audit).position() == 0
+    assert "has changed in the meantime" in toasts(app)
+    press(app, "Yes, remove: 2 pairs")
+    assert open_review(audit).counts()["remove"] == 2
+
+
+def dialog(find: str, replacement: str = "", *, regular: bool = False, **given: str) -> AppTest:
+    """Open the dialog and fill it in; AppTest runs whole pages, which closes dialogs, so each run opens it again."""
+    app = open_page(BROWSE, audit="made", **given)
+    app.button(key="bulk-edit").click().run()
+    assert "bulk-edit-find" in [element.key for element in app.text_input]
+    for name, value in {"find": find, "replace": replacement, "regular": regular}.items():
+        app.session_state[f"bulk-edit-{name}"] = value
+    app.session_state[browse.OPENED] = True
+    app.run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def test_find_and_replace_shows_every_change_stores_all_and_undoes_them_as_one(copy: Copy) -> None:
+    audit = copy()
+    having = audit.pairs["captions"].map(lambda own: any("square" in text for text in own)).sum()
+    app = dialog("square", "<b>box</b>", words="square", order="clipmem")
+    shown = [element.value for element in app.get("html") if 'class="change"' in element.value]
+    assert len(shown) == min(browse.PREVIEWED, having)
+    assert all("<del>" in html and "&lt;b&gt;box&lt;/b&gt;" in html and "<b>" not in html for html in shown)
+    app.session_state[browse.OPENED] = True
+    app.button(key="bulk-edit-store").click().run()
+    assert open_review(audit).counts()["recaption"] == having
+    press(app, "Undo")
+    assert open_review(audit).counts()["recaption"] == 0
+
+
+@pytest.mark.parametrize(("find", "said"), [("(a", "cannot be read"), ("(?=.)", "would become longer")])
+def test_a_bad_pattern_is_said_in_a_line_and_nothing_is_stored(copy: Copy, find: str, said: str) -> None:
+    audit = copy()
+    app = dialog(find, "x" * 400, regular=True)
+    assert any(said in text for text in texts(app))
+    assert "bulk-edit-store" not in [button.key for button in app.button]
+    assert open_review(audit).count_events() == 0
+    assert dialog("no caption says this").button(key="bulk-edit-store").disabled
