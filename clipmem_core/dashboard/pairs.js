@@ -1,12 +1,11 @@
-// The pair component: pairs as a grid or table (pairs_grid.js) or one at a time (pairs_single.js), decided with keys;
-// the list of keys; and the picture at the pointer on a map.
-//
-// A decision is on the pairs that are painted at that moment. Foreign text reaches the page as text content alone.
+// The pair component: pairs as a grid or table (pairs_grid.js) or one at a time (pairs_single.js), the list of keys, the
+// picture at the pointer on a map. Foreign text reaches the page as text content alone.
 
 const UNDOABLE = 'clipmem-undoable'
 const HELD = 200 // pairs in memory, and decisions that can be undone
 const AT_ONCE = 3 // pairs on their way, each with two requests: a browser sends six at once
 const POLL = 1000, SIGN = 4000, HOVER = 60 // milliseconds
+const STEPS = {previous: -1, next: 1}
 const TYPING = 'textarea, select, [contenteditable], [role=dialog], input:not([type=checkbox])'
 
 // Make a node: its name and class, and as parts its properties, nodes and text.
@@ -117,10 +116,9 @@ class Help extends Part {
             event.preventDefault()
             this.show()
         })
-        this.on(document, 'click', event => {
-            const {picture} = data
-            if (!picture || !event.target.closest('.st-key-pair-picture img')) return
-            showPicture(root, {...picture, src: new URL(picture.path, location.href).href})
+        if (data.picture) this.on(document, 'click', event => {
+            const {path, ...given} = data.picture, src = new URL(path, location.href).href
+            if (event.target.closest('.st-key-pair-picture img')) showPicture(root, {src, ...given})
         })
     }
 

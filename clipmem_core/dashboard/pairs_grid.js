@@ -2,7 +2,6 @@
 
 const SIZE = 'clipmem-size'
 const PATIENT = 1500 // milliseconds: a page is turned once its decisions are stored, or after this time
-const TURNS = {previous: -1, next: 1}
 const GRID_KEYS = {k: 'keep', x: 'remove', u: 'undo', a: 'page', escape: 'none'}
 const ARROWS = {arrowleft: -1, arrowright: 1, arrowup: -Infinity, arrowdown: Infinity}
 const INTERACTIVE = 'button, a, summary, input, [role=slider], [role=radio], [role=tab], [role=option], [role=switch]'
@@ -129,9 +128,8 @@ class Grid extends Pairs {
         for (const card of cards) {
             const {row} = card, decision = this.decisions.get(row) ?? null, node = this.nodes.get(row)
             const selected = node.querySelector('.check').checked = this.selected.has(row)
-            node.className = `card ${decision ?? ''}`
-            node.classList.toggle('selected', selected)
-            node.classList.toggle('current', card === cards[this.current])
+            const current = card === cards[this.current]
+            node.className = `card ${decision ?? ''} ${selected ? 'selected' : ''} ${current ? 'current' : ''}`
             const badge = {className: `badge ${decision ?? ''}`, textContent: decision ?? card.other}
             Object.assign(node.querySelector('.badge'), badge)
             const tags = this.tags.get(row).map(tag => button(() => this.putTag([card], tag, false), tag, {title}))
@@ -236,7 +234,7 @@ class Grid extends Pairs {
         if (name === 'page') this.select(0, this.data.cards.length - 1)
         else if (name === 'none') this.selected.clear()
         else if (name === 'undo') this.undo()
-        else if (name in TURNS) this.turn(TURNS[name])
+        else if (name in STEPS) this.turn(STEPS[name])
         else this.decideShown(name)
         this.draw()
     }

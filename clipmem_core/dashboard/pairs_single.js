@@ -2,13 +2,10 @@
 
 const AHEAD = 20 // pairs that are loaded before they are needed
 const REST = 300 // milliseconds on a pair until suggestions are asked for, which cost the server a search
-const LATE = 'Not taken: no pair was on screen yet.'
-const STEPS = {previous: -1, next: 1}
 const SINGLE_KEYS = {k: 'keep', x: 'remove', e: 'edit', u: 'undo', arrowleft: 'previous', arrowright: 'next', 1: 1, 2: 2, 3: 3}
 
 const figures = value => value.toFixed(2).replace('-', '−')
 const asLines = captions => captions.map(text => text.split(/\s+/).join(' ').trim()).join('\n')
-const capital = word => word[0].toUpperCase() + word.slice(1)
 
 class Single extends Pairs {
     constructor(root, data) {
@@ -104,9 +101,9 @@ class Single extends Pairs {
     }
 
     heard(changed, status) {
-        const [, decision] = changed.find(([row]) => row === this.shown?.row) ?? []
+        const [, decision] = changed.find(([row]) => row === this.shown?.row) ?? [], word = decision ?? 'undecided'
         if (decision !== undefined) {
-            this.shown.news = `Just marked ${capital(decision ?? 'undecided')} in another tab.`
+            this.shown.news = `Just marked ${word[0].toUpperCase()}${word.slice(1)} in another tab.`
             this.sign(this.shown.news, 'late')
         }
         this.write({status: status ?? ''})
@@ -233,7 +230,7 @@ class Single extends Pairs {
     // Whether a press is meant for the pair on screen: it came after the pair was painted.
     takes(event) {
         const meant = this.shown !== null && event.timeStamp >= this.painted
-        if (!meant) this.sign(LATE, 'late')
+        if (!meant) this.sign('Not taken: no pair was on screen yet.', 'late')
         return meant
     }
 

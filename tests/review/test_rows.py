@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.config import InputError
 from clipmem_core.review import rows
+from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import (
     Neighbours,
-    audit_root,
     count_pairs,
     find_rows,
     inside,
@@ -27,8 +27,8 @@ from clipmem_core.review.rows import (
     score_span,
 )
 from clipmem_core.review.selection import Outline, Range, Selection, box
-from clipmem_core.review.tables import count_rows, find_row
-from tests.made_audit import make_audit
+from clipmem_core.review.tables import find_row
+from clipmem_core.scores.table import BY_NAME
 from tests.made_fixtures import Copy
 from tests.review.slow_selection import is_in, selections, slowly
 
@@ -90,15 +90,6 @@ def test_the_span_of_a_score_is_that_of_its_numbers(copy: Copy) -> None:
     named = ["b"] * 50 + ["a"] * 30 + ["c"] * 10 + [None] * 10
     audit = with_pairs(audit, label=named, planted=["vague"] * 2 + ["miscaption"] * 3 + [None] * 95)
     assert (labels(audit), planted_kinds(audit)) == (["b", "a", "c"], ["miscaption", "vague"])
-
-
-def test_an_audit_that_names_no_folder_shows_no_pictures_of_others(copy: Copy) -> None:
-    audit = copy()
-    assert audit_root(audit).name == "ensemble"
-    for content in ({}, audit.record.values | {"root": 3}):
-        write_json(audit.folder / "config.json", content)
-        with pytest.raises(InputError, match=r"config\.json"):
-            audit_root(audit)
 
 
 @pytest.mark.parametrize("decision", ["remove", "decided", "undecided", "'; --"])
@@ -271,12 +262,6 @@ def test_a_file_broken_after_it_was_read_is_named(copy: Copy, name: str) -> None
             count_pairs(audit, selection)
 
 
-def test_a_folder_may_have_the_signs_of_a_pattern(tmp_path: Path) -> None:
-    audit = make_audit(tmp_path / "a[b]*?{c}")
-    assert count_rows(audit.folder / "pairs.parquet") == 100
-    assert count_pairs(audit, Selection()) == 100
-
-
 def test_pages_of_many_threads_get_what_one_gets(copy: Copy) -> None:
     audit = copy("paper")
     asked = [
@@ -289,3 +274,18 @@ def test_pages_of_many_threads_get_what_one_gets(copy: Copy) -> None:
     with_scores(audit)  # nothing that was kept is of use now
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(lambda selection: every(audit, selection), asked * 4)) == wanted * 4
+
+
+def test_a_score_that_an_audit_does_not_have_is_nan_for_every_pair_and_clipmem_is_in_every_audit(copy: Copy) -> None:
+    audit, whole = copy(), copy(name="whole")
+    write_table(audit.folder / "scores.parquet", audit.scores[["pair_id", "group", "clipmem"]])
+    assert every(audit, Selection()) == every(whole, Selection())
+    for name in set(BY_NAME) - {"clipmem"}:
+        assert count_pairs(audit, Selection(order=name)) == 0
+        assert count_pairs(audit, Selection(ranges=(Range(name, -1e9),))) == 0
+        assert score_span(audit, name) is None
+    (card,) = cards(audit, [3])
+    assert (card.scores["misfit"], card.scores["clipmem"]) == (None, whole.scores["clipmem"][3])
+    write_table(audit.folder / "scores.parquet", whole.scores.drop(columns="clipmem"))
+    with pytest.raises(InputError, match=r"scores\.parquet cannot be read \(.*clipmem"):
+        count_pairs(audit, Selection())
