@@ -2,7 +2,7 @@
 
 import sys
 
-from clipmem_core.commands import main
+if __name__ == "__main__":  # worker processes import this file, and need none of the commands
+    from clipmem_core.commands import main
 
-if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -3,9 +3,7 @@
 import functools
 import logging
 import os
-import re
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +30,6 @@ if TYPE_CHECKING:  # a command starts sooner without what it does not use
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
-SECONDS_FOR_THE_FIRST = 20.0  # of the processes of torchrun to say what is wrong, and the others to be ended for it
 
 Source = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE", help="a path, a URL, a hub name, or `scenes`")
@@ -70,23 +67,15 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Fetch a data set from Debian's archive into the data folder, or an audit that `audit --mirror` keeps at a URL."""
+    """Fetch a data set from Debian's archive into the data folder."""
 
-    name: Annotated[
-        str, tyro.conf.Positional, tyro.conf.arg(metavar="SET", help="openclipart | tuxpaint | the URL of an audit")
-    ]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SET", help="openclipart | tuxpaint")]
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
         from clipmem_core.pairs.debian.fetch import fetch
-        from clipmem_core.pairs.readers.containers import is_url
 
         with RichScreen() as screen:
-            if is_url(self.name):
-                from clipmem_core.audits.mirror import fetch_audit  # fsspec, which Debian's sets need nothing of
-
-                screen.say(f"audit {fetch_audit(self.name, say=screen.say).name!r} is here: streamlit run app.py")
-                return
             folder = fetch(self.name, data=data_folder(), report=screen.say)
             screen.say(f"next: python -m clipmem_core audit {folder} --name {self.name}")
 
@@ -98,10 +87,6 @@ class Audit:
     source: Source
     name: str = ""  # the audit's folder; empty names it after the source
     engine: Engine = "local"  # what runs the members: this machine, or the Ray cluster of RAY_ADDRESS
-    prepare_only: bool = False  # train no member yet: train-member does, one at a time
-    # a URL (s3://…) below which a copy of the folder is kept: another machine can go on with it; with --engine ray,
-    # machines that do not share the data folder run members on it
-    mirror: str = ""
     config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
 
     def run(self) -> None:
@@ -111,10 +96,8 @@ class Audit:
         executor = _executor(self.engine, self.config)
         with RichScreen(self.config.batch_size) as screen:
             name = self.name or audit_name(self.source, self.config)
-            how: dict[str, Any] = {"executor": executor, "prepare_only": self.prepare_only, "mirror": self.mirror}
-            audit = run_audit(self.source, self.config, name=name, screen=screen, **how)
-        if not self.prepare_only:
-            show_verdict(audit)
+            finished = run_audit(self.source, self.config, name=name, screen=screen, executor=executor)
+        show_verdict(finished)
 
 
 @dataclass(frozen=True)
@@ -123,32 +106,25 @@ class Score:
 
     source: Source
     name: str  # the audit's folder
-    # open_clip checkpoints, in the order of the member columns; without these a target, and a reference if there is one
+    # open_clip checkpoints, in the order of the member columns; without --membership a target and a reference
     checkpoints: tuple[str, ...]
-    # CSV or Parquet: pair_id, one true/false column a member, and optionally group. One column: true for pairs that are
-    # suspected to be in the target's training, false for pairs that cannot be
-    membership: str = ""
-    calibrate: str = ""  # without members: a finished audit of the same pairs, to predict memorization from its members
+    membership: str = ""  # CSV or Parquet: pair_id, one true/false column a member, and optionally group
     config: AuditConfig = field(default_factory=AuditConfig)
 
     def run(self) -> None:
-        from clipmem_core.audits.checkpoints import score_checkpoints
+        from clipmem_core.audits.checkpoints import DIFFERENCE_CLAIM, compare_checkpoints, score_checkpoints
         from clipmem_core.audits.console import RichScreen, show_verdict
-        from clipmem_core.audits.foreign import read_marks, score_foreign
 
-        suspected = read_marks(self.membership) if self.membership else None
-        if suspected is not None or not self.membership:
-            marks: dict[str, Any] = {"suspected": suspected, "checkpoints": self.checkpoints}
-            marks["calibrate_on"] = self.calibrate
+        given: dict[str, Any] = {"name": self.name, "checkpoints": self.checkpoints}
+        if not self.membership:
             with RichScreen() as screen:
-                said = score_foreign(self.source, self.config, name=self.name, **marks, screen=screen)
-            print(*said["sentences"], sep="\n")
+                table = compare_checkpoints(self.source, self.config, **given, screen=screen)
+                screen.say(f"{table}: one row a pair")
+            print(DIFFERENCE_CLAIM)
             return
-        if self.calibrate:
-            raise InputError("--calibrate is for checkpoints that nobody knows the members of: leave it out")
-        given: dict[str, Any] = {"membership": self.membership, "checkpoints": self.checkpoints}
         with RichScreen() as screen:
-            finished = score_checkpoints(self.source, self.config, name=self.name, **given, screen=screen)
+            given["membership"] = self.membership
+            finished = score_checkpoints(self.source, self.config, **given, screen=screen)
         show_verdict(finished)
 
 
@@ -224,12 +200,12 @@ class Units:
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
         from clipmem_core.audits.store import open_audit
-        from clipmem_core.audits.unitmem import run_references, run_units, say_layers, say_references
+        from clipmem_core.audits.unitmem import run_units, say_units
 
         with RichScreen() as screen:
-            audit, members, sample = open_audit(self.name), self.members, self.sample
-            say_layers(run_units(audit, members=members, sample=sample, screen=screen), screen)
-            say_references(run_references(audit, members=members, sample=sample, screen=screen), screen)
+            audit = open_audit(self.name)
+            run_units(audit, members=self.members, sample=self.sample, screen=screen)
+            say_units(audit, sample=self.sample, screen=screen)
 
 
 @dataclass(frozen=True)
@@ -319,24 +295,6 @@ class Forget:
 
 
 @dataclass(frozen=True)
-class TrainMember:
-    """Train one member of a prepared audit, in one process or in several: torchrun … -m clipmem_core train-member."""
-
-    name: AuditName
-    member: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MEMBER", help="which of its members")]
-    accum_freq: int = 1  # parts that a process cuts its share of a batch into: less memory, and the batch stays whole
-    grad_checkpointing: bool = False  # compute what the gradients need of a tower twice: less memory
-
-    def run(self) -> None:
-        from clipmem_core.audits.console import RichScreen
-        from clipmem_core.audits.train_member import train_member
-
-        with RichScreen() as screen:
-            how: dict[str, Any] = {"accum_freq": self.accum_freq, "grad_checkpointing": self.grad_checkpointing}
-            train_member(self.name, self.member, screen=screen, **how)
-
-
-@dataclass(frozen=True)
 class Results:
     """Write the results of an audit or a study as a small CSV that says how it was made."""
 
@@ -371,15 +329,10 @@ class List:
         show_audits(list_states(), [study.name for study in list_studies()])
 
 
-def _queued(name: str, *arguments: str) -> int:
-    from clipmem_core.audits.jobs import await_turn, draw_ticket
+def _job(folder: str, *arguments: str) -> int:
+    from clipmem_core.audits.jobs import run_job
 
-    try:
-        await_turn(draw_ticket(name))
-    except KeyboardInterrupt:
-        print("cancelled while it waited")
-        return INTERRUPTED
-    return main(arguments)
+    return run_job(Path(folder), arguments, main)
 
 
 def _check(request: str) -> None:
@@ -395,12 +348,10 @@ def _map(audit: str, name: str) -> None:
     make_map(open_audit(audit), name, say=lambda line: print(line, flush=True))
 
 
-TYPED = (Inspect, Fetch, Audit, Score, Study, Benchmark, Units, Paradigms, Export, Again, Forget, TrainMember)
-COMMANDS: dict[str, type] = {
-    re.sub(r"\B([A-Z])", r"-\1", kind.__name__).lower(): kind for kind in (*TYPED, Results, List)
-}
+TYPED = (Inspect, Fetch, Audit, Score, Study, Benchmark, Units, Paradigms, Export, Again, Forget, Results, List)
+COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in TYPED}
 # What detached processes run: it takes words as they come, and nobody types it.
-PROCESSES: dict[str, Callable[..., int | None]] = {process.__name__[1:]: process for process in (_queued, _check, _map)}
+PROCESSES: dict[str, Callable[..., int | None]] = {process.__name__[1:]: process for process in (_job, _check, _map)}
 
 
 def parse(arguments: Sequence[str]) -> Any:
@@ -431,26 +382,22 @@ def parse(arguments: Sequence[str]) -> Any:
 
 
 def _overview() -> str:
-    lines = [f"  {name:12} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
+    lines = [f"  {name:9} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
     return "\n".join(["usage: python -m clipmem_core COMMAND …", "", *lines, "", "COMMAND --help lists every flag."])
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command, or what a detached process is to do, and return its exit code."""
     logging.getLogger().setLevel(logging.ERROR)
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     try:
         if arguments and arguments[0] in PROCESSES:
             return PROCESSES[arguments[0]](*arguments[1:]) or DONE
         parse(arguments).run()
     except InputError as error:
-        if not first:
-            time.sleep(SECONDS_FOR_THE_FIRST)
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
-        if first:
-            print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `… | head` has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

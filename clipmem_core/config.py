@@ -51,11 +51,6 @@ class SourceOptions:
         Facts(younger=True),
     )
     split: str = option("train", "Hugging Face data sets")
-    stream: bool = option(
-        False,
-        "SOURCE is a URL of shards, or of Parquet files with pictures inside: read them from there, keep none here",
-        Facts(title="Stream from the URL", affects=(), younger=True),
-    )
     scenes_pairs: int = option(1100, "`scenes`: how many pairs are drawn", Facts(title="Pairs to draw"))
     scenes_seed: int = option(0, "`scenes`: the seed they are drawn from")
 
@@ -87,11 +82,6 @@ class AuditConfig:
         False,
         "ensemble: each pair is left out by half of the members of a repeat, drawn at random, instead of by one",
         Facts(affects=("data",), younger=True),
-    )
-    keyed: bool = option(
-        False,
-        "ensemble: who trains on a pair follows from a hash of its id, so that pairs that come or go change no other's",
-        Facts(title="Membership by id", affects=("data",), younger=True),
     )
     members: int = option(
         0, "ensemble: repeats × folds in all; 0 means two repeats", Facts(ge=0, affects=("members",), own_widget=True)
@@ -353,7 +343,7 @@ def _facts_of(kind: Any) -> dict[str, Facts]:
 
 # Of every field, those of the source beside the others as its flags are.
 FIELDS = _facts_of(AuditConfig) | {
-    name: dataclasses.replace(own, affects=own.affects and ("data",)) for name, own in _facts_of(SourceOptions).items()
+    name: dataclasses.replace(own, affects=("data",)) for name, own in _facts_of(SourceOptions).items()
 }
 # What an arm of a study may change beside the reference arm, in the order that its text says it in.
 ARM_FIELDS = tuple(name for part in get_args(Part) for name, own in FIELDS.items() if own.part == part)
@@ -366,7 +356,7 @@ def affecting(*affected: Affected) -> tuple[str, ...]:
 
     Example:
         >>> affecting("members"), affecting()
-        (('members', 'stable', 'rounds', 'seeds'), ('cache_gb', 'stream'))
+        (('members', 'stable', 'rounds', 'seeds'), ('cache_gb',))
     """
     found = [own for own in FIELDS.values() if set(affected) & set(own.affects) or not (affected or own.affects)]
     return tuple(own.name for own in found)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import ndtri
 
 # Streams: what a number is drawn for.
-ORDER, CAPTION, VIEW, TEXT_NOISE, IMAGE_NOISE, MASK, COLOUR, PLACEBO, SAMPLE, MEMBERSHIP = range(1, 11)
+ORDER, CAPTION, VIEW, TEXT_NOISE, IMAGE_NOISE, MASK, COLOUR, PLACEBO, SAMPLE = range(1, 10)
 
 
 def draw_keys(pair_ids: Sequence[str]) -> np.ndarray:

@@ -30,7 +30,6 @@ from clipmem_core.features import embed
 from clipmem_core.pairs import pixels, workers
 from clipmem_core.pairs.scenes import draw
 from clipmem_core.pairs.scenes.draw import draw_scenes
-from clipmem_core.pairs.workers import cut as cut_up
 from clipmem_core.scores import prevalence
 from clipmem_core.scores.prevalence import WrongCount
 from tests.audits.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, here, made_once
@@ -88,9 +87,9 @@ def _counted_once(estimate: Callable[[np.ndarray, np.ndarray], WrongCount]) -> C
 
 
 def _map_chunks_here(
-    work: Callable[[list[Any]], Any], items: Sequence[Any], *, workers: int, chunk: int, **more: Any
+    work: Callable[[list[Any]], Any], items: Sequence[Any], *, workers: int, chunk: int
 ) -> Iterator[tuple[list[Any], Any]]:
-    for part in cut_up(items, chunk, **more):
+    for part in (list(items[at : at + chunk]) for at in range(0, len(items), chunk)):
         yield part, work(part)
 
 

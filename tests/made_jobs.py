@@ -1,12 +1,30 @@
-"""The files of a job as it leaves them; one that runs has the pid of the process that runs the tests, or its parent."""
+"""The files of a job as it leaves them, and jobs that run a script; one that is left running has the pid of the parent
+of the process that runs the tests."""
 
-import json
 import os
+import sys
 from pathlib import Path
 
-from clipmem_core.audits.jobs import Ticket
+from clipmem_core.audits.jobs import process_start
 from clipmem_core.audits.store import write_json
-from clipmem_core.audits.supervisor import process_start
+
+# In place of `jobs.PROGRAM`: runs the text behind the first argument, whose variable `code` is the exit code.
+SCRIPTS = (
+    sys.executable,
+    "-c",
+    """
+import sys
+from pathlib import Path
+from clipmem_core.audits.jobs import run_job
+
+def run(words):
+    space = {}
+    exec(words[1], space)
+    return space.get("code", 0)
+
+sys.exit(run_job(Path(sys.argv[1]), sys.argv[2:], run))
+""",
+)
 
 
 def leave_job(
@@ -16,15 +34,7 @@ def leave_job(
     folder.mkdir(parents=True)
     pid = pid or os.getppid()
     started = process_start(pid) if running else "1"
-    write_json(folder / "job.json", {"pid": pid, "started": started, "command": ["python", "again"]})
+    write_json(folder / "job.json", {"pid": pid, "started": started, "arguments": ["once", "more"]})
     (folder / "output.log").write_text(said)
     if exit_code is not None:
         (folder / "exit_code").write_text(f"{exit_code}\n")
-
-
-def leave_ticket(number: int, *, pid: int, started: str | None = None) -> Path:
-    """Leave a ticket of the queue, of a process that lives unless another start is told."""
-    ticket = Ticket(number, f"audit{number}", pid, (started or process_start(pid)) or "")
-    ticket.path.parent.mkdir(parents=True, exist_ok=True)
-    ticket.path.write_text(json.dumps(vars(ticket)))
-    return ticket.path

@@ -51,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         study.write_asked(study.asked | {"machine": {"processor": "", "cores": 1}})
         arms = [{"name": "own", "setting": "text_mask=0.1", "epochs": {"epochs": 3}}]
         (study.folder / "own.json").write_text(json.dumps({"arms": arms}))
-        job = {"pid": 1, "started": "0", "supervisor": [2, None], "command": ["true"]}
+        job = {"pid": 1, "started": "0", "arguments": ["true"]}
         (data / "jobs" / "a").mkdir(parents=True)
         (data / "jobs/a/job.json").write_text(json.dumps(job))
         patch.setattr(audit_run, "local_processes", _trains_nothing)

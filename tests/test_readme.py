@@ -11,8 +11,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / name for name in ("README.md", "data/results/README.md")]
 PAGES += [ROOT / "clipmem_core" / "audits" / name for name in ("README.md", "CLUSTER.md")]
 # In a code block a command ends with its line or comment; within a sentence it ends with the quote.
-STARTED = r"(?:python|torchrun [^`#\n]*?) -m clipmem_core "
-COMMAND = re.compile(rf"`{STARTED}([^`]+)`|^    {STARTED}([^#\n]+)", re.MULTILINE)
+COMMAND = re.compile(r"`python -m clipmem_core ([^`]+)`|^    python -m clipmem_core ([^#\n]+)", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 FILE = re.compile(r"`(data/results/[\w.-]+\.csv)`")
 

@@ -1,4 +1,5 @@
-"""Scores checkpoints that somebody else trained: a membership file says which member saw which pair."""
+"""Scores checkpoints that somebody else trained: as members, where a membership file says which one saw which pair, or
+a target against a reference, where nobody knows."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,16 +10,34 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.lock import hold
+from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.prepare import load_data_set
-from clipmem_core.audits.run import Screen, bring_to_end, counts
+from clipmem_core.audits.run import Screen, bring_to_end, counts, ensure_features, ensure_pixels
 from clipmem_core.audits.setup import check_same, write_audit
-from clipmem_core.audits.store import Audit, audits_folder, check_name, file_sha256
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.audits.store import (
+    IMAGE_INDEX,
+    TEXT_INDEX,
+    Audit,
+    acquire_lock,
+    audits_folder,
+    check_name,
+    file_sha256,
+    write_manifest,
+    write_table,
+)
+from clipmem_core.config import AuditConfig, InputError, data_folder
+from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.in_out import protocol_of, replicate_rows
 from clipmem_core.scores.membership import Membership
 
 TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+TABLE, DIFFERENCE = "foreign.parquet", "difference"
+TARGET, REFERENCE = "target-0", "reference-0"
+DIFFERENCE_CLAIM = (
+    "difference: alignment under the target minus that under the reference, high where the target knows a pair better. "
+    "It is a sign of memorization only as far as the two checkpoints differ in having seen the pair. Model, data, "
+    "epochs and seed may differ too, and none of that can be told apart here, so no pair is called memorized for it."
+)
 
 
 def score_checkpoints(
@@ -48,7 +67,7 @@ def score_checkpoints(
     names = [column for column in table.columns if column not in (c.PAIR_ID, c.GROUP)]
     files = check_checkpoints(checkpoints, names)
     config = checkpoint_config(config, names)
-    with hold(audit.folder, what="audit"):
+    with acquire_lock(audit.folder, what="audit"):
         fresh = not audit.begun
         if not fresh:
             check_same(audit, source, config)
@@ -62,6 +81,68 @@ def score_checkpoints(
             write_audit(audit, source, config, data_set, data_set.pairs, known, seconds=0.0, checkpoints=files)
         bring_to_end(audit, screen, fresh=fresh)
     return audit
+
+
+def compare_checkpoints(
+    source: str, config: AuditConfig, *, name: str, checkpoints: Sequence[str], screen: Screen
+) -> Path:
+    """Score every pair under a target checkpoint and a reference, of which nobody knows what they were trained on.
+
+    Args:
+        source: the data set, as for an audit.
+        config: model, views and reading options; its training fields are not used.
+        name: of the folder below `foreign`, which has the files of an audit's beginning and `foreign.parquet`.
+        checkpoints: the target's file and the reference's.
+        screen: where progress goes.
+
+    Returns:
+        The table: alignment and similarity of each pair under both, and their difference in alignment.
+
+    Raises:
+        InputError: a file is missing or does not fit the others.
+    """
+    from clipmem_core.audits import member  # torch is slow to import
+
+    names = (TARGET, REFERENCE)
+    if len(checkpoints) != len(names):
+        raise InputError(
+            "without --membership, --checkpoints must be two, a target and a reference: what one alone makes of a pair "
+            "says nothing of its memorization"
+        )
+    files = check_checkpoints(checkpoints, names)
+    config = dataclasses.replace(config, protocol="paper", seeds=1, members=2, halves=False)
+    config = settings.resolve(config, trains=False)
+    audit = Audit(data_folder() / "foreign" / check_name(name))
+    with acquire_lock(audit.folder, what="comparison"):
+        if audit.begun:
+            check_same(audit, source, config)
+            check_files(audit, names, files)
+        else:
+            check_weights(config, files)
+            screen.say(f"reading {source}")
+            data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
+            pairs = data_set.pairs
+            # As if the target had seen every pair and the reference none; no score reads it
+            trained = np.repeat([[True], [False]], len(pairs), axis=1)
+            given = Membership(np.full(len(pairs), c.CANDIDATE, dtype="<U11"), names, trained)
+            write_audit(audit, source, config, data_set, pairs, given, seconds=0.0, checkpoints=files)
+        if not all((audit.member(one) / TEXT_INDEX).is_file() for one in names):
+            ensure_pixels(audit, screen)
+            ensure_features(audit, audit.record, screen)
+            for one in names:
+                screen.say(f"embedding with the {one.removesuffix('-0')}")
+                run = member.open_member(audit.folder, one)
+                member.write_embeddings(run.folder, *member.embed(run, member.trained_model(run)))
+        table = pd.DataFrame({c.PAIR_ID: audit.pairs[c.PAIR_ID]})
+        for one in names:
+            image, text = (map_vectors(audit.member(one) / index) for index in (IMAGE_INDEX, TEXT_INDEX))
+            terms = pair_terms(image, text, np.ones(len(table), dtype=bool))
+            for term in (c.ALIGNMENT, c.SIMILARITY):
+                table[f"{term}_{one.removesuffix('-0')}"] = terms[term].astype(np.float64)
+        table[DIFFERENCE] = table["alignment_target"] - table["alignment_reference"]
+        write_table(audit.folder / TABLE, table)
+        write_manifest(audit.folder)
+    return audit.folder / TABLE
 
 
 def read_membership(path: Path) -> pd.DataFrame:

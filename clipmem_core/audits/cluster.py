@@ -1,9 +1,8 @@
 """Running tasks (members, shards of features, plantings) on a Ray cluster (`--engine ray`): each is a process on
 whatever machine has room for it.
 
-All machines see the data folder under the same path, or work on an audit's copy at a URL (`guests`), and have the same
-code and the same torch. A task whose worker or machine is lost is run again elsewhere, and goes on from what it had
-saved.
+All machines see the data folder under the same path, and have the same code and the same torch. A task whose worker or
+machine is lost is run again elsewhere, and goes on from what it had saved.
 """
 
 import contextlib
@@ -21,14 +20,11 @@ from types import ModuleType
 from typing import Any
 
 from clipmem_core import __version__
-from clipmem_core.audits.executor import MEMBER, SECONDS_BETWEEN_LOOKS, Looks, Task, local_processes
-from clipmem_core.audits.guests import run_guest, run_sharing, shares
-from clipmem_core.config import InputError, data_folder
-from clipmem_core.pairs.workers import cores
+from clipmem_core.audits.executor import SECONDS_BETWEEN_LOOKS, Looks, Task, run_task
+from clipmem_core.config import DATA_VARIABLE, InputError, data_folder
 from clipmem_core.shortage import shortage
 
 ADDRESS = "RAY_ADDRESS"
-UNSEEN = "unseen"  # a task that only machines can run that share the folder, and this one does not
 TRIES_AGAIN = 20  # of a task whose worker is lost; one that says what is wrong is not run again
 # Ray tells its makers nothing, looks for no hooks, and leaves threads and devices to the task.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -53,23 +49,22 @@ def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> Looks:
     ray = imported()
     ours, here = versions(), os.getcwd()
     connect(ray)
-    seen = {"PYTHONPATH": str(Path(__file__).parents[2]), **QUIET}  # CLIPMEM_DATA stays that of the worker's machine
+    seen = {DATA_VARIABLE: str(data_folder().absolute()), "PYTHONPATH": str(Path(__file__).parents[2]), **QUIET}
     how: dict[str, Any] = {"max_retries": TRIES_AGAIN, "retry_exceptions": False, "runtime_env": {"env_vars": seen}}
     remote = ray.remote(num_gpus=gpus, **how)(run_here)
     places = int(ray.cluster_resources().get("CPU", 0)) // tasks[0].threads
-    spread = spread_out(tasks, places)
-    running = {remote.options(num_cpus=task.threads).remote(_anywhere(task), ours, here): task for task in spread}
-    unseen = list[Task]()
+    running = {}
+    for task in spread_out(tasks, places):
+        # The worker's process is in another folder than this one.
+        absolute = dataclasses.replace(task, folders=tuple(folder.absolute() for folder in task.folders))
+        running[remote.options(num_cpus=task.threads).remote(absolute, ours, here)] = task
     try:
         while running:
             yield None
             for ended in ray.wait(list(running), timeout=SECONDS_BETWEEN_LOOKS)[0]:
                 task = running.pop(ended)
-                if _said(ray, ended) == UNSEEN:
-                    unseen.append(task)
-                else:
-                    yield task
-        yield from local_processes(unseen, at_once=1 if gpus else max(1, cores() // tasks[0].threads))
+                _check_end(ray, ended)
+                yield task
     finally:
         for left in running:
             ray.cancel(left, force=True)
@@ -90,12 +85,6 @@ def spread_out(tasks: Sequence[Task], places: int) -> list[Task]:
         for task, count in zip(tasks, counts, strict=True)
         for part in range(count)
     ]
-
-
-def _anywhere(task: Task) -> Task:
-    """Return a task that does not depend on the folder that this process is in, nor on its data folder."""
-    folders = tuple(folder.absolute() for folder in task.folders)
-    return dataclasses.replace(task, folders=folders, data=data_folder().absolute())
 
 
 def imported() -> ModuleType:
@@ -132,27 +121,22 @@ def connect(ray: ModuleType) -> None:
         ) from None
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Return what decides a member's bits besides its audit: all machines of a cluster must have it alike."""
+    """Return the versions that all machines of a cluster must share, and a hash of this package's source."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
     return {
         "clipmem": __version__,
-        "code": _code(),
+        "code": digest.hexdigest()[:12],
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "open_clip_torch", "numpy")},
     }
 
 
-@functools.cache
-def _code() -> str:
-    """Return a key of this package's source."""
-    package, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def run_here(task: Task, wanted: dict[str, str], folder: str = ".") -> str | None:
-    """Run a task on the machine of this worker; return what a person has to mend, `UNSEEN`, or None.
+    """Run a task on the machine of this worker; return what a person has to mend, or None.
 
     Args:
         task: what is run.
@@ -166,25 +150,19 @@ def run_here(task: Task, wanted: dict[str, str], folder: str = ".") -> str | Non
     differ = [f"{name} {own} and not {wanted[name]}" for name, own in versions().items() if own != wanted[name]]
     if differ:
         return f"the worker on {platform.node()} has {', '.join(differ)}: install the same on all machines"
-    shared = shares(task)
-    if not shared and task.copy is None:
-        return (
-            f"the worker on {platform.node()} does not see {task.folders[0]}: all machines must share the data folder, "
-            "or an audit be kept at a URL that they reach (--mirror URL)"
-        )
-    if not shared and task.what != MEMBER:
-        return UNSEEN
+    missing = [folder for folder in task.folders if not folder.is_dir()]
+    if missing:
+        return f"the worker on {platform.node()} does not see {missing[0]}: all machines must share the data folder"
     try:
         with contextlib.chdir(folder if Path(folder).is_dir() else "."):
-            run = dataclasses.replace(task, program=(sys.executable, *task.program[1:]))
-            run_sharing(run) if shared else run_guest(run)
+            run_task(dataclasses.replace(task, program=(sys.executable, *task.program[1:])))
     except InputError as error:
         return str(error)
     return None
 
 
-def _said(ray: ModuleType, ended: Any) -> str | None:
-    """Return what `run_here` does of a task that ended well, and pass on what went wrong with another.
+def _check_end(ray: ModuleType, ended: Any) -> None:
+    """Raise what went wrong with a task that ended.
 
     Raises:
         InputError: what a person has to mend.
@@ -199,6 +177,5 @@ def _said(ray: ModuleType, ended: Any) -> str | None:
         raise RuntimeError(str(error.cause)) from None
     except ray.exceptions.RayError as error:
         raise RuntimeError(f"a worker was lost {TRIES_AGAIN + 1} times: {str(error).splitlines()[0]}") from None
-    if said not in (None, UNSEEN):
+    if said is not None:
         raise InputError(said)
-    return said

@@ -1,4 +1,4 @@
-"""Bringing the members of an audit to their end: the tasks that there are, and processes side by side that run them."""
+"""Running the members of an audit: the tasks they make up, and the processes side by side that run these."""
 
 import json
 import os
@@ -13,12 +13,11 @@ from pathlib import Path
 
 from clipmem_core.audits.progress import MemberProgress, member_progress
 from clipmem_core.audits.store import CONFIG, Audit, note_files
-from clipmem_core.config import DATA_VARIABLE, InputError
+from clipmem_core.config import InputError
 from clipmem_core.shortage import shortage
 
 SECONDS_BETWEEN_LOOKS = 0.1
 STDERR = ".stderr"
-MEMBER = "member"
 NAMED = 8  # members of a task that a message lists
 # A process that ran short of something ends with this plus the error's number: on a full disk it can write nothing.
 RAN_SHORT = 64
@@ -27,37 +26,26 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_":
 
 
 @dataclass(frozen=True)
-class Copy:
-    """Where a copy of an audit's folder is kept for machines that do not share it, and the key of that folder."""
-
-    url: str
-    folder: str
-
-
-@dataclass(frozen=True)
 class Task:
-    """Members, or other things, to be brought to their end, one after the other in whatever process; what is theirs
-    comes into their folders.
+    """Members, shards, blocks or plantings that one process computes one after the other, each in its own folder.
 
-    `command` does it in a process of its own, and `member.run_member` brings one to its end in this one.
+    `command` starts that process; `in_this_process` runs members with `member.run_member` instead.
     """
 
-    folders: tuple[Path, ...]  # the members'
+    folders: tuple[Path, ...]
     program: tuple[str, ...]
-    names: tuple[str, ...]  # what the program is to do, one after the other: those of the members
+    names: tuple[str, ...]  # the program's arguments, such as the names of members
     threads: int
-    what: str = MEMBER  # each is
-    data: Path | None = None  # the data folder of its process; None: of this one
-    copy: Copy | None = None
+    what: str = "member"  # each is, for messages
 
     @property
     def command(self) -> tuple[str, ...]:
         return (*self.program, *self.names)
 
 
-# Brings every task to its end and gives each one that has ended, or None where it only lets its caller look on.
-# What went wrong with one is an InputError, where a person can mend it, an OSError, where its machine ran short of
-# something, or a RuntimeError; it takes the others along.
+# Runs every task and yields each that has ended, and None between them so that its caller can show progress.
+# A task that fails ends the others: InputError if a person can correct it, OSError if its machine ran short of disk or
+# memory, RuntimeError otherwise.
 Looks = Generator[Task | None, None, None]
 Executor = Callable[[Sequence[Task]], Looks]
 
@@ -99,19 +87,15 @@ def member_tasks(audit: Audit, names: Sequence[str], *, threads: int, blocks: in
 
 
 def run_member_tasks(tasks: Sequence[Task], executor: Executor, look: Callable[[], None]) -> None:
-    """Run tasks of members, of one audit or several, and note what each leaves; `look` is called again and again."""
+    """Run tasks of members, of one audit or several, and list the files each leaves; `look` is called repeatedly."""
     with closing(executor(tasks)) as looks:
         for ended in looks:
             look()
             if ended is not None:
-                note_members(ended.folders)
+                files = (path for folder in ended.folders for path in folder.rglob("[!.]*"))
+                written = [path for path in files if path.is_file() and path.name != CONFIG]
+                note_files(Audit(ended.folders[0].parents[1]), written)
     look()
-
-
-def note_members(folders: Sequence[Path]) -> None:
-    """Note what members of an audit have left in their folders."""
-    files = (path for folder in folders for path in folder.rglob("[!.]*"))
-    note_files(Audit(folders[0].parents[1]), [path for path in files if path.is_file() and path.name != CONFIG])
 
 
 def local_processes(tasks: Sequence[Task], *, at_once: int) -> Looks:
@@ -158,11 +142,10 @@ def environment(threads: int) -> dict[str, str]:
 
 def start(task: Task) -> "subprocess.Popen[bytes]":
     """Start a task's process."""
-    data = {DATA_VARIABLE: str(task.data)} if task.data else {}
     with (task.folders[0] / STDERR).open("wb") as errors:
         return subprocess.Popen(
             task.command,
-            env=environment(task.threads) | data,
+            env=environment(task.threads),
             stdin=subprocess.PIPE,  # never written to: it closes with this process, and the member ends
             stdout=errors,
             stderr=errors,

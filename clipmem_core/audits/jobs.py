@@ -1,13 +1,10 @@
-"""Work that goes on in detached processes: how it starts, waits for its turn, is found again and is ended.
+"""Work that the dashboard starts in detached processes: how it starts, is found again, is read and is ended.
 
-    <data>/jobs/<name>/          of an audit: job.json (pid, start time, command) · output.log · exit_code
+    <data>/jobs/<name>/          of an audit: job.json (pid, start time, arguments) · output.log · exit_code
     <data>/jobs/.<kind>/<key>/   of a download, a check, a look into encoders, a map, a study or an export
-    <data>/jobs/.queue/<number>.json   name, pid and start time of a process that waits or has its turn
 
-A job goes on when the page is reloaded and when the server stops. One that trains waits until those started before it
-have ended: the lowest ticket whose process still lives has its turn, so a ticket holds exactly as long as the process
-runs, however it ends. There is no server, and a killed process blocks nobody. What is typed in a terminal draws no
-ticket: it starts at once, beside the one whose turn it is.
+A job goes on when the page is reloaded and when the server stops. Jobs that train run one at a time; what is typed in
+a terminal starts at once.
 """
 
 import contextlib
@@ -17,43 +14,45 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from typing_extensions import TypedDict
 
 import clipmem_core
+from clipmem_core.atomic import replacing
 from clipmem_core.audits.progress import tail
 from clipmem_core.audits.record import Whole
 from clipmem_core.audits.settings import typed, typed_flags
 from clipmem_core.audits.store import Audit, check_name, write_json
-from clipmem_core.audits.supervisor import EXIT_CODE, JOB, OUTPUT, process_start
-from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder
+from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.files import read_json
 
+JOB, OUTPUT, EXIT_CODE = "job.json", "output.log", "exit_code"
+CANCEL = "cancel"  # a file that is there once a job was asked to end
 UNITS, PARADIGMS = "units", "paradigms"  # what encoders are looked into for
 SAMPLE = 1000
-INTERRUPTED = 130
+FAILED, INTERRUPTED = 1, 130
+PROGRAM = (sys.executable, "-m", "clipmem_core", "job")  # folder and arguments follow
+TRAINS = ("audit", "again", "study", UNITS, PARADIGMS)  # commands of which one runs at a time
+WAITS = "waiting for its turn"
 SECONDS_BETWEEN_LOOKS = 0.5
-PROGRAM = (sys.executable, "-m", "clipmem_core")
-SUPERVISOR = (sys.executable, "-m", "clipmem_core.audits.supervisor")
-_EARLIER_QUEUE = "clipmem_core.audits.queue"  # a module that jobs of before ran: it took a name and a whole command
-CANCEL = "cancel"  # a file that is there once a job was asked to end
 _COUNT = re.compile(r"(?:.*: )?([\d,]+) of ([\d,]+) (pictures|captions)")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-@dataclass(frozen=True)
-class JobFile:
+class JobFile(TypedDict):
     """The fields of job.json."""
 
     pid: Whole
     started: str | None
-    command: tuple[str, ...]
-    supervisor: tuple[Whole, str | None] = (0, None)
+    arguments: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,7 @@ class Job:
     folder: Path
     pid: int
     started: str | None
-    command: tuple[str, ...]
-    supervisor: tuple[int, str | None] = (0, None)  # pid and start time of the process that writes the exit code
+    arguments: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -72,14 +70,14 @@ class Job:
 
     @property
     def running(self) -> bool:
-        """Tell whether this very process still runs, not another that got its pid, or its exit code is to come."""
-        if _lives(self.pid, self.started):
-            return True
-        return not (self.folder / EXIT_CODE).is_file() and _lives(*self.supervisor)
+        """Tell whether this very process still works, not another that got its pid."""
+        if self.started is None or (self.folder / EXIT_CODE).is_file():
+            return False
+        return process_start(self.pid) == self.started
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs, or when the machine went down with it."""
+        """The exit code; None while it runs, or when it was killed."""
         try:
             return int((self.folder / EXIT_CODE).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -93,31 +91,23 @@ class Job:
     @property
     def cancelled(self) -> bool:
         """Tell whether it ended by an interrupt, be it before Python was ready to answer one."""
-        return self.exit_code in (INTERRUPTED, -signal.SIGINT)
+        asked = self.exit_code is None and (self.folder / CANCEL).is_file() and not self.running
+        return asked or self.exit_code == INTERRUPTED
 
     @property
     def failed(self) -> bool:
-        """Tell whether it ended by an error of its own, and neither well nor by an interrupt."""
-        return self.exit_code not in (None, 0) and not self.cancelled
+        """Tell whether it ended by an error or was killed."""
+        return self.exit_code != 0 and not self.running and not self.cancelled
 
     @property
-    def place(self) -> int:
-        """How many have their turn before this one; 0 for one that does not wait."""
-        alive = [(ticket.pid, ticket.started) for ticket in tickets()]
-        return next((place for place, each in enumerate(alive) if each == (self.pid, self.started)), 0)
+    def waiting(self) -> bool:
+        """Tell whether another job that trains has its turn."""
+        return self.last_line == WAITS
 
     @property
     def age(self) -> float:
         """The seconds since it was started."""
         return time.time() - (self.folder / JOB).stat().st_mtime
-
-    @property
-    def ended(self) -> float | None:
-        """When it ended, in seconds since the epoch; None while there is no exit code."""
-        try:
-            return (self.folder / EXIT_CODE).stat().st_mtime
-        except FileNotFoundError:
-            return None
 
     @property
     def last_line(self) -> str:
@@ -138,16 +128,38 @@ class Job:
         return found and (int(found[1].replace(",", "")), int(found[2].replace(",", "")), found[3])
 
 
-def _lives(pid: int, started: str | None) -> bool:
-    return started is not None and process_start(pid) == started
+def process_start(pid: int) -> str | None:
+    """Return when a running process was started, in ticks of the system: a pid can be reused, this pair cannot.
+
+    Returns:
+        None where no such process runs; one that ended and was not collected yet does not run.
+
+    Example:
+        >>> process_start(os.getpid()) is None
+        False
+    """
+    # Linux counts from the boot, so that a clock that is set anew changes nothing; the others note the time of day.
+    since = psutil.boot_time() if psutil.LINUX else 0.0
+    try:
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return None
+        return str(round((process.create_time() - since) * os.sysconf("SC_CLK_TCK")))
+    except (psutil.NoSuchProcess, ValueError, OverflowError):  # also of a number that can be no pid
+        return None
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a detached process is to do: its command, and the folder that it is found again by."""
+    """What a detached process is to do: the arguments of `python -m clipmem_core`, and the folder it is found by."""
 
     folder: Path
-    command: Sequence[str]
+    arguments: Sequence[str]
+
+    @property
+    def typed(self) -> str:
+        """What to type in a terminal to do the same."""
+        return f"python -m clipmem_core {shlex.join(self.arguments)}"
 
     def find(self) -> Job | None:
         """Return the job last started for it, running or not, or None.
@@ -156,43 +168,61 @@ class Task:
             InputError: its job.json is broken.
         """
         path = self.folder / JOB
-        if not path.is_file():
-            return None
-        job = read_json(path, JobFile, mend=f"delete {self.folder}")
-        command = job.command
-        if command[2:3] == (_EARLIER_QUEUE,):
-            command = tuple(queued(command[3], command[7:]))
-        return Job(self.folder, job.pid, job.started, command, job.supervisor)
+        return Job(self.folder, **read_json(path, JobFile, mend=f"delete {self.folder}")) if path.is_file() else None
 
     def start(self) -> Job:
-        """Start it, or return its job if that runs.
-
-        Raises:
-            RuntimeError: the process could not be started.
-        """
+        """Start it, or return its job if that runs."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "start.lock"):
             job = self.find()
             if job is not None and job.running:
                 return job
-            for left_over in (JOB, EXIT_CODE, CANCEL):
+            for left_over in (JOB, OUTPUT, EXIT_CODE, CANCEL):
                 (self.folder / left_over).unlink(missing_ok=True)
             package = str(Path(clipmem_core.__file__).resolve().parents[1])
             path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-            starter = subprocess.run(
-                [*SUPERVISOR, str(self.folder), *self.command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
-                start_new_session=True,
-                check=False,
-            )
-            job = self.find()
-        if job is None:
-            said = starter.stdout.decode("utf-8", "replace").strip()
-            raise RuntimeError(f"job {self.folder.name!r} did not start: {said or 'no output'}")
+            with (self.folder / OUTPUT).open("wb") as log:
+                process = subprocess.Popen(
+                    [*PROGRAM, str(self.folder), *self.arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+                    start_new_session=True,
+                )
+            job = Job(self.folder, process.pid, process_start(process.pid), tuple(self.arguments))
+            write_json(self.folder / JOB, {name: value for name, value in asdict(job).items() if name != "folder"})
+            threading.Thread(target=process.wait, daemon=True).start()  # leaves no zombie while this server runs
         return job
+
+
+def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
+    """Do the work of a job in its own process, write down its exit code and return it.
+
+    Args:
+        folder: the job's.
+        arguments: a command and what follows it; one that trains waits until no other job does.
+        run: runs it and returns its exit code.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the server runs in the background
+    turn, code = FileLock(jobs_folder() / ".turn.lock"), FAILED
+    try:
+        if arguments[0] in TRAINS:
+            try:
+                turn.acquire(timeout=0)
+            except Timeout:
+                print(WAITS, flush=True)
+                turn.acquire(poll_interval=SECONDS_BETWEEN_LOOKS)
+        code = run(arguments)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception:  # written before the exit code, so that the page has it as the last line
+        traceback.print_exc()
+    finally:
+        turn.release()
+        with replacing(folder / EXIT_CODE) as temporary:
+            temporary.write_text(f"{code}\n", encoding="utf-8")
+    return code
 
 
 def cancel(job: Job) -> None:
@@ -200,69 +230,7 @@ def cancel(job: Job) -> None:
     if job.running:
         (job.folder / CANCEL).touch()
         with contextlib.suppress(ProcessLookupError):  # it ended a moment ago
-            os.killpg(os.getpgid(job.pid), signal.SIGINT)
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """A process's place in the queue; `started` tells it from a later process with the same pid."""
-
-    number: int
-    name: str
-    pid: int
-    started: str
-
-    @property
-    def path(self) -> Path:
-        return _queue_folder() / f"{self.number:08d}.json"
-
-
-def _queue_folder() -> Path:
-    return jobs_folder() / ".queue"  # hidden, since no audit's name begins with a dot
-
-
-def tickets() -> list[Ticket]:
-    """Return the tickets whose process lives, the one whose turn it is first."""
-    found = []
-    for path in sorted(_queue_folder().glob("[0-9]*.json")):
-        with contextlib.suppress(InputError):  # one that is gone by now, or is none, holds no place
-            found.append(read_json(path, Ticket))
-    return [ticket for ticket in found if _lives(ticket.pid, ticket.started)]
-
-
-def draw_ticket(name: str) -> Ticket:
-    """Give this process the last place, and throw away the tickets of processes that are gone."""
-    _queue_folder().mkdir(parents=True, exist_ok=True)
-    # Number and file are one step: a ticket that appears later has a higher number.
-    with FileLock(_queue_folder() / "draw.lock"):
-        alive = tickets()
-        for path in {*_queue_folder().glob("[0-9]*.json")} - {ticket.path for ticket in alive}:
-            path.unlink(missing_ok=True)
-        number = max((ticket.number for ticket in alive), default=0) + 1
-        ticket = Ticket(number, name, os.getpid(), process_start(os.getpid()) or "")
-        write_json(ticket.path, asdict(ticket))
-    return ticket
-
-
-def await_turn(ticket: Ticket) -> None:
-    """Return when no live ticket comes before this one; says for whom it waits."""
-    named = ""
-    while ahead := [other for other in tickets() if other.number < ticket.number]:
-        if ahead[0].name != named:
-            named = ahead[0].name
-            print(f"waiting for audit {named!r}", flush=True)
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-            psutil.Process(ahead[0].pid).wait(SECONDS_BETWEEN_LOOKS)
-
-
-def queued(name: str, arguments: Sequence[str]) -> list[str]:
-    """Return the command that runs `python -m clipmem_core <arguments>` when its turn has come.
-
-    Args:
-        name: what its ticket says that the others wait for.
-        arguments: what follows on the command line.
-    """
-    return [*PROGRAM, "queued", name, *arguments]
+            os.killpg(job.pid, signal.SIGINT)
 
 
 def jobs_folder() -> Path:
@@ -276,7 +244,7 @@ def list_job_names() -> list[str]:
 
 
 def audit_task(name: str, arguments: Sequence[str] = ()) -> Task:
-    """Return the task of an audit, which waits until the audits started before it have ended.
+    """Return the task of an audit.
 
     Args:
         name: the audit's.
@@ -285,39 +253,30 @@ def audit_task(name: str, arguments: Sequence[str] = ()) -> Task:
     Raises:
         InputError: the name cannot be one.
     """
-    return Task(jobs_folder() / check_name(name), queued(name, ["audit", *arguments]))
+    return Task(jobs_folder() / check_name(name), ["audit", *arguments])
 
 
 def fetch_task(name: str) -> Task:
     """Return the task of fetching a data set."""
-    return Task(jobs_folder() / ".sets" / name, [*PROGRAM, "fetch", name])
+    return Task(jobs_folder() / ".sets" / name, ["fetch", name])
 
 
 def export_task(audit: Audit, format: str, out: Path) -> Task:
     """Return the task of exporting an audit, in place of an older export."""
-    command = ["export", audit.name, "--format", format, "--out", str(out), "--overwrite"]
-    return Task(jobs_folder() / ".exports" / audit.name / out.name, [*PROGRAM, *command])
+    arguments = ["export", audit.name, "--format", format, "--out", str(out), "--overwrite"]
+    return Task(jobs_folder() / ".exports" / audit.name / out.name, arguments)
 
 
 def encoder_task(audit: Audit, kind: str, *, sample: int = 0) -> Task:
-    """Return the task of looking into an audit's encoders, which waits as an audit does.
+    """Return the task of looking into an audit's encoders.
 
     Args:
         audit: a finished one.
         kind: `units` or `paradigms`.
         sample: of units, how many pairs of a member; 0 takes all.
     """
-    command = queued(f"{kind} of {audit.name}", _encoder_arguments(audit, kind, sample))
-    return Task(jobs_folder() / ".encoders" / audit.name / kind, command)
-
-
-def encoder_command(audit: Audit, kind: str, *, sample: int = 0) -> str:
-    """Return what to type in a terminal to do the same."""
-    return f"python -m clipmem_core {shlex.join(_encoder_arguments(audit, kind, sample))}"
-
-
-def _encoder_arguments(audit: Audit, kind: str, sample: int) -> list[str]:
-    return [kind, audit.name, *(["--sample", str(sample)] if sample else [])]
+    arguments = [kind, audit.name, *(["--sample", str(sample)] if sample else [])]
+    return Task(jobs_folder() / ".encoders" / audit.name / kind, arguments)
 
 
 def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:

@@ -1,36 +1,34 @@
-"""How an audit stands, by its folder, its job, the queue and its lock; and how it is renamed or deleted: a kill at any
+"""How an audit stands, by its folder, its job and its lock; and how it is renamed or deleted: a kill at any
 moment leaves it whole under one name."""
 
 import contextlib
 import dataclasses
-import math
 import os
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipmem_core.audits.jobs import Job, audit_task, jobs_folder, list_job_names
-from clipmem_core.audits.lock import hold, is_held
 from clipmem_core.audits.progress import FEATURES, TRAINING, all_progress
 from clipmem_core.audits.record import Record
 from clipmem_core.audits.store import (
     CONFIG,
     MANIFEST,
-    MEMBERS,
     Audit,
+    acquire_lock,
     audits_folder,
     check_name,
     file_sha256,
+    is_locked,
     is_name,
     list_audits,
     write_json,
 )
 from clipmem_core.config import InputError
 
-WAITING = "waiting"  # its job is in the queue
+WAITING = "waiting"  # another job trains
 PREPARING = "preparing"  # its job reads the data set
 SCORING = "scoring"
 DONE = "done"
@@ -49,15 +47,12 @@ TOLD = ("data set", "protocol", "preset", "pairs", "members")  # what an audit i
 class State:
     """How an audit stands, and the job last started for it.
 
-    `place` counts the audits before a waiting one; `quiet` is the seconds since a file of the audit last changed, after
-    its job ended; `fault` says what is broken.
+    `fault` says what is broken.
     """
 
     audit: Audit
     word: str
     job: Job | None = None
-    place: int = 0
-    quiet: float = math.inf
     fault: str = ""
 
     @property
@@ -66,14 +61,9 @@ class State:
         return self.word in AT_WORK
 
     @property
-    def text(self) -> str:
-        """Its word, and of a waiting audit how many come before it."""
-        return f"{self.word}, {self.place} before it" if self.word == WAITING else self.word
-
-    @property
     def row(self) -> dict[str, Any]:
         """What a list of audits says of it; None where it has not written that yet, or not so that it can be read."""
-        row = {"name": self.audit.name, "state": self.text, **dict.fromkeys(TOLD)}
+        row = {"name": self.audit.name, "state": self.word, **dict.fromkeys(TOLD)}
         if not self.audit.begun:
             return row
         try:
@@ -94,8 +84,8 @@ def state_of(name: str) -> State:
             return _resting(audit, job)
         if job.cancelling:
             return State(audit, CANCELLING, job)
-        if place := job.place:
-            return State(audit, WAITING, job, place=place)
+        if job.waiting:
+            return State(audit, WAITING, job)
         return State(audit, DONE if audit.finished else _stage(audit, members, job), job)
     except InputError as error:
         return State(audit, BROKEN, fault=str(error))
@@ -114,25 +104,15 @@ def _stage(audit: Audit, members: Sequence[str] | None, job: Job) -> str:
 def _resting(audit: Audit, job: Job | None) -> State:
     if audit.finished:
         return State(audit, DONE, job)
-    if is_held(audit.folder):  # files may be new without anybody at work: somebody copied them
-        quiet = time.time() - _last_sign(audit, after=job.ended if job else None)
-        return State(audit, ELSEWHERE, job, quiet=quiet)
+    if is_locked(audit.folder):
+        return State(audit, ELSEWHERE, job)
     if job is None or job.exit_code == 0:
         return State(audit, PAUSED, job)
     return State(audit, CANCELLED if job.cancelled else STOPPED, job)
 
 
-def _last_sign(audit: Audit, *, after: float | None) -> float:
-    """Return when a file of the audit was last written, after a moment; minus infinity where none was."""
-    moments = []
-    for path in [*audit.folder.glob("*.*"), *audit.folder.glob(f"{MEMBERS}/*/log.jsonl")]:
-        with contextlib.suppress(FileNotFoundError):  # a temporary name, renamed a moment ago
-            moments.append(path.stat().st_mtime)
-    return max((moment for moment in moments if after is None or moment > after), default=-math.inf)
-
-
 def list_states() -> list[State]:
-    """Return how every audit stands: those at work first, the one with the next turn on top, then the newest.
+    """Return how every audit stands: those at work first, then the newest.
 
     An audit whose job has not written its folder yet, or failed before it could, is among them. Folders with a name
     that no audit can have are not: `odd_names` returns those.
@@ -141,7 +121,7 @@ def list_states() -> list[State]:
     jobs = [name for name in list_job_names() if is_name(name) and name not in folders]
     states = [state_of(name) for name in [*jobs, *folders]]
     known = [state for state in states if state.audit.begun or state.word != PAUSED]
-    return sorted(known, key=lambda state: (not state.at_work, state.place))
+    return sorted(known, key=lambda state: not state.at_work)
 
 
 def odd_names() -> list[str]:
@@ -212,7 +192,7 @@ def _held(name: str) -> Iterator[Audit]:
     job = audit_task(name).find()
     if job is not None and job.running:
         raise InputError(f"audit {name!r} is at work: cancel it first")
-    with hold(audit.folder, what="audit"):
+    with acquire_lock(audit.folder, what="audit"):
         yield audit
 
 

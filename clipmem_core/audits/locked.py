@@ -1,7 +1,11 @@
-"""The locked towers of an audit: which they are, the features of its pairs, and the models that read them."""
+"""The locked towers of an audit: which they are, the features of its pairs, and the models that read them.
+
+As a process it computes shards of features: python -m clipmem_core.audits.locked FOLDER SHARD…
+"""
 
 import functools
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +14,21 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core.audits.executor import Executor, Looks, Task, in_this_process
 from clipmem_core.audits.given import given_features
 from clipmem_core.audits.prepare import pixels_folder
 from clipmem_core.audits.record import Record
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.features.embed import image_features, text_features
+from clipmem_core.features.embed import image_features, run_shards, text_features
 from clipmem_core.features.named import image_tower, text_tower
 from clipmem_core.features.shards import Elsewhere
 from clipmem_core.features.towers import Kind, Opened, Tower
 from clipmem_core.training.heads import FeatureViews, LockedModel, Standard, locked_model
 from clipmem_core.training.model import Model, build_model
 from clipmem_core.training.names import model_config
+
+SHARDS = 8  # of a task: its process starts, and loads the tower, once
 
 
 @dataclass(frozen=True)
@@ -137,6 +144,21 @@ def features_of(
     return Features(image, text, cut)
 
 
+def elsewhere(executor: Executor | None, threads: int) -> Elsewhere | None:
+    """Return what has shards of features computed by an executor's tasks; None where this process computes them."""
+    if executor is None or executor is in_this_process:
+        return None
+
+    def compute(part: Path, names: Sequence[str]) -> Looks:
+        for name in names:
+            (part / name).mkdir(exist_ok=True)
+        program = (sys.executable, "-m", "clipmem_core.audits.locked", str(part.absolute()))
+        owns = [tuple(names[at : at + SHARDS]) for at in range(0, len(names), SHARDS)]
+        return executor([Task(tuple(part / name for name in own), program, own, threads, "shard") for own in owns])
+
+    return compute
+
+
 def open_towers(audit: Audit, record: Record, pairs: pd.DataFrame) -> tuple[Towers, Features]:
     """Return the locked towers of an audit and what they give, computed here or elsewhere."""
     if not record.config.features:
@@ -193,3 +215,9 @@ def feature_views(model: LockedModel, seed: int) -> FeatureViews:
     """Return the views of pictures' features that a member of a seed is trained on."""
     standard = next(part for part in model.visual.modules() if isinstance(part, Standard))
     return FeatureViews(standard.mean, seed)
+
+
+if __name__ == "__main__":
+    from clipmem_core.audits.__main__ import main
+
+    sys.exit(main(sys.argv[1:], run_shards))

@@ -256,9 +256,7 @@ def finished_model(run: MemberRun) -> Model:
     return model
 
 
-def trained_model(
-    run: MemberRun, *, trainer: Callable[..., Trainer] = Trainer, train: Callable[..., None] = train
-) -> Model:
+def trained_model(run: MemberRun) -> Model:
     """Return the member's model: from its checkpoint when there is one, else trained now."""
     config, seed, device = run.config, run.own.seed, run.record.device
     # The trajectory comes after the checkpoint: a member killed between the two goes on from its last saved state.
@@ -268,14 +266,14 @@ def trained_model(
     model = build_member(config, run.towers, seed=seed, pretrained=config.pretrained, device=device)
     if run.locked:
         fit_standards(model, run.features)
-    trains = trainer(model, run.data, config, training_views(run, model, seed), seed=seed, device=device)
+    trainer = Trainer(model, run.data, config, training_views(run, model, seed), seed=seed, device=device)
     snapshots = set(run.record.snapshots)
 
     def look(epoch: int) -> None:
         if epoch in snapshots:
             write_embeddings(run.folder / SNAPSHOTS / str(epoch), *embed(run, model))
 
-    train(trains, run.folder, after_epoch=look if snapshots else None)
+    train(trainer, run.folder, after_epoch=look if snapshots else None)
     return model
 
 
@@ -383,15 +381,13 @@ def run_members(folder: Path, names: Sequence[str]) -> None:
         run_member(folder, name, shared)
 
 
-def run_member(
-    folder: Path, name: str, shared: Shared | None = None, *, trained: Callable[[MemberRun], Model] = trained_model
-) -> None:
-    """Bring a member to its end: what says that it is there comes last, its embeddings or, where it keeps none, its
-    utility."""
+def run_member(folder: Path, name: str, shared: Shared | None = None) -> None:
+    """Train, embed and evaluate one member. The last file written marks it as finished: its text index or, where it
+    keeps none, its utility."""
     run = open_member(folder, name, shared)
     clear_leftovers(run.folder)
     torch.set_num_threads(run.record.threads)
-    model = trained(run)
+    model = trained_model(run)
     if run.vocabulary is not None and run.vocabulary.how == DELETED:
         delete_rows(model.state_dict(), run.vocabulary.rare_rows(run.data.tokens))
 

@@ -5,10 +5,11 @@ python -m clipmem_core paradigms NAME --seeds 3
 The paradigms are captions (CLIP), labels, and another view of the same picture (SimCLR). Pictures, their order, views,
 optimiser, schedule and the encoder's first weights are the same; so is the number of samples seen. A run that was
 killed goes on where it stopped.
+
+    <data>/studies/paradigms-<audit>/   paradigms.json, runs/<paradigm>-<seed>/, paradigms.csv
 """
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +23,23 @@ from filelock import FileLock, Timeout
 from clipmem_core import columns as c
 from clipmem_core.atomic import replacing
 from clipmem_core.audits import settings
-from clipmem_core.audits import unitmem_tables as t
 from clipmem_core.audits.member import EVALUATION, MemberRun, clear_leftovers, open_member, trained_model, view_maker
 from clipmem_core.audits.progress import MemberProgress, last_line
 from clipmem_core.audits.results import write_csv
 from clipmem_core.audits.run import Screen, drop_broken, ensure_pixels
 from clipmem_core.audits.setup import MAY_DIFFER
 from clipmem_core.audits.store import CONFIG, Audit, read_table, write_json, write_table
-from clipmem_core.audits.unitmem import check_members, measure_model, model_before
-from clipmem_core.audits.unitmem_tables import layer_means, paradigms_folder, read_paradigms
-from clipmem_core.config import InputError, fingerprint
+from clipmem_core.audits.unitmem import (
+    IMAGE_TOWER,
+    LAYER,
+    UNITMEM_MEAN,
+    UNITS,
+    check_members,
+    layer_means,
+    measure_model,
+    model_before,
+)
+from clipmem_core.config import InputError, data_folder, fingerprint
 from clipmem_core.files import read_json
 from clipmem_core.scores.utility import linear_probe
 from clipmem_core.training.activations import unit_layers
@@ -39,15 +47,16 @@ from clipmem_core.training.embed import mean_image_embeddings
 from clipmem_core.training.files import CHECKPOINT, LOG, STATE
 from clipmem_core.training.loop import Trainer, train
 from clipmem_core.training.model import Model
-from clipmem_core.training.state import Progress
 from clipmem_core.training.tower_trainers import SelfSupervisedTrainer, SupervisedTrainer, classifier, projector
 
+CLIP, SUPERVISED, SELF_SUPERVISED = "clip", "supervised", "self-supervised"
+PARADIGMS = (CLIP, SUPERVISED, SELF_SUPERVISED)
+PARADIGM, SEED = "paradigm", "seed"
+TABLE, SETTINGS = "paradigms.csv", "paradigms.json"
 RUNS, RESULT = "runs", "result.json"
-SETTINGS = "paradigms.json"
-WARM_STEPS, TIMED_STEPS = 2, 3
 WHY_NOT = {
-    t.SUPERVISED: "the pairs have no labels, or of one class alone",
-    t.SELF_SUPERVISED: "image augmentation is off (--crop-scale 1), so two views of a picture are the same",
+    SUPERVISED: "the pairs have no labels, or of one class alone",
+    SELF_SUPERVISED: "image augmentation is off (--crop-scale 1), so two views of a picture are the same",
 }
 
 
@@ -89,11 +98,11 @@ def plan_runs(audit: Audit, seed: int, epochs: int) -> list[ParadigmRun]:
     reused = bool(own) and len(chosen) == len(rows) and epochs == run.config.epochs and not run.own.checkpoint
     config = dataclasses.replace(run.config, epochs=epochs)
     run = dataclasses.replace(run, config=config, data=dataclasses.replace(run.data, rows=chosen))
-    possible = {t.CLIP: True, t.SUPERVISED: with_labels, t.SELF_SUPERVISED: config.crop_scale < 1}
+    possible = {CLIP: True, SUPERVISED: with_labels, SELF_SUPERVISED: config.crop_scale < 1}
     folder = paradigms_folder(audit) / RUNS
     return [
-        ParadigmRun(name, config_seed, run, labels, reused and name == t.CLIP, folder / f"{name}-{config_seed}")
-        for name in t.PARADIGMS
+        ParadigmRun(name, config_seed, run, labels, reused and name == CLIP, folder / f"{name}-{config_seed}")
+        for name in PARADIGMS
         if possible[name]
     ]
 
@@ -112,12 +121,12 @@ def trainer_of(planned: ParadigmRun) -> Trainer:
     """Build the model of a run, its first weights a function of the seed, and what trains it."""
     run, config, seed = planned.run, planned.run.config, planned.seed
     model = model_before(run, seed)
-    unit_layers(model, t.IMAGE_TOWER)  # refuses a model without units before anything is trained
+    unit_layers(model, IMAGE_TOWER)  # refuses a model without units before anything is trained
     views = view_maker(model, config, seed)
     how: dict[str, Any] = {"seed": seed, "device": run.record.device}
-    if planned.paradigm == t.CLIP:
+    if planned.paradigm == CLIP:
         return Trainer(model, run.data, config, views, **how)
-    if planned.paradigm == t.SELF_SUPERVISED:
+    if planned.paradigm == SELF_SUPERVISED:
         return SelfSupervisedTrainer(projector(model, seed=seed), run.data, config, views, **how)
     tower = classifier(model, int(planned.labels.max()) + 1, seed=seed)
     return SupervisedTrainer(tower, run.data, config, views, labels=planned.labels, **how)
@@ -131,18 +140,18 @@ def complete(planned: ParadigmRun, screen: Screen) -> None:
     for name in (CHECKPOINT, STATE):
         drop_broken(folder / name, screen)
     model, log = (trained_model(run), run.folder) if planned.reused else (_trained(planned, screen), folder)
-    units = measure_model(run, model, [t.IMAGE_TOWER], run.data.rows, label=folder.name, screen=screen)
-    write_table(folder / t.UNITS, units)
+    units = measure_model(run, model, [IMAGE_TOWER], run.data.rows, label=folder.name, screen=screen)
+    write_table(folder / UNITS, units)
     seen, ended = len(run.data.rows) * config.trained_epochs, last_line(log / LOG)
     result = {
-        t.PARADIGM: planned.paradigm,
-        t.SEED: planned.seed,
+        PARADIGM: planned.paradigm,
+        SEED: planned.seed,
         "member": run.name,
         "reused": planned.reused,
         "pictures": len(run.data.rows),
         "epochs": config.epochs,
         "samples_seen": seen,
-        "views_seen": seen * (2 if planned.paradigm == t.SELF_SUPERVISED else 1),
+        "views_seen": seen * (2 if planned.paradigm == SELF_SUPERVISED else 1),
         "seconds": ended.get("seconds"),
         "loss": ended.get("loss"),
         "linear_probe": _probe(planned, model),
@@ -222,9 +231,27 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
     return table
 
 
+def paradigms_folder(audit: Audit) -> Path:
+    """Return the folder of an audit's paradigms."""
+    return data_folder() / "studies" / f"paradigms-{audit.name}"
+
+
+def read_paradigms(audit: Audit) -> pd.DataFrame | None:
+    """Return UnitMem by layer of every run that is finished, or None where there is none.
+
+    Returns:
+        paradigm, seed, layer, units, silent, unitmem_mean, unitmem_median, median_error, clipped (means over the
+        layer's units); then the run's: member (whose pictures), reused (its CLIP model is that member), pictures,
+        epochs, samples_seen, views_seen (SimCLR takes two views of each sample), seconds, loss (at the end),
+        linear_probe (accuracy on external pictures; empty without labels).
+    """
+    path = paradigms_folder(audit) / TABLE
+    return pd.read_csv(path, comment="#") if path.is_file() else None
+
+
 def say_paradigms(table: pd.DataFrame, screen: Screen) -> None:
     """Say UnitMem by layer of each paradigm, means over seeds."""
-    layers = table.pivot_table(t.UNITMEM_MEAN, t.LAYER, t.PARADIGM, sort=False)
+    layers = table.pivot_table(UNITMEM_MEAN, LAYER, PARADIGM, sort=False)
     for line in layers.round(3).to_string().splitlines():
         screen.say(line)
 
@@ -245,45 +272,12 @@ def _check_same(audit: Audit, folder: Path, epochs: int) -> None:
 
 
 def _say_plan(runs: Sequence[ParadigmRun], screen: Screen) -> None:
-    for name in t.PARADIGMS:
+    for name in PARADIGMS:
         if name not in {run.paradigm for run in runs}:
             screen.say(f"note: no {name} runs, since {WHY_NOT[name]}")
     left = [run for run in runs if not run.done]
-    if not left:
-        screen.say("every run is finished: nothing to do")
-        return
     reused = sum(run.reused for run in left)
-    taken = f", {reused} of them trained by the audit" if reused else ""
-    minutes = max(1, round(seconds_left(left) / 60))
-    screen.say(f"{len(left)} of {len(runs)} runs to go{taken}: about {minutes:,} min")
-
-
-def seconds_left(runs: Sequence[ParadigmRun]) -> float:
-    """Estimate how long runs take, from a few steps of each paradigm among them."""
-    paces = {name: _step_seconds(run) for name, run in {run.paradigm: run for run in reversed(runs)}.items()}
-    total = 0.0
-    for planned in runs:
-        step, steps, pictures = paces[planned.paradigm]
-        total += 0.0 if planned.reused else step * steps
-        # Every picture's views pass twice, for the units and for the probe; a third of a step goes forward.
-        passes = 2 * planned.run.config.views / (2 if planned.paradigm == t.SELF_SUPERVISED else 1)
-        total += passes * len(planned.run.data.rows) * step / pictures / 3
-    return total
-
-
-def _step_seconds(planned: ParadigmRun) -> tuple[float, int, float]:
-    """Return the seconds of a step, the steps of a run, and the pictures in a step."""
-    trainer = trainer_of(planned)
-    trainer.model.train()
-    blank = np.full((trainer.config.epochs, len(trainer.data.keys), 2), np.nan, dtype=np.float16)
-    began, done = time.monotonic(), 0
-    for done, _ in enumerate(trainer.steps(Progress(0, blank)), start=1):
-        if done == WARM_STEPS:
-            began = time.monotonic()
-        if done == WARM_STEPS + TIMED_STEPS:
-            break
-    timed = done - WARM_STEPS if done > WARM_STEPS else done
-    return (time.monotonic() - began) / timed, trainer.total, len(trainer.data.rows) / trainer.batches
+    screen.say(f"{len(left)} of {len(runs)} runs to go{f', {reused} of them trained by the audit' if reused else ''}")
 
 
 def _write_table(audit: Audit) -> None:
@@ -292,12 +286,12 @@ def _write_table(audit: Audit) -> None:
     tables = []
     for path in (folder / RUNS).glob(f"*/{RESULT}"):
         mend = f"delete {path.parent} and run the command again"
-        layers = layer_means(read_table(path.parent / t.UNITS, mend=mend), by=[t.LAYER])
+        layers = layer_means(read_table(path.parent / UNITS, mend=mend), by=[LAYER])
         tables.append(layers.assign(**read_json(path, dict[str, bool | int | str | float | None], mend=mend)))
     whole = pd.concat(tables, ignore_index=True)
-    order = whole[t.PARADIGM].map(t.PARADIGMS.index)
-    whole = whole.assign(order=order).sort_values(["order", t.SEED, t.LAYER]).drop(columns="order")
-    seeds = sorted(set(whole[t.SEED]))
+    order = whole[PARADIGM].map(PARADIGMS.index)
+    whole = whole.assign(order=order).sort_values(["order", SEED, LAYER]).drop(columns="order")
+    seeds = sorted(set(whole[SEED]))
     head = [
         f"command: python -m clipmem_core paradigms {audit.name} "
         f"--seeds {len(seeds)} --epochs {whole['epochs'].iloc[0]}",
@@ -305,6 +299,6 @@ def _write_table(audit: Audit) -> None:
         f"seeds: {', '.join(map(str, seeds))}",
         f"data set: {record.dataset_fingerprint}",
     ]
-    front = [t.PARADIGM, t.SEED, t.LAYER]
-    with replacing(folder / t.TABLE) as temporary:
+    front = [PARADIGM, SEED, LAYER]
+    with replacing(folder / TABLE) as temporary:
         write_csv(temporary, head, whole[[*front, *(column for column in whole if column not in front)]])

@@ -28,7 +28,7 @@ from clipmem_core.audits.estimate import (
     undisturbed,
 )
 from clipmem_core.audits.given import with_features
-from clipmem_core.audits.jobs import OUTPUT, PROGRAM, Job, Task, audit_task, jobs_folder, resume_arguments
+from clipmem_core.audits.jobs import OUTPUT, Job, Task, audit_task, jobs_folder, resume_arguments
 from clipmem_core.audits.prepare import draw_membership, load_data_set, look_at_pictures, plant
 from clipmem_core.audits.sample import sampled
 from clipmem_core.audits.settings import check_config, opens_towers, resolve, side_by_side
@@ -166,7 +166,7 @@ def _end(job: Job) -> str:
 
 def _task(key: str) -> Task:
     folder = jobs_folder() / CHECKS / key
-    return Task(folder, [*PROGRAM, "check", str(folder / REQUEST)])
+    return Task(folder, ["check", str(folder / REQUEST)])
 
 
 def _sweep() -> None:
@@ -245,7 +245,7 @@ def seconds_of_features(config: AuditConfig, pairs: pd.DataFrame, opening: float
 
 def _draw(pairs: pd.DataFrame, clusters: np.ndarray, config: AuditConfig) -> Membership:
     """Draw the membership and plant as the audit will, for the errors that this may end in."""
-    membership = draw_membership(pairs[c.PAIR_ID], clusters, config)
+    membership = draw_membership(clusters, config)
     plant(pairs, membership, config)
     return membership
 

@@ -16,7 +16,6 @@ from clipmem_core.audits.record import Record
 from clipmem_core.audits.sample import sampled
 from clipmem_core.audits.store import PAIR_BLOCK, Audit, read_prepared, write_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint_rows
-from clipmem_core.draws import draw_keys
 from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures
 from clipmem_core.pairs.planting import plant_miscaptions
@@ -175,21 +174,18 @@ def drop_lookalikes(data_set: DataSet) -> DataSet:
     )
 
 
-def draw_membership(ids: pd.Series, clusters: np.ndarray, config: AuditConfig, *, members: int = 0) -> Membership:
+def draw_membership(clusters: np.ndarray, config: AuditConfig, *, members: int = 0) -> Membership:
     """Draw which member trains on which pair; of an ensemble so many members, or else those of the config.
 
     Args:
-        ids: of the pairs, [n_pairs].
         clusters: look-alike cluster of each pair, [n_pairs].
         config: which protocol, how many folds and seeds, and what is drawn from.
         members: of an ensemble; 0 takes those of the config.
     """
     if config.protocol == "paper":
         return paper_membership(clusters, seeds=config.seeds, seed=config.seed)
-    repeats, keys = (members or config.members) // config.folds, draw_keys(ids.tolist()) if config.keyed else None
-    return ensemble_membership(
-        clusters, folds=config.folds, repeats=repeats, seed=config.seed, halves=config.halves, keys=keys
-    )
+    repeats = (members or config.members) // config.folds
+    return ensemble_membership(clusters, folds=config.folds, repeats=repeats, seed=config.seed, halves=config.halves)
 
 
 def repeat_membership(audit: Audit, pairs: pd.DataFrame) -> Membership:
@@ -269,23 +265,11 @@ def read_tokens(path: Path) -> np.ndarray | None:
         return None
 
 
-def bring_pictures(record: Record, *, say: Say = lambda line: None) -> None:
-    """Have an audit's pictures here: on another machine than its own a set is fetched, or drawn, anew.
-
-    Raises:
-        InputError: they are not here and cannot be had.
-    """
-    if not record.pictures.exists():
-        read_source(record.source, record.config.source, data=data_folder(), say=say)
-        if not record.pictures.exists():
-            raise InputError(f"there is no {record.pictures}")
-
-
 def store_again(audit: Audit, record: Record, *, progress: Report | None = None) -> None:
     """Store an audit's pictures small again, where their store is gone or broken.
 
     Raises:
-        InputError: they are no longer those that the audit began with.
+        InputError: they are gone, or no longer those that the audit began with.
     """
     if record.config.features:
         at, cache_rows = find_again(audit, record.source, record.config)
@@ -294,7 +278,10 @@ def store_again(audit: Audit, record: Record, *, progress: Report | None = None)
             audit.folder, cache_rows=cache_rows, clusters=clusters, pixels=at.relative_to(data_folder()).as_posix()
         )
         return
-    bring_pictures(record)
+    if not record.pictures.exists():  # on another machine a set is fetched, or drawn, again
+        read_source(record.source, record.config.source, data=data_folder())
+        if not record.pictures.exists():
+            raise InputError(f"there is no {record.pictures}")
     pairs = audit.pairs
     facts, pixels = _store(record.pictures, pairs[c.IMAGE].tolist(), record.config, progress=progress)
     if facts[c.REASON].notna().any() or facts[c.SHA256].tolist() != pairs[c.SHA256].tolist():

@@ -7,10 +7,9 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits import unitmem_tables as t
+from clipmem_core.audits import unitmem as t
 from clipmem_core.audits.settings import typed, typed_flags
 from clipmem_core.audits.store import Audit
-from clipmem_core.audits.unitmem_tables import layer_means, read_units
 from clipmem_core.audits.verdict import reliability_of
 from clipmem_core.config import affecting, as_dict
 
@@ -75,15 +74,15 @@ def result_rows(audit: Audit) -> pd.DataFrame:
 
 def unit_rows(audit: Audit) -> list[dict[str, Any]]:
     """Return UnitMem by layer, of the members and of what it is read against; no row where it was not measured."""
-    units, references = read_units(audit), read_units(audit, t.REFERENCES)
+    units, references = t.read_units(audit), t.read_units(audit, t.REFERENCES)
     if units is None:
         return []
     rows = []
-    for (tower, layer), values in layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[t.UNITMEM_MEAN]:
+    for (tower, layer), values in t.layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[t.UNITMEM_MEAN]:
         spread = {"low": values.min(), "high": values.max(), "kind": "range over members", "n": len(values)}
         rows.append(_plain("unitmem", f"{tower} encoder, layer {layer}", "members", values.mean()) | spread)
     if references is not None:
-        found = layer_means(references, by=[c.MEMBER, t.REFERENCE, t.TOWER, t.LAYER])
+        found = t.layer_means(references, by=[c.MEMBER, t.REFERENCE, t.TOWER, t.LAYER])
         for row in found.to_dict("records"):
             of, alone = f"{row[t.TOWER]} encoder, layer {row[t.LAYER]}", f"member {row[c.MEMBER]} alone"
             rows.append(_plain("unitmem", of, row[t.REFERENCE], row[t.UNITMEM_MEAN]) | {"kind": alone, "n": 1})

@@ -6,9 +6,8 @@ import functools
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import pandas as pd
 import pyarrow as pa
@@ -26,8 +25,6 @@ from clipmem_core.audits.checks import ensure_checks
 from clipmem_core.audits.estimate import trained_pairs
 from clipmem_core.audits.executor import Executor, local_processes, run_members
 from clipmem_core.audits.given import with_features
-from clipmem_core.audits.guests import through
-from clipmem_core.audits.lock import hold
 from clipmem_core.audits.near import ensure_near
 from clipmem_core.audits.prepare import (
     DataSet,
@@ -45,7 +42,6 @@ from clipmem_core.audits.sample import whole_set
 from clipmem_core.audits.scoring import Evidence, gather_evidence, reliability, score_table, summary, utility_table
 from clipmem_core.audits.second_round import choose_left_out, second_round
 from clipmem_core.audits.setup import add_round, check_same, grow, write_audit
-from clipmem_core.audits.shards import elsewhere
 from clipmem_core.audits.store import (
     CAPTION_TABLE,
     CONFIG,
@@ -56,6 +52,7 @@ from clipmem_core.audits.store import (
     UTILITY,
     VERDICT,
     Audit,
+    acquire_lock,
     audits_folder,
     broken_files,
     caption_counts,
@@ -72,9 +69,6 @@ from clipmem_core.files import DELETE, reading
 from clipmem_core.pairs.pixels import broken_file
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.files import STATE
-
-if TYPE_CHECKING:  # fsspec, which most audits need nothing of
-    from clipmem_core.audits.mirror import Mirror
 
 
 class Screen(Protocol):
@@ -101,8 +95,6 @@ def run_audit(
     screen: Screen,
     executor: Executor | None = None,
     again: Audit | None = None,
-    prepare_only: bool = False,
-    mirror: str = "",
 ) -> Audit:
     """Run an audit, or go on with it.
 
@@ -113,21 +105,16 @@ def run_audit(
         screen: where progress goes.
         executor: what runs the members; processes of this machine unless it is given.
         again: an audit of the same pairs, or more, whose groups and members are taken over.
-        prepare_only: stop before any member is trained: `train-member` does that one by one.
-        mirror: a URL below which a copy of the folder is kept, and gone on with where another machine left it; tasks of
-            an executor may then run on machines that do not share the data folder.
 
     Returns:
-        The audit, finished unless it was only prepared.
+        The finished audit.
 
     Raises:
         InputError: something a person can mend; no folder is left behind that was not there before.
     """
     audit = Audit(audits_folder() / check_name(name))
     config = settings.resolve(with_features(source, config))
-    with hold(audit.folder, what="audit"), _kept_at(mirror, audit, screen) as kept:
-        if kept is not None and executor is not None:
-            executor = through(kept, executor, say=screen.say)
+    with acquire_lock(audit.folder, what="audit"):
         fresh = not audit.begun
         if fresh:
             prepare_audit(audit, source, config, screen, again=again)
@@ -138,17 +125,8 @@ def run_audit(
             more = grow(audit, config, members=len(audit.record.members) if config.stable else 0)
             added = f"{more} members" if more else "a second round" if add_round(audit, config) else ""
             screen.say(f"adding {added} to audit {name!r}" if added else f"going on with audit {name!r}")
-        bring_to_end(audit, screen, fresh=fresh, executor=executor, asked=config, prepare_only=prepare_only)
+        bring_to_end(audit, screen, fresh=fresh, executor=executor, asked=config)
     return audit
-
-
-def _kept_at(url: str, audit: Audit, screen: Screen) -> "AbstractContextManager[Mirror | None]":
-    """Return what keeps a copy of an audit at a URL, if one is given."""
-    if not url:
-        return contextlib.nullcontext()
-    from clipmem_core.audits.mirror import mirrored  # fsspec, which most audits need nothing of
-
-    return mirrored(audit, url, say=screen.say)
 
 
 def prepare_audit(
@@ -160,8 +138,7 @@ def prepare_audit(
     screen.say(f"reading {source}")
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
     if again is None:
-        ids = data_set.pairs[c.PAIR_ID]
-        membership = draw_membership(ids, data_set.clusters, config, members=first_members(config))
+        membership = draw_membership(data_set.clusters, config, members=first_members(config))
     else:
         membership = repeat_membership(again, data_set.pairs)
     pairs = plant(data_set.pairs, membership, config)
@@ -190,17 +167,9 @@ def first_members(config: AuditConfig) -> int:
 
 
 def bring_to_end(
-    audit: Audit,
-    screen: Screen,
-    *,
-    fresh: bool,
-    executor: Executor | None = None,
-    asked: AuditConfig | None = None,
-    prepare_only: bool = False,
+    audit: Audit, screen: Screen, *, fresh: bool, executor: Executor | None = None, asked: AuditConfig | None = None
 ) -> None:
-    """Finish an audit that is not finished, or only make it ready to train its members.
-
-    `asked` is the config that says until when members are added to it.
+    """Finish an audit that is not finished; `asked` is the config that says until when members are added to it.
 
     Raises:
         InputError: of a `fresh` one that could not even begin to train, nothing is left: the name is free again.
@@ -216,20 +185,12 @@ def bring_to_end(
         screen.say(f"{len(broken)} of its files are broken or gone, first {broken[0]}: making them again")
         reopen(audit.folder, broken)
     try:
-        if prepare_only:
-            make_ready(audit, screen)
-            names = ", ".join(audit.record.members)
-            screen.say(
-                f"audit {audit.name!r} is prepared: train-member trains {names}; without --prepare-only it goes on"
-            )
-        else:
-            finish_audit(audit, screen, executor, asked)
+        finish_audit(audit, screen, executor, asked)
     except InputError:
         if fresh and not any((audit.folder / MEMBERS).glob(f"*/{LOG}")):
             shutil.rmtree(audit.folder)
         raise
-    if not prepare_only:
-        ensure_near(audit, say=screen.say)
+    ensure_near(audit, say=screen.say)
 
 
 # Products of scores are small: on a busy machine their threads wait for each other ten times as long as they compute.
@@ -238,7 +199,10 @@ def finish_audit(
     audit: Audit, screen: Screen, executor: Executor | None = None, asked: AuditConfig | None = None
 ) -> None:
     """Bring the members to their end, score and judge; the manifest comes last."""
-    began, cut = time.monotonic(), make_ready(audit, screen, executor)
+    began, record = time.monotonic(), audit.record
+    _check_begun(audit, record)
+    ensure_pixels(audit, screen)
+    cut = ensure_features(audit, record, screen, executor)
     evidence = train_members(audit, screen, executor)
     while asked is not None and _wants_more(audit, asked, reliability(evidence), say=screen.say):
         _add_repeat(audit, asked, screen)
@@ -276,21 +240,6 @@ def finish_audit(
     write_json(audit.folder / VERDICT, verdict | {"captions_missing": without or None, "seconds": seconds})
     shutil.rmtree(audit.folder / BLOCKS, ignore_errors=True)
     write_manifest(audit.folder)
-
-
-def make_ready(audit: Audit, screen: Screen, executor: Executor | None = None) -> int:
-    """Have all there that members train on; features are computed in this process where no executor is given.
-
-    Returns:
-        How many captions are longer than a locked text tower reads.
-
-    Raises:
-        InputError: what the audit began from is broken, or no longer the same.
-    """
-    record = audit.record
-    _check_begun(audit, record)
-    ensure_pixels(audit, screen)
-    return ensure_features(audit, record, screen, executor)
 
 
 def train_members(audit: Audit, screen: Screen, executor: Executor | None) -> Evidence:
@@ -382,11 +331,7 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
     with contextlib.suppress(InputError):
         if whole_archive(audit.folder / PREPARED):
             folder = pixels_folder(audit)
-            broken = (
-                broken_features(folder)
-                if config.features
-                else broken_file(folder, size=config.cache_size, resize_mode=config.resize_mode)
-            )
+            broken = broken_features(folder) if config.features else broken_file(folder)
     if broken is not None:
         what = "reading the features" if config.features else "storing the small pictures"
         screen.say(f"{broken} is broken or gone: {what} again")
@@ -405,7 +350,11 @@ def ensure_features(audit: Audit, record: Record, screen: Screen, executor: Exec
     """
     if not settings.opens_towers(record.config):
         return 0
-    from clipmem_core.audits.locked import checked_towers, features_of  # torch, which members alone need otherwise
+    from clipmem_core.audits.locked import (  # torch, which members alone need otherwise
+        checked_towers,
+        elsewhere,
+        features_of,
+    )
 
     screen.say(f"{FEATURES} with the locked towers")
     towers = checked_towers(record.config, record.towers)

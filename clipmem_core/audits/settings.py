@@ -165,8 +165,6 @@ def _check_members(config: AuditConfig) -> None:
         )
     if config.protocol == "paper" and config.halves and not PRESETS.get(config.preset, {}).get("halves"):
         raise InputError("--halves belongs to --protocol ensemble")
-    if config.protocol == "paper" and config.keyed:
-        raise InputError("--keyed belongs to --protocol ensemble")
     if config.protocol == "paper" and config.stable:
         raise InputError("--stable belongs to --protocol ensemble; the paper's protocol grows by --seeds")
     if config.protocol == "paper" and config.rounds == "2":

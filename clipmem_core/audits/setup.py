@@ -22,7 +22,6 @@ from clipmem_core.audits.store import (
     file_sha256,
     note_files,
     read_prepared,
-    read_table,
     unfinish,
     write_json,
     write_prepared,
@@ -132,7 +131,6 @@ def write_members(audit: Audit, record: Record, names: Sequence[str], checkpoint
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
     """Return the key of an audit: its config and its data set's content."""
     values = without_younger(as_dict(config))
-    values["source"] = {key: value for key, value in values["source"].items() if key not in FREE}
     return fingerprint([{key: value for key, value in values.items() if key not in FREE}, data_set])
 
 
@@ -201,8 +199,7 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
     config = dataclasses.replace(
         config, threads=record.threads, rounds="2" if config.rounds == "2" else record.config.rounds
     )
-    ids = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID]
-    membership = draw_membership(ids, read_prepared(audit.folder).clusters, config, members=members)
+    membership = draw_membership(read_prepared(audit.folder).clusters, config, members=members)
     new = membership.members[len(drawn.members) :]
     membership = leave_out(membership, (membership.trained[: -len(new)] & ~drawn.trained).any(axis=0))
     unfinish(audit, leaving=[MEMBERSHIP])

@@ -2,7 +2,11 @@
 
 import hashlib
 import json
+import os
+import platform
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -12,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.record import ManifestFile, MemberRecord, Record, VerdictFile, check_inner, check_name
@@ -261,6 +266,50 @@ class Audit(Named):
 
 
 audits_folder, open_audit, list_audits = Audit.parent, Audit.open, Audit.every
+
+
+@contextmanager
+def acquire_lock(folder: Path, *, what: str) -> Iterator[None]:
+    """Let this process alone work in a folder: lock `.<name>.lock` beside it, and note the holder in `.<name>.holder`.
+
+    Args:
+        folder: the folder of an audit, a study or a benchmark.
+        what: which of them, for messages.
+
+    Raises:
+        InputError: another process holds the lock, or the folder's parent cannot be written.
+    """
+    holder = folder.with_name(f".{folder.name}.holder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(_lock_file(folder)).acquire(timeout=0.5)  # `is_locked` holds it for a moment
+        holder.write_text(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M')}")
+    except Timeout:
+        by = holder.read_text() if holder.is_file() else "just started"
+        raise InputError(
+            f"{what} {folder.name!r} is being run by another process ({by}): wait for it, or stop it"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{folder.parent} cannot be written ({error.strerror}): set CLIPMEM_DATA") from None
+    with lock:
+        yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Tell whether a process holds the lock of a folder."""
+    if not _lock_file(folder).is_file():
+        return False
+    try:
+        with FileLock(_lock_file(folder)).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def is_name(name: str) -> bool:

@@ -1,7 +1,5 @@
 """The view that closes the loop: audits the cleaned set with the same members, follows it, and says what came out."""
 
-import time
-
 import streamlit as st
 
 from clipmem_core.audits.jobs import Job, audit_task
@@ -34,7 +32,6 @@ WHAT = (
     "settings, seeds and members, each on the same pairs less those that are gone, and compares both audits on the "
     "pairs they share. It takes about as long as the first audit did."
 )
-BREATH = 0.2  # seconds until the exit code of a process that has just ended is written down
 
 
 def draw_again(audit: Audit) -> None:
@@ -78,7 +75,7 @@ def _draw_start(audit: Audit) -> None:
 def _start(audit: Audit, name: str) -> None:
     try:
         again_task(audit, name).start()
-    except (InputError, RuntimeError) as error:
+    except InputError as error:
         draw_fault("It could not be started.", error)
         return
     write(**{SECOND: name})
@@ -120,7 +117,6 @@ def _draw_comparing(audit: Audit, name: str) -> None:
     _draw_end(job)
     if st.button("Compare", type="primary", icon=":material/compare_arrows:", key="compare-again"):
         again_task(audit, name).start()
-        time.sleep(BREATH)
         st.rerun()
 
 

@@ -68,7 +68,7 @@ def choose(name: str | None) -> None:
 def _draw_at_work() -> None:
     """Draw how far each audit at work is, every two seconds, and the whole page again when one comes or ends."""
     states = [state for state in list_states() if state.at_work]
-    now = [(state.audit.name, state.word, state.place) for state in states]
+    now = [(state.audit.name, state.word) for state in states]
     if st.session_state.get(AT_WORK, now) != now:
         st.session_state[AT_WORK] = now
         st.rerun()
@@ -87,7 +87,7 @@ def _draw_at_work() -> None:
 
 
 def _work_row(state: State) -> dict[str, Any]:
-    row = {"at work": state.audit.name, "state": state.text, "progress": 0.0, "training left": ""}
+    row = {"at work": state.audit.name, "state": state.word, "progress": 0.0, "training left": ""}
     if state.word == SCORING:
         return row | {"progress": 1.0}
     if state.word != TRAINING:

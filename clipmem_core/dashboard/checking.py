@@ -52,7 +52,7 @@ def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
 def _is_at_work(request: Request) -> bool:
     """Tell whether the very audit that was checked waits or runs already."""
     job = audit_task(request.name).find() if is_name(request.name) else None
-    return job is not None and job.running and list(job.command[-len(request.arguments) :]) == request.arguments
+    return job is not None and job.running and job.arguments == ("audit", *request.arguments)
 
 
 def _allowed(request: Request) -> bool:

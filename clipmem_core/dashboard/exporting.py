@@ -3,25 +3,19 @@
 A detached job writes it, as the command line would: it continues when the page is closed and when the server stops.
 """
 
-import shlex
-from datetime import UTC, datetime
 from pathlib import Path
 
 import streamlit as st
 
-from clipmem_core.audits.jobs import Job, Task, cancel, export_task
-from clipmem_core.audits.lifecycle import folder_bytes
-from clipmem_core.audits.preflight import Request
+from clipmem_core.audits.jobs import Job, Task, export_task
 from clipmem_core.audits.store import Audit
-from clipmem_core.commands import AUDIT_IT, parse
+from clipmem_core.commands import AUDIT_IT
 from clipmem_core.config import data_folder
 from clipmem_core.dashboard.address import draw_set, write
 from clipmem_core.dashboard.decisions import count_decisions
 from clipmem_core.dashboard.errors import draw_fault
-from clipmem_core.dashboard.numbers import bytes_in_words
-from clipmem_core.dashboard.plain import show_strong, show_text
-from clipmem_core.dashboard.running import draw_said
-from clipmem_core.dashboard.starting import free_name, is_taken, prefill
+from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.running import draw_job
 from clipmem_core.exports import FORMATS
 from clipmem_core.exports.cleaned import is_planted
 from clipmem_core.review.decisions import RECAPTION, REMOVE
@@ -34,7 +28,6 @@ CHOICES = {  # of the address → a format and the ending of its file
     for suffix in about.suffixes
 }
 DOWNLOAD_BYTES = 200_000_000  # a browser's download is read into memory whole
-COMMAND_WORDS = 3  # `python -m clipmem_core`, before what is parsed
 LIMITS = {
     "csv": "Pictures that lie in archives or tables are written out beside it.",
     "coco": "Pictures that lie in archives or tables are written out beside it.",
@@ -88,7 +81,7 @@ def draw_exports(audit: Audit) -> None:
             if job is not None:
                 _draw_end(job, path)
         st.caption("Command line:")
-        st.code(shlex.join(["python", *task.command[1:]]), language="bash", wrap_lines=True)
+        st.code(task.typed, language="bash", wrap_lines=True)
 
 
 def _choose(format: str, suffix: str) -> None:
@@ -116,46 +109,27 @@ def _draw_running(task: Task) -> None:
     job = task.find()
     if job is None or not job.running:
         st.rerun()
-    if job.cancelling:
-        st.info("Cancelling…", icon=":material/stop_circle:")
-        return
-    draw_said(job)
-    st.caption("You can close this page; it continues.")
-    st.button("Cancel", icon=":material/stop_circle:", key="cancel-export", on_click=cancel, args=(job,))
+    draw_job(job, key="cancel-export")
 
 
 def _draw_end(job: Job, path: Path) -> None:
     """Draw how the last export ended: what was written and how to get it, or why it was not."""
     if job.cancelled:
-        st.info("Cancelled. Export resumes where it stopped.", icon=":material/pause_circle:")
-    elif job.exit_code != 0:
+        st.info("Cancelled: nothing was written.", icon=":material/pause_circle:")
+    elif job.failed:
         draw_fault("The export failed.", job.last_line or "It was killed, or the machine went down.")
     elif path.exists():
         with st.container(border=True):
-            _draw_export(job, path)
-
-
-def _draw_export(job: Job, path: Path) -> None:
-    size = folder_bytes(path) if path.is_dir() else path.stat().st_size
-    made = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    show_strong(path.name)
-    st.caption(f"{bytes_in_words(size)} · {made}")
-    st.code(str(path), language=None, wrap_lines=True)
-    said = (line.removeprefix(f"{path}: ") for line in job.last_lines if line.startswith((f"{path}: ", "note: ")))
-    show_text("\n".join(said))
-    if path.is_file() and size <= DOWNLOAD_BYTES:
-        st.download_button(
-            "Download",
-            data=path.read_bytes,
-            file_name=path.name,
-            mime="application/octet-stream",
-            key="download-export",
-            on_click="ignore",
-            icon=":material/download:",
-        )
-    for command in (line.removeprefix(AUDIT_IT) for line in job.last_lines if line.startswith(AUDIT_IT)):
-        st.code(command, language="bash", wrap_lines=True)
-        if st.button("Audit this", icon=":material/science:", key="audit-export"):
-            asked = parse(shlex.split(command)[COMMAND_WORDS:])
-            prefill(Request(asked.source, free_name(asked.name, taken=is_taken), asked.config))
-            st.switch_page("pages/audits.py", query_params={"view": "start"})
+            st.code(str(path), language=None, wrap_lines=True)
+            wanted = (f"{path}: ", "note: ", AUDIT_IT)
+            show_text("\n".join(line.removeprefix(wanted[0]) for line in job.last_lines if line.startswith(wanted)))
+            if path.is_file() and path.stat().st_size <= DOWNLOAD_BYTES:
+                st.download_button(
+                    "Download",
+                    data=path.read_bytes(),
+                    file_name=path.name,
+                    mime="application/octet-stream",
+                    key="download-export",
+                    on_click="ignore",
+                    icon=":material/download:",
+                )

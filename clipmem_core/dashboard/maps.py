@@ -278,10 +278,8 @@ def _draw_waiting(audit: Audit, name: str) -> None:
             show_text(f"Building the map: {stage} ({duration(job.age)} so far).", limit=200)
             st.caption("The map is cached. You can close this page while it is built.")
             return
-        if job is not None and job.exit_code:
-            draw_fault(
-                f"The map could not be built (exit code {job.exit_code}).", job.last_line.removeprefix("error: ")
-            )
+        if job is not None and job.failed:
+            draw_fault("The map could not be built.", job.last_line.removeprefix("error: "))
         else:
             st.info("No map yet. Build it once; it is cached.", icon=":material/bubble_chart:")
         if st.button("Build the map", type="primary", icon=":material/bubble_chart:"):

@@ -15,7 +15,6 @@ from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.figures.audit_scores import encoder_figure, group_figure
 from clipmem_core.figures.colours import ENCODER_COLOURS, GROUP_COLOURS
 from clipmem_core.files import is_number, mapping
-from clipmem_core.review.locked_towers import model_words
 from clipmem_core.review.overview import (
     Overview,
     attack_auroc,
@@ -23,6 +22,7 @@ from clipmem_core.review.overview import (
     detection_table,
     exceeding,
     explain_null,
+    model_words,
     quarantine_page,
     rows,
     table,

@@ -1,6 +1,5 @@
 """How far an audit is that is not finished, and the button that starts it, cancels it or makes it go on."""
 
-import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -10,13 +9,11 @@ from clipmem_core.audits.jobs import Job, Task, audit_task, cancel, resume_argum
 from clipmem_core.audits.lifecycle import (
     BROKEN,
     CANCELLED,
-    CANCELLING,
     DONE,
     ELSEWHERE,
     PREPARING,
     SCORING,
     STOPPED,
-    WAITING,
     State,
     state_of,
 )
@@ -78,12 +75,11 @@ def draw_progress(name: str) -> None:
 
 def _draw_state(state: State) -> None:
     """Draw who works on it and what was said last; where nobody does, the button."""
-    if state.at_work:
-        _draw_at_work(state)
+    if state.at_work and state.job is not None:
+        draw_job(state.job, key="cancel-audit", stage=STAGES.get(state.word, ""))
         return
     if state.word == ELSEWHERE:
-        seen = f": its last sign of life is {state.quiet:.0f} s old" if math.isfinite(state.quiet) else ""
-        st.caption(f"Another process works on it, perhaps in a terminal{seen}.")
+        st.caption("Another process works on it, perhaps in a terminal.")
         return
     _draw_end(state)
     if st.button("Resume" if state.audit.begun else "Try again", type="primary", icon=":material/play_arrow:"):
@@ -91,27 +87,28 @@ def _draw_state(state: State) -> None:
         st.rerun()
 
 
-def _draw_at_work(state: State) -> None:
-    if state.word == WAITING:
-        st.info(f"Waiting: {_place(state.place)} in the queue. One audit runs at a time.", icon=":material/schedule:")
-    elif state.word == CANCELLING:
+def draw_job(job: Job, *, key: str, stage: str = "") -> None:
+    """Draw what a running job says and the button that cancels it; once that is pressed, only that it is being ended.
+
+    Args:
+        job: one that runs.
+        key: of the button.
+        stage: a sentence on what it does.
+    """
+    if job.cancelling:
         st.info("Cancelling…", icon=":material/stop_circle:")
-    else:
-        st.caption(f"{STAGES[state.word]} You can close this page; it continues.")
-    if state.job is None:
         return
-    draw_said(state.job)
-    told = "You can resume it later; finished members are kept."
-    st.button("Cancel", icon=":material/stop_circle:", help=told, on_click=cancel, args=(state.job,))
-
-
-def draw_said(job: Job) -> None:
-    """Draw the last line that a job printed: a bar where that counts pictures or captions."""
-    if job.count:
-        done, total, what = job.count
-        st.progress(share_counted(job), text=f"{done:,} of {total:,} {what}")
+    if job.waiting:
+        st.info("Waiting for its turn: one job that trains runs at a time.", icon=":material/schedule:")
     else:
-        show_text(job.last_line or "Starting…", limit=300)
+        st.caption(f"{stage} You can close this page; it continues.".strip())
+        if job.count:
+            done, total, what = job.count
+            st.progress(share_counted(job), text=f"{done:,} of {total:,} {what}")
+        else:
+            show_text(job.last_line or "Starting…", limit=300)
+    told = "What is finished stays, and it can be started again."
+    st.button("Cancel", icon=":material/stop_circle:", key=key, help=told, on_click=cancel, args=(job,))
 
 
 def share_counted(job: Job) -> float:
@@ -119,36 +116,16 @@ def share_counted(job: Job) -> float:
     return min(1.0, job.count[0] / max(1, job.count[1])) if job.count else 0.0
 
 
-def _place(ahead: int) -> str:
-    """Return a place in the queue.
-
-    Example:
-        >>> _place(1), _place(3)
-        ('next', 'number 3')
-    """
-    return "next" if ahead == 1 else f"number {ahead}"
-
-
 def _draw_end(state: State) -> None:
     """Draw why nobody works on it."""
     if state.word == CANCELLED:
         st.info("Cancelled. Resume continues where it stopped.", icon=":material/pause_circle:")
     elif state.word == STOPPED and state.job is not None:
-        draw_fault(f"The audit stopped {_how(state.job.exit_code)}.", state.job.last_line)
+        code = state.job.exit_code
+        how = f"with exit code {code}" if code is not None else "without an exit code: it was killed"
+        draw_fault(f"The audit stopped {how}.", state.job.last_line)
     else:
         st.info("This audit is not finished, and nothing works on it now.", icon=":material/pause_circle:")
-
-
-def _how(code: int | None) -> str:
-    """Return how a process ended.
-
-    Example:
-        >>> _how(2), _how(-9)
-        ('with exit code 2', 'when it was ended by signal 9')
-    """
-    if code is None:
-        return "without an exit code: it was killed, or the machine went down"
-    return f"with exit code {code}" if code >= 0 else f"when it was ended by signal {-code}"
 
 
 def _resume(state: State) -> None:
@@ -158,7 +135,7 @@ def _resume(state: State) -> None:
         record = state.audit.record
         audit_task(name, resume_arguments(name, record.source, record.config)).start()
     elif state.job is not None:
-        Task(state.job.folder, state.job.command).start()
+        Task(state.job.folder, state.job.arguments).start()
 
 
 def _draw_members(state: State) -> None:

@@ -274,12 +274,7 @@ def _fill_in() -> None:
     with explained_errors():
         request = find_request(key)
     if request is not None:
-        prefill(request)
-
-
-def prefill(request: Request) -> None:
-    """Have the widgets, once they are drawn, ask for what a request asks for."""
-    st.session_state.update(_widget_values(request))
+        st.session_state.update(_widget_values(request))
 
 
 def _widget_values(request: Request) -> dict[str, Any]:

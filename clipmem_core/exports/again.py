@@ -12,7 +12,7 @@ from pathlib import Path
 from typing_extensions import TypedDict
 
 from clipmem_core.audits.again_measured import Change, Measured, measure
-from clipmem_core.audits.jobs import Task, audit_task, list_job_names, queued
+from clipmem_core.audits.jobs import Task, audit_task, list_job_names
 from clipmem_core.audits.run import Screen, run_audit
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, list_audits, write_json
 from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder
@@ -141,9 +141,8 @@ def outdated(audit: Audit, name: str) -> bool:
 
 
 def again_task(audit: Audit, name: str) -> Task:
-    """Return the task of auditing what an audit cleaned, which waits as an audit does and is followed as one."""
-    command = queued(name, ["again", audit.name, "--name", name])
-    return Task(audit_task(name).folder, command)
+    """Return the task of auditing what an audit cleaned, which is followed as an audit."""
+    return Task(audit_task(name).folder, ["again", audit.name, "--name", name])
 
 
 def audited_again(audit: Audit) -> list[str]:
@@ -163,7 +162,7 @@ def _is_of(second: Audit, audit: Audit) -> bool:
 def _is_job_of(name: str, audit: Audit) -> bool:
     task = again_task(audit, name)
     job = task.find()
-    return job is not None and tuple(job.command) == tuple(task.command)
+    return job is not None and job.arguments == tuple(task.arguments)
 
 
 def read_again(second: Audit) -> tuple[Measured | None, bool]:

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipmem_core.audits.prepare import content_fingerprint
 from clipmem_core.audits.store import PAIRS, Audit, read_table, reading
-from clipmem_core.audits.supervisor import process_start
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, MISCAPTION, PAIR_ID, PLANTED, WIDTH
 from clipmem_core.config import DEFAULT_PRESET, InputError, data_folder
 from clipmem_core.pairs.readers.containers import file_faults
@@ -329,7 +329,7 @@ def _clear(folder: Path) -> None:
     own = re.compile(rf"\.{re.escape(folder.name)}\.(\d+)(\.old)?")
     for path in folder.parent.iterdir() if folder.parent.is_dir() else ():
         left = own.fullmatch(path.name)
-        if left and (int(left[1]) == os.getpid() or process_start(int(left[1])) is None):
+        if left and (int(left[1]) == os.getpid() or not psutil.pid_exists(int(left[1]))):
             shutil.rmtree(path, ignore_errors=True)
 
 

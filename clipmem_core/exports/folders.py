@@ -1,11 +1,7 @@
 """The cleaned data set as a folder of pictures, as trainers read one: a same-named `.txt` beside each picture, or the
 `metadata.jsonl` of Hugging Face's imagefolder.
-
-Pictures are copies, which take no space where the disk can share blocks between files. They are gathered in a hidden
-folder inside the export; a stopped export resumes there.
 """
 
-import fcntl
 import json
 import os
 import posixpath
@@ -17,16 +13,23 @@ from typing import Any
 
 from clipmem_core.atomic import replacing
 from clipmem_core.columns import CAPTIONS, IMAGE, LABEL, PAIR_ID
-from clipmem_core.config import InputError, fingerprint_rows
-from clipmem_core.exports.cleaned import ROW, Cleaned, Progress, audit_command, check_root, counted, suffix_of
+from clipmem_core.config import InputError
+from clipmem_core.exports.cleaned import (
+    ROW,
+    Cleaned,
+    Progress,
+    audit_command,
+    check_root,
+    counted,
+    replacing_folder,
+    suffix_of,
+)
 from clipmem_core.pairs.readers.containers import is_inside, is_picture
 from clipmem_core.pairs.references import read_bytes, split_reference
 
 METADATA = "metadata.jsonl"
 _BREAK = re.compile(r"\s*[\r\n]+\s*")
 MARK = ".clipmem-export"  # in a folder that an export may replace
-UNFINISHED = ".unfinished"  # begins the name of the folder inside it that a stopped export resumes in
-FICLONE = 0x40049409  # Linux: let a file share the blocks of another, until one of them is changed
 Pair = dict[str, Any]
 Written = tuple[tuple[str, ...], str]
 
@@ -40,7 +43,7 @@ def write_texts(cleaned: Cleaned, path: Path, *, progress: Progress | None = Non
             text = folder / f"{posixpath.splitext(name)[0]}.txt"
             text.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
-    names = _write(cleaned, path, "texts", write, progress)
+    names = _write(cleaned, path, write, progress)
     ids = cleaned.pairs[PAIR_ID].to_pylist()
     other = sum(name != pair_id for name, pair_id in zip(names, ids, strict=True))
     labels = zip(names, _labels(cleaned), strict=True)
@@ -70,7 +73,7 @@ def write_imagefolder(cleaned: Cleaned, path: Path, *, progress: Progress | None
                 row |= {LABEL: pair[LABEL]} if labelled else {}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    _write(cleaned, path, METADATA, write, progress)
+    _write(cleaned, path, write, progress)
     reads = f"datasets reads it with load_dataset('imagefolder', data_dir={str(path)!r})"
     return (reads,), audit_command(cleaned, path)
 
@@ -89,15 +92,9 @@ def check_replaceable(path: Path) -> None:
         raise InputError(f"{path} holds something else than an export: take another --out")
 
 
-def is_unfinished(path: Path) -> bool:
-    """Tell whether a folder holds nothing but an export that was stopped."""
-    return path.is_dir() and all(each.name == MARK or each.name.startswith(UNFINISHED) for each in path.iterdir())
-
-
 def _write(
     cleaned: Cleaned,
     path: Path,
-    kind: str,
     write: Callable[[Path, Iterator[tuple[str, Pair]]], None],
     progress: Progress | None,
 ) -> list[str]:
@@ -109,31 +106,21 @@ def _write(
     check_root(cleaned.root)
     check_replaceable(path)
     pairs = cleaned.pairs.select([ROW, PAIR_ID, IMAGE, CAPTIONS, LABEL]).to_pylist()
-    rows = ((pair[ROW], pair[IMAGE]) for pair in pairs)
-    folder = path / f"{UNFINISHED}-{fingerprint_rows(rows, beside=[kind, str(cleaned.root)])}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (path / MARK).touch()
     names, taken = [], {posixpath.splitext(METADATA)[0]}
-    for done, pair in enumerate(pairs):
-        names.append(_put(cleaned.root, pair, folder, taken))
-        if progress and done % 100 == 0:
-            progress(done, len(pairs))
-    write(folder, zip(names, pairs, strict=True))
-    for old in path.iterdir():
-        if old.is_dir() and old != folder:
-            shutil.rmtree(old)
-        elif old.name not in (MARK, folder.name):
-            old.unlink()
-    for new in folder.iterdir():
-        new.rename(path / new.name)
-    folder.rmdir()
+    with replacing_folder(path.resolve()) as folder:
+        (folder / MARK).touch()
+        for done, pair in enumerate(pairs):
+            names.append(_put(cleaned.root, pair, folder, taken))
+            if progress and done % 100 == 0:
+                progress(done, len(pairs))
+        write(folder, zip(names, pairs, strict=True))
     if progress:
         progress(len(pairs), len(pairs))
     return names
 
 
 def _put(root: Path, pair: Pair, folder: Path, taken: set[str]) -> str:
-    """Put a copy of a pair's picture into a folder, unless it is there, and return its name: its stem is new there."""
+    """Put a copy of a pair's picture into a folder and return its name: its stem is new there."""
     source, part = split_reference(root, pair[IMAGE])
     name, data = pair[IMAGE], None
     if part is not None or not is_picture(name) or any(part.startswith(".") for part in name.split("/")):
@@ -146,28 +133,13 @@ def _put(root: Path, pair: Pair, folder: Path, taken: set[str]) -> str:
     target = folder / f"{stem}{ending}"
     target.parent.mkdir(parents=True, exist_ok=True)
     if data is None and is_inside(os.path.realpath(root), os.fspath(source)):
-        _copy(source, target)
+        try:
+            shutil.copyfile(source, target)
+        except FileNotFoundError:
+            raise InputError(f"picture {source} is gone: bring it back to export it") from None
     else:
         target.write_bytes(_read(root, pair[IMAGE]) if data is None else data)
     return f"{stem}{ending}"
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file, unless a copy of its size is there; where the disk can, both share their blocks.
-
-    Raises:
-        InputError: the file is gone.
-    """
-    try:
-        if target.is_file() and target.stat().st_size == source.stat().st_size:
-            return
-        with source.open("rb") as original, target.open("wb") as copy:
-            try:
-                fcntl.ioctl(copy, FICLONE, original.fileno())
-            except OSError:  # another disk, or one that cannot
-                shutil.copyfileobj(original, copy)
-    except FileNotFoundError:
-        raise InputError(f"picture {source} is gone: bring it back to export it") from None
 
 
 def _read(root: Path, image: str) -> bytes:

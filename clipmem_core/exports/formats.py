@@ -35,7 +35,7 @@ from clipmem_core.exports.cleaned import (
     sample_keys,
     texts_of,
 )
-from clipmem_core.exports.folders import check_replaceable, is_unfinished, write_imagefolder, write_texts
+from clipmem_core.exports.folders import check_replaceable, write_imagefolder, write_texts
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 from clipmem_core.review.tables import count_rows, fetch_arrow, number
@@ -408,5 +408,5 @@ def _check(audit: Audit, format: str, path: Path, overwrite: bool) -> None:
     if about.is_folder:
         check_replaceable(path)
     for there in (path, about.beside(path) if about.beside else path):
-        if there.exists() and not overwrite and not is_unfinished(there):
+        if there.exists() and not overwrite and not (there.is_dir() and not any(there.iterdir())):
             raise InputError(f"{there} is there already: take another --out, or replace it with --overwrite")

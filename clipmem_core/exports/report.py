@@ -22,13 +22,13 @@ from clipmem_core.pairs.pictures import decode
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import FOR_OTHER, decision_words, open_review
-from clipmem_core.review.locked_towers import model_words
 from clipmem_core.review.overview import (
     BINS,
     detection_table,
     group_bins,
     group_summary,
     join_intervals,
+    model_words,
     table,
     utility_table,
 )

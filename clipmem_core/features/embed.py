@@ -22,8 +22,7 @@ from clipmem_core.features.named import image_tower, text_tower
 from clipmem_core.features.shards import Elsewhere, asked_of, embedded_elsewhere, leave, shards_of
 from clipmem_core.features.squares import read_squares
 from clipmem_core.features.towers import Opened, Tower
-from clipmem_core.pairs.pixels import handed_over
-from clipmem_core.pairs.workers import Killed, cores, map_chunks
+from clipmem_core.pairs.workers import cores, map_chunks
 
 IMAGE_BATCH = 16  # pictures: larger batches leave the processor's caches, at 192 pixels a fifth slower
 TEXT_BATCH = 64
@@ -226,7 +225,6 @@ def _decoded(
         InputError: a picture cannot be decoded any more.
     """
     work = functools.partial(read_squares, root=root, size=tower.size, resize_mode=tower.resize_mode)
-    how = handed_over(root, images, chunk=IMAGE_BATCH)
     ahead = max(workers, DECODED_BYTES // (IMAGE_BATCH * tower.size**2 * 3))
     for at in range(0, len(batches), ahead):
         part = batches[at : at + ahead]
@@ -234,9 +232,9 @@ def _decoded(
         left = {number: len(rows) for number, rows in part}
         found: dict[int, np.ndarray] = {}
         items = [(row, images[row], hashes[row]) for row in whose]
-        with closing(map_chunks(work, items, workers=workers, **how)) as answers:
-            for own, answer in _not_killed(answers):
-                for row, square in answer or [(row, "the process decoding it crashed") for row, _, _ in own]:
+        with closing(map_chunks(work, items, workers=workers, chunk=IMAGE_BATCH)) as answers:
+            for own, answer in answers:
+                for row, square in answer or [(row, "the process decoding it crashed or hung") for row, _, _ in own]:
                     if isinstance(square, str):
                         raise InputError(f"picture {images[row]!r} is no longer to be had ({square}): {_AGAIN}")
                     found[row] = square
@@ -244,10 +242,3 @@ def _decoded(
                     if not left[whose[row]]:
                         rows = dict(part)[whose[row]]
                         yield whose[row], np.stack([found.pop(int(row)) for row in rows])
-
-
-def _not_killed(answers: Iterator[Any]) -> Iterator[Any]:
-    try:
-        yield from answers
-    except Killed as error:
-        raise MemoryError(f"the process decoding picture {error.args[0][1]!r} was killed, alone as well") from None

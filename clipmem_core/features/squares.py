@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from clipmem_core.pairs.pictures import PictureError, decode, resize
-from clipmem_core.pairs.references import read_ahead, read_bytes
+from clipmem_core.pairs.references import read_bytes
 from clipmem_core.shortage import shortage
 
 
@@ -24,7 +24,6 @@ def read_squares(
     Returns:
         Each row with its square, uint8 [size, size, 3], or why there is none.
     """
-    read_ahead(root, [image for _, image, _ in chunk])
     return [(row, _square(root, image, sha256, size, resize_mode)) for row, image, sha256 in chunk]
 
 

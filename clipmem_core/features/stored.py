@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipmem_core import columns as c
-from clipmem_core.config import InputError, SourceOptions, affecting, as_dict, data_folder, fingerprint
+from clipmem_core.config import InputError, SourceOptions, as_dict, data_folder, fingerprint
 from clipmem_core.features.kept import BLOCK, SIDES, Stored, Usable, file_stamp, halves, is_kept, keep, open_kept
 from clipmem_core.pairs.readers.columnar import read_arrow_files, read_schema
 from clipmem_core.pairs.readers.delimited import read_delimited
@@ -114,8 +114,7 @@ def stored_features(
     try:
         files = _files(source, image, text)
         stamps = [file_stamp(path) for part in files for path in part]
-        read_by = {name: value for name, value in as_dict(options).items() if name not in affecting()}
-        target = home / fingerprint([stamps, image, text, read_by])
+        target = home / fingerprint([stamps, image, text, as_dict(options)])
         if not is_kept(target):
             shutil.rmtree(target, ignore_errors=True)
             parts, refused = _opened(files, options, (image or "l14_img", text or "l14_txt"))

@@ -1,6 +1,5 @@
 """Every colour of the figures, one for each group and each encoder; each stands out 3 : 1 from light and dark pages."""
 
-from clipmem_core.audits import unitmem_tables as t
 from clipmem_core.columns import CANDIDATE, EXTERNAL, INDEPENDENT, SCORED, SHARED
 
 LIGHT_PAGE = "#ffffff"
@@ -24,7 +23,6 @@ LABEL_COLOURS = (  # told apart from each other
 SCALE = ("#3f87b5", "#7b74b8", "#b8608c", "#d5552a")  # low to high
 SIDE_COLOURS = {"f": GROUP_COLOURS[CANDIDATE], "g": GROUP_COLOURS[INDEPENDENT]}  # after the group that only it sees
 FOLD_COLOURS = ("#5b6fd6", "#b0662a", "#1f8f8a", "#b8528f", "#6f8a1f", "#8a6a5c")
-PARADIGM_COLOURS = {t.CLIP: "#c2487a", t.SUPERVISED: "#1479b8", t.SELF_SUPERVISED: "#008f6b"}
 WIDTH_COLOURS = ("#1479b8", "#008f6b", "#d55e00")  # of the text encoder: half, one, double
 CHOSEN_COLOUR, PAPER_COLOUR, FRONT_COLOUR = "#6a6fd8", "#a0674b", "#0f8f9f"
 LINE_COLOURS = (FRONT_COLOUR, "#d93a3a", *LABEL_COLOURS[8:])

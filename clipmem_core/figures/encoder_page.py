@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from clipmem_core.audits import unitmem_tables as t
+from clipmem_core.audits.paradigms import CLIP, SELF_SUPERVISED, SUPERVISED
+from clipmem_core.audits.unitmem import BEFORE, SEEN, UNSEEN
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
-from clipmem_core.figures.colours import ENCODER_COLOURS, OTHER, PARADIGM_COLOURS, WIDTH_COLOURS
+from clipmem_core.figures.colours import ENCODER_COLOURS, OTHER, WIDTH_COLOURS
 from clipmem_core.figures.layout import (
     DOTTED,
     LEGEND_ABOVE,
@@ -29,13 +30,14 @@ NAME_LENGTH = 20  # leaves space for the dots on a telephone
 APART = 0.16  # of the dots of one row
 SYMBOLS = ("circle", "diamond")  # one caption, all captions
 MEASURES = {CLIPMEM_IMAGE: "image", CLIPMEM_TEXT: "text"}
+PARADIGM_COLOURS = {CLIP: "#c2487a", SUPERVISED: "#1479b8", SELF_SUPERVISED: "#008f6b"}
 # Mean UnitMem of layers 1 and 12, digitised from a figure of "Captured by Captions" (ICLR 2025).
-PAPER = {t.CLIP: (0.272, 0.411), t.SELF_SUPERVISED: (0.339, 0.376), t.SUPERVISED: (0.265, 0.477)}
+PAPER = {CLIP: (0.272, 0.411), SELF_SUPERVISED: (0.339, 0.376), SUPERVISED: (0.265, 0.477)}
 SOURCES = {  # name and dash
     MEMBERS: ("trained members", "solid"),
-    t.BEFORE: ("before training", "dash"),
-    t.SEEN: ("pairs it trained on, as many", "dot"),
-    t.UNSEEN: ("pairs it never saw", "dot"),
+    BEFORE: ("before training", "dash"),
+    SEEN: ("pairs it trained on, as many", "dot"),
+    UNSEEN: ("pairs it never saw", "dot"),
 }
 
 
@@ -83,7 +85,7 @@ def tower_figure(layers: pd.DataFrame, *, tower: str, span: tuple[float, float])
     for source, (name, dash) in SOURCES.items():
         rows = own[own[SOURCE] == source]
         if len(rows):
-            colour = ENCODER_COLOURS[tower] if source in (MEMBERS, t.SEEN) else OTHER
+            colour = ENCODER_COLOURS[tower] if source in (MEMBERS, SEEN) else OTHER
             _add_unitmem(figure, rows["layer"], rows, name=name, colour=colour, dash=dash)
     ticks = sorted(set(own["layer"]))
     figure.update_xaxes(title=f"layer of the {tower} encoder", tickvals=ticks, zeroline=False)
@@ -91,24 +93,22 @@ def tower_figure(layers: pd.DataFrame, *, tower: str, span: tuple[float, float])
     return laid_out(figure, 360, legend=LEGEND_ABOVE)
 
 
-def paradigm_figure(means: pd.DataFrame, *, paper: bool) -> go.Figure:
-    """Draw UnitMem by relative depth of an image encoder under each paradigm, and the paper's where it is asked for.
+def paradigm_figure(means: pd.DataFrame) -> go.Figure:
+    """Draw UnitMem by relative depth of an image encoder under each paradigm, beside the paper's first and last layers.
 
     Args:
         means: paradigm, depth (0 the first layer, 1 the last), mean, low, high.
-        paper: draw the paper's first and last layers, joined by straight lines.
     """
     figure = go.Figure()
     for paradigm, colour in PARADIGM_COLOURS.items():
         rows, name = means[means["paradigm"] == paradigm], PARADIGM_NAMES[paradigm]
         if len(rows):
             _add_unitmem(figure, rows[DEPTH], rows, name=name, colour=colour, dash="solid")
-        if paper:
-            ends = pd.DataFrame({"mean": PAPER[paradigm]}).assign(low=float("nan"), high=float("nan"))
-            depths = pd.Series([0.0, 1.0])
-            _add_unitmem(figure, depths, ends, name=f"{name}, paper (digitised)", colour=colour, dash="dash")
+        ends = pd.DataFrame({"mean": PAPER[paradigm]}).assign(low=float("nan"), high=float("nan"))
+        depths = pd.Series([0.0, 1.0])
+        _add_unitmem(figure, depths, ends, name=f"{name}, paper (digitised)", colour=colour, dash="dash")
     figure.update_xaxes(title="relative depth: 0 first layer, 1 last layer", zeroline=False)
-    values = [*means["low"], *means["high"], *means["mean"], *(end for ends in PAPER.values() for end in ends if paper)]
+    values = [*means["low"], *means["high"], *means["mean"], *(end for ends in PAPER.values() for end in ends)]
     figure.update_yaxes(title="mean UnitMem", range=axis_span(pd.Series(values, dtype=float)), zeroline=False)
     return laid_out(figure, 360, legend=LEGEND_OF_SEEDS)
 

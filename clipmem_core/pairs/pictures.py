@@ -20,7 +20,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clipmem_core.atomic import naming
-from clipmem_core.pairs.references import read_ahead, read_bytes
+from clipmem_core.pairs.references import read_bytes
 from clipmem_core.shortage import shortage
 
 PIXEL_LIMIT = 178_956_970  # where Pillow, too, speaks of a decompression bomb: half a gigabyte of RGB
@@ -267,7 +267,6 @@ def check_chunk(
         OSError, MemoryError: the disk is full, too many files are open, or memory ran out: no fact of a picture.
     """
     facts = []
-    read_ahead(root, [image for _, image in chunk])
     for row, image in chunk:
         fact, square = _check(root, image, size, resize_mode)
         facts.append((row, fact))

@@ -1,26 +1,23 @@
-"""The pictures of a data set in a folder of files, read through: what is not there, or no longer whole, is made again.
+"""The pictures of a data set in a folder of files, read through: what is not there, or cannot be read, is made again.
 
     facts.parquet      one row a picture: width, height, sha256, reason
     descriptors.npy    uint8 [n_pictures, 768], for `lookalikes`
     pixels.npy         uint8 [n_pictures, size, size, 3]; only if it fits the budget
-    cache.json         the square's size and resize mode, and the checksum (CRC-32) of each other file
+    cache.json         the square's size and resize mode
 
 Each picture is decoded once. Squares that fit a budget are mapped from one file. Others are decoded again at every use,
-to the same bytes. The folder is built under another name and then renamed: it is complete or not there. What was built
-of pictures that come from a URL goes on where it was cut short.
+to the same bytes. The folder is built under another name and then renamed: it is complete or not there.
 """
 
-import errno
 import functools
 import io
 import json
 import math
 import shutil
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +28,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from clipmem_core.atomic import checksum, naming, sync
+from clipmem_core.atomic import naming, sync
 from clipmem_core.columns import HEIGHT, REASON, SHA256, WIDTH
 from clipmem_core.config import fingerprint
-from clipmem_core.pairs.journal import Journal
 from clipmem_core.pairs.pictures import (
     DESCRIPTOR_LENGTH,
     RESIZE_MODES,
@@ -44,21 +40,20 @@ from clipmem_core.pairs.pictures import (
     has_room,
     read_square,
 )
-from clipmem_core.pairs.references import fetched_with, is_streamed, source_stamp
-from clipmem_core.pairs.workers import Killed, cores, map_chunks
+from clipmem_core.pairs.references import source_stamp
+from clipmem_core.pairs.workers import cores, map_chunks
+from clipmem_core.shortage import shortage
 
 VERSION = 2  # of what is kept and how it is computed; a new number leaves old caches behind
 FACTS_FILE = "facts.parquet"
 DESCRIPTORS_FILE = "descriptors.npy"
 PIXELS_FILE = "pixels.npy"
 CACHE_FILE = "cache.json"
-JOURNAL_FILE = "journal.jsonl"  # while the folder is built
 
 Progress = Callable[[int, int], None]
 
 _CHUNK = 16  # pictures handed to a process at a time
-_CHUNK_STREAMED = 100  # the same of those at a URL: neighbours are one request; Hugging Face's row groups have as many
-_CRASHED = "the process decoding it crashed"
+_CRASHED = "the process decoding it crashed or hung"
 
 
 class Pixels(ABC):
@@ -208,97 +203,64 @@ def check_pictures(
     kind = [VERSION, PIL.__version__, size, resize_mode]
     folder = cache / fingerprint([*kind, source_stamp(root, images)])
     keep = 0 < len(images) * size * size * 3 <= budget_bytes
-    broken = functools.partial(broken_file, folder, size=size, resize_mode=resize_mode, keep=keep)
-    if broken():
+    if broken_file(folder, keep=keep):
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{folder.name}.lock"):  # two audits of one data set decode it once
-            if found := broken():
+            if found := broken_file(folder, keep=keep):
                 if folder.is_dir():
                     say(f"{found} is broken or gone: storing the small pictures again")
-                _build(
-                    folder,
-                    root,
-                    images,
-                    size=size,
-                    resize_mode=resize_mode,
-                    keep=keep,
-                    workers=workers or cores(),
-                    progress=progress,
-                )
-                if found := broken():
-                    raise OSError(errno.EIO, "what was just written reads otherwise", str(found))
+                with _replacing_folder(folder) as part:
+                    pixels = part / PIXELS_FILE if keep else None
+                    if pixels:
+                        _make_room(pixels, (len(images), size, size, 3))
+                    work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=pixels)
+                    _write(part, _collect(work, images, workers or cores(), progress))
+                    (part / CACHE_FILE).write_text(json.dumps({"size": size, "resize_mode": resize_mode}))
     return _read_facts(folder), open_pixels(folder, rows=np.arange(len(images)), root=root, images=images)
 
 
-def broken_file(folder: Path, *, size: int, resize_mode: str, keep: bool = False) -> Path | None:
-    """Return the first file of a cache that is gone or no longer what was written, None where all of it is whole.
-
-    Reads every file, once in each process: 13 kB a picture of 64 pixels, at about a gigabyte a second.
-
-    Args:
-        folder: the cache's.
-        size: side of the square, in pixels.
-        resize_mode: shortest, longest or squash.
-        keep: whether the pixels are to be there; if not, they may be.
-    """
-    try:
-        made = json.loads((folder / CACHE_FILE).read_text(encoding="utf-8"))
-        sums, own = made["crc32"], made.pop("own_crc32")
-        if own != _checksum_of(made) or (made["size"], made["resize_mode"]) != (size, resize_mode):
-            return folder / CACHE_FILE
-    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
-        return folder / CACHE_FILE
-    wanted = sums if PIXELS_FILE in sums or not keep else sums | {PIXELS_FILE: None}
-    files = {folder / name: known for name, known in wanted.items()}
-    return next((path for path, known in files.items() if not path.is_file() or checksum(path) != known), None)
-
-
-def _build(
-    folder: Path,
-    root: Path,
-    images: Sequence[str],
-    *,
-    size: int,
-    resize_mode: str,
-    keep: bool,
-    workers: int,
-    progress: Progress | None,
-) -> None:
-    """Decode every picture and write the folder, in place of one that may be there.
-
-    Raises:
-        OSError, MemoryError: the machine ran short of something; no folder is left, but of pictures from a URL.
-    """
+@contextmanager
+def _replacing_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder that replaces `folder` when the block ends well and is deleted when it does not."""
     part = folder.with_name(f"{folder.name}.part")
-    pixels, streamed = part / PIXELS_FILE if keep else None, is_streamed(root, images)
-    if not (streamed and (part / JOURNAL_FILE).is_file() and (part / PIXELS_FILE).is_file() == keep):
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
     try:
         with naming(folder):
-            if pixels is not None and not pixels.is_file():
-                _make_room(pixels, (len(images), size, size, 3))
-            work = functools.partial(check_chunk, root=root, size=size, resize_mode=resize_mode, pixels=pixels)
-            journal = Journal(part / JOURNAL_FILE if streamed else None, pixels)
-            how = handed_over(root, images, chunk=_CHUNK)
-            _write(part, _collect(work, images, workers, progress, how, journal))
-            (part / JOURNAL_FILE).unlink(missing_ok=True)
-            _seal(part, {"size": size, "resize_mode": resize_mode})
+            yield part
+            for path in (*part.iterdir(), part):
+                sync(path)
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
             sync(folder.parent)
     except BaseException:
-        if not streamed:
-            shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
         raise
 
 
-def handed_over(root: Path, images: Sequence[str], *, chunk: int) -> dict[str, Any]:
-    """Return how `map_chunks` hands over pictures, each item a row, a reference and what follows: so many at a time, or
-    those at a URL as they are fetched."""
-    if not is_streamed(root, images):
-        return {"chunk": chunk}
-    return {"chunk": _CHUNK_STREAMED, "alike": lambda item: fetched_with(root, item[1])}
+def broken_file(folder: Path, *, keep: bool = False) -> Path | None:
+    """Return the first file of a cache that is missing or cannot be read, None where all can.
+
+    Args:
+        folder: the cache's.
+        keep: whether the pixels are to be there; if not, they may be.
+    """
+    mapped = functools.partial(np.load, mmap_mode="r")  # fails where the file is shorter than its header says
+    readers: dict[str, Callable[[Path], Any]] = {
+        CACHE_FILE: lambda path: json.loads(path.read_text()),
+        FACTS_FILE: pq.read_table,
+        DESCRIPTORS_FILE: mapped,
+    }
+    if keep or (folder / PIXELS_FILE).exists():
+        readers[PIXELS_FILE] = mapped
+    for name, read in readers.items():
+        try:
+            read(folder / name)
+        except (OSError, ValueError, EOFError) as error:
+            if shortage(error):
+                raise
+            return folder / name
+    return None
 
 
 def _make_room(pixels: Path, shape: tuple[int, ...]) -> None:
@@ -313,25 +275,18 @@ def _collect(
     images: Sequence[str],
     workers: int,
     progress: Progress | None,
-    how: Mapping[str, Any],
-    journal: Journal,
 ) -> list[Fact]:
     """Return the fact of each picture, in order."""
-    facts = journal.facts
-    items = [(row, image) for row, image in enumerate(images) if row not in facts]
+    facts: dict[int, Fact] = {}
     crashed: list[tuple[int, str]] = []
-    try:
-        with closing(map_chunks(work, items, workers=workers, **how)) as answers:
-            for part, answer in answers:
-                crashed += part if answer is None else []
-                journal.add(dict(answer or ()))
-                facts.update({row: broken(_CRASHED) for row, _ in part if answer is None})
-                if progress is not None:
-                    progress(len(facts), len(images))
-    except Killed as error:
-        raise MemoryError(f"the process decoding picture {error.args[0][1]!r} was killed, alone as well") from None
-    finally:
-        journal.note()
+    with closing(map_chunks(work, list(enumerate(images)), workers=workers, chunk=_CHUNK)) as answers:
+        for part, answer in answers:
+            if answer is None:
+                crashed += part
+                answer = [(row, broken(_CRASHED)) for row, _ in part]
+            facts.update(answer)
+            if progress is not None:
+                progress(len(facts), len(images))
     # Decoders crash, too, where memory is limited: then it tells nothing about the picture.
     if crashed and not all(answer for _, answer in map_chunks(has_room, crashed[:1], workers=1, chunk=1)):
         raise MemoryError(f"{_CRASHED}: picture {crashed[0][1]!r}")
@@ -340,7 +295,7 @@ def _collect(
 
 def _write(folder: Path, facts: list[Fact]) -> None:
     descriptors, buffer = np.frombuffer(b"".join(fact.descriptor for fact in facts), np.uint8), io.BytesIO()
-    np.save(buffer, descriptors.reshape(len(facts), DESCRIPTOR_LENGTH))
+    np.save(buffer, descriptors.reshape(len(facts), DESCRIPTOR_LENGTH))  # straight to a full disk, no errno is raised
     (folder / DESCRIPTORS_FILE).write_bytes(buffer.getvalue())
     columns = {
         WIDTH: pa.array([fact.width for fact in facts], pa.int64()),
@@ -349,21 +304,6 @@ def _write(folder: Path, facts: list[Fact]) -> None:
         REASON: pa.array([fact.reason for fact in facts], pa.string()),
     }
     pq.write_table(pa.table(columns), folder / FACTS_FILE)
-
-
-def _seal(folder: Path, made: dict[str, Any]) -> None:
-    """Note the checksum of each file, once it is on the disk."""
-    files = sorted(folder.iterdir())
-    for file in files:
-        sync(file)
-    made = made | {"crc32": {file.name: checksum(file) for file in files}}
-    (folder / CACHE_FILE).write_text(json.dumps(made | {"own_crc32": _checksum_of(made)}), encoding="utf-8")
-    sync(folder / CACHE_FILE)
-    sync(folder)
-
-
-def _checksum_of(made: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(made).encode())
 
 
 def _read_facts(folder: Path) -> pd.DataFrame:

@@ -8,14 +8,12 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from clipmem_core.config import InputError
-from clipmem_core.pairs.readers.columnar import row_group, table_picture
-from clipmem_core.pairs.readers.containers import LINK_LEAVES, PICTURE, is_inside, normal_reference, read_file, stamped
-from clipmem_core.pairs.readers.shards import picture_place, tar_picture
-from clipmem_core.pairs.readers.streamed import fetch_ahead, remote_of
+from clipmem_core.pairs.readers.columnar import table_picture
+from clipmem_core.pairs.readers.containers import LINK_LEAVES, PICTURE, is_inside, normal_reference, read_file
+from clipmem_core.pairs.readers.shards import tar_picture
 from clipmem_core.shortage import shortage
 
 _ROW = re.compile(r"(.+\.(?:parquet|arrow))#(\d+)")
@@ -60,41 +58,6 @@ def read_bytes(root: Path, image: str) -> bytes:
         raise FileNotFoundError(f"picture {image!r} cannot be read in {root}: {reason}") from error
     except InputError as error:
         raise InputError(f"picture {image!r}: {error}") from error
-
-
-def is_streamed(root: Path, images: Sequence[str]) -> bool:
-    """Tell whether pictures, as the first of them is, are read from a URL."""
-    if not images:
-        return False
-    path, part = split_reference(root, images[0])
-    return part is not None and path.is_file() and remote_of(stamped(path)) is not None
-
-
-def read_ahead(root: Path, images: Sequence[str]) -> None:
-    """Fetch pictures for the `read_bytes` of each that follows, where shards at a URL hold them.
-
-    One that cannot be fetched is left to `read_bytes`, which says why.
-
-    Raises:
-        OSError: the URL cannot be reached any more.
-    """
-    if not is_streamed(root, images):
-        return
-    wanted = []
-    for path, part in (split_reference(root, image) for image in images):
-        with suppress(FileNotFoundError, LookupError, InputError):
-            remote, start, end = picture_place(path, part) if isinstance(part, str) else (None, 0, 0)
-            wanted += [(remote, start, end)] if remote else []
-    with suppress(FileNotFoundError, InputError):
-        fetch_ahead(wanted)
-
-
-def fetched_with(root: Path, image: str) -> tuple[Path, int]:
-    """Return the file that a picture at a URL is in, and the row group that is fetched for it; 0 where none is."""
-    path, part = split_reference(root, image)
-    with suppress(FileNotFoundError, InputError):  # which is told when it is read
-        return path, row_group(stamped(path), part) if isinstance(part, int) else 0
-    return path, 0
 
 
 def source_stamp(root: Path, images: Sequence[str]) -> str:

@@ -60,11 +60,9 @@ def read_source(
     Raises:
         InputError: nothing is there, its format is not known, or it cannot be read; one line says what to do.
     """
-    url, source = source, local_path(source, data=data, stream=options.stream, say=say)
+    source = local_path(source, data=data, say=say)
     try:
         rows = _read(source, options, data)
-        if options.stream and rows.files and Path(source).is_relative_to(data / SETS):
-            raise InputError(f"the pictures of {url} are not inside its shards or Parquet files: leave --stream out")
         checked = check_rows(rows.rows)
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror or error}") from error
@@ -98,10 +96,8 @@ def _is_pattern(source: str) -> bool:
     return "{" in source and source.endswith(".tar")
 
 
-def local_path(source: str, *, data: Path, stream: bool = False, say: Callable[[str], None] = lambda line: None) -> str:
+def local_path(source: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
     """Return where a data set is on this machine; what a URL names is fetched into the data folder first.
-
-    Where it is to `stream`, stand-ins are.
 
     Raises:
         InputError: it cannot be reached.
@@ -110,7 +106,7 @@ def local_path(source: str, *, data: Path, stream: bool = False, say: Callable[[
         return source
     from clipmem_core.pairs.readers.remote import fetch  # fsspec, which most data sets need nothing of
 
-    return fetch(source, data=data, stream=stream, say=say)
+    return fetch(source, data=data, say=say)
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

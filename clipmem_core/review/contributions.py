@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits import unitmem_tables as t
+from clipmem_core.audits import paradigms as p
+from clipmem_core.audits import unitmem as t
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
-from clipmem_core.audits.unitmem_tables import layer_means
 from clipmem_core.audits.verdict import FLAT
 from clipmem_core.review.overview import LIMIT, pair_density, sample_points
 from clipmem_core.review.tables import ROW, count_pairs_of, fetch_arrow, number
@@ -26,7 +26,7 @@ POOR_FIT = 0.5  # mean cosine on held-out pairs below which mapped embeddings ar
 Z = 1.96
 VARIANTS = {"mean": t.UNITMEM_MEAN, "median": t.UNITMEM_MEDIAN}
 MEMBERS = "members"
-PARADIGM_NAMES = {t.CLIP: "CLIP", t.SUPERVISED: "supervised", t.SELF_SUPERVISED: "self-supervised"}
+PARADIGM_NAMES = {p.CLIP: "CLIP", p.SUPERVISED: "supervised", p.SELF_SUPERVISED: "self-supervised"}
 SOURCE, DEPTH, LEADS = "source", "depth", "leads"
 
 
@@ -146,11 +146,11 @@ def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None, *, column
         tower, source (`members`, or the name of a reference), layer, mean, low and high: of the members their mean, the
         lowest and the highest one; of a reference the value alone.
     """
-    grouped = layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[column]
+    grouped = t.layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[column]
     own = grouped.agg(mean="mean", low="min", high="max").reset_index().assign(**{SOURCE: MEMBERS})
     tables = [own]
     if references is not None:
-        means = layer_means(references, by=[t.REFERENCE, t.TOWER, t.LAYER])
+        means = t.layer_means(references, by=[t.REFERENCE, t.TOWER, t.LAYER])
         tables.append(means.rename(columns={t.REFERENCE: SOURCE, column: "mean"}).assign(low=np.nan, high=np.nan))
     columns = [t.TOWER, SOURCE, t.LAYER, "mean", "low", "high"]
     return pd.concat([table[columns] for table in tables], ignore_index=True)
@@ -167,8 +167,8 @@ def paradigm_layers(table: pd.DataFrame, *, column: str) -> pd.DataFrame:
         paradigm, layer, depth (0 the first layer, 1 the last), n (seeds), mean, low and high: an interval where there
         are three seeds or more.
     """
-    means = over_seeds(table, by=[t.PARADIGM, t.LAYER], measures=[column]).drop(columns="measure")
-    known = means[means[t.PARADIGM].isin(t.PARADIGMS)]
+    means = over_seeds(table, by=[p.PARADIGM, t.LAYER], measures=[column]).drop(columns="measure")
+    known = means[means[p.PARADIGM].isin(p.PARADIGMS)]
     last = known[t.LAYER].max()
     depth = (known[t.LAYER] - 1) / (last - 1) if last > 1 else 0.5
     return known.assign(**{DEPTH: depth}).reset_index(drop=True)
@@ -181,49 +181,42 @@ def claim_1(table: pd.DataFrame, *, column: str) -> str:
         table: as `read_paradigms`.
         column: unitmem_mean or unitmem_median.
     """
-    by_seed = table.groupby([t.PARADIGM, t.SEED])[column].mean().unstack(t.PARADIGM)
-    names = [name for name in t.PARADIGMS if name in by_seed]
+    by_seed = table.groupby([p.PARADIGM, p.SEED])[column].mean().unstack(p.PARADIGM)
+    names = [name for name in p.PARADIGMS if name in by_seed]
     listed = ", ".join(f"{PARADIGM_NAMES[name]} {by_seed[name].mean():.3f}" for name in names)
     told = f"Mean UnitMem over the layers: {listed}."
-    if len(names) < len(t.PARADIGMS):
-        missing = " and ".join(PARADIGM_NAMES[name] for name in t.PARADIGMS if name not in names)
+    if len(names) < len(p.PARADIGMS):
+        missing = " and ".join(PARADIGM_NAMES[name] for name in p.PARADIGMS if name not in names)
         return f"{told} Claim 1 compares three paradigms: {missing} is not there, or cannot be taught on these pairs."
     complete = by_seed.dropna()
     if len(complete) < MIN_REPLICATES:
         return f"{told} Claim 1 (CLIP lies between the other two): seeds so far: {len(complete)}, too few to say more."
-    sides = {name: _sign(complete[name] - complete[t.CLIP]) for name in (t.SUPERVISED, t.SELF_SUPERVISED)}
-    return f"{told} Claim 1 (CLIP lies between the other two): {_place(sides)}."
-
-
-def _place(sides: Mapping[str, int]) -> str:
-    """Return where CLIP lies, by the side of it on which the others do."""
-    words = {1: "lies above it", -1: "lies below it", 0: "cannot be told from it"}
-    each = " and ".join(f"{PARADIGM_NAMES[name]} {words[side]}" for name, side in sides.items())
+    sides = {}  # of CLIP, on which the interval of the other paradigm over seeds lies; 0 where it holds CLIP's
+    for name in (p.SUPERVISED, p.SELF_SUPERVISED):
+        low, high = seed_interval((complete[name] - complete[p.CLIP]).to_numpy())
+        sides[name] = 1 if low > 0 else -1 if high < 0 else 0
     if 0 in sides.values():
-        return f"the seeds leave it open, since {each}"
-    if len(set(sides.values())) == 2:
-        return "so it does here"
-    return f"here it lies {'below' if 1 in sides.values() else 'above'} both"
-
-
-def _sign(differences: pd.Series) -> int:
-    """Return the side of 0 on which the interval over seeds lies; 0 where it holds 0."""
-    low, high = seed_interval(differences.to_numpy())
-    return 1 if low > 0 else -1 if high < 0 else 0
+        words = {1: "lies above it", -1: "lies below it", 0: "cannot be told from it"}
+        each = " and ".join(f"{PARADIGM_NAMES[name]} {words[side]}" for name, side in sides.items())
+        place = f"the seeds leave it open, since {each}"
+    elif len(set(sides.values())) == 2:
+        place = "so it does here"
+    else:
+        place = f"here it lies {'below' if 1 in sides.values() else 'above'} both"
+    return f"{told} Claim 1 (CLIP lies between the other two): {place}."
 
 
 def ranked_units(
-    units: pd.DataFrame, *, column: str, member: str = "", tower: str = "", layer: int = 0, once: bool = False
+    units: pd.DataFrame, *, column: str, member: str = "", tower: str = "", layer: int = 0
 ) -> pd.DataFrame:
-    """Return units, those that stand out most first; silent ones have no UnitMem and are left out.
+    """Return the pairs that set a unit off most, each with the unit that stands out most for it, the highest first.
 
     Args:
-        units: as `read_units`.
+        units: as `read_units`; silent ones have no UnitMem and are left out.
         column: unitmem_mean or unitmem_median, by which they are ordered; of equal ones the larger margin first.
         member: only its units; empty takes all.
         tower: only this encoder's; empty takes both.
         layer: only this layer's, from 1; 0 takes all.
-        once: of the units that one pair sets off, only the first.
 
     Returns:
         Their rows, and `leads`: how many units of the same member the same pair sets off most.
@@ -235,5 +228,4 @@ def ranked_units(
         chosen = chosen[chosen[name] == value] if value else chosen
     margin = chosen["max"] - chosen["second"]
     order = np.lexsort((chosen[t.UNIT], -margin, -chosen[column]))
-    ranked = chosen.iloc[order]
-    return (ranked.drop_duplicates(t.ROW) if once else ranked).reset_index(drop=True)
+    return chosen.iloc[order].drop_duplicates(t.ROW).reset_index(drop=True)

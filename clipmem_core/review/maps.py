@@ -20,7 +20,7 @@ import pyarrow as pa
 from clipmem_core.atomic import cached
 from clipmem_core.audits.embeddings import indexed_members
 from clipmem_core.audits.index import map_vectors
-from clipmem_core.audits.jobs import PROGRAM, Task, jobs_folder
+from clipmem_core.audits.jobs import Task, jobs_folder
 from clipmem_core.audits.store import (
     PAIRS,
     SCORES,
@@ -208,4 +208,4 @@ def map_task(audit: Audit, name: str) -> Task:
         InputError: the audit has no such map.
     """
     folder = jobs_folder() / ".maps" / map_path(audit, name).stem
-    return Task(folder, [*PROGRAM, "map", audit.name, name])
+    return Task(folder, ["map", audit.name, name])

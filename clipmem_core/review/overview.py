@@ -10,7 +10,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.record import Record
 from clipmem_core.audits.store import PAIRS, QUARANTINE, SCORES, UTILITY, Audit
-from clipmem_core.config import InputError
+from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.files import is_number, mapping
 from clipmem_core.review.tables import ROW, count_pairs_of, count_rows, fetch_frame, fetch_rows, number
 from clipmem_core.scores.table import BY_NAME
@@ -331,3 +331,29 @@ def sample_points(
         table[from_pairs] = pairs.take(rows).to_numpy()
     table.insert(0, "row", rows)
     return table[["row", *names]]
+
+
+def locked_towers(config: AuditConfig) -> dict[str, str]:
+    """Return the names of the locked towers, by side: image, text.
+
+    Example:
+        >>> locked_towers(AuditConfig(lock_text=True, text_tower="all-MiniLM-L6-v2"))
+        {'text': 'all-MiniLM-L6-v2'}
+    """
+    usual = f"{config.model} ({config.pretrained})"
+    return {
+        side: getattr(config, f"{side}_tower") or usual for side in ("image", "text") if getattr(config, f"lock_{side}")
+    }
+
+
+def model_words(config: AuditConfig) -> str:
+    """Return in a few words what each member is.
+
+    Example:
+        >>> model_words(AuditConfig()), model_words(AuditConfig(lock_text=True, text_tower="all-MiniLM-L6-v2"))
+        ('model small', 'model small and a head on all-MiniLM-L6-v2')
+    """
+    towers = locked_towers(config)
+    if len(towers) == 2:
+        return f"heads on {' and '.join(towers.values())}"
+    return " and ".join([f"model {config.model}", *(f"a head on {name}" for name in towers.values())])

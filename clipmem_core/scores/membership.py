@@ -4,14 +4,13 @@ Pairs of one cluster always share group and fold, since a twin in training hides
 """
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from clipmem_core.columns import CANDIDATE, EXTERNAL, INDEPENDENT, SCORED, SHARED
 from clipmem_core.config import InputError
-from clipmem_core.draws import MEMBERSHIP, hashed, uniforms
 
 MIN_PAIRS = 200
 MIN_GROUP = 50
@@ -60,7 +59,7 @@ def group_size(n_pairs: int) -> int:
 
 
 def ensemble_membership(
-    clusters: np.ndarray, *, folds: int, repeats: int, seed: int, halves: bool = False, keys: np.ndarray | None = None
+    clusters: np.ndarray, *, folds: int, repeats: int, seed: int, halves: bool = False
 ) -> Membership:
     """Draw repeated cross-validation: in each repeat every scored pair is left out by one member, or by half of them.
 
@@ -74,13 +73,9 @@ def ensemble_membership(
         seed: start of every draw.
         halves: each pair is left out by half of the members of a repeat, which half drawn for it alone, so that what
             two members train on is as good as unrelated; complementary folds are as unlike as can be.
-        keys: uint64 hash of each pair's id, [n_pairs] (`draws.draw_keys`): every draw is then a function of (seed, id),
-            so that pairs that come or go change nothing of the others, but for look-alikes of theirs and for the ends
-            of the external group, whose size goes with the number of pairs. None draws by place in the table.
 
     Returns:
-        Groups `scored` and `external`; folds × repeats members. Folds differ by at most one look-alike cluster, with
-        `keys` by chance.
+        Groups `scored` and `external`; folds × repeats members. Folds differ by at most one look-alike cluster.
 
     Raises:
         InputError: too few pairs, folds or repeats, or look-alike clusters too large for an external group.
@@ -96,8 +91,7 @@ def ensemble_membership(
     _check_at_least("repeats", repeats, 1)
     if halves and folds % 2:
         raise InputError(f"folds must be even where each pair is left out by half of a repeat's members, not {folds}")
-    key = None if keys is None else _cluster_keys(keys, cluster)
-    (external,) = _draw_groups(sizes, size, 1, _orders(len(sizes), seed, _GROUP_DRAW, key))
+    (external,) = _draw_groups(sizes, size, 1, np.random.default_rng([seed, _GROUP_DRAW]))
     if sizes[external].sum() < MIN_GROUP:
         raise InputError(_too_many_lookalikes("external", size))
     scored = np.setdiff1d(np.arange(len(sizes)), external)
@@ -108,14 +102,11 @@ def ensemble_membership(
     trained = np.zeros((repeats * folds, len(cluster)), dtype=bool)
     for repeat in range(repeats):
         if halves:
-            out = _half(_numbers(folds, len(sizes), seed, repeat, key))
+            out = _half(np.random.default_rng([seed, _HALF_DRAW, repeat]).random((folds, len(sizes))))
             trained[repeat * folds : (repeat + 1) * folds] = (group == SCORED) & ~out[:, cluster]
             continue
-        if key is None:
-            fold = np.full(len(sizes), -1)
-            fold[scored] = _cut(sizes[scored], folds, np.random.default_rng([seed, _FOLD_DRAW, repeat]))
-        else:
-            fold = (hashed(key, MEMBERSHIP, seed, _FOLD_DRAW, repeat) % np.uint64(folds)).astype(np.int64)
+        fold = np.full(len(sizes), -1)
+        fold[scored] = _cut(sizes[scored], folds, np.random.default_rng([seed, _FOLD_DRAW, repeat]))
         for left_out in range(folds):
             trained[repeat * folds + left_out] = (group == SCORED) & (fold[cluster] != left_out)
     members = tuple(f"r{repeat}-f{fold}" for repeat in range(repeats) for fold in range(folds))
@@ -147,7 +138,7 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
     cluster, sizes = _sized(clusters)
     _check_at_least("seeds", seeds, 1)
     names = (CANDIDATE, INDEPENDENT, EXTERNAL)
-    chosen = _draw_groups(sizes, size, len(names), _orders(len(sizes), seed, _GROUP_DRAW))
+    chosen = _draw_groups(sizes, size, len(names), np.random.default_rng([seed, _GROUP_DRAW]))
     group = np.full(len(cluster), SHARED, dtype=f"<U{len(INDEPENDENT)}")
     for name, ids in zip(names, chosen, strict=True):
         if sizes[ids].sum() != size:
@@ -179,7 +170,7 @@ def set_apart(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarr
     """
     rows = np.flatnonzero(group == EXTERNAL)
     cluster, sizes = _sized(clusters[rows])
-    (chosen,) = _draw_groups(sizes, len(rows) // 2, 1, _orders(len(sizes), seed, _APART_DRAW))
+    (chosen,) = _draw_groups(sizes, len(rows) // 2, 1, np.random.default_rng([seed, _APART_DRAW]))
     apart = np.zeros(len(group), dtype=bool)
     apart[rows[np.isin(cluster, chosen)]] = True
     return apart
@@ -191,33 +182,11 @@ def _sized(clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return cluster, sizes
 
 
-def _cluster_keys(keys: np.ndarray, cluster: np.ndarray) -> np.ndarray:
-    """Return the smallest key of each cluster's pairs, uint64 [n_clusters]."""
-    smallest = np.full(cluster.max() + 1, np.iinfo(np.uint64).max)
-    np.minimum.at(smallest, cluster, keys)
-    return smallest
-
-
-def _orders(count: int, seed: int, draw: int, key: np.ndarray | None = None) -> Callable[[int], np.ndarray]:
-    """Return what gives the random order of `count` clusters at each attempt, int64 [count]; by their keys if given."""
-    if key is not None:
-        return lambda attempt: np.argsort(hashed(key, MEMBERSHIP, seed, draw, attempt), kind="stable")
-    rng = np.random.default_rng([seed, draw])
-    return lambda attempt: rng.permutation(count)
-
-
-def _numbers(members: int, count: int, seed: int, repeat: int, key: np.ndarray | None) -> np.ndarray:
-    """Draw a number for each member and cluster, [members, count]; by the clusters' keys if given."""
-    if key is not None:
-        return uniforms(key, members, MEMBERSHIP, seed, _HALF_DRAW, repeat).T
-    return np.random.default_rng([seed, _HALF_DRAW, repeat]).random((members, count))
-
-
-def _draw_groups(sizes: np.ndarray, target: int, count: int, order_of: Callable[[int], np.ndarray]) -> list[np.ndarray]:
+def _draw_groups(sizes: np.ndarray, target: int, count: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Draw `count` disjoint sets of clusters of `target` pairs each, or as near below as the last order allows."""
     chosen: list[np.ndarray] = []
-    for attempt in range(_ATTEMPTS):
-        order, chosen = order_of(attempt), []
+    for _ in range(_ATTEMPTS):
+        order, chosen = rng.permutation(len(sizes)), []
         for _ in range(count):
             positions = _adding_up(sizes[order], target)
             chosen.append(order[positions])

@@ -1,14 +1,16 @@
-"""What is typed on the command line to make a study again, or to go on with it."""
+"""What is typed on the command line to make a study again or to go on with it, and the detached process that does."""
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from clipmem_core.audits.jobs import Task, jobs_folder
 from clipmem_core.audits.settings import flat, typed, typed_flags
+from clipmem_core.audits.store import is_locked
 from clipmem_core.config import affecting
 from clipmem_core.studies.plans import defaults_of
-from clipmem_core.studies.store import StudyFolder
+from clipmem_core.studies.store import StudyFolder, study_folder
 
 NAMED = ("preset", "seeds")  # said in any case
 APART = ("seeds", "members")  # said already, or what follows from it
@@ -56,6 +58,34 @@ def study_arguments(study: str, source: str, name: str, config: Mapping[str, Any
         config: its fields.
     """
     return _words(study, source, name, config, joint="=")
+
+
+def study_task(name: str, arguments: Sequence[str] = ()) -> Task:
+    """Return the task of a study.
+
+    Args:
+        name: the study's.
+        arguments: what follows `python -m clipmem_core study`; they do not matter where its job is only looked for.
+
+    Raises:
+        InputError: the name cannot be one.
+    """
+    return Task(jobs_folder() / ".studies" / study_folder(name).name, ["study", *arguments])
+
+
+def resume_study(study: StudyFolder) -> None:
+    """Let a study go on, with the arms that were added to it, unless another process, perhaps in a terminal, holds it.
+
+    A study at work looks for arms that were added meanwhile when it is through with the others.
+    """
+    if not is_elsewhere(study.name):
+        study_task(study.name, resume_arguments(study)).start()
+
+
+def is_elsewhere(name: str) -> bool:
+    """Tell whether a process works on a study that is not its job."""
+    job = study_task(name).find()
+    return not (job is not None and job.running) and is_locked(study_folder(name).folder)
 
 
 def _split_words(study: StudyFolder, *, joint: str) -> list[str]:

@@ -271,7 +271,7 @@ class Context:
     @property
     def ranked(self) -> frozenset[str]:
         """Ids of the shared pairs that a ranking can take out: those that the audit that ranks scores."""
-        drawn = draw_membership(self.pairs[c.PAIR_ID], self.clusters, self.ranking)
+        drawn = draw_membership(self.clusters, self.ranking)
         return frozenset(self.pairs.loc[(drawn.group == c.SCORED) & (self.group == c.SHARED), c.PAIR_ID])
 
     @property

@@ -156,7 +156,7 @@ def start(
 
 def _draw(data_set: DataSet, config: AuditConfig) -> tuple[Membership, DataSet]:
     """Draw who trains on what, and plant what the config asks for."""
-    membership = draw_membership(data_set.pairs[c.PAIR_ID], data_set.clusters, config)
+    membership = draw_membership(data_set.clusters, config)
     return membership, dataclasses.replace(data_set, pairs=plant(data_set.pairs, membership, config))
 
 

@@ -13,13 +13,12 @@ from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.executor import Executor, in_this_process, member_tasks, run_member_tasks
 from clipmem_core.audits.given import with_features
-from clipmem_core.audits.lock import hold
 from clipmem_core.audits.preflight import open_some, seconds_of_features
 from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out
 from clipmem_core.audits.run import Screen, bring_to_end, ensure_features, ensure_pixels
 from clipmem_core.audits.settings import config_from
 from clipmem_core.audits.setup import check_same, grow, write_audit
-from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
 from clipmem_core.files import read_json
 from clipmem_core.scores.membership import Membership
@@ -88,7 +87,7 @@ def run_study(
             f"--seeds must be a multiple of --seeds-per-split ({seeds_per_split}), not {config.seeds}: "
             "each split has as many"
         )
-    with hold(folder.folder, what="study"):
+    with acquire_lock(folder.folder, what="study"):
         config, seeds_per_split = _as_begun(folder, with_features(source, config), seeds_per_split, screen)
         run = start(study, source, settings.resolve(config), folder, screen, seeds_per_split=seeds_per_split)
         run = dataclasses.replace(run, equal_time=equal_time, only=frozenset(only), at=at, executor=executor)
@@ -255,7 +254,7 @@ def _ranked(run: StudyRun, number: int) -> Drawn:
     if audit.begun:
         check_same(audit, run.source, config)
     else:
-        membership = draw_membership(split.data_set.pairs[c.PAIR_ID], split.data_set.clusters, config)
+        membership = draw_membership(split.data_set.clusters, config)
         write_audit(audit, run.source, config, split.data_set, split.data_set.pairs, membership, seconds=0.0)
     if not audit.finished:
         run.screen.say("the audit that ranks the pairs")
@@ -346,7 +345,7 @@ def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
 
 def _begin_arm(run: StudyRun, audit: Audit, seeds: int, split: int) -> None:
     config, data_set = run.config_of(audit.name, seeds, split), run.splits[split].data_set
-    membership = draw_membership(data_set.pairs[c.PAIR_ID], data_set.clusters, config)
+    membership = draw_membership(data_set.clusters, config)
     pairs, new = data_set.pairs.copy(), run.changes[split][audit.name].recaptioned
     # Utility is measured on external pairs: they keep their captions.
     ids = pairs[c.PAIR_ID].where(membership.group != c.EXTERNAL, "")

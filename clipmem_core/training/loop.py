@@ -109,16 +109,12 @@ class Trainer:
         self.model, self.data, self.config, self.views = model, data, config, views
         self.seed, self.device = seed, device
         self.cut = can_cut_text(model)
-        on_gpu = device == "cuda"
-        self.generator = (
-            torch.cuda.default_generators[torch.cuda.current_device()] if on_gpu else torch.default_generator
-        )
+        self.generator = torch.cuda.default_generators[0] if device == "cuda" else torch.default_generator
         self.optimizer = make_optimizer(model, config)
         self.batches = math.ceil(len(data.rows) / config.batch_size)
         self.schedule = config.epochs * self.batches  # steps until the learning rate is 0
         self.total = config.trained_epochs * self.batches
         self.mitigation = Mitigation(model, config, data.tokens, data.keys, seed=seed)
-        self.source = data.pixels  # what a step reads of its batch
 
     def inputs(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
         """Draw a view and a caption for each pair: images [n, 3, size, size], tokens [n, context_length]."""
@@ -136,11 +132,11 @@ class Trainer:
             )
         # Dropout inside a tower, where a model has it, must not depend on where a run was resumed.
         self.generator.manual_seed((self.seed * 1_000_003 + progress.step) % 2**63)
-        pixels = self.source.gather(rows) if pixels is None else pixels
+        pixels = self.data.pixels.gather(rows) if pixels is None else pixels
         loss, cosine, log_probability = self.look(rows, epoch, pixels)
         if not torch.isfinite(loss):
             raise InputError(f"the loss is {loss.item()} at step {progress.step}: try a lower --lr or --precision fp32")
-        self.backward(loss)
+        loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.settle()
@@ -148,17 +144,13 @@ class Trainer:
         return float(loss.detach())
 
     def look(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a batch's loss, and for the trajectory each pair's cosine and log-probability of its partner, [n]."""
+        """Return a batch's loss, and for the trajectory each pair's cosine and log-probability of its partner, [n].
+
+        Noise is in the loss alone: trajectory and held-out level are measured on the embeddings without it.
+        """
         images, tokens = self.inputs(rows, epoch, pixels)
         with autocast(self.config.precision, self.device):
             seen, read = image_features(self.model, images), text_features(self.model, tokens, cut=self.cut)
-        return self.judged(seen, read, rows, epoch)
-
-    def judged(self, seen: Tensor, read: Tensor, rows: np.ndarray, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what `look` does, from the embeddings of a batch as the encoders give them, [n, dim].
-
-        Noise is in the loss alone: trajectory and held-out level tell of the embeddings themselves.
-        """
         image, text = F.normalize(seen, dim=-1), F.normalize(read, dim=-1)
         scale = self.model.logit_scale.exp()
         cosine, log_probability = partner_log_probability(image, text, scale)
@@ -175,10 +167,6 @@ class Trainer:
         found = partner_log_probability(image, text, scale)[1] if known is None else known
         weight = self.mitigation.weight(rows)
         return -(found if weight is None else found * weight.to(self.device)).mean()
-
-    def backward(self, loss: Tensor) -> None:
-        """Add a batch's gradients to those of the weights."""
-        loss.backward()
 
     @torch.no_grad()
     def look_at_external(self, epoch: int) -> None:
@@ -216,7 +204,7 @@ class Trainer:
             if held_out is not None and not first and held_out.due(epoch):
                 self.look_at_external(epoch)
             batches = epoch_batches(self.data, seed=self.seed, epoch=epoch, batch_size=self.config.batch_size)
-            for rows, pixels in read_ahead(self.source, batches[first:]):
+            for rows, pixels in read_ahead(self.data.pixels, batches[first:]):
                 self.step(rows, progress, pixels)
                 progress.step += 1
                 yield
@@ -240,7 +228,10 @@ def train(trainer: Trainer, folder: Path, *, after_epoch: Callable[[int], None] 
         folder: the member's.
         after_epoch: called with the number of each epoch that ended, from 1; may look at the model, but not change it.
     """
-    progress, held_out = last_progress(trainer, folder), trainer.mitigation.held_out
+    held_out, n_pairs = trainer.mitigation.held_out, len(trainer.data.caption_start) - 1
+    progress = load_state(trainer.model, trainer.optimizer, folder, device=trainer.device, held_out=held_out)
+    if progress is None:
+        progress = Progress(0, np.full((trainer.config.epochs, n_pairs, 2), np.nan, dtype=np.float16))
     log = Log(folder / LOG, progress.step)
     began = time.monotonic() - progress.seconds
     last_line, last_step, last_save, pause = time.monotonic(), progress.step, time.monotonic(), SECONDS_BETWEEN_SAVES
@@ -263,13 +254,6 @@ def train(trainer: Trainer, folder: Path, *, after_epoch: Callable[[int], None] 
     # Last, since a member with a checkpoint is not trained again.
     save_atomically(trainer.model.state_dict(), folder / CHECKPOINT)
     (folder / STATE).unlink(missing_ok=True)
-
-
-def last_progress(trainer: Trainer, folder: Path) -> Progress:
-    """Bring a trainer to where the last run stopped, or begin, and return where that is."""
-    held_out, n_pairs = trainer.mitigation.held_out, len(trainer.data.caption_start) - 1
-    progress = load_state(trainer.model, trainer.optimizer, folder, device=trainer.device, held_out=held_out)
-    return progress or Progress(0, np.full((trainer.config.epochs, n_pairs, 2), np.nan, dtype=np.float16))
 
 
 def _line(trainer: Trainer, progress: Progress, rate: float) -> dict[str, Any]:

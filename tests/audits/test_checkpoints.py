@@ -1,5 +1,4 @@
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +7,19 @@ import pandas as pd
 import pytest
 import torch
 
-from clipmem_core.audits import foreign
 from clipmem_core.audits.checkpoints import (
     align_membership,
     check_checkpoints,
     checkpoint_config,
+    compare_checkpoints,
     derive_groups,
     read_membership,
     score_checkpoints,
 )
-from clipmem_core.audits.foreign import read_marks, score_foreign
-from clipmem_core.audits.scoring import gather_evidence
-from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.audits.store import Audit
 from clipmem_core.commands import main
 from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.predicted import calibrate, features
 from tests.audits.small import PAPER, Silent, config_of, vectors, with_drawn_set
 from tests.conftest import Made
 
@@ -216,16 +212,9 @@ def test_a_checkpoint_whose_training_broke_is_told_before_a_picture_is_read(
     assert not (scored.made.data / "audits" / "broken").exists()
 
 
-def _foreign(
-    scored: Scored, files: list[str], *, name: str, suspected: pd.Series | None = None, **more: Any
-) -> dict[str, Any]:
-    given: dict[str, Any] = {"name": name, "checkpoints": files, "suspected": suspected, "screen": Silent()}
-    return score_foreign("scenes", config_of(PAPER), **given | more)
-
-
-def test_a_target_and_a_reference_give_each_pair_a_difference_and_no_memorization(scored: Scored, made: Made) -> None:
-    said = _foreign(scored, scored.files, name="two")
-    table = pd.read_parquet(scored.made_at / "foreign" / "two" / "foreign.parquet")
+def test_a_target_and_a_reference_give_each_pair_a_difference(scored: Scored, made: Made) -> None:
+    given: dict[str, Any] = {"name": "two", "checkpoints": scored.files, "screen": Silent()}
+    table = pd.read_parquet(compare_checkpoints("scenes", config_of(PAPER), **given))
     everyone = np.ones(len(table), dtype=bool)
     terms = [
         pair_terms(vectors(folder / "image.faiss"), vectors(folder / "text.faiss"), everyone)["alignment"]
@@ -236,90 +225,9 @@ def test_a_target_and_a_reference_give_each_pair_a_difference_and_no_memorizatio
         *("pair_id", "alignment_target", "similarity_target", "alignment_reference", "similarity_reference"),
         "difference",
     ]
-    assert "no pair is called memorized for it" in said["sentences"][0]
-    assert "13,079 for an AUROC of 0.51" in said["sentences"][1]
-    assert "test" not in said
 
 
-def test_one_checkpoint_is_told_to_have_seen_the_set_that_it_was_trained_on(scored: Scored, made: Made) -> None:
-    seen = made.paper.membership.set_index("pair_id")["f-0"]
-    said = _foreign(scored, scored.files[:1], name="one", suspected=seen)
-    assert said["test"]["low"] > 0.5
-    assert said["test"]["p_value"] < 0.001
-    assert any("The set lies higher" in sentence for sentence in said["sentences"])
-    with pytest.raises(InputError, match="'one' was made with other pairs marked: take another --name"):
-        _foreign(scored, scored.files[:1], name="one", suspected=~seen)
-
-
-@pytest.fixture
-def own(scored: Scored, made: Made) -> Iterator[Audit]:
-    """An audit of the same pairs, whose members are of the same model."""
-    audit = Audit(Path(shutil.copytree(made.ensemble.folder, scored.made_at / "audits" / "own")))
-    same = {"dataset_fingerprint": made.paper.record.dataset_fingerprint}  # the same pictures, with more captions
-    write_json(audit.folder / "config.json", audit.record.values | same)
-    yield audit
-    shutil.rmtree(scored.made_at / "audits" / "own")
-
-
-def test_memorization_is_predicted_by_what_the_members_of_an_own_audit_make_of_the_pairs(
-    scored: Scored, made: Made, own: Audit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = _foreign(scored, scored.files, name="predicted", calibrate_on="own")
-    assert "Predicted memorization is left out, since it does not work here" in said["sentences"][-1]
-    monkeypatch.setattr(foreign, "WORKS", -1.0)
-    said = _foreign(scored, scored.files, name="predicted", calibrate_on="own")
-    evidence = gather_evidence(own)
-    seen = [features(a, b, seed=own.record.config.seed) for a, b in zip(evidence.image, evidence.text, strict=True)]
-    found = calibrate(seen, evidence.alignments, evidence.sides)
-    assert said["calibration"] == {"seen": found.seen, "unseen": found.unseen, "excess": found.excess}
-    table = pd.read_parquet(scored.made_at / "foreign" / "predicted" / "foreign.parquet")
-    f = made.paper.member("f-0")
-    target = features(vectors(f / "image.faiss"), vectors(f / "text.faiss"), seed=own.record.config.seed)
-    np.testing.assert_allclose(table["predicted_memorization"], found.model.predict(target), atol=1e-5)
-    assert f"correlation with clipmem under the other members is {found.seen:.2f} for pairs" in said["sentences"][-1]
-    assert _foreign(scored, scored.files, name="predicted", calibrate_on="own") == said
-
-
-def test_what_was_calibrated_on_one_model_is_not_said_of_another(scored: Scored, own: Audit) -> None:
-    values = own.record.values
-    write_json(own.folder / "config.json", values | {"config": values["config"] | {"model": "small"}})
-    said = _foreign(scored, scored.files, name="another", calibrate_on="own")
-    assert (
-        "left out: the members of audit 'own' are of model small, the checkpoint of model tiny" in said["sentences"][-1]
-    )
-    assert "predicted_memorization" not in pd.read_parquet(scored.made_at / "foreign" / "another" / "foreign.parquet")
-    assert "calibration" not in said
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"dataset_fingerprint": "another"}, "--calibrate own: its pairs are not those that are scored here"),
-        ({"members": ["r0-f0", "r0-f1"]}, "--calibrate own: it must be a finished audit of at least 3 members"),
-    ],
-)
-def test_an_audit_that_cannot_be_calibrated_on_is_told_before_anything_is_computed(
-    scored: Scored, own: Audit, change: dict[str, Any], message: str
-) -> None:
-    write_json(own.folder / "config.json", own.record.values | change)
-    with pytest.raises(InputError, match=message):
-        _foreign(scored, scored.files, name="none", calibrate_on="own")
-    assert not (scored.made_at / "foreign" / "none").exists()
-
-
-def test_members_that_are_known_are_not_calibrated(scored: Scored, capsys: pytest.CaptureFixture[str]) -> None:
-    line = ["score", "scenes", "--name", "n", "--membership", str(scored.membership), "--calibrate", "own"]
-    assert main([*line, "--checkpoints", *scored.files]) == 2
-    assert "--calibrate is for checkpoints that nobody knows the members of" in capsys.readouterr().err
-
-
-def test_one_checkpoint_alone_says_nothing_and_needs_marks_of_every_pair(scored: Scored) -> None:
-    with pytest.raises(InputError, match="one checkpoint says nothing of a single pair"):
-        _foreign(scored, scored.files[:1], name="alone")
-    with pytest.raises(InputError, match="--membership lacks 400 of 400 pairs, first"):
-        _foreign(scored, scored.files[:1], name="few", suspected=pd.Series({"x": True}))
-
-
-def test_one_column_marks_pairs_and_several_are_members(csv: Callable[[str], Path]) -> None:
-    assert read_marks(str(csv("pair_id,seen\na,1\nb,0\n"))).to_dict() == {"a": True, "b": False}  # type: ignore[union-attr]
-    assert read_marks(str(csv("pair_id,f-0,g-0\na,1,0\nb,0,1\n"))) is None
+def test_one_checkpoint_without_members_is_refused(scored: Scored, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "scenes", "--name", "alone", "--checkpoints", scored.files[0]]) == 2
+    assert "a target and a reference" in capsys.readouterr().err
+    assert not (scored.made_at / "foreign" / "alone").exists()

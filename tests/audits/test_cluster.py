@@ -20,9 +20,8 @@ import torch
 from clipmem_core.audits import blocks, cluster, embeddings
 from clipmem_core.audits.cluster import ray_tasks, run_here, spread_out, versions
 from clipmem_core.audits.executor import Task, in_this_process
-from clipmem_core.audits.guests import run_visiting
 from clipmem_core.audits.run import run_audit
-from clipmem_core.config import DATA_VARIABLE, InputError
+from clipmem_core.config import InputError
 from clipmem_core.shortage import shortage
 from clipmem_core.training.model import build_model
 from tests.audits.small import Silent, config_of, lowered
@@ -137,7 +136,7 @@ def process_of(module: str, data: Path) -> psutil.Process:
 
 def lose_twice(machines: Any, data: Path) -> None:
     """Kill the worker of a shard of features, and the machine of a member that is being trained."""
-    process_of("clipmem_core.audits.shards", data).parent().kill()
+    process_of("clipmem_core.audits.locked", data).parent().kill()
     member = process_of("clipmem_core.audits", data)
     above, name = {one.pid for one in member.parents()}, member.cmdline()[4]
     soon(data / "audits" / "a" / "members" / name / "log.jsonl")
@@ -163,32 +162,6 @@ def test_an_audit_whose_worker_and_machine_are_lost_ends_as_one_that_ran_here(
     same(*found)
     for path in (tmp_path / "here" / "cache" / "features").glob("*/*/*.npy"):
         assert path.read_bytes() == (tmp_path / "there" / path.relative_to(tmp_path / "here")).read_bytes()
-
-
-def test_members_on_a_machine_without_the_data_folder_are_those_of_one_that_ran_here(
-    machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), tmp_path / "tiny.pt")
-    config, found = config_of(flags(str(tmp_path / "tiny.pt"), "--members", "4")), []
-    # What the machine's shell said before `ray start`; the other two machines say nothing, and share the folder.
-    own = {DATA_VARIABLE: str(tmp_path / "guest")}
-    guest = machines.add_node(num_cpus=2, include_dashboard=False, env_vars=own)
-    for name, executor, url in (("here", None, ""), ("there", ray_tasks, f"file://{tmp_path}/bucket")):
-        monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / name))
-        screen = Silent()
-        found.append(run_audit("scenes", config, name="a", screen=screen, executor=executor, mirror=url))
-    machines.remove_node(guest)
-    same(*found)
-    (visited,) = (tmp_path / "guest").glob("guests/*/audits/a")
-    assert (visited / "membership.parquet").is_file()
-    assert any(line.startswith("copying what members read, 0.0 GB, to file://") for line in screen.lines)
-    features = list((tmp_path / "here" / "cache" / "features").glob("*/*/*.npy"))
-    for path in features:
-        assert path.read_bytes() == (visited / ".data" / path.relative_to(tmp_path / "here")).read_bytes()
-    assert features
-    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "of other weights"))
-    with pytest.raises(InputError, match="image tower tiny is another one here .* install the same weights"):
-        run_visiting(visited, [])
 
 
 def test_blocks_of_a_large_audit_are_measured_on_the_cluster(
@@ -222,7 +195,7 @@ def test_who_stops_looking_ends_what_runs(machines: Any, tasks: Callable[..., li
 def test_a_worker_with_other_code_or_without_the_folder_says_so(tmp_path: Path) -> None:
     task = Task((tmp_path / "gone",), (sys.executable, "-c", ""), (), threads=1)
     assert "torch 1.0" not in str(run_here(task, versions()))
-    assert re.search(r"does not see .* share the data folder, or .* \(--mirror URL\)", str(run_here(task, versions())))
+    assert re.search(rf"does not see {task.folders[0]}: .* share the data folder", str(run_here(task, versions())))
     for name in ("torch", "code"):
         said = str(run_here(task, versions() | {name: "1.0"}))
         assert re.search(rf"has {name} \S+ and not 1\.0: install the same on all machines", said)

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits import paradigms
-from clipmem_core.audits.paradigms import class_numbers, plan_runs, run_paradigms
+from clipmem_core.audits.paradigms import class_numbers, paradigms_folder, plan_runs, read_paradigms, run_paradigms
 from clipmem_core.audits.store import MANIFEST, PAIRS, Audit, write_table
-from clipmem_core.audits.unitmem_tables import paradigms_folder, read_paradigms
 from clipmem_core.config import InputError
 from tests.audits.small import Silent
 from tests.conftest import Made
@@ -42,7 +41,7 @@ def test_three_paradigms_see_as_many_samples_of_the_same_pictures(copied: Audit)
     assert table["unitmem_mean"].between(0, 1).all()
     assert table["linear_probe"].between(0, 1).all()
     assert not table["reused"].any()
-    assert any("3 of 3 runs to go: about" in line for line in screen.lines)
+    assert any("3 of 3 runs to go" in line for line in screen.lines)
     pd.testing.assert_frame_equal(table, read_paradigms(copied))
     with pytest.raises(InputError, match="--seeds must be at least 1 and --epochs at least 0, not 0 and 0"):
         run_paradigms(copied, seeds=0, screen=Silent())
@@ -84,7 +83,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(copied: Audit, mon
     monkeypatch.setattr(paradigms, "complete", killed)
     screen = Silent()
     run_paradigms(copied, seeds=1, epochs=1, screen=screen)
-    assert screen.lines[-1] == "every run is finished: nothing to do"
+    assert screen.lines[-1] == "0 of 3 runs to go"
     with pytest.raises(InputError, match="holds runs of 1 epochs: ask for --epochs 1, or delete it"):
         run_paradigms(copied, seeds=1, epochs=2, screen=screen)
 

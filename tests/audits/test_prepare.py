@@ -115,7 +115,7 @@ def many(n: int) -> pd.DataFrame:
 def test_wrong_captions_are_planted_where_they_are_scored(protocol: str, group: str) -> None:
     config = AuditConfig(protocol=protocol, members=4, plant_miscaptions=20, seed=5)
     pairs = many(400)
-    membership = draw_membership(pairs[c.PAIR_ID], np.arange(400), config)
+    membership = draw_membership(np.arange(400), config)
     planted = plant(pairs, membership, config)
     rows = np.flatnonzero(planted[c.PLANTED] == "miscaption")
     assert len(rows) == 20
@@ -124,20 +124,10 @@ def test_wrong_captions_are_planted_where_they_are_scored(protocol: str, group: 
     assert np.flatnonzero(changed).tolist() == rows.tolist()
 
 
-def test_by_key_the_members_of_a_pair_are_found_by_its_id_wherever_it_stands() -> None:
-    config = AuditConfig(members=4, keyed=True)
-    ids, order = many(400)[c.PAIR_ID], np.random.default_rng(0).permutation(400)
-    drawn, again = (draw_membership(some, np.arange(400), config) for some in (ids, ids.iloc[order]))
-    assert (drawn.trained[:, order] == again.trained).all()
-    assert (drawn.group[order] == again.group).all()
-    by_place = (draw_membership(some, np.arange(400), AuditConfig(members=4)) for some in (ids, ids.iloc[order]))
-    assert (next(by_place).trained == next(by_place).trained).all()
-
-
 def test_membership_is_a_table_with_one_column_a_member() -> None:
     config = AuditConfig(protocol="paper", seeds=2, members=4)
     pairs = many(400)
-    membership = draw_membership(pairs[c.PAIR_ID], np.arange(400), config)
+    membership = draw_membership(np.arange(400), config)
     table = membership_table(pairs, membership)
     assert table.columns.tolist() == ["pair_id", "group", "f-0", "g-0", "f-1", "g-1"]
     assert np.array_equal(table["g-1"], membership.trained[3])

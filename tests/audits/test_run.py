@@ -34,8 +34,11 @@ def prepared(audit: Audit) -> tuple[list[int], list[int]]:
 
 
 def test_the_store_of_small_pictures_can_be_made_again(moved: Audit, data: Path) -> None:
-    before = prepared(moved)
+    before, name = prepared(moved), Path(moved.record.root).name
     (moved.folder / ".prepared.npz").unlink()
+    elsewhere = moved.record.values | {"root": f"/on/another/machine/sets/{name}"}
+    (moved.folder / "config.json").write_text(json.dumps(elsewhere))
+    assert moved.record.pictures == data / "sets" / name
     screen = Silent()
     ensure_pixels(moved, screen)
     assert screen.lines == [

@@ -72,9 +72,7 @@ def test_a_grown_audit_is_the_one_that_was_made_at_once(made: Made) -> None:
     assert stored["seeds"] == {"r0-f0": 0, "r0-f1": 0, "r1-f0": 1, "r1-f1": 1}
     assert stored["config"]["members"] == 4
     assert stored["fingerprint"] == setup.audit_fingerprint(config, stored["dataset_fingerprint"])
-    drawn = draw_membership(
-        made.ensemble.pairs["pair_id"], np.load(made.ensemble.folder / ".prepared.npz")["clusters"], config
-    )
+    drawn = draw_membership(np.load(made.ensemble.folder / ".prepared.npz")["clusters"], config)
     assert np.array_equal(made.ensemble.membership[list(drawn.members)].to_numpy().T, drawn.trained)
 
 

@@ -121,5 +121,5 @@ def _trained(folder: Path, config: AuditConfig) -> dict[str, np.ndarray]:
     """Draw the membership that an audit of the folder will draw."""
     raw = read_source(str(folder / "pairs.tsv"), config.source, data=data_folder())
     data_set = look_at_pictures(raw, config, cache=folder / "looked-at")
-    membership = draw_membership(data_set.pairs[c.PAIR_ID], data_set.clusters, resolve(config))
+    membership = draw_membership(data_set.clusters, resolve(config))
     return dict(zip(membership.members, membership.trained, strict=True))

@@ -189,7 +189,7 @@ def audited_copy(pairs: pd.DataFrame, root: Path, config: AuditConfig, name: str
 
 
 def held_out_found(asked: HeldOut) -> pd.DataFrame:
-    """Return AUROC and average precision of misfit among held-out pairs, the others, and all; one row a share.
+    """Return AUROC and average precision of misfit among held-out pairs, among the others, and the difference.
 
     Means over the seeds, with half of a 95 % interval (Student's t).
     """
@@ -208,17 +208,24 @@ def held_out_found(asked: HeldOut) -> pd.DataFrame:
             audits.append(found.assign(wrong=found[c.PAIR_ID].isin(wrong)))
         every = pd.concat(audits, keys=range(asked.seeds), names=["seed"])
         held_out = every[c.GROUP] == c.EXTERNAL
-        for name, part in (("held out", every[held_out]), ("others", every[~held_out]), ("all", every)):
-            by_seed = [
-                (roc_auc_score(own["wrong"], own[c.MISFIT]), average_precision_score(own["wrong"], own[c.MISFIT]))
-                for _, own in part.groupby("seed")
-            ]
-            mean, sd = np.mean(by_seed, axis=0), np.std(by_seed, axis=0, ddof=1)
+        parts = {"held out": every[held_out], "others": every[~held_out]}
+        by_seed = {
+            name: np.array([ranked(own["wrong"], own[c.MISFIT]) for _, own in part.groupby("seed")])
+            for name, part in parts.items()
+        }
+        parts["difference"], by_seed["difference"] = every, by_seed["held out"] - by_seed["others"]  # within each split
+        for name, part in parts.items():
+            mean, sd = by_seed[name].mean(axis=0), by_seed[name].std(axis=0, ddof=1)
             half = sd * t.ppf(0.975, asked.seeds - 1) / np.sqrt(asked.seeds)
             rows.append((share, name, len(part), part["wrong"].sum(), mean[0], half[0], mean[1], half[1]))
             console.print(*map(str, rows[-1]))
     columns = ["share", "pairs", "n", "wrong", "auroc", "auroc_half", "average_precision", "average_precision_half"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def ranked(wrong: pd.Series, score: pd.Series) -> tuple[float, float]:
+    """Return the AUROC and the average precision of a score."""
+    return roc_auc_score(wrong, score), average_precision_score(wrong, score)
 
 
 def known_wrong(pairs: pd.DataFrame) -> list[str]:

@@ -59,12 +59,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
     made: list[tuple[str, object]] = []
 
     def start(task: Task) -> None:
-        words = list(task.command)
-        if "audit" in words:
-            made.append(("audit", (task.folder.name, words[words.index("audit") + 1 :])))
-        elif "fetch" in words:
+        words = list(task.arguments)
+        if words[0] == "audit":
+            made.append(("audit", (task.folder.name, words[1:])))
+        elif words[0] == "fetch":
             made.append(("fetch", words[-1]))
-        elif "check" in words:
+        elif words[0] == "check":
             made.append(("check", read_request(Path(words[-1]))))
         else:
             made.append(("job", (task.folder.name, words)))

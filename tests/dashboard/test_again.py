@@ -48,9 +48,9 @@ def test_without_decisions_nothing_would_change_and_with_some_it_is_started_by_o
     assert [button.disabled for button in app.button if "Audit again" in button.label] == [True]
     open_review(audit).decide(audit.pairs["pair_id"][:3], "remove")
     started: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(Task, "start", lambda task: started.append((task.folder.name, list(task.command[3:]))))
+    monkeypatch.setattr(Task, "start", lambda task: started.append((task.folder.name, list(task.arguments))))
     app = press(open_page(PAGE, audit="made", view="again"), "Audit again, 3 pairs removed or recaptioned")
-    assert started == [("made-again", ["queued", "made-again", "again", "made", "--name", "made-again"])]
+    assert started == [("made-again", ["again", "made", "--name", "made-again"])]
     assert app.query_params["again"] in ("made-again", ["made-again"])
 
 
@@ -70,14 +70,14 @@ def test_what_cannot_be_repeated_is_told_beside_a_disabled_button(audit: Audit, 
 
 def test_one_that_waits_is_followed_as_an_audit_is(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
     task = again_task(audit, "later")
-    leave_job(task.folder, said="waiting for audit 'other'\n")
+    leave_job(task.folder, said="reading scenes\n")
     job = task.find()
     assert job is not None
-    write_json(task.folder / "job.json", {"pid": job.pid, "started": "1", "command": list(task.command)})
+    write_json(task.folder / "job.json", {"pid": job.pid, "started": "1", "arguments": list(task.arguments)})
     monkeypatch.setattr(Job, "running", True)
     app = open_page(PAGE, audit="made", view="again", again="later")
     assert app.selectbox(key="again-second").options == ["later"]
-    assert "waiting for audit 'other'" in texts(app)
+    assert "reading scenes" in texts(app)
 
 
 def test_what_came_out_is_read_again_with_each_page(audit: Audit, copy: Copy) -> None:

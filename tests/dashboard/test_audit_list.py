@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from clipmem_core.audits.jobs import WAITS
 from clipmem_core.audits.store import Audit, broken_files, write_json
 from clipmem_core.commands import parse
 from tests.dashboard.audits_page import PAGE, button, labels, table, unfinish
 from tests.dashboard.test_pages import open_page, texts, titles
 from tests.made_fixtures import Copy
-from tests.made_jobs import leave_job, leave_ticket
+from tests.made_jobs import leave_job
 
 
 def test_all_audits_are_in_the_table_and_the_address_chooses_one(copy: Copy) -> None:
@@ -156,14 +157,12 @@ def test_a_second_round_is_training_again_and_its_losses_are_drawn(copy: Copy, d
     assert chart.proto.alt.endswith(": r0-f0/second 1.25")
 
 
-def test_one_that_waits_says_how_many_are_before_it(copy: Copy, data: Path) -> None:
+def test_one_that_waits_says_so(copy: Copy, data: Path) -> None:
     unfinish(copy())
-    leave_job(data / "jobs" / "made", running=True)
-    leave_ticket(1, pid=os.getpid())
-    leave_ticket(2, pid=os.getppid())
+    leave_job(data / "jobs" / "made", running=True, said=f"{WAITS}\n")
     app = open_page(PAGE, audit="made")
-    assert table(app, "at work")["state"].tolist() == ["waiting, 1 before it"]
-    assert "Waiting: next in the queue" in app.info[0].value
+    assert table(app, "at work")["state"].tolist() == ["waiting"]
+    assert "Waiting" in app.info[0].value
     assert "Cancel" in labels(app)
 
 
@@ -179,9 +178,7 @@ def test_a_cancelled_audit_can_be_resumed(copy: Copy, data: Path, calls: list[tu
     assert (kind, name, command.source, command.config) == ("audit", "made", "scenes", audit.record.config)
 
 
-@pytest.mark.parametrize(
-    ("exit_code", "words"), [(2, "with exit code 2"), (-9, "by signal 9"), (None, "the machine went down")]
-)
+@pytest.mark.parametrize(("exit_code", "words"), [(2, "with exit code 2"), (None, "it was killed")])
 def test_a_stopped_audit_says_how_and_with_what_words(
     data: Path, calls: list[tuple[str, object]], exit_code: int | None, words: str
 ) -> None:
@@ -191,7 +188,7 @@ def test_a_stopped_audit_says_how_and_with_what_words(
     assert "error: <b>nothing</b> is left" in texts(app)
     assert table(app, "size")["state"].tolist() == ["stopped"]
     button(app, "Try again").click().run()
-    assert calls == [("job", ("refused", ["python", "again"]))]
+    assert calls == [("job", ("refused", ["once", "more"]))]
 
 
 def test_an_audit_that_ends_brings_the_page_up_to_date(copy: Copy, data: Path) -> None:

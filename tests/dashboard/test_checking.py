@@ -1,14 +1,16 @@
-import sys
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.jobs import Task, audit_task, cancel
+from clipmem_core.audits.jobs import audit_task
 from clipmem_core.audits.preflight import Request
+from clipmem_core.audits.store import write_json
 from clipmem_core.config import AuditConfig, SourceOptions
 from tests.dashboard.audits_page import PAGE, TIME, button, found, labels, table
 from tests.dashboard.test_pages import open_page, texts
+from tests.made_jobs import leave_job
 
 
 def test_a_check_survives_a_reload_and_starts_what_it_checked(
@@ -92,10 +94,9 @@ def test_an_old_address_of_a_check_shows_the_audit_that_was_started_from_it(
 ) -> None:
     request = leave_check(found(exact=True), {"stage": "time", **TIME})
     task = audit_task(request.name, request.arguments)
-    job = Task(task.folder, [sys.executable, "-c", "import time; time.sleep(600)", *task.command]).start()
-    try:
-        app = open_page(PAGE, view="start", check=request.key)
-        assert app.query_params["view"] == "list"
-        assert app.query_params["audit"] == request.name
-    finally:
-        cancel(job)
+    leave_job(task.folder, running=True)
+    job = json.loads((task.folder / "job.json").read_text())
+    write_json(task.folder / "job.json", job | {"arguments": task.arguments})
+    app = open_page(PAGE, view="start", check=request.key)
+    assert app.query_params["view"] == "list"
+    assert app.query_params["audit"] == request.name

@@ -170,7 +170,7 @@ def test_a_process_of_its_own_says_what_it_does_and_leaves_the_map_or_one_line(
 ) -> None:
     task = maps.map_task(audit, NAME)
     assert task.folder == data / "jobs" / ".maps" / map_path(audit, NAME).stem
-    arguments = list(task.command[3:])
+    arguments = list(task.arguments)
     assert main(arguments) == 0
     assert map_file(audit, NAME) is not None
     assert "reading the embeddings\n" in capsys.readouterr().out

@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipmem_core.config import InputError
-from clipmem_core.draws import draw_keys
 from clipmem_core.scores.membership import ensemble_membership, group_size, paper_membership, set_apart
 
 
@@ -60,52 +59,6 @@ def test_members_of_halves_are_all_but_unrelated_and_more_repeats_leave_the_firs
     # A half of 16 drawn without putting back: -1/15 within a repeat, 0 between two; 4,000 pairs have an error of .016.
     assert abs(between.mean() - (15 * -1 / 15 + 16 * 0) / 31) < 0.005
     assert np.abs(between).max() < 0.15
-
-
-def _keyed(
-    numbers: np.ndarray, *, seed: int = 3, halves: bool = True, repeats: int = 2
-) -> dict[str, tuple[object, ...]]:
-    """Return group and members of each pair, by its id, as keys of the ids draw them."""
-    keys = draw_keys([f"pair-{number}" for number in numbers])
-    clusters = np.array([number - (number % 7 == 1) for number in numbers])  # one in seven looks like the one before
-    drawn = ensemble_membership(clusters, folds=4, repeats=repeats, seed=seed, halves=halves, keys=keys)
-    return dict(zip(numbers.tolist(), zip(drawn.group, map(tuple, drawn.trained.T), strict=True), strict=True))
-
-
-@pytest.mark.parametrize("halves", [True, False])
-def test_by_key_a_pair_keeps_its_members_whoever_comes_or_goes_and_wherever_it_stands(halves: bool) -> None:
-    rng = np.random.default_rng(0)
-    all_of_them = np.arange(2_100)
-    some = rng.permutation(np.flatnonzero(np.isin(all_of_them // 7, rng.permutation(300)[:200])))  # twins stay together
-    whole, part = (_keyed(numbers, halves=halves) for numbers in (all_of_them, some))
-    both = [number for number in part if whole[number][0] == part[number][0] == "scored"]
-    assert len(both) > 1_200
-    assert all(whole[number] == part[number] for number in both)
-    # External are the clusters of the lowest hashes in both, but for one at the end that is too large to fit.
-    one, other = ({number for number in part if drawn[number][0] == "external"} for drawn in (whole, part))
-    assert len(one & other) > 100
-    assert min(len(one - other), len(other - one)) <= 2
-    assert [group for group, _ in whole.values()].count("external") == group_size(2_100)
-
-
-def test_by_key_members_are_halves_as_unrelated_as_chance_has_it_and_a_seed_draws_them_anew() -> None:
-    numbers = np.arange(4_400)
-    keys = draw_keys([f"pair-{number}" for number in numbers])
-    small, large, other = (
-        ensemble_membership(numbers, folds=16, repeats=repeats, seed=seed, halves=True, keys=keys)
-        for repeats, seed in ((1, 3), (2, 3), (2, 4))
-    )
-    assert (small.trained == large.trained[:16]).all()
-    assert (small.group == large.group).all()
-    trained = large.trained[:, large.group == "scored"]
-    assert (trained.reshape(2, 16, -1).sum(axis=1) == 8).all()
-    between = np.corrcoef(trained)[~np.eye(32, dtype=bool)]
-    assert abs(between.mean() - (15 * -1 / 15 + 16 * 0) / 31) < 0.005
-    assert np.abs(between).max() < 0.15
-    assert abs(np.corrcoef(large.group == "external", other.group == "external")[0, 1]) < 0.05
-    folds = ensemble_membership(numbers, folds=4, repeats=1, seed=0, keys=keys)
-    assert (~folds.trained[:, folds.group == "scored"]).sum(axis=0).tolist() == [1] * 4_000
-    assert np.abs((~folds.trained[:, folds.group == "scored"]).sum(axis=1) - 1_000).max() < 5 * np.sqrt(750)
 
 
 @settings(max_examples=20)

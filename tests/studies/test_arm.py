@@ -227,9 +227,7 @@ def test_what_a_person_added_is_no_part_of_the_plan(study: StudyFolder) -> None:
 
 def test_a_ranking_can_take_out_shared_pairs_that_its_audit_scores(study: StudyFolder) -> None:
     context = context_of(study)
-    drawn = draw_membership(
-        context.pairs["pair_id"], context.clusters, dataclasses.replace(SIZE, protocol="ensemble", seeds=1, members=4)
-    )
+    drawn = draw_membership(context.clusters, dataclasses.replace(SIZE, protocol="ensemble", seeds=1, members=4))
     assert context.ranked == {f"p{row}" for row in range(220) if drawn.group[row] == "scored"}
     assert 0 < len(context.ranked) < 220
 

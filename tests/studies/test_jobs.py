@@ -2,12 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from clipmem_core.audits.jobs import Task, queued
-from clipmem_core.audits.lock import hold
-from clipmem_core.audits.store import write_json
+from clipmem_core.audits.jobs import Task
+from clipmem_core.audits.store import acquire_lock
 from clipmem_core.config import InputError
-from clipmem_core.studies.arguments import resume_arguments
-from clipmem_core.studies.jobs import is_elsewhere, resume_study, study_task
+from clipmem_core.studies.arguments import is_elsewhere, resume_arguments, resume_study, study_task
 from tests.studies.made_context import make_study
 
 Started = list[Task]
@@ -21,10 +19,10 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Started:
     return found
 
 
-def test_a_study_waits_in_the_queue_and_then_runs(started: Started, tmp_path: Path) -> None:
+def test_a_study_has_a_folder_of_its_own(started: Started, tmp_path: Path) -> None:
     task = study_task("mine", ["combined", "scenes", "--name=mine"])
     assert task.folder == tmp_path / "jobs" / ".studies" / "mine"
-    assert task.command == queued("study mine", ["study", "combined", "scenes", "--name=mine"])
+    assert task.arguments == ["study", "combined", "scenes", "--name=mine"]
 
 
 def test_a_study_goes_on_with_what_its_folder_says(started: Started, tmp_path: Path) -> None:
@@ -32,16 +30,16 @@ def test_a_study_goes_on_with_what_its_folder_says(started: Started, tmp_path: P
     resume_study(study)
     (task,) = started
     assert task.folder.name == "made"
-    assert task.command[6:] == resume_arguments(study)
-    assert {"combined", "made.csv", "--name=made", "--preset=tiny", "--seeds=3"} <= set(task.command[6:])
+    assert task.arguments[1:] == resume_arguments(study)
+    assert {"combined", "made.csv", "--name=made", "--preset=tiny", "--seeds=3"} <= set(task.arguments)
 
 
 def test_a_study_that_another_process_works_on_is_left_to_it(started: Started, tmp_path: Path) -> None:
     study = make_study(tmp_path)
     assert not is_elsewhere(study.name)
-    with hold(study.folder, what="study"):
+    with acquire_lock(study.folder, what="study"):
         assert is_elsewhere(study.name)
-        assert resume_study(study) is None
+        resume_study(study)
     assert not started
     assert not is_elsewhere(study.name)
     resume_study(study)
@@ -52,13 +50,3 @@ def test_a_study_that_another_process_works_on_is_left_to_it(started: Started, t
 def test_a_name_that_no_study_can_have_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="name "):
         study_task(name)
-
-
-def test_a_job_is_found_again_by_the_studys_name(started: Started, tmp_path: Path) -> None:
-    folder = tmp_path / "jobs" / ".studies" / "mine"
-    folder.mkdir(parents=True)
-    write_json(folder / "job.json", {"pid": 1, "started": None, "command": ["python"]})
-    job = study_task("mine").find()
-    assert job is not None
-    assert not job.running
-    assert study_task("other").find() is None

@@ -3,12 +3,13 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.studies.arm import Context
 from clipmem_core.studies.plan_arms import scale_arms
 from clipmem_core.studies.plans import STUDIES
-from clipmem_core.studies.scaling import extrapolated, scale
+from clipmem_core.studies.scaling import extrapolated, pairs_a_side, scale
 
 PAIRS = pd.DataFrame(
     {
@@ -47,6 +48,11 @@ def test_an_extrapolation_tells_size_interval_and_what_it_would_take_to_see_it()
     assert "pairs a side (80 % power)" in told
     assert "400,000,000 pairs" in extrapolated(rows_of({"epochs": -1.0}), 0)[0]
     assert told.endswith("batch and data were not tried.")
+
+
+def test_near_one_half_a_rank_test_needs_what_noether_says() -> None:
+    z = norm.ppf(0.975) + norm.ppf(0.8)
+    assert pairs_a_side(0.51) == pytest.approx(z**2 / (6 * 0.01**2), rel=0.001)
 
 
 def test_where_the_fall_speeds_up_a_line_gives_too_much_and_that_is_said() -> None:

@@ -24,7 +24,7 @@ from clipmem_core.review.contributions import (
     map_fit,
     why_no_parts,
 )
-from clipmem_core.review.locked_towers import whose_parts
+from clipmem_core.review.overview import locked_towers
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import Version, version_of
 
@@ -65,8 +65,9 @@ def draw_doubts(audit: Audit) -> None:
         show_text(missing, limit=500)
         return
     groups, fit = encoder_means(audit, by=GROUP), map_fit(verdict)
-    if told := whose_parts(audit.record.config):
-        st.caption(told)
+    if locked := locked_towers(audit.record.config):
+        which = "Both towers are" if len(locked) == 2 else f"The {next(iter(locked))} tower is"
+        st.caption(f"{which} locked: its part of clipmem is what the head on it learned by heart.")
     for doubt in doubts(groups, fit):
         st.warning(doubt, icon=":material/warning:")
     told = "This audit does not say how well the map between the members' spaces fits."

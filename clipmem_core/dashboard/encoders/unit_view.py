@@ -7,22 +7,16 @@ from urllib.parse import urlencode
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits import unitmem_tables as t
-from clipmem_core.audits.jobs import (
-    PARADIGMS,
-    SAMPLE,
-    UNITS,
-    cancel,
-    encoder_command,
-    encoder_task,
-)
+from clipmem_core.audits import paradigms as p
+from clipmem_core.audits import unitmem as t
+from clipmem_core.audits.jobs import PARADIGMS, SAMPLE, UNITS, encoder_task
 from clipmem_core.audits.store import Audit
-from clipmem_core.audits.unitmem_tables import measured_samples, paradigms_folder, read_paradigms, read_units
 from clipmem_core.columns import MEMBER, ONE_SPLIT
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.address import ALL, PAGE, choose_listed, choose_segment, draw_pages, link, read_page, write
+from clipmem_core.dashboard.address import ALL, PAGE, choose_listed, choose_segment, draw_pages, link, read_page
 from clipmem_core.dashboard.errors import draw_fault, explained_errors
-from clipmem_core.dashboard.plain import cut, show_text
+from clipmem_core.dashboard.plain import cut
+from clipmem_core.dashboard.running import draw_job
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
 from clipmem_core.figures.encoder_page import axis_span, paradigm_figure, tower_figure
 from clipmem_core.review.cards import cards
@@ -36,13 +30,12 @@ from clipmem_core.review.contributions import (
     ranked_units,
     tower_layers,
 )
-from clipmem_core.review.locked_towers import why_no_units
+from clipmem_core.review.overview import locked_towers
 from clipmem_core.review.rows import audit_root
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
 
-VARIANT, UNIT_MEMBER, UNIT_TOWER, UNIT_LAYER, REPEATED = "variant", "unit_member", "tower", "layer", "repeated"
-PAPER = "paper"  # all of these in the address
+VARIANT, UNIT_MEMBER, UNIT_TOWER, UNIT_LAYER = "variant", "unit_member", "tower", "layer"  # in the address
 FIXED = {"displayModeBar": False}
 NAMES = {"mean": "against the mean (the paper)", "median": "against the median (its code)"}
 # Of each kind of job, why it is wanted, and of each button the sample that it asks for.
@@ -53,10 +46,14 @@ WAITING = {
     ),
     PARADIGMS: (
         "The image encoder has not been taught by captions, by labels and by itself yet. That trains up to nine models "
-        "of the audit's size; how long it takes is said when it starts.",
+        "of the audit's size.",
         {"Teach it three ways": 0},
     ),
 }
+NO_UNITS = (
+    "UnitMem and the three paradigms need encoders that are trained on the pairs: audit the data set with another "
+    "preset, such as small."
+)
 WHAT = (
     "UnitMem says how far the one pair that sets a unit off most stands out from all the others: "
     "(max − rest) / (max + rest), 1 is a unit that fires for one pair alone. Shown is the mean over the units of a "
@@ -88,16 +85,17 @@ COLUMNS = {
 def draw_units(audit: Audit) -> None:
     """Draw UnitMem by layer and the units that stand out most; where nothing is measured, how to get it."""
     st.subheader("UnitMem by layer", anchor=False)
-    if why := why_no_units(audit.record.config):
-        st.info(why, icon=":material/lock:")
+    if locked := locked_towers(audit.record.config):
+        which = "both towers are" if len(locked) == 2 else f"the {next(iter(locked))} tower is"
+        st.info(f"{NO_UNITS} Here {which} locked.", icon=":material/lock:")
         return
-    samples = measured_samples(audit)
+    samples = t.measured_samples(audit)
     if not samples or _at_work(audit, UNITS):
-        _draw_waiting(audit, UNITS, lambda: bool(measured_samples(audit)))
+        _draw_waiting(audit, UNITS, lambda: bool(t.measured_samples(audit)))
     if not samples:
         return
     sample = samples[0]
-    units, references = read_units(audit, sample=sample), read_units(audit, t.REFERENCES, sample=sample)
+    units, references = t.read_units(audit, sample=sample), t.read_units(audit, t.REFERENCES, sample=sample)
     if units is None:
         return
     variant = choose_segment("The other pairs", NAMES, parameter=VARIANT, key="unit-variant")
@@ -169,9 +167,7 @@ def _draw_unit_list(audit: Audit, units: pd.DataFrame, *, column: str) -> None:
         within = units[units[t.TOWER] == tower] if tower else units
         layer = _choose("Layer", UNIT_LAYER, within[t.LAYER])
         member = _choose("Member", UNIT_MEMBER, units[MEMBER])
-        why = "One pair often sets off hundreds of units."
-        once = _draw_switch("Each pair once", REPEATED, "1", key="units-repeated", clears=PAGE, help=why)
-        ranked = ranked_units(units, column=column, member=member, tower=tower, layer=int(layer or 0), once=once)
+        ranked = ranked_units(units, column=column, member=member, tower=tower, layer=int(layer or 0))
         st.space("stretch")
         page, pages = read_page(len(ranked), SIZE)
         draw_pages(page, pages, key="unit-pages")
@@ -181,7 +177,7 @@ def _draw_unit_list(audit: Audit, units: pd.DataFrame, *, column: str) -> None:
     shown = ranked.iloc[(page - 1) * SIZE : page * SIZE].to_dict("records")
     _draw_table(audit, shown, column=column)
     st.caption(
-        f"{len(ranked):,} {'pairs, each with its unit' if once else 'units, each with its pair'}. Where max and second "
+        f"{len(ranked):,} pairs, each with the unit that stands out most for it. Where max and second "
         "are close, the unit responds to several pairs, and its UnitMem is not about one. Leads: how many units of the "
         "same member the same pair sets off most."
     )
@@ -194,17 +190,6 @@ def _choose(label: str, parameter: str, values: pd.Series) -> str:
     return choose_listed(
         label, options, parameter=parameter, key=key, width=130, named=lambda name: name or "all", clears=[PAGE]
     )
-
-
-def _draw_switch(label: str, parameter: str, off: str, *, key: str, clears: str, help: str | None = None) -> bool:
-    """Draw a switch that is on unless the address says otherwise; turning it clears a parameter."""
-    st.session_state[key] = on = st.query_params.get(parameter) != off
-
-    def keep() -> None:
-        write(**{clears: None, parameter: None if st.session_state[key] else off})
-
-    st.toggle(label, key=key, on_change=keep, help=help)
-    return on
 
 
 def _draw_table(audit: Audit, shown: list[dict[Any, Any]], *, column: str) -> None:
@@ -232,29 +217,28 @@ def _draw_table(audit: Audit, shown: list[dict[Any, Any]], *, column: str) -> No
 
 def draw_paradigms(audit: Audit) -> None:
     """Draw UnitMem under the three paradigms; where none was run, how to get it; nothing where a tower is locked."""
-    if why_no_units(audit.record.config):
+    if locked_towers(audit.record.config):
         return
     st.subheader("Claim 1: three paradigms", anchor=False)
     table = _read_paradigms(audit)
     if table is None or _at_work(audit, PARADIGMS):
-        _draw_waiting(audit, PARADIGMS, lambda: read_paradigms(audit) is not None)
+        _draw_waiting(audit, PARADIGMS, lambda: p.read_paradigms(audit) is not None)
     if table is None:
         return
-    paper = _draw_switch("The paper's curves", PAPER, "no", key="paradigms-paper", clears=PAPER)
     column = VARIANTS.get(st.query_params.get("variant", ""), t.UNITMEM_MEAN)
     means, said = paradigm_layers(table, column=column), claim_1(table, column=column)
     st.plotly_chart(
-        paradigm_figure(means, paper=paper),
+        paradigm_figure(means),
         key="paradigms",
         config=FIXED,
-        alt=f"Mean UnitMem of the image encoder by depth under {len(set(means[t.PARADIGM]))} paradigms. {said}",
+        alt=f"Mean UnitMem of the image encoder by depth under {len(set(means[p.PARADIGM]))} paradigms. {said}",
     )
     st.markdown(said)
-    seeds = table.groupby(t.PARADIGM)[t.SEED].nunique().min()
+    seeds = table.groupby(p.PARADIGM)[p.SEED].nunique().min()
     bars = f"{seeds} {'seed is' if seeds == 1 else 'seeds are'} too few for intervals."
     if seeds >= MIN_REPLICATES:
         bars = f"Bars are 95 % intervals over {seeds} {ONE_SPLIT}."
-    st.caption(" ".join([THREE_WAYS, bars, *([FROM_PAPER] if paper else [])]))
+    st.caption(f"{THREE_WAYS} {bars} {FROM_PAPER}")
 
 
 def _read_paradigms(audit: Audit) -> pd.DataFrame | None:
@@ -264,11 +248,11 @@ def _read_paradigms(audit: Audit) -> pd.DataFrame | None:
         InputError: it cannot be read, or lacks columns.
     """
     try:
-        table = read_paradigms(audit)
+        table = p.read_paradigms(audit)
     except (OSError, ValueError):
         table = pd.DataFrame()
-    if table is not None and not set(table.columns) >= {t.PARADIGM, t.SEED, t.LAYER, *VARIANTS.values()}:
-        raise InputError(f"{paradigms_folder(audit)} holds a table that is none: delete it and run the command again")
+    if table is not None and not set(table.columns) >= {p.PARADIGM, p.SEED, t.LAYER, *VARIANTS.values()}:
+        raise InputError(f"{p.paradigms_folder(audit)} holds a table that is none: delete it and run the command again")
     return table
 
 
@@ -283,19 +267,12 @@ def _draw_waiting(audit: Audit, kind: str, done: Callable[[], bool]) -> None:
     with explained_errors():
         job = encoder_task(audit, kind).find()
         if job is not None and job.running:
-            if job.place:
-                st.info("Waiting for the audits that were started before it.", icon=":material/schedule:")
-            else:
-                st.caption("At work. You can close this page; it goes on.")
-            show_text(job.last_line, limit=200)
-            stop: dict[str, Any] = {"icon": ":material/stop_circle:", "help": "What is done so far stays."}
-            if st.button("Cancel", key=f"cancel-{job.name}", **stop):
-                cancel(job)
+            draw_job(job, key=f"cancel-{kind}")
             return
         if done():
             st.rerun()
         if job is not None and job.failed:
-            draw_fault(f"It stopped with exit code {job.exit_code}.", job.last_line)
+            draw_fault("It stopped before its end.", job.last_line)
         else:
             st.info(WAITING[kind][0], icon=":material/info:")
         _draw_buttons(audit, kind)
@@ -304,10 +281,11 @@ def _draw_waiting(audit: Audit, kind: str, done: Callable[[], bool]) -> None:
 def _draw_buttons(audit: Audit, kind: str) -> None:
     """Draw the buttons that start it, and what to type instead."""
     buttons = WAITING[kind][1]
+    tasks = [encoder_task(audit, kind, sample=sample) for sample in buttons.values()]
     with st.container(horizontal=True):
-        for label, sample in buttons.items():
+        for (label, sample), task in zip(buttons.items(), tasks, strict=True):
             if st.button(label, key=f"{kind}-{sample}", type="primary", icon=":material/play_arrow:"):
-                encoder_task(audit, kind, sample=sample).start()
+                task.start()
                 st.rerun()
     st.caption("From a terminal:")
-    st.code("\n".join(encoder_command(audit, kind, sample=sample) for sample in buttons.values()), language="bash")
+    st.code("\n".join(task.typed for task in tasks), language="bash")

@@ -19,8 +19,8 @@ from clipmem_core.dashboard.mitigations.study_data import RANKED_BY, Reference, 
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.starting import draw_left_out
 from clipmem_core.review.study_decisions import decided_for
+from clipmem_core.studies.arguments import resume_study
 from clipmem_core.studies.arm import NONE, Arm, Removal, normal, parse_setting
-from clipmem_core.studies.jobs import resume_study
 from clipmem_core.studies.store import StudyFolder
 
 PARAMETER = "setting"

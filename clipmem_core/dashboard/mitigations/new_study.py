@@ -14,8 +14,7 @@ from clipmem_core.dashboard.mitigations.study_progress import PLANS, is_study
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.starting import built_in_sources, draw_path, free_name
 from clipmem_core.pairs.table import check_there
-from clipmem_core.studies.arguments import study_arguments
-from clipmem_core.studies.jobs import study_task
+from clipmem_core.studies.arguments import study_arguments, study_task
 from clipmem_core.studies.plans import STUDIES, defaults_of, fault_where_locked
 
 Source = tuple[str, SourceOptions]

@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from clipmem_core.audits.jobs import OUTPUT, Job, Task, cancel
+from clipmem_core.audits.jobs import OUTPUT, Job, Task
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAGE, choose_listed
@@ -18,11 +18,12 @@ from clipmem_core.dashboard.comparing import fingerprint, finished_audits
 from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.mitigations.study_data import no_numbers
 from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.running import draw_job
 from clipmem_core.review.study_decisions import decided_for
+from clipmem_core.studies.arguments import is_elsewhere, resume_study, study_task
 from clipmem_core.studies.arm import NONE, Arm
 from clipmem_core.studies.custom_arms import add_own, find_arm, read_own
 from clipmem_core.studies.estimate import minutes_of
-from clipmem_core.studies.jobs import is_elsewhere, resume_study, study_task
 from clipmem_core.studies.plans import STUDIES
 from clipmem_core.studies.store import (
     ARM,
@@ -223,7 +224,7 @@ def draw_beginning(name: str) -> None:
         _draw_end(job)
         st.caption("It has no results. Start it with other settings, or as it was.")
         if st.button("Try again", key="mitigations-again", icon=PLAY):
-            Task(job.folder, job.command).start()
+            Task(job.folder, job.arguments).start()
             st.rerun()
 
 
@@ -235,22 +236,17 @@ def is_working(name: str) -> bool:
 
 def _draw_work(job: Job, known: Known | None) -> None:
     """Draw how far a job is: of all arms and seeds, what it says, how long it takes, and how to stop it."""
-    said = [f"Waiting: {job.place} before it" if job.place else ""]
     if known is not None and known.arms and known.seeds > 0:
         known.draw_bar()
-        said = [f"{said[0]}." if said[0] else ""]
-    else:
-        st.progress(0.0, text=said.pop() or "Reading the data set and measuring a few steps")
-    said.append(_estimate(job))
-    show_text("\n".join(dict.fromkeys(filter(None, [*said, job.last_line]))), limit=400)
-    if st.button("Cancel", key="mitigations-cancel", icon=":material/stop_circle:", help="What is done so far stays."):
-        cancel(job)
+    if estimate := _estimate(job):
+        show_text(estimate, limit=400)
+    draw_job(job, key="mitigations-cancel")
 
 
 def _draw_end(job: Job | None) -> None:
     """Draw how a job ended that did not end well."""
     if job is not None and job.failed:
-        draw_fault(f"It stopped with exit code {job.exit_code}.", job.last_line)
+        draw_fault("It stopped before its end.", job.last_line)
 
 
 def _estimate(job: Job) -> str:
@@ -304,7 +300,7 @@ def _run(study: StudyFolder, setting: Arm) -> None:
     try:
         add_own(study, setting, decided=decided_for(study) if setting.decisions else None)
         resume_study(study)
-    except (InputError, RuntimeError) as error:
+    except InputError as error:
         draw_fault("This setting cannot run.", error)
         return
     st.rerun()

@@ -31,7 +31,6 @@ from clipmem_core.pairs.readers.containers import (
     stamped,
 )
 from clipmem_core.pairs.readers.rows import BATCH, Row, Rows, placed
-from clipmem_core.pairs.readers.streamed import Ranges, remote_of
 from clipmem_core.pairs.readers.text import parse
 from clipmem_core.shortage import shortage
 
@@ -336,15 +335,11 @@ def _pictures_around(file: Stamped, row: int, column: str) -> tuple[pa.ChunkedAr
     """Return a stretch of pictures and the place of `row` in it: all of an Arrow file, or a row group of Parquet."""
     if file.path.endswith(".arrow"):
         return _arrow_pictures(file, column), row
-    ends, group = _group_ends(file), row_group(file, row)
+    ends = _group_ends(file)
+    group = int(np.searchsorted(ends, row, side="right"))
     if group == len(ends):
         return pa.chunked_array([], type=pa.binary()), row
     return _group_pictures(file, group, column), row - (int(ends[group - 1]) if group else 0)
-
-
-def row_group(file: Stamped, row: int) -> int:
-    """Return which row group of a Parquet file a row is in."""
-    return int(np.searchsorted(_group_ends(file), row, side="right"))
 
 
 @lru_cache(maxsize=1024)
@@ -370,13 +365,12 @@ def _blobs(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _parquet(file: Stamped) -> pq.ParquetFile:
-    remote = remote_of(file)
-    with Ranges(remote) if remote else open(file.path, "rb") as stream, _damage_named(file):
+    with open(file.path, "rb") as stream, _damage_named(file):
         stream.seek(-min(_TAIL.size, stream.seek(0, os.SEEK_END)), os.SEEK_END)
         footer, mark = _TAIL.unpack(stream.read(_TAIL.size).rjust(_TAIL.size, b"\0"))
         if mark == b"PAR1" and (fault := FOOTER.fault(footer)):
             raise InputError(f"{os.path.basename(file.path)}: its index is {fault}")
-        return pq.ParquetFile(Ranges(remote) if remote else file.path, pre_buffer=False)  # workers are forked
+        return pq.ParquetFile(file.path, pre_buffer=False)  # workers are forked
 
 
 @lru_cache(maxsize=64)

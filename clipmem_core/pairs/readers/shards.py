@@ -4,8 +4,6 @@ Nothing is unpacked. The index of an archive is made once per process and versio
 part of the key); forked workers share those made before the fork. No file stays open.
 """
 
-import io
-import json
 import os
 import posixpath
 import re
@@ -35,13 +33,11 @@ from clipmem_core.pairs.readers.containers import (
     stamped,
 )
 from clipmem_core.pairs.readers.rows import Row, Rows
-from clipmem_core.pairs.readers.streamed import Remote, kept, remote_of
 from clipmem_core.pairs.readers.text import decode_text, parse
 from clipmem_core.shortage import shortage
 
 Sample = dict[str, str]  # suffix → member name; "picture" → the picture's
 _TEXTS = ("txt", "json", "cls")
-CONTENT, _KEPT_TEXTS = "content.json", "texts"  # what is kept of a shard that is streamed
 SHARD_LIMIT = 10_000  # ten million pairs at img2dataset's thousand a shard and more: beyond what one audit can train on
 DEPTH_LIMIT = 10  # names of shards have one or two levels of braces, and each is a call of the expander within another
 _RANGE = re.compile(r"(?:(-?\d+)\.\.(-?\d+)|([A-Za-z])\.\.([A-Za-z]))(?:\.\.-?(\d+))?")
@@ -85,18 +81,10 @@ class _Header(tarfile.TarInfo):
 def scan_tar(path: Path) -> TarContent:
     """List a tar's files from its headers, without unpacking; a member that is cut off is left out.
 
-    Of one that is streamed, its texts are placed where its stand-in has them.
-
     Raises:
         InputError: the file is not an uncompressed tar.
     """
     size = stamped(path).size
-    if there := kept(path, CONTENT):
-        values = json.loads(there)
-        if values["fault"]:
-            raise InputError(values["fault"])
-        members = {name: (at, size) for name, (at, size) in values["members"].items()}
-        return TarContent(members, [(name, reason) for name, reason in values["refused"]], values["complete"])
     content = TarContent({}, [], False)
     try:
         with tarfile.open(path, mode="r:", tarinfo=_Header) as tar:
@@ -159,60 +147,22 @@ def tar_picture(path: Path, name: str) -> bytes:
         LookupError: the tar has no such picture.
         InputError: the file is not a tar, or the picture is above the limit.
     """
-    remote, start, end = picture_place(path, name)
-    if remote:
-        return remote.read(start, end)
-    with path.open("rb") as stream:
-        stream.seek(start)
-        return stream.read(end - start)
-
-
-def picture_place(path: Path, name: str) -> tuple[Remote | None, int, int]:
-    """Return where a picture of a tar begins and ends, in the file at a URL that the path may stand for.
-
-    Raises:
-        LookupError, InputError: as `tar_picture`.
-    """
-    file = stamped(path)
-    index = _picture_index(file)
+    index = _picture_index(stamped(path))
     key = os.fsencode(name)
     at = int(np.searchsorted(index.names, key)) if len(index.names) else 0
     if at == len(index.names) or index.names[at] != key:
         raise LookupError(f"no such picture in {path.name}")
     if fault := PICTURE.fault(int(index.sizes[at])):
         raise InputError(f"it is {fault}")
-    start = int(index.offsets[at])
-    return remote_of(file), start, start + int(index.sizes[at])
-
-
-def kept_of_shard(path: Path, name: str) -> dict[str, bytes]:
-    """Return what is kept of a tar that is streamed: what is in it, and its texts; `name` is what messages call it."""
-    try:
-        content = scan_tar(path)
-    except InputError as error:
-        return kept_fault(str(error).replace(path.name, name, 1))
-    texts = io.BytesIO()
     with path.open("rb") as stream:
-        for member, (at, size) in content.members.items():
-            if posixpath.splitext(member)[1][1:].lower() in _TEXTS and not TEXT.fault(size):
-                stream.seek(at)
-                content.members[member] = (texts.tell(), size)
-                texts.write(stream.read(size))
-    values = {"fault": "", "odd_names": odd_names(path), **vars(content)}
-    return {CONTENT: json.dumps(values).encode(), _KEPT_TEXTS: texts.getvalue()}
-
-
-def kept_fault(fault: str) -> dict[str, bytes]:
-    """Return what is kept of a tar that is streamed and cannot be read."""
-    return {CONTENT: json.dumps({"fault": fault}).encode()}
+        stream.seek(int(index.offsets[at]))
+        return stream.read(int(index.sizes[at]))
 
 
 def odd_names(archive: Path) -> dict[str, str]:
     """Return the members that the archive spells otherwise than our references do, `./a.jpg` for `a.jpg`."""
     names: dict[str, str] = {}
     try:
-        if there := kept(archive, CONTENT):
-            return dict(json.loads(there)["odd_names"])
         with tarfile.open(archive, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header it has seen
@@ -311,8 +261,7 @@ def _shard_rows(shard: Path, root: Path, options: SourceOptions) -> Iterator[Row
     if not is_inside(os.path.realpath(root), os.fspath(shard)):
         raise InputError(LINK_LEAVES)
     content = scan_tar(shard)
-    texts = kept(shard, _KEPT_TEXTS)
-    with shard.open("rb") if texts is None else io.BytesIO(texts) as stream:
+    with shard.open("rb") as stream:
         for key, sample in _samples(content).items():
             for kind in [kind for kind in _TEXTS if kind in sample]:
                 if fault := TEXT.fault(content.members[sample[kind]][1]):

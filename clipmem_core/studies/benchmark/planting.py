@@ -46,7 +46,7 @@ def run_piece(benchmark: Benchmark, piece: Piece) -> None:
     """Bring one planting to its result, which is written last."""
     config = dataclasses.replace(benchmark.asked["config"], seed=piece.seed)
     before = benchmark.pairs
-    membership = draw_membership(before[c.PAIR_ID], benchmark.prepared.clusters, config)
+    membership = draw_membership(benchmark.prepared.clusters, config)
     rows = scored_rows(before, membership)
     try:
         pairs = plant(piece.kind, before, rows, share=piece.share, seed=piece.seed)

@@ -13,11 +13,9 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.executor import Executor, Task, local_processes
-from clipmem_core.audits.lock import hold
 from clipmem_core.audits.prepare import draw_membership, load_data_set
 from clipmem_core.audits.setup import differing_fields
-from clipmem_core.audits.shards import elsewhere
-from clipmem_core.audits.store import PAIRS, write_json, write_prepared, write_table
+from clipmem_core.audits.store import PAIRS, acquire_lock, write_json, write_prepared, write_table
 from clipmem_core.config import FIELDS, AuditConfig, InputError, affecting, as_dict, data_folder, switched_on
 from clipmem_core.pairs.mistakes import KINDS, plant
 from clipmem_core.scores.membership import Membership
@@ -72,7 +70,7 @@ def run_benchmark(
     benchmark = benchmark_of(name)
     _check_asked(plantings, kinds, shares, config)
     config = settings.resolve(dataclasses.replace(config, threads=config.threads or 1))
-    with hold(benchmark.folder, what="benchmark"):
+    with acquire_lock(benchmark.folder, what="benchmark"):
         if benchmark.begun:
             _check_same(benchmark, source, config)
             screen.say(f"going on with benchmark {name!r}")
@@ -144,7 +142,7 @@ def _prepare(benchmark: Benchmark, source: str, config: AuditConfig, screen: Scr
     """Read the data set and freeze it; benchmark.json comes last and makes the folder a benchmark."""
     screen.say(f"reading {source}")
     data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-    membership = draw_membership(data_set.pairs[c.PAIR_ID], data_set.clusters, config)
+    membership = draw_membership(data_set.clusters, config)
     captions = int(data_set.pairs[c.CAPTIONS].map(len).sum())
     screen.say(f"{len(data_set.pairs):,} pairs with {captions:,} captions; {data_set.lookalikes:,} look-alikes")
     folder, pixels = benchmark.folder, data_set.pixels
@@ -197,7 +195,7 @@ def _bring(
     asked = benchmark.asked
     config: AuditConfig = asked["config"]
     if settings.opens_towers(config):
-        from clipmem_core.audits.locked import checked_towers, features_of
+        from clipmem_core.audits.locked import checked_towers, elsewhere, features_of
 
         screen.say("computing features with the locked towers")
         how: dict[str, Any] = {"pictures": screen.pictures, "captions": screen.captions, "say": screen.say}

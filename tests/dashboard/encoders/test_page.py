@@ -127,7 +127,7 @@ def test_nonsense_in_the_address_is_survived(copy: Copy, data: Path, view: str) 
     make_paradigms(audit)
     make_study(data, "size", name="a")
     make_study(data, "size", name="b")
-    names = ("page", "colour", "by", "variant", "tower", "layer", "unit_member", "repeated", "paper", "study_size")
+    names = ("page", "colour", "by", "variant", "tower", "layer", "unit_member", "study_size")
     for nonsense in ("\0", "9" * 40, "<script>"):
         open_page(PAGE, audit="made", view=view, **dict.fromkeys(names, nonsense))
     open_page(PAGE, audit="made", view="<b>")

@@ -1,12 +1,14 @@
 """What the tests of the page Mitigations share: its parts, jobs left in the data folder, what it starts."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.store import Audit
+from clipmem_core.dashboard import running
 from clipmem_core.dashboard.mitigations import controls, study_progress
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import make_mitigations
@@ -25,8 +27,8 @@ def press(app: AppTest, label: str) -> AppTest:
     return app
 
 
-def leave_study_job(data: Path, name: str, *, running: bool, exit_code: int | None = None, output: str = "") -> None:
-    leave_job_in(data / "jobs" / ".studies" / name, running=running, exit_code=exit_code, said=output)
+def leave_study_job(data: Path, name: str, *, output: str = "", **how: Any) -> None:
+    leave_job_in(data / "jobs" / ".studies" / name, said=output, **how)
 
 
 @pytest.fixture
@@ -42,6 +44,6 @@ def went_on(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     done: list[tuple[str, str]] = []
     for module in (controls, study_progress):
         monkeypatch.setattr(module, "resume_study", lambda study: done.append(("resume", study.name)))
-    monkeypatch.setattr(study_progress, "cancel", lambda job: done.append(("cancel", job.name)))
+    monkeypatch.setattr(running, "cancel", lambda job: done.append(("cancel", job.name)))
     monkeypatch.setattr(Task, "start", lambda task: done.append(("again", task.folder.name)))
     return done

@@ -26,7 +26,7 @@ from tests.made_fixtures import Copy
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
     """Every study that the form starts, instead of starting it."""
     calls: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(Task, "start", lambda task: calls.append((task.folder.name, list(task.command[6:]))))
+    monkeypatch.setattr(Task, "start", lambda task: calls.append((task.folder.name, list(task.arguments[1:]))))
     return calls
 
 

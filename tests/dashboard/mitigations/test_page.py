@@ -108,16 +108,10 @@ def test_a_setting_that_cannot_run_is_one_line_and_nothing_is_lost(
     assert (went_on, read_own(lab)) == ([], [])
 
 
-def test_a_setting_that_cannot_be_added_or_a_job_that_does_not_start_is_one_line(
-    lab: StudyFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_setting_that_cannot_be_added_is_one_line(lab: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(error: Exception) -> None:
         raise error
 
-    stopped = RuntimeError("job did not start:\nno output")
-    monkeypatch.setattr(study_progress, "resume_study", lambda study: fail(stopped))
-    app = press(open_page(PAGE, setting="text_mask=0.35"), "Run it")
-    assert "job did not start: no output" in texts(app)
     refused = InputError("the folder\ncannot be written")
     monkeypatch.setattr(study_progress, "add_own", lambda *args, **kwargs: fail(refused))
     app = press(open_page(PAGE, setting="text_mask=0.36"), "Run it")

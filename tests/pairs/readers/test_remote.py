@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -121,6 +122,29 @@ def test_a_shard_is_not_missing_where_a_file_on_this_machine_is(
     assert len(read(put, tmp_path).pairs) == 4
 
 
+@pytest.mark.parametrize("times", [2, 99])
+def test_a_connection_that_is_lost_is_tried_again_and_then_told_of(
+    put: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], times: int
+) -> None:
+    monkeypatch.setattr(remote, "WAITS", (0.0,) * 3)
+    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
+    memory, left = type(fsspec.filesystem("memory")), [times]
+    own = memory.get_file
+
+    def failing(self: object, *given: Any, **more: Any) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise ConnectionResetError("it hung up")
+        own(self, *given, **more)
+
+    monkeypatch.setattr(memory, "get_file", failing)
+    assert main(["inspect", put]) == (0 if times == 2 else 2)
+    if times == 99:
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: what is at a URL cannot be reached")
+        assert "it hung up" in line
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
@@ -160,9 +184,6 @@ def test_shards_in_a_bucket_of_s3(shards: Path, tmp_path: Path, monkeypatch: pyt
         bucket.mkdir("bucket")
         bucket.put(f"{shards}/", "bucket/set/", recursive=True)
         assert read("s3://bucket/set", tmp_path / "data").pairs.equals(read(str(shards), tmp_path).pairs)
-        streamed = read_source("s3://bucket/set", SourceOptions(stream=True), data=tmp_path / "data")
-        type(bucket).clear_instance_cache()  # what a listing said of a shard is forgotten
-        assert [read_bytes(streamed.root, image)[:4] for image in streamed.pairs["image"]] == [b"\x89PNG"] * 4
         with pytest.raises(InputError, match="there is nothing at s3://bucket/other"):
             read("s3://bucket/other", tmp_path)
     finally:
