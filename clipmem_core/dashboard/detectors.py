@@ -9,7 +9,7 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.address import choose_listed, choose_segment
 from clipmem_core.dashboard.errors import one_line_errors
-from clipmem_core.dashboard.grid import draw_grid
+from clipmem_core.dashboard.pair_component import draw_grid
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.detectors import agreement_figure, precision_figure
 from clipmem_core.pairs.errors import ERROR_KINDS
