@@ -48,7 +48,7 @@ def test_the_pairs_that_are_probably_wrong_come_first_and_the_address_changes_th
 
 
 def test_an_audit_without_misfit_is_reviewed_by_clipmem(audit: Audit) -> None:
-    older = audit.scores.drop(columns="review_place")
+    older = audit.scores.assign(review_place=float("nan"))
     write_table(audit.folder / "scores.parquet", older)
     assert mounted(open_page(REVIEW))[0]["selection"] == {"order": "misfit"}
     write_table(audit.folder / "scores.parquet", older.assign(misfit=float("nan")))
