@@ -62,10 +62,8 @@ _AHEAD = ("adaptive_noise", "adaptive_mask", "adaptive_rest")
 class AuditConfig:
     """Everything the numbers of an audit depend on, apart from the data set's content."""
 
-    preset: str = option("small", "", Facts(affects=("data", "training"), by_content=True, own_widget=True))
-    source: SourceOptions = field(
-        default_factory=SourceOptions, metadata={"facts": Facts(affects=("data",), by_content=True)}
-    )
+    preset: str = option("small", "", Facts(affects=("data", "training"), own_widget=True))
+    source: SourceOptions = field(default_factory=SourceOptions, metadata={"facts": Facts(affects=("data",))})
 
     protocol: str = option(
         "ensemble",
@@ -75,7 +73,7 @@ class AuditConfig:
     folds: int = option(
         2,
         "ensemble: parts a repeat is cut into; each member leaves one out",
-        Facts(ge=2, affects=("data",), by_content=True),
+        Facts(ge=2, affects=("data",)),
     )
     halves: bool = option(
         False,
@@ -105,7 +103,7 @@ class AuditConfig:
     plant_miscaptions: int = option(
         0,
         "this many pairs get another pair's captions",
-        Facts(title="Planted mis-captions", ge=0, affects=("data",), by_content=True, main=4),
+        Facts(title="Planted mis-captions", ge=0, affects=("data",), main=4),
     )
     drop_lookalikes: bool = option(
         False,
@@ -115,20 +113,18 @@ class AuditConfig:
     captions: int = option(
         0,
         "captions used per pair; 0 means all",
-        Facts(title="Captions per pair (0: all)", ge=0, affects=("data",), by_content=True, main=3),
+        Facts(title="Captions per pair (0: all)", ge=0, affects=("data",), main=3),
     )
     sample: int = option(
         0,
         "audit a random sample of this many pairs, and estimate the counts of the whole set; 0 means all pairs",
-        Facts(title="Sample of pairs (0: all)", ge=0, affects=("data",), by_content=True),
+        Facts(title="Sample of pairs (0: all)", ge=0, affects=("data",)),
     )
     train_captions: int = option(
         0, "captions of a pair that training draws from; 0 means all that are used", Facts(ge=0, part="captions")
     )
 
-    model: str = option(
-        "small", "one of ours, a name of open_clip's, or a JSON file", Facts(by_content=True, alike="model", embeds=1)
-    )
+    model: str = option("small", "one of ours, a name of open_clip's, or a JSON file", Facts(alike="model", embeds=1))
     pretrained: str = option("", "start from this checkpoint or tag instead of from scratch", Facts(alike="start"))
     lock_image: bool = option(
         False,
@@ -373,12 +369,6 @@ def switched_on(values: Mapping[str, Any]) -> dict[str, Any]:
     told = {name: value for name, value in values.items() if name in FIELDS and value != FIELDS[name].default}
     on = {name for name, value in told.items() if FIELDS[name].mitigates and value != values.get(FIELDS[name].off_at)}
     return {name: value for name, value in told.items() if name in on or on & set(FIELDS[name].modifies)}
-
-
-def without_idle(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's fields without those mitigations that are off: what a member's bits depend on."""
-    idle = {name for name, own in FIELDS.items() if own.mitigates or own.modifies} - switched_on(values).keys()
-    return {name: value for name, value in values.items() if name not in idle}
 
 
 DEFAULT_PRESET = "locked"  # of an audit; what compares or judges trained encoders starts from `AuditConfig.preset`

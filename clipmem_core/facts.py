@@ -27,12 +27,11 @@ class Facts:
 
     Its bounds have pydantic's names. `affects` is what depends on it: which pairs there are and how they are
     stored, how many members, their training, what they are judged on; `machine` where it follows from the machine.
-    Where `by_content`, what shared members are found by has what the field leads to in its stead. A field that
-    `mitigates` is off at its default, and where it is what the field `off_at` is; one that `modifies` others means
-    something only with one of them on. `part` is set where arms of a study may change it, `alike` where clipmem
-    compares only between equal values: what it is called there. `embeds` is its place in the key of tables of units,
-    and `main` its place among the widgets that matter most; where `own_widget`, the page has another one for it.
-    One with `trained` means something only where that encoder, image or text, is trained and not locked.
+    A field that `mitigates` is off at its default, and where it is what the field `off_at` is; one that `modifies`
+    others means something only with one of them on. `part` is set where arms of a study may change it, `alike` where
+    clipmem compares only between equal values: what it is called there. `embeds` is its place in the key of tables of
+    units, and `main` its place among the widgets that matter most; where `own_widget`, the page has another one for
+    it. One with `trained` means something only where that encoder, image or text, is trained and not locked.
     """
 
     name: str = ""
@@ -45,7 +44,6 @@ class Facts:
     le: float | None = None
     lt: float | None = None
     affects: tuple[Affected, ...] = ("training",)
-    by_content: bool = False
     mitigates: bool = False
     off_at: str = ""
     modifies: tuple[str, ...] = ()

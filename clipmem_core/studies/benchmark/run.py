@@ -19,7 +19,7 @@ from clipmem_core.config import FIELDS, AuditConfig, InputError, affecting, as_d
 from clipmem_core.pairs.errors import ERROR_KINDS, inject_errors
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.table import MISFIT_FORMULA
-from clipmem_core.studies.benchmark.store import BENCHMARK, Benchmark, Piece, benchmark_of
+from clipmem_core.studies.benchmark.results import BENCHMARK, Benchmark, Piece, benchmark_of
 
 PROCESSES = ".process"
 
@@ -184,7 +184,9 @@ def left_out(pairs: pd.DataFrame, membership: Membership, config: AuditConfig, s
 def _tower_names(config: AuditConfig) -> list[str]:
     if not settings.opens_towers(config):
         return []
-    return [record["name"] for record in settings.towers_of(config).records.values()]
+    from clipmem_core.audits.settings import towers_of
+
+    return [record["name"] for record in towers_of(config).records.values()]
 
 
 def _bring(
@@ -195,11 +197,12 @@ def _bring(
     config: AuditConfig = asked["config"]
     if settings.opens_towers(config):
         from clipmem_core.audits.locked import elsewhere, features_of
+        from clipmem_core.audits.settings import checked_towers
 
         screen.say("computing features with the locked towers")
         how: dict[str, Any] = {"pictures": screen.pictures, "captions": screen.captions, "say": screen.say}
         how["elsewhere"] = elsewhere(executor, config.threads)
-        features_of(settings.checked_towers(config), benchmark.pairs, Path(asked["root"]), **how)
+        features_of(checked_towers(config), benchmark.pairs, Path(asked["root"]), **how)
     at_once = len(left) if executor else min(len(left), settings.side_by_side(config))
     beside = "" if executor else f", {at_once} side by side"
     screen.say(f"{len(left)} of {len(wanted)} plantings of {config.members} members are left{beside}")
