@@ -349,12 +349,7 @@ PROCESSES: dict[str, Callable[..., int | None]] = {process.__name__[1:]: process
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """Parse what was typed.
-
-    Raises:
-        InputError: one line that says what is wrong.
-        SystemExit: help was asked for, and printed.
-    """
+    """Parse what was typed."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview(), file=sys.stdout if arguments else sys.stderr)
         raise SystemExit(DONE if arguments else WRONG_INPUT)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,33 +56,15 @@ def score_checkpoints(
     checkpoints: Sequence[str],
     screen: Screen,
 ) -> Audit:
-    """Score existing checkpoints without training.
-
-    Args:
-        source: the data set, as for an audit.
-        config: model, views and reading options; its training fields are not used.
-        name: the audit's folder.
-        membership: a CSV or Parquet file: pair_id, one true/false column a member, and optionally group.
-        checkpoints: one file a member, in the order of its columns.
-        screen: where progress goes.
-    """
+    """Score existing checkpoints without training."""
     audit = Audit(audits_folder() / check_name(name))
     table = read_membership(Path(membership))
     names = [column for column in table.columns if column not in (c.PAIR_ID, c.GROUP)]
-    files = check_checkpoints(checkpoints, names)
+    files = dict(zip(names, check_checkpoints(checkpoints, names), strict=True))
     config = checkpoint_config(config, names)
     with acquire_lock(audit.folder, what="audit"):
         fresh = not audit.begun
-        if not fresh:
-            check_same(audit, source, config)
-            check_files(audit, names, files)
-        else:
-            check_weights(config, files)
-            screen.say(f"reading {source}")
-            data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-            known = align_membership(table, names, data_set.pairs)
-            screen.say(counts(data_set, known))
-            write_audit(audit, source, config, data_set, data_set.pairs, known, seconds=0.0, checkpoints=files)
+        _begin(audit, source, config, files, lambda pairs: align_membership(table, names, pairs), screen)
         bring_to_end(audit, screen, fresh=fresh)
     return audit
 
@@ -91,13 +73,6 @@ def compare_checkpoints(
     source: str, config: AuditConfig, *, name: str, checkpoints: Sequence[str], screen: Screen
 ) -> Path:
     """Score every pair under a target checkpoint and a reference, of which nobody knows what they were trained on.
-
-    Args:
-        source: the data set, as for an audit.
-        config: model, views and reading options; its training fields are not used.
-        name: of the folder below `foreign`, which has the files of an audit's beginning and `foreign.parquet`.
-        checkpoints: the target's file and the reference's.
-        screen: where progress goes.
 
     Returns:
         The table: alignment and similarity of each pair under both, and their difference in alignment.
@@ -108,23 +83,22 @@ def compare_checkpoints(
             "without --membership, --checkpoints must be two, a target and a reference: what one alone makes of a pair "
             "says nothing of its memorization"
         )
-    files = check_checkpoints(checkpoints, names)
+    files = dict(zip(names, check_checkpoints(checkpoints, names), strict=True))
     config = dataclasses.replace(config, protocol="paper", seeds=1, members=2, halves=False)
     config = settings.resolve(config, trains=False)
     audit = Audit(data_folder() / "foreign" / check_name(name))
     with acquire_lock(audit.folder, what="comparison"):
-        if audit.begun:
-            check_same(audit, source, config)
-            check_files(audit, names, files)
-        else:
-            check_weights(config, files)
-            screen.say(f"reading {source}")
-            data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-            pairs = data_set.pairs
-            # As if the target had seen every pair and the reference none; no score reads it
-            trained = np.repeat([[True], [False]], len(pairs), axis=1)
-            given = Membership(np.full(len(pairs), c.CANDIDATE, dtype="<U11"), names, trained)
-            write_audit(audit, source, config, data_set, pairs, given, seconds=0.0, checkpoints=files)
+        # As if the target had seen every pair and the reference none; no score reads it
+        _begin(
+            audit,
+            source,
+            config,
+            files,
+            lambda pairs: Membership(
+                np.full(len(pairs), c.CANDIDATE, dtype="<U11"), names, np.repeat([[True], [False]], len(pairs), axis=1)
+            ),
+            screen,
+        )
         if not all((audit.member(one) / TEXT_EMBEDDINGS).is_file() for one in names):
             ensure_pixels(audit, screen)
             ensure_features(audit, audit.record, screen)
@@ -144,6 +118,29 @@ def compare_checkpoints(
         write_table(audit.folder / TABLE, table)
         write_manifest(audit.folder)
     return audit.folder / TABLE
+
+
+def _begin(
+    audit: Audit,
+    source: str,
+    config: AuditConfig,
+    files: Mapping[str, Path],
+    membership_of: Callable[[pd.DataFrame], Membership],
+    screen: Screen,
+) -> None:
+    """Write what an audit of checkpoints starts from, or refuse one that started from something else."""
+    if audit.begun:
+        check_same(audit, source, config)
+        check_files(audit, files)
+        return
+    check_weights(config, list(files.values()))
+    screen.say(f"reading {source}")
+    data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
+    membership = membership_of(data_set.pairs)
+    screen.say(counts(data_set, membership))
+    write_audit(
+        audit, source, config, data_set, data_set.pairs, membership, seconds=0.0, checkpoints=list(files.values())
+    )
 
 
 def read_membership(path: Path) -> pd.DataFrame:
@@ -248,24 +245,17 @@ def derive_groups(trained: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return np.select([by_f & by_g, by_f, by_g], [c.SHARED, c.CANDIDATE, c.INDEPENDENT], c.EXTERNAL)
 
 
-def check_files(audit: Audit, names: Sequence[str], files: Sequence[Path]) -> None:
+def check_files(audit: Audit, files: Mapping[str, Path]) -> None:
     """Refuse to go on with an audit whose members are other checkpoints."""
-    if tuple(names) != audit.record.members:
+    if tuple(files) != audit.record.members:
         raise InputError(f"audit {audit.name!r} was made from other members: take another --name")
-    for name, path in zip(names, files, strict=True):
+    for name, path in files.items():
         if audit.member_record(name).checkpoint_sha256 != file_sha256(path):
             raise InputError(f"audit {audit.name!r} was made from another checkpoint for {name}: take another --name")
 
 
 def write_without_rare(audit: Audit, member: str, path: Path, *, fewer_than: int) -> str:
-    """Write a member's checkpoint with the rows of rare tokens set to 0, and return a line that says how many.
-
-    Args:
-        audit: its audit.
-        member: whose checkpoint.
-        path: the file to write; none may be there.
-        fewer_than: tokens of fewer trained pairs than this are rare, and those of none are too.
-    """
+    """Write a member's checkpoint with the rows of rare tokens set to 0, and return a line that says how many."""
     config, weights = audit.record.config, audit.member(member) / CHECKPOINT
     if member not in audit.record.members:
         raise InputError(f"audit {audit.name!r} has no member {member!r}: take one of {audit.record.members[0]}, …")

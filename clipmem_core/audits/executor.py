@@ -69,20 +69,7 @@ def run_members(
     executor: Executor,
     watch: Callable[[list[MemberProgress]], None],
 ) -> None:
-    """Bring every member to its end; finished ones are not touched.
-
-    Args:
-        audit: the members' audit.
-        names: the members.
-        threads: of each member: a fixed number, so that its result does not depend on its neighbours.
-        blocks: of members that share a process; 0 gives each its own.
-        executor: what runs them.
-        watch: is told again and again how far each member is.
-
-    Raises:
-        InputError: a member could not be run; the message is the member's.
-        RuntimeError: a member died; the message names its log.
-    """
+    """Bring every member to its end; finished ones are not touched."""
     left = [name for name in names if member_progress(audit.folder, name).stage != "done"]
     tasks = member_tasks(audit, left, threads=threads, blocks=blocks)
     run_member_tasks(tasks, executor, lambda: watch([member_progress(audit.folder, name) for name in names]))
@@ -159,13 +146,7 @@ def start(task: Task) -> "subprocess.Popen[bytes]":
 
 
 def run_task(task: Task) -> None:
-    """Run a task's process to its end.
-
-    Raises:
-        InputError: a member could not be run; the message is the member's.
-        OSError: it ran short of something.
-        RuntimeError: a member died; the message names its log.
-    """
+    """Run a task's process to its end."""
     process = start(task)
     try:
         process.wait()

@@ -191,13 +191,7 @@ class Task:
 
 
 def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
-    """Do the work of a job in its own process, write down its exit code and return it.
-
-    Args:
-        folder: the job's.
-        arguments: a command and what follows it; one that trains waits until no other job does.
-        run: runs it and returns its exit code.
-    """
+    """Do the work of a job in its own process, write down its exit code and return it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the server runs in the background
     turn, code = FileLock(jobs_folder() / ".turn.lock"), FAILED
     try:
@@ -238,12 +232,7 @@ def list_job_names() -> list[str]:
 
 
 def audit_task(name: str, arguments: Sequence[str] = ()) -> Task:
-    """Return the task of an audit.
-
-    Args:
-        name: the audit's.
-        arguments: what follows `python -m clipmem_core audit`; they do not matter where its job is only looked for.
-    """
+    """Return the task of an audit."""
     return Task(jobs_folder() / check_name(name), ["audit", *arguments])
 
 
@@ -259,13 +248,7 @@ def export_task(audit: Audit, format: str, out: Path) -> Task:
 
 
 def encoder_task(audit: Audit, kind: str, *, sample: int = 0) -> Task:
-    """Return the task of looking into an audit's encoders.
-
-    Args:
-        audit: a finished one.
-        kind: `units` or `paradigms`.
-        sample: of units, how many pairs of a member; 0 takes all.
-    """
+    """Return the task of looking into an audit's encoders."""
     arguments = [kind, audit.name, *(["--sample", str(sample)] if sample else [])]
     return Task(jobs_folder() / ".encoders" / audit.name / kind, arguments)
 

@@ -101,14 +101,7 @@ def _given(kind: Kind, features: np.ndarray | None, record: Record) -> Tower:
 
 
 def build_locked(towers: Towers, config: AuditConfig, *, seed: int, pretrained: str = "") -> LockedModel:
-    """Build a model that reads what the locked towers give: its heads, and the tower that is not locked.
-
-    Args:
-        towers: those that are locked, at least one.
-        config: the audit's.
-        seed: of the initial weights.
-        pretrained: what the tower that is not locked starts from.
-    """
+    """Build a model that reads what the locked towers give: its heads, and the tower that is not locked."""
     whole: Model | None = None
     if not (towers.image and towers.text):
         whole = build_model(

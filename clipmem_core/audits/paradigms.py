@@ -193,12 +193,6 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
     Seed s has the pictures of the first member of the audit's seed s, those with a label if there are labels; where
     that member is itself a CLIP model of these pictures and epochs, it is the CLIP run.
 
-    Args:
-        audit: a finished one.
-        seeds: runs of each paradigm.
-        epochs: of each run; 0 takes the audit's.
-        screen: where progress goes.
-
     Returns:
         As `read_paradigms`.
     """

@@ -78,15 +78,7 @@ def with_features(source: str, config: AuditConfig) -> AuditConfig:
 def read_given(
     source: str, config: AuditConfig, *, cache: Path | None = None, say: Callable[[str], None] = lambda line: None
 ) -> tuple[RawPairs, Stored]:
-    """Read a table and the features that were computed of it elsewhere.
-
-    Args:
-        source: the table that `config.features` has a row for each of, or the folder that the pictures are in where
-            the features bring their own table along; both may be URLs.
-        config: of which `features` and `source` matter.
-        cache: where the checked features are kept; None takes the one in the data folder.
-        say: told what is fetched from a URL.
-    """
+    """Read a table and the features that were computed of it elsewhere."""
     here = {one: local_path(one, data=data_folder(), say=say) for one in {source, config.features}}
     table, arrays = _named(here[source], here[config.features])
     stored = stored_features(
@@ -104,12 +96,7 @@ def given_lookalikes(rows: GivenRows) -> np.ndarray:
 
 
 def given_features(audit: Audit, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features of an audit's pictures and captions, float16 [n_pairs, width] and [n_captions, width].
-
-    Args:
-        audit: one with features that were computed elsewhere.
-        folder: where they are kept.
-    """
+    """Return the features of an audit's pictures and captions, float16 [n_pairs, width] and [n_captions, width]."""
     rows = read_prepared(audit.folder).cache_rows
     text = caption_rows(folder, rows, (batch[c.CAPTIONS] for batch in pair_blocks(audit, [c.CAPTIONS])))
     image, captioned = (open_features(folder, side) for side in SIDES)

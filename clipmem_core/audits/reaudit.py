@@ -81,11 +81,6 @@ class _Common:
 def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
     """Compare an audit with that of its cleaned data set.
 
-    Args:
-        audit: the first.
-        again: of the cleaned data set, with the same members.
-        screen: told what is done.
-
     Returns:
         None where fewer than ten external pairs are in both with the same captions.
     """

@@ -143,19 +143,21 @@ class Progress:
         return scores, split
 
 
-class Stage(Protocol):
-    """A step of an audit: `run` leaves files, or does nothing where they are there."""
+class Stage:
+    """A step of an audit. What it writes counts once the manifest lists it, unless `is_done` says otherwise."""
 
     name: str
 
     def is_done(self, audit: Audit) -> bool:
         """Tell whether the stage has nothing left to do."""
+        return audit.finished
 
     def run(self, audit: Audit, progress: Progress) -> None:
         """Do the stage, resuming what a kill cut short."""
+        raise NotImplementedError
 
 
-class Prepare:
+class Prepare(Stage):
     """Read the data set, draw the membership or take over another audit's, inject errors, and freeze all of it."""
 
     name = "prepare"
@@ -185,13 +187,10 @@ class Prepare:
         progress.began = time.monotonic()
 
 
-class Features:
+class Features(Stage):
     """Compute what the locked towers give of the pictures and captions."""
 
     name = "features"
-
-    def is_done(self, audit: Audit) -> bool:
-        return audit.finished
 
     def run(self, audit: Audit, progress: Progress) -> None:
         _check_begun(audit, audit.record)
@@ -199,13 +198,10 @@ class Features:
         progress.cut = ensure_features(audit, audit.record, progress.screen, progress.executor)
 
 
-class Members:
+class Members(Stage):
     """Train the members, and more of them until the ranking is as reliable as was asked for."""
 
     name = "members"
-
-    def is_done(self, audit: Audit) -> bool:
-        return audit.finished
 
     @one_thread
     def run(self, audit: Audit, progress: Progress) -> None:
@@ -224,14 +220,11 @@ class Members:
         run_members(audit, record.members, threads=record.threads, **how, watch=watch)
 
 
-class SecondRound:
+class SecondRound(Stage):
     """Train each member once more, without the pairs whose captions the first round takes for wrong. Only its fit to
     pairs that it never trains on is stored."""
 
     name = "second round"
-
-    def is_done(self, audit: Audit) -> bool:
-        return audit.finished
 
     @one_thread
     def run(self, audit: Audit, progress: Progress) -> None:
@@ -259,13 +252,10 @@ class SecondRound:
         progress.second_seconds = time.monotonic() - began
 
 
-class Score:
+class Score(Stage):
     """Write scores, captions and utility of all pairs."""
 
     name = "score"
-
-    def is_done(self, audit: Audit) -> bool:
-        return audit.finished
 
     @one_thread
     def run(self, audit: Audit, progress: Progress) -> None:
@@ -284,13 +274,10 @@ class Score:
             write_table(audit.folder / CAPTION_TABLE, captions)
 
 
-class Judge:
+class Judge(Stage):
     """Write what the audit says of itself."""
 
     name = "judge"
-
-    def is_done(self, audit: Audit) -> bool:
-        return audit.finished
 
     @one_thread
     def run(self, audit: Audit, progress: Progress) -> None:
@@ -315,13 +302,10 @@ class Judge:
         write_json(audit.folder / VERDICT, verdict | more)
 
 
-class Manifest:
+class Manifest(Stage):
     """List every file of the audit; an audit without the list is unfinished."""
 
     name = "manifest"
-
-    def is_done(self, audit: Audit) -> bool:
-        return audit.finished
 
     def run(self, audit: Audit, progress: Progress) -> None:
         write_manifest(audit.folder)
@@ -349,16 +333,7 @@ def run_audit(
     executor: Executor | None = None,
     again: Audit | None = None,
 ) -> Audit:
-    """Run an audit, or resume it, and return it.
-
-    Args:
-        source: a path, a hub name or `scenes`.
-        config: what was asked for; `auto` values are filled in here and frozen in the audit's folder.
-        name: the audit's folder.
-        screen: where progress goes.
-        executor: what runs the members; processes of this machine unless it is given.
-        again: an audit of the same pairs, or more, whose groups and members are taken over.
-    """
+    """Run an audit, or resume it, and return it."""
     audit = Audit(audits_folder() / check_name(name))
     config = settings.resolve(with_features(source, config))
     with acquire_lock(audit.folder, what="audit"):

@@ -412,13 +412,6 @@ def whole_set(
 ) -> dict[str, Any]:
     """Return what an audit's verdict says of the whole set that its pairs were drawn of; nothing where all are in it.
 
-    Args:
-        audit: one that is scored.
-        record: of it.
-        scores: its table.
-        checks: the file of its checks.
-        wrong: what the verdict says of wrong captions.
-
     Returns:
         pairs, of, basis, and counts: rows of count, found, among (as many of the sample), whole, low, high.
     """

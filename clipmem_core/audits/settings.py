@@ -111,10 +111,6 @@ def _wrong_field(error: ValidationError) -> str:
 def typed_flags(given: Mapping[str, Any], *, joint: str = " ") -> list[str]:
     """Return what is typed for some fields of a config: a flag and its value each, a switch without, or `--no-`.
 
-    Args:
-        given: field → value.
-        joint: what stands between a flag and its value.
-
     Example:
         >>> typed_flags({"batch_size": 8, "drop_lookalikes": True, "lock_text": False}, joint="=")
         ['--batch-size=8', '--drop-lookalikes', '--no-lock-text']
@@ -335,12 +331,7 @@ def opened(tower: "Tower") -> "Opened":
 
 
 def checked_towers(config: AuditConfig, known: Mapping[str, Mapping[str, Any]] | None = None) -> Towers:
-    """Return the towers that a resolved config locks, their weights being what they ought to be.
-
-    Args:
-        config: an audit's.
-        known: what the audit keeps of its towers, by their kind; none of an audit that is to begin.
-    """
+    """Return the towers that a resolved config locks, their weights being what they ought to be."""
     towers = towers_of(config)
     for tower in (towers.image, towers.text):
         if tower is None:

@@ -49,14 +49,7 @@ SAID_PAIRS = 5
 
 
 def run_units(audit: Audit, *, members: Sequence[str] = (), sample: int = 0, screen: Screen) -> None:
-    """Measure the units of an audit's members, and the references of the first; what is measured is not touched.
-
-    Args:
-        audit: a finished one.
-        members: which members; all if empty.
-        sample: how many of a member's pairs are drawn; 0 takes all.
-        screen: where progress goes.
-    """
+    """Measure the units of an audit's members, and the references of the first; what is measured is not touched."""
     names = check_members(audit, members)
     if sample == 1 or sample < 0:
         raise InputError(f"--sample must be 0 (every pair) or at least 2, not {sample}")
@@ -214,12 +207,6 @@ def drawn(rows: np.ndarray, sample: int, *, seed: int) -> np.ndarray:
 def unit_table(tally: UnitTally, widths: Sequence[int], *, tower: str, pair_ids: np.ndarray) -> pd.DataFrame:
     """Turn the counts of an encoder into a table.
 
-    Args:
-        tally: its units, layer after layer.
-        widths: units of each layer.
-        tower: `image` or `text`.
-        pair_ids: of every row of the audit.
-
     Returns:
         A row a unit: tower, layer (from 1), unit (from 0), what `UnitTally.scores` says of it, and the pair_id of the
         pair that sets it off most (null for a silent unit, which has no UnitMem).
@@ -234,10 +221,6 @@ def unit_table(tally: UnitTally, widths: Sequence[int], *, tower: str, pair_ids:
 
 def layer_means(units: pd.DataFrame, *, by: Sequence[str] = (c.MEMBER, TOWER, LAYER)) -> pd.DataFrame:
     """Average UnitMem over the units of each layer.
-
-    Args:
-        units: rows of `unit_table`.
-        by: the columns that tell layers apart.
 
     Returns:
         Those columns, then units, silent (units that never fire and are left out), unitmem_mean, unitmem_median,
@@ -259,11 +242,6 @@ def measured_samples(audit: Audit) -> list[int]:
 
 def read_units(audit: Audit, table: str = UNITS, *, sample: int = 0) -> pd.DataFrame | None:
     """Return a table of all members that have it, or None where none has.
-
-    Args:
-        audit: any audit; of an unfinished one nothing is measured.
-        table: `UNITS`, or `REFERENCES` for what UnitMem is read against, which one member has.
-        sample: as it was measured; 0 for every pair.
 
     Returns:
         member and the columns of `unit_table`; of `REFERENCES` also reference. `before training`: the model that the

@@ -137,15 +137,7 @@ def judge(
     towers: Mapping[str, Mapping[str, Any]] | None = None,
     cut: int = 0,
 ) -> dict[str, Any]:
-    """Turn an audit's summary into its verdict: checks, one sentence, which score is for what, and the summary.
-
-    Args:
-        summary: every number that it speaks of.
-        utility: of each member.
-        config: the audit's.
-        towers: what is known of those that are locked, by kind.
-        cut: captions that are longer than the locked text tower reads.
-    """
+    """Turn an audit's summary into its verdict: checks, one sentence, which score is for what, and the summary."""
     checks = [
         _generalises(summary, utility),
         _null_is_flat(summary),
