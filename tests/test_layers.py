@@ -71,15 +71,13 @@ def test_what_is_imported_is_named_in_the_requirements() -> None:
 
 def test_modules_of_audits_import_each_other_one_way() -> None:
     """Also inside functions: `left` loses the modules whose imports are all gone, until none is left."""
-    left = {}
+    left, package = {}, "clipmem_core.audits."
     for path in (ROOT / "clipmem_core" / "audits").glob("*.py"):
-        nodes = [
-            node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)
-        ]
-        named = [f"{node.module}.{alias.name}" for node in nodes for alias in node.names]
-        left[path.stem] = {name.split(".")[2] for name in named if name.startswith("clipmem_core.audits.")} - {
-            path.stem
-        }
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+        named = [f"{node.module}.{alias.name}" for node in froms for alias in node.names]
+        imported = {name.split(".")[2] for name in named if name.startswith(package)}
+        left[path.stem] = imported - {path.stem}
     while free := {name for name, imported in left.items() if not imported & left.keys()}:
         for name in free:
             left.pop(name)

@@ -451,7 +451,7 @@ audits_folder, open_audit, list_audits = Audit.parent, Audit.open, Audit.every
 
 @contextmanager
 def acquire_lock(folder: Path, *, what: str) -> Iterator[None]:
-    """Let this process alone work in a folder: lock `.<name>.lock` beside it, and name the holder in `.<name>.holder`."""
+    """Let this process alone work in a folder: lock `.<name>.lock` beside it, note the holder in `.<name>.holder`."""
     holder = folder.with_name(f".{folder.name}.holder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
