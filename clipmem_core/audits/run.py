@@ -1,4 +1,7 @@
-"""An audit from a data set to its scores, stage by stage. The same call again resumes it, or does nothing."""
+"""An audit from a data set to its scores, stage by stage. The same call again resumes it, or does nothing.
+
+A new stage is a class with `name` and `run` in a module of its own, and its place in `PIPELINE`.
+"""
 
 import contextlib
 import functools

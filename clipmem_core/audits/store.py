@@ -66,7 +66,10 @@ CheckedConfig = Annotated[AuditConfig, AfterValidator(check_fields)]
 
 @dataclass(frozen=True)
 class Record:
-    """An audit's config.json; `source` and `root` may lie anywhere."""
+    """An audit's config.json; `source` and `root` may lie anywhere.
+
+    A new field needs its line here and its value in `setup.write_audit`. With a default, it is left out while empty.
+    """
 
     name: str
     source: str

@@ -1,5 +1,3 @@
-"""The first command of the README on fewer pairs, as it is typed: its audit is shared with the search by meaning."""
-
 import dataclasses
 import json
 import shutil
