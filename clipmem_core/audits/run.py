@@ -3,6 +3,7 @@
 A new stage is a class with `name` and `run` in a module of its own, and its place in `PIPELINE`.
 """
 
+import collections
 import contextlib
 import functools
 import shutil
@@ -115,9 +116,8 @@ class Progress:
     asked: AuditConfig | None = None  # the resolved config of an audit that begins, or says how many members to add
     again: Audit | None = None  # whose groups and members are taken over
     executor: Executor | None = None
-    began: float = field(default_factory=time.monotonic)
-    trained: float = 0.0  # when the members were ready
-    second_seconds: float = 0.0
+    seconds: dict[str, float] = field(default_factory=lambda: collections.defaultdict(float))  # by stage
+    second_seconds: float = 0.0  # of the training alone
     cut: int = 0  # captions that are longer than the locked text tower reads
     left_out: int = 0  # pairs, by the second round
     attacks: list[dict[str, Any]] = field(default_factory=list)
@@ -187,7 +187,6 @@ class Prepare(Stage):
         name, seconds = progress.again.name if progress.again else "", time.monotonic() - began
         write_audit(audit, progress.source, config, data_set, pairs, membership, seconds=seconds, again=name)
         pa.default_memory_pool().release_unused()  # the pairs' texts, before members need the room
-        progress.began = time.monotonic()
 
 
 class Features(Stage):
@@ -214,7 +213,6 @@ class Members(Stage):
             _add_repeat(audit, asked, screen)
             del progress.evidence
             self._train(audit, progress)
-        progress.trained = time.monotonic()
 
     def _train(self, audit: Audit, progress: Progress) -> None:
         record = audit.record
@@ -284,7 +282,7 @@ class Judge(Stage):
 
     @one_thread
     def run(self, audit: Audit, progress: Progress) -> None:
-        record, scores = audit.record, audit.scores
+        began, spent, record, scores = time.monotonic(), progress.seconds, audit.record, audit.scores
         found = summary(progress.evidence, scores, progress.first_scores[1]) | {"attacks": progress.attacks}
         if sample := whole_set(audit, record, scores, ensure_checks(audit), found["wrong_captions"]):
             found["sample"] = sample
@@ -294,8 +292,10 @@ class Judge(Stage):
         verdict = judge(found, utility, record.config, towers=record.towers, cut=progress.cut)
         seconds = {
             "prepare": record.prepare_seconds,
-            "members": round(progress.trained - progress.began, 2),
-            "scoring": round(time.monotonic() - progress.trained - progress.second_seconds, 2),
+            "members": round(spent["features"] + spent["members"], 2),
+            "scoring": round(
+                spent["second round"] - progress.second_seconds + spent["score"] + time.monotonic() - began, 2
+            ),
             "second_round": round(progress.second_seconds, 2),
             "training_by_member": {
                 name: member_progress(audit.folder, name).seconds or None for name in record.members
@@ -323,7 +323,9 @@ def run_stages(audit: Audit, progress: Progress) -> bool:
     for stage in PIPELINE:
         done = done and stage.is_done(audit)
         if not done:
+            began = time.monotonic()
             stage.run(audit, progress)
+            progress.seconds[stage.name] = time.monotonic() - began
     return not done
 
 
