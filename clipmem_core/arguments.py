@@ -1,80 +1,93 @@
-"""Turns what was typed after a command into the command's dataclass; what was not understood is one line."""
+"""Parses the words typed after a command into the command's dataclass; the first mistake is one line."""
 
-import contextlib
+import argparse
 import dataclasses
-import io
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, field
+from typing import Any, NoReturn, get_args
 
-import tyro
-
-from clipmem_core.config import FIELDS, InputError, preset_config
+from clipmem_core.config import FIELDS, AuditConfig, InputError, as_dict, flat, meant, preset_config
 
 
-def understood(kind: type, arguments: Sequence[str], *, program: str, fields: Mapping[str, Any] | None = None) -> Any:
-    """Turn what was typed into a command.
+def positional(metavar: str, help: str | Callable[[], str]) -> Any:
+    """Declare a field of a command that is typed without a flag."""
+    return field(metadata={"metavar": metavar, "help": help})
+
+
+def flag(help: str, default: Any = MISSING, **how: Any) -> Any:
+    """Declare a field of a command by the help of its flag, which has to be typed where it has no default.
+
+    `repeated` marks a flag that takes one value and may be typed several times.
+    """
+    return field(default=default, metadata={"help": help, **how})
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (`{self.prog} --help` lists every flag)")
+
+
+def parse_command(kind: type, words: Sequence[str], *, program: str, changes: Mapping[str, Any]) -> Any:
+    """Parse what was typed after a command.
 
     Args:
         kind: the command's dataclass.
-        arguments: the words after its name.
+        words: typed after its name.
         program: what precedes them.
-        fields: of the config, where the command has another default than the preset.
+        changes: fields of the config in which the command's defaults differ from the preset's.
 
     Raises:
-        InputError: one line that says what was not understood.
+        InputError: one line that names the flag.
         SystemExit: help was asked for, and printed.
     """
-    marks = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
-    default = _defaults(kind, list(arguments), fields or {})
-    rest = [word for word in arguments if word not in _switched_on(default)]
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(kind, args=rest, prog=program, default=default, config=marks)
-    except SystemExit as end:
-        if end.code:
-            raise InputError(f"{_one_line(errors.getvalue())} (`{program} --help` lists every flag)") from None
-        raise
-
-
-def _defaults(kind: type, arguments: list[str], fields: Mapping[str, Any]) -> Any:
-    """Return the command with the preset's values, so that every flag shows and overrides the right one.
-
-    The preset is the one typed, or that of the config which the command has where nothing is typed.
-    """
-    own = {f.name: f for f in dataclasses.fields(kind)}
-    required = [name for name, f in own.items() if f.default is f.default_factory]
-    if "config" not in own:
-        return None
-    make: Any = own["config"].default_factory
-    preset = make().preset
-    for place, word in enumerate(arguments):
-        if word == "--preset" and place + 1 < len(arguments):
-            preset = arguments[place + 1]
-        elif word.startswith("--preset="):
-            preset = word.split("=", 1)[1]
-    config = dataclasses.replace(preset_config(preset), **fields)
-    return kind(config=config, **dict.fromkeys(required, tyro.MISSING))
-
-
-def _switched_on(command: Any) -> set[str]:
-    """Return the switches that a preset turns on: they say nothing, and may be typed all the same."""
-    config = vars(command.config) if command is not None else {}
-    return {FIELDS[name].flag for name, value in config.items() if value is True}
-
-
-def _one_line(box: str) -> str:
-    """Take the sentence out of the box that the parser draws: of lines or, where a terminal has none, of dashes."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip(" │╭╮╰╯─") for line in plain.splitlines()]
-    near = re.search(r"(?:Perhaps you meant|Similar arguments)\W*(--[\w-]+)", plain)
-    kept = ["missing:"] if "Required options" in plain else []
-    for line in lines:
-        if re.fullmatch(r"-*|(Parsing|Value) error|(Required|Unrecognized) options|Missing (argument|from .*)", line):
+    own, parts, flags = dataclasses.fields(kind), dict[str, Any](), list[str]()
+    usage = " ".join([program, "[options]", *(each.metadata["metavar"] for each in own if "metavar" in each.metadata)])
+    how: dict[str, Any] = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
+    parser = _Parser(prog=program, usage=usage, description=kind.__doc__, **how)
+    for each in own:
+        if each.default_factory is MISSING:
+            flags += _add(parser, each.name, each.type, each.default, **each.metadata)
             continue
-        if line.startswith(("For full helptext", "Perhaps you meant", "Similar arguments", "To see", "Argument help")):
-            break
-        kept.append(line)
-    said = " ".join(kept).removesuffix(" (required)") or "the arguments were not understood"
-    return f"{said}; did you mean {near[1]}?" if near else said
+        parts[each.name] = each.default_factory()
+        usual = flat(as_dict(parts[each.name])) | dict(changes)
+        group = parser.add_argument_group("settings")
+        for name, value in usual.items():
+            flags += _add(group, name, type(value), value, help=FIELDS[name].help)
+    namespace, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{meant(unknown[0], flags)}")
+    typed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()
+    }
+    values = {each.name: typed.pop(each.name) for each in own if each.name in typed}
+    for name, part in parts.items():
+        if isinstance(part, AuditConfig):
+            config = dataclasses.replace(preset_config(typed.get("preset", part.preset)), **changes)
+            part = dataclasses.replace(config, source=_replaced(config.source, typed))
+        values[name] = _replaced(part, typed)
+    return kind(**values)
+
+
+def _add(parser: Any, name: str, kind: Any, default: Any, *, help: Any, **how: Any) -> list[str]:
+    """Add a field to a parser, or a group of it, and return its flags."""
+    said = (help() if callable(help) else help).replace("%", "%%")
+    if "metavar" in how:
+        return parser.add_argument(name, help=said, **how).option_strings
+    shown = default not in (MISSING, "", ()) and default is not False
+    arguments: dict[str, Any] = {"help": f"{said} (default: {default})".strip() if shown else said}
+    arguments["required"] = default is MISSING
+    value, *more = get_args(kind) or [kind]
+    if kind is bool:
+        arguments["action"] = argparse.BooleanOptionalAction
+    elif isinstance(value, str):
+        arguments["choices"] = [value, *more]
+    else:
+        arguments |= {"type": value, "metavar": value.__name__.upper()}
+        arguments |= {"action": "append"} if how.get("repeated") else {"nargs": "*"} if more else {}
+    return parser.add_argument("--" + name.replace("_", "-"), **arguments).option_strings
+
+
+def _replaced(part: Any, typed: Mapping[str, Any]) -> Any:
+    """Return a config, or the options of a source, with the fields that were typed."""
+    names = {each.name for each in dataclasses.fields(part)}
+    return dataclasses.replace(part, **{name: value for name, value in typed.items() if name in names})

@@ -1,9 +1,7 @@
-"""A file is there whole or not at all: it is written under a temporary name beside its own and renamed. Whether it is
-still what was written is told by checksums (CRC-32), which cost about as much as reading it."""
+"""A file is there whole or not at all: it is written under a temporary name beside its own and renamed."""
 
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +10,6 @@ from typing import TypeVar
 from clipmem_core.shortage import shortage
 
 Content = TypeVar("Content")
-
-_BLOCK = 1 << 20
-_known: dict[tuple[int, int, int, int], int] = {}  # device, inode, size and time of a file → its checksum
 
 
 @contextmanager
@@ -110,19 +105,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def checksum(path: Path) -> int:
-    """Return the CRC-32 of a file's bytes; a process reads one that has not changed only once."""
-    status = path.stat()
-    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    if key not in _known:
-        value = 0
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                value = zlib.crc32(block, value)
-        _known[key] = value
-    return _known[key]
 
 
 def whole_archive(path: Path) -> bool:

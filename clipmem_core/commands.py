@@ -7,13 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any, Literal
 
 from clipmem_core import __version__
-from clipmem_core.arguments import understood
-from clipmem_core.audits.settings import audit_name
+from clipmem_core.arguments import flag, parse_command, positional
 from clipmem_core.config import (
     DEFAULT_PRESET,
     AuditConfig,
@@ -31,11 +28,10 @@ if TYPE_CHECKING:  # a command starts sooner without what it does not use
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 AUDIT_IT = "audit it: "  # begins the line with the command that audits an export
 
-Source = Annotated[
-    str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE", help="a path, a URL, a hub name, or `scenes`")
-]
+SOURCE = "SOURCE", "a path, a URL, a hub name, or `scenes`"
+NAME = "NAME", "the audit"
 Engine = Literal["local", "ray"]
-AuditName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help="the audit")]
+RUNS = "what runs the members: this machine, or the Ray cluster of RAY_ADDRESS"
 
 
 def _executor(engine: Engine, config: AuditConfig) -> "Executor | None":
@@ -56,7 +52,7 @@ def _executor(engine: Engine, config: AuditConfig) -> "Executor | None":
 class Inspect:
     """Say what is in a data set and what is broken; changes nothing."""
 
-    source: Source
+    source: str = positional(*SOURCE)
     options: SourceOptions = field(default_factory=SourceOptions)
 
     def run(self) -> None:
@@ -69,11 +65,11 @@ class Inspect:
 class Fetch:
     """Fetch a data set from Debian's archive into the data folder."""
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SET", help="openclipart | tuxpaint")]
+    name: str = positional("SET", "openclipart | tuxpaint")
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
-        from clipmem_core.pairs.debian.fetch import fetch
+        from clipmem_core.pairs.debian import fetch
 
         with RichScreen() as screen:
             folder = fetch(self.name, data=data_folder(), report=screen.say)
@@ -84,14 +80,15 @@ class Fetch:
 class Audit:
     """Train members with and without parts of a data set and score how strongly each pair is memorized."""
 
-    source: Source
-    name: str = ""  # the audit's folder; empty names it after the source
-    engine: Engine = "local"  # what runs the members: this machine, or the Ray cluster of RAY_ADDRESS
+    source: str = positional(*SOURCE)
+    name: str = flag("the audit's folder; empty names it after the source", "")
+    engine: Engine = flag(RUNS, "local")
     config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen, show_verdict
         from clipmem_core.audits.run import run_audit
+        from clipmem_core.audits.settings import audit_name
 
         executor = _executor(self.engine, self.config)
         with RichScreen(self.config.batch_size) as screen:
@@ -104,11 +101,12 @@ class Audit:
 class Score:
     """Score existing checkpoints: no training."""
 
-    source: Source
-    name: str  # the audit's folder
-    # open_clip checkpoints, in the order of the member columns; without --membership a target and a reference
-    checkpoints: tuple[str, ...]
-    membership: str = ""  # CSV or Parquet: pair_id, one true/false column a member, and optionally group
+    source: str = positional(*SOURCE)
+    name: str = flag("the audit's folder")
+    checkpoints: tuple[str, ...] = flag(
+        "open_clip checkpoints, in the order of the member columns; without --membership a target and a reference"
+    )
+    membership: str = flag("CSV or Parquet: pair_id, one true/false column a member, and optionally group", "")
     config: AuditConfig = field(default_factory=AuditConfig)
 
     def run(self) -> None:
@@ -128,19 +126,25 @@ class Score:
         show_verdict(finished)
 
 
+def _studies() -> str:
+    from clipmem_core.studies.plan import STUDIES  # takes a second
+
+    return " | ".join(STUDIES)
+
+
 @dataclass(frozen=True)
 class Study:
     """Compare settings over several seeds, each with its f and its g: memorization, utility and price."""
 
-    study: str  # `parse` has its help: what it imports takes a second
-    source: Source
-    name: str  # the study's folder
-    also: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # one more arm, such as "text_mask=0.3 decisions"
-    equal_time: bool = False  # add each arm that takes longer or shorter than none once more, taking as long
-    only: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # train only this arm now, and the one all are compared with
-    seeds_per_split: int = 1  # seeds that train on one split of the pairs before another is drawn; 0: all share one
-    at: int = 0  # pairs that study scale is extrapolated to; 0: as before, or 400,000,000
-    engine: Engine = "local"  # what runs the members: this machine, or the Ray cluster of RAY_ADDRESS
+    study: str = positional("STUDY", _studies)
+    source: str = positional(*SOURCE)
+    name: str = flag("the study's folder")
+    also: tuple[str, ...] = flag('one more arm, such as "text_mask=0.3 decisions"', (), repeated=True)
+    only: tuple[str, ...] = flag("train only this arm now, and the one all are compared with", (), repeated=True)
+    seeds_per_split: int = flag(
+        "seeds that train on one split of the pairs before another is drawn; 0: all share one", 1
+    )
+    engine: Engine = flag(RUNS, "local")
     # Not the preset of an audit: the paper's claims are about encoders that are trained.
     config: AuditConfig = field(default_factory=AuditConfig)
 
@@ -152,8 +156,7 @@ class Study:
         from clipmem_core.studies.run import run_study
 
         also = [parse_setting(text) for text in self.also]
-        more: dict[str, Any] = {"also": also, "equal_time": self.equal_time, "only": self.only}
-        more |= {"seeds_per_split": self.seeds_per_split, "at": self.at}
+        more: dict[str, Any] = {"also": also, "only": self.only, "seeds_per_split": self.seeds_per_split}
         more |= {"executor": _executor(self.engine, self.config)}
         with RichScreen(self.config.batch_size) as screen:
             more |= {"screen": screen, "decisions": decided_of}
@@ -165,17 +168,18 @@ class Study:
 class Benchmark:
     """Plant mistakes in a data set, train members on it, and compare how well each score finds them."""
 
-    source: Source
-    name: str = ""  # the benchmark's folder; empty names it after the source
-    plantings: int = 5  # of each kind and share, each with another split, other pairs and members of its own
-    kinds: tuple[str, ...] = ()  # random | label | nearest | partly | vague | duplicates; all if none is named
-    shares: tuple[float, ...] = ()  # of the scored pairs, for swaps; .05 .2 .4 if none is named
-    out: str = ""  # a CSV file for the table
-    engine: Engine = "local"  # what runs the plantings: this machine, or the Ray cluster of RAY_ADDRESS
+    source: str = positional(*SOURCE)
+    name: str = flag("the benchmark's folder; empty names it after the source", "")
+    plantings: int = flag("of each kind and share, each with another split, other pairs and members of its own", 5)
+    kinds: tuple[str, ...] = flag("random | label | nearest | partly | vague | duplicates; all if none is named", ())
+    shares: tuple[float, ...] = flag("of the scored pairs, for swaps; .05 .2 .4 if none is named", ())
+    out: str = flag("a CSV file for the table", "")
+    engine: Engine = flag(RUNS.replace("members", "plantings"), "local")
     config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
+        from clipmem_core.audits.settings import audit_name
         from clipmem_core.studies.benchmark.results import show_benchmark, write_results
         from clipmem_core.studies.benchmark.run import run_benchmark
 
@@ -193,9 +197,9 @@ class Benchmark:
 class Units:
     """Measure UnitMem: which pair sets each unit of an audit's members off, and how far it stands out."""
 
-    name: AuditName
-    members: tuple[str, ...] = ()  # which members; all if none is named
-    sample: int = 0  # pairs of a member that are looked at; 0 means all that it was trained on
+    name: str = positional(*NAME)
+    members: tuple[str, ...] = flag("which members; all if none is named", ())
+    sample: int = flag("pairs of a member that are looked at; 0 means all that it was trained on", 0)
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
@@ -212,9 +216,9 @@ class Units:
 class Paradigms:
     """Teach an audit's image encoder by captions, by labels and by itself, and compare UnitMem by layer."""
 
-    name: AuditName
-    seeds: int = 3  # runs of each of the three
-    epochs: int = 0  # of each run; 0 means the audit's
+    name: str = positional(*NAME)
+    seeds: int = flag("runs of each of the three", 3)
+    epochs: int = flag("of each run; 0 means the audit's", 0)
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
@@ -230,10 +234,10 @@ class Paradigms:
 class Export:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
 
-    name: AuditName
-    format: str  # csv | coco | folder | imagefolder | wds | datacomp | html | decisions
-    out: str  # the file to write, or the folder, or a URL of one
-    overwrite: bool = False  # replace what is there
+    name: str = positional(*NAME)
+    format: str = flag("csv | coco | folder | imagefolder | wds | datacomp | html | decisions")
+    out: str = flag("the file to write, or the folder, or a URL of one")
+    overwrite: bool = flag("replace what is there", False)
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
@@ -241,16 +245,10 @@ class Export:
         from clipmem_core.exports import write
         from clipmem_core.pairs.readers.containers import is_url
 
-        audit, path = open_audit(self.name), Path(self.out).expanduser()
+        audit, out = open_audit(self.name), self.out if is_url(self.out) else Path(self.out).expanduser()
         with RichScreen() as screen:
-            more: dict[str, Any] = {"overwrite": self.overwrite, "progress": screen.pictures}
-            if is_url(self.out):
-                from clipmem_core.exports.remote import write_at  # fsspec, which paths need nothing of
-
-                summary = write_at(audit, self.format, self.out, **more)
-            else:
-                summary = write(audit, self.format, path, **more)
-            screen.say(f"{self.out if is_url(self.out) else path}: {summary.line}")
+            summary = write(audit, self.format, out, overwrite=self.overwrite, progress=screen.pictures)
+            screen.say(f"{out}: {summary.line}")
             for note in summary.notes:
                 screen.say(f"note: {note}")
             if summary.command:
@@ -261,28 +259,28 @@ class Export:
 class Again:
     """Audit an audit's cleaned data set with the same members, and say what became of retrieval and memorization."""
 
-    audit: AuditName
-    name: str = ""  # the second audit's folder; empty adds -again to the first one's
+    audit: str = positional(*NAME)
+    name: str = flag("the second audit's folder; empty adds -again to the first one's", "")
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
         from clipmem_core.audits.store import open_audit
-        from clipmem_core.exports.again import audit_again, read_again, told, usual_name
+        from clipmem_core.exports.reaudit import comparison_lines, default_name, read_comparison, reaudit
 
         audit = open_audit(self.audit)
         with RichScreen(audit.record.config.batch_size) as screen:
-            second = audit_again(audit, self.name or usual_name(audit), screen)
-        print(*told(read_again(second)[0]), sep="\n")
+            second = reaudit(audit, self.name or default_name(audit), screen)
+        print(*comparison_lines(read_comparison(second)[0]), sep="\n")
 
 
 @dataclass(frozen=True)
 class Forget:
     """Write a member's checkpoint without the rows of rare tokens, which no one can then read out of it."""
 
-    name: AuditName
-    member: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MEMBER", help="whose checkpoint")]
-    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help="the checkpoint to write")]
-    fewer_than: int = 3  # trained pairs that a token has to be in to stay
+    name: str = positional(*NAME)
+    member: str = positional("MEMBER", "whose checkpoint")
+    out: str = positional("FILE", "the checkpoint to write")
+    fewer_than: int = flag("trained pairs that a token has to be in to stay", 3)
 
     def run(self) -> None:
         from clipmem_core.audits.console import RichScreen
@@ -298,9 +296,9 @@ class Forget:
 class Results:
     """Write the results of an audit or a study as a small CSV that says how it was made."""
 
-    name: AuditName
-    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CSV", help="the file to write")]
-    study: bool = False  # NAME is that of a study
+    name: str = positional(*NAME)
+    out: str = positional("CSV", "the file to write")
+    study: bool = flag("NAME is that of a study", False)
 
     def run(self) -> None:
         from clipmem_core.audits import results
@@ -355,10 +353,10 @@ PROCESSES: dict[str, Callable[..., int | None]] = {process.__name__[1:]: process
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """Turn what was typed into a command.
+    """Parse what was typed.
 
     Raises:
-        InputError: one line that says what was not understood.
+        InputError: one line that says what is wrong.
         SystemExit: help was asked for, and printed.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -371,14 +369,12 @@ def parse(arguments: Sequence[str]) -> Any:
         raise InputError(
             f"command {arguments[0]!r} is unknown: choose one of {', '.join(COMMANDS)}{meant(arguments[0], COMMANDS)}"
         )
-    kind, fields = COMMANDS[arguments[0]], {}
+    kind, changes = COMMANDS[arguments[0]], {}
     if kind is Study:
-        from clipmem_core.studies.plans import STUDIES, defaults_of
+        from clipmem_core.studies.plan import STUDIES, defaults_of
 
-        told = tyro.conf.arg(metavar="STUDY", help=" | ".join(STUDIES))
-        Study.__annotations__["study"] = Annotated[str, tyro.conf.Positional, told]
-        fields = defaults_of(next((word for word in arguments[1:] if word in STUDIES), ""))
-    return understood(kind, arguments[1:], program=f"python -m clipmem_core {arguments[0]}", fields=fields)
+        changes = defaults_of(next((word for word in arguments[1:] if word in STUDIES), ""))
+    return parse_command(kind, arguments[1:], program=f"python -m clipmem_core {arguments[0]}", changes=changes)
 
 
 def _overview() -> str:

@@ -48,7 +48,6 @@ class SourceOptions:
     caption_template: str = option(
         "",
         "a folder: the caption of pictures that have none, from the name of their class folder: `a photo of a {label}`",
-        Facts(younger=True),
     )
     split: str = option("train", "Hugging Face data sets")
     scenes_pairs: int = option(1100, "`scenes`: how many pairs are drawn", Facts(title="Pairs to draw"))
@@ -63,10 +62,8 @@ _AHEAD = ("adaptive_noise", "adaptive_mask", "adaptive_rest")
 class AuditConfig:
     """Everything the numbers of an audit depend on, apart from the data set's content."""
 
-    preset: str = option("small", "", Facts(affects=("data", "training"), by_content=True, own_widget=True))
-    source: SourceOptions = field(
-        default_factory=SourceOptions, metadata={"facts": Facts(affects=("data",), by_content=True)}
-    )
+    preset: str = option("small", "", Facts(affects=("data", "training"), own_widget=True))
+    source: SourceOptions = field(default_factory=SourceOptions, metadata={"facts": Facts(affects=("data",))})
 
     protocol: str = option(
         "ensemble",
@@ -76,12 +73,12 @@ class AuditConfig:
     folds: int = option(
         2,
         "ensemble: parts a repeat is cut into; each member leaves one out",
-        Facts(ge=2, affects=("data",), by_content=True),
+        Facts(ge=2, affects=("data",)),
     )
     halves: bool = option(
         False,
         "ensemble: each pair is left out by half of the members of a repeat, drawn at random, instead of by one",
-        Facts(affects=("data",), younger=True),
+        Facts(affects=("data",)),
     )
     members: int = option(
         0, "ensemble: repeats × folds in all; 0 means two repeats", Facts(ge=0, affects=("members",), own_widget=True)
@@ -89,13 +86,13 @@ class AuditConfig:
     stable: float = option(
         0.0,
         "ensemble: stop before --members once the ranking by clipmem has this reliability; 0 trains all of them",
-        Facts(ge=0, lt=1, affects=("members",), younger=True),
+        Facts(ge=0, lt=1, affects=("members",)),
     )
     rounds: str = option(
         "auto",
         "ensemble: with 2, members train a second time without the captions that are probably wrong, and misfit uses "
         "this second round; auto does so if at least a tenth of the captions are probably wrong",
-        Facts(title="Rounds of training", choices=("auto", "1", "2"), affects=("members",), younger=True),
+        Facts(title="Rounds of training", choices=("auto", "1", "2"), affects=("members",)),
     )
     seeds: int = option(1, "paper: pairs of members f-s and g-s", Facts(ge=1, affects=("members",), own_widget=True))
     seed: int = option(
@@ -106,7 +103,7 @@ class AuditConfig:
     plant_miscaptions: int = option(
         0,
         "this many pairs get another pair's captions",
-        Facts(title="Planted mis-captions", ge=0, affects=("data",), by_content=True, main=4),
+        Facts(title="Planted mis-captions", ge=0, affects=("data",), main=4),
     )
     drop_lookalikes: bool = option(
         False,
@@ -116,47 +113,45 @@ class AuditConfig:
     captions: int = option(
         0,
         "captions used per pair; 0 means all",
-        Facts(title="Captions per pair (0: all)", ge=0, affects=("data",), by_content=True, main=3),
+        Facts(title="Captions per pair (0: all)", ge=0, affects=("data",), main=3),
     )
     sample: int = option(
         0,
         "audit a random sample of this many pairs, and estimate the counts of the whole set; 0 means all pairs",
-        Facts(title="Sample of pairs (0: all)", ge=0, affects=("data",), by_content=True, younger=True),
+        Facts(title="Sample of pairs (0: all)", ge=0, affects=("data",)),
     )
     train_captions: int = option(
         0, "captions of a pair that training draws from; 0 means all that are used", Facts(ge=0, part="captions")
     )
 
-    model: str = option(
-        "small", "one of ours, a name of open_clip's, or a JSON file", Facts(by_content=True, alike="model", embeds=1)
-    )
+    model: str = option("small", "one of ours, a name of open_clip's, or a JSON file", Facts(alike="model", embeds=1))
     pretrained: str = option("", "start from this checkpoint or tag instead of from scratch", Facts(alike="start"))
     lock_image: bool = option(
         False,
         "the image tower is pretrained and not trained: its features are computed once, and members train a head on it",
-        Facts(title="Lock image tower", alike="locked image tower", own_widget=True, younger=True),
+        Facts(title="Lock image tower", alike="locked image tower", own_widget=True),
     )
     lock_text: bool = option(
         False,
         "the same of the text tower",
-        Facts(title="Lock text tower", alike="locked text tower", own_widget=True, younger=True),
+        Facts(title="Lock text tower", alike="locked text tower", own_widget=True),
     )
     image_tower: str = option(
         "",
         "locked image tower: built in (efficientnet-lite0 to 2) or one of timm's; empty takes that of --model",
-        Facts(alike="image tower", own_widget=True, younger=True),
+        Facts(alike="image tower", own_widget=True),
     )
     text_tower: str = option(
         "",
         "locked text tower: built in (all-MiniLM-L6-v2) or of sentence-transformers; empty takes that of --model",
-        Facts(alike="text tower", own_widget=True, younger=True),
+        Facts(alike="text tower", own_widget=True),
     )
-    tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", Facts(ge=0, younger=True))
+    tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", Facts(ge=0))
     features: str = option(
         "",
         "features computed elsewhere, also at a URL: a folder of clip-retrieval's, DataComp's .parquet with .npz, or a "
         "folder with image.npy and text.npy, a row for each of SOURCE's; needs both towers locked, and no picture",
-        Facts(title="Features computed elsewhere", affects=("data",), own_widget=True, younger=True),
+        Facts(title="Features computed elsewhere", affects=("data",), own_widget=True),
     )
     loss: str = option("clip", "clip | siglip", Facts(choices=("clip", "siglip"), alike="loss"))
     image_size: int = option(0, "pixels the model sees; 0 means the model's own", Facts(ge=0, embeds=2))
@@ -238,7 +233,6 @@ class AuditConfig:
             affects=("evaluation",),
             modifies=("text_forget_df",),
             part="vocabulary",
-            younger=True,
         ),
     )
     colour: float = option(
@@ -324,7 +318,7 @@ class AuditConfig:
     retrieval_apart: bool = option(
         False,
         "utility is measured on half of the external pairs, which then neither centre alignments nor steer adaptive_*",
-        Facts(title="Utility on pairs of its own", younger=True),
+        Facts(title="Utility on pairs of its own"),
     )
     cache_gb: float = option(
         8.0, "above this, pictures stream from disk", Facts(title="Picture store (GB)", gt=0, affects=())
@@ -375,19 +369,6 @@ def switched_on(values: Mapping[str, Any]) -> dict[str, Any]:
     told = {name: value for name, value in values.items() if name in FIELDS and value != FIELDS[name].default}
     on = {name for name, value in told.items() if FIELDS[name].mitigates and value != values.get(FIELDS[name].off_at)}
     return {name: value for name, value in told.items() if name in on or on & set(FIELDS[name].modifies)}
-
-
-def without_idle(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's fields without those mitigations that are off: what a member's bits depend on."""
-    idle = {name for name, own in FIELDS.items() if own.mitigates or own.modifies} - switched_on(values).keys()
-    return {name: value for name, value in without_younger(values).items() if name not in idle}
-
-
-def without_younger(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's fields without those that came later and are off, so that keys made before still hold."""
-    off = {name for name, own in FIELDS.items() if own.younger and values.get(name) == own.default}
-    inner = {name: without_younger(value) for name, value in values.items() if isinstance(value, Mapping)}
-    return {name: inner.get(name, value) for name, value in values.items() if name not in off}
 
 
 DEFAULT_PRESET = "locked"  # of an audit; what compares or judges trained encoders starts from `AuditConfig.preset`
@@ -467,6 +448,16 @@ def data_folder() -> Path:
 def as_dict(config: Any) -> dict[str, Any]:
     """Return a config as plain JSON values, nested options included."""
     return dataclasses.asdict(config)
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's fields with the options of its source beside the others, as its flags are.
+
+    Example:
+        >>> flat({"seed": 0, "source": {"split": "train"}})
+        {'seed': 0, 'split': 'train'}
+    """
+    return {key: value for key, value in values.items() if key != "source"} | values.get("source", {})
 
 
 def fingerprint(values: Any) -> str:

@@ -27,13 +27,11 @@ class Facts:
 
     Its bounds have pydantic's names. `affects` is what depends on it: which pairs there are and how they are
     stored, how many members, their training, what they are judged on; `machine` where it follows from the machine.
-    Where `by_content`, what shared members are found by has what the field leads to in its stead. A field that
-    `mitigates` is off at its default, and where it is what the field `off_at` is; one that `modifies` others means
-    something only with one of them on. `part` is set where arms of a study may change it, `alike` where clipmem
-    compares only between equal values: what it is called there. `embeds` is its place in the key of tables of units,
-    and `main` its place among the widgets that matter most; where `own_widget`, the page has another one for it.
-    What is `younger` than keys that are in use is not part of a key while it is off. One with `trained` means something
-    only where that encoder, image or text, is trained and not locked.
+    A field that `mitigates` is off at its default, and where it is what the field `off_at` is; one that `modifies`
+    others means something only with one of them on. `part` is set where arms of a study may change it, `alike` where
+    clipmem compares only between equal values: what it is called there. `embeds` is its place in the key of tables of
+    units, and `main` its place among the widgets that matter most; where `own_widget`, the page has another one for
+    it. One with `trained` means something only where that encoder, image or text, is trained and not locked.
     """
 
     name: str = ""
@@ -46,7 +44,6 @@ class Facts:
     le: float | None = None
     lt: float | None = None
     affects: tuple[Affected, ...] = ("training",)
-    by_content: bool = False
     mitigates: bool = False
     off_at: str = ""
     modifies: tuple[str, ...] = ()
@@ -56,7 +53,6 @@ class Facts:
     embeds: int = 0
     main: int = 0
     own_widget: bool = False
-    younger: bool = False
     trained: str = ""
 
     @property
@@ -78,6 +74,6 @@ class Facts:
 
 
 def option(default: Any, help: str = "", facts: Facts = Facts()) -> Any:
-    """Declare a field of the config by its default, its help, which tyro reads, and what else is known of it."""
+    """Declare a field of the config by its default, its help, and what else is known of it."""
     own = dataclasses.replace(facts, default=default, help=help)
     return field(default=default, metadata={"help": help or None, "facts": own})

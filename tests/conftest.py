@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -14,22 +13,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 from open_clip import factory
 from open_clip.tokenizer import SimpleTokenizer
 from streamlit.components.v2 import manifest_scanner
 from streamlit.components.v2.manifest_scanner import scan_component_manifests
 
-from clipmem_core.audits import estimate, run, throughput
-from clipmem_core.audits.estimate import Pace
+from clipmem_core.audits import run
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit, file_sha256
 from clipmem_core.commands import main
 from clipmem_core.features import embed
 from clipmem_core.pairs import pixels, workers
-from clipmem_core.pairs.scenes import draw
-from clipmem_core.pairs.scenes.draw import draw_scenes
+from clipmem_core.pairs.scenes import drawing
+from clipmem_core.pairs.scenes.drawing import draw_scenes
 from clipmem_core.scores import prevalence
 from clipmem_core.scores.prevalence import WrongCount
 from tests.audits.small import ENSEMBLE, LOCKED, PAPER, Silent, config_of, here, made_once
@@ -64,10 +61,8 @@ def _few_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
-        patch.setattr(draw, "draw_scenes", drawn_once)
+        patch.setattr(drawing, "draw_scenes", drawn_once)
         patch.setattr(run, "local_processes", here)
-        patch.setattr(estimate, "_side_by_side", _measure_here)
-        patch.setattr(throughput, "SECONDS", 0.1)
         patch.setattr(factory, "SimpleTokenizer", functools.cache(SimpleTokenizer))
         patch.setattr(manifest_scanner, "scan_component_manifests", functools.cache(scan_component_manifests))
         patch.setattr(prevalence, "estimate_wrong", _counted_once(prevalence.estimate_wrong))
@@ -91,14 +86,6 @@ def _map_chunks_here(
 ) -> Iterator[tuple[list[Any], Any]]:
     for part in (list(items[at : at + chunk]) for at in range(0, len(items), chunk)):
         yield part, work(part)
-
-
-def _measure_here(sample: tuple[Any, ...], count: int, *, threads: str) -> list[tuple[Pace, float]]:
-    before, moments = torch.get_num_threads(), list[float]()
-    try:
-        return [(throughput.measure(*sample, ready=lambda: moments.append(time.monotonic())), moments[0])]
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -204,6 +204,7 @@ def made_verdict(scores: pd.DataFrame, utility: pd.DataFrame, config: AuditConfi
             {"size": 0.2, "share": 0.6, "low": 0.5, "high": 0.7},
             {"size": 0.4, "share": 0.12, "low": 0.08, "high": 0.16},
         ],
+        "attacks": [],
         "encoders": {"image": 0.29, "text": 0.014, "fit": 0.88},
         "external_pairs": int((scores["group"] == "external").sum()),
         "external_sd": float(scores["clipmem"][scores["group"] == "external"].std()),

@@ -5,11 +5,11 @@ import numpy as np
 from clipmem_core.audits.settings import machine, versions
 from clipmem_core.audits.store import write_json
 from clipmem_core.config import as_dict, preset_config
-from clipmem_core.pairs.mistakes import KINDS
+from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.scores.detection import numbers_reviewed
 from clipmem_core.scores.suspicion import DETECTORS
 from clipmem_core.scores.table import MISFIT_FORMULA
-from clipmem_core.studies.benchmark.store import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
+from clipmem_core.studies.benchmark.results import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
 
 
 def make_benchmark(name: str, *, root: str, fingerprint: str = "another", plantings: int = 3) -> Benchmark:
@@ -21,7 +21,7 @@ def make_benchmark(name: str, *, root: str, fingerprint: str = "another", planti
     asked |= {"pairs": 300, "captions": 1500, "left_out": {}, "towers": [], "machine": machine()}
     asked |= {"misfit": MISFIT_FORMULA}
     write_json(benchmark.folder / BENCHMARK, asked | {"versions": versions()})
-    for kind, known in KINDS.items():
+    for kind, known in ERROR_KINDS.items():
         for piece in (Piece(kind, share, seed) for share in known.shares for seed in range(plantings)):
             write_json(benchmark.result(piece), _result(piece, rng))
     return benchmark

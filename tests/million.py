@@ -18,17 +18,16 @@ import tyro
 from PIL import Image
 
 from clipmem_core import columns as c
-from clipmem_core.audits.index import write_index
 from clipmem_core.audits.prepare import membership_table
 from clipmem_core.audits.record import MemberRecord
 from clipmem_core.audits.store import (
     CONFIG,
-    IMAGE_INDEX,
+    IMAGE_EMBEDDINGS,
     MEMBERSHIP,
     PAIRS,
     QUARANTINE,
     SCORES,
-    TEXT_INDEX,
+    TEXT_EMBEDDINGS,
     UTILITY,
     VERDICT,
     Audit,
@@ -70,7 +69,7 @@ def make_large_audit(
         name: the audit's.
         pairs: how many; a million takes less than a minute.
         seed: what everything is drawn from.
-        embeddings: also write members: an untrained model and FAISS files, 2 GB for a million pairs.
+        embeddings: also write members: an untrained model and embeddings, 2 GB for a million pairs.
     """
     rng, members = np.random.default_rng(seed), MEMBERS["ensemble"]
     root, folder = data / "sets" / name, data / "audits" / name
@@ -162,8 +161,8 @@ def _write_member(folder: Path, n: int, rng: np.random.Generator) -> None:
     write_json(folder / CONFIG, MemberRecord(folder.name, 0, "", "tiny", 0, {}).values)
     save_atomically(build_model("tiny", loss="clip", seed=0).state_dict(), folder / CHECKPOINT)
     images = rng.standard_normal((n, DIM), dtype=np.float32)
-    write_index(folder / IMAGE_INDEX, _unit(images))
-    write_index(folder / TEXT_INDEX, _unit(images + rng.standard_normal((n, DIM), dtype=np.float32)))
+    np.save(folder / IMAGE_EMBEDDINGS, _unit(images))
+    np.save(folder / TEXT_EMBEDDINGS, _unit(images + rng.standard_normal((n, DIM), dtype=np.float32)))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -184,7 +183,7 @@ def main(
         name: the audit's name.
         pairs: how many.
         seed: what everything is drawn from.
-        embeddings: also write the members, with their FAISS files.
+        embeddings: also write the members, with their embeddings.
     """
     print(make_large_audit(data, name, pairs=pairs, seed=seed, embeddings=embeddings).folder)
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmem_core.atomic import cached, checksum, read_through, replacing, whole_archive
+from clipmem_core.atomic import cached, read_through, replacing, whole_archive
 from clipmem_core.files import read_json
 
 
@@ -114,16 +114,6 @@ def test_an_archive_with_a_changed_byte_is_broken_or_cannot_be_read_or_says_the_
     except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile, pickle.UnpicklingError):
         return
     assert found.tolist() == list(range(60))
-
-
-def test_a_checksum_changes_with_the_content_and_not_with_the_name(tmp_path: Path) -> None:
-    one, other = tmp_path / "one", tmp_path / "other"
-    one.write_bytes(b"123456789")
-    assert checksum(one) == 0xCBF43926  # the check value of CRC-32
-    one.rename(other)
-    assert checksum(other) == 0xCBF43926
-    other.write_bytes(b"12345678")
-    assert checksum(other) != 0xCBF43926
 
 
 def test_a_shortage_says_nothing_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

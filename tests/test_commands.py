@@ -1,9 +1,6 @@
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +12,10 @@ from PIL import Image
 import clipmem_core
 from clipmem_core import commands
 from clipmem_core.audits.jobs import resume_arguments
-from clipmem_core.commands import audit_name, main, parse
+from clipmem_core.audits.settings import audit_name
+from clipmem_core.commands import main, parse
 from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.training.names import model_config
-from tests.audits.small import ROOT
 from tests.exports.sources import audited, make_source
 from tests.forked import Server
 from tests.made_audit import make_audit
@@ -27,18 +24,18 @@ Captured = pytest.CaptureFixture[str]
 
 WRONG = [
     ("nosuch", "command 'nosuch' is unknown: choose one of inspect, fetch, audit, score, study, benchmark, units,"),
-    ("audit", "missing: SOURCE a path, a URL, a hub name, or `scenes`"),
-    ("inspect", "missing: SOURCE"),
-    ("fetch", "missing: SET openclipart | tuxpaint"),
-    ("score scenes", "missing: --name STR"),
-    ("audit scenes extra", "Unrecognized options: extra"),
-    ("audit scenes --nosuch 3", "Unrecognized options: --nosuch, 3"),
-    ("inspect scenes --epochs 3", "Unrecognized options: --epochs, 3"),
-    ("audit scenes --epochs", "Missing value for argument '--epochs'"),
-    ("audit scenes --epochs many", "Error parsing --epochs: invalid literal for int() with base 10: 'many'"),
-    ("audit scenes --lr fast", "Error parsing --lr: could not convert string to float: 'fast'"),
+    ("audit", "the following arguments are required: SOURCE"),
+    ("inspect", "the following arguments are required: SOURCE"),
+    ("fetch", "the following arguments are required: SET"),
+    ("score scenes", "the following arguments are required: --name"),
+    ("audit scenes extra", "unrecognized arguments: extra"),
+    ("audit scenes --nosuch 3", "unrecognized arguments: --nosuch 3"),
+    ("inspect scenes --epochs 3", "unrecognized arguments: --epochs 3"),
+    ("audit scenes --epochs", "argument --epochs: expected one argument"),
+    ("audit scenes --epochs many", "argument --epochs: invalid int value"),
+    ("audit scenes --lr fast", "argument --lr: invalid float value"),
     ("audti scenes", "command 'audti' is unknown: choose one of inspect, fetch, audit, score, study,"),
-    ("audit scenes --epoch 3", "Unrecognized options: --epoch, 3; did you mean --epochs?"),
+    ("audit scenes --epoch 3", "unrecognized arguments: --epoch 3; did you mean '--epochs'?"),
     (
         "audit scenes --preset lokced",
         "preset 'lokced' is unknown: choose one of locked, tiny, small, base; did you mean",
@@ -52,12 +49,12 @@ WRONG = [
     ("inspect nowhere", "there is no 'nowhere': give a CSV"),
     ("fetch imagenet", "data set 'imagenet' is unknown: choose one of openclipart, tuxpaint"),
     ("score scenes --name x --membership m.csv --checkpoints a.pt", "--membership 'm.csv' is not a file"),
-    ("export", "missing: NAME the audit (required) --format STR csv | coco | folder | imagefolder | wds"),
+    ("export", "the following arguments are required: NAME, --format, --out"),
     ("export x --format csv --out x.csv", "there is no audit 'x' in"),
-    ("units", "missing: NAME the audit"),
+    ("units", "the following arguments are required: NAME"),
     ("units x", "there is no audit 'x' in"),
     ("again x", "there is no audit 'x' in"),
-    ("paradigms x --seeds many", "Error parsing --seeds: invalid literal for int() with base 10: 'many'"),
+    ("paradigms x --seeds many", "argument --seeds: invalid int value"),
     ("paradigms x", "there is no audit 'x' in"),
     ("export ../x --format csv --out x.csv", "name '../x' must be letters, digits"),
 ]
@@ -249,22 +246,6 @@ def test_each_way_to_end_has_its_code_and_one_line(
     monkeypatch.setattr(commands.Fetch, "run", fail)
     assert main(["fetch", "tuxpaint"]) == code
     assert line_of(capsys) == message
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_the_sentence_of_a_typing_error_does_not_depend_on_the_terminal(encoding: str) -> None:
-    finished = subprocess.run(
-        [sys.executable, "-m", "clipmem_core", "audit", "scenes", "--epochs", "x"],
-        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 2
-    assert finished.stderr == (
-        "error: Error parsing --epochs: invalid literal for int() with base 10: 'x' "
-        "(`python -m clipmem_core audit --help` lists every flag)\n"
-    )
 
 
 def test_audits_and_studies_are_listed_with_how_they_stand(data: Path, capsys: Captured) -> None:

@@ -9,10 +9,9 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from clipmem_core import columns as c
-from clipmem_core.audits.embeddings import Embeddings
 from clipmem_core.audits.prepare import membership_of
 from clipmem_core.audits.run import Screen, ensure_features, ensure_pixels
-from clipmem_core.audits.store import Audit
+from clipmem_core.audits.store import Audit, read_embeddings
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.crossed import crossed_mean
 from clipmem_core.scores.in_out import in_side, replicate_clipmem, replicate_rows, side_means
@@ -139,9 +138,8 @@ def _each(audit: Audit, again: Audit, common: _Common) -> tuple[tuple[Audit, np.
 
 def _alignments(audit: Audit, rows: np.ndarray, external: np.ndarray) -> Iterator[np.ndarray]:
     """Yield each member's alignment of some pairs, centred by the external ones among them, [n] each."""
-    embeddings = Embeddings(audit)
     for name in audit.record.members:
-        image, text = embeddings.of(name)
+        image, text = read_embeddings(audit.member(name))
         yield pair_terms(image[rows], text[rows], external)[c.ALIGNMENT]
 
 
@@ -154,11 +152,11 @@ def _hits(audit: Audit, rows: np.ndarray, screen: Screen) -> np.ndarray:
 
     ensure_pixels(audit, screen)
     ensure_features(audit, audit.record, screen)
-    shared, embeddings, found = open_shared(audit.folder), Embeddings(audit), []
+    shared, found = open_shared(audit.folder), []
     for name in audit.record.members:
         run = open_member(audit.folder, name, shared)
         text, owner = caption_embeddings(run, finished_model(run), rows)
-        ranks = retrieval_ranks(embeddings.of(name)[0][rows], text, owner)
+        ranks = retrieval_ranks(read_embeddings(audit.member(name))[0][rows], text, owner)
         to_text, to_image = (
             np.mean([ranks[way] < k for k in KS], axis=0) for way in ("image_to_text", "text_to_image")
         )

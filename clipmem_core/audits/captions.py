@@ -8,7 +8,6 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.atomic import replacing
-from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.store import CAPTION_SCORES, PAIRS, Audit, read_array, read_table
 from clipmem_core.scores.captions import gaps, margins, odd_captions, similarities
 from clipmem_core.scores.detectors import caption_misfit, external_used
@@ -20,7 +19,7 @@ NOT_KEPT = "the members left nothing of single captions: they were embedded befo
 
 def noted_captions(
     blocks: Iterable[np.ndarray],
-    image_index: Path,
+    image_file: Path,
     caption_start: np.ndarray,
     external: np.ndarray,
     learned: np.ndarray,
@@ -30,13 +29,13 @@ def noted_captions(
 
     Args:
         blocks: embeddings of captions in order, float32 [n, dim].
-        image_index: the member's pictures, written already.
+        image_file: the embeddings of the member's pictures, written already.
         caption_start: int64 [n_pairs + 1].
         external: true for external pairs, [n_pairs].
         learned: as of `learned_by_caption`, [n_captions].
         path: of the file, float32 [n_captions, 3]: similarity, margin, learned.
     """
-    image = map_vectors(image_index)
+    image = read_array(image_file, shared=True)
     owner = np.repeat(np.arange(len(caption_start) - 1), np.diff(caption_start))
     beside, found, done = external_used(external), [], 0
     for vectors in blocks:

@@ -10,18 +10,18 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import Screen, bring_to_end, counts, ensure_features, ensure_pixels
 from clipmem_core.audits.setup import check_same, write_audit
 from clipmem_core.audits.store import (
-    IMAGE_INDEX,
-    TEXT_INDEX,
+    IMAGE_EMBEDDINGS,
+    TEXT_EMBEDDINGS,
     Audit,
     acquire_lock,
     audits_folder,
     check_name,
     file_sha256,
+    read_array,
     write_manifest,
     write_table,
 )
@@ -126,16 +126,18 @@ def compare_checkpoints(
             trained = np.repeat([[True], [False]], len(pairs), axis=1)
             given = Membership(np.full(len(pairs), c.CANDIDATE, dtype="<U11"), names, trained)
             write_audit(audit, source, config, data_set, pairs, given, seconds=0.0, checkpoints=files)
-        if not all((audit.member(one) / TEXT_INDEX).is_file() for one in names):
+        if not all((audit.member(one) / TEXT_EMBEDDINGS).is_file() for one in names):
             ensure_pixels(audit, screen)
             ensure_features(audit, audit.record, screen)
             for one in names:
                 screen.say(f"embedding with the {one.removesuffix('-0')}")
                 run = member.open_member(audit.folder, one)
-                member.write_embeddings(run.folder, *member.embed(run, member.trained_model(run)))
+                member.write_embeddings(run, member.trained_model(run), run.folder)
         table = pd.DataFrame({c.PAIR_ID: audit.pairs[c.PAIR_ID]})
         for one in names:
-            image, text = (map_vectors(audit.member(one) / index) for index in (IMAGE_INDEX, TEXT_INDEX))
+            image, text = (
+                read_array(audit.member(one) / file, shared=True) for file in (IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS)
+            )
             terms = pair_terms(image, text, np.ones(len(table), dtype=bool))
             for term in (c.ALIGNMENT, c.SIMILARITY):
                 table[f"{term}_{one.removesuffix('-0')}"] = terms[term].astype(np.float64)

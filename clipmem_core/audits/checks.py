@@ -25,9 +25,7 @@ from clipmem_core.audits.store import (
     whole_table,
 )
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.pairs.checks.captions import in_common, of_pairs
-from clipmem_core.pairs.checks.pictures import Pictures, measure
-from clipmem_core.pairs.checks.table import OF_CAPTIONS, VERSION, Captions, check_table
+from clipmem_core.pairs.checks import CHECKS, VERSION, Captions, Pictures, caption_frequencies, check_table, measure
 from clipmem_core.pairs.pictures import PictureError
 from clipmem_core.pairs.pixels import PIXELS_FILE, Pixels, StreamedPixels, open_pixels
 from clipmem_core.training.names import model_config
@@ -81,11 +79,12 @@ def make_checks(audit: Audit) -> pd.DataFrame:
     record = audit.record
     pairs = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID, c.IMAGE, c.WIDTH, c.HEIGHT])
     pictures = _pictures(audit, record, pairs)
-    common, found = in_common(own for own, _ in _captions(audit)), list[pd.DataFrame]()
+    frequencies, found = caption_frequencies(own for own, _ in _captions(audit)), list[pd.DataFrame]()
+    of_captions = [name for name, check in CHECKS.items() if check.of == "captions"]
     for own, count in _captions(audit):
-        block = dataclasses.replace(own, cut=_cut(record.config, list(own.texts)), common=common)
-        found.append(check_table(block, Pictures(), pairs=count)[[check.name for check in OF_CAPTIONS]])
-    table = check_table(of_pairs([]), pictures, pairs=len(pairs))
+        block = dataclasses.replace(own, cut=_cut(record.config, list(own.texts)), frequencies=frequencies)
+        found.append(check_table(block, Pictures(), pairs=count)[of_captions])
+    table = check_table(Captions.from_pairs([]), pictures, pairs=len(pairs))
     table = table.assign(**pd.concat(found, ignore_index=True))
     table.insert(0, c.PAIR_ID, pairs[c.PAIR_ID])
     first = np.full(len(pairs), None)
@@ -99,7 +98,7 @@ def make_checks(audit: Audit) -> pd.DataFrame:
 def _captions(audit: Audit) -> Iterator[tuple[Captions, int]]:
     """Yield the captions of some pairs at a time, and how many pairs these are."""
     for block in pair_blocks(audit, [c.CAPTIONS]):
-        yield of_pairs(block[c.CAPTIONS].to_pylist()), len(block)
+        yield Captions.from_pairs(block[c.CAPTIONS].to_pylist()), len(block)
 
 
 def _pictures(audit: Audit, record: Record, pairs: pd.DataFrame) -> Pictures:

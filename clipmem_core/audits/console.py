@@ -130,7 +130,7 @@ def show_verdict(audit: Audit) -> None:
     if verdict["detection"]:
         rows = [_detection(row) for row in verdict["detection"]]
         console.print(_table("finding planted mis-captions, with 95 % bootstrap intervals", rows, list(rows[0])))
-    if attacks := [row for row in verdict.get("attacks", []) if row["value"] is not None]:
+    if attacks := [row for row in verdict["attacks"] if row["value"] is not None]:
         console.print(_table("attacks on membership, each member by the others", attacks, list(attacks[0])[:-2]))
     utility = [{"metric": metric, "mean over members": value} for metric, value in verdict["utility"].items()]
     console.print(_table("utility", utility, ["metric", "mean over members"]))

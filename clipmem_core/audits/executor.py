@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipmem_core.audits.progress import MemberProgress, member_progress
-from clipmem_core.audits.store import CONFIG, Audit, note_files
+from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.shortage import shortage
 
@@ -87,14 +87,10 @@ def member_tasks(audit: Audit, names: Sequence[str], *, threads: int, blocks: in
 
 
 def run_member_tasks(tasks: Sequence[Task], executor: Executor, look: Callable[[], None]) -> None:
-    """Run tasks of members, of one audit or several, and list the files each leaves; `look` is called repeatedly."""
+    """Run tasks of members, of one audit or several; `look` is called again and again."""
     with closing(executor(tasks)) as looks:
-        for ended in looks:
+        for _ in looks:
             look()
-            if ended is not None:
-                files = (path for folder in ended.folders for path in folder.rglob("[!.]*"))
-                written = [path for path in files if path.is_file() and path.name != CONFIG]
-                note_files(Audit(ended.folders[0].parents[1]), written)
     look()
 
 

@@ -13,9 +13,7 @@ from clipmem_core.audits.console import RichScreen, plain
 from clipmem_core.audits.given import GivenRows, holds_features
 from clipmem_core.audits.prepare import DataSet, load_data_set, look_at_pictures
 from clipmem_core.config import DEFAULT_PRESET, AuditConfig, SourceOptions, data_folder, preset_config
-from clipmem_core.pairs.checks.captions import of_pairs
-from clipmem_core.pairs.checks.table import BY_NAME as CHECKS
-from clipmem_core.pairs.checks.table import check_captions
+from clipmem_core.pairs.checks import CHECKS, Captions, check_captions
 from clipmem_core.pairs.table import RawPairs, read_source
 from clipmem_core.scores.membership import MIN_PAIRS
 
@@ -78,15 +76,14 @@ def show(source: str, raw: RawPairs, found: DataSet, console: Console) -> None:
 
 def checks_table(pairs: pd.DataFrame) -> Table:
     """Return how many captions each check finds, with an example of each."""
-    captions = of_pairs([list(own) for own in pairs[c.CAPTIONS]])
+    captions = Captions.from_pairs([list(own) for own in pairs[c.CAPTIONS]])
     table = Table(title="captions to look at", title_justify="left")
     table.add_column("captions", justify="right")
     table.add_column("check", overflow="fold")
     table.add_column("for example", overflow="fold")
     for name, flags in check_captions(captions).items():
-        if not CHECKS[name].needs:  # which tower will read them is not known yet
-            first = captions.texts[int(flags.argmax())][:80] if flags.any() else ""
-            table.add_row(f"{flags.sum():,}", CHECKS[name].label, plain(first))
+        first = captions.texts[int(flags.argmax())][:80] if flags.any() else ""
+        table.add_row(f"{flags.sum():,}", CHECKS[name].label, plain(first))
     return table
 
 

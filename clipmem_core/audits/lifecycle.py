@@ -12,7 +12,7 @@ from typing import Any
 
 from clipmem_core.audits.jobs import Job, audit_task, jobs_folder, list_job_names
 from clipmem_core.audits.progress import FEATURES, TRAINING, all_progress
-from clipmem_core.audits.record import Record
+from clipmem_core.audits.record import ManifestFile, Record
 from clipmem_core.audits.store import (
     CONFIG,
     MANIFEST,
@@ -144,9 +144,9 @@ def rename_audit(name: str, new: str) -> Audit:
             raise InputError(f"there is no audit {name!r} to rename in {audits_folder()}")
         if target.folder.exists():
             raise InputError(f"there is an audit {new!r} already: take another name")
-        record, listed = dataclasses.replace(audit.record, name=new), audit.files if audit.finished else None
+        record, manifest = dataclasses.replace(audit.record, name=new), audit.manifest if audit.finished else None
         audit.folder.rename(target.folder)
-        _write(target, record, listed)
+        _write(target, record, manifest)
         _move_job(name, new)
     return target
 
@@ -196,19 +196,19 @@ def _held(name: str) -> Iterator[Audit]:
         yield audit
 
 
-def _write(audit: Audit, record: Record, listed: dict[str, str] | None) -> None:
-    """Write an audit's config.json and, where the old one was as its manifest says, the new one's hash.
+def _write(audit: Audit, record: Record, manifest: ManifestFile | None) -> None:
+    """Write an audit's config.json and what the manifest of a finished one says of it.
 
     The two files cannot change in one moment. Between them the manifest is away, which means unfinished, never wrong.
     """
-    path, manifest = audit.folder / CONFIG, audit.folder / MANIFEST
-    whole = listed is not None and listed.get(CONFIG) == file_sha256(path)
-    manifest.unlink(missing_ok=True)
+    path = audit.folder / CONFIG
+    (audit.folder / MANIFEST).unlink(missing_ok=True)
     begun = path.stat().st_mtime_ns
     write_json(path, record.values)
     os.utime(path, ns=(begun, begun))  # audits are listed by when they began
-    if listed is not None:
-        write_json(manifest, {"files": listed | ({CONFIG: file_sha256(path)} if whole else {})})
+    if manifest is not None:
+        manifest["files"][CONFIG], manifest["sizes"][CONFIG] = file_sha256(path), path.stat().st_size
+        write_json(audit.folder / MANIFEST, manifest)
 
 
 def _move_job(name: str, new: str) -> None:

@@ -14,8 +14,6 @@ import torch
 from clipmem_core import columns as c
 from clipmem_core.atomic import read_through
 from clipmem_core.audits.captions import noted_captions
-from clipmem_core.audits.embeddings import ComputedRows, keeps_indexes
-from clipmem_core.audits.index import map_vectors, write_index
 from clipmem_core.audits.locked import (
     Features,
     Towers,
@@ -30,19 +28,20 @@ from clipmem_core.audits.probe import probe_accuracy
 from clipmem_core.audits.record import MemberRecord, Record
 from clipmem_core.audits.store import (
     CAPTION_SCORES,
-    IMAGE_INDEX,
+    IMAGE_EMBEDDINGS,
     MEMBER_UTILITY,
     MEMBERSHIP,
     PAIRS,
     SECOND,
     SNAPSHOTS,
-    TEXT_INDEX,
+    TEXT_EMBEDDINGS,
     Audit,
     caption_counts,
     pair_blocks,
     read_array,
     read_prepared,
     read_table,
+    write_blocks,
     write_json,
 )
 from clipmem_core.config import AuditConfig
@@ -271,56 +270,35 @@ def trained_model(run: MemberRun) -> Model:
 
     def look(epoch: int) -> None:
         if epoch in snapshots:
-            write_embeddings(run.folder / SNAPSHOTS / str(epoch), *embed(run, model))
+            write_embeddings(run, model, run.folder / SNAPSHOTS / str(epoch))
 
     train(trainer, run.folder, after_epoch=look if snapshots else None)
     return model
 
 
-def embed(
+def write_embeddings(
     run: MemberRun,
     model: Model,
-    rows: np.ndarray | None = None,
+    folder: Path,
     *,
+    between: Callable[[np.ndarray], None] = lambda image: None,
     note: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]] = iter,
-) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
-    """Return the mean embeddings of every picture's evaluation views, and of every pair's captions, or of some rows.
+) -> None:
+    """Write the mean embeddings of every picture's evaluation views and of every pair's captions, a block at a time.
 
-    Both come in blocks, float32 [n, dim], as they are asked for: a million pairs are larger than they need to be held.
-    `note` looks at the embeddings of single captions as they come.
+    text.npy is written last and marks both as complete. `between` is called with the image embeddings [n_pairs, dim],
+    mapped from their file; `note` looks at the embeddings of single captions as they come.
     """
-    how: dict[str, Any] = {"precision": run.config.precision, "device": run.record.device, "rows": rows}
+    how: dict[str, Any] = {"precision": run.config.precision, "device": run.record.device}
     views = training_views(run, model, run.config.seed + EVALUATION, crop_scale=run.config.eval_crop_scale)
     n_views = 1 if run.towers.image else run.config.views  # features are of one view
     image = image_blocks(model, run.data, views, n_views=n_views, **how)
     read = run.read(run.data.tokens)
-    return image, text_blocks(model, read, run.data.caption_start, first=run.config.eval_captions, note=note, **how)
-
-
-def computed(run: MemberRun, model: Model) -> tuple[ComputedRows, ComputedRows]:
-    """Return the mean embeddings of pictures and captions, [n_pairs, dim] each, computed as rows are asked for."""
-    shape = len(run.data.keys), int(model_config(run.config.model)["embed_dim"])
-
-    def rows_of(side: int) -> ComputedRows:
-        return ComputedRows(shape, lambda rows: np.concatenate(list(embed(run, model, rows)[side])))
-
-    return rows_of(0), rows_of(1)
-
-
-def write_embeddings(
-    folder: Path,
-    image: Iterator[np.ndarray],
-    text: Iterator[np.ndarray],
-    between: Callable[[np.ndarray], None] = lambda image: None,
-) -> None:
-    """Write both indexes; text.faiss comes last and says that they are complete.
-
-    `between` is called with the image embeddings [n_pairs, dim], mapped from their index.
-    """
+    text = text_blocks(model, read, run.data.caption_start, first=run.config.eval_captions, note=note, **how)
     folder.mkdir(parents=True, exist_ok=True)
-    write_index(folder / IMAGE_INDEX, image)
-    between(map_vectors(folder / IMAGE_INDEX))
-    write_index(folder / TEXT_INDEX, text)
+    write_blocks(folder / IMAGE_EMBEDDINGS, image, len(run.data.keys))
+    between(read_array(folder / IMAGE_EMBEDDINGS, shared=True))
+    write_blocks(folder / TEXT_EMBEDDINGS, text, len(run.data.keys))
 
 
 def caption_embeddings(run: MemberRun, model: Model, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -338,7 +316,7 @@ def probe_rows(run: MemberRun) -> np.ndarray:
     return shared if len(shared) else run.data.rows
 
 
-def utility(run: MemberRun, model: Model, image: np.ndarray | ComputedRows) -> dict[str, float]:
+def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]:
     """Measure retrieval both ways on external pairs, and with labels a linear probe and zero-shot.
 
     On half of them where the config sets that half apart.
@@ -382,8 +360,7 @@ def run_members(folder: Path, names: Sequence[str]) -> None:
 
 
 def run_member(folder: Path, name: str, shared: Shared | None = None) -> None:
-    """Train, embed and evaluate one member. The last file written marks it as finished: its text index or, where it
-    keeps none, its utility."""
+    """Train, embed and evaluate one member. The last file written marks it as finished."""
     run = open_member(folder, name, shared)
     clear_leftovers(run.folder)
     torch.set_num_threads(run.record.threads)
@@ -391,22 +368,19 @@ def run_member(folder: Path, name: str, shared: Shared | None = None) -> None:
     if run.vocabulary is not None and run.vocabulary.how == DELETED:
         delete_rows(model.state_dict(), run.vocabulary.rare_rows(run.data.tokens))
 
-    def judge(image: np.ndarray | ComputedRows) -> None:
+    def judge(image: np.ndarray) -> None:
         write_json(run.folder / MEMBER_UTILITY, utility(run, model, image))
 
-    if not keeps_indexes(run.record, name):
-        judge(computed(run, model)[0])
-        return
     several = np.diff(run.data.caption_start).max(initial=0) > 1
     note = functools.partial(note_captions, run) if several else iter
-    write_embeddings(run.folder, *embed(run, model, note=note), judge)
+    write_embeddings(run, model, run.folder, between=judge, note=note)
 
 
 def note_captions(run: MemberRun, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     """Pass on the embeddings of captions, and leave what is measured on each in the member's folder."""
     return noted_captions(
         blocks,
-        run.folder / IMAGE_INDEX,
+        run.folder / IMAGE_EMBEDDINGS,
         run.data.caption_start,
         (run.membership[c.GROUP] == c.EXTERNAL).to_numpy(),
         learned_captions(run),

@@ -26,9 +26,9 @@ from clipmem_core.audits import settings
 from clipmem_core.audits.member import EVALUATION, MemberRun, clear_leftovers, open_member, trained_model, view_maker
 from clipmem_core.audits.progress import MemberProgress, last_line
 from clipmem_core.audits.results import write_csv
-from clipmem_core.audits.run import Screen, drop_broken, ensure_pixels
+from clipmem_core.audits.run import Screen, ensure_pixels
 from clipmem_core.audits.setup import MAY_DIFFER
-from clipmem_core.audits.store import CONFIG, Audit, read_table, write_json, write_table
+from clipmem_core.audits.store import Audit, read_table, write_json, write_table
 from clipmem_core.audits.unitmem import (
     IMAGE_TOWER,
     LAYER,
@@ -39,12 +39,12 @@ from clipmem_core.audits.unitmem import (
     measure_model,
     model_before,
 )
-from clipmem_core.config import InputError, data_folder, fingerprint
+from clipmem_core.config import InputError, as_dict, data_folder, fingerprint
 from clipmem_core.files import read_json
 from clipmem_core.scores.utility import linear_probe
 from clipmem_core.training.activations import unit_layers
 from clipmem_core.training.embed import mean_image_embeddings
-from clipmem_core.training.files import CHECKPOINT, LOG, STATE
+from clipmem_core.training.files import CHECKPOINT, LOG
 from clipmem_core.training.loop import Trainer, train
 from clipmem_core.training.model import Model
 from clipmem_core.training.tower_trainers import SelfSupervisedTrainer, SupervisedTrainer, classifier, projector
@@ -137,8 +137,6 @@ def complete(planned: ParadigmRun, screen: Screen) -> None:
     folder, run, config = planned.folder, planned.run, planned.run.config
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
-    for name in (CHECKPOINT, STATE):
-        drop_broken(folder / name, screen)
     model, log = (trained_model(run), run.folder) if planned.reused else (_trained(planned, screen), folder)
     units = measure_model(run, model, [IMAGE_TOWER], run.data.rows, label=folder.name, screen=screen)
     write_table(folder / UNITS, units)
@@ -258,10 +256,9 @@ def say_paradigms(table: pd.DataFrame, screen: Screen) -> None:
 
 def _check_same(audit: Audit, folder: Path, epochs: int) -> None:
     """Freeze what all runs share, and refuse to mix it."""
-    # As they are written there: a field that is younger than the audit is not in the key.
-    written = read_json(audit.folder / CONFIG)
-    fixed = {key: value for key, value in written["config"].items() if key not in (*MAY_DIFFER, "epochs")}
-    wanted = Shared(fingerprint([fixed, written["dataset_fingerprint"]]), epochs)
+    record = audit.record
+    fixed = {key: value for key, value in as_dict(record.config).items() if key not in (*MAY_DIFFER, "epochs")}
+    wanted = Shared(fingerprint([fixed, record.dataset_fingerprint]), epochs)
     if not (folder / SETTINGS).is_file():
         write_json(folder / SETTINGS, dataclasses.asdict(wanted))
     there = read_json(folder / SETTINGS, Shared, mend=f"delete {folder} and run the command again")

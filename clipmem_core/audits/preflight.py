@@ -1,9 +1,9 @@
-"""What can be said to be wrong with an audit before it starts, what is in its data set, and how long it will take.
+"""What can be said to be wrong with an audit before it starts, and what is in its data set.
 
     <data>/jobs/.checks/<key>/   request.json · job.json, output.log, exit_code
 
 The check is a detached process. It prints a line of JSON for each thing it finds out: `found` (sizes, reasons in
-quarantine, groups), `time` (seconds), `pictures` (how many are opened); the page reads them.
+quarantine, groups), `pictures` (how many are opened); the page reads them.
 """
 
 import json
@@ -18,36 +18,23 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.estimate import (
-    Pace,
-    audit_seconds,
-    measure_pace,
-    member_seconds,
-    steps_of,
-    trained_pairs,
-    undisturbed,
-)
 from clipmem_core.audits.given import with_features
 from clipmem_core.audits.jobs import OUTPUT, Job, Task, audit_task, jobs_folder, resume_arguments
 from clipmem_core.audits.prepare import draw_membership, load_data_set, look_at_pictures, plant
 from clipmem_core.audits.sample import sampled
-from clipmem_core.audits.settings import check_config, opens_towers, resolve, side_by_side
+from clipmem_core.audits.settings import check_config, resolve
 from clipmem_core.audits.setup import check_same
 from clipmem_core.audits.store import Audit, audits_folder, check_name, write_json
 from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder, fingerprint
 from clipmem_core.files import parse_json, read_json
-from clipmem_core.pairs.pictures import check_chunk
-from clipmem_core.pairs.table import RawPairs, check_there, read_source
-from clipmem_core.pairs.workers import cores
-from clipmem_core.scores.membership import Membership
+from clipmem_core.pairs.table import check_there, read_source
 
 CHECKS = ".checks"
 REQUEST = "request.json"
 KEPT_SECONDS = 7 * 24 * 3600.0  # a check older than this is thrown away
 AGAIN = "check the audit again"
-FOUND, TIME, PICTURES = "found", "time", "pictures"
+FOUND, PICTURES = "found", "pictures"
 REASONS = 5  # shown, the commonest first
-PICTURES_TRIED, CAPTIONS_TRIED = 50, 512
 SECONDS_BETWEEN_LINES = 0.5
 WRONG_INPUT = 2
 
@@ -75,14 +62,12 @@ class Request:
 class Check:
     """How far a check is.
 
-    `found` is what the data set holds, None at first; it is `exact` once every picture was opened. `time` is how long
-    the audit takes when nothing else runs: `seconds` by what they are spent on, the steps this follows from, and how
-    many times longer it takes while the machine is as `busy` as now. `error` says why the audit cannot start.
+    `found` is what the data set holds, None at first; it is `exact` once every picture was opened. `error` says why the
+    audit cannot start.
     """
 
     job: Job
     found: dict[str, Any] | None = None
-    time: dict[str, Any] | None = None
     pictures: tuple[int, int] = (0, 0)
     error: str = ""
 
@@ -149,7 +134,7 @@ def _read(job: Job) -> Check:
             said = parse_json(line.decode("utf-8", "replace"), dict[str, Any], path=job.folder / OUTPUT, mend=AGAIN)
             last[said.pop("stage")] = said
     pictures = last.get(PICTURES, {"done": 0, "total": 0})
-    return Check(job, last.get(FOUND), last.get(TIME), (pictures["done"], pictures["total"]), _end(job))
+    return Check(job, last.get(FOUND), (pictures["done"], pictures["total"]), _end(job))
 
 
 def _end(job: Job) -> str:
@@ -177,7 +162,7 @@ def _sweep() -> None:
 
 
 def check(request: Request) -> None:
-    """Print what a data set holds and how long its audit takes, a line of JSON for each thing that is found out.
+    """Print what a data set holds, a line of JSON for each thing that is found out.
 
     Pictures are opened last and stored small as the audit would, so that nothing of it is done twice.
 
@@ -185,69 +170,16 @@ def check(request: Request) -> None:
         InputError: the audit could not start.
     """
     config = resolve(with_features(request.source, request.config))
-    if config.features:
-        _check_given(request.source, config)
-        return
-    began = time.monotonic()
-    raw, _ = sampled(read_source(request.source, config.source, data=data_folder()), config)
-    reading = time.monotonic() - began
-    if raw.pairs.empty:
-        look_at_pictures(raw, config)  # says what became of the rows
-    membership = _draw(raw.pairs, np.arange(len(raw.pairs)), config)
-    say(FOUND, exact=False, rows=raw.rows, lookalikes=0, **found(raw.pairs, raw.quarantine, membership, config))
-    readable, opening = open_some(raw, config)
-    features = seconds_of_features(config, raw.pairs, opening)
-    pace, starting = measure_pace(config, raw, membership, readable)
-    say_time(pace, config, raw.pairs, membership, starting=starting, preparing=reading + opening, features=features)
-    data_set = look_at_pictures(raw, config, progress=PictureLines())
-    membership = _draw(data_set.pairs, data_set.clusters, config)
-    say(
-        FOUND,
-        exact=True,
-        rows=raw.rows,
-        lookalikes=data_set.lookalikes,
-        **found(data_set.pairs, data_set.quarantine, membership, config),
-    )
-    say_time(pace, config, data_set.pairs, membership, starting=starting, preparing=reading, features=features)
-
-
-def _check_given(source: str, config: AuditConfig) -> None:
-    """Print the same of a data set whose features were computed elsewhere: no picture is opened, and all is exact."""
-    began = time.monotonic()
-    data_set = load_data_set(source, config)
-    preparing = time.monotonic() - began
-    membership = _draw(data_set.pairs, data_set.clusters, config)
-    kinds = data_set.pairs, data_set.quarantine
-    rows, lookalikes = data_set.raw.rows, data_set.lookalikes
-    say(FOUND, exact=True, rows=rows, lookalikes=lookalikes, **found(*kinds, membership, config))
-    pace, starting = measure_pace(config, data_set.raw, membership, [])
-    say_time(pace, config, data_set.pairs, membership, starting=starting, preparing=preparing)
-
-
-def seconds_of_features(config: AuditConfig, pairs: pd.DataFrame, opening: float) -> float:
-    """Return how long locked towers take on all pairs; 0 without any. Features that are kept are not reckoned with.
-
-    Args:
-        config: a resolved one.
-        pairs: the data set's.
-        opening: seconds that it takes to open all pictures, which are decoded once more.
-    """
-    if not opens_towers(config):
-        return 0.0
-    from clipmem_core.audits.throughput import features_seconds  # torch
-
-    drawn = pairs[c.CAPTIONS].sample(min(CAPTIONS_TRIED, len(pairs)), random_state=config.seed)
-    captions = [own[0] for own in drawn]
-    count = int(_captions(pairs, config).sum())
-    spent = features_seconds(config, captions, pictures=len(pairs), count=count)
-    return spent + (opening if config.lock_image else 0.0)
-
-
-def _draw(pairs: pd.DataFrame, clusters: np.ndarray, config: AuditConfig) -> Membership:
-    """Draw the membership and plant as the audit will, for the errors that this may end in."""
-    membership = draw_membership(clusters, config)
-    plant(pairs, membership, config)
-    return membership
+    if config.features:  # no picture is opened
+        data_set = load_data_set(request.source, config)
+    else:
+        raw, _ = sampled(read_source(request.source, config.source, data=data_folder()), config)
+        if len(raw.pairs):
+            clusters = np.arange(len(raw.pairs))
+            say_found(raw.pairs, raw.quarantine, clusters, config, exact=False, rows=raw.rows, lookalikes=0)
+        data_set = look_at_pictures(raw, config, progress=PictureLines())
+    how = {"exact": True, "rows": data_set.raw.rows, "lookalikes": data_set.lookalikes}
+    say_found(data_set.pairs, data_set.quarantine, data_set.clusters, config, **how)
 
 
 def say(stage: str, **values: Any) -> None:
@@ -255,63 +187,27 @@ def say(stage: str, **values: Any) -> None:
     print(json.dumps({"stage": stage, **values}), flush=True)
 
 
-def say_time(
-    pace: Pace,
-    config: AuditConfig,
-    pairs: pd.DataFrame,
-    membership: Membership,
-    *,
-    starting: float,
-    preparing: float,
-    features: float = 0.0,
+def say_found(
+    pairs: pd.DataFrame, quarantine: pd.DataFrame, clusters: np.ndarray, config: AuditConfig, **more: int
 ) -> None:
-    """Print how long the audit takes when nothing else runs, from what that follows, and how busy the machine is."""
-    member = member_seconds(pace, config, membership, captions=int(_captions(pairs, config).sum()))
-    computing = {"features": features} if features else {}
-    spent = {"preparing": preparing} | computing | audit_seconds(member, config, starting=starting, pairs=len(pairs))
-    say(
-        TIME,
-        seconds={name: round(value, 2) for name, value in spent.items()},
-        busy=round(pace.busy, 2),
-        step=round(pace.step, 4),
-        steps=steps_of(config, membership),
-        members=config.members,
-        side_by_side=side_by_side(config),
-        trained=trained_pairs(membership),
-    )
-
-
-def found(pairs: pd.DataFrame, quarantine: pd.DataFrame, membership: Membership, config: AuditConfig) -> dict[str, Any]:
-    """Return what a data set holds, as JSON has it."""
+    """Print what a data set holds; draws the membership and plants as the audit will, for the errors of both."""
+    membership = draw_membership(clusters, config)
+    plant(pairs, membership, config)
+    counts = pairs[c.CAPTIONS].map(len)
     kinds = quarantine[c.REASON].astype(str).str.replace(r"^look-alike of .*", "look-alike of another pair", regex=True)
     reasons: list[dict[str, Any]] = [
         {"rows": len(rows), "reason": reason, "example": str(rows[c.SOURCE].iloc[0])}
         for reason, rows in quarantine.groupby(kinds)
     ]
-    return {
-        "pairs": len(pairs),
-        "captions": int(_captions(pairs, config).sum()),
-        "quarantined": len(quarantine),
-        "reasons": sorted(reasons, key=lambda reason: -reason["rows"])[:REASONS],
-        "groups": {str(name): int(count) for name, count in pd.Series(membership.group).value_counts().items()},
-    }
-
-
-def _captions(pairs: pd.DataFrame, config: AuditConfig) -> pd.Series:
-    counts = pairs[c.CAPTIONS].map(len)
-    return counts.clip(upper=config.captions) if config.captions else counts
-
-
-def open_some(raw: RawPairs, config: AuditConfig) -> tuple[list[str], float]:
-    """Open a few pictures: references of those that can be used, and the seconds that all of the data set will take."""
-    images = raw.pairs[c.IMAGE].sample(min(PICTURES_TRIED, len(raw.pairs)), random_state=config.seed).tolist()
-    began = undisturbed()
-    facts = check_chunk(
-        list(enumerate(images)), root=raw.root, size=config.cache_size, resize_mode=config.resize_mode, pixels=None
+    say(
+        FOUND,
+        **more,
+        pairs=len(pairs),
+        captions=int((counts.clip(upper=config.captions) if config.captions else counts).sum()),
+        quarantined=len(quarantine),
+        reasons=sorted(reasons, key=lambda reason: -reason["rows"])[:REASONS],
+        groups={str(name): int(count) for name, count in pd.Series(membership.group).value_counts().items()},
     )
-    spent = undisturbed() - began
-    readable = [images[row] for row, fact in facts if fact.reason is None]
-    return readable, spent / len(images) * len(raw.pairs) / cores()
 
 
 class PictureLines:

@@ -16,9 +16,9 @@ from clipmem_core.audits.record import Record
 from clipmem_core.audits.sample import sampled
 from clipmem_core.audits.store import PAIR_BLOCK, Audit, read_prepared, write_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint_rows
+from clipmem_core.pairs.errors import plant_miscaptions
 from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures
-from clipmem_core.pairs.planting import plant_miscaptions
 from clipmem_core.pairs.table import RawPairs, read_source
 from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership, set_apart

@@ -10,13 +10,24 @@ from typing import Any
 
 import pandas as pd
 
-from clipmem_core.audits.store import IMAGE_INDEX, MEMBER_UTILITY, MEMBERS, SECOND, SECOND_FIT, SECOND_TABLE, TEXT_INDEX
+from clipmem_core.audits.store import MEMBERS, SECOND, SECOND_FIT, SECOND_TABLE, TEXT_EMBEDDINGS
 from clipmem_core.training.files import CHECKPOINT, LOG
 
 # At chance the true partner is one of batch_size, so its log-probability is −ln(batch_size).
 CHANCE_SHARE = 0.98
 FEATURES, TRAINING = "computing features", "training"  # what a line of the output begins with once a stage began
+LEFT = "time left: about"  # in a line of the output of a study
 POINTS = 300  # of a loss curve
+
+
+def seconds_left(seconds: float, done: float, total: float) -> float:
+    """Return how long the rest takes at the pace so far; NaN before anything is done.
+
+    Example:
+        >>> seconds_left(10.0, 1, 4)
+        30.0
+    """
+    return seconds / done * (total - done) if done else math.nan
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class MemberProgress:
     @property
     def seconds_left(self) -> float:
         """Training time left at the pace so far; NaN before the first line."""
-        return self.seconds * (self.steps - self.step) / self.step if self.step else math.nan
+        return seconds_left(self.seconds, self.step, self.steps)
 
     @property
     def share(self) -> float:
@@ -117,7 +128,7 @@ def member_progress(audit: Path, name: str) -> MemberProgress:
     """Read how far a member is."""
     folder = audit / MEMBERS / name
     line = last_line(folder / LOG)
-    if _is_done(folder):
+    if (folder / TEXT_EMBEDDINGS).is_file() or (folder / SECOND_FIT).is_file():  # the last file of either training
         stage = "done"
     elif (folder / CHECKPOINT).is_file():
         stage = "embedding"
@@ -142,10 +153,3 @@ def second_names(names: Sequence[str]) -> list[str]:
         ['r0-f0/second']
     """
     return [f"{name}/{SECOND}" for name in names]
-
-
-def _is_done(folder: Path) -> bool:
-    """Tell whether a member's last file is there: text.faiss, or utility.json where it keeps no embeddings."""
-    if (folder / TEXT_INDEX).is_file() or (folder / SECOND_FIT).is_file():
-        return True
-    return (folder / MEMBER_UTILITY).is_file() and not (folder / IMAGE_INDEX).is_file()

@@ -11,6 +11,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_fields
 from clipmem_core.config import SETS, AuditConfig, InputError, as_dict, data_folder
 
+VERSION = 1  # of the folder of an audit: one of another version has to be made again
 MAX_NAME = 100  # bytes; file systems take 255, and locks and temporary files add to it
 
 
@@ -94,7 +95,7 @@ class Record:
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
         values["config"] = as_dict(self.config)
         left_out = ("snapshots", "towers", "sampled_of", "again")
-        return {key: value for key, value in values.items() if value or key not in left_out}
+        return {"version": VERSION} | {key: value for key, value in values.items() if value or key not in left_out}
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,11 @@ class MemberRecord:
 
 
 class ManifestFile(TypedDict):
-    """The fields of manifest.json: the SHA-256 of each file, by its path in the folder."""
+    """The fields of manifest.json, by the path of each file in the folder."""
 
-    files: dict[Inner, str]
+    version: Annotated[int, Field(ge=VERSION, le=VERSION)]
+    files: dict[Inner, str]  # SHA-256
+    sizes: dict[Inner, Whole]  # bytes
 
 
 class VerdictCheck(TypedDict, total=False):
@@ -132,7 +135,7 @@ class VerdictCheck(TypedDict, total=False):
 
 
 class VerdictFile(TypedDict, total=False):
-    """The fields of verdict.json; one from before may lack some."""
+    """The fields of verdict.json."""
 
     sentence: str
     checks: list[VerdictCheck]

@@ -10,7 +10,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits import unitmem as t
 from clipmem_core.audits.settings import typed, typed_flags
 from clipmem_core.audits.store import Audit
-from clipmem_core.audits.verdict import reliability_of
+from clipmem_core.audits.verdict import RELIABILITY
 from clipmem_core.config import affecting, as_dict
 
 MEASURES = ("auroc", "average_precision", "precision_at_k", "auroc_difference", "average_precision_difference")
@@ -54,11 +54,11 @@ def result_rows(audit: Audit) -> pd.DataFrame:
         _plain("membership", name, "auroc", value) for name, value in verdict["membership_auroc_by_member"].items()
     ]
     rows += [_plain("ranking", "halves of the members", "spearman", verdict["ranking_stability"])]
-    rows += [_plain("ranking", "all members", "reliability", reliability_of(verdict))]
+    rows += [_plain("ranking", "all members", "reliability", verdict[RELIABILITY])]
     rows += [
         _plain("encoders", "scored or candidate", name, verdict["encoders"][name]) for name in ("image", "text", "fit")
     ]
-    for row in verdict.get("attacks", []):
+    for row in verdict["attacks"]:
         for over, kind in (("members", "95% interval over members"), ("pairs", "95% bootstrap over pairs")):
             ends = {"low": row[f"{over}_low"], "high": row[f"{over}_high"], "kind": kind, "n": row["targets"]}
             if row["value"] is not None and ends["low"] is not None:

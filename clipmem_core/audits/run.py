@@ -16,16 +16,12 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import whole_archive
 from clipmem_core.audits import settings
 from clipmem_core.audits.attacks import attack_members
-from clipmem_core.audits.blocks import BLOCKS
 from clipmem_core.audits.captions import caption_table
 from clipmem_core.audits.checks import ensure_checks
-from clipmem_core.audits.estimate import trained_pairs
 from clipmem_core.audits.executor import Executor, local_processes, run_members
 from clipmem_core.audits.given import with_features
-from clipmem_core.audits.near import ensure_near
 from clipmem_core.audits.prepare import (
     DataSet,
     draw_membership,
@@ -34,7 +30,6 @@ from clipmem_core.audits.prepare import (
     plant,
     repeat_membership,
     store_again,
-    tokens_file,
 )
 from clipmem_core.audits.progress import FEATURES, LOG, TRAINING, MemberProgress, member_progress
 from clipmem_core.audits.record import Record
@@ -62,13 +57,12 @@ from clipmem_core.audits.store import (
     write_manifest,
     write_table,
 )
-from clipmem_core.audits.verdict import SECOND_LEFT_OUT, judge, reliability_of
+from clipmem_core.audits.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.features.kept import broken_features
+from clipmem_core.features.kept import is_kept
 from clipmem_core.files import DELETE, reading
 from clipmem_core.pairs.pixels import broken_file
 from clipmem_core.scores.membership import Membership
-from clipmem_core.training.files import STATE
 
 
 class Screen(Protocol):
@@ -143,10 +137,9 @@ def prepare_audit(
         membership = repeat_membership(again, data_set.pairs)
     pairs = plant(data_set.pairs, membership, config)
     screen.say(counts(data_set, membership))
-    if trained_pairs(membership) < config.batch_size:
-        screen.say(
-            f"note: members train on {trained_pairs(membership):,} pairs, which is less than a batch: one step an epoch"
-        )
+    trained = round(float(membership.trained.sum(axis=1).mean()))
+    if trained < config.batch_size:
+        screen.say(f"note: members train on {trained:,} pairs, which is less than a batch: one step an epoch")
     name = again.name if again is not None else ""
     write_audit(audit, source, config, data_set, pairs, membership, seconds=time.monotonic() - began, again=name)
 
@@ -175,22 +168,20 @@ def bring_to_end(
         InputError: of a `fresh` one that could not even begin to train, nothing is left: the name is free again.
     """
     broken = broken_files(audit.folder)
-    if audit.finished and not broken and asked is not None and _wants_more(audit, asked, reliability_of(audit.verdict)):
+    if audit.finished and not broken and asked is not None and _wants_more(audit, asked, audit.verdict[RELIABILITY]):
         _add_repeat(audit, asked, screen)
     if audit.finished and not broken:
         screen.say("it is finished: nothing to do")
-        ensure_near(audit, say=screen.say)
         return
     if broken:
-        screen.say(f"{len(broken)} of its files are broken or gone, first {broken[0]}: making them again")
-        reopen(audit.folder, broken)
+        screen.say(f"{len(broken)} of its files are broken or missing, first {broken[0]}: making them again")
+        reopen(audit, broken)
     try:
         finish_audit(audit, screen, executor, asked)
     except InputError:
         if fresh and not any((audit.folder / MEMBERS).glob(f"*/{LOG}")):
             shutil.rmtree(audit.folder)
         raise
-    ensure_near(audit, say=screen.say)
 
 
 # Products of scores are small: on a busy machine their threads wait for each other ten times as long as they compute.
@@ -238,7 +229,6 @@ def finish_audit(
         "training_by_member": {name: training_seconds(audit, name) for name in record.members},
     }
     write_json(audit.folder / VERDICT, verdict | {"captions_missing": without or None, "seconds": seconds})
-    shutil.rmtree(audit.folder / BLOCKS, ignore_errors=True)
     write_manifest(audit.folder)
 
 
@@ -247,7 +237,7 @@ def train_members(audit: Audit, screen: Screen, executor: Executor | None) -> Ev
     record = audit.record
     screen.say(f"{TRAINING} {len(record.members)} members")
     run_members(audit, record.members, threads=record.threads, **_ways(record, executor), watch=screen.members)
-    return gather_evidence(audit, screen.say, executor)
+    return gather_evidence(audit)
 
 
 def _ways(record: Record, executor: Executor | None) -> dict[str, Any]:
@@ -314,27 +304,20 @@ def training_seconds(audit: Audit, name: str) -> float | None:
 
 
 def ensure_pixels(audit: Audit, screen: Screen) -> None:
-    """Store the small pictures again if their cache is gone or broken, and throw away what else can be made again.
-
-    Broken are the tokens of the captions or a member's last state. Everything is read once, before members start.
+    """Store the small pictures, or the features computed elsewhere, again where they are missing or cannot be opened.
 
     Raises:
         InputError: the pictures are no longer those the audit began with.
     """
     record = audit.record
     config = record.config
-    states = (audit.member(name) / STATE for name in record.members)
-    tokens = () if config.lock_text else (tokens_file(config.model, audit.pairs),)
-    for path in (*tokens, *states):
-        drop_broken(path, screen)
     broken: Path | None = audit.folder / PREPARED
     with contextlib.suppress(InputError):
-        if whole_archive(audit.folder / PREPARED):
-            folder = pixels_folder(audit)
-            broken = broken_features(folder) if config.features else broken_file(folder)
+        folder = pixels_folder(audit)
+        broken = (None if is_kept(folder) else folder) if config.features else broken_file(folder)
     if broken is not None:
         what = "reading the features" if config.features else "storing the small pictures"
-        screen.say(f"{broken} is broken or gone: {what} again")
+        screen.say(f"{broken} is broken or missing: {what} again")
         store_again(audit, record, progress=screen.pictures)
 
 
@@ -360,10 +343,3 @@ def ensure_features(audit: Audit, record: Record, screen: Screen, executor: Exec
     towers = checked_towers(record.config, record.towers)
     how: dict[str, Any] = {"pictures": screen.pictures, "captions": screen.captions, "say": screen.say}
     return features_of(towers, audit.pairs, record.pictures, elsewhere=elsewhere(executor, record.threads), **how).cut
-
-
-def drop_broken(path: Path, screen: Screen) -> None:
-    """Delete a file that is made again where there is none, if it is broken."""
-    if path.is_file() and not whole_archive(path):
-        screen.say(f"{path} is broken: making it again")
-        path.unlink()

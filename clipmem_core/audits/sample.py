@@ -20,7 +20,7 @@ from clipmem_core.audits.verdict import WRONG
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import SAMPLE, draw_keys, hashed
 from clipmem_core.files import numbers
-from clipmem_core.pairs.checks.table import BY_NAME as CHECKS
+from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.pairs.table import RawPairs
 from clipmem_core.scores.whole_set import whole_count
 

@@ -1,27 +1,38 @@
 """Computes an audit's tables from the files of its members: scores.parquet, utility.parquet, verdict.json."""
 
 import functools
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.blocks import Compared, blocks_folder, compare, compare_blocks, kept_on_disk, members_of
-from clipmem_core.audits.embeddings import ComputedRows
-from clipmem_core.audits.executor import Executor, in_this_process
-from clipmem_core.audits.store import PAIRS, Audit, caption_counts, read_array, read_table, read_utility
+from clipmem_core.atomic import naming
+from clipmem_core.audits.prepare import membership_of, sides_of
+from clipmem_core.audits.store import (
+    MEMBERSHIP,
+    PAIRS,
+    Audit,
+    caption_counts,
+    read_array,
+    read_embeddings,
+    read_table,
+    read_utility,
+)
+from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
 from clipmem_core.scores.canaries import swapped_csls
 from clipmem_core.scores.detection import detection_table
-from clipmem_core.scores.detectors import learned, mean_over_epochs
+from clipmem_core.scores.detectors import fit_out, learned, mean_over_epochs
 from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.memorization import memorization_table, noise_of, sslmem
 from clipmem_core.scores.prevalence import told_count
 from clipmem_core.scores.reviewed import suspicion_of
+from clipmem_core.scores.shapley import contributions
 from clipmem_core.scores.shrinkage import share_above
 from clipmem_core.scores.table import BY_NAME, DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
 from clipmem_core.scores.uncertainty import (
@@ -32,11 +43,12 @@ from clipmem_core.scores.uncertainty import (
     ranking_stability,
     standard_errors,
 )
-from clipmem_core.training.files import TRAJECTORY
+from clipmem_core.training.files import CHECKPOINT, TRAJECTORY
 
 K = 50  # pairs a person looks at first
 SIZE_STEP = 0.05  # of clipmem, between the sizes whose share of pairs is told
 TOLD = 3  # times the noise: below, a share of pairs depends on how the noise is taken off
+MAPPED_FROM = 1 << 22  # bytes of an array that is held in a file instead of memory
 RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together: a million pairs get as many as 100
 
 
@@ -44,7 +56,7 @@ RESAMPLED = 100_000_000  # pairs drawn by all bootstrap resamples together: a mi
 class Evidence:
     """What the members leave, in memory one array a member, and what they were given.
 
-    Embeddings are arrays that are mapped, or computed as rows are asked for: only read a block of rows at a time.
+    Embeddings are mapped from their files: whoever reads them reads a block of rows at a time.
     """
 
     pairs: pd.DataFrame  # pair_id, planted
@@ -56,7 +68,6 @@ class Evidence:
     logit_scales: list[float]  # of each member; NaN of a given checkpoint that is no longer there
     log_probability: list[np.ndarray]  # in training; empty where members come without a trajectory
     n_captions: np.ndarray  # behind each mean text embedding, [n_pairs]
-    compared: Compared | None = None  # what came along with the terms; None: still to be computed
     folder: Path = Path()  # of what does not fit into memory
 
     @property
@@ -64,51 +75,71 @@ class Evidence:
         return [terms[c.ALIGNMENT] for terms in self.terms]
 
 
-def gather_evidence(
-    audit: Audit, say: Callable[[str], None] = lambda line: None, executor: Executor | None = None
-) -> Evidence:
-    """Read every member's embeddings and trajectory; embeddings stay on disk, or are computed a block at a time.
+class Split(NamedTuple):
+    """How clipmem was split between the encoders: of each mapped member how well its map fits, or why it was not."""
 
-    Blocks are kept in the audit's folder until somebody removes them, and computed by an executor's tasks where one is
-    given.
-    """
+    fits: dict[str, float]
+    missing: str
+
+
+def kept_on_disk(values: np.ndarray, folder: Path) -> np.ndarray:
+    """Return the same values; many of them are mapped from a file without a name, which goes when the array does."""
+    if values.nbytes < MAPPED_FROM or isinstance(values.base, np.memmap):
+        return values
+    with naming(folder), tempfile.TemporaryFile(dir=folder) as file:
+        file.write(np.ascontiguousarray(values).data)  # on a full disk a write to a map would end the process
+        file.flush()
+        return np.asarray(np.memmap(file, values.dtype, "c", shape=values.shape))
+
+
+def gather_evidence(audit: Audit) -> Evidence:
+    """Read what every member left; embeddings stay on disk, as does what is large of the rest."""
     record = audit.record
-    pairs = read_table(audit.folder / PAIRS, columns=[c.PAIR_ID, c.PLANTED])
-    members = members_of(audit)
-    sides, image, text = members.sides, members.image, members.text
-    paths = [audit.member(name) / TRAJECTORY for name in sides.membership.members]
+    membership = membership_of(read_table(audit.folder / MEMBERSHIP, columns=[c.GROUP, *record.members]))
+    sides = sides_of(audit, record.config, membership)
+    folders = [audit.member(name) for name in membership.members]
+    image, text = zip(*map(read_embeddings, folders), strict=True)
+    terms = []
+    for own in zip(image, text, strict=True):
+        named = pair_terms(*own, sides.external)
+        terms.append(dict(zip(named, kept_on_disk(np.stack(list(named.values())), audit.folder), strict=True)))
+    paths = [folder / TRAJECTORY for folder in folders]
     trajectories = [
         kept_on_disk(mean_over_epochs(read_array(path, shared=True)), audit.folder) for path in paths if path.is_file()
     ]
-    compared = None
-    if sides.protocol == "ensemble" and any(isinstance(values, ComputedRows) for values in image):
-        others = None if executor is in_this_process else executor
-        with blocks_folder(audit) as folder:
-            terms, compared = compare_blocks(members, folder, say=say, executor=others, threads=record.threads)
-    else:
-        terms = [pair_terms(a, b, sides.external) for a, b in zip(image, text, strict=True)]
     return Evidence(
-        pairs=pairs,
+        pairs=read_table(audit.folder / PAIRS, columns=[c.PAIR_ID, c.PLANTED]),
         sides=sides,
         views=1 if record.config.lock_image else record.config.views,
         terms=terms,
         image=list(image),
         text=list(text),
-        logit_scales=list(members.logit_scales),
+        logit_scales=[_logit_scale(audit, name) for name in membership.members],
         log_probability=trajectories if len(trajectories) == len(paths) else [],
         n_captions=np.minimum(caption_counts(audit), record.config.eval_captions or np.iinfo(np.int32).max),
-        compared=compared,
         folder=audit.folder,
     )
 
 
-def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Compared]:
+def _logit_scale(audit: Audit, name: str) -> float:
+    from clipmem_core.training.model import logit_scale_of  # torch, which nothing else here needs
+
+    path = Path(audit.member_record(name).checkpoint or audit.member(name) / CHECKPOINT)
+    return logit_scale_of(path) if path.is_file() else float("nan")
+
+
+def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Split]:
     """Return every score of every pair (`SCORE_COLUMNS`), and how clipmem was split between the encoders."""
     sides, keep = evidence.sides, functools.partial(kept_on_disk, folder=evidence.folder)
-    group, members = sides.membership.group, (evidence.image, evidence.text)
+    membership, members = sides.membership, (evidence.image, evidence.text)
+    group, nothing = membership.group, np.full(len(membership.group), np.nan)
     table = memorization_table(evidence.terms, sides, keep=keep)
     values = {name: keep(table.pop(name).to_numpy()) for name in map(str, table.columns)}
-    compared = evidence.compared or compare(*members, sides, evidence.logit_scales)
+    try:
+        parts, fits = contributions(*members, sides)
+        split = Split(fits, "")
+    except InputError as error:
+        parts, split = pd.DataFrame(dict.fromkeys((c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT), nothing)), Split({}, str(error))
     own = sslmem(
         [terms[IMAGE_SQUARE] for terms in evidence.terms],
         [terms[TEXT_SQUARE] for terms in evidence.terms],
@@ -116,16 +147,16 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, Compared]:
         n_views=evidence.views,
         n_captions=evidence.n_captions,
     )
-    values |= {str(name): keep(own[name].to_numpy()) for name in own}
-    swapped = swapped_csls(*members, sides.membership.trained, sides.external, seed=sides.seed)
-    learned_by_pair = learned(evidence.log_probability) if evidence.log_probability else np.full(len(group), np.nan)
-    values |= zip((c.CLIPMEM_IMAGE, c.CLIPMEM_TEXT), compared.parts, strict=True)
-    values |= zip((c.CSLS_OUT, c.LOG_PROBABILITY_OUT), compared.out, strict=True)
+    values |= {str(name): keep(part[name].to_numpy()) for part in (parts, own) for name in part}
+    out = fit_out(*members, membership.trained, sides.external, evidence.logit_scales)
+    swapped = swapped_csls(*members, membership.trained, sides.external, seed=sides.seed)
+    learned_by_pair = learned(evidence.log_probability) if evidence.log_probability else nothing
+    values |= zip((c.CSLS_OUT, c.LOG_PROBABILITY_OUT), map(keep, out), strict=True)
     values |= zip((c.CSLS_SWAPPED, c.CSLS_NEAR, c.LEARNED), map(keep, (*swapped, learned_by_pair)), strict=True)
-    values[c.LOG_PROBABILITY_SECOND] = keep(np.full(len(group), np.nan))
+    values[c.LOG_PROBABILITY_SECOND] = nothing
     _follow(values, set(values), keep=keep)
     columns = {c.PAIR_ID: evidence.pairs[c.PAIR_ID], c.GROUP: pd.Series(group)} | values
-    return pd.DataFrame({name: columns[name] for name in SCORE_COLUMNS}, copy=False), compared
+    return pd.DataFrame({name: columns[name] for name in SCORE_COLUMNS}, copy=False), split
 
 
 def scored_again(scores: pd.DataFrame, **values: np.ndarray) -> pd.DataFrame:
@@ -236,7 +267,7 @@ def error_summary(scores: pd.DataFrame, errors: Errors, sides: Sides) -> dict[st
     }
 
 
-def summary(evidence: Evidence, scores: pd.DataFrame, found: Compared) -> dict[str, Any]:
+def summary(evidence: Evidence, scores: pd.DataFrame, split: Split) -> dict[str, Any]:
     """Return every number the verdict speaks of."""
     sides, alignments = evidence.sides, evidence.alignments
     judged = scores[c.GROUP].isin([c.CANDIDATE, c.SCORED])
@@ -261,9 +292,9 @@ def summary(evidence: Evidence, scores: pd.DataFrame, found: Compared) -> dict[s
             "text": known(scores.loc[judged, c.CLIPMEM_TEXT].mean()),
             "null_image": known(null[c.CLIPMEM_IMAGE].mean()),
             "null_text": known(null[c.CLIPMEM_TEXT].mean()),
-            "fit": float(np.mean(list(found.fits.values()))) if found.fits else None,
-            "fit_by_member": found.fits,
-            "missing": found.missing or None,
+            "fit": float(np.mean(list(split.fits.values()))) if split.fits else None,
+            "fit_by_member": split.fits,
+            "missing": split.missing or None,
         },
         "external_pairs": len(null),
         **({} if sides.apart is None else {"utility_pairs": int(sides.apart.sum())}),

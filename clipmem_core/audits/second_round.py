@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -28,8 +28,8 @@ from clipmem_core.audits.store import (
     SECOND_FIT,
     SECOND_TABLE,
     Audit,
-    note_files,
     read_array,
+    read_embeddings,
     read_table,
     write_table,
 )
@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # torch, which only the members' own processes need
 
 LEFT_OUT = "left_out"
 SECOND_TRAINING = "second training of member"  # what a task is called
+EMBEDDINGS = ".embeddings"  # of a second training, until its fit is written
 
 
 def second_round(
@@ -97,7 +98,6 @@ def choose_left_out(audit: Audit, scores: pd.DataFrame) -> int:
         for name in audit.record.members:
             shutil.rmtree(audit.member(name) / SECOND, ignore_errors=True)
         write_table(path, pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], LEFT_OUT: left_out}))
-        note_files(audit, [path])
     return int(left_out.sum())
 
 
@@ -122,7 +122,7 @@ def _train_again(folder: Path, name: str, shared: "Shared", left_out: np.ndarray
     """Bring a member's second training to its end; of its model nothing stays."""
     import torch
 
-    from clipmem_core.audits.member import clear_leftovers, computed, open_member, trained_model
+    from clipmem_core.audits.member import clear_leftovers, open_member, trained_model, write_embeddings
     from clipmem_core.training.state import save_array
 
     run = open_member(folder, name, shared)
@@ -136,7 +136,8 @@ def _train_again(folder: Path, name: str, shared: "Shared", left_out: np.ndarray
     model = trained_model(run)
     external = np.zeros(len(left_out), dtype=bool)
     external[run.data.external] = True
-    image, text = cast(tuple[np.ndarray, np.ndarray], computed(run, model))  # rows as they are asked for
+    write_embeddings(run, model, run.folder / EMBEDDINGS)
+    image, text = read_embeddings(run.folder / EMBEDDINGS)
     scale = float(model.logit_scale.detach().exp())
     _, sure = fit_out([image], [text], trained[None], external, [scale], threads=1)
     save_array(sure.astype(np.float32), run.folder / SECOND_FIT)
@@ -146,6 +147,7 @@ def _train_again(folder: Path, name: str, shared: "Shared", left_out: np.ndarray
 def _forget_model(folder: Path) -> None:
     for name in (CHECKPOINT, TRAJECTORY):
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / EMBEDDINGS, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from clipmem_core.config import (
     InputError,
     SourceOptions,
     as_dict,
+    flat,
     preset_config,
     without_meaning,
 )
@@ -48,23 +49,7 @@ def audit_name(source: str, config: AuditConfig) -> str:
 
 def config_from(values: dict[str, Any]) -> AuditConfig:
     """Rebuild a config from the JSON it was stored as."""
-    source = SourceOptions(**_known(SourceOptions, values["source"]))
-    return AuditConfig(**_known(AuditConfig, values) | {"source": source})
-
-
-def _known(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that are fields of a dataclass."""
-    return {field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values}
-
-
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's fields with the options of its source beside the others, as its flags are.
-
-    Example:
-        >>> flat({"seed": 0, "source": {"split": "train"}})
-        {'seed': 0, 'split': 'train'}
-    """
-    return {key: value for key, value in values.items() if key != "source"} | values.get("source", {})
+    return AuditConfig(**values | {"source": SourceOptions(**values["source"])})
 
 
 def typed(values: Mapping[str, Any]) -> dict[str, Any]:

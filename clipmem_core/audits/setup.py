@@ -14,15 +14,13 @@ from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, mem
 from clipmem_core.audits.record import MemberRecord, Record
 from clipmem_core.audits.store import (
     CONFIG,
+    MANIFEST,
     MEMBERSHIP,
     PAIRS,
     QUARANTINE,
-    SO_FAR,
     Audit,
     file_sha256,
-    note_files,
     read_prepared,
-    unfinish,
     write_json,
     write_prepared,
     write_table,
@@ -35,7 +33,7 @@ from clipmem_core.config import (
     as_dict,
     data_folder,
     fingerprint,
-    without_younger,
+    flat,
 )
 from clipmem_core.scores.membership import Membership
 from clipmem_core.training.names import model_config
@@ -97,8 +95,6 @@ def write_audit(
         again=again,
     )
     write_members(audit, record, record.members, checkpoints)
-    (audit.folder / SO_FAR).unlink(missing_ok=True)
-    _note(audit, (PAIRS, QUARANTINE, MEMBERSHIP), record.members)
     write_json(audit.folder / CONFIG, record.values)
 
 
@@ -108,10 +104,6 @@ def _tower_records(config: AuditConfig) -> dict[str, dict[str, Any]]:
     from clipmem_core.audits.locked import towers_of  # torch, which nothing else here needs
 
     return towers_of(config).records
-
-
-def _note(audit: Audit, tables: Sequence[str], members: Sequence[str]) -> None:
-    note_files(audit, [*(audit.folder / name for name in tables), *(audit.member(name) / CONFIG for name in members)])
 
 
 def write_members(audit: Audit, record: Record, names: Sequence[str], checkpoints: Sequence[Path] = ()) -> None:
@@ -130,7 +122,8 @@ def write_members(audit: Audit, record: Record, names: Sequence[str], checkpoint
 
 def audit_fingerprint(config: AuditConfig, data_set: str) -> str:
     """Return the key of an audit: its config and its data set's content."""
-    values = without_younger(as_dict(config))
+    values = as_dict(config)
+    values["source"] = {key: value for key, value in values["source"].items() if key not in FREE}
     return fingerprint([{key: value for key, value in values.items() if key not in FREE}, data_set])
 
 
@@ -160,7 +153,7 @@ def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
 
 def differing_fields(source_then: str, config_then: AuditConfig, source: str, config: AuditConfig) -> list[str]:
     """Say what differs between what an audit or a study was made from and what is asked for now; seeds may grow."""
-    asked, given = (settings.flat(as_dict(one)) for one in (config, config_then))
+    asked, given = (flat(as_dict(one)) for one in (config, config_then))
     # Threads are frozen: another machine may go on.
     asked["threads"] = given["threads"]
     differ = [
@@ -202,7 +195,7 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
     membership = draw_membership(read_prepared(audit.folder).clusters, config, members=members)
     new = membership.members[len(drawn.members) :]
     membership = leave_out(membership, (membership.trained[: -len(new)] & ~drawn.trained).any(axis=0))
-    unfinish(audit, leaving=[MEMBERSHIP])
+    (audit.folder / MANIFEST).unlink(missing_ok=True)
     record = dataclasses.replace(
         record,
         members=membership.members,
@@ -213,7 +206,6 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
     write_members(audit, record, new)
     write_json(audit.folder / CONFIG, record.values)
     write_table(audit.folder / MEMBERSHIP, membership_table(audit.pairs, membership))
-    _note(audit, (MEMBERSHIP,), new)
     return more
 
 
@@ -228,7 +220,7 @@ def add_round(audit: Audit, config: AuditConfig) -> bool:
         return False
     if audit.member_record(record.members[0]).checkpoint:
         raise InputError(f"audit {audit.name!r} scores given checkpoints and cannot train them again: no --rounds")
-    unfinish(audit)
+    (audit.folder / MANIFEST).unlink(missing_ok=True)
     config = dataclasses.replace(record.config, rounds=config.rounds)
     fingerprint = audit_fingerprint(config, record.dataset_fingerprint)
     write_json(audit.folder / CONFIG, dataclasses.replace(record, config=config, fingerprint=fingerprint).values)

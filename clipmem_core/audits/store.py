@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from clipmem_core.atomic import replacing
-from clipmem_core.audits.record import ManifestFile, MemberRecord, Record, VerdictFile, check_inner, check_name
+from clipmem_core.audits.record import VERSION, ManifestFile, MemberRecord, Record, VerdictFile, check_inner, check_name
 from clipmem_core.columns import CAPTIONS
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.files import DELETE, read_json, reading
@@ -35,18 +35,16 @@ CHECK_TABLE = "checks.parquet"  # optional, in no manifest: it is made again whe
 UTILITY = "utility.parquet"
 VERDICT = "verdict.json"
 MANIFEST = "manifest.json"
-SO_FAR = ".files.json"  # as a manifest, of what is written once; an unfinished audit is checked by it
 MEMBERS = "members"
 SNAPSHOTS = "snapshots"  # of a member: its embeddings after some epochs, a folder each
-IMAGE_INDEX = "image.faiss"
-TEXT_INDEX = "text.faiss"  # written last: a member that has it is complete
+IMAGE_EMBEDDINGS = "image.npy"
+TEXT_EMBEDDINGS = "text.npy"  # written last: a member that has it is complete
 MEMBER_UTILITY = "utility.json"
 SECOND_TABLE = "second.parquet"  # optional: what a second round of training leaves out
 SECOND = "second"  # of a member that is trained a second time: a folder
 SECOND_FIT = "log_probability_out.npy"  # in there, written last
 CAPTION_SCORES = "captions.npy"  # of a member, where pairs have several captions
-EMBEDDED = (IMAGE_INDEX, TEXT_INDEX, MEMBER_UTILITY, CAPTION_SCORES)  # what a member's checkpoint is turned into
-MEMBER_ANEW = f"delete it and {TEXT_INDEX} beside it, and run the audit again"
+MEMBER_ANEW = f"delete it and {TEXT_EMBEDDINGS} beside it, and run the audit again"
 ROW_GROUP = 8192  # rows of a Parquet file that are read together: a page of pairs touches few of a million
 PAIR_BLOCK = 65_536  # pairs that are Python objects at a time, where there may be millions
 PREPARED = ".prepared.npz"  # which stored picture each pair is, and its look-alikes; can be made again
@@ -119,6 +117,22 @@ def read_array(path: Path, *, shared: bool = False) -> np.ndarray:
         return np.load(path, mmap_mode="r" if shared else None)
 
 
+def read_embeddings(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Map μ_I and μ_T of every pair from a member's folder, or from one of its snapshots, float32 [n_pairs, dim]."""
+    image, text = (read_array(folder / name, shared=True) for name in (IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS))
+    return image, text
+
+
+def write_blocks(path: Path, blocks: Iterable[np.ndarray], rows: int) -> None:
+    """Write blocks [n, dim] as one array, float32 [rows, dim], atomically; one block is held at a time."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for block in blocks:
+            if not file.tell():
+                header = {"descr": "<f4", "fortran_order": False, "shape": (rows, block.shape[1])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(block, dtype="<f4").data)
+
+
 def read_utility(member: Path) -> dict[str, float]:
     """Return the metrics of a member's utility."""
     return read_json(member / MEMBER_UTILITY, dict[str, float], mend=MEMBER_ANEW)
@@ -137,7 +151,7 @@ def read_prepared(folder: Path) -> Prepared:
     mend = "delete it and run the audit again with as many members as before, which makes it anew"
     # Opened here, since numpy leaves a broken archive open.
     with reading(folder / PREPARED, mend=mend), (folder / PREPARED).open("rb") as file, np.load(file) as stored:
-        pixels = str(stored["pixels"]) if "pixels" in stored else ""
+        pixels = str(stored["pixels"])
         return Prepared(stored["cache_rows"], stored["clusters"], check_inner(pixels) if pixels else "")
 
 
@@ -218,7 +232,19 @@ class Audit(Named):
     @property
     def record(self) -> Record:
         """What the audit is, as config.json says now; to be asked for once where more than one field is needed."""
+        self.check_version()
         return read_json(self.folder / CONFIG, Record)
+
+    def check_version(self) -> None:
+        """Refuse an audit that another version has made.
+
+        Raises:
+            InputError: it is of another version, or its config.json is broken.
+        """
+        path = self.folder / CONFIG
+        version = read_json(path, dict[str, Any]).get("version", 0)
+        if version != VERSION:
+            raise InputError(f"{path} was made by version {str(version)[:20]!r}: delete the audit and run it again")
 
     @property
     def pairs(self) -> pd.DataFrame:
@@ -245,12 +271,16 @@ class Audit(Named):
         return read_json(self.folder / VERDICT, VerdictFile, mend="delete it and run the audit again")
 
     @property
+    def manifest(self) -> ManifestFile:
+        """What manifest.json says of each file; nothing of an audit that is not finished."""
+        if not self.finished:
+            return {"version": VERSION, "files": {}, "sizes": {}}
+        return read_json(self.folder / MANIFEST, ManifestFile, mend="delete it and run the audit again")
+
+    @property
     def files(self) -> dict[str, str]:
-        """The hash of each file: of a finished audit all, of another what it has written so far."""
-        path = self.folder / (MANIFEST if self.finished else SO_FAR)
-        if not path.is_file():
-            return {}
-        return read_json(path, ManifestFile, mend="delete it and run the audit again")["files"]
+        """The SHA-256 of each file of a finished audit."""
+        return self.manifest["files"]
 
     def member(self, name: str) -> Path:
         """Return a member's folder.
@@ -350,62 +380,40 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def write_manifest(folder: Path) -> None:
-    """List every file with its hash. Written last: its existence means that the audit is complete."""
+    """List every file with its hash and size. Written last: its existence means that the audit is complete."""
     unlisted = (MANIFEST, CHECK_TABLE)
-    files = sorted(
-        p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name not in unlisted
-    )
-    listed = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files if path.suffix != ".lock"}
-    write_json(folder / MANIFEST, {"files": listed})
-
-
-def note_files(audit: Audit, paths: Sequence[Path]) -> None:
-    """Add files to those that an unfinished audit is checked by."""
-    new = {path.relative_to(audit.folder).as_posix(): file_sha256(path) for path in paths}
-    write_json(audit.folder / SO_FAR, {"files": audit.files | new})
-
-
-def unfinish(audit: Audit, leaving: Sequence[str] = ()) -> None:
-    """Make an audit unfinished; what it has written it can still be checked by, apart from some files."""
-    kept = {name: sha256 for name, sha256 in audit.files.items() if name not in (CONFIG, *leaving)}
-    write_json(audit.folder / SO_FAR, {"files": kept})
-    (audit.folder / MANIFEST).unlink(missing_ok=True)
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".") and path.name not in unlisted and path.suffix != ".lock"
+    }
+    hashes = {name: file_sha256(path) for name, path in files.items()}
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    write_json(folder / MANIFEST, {"version": VERSION, "files": hashes, "sizes": sizes})
 
 
 def broken_files(folder: Path) -> list[str]:
-    """Return the files of an audit that are gone or no longer what they were when they were written.
+    """Return the files of a finished audit that are missing or of another size than its manifest says.
 
     Raises:
-        InputError: the list of them is broken, or names one outside the folder.
+        InputError: the manifest is broken, or names a file outside the folder.
     """
-    listed = Audit(folder).files
-    paths = {name: inside(folder, name) for name in listed}
-    return [name for name, path in paths.items() if not path.is_file() or file_sha256(path) != listed[name]]
+    sizes = Audit(folder).manifest["sizes"]
+    paths = {name: inside(folder, name) for name in sizes}
+    return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
 
 
-def reopen(folder: Path, broken: list[str]) -> None:
-    """Make an audit unfinished and remove what is broken, so that it is made anew.
+def reopen(audit: Audit, broken: Sequence[str]) -> None:
+    """Make an audit unfinished: members with a broken file are trained again, and all that follows is made again.
 
     Raises:
-        InputError: what is broken is what the audit began from, which cannot be made anew.
+        InputError: a broken file is one that the audit began from, which cannot be made again.
     """
     first = [name for name in broken if Path(name).name in (CONFIG, PAIRS, QUARANTINE, MEMBERSHIP)]
     if first:
-        raise InputError(f"{folder / first[0]} is broken: delete {folder} and run the audit again")
-    anew = [file for name in broken for file in _made_with(folder / name)]
-    unfinish(Audit(folder), [*broken, *(file.relative_to(folder).as_posix() for file in anew)])
-    for file in anew:
-        file.unlink(missing_ok=True)
-
-
-def _made_with(path: Path) -> list[Path]:
-    """Return the files that must be made anew together with a broken one."""
-    member = next((folder for folder in path.parents if folder.parent.name == MEMBERS), None)
-    if member is None:
-        return [path]
-    if path.parent == member / SECOND:
-        return [file for file in path.parent.iterdir() if file.is_file()]
-    if path.parent == member and path.name in EMBEDDED:
-        return [member / name for name in EMBEDDED]
-    # Checkpoint, trajectory, log and snapshots come from one run of training, and the embeddings from its end.
-    return [file for file in member.rglob("*") if file.is_file() and file.name != CONFIG]
+        raise InputError(f"{audit.folder / first[0]} is broken: delete {audit.folder} and run the audit again")
+    for member in {Path(name).parts[1] for name in broken if name.startswith(f"{MEMBERS}/")}:
+        for path in audit.member(member).rglob("*"):
+            if path.is_file() and path.name != CONFIG:
+                path.unlink()
+    (audit.folder / MANIFEST).unlink()

@@ -9,7 +9,6 @@ from clipmem_core import columns as c
 from clipmem_core.config import AuditConfig
 from clipmem_core.files import mapping, numbers
 from clipmem_core.scores.table import QUEUE, USE, Queue, scores_in
-from clipmem_core.scores.uncertainty import ranking_reliability
 
 # An audit generalises when retrieval on external pairs closes this share of the way from chance to perfect.
 GENERALISES = 0.10
@@ -37,7 +36,7 @@ def queues(verdict: Any) -> dict[str, Queue]:
     """Return the words of the lists of pairs that a person looks at first, by score: as strong as the checks allow.
 
     Args:
-        verdict: verdict.json as it was read, of whatever shape, from this version or from one before.
+        verdict: verdict.json as it was read, of whatever shape.
     """
     tone, _ = _doubt(verdict)
     found = {name: score.queue for name, score in scores_in(QUEUE).items() if score.queue}
@@ -117,12 +116,6 @@ def _plain(name: Any) -> str:
     """Return a check's name, unless it is none of ours: it reaches places that read Markdown."""
     ours = isinstance(name, str) and len(name) < 80 and name.replace(" ", "").isalpha()
     return name if ours else "a check of it fails"
-
-
-def reliability_of(verdict: dict[str, Any]) -> float | None:
-    """Return the reliability of the scores shown, None if unknown; a verdict from before has that of halves alone."""
-    value, stability = verdict.get(RELIABILITY), verdict.get(STABILITY)
-    return value if value is not None or not isinstance(stability, int | float) else ranking_reliability(stability)
 
 
 def retrieval_at_5(utility: pd.DataFrame) -> float:

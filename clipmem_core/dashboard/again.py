@@ -13,15 +13,15 @@ from clipmem_core.dashboard.numbers import pairs_in_words
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.dashboard.running import draw_progress
 from clipmem_core.dashboard.starting import free_name, is_taken
-from clipmem_core.exports.again import (
-    again_task,
-    audited_again,
+from clipmem_core.exports.reaudit import (
     check_repeatable,
-    has_cleaned,
-    outdated,
-    read_again,
-    told,
-    usual_name,
+    cleaned_folder,
+    comparison_lines,
+    default_name,
+    is_outdated,
+    list_reaudits,
+    read_comparison,
+    reaudit_task,
 )
 from clipmem_core.review.decisions import KEEP, REMOVE
 from clipmem_core.review.selection import UNDECIDED
@@ -36,12 +36,12 @@ WHAT = (
 
 def draw_again(audit: Audit) -> None:
     """Draw the audits of what an audit cleaned, the one the address asks for, and the button that starts another."""
-    names = audited_again(audit)
+    names = list_reaudits(audit)
     if not names:
         _draw_start(audit)
         return
     name = choose_listed("Audited again", names, parameter=SECOND, key="again-second", width=320)
-    if outdated(audit, name):
+    if is_outdated(audit, name):
         st.caption(":material/update: Something was decided since this one began: re-audit to include it.")
     _draw_second(audit, name)
     with st.expander("Re-audit with current decisions", icon=":material/autorenew:", expanded=False):
@@ -61,7 +61,7 @@ def _draw_start(audit: Audit) -> None:
     if not fault and counts[REMOVE] == sum(counts.values()):
         fault = "Every pair is removed: nothing is left to audit."
     st.caption(WHAT)
-    name = free_name(usual_name(audit), taken=lambda each: is_taken(each) or has_cleaned(each))
+    name = free_name(default_name(audit), taken=lambda each: is_taken(each) or cleaned_folder(each).exists())
     label = f"Audit again, {pairs_in_words(changed)} removed or recaptioned" if changed else "Audit again"
     if st.button(label, type="primary", icon=":material/autorenew:", key="start-again", disabled=bool(fault)):
         _start(audit, name)
@@ -74,7 +74,7 @@ def _draw_start(audit: Audit) -> None:
 
 def _start(audit: Audit, name: str) -> None:
     try:
-        again_task(audit, name).start()
+        reaudit_task(audit, name).start()
     except InputError as error:
         draw_fault("It could not be started.", error)
         return
@@ -88,11 +88,11 @@ def _draw_second(audit: Audit, name: str) -> None:
     if state_of(name).word != DONE:
         draw_progress(name)
         return
-    found, compared = read_again(second)
+    found, compared = read_comparison(second)
     if not compared:
         _draw_comparing(audit, name)
         return
-    first, *rest = told(found)
+    first, *rest = comparison_lines(found)
     show_strong(first)
     for sentence in rest:
         show_text(sentence)
@@ -108,7 +108,7 @@ def _draw_second(audit: Audit, name: str) -> None:
 def _draw_comparing(audit: Audit, name: str) -> None:
     """Draw that both are being compared, and the whole page again once they are; a button where nobody does it."""
     job = audit_task(name).find()
-    if read_again(Audit(audits_folder() / name))[1]:
+    if read_comparison(Audit(audits_folder() / name))[1]:
         st.rerun()
     if job is not None and job.running:
         st.caption("The second audit is done; comparing it with the first.")
@@ -116,7 +116,7 @@ def _draw_comparing(audit: Audit, name: str) -> None:
         return
     _draw_end(job)
     if st.button("Compare", type="primary", icon=":material/compare_arrows:", key="compare-again"):
-        again_task(audit, name).start()
+        reaudit_task(audit, name).start()
         st.rerun()
 
 

@@ -1,4 +1,4 @@
-"""What the check of a request for an audit found, the time it will take, and the button that starts the audit."""
+"""What the check of a request for an audit found, and the button that starts the audit."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,19 +11,7 @@ from clipmem_core.audits.preflight import Check, Request, find_check, refuse_at_
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.errors import draw_fault
-from clipmem_core.dashboard.numbers import duration
 from clipmem_core.dashboard.starting import CHECK, LOADED
-
-NOTICEABLE = 1.2  # times as long as on an idle machine
-SPENT_ON = {
-    "preparing": "reading the data set",
-    "features": "computing features",
-    "starting": "starting the members",
-    "training": "training",
-    "embedding": "embedding",
-    "second round": "the second round",
-    "scoring": "scoring",
-}
 
 
 def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
@@ -46,7 +34,7 @@ def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
     elif CHECK in st.query_params:
         st.caption("The settings have changed since they were checked.")
     else:
-        st.caption("Reads the data set, opens its pictures, and takes a few real steps to tell how long it will take.")
+        st.caption("Reads the data set and opens its pictures.")
 
 
 def _is_at_work(request: Request) -> bool:
@@ -75,10 +63,8 @@ def _draw_result(request: Request, started: Callable[[str], None]) -> None:
         return
     if check.found is not None:
         _draw_found(check)
-    if check.time is not None:
-        _draw_time(check.time)
     with st.container(horizontal=True):
-        begins = check.time is not None and st.button("Start", type="primary", icon=":material/play_arrow:")
+        begins = check.found is not None and st.button("Start", type="primary", icon=":material/play_arrow:")
         if check.job.running and st.button("Stop the check", icon=":material/stop_circle:"):
             cancel(check.job)
     if check.job.running:
@@ -93,8 +79,6 @@ def _draw_steps(check: Check) -> None:
     done, total = check.pictures
     if check.found is None:
         st.progress(0.0, text="Reading the data set")
-    elif check.time is None:
-        st.progress(0.0, text="Taking a few real steps")
     elif total:
         st.progress(done / total, text=f"Opening pictures: {done:,} of {total:,}. You can start meanwhile.")
 
@@ -112,15 +96,3 @@ def _draw_found(check: Check) -> None:
     if found["reasons"]:
         reasons = pd.DataFrame(found["reasons"], columns=["rows", "reason", "example"])
         st.dataframe(reasons, hide_index=True, alt="The commonest reasons why rows cannot be used, with an example")
-
-
-def _draw_time(time: dict[str, Any]) -> None:
-    seconds = time["seconds"]
-    total = sum(seconds.values())
-    now = f" As busy as it is now: {duration(total * time['busy'])}." if time["busy"] >= NOTICEABLE else ""
-    st.markdown(f"**About {duration(total)}** when this machine has nothing else to do.{now}")
-    parts = [f"{SPENT_ON[name]} {duration(value)}" for name, value in seconds.items() if value >= 0.5]
-    st.caption(
-        f"{time['members']} members, {time['side_by_side']} at a time, {time['steps']:,} steps of "
-        f"{time['step']:.2g} s on {time['trained']:,} pairs each: {', '.join(parts)}."
-    )

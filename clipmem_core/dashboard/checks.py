@@ -10,7 +10,7 @@ from clipmem_core.dashboard.deciding import BADGES, Notice, draw_badge, in_turn
 from clipmem_core.dashboard.numbers import pairs_in_words
 from clipmem_core.dashboard.plain import cut, show_text
 from clipmem_core.dashboard.thumbnails import alt_text, start_thumbnails
-from clipmem_core.pairs.checks.table import BY_NAME
+from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.checks import check_counts, lookalike_groups
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
@@ -33,13 +33,13 @@ def draw_checks(audit: Audit) -> None:
     st.caption("Found without any model. Each is a reason to look, not a verdict: a short caption may be a good one.")
     found = {name: count for name, count in counts.items() if count}
     for name, count in found.items():
-        check = BY_NAME[name]
+        check = CHECKS[name]
         left, right = st.columns([2, 5], vertical_alignment="center", gap="small")
         label = f"{check.label}: **{count:,}**"
         left.page_link(BROWSE, label=label, icon=ICONS[check.of], query_params=link(audit, Selection(check=name)))
         right.caption(f"{check.help} {check.advice}")
     for sentence, of in (("Nothing found", 0), ("Not known for this audit", None)):
-        names = [BY_NAME[name].label.lower() for name, count in counts.items() if count == of and name not in found]
+        names = [CHECKS[name].label.lower() for name, count in counts.items() if count == of and name not in found]
         if names:
             st.caption(f"{sentence}: {', '.join(names)}.")
     _draw_groups(audit)

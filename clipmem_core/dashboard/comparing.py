@@ -7,10 +7,9 @@ from typing import Any, NoReturn
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.settings import flat
 from clipmem_core.audits.store import PAIRS, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM, PAIR_ID, SHA256
-from clipmem_core.config import InputError, as_dict
+from clipmem_core.config import InputError, as_dict, flat
 from clipmem_core.dashboard.address import AUDIT, PAGE, draw_pages, draw_set, read_page, write
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
 from clipmem_core.dashboard.frame import CHOICE

@@ -12,7 +12,7 @@ from clipmem_core.dashboard.errors import one_line_errors
 from clipmem_core.dashboard.pair_component import draw_grid
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.detectors import agreement_figure, precision_figure
-from clipmem_core.pairs.mistakes import KINDS
+from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.review.cards import cards
 from clipmem_core.review.detectors import (
     Findings,
@@ -26,8 +26,7 @@ from clipmem_core.review.detectors import (
 )
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.table import words
-from clipmem_core.studies.benchmark.results import MEASURE, OVER, SHORT
-from clipmem_core.studies.benchmark.store import DETECTOR, KIND, SHARE
+from clipmem_core.studies.benchmark.results import DETECTOR, KIND, MEASURE, OVER, SHARE, SHORT
 
 FROM, PLANTED_KIND, SHOWN, ONE, OTHER = "from", "mistake", "measure", "one", "other"  # in the address
 OWN = "this audit"  # what was planted in it
@@ -99,7 +98,7 @@ def _cells(rows: pd.DataFrame) -> list[tuple[str, float]]:
 
 
 def _cell_name(kind: str, share: float) -> str:
-    return f"{KINDS[kind].says if kind in KINDS else PLANTED_WORDS.get(kind, kind)}, {share:.0%}"
+    return f"{ERROR_KINDS[kind].label if kind in ERROR_KINDS else PLANTED_WORDS.get(kind, kind)}, {share:.0%}"
 
 
 def _told(row: dict[Any, Any]) -> str:

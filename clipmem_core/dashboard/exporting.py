@@ -23,21 +23,11 @@ from clipmem_core.review.selection import UNDECIDED
 
 FORMAT = "format"  # in the address
 CHOICES = {  # of the address → a format and the ending of its file
-    name if suffix == about.suffix else f"{name}-{suffix[1:]}": (name, suffix)
+    name if suffix == about.suffixes[0] else f"{name}-{suffix[1:]}": (name, suffix)
     for name, about in FORMATS.items()
     for suffix in about.suffixes
 }
 DOWNLOAD_BYTES = 200_000_000  # a browser's download is read into memory whole
-LIMITS = {
-    "csv": "Pictures that lie in archives or tables are written out beside it.",
-    "coco": "Pictures that lie in archives or tables are written out beside it.",
-    "folder": "Pictures are copies: you can edit them.",
-    "imagefolder": "Pictures are copies: you can edit them.",
-    "wds": "Keys carry no captions: new ones go into a file beside it.",
-    "datacomp": "Uids carry no captions: new ones are left out.",
-    "html": "It is there to be read, not to train from.",
-    "decisions": "Decisions on pairs that only another audit of the data set has are in it too.",
-}
 
 
 def draw_exports(audit: Audit) -> None:
@@ -53,9 +43,9 @@ def draw_exports(audit: Audit) -> None:
             list(FORMATS),
             key="export-format",
             value=format,
-            take=lambda name: _choose(name, FORMATS[name].suffix),
+            take=lambda name: _choose(name, FORMATS[name].suffixes[0]),
             format_func=lambda name: FORMATS[name].title,
-            captions=[about.sentence for about in FORMATS.values()],
+            captions=[about.help for about in FORMATS.values()],
         )
     with right:
         _draw_contents(audit, format)
@@ -100,7 +90,7 @@ def _draw_contents(audit: Audit, format: str) -> None:
         "html": f"The report of all {total:,} pairs, with the decisions.",
     }
     st.markdown(f"**{FORMATS[format].title}:** {held.get(format, kept)}")
-    st.caption(LIMITS.get(format, ""))
+    st.caption(FORMATS[format].limits)
 
 
 @st.fragment(run_every=1)

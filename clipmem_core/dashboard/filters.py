@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import streamlit as st
 
-from clipmem_core.audits.embeddings import indexed_members
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import CLIPMEM, INDEPENDENT, MISFIT
@@ -20,7 +19,7 @@ from clipmem_core.dashboard.numbers import number, read_verdict
 from clipmem_core.dashboard.pair_component import BROWSE_KEYS, draw_keys
 from clipmem_core.dashboard.plain import cut
 from clipmem_core.figures.colours import OTHER
-from clipmem_core.pairs.checks.table import BY_NAME as CHECKS
+from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.decisions import CHOICES, open_review
 from clipmem_core.review.rows import labels, planted_kinds, score_histogram, score_span
 from clipmem_core.review.selection import (
@@ -229,7 +228,7 @@ def _draw_more(audit: Audit, selection: Selection) -> None:
     tags = _with(selection.tag, list(known_tags(open_review(audit).path)))
     if tags:
         _choose("tag", "Tag", ["", *tags], selection.tag, _or_any(str))
-    options = ["", *_with(selection.member, indexed_members(audit))]
+    options = ["", *_with(selection.member, list(audit.record.members))]
     _choose("by", "Search by meaning among", list(SIDES), selection.by, SIDES.__getitem__)
     _choose("member", "Search with the encoders of", options, selection.member, lambda name: name or "all, their mean")
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from clipmem_core.audits.jobs import list_job_names
 from clipmem_core.audits.store import Audit, audits_folder, is_name, list_audits
 from clipmem_core.dashboard.address import write
+from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_text, show_title
 from clipmem_core.dashboard.running import FIRST, draw_empty, draw_progress
 from clipmem_core.figures.colours import ENCODER_COLOURS
@@ -69,7 +70,10 @@ def open_page(title: str, *, otherwise: Callable[[], None] = lambda: None) -> Au
     if not finished.get(name):
         draw_progress(name)
         st.stop()
-    return Audit(audits_folder() / name)
+    audit = Audit(audits_folder() / name)
+    with explained_errors():
+        audit.check_version()
+    return audit
 
 
 def open_bare_page(title: str, *, clears: Sequence[str] = ()) -> str:

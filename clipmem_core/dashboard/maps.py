@@ -22,7 +22,7 @@ from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.clouds import PERCENTILES, embedding_figure, score_map_figure
 from clipmem_core.review.cards import cards
 from clipmem_core.review.map_words import map_words
-from clipmem_core.review.maps import map_file, map_name, map_points, map_task, mapped_members
+from clipmem_core.review.maps import map_file, map_name, map_points, map_task
 from clipmem_core.review.overview import ScoreMap, load_score_map
 from clipmem_core.review.rows import count_pairs, find_rows
 from clipmem_core.review.selection import (
@@ -220,7 +220,7 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
     """
     st.html(TIGHT_STYLE)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        member = _choose("Member", MEMBER, mapped_members(audit))
+        member = _choose("Member", MEMBER, list(audit.record.members))
         side = _choose("Embeddings of", SIDE, list(SIDES), named=SIDES.__getitem__)
         colour = _choose("Colour", COLOUR, list(EMBEDDING_COLOURS), named=words)
     return map_name(member, side), colour

@@ -8,13 +8,8 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.files import is_number, mapping
 
-MODERATED = "moderated"
-MIN_MEMBERS = 8  # of an audit whose errors are not moderated: of fewer, a pair's own covers far less than it says
-ERRORS = {  # the verdict's word → ours; the last two are those of audits from before
-    MODERATED: "standard error (pooled with like pairs; ± 1.96 of it covers 95 %)",
-    "welch": "standard error (Welch)",
-    "paired over seeds": "standard error (paired over seeds)",
-}
+MODERATED = "moderated"  # the verdict's word for errors of single pairs
+MODERATED_ERROR = "standard error (pooled with like pairs; ± 1.96 of it covers 95 %)"
 
 
 @dataclass(frozen=True)
@@ -49,21 +44,11 @@ def read_verdict(audit: Audit) -> dict[str, Any]:
         return {}
 
 
-def read_members(audit: Audit) -> list[str]:
-    """Return the names of an audit's members; none where its config cannot be read."""
-    try:
-        return list(audit.record.members)
-    except InputError:
-        return []
-
-
 def read_noise(audit: Audit) -> Noise:
     """Return what an audit says of the uncertainty, and may show of it; nothing where it cannot be read."""
     verdict = read_verdict(audit)
-    kind = str(verdict.get("se_kind")).lower()
-    enough = kind == MODERATED or len(read_members(audit)) >= MIN_MEMBERS
+    error = MODERATED_ERROR if verdict.get("se_kind") == MODERATED else ""
     floor: Any = verdict.get("external_sd")
-    error = ERRORS.get(kind, "") if enough else ""
     return Noise(error, float(floor) if is_number(floor) else None)
 
 

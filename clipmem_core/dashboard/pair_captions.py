@@ -12,7 +12,7 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.deciding import BADGES, Notice, as_lines, captions_key, current_captions, in_turn, view_of
 from clipmem_core.dashboard.errors import LIMIT, one_line
 from clipmem_core.dashboard.plain import as_html, cut, show_text
-from clipmem_core.pairs.checks.table import BY_NAME
+from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.cards import PairCard, caption_scores
 from clipmem_core.review.checks import failed_checks
 from clipmem_core.review.decisions import REMOVE, Edit, open_review
@@ -73,7 +73,7 @@ def draw_captions(audit: Audit, card: PairCard) -> None:
 def _draw_failed(audit: Audit, card: PairCard) -> None:
     """Draw what the checks found; a page of a pair is of use without."""
     try:
-        failed = [BY_NAME[name] for name in failed_checks(audit, card.row)]
+        failed = [CHECKS[name] for name in failed_checks(audit, card.row)]
     except InputError as error:
         show_text(f"Checks cannot be shown: {one_line(error)}", limit=LIMIT)
         return

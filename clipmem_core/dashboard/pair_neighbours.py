@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from clipmem_core.audits.embeddings import indexed_members
 from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.address import PAIR, link, peek_selection, read_view
 from clipmem_core.dashboard.cards import draw_picture
@@ -82,7 +81,7 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
     st.subheader("Similar pairs", anchor=False)
     st.html(STYLE)
     st.caption("The numbers are cosines in the space of one member's encoders.")
-    member = st.selectbox("Model", indexed_members(audit), key="nearest_member", width=260)
+    member = st.selectbox("Model", audit.record.members, key="nearest_member", width=260)
     for by, title in TITLES.items():
         st.markdown(f"**{title}**")
         with one_line_errors(title):

@@ -8,7 +8,7 @@ import streamlit as st
 
 from clipmem_core import glossary
 from clipmem_core.audits.sample import BASIS
-from clipmem_core.audits.verdict import RELIABILITY, WHOLE_HEAD, reliability_of, uses, whole_rows
+from clipmem_core.audits.verdict import RELIABILITY, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.columns import ATTACK_AUROC, CANDIDATE, EXTERNAL, GROUP, GROUPS, INDEPENDENT, SCORED, SHARED
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_strong, show_text
@@ -74,8 +74,7 @@ SHARES_HELP = (
     "whether there is any effect of training on a pair at all, be it ever so small."
 )
 NO_SHARES = (
-    "Not known: shares of pairs are told at sizes of three times the noise of clipmem and more, from 50 pairs on, and "
-    "audits that were scored before there were such shares have none."
+    "Not known: shares of pairs are told at sizes of three times the noise of clipmem and more, from 50 pairs on."
 )
 
 
@@ -191,7 +190,7 @@ def _groups_alt(groups: pd.DataFrame) -> str:
 
 def _draw_measures(verdict: dict[str, Any]) -> None:
     attacks = table(verdict, "attacks")
-    values = verdict | {RELIABILITY: reliability_of(verdict), ATTACK_AUROC: attack_auroc(attacks)}
+    values = verdict | {ATTACK_AUROC: attack_auroc(attacks)}
     with st.grid(2, min_column_width=140) as grid:
         for key, label, meaning in MEASURES:
             if is_number(values.get(key)):

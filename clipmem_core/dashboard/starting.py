@@ -26,10 +26,10 @@ from clipmem_core.config import (
 from clipmem_core.dashboard.address import draw_set
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.exports.again import CLEANED
+from clipmem_core.exports.reaudit import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
-from clipmem_core.pairs.debian.fetch import CAPTIONS_FILE, PACKAGES
+from clipmem_core.pairs.debian import CAPTIONS_FILE, PACKAGES
 from clipmem_core.pairs.table import DRAWN, check_there, lacks_captions
 
 CHECK = "check"  # parameter of the address: the key of the request that was checked

@@ -1,4 +1,4 @@
-"""What is taken out of an audit: the cleaned data set in a format of other tools, the decisions, a report."""
+"""Exports of an audit: the cleaned data set in a format of other tools, the decisions, a report."""
 
 from clipmem_core.exports.formats import FORMATS, Format, Summary, write
 

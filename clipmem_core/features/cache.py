@@ -3,7 +3,7 @@
     <folder>/<key of the tower>/<key of the rows>/
       keys.npy        uint8 [n, 32], the sha256 of what each row was computed from
       features.npy    float16 [n, dim]
-      features.json   the tower, and the checksum (CRC-32) of the other two files; written last
+      features.json   the tower, and how many inputs it cut; written last
 
 While it is computed, the folder's name ends in `.part`, and it holds two more: `order.npy`, the rows to compute in
 their order, and `batches.jsonl`, a line with a checksum for each batch that is done; and what `shards` puts there.
@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
-from clipmem_core.atomic import checksum, naming, sync
+from clipmem_core.atomic import naming, sync
 from clipmem_core.config import InputError
 
 if TYPE_CHECKING:  # torch, which only computing features needs
@@ -73,7 +73,7 @@ def kept_features(
         wanted: what is asked for.
         folder: the cache's, of all towers.
         progress: called with (rows computed, rows to compute).
-        say: told which file was broken, where features are computed again because of one.
+        say: told which folder cannot be read, where its features are computed again.
 
     Returns:
         The features, float16 [n, dim], mapped from the file; and how many rows had too long an input.
@@ -83,25 +83,29 @@ def kept_features(
         OSError: the machine ran short of something; what is done stays.
     """
     target = folder / wanted.tower.key / hashlib.sha256(wanted.keys.tobytes()).hexdigest()[:16]
-    if not is_whole(target):
+    found = _opened(target)
+    if found is None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_suffix(".lock")):  # two audits of one data set compute it once
-            if not is_whole(target):
+            found = _opened(target)
+            if found is None:
                 if target.is_dir():
                     say(f"{target} is broken: computing its features again")
                     shutil.rmtree(target)
                 with naming(target):
                     _compute(wanted, target, progress or (lambda done, total: None))
-    return _mapped(target), json.loads((target / MADE_FILE).read_text(encoding="utf-8"))["cut"]
+                found = _opened(target)
+    assert found is not None
+    return found[1:]
 
 
-def is_whole(folder: Path, names: Sequence[str] = (KEYS_FILE, FEATURES_FILE)) -> bool:
-    """Tell whether a folder's files are there and are what was written: each is read, once in each process."""
+def _opened(folder: Path) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """Map the keys and features of a folder, and read how many inputs were cut; None where it cannot be read."""
     try:
         made = json.loads((folder / MADE_FILE).read_text(encoding="utf-8"))
-        return all(checksum(folder / name) == made["crc32"][name] for name in names)
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
+        return np.load(folder / KEYS_FILE, mmap_mode="r"), _mapped(folder), made["cut"]
+    except (OSError, ValueError, EOFError, LookupError, TypeError):
+        return None
 
 
 def _mapped(folder: Path) -> np.ndarray:
@@ -155,13 +159,11 @@ def _prepare(wanted: Wanted, part: Path) -> None:
 
 def _copy_known(other: Path, new: Path, left: dict[bytes, int]) -> None:
     """Copy the rows that are `left` and that another array holds, and take them out of `left`."""
-    if not left or other.suffix or not (other / KEYS_FILE).is_file():
+    if not left or other.suffix or (opened := _opened(other)) is None:
         return
-    keys = np.load(other / KEYS_FILE)
+    keys, features, _ = opened
     found = [(left[key], row) for row, key in enumerate(map(bytes, keys)) if key in left]
-    if not found or not is_whole(other):
-        return
-    features, pairs = _mapped(other), np.array(found, np.int64)
+    pairs = np.array(found, np.int64).reshape(-1, 2)
     with (new / FEATURES_FILE).open("r+b") as file:
         for at in range(0, len(pairs), _BLOCK):
             block = pairs[at : at + _BLOCK]
@@ -237,11 +239,10 @@ def _refuse_constant(features: np.ndarray, wanted: Wanted) -> None:
 
 
 def seal(folder: Path, names: Sequence[str], made: dict[str, Any]) -> None:
-    """Note the checksums of a folder's files beside what else is `made`, once all of it is on the disk."""
+    """Write down what is `made` of a folder once its files are on the disk, which marks it as complete."""
     for name in names:
         sync(folder / name)
-    sums = {name: checksum(folder / name) for name in names}
-    (folder / MADE_FILE).write_text(json.dumps(made | {"crc32": sums}, indent=1), encoding="utf-8")
+    (folder / MADE_FILE).write_text(json.dumps(made, indent=1), encoding="utf-8")
     sync(folder / MADE_FILE)
 
 

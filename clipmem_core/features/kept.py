@@ -4,7 +4,7 @@ pairs.parquet, quarantine.parquet   what can be used of the table, and what cann
 offsets.npy                         int64 [n_pairs + 1], where the captions of each pair are
 image.npy, text.npy                 float16 [n, dim], copied in the order of the pairs; instead, of large ones,
 image_rows.npy, text_rows.npy       int64 [n], where each is in the files that were given, which are read in place
-features.json                       checksums of these, and size and time of each file that is read in place
+features.json                       size and time of each file that is read in place; written last
 """
 
 import hashlib
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError
-from clipmem_core.features.cache import MADE_FILE, is_whole, replacing_folder, seal
+from clipmem_core.features.cache import MADE_FILE, replacing_folder, seal
 from clipmem_core.files import read_json
 
 BLOCK = 65_536  # rows checked and copied at a time
@@ -147,18 +147,17 @@ def _stays(features: SomeRows) -> bool:
 
 
 def is_kept(folder: Path) -> bool:
-    """Tell whether what `keep` left is whole, and the files that are read in place are what they were."""
+    """Tell whether what `keep` left can be opened, and the files that are read in place have not changed."""
     try:
         made = read_json(folder / MADE_FILE, dict[str, Any])
-        stamps = [stamp for side in made.get(_IN_PLACE, {}).values() for stamp in side]
-        return is_whole(folder, list(made["crc32"])) and all(file_stamp(Path(stamp[0])) == stamp for stamp in stamps)
-    except (InputError, LookupError, TypeError, AttributeError):
+        for name in (PAIRS_FILE, QUARANTINE_FILE):
+            pq.read_metadata(folder / name)
+        _mapped(folder / OFFSETS_FILE)
+        for side in SIDES:
+            open_features(folder, side)
+        return all(file_stamp(Path(stamp[0])) == stamp for side in made[_IN_PLACE].values() for stamp in side)
+    except (InputError, OSError, ValueError, EOFError, LookupError, TypeError, AttributeError, pa.ArrowException):
         return False
-
-
-def broken_features(folder: Path) -> Path | None:
-    """Return a folder of `keep` that is gone or not what was written, None where it is whole."""
-    return None if is_kept(folder) else folder
 
 
 def open_kept(folder: Path) -> Stored:

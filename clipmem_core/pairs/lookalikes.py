@@ -1,7 +1,6 @@
 """Clusters of near-duplicate pictures by their descriptors: the same picture again, rescaled or compressed anew."""
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Any
 
 import faiss
 import numpy as np
@@ -13,11 +12,9 @@ TEXTURED = 25.0  # contrast from which a difference of NEAR can only come from c
 CLOSE = 0.03  # largest difference for any two pictures, as a share of their contrast
 NEAR = 0.1  # largest difference for two textured ones …
 PEAK = 0.35  # … if it is not gathered in one place, as a changed mouth or a changed word would be
-APPROXIMATE_ABOVE = 200_000  # different pictures; from here on the search looks only into the nearest cells
 
 _QUERIES = 1024  # pictures searched for at a time
 _COMPARED = 16_384  # pairs compared at a time
-_PROBES = 16  # cells looked into by the approximate search
 
 
 def lookalike_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> np.ndarray:
@@ -35,8 +32,7 @@ def lookalike_clusters(descriptors: np.ndarray, sha256: Sequence[str]) -> np.nda
     picture of a contrast below FLAT, say a blank one, only looks like one of the same bytes. Clusters are what such
     links connect. Cropped, recoloured or mirrored copies are not found.
 
-    Memory grows with the number of pictures, time with its square up to APPROXIMATE_ABOVE of them. A larger set is
-    searched by cells, where a copy that fell into a cell further off may be missed.
+    Memory grows with the number of pictures, time with its square.
 
     Args:
         descriptors: uint8 [n_pictures, 3 · side · side] with an even side, rows of RGB values.
@@ -107,7 +103,8 @@ def _near_pairs(descriptors: np.ndarray, contrast: np.ndarray) -> Iterator[tuple
     if len(descriptors) < 2:
         return
     vectors = _vectors(descriptors, contrast)
-    index = _index(vectors)
+    index = faiss.IndexFlatL2(vectors.shape[1])
+    index.add(vectors)
     for start in range(0, len(vectors), _QUERIES):
         # by the triangle inequality two vectors are never further apart than twice the difference's share of contrast
         radius = vectors.shape[1] * (2 * NEAR) ** 2
@@ -128,18 +125,6 @@ def _vectors(descriptors: np.ndarray, contrast: np.ndarray) -> np.ndarray:
         small = grid.mean(axis=(2, 4), dtype=np.float32).reshape(len(grid), -1)
         blocks.append((small - small.mean(axis=1, keepdims=True)) / contrast[at : at + _COMPARED, None])
     return np.concatenate(blocks)
-
-
-def _index(vectors: np.ndarray) -> Any:
-    """Index the vectors: exactly, or by cells where there are very many."""
-    n, dim = vectors.shape
-    index: Any = faiss.IndexFlatL2(dim)
-    if n > APPROXIMATE_ABOVE:
-        index = faiss.IndexIVFFlat(index, dim, int(2 * n**0.5))
-        index.nprobe = _PROBES
-        index.train(vectors)
-    index.add(vectors)
-    return index
 
 
 def _compare(

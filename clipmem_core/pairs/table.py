@@ -133,7 +133,7 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
 
 
 def _read_drawn(options: SourceOptions, data: Path) -> Rows:
-    from clipmem_core.pairs.scenes.draw import draw_scenes  # brings the drawing code along
+    from clipmem_core.pairs.scenes.drawing import draw_scenes  # brings the drawing code along
 
     folder = data / SETS / f"{DRAWN}-{options.scenes_pairs}-{options.scenes_seed}"
     table = folder / "captions.jsonl"

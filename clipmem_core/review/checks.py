@@ -6,7 +6,7 @@ import numpy as np
 
 from clipmem_core.audits.checks import LOOKALIKE_OF, ensure_checks, kept_checks
 from clipmem_core.audits.store import PAIRS, Audit
-from clipmem_core.pairs.checks.table import BY_NAME, CHECKS
+from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.tables import ROW, fetch_columns, fetch_rows, kept
 
 
@@ -17,10 +17,9 @@ def check_counts(audit: Audit) -> dict[str, int | None]:
 
 @kept(8, PAIRS, paths=lambda audit, path: (path,))
 def _counts(audit: Audit, path: Path) -> dict[str, int | None]:
-    names = [check.name for check in CHECKS]
-    columns = ", ".join(f'CASE WHEN count("{name}") > 0 THEN count_if("{name}") END' for name in names)
+    columns = ", ".join(f'CASE WHEN count("{name}") > 0 THEN count_if("{name}") END' for name in CHECKS)
     found = fetch_rows(path, f"SELECT {columns} FROM parquet")[0]
-    return dict(zip(names, found, strict=True))
+    return dict(zip(CHECKS, found, strict=True))
 
 
 def rows_failing(audit: Audit, name: str) -> np.ndarray:
@@ -29,8 +28,8 @@ def rows_failing(audit: Audit, name: str) -> np.ndarray:
     Raises:
         ValueError: there is no such check.
     """
-    if name not in BY_NAME:
-        raise ValueError(f"check must be one of {', '.join(BY_NAME)}, not {name!r}")
+    if name not in CHECKS:
+        raise ValueError(f"check must be one of {', '.join(CHECKS)}, not {name!r}")
     return fetch_columns(ensure_checks(audit), f'SELECT {ROW} FROM parquet WHERE "{name}"')[ROW]
 
 
@@ -39,10 +38,9 @@ def failed_checks(audit: Audit, row: int) -> list[str]:
     path = kept_checks(audit)
     if path is None:
         return []
-    names = [check.name for check in CHECKS]
-    columns = ", ".join(f'"{name}"' for name in names)
+    columns = ", ".join(f'"{name}"' for name in CHECKS)
     found = fetch_rows(path, f"SELECT {columns} FROM parquet WHERE {ROW} = ?", [row])
-    return [name for name, flag in zip(names, *found, strict=True) if flag]
+    return [name for name, flag in zip(CHECKS, *found, strict=True) if flag]
 
 
 def lookalike_groups(audit: Audit) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 All audits of a data set share one log. Nothing in it ever changes: an undo is an event too, which can itself be undone.
 A decision is on the captions that the audit showed: where another shows others, as one with planted mistakes does, it
-does not count. One from before that was kept counts for any captions.
+does not count.
 """
 
 import json

@@ -12,15 +12,18 @@ from clipmem_core.config import InputError
 from clipmem_core.review.rows import misfit_note
 from clipmem_core.review.tables import ROW, count_pairs_of, fetch_columns, kept, number
 from clipmem_core.scores.detection import detection_table, numbers_reviewed, precision_curve
-from clipmem_core.scores.table import DETECTION, MISFIT_BEFORE, MISFIT_NOTE, scores_in
-from clipmem_core.studies.benchmark.results import MEASURE, TABLE_COLUMNS, benchmark_table, mean_curves
-from clipmem_core.studies.benchmark.store import (
+from clipmem_core.scores.table import DETECTION, scores_in
+from clipmem_core.studies.benchmark.results import (
     DETECTOR,
     KIND,
+    MEASURE,
     METRICS,
     SHARE,
+    TABLE_COLUMNS,
     Benchmark,
+    benchmark_table,
     list_benchmarks,
+    mean_curves,
     metric_rows,
 )
 
@@ -39,7 +42,7 @@ class Findings:
     table: pd.DataFrame
     curves: pd.DataFrame
     interval: str
-    note: str = ""  # on the formula of misfit, where it is not today's
+    note: str = ""  # on misfit, where it is by a second round of training
 
 
 @kept(4, SCORES, PAIRS)
@@ -132,8 +135,7 @@ def benchmark_findings(benchmark: Benchmark) -> Findings | None:
     if not results:
         return None
     table = benchmark_table(metric_rows(results))
-    note = MISFIT_NOTE if benchmark.misfit == MISFIT_BEFORE else ""
-    return Findings(table, mean_curves(results), "95 % over plantings (Student's t)", note)
+    return Findings(table, mean_curves(results), "95 % over plantings (Student's t)")
 
 
 def agreement(scores: pd.DataFrame) -> pd.DataFrame:

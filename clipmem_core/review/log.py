@@ -40,32 +40,10 @@ CACHE_KB = 64_000  # of pages, while writing: a million pairs are looked up in a
 SHOWN = 80  # characters of a value, or of what SQLite says, in a message
 _SIDE_FILES = ("-wal", "-shm")
 
-_STANDING = """
-    CREATE TABLE standing (
-        pair_id TEXT NOT NULL,
-        judged INTEGER NOT NULL,
-        entry INTEGER NOT NULL,
-        decided INTEGER NOT NULL,
-        noted INTEGER NOT NULL,
-        PRIMARY KEY (pair_id, judged)
-    ) WITHOUT ROWID
-"""
-_STANDING_INDEX = "CREATE INDEX standing_decided ON standing (decided)"
-_BY_PAIR = (
-    "CREATE TABLE apart (event INTEGER PRIMARY KEY)",
-    """
-    CREATE TABLE own_captions (
-        event INTEGER NOT NULL,
-        pair_id TEXT NOT NULL,
-        captions TEXT NOT NULL,  -- a JSON list
-        PRIMARY KEY (event, pair_id)
-    ) WITHOUT ROWID
-    """,
-    *(
-        f"CREATE TRIGGER {table}_{name} BEFORE {what} ON {table} BEGIN SELECT RAISE(ABORT, 'the log only grows'); END"
-        for table in ("own_captions", "apart")
-        for name, what in (("kept", "DELETE"), ("unchanged", "UPDATE"))
-    ),
+_ONLY_GROW = "".join(
+    f"CREATE TRIGGER {table}_{name} BEFORE {what} ON {table} BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;"
+    for table in ("event", "entry", "own_captions", "apart")
+    for name, what in (("kept", "DELETE"), ("unchanged", "UPDATE"))
 )
 _TABLES = f"""
     PRAGMA journal_mode = WAL;
@@ -92,38 +70,25 @@ _TABLES = f"""
         previous INTEGER NOT NULL,        -- the pair's entry before this one that counted here; 0: there was none
         judged INTEGER NOT NULL DEFAULT 0 -- the key of the captions that were judged; 0: not known, it counts for any
     );
-    {_STANDING};
-    {_STANDING_INDEX};
-    {"; ".join(_BY_PAIR)};
-    CREATE TRIGGER event_kept BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
-    CREATE TRIGGER event_unchanged BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
-    CREATE TRIGGER entry_kept BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
-    CREATE TRIGGER entry_unchanged BEFORE UPDATE ON entry BEGIN SELECT RAISE(ABORT, 'the log only grows'); END;
+    CREATE TABLE standing (
+        pair_id TEXT NOT NULL,
+        judged INTEGER NOT NULL,
+        entry INTEGER NOT NULL,
+        decided INTEGER NOT NULL,
+        noted INTEGER NOT NULL,
+        PRIMARY KEY (pair_id, judged)
+    ) WITHOUT ROWID;
+    CREATE INDEX standing_decided ON standing (decided);
+    CREATE TABLE apart (event INTEGER PRIMARY KEY);
+    CREATE TABLE own_captions (
+        event INTEGER NOT NULL,
+        pair_id TEXT NOT NULL,
+        captions TEXT NOT NULL,           -- a JSON list
+        PRIMARY KEY (event, pair_id)
+    ) WITHOUT ROWID;
+    {_ONLY_GROW}
     COMMIT;
 """
-# What makes a log of a version one of the next, when it is written to; and what lets it be read as one until then.
-_MIGRATIONS = {
-    1: (
-        "ALTER TABLE entry ADD COLUMN judged INTEGER NOT NULL DEFAULT 0",
-        "DROP INDEX standing_decided",
-        "ALTER TABLE standing RENAME TO standing_1",
-        _STANDING,
-        "INSERT INTO standing SELECT pair_id, 0, entry, decided, noted FROM standing_1",
-        "DROP TABLE standing_1",
-        _STANDING_INDEX,
-    ),
-    2: _BY_PAIR,
-}
-_VIEWS = {
-    1: (
-        "CREATE TEMP VIEW entry AS SELECT *, 0 AS judged FROM main.entry",
-        "CREATE TEMP VIEW standing AS SELECT *, 0 AS judged FROM main.standing",
-    ),
-    2: (
-        "CREATE TEMP VIEW own_captions AS SELECT 0 AS event, '' AS pair_id, '[]' AS captions WHERE false",
-        "CREATE TEMP VIEW apart AS SELECT 0 AS event WHERE false",
-    ),
-}
 # What counts for a pair is its last entry of those on the captions that it has, and of those that say of none.
 _DECIDE = """
     INSERT INTO entry (event, pair_id, decided, noted, previous, judged)
@@ -170,14 +135,11 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Give one moment's view of a log; a log that is not there reads as an empty one and is not made.
 
     Raises:
-        InputError: the file is broken, not a log of ours, or of a newer version; or a text has half a character.
+        InputError: the file is broken, not a log of ours, or of another version; or a text has half a character.
     """
     with _explained(path), closing(_connect(path, _mode(path)) if path.exists() else _empty()) as connection:
         _check(path, connection)
         connection.execute("BEGIN")
-        for older in range(_version(connection), VERSION):
-            for statement in _VIEWS[older]:
-                connection.execute(statement)
         yield connection
 
 
@@ -197,7 +159,6 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
             connection.execute("BEGIN IMMEDIATE")  # not later: what is read first must still stand when it is written
-            _migrate(connection)
             yield connection
             connection.execute("COMMIT")  # closing without it, after an error, takes everything back
 
@@ -381,27 +342,14 @@ def _make(path: Path) -> None:
 
 def _check(path: Path, connection: sqlite3.Connection) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
-    version = _version(connection)
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION:
         raise InputError(f"{path} is not a log of decisions: {_MOVE_AWAY}")
-    if version > VERSION:
-        raise InputError(f"{path} is of version {version} and this CLIPMem reads version {VERSION}: update CLIPMem")
-    if version < 1:
-        raise InputError(f"{path} is of version {version}, which there is not: {_MOVE_AWAY}")
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _migrate(connection: sqlite3.Connection) -> None:
-    """Make a log of an older version one of today's, within the transaction that writes to it."""
-    version = _version(connection)
-    if version < VERSION:
-        for older in range(version, VERSION):
-            for statement in _MIGRATIONS[older]:
-                connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {VERSION}")
+    if version != VERSION:
+        raise InputError(
+            f"{path} is of version {version} and this CLIPMem reads version {VERSION}: move it away, or use the "
+            "CLIPMem that wrote it"
+        )
 
 
 @contextmanager

@@ -18,21 +18,20 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.atomic import cached
-from clipmem_core.audits.embeddings import indexed_members
-from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.jobs import Task, jobs_folder
 from clipmem_core.audits.store import (
     PAIRS,
     SCORES,
     Audit,
     known_sha256,
+    read_array,
     read_table,
     whole_table,
     write_table,
 )
 from clipmem_core.columns import GROUP, LABEL, PLANTED
 from clipmem_core.config import InputError, data_folder
-from clipmem_core.review.search import INDEXES, index_path
+from clipmem_core.review.search import EMBEDDINGS, embeddings_path
 from clipmem_core.review.selection import MAP_X, MAP_Y
 from clipmem_core.review.tables import ROW, fetch_arrow, number, other_pairs
 
@@ -55,17 +54,6 @@ def map_name(member: str, side: str) -> str:
     return f"{member}.{side}"
 
 
-def mapped_members(audit: Audit) -> list[str]:
-    """Return the names of the members that maps can be drawn of, in the audit's order; at least one.
-
-    Of a large audit only the first keeps its embeddings.
-
-    Raises:
-        InputError: the audit's config names none.
-    """
-    return indexed_members(audit)
-
-
 def map_path(audit: Audit, name: str) -> Path:
     """Return where a map is kept: under another name for each content it could have.
 
@@ -77,10 +65,10 @@ def map_path(audit: Audit, name: str) -> Path:
         InputError: the audit has no such member, or its embeddings are missing.
     """
     member, _, side = name.rpartition(".")
-    if side not in INDEXES or member not in mapped_members(audit):
+    if side not in EMBEDDINGS or member not in audit.record.members:
         raise InputError(f"{audit.name} has no map {name!r}: choose one on the page Map of embeddings")
     content = {
-        "embeddings": known_sha256(audit, index_path(audit, member, side)),
+        "embeddings": known_sha256(audit, embeddings_path(audit, member, side)),
         "settings": {**SETTINGS, "n_neighbors": NEIGHBOURS, "seed": SEED, "limit": LIMIT},
         "versions": _versions(),
     }
@@ -151,7 +139,7 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
 
     def draw(temporary: Path) -> None:
         say("reading the embeddings")
-        vectors = map_vectors(index_path(audit, *name.rsplit(".", 1)))
+        vectors = read_array(embeddings_path(audit, *name.rsplit(".", 1)), shared=True)
         rows = drawn_rows(len(vectors))
         places = lay_out(np.array(vectors[rows]), say=say)
         table = pd.DataFrame({MAP_ROW: rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]})

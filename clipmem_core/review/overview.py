@@ -185,7 +185,7 @@ def attack_rows(attacks: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return how well each attack tells what a member was trained on, as text, and why some numbers are not there.
 
     Args:
-        attacks: the verdict's rows of that name; empty in an audit from before there were any.
+        attacks: the verdict's rows of that name.
     """
     if not {"attack", "measure"} <= set(attacks.columns):
         return pd.DataFrame(), []

@@ -19,7 +19,6 @@ from clipmem_core.columns import (
     GROUP,
     INDEPENDENT,
     LABEL,
-    LOG_PROBABILITY_OUT,
     LOG_PROBABILITY_SECOND,
     MISFIT,
     PAIR_ID,
@@ -59,7 +58,7 @@ from clipmem_core.review.tables import (
 )
 from clipmem_core.review.tags import tagged_pairs, tags_position
 from clipmem_core.review.wrong_captions import known_count
-from clipmem_core.scores.table import BY_NAME, MISFIT_NOTE, QUEUE, SECOND_NOTE, scores_in
+from clipmem_core.scores.table import BY_NAME, QUEUE, SECOND_NOTE, scores_in
 
 LABELS_SHOWN = 200
 BINS = 40  # of a histogram
@@ -388,12 +387,8 @@ def score_histogram(audit: Audit, column: str) -> tuple[np.ndarray, np.ndarray] 
 
 
 def misfit_note(audit: Audit) -> str:
-    """Say which formula misfit is of where it is not today's of one round; empty where it is, and without a misfit."""
-    if not score_span(audit, MISFIT):
-        return ""
-    if score_span(audit, LOG_PROBABILITY_SECOND):
-        return SECOND_NOTE
-    return "" if score_span(audit, LOG_PROBABILITY_OUT) else MISFIT_NOTE
+    """Say that misfit is by a second round of training where there was one."""
+    return SECOND_NOTE if score_span(audit, LOG_PROBABILITY_SECOND) else ""
 
 
 def audit_root(audit: Audit) -> Path:

@@ -13,18 +13,16 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.embeddings import indexed_members
-from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.prepare import sides_of
-from clipmem_core.audits.store import MEMBERSHIP, PAIRS, SCORES, Audit
+from clipmem_core.audits.store import MEMBERSHIP, PAIRS, SCORES, Audit, read_array
 from clipmem_core.config import InputError
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.search import (
-    INDEXES,
-    checkpoint_path,
+    ALL_UP_TO,
+    EMBEDDINGS,
     cosines,
+    embeddings_path,
     highest,
-    index_path,
     unit,
     vectors_at,
     vectors_of,
@@ -37,7 +35,7 @@ from clipmem_core.scores.table import BY_NAME
 
 TRAINED, SIDE = "trained", "side"
 IN, OUT = "in", "out"
-SHORTLIST = 2000  # pairs that are looked at where members keep no embeddings
+SHORTLIST = 2000  # pairs that all members look at in an audit of more than ALL_UP_TO pairs
 LEAD, BEHIND, LEAST = 0.55, 10, 1000  # a suggestion leads the tenth best by so much, in an audit of so many pairs
 QUALITY = "With injected errors, 9 of 10 such suggestions matched on photographs, 19 of 22 on textbook figures."
 _MORE = 4  # captions are looked at in batches that grow by this factor, until enough of them differ
@@ -105,17 +103,16 @@ def suggested_captions(audit: Audit, row: int, *, k: int = 3) -> Suggested:
 def _mean_cosines(audit: Audit, members: Sequence[str], row: int, n_pairs: int) -> np.ndarray:
     """Return the mean cosines of a pair's picture with each pair's captions and picture in some members' spaces.
 
-    Where one of them keeps no embeddings, only the `SHORTLIST` pairs that are the closest in the spaces of those
-    members of the audit that do are looked at, and the pair itself; NaN for the others.
+    Above `ALL_UP_TO` pairs only the pair itself and the `SHORTLIST` pairs that are the closest in the space of the
+    audit's first member are looked at; NaN for the others.
 
     Returns:
         float64 [2, n_pairs]: captions, picture.
     """
-    indexed = indexed_members(audit)
-    full = set(members) <= set(indexed)
+    full = n_pairs <= ALL_UP_TO
     total = np.zeros((2, n_pairs))
-    for name in members if full else indexed:
-        image_path, text_path = _indexes(audit, name, n_pairs)
+    for name in members if full else audit.record.members[:1]:
+        image_path, text_path = _checked_files(audit, name, n_pairs)
         picture = vectors_at(image_path, [row])[0]
         total += [cosines(text_path, picture), cosines(image_path, picture)]
     if full:
@@ -204,17 +201,13 @@ def member_terms(audit: Audit, row: int) -> pd.DataFrame:
     return table
 
 
-def _vector_files(audit: Audit, member: str) -> list[Path]:
-    """Return the files that a member's embeddings come from."""
-    if member in indexed_members(audit):
-        return [index_path(audit, member, by) for by in INDEXES]
-    return [checkpoint_path(audit, member)]
+def _files(audit: Audit, member: str) -> list[Path]:
+    return [embeddings_path(audit, member, by) for by in EMBEDDINGS]
 
 
 def _terms(audit: Audit, member: str, membership: Membership, row: int) -> dict[str, float]:
     """Return the terms of one member's alignment with one pair; see scores/alignment.py."""
-    if member in indexed_members(audit):
-        _indexes(audit, member, len(membership.group))
+    _checked_files(audit, member, len(membership.group))
     external = _external(audit)
     mean_image, mean_text = _external_means(audit, member)
     image, text = (vectors[0].astype(np.float64) for vectors in vectors_of(audit, member, [row]))
@@ -230,7 +223,7 @@ def _external(audit: Audit) -> list[int]:
     return np.flatnonzero(sides_of(audit, audit.record.config, _membership(audit)).external).tolist()
 
 
-@kept(64, MEMBERSHIP, paths=_vector_files)
+@kept(64, MEMBERSHIP, paths=_files)
 def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
     """Return ν_I and ν_T."""
     external = _external(audit)
@@ -241,11 +234,11 @@ def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"member {member} cannot be compared ({error}): delete the audit and run it again") from None
 
 
-def _indexes(audit: Audit, member: str, n_pairs: int) -> list[Path]:
-    """Return a member's two indexes, after a check that they are of these pairs."""
-    paths = [index_path(audit, member, by) for by in INDEXES]
+def _checked_files(audit: Audit, member: str, n_pairs: int) -> list[Path]:
+    """Return a member's files of embeddings, after a check that they are of these pairs."""
+    paths = _files(audit, member)
     for path in paths:
-        if (found := len(map_vectors(path))) != n_pairs:
+        if (found := len(read_array(path, shared=True))) != n_pairs:
             raise InputError(f"{path} has {found:,} rows and the audit {n_pairs:,}: delete it and run the audit again")
     return paths
 

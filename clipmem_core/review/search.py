@@ -2,17 +2,12 @@
 
 Where an audit's text tower is locked, that encoder is the tower and the member's head on it.
 
-An index holds means of unit vectors. Their lengths differ, so that FAISS, which compares inner products, would order
-them otherwise than by cosine. One exact pass over the file takes as long as FAISS does: 1,000,000 pairs × 128 in 30 ms
-on two cores, where reading the bytes once takes 16 ms. The file is read, not mapped: the pages of a fresh map cost
-more than all the products, and count as memory of the process. Where an audit is so large that it has an approximate
-index (`audits/near.py`), only the candidates that this names are compared, just as exactly.
+Embeddings are means of unit vectors, whose lengths differ. A search is one exact pass over a member's file, by cosine.
 """
 
 import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -20,10 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from clipmem_core.audits.embeddings import Embeddings, indexed_members
-from clipmem_core.audits.index import map_vectors
-from clipmem_core.audits.near import open_near
-from clipmem_core.audits.store import CONFIG, IMAGE_INDEX, MEMBERSHIP, PAIRS, TEXT_INDEX, Audit
+from clipmem_core.audits.store import CONFIG, IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS, Audit, read_array
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
 from clipmem_core.review.tables import find_row, kept
@@ -31,9 +23,9 @@ from clipmem_core.training.files import CHECKPOINT
 from clipmem_core.training.mitigation.vocabulary import Vocabulary
 
 LIMIT = 1000  # pairs that a search finds
-INDEXES = {IMAGE_SIDE: IMAGE_INDEX, TEXT_SIDE: TEXT_INDEX}
+ALL_UP_TO = 100_000  # pairs: in a larger audit the first member alone is searched, unless another is named
+EMBEDDINGS = {IMAGE_SIDE: IMAGE_EMBEDDINGS, TEXT_SIDE: TEXT_EMBEDDINGS}
 _BLOCK_BYTES = 1 << 20  # stays in a core's cache while two products read it
-_THREADS, _PARTS = 2, 8  # more parts than threads, so that a busy core holds the other up only for one of them
 # Building a model touches torch's random state and open_clip's list of models: one page at a time.
 _ENCODING = threading.Lock()
 
@@ -61,37 +53,29 @@ def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     """
     if not selection.searched:
         raise ValueError("selection must have a meaning or a pair to be like")
-    known = indexed_members(audit)
-    members = [choose_member(known, selection.member)] if selection.member else known
-    return _hits(audit, selection.meaning, selection.like, selection.by, tuple(members))
+    record = audit.record
+    if selection.member or record.pairs > ALL_UP_TO:
+        members: tuple[str, ...] = (choose_member(record.members, selection.member),)
+    else:
+        members = record.members
+    return _hits(audit, selection.meaning, selection.like, selection.by, members)
 
 
-@kept(64, paths=lambda audit, meaning, like, side, members: [index_path(audit, member, side) for member in members])
+@kept(
+    64, paths=lambda audit, meaning, like, side, members: [embeddings_path(audit, member, side) for member in members]
+)
 def _hits(audit: Audit, meaning: str, like: str, side: str, members: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     asked = {member: _asked(audit, member, meaning, like, side) for member in members}
-    near = _candidates(audit, asked, side, LIMIT)
-    compared = [cosines(index_path(audit, member, side), query, near) for member, query in asked.items()]
-    found = np.mean(compared, axis=0)
-    best = highest(found, LIMIT)
-    rows, match = (best if near is None else near[best]).astype(np.int64), found[best]
+    found = np.mean([cosines(embeddings_path(audit, member, side), query) for member, query in asked.items()], axis=0)
+    rows = highest(found, LIMIT)
+    match = found[rows]
     rows.flags.writeable = match.flags.writeable = False
     return rows, match
 
 
-def _candidates(audit: Audit, asked: dict[str, np.ndarray], side: str, k: int) -> np.ndarray | None:
-    """Return rows that the k nearest to a query in each member's space are probably among, int64, ascending.
-
-    Returns:
-        None where a member has no approximate index: all pairs are.
-    """
-    indexes = {member: open_near(audit, member, INDEXES[side]) for member in asked}
-    found = [near.candidates(asked[member], k) for member, near in indexes.items() if near]
-    return np.unique(np.concatenate(found)) if len(found) == len(asked) else None
-
-
 def _asked(audit: Audit, member: str, meaning: str, like: str, side: str) -> np.ndarray:
     """Return what is asked for in one member's space, [dim]."""
-    path = index_path(audit, member, side)
+    path = embeddings_path(audit, member, side)
     asked = [embed_text(audit, meaning, member=member)] if meaning else []
     if like:
         row = find_row(audit, like)
@@ -118,14 +102,11 @@ def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> lis
         ValueError: `by` is neither.
         InputError: there is no such member or pair, or its index is missing or broken.
     """
-    member = choose_member(indexed_members(audit), member)
-    path = index_path(audit, member, by)
-    query = vectors_at(path, [row])[0]
-    near = _candidates(audit, {member: query}, by, k + 1)
-    found = cosines(path, query, near)
-    rows = np.arange(len(found)) if near is None else near
-    found[rows == row] = np.nan
-    return [(int(rows[place]), float(found[place])) for place in highest(found, k).tolist()]
+    member = choose_member(audit.record.members, member)
+    path = embeddings_path(audit, member, by)
+    found = cosines(path, vectors_at(path, [row])[0])
+    found[row] = np.nan
+    return [(place, float(found[place])) for place in highest(found, k).tolist()]
 
 
 def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
@@ -259,58 +240,34 @@ def choose_member(members: Sequence[str], name: str) -> str:
     return name or str(members[0])
 
 
-def index_path(audit: Audit, member: str, by: str) -> Path:
+def embeddings_path(audit: Audit, member: str, by: str) -> Path:
     """Return the file that holds a member's embeddings of every picture (`image`) or caption (`text`)."""
-    if by not in INDEXES:
-        raise ValueError(f"by must be one of {', '.join(INDEXES)}, not {by!r}")
-    return audit.member(member) / INDEXES[by]
+    if by not in EMBEDDINGS:
+        raise ValueError(f"by must be one of {', '.join(EMBEDDINGS)}, not {by!r}")
+    return audit.member(member) / EMBEDDINGS[by]
 
 
 def vectors_of(audit: Audit, member: str, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return μ_I and μ_T of some pairs, float32 [n_rows, dim]: read from indexes, or computed from a member's heads.
+    """Return μ_I and μ_T of some pairs, float32 [n_rows, dim].
 
     Raises:
         InputError: there is no such row, or a file is missing or broken.
     """
-    if member in indexed_members(audit):
-        image, text = (vectors_at(index_path(audit, member, by), rows) for by in INDEXES)
-        return image, text
-    with _ENCODING, _one_thread():
-        image, text = (given[np.array(rows)] for given in _computed(audit, member))
-        return image, text
-
-
-@kept(64, paths=_own_files)
-def _computed(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
-    return _embeddings(audit).of(member)
-
-
-@kept(1, CONFIG, PAIRS, MEMBERSHIP)
-def _embeddings(audit: Audit) -> Embeddings:
-    return Embeddings(audit)
+    image, text = (vectors_at(embeddings_path(audit, member, by), rows) for by in EMBEDDINGS)
+    return image, text
 
 
 def vectors_at(path: Path, rows: Sequence[int]) -> np.ndarray:
-    """Read the mean embeddings of some pairs from an index, float32 [n_rows, dim].
+    """Read the mean embeddings of some pairs from a file, float32 [n_rows, dim].
 
     Raises:
-        InputError: the index has no such row, or is missing or broken.
+        InputError: there is no such row, or the file is missing or broken.
     """
-    (n_pairs, dim), header = _shape(path)
-    found = np.empty((len(rows), dim), dtype="<f4")
-    with path.open("rb", buffering=0) as file:
-        for row, vector in zip(rows, found, strict=True):
-            if not 0 <= row < n_pairs:
-                raise InputError(f"{path} has no row {row}, only {n_pairs:,}: delete it and run the audit again")
-            file.seek(header + row * dim * 4)
-            file.readinto(vector.data)
-    return found
-
-
-def _shape(path: Path) -> tuple[tuple[int, int], int]:
-    """Return (n_pairs, dim) of an index, and at which byte its vectors begin."""
-    stored = map_vectors(path)
-    return (stored.shape[0], stored.shape[1]), path.stat().st_size - stored.nbytes
+    stored = read_array(path, shared=True)
+    for row in rows:
+        if not 0 <= row < len(stored):
+            raise InputError(f"{path} has no row {row}, only {len(stored):,}: delete it and run the audit again")
+    return np.array(stored[rows])
 
 
 def unit(values: np.ndarray) -> np.ndarray:
@@ -324,47 +281,30 @@ def unit(values: np.ndarray) -> np.ndarray:
     return values / length if length else values
 
 
-def cosines(path: Path, query: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-    """Compare a vector with every row of an index, one pass in which each byte is read once, or with some rows.
+def cosines(path: Path, query: np.ndarray) -> np.ndarray:
+    """Compare a vector with every row of a file of embeddings, in one pass.
 
     Args:
-        path: an index of mean embeddings [n_pairs, dim].
+        path: of mean embeddings [n_pairs, dim].
         query: any vector of that space, [dim].
-        rows: those to compare with; None takes all.
 
     Returns:
-        float32 [n_pairs] or [n_rows], in [−1, 1] up to rounding; 0 where a vector has no length.
+        float32 [n_pairs], in [−1, 1] up to rounding; 0 where a vector has no length.
 
     Raises:
-        InputError: the index is missing, broken, or of another dimension than the query.
+        InputError: the file is missing, broken, or of another dimension than the query.
     """
-    (n_pairs, dim), header = _shape(path)
+    stored = read_array(path, shared=True)
+    n_pairs, dim = stored.shape
     if query.shape != (dim,):
         raise InputError(f"{path} has {dim} dimensions and the query {query.size}: delete it and run the audit again")
     query = unit(query).astype(np.float32)
-    if rows is not None:
-        return _cosines(vectors_at(path, rows.tolist()), query)
-    found = np.empty(n_pairs, dtype=np.float32)
-    ends = np.linspace(0, n_pairs, _PARTS + 1).astype(int).tolist()
-
-    def measure(start: int, stop: int) -> None:
-        block = np.empty((max(1, _BLOCK_BYTES // (4 * dim)), dim), dtype="<f4")
-        with path.open("rb") as file:
-            file.seek(header + start * dim * 4)
-            for first in range(start, stop, len(block)):
-                part = block[: stop - first]
-                file.readinto(part.data)
-                found[first : first + len(part)] = _cosines(part, query)
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(measure, ends[:-1], ends[1:]))
+    found, size = np.zeros(n_pairs, dtype=np.float32), max(1, _BLOCK_BYTES // (4 * dim))
+    for at in range(0, n_pairs, size):
+        block = np.asarray(stored[at : at + size])
+        lengths = np.sqrt(np.vecdot(block, block))
+        np.divide(np.vecdot(block, query), lengths, out=found[at : at + size], where=lengths != 0)
     return found
-
-
-def _cosines(rows: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Return the cosines of rows [n, dim] with a unit vector [dim]."""
-    lengths = np.sqrt(np.vecdot(rows, rows))
-    return np.divide(np.vecdot(rows, query), lengths, out=np.zeros_like(lengths), where=lengths != 0)
 
 
 def highest(values: np.ndarray, k: int) -> np.ndarray:

@@ -1,8 +1,7 @@
 """Queries over an audit's Parquet files; a missing or broken file is an error that names it.
 
 DuckDB reads the columns a query needs and skips the row groups it does not, so that a million pairs answer as a
-thousand do. All tables of an audit share one row order: `file_row_number` is a pair's row everywhere. A score that an
-audit's file does not have yet, as one from before the score was there, is NaN for every pair.
+thousand do. All tables of an audit share one row order: `file_row_number` is a pair's row everywhere.
 """
 
 import functools
@@ -19,9 +18,8 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import CAPTIONS, CLIPMEM, PAIR_ID
+from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError
-from clipmem_core.scores.table import BY_NAME
 
 ROW = "file_row_number"
 Columns = dict[str, np.ndarray]
@@ -162,7 +160,7 @@ def fetch_frame(path: Path, query: str, values: Sequence[Any] = ()) -> pd.DataFr
 def fetch_arrow(path: Path, query: str, values: Sequence[Any] = (), **tables: Table) -> pa.Table:
     """Run a query as `fetch_columns` does and return a table of Arrow's."""
     with _asking(path, tables) as cursor:
-        return cursor.sql(_over(path, query), params=[_pattern(path), *map(sound, values)]).to_arrow_table()
+        return cursor.sql(_over(query), params=[_pattern(path), *map(sound, values)]).to_arrow_table()
 
 
 def fetch_numbered(path: Path, columns: Sequence[str], rows: Sequence[int]) -> dict[int, tuple[Any, ...]]:
@@ -183,7 +181,7 @@ def load(path: Path, query: str, *, into: str) -> duckdb.DuckDBPyConnection:
     """Return a database of its own that keeps what a query over a file finds as a table."""
     database = duckdb.connect(config=_SETTINGS)
     with explained(path):
-        database.execute(f"CREATE TABLE {into} AS {_over(path, query)}", [_pattern(path)])
+        database.execute(f"CREATE TABLE {into} AS {_over(query)}", [_pattern(path)])
     return database
 
 
@@ -209,7 +207,7 @@ def explained(path: Path) -> Iterator[None]:
 @contextmanager
 def _answered(path: Path, query: str, values: Sequence[Any], **tables: Table) -> Iterator[duckdb.DuckDBPyConnection]:
     with _asking(path, tables) as cursor:
-        yield cursor.execute(_over(path, query), [_pattern(path), *map(sound, values)])
+        yield cursor.execute(_over(query), [_pattern(path), *map(sound, values)])
 
 
 @contextmanager
@@ -220,19 +218,8 @@ def _asking(path: Path, tables: Mapping[str, Table]) -> Iterator[duckdb.DuckDBPy
         yield cursor
 
 
-def _over(path: Path, query: str) -> str:
-    lacking = "".join(f", 'nan'::DOUBLE AS \"{score}\"" for score in _lacking(path, stamp(path)))
-    return f"WITH parquet AS NOT MATERIALIZED (SELECT *{lacking} FROM read_parquet(?, file_row_number = true)) {query}"
-
-
-@functools.lru_cache(maxsize=64)
-def _lacking(path: Path, version: Stamp) -> tuple[str, ...]:
-    """Return the scores that a file of scores does not have; clipmem is one that every audit's has."""
-    if path.name != SCORES:
-        return ()
-    with _database().cursor() as cursor:
-        found = cursor.execute("SELECT name FROM parquet_schema(?)", [_pattern(path)]).fetchall()
-    return tuple(score for score in BY_NAME if score != CLIPMEM and (score,) not in found)
+def _over(query: str) -> str:
+    return f"WITH parquet AS NOT MATERIALIZED (SELECT * FROM read_parquet(?, file_row_number = true)) {query}"
 
 
 def sound(value: Any) -> Any:

@@ -77,7 +77,7 @@ def pair_terms(
 
     def measure(start: int) -> None:
         for rows in _blocks(start, min(start + chunk, len(image)), image.shape[1] * image.dtype.itemsize):
-            # A mapped FAISS file is not aligned: without the copy, each of the five products would make its own
+            # A copy, which stays in a core's cache while five products read it
             a, b = np.array(image[rows]), np.array(text[rows])
             # vecdot, unlike a matrix product, gives a row the same bits whatever block it is read in
             products[0, rows] = np.vecdot(a, b)

@@ -144,14 +144,6 @@ class Sides:
         external = self.membership.group == EXTERNAL
         return external if self.apart is None else external & ~self.apart
 
-    def some(self, rows: np.ndarray) -> "Sides":
-        """Return those of some pairs, int64 [n], as they are drawn for all."""
-        membership = self.membership
-        own = Membership(membership.group[rows], membership.members, membership.trained[:, rows])
-        found = Sides(own, self.protocol, self.seed, None if self.apart is None else self.apart[rows])
-        found.__dict__["inside"] = self.inside[:, rows]  # where a cached property keeps its value
-        return found
-
 
 def labellings(sides: Sides, n_pairs: int) -> Iterable[np.ndarray]:
     """Yield labellings of pairs that no member knows: the members that leave them out, [n_out, n_pairs].

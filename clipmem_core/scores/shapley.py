@@ -14,7 +14,6 @@ the two sides' mean embeddings: linear in members, not quadratic.
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -71,39 +70,8 @@ def map_fit(source: np.ndarray, target: np.ndarray, rotation: np.ndarray) -> flo
     return float(np.divide(products, lengths, out=np.zeros(len(lengths)), where=lengths > 0).mean())
 
 
-class Maps(NamedTuple):
-    """The maps of members into the space of another, and how well they fit."""
-
-    rotations: dict[int, np.ndarray]  # [dim, dim] each, by the member's position
-    fits: dict[str, float]  # by its name
-
-
-def fit_maps(image: Sequence[np.ndarray], text: Sequence[np.ndarray], sides: Sides) -> Maps:
-    """Fit the maps that `contributions` takes; only the pairs that they are fitted on need be there.
-
-    Raises:
-        ValueError, InputError: as of `contributions`.
-    """
-    membership, paper = sides.membership, sides.protocol == "paper"
-    _check(image, text, membership)
-    fitted_on = _fitted_on(membership, SHARED if paper else EXTERNAL, sides.seed)
-    found = Maps({}, {})
-    for rows in _comparisons(sides):
-        reference = int(rows[~sides.inside[rows, 0]][0]) if paper else int(rows[0])
-        for row in rows.tolist():
-            if row != reference:
-                pair = (image[row], text[row]), (image[reference], text[reference])
-                found.rotations[row], found.fits[membership.members[row]] = _fit(*pair, fitted_on)
-    return found
-
-
-def _comparisons(sides: Sides) -> list[np.ndarray]:
-    """Return the positions of the members that share a space: those of a seed of the paper's, or all."""
-    return sides.replicates if sides.protocol == "paper" else [np.arange(len(sides.membership.members))]
-
-
 def contributions(
-    image: Sequence[np.ndarray], text: Sequence[np.ndarray], sides: Sides, maps: Maps | None = None
+    image: Sequence[np.ndarray], text: Sequence[np.ndarray], sides: Sides
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Split every pair's clipmem into the part of the image encoder and the part of the text encoder.
 
@@ -116,7 +84,6 @@ def contributions(
         image: μ_I of each member, [n_pairs, dim]; may be memory maps.
         text: μ_T of each member, [n_pairs, dim].
         sides: which members count as in and out; its seed also draws the half that is held out to measure the fit.
-        maps: those of `fit_maps`, where they are there: they are the same for any part of the pairs.
 
     Returns:
         A table with clipmem_image and clipmem_text, one row a pair, and for each mapped member the fit of its map:
@@ -126,11 +93,22 @@ def contributions(
         ValueError: as many matrices as members, all with a row for each pair, are wanted.
         InputError: members embed in different widths, or there are fewer than two pairs to fit a map on.
     """
-    rotations, fits = maps or fit_maps(image, text, sides)
-    comparisons, parts = _comparisons(sides), np.zeros((2, len(sides.external)))
+    membership, paper = sides.membership, sides.protocol == "paper"
+    _check(image, text, membership)
+    fitted_on = _fitted_on(membership, SHARED if paper else EXTERNAL, sides.seed)
+    # The members that share a space: those of a seed of the paper's, or all
+    comparisons = sides.replicates if paper else [np.arange(len(membership.members))]
+    parts, fits = np.zeros((2, len(sides.external))), dict[str, float]()
     for rows in comparisons:
+        reference = int(rows[~sides.inside[rows, 0]][0]) if paper else int(rows[0])
+        turned: list[np.ndarray | None] = []
+        for row in rows.tolist():
+            rotation = None
+            if row != reference:
+                pair = (image[row], text[row]), (image[reference], text[reference])
+                rotation, fits[membership.members[row]] = _fit(*pair, fitted_on)
+            turned.append(rotation)
         matrices = [image[row] for row in rows.tolist()], [text[row] for row in rows.tolist()]
-        turned = [rotations.get(row) for row in rows.tolist()]
         parts += _hybrid_parts(*matrices, turned, sides.inside[rows], sides.external) / len(comparisons)
     return pd.DataFrame({CLIPMEM_IMAGE: parts[0], CLIPMEM_TEXT: parts[1]}), fits
 

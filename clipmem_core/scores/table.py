@@ -23,14 +23,11 @@ PAIR = "pair"  # a pair's own page, below clipmem
 COLOUR = "colour"  # the colours of a map of embeddings
 EXPORT = "export"  # the tables and reports that are taken away
 MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
-MISFIT_BEFORE = "−(z(learned) + z(similarity_out))"  # in what was scored before there was a log_probability_out
-MISFIT_NOTE = f"misfit is {MISFIT_BEFORE} here: it was computed before it became {MISFIT_FORMULA}."
 SECOND_FORMULA = "−(z(learned) + 4 z(log_probability_second))"  # with a second round of training
 SECOND_NOTE = (
     f"misfit is {SECOND_FORMULA} here: members were trained a second time, without the captions that the first time "
     "takes for wrong."
 )
-BEFORE = "is not in audits that were scored before there was such a score."
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ TABLE = (
         help="What clipmem to expect of the pair under other members: at the top of a list it is less than clipmem, "
         "since pairs are there also by luck.",
         legend="the clipmem to expect under other members: pairs at the top of a list are there also by luck.",
-        absent="needs 50 scored pairs, and is not in audits that were scored before there was such a score.",
+        absent="needs 50 scored pairs.",
     ),
     *(Score(f"{term}_{side}") for term in c.TERMS if term != c.SIMILARITY for side in ("in", "out")),
     Score(
@@ -170,7 +167,6 @@ TABLE = (
         places={DETECTION: 6, PAIR: 4},
         help="How sure members that never saw the pair are of its partner among those of external pairs: at most 0, "
         "near 0 is sure.",
-        absent=BEFORE,
     ),
     Score(
         c.CSLS_OUT,
@@ -178,19 +174,17 @@ TABLE = (
         places={DETECTION: 5, PAIR: 4},
         help="How much closer picture and caption are than the nearest of other pairs, in the eyes of members that "
         "never saw the pair.",
-        absent=BEFORE,
     ),
-    Score(c.CSLS_SWAPPED, direction=-1, absent=BEFORE),
-    Score(c.CSLS_NEAR, direction=-1, absent=BEFORE),
+    Score(c.CSLS_SWAPPED, direction=-1),
+    Score(c.CSLS_NEAR, direction=-1),
     Score(
         c.P_WRONG,
         places={PAIR: 5},
         help="The probability that the caption fits no better than one swapped at random, from csls out.",
         needs=(c.CSLS_OUT, c.CSLS_SWAPPED),
         compute=p_wrong,
-        absent=BEFORE,
     ),
-    Score(c.REVIEW_PLACE, direction=-1, needs=(c.MISFIT, c.CSLS_OUT), compute=review_place, absent=BEFORE),
+    Score(c.REVIEW_PLACE, direction=-1, needs=(c.MISFIT, c.CSLS_OUT), compute=review_place),
     Score(
         c.LOG_PROBABILITY_SECOND,
         direction=-1,

@@ -30,11 +30,10 @@ def image_blocks(
     n_views: int,
     precision: str,
     device: str,
-    rows: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield what `mean_image_embeddings` returns, of all pairs or some `rows`, a few at a time, float32 [n, dim]."""
+    """Yield what `mean_image_embeddings` returns, a few pairs at a time, float32 [n, dim]."""
     model.eval()
-    for some in _cut(np.arange(len(data.keys)) if rows is None else rows):
+    for some in _cut(np.arange(len(data.keys))):
         pixels = data.pixels.gather(some)
         encoded = []
         with torch.inference_mode():
@@ -55,31 +54,19 @@ def text_blocks(
     note: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]] = iter,
     precision: str,
     device: str,
-    rows: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield the mean over each pair's captions, all or the `first` ones, of all pairs or some `rows`, float32 [n, dim].
+    """Yield the mean over each pair's captions, all or the `first` ones, float32 [n, dim].
 
     Features in the place of tokens come some pairs at a time; tokens all at once, so that like lengths share a batch.
     `note` looks at the embeddings of single captions, float32 [n_captions, dim], as they come, and passes them on.
     """
-    rows = np.arange(len(caption_start) - 1) if rows is None else rows
-    parts = [rows] if tokens.dtype.kind == "i" else list(_cut(rows))
-    starts = [np.concatenate([[0], np.cumsum(caption_start[some + 1] - caption_start[some])]) for some in parts]
+    at_once = len(caption_start) if tokens.dtype.kind == "i" else BATCH
+    starts = [caption_start[at : at + at_once + 1] for at in range(0, len(caption_start) - 1, at_once)]
     found = (
-        text_embeddings(model, tokens[_captions_of(some, caption_start)], precision=precision, device=device)
-        for some in parts
+        text_embeddings(model, tokens[start[0] : start[-1]], precision=precision, device=device) for start in starts
     )
     for start, vectors in zip(starts, note(found), strict=True):
-        yield mean_by_pair(vectors, start, first=first)
-
-
-def _captions_of(rows: np.ndarray, caption_start: np.ndarray) -> np.ndarray | slice:
-    """Return the places of the captions of some pairs; a slice, which copies nothing, of pairs that lie together."""
-    if rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
-        return slice(caption_start[rows[0]], caption_start[rows[-1] + 1])
-    counts = caption_start[rows + 1] - caption_start[rows]
-    ends = np.cumsum(counts)
-    return np.repeat(caption_start[rows] - ends + counts, counts) + np.arange(ends[-1])
+        yield mean_by_pair(vectors, start - start[0], first=first)
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ Terms = dict[str, np.ndarray]
 
 
 def embeddings(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
-    return vectors(audit.member(member) / "image.faiss"), vectors(audit.member(member) / "text.faiss")
+    return vectors(audit.member(member) / "image.npy"), vectors(audit.member(member) / "text.npy")
 
 
 def aligned(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> Terms:

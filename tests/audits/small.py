@@ -6,10 +6,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import faiss
 import filelock
 import numpy as np
 import pytest
@@ -64,25 +62,6 @@ def here(tasks: Sequence[Task], *, at_once: int = 1) -> Looks:
         yield task
 
 
-# Runs the module that it is given as a process of an audit of which few pairs are too many to keep all their indexes.
-LOWERED = """
-import runpy, sys
-from clipmem_core.audits import embeddings
-embeddings.MOST_INDEXED = 100
-runpy.run_module(sys.argv.pop(1), run_name="__main__")
-"""
-
-
-def lowered(executor: Callable[..., Looks], **how: int) -> Callable[[Sequence[Task]], Looks]:
-    """Return an executor whose processes keep the indexes of no more than 100 pairs of every member."""
-
-    def run(tasks: Sequence[Task]) -> Looks:
-        programs = [(task.program[0], "-c", LOWERED, *task.program[2:]) for task in tasks]
-        return executor([replace(task, program=own) for task, own in zip(tasks, programs, strict=True)], **how)
-
-    return run
-
-
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """Have a data folder made by the first process of a test run that asks for it; nobody may change it."""
     base = factory.getbasetemp()
@@ -102,9 +81,8 @@ def config_of(flags: Sequence[str]) -> AuditConfig:
 
 
 def vectors(path: Path) -> np.ndarray:
-    """Read an index's vectors with FAISS alone, float64 [n_pairs, dim]."""
-    index = faiss.read_index(str(path))
-    return index.reconstruct_n(0, index.ntotal).astype(np.float64)
+    """Read a member's embeddings with numpy alone, float64 [n_pairs, dim]."""
+    return np.load(path).astype(np.float64)
 
 
 # As `python -m clipmem_core`, but with Ctrl-C as in a terminal: where tests run in the background it is ignored.

@@ -42,7 +42,7 @@ def test_the_mean_over_a_pairs_captions_is_what_its_mean_embeddings_say(made: Ma
     audit = made.ensemble
     total, count = np.zeros(400), np.zeros(400)
     for name in audit.record.members:
-        image, text = (vectors(audit.member(name) / f"{kind}.faiss") for kind in ("image", "text"))
+        image, text = (vectors(audit.member(name) / f"{kind}.npy") for kind in ("image", "text"))
         out = ~audit.membership[name].to_numpy()
         total[out] += (image * text).sum(axis=1)[out] / np.linalg.norm(image, axis=1)[out]
         count += out

@@ -170,7 +170,7 @@ def scored(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_given_checkpoints_score_as_they_did_where_they_were_trained(scored: Scored, made: Made) -> None:
     audit = scored.score(scored.files)
     for name in ("f-0", "g-0"):
-        for file in ("image.faiss", "text.faiss"):
+        for file in ("image.npy", "text.npy"):
             own, trained = (vectors(one.member(name) / file) for one in (audit, made.paper))
             np.testing.assert_allclose(own, trained, atol=1e-5)
     missing = ["misfit", "learned"]
@@ -217,7 +217,7 @@ def test_a_target_and_a_reference_give_each_pair_a_difference(scored: Scored, ma
     table = pd.read_parquet(compare_checkpoints("scenes", config_of(PAPER), **given))
     everyone = np.ones(len(table), dtype=bool)
     terms = [
-        pair_terms(vectors(folder / "image.faiss"), vectors(folder / "text.faiss"), everyone)["alignment"]
+        pair_terms(vectors(folder / "image.npy"), vectors(folder / "text.npy"), everyone)["alignment"]
         for folder in (made.paper.member(name) for name in ("f-0", "g-0"))
     ]
     np.testing.assert_allclose(table["difference"], terms[0] - terms[1], atol=1e-5)

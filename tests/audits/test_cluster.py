@@ -12,28 +12,25 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import psutil
 import pytest
 import torch
 
-from clipmem_core.audits import blocks, cluster, embeddings
+from clipmem_core.audits import cluster
 from clipmem_core.audits.cluster import ray_tasks, run_here, spread_out, versions
-from clipmem_core.audits.executor import Task, in_this_process
+from clipmem_core.audits.executor import Task
 from clipmem_core.audits.run import run_audit
 from clipmem_core.config import InputError
 from clipmem_core.shortage import shortage
 from clipmem_core.training.model import build_model
-from tests.audits.small import Silent, config_of, lowered
-from tests.audits.test_given import beside_table
-from tests.audits.test_given import config_of as given_config
+from tests.audits.small import Silent, config_of
 from tests.audits.test_locked import flags
 from tests.audits.test_resume import same
 
 ray = pytest.importorskip("ray")
 
 NOTE = "import os, sys, time; from pathlib import Path; own = Path(sys.argv[1]); "
-DONE = "(own / 'text.faiss').touch()"
+DONE = "(own / 'text.npy').touch()"
 SAID = 'print(\'{"error": "model is too small"}\', file=sys.stderr); sys.exit(2)'
 # The first to run writes its process id and waits to be killed; the second goes on from what the first had left.
 ONCE = (
@@ -86,7 +83,7 @@ def test_every_task_ends_on_the_cluster(machines: Any, tasks: Callable[..., list
     asked = tasks(a=DONE, b=DONE, c=DONE)
     ended = [task for task in ray_tasks(asked) if task is not None]
     assert sorted(ended, key=lambda task: task.folders) == asked
-    assert all((task.folders[0] / "text.faiss").is_file() for task in asked)
+    assert all((task.folders[0] / "text.npy").is_file() for task in asked)
 
 
 def test_what_a_member_says_is_passed_on(machines: Any, tasks: Callable[..., list[Task]]) -> None:
@@ -101,7 +98,7 @@ def test_a_task_whose_worker_is_lost_is_run_again(machines: Any, tasks: Callable
     folder = asked[0].folders[0]
     threading.Thread(target=lambda: os.kill(int(soon(folder / "parent")), signal.SIGKILL)).start()
     assert [task for task in ray_tasks(asked) if task is not None] == asked
-    assert (folder / "text.faiss").is_file()
+    assert (folder / "text.npy").is_file()
 
 
 def test_a_task_whose_machine_is_lost_is_run_on_another(machines: Any, tasks: Callable[..., list[Task]]) -> None:
@@ -119,7 +116,7 @@ def test_a_task_whose_machine_is_lost_is_run_on_another(machines: Any, tasks: Ca
 
     threading.Thread(target=lose).start()
     assert len([task for task in ray_tasks(asked) if task is not None]) == 4
-    assert all((task.folders[0] / "text.faiss").is_file() for task in asked)
+    assert all((task.folders[0] / "text.npy").is_file() for task in asked)
 
 
 def process_of(module: str, data: Path) -> psutil.Process:
@@ -162,23 +159,6 @@ def test_an_audit_whose_worker_and_machine_are_lost_ends_as_one_that_ran_here(
     same(*found)
     for path in (tmp_path / "here" / "cache" / "features").glob("*/*/*.npy"):
         assert path.read_bytes() == (tmp_path / "there" / path.relative_to(tmp_path / "here")).read_bytes()
-
-
-def test_blocks_of_a_large_audit_are_measured_on_the_cluster(
-    machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, config, found = beside_table(tmp_path), given_config("--members", "4"), []
-    monkeypatch.setattr(embeddings, "MOST_INDEXED", 100)
-    monkeypatch.setattr(blocks, "BLOCK", 64)
-    for name, executor in {"here": in_this_process, "there": lowered(ray_tasks)}.items():
-        monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path / name))
-        losing = threading.Thread(target=lambda: process_of(blocks.__name__, tmp_path / "there").parent().kill())
-        if name == "there":
-            losing.start()
-            monkeypatch.setattr(blocks, "measure", None)  # nothing of it is done here
-        found.append(run_audit(source, config, name="a", screen=Silent(), executor=executor))
-    losing.join()
-    pd.testing.assert_frame_equal(found[0].scores, found[1].scores, atol=1e-4)
 
 
 def test_who_stops_looking_ends_what_runs(machines: Any, tasks: Callable[..., list[Task]]) -> None:

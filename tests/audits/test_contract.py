@@ -6,13 +6,13 @@ import math
 import shlex
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clipmem_core.audits.record import VERSION
 from clipmem_core.audits.store import Audit
 from tests.conftest import Made
 
@@ -20,8 +20,8 @@ MEMBER_FILES = {
     "config.json",
     "checkpoint.pt",
     "log.jsonl",
-    "image.faiss",
-    "text.faiss",
+    "image.npy",
+    "text.npy",
     "trajectory.npy",
     "utility.json",
 }
@@ -53,14 +53,17 @@ def test_the_folder_holds_these_files_and_no_others(audit: Audit) -> None:
     assert set(files(audit)) == tables | members | others
 
 
-def test_the_manifest_has_the_hash_of_every_file(audit: Audit) -> None:
+def test_the_manifest_has_the_hash_and_the_size_of_every_file(audit: Audit) -> None:
     listed = json.loads((audit.folder / "manifest.json").read_text())
+    contents = {
+        name: (audit.folder / name).read_bytes()
+        for name in files(audit)
+        if name not in ("manifest.json", "checks.parquet")
+    }
     assert listed == {
-        "files": {
-            name: hashlib.sha256((audit.folder / name).read_bytes()).hexdigest()
-            for name in files(audit)
-            if name not in ("manifest.json", "checks.parquet")
-        }
+        "version": VERSION,
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        "sizes": {name: len(content) for name, content in contents.items()},
     }
 
 
@@ -98,17 +101,16 @@ def test_missing_numbers_are_null_and_not_nan(made: Made) -> None:
         assert table.filter(shared)[name].null_count == table.filter(shared).num_rows
 
 
-def test_all_tables_and_indexes_share_one_row_order(audit: Audit) -> None:
+def test_all_tables_and_embeddings_share_one_row_order(audit: Audit) -> None:
     ids = audit.pairs["pair_id"].tolist()
     assert len(ids) == len(set(ids)) == 400
     assert audit.membership["pair_id"].tolist() == ids
     assert audit.scores["pair_id"].tolist() == ids
     assert audit.scores["group"].tolist() == audit.membership["group"].tolist()
     for name in audit.record.members:
-        for file in ("image.faiss", "text.faiss"):
-            index = faiss.read_index(str(audit.member(name) / file))
-            assert isinstance(index, faiss.IndexFlatIP)
-            assert index.ntotal == 400
+        for file in ("image.npy", "text.npy"):
+            vectors = np.load(audit.member(name) / file)
+            assert (vectors.dtype, vectors.ndim, len(vectors)) == (np.float32, 2, 400)
 
 
 def test_pairs_lead_to_their_pictures(audit: Audit) -> None:

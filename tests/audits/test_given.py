@@ -12,17 +12,18 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipmem_core.audits import preflight
-from clipmem_core.audits.estimate import Pace
+from clipmem_core.audits import member, preflight
+from clipmem_core.audits.executor import in_this_process
 from clipmem_core.audits.given import given_features, holds_features, read_given, with_features
 from clipmem_core.audits.prepare import load_data_set, pixels_folder
 from clipmem_core.audits.run import ensure_pixels, run_audit
-from clipmem_core.audits.store import Audit
+from clipmem_core.audits.store import Audit, file_sha256
 from clipmem_core.commands import main, parse
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Selection
+from clipmem_core.training.heads import Standard
 from tests.audits.small import Silent
 
 PAIRS = 240
@@ -197,7 +198,7 @@ def test_what_is_kept_of_the_features_is_read_again_where_it_is_gone(folder: Pat
     shutil.rmtree(kept)
     screen = Silent()
     ensure_pixels(audit, screen)
-    assert screen.lines == [f"{kept} is broken or gone: reading the features again"]
+    assert screen.lines == [f"{kept} is broken or missing: reading the features again"]
     assert pixels_folder(audit) == kept
     assert np.load(audit.folder / ".prepared.npz")["cache_rows"].tolist() == list(range(PAIRS))
     assert before
@@ -247,14 +248,11 @@ def test_inspect_says_what_is_in_features_and_keeps_nothing(
 
 
 def test_the_check_of_features_opens_no_picture_and_computes_none(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pace = Pace(warm_up=0, waited=0, step=0.5, picture=0.001, caption=0.01, busy=1.0)
-    monkeypatch.setattr(preflight, "measure_pace", lambda *_: (pace, 3.0))
     preflight.check(preflight.Request(clip_retrieval(folder), "given", config_of()))
-    found, time = map(json.loads, capsys.readouterr().out.splitlines())
+    (found,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert (found["stage"], found["exact"], found["pairs"], found["captions"]) == ("found", True, PAIRS, PAIRS)
-    assert "features" not in time["seconds"]
 
 
 def test_a_search_by_words_says_that_no_query_can_be_embedded(folder: Path) -> None:
@@ -263,3 +261,27 @@ def test_a_search_by_words_says_that_no_query_can_be_embedded(folder: Path) -> N
         hits(audit, Selection(meaning="a red car"))
     rows, _ = hits(audit, Selection(like=IDS[3]))
     assert rows[0] == 3
+
+
+def test_members_of_a_process_share_what_they_read_and_a_checkpoint_is_fitted_to_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of("--members", "4")
+    audit = run_audit(beside_table(folder), config, name="given", screen=Silent(), executor=in_this_process)
+    opened, fitted = list[Path](), list[int]()
+    open_shared, fit = member.open_shared, Standard.of
+    monkeypatch.setattr(member, "open_shared", lambda folder: opened.append(folder) or open_shared(folder))
+    monkeypatch.setattr(Standard, "of", lambda features: fitted.append(features.shape[1]) or fit(features))
+    made = [audit.member(name) / file for name in audit.record.members for file in ("image.npy", "text.npy")]
+    hashes = {path: file_sha256(path) for path in made}
+    for path in made:
+        path.unlink()
+    member.run_members(audit.folder, audit.record.members)
+    assert (len(opened), fitted) == (1, [])
+    for name in audit.record.members:
+        for path in [*audit.member(name).glob("[!.]*")]:
+            if path.name != "config.json":
+                path.unlink()
+    member.run_members(audit.folder, audit.record.members)
+    assert (len(opened), fitted) == (2, [24, 16])
+    assert {path: file_sha256(path) for path in made} == hashes

@@ -11,7 +11,7 @@ import pytest
 
 from clipmem_core.audits.executor import Looks, Task
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.store import Audit, open_audit, write_manifest
+from clipmem_core.audits.store import Audit, open_audit
 from clipmem_core.config import InputError
 from clipmem_core.studies.store import open_study
 from tests.audits.small import ENSEMBLE, Silent, config_of
@@ -64,7 +64,8 @@ def test_a_manifest_that_names_a_file_outside_touches_nothing(name: str, copied:
 def test_a_manifest_that_names_a_file_behind_a_link_touches_nothing(copied: Audit) -> None:
     mine = copied.folder.parents[2] / "mine"
     (copied.folder / "members" / "linked").symlink_to(mine)
-    edit(copied.folder / "manifest.json", files={**copied.files, "members/linked/notes.txt": "0" * 64})
+    sizes = {**copied.manifest["sizes"], "members/linked/notes.txt": 1}
+    edit(copied.folder / "manifest.json", sizes=sizes)
     with pytest.raises(InputError, match=r"members/linked/notes\.txt is a link that leads out of .*ensemble"):
         again()
     assert [path.name for path in mine.iterdir()] == ["notes.txt"]
@@ -117,25 +118,22 @@ def test_an_unfinished_audit_with_a_broken_beginning_does_not_finish(name: str, 
     assert not copied.finished
 
 
-@pytest.mark.parametrize("name", ["checkpoint.pt", "trajectory.npy", "image.faiss"])
-def test_an_unfinished_audit_with_a_broken_member_makes_it_anew(name: str, copied: Audit) -> None:
+@pytest.mark.parametrize("name", ["checkpoint.pt", "trajectory.npy", "image.npy"])
+def test_a_member_that_lacks_a_file_or_has_it_of_another_size_is_trained_again(name: str, copied: Audit) -> None:
     path = copied.folder / "members" / "r0-f0" / name
-    whole = bytearray(path.read_bytes())
-    whole[len(whole) // 2] ^= 1
+    content = path.read_bytes()[:-1]
     path.unlink()
-    path.write_bytes(whole)
-    (copied.folder / "manifest.json").unlink()
+    path.write_bytes(content)
     with pytest.raises(RuntimeError, match="it trains"):
         again()
-    assert not path.exists()
-    assert not (path.parent / "text.faiss").exists()
+    assert not copied.finished
+    assert [left.name for left in path.parent.iterdir()] == ["config.json"]
+    assert (copied.folder / "members" / "r0-f1" / name).is_file()
 
 
-def test_an_audit_of_before_that_lacks_the_list_of_its_files_goes_on(copied: Audit) -> None:
-    (copied.folder / ".files.json").unlink()
+def test_an_audit_without_its_manifest_is_scored_again_and_no_member_is_trained(copied: Audit) -> None:
     (copied.folder / "manifest.json").unlink()
     before = {path: os.stat(path).st_mtime_ns for path in (copied.folder / "members").rglob("*.pt")}
     again()
     assert copied.finished
     assert {path: os.stat(path).st_mtime_ns for path in before} == before
-    write_manifest(copied.folder)

@@ -1,8 +1,6 @@
 """Audits with locked towers: what they refuse, what they record, and that kills, growth and blocks change no bit."""
 
 import dataclasses
-import json
-import math
 import shlex
 import signal
 from collections.abc import Sequence
@@ -14,20 +12,17 @@ import pandas as pd
 import pytest
 import torch
 
-from clipmem_core.audits.estimate import MemberSeconds, audit_seconds
 from clipmem_core.audits.locked import _towers, checked_towers
 from clipmem_core.audits.member import open_member, run_member, trained_model
-from clipmem_core.audits.preflight import Request, check
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.settings import check_config, side_by_side
+from clipmem_core.audits.settings import check_config
 from clipmem_core.audits.store import Audit, file_sha256
 from clipmem_core.audits.unitmem import check_members
 from clipmem_core.audits.verdict import judge
 from clipmem_core.commands import main
 from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.features import towers as built_in
-from clipmem_core.studies.plan_arms import combined_arms, size_arms, views_arms
-from clipmem_core.studies.plans import with_meaning
+from clipmem_core.studies.plan import combined_arms, size_arms, views_arms, with_meaning
 from clipmem_core.training.model import build_model
 from tests.audits.small import Silent, config_of, with_drawn_set
 from tests.audits.test_resume import same
@@ -309,23 +304,6 @@ def test_one_lock_alone_siglip_and_the_papers_protocol_train_alone_as_beside_oth
     run_member(audit.folder, name)
     again = files_of(audit)
     assert [path for path in before if again[path] != before[path]] in ([], [f"members/{name}/log.jsonl"])
-
-
-def test_an_estimate_counts_features_and_starts_a_process_once_a_core(
-    whole: Audit, start: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("CLIPMEM_DATA", str(whole.folder.parents[1]))
-    check(Request("scenes", "b", config_of(flags(start, "--members", "6"))))
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    seconds = next(line["seconds"] for line in told if line["stage"] == "time")
-    assert list(seconds) == ["preparing", "features", "starting", "training", "embedding", "scoring"]
-    assert seconds["features"] > 0
-    locked, config = (
-        dataclasses.replace(LOCKED, device="cpu", threads=1, members=16),
-        AuditConfig(members=16, threads=1),
-    )
-    spent = [audit_seconds(MemberSeconds(1, 1), one, starting=5.0, pairs=0)["starting"] for one in (locked, config)]
-    assert spent == [5.0, 5.0 * math.ceil(16 / side_by_side(config))]
 
 
 def test_plans_leave_out_what_means_nothing_with_locked_towers() -> None:

@@ -99,7 +99,7 @@ def test_a_class_that_only_external_pairs_have_counts_in_zero_shot(made: Made, r
     labels = run.pairs["label"].to_numpy(dtype=object).copy()
     labels[external] = "zebra"  # the last name in the alphabet, and no pair of this class to fit on
     model = trained_model(run)
-    image = vectors(run.folder / "image.faiss").astype(np.float32)
+    image = vectors(run.folder / "image.npy").astype(np.float32)
     found = utility(dataclasses.replace(run, pairs=run.pairs.assign(label=labels)), model, image)
     assert found["linear_probe"] == 0
     usual = utility(run, model, image)

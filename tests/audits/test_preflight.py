@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from clipmem_core.audits import preflight
-from clipmem_core.audits.estimate import Pace
 from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.preflight import PictureLines, Request, find_check, find_request, refuse_at_once, start_check
 from clipmem_core.audits.prepare import draw_membership, load_data_set
@@ -37,13 +36,6 @@ def leave_check(data: Path, request: Request, *lines: str, exit_code: int | None
     folder = data / "jobs" / ".checks" / request.key
     leave_job(folder, said="".join(lines), exit_code=exit_code, running=running)
     leave_request(data, request)
-
-
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pace is given instead of measured."""
-    pace = Pace(warm_up=0, waited=0, step=0.5, picture=0.001, caption=0.01, busy=1.5)
-    monkeypatch.setattr(preflight, "measure_pace", lambda *_: (pace, 3.0))
 
 
 def checked(request: Request, capsys: Captured) -> tuple[int, list[dict[str, Any]], str]:
@@ -112,14 +104,13 @@ def test_the_last_word_on_each_thing_counts(data: Path) -> None:
         said("pictures", done=1, total=220),
         said("pictures", done=220, total=220),
         said("found", exact=True, pairs=219),
-        '{"stage": "time", "seco',
+        '{"stage": "found", "exa',
     ]
     leave_check(data, request, *lines)
     check = find_check(request.key)
     assert check is not None
     assert check.found == {"exact": True, "pairs": 219}
     assert check.exact
-    assert check.time is None
     assert check.pictures == (220, 220)
     assert check.error == ""
     assert find_request(request.key) == request
@@ -183,31 +174,23 @@ def test_a_check_of_the_drawn_set_finds_what_its_audit_will_have(data: Path) -> 
     assert check.error == ""
     assert check.found["groups"] == {"scored": 170, "external": 50}  # ⌊220/11⌋ = 20, at least 50
     assert check.found["captions"] == 1100
-    # 85 of 170 pairs in batches of at most 64, twice: 4 steps.
-    assert (check.time["members"], check.time["trained"], check.time["steps"]) == (4, 85, 4)
-    assert all(seconds > 0 for seconds in [*check.time["seconds"].values(), check.time["step"]])
-    assert check.time["busy"] >= 1
     assert not (data / "audits").exists()
 
 
-def test_a_check_finds_what_the_audit_will_have(data: Path, measured: None, capsys: Captured) -> None:
+def test_a_check_finds_what_the_audit_will_have(data: Path, capsys: Captured) -> None:
     code, lines, _ = checked(Request("scenes", "a", SMALL), capsys)
     stages = [line["stage"] for line in lines if line["stage"] != "pictures"]
-    assert (code, stages) == (0, ["found", "time", "found", "time"])
-    found, time = lines[-2:]
+    assert (code, stages) == (0, ["found", "found"])
+    found = lines[-1]
     data_set = load_data_set("scenes", resolve(SMALL))
     membership = draw_membership(data_set.clusters, resolve(SMALL))
     assert found["pairs"] == len(data_set.pairs) == 220
     assert found["lookalikes"] == data_set.lookalikes
     assert found["groups"] == {"scored": 170, "external": int((membership.group == "external").sum())}
     assert found["exact"]
-    assert (time["steps"], time["step"], time["busy"]) == (4, 0.5, 1.5)
-    # Pictures that were opened already cost nothing at the end.
-    first, last = (line["seconds"]["preparing"] for line in lines if line["stage"] == "time")
-    assert last < first
 
 
-def test_reasons_come_commonest_first_and_look_alikes_are_one(data: Path, measured: None, capsys: Captured) -> None:
+def test_reasons_come_commonest_first_and_look_alikes_are_one(data: Path, capsys: Captured) -> None:
     config = dataclasses.replace(SMALL, source=SourceOptions(scenes_pairs=500), drop_lookalikes=True)
     _, lines, _ = checked(Request("scenes", "a", config), capsys)
     found = [line for line in lines if line["stage"] == "found"][-1]
@@ -230,10 +213,7 @@ def test_reasons_come_commonest_first_and_look_alikes_are_one(data: Path, measur
         (Request("scenes", "a", dataclasses.replace(SMALL, epochs=0)), "--epochs must be at least 1"),
     ],
 )
-def test_what_is_wrong_is_one_line_before_anything_is_measured(
-    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, request_: Request, message: str
-) -> None:
-    monkeypatch.setattr(preflight, "measure_pace", lambda *_: pytest.fail("it was measured"))
+def test_what_is_wrong_is_one_line(data: Path, capsys: Captured, request_: Request, message: str) -> None:
     code, _, said = checked(request_, capsys)
     assert code == 2
     assert message in said
@@ -257,11 +237,3 @@ def test_pictures_are_told_now_and_then_and_at_the_end(capsys: Captured) -> None
     assert printed[0] == 1
     assert printed[-1] == 1000
     assert len(printed) < 100
-
-
-def test_a_model_that_cannot_be_built_is_told(data: Path, capsys: Captured) -> None:
-    code, _, said = checked(
-        Request("scenes", "a", dataclasses.replace(SMALL, pretrained="nosuch.pt", threads=64)), capsys
-    )
-    assert code == 2
-    assert "nosuch.pt" in said

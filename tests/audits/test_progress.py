@@ -35,7 +35,7 @@ def test_a_members_stage_is_read_off_its_files(tmp_path: Path) -> None:
     folder = tmp_path / "members" / "f-0"
     folder.mkdir(parents=True)
     stages = [member_progress(tmp_path, "f-0").stage]
-    for name, content in (("log.jsonl", line(10)), ("checkpoint.pt", ""), ("image.faiss", ""), ("text.faiss", "")):
+    for name, content in (("log.jsonl", line(10)), ("checkpoint.pt", ""), ("image.npy", ""), ("text.npy", "")):
         (folder / name).write_text(content)
         stages.append(member_progress(tmp_path, "f-0").stage)
     assert stages == ["waiting", "training", "embedding", "embedding", "done"]

@@ -1,4 +1,4 @@
-"""A finished audit's numbers, computed again from its FAISS files, trajectories and membership table in plain numpy."""
+"""A finished audit's numbers, computed again from its embeddings, trajectories and membership table in plain numpy."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""A finished audit's utility, computed again from its FAISS files with scikit-learn and open_clip alone."""
+"""A finished audit's utility, computed again from its embeddings with scikit-learn and open_clip alone."""
 
 import numpy as np
 import open_clip

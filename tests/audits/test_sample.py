@@ -16,8 +16,8 @@ from clipmem_core.audits.store import CHECK_TABLE, Audit
 from clipmem_core.audits.verdict import WRONG, likely_wrong, whole_rows
 from clipmem_core.commands import main
 from clipmem_core.config import AuditConfig
-from clipmem_core.exports.report import write_report
-from clipmem_core.pairs.checks.table import BY_NAME
+from clipmem_core.exports import write
+from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.pairs.table import RawPairs
 from clipmem_core.scores.whole_set import whole_count
 from tests.audits.small import Silent
@@ -99,10 +99,10 @@ def test_an_audit_of_a_sample_says_so_and_counts_the_whole_set(audit: Audit) -> 
     assert (unusable["found"], unusable["whole"]) == (0, 20)
     flags = pq.read_table(audit.folder / CHECK_TABLE).to_pandas()["file_name"]
     wanted = whole_count(int(flags.sum()), SAMPLE, PAIRS - 20)
-    own = counts[BY_NAME["file_name"].label]
+    own = counts[CHECKS["file_name"].label]
     assert (own["found"], own["whole"], own["low"], own["high"]) == pytest.approx((flags.sum(), *wanted), abs=0.05)
     assert own["low"] <= 97 <= own["high"]  # of rows 20 to 699, those divisible by 7
-    assert not {BY_NAME[name].label for name in ("lookalike", "repeated_caption")} & set(counts)
+    assert not {CHECKS[name].label for name in ("lookalike", "repeated_caption")} & set(counts)
     estimate = verdict["wrong_captions"]["estimate"]
     assert counts[WRONG]["whole"] == pytest.approx(estimate * (PAIRS - 20) / counts[WRONG]["among"], abs=0.1)
     assert counts[WRONG]["among"] == SAMPLE
@@ -133,7 +133,7 @@ def test_the_command_and_the_report_tell_the_counts_of_the_whole_set(
     show_verdict(audit)
     printed = capsys.readouterr().out
     assert "counts of all 680 pairs" in printed
-    write_report(audit, audit.folder / "report.html")
+    write(audit, "html", audit.folder / "report.html")
     report = (audit.folder / "report.html").read_text()
     assert "400, a random sample of 680" in report
     assert "Counts of all 680 pairs" in report

@@ -1,10 +1,14 @@
 """From what members leave to the tables: what is given where a part of it cannot be had."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.scoring import Evidence, score_table, summary
+from clipmem_core.audits import scoring
+from clipmem_core.audits.scoring import Evidence, kept_on_disk, score_table, summary
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.in_out import Sides
 from clipmem_core.scores.membership import Membership, paper_membership
@@ -61,3 +65,15 @@ def test_where_members_map_nothing_is_missing() -> None:
     assert list(split.fits) == ["f-0"]
     np.testing.assert_allclose(table["clipmem_image"] + table["clipmem_text"], table["clipmem"], atol=1e-5)
     assert summary(given, table, split)["encoders"]["missing"] is None
+
+
+def test_large_arrays_are_held_in_files_without_a_name_and_change_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = evidence(paper_membership(np.arange(N), seeds=1, seed=0), (5, 5))
+    table, _ = score_table(given)
+    monkeypatch.setattr(scoring, "MAPPED_FROM", 8 * N)
+    assert isinstance(kept_on_disk(np.arange(N), tmp_path).base, np.memmap)
+    mapped, _ = score_table(replace(given, folder=tmp_path))
+    pd.testing.assert_frame_equal(mapped, table)
+    assert not list(tmp_path.iterdir())

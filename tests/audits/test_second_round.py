@@ -150,12 +150,13 @@ def test_members_that_come_later_change_what_is_left_out_and_all_train_again(
     pd.testing.assert_frame_equal(grown.scores, at_once.scores)
 
 
-def test_what_is_broken_of_it_is_made_again_and_nothing_else(
+def test_a_member_with_a_broken_file_of_it_is_trained_again_and_no_other(
     twice: Audit, config: AuditConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLIPMEM_DATA", str(twice.folder.parents[1]))
     name = twice.record.members[1]
-    path, kept = twice.member(name) / "second" / "log_probability_out.npy", twice.member(name) / "checkpoint.pt"
+    path = twice.member(name) / "second" / "log_probability_out.npy"
+    kept = twice.member(twice.record.members[0]) / "checkpoint.pt"
     whole, moment = path.read_bytes(), kept.stat().st_mtime_ns
     path.write_bytes(b"broken")
     run_audit("scenes", config, name="a", screen=Silent())

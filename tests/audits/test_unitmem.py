@@ -117,7 +117,7 @@ def test_samples_are_found_again_all_pairs_first(copied: Audit) -> None:
     assert measured_samples(copied) == []
 
 
-@pytest.mark.parametrize("content", ["[]", '{"files": {}}'])
+@pytest.mark.parametrize("content", ["[]", '{"files": {}}', '{"files": {}, "sizes": {}}'])
 def test_a_manifest_that_says_nothing_of_a_member_is_one_line(copied: Audit, content: str) -> None:
     (copied.folder / MANIFEST).write_text(content)
     with pytest.raises(InputError, match=r"manifest\.json") as error:

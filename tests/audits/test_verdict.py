@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits.store import write_json
-from clipmem_core.audits.verdict import doubt, judge, queues, reliability_of, uses
+from clipmem_core.audits.verdict import doubt, judge, queues, uses
 from clipmem_core.config import AuditConfig
 
 GOOD = {
@@ -183,10 +183,3 @@ def test_where_a_check_fails_the_queue_says_so_and_why(changes: dict[str, float]
 def test_a_check_with_a_name_that_could_be_markup_is_not_repeated() -> None:
     verdict = {"checks": [{"name": "[x](javascript:alert(1))", "good": False}, {"name": 3, "good": False}, "x"]}
     assert doubt(verdict) == "Read with care: a check of it fails and a check of it fails."
-
-
-def test_a_verdict_from_before_has_its_reliability_from_the_halves() -> None:
-    assert reliability_of({"ranking_stability": 0.5}) == pytest.approx(2 / 3)
-    assert reliability_of({"ranking_stability": 0.5, "ranking_reliability": 0.75}) == 0.75
-    for old in ({}, {"ranking_stability": None}, {"ranking_stability": "x"}):
-        assert reliability_of(old) is None

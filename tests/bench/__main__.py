@@ -1,6 +1,6 @@
 """Measures how fast the program is: ratios of things timed side by side in one run.
 
-    python -m tests.bench [training] [pass] [products] [browse] [towers] [features] [review] [index] [engines] [million]
+    python -m tests.bench [training] [pass] [products] [browse] [towers] [features] [review] [engines] [million]
         [--quick] [--repeats N]
     python -m tests.bench detection NAME…: no speed, but which formula of misfit finds most in finished benchmarks
     python -m tests.bench wrong coverage|count|captions: how many captions are wrong, and which of several
@@ -27,7 +27,6 @@ from tests.bench import (
     detection,
     engines,
     given_features,
-    index,
     products,
     review,
     scoring_pass,
@@ -46,7 +45,6 @@ PARTS: dict[str, Callable[[bool, int], Measures]] = {
     "features": given_features.measure,
     "million": given_features.measure_million,
     "review": review.measure,
-    "index": index.measure,
     "engines": engines.measure,
 }
 NAMED = ("million",)  # only when they are asked for

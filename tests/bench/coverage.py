@@ -21,9 +21,8 @@ import tyro
 from scipy.stats import t
 
 from clipmem_core.audits import settings
-from clipmem_core.audits.index import map_vectors
 from clipmem_core.audits.prepare import membership_of
-from clipmem_core.audits.store import IMAGE_INDEX, TEXT_INDEX, Audit
+from clipmem_core.audits.store import TEXT_EMBEDDINGS, Audit, read_embeddings
 from clipmem_core.columns import ALIGNMENT
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.scores.alignment import pair_terms
@@ -120,11 +119,11 @@ def of_audit(name: str) -> pd.DataFrame:
 def _alignments(audit: Audit) -> tuple[np.ndarray, Sides]:
     """Return the alignments of finished members, as far as these are whole repeats, and who trains on what."""
     drawn, config = membership_of(audit.membership), audit.record.config
-    names = list(itertools.takewhile(lambda name: (audit.member(name) / TEXT_INDEX).is_file(), drawn.members))
+    names = list(itertools.takewhile(lambda name: (audit.member(name) / TEXT_EMBEDDINGS).is_file(), drawn.members))
     size = len(replicate_rows(drawn.members, protocol=config.protocol)[0])
     names = names[: len(names) // size * size]
     sides = Sides(Membership(drawn.group, tuple(names), drawn.trained[: len(names)]), config.protocol, config.seed)
-    vectors = [[map_vectors(audit.member(name) / index) for index in (IMAGE_INDEX, TEXT_INDEX)] for name in names]
+    vectors = [read_embeddings(audit.member(name)) for name in names]
     return np.stack([pair_terms(image, text, sides.external)[ALIGNMENT] for image, text in vectors]), sides
 
 

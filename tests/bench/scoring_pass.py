@@ -1,4 +1,4 @@
-"""The clipmem pass over FAISS files of a million pairs, against one sequential read of the same files.
+"""The clipmem pass over files of embeddings of a million pairs, against one sequential read of the same files.
 
 The pass is the terms of two members and the table. The four files (two members, pictures and texts) lie in the page
 cache. Each turn is a process of its own: a read in blocks of 4 MB into one buffer, then the pass, three times. Time is
@@ -32,7 +32,7 @@ def measure(quick: bool, repeats: int) -> Measures:
     data_folder().mkdir(parents=True, exist_ok=True)
     check_room(data_folder(), size)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=data_folder().resolve()) as temporary:
-        console.print(f"writing {size / GIGA:.1f} GB of FAISS files")
+        console.print(f"writing {size / GIGA:.1f} GB of files of embeddings")
         in_process("make", temporary, str(pairs), str(dim))
         os.sync()
         in_process("read", temporary)  # the cache is warm from here on

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from clipmem_core.audits.index import map_vectors, write_index
 from clipmem_core.columns import EXTERNAL
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.in_out import Sides
@@ -28,8 +27,8 @@ SECONDS_BETWEEN_SAMPLES = 0.02
 
 
 def files(folder: Path, member: str) -> list[Path]:
-    """Return the two index files of a member."""
-    return [folder / f"{member}-{kind}.faiss" for kind in KINDS]
+    """Return the two files of embeddings of a member."""
+    return [folder / f"{member}-{kind}.npy" for kind in KINDS]
 
 
 def membership(pairs: int) -> Membership:
@@ -42,7 +41,7 @@ def make(folder: Path, pairs: int, dim: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     for member in membership(pairs).members:
         for path in files(folder, member):
-            write_index(path, rng.standard_normal((pairs, dim), dtype=np.float32) / np.float32(dim) ** 0.5)
+            np.save(path, rng.standard_normal((pairs, dim), dtype=np.float32) / np.float32(dim) ** 0.5)
     (folder / "pairs").write_text(str(pairs))
     return {}
 
@@ -51,7 +50,7 @@ def read(folder: Path) -> dict[str, Any]:
     """Read every file once, one after the other."""
     buffer = bytearray(BUFFER)
     began = time.perf_counter()
-    for path in sorted(folder.glob("*.faiss")):
+    for path in sorted(folder.glob("*.npy")):
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
@@ -64,7 +63,7 @@ def score(folder: Path) -> dict[str, Any]:
     with AnonymousMemory() as memory:
         began = time.perf_counter()
         external = drawn.group == EXTERNAL
-        mapped = [[map_vectors(path) for path in files(folder, member)] for member in drawn.members]
+        mapped = [[np.load(path, mmap_mode="r") for path in files(folder, member)] for member in drawn.members]
         terms = [pair_terms(image, text, external) for image, text in mapped]
         between = time.perf_counter()
         memorization_table(terms, Sides(drawn, "paper", 0))

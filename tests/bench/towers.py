@@ -7,25 +7,26 @@ Then seconds from files to .npy beside a loop like clip-retrieval's inference: a
 batches of 256 through the same towers one after the other, float16 to numpy.
 """
 
-import dataclasses
 import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from clipmem_core import columns as c
 from clipmem_core.audits.locked import Towers, towers_of
 from clipmem_core.audits.settings import resolve
-from clipmem_core.audits.throughput import features_seconds
 from clipmem_core.config import SourceOptions, data_folder, preset_config
-from clipmem_core.features.embed import image_features, text_features
+from clipmem_core.features.embed import IMAGE_BATCH, TEXT_BATCH, image_features, text_features
 from clipmem_core.features.towers import Tower
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.pairs.table import read_source
@@ -50,21 +51,41 @@ def measure(quick: bool, repeats: int) -> Measures:
         assert towers.image
         assert towers.text
         images, folder = towers.image, Path(temporary) / "cache"
+        square = np.random.default_rng(0).integers(0, 256, (images.size, images.size, 3), dtype=np.uint8)
+        by_length = sorted(texts, key=len)  # as they are embedded
         return [
             *_beside_floor(
                 "picture",
                 len(pairs),
-                features_seconds(dataclasses.replace(config, lock_text=False), [], pictures=len(pairs), count=0),
+                _bare(images, [np.stack([square] * len(part)) for part in _parts(pairs.index, IMAGE_BATCH)]),
                 lambda: image_features(pairs, raw.root, images, folder=folder),
             ),
             *_beside_floor(
                 "caption",
                 len(texts),
-                features_seconds(dataclasses.replace(config, lock_image=False), texts, pictures=0, count=len(texts)),
+                _bare(towers.text, _parts(by_length, TEXT_BATCH)),
                 lambda: text_features(captions, towers.text, folder=folder),
             ),
             *_beside_loop(pairs, raw.root, towers, Path(temporary)),
         ]
+
+
+def _parts(values: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [values[at : at + size] for at in range(0, len(values), size)]
+
+
+def _bare(tower: Tower, batches: Sequence[Any]) -> float:
+    """Return the seconds that a tower takes on some batches, of all cores together, after one that is not counted."""
+    embed = tower.open().embed
+
+    def timed(batch: Any) -> float:
+        began = time.perf_counter()
+        embed(batch)
+        return time.perf_counter() - began
+
+    with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(timed, batches[:1]))
+        return sum(pool.map(timed, batches))
 
 
 def _beside_loop(pairs: pd.DataFrame, root: Path, towers: Towers, folder: Path) -> Measures:
@@ -116,9 +137,9 @@ def _loop(files: list[Path], captions: list[str], image: Tower, text: Tower, fol
         np.save(folder / f"{name}.npy", np.concatenate(own))
 
 
-def _beside_floor(what: str, count: int, seconds: float, compute: Callable[[], object]) -> Measures:
-    """Compute features, and set their price beside that of the bare tower, of which all cores take some seconds."""
-    bare, whole = seconds * cores(), _processor(compute)
+def _beside_floor(what: str, count: int, bare: float, compute: Callable[[], object]) -> Measures:
+    """Compute features, and set their price beside that of the bare tower, which took `bare` core seconds."""
+    whole = _processor(compute)
     console.print(f"{count:,} {what}s: {whole:.1f} s of processors, the tower alone {bare:.1f} s")
     return [
         Measure(f"a {what} through the bare tower (ms of one core)", 1000 * bare / count),

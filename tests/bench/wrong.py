@@ -30,7 +30,7 @@ from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import CAPTION_TABLE, Audit, read_table
 from clipmem_core.config import AuditConfig, InputError, data_folder, preset_config
-from clipmem_core.pairs.planting import plant_miscaptions, plant_one_caption
+from clipmem_core.pairs.errors import plant_miscaptions
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.prevalence import estimate_wrong
 from clipmem_core.scores.reviewed import count_reviewed, plan_review
@@ -169,10 +169,24 @@ def captions_found(asked: Captions) -> pd.DataFrame:
     options = dataclasses.replace(config.source, scenes_pairs=asked.scenes_pairs)
     config = dataclasses.replace(config, source=options, seed=asked.seed)
     data_set = load_data_set(asked.source, settings.resolve(config), say=console.print)
-    pairs, place = plant_one_caption(data_set.pairs, np.arange(len(data_set.pairs)), n=asked.planted, seed=asked.seed)
+    pairs, place = with_one_wrong(data_set.pairs, n=asked.planted, seed=asked.seed)
     name = f"one-caption-{Path(asked.source).name}-{asked.seed}-{asked.planted}"
     audit = audited_copy(pairs, data_set.raw.root, config, name)
     return held_against(audit, dict(zip(pairs[c.PAIR_ID], place, strict=True)), set(known_wrong(pairs)))
+
+
+def with_one_wrong(pairs: pd.DataFrame, *, n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """Give n pairs with several captions another pair's for one of theirs, and return its place, −1 for the others."""
+    captions, rng = [list(own) for own in pairs[c.CAPTIONS]], np.random.default_rng(seed)
+    unplanted = pairs[c.PLANTED].isna().to_numpy()
+    free = np.array([row for row, own in enumerate(captions) if len(own) > 1 and unplanted[row]])
+    place, moved = np.full(len(pairs), -1, dtype=np.int64), [list(own) for own in captions]
+    for row in rng.permutation(free)[:n].tolist():
+        others = [donor for donor in free.tolist() if set(captions[donor]).isdisjoint(captions[row])]
+        donor = captions[int(rng.choice(others))]
+        place[row] = rng.integers(len(captions[row]))
+        moved[row][place[row]] = donor[int(rng.integers(len(donor)))]
+    return pairs.assign(**{c.CAPTIONS: pd.Series(moved, index=pairs.index, dtype=object)}), place
 
 
 def audited_copy(pairs: pd.DataFrame, root: Path, config: AuditConfig, name: str) -> Audit:

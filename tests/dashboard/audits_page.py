@@ -23,10 +23,6 @@ FOUND = {"rows": 230, "lookalikes": 3, "pairs": 220, "captions": 1100, "quaranti
 
 FOUND |= {"groups": {"scored": 170, "external": 50}}
 
-TIME = {"seconds": {"preparing": 0.2, "starting": 6.0, "training": 120.0, "embedding": 4.0, "scoring": 0.1}}
-
-TIME |= {"busy": 2.0, "step": 0.25, "steps": 480, "members": 4, "side_by_side": 2, "trained": 85}
-
 
 def button(app: AppTest, label: str) -> Any:
     return next(each for each in app.button if each.label == label)

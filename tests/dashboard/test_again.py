@@ -8,7 +8,7 @@ from clipmem_core.audits.again_measured import Change, Measured
 from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.record import MemberRecord
 from clipmem_core.audits.store import CONFIG, Audit, write_json
-from clipmem_core.exports.again import AGAIN, again_task
+from clipmem_core.exports.reaudit import AGAIN, reaudit_task
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_deciding import press
 from tests.dashboard.test_pages import captions, links, open_page, texts, titles
@@ -69,7 +69,7 @@ def test_what_cannot_be_repeated_is_told_beside_a_disabled_button(audit: Audit, 
 
 
 def test_one_that_waits_is_followed_as_an_audit_is(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = again_task(audit, "later")
+    task = reaudit_task(audit, "later")
     leave_job(task.folder, said="reading scenes\n")
     job = task.find()
     assert job is not None

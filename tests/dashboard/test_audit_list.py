@@ -142,7 +142,7 @@ def test_a_second_round_is_training_again_and_its_losses_are_drawn(copy: Copy, d
     for name in audit.record.members:
         folder = audit.folder / "members" / name
         folder.mkdir(exist_ok=True)
-        (folder / "text.faiss").touch()
+        (folder / "text.npy").touch()
     (audit.folder / "second.parquet").touch()
     again = audit.folder / "members" / "r0-f0" / "second"
     again.mkdir()
@@ -195,7 +195,7 @@ def test_an_audit_that_ends_brings_the_page_up_to_date(copy: Copy, data: Path) -
     audit = unfinish(copy())
     leave_job(data / "jobs" / "made", running=True)
     app = open_page(PAGE, audit="made")
-    write_json(audit.folder / "manifest.json", {"files": {}})
+    write_json(audit.folder / "manifest.json", {"files": {}, "sizes": {}})
     app.run()
     assert table(app, "size")["state"].tolist() == ["done"]
     assert app.main.get("page_link")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.dashboard import browse
 from clipmem_core.review.decisions import open_review
@@ -89,16 +88,9 @@ def test_the_queue_of_wrong_captions_is_called_what_the_verdict_allows(copy: Cop
     assert (check["name"] in legend(app).value) is not good
 
 
-@pytest.mark.parametrize(
-    ("kind", "members", "shown"),
-    [("moderated", 4, True), ("sd of external", 8, False), ("welch", 7, False), ("welch", 8, True)],
-)
-def test_errors_of_pairs_are_shown_where_they_cover_what_they_say(
-    copy: Copy, kind: str, members: int, shown: bool
-) -> None:
+@pytest.mark.parametrize(("kind", "shown"), [("moderated", True), ("sd of external", False)])
+def test_errors_of_pairs_are_shown_where_they_cover_what_they_say(copy: Copy, kind: str, shown: bool) -> None:
     audit = copy()
-    names = [f"r{row // 2}-f{row % 2}" for row in range(members)]
-    write_json(audit.folder / "config.json", audit.record.values | {"members": names})
     write_json(audit.folder / "verdict.json", audit.verdict | {"se_kind": kind})
     assert (" ± 0.0" in scores_of(open_page(BROWSE, order="se"), 0)["clipmem"]) is shown
     assert ("se" in scores_of(open_page(BROWSE, order="se", layout="table"), 0)) is shown
@@ -189,7 +181,7 @@ def test_more_like_a_picture_shows_the_closest_first(copy: Copy) -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     for member in audit.record.members:
         audit.member(member).mkdir(parents=True)
-        write_index(audit.member(member) / "image.faiss", vectors)
+        np.save(audit.member(member) / "image.npy", vectors)
     app = open_page(BROWSE, like=audit.pairs["pair_id"][3], by="image", size="12")
     wanted = np.argsort(-vectors @ vectors[3], kind="stable")[:12]
     assert ids(app) == audit.pairs["pair_id"].iloc[wanted].tolist()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from clipmem_core.audits.store import Audit, write_prepared
-from clipmem_core.pairs.checks.table import CHECKS
+from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.checks import check_counts
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
 from tests.dashboard.test_deciding import decided
@@ -25,11 +25,11 @@ def audit(copy: Copy) -> Audit:
 def test_each_check_has_its_count_and_the_way_to_its_pairs(audit: Audit) -> None:
     app = open_page(PAGE, audit="made", view="checks")
     counts = check_counts(audit)
-    shown = {f"{check.label}: **{counts[check.name]:,}**": check.name for check in CHECKS if counts[check.name]}
+    shown = {f"{check.label}: **{counts[name]:,}**": name for name, check in CHECKS.items() if counts[name]}
     found = {label: query for label, query in links(app) if label in shown}
     assert found == {label: f"audit=made&order=clipmem&check={name}" for label, name in shown.items()}
     nothing = next(element.value for element in app.caption if element.value.startswith("Nothing found"))
-    assert all(check.label.lower() in nothing for check in CHECKS if counts[check.name] == 0)
+    assert all(check.label.lower() in nothing for check in CHECKS.values() if counts[check.name] == 0)
 
 
 def test_a_check_is_a_filter_of_browse(audit: Audit) -> None:

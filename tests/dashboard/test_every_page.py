@@ -30,7 +30,6 @@ from clipmem_core.dashboard.numbers import read_noise
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.maps import mapped_members
 from clipmem_core.review.overview import load_overview, load_score_map
 from clipmem_core.review.rows import find_rows, labels, neighbours, planted_kinds
 from clipmem_core.review.search import nearest
@@ -57,7 +56,7 @@ READERS: dict[str, Callable[[Audit], Any]] = {
     "neighbours": lambda audit: neighbours(audit, Selection(order="misfit"), "images/020.png"),
     "labels": lambda audit: (labels(audit), planted_kinds(audit)),
     "map of scores": load_score_map,
-    "members": mapped_members,
+    "members": lambda audit: audit.record.members,
     "means": lambda audit: score_breakdown.mean_terms(audit, 0),
     "terms": lambda audit: score_breakdown.member_terms(audit, 0),
     "choices": lambda audit: score_breakdown.suggested_captions(audit, 0),

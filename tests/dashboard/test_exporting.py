@@ -10,7 +10,6 @@ from clipmem_core.audits.jobs import Job, Task, export_task
 from clipmem_core.audits.store import PAIRS, Audit, write_table
 from clipmem_core.commands import parse
 from clipmem_core.config import data_folder
-from clipmem_core.dashboard import exporting
 from clipmem_core.dashboard.exporting import CHOICES
 from clipmem_core.exports import FORMATS
 from clipmem_core.review.decisions import Review, open_review
@@ -93,8 +92,7 @@ def test_the_ending_can_be_chosen(audit: Audit) -> None:
     assert any("made-decisions.parquet" in code.value for code in app.code)
     radio = open_export().radio[0]
     assert radio.options == [about.title for about in FORMATS.values()]
-    assert list(radio.proto.captions) == [about.sentence for about in FORMATS.values()]
-    assert set(exporting.LIMITS) == set(FORMATS)
+    assert list(radio.proto.captions) == [about.help for about in FORMATS.values()]
 
 
 @pytest.mark.parametrize(

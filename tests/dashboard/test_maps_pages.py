@@ -234,10 +234,10 @@ def test_pairs_that_are_not_on_the_map_are_told(audit: Audit, monkeypatch: pytes
 def test_what_is_missing_or_does_not_fit_is_one_line(audit: Audit) -> None:
     write_table(audit.folder / "pairs.parquet", audit.pairs.iloc[:50])
     assert "list other pairs" in texts(open_page(EMBEDDINGS, colour="label"))[-1]
-    (audit.member("r1-f0") / "image.faiss").unlink()
+    (audit.member("r1-f0") / "image.npy").unlink()
     app = open_page(EMBEDDINGS, member="r1-f0")
     assert app.error[0].value == "This audit cannot be shown."
-    assert "image.faiss is missing" in texts(app)[-1]
+    assert "image.npy is missing" in texts(app)[-1]
     write_json(audit.folder / "config.json", audit.record.values | {"members": None})
     assert "config.json: members is wrong" in texts(open_page(EMBEDDINGS))[-1]
 

@@ -30,8 +30,6 @@ def test_a_number_has_the_digits_that_matter(value: float | None, shown: str) ->
             {"se_kind": "moderated", "external_sd": 0.2},
             Noise("standard error (pooled with like pairs; ± 1.96 of it covers 95 %)", 0.2),
         ),
-        ({"se_kind": "welch", "external_sd": 0.2}, Noise("standard error (Welch)", 0.2)),
-        ({"se_kind": "paired over seeds"}, Noise("standard error (paired over seeds)", None)),
         ({"se_kind": "sd of external", "external_sd": 0.2}, Noise("", 0.2)),
         ({"se_kind": ["<b>"], "external_sd": "x"}, Noise()),
         ({}, Noise()),
@@ -40,21 +38,8 @@ def test_a_number_has_the_digits_that_matter(value: float | None, shown: str) ->
 )
 def test_noise_is_what_the_verdict_says(copy: Copy, verdict: object, noise: Noise) -> None:
     audit = copy()
-    write_json(
-        audit.folder / "config.json", audit.record.values | {"members": [f"r{row // 2}-f{row % 2}" for row in range(8)]}
-    )
     write_json(audit.folder / "verdict.json", verdict)
     assert read_noise(audit) == noise
-
-
-@pytest.mark.parametrize("members", [[f"f-{row}" for row in range(7)], [], None, 8])
-def test_an_old_audit_of_fewer_than_eight_members_shows_no_error(copy: Copy, members: object) -> None:
-    audit = copy()
-    write_json(audit.folder / "config.json", audit.record.values | {"members": members})
-    write_json(audit.folder / "verdict.json", {"se_kind": "welch", "external_sd": 0.2})
-    assert read_noise(audit) == Noise("", 0.2)
-    (audit.folder / "config.json").write_text("{")
-    assert read_noise(audit) == Noise("", 0.2)
 
 
 def test_a_missing_verdict_says_nothing(copy: Copy) -> None:

@@ -181,7 +181,7 @@ def test_a_loss_at_chance_is_told_and_an_audit_opens_as_soon_as_it_is_finished(c
     write_json(audit.folder / "config.json", config)
     app = open_page()
     assert "still that of guessing" in app.warning[0].value
-    write_json(audit.folder / "manifest.json", {"files": {}})
+    write_json(audit.folder / "manifest.json", {"files": {}, "sizes": {}})
     app.run()
     assert len(app.image) == 12
 
@@ -220,7 +220,7 @@ def _unfinished(audit: Audit, *, seconds_ago: float) -> Audit:
         _log(audit, name, log_probability=-2.0)
     for name in ("r0-f1", "r1-f0"):
         (audit.folder / "members" / name / "checkpoint.pt").write_bytes(b"x")
-    (audit.folder / "members" / "r1-f0" / "text.faiss").write_bytes(b"x")
+    (audit.folder / "members" / "r1-f0" / "text.npy").write_bytes(b"x")
     _age(audit.folder, seconds_ago)
     return audit
 

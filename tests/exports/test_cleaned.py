@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,14 +18,6 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Audit:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPMEM_DATA", str(folder / "data"))
         return audited(make_source("csv", folder / "set"))
-
-
-def test_without_decisions_it_is_the_audits_pairs(mine: Audit) -> None:
-    found = clean(mine)
-    assert found.pairs["pair_id"].to_pylist() == mine.pairs["pair_id"].tolist()
-    assert found.pairs["captions"].to_pylist() == [list(texts) for texts in mine.pairs["captions"]]
-    assert found.pairs["row"].to_pylist() == list(range(10))
-    assert (found.kept, found.removed, found.recaptioned) == (10, 0, 0)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8, deadline=None)
@@ -75,7 +66,7 @@ def test_a_table_or_config_that_does_not_do_is_named(tmp_path: Path) -> None:
 def test_captions_the_audit_did_not_use_are_told(tmp_path: Path) -> None:
     found = clean(audited(make_source("csv", tmp_path / "set"), captions=1))
     assert set(map(len, found.pairs["captions"].to_pylist())) == {1}
-    assert "only the first 1 captions of a pair are in it: the audit used no more (--captions)" in found.notes
+    assert any(note.startswith("only the first 1 captions") for note in found.notes)
 
 
 @pytest.fixture
@@ -111,8 +102,7 @@ def test_what_was_decided_on_planted_captions_is_in_no_export(twins: tuple[Audit
     for audit in twins[:2]:
         assert exported(audit) == captions_of(own)
         assert (clean(audit).removed, clean(audit).recaptioned) == (0, 0)
-        note = "2 pairs were decided on with other captions, as where mistakes are planted: that does not count"
-        assert clean(audit).notes[-1] == note
+        assert clean(audit).notes[-1].startswith("2 pairs were decided on with other captions")
 
 
 def test_what_was_decided_on_a_pairs_own_captions_is_in_both_exports(twins: tuple[Audit, Audit, list[str]]) -> None:
@@ -125,16 +115,6 @@ def test_what_was_decided_on_a_pairs_own_captions_is_in_both_exports(twins: tupl
     for audit in twins[:2]:
         assert exported(audit) == kept | {ids[1]: ["better"]}
         assert not any("decided on" in note for note in clean(audit).notes)
-
-
-def test_a_log_that_says_nothing_of_captions_counts_for_both_and_says_so(
-    twins: tuple[Audit, Audit, list[str]],
-) -> None:
-    own, planted, ids = twins
-    replace(open_review(planted), pairs=None).decide(ids[:1], REMOVE)
-    for audit in twins[:2]:
-        assert exported(audit) == {key: texts for key, texts in captions_of(own).items() if key != ids[0]}
-    assert clean(planted).notes[-1].startswith("1 of these were decided on, perhaps for the planted caption's sake")
 
 
 def test_planted_captions_of_a_shortened_audit_come_back_shortened(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Each format as the tool reads it that it is for: pandas and open_clip, COCO, webdataset, DataComp, Pillow."""
+"""Each format as its tool reads it: pandas and open_clip, COCO, datasets, webdataset, DataComp, Pillow."""
 
 import csv
 import hashlib
@@ -20,38 +20,20 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expan
 
 from clipmem_core.audits.store import PAIRS, Audit, write_json, write_table
 from clipmem_core.exports import Summary, formats, write
-from clipmem_core.exports.cleaned import Cleaned, suffix_of, webdataset_key
-from clipmem_core.exports.formats import MISSING, packed, uid_of, write_csv
+from clipmem_core.exports.cleaned import Cleaned, suffix_of
+from clipmem_core.exports.formats import MISSING, uid_of, webdataset_key, write_csv
 from clipmem_core.pairs.pictures import FORMATS
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.exports.sources import CAPTIONS, LABELS, audited, make_source, picture
 from tests.made_audit import made_record
 
-TYPES = [
-    ("row", pa.int64()),
-    ("pair_id", pa.large_string()),
-    ("image", pa.large_string()),
-    ("captions", pa.large_list(pa.large_string())),
-    ("label", pa.large_string()),
-    ("recaptioned", pa.bool_()),
-]
-
-
-def cleaned(audit: Audit, captions: list[list[str]], root: Path) -> Cleaned:
-    rows = [
-        {"row": at, "pair_id": str(at), "image": "a.png", "captions": texts, "label": None, "recaptioned": False}
-        for at, texts in enumerate(captions)
-    ]
-    pairs = pa.Table.from_pylist(rows, schema=pa.schema(TYPES))
-    return Cleaned(audit, root, pairs, pairs.slice(0, 0), ())
+TEXTS = [text for captions in CAPTIONS for text in captions]
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 def size_of(image: Image.Image) -> tuple[int, int]:
     with image:
         return image.size
-
-
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 def as_pandas_reads(path: Path, **how: object) -> pd.DataFrame:
@@ -68,27 +50,18 @@ def as_printed(summary: Summary) -> Namespace:
 
 
 @pytest.mark.parametrize("suffix", SEPARATORS)
-def test_pandas_reads_every_caption_and_every_picture_opens(
+def test_pandas_and_open_clip_read_every_caption_and_every_picture(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     audit = audited(make_source("tar", tmp_path / "set"))
-    write(audit, "csv", tmp_path / f"clean{suffix}")
+    summary = write(audit, "csv", tmp_path / "its folder" / f"clean{suffix}")
     monkeypatch.chdir(data)
-    table = as_pandas_reads(tmp_path / f"clean{suffix}")
-    texts = [text for captions in CAPTIONS for text in captions]
-    assert [str(text) for text in table["title"]][:-1] == texts[:-1]
-    assert [size_of(Image.open(path)) for path in table["filepath"]] == [(24, 24)] * len(texts)
-
-
-@pytest.mark.parametrize("suffix", SEPARATORS)
-def test_open_clips_own_reader_takes_it_with_the_flags_that_are_printed(
-    tmp_path: Path, data: Path, suffix: str
-) -> None:
-    audit = audited(make_source("csv", tmp_path / "set"))
-    printed = as_printed(write(audit, "csv", tmp_path / "its folder" / f"clean{suffix}"))
+    table = as_pandas_reads(tmp_path / "its folder" / f"clean{suffix}")
+    assert [str(text) for text in table["title"]][:-1] == TEXTS[:-1]
+    assert [size_of(Image.open(path)) for path in table["filepath"]] == [(24, 24)] * len(TEXTS)
+    printed = as_printed(summary)
     assert printed.csv_separator == SEPARATORS[suffix]
-    reader = pytest.importorskip("open_clip_train.data").CsvDataset
-    read = reader(
+    read = pytest.importorskip("open_clip_train.data").CsvDataset(
         printed.train_data,
         size_of,
         printed.csv_img_key,
@@ -96,8 +69,7 @@ def test_open_clips_own_reader_takes_it_with_the_flags_that_are_printed(
         sep=printed.csv_separator,
         tokenizer=lambda texts: texts,
     )
-    texts = [text for captions in CAPTIONS for text in captions]
-    assert [read[at] for at in range(len(read) - 1)] == [((24, 24), text) for text in texts[:-1]]
+    assert [read[at] for at in range(len(read) - 1)] == [((24, 24), text) for text in TEXTS[:-1]]
 
 
 @settings(max_examples=30, deadline=None)
@@ -111,14 +83,26 @@ def test_any_text_survives_pandas(tmp_path_factory: pytest.TempPathFactory, capt
     folder = tmp_path_factory.mktemp("any")
     audit = Audit(folder)
     write_json(folder / "config.json", made_record("any", folder, "ensemble", np.array(["scored"])).values)
+    string, ids = pa.large_string(), [str(at) for at in range(len(captions))]
+    columns = {
+        "row": pa.array(range(len(captions))),
+        "pair_id": pa.array(ids, string),
+        "image": pa.array(["a.png"] * len(captions), string),
+        "captions": pa.array(captions, pa.large_list(string)),
+        "label": pa.nulls(len(captions), string),
+        "recaptioned": pa.array([False] * len(captions)),
+    }
+    pairs = pa.table(columns)
     for suffix in SEPARATORS:
-        write_csv(cleaned(audit, captions, folder), folder / f"any{suffix}")
+        write_csv(Cleaned(audit, folder, pairs, pairs.slice(0, 0), ()), folder / f"any{suffix}")
         read = as_pandas_reads(folder / f"any{suffix}", dtype=str, keep_default_na=False)
         assert read["title"].tolist() == [text for texts in captions for text in texts]
-        assert read["pair_id"].tolist() == [str(at) for at, texts in enumerate(captions) for _ in texts]
+        assert read["pair_id"].tolist() == [
+            pair_id for pair_id, texts in zip(ids, captions, strict=True) for _ in texts
+        ]
 
 
-def test_captions_that_pandas_takes_for_missing_are_counted(tmp_path: Path, data: Path) -> None:
+def test_captions_that_pandas_takes_for_missing_and_missing_pictures_are_counted(tmp_path: Path, data: Path) -> None:
     (tmp_path / "a.csv").write_text('"title"\t"x"\n' + "".join(f'"{text}"\t"x"\n' for text in MISSING))
     assert pd.read_csv(tmp_path / "a.csv", sep="\t")["title"].isna().all()
     audit = audited(make_source("csv", tmp_path / "set"))
@@ -128,22 +112,18 @@ def test_captions_that_pandas_takes_for_missing_are_counted(tmp_path: Path, data
     assert "1 pictures are no longer there, first 'images/3.png'" in notes
 
 
-@pytest.mark.parametrize(("format", "suffix"), [("csv", "csv"), ("coco", "json")])
-def test_it_is_the_same_however_many_pairs_are_written_at_once(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, format: str, suffix: str
+def test_order_and_content_do_not_depend_on_the_block_size(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = audited(make_source("csv", tmp_path / "set"))
-    write(audit, format, tmp_path / f"one.{suffix}")
-    monkeypatch.setattr(formats, "AT_ONCE", 3)
-    write(audit, format, tmp_path / f"two.{suffix}")
-    assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
-
-
-def test_an_audit_in_parts_of_a_table_keeps_its_order(tmp_path: Path, data: Path) -> None:
-    audit = audited(make_source("csv", tmp_path / "set"))
     write_table(audit.folder / PAIRS, audit.pairs.iloc[::-1])
-    write(audit, "csv", tmp_path / "clean.csv")
-    ids = pd.read_csv(tmp_path / "clean.csv")["pair_id"]
+    for block in (20_000, 3):
+        monkeypatch.setattr(formats, "BLOCK", block)
+        for format, suffix in (("csv", "csv"), ("coco", "json")):
+            write(audit, format, tmp_path / f"{block}.{suffix}")
+    for suffix in ("csv", "json"):
+        assert (tmp_path / f"20000.{suffix}").read_bytes() == (tmp_path / f"3.{suffix}").read_bytes()
+    ids = pd.read_csv(tmp_path / "3.csv")["pair_id"]
     assert list(dict.fromkeys(ids)) == [f"id {at}" for at in reversed(range(10))]
 
 
@@ -155,20 +135,33 @@ def test_it_is_laid_out_as_coco_is(tmp_path: Path, data: Path) -> None:
     known = {"id": 4, "file_name": "images/3.png", "width": 24, "height": 24, "pair_id": "id 3", "label": LABELS[3]}
     assert images[4] == known
     assert "label" not in images[2]
-    assert [entry["id"] for entry in value["annotations"]] == list(range(1, sum(map(len, CAPTIONS)) + 1))
+    assert [entry["id"] for entry in value["annotations"]] == list(range(1, len(TEXTS) + 1))
     for key, texts in enumerate(CAPTIONS, start=1):
         assert [entry["caption"] for entry in value["annotations"] if entry["image_id"] == key] == texts
 
 
-def test_pictures_of_archives_are_named_relative_to_their_folder(tmp_path: Path, data: Path) -> None:
-    summary = write(audited(make_source("parquet", tmp_path / "set")), "coco", tmp_path / "clean.json")
-    value = json.loads((tmp_path / "clean.json").read_text(encoding="utf-8"))
-    assert value["images"][1]["file_name"] == "00000001.png"
-    assert (tmp_path / "clean_images/00000001.png").is_file()
-    assert f"--image-folder {tmp_path / 'clean_images'}" in summary.command
+@pytest.mark.parametrize("captions", [0, 1])
+def test_the_library_datasets_reads_captions_and_ids_beside_pictures(tmp_path: Path, data: Path, captions: int) -> None:
+    datasets = pytest.importorskip("datasets")
+    audit = audited(make_source("csv", tmp_path / "set"), captions=captions)
+    write(audit, "imagefolder", tmp_path / "out")
+    read = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    rows = {row["pair_id"]: row for row in read}
+    assert set(read.column_names) == {"image", "text", "pair_id", "label"}
+    expected = [texts[0] if captions else list(texts) for texts in audit.pairs["captions"]]
+    assert [rows[f"id {at}"]["text"] for at in range(10)] == expected
+    assert [rows[f"id {at}"]["label"] for at in (0, 2, 5)] == [LABELS[at] for at in (0, 2, 5)]
+    assert all(row["image"].size == (24, 24) for row in read)
+
+
+def remove(audit: Audit, *rows: int) -> None:
+    open_review(audit).decide([audit.pairs["pair_id"][row] for row in rows], REMOVE)
 
 
 def write_tar(path: Path, names: list[str]) -> None:
+    path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for number, name in enumerate(names):
             text = f"caption of {name}".encode()
@@ -178,62 +171,37 @@ def write_tar(path: Path, names: list[str]) -> None:
                 tar.addfile(info, io.BytesIO(data))
 
 
-def kept_by_webdataset(folder: Path, keys: Path) -> list[str]:
-    wanted = set(keys.read_text().splitlines())
-    keys_found = []
-    for shard in sorted(folder.glob("*.tar")):
-        with shard.open("rb") as stream:  # webdataset would leave it open
-            samples = group_by_keys(tar_file_expander([{"url": str(shard), "stream": stream}]))
-            keys_found += [sample["__key__"] for sample in samples if sample["__key__"] in wanted]
-    return keys_found
-
-
-def remove(audit: Audit, *rows: int) -> None:
-    open_review(audit).decide([audit.pairs["pair_id"][row] for row in rows], REMOVE)
-
-
 @pytest.mark.parametrize("prefix", ["", "./deep.er/"])
 def test_webdataset_keeps_exactly_the_samples_of_the_list(tmp_path: Path, data: Path, prefix: str) -> None:
-    (tmp_path / "set").mkdir()
     write_tar(tmp_path / "set/a.tar", [f"{prefix}{at}.jpg" for at in range(4)])
     write_tar(tmp_path / "set/b.tar", [f"{prefix}{at}.png" for at in (9, 8, 7)])
     audit = audited(tmp_path / "set")
     remove(audit, 1, 5)
     summary = write(audit, "wds", tmp_path / "keys.txt")
     expected = [f"{prefix}{at}" for at in (0, 2, 3, 9, 7)]
-    assert (tmp_path / "keys.txt").read_text().splitlines() == expected
-    assert kept_by_webdataset(tmp_path / "set", tmp_path / "keys.txt") == expected
+    wanted, kept = (tmp_path / "keys.txt").read_text().splitlines(), list[str]()
+    for shard in sorted((tmp_path / "set").glob("*.tar")):
+        with shard.open("rb") as stream:  # webdataset would leave it open
+            samples = group_by_keys(tar_file_expander([{"url": str(shard), "stream": stream}]))
+            kept += [sample["__key__"] for sample in samples if sample["__key__"] in wanted]
+    assert wanted == kept == expected
     assert (summary.kept, summary.removed, summary.notes, summary.command) == (5, 2, (), "")
 
 
-def test_samples_that_share_a_key_are_told(tmp_path: Path, data: Path) -> None:
-    (tmp_path / "set").mkdir()
+def test_shared_keys_are_said_and_new_captions_go_into_a_file_beside_them(tmp_path: Path, data: Path) -> None:
     for shard in "ab":
         write_tar(tmp_path / f"set/{shard}.tar", ["1.jpg", "2.jpg"])
     audit = audited(tmp_path / "set")
     remove(audit, 2)
-    summary = write(audit, "wds", tmp_path / "keys.txt")
-    assert summary.notes == ("1 removed samples have the key of a kept one and stay: export csv to be rid of them",)
-
-
-def test_new_captions_go_into_a_file_beside_it_and_away_again(tmp_path: Path, data: Path) -> None:
-    audit = audited(make_source("tar", tmp_path / "set"))
-    review = open_review(audit)
-    review.decide([audit.pairs["pair_id"][3]], RECAPTION, captions=["new 🐊"])
-    summary = write(audit, "wds", tmp_path / "keys.txt")
-    assert summary.notes == ("1 new captions cannot be in a list of keys: see keys.txt.captions.jsonl",)
-    beside = tmp_path / "keys.txt.captions.jsonl"
-    assert json.loads(beside.read_text()) == {"key": "./deep/0003", "captions": ["new 🐊"]}
+    review, beside = open_review(audit), tmp_path / "keys.txt.captions.jsonl"
+    review.decide([audit.pairs["pair_id"][1]], RECAPTION, captions=["new 🐊"])
+    notes = write(audit, "wds", tmp_path / "keys.txt").notes
+    assert notes[0].startswith("1 new captions cannot be in a list of keys")
+    assert notes[1].startswith("1 removed samples have the key of a kept one")
+    assert json.loads(beside.read_text()) == {"key": "2", "captions": ["new 🐊"]}
     review.undo()
     write(audit, "wds", tmp_path / "keys.txt", overwrite=True)
     assert not beside.exists()
-
-
-@pytest.mark.parametrize(("kind", "first"), [("csv", "images/0"), ("parquet", "set.parquet#0")])
-def test_other_data_sets_are_listed_by_their_references(tmp_path: Path, data: Path, kind: str, first: str) -> None:
-    write(audited(make_source(kind, tmp_path / "set")), "wds", tmp_path / "keys.txt")
-    lines = (tmp_path / "keys.txt").read_text().splitlines()
-    assert (lines[0], len(lines)) == (first, 10)
 
 
 @settings(max_examples=50)
@@ -268,30 +236,19 @@ def test_uids_are_two_numbers_each_sorted_by_hand(tmp_path: Path, data: Path) ->
 
 
 def test_other_ids_are_hashed_and_listed(tmp_path: Path, data: Path) -> None:
-    audit = audited(uid_source(tmp_path / "set", ["a.jpg", UIDS[0], 'é, "x"']))
-    summary = write(audit, "datacomp", tmp_path / "uids.npy")
+    write(audited(uid_source(tmp_path / "set", ["a.jpg", UIDS[0], 'é, "x"'])), "datacomp", tmp_path / "uids.npy")
     with (tmp_path / "uids.uids.csv").open(newline="", encoding="utf-8") as file:
         listed = dict(list(csv.reader(file))[1:])
-    # printf a.jpg | sha256sum
-    assert listed["a.jpg"] == "509b0d4641a7c3ba088ffa28559d1f57"
-    assert listed == {
-        "a.jpg": hashlib.sha256(b"a.jpg").hexdigest()[:32],
-        UIDS[0]: UIDS[0],
-        'é, "x"': hashlib.sha256('é, "x"'.encode()).hexdigest()[:32],
-    }
+    assert (
+        listed
+        == {
+            "a.jpg": "509b0d4641a7c3ba088ffa28559d1f57",  # printf a.jpg | sha256sum
+            UIDS[0]: UIDS[0],
+            'é, "x"': hashlib.sha256('é, "x"'.encode()).hexdigest()[:32],
+        }
+    )
     found = np.load(tmp_path / "uids.npy", allow_pickle=False)
     assert (0x509B0D4641A7C3BA, 0x088FFA28559D1F57) in found.tolist()
-    assert summary.notes[0].startswith("2 ids are no uids")
-
-
-@settings(max_examples=30)
-@given(st.lists(st.integers(0, 2**128 - 1)))
-def test_packing_agrees_with_the_long_way(numbers: list[int]) -> None:
-    slow = np.array(sorted((number >> 64, number % 2**64) for number in numbers), np.dtype("u8,u8"))
-    assert packed([f"{number:032x}" for number in numbers]).tolist() == slow.tolist()
-
-
-def test_what_is_no_uid_is_hashed() -> None:
     for almost in ("0" * 31, "0" * 33, "g" + "0" * 31, "0" * 31 + "\n", "０" * 32):
         assert uid_of(almost) == hashlib.sha256(almost.encode()).hexdigest()[:32]
 

@@ -59,22 +59,3 @@ def test_many_features_are_searched_in_cells_and_nearly_all_links_are_found(monk
     assert 300 < linked.sum() < 500
     assert (found[linked] == exact[linked]).mean() > 0.98
     assert (found[~linked] == exact[~linked]).all()  # each is checked in full: none too many
-
-
-@pytest.mark.parametrize(("cosine", "least"), [(0.97, 0.9), (0.99, 0.99)])
-def test_very_many_features_are_searched_by_bands_and_most_links_are_found(
-    cosine: float, least: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = np.random.default_rng(2)
-    features = rng.normal(size=(3000, 96))
-    noise = rng.normal(size=(1000, 96)) * (1 / cosine**2 - 1) ** 0.5
-    features = np.concatenate([features, features[:1000] + noise]).astype(np.float16)
-    exact = alike_by_features(features)
-    for name in ("EXACT_UP_TO", "CELLS_UP_TO"):
-        monkeypatch.setattr(lookalikes, name, 100)
-    monkeypatch.setattr(lookalikes, "_BLOCK", 501)
-    found = alike_by_features(features)
-    linked = exact != np.arange(4000)
-    assert 800 < linked.sum() <= 1000
-    assert (found[linked] == exact[linked]).mean() > least
-    assert (found[~linked] == exact[~linked]).all()

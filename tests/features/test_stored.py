@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.config import InputError
-from clipmem_core.features.kept import SomeRows, Stored, broken_features, open_features
+from clipmem_core.features.kept import SomeRows, Stored, is_kept, open_features
 from clipmem_core.features.stored import stored_features
 
 RNG = np.random.default_rng(1)
@@ -234,10 +234,10 @@ def test_features_of_a_single_file_in_order_are_that_file(tmp_path: Path) -> Non
 def test_a_file_that_is_read_in_place_and_changes_or_goes_is_told(tmp_path: Path) -> None:
     folder = clip_retrieval(tmp_path, IMAGE.astype(np.float16), TEXT.astype(np.float16))
     kept = stored_features(folder, folder=tmp_path / "cache").folder
-    assert broken_features(kept) is None
+    assert is_kept(kept)
     changed = folder / "img_emb" / "img_emb_1.npy"
     np.save(changed, IMAGE[4:7].astype(np.float32))
-    assert broken_features(kept) == kept
+    assert not is_kept(kept)
     changed.unlink()
     with pytest.raises(InputError, match="img_emb_1.npy is missing: its features are read where they are"):
         open_features(kept, "image")

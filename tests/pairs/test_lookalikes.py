@@ -104,16 +104,6 @@ def test_the_search_finds_what_the_slow_loop_finds(monkeypatch: pytest.MonkeyPat
     assert 30 < len(set(clusters.tolist())) < 150
 
 
-def test_the_search_by_cells_finds_close_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    descriptors = np.random.default_rng(0).integers(0, 256, (3000, 768), dtype=np.uint8)
-    descriptors[2000:] = descriptors[:1000] // 2 * 2
-    hashes = [str(row) for row in range(3000)]
-    exact = lookalike_clusters(descriptors, hashes)
-    monkeypatch.setattr(lookalikes, "APPROXIMATE_ABOVE", 1000)
-    assert exact.tolist() == [*range(2000), *range(1000)]
-    assert np.array_equal(lookalike_clusters(descriptors, hashes), exact)
-
-
 def test_pictures_that_could_not_be_read_are_not_alike() -> None:
     assert lookalike_clusters(np.zeros((3, 768), np.uint8), ["", "", "x"]).tolist() == [0, 1, 2]
     assert lookalike_clusters(np.zeros((0, 768), np.uint8), []).tolist() == []

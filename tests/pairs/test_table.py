@@ -136,7 +136,7 @@ def test_the_drawn_set_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         lines = [{"image": f"images/{at}.png", "captions": ["x", "y"], "planted": "vague"} for at in range(pairs)]
         (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
 
-    drawing = types.ModuleType("clipmem_core.pairs.scenes.draw")
+    drawing = types.ModuleType("clipmem_core.pairs.scenes.drawing")
     drawing.__dict__["draw_scenes"] = draw_scenes
     monkeypatch.setitem(sys.modules, drawing.__name__, drawing)
     for _ in range(2):

@@ -2,9 +2,7 @@
 
 import hashlib
 import shutil
-import sqlite3
 import tempfile
-from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +18,6 @@ from clipmem_core.review.rows import find_rows, neighbours
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.study_decisions import decided_of
 from tests.made_fixtures import Copy
-from tests.review.old_log import write_old_log
 
 SWAPPED = [20, 30]  # rows that have each other's captions in the second audit
 
@@ -99,63 +96,6 @@ def test_the_key_is_of_the_captions_and_their_order_and_nothing_else(twins: tupl
     for pair_id, captions in zip(ids, own.pairs["captions"], strict=True):
         digest = hashlib.md5("\0".join(captions).encode()).digest()
         assert stored[pair_id] == int.from_bytes(digest[8:], "little") >> 1
-
-
-def test_a_log_from_before_counts_for_any_captions_and_reading_leaves_it_as_it_is(twins: tuple[Audit, Audit]) -> None:
-    ids, path = ids_of(twins[0]), open_review(twins[0]).path
-    write_old_log(path, {ids[SWAPPED[0]]: REMOVE, ids[SWAPPED[1]]: KEEP, ids[3]: REMOVE})
-    before = path.read_bytes()
-    for audit in twins:
-        review = open_review(audit)
-        assert review.counts() == {KEEP: 1, REMOVE: 2, RECAPTION: 0}
-        assert rows_so(audit, "remove") == [3, SWAPPED[0]]
-        found = review.current(ids[SWAPPED[0]])
-        assert (found.decision, found.note, found.entry, found.for_other) == (REMOVE, "note 1", 1, None)
-        assert list(review.history(page=1, size=9)["event"]) == [3, 2, 1]
-        assert review.table()["note"].tolist() == ["note 3", "note 2", "note 1"]
-    assert path.read_bytes() == before
-
-
-def test_a_log_from_before_goes_on_and_loses_nothing(twins: tuple[Audit, Audit]) -> None:
-    own, planted = map(open_review, twins)
-    ids = ids_of(twins[0])
-    pair, other = ids[SWAPPED[0]], ids[SWAPPED[1]]
-    write_old_log(own.path, {pair: REMOVE, other: REMOVE})
-    planted.decide([pair], KEEP)
-    assert [review.current(pair).decision for review in (own, planted)] == [REMOVE, KEEP]
-    assert [review.current(pair).note for review in (own, planted)] == ["note 1", "note 1"]
-    assert [review.current(other).decision for review in (own, planted)] == [REMOVE, REMOVE]
-    assert planted.undo(1).left == 1  # somebody decided anew since, with captions that it was on, too
-    assert [review.current(pair).decision for review in (own, planted)] == [REMOVE, KEEP]
-    assert planted.undo().pairs == 1
-    assert [review.current(pair).decision for review in (own, planted)] == [REMOVE, REMOVE]
-    assert own.undo(1).pairs == 1
-    assert [review.current(pair).decision for review in (own, planted)] == [None, None]
-    assert own.undo(2).pairs == 1
-    assert own.count_events() == 6
-
-
-def test_an_old_log_that_was_written_to_is_laid_out_as_a_new_one(tmp_path: Path) -> None:
-    old, new = Review(tmp_path / "old.sqlite"), Review(tmp_path / "new.sqlite")
-    write_old_log(old.path, {"a": KEEP})
-    old.decide(["b"], REMOVE)
-    new.decide(["b"], REMOVE)
-    asked = [
-        "SELECT type, name, tbl_name FROM sqlite_schema ORDER BY 1, 2",
-        *(f"SELECT name, type, \"notnull\", dflt_value, pk FROM pragma_table_info('{table}')" for table in TABLES),
-        "PRAGMA user_version",
-    ]
-    for question in asked:
-        assert ask(old.path, question) == ask(new.path, question)
-    assert ask(old.path, "PRAGMA integrity_check") == [("ok",)]
-
-
-TABLES = ("event", "entry", "standing")
-
-
-def ask(path: Path, query: str) -> list[tuple]:
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute(query).fetchall()
 
 
 class TwoAudits(RuleBasedStateMachine):

@@ -122,9 +122,9 @@ def test_settings_that_forbid_a_comparison_are_named(copy: Copy) -> None:
 
 def test_a_misfit_of_another_formula_is_named(copy: Copy) -> None:
     one, other = copy("paper", name="one"), copy("paper", name="other")
-    write_table(other.folder / SCORES, other.scores.drop(columns="log_probability_out"))
+    write_table(other.folder / SCORES, other.scores.assign(log_probability_second=-1.0))
     (warning,) = compare(one, other, column="misfit", limit=1).warnings
-    assert warning.startswith("The formula of misfit differs: in other, misfit is −(z(learned) + z(similarity_out))")
+    assert warning.startswith("The formula of misfit differs: in other, misfit is −(z(learned) + 4 z(")
     assert not compare(one, other, column="clipmem", limit=1).warnings
     assert not compare(other, other, column="misfit", limit=1).warnings
 

@@ -11,7 +11,6 @@ from clipmem_core.config import InputError
 from clipmem_core.review.bulk_edit import LONGEST, Rule, preview, store_changes
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Edit, Review, decided, open_review
 from tests.made_fixtures import Copy
-from tests.review.old_log import VERSION_1
 
 ENTRY_OF_NONE = 0
 
@@ -77,16 +76,6 @@ def test_own_captions_only_grow(review: Review) -> None:
             with pytest.raises(sqlite3.IntegrityError, match="the log only grows"):
                 log.execute(statement)
     log.close()
-
-
-def test_an_old_log_is_read_as_it_is_and_can_be_edited(review: Review) -> None:
-    review.path.parent.mkdir(parents=True)
-    with sqlite3.connect(review.path) as log:
-        log.executescript(VERSION_1)
-    log.close()
-    assert review.decisions(["a"]) == {}
-    review.edit({"a": Edit(("new",), 0)})
-    assert captions(review) == {"a": ("new",)}
 
 
 def texts(audit: Audit) -> dict[str, tuple[str, ...]]:

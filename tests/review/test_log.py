@@ -62,6 +62,7 @@ def faults(review: Review, calls: list[str]) -> set[str]:
     return found
 
 
+OTHER_VERSION = "is of version {} and this CLIPMem reads version 3: move it away, or use the CLIPMem that wrote it"
 NOT_OURS = "is not a log of decisions: move it away, or put a copy of it back"
 
 
@@ -81,7 +82,8 @@ def test_a_file_that_is_no_log_of_ours_is_named_and_left_alone(review: Review) -
 @pytest.mark.parametrize(
     ("change", "calls", "fault"),
     [
-        ("PRAGMA user_version = 4", list(CALLS), "is of version 4 and this CLIPMem reads version 3: update CLIPMem"),
+        ("PRAGMA user_version = 4", list(CALLS), OTHER_VERSION.format(4)),
+        ("PRAGMA user_version = 2", list(CALLS), OTHER_VERSION.format(2)),
         (
             "DROP TABLE standing",
             ["decide", "undo", "current", "table", "counts"],
@@ -89,7 +91,7 @@ def test_a_file_that_is_no_log_of_ours_is_named_and_left_alone(review: Review) -
         ),
     ],
 )
-def test_a_log_of_a_newer_version_or_without_a_table_is_named_and_left_alone(
+def test_a_log_of_another_version_or_without_a_table_is_named_and_left_alone(
     review: Review, change: str, calls: list[str], fault: str
 ) -> None:
     query(review.path, change)

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 from sklearn.metrics import silhouette_score
 
-from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import Audit, write_manifest
 from clipmem_core.commands import main
 from clipmem_core.config import InputError
@@ -86,9 +85,9 @@ def test_a_map_has_a_place_for_every_pair_and_is_drawn_once(audit: Audit, drawn:
 @pytest.mark.usefixtures("drawn")
 def test_other_embeddings_are_another_map(audit: Audit, in_manifest: bool) -> None:
     if not in_manifest:  # the file itself is hashed
-        (audit.folder / "manifest.json").write_text('{"files": {}}')
+        (audit.folder / "manifest.json").write_text('{"version": 1, "files": {}, "sizes": {}}')
     before = make_map(audit, NAME)
-    write_index(audit.member("r0-f0") / "image.faiss", np.eye(100, 12, dtype=np.float32))
+    np.save(audit.member("r0-f0") / "image.npy", np.eye(100, 12, dtype=np.float32))
     if in_manifest:
         write_manifest(audit.folder)
     assert map_file(audit, NAME) is None
@@ -105,8 +104,8 @@ def test_every_member_and_side_has_its_own_map_and_no_other_name_has_one(audit: 
             make_map(audit, name)
         with pytest.raises(InputError, match="draw it on the page"):
             read_map(audit, name)
-    (audit.member("r0-f0") / "image.faiss").unlink()
-    with pytest.raises(InputError, match=r"r0-f0/image\.faiss is missing"):
+    (audit.member("r0-f0") / "image.npy").unlink()
+    with pytest.raises(InputError, match=r"r0-f0/image\.npy is missing"):
         make_map(audit, NAME)
 
 

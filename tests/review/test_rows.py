@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.config import InputError
 from clipmem_core.review import rows
-from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import (
     Neighbours,
@@ -28,7 +27,6 @@ from clipmem_core.review.rows import (
 )
 from clipmem_core.review.selection import Outline, Range, Selection, box
 from clipmem_core.review.tables import find_row
-from clipmem_core.scores.table import BY_NAME
 from tests.made_fixtures import Copy
 from tests.review.slow_selection import is_in, selections, slowly
 
@@ -256,18 +254,3 @@ def test_pages_of_many_threads_get_what_one_gets(copy: Copy) -> None:
     with_scores(audit)  # nothing that was kept is of use now
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(lambda selection: every(audit, selection), asked * 4)) == wanted * 4
-
-
-def test_a_score_that_an_audit_does_not_have_is_nan_for_every_pair_and_clipmem_is_in_every_audit(copy: Copy) -> None:
-    audit, whole = copy(), copy(name="whole")
-    write_table(audit.folder / "scores.parquet", audit.scores[["pair_id", "group", "clipmem"]])
-    assert every(audit, Selection()) == every(whole, Selection())
-    for name in set(BY_NAME) - {"clipmem"}:
-        assert count_pairs(audit, Selection(order=name)) == 0
-        assert count_pairs(audit, Selection(ranges=(Range(name, -1e9),))) == 0
-        assert score_span(audit, name) is None
-    (card,) = cards(audit, [3])
-    assert (card.scores["misfit"], card.scores["clipmem"]) == (None, whole.scores["clipmem"][3])
-    write_table(audit.folder / "scores.parquet", whole.scores.drop(columns="clipmem"))
-    with pytest.raises(InputError, match=r"scores\.parquet cannot be read \(.*clipmem"):
-        count_pairs(audit, Selection())

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.config import InputError
 from clipmem_core.review import score_breakdown
@@ -154,9 +153,9 @@ def test_what_cannot_be_taken_apart_is_named(copy: Copy) -> None:
         for read in (member_terms, suggested_captions):
             with pytest.raises(InputError, match=f"audit 'made' has no row {row}, only 100"):
                 read(audit, row)
-    write_index(audit.member("r1-f0") / "text.faiss", vectors["r1-f0"][0][:90])
+    np.save(audit.member("r1-f0") / "text.npy", vectors["r1-f0"][0][:90])
     for read, at in ((member_terms, 3), (suggested_captions, 99)):
-        with pytest.raises(InputError, match=r"r1-f0/text\.faiss has 90 rows"):
+        with pytest.raises(InputError, match=r"r1-f0/text\.npy has 90 rows"):
             read(audit, at)
     path, membership = audit.folder / "membership.parquet", audit.membership
     membership.loc[8, membership.columns[2:]] = True  # a pair that every member saw

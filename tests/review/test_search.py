@@ -16,7 +16,6 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
 from clipmem_core.audits import locked
-from clipmem_core.audits.index import write_index
 from clipmem_core.audits.store import CONFIG, Audit, read_json, write_json
 from clipmem_core.config import InputError
 from clipmem_core.features.towers import minilm
@@ -26,9 +25,9 @@ from clipmem_core.review.search import (
     choose_member,
     cosines,
     embed_text,
+    embeddings_path,
     highest,
     hits,
-    index_path,
     nearest,
     unit,
     vectors_at,
@@ -65,7 +64,7 @@ def test_the_first_member_speaks_where_none_is_named_and_all_others_may_be_asked
     assert nearest(audit, 3, by="image", k=0) == []
     own = vectors["r0-f0"][0]
     own[3] = own[50] * 0.5
-    write_index(audit.member("r0-f0") / "image.faiss", own)
+    np.save(audit.member("r0-f0") / "image.npy", own)
     assert nearest(audit, 50, by="image", k=1) == [(3, pytest.approx(1))]  # a twin, and never the pair itself
 
 
@@ -73,16 +72,16 @@ def test_the_first_member_speaks_where_none_is_named_and_all_others_may_be_asked
 def test_cosines_are_exact_whatever_the_size(tmp_path: Path, n_pairs: int, dim: int) -> None:
     rng = np.random.default_rng(0)
     vectors, query = rng.normal(size=(n_pairs, dim)).astype(np.float32), rng.normal(size=dim)
-    write_index(tmp_path / "image.faiss", vectors)
+    np.save(tmp_path / "image.npy", vectors)
     wanted = cosine_similarity(query[None], vectors)[0]
-    np.testing.assert_allclose(cosines(tmp_path / "image.faiss", query), wanted, atol=1e-6)
+    np.testing.assert_allclose(cosines(tmp_path / "image.npy", query), wanted, atol=1e-6)
 
 
 def test_a_vector_without_length_is_like_nothing(tmp_path: Path) -> None:
     vectors = np.array([[0, 0], [2, 0], [np.nan, 1]], dtype=np.float32)
-    write_index(tmp_path / "image.faiss", vectors)
-    np.testing.assert_array_equal(cosines(tmp_path / "image.faiss", np.array([1.0, 0.0])), [0, 1, np.nan])
-    np.testing.assert_array_equal(cosines(tmp_path / "image.faiss", np.zeros(2)), [0, 0, np.nan])
+    np.save(tmp_path / "image.npy", vectors)
+    np.testing.assert_array_equal(cosines(tmp_path / "image.npy", np.array([1.0, 0.0])), [0, 1, np.nan])
+    np.testing.assert_array_equal(cosines(tmp_path / "image.npy", np.zeros(2)), [0, 0, np.nan])
     assert unit(np.zeros(2)).tolist() == [0, 0]
 
 
@@ -94,7 +93,7 @@ def test_the_highest_are_the_first_of_a_stable_sort(values: list[float], k: int)
 
 
 def test_what_cannot_be_compared_is_named(audit: Audit) -> None:
-    with pytest.raises(InputError, match=r"r0-f0/image\.faiss is missing: run the audit again"):
+    with pytest.raises(InputError, match=r"r0-f0/image\.npy is missing: run the audit again"):
         nearest(audit, 3, by="image", k=5)
     embed(audit)
     with pytest.raises(InputError, match=r"no member '\.\./f-0' in this audit \(there is: r0-f0, r0-f1, r1-f0, r1-f1"):
@@ -102,11 +101,21 @@ def test_what_cannot_be_compared_is_named(audit: Audit) -> None:
     for row in (-1, 100):
         with pytest.raises(InputError, match=f"has no row {row}, only 100: delete it"):
             nearest(audit, row, by="image", k=5)
-    with pytest.raises(InputError, match=r"image\.faiss has 12 dimensions and the query 3: delete it"):
-        cosines(audit.member("r0-f0") / "image.faiss", np.ones(3))
+    with pytest.raises(InputError, match=r"image\.npy has 12 dimensions and the query 3: delete it"):
+        cosines(audit.member("r0-f0") / "image.npy", np.ones(3))
     with pytest.raises(ValueError, match="by must be one of image, text, not 'smell'"):
         nearest(audit, 3, by="smell", k=5)
     assert choose_member(["r0-f0", "r0-f1"], "") == "r0-f0"
+
+
+@pytest.mark.usefixtures("vectors")
+def test_in_a_large_audit_the_first_member_alone_is_searched_unless_another_is_named(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "ALL_UP_TO", 99)
+    like = audit.pairs["pair_id"][5]
+    found = {name: hits(audit, Selection(like=like, member=name))[0].tolist() for name in ("", "r0-f0", "r1-f1")}
+    assert found[""] == found["r0-f0"] != found["r1-f1"]
 
 
 def meaning_of(text: str) -> np.ndarray:
@@ -178,9 +187,9 @@ def test_a_search_ends_at_its_limit_and_is_made_once_until_the_index_changes(
     for array in first:
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
-    path = audit.member("r0-f0") / "image.faiss"
+    path = audit.member("r0-f0") / "image.npy"
     then = path.stat().st_mtime_ns
-    write_index(path, vectors["r0-f0"][0][::-1])
+    np.save(path, vectors["r0-f0"][0][::-1])
     os.utime(path, ns=(then + 1, then + 1))
     assert (99 - hits(audit, asked)[0]).tolist() == first[0].tolist()
     monkeypatch.setattr(search, "LIMIT", 7)
@@ -189,7 +198,7 @@ def test_a_search_ends_at_its_limit_and_is_made_once_until_the_index_changes(
 
 @pytest.mark.usefixtures("encoder")
 def test_what_cannot_be_searched_is_named(audit: Audit) -> None:
-    with pytest.raises(InputError, match=r"image\.faiss is missing: run the audit again"):
+    with pytest.raises(InputError, match=r"image\.npy is missing: run the audit again"):
         hits(audit, Selection(meaning="music"))
     embed(audit)
     with pytest.raises(InputError, match="there is no pair '<b>none</b>' in audit 'made': take another"):
@@ -348,7 +357,7 @@ def test_a_caption_of_a_locked_audit_finds_its_own_pair_and_every_search_works_o
     row = next(row for row, own in enumerate(pairs["captions"]) if counts[tuple(own)] == 1 and len(own) > 1)
     member = locked_audit.record.members[0]
     mean = np.mean([embed_text(locked_audit, text, member=member) for text in pairs["captions"][row]], axis=0)
-    stored = vectors_at(index_path(locked_audit, member, "text"), [row])[0]
+    stored = vectors_at(embeddings_path(locked_audit, member, "text"), [row])[0]
     np.testing.assert_allclose(stored, mean, atol=5e-3)  # of features that are kept in half precision
     for asked in ({"meaning": "a red boat"}, {"like": pairs["pair_id"][row]}):
         rows, match = hits(locked_audit, Selection(**asked))

@@ -41,7 +41,7 @@ NAMES = {"mean": "against the mean (the paper)", "median": "against the median (
 # Of each kind of job, why it is wanted, and of each button the sample that it asks for.
 WAITING = {
     UNITS: (
-        "The units of this audit's encoders are not measured yet. It takes about as long as embedding its pairs.",
+        "The units of this audit's encoders are not measured yet.",
         {f"Measure on {SAMPLE:,} pairs": SAMPLE, "Measure on all pairs": 0},
     ),
     PARADIGMS: (

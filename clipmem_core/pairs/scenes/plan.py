@@ -1,52 +1,20 @@
-"""Turns random numbers into the plan of a picture: what is on it, how many, in which colour, where; long-tailed."""
+"""What each picture of the synthetic set shows, with a long tail, its captions, and which pairs have injected errors.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+A pair is a function of the seed and its number alone, so that a larger set begins with the smaller one. The only
+exception: of two pairs with each other's captions, the first keeps its own if the set ends before the second.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clipmem_core.pairs.scenes.canvas import COLOURS
+from clipmem_core.columns import ATYPICAL, DUPLICATE, MISCAPTION, VAGUE
+from clipmem_core.pairs.scenes.objects import COLOURS, KINDS
 
-
-@dataclass(frozen=True)
-class Kind:
-    """What pictures and captions need to know of one kind of object."""
-
-    plural: str
-    stands: bool  # on the ground; the others hang in the air or in the water
-    half_width: float  # of the drawing, where the larger of both is about 1
-    half_height: float
-    colours: tuple[str, ...]  # favourites, most common first; the rest of the palette follows
-    places: tuple[str, ...]  # where it is found, most common first
-
-
-# The order is the order of frequency.
-KINDS: dict[str, Kind] = {
-    "cat": Kind("cats", True, 0.84, 1.0, ("orange", "black", "white"), ("room", "meadow", "city", "snow", "forest")),
-    "car": Kind("cars", True, 1.0, 0.56, ("red", "blue", "white"), ("city", "desert", "snow", "meadow", "beach")),
-    "tree": Kind("trees", True, 0.72, 1.0, ("green", "orange", "pink"), ("meadow", "snow", "city", "hills", "desert")),
-    "bird": Kind("birds", False, 0.98, 0.7, ("blue", "red", "yellow"), ("forest", "sea", "meadow", "city", "beach")),
-    "house": Kind(
-        "houses", True, 0.92, 1.0, ("white", "red", "yellow"), ("meadow", "snow", "hills", "beach", "desert")
-    ),
-    "flower": Kind("flowers", True, 0.56, 1.0, ("pink", "yellow", "red"), ("meadow", "room", "forest", "desert")),
-    "boat": Kind("boats", True, 0.95, 1.0, ("white", "red", "blue"), ("sea", "beach")),
-    "fish": Kind("fish", False, 1.0, 0.6, ("orange", "blue", "yellow"), ("underwater",)),
-    "balloon": Kind(
-        "balloons", False, 0.56, 1.0, ("red", "yellow", "pink"), ("city", "meadow", "room", "hills", "sea")
-    ),
-    "star": Kind("stars", False, 0.95, 0.92, ("yellow", "white"), ("hills", "city", "snow", "desert", "sea")),
-    "umbrella": Kind("umbrellas", True, 1.0, 1.0, ("red", "purple", "yellow"), ("beach", "city", "room", "meadow")),
-    "butterfly": Kind("butterflies", False, 1.0, 0.8, ("purple", "orange"), ("meadow", "forest", "beach", "room")),
-    "apple": Kind("apples", True, 0.86, 0.92, ("red", "green", "yellow"), ("room", "meadow", "forest", "snow")),
-    "cup": Kind("cups", True, 1.0, 0.8, ("white", "teal", "blue"), ("room", "beach", "forest", "meadow")),
-    "kite": Kind("kites", False, 0.72, 1.0, ("red", "teal", "yellow"), ("beach", "meadow", "sea", "city", "desert")),
-    "mushroom": Kind("mushrooms", True, 0.9, 0.92, ("red", "brown", "orange"), ("forest", "meadow", "hills")),
-    "lamp": Kind("lamps", True, 0.66, 1.0, ("yellow", "teal", "white"), ("room", "hills", "snow")),
-    "turtle": Kind("turtles", True, 1.0, 0.58, ("green", "brown", "teal"), ("beach", "underwater", "meadow", "desert")),
-    "rocket": Kind("rockets", False, 0.6, 1.0, ("white", "red", "blue"), ("hills", "desert", "city", "sea")),
-}
-LIGHTS: dict[str, tuple[str, ...]] = {
+BLOCK = 100  # pairs among which errors are placed: 4 miscaption, 4 vague, 3 atypical, 2 duplicate
+PLAN, PICTURE, WORDS, COPY = range(4)  # streams of random numbers of one pair
+LIGHTS: dict[str, tuple[str, ...]] = {  # of each place, most common first
     "meadow": ("sunny", "cloudy", "sunset"),
     "sea": ("sunny", "sunset", "cloudy", "night"),
     "hills": ("night",),
@@ -59,32 +27,27 @@ LIGHTS: dict[str, tuple[str, ...]] = {
     "underwater": ("deep",),
 }
 RIDERS = ("cat", "bird", "apple", "cup", "butterfly")
-CARRIERS = {
-    "car": -0.48,
-    "house": -0.94,
-    "mushroom": -0.88,
-    "umbrella": -0.88,
-    "tree": -0.9,
-}  # where a rider's feet are
+CARRIERS = {"car": -0.48, "house": -0.94, "mushroom": -0.88, "umbrella": -0.88, "tree": -0.9}  # a rider's feet, y
 BACKS = ("house", "tree", "umbrella", "boat")
 FRONTS = ("cat", "car", "flower", "apple", "cup", "mushroom", "turtle", "lamp")
-RELATIONS = ("left", "right", "above", "front", "below", "on")
-LOOKS = ("upside down", "dotted", "glitch")
-NEVER_UPSIDE_DOWN = (
-    "star",
-    "kite",
-    "fish",
-    "bird",
-    "flower",
-    "butterfly",
-    "apple",
-    "rocket",
-)  # it would hardly be seen
+RELATIONS: dict[str, Callable[[str, str], bool]] = {  # most common first; which kinds can be in it
+    "left": lambda main, other: True,
+    "right": lambda main, other: True,
+    "above": lambda main, other: not KINDS[main].stands and KINDS[other].stands,
+    "front": lambda main, other: main in FRONTS and other in BACKS,
+    "below": lambda main, other: KINDS[main].stands and not KINDS[other].stands,
+    "on": lambda main, other: main in RIDERS and other in CARRIERS,
+}
+LOOKS: dict[str, tuple[str, ...]] = {  # of atypical pictures; the kinds on which a look would hardly be seen
+    "upside down": ("star", "kite", "fish", "bird", "flower", "butterfly", "apple", "rocket"),
+    "dotted": ("mushroom",),
+    "glitch": (),
+}
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One kind of object in one colour."""
+    """One object: its kind and colour."""
 
     kind: str
     colour: str
@@ -98,88 +61,276 @@ class Scene:
     place: str
     light: str
     count: int = 1
-    relation: str | None = None  # of the main thing to the other one
+    relation: str = ""  # of the main object to the other one
     other: Thing | None = None
-    look: str | None = None  # one of LOOKS: an atypical picture
+    look: str = ""  # one of LOOKS: an atypical picture
 
     @property
     def things(self) -> tuple[Thing, ...]:
-        """The main thing and, in a picture of two, the other one."""
+        """The main object and, in a picture of two, the other one."""
         return (self.main,) if self.other is None else (self.main, self.other)
 
 
+@dataclass(frozen=True)
+class PlannedPair:
+    """One pair of the set before its picture is drawn."""
+
+    number: int
+    scene: Scene
+    planted: str | None = None
+    partner: int | None = None  # miscaption: the pair whose captions it has; duplicate: whose picture
+
+
+def stream(seed: int, number: int, which: int) -> np.random.Generator:
+    """Return one of the random streams of a pair: PLAN, PICTURE, WORDS or COPY."""
+    return np.random.default_rng((seed, number, which))
+
+
+def plan_pairs(pairs: int, *, seed: int) -> Iterator[PlannedPair]:
+    """Yield the plans of a set's pairs in order."""
+    for start in range(0, pairs, BLOCK):
+        for plan in _plan_block(start, seed)[: pairs - start]:
+            cut_off = plan.planted == MISCAPTION and plan.partner is not None and plan.partner >= pairs
+            yield replace(plan, planted=None, partner=None) if cut_off else plan
+
+
+def _plan_block(start: int, seed: int) -> list[PlannedPair]:
+    """Plan BLOCK pairs: first all without errors, then inject some."""
+    plans = [PlannedPair(start + i, plan_scene(stream(seed, start + i, PLAN))) for i in range(BLOCK)]
+    order = [int(i) for i in stream(seed, start, COPY).permutation(BLOCK)]
+    for i, j in (order[0:2], order[2:4]):
+        rng, scene = stream(seed, start + j, PLAN), plans[j].scene
+        while not _clearly_different(plans[i].scene, scene):
+            scene = plan_scene(rng)
+        plans[i] = replace(plans[i], planted=MISCAPTION, partner=start + j)
+        plans[j] = replace(plans[j], planted=MISCAPTION, partner=start + i, scene=scene)
+    for i in order[4:8]:
+        plans[i] = replace(plans[i], planted=VAGUE)
+    for i in order[8:11]:
+        rng = stream(seed, start + i, PLAN)
+        scene = _plan_alone(rng)
+        looks = [look for look, hardly_seen in LOOKS.items() if scene.main.kind not in hardly_seen]
+        scene = replace(scene, look=looks[int(rng.integers(len(looks)))])
+        plans[i] = replace(plans[i], planted=ATYPICAL, scene=scene)
+    early, late, copy, second_copy = sorted(order[11:15])
+    for i, original in ((copy, early), (second_copy, late)):
+        plans[i] = replace(plans[i], planted=DUPLICATE, scene=plans[original].scene, partner=start + original)
+    return plans
+
+
 def plan_scene(rng: np.random.Generator) -> Scene:
-    """Draw a picture's plan: one thing, several alike, or two in a relation."""
+    """Plan a picture: one object, several alike, or two in a relation."""
     scene = _plan_alone(rng)
     form = rng.random()
     if form < 0.42:
         return scene
     if form < 0.66:
-        return _with(scene, count=2 + _rank(rng, 4, 1.0))
-    return _plan_relation(rng, scene)
-
-
-def plan_atypical(rng: np.random.Generator) -> Scene:
-    """Draw the plan of one thing in an impossible look."""
-    scene = _plan_alone(rng)
-    # dots on a spotted cap are nothing new
-    barred = {"upside down": NEVER_UPSIDE_DOWN, "dotted": ("mushroom",)}
-    looks = [look for look in LOOKS if scene.main.kind not in barred.get(look, ())]
-    return _with(scene, look=looks[int(rng.integers(len(looks)))])
-
-
-def clearly_different(first: Scene, second: Scene) -> bool:
-    """Tell whether no kind and no colour of one picture is found on the other, and the places differ."""
-    for one in first.things:
-        if any(one.kind == thing.kind or one.colour == thing.colour for thing in second.things):
-            return False
-    return first.place != second.place
-
-
-def _with(scene: Scene, *, count: int = 1, look: str | None = None) -> Scene:
-    return Scene(scene.main, scene.place, scene.light, count=count, look=look)
+        return replace(scene, count=2 + _zipf_rank(rng, 4, 1.0))
+    main = scene.main.kind
+    there = [kind for kind in KINDS if kind != main and scene.place in KINDS[kind].places]
+    relation = _pick(rng, [name for name, fits in RELATIONS.items() if any(fits(main, kind) for kind in there)], 2.0)
+    kind = _pick(rng, [kind for kind in there if RELATIONS[relation](main, kind)], 2.0)
+    other = Thing(kind, _pick_colour(rng, kind, scene.light, scene.main.colour))
+    return replace(scene, relation=relation, other=other)
 
 
 def _plan_alone(rng: np.random.Generator) -> Scene:
-    kind = list(KINDS)[_rank(rng, len(KINDS), 3.0)]
+    kind = _pick(rng, list(KINDS), 3.0)
     place = _pick(rng, KINDS[kind].places, 1.0)
     light = _pick(rng, LIGHTS[place], 1.0)
-    return Scene(Thing(kind, _colour(rng, kind, light)), place, light)
+    return Scene(Thing(kind, _pick_colour(rng, kind, light)), place, light)
 
 
-def _plan_relation(rng: np.random.Generator, scene: Scene) -> Scene:
-    """Add a second thing that is found in the same place, in a relation that suits both."""
-    main = scene.main.kind
-    near = [kind for kind in KINDS if kind != main and scene.place in KINDS[kind].places]
-    relation = _pick(rng, [name for name in RELATIONS if any(_FITS[name](main, kind) for kind in near)], 2.0)
-    kind = _pick(rng, [kind for kind in near if _FITS[relation](main, kind)], 2.0)
-    colour = _colour(rng, kind, scene.light, scene.main.colour)
-    return Scene(scene.main, scene.place, scene.light, relation=relation, other=Thing(kind, colour))
+def _clearly_different(first: Scene, second: Scene) -> bool:
+    """Check that two pictures share no kind, no colour and not the place."""
+    both = [(one, two) for one in first.things for two in second.things]
+    return first.place != second.place and all(a.kind != b.kind and a.colour != b.colour for a, b in both)
 
 
-_FITS: dict[str, Callable[[str, str], bool]] = {
-    "left": lambda main, other: True,
-    "right": lambda main, other: True,
-    "above": lambda main, other: not KINDS[main].stands and KINDS[other].stands,
-    "below": lambda main, other: KINDS[main].stands and not KINDS[other].stands,
-    "front": lambda main, other: main in FRONTS and other in BACKS,
-    "on": lambda main, other: main in RIDERS and other in CARRIERS,
-}
-
-
-def _colour(rng: np.random.Generator, kind: str, light: str, taken: str = "") -> str:
-    """Draw a colour that is not taken, and none that the night swallows."""
+def _pick_colour(rng: np.random.Generator, kind: str, light: str, taken: str = "") -> str:
+    """Draw a colour other than the taken one; no black at night, where it cannot be seen."""
     barred = (taken, "black" if light == "night" else "")
-    favourites = KINDS[kind].colours
-    order = [*favourites, *(colour for colour in COLOURS if colour not in favourites)]
+    order = dict.fromkeys((*KINDS[kind].colours, *COLOURS))
     return _pick(rng, [colour for colour in order if colour not in barred], 1.0)
 
 
 def _pick(rng: np.random.Generator, items: Sequence[str], head: float) -> str:
-    return items[_rank(rng, len(items), head)]
+    return items[_zipf_rank(rng, len(items), head)]
 
 
-def _rank(rng: np.random.Generator, n: int, head: float) -> int:
+def _zipf_rank(rng: np.random.Generator, n: int, head: float) -> int:
     """Draw a rank below n with probability ∝ 1 / (rank + head): Zipf's law, flatter for a larger `head`."""
     weights = np.cumsum(1 / (np.arange(n) + head))
     return int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))
+
+
+NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
+
+# Of each place: where a standing object is, where a hanging one is, and the place itself; the plainest comes first.
+PLACE_PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "meadow": (
+        ("in a meadow", "on the grass", "in a green field"),
+        ("over a meadow", "above the grass", "over a green field"),
+        ("a meadow", "a green field"),
+    ),
+    "sea": (
+        ("at sea", "on the water", "on the open sea"),
+        ("over the sea", "above the waves", "over the water"),
+        ("the sea", "a view of the sea"),
+    ),
+    "hills": (
+        ("on a hill", "in the hills", "in hilly country"),
+        ("over the hills", "above the dark hills", "high over the hills"),
+        ("a night sky", "dark hills"),
+    ),
+    "desert": (
+        ("in the desert", "among the dunes", "on desert sand"),
+        ("over the desert", "above the dunes", "over desert sand"),
+        ("a desert", "a sandy desert"),
+    ),
+    "snow": (
+        ("in the snow", "on a snowy field", "in a winter landscape"),
+        ("over the snow", "above a snowy field", "in a winter landscape"),
+        ("a winter landscape", "a snowy field"),
+    ),
+    "city": (
+        ("in the city", "on a city street", "in front of tall buildings"),
+        ("over the city", "above a city street", "in front of tall buildings"),
+        ("a city street", "the city"),
+    ),
+    "room": (
+        ("in a room", "on the floor", "inside a room"),
+        ("in a room", "in the middle of a room", "inside a room"),
+        ("a room", "a bright room"),
+    ),
+    "beach": (
+        ("on the beach", "on the sand", "by the sea"),
+        ("over the beach", "above the sand", "by the sea"),
+        ("a beach", "a sandy beach"),
+    ),
+    "forest": (
+        ("in the forest", "in the woods", "on the forest floor"),
+        ("in the forest", "in the woods", "between the trees"),
+        ("a forest", "the woods"),
+    ),
+    "underwater": (
+        ("underwater", "on the sea floor", "under the sea"),
+        ("underwater", "in deep water", "under the sea"),
+        ("an underwater scene", "deep water"),
+    ),
+}
+LIGHT_PHRASES: dict[str, tuple[str, ...]] = {
+    "sunny": ("on a sunny day", "in bright sunshine", "under the sun"),
+    "cloudy": ("on a cloudy day", "under a cloudy sky"),
+    "sunset": ("at sunset", "in the evening sun"),
+    "night": ("at night", "by moonlight", "in the dark"),
+    "indoors": ("indoors", "at home"),
+    "shade": ("in soft green light", "in the shade"),
+    "deep": ("in blue water", "below the surface"),
+}
+WEATHER = ("sunny", "cloudy", "sunset", "night")  # adds something to the place
+RELATION_PHRASES: dict[str, tuple[str, ...]] = {
+    "left": ("to the left of", "left of", "on the left of"),
+    "right": ("to the right of", "right of", "on the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+    "front": ("in front of",),
+    "behind": ("behind",),
+    "on": ("on", "on top of"),
+    "under": ("under", "beneath"),
+}
+REVERSED = {"left": "right", "right": "left", "above": "below", "below": "above", "front": "behind", "on": "under"}
+
+ALONE = (
+    ("{thing}", "a picture of {thing}", "a drawing of {thing}"),
+    ("{thing} {where}", "{thing} seen {where}", "There is {thing} {where}."),
+    ("{scene} with {bare}", "{scene} and {bare}", "{bare} in front, {scene} behind"),
+    ("The {kind} is {colour}.", "This {kind} is {colour}.", "{bare}, and it is {colour}"),
+    ("{bare} {when}", "{thing} {light}", "{bare}, seen {light}"),
+)
+SEVERAL = (
+    ("{thing}", "a picture of {thing}", "{group} of {colour} {kind}"),
+    ("{thing} {where}", "{thing} together {where}", "There are {thing} {where}."),
+    ("{scene} with {bare}", "{scene} and {bare}", "{group} of {kind} in front, {scene} behind"),
+    ("{all} {kind} are {colour}.", "{all_counted} {kind} are {colour}.", "{bare}, {every} of them {colour}"),
+    ("{bare} {when}", "{thing} {light}", "{kind} {when}, {count} in all"),
+)
+TWO = (
+    ("{thing} and {other}", "a picture of {thing} and {other}", "{other} and {thing}"),
+    ("{thing} {relation} {other}", "There is {thing} {relation} {other}.", "{thing}, {relation} {other}"),
+    ("{bare_other} {reverse} {bare}", "{other} {reverse} {bare}", "{bare_other} {reverse} {thing}"),
+    ("{scene} with {bare} and {bare_other}", "{scene}, {bare} and {bare_other}", "{pair} in front, {scene} behind"),
+    ("{pair} {when}", "{pair} {light}", "{pair}, seen {light}"),
+)
+ODD: dict[str, tuple[str, ...]] = {
+    "upside down": ("{thing} turned upside down", "an upside-down {kind}", "The {colour} {kind} stands on its head."),
+    "dotted": ("{thing} covered in dots", "a {kind} with dots all over", "The {colour} {kind} has strange dots."),
+    "glitch": ("{thing} before a torn background", "{bare} in a broken picture", "a glitch behind {thing}"),
+}
+VAGUE_CAPTIONS = (
+    *("a picture", "an image", "something nice to look at", "a nice drawing", "just another picture"),
+    *("an illustration", "a scene with something in it", "some shapes and colors", "a colorful image"),
+    *("one of many pictures", "a small picture", "There is something to see here.", "This is a picture."),
+    *("no description", "untitled", "Look at this!"),
+)
+
+
+def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
+    """Return five captions of a scene that differ in wording and content.
+
+    Example:
+        >>> scene = Scene(Thing("apple", "red"), "room", "indoors")
+        >>> captions_of(scene, np.random.default_rng(1))[3]
+        'an apple, and it is red'
+    """
+    templates: list[tuple[str, ...]] = list(TWO if scene.other else SEVERAL if scene.count > 1 else ALONE)
+    if scene.look:
+        templates[3] = ODD[scene.look]
+    main, other, pair = scene.main, scene.other, scene.count == 2
+    standing, hanging, by_itself = PLACE_PHRASES[scene.place]
+    if other is None:
+        where = _any(standing if KINDS[main.kind].stands else hanging, rng)
+    else:  # one may stand while the other hangs or sits on it: the plainest phrase, true of both
+        where = standing[0] if any(KINDS[thing.kind].stands for thing in scene.things) else hanging[0]
+    light, count, bare = _any(LIGHT_PHRASES[scene.light], rng), NUMBERS[scene.count], _noun(main.kind, scene.count)
+    words = {
+        "thing": _noun(main.kind, scene.count, main.colour),
+        "bare": bare,
+        "kind": main.kind if scene.count == 1 else KINDS[main.kind].plural,
+        "colour": main.colour,
+        "group": "a pair" if pair else "a group",
+        "every": "both" if pair else "all",
+        "all": "Both" if pair else "All the",
+        "all_counted": "Both" if pair else f"All {count}",
+        "count": count,
+        "where": where,
+        "scene": _any(by_itself, rng),
+        "light": light,
+        "when": f"{where} {light}" if scene.light in WEATHER else light,
+    }
+    if other is not None:
+        words |= {
+            "other": _noun(other.kind, 1, other.colour),
+            "bare_other": _noun(other.kind, 1),
+            "pair": f"{bare} and {_noun(other.kind, 1)}",
+            "relation": _any(RELATION_PHRASES[scene.relation], rng),
+            "reverse": _any(RELATION_PHRASES[REVERSED[scene.relation]], rng),
+        }
+    return [_any(choices, rng).format(**words) for choices in templates]
+
+
+def vague_captions(rng: np.random.Generator) -> list[str]:
+    """Return five captions that would fit any picture."""
+    return [VAGUE_CAPTIONS[i] for i in rng.permutation(len(VAGUE_CAPTIONS))[:5]]
+
+
+def _noun(kind: str, count: int, colour: str = "") -> str:
+    """Return a noun phrase: an apple, a red apple, three blue fish."""
+    name = f"{colour} {kind if count == 1 else KINDS[kind].plural}".strip()
+    if count > 1:
+        return f"{NUMBERS[count]} {name}"
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def _any(choices: tuple[str, ...], rng: np.random.Generator) -> str:
+    return choices[int(rng.integers(len(choices)))]

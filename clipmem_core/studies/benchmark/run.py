@@ -17,10 +17,10 @@ from clipmem_core.audits.prepare import draw_membership, load_data_set
 from clipmem_core.audits.setup import differing_fields
 from clipmem_core.audits.store import PAIRS, acquire_lock, write_json, write_prepared, write_table
 from clipmem_core.config import FIELDS, AuditConfig, InputError, affecting, as_dict, data_folder, switched_on
-from clipmem_core.pairs.mistakes import KINDS, plant
+from clipmem_core.pairs.errors import ERROR_KINDS, inject_errors
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.table import MISFIT_FORMULA
-from clipmem_core.studies.benchmark.store import BENCHMARK, Benchmark, Piece, benchmark_of
+from clipmem_core.studies.benchmark.results import BENCHMARK, Benchmark, Piece, benchmark_of
 
 PROCESSES = ".process"
 
@@ -93,20 +93,22 @@ def pieces(
     """
     asked = benchmark.asked
     first, without = asked["config"].seed, asked["left_out"]
-    chosen = [kind for kind in kinds or KINDS if kind not in without]
+    chosen = [kind for kind in kinds or ERROR_KINDS if kind not in without]
     if not chosen:
-        raise InputError(f"no kind of mistake can be planted: {'; '.join(without[kind] for kind in kinds or KINDS)}")
-    swaps = {kind for kind in chosen if len(KINDS[kind].shares) > 1}
-    by_kind = {kind: shares if kind in swaps and shares else KINDS[kind].shares for kind in chosen}
+        raise InputError(
+            f"no kind of mistake can be planted: {'; '.join(without[kind] for kind in kinds or ERROR_KINDS)}"
+        )
+    swaps = {kind for kind in chosen if len(ERROR_KINDS[kind].shares) > 1}
+    by_kind = {kind: shares if kind in swaps and shares else ERROR_KINDS[kind].shares for kind in chosen}
     return [
         Piece(kind, share, first + number) for number in range(plantings) for kind in chosen for share in by_kind[kind]
     ]
 
 
 def _check_asked(plantings: int, kinds: Sequence[str], shares: Sequence[float], config: AuditConfig) -> None:
-    unknown = [kind for kind in kinds if kind not in KINDS]
+    unknown = [kind for kind in kinds if kind not in ERROR_KINDS]
     if unknown:
-        raise InputError(f"kind {unknown[0]!r} of mistake is unknown: choose of {', '.join(KINDS)}")
+        raise InputError(f"kind {unknown[0]!r} of mistake is unknown: choose of {', '.join(ERROR_KINDS)}")
     if plantings < 1:
         raise InputError(f"--plantings must be at least 1, not {plantings}: from 3 on there are intervals")
     wrong = [share for share in shares if not 0 < share < 1]
@@ -171,9 +173,9 @@ def left_out(pairs: pd.DataFrame, membership: Membership, config: AuditConfig, s
     from clipmem_core.studies.benchmark.planting import scored_rows  # torch, which nothing else here needs
 
     rows, without = scored_rows(pairs, membership), {}
-    for name, kind in KINDS.items():
+    for name, kind in ERROR_KINDS.items():
         try:
-            plant(name, pairs, rows, share=max(kind.shares), seed=config.seed)
+            inject_errors(name, pairs, rows, share=max(kind.shares), seed=config.seed)
         except InputError as error:
             without[name] = str(error)
             screen.say(f"note: kind {name!r} is left out: {error}")
@@ -216,5 +218,5 @@ def _task(benchmark: Benchmark, own: Sequence[Piece], number: int, threads: int)
     """Return the task that brings some plantings to their results in a process of its own."""
     folder = benchmark.folder / f"{PROCESSES}-{number}"  # what it says of an error
     folder.mkdir(parents=True, exist_ok=True)
-    program = (sys.executable, "-m", "clipmem_core.studies.benchmark", str(benchmark.folder))
+    program = (sys.executable, "-m", "clipmem_core.studies.benchmark.planting", str(benchmark.folder))
     return Task((folder,), program, tuple(piece.name for piece in own), threads, "planting")

@@ -108,17 +108,17 @@ def test_a_broken_study_is_one_line_and_the_others_are_shown(
 def test_a_table_without_its_columns_is_told(lab: StudyFolder) -> None:
     write_table(lab.folder / "arms.parquet", made_rows(3).drop(columns="retrieval"))
     app = open_page(PAGE, view="results")
-    assert any("arms.parquet cannot be read" in text for text in texts(app))
+    assert any("arms.parquet lacks retrieval" in text for text in texts(app))
 
 
 def test_while_the_job_runs_the_page_says_how_far_it_is(data: Path, made: Made, went_on: list[tuple[str, str]]) -> None:
     make_mitigations(data, made["paper"], done=1)
-    said_so = "5 arms × 3 seeds, 10 f and g to train: about 7 min on this machine\n"
-    leave_study_job(data, "lab", running=True, output=f"reading scenes\n{said_so}arm none, seed 1: 1 of 10\n")
+    said_so = "arm none, seed 1: 2 of 10, time left: about 7 min\n"
+    leave_study_job(data, "lab", running=True, output=f"reading scenes\n{said_so}training 2 members\n")
     app = open_page(PAGE, setting=SETTINGS["captions"])
     assert app.get("progress")[0].proto.text == "5 of 15 arms × seeds are done"
     assert app.get("progress")[0].proto.value == 33
-    assert {said_so.strip(), "arm none, seed 1: 1 of 10"} <= set(texts(app))
+    assert {said_so.strip(), "training 2 members"} <= set(texts(app))
     assert "1 of 3 seeds of this setting are done. Its turn comes" in app.info[0].value
     assert "Resume" not in labels(app)
     press(app, "Cancel")

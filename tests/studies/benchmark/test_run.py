@@ -17,13 +17,12 @@ from clipmem_core.audits.run import run_audit
 from clipmem_core.commands import main, parse
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.embed import run_shards
-from clipmem_core.pairs.mistakes import KINDS
+from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.scores import prevalence
 from clipmem_core.scores.suspicion import DETECTORS, MISFIT_SECOND
 from clipmem_core.studies.benchmark.planting import run_pieces
-from clipmem_core.studies.benchmark.results import write_results
+from clipmem_core.studies.benchmark.results import Benchmark, Piece, open_benchmark, write_results
 from clipmem_core.studies.benchmark.run import run_benchmark
-from clipmem_core.studies.benchmark.store import Benchmark, Piece, open_benchmark
 from clipmem_core.training.model import build_model
 from tests.audits.small import Silent, config_of
 from tests.audits.small import here as members_here
@@ -205,7 +204,7 @@ def test_a_kind_without_room_is_left_out_with_its_reason(empty: Path, locked: Au
     told = " ".join(screen.lines)
     assert "kind 'label' is left out: no pair has a label" in told
     assert "kind 'nearest' is left out: only 0 pairs" in told
-    assert set(open_benchmark("c").asked["left_out"]) == set(KINDS) - {"vague", "duplicates"}
+    assert set(open_benchmark("c").asked["left_out"]) == set(ERROR_KINDS) - {"vague", "duplicates"}
 
 
 WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [

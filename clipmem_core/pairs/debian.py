@@ -1,0 +1,356 @@
+"""Real, noisy data sets from Debian's archive: a package becomes a folder of pictures and a captions.jsonl.
+
+    python -m clipmem_core fetch openclipart|tuxpaint
+
+Packages are downloaded with apt-get and unpacked with dpkg-deb, which need no root. A set is built in a hidden folder
+and renamed at the end, so a set that is there is complete.
+
+A clip-art picture's caption comes from its Dublin Core metadata and its file name. A text encoder of a small model
+reads the first 16 to 24 tokens, so the distinctive words come first and no word is repeated: the title, then what the
+file name, the keywords and the description add. A title that many pictures share (the name of a collection, a leftover
+of copying) moves behind the file name.
+"""
+
+import contextlib
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.parsers import expat
+
+from filelock import FileLock
+
+from clipmem_core.config import DATA_VARIABLE, SETS, InputError
+
+Report = Callable[[str], None]
+
+PACKAGES = {"openclipart": ["openclipart-png", "openclipart-svg"], "tuxpaint": ["tuxpaint-stamps-default"]}
+CAPTIONS_FILE = "captions.jsonl"
+INSTEAD = "use any folder of pictures with captions, or `scenes`"
+LONGEST_FIELD = 4000  # characters of a metadata field
+LONGEST_ENTITY = 300  # characters; honest files only abbreviate namespace addresses
+SHARED_BY = 3  # a title or description on pictures with this many different names describes none of them
+DESCRIPTION_WORDS = 12  # of a description, added to a caption
+
+
+def fetch(name: str, *, data: Path, report: Report) -> Path:
+    """Fetch a data set from Debian's archive, unless it is already there.
+
+    Args:
+        name: "openclipart" (8,121 drawings) or "tuxpaint" (about 950 stamps).
+        data: the data folder; the set goes to its `sets/<name>/`.
+        report: called with short lines of progress.
+
+    Returns:
+        The set's folder: `images/` with the original files, and `captions.jsonl` with one object a line
+        (image: path inside the folder, captions: a list of one, label: the top folder), sorted by path.
+    """
+    if name not in PACKAGES:
+        raise InputError(f"data set {name!r} is unknown: choose one of {', '.join(PACKAGES)}")
+    target = data / SETS / name
+    captions = target / CAPTIONS_FILE
+    if not captions.is_file():
+        missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
+        if missing:
+            raise InputError(f"fetch {name} needs {' and '.join(missing)}, found on Debian and Ubuntu only: {INSTEAD}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(target.parent / f".{name}.lock"):
+                if not captions.is_file():  # nor written by another process in the meantime
+                    _build(name, target, report)
+        except OSError as error:
+            advice = f"make room or set {DATA_VARIABLE} to another folder"
+            raise InputError(f"{target} cannot be written ({error.strerror or error}): {advice}") from error
+    report(f"{target}: {len(captions.read_bytes().splitlines()):,} pictures")
+    return target
+
+
+def _build(name: str, target: Path, report: Report) -> None:
+    if target.exists():
+        raise InputError(f"{target} is there but has no {CAPTIONS_FILE}: move it away and fetch again")
+    prefix = f".{name}.partial-"
+    for left in target.parent.glob(f"{prefix}*"):  # by a killed fetch
+        shutil.rmtree(left, ignore_errors=True)
+    # A fresh name each time: after a kill, an orphaned dpkg-deb may still be writing into the last one.
+    with tempfile.TemporaryDirectory(
+        prefix=prefix, dir=target.parent.absolute(), ignore_cleanup_errors=True
+    ) as temporary:
+        work, built = Path(temporary), Path(temporary) / name
+        for number, package in enumerate(PACKAGES[name], start=1):
+            report(f"downloading {number}/{len(PACKAGES[name])}: {package}")
+            archive = _download(package, work)
+            report(f"unpacking {package}")
+            done = _run("dpkg-deb", "-x", str(archive), str(work / "unpacked"), folder=work)
+            if done.returncode:
+                raise InputError(f"package {package} cannot be unpacked ({_reason(done)}): fetch again")
+            archive.unlink()
+        share = work / "unpacked" / "usr" / "share" / name
+        root = share / ("png" if name == "openclipart" else "stamps")
+        paths = _find_pictures(root, report)
+        report(f"captions of {len(paths):,} pictures")
+        if name == "openclipart":
+            drawings = [share / "svg" / path.with_suffix(".svg") for path in paths]
+            cores = [read_dublin_core(svg.read_bytes() if svg.is_file() else b"") for svg in drawings]
+            captions = write_captions((path.stem, core) for path, core in zip(paths, cores, strict=True))
+        else:
+            captions = [_stamp_caption(root / path) for path in paths]
+        lines = []
+        for path, caption in zip(paths, captions, strict=True):
+            image = Path("images") / path
+            (built / image).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / path, built / image)
+            label = path.parts[0] if len(path.parts) > 1 else None
+            row = {"image": image.as_posix(), "captions": [caption], "label": label}
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        (built / CAPTIONS_FILE).write_text("".join(lines), encoding="utf-8")
+        built.rename(target)
+
+
+def _download(package: str, folder: Path) -> Path:
+    """Download a package's newest archive into a folder."""
+    # As root, apt would give the download to a user who may not write here, and warn.
+    options = ["-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::http::Timeout=30"]
+    done = _run("apt-get", *options, "download", package, folder=folder)
+    archive = next(folder.glob(f"{package}_*.deb"), None)
+    if done.returncode or archive is None:
+        advice = f"check the network and try `sudo apt-get update`, or {INSTEAD}"
+        raise InputError(f"package {package} cannot be downloaded ({_reason(done)}): {advice}")
+    return archive
+
+
+def _run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    env, nothing = {**os.environ, "LC_ALL": "C"}, subprocess.DEVNULL
+    return subprocess.run(
+        command, cwd=folder, env=env, stdin=nothing, capture_output=True, text=True, errors="replace", check=False
+    )
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the first failed download or else the last line of what a program wrote to stderr."""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("E: Failed to fetch")] + lines[-1:]
+    return errors[0].removeprefix("E: ") if errors else "no reason given"
+
+
+def _find_pictures(root: Path, report: Report) -> list[Path]:
+    """Return the paths of all PNG files below a folder, sorted, without links that leave it."""
+    found = sorted((path.relative_to(root) for path in root.rglob("*.png")), key=Path.as_posix)
+    inside = root.resolve()
+    files = [(root / path).resolve() for path in found]
+    usable = [path for path, file in zip(found, files, strict=True) if file.is_relative_to(inside) and file.is_file()]
+    if len(usable) < len(found):
+        report(f"left out {len(found) - len(usable):,} links to pictures that are not in the package")
+    if not usable:
+        raise InputError(f"no pictures below {root.name}/ in the package: its layout has changed, {INSTEAD}")
+    return usable
+
+
+def _stamp_caption(png: Path) -> str:
+    """Read the English first line beside a stamp; a mirrored stamp shares the text of the other."""
+    for text in (png.with_suffix(".txt"), png.with_name(png.stem.removesuffix("_mirror") + ".txt")):
+        lines = text.read_text("utf-8-sig", errors="replace").splitlines() if text.is_file() else []
+        english = " ".join(lines[0].split()) if lines else ""
+        if english and not re.match(r"[\w@]+\.utf8=", english, re.I):  # a translation: `de.utf8=Ein Apfel.`
+            return english
+    return " ".join(name_words(png.stem))
+
+
+@dataclass
+class DublinCore:
+    """The metadata of a picture; empty where there is none. `artists` are creators, publishers and right holders."""
+
+    title: str = ""
+    description: str = ""
+    keywords: list[str] = field(default_factory=list)
+    artists: list[str] = field(default_factory=list)
+
+
+def read_dublin_core(svg: bytes) -> DublinCore:
+    """Read the Dublin Core metadata of an SVG file; of a broken or unsafe file, the fields before the fault.
+
+    Example:
+        >>> svg = b"<svg><Work><dc:title>Red  kite</dc:title><dc:subject><li>bird</li></dc:subject></Work></svg>"
+        >>> read_dublin_core(svg)
+        DublinCore(title='Red kite', description='', keywords=['bird'], artists=[])
+    """
+    core, path, pieces = DublinCore(), [""], list[str]()
+
+    def start(name: str, _attributes: dict[str, str]) -> None:
+        path.append(name.rpartition(":")[2])  # prefixes differ from file to file, and some are never declared
+        pieces.clear()
+
+    def end(_name: str) -> None:
+        text = " ".join("".join(pieces)[:LONGEST_FIELD].split())
+        parent, name = path[-2:]
+        if text and (parent, name) == ("Work", "title"):
+            core.title = core.title or text
+        elif text and (parent, name) == ("Work", "description"):
+            core.description = core.description or text
+        elif text and (parent, name) == ("Agent", "title"):
+            core.artists.append(text)
+        elif text and name == "li" and "subject" in path:
+            core.keywords.append(text)
+        pieces.clear()
+        path.pop()
+
+    def entity(name: str, _parameter: bool, value: str | None, *_where: str | None) -> None:
+        if value is None or len(value) > LONGEST_ENTITY or "&" in value or "%" in value:
+            raise ValueError(f"entity {name} refers to another entity or file, or is long")
+
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler, parser.EntityDeclHandler = pieces.append, entity
+    parser.DefaultHandler = lambda _data: None  # a default handler keeps expat from expanding entities in text
+    with contextlib.suppress(expat.ExpatError, ValueError, LookupError):
+        parser.Parse(svg, True)
+    return core
+
+
+_ADDRESS = re.compile(r"\S+@\S+|https?://\S+|www\.\S+", re.I)
+_DATED = re.compile(r"\([^()]*\b(?:19|20)\d\d\)|,? (?:19|20)\d\d\.?$")
+_CLIPART_BY = re.compile(r"^clip ?art by .*? - ", re.I)
+_NOISE = re.compile(r"\bpart of (?:the )?|\bopen ?clip ?art\b|\bclip ?arts?\b|\bcollection\b|\bvarious\b|\bsvg\b", re.I)
+_NAMELESS = re.compile(r"(?:untitled|unnamed|no ?name|title|new document|drawing|image)[\s\d]*", re.I)
+_VERSION = re.compile(r"(?<![a-z0-9])v?\d+\.\d+|\.svg\b", re.I)
+_SEPARATORS = re.compile(r"[\s_\-.,;:()\[\]&]+|(?<=[a-z])(?=[A-Z][a-z])")
+_COUNTER = re.compile(r"0\d+[a-z]?")
+_NUMBERED = re.compile(r"([^\W\d_]{3,})\d+")
+_PERL_HASH = re.compile(r"(?:hash)?\(?0x[0-9a-f]+\)?|hash", re.I)
+_ABOUT_THE_FILE = re.compile(
+    r"@|://|www\.|hash\(|\b(?:made|created|traced|converted|released|inkscape|public domain|clip ?art|contact|eps|"
+    r"enjoy|licen[sc]e|part of)\b",
+    re.I,
+)
+_EMPTY_KEYWORDS = frozenset(["unsorted", "clipart", "clip", "clip art", "openclipart", "svg", "inkscape", "vector"])
+_ORGANISATIONS = "open clip art clipart library project public domain army navy royal international code of signals the"
+_NOT_A_NAME = frozenset(_ORGANISATIONS.split())  # organisations that sign as artists
+_GRAMMAR = (
+    "a also an and are as at be been by for from has have in is it its may of on or that the there this to was were "
+    "with your svg"
+)
+_SMALL_WORDS = frozenset(_GRAMMAR.split())
+
+
+def write_captions(pictures: Iterable[tuple[str, DublinCore]]) -> list[str]:
+    """Write one non-empty caption for each picture of a collection.
+
+    Args:
+        pictures: file name without its suffix, and metadata; of the whole collection, which shows what is shared.
+
+    Example:
+        >>> write_captions([("grey_cat_ann_lee_01", DublinCore("Cat", "", ["animals", "cat"], ["Ann Lee"]))])
+        ['Cat grey animals']
+    """
+    pictures, names = list(pictures), defaultdict[tuple[str, str], set[tuple[str, ...]]](set)
+    for name, core in pictures:
+        for kind, text in (("title", core.title), ("description", core.description)):
+            names[kind, text].add(tuple(name_words(name.lower())))
+    shared = {text for text, different in names.items() if len(different) >= SHARED_BY}
+    return [
+        _caption(name, core, ("title", core.title) in shared, ("description", core.description) in shared)
+        for name, core in pictures
+    ]
+
+
+def name_words(name: str) -> list[str]:
+    """Return the words of a file name (without its suffix), leaving out versions and running numbers.
+
+    Example:
+        >>> name_words("bearBrown2_v0.1-small_03")
+        ['bear', 'Brown', 'small']
+        >>> name_words("007")
+        ['007']
+    """
+    pieces = [piece for piece in _SEPARATORS.split(_VERSION.sub(" ", name)) if piece]
+    words = [_NUMBERED.sub(r"\1", piece) if _NUMBERED.fullmatch(piece) else piece for piece in pieces]
+    cut_short = [len(word) >= 5 and "openclipart".startswith(word.lower()) for word in words]
+    words = [word for word, cut in zip(words, cut_short, strict=True) if not cut and not _COUNTER.fullmatch(word)]
+    return list(dict.fromkeys(words)) or pieces or [name]
+
+
+def _caption(name: str, core: DublinCore, title_shared: bool, description_shared: bool) -> str:
+    title = "" if title_shared and _CLIPART_BY.match(core.title) else _clean_title(core.title, core.artists)
+    words = _without_signature(name_words(name), core.artists, title)
+    if title and not title_shared:
+        caption = _Caption(title.split())
+        caption.add([word for word in words if len(word) > 1], abbreviated=True)
+    else:
+        caption = _Caption(words)
+        caption.add(title.split())
+    ignored = _EMPTY_KEYWORDS | {artist.lower() for artist in core.artists}
+    keywords = [text for text in map(_printable, core.keywords) if text.lower() not in ignored]
+    texts = [_ADDRESS.sub("", text).replace("_", " ") for text in keywords if not _PERL_HASH.fullmatch(text)]
+    caption.add(word for text in texts for word in text.split() if len(word) > 1 and not word.isdigit())
+    sentence = re.split(r"(?<=[.!?])\s", _printable(core.description), maxsplit=1)[0]
+    if not description_shared and not _ABOUT_THE_FILE.search(sentence):
+        caption.add(sentence.split(), limit=DESCRIPTION_WORDS)
+    return " ".join(caption.words) or name
+
+
+class _Caption:
+    """Words in order, without repeats."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+        self.used = {_key(part) for word in words for part in (word, *_SEPARATORS.split(word))}
+
+    def add(self, words: Iterable[str], *, limit: int = 1000, abbreviated: bool = False) -> None:
+        """Add up to `limit` new words; an abbreviated word is not new if a used one begins with it or contains it."""
+        run_together = "".join(map(_key, self.words))
+        for word in words:
+            bare, key = word.strip("\"'.,;:!?()[]"), _key(word)
+            new = bool(key) and key not in self.used and bare.lower() not in _SMALL_WORDS
+            if abbreviated and len(key) >= 4:
+                new &= not any(used.startswith(key) for used in self.used) and not (
+                    len(key) > 4 and key in run_together
+                )
+            if new and limit > 0:
+                self.words.append(bare)
+                self.used.add(key)
+                limit -= 1
+
+
+def _clean_title(title: str, artists: list[str]) -> str:
+    text = _CLIPART_BY.sub("", _printable(title))
+    for artist in artists:
+        text = re.sub(rf"\bby {re.escape(artist)}\b.*", "", text, flags=re.I)
+    text = _DATED.sub("", _ADDRESS.sub("", text)).strip()
+    if text and " " not in text:  # a file name
+        text = " ".join(name_words(text))
+    text = re.sub(r" 0\d+$", "", text.replace("_", " ").replace(" - ", " "))
+    text = " ".join(_NOISE.sub(" ", text).split()).strip(" -.,:;")
+    return "" if _NAMELESS.fullmatch(text) or not any(map(str.isalnum, text)) else text
+
+
+def _without_signature(words: list[str], artists: list[str], title: str) -> list[str]:
+    """Leave out the artist's name, often cut short, at the end of a file name."""
+    names = {_key(word) for artist in artists for word in re.split(r"[\W_]+", artist)} - _NOT_A_NAME - {""}
+    titled, keys = {_key(word) for word in title.split()}, [_key(word) for word in words]
+    begins = [any(name.startswith(key) for name in names) for key in keys]
+    for start in range(1, len(words)):
+        first, rest = keys[start], range(start + 1, len(words))
+        signed = first in names or (len(first) >= 3 and begins[start])
+        if signed and first not in titled and all(len(keys[i]) == 1 or begins[i] for i in rest):
+            return words[:start]
+    return words
+
+
+def _printable(text: str) -> str:
+    text = html.unescape(text)
+    return " ".join("".join(c if c.isspace() or unicodedata.category(c) != "Cc" else "" for c in text).split())
+
+
+def _key(word: str) -> str:
+    """Fold case, accents, punctuation and the plural's s, so that forms of a word compare equal."""
+    folded = unicodedata.normalize("NFKD", word.casefold())
+    key = "".join(c for c in folded if c.isalnum() or c == "+")
+    return key[:-1] if len(key) > 3 and key.endswith("s") and not key.endswith("ss") else key

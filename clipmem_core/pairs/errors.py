@@ -1,0 +1,293 @@
+"""Injected errors, the ground truth to try scores on: captions swapped, partly wrong or vague, and duplicates."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
+from sklearn.neighbors import NearestNeighbors
+
+from clipmem_core.columns import CAPTIONS, DUPLICATE, HEIGHT, IMAGE, LABEL, MISCAPTION, PLANTED, SHA256, VAGUE, WIDTH
+from clipmem_core.config import InputError
+
+SWAP_SHARES = (0.05, 0.2, 0.4)
+NEAREST, CONSIDERED = 10, 40  # captions nearest to a pair's own, one of which it gets; and those searched for them
+DRAWS = 200  # draws of rows before a swap is given up
+_BLOCK = 512  # pairs whose nearest captions are searched together
+_SIMILAR_RANKS = 25  # words on either side of a noun, by frequency, that may replace it
+_WORD = re.compile(r"\w+")
+_COLOURS = (
+    *("red", "orange", "yellow", "green", "blue", "purple", "violet", "pink", "brown"),
+    *("black", "white", "grey", "gray", "gold", "golden", "silver", "beige"),
+)
+_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_VAGUE_CAPTIONS = (
+    *("a picture", "an image", "a photo of something", "some things", "something that can be seen"),
+    *("what the camera saw", "a nice view", "various objects", "a scene", "an illustration"),
+)
+
+
+@dataclass(frozen=True)
+class ErrorKind:
+    """A kind of injected error."""
+
+    label: str
+    inject: Callable[[pd.DataFrame, np.ndarray, int, int], pd.DataFrame]  # pairs, rows, n and seed → pairs
+    shares: tuple[float, ...]  # of the pairs, in a benchmark that names none
+
+
+def inject_errors(kind: str, pairs: pd.DataFrame, rows: np.ndarray, *, share: float, seed: int) -> pd.DataFrame:
+    """Inject errors of one kind into a share of some pairs.
+
+    Args:
+        kind: one of `ERROR_KINDS`.
+        pairs: table with the columns of an audit's pairs; not changed.
+        rows: int array [n_rows], the row numbers to draw from; rows already planted are skipped.
+        share: of the rows that are drawn from, in (0, 1).
+        seed: determines the draw.
+
+    Returns:
+        A new table with the error in the column planted (`duplicate`: both of two equal pairs; a copy has everything
+        of the other but its id).
+    """
+    if kind not in ERROR_KINDS:
+        raise InputError(f"kind {kind!r} of mistake is unknown: choose of {', '.join(ERROR_KINDS)}")
+    free = _unplanted(pairs, rows)
+    n = round(share * len(free))
+    if n < 2:
+        raise InputError(f"{share:.0%} of {len(free):,} pairs are fewer than 2: plant a larger share, or add pairs")
+    return ERROR_KINDS[kind].inject(pairs, free, n, seed)
+
+
+def plant_miscaptions(pairs: pd.DataFrame, rows: np.ndarray, *, n: int, seed: int) -> pd.DataFrame:
+    """Swap the captions of n pairs among themselves, so that none keeps a caption of its own.
+
+    Captions are compared by their text: a pair never receives one that it had before, whichever pair it came from.
+
+    Args:
+        pairs: table with the columns captions and planted; not changed.
+        rows: int array [n_rows], the row numbers to draw from; rows already planted are skipped.
+        n: how many pairs get another pair's captions.
+        seed: determines the draw.
+
+    Returns:
+        A new table, in which n pairs have other captions and planted = "miscaption".
+
+    Example:
+        >>> pairs = pd.DataFrame({"captions": [["a cat"], ["a dog"], ["a cow"]], "planted": None})
+        >>> plant_miscaptions(pairs, np.array([0, 1]), n=2, seed=0)["captions"].tolist()
+        [['a dog'], ['a cat'], ['a cow']]
+    """
+    free = _unplanted(pairs, rows)
+    if n < 0 or n == 1:
+        raise InputError(f"plant_miscaptions must be 0, or 2 and more, got {n}: one pair alone has no one to swap with")
+    if n > len(free):
+        raise InputError(f"plant_miscaptions must be at most {len(free)}, the pairs there are to plant in, got {n}")
+    return _swap_random(pairs, free, n, seed) if n else pairs.copy()
+
+
+def picture_sources(pairs: pd.DataFrame, planted: pd.DataFrame) -> np.ndarray:
+    """Return the row that each pair's picture is from, int64 [n_pairs]: its own, unless it is a planted copy."""
+    first = {image: row for row, image in reversed(list(enumerate(pairs[IMAGE])))}
+    own = (pairs[IMAGE] == planted[IMAGE]).to_numpy()
+    return np.where(own, np.arange(len(pairs)), [first[image] for image in planted[IMAGE]])
+
+
+def _unplanted(pairs: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
+    free = np.unique(rows).astype(np.int64)
+    return free[pairs[PLANTED].isna().to_numpy()[free]]
+
+
+def _with_captions(pairs: pd.DataFrame, new: dict[int, list[str]], kind: str = MISCAPTION) -> pd.DataFrame:
+    captions = [new.get(row, own) for row, own in enumerate(pairs[CAPTIONS])]
+    return _marked(pairs.assign(**{CAPTIONS: pd.Series(captions, index=pairs.index, dtype=object)}), list(new), kind)
+
+
+def _marked(pairs: pd.DataFrame, rows: list[int] | np.ndarray, kind: str) -> pd.DataFrame:
+    planted = pairs[PLANTED].astype(object)
+    planted.iloc[rows] = kind
+    return pairs.assign(**{PLANTED: planted})
+
+
+def _swap_random(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
+    rng, captions = np.random.default_rng(seed), pairs[CAPTIONS].tolist()
+    owned = [frozenset(captions[row]) for row in free]
+    # with one text a pair the first draw settles it; captions that overlap in part may need luck
+    for _ in range(DRAWS if any(len(texts) > 1 for texts in owned) else 1):
+        # of the rows drawn, no more than half have the same text: with more, some pair would have to keep it
+        taken, drawn = Counter[str](), list[int]()
+        for i in rng.permutation(len(owned)):
+            if len(drawn) < n and all(taken[text] < n // 2 for text in owned[i]):
+                taken.update(owned[i])
+                drawn.append(int(i))
+        donors = _derange([owned[i] for i in drawn], rng) if len(drawn) == n else None
+        if donors is not None:
+            targets = free[drawn]
+            swapped = zip(targets.tolist(), targets[donors].tolist(), strict=True)
+            return _with_captions(pairs, {row: captions[donor] for row, donor in swapped})
+    raise InputError(
+        f"plant_miscaptions must leave no pair a caption of its own, which {n} pairs cannot do here: "
+        "too many share the same caption text, plant fewer"
+    )
+
+
+def _derange(owned: list[frozenset[str]], rng: np.random.Generator) -> np.ndarray | None:
+    """Return from which pair each gets its captions, or None if no such order exists."""
+    n = len(owned)
+    donors = rng.permutation(n)
+    for i in range(n):
+        if owned[i].isdisjoint(owned[donors[i]]):
+            continue
+        for j in rng.permutation(n):
+            # With one text a pair, at most n / 2 equal, such a j always exists, and a swap never spoils a valid pair.
+            if owned[i].isdisjoint(owned[donors[j]]) and owned[j].isdisjoint(owned[donors[i]]):
+                donors[[i, j]] = donors[[j, i]]
+                break
+        else:  # captions that overlap in part need an exact matching of pairs and foreign captions
+            order = rng.permutation(n)
+            foreign = csr_array([[one.isdisjoint(owned[k]) for k in order] for one in owned])
+            matched = maximum_bipartite_matching(foreign, perm_type="column")
+            return None if (matched < 0).any() else order[matched]
+    return donors
+
+
+def _swap_inside_label(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
+    """Swap captions among pairs of one label, the same share of each label that has two or more to swap."""
+    groups = pairs.iloc[free].groupby(LABEL).indices
+    if not groups:
+        raise InputError("no pair has a label: swaps inside a label need some (`--csv-label-key`, or class folders)")
+    swapped, share = pairs, n / len(free)
+    for own in groups.values():
+        count = round(share * len(own))
+        if count >= 2:
+            try:
+                swapped = _swap_random(swapped, free[own], count, seed)
+            except InputError:
+                continue  # a label whose pairs share their captions has none to swap
+    if swapped is pairs:
+        raise InputError(f"no label has two pairs to swap at a share of {share:.0%}: plant a larger share")
+    return swapped
+
+
+def _swap_nearest(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
+    """Swap the captions of two pairs that are near by their words (cosine of tf-idf), of n pairs, an even number.
+
+    A pair is swapped with one of the ten nearest, of the forty nearest, that have no caption of its own and are not
+    swapped yet. Swapped and not copied: a caption that is there twice would give itself away.
+    """
+    rng, captions = np.random.default_rng(seed), pairs[CAPTIONS].tolist()
+    texts = [" ".join(captions[row]) for row in free]
+    try:
+        words = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", sublinear_tf=True).fit_transform(texts)
+    except ValueError:
+        raise InputError("the captions have no words that could be compared") from None
+    index = NearestNeighbors(n_neighbors=min(CONSIDERED, len(free)), metric="cosine", algorithm="brute").fit(words)
+    new: dict[int, list[str]] = {}
+    order = rng.permutation(len(free))
+    for start in range(0, len(order), _BLOCK):
+        block = order[start : start + _BLOCK]
+        for place, near in zip(block, index.kneighbors(words[block], return_distance=False), strict=True):
+            row = int(free[place])
+            if row in new or len(new) >= n // 2 * 2:
+                continue
+            own = set(captions[row])
+            others = [int(one) for one in free[near] if one not in new and own.isdisjoint(captions[one])][:NEAREST]
+            if others:
+                other = int(rng.choice(others))
+                new |= {row: list(captions[other]), other: list(captions[row])}
+        if len(new) >= n // 2 * 2:
+            return _with_captions(pairs, new)
+    raise InputError(f"only {len(new):,} pairs have another caption near their own, {n:,} were to be planted")
+
+
+def _replace_word(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
+    """Change one word of each caption: a colour, a number or a noun.
+
+    A noun is, without a tagger, a word that is no English stop word, has no digit, does not end as adverbs and
+    participles do, and is in two captions or more; it is replaced by one about as frequent.
+    """
+    rng, captions = np.random.default_rng(seed), pairs[CAPTIONS].tolist()
+    words = (dict.fromkeys(word.lower() for word in _WORD.findall(text)) for row in free for text in captions[row])
+    counts = Counter(word for own in words for word in own)
+    ignored = {*ENGLISH_STOP_WORDS, *_COLOURS, *_NUMBERS}
+    nouns = [
+        word
+        for word, count in counts.most_common()
+        if count > 1 and len(word) > 2 and word.isalpha() and not word.endswith(("ly", "ing", "ed"))
+        if word not in ignored
+    ]
+    rank = {noun: place for place, noun in enumerate(nouns)}
+
+    def other_word(word: str) -> str:
+        if word.isdecimal():
+            return word[:-1] + str(rng.choice([digit for digit in "0123456789" if digit != word[-1]]))
+        among = _COLOURS if word in _COLOURS else _NUMBERS
+        if word in rank:
+            among = tuple(nouns[max(0, rank[word] - _SIMILAR_RANKS) : rank[word] + _SIMILAR_RANKS + 1])
+        return str(rng.choice([other for other in among if other != word]))
+
+    def with_one_changed(text: str, replaced: dict[str, str]) -> str | None:
+        found = list(_WORD.finditer(text))
+        kinds = [
+            [match for match in found if match[0].lower() in _COLOURS],
+            [match for match in found if match[0].lower() in _NUMBERS or (match[0].isdecimal() and match[0].isascii())],
+            [match for match in found if match[0].lower() in rank] if len(nouns) > 1 else [],
+        ]
+        choices = [match for match in found if match[0].lower() in replaced]  # so that a pair's captions agree
+        choices = choices or next((kinds[i] for i in rng.permutation(len(kinds)) if kinds[i]), [])
+        if not choices:
+            return None
+        match = choices[rng.integers(len(choices))]
+        word = match[0].lower()
+        other = replaced[word] = replaced.get(word) or other_word(word)
+        return text[: match.start()] + (other.capitalize() if match[0][0].isupper() else other) + text[match.end() :]
+
+    new: dict[int, list[str]] = {}
+    for row in rng.permutation(free):
+        if len(new) == n:
+            break
+        replaced: dict[str, str] = {}
+        changed = [with_one_changed(text, replaced) for text in captions[row]]
+        if None not in changed:
+            new[int(row)] = [str(text) for text in changed]
+    if len(new) < n:
+        raise InputError(f"only {len(new):,} pairs have a word in each caption to change, {n:,} were to be planted")
+    return _with_captions(pairs, new)
+
+
+def _make_vague(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
+    """Give pairs captions that fit any picture, as many as they have, at most ten."""
+    rng, new = np.random.default_rng(seed), {}
+    for row in rng.choice(free, n, replace=False):
+        count = len(pairs[CAPTIONS].iloc[row])
+        new[int(row)] = [_VAGUE_CAPTIONS[i] for i in rng.permutation(len(_VAGUE_CAPTIONS))[:count]]
+    return _with_captions(pairs, new, VAGUE)
+
+
+def _duplicate(pairs: pd.DataFrame, free: np.ndarray, n: int, seed: int) -> pd.DataFrame:
+    """Make half of the drawn pairs copies of the other half: of n pairs, an even number, each is there twice."""
+    drawn = np.random.default_rng(seed).choice(free, n // 2 * 2, replace=False)
+    copies, originals = drawn[: n // 2], drawn[n // 2 :]
+    planted = pairs.copy()
+    for column in (IMAGE, CAPTIONS, LABEL, WIDTH, HEIGHT, SHA256):
+        values = planted[column].to_numpy(copy=True)
+        values[copies] = values[originals]
+        planted[column] = pd.Series(values, index=pairs.index, dtype=pairs[column].dtype)
+    return _marked(planted, drawn, DUPLICATE)
+
+
+ERROR_KINDS = {
+    "random": ErrorKind("captions swapped at random", _swap_random, SWAP_SHARES),
+    "label": ErrorKind("captions swapped among pairs of one label", _swap_inside_label, SWAP_SHARES),
+    "nearest": ErrorKind("captions swapped with one of the ten nearest", _swap_nearest, SWAP_SHARES),
+    # What a careless writer or a captioning model leaves: many captions, each wrong in a word.
+    "partly": ErrorKind("one colour, number or noun of each caption changed", _replace_word, (0.2,)),
+    # Few, as in data that people collect: a fifth of one and the same sentence would change what is learned.
+    "vague": ErrorKind("captions that fit any picture", _make_vague, (0.05,)),
+    "duplicates": ErrorKind("pairs that are there twice", _duplicate, (0.05,)),
+}
