@@ -88,9 +88,16 @@ def test_the_queue_of_wrong_captions_is_called_what_the_verdict_allows(copy: Cop
     assert (check["name"] in legend(app).value) is not good
 
 
-@pytest.mark.parametrize(("kind", "shown"), [("moderated", True), ("sd of external", False)])
-def test_errors_of_pairs_are_shown_where_they_cover_what_they_say(copy: Copy, kind: str, shown: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "members", "shown"),
+    [("moderated", 4, True), ("sd of external", 8, False), ("welch", 7, False), ("welch", 8, True)],
+)
+def test_errors_of_pairs_are_shown_where_they_cover_what_they_say(
+    copy: Copy, kind: str, members: int, shown: bool
+) -> None:
     audit = copy()
+    names = [f"r{row // 2}-f{row % 2}" for row in range(members)]
+    write_json(audit.folder / "config.json", audit.record.values | {"members": names})
     write_json(audit.folder / "verdict.json", audit.verdict | {"se_kind": kind})
     assert (" ± 0.0" in scores_of(open_page(BROWSE, order="se"), 0)["clipmem"]) is shown
     assert ("se" in scores_of(open_page(BROWSE, order="se", layout="table"), 0)) is shown

@@ -49,9 +49,9 @@ def test_the_pairs_that_are_probably_wrong_come_first_and_the_address_changes_th
 
 def test_an_audit_without_misfit_is_reviewed_by_clipmem(audit: Audit) -> None:
     unplaced = audit.scores.assign(review_place=float("nan"))
-    write_table(audit.funplaced / "scores.parquet", unplaced)
+    write_table(audit.folder / "scores.parquet", unplaced)
     assert mounted(open_page(REVIEW))[0]["selection"] == {"order": "misfit"}
-    write_table(audit.funplaced / "scores.parquet", unplaced.assign(misfit=float("nan")))
+    write_table(audit.folder / "scores.parquet", unplaced.assign(misfit=float("nan")))
     assert mounted(open_page(REVIEW))[0]["selection"] == {"order": "clipmem"}
 
 
@@ -80,9 +80,9 @@ def test_the_number_of_wrong_captions_and_its_basis_are_plain_text(audit: Audit)
     review.decide(ids[3:5], "keep")
     assert "3 of 5" in titles(open_page("pages/decisions.py", audit="made"))
     review.decide(ids[:5], None)
-    write_json(audit.funplaced / VERDICT, audit.verdict | {"wrong_captions": {"missing": "a count needs 100 pairs"}})
+    write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": {"missing": "a count needs 100 pairs"}})
     assert any("a count needs 100 pairs" in text for text in texts(open_page(audit="made")))
-    write_json(audit.funplaced / VERDICT, audit.verdict | {"wrong_captions": TOLD})
+    write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": TOLD})
     app = open_page(audit="made")
     assert "(25–60)" in titles(app)
     assert any(text.startswith(HOSTILE[0]) for text in texts(app))
@@ -91,7 +91,7 @@ def test_the_number_of_wrong_captions_and_its_basis_are_plain_text(audit: Audit)
 def test_each_caption_of_a_pair_has_its_scores_and_the_odd_one_is_marked(audit: Audit) -> None:
     row = {"pair_id": audit.pairs["pair_id"][20], "similarity_out": 0.25, "misfit": 1.5}
     table = pd.DataFrame([row | {"caption": place, "odd": place == 1} for place in range(3)])
-    write_table(audit.funplaced / CAPTION_TABLE, table)
+    write_table(audit.folder / CAPTION_TABLE, table)
     shown = captions(open_page("pages/pair.py", audit="made", pair=row["pair_id"]))
     assert shown.count("similarity out 0.25 · misfit 1.50") == 3
     assert shown.count("fits much worse than the others") == 1
