@@ -30,7 +30,7 @@ from clipmem_core.studies.store import (
     SECONDS,
     TEXT_EXTERNAL,
 )
-from clipmem_core.training.files import LOG, TRAJECTORY
+from clipmem_core.training.names import LOG, TRAJECTORY
 
 RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
 

@@ -10,9 +10,8 @@ from clipmem_core.audits.member import tokens_of
 from clipmem_core.audits.prepare import membership_of, sides_of, utility_rows
 from clipmem_core.audits.store import Audit, read_embeddings
 from clipmem_core.scores.utility import retrieval_ranks
-from clipmem_core.training.mitigation.vocabulary import caption_ends, pairs_with
-from clipmem_core.training.mitigation.words import words_of
 from clipmem_core.training.names import model_config
+from clipmem_core.training.vocabulary import caption_ends, pairs_with, words_of
 
 RETRIEVAL_RARE, RETRIEVAL_OTHER, QUERIES_RARE = "retrieval_rare", "retrieval_other", "queries_rare"
 RARE = 2  # trained pairs that have the token, at most

@@ -30,7 +30,7 @@ from clipmem_core.studies.custom_arms import add_all, equal_times, read_own
 from clipmem_core.studies.plans import check_takes_settings, find_study
 from clipmem_core.studies.rare_words import by_rarity
 from clipmem_core.studies.store import ARM, ARMS, RANKING, SEED, SPLIT, TIMES, StudyFolder, study_folder
-from clipmem_core.training.files import CHECKPOINT
+from clipmem_core.training.names import CHECKPOINT
 
 Decisions = Callable[[str, pa.Table], Decided]
 

@@ -33,8 +33,7 @@ from clipmem_core.audits.store import (
 from clipmem_core.config import FIELDS, InputError, affecting, as_dict, fingerprint, switched_on, without_idle
 from clipmem_core.features.cache import replacing_folder
 from clipmem_core.studies.store import SHARED_MEMBERS, studies_folder
-from clipmem_core.training.files import CHECKPOINT, LOG, TRAJECTORY
-from clipmem_core.training.names import model_config
+from clipmem_core.training.names import CHECKPOINT, LOG, TRAJECTORY, model_config
 
 EVALUATION = affecting("evaluation")
 # What a member's training does not depend on, or what is in its key as its content.

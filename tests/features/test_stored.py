@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.config import InputError
-from clipmem_core.features.kept import SomeRows, Stored, is_kept, open_features
-from clipmem_core.features.stored import stored_features
+from clipmem_core.features.stored import SomeRows, Stored, is_kept, open_features, stored_features
 
 RNG = np.random.default_rng(1)
 IMAGE, TEXT = RNG.normal(size=(7, 5)).astype(np.float32), RNG.normal(size=(7, 4)).astype(np.float32)
@@ -197,7 +196,7 @@ def test_a_missing_file_or_array_is_named(tmp_path: Path) -> None:
 @pytest.fixture
 def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Features of any size are read where they are."""
-    monkeypatch.setattr("clipmem_core.features.kept.IN_PLACE_FROM", 0)
+    monkeypatch.setattr("clipmem_core.features.stored.IN_PLACE_FROM", 0)
 
 
 @pytest.mark.usefixtures("in_place")

@@ -18,7 +18,7 @@ from clipmem_core.studies import custom_arms
 from clipmem_core.studies.arm import Arm, Decided, parse_setting
 from clipmem_core.studies.custom_arms import add_own, find_arm
 from clipmem_core.studies.store import StudyFolder, open_study
-from clipmem_core.training.embed import text_embeddings
+from clipmem_core.training.model import text_embeddings
 from tests.audits.small import vectors
 from tests.studies.conftest import FLAGS, Trained
 from tests.studies.test_run import centring

@@ -15,8 +15,8 @@ from clipmem_core.config import InputError
 from clipmem_core.scores.unit_tally import UnitTally
 from clipmem_core.training import activations
 from clipmem_core.training.activations import count_units, unit_layers
-from clipmem_core.training.loop import TrainingData
 from clipmem_core.training.model import Model, build_model
+from clipmem_core.training.views import TrainingData
 from tests.training.toys import CONFIG, MODEL, Pictures, draw_data, view_maker, write_model
 
 VIEWS = view_maker(seed=3)

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipmem_core.training import embed
-from clipmem_core.training.embed import mean_by_pair, mean_image_embeddings, text_embeddings
-from clipmem_core.training.model import build_model
+from clipmem_core.training import model as under_test
+from clipmem_core.training.model import build_model, mean_by_pair, mean_image_embeddings, text_embeddings
 from tests.training.toys import draw_data, draw_tokens, view_maker, write_model
 
 HOW = {"precision": "fp32", "device": "cpu"}
@@ -17,7 +16,7 @@ HOW = {"precision": "fp32", "device": "cpu"}
 
 @pytest.fixture(params=[3, 256], ids=["three a batch", "one batch"])
 def _batch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed, "BATCH", request.param)
+    monkeypatch.setattr(under_test, "BATCH", request.param)
 
 
 @pytest.mark.usefixtures("_batch")

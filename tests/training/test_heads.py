@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from clipmem_core.training.heads import FeatureRows, FeatureViews, Standard, locked_model
-from clipmem_core.training.model import build_model
+from clipmem_core.training.model import Standard, build_model, locked_model
+from clipmem_core.training.views import FeatureRows, FeatureViews
 
 FEATURES = np.random.default_rng(0).normal(3, 2, (500, 6)).astype(np.float16)
 

@@ -13,13 +13,9 @@ from open_clip_train.scheduler import cosine_lr
 from scipy import stats
 from torch import nn
 
-from clipmem_core.training.loop import (
-    TrainingData,
-    chosen_captions,
-    epoch_batches,
-)
 from clipmem_core.training.model import build_model
-from clipmem_core.training.optimizer import learning_rate, make_optimizer
+from clipmem_core.training.trainer import chosen_captions, epoch_batches, learning_rate, make_optimizer
+from clipmem_core.training.views import TrainingData
 from tests.training.toys import CONFIG, draw_data, view_maker
 
 DATA = draw_data(300, captions=4)
@@ -29,9 +25,9 @@ DATA = draw_data(300, captions=4)
 def by_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Draw the order by blocks of 16 pairs, three at a time, or not."""
     if request.param:
-        monkeypatch.setattr("clipmem_core.training.loop.SHUFFLED_UP_TO", 100)
-        monkeypatch.setattr("clipmem_core.training.loop.BLOCK", 16)
-        monkeypatch.setattr("clipmem_core.training.loop.BLOCKS_AT_ONCE", 3)
+        monkeypatch.setattr("clipmem_core.training.trainer.SHUFFLED_UP_TO", 100)
+        monkeypatch.setattr("clipmem_core.training.trainer.BLOCK", 16)
+        monkeypatch.setattr("clipmem_core.training.trainer.BLOCKS_AT_ONCE", 3)
     return request.param
 
 

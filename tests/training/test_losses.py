@@ -9,7 +9,7 @@ from open_clip.loss import ClipLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipmem_core.training.losses import partner_log_probability
+from clipmem_core.training.trainer import partner_log_probability
 
 
 def drawn(n: int, *, scale: float = 14.0) -> tuple[Tensor, Tensor, Tensor]:

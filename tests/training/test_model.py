@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from clipmem_core.config import InputError
 from clipmem_core.training import model as under_test
-from clipmem_core.training.model import build_model, can_cut_text, encode_image, encode_text, short_attention, tokenize
+from clipmem_core.training.model import build_model, encode_image, encode_text, short_attention, tokenize
+from clipmem_core.training.vocabulary import can_cut_text
 from tests.training import toys
 
 

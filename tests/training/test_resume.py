@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from clipmem_core.training import loop
-from clipmem_core.training.loop import CHECKPOINT, LOG, TRAJECTORY, Trainer, train
-from clipmem_core.training.state import STATE, Progress
+from clipmem_core.training import trainer as loop
+from clipmem_core.training.names import CHECKPOINT, LOG, STATE, TRAJECTORY
+from clipmem_core.training.state import Progress
+from clipmem_core.training.trainer import Trainer, train
 from tests.training.toys import draw_data, trainer, write_model
 
 PAIRS = 30  # four steps of eight or seven pairs an epoch, three epochs

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from clipmem_core.training.model import build_model
-from clipmem_core.training.optimizer import make_optimizer
 from clipmem_core.training.state import Log, Progress, load_state, save_array, save_atomically, save_state
+from clipmem_core.training.trainer import make_optimizer
 from tests.training.toys import CONFIG
 
 

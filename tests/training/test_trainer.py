@@ -11,18 +11,11 @@ import torch
 from torch.nn import functional as F
 
 from clipmem_core.config import InputError, preset_config
-from clipmem_core.training.loop import (
-    LOG,
-    TRAJECTORY,
-    Trainer,
-    TrainingData,
-    chosen_captions,
-    epoch_batches,
-    read_ahead,
-    train,
-)
 from clipmem_core.training.model import build_model
+from clipmem_core.training.names import LOG, TRAJECTORY
 from clipmem_core.training.state import Progress
+from clipmem_core.training.trainer import Trainer, chosen_captions, epoch_batches, read_ahead, train
+from clipmem_core.training.views import TrainingData
 from tests.training.toys import draw_data, trainer, view_maker
 
 

@@ -15,11 +15,10 @@ from clipmem_core.audits.setup import member_seeds
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import draw_keys
 from clipmem_core.scores.membership import Membership
-from clipmem_core.training.embed import mean_by_pair, mean_image_embeddings, text_embeddings
-from clipmem_core.training.heads import FeatureRows
-from clipmem_core.training.loop import PixelSource, Trainer, TrainingData, Views
-from clipmem_core.training.model import Model, tokenize
+from clipmem_core.training.model import Model, mean_by_pair, mean_image_embeddings, text_embeddings, tokenize
 from clipmem_core.training.state import Progress
+from clipmem_core.training.trainer import Trainer
+from clipmem_core.training.views import FeatureRows, PixelSource, TrainingData, Views
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from clipmem_core.scores.uncertainty import ranking_reliability, ranking_stabili
 from clipmem_core.scores.utility import retrieval_recalls
 from clipmem_core.studies.benchmark.members import Given, trained_members
 from clipmem_core.studies.benchmark.store import METRICS, SECONDS, Benchmark, Piece
-from clipmem_core.training.embed import mean_by_pair
+from clipmem_core.training.model import mean_by_pair
 
 K = 50  # pairs looked at for precision at k
 ROW = "row"
