@@ -12,7 +12,7 @@ import torch
 
 from clipmem_core.training import trainer as loop
 from clipmem_core.training.names import CHECKPOINT, LOG, STATE, TRAJECTORY
-from clipmem_core.training.state import Progress
+from clipmem_core.training.state import Log, Progress
 from clipmem_core.training.trainer import Trainer, train
 from tests.training.toys import draw_data, trainer, write_model
 
@@ -169,3 +169,15 @@ def test_a_checkpoint_never_stands_without_its_trajectory(
         assert not (folder / CHECKPOINT).exists()
         assert (folder / STATE).exists()
     assert_same_bits(straight, run(toy, folder, clock))
+
+
+@pytest.mark.parametrize("cut", ['{"step": 3, "lo', "{", '{"step": 3, "loss": 1'])
+def test_a_log_whose_last_line_is_cut_is_read_and_goes_on(tmp_path: Path, cut: str) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n' + cut)
+    Log(path, 9).add(step=4, loss=0.5)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1},
+        {"step": 2},
+        {"step": 4, "loss": 0.5},
+    ]
