@@ -51,10 +51,8 @@ class SourceOptions:
 class TrainingConfig:
     """Which pairs there are, which model is trained on them, and how."""
 
-    preset: str = option("small", "", affects=("data", "training"), by_content=True, own_widget=True)
-    source: SourceOptions = field(
-        default_factory=SourceOptions, metadata={"facts": Facts(affects=("data",), by_content=True)}
-    )
+    preset: str = option("small", "", affects=("data", "training"), own_widget=True)
+    source: SourceOptions = field(default_factory=SourceOptions, metadata={"facts": Facts(affects=("data",))})
 
     protocol: str = option(
         "ensemble",
@@ -64,9 +62,7 @@ class TrainingConfig:
         alike="protocol",
         own_widget=True,
     )
-    folds: int = option(
-        2, "ensemble: parts a repeat is cut into; each member leaves one out", ge=2, affects=("data",), by_content=True
-    )
+    folds: int = option(2, "ensemble: parts a repeat is cut into; each member leaves one out", ge=2, affects=("data",))
     halves: bool = option(
         False,
         "ensemble: each pair is left out by half of the members of a repeat, drawn at random, instead of by one",
@@ -105,7 +101,6 @@ class TrainingConfig:
         title="Planted mis-captions",
         ge=0,
         affects=("data",),
-        by_content=True,
         main=4,
     )
     drop_lookalikes: bool = option(
@@ -117,7 +112,6 @@ class TrainingConfig:
         title="Captions per pair (0: all)",
         ge=0,
         affects=("data",),
-        by_content=True,
         main=3,
     )
     sample: int = option(
@@ -126,7 +120,6 @@ class TrainingConfig:
         title="Sample of pairs (0: all)",
         ge=0,
         affects=("data",),
-        by_content=True,
     )
     train_captions: int = option(
         0,
@@ -140,9 +133,7 @@ class TrainingConfig:
         ),
     )
 
-    model: str = option(
-        "small", "one of ours, a name of open_clip's, or a JSON file", by_content=True, alike="model", embeds=1
-    )
+    model: str = option("small", "one of ours, a name of open_clip's, or a JSON file", alike="model", embeds=1)
     pretrained: str = option("", "start from this checkpoint or tag instead of from scratch", alike="start")
     lock_image: bool = option(
         False,
@@ -314,12 +305,6 @@ def switched_on(values: Mapping[str, Any]) -> dict[str, Any]:
     told = {name: value for name, value in values.items() if name in FIELDS and value != FIELDS[name].default}
     on = {name for name, value in told.items() if FIELDS[name].mitigates and value != values.get(FIELDS[name].off_at)}
     return {name: value for name, value in told.items() if name in on or on & set(FIELDS[name].modifies)}
-
-
-def without_idle(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's fields without those mitigations that are off: what a member's bits depend on."""
-    idle = {name for name, own in FIELDS.items() if own.mitigates or own.modifies} - switched_on(values).keys()
-    return {name: value for name, value in values.items() if name not in idle}
 
 
 DEFAULT_PRESET = "locked"  # of an audit; what compares or judges trained encoders starts from `AuditConfig.preset`

@@ -32,7 +32,6 @@ class Facts:
         ge, gt, le, lt: bounds, named as in pydantic.
         affects: what depends on it: the pairs and how they are stored, the number of members, their training, their
             evaluation; `machine`: its value follows from the machine.
-        by_content: members are shared by what the field leads to, not by its value.
         mitigates: the field is a mitigation; its default, or the value of the field `off_at`, turns it off.
         modifies: names of the mitigations this field has an effect on.
         part: part of a study arm's text; None: arms cannot change it.
@@ -53,7 +52,6 @@ class Facts:
     le: float | None = None
     lt: float | None = None
     affects: tuple[Affected, ...] = ("training",)
-    by_content: bool = False
     mitigates: bool = False
     off_at: str = ""
     modifies: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.scores.detection import numbers_reviewed
 from clipmem_core.scores.suspicion import DETECTORS
 from clipmem_core.scores.table import MISFIT_FORMULA
-from clipmem_core.studies.benchmark.store import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
+from clipmem_core.studies.benchmark.results import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
 
 
 def make_benchmark(name: str, *, root: str, fingerprint: str = "another", plantings: int = 3) -> Benchmark:

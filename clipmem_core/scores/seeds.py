@@ -1,18 +1,14 @@
-"""What can be said of values of several seeds: their mean with its interval, and the paired difference of two arms."""
+"""Values of several seeds: their mean with its interval, and the paired difference of two arms."""
 
-import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq
-from scipy.stats import chi2, norm, t
+from numpy.typing import ArrayLike
+from scipy.stats import t, ttest_rel
 
 from clipmem_core.scores.uncertainty import MIN_REPLICATES
-
-_QUANTILES = 1_000  # of the spread of a sample's standard deviation, that a power is averaged over
 
 
 def seed_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
@@ -56,50 +52,25 @@ def over_seeds(table: pd.DataFrame, *, by: Sequence[str], measures: Sequence[str
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of paired differences and what can be said about it; NaN where too few seeds leave it open."""
+    """The mean of paired differences with its interval and p value; NaN with fewer than two seeds."""
 
     n: int  # seeds that both arms have
     mean: float
     low: float
     high: float
     p_value: float  # two-sided
-    detectable: float  # the smallest true difference that a run like this finds four times out of five
-
-    def of_all(self, comparisons: int, *, level: float = 0.95) -> tuple[float, float]:
-        """Return the ends of the simultaneous interval over so many comparisons: Bonferroni's t.
-
-        All of them hold at once in `level` of all runs, however the comparisons depend on each other and however unlike
-        their spreads are. Dunnett's are shorter, but take one spread for all arms.
-
-        Args:
-            comparisons: at least 1; of 1 it is the interval itself, where that is one at `level`.
-            level: the coverage of all together.
-
-        Example:
-            >>> found = paired_difference([3.0, 5.0, 7.0], [2.0, 3.0, 4.0])
-            >>> found.of_all(1) == (found.low, found.high), [round(end, 2) for end in found.of_all(5)]
-            (True, [-3.73, 7.73])
-        """
-        if self.n < 2 or comparisons == 1:
-            return self.low, self.high
-        usual, wide = (t.ppf(1 - (1 - level) / (2 * many), self.n - 1) for many in (1, comparisons))
-        return tuple(float(self.mean + (end - self.mean) * wide / usual) for end in (self.low, self.high))  # type: ignore[return-value]
 
 
-def paired_difference(values: Sequence[float], reference: Sequence[float], *, level: float = 0.95) -> Difference:
-    """Compare two arms over the seeds they share: the mean difference with Student's t interval.
+def paired_difference(values: ArrayLike, reference: ArrayLike, *, level: float = 0.95) -> Difference:
+    """Compare two arms over the seeds they share: the mean difference, with the paired t test.
 
     What a seed does to both arms alike (split, initialisation, draws) cancels. In the units of the values; above 0:
-    the arm has more than the reference. An interval that holds 0 says that nothing was found, not that nothing is
-    there: `detectable` tells how large a difference had to be.
+    the arm has more than the reference.
 
     Args:
         values: the arm's, one a seed, [n_seeds].
         reference: the reference arm's on the same seeds, [n_seeds].
         level: coverage of the interval.
-
-    Returns:
-        The difference; interval, p value and detectable are NaN with fewer than two seeds.
 
     Raises:
         ValueError: the two differ in length, or are empty.
@@ -108,16 +79,18 @@ def paired_difference(values: Sequence[float], reference: Sequence[float], *, le
         >>> paired_difference([3.0, 5.0, 7.0], [2.0, 3.0, 4.0]).mean
         2.0
     """
+    values, reference = np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if len(values) != len(reference) or not len(values):
         raise ValueError(f"values and reference must have one length above 0, not {len(values)} and {len(reference)}")
-    differences = np.asarray(values, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
+    differences = values - reference
     n, mean = len(differences), float(differences.mean())
     if n < 2:
-        return Difference(n, mean, *[float("nan")] * 4)
-    spread = float(differences.std(ddof=1))
-    error = spread / np.sqrt(n)
-    half = float(t.ppf((1 + level) / 2, n - 1) * error)
-    return Difference(n, mean, mean - half, mean + half, _p_value(mean, error, n), smallest_detectable(spread, n))
+        return Difference(n, mean, *[float("nan")] * 3)
+    if differences.std() <= 1e-12 * abs(mean):  # constant, for which the test is not defined
+        return Difference(n, mean, mean, mean, float(mean == 0))
+    found = ttest_rel(values, reference)
+    low, high = found.confidence_interval(level)
+    return Difference(n, mean, float(low), float(high), float(found.pvalue))
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -141,47 +114,3 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     steps = p_values[order] * np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return corrected
-
-
-def _p_value(mean: float, error: float, n: int) -> float:
-    if error == 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * t.sf(abs(mean) / error, n - 1))
-
-
-def smallest_detectable(spread: float, n: int, *, level: float = 0.95, power: float = 0.8) -> float:
-    """Return the true difference that a paired t test at this level would find in a share `power` of all runs.
-
-    Args:
-        spread: standard deviation of the paired differences, in their units.
-        n: seeds, at least 2.
-        level: 1 − the chance of a false alarm.
-        power: the share of runs that find it, above 1 − level.
-
-    Returns:
-        The difference, ≥ 0, in the units of `spread`.
-
-    Raises:
-        ValueError: fewer than two seeds.
-
-    Example:
-        >>> round(smallest_detectable(1.0, 5), 2)
-        1.68
-    """
-    if n < 2:
-        raise ValueError(f"n must be at least 2 seeds, not {n}")
-    return _detectable_errors(n, level, power) * spread / math.sqrt(n)
-
-
-@functools.lru_cache(maxsize=64)
-def _detectable_errors(n: int, level: float, power: float) -> float:
-    """Return the smallest detectable difference in standard errors; a study asks for few n, very often."""
-    threshold = float(t.ppf((1 + level) / 2, n - 1))
-    # SciPy's noncentral t is NaN here and there at 1 and 2 degrees of freedom, so its power is averaged by hand.
-    shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    reach = threshold * np.sqrt(chi2.ppf(shares, n - 1) / (n - 1))
-
-    def excess(shift: float) -> float:
-        return float((norm.cdf(shift - reach) + norm.cdf(-shift - reach)).mean()) - power
-
-    return float(brentq(excess, 0.0, 10 * threshold))

@@ -21,9 +21,8 @@ from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.scores import prevalence
 from clipmem_core.scores.suspicion import DETECTORS, MISFIT_SECOND
 from clipmem_core.studies.benchmark.planting import run_pieces
-from clipmem_core.studies.benchmark.results import write_results
+from clipmem_core.studies.benchmark.results import Benchmark, Piece, open_benchmark, write_results
 from clipmem_core.studies.benchmark.run import run_benchmark
-from clipmem_core.studies.benchmark.store import Benchmark, Piece, open_benchmark
 from clipmem_core.training.model import build_model
 from tests.audits.small import Silent, config_of
 from tests.audits.small import here as members_here
