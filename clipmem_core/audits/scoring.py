@@ -43,7 +43,7 @@ from clipmem_core.scores.uncertainty import (
     ranking_stability,
     standard_errors,
 )
-from clipmem_core.training.files import CHECKPOINT, TRAJECTORY
+from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 K = 50  # pairs a person looks at first
 SIZE_STEP = 0.05  # of clipmem, between the sizes whose share of pairs is told
