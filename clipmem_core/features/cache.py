@@ -78,7 +78,7 @@ def key_rows(inputs: Iterable[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(inputs), np.uint8).reshape(-1, 32)
 
 
-def kept_features(
+def cached_features(
     wanted: Wanted,
     folder: Path,
     *,
@@ -143,7 +143,7 @@ def _compute(wanted: Wanted, target: Path, progress: Progress) -> None:
         noted.write("\n")  # a line cut off by a kill ends here
         for number, features in wanted.embed(part, [batch for batch in batches if batch[0] not in done]):
             rows = batches[number][1]
-            values = half(features, rows, wanted.tower, wanted.name)
+            values = to_half(features, rows, wanted.tower, wanted.name)
             _write_rows(file, rows, values)
             file.flush()
             noted.write(json.dumps({"batch": number, "crc32": zlib.crc32(values.tobytes())}) + "\n")
@@ -204,7 +204,7 @@ def _done(part: Path, batches: Batches) -> set[int]:
     return done
 
 
-def half(features: np.ndarray, rows: np.ndarray, tower: "Tower", name: Callable[[int], str]) -> np.ndarray:
+def to_half(features: np.ndarray, rows: np.ndarray, tower: "Tower", name: Callable[[int], str]) -> np.ndarray:
     """Return a batch's features as float16.
 
     Raises:
@@ -368,7 +368,7 @@ def shards_of(part: Path, names: Sequence[str]) -> Iterator[Shard]:
                 yield Shard(file.read_row_group(int(name)).to_pydict(), path)
 
 
-def leave(shard: Shard, values: np.ndarray) -> None:
+def save_shard(shard: Shard, values: np.ndarray) -> None:
     """Write a shard, float16 [n_rows, dim]."""
     with replacing(shard.path) as temporary, temporary.open("wb") as file:
         np.save(file, values)

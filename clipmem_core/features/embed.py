@@ -24,13 +24,13 @@ from clipmem_core.features.cache import (
     Progress,
     Wanted,
     asked_of,
+    cached_features,
     embedded_elsewhere,
-    half,
-    kept_features,
     key_rows,
-    leave,
     read_squares,
+    save_shard,
     shards_of,
+    to_half,
 )
 from clipmem_core.features.towers import Opened, Tower, image_tower, text_tower
 from clipmem_core.pairs.workers import cores, map_chunks
@@ -97,7 +97,7 @@ def image_features(
         embed=_embedder(tower, inputs, root, functools.cache(tower.open), workers, elsewhere),
         name=functools.partial(_name, inputs),
     )
-    return kept_features(wanted, folder or features_folder(), progress=progress, say=say)[0]
+    return cached_features(wanted, folder or features_folder(), progress=progress, say=say)[0]
 
 
 def text_features(
@@ -136,7 +136,7 @@ def text_features(
         name=functools.partial(_name, inputs),
         cut=lambda: int((lengths() > tower.context).sum()),
     )
-    features, cut = kept_features(wanted, folder or features_folder(), progress=progress, say=say)
+    features, cut = cached_features(wanted, folder or features_folder(), progress=progress, say=say)
     if cut:
         say(f"{cut:,} of {len(texts):,} captions are longer than the {tower.context} tokens that {tower.name} reads")
     return TextFeatures(features, np.cumsum([0, *map(len, captions)], dtype=np.int64), cut)
@@ -170,8 +170,8 @@ def run_shards(part: Path, names: Sequence[str]) -> None:
         rows, name = np.arange(len(next(iter(shard.inputs.values())))), functools.partial(_name, shard.inputs)
         batches = [(n, rows[at : at + asked.batch]) for n, at in enumerate(range(0, len(rows), asked.batch))]
         embed = _embedder(tower, shard.inputs, Path(asked.root), opened, torch.get_num_threads(), None)
-        found = {n: half(features, batches[n][1], tower, name) for n, features in embed(part, batches)}
-        leave(shard, np.concatenate([found[n] for n, _ in batches]))
+        found = {n: to_half(features, batches[n][1], tower, name) for n, features in embed(part, batches)}
+        save_shard(shard, np.concatenate([found[n] for n, _ in batches]))
 
 
 def _embedder(
