@@ -15,7 +15,6 @@ While it is computed, the folder's name ends in `.part`, and it also holds
       <n>.npy         float16 [n_rows, dim], the finished shard n, until it is copied into features.npy
 """
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -78,7 +77,7 @@ def key_rows(inputs: Iterable[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(inputs), np.uint8).reshape(-1, 32)
 
 
-def kept_features(
+def cached_features(
     wanted: Wanted,
     folder: Path,
     *,
@@ -143,7 +142,7 @@ def _compute(wanted: Wanted, target: Path, progress: Progress) -> None:
         noted.write("\n")  # a line cut off by a kill ends here
         for number, features in wanted.embed(part, [batch for batch in batches if batch[0] not in done]):
             rows = batches[number][1]
-            values = half(features, rows, wanted.tower, wanted.name)
+            values = to_half(features, rows, wanted.tower, wanted.name)
             _write_rows(file, rows, values)
             file.flush()
             noted.write(json.dumps({"batch": number, "crc32": zlib.crc32(values.tobytes())}) + "\n")
@@ -204,7 +203,7 @@ def _done(part: Path, batches: Batches) -> set[int]:
     return done
 
 
-def half(features: np.ndarray, rows: np.ndarray, tower: "Tower", name: Callable[[int], str]) -> np.ndarray:
+def to_half(features: np.ndarray, rows: np.ndarray, tower: "Tower", name: Callable[[int], str]) -> np.ndarray:
     """Return a batch's features as float16.
 
     Raises:
@@ -276,32 +275,8 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         sync(target.parent)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the shards of a folder have in common."""
-
-    kind: str
-    tower: Mapping[str, Any]
-    batch: int
-    root: str
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What a shard is computed from, column by column, and where it goes."""
-
-    inputs: dict[str, list[str]]
-    path: Path
-
-
 def embedded_elsewhere(
-    part: Path,
-    batches: Batches,
-    inputs: Mapping[str, Sequence[str]],
-    tower: "Tower",
-    root: Path,
-    batch: int,
-    compute: Elsewhere,
+    part: Path, batches: Batches, inputs: Mapping[str, Sequence[str]], asked: Mapping[str, Any], compute: Elsewhere
 ) -> Embedded:
     """Yield the features of batches that other processes compute, shard by shard as they come.
 
@@ -309,75 +284,59 @@ def embedded_elsewhere(
         part: the folder that they are computed in.
         batches: those that are left.
         inputs: of all rows, by their column.
-        tower: locked.
-        root: the folder that pictures are in.
-        batch: rows of each.
+        asked: kind and arguments of the tower, rows of each batch, and the folder that pictures are in, as JSON values.
         compute: has shards computed.
-
-    Raises:
-        InputError, RuntimeError: as of `compute`.
     """
     left: dict[str, list[tuple[int, int]]] = {}
     for number, rows in batches:
         left.setdefault(str(number // BATCHES), []).append((number, len(rows)))
     if not left:
         return
-    _ask(part, inputs, Asked(tower.kind, dict(tower.asked), batch, str(root.absolute())))
+    if not (part / _INPUTS).is_file():
+        order = pa.array(np.load(part / ORDER_FILE))
+        columns = {name: pa.array(values, pa.large_string()).take(order) for name, values in inputs.items()}
+        with replacing(part / _INPUTS) as temporary:
+            pq.write_table(pa.table(columns), temporary, row_group_size=BATCHES * asked["batch"])
+    with replacing(part / _ASKED) as temporary:
+        temporary.write_text(json.dumps(asked), encoding="utf-8")
+
+    def finished(name: str) -> Embedded:
+        values = np.load(part / f"{name}.npy")
+        for number, rows in left[name]:
+            at = (number - int(name) * BATCHES) * asked["batch"]
+            yield number, values[at : at + rows]
+        (part / f"{name}.npy").unlink()
+        del left[name]
+
     with closing(compute(part, list(left))) as looks:
         looked = 0.0
         for _ in looks:
             if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
                 for name in [path.stem for path in part.glob("*.npy") if path.stem in left]:
-                    yield from _taken(part, name, left.pop(name), batch)
+                    yield from finished(name)
                 looked = time.monotonic()
-    for name, own in left.items():
-        yield from _taken(part, name, own, batch)
+    for name in list(left):
+        yield from finished(name)
 
 
-def _ask(part: Path, inputs: Mapping[str, Sequence[str]], asked: Asked) -> None:
-    """Leave what shards are computed from, unless it is there."""
-    order = np.load(part / ORDER_FILE)
-    if not (part / _INPUTS).is_file():
-        columns = {name: pa.array(values, pa.large_string()).take(pa.array(order)) for name, values in inputs.items()}
-        with replacing(part / _INPUTS) as temporary:
-            pq.write_table(pa.table(columns), temporary, row_group_size=BATCHES * asked.batch)
-    with replacing(part / _ASKED) as temporary:
-        temporary.write_text(json.dumps(dataclasses.asdict(asked)), encoding="utf-8")
+def read_asked(part: Path) -> dict[str, Any]:
+    """Return what `embedded_elsewhere` was asked for in a folder."""
+    return json.loads((part / _ASKED).read_text(encoding="utf-8"))
 
 
-def _taken(part: Path, name: str, own: Sequence[tuple[int, int]], batch: int) -> Embedded:
-    """Yield the batches of a shard and delete it."""
-    values = np.load(part / f"{name}.npy")
-    for number, rows in own:
-        at = (number - int(name) * BATCHES) * batch
-        yield number, values[at : at + rows]
-    (part / f"{name}.npy").unlink()
-
-
-def asked_of(part: Path) -> Asked:
-    """Return what the shards of a folder have in common."""
-    return Asked(**json.loads((part / _ASKED).read_text(encoding="utf-8")))
-
-
-def shards_of(part: Path, names: Sequence[str]) -> Iterator[Shard]:
-    """Yield the named shards of a folder that are not there."""
+def missing_shards(part: Path, names: Sequence[str]) -> Iterator[tuple[Path, dict[str, list[str]]]]:
+    """Yield the file and the inputs, column by column, of each named shard that is missing."""
     with pq.ParquetFile(part / _INPUTS) as file:
         for name in names:
             path = part / f"{name}.npy"
             if not path.is_file():
-                yield Shard(file.read_row_group(int(name)).to_pydict(), path)
-
-
-def leave(shard: Shard, values: np.ndarray) -> None:
-    """Write a shard, float16 [n_rows, dim]."""
-    with replacing(shard.path) as temporary, temporary.open("wb") as file:
-        np.save(file, values)
+                yield path, file.read_row_group(int(name)).to_pydict()
 
 
 def read_squares(
     chunk: list[tuple[int, str, str]], *, root: Path, size: int, resize_mode: str
 ) -> list[tuple[int, np.ndarray | str]]:
-    """Read and decode pictures.
+    """Read and decode pictures, in a process that does not load torch.
 
     Args:
         chunk: row, reference and sha256 of each picture.
@@ -386,21 +345,18 @@ def read_squares(
         resize_mode: shortest, longest or squash.
 
     Returns:
-        Each row with its square, uint8 [size, size, 3], or why there is none.
+        Each row with its square, uint8 [size, size, 3], or the reason for its lack.
     """
-    return [(row, _square(root, image, sha256, size, resize_mode)) for row, image, sha256 in chunk]
-
-
-def _square(root: Path, image: str, sha256: str, size: int, resize_mode: str) -> np.ndarray | str:
-    try:
-        data = read_bytes(root, image)
-    except (OSError, ValueError) as error:
-        if shortage(error):
-            raise
-        return str(error)
-    if hashlib.sha256(data).hexdigest() != sha256:
-        return "its file is not what it was when the data set was read"
-    try:
-        return resize(decode(data, size=size), size, resize_mode)
-    except PictureError as error:
-        return str(error)
+    found: list[tuple[int, np.ndarray | str]] = []
+    for row, image, sha256 in chunk:
+        try:
+            data = read_bytes(root, image)
+            if hashlib.sha256(data).hexdigest() == sha256:
+                found.append((row, resize(decode(data, size=size), size, resize_mode)))
+            else:
+                found.append((row, "its file is not what it was when the data set was read"))
+        except (OSError, ValueError, PictureError) as error:
+            if shortage(error):
+                raise
+            found.append((row, str(error)))
+    return found

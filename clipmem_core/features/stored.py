@@ -120,7 +120,7 @@ def file_stamp(path: Path) -> list[Any]:
     return [str(path), status and status.st_size, status and status.st_mtime_ns]
 
 
-def keep(target: Path, usable: Usable, arrays: dict[str, list[np.ndarray]]) -> None:
+def store(target: Path, usable: Usable, arrays: dict[str, list[np.ndarray]]) -> None:
     """Write what can be used into a folder, complete or not at all.
 
     Args:
@@ -156,8 +156,8 @@ def _stays(features: SomeRows) -> bool:
     )
 
 
-def is_kept(folder: Path) -> bool:
-    """Tell whether what `keep` left can be opened, and the files that are read in place have not changed."""
+def is_stored(folder: Path) -> bool:
+    """Tell whether what `store` left can be opened, and the files that are read in place have not changed."""
     try:
         made = read_json(folder / MADE_FILE, dict[str, Any])
         for name in (PAIRS_FILE, QUARANTINE_FILE):
@@ -170,8 +170,8 @@ def is_kept(folder: Path) -> bool:
         return False
 
 
-def open_kept(folder: Path) -> Stored:
-    """Open what `keep` left in a folder."""
+def open_stored(folder: Path) -> Stored:
+    """Open what `store` left in a folder."""
     table = pq.read_table(folder / PAIRS_FILE)
     pairs = table.drop_columns([c.CAPTIONS]).to_pandas()
     pairs.insert(2, c.CAPTIONS, pd.arrays.ArrowExtensionArray(table[c.CAPTIONS].cast(pa.list_(pa.string()))))
@@ -388,14 +388,14 @@ def stored_features(
         files = _files(source, image, text)
         stamps = [file_stamp(path) for part in files for path in part]
         target = home / fingerprint([stamps, image, text, as_dict(options)])
-        if not is_kept(target):
+        if not is_stored(target):
             shutil.rmtree(target, ignore_errors=True)
             parts, refused = _opened(files, options, (image or "l14_img", text or "l14_txt"))
             _check_widths(parts)
-            keep(target, _usable(parts, refused), {side: [getattr(part, side) for part in parts] for side in SIDES})
+            store(target, _usable(parts, refused), {side: [getattr(part, side) for part in parts] for side in SIDES})
     except FileNotFoundError as error:
         raise InputError(f"{error.filename} is missing: give {_FORMS}") from None
-    return open_kept(target)
+    return open_stored(target)
 
 
 def _opened(

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.config import InputError
-from clipmem_core.features.stored import SomeRows, Stored, is_kept, open_features, stored_features
+from clipmem_core.features.stored import SomeRows, Stored, is_stored, open_features, stored_features
 
 RNG = np.random.default_rng(1)
 IMAGE, TEXT = RNG.normal(size=(7, 5)).astype(np.float32), RNG.normal(size=(7, 4)).astype(np.float32)
@@ -223,10 +223,10 @@ def test_large_features_are_read_where_they_are_and_are_what_a_copy_would_be(tmp
 def test_a_file_that_is_read_in_place_and_changes_or_goes_is_told(tmp_path: Path) -> None:
     folder = clip_retrieval(tmp_path, IMAGE.astype(np.float16), TEXT.astype(np.float16))
     kept = stored_features(folder, folder=tmp_path / "cache").folder
-    assert is_kept(kept)
+    assert is_stored(kept)
     changed = folder / "img_emb" / "img_emb_1.npy"
     np.save(changed, IMAGE[4:7].astype(np.float32))
-    assert not is_kept(kept)
+    assert not is_stored(kept)
     changed.unlink()
     with pytest.raises(InputError, match="img_emb_1.npy is missing: its features are read where they are"):
         open_features(kept, "image")
