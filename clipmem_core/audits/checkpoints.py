@@ -4,6 +4,7 @@ import dataclasses
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -33,9 +34,9 @@ from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.in_out import protocol_of, replicate_rows
 from clipmem_core.scores.membership import Membership
-from clipmem_core.training.files import CHECKPOINT
-from clipmem_core.training.mitigation.vocabulary import delete_rows
 from clipmem_core.training.model import build_model, load_weights
+from clipmem_core.training.names import CHECKPOINT
+from clipmem_core.training.vocabulary import delete_rows
 
 TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 TABLE, DIFFERENCE = "foreign.parquet", "difference"
@@ -267,7 +268,7 @@ def write_without_rare(audit: Audit, member: str, path: Path, *, fewer_than: int
         raise InputError(f"{path} is there already" if path.exists() else f"{weights} is missing: run the audit again")
     tokens, start = tokens_of(audit.pairs, config)
     rows = np.flatnonzero(audit.membership[member].to_numpy())
-    known = known_tokens(dataclasses.replace(config, text_forget_df=fewer_than), tokens, start, rows)
+    known = known_tokens(dataclasses.replace(config, **cast(Any, {"text_forget_df": fewer_than})), tokens, start, rows)
     assert known is not None
     rare = dataclasses.replace(known, min_df=fewer_than).rare_rows(tokens)
     state = torch.load(weights, map_location="cpu", weights_only=True)

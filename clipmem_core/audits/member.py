@@ -51,15 +51,22 @@ from clipmem_core.scores.captions import learned_by_caption, margins, similariti
 from clipmem_core.scores.detectors import LOG_PROBABILITY, external_used, fit_out
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.shortage import shortage
-from clipmem_core.training.embed import image_blocks, text_blocks, text_embeddings
-from clipmem_core.training.files import CHECKPOINT, STATE, TRAJECTORY
-from clipmem_core.training.heads import FeatureRows
-from clipmem_core.training.loop import PixelSource, Trainer, TrainingData, Views, chosen_captions, train
-from clipmem_core.training.mitigation.vocabulary import DELETED, OMITTED, Vocabulary, delete_rows, pairs_with
-from clipmem_core.training.model import Model, build_model, encode_image, load_weights, tokenize
-from clipmem_core.training.names import model_config
+from clipmem_core.training.mitigations import mitigations_of
+from clipmem_core.training.model import (
+    Model,
+    build_model,
+    encode_image,
+    image_blocks,
+    load_weights,
+    text_blocks,
+    text_embeddings,
+    tokenize,
+)
+from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
 from clipmem_core.training.state import save_array
-from clipmem_core.training.views import ViewMaker
+from clipmem_core.training.trainer import Trainer, chosen_captions, train
+from clipmem_core.training.views import FeatureRows, PixelSource, TrainingData, ViewMaker, Views
+from clipmem_core.training.vocabulary import DELETED, OMITTED, Vocabulary, delete_rows, pairs_with
 
 BATCH = 256
 MAX_PICTURES = 10_000  # a part, drawn from the seed, when a split is larger
@@ -308,7 +315,7 @@ def view_maker(model: Model, config: AuditConfig, seed: int, *, crop_scale: floa
         tuple(mean_std["mean"]),
         tuple(mean_std["std"]),
         seed,
-        config.colour,
+        mitigations_of(config),
     )
 
 

@@ -62,7 +62,7 @@ from clipmem_core.scores.uncertainty import (
     standard_errors,
 )
 from clipmem_core.scores.whole_set import whole_count
-from clipmem_core.training.files import CHECKPOINT, TRAJECTORY
+from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 SEVERAL = "no pair has more than one caption"
 NOT_KEPT = "the members left nothing of single captions: they were embedded before there was such a score"

@@ -315,7 +315,7 @@ def _towers(
     image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, precision: str, device: str
 ) -> Towers:
     """Return the locked towers of a name and a start each."""
-    from clipmem_core.features.named import image_tower, text_tower  # torch, which nothing else here needs
+    from clipmem_core.features.towers import image_tower, text_tower
 
     how: dict[str, Any] = {"precision": precision, "device": device}
     return Towers(

@@ -36,7 +36,7 @@ from clipmem_core.audits.store import (
     write_json,
 )
 from clipmem_core.config import InputError
-from clipmem_core.training.files import CHECKPOINT, LOG
+from clipmem_core.training.names import CHECKPOINT, LOG
 
 # At chance the true partner is one of batch_size, so its log-probability is −ln(batch_size).
 CHANCE_SHARE = 0.98

@@ -28,7 +28,7 @@ from clipmem_core.columns import CAPTIONS
 from clipmem_core.config import SETS, AuditConfig, InputError, as_dict, data_folder
 from clipmem_core.files import DELETE, read_json, reading
 from clipmem_core.shortage import shortage
-from clipmem_core.training.files import CHECKPOINT, TRAJECTORY
+from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 VERSION = 1  # of the folder of an audit: one of another version has to be made again
 MAX_NAME = 100  # bytes; file systems take 255, and locks and temporary files add to it

@@ -34,10 +34,8 @@ from clipmem_core.studies.store import (
     SECONDS,
     TEXT_EXTERNAL,
 )
-from clipmem_core.training.files import LOG, TRAJECTORY
-from clipmem_core.training.mitigation.vocabulary import caption_ends, pairs_with
-from clipmem_core.training.mitigation.words import words_of
-from clipmem_core.training.names import model_config
+from clipmem_core.training.names import LOG, TRAJECTORY, model_config
+from clipmem_core.training.vocabulary import caption_ends, pairs_with, words_of
 
 KS = (1, 5, 10)
 RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in KS)

@@ -19,7 +19,7 @@ from clipmem_core.scores.detectors import (
     mean_over_epochs,
     misfit,
 )
-from clipmem_core.training.losses import partner_log_probability
+from clipmem_core.training.trainer import partner_log_probability
 
 
 def test_learned_is_the_mean_over_epochs_and_over_the_members_that_train_on_a_pair() -> None:
