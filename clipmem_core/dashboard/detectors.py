@@ -25,7 +25,7 @@ from clipmem_core.review.detectors import (
     planted_findings,
 )
 from clipmem_core.review.selection import Selection
-from clipmem_core.scores.table import words
+from clipmem_core.scores.registry import words
 from clipmem_core.studies.benchmark.results import MEASURE, OVER, SHORT
 from clipmem_core.studies.benchmark.store import DETECTOR, KIND, SHARE
 

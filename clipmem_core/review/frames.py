@@ -28,7 +28,7 @@ class AuditFrames:
 
     @property
     def scores(self) -> pd.DataFrame:
-        """pair_id, group and every score; what each means is said in `clipmem_core.scores.table`."""
+        """pair_id, group and every score; see `clipmem_core.scores.registry`."""
         return self.audit.scores
 
     @property

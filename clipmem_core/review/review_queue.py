@@ -9,7 +9,7 @@ from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_r
 from clipmem_core.review.rows import count_pairs, find_rows, score_span
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import ROW, fetch_columns
-from clipmem_core.scores.table import QUEUE, scores_in
+from clipmem_core.scores.registry import QUEUE, scores_in
 
 WORDS = {code: decision for decision, code in CODES.items()}
 

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.scores.seeds import Difference, paired_difference
-from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.scores.seeds import MIN_REPLICATES, Difference, paired_difference
 from clipmem_core.studies.arm import NONE, RANDOM
 from clipmem_core.studies.effects import (
     AIM,

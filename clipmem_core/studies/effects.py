@@ -14,8 +14,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.config import FIELDS
-from clipmem_core.scores.seeds import Difference, holm, paired_difference
-from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.scores.seeds import MIN_REPLICATES, Difference, holm, paired_difference
 from clipmem_core.studies.arm import NONE
 from clipmem_core.studies.store import (
     ARM,

@@ -12,8 +12,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from clipmem_core import columns as c
-from clipmem_core.scores.power_law import PowerLaw, power_law
-from clipmem_core.scores.seeds import Difference
+from clipmem_core.scores.seeds import Difference, PowerLaw, power_law
 from clipmem_core.studies.arm import ALL
 from clipmem_core.studies.conclusions import MEASURES, in_words, signed, verdict
 from clipmem_core.studies.effects import CLIPMEM_NET, mean_of, names_of

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from clipmem_core.config import InputError
-from clipmem_core.scores.unit_tally import UnitTally
+from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training import activations
 from clipmem_core.training.activations import count_units, unit_layers
 from clipmem_core.training.loop import TrainingData

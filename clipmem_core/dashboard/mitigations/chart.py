@@ -28,7 +28,7 @@ from clipmem_core.dashboard.mitigations.study_data import (
 )
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.tradeoff import LINE, MEMORIZATION, PLACE, UTILITY, against_figure, tradeoff_figure
-from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.scores.seeds import MIN_REPLICATES
 from clipmem_core.studies.arm import NONE
 from clipmem_core.studies.effects import counted, front, replicates
 from clipmem_core.studies.results import sentences

@@ -15,7 +15,7 @@ from clipmem_core.dashboard.mitigations.study_data import NAMES, compared_of, fo
 from clipmem_core.dashboard.plain import show_strong, show_text
 from clipmem_core.glossary import ARM as GLOSSARY_ARM
 from clipmem_core.glossary import AUROC, EXTERNAL, meaning
-from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.scores.seeds import MIN_REPLICATES
 from clipmem_core.studies.arm import NONE
 from clipmem_core.studies.effects import (
     AIM,

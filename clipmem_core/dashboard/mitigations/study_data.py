@@ -14,9 +14,9 @@ from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit
 from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, InputError
 from clipmem_core.figures.tradeoff import BAND, LINE, MEMORIZATION, PLACE, TOLD, UTILITY
 from clipmem_core.review.tables import Stamp, stamp
+from clipmem_core.scores.registry import REMOVAL as RANKINGS
+from clipmem_core.scores.registry import scores_in
 from clipmem_core.scores.seeds import over_seeds
-from clipmem_core.scores.table import REMOVAL as RANKINGS
-from clipmem_core.scores.table import scores_in
 from clipmem_core.studies.arm import NONE, RANDOM, REMOVAL, Arm, parse_setting, reference_config
 from clipmem_core.studies.custom_arms import find_arm
 from clipmem_core.studies.effects import (

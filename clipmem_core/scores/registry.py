@@ -8,8 +8,7 @@ import numpy as np
 from clipmem_core import columns as c
 from clipmem_core import glossary
 from clipmem_core.scores.detectors import misfit
-from clipmem_core.scores.prevalence import p_wrong
-from clipmem_core.scores.reviewed import review_place
+from clipmem_core.scores.prevalence import p_wrong, review_place
 
 # Where a score is shown or used; an entry says at which place of the order there.
 QUEUE = "queue"  # the lists of pairs that a person looks at first, the highest first
