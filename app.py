@@ -4,7 +4,7 @@ import streamlit as st
 
 from clipmem_core.dashboard.address import unknown_page
 from clipmem_core.dashboard.frame import PAGES, draw_no_page
-from clipmem_core.dashboard.review_routes import routes
+from clipmem_core.dashboard.routes import routes
 from clipmem_core.dashboard.server import middleware, open_browser
 
 

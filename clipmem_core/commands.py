@@ -127,7 +127,7 @@ class Score:
 
 
 def _studies() -> str:
-    from clipmem_core.studies.plans import STUDIES  # takes a second
+    from clipmem_core.studies.plan import STUDIES  # takes a second
 
     return " | ".join(STUDIES)
 
@@ -140,12 +140,10 @@ class Study:
     source: str = positional(*SOURCE)
     name: str = flag("the study's folder")
     also: tuple[str, ...] = flag('one more arm, such as "text_mask=0.3 decisions"', (), repeated=True)
-    equal_time: bool = flag("add each arm that takes longer or shorter than none once more, taking as long", False)
     only: tuple[str, ...] = flag("train only this arm now, and the one all are compared with", (), repeated=True)
     seeds_per_split: int = flag(
         "seeds that train on one split of the pairs before another is drawn; 0: all share one", 1
     )
-    at: int = flag("pairs that study scale is extrapolated to; 0: as before, or 400,000,000", 0)
     engine: Engine = flag(RUNS, "local")
     # Not the preset of an audit: the paper's claims are about encoders that are trained.
     config: AuditConfig = field(default_factory=AuditConfig)
@@ -158,8 +156,7 @@ class Study:
         from clipmem_core.studies.run import run_study
 
         also = [parse_setting(text) for text in self.also]
-        more: dict[str, Any] = {"also": also, "equal_time": self.equal_time, "only": self.only}
-        more |= {"seeds_per_split": self.seeds_per_split, "at": self.at}
+        more: dict[str, Any] = {"also": also, "only": self.only, "seeds_per_split": self.seeds_per_split}
         more |= {"executor": _executor(self.engine, self.config)}
         with RichScreen(self.config.batch_size) as screen:
             more |= {"screen": screen, "decisions": decided_of}
@@ -374,7 +371,7 @@ def parse(arguments: Sequence[str]) -> Any:
         )
     kind, changes = COMMANDS[arguments[0]], {}
     if kind is Study:
-        from clipmem_core.studies.plans import STUDIES, defaults_of
+        from clipmem_core.studies.plan import STUDIES, defaults_of
 
         changes = defaults_of(next((word for word in arguments[1:] if word in STUDIES), ""))
     return parse_command(kind, arguments[1:], program=f"python -m clipmem_core {arguments[0]}", changes=changes)

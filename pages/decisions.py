@@ -8,7 +8,7 @@ from clipmem_core.dashboard.decisions import draw_decisions, draw_history, draw_
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.exporting import draw_exports
 from clipmem_core.dashboard.frame import open_page
-from clipmem_core.dashboard.wrong_captions import draw_wrong
+from clipmem_core.dashboard.reviewing import draw_wrong
 
 VIEWS = {
     "decisions": (":material/checklist: Decisions", draw_decisions),

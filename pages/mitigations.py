@@ -5,13 +5,8 @@ import streamlit as st
 from clipmem_core.dashboard.address import asked, choose_segment, write
 from clipmem_core.dashboard.errors import draw_fault, explained_errors
 from clipmem_core.dashboard.frame import open_bare_page
-from clipmem_core.dashboard.mitigations.chart import draw_chart
 from clipmem_core.dashboard.mitigations.controls import draw_setting
-from clipmem_core.dashboard.mitigations.differences import draw_differences, draw_effect
 from clipmem_core.dashboard.mitigations.new_study import draw_start
-from clipmem_core.dashboard.mitigations.pair_changes import draw_changed_pairs
-from clipmem_core.dashboard.mitigations.reference import draw_references
-from clipmem_core.dashboard.mitigations.study_data import arm_of
 from clipmem_core.dashboard.mitigations.study_progress import (
     PARAMETER,
     Known,
@@ -24,7 +19,16 @@ from clipmem_core.dashboard.mitigations.study_progress import (
     known_studies,
     shown_errors,
 )
-from clipmem_core.studies.arm import Arm
+from clipmem_core.dashboard.mitigations.tradeoff import (
+    compared_of,
+    draw_changed_pairs,
+    draw_references,
+    draw_results,
+    draw_table,
+)
+from clipmem_core.studies.arm import NONE, Arm
+from clipmem_core.studies.plan import find_arm
+from clipmem_core.studies.results import replicates
 
 VIEWS = {"results": ":material/scatter_plot: Results", "start": ":material/add: Start a study"}
 VIEW = "view"  # in the address
@@ -43,7 +47,7 @@ def show_study(known: Known) -> None:
     (left, right), setting = st.columns([1, 2], gap="medium"), Arm()
     with left, shown_errors():
         setting = draw_setting(known.study)
-    arm = arm_of(known.study, setting)
+    arm = find_arm(known.study, setting) if setting.text else NONE
     with right, shown_errors():
         if known.done:
             draw_waiting(known, setting, arm, working=working)
@@ -52,11 +56,9 @@ def show_study(known: Known) -> None:
             return
     chosen = arm if any(name == arm for name, _ in known.done) else None
     with right, shown_errors():
-        if chosen is not None:
-            draw_effect(known.study.arms, chosen, setting.text)
-        draw_chart(known.study, chosen)
+        draw_results(known.study, chosen)
     with shown_errors():
-        draw_differences(known.study, chosen)
+        draw_table(compared_of(known.study), over=replicates(known.study.arms), chosen=chosen)
     with shown_errors():
         draw_changed_pairs(known.study, chosen)
 

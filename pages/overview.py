@@ -14,7 +14,7 @@ from clipmem_core.dashboard.report import (
     draw_tables,
     draw_verdict,
 )
-from clipmem_core.dashboard.wrong_captions import draw_wrong
+from clipmem_core.dashboard.reviewing import draw_wrong
 from clipmem_core.review.overview import load_overview
 
 audit = open_page("Overview")

@@ -2,12 +2,12 @@
 
 import streamlit as st
 
+from clipmem_core.dashboard.deciding import draw_decision, draw_edits, guard_keys
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.filters import read_filters
 from clipmem_core.dashboard.frame import open_page
 from clipmem_core.dashboard.pair import draw_picture, draw_scores, draw_terms, draw_way, find_pair
 from clipmem_core.dashboard.pair_captions import draw_captions
-from clipmem_core.dashboard.pair_decision import draw_decision, draw_edits, guard_keys
 from clipmem_core.dashboard.pair_neighbours import draw_choices, draw_nearest
 
 audit = open_page("Pair")

@@ -2,7 +2,7 @@
 
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.frame import open_page
-from clipmem_core.dashboard.review_mode import draw_review, read_queue
+from clipmem_core.dashboard.reviewing import draw_review, read_queue
 
 audit = open_page("Review")
 with explained_errors():

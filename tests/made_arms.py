@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pandas as pd
 from clipmem_core.audits.store import CONFIG, SCORES, Audit, write_json, write_table
 from clipmem_core.config import AuditConfig, as_dict, preset_config
 from clipmem_core.studies.arm import Decided, text_of
-from clipmem_core.studies.plans import find_study
+from clipmem_core.studies.plan import find_study
 from clipmem_core.studies.store import ARMS, StudyFolder
 
 # What an arm does to none's clipmem (a factor) and retrieval (a difference); others do a little of both.
@@ -27,6 +28,14 @@ EFFECTS = {
 }
 
 
+def asked_of(study: str, config: Mapping[str, Any], arms: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """Return the content of a study.json."""
+    asked = {"study": study, "source": "scenes", "config": config, "reference": next(iter(arms)), "arms": arms}
+    asked |= {"reference_fields": {}, "settings": {}, "snapshots": [], "seeds_per_split": 0, "compared": []}
+    asked |= {"dataset_fingerprint": "0123456789abcdef", "machine": {"processor": "an abacus", "cores": 2}}
+    return asked | more
+
+
 def make_arms(
     data: Path, plan: str = "combined", *, name: str = "", seeds: int | Mapping[str, int] = 3, captions: int = 3
 ) -> StudyFolder:
@@ -36,17 +45,10 @@ def make_arms(
     arms = find_study(plan).arms(config, pairs)
     study = StudyFolder(data / "studies" / (name or plan))
     none = dataclasses.replace(config, **next(arm for arm in arms if arm.name == "none").fields)
-    study.write_asked(
-        {
-            "study": plan,
-            "source": "scenes",
-            "config": as_dict(dataclasses.replace(config, seeds=seeds if isinstance(seeds, int) else 3)),
-            "reference": "none",
-            "arms": {arm.name: arm.row(Decided()) for arm in arms},
-            "settings": {arm.name: text_of(arm, none) for arm in arms},
-            "snapshots": [],
-        }
-    )
+    values = as_dict(dataclasses.replace(config, seeds=seeds if isinstance(seeds, int) else 3))
+    settings = {arm.name: text_of(arm, none) for arm in arms}
+    fields = {"reference_fields": {"train_captions": none.train_captions}, "settings": settings}
+    study.write_asked(asked_of(plan, values, {arm.name: arm.row(Decided()) for arm in arms}, **fields))
     counts = {arm.name: seeds if isinstance(seeds, int) else seeds.get(arm.name, 0) for arm in arms}
     rows = [
         _row(arm.name, place, seed, config) | arm.row(Decided())

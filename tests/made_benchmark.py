@@ -8,7 +8,7 @@ from clipmem_core.config import as_dict, preset_config
 from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.scores.detection import DETECTORS, numbers_reviewed
 from clipmem_core.scores.registry import MISFIT_FORMULA
-from clipmem_core.studies.benchmark.store import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
+from clipmem_core.studies.benchmark.results import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
 
 
 def make_benchmark(name: str, *, root: str, fingerprint: str = "another", plantings: int = 3) -> Benchmark:

@@ -12,6 +12,7 @@ from clipmem_core.audits.store import CONFIG, Audit, write_json, write_table
 from clipmem_core.audits.unitmem import BEFORE, REFERENCES, SEEN, UNSEEN, table_file, unit_table
 from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.studies.store import ARMS, MEMORIZATION, PRICE, STUDY, TIMES
+from tests.made_arms import asked_of
 
 WIDTHS = {"image": [6, 5], "text": [4]}
 MODEL = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
@@ -85,15 +86,7 @@ def make_study(data: Path, plan: str, *, name: str = "", seeds: int = 3, done: i
     folder.mkdir(parents=True)
     arms = _arms(plan)
     done = seeds if done is None else done
-    asked = {
-        "study": plan,
-        "source": "scenes",
-        "config": {"seeds": seeds},
-        "reference": next(iter(arms)),
-        "arms": arms,
-        "snapshots": [],
-    }
-    write_json(folder / STUDY, asked)
+    write_json(folder / STUDY, asked_of(plan, {"seeds": seeds}, arms))
     rows = [_row(rng) | {"arm": arm, "seed": seed, **shown} for arm, shown in arms.items() for seed in range(done)]
     if rows:
         write_table(folder / ARMS, pd.DataFrame(rows))

@@ -13,7 +13,6 @@ from clipmem_core.config import (
     as_dict,
     preset_config,
     switched_on,
-    without_idle,
 )
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -57,10 +56,3 @@ def test_what_gives_another_field_a_meaning_is_on_only_with_it() -> None:
     assert switched_on({"noise_place": "before", "adaptive_every": 5}) == {}
     assert switched_on({"image_noise": 0.1, "noise_place": "before"}) == {"image_noise": 0.1, "noise_place": "before"}
     assert switched_on({"adaptive_rest": 1.0, "adaptive_every": 5}) == {"adaptive_rest": 1.0, "adaptive_every": 5}
-
-
-def test_what_is_idle_is_in_no_key() -> None:
-    config = as_dict(dataclasses.replace(AuditConfig(), stop_epoch=30, adaptive_quantile=0.5))
-    assert not {"text_noise", "stop_epoch", "adaptive_quantile", "noise_place"} & set(without_idle(config))
-    assert without_idle(config | {"text_mask": 0.3})["text_mask"] == 0.3
-    assert without_idle(config)["epochs"] == 30

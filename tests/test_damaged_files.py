@@ -25,8 +25,7 @@ from clipmem_core.commands import main
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.numbers import read_noise
 from clipmem_core.review.overview import load_overview
-from clipmem_core.studies.arguments import resume_arguments
-from clipmem_core.studies.custom_arms import read_own
+from clipmem_core.studies.plan import read_own, resume_arguments
 from clipmem_core.studies.store import open_study
 from tests.audits.small import Silent, config_of
 from tests.made_arms import make_arms
@@ -49,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         run_audit("scenes", config_of(FLAGS), name="a", screen=Silent())
         study = make_arms(data, "combined", name="s", seeds=2)
         study.write_asked(study.asked | {"machine": {"processor": "", "cores": 1}})
-        arms = [{"name": "own", "setting": "text_mask=0.1", "epochs": {"epochs": 3}}]
+        arms = [{"name": "own", "setting": "text_mask=0.1", "removed": ["a"]}]
         (study.folder / "own.json").write_text(json.dumps({"arms": arms}))
         job = {"pid": 1, "started": "0", "arguments": ["true"]}
         (data / "jobs" / "a").mkdir(parents=True)

@@ -59,7 +59,7 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.audits.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.features.kept import is_kept
+from clipmem_core.features.stored import is_kept
 from clipmem_core.files import DELETE, reading
 from clipmem_core.pairs.pixels import broken_file
 from clipmem_core.scores.membership import Membership

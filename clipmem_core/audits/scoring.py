@@ -40,7 +40,7 @@ from clipmem_core.scores.memorization import (
 from clipmem_core.scores.prevalence import summarize_count, suspicion_of
 from clipmem_core.scores.registry import BY_NAME, DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
 from clipmem_core.scores.uncertainty import Errors, Noise, share_above, standard_errors
-from clipmem_core.training.files import CHECKPOINT, TRAJECTORY
+from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 K = 50  # pairs a person looks at first
 SIZE_STEP = 0.05  # of clipmem, between the sizes whose share of pairs is told

@@ -36,7 +36,7 @@ from clipmem_core.audits.store import (
 from clipmem_core.scores.detectors import fit_out
 from clipmem_core.scores.membership import side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
-from clipmem_core.training.files import CHECKPOINT, TRAJECTORY
+from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 if TYPE_CHECKING:  # torch, which only the members' own processes need
     from clipmem_core.audits.member import Shared

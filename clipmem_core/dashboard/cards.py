@@ -107,31 +107,29 @@ STRIP_STYLE = """<style>
 
 
 def draw_strips(audit: Audit) -> None:
-    """Draw the first pairs of either queue, those that are probably wrong on top."""
+    """Draw the first pairs of either queue, those that are probably wrong on top; nothing of a queue without pairs."""
     st.html(STRIP_STYLE)
     for order, queue in reversed(queues(read_verdict(audit)).items()):
+        selection = Selection(order=order)
         with explained_errors():
-            _draw_strip(audit, Selection(order=order), queue)
+            if rows := find_rows(audit, selection, page=1, size=STRIP_SIZE):
+                _draw_strip(audit, cards(audit, rows, selection), selection, queue)
 
 
-def _draw_strip(audit: Audit, selection: Selection, queue: Queue) -> None:
-    """Draw the first pairs of a selection; nothing where it holds none."""
-    rows = find_rows(audit, selection, page=1, size=STRIP_SIZE)
-    if not rows:
-        return
+def _draw_strip(audit: Audit, found: Sequence[PairCard], selection: Selection, queue: Queue) -> None:
+    order = selection.order
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
         st.subheader(queue.name, anchor=False, width="content")
         there = link(audit, selection)
         st.page_link("pages/browse.py", label="Browse in this order", icon=":material/grid_view:", query_params=there)
     st.caption(queue.sentence)
-    found = cards(audit, rows, selection)
     pictures = start_thumbnails(audit_root(audit), [card.image for card in found])
-    with st.grid(STRIP_SIZE, min_column_width=120, gap="small", key=f"strip-{selection.order}") as grid:
+    with st.grid(STRIP_SIZE, min_column_width=120, gap="small", key=f"strip-{order}") as grid:
         for card, picture in zip(found, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
                 draw_picture(card, *picture.result(), told=False)
-                score = f"{words(selection.order)} {number(card.scores[selection.order])}"
                 there = link(audit, selection, pair=card.pair_id)
+                score = f"{words(order)} {number(card.scores[order])}"
                 st.page_link("pages/pair.py", label=score, icon="", query_params=there)
                 caption = as_html(" ".join(card.captions[:1]), limit=STRIP_LIMIT)
                 st.html(f'<div class="strip-caption" dir="auto">{caption}</div>')

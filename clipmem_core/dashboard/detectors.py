@@ -9,7 +9,7 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.address import choose_listed, choose_segment
 from clipmem_core.dashboard.errors import one_line_errors
-from clipmem_core.dashboard.grid import draw_grid
+from clipmem_core.dashboard.pair_component import draw_grid
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.detectors import agreement_figure, precision_figure
 from clipmem_core.pairs.errors import ERROR_KINDS
@@ -26,8 +26,7 @@ from clipmem_core.review.detectors import (
 )
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import words
-from clipmem_core.studies.benchmark.results import MEASURE, OVER, SHORT
-from clipmem_core.studies.benchmark.store import DETECTOR, KIND, SHARE
+from clipmem_core.studies.benchmark.results import DETECTOR, KIND, MEASURE, OVER, SHARE, SHORT
 
 FROM, PLANTED_KIND, SHOWN, ONE, OTHER = "from", "mistake", "measure", "one", "other"  # in the address
 OWN = "this audit"  # what was planted in it

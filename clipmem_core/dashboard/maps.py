@@ -16,10 +16,9 @@ from clipmem_core.columns import CLIPMEM, GROUP, LABEL, PLANTED, SIMILARITY_OUT
 from clipmem_core.dashboard.address import choose_listed, choose_segment, link
 from clipmem_core.dashboard.errors import draw_fault, explained_errors
 from clipmem_core.dashboard.frame import TIGHT_STYLE
-from clipmem_core.dashboard.grid import draw_grid
 from clipmem_core.dashboard.numbers import duration, read_verdict
+from clipmem_core.dashboard.pair_component import draw_grid, draw_pointer
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.dashboard.review_routes import PREFIX
 from clipmem_core.figures.clouds import PERCENTILES, embedding_figure, score_map_figure
 from clipmem_core.review.cards import cards
 from clipmem_core.review.map_words import map_words
@@ -43,13 +42,6 @@ from clipmem_core.scores.registry import scores_in, words
 
 STRIP, STRIP_HEIGHT, STRIP_SIDE = 24, 560, 110  # pairs beside a chart, and pixels of all and of one
 AROUND = 11  # a clicked point
-POINTER = ("review_outbox.js", "map_pointer.js")
-_pointer = st.components.v2.component(
-    "clipmem_pointer",
-    html='<div class="hover" popover="manual"><p></p></div>',
-    css=Path(__file__).with_name("map_pointer.css").read_text("utf-8"),
-    js="\n".join(Path(__file__).with_name(name).read_text("utf-8") for name in POINTER),
-)
 CONFIG = {
     "displaylogo": False,
     "displayModeBar": True,
@@ -109,18 +101,14 @@ def _draw_strip(audit: Audit, rows: Sequence[int], selection: Selection, *, key:
 
 
 def _draw_pointer(audit: Audit, outline: Outline | None, *, key: str) -> int | None:
-    """Let the chart show pictures at the pointer, and return the row that was clicked since the shape was drawn.
+    """Let the chart show pictures at the pointer, and return the row that was clicked since the shape was drawn."""
+    kept = f"{key}-clicked"
 
-    Streamlit does not tell clicks on a chart whose drag draws a shape, so the same script that shows pictures does.
-    """
-    own, kept = f"{key}-pointer", f"{key}-clicked"
-
-    def take() -> None:
-        row = st.session_state[own].get("click")
-        st.session_state[kept] = (row, outline) if isinstance(row, int) else (None, None)
+    def take(row: int) -> None:
+        st.session_state[kept] = row, outline
 
     chart = f"st-key-{re.sub('[^a-zA-Z0-9_-]', '-', key)}"  # the class that Streamlit gives what has a key
-    _pointer(key=own, data={"prefix": PREFIX, "audit": audit.name, "chart": chart}, on_click_change=take)
+    draw_pointer(audit, chart, key=f"{key}-pointer", take=take)
     row, before = st.session_state.get(kept, (None, None))
     return row if outline is None or outline == before else None
 

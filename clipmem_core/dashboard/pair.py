@@ -24,11 +24,10 @@ from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAIR, link, read_view, write
 from clipmem_core.dashboard.deciding import go_on
 from clipmem_core.dashboard.errors import LIMIT, one_line
-from clipmem_core.dashboard.grid import OPENED, TO_THE_TOP
-from clipmem_core.dashboard.keys_help import PAIR_KEYS, draw_keys
 from clipmem_core.dashboard.numbers import number, read_noise, read_verdict
+from clipmem_core.dashboard.pair_component import OPENED, PAIR_KEYS, draw_keys
 from clipmem_core.dashboard.plain import cut, show_chips, show_text
-from clipmem_core.dashboard.review_routes import PREFIX
+from clipmem_core.dashboard.routes import PREFIX
 from clipmem_core.dashboard.thumbnails import alt_text, large_picture
 from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figure, term_figure
 from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
@@ -43,6 +42,7 @@ from clipmem_core.scores.registry import PAIR as SHOWN_HERE
 BROWSE, THIS_PAGE = "pages/browse.py", "pages/pair.py"
 CAPTION_LIMIT = 600
 ROOM = (640, 520)  # pixels on the page
+TO_THE_TOP = """<script>document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0)</script>"""
 ENLARGED = 4  # times at most: the pictures of small sets are tiny
 
 

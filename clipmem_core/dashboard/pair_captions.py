@@ -9,13 +9,11 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.deciding import BADGES, Notice, in_turn
+from clipmem_core.dashboard.deciding import BADGES, Notice, as_lines, captions_key, current_captions, in_turn, view_of
 from clipmem_core.dashboard.errors import LIMIT, one_line
-from clipmem_core.dashboard.pair_decision import as_lines, captions_key, current_captions, view_of
 from clipmem_core.dashboard.plain import as_html, cut, show_text
 from clipmem_core.pairs.checks import CHECKS
-from clipmem_core.review.caption_scores import caption_scores
-from clipmem_core.review.cards import PairCard
+from clipmem_core.review.cards import PairCard, caption_scores
 from clipmem_core.review.checks import failed_checks
 from clipmem_core.review.decisions import REMOVE, Edit, open_review
 

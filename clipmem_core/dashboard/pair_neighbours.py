@@ -7,10 +7,9 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.address import PAIR, link, peek_selection, read_view
 from clipmem_core.dashboard.cards import draw_picture
-from clipmem_core.dashboard.deciding import Notice, review_session
+from clipmem_core.dashboard.deciding import Notice, as_lines, captions_key, current_captions, review_session
 from clipmem_core.dashboard.errors import one_line_errors
 from clipmem_core.dashboard.numbers import number
-from clipmem_core.dashboard.pair_decision import as_lines, captions_key, current_captions
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.thumbnails import thumbnail
 from clipmem_core.review import score_breakdown

@@ -47,7 +47,7 @@ from clipmem_core.exports.cleaned import (
 from clipmem_core.pairs.readers.containers import is_picture, is_url
 from clipmem_core.pairs.readers.shards import odd_names
 from clipmem_core.pairs.references import split_reference
-from clipmem_core.review.caption_scores import LISTED, OWN_CAPTIONS, listed_scores
+from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 from clipmem_core.review.tables import count_rows, fetch_arrow, number
 from clipmem_core.scores.registry import EXPORT, scores_in

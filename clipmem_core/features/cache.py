@@ -1,40 +1,58 @@
-"""Features on disk: an array in the order of its keys, computed in batches, which a kill at any moment does not spoil.
+"""Features on disk: an array in the order of its keys, computed in batches, here or by other processes in shards.
 
     <folder>/<key of the tower>/<key of the rows>/
       keys.npy        uint8 [n, 32], the sha256 of what each row was computed from
       features.npy    float16 [n, dim]
       features.json   the tower, and how many inputs it cut; written last
 
-While it is computed, the folder's name ends in `.part`, and it holds two more: `order.npy`, the rows to compute in
-their order, and `batches.jsonl`, a line with a checksum for each batch that is done; and what `shards` puts there.
+While it is computed, the folder's name ends in `.part`, and it also holds
+
+      order.npy       the rows to compute, in their order
+      batches.jsonl   a line with a checksum for each finished batch
+      asked.json      for shards: the tower's arguments, how batches are cut, and the folder that pictures are in
+      inputs.parquet  image and sha256, or caption, of the rows in the order of order.npy; a row group a shard
+      <n>/            where the process of shard n says what went wrong
+      <n>.npy         float16 [n_rows, dim], the finished shard n, until it is copied into features.npy
 """
 
+import dataclasses
 import hashlib
 import json
 import shutil
+import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock
 
-from clipmem_core.atomic import naming, sync
+from clipmem_core.atomic import naming, replacing, sync
 from clipmem_core.config import InputError
+from clipmem_core.pairs.pictures import PictureError, decode, resize
+from clipmem_core.pairs.references import read_bytes
+from clipmem_core.shortage import shortage
 
 if TYPE_CHECKING:  # torch, which only computing features needs
     from clipmem_core.features.towers import Tower
 
 FEATURES_FILE, KEYS_FILE, MADE_FILE = "features.npy", "keys.npy", "features.json"
 ORDER_FILE, _BATCHES_FILE = "order.npy", "batches.jsonl"
+BATCHES = 64  # of a shard: 1,024 pictures are half a minute of one core
+SECONDS_BETWEEN_LOOKS = 1.0
+_ASKED, _INPUTS = "asked.json", "inputs.parquet"
 _BLOCK = 65_536  # rows that are read or copied at a time
 
 Progress = Callable[[int, int], None]
 Batches = Sequence[tuple[int, np.ndarray]]  # number of each batch, and its rows
 Embedded = Iterator[tuple[int, np.ndarray]]  # number of a batch, and its features, float32 [n_rows, dim]
+# Has shards of a folder computed, by their names, and lets its caller look again and again at what is there.
+Elsewhere = Callable[[Path, Sequence[str]], Generator[Any, None, None]]
 
 
 @dataclass(frozen=True)
@@ -256,3 +274,133 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         yield new
         new.rename(target)
         sync(target.parent)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the shards of a folder have in common."""
+
+    kind: str
+    tower: Mapping[str, Any]
+    batch: int
+    root: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What a shard is computed from, column by column, and where it goes."""
+
+    inputs: dict[str, list[str]]
+    path: Path
+
+
+def embedded_elsewhere(
+    part: Path,
+    batches: Batches,
+    inputs: Mapping[str, Sequence[str]],
+    tower: "Tower",
+    root: Path,
+    batch: int,
+    compute: Elsewhere,
+) -> Embedded:
+    """Yield the features of batches that other processes compute, shard by shard as they come.
+
+    Args:
+        part: the folder that they are computed in.
+        batches: those that are left.
+        inputs: of all rows, by their column.
+        tower: locked.
+        root: the folder that pictures are in.
+        batch: rows of each.
+        compute: has shards computed.
+
+    Raises:
+        InputError, RuntimeError: as of `compute`.
+    """
+    left: dict[str, list[tuple[int, int]]] = {}
+    for number, rows in batches:
+        left.setdefault(str(number // BATCHES), []).append((number, len(rows)))
+    if not left:
+        return
+    _ask(part, inputs, Asked(tower.kind, dict(tower.asked), batch, str(root.absolute())))
+    with closing(compute(part, list(left))) as looks:
+        looked = 0.0
+        for _ in looks:
+            if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
+                for name in [path.stem for path in part.glob("*.npy") if path.stem in left]:
+                    yield from _taken(part, name, left.pop(name), batch)
+                looked = time.monotonic()
+    for name, own in left.items():
+        yield from _taken(part, name, own, batch)
+
+
+def _ask(part: Path, inputs: Mapping[str, Sequence[str]], asked: Asked) -> None:
+    """Leave what shards are computed from, unless it is there."""
+    order = np.load(part / ORDER_FILE)
+    if not (part / _INPUTS).is_file():
+        columns = {name: pa.array(values, pa.large_string()).take(pa.array(order)) for name, values in inputs.items()}
+        with replacing(part / _INPUTS) as temporary:
+            pq.write_table(pa.table(columns), temporary, row_group_size=BATCHES * asked.batch)
+    with replacing(part / _ASKED) as temporary:
+        temporary.write_text(json.dumps(dataclasses.asdict(asked)), encoding="utf-8")
+
+
+def _taken(part: Path, name: str, own: Sequence[tuple[int, int]], batch: int) -> Embedded:
+    """Yield the batches of a shard and delete it."""
+    values = np.load(part / f"{name}.npy")
+    for number, rows in own:
+        at = (number - int(name) * BATCHES) * batch
+        yield number, values[at : at + rows]
+    (part / f"{name}.npy").unlink()
+
+
+def asked_of(part: Path) -> Asked:
+    """Return what the shards of a folder have in common."""
+    return Asked(**json.loads((part / _ASKED).read_text(encoding="utf-8")))
+
+
+def shards_of(part: Path, names: Sequence[str]) -> Iterator[Shard]:
+    """Yield the named shards of a folder that are not there."""
+    with pq.ParquetFile(part / _INPUTS) as file:
+        for name in names:
+            path = part / f"{name}.npy"
+            if not path.is_file():
+                yield Shard(file.read_row_group(int(name)).to_pydict(), path)
+
+
+def leave(shard: Shard, values: np.ndarray) -> None:
+    """Write a shard, float16 [n_rows, dim]."""
+    with replacing(shard.path) as temporary, temporary.open("wb") as file:
+        np.save(file, values)
+
+
+def read_squares(
+    chunk: list[tuple[int, str, str]], *, root: Path, size: int, resize_mode: str
+) -> list[tuple[int, np.ndarray | str]]:
+    """Read and decode pictures.
+
+    Args:
+        chunk: row, reference and sha256 of each picture.
+        root: the folder the references are relative to.
+        size: side of the square, in pixels.
+        resize_mode: shortest, longest or squash.
+
+    Returns:
+        Each row with its square, uint8 [size, size, 3], or why there is none.
+    """
+    return [(row, _square(root, image, sha256, size, resize_mode)) for row, image, sha256 in chunk]
+
+
+def _square(root: Path, image: str, sha256: str, size: int, resize_mode: str) -> np.ndarray | str:
+    try:
+        data = read_bytes(root, image)
+    except (OSError, ValueError) as error:
+        if shortage(error):
+            raise
+        return str(error)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        return "its file is not what it was when the data set was read"
+    try:
+        return resize(decode(data, size=size), size, resize_mode)
+    except PictureError as error:
+        return str(error)

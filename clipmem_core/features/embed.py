@@ -17,11 +17,22 @@ import torch
 
 from clipmem_core import columns as c
 from clipmem_core.config import InputError, data_folder
-from clipmem_core.features.cache import Batches, Embedded, Progress, Wanted, half, kept_features, key_rows
-from clipmem_core.features.named import image_tower, text_tower
-from clipmem_core.features.shards import Elsewhere, asked_of, embedded_elsewhere, leave, shards_of
-from clipmem_core.features.squares import read_squares
-from clipmem_core.features.towers import Opened, Tower
+from clipmem_core.features.cache import (
+    Batches,
+    Elsewhere,
+    Embedded,
+    Progress,
+    Wanted,
+    asked_of,
+    embedded_elsewhere,
+    half,
+    kept_features,
+    key_rows,
+    leave,
+    read_squares,
+    shards_of,
+)
+from clipmem_core.features.towers import Opened, Tower, image_tower, text_tower
 from clipmem_core.pairs.workers import cores, map_chunks
 
 IMAGE_BATCH = 16  # pictures: larger batches leave the processor's caches, at 192 pixels a fifth slower

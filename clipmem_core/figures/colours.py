@@ -24,8 +24,7 @@ SCALE = ("#3f87b5", "#7b74b8", "#b8608c", "#d5552a")  # low to high
 SIDE_COLOURS = {"f": GROUP_COLOURS[CANDIDATE], "g": GROUP_COLOURS[INDEPENDENT]}  # after the group that only it sees
 FOLD_COLOURS = ("#5b6fd6", "#b0662a", "#1f8f8a", "#b8528f", "#6f8a1f", "#8a6a5c")
 WIDTH_COLOURS = ("#1479b8", "#008f6b", "#d55e00")  # of the text encoder: half, one, double
-CHOSEN_COLOUR, PAPER_COLOUR, FRONT_COLOUR = "#6a6fd8", "#a0674b", "#0f8f9f"
-LINE_COLOURS = (FRONT_COLOUR, "#d93a3a", *LABEL_COLOURS[8:])
+CHOSEN_COLOUR, FRONT_COLOUR = "#6a6fd8", "#0f8f9f"
 
 
 def group_colour(group: str) -> str:

@@ -1,8 +1,9 @@
-"""Decisions and tags that a browser tells in batches: stored in its order, each once however often it is sent."""
+"""Decisions and tags that a browser sends in batches: stored in its order, each once however often it is sent."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from sqlite3 import Connection
+from typing import Annotated
+
+from pydantic import BaseModel, Field
 
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import Review, captions_to_store, standing
@@ -11,113 +12,97 @@ from clipmem_core.review.tables import caption_keys
 from clipmem_core.review.tags import TAG, UNTAG, add_tag, tag_fault
 
 UNDO, UNDECIDE = "undo", "undecide"
+MOST_EVENTS, MOST_PAIRS = 100, 100_000  # of a batch, of an event
+
+Number = Annotated[int, Field(strict=True, ge=1, lt=2**53)]  # a client's own, of its events
+Client = Annotated[str, Field(pattern=r"^[0-9a-z]{8,64}$")]  # one page of one browser
+Key = Annotated[int, Field(ge=0, lt=2**63)]  # of captions
 
 
-@dataclass(frozen=True)
-class Told:
-    """A decision on pairs, on the captions that were on screen, or the undoing of one that was told before; or a tag.
+class Event(BaseModel):
+    """A decision on pairs with the captions that were on screen, the undo of an earlier event, or a tag.
 
-    It is on all of its pairs or, where one of them speaks against it, on none.
+    It is on all of its pairs or, where it is refused for one of them, on none.
     """
 
-    number: int  # the client's own, from 1
+    number: Number
     kind: str  # keep | remove | recaption | undecide | undo | tag | untag
     pair_id: str = ""
-    judged: int = 0  # the key of the captions that were on screen
+    judged: Key = 0  # the key of the captions that were on screen
+    others: Annotated[tuple[tuple[str, Key], ...], Field(max_length=MOST_PAIRS)] = ()  # further pairs and their keys
     captions: tuple[str, ...] = ()  # the new ones of a recaption
-    undoes: tuple[str, int] = ("", 0)  # client and number of what an undo takes back
-    others: tuple[tuple[str, int], ...] = ()  # further pairs, each with the key of its captions
-    tag: str = ""  # the word to put on the pairs, or to take off
-    seen: tuple[str, ...] | None = None  # what the client saw decided, see `standing`; None takes whatever stands
+    undoes: tuple[Client, Number] | None = None
+    tag: str = ""
+    seen: tuple[str, ...] | None = None  # the decision that the client knew of, see `standing`; None replaces any
 
     @property
     def pairs(self) -> dict[str, int]:
         """Return the pairs and the keys of their captions, each pair once."""
         return {self.pair_id: self.judged} | dict(self.others)
 
-
-@dataclass(frozen=True)
-class Receipt:
-    """What became of a batch: all up to the number `stored` is answered, and some of it was refused, with why."""
-
-    stored: int
-    refused: dict[int, str]
+    @property
+    def decision(self) -> str | None:
+        """Return the decision, None for undecided."""
+        return None if self.kind == UNDECIDE else self.kind
 
 
-def store(review: Review, client: str, batch: Sequence[Told], *, audit: str) -> Receipt:
-    """Store what a client tells, in its order and in one transaction; what it told before is not stored again.
+class Batch(BaseModel):
+    """Events of a client on the pairs of an audit, by rising number."""
 
-    Args:
-        review: the decisions on the data set.
-        client: names one page of one browser.
-        batch: at least one, by rising number.
-        audit: the name of the audit that was looked at.
+    audit: str
+    client: Client
+    events: Annotated[list[Event], Field(min_length=1, max_length=MOST_EVENTS)]
+
+
+def store(review: Review, batch: Batch) -> tuple[int, dict[int, str]]:
+    """Store a batch in one transaction; an event that came before is not stored again.
 
     Returns:
-        What was refused, now or when it was told first: a decision on captions that the pair does not have, on no
-        pair of the audit, without the captions that it needs, or where another one stands than the client saw; an undo
-        of what does not stand any more.
+        The last number, and by number why an event is refused, now or when it came first: a decision on captions that
+        the pair does not have, on no pair of the audit, without the captions that it needs, or where another decision
+        stands than the client saw; an undo of an event that does not stand.
 
     Raises:
         InputError: the log cannot be written; nothing of the batch is stored then.
     """
-    ids = {pair_id for told in batch if told.kind != UNDO for pair_id in told.pairs}
+    ids = {pair_id for event in batch.events if event.kind != UNDO for pair_id in event.pairs}
     keys = caption_keys(review.pairs, ids) if review.pairs is not None and ids else {}
-    refused: dict[int, str] = {}
+    numbers = [event.number for event in batch.events]
     with writing(review.path) as log:
-        known = told_before(log, client, [told.number for told in batch])
-        for told in batch:
-            if told.number not in known:
-                known[told.number] = event, why = _add(log, told, keys, audit)
-                add_told(log, client, told.number, event=event, refused=why)
-            if why := known[told.number][1]:
-                refused[told.number] = why
-    return Receipt(max(told.number for told in batch), refused)
+        known = told_before(log, batch.client, numbers)
+        for event in batch.events:
+            if event.number not in known:
+                known[event.number] = added, why = _add(log, event, keys, batch.audit)
+                add_told(log, batch.client, event.number, event=added, refused=why)
+    return max(numbers), {number: why for number in numbers if (why := known[number][1])}
 
 
-def _add(log: Connection, told: Told, keys: dict[str, int], audit: str) -> tuple[int, str]:
-    """Return the event that was added, or 0 and why there is none; a tag is none."""
-    if told.kind == UNDO:
-        return _undo(log, *told.undoes)
-    if why := _fault(told, keys) or _overtaken(log, told):
+def _add(log: Connection, event: Event, keys: dict[str, int], audit: str) -> tuple[int, str]:
+    """Return the number in the log of the event that was added; 0 for a tag, and where it is refused, with why."""
+    if event.kind == UNDO:
+        return _undo(log, event)
+    if not all(pair_id in keys for pair_id in event.pairs):
+        return 0, "the audit has no such pair"
+    if event.kind in (TAG, UNTAG):
+        if not (why := tag_fault(event.tag)):
+            add_tag(log, event.pairs, event.tag, on=event.kind == TAG)
         return 0, why
-    if told.kind in (TAG, UNTAG):
-        add_tag(log, told.pairs, told.tag, on=told.kind == TAG)
-        return 0, ""
-    decision = _decision(told)
-    texts = captions_to_store(decision, told.captions)
-    return add_decision(log, told.pairs.items(), audit=audit, decision=decision, captions=texts, note=None).event, ""
-
-
-def _decision(told: Told) -> str | None:
-    return None if told.kind == UNDECIDE else told.kind
-
-
-def _fault(told: Told, keys: dict[str, int]) -> str:
-    """Return why a decision or a tag cannot be stored; empty where it can."""
-    if not all(pair_id in keys for pair_id in told.pairs):
-        return "the audit has no such pair"
-    if told.kind in (TAG, UNTAG):
-        return tag_fault(told.tag)
-    if any(keys[pair_id] != judged for pair_id, judged in told.pairs.items()):
-        return "the pair has other captions than those that were judged: look at it again"
+    if any(keys[pair_id] != judged for pair_id, judged in event.pairs.items()):
+        return 0, "the pair has other captions than those that were judged: look at it again"
     try:
-        captions_to_store(_decision(told), told.captions)
+        captions = captions_to_store(event.decision, event.captions)
     except InputError as error:
-        return str(error)
-    return ""
+        return 0, str(error)
+    if event.seen is not None and (stands := standing(log, event.pair_id, event.judged)) != event.seen:
+        return 0, f"just marked {(stands or ('undecided',))[0].capitalize()} in another tab"
+    pairs = event.pairs.items()
+    return add_decision(log, pairs, audit=audit, decision=event.decision, captions=captions, note=None).event, ""
 
 
-def _overtaken(log: Connection, told: Told) -> str:
-    """Return what was decided on the pair since the client saw it; empty where nothing was."""
-    if told.seen is None or (stands := standing(log, told.pair_id, told.judged)) == told.seen:
-        return ""
-    return f"just marked {(stands or ('undecided',))[0].capitalize()} in another tab"
-
-
-def _undo(log: Connection, client: str, number: int) -> tuple[int, str]:
-    event, _ = told_before(log, client, [number]).get(number, (0, ""))
-    if not event:
+def _undo(log: Connection, event: Event) -> tuple[int, str]:
+    client, number = event.undoes or ("", 0)
+    undone, _ = told_before(log, client, [number]).get(number, (0, ""))
+    if not undone:
         return 0, "what it undoes was not stored"
-    added, _ = add_undo(log, event)
+    added, _ = add_undo(log, undone)
     return (added.event, "") if added else (0, "somebody has decided anew since, or it is undone already")

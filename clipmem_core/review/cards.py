@@ -1,18 +1,20 @@
-"""All that a page shows of some pairs, from both tables of an audit and the log of decisions."""
+"""All that a page shows of some pairs and of their single captions, from the tables of an audit and the decisions."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 
-from clipmem_core.audits.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import CAPTIONS, GROUP, IMAGE, LABEL, PAIR_ID, PLANTED
+from clipmem_core.audits.store import CAPTION_TABLE, PAIRS, SCORES, Audit
+from clipmem_core.columns import CAPTION, CAPTIONS, GROUP, IMAGE, LABEL, MISFIT, ODD, PAIR_ID, PLANTED, SIMILARITY_OUT
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Selection
-from clipmem_core.review.tables import fetch_numbered, number, other_pairs
+from clipmem_core.review.tables import fetch_arrow, fetch_numbered, fetch_rows, number, other_pairs
 from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
 
 SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
@@ -70,3 +72,63 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+OWN_CAPTIONS = "own_captions"
+LISTED = {SIMILARITY_OUT: "caption_similarity_out", MISFIT: "caption_misfit"}  # what lists of them are called
+
+
+@dataclass(frozen=True)
+class CaptionScore:
+    """What is known of one caption; None where it is not."""
+
+    similarity_out: float | None
+    misfit: float | None
+    odd: bool  # fits much worse than the others of its pair
+
+    @property
+    def words(self) -> str:
+        """The numbers in words; empty where there are none."""
+        known = {"similarity out": self.similarity_out, "misfit": self.misfit}
+        return " · ".join(f"{name} {value:.2f}".replace("-", "−") for name, value in known.items() if value is not None)
+
+
+def caption_scores(audit: Audit, pair_id: str) -> dict[int, CaptionScore]:
+    """Return the scores of a pair's captions by their place, from 0; empty where the audit has none.
+
+    Raises:
+        InputError: the file is broken.
+    """
+    path = audit.folder / CAPTION_TABLE
+    if not path.is_file():
+        return {}
+    finite = ", ".join(f"CASE WHEN isfinite({name}) THEN {name} END" for name in (SIMILARITY_OUT, MISFIT))
+    query = f'SELECT "{CAPTION}", {finite}, {ODD} FROM parquet WHERE "{PAIR_ID}" = ?'
+    return {place: CaptionScore(*values) for place, *values in fetch_rows(path, query, [pair_id])}
+
+
+def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:
+    """Return the own captions of some pairs, and the scores of each, as lists in their order.
+
+    Returns:
+        pair_id and own_captions; where the audit scores single captions, caption_similarity_out and caption_misfit too.
+        A list has None where a caption has no such score. Pairs that the audit does not have are left out.
+
+    Raises:
+        InputError: a file is missing or broken.
+    """
+    asked = pa.table({"asked": pa.array(list(pair_ids), pa.string())})
+    among = f'SEMI JOIN asked ON "{PAIR_ID}" = asked.asked'
+    query = f'SELECT "{PAIR_ID}", "{CAPTIONS}" AS {OWN_CAPTIONS} FROM parquet {among}'
+    own = pd.DataFrame(fetch_arrow(audit.folder / PAIRS, query, asked=asked).to_pydict(), dtype=object)
+    path = audit.folder / CAPTION_TABLE
+    if not path.is_file():
+        return own
+    lists = ", ".join(
+        f'list(CASE WHEN isfinite("{name}") THEN "{name}" END ORDER BY "{CAPTION}") AS {listed}'
+        for name, listed in LISTED.items()
+    )
+    query = f'SELECT "{PAIR_ID}", {lists} FROM parquet {among} GROUP BY "{PAIR_ID}"'
+    return own.merge(
+        pd.DataFrame(fetch_arrow(path, query, asked=asked).to_pydict(), dtype=object), on=PAIR_ID, how="left"
+    )

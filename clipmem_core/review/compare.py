@@ -14,6 +14,7 @@ from clipmem_core.config import FIELDS, InputError, as_dict, flat
 from clipmem_core.review.rows import misfit_note
 from clipmem_core.review.tables import CAPTION_KEY, ROW, count_rows, fetch_arrow, fetch_numbered, number
 from clipmem_core.scores.registry import BY_NAME
+from clipmem_core.scores.seeds import paired_difference
 
 POINTS = 5_000
 CHANGED_COLUMNS = [
@@ -101,14 +102,10 @@ def mean_difference(one: np.ndarray, other: np.ndarray) -> tuple[float | None, f
         >>> mean_difference(np.array([0.0, 1.0]), np.array([1.0, 2.0]))
         (1.0, 1.0, 1.0)
     """
-    difference = other - one
-    if len(difference) == 0:
+    if len(one) == 0:
         return None, None, None
-    mean = float(difference.mean())
-    if len(difference) == 1:
-        return mean, None, None
-    half = float(stats.t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / len(difference) ** 0.5)
-    return mean, mean - half, mean + half
+    found = paired_difference(other, one)
+    return (found.mean, found.low, found.high) if found.n > 1 else (found.mean, None, None)
 
 
 def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:

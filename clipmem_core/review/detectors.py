@@ -13,14 +13,17 @@ from clipmem_core.review.rows import misfit_note
 from clipmem_core.review.tables import ROW, count_pairs_of, fetch_columns, kept, number
 from clipmem_core.scores.detection import detection_table, numbers_reviewed, precision_curve
 from clipmem_core.scores.registry import DETECTION, scores_in
-from clipmem_core.studies.benchmark.results import MEASURE, TABLE_COLUMNS, benchmark_table, mean_curves
-from clipmem_core.studies.benchmark.store import (
+from clipmem_core.studies.benchmark.results import (
     DETECTOR,
     KIND,
+    MEASURE,
     METRICS,
     SHARE,
+    TABLE_COLUMNS,
     Benchmark,
+    benchmark_table,
     list_benchmarks,
+    mean_curves,
     metric_rows,
 )
 

@@ -1,60 +1,29 @@
 """A finished audit as pandas frames, for notebooks and other tools: pairs, scores, captions, decisions."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.checks import ensure_checks
-from clipmem_core.audits.store import CAPTION_TABLE, Audit, open_audit, read_table
+from clipmem_core.audits.store import CAPTION_TABLE, Audit, read_table
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import open_review
 
 
-@dataclass(frozen=True)
-class AuditFrames:
-    """The tables of one finished audit. Each is read when it is asked for, and is yours to change.
+class AuditFrames(Audit):
+    """A finished audit with further tables. Each is read when it is asked for, and is yours to change.
 
     pairs, scores and membership have one row a pair in one order; decisions are those of today.
     """
 
-    audit: Audit
-
-    @property
-    def pairs(self) -> pd.DataFrame:
-        """pair_id, image, captions, label, width, height, sha256, planted."""
-        return self.audit.pairs
-
-    @property
-    def scores(self) -> pd.DataFrame:
-        """pair_id, group and every score; see `clipmem_core.scores.registry`."""
-        return self.audit.scores
-
-    @property
-    def membership(self) -> pd.DataFrame:
-        """pair_id, group, and a true/false column a member: was it trained on the pair."""
-        return self.audit.membership
-
-    @property
-    def utility(self) -> pd.DataFrame:
-        """member, metric, value: retrieval on external pairs, linear probe, zero-shot."""
-        return self.audit.utility
-
-    @property
-    def verdict(self) -> dict[str, Any]:
-        """What the audit says of itself."""
-        return self.audit.verdict
-
     @property
     def decisions(self) -> pd.DataFrame:
         """One row a pair that a person decided on, with the captions given; the last decided first."""
-        return open_review(self.audit).table()
+        return open_review(self).table()
 
     @property
     def checks(self) -> pd.DataFrame:
         """One row a pair: what the checks that need no model found, made now where it was not before."""
-        return read_table(ensure_checks(self.audit))
+        return read_table(ensure_checks(self))
 
     @property
     def captions(self) -> pd.DataFrame:
@@ -65,7 +34,7 @@ class AuditFrames:
         exploded = self.pairs[[c.PAIR_ID, c.CAPTIONS]].explode(c.CAPTIONS, ignore_index=True)
         number = exploded.groupby(c.PAIR_ID, sort=False).cumcount()
         table = pd.DataFrame({c.PAIR_ID: exploded[c.PAIR_ID], "number": number, "caption": exploded[c.CAPTIONS]})
-        path = self.audit.folder / CAPTION_TABLE
+        path = self.folder / CAPTION_TABLE
         if not path.is_file():
             return table
         scores = read_table(path).rename(columns={c.CAPTION: "number"})
@@ -78,7 +47,7 @@ class AuditFrames:
         those of `scores`, `decision` (keep, remove, recaption; NaN where there is none) and `note`.
         """
         pairs, decisions = self.pairs, self.decisions
-        root = self.audit.record.pictures
+        root = self.record.pictures
         files = [str(root / image) if (root / image).is_file() else None for image in pairs[c.IMAGE]]
         pairs.insert(1, "filepath", pd.Series(files, dtype=object))
         decided = decisions[[c.PAIR_ID, "decision", "note"]]
@@ -96,7 +65,7 @@ def open_frames(name: str) -> AuditFrames:
     Raises:
         InputError: there is no such audit, or it is not finished.
     """
-    audit = open_audit(name)
+    audit = AuditFrames.open(name)
     if not audit.finished:
         raise InputError(f"audit {name!r} is not finished: run it again, it goes on where it stopped")
-    return AuditFrames(audit)
+    return audit

@@ -4,7 +4,7 @@ The rows of a selection are found once and kept until a file or a decision chang
 are look-ups in that list.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +20,10 @@ from clipmem_core.columns import (
     INDEPENDENT,
     LABEL,
     LOG_PROBABILITY_SECOND,
+    MISFIT,
     PAIR_ID,
     PLANTED,
+    REVIEW_PLACE,
 )
 from clipmem_core.config import InputError
 from clipmem_core.review.checks import rows_failing
@@ -56,7 +58,7 @@ from clipmem_core.review.tables import (
 )
 from clipmem_core.review.tags import tagged_pairs, tags_position
 from clipmem_core.review.wrong_captions import known_count
-from clipmem_core.scores.registry import BY_NAME, SECOND_NOTE
+from clipmem_core.scores.registry import BY_NAME, QUEUE, SECOND_NOTE, scores_in
 
 LABELS_SHOWN = 200
 BINS = 40  # of a histogram
@@ -183,10 +185,8 @@ def _rows_at(
 
 def _tagged(audit: Audit, tag: str) -> np.ndarray:
     """Return which pairs have a tag, bool [n_pairs]."""
-    asked = pa.table({"asked_id": pa.array(tagged_pairs(open_review(audit).path, tag), pa.string())})
-    query = f'SELECT {ROW} FROM parquet JOIN asked ON "{PAIR_ID}" = asked_id'
     tagged = np.zeros(count_pairs_of(audit), bool)
-    tagged[fetch_columns(audit.folder / PAIRS, query, asked=asked)[ROW]] = True
+    tagged[_rows_of(audit, tagged_pairs(open_review(audit).path, tag))] = True
     return tagged
 
 
@@ -216,21 +216,12 @@ def _sorted(audit: Audit, column: str) -> np.ndarray:
 def highest_first(scores: np.ndarray) -> np.ndarray:
     """Return the places int32 of the finite scores, the highest first, ties by place.
 
-    Numpy's usual sort is several times as fast as its stable one but leaves ties in any order; only those are put
-    right afterwards.
-
     Example:
         >>> highest_first(np.array([0.5, np.nan, 0.9, 0.5])).tolist()
         [2, 0, 3]
     """
     places = np.flatnonzero(np.isfinite(scores)).astype(np.int32)
-    keys = -scores[places]
-    order = np.argsort(keys)
-    same = np.diff(keys[order], prepend=np.inf) == 0
-    tied = same | np.append(same[1:], False)
-    run = np.cumsum(~same)[tied]
-    order[tied] = np.sort(run * len(order) + order[tied]) % max(len(order), 1)
-    return places[order]
+    return places[np.argsort(-scores[places], kind="stable")]
 
 
 @kept(16, SCORES, PAIRS)
@@ -328,8 +319,7 @@ def _rows_in(audit: Audit, outline: Outline, map_name: str, map_path: Path | Non
 def inside(x: np.ndarray, y: np.ndarray, corners: Sequence[tuple[float, float]]) -> np.ndarray:
     """Tell which points lie in a closed shape: a ray to the right leaves it an odd number of times.
 
-    Between the heights of two corners that follow each other, the same few edges are met; the points are cut into
-    such bands, so that each is held against those alone. A shape that crosses itself has holes, as a lasso drawn so.
+    A shape that crosses itself has holes, as a lasso drawn so.
 
     Args:
         x: float [n_points].
@@ -344,18 +334,11 @@ def inside(x: np.ndarray, y: np.ndarray, corners: Sequence[tuple[float, float]])
         >>> inside(np.array([0.5, 1.5, 0.0]), np.array([0.5, 0.5, 0.0]), square).tolist()
         [True, False, True]
     """
-    edges = list(zip(corners, [*corners[1:], corners[0]], strict=True))
-    heights = np.unique([height for _, height in corners])
-    band = np.searchsorted(heights, y, side="right").astype(np.uint8)
-    order = np.argsort(band, kind="stable")
-    ends = np.searchsorted(band[order], np.arange(len(heights) + 1))
     found = np.zeros(len(x), bool)
-    for at, (low, high) in enumerate(zip(heights, heights[1:], strict=False), 1):
-        points = order[ends[at] : ends[at + 1]]
-        for start, end in edges:  # those that pass through the band; none begins or ends within it
-            if min(start[1], end[1]) <= low and max(start[1], end[1]) >= high:
-                slope = (end[0] - start[0]) / (end[1] - start[1])
-                found[points] ^= x[points] < start[0] + slope * (y[points] - start[1])
+    for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
+        if y0 != y1:
+            beside = (min(y0, y1) <= y) & (y < max(y0, y1))
+            found ^= beside & (x < x0 + (x1 - x0) / (y1 - y0) * (y - y0))
     return found
 
 
@@ -411,3 +394,41 @@ def misfit_note(audit: Audit) -> str:
 def audit_root(audit: Audit) -> Path:
     """Return the folder of an audit's data set."""
     return audit.record.pictures
+
+
+def first_queue(audit: Audit) -> Selection:
+    """Return what is judged where nobody asks for another order: the most suspicious, and one in ten at random.
+
+    Where an audit has no such order, those of the highest misfit; without misfit, the first queue there is.
+    """
+    if score_span(audit, REVIEW_PLACE):
+        return Selection(order=REVIEW_PLACE, ascending=True)
+    return Selection(order=MISFIT if score_span(audit, MISFIT) else next(iter(scores_in(QUEUE))))
+
+
+def decided_rows(audit: Audit) -> tuple[int, dict[int, str | None]]:
+    """Return the log's last entry on any audit of the data set, and what is decided of each row that is."""
+    known = decided(audit)
+    return known.entry, _decisions_at(known.codes, np.flatnonzero(known.codes != UNDECIDED_CODE))
+
+
+def changed_rows(audit: Audit, entry: int) -> tuple[int, dict[int, str | None]]:
+    """Return the log's last entry, and what is decided now of each row that somebody decided on after an entry."""
+    known = decided(audit)
+    if known.entry < entry:  # another log is there in place of the one that was read
+        return decided_rows(audit)
+    if known.entry == entry:
+        return entry, {}
+    changed = dict.fromkeys(pair_id for pair_id, *_ in open_review(audit).entries_after(entry))
+    return known.entry, _decisions_at(known.codes, _rows_of(audit, changed))
+
+
+def _decisions_at(codes: np.ndarray, rows: np.ndarray) -> dict[int, str | None]:
+    decisions = {code: decision for decision, code in CODES.items()}
+    return {row: decisions[code] for row, code in zip(rows.tolist(), codes[rows].tolist(), strict=True)}
+
+
+def _rows_of(audit: Audit, ids: Iterable[str]) -> np.ndarray:
+    asked = pa.table({"asked_id": pa.array(ids, pa.string())})
+    query = f'SELECT {ROW} FROM parquet JOIN asked ON "{PAIR_ID}" = asked_id'
+    return fetch_columns(audit.folder / PAIRS, query, asked=asked)[ROW]

@@ -16,7 +16,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.prepare import sides_of
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, SCORES, Audit, read_array
 from clipmem_core.config import InputError
-from clipmem_core.review.caption_scores import LISTED, OWN_CAPTIONS, listed_scores
+from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.search import (
     ALL_UP_TO,
     EMBEDDINGS,

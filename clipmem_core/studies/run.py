@@ -1,11 +1,13 @@
-"""A study from a data set to its table: arms × seeds, an f and a g each. The same call goes on where it stopped."""
+"""A study from a data set to its tables: audits over arms × splits × seeds. The same call resumes it."""
 
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -13,26 +15,72 @@ from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.executor import Executor, in_this_process, member_tasks, run_member_tasks
 from clipmem_core.audits.given import with_features
-from clipmem_core.audits.prepare import draw_membership, leave_out
+from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, load_data_set, plant
 from clipmem_core.audits.progress import LEFT, seconds_left
-from clipmem_core.audits.run import Screen, bring_to_end, ensure_features, ensure_pixels
-from clipmem_core.audits.settings import config_from
-from clipmem_core.audits.setup import check_same, grow, write_audit
+from clipmem_core.audits.run import Screen, bring_to_end, counts, ensure_features, ensure_pixels
+from clipmem_core.audits.setup import check_same, differing_fields, grow, write_audit
 from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
 from clipmem_core.files import read_json
-from clipmem_core.studies import shared
-from clipmem_core.studies.arm import Arm, Decided
-from clipmem_core.studies.arm_rows import point, times
-from clipmem_core.studies.attacked import COLUMNS, Trained, attack_arm, stale
-from clipmem_core.studies.begin import Drawn, StudyRun, start
-from clipmem_core.studies.custom_arms import add_all, equal_times, read_own
-from clipmem_core.studies.plans import check_takes_settings, find_study
-from clipmem_core.studies.rare_words import by_rarity
+from clipmem_core.studies.arm import DECISIONS, Arm, Decided, Split, text_of
+from clipmem_core.studies.measure import ATTACKED, arms_to_attack, attack_arm, measure, measure_epochs
+from clipmem_core.studies.plan import Study, add_all, check_takes_settings, find_study, read_own, with_meaning
 from clipmem_core.studies.store import ARM, ARMS, RANKING, SEED, SPLIT, TIMES, StudyFolder, study_folder
-from clipmem_core.training.files import CHECKPOINT
+from clipmem_core.training.names import CHECKPOINT
 
 Decisions = Callable[[str, pa.Table], Decided]
+
+
+@dataclass(eq=False)
+class StudyRun:
+    """A study at work."""
+
+    study: str  # its name in plan.STUDIES
+    source: str
+    folder: StudyFolder
+    planned: Sequence[Arm]
+    dataset_fingerprint: str  # before anything was planted, as audits of it have it
+    config: AuditConfig  # of all arms, resolved, with all seeds
+    data_sets: Sequence[DataSet]  # of each split, with what is planted
+    splits: list[Split]
+    seeds_per_split: int  # 0: all seeds share one split
+    screen: Screen
+    only: frozenset[str] = frozenset()  # names of the arms that are trained now; none means all
+    executor: Executor | None = None  # runs members side by side; None means this machine, an arm at a time
+    own: Sequence[Arm] = ()  # that a person added
+    changes: list[dict[str, Decided]] = field(default_factory=list)  # of each split, the pairs that each arm changes
+    # Of each split all but the candidates and independent pairs that an arm changes, bool [n_pairs]. Memorization is
+    # not measured on shared pairs, so that it does not matter which of them an arm trains on.
+    compared: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def plan(self) -> Study:
+        return find_study(self.study)
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """All arms by their names, those of the plan first."""
+        return {arm.name: arm for arm in (*self.planned, *self.own)}
+
+    @property
+    def left(self) -> list[tuple[str, int]]:
+        """The arms and seeds to train now: seed by seed over the arms, so that soon every arm has a point."""
+        done, named = self.folder.done(), self.only | {self.plan.reference}
+        arms = [name for name in self.arms if not self.only or name in named]
+        return [(arm, seed) for seed in range(self.config.seeds) for arm in arms if (arm, seed) not in done]
+
+    def place(self, seed: int) -> tuple[int, int]:
+        """Return the split that a seed of the study trains on, and its number among the seeds of that split."""
+        return divmod(seed, self.seeds_per_split) if self.seeds_per_split else (0, seed)
+
+    def config_of(self, arm: str, seeds: int, split: int = 0) -> AuditConfig:
+        """Return the config of an arm's audit of a split with so many seeds."""
+        config = self.splits[split].config_of(self.arms[arm], self.folder.models)
+        return dataclasses.replace(config, seeds=seeds, members=2 * seeds)
+
+    def snapshots_of(self, arm: str) -> list[int]:
+        """Return the epochs after which an arm's members store their embeddings."""
+        return self.plan.epochs_kept(self.config_of(arm, 1).trained_epochs)
 
 
 def run_study(
@@ -43,39 +91,33 @@ def run_study(
     name: str,
     screen: Screen,
     also: Sequence[Arm] = (),
-    equal_time: bool = False,
     only: Sequence[str] = (),
     seeds_per_split: int = 0,
-    at: int = 0,
     decisions: Decisions = lambda *_: Decided(),
     executor: Executor | None = None,
 ) -> StudyFolder:
-    """Run a study, or go on with it.
+    """Run a study, or continue it.
 
     Args:
-        study: which one, by its name in plans.STUDIES.
+        study: which one, by its name in plan.STUDIES.
         source: a path, a hub name or `scenes`.
-        config: what all arms share; its seeds say how often each arm is trained.
+        config: of all arms; its seeds say how often each arm is trained.
         name: the study's folder.
-        screen: where progress goes.
-        also: arms to add to those of the plan; what is to have equal time runs without it first.
-        equal_time: whether to add each arm that takes another time than the reference arm once more, with equal time.
-        only: arms that are trained now, the reference arm with them; the others keep the rows they have. None named
-            means all.
-        seeds_per_split: how many seeds train on one split of the pairs before another is drawn; 0 lets all share one.
-            A study from before splits varied goes on with its one.
-        at: pairs that a study that can be extrapolated is to tell of; 0 leaves it as it was.
-        decisions: from a data set's fingerprint and its pairs, pair_id and captions, to what was decided on these.
-        executor: what runs members; this process and others of this machine unless it is given.
+        screen: shows progress.
+        also: arms to add to those of the plan.
+        only: arms that are trained now, the reference arm with them; the others keep their rows. None named means all.
+        seeds_per_split: how many seeds train on one split of the pairs before another is drawn; 0: all share one.
+        decisions: from a data set's fingerprint and its pairs, pair_id and captions, to the decisions on these.
+        executor: runs members; without it, processes of this machine.
 
     Returns:
         The study's folder; every arm and seed that was to be trained has its row.
 
     Raises:
-        InputError: something a person can mend. A setting out of range is found before anything is written.
+        InputError: a field is out of range, which is found before anything is written, or an input is wrong.
     """
     find_study(study)
-    if also or equal_time:
+    if also:
         check_takes_settings(study)
     folder = study_folder(name)
     if config.protocol != "paper":
@@ -86,215 +128,200 @@ def run_study(
             "each split has as many"
         )
     with acquire_lock(folder.folder, what="study"):
-        config, seeds_per_split = _as_begun(folder, with_features(source, config), seeds_per_split, screen)
-        run = start(study, source, settings.resolve(config), folder, screen, seeds_per_split=seeds_per_split)
-        run = dataclasses.replace(run, equal_time=equal_time, only=frozenset(only), at=at, executor=executor)
-        wanted = with_decisions(run, also, decisions)
-        add_all(folder, run.context, [dataclasses.replace(arm, equal_time=False) for arm in wanted])
-        run = _with_own(run)
+        run = start(study, source, settings.resolve(with_features(source, config)), folder, screen, seeds_per_split)
+        run.only, run.executor = frozenset(only), executor
+        add_all(folder, run.splits[0], with_decisions(run, also, decisions))
+        run.own = read_own(folder)
         if unknown := sorted(run.only.difference(run.arms)):
-            known = ", ".join(run.arms)
-            raise InputError(f"study {study} has no arm {unknown[0]!r} to train only: choose from {known}")
-        _bring(run)
-        later = equal_times(folder, run.context) if equal_time else []
-        add_all(folder, run.context, [*(arm for arm in wanted if arm.equal_time), *later])
-        # Some may have been added from the dashboard too while others were trained.
+            raise InputError(
+                f"study {study} has no arm {unknown[0]!r} to train only: choose from {', '.join(run.arms)}"
+            )
+        _train(run)
+        # Some may have been added from the dashboard while others were trained.
         while len(read_own(folder)) > len(run.own):
-            run = _with_own(run)
-            _bring(run)
+            run.own = read_own(folder)
+            _train(run)
     return folder
 
 
-def _as_begun(
-    folder: StudyFolder, config: AuditConfig, seeds_per_split: int, screen: Screen
-) -> tuple[AuditConfig, int]:
-    """Return the config and the seeds of a split of a study that may be from before splits varied.
+def start(
+    study: str, source: str, config: AuditConfig, folder: StudyFolder, screen: Screen, seeds_per_split: int = 0
+) -> StudyRun:
+    """Read the data set, draw the splits, and check every arm; nothing is written.
 
     Raises:
-        InputError: it was begun with another number of seeds a split.
+        InputError: an arm cannot run, or there is a study of that name that asked for something else.
     """
-    if not folder.begun or folder.seeds_per_split == seeds_per_split:
-        return config, seeds_per_split
-    if "seeds_per_split" in folder.asked:
-        raise InputError(
-            f"study {folder.name!r} exists with another: --seeds-per-split is {folder.seeds_per_split} there and "
-            f"{seeds_per_split} here. Take another --name"
-        )
-    screen.say("this study was begun with one split of the pairs for all its seeds: it goes on with that")
-    return dataclasses.replace(config, retrieval_apart=config_from(folder.asked["config"]).retrieval_apart), 0
+    screen.say(f"reading {source}")
+    data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
+    if folder.begun:
+        asked = folder.asked
+        differ = [] if asked["study"] == study else [f"it is study {asked['study']!r} there and {study!r} here"]
+        differ += differing_fields(asked["source"], settings.config_from(asked["config"]), source, config)
+        if (before := asked["seeds_per_split"]) != seeds_per_split:
+            differ.append(f"--seeds-per-split is {before} there and {seeds_per_split} here")
+        if differ:
+            raise InputError(f"study {folder.name!r} exists with another: {'; '.join(differ)}. Take another --name")
+    # Rows of more seeds than are asked for now may be measured again.
+    seeds = max([config.seeds, *(seed + 1 for _, seed in folder.done())])
+    data_sets, groups, configs = [], [], []
+    for number in range(math.ceil(seeds / seeds_per_split) if seeds_per_split else 1):
+        own = dataclasses.replace(config, seed=config.seed + number * seeds_per_split)
+        membership = draw_membership(data_set.clusters, own)
+        data_sets.append(dataclasses.replace(data_set, pairs=plant(data_set.pairs, membership, own)))
+        groups.append(membership.group)
+        configs.append(own)
+        if not number:
+            screen.say(counts(data_sets[0], membership))
+    plan, pairs = find_study(study), data_sets[0].pairs
+    arms, out = with_meaning(plan.arms(config, pairs.assign(**{c.GROUP: groups[0]})), config)
+    if out:
+        screen.say(f"left out, since they mean nothing where a tower is locked: {', '.join(out)}")
+    none = next(arm for arm in arms if arm.name == plan.reference)
+    reference = dataclasses.replace(config, **none.fields)
+    texts = {arm.name: text_of(arm, reference) for arm in arms}
+    splits = [
+        Split(own, none, texts, there.pairs, group, there.clusters, one_of_several=seeds_per_split > 0)
+        for own, there, group in zip(configs, data_sets, groups, strict=True)
+    ]
+    for arm in arms:
+        settings.check_config(splits[0].config_of(arm))
+    return StudyRun(
+        study, source, folder, arms, data_set.fingerprint, config, data_sets, splits, seeds_per_split, screen
+    )
 
 
 def with_decisions(run: StudyRun, also: Sequence[Arm], decisions: Decisions) -> list[Arm]:
-    """Return arms with what is decided now."""
-    if not any(arm.decisions for arm in also):
+    """Return arms with the decisions there are now."""
+    if not any(arm.overrides.get(DECISIONS) for arm in also):
         return list(also)
-    pairs = pa.Table.from_pandas(run.splits[0].data_set.pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
+    pairs = pa.Table.from_pandas(run.splits[0].pairs[[c.PAIR_ID, c.CAPTIONS]], preserve_index=False)
     decided = decisions(run.dataset_fingerprint, pairs)
-    return [dataclasses.replace(arm, decided=decided) if arm.decisions else arm for arm in also]
+    return [dataclasses.replace(arm, decided=decided) if arm.overrides.get(DECISIONS) else arm for arm in also]
 
 
-def _with_own(run: StudyRun) -> StudyRun:
-    """Return the study with the arms that were added to its folder up to now."""
-    return dataclasses.replace(run, own=read_own(run.folder))
+def _train(run: StudyRun) -> None:
+    """Bring every arm and seed to its row."""
+    for name, arm in run.arms.items():  # models of their own
+        path = run.folder.models / f"{name}.json"
+        if arm.model and not (path.is_file() and read_json(path) == arm.model):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, dict(arm.model))
+    _find_changes(run)
+    if any(arm.removal for arm in run.arms.values()):
+        if not run.folder.begun:
+            run.folder.write_asked(_asked_of(run))
+        run.splits = [
+            dataclasses.replace(split, scores=_rank(run, number).scores) for number, split in enumerate(run.splits)
+        ]
+        _find_changes(run)
+    asked = _asked_of(run)
+    before = run.folder.asked["compared"] if run.folder.begun else []
+    if any(then != now for then, now in zip(before, asked["compared"], strict=False)):
+        _measure_again(run)
+    run.folder.write_asked(asked)
+    left = run.left
+    run.screen.say(f"{len({arm for arm, _ in left})} arms, {len(left)} f and g to train")
+    if run.executor is not None:
+        _train_side_by_side(run, run.executor)
+    begun = time.monotonic()
+    for place, (name, seed) in enumerate(left, start=1):
+        began = time.monotonic()
+        seconds = seconds_left(began - begun, place - 1, len(left))
+        rest = f", {LEFT} {math.ceil(seconds / 60):,} min" if math.isfinite(seconds) else ""
+        run.screen.say(f"arm {name}, seed {seed}: {place} of {len(left)}{rest}")
+        row, epochs = _rows(run, name, seed)
+        if epochs:
+            run.folder.add(TIMES, epochs)
+        run.folder.add(ARMS, [row])
+        run.screen.say(f"arm {name}, seed {seed}: done in {time.monotonic() - began:,.0f} s")
+    _attack(run)
+
+
+def _find_changes(run: StudyRun) -> None:
+    """Find the pairs that each arm changes, split by split, and those that are compared."""
+    run.changes = [{name: split.changes(arm) for name, arm in run.arms.items()} for split in run.splits]
+    run.compared = []
+    for split, changes in zip(run.splits, run.changes, strict=True):
+        changed = frozenset[str]().union(*(one.ids for one in changes.values()))
+        scored = np.isin(split.group, c.SCORED_GROUPS)
+        run.compared.append(~(scored & split.pairs[c.PAIR_ID].isin(changed).to_numpy()))
 
 
 def _asked_of(run: StudyRun) -> dict[str, Any]:
     """Return the content of study.json."""
-    asked_before = run.folder.asked if run.folder.begun else {}
-    planned = {name: text for name, text in run.context.planned.items() if text is not None}
+    planned = {name: text for name, text in run.splits[0].planned.items() if text is not None}
     return {
         "study": run.study,
         "source": run.source,
         "config": as_dict(run.config),
         "reference": run.plan.reference,
-        "reference_fields": dict(run.context.none.fields),
+        "reference_fields": run.splits[0].none.fields,
         "arms": {name: arm.row(run.changes[0][name]) for name, arm in run.arms.items()},
         "settings": planned | {arm.name: arm.text for arm in run.own},
-        "equal_time": run.equal_time or asked_before.get("equal_time", False),
         "snapshots": run.snapshots_of(run.plan.reference),
         "seeds_per_split": run.seeds_per_split,
-        **({"at": at} if (at := run.at or asked_before.get("at", 0)) else {}),
         "compared": [fingerprint(own.tolist()) for own in run.compared],
         "dataset_fingerprint": run.dataset_fingerprint,
         "machine": settings.machine(),
     }
 
 
-def _bring(run: StudyRun) -> None:
-    """Bring every arm and seed to its row."""
-    _write_models(run)
-    if any(arm.removal for arm in run.arms.values()):
-        if not run.folder.begun:
-            run.folder.write_asked(_asked_of(run))
-        run = dataclasses.replace(run, splits=[_ranked(run, number) for number in range(len(run.splits))])
-    asked = _asked_of(run)
-    before = run.folder.asked["compared"] if run.folder.begun else []
-    if any(a != b for a, b in zip([before] if isinstance(before, str) else before, asked["compared"], strict=False)):
-        _read_anew(run)
-    run.folder.write_asked(asked)
-    left = run.left
-    if run.executor is not None:
-        _train_ahead(run, run.executor)
-    begun = time.monotonic()
-    for place, (arm, number) in enumerate(left, start=1):
-        began = time.monotonic()
-        rest = seconds_left(began - begun, place - 1, len(left))
-        told = f", {LEFT} {math.ceil(rest / 60):,} min" if math.isfinite(rest) else ""
-        run.screen.say(f"arm {arm}, seed {number}: {place} of {len(left)}{told}")
-        row, after = _rows(run, arm, number)
-        if after:
-            run.folder.add(TIMES, after)
-        run.folder.add(ARMS, [row])
-        run.screen.say(f"arm {arm}, seed {number}: done in {time.monotonic() - began:,.0f} s")
-    _attack(run)
-
-
-def _attack(run: StudyRun) -> None:
-    """Attack the members of each arm with those of its other seeds, where there are more of these than last time."""
-    table = run.folder.arms
-    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *COLUMNS])))
-    for name in (name for name in stale(table) if name in run.arms):
-        rows = table.index[table[ARM] == name]
-        places = [(seed, *run.place(seed)) for seed in table.loc[rows, SEED].astype(int)]
-        audits = [run.folder.audit(name, split) for _, split, _ in places]
-        if max(split for _, split, _ in places) >= len(run.splits) or not all(audit.finished for audit in audits):
-            continue  # fewer seeds are asked for now than there were
-        run.screen.say(f"arm {name}: attacking each member with those of other seeds")
-        seeds = [
-            Trained(audit, number, run.compared[split])
-            for audit, (_, split, number) in zip(audits, places, strict=True)
-        ]
-        table.loc[rows, list(COLUMNS)] = pd.DataFrame(attack_arm(seeds), index=rows)
-        write_table(run.folder.folder / ARMS, table)
-
-
-def _write_models(run: StudyRun) -> None:
-    """Write the model configs of the arms that have one of their own."""
-    for name, arm in run.arms.items():
-        path = run.folder.models / f"{name}.json"
-        if arm.model and not (path.is_file() and read_json(path) == arm.model):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, dict(arm.model))
-
-
-def _ranked(run: StudyRun, number: int) -> Drawn:
-    """Finish the audit that ranks the pairs of a split, and return the split with its scores."""
-    split = run.splits[number]
-    audit, config = run.folder.audit(RANKING, number), split.context.ranking
+def _rank(run: StudyRun, number: int) -> Audit:
+    """Finish the audit that ranks the pairs of a split."""
+    audit, config, data_set = run.folder.audit(RANKING, number), run.splits[number].ranking, run.data_sets[number]
     if audit.begun:
         check_same(audit, run.source, config)
     else:
-        membership = draw_membership(split.data_set.clusters, config)
-        write_audit(audit, run.source, config, split.data_set, split.data_set.pairs, membership, seconds=0.0)
+        membership = draw_membership(data_set.clusters, config)
+        write_audit(audit, run.source, config, data_set, data_set.pairs, membership, seconds=0.0)
     if not audit.finished:
         run.screen.say("the audit that ranks the pairs")
         bring_to_end(audit, run.screen, fresh=False, executor=run.executor)
-    return dataclasses.replace(split, scores=audit.scores)
-
-
-def _read_anew(run: StudyRun) -> None:
-    """Make the rows that are there once more, from members that are there, where other pairs are compared than did."""
-    done = [(name, number) for name, number in run.folder.done() if name in run.arms]
-    if not done:
-        return
-    run.screen.say(f"other pairs are compared now: reading {len(done)} rows anew")
-    found = [_rows(run, name, number) for name, number in done]
-    if any(after for _, after in found):
-        run.folder.write_rows(TIMES, [row for _, after in found for row in after])
-    run.folder.write_rows(ARMS, [row for row, _ in found])
-
-
-def _rows(run: StudyRun, name: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the row of an arm and seed, and those after each epoch that was kept."""
-    split, number = run.place(seed)
-    audit, compared = _bring_arm(run, name, seed), run.compared[split]
-    place = {SEED: seed} | ({SPLIT: split} if run.seeds_per_split else {})
-    after = times(audit, number, compared, place) if run.snapshots_of(name) else []
-    row = point(audit, number, run.arms[name].row(run.changes[split][name]), compared, place)
-    return row | (by_rarity(audit, (f"f-{number}", f"g-{number}")) if run.plan.by_rarity else {}), after
-
-
-def _bring_arm(run: StudyRun, name: str, seed: int) -> Audit:
-    """Bring an arm's audit to where it has this seed; members that another study has trained are taken over."""
-    split, number = run.place(seed)
-    audit = _begun_arm(run, name, split, seeds=number + 1)
-    members = audit.record.members
-    if not audit.finished:
-        for member in members:
-            shared.take(audit, member, say=run.screen.say)
-    # Neither heads nor a look at what is trained already are worth the start of a process.
-    trained = all((audit.member(member) / CHECKPOINT).is_file() for member in members)
-    here = trained or (run.executor is None and settings.shares_process(run.config))
-    executor = in_this_process if here else run.executor
-    bring_to_end(audit, run.screen, fresh=False, executor=executor)
-    for member in members:
-        shared.give(audit, member)
     return audit
 
 
-def _train_ahead(run: StudyRun, executor: Executor) -> None:
-    """Train the members of all arms and seeds that are left side by side; each arm then finds its own trained.
+def _measure_again(run: StudyRun) -> None:
+    """Make the rows that are there again, from members that are there, after the compared pairs changed."""
+    done = [(name, number) for name, number in run.folder.done() if name in run.arms]
+    if not done:
+        return
+    run.screen.say(f"other pairs are compared now: measuring {len(done)} rows again")
+    found = [_rows(run, name, number) for name, number in done]
+    if any(epochs for _, epochs in found):
+        write_table(run.folder.folder / TIMES, pd.DataFrame([row for _, epochs in found for row in epochs]))
+    write_table(run.folder.folder / ARMS, pd.DataFrame([row for row, _ in found]))
 
-    One arm has too few for a cluster. Of members that arms share one is trained, and the others take it over.
-    """
+
+def _rows(run: StudyRun, name: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Train an arm's seed, if it is not, and return its row, and the rows of the epochs that were stored."""
+    split, number = run.place(seed)
+    audit = _begun_arm(run, name, split, seeds=number + 1)
+    # Neither heads nor the measurement of trained members are worth the start of a process.
+    trained = all((audit.member(member) / CHECKPOINT).is_file() for member in audit.record.members)
+    here = trained or (run.executor is None and settings.shares_process(run.config))
+    bring_to_end(audit, run.screen, fresh=False, executor=in_this_process if here else run.executor)
+    compared = run.compared[split]
+    place = {ARM: name, SEED: seed} | ({SPLIT: split} if run.seeds_per_split else {})
+    row = run.arms[name].row(run.changes[split][name]) | measure(audit, number, compared, by_rarity=run.plan.by_rarity)
+    epochs = measure_epochs(audit, number, compared) if run.snapshots_of(name) else []
+    return place | row, [place | own for own in epochs]
+
+
+def _train_side_by_side(run: StudyRun, executor: Executor) -> None:
+    """Train the members of all arms and seeds that are left side by side: one arm has too few for a cluster."""
     seeds: dict[tuple[str, int], int] = {}
     for name, seed in run.left:
         split, number = run.place(seed)
         seeds[name, split] = max(number + 1, seeds.get((name, split), 0))
-    tasks, known = [], set[str]()
+    tasks = []
     for (name, split), count in seeds.items():
         audit = _begun_arm(run, name, split, seeds=count)
         ensure_pixels(audit, run.screen)
         ensure_features(audit, audit.record, run.screen, executor)
-        own = []
-        for member in audit.record.members:
-            shared.take(audit, member, say=run.screen.say)
-            training = next(iter(shared.parts(audit, member)))
-            if training not in known and not (audit.member(member) / CHECKPOINT).is_file():
-                own.append(member)
-            known.add(training)
+        left = [member for member in audit.record.members if not (audit.member(member) / CHECKPOINT).is_file()]
         blocks = int(settings.shares_process(run.config))
-        tasks += member_tasks(audit, own, threads=audit.record.threads, blocks=blocks)
+        tasks += member_tasks(audit, left, threads=audit.record.threads, blocks=blocks)
     if tasks:
         run.screen.say(f"training {sum(len(task.names) for task in tasks)} members of {len(seeds)} arms")
         run_member_tasks(tasks, executor, lambda: None)
@@ -303,31 +330,37 @@ def _train_ahead(run: StudyRun, executor: Executor) -> None:
 def _begun_arm(run: StudyRun, name: str, split: int, *, seeds: int) -> Audit:
     """Return an arm's audit of a split, with so many seeds or more."""
     audit = run.folder.audit(name, split)
-    if not audit.begun:
-        _begin_arm(run, audit, seeds, split)
+    if audit.begun:
+        # A row may be gone while its members are there: never ask for fewer seeds than it has.
+        config = run.config_of(name, max(seeds, len(audit.record.members) // 2), split)
+        check_same(audit, run.source, config)
+        grow(audit, config)
         return audit
-    # A row may be gone while its members are there: never ask for fewer seeds than it has.
-    config = run.config_of(name, max(seeds, len(audit.record.members) // 2), split)
-    check_same(audit, run.source, config)
-    grow(audit, config)
+    config, data_set, changes = run.config_of(name, seeds, split), run.data_sets[split], run.changes[split][name]
+    membership = draw_membership(data_set.clusters, config)
+    pairs = data_set.pairs.copy()
+    # Utility is measured on external pairs: they keep their captions.
+    ids = pairs[c.PAIR_ID].where(membership.group != c.EXTERNAL, "")
+    pairs[c.CAPTIONS] = [
+        list(changes.recaptioned.get(id_, own)) for id_, own in zip(ids, pairs[c.CAPTIONS], strict=True)
+    ]
+    membership = leave_out(membership, pairs[c.PAIR_ID].isin(changes.removed).to_numpy())
+    data_set, snapshots = dataclasses.replace(data_set, pairs=pairs), run.snapshots_of(name)
+    write_audit(audit, run.source, config, data_set, pairs, membership, seconds=0.0, snapshots=snapshots)
     return audit
 
 
-def _begin_arm(run: StudyRun, audit: Audit, seeds: int, split: int) -> None:
-    config, data_set = run.config_of(audit.name, seeds, split), run.splits[split].data_set
-    membership = draw_membership(data_set.clusters, config)
-    pairs, new = data_set.pairs.copy(), run.changes[split][audit.name].recaptioned
-    removed = data_set.pairs[c.PAIR_ID].isin(run.changes[split][audit.name].removed).to_numpy()
-    # Utility is measured on external pairs: they keep their captions.
-    ids = pairs[c.PAIR_ID].where(membership.group != c.EXTERNAL, "")
-    pairs[c.CAPTIONS] = [list(new.get(id_, own)) for id_, own in zip(ids, pairs[c.CAPTIONS], strict=True)]
-    write_audit(
-        audit,
-        run.source,
-        config,
-        dataclasses.replace(data_set, pairs=pairs),
-        pairs,
-        leave_out(membership, removed),
-        seconds=0.0,
-        snapshots=run.snapshots_of(audit.name),
-    )
+def _attack(run: StudyRun) -> None:
+    """Attack the members of each arm with those of its other seeds, if there are more of these than last time."""
+    table = run.folder.arms
+    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *ATTACKED])))
+    for name in (name for name in arms_to_attack(table) if name in run.arms):
+        rows = table.index[table[ARM] == name]
+        places = [run.place(seed) for seed in table.loc[rows, SEED].astype(int)]
+        audits = [run.folder.audit(name, split) for split, _ in places]
+        if max(split for split, _ in places) >= len(run.splits) or not all(audit.finished for audit in audits):
+            continue  # fewer seeds are asked for now than there were
+        run.screen.say(f"arm {name}: attacking each member with those of other seeds")
+        seeds = [(audit, number, run.compared[split]) for audit, (split, number) in zip(audits, places, strict=True)]
+        table.loc[rows, list(ATTACKED)] = pd.DataFrame(attack_arm(seeds), index=rows)
+        write_table(run.folder.folder / ARMS, table)

@@ -3,13 +3,12 @@
 <data>/studies/<name>/   study.json · own.json: arms that a person added · arms.parquet, times.parquet ·
                          models/ of arms with their own · audits/split-<number>/<arm>/, or audits/<arm>/ where all
                          seeds share one split
-<data>/studies/members/  members by their content, shared by all studies
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, NotRequired
 
 import pandas as pd
 from pydantic import AfterValidator
@@ -19,7 +18,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits.record import Inner, Whole
 from clipmem_core.audits.settings import check_fields
 from clipmem_core.audits.store import Audit, Named, inside, read_table, write_json, write_table
-from clipmem_core.config import AuditConfig, InputError, as_dict
+from clipmem_core.config import AuditConfig, as_dict
 from clipmem_core.files import read_json
 
 ARM, SEED, SPLIT, EPOCH = "arm", "seed", "split", "epoch"
@@ -42,13 +41,12 @@ STUDY = "study.json"
 OWN = "own.json"
 ARMS = "arms.parquet"
 TIMES = "times.parquet"
-SHARED_MEMBERS = "members"
 RANKING = "ranking"  # the audit of the same pairs that removals are ranked by
-MEND = "delete the study's folder and run the study again; members that it has trained are taken over"
+MEND = "delete it and run the study again; trained members stay"
 Values = dict[str, bool | int | float | str | None]
 
 
-class StudyFile(TypedDict, total=False):
+class StudyFile(TypedDict):
     """The fields of study.json."""
 
     study: str
@@ -57,27 +55,24 @@ class StudyFile(TypedDict, total=False):
     reference: Inner
     reference_fields: Values
     arms: dict[Inner, Values]
-    settings: dict[Inner, str]
-    equal_time: bool
+    settings: dict[Inner, str]  # the text of each arm that a text can describe
     snapshots: list[Whole]
-    at: Whole  # pairs that study scale is extrapolated to
-    seeds_per_split: Whole  # 0, and where it is missing: all seeds share one split
-    compared: str | list[str]  # of each split
-    dataset_fingerprint: str
+    seeds_per_split: Whole  # 0: all seeds share one split
+    compared: list[str]  # a fingerprint of the pairs compared, of each split
+    dataset_fingerprint: Inner
     machine: dict[str, str | int]
 
 
-class OwnArmFile(TypedDict, total=False):
+class OwnArmFile(TypedDict):
     """The fields of an arm in own.json."""
 
     name: Inner
     setting: str
-    removed: list[str]
-    recaptioned: dict[str, list[str]]
-    epochs: dict[Literal["epochs", "stop_epoch"], Whole]
+    removed: NotRequired[list[str]]
+    recaptioned: NotRequired[dict[str, list[str]]]
 
 
-class OwnFile(TypedDict, total=False):
+class OwnFile(TypedDict):
     """The fields of own.json."""
 
     arms: list[OwnArmFile]
@@ -89,37 +84,26 @@ class StudyFolder(Named):
 
     KIND, PARENT, FIRST = "study", "studies", STUDY
 
-    @classmethod
-    def of(cls, name: str) -> Self:
-        """Return the study of a name, whether it is there or not."""
-        if name == SHARED_MEMBERS:
-            raise InputError(f"name {name!r} is the folder of the members that studies share: take another --name")
-        return super().of(name)
-
     @property
     def asked(self) -> dict[str, Any]:
-        """The content of study.json: study, source, config, arms, their settings, pairs compared, machine."""
+        """The content of study.json."""
         return read_json(self.folder / STUDY, StudyFile, mend=MEND)
 
     @property
     def own(self) -> list[dict[str, Any]]:
-        """The content of own.json: what each arm is that a person added, run or not."""
+        """The content of own.json: the arms that a person added, run or not."""
         path = self.folder / OWN
         return list(read_json(path, OwnFile, mend=MEND)["arms"]) if path.is_file() else []
 
     @property
     def settings(self) -> dict[str, str]:
-        """The text of each arm's setting, those included that a person added and that have not run yet.
-
-        An arm that no setting can say is left out, and of a study from before settings were kept, all of its plan's.
-        """
-        return self.asked.get("settings", {}) | {arm["name"]: arm["setting"] for arm in self.own}
+        """The text of each arm's setting, with those that a person added; an arm that no text describes has none."""
+        return self.asked["settings"] | {arm["name"]: arm["setting"] for arm in self.own}
 
     @property
     def dataset_fingerprint(self) -> str:
-        """The key of the data set's content, as audits of the same pairs have it."""
-        asked = self.asked
-        return str(asked.get("dataset_fingerprint") or self.audit(asked["reference"]).record.dataset_fingerprint)
+        """The key of the data set's content, the same as in audits of it."""
+        return str(self.asked["dataset_fingerprint"])
 
     @property
     def arms(self) -> pd.DataFrame:
@@ -137,12 +121,8 @@ class StudyFolder(Named):
 
     @property
     def seeds_per_split(self) -> int:
-        """How many seeds train on one split of the pairs; 0 where all do, as in every study from before it varied."""
-        return int(self.asked.get("seeds_per_split", 0)) if self.begun else 0
-
-    def split_of(self, seed: int) -> int:
-        """Return the split that a seed trains on, from 0."""
-        return seed // self.seeds_per_split if self.seeds_per_split else 0
+        """How many seeds train on one split of the pairs; 0: all share one."""
+        return int(self.asked["seeds_per_split"]) if self.begun else 0
 
     def audit(self, arm: str, split: int = 0) -> Audit:
         """Return the audit of an arm on one split, over all seeds of it that are done."""
@@ -153,7 +133,7 @@ class StudyFolder(Named):
         return read_table(path, mend=MEND) if path.is_file() else pd.DataFrame({ARM: [], SEED: []})
 
     def done(self) -> list[tuple[str, int]]:
-        """Return the arms and seeds that have their row, as the rows stand."""
+        """Return the arms and seeds that have their row, in the order of the rows."""
         return [(str(arm), int(seed)) for arm, seed in self.arms[[ARM, SEED]].itertuples(index=False)]
 
     def add(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -162,10 +142,6 @@ class StudyFolder(Named):
         keys = pd.MultiIndex.from_frame(new[[ARM, SEED]])
         old = table[~pd.MultiIndex.from_frame(table[[ARM, SEED]]).isin(keys)]
         write_table(self.folder / name, pd.concat([old, new], ignore_index=True) if len(old) else new)
-
-    def write_rows(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
-        """Write a table anew, atomically."""
-        write_table(self.folder / name, pd.DataFrame(rows))
 
     def write_asked(self, asked: dict[str, Any]) -> None:
         """Write study.json, which makes the folder a study."""

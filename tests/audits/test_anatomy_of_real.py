@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.review.caption_scores import caption_scores
+from clipmem_core.review.cards import caption_scores
 from clipmem_core.review.score_breakdown import mean_terms, member_terms, suggested_captions
 from clipmem_core.review.search import embed_text, nearest
 from tests.audits.small import vectors

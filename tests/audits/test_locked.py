@@ -22,8 +22,7 @@ from clipmem_core.audits.verdict import judge
 from clipmem_core.commands import main
 from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.features import towers as built_in
-from clipmem_core.studies.plan_arms import combined_arms, size_arms, views_arms
-from clipmem_core.studies.plans import with_meaning
+from clipmem_core.studies.plan import combined_arms, size_arms, views_arms, with_meaning
 from clipmem_core.training.model import build_model
 from tests.audits.small import Silent, config_of, with_drawn_set
 from tests.audits.test_resume import same

@@ -23,15 +23,17 @@ from clipmem_core.audits.results import write_csv
 from clipmem_core.config import InputError
 from clipmem_core.scores.detection import CONFIDENT_LEARNING, LEMON_OUT, RANDOM, detection_table
 from clipmem_core.studies.benchmark.planting import ROW, K
-from clipmem_core.studies.benchmark.results import MEASURE, OVER, benchmark_table
-from clipmem_core.studies.benchmark.store import (
+from clipmem_core.studies.benchmark.results import (
     DETECTOR,
     KIND,
+    MEASURE,
     METRICS,
+    OVER,
     SEED,
     SHARE,
     Benchmark,
     Piece,
+    benchmark_table,
     open_benchmark,
 )
 from tests.bench.report import console

@@ -288,6 +288,8 @@ def test_what_another_tab_decided_before_this_one_heard_of_it_is_not_replaced(
     page.get_by_text(f"keep of {first}: just marked Remove in another tab").wait_for()
     all_stored(page)
     assert [each[:2] for each in events(review)] == [(first, "remove"), (second, "keep")]  # what follows is stored
+    page.unroute("**/api/review/changes?**")
+    page.get_by_text("2 decided, saved").wait_for()
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     page.locator(f".pair[data-pair='{first}']").wait_for()

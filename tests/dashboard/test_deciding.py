@@ -4,7 +4,6 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.dashboard import bulk as deciding_for_many
 from clipmem_core.review.decisions import Decision, open_review
 from tests.dashboard.test_pages import open_page, texts
 from tests.made_fixtures import Copy
@@ -62,36 +61,18 @@ def test_a_press_is_stored_at_once_and_the_next_undecided_pair_comes_unless_it_i
     assert "undecided" not in badges(app)
 
 
-def test_the_last_undecided_pair_stays_and_says_so(copy: Copy) -> None:
-    audit = copy()
-    *others, last = ids(audit)
-    open_review(audit).decide(others, "keep")
-    app = press(open_page(PAIR, audit="made", pair=last), "Keep")
-    assert app.query_params["pair"] == last
-    assert "No undecided pair is left" in toasts(app)
-
-
 def test_undo_takes_back_one_after_the_other_and_shows_the_pair(copy: Copy) -> None:
     audit = copy()
-    first, second = ids(audit)[:2]
+    first, second, other = ids(audit)[:3]
     app = press(press(open_page(PAIR, audit="made", order="clipmem", pair=first), "Keep"), "Remove")
+    open_review(audit).decide([other], "remove")  # by somebody else
     press(app, "Undo")
-    assert (decided(audit, first), decided(audit, second)) == ("keep", None)
+    assert [decided(audit, each) for each in (first, second, other)] == ["keep", None, "remove"]
     assert app.query_params["pair"] == second
     press(app, "Undo")
     assert decided(audit, first) is None
     assert app.query_params["pair"] == first
     assert "Undone" in toasts(app)
-    assert "nothing to undo" in toasts(press(app, "Undo"))
-
-
-def test_undo_leaves_alone_what_somebody_else_decided_last(copy: Copy) -> None:
-    audit = copy()
-    first, second = ids(audit)[:2]
-    app = press(open_page(PAIR, audit="made", pair=first), "Keep")
-    open_review(audit).decide([second], "remove")
-    press(app, "Undo")
-    assert (decided(audit, first), decided(audit, second)) == (None, "remove")
 
 
 def test_who_was_overtaken_is_warned_and_undo_brings_theirs_back(copy: Copy) -> None:
@@ -104,16 +85,10 @@ def test_who_was_overtaken_is_warned_and_undo_brings_theirs_back(copy: Copy) -> 
     assert decided(audit, first) == "keep"
     press(app, "Undo")
     assert decided(audit, first) == "remove"
-
-
-def test_what_somebody_else_says_shows_and_then_no_longer_overtakes(copy: Copy) -> None:
-    audit = copy()
-    first = ids(audit)[0]
-    app = open_page(PAIR, audit="made", pair=first)
-    open_review(audit).decide([first], "remove", note="not a boat")
+    open_review(audit).decide([first], "recaption", captions=["a crow"], note="not a boat")
     app.run()
-    assert "remove" in badges(app)
-    assert "note: not a boat" in texts(app)
+    assert "recaption" in badges(app)
+    assert {"note: not a boat", "→ a crow"} <= set(texts(app))
     press(app, "Keep")
     assert "somebody else" not in toasts(app)
 
@@ -148,78 +123,6 @@ def test_a_second_press_on_what_was_drawn_before_the_first_is_not_stored_and_say
     assert "not stored" in toasts(app)
     assert decided(audit, audit.pairs["pair_id"][0]) == "keep"
     assert open_review(audit).count_events() == 1
-
-
-def bulk() -> None:
-    """A page of the buttons for many pairs."""
-    import streamlit as st
-
-    from clipmem_core.audits.store import list_audits
-    from clipmem_core.dashboard.bulk import draw_bulk
-    from clipmem_core.dashboard.deciding import draw_notice
-    from clipmem_core.review.rows import count_pairs
-    from clipmem_core.review.selection import Selection
-
-    audit = list_audits()[0]
-    selection = Selection(group=st.session_state.get("group", ""))
-    draw_bulk(audit, selection, count_pairs(audit, selection))
-    draw_notice(audit, key="bulk")
-
-
-def bulk_page(**state: object) -> AppTest:
-    app = AppTest.from_function(bulk, default_timeout=300)
-    for key, value in state.items():
-        app.session_state[key] = value
-    app.run()
-    assert not app.exception, app.exception[0].message
-    return app
-
-
-REPLACE = "Find and replace in captions…"
-
-
-def labels(app: AppTest) -> list[str]:
-    return [button.label for button in app.button]
-
-
-def test_a_whole_selection_is_decided_after_a_yes_and_undone(copy: Copy) -> None:
-    audit = copy("paper")
-    wanted = audit.scores.query("group == 'candidate'")["pair_id"]
-    app = press(bulk_page(group="candidate"), "Remove")
-    assert open_review(audit).counts().get("remove", 0) == 0
-    press(app, "Yes, remove: 20 pairs")
-    assert set(open_review(audit).decisions(audit.pairs["pair_id"].tolist())) == set(wanted)
-    assert open_review(audit).counts()["remove"] == 20
-    assert "Stored: remove, for 20 pairs." in toasts(app)
-    press(app, "Undo")
-    assert open_review(audit).counts().get("remove", 0) == 0
-    assert "Undone: remove, 20 pairs." in toasts(app)
-
-
-def test_a_selection_that_changed_since_the_question_is_asked_about_again(
-    copy: Copy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    audit = copy()
-    app = press(bulk_page(), "Remove")
-    monkeypatch.setattr(deciding_for_many, "pair_ids", lambda audit, selection: ["images/000.png", "images/001.png"])
-    press(app, "Yes, remove: 100 pairs")
-    assert open_review(audit).position() == 0
-    assert "has changed in the meantime" in toasts(app)
-    press(app, "Yes, remove: 2 pairs")
-    assert open_review(audit).counts()["remove"] == 2
-
-
-def test_a_no_and_another_selection_end_the_question_and_recaption_is_not_offered_for_many(copy: Copy) -> None:
-    audit = copy("paper")
-    app = bulk_page()
-    assert labels(app) == ["Keep", "Remove", "Undecided", REPLACE]
-    press(press(app, "Keep"), "No")
-    assert labels(app) == ["Keep", "Remove", "Undecided", REPLACE]
-    press(app, "Keep")
-    app.session_state["group"] = "shared"
-    app.run()
-    assert not [label for label in labels(app) if label.startswith("Yes")]
-    assert open_review(audit).position() == 0
 
 
 def caption_box(app: AppTest, text: str | None = None) -> str:

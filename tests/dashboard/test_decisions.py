@@ -8,7 +8,7 @@ from clipmem_core.dashboard import decisions
 from clipmem_core.review.decisions import Review, open_review
 from tests.dashboard.test_deciding import badges, press
 from tests.dashboard.test_pages import captions, metrics, open_page, texts, titles
-from tests.dashboard.test_review_mode import mounted
+from tests.dashboard.test_reviewing import mounted
 from tests.made_audit import HOSTILE
 from tests.made_fixtures import Copy
 

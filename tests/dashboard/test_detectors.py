@@ -6,7 +6,7 @@ import pytest
 
 from clipmem_core.audits.store import PAIRS, SCORES, Audit, write_json, write_table
 from tests.dashboard.test_pages import captions, open_page, texts
-from tests.dashboard.test_review_mode import mounted
+from tests.dashboard.test_reviewing import mounted
 from tests.made_benchmark import make_benchmark
 
 Copy = Callable[..., Audit]

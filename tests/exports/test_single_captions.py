@@ -77,7 +77,7 @@ def test_decisions_have_old_and_new_captions_and_the_scores_of_each(audit: Audit
 
 
 def test_frames_have_the_scores_of_single_captions(audit: Audit) -> None:
-    frames = AuditFrames(audit)
+    frames = AuditFrames(audit.folder)
     captions = frames.captions.set_index(["pair_id", "number"])
     assert captions.loc[(EDITED, 2), "similarity_out"] == 0.5
     assert captions.loc[(EDITED, 2), "caption"] == "a newt in a pond"

@@ -21,8 +21,7 @@ from clipmem_core.figures.encoder_page import (
 from clipmem_core.figures.layout import in_words
 from clipmem_core.review.contributions import paradigm_layers
 from clipmem_core.scores.seeds import over_seeds
-from clipmem_core.studies.conclusions import beyond_external
-from clipmem_core.studies.effects import with_lead
+from clipmem_core.studies.results import beyond_external, with_lead
 from clipmem_core.studies.store import StudyFolder
 from tests.made_encoders import make_study, paradigm_rows
 

@@ -22,22 +22,15 @@ def test_a_card_holds_the_row_of_both_tables(made: dict[str, Audit]) -> None:
     assert [card.captions[0] for card in cards(audit, range(10))] == HOSTILE
 
 
-def test_scores_that_are_no_numbers_are_none_and_the_one_that_orders_is_there(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(se=np.inf, misfit=None))
-    (card,) = cards(audit, [5], Selection(order="positive_in"))
-    assert (card.scores["se"], card.scores["misfit"]) == (None, None)
-    assert card.scores["positive_in"] == audit.scores.loc[5, "positive_in"]
-    assert cards(audit, []) == []
-
-
 def test_a_card_has_the_decision_of_its_pair_and_the_match_of_the_search(
     copy: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit, found = copy(), (np.array([5, 3]), np.array([0.75, 0.5], np.float32))
     monkeypatch.setattr("clipmem_core.review.cards.hits", lambda audit, selection: found)
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(se=np.inf))
     open_review(audit).decide([audit.pairs["pair_id"][3]], "recaption", captions=["right"], note="see")
     shown = cards(audit, [3, 5, 9], Selection(order="match", like="x"))
+    assert shown[0].scores["se"] is None
     assert [card.match for card in shown] == [0.5, 0.75, None]
     said = shown[0].decision
     assert said is not None
@@ -54,8 +47,6 @@ def test_rows_and_tables_that_do_not_fit_are_named(copy: Copy) -> None:
     write_table(path, audit.pairs.iloc[::-1])
     with pytest.raises(InputError, match=r"pairs\.parquet and scores\.parquet list other pairs"):
         cards(audit, [3])
-    whole = path.read_bytes()
-    for content in (b"PAR1 not really PAR1", whole[:20] + b"\xff" * 1980 + whole[2000:]):
-        path.write_bytes(content)
-        with pytest.raises(InputError, match=r"pairs\.parquet cannot be read \(.*\): delete"):
-            cards(audit, [3])
+    path.write_bytes(b"PAR1 not really PAR1")
+    with pytest.raises(InputError, match=r"pairs\.parquet cannot be read"):
+        cards(audit, [3])

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.config import InputError
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.score_breakdown import Suggested, mean_terms, member_terms, suggested_captions
@@ -130,25 +130,6 @@ def test_only_what_leads_the_tenth_is_suggested_and_nothing_in_a_small_audit(
         assert len(suggested_captions(audit, 99).choices) == shown
 
 
-@pytest.mark.usefixtures("open_gate")
-def test_in_a_large_audit_captions_are_suggested_from_a_short_list(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    audit = copy()
-    embed(audit)
-    write_captions(audit, [[f"caption {row}"] for row in range(100)])
-    for name, value in (("ALL_UP_TO", 99), ("SHORTLIST", 5), ("BEHIND", 4)):
-        monkeypatch.setattr(score_breakdown, name, value)
-    assert 1 <= len(suggested_captions(audit, 99, k=30).choices) <= 5
-
-
-def test_a_pair_that_every_member_saw_has_no_suggestion(copy: Copy) -> None:
-    audit = copy()
-    embed(audit)
-    membership = audit.membership
-    membership.loc[8, membership.columns[2:]] = True
-    write_table(audit.folder / "membership.parquet", membership)
-    assert suggested_captions(audit, 8) == Suggested()
-
-
 def test_the_row_of_the_scores_has_every_column_and_none_for_what_is_missing(copy: Copy) -> None:
     audit = copy()
     scores = audit.scores
@@ -160,10 +141,6 @@ def test_the_row_of_the_scores_has_every_column_and_none_for_what_is_missing(cop
     assert found["se"] is found["q_value"] is None
     assert found["clipmem"] == scores["clipmem"][7]
     assert found["similarity_out"] == scores["similarity_out"][7]
-    embed(audit)
-    before = member_terms(audit, 3)
-    embed(audit, seed=1)
-    assert (member_terms(audit, 3)["negative_text"] != before["negative_text"]).all()
 
 
 def test_what_cannot_be_taken_apart_is_named(copy: Copy) -> None:
@@ -175,52 +152,14 @@ def test_what_cannot_be_taken_apart_is_named(copy: Copy) -> None:
         for read in (member_terms, suggested_captions):
             with pytest.raises(InputError, match=f"audit 'made' has no row {row}, only 100"):
                 read(audit, row)
-    for side in ("image", "text"):
-        path = audit.member("r1-f0") / f"{side}.npy"
-        whole = path.read_bytes()
-        np.save(path, vectors["r1-f0"][0][:90])
-        for read, at in ((member_terms, 3), (suggested_captions, 99)):
-            with pytest.raises(InputError, match=rf"r1-f0/{side}\.npy has 90 rows and the audit 100: delete it"):
-                read(audit, at)
-        path.write_bytes(whole)
-    path.unlink()
-    with pytest.raises(InputError, match=r"r1-f0/text\.npy is missing: run the audit again"):
-        member_terms(audit, 3)
-
-
-def test_a_membership_that_does_not_do_is_named(copy: Copy) -> None:
-    audit = copy()
-    embed(audit)
+    np.save(audit.member("r1-f0") / "text.npy", vectors["r1-f0"][0][:90])
+    for read, at in ((member_terms, 3), (suggested_captions, 99)):
+        with pytest.raises(InputError, match=r"r1-f0/text\.npy has 90 rows"):
+            read(audit, at)
     path, membership = audit.folder / "membership.parquet", audit.membership
-    write_table(path, membership.rename(columns={"r0-f0": "first"}))
-    with pytest.raises(InputError, match="members of protocol ensemble must be named r<repeat>-f<fold>"):
-        member_terms(audit, 3)
-    write_table(path, membership.assign(group="scored"))
-    with pytest.raises(InputError, match="member r0-f0 cannot be compared .*at least 2 pairs.*: delete the audit"):
-        member_terms(audit, 3)
-    for content in (b"", b"PAR1 not really PAR1"):
-        path.write_bytes(content)
-        with pytest.raises(InputError, match=r"membership\.parquet cannot be read \(.*\): delete"):
-            member_terms(audit, 3)
-    path.unlink()
-    with pytest.raises(InputError, match=r"membership\.parquet is missing: run the audit again"):
-        suggested_captions(audit, 3)
-
-
-@pytest.mark.usefixtures("open_gate")
-def test_a_picture_that_a_member_cannot_embed_has_no_suggestion(copy: Copy) -> None:
-    audit = copy("paper")
-    vectors = embed(audit)["f-0"][0]
-    vectors[99] = np.nan
-    np.save(audit.member("f-0") / "image.npy", vectors)
-    found = suggested_captions(audit, 99)
-    assert (found.choices, found.worst, len(found.members)) == ((), 0, 6)
-    assert not np.isfinite(found.own).any()
-
-
-def test_a_config_without_its_seed_is_named(copy: Copy) -> None:
-    audit = copy("paper")
-    embed(audit)
-    write_json(audit.folder / "config.json", {k: v for k, v in audit.record.values.items() if k != "config"})
-    with pytest.raises(InputError, match=r"config\.json lacks the field 'config': delete the audit's folder"):
+    membership.loc[8, membership.columns[2:]] = True  # a pair that every member saw
+    write_table(path, membership)
+    assert suggested_captions(audit, 8) == Suggested()
+    path.write_bytes(b"PAR1 not really PAR1")
+    with pytest.raises(InputError, match=r"membership\.parquet cannot be read"):
         member_terms(audit, 3)

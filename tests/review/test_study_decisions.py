@@ -11,10 +11,10 @@ from clipmem_core.config import InputError
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, open_review
 from clipmem_core.review.study_decisions import decided_for, decided_of
 from clipmem_core.studies.arm import Arm, Decided
-from clipmem_core.studies.begin import start
-from clipmem_core.studies.run import with_decisions
+from clipmem_core.studies.run import start, with_decisions
 from clipmem_core.studies.store import StudyFolder
 from tests.audits.small import PAPER, Silent, config_of
+from tests.made_arms import asked_of
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def test_what_is_removed_and_recaptioned_counts_and_what_is_taken_back_does_not(
     review.decide(["c"], None, note="not sure")
     assert decided_of("0123abcd") == Decided(frozenset("a"), {"d": ("new", "newer")})
     study = StudyFolder(data / "studies" / "mine")
-    study.write_asked({"dataset_fingerprint": "0123abcd", "reference": "none"})
+    study.write_asked(asked_of("combined", {}, {"none": {}}, dataset_fingerprint="0123abcd"))
     assert decided_for(study) == decided_of("0123abcd")
 
 
@@ -63,5 +63,5 @@ def test_an_arm_by_decisions_leaves_out_what_was_decided_on_captions_that_the_st
     for miscaptions, expected in ((0, {same}), (5, {*shown, same})):
         config = dataclasses.replace(plain, plant_miscaptions=miscaptions)
         run = start("combined", "scenes", config, StudyFolder(data / "studies" / f"with-{miscaptions}"), Silent())
-        (arm,) = with_decisions(run, [Arm(decisions=True)], decided_of)
+        (arm,) = with_decisions(run, [Arm(overrides={"decisions": True})], decided_of)
         assert arm.decided == Decided(frozenset(expected))

@@ -16,7 +16,7 @@ from clipmem_core.scores.detection import (
     margin_over_epochs,
     precision_curve,
 )
-from clipmem_core.training.losses import partner_log_probability
+from clipmem_core.training.trainer import partner_log_probability
 
 
 def test_lemon_is_its_formula_in_slow_loops() -> None:

@@ -1,6 +1,5 @@
 """A study of the drawn set with two arms and two seeds, its members trained in this process: no starting of Python."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,9 +16,9 @@ from clipmem_core.audits.progress import member_progress
 from clipmem_core.audits.store import Audit
 from clipmem_core.commands import parse
 from clipmem_core.config import AuditConfig
-from clipmem_core.studies import plans
+from clipmem_core.studies import plan
 from clipmem_core.studies.arm import Arm, parse_setting
-from clipmem_core.studies.plans import Study
+from clipmem_core.studies.plan import Study
 from clipmem_core.studies.run import run_study
 from clipmem_core.studies.store import StudyFolder
 from tests.audits.small import Silent, made_once
@@ -43,7 +42,7 @@ RANKED = ["text_mask=0.3 removal=clipmem:9", "removal=random:9"]
 
 def study_of(*arms: Arm) -> Study:
     """A study with these arms."""
-    return Study("?", lambda config, pairs: list(arms), lambda rows, times: [f"{len(rows)} points."], arms[0].name)
+    return Study("?", lambda config, pairs: list(arms), reference=arms[0].name)
 
 
 def config_of(study: str, *flags: str) -> AuditConfig:
@@ -68,11 +67,11 @@ class Trained:
 
 
 def in_this_process(patch: pytest.MonkeyPatch) -> Trained:
-    """Train members here, without a probe of their labels, measure nothing first, and know the study of two arms."""
+    """Train members here, without a probe of their labels, and know the study of two arms."""
     seen = Trained()
     patch.setattr(audits_run, "run_members", seen.run_members)
     patch.setattr(member, "probe_rows", lambda _: np.array([], dtype=np.int64))
-    patch.setitem(plans.STUDIES, "two", study_of(Arm("none"), Arm("whole", {"crop_scale": 1.0})))
+    patch.setitem(plan.STUDIES, "two", study_of(Arm("none"), Arm("whole", {"crop_scale": 1.0})))
     return seen
 
 
@@ -107,18 +106,12 @@ def run_both(_: Path) -> None:
 
 @pytest.fixture
 def data(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder of the test's own with the drawn set, but no study and no member."""
+    """A data folder of the test's own with the drawn set, but no study."""
     folder = tmp_path / "data"
     for name in ("sets", "cache"):
         shutil.copytree(drawn / name, folder / name)
     monkeypatch.setenv("CLIPMEM_DATA", str(folder))
     return folder
-
-
-@pytest.fixture
-def members(drawn: Path, data: Path) -> None:
-    """The members of `whole` and `ranked`, for studies of the test's own to take over."""
-    shutil.copytree(drawn / "studies" / "members", data / "studies" / "members", copy_function=os.link)
 
 
 @pytest.fixture

@@ -34,8 +34,10 @@ def make_study(data: Path, rows: Rows = (), **changes: Any) -> StudyFolder:
             "arms": {"none": {}, "text-mask": {"text_mask": 0.15}, "early-stop": {"stop_epoch": 40}},
             "settings": {"none": "", "text-mask": "text_mask=0.15", "early-stop": "stop_epoch=40"},
             "snapshots": [],
-            "compared": "x",
+            "seeds_per_split": 0,
+            "compared": ["x"],
             "dataset_fingerprint": "0123456789abcdef",
+            "machine": {"processor": "an abacus", "cores": 2},
         }
     )
     group = np.repeat(list(GROUPS), list(GROUPS.values()))
@@ -51,7 +53,7 @@ def make_study(data: Path, rows: Rows = (), **changes: Any) -> StudyFolder:
     write_prepared(folder, cache_rows=np.arange(len(ids)), clusters=clusters)
     if rows:
         samples = {"samples_seen": 280 * 80}
-        study.write_rows(ARMS, [{"arm": arm, "seed": n, "seconds": seconds, **samples} for arm, n, seconds in rows])
+        study.add(ARMS, [{"arm": arm, "seed": n, "seconds": seconds, **samples} for arm, n, seconds in rows])
     return study
 
 

@@ -11,8 +11,9 @@ from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import write_json
 from clipmem_core.commands import parse
 from clipmem_core.config import SourceOptions, as_dict
-from clipmem_core.studies.arguments import commands_of, resume_arguments
+from clipmem_core.studies.plan import commands_of, resume_arguments
 from clipmem_core.studies.store import ARM, ARMS, SEED, StudyFolder
+from tests.made_arms import asked_of
 from tests.studies.conftest import config_of
 
 
@@ -20,8 +21,7 @@ def asked_for(data: Path, study: str, *flags: str, **changes: Any) -> StudyFolde
     """Write the study.json of a study that was started with some flags."""
     config = dataclasses.replace(resolve(config_of(study, *flags)), **changes)
     folder = StudyFolder(data / "studies" / "asked")
-    asked = {"study": study, "source": "my pairs.csv", "config": as_dict(config), "reference": "none"}
-    folder.write_asked(asked | {"arms": {"none": {}}})
+    folder.write_asked(asked_of(study, as_dict(config), arms={"none": {}}, source="my pairs.csv", seeds_per_split=1))
     return folder
 
 
@@ -45,7 +45,6 @@ def test_a_study_goes_on_with_the_very_same_config_and_its_command_makes_it_agai
         command = parse(["study", *resume_arguments(folder)])
         assert (command.study, command.source, command.name) == (study, "my pairs.csv", "asked")
         assert as_dict(dataclasses.replace(command.config, members=asked["members"])) == asked
-        assert not command.equal_time
         if changes:
             continue
         again = as_dict(parse(shlex.split(*commands_of(folder))[3:]).config)
@@ -67,9 +66,6 @@ def test_the_command_says_nothing_that_follows_from_the_machine_and_is_safe_to_p
         0.2,
     )
     assert not {"--device", "--precision", "--threads", "--protocol", "--views"} & set(words)
-    folder = asked_for(tmp_path, "combined")
-    folder.write_asked(folder.asked | {"equal_time": True})
-    assert parse(["study", *resume_arguments(folder)]).equal_time
 
 
 SEEDS: list[tuple[dict[str, int], list[tuple[int, tuple[str, ...]]]]] = [

@@ -11,23 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipmem_core.audits.prepare import draw_membership
-from clipmem_core.audits.store import is_name, read_json, write_json
-from clipmem_core.config import ARM_FIELDS, FIELDS, AuditConfig, InputError, as_dict, without_idle
+from clipmem_core.audits.store import is_name
+from clipmem_core.config import ARM_FIELDS, FIELDS, AuditConfig, InputError, as_dict, switched_on
 from clipmem_core.studies.arm import (
     DIRECTIONS,
     RANKED_BY,
     Arm,
-    Context,
     Decided,
     Removal,
-    context_of,
+    Split,
+    first_split,
     normal,
     parse_setting,
     reference_config,
-    taken_out,
+    removed_by,
     text_of,
 )
-from clipmem_core.studies.custom_arms import add_own
+from clipmem_core.studies.plan import add_own
 from clipmem_core.studies.store import StudyFolder
 from tests.studies.made_context import SIZE, TWINS, make_study
 
@@ -41,9 +41,11 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
 
 
 fields = st.fixed_dictionaries({}, optional={name: values_of(name) for name in ARM_FIELDS})
-removals = st.none() | st.builds(Removal, st.sampled_from(RANKED_BY), st.integers(0, 10**9 - 1))
-switches = dict.fromkeys(("lookalikes", "decisions", "equal_time"), st.booleans())
-arms = st.builds(Arm, fields=fields, removal=removals, **switches)
+removals = st.builds(Removal, st.sampled_from(RANKED_BY), st.integers(0, 10**9 - 1))
+pairs = st.fixed_dictionaries(
+    {}, optional={"removal": removals, "lookalikes": st.just(True), "decisions": st.just(True)}
+)
+arms = st.builds(lambda own, more: Arm(overrides=own | more), fields, pairs)
 
 # In range, few enough values that equal ones meet.
 AS_A_PERSON_SETS: dict[str, list[Any]] = {
@@ -77,14 +79,14 @@ def test_an_arm_reads_back_from_its_text_in_any_order_and_can_name_a_folder(arm:
 
 
 def test_texts_and_names_are_short_and_their_order_is_fixed() -> None:
-    said = {"max_logit_scale": 20.0, "crop_scale": 0.2, "text_mask": 0.30, "train_captions": 0}
-    arm = Arm(fields=said, removal=Removal("clipmem_text", 100), decisions=True, equal_time=True)
+    said = {"decisions": True, "max_logit_scale": 20.0, "crop_scale": 0.2, "text_mask": 0.30, "train_captions": 0}
+    arm = Arm(overrides=said | {"removal": Removal("clipmem_text", 100)})
     assert arm.text == (
-        "train_captions=0 text_mask=0.3 crop_scale=0.2 max_logit_scale=20 removal=clipmem_text:100 decisions equal_time"
+        "train_captions=0 text_mask=0.3 crop_scale=0.2 max_logit_scale=20 removal=clipmem_text:100 decisions"
     )
     assert (Arm().text, Arm().folder_name) == ("", "none")
     longest = {name: 0.123456789 for name in ARM_FIELDS if name not in WHOLE and not FIELDS[name].choices}
-    first, second = Arm(fields=longest).folder_name, Arm(fields=longest, lookalikes=True).folder_name
+    first, second = (Arm(overrides=longest | more).folder_name for more in ({}, {"lookalikes": True}))
     assert first != second  # both are cut short
     assert first[:60] == second[:60]
 
@@ -120,14 +122,13 @@ def test_what_cannot_be_understood_is_one_line() -> None:
 def test_an_arm_must_not_touch_what_pairs_the_arms() -> None:
     with pytest.raises(ValueError, match="arm 'a' must not set cache_size, seed: differences would not be paired"):
         Arm("a", {"seed": 3, "cache_size": 32, "lr": 0.1})
-    with pytest.raises(ValueError, match="by must be one of clipmem, .*, random, not 'size'"):
-        Removal("size", 3)
 
 
 def trained(config: AuditConfig, arm: Arm) -> dict[str, Any]:
     """What a member's bits depend on."""
-    values = without_idle(as_dict(dataclasses.replace(config, **arm.fields)))
-    return values if values.get("stop_epoch", 0) else {**values, "stop_epoch": 0}
+    values = as_dict(dataclasses.replace(config, **arm.fields))
+    idle = {name for name, own in FIELDS.items() if own.mitigates or own.modifies} - switched_on(values).keys()
+    return {name: value for name, value in values.items() if name not in idle}
 
 
 @settings(max_examples=50)
@@ -135,7 +136,7 @@ def trained(config: AuditConfig, arm: Arm) -> dict[str, Any]:
 def test_arms_have_the_same_normal_text_exactly_if_they_train_the_same(
     config: AuditConfig, one: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    first, second = Arm(fields=one), Arm(fields=other)
+    first, second = Arm(overrides=one), Arm(overrides=other)
     texts = [normal(arm, config).text for arm in (first, second)]
     assert (texts[0] == texts[1]) == (trained(config, first) == trained(config, second))
     assert normal(normal(first, config), config) == normal(first, config)
@@ -153,14 +154,13 @@ def test_what_does_nothing_is_left_out_and_what_turns_off_is_kept() -> None:
         "adaptive_mask=.5 adaptive_every=2": "adaptive_mask=0.5 adaptive_every=2",
         "stop_epoch=30": "",
         "removal=random:0": "",
-        "equal_time": "",
-        "lookalikes equal_time": "lookalikes equal_time",
+        "lookalikes": "lookalikes",
     }
     assert {text: normal(parse_setting(text), config).text for text in said} == said
 
 
-def test_an_arm_with_a_model_listed_pairs_or_other_fields_has_no_text() -> None:
-    silent = {"model": {"embed_dim": 4}}, {"decided": Decided(frozenset("a"))}, {"fields": {"lr": 0.1}}
+def test_an_arm_with_a_model_fewer_pairs_or_other_fields_has_no_text() -> None:
+    silent = {"model": {"embed_dim": 4}}, {"overrides": {"pairs": 500}}, {"overrides": {"lr": 0.1}}
     assert [text_of(Arm("a", **own), AuditConfig()) for own in silent] == [None] * 3
 
 
@@ -173,27 +173,27 @@ POOL = SCORES["pair_id"].to_numpy()
 
 @pytest.mark.parametrize("by", list(DIRECTIONS))
 def test_the_most_memorized_or_least_fitting_go_first(by: str) -> None:
-    found = taken_out(Removal(by, 20), SCORES, POOL, seed=0)
+    found = removed_by(Removal(by, 20), SCORES, POOL, seed=0)
     assert found == set(SCORES.sort_values(by, ascending=by.startswith("similarity"))["pair_id"][:20])
-    assert found < taken_out(Removal(by, 60), SCORES, POOL, seed=0)
+    assert found < removed_by(Removal(by, 60), SCORES, POOL, seed=0)
 
 
-def test_only_pairs_of_the_pool_with_a_score_are_taken_out() -> None:
+def test_only_pairs_of_the_pool_with_a_score_are_removed_by() -> None:
     scores = SCORES.assign(clipmem=SCORES["clipmem"].where(SCORES.index % 2 == 0))
-    assert taken_out(Removal("clipmem", 25), scores, POOL[:100], seed=0) <= set(POOL[:100:2])
-    assert taken_out(Removal("random", 50), scores, POOL[:100], seed=0) == set(POOL[:100:2])
-    with pytest.raises(ValueError, match="60 pairs are to be taken out by clipmem, and 50 have a score"):
-        taken_out(Removal("clipmem", 60), scores, POOL[:100], seed=0)
+    assert removed_by(Removal("clipmem", 25), scores, POOL[:100], seed=0) <= set(POOL[:100:2])
+    assert removed_by(Removal("random", 50), scores, POOL[:100], seed=0) == set(POOL[:100:2])
+    with pytest.raises(ValueError, match="60 pairs are to be removed by clipmem, and 50 have a score"):
+        removed_by(Removal("clipmem", 60), scores, POOL[:100], seed=0)
 
 
 def test_chance_follows_its_seed_and_no_score_or_order() -> None:
-    first, other = (taken_out(Removal("random", 100), SCORES, POOL, seed=seed) for seed in (0, 1))
-    assert taken_out(Removal("random", 10), SCORES, POOL, seed=0) < first != other
+    first, other = (removed_by(Removal("random", 100), SCORES, POOL, seed=seed) for seed in (0, 1))
+    assert removed_by(Removal("random", 10), SCORES, POOL, seed=0) < first != other
     shuffled = SCORES.sample(frac=1, random_state=1)
-    assert taken_out(Removal("random", 100), shuffled.assign(clipmem=1.0), POOL, seed=0) == first
+    assert removed_by(Removal("random", 100), shuffled.assign(clipmem=1.0), POOL, seed=0) == first
     kept = SCORES["pair_id"].isin(first)
     assert abs(SCORES["clipmem"][kept].mean() - SCORES["clipmem"][~kept].mean()) < 0.45
-    tied = taken_out(Removal("clipmem", 100), SCORES.assign(clipmem=0.0), POOL, seed=0)
+    tied = removed_by(Removal("clipmem", 100), SCORES.assign(clipmem=0.0), POOL, seed=0)
     assert 30 < len(tied & set(POOL[:100])) < 70
 
 
@@ -204,32 +204,25 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
 
 
 def test_an_arms_config_is_the_reference_arms_with_its_fields_and_its_own_model(study: StudyFolder) -> None:
-    context, expected = context_of(study), dataclasses.replace(SIZE, train_captions=1)
-    assert reference_config(study) == context.reference == expected
-    arm = Arm("wide", {"lr": 0.5}, epochs={"epochs": 7}, model={"embed_dim": 4})
-    found = context.config_of(arm, study.models)
+    split, expected = first_split(study), dataclasses.replace(SIZE, train_captions=1)
+    assert reference_config(study) == split.reference == expected
+    arm = Arm("wide", {"lr": 0.5, "epochs": 7}, model={"embed_dim": 4})
+    found = split.config_of(arm, study.models)
     assert found == dataclasses.replace(expected, lr=0.5, epochs=7, model=str(study.models / "wide.json"))
-
-
-def test_an_older_study_has_the_reference_arms_fields_in_its_audit(study: StudyFolder) -> None:
-    study.write_asked({name: own for name, own in study.asked.items() if name not in ("reference_fields", "settings")})
-    assert reference_config(study) == dataclasses.replace(SIZE, train_captions=1)
-    assert study.settings == {}
-    assert context_of(study).planned == {"none": None, "text-mask": None, "early-stop": None}
 
 
 def test_what_a_person_added_is_no_part_of_the_plan(study: StudyFolder) -> None:
     name = add_own(study, parse_setting("text_mask=0.3"))
     study.write_asked(study.asked | {"arms": study.asked["arms"] | {name: {}}, "settings": study.settings})
-    assert context_of(study).planned == {"none": "", "text-mask": "text_mask=0.15", "early-stop": "stop_epoch=40"}
+    assert first_split(study).planned == {"none": "", "text-mask": "text_mask=0.15", "early-stop": "stop_epoch=40"}
     assert study.settings[name] == "text_mask=0.3"
 
 
 def test_a_ranking_can_take_out_shared_pairs_that_its_audit_scores(study: StudyFolder) -> None:
-    context = context_of(study)
-    drawn = draw_membership(context.clusters, dataclasses.replace(SIZE, protocol="ensemble", seeds=1, members=4))
-    assert context.ranked == {f"p{row}" for row in range(220) if drawn.group[row] == "scored"}
-    assert 0 < len(context.ranked) < 220
+    split = first_split(study)
+    drawn = draw_membership(split.clusters, dataclasses.replace(SIZE, protocol="ensemble", seeds=1, members=4))
+    assert split.ranked == {f"p{row}" for row in range(220) if drawn.group[row] == "scored"}
+    assert 0 < len(split.ranked) < 220
 
 
 def test_of_decisions_counts_what_changes_training(study: StudyFolder) -> None:
@@ -237,40 +230,33 @@ def test_of_decisions_counts_what_changes_training(study: StudyFolder) -> None:
         frozenset({"p0", "p230", "p350", "another"}),  # p350 is external
         {"p5": ("new",), "p6": ("one", "two"), "p351": ("new",), "other": ("new",)},
     )
-    context = context_of(study)
-    assert context.standing(decided) == Decided(frozenset({"p0", "p230"}), {"p5": ("new",)})
-    one = dataclasses.replace(context, config=dataclasses.replace(SIZE, captions=1))
-    assert one.standing(Decided(recaptioned={"p5": ("new", "newer")})).recaptioned == {"p5": ("new",)}
-    assert not context.standing(Decided(frozenset({"p350"}), {"p6": ("one", "two")}))
+    split = first_split(study)
+    assert split.applicable(decided) == Decided(frozenset({"p0", "p230"}), {"p5": ("new",)})
+    one = dataclasses.replace(split, config=dataclasses.replace(SIZE, captions=1))
+    assert one.applicable(Decided(recaptioned={"p5": ("new", "newer")})).recaptioned == {"p5": ("new",)}
+    assert not split.applicable(Decided(frozenset({"p350"}), {"p6": ("one", "two")}))
 
 
-def changed_by(context: Context, text: str, decided: Decided, scores: pd.DataFrame | None = None) -> tuple[set, set]:
-    found = context.changes(dataclasses.replace(parse_setting(text), decided=decided), scores)
+def changed_by(split: Split, text: str, decided: Decided, scores: pd.DataFrame | None = None) -> tuple[set, set]:
+    split = dataclasses.replace(split, scores=scores)
+    found = split.changes(dataclasses.replace(parse_setting(text), decided=decided))
     assert found.ids == found.removed | set(found.recaptioned)
     return set(found.removed), set(found.recaptioned)
 
 
 def test_an_arm_changes_pairs_by_looks_decisions_and_a_ranking_of_the_others(study: StudyFolder) -> None:
-    context = context_of(study)
+    split = first_split(study)
     alike = {f"p{row}" for row in TWINS if row < 340}  # the first of each stays, and so do external ones
     decided = Decided(frozenset({"p9"}), {"p1": ("a",), "p7": ("b",)})
-    scores = pd.DataFrame({"pair_id": context.pairs["pair_id"], "clipmem": -np.arange(400.0)})
-    assert changed_by(context, "lookalikes", Decided()) == (alike, set())
+    scores = pd.DataFrame({"pair_id": split.pairs["pair_id"], "clipmem": -np.arange(400.0)})
+    assert changed_by(split, "lookalikes", Decided()) == (alike, set())
     # A pair that is taken out gets no captions.
-    assert changed_by(context, "lookalikes decisions removal=clipmem:3", decided) == ({*alike, "p9"}, {"p7"})
-    ranked = changed_by(context, "lookalikes decisions removal=clipmem:3", decided, scores)
+    assert changed_by(split, "lookalikes decisions removal=clipmem:3", decided) == ({*alike, "p9"}, {"p7"})
+    ranked = changed_by(split, "lookalikes decisions removal=clipmem:3", decided, scores)
     assert ranked == ({*alike, "p9", "p0", "p2", "p5"}, {"p7"})
 
 
 def test_a_study_whose_reference_arm_has_not_begun_says_so(study: StudyFolder) -> None:
     (study.audit("none").folder / "membership.parquet").unlink()
     with pytest.raises(InputError, match="arm none of study 'made' has not begun: wait until it trains, or run"):
-        context_of(study)
-
-
-def test_the_data_set_is_that_of_audits_of_it(study: StudyFolder) -> None:
-    assert study.dataset_fingerprint == "0123456789abcdef"
-    study.write_asked({name: value for name, value in study.asked.items() if name != "dataset_fingerprint"})
-    path = study.audit("none").folder / "config.json"
-    write_json(path, read_json(path) | {"dataset_fingerprint": "fedcba9876543210"})
-    assert study.dataset_fingerprint == "fedcba9876543210"
+        first_split(study)

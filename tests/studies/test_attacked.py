@@ -7,7 +7,7 @@ from clipmem_core.audits.prepare import membership_of, sides_of
 from clipmem_core.audits.store import read_embeddings
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, Shadows, attack
-from clipmem_core.studies.attacked import COLUMNS, Trained, attack_arm, stale
+from clipmem_core.studies.measure import ATTACKED, arms_to_attack, attack_arm
 from clipmem_core.studies.store import StudyFolder
 
 
@@ -15,7 +15,7 @@ def test_every_row_of_a_finished_study_tells_of_the_attack_from_its_other_seeds(
     rows = whole.arms
     assert rows["attack_auroc"].between(0, 1).all()
     assert set(rows["attack_shadows"]) == {2}
-    assert stale(rows) == []
+    assert arms_to_attack(rows) == []
     assert rows["attack_TPR@0.01"].isna().all()  # fewer than 100 pairs that a member was not trained on
 
 
@@ -23,10 +23,10 @@ def test_the_attack_of_an_arm_is_that_on_the_alignments_of_its_audits(whole: Stu
     """Laid out here by hand, split by split, and measured with scikit-learn."""
     seeds, alignments, trained, judged, outside = [], [], [], [], []
     for seed in whole.arms.query("arm == 'none'")["seed"]:
-        audit = whole.audit("none", whole.split_of(seed))
-        number = seed % whole.seeds_per_split if whole.seeds_per_split else seed
+        audit = whole.audit("none")
+        number = seed
         compared = np.ones(len(audit.pairs), dtype=bool)
-        seeds.append(Trained(audit, number, compared))
+        seeds.append((audit, number, compared))
         group = audit.membership["group"].to_numpy(dtype=str)
         for name in (f"f-{number}", f"g-{number}"):
             vectors = read_embeddings(audit.member(name))
@@ -46,7 +46,7 @@ def test_an_arm_is_attacked_anew_once_it_has_more_seeds() -> None:
     done = pd.DataFrame({"arm": ["a", "a"], "seed": [0, 1], "attack_shadows": [2.0, 2.0]})
     one = pd.DataFrame({"arm": ["b"], "seed": [0]})
     more = pd.DataFrame({"arm": ["a"], "seed": [2]})
-    assert stale(pd.concat([done, one])) == []
-    assert stale(pd.concat([done, one, more])) == ["a"]
-    assert stale(done.drop(columns="attack_shadows")) == ["a"]
-    assert set(COLUMNS) >= {"attack_auroc", "attack_shadows"}
+    assert arms_to_attack(pd.concat([done, one])) == []
+    assert arms_to_attack(pd.concat([done, one, more])) == ["a"]
+    assert arms_to_attack(done.drop(columns="attack_shadows")) == ["a"]
+    assert set(ATTACKED) >= {"attack_auroc", "attack_shadows"}

@@ -7,9 +7,9 @@ import pytest
 
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import InputError
-from clipmem_core.studies.arm import Arm, Decided, Removal, context_of, parse_setting
-from clipmem_core.studies.custom_arms import add_own, equal_times, find_arm, read_own
-from clipmem_core.studies.store import ARMS, StudyFolder
+from clipmem_core.studies.arm import Arm, Decided, Removal, first_split, parse_setting
+from clipmem_core.studies.plan import add_own, find_arm, read_own
+from clipmem_core.studies.store import StudyFolder
 from tests.studies.made_context import ids_of, make_study
 
 DECIDED = Decided(frozenset({"p0", "p230"}), {"p5": ("new",)})
@@ -23,13 +23,13 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
 
 
 def test_an_added_arm_is_in_the_file_and_among_the_settings(study: StudyFolder) -> None:
-    arm = Arm(fields={"text_mask": 0.3, "noise_place": "before"}, removal=Removal("clipmem", 50))
+    arm = Arm(overrides={"text_mask": 0.3, "noise_place": "before", "removal": Removal("clipmem", 50)})
     name = add_own(study, arm)
     assert name == "text_mask-0.3_removal-clipmem-50"
     assert study.settings[name] == "text_mask=0.3 removal=clipmem:50"  # without what does nothing
     assert find_arm(study, arm) == name
     (found,) = read_own(study)
-    assert found == Arm(name, {"text_mask": 0.3}, Removal("clipmem", 50))
+    assert found == Arm(name, {"text_mask": 0.3, "removal": Removal("clipmem", 50)})
     assert found.row(Decided()) == {"text_mask": 0.3, "removed_by": "clipmem"}
     before = (study.folder / "own.json").read_bytes()
     assert add_own(study, arm) == name
@@ -43,7 +43,6 @@ def test_an_added_arm_is_in_the_file_and_among_the_settings(study: StudyFolder) 
         ("", "none"),
         ("text_noise=0 noise_place=before", "none"),
         ("train_captions=1 text_mask=0.15", "text-mask"),
-        ("equal_time", "none"),
     ],
 )
 def test_a_setting_that_the_plan_has_is_not_added(study: StudyFolder, text: str, arm: str) -> None:
@@ -66,30 +65,9 @@ def test_other_decisions_are_another_arm_and_what_was_decided_is_frozen(study: S
     assert find_arm(study, setting, decided=DECIDED) == first
     assert find_arm(study, setting) == second  # the last
     arm = read_own(study)[0]
-    changes = context_of(study).changes(arm)
+    changes = first_split(study).changes(arm)
     assert changes.ids == {"p0", "p230", "p5"}
     assert arm.row(changes) == {"text_mask": 0.3, "decisions": True, "removed": 2, "recaptioned": 1}
-
-
-def test_an_arm_with_equal_time_trains_as_many_epochs_as_take_as_long(study: StudyFolder) -> None:
-    name = add_own(study, parse_setting("text_mask=0.15 equal_time"))
-    # Seeds 0 and 1 have both: 105 s of none beside 84 s, so that 80 epochs become 100.
-    assert name == "text_mask-0.15_equal_time"
-    add_own(study, parse_setting("stop_epoch=40 equal_time"))  # takes half as long: an early stop is as much later
-    mask, stop = read_own(study)
-    assert (mask.epochs, stop.epochs) == ({"epochs": 100}, {"epochs": 160, "stop_epoch": 80})
-    config = context_of(study).config_of(mask)
-    assert (config.train_captions, config.text_mask, config.epochs) == (1, 0.15, 100)
-    study.write_rows(ARMS, [{"arm": arm, "seed": 0, "seconds": s} for arm, s in (("none", 9.0), ("text-mask", 1.0))])
-    assert add_own(study, parse_setting("text_mask=0.15 equal_time")) == name  # frozen
-
-
-def test_arms_that_take_another_time_are_those_that_are_run_with_equal_time(study: StudyFolder) -> None:
-    added = add_own(study, parse_setting("decisions"), decided=DECIDED)
-    seconds = {"none": 100.0, "text-mask": 109.0, "early-stop": 67.0, added: 111.0}
-    study.write_rows(ARMS, [{"arm": arm, "seed": 0, "seconds": took} for arm, took in seconds.items()])
-    found = [(arm.text, arm.decided) for arm in equal_times(study, context_of(study))]
-    assert found == [("stop_epoch=40 equal_time", Decided()), ("decisions equal_time", DECIDED)]
 
 
 REFUSED = [
@@ -108,7 +86,6 @@ REFUSED = [
         Decided(recaptioned=dict.fromkeys(ids_of(range(280, 331)), ("new",))),
         "decisions: 9 independent pairs would be left",
     ),
-    ("text_mask=0.2 equal_time", Decided(), "equal_time needs the seconds that 'text_mask=0.2' takes without it"),
 ]
 
 

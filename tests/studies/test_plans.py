@@ -3,15 +3,24 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from clipmem_core.audits.settings import check_config
 from clipmem_core.audits.store import write_json
 from clipmem_core.config import AuditConfig, InputError, as_dict, preset_config, switched_on
-from clipmem_core.studies.arm import Decided, text_of
-from clipmem_core.studies.plan_arms import captions_arms, combined_arms, removal_arms, sized, text_noise_arms
-from clipmem_core.studies.plans import STUDIES, defaults_of, find_study
+from clipmem_core.studies.arm import Decided, Split, text_of
+from clipmem_core.studies.plan import (
+    STUDIES,
+    captions_arms,
+    combined_arms,
+    defaults_of,
+    find_study,
+    removal_arms,
+    scale_arms,
+    sized,
+)
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
 from tests.studies.conftest import config_of
@@ -45,7 +54,7 @@ def test_every_study_has_its_reference_and_arms_that_can_run_and_that_their_text
 def test_size_has_each_width_of_each_encoder() -> None:
     arms = {arm.name: arm for arm in STUDIES["size"].arms(preset_config("small"), pairs(1))}
     assert len({(arm.shown["image_encoder"], arm.shown["text_encoder"]) for arm in arms.values()}) == 9
-    assert not arms["image-one-text-one"].model  # the config's own, so that other studies share its members
+    assert not arms["image-one-text-one"].model
     wide = arms["image-double-text-half"].model
     assert (wide["vision_cfg"]["width"], wide["text_cfg"]["width"]) == (256, 64)
 
@@ -84,16 +93,6 @@ def test_the_reference_is_the_same_member_in_every_study(captions: int) -> None:
     assert [arm.fields for arm in found] == [{"train_captions": 1} if captions > 1 else {}] * 3
     judged = {tuple(STUDIES[name].defaults.items()) for name in ("captions", "text-noise", "removal", "combined")}
     assert judged == {(("eval_crop_scale", 1.0), ("eval_captions", 1), ("views", 2))}
-
-
-def test_published_points_lie_at_arms_of_ours() -> None:
-    arms = text_noise_arms(CONFIG, pairs(1))
-    assert [arm.row(NOTHING)["text_noise"] for arm in arms] == [0, 0.01, 0.05, 0.10, 0.15, 0.20, 0.25, 0.30]
-    assert [point.arm for point in STUDIES["text-noise"].published] == [arm.name for arm in arms]
-    captions = STUDIES["captions"].published
-    assert [point.arm for point in captions] == [arm.name for arm in captions_arms(CONFIG, pairs(5))]
-    assert [point.from_table for point in captions] == [True, False, False, False, False]
-    assert {arm.name for arm in removal_arms(CONFIG, pairs(1))} <= {one.arm for one in STUDIES["removal"].published}
 
 
 def test_removal_goes_as_far_as_half_of_the_shared_pairs() -> None:
@@ -141,3 +140,36 @@ def test_models_that_cannot_be_scaled_are_refused() -> None:
             sized({"vision_cfg": vision, "text_cfg": {}}, image=2, text=1)
     with pytest.raises(InputError, match="take away --pretrained"):
         STUDIES["size"].arms(AuditConfig(pretrained="openai"), pairs(1))
+
+
+PAIRS = pd.DataFrame(
+    {
+        "pair_id": [f"p{number}" for number in range(3_000)],
+        "group": np.repeat(["shared", "candidate", "independent", "external"], [1_900, 300, 300, 500]),
+    }
+)
+
+
+def test_arms_of_scale_have_as_many_epochs_or_as_many_steps_as_all_pairs() -> None:
+    arms = {arm.name: arm for arm in scale_arms(AuditConfig(epochs=12), PAIRS)}
+    assert list(arms) == ["all", "epochs-500", "epochs-1000", "epochs-2000", "steps-500", "steps-1000", "steps-2000"]
+    assert arms["epochs-500"].shown == {"pairs": 500, "fixed": "epochs", "epochs": 12}
+    assert arms["steps-1000"].fields == {"epochs": round(12 * 2.2)}
+    assert STUDIES["scale"].defaults == {"batch_size": 256}
+    with pytest.raises(InputError, match="study scale trains on 500, 1000 and more pairs, and here are 850"):
+        scale_arms(AuditConfig(), PAIRS[1_350:])
+
+
+def test_each_member_of_an_arm_of_scale_trains_on_so_many_pairs_and_fewer_are_part_of_more() -> None:
+    config = dataclasses.replace(AuditConfig(), protocol="paper")
+    arms = scale_arms(config, PAIRS)
+    split = Split(config, arms[0], {}, PAIRS, PAIRS["group"].to_numpy(dtype=str), np.arange(3_000))
+    left: dict[str, frozenset[str]] = {arm.name: split.changes(arm).removed for arm in arms}
+    assert left["all"] == frozenset()
+    for size in (500, 1_000, 2_000):
+        kept = PAIRS[~PAIRS["pair_id"].isin(left[f"epochs-{size}"])]
+        counts = kept["group"].value_counts()
+        assert counts["shared"] + counts["candidate"] == counts["shared"] + counts["independent"] == size
+        assert counts["external"] == 500
+        assert left[f"steps-{size}"] == left[f"epochs-{size}"]
+    assert left["epochs-500"] > left["epochs-1000"] > left["epochs-2000"]

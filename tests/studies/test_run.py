@@ -18,12 +18,12 @@ from clipmem_core.commands import main
 from clipmem_core.config import InputError
 from clipmem_core.features.embed import run_shards
 from clipmem_core.scores.membership import paper_membership, set_apart
-from clipmem_core.studies import plans
+from clipmem_core.studies import plan
 from clipmem_core.studies.arm import Arm, Decided
 from clipmem_core.studies.run import run_study
 from clipmem_core.studies.store import ARM, SEED, StudyFolder, open_study
-from clipmem_core.training.loop import Trainer
 from clipmem_core.training.model import build_model
+from clipmem_core.training.trainer import Trainer
 from tests.audits.small import Silent, here, vectors
 from tests.forked import Server
 from tests.studies.conftest import FLAGS, RANKED, Trained, config_of, numbers, study_of
@@ -80,7 +80,7 @@ def test_members_of_two_arms_start_from_the_same_weights_and_see_the_same_order(
 
     monkeypatch.setattr(Trainer, "steps", look)
     for arm in (Arm("none"), Arm("whole", {"crop_scale": 1.0})):
-        monkeypatch.setitem(plans.STUDIES, "two", study_of(arm))
+        monkeypatch.setitem(plan.STUDIES, "two", study_of(arm))
         with pytest.raises(KeyboardInterrupt):
             start("two", arm.name, seeds=1)
     (weights, rows), (others, other_rows) = begun
@@ -175,25 +175,15 @@ def test_an_arm_that_is_not_asked_for_is_not_trained(start: Start, trained: Trai
     assert not (data / "studies" / "again" / "study.json").exists()
 
 
-def test_another_study_trains_no_member_again(
-    start: Start, trained: Trained, whole: StudyFolder, members: None
-) -> None:
-    study = start("two", "b")
-    assert trained.members == []
-    pd.testing.assert_frame_equal(study.arms, whole.arms)  # what it cost too
-    shared = study.audit("none").member("f-0") / "checkpoint.pt"
-    assert shared.samefile(whole.audit("none").member("f-0") / "checkpoint.pt")
-
-
 def test_pairs_that_an_arm_leaves_out_or_recaptions_are_so_in_all_its_members_and_compared_in_none(
-    start: Start, monkeypatch: pytest.MonkeyPatch, whole: StudyFolder, members: None
+    start: Start, monkeypatch: pytest.MonkeyPatch, whole: StudyFolder
 ) -> None:
     groups = whole.audit("none").membership.set_index(c.PAIR_ID)[c.GROUP]
     candidates = groups.index[groups == c.CANDIDATE]
     removed = frozenset([*groups.index[groups == c.SHARED][:5], *candidates[:3]])
     external = str(groups.index[groups == c.EXTERNAL][0])  # that utility is measured on: it keeps its captions
     decided = Decided(removed, dict.fromkeys([str(candidates[4]), external], ("another caption",)))
-    monkeypatch.setitem(plans.STUDIES, "two", study_of(Arm("none"), Arm("fewer", decided=decided)))
+    monkeypatch.setitem(plan.STUDIES, "two", study_of(Arm("none"), Arm("fewer", {"decisions": True}, decided=decided)))
     study = start("two", "removal")
     there = study.audit("fewer").membership.set_index(c.PAIR_ID)
     usual = study.audit("none").membership.set_index(c.PAIR_ID)
@@ -211,7 +201,6 @@ def test_pairs_that_an_arm_leaves_out_or_recaptions_are_so_in_all_its_members_an
 WRONG = [
     ("nosuch scenes --name a", "study 'nosuch' is unknown: choose one of scale, size, views, time"),
     ("size scenes", "the following arguments are required: --name"),
-    ("size scenes --name members", "name 'members' is the folder of the members that studies share"),
     ("size scenes --name a/b", "name 'a/b' must be letters, digits"),
     ("size scenes --name a --protocol ensemble", "a study runs --protocol paper, not ensemble"),
     ("size scenes --name a --epochs 0", "--epochs must be at least 1, not 0"),
@@ -224,7 +213,6 @@ WRONG = [
     ("combined scenes --name a --also colour=.1 --also removal=clipmem:99", "removal takes out at most 35 of the 70"),
     ("combined scenes --name a --also decisions", "decisions: no pair of this study is decided to be removed"),
     ("time scenes --name a --also text_mask=0.1", "study time has its own arms and no others: settings can be added"),
-    ("size scenes --name a --equal-time", "study size has its own arms and no others"),
     ("two scenes --name a", "--weight-decay must be at least 0, not -1"),
 ]
 
@@ -232,7 +220,7 @@ WRONG = [
 def test_wrong_input_is_one_line_and_nothing_is_written(
     data: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(plans.STUDIES, "two", study_of(Arm("none"), Arm("bad", {"weight_decay": -1})))
+    monkeypatch.setitem(plan.STUDIES, "two", study_of(Arm("none"), Arm("bad", {"weight_decay": -1})))
     for typed, message in WRONG:
         assert main(["study", *typed.split(), "--scenes-pairs", "220"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
@@ -276,22 +264,21 @@ def test_a_cluster_trains_members_of_all_arms_and_seeds_side_by_side_and_no_numb
     assert trained.members == []
 
 
-def test_a_cluster_computes_features_and_trains_heads_once_for_arms_that_share_them(
+def test_a_cluster_computes_features_once_and_trains_the_heads_of_all_arms(
     data: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.save(build_model("tiny", loss="clip", seed=5).state_dict(), tmp_path / "tiny.pt")
     given = ["--lock-image", "--lock-text", "--pretrained", str(tmp_path / "tiny.pt"), "--cache-size", "40"]
     config = dataclasses.replace(config_of("two", "--model", "tiny", *given), seeds=1)
     arms = (Arm("none"), Arm("slow", {"lr": 1e-4}), Arm("first", {"eval_captions": 1}))
-    monkeypatch.setitem(plans.STUDIES, "two", study_of(*arms))
+    monkeypatch.setitem(plan.STUDIES, "two", study_of(*arms))
     local = run_study("two", "scenes", config, name="local", screen=Silent())
     shutil.rmtree(data / "cache" / "features")
-    shutil.rmtree(data / "studies" / "members")
     trained.members.clear()
     cluster = Cluster()
     found = run_study("two", "scenes", config, name="there", screen=Silent(), executor=cluster)
     pd.testing.assert_frame_equal(numbers(found), numbers(local))
     *features, members = cluster.asked
     assert len(features) == 2
-    assert members == ["none/f-0", "none/g-0", "slow/f-0", "slow/g-0"]
-    assert trained.members == ["first/f-0", "first/g-0"]
+    assert members == [f"{arm}/{side}-0" for arm in ("none", "slow", "first") for side in "fg"]
+    assert trained.members == []

@@ -1,4 +1,4 @@
-"""The view of the studies: for each question about the encoders its figure and what came out, in words."""
+"""The view of the studies: for each question about the encoders its figure and a sentence an arm."""
 
 import contextlib
 import math
@@ -16,12 +16,16 @@ from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.encoder_page import MEASURES, size_figure, time_figure, views_figure
 from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds
-from clipmem_core.studies.conclusions import beyond_external
-from clipmem_core.studies.effects import TEXT_LEAD, by_split, replicates, with_lead
-from clipmem_core.studies.plan_arms import FACTORS, NO_CROPS, STRONG_CROPS
-from clipmem_core.studies.plans import STUDIES
-from clipmem_core.studies.reference import reference_studies
-from clipmem_core.studies.results import sentences
+from clipmem_core.studies.plan import FACTORS, NO_CROPS, STRONG_CROPS, STUDIES
+from clipmem_core.studies.results import (
+    TEXT_LEAD,
+    beyond_external,
+    by_split,
+    reference_studies,
+    replicates,
+    sentences,
+    with_lead,
+)
 from clipmem_core.studies.store import (
     ARM,
     EPOCH,
@@ -167,12 +171,9 @@ def _draw_reference(plan: str, shown: Shown) -> None:
         name = choose_listed("Study", list(named), parameter=f"study_{plan}", key=f"encoders-study_{plan}", width=260)
     study = named[name]
     st.badge("Reference", icon=":material/menu_book:", color="grey")
-    show_text(study.told)
-    told = " ".join(study.sentences)
+    show_text(study.title)
     figure = shown.from_table(study.rows).update_layout(legend_title_text="")  # which tells of intervals
-    st.plotly_chart(figure, key=f"reference-{name}", config=FIXED, alt=told or shown.meaning)
-    for sentence in study.sentences:
-        show_text(sentence)
+    st.plotly_chart(figure, key=f"reference-{name}", config=FIXED, alt=shown.meaning)
     st.caption(f"{shown.meaning} The table that it is drawn from has means over {study.seeds} seeds and no intervals.")
 
 

@@ -10,12 +10,12 @@ import streamlit as st
 from clipmem_core.audits.settings import audit_name, check_config
 from clipmem_core.config import PRESETS, AuditConfig, InputError, SourceOptions, as_dict, preset_config
 from clipmem_core.dashboard.comparing import finished_audits
-from clipmem_core.dashboard.mitigations.study_progress import PLANS, is_study
+from clipmem_core.dashboard.mitigations.study_progress import PLANS
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.starting import built_in_sources, draw_path, free_name
 from clipmem_core.pairs.table import check_there
-from clipmem_core.studies.arguments import study_arguments, study_task
-from clipmem_core.studies.plans import STUDIES, defaults_of, fault_where_locked
+from clipmem_core.studies.plan import STUDIES, defaults_of, fault_where_locked, study_arguments, study_task
+from clipmem_core.studies.store import study_folder
 
 Source = tuple[str, SourceOptions]
 ARMS_IN_WORDS = {
@@ -66,7 +66,7 @@ def fault_of(source: str, name: str, config: AuditConfig) -> str:
     """Return in one line why a study cannot start, as far as can be seen without reading the data set; empty if it
     can."""
     try:
-        begun = is_study(name)
+        begun = study_folder(name).begun
         if not source:
             raise InputError("no data set is given: type its path, or choose one")
         check_there(source)
@@ -81,7 +81,7 @@ def fault_of(source: str, name: str, config: AuditConfig) -> str:
 
 def _taken(name: str) -> bool:
     try:
-        return is_study(name) or study_task(name).find() is not None
+        return study_folder(name).begun or study_task(name).find() is not None
     except InputError:
         return False
 

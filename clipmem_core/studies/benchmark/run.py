@@ -20,7 +20,7 @@ from clipmem_core.config import FIELDS, AuditConfig, InputError, affecting, as_d
 from clipmem_core.pairs.errors import ERROR_KINDS, inject_errors
 from clipmem_core.scores.membership import Membership
 from clipmem_core.scores.registry import MISFIT_FORMULA
-from clipmem_core.studies.benchmark.store import BENCHMARK, Benchmark, Piece, benchmark_of
+from clipmem_core.studies.benchmark.results import BENCHMARK, Benchmark, Piece, benchmark_of
 
 PROCESSES = ".process"
 
@@ -218,5 +218,5 @@ def _task(benchmark: Benchmark, own: Sequence[Piece], number: int, threads: int)
     """Return the task that brings some plantings to their results in a process of its own."""
     folder = benchmark.folder / f"{PROCESSES}-{number}"  # what it says of an error
     folder.mkdir(parents=True, exist_ok=True)
-    program = (sys.executable, "-m", "clipmem_core.studies.benchmark", str(benchmark.folder))
+    program = (sys.executable, "-m", "clipmem_core.studies.benchmark.planting", str(benchmark.folder))
     return Task((folder,), program, tuple(piece.name for piece in own), threads, "planting")

@@ -18,7 +18,6 @@ def test_without_studies_those_that_come_with_the_code_are_shown_and_the_command
     assert [code.value.split()[4] for code in app.code] == ["time", "size", "views"]
     assert len(figures(app)) == 3
     assert sum(text.startswith("reference study: ") for text in texts(app)) == 3
-    assert "the image encoder at 11.3" in " ".join(texts(app))
     assert captions(app).count("no intervals") == 3
     (time, _, _) = figures(app)
     assert [trace["name"] for trace in time["data"][:2]] == ["image encoder", "text encoder"]
@@ -30,7 +29,7 @@ def test_without_any_audit_the_studies_are_shown_below_the_way_to_one(data: Path
     assert len(figures(app)) == 3
 
 
-def test_each_study_is_a_figure_and_its_answer(copy: Copy, data: Path) -> None:
+def test_each_study_is_a_figure_and_a_sentence_an_arm(copy: Copy, data: Path) -> None:
     copy()
     for plan in ("time", "size", "views"):
         make_study(data, plan)
@@ -38,13 +37,8 @@ def test_each_study_is_a_figure_and_its_answer(copy: Copy, data: Path) -> None:
     assert not app.error
     assert len(figures(app)) == 3
     told = " ".join(texts(app))
-    for start in (
-        "Which encoder memorizes first?",
-        "Does a larger image encoder flip claim 3",
-        "Is the text share only",
-    ):
-        assert start in told
-    assert "it does not flip." in told
+    assert "image-double-text-one: memorization" in told
+    assert "crops-off-captions-1: memorization" in told
     assert all("95 % intervals" in chart.proto.spec for chart in app.get("plotly_chart"))
     assert captions(app).count("95 % intervals over 3 training seeds of one split") == 3
 
@@ -87,7 +81,7 @@ def test_a_broken_study_is_told_and_the_others_are_drawn(
     path = make_study(data, "time") / file
     path.unlink() if garbage is None else path.write_bytes(garbage)
     app = open_page(PAGE, view="studies")
-    assert "Is the text share only" in " ".join(texts(app))
+    assert "crops-off-captions-1: memorization" in " ".join(texts(app))
     assert len(app.error) <= 1
     own = [chart for chart in app.get("plotly_chart") if "95 % intervals" in chart.proto.spec]
     assert len(own) == 1  # those that come with the code have none

@@ -10,8 +10,9 @@ import pandas as pd
 
 from clipmem_core.audits.store import Audit, write_json, write_prepared, write_table
 from clipmem_core.config import as_dict, preset_config
-from clipmem_core.studies.arm_rows import RECALLS
+from clipmem_core.studies.measure import RECALLS
 from clipmem_core.studies.store import ARMS, MEMORIZATION, PRICE, STUDY, StudyFolder
+from tests.made_arms import asked_of
 
 SETTINGS = {
     "none": "",
@@ -34,20 +35,10 @@ def make_mitigations(
     study = StudyFolder(data / "studies" / name)
     study.folder.mkdir(parents=True)
     config = replace(preset_config("tiny"), protocol="paper", seeds=seeds, members=2 * seeds, device="cpu", threads=1)
-    asked = {
-        "study": plan,
-        "source": "scenes",
-        "config": as_dict(config),
-        "reference": "none",
-        "reference_fields": {"train_captions": 1},
-        "arms": {arm: {"setting": text} for arm, text in SETTINGS.items()},
-        "settings": SETTINGS,
-        "snapshots": [],
-        "compared": "0" * 16,
-        "dataset_fingerprint": audit.record.dataset_fingerprint,
-        "machine": {"processor": "an abacus", "cores": 2, "system": "made"},
-    }
-    write_json(study.folder / STUDY, asked)
+    arms = {arm: {"setting": text} for arm, text in SETTINGS.items()}
+    fields = {"reference_fields": {"train_captions": 1}, "settings": SETTINGS}
+    fields |= {"dataset_fingerprint": audit.record.dataset_fingerprint}
+    write_json(study.folder / STUDY, asked_of(plan, as_dict(config), arms, **fields))
     shutil.copytree(audit.folder, study.audit("none").folder)
     clusters = np.arange(len(audit.pairs))
     write_prepared(study.audit("none").folder, cache_rows=clusters, clusters=clusters)

@@ -29,7 +29,7 @@ VALUES = {
 SAID = {name: VALUES.get(name, own.slider and own.slider.usual) for name, own in FIELDS.items() if own.part}
 CHOSEN = {name for name, value in SAID.items() if isinstance(value, str)}
 ALL_ON = " ".join(f"{name}={SAID[name]}" if name in CHOSEN else f"{name}={SAID[name]:g}" for name in ARM_FIELDS)
-ALL_ON += " removal=misfit:7 lookalikes decisions equal_time"
+ALL_ON += " removal=misfit:7 lookalikes decisions"
 
 
 pytestmark = pytest.mark.usefixtures("lab")
@@ -113,9 +113,7 @@ def test_pairs_are_taken_out_by_a_ranking_and_what_is_no_field_is_a_word_of_its_
     app.number_input(key="mitigation-removal-n").set_value(12).run()
     app.selectbox(key="mitigation-removal-by").select("random").run()
     assert asked(turn(app, "lookalikes")) == "removal=random:12 lookalikes"
-    assert asked(turn(app, "equal_time")) == "removal=random:12 lookalikes equal_time"
-    assert asked(turn(turn(app, "lookalikes", on=False), "removal", on=False)) == ""  # equal time alone is none
-    assert app.toggle(key="mitigation-on-equal_time").disabled
+    assert asked(turn(turn(app, "lookalikes", on=False), "removal", on=False)) == ""
 
 
 def test_a_setting_of_the_study_can_be_jumped_to() -> None:

@@ -7,10 +7,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import MANIFEST, PAIRS, SCORES, Audit, write_table
-from clipmem_core.dashboard.mitigations.pair_changes import SIZE, changes_of, moved_by
+from clipmem_core.dashboard.mitigations.tradeoff import PAGE_SIZE, changes_of
 from clipmem_core.review.tables import version_of
 from clipmem_core.studies.store import StudyFolder
-from tests.dashboard.mitigations.test_chart import open_study
+from tests.dashboard.mitigations.test_tradeoff import open_study
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import open_page, texts
 from tests.made_arms import give_audit, make_arms
@@ -70,10 +70,8 @@ def test_the_pair_that_fell_most_comes_first_with_both_values_and_the_rest_on_fu
     assert f"{one:.2f}" in first
     assert "−4.00" in first
     assert f"−{4 + one:.2f}" in first
-    assert len(cards(app)) == SIZE == len(app.image)
+    assert len(cards(app)) == PAGE_SIZE == len(app.image)
     assert "of 20 candidates that both arms trained on" in captions(app)
-    assert "means over the 3 seeds of both" in captions(app)
-    assert "External pairs" not in captions(app)
     second = open_strong(study, page="2")
     assert not set(cards(app)) & set(cards(second))
     assert len(open_strong(study, page="99").image) == len(second.image)
@@ -97,17 +95,6 @@ def test_pairs_that_an_arm_took_out_are_left_out(study: StudyFolder) -> None:
     change(study.audit("text-mask-strong"), "images/000.png", "n_in", 0)
     assert len(found(study)) == 19
     assert 0 not in found(study)["row_one"].tolist()
-
-
-def test_other_seeds_and_an_offset_of_pairs_that_nobody_memorized_are_told(made: dict[str, Audit], data: Path) -> None:
-    study = make_arms(data)
-    one = give_audit(study, "none", made["paper"], seeds=5)
-    other = give_audit(study, "text-mask-strong", made["paper"], scale=0.5)
-    write_table(other.folder / SCORES, other.scores.assign(clipmem=other.scores["clipmem"] + 0.125))
-    assert moved_by(one, version_of(one), other, version_of(other)) == pytest.approx(0.125)
-    told = captions(open_strong(study))
-    assert "none are means over 5 seeds, those of the arm over 3" in told
-    assert "nobody memorized, moved by +0.125 as well" in told
 
 
 def test_a_pair_opens_in_an_audit_of_the_same_data_if_there_is_one(study: StudyFolder, copy: Copy) -> None:

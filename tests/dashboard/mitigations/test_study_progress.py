@@ -108,7 +108,7 @@ def test_a_broken_study_is_one_line_and_the_others_are_shown(
 def test_a_table_without_its_columns_is_told(lab: StudyFolder) -> None:
     write_table(lab.folder / "arms.parquet", made_rows(3).drop(columns="retrieval"))
     app = open_page(PAGE, view="results")
-    assert any("arms.parquet cannot be read" in text for text in texts(app))
+    assert any("arms.parquet lacks retrieval" in text for text in texts(app))
 
 
 def test_while_the_job_runs_the_page_says_how_far_it_is(data: Path, made: Made, went_on: list[tuple[str, str]]) -> None:

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from clipmem_core.studies.benchmark.results import benchmark_table, mean_curves, price
-from clipmem_core.studies.benchmark.store import METRICS, Piece, metric_rows
+from clipmem_core.studies.benchmark.results import METRICS, Piece, benchmark_table, mean_curves, metric_rows, price
 
 
 def result(seed: int, values: dict[str, float], **more: Any) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+// The outbox: decisions are sent to the server in numbered batches and stay in the browser until the server stored them.
+
+const STORE = 'clipmem-review'
+const BATCH = 50 // events in one request
+const SEND = 200, SLOWEST = 5000, PATIENCE = 15000 // milliseconds: first and longest delay of a retry, time of a request
+
+async function ask(path, {parameters = {}, ...options} = {}) {
+    const url = new URL(location.pathname.replace(/[^/]*$/, '') + path, location.origin)
+    for (const [name, value] of Object.entries(parameters)) url.searchParams.set(name, value)
+    const answer = await fetch(url, {signal: AbortSignal.timeout(PATIENCE), ...options}).catch(() => {
+        throw new Error('the server cannot be reached')
+    })
+    if (answer.ok) return answer
+    const {error = `the server answers ${answer.status}`} = await answer.json().catch(() => ({}))
+    throw Object.assign(new Error(error), {status: answer.status})
+}
+
+// Use the browser's store; it may be full, forbidden, or hold text that is not JSON.
+function tried(use, otherwise) {
+    try {
+        return use()
+    } catch {
+        return otherwise
+    }
+}
+
+const inWords = number => number.toLocaleString('en')
+
+// Each event has its own entry in the browser's store from the key press to the answer. A page also sends the events
+// that other pages of this browser left there: the server stores a client's number once, whoever sends it.
+class Outbox {
+    constructor() {
+        this.client = [...crypto.getRandomValues(new Uint32Array(4))].map(number => number.toString(36)).join('')
+        Object.assign(this, {number: 0, waiting: [], refusals: [], listeners: new Set()})
+        Object.assign(this, {trouble: '', delay: SEND, most: BATCH, busy: false, timer: 0})
+        addEventListener('pagehide', () => this.waiting.length && this.post(this.batch(), {keepalive: true}).catch(() => {}))
+        addEventListener('online', () => this.schedule(0))
+    }
+
+    put(given) {
+        const event = {...given, client: this.client, number: ++this.number, time: Date.now()}
+        this.waiting.push(event)
+        const stored = tried(() => localStorage.setItem(this.key(event), JSON.stringify(event)) ?? true, false)
+        if (!stored) this.trouble = 'the storage of this browser is full: leave the page open'
+        this.schedule(this.delay)
+        return event
+    }
+
+    key({client, number}) {
+        return `${STORE}/${client}/${number}`
+    }
+
+    // Take over the events on a data set that other pages, or this one before a reload, left.
+    adopt(dataset) {
+        const waiting = new Set(this.waiting.map(this.key)), keys = tried(() => Object.keys(localStorage), [])
+        const left = keys.filter(key => key.startsWith(`${STORE}/`) && !waiting.has(key))
+            .map(key => tried(() => JSON.parse(localStorage.getItem(key)))).filter(event => event?.dataset === dataset)
+        left.sort((a, b) => a.client === b.client ? a.number - b.number : a.time - b.time)
+        this.waiting = [...left, ...this.waiting]
+        this.schedule(0)
+    }
+
+    schedule(delay) {
+        if (this.busy || !this.waiting.length || this.timer && delay >= this.delay) return
+        clearTimeout(this.timer)
+        this.timer = setTimeout(() => this.send(), delay)
+    }
+
+    // The first events of one client and one audit.
+    batch() {
+        const [first] = this.waiting
+        const other = this.waiting.findIndex(event => event.client !== first.client || event.audit !== first.audit)
+        return this.waiting.slice(0, other < 0 ? this.most : Math.min(this.most, other))
+    }
+
+    post(events, options = {}) {
+        const [{prefix, audit, client}] = events, body = JSON.stringify({audit, client, events})
+        return ask(`${prefix}/events`, {method: 'POST', headers: {'Content-Type': 'application/json'}, body, ...options})
+    }
+
+    async send() {
+        this.timer = 0
+        if (this.busy || !this.waiting.length) return
+        this.busy = true
+        const batch = this.batch()
+        try {
+            const {stored, refused} = await (await this.post(batch)).json()
+            Object.assign(this, {trouble: '', delay: SEND, most: BATCH})
+            this.remove(batch.filter(({number}) => number <= stored), refused)
+        } catch (error) {
+            const {message, status} = error, refused = [400, 413].includes(status)
+            Object.assign(this, {trouble: message, delay: Math.min(2 * this.delay, SLOWEST)})
+            if (refused && batch.length > 1) this.most = 1 // sent one by one: one of them is at fault
+            else if (refused) this.remove(batch, {[batch[0].number]: message})
+            else if (status === 404) this.waiting = this.waiting.filter(event => !batch.includes(event)) // stays in the store
+        }
+        this.busy = false
+        for (const listener of this.listeners) listener.sent()
+        this.schedule(this.delay)
+    }
+
+    remove(batch, refused) {
+        this.waiting = this.waiting.filter(event => !batch.includes(event))
+        for (const event of batch) {
+            tried(() => localStorage.removeItem(this.key(event)))
+            const why = refused[event.number]
+            if (!why) continue
+            this.refusals.push(`${event.kind} of ${event.pair_id}: ${why}`)
+            for (const listener of this.listeners) listener.refused(event)
+        }
+    }
+}
+
+const outbox = globalThis.clipmemOutbox ??= new Outbox() // one for all components of a page load

@@ -1,0 +1,340 @@
+// The pair component: pairs as a grid or table (pairs_grid.js) or one at a time (pairs_single.js), the list of keys, the
+// picture at the pointer on a map. Foreign text reaches the page as text content alone.
+
+const UNDOABLE = 'clipmem-undoable'
+const HELD = 200 // pairs in memory, and decisions that can be undone
+const AT_ONCE = 3 // pairs on their way, each with two requests: a browser sends six at once
+const POLL = 1000, SIGN = 4000, HOVER = 60 // milliseconds
+const STEPS = {previous: -1, next: 1}
+const TYPING = 'textarea, select, [contenteditable], [role=dialog], input:not([type=checkbox])'
+
+// Make a node: its name and class, and as parts its properties, nodes and text.
+function make(name, ...parts) {
+    const [tag, className = ''] = name.split('.'), node = Object.assign(document.createElement(tag), {className})
+    for (const part of parts) {
+        if (part instanceof Node || typeof part !== 'object') node.append(part)
+        else Object.assign(node, part)
+    }
+    return node
+}
+
+const foreign = (name, textContent, ...parts) => make(name, {dir: 'auto', textContent}, ...parts)
+const button = (onclick, ...parts) => make('button', {type: 'button', onclick}, ...parts)
+const counted = count => count === 1 ? '1 pair' : `${inWords(count)} pairs`
+const altOf = (captions, fault) => fault ? 'Picture cannot be read' : `Picture: ${(captions[0] ?? '').slice(0, 120)}`
+
+// Show a dialog. Escape and a click close it. Its role makes the keys of the page rest, see TYPING.
+function showDialog(root, className, ...content) {
+    const dialog = make('dialog', {className, tabIndex: -1, role: 'dialog', onclick: () => dialog.close()}, ...content)
+    dialog.addEventListener('keydown', event => event.stopPropagation())
+    dialog.addEventListener('close', () => dialog.remove())
+    root.append(dialog)
+    dialog.showModal()
+}
+
+// Tiny pictures are enlarged four times at most.
+function limitSize(image) {
+    image.style.maxWidth = `${4 * image.naturalWidth}px`
+    image.style.maxHeight = `${4 * image.naturalHeight}px`
+}
+
+// The lightbox: a picture as large as the screen, its caption and links below it.
+function showPicture(root, {src, alt, caption}, ...links) {
+    const image = make('img', {src, alt, onload: () => limitSize(image)})
+    const alone = make('a', {href: src, target: '_blank'}, 'Open in a new tab')
+    showDialog(root, 'enlarged', image, make('p', foreign('span', caption), ...links, alone))
+}
+
+// What every layout has: listeners and timers that end with it, requests, and pictures with the cards of their pairs.
+class Part {
+    constructor(root, data) {
+        Object.assign(this, {root, data, loaded: new Map(), timers: {}, stopped: new AbortController()})
+    }
+
+    get gone() {
+        return this.stopped.signal.aborted
+    }
+
+    stop() {
+        this.stopped.abort()
+        outbox.listeners.delete(this)
+        Object.values(this.timers).forEach(clearTimeout)
+        for (const row of this.loaded.keys()) this.forget(row)
+    }
+
+    find(name) {
+        return this.root.querySelector(`.${name}`)
+    }
+
+    write(texts) {
+        for (const [name, text] of Object.entries(texts)) this.find(name).textContent = text
+    }
+
+    on(node, name, react, capture = false) {
+        node.addEventListener(name, react, {capture, signal: this.stopped.signal})
+    }
+
+    later(name, delay, react) {
+        clearTimeout(this.timers[name])
+        this.timers[name] = setTimeout(react, delay)
+    }
+
+    async ask(name, parameters) {
+        const {prefix, audit, selection} = this.data
+        const signal = AbortSignal.any([this.stopped.signal, AbortSignal.timeout(PATIENCE)])
+        return ask(`${prefix}/${name}`, {parameters: {...selection, audit, ...parameters}, signal})
+    }
+
+    // Load a pair's picture and, where the layout does not have it, the pair's card.
+    async load(row) {
+        this.loaded.set(row, null)
+        const cards = this.cardOf ? [this.cardOf(row)] : this.ask('pairs', {rows: row}).then(answer => answer.json())
+        const [answer, [card]] = await Promise.all([this.ask('picture', {row, ...this.size}), cards])
+        const url = URL.createObjectURL(await answer.blob()), image = make('img', {src: url, draggable: false})
+        const broken = await image.decode().then(() => '', () => 'the browser cannot show it')
+        const fault = broken || decodeURIComponent(answer.headers.get('X-Fault') ?? '')
+        image.alt = altOf(card.captions, fault)
+        this.loaded.set(row, {card, image, fault, url})
+        if (this.loaded.size > HELD) this.forget(this.loaded.keys().next().value)
+        if (this.gone) this.forget(row)
+    }
+
+    forget(row) {
+        if (this.loaded.get(row)) URL.revokeObjectURL(this.loaded.get(row).url)
+        this.loaded.delete(row)
+    }
+}
+
+// A button and the key "?" show the keys of the page. On the page of a pair, a click enlarges the picture as well.
+class Help extends Part {
+    constructor(root, data) {
+        super(root, data)
+        this.on(this.find('help'), 'click', () => this.show())
+        this.on(window, 'keydown', event => {
+            const [target] = event.composedPath()
+            if (event.key !== '?' || event.ctrlKey || event.metaKey || event.altKey || target.closest?.(TYPING)) return
+            event.preventDefault()
+            this.show()
+        })
+        if (data.picture) this.on(document, 'click', event => {
+            const {path, ...given} = data.picture, src = new URL(path, location.href).href
+            if (event.target.closest('.st-key-pair-picture img')) showPicture(root, {src, ...given})
+        })
+    }
+
+    show() {
+        const list = make('dl')
+        for (const [names, meaning] of Object.entries(this.data.keys)) {
+            list.append(make('dt', ...names.split(' ').map(name => make('kbd', name))), make('dd', meaning))
+        }
+        showDialog(this.root, 'keys', make('h2', 'Keys'), list)
+    }
+}
+
+// Picture and caption at the pointer on a chart of Streamlit's, whose points carry the rows of their pairs.
+class Pointer extends Part {
+    constructor(root, data) {
+        super(root, data)
+        this.size = {small: 1}
+        this.box = this.find('hover')
+        this.look()
+    }
+
+    // Listen to the chart; Streamlit may replace it.
+    look() {
+        this.later('look', POLL / 2, () => this.look())
+        const plot = document.querySelector(`.${CSS.escape(this.data.chart)} .js-plotly-plot`)
+        if (!plot?.on || plot === this.plot) return
+        this.plot = plot
+        const rowOf = ({points}) => [points.at(-1)?.customdata].flat()[0]
+        plot.on('plotly_click', found => Number.isInteger(rowOf(found)) && this.tell({row: rowOf(found)}))
+        plot.on('plotly_unhover', () => this.enter(null))
+        plot.on('plotly_hover', found => Number.isInteger(rowOf(found)) && this.enter(rowOf(found), found.event))
+    }
+
+    enter(row, event) {
+        this.row = row
+        if (row === null) this.box.hidePopover()
+        this.later('hover', HOVER, () => row !== null && this.show(row, event))
+    }
+
+    async show(row, {clientX, clientY}) {
+        if (!this.loaded.get(row)) await this.load(row).catch(() => this.forget(row))
+        if (this.row !== row || !this.loaded.get(row)) return
+        const {image, card: {captions: [caption = '']}} = this.loaded.get(row)
+        this.box.replaceChildren(image, foreign('p', caption.slice(0, 200)))
+        this.box.showPopover()
+        this.box.style = `left: min(${clientX + 24}px, 100vw - 13rem); top: min(${clientY + 12}px, 100vh - 15rem)`
+    }
+}
+
+// What grid and single pair share: keys and buttons, pairs loaded ahead, decisions and undo, the decisions of others.
+class Pairs extends Part {
+    constructor(root, data) {
+        super(root, data)
+        this.entry = 0
+        this.decisions = new Map() // row → decision, of this page or as the server said last
+        this.captions = new Map() // row → captions of its recaption
+        this.undoable = tried(() => JSON.parse(sessionStorage.getItem(UNDOABLE))) ?? []
+        this.on(window, 'keydown', event => this.key(event), true)
+        this.on(root, 'click', event => {
+            const act = event.target.closest('[data-act]')?.dataset.act
+            if (act) this.act(act, event)
+            else this.click(event)
+        })
+        this.on(this.find('refused'), 'click', () => {
+            outbox.refusals = []
+            this.drawRefusals()
+        })
+        this.drawRefusals()
+        outbox.listeners.add(this)
+    }
+
+    get pending() {
+        return outbox.waiting.filter(event => event.audit === this.data.audit)
+    }
+
+    key(event) {
+        const [target] = event.composedPath(), free = !event.altKey && !target.closest?.(TYPING)
+        if (!free || !this.root.host.isConnected || !this.pressed(event.key.toLowerCase(), event, target)) return
+        event.preventDefault()
+        event.stopPropagation()
+    }
+
+    sign(text, kind = '') {
+        const sign = this.find('sign')
+        Object.assign(sign, {className: `sign ${kind}`, textContent: text})
+        this.later('sign', SIGN, () => Object.assign(sign, {className: 'sign', textContent: ''}))
+    }
+
+    // Load pairs in their order, a few at a time.
+    loadAll(rows) {
+        const free = AT_ONCE - [...this.loaded.values()].filter(each => each === null).length
+        for (const row of rows.filter(each => !this.loaded.has(each)).slice(0, Math.max(0, free))) {
+            this.load(row).then(() => {
+                this.failure = ''
+                if (!this.gone) this.came(row)
+            }, error => {
+                this.failure = error.message
+                this.forget(row)
+                if (!this.gone) this.later('retry', POLL, () => this.draw())
+            })
+        }
+    }
+
+    set(row, decision, captions) {
+        this.decisions.set(row, decision)
+        this.captions.set(row, captions ?? [])
+    }
+
+    // Put an event on some pairs into the outbox.
+    put(cards, given) {
+        const {prefix, audit, dataset} = this.data, [{pair_id, judged}, ...others] = cards
+        const pairs = {pair_id, judged, others: others.map(card => [card.pair_id, card.judged])}
+        return outbox.put({prefix, audit, dataset, rows: cards.map(({row}) => row), ...pairs, ...given})
+    }
+
+    decide(cards, kind, given = {}) {
+        const decision = kind === 'undecide' ? null : kind
+        const {client, number} = this.put(cards, {kind, shows: decision, ...given})
+        const before = cards.map(({row}) => [row, this.decisions.get(row) ?? null, this.captions.get(row)])
+        const [{row, pair_id, judged}] = cards, {audit} = this.data
+        for (const card of cards) this.set(card.row, decision, given.captions)
+        this.keepUndoable([...this.undoable, {audit, client, number, pair: {row, pair_id, judged}, before}].slice(-HELD))
+    }
+
+    keepUndoable(undoable) {
+        this.undoable = undoable
+        tried(() => sessionStorage.setItem(UNDOABLE, JSON.stringify(undoable)))
+    }
+
+    get lastUndoable() {
+        return this.undoable.findLast(each => each.audit === this.data.audit)
+    }
+
+    undo() {
+        const last = this.lastUndoable
+        if (!last) return this.sign('Nothing was decided here that could be undone.')
+        const {client, number, pair, before} = last, rows = before.map(([row]) => row), shows = before[0][1]
+        this.keepUndoable(this.undoable.filter(each => each !== last))
+        this.put([pair], {rows, kind: 'undo', undoes: [client, number], shows})
+        for (const each of before) this.set(...each)
+        this.sign(`Undone: ${counted(rows.length)}.`)
+        this.undone(rows)
+    }
+
+    // Show the decisions that are still in the outbox.
+    adopt() {
+        outbox.adopt(this.data.dataset)
+        for (const {rows = [], shows, captions} of this.pending) {
+            if (shows !== undefined) for (const row of rows) this.set(row, shows, captions)
+        }
+        this.later('poll', POLL, () => this.poll())
+    }
+
+    sent() {
+        this.drawState()
+        if ('poll' in this.timers && (this.polled || !outbox.waiting.length)) this.poll() // the status follows the last decision
+    }
+
+    refused(event) {
+        this.drawRefusals()
+        if (event.audit !== this.data.audit) return
+        this.keepUndoable(this.undoable.filter(({client, number}) => client !== event.client || number !== event.number))
+        this.entry = 0 // the next poll asks for all decisions
+        this.takeOver((event.rows ?? []).map(row => [row, null]))
+    }
+
+    // Take over decisions; the cards of their pairs are out of date.
+    takeOver(decided) {
+        for (const [row, decision] of decided) {
+            this.set(row, decision)
+            this.forget(row)
+        }
+        if (decided.length) this.draw()
+    }
+
+    drawRefusals() {
+        const {refusals} = outbox, more = refusals.length > 1 ? ` And ${inWords(refusals.length - 1)} before it.` : ''
+        this.write({refused: refusals.length ? `Not saved: ${refusals.at(-1)}.${more}` : ''})
+    }
+
+    // Why events stay in the outbox; empty where the server stores them.
+    get trouble() {
+        const {trouble, waiting} = outbox
+        return trouble && waiting.length ? `${inWords(waiting.length)} kept here (${trouble}), tried again` : trouble
+    }
+
+    // Ask for the decisions of others. A newer poll replaces one without an answer yet, whose answer may be older than
+    // what was stored since. Own decisions that are on their way come after those of others.
+    async poll() {
+        const asked = this.polled = {}, visible = !document.hidden && this.root.host.isConnected
+        const found = visible && await this.ask('changes', {entry: this.entry}).then(answer => answer.json()).catch(() => null)
+        if (this.gone || this.polled !== asked) return
+        this.polled = null
+        this.later('poll', POLL, () => this.poll())
+        if (!found) return
+        const own = new Set(this.pending.flatMap(event => event.rows))
+        const decided = Object.entries(found.decided).map(([row, decision]) => [Number(row), decision])
+        const changed = decided.filter(([row, decision]) => !own.has(row) && (this.decisions.get(row) ?? null) !== decision)
+        this.entry = found.entry
+        this.takeOver(changed)
+        this.heard?.(changed, found.status)
+    }
+}
+
+const views = new WeakMap()
+
+// Streamlit calls this after each run of the page's script, and the function it returns when the page is left.
+export default function ({data, parentElement: root, setTriggerValue}) {
+    const {layout} = data, given = JSON.stringify(data), before = views.get(root)
+    for (const node of root.querySelectorAll(`[data-only]:not([data-only=${layout}])`)) node.remove()
+    const takes = before?.take && !before.gone && before.data.audit === data.audit
+    if (before?.given !== given && takes) before.take(data)
+    else if (before?.given !== given || before.gone) {
+        before?.stop()
+        views.set(root, new {grid: Grid, single: Single, keys: Help, pointer: Pointer}[layout](root, data))
+    }
+    const view = Object.assign(views.get(root), {given, tell: what => setTriggerValue('act', what)})
+    return () => view.stop()
+}

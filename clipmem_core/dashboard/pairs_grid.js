@@ -1,0 +1,270 @@
+// Pairs side by side, or as rows of a table: selected and decided with the mouse or with keys.
+
+const SIZE = 'clipmem-size'
+const PATIENT = 1500 // milliseconds: a page is turned once its decisions are stored, or after this time
+const GRID_KEYS = {k: 'keep', x: 'remove', u: 'undo', a: 'page', escape: 'none'}
+const ARROWS = {arrowleft: -1, arrowright: 1, arrowup: -Infinity, arrowdown: Infinity}
+const INTERACTIVE = 'button, a, summary, input, [role=slider], [role=radio], [role=tab], [role=option], [role=switch]'
+const selectedIn = {} // conditions of a view → its selected pairs, row → card: they stay selected from page to page
+
+class Grid extends Pairs {
+    constructor(root, data) {
+        super(root, data)
+        Object.assign(this, {current: -1, from: -1, nodes: new Map(), tags: new Map(), size: {small: 1}})
+        this.cardOf = row => this.byRow.get(row) ?? {captions: []}
+        const slider = root.querySelector('[type=range]'), tag = this.tagBox = root.querySelector('[name=tag]')
+        const key = `${SIZE}/${data.side}`, resize = () => this.find('cards').style.setProperty('--side', `${slider.value}px`)
+        this.on(slider, 'input', () => {
+            resize()
+            tried(() => localStorage.setItem(key, slider.value))
+        })
+        slider.value = tried(() => localStorage.getItem(key)) ?? data.side
+        resize()
+        this.on(tag, 'keydown', event => event.key === 'Escape' && tag.blur())
+        this.on(this.find('tagging'), 'submit', event => {
+            event.preventDefault()
+            if (tag.value.trim()) this.putTag([...this.selected.values()], tag.value.trim(), true)
+            tag.value = ''
+            tag.blur()
+        })
+        this.take(data)
+        this.adopt()
+        this.draw()
+        if (data.opened !== null) requestAnimationFrame(() => this.undone([data.opened])) // the way back from a pair
+    }
+
+    get selected() {
+        return selectedIn[this.data.view] ??= new Map()
+    }
+
+    // Take what the page's script says: other pairs, or the same ones with other decisions.
+    take(data) {
+        const shown = ({cards, table, order, address}) => JSON.stringify([cards.map(({row}) => row), table, order, address])
+        const before = this.data, other = !this.nodes.size || shown(before) !== shown(data)
+        const own = new Set(this.pending.flatMap(event => event.rows))
+        this.data = data
+        this.byRow = new Map(data.cards.map(card => [card.row, card]))
+        this.entry = Math.max(this.entry, data.entry)
+        for (const card of data.cards) {
+            this.tags.set(card.row, card.tags)
+            if (!own.has(card.row)) this.decisions.set(card.row, card.decision)
+            if (this.selected.has(card.row)) this.selected.set(card.row, card)
+        }
+        if (other) this.build(before.page !== data.page)
+        this.draw()
+    }
+
+    build(turned) {
+        const {cards, table, scores} = this.data, box = this.find('cards')
+        box.classList.toggle('table', table)
+        box.style.setProperty('--scores', scores.length)
+        this.nodes = new Map(cards.map((card, place) => [card.row, this.node(card, place)]))
+        box.replaceChildren(...(table ? [this.head()] : []), ...this.nodes.values())
+        this.current = this.from = -1
+        for (const {row} of cards) if (this.loaded.get(row)) this.came(row)
+        if (turned) document.querySelector('[data-testid=stMain]').scrollTo(0, 0)
+        if (turned && this.byKey) this.mark(0)
+        this.byKey = false
+    }
+
+    head() {
+        const {scores, order} = this.data, inOrder = name => name === order ? 'order' : ''
+        const names = scores.map(([name, label]) => button(() => this.tell({order: name}), label, {className: inOrder(name)}))
+        return make('div.head', make('span'), make('span'), make('span', 'caption'), make('span', 'decision'), ...names)
+    }
+
+    node(card, place) {
+        const [caption = ''] = card.captions, {scores, order} = this.data, link = this.pairLink(card, caption || '(no caption)')
+        const facts = card.facts.map(([text, colour, title]) => make('bdi', text, {title, style: `--dot:${colour}`}))
+        const lines = scores.map(([name, label], at) =>
+            make(name === order ? 'div.order' : 'div', make('dt', label), make('dd', card.scores[at])))
+        const said = make('div.said', Object.assign(link, {className: 'caption'}), make('p.tags'), make('p.fault'),
+            make('p.facts', ...facts), this.rest(card))
+        const node = make('article.card', {tabIndex: -1},
+            make('a.picture', {href: this.fullSize(card), tabIndex: place ? -1 : 0}),
+            make('input.check', {type: 'checkbox', tabIndex: -1, ariaLabel: `Select this pair: ${caption.slice(0, 80)}`}),
+            make('div.words', said, make('span.badge'), make('dl.scores', ...lines)))
+        node.dataset.row = card.row
+        return node
+    }
+
+    pairLink(card, text) {
+        const href = `pair?${this.data.address}&pair=${encodeURIComponent(card.pair_id)}`
+        return foreign('a', text, {href, tabIndex: -1})
+    }
+
+    rest(card) {
+        const count = card.captions.length, title = count > 1 ? `All ${count} captions and more` : 'The caption in full and more'
+        const like = Object.entries(this.data.like).map(([by, text]) => button(() => this.tell({like: card.pair_id, by}), text))
+        return make('details', make('summary', {title, ariaLabel: title}, count > 1 ? `+${count - 1}` : '…'),
+            ...[...card.captions, ...card.more].map(text => foreign('p', text)), ...like)
+    }
+
+    came(row) {
+        const {image, fault} = this.loaded.get(row), node = this.nodes.get(row)
+        node?.querySelector('.picture').replaceChildren(image)
+        if (fault) node?.querySelector('.fault').replaceChildren(`Picture cannot be read: ${fault}`)
+        this.loadAll([...this.nodes.keys()])
+    }
+
+    fullSize({row}) {
+        return `${this.data.prefix}/picture?${new URLSearchParams({audit: this.data.audit, row, full: 1})}`
+    }
+
+    enlarge(place) {
+        const card = this.data.cards[place], link = this.pairLink(card, 'Open pair'), [caption = ''] = card.captions
+        this.mark(place)
+        if (this.loaded.get(card.row)?.fault) return this.sign('This picture cannot be read.', 'late')
+        link.onclick = event => {
+            if (event.ctrlKey || event.metaKey) return
+            event.preventDefault()
+            this.tell({open: card.pair_id})
+        }
+        showPicture(this.root, {src: this.fullSize(card), alt: altOf(card.captions), caption}, link)
+    }
+
+    draw() {
+        const title = 'Take this tag off', {cards} = this.data
+        for (const card of cards) {
+            const {row} = card, decision = this.decisions.get(row) ?? null, node = this.nodes.get(row)
+            const selected = node.querySelector('.check').checked = this.selected.has(row)
+            const current = card === cards[this.current]
+            node.className = `card ${decision ?? ''} ${selected ? 'selected' : ''} ${current ? 'current' : ''}`
+            const badge = {className: `badge ${decision ?? ''}`, textContent: decision ?? card.other}
+            Object.assign(node.querySelector('.badge'), badge)
+            const tags = this.tags.get(row).map(tag => button(() => this.putTag([card], tag, false), tag, {title}))
+            node.querySelector('.tags').replaceChildren(...tags)
+        }
+        this.drawState()
+        this.loadAll([...this.nodes.keys()])
+    }
+
+    drawState() {
+        const {cards, decided, main, page, pages, tags, total} = this.data, {trouble} = this, count = this.selected.size
+        const changed = ({row, decision}) => Boolean(this.decisions.get(row)) - Boolean(decision)
+        const done = cards.reduce((sum, card) => sum + changed(card), decided)
+        const shown = total > cards.length ? `${inWords(cards.length)} of ${inWords(total)}` : inWords(cards.length)
+        this.write({count: main ? `${inWords(done)} of ${inWords(total)} decided` : `${shown} pairs`, stored: trouble})
+        this.write({number: `${inWords(count)} selected`, place: `${inWords(page)} / ${inWords(pages)}`})
+        Object.assign(this.root.querySelector('progress'), {max: total || 1, value: done, hidden: !main || count > 0})
+        this.find('bulk').hidden = !count
+        this.find('turn').hidden = pages < 2
+        this.root.querySelector('[data-act=previous]').disabled = page <= 1
+        this.root.querySelector('[data-act=next]').disabled = page >= pages
+        this.root.querySelector('[data-act=undo]').hidden = !this.lastUndoable
+        this.root.querySelector('datalist').replaceChildren(...tags.map(value => make('option', {value})))
+    }
+
+    mark(place) {
+        this.current = Math.max(0, Math.min(this.data.cards.length - 1, place))
+        this.draw()
+        const node = this.find('current')
+        node?.focus({preventScroll: true})
+        const {top, bottom} = node?.getBoundingClientRect() ?? {}
+        if (top < 110 || bottom > innerHeight) node.scrollIntoView({block: 'nearest'})
+    }
+
+    // Turn the page once all decisions are stored: they change which undecided pairs come next.
+    async turn(by) {
+        const {cards, page, pages, undecided} = this.data, began = Date.now()
+        const there = undecided && by > 0 && cards.some(({row}) => this.decisions.get(row)) ? page : page + by
+        if (there < 1 || there > pages) return this.sign(by > 0 ? 'This is the last page.' : 'This is the first page.')
+        outbox.schedule(0)
+        while (this.pending.length && Date.now() - began < PATIENT) await new Promise(go => setTimeout(go, 20))
+        this.tell({page: there})
+    }
+
+    // With Ctrl the browser opens a link in another tab.
+    click(event) {
+        const inside = names => event.target.closest(names), node = inside('.card')
+        if (!node || inside('details, .tags') || event.ctrlKey || event.metaKey) return
+        const place = [...this.nodes.values()].indexOf(node), card = this.data.cards[place]
+        if (event.shiftKey || !inside('.check')) event.preventDefault()
+        if (event.shiftKey) this.select(this.from < 0 ? place : this.from, place)
+        else if (inside('.check')) this.select(this.from = place, place, !this.selected.has(card.row))
+        else if (inside('.caption')) return this.tell({open: card.pair_id})
+        else if (inside('.picture')) return this.enlarge(place)
+        else this.from = place
+        this.mark(place)
+    }
+
+    select(from, to, on = true) {
+        for (const card of this.data.cards.slice(Math.min(from, to), Math.max(from, to) + 1)) {
+            if (on) this.selected.set(card.row, card)
+            else this.selected.delete(card.row)
+        }
+        this.draw()
+    }
+
+    // React to a key and return whether it is one of this grid's.
+    pressed(key, event, target) {
+        const control = event.ctrlKey || event.metaKey, moves = key in ARROWS || [' ', 'enter', 'a'].includes(key)
+        if (control !== (key === 'a') || !this.data.main && !this.root.contains(target)) return false
+        const free = !target.closest?.(INTERACTIVE) || target.closest('.card') && !target.closest('button, summary')
+        if (moves ? !free : key !== 't' && !(key in GRID_KEYS) || key === 'escape' && !this.selected.size) return false
+        const card = this.data.cards[this.current]
+        if (key in ARROWS) this.move(ARROWS[key], event.shiftKey)
+        else if (event.repeat) return true
+        else if (key in GRID_KEYS) this.act(GRID_KEYS[key])
+        else if (key === 't' && this.selected.size) this.tagBox.focus()
+        else if (!card) this.sign('Mark a pair first: with an arrow key.', 'late')
+        else if (key === 'enter') this.enlarge(this.current)
+        else {
+            this.select(this.from = this.current, this.current, key === 't' || !this.selected.has(card.row))
+            if (key === 't') this.tagBox.focus()
+        }
+        return true
+    }
+
+    move(by, selects) {
+        if (this.current < 0) return this.mark(0)
+        const columns = this.data.table ? 1 : getComputedStyle(this.find('cards')).gridTemplateColumns.split(' ').length
+        const there = this.current + (Number.isFinite(by) ? by : Math.sign(by) * columns)
+        if (there < 0 || there >= this.data.cards.length) {
+            this.byKey = Number.isFinite(by) && !selects
+            if (this.byKey) this.turn(by)
+            return
+        }
+        if (!selects) this.from = there
+        else this.select(this.from < 0 ? this.from = this.current : this.from, there)
+        this.mark(there)
+    }
+
+    act(name) {
+        if (name === 'page') this.select(0, this.data.cards.length - 1)
+        else if (name === 'none') this.selected.clear()
+        else if (name === 'undo') this.undo()
+        else if (name in STEPS) this.turn(STEPS[name])
+        else this.decideShown(name)
+        this.draw()
+    }
+
+    // Decide on the selected pairs, else on the marked one.
+    decideShown(kind) {
+        const selected = [...this.selected.values()], one = this.data.cards[this.current]
+        const cards = selected.length ? selected : [one], word = kind === 'undecide' ? 'undecided' : kind
+        if (!cards[0]) return this.sign('Mark a pair first: with an arrow key or a click beside its picture.', 'late')
+        if (!selected.length && !this.loaded.get(one.row)) return this.sign('Not taken: the picture is not there yet.', 'late')
+        this.decide(cards, kind)
+        this.sign(`${word}: ${counted(cards.length)} ✓`, kind)
+        this.selected.clear()
+        if (!selected.length && this.current < this.data.cards.length - 1) this.mark(this.current + 1)
+    }
+
+    putTag(cards, tag, on) {
+        this.put(cards, {kind: on ? 'tag' : 'untag', tag})
+        for (const {row} of cards) {
+            const others = (this.tags.get(row) ?? []).filter(each => each !== tag)
+            this.tags.set(row, on ? [...others, tag] : others)
+        }
+        if (on && !this.data.tags.includes(tag)) this.data.tags.push(tag)
+        this.sign(`${on ? 'Tagged' : 'Tag taken off'}: ${counted(cards.length)} ✓`)
+        this.draw()
+    }
+
+    undone(rows) {
+        const place = rows.length === 1 ? this.data.cards.findIndex(({row}) => row === rows[0]) : -1
+        if (place >= 0) this.mark(place)
+        else this.draw()
+    }
+}

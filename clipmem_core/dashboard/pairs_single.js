@@ -1,0 +1,283 @@
+// One pair after another: a key decides on the pair that is painted at that moment; an earlier key is refused, visibly.
+
+const AHEAD = 20 // pairs that are loaded before they are needed
+const REST = 300 // milliseconds on a pair until suggestions are asked for, which cost the server a search
+const SINGLE_KEYS = {k: 'keep', x: 'remove', e: 'edit', u: 'undo', arrowleft: 'previous', arrowright: 'next', 1: 1, 2: 2, 3: 3}
+
+const figures = value => value.toFixed(2).replace('-', '−')
+const asLines = captions => captions.map(text => text.split(/\s+/).join(' ').trim()).join('\n')
+
+class Single extends Pairs {
+    constructor(root, data) {
+        super(root, data)
+        Object.assign(this, {rows: [], place: 0, shown: null, painted: Infinity, editing: false, choices: []})
+        Object.assign(this, {at: new Map(), suggestions: new Map(), path: location.pathname})
+        this.visited = new Set() // rows that were decided here: "Undecided only" does not hide them from the arrows
+        this.box = root.querySelector('textarea')
+        this.only = this.find('undecided')
+        this.only.checked = data.undecided
+        this.on(this.only, 'change', () => this.place < this.rows.length ? this.draw() : this.go(this.next(0)))
+        this.on(this.find('edit'), 'keydown', event => {
+            if (event.key === 'Escape') this.act('cancel')
+            else if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) this.recaption(event)
+        })
+        this.on(this.find('edit'), 'submit', event => {
+            event.preventDefault()
+            this.recaption(event)
+        })
+        this.open()
+    }
+
+    async open() {
+        this.wait('Opening…')
+        try {
+            const pair = new URLSearchParams(location.search).get('pair') ?? ''
+            const {rows, first, entry, decided, status} = await (await this.ask('queue', {pair})).json()
+            Object.assign(this, {rows, entry, at: new Map(rows.map((row, place) => [row, place]))})
+            for (const [row, decision] of Object.entries(decided)) this.set(Number(row), decision)
+            this.adopt()
+            this.heard([], status)
+            this.go(this.at.get(first) ?? this.next(0))
+        } catch (error) {
+            if (this.gone) return
+            this.wait(`This queue cannot be opened: ${error.message}. Tried again.`)
+            this.later('open', 2 * POLL, () => this.open())
+        }
+    }
+
+    isHidden(place, except = new Set()) {
+        const row = this.rows[place]
+        return this.only.checked && Boolean(this.decisions.get(row)) && !except.has(row)
+    }
+
+    // The places to show, from one on; from the top again where only undecided pairs are shown.
+    *places(from) {
+        const count = this.rows.length, end = this.only.checked ? from + count : count
+        for (let place = from; place < end; place += 1) if (!this.isHidden(place % count)) yield place % count
+    }
+
+    next(from) {
+        return this.places(from).next().value ?? this.rows.length
+    }
+
+    go(place) {
+        Object.assign(this, {place, editing: false})
+        this.draw()
+    }
+
+    step(by) {
+        let place = this.place + by
+        while (this.rows[place] !== undefined && this.isHidden(place, this.visited)) place += by
+        if (place < 0) this.sign('This is the first pair.')
+        else this.go(Math.min(place, this.rows.length))
+    }
+
+    // The row on screen and some of those that follow.
+    upcoming(count) {
+        const rows = new Set(this.rows.slice(this.place, this.place + 1))
+        for (const place of this.places(this.place + 1)) {
+            if (rows.size > count) break
+            rows.add(this.rows[place])
+        }
+        return [...rows]
+    }
+
+    came(row) {
+        const {card} = this.loaded.get(row), own = this.pending.some(({rows = []}) => rows.includes(row))
+        if (!own && card.decision === (this.decisions.get(row) ?? null)) this.set(row, card.decision, card.recaptioned)
+        this.draw()
+    }
+
+    async suggest() {
+        const row = this.upcoming(3).find(each => !this.suggestions.has(each))
+        if (this.gone || this.searching || row === undefined) return
+        this.searching = true
+        const found = await this.ask('suggestions', {row}).then(answer => answer.json()).catch(() => null)
+        this.searching = false
+        if (this.gone) return
+        if (found) this.suggestions.set(row, found)
+        if (row === this.shown?.row) this.drawSuggestions()
+        this.later('rest', found ? 0 : POLL, () => this.suggest())
+    }
+
+    heard(changed, status) {
+        const [, decision] = changed.find(([row]) => row === this.shown?.row) ?? [], word = decision ?? 'undecided'
+        if (decision !== undefined) {
+            this.shown.news = `Just marked ${word[0].toUpperCase()}${word.slice(1)} in another tab.`
+            this.sign(this.shown.news, 'late')
+        }
+        this.write({status: status ?? ''})
+        this.drawState()
+    }
+
+    wait(why) {
+        Object.assign(this, {shown: null, choices: [], painted: Infinity})
+        delete this.find('pair').dataset.pair
+        this.find('pair').hidden = true
+        this.write({wait: this.failure ? `${why} (${this.failure}: tried again)` : why})
+    }
+
+    draw() {
+        const row = this.rows[this.place], loaded = this.loaded.get(row)
+        if (row === undefined) {
+            this.name('')
+            this.wait(this.only.checked ? 'No undecided pair is left here.' : 'That was the last pair.')
+        } else if (loaded && this.shown?.row !== row) this.fill(row, loaded)
+        else if (this.shown?.row !== row) this.wait('The pair is on its way…')
+        this.drawState()
+        this.loadAll(this.upcoming(AHEAD))
+    }
+
+    // Name a pair in the address, so that a reload, a way back and a link lead to it. Some browsers limit how often.
+    name(pair) {
+        if (location.pathname !== this.path) return
+        const url = new URL(location)
+        url.searchParams.delete('pair')
+        if (pair) url.searchParams.set('pair', pair)
+        tried(() => history.replaceState(history.state, '', url))
+    }
+
+    fill(row, {card, image, fault}) {
+        Object.assign(this, {shown: {row, card, focus: null, news: ''}, painted: Infinity})
+        this.write({label: card.label, score: card.score, id: `id: ${card.pair_id}`, wait: ''})
+        this.write({fault: fault && `Picture cannot be read: ${fault}`})
+        this.name(card.pair_id)
+        limitSize(image)
+        this.find('picture').replaceChildren(image)
+        this.find('captions').replaceChildren(...card.captions.map(text => foreign('li', text)))
+        this.find('captions').classList.toggle('several', card.captions.length > 1)
+        for (const part of ['said', 'suggested']) this.find(part).scrollTop = 0
+        this.find('pair').hidden = false
+        this.find('pair').dataset.pair = card.pair_id
+        this.drawSuggestions()
+        requestAnimationFrame(() => setTimeout(() => {
+            if (this.shown?.row === row) this.painted = performance.now()
+        }))
+        this.later('rest', REST, () => this.suggest())
+    }
+
+    drawState() {
+        const {rows, place, shown, data: {title}} = this, {waiting, trouble} = outbox, row = rows[place]
+        const here = (row === undefined ? '' : `${inWords(place + 1)} of `) + inWords(rows.length)
+        const done = [...this.decisions].filter(([each, decision]) => decision && this.at.has(each)).length
+        const sent = waiting.length ? `${inWords(waiting.length)} being sent` : 'saved'
+        const decision = this.decisions.get(row), note = shown && this.loaded.get(row)?.card.note
+        const queue = rows.length ? `${here}${title && `, ${title.toLowerCase()}`}` : ''
+        this.write({place: queue, stored: `${inWords(done)} decided, ${this.trouble || sent}`})
+        this.write({badge: decision ?? 'undecided', note: note ? `note: ${note}` : ''})
+        this.find('stored').classList.toggle('trouble', Boolean(trouble))
+        this.find('badge').className = `badge ${decision ?? ''}`
+        const captions = shown && decision === 'recaption' ? this.captions.get(row) : []
+        this.find('recaptioned').replaceChildren(...captions.map(text => foreign('li', text)))
+        this.find('edit').hidden = !this.editing
+        if (!this.editing) this.box.blur() // a hidden box keeps the focus, and the next key, until the next frame
+    }
+
+    // The place of the caption in focus: the one that was chosen, else the one that fits worst.
+    get focused() {
+        const fits = this.suggestions.get(this.shown.row)?.own ?? []
+        const worst = fits.reduce((at, fit, place) => (fit ?? Infinity) < (fits[at] ?? Infinity) ? place : at, 0)
+        return this.shown.focus ?? worst
+    }
+
+    focusOn(place) {
+        const count = this.shown.card.captions.length
+        this.shown.focus = (place + count) % count
+        this.drawSuggestions()
+    }
+
+    // Draw suggestions for the caption in focus: those that fit better than it does.
+    drawSuggestions() {
+        const found = this.suggestions.get(this.shown.row), {focused} = this, fit = found?.own?.[focused] ?? null
+        this.choices = (found?.choices ?? []).filter(choice => choice.cosine > (fit ?? -Infinity))
+        Array.from(this.find('captions').children, (line, place) => line.classList.toggle('focus', place === focused))
+        const {length} = this.choices, title = 'Suggested by models that never saw it'
+        const heading = !found ? `${title} …` : found.fault ? `No suggestion: ${found.fault}`
+            : !found.members ? 'No suggestion: every model saw this pair.'
+            : !length ? 'No suggestion: none is likely enough to be right.'
+            : fit === null ? title : `${title} (fit of the caption: ${figures(fit)})`
+        this.write({heading, quality: length ? found.quality : ''})
+        this.find('choices').replaceChildren(...this.choices.map(({caption, cosine}, place) => {
+            const parts = [make('kbd', place + 1), foreign('span', caption), make('i', figures(cosine))]
+            return make('li', button(event => this.act(place + 1, event), ...parts))
+        }))
+    }
+
+    click(event) {
+        const line = event.target.closest('.captions li')
+        if (line) this.focusOn([...this.find('captions').children].indexOf(line))
+    }
+
+    // React to a key and return whether it is one of this page's. Up and down scroll the page of a pair with one caption.
+    pressed(key, event) {
+        const moves = {arrowup: -1, arrowdown: 1}[key], several = this.shown?.card.captions.length > 1
+        if (event.ctrlKey || event.metaKey || !(moves ? several : key in SINGLE_KEYS)) return false
+        if (moves) this.focusOn(this.focused + moves)
+        else if (!event.repeat || key.startsWith('arrow')) this.act(SINGLE_KEYS[key], event)
+        return true
+    }
+
+    act(name, event) {
+        if (name === 'keep' || name === 'remove') this.decideShown(name, [], event)
+        else if (name === 'undo') this.undo()
+        else if (name in STEPS) this.step(STEPS[name])
+        else if (name === 'edit') this.edit(event, this.standing)
+        else if (name === 'cancel') this.editing = false
+        else this.useSuggestion(name - 1, event)
+        this.drawState()
+    }
+
+    // Whether a press is meant for the pair on screen: it came after the pair was painted.
+    takes(event) {
+        const meant = this.shown !== null && event.timeStamp >= this.painted
+        if (!meant) this.sign('Not taken: no pair was on screen yet.', 'late')
+        return meant
+    }
+
+    // `seen` is the decision that this page knows of: the server refuses to replace another one.
+    decideShown(kind, captions, event) {
+        if (!this.takes(event)) return
+        const {row, card, news} = this.shown, before = this.decisions.get(row)
+        this.shown.news = ''
+        if (news) return this.sign(`${news} Press again to replace that.`, 'late')
+        const seen = before ? [before, ...before === 'recaption' ? this.captions.get(row) : []] : []
+        this.decide([card], kind, {captions, seen})
+        this.visited.add(row)
+        this.sign(`${kind} ✓`, kind)
+        this.go(this.next(this.place + 1))
+    }
+
+    undone(rows) {
+        for (const row of rows) this.visited.add(row)
+        this.go(this.at.get(rows[0]) ?? this.place)
+    }
+
+    // The captions of the pair on screen with its decision.
+    get standing() {
+        const {row, card} = this.shown ?? {}
+        return this.decisions.get(row) === 'recaption' ? this.captions.get(row) : card?.captions
+    }
+
+    // Open a suggestion in the editor, in the place of the caption in focus.
+    useSuggestion(number, event) {
+        if (!this.choices[number]) return this.sign('There is no such suggestion.', 'late')
+        const {standing} = this, at = Math.min(this.focused, standing.length - 1)
+        this.edit(event, standing.with(at, this.choices[number].caption))
+    }
+
+    edit(event, captions) {
+        if (!this.takes(event)) return
+        this.box.value = asLines(captions)
+        this.unchanged = [asLines(this.standing), asLines(this.shown.card.captions)]
+        this.editing = true
+        this.find('edit').hidden = false
+        this.box.focus()
+    }
+
+    recaption(event) {
+        const lines = this.box.value.split('\n').map(line => line.trim()).filter(Boolean)
+        if (!lines.length) this.sign('Not saved: write at least one caption.', 'late')
+        else if (!this.unchanged.includes(lines.join('\n'))) this.decideShown('recaption', lines, event)
+        else this.sign('Not saved: these are the captions it has. Change them, or cancel.', 'late')
+    }
+}

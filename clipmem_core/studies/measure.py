@@ -1,0 +1,205 @@
+"""What is measured on the members of an arm: the row of each seed, the rows of its epochs, and the attack by the
+arm's other seeds."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipmem_core import columns as c
+from clipmem_core.audits.member import tokens_of
+from clipmem_core.audits.prepare import membership_of, sides_of, utility_rows
+from clipmem_core.audits.progress import last_line
+from clipmem_core.audits.store import SNAPSHOTS, Audit, read_array, read_embeddings, read_utility
+from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.attacks import BAVARIA, Shadows, attack, roc
+from clipmem_core.scores.encoders import contributions
+from clipmem_core.scores.membership import Sides
+from clipmem_core.scores.memorization import membership_auroc
+from clipmem_core.scores.utility import retrieval_ranks, retrieval_recalls
+from clipmem_core.studies.store import (
+    ARM,
+    ATTACK_SHADOWS,
+    CLIPMEM_CANDIDATE,
+    CLIPMEM_EXTERNAL,
+    EPOCH,
+    IMAGE_EXTERNAL,
+    MEMBERSHIP_AUROC,
+    PEAK_MB,
+    RETRIEVAL,
+    SAMPLES_SEEN,
+    SECONDS,
+    TEXT_EXTERNAL,
+)
+from clipmem_core.training.names import LOG, TRAJECTORY, model_config
+from clipmem_core.training.vocabulary import caption_ends, pairs_with, words_of
+
+KS = (1, 5, 10)
+RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in KS)
+RETRIEVAL_RARE, RETRIEVAL_OTHER, QUERIES_RARE = "retrieval_rare", "retrieval_other", "queries_rare"
+RARE = 2  # trained pairs that have the token, at most
+ATTACKED = (*c.ATTACK_METRICS.values(), ATTACK_SHADOWS)
+FEWEST_ATTACKED = 2  # seeds of an arm
+
+
+def measure(audit: Audit, number: int, compared: np.ndarray, *, by_rarity: bool = False) -> dict[str, Any]:
+    """Measure f and g of one seed of an arm.
+
+    Args:
+        audit: the arm's; its members f-number and g-number are done.
+        number: of the seed in this audit, from 0.
+        compared: pairs that every arm trains on if its group does, bool [n_pairs].
+        by_rarity: whether to measure retrieval apart for captions with a rare word.
+
+    Returns:
+        Memorization of compared candidates; utility, the mean of f and g; the samples that one of them saw, the seconds
+        that both trained, and the larger peak of memory.
+    """
+    names = (f"f-{number}", f"g-{number}")
+    folders = [audit.member(name) for name in names]
+    utilities = [read_utility(folder) for folder in folders]
+    utility = {name: float(np.mean([one[name] for one in utilities])) for name in utilities[0]}
+    ends = [last_line(folder / LOG) for folder in folders]
+    seen = int(np.isfinite(read_array(folders[0] / TRAJECTORY, shared=True)[..., 0]).sum())
+    return {
+        **memorization(list(map(read_embeddings, folders)), _sides(audit, names), compared),
+        RETRIEVAL: float(np.mean([utility[name] for name in RECALLS])),
+        **utility,
+        SAMPLES_SEEN: seen,
+        SECONDS: round(sum(end.get("seconds", math.nan) for end in ends), 2),
+        PEAK_MB: max(end.get("peak_mb", math.nan) for end in ends),
+        **(retrieval_by_rarity(audit, names) if by_rarity else {}),
+    }
+
+
+def measure_epochs(audit: Audit, number: int, compared: np.ndarray) -> list[dict[str, Any]]:
+    """Measure memorization and retrieval of a seed after each epoch whose embeddings were stored.
+
+    For retrieval a pair's captions count as one, their mean.
+    """
+    names = (f"f-{number}", f"g-{number}")
+    sides = _sides(audit, names)
+    rows = []
+    for epoch in audit.record.snapshots:
+        folders = [audit.member(name) / SNAPSHOTS / str(epoch) for name in names]
+        embedded = list(map(read_embeddings, folders))
+        external = utility_rows(sides)
+        owner = np.arange(len(external))
+        recalls = [
+            list(retrieval_recalls(np.asarray(image)[external], np.asarray(text)[external], owner).values())
+            for image, text in embedded
+        ]
+        rows.append({EPOCH: epoch} | memorization(embedded, sides, compared) | {RETRIEVAL: float(np.mean(recalls))})
+    return rows
+
+
+def memorization(embedded: list[tuple[np.ndarray, np.ndarray]], sides: Sides, compared: np.ndarray) -> dict[str, float]:
+    """Measure what f and g memorized from their embeddings.
+
+    Args:
+        embedded: μ_I and μ_T of f and of g, [n_pairs, dim] each.
+        sides: of these two, and the external pairs that centre alignments.
+        compared: pairs that every arm trains on if its group does, bool [n_pairs].
+    """
+    (f_image, f_text), (g_image, g_text) = embedded
+    membership, external = sides.membership, sides.external
+    candidate = (membership.group == c.CANDIDATE) & compared
+    f, g = (pair_terms(image, text, external)[c.ALIGNMENT] for image, text in embedded)
+    parts, fits = contributions([f_image, g_image], [f_text, g_text], sides)
+    kept = dataclasses.replace(membership, group=membership.group[compared], trained=membership.trained[:, compared])
+    return {
+        CLIPMEM_CANDIDATE: float((f - g)[candidate].mean()),
+        MEMBERSHIP_AUROC: membership_auroc([f[compared], g[compared]], kept)[1],
+        c.CLIPMEM_IMAGE: float(parts[c.CLIPMEM_IMAGE][candidate].mean()),
+        c.CLIPMEM_TEXT: float(parts[c.CLIPMEM_TEXT][candidate].mean()),
+        CLIPMEM_EXTERNAL: float((f - g)[external].mean()),
+        IMAGE_EXTERNAL: float(parts[c.CLIPMEM_IMAGE][external].mean()),
+        TEXT_EXTERNAL: float(parts[c.CLIPMEM_TEXT][external].mean()),
+        "map_fit": float(np.mean(list(fits.values()))),
+    }
+
+
+def retrieval_by_rarity(audit: Audit, members: tuple[str, ...]) -> dict[str, float]:
+    """Measure retrieval on pairs whose caption has a rare trained word, and on the others.
+
+    Rare is a token that one or two pairs of the member's training have, whatever an arm leaves out: in every arm the
+    same pairs are told apart. A token that no trained pair has is not rare but unknown. The gallery is all pairs that
+    utility is measured on, each with its mean text embedding.
+
+    Returns:
+        The mean of the six recalls on either kind of pairs and the share of the former; means over members.
+    """
+    config, pairs = audit.record.config, audit.pairs
+    membership = membership_of(audit.membership)
+    rows = utility_rows(sides_of(audit, config, membership))
+    tokens, start = tokens_of(pairs, config)
+    model = model_config(config.model)
+    own = tokens[start[rows]]  # the first caption of each, which all arms are evaluated on
+    words = words_of(own, caption_ends(model, own))
+    found = []
+    for name in members:
+        trained = np.flatnonzero(membership.trained[membership.members.index(name)])
+        counts = pairs_with(model, tokens, start, trained, first=config.train_captions)[own]
+        rare = (words & (counts > 0) & (counts <= RARE)).any(axis=1)
+        image, text = (vectors[rows] for vectors in read_embeddings(audit.member(name)))
+        ranks = np.stack(list(retrieval_ranks(image, text, np.arange(len(rows))).values()))
+        hits = np.mean([ranks < k for k in KS], axis=(0, 1))
+        found.append([hits[rare].mean() if rare.any() else np.nan, hits[~rare].mean(), rare.mean()])
+    means = np.mean(found, axis=0)
+    return dict(zip((RETRIEVAL_RARE, RETRIEVAL_OTHER, QUERIES_RARE), map(float, means), strict=True))
+
+
+def _sides(audit: Audit, names: tuple[str, str]) -> Sides:
+    membership = membership_of(audit.membership[[c.PAIR_ID, c.GROUP, *names]])
+    return sides_of(audit, audit.record.config, membership)
+
+
+def arms_to_attack(rows: pd.DataFrame) -> list[str]:
+    """Return the arms of a table whose members were attacked with fewer shadows than there are now, or not at all."""
+    shadows = rows.reindex(columns=[ARM, ATTACK_SHADOWS])
+    counts = shadows.groupby(ARM, sort=False)[ATTACK_SHADOWS].agg(["size", "min", "count"])
+    old = (counts["min"] != 2 * (counts["size"] - 1)) | (counts["count"] < counts["size"])
+    return [str(arm) for arm in counts.index[old & (counts["size"] >= FEWEST_ATTACKED)]]
+
+
+def attack_arm(seeds: Sequence[tuple[Audit, int, np.ndarray]]) -> list[dict[str, float]]:
+    """Attack f and g of each seed of an arm with those of its other seeds as shadows.
+
+    If every seed draws its own split, a shadow is trained on most pairs and not on some; if seeds share one split, all
+    f are trained on the same pairs and all g on others, so that what f and g differ in by the other pairs of their
+    groups helps the attack too.
+
+    Args:
+        seeds: the audit of each seed, the seed's number in it, and the compared pairs, bool [n_pairs]; at least two
+            seeds, of the same pairs in the same order.
+
+    Returns:
+        The columns ATTACKED of each seed's row: the mean of f and g as the target, NaN where a metric is undefined, and
+        the number of shadows.
+    """
+    alignments, sides = [], []
+    for audit, number, _ in seeds:
+        names = (f"f-{number}", f"g-{number}")
+        sides.append(_sides(audit, names))
+        for name in names:
+            alignments.append(pair_terms(*read_embeddings(audit.member(name)), sides[-1].external)[c.ALIGNMENT])
+    scored = [
+        np.isin(own.membership.group, c.SCORED_GROUPS) & compared
+        for own, (_, _, compared) in zip(sides, seeds, strict=True)
+    ]
+    shadows = Shadows(
+        trained=np.concatenate([own.membership.trained for own in sides]),
+        judged=np.repeat(scored, 2, axis=0),
+        external=np.repeat([own.external for own in sides], 2, axis=0),
+        replicate=np.repeat(np.arange(len(seeds)), 2),
+        seed=sides[0].seed,
+    )
+    curves = [roc(one, BAVARIA) for one in attack(alignments, shadows, attacks=(BAVARIA,))]
+    return [
+        {column: (f[name] + g[name]) / 2 for name, column in c.ATTACK_METRICS.items()}
+        | {ATTACK_SHADOWS: len(alignments) - 2}
+        for f, g in zip(curves[::2], curves[1::2], strict=True)
+    ]

@@ -1,0 +1,97 @@
+"""The page Review, how many captions are wrong, and the links that lead to a review."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from clipmem_core.audits.store import CAPTION_TABLE, VERDICT, Audit, write_json, write_table
+from clipmem_core.review.decisions import open_review
+from tests.dashboard.test_pages import captions, links, open_page, texts, titles
+from tests.made_audit import HOSTILE
+
+REVIEW = "pages/review.py"
+TOLD = {"estimate": 40.2, "low": 25.0, "high": 60.0, "planted": 0, "missing": None, "assumptions": HOSTILE[0]}
+
+
+@pytest.fixture
+def audit(copy: Callable[..., Audit]) -> Audit:
+    return copy()
+
+
+def mounted(app: AppTest) -> list[dict[str, Any]]:
+    """What the pair component of the page is given, leaving out the list of keys."""
+    given = [json.loads(element.proto.json) for element in app.get("bidi_component")]
+    return [each for each in given if "keys" not in each]
+
+
+def start(app: AppTest) -> dict[str, list[str]]:
+    """Where "Start review" leads."""
+    (there,) = (parse_qs(query) for label, query in links(app) if label == "Start review")
+    return there
+
+
+def test_the_pairs_that_are_probably_wrong_come_first_and_the_address_changes_that(audit: Audit) -> None:
+    (given,) = mounted(open_page(REVIEW))
+    assert given["selection"] == {"order": "review_place", "ascending": "1"}
+    assert (given["audit"], given["dataset"]) == ("made", audit.record.dataset_fingerprint)
+    assert given["undecided"] is True
+    (given,) = mounted(open_page(REVIEW, order="clipmem", group="scored", decision="undecided"))
+    assert (given["selection"], given["undecided"]) == ({"order": "clipmem", "group": "scored"}, True)
+    open_review(audit).decide(audit.pairs["pair_id"][:3], "keep", audit="made")
+    (given,) = mounted(open_page(REVIEW, order="clipmem", decision="keep"))
+    assert (given["selection"], given["undecided"]) == ({"order": "clipmem", "decision": "keep"}, False)
+
+
+def test_an_audit_without_misfit_is_reviewed_by_clipmem(audit: Audit) -> None:
+    unplaced = audit.scores.assign(review_place=float("nan"))
+    write_table(audit.folder / "scores.parquet", unplaced)
+    assert mounted(open_page(REVIEW))[0]["selection"] == {"order": "misfit"}
+    write_table(audit.folder / "scores.parquet", unplaced.assign(misfit=float("nan")))
+    assert mounted(open_page(REVIEW))[0]["selection"] == {"order": "clipmem"}
+
+
+@pytest.mark.usefixtures("audit")
+def test_an_empty_selection_is_told_with_the_way_to_another() -> None:
+    app = open_page(REVIEW, words="<b>no such word</b>")
+    assert mounted(app) == []
+    assert app.info[0].value == "No pair fits this selection."
+    assert "words: <b>no such word</b>" in texts(app)
+    assert [label for label, _ in links(app)] == ["Filter in Browse"]
+
+
+@pytest.mark.usefixtures("audit")
+def test_overview_and_browse_lead_to_a_review_of_what_they_show() -> None:
+    there = dict(links(open_page("pages/overview.py")))
+    assert "order=review_place" in str(there["Review next (includes 10 % random spot checks)"])
+    assert "order=random" in str(there["Check 50 at random"])
+    there = start(open_page("pages/browse.py", group="scored", words="circle"))
+    assert there == {"audit": ["made"], "group": ["scored"], "words": ["circle"], "order": ["misfit"]}
+
+
+def test_the_number_of_wrong_captions_and_its_basis_are_plain_text(audit: Audit) -> None:
+    assert "wrong captions" not in titles(open_page(audit="made"))
+    ids, review = audit.pairs["pair_id"].tolist(), open_review(audit)
+    review.decide(ids[:3], "remove")
+    review.decide(ids[3:5], "keep")
+    assert "3 of 5" in titles(open_page("pages/decisions.py", audit="made"))
+    review.decide(ids[:5], None)
+    write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": {"missing": "a count needs 100 pairs"}})
+    assert any("a count needs 100 pairs" in text for text in texts(open_page(audit="made")))
+    write_json(audit.folder / VERDICT, audit.verdict | {"wrong_captions": TOLD})
+    app = open_page(audit="made")
+    assert "(25–60)" in titles(app)
+    assert any(text.startswith(HOSTILE[0]) for text in texts(app))
+
+
+def test_each_caption_of_a_pair_has_its_scores_and_the_odd_one_is_marked(audit: Audit) -> None:
+    row = {"pair_id": audit.pairs["pair_id"][20], "similarity_out": 0.25, "misfit": 1.5}
+    table = pd.DataFrame([row | {"caption": place, "odd": place == 1} for place in range(3)])
+    write_table(audit.folder / CAPTION_TABLE, table)
+    shown = captions(open_page("pages/pair.py", audit="made", pair=row["pair_id"]))
+    assert shown.count("similarity out 0.25 · misfit 1.50") == 3
+    assert shown.count("fits much worse than the others") == 1

@@ -1,0 +1,222 @@
+"""What the pair component asks of the server: answers, and what is refused of whom."""
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from clipmem_core.audits.store import Audit, write_json
+from clipmem_core.dashboard.routes import LARGEST, PREFIX, routes
+from clipmem_core.review import score_breakdown
+from clipmem_core.review.batches import MOST_EVENTS
+from clipmem_core.review.decisions import open_review
+from clipmem_core.review.tags import known_tags
+from tests.made_audit import HOSTILE
+from tests.review.embedded import embed
+
+OWN = {"Origin": "http://testserver", "Content-Type": "application/json"}
+CLIENT = "0123456789abcdef"
+BAD_UNDOES: list[object] = [["\ud800", 1], [CLIENT, 2**70], [CLIENT, True], [CLIENT], "x", ["", 0]]
+
+
+@pytest.fixture(scope="module")
+def server() -> TestClient:
+    return TestClient(Starlette(routes=routes()))
+
+
+@pytest.fixture
+def audit(copy: Callable[..., Audit]) -> Audit:
+    audit = copy()
+    embed(audit)
+    return audit
+
+
+def ask(server: TestClient, name: str, **parameters: object) -> Any:  # noqa: ANN401
+    answer = server.get(f"/{PREFIX}/{name}", params={"audit": "made", **parameters})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def picture(server: TestClient, row: int, **size: int) -> tuple[Image.Image, dict[str, str]]:
+    answer = server.get(f"/{PREFIX}/picture", params={"audit": "made", "row": row, **size})
+    assert answer.status_code == 200
+    return Image.open(io.BytesIO(answer.content)), answer.headers
+
+
+def send(server: TestClient, *events: dict[str, object], headers: dict[str, str] = OWN, **others: object) -> Any:  # noqa: ANN401
+    batch = {"audit": "made", "client": CLIENT, "events": list(events), **others}
+    return server.post(f"/{PREFIX}/events", headers=headers, content=json.dumps(batch))
+
+
+def event(pair: dict[str, object], number: int, kind: str = "keep", **more: object) -> dict[str, object]:
+    return {"number": number, "kind": kind, "pair_id": pair["pair_id"], "judged": pair["judged"], **more}
+
+
+def test_the_queue_and_its_pairs_as_the_browser_asks_for_them(server: TestClient, audit: Audit) -> None:
+    queue = ask(server, "queue", order="misfit", pair=audit.pairs["pair_id"][20])
+    assert queue["rows"] == audit.scores["misfit"].dropna().sort_values(ascending=False).index.tolist()
+    assert (queue["entry"], queue["decided"], queue["first"]) == (0, {}, 20)
+    assert ask(server, "queue", pair="absent")["first"] is None
+    pairs = ask(server, "pairs", order="misfit", rows=f"{queue['rows'][0]},1,0")
+    assert [pair["row"] for pair in pairs] == [queue["rows"][0], 1, 0]
+    assert pairs[2]["captions"][0] == HOSTILE[0]
+    assert pairs[0]["score"] == f"misfit {audit.scores['misfit'].max():.2f}"
+    assert "planted" not in str(pairs)
+    checked = ask(server, "queue", order="random")["rows"]
+    assert sorted(checked) == sorted(queue["rows"])
+    assert "spot check" in ask(server, "pairs", order="random", rows=str(checked[0]))[0]["score"]
+
+
+def test_pictures_come_in_the_size_that_is_asked_for_and_a_grey_square_tells_why(
+    server: TestClient, audit: Audit
+) -> None:
+    image, headers = picture(server, 3)
+    assert image.size == tuple(audit.pairs.loc[3, ["width", "height"]])
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert "X-Fault" not in headers
+    Image.new("RGB", (2500, 500)).save(f"{audit.record.root}/{audit.pairs['image'][5]}")
+    assert max(picture(server, 5, small=1)[0].size) <= 320
+    assert picture(server, 5, full=1)[0].size == (2500, 500)
+    write_json(audit.folder / "config.json", audit.record.values | {"root": "/nowhere/\u4e2d"})
+    image, headers = picture(server, 4)
+    assert "004.png" in headers["X-Fault"]
+    assert headers["Cache-Control"] == "no-store"
+    assert image.getpixel((0, 0)) == (150, 150, 150)
+
+
+def test_suggestions_are_single_captions_of_other_pairs_and_none_in_a_small_audit(
+    server: TestClient, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(server, "suggestions", row=3)["choices"] == []
+    monkeypatch.setattr(score_breakdown, "LEAST", 0)
+    monkeypatch.setattr(score_breakdown, "LEAD", 0)
+    found = ask(server, "suggestions", row=2)
+    captions = audit.pairs["captions"].map(list).tolist()
+    assert len(found["choices"]) == 3
+    assert {choice["caption"] for choice in found["choices"]} <= {*sum(captions, [])} - {*captions[2]}
+    assert len(found["own"]) == len(captions[2])
+    assert "has no row 1000" in ask(server, "suggestions", row=1000)["fault"]
+
+
+def test_events_are_stored_once_in_their_order_and_seen_by_others(server: TestClient, audit: Audit) -> None:
+    first, second, third = ask(server, "pairs", rows="20,21,22")
+    batch = [event(first, 1), event(second, 2, "remove"), event(third, 3, "recaption", captions=["a crow"])]
+    for _ in range(2):
+        assert send(server, *batch).json() == {"stored": 3, "refused": {}}
+    assert ask(server, "changes", entry=0)["status"].startswith("You changed or removed 2 of 3")
+    assert send(server, event(second, 4, "undo", undoes=[CLIENT, 2])).json() == {"stored": 4, "refused": {}}
+    changes = ask(server, "changes", entry=0)
+    assert changes["decided"] == {"20": "keep", "21": None, "22": "recaption"}
+    assert changes["status"].startswith("You changed or removed 1 of 2")
+    assert ask(server, "queue")["decided"] == {"20": "keep", "22": "recaption"}
+    assert ask(server, "pairs", rows=22)[0]["recaptioned"] == ["a crow"]
+    assert open_review(audit).count_events() == 4
+    open_review(audit).path.unlink()  # another log is there in its place
+    assert send(server, event(first, 5, "remove")).status_code == 200
+    assert ask(server, "changes", entry=0)["status"].startswith("You changed or removed 1 of 1")
+
+
+def test_a_decision_on_other_captions_or_another_decision_than_was_seen_is_refused(
+    server: TestClient, audit: Audit
+) -> None:
+    first, second, third = ask(server, "pairs", rows="20,21,22")
+    open_review(audit).decide([first["pair_id"]], "remove")
+    batch = event(first, 1, seen=[]), event(second, 2, seen=[]), event(third, 3) | {"judged": second["judged"]}
+    for _ in range(2):
+        told = send(server, *batch).json()
+        assert (told["stored"], list(told["refused"])) == (3, ["1", "3"])
+    assert ask(server, "queue")["decided"] == {"20": "remove", "21": "keep"}
+
+
+def test_many_pairs_and_their_tags_come_in_one_event(server: TestClient, audit: Audit) -> None:
+    first, second = ask(server, "pairs", rows="20,21")
+    others = [[second["pair_id"], second["judged"]]]
+    batch = [event(first, 1, "remove", others=others), event(first, 2, "tag", tag="<b>", others=others)]
+    assert send(server, *batch).json() == {"stored": 2, "refused": {}}
+    assert ask(server, "queue")["decided"] == {"20": "remove", "21": "remove"}
+    assert open_review(audit).count_events() == 1
+    assert known_tags(open_review(audit).path) == {"<b>": 2}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://evil.test"}, 403),
+        ({"Origin": "http://testserver.evil.test"}, 403),
+        ({"Origin": "http://testserver:81"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": ""}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+    ],
+)
+def test_another_site_stores_nothing(server: TestClient, audit: Audit, headers: dict[str, str], status: int) -> None:
+    (pair,) = ask(server, "pairs", rows=20)
+    assert send(server, event(pair, 1), headers=OWN | headers).status_code == status
+    assert send(server, event(pair, 1), headers={"Content-Type": "application/json"}).status_code == 403
+    assert not open_review(audit).path.exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"events": []},
+        {"events": [{"number": 0, "kind": "keep"}]},
+        {"events": [{"number": 1, "kind": "keep", "judged": "x"}]},
+        {"events": [{"number": 1, "kind": ["keep"]}]},
+        {"events": [{"number": True, "kind": "keep"}]},
+        {"events": [{"number": 1, "kind": "keep", "others": [["x", "no key"]]}]},
+        *({"events": [{"number": 1, "kind": "undo", "undoes": wrong}]} for wrong in BAD_UNDOES),
+        {"events": [{"number": n, "kind": "keep"} for n in range(1, MOST_EVENTS + 2)]},
+        {"client": "'; DROP TABLE told"},
+        {"audit": None},
+    ],
+)
+def test_what_is_no_batch_is_refused_in_one_line(server: TestClient, audit: Audit, wrong: dict[str, object]) -> None:
+    (pair,) = ask(server, "pairs", rows=20)
+    refused = send(server, event(pair, 1), **wrong)
+    assert refused.status_code == 400
+    assert "\n" not in refused.json()["error"]
+    assert not open_review(audit).path.exists()
+
+
+def test_odd_bodies_are_refused(server: TestClient) -> None:
+    for body, status in ((b"{", 400), (b"[" * 100_000, 400), (b"\xff\xfe", 400), (b" " * (LARGEST + 1), 413)):
+        assert server.post(f"/{PREFIX}/events", headers=OWN, content=body).status_code == status
+
+
+@pytest.mark.parametrize("name", ["absent", "../made", "", "[x]"])
+def test_an_audit_that_is_not_there_is_told(server: TestClient, audit: Audit, name: str) -> None:
+    (pair,) = ask(server, "pairs", rows=20)
+    assert send(server, event(pair, 1), audit=name).status_code == 404
+    for path in ("queue", "changes", "pairs", "picture", "suggestions"):
+        assert server.get(f"/{PREFIX}/{path}", params={"audit": name}).status_code == 404
+
+
+def test_rows_and_entries_that_cannot_be_are_refused(server: TestClient, audit: Audit) -> None:
+    for path, parameter in (("pairs", "rows"), ("picture", "row"), ("suggestions", "row"), ("changes", "entry")):
+        for value in ("", "-1", "x", "1,", "9" * 40, "²"):
+            given = {"audit": "made", parameter: value}
+            assert server.get(f"/{PREFIX}/{path}", params=given).status_code == 400, (path, value)
+    for path, parameter in (("pairs", "rows"), ("picture", "row")):
+        refused = server.get(f"/{PREFIX}/{path}", params={"audit": "made", parameter: 1000})
+        assert refused.status_code == 503
+        assert "has no row 1000" in refused.json()["error"]
+
+
+def test_a_broken_log_is_told_in_one_line_and_the_browser_tries_again(server: TestClient, audit: Audit) -> None:
+    (pair,) = ask(server, "pairs", rows=20)
+    path = open_review(audit).path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"not a log" * 1000)
+    refused = send(server, event(pair, 1))
+    assert refused.status_code == 503
+    assert str(path) in refused.json()["error"]
+    assert "\n" not in refused.json()["error"]
+    path.unlink()
+    assert send(server, event(pair, 1)).json() == {"stored": 1, "refused": {}}
