@@ -1,4 +1,9 @@
-"""Scores that find wrong captions: misfit and its parts, the scores of swapped captions, scores of single captions."""
+"""Scores that find wrong captions: misfit and its parts, the scores of swapped captions, scores of single captions.
+
+Embeddings are one matrix a member, [n_pairs, dim], of any length, and may be memory maps; `trained` is true where the
+member trains on the pair, [n_members, n_pairs], and `external` for external pairs, [n_pairs]. Cosines with external
+partners are −∞ where an external pair would be compared with itself.
+"""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -113,7 +118,7 @@ def csls(own: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.ndarr
 
     Args:
         own: cosine of picture and caption, [n].
-        by_image: the picture's with external captions, [n, n_external]; −∞ for an external pair's own.
+        by_image: the picture's with external captions, [n, n_external].
         by_text: the caption's with external pictures, [n, n_external].
 
     Example:
@@ -136,9 +141,7 @@ def log_probability(own: np.ndarray, by_image: np.ndarray, by_text: np.ndarray, 
     softmax: this is then that of its scaled cosines, as in the trajectory; a bias would cancel.
 
     Args:
-        own: cosine of picture and caption, [n].
-        by_image: the picture's with external captions, [n, n_external]; −∞ for an external pair's own.
-        by_text: the caption's with external pictures, [n, n_external].
+        own, by_image, by_text: as for `csls`.
         logit_scale: of the member; NaN where unknown, as is the result then.
 
     Example:
@@ -164,13 +167,6 @@ def fit_out(
     """Average `csls` and `log_probability` over the members that were not trained on a pair, in one pass.
 
     An external pair is not compared with itself. Of more than 1,000 external pairs 1,000 are used, evenly spaced.
-
-    Args:
-        image: one matrix a member, of any length, [n_pairs, dim]; may be memory maps.
-        text: one matrix a member, [n_pairs, dim].
-        trained: true where the member trains on the pair, [n_members, n_pairs].
-        external: true for external pairs, [n_pairs]; at least two.
-        logit_scales: of each member, NaN where unknown.
 
     Returns:
         csls_out and log_probability_out, float64 [n_pairs] each; NaN for pairs that every member trains on.
@@ -241,13 +237,6 @@ def swapped_csls(
 
     No member was trained on an external pair, so the members that leave a picture out have seen neither: these are
     known positives of a set whose other pairs are unlabelled.
-
-    Args:
-        image: one matrix a member, [n_pairs, dim]; may be memory maps.
-        text: one matrix a member, [n_pairs, dim].
-        trained: true where the member trains on the pair, [n_members, n_pairs].
-        external: true for external pairs, [n_pairs].
-        seed: start of the draw of captions.
 
     Returns:
         With a caption drawn at random, and with the one most like its own (by the first member's text embeddings)

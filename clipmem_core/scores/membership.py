@@ -1,7 +1,8 @@
 """Who trains on what: groups, folds and members of both protocols, and which members count as in and out of a pair.
 
-Pairs of one cluster of near-duplicates always share group and fold, since a twin in training hides memorization. A
-replicate is a repeat of the ensemble (`r0-f0`, `r0-f1`, …) or a seed of the paper (`f-0`, `g-0`).
+Pairs of one cluster of near-duplicates always share group and fold, since a twin in training hides memorization;
+`clusters` numbers the cluster of each pair, [n_pairs]. A replicate is a repeat of the ensemble (`r0-f0`, `r0-f1`, …) or
+a seed of the paper (`f-0`, `g-0`).
 """
 
 import functools
@@ -67,7 +68,7 @@ def ensemble_membership(
     Each repeat and the external group have a random stream of their own: a larger `repeats` only adds members.
 
     Args:
-        clusters: near-duplicate cluster of each pair, [n_pairs].
+        clusters: of near-duplicates.
         folds: members of a repeat, at least 2; member `r<repeat>-f<fold>` leaves that fold out.
         repeats: how often the scored pairs are split anew, at least 1.
         seed: start of every draw.
@@ -117,7 +118,7 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
     Groups do not depend on `seeds`: every seed trains its f and g on the same groups.
 
     Args:
-        clusters: near-duplicate cluster of each pair, [n_pairs].
+        clusters: of near-duplicates.
         seeds: how many f and g there are, at least 1: members f-0, g-0, f-1, g-1, …
         seed: start of every draw.
 
@@ -151,11 +152,6 @@ def set_apart(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarr
 
     The other half centres alignments and steers adaptive mitigations, so that no arm is evaluated on pairs that
     steered it. Near-duplicates stay together.
-
-    Args:
-        group: name of each pair's group, [n_pairs].
-        clusters: near-duplicate cluster of each pair, [n_pairs].
-        seed: start of every draw.
 
     Example:
         >>> group = np.array(["external"] * 6 + ["shared"] * 2)

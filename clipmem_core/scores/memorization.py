@@ -1,4 +1,7 @@
-"""The scores that compare members trained with and without a pair (clipmem, SSLMem), and how stable they are."""
+"""The scores that compare members trained with and without a pair (clipmem, SSLMem), and how stable they are.
+
+Alignments are one array a member, [n_pairs] each; `sides` says which members count as in and out.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -115,7 +118,6 @@ def sslmem(
     Args:
         image_square: ‖μ_I‖² of each member, [n_pairs], as `pair_terms` returns it.
         text_square: ‖μ_T‖² of each member, [n_pairs].
-        sides: which members count as in and out; those of alignment.
         n_views: views behind each μ_I, one number or [n_pairs].
         n_captions: captions behind each μ_T, one number or [n_pairs].
 
@@ -136,10 +138,6 @@ def group_summary(alignments: Sequence[np.ndarray], sides: Sides) -> pd.DataFram
 
     With fewer, low and high are one standard deviation over the pairs either side of the mean. The external group is
     the offset to compare the others with.
-
-    Args:
-        alignments: one array a member, [n_pairs] each.
-        sides: which members count as in and out.
 
     Returns:
         One row a group: group, n, mean, low, high, kind (`95% interval over seeds`, `95% interval over repeats` or
@@ -165,10 +163,6 @@ def membership_auroc(alignments: Sequence[np.ndarray], membership: Membership) -
     In [0, 1]: 0.5 nothing memorized, 1 every trained pair above every other. Over candidate, independent and scored
     pairs.
 
-    Args:
-        alignments: one array a member, [n_pairs] each.
-        membership: who trains on what.
-
     Returns:
         One value a member, [n_members], and their mean; NaN for a member that trained on all or none of the pairs.
     """
@@ -187,10 +181,6 @@ def ranking_stability(alignments: Sequence[np.ndarray], sides: Sides) -> float:
 
     In [−1, 1]: 1 the same order, 0 no relation. Over candidate, independent and scored pairs, each by true membership,
     so that the sign that separates candidate from independent does not count as agreement.
-
-    Args:
-        alignments: one array a member, [n_pairs] each.
-        sides: which members belong to which repeat or seed.
 
     Returns:
         The correlation; NaN with only one repeat or seed, or where all pairs score alike. Of an odd number the last

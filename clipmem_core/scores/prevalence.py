@@ -8,6 +8,9 @@ two-piece Student t with one peak (Fernández & Steel, JASA 93, 1998).
 From a review: two strata, the most suspicious pairs, which are all reviewed and counted, and the rest, estimated from
 a simple random sample (Horvitz & Thompson, JASA 1952; Cochran, Sampling Techniques, chapter 5), so the interval does
 not depend on the scores.
+
+`fit` is larger where a caption fits better, [n_pairs], NaN for pairs without a score; `swapped` is the same of pairs
+with a caption swapped at random, [n_swapped]; `suspicion` is larger where a pair is reviewed first, [n_pairs].
 """
 
 from collections.abc import Callable, Iterator
@@ -68,10 +71,6 @@ def estimate_wrong(fit: np.ndarray, swapped: np.ndarray) -> WrongCount:
     ones (profile likelihood); share and count are averaged over it, with Jeffreys' prior on the share. The interval's
     upper end is no lower than `most_wrong`, which needs no shape.
 
-    Args:
-        fit: how well each pair's caption fits, larger is better, [n_pairs]; NaN for pairs without a score.
-        swapped: the same of pairs with a caption swapped at random, [n_swapped]; NaN is skipped.
-
     Returns:
         The count among the pairs with a score, its 95 % interval, and each pair's probability, in [0, 1].
 
@@ -111,10 +110,6 @@ def most_wrong(fit: np.ndarray, swapped: np.ndarray) -> float:
     Of W wrong captions a share q scores below the quantile q of the swapped ones, so W q is at most the number of pairs
     below it, up to the noise of both (Blanchard, Lee & Scott, JMLR 2010, theorem 11, with normal approximations). The
     lowest bound of nine quantiles, each at the level that holds for all of them.
-
-    Args:
-        fit: how well each pair's caption fits, [n_pairs].
-        swapped: the same of pairs with a caption swapped at random, [n_swapped].
 
     Example:
         >>> round(most_wrong(np.concatenate([np.full(900, 9.0), np.arange(100) / 100]), np.arange(1000) / 1000))
@@ -232,11 +227,7 @@ def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, swapped: np.ndarray, *,
     Sample selection between rounds of training, as by trimmed loss (Shen & Sanghavi, ICML 2019), here by members that
     never saw the pair.
 
-    Args:
-        suspicion: larger is more suspicious, [n_pairs]; NaN is never left out.
-        fit: how well each pair's caption fits, larger is better, [n_pairs]; NaN for pairs without a score.
-        swapped: the same of pairs with a caption swapped at random, [n_swapped].
-        least: share of the pairs with a score; if fewer are wrong, nothing is left out.
+    Args: `least` is a share of the pairs with a score; if fewer are wrong, nothing is left out.
 
     Returns:
         True for pairs to leave out, [n_pairs].
@@ -259,10 +250,6 @@ def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, swapped: np.ndarray, *,
 def suggest_stop(posterior: np.ndarray, suspicion: np.ndarray) -> int:
     """Return the number of pairs, the most suspicious first, after which fewer than one in ten of the next is wrong.
 
-    Args:
-        posterior: each pair's probability of a wrong caption, [n_pairs]; NaN is skipped.
-        suspicion: larger is reviewed first, [n_pairs].
-
     Example:
         >>> suggest_stop(np.array([0.9] * 30 + [0.0] * 100), -np.arange(130.0))
         30
@@ -282,9 +269,7 @@ def suggest_stop(posterior: np.ndarray, suspicion: np.ndarray) -> int:
 def left_after(count: WrongCount, reviewed: np.ndarray) -> tuple[float, float, float]:
     """Return how many wrong captions are probably left among the pairs not reviewed, and a 95 % interval.
 
-    Args:
-        count: of all pairs.
-        reviewed: true for reviewed pairs, [n_pairs].
+    `count` is of all pairs; `reviewed` is true for reviewed pairs, [n_pairs].
     """
     assert count.estimate is not None
     assert count.low is not None
@@ -299,11 +284,7 @@ def left_after(count: WrongCount, reviewed: np.ndarray) -> tuple[float, float, f
 def summarize_count(fit: np.ndarray, swapped: np.ndarray, near: np.ndarray, suspicion: np.ndarray) -> dict[str, Any]:
     """Return the number of wrong captions for an audit's verdict.
 
-    Args:
-        fit: how well each pair's caption fits, [n_pairs]; NaN for pairs without a score.
-        swapped: the same with a caption drawn at random, [n_pairs].
-        near: the same with the caption most like its own, [n_pairs].
-        suspicion: larger is reviewed first, [n_pairs].
+    Args: `near` is as `swapped`, with the caption most like a pair's own.
 
     Returns:
         estimate, low, high, method, assumptions and missing as of `WrongCount`; `stop`, the number of pairs to review,
@@ -342,7 +323,7 @@ def plan_review(suspicion: np.ndarray, *, place: np.ndarray | None = None, share
     """Order pairs for a review: the most suspicious first, mixed with a share that is drawn at random.
 
     Args:
-        suspicion: larger is more suspicious, [n_pairs]; NaN for pairs that are not reviewed.
+        suspicion: NaN for pairs that are not reviewed.
         place: of each pair in the order where it is stored, as `review_place` returns it, [n_pairs].
         share: of the places that get the next pair of the random order instead of the most suspicious.
         seed: start of both draws.

@@ -8,7 +8,8 @@ pair gets the mean of its posterior,
     (d0 s0² + d s²) / (d0 + d), with d0 + d degrees of freedom.
 
 s0² follows a trend over the pair's mean alignment, as limma's `trend=TRUE`. Scored and external pairs have priors of
-their own.
+their own. Alignments are one array a member, [n_pairs] each; `inside` is true where the member is in, [n_members,
+n_pairs].
 
 q says whether training has any effect on a pair, not how large it is: with more members smaller effects are detected.
 The share of pairs above a size (`share_above`) does not grow with the number of members.
@@ -81,7 +82,7 @@ def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
     any other membership: two samples of independent members.
 
     Args:
-        inside: true where the member is in, [n_members, n_pairs].
+        inside: as above.
         blocks: the positions of the members of each repeat or seed.
 
     Example:
@@ -102,13 +103,7 @@ def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
 
 
 def error_variances(alignments: Sequence[np.ndarray], inside: np.ndarray, plan: Design) -> np.ndarray:
-    """Estimate the variance of each pair's clipmem from its own members, in squared cosine units, [n_pairs].
-
-    Args:
-        alignments: one array a member, [n_pairs] each.
-        inside: true where the member is in, [n_members, n_pairs].
-        plan: from `design`, with degrees above 0.
-    """
+    """Estimate the variance of each pair's clipmem from its own members, in squared cosine units, [n_pairs]."""
     found = np.empty(inside.shape[1])
     for start in range(0, len(found), CHUNK):
         chunk = slice(start, start + CHUNK)
@@ -216,10 +211,6 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: Sides) -> Errors:
     `moderated`: a pair's own variance (see `design`), pooled with that of pairs of its group that align alike. Where
     members cannot estimate it (one seed; one repeat of folds), `sd of external`: one number for all, the standard
     deviation of the clipmem of external pairs.
-
-    Args:
-        alignments: one array a member, [n_pairs] each.
-        sides: which members count as in and out.
     """
     group, inside = sides.membership.group, sides.inside
     plans = {name: design(inside[:, group == name], sides.replicates) for name in np.unique(group)}
@@ -264,11 +255,6 @@ def null_scores(alignments: Sequence[np.ndarray], sides: Sides, errors: Errors) 
     Computed as `in_errors` computes it for other pairs, since external pairs may be more or less noisy; an offset that
     all pairs share, as where f is better than g, is in it too. Ensemble: of every external pair under all labellings
     that leave as many members out of each repeat as scored pairs have, or 256 drawn for each pair if there are more.
-
-    Args:
-        alignments: one array a member, [n_pairs] each.
-        sides: which members count as in and out.
-        errors: of clipmem, from `standard_errors`.
 
     Returns:
         Null values, [n_external] or [n_labellings × n_external].
@@ -326,10 +312,6 @@ def p_values(score: np.ndarray, null: np.ndarray, group: np.ndarray) -> np.ndarr
 
 def q_values(p: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Adjust p values for multiple testing: Benjamini–Hochberg within candidate, independent and scored each.
-
-    Args:
-        p: p values, [n_pairs].
-        group: group names, [n_pairs].
 
     Returns:
         q values in (0, 1], [n_pairs]; NaN in other groups and where p is.
