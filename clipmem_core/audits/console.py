@@ -30,7 +30,7 @@ from clipmem_core.audits.store import Audit, audits_folder
 from clipmem_core.audits.verdict import RELIABILITY, WHOLE_HEAD, likely_wrong, uses, whole_rows
 from clipmem_core.columns import of_one_split
 from clipmem_core.config import affecting, as_dict
-from clipmem_core.scores.table import PLANTED, scores_in
+from clipmem_core.scores.registry import PLANTED, scores_in
 
 MEASURES = ("auroc", "average_precision", "precision_at_k", "auroc_difference", "average_precision_difference")
 

@@ -47,8 +47,14 @@ from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.draws import draw_keys
 from clipmem_core.pairs.pictures import PictureError, decode, resize
 from clipmem_core.pairs.pixels import open_pixels
-from clipmem_core.scores.captions import learned_by_caption, margins, similarities
-from clipmem_core.scores.detectors import LOG_PROBABILITY, external_used, fit_out
+from clipmem_core.scores.detectors import (
+    LOG_PROBABILITY,
+    external_used,
+    fit_out,
+    learned_by_caption,
+    margins,
+    similarities,
+)
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.shortage import shortage
 from clipmem_core.training.mitigations import mitigations_of
@@ -512,6 +518,6 @@ def _train_again(folder: Path, name: str, shared: Shared, left_out: np.ndarray) 
     write_embeddings(run, model, run.folder / SECOND_EMBEDDINGS)
     image, text = read_embeddings(run.folder / SECOND_EMBEDDINGS)
     scale = float(model.logit_scale.detach().exp())
-    _, sure = fit_out([image], [text], trained[None], external, [scale], threads=1)
+    _, sure = fit_out([image], [text], trained[None], external, [scale])
     save_array(sure.astype(np.float32), run.folder / SECOND_FIT)
     remove_second_model(run.folder)

@@ -82,8 +82,7 @@ from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.stored import is_stored
 from clipmem_core.files import DELETE, reading
 from clipmem_core.pairs.pixels import broken_file
-from clipmem_core.scores.in_out import side_means
-from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.membership import Membership, side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
 
 # Products of scores are small: on a busy machine their threads wait for each other ten times as long as they compute.

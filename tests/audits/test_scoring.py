@@ -14,8 +14,7 @@ from clipmem_core.audits.scoring import NOT_KEPT, SEVERAL, Evidence, caption_tab
 from clipmem_core.audits.store import Audit
 from clipmem_core.draws import CAPTION, draw_keys, hashed
 from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.in_out import Sides
-from clipmem_core.scores.membership import Membership, paper_membership
+from clipmem_core.scores.membership import Membership, Sides, paper_membership
 from tests.audits.small import vectors
 from tests.conftest import Made
 

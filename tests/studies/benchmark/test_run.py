@@ -19,7 +19,7 @@ from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.embed import run_shards
 from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.scores import prevalence
-from clipmem_core.scores.suspicion import DETECTORS, MISFIT_SECOND
+from clipmem_core.scores.detection import DETECTORS, MISFIT_SECOND
 from clipmem_core.studies.benchmark.planting import run_pieces
 from clipmem_core.studies.benchmark.results import Benchmark, Piece, open_benchmark, write_results
 from clipmem_core.studies.benchmark.run import run_benchmark
