@@ -130,9 +130,9 @@ def process_of(module: str, data: Path) -> psutil.Process:
 
 def lose_twice(machines: Any, data: Path) -> None:
     """Kill the worker of a shard of features, and the machine of a member that is being trained."""
-    process_of("clipmem_core.audits.locked", data).parent().kill()
-    member = process_of("clipmem_core.audits", data)
-    above, name = {one.pid for one in member.parents()}, member.cmdline()[4]
+    process_of("clipmem_core.features.embed:run_shards", data).parent().kill()
+    member = process_of("clipmem_core.audits.member:run_members", data)
+    above, name = {one.pid for one in member.parents()}, member.cmdline()[5]
     soon(data / "audits" / "a" / "members" / name / "log.jsonl")
     lost = next(one for one in machines.nodes if above & {kind[0].process.pid for kind in one.all_processes.values()})
     machines.nodes.remove(lost)
