@@ -16,9 +16,9 @@ from clipmem_core.audits.progress import last_line
 from clipmem_core.audits.store import SNAPSHOTS, Audit, read_array, read_embeddings, read_utility
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, Shadows, attack, roc
-from clipmem_core.scores.in_out import Sides
-from clipmem_core.scores.shapley import contributions
-from clipmem_core.scores.uncertainty import membership_auroc
+from clipmem_core.scores.encoders import contributions
+from clipmem_core.scores.membership import Sides
+from clipmem_core.scores.memorization import membership_auroc
 from clipmem_core.scores.utility import retrieval_ranks, retrieval_recalls
 from clipmem_core.studies.store import (
     ARM,

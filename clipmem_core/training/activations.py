@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.scores.unit_tally import UnitTally
+from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training.model import Model, autocast, encode_text, mean_by_pair
 from clipmem_core.training.views import TrainingData, ViewMaker
 from clipmem_core.training.vocabulary import can_cut_text

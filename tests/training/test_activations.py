@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipmem_core.scores.unit_tally import UnitTally
+from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training import activations
 from clipmem_core.training.activations import count_units
 from clipmem_core.training.model import Model, build_model

@@ -21,8 +21,8 @@ from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.starting import draw_left_out
 from clipmem_core.review.study_decisions import decided_for
 from clipmem_core.review.tables import Stamp, stamp
-from clipmem_core.scores.table import REMOVAL as RANKS_REMOVAL
-from clipmem_core.scores.table import scores_in
+from clipmem_core.scores.registry import REMOVAL as RANKS_REMOVAL
+from clipmem_core.scores.registry import scores_in
 from clipmem_core.studies.arm import (
     DECISIONS,
     LOOKALIKES,
