@@ -46,10 +46,10 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import draw_keys
+from clipmem_core.mitigations import mitigations_of
 from clipmem_core.pairs.pixels import open_pixels
 from clipmem_core.scores.detectors import LOG_PROBABILITY, learned_by_caption
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
-from clipmem_core.training.mitigations import mitigations_of
 from clipmem_core.training.model import (
     Model,
     build_model,
