@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"facts", "config", "columns", "atomic", "shortage", "files", "glossary", "draws"},
+    {"facts", "mitigations", "config", "columns", "atomic", "shortage", "files", "glossary", "draws"},
     {"pairs", "scores"},  # side by side: neither imports the other
     {"features", "training"},  # what a locked tower gives, and what is trained on it
     {"audits"},

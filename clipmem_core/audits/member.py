@@ -45,6 +45,7 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.draws import draw_keys
+from clipmem_core.mitigations import mitigations_of
 from clipmem_core.pairs.pictures import PictureError, decode, resize
 from clipmem_core.pairs.pixels import open_pixels
 from clipmem_core.scores.detectors import (
@@ -57,7 +58,6 @@ from clipmem_core.scores.detectors import (
 )
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
 from clipmem_core.shortage import shortage
-from clipmem_core.training.mitigations import mitigations_of
 from clipmem_core.training.model import (
     Model,
     build_model,
