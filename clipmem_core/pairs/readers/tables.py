@@ -14,16 +14,17 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import as_name
-import decode_text
-import JSON
-import normal_reference
-import parse
-import read_file
-import read_lines
-import TABLE
-
 from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.pairs.readers.files import (
+    JSON,
+    TABLE,
+    as_name,
+    decode_text,
+    normal_reference,
+    parse,
+    read_file,
+    read_lines,
+)
 from clipmem_core.pairs.readers.rows import Fields, Row, Rows, find_fields, named_folder, placed, spelled
 
 Record = tuple[int, list[str], str]  # number of its first line, fields and fault
