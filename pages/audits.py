@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from clipmem_core.audits.lifecycle import list_states
+from clipmem_core.audits.status import list_states
 from clipmem_core.dashboard.address import asked, choose_segment
 from clipmem_core.dashboard.audit_actions import draw_message
 from clipmem_core.dashboard.audit_list import choose, draw_list

@@ -10,7 +10,6 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from clipmem_core.audits.prepare import membership_table
-from clipmem_core.audits.record import Record
 from clipmem_core.audits.scoring import records
 from clipmem_core.audits.settings import machine, versions
 from clipmem_core.audits.setup import audit_fingerprint, member_seeds
@@ -23,6 +22,7 @@ from clipmem_core.audits.store import (
     UTILITY,
     VERDICT,
     Audit,
+    Record,
     write_json,
     write_manifest,
     write_table,
@@ -32,7 +32,7 @@ from clipmem_core.columns import PAIR_COLUMNS, QUARANTINE_COLUMNS, UTILITY_COLUM
 from clipmem_core.config import AuditConfig, preset_config
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.table import SCORE_COLUMNS
+from clipmem_core.scores.registry import SCORE_COLUMNS
 
 HOSTILE = [
     "<script>document.title = 'taken'</script><b>bold</b><img src=x onerror=\"document.title='taken'\">",

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from clipmem_core.audits.jobs import Job, audit_task
-from clipmem_core.audits.lifecycle import DONE, state_of
+from clipmem_core.audits.status import DONE, state_of
 from clipmem_core.audits.store import Audit, audits_folder
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import choose_listed, write

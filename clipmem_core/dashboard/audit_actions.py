@@ -5,7 +5,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from clipmem_core.audits.jobs import jobs_folder
-from clipmem_core.audits.lifecycle import DONE, State, delete_audit, folder_bytes, rename_audit
+from clipmem_core.audits.status import DONE, State, delete_audit, folder_bytes, rename_audit
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.numbers import bytes_in_words

@@ -7,16 +7,18 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.lifecycle import (
+from clipmem_core.audits.status import (
     BROKEN,
     DONE,
     SCORING,
+    TRAINING,
     State,
+    all_progress,
     folder_bytes,
     list_states,
     odd_names,
+    training_seconds_left,
 )
-from clipmem_core.audits.progress import TRAINING, all_progress, training_seconds_left
 from clipmem_core.audits.store import CONFIG, Audit
 from clipmem_core.dashboard.audit_actions import draw_actions
 from clipmem_core.dashboard.frame import CHOICE, PARAMETER

@@ -17,7 +17,7 @@ from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE
 from clipmem_core.review.rows import audit_root, find_rows
 from clipmem_core.review.selection import Selection
-from clipmem_core.scores.table import Queue, words
+from clipmem_core.scores.registry import Queue, words
 
 CAPTION_LIMIT, ALT_LIMIT = 160, 120
 DECISION_COLOURS = {KEEP: "#2e7d4f", REMOVE: "#b3362b", RECAPTION: "#1f6fb2"}  # below white letters

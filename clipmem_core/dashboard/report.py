@@ -7,8 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core import glossary
-from clipmem_core.audits.sample import BASIS
-from clipmem_core.audits.verdict import RELIABILITY, WHOLE_HEAD, uses, whole_rows
+from clipmem_core.audits.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.columns import ATTACK_AUROC, CANDIDATE, EXTERNAL, GROUP, GROUPS, INDEPENDENT, SCORED, SHARED
 from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.plain import show_strong, show_text
@@ -27,7 +26,7 @@ from clipmem_core.review.overview import (
     rows,
     table,
 )
-from clipmem_core.scores.table import CARD, scores_in
+from clipmem_core.scores.registry import CARD, scores_in
 
 PROTOCOLS = {
     "ensemble": "Every member leaves out one part of the pairs. clipmem is the alignment of a pair under the members "

@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 
 from clipmem_core.figures.colours import LABEL_COLOURS, OTHER
 from clipmem_core.figures.layout import DOTTED, laid_out
-from clipmem_core.scores.suspicion import DETECTORS, RANDOM, REFERENCE, SECOND_ROUND
-from clipmem_core.scores.table import words
+from clipmem_core.scores.detection import DETECTORS, RANDOM, REFERENCE, SECOND_ROUND
+from clipmem_core.scores.registry import words
 
 HEIGHT = 380
 _AGREE = ((0.0, "#d5552a"), (0.5, "#808080"), (1.0, "#1479b8"))  # −1, 0 and 1

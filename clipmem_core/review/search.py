@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from clipmem_core.audits.settings import opened, towers_of
 from clipmem_core.audits.store import CONFIG, IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS, Audit, read_array
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
 from clipmem_core.review.tables import find_row, kept
-from clipmem_core.training.files import CHECKPOINT
-from clipmem_core.training.mitigation.vocabulary import Vocabulary
+from clipmem_core.training.names import CHECKPOINT
+from clipmem_core.training.vocabulary import Vocabulary
 
 LIMIT = 1000  # pairs that a search finds
 ALL_UP_TO = 100_000  # pairs: in a larger audit the first member alone is searched, unless another is named
@@ -126,8 +127,7 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
     """
     if not text.strip():
         raise InputError("the text to search for is empty: write what the pictures or captions should be about")
-    from clipmem_core.training.embed import text_embeddings
-    from clipmem_core.training.model import tokenize
+    from clipmem_core.training.model import text_embeddings, tokenize
 
     config, member = audit.record.config, choose_member(audit.record.members, member)
     if config.features:
@@ -188,7 +188,7 @@ def _text_head(audit: Audit, member: str) -> Any:
 
 def _locked_model(audit: Audit, member: str) -> Any:
     """Return a member with a locked tower as it is trained; its image encoder or head is let go."""
-    from clipmem_core.audits.locked import build_locked, towers_of
+    from clipmem_core.audits.locked import build_locked
     from clipmem_core.training.model import load_weights
 
     config = _for_one_text(audit.record.config)
@@ -204,7 +204,6 @@ def _text_features(config: AuditConfig, text: str) -> np.ndarray:
 
     The tower stays loaded, 90 MB of memory for the built-in one, since loading it takes seconds.
     """
-    from clipmem_core.audits.locked import opened, towers_of
 
     tower = towers_of(_for_one_text(config)).text
     assert tower is not None

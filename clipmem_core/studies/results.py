@@ -21,12 +21,10 @@ from rich.text import Text
 from scipy.stats import linregress
 
 from clipmem_core import columns as c
-from clipmem_core.audits.console import plain
-from clipmem_core.audits.results import machine_line, write_csv
+from clipmem_core.audits.console import machine_line, plain, write_csv
 from clipmem_core.config import FIELDS, InputError
 from clipmem_core.files import reading
-from clipmem_core.scores.seeds import holm, paired_difference, seed_interval
-from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.scores.seeds import MIN_REPLICATES, holm, paired_difference, seed_interval
 from clipmem_core.studies.arm import ALL, NONE
 from clipmem_core.studies.plan import commands_of
 from clipmem_core.studies.store import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmem_core.audits.again_measured import Change, Measured, weighed
+from clipmem_core.audits.reaudit import Change, Measured, weighed
 from clipmem_core.audits.setup import grow
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
@@ -22,7 +22,7 @@ from clipmem_core.exports.reaudit import (
     reaudit,
 )
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
-from clipmem_core.scores.in_out import side_means
+from clipmem_core.scores.membership import side_means
 from tests.audits.small import Silent
 from tests.exports.sources import audited, make_source
 

@@ -15,8 +15,7 @@ from clipmem_core.dashboard.address import choose_listed
 from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.encoder_page import MEASURES, size_figure, time_figure, views_figure
-from clipmem_core.scores.seeds import over_seeds
-from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds
 from clipmem_core.studies.plan import FACTORS, NO_CROPS, STRONG_CROPS, STUDIES
 from clipmem_core.studies.results import (
     TEXT_LEAD,

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from clipmem_core.audits.jobs import Job, Task
-from clipmem_core.audits.progress import LEFT
+from clipmem_core.audits.status import LEFT
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.address import PAGE, choose_listed

@@ -1,11 +1,7 @@
-"""One planting of a benchmark: split, plant, train members, and see how well each detector finds what was planted.
-
-A process of some plantings is python -m clipmem_core.studies.benchmark.planting FOLDER PLANTING…
-"""
+"""One planting of a benchmark: split, plant, train members, and see how well each detector finds what was planted."""
 
 import dataclasses
 import functools
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,30 +14,27 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.audits.__main__ import main
-from clipmem_core.audits.locked import Features, Towers, feature_views, features_of, fit_standards, towers_of
+from clipmem_core.audits.locked import Features, feature_views, features_of, fit_standards
 from clipmem_core.audits.member import EVALUATION, build_member, caption_starts, view_maker
 from clipmem_core.audits.prepare import draw_membership
+from clipmem_core.audits.settings import Towers, towers_of
 from clipmem_core.audits.setup import member_seeds
 from clipmem_core.audits.store import write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.draws import draw_keys
 from clipmem_core.pairs.errors import inject_errors, picture_sources
 from clipmem_core.pairs.pixels import Pixels, open_pixels
-from clipmem_core.scores.detection import detection_table, numbers_reviewed, precision_curve
+from clipmem_core.scores.detection import DETECTORS, Observed, detection_table, numbers_reviewed, precision_curve
 from clipmem_core.scores.detectors import fit_out
-from clipmem_core.scores.in_out import Sides, side_means
-from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.membership import Membership, Sides, side_means
+from clipmem_core.scores.memorization import ranking_reliability, ranking_stability
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM
-from clipmem_core.scores.suspicion import DETECTORS, Observed
-from clipmem_core.scores.uncertainty import ranking_reliability, ranking_stability
 from clipmem_core.scores.utility import retrieval_recalls
 from clipmem_core.studies.benchmark.results import METRICS, SECONDS, Benchmark, Piece
-from clipmem_core.training.embed import mean_by_pair, mean_image_embeddings, text_embeddings
-from clipmem_core.training.heads import FeatureRows
-from clipmem_core.training.loop import PixelSource, Trainer, TrainingData, Views
-from clipmem_core.training.model import Model, tokenize
+from clipmem_core.training.model import Model, mean_by_pair, mean_image_embeddings, text_embeddings, tokenize
 from clipmem_core.training.state import Progress
+from clipmem_core.training.trainer import Trainer
+from clipmem_core.training.views import FeatureRows, PixelSource, TrainingData, Views
 
 K = 50  # pairs looked at for precision at k
 ROW = "row"
@@ -279,7 +272,3 @@ def _write(benchmark: Benchmark, piece: Piece, *, scores: pd.DataFrame | None = 
     nothing = {"planted": 0, "judged": 0, "absent": "", "recall": None, "reliability": None}
     empty: dict[str, Any] = {"seconds": {}, "numbers": [], "detectors": {}, "without": {}}
     write_json(benchmark.result(piece), piece._asdict() | nothing | empty | found)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], run_pieces))

@@ -10,15 +10,16 @@ with it: `delete_rows` deletes its row of the token embedding, which then reads 
 
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from clipmem_core.config import InputError
 from clipmem_core.draws import PLACEBO, draw_keys, uniforms
-from clipmem_core.training.mitigation.words import find_ends, leave_out, words_of
+from clipmem_core.facts import InputError
+from clipmem_core.mitigations import find_ends, leave_out, words_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OMITTED, DELETED, RANDOM = "omitted", "deleted", "random"  # what text_forget_as may be
 
@@ -80,7 +81,7 @@ def _as_many(gone: np.ndarray, trained: np.ndarray, tokens: np.ndarray) -> np.nd
     return (gone & ~trained) | (trained & (rank < (gone & trained).sum(axis=1)[:, None]))
 
 
-def delete_rows(weights: MutableMapping[str, Tensor], rows: np.ndarray) -> None:
+def delete_rows(weights: MutableMapping[str, "Tensor"], rows: np.ndarray) -> None:
     """Set rows of the token embedding to 0, in place: what was learned of these tokens is gone from the weights.
 
     Args:
@@ -93,7 +94,7 @@ def delete_rows(weights: MutableMapping[str, Tensor], rows: np.ndarray) -> None:
     names = [name for name in weights if name.endswith("token_embedding.weight")]
     if len(names) != 1:
         raise InputError("these weights have no token embedding: rows of tokens can be deleted where text is trained")
-    weights[names[0]][torch.from_numpy(rows)] = 0
+    weights[names[0]][rows] = 0
 
 
 def pairs_with(
