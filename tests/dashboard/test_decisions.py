@@ -9,8 +9,7 @@ from clipmem_core.review.decisions import Review, open_review
 from tests.dashboard.test_deciding import badges, press
 from tests.dashboard.test_pages import captions, metrics, open_page, texts, titles
 from tests.dashboard.test_reviewing import mounted
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
+from tests.fixtures import HOSTILE, Copy
 
 PAGE = "pages/decisions.py"
 

@@ -12,8 +12,7 @@ from clipmem_core.config import AuditConfig, SourceOptions, preset_config
 from clipmem_core.dashboard.starting import field_names
 from tests.dashboard.audits_page import PAGE, button, labels
 from tests.dashboard.test_pages import open_page, texts
-from tests.made_fixtures import Copy
-from tests.made_jobs import leave_job
+from tests.fixtures import Copy, leave_job
 
 
 def tiny(app: AppTest) -> AppTest:
