@@ -1,4 +1,4 @@
-"""The page Browse: pairs as pictures or as a table, and what is done with all pairs of a selection at once."""
+"""The page Browse: pairs as a grid or a table, saved views, and actions on the whole selection."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -10,21 +10,40 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import CLIPMEM, MISFIT
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.address import LAYOUT, PAGE, SIZE, draw_pages, draw_set, read_number, read_page, write
 from clipmem_core.dashboard.deciding import BADGES, Notice, draw_notice, in_turn, review_session
-from clipmem_core.dashboard.errors import LIMIT, draw_fault, one_line
 from clipmem_core.dashboard.filters import GRID, TABLE, conditions, draw_queues, learned_by_g, queue_of
-from clipmem_core.dashboard.frame import TIGHT_STYLE
-from clipmem_core.dashboard.numbers import pairs_in_words, read_noise, read_verdict
+from clipmem_core.dashboard.page import (
+    LAYOUT,
+    PAGE,
+    SIZE,
+    TIGHT_STYLE,
+    draw_pages,
+    draw_set,
+    peek_selection,
+    read_number,
+    read_page,
+    write,
+    write_selection,
+)
 from clipmem_core.dashboard.pair_component import draw_grid
-from clipmem_core.dashboard.plain import as_html, difference_html, show_text
-from clipmem_core.dashboard.reviewing import draw_start
-from clipmem_core.dashboard.saved_views import draw_views
+from clipmem_core.dashboard.plain import (
+    LIMIT,
+    as_html,
+    difference_html,
+    draw_fault,
+    one_line,
+    pairs_in_words,
+    read_noise,
+    read_verdict,
+    show_text,
+)
+from clipmem_core.dashboard.review import draw_start
 from clipmem_core.review.bulk_edit import Changes, Rule, preview, store_changes
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
 from clipmem_core.review.rows import count_pairs, find_rows, misfit_note, pair_ids, score_span
-from clipmem_core.review.selection import MATCH, Selection
+from clipmem_core.review.selection import MATCH, Selection, from_parameters, to_parameters
+from clipmem_core.review.tags import LONGEST, save_view, saved_views
 from clipmem_core.scores.table import BY_NAME, CARD, scores_in, words
 
 PAGE_SIZES = (12, 24, 48, 96)
@@ -277,3 +296,49 @@ def _store(audit: Audit, changes: Changes) -> None:
         session.remember(audit, open_review(audit), outcome)
         sentence = f"Stored: captions of {pairs_in_words(outcome.pairs)} changed.{left}"
         session.notice = Notice(sentence, event=outcome.event)
+
+
+NAME, CHOSEN = "view-name", "view-chosen"
+
+
+def draw_views(audit: Audit, selection: Selection) -> None:
+    """Draw the saved views to choose from, and the box that saves the one that is shown."""
+    views = saved_views(open_review(audit).path)
+    with st.popover("Views", icon=":material/bookmark:", width="content"):
+        if views:
+            shown = next((name for name, given in views.items() if given == to_parameters(selection)), None)
+            st.session_state[CHOSEN] = shown
+            st.selectbox(
+                "Saved views",
+                list(views),
+                key=CHOSEN,
+                index=None,
+                placeholder="Choose",
+                on_change=_open_view,
+                args=(audit,),
+            )
+            if shown:
+                st.button("Delete this view", icon=":material/delete:", on_click=_delete, args=(audit, shown))
+        st.text_input("Save these filters and this order as", key=NAME, max_chars=LONGEST)
+        st.button("Save", icon=":material/bookmark_add:", on_click=_save, args=(audit,))
+
+
+def _open_view(audit: Audit) -> None:
+    parameters = saved_views(open_review(audit).path).get(st.session_state[CHOSEN] or "")
+    if parameters is not None:
+        write_selection(from_parameters(parameters)[0])
+
+
+def _save(audit: Audit) -> None:
+    name, parameters = st.session_state[NAME], to_parameters(peek_selection())
+    with in_turn() as session:
+        save_view(open_review(audit).path, name, parameters)
+        session.notice = Notice("View saved.", name.strip())
+        name = ""
+    st.session_state[NAME] = name
+
+
+def _delete(audit: Audit, name: str) -> None:
+    with in_turn() as session:
+        save_view(open_review(audit).path, name, None)
+        session.notice = Notice("View deleted.", name)

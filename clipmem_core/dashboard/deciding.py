@@ -18,10 +18,8 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.address import PAIR, peek_selection, write
-from clipmem_core.dashboard.errors import LIMIT, one_line
-from clipmem_core.dashboard.numbers import moment, pairs_in_words
-from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.page import PAIR, peek_selection, write
+from clipmem_core.dashboard.plain import LIMIT, moment, one_line, pairs_in_words, show_text
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Decision, Outcome, Review, open_review
 from clipmem_core.review.rows import neighbours

@@ -7,11 +7,10 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.dashboard.address import choose_listed, choose_segment
-from clipmem_core.dashboard.errors import one_line_errors
+from clipmem_core.dashboard.page import choose_listed, choose_segment
 from clipmem_core.dashboard.pair_component import draw_grid
-from clipmem_core.dashboard.plain import show_text
-from clipmem_core.figures.detectors import agreement_figure, precision_figure
+from clipmem_core.dashboard.plain import one_line_errors, show_text
+from clipmem_core.figures.studies import agreement_figure, precision_figure
 from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.review.cards import cards
 from clipmem_core.review.detectors import (

@@ -11,10 +11,9 @@ from clipmem_core.audits.jobs import Job, Task, export_task
 from clipmem_core.audits.store import Audit
 from clipmem_core.commands import AUDIT_IT
 from clipmem_core.config import data_folder
-from clipmem_core.dashboard.address import draw_set, write
 from clipmem_core.dashboard.decisions import count_decisions
-from clipmem_core.dashboard.errors import draw_fault
-from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.page import draw_set, write
+from clipmem_core.dashboard.plain import draw_fault, show_text
 from clipmem_core.dashboard.running import draw_job
 from clipmem_core.exports import FORMATS
 from clipmem_core.exports.cleaned import is_planted

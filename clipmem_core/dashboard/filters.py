@@ -14,11 +14,10 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import CLIPMEM, INDEPENDENT, MISFIT
-from clipmem_core.dashboard.address import LAYOUT, draw_set, peek_selection, read_selection, write, write_selection
-from clipmem_core.dashboard.numbers import number, read_verdict
+from clipmem_core.dashboard.page import LAYOUT, draw_set, peek_selection, read_selection, write, write_selection
 from clipmem_core.dashboard.pair_component import BROWSE_KEYS, draw_keys
-from clipmem_core.dashboard.plain import cut
-from clipmem_core.figures.colours import OTHER
+from clipmem_core.dashboard.plain import cut, number, read_verdict
+from clipmem_core.figures.layout import OTHER
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.decisions import CHOICES, open_review
 from clipmem_core.review.rows import labels, planted_kinds, score_histogram, score_span

@@ -13,12 +13,9 @@ import streamlit as st
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.audits.verdict import doubt
 from clipmem_core.columns import CLIPMEM, GROUP, LABEL, PLANTED, SIMILARITY_OUT
-from clipmem_core.dashboard.address import choose_listed, choose_segment, link
-from clipmem_core.dashboard.errors import draw_fault, explained_errors
-from clipmem_core.dashboard.frame import TIGHT_STYLE
-from clipmem_core.dashboard.numbers import duration, read_verdict
+from clipmem_core.dashboard.page import TIGHT_STYLE, choose_listed, choose_segment, link
 from clipmem_core.dashboard.pair_component import draw_grid, draw_pointer
-from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.plain import draw_fault, duration, explained_errors, read_verdict, show_text
 from clipmem_core.figures.clouds import PERCENTILES, embedding_figure, score_map_figure
 from clipmem_core.review.cards import cards
 from clipmem_core.review.map_words import map_words

@@ -14,11 +14,10 @@ import streamlit as st
 
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
-from clipmem_core.dashboard.address import link, peek_selection, read_view, write_page, write_selection
-from clipmem_core.dashboard.numbers import Noise, number, read_noise
-from clipmem_core.dashboard.plain import cut
+from clipmem_core.dashboard.page import link, peek_selection, read_view, write_page, write_selection
+from clipmem_core.dashboard.plain import Noise, cut, number, read_noise
 from clipmem_core.dashboard.routes import PREFIX
-from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
+from clipmem_core.figures.layout import PLANTED_COLOUR, group_colour
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import decided, open_review
 from clipmem_core.review.rows import count_decided

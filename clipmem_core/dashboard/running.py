@@ -26,9 +26,7 @@ from clipmem_core.audits.progress import (
     training_seconds_left,
 )
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.errors import draw_fault, explained_errors
-from clipmem_core.dashboard.numbers import duration
-from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.plain import draw_fault, duration, explained_errors, show_text
 from clipmem_core.figures.audit_scores import loss_figure
 from clipmem_core.glossary import DRAWN, meaning
 

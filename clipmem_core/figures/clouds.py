@@ -9,8 +9,17 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from clipmem_core.columns import CLIPMEM, CLIPMEM_IMAGE, CLIPMEM_TEXT, GROUP, GROUPS, LABEL, PLANTED, SIMILARITY_OUT
-from clipmem_core.figures.colours import KIND_COLOURS, LABEL_COLOURS, OTHER, SCALE, group_colour
-from clipmem_core.figures.layout import DOTTED, LEGEND_ABOVE, laid_out, short_name
+from clipmem_core.figures.layout import (
+    DOTTED,
+    KIND_COLOURS,
+    LABEL_COLOURS,
+    LEGEND_ABOVE,
+    OTHER,
+    SCALE,
+    group_colour,
+    laid_out,
+    short_name,
+)
 from clipmem_core.review.overview import Corners
 from clipmem_core.review.selection import MAP_X, MAP_Y
 from clipmem_core.scores.table import words

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipmem_core.dashboard.frame import PAGES
+from clipmem_core.dashboard.page import PAGES
 from tests.browser.conftest import TRAINED
 from tests.browser.watched import check_pictures, settle
 from tests.made_audit import HOSTILE

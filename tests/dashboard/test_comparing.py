@@ -6,8 +6,8 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
 from clipmem_core.config import InputError, as_dict
-from clipmem_core.dashboard import comparing
-from clipmem_core.dashboard.comparing import compared, differing_fields, finished_audits, partners, settings_of
+from clipmem_core.dashboard import compare as page
+from clipmem_core.dashboard.compare import compared, differing_fields, finished_audits, partners, settings_of
 from clipmem_core.review import compare
 from tests.dashboard.test_pages import captions, metrics, open_page, texts, titles
 from tests.made_audit import HOSTILE
@@ -79,8 +79,8 @@ def test_a_broken_audit_is_a_partner_only_of_its_own_data_set(copy: Copy) -> Non
 def test_a_comparison_is_made_anew_when_a_file_changes(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = copy(name="one"), copy(name="other")
     calls: list[str] = []
-    whole = comparing.compare
-    monkeypatch.setattr(comparing, "compare", lambda *args, **kwargs: calls.append("") or whole(*args, **kwargs))
+    whole = page.compare
+    monkeypatch.setattr(page, "compare", lambda *args, **kwargs: calls.append("") or whole(*args, **kwargs))
     assert compared(one, other, "clipmem") is compared(one, other, "clipmem")
     write_table(other.folder / SCORES, other.scores.assign(clipmem=0.5))
     assert compared(one, other, "clipmem").spearman is None
@@ -144,13 +144,13 @@ def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(two:
     one, other = (audit.scores["clipmem"][20] for audit in two)
     assert f"{one:.2f}".replace("-", "−") in cards[0]
     assert f"+{other - one:.2f}" in cards[0]
-    assert len(cards) == comparing.SIZE == len(app.image)
+    assert len(cards) == page.SIZE == len(app.image)
     assert pair_links(app)[:2] == [
         ("In first", "audit=one&order=clipmem&pair=images%2F020.png"),
         ("In second", "audit=other&order=clipmem&pair=images%2F020.png"),
     ]
     assert not set(cards) & set(changes(open_pair(page="2")))
-    assert len(open_pair(page="99").image) == len(open_pair(page="-1").image) == comparing.SIZE
+    assert len(open_pair(page="99").image) == len(open_pair(page="-1").image) == page.SIZE
 
 
 def test_the_choice_is_in_the_address(two: tuple[Audit, Audit]) -> None:
@@ -245,9 +245,9 @@ def test_captions_that_differ_are_both_shown_escaped_beside_pictures_that_are_go
 
 def test_a_click_on_a_dot_shows_its_pair(two: tuple[Audit, Audit], monkeypatch: pytest.MonkeyPatch) -> None:
     for event in ({}, {"selection": {}}, {"selection": {"points": [{}]}}, {"selection": None}):
-        assert comparing._clicked(event) is None
+        assert page._clicked(event) is None
     clicked = {"selection": {"points": [{"customdata": [42, 42, "images/042.png"]}]}}
-    monkeypatch.setattr(comparing.st, "plotly_chart", lambda *_, **__: clicked)
+    monkeypatch.setattr(page.st, "plotly_chart", lambda *_, **__: clicked)
     app = open_pair()
-    assert len(app.image) == comparing.SIZE + 1
+    assert len(app.image) == page.SIZE + 1
     assert ("In second", "audit=other&order=clipmem&pair=images%2F042.png") in pair_links(app)

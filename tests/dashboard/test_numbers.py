@@ -1,7 +1,7 @@
 import pytest
 
 from clipmem_core.audits.store import write_json
-from clipmem_core.dashboard.numbers import Noise, number, read_noise
+from clipmem_core.dashboard.plain import Noise, number, read_noise
 from tests.made_fixtures import Copy
 
 

@@ -9,8 +9,8 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
 from clipmem_core.columns import GROUPS
-from clipmem_core.dashboard.report import ENCODER_MEANINGS, GROUP_MEANINGS
-from clipmem_core.figures.colours import ENCODER_COLOURS, GROUP_COLOURS
+from clipmem_core.dashboard.overview import ENCODER_MEANINGS, GROUP_MEANINGS
+from clipmem_core.figures.layout import ENCODER_COLOURS, GROUP_COLOURS
 from tests.made_audit import HOSTILE
 from tests.made_fixtures import Copy
 from tests.made_jobs import leave_job

@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.preflight import Request
 from clipmem_core.audits.store import write_json
 from clipmem_core.config import AuditConfig, SourceOptions, preset_config
-from clipmem_core.dashboard.starting import field_names
+from clipmem_core.dashboard.new_audit import field_names
 from tests.dashboard.audits_page import PAGE, button, labels
 from tests.dashboard.test_pages import open_page, texts
 from tests.made_fixtures import Copy

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipmem_core.dashboard.thumbnails import SIDE, Kept, placeholder, start_thumbnails, thumbnail
+from clipmem_core.dashboard.cards import SIDE, Kept, placeholder, start_thumbnails, thumbnail
 
 
 def opened(data: bytes) -> Image.Image:

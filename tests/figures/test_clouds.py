@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipmem_core.figures.clouds import STEPS, contribution_figure, embedding_figure, levels, score_map_figure
-from clipmem_core.figures.colours import OTHER, PLANTED_COLOUR, group_colour
+from clipmem_core.figures.layout import OTHER, PLANTED_COLOUR, group_colour
 from clipmem_core.review.overview import Corners
 
 NONE = pd.DataFrame()

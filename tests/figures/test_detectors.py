@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from clipmem_core.figures.detectors import COLOURS, agreement_figure, precision_figure
+from clipmem_core.figures.studies import COLOURS, agreement_figure, precision_figure
 from clipmem_core.scores.suspicion import DETECTORS, SECOND_ROUND
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits.paradigms import PARADIGMS
-from clipmem_core.figures.colours import ENCODER_COLOURS, OTHER
-from clipmem_core.figures.encoder_page import (
+from clipmem_core.figures.layout import ENCODER_COLOURS, OTHER, in_words
+from clipmem_core.figures.studies import (
     MEASURES,
     axis_span,
     means_figure,
@@ -18,7 +18,6 @@ from clipmem_core.figures.encoder_page import (
     tower_figure,
     views_figure,
 )
-from clipmem_core.figures.layout import in_words
 from clipmem_core.review.contributions import paradigm_layers
 from clipmem_core.scores.seeds import over_seeds
 from clipmem_core.studies.results import beyond_external, with_lead

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from clipmem_core.figures.tradeoff import LARGE, SIZE, tradeoff_figure
+from clipmem_core.figures.studies import LARGE, SIZE, tradeoff_figure
 
 TITLES = ("clipmem", "retrieval")
 

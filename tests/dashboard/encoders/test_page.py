@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from clipmem_core.audits.store import write_json, write_table
+from clipmem_core.dashboard import encoders as view
 from clipmem_core.dashboard import maps
-from clipmem_core.dashboard.encoders import contributions as view
 from clipmem_core.review import contributions
 from clipmem_core.review.selection import Outline
 from tests.dashboard.test_every_page import said

@@ -5,7 +5,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import write_table
 from clipmem_core.config import ARM_FIELDS, FIELDS
-from clipmem_core.dashboard.mitigations.controls import WORDS
+from clipmem_core.dashboard.controls import WORDS
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import SETTINGS
 from tests.dashboard.mitigations.mitigations_page import PAGE

@@ -10,8 +10,7 @@ from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.commands import parse
 from clipmem_core.config import SourceOptions, preset_config
-from clipmem_core.dashboard.mitigations.new_study import fault_of
-from clipmem_core.dashboard.mitigations.study_progress import PLANS
+from clipmem_core.dashboard.studies import PLANS, fault_of
 from clipmem_core.studies.arm import NONE
 from clipmem_core.studies.plan import STUDIES
 from tests.dashboard.mitigations.made_mitigations import make_mitigations

@@ -7,7 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import MANIFEST, PAIRS, SCORES, Audit, write_table
-from clipmem_core.dashboard.mitigations.tradeoff import PAGE_SIZE, changes_of
+from clipmem_core.dashboard.tradeoff import PAGE_SIZE, changes_of
 from clipmem_core.review.tables import version_of
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.test_tradeoff import open_study

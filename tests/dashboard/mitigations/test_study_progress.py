@@ -7,7 +7,7 @@ import pytest
 
 from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.mitigations.study_progress import know
+from clipmem_core.dashboard.studies import know
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import SETTINGS, made_rows, make_mitigations
 from tests.dashboard.mitigations.mitigations_page import PAGE, labels, leave_study_job, press

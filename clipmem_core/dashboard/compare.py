@@ -10,11 +10,9 @@ import streamlit as st
 from clipmem_core.audits.store import PAIRS, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM, PAIR_ID, SHA256
 from clipmem_core.config import InputError, as_dict, flat
-from clipmem_core.dashboard.address import AUDIT, PAGE, draw_pages, draw_set, read_page, write
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
-from clipmem_core.dashboard.frame import CHOICE
-from clipmem_core.dashboard.numbers import number, pairs_in_words, signed
-from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.page import AUDIT, CHOICE, PAGE, draw_pages, draw_set, read_page, write
+from clipmem_core.dashboard.plain import number, pairs_in_words, show_text, signed
 from clipmem_core.figures.audit_scores import comparison_figure
 from clipmem_core.review.compare import Comparison, compare
 from clipmem_core.review.tables import Version, fetch_arrow, version_of

@@ -10,10 +10,9 @@ from clipmem_core import glossary
 from clipmem_core.audits.sample import BASIS
 from clipmem_core.audits.verdict import RELIABILITY, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.columns import ATTACK_AUROC, CANDIDATE, EXTERNAL, GROUP, GROUPS, INDEPENDENT, SCORED, SHARED
-from clipmem_core.dashboard.errors import explained_errors
-from clipmem_core.dashboard.plain import show_strong, show_text
+from clipmem_core.dashboard.plain import explained_errors, show_strong, show_text
 from clipmem_core.figures.audit_scores import encoder_figure, group_figure
-from clipmem_core.figures.colours import ENCODER_COLOURS, GROUP_COLOURS
+from clipmem_core.figures.layout import ENCODER_COLOURS, GROUP_COLOURS
 from clipmem_core.files import is_number, mapping
 from clipmem_core.review.overview import (
     Overview,

@@ -13,12 +13,11 @@ from clipmem_core.audits.jobs import PARADIGMS, SAMPLE, UNITS, encoder_task
 from clipmem_core.audits.store import Audit
 from clipmem_core.columns import MEMBER, ONE_SPLIT
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.address import ALL, PAGE, choose_listed, choose_segment, draw_pages, link, read_page
-from clipmem_core.dashboard.errors import draw_fault, explained_errors
-from clipmem_core.dashboard.plain import cut
+from clipmem_core.dashboard.cards import data_uri, start_thumbnails
+from clipmem_core.dashboard.page import ALL, PAGE, choose_listed, choose_segment, draw_pages, link, read_page
+from clipmem_core.dashboard.plain import cut, draw_fault, explained_errors
 from clipmem_core.dashboard.running import draw_job
-from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
-from clipmem_core.figures.encoder_page import axis_span, paradigm_figure, tower_figure
+from clipmem_core.figures.studies import axis_span, paradigm_figure, tower_figure
 from clipmem_core.review.cards import cards
 from clipmem_core.review.contributions import (
     LEADS,

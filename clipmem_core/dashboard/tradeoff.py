@@ -13,12 +13,12 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core.audits.store import SCORES, Audit
-from clipmem_core.dashboard.address import PAGE, choose_listed, choose_segment, draw_pages, read_page, write
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
-from clipmem_core.dashboard.comparing import finished_audits, same_data_set
-from clipmem_core.dashboard.mitigations.study_progress import PARAMETER, PLANS, shown_errors
+from clipmem_core.dashboard.compare import finished_audits, same_data_set
+from clipmem_core.dashboard.page import PAGE, choose_listed, choose_segment, draw_pages, read_page, write
 from clipmem_core.dashboard.plain import show_strong, show_text
-from clipmem_core.figures.tradeoff import MEMORIZATION, TOLD, UTILITY, tradeoff_figure
+from clipmem_core.dashboard.studies import PARAMETER, PLANS, shown_errors
+from clipmem_core.figures.studies import MEMORIZATION, TOLD, UTILITY, tradeoff_figure
 from clipmem_core.glossary import ARM as GLOSSARY_ARM
 from clipmem_core.glossary import AUROC, EXTERNAL, meaning
 from clipmem_core.review.tables import ROW, Stamp, Version, fetch_arrow, number, stamp, version_of

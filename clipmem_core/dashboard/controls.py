@@ -16,9 +16,9 @@ from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_config
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit
 from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, InputError, Slider, without_meaning
-from clipmem_core.dashboard.address import PAGE, choose_listed, write
+from clipmem_core.dashboard.new_audit import draw_left_out
+from clipmem_core.dashboard.page import PAGE, choose_listed, write
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.dashboard.starting import draw_left_out
 from clipmem_core.review.study_decisions import decided_for
 from clipmem_core.review.tables import Stamp, stamp
 from clipmem_core.scores.table import REMOVAL as RANKS_REMOVAL
