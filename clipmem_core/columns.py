@@ -1,5 +1,4 @@
-"""The column and group names of every table an audit leaves, and what an interval over seeds covers. One place owns
-them; a check outside reads them."""
+"""Names of columns and groups in the tables of an audit, and what an interval over seeds covers."""
 
 PAIR_ID = "pair_id"
 IMAGE = "image"
@@ -59,7 +58,7 @@ CSLS_NEAR = "csls_near"
 P_WRONG = "p_wrong"
 REVIEW_PLACE = "review_place"
 
-CAPTION = "caption"  # captions.parquet: which of its pair's, from 0
+CAPTION = "caption"  # captions.parquet: number of the caption in its pair, from 0
 MARGIN_OUT = "margin_out"
 GAP = "gap"
 ODD = "odd"
@@ -68,18 +67,18 @@ MEMBER = "member"
 METRIC = "metric"
 VALUE = "value"
 UTILITY_COLUMNS = [MEMBER, METRIC, VALUE]
-# How well the other members tell what a member was trained on, by measure of the attack: metrics beside its utility.
+# Membership inference against a member, by measure of the attack: metrics beside its utility.
 ATTACK_AUROC = "attack_auroc"
 ATTACK_TPR = "attack_TPR@0.01"
 ATTACK_METRICS = {"auroc": ATTACK_AUROC, "TPR@0.01": ATTACK_TPR, "TPR@0.001": "attack_TPR@0.001"}
 
-# What an interval over seeds covers: with other pairs drawn for each group a result may move further than it says.
+# What an interval over seeds covers: with other pairs drawn for each group a result may move further.
 ONE_SPLIT = "training seeds of one split"
-SPLITS = "splits of the pairs"  # what it covers where every replicate draws the groups anew
+SPLITS = "splits of the pairs"  # where every replicate draws the groups anew
 
 
 def of_one_split(kind: str) -> str:
-    """Return the name of an interval; of one over seeds with what it covers.
+    """Return the name of an interval, and for one over seeds also what it covers.
 
     Example:
         >>> of_one_split("95% interval over seeds"), of_one_split("SD over pairs")

@@ -11,13 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
-from clipmem_core.facts import Affected, Facts, Part, Slider, option
+from clipmem_core.facts import Affected, Facts, InputError, Part, Slider, option
+from clipmem_core.training.mitigations import mitigation_fields
 
 DATA_VARIABLE = "CLIPMEM_DATA"
-
-
-class InputError(ValueError):
-    """What a person got wrong: one line that names it and says what to do. The command line ends with exit code 2."""
 
 
 def meant(word: str, known: Iterable[str]) -> str:
@@ -35,295 +32,234 @@ def meant(word: str, known: Iterable[str]) -> str:
 class SourceOptions:
     """How to read a data set. Names are open_clip's; an empty string means: find it out from the file."""
 
-    csv_img_key: str = option("", "column with the picture's path (table formats)", Facts(title="Picture column"))
-    csv_caption_key: str = option(
-        "", "column with the caption, a string or a list of strings", Facts(title="Caption column")
-    )
-    csv_label_key: str = option("", "column with the class label", Facts(title="Label column"))
-    csv_id_key: str = option(
-        "", "column with a stable id; otherwise the picture's path is the id", Facts(title="Id column")
-    )
-    csv_separator: str = option("", "one character", Facts(title="Separator"))
+    csv_img_key: str = option("", "column with the picture's path (table formats)", title="Picture column")
+    csv_caption_key: str = option("", "column with the caption, a string or a list of strings", title="Caption column")
+    csv_label_key: str = option("", "column with the class label", title="Label column")
+    csv_id_key: str = option("", "column with a stable id; otherwise the picture's path is the id", title="Id column")
+    csv_separator: str = option("", "one character", title="Separator")
     image_folder: str = option("", "the folder that picture paths start in; absolute paths must lie in it")
     caption_template: str = option(
         "",
         "a folder: the caption of pictures that have none, from the name of their class folder: `a photo of a {label}`",
     )
     split: str = option("train", "Hugging Face data sets")
-    scenes_pairs: int = option(1100, "`scenes`: how many pairs are drawn", Facts(title="Pairs to draw"))
+    scenes_pairs: int = option(1100, "`scenes`: how many pairs are drawn", title="Pairs to draw")
     scenes_seed: int = option(0, "`scenes`: the seed they are drawn from")
 
 
-_NOISE = ("text_noise", "image_noise", "adaptive_noise")
-_AHEAD = ("adaptive_noise", "adaptive_mask", "adaptive_rest")
-
-
 @dataclass(frozen=True)
-class AuditConfig:
-    """Everything the numbers of an audit depend on, apart from the data set's content."""
+class TrainingConfig:
+    """Which pairs there are, which model is trained on them, and how."""
 
-    preset: str = option("small", "", Facts(affects=("data", "training"), own_widget=True))
+    preset: str = option("small", "", affects=("data", "training"), own_widget=True)
     source: SourceOptions = field(default_factory=SourceOptions, metadata={"facts": Facts(affects=("data",))})
 
     protocol: str = option(
         "ensemble",
         "ensemble | paper",
-        Facts(choices=("ensemble", "paper"), affects=("data",), alike="protocol", own_widget=True),
+        choices=("ensemble", "paper"),
+        affects=("data",),
+        alike="protocol",
+        own_widget=True,
     )
-    folds: int = option(
-        2,
-        "ensemble: parts a repeat is cut into; each member leaves one out",
-        Facts(ge=2, affects=("data",)),
-    )
+    folds: int = option(2, "ensemble: parts a repeat is cut into; each member leaves one out", ge=2, affects=("data",))
     halves: bool = option(
         False,
         "ensemble: each pair is left out by half of the members of a repeat, drawn at random, instead of by one",
-        Facts(affects=("data",)),
+        affects=("data",),
     )
     members: int = option(
-        0, "ensemble: repeats × folds in all; 0 means two repeats", Facts(ge=0, affects=("members",), own_widget=True)
+        0, "ensemble: repeats × folds in all; 0 means two repeats", ge=0, affects=("members",), own_widget=True
     )
     stable: float = option(
         0.0,
         "ensemble: stop before --members once the ranking by clipmem has this reliability; 0 trains all of them",
-        Facts(ge=0, lt=1, affects=("members",)),
+        ge=0,
+        lt=1,
+        affects=("members",),
     )
     rounds: str = option(
         "auto",
         "ensemble: with 2, members train a second time without the captions that are probably wrong, and misfit uses "
         "this second round; auto does so if at least a tenth of the captions are probably wrong",
-        Facts(title="Rounds of training", choices=("auto", "1", "2"), affects=("members",)),
+        title="Rounds of training",
+        choices=("auto", "1", "2"),
+        affects=("members",),
     )
-    seeds: int = option(1, "paper: pairs of members f-s and g-s", Facts(ge=1, affects=("members",), own_widget=True))
+    seeds: int = option(1, "paper: pairs of members f-s and g-s", ge=1, affects=("members",), own_widget=True)
     seed: int = option(
         0,
         "splits, initialisation and every draw start here",
-        Facts(ge=0, affects=("data", "training", "evaluation"), embeds=7, main=6),
+        ge=0,
+        affects=("data", "training", "evaluation"),
+        embeds=7,
+        main=6,
     )
     plant_miscaptions: int = option(
         0,
         "this many pairs get another pair's captions",
-        Facts(title="Planted mis-captions", ge=0, affects=("data",), main=4),
+        title="Planted mis-captions",
+        ge=0,
+        affects=("data",),
+        main=4,
     )
     drop_lookalikes: bool = option(
-        False,
-        "keep only the first of near-duplicate pictures",
-        Facts(title="Drop look-alikes", affects=("data",), main=5),
+        False, "keep only the first of near-duplicate pictures", title="Drop look-alikes", affects=("data",), main=5
     )
     captions: int = option(
         0,
         "captions used per pair; 0 means all",
-        Facts(title="Captions per pair (0: all)", ge=0, affects=("data",), main=3),
+        title="Captions per pair (0: all)",
+        ge=0,
+        affects=("data",),
+        main=3,
     )
     sample: int = option(
         0,
         "audit a random sample of this many pairs, and estimate the counts of the whole set; 0 means all pairs",
-        Facts(title="Sample of pairs (0: all)", ge=0, affects=("data",)),
+        title="Sample of pairs (0: all)",
+        ge=0,
+        affects=("data",),
     )
     train_captions: int = option(
-        0, "captions of a pair that training draws from; 0 means all that are used", Facts(ge=0, part="captions")
+        0,
+        "captions of a pair that training draws from; 0 means all that are used",
+        ge=0,
+        part="captions",
+        group="Captions",
+        control=(
+            "More captions per pair",
+            "How many captions of a pair training draws from; each epoch takes one of them at random.",
+        ),
     )
 
-    model: str = option("small", "one of ours, a name of open_clip's, or a JSON file", Facts(alike="model", embeds=1))
-    pretrained: str = option("", "start from this checkpoint or tag instead of from scratch", Facts(alike="start"))
+    model: str = option("small", "one of ours, a name of open_clip's, or a JSON file", alike="model", embeds=1)
+    pretrained: str = option("", "start from this checkpoint or tag instead of from scratch", alike="start")
     lock_image: bool = option(
         False,
         "the image tower is pretrained and not trained: its features are computed once, and members train a head on it",
-        Facts(title="Lock image tower", alike="locked image tower", own_widget=True),
+        title="Lock image tower",
+        alike="locked image tower",
+        own_widget=True,
     )
     lock_text: bool = option(
-        False,
-        "the same of the text tower",
-        Facts(title="Lock text tower", alike="locked text tower", own_widget=True),
+        False, "the same of the text tower", title="Lock text tower", alike="locked text tower", own_widget=True
     )
     image_tower: str = option(
         "",
         "locked image tower: built in (efficientnet-lite0 to 2) or one of timm's; empty takes that of --model",
-        Facts(alike="image tower", own_widget=True),
+        alike="image tower",
+        own_widget=True,
     )
     text_tower: str = option(
         "",
         "locked text tower: built in (all-MiniLM-L6-v2) or of sentence-transformers; empty takes that of --model",
-        Facts(alike="text tower", own_widget=True),
+        alike="text tower",
+        own_widget=True,
     )
-    tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", Facts(ge=0))
+    tower_size: int = option(0, "pixels that a locked image tower sees; 0 means its own", ge=0)
     features: str = option(
         "",
         "features computed elsewhere, also at a URL: a folder of clip-retrieval's, DataComp's .parquet with .npz, or a "
         "folder with image.npy and text.npy, a row for each of SOURCE's; needs both towers locked, and no picture",
-        Facts(title="Features computed elsewhere", affects=("data",), own_widget=True),
+        title="Features computed elsewhere",
+        affects=("data",),
+        own_widget=True,
     )
-    loss: str = option("clip", "clip | siglip", Facts(choices=("clip", "siglip"), alike="loss"))
-    image_size: int = option(0, "pixels the model sees; 0 means the model's own", Facts(ge=0, embeds=2))
+    loss: str = option("clip", "clip | siglip", choices=("clip", "siglip"), alike="loss")
+    image_size: int = option(0, "pixels the model sees; 0 means the model's own", ge=0, embeds=2)
     cache_size: int = option(
-        64, "pixels a picture is stored at; crops are cut from these", Facts(ge=8, affects=("data",), embeds=3)
+        64, "pixels a picture is stored at; crops are cut from these", ge=8, affects=("data",), embeds=3
     )
     resize_mode: str = option(
         "squash",
         "shortest | longest | squash, as in open_clip",
-        Facts(choices=("shortest", "longest", "squash"), affects=("data",), embeds=4),
+        choices=("shortest", "longest", "squash"),
+        affects=("data",),
+        embeds=4,
     )
     crop_scale: float = option(
         0.5,
         "smallest area share of a random crop; 1 turns image augmentation off",
-        Facts(trained="image", gt=0, le=1, part="pictures", slider=Slider(0.05, 1.0, 0.05, 0.2), embeds=8),
+        trained="image",
+        gt=0,
+        le=1,
+        part="pictures",
+        slider=Slider(0.05, 1.0, 0.05, 0.2),
+        group="Pictures",
+        control=(
+            "Crops of another strength",
+            "The smallest share of a picture that a random crop may show: less is stronger, 1 shows whole pictures.",
+        ),
+        embeds=8,
     )
 
-    epochs: int = option(30, "", Facts(ge=1, main=1))
-    batch_size: int = option(256, "", Facts(ge=2, main=2))
-    lr: float = option(1e-3, "", Facts(title="Learning rate", gt=0))
-    weight_decay: float = option(0.1, "", Facts(ge=0, part="length", slider=Slider(0.0, 1.0, 0.05, 0.3)))
-    beta1: float = option(0.9, "", Facts(ge=0, lt=1))
-    beta2: float = option(0.98, "", Facts(ge=0, lt=1))
-    eps: float = option(1e-6, "", Facts(title="Adam's epsilon", gt=0))
-    warmup: int = option(50, "steps", Facts(ge=0))
+    epochs: int = option(30, "", ge=1, main=1)
+    batch_size: int = option(256, "", ge=2, main=2)
+    lr: float = option(1e-3, "", title="Learning rate", gt=0)
+    weight_decay: float = option(
+        0.1,
+        "",
+        ge=0,
+        part="length",
+        slider=Slider(0.0, 1.0, 0.05, 0.3),
+        group="Training",
+        control=("Another weight decay", "How strongly weights are pulled towards 0 at every step."),
+    )
+    beta1: float = option(0.9, "", ge=0, lt=1)
+    beta2: float = option(0.98, "", ge=0, lt=1)
+    eps: float = option(1e-6, "", title="Adam's epsilon", gt=0)
+    warmup: int = option(50, "steps", ge=0)
     precision: str = option(
         "auto",
         "auto | fp32 | amp_bf16; auto is bf16 where the processor has it",
-        Facts(choices=("auto", "fp32", "amp_bf16"), affects=("machine",), embeds=5),
+        choices=("auto", "fp32", "amp_bf16"),
+        affects=("machine",),
+        embeds=5,
     )
-    device: str = option("auto", "auto | cpu | cuda", Facts(choices=("auto", "cpu", "cuda"), affects=("machine",)))
-    threads: int = option(0, "processor threads of one member; 0 divides the cores", Facts(ge=0, affects=("machine",)))
+    device: str = option("auto", "auto | cpu | cuda", choices=("auto", "cpu", "cuda"), affects=("machine",))
+    threads: int = option(0, "processor threads of one member; 0 divides the cores", ge=0, affects=("machine",))
 
-    # What is done against memorization; each is off as it stands here, and they combine.
-    text_noise: float = option(
-        0.0,
-        "SD of the Gaussian noise on each number of a text embedding; it is SD·√dim long",
-        Facts(ge=0, mitigates=True, part="noise", slider=Slider(0.01, 0.5, 0.01, 0.15)),
-    )
-    image_noise: float = option(
-        0.0,
-        "the same on the image embedding",
-        Facts(ge=0, mitigates=True, part="noise", slider=Slider(0.01, 0.5, 0.01, 0.15)),
-    )
-    noise_place: str = option(
-        "after",
-        "before | after an embedding is made a unit vector (after: it is made one again)",
-        Facts(choices=("before", "after"), modifies=_NOISE, part="noise"),
-    )
-    text_mask: float = option(
-        0.0,
-        "share of a caption's words left out, drawn anew each epoch; what is left moves up",
-        Facts(trained="text", ge=0, lt=1, mitigates=True, part="words", slider=Slider(0.05, 0.9, 0.05, 0.3)),
-    )
-    text_min_df: int = option(
-        0,
-        "tokens that fewer trained pairs than this have are never read, in training or after",
-        Facts(trained="text", ge=0, mitigates=True, part="vocabulary", slider=Slider(1, 100, 1, 10)),
-    )
-    text_forget_df: int = option(
-        0,
-        "tokens of fewer pairs than this are not read after training; checkpoint.pt keeps them: see the command forget",
-        Facts(
-            trained="text",
-            ge=0,
-            affects=("evaluation",),
-            mitigates=True,
-            part="vocabulary",
-            slider=Slider(1, 100, 1, 3),
-        ),
-    )
-    text_forget_as: str = option(
-        "omitted",
-        "omitted | deleted | random: forgotten tokens are left out of captions, or their rows of the embedding are 0; "
-        "random, to compare with, leaves out as many words of a caption drawn at random, and all never trained on",
-        Facts(
-            trained="text",
-            choices=("omitted", "deleted", "random"),
-            affects=("evaluation",),
-            modifies=("text_forget_df",),
-            part="vocabulary",
-        ),
-    )
-    colour: float = option(
-        0.0,
-        "brightness, contrast and saturation of a training view change by up to this share",
-        Facts(trained="image", ge=0, le=1, mitigates=True, part="pictures", slider=Slider(0.05, 1.0, 0.05, 0.4)),
-    )
-    min_logit_scale: float = option(
-        1.0,
-        "the logit scale is held at or above this",
-        Facts(
-            ge=1,
-            mitigates=True,
-            part="logit scale",
-            slider=Slider(1.0, 100.0, 1.0, 30.0),
-            alike="floor of the logit scale",
-        ),
-    )
-    max_logit_scale: float = option(
-        100.0,
-        "the logit scale is held at or below this",
-        Facts(
-            ge=1,
-            mitigates=True,
-            part="logit scale",
-            slider=Slider(1.0, 100.0, 1.0, 30.0),
-            alike="cap on the logit scale",
-        ),
-    )
-    stop_epoch: int = option(
-        0,
-        "training ends after this epoch, the learning rate on its way as without; 0 means the last",
-        Facts(ge=0, mitigates=True, off_at="epochs", part="length"),
-    )
-    adaptive_noise: float = option(
-        0.0,
-        "text_noise for pairs that run ahead of the external pairs",
-        Facts(ge=0, mitigates=True, part="ahead", slider=Slider(0.01, 0.5, 0.01, 0.15)),
-    )
-    adaptive_mask: float = option(
-        0.0,
-        "text_mask for pairs that run ahead of the external pairs",
-        Facts(trained="text", ge=0, lt=1, mitigates=True, part="ahead", slider=Slider(0.05, 0.95, 0.05, 0.6)),
-    )
-    adaptive_rest: float = option(
-        0.0,
-        "pairs that run ahead of the external pairs count this much less in the loss",
-        Facts(
-            ge=0,
-            le=1,
-            mitigates=True,
-            part="ahead",
-            # Above the median, half of what is not memorized at all would rest too.
-            slider=Slider(0.05, 1.0, 0.05, 1.0, brings={"adaptive_quantile": 0.95}),
-        ),
-    )
-    adaptive_quantile: float = option(
-        0.5,
-        "a pair is ahead when its alignment is above this quantile of the external pairs'",
-        Facts(gt=0, lt=1, modifies=_AHEAD, part="ahead", slider=Slider(0.05, 0.99, 0.01, 0.5)),
-    )
-    adaptive_every: int = option(
-        2,
-        "epochs between two looks at the external pairs",
-        Facts(ge=1, modifies=_AHEAD, part="ahead", slider=Slider(1, 10, 1, 2)),
-    )
+
+# Typed as Any, so that a new mitigation's fields need no second declaration here.
+_MitigationConfig: Any = dataclasses.make_dataclass("_MitigationConfig", mitigation_fields(), frozen=True)
+
+
+@dataclass(frozen=True)
+class AuditConfig(_MitigationConfig, TrainingConfig):
+    """Everything the numbers of an audit depend on, apart from the data set's content."""
 
     views: int = option(
         4,
         "augmented views per picture in evaluation, at least 2",
-        Facts(trained="image", ge=2, affects=("evaluation",), embeds=6),
+        trained="image",
+        ge=2,
+        affects=("evaluation",),
+        embeds=6,
     )
     eval_crop_scale: float = option(
         0.0,
         "smallest area share of an evaluation view; 0 means that of training",
-        Facts(trained="image", ge=0, le=1, affects=("evaluation",), embeds=9),
+        trained="image",
+        ge=0,
+        le=1,
+        affects=("evaluation",),
+        embeds=9,
     )
     eval_captions: int = option(
         0,
         "captions of a pair that memorization is measured on; 0 means all that are used",
-        Facts(ge=0, affects=("evaluation",), embeds=10),
+        ge=0,
+        affects=("evaluation",),
+        embeds=10,
     )
     retrieval_apart: bool = option(
         False,
         "utility is measured on half of the external pairs, which then neither centre alignments nor steer adaptive_*",
-        Facts(title="Utility on pairs of its own"),
+        title="Utility on pairs of its own",
     )
-    cache_gb: float = option(
-        8.0, "above this, pictures stream from disk", Facts(title="Picture store (GB)", gt=0, affects=())
-    )
-    probe_data: str = option("", "a torchvision ImageFolder for the linear probe", Facts(affects=("evaluation",)))
+    cache_gb: float = option(8.0, "above this, pictures stream from disk", title="Picture store (GB)", gt=0, affects=())
+    probe_data: str = option("", "a torchvision ImageFolder for the linear probe", affects=("evaluation",))
 
     @property
     def trained_epochs(self) -> int:

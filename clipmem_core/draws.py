@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import ndtri
 
-# Streams: what a number is drawn for.
+# Random streams
 ORDER, CAPTION, VIEW, TEXT_NOISE, IMAGE_NOISE, MASK, COLOUR, PLACEBO, SAMPLE = range(1, 10)
 
 

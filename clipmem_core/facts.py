@@ -1,6 +1,5 @@
-"""What a field of the config says about itself: its default, bounds, choices, help, what depends on it, its slider."""
+"""The options of the config, each with its default, bounds, choices, help, slider and what depends on it."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -8,6 +7,10 @@ from typing import Any, Literal
 Affected = Literal["data", "members", "training", "evaluation", "machine"]
 # The parts of what an arm of a study may change, in the order that its text says them in.
 Part = Literal["captions", "noise", "words", "vocabulary", "pictures", "length", "logit scale", "ahead"]
+
+
+class InputError(ValueError):
+    """What a person got wrong: one line that names it and says what to do. The command line ends with exit code 2."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +26,20 @@ class Slider:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """All that a field of the config says about itself.
+    """Everything about one field of the config.
 
-    Its bounds have pydantic's names. `affects` is what depends on it: which pairs there are and how they are
-    stored, how many members, their training, what they are judged on; `machine` where it follows from the machine.
-    A field that `mitigates` is off at its default, and where it is what the field `off_at` is; one that `modifies`
-    others means something only with one of them on. `part` is set where arms of a study may change it, `alike` where
-    clipmem compares only between equal values: what it is called there. `embeds` is its place in the key of tables of
-    units, and `main` its place among the widgets that matter most; where `own_widget`, the page has another one for
-    it. One with `trained` means something only where that encoder, image or text, is trained and not locked.
+    Attributes:
+        ge, gt, le, lt: bounds, named as in pydantic.
+        affects: what depends on it: the pairs and how they are stored, the number of members, their training, their
+            evaluation; `machine`: its value follows from the machine.
+        mitigates: the field is a mitigation; its default, or the value of the field `off_at`, turns it off.
+        modifies: names of the mitigations this field has an effect on.
+        part: part of a study arm's text; None: arms cannot change it.
+        slider, group, control: its slider on the Mitigations page, the group there, and label and help of its toggle.
+        alike: name to show where clipmem is compared between equal values of this field only.
+        embeds: its place in the key of tables of units.
+        main: its place among the main widgets of the start form; own_widget: another widget sets it.
+        trained: the encoder, image or text, that must be trained for the field to have an effect.
     """
 
     name: str = ""
@@ -49,6 +57,8 @@ class Facts:
     modifies: tuple[str, ...] = ()
     part: Part | None = None
     slider: Slider | None = None
+    group: str = ""
+    control: tuple[str, str] = ("", "")
     alike: str = ""
     embeds: int = 0
     main: int = 0
@@ -73,7 +83,7 @@ class Facts:
         return "--" + self.name.replace("_", "-")
 
 
-def option(default: Any, help: str = "", facts: Facts = Facts()) -> Any:
-    """Declare a field of the config by its default, its help, and what else is known of it."""
-    own = dataclasses.replace(facts, default=default, help=help)
+def option(default: Any, help: str = "", **facts: Any) -> Any:
+    """Declare a field of the config by its default, its help, and further `Facts`."""
+    own = Facts(default=default, help=help, **facts)
     return field(default=default, metadata={"help": help or None, "facts": own})

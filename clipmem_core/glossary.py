@@ -1,10 +1,9 @@
-"""The ten terms that a newcomer has to know, each with what it is and what it means for a decision. Pages take their
-helps from here, and every page shows all of it beside its links."""
+"""The glossary: ten terms, each with what it is and what it means for a decision. Pages use it as help texts, and every
+page shows all of it beside its links."""
 
-CLIPMEM, MISFIT, SIMILARITY_OUT, MEMBER = "clipmem", "misfit", "similarity out", "member"
-EXTERNAL, AUROC, PROTOCOL, Q_VALUE, ARM, DRAWN = (
-    *("external pair", "membership AUROC", "protocol", "q value", "arm", "drawn set"),
-)
+CLIPMEM, MISFIT, SIMILARITY_OUT, Q_VALUE = "clipmem", "misfit", "similarity out", "q value"
+MEMBER, EXTERNAL, AUROC = "member", "external pair", "membership AUROC"
+PROTOCOL, ARM, DRAWN = "protocol", "arm", "drawn set"
 MEANINGS = {
     MEMBER: (
         "One of the small CLIP models that an audit trains, each on other parts of the pairs.",

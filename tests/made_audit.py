@@ -32,7 +32,7 @@ from clipmem_core.columns import PAIR_COLUMNS, QUARANTINE_COLUMNS, UTILITY_COLUM
 from clipmem_core.config import AuditConfig, preset_config
 from clipmem_core.scores.detection import detection_table
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.table import SCORE_COLUMNS
+from clipmem_core.scores.registry import SCORE_COLUMNS
 
 HOSTILE = [
     "<script>document.title = 'taken'</script><b>bold</b><img src=x onerror=\"document.title='taken'\">",

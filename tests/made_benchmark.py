@@ -6,9 +6,8 @@ from clipmem_core.audits.settings import machine, versions
 from clipmem_core.audits.store import write_json
 from clipmem_core.config import as_dict, preset_config
 from clipmem_core.pairs.errors import ERROR_KINDS
-from clipmem_core.scores.detection import numbers_reviewed
-from clipmem_core.scores.suspicion import DETECTORS
-from clipmem_core.scores.table import MISFIT_FORMULA
+from clipmem_core.scores.detection import DETECTORS, numbers_reviewed
+from clipmem_core.scores.registry import MISFIT_FORMULA
 from clipmem_core.studies.benchmark.results import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
 
 

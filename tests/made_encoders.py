@@ -10,7 +10,7 @@ from clipmem_core.audits.paradigms import PARADIGMS, TABLE, paradigms_folder
 from clipmem_core.audits.record import MemberRecord
 from clipmem_core.audits.store import CONFIG, Audit, write_json, write_table
 from clipmem_core.audits.unitmem import BEFORE, REFERENCES, SEEN, UNSEEN, table_file, unit_table
-from clipmem_core.scores.unit_tally import UnitTally
+from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.studies.store import ARMS, MEMORIZATION, PRICE, STUDY, TIMES
 from tests.made_arms import asked_of
 

@@ -35,7 +35,7 @@ from clipmem_core.audits.store import (
     write_manifest,
     write_table,
 )
-from clipmem_core.training.files import CHECKPOINT
+from clipmem_core.training.names import CHECKPOINT
 from tests.made_audit import (
     COLOURS,
     HOSTILE,

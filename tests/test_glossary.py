@@ -1,7 +1,7 @@
 """The glossary stands once in the code, and is what pages say of a term."""
 
 from clipmem_core.glossary import CLIPMEM, MEANINGS, MISFIT, Q_VALUE, SIMILARITY_OUT, meaning
-from clipmem_core.scores.table import BY_NAME
+from clipmem_core.scores.registry import BY_NAME
 
 
 def test_it_has_at_most_ten_terms_each_with_what_it_means_for_a_decision() -> None:

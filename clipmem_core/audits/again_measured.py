@@ -13,11 +13,8 @@ from clipmem_core.audits.prepare import membership_of
 from clipmem_core.audits.run import Screen, ensure_features, ensure_pixels
 from clipmem_core.audits.store import Audit, read_embeddings
 from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.crossed import crossed_mean
-from clipmem_core.scores.in_out import in_side, replicate_clipmem, replicate_rows, side_means
-from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.seeds import paired_difference
-from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.scores.membership import Membership, Sides, replicate_clipmem, side_means
+from clipmem_core.scores.seeds import MIN_REPLICATES, crossed_mean, paired_difference
 from clipmem_core.scores.utility import retrieval_ranks
 
 KS = (1, 5, 10)
@@ -173,12 +170,12 @@ def _change(then: np.ndarray, now: np.ndarray) -> Change:
 def _clipmem(before: np.ndarray, after: np.ndarray, membership: Membership, audit: Audit) -> Change:
     """Return the change of mean clipmem: of the paper's protocol over its seeds, of an ensemble over its members."""
     record, judged = audit.record, np.isin(membership.group, JUDGED)
-    inside = in_side(membership, protocol=record.protocol, seed=record.config.seed)[:, judged]
+    sides = Sides(membership, record.protocol, record.config.seed)
+    inside = sides.inside[:, judged]
     before, after = before[:, judged], after[:, judged]
     then, now = (float((a - b).mean()) for a, b in (side_means(list(each), inside) for each in (before, after)))
     if record.protocol == "paper":
-        seeds = replicate_rows(membership.members, protocol=record.protocol)
-        found = crossed_mean(replicate_clipmem(list(after - before), seeds, inside))
+        found = crossed_mean(replicate_clipmem(list(after - before), sides.replicates, inside))
     else:
         found = crossed_mean(weighed(after - before, inside))
     over = found.over.replace("members", "seeds") if record.protocol == "paper" else found.over

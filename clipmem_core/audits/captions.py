@@ -9,9 +9,8 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.store import CAPTION_SCORES, PAIRS, Audit, read_array, read_table
-from clipmem_core.scores.captions import gaps, margins, odd_captions, similarities
-from clipmem_core.scores.detectors import caption_misfit, external_used
-from clipmem_core.scores.in_out import Sides
+from clipmem_core.scores.detectors import caption_misfit, external_used, gaps, margins, odd_captions, similarities
+from clipmem_core.scores.membership import Sides
 
 SEVERAL = "no pair has more than one caption"
 NOT_KEPT = "the members left nothing of single captions: they were embedded before there was such a score"

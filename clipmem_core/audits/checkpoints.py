@@ -27,8 +27,7 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.in_out import protocol_of, replicate_rows
-from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.membership import Membership, protocol_of, replicate_rows
 
 TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 TABLE, DIFFERENCE = "foreign.parquet", "difference"
@@ -222,7 +221,7 @@ def checkpoint_config(config: AuditConfig, names: Sequence[str]) -> AuditConfig:
     if config.rounds == "2":
         raise InputError("--rounds belongs to audit: score trains no members")
     protocol = protocol_of(names)
-    replicates = replicate_rows(names, protocol=protocol)
+    replicates = replicate_rows(names)
     config = dataclasses.replace(
         config,
         protocol=protocol,

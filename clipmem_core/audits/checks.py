@@ -156,7 +156,7 @@ def _reader(config: AuditConfig) -> tuple[int, Callable[[list[str]], np.ndarray]
         tower = towers_of(config).text
         assert tower is not None
         return tower.context, lambda texts: token_lengths(opened(tower), texts)
-    from clipmem_core.features.named import open_clip_lengths
+    from clipmem_core.features.towers import open_clip_lengths
     from clipmem_core.training.model import open_tokenizer
 
     context = int(model_config(config.model)["text_cfg"].get("context_length", 77))

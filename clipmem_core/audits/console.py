@@ -25,7 +25,7 @@ from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.store import Audit, audits_folder
 from clipmem_core.audits.verdict import WHOLE_HEAD, likely_wrong, uses, whole_rows
 from clipmem_core.columns import of_one_split
-from clipmem_core.scores.table import PLANTED, scores_in
+from clipmem_core.scores.registry import PLANTED, scores_in
 
 SECONDS_BETWEEN_LINES = 1.0  # that say on a pipe how many are done
 PAGE = "http://localhost:8501/overview"  # where the dashboard shows an audit, unless it was started elsewhere

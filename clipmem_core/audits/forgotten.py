@@ -3,6 +3,7 @@
 import dataclasses
 import io
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from clipmem_core.atomic import replacing
 from clipmem_core.audits.member import known_tokens, tokens_of
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.training.files import CHECKPOINT
-from clipmem_core.training.mitigation.vocabulary import delete_rows
+from clipmem_core.training.names import CHECKPOINT
+from clipmem_core.training.vocabulary import delete_rows
 
 
 def write_without_rare(audit: Audit, member: str, path: Path, *, fewer_than: int) -> str:
@@ -38,7 +39,7 @@ def write_without_rare(audit: Audit, member: str, path: Path, *, fewer_than: int
         raise InputError(f"{path} is there already" if path.exists() else f"{weights} is missing: run the audit again")
     tokens, start = tokens_of(audit.pairs, config)
     rows = np.flatnonzero(audit.membership[member].to_numpy())
-    known = known_tokens(dataclasses.replace(config, text_forget_df=fewer_than), tokens, start, rows)
+    known = known_tokens(dataclasses.replace(config, **cast(Any, {"text_forget_df": fewer_than})), tokens, start, rows)
     assert known is not None
     rare = dataclasses.replace(known, min_df=fewer_than).rare_rows(tokens)
     state = torch.load(weights, map_location="cpu", weights_only=True)

@@ -11,9 +11,8 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.store import Audit, pair_blocks, read_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder
-from clipmem_core.features.kept import SIDES, Stored, caption_rows, open_features, some_rows
 from clipmem_core.features.lookalikes import alike_by_features
-from clipmem_core.features.stored import stored_features
+from clipmem_core.features.stored import SIDES, Stored, caption_rows, open_features, some_rows, stored_features
 from clipmem_core.pairs.pixels import Pixels
 from clipmem_core.pairs.readers.rows import named_folder
 from clipmem_core.pairs.table import RawPairs, local_path

@@ -207,6 +207,8 @@ def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the server runs in the background
     turn, code = FileLock(jobs_folder() / ".turn.lock"), FAILED
     try:
+        if (folder / CANCEL).exists():  # the interrupt came before the line above
+            raise KeyboardInterrupt
         if arguments[0] in TRAINS:
             try:
                 turn.acquire(timeout=0)

@@ -20,13 +20,12 @@ from clipmem_core.audits.prepare import pixels_folder
 from clipmem_core.audits.record import Record
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.features.cache import Elsewhere
 from clipmem_core.features.embed import image_features, run_shards, text_features
-from clipmem_core.features.named import image_tower, text_tower
-from clipmem_core.features.shards import Elsewhere
-from clipmem_core.features.towers import Kind, Opened, Tower
-from clipmem_core.training.heads import FeatureViews, LockedModel, Standard, locked_model
-from clipmem_core.training.model import Model, build_model
+from clipmem_core.features.towers import Kind, Opened, Tower, image_tower, text_tower
+from clipmem_core.training.model import LockedModel, Model, Standard, build_model, locked_model
 from clipmem_core.training.names import model_config
+from clipmem_core.training.views import FeatureViews
 
 SHARDS = 8  # of a task: its process starts, and loads the tower, once
 

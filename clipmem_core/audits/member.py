@@ -47,17 +47,22 @@ from clipmem_core.audits.store import (
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import draw_keys
 from clipmem_core.pairs.pixels import open_pixels
-from clipmem_core.scores.captions import learned_by_caption
-from clipmem_core.scores.detectors import LOG_PROBABILITY
+from clipmem_core.scores.detectors import LOG_PROBABILITY, learned_by_caption
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
-from clipmem_core.training.embed import image_blocks, text_blocks, text_embeddings
-from clipmem_core.training.files import CHECKPOINT, STATE, TRAJECTORY
-from clipmem_core.training.heads import FeatureRows
-from clipmem_core.training.loop import PixelSource, Trainer, TrainingData, Views, chosen_captions, train
-from clipmem_core.training.mitigation.vocabulary import DELETED, OMITTED, Vocabulary, delete_rows, pairs_with
-from clipmem_core.training.model import Model, build_model, load_weights, tokenize
-from clipmem_core.training.names import model_config
-from clipmem_core.training.views import ViewMaker
+from clipmem_core.training.mitigations import mitigations_of
+from clipmem_core.training.model import (
+    Model,
+    build_model,
+    image_blocks,
+    load_weights,
+    text_blocks,
+    text_embeddings,
+    tokenize,
+)
+from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
+from clipmem_core.training.trainer import Trainer, chosen_captions, train
+from clipmem_core.training.views import FeatureRows, PixelSource, TrainingData, ViewMaker, Views
+from clipmem_core.training.vocabulary import DELETED, OMITTED, Vocabulary, delete_rows, pairs_with
 
 # Evaluation views come from a stream that no training seed reaches.
 EVALUATION = 1 << 40
@@ -228,7 +233,7 @@ def view_maker(model: Model, config: AuditConfig, seed: int, *, crop_scale: floa
         tuple(mean_std["mean"]),
         tuple(mean_std["std"]),
         seed,
-        config.colour,
+        mitigations_of(config),
     )
 
 

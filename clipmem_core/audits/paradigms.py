@@ -43,11 +43,10 @@ from clipmem_core.config import InputError, as_dict, data_folder, fingerprint
 from clipmem_core.files import read_json
 from clipmem_core.scores.utility import linear_probe
 from clipmem_core.training.activations import unit_layers
-from clipmem_core.training.embed import mean_image_embeddings
-from clipmem_core.training.files import CHECKPOINT, LOG
-from clipmem_core.training.loop import Trainer, train
-from clipmem_core.training.model import Model
+from clipmem_core.training.model import Model, mean_image_embeddings
+from clipmem_core.training.names import CHECKPOINT, LOG
 from clipmem_core.training.tower_trainers import SelfSupervisedTrainer, SupervisedTrainer, classifier, projector
+from clipmem_core.training.trainer import Trainer, train
 
 CLIP, SUPERVISED, SELF_SUPERVISED = "clip", "supervised", "self-supervised"
 PARADIGMS = (CLIP, SUPERVISED, SELF_SUPERVISED)

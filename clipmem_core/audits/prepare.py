@@ -20,8 +20,7 @@ from clipmem_core.pairs.errors import plant_miscaptions
 from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures
 from clipmem_core.pairs.table import RawPairs, read_source
-from clipmem_core.scores.in_out import Sides
-from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership, set_apart
+from clipmem_core.scores.membership import Membership, Sides, ensemble_membership, paper_membership, set_apart
 from clipmem_core.shortage import shortage
 from clipmem_core.training.names import model_config
 

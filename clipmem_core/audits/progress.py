@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from clipmem_core.audits.store import MEMBERS, SECOND, SECOND_FIT, SECOND_TABLE, TEXT_EMBEDDINGS
-from clipmem_core.training.files import CHECKPOINT, LOG
+from clipmem_core.training.names import CHECKPOINT, LOG
 
 # At chance the true partner is one of batch_size, so its log-probability is −ln(batch_size).
 CHANCE_SHARE = 0.98

@@ -59,7 +59,7 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.audits.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.features.kept import is_kept
+from clipmem_core.features.stored import is_stored
 from clipmem_core.files import DELETE, reading
 from clipmem_core.pairs.pixels import broken_file
 from clipmem_core.scores.membership import Membership
@@ -314,7 +314,7 @@ def ensure_pixels(audit: Audit, screen: Screen) -> None:
     broken: Path | None = audit.folder / PREPARED
     with contextlib.suppress(InputError):
         folder = pixels_folder(audit)
-        broken = (None if is_kept(folder) else folder) if config.features else broken_file(folder)
+        broken = (None if is_stored(folder) else folder) if config.features else broken_file(folder)
     if broken is not None:
         what = "reading the features" if config.features else "storing the small pictures"
         screen.say(f"{broken} is broken or missing: {what} again")

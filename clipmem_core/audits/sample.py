@@ -22,7 +22,7 @@ from clipmem_core.draws import SAMPLE, draw_keys, hashed
 from clipmem_core.files import numbers
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.pairs.table import RawPairs
-from clipmem_core.scores.whole_set import whole_count
+from clipmem_core.scores.prevalence import whole_count
 
 UNUSABLE = "rows that cannot be used"
 # How often one pair is like another depends on how many there are to be like.

@@ -25,25 +25,22 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
-from clipmem_core.scores.canaries import swapped_csls
 from clipmem_core.scores.detection import detection_table
-from clipmem_core.scores.detectors import fit_out, learned, mean_over_epochs
-from clipmem_core.scores.in_out import Sides
-from clipmem_core.scores.memorization import memorization_table, noise_of, sslmem
-from clipmem_core.scores.prevalence import told_count
-from clipmem_core.scores.reviewed import suspicion_of
-from clipmem_core.scores.shapley import contributions
-from clipmem_core.scores.shrinkage import share_above
-from clipmem_core.scores.table import BY_NAME, DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
-from clipmem_core.scores.uncertainty import (
-    Errors,
+from clipmem_core.scores.detectors import fit_out, learned, mean_over_epochs, swapped_csls
+from clipmem_core.scores.encoders import contributions
+from clipmem_core.scores.membership import Sides
+from clipmem_core.scores.memorization import (
     group_summary,
     membership_auroc,
+    memorization_table,
     ranking_reliability,
     ranking_stability,
-    standard_errors,
+    sslmem,
 )
-from clipmem_core.training.files import CHECKPOINT, TRAJECTORY
+from clipmem_core.scores.prevalence import summarize_count, suspicion_of
+from clipmem_core.scores.registry import BY_NAME, DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
+from clipmem_core.scores.uncertainty import Errors, Noise, share_above, standard_errors
+from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 K = 50  # pairs a person looks at first
 SIZE_STEP = 0.05  # of clipmem, between the sizes whose share of pairs is told
@@ -235,7 +232,7 @@ def planted_rows(pairs: pd.DataFrame, scores: pd.DataFrame) -> list[dict[str, An
 def wrong_captions(pairs: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
     """Return how many captions are probably wrong, and when to stop looking for them."""
     fit, swapped, near = (scores[name].to_numpy() for name in (c.CSLS_OUT, c.CSLS_SWAPPED, c.CSLS_NEAR))
-    told = told_count(fit, swapped, near, suspicion_of(scores[c.MISFIT].to_numpy(), fit))
+    told = summarize_count(fit, swapped, near, suspicion_of(scores[c.MISFIT].to_numpy(), fit))
     kinds = pairs[c.PLANTED]
     return told | {"planted": int((kinds == c.MISCAPTION).sum()), "planted_vague": int((kinds == c.VAGUE).sum())}
 
@@ -257,7 +254,7 @@ def error_summary(scores: pd.DataFrame, errors: Errors, sides: Sides) -> dict[st
     rows = np.flatnonzero(scores[c.GROUP].isin([c.CANDIDATE, c.SCORED]) & np.isfinite(scores[c.CLIPMEM]))
     if not len(rows):
         return {"se_kind": errors.kind, "se_degrees": None, "exceeding": []}
-    clipmem, noise = scores[c.CLIPMEM].to_numpy()[rows], noise_of(errors, rows)
+    clipmem, noise = scores[c.CLIPMEM].to_numpy()[rows], Noise.of(errors, rows)
     sizes = np.arange(SIZE_STEP, max(clipmem.max(), SIZE_STEP), SIZE_STEP).round(2)
     sizes = sizes[sizes >= TOLD * np.median(noise.error)]
     return {

@@ -34,9 +34,9 @@ from clipmem_core.audits.store import (
     write_table,
 )
 from clipmem_core.scores.detectors import fit_out
-from clipmem_core.scores.in_out import side_means
+from clipmem_core.scores.membership import side_means
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM, likely_wrong
-from clipmem_core.training.files import CHECKPOINT, TRAJECTORY
+from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
 if TYPE_CHECKING:  # torch, which only the members' own processes need
     from clipmem_core.audits.member import Shared
@@ -139,7 +139,7 @@ def _train_again(folder: Path, name: str, shared: "Shared", left_out: np.ndarray
     write_embeddings(run, model, run.folder / EMBEDDINGS)
     image, text = read_embeddings(run.folder / EMBEDDINGS)
     scale = float(model.logit_scale.detach().exp())
-    _, sure = fit_out([image], [text], trained[None], external, [scale], threads=1)
+    _, sure = fit_out([image], [text], trained[None], external, [scale])
     save_array(sure.astype(np.float32), run.folder / SECOND_FIT)
     _forget_model(run.folder)
 

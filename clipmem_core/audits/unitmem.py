@@ -30,10 +30,10 @@ from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.run import Screen, ensure_pixels
 from clipmem_core.audits.store import MEMBERS, MEMBERSHIP, PAIRS, Audit, read_table, whole_table, write_table
 from clipmem_core.config import FIELDS, InputError, data_folder, fingerprint
-from clipmem_core.scores.unit_tally import BINS, UnitTally
+from clipmem_core.scores.encoders import BINS, UnitTally
 from clipmem_core.training.activations import count_units, unit_layers
-from clipmem_core.training.files import CHECKPOINT
 from clipmem_core.training.model import Model, build_model
+from clipmem_core.training.names import CHECKPOINT
 
 VERSION = 1  # of what is measured: a new one makes every table again
 UNITS, REFERENCES = "units.parquet", "references.parquet"

@@ -8,7 +8,7 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.config import AuditConfig
 from clipmem_core.files import mapping, numbers
-from clipmem_core.scores.table import QUEUE, USE, Queue, scores_in
+from clipmem_core.scores.registry import QUEUE, USE, Queue, scores_in
 
 # An audit generalises when retrieval on external pairs closes this share of the way from chance to perfect.
 GENERALISES = 0.10

@@ -44,7 +44,7 @@ from clipmem_core.review.decisions import KEEP, REMOVE, open_review
 from clipmem_core.review.rows import count_pairs, find_rows, misfit_note, pair_ids, score_span
 from clipmem_core.review.selection import MATCH, Selection, from_parameters, to_parameters
 from clipmem_core.review.tags import LONGEST, save_view, saved_views
-from clipmem_core.scores.table import BY_NAME, CARD, scores_in, words
+from clipmem_core.scores.registry import BY_NAME, CARD, scores_in, words
 
 PAGE_SIZES = (12, 24, 48, 96)
 USUAL_SIZE = 24

@@ -24,7 +24,7 @@ from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE
 from clipmem_core.review.rows import audit_root, find_rows
 from clipmem_core.review.selection import Selection
-from clipmem_core.scores.table import Queue, words
+from clipmem_core.scores.registry import Queue, words
 from clipmem_core.shortage import shortage
 
 SIDE = 320

@@ -16,7 +16,7 @@ from clipmem_core.dashboard.plain import number, pairs_in_words, show_text, sign
 from clipmem_core.figures.audit_scores import comparison_figure
 from clipmem_core.review.compare import Comparison, compare
 from clipmem_core.review.tables import Version, fetch_arrow, version_of
-from clipmem_core.scores.table import BY_NAME, words
+from clipmem_core.scores.registry import BY_NAME, words
 
 ONE, OTHER, COLUMN = "one", "other", "column"  # in the address
 

@@ -21,8 +21,8 @@ from clipmem_core.dashboard.page import PAGE, choose_listed, write
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.review.study_decisions import decided_for
 from clipmem_core.review.tables import Stamp, stamp
-from clipmem_core.scores.table import REMOVAL as RANKS_REMOVAL
-from clipmem_core.scores.table import scores_in
+from clipmem_core.scores.registry import REMOVAL as RANKS_REMOVAL
+from clipmem_core.scores.registry import scores_in
 from clipmem_core.studies.arm import (
     DECISIONS,
     LOOKALIKES,
@@ -37,6 +37,7 @@ from clipmem_core.studies.arm import (
     reference_config,
 )
 from clipmem_core.studies.store import StudyFolder
+from clipmem_core.training.mitigations import AHEAD_GROUP
 from clipmem_core.training.names import model_config
 
 PARAMETER = "setting"
@@ -56,83 +57,15 @@ FORGETTING_HELP = (
     "Left out of every caption that is read; or deleted: read as nothing, as after the command forget. At random: as "
     "many other words of the same caption are left out, to compare with."
 )
-# Found while one model trains: nobody has to train twice to know whom to act on.
-WHO = "A pair runs ahead when it is aligned better than most pairs that nobody trains on."
-AHEAD = "Only for pairs that run ahead"
-# Each group's fields in their order, with a label and a help for the toggle. The group Training also has every other
-# field with a slider, with the label and help of its config.
-WORDS: dict[str, dict[str, tuple[str, str]]] = {
-    "Captions": {
-        CAPTIONS: (
-            "More captions per pair",
-            "How many captions of a pair training draws from; each epoch takes one of them at random.",
-        ),
-    },
-    "Text": {
-        "text_forget_df": (
-            "Forget rare words",
-            "Trained on every token, then never reading those again that fewer trained pairs than this have: at 1 only "
-            "those that no pair has, which were never trained. Takes no training of its own. In checkpoint.pt what was "
-            "learned stays until the rows of these tokens are deleted: the command forget does that.",
-        ),
-        "text_min_df": (
-            "Without rare words",
-            "Tokens (words, or pieces of long ones) that fewer trained pairs than this have are never read, in "
-            "training or after: a word of one caption names its picture, and says nothing of others.",
-        ),
-        "text_mask": ("Masked words", "This share of a caption's words is left out, others each epoch."),
-        "text_noise": (
-            "Noise on text embeddings",
-            "Gaussian noise on every caption's embedding while training. σ is its standard deviation in each number, "
-            "so that σ·√dim is how long the noise is.",
-        ),
-    },
-    "Pictures": {
-        "crop_scale": (
-            "Crops of another strength",
-            "The smallest share of a picture that a random crop may show: less is stronger, 1 shows whole pictures.",
-        ),
-        "colour": (
-            "Changed colours",
-            "Brightness, contrast and saturation of a picture change by up to this share, anew each time it is seen.",
-        ),
-        "image_noise": (
-            "Noise on image embeddings",
-            "The same noise on the picture's embedding: a control for noise on the text.",
-        ),
-    },
-    AHEAD: {
-        "adaptive_noise": ("Noise on their text", f"Noise on the text embedding. {WHO}"),
-        "adaptive_mask": ("Masked words", f"This share of their words is left out. {WHO}"),
-        "adaptive_rest": ("Rest", f"They count this much less in the loss; at 1 they rest. {WHO}"),
-    },
-    "Training": {
-        STOP: (
-            "Early stop",
-            "Training ends after this epoch of {epochs}, with the learning rate as high as it is then.",
-        ),
-        "weight_decay": ("Another weight decay", "How strongly weights are pulled towards 0 at every step."),
-        "min_logit_scale": (
-            "Floor of the logit scale",
-            "Holds the factor on similarities in the loss at or above this; it starts at 14. Smaller differences are "
-            "enough then, so clipmem falls as it is in units of cosine: look at membership AUROC too.",
-        ),
-        "max_logit_scale": (
-            "Cap on the logit scale",
-            "Holds the factor on similarities in the loss at or below this; it starts at 14, and 100 is CLIP's own "
-            "cap.",
-        ),
-    },
+# Each group's fields, with a label and a help for the toggle.
+WORDS = {
+    group: {name: own.control for name, own in FIELDS.items() if own.group == group and own.control[0]}
+    for group in ("Captions", "Text", "Pictures", AHEAD_GROUP, "Training")
 }
-# Sliders below the toggles of the group AHEAD; they have no toggle.
+# Sliders below the toggles of the group AHEAD_GROUP; they have no toggle.
 AHEAD_SLIDERS = {
     "adaptive_quantile": "Ahead of this share of external pairs",
     "adaptive_every": "Epochs between two looks",
-}
-WORDS["Training"] |= {
-    name: (own.label, own.help)
-    for name, own in FIELDS.items()
-    if own.slider and name not in AHEAD_SLIDERS and not any(name in words for words in WORDS.values())
 }
 
 
@@ -296,7 +229,7 @@ class Controls:
                     self._draw_choice("text_forget_as", "How they are forgotten", FORGETTING, FORGETTING_HELP)
         here = {name: side for name, side in idle.items() if name in WORDS[group]}
         draw_left_out(here, called=lambda name: WORDS[group][name][0])
-        if group == AHEAD and any(name in fields for name in WORDS[AHEAD]):
+        if group == AHEAD_GROUP and any(name in fields for name in WORDS[AHEAD_GROUP]):
             for name, label in AHEAD_SLIDERS.items():
                 self._draw_slider(name, label, label_visibility="visible")
 

@@ -24,7 +24,7 @@ from clipmem_core.review.detectors import (
     planted_findings,
 )
 from clipmem_core.review.selection import Selection
-from clipmem_core.scores.table import words
+from clipmem_core.scores.registry import words
 from clipmem_core.studies.benchmark.results import DETECTOR, KIND, MEASURE, OVER, SHARE, SHORT
 
 FROM, PLANTED_KIND, SHOWN, ONE, OTHER = "from", "mistake", "measure", "one", "other"  # in the address

@@ -32,8 +32,7 @@ from clipmem_core.review.contributions import (
 from clipmem_core.review.overview import locked_towers
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import Version, version_of
-from clipmem_core.scores.seeds import over_seeds
-from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds
 from clipmem_core.studies.plan import FACTORS, NO_CROPS, STRONG_CROPS, STUDIES
 from clipmem_core.studies.results import (
     TEXT_LEAD,

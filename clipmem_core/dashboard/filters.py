@@ -34,7 +34,7 @@ from clipmem_core.review.selection import (
     Selection,
 )
 from clipmem_core.review.tags import known_tags
-from clipmem_core.scores.table import BY_NAME, CARD, QUEUE, scores_in, words
+from clipmem_core.scores.registry import BY_NAME, CARD, QUEUE, scores_in, words
 
 LIMIT = 60
 SIDES = {IMAGE_SIDE: "pictures", "text": "captions"}

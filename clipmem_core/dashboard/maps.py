@@ -34,8 +34,8 @@ from clipmem_core.review.selection import (
     to_parameters,
 )
 from clipmem_core.review.tables import Version, count_rows, version_of
-from clipmem_core.scores.table import COLOUR as SCORE_COLOUR
-from clipmem_core.scores.table import scores_in, words
+from clipmem_core.scores.registry import COLOUR as SCORE_COLOUR
+from clipmem_core.scores.registry import scores_in, words
 
 STRIP, STRIP_HEIGHT, STRIP_SIDE = 24, 560, 110  # pairs beside a chart, and pixels of all and of one
 AROUND = 11  # a clicked point

@@ -26,7 +26,7 @@ from clipmem_core.review.overview import (
     rows,
     table,
 )
-from clipmem_core.scores.table import CARD, scores_in
+from clipmem_core.scores.registry import CARD, scores_in
 
 PROTOCOLS = {
     "ensemble": "Every member leaves out one part of the pairs. clipmem is the alignment of a pair under the members "

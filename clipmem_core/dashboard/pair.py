@@ -62,8 +62,8 @@ from clipmem_core.review.rows import audit_root, find_rows, misfit_note, neighbo
 from clipmem_core.review.search import nearest
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
 from clipmem_core.review.tables import find_row
-from clipmem_core.scores.table import BY_NAME, scores_in, words
-from clipmem_core.scores.table import PAIR as SHOWN_HERE
+from clipmem_core.scores.registry import BY_NAME, scores_in, words
+from clipmem_core.scores.registry import PAIR as SHOWN_HERE
 
 BROWSE, THIS_PAGE = "pages/browse.py", "pages/pair.py"
 CAPTION_LIMIT = 600

@@ -24,7 +24,7 @@ from clipmem_core.review.rows import count_decided
 from clipmem_core.review.selection import IMAGE_SIDE, MATCH, TEXT_SIDE, UNDECIDED, Selection, to_parameters
 from clipmem_core.review.tables import CAPTION_KEY, fetch_numbered
 from clipmem_core.review.tags import known_tags, tags_of
-from clipmem_core.scores.table import BY_NAME, CARD, ROW, scores_in, words
+from clipmem_core.scores.registry import BY_NAME, CARD, ROW, scores_in, words
 
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")
 HTML, CSS, *JS = (Path(__file__).with_name(name).read_text("utf-8") for name in ("pairs.html", "pairs.css", *SCRIPTS))

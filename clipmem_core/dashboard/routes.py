@@ -37,7 +37,7 @@ from clipmem_core.review.score_breakdown import QUALITY, suggested_captions
 from clipmem_core.review.selection import RANDOM, Selection, from_parameters
 from clipmem_core.review.tables import caption_keys, fetch_numbered, find_row, kept
 from clipmem_core.review.wrong_captions import drawn_at_random, wrong_words
-from clipmem_core.scores.table import words
+from clipmem_core.scores.registry import words
 
 # Streamlit's own page writes styles inline, its charts compile functions and draw in workers, and what a component of
 # ours runs it makes a blob of.

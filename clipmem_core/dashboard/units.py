@@ -32,7 +32,7 @@ from clipmem_core.review.contributions import (
 from clipmem_core.review.overview import locked_towers
 from clipmem_core.review.rows import audit_root
 from clipmem_core.review.selection import Selection
-from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.scores.seeds import MIN_REPLICATES
 
 VARIANT, UNIT_MEMBER, UNIT_TOWER, UNIT_LAYER = "variant", "unit_member", "tower", "layer"  # in the address
 FIXED = {"displayModeBar": False}

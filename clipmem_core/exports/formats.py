@@ -50,7 +50,7 @@ from clipmem_core.pairs.references import split_reference
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 from clipmem_core.review.tables import count_rows, fetch_arrow, number
-from clipmem_core.scores.table import EXPORT, scores_in
+from clipmem_core.scores.registry import EXPORT, scores_in
 
 Written = tuple[tuple[str, ...], str]  # what the format cannot carry, and the command that audits it, empty without one
 

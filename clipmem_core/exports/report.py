@@ -37,7 +37,7 @@ from clipmem_core.review.overview import rows as rows_of
 from clipmem_core.review.rows import audit_root, find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import count_rows
-from clipmem_core.scores.table import EXPORT, scores_in
+from clipmem_core.scores.registry import EXPORT, scores_in
 from clipmem_core.shortage import shortage
 
 TEMPLATE = "report.html.j2"

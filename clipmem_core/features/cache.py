@@ -1,40 +1,57 @@
-"""Features on disk: an array in the order of its keys, computed in batches, which a kill at any moment does not spoil.
+"""Features on disk: an array in the order of its keys, computed in batches, here or by other processes in shards.
 
     <folder>/<key of the tower>/<key of the rows>/
       keys.npy        uint8 [n, 32], the sha256 of what each row was computed from
       features.npy    float16 [n, dim]
       features.json   the tower, and how many inputs it cut; written last
 
-While it is computed, the folder's name ends in `.part`, and it holds two more: `order.npy`, the rows to compute in
-their order, and `batches.jsonl`, a line with a checksum for each batch that is done; and what `shards` puts there.
+While it is computed, the folder's name ends in `.part`, and it also holds
+
+      order.npy       the rows to compute, in their order
+      batches.jsonl   a line with a checksum for each finished batch
+      asked.json      for shards: the tower's arguments, how batches are cut, and the folder that pictures are in
+      inputs.parquet  image and sha256, or caption, of the rows in the order of order.npy; a row group a shard
+      <n>/            where the process of shard n says what went wrong
+      <n>.npy         float16 [n_rows, dim], the finished shard n, until it is copied into features.npy
 """
 
 import hashlib
 import json
 import shutil
+import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock
 
-from clipmem_core.atomic import naming, sync
+from clipmem_core.atomic import naming, replacing, sync
 from clipmem_core.config import InputError
+from clipmem_core.pairs.pictures import PictureError, decode, resize
+from clipmem_core.pairs.references import read_bytes
+from clipmem_core.shortage import shortage
 
 if TYPE_CHECKING:  # torch, which only computing features needs
     from clipmem_core.features.towers import Tower
 
 FEATURES_FILE, KEYS_FILE, MADE_FILE = "features.npy", "keys.npy", "features.json"
 ORDER_FILE, _BATCHES_FILE = "order.npy", "batches.jsonl"
+BATCHES = 64  # of a shard: 1,024 pictures are half a minute of one core
+SECONDS_BETWEEN_LOOKS = 1.0
+_ASKED, _INPUTS = "asked.json", "inputs.parquet"
 _BLOCK = 65_536  # rows that are read or copied at a time
 
 Progress = Callable[[int, int], None]
 Batches = Sequence[tuple[int, np.ndarray]]  # number of each batch, and its rows
 Embedded = Iterator[tuple[int, np.ndarray]]  # number of a batch, and its features, float32 [n_rows, dim]
+# Has shards of a folder computed, by their names, and lets its caller look again and again at what is there.
+Elsewhere = Callable[[Path, Sequence[str]], Generator[Any, None, None]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +77,7 @@ def key_rows(inputs: Iterable[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(inputs), np.uint8).reshape(-1, 32)
 
 
-def kept_features(
+def cached_features(
     wanted: Wanted,
     folder: Path,
     *,
@@ -125,7 +142,7 @@ def _compute(wanted: Wanted, target: Path, progress: Progress) -> None:
         noted.write("\n")  # a line cut off by a kill ends here
         for number, features in wanted.embed(part, [batch for batch in batches if batch[0] not in done]):
             rows = batches[number][1]
-            values = half(features, rows, wanted.tower, wanted.name)
+            values = to_half(features, rows, wanted.tower, wanted.name)
             _write_rows(file, rows, values)
             file.flush()
             noted.write(json.dumps({"batch": number, "crc32": zlib.crc32(values.tobytes())}) + "\n")
@@ -186,7 +203,7 @@ def _done(part: Path, batches: Batches) -> set[int]:
     return done
 
 
-def half(features: np.ndarray, rows: np.ndarray, tower: "Tower", name: Callable[[int], str]) -> np.ndarray:
+def to_half(features: np.ndarray, rows: np.ndarray, tower: "Tower", name: Callable[[int], str]) -> np.ndarray:
     """Return a batch's features as float16.
 
     Raises:
@@ -256,3 +273,90 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         yield new
         new.rename(target)
         sync(target.parent)
+
+
+def embedded_elsewhere(
+    part: Path, batches: Batches, inputs: Mapping[str, Sequence[str]], asked: Mapping[str, Any], compute: Elsewhere
+) -> Embedded:
+    """Yield the features of batches that other processes compute, shard by shard as they come.
+
+    Args:
+        part: the folder that they are computed in.
+        batches: those that are left.
+        inputs: of all rows, by their column.
+        asked: kind and arguments of the tower, rows of each batch, and the folder that pictures are in, as JSON values.
+        compute: has shards computed.
+    """
+    left: dict[str, list[tuple[int, int]]] = {}
+    for number, rows in batches:
+        left.setdefault(str(number // BATCHES), []).append((number, len(rows)))
+    if not left:
+        return
+    if not (part / _INPUTS).is_file():
+        order = pa.array(np.load(part / ORDER_FILE))
+        columns = {name: pa.array(values, pa.large_string()).take(order) for name, values in inputs.items()}
+        with replacing(part / _INPUTS) as temporary:
+            pq.write_table(pa.table(columns), temporary, row_group_size=BATCHES * asked["batch"])
+    with replacing(part / _ASKED) as temporary:
+        temporary.write_text(json.dumps(asked), encoding="utf-8")
+
+    def finished(name: str) -> Embedded:
+        values = np.load(part / f"{name}.npy")
+        for number, rows in left[name]:
+            at = (number - int(name) * BATCHES) * asked["batch"]
+            yield number, values[at : at + rows]
+        (part / f"{name}.npy").unlink()
+        del left[name]
+
+    with closing(compute(part, list(left))) as looks:
+        looked = 0.0
+        for _ in looks:
+            if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
+                for name in [path.stem for path in part.glob("*.npy") if path.stem in left]:
+                    yield from finished(name)
+                looked = time.monotonic()
+    for name in list(left):
+        yield from finished(name)
+
+
+def read_asked(part: Path) -> dict[str, Any]:
+    """Return what `embedded_elsewhere` was asked for in a folder."""
+    return json.loads((part / _ASKED).read_text(encoding="utf-8"))
+
+
+def missing_shards(part: Path, names: Sequence[str]) -> Iterator[tuple[Path, dict[str, list[str]]]]:
+    """Yield the file and the inputs, column by column, of each named shard that is missing."""
+    with pq.ParquetFile(part / _INPUTS) as file:
+        for name in names:
+            path = part / f"{name}.npy"
+            if not path.is_file():
+                yield path, file.read_row_group(int(name)).to_pydict()
+
+
+def read_squares(
+    chunk: list[tuple[int, str, str]], *, root: Path, size: int, resize_mode: str
+) -> list[tuple[int, np.ndarray | str]]:
+    """Read and decode pictures, in a process that does not load torch.
+
+    Args:
+        chunk: row, reference and sha256 of each picture.
+        root: the folder the references are relative to.
+        size: side of the square, in pixels.
+        resize_mode: shortest, longest or squash.
+
+    Returns:
+        Each row with its square, uint8 [size, size, 3], or the reason for its lack.
+    """
+    found: list[tuple[int, np.ndarray | str]] = []
+    for row, image, sha256 in chunk:
+        try:
+            data = read_bytes(root, image)
+            if hashlib.sha256(data).hexdigest() == sha256:
+                found.append((row, resize(decode(data, size=size), size, resize_mode)))
+            else:
+                found.append((row, "its file is not what it was when the data set was read"))
+        except (OSError, ValueError, PictureError) as error:
+            if shortage(error):
+                raise
+            found.append((row, str(error)))
+    return found

@@ -16,12 +16,23 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
+from clipmem_core.atomic import replacing
 from clipmem_core.config import InputError, data_folder
-from clipmem_core.features.cache import Batches, Embedded, Progress, Wanted, half, kept_features, key_rows
-from clipmem_core.features.named import image_tower, text_tower
-from clipmem_core.features.shards import Elsewhere, asked_of, embedded_elsewhere, leave, shards_of
-from clipmem_core.features.squares import read_squares
-from clipmem_core.features.towers import Opened, Tower
+from clipmem_core.features.cache import (
+    Batches,
+    Elsewhere,
+    Embedded,
+    Progress,
+    Wanted,
+    cached_features,
+    embedded_elsewhere,
+    key_rows,
+    missing_shards,
+    read_asked,
+    read_squares,
+    to_half,
+)
+from clipmem_core.features.towers import Opened, Tower, image_tower, text_tower
 from clipmem_core.pairs.workers import cores, map_chunks
 
 IMAGE_BATCH = 16  # pictures: larger batches leave the processor's caches, at 192 pixels a fifth slower
@@ -86,7 +97,7 @@ def image_features(
         embed=_embedder(tower, inputs, root, functools.cache(tower.open), workers, elsewhere),
         name=functools.partial(_name, inputs),
     )
-    return kept_features(wanted, folder or features_folder(), progress=progress, say=say)[0]
+    return cached_features(wanted, folder or features_folder(), progress=progress, say=say)[0]
 
 
 def text_features(
@@ -125,7 +136,7 @@ def text_features(
         name=functools.partial(_name, inputs),
         cut=lambda: int((lengths() > tower.context).sum()),
     )
-    features, cut = kept_features(wanted, folder or features_folder(), progress=progress, say=say)
+    features, cut = cached_features(wanted, folder or features_folder(), progress=progress, say=say)
     if cut:
         say(f"{cut:,} of {len(texts):,} captions are longer than the {tower.context} tokens that {tower.name} reads")
     return TextFeatures(features, np.cumsum([0, *map(len, captions)], dtype=np.int64), cut)
@@ -147,20 +158,21 @@ def run_shards(part: Path, names: Sequence[str]) -> None:
         InputError: the tower is another one here, a picture is no longer what it was, or the tower gives no use of a
             number.
     """
-    asked = asked_of(part)
-    tower = {"image": image_tower, "text": text_tower}[asked.kind](**asked.tower)
+    asked = read_asked(part)
+    tower = {"image": image_tower, "text": text_tower}[asked["kind"]](**asked["tower"])
     if tower.key != part.parent.name:
         raise InputError(
             f"the {tower.kind} tower {tower.name} on {platform.node()} is {tower.key} and not {part.parent.name}: "
             "install the same weights and libraries on all machines"
         )
-    opened = functools.cache(tower.open)
-    for shard in shards_of(part, names):
-        rows, name = np.arange(len(next(iter(shard.inputs.values())))), functools.partial(_name, shard.inputs)
-        batches = [(n, rows[at : at + asked.batch]) for n, at in enumerate(range(0, len(rows), asked.batch))]
-        embed = _embedder(tower, shard.inputs, Path(asked.root), opened, torch.get_num_threads(), None)
-        found = {n: half(features, batches[n][1], tower, name) for n, features in embed(part, batches)}
-        leave(shard, np.concatenate([found[n] for n, _ in batches]))
+    opened, batch = functools.cache(tower.open), asked["batch"]
+    for path, inputs in missing_shards(part, names):
+        rows, name = np.arange(len(next(iter(inputs.values())))), functools.partial(_name, inputs)
+        batches = [(n, rows[at : at + batch]) for n, at in enumerate(range(0, len(rows), batch))]
+        embed = _embedder(tower, inputs, Path(asked["root"]), opened, torch.get_num_threads(), None)
+        found = {n: to_half(features, batches[n][1], tower, name) for n, features in embed(part, batches)}
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, np.concatenate([found[n] for n, _ in batches]))
 
 
 def _embedder(
@@ -176,13 +188,14 @@ def _embedder(
     def embed(part: Path, batches: Batches) -> Embedded:
         if elsewhere is not None:
             size = IMAGE_BATCH if tower.kind == "image" else TEXT_BATCH
-            return embedded_elsewhere(part, batches, inputs, tower, root, size, elsewhere)
+            asked = {"kind": tower.kind, "tower": dict(tower.asked), "batch": size, "root": str(root.absolute())}
+            return embedded_elsewhere(part, batches, inputs, asked, elsewhere)
         given: Iterator[tuple[int, Any]]
         if tower.kind == "image":
             given = _decoded(batches, inputs[c.IMAGE], inputs[c.SHA256], root, tower, workers or cores())
         else:
             given = ((number, [inputs[TEXT][row] for row in rows]) for number, rows in batches)
-        return _embedded(opened().embed, given, _threads(tower, workers))
+        return _embedded(opened().embed, given, 1 if tower.device == "cuda" else workers or cores())
 
     return embed
 
@@ -190,10 +203,6 @@ def _embedder(
 def _name(inputs: Mapping[str, Sequence[str]], row: int) -> str:
     """Return whose row it is, for messages."""
     return f"picture {inputs[c.IMAGE][row]!r}" if c.IMAGE in inputs else f"caption {inputs[TEXT][row][:60]!r}"
-
-
-def _threads(tower: Tower, workers: int | None) -> int:
-    return 1 if tower.device == "cuda" else workers or cores()
 
 
 def _embedded(embed: Callable[[Any], np.ndarray], batches: Iterator[tuple[int, Any]], threads: int) -> Embedded:

@@ -22,7 +22,7 @@ from clipmem_core.figures.layout import (
 )
 from clipmem_core.review.overview import Corners
 from clipmem_core.review.selection import MAP_X, MAP_Y
-from clipmem_core.scores.table import words
+from clipmem_core.scores.registry import words
 
 FAINT = "rgba(128,128,128,{})"
 PERCENTILES = (2, 98)  # beyond them a colour says no more

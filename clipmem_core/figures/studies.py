@@ -28,8 +28,8 @@ from clipmem_core.figures.layout import (
     short_name,
 )
 from clipmem_core.review.contributions import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
-from clipmem_core.scores.suspicion import DETECTORS, RANDOM, REFERENCE, SECOND_ROUND
-from clipmem_core.scores.table import words
+from clipmem_core.scores.detection import DETECTORS, RANDOM, REFERENCE, SECOND_ROUND
+from clipmem_core.scores.registry import words
 from clipmem_core.studies.store import ARM, EPOCH
 
 NAME_LENGTH = 20  # leaves space for the dots on a telephone

@@ -15,7 +15,7 @@ from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import fetch_arrow, fetch_numbered, fetch_rows, number, other_pairs
-from clipmem_core.scores.table import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
+from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
 
 SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
 _UNSEARCHED = Selection()

@@ -13,8 +13,8 @@ from clipmem_core.columns import CAPTIONS, CLIPMEM, GROUP, MISFIT, PAIR_ID, SHA2
 from clipmem_core.config import FIELDS, InputError, as_dict, flat
 from clipmem_core.review.rows import misfit_note
 from clipmem_core.review.tables import CAPTION_KEY, ROW, count_rows, fetch_arrow, fetch_numbered, number
+from clipmem_core.scores.registry import BY_NAME
 from clipmem_core.scores.seeds import paired_difference
-from clipmem_core.scores.table import BY_NAME
 
 POINTS = 5_000
 CHANGED_COLUMNS = [

@@ -14,8 +14,7 @@ from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.audits.verdict import FLAT
 from clipmem_core.review.overview import LIMIT, pair_density, sample_points
 from clipmem_core.review.tables import ROW, count_pairs_of, fetch_arrow, number
-from clipmem_core.scores.seeds import over_seeds, seed_interval
-from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 
 IMAGE, TEXT = "image", "text"
 PARTS = {IMAGE: c.CLIPMEM_IMAGE, TEXT: c.CLIPMEM_TEXT}

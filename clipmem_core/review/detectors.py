@@ -12,7 +12,7 @@ from clipmem_core.config import InputError
 from clipmem_core.review.rows import misfit_note
 from clipmem_core.review.tables import ROW, count_pairs_of, fetch_columns, kept, number
 from clipmem_core.scores.detection import detection_table, numbers_reviewed, precision_curve
-from clipmem_core.scores.table import DETECTION, scores_in
+from clipmem_core.scores.registry import DETECTION, scores_in
 from clipmem_core.studies.benchmark.results import (
     DETECTOR,
     KIND,

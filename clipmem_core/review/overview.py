@@ -13,7 +13,7 @@ from clipmem_core.audits.store import PAIRS, QUARANTINE, SCORES, UTILITY, Audit
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.files import is_number, mapping
 from clipmem_core.review.tables import ROW, count_pairs_of, count_rows, fetch_frame, fetch_rows, number
-from clipmem_core.scores.table import BY_NAME
+from clipmem_core.scores.registry import BY_NAME
 
 BINS = 60
 MEMBERS_SHOWN = 6  # each with a column of its own

@@ -58,7 +58,7 @@ from clipmem_core.review.tables import (
 )
 from clipmem_core.review.tags import tagged_pairs, tags_position
 from clipmem_core.review.wrong_captions import known_count
-from clipmem_core.scores.table import BY_NAME, QUEUE, SECOND_NOTE, scores_in
+from clipmem_core.scores.registry import BY_NAME, QUEUE, SECOND_NOTE, scores_in
 
 LABELS_SHOWN = 200
 BINS = 40  # of a histogram

@@ -29,9 +29,8 @@ from clipmem_core.review.search import (
 )
 from clipmem_core.review.tables import ROW, fetch_columns, fetch_numbered, kept, number
 from clipmem_core.scores.alignment import external_means, terms_of
-from clipmem_core.scores.in_out import in_side
-from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.table import BY_NAME
+from clipmem_core.scores.membership import Membership, Sides
+from clipmem_core.scores.registry import BY_NAME
 
 TRAINED, SIDE = "trained", "side"
 IN, OUT = "in", "out"
@@ -229,7 +228,7 @@ def _external_means(audit: Audit, member: str) -> tuple[np.ndarray, np.ndarray]:
     external = _external(audit)
     image, text = vectors_of(audit, member, external)
     try:
-        return external_means(image, text, np.arange(len(external)))
+        return external_means(image, text, np.ones(len(external), dtype=bool))
     except ValueError as error:
         raise InputError(f"member {member} cannot be compared ({error}): delete the audit and run it again") from None
 
@@ -265,4 +264,4 @@ def _membership(audit: Audit) -> Membership:
 def _inside(audit: Audit) -> np.ndarray:
     """Return which members count as `in` for each pair, [n_members, n_pairs]."""
     membership, config = _membership(audit), audit.record.config
-    return in_side(membership, protocol=config.protocol, seed=config.seed)
+    return Sides(membership, config.protocol, config.seed).inside

@@ -19,8 +19,8 @@ from clipmem_core.audits.store import CONFIG, IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS,
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
 from clipmem_core.review.tables import find_row, kept
-from clipmem_core.training.files import CHECKPOINT
-from clipmem_core.training.mitigation.vocabulary import Vocabulary
+from clipmem_core.training.names import CHECKPOINT
+from clipmem_core.training.vocabulary import Vocabulary
 
 LIMIT = 1000  # pairs that a search finds
 ALL_UP_TO = 100_000  # pairs: in a larger audit the first member alone is searched, unless another is named
@@ -126,8 +126,7 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
     """
     if not text.strip():
         raise InputError("the text to search for is empty: write what the pictures or captions should be about")
-    from clipmem_core.training.embed import text_embeddings
-    from clipmem_core.training.model import tokenize
+    from clipmem_core.training.model import text_embeddings, tokenize
 
     config, member = audit.record.config, choose_member(audit.record.members, member)
     if config.features:

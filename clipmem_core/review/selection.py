@@ -8,7 +8,7 @@ from typing import Any
 
 from clipmem_core.columns import CLIPMEM, MISFIT
 from clipmem_core.pairs.checks import CHECKS
-from clipmem_core.scores.table import BY_NAME
+from clipmem_core.scores.registry import BY_NAME
 
 MATCH = "match"  # the order of a search: cosine with what was asked for
 RANDOM = "random"  # the order of a random check

@@ -11,8 +11,17 @@ from clipmem_core.audits.verdict import likely_wrong
 from clipmem_core.files import mapping, numbers
 from clipmem_core.review.decisions import CODES, KEEP, UNDECIDED_CODE, decided
 from clipmem_core.review.tables import kept
-from clipmem_core.scores.prevalence import CHECKED, WrongCount, left_after, suggest_stop
-from clipmem_core.scores.reviewed import Review, count_of_sample, count_reviewed, plan_review, suspicion_of
+from clipmem_core.scores.prevalence import (
+    CHECKED,
+    Review,
+    WrongCount,
+    count_of_sample,
+    count_reviewed,
+    left_after,
+    plan_review,
+    suggest_stop,
+    suspicion_of,
+)
 
 Estimate: TypeAlias = tuple[float, float, float]  # and a 95 % interval
 NEEDED = [c.MISFIT, c.CSLS_OUT, c.P_WRONG, c.REVIEW_PLACE]

@@ -1,7 +1,7 @@
-"""One member's alignment with every pair and the terms it is made of, in one pass over its mean embeddings.
+"""One member's alignment with every pair and its terms, in one pass over its mean embeddings.
 
 Views, captions and negatives are drawn independently and the cosine is bilinear, so the paper's expectations over
-augmentations, test captions and test images (its definition of alignment) are exact inner products of means:
+augmentations, test captions and test images are exact inner products of means:
 
     positive = μ_I(i)·μ_T(i)    negative_text = μ_I(i)·ν_T    negative_image = ν_I·μ_T(i)
     alignment = positive − negative_text − negative_image
@@ -18,7 +18,8 @@ from clipmem_core.columns import ALIGNMENT, NEGATIVE_IMAGE, NEGATIVE_TEXT, POSIT
 
 IMAGE_SQUARE = "image_square"
 TEXT_SQUARE = "text_square"
-_BLOCK_BYTES = 1 << 20  # of one matrix: both blocks together stay near a core's cache while five products read them
+_CHUNK = 16_384  # rows that a thread takes at a time
+_BLOCK_BYTES = 1 << 20  # of one matrix: both blocks together fit a core's cache
 
 
 def external_means(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -27,41 +28,33 @@ def external_means(image: np.ndarray, text: np.ndarray, external: np.ndarray) ->
     Args:
         image: μ_I, mean of the unit embeddings of a pair's views, [n_pairs, dim].
         text: μ_T, mean of the unit embeddings of a pair's captions, [n_pairs, dim].
-        external: rows of the external pairs (or true for them, [n_pairs]).
+        external: true for external pairs, [n_pairs]; at least two.
 
     Returns:
         ν_I and ν_T, [dim] each.
-
-    Raises:
-        ValueError: the matrices differ in shape, or there are fewer than two external pairs.
     """
-    rows = np.flatnonzero(external) if np.asarray(external).dtype == bool else np.asarray(external)
-    _check(image, text, len(rows))
+    rows = np.flatnonzero(external)
+    if image.shape != text.shape or image.ndim != 2:
+        raise ValueError(f"image and text must be matrices of one shape, not {image.shape} and {text.shape}")
+    if len(rows) < 2:
+        raise ValueError(f"external must name at least 2 pairs, since a pair leaves itself out, not {len(rows)}")
     return _mean_of(image, rows), _mean_of(text, rows)
 
 
-def pair_terms(
-    image: np.ndarray, text: np.ndarray, external: np.ndarray, *, chunk: int = 16_384, threads: int = 2
-) -> dict[str, np.ndarray]:
+def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dict[str, np.ndarray]:
     """Measure how one member aligns with every pair.
 
     Alignment lies in [−3, 3]; the higher, the better the member matches the pair beyond what any caption and any
-    image would get. An external pair leaves itself out of ν. Both matrices may be memory maps of any size: each
-    row is read once and nothing larger than a cache block is held. Results do not depend on `chunk` or `threads`.
+    image would get. An external pair leaves itself out of ν. Both matrices may be memory maps of any size.
 
     Args:
         image: μ_I, mean of the unit embeddings of a pair's views, [n_pairs, dim].
         text: μ_T, mean of the unit embeddings of a pair's captions, [n_pairs, dim].
         external: true for external pairs, [n_pairs]; at least two.
-        chunk: rows that a thread takes at a time.
-        threads: chunks worked on side by side.
 
     Returns:
         float32 [n_pairs] each: positive, negative_text, negative_image, alignment, similarity (positive as a cosine,
         0 where a mean has no length), and image_square, text_square: ‖μ‖², which `sslmem` takes.
-
-    Raises:
-        ValueError: the matrices differ in shape, `external` in length, or there are fewer than two external pairs.
 
     Example:
         >>> image = text = np.eye(4, dtype=np.float32)
@@ -69,14 +62,12 @@ def pair_terms(
         >>> terms["alignment"].tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
-    if len(external) != len(image):
-        raise ValueError(f"external must have one entry for each of {len(image)} pairs, not {len(external)}")
     nu_image, nu_text = external_means(image, text, external)
     nu_image, nu_text = nu_image.astype(image.dtype), nu_text.astype(text.dtype)
     products = np.empty((5, len(image)), dtype=np.float32)
 
     def measure(start: int) -> None:
-        for rows in _blocks(start, min(start + chunk, len(image)), image.shape[1] * image.dtype.itemsize):
+        for rows in _blocks(start, min(start + _CHUNK, len(image)), image.shape[1] * image.dtype.itemsize):
             # A copy, which stays in a core's cache while five products read it
             a, b = np.array(image[rows]), np.array(text[rows])
             # vecdot, unlike a matrix product, gives a row the same bits whatever block it is read in
@@ -86,8 +77,8 @@ def pair_terms(
             products[3, rows] = np.vecdot(a, a)
             products[4, rows] = np.vecdot(b, b)
 
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(measure, range(0, len(image), chunk)))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(measure, range(0, len(image), _CHUNK)))
     return terms_of(products, np.flatnonzero(external), int(np.sum(external)))
 
 
@@ -111,7 +102,7 @@ def terms_of(products: np.ndarray, external: np.ndarray, n_external: int) -> dic
 
     Args:
         products: μ_I·μ_T, μ_I·ν_T, ν_I·μ_T, ‖μ_I‖² and ‖μ_T‖² of n pairs, [5, n]; changed in place.
-        external: which of them are external pairs, [n_external_among_them].
+        external: rows of the external pairs among them.
         n_external: external pairs behind ν.
     """
     positive, negative_text, negative_image, image_square, text_square = products
@@ -129,6 +120,12 @@ def terms_of(products: np.ndarray, external: np.ndarray, n_external: int) -> dic
     }
 
 
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Scale rows to unit length; a row of zeros stays."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros(vectors.shape, dtype=lengths.dtype), where=lengths > 0)
+
+
 def _mean_of(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
     total = np.zeros(matrix.shape[1])
     for block in _blocks(0, len(rows), matrix.shape[1] * matrix.dtype.itemsize):
@@ -139,10 +136,3 @@ def _mean_of(matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _blocks(start: int, stop: int, row_bytes: int) -> Iterator[slice]:
     rows = max(1, _BLOCK_BYTES // row_bytes)
     return (slice(first, min(first + rows, stop)) for first in range(start, stop, rows))
-
-
-def _check(image: np.ndarray, text: np.ndarray, n_external: int) -> None:
-    if image.shape != text.shape or image.ndim != 2:
-        raise ValueError(f"image and text must be matrices of one shape, not {image.shape} and {text.shape}")
-    if n_external < 2:
-        raise ValueError(f"external must name at least 2 pairs, since a pair leaves itself out, not {n_external}")

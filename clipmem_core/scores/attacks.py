@@ -1,13 +1,10 @@
-"""Membership inference by likelihood ratio: was a member trained on a pair, in the eyes of one who has the others?
+"""Likelihood-ratio membership inference. Each member is the target once; the others are shadow models.
 
-Every member is the target once, and the others are its shadows. The pair's alignment under the target is compared with
-what shadows that were trained on the pair give it, and with what those give it that were not. Alignments are taken from
-the mean of the external pairs under the same member, so that one that aligns everything better does not pass for one
-that knows its pairs.
+The pair's alignment under the target is compared with its alignments under shadows that were trained on the pair, and
+under those that were not. Alignments are centred on the mean of the external pairs under the same member.
 
 On each side a pair has one shadow fewer than it has members, whichever side the target is on; otherwise their number
-would tell that side. The one that is left out opposite the target is of its own repeat or seed where there is one: it
-starts and draws as the target does, and was trained without what the target was trained on.
+would leak that side. The shadow left out opposite the target is of its own repeat or seed where possible.
 """
 
 from collections.abc import Sequence
@@ -18,23 +15,23 @@ import pandas as pd
 from scipy.stats import norm, t
 
 from clipmem_core.columns import SCORED_GROUPS
-from clipmem_core.scores.in_out import Sides
+from clipmem_core.scores.membership import Sides
 from clipmem_core.scores.seeds import seed_interval
 
 ALIGNMENT, BAVARIA, LIRA, RMIA = "alignment", "bavaria", "lira", "rmia"
 ATTACKS = (BAVARIA, LIRA, RMIA, ALIGNMENT)
 AUROC = "auroc"
-RATES = {"TPR@0.01": 0.01, "TPR@0.001": 0.001}  # false alarms allowed, of the pairs that are none of the target's
+RATES = {"TPR@0.01": 0.01, "TPR@0.001": 0.001}  # true-positive rate by false-positive rate
 MEASURES = (AUROC, *RATES)
 COLUMNS = [
     *("attack", "measure", "value", "members_low", "members_high", "pairs_low", "pairs_high", "targets", "missing"),
 ]
-OWN_VARIANCE = 64  # shadows of a pair, from which LiRA takes the variance of the pair alone (its section VI)
+OWN_VARIANCE = 64  # shadows of a pair, from which LiRA uses the variance of the pair alone (its section VI)
 FEWEST = 3  # members: a target, and a shadow on either side
-_MOST_SHAPE = 50.0  # of the prior of the variance: above it all pairs are as good as equally noisy
+_MOST_SHAPE = 50.0  # of the prior of the variance
 _FLAT = 1e-3  # the least variance of the prior of the mean, as a share of that of one alignment
-_BLOCK = 1_000_000  # weights of pairs held at a time
-_KEY_DRAW, _RESAMPLE_DRAW = 5, 6  # random streams of their own, apart from those of in_out and membership
+_BLOCK = 1_000_000  # weights of pairs in memory at a time
+_KEY_DRAW, _RESAMPLE_DRAW = 5, 6  # random streams
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +40,8 @@ class Shadows:
 
     Attributes:
         trained: true where the member is trained on the pair, [n_members, n_pairs].
-        judged: true where the pair is one that the member is attacked on, [n_members, n_pairs].
-        external: true for pairs that the member's alignments start from, [n_members, n_pairs].
+        judged: true where the member is attacked on the pair, [n_members, n_pairs].
+        external: true for pairs that the member's alignments are centred on, [n_members, n_pairs].
         replicate: number of the repeat or seed of each member, [n_members].
         seed: start of every draw.
     """
@@ -68,7 +65,7 @@ def shadows_of(sides: Sides) -> Shadows:
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """What the shadows on one side say of some pairs: their number, mean, and sum of squared deviations, [n]."""
+    """The alignments of the shadows on one side: their number, mean, and sum of squared deviations, [n] each."""
 
     count: np.ndarray
     mean: np.ndarray
@@ -87,8 +84,8 @@ class Attacked:
 def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Sequence[str] = ATTACKS) -> list[Attacked]:
     """Attack every member with the others.
 
-    A score is high where the pair is taken for one of the target's: of `bavaria` and `lira` the log of the likelihood
-    ratio, of `rmia` and `alignment` in cosine units. Scores compare within one target.
+    A score is high where the attack predicts that the target was trained on the pair: of `bavaria` and `lira` the log
+    likelihood ratio, of `rmia` and `alignment` in cosine units. Scores compare within one target.
 
     Args:
         alignments: one array a member, [n_pairs] each.
@@ -99,7 +96,7 @@ def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Seque
         One entry a member, with NaN where an attack needs a shadow on either side and a pair has none.
 
     Raises:
-        ValueError: as many arrays as members are wanted, and at least three.
+        ValueError: fewer than three members.
     """
     members = len(shadows.trained)
     if len(alignments) != members or members < FEWEST:
@@ -110,18 +107,20 @@ def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Seque
     outside = np.array([np.mean(own[where]) for own, where in zip(alignments, shadows.external, strict=True)])
     centred, trained = values - outside[:, None], shadows.trained[:, columns]
     key = np.random.default_rng([shadows.seed, _KEY_DRAW]).random(trained.shape, dtype=np.float32)
-    floor = _noise(alignments, outside, shadows)
+    noise = _external_variance(alignments, outside, shadows)
     found = []
     for target in range(members):
         rows = np.flatnonzero(shadows.judged[target, columns])
         own = trained[:, rows]
         used = _used(own, target, shadows.replicate, key[:, rows])
         inside, outer = (_side(centred[:, rows], used & side) for side in (own, ~own))
-        scores = {ALIGNMENT: values[target, rows]}
-        for name in attacks:
-            if name != ALIGNMENT:
-                scores[name] = _SCORES[name](centred[target, rows], inside, outer, floor)
-        found.append(Attacked(places[rows], own[target], {name: scores[name] for name in attacks}))
+        scores = {
+            name: values[target, rows]
+            if name == ALIGNMENT
+            else _SCORES[name](centred[target, rows], inside, outer, noise)
+            for name in attacks
+        }
+        found.append(Attacked(places[rows], own[target], scores))
     return found
 
 
@@ -131,14 +130,14 @@ def bavaria(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np
     Brännvall, "Exponential-Family Membership Inference: From LiRA and RMIA to BaVarIA", arXiv 2603.11799, 2026: the
     mean and the variance of each side have a normal–inverse-gamma prior. Where we depart from it: the prior is fitted
     to the shadows of all pairs, and the prior mean of a side is a straight line of the pair's mean on the other side,
-    as in RMIA's offline attack, so that each side also learns from the other. Without a shadow on a side the
-    prior stands alone. A prior of no weight on the mean and of a known variance gives `lira`.
+    as in RMIA's offline attack. Without a shadow on a side only the prior is used. A prior of no weight on the mean
+    and of a known variance gives `lira`.
 
     Args:
         values: the target's alignments, [n].
         inside: of the shadows that were trained on the pair.
         outside: of those that were not.
-        noise: variance of an alignment between members, where no side has two shadows of a pair to tell it.
+        noise: variance of an alignment between members, used where no side has two shadows of a pair.
 
     Returns:
         log p(value | trained on) − log p(value | not trained on), [n]; NaN where all pairs lack shadows on one side.
@@ -152,32 +151,28 @@ def lira(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.nd
     """Return the log-likelihood ratio of two Gaussians (Carlini et al., "Membership Inference Attacks From First
     Principles", IEEE S&P 2022): the pair's means, and variances pooled over pairs where its shadows are few.
 
-    Args:
-        values: the target's alignments, [n].
-        inside: of the shadows that were trained on the pair.
-        outside: of those that were not.
-        noise: as for `bavaria`.
+    Args: as for `bavaria`.
 
     Returns:
         The log ratio, [n]; NaN for a pair without a shadow on either side.
     """
-    return _gaussian(values, inside, noise) - _gaussian(values, outside, noise)
+    ratio = np.zeros(len(values))
+    for sign, side in ((1, inside), (-1, outside)):
+        own = side.squares / np.maximum(side.count - 1, 1)
+        variance = np.where(side.count >= OWN_VARIANCE, own, _pooled(side, noise))
+        ratio += sign * norm.logpdf(values, _known_mean(side), np.sqrt(variance))
+    return ratio
 
 
 def rmia(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.ndarray:
-    """Return how far a pair lies above what shadows give it, those with and those without it counting alike.
+    """Return how far a pair lies above its mean under shadows, with equal weight of those with and without it.
 
     Zarifzadeh, Liu and Shokri, "Low-Cost High-Power Membership Inference Attacks", ICML 2024: the likelihood of the
-    pair under the target over its mean under shadows, beside the same of population pairs. Its share of population
-    pairs that are beaten rises with this ratio, so that for one target the ROC is the same, but for ties. We take
-    alignment for the logarithm of a likelihood, in units so large that the log of its mean is the mean: on the drawn
-    scenes with 16 members the AUROC is .884 so, and .855 with one standard deviation between members as the unit.
+    pair under the target over its mean under shadows, compared with the same of population pairs. The share of
+    population pairs that it exceeds rises with this ratio, so that for one target the ROC is the same, but for ties.
+    We use alignment as the log-likelihood, in units so large that the log of its mean is the mean.
 
-    Args:
-        values: the target's alignments, [n].
-        inside: of the shadows that were trained on the pair.
-        outside: of those that were not.
-        noise: not used.
+    Args: as for `bavaria`; `noise` is not used.
 
     Returns:
         The difference in cosine units, [n]; NaN for a pair without a shadow on either side.
@@ -206,7 +201,7 @@ def _side(values: np.ndarray, used: np.ndarray) -> Side:
     return Side(count, mean, np.sum((values - mean) ** 2, axis=0, where=used))
 
 
-def _noise(alignments: Sequence[np.ndarray], outside: np.ndarray, shadows: Shadows) -> float:
+def _external_variance(alignments: Sequence[np.ndarray], outside: np.ndarray, shadows: Shadows) -> float:
     """Return the variance between members of the alignment of a pair that is external to all of them."""
     everywhere = shadows.external.all(axis=0)
     if not everywhere.any():
@@ -247,9 +242,9 @@ def _line(side: Side, other: Side) -> np.ndarray:
 
 
 def _predictive(values: np.ndarray, side: Side, other: Side, noise: float) -> np.ndarray:
-    """Return the log density of Student's t that a side's shadows and the fitted prior predict a value with, [n]."""
+    """Return the log density of values under the Student's t predictive of a side's shadows and the prior, [n]."""
     variance, shape, line, known = _pooled(side, noise), _shape(side), _line(side, other), side.count > 0
-    # Means scatter about the line by what pairs differ, and by what is left of the noise of single members
+    # Means scatter about the line by the differences between pairs, and by the remaining noise of single members
     between = np.mean((side.mean - line)[known] ** 2) - variance * np.mean(1 / side.count[known])
     weight = variance / max(between, _FLAT * variance)  # of the prior mean, in shadows
     n = weight + side.count
@@ -259,43 +254,37 @@ def _predictive(values: np.ndarray, side: Side, other: Side, noise: float) -> np
     return t.logpdf(values, 2 * a, mean, np.sqrt(b * (n + 1) / (a * n)))
 
 
-def _gaussian(values: np.ndarray, side: Side, noise: float) -> np.ndarray:
-    own = side.squares / np.maximum(side.count - 1, 1)
-    variance = np.where(side.count >= OWN_VARIANCE, own, _pooled(side, noise))
-    return norm.logpdf(values, _known_mean(side), np.sqrt(variance))
-
-
 def _known_mean(side: Side) -> np.ndarray:
     return np.where(side.count > 0, side.mean, np.nan)
 
 
 def roc(attacked: Attacked, attack: str) -> dict[str, float]:
-    """Measure how well an attack tells the pairs that its target was trained on from the others.
+    """Measure how well an attack separates the pairs that its target was trained on from the others.
 
     Returns:
-        `auroc`, in [0, 1], ties counting half; and the share of its pairs that are found at the lowest threshold that
-        gives no more than 1 and .1 % of false alarms. NaN where a side is empty, where a score is missing, or where
-        that many false alarms are less than one.
+        `auroc`, in [0, 1], ties counting half; and the true-positive rate at the lowest threshold with a
+        false-positive rate of at most 1 and .1 %. NaN where a side is empty, where a score is missing, or where
+        that rate is less than one false positive.
 
     Example:
         >>> roc(Attacked(np.arange(3), np.array([True, True, False]), {"lira": np.array([3.0, 1.0, 2.0])}), "lira")
         {'auroc': 0.5, 'TPR@0.01': nan, 'TPR@0.001': nan}
     """
-    scores, alarms = attacked.scores[attack], int((~attacked.trained).sum())
-    if np.isnan(scores).any() or alarms in (0, len(scores)):
+    scores, others = attacked.scores[attack], int((~attacked.trained).sum())
+    if np.isnan(scores).any() or others in (0, len(scores)):
         return dict.fromkeys(MEASURES, float("nan"))
     order, ends = _steps(scores)
-    found = _measured(attacked.trained[order], np.ones((1, len(order))), ends)
-    return {name: float("nan") if RATES.get(name, 1) * alarms < 1 else float(value[0]) for name, value in found.items()}
+    found = _rates(attacked.trained[order], np.ones((1, len(order))), ends)
+    return {name: float("nan") if RATES.get(name, 1) * others < 1 else float(value[0]) for name, value in found.items()}
 
 
 def attack_table(found: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.DataFrame:
-    """Say how well each attack does over all targets, and how sure that is.
+    """Summarise each attack over all targets.
 
     Args:
         found: what `attack` returns.
-        n_boot: how often pairs are drawn anew, the same for all targets.
-        seed: start of these draws.
+        n_boot: bootstrap resamples of pairs, the same for all targets.
+        seed: start of the resampling.
 
     Returns:
         One row an attack and measure: attack, measure, value (the mean over targets), members_low and members_high
@@ -317,21 +306,21 @@ def attack_table(found: Sequence[Attacked], *, n_boot: int, seed: int) -> pd.Dat
 
 
 def _missing(found: Sequence[Attacked], name: str, measure: str) -> str:
-    alarms = max(int((~one.trained).sum()) for one in found)
+    others = max(int((~one.trained).sum()) for one in found)
     if any(np.isnan(one.scores[name]).any() for one in found):
         return "some pair has no shadow on one side"
-    if measure in RATES and alarms * RATES[measure] < 1:
-        return f"needs {round(1 / RATES[measure]):,} pairs that a member was not trained on, and there are {alarms:,}"
+    if measure in RATES and others * RATES[measure] < 1:
+        return f"needs {round(1 / RATES[measure]):,} pairs that a member was not trained on, and there are {others:,}"
     return "no member has pairs that it was trained on beside pairs that it was not"
 
 
 def _resampled(found: Sequence[Attacked], name: str, *, n_boot: int, seed: int) -> dict[str, tuple[float, float]]:
-    """Return the 2.5 and 97.5 percentiles of the mean over targets, over draws of pairs."""
-    told = [one for one in found if not np.isnan(roc(one, name)[AUROC])]
-    if not told:
+    """Return the 2.5 and 97.5 percentiles of the mean over targets, over resamples of pairs."""
+    known = [one for one in found if not np.isnan(roc(one, name)[AUROC])]
+    if not known:
         return {}
-    pairs = np.unique(np.concatenate([one.rows for one in told]))
-    steps = [_steps(one.scores[name]) for one in told]
+    pairs = np.unique(np.concatenate([one.rows for one in known]))
+    steps = [_steps(one.scores[name]) for one in known]
     rng = np.random.default_rng([seed, _RESAMPLE_DRAW])
     at_once = max(1, _BLOCK // len(pairs))
     means = []
@@ -340,8 +329,8 @@ def _resampled(found: Sequence[Attacked], name: str, *, n_boot: int, seed: int) 
         for drawn in weights:
             drawn[pairs] = np.bincount(rng.integers(len(pairs), size=len(pairs)), minlength=len(pairs))
         rates = [
-            _measured(one.trained[order], weights[:, one.rows[order]], ends)
-            for one, (order, ends) in zip(told, steps, strict=True)
+            _rates(one.trained[order], weights[:, one.rows[order]], ends)
+            for one, (order, ends) in zip(known, steps, strict=True)
         ]
         means.append(np.mean([list(own.values()) for own in rates], axis=0))
     low, high = np.nanpercentile(np.hstack(means), (2.5, 97.5), axis=1)
@@ -354,23 +343,20 @@ def _steps(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order, np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
 
 
-def _measured(trained: np.ndarray, weights: np.ndarray, ends: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the measures of pairs in the order of their scores, each counting as often as its weight says.
+def _rates(trained: np.ndarray, weights: np.ndarray, ends: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the measures of pairs in the order of their scores, [n_draws] each.
 
     Args:
         trained: true for the target's own, [n].
-        weights: [n_draws, n].
+        weights: how often each pair counts, [n_draws, n].
         ends: the last place of each different score, [n_scores].
-
-    Returns:
-        Each measure, [n_draws].
     """
     start = np.zeros((len(weights), 1))
     found, alarms = (np.hstack([start, np.cumsum(weights * side, axis=1)[:, ends]]) for side in (trained, ~trained))
     all_found, all_alarms = found[:, -1], alarms[:, -1]
     rates = {AUROC: np.trapezoid(found, alarms, axis=1) / (all_found * all_alarms)}
     for name, most in RATES.items():
-        # A hair above, since the number of alarms allowed may fall short of a whole one by rounding
+        # Slightly above, since the number of alarms allowed may fall short of a whole one by rounding
         last = (alarms <= most * all_alarms[:, None] + 1e-9).sum(axis=1) - 1
         rates[name] = np.take_along_axis(found, last[:, None], axis=1)[:, 0] / all_found
     return rates

@@ -1,30 +1,310 @@
-"""A comparison of scores at finding the pairs that are wrong, with paired bootstrap intervals."""
+"""The comparison of detectors of wrong captions: each detector with its baselines from the literature, and how well
+their scores find the wrong pairs, with paired bootstrap intervals."""
 
-from collections.abc import Iterator, Mapping
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import faiss
 import numpy as np
 import pandas as pd
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from clipmem_core import columns as c
+from clipmem_core.scores.alignment import pair_terms, unit
+from clipmem_core.scores.detectors import LOG_PROBABILITY, fit_out, learned, mean_over_epochs, nan_mean, swapped_csls
+from clipmem_core.scores.membership import Sides, side_means
+from clipmem_core.scores.prevalence import likely_wrong
+from clipmem_core.scores.registry import BY_NAME
+
+NEAREST = 30  # neighbours of LEMoN, its authors' untuned number
+MISFIT_SECOND = "misfit_second"
+# Detectors by a second round of training, and the detector of the first round that each corresponds to.
+SECOND_ROUND = {MISFIT_SECOND: c.MISFIT, c.LOG_PROBABILITY_SECOND: c.LOG_PROBABILITY_OUT}
+REFERENCE = c.MISFIT  # the detector that others are compared with
+LEMON_IN, LEMON_OUT = "lemon_in", "lemon_out"
+MARGIN = "area_under_margin"
+CONFIDENT_LEARNING = "confident_learning"
+RANDOM = "random"
 AUROC = "auroc"
 AVERAGE_PRECISION = "average_precision"
 PRECISION_AT_K = "precision_at_k"
 _METRICS = [AUROC, AVERAGE_PRECISION, PRECISION_AT_K]
-_BLOCK = 1_000_000  # resampled pairs held at a time
-_LOW_HIGH = (2.5, 97.5)
+_BLOCK = 1_000_000  # resampled pairs in memory at a time
+_CHUNK = 1_024
+_SURE = 1e-6  # probabilities are clipped this far from 0 and 1: float16 rounds those of a trajectory to them
+_FOLDS = 5  # of the classifier of labels
+_MOST_LABELLED = 20_000  # pairs that it is fitted on
 
 
-@dataclass(frozen=True)
-class _Ranked:
-    """One score, sorted: where its positives stand among its negatives, ties apart."""
+def margin_over_epochs(trajectory: np.ndarray) -> np.ndarray:
+    """Average one member's margin of the true partner over all epochs that have it (area under the margin).
 
-    positives: np.ndarray  # rows of the positives, highest score first
-    negatives: np.ndarray  # rows of the negatives, highest score first
-    first: np.ndarray  # for each positive, the first positive tied with it
-    last: np.ndarray  # … and one past the last
-    above: np.ndarray  # for each positive, negatives above it
-    at_least: np.ndarray  # … and negatives above or tied with it
+    After Pleiss et al. (NeurIPS 2020, equation 1), with an in-batch softmax: the margin is the logit of the true
+    partner less the logsumexp (theirs: the largest) of the others' logits, which is log p − log(1 − p) of the
+    probability p in the trajectory, the geometric mean of both directions.
+
+    Args:
+        trajectory: as for `mean_over_epochs`, [n_epochs, n_pairs, 2].
+
+    Returns:
+        float64 [n_pairs], in logits, within ±13.9; NaN for pairs the member never trained on.
+
+    Example:
+        >>> half = np.log(0.5)
+        >>> margin_over_epochs(np.array([[[0.1, half]], [[0.1, half]]])).round(6) + 0.0
+        array([0.])
+    """
+    margins = []
+    for epoch in trajectory:
+        p = np.clip(np.exp(epoch[:, LOG_PROBABILITY].astype(np.float64)), _SURE, 1 - _SURE)
+        margins.append(np.log(p) - np.log1p(-p))
+    return nan_mean(margins)
+
+
+def lemon(image: np.ndarray, text: np.ndarray, image_neighbours: np.ndarray, text_neighbours: np.ndarray) -> np.ndarray:
+    """Score captions by multimodal neighbours (LEMoN, ICML 2025), with its authors' untuned setting; larger is worse.
+
+    s = d_mm(x, y) + β · mean over the nearest images x_j of d_txt(y, y_j) e^{−τ₁ d_img(x, x_j)} e^{−τ₂ d_mm(x_j, y_j)}
+    + γ · the same over the nearest captions y_j with d_txt and d_img exchanged; cosine distances, β = γ = 5,
+    τ₁ = 0.1, τ₂ = 5.
+
+    Args:
+        image: image embeddings of any length, [n_pairs, dim].
+        text: text embeddings, [n_pairs, dim].
+        image_neighbours: rows of each image's nearest images, itself left out, [n_pairs, k].
+        text_neighbours: rows of each caption's nearest captions, itself left out, [n_pairs, k].
+
+    Returns:
+        [n_pairs], larger more suspicious.
+    """
+    image, text = unit(image), unit(text)
+    own = 1 - np.einsum("nd,nd->n", image, text)
+    score = own.astype(np.float64)
+    for start in range(0, len(image), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        for near, far, neighbours in ((image, text, image_neighbours[rows]), (text, image, text_neighbours[rows])):
+            distances, others = (
+                1 - np.einsum("nd,nkd->nk", vectors[rows], vectors[neighbours]) for vectors in (near, far)
+            )
+            fading = np.exp(-0.1 * distances - 5.0 * own[neighbours])
+            score[rows] += 5.0 * (others * fading).mean(axis=1)
+    return score
+
+
+def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
+    """Return the rows nearest to each by the cosine of centred vectors, itself left out.
+
+    Args:
+        vectors: [n, dim], of any length.
+        k: how many; at most all others.
+
+    Returns:
+        int64 [n, k], the nearest first.
+
+    Example:
+        >>> nearest(np.array([[0.0, 1.0], [0.1, 1.0], [1.0, -2.0]]), 1).ravel().tolist()
+        [1, 0, 1]
+    """
+    k = min(k, len(vectors) - 1)
+    own = vectors.astype(np.float32) - vectors.mean(axis=0, dtype=np.float32)
+    faiss.normalize_L2(own)
+    index = faiss.IndexFlatIP(own.shape[1])
+    index.add(own)
+    rows = index.search(own, k + 1)[1]
+    itself = rows == np.arange(len(rows))[:, None]
+    itself[~itself.any(axis=1), -1] = True  # an equal row is in its place
+    return rows[~itself].reshape(len(rows), k)
+
+
+def confident_learning(features: np.ndarray, labels: np.ndarray, *, seed: int) -> np.ndarray:
+    """Score how badly a caption goes with its pair's label, by confident learning; larger is worse.
+
+    Northcutt et al. (JAIR 2021): p(label | caption) out of fold, by logistic regression on the captions' features; from
+    each class's probability its mean over the pairs of that class is subtracted (their threshold, equation 2); the
+    score is the largest of the other classes' less that of the pair's own (minus the normalised margin). A caption
+    swap within a label cannot be detected.
+
+    Args:
+        features: of the captions, one row a pair, [n_pairs, dim].
+        labels: names, None or NaN where a pair has none, [n_pairs].
+        seed: of the folds, and of the draw where more than 20,000 pairs have a label.
+
+    Returns:
+        float64 [n_pairs], in [−2, 2]; 0 for pairs without a label, or with one of fewer than five pairs.
+
+    Raises:
+        ValueError: fewer than two labels have five pairs each.
+    """
+    names, classes, counts = np.unique(
+        [name if isinstance(name, str) else "" for name in labels], return_inverse=True, return_counts=True
+    )
+    usable = (counts >= _FOLDS) & (names != "")
+    if usable.sum() < 2:
+        raise ValueError(f"fewer than two labels have {_FOLDS} pairs or more")
+    rows = np.flatnonzero(usable[classes])
+    if len(rows) > _MOST_LABELLED:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_LABELLED, replace=False))
+    _, own = np.unique(classes[rows], return_inverse=True)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=100))
+    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", UserWarning)  # a class drawn down below the number of folds
+        chosen = np.asarray(features[rows], dtype=np.float32)
+        probability = cross_val_predict(model, chosen, own, cv=folds, method="predict_proba")
+    score = np.zeros(len(labels))
+    score[rows] = _over_thresholds(probability, own)
+    return score
+
+
+def _over_thresholds(probability: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return the largest of the other classes' probabilities above their thresholds, less that of the own class, [n].
+
+    A class's threshold is its mean probability over the rows that have it.
+    """
+    rows = np.arange(len(classes))
+    thresholds = np.bincount(classes, weights=probability[rows, classes]) / np.bincount(classes)
+    above = probability - thresholds
+    own = above[rows, classes].copy()
+    above[rows, classes] = -np.inf
+    return above.max(axis=1) - own
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """The results of the members of one split, from which detectors compute their scores; shared steps are cached.
+
+    Attributes:
+        image: mean image embeddings, one matrix a member, [n_pairs, dim].
+        text: mean text embeddings, one matrix a member, [n_pairs, dim].
+        trajectories: one a member, [n_epochs, n_pairs, 2], NaN where not trained.
+        logit_scales: of each member.
+        sides: who trains on what.
+        labels: names, None where a pair has none, [n_pairs].
+        image_features: of a locked tower, [n_pairs, width]; None where members train theirs.
+        text_features: the same of the captions, averaged over those of a pair.
+        seed: start of every draw.
+        second: log-probability out by a second round of training, [n_pairs]; NaN where it had nothing to leave out,
+            None without a second round.
+    """
+
+    image: Sequence[np.ndarray]
+    text: Sequence[np.ndarray]
+    trajectories: Sequence[np.ndarray]
+    logit_scales: Sequence[float]
+    sides: Sides
+    labels: np.ndarray
+    image_features: np.ndarray | None
+    text_features: np.ndarray | None
+    seed: int
+    second: np.ndarray | None = None
+
+    @property
+    def trained(self) -> np.ndarray:
+        return self.sides.membership.trained
+
+    @property
+    def scored(self) -> np.ndarray:
+        return ~self.sides.external
+
+    @functools.cached_property
+    def terms(self) -> list[dict[str, np.ndarray]]:
+        """The terms of alignment, one dict a member."""
+        return [pair_terms(a, b, self.sides.external) for a, b in zip(self.image, self.text, strict=True)]
+
+    @functools.cached_property
+    def similarity(self) -> tuple[np.ndarray, np.ndarray]:
+        """Cosine of picture and captions under members that trained on the pair, and under the others."""
+        return side_means([terms[c.SIMILARITY] for terms in self.terms], self.trained)
+
+    @functools.cached_property
+    def learned(self) -> np.ndarray:
+        return learned([mean_over_epochs(trajectory) for trajectory in self.trajectories])
+
+    @functools.cached_property
+    def fit_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """CSLS and log-probability of the true partner among external ones, under members that never saw the pair."""
+        return fit_out(self.image, self.text, self.trained, self.sides.external, self.logit_scales)
+
+    @functools.cached_property
+    def lemon(self) -> tuple[np.ndarray, np.ndarray]:
+        """LEMoN under members that trained on the pair, and under the others."""
+        features = [self.image_features, self.text_features]
+        locked = [None if own is None else nearest(own, NEAREST) for own in features]
+        values = []
+        for pair in zip(self.image, self.text, strict=True):
+            near = [nearest(own, NEAREST) if rows is None else rows for own, rows in zip(pair, locked, strict=True)]
+            values.append(lemon(*pair, *near))
+        return side_means(values, self.trained)
+
+    def misfit(self, second: np.ndarray | None = None) -> np.ndarray:
+        """Return misfit as in audits, of the first round of training or of the second."""
+        score = BY_NAME[c.MISFIT]
+        assert score.compute is not None
+        parts = {
+            c.LEARNED: self.learned,
+            c.LOG_PROBABILITY_OUT: self.fit_out[1],
+            c.LOG_PROBABILITY_SECOND: np.full(len(self.labels), np.nan) if second is None else second,
+        }
+        return score.compute(*(parts[name] for name in score.needs))
+
+    def likely_wrong(self, least: float) -> np.ndarray:
+        """Return the pairs that a second round of training leaves out; `least` as of `likely_wrong`."""
+        misfit, fit = (np.where(self.scored, values, np.nan) for values in (self.misfit(), self.fit_out[0]))
+        swapped, _ = swapped_csls(self.image, self.text, self.trained, self.sides.external, seed=self.sides.seed)
+        return likely_wrong(misfit, fit, swapped, least=least)
+
+
+def _second(seen: Observed) -> np.ndarray:
+    if seen.second is None:
+        raise ValueError("it needs a second round of training (--rounds 2)")
+    return seen.second
+
+
+def _log_probability_second(seen: Observed) -> np.ndarray:
+    second = _second(seen)
+    return -(second if np.isfinite(second).any() else seen.fit_out[1])
+
+
+def _margin(seen: Observed) -> np.ndarray:
+    return -learned([margin_over_epochs(trajectory) for trajectory in seen.trajectories])
+
+
+def _confident_learning(seen: Observed) -> np.ndarray:
+    # Members' spaces cannot be averaged: without features of a locked tower, those of the first member are used.
+    features = seen.text[0] if seen.text_features is None else seen.text_features
+    return confident_learning(features, seen.labels, seed=seen.seed)
+
+
+def _clipmem(seen: Observed) -> np.ndarray:
+    inside, outside = side_means([terms[c.ALIGNMENT] for terms in seen.terms], seen.sides.inside)
+    return inside - outside
+
+
+# Each returns [n_pairs], larger more suspicious, or raises a ValueError that names what the data set lacks.
+DETECTORS: dict[str, Callable[[Observed], np.ndarray]] = {
+    c.MISFIT: Observed.misfit,
+    MISFIT_SECOND: lambda seen: seen.misfit(_second(seen)),
+    c.SIMILARITY_IN: lambda seen: -seen.similarity[0],
+    c.SIMILARITY_OUT: lambda seen: -seen.similarity[1],
+    c.CSLS_OUT: lambda seen: -seen.fit_out[0],
+    c.LOG_PROBABILITY_OUT: lambda seen: -seen.fit_out[1],
+    c.LOG_PROBABILITY_SECOND: _log_probability_second,
+    LEMON_IN: lambda seen: seen.lemon[0],
+    LEMON_OUT: lambda seen: seen.lemon[1],
+    c.LEARNED: lambda seen: -seen.learned,
+    MARGIN: _margin,
+    CONFIDENT_LEARNING: _confident_learning,
+    c.CLIPMEM: _clipmem,
+    RANDOM: lambda seen: np.random.default_rng([seen.seed, len(seen.labels)]).random(len(seen.labels)),
+}
 
 
 def detection_table(
@@ -40,15 +320,15 @@ def detection_table(
 
     All metrics lie in [0, 1], larger better; a score without information has auroc 0.5 and average precision equal
     to the share of wrong pairs. Ties count as random order would: half in auroc, in proportion in precision at k.
-    Wrong and right pairs are resampled apart, with the same resamples for all scores, so differences are paired.
+    Wrong and right pairs are resampled separately, with the same resamples for all scores, so differences are paired.
 
     Args:
         scores: one array a score, [n_pairs], larger more suspicious.
         truth: true for pairs that are wrong, [n_pairs].
-        k: pairs looked at for precision at k; at most all.
+        k: pairs reviewed for precision at k; at most all.
         n_boot: bootstrap resamples.
         seed: start of the resampling.
-        reference: the score whose lead over each other is given.
+        reference: the score that the others are compared with.
 
     Returns:
         One row a score: score, then auroc, average_precision and precision_at_k with `_low` and `_high`; then
@@ -56,7 +336,7 @@ def detection_table(
         reference is not among the scores.
 
     Raises:
-        ValueError: a score has another length or is not finite everywhere, or truth is all true or all false.
+        ValueError: truth is all true or all false, or a score is not finite.
 
     Example:
         >>> table = detection_table({"good": np.array([3.0, 2.0, 1.0]), "bad": np.array([1.0, 2.0, 3.0])},
@@ -65,7 +345,11 @@ def detection_table(
         [['good', 1.0, 1.0, 0.0], ['bad', 0.0, 0.0, 1.0]]
     """
     truth = np.asarray(truth, dtype=bool)
-    _check(scores, truth)
+    if truth.all() or not truth.any():
+        raise ValueError(f"truth must name some pairs and not others, not {int(truth.sum())} of {len(truth)}")
+    for name, values in scores.items():
+        if not np.isfinite(values).all():
+            raise ValueError(f"score {name} must be finite for every pair")
     ranked = {name: _rank(np.asarray(values, dtype=np.float64), truth) for name, values in scores.items()}
     k = min(k, len(truth))
     once = np.ones((1, len(truth)), dtype=np.int64)
@@ -78,45 +362,31 @@ def detection_table(
 
     unknown = np.full((len(_METRICS), 1), np.nan)
     lead, lead_draws = points.get(reference, unknown[:, 0]), draws.get(reference, unknown)
-    rows = [
-        dict[str, Any](score=name)
-        | _columns(_METRICS, "", points[name], draws[name])
-        | _columns(_METRICS[:2], "_difference", lead - points[name], lead_draws - draws[name])
-        for name in scores
-    ]
+    rows = []
+    for name in scores:
+        row: dict[str, Any] = {"score": name}
+        for metrics, suffix, values, drawn in (
+            (_METRICS, "", points[name], draws[name]),
+            (_METRICS[:2], "_difference", lead - points[name], lead_draws - draws[name]),
+        ):
+            for metric, value, own in zip(metrics, values, drawn, strict=False):
+                low, high = np.percentile(own, (2.5, 97.5))
+                column = metric + suffix
+                row |= {column: float(value), f"{column}_low": float(low), f"{column}_high": float(high)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def precision_curve(score: np.ndarray, truth: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Return the precision among the first pairs of a ranking, for several numbers of pairs that are looked at.
+@dataclass(frozen=True)
+class _Ranked:
+    """One score, sorted."""
 
-    In [0, 1]. Ties count as random order would: each of them has the mean truth of all that are tied.
-
-    Args:
-        score: [n_pairs], larger more suspicious, finite.
-        truth: true for pairs that are wrong, [n_pairs].
-        numbers: pairs looked at, from 1 to n_pairs, [n_numbers].
-
-    Returns:
-        float64 [n_numbers].
-
-    Example:
-        >>> precision_curve(np.array([3.0, 2.0, 2.0]), np.array([True, False, True]), np.array([1, 2, 3])).round(2)
-        array([1.  , 0.75, 0.67])
-    """
-    _, tied, counts = np.unique(-score, return_inverse=True, return_counts=True)
-    found = np.repeat(np.bincount(tied, weights=truth) / counts, counts).cumsum()
-    return found[numbers - 1] / numbers
-
-
-def numbers_reviewed(n_pairs: int, *, first: int = 10, count: int = 30) -> np.ndarray:
-    """Return numbers of pairs to read a precision at, from `first` to all, about evenly spaced in their logarithm.
-
-    Example:
-        >>> numbers_reviewed(1000, count=3).tolist()
-        [10, 100, 1000]
-    """
-    return np.unique(np.geomspace(min(first, n_pairs), n_pairs, count).round().astype(np.int64))
+    positives: np.ndarray  # rows of the positives, highest score first
+    negatives: np.ndarray  # rows of the negatives, highest score first
+    first: np.ndarray  # for each positive, the first positive tied with it
+    last: np.ndarray  # … and one past the last
+    above: np.ndarray  # for each positive, negatives above it
+    at_least: np.ndarray  # … and negatives above or tied with it
 
 
 def _rank(score: np.ndarray, truth: np.ndarray) -> _Ranked:
@@ -134,7 +404,7 @@ def _rank(score: np.ndarray, truth: np.ndarray) -> _Ranked:
 
 
 def _metrics(ranked: _Ranked, weights: np.ndarray, k: int) -> np.ndarray:
-    """Return the three metrics of each resample, [3, n_resamples]; weights say how often a pair is drawn.
+    """Return the three metrics of each resample, [3, n_resamples]; weights count how often a pair is drawn.
 
     Everything that changes along a ranking changes at its positives, so only their columns are computed.
     """
@@ -154,7 +424,7 @@ def _metrics(ranked: _Ranked, weights: np.ndarray, k: int) -> np.ndarray:
 
 
 def _running(weights: np.ndarray) -> np.ndarray:
-    """Return running totals that begin with nothing, [n_resamples, n + 1]."""
+    """Return running totals that start at 0, [n_resamples, n + 1]."""
     totals = np.zeros((weights.shape[0], weights.shape[1] + 1), dtype=np.int64)
     np.cumsum(weights, axis=1, out=totals[:, 1:])
     return totals
@@ -172,21 +442,33 @@ def _resamples(truth: np.ndarray, n_boot: int, rng: np.random.Generator) -> Iter
         yield weights
 
 
-def _columns(metrics: list[str], suffix: str, points: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    for metric, point, drawn in zip(metrics, points, draws, strict=False):
-        low, high = np.percentile(drawn, _LOW_HIGH)
-        name = metric + suffix
-        columns |= {name: float(point), f"{name}_low": float(low), f"{name}_high": float(high)}
-    return columns
+def precision_curve(score: np.ndarray, truth: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return the precision among the first pairs of a ranking, for several numbers of reviewed pairs.
+
+    In [0, 1]. Ties count as random order would: each has the mean truth of all that are tied.
+
+    Args:
+        score: [n_pairs], larger more suspicious, finite.
+        truth: true for pairs that are wrong, [n_pairs].
+        numbers: pairs reviewed, from 1 to n_pairs, [n_numbers].
+
+    Returns:
+        float64 [n_numbers].
+
+    Example:
+        >>> precision_curve(np.array([3.0, 2.0, 2.0]), np.array([True, False, True]), np.array([1, 2, 3])).round(2)
+        array([1.  , 0.75, 0.67])
+    """
+    _, tied, counts = np.unique(-score, return_inverse=True, return_counts=True)
+    found = np.repeat(np.bincount(tied, weights=truth) / counts, counts).cumsum()
+    return found[numbers - 1] / numbers
 
 
-def _check(scores: Mapping[str, np.ndarray], truth: np.ndarray) -> None:
-    if truth.all() or not truth.any():
-        raise ValueError(f"truth must name some pairs and not others, not {int(truth.sum())} of {len(truth)}")
-    for name, values in scores.items():
-        if len(values) != len(truth):
-            raise ValueError(f"score {name} must have {len(truth)} values as truth has, not {len(values)}")
-        missing = int((~np.isfinite(values)).sum())
-        if missing:
-            raise ValueError(f"score {name} must be finite for every pair, {missing} are not: keep pairs that have all")
+def numbers_reviewed(n_pairs: int) -> np.ndarray:
+    """Return 30 numbers of pairs to compute a precision at, from 10 to all, evenly spaced in their logarithm.
+
+    Example:
+        >>> numbers_reviewed(1000)[[0, 1, -1]].tolist()
+        [10, 12, 1000]
+    """
+    return np.unique(np.geomspace(min(10, n_pairs), n_pairs, 30).round().astype(np.int64))

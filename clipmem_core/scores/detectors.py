@@ -1,28 +1,30 @@
-"""Scores that find wrong captions, from training trajectories, similarities and neighbours; larger is worse."""
+"""Scores that find wrong captions: misfit and its parts, the scores of swapped captions, scores of single captions.
 
-import warnings
+Embeddings are one matrix a member, [n_pairs, dim], of any length, and may be memory maps; `trained` is true where the
+member trains on the pair, [n_members, n_pairs], and `external` for external pairs, [n_pairs]. Cosines with external
+partners are −∞ where an external pair would be compared with itself.
+"""
+
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-NEIGHBOURS = 10  # nearest external partners that a cosine is held against
-MOST_EXTERNAL = 1_000  # external pairs among which they are looked for
-_CHUNK = 1_024
-FOLDS = 5  # of the classifier of labels
-MOST_LABELLED = 20_000  # pairs that it is fitted on
-_SURE = 1e-6  # a probability is held this far from 0 and 1: float16 rounds those of a trajectory to them
+from clipmem_core.scores.alignment import unit
+
+NEIGHBOURS = 10  # nearest external partners that a cosine is compared with
+MOST_EXTERNAL = 1_000  # external pairs among which they are searched
+MOST_SWAPPED = 20_000  # pairs whose caption is swapped, evenly spaced
 LOG_PROBABILITY = 1  # place in a trajectory's last axis: training cosine, log-probability of the true partner
+_CHUNK, _CAPTION_CHUNK = 1_024, 4_096
+_SWAP_DRAW = 5  # random stream
+_SAME = 0.999  # cosine from which two captions count as equal
+_ODD = 4.0  # robust standard deviations
 
 
 def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
-    """Average one member's in-batch log-probability of the true partner over all epochs that have it.
+    """Average one member's in-batch log-probability of the true partner over epochs.
 
     Args:
         trajectory: training cosine and log-probability (≤ 0, both directions averaged), [n_epochs, n_pairs, 2]; NaN
@@ -35,13 +37,13 @@ def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
         >>> mean_over_epochs(np.array([[[0.1, -3.0], [0.2, np.nan]], [[0.3, -1.0], [0.2, np.nan]]]))
         array([-2., nan])
     """
-    return _known_mean([epoch[:, LOG_PROBABILITY] for epoch in trajectory])
+    return nan_mean([epoch[:, LOG_PROBABILITY] for epoch in trajectory])
 
 
 def learned(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
     """Average `mean_over_epochs` over the members that train on a pair: how early and how well it is learned.
 
-    At most 0; near 0 learned at once, far below late or never. Paper: candidates take it from f, independents from g.
+    At most 0; near 0 learned at once, far below late or never. Paper: candidates have it from f, independents from g.
 
     Args:
         log_probabilities: one array a member, [n_pairs]; NaN where the member does not train on the pair.
@@ -49,60 +51,26 @@ def learned(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
     Returns:
         float64 [n_pairs]; NaN for pairs that no member trains on.
 
-    Raises:
-        ValueError: there is no member.
-
     Example:
         >>> learned([np.array([-1.0, np.nan]), np.array([-3.0, np.nan])])
         array([-2., nan])
     """
-    if len(log_probabilities) == 0:
-        raise ValueError("log_probabilities must hold at least one member, not none")
-    return _known_mean(log_probabilities)
-
-
-def margin_over_epochs(trajectory: np.ndarray) -> np.ndarray:
-    """Average one member's margin of the true partner over all epochs that have it (area under the margin).
-
-    After Pleiss et al. (NeurIPS 2020, equation 1), with an in-batch softmax: the margin is the logit of the true
-    partner less the logsumexp (theirs: the largest) of the others' logits, which is log p − log(1 − p) of the
-    probability p in the trajectory. p is there as the geometric mean of both directions. Above 0: closer to its own
-    partner than to all others in the batch together; far below: held back, as by a wrong caption.
-
-    Args:
-        trajectory: as for `mean_over_epochs`, [n_epochs, n_pairs, 2].
-
-    Returns:
-        float64 [n_pairs], in logits, within ±13.9; NaN for pairs the member never trained on.
-
-    Example:
-        >>> half = np.log(0.5)
-        >>> margin_over_epochs(np.array([[[0.1, half]], [[0.1, half]]])).round(6) + 0.0
-        array([0.])
-    """
-    margins = []
-    for epoch in trajectory:
-        p = np.clip(np.exp(epoch[:, LOG_PROBABILITY].astype(np.float64)), _SURE, 1 - _SURE)
-        margins.append(np.log(p) - np.log1p(-p))
-    return _known_mean(margins)
+    return nan_mean(log_probabilities)
 
 
 def misfit(learned: np.ndarray, log_probability_out: np.ndarray, *, second: bool = False) -> np.ndarray:
     """Score how badly a pair's captions fit its image: misfit = −(z(learned) + 2 z(log_probability_out)).
 
-    Larger is more suspicious; 0 is average. Two views that fail differently: what is learned late, and what members
-    that never saw the pair would not choose. Needs no labels and no further training. The weights were chosen on other
-    plantings than those they were judged by (data/results/README.md).
+    Larger is more suspicious; 0 is average. Needs no labels and no further training. The weights were chosen on other
+    injected errors than those they were evaluated on (data/results/README.md).
 
-    A pair with one part is scored by that part, on the same scale: a held-out pair has no `learned`, a pair that every
-    member trains on has no `log_probability_out`. Its score is the misfit that has the same quantile among the pairs
-    with both parts.
+    A pair with one part (a held-out pair has no `learned`, a pair that every member trains on has no
+    `log_probability_out`) gets the misfit at the same quantile among the pairs with both parts.
 
     Args:
         learned: mean log-probability in training, [n_pairs]; NaN for held-out pairs.
         log_probability_out: of the true partner among held-out ones, under members that never saw the pair, [n_pairs].
-        second: whether log_probability_out is of a second round of training, and then weighs 4: `learned`, of the
-            first, tells the less the more captions are wrong.
+        second: whether log_probability_out is of a second round of training, and then weighs 4.
 
     Returns:
         [n_pairs]; NaN where both parts are missing, and everywhere if no pair has both.
@@ -119,17 +87,22 @@ def caption_misfit(learned: np.ndarray, margin_out: np.ndarray) -> np.ndarray:
 
     Args:
         learned: of each caption, [n_captions]; NaN for captions of held-out pairs and those that no epoch drew.
-        margin_out: how much closer it is to its picture than to the nearest held-out ones, [n_captions].
+        margin_out: from `margins`, [n_captions].
     """
     return _sum_of_z((learned, 1.0), (margin_out, 1.0))
 
 
 def _sum_of_z(*parts: tuple[np.ndarray, float]) -> np.ndarray:
     """Return minus the weighted sum of z-scores; a row with one part gets the score at the same quantile."""
+
+    def z(values: np.ndarray) -> np.ndarray:
+        spread = values.std()
+        return (values - values.mean()) / spread if spread > 0 else np.zeros(len(values))
+
     score = np.full(len(parts[0][0]), np.nan)
     both = np.flatnonzero(~np.isnan([values for values, _ in parts]).any(axis=0))
     if len(both):
-        score[both] = -sum(weight * _z(values[both]) for values, weight in parts)
+        score[both] = -sum(weight * z(values[both]) for values, weight in parts)
         for values, _ in parts:
             alone = np.flatnonzero(np.isnan(score) & ~np.isnan(values))
             score[alone] = np.interp(-values[alone], np.sort(-values[both]), np.sort(score[both]))
@@ -137,42 +110,39 @@ def _sum_of_z(*parts: tuple[np.ndarray, float]) -> np.ndarray:
 
 
 def csls(own: np.ndarray, by_image: np.ndarray, by_text: np.ndarray) -> np.ndarray:
-    """Measure how much closer picture and caption are to each other than to the external partners nearest to them.
+    """Measure how much closer picture and caption are to each other than to their nearest external partners.
 
-    CSLS (Conneau et al., ICLR 2018, equation 3): 2 cos(x, y) − mean cosine of x with the k captions nearest to it
-    − mean cosine of y with the k pictures nearest to it; k = 10. In [−4, 4]; 0 where any near caption fits as well,
-    higher is better. Theirs looks for neighbours among everything; ours among external pairs, which no member saw.
+    CSLS (Conneau et al., ICLR 2018, equation 3): 2 cos(x, y) − mean cosine of x with the k nearest captions
+    − mean cosine of y with the k nearest pictures; k = 10. In [−4, 4], higher is better. Theirs searches all pairs;
+    ours only external ones, which no member saw.
 
     Args:
         own: cosine of picture and caption, [n].
-        by_image: the picture's with external captions, [n, n_external]; −∞ where an external pair would meet itself.
+        by_image: the picture's with external captions, [n, n_external].
         by_text: the caption's with external pictures, [n, n_external].
 
     Example:
         >>> csls(np.array([1.0]), np.array([[0.0, 0.5]]), np.array([[0.5, -np.inf]])).tolist()
         [1.25]
     """
-    return 2 * own - nearest_mean(by_image) - nearest_mean(by_text)
+    return 2 * own - _nearest_mean(by_image) - _nearest_mean(by_text)
 
 
-def nearest_mean(cosines: np.ndarray) -> np.ndarray:
+def _nearest_mean(cosines: np.ndarray) -> np.ndarray:
     """Return the mean of each row's 10 largest cosines, or of as many as every row has, [n]."""
     k = min(NEIGHBOURS, int(np.isfinite(cosines).sum(axis=1).min()))
     return np.partition(cosines, -k, axis=1)[:, -k:].mean(axis=1)
 
 
 def log_probability(own: np.ndarray, by_image: np.ndarray, by_text: np.ndarray, *, logit_scale: float) -> np.ndarray:
-    """Measure how sure a member is of a pair's true partner among the external partners.
+    """Return a member's log-probability of a pair's true partner among the external partners.
 
-    Mean over both directions of the log of the softmax of logit_scale × cosine, over the pair's own partner and those
-    of the external pairs. At most 0; near 0 is sure. SigLIP's loss has no softmax: this is then that of its scaled
-    cosines, as in the trajectory; a bias would cancel.
+    Mean over both directions of the log of the softmax of logit_scale × cosine. At most 0. SigLIP's loss has no
+    softmax: this is then that of its scaled cosines, as in the trajectory; a bias would cancel.
 
     Args:
-        own: cosine of picture and caption, [n].
-        by_image: the picture's with external captions, [n, n_external]; −∞ where an external pair would meet itself.
-        by_text: the caption's with external pictures, [n, n_external].
-        logit_scale: what the member multiplies cosines by; NaN where it is not known, as is the result then.
+        own, by_image, by_text: as for `csls`.
+        logit_scale: of the member; NaN where unknown, as is the result then.
 
     Example:
         >>> log_probability(np.array([1.0]), np.array([[1.0]]), np.array([[-np.inf]]), logit_scale=9.0).round(2)
@@ -193,27 +163,13 @@ def fit_out(
     trained: np.ndarray,
     external: np.ndarray,
     logit_scales: Sequence[float],
-    *,
-    threads: int = 2,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Average `csls` and `log_probability` over the members that were not trained on a pair, in one pass.
 
-    Low where members that never saw the pair find captions, or pictures, that fit as well. An external pair is not held
-    against itself. Of more than 1,000 external pairs 1,000 are taken, evenly spaced.
-
-    Args:
-        image: one matrix a member, of any length, [n_pairs, dim]; may be memory maps.
-        text: one matrix a member, [n_pairs, dim].
-        trained: true where the member trains on the pair, [n_members, n_pairs].
-        external: true for external pairs, [n_pairs]; at least two.
-        logit_scales: what each member multiplies cosines by, NaN where it is not known.
-        threads: members worked on side by side; the result does not depend on it.
+    An external pair is not compared with itself. Of more than 1,000 external pairs 1,000 are used, evenly spaced.
 
     Returns:
         csls_out and log_probability_out, float64 [n_pairs] each; NaN for pairs that every member trains on.
-
-    Raises:
-        ValueError: the matrices differ in shape, or there are fewer than two external pairs.
 
     Example:
         >>> alone = np.zeros((1, 3), bool)
@@ -225,146 +181,42 @@ def fit_out(
     def measure(a: np.ndarray, b: np.ndarray, own: np.ndarray, scale: float) -> np.ndarray:
         rows = np.flatnonzero(~own)
         values = np.full((2, len(external)), np.nan, dtype=np.float32)
-        for part, *cosines in beside_external(a, b, external, rows):
+        for part, *cosines in _beside_external(a, b, external, rows):
             values[:, rows[part]] = csls(*cosines), log_probability(*cosines, logit_scale=scale)
         return values
 
     # The products' own threads would wait for each other
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
-        fit, sure = _known_mean(list(pool.map(measure, image, text, trained, logit_scales)))
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(2) as pool:
+        fit, sure = nan_mean(list(pool.map(measure, image, text, trained, logit_scales)))
     return fit, sure
 
 
-def lemon(
-    image: np.ndarray,
-    text: np.ndarray,
-    image_neighbours: np.ndarray,
-    text_neighbours: np.ndarray,
-    *,
-    beta: float = 5.0,
-    gamma: float = 5.0,
-    tau_1: float = 0.1,
-    tau_2: float = 5.0,
-) -> np.ndarray:
-    """Score captions by multimodal neighbours (LEMoN, ICML 2025), with its authors' untuned setting; larger is worse.
-
-    s = d_mm(x, y) + β · mean over the nearest images x_j of d_txt(y, y_j) e^{−τ₁ d_img(x, x_j)} e^{−τ₂ d_mm(x_j, y_j)}
-    + γ · the same over the nearest captions y_j with d_txt and d_img exchanged; cosine distances.
-
-    Args:
-        image: image embeddings of any length, [n_pairs, dim].
-        text: text embeddings, [n_pairs, dim].
-        image_neighbours: rows of each image's nearest images, itself left out, [n_pairs, k].
-        text_neighbours: rows of each caption's nearest captions, itself left out, [n_pairs, k].
-        beta: weight of the image neighbours.
-        gamma: weight of the caption neighbours.
-        tau_1: how fast distant neighbours fade.
-        tau_2: how fast neighbours that do not fit themselves fade.
-
-    Returns:
-        [n_pairs], larger more suspicious.
-    """
-    image, text = _unit(image), _unit(text)
-    own = 1 - np.einsum("nd,nd->n", image, text)
-    score = own.astype(np.float64)
-    for start in range(0, len(image), _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        for weight, near, far, neighbours in (
-            (beta, image, text, image_neighbours[rows]),
-            (gamma, text, image, text_neighbours[rows]),
-        ):
-            fading = np.exp(-tau_1 * _distances(near, rows, neighbours) - tau_2 * own[neighbours])
-            score[rows] += weight * (_distances(far, rows, neighbours) * fading).mean(axis=1)
-    return score
-
-
-def confident_learning(features: np.ndarray, labels: np.ndarray, *, seed: int) -> np.ndarray:
-    """Score how badly a caption goes with its pair's label, by confident learning; larger is worse.
-
-    Northcutt et al. (JAIR 2021): p(label | caption) out of fold, by logistic regression on the captions' features; from
-    each class's probability its mean over the pairs of that class is taken (their threshold, equation 2); the score is
-    the largest of the other classes' less that of the pair's own (minus the normalised margin). The label is taken to
-    go with the picture: a swap that stays inside a label cannot be seen.
-
-    Args:
-        features: of the captions, one row a pair, [n_pairs, dim].
-        labels: names, None or NaN where a pair has none, [n_pairs].
-        seed: of the folds, and of the draw where more than 20,000 pairs have a label.
-
-    Returns:
-        float64 [n_pairs], in [−2, 2]; 0, which says nothing, for pairs without a label, or with one of fewer than
-        five pairs.
-
-    Raises:
-        ValueError: fewer than two labels have five pairs each.
-    """
-    names, classes, counts = np.unique(
-        [name if isinstance(name, str) else "" for name in labels], return_inverse=True, return_counts=True
-    )
-    usable = (counts >= FOLDS) & (names != "")
-    if usable.sum() < 2:
-        raise ValueError(f"fewer than two labels have {FOLDS} pairs or more")
-    rows = np.flatnonzero(usable[classes])
-    if len(rows) > MOST_LABELLED:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_LABELLED, replace=False))
-    _, own = np.unique(classes[rows], return_inverse=True)
-    probability = _out_of_fold(np.asarray(features[rows], dtype=np.float32), own, seed)
-    score = np.zeros(len(labels))
-    score[rows] = _against_thresholds(probability, own)
-    return score
-
-
-def _out_of_fold(features: np.ndarray, classes: np.ndarray, seed: int) -> np.ndarray:
-    """Return the probability of each class by models that were not fitted on the row, [n, n_classes]."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=100))
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.simplefilter("ignore", UserWarning)  # a class drawn down below the number of folds
-        return cross_val_predict(model, features, classes, cv=folds, method="predict_proba")
-
-
-def _against_thresholds(probability: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return the largest of the other classes' probabilities above their thresholds, less that of the own class, [n].
-
-    A class's threshold is its mean probability over the rows that have it.
-    """
-    rows = np.arange(len(classes))
-    thresholds = np.bincount(classes, weights=probability[rows, classes]) / np.bincount(classes)
-    above = probability - thresholds
-    own = above[rows, classes].copy()
-    above[rows, classes] = -np.inf
-    return above.max(axis=1) - own
-
-
 def external_used(external: np.ndarray) -> np.ndarray:
-    """Return the external pairs that others are held against: all, or 1,000 evenly spaced; int [n]."""
+    """Return the external pairs that others are compared with: all, or 1,000 evenly spaced; int [n]."""
     found = np.flatnonzero(external)
     return found if len(found) <= MOST_EXTERNAL else found[np.arange(MOST_EXTERNAL) * len(found) // MOST_EXTERNAL]
 
 
-def beside_external(
+def _beside_external(
     image: np.ndarray, text: np.ndarray, external: np.ndarray, rows: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield blocks of rows: which, own cosine [n], image's cosines with external captions [n, n_external], and
-    caption's with external images; −∞ where an external pair would meet itself."""
+    """Yield for blocks of rows: the slice, own cosine [n], image's cosines with external captions [n, n_external], and
+    caption's with external images; −∞ for an external pair's own."""
     found = external_used(external)
-    if image.shape != text.shape or image.ndim != 2:
-        raise ValueError(f"image and text must be matrices of one shape, not {image.shape} and {text.shape}")
     if len(found) < 2:
         raise ValueError(f"external must name at least 2 pairs, since a pair leaves itself out, not {len(found)}")
-    images, texts = _unit(image[found]).T, _unit(text[found]).T
+    images, texts = unit(image[found]).T, unit(text[found]).T
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
-        a, b = _unit(image[rows[part]]), _unit(text[rows[part]])
+        a, b = unit(image[rows[part]]), unit(text[rows[part]])
         by_image, by_text = a @ texts, b @ images
         for cosines in (by_image, by_text):
             cosines[rows[part, None] == found] = -np.inf
         yield part, np.vecdot(a, b), by_image, by_text
 
 
-def _known_mean(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean of what is not NaN, one array at a time, of their shape; NaN where nothing is."""
+def nan_mean(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean over arrays that skips NaN, one array at a time, of their shape; NaN where all are NaN."""
     total, count = np.zeros(values[0].shape), np.zeros(values[0].shape)
     for value in values:
         known = ~np.isnan(value)
@@ -373,16 +225,172 @@ def _known_mean(values: Sequence[np.ndarray]) -> np.ndarray:
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
-def _z(values: np.ndarray) -> np.ndarray:
-    spread = values.std()
-    return (values - values.mean()) / spread if spread > 0 else np.zeros(len(values))
+def swapped_csls(
+    image: Sequence[np.ndarray],
+    text: Sequence[np.ndarray],
+    trained: np.ndarray,
+    external: np.ndarray,
+    *,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the `csls_out` that each picture would have with the caption of an external pair.
+
+    No member was trained on an external pair, so the members that leave a picture out have seen neither: these are
+    known positives of a set whose other pairs are unlabelled.
+
+    Returns:
+        With a caption drawn at random, and with the one most like its own (by the first member's text embeddings)
+        that is not equal to it; float64 [n_pairs] each, NaN for external pairs, those that every member trains on,
+        those not among the 20,000 used, and everywhere with fewer than three external pairs.
+
+    Example:
+        >>> member = np.eye(4, 3)
+        >>> external = np.array([False, True, True, True])
+        >>> at_random, near = swapped_csls([member], [member], np.zeros((1, 4), bool), external, seed=0)
+        >>> at_random.shape, bool(np.isnan(at_random[1:]).all())
+        ((4,), True)
+    """
+    found = external_used(external)
+    pairs = np.flatnonzero(~external & ~trained.all(axis=0))
+    total, count = np.zeros((2, len(external))), np.zeros(len(external))
+    if len(found) < 3 or not len(pairs):
+        return np.full(len(external), np.nan), np.full(len(external), np.nan)
+    if len(pairs) > MOST_SWAPPED:
+        pairs = pairs[np.arange(MOST_SWAPPED) * len(pairs) // MOST_SWAPPED]
+    donors = np.zeros((2, len(external)), dtype=np.int64)
+    donors[0] = np.random.default_rng([seed, _SWAP_DRAW]).integers(len(found), size=len(external))
+    for part, _, by_text, _ in _beside_external(text[0], text[0], external, pairs):
+        donors[1, pairs[part]] = np.where(by_text < _SAME, by_text, -np.inf).argmax(axis=1)
+    for a, b, own in zip(image, text, trained, strict=True):
+        rows = pairs[~own[pairs]]
+        if len(rows):
+            total[:, rows] += _swapped(a, b, external, rows, donors[:, rows])
+            count[rows] += 1
+    with np.errstate(invalid="ignore"):
+        at_random, near = np.where(count > 0, total / count, np.nan)
+    return at_random, near
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+def _swapped(
+    image: np.ndarray, text: np.ndarray, external: np.ndarray, rows: np.ndarray, donors: np.ndarray
+) -> np.ndarray:
+    """Return one member's CSLS of pictures with donors' captions, [n_kinds, n_rows]."""
+    blocks = _beside_external(image, text, external, external_used(external))
+    around = np.concatenate([_nearest_mean(by_text) for _, _, _, by_text in blocks])  # of each donor's caption
+    score = np.empty(donors.shape)
+    for part, _, by_image, _ in _beside_external(image, text, external, rows):
+        every = np.arange(len(by_image))
+        for kind, drawn in enumerate(donors[:, part]):
+            own = by_image[every, drawn].copy()
+            by_image[every, drawn] = -np.inf  # a pair's own caption is not among its neighbours
+            score[kind, part] = 2 * own - _nearest_mean(by_image) - around[drawn]
+            by_image[every, drawn] = own
+    return score
 
 
-def _distances(vectors: np.ndarray, rows: slice, neighbours: np.ndarray) -> np.ndarray:
-    """Return cosine distances of rows to their neighbours, [n_rows, k]."""
-    return 1 - np.einsum("nd,nkd->nk", vectors[rows], vectors[neighbours])
+def similarities(vectors: np.ndarray, image: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Return the cosine of each caption with its picture, in [−1, 1].
+
+    Args:
+        vectors: unit embeddings of captions, [n, dim].
+        image: embeddings of pictures of any length, [n_pairs, dim].
+        owner: each caption's pair, [n].
+
+    Example:
+        >>> similarities(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[2.0, 0.0]]), np.array([0, 0])).tolist()
+        [1.0, 0.0]
+    """
+    first, last = (int(owner.min()), int(owner.max()) + 1) if len(owner) else (0, 0)
+    return np.vecdot(vectors, unit(np.asarray(image[first:last]))[owner - first])
+
+
+def margins(
+    vectors: np.ndarray, similarity: np.ndarray, owner: np.ndarray, image: np.ndarray, beside: np.ndarray
+) -> np.ndarray:
+    """Return how much closer each caption is to its picture than to the nearest external pictures.
+
+    Half of `csls`: similarity − mean cosine with the 10 nearest external pictures. In [−2, 2].
+
+    Args:
+        vectors: unit embeddings of captions, [n, dim].
+        similarity: with their pictures, [n].
+        owner: each caption's pair, [n].
+        image: embeddings of pictures of any length, [n_pairs, dim].
+        beside: rows of the external pairs, [n_beside]; a caption is not compared with its own picture.
+    """
+    pictures, margin = unit(np.asarray(image[beside])), np.full(len(vectors), np.nan)
+    k = min(NEIGHBOURS, len(beside) - 1)
+    if k < 1:
+        return margin
+    for start in range(0, len(vectors), _CAPTION_CHUNK):
+        part = slice(start, start + _CAPTION_CHUNK)
+        cosines = vectors[part] @ pictures.T
+        cosines[owner[part, None] == beside] = -np.inf
+        margin[part] = similarity[part] - np.partition(cosines, -k, axis=1)[:, -k:].mean(axis=1)
+    return margin
+
+
+def learned_by_caption(
+    log_probability: np.ndarray, rows: np.ndarray, drawn: Sequence[np.ndarray], n_captions: int
+) -> np.ndarray:
+    """Average the log-probability of training over the epochs in which each caption was drawn.
+
+    Epochs differ in level, and captions in the epochs that drew them: each epoch's mean is subtracted first.
+
+    Args:
+        log_probability: of each pair's partner in its batch, [n_epochs, n_pairs]; NaN where not trained.
+        rows: the pairs that the member trains on, [n_rows].
+        drawn: the caption that each of them had in each epoch, one array an epoch, [n_rows].
+        n_captions: of all pairs.
+
+    Returns:
+        [n_captions], larger is learned earlier and better, 0 is average; NaN for captions that were never drawn.
+
+    Example:
+        >>> log_probability = np.array([[-4.0, -2.0], [-1.0, -1.0]])
+        >>> learned_by_caption(log_probability, np.array([0, 1]), [np.array([0, 2]), np.array([1, 2])], 3).tolist()
+        [-1.0, 0.0, 0.5]
+    """
+    total, count = np.zeros(n_captions), np.zeros(n_captions)
+    for epoch, captions in zip(log_probability, drawn, strict=True):
+        value = epoch[rows].astype(np.float64)
+        known = ~np.isnan(value)
+        if known.any():
+            total += np.bincount(captions[known], value[known] - value[known].mean(), minlength=n_captions)
+            count += np.bincount(captions[known], minlength=n_captions)
+    return np.divide(total, count, out=np.full(n_captions, np.nan), where=count > 0)
+
+
+def gaps(margin: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Return how far each caption's margin lies below the mean of its pair's other captions; NaN without others.
+
+    Args:
+        margin: of each caption, [n_captions]; NaN is skipped.
+        owner: each caption's pair, from 0, [n_captions].
+
+    Example:
+        >>> gaps(np.array([1.0, 1.0, 0.0, 0.5]), np.array([0, 0, 0, 1])).tolist()
+        [-0.5, -0.5, 1.0, nan]
+    """
+    known = ~np.isnan(margin)
+    values = np.where(known, margin, 0.0)
+    others = np.bincount(owner, values)[owner] - values
+    count = np.bincount(owner, known)[owner] - known
+    mean = np.divide(others, count, out=np.full(len(margin), np.nan), where=count > 0)
+    return mean - margin
+
+
+def odd_captions(gap: np.ndarray) -> np.ndarray:
+    """Return which captions fit so much worse than the others of their pair that they are probably wrong.
+
+    Those whose gap is more than 4 robust standard deviations (1.4826 × the median distance from the median; Rousseeuw &
+    Croux, JASA 1993) above the median of all captions.
+
+    Example:
+        >>> odd_captions(np.array([0.1, -0.1, 0.0, 0.2, -0.2, 3.0, np.nan])).tolist()
+        [False, False, False, False, False, True, False]
+    """
+    if not np.isfinite(gap).any():
+        return np.zeros(len(gap), dtype=bool)
+    middle = np.nanmedian(gap)
+    return gap > middle + _ODD * 1.4826 * np.nanmedian(np.abs(gap - middle))

@@ -1,10 +1,16 @@
-"""Draws who trains on what from look-alike clusters of pairs: groups, folds and members of both protocols.
+"""Who trains on what: groups, folds and members of both protocols, and which members count as in and out of a pair.
 
-Pairs of one cluster always share group and fold, since a twin in training hides memorization.
+Pairs of one cluster of near-duplicates always share group and fold, since a twin in training hides memorization;
+`clusters` numbers the cluster of each pair, [n_pairs]. A replicate is a repeat of the ensemble (`r0-f0`, `r0-f1`, …) or
+a seed of the paper (`f-0`, `g-0`).
 """
 
+import functools
 import heapq
-from collections.abc import Sequence
+import itertools
+import math
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +21,11 @@ from clipmem_core.config import InputError
 MIN_PAIRS = 200
 MIN_GROUP = 50
 MAX_GROUP = 5_000
-_ATTEMPTS = 16  # random orders tried before groups of an exact size are given up
-# Separate random streams; 2 and 3 are those of in_out.
-_GROUP_DRAW, _FOLD_DRAW, _HALF_DRAW, _APART_DRAW = 0, 1, 4, 5
+MAX_LABELLINGS = 256
+_ATTEMPTS = 16  # random orders tried for groups of an exact size
+# Random streams
+_GROUP_DRAW, _FOLD_DRAW, _LABEL_DRAW, _NULL_DRAW, _HALF_DRAW, _APART_DRAW = range(6)
+_NAMES = {"ensemble": re.compile(r"r(\d+)-f\d+"), "paper": re.compile(r"[fg]-(\d+)")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +48,6 @@ def group_size(n_pairs: int) -> int:
 
     The paper's proportions: 65,000 shared pairs beside groups of 5,000.
 
-    Args:
-        n_pairs: usable pairs in all.
-
-    Raises:
-        InputError: fewer than 200 usable pairs.
-
     Example:
         >>> group_size(5_500), group_size(300), group_size(1_000_000)
         (500, 50, 5000)
@@ -66,19 +68,15 @@ def ensemble_membership(
     Each repeat and the external group have a random stream of their own: a larger `repeats` only adds members.
 
     Args:
-        clusters: look-alike cluster of each pair, [n_pairs]; equal numbers are look-alikes.
-        folds: parts a repeat is cut into, at least 2; member `r<repeat>-f<fold>` leaves that part out. With `halves`
-            the members of a repeat, an even number.
-        repeats: how often the scored pairs are cut anew, at least 1.
+        clusters: of near-duplicates.
+        folds: members of a repeat, at least 2; member `r<repeat>-f<fold>` leaves that fold out.
+        repeats: how often the scored pairs are split anew, at least 1.
         seed: start of every draw.
-        halves: each pair is left out by half of the members of a repeat, which half drawn for it alone, so that what
-            two members train on is as good as unrelated; complementary folds are as unlike as can be.
+        halves: each pair is left out by a random half of the members of a repeat (`folds` is even), so that the
+            training sets of two members are nearly unrelated.
 
     Returns:
-        Groups `scored` and `external`; folds × repeats members. Folds differ by at most one look-alike cluster.
-
-    Raises:
-        InputError: too few pairs, folds or repeats, or look-alike clusters too large for an external group.
+        Groups `scored` and `external`; folds × repeats members. Folds differ by at most one cluster.
 
     Example:
         >>> drawn = ensemble_membership(np.arange(300), folds=2, repeats=2, seed=0)
@@ -102,11 +100,12 @@ def ensemble_membership(
     trained = np.zeros((repeats * folds, len(cluster)), dtype=bool)
     for repeat in range(repeats):
         if halves:
-            out = _half(np.random.default_rng([seed, _HALF_DRAW, repeat]).random((folds, len(sizes))))
+            numbers = np.random.default_rng([seed, _HALF_DRAW, repeat]).random((folds, len(sizes)))
+            out = numbers.argsort(axis=0).argsort(axis=0) < folds // 2
             trained[repeat * folds : (repeat + 1) * folds] = (group == SCORED) & ~out[:, cluster]
             continue
         fold = np.full(len(sizes), -1)
-        fold[scored] = _cut(sizes[scored], folds, np.random.default_rng([seed, _FOLD_DRAW, repeat]))
+        fold[scored] = _draw_folds(sizes[scored], folds, np.random.default_rng([seed, _FOLD_DRAW, repeat]))
         for left_out in range(folds):
             trained[repeat * folds + left_out] = (group == SCORED) & (fold[cluster] != left_out)
     members = tuple(f"r{repeat}-f{fold}" for repeat in range(repeats) for fold in range(folds))
@@ -119,15 +118,12 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
     Groups do not depend on `seeds`: every seed trains its f and g on the same groups.
 
     Args:
-        clusters: look-alike cluster of each pair, [n_pairs]; equal numbers are look-alikes.
+        clusters: of near-duplicates.
         seeds: how many f and g there are, at least 1: members f-0, g-0, f-1, g-1, …
         seed: start of every draw.
 
     Returns:
         Candidate, independent and external of exactly `group_size` pairs each, the rest shared.
-
-    Raises:
-        InputError: too few pairs or seeds, or look-alike clusters too large for groups of that size.
 
     Example:
         >>> drawn = paper_membership(np.arange(550), seeds=1, seed=0)
@@ -152,15 +148,10 @@ def paper_membership(clusters: np.ndarray, *, seeds: int, seed: int) -> Membersh
 
 
 def set_apart(group: np.ndarray, clusters: np.ndarray, *, seed: int) -> np.ndarray:
-    """Draw the half of the external pairs that utility alone is measured on, true for them, [n_pairs].
+    """Draw the half of the external pairs that only utility is measured on, true for them, [n_pairs].
 
-    What it leaves centres alignments and steers adaptive mitigations, so that no arm is judged on pairs that it was
-    steered by. Look-alikes stay together.
-
-    Args:
-        group: name of each pair's group, [n_pairs].
-        clusters: look-alike cluster of each pair, [n_pairs].
-        seed: start of every draw.
+    The other half centres alignments and steers adaptive mitigations, so that no arm is evaluated on pairs that
+    steered it. Near-duplicates stay together.
 
     Example:
         >>> group = np.array(["external"] * 6 + ["shared"] * 2)
@@ -183,7 +174,7 @@ def _sized(clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw_groups(sizes: np.ndarray, target: int, count: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Draw `count` disjoint sets of clusters of `target` pairs each, or as near below as the last order allows."""
+    """Draw `count` disjoint sets of clusters of `target` pairs each, or the largest possible below it."""
     chosen: list[np.ndarray] = []
     for _ in range(_ATTEMPTS):
         order, chosen = rng.permutation(len(sizes)), []
@@ -200,11 +191,11 @@ def _adding_up(sizes: np.ndarray, target: int) -> list[int]:
     """Return positions of sizes that add up to `target`, or to the largest sum below it, from the shortest prefix.
 
     Subset sums by dynamic programming: bit s of a number says that a sum of s can be reached. The prefix of a random
-    order ends as soon as the target is reached, so clusters are taken about as often as they occur.
+    order ends as soon as the target is reached, so clusters are chosen about as often as they occur.
     """
     within = (1 << (target + 1)) - 1
     reached, grew = [1], []
-    for position in map(int, np.flatnonzero(sizes <= target)):  # few are looked at, and there may be millions
+    for position in map(int, np.flatnonzero(sizes <= target)):
         grown = (reached[-1] | reached[-1] << int(sizes[position])) & within
         if grown != reached[-1]:
             reached.append(grown)
@@ -220,7 +211,7 @@ def _adding_up(sizes: np.ndarray, target: int) -> list[int]:
     return chosen
 
 
-def _cut(sizes: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+def _draw_folds(sizes: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
     """Return a random fold for each cluster: large clusters first, each into the smallest fold, then single pairs."""
     order = rng.permutation(len(sizes))
     names = rng.permutation(folds)
@@ -232,24 +223,16 @@ def _cut(sizes: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
         filled, position = heapq.heappop(load)
         fold[cluster] = position
         heapq.heappush(load, (filled + int(sizes[cluster]), position))
-    fold[single] = _level(sorted(load, key=lambda entry: entry[1]), len(single))
+    # Single pairs fill the folds to equal sizes: the lowest levels are taken in order.
+    filled_to = np.array([filled for filled, _ in sorted(load, key=lambda entry: entry[1])])
+    levels = np.arange(len(single))[:, None] + filled_to
+    fold[single] = np.argsort(levels.ravel(), kind="stable")[: len(single)] % folds
     return names[fold]
 
 
-def _half(numbers: np.ndarray) -> np.ndarray:
-    """Let the members with the lower numbers leave a cluster out, true for that half, [members, n_clusters]."""
-    return numbers.argsort(axis=0).argsort(axis=0) < len(numbers) // 2
-
-
-def _level(load: Sequence[tuple[int, int]], count: int) -> np.ndarray:
-    """Return the fold of each of `count` single pairs so that the loads end as level as they can, [count]."""
-    levels = np.arange(count)[:, None] + np.array([filled for filled, _ in load])
-    return np.argsort(levels.ravel(), kind="stable")[:count] % len(load)
-
-
-def _check_at_least(name: str, given: int, least: int) -> None:
-    if given < least:
-        raise InputError(f"{name} must be at least {least}, not {given}")
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise InputError(f"{name} must be at least {least}, not {value}")
 
 
 def _too_many_lookalikes(groups: str, size: int) -> str:
@@ -257,3 +240,158 @@ def _too_many_lookalikes(groups: str, size: int) -> str:
         f"look-alike pictures leave no way to fill the group {groups} with {size} pairs each: "
         "use --drop-lookalikes, or add other pairs"
     )
+
+
+def protocol_of(members: Sequence[str]) -> str:
+    """Return the protocol that member names belong to: `ensemble` (r0-f0 …) or `paper` (f-0, g-0 …).
+
+    Example:
+        >>> protocol_of(["f-0", "g-0"])
+        'paper'
+    """
+    for protocol, name in _NAMES.items():
+        if members and all(name.fullmatch(member) for member in members):
+            return protocol
+    raise InputError(
+        "members must be named r<repeat>-f<fold> (ensemble) or f-<seed> and g-<seed> (paper), "
+        f"not {', '.join(members) or 'nothing at all'}: rename the columns of the membership file"
+    )
+
+
+def replicate_rows(members: Sequence[str]) -> list[np.ndarray]:
+    """Return, for each repeat or seed in order, the positions of its members.
+
+    Example:
+        >>> [rows.tolist() for rows in replicate_rows(["r0-f0", "r0-f1", "r1-f0", "r1-f1"])]
+        [[0, 1], [2, 3]]
+    """
+    protocol = protocol_of(members)
+    numbers = [int(match.group(1)) for match in map(_NAMES[protocol].fullmatch, members) if match]
+    rows = [np.flatnonzero(np.array(numbers) == number) for number in sorted(set(numbers))]
+    if protocol == "paper" and any(sorted(members[row][0] for row in pair.tolist()) != ["f", "g"] for pair in rows):
+        raise InputError(f"every seed needs one f and one g, found {', '.join(members)}")
+    return rows
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """Who trains on what, and which members count as in and out of each pair.
+
+    Attributes:
+        membership: who trains on what.
+        protocol: `ensemble` or `paper`.
+        seed: start of every draw that scoring makes.
+        apart: external pairs that only utility is measured on, true in [n_pairs]; None: no such pairs.
+    """
+
+    membership: Membership
+    protocol: str
+    seed: int
+    apart: np.ndarray | None = None
+
+    @functools.cached_property
+    def inside(self) -> np.ndarray:
+        """True where the member counts as `in`, [n_members, n_pairs]; all others count as `out`.
+
+        Paper: f is in and g is out in every row. Ensemble: true membership for scored pairs; an external pair gets one
+        random labelling that puts as many members of each repeat out as a scored pair has.
+        """
+        membership = self.membership
+        if self.protocol == "paper":
+            is_f = np.array([member.startswith("f") for member in membership.members])
+            return np.broadcast_to(is_f[:, None], membership.trained.shape)
+        inside = membership.trained.copy()
+        external = np.flatnonzero(membership.group == EXTERNAL)
+        inside[:, external] = True
+        for repeat, rows in enumerate(self.replicates):
+            rng = np.random.default_rng([self.seed, _LABEL_DRAW, repeat])
+            for left_out in _draw_out(rows, self.leaving_out(rows), inside.shape[1], rng):
+                inside[left_out[external], external] = False
+        return inside
+
+    @functools.cached_property
+    def replicates(self) -> list[np.ndarray]:
+        """The positions of the members of each repeat or seed."""
+        return replicate_rows(self.membership.members)
+
+    @functools.cached_property
+    def external(self) -> np.ndarray:
+        """True for external pairs that centre alignments and make up the null, [n_pairs]."""
+        external = self.membership.group == EXTERNAL
+        return external if self.apart is None else external & ~self.apart
+
+    def leaving_out(self, rows: np.ndarray) -> int:
+        """Return how many members of a repeat leave a pair out: the most common number, and at least one."""
+        counts = (~self.membership.trained[np.ix_(rows, self.membership.group != EXTERNAL)]).sum(axis=0)
+        return max(1, min(int(np.bincount(counts).argmax()) if len(counts) else 1, len(rows) - 1))
+
+
+def _draw_out(rows: np.ndarray, count: int, n_pairs: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw which members leave each pair out, [count, n_pairs]."""
+    if count == 1:
+        return rows[rng.integers(len(rows), size=(1, n_pairs))]
+    return rows[rng.random((len(rows), n_pairs)).argsort(axis=0)[:count]]
+
+
+def labellings(sides: Sides, n_pairs: int) -> Iterable[np.ndarray]:
+    """Yield labellings of external pairs: the members that leave them out, [n_out, n_pairs].
+
+    Of each repeat as many as leave a scored pair out. All labellings, the same for every pair, while they are at most
+    256; otherwise 256 drawn for each pair.
+
+    Example:
+        >>> trained = np.array([[True, False], [False, True], [True, False], [False, True]])
+        >>> membership = Membership(np.array(["scored"] * 2), ("r0-f0", "r0-f1", "r1-f0", "r1-f1"), trained)
+        >>> [label[:, 0].tolist() for label in labellings(Sides(membership, "ensemble", 0), 1)]
+        [[0, 2], [0, 3], [1, 2], [1, 3]]
+    """
+    parts = [(rows, sides.leaving_out(rows)) for rows in sides.replicates]
+    if math.prod(math.comb(len(rows), count) for rows, count in parts) <= MAX_LABELLINGS:
+        for chosen in itertools.product(*(itertools.combinations(rows.tolist(), count) for rows, count in parts)):
+            yield np.repeat(np.array([row for own in chosen for row in own])[:, None], n_pairs, axis=1)
+        return
+    rng = np.random.default_rng([sides.seed, _NULL_DRAW])
+    for _ in range(MAX_LABELLINGS):
+        yield np.concatenate([_draw_out(rows, count, n_pairs, rng) for rows, count in parts])
+
+
+def side_means(values: Sequence[np.ndarray], inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean over the members that are in, and over those that are out, for each pair.
+
+    Args:
+        values: one array a member, [n_pairs] each.
+        inside: true where the member is in, [n_members, n_pairs].
+
+    Returns:
+        In and out means, [n_pairs] each; NaN where no member is on that side.
+
+    Example:
+        >>> side_means([np.array([1.0, 1.0]), np.array([3.0, 3.0])], np.array([[True, True], [True, False]]))
+        (array([2., 1.]), array([nan,  3.]))
+    """
+    total_in, total_out = np.zeros(inside.shape[1]), np.zeros(inside.shape[1])
+    for value, is_in in zip(values, inside, strict=True):
+        np.add(total_in, value, out=total_in, where=is_in)
+        np.add(total_out, value, out=total_out, where=~is_in)
+    n_in = inside.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        total_in /= n_in
+        total_out /= len(inside) - n_in
+    return total_in, total_out
+
+
+def replicate_clipmem(
+    alignments: Sequence[np.ndarray], replicates: Sequence[np.ndarray], inside: np.ndarray
+) -> np.ndarray:
+    """Return clipmem from each repeat or seed alone: mean alignment in minus out over its members.
+
+    Args:
+        alignments: one array a member, [n_pairs] each.
+        replicates: the positions of each one's members.
+        inside: true where the member is on the `in` side, [n_members, n_pairs].
+
+    Returns:
+        [n_replicates, n_pairs]; NaN where a replicate has no member on one side.
+    """
+    sides = (side_means([alignments[row] for row in rows.tolist()], inside[rows]) for rows in replicates)
+    return np.stack([mean_in - mean_out for mean_in, mean_out in sides])

@@ -1,15 +1,22 @@
-"""The scores that compare members trained with and without a pair: clipmem with its uncertainty, and SSLMem."""
+"""The scores that compare members trained with and without a pair (clipmem, SSLMem), and how stable they are.
+
+Alignments are one array a member, [n_pairs] each; `sides` says which members count as in and out.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 
 from clipmem_core.columns import (
     ALIGNMENT,
     CLIPMEM,
     CLIPMEM_RELATIVE,
     CLIPMEM_SHRUNK,
+    GROUP,
+    GROUPS,
     N_IN,
     N_OUT,
     P_VALUE,
@@ -21,10 +28,18 @@ from clipmem_core.columns import (
     SSLMEM_TEXT,
     TERMS,
 )
-from clipmem_core.scores.in_out import Sides, side_means
-from clipmem_core.scores.shrinkage import Noise, shrunk
-from clipmem_core.scores.significance import null_scores, p_values, q_values
-from clipmem_core.scores.uncertainty import Errors, in_errors, standard_errors
+from clipmem_core.scores.membership import Membership, Sides, replicate_clipmem, side_means
+from clipmem_core.scores.seeds import MIN_REPLICATES, half_width
+from clipmem_core.scores.uncertainty import (
+    Errors,
+    Noise,
+    in_errors,
+    null_scores,
+    p_values,
+    q_values,
+    shrunk,
+    standard_errors,
+)
 
 
 def memorization_table(
@@ -38,25 +53,19 @@ def memorization_table(
     Raw clipmem is in cosine units, [−6, 6]: 0 not memorized, positive memorized by the members that are `in`. In
     protocol `paper`, in is f and out is g in every row, so independent pairs come out negative. In `ensemble`, in
     and out are members trained with and without the pair; an external pair gets one random labelling.
-    clipmem_relative is raw / max |raw|, in [−1, 1]; the paper does not publish its normaliser, so read it only
-    beside the paper's figures.
+    clipmem_relative is raw / max |raw|, in [−1, 1]; the paper does not publish its normaliser.
 
     Args:
         terms: what `pair_terms` returns, one mapping a member in column order, arrays [n_pairs].
         sides: which members count as in and out.
-        keep: holds a column from when it is there, where all of them are too large for memory.
+        keep: stores a finished column, where all of them do not fit in memory.
 
     Returns:
-        One row a pair: n_in and n_out (members truly trained with and without it), clipmem, clipmem_relative, se,
+        One row a pair: n_in and n_out (members trained with and without it), clipmem, clipmem_relative, se,
         p_value, q_value, clipmem_shrunk, and `_in` and `_out` of alignment, positive, negative_text, negative_image
-        and similarity. Similarity follows true membership; NaN where there is no such member.
-
-    Raises:
-        ValueError: as many mappings as members are wanted.
+        and similarity. Similarity follows true membership; NaN without such a member.
     """
     membership = sides.membership
-    if len(terms) != len(membership.members):
-        raise ValueError(f"terms must hold one mapping for each of {len(membership.members)} members, not {len(terms)}")
     means = {}
     for term in TERMS:
         side = membership.trained if term == SIMILARITY else sides.inside
@@ -69,11 +78,12 @@ def memorization_table(
     null = null_scores(alignments, sides, errors)
     p = p_values(in_errors(clipmem, errors.variance, errors.degrees), null, membership.group)
     n_in = membership.trained.sum(axis=0)
+    largest = np.max(np.abs(clipmem), initial=0.0, where=~np.isnan(clipmem))
     scores = {
         N_IN: n_in,
         N_OUT: len(terms) - n_in,
         CLIPMEM: clipmem,
-        CLIPMEM_RELATIVE: relative(clipmem),
+        CLIPMEM_RELATIVE: clipmem / largest if largest > 0 else clipmem.copy(),
         SE: errors.se,
         P_VALUE: p,
         Q_VALUE: q_values(p, membership.group),
@@ -83,39 +93,13 @@ def memorization_table(
 
 
 def shrunk_by_group(clipmem: np.ndarray, errors: Errors, group: np.ndarray, *, seed: int) -> np.ndarray:
-    """Return the clipmem to expect of each pair under other members, in its units, each group by itself.
-
-    Args:
-        clipmem: [n_pairs].
-        errors: of clipmem.
-        group: group names, [n_pairs].
-        seed: of `shrunk`'s draws.
-
-    Returns:
-        [n_pairs]; NaN outside candidate, independent and scored, and in groups of fewer than 50 pairs.
-    """
+    """Return `shrunk` clipmem of each group; NaN outside candidate, independent and scored, [n_pairs]."""
     found = np.full(len(clipmem), np.nan)
     for name in SCORED_GROUPS:
         rows = np.flatnonzero((group == name) & np.isfinite(clipmem))
         if len(rows):
-            found[rows] = shrunk(clipmem[rows], noise_of(errors, rows), seed=seed)
+            found[rows] = shrunk(clipmem[rows], Noise.of(errors, rows), seed=seed)
     return found
-
-
-def noise_of(errors: Errors, rows: np.ndarray) -> Noise:
-    """Return the noise of pairs of one group."""
-    return Noise(np.sqrt(errors.variance[rows]), float(errors.degrees[rows[0]]))
-
-
-def relative(clipmem: np.ndarray) -> np.ndarray:
-    """Scale clipmem by the largest absolute value of the audit, to [−1, 1]; does not compare across audits.
-
-    Example:
-        >>> relative(np.array([0.5, -0.25, np.nan]))
-        array([ 1. , -0.5,  nan])
-    """
-    largest = np.max(np.abs(clipmem), initial=0.0, where=~np.isnan(clipmem))
-    return clipmem / largest if largest > 0 else clipmem.copy()
 
 
 def sslmem(
@@ -126,7 +110,7 @@ def sslmem(
     n_views: int | np.ndarray,
     n_captions: int | np.ndarray,
 ) -> pd.DataFrame:
-    """Measure how much closer each encoder alone holds the views (or captions) of a pair that it trained on.
+    """Measure how much closer each encoder alone puts the views (or captions) of a pair that it trained on.
 
     SSLMem (ICLR 2024) with d = 1 − cosine: E d under out minus E d under in, in [−2, 2], positive memorized. The mean
     pairwise cosine of n unit vectors with mean μ is (n‖μ‖² − 1) / (n − 1).
@@ -134,7 +118,6 @@ def sslmem(
     Args:
         image_square: ‖μ_I‖² of each member, [n_pairs], as `pair_terms` returns it.
         text_square: ‖μ_T‖² of each member, [n_pairs].
-        sides: which members count as in and out; those of alignment.
         n_views: views behind each μ_I, one number or [n_pairs].
         n_captions: captions behind each μ_T, one number or [n_pairs].
 
@@ -143,11 +126,93 @@ def sslmem(
     """
     columns = {}
     for name, squares, count in ((SSLMEM_IMAGE, image_square, n_views), (SSLMEM_TEXT, text_square, n_captions)):
-        mean_in, mean_out = side_means([_mean_cosine(square, count) for square in squares], sides.inside)
+        n = np.broadcast_to(np.asarray(count, dtype=np.float64), len(sides.membership.group))
+        cosines = [np.divide(n * own - 1, n - 1, out=np.full(len(n), np.nan), where=n >= 2) for own in squares]
+        mean_in, mean_out = side_means(cosines, sides.inside)
         columns[name] = mean_in - mean_out
     return pd.DataFrame(columns)
 
 
-def _mean_cosine(square: np.ndarray, count: int | np.ndarray) -> np.ndarray:
-    n = np.broadcast_to(np.asarray(count, dtype=np.float64), square.shape)
-    return np.divide(n * square - 1, n - 1, out=np.full(square.shape, np.nan), where=n >= 2)
+def group_summary(alignments: Sequence[np.ndarray], sides: Sides) -> pd.DataFrame:
+    """Summarise clipmem by group, with a t interval over seeds or repeats where there are at least three.
+
+    With fewer, low and high are one standard deviation over the pairs either side of the mean. The external group is
+    the offset to compare the others with.
+
+    Returns:
+        One row a group: group, n, mean, low, high, kind (`95% interval over seeds`, `95% interval over repeats` or
+        `SD over pairs`).
+    """
+    replicates = replicate_clipmem(alignments, sides.replicates, sides.inside)
+    mean_in, mean_out = side_means(alignments, sides.inside)
+    rows, group = [], sides.membership.group
+    for name in (name for name in GROUPS if (group == name).any()):
+        members = group == name
+        clipmem = (mean_in - mean_out)[members]
+        half, kind = clipmem.std(ddof=1) if len(clipmem) > 1 else np.nan, "SD over pairs"
+        if len(replicates) >= MIN_REPLICATES:
+            half = half_width(replicates[:, members].mean(axis=1))
+            kind = f"95% interval over {'seeds' if sides.protocol == 'paper' else 'repeats'}"
+        rows.append((name, int(members.sum()), clipmem.mean(), clipmem.mean() - half, clipmem.mean() + half, kind))
+    return pd.DataFrame(rows, columns=[GROUP, "n", "mean", "low", "high", "kind"])
+
+
+def membership_auroc(alignments: Sequence[np.ndarray], membership: Membership) -> tuple[np.ndarray, float]:
+    """Measure how well each member's alignment separates pairs it trained on from pairs it did not.
+
+    In [0, 1]: 0.5 nothing memorized, 1 every trained pair above every other. Over candidate, independent and scored
+    pairs.
+
+    Returns:
+        One value a member, [n_members], and their mean; NaN for a member that trained on all or none of the pairs.
+    """
+    scored = np.isin(membership.group, SCORED_GROUPS)
+    values = np.full(len(membership.members), np.nan)
+    for row, alignment in enumerate(alignments):
+        trained = membership.trained[row, scored]
+        if trained.any() and not trained.all():
+            values[row] = roc_auc_score(trained, np.asarray(alignment)[scored])
+    known = values[~np.isnan(values)]
+    return values, float(known.mean()) if len(known) else float("nan")
+
+
+def ranking_stability(alignments: Sequence[np.ndarray], sides: Sides) -> float:
+    """Correlate the clipmem ranking of two disjoint halves of the repeats (ensemble) or seeds (paper), by Spearman.
+
+    In [−1, 1]: 1 the same order, 0 no relation. Over candidate, independent and scored pairs, each by true membership,
+    so that the sign that separates candidate from independent does not count as agreement.
+
+    Returns:
+        The correlation; NaN with only one repeat or seed, or where all pairs score alike. Of an odd number the last
+        is not used.
+    """
+    scored = np.isin(sides.membership.group, SCORED_GROUPS)
+    replicates = replicate_clipmem(alignments, sides.replicates, sides.membership.trained)[:, scored]
+    half = len(replicates) // 2
+    if half == 0:
+        return float("nan")
+    first, second = replicates[:half].mean(axis=0), replicates[half : 2 * half].mean(axis=0)
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(spearmanr(first, second).statistic)
+
+
+def ranking_reliability(stability: float, replicates: int = 2) -> float:
+    """Return the reliability of scores that are means over all repeats or seeds, from the agreement of two halves.
+
+    The formula of Spearman and Brown (both in British Journal of Psychology 3, 1910): a measurement k times as long
+    as one of reliability r has k r / (1 + (k − 1) r). It is the correlation to expect with a second, independent audit
+    of as many members. We use a rank correlation instead of Pearson's, for which it was derived.
+
+    Args:
+        stability: Spearman correlation of the halves, as `ranking_stability` returns it.
+        replicates: repeats or seeds behind the scores, at least 2; of an odd number the halves leave one out.
+
+    Example:
+        >>> ranking_reliability(0.5), ranking_reliability(0.5, replicates=3), ranking_reliability(-0.2)
+        (0.6666666666666666, 0.75, 0.0)
+    """
+    if np.isnan(stability):
+        return float("nan")
+    longer = replicates / (replicates // 2)
+    return longer * max(stability, 0.0) / (1 + (longer - 1) * max(stability, 0.0))

@@ -1,44 +1,59 @@
-"""How many captions are wrong, from the scores alone: a mixture of captions that fit and of captions swapped at random.
+"""How many captions are wrong: from the scores alone, from a review, and for a set that pairs were sampled from.
 
-What swapped captions score is known, from pairs that were swapped for this (`canaries`): the known positives of
-positive-unlabelled learning (Elkan & Noto, KDD 2008). Without more, only an upper bound of their share is identified
-(Blanchard, Lee & Scott, JMLR 2010; Scott, AISTATS 2015): the captions that fit could score just so. What
-identifies it here is the shape of the others: one peak with a width on either side and tails from normal to heavy, the
-two-piece Student t of Fernández & Steel (JASA 93, 1998).
+From scores: a mixture of captions that fit and of captions swapped at random (`swapped_csls`), the known positives of
+positive-unlabelled learning (Elkan & Noto, KDD 2008). In general only an upper bound of their share is identified
+(Blanchard, Lee & Scott, JMLR 2010; Scott, AISTATS 2015). What identifies it here is the assumed shape of the others: a
+two-piece Student t with one peak (Fernández & Steel, JASA 93, 1998).
+
+From a review: two strata, the most suspicious pairs, which are all reviewed and counted, and the rest, estimated from
+a simple random sample (Horvitz & Thompson, JASA 1952; Cochran, Sampling Techniques, chapter 5), so the interval does
+not depend on the scores.
+
+`fit` is larger where a caption fits better, [n_pairs], NaN for pairs without a score; `swapped` is the same of pairs
+with a caption swapped at random, [n_swapped]; `suspicion` is larger where a pair is reviewed first, [n_pairs].
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq, minimize
 from scipy.special import ndtr, ndtri
-from scipy.stats import gaussian_kde
+from scipy.stats import betabinom, gaussian_kde, hypergeom
 
-FEWEST = 100  # pairs, and canaries, below which no count is given
+FEWEST = 100  # pairs, and swapped pairs, below which there is no count
 ASSUMPTION = (
     "The count is of captions that fit no better than captions swapped at random. It assumes that the scores of the "
     "right captions have one peak and regular tails. The upper bound with captions taken from similar pictures needs "
     "no such assumption, but scores cannot tell those captions from right ones."
 )
+REVIEW_ASSUMPTION = (
+    "Holds whatever the scores are worth: the most suspicious pairs are counted, and the rest is estimated by the "
+    "pairs that were drawn at random. It takes it that every decision is right and was made in the order of the review."
+)
+# The share of wrong pairs from which a second round leaves them out, by the setting `rounds`. Members hardly improve
+# below a hundredth; a second round finds clearly more from a tenth on.
+SECOND_ROUND_FROM = {"2": 0.01, "auto": 0.1}
+CHECKED = 50  # pairs that a person reviews at least: scores miss small errors
+FEWEST_CHECKED = 10  # random spot checks, below which a review gives no estimate
+_TAIL = 0.025
 _CELLS = 200
 _SHARES = 12  # shares that are tried at once
-_DROP = 9.0  # of log-likelihood, beyond which a share is not looked at
-_LEVEL = 0.95
+_DROP = 9.0  # of log-likelihood, beyond which a share is ignored
 _FLOOR = 1e-9
-_QUANTILES = np.arange(1, 10) / 10  # of the canaries
-# The share of the pairs from which a second round leaves them out, by the setting `rounds`. Members hardly learn from
-# fewer than a hundredth; a second round finds clearly more from a tenth on.
-SECOND_ROUND_FROM = {"2": 0.01, "auto": 0.1}
-_NEXT, _WORTH = 20, 0.1  # looking goes on while this share of the next pairs is expected to be wrong
-CHECKED = 50  # pairs that a person reviews at least, and the size of a random check: scores miss small errors
+_QUANTILES = np.arange(1, 10) / 10  # of the swapped pairs
 _LIMITS = ((-4.0, 4.0), (-3.0, 2.0), (-3.0, 2.0), (0.7, 4.6))  # peak, log width left and right, log degrees of freedom
 _START = (0.0, 0.0, 0.0, 3.0)
+_NEXT, _WORTH = 20, 0.1  # the review goes on while this share of the next pairs is expected to be wrong
+_SLOT_DRAW, _ORDER_DRAW = 11, 12  # random streams: which places of the review are random, and the random order
+_CHUNK = 65_536
 
 
 @dataclass(frozen=True)
 class WrongCount:
-    """How many captions are wrong; all None, with the reason in `missing`, where that cannot be told."""
+    """How many captions are wrong; all None, with the reason in `missing`, where that is unknown."""
 
     estimate: float | None
     low: float | None  # of a 95 % interval
@@ -49,19 +64,15 @@ class WrongCount:
     missing: str = ""
 
 
-def estimate_wrong(fit: np.ndarray, canaries: np.ndarray) -> WrongCount:
-    """Estimate how many captions are wrong, from the scores of pairs and of pairs that were swapped for this.
+def estimate_wrong(fit: np.ndarray, swapped: np.ndarray) -> WrongCount:
+    """Estimate how many captions are wrong, from the scores of pairs and of the same pairs with swapped captions.
 
     The likelihood of the scores, in cells, is maximised over the shape of the captions that fit for each share of wrong
     ones (profile likelihood); share and count are averaged over it, with Jeffreys' prior on the share. The interval's
     upper end is no lower than `most_wrong`, which needs no shape.
 
-    Args:
-        fit: of every pair how well its caption fits, larger is better, [n_pairs]; NaN for pairs that are not judged.
-        canaries: the same of pairs with a caption swapped at random, [n_canaries]; NaN is passed over.
-
     Returns:
-        The count among the judged pairs, its 95 % interval, and each pair's probability, in [0, 1].
+        The count among the pairs with a score, its 95 % interval, and each pair's probability, in [0, 1].
 
     Example:
         >>> rng = np.random.default_rng(1)
@@ -70,7 +81,7 @@ def estimate_wrong(fit: np.ndarray, canaries: np.ndarray) -> WrongCount:
         >>> found.low < 50 < found.high, round(found.estimate, -1)
         (True, 50.0)
     """
-    judged, known = np.isfinite(fit), canaries[np.isfinite(canaries)]
+    judged, known = np.isfinite(fit), swapped[np.isfinite(swapped)]
     posterior = np.full(len(fit), np.nan)
     if min(judged.sum(), len(known)) < FEWEST:
         few = f"a count needs {FEWEST} pairs and swapped pairs with a score, not {judged.sum()} and {len(known)}"
@@ -84,33 +95,29 @@ def estimate_wrong(fit: np.ndarray, canaries: np.ndarray) -> WrongCount:
     mean = (cells.counts * wrong).sum(axis=1)
     spread_of_count = np.sqrt((cells.counts * wrong * (1 - wrong)).sum(axis=1))
     posterior[judged] = (weights @ wrong)[cells.place]
-    low, high = (_quantile(q, weights, mean, spread_of_count) for q in ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2))
+    low, high = (_quantile(q, weights, mean, spread_of_count) for q in (_TAIL, 1 - _TAIL))
     estimate = float(weights @ mean)
-    # What swapped captions score is known from a sample itself, which matters where the wrong ones are as many.
+    # The scores of swapped captions are a sample too, which matters where as many captions are wrong.
     wider = float(np.sqrt(1 + estimate / len(known)))
     low, high = (estimate + wider * (end - estimate) for end in (low, high))
     high = min(max(high, most_wrong(values, known)), len(values))
     return WrongCount(estimate, min(max(low, 0.0), estimate), max(high, estimate), posterior)
 
 
-def most_wrong(fit: np.ndarray, canaries: np.ndarray) -> float:
-    """Return an upper 97.5 % bound on how many pairs are like the canaries, whatever the scores of the others are.
+def most_wrong(fit: np.ndarray, swapped: np.ndarray) -> float:
+    """Return an upper 97.5 % bound on how many pairs are like the swapped ones, for any scores of the others.
 
-    Of W wrong captions a share q scores below a quantile q of the canaries, and no more than all pairs that do: W q is
-    at most their number, up to the noise of both (Blanchard, Lee & Scott, JMLR 2010, theorem 11, with normal
-    approximations). The lowest bound of nine quantiles is taken, each at the level that holds for all of them.
-
-    Args:
-        fit: of every pair how well its caption fits, [n_pairs].
-        canaries: the same of pairs with a caption swapped at random, [n_canaries].
+    Of W wrong captions a share q scores below the quantile q of the swapped ones, so W q is at most the number of pairs
+    below it, up to the noise of both (Blanchard, Lee & Scott, JMLR 2010, theorem 11, with normal approximations). The
+    lowest bound of nine quantiles, each at the level that holds for all of them.
 
     Example:
         >>> round(most_wrong(np.concatenate([np.full(900, 9.0), np.arange(100) / 100]), np.arange(1000) / 1000))
         113
     """
     z = ndtri(1 - 0.025 / len(_QUANTILES))
-    below = np.searchsorted(np.sort(fit), np.quantile(canaries, _QUANTILES), side="right")
-    least = _QUANTILES - z * np.sqrt(_QUANTILES * (1 - _QUANTILES) / len(canaries))
+    below = np.searchsorted(np.sort(fit), np.quantile(swapped, _QUANTILES), side="right")
+    least = _QUANTILES - z * np.sqrt(_QUANTILES * (1 - _QUANTILES) / len(swapped))
     noise = z * np.sqrt(_QUANTILES * (1 - _QUANTILES))
     # The largest W with W q − z √(W q (1 − q)) ≤ number below.
     root = (noise + np.sqrt(noise**2 + 4 * least * below)) / (2 * least)
@@ -119,7 +126,7 @@ def most_wrong(fit: np.ndarray, canaries: np.ndarray) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """Standardised scores counted in cells: sums over cells take no longer for a million pairs."""
+    """Standardised scores counted in cells, so that the time does not depend on the number of pairs."""
 
     middles: np.ndarray  # [n_cells]
     counts: np.ndarray  # pairs, [n_cells]
@@ -127,21 +134,21 @@ class _Cells:
     place: np.ndarray  # each pair's cell
 
     @classmethod
-    def of(cls, values: np.ndarray, canaries: np.ndarray) -> "_Cells":
-        ends = min(values.min(), canaries.min()), max(values.max(), canaries.max())
+    def of(cls, values: np.ndarray, swapped: np.ndarray) -> "_Cells":
+        ends = min(values.min(), swapped.min()), max(values.max(), swapped.max())
         edges = np.linspace(ends[0] - 1e-9, ends[1] + 1e-9, _CELLS + 1)
         place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, _CELLS - 1)
         middles = (edges[1:] + edges[:-1]) / 2
-        thinned = canaries[:: max(1, len(canaries) // 5_000)]
+        thinned = swapped[:: max(1, len(swapped) // 5_000)]
         density = gaussian_kde(thinned)(middles) + _FLOOR
         return cls(middles, np.bincount(place, minlength=_CELLS).astype(float), density / density.sum(), place)
 
 
 def _profile(cells: _Cells) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights of the shares of wrong captions that were tried, and by each a cell's probability of wrong."""
+    """Return the weight of each share of wrong captions that was tried, and each cell's probability of wrong by it."""
     ends = np.log(0.05 / cells.counts.sum()), np.log(0.95 / 0.05)
     shape = np.array(_START)
-    for _ in range(3):  # twice closer to the shares that the scores allow
+    for _ in range(3):  # narrow the range of likely shares
         logits = np.linspace(*ends, _SHARES)
         tried = [_fitted(cells, 1 / (1 + np.exp(-logit)), shape) for logit in logits]
         heights = np.array([own.height for own in tried])
@@ -156,7 +163,7 @@ def _profile(cells: _Cells) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class _Fitted:
-    """The captions that fit, by a share of wrong ones: their shape, its log-likelihood, and who is wrong by it."""
+    """The captions that fit, for a share of wrong ones: their shape, its log-likelihood, each cell's P(wrong)."""
 
     shape: np.ndarray
     height: float
@@ -164,7 +171,7 @@ class _Fitted:
 
 
 def _fitted(cells: _Cells, share: float, start: np.ndarray) -> _Fitted:
-    """Return the shape of the captions that fit under which the scores are most likely."""
+    """Return the shape of the captions that fit with the highest likelihood."""
     filled = cells.counts > 0
     counts, total = cells.counts[filled], cells.counts.sum()
     swapped = share * cells.swapped
@@ -182,10 +189,7 @@ def _fitted(cells: _Cells, share: float, start: np.ndarray) -> _Fitted:
 
 
 def _two_piece_t(values: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probability of each cell under a Student t with a width of its own on either side of its peak.
-
-    With it come its slopes by the four numbers of the shape, [4, n_cells].
-    """
+    """Return the probability of each cell under a two-piece Student t, and its gradient by the shape, [4, n_cells]."""
     centre, left, right, log_df = shape
     below, df = values < centre, np.exp(log_df)
     narrow = np.exp(-np.where(below, left, right))
@@ -212,26 +216,21 @@ def _quantile(q: float, weights: np.ndarray, mean: np.ndarray, spread: np.ndarra
     return float(brentq(excess, *ends))
 
 
-def p_wrong(fit: np.ndarray, canaries: np.ndarray) -> np.ndarray:
-    """Return each pair's probability of a wrong caption, the posterior of `estimate_wrong`; NaN without a fit."""
-    return estimate_wrong(fit, canaries).posterior
+def p_wrong(fit: np.ndarray, swapped: np.ndarray) -> np.ndarray:
+    """Return each pair's probability of a wrong caption, the posterior of `estimate_wrong`; NaN without a score."""
+    return estimate_wrong(fit, swapped).posterior
 
 
-def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, canaries: np.ndarray, *, least: float) -> np.ndarray:
+def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, swapped: np.ndarray, *, least: float) -> np.ndarray:
     """Return the pairs that a second round of training leaves out: the most suspicious, as many as are likely wrong.
 
-    Members that train without them align the others better, so that they tell better which captions do not fit: the
-    selection of samples between rounds of training, as by trimmed loss (Shen & Sanghavi, ICML 2019), here by members
-    that never saw the pair, and as many as `estimate_wrong` counts.
+    Sample selection between rounds of training, as by trimmed loss (Shen & Sanghavi, ICML 2019), here by members that
+    never saw the pair.
 
-    Args:
-        suspicion: the order that pairs are looked at in, the highest first, [n_pairs]; NaN for pairs not judged.
-        fit: of every pair how well its caption fits, larger is better, [n_pairs]; NaN for pairs not judged.
-        canaries: the same of pairs with a caption swapped at random, [n_canaries].
-        least: share of the judged pairs; if fewer are wrong, nothing is left out.
+    Args: `least` is a share of the pairs with a score; if fewer are wrong, nothing is left out.
 
     Returns:
-        True for pairs to leave out, [n_pairs]; none where the number of wrong captions is not known or too small.
+        True for pairs to leave out, [n_pairs].
 
     Example:
         >>> rng = np.random.default_rng(1)
@@ -240,7 +239,7 @@ def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, canaries: np.ndarray, *
         >>> bool(40 < out.sum() < 60), bool(out[950:].mean() > 0.9)
         (True, True)
     """
-    count = round(estimate_wrong(fit, canaries).estimate or 0.0)
+    count = round(estimate_wrong(fit, swapped).estimate or 0.0)
     left_out = np.zeros(len(fit), dtype=bool)
     if count >= least * np.isfinite(fit).sum():
         order = np.argsort(-np.where(np.isfinite(suspicion), suspicion, -np.inf), kind="stable")
@@ -249,11 +248,7 @@ def likely_wrong(suspicion: np.ndarray, fit: np.ndarray, canaries: np.ndarray, *
 
 
 def suggest_stop(posterior: np.ndarray, suspicion: np.ndarray) -> int:
-    """Return after how many pairs, the most suspicious first, hardly one in ten of the next is expected to be wrong.
-
-    Args:
-        posterior: each pair's probability of a wrong caption, [n_pairs]; NaN is passed over.
-        suspicion: the order that pairs are looked at in, the highest first, [n_pairs].
+    """Return the number of pairs, the most suspicious first, after which fewer than one in ten of the next is wrong.
 
     Example:
         >>> suggest_stop(np.array([0.9] * 30 + [0.0] * 100), -np.arange(130.0))
@@ -271,40 +266,33 @@ def suggest_stop(posterior: np.ndarray, suspicion: np.ndarray) -> int:
     return int(worth[-1]) + 1 if len(worth) else 0
 
 
-def left_after(count: WrongCount, looked_at: np.ndarray) -> tuple[float, float, float]:
-    """Return how many wrong captions are probably left among the other pairs, and a 95 % interval.
+def left_after(count: WrongCount, reviewed: np.ndarray) -> tuple[float, float, float]:
+    """Return how many wrong captions are probably left among the pairs not reviewed, and a 95 % interval.
 
-    Args:
-        count: of all pairs.
-        looked_at: true for pairs whose captions somebody looked at, [n_pairs].
+    `count` is of all pairs; `reviewed` is true for reviewed pairs, [n_pairs].
     """
     assert count.estimate is not None
     assert count.low is not None
     assert count.high is not None
-    others = np.nan_to_num(count.posterior[~looked_at])
+    others = np.nan_to_num(count.posterior[~reviewed])
     left, own = float(others.sum()), 1.96 * float(np.sqrt((others * (1 - others)).sum()))
     share = left / max(count.estimate, 1e-9)
     low, high = ((count.estimate - end) * share for end in (count.low, count.high))
     return left, max(0.0, left - np.hypot(low, own)), left + np.hypot(high, own)
 
 
-def told_count(fit: np.ndarray, swapped: np.ndarray, near: np.ndarray, suspicion: np.ndarray) -> dict[str, Any]:
-    """Return what an audit's verdict says of the number of wrong captions.
+def summarize_count(fit: np.ndarray, swapped: np.ndarray, near: np.ndarray, suspicion: np.ndarray) -> dict[str, Any]:
+    """Return the number of wrong captions for an audit's verdict.
 
-    Args:
-        fit: of every pair how well its caption fits, [n_pairs]; NaN for pairs that are not judged.
-        swapped: the same with a caption drawn at random, [n_pairs].
-        near: the same with the caption most like its own, [n_pairs].
-        suspicion: the order that pairs are looked at in, the highest first, [n_pairs].
+    Args: `near` is as `swapped`, with the caption most like a pair's own.
 
     Returns:
-        estimate, low, high, method, assumptions and missing as of `WrongCount`; `stop`, after how many pairs to stop
-        looking, at least 50, and `left`, how many are left then, with its interval; `near`, the same count where
-        canaries have the most alike caption of another pair: of these three the last, an upper bound, holds for wrong
-        captions that are so near; the others take right ones for them.
+        estimate, low, high, method, assumptions and missing as of `WrongCount`; `stop`, the number of pairs to review,
+        at least 50, and `left`, how many wrong captions are left then, with its interval; `near`, the count, low and
+        high with near captions as the swapped ones: only the upper bound holds for wrong captions that are so near.
     """
     count, if_near = estimate_wrong(fit, swapped), estimate_wrong(fit, near)
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "estimate": count.estimate,
         "low": count.low,
         "high": count.high,
@@ -314,8 +302,183 @@ def told_count(fit: np.ndarray, swapped: np.ndarray, near: np.ndarray, suspicion
         "missing": count.missing or None,
     }
     if count.missing:
-        return told
+        return summary
     stop = min(max(suggest_stop(count.posterior, suspicion), CHECKED), int(np.isfinite(fit).sum()))
-    looked_at = np.zeros(len(fit), dtype=bool)
-    looked_at[np.argsort(-np.where(np.isfinite(fit), suspicion, -np.inf), kind="stable")[:stop]] = True
-    return told | {"stop": stop, "left": list(left_after(count, looked_at))}
+    reviewed = np.zeros(len(fit), dtype=bool)
+    reviewed[np.argsort(-np.where(np.isfinite(fit), suspicion, -np.inf), kind="stable")[:stop]] = True
+    return summary | {"stop": stop, "left": list(left_after(count, reviewed))}
+
+
+@dataclass(frozen=True, eq=False)
+class Review:
+    """The order in which a person reviews pairs."""
+
+    ranked: np.ndarray  # rows of the pairs with a score, the most suspicious first
+    drawn: np.ndarray  # the same rows in random order
+    order: np.ndarray  # the same rows in the order of the review
+    at_random: np.ndarray  # true where the place in the order is one of the random share
+
+
+def plan_review(suspicion: np.ndarray, *, place: np.ndarray | None = None, share: float = 0.1, seed: int = 0) -> Review:
+    """Order pairs for a review: the most suspicious first, mixed with a share that is drawn at random.
+
+    Args:
+        suspicion: NaN for pairs that are not reviewed.
+        place: of each pair in the order where it is stored, as `review_place` returns it, [n_pairs].
+        share: of the places that get the next pair of the random order instead of the most suspicious.
+        seed: start of both draws.
+
+    Example:
+        >>> review = plan_review(np.arange(10.0), share=0.2)
+        >>> review.ranked[:3].tolist(), sorted(review.order.tolist()) == list(range(10))
+        ([9, 8, 7], True)
+    """
+    rows = np.flatnonzero(np.isfinite(suspicion))
+    ranked = rows[np.argsort(-suspicion[rows], kind="stable")]
+    drawn = np.random.default_rng([seed, _ORDER_DRAW]).permutation(rows)
+    at_random = np.random.default_rng([seed, _SLOT_DRAW]).random(len(rows)) < share
+    if place is not None:
+        return Review(ranked, drawn, rows[np.argsort(place[rows], kind="stable")], at_random)
+    order, taken = np.empty_like(rows), np.zeros(len(suspicion), dtype=bool)
+    queues = {False: _numbers(ranked), True: _numbers(drawn)}
+    for slot, random in enumerate(_numbers(at_random)):
+        row = next(row for row in queues[random] if not taken[row])
+        order[slot], taken[row] = row, True
+    return Review(ranked, drawn, order, at_random)
+
+
+def _numbers(values: np.ndarray) -> Iterator[Any]:
+    """Yield values as Python's numbers, in chunks: a list of millions needs more memory than the array."""
+    return chain.from_iterable(part.tolist() for part in np.array_split(values, len(values) // _CHUNK + 1))
+
+
+def review_place(misfit: np.ndarray, csls_out: np.ndarray) -> np.ndarray:
+    """Return each pair's place in the review, from 1; NaN for pairs that have no score to be ordered by."""
+    suspicion = suspicion_of(misfit, csls_out)
+    order = plan_review(suspicion).order
+    place = np.full(len(suspicion), np.nan)
+    place[order] = np.arange(1, len(order) + 1)
+    return place
+
+
+def suspicion_of(misfit: np.ndarray, csls_out: np.ndarray) -> np.ndarray:
+    """Return the score that pairs are reviewed by, the highest first: misfit, or −csls_out where no pair has one."""
+    return misfit if np.isfinite(misfit).any() else -csls_out
+
+
+def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray, posterior: np.ndarray) -> WrongCount:
+    """Count wrong captions from the decisions so far, with a 95 % interval that does not depend on the scores.
+
+    Args:
+        review: the order of the review.
+        wrong: true where the caption was found wrong, [n_pairs].
+        decided: true for reviewed pairs, [n_pairs].
+        posterior: each pair's probability by the scores, [n_pairs]; returned for the pairs without a decision.
+
+    Returns:
+        The count among all pairs with a score. While no random pair of the rest is reviewed, the interval runs from
+        the wrong captions found to all that are not known to be right.
+
+    Example:
+        >>> suspicion = np.arange(1000.0)[::-1]
+        >>> review = plan_review(suspicion)
+        >>> wrong = np.arange(1000) < 30
+        >>> decided = np.zeros(1000, dtype=bool)
+        >>> decided[review.order[:300]] = True
+        >>> found = count_reviewed(review, wrong & decided, decided, np.full(1000, 0.03))
+        >>> found.low, found.estimate
+        (30.0, 30.0)
+    """
+    seen = decided[review.ranked]
+    top = len(seen) if seen.all() else int(seen.argmin())
+    rest = np.zeros(len(decided), dtype=bool)
+    rest[review.ranked[top:]] = True
+    drawn = review.drawn[rest[review.drawn]]
+    checked = decided[drawn]
+    sample = drawn[: len(drawn) if checked.all() else int(checked.argmin())]
+    counted = int(wrong[review.ranked[:top]].sum())
+    known, right = int((wrong & decided & rest).sum()), int((~wrong & decided & rest).sum())
+    found = int(wrong[sample].sum())
+    low, high = count_of_sample(found, len(sample), len(drawn))
+    enough = len(sample) >= min(FEWEST_CHECKED, len(drawn))
+    estimate = counted + max(len(drawn) * found / max(len(sample), 1), known) if enough else None
+    return WrongCount(
+        estimate,
+        float(counted + max(low, known)),
+        float(counted + min(high, len(drawn) - right)),
+        np.where(decided, wrong.astype(float), posterior),
+        method="review",
+        assumptions=REVIEW_ASSUMPTION,
+        missing="" if enough else f"fewer than {FEWEST_CHECKED} pairs were checked at random",
+    )
+
+
+def count_of_sample(found: int, drawn: int, pairs: int) -> tuple[int, int]:
+    """Return a 95 % interval for the number of wrong captions, from a simple random sample.
+
+    The middle 95 % of the posterior with Jeffreys' prior on the share: a beta-binomial number among the pairs that were
+    not drawn; from 0 where none was found, and to all where none was right. It covers 95 % on average over shares
+    (Brown, Cai & DasGupta, Statistical Science 2001).
+
+    Args:
+        found: wrong captions in the sample.
+        drawn: pairs in the sample.
+        pairs: in all.
+
+    Example:
+        >>> count_of_sample(0, 0, 50), count_of_sample(5, 10, 10), count_of_sample(0, 30, 1000)
+        ((0, 50), (5, 5), (0, 78))
+    """
+    if drawn == 0:
+        return 0, pairs
+    rest = pairs - drawn
+    below = np.cumsum(betabinom.pmf(np.arange(rest + 1), rest, found + 0.5, drawn - found + 0.5))
+    low, high = (min(int(np.searchsorted(below, q)), rest) for q in (_TAIL, 1 - _TAIL))
+    return found + (low if found else 0), found + (high if found < drawn else rest)
+
+
+def whole_count(
+    found: float, drawn: int, total: int, *, low: float | None = None, high: float | None = None
+) -> tuple[float, float, float]:
+    """Estimate how many pairs of a set are of a kind, from a random sample without replacement.
+
+    The limits are the numbers under which the count found, or a larger one, and it, or a smaller one, still have a
+    probability of 2.5 % each by the hypergeometric distribution (Cochran, Sampling Techniques, 3rd ed. 1977, chapter
+    3). Where the count in the sample is an estimate itself, its error and that of sampling are independent: their
+    distances from the estimate are added in quadrature (Zou & Donner, Statistics in Medicine 27, 2008).
+
+    Args:
+        found: pairs of the kind in the sample; a fraction where it was estimated.
+        drawn: pairs in the sample, at least 1.
+        total: pairs in the set, at least as many.
+        low: of a 95 % interval of the count in the sample; None where it was counted.
+        high: the other end.
+
+    Returns:
+        Estimate, and low and high of a 95 % interval.
+
+    Example:
+        >>> whole_count(10, 100, 1_000)
+        (100.0, 52.0, 172.0)
+        >>> whole_count(10, 100, 100)
+        (10.0, 10.0, 10.0)
+    """
+    if not 0 <= found <= drawn <= total or drawn < 1:
+        raise ValueError(f"found, drawn and total must ascend from 0, not {found}, {drawn}, {total}")
+    scale = total / drawn
+    estimate = found * scale
+    below, above = int(np.floor(found)), int(np.ceil(found))
+    least = _first(lambda kind: hypergeom.sf(below - 1, total, kind, drawn) > _TAIL, below, total)
+    most = _first(lambda kind: hypergeom.cdf(above, total, kind, drawn) <= _TAIL, above, total + 1) - 1
+    most = min(most, total - (drawn - above))
+    model = scale * (found - (found if low is None else low)), scale * ((found if high is None else high) - found)
+    ends = estimate - np.hypot(estimate - least, model[0]), estimate + np.hypot(most - estimate, model[1])
+    return float(estimate), float(max(ends[0], 0.0)), float(min(ends[1], total))
+
+
+def _first(holds: Callable[[int], bool], start: int, stop: int) -> int:
+    """Return the first number for which `holds` is true, or `stop`, by bisection."""
+    while start < stop:
+        middle = (start + stop) // 2
+        start, stop = (start, middle) if holds(middle) else (middle + 1, stop)
+    return start

@@ -1,4 +1,4 @@
-"""Values of several seeds: their mean with its interval, and the paired difference of two arms."""
+"""Statistics over training seeds: means with intervals, paired differences of arms, means over members and pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,38 +8,41 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import t, ttest_rel
 
-from clipmem_core.scores.uncertainty import MIN_REPLICATES
+MIN_REPLICATES = 3  # an interval over fewer seeds or repeats would claim too much
+LEVEL = 0.95
+BOTH, PAIRS_ALONE = "members and pairs", "pairs, of these members alone"
 
 
-def seed_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
-    """Return Student's t interval of the mean over seeds; NaN where they are too few to claim one.
+def half_width(values: np.ndarray) -> float:
+    """Return half the width of Student's t interval of a mean."""
+    n = len(values)
+    return float(t.ppf((1 + LEVEL) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
 
-    Args:
-        values: one a seed, [n_seeds].
-        level: its coverage.
+
+def seed_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return Student's t interval of the mean over seeds; NaN with fewer than three.
 
     Example:
         >>> low, high = seed_interval(np.array([1.0, 2.0, 3.0]))
         >>> round(low, 3), round(high, 3)
         (-0.484, 4.484)
     """
-    n = len(values)
-    if n < MIN_REPLICATES:
+    if len(values) < MIN_REPLICATES:
         return float("nan"), float("nan")
-    half = float(t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
-    return float(np.mean(values)) - half, float(np.mean(values)) + half
+    mean, half = float(np.mean(values)), half_width(values)
+    return mean - half, mean + half
 
 
 def over_seeds(table: pd.DataFrame, *, by: Sequence[str], measures: Sequence[str]) -> pd.DataFrame:
     """Average measures over seeds.
 
     Args:
-        table: a row a seed of each thing that `by` tells apart; in the units of the measures.
-        by: the columns that tell things apart.
-        measures: columns of numbers; a missing value does not count.
+        table: one row for each seed and combination of `by`.
+        by: the columns to group by.
+        measures: numeric columns; missing values are skipped.
 
     Returns:
-        The columns of `by`, then measure, n (seeds), mean, low and high, in the order of the table; things without a
+        The columns of `by`, then measure, n (seeds), mean, low and high, in the order of the table; groups without a
         value are left out.
     """
     long = table.melt(id_vars=list(by), value_vars=list(measures), var_name="measure").dropna(subset=["value"])
@@ -61,14 +64,14 @@ class Difference:
     p_value: float  # two-sided
 
 
-def paired_difference(values: ArrayLike, reference: ArrayLike, *, level: float = 0.95) -> Difference:
+def paired_difference(values: ArrayLike, reference: ArrayLike, *, level: float = LEVEL) -> Difference:
     """Compare two arms over the seeds they share: the mean difference, with the paired t test.
 
-    What a seed does to both arms alike (split, initialisation, draws) cancels. In the units of the values; above 0:
+    Effects that a seed has on both arms (split, initialisation, draws) cancel. In the units of the values; above 0:
     the arm has more than the reference.
 
     Args:
-        values: the arm's, one a seed, [n_seeds].
+        values: the arm's, [n_seeds].
         reference: the reference arm's on the same seeds, [n_seeds].
         level: coverage of the interval.
 
@@ -94,12 +97,10 @@ def paired_difference(values: ArrayLike, reference: ArrayLike, *, level: float =
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Correct p values for how many there are: Holm's step-down (Scandinavian Journal of Statistics, 1979).
-
-    The chance that any true null is rejected at a level is at most that level, however they depend on each other.
+    """Correct p values for multiple comparisons: Holm's step-down (Scandinavian Journal of Statistics, 1979).
 
     Args:
-        p_values: one a comparison, [n]; NaN is none, and stays.
+        p_values: one for each comparison, [n]; NaN is skipped, and stays.
 
     Returns:
         Corrected p, [n], in [0, 1].
@@ -114,3 +115,47 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     steps = p_values[order] * np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return corrected
+
+
+@dataclass(frozen=True)
+class CrossedMean:
+    """A mean over members and pairs with its interval; `over` names what the interval covers."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    over: str
+
+
+def crossed_mean(values: np.ndarray) -> CrossedMean:
+    """Return the mean of members × pairs with an interval that treats both as drawn at random.
+
+    The variance of the mean is that of the two-way random model without replication, by the method of moments (Searle,
+    Casella & McCulloch, Variance Components, 1992, section 4.3): of member means over members, plus of pair means over
+    pairs, less the cells' own, which is in both; no less than either. Student's t with the fewer of either, less one.
+
+    Args:
+        values: of each member and pair, in any unit, [n_members, n_pairs].
+
+    Returns:
+        The mean and its interval; with fewer than three members one over pairs alone, with fewer than two pairs none.
+
+    Example:
+        >>> found = crossed_mean(np.array([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [3.0, 4.0, 5.0]]))
+        >>> found.mean, round(found.low, 2), round(found.high, 2), found.over
+        (3.0, -0.51, 6.51, 'members and pairs')
+    """
+    members, pairs = values.shape
+    mean, by_member, by_pair = float(values.mean()), values.mean(axis=1), values.mean(axis=0)
+    if pairs < 2:
+        return CrossedMean(mean, None, None, PAIRS_ALONE)
+    spread = float(by_pair.var(ddof=1)) / pairs
+    few = members < MIN_REPLICATES
+    if not few:
+        own = float(by_member.var(ddof=1)) / members
+        rest = values - by_member[:, None] - by_pair + mean
+        cells = float((rest**2).sum()) / ((members - 1) * (pairs - 1)) / values.size
+        spread = max(own + spread - cells, own, spread)
+    degrees = (pairs if few else min(members, pairs)) - 1
+    half = float(t.ppf((1 + LEVEL) / 2, degrees)) * spread**0.5
+    return CrossedMean(mean, mean - half, mean + half, PAIRS_ALONE if few else BOTH)

@@ -1,59 +1,216 @@
-"""What can be claimed from the alignments of several members: errors, intervals, stability."""
+"""The error of clipmem, p and q values, and clipmem corrected for its noise.
 
-from collections.abc import Sequence
+A pair has few members, so its own variance says little: from four members it has one or two degrees of freedom. It is
+pooled with that of like pairs (moderated; Smyth, Statistical Applications in Genetics and Molecular Biology 3, 2004;
+the R package limma): true variances are draws from a scaled inverse chi-square distribution, s0² d0 / χ²(d0), and each
+pair gets the mean of its posterior,
+
+    (d0 s0² + d s²) / (d0 + d), with d0 + d degrees of freedom.
+
+s0² follows a trend over the pair's mean alignment, as limma's `trend=TRUE`. Scored and external pairs have priors of
+their own. Alignments are one array a member, [n_pairs] each; `inside` is true where the member is in, [n_members,
+n_pairs].
+
+q says whether training has any effect on a pair, not how large it is: with more members smaller effects are detected.
+The share of pairs above a size (`share_above`) does not grow with the number of members.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, spearmanr, t
-from sklearn.metrics import roc_auc_score
+from scipy.optimize import brentq
+from scipy.special import digamma, polygamma
+from scipy.stats import false_discovery_control, norm, t
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import SplineTransformer
 
-from clipmem_core.columns import EXTERNAL, GROUP, GROUPS, SCORED_GROUPS
-from clipmem_core.scores.in_out import Sides, replicate_clipmem, side_means
-from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.moderated import Design, Prior, design, error_variances, fit_prior, levels, moderate
+from clipmem_core.columns import EXTERNAL, INDEPENDENT, SCORED_GROUPS
+from clipmem_core.scores.membership import Sides, labellings, side_means
 
-SeKind = Literal["moderated", "sd of external"]
-MIN_REPLICATES = 3  # an interval over fewer seeds or repeats would claim too much
-_NORMAL = float(norm.ppf(0.975))
+# Variances
+CHUNK = 65_536  # pairs at a time, to bound memory
+MIN_TRENDED = 100  # pairs below which s0² is one number
+KNOTS = 4
+MOST_FITTED = 1_000_000  # pairs that the trend is fitted on; of more, evenly spaced ones
+_TINY = 1e-8  # of the median: smaller variances are raised to it, since logs are taken
+# Shrinkage
+GRID, FINEST = 80, 240  # values that the true clipmem may have, from the lowest to the highest observed
+STEPS = 30  # of EM from equal weights: at convergence all weight would be on a few values
+STRATUM, MAX_STRATA = 250, 4  # pairs of similar error that share a distribution, and the number of such strata
+MIN_PAIRS = 50  # below, no distribution is fitted
+FITTED_ON = 2_000  # pairs of a stratum at most, drawn at random
+RESAMPLED = 40
+SHRUNK_CHUNK = 16_384
+SIZE, SHARE, LOW, HIGH = "size", "share", "low", "high"
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The prior of a pair's variance: `scale` (s0²), [n_pairs], with `degrees` (d0) of freedom."""
+
+    scale: np.ndarray
+    degrees: float
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """How the error of clipmem is estimated from the members.
+
+    Attributes:
+        blocks: members that belong together, balanced over pairs; one block of all members where they are not.
+        blocked: differences are first computed inside a block, so that shared effects of a repeat cancel.
+        within: members of one side of a block also contribute to the variance.
+        degrees: of freedom of a pair's own variance, 0 where it cannot be estimated.
+    """
+
+    blocks: list[np.ndarray]
+    blocked: bool
+    within: bool
+    degrees: int
+
+
+def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
+    """Choose how to estimate the error of clipmem.
+
+    Where every pair has as many members in, and out, of each repeat or seed as any other (as every membership that is
+    drawn here), clipmem is the mean over repeats of in minus out, and its error is that of these differences. With
+    as many in as out, members of one side of a repeat estimate the same variance, with more degrees of freedom. For
+    any other membership: two samples of independent members.
+
+    Args:
+        inside: as above.
+        blocks: the positions of the members of each repeat or seed.
+
+    Example:
+        >>> halves = np.array([[True, False], [True, True], [False, False], [False, True]])
+        >>> design(halves, [np.arange(4)]).degrees, design(halves, [np.arange(2), np.arange(2, 4)]).degrees
+        (2, 2)
+    """
+    n_members = len(inside)
+    counts = np.stack([inside[rows].sum(axis=0) for rows in blocks])  # [n_blocks, n_pairs]
+    n_in, sizes = int(counts[0, 0]), {len(rows) for rows in blocks}
+    if (counts == n_in).all() and len(sizes) == 1 and 0 < n_in < len(blocks[0]):
+        within = 2 * n_in == len(blocks[0])
+        degrees = len(blocks) - 1 + (len(blocks) * (2 * n_in - 2) if within else 0)
+        return Design(list(blocks), True, within, degrees)
+    in_all = inside.sum(axis=0)
+    enough = min(in_all.min(), n_members - in_all.max()) >= 2
+    return Design([np.arange(n_members)], False, True, n_members - 2 if enough else 0)
+
+
+def error_variances(alignments: Sequence[np.ndarray], inside: np.ndarray, plan: Design) -> np.ndarray:
+    """Estimate the variance of each pair's clipmem from its own members, in squared cosine units, [n_pairs]."""
+    found = np.empty(inside.shape[1])
+    for start in range(0, len(found), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        values = np.stack([np.asarray(own[chunk], dtype=np.float64) for own in alignments])
+        found[chunk] = _chunk_variances(values, inside[:, chunk], plan)
+    return found
+
+
+def _chunk_variances(values: np.ndarray, inside: np.ndarray, plan: Design) -> np.ndarray:
+    """Combine sums of squares of the differences between blocks, and within the sides of blocks."""
+    differences, squares = [], np.zeros(values.shape[1])
+    for rows in plan.blocks:
+        own, is_in = values[rows], inside[rows]
+        n_in = is_in.sum(axis=0)
+        n_out = len(rows) - n_in
+        mean_in = (own * is_in).sum(axis=0) / n_in
+        mean_out = (own * ~is_in).sum(axis=0) / n_out
+        differences.append(mean_in - mean_out)
+        if plan.within:
+            squares += ((own - np.where(is_in, mean_in, mean_out)) ** 2).sum(axis=0)
+    if not plan.within:
+        return np.var(differences, axis=0, ddof=1) / len(differences)
+    per_member = 1 / n_in + 1 / n_out  # variance of a block's difference, in units of a member's
+    if plan.blocked:
+        squares += len(differences) * np.var(differences, axis=0) / per_member
+    return squares / plan.degrees * per_member / len(plan.blocks)
+
+
+def fit_prior(variance: np.ndarray, degrees: int, covariate: np.ndarray) -> Prior:
+    """Fit the prior of many variances by the moments of their logs (Smyth 2004, section 6.2).
+
+    Args:
+        variance: sample variances, [n_pairs].
+        degrees: of freedom of each, at least 1.
+        covariate: what s0² follows a trend over, [n_pairs]; from 100 pairs on, a cubic spline.
+
+    Returns:
+        s0² of each pair and d0, which is infinite where the logs vary no more than samples of one variance do.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> true = 4 * 10 / rng.chisquare(10, 20_000)  # s0² = 4 with d0 = 10
+        >>> prior = fit_prior(true * rng.chisquare(3, 20_000) / 3, 3, rng.normal(size=20_000))
+        >>> round(prior.degrees), round(float(prior.scale.mean()), 1)
+        (10, 4.0)
+    """
+    floor = _TINY * np.median(variance)
+    if floor <= 0:  # most pairs do not vary at all
+        return Prior(np.full(len(variance), float(variance.mean())), 0.0)
+    logs = np.log(np.maximum(variance, floor)) - digamma(degrees / 2) + np.log(degrees / 2)
+    fitted, rank = np.full(len(logs), logs.mean()), 1
+    if len(logs) >= MIN_TRENDED and np.ptp(covariate) > 0:
+        steps = make_pipeline(SplineTransformer(n_knots=KNOTS, knots="quantile"), LinearRegression())
+        some = slice(None, None, -(-len(logs) // MOST_FITTED))
+        steps.fit(covariate[some, None], logs[some])
+        parts = np.split(covariate[:, None], range(MOST_FITTED, len(logs), MOST_FITTED))
+        fitted, rank = np.concatenate([steps.predict(part) for part in parts]), KNOTS + 2
+    beyond = ((logs - fitted) ** 2).sum() / max(len(logs) - rank, 1) - float(polygamma(1, degrees / 2))
+    if beyond <= 0:
+        return Prior(np.exp(fitted), np.inf)
+    ends = min(1e-3, beyond**-0.5 / 10), 1 + 1 / beyond  # trigamma(x) > 1/x² near 0, and < 1/x + 1/x²
+    d0 = 2 * float(brentq(lambda x: float(polygamma(1, x)) - beyond, *ends))
+    return Prior(np.exp(fitted + digamma(d0 / 2) - np.log(d0 / 2)), d0)
+
+
+def moderate(variance: np.ndarray, degrees: int, prior: Prior) -> np.ndarray:
+    """Return the mean of each variance's posterior, of `degrees + prior.degrees` degrees of freedom, [n_pairs].
+
+    Example:
+        >>> moderate(np.array([1.0, 4.0]), 2, Prior(np.array([2.0, 2.0]), 2.0))
+        array([1.5, 3. ])
+    """
+    if np.isinf(prior.degrees):
+        return prior.scale.copy()
+    return (prior.degrees * prior.scale + degrees * variance) / (prior.degrees + degrees)
 
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """How far clipmem of each pair may be off.
+    """The error of each pair's clipmem.
 
     Attributes:
         variance: of clipmem, in squared cosine units, [n_pairs].
         degrees: of freedom of this variance, [n_pairs].
-        kind: how it was found.
-        plan: how members tell it of external pairs; None where they do not.
-        external: what external pairs say of the variance of an external pair; None where members do not tell it.
+        kind: how it was estimated.
+        plan: how the variance of external pairs is estimated from members; None where it is not.
+        external: the prior of the variance of external pairs; None without a plan.
     """
 
     variance: np.ndarray
     degrees: np.ndarray
-    kind: SeKind
+    kind: Literal["moderated", "sd of external"]
     plan: Design | None = None
     external: Prior | None = None
 
     @property
     def se(self) -> np.ndarray:
         """Standard errors, [n_pairs], widened by the quantile of Student's t: clipmem ± 1.96 se covers 95 %."""
-        return np.sqrt(self.variance) * t.ppf(0.975, self.degrees) / _NORMAL
+        return np.sqrt(self.variance) * t.ppf(0.975, self.degrees) / float(norm.ppf(0.975))
 
 
 def standard_errors(alignments: Sequence[np.ndarray], sides: Sides) -> Errors:
-    """Estimate the error of each pair's clipmem, and say how.
+    """Estimate the error of each pair's clipmem.
 
-    `moderated`: a pair's own variance, over repeats or seeds and, where as many members of a repeat are in as out,
-    over the members of either side (`moderated.design`), pooled with that of pairs of its group that align alike.
-    Where the members of a pair say nothing of its variance (one seed; one repeat of folds), `sd of external`: one
-    number for all, the standard deviation of external clipmem, the spread of pairs that nobody memorized.
-
-    Args:
-        alignments: one array a member, [n_pairs] each.
-        sides: which members count as in and out.
+    `moderated`: a pair's own variance (see `design`), pooled with that of pairs of its group that align alike. Where
+    members cannot estimate it (one seed; one repeat of folds), `sd of external`: one number for all, the standard
+    deviation of the clipmem of external pairs.
     """
     group, inside = sides.membership.group, sides.inside
     plans = {name: design(inside[:, group == name], sides.replicates) for name in np.unique(group)}
@@ -61,7 +218,11 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: Sides) -> Errors:
         mean_in, mean_out = side_means(alignments, inside)
         spread = (mean_in - mean_out)[sides.external].var(ddof=1)
         return Errors(np.full(len(group), spread), np.full(len(group), np.inf), "sd of external")
-    variance, degrees, priors, level = np.empty(len(group)), np.empty(len(group)), {}, levels(alignments)
+    level = np.zeros(len(group))  # mean alignment over all members
+    for values in alignments:
+        level += values
+    level = level / len(alignments)
+    variance, degrees, priors = np.empty(len(group)), np.empty(len(group)), {}
     for name, plan in plans.items():
         rows = np.flatnonzero(group == name)
         own = error_variances([np.asarray(values)[rows] for values in alignments], inside[:, rows], plan)
@@ -72,9 +233,9 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: Sides) -> Errors:
 
 
 def in_errors(clipmem: np.ndarray, variance: np.ndarray, degrees: np.ndarray) -> np.ndarray:
-    """Return clipmem in units of its error, [n_pairs]: as far from 0 as a normal value of the same p would be.
+    """Return clipmem in units of its error, [n_pairs]: the normal quantile of the same p.
 
-    Pairs whose errors have more or fewer degrees of freedom compare so.
+    Makes pairs with different degrees of freedom comparable.
 
     Example:
         >>> in_errors(np.array([0.2, -0.2, 0.4]), np.array([0.01, 0.01, 0.04]), np.array([np.inf, np.inf, 2])).round(2)
@@ -88,105 +249,206 @@ def in_errors(clipmem: np.ndarray, variance: np.ndarray, degrees: np.ndarray) ->
     return np.sign(clipmem) * norm.isf(t.sf(ratio, degrees))
 
 
-def group_summary(alignments: Sequence[np.ndarray], sides: Sides, *, level: float = 0.95) -> pd.DataFrame:
-    """Summarise clipmem by group, with a t interval over seeds or repeats where there are at least three.
+def null_scores(alignments: Sequence[np.ndarray], sides: Sides, errors: Errors) -> np.ndarray:
+    """Return clipmem of external pairs in units of its error: the distribution where nothing is memorized.
 
-    With fewer, low and high are one standard deviation over the pairs either side of the mean, and claim nothing
-    about the mean. The row of the external group is the offset to read the others against.
-
-    Args:
-        alignments: one array a member, [n_pairs] each.
-        sides: which members count as in and out.
-        level: coverage of the interval.
+    Computed as `in_errors` computes it for other pairs, since external pairs may be more or less noisy; an offset that
+    all pairs share, as where f is better than g, is in it too. Ensemble: of every external pair under all labellings
+    that leave as many members out of each repeat as scored pairs have, or 256 drawn for each pair if there are more.
 
     Returns:
-        One row a group: group, n, mean, low, high, kind (`95% interval over seeds`, `95% interval over repeats` or
-        `SD over pairs`).
+        Null values, [n_external] or [n_labellings × n_external].
     """
-    replicates = replicate_clipmem(alignments, sides.replicates, sides.inside)
-    mean_in, mean_out = side_means(alignments, sides.inside)
-    rows, group = [], sides.membership.group
-    for name in (name for name in GROUPS if (group == name).any()):
-        members = group == name
-        clipmem = (mean_in - mean_out)[members]
-        half, kind = clipmem.std(ddof=1) if len(clipmem) > 1 else np.nan, "SD over pairs"
-        if len(replicates) >= MIN_REPLICATES:
-            half = _half_width(replicates[:, members].mean(axis=1), level)
-            kind = f"{level:.0%} interval over {'seeds' if sides.protocol == 'paper' else 'repeats'}"
-        rows.append((name, int(members.sum()), clipmem.mean(), clipmem.mean() - half, clipmem.mean() + half, kind))
-    return pd.DataFrame(rows, columns=[GROUP, "n", "mean", "low", "high", "kind"])
+    rows = np.flatnonzero(sides.external)
+    external = [np.asarray(values)[rows].astype(np.float64) for values in alignments]
+    variance, degrees, prior = errors.variance[rows], errors.degrees[rows], errors.external
+    if prior is not None:  # the prior covers the whole group, with the pairs set apart for utility
+        prior = Prior(prior.scale[sides.external[sides.membership.group == EXTERNAL]], prior.degrees)
+    scores = []
+    for inside in _null_sides(sides, rows):
+        mean_in, mean_out = side_means(external, inside)
+        if prior is not None and errors.plan is not None and sides.protocol == "ensemble":
+            own = error_variances(external, inside, errors.plan)
+            variance = moderate(own, errors.plan.degrees, prior)
+        scores.append(in_errors(mean_in - mean_out, variance, degrees))
+    return np.concatenate(scores) if scores else np.empty(0)
 
 
-def membership_auroc(alignments: Sequence[np.ndarray], membership: Membership) -> tuple[np.ndarray, float]:
-    """Measure how well each member's alignment tells pairs it trained on from pairs it did not.
+def _null_sides(sides: Sides, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield which members count as in for external pairs, one labelling after the other, [n_members, n_external]."""
+    if sides.protocol == "paper":
+        yield sides.inside[:, rows]
+        return
+    for label in labellings(sides, len(rows)):
+        inside = np.ones((len(sides.inside), len(rows)), dtype=bool)
+        np.put_along_axis(inside, label, False, axis=0)
+        yield inside
 
-    Free of scale, in [0, 1]: 0.5 nothing memorized, 1 every trained pair above every other. Over candidate,
-    independent and scored pairs.
+
+def p_values(score: np.ndarray, null: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Compute one-sided p values, p = (1 + #{null ≥ s}) / (1 + #null) with s = clipmem in units of its error.
+
+    Independent pairs are expected to be negative: s = −clipmem, against the negated null. Small p: memorized
+    more than external pairs, which cannot be.
 
     Args:
-        alignments: one array a member, [n_pairs] each.
-        membership: who trains on what.
+        score: clipmem in units of its error, from `in_errors`, [n_pairs].
+        null: that of external pairs, from `null_scores`.
+        group: group names, [n_pairs].
 
     Returns:
-        One value a member, [n_members], and their mean; NaN for a member that trained on all or none of the pairs.
-    """
-    judged = np.isin(membership.group, SCORED_GROUPS)
-    values = np.full(len(membership.members), np.nan)
-    for row, alignment in enumerate(alignments):
-        trained = membership.trained[row, judged]
-        if trained.any() and not trained.all():
-            values[row] = roc_auc_score(trained, np.asarray(alignment)[judged])
-    known = values[~np.isnan(values)]
-    return values, float(known.mean()) if len(known) else float("nan")
-
-
-def ranking_stability(alignments: Sequence[np.ndarray], sides: Sides) -> float:
-    """Correlate the clipmem ranking of two disjoint halves of the repeats (ensemble) or seeds (paper), by Spearman.
-
-    In [−1, 1]: 1 the same order, 0 no relation. It is about scores of half the members: `ranking_reliability` is about
-    those of all. Over candidate, independent and scored pairs, each by true
-    membership, so that the sign that parts candidate from independent does not count as agreement.
-
-    Args:
-        alignments: one array a member, [n_pairs] each.
-        sides: whose members, in which repeats or seeds.
-
-    Returns:
-        The correlation; NaN with only one repeat or seed, or where all pairs score alike. Of an odd number the last
-        is not used.
-    """
-    judged = np.isin(sides.membership.group, SCORED_GROUPS)
-    replicates = replicate_clipmem(alignments, sides.replicates, sides.membership.trained)[:, judged]
-    half = len(replicates) // 2
-    if half == 0:
-        return float("nan")
-    first, second = replicates[:half].mean(axis=0), replicates[half : 2 * half].mean(axis=0)
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return float("nan")
-    return float(spearmanr(first, second).statistic)
-
-
-def ranking_reliability(stability: float, replicates: int = 2) -> float:
-    """Return the reliability of scores that are means over all repeats or seeds, from the agreement of two halves.
-
-    The formula of Spearman and Brown (both in British Journal of Psychology 3, 1910): a measurement k times as long
-    as one of reliability r has k r / (1 + (k − 1) r), which is 2r / (1 + r) for the double. It is the correlation to
-    expect with a second, independent audit of as many members. We put a rank correlation in the place of Pearson's,
-    for which it was derived. In [0, 1]; halves that disagree say no more than that it is near 0.
-
-    Args:
-        stability: Spearman correlation of the halves, as `ranking_stability` returns it.
-        replicates: repeats or seeds behind the scores, at least 2; of an odd number a half leaves one out.
+        p values in (0, 1], [n_pairs]; NaN where the score is.
 
     Example:
-        >>> ranking_reliability(0.5), ranking_reliability(0.5, replicates=3), ranking_reliability(-0.2)
-        (0.6666666666666666, 0.75, 0.0)
+        >>> p_values(np.array([0.5, 0.0]), np.array([-0.1, 0.0, 0.1]), np.array(["candidate", "candidate"]))
+        array([0.25, 0.75])
     """
-    if np.isnan(stability):
-        return float("nan")
-    longer = replicates / (replicates // 2)
-    return longer * max(stability, 0.0) / (1 + (longer - 1) * max(stability, 0.0))
+    p = np.empty(len(score))
+    for rows, sign in ((group == INDEPENDENT, -1), (group != INDEPENDENT, 1)):
+        at_least = len(null) - np.searchsorted(np.sort(sign * null), sign * score[rows], side="left")
+        p[rows] = (1 + at_least) / (1 + len(null))
+    return np.where(np.isnan(score), np.nan, p)
 
 
-def _half_width(means: np.ndarray, level: float) -> float:
-    return float(t.ppf((1 + level) / 2, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)))
+def q_values(p: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Adjust p values for multiple testing: Benjamini–Hochberg within candidate, independent and scored each.
+
+    Returns:
+        q values in (0, 1], [n_pairs]; NaN in other groups and where p is.
+
+    Example:
+        >>> q_values(np.array([0.01, 0.04, 0.5]), np.array(["scored", "scored", "external"]))
+        array([0.02, 0.04,  nan])
+    """
+    q = np.full(len(p), np.nan)
+    for name in SCORED_GROUPS:
+        rows = (group == name) & ~np.isnan(p)
+        if rows.any():
+            q[rows] = false_discovery_control(p[rows])
+    return q
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """The error distribution of observed values: Student's t with `degrees` of freedom times `error`, [n_pairs]."""
+
+    error: np.ndarray
+    degrees: float
+
+    @classmethod
+    def of(cls, errors: Errors, rows: np.ndarray) -> "Noise":
+        """Return the noise of pairs of one group."""
+        return cls(np.sqrt(errors.variance[rows]), float(errors.degrees[rows[0]]))
+
+    def likelihood(self, clipmem: np.ndarray, grid: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the likelihood of some pairs' clipmem by true value, up to a factor a pair, [n_rows, n_grid].
+
+        Errors below the grid's step count as the step.
+        """
+        error = np.maximum(self.error[rows, None], grid[1] - grid[0])
+        off = ((clipmem[rows, None] - grid) / error) ** 2
+        if np.isinf(self.degrees):
+            return np.exp(-off / 2)
+        return np.exp(-(self.degrees + 1) / 2 * np.log1p(off / self.degrees))
+
+
+def shrunk(clipmem: np.ndarray, noise: Noise, *, seed: int) -> np.ndarray:
+    """Return the clipmem to expect of each pair under other members, in its units: the mean of its posterior.
+
+    The distribution of true values is the nonparametric maximum-likelihood estimate of Kiefer and Wolfowitz (Annals of
+    Mathematical Statistics 27, 1956), weights on a grid, by the EM algorithm as in Jiang and Zhang (Annals of
+    Statistics 37, 2009). A normal distribution fits badly: most pairs lie near 0 and a few far above. Pairs of similar
+    error have a distribution of their own, since memorized pairs are noisier.
+
+    Args:
+        clipmem: of pairs of one group, [n_pairs].
+        noise: their errors.
+        seed: of the draw of pairs that distributions are fitted on.
+
+    Returns:
+        [n_pairs]; NaN where there are fewer than 50 pairs, or all have one value.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> true = np.where(np.arange(2_000) < 200, 1.0, 0.0)
+        >>> seen = true + 0.5 * rng.normal(size=2_000)
+        >>> top = np.argsort(-seen)[:50]
+        >>> expected = shrunk(seen, Noise(np.full(2_000, 0.5), np.inf), seed=0)[top].mean()
+        >>> print(f"true {true[top].mean():.1f}, seen {seen[top].mean():.1f}, expected {expected:.1f}")
+        true 0.9, seen 1.6, expected 0.8
+    """
+    found = np.full(len(clipmem), np.nan)
+    if not _enough(clipmem):
+        return found
+    grid = _grid(clipmem, noise)
+    for rows in _strata(noise.error):
+        some = _some(rows, seed)
+        weights = _weights(noise.likelihood(clipmem, grid, some), np.ones((1, len(some))))[0]
+        for start in range(0, len(rows), SHRUNK_CHUNK):
+            chunk = rows[start : start + SHRUNK_CHUNK]
+            posterior = weights * noise.likelihood(clipmem, grid, chunk)
+            found[chunk] = posterior @ grid / posterior.sum(axis=1)
+    return found
+
+
+def share_above(clipmem: np.ndarray, noise: Noise, sizes: np.ndarray, *, seed: int) -> pd.DataFrame:
+    """Estimate the share of pairs whose true clipmem exceeds a size, corrected for noise, with a 95 % interval.
+
+    The interval is a bootstrap over pairs, with distributions fitted anew each time.
+
+    Args:
+        clipmem: of pairs of one group, [n_pairs].
+        noise: their errors.
+        sizes: in cosine units. Below three times the noise a share depends on the model of the noise, which the
+            interval does not cover.
+        seed: of the resamples.
+
+    Returns:
+        size, share, low, high, one row a size; no row where there are fewer than 50 pairs.
+    """
+    if not _enough(clipmem):
+        return pd.DataFrame(columns=[SIZE, SHARE, LOW, HIGH], dtype=float)
+    grid, rng = _grid(clipmem, noise), np.random.default_rng(seed)
+    step = grid[1] - grid[0]
+    beyond = np.clip((grid[:, None] - sizes) / step + 0.5, 0, 1)  # of the piece around each value, [n_grid, n_sizes]
+    share, resampled = np.zeros(len(sizes)), np.zeros((RESAMPLED, len(sizes)))
+    for rows in _strata(noise.error):
+        part, some = len(rows) / len(clipmem), _some(rows, seed)
+        likelihood = noise.likelihood(clipmem, grid, some)
+        share += part * (_weights(likelihood, np.ones((1, len(some)))) @ beyond)[0]
+        counts = rng.multinomial(len(some), np.full(len(some), 1 / len(some)), size=RESAMPLED)
+        resampled += part * (_weights(likelihood, counts) @ beyond)
+    half = t.ppf(0.975, RESAMPLED - 1) * resampled.std(axis=0, ddof=1)
+    low, high = np.clip([share - half, share + half], 0, 1)
+    return pd.DataFrame({SIZE: sizes, SHARE: share, LOW: low, HIGH: high})
+
+
+def _enough(clipmem: np.ndarray) -> bool:
+    return len(clipmem) >= MIN_PAIRS and bool(np.ptp(clipmem) > 0)
+
+
+def _grid(clipmem: np.ndarray, noise: Noise) -> np.ndarray:
+    """Return the values, [n_grid]; about two a typical error."""
+    error = max(float(np.median(noise.error)), float(np.ptp(clipmem)) / FINEST)
+    return np.linspace(clipmem.min(), clipmem.max(), int(np.clip(2 * np.ptp(clipmem) / error, GRID, FINEST)))
+
+
+def _strata(error: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of pairs of similar error, in strata of equal size."""
+    count = int(np.clip(len(error) // STRATUM, 1, MAX_STRATA)) if np.ptp(error) > 0 else 1
+    return np.array_split(np.argsort(error, kind="stable"), count)
+
+
+def _some(rows: np.ndarray, seed: int) -> np.ndarray:
+    if len(rows) <= FITTED_ON:
+        return rows
+    return np.random.default_rng(seed).choice(rows, FITTED_ON, replace=False)
+
+
+def _weights(likelihood: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the weights of grid values by EM, for the counts of rows of each resample, [n_resamples, n_grid]."""
+    weights = np.full((len(counts), likelihood.shape[1]), 1 / likelihood.shape[1])
+    for _ in range(STEPS):
+        weights *= (counts / (weights @ likelihood.T)) @ likelihood
+        weights /= weights.sum(axis=1, keepdims=True)
+    return weights

@@ -9,8 +9,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from clipmem_core.scores.alignment import unit
+
 PROBE_ROWS = 10_000
-_BLOCK = 8_000_000  # cosines held at a time
+_BLOCK = 8_000_000  # cosines in memory at a time
 _TIE = 1e-6  # equal vectors may differ by this much after a matrix product
 
 
@@ -26,13 +28,10 @@ def retrieval_recalls(
         image: image embeddings of any length, [n_images, dim].
         text: caption embeddings, [n_captions, dim].
         caption_owner: row of the image that each caption belongs to, [n_captions]; every image has one at least.
-        ks: how many of the nearest are looked at.
+        ks: numbers of nearest partners.
 
     Returns:
         `image_to_text_R@k` and `text_to_image_R@k` for each k.
-
-    Raises:
-        ValueError: an owner is missing or out of range, or an image has no caption.
 
     Example:
         >>> retrieval_recalls(np.eye(2), np.eye(2)[[0, 0]], np.array([0, 1]), ks=(1, 2))
@@ -45,20 +44,51 @@ def retrieval_recalls(
 def retrieval_ranks(image: np.ndarray, text: np.ndarray, caption_owner: np.ndarray) -> dict[str, np.ndarray]:
     """Return how many others come before the right partner, query by query; ties count against the member.
 
-    Args: as of `retrieval_recalls`, as are errors.
+    Args: as of `retrieval_recalls`.
 
     Returns:
         `image_to_text`, [n_images], and `text_to_image`, [n_captions] in the order of their owners.
+
+    Raises:
+        ValueError: an image has no caption.
 
     Example:
         >>> {way: ranks.tolist() for way, ranks in retrieval_ranks(np.eye(2), np.eye(2), np.array([0, 1])).items()}
         {'image_to_text': [0, 0], 'text_to_image': [0, 0]}
     """
     owner = np.asarray(caption_owner)
-    _check_owners(owner, len(image), len(text))
+    if not np.array_equal(np.unique(owner), np.arange(len(image))):
+        raise ValueError(f"caption_owner must name each of {len(image)} images, and no other")
     order = np.argsort(owner, kind="stable")
-    image, text, owner = _unit(image), _unit(text)[order], owner[order]
+    image, text, owner = unit(image), unit(text)[order], owner[order]
     return {"image_to_text": _caption_ranks(image, text, owner), "text_to_image": _image_ranks(image, text, owner)}
+
+
+def _caption_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Return how many other images' captions come before an image's best own, [n_images]; captions sorted by owner."""
+    starts = np.searchsorted(owner, np.arange(len(image) + 1))
+    ranks = np.empty(len(image), dtype=np.int64)
+    step = max(1, _BLOCK // len(text))
+    for first in range(0, len(image), step):
+        rows = np.arange(first, min(first + step, len(image)))
+        cosines = image[rows] @ text.T
+        begin, end = starts[rows[0]], starts[rows[-1] + 1]
+        own = cosines[owner[begin:end] - first, np.arange(begin, end)]
+        bar = np.maximum.reduceat(own, starts[rows] - begin) - _TIE
+        own_before = np.add.reduceat(own >= np.repeat(bar, np.diff(starts[first : rows[-1] + 2])), starts[rows] - begin)
+        ranks[rows] = (cosines >= bar[:, None]).sum(axis=1) - own_before
+    return ranks
+
+
+def _image_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Return how many other images come before a caption's own, [n_captions]."""
+    ranks = np.empty(len(text), dtype=np.int64)
+    step = max(1, _BLOCK // len(image))
+    for first in range(0, len(text), step):
+        cosines = text[first : first + step] @ image.T
+        own = cosines[np.arange(len(cosines)), owner[first : first + step]]
+        ranks[first : first + step] = (cosines >= own[:, None] - _TIE).sum(axis=1) - 1
+    return ranks
 
 
 def linear_probe(
@@ -69,14 +99,14 @@ def linear_probe(
     In [0, 1], larger better. A class that training lacks cannot be predicted, so its test rows count as errors.
 
     Args:
-        train_x: features to fit on, [n_train, dim]; more than 10,000 rows are drawn down to that.
+        train_x: features to fit on, [n_train, dim]; more than 10,000 rows are sampled down to that.
         train_y: their labels, [n_train].
-        test_x: features to judge on, [n_test, dim].
+        test_x: features to evaluate on, [n_test, dim].
         test_y: their labels, [n_test].
-        seed: start of the draw of training rows.
+        seed: of the sample of training rows.
 
     Returns:
-        The accuracy; NaN with fewer than two classes to fit or nothing to judge.
+        The accuracy; NaN with fewer than two classes to fit or no test rows.
     """
     train_x, train_y = np.asarray(train_x), np.asarray(train_y)
     if len(train_x) > PROBE_ROWS:
@@ -110,50 +140,6 @@ def zero_shot(image: np.ndarray, class_text: np.ndarray, labels: np.ndarray) -> 
     """
     if len(image) == 0:
         return float("nan")
-    cosines = _unit(image) @ _unit(class_text).T
+    cosines = unit(image) @ unit(class_text).T
     own = cosines[np.arange(len(image)), labels]
     return float(((cosines >= own[:, None] - _TIE).sum(axis=1) == 1).mean())
-
-
-def _caption_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """Return how many other images' captions come before an image's best own, [n_images]; captions sorted by owner."""
-    starts = np.searchsorted(owner, np.arange(len(image) + 1))
-    ranks = np.empty(len(image), dtype=np.int64)
-    step = max(1, _BLOCK // len(text))
-    for first in range(0, len(image), step):
-        rows = np.arange(first, min(first + step, len(image)))
-        cosines = image[rows] @ text.T
-        begin, end = starts[rows[0]], starts[rows[-1] + 1]
-        own = cosines[owner[begin:end] - first, np.arange(begin, end)]
-        bar = np.maximum.reduceat(own, starts[rows] - begin) - _TIE
-        own_before = np.add.reduceat(own >= np.repeat(bar, np.diff(starts[first : rows[-1] + 2])), starts[rows] - begin)
-        ranks[rows] = (cosines >= bar[:, None]).sum(axis=1) - own_before
-    return ranks
-
-
-def _image_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """Return how many other images come before a caption's own, [n_captions]."""
-    ranks = np.empty(len(text), dtype=np.int64)
-    step = max(1, _BLOCK // len(image))
-    for first in range(0, len(text), step):
-        cosines = text[first : first + step] @ image.T
-        own = cosines[np.arange(len(cosines)), owner[first : first + step]]
-        ranks[first : first + step] = (cosines >= own[:, None] - _TIE).sum(axis=1) - 1
-    return ranks
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros(vectors.shape, dtype=lengths.dtype), where=lengths > 0)
-
-
-def _check_owners(owner: np.ndarray, n_images: int, n_captions: int) -> None:
-    if owner.shape != (n_captions,):
-        raise ValueError(
-            f"caption_owner must have one image for each of {n_captions} captions, not shape {owner.shape}"
-        )
-    if len(owner) and (owner.min() < 0 or owner.max() >= n_images):
-        raise ValueError(f"caption_owner must name images 0 to {n_images - 1}, not {owner.min()} to {owner.max()}")
-    without = n_images - len(np.unique(owner))
-    if without:
-        raise ValueError(f"caption_owner must give every image a caption, {without} have none")

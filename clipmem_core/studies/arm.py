@@ -30,8 +30,8 @@ from clipmem_core.config import (
     switched_on,
 )
 from clipmem_core.draws import draw_keys, hashed
-from clipmem_core.scores.table import REMOVAL as RANKS_REMOVAL
-from clipmem_core.scores.table import scores_in
+from clipmem_core.scores.registry import REMOVAL as RANKS_REMOVAL
+from clipmem_core.scores.registry import scores_in
 from clipmem_core.studies.store import StudyFolder
 
 NONE, ALL, RANDOM = "none", "all", "random"

@@ -16,9 +16,9 @@ from clipmem_core.audits.progress import last_line
 from clipmem_core.audits.store import SNAPSHOTS, Audit, read_array, read_embeddings, read_utility
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, Shadows, attack, roc
-from clipmem_core.scores.in_out import Sides
-from clipmem_core.scores.shapley import contributions
-from clipmem_core.scores.uncertainty import membership_auroc
+from clipmem_core.scores.encoders import contributions
+from clipmem_core.scores.membership import Sides
+from clipmem_core.scores.memorization import membership_auroc
 from clipmem_core.scores.utility import retrieval_ranks, retrieval_recalls
 from clipmem_core.studies.store import (
     ARM,
@@ -34,10 +34,8 @@ from clipmem_core.studies.store import (
     SECONDS,
     TEXT_EXTERNAL,
 )
-from clipmem_core.training.files import LOG, TRAJECTORY
-from clipmem_core.training.mitigation.vocabulary import caption_ends, pairs_with
-from clipmem_core.training.mitigation.words import words_of
-from clipmem_core.training.names import model_config
+from clipmem_core.training.names import LOG, TRAJECTORY, model_config
+from clipmem_core.training.vocabulary import caption_ends, pairs_with, words_of
 
 KS = (1, 5, 10)
 RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in KS)

@@ -25,8 +25,7 @@ from clipmem_core.audits.console import plain
 from clipmem_core.audits.results import machine_line, write_csv
 from clipmem_core.config import FIELDS, InputError
 from clipmem_core.files import reading
-from clipmem_core.scores.seeds import holm, paired_difference, seed_interval
-from clipmem_core.scores.uncertainty import MIN_REPLICATES
+from clipmem_core.scores.seeds import MIN_REPLICATES, holm, paired_difference, seed_interval
 from clipmem_core.studies.arm import ALL, NONE
 from clipmem_core.studies.plan import commands_of
 from clipmem_core.studies.store import (

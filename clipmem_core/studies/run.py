@@ -26,7 +26,7 @@ from clipmem_core.studies.arm import DECISIONS, Arm, Decided, Split, text_of
 from clipmem_core.studies.measure import ATTACKED, arms_to_attack, attack_arm, measure, measure_epochs
 from clipmem_core.studies.plan import Study, add_all, check_takes_settings, find_study, read_own, with_meaning
 from clipmem_core.studies.store import ARM, ARMS, RANKING, SEED, SPLIT, TIMES, StudyFolder, study_folder
-from clipmem_core.training.files import CHECKPOINT
+from clipmem_core.training.names import CHECKPOINT
 
 Decisions = Callable[[str, pa.Table], Decided]
 

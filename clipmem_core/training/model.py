@@ -1,9 +1,10 @@
-"""From a model name to an open_clip model, its tokens and its two encoders."""
+"""Models: open_clip models and heads on locked towers, how they are built and loaded, and the embeddings they give."""
 
 import functools
 import math
 import pickle
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,12 +21,18 @@ from torch.nn import functional as F
 from clipmem_core.config import InputError
 from clipmem_core.pairs.readers.hub import hub_answers
 from clipmem_core.training.names import model_config, model_file
+from clipmem_core.training.views import TrainingData, Views
+from clipmem_core.training.vocabulary import can_cut_text
 
 # An open_clip model: its towers are reached by attributes that torch's Module does not declare.
 Model: TypeAlias = Any
 
 # Above this length the fused attention kernel of torch wins over plain matrix products on a CPU.
 SHORT = 128
+
+HIDDEN = 512  # width of the hidden layer of a text head
+BLOCK = 65_536  # features that are read at a time
+MOST_STANDARD = 2_000_000  # features that mean and scale are taken from; of more, blocks evenly spaced
 
 
 def build_model(
@@ -60,7 +67,7 @@ def build_model(
             )
     except Exception as error:  # config classes, towers, torch and pickle each raise their own kinds
         start = f" from {pretrained!r}, which must be of this model and loss" if pretrained else ""
-        raise InputError(f"model {name!r} cannot be built{start}: {_one_line(error)}") from None
+        raise InputError(f"model {name!r} cannot be built{start}: {one_line(error)}") from None
     if device == "cpu":
         use_short_attention(model)
     return model
@@ -73,7 +80,7 @@ def _ask_hub(name: str, pretrained: str = "") -> None:
         hub_answers()
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # torch's own words tell people to run the code in the file
         return "it is no checkpoint, or holds more than weights"
     if isinstance(error, ModuleNotFoundError):  # towers and tokenizers of the hub, which few need
@@ -91,7 +98,7 @@ def load_weights(model: Model, checkpoint: Path) -> None:
         open_clip.load_checkpoint(model, str(checkpoint), weights_only=True)
     except Exception as error:  # torch, pickle and zip each raise their own kinds
         raise InputError(
-            f"checkpoint {str(checkpoint)!r} does not load ({_one_line(error)}): give one of this model and loss"
+            f"checkpoint {str(checkpoint)!r} does not load ({one_line(error)}): give one of this model and loss"
         ) from None
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
@@ -109,7 +116,7 @@ def logit_scale_of(checkpoint: Path) -> float:
     try:
         state = factory.load_state_dict(str(checkpoint), weights_only=True)
     except Exception as error:  # torch, pickle and zip each raise their own kinds
-        raise InputError(f"checkpoint {str(checkpoint)!r} does not load ({_one_line(error)})") from None
+        raise InputError(f"checkpoint {str(checkpoint)!r} does not load ({one_line(error)})") from None
     return float(state["logit_scale"].float().exp()) if "logit_scale" in state else math.nan
 
 
@@ -170,7 +177,7 @@ def open_tokenizer(name: str) -> Any:
     try:
         return open_clip.get_tokenizer(_registered(name))
     except Exception as error:  # transformers and the hub client each raise their own kinds
-        raise InputError(f"the tokenizer of model {name!r} cannot be had: {_one_line(error)}") from None
+        raise InputError(f"the tokenizer of model {name!r} cannot be had: {one_line(error)}") from None
 
 
 def _registered(name: str) -> str:
@@ -189,15 +196,6 @@ def _simple_tokens(tokenizer: SimpleTokenizer, captions: Sequence[str], context:
         words = [token for token in tokenizer.encode(start) if token not in special][: context - 2]
         tokens[row, : len(words) + 2] = [tokenizer.sot_token_id, *words, tokenizer.eot_token_id]
     return tokens
-
-
-def can_cut_text(model: Model) -> bool:
-    """Tell whether text may be cut to the batch's longest caption: causal tower that pools at the end token."""
-    return (
-        hasattr(model, "transformer")
-        and getattr(model, "attn_mask", None) is not None
-        and getattr(model, "text_pool_type", "") in ("argmax", "eos")
-    )
 
 
 def encode_text(model: Model, tokens: Tensor, *, cut: bool) -> Tensor:
@@ -243,3 +241,194 @@ def encode_image(model: Model, images: Tensor) -> Tensor:
 def image_features(model: Model, images: Tensor) -> Tensor:
     """Encode images float [n, 3, size, size] into embeddings as the encoder gives them, float32 [n, dim]."""
     return model.encode_image(images).float()
+
+
+class Standard(nn.Module):
+    """Features moved and scaled to a mean of 0 in each number and a mean square of 1 over all; not trained."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features [n, width] to standard ones, [n, width]."""
+        return (features - self.mean) / self.scale
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, features: np.ndarray) -> "Standard":
+        """Take mean and scale from features, [n, width]; they may be a memory map."""
+        total, square, count = np.zeros(features.shape[1]), 0.0, 0
+        for start in range(0, len(features), BLOCK * -(-len(features) // MOST_STANDARD)):
+            block = features[start : start + BLOCK].astype(np.float64)
+            total += block.sum(axis=0)
+            square += float((block**2).sum())
+            count += len(block)
+        mean = total / count
+        spread = max(square / (count * features.shape[1]) - float((mean**2).mean()), 0.0) ** 0.5
+        standard = cls(features.shape[1])
+        standard.mean.copy_(torch.from_numpy(mean))
+        standard.scale.fill_(spread or 1.0)
+        return standard
+
+
+def image_head(width: int, dim: int) -> nn.Module:
+    """Return one linear map from features [n, width] to embeddings [n, dim], named as in open_clip's timm towers."""
+    head = nn.Sequential(OrderedDict({"proj": nn.Linear(width, dim, bias=False)}))
+    return nn.Sequential(OrderedDict({"standard": Standard(width), "head": head}))
+
+
+def text_head(width: int, dim: int) -> nn.Module:
+    """Return two linear maps with a hidden layer between them, named as in open_clip's Hugging Face towers."""
+    layers = nn.Sequential(nn.Linear(width, HIDDEN, bias=False), nn.GELU(), nn.Linear(HIDDEN, dim, bias=False))
+    return nn.Sequential(OrderedDict({"standard": Standard(width), "proj": layers}))
+
+
+class LockedModel(nn.Module):
+    """A CLIP model of which one tower or both are locked: what is locked is given as features, and a head reads them.
+
+    `encode_image` takes features [n, width] where the image tower is locked, else images; `encode_text` features or
+    tokens. Its weights have the names that open_clip gives them; those of locked towers are not among them.
+    """
+
+    def __init__(self, visual: nn.Module, text: nn.Module, *, loss: str) -> None:
+        super().__init__()
+        self.visual, self.text = visual, text
+        siglip = loss == "siglip"
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(10 if siglip else 1 / 0.07)))
+        # open_clip's loader of checkpoints asks for the bias of any model.
+        self.logit_bias = nn.Parameter(torch.tensor(-10.0)) if siglip else None
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Embed a batch of pictures, [n, dim]."""
+        return self.visual(image)
+
+    def encode_text(self, text: Tensor) -> Tensor:
+        """Embed a batch of captions, [n, dim]."""
+        return self.text(text)
+
+
+def locked_model(
+    image_width: int, text_width: int, *, dim: int, loss: str, seed: int, whole: Model | None = None
+) -> LockedModel:
+    """Build a model with locked towers; the initial weights of its heads are a function of the seed.
+
+    Args:
+        image_width: length of a picture's features; 0 where the image tower is trained.
+        text_width: length of a caption's features; 0 where the text tower is trained.
+        dim: length of an embedding.
+        loss: "clip" or "siglip".
+        seed: of the initial weights.
+        whole: the model that gives the tower which is not locked, where one is not.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        visual = image_head(image_width, dim) if image_width or whole is None else whole.visual
+        text = text_head(text_width, dim) if text_width or whole is None else _TextTower(whole)
+    return LockedModel(visual, text, loss=loss)
+
+
+class _TextTower(nn.Module):
+    """The text tower of an open_clip model."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+        model.visual = None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model.encode_text(tokens)
+
+
+BATCH = 256
+
+
+def _cut(rows: np.ndarray) -> Iterator[np.ndarray]:
+    return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
+
+
+def mean_image_embeddings(
+    model: Model, data: TrainingData, views: Views, *, n_views: int, precision: str, device: str
+) -> np.ndarray:
+    """Embed `n_views` crops of every picture and return the mean of the unit vectors, float32 [n_pairs, dim]."""
+    return np.concatenate(list(image_blocks(model, data, views, n_views=n_views, precision=precision, device=device)))
+
+
+def image_blocks(
+    model: Model,
+    data: TrainingData,
+    views: Views,
+    *,
+    n_views: int,
+    precision: str,
+    device: str,
+) -> Iterator[np.ndarray]:
+    """Yield what `mean_image_embeddings` returns, a few pairs at a time, float32 [n, dim]."""
+    model.eval()
+    for some in _cut(np.arange(len(data.keys))):
+        pixels = data.pixels.gather(some)
+        encoded = []
+        with torch.inference_mode():
+            for view in range(n_views):
+                images = views.evaluation_images(pixels, data.keys[some], view, device)
+                with autocast(precision, device):
+                    encoded.append(encode_image(model, images))
+            mean = torch.stack(encoded).mean(dim=0)
+        yield mean.cpu().numpy()
+
+
+def text_blocks(
+    model: Model,
+    tokens: np.ndarray,
+    caption_start: np.ndarray,
+    *,
+    first: int = 0,
+    note: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]] = iter,
+    precision: str,
+    device: str,
+) -> Iterator[np.ndarray]:
+    """Yield the mean over each pair's captions, all or the `first` ones, float32 [n, dim].
+
+    Features in the place of tokens come some pairs at a time; tokens all at once, so that like lengths share a batch.
+    `note` looks at the embeddings of single captions, float32 [n_captions, dim], as they come, and passes them on.
+    """
+    at_once = len(caption_start) if tokens.dtype.kind == "i" else BATCH
+    starts = [caption_start[at : at + at_once + 1] for at in range(0, len(caption_start) - 1, at_once)]
+    found = (
+        text_embeddings(model, tokens[start[0] : start[-1]], precision=precision, device=device) for start in starts
+    )
+    for start, vectors in zip(starts, note(found), strict=True):
+        yield mean_by_pair(vectors, start - start[0], first=first)
+
+
+@torch.inference_mode()
+def text_embeddings(model: Model, tokens: np.ndarray, *, precision: str, device: str) -> np.ndarray:
+    """Embed tokens [n, context_length] into unit vectors, float32 [n, dim]; neighbours in length share a batch."""
+    model.eval()
+    cut = can_cut_text(model)
+    lengths = (tokens != 0).sum(axis=1) if tokens.dtype.kind == "i" else np.zeros(len(tokens))
+    order = np.argsort(lengths, kind="stable")
+    vectors: np.ndarray | None = None
+    for rows in _cut(order):
+        with autocast(precision, device):
+            encoded = encode_text(model, text_input(tokens[rows]).to(device), cut=cut)
+        vectors = np.empty((len(tokens), encoded.shape[1]), np.float32) if vectors is None else vectors
+        vectors[rows] = encoded.cpu().numpy()
+    assert vectors is not None
+    return vectors
+
+
+def mean_by_pair(vectors: np.ndarray, caption_start: np.ndarray, *, first: int = 0) -> np.ndarray:
+    """Average caption vectors [n_captions, dim] within each pair, all or the `first` ones, float32 [n_pairs, dim]."""
+    counts = np.diff(caption_start)
+    if first:
+        place = np.arange(len(vectors)) - np.repeat(caption_start[:-1], counts)
+        vectors, counts = vectors[place < first], np.minimum(counts, first)
+    if counts.max(initial=0) == 1 == counts.min(initial=1):
+        return vectors
+    sums = np.add.reduceat(vectors, np.cumsum(counts) - counts, axis=0, dtype=np.float32)
+    return sums / counts[:, None].astype(np.float32)

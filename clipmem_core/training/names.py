@@ -1,4 +1,4 @@
-"""Model names to config files, without importing torch: what the command line checks before anything starts."""
+"""Names and configs of models, and names of the files training leaves: all that is needed without importing torch."""
 
 import importlib.util
 from collections.abc import Iterator, Mapping
@@ -7,6 +7,11 @@ from typing import Any
 
 from clipmem_core.config import InputError
 from clipmem_core.files import read_json
+
+CHECKPOINT = "checkpoint.pt"  # an open_clip state dict
+TRAJECTORY = "trajectory.npy"
+LOG = "log.jsonl"
+STATE = "resume.pt"  # only while it trains
 
 OURS = Path(__file__).parent / "models"
 # The least and the most that a field may be. The most is far above every model of open_clip's: above it is a slip, and

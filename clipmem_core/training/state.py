@@ -13,9 +13,9 @@ import torch
 
 from clipmem_core.atomic import replacing, whole_archive
 from clipmem_core.shortage import shortage
-from clipmem_core.training.files import STATE
-from clipmem_core.training.mitigation.adaptive import HeldOutLevel
+from clipmem_core.training.mitigations import HeldOutLevel
 from clipmem_core.training.model import Model
+from clipmem_core.training.names import STATE
 
 
 @dataclass
@@ -65,7 +65,7 @@ def save_state(
         "seconds": progress.seconds,
         "trajectory": torch.from_numpy(progress.trajectory),
         "sums": progress.sums,
-    } | ({} if held_out is None else {"held_out": held_out.state()})
+    } | ({} if held_out is None else {"held_out": held_out.state_dict()})
     save_atomically(state, folder / STATE)
 
 
@@ -92,7 +92,7 @@ def load_state(
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     if held_out is not None:
-        held_out.restore(state["held_out"])
+        held_out.load_state_dict(state["held_out"])
     return Progress(state["step"], state["trajectory"].cpu().numpy(), state["seconds"], state["sums"])
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.training.loop import Trainer, TrainingData
 from clipmem_core.training.model import Model, autocast
-from clipmem_core.training.views import ViewMaker
+from clipmem_core.training.trainer import Trainer
+from clipmem_core.training.views import TrainingData, ViewMaker
 
 PROJECTION = 128  # width of what SimCLR compares, as in its paper
 TEMPERATURE = 0.5  # SimCLR's for small data and batches
@@ -57,7 +57,7 @@ class _TowerTrainer(Trainer):
 
     model: HeadedTower
 
-    def settle(self) -> None:
+    def after_step(self) -> None:
         """Leave the weights as they are: there is no logit scale to clamp."""
 
     def shown(self) -> dict[str, float]:
@@ -90,7 +90,7 @@ class SupervisedTrainer(_TowerTrainer):
             raise ValueError("labels must hold a class of every pair that is trained on")
         self.labels = labels
 
-    def look(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    def forward_loss(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss, whether each label was right, and its log-probability."""
         log_probabilities = F.log_softmax(self.outputs(pixels, rows, epoch), dim=1)
         labels = torch.from_numpy(self.labels[rows]).to(self.device)
@@ -125,7 +125,7 @@ class SelfSupervisedTrainer(_TowerTrainer):
             raise InputError("self-supervised training needs views that differ: crop_scale must be below 1")
         self.loss = SelfSupervisedLoss(SupConLoss(temperature=TEMPERATURE))
 
-    def look(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    def forward_loss(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss, and of each picture's two views the cosine and the log-probability that they are found."""
         one, other = (
             F.normalize(self.outputs(pixels, rows, turn), dim=1) for turn in (epoch, epoch + self.config.epochs)

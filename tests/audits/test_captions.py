@@ -10,7 +10,7 @@ from clipmem_core.audits.captions import NOT_KEPT, SEVERAL, caption_table
 from clipmem_core.audits.prepare import membership_of
 from clipmem_core.audits.store import Audit
 from clipmem_core.draws import CAPTION, draw_keys, hashed
-from clipmem_core.scores.in_out import Sides
+from clipmem_core.scores.membership import Sides
 from tests.audits.small import vectors
 from tests.conftest import Made
 

@@ -23,7 +23,7 @@ from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Selection
-from clipmem_core.training.heads import Standard
+from clipmem_core.training.model import Standard
 from tests.audits.small import Silent
 
 PAIRS = 240
@@ -149,7 +149,7 @@ def test_large_features_that_are_read_in_place_give_the_same_audit(
     assert (kept / "image.npy").is_file()
     shutil.rmtree(copied.folder)
     shutil.rmtree(kept)
-    monkeypatch.setattr("clipmem_core.features.kept.IN_PLACE_FROM", 0)
+    monkeypatch.setattr("clipmem_core.features.stored.IN_PLACE_FROM", 0)
     in_place = audit_of(source, *flags)
     assert not (pixels_folder(in_place) / "image.npy").exists()
     pd.testing.assert_frame_equal(in_place.scores, scores)

@@ -90,19 +90,15 @@ def test_a_manifest_that_lists_no_files_is_told_before_anything_changes(audit: A
     assert names() == ["old"]
 
 
-@pytest.mark.parametrize("step", range(5))
+@pytest.mark.parametrize("step", range(4))
 def test_a_kill_while_renaming_leaves_the_audit_under_one_name(audit: Audit, step: int) -> None:
-    """Kill before each step: moving the folder, writing config.json, its time, writing the manifest, moving the job."""
+    """Kill before each step: moving the folder, writing config.json, its time, moving the job."""
     members = {path.name: path.read_bytes() for path in audit.folder.iterdir() if path.suffix == ".parquet"}
-    steps = [(lifecycle.Path, "rename"), (lifecycle, "write_json"), (lifecycle.os, "utime"), (lifecycle, "write_json")]
+    steps = [(lifecycle.Path, "rename"), (lifecycle, "write_json"), (lifecycle.os, "utime")]
     owner, name = [*steps, (lifecycle, "_move_job")][step]
-    real, calls = getattr(owner, name), []
 
     def killed(*arguments: object, **options: object) -> object:
-        calls.append(arguments)
-        if len(calls) == (2 if step == 3 else 1):
-            raise KeyboardInterrupt
-        return real(*arguments, **options)
+        raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, name, killed)

@@ -10,7 +10,7 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.stats import norm, t
 from sklearn.metrics import roc_auc_score
 
-from clipmem_core.scores.moderated import fit_prior, moderate
+from clipmem_core.scores.uncertainty import fit_prior, moderate
 from tests.audits.again import Again, aligned, embeddings
 from tests.conftest import Made
 
@@ -85,7 +85,7 @@ def differences(again: Again, rows: np.ndarray, outs: tuple[np.ndarray, np.ndarr
 
 def pooled(own: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, float]:
     """Return variances of one degree of freedom pooled with those of like pairs, and their degrees of freedom."""
-    prior = fit_prior(own, 1, level)  # held against known truth in tests/scores/test_moderated.py
+    prior = fit_prior(own, 1, level)  # held against known truth in tests/scores/test_uncertainty.py
     if np.isinf(prior.degrees):
         return prior.scale, np.inf
     return (own + prior.degrees * prior.scale) / (1 + prior.degrees), 1 + prior.degrees

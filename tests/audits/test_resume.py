@@ -14,7 +14,7 @@ import torch
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit, acquire_lock, broken_files, file_sha256
 from clipmem_core.commands import main
-from clipmem_core.training import loop
+from clipmem_core.training import trainer as loop
 from tests.audits.small import PAPER, Silent, config_of, with_drawn_set
 from tests.forked import Forked, Server
 
@@ -24,7 +24,7 @@ SMALL = [*PAPER, "--scenes-pairs", "220", "--epochs", "3"]
 # stored all pictures, waits where that is to be held.
 STARTUP = """
 import os, signal, sys, time
-from clipmem_core.training import loop
+from clipmem_core.training import trainer as loop
 
 saved = []
 

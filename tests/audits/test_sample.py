@@ -19,7 +19,7 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.exports import write
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.pairs.table import RawPairs
-from clipmem_core.scores.whole_set import whole_count
+from clipmem_core.scores.prevalence import whole_count
 from tests.audits.small import Silent
 from tests.audits.test_given import config_of
 from tests.audits.test_prepare import CONFIG, folder

@@ -10,8 +10,7 @@ import pytest
 from clipmem_core.audits import scoring
 from clipmem_core.audits.scoring import Evidence, kept_on_disk, score_table, summary
 from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.in_out import Sides
-from clipmem_core.scores.membership import Membership, paper_membership
+from clipmem_core.scores.membership import Membership, Sides, paper_membership
 
 N = 220
 

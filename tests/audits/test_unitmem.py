@@ -26,7 +26,7 @@ from clipmem_core.audits.unitmem import (
     unit_table,
 )
 from clipmem_core.config import InputError
-from clipmem_core.scores.unit_tally import UnitTally
+from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training.activations import Layers
 from clipmem_core.training.model import Model, build_model
 from tests.audits.small import Silent

@@ -26,11 +26,9 @@ from clipmem_core.audits.store import TEXT_EMBEDDINGS, Audit, read_embeddings
 from clipmem_core.columns import ALIGNMENT
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.in_out import Sides, replicate_rows, side_means
-from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.memorization import noise_of, shrunk_by_group
-from clipmem_core.scores.shrinkage import share_above
-from clipmem_core.scores.uncertainty import Errors, standard_errors
+from clipmem_core.scores.membership import Membership, Sides, replicate_rows, side_means
+from clipmem_core.scores.memorization import shrunk_by_group
+from clipmem_core.scores.uncertainty import Errors, Noise, share_above, standard_errors
 from tests.bench.report import console
 from tests.scores.simulated import Simulated, simulate
 
@@ -96,7 +94,7 @@ def _one(seed: int, **how: Any) -> dict[str, float]:
 def _shares_within(drawn: Simulated) -> float:
     """Return how many of the intervals of the share of pairs above a size hold the true one."""
     rows = np.flatnonzero(drawn.scored)
-    table = share_above(drawn.clipmem[rows], noise_of(drawn.errors, rows), SIZES, seed=0)
+    table = share_above(drawn.clipmem[rows], Noise.of(drawn.errors, rows), SIZES, seed=0)
     true = (drawn.true[rows, None] >= SIZES).mean(axis=0)
     return float(((table["low"] <= true) & (true <= table["high"])).mean())
 
@@ -120,7 +118,7 @@ def _alignments(audit: Audit) -> tuple[np.ndarray, Sides]:
     """Return the alignments of finished members, as far as these are whole repeats, and who trains on what."""
     drawn, config = membership_of(audit.membership), audit.record.config
     names = list(itertools.takewhile(lambda name: (audit.member(name) / TEXT_EMBEDDINGS).is_file(), drawn.members))
-    size = len(replicate_rows(drawn.members, protocol=config.protocol)[0])
+    size = len(replicate_rows(drawn.members)[0])
     names = names[: len(names) // size * size]
     sides = Sides(Membership(drawn.group, tuple(names), drawn.trained[: len(names)]), config.protocol, config.seed)
     vectors = [read_embeddings(audit.member(name)) for name in names]

@@ -21,8 +21,7 @@ from scipy.stats import zscore
 from clipmem_core import columns as c
 from clipmem_core.audits.results import write_csv
 from clipmem_core.config import InputError
-from clipmem_core.scores.detection import detection_table
-from clipmem_core.scores.suspicion import CONFIDENT_LEARNING, LEMON_OUT, RANDOM
+from clipmem_core.scores.detection import CONFIDENT_LEARNING, LEMON_OUT, RANDOM, detection_table
 from clipmem_core.studies.benchmark.planting import ROW, K
 from clipmem_core.studies.benchmark.results import (
     DETECTOR,

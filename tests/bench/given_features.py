@@ -22,7 +22,7 @@ import psutil
 from clipmem_core.audits.settings import side_by_side
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import DATA_VARIABLE, data_folder
-from clipmem_core.training.heads import HIDDEN
+from clipmem_core.training.model import HIDDEN
 from tests.bench.flops import head_flops, loss_flops
 from tests.bench.peak import SIDE, peak_flops
 from tests.bench.products import GIGA, steps_a_second

@@ -17,8 +17,7 @@ import numpy as np
 
 from clipmem_core.columns import EXTERNAL
 from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.in_out import Sides
-from clipmem_core.scores.membership import Membership, paper_membership
+from clipmem_core.scores.membership import Membership, Sides, paper_membership
 from clipmem_core.scores.memorization import memorization_table
 
 KINDS = ("image", "text")

@@ -3,10 +3,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipmem_core.training.heads import HIDDEN, locked_model
-from clipmem_core.training.losses import partner_log_probability
-from clipmem_core.training.model import build_model, encode_image, encode_text
+from clipmem_core.training.model import HIDDEN, build_model, encode_image, encode_text, locked_model
 from clipmem_core.training.names import model_config
+from clipmem_core.training.trainer import partner_log_probability
 from tests.bench import coverage
 from tests.bench.flops import head_flops, loss_flops, training_flops
 from tests.bench.report import spread

@@ -32,8 +32,7 @@ from clipmem_core.audits.store import CAPTION_TABLE, Audit, read_table
 from clipmem_core.config import AuditConfig, InputError, data_folder, preset_config
 from clipmem_core.pairs.errors import plant_miscaptions
 from clipmem_core.scores.detection import detection_table
-from clipmem_core.scores.prevalence import estimate_wrong
-from clipmem_core.scores.reviewed import count_reviewed, plan_review
+from clipmem_core.scores.prevalence import count_reviewed, estimate_wrong, plan_review
 from tests.bench.report import console
 
 KINDS = {"random": 3.0, "hard": 1.0}  # standard deviations between the scores of right and of wrong captions

@@ -48,10 +48,10 @@ def test_the_pairs_that_are_probably_wrong_come_first_and_the_address_changes_th
 
 
 def test_an_audit_without_misfit_is_reviewed_by_clipmem(audit: Audit) -> None:
-    older = audit.scores.assign(review_place=float("nan"))
-    write_table(audit.folder / "scores.parquet", older)
+    unplaced = audit.scores.assign(review_place=float("nan"))
+    write_table(audit.folder / "scores.parquet", unplaced)
     assert mounted(open_page(REVIEW))[0]["selection"] == {"order": "misfit"}
-    write_table(audit.folder / "scores.parquet", older.assign(misfit=float("nan")))
+    write_table(audit.folder / "scores.parquet", unplaced.assign(misfit=float("nan")))
     assert mounted(open_page(REVIEW))[0]["selection"] == {"order": "clipmem"}
 
 

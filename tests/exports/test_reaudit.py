@@ -22,7 +22,7 @@ from clipmem_core.exports.reaudit import (
     reaudit,
 )
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
-from clipmem_core.scores.in_out import side_means
+from clipmem_core.scores.membership import side_means
 from tests.audits.small import Silent
 from tests.exports.sources import audited, make_source
 

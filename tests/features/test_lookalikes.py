@@ -34,17 +34,6 @@ def test_halves_kept_on_disk_are_read_as_they_are() -> None:
     assert alike_by_features(again, threshold=0.98).tolist() == [*range(30), 0, 1, 2]
 
 
-@pytest.mark.parametrize("n", [0, 1])
-def test_nothing_is_alike_alone(n: int) -> None:
-    assert alike_by_features(np.ones((n, 4))).tolist() == list(range(n))
-
-
-@pytest.mark.parametrize("threshold", [0.0, 1.5])
-def test_an_impossible_threshold_is_refused(threshold: float) -> None:
-    with pytest.raises(ValueError, match="threshold must be above 0"):
-        alike_by_features(np.ones((3, 4)), threshold=threshold)
-
-
 def test_many_features_are_searched_in_cells_and_nearly_all_links_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
     features = rng.normal(size=(1500, 96)).astype(np.float16)

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.config import InputError
-from clipmem_core.features.kept import SomeRows, Stored, is_kept, open_features
-from clipmem_core.features.stored import stored_features
+from clipmem_core.features.stored import SomeRows, Stored, is_stored, open_features, stored_features
 
 RNG = np.random.default_rng(1)
 IMAGE, TEXT = RNG.normal(size=(7, 5)).astype(np.float32), RNG.normal(size=(7, 4)).astype(np.float32)
@@ -83,8 +82,7 @@ def test_rows_of_one_picture_are_one_pair_with_all_its_captions(tmp_path: Path) 
 
 
 def test_rows_of_one_id_are_joined_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("stored", "kept"):
-        monkeypatch.setattr(f"clipmem_core.features.{module}.BLOCK", 2)
+    monkeypatch.setattr("clipmem_core.features.stored.BLOCK", 2)
     ids, said = [0, 1, 2, 1, 3, 0, 1], ["a", "b", "c", "b", "d", "e", "f"]
     pd.DataFrame({"filepath": ids, "caption": said}).astype(str).to_csv(tmp_path / "a.csv", index=False)
     np.save(tmp_path / "i.npy", IMAGE)
@@ -197,7 +195,7 @@ def test_a_missing_file_or_array_is_named(tmp_path: Path) -> None:
 @pytest.fixture
 def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Features of any size are read where they are."""
-    monkeypatch.setattr("clipmem_core.features.kept.IN_PLACE_FROM", 0)
+    monkeypatch.setattr("clipmem_core.features.stored.IN_PLACE_FROM", 0)
 
 
 @pytest.mark.usefixtures("in_place")
@@ -222,22 +220,13 @@ def test_large_features_are_read_where_they_are_and_are_what_a_copy_would_be(tmp
 
 
 @pytest.mark.usefixtures("in_place")
-def test_features_of_a_single_file_in_order_are_that_file(tmp_path: Path) -> None:
-    table, image, text = beside_table(tmp_path)
-    np.save(image, IMAGE.astype(np.float16))  # those of captions are float32, and copied
-    found = stored_features(table, image=str(image), text=str(text), folder=tmp_path / "cache")
-    assert Path(found.image.filename) == image  # type: ignore[attr-defined]
-    assert Path(found.text.filename) == found.folder / "text.npy"  # type: ignore[attr-defined]
-
-
-@pytest.mark.usefixtures("in_place")
 def test_a_file_that_is_read_in_place_and_changes_or_goes_is_told(tmp_path: Path) -> None:
     folder = clip_retrieval(tmp_path, IMAGE.astype(np.float16), TEXT.astype(np.float16))
     kept = stored_features(folder, folder=tmp_path / "cache").folder
-    assert is_kept(kept)
+    assert is_stored(kept)
     changed = folder / "img_emb" / "img_emb_1.npy"
     np.save(changed, IMAGE[4:7].astype(np.float32))
-    assert not is_kept(kept)
+    assert not is_stored(kept)
     changed.unlink()
     with pytest.raises(InputError, match="img_emb_1.npy is missing: its features are read where they are"):
         open_features(kept, "image")

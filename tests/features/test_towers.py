@@ -9,8 +9,15 @@ import torch
 
 from clipmem_core.config import InputError
 from clipmem_core.features import towers
-from clipmem_core.features.named import image_tower, open_clip_towers, text_tower
-from clipmem_core.features.towers import BUILT_IN, MINILM, efficientnet_lite, minilm
+from clipmem_core.features.towers import (
+    BUILT_IN,
+    MINILM,
+    efficientnet_lite,
+    image_tower,
+    minilm,
+    open_clip_towers,
+    text_tower,
+)
 from clipmem_core.training.model import build_model, tokenize
 
 REFERENCE = "what it is compared with is not installed: pip install -r tests/requirements.txt"
@@ -114,7 +121,7 @@ def test_a_model_of_timm_gives_what_its_classifier_reads(tmp_path: Path) -> None
     ],
 )
 def test_a_tower_that_cannot_be_had_is_one_line(make: object, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipmem_core.features.named.hub_answers", lambda: False)
+    monkeypatch.setattr("clipmem_core.features.towers.hub_answers", lambda: False)
     assert callable(make)
     with pytest.raises(InputError, match=words):
         make()

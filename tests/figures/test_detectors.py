@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.figures.studies import COLOURS, agreement_figure, precision_figure
-from clipmem_core.scores.suspicion import DETECTORS, SECOND_ROUND
+from clipmem_core.scores.detection import DETECTORS, SECOND_ROUND
 
 
 def test_each_detector_has_a_line_of_its_own_colour_and_the_reference_the_widest() -> None:

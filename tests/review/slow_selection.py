@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.review.selection import Outline, Range, Selection
-from clipmem_core.scores.table import BY_NAME
+from clipmem_core.scores.registry import BY_NAME
 
 numbers = st.floats(-2, 2).map(lambda value: round(value, 3))
 ranges = st.builds(Range, st.sampled_from(["clipmem", "misfit", "n_in"]), st.none() | numbers, st.none() | numbers)

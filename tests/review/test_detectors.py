@@ -19,7 +19,7 @@ from clipmem_core.review.detectors import (
     names_in,
     planted_findings,
 )
-from clipmem_core.scores.table import BY_NAME, DETECTION, scores_in
+from clipmem_core.scores.registry import BY_NAME, DETECTION, scores_in
 from tests.made_benchmark import make_benchmark
 
 Copy = Callable[..., Audit]

@@ -9,8 +9,7 @@ from clipmem_core.config import InputError
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.score_breakdown import Suggested, mean_terms, member_terms, suggested_captions
 from clipmem_core.scores.alignment import pair_terms
-from clipmem_core.scores.in_out import in_side
-from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.membership import Membership, Sides
 from tests.made_fixtures import Copy
 from tests.review.embedded import Embeddings, embed
 
@@ -43,7 +42,7 @@ def test_sides_are_the_protocols_and_trained_is_the_truth(audit: Audit) -> None:
     embed(audit)
     membership = members_of(audit)
     config = audit.record.values
-    inside = in_side(membership, protocol=config["protocol"], seed=config["config"]["seed"])
+    inside = Sides(membership, config["protocol"], config["config"]["seed"]).inside
     for row in range(0, 100, 9):
         found = member_terms(audit, row)
         assert (found["side"] == "in").tolist() == inside[:, row].tolist()

@@ -14,7 +14,7 @@ from clipmem_core.review.selection import (
     thinned,
     to_parameters,
 )
-from clipmem_core.scores.table import BY_NAME
+from clipmem_core.scores.registry import BY_NAME
 
 numbers = st.integers(-5000, 5000).map(lambda value: value / 1000)
 texts = st.text(max_size=20)

@@ -15,8 +15,7 @@ from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import RANDOM, Selection
 from clipmem_core.review.wrong_captions import drawn_at_random, known_count, random_check, wrong_so_far, wrong_words
-from clipmem_core.scores.prevalence import estimate_wrong, p_wrong
-from clipmem_core.scores.reviewed import plan_review, review_place
+from clipmem_core.scores.prevalence import estimate_wrong, p_wrong, plan_review, review_place
 
 Copy = Callable[..., Audit]
 

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipmem_core.scores.in_out import Sides, side_means
-from clipmem_core.scores.membership import Membership, ensemble_membership, paper_membership
-from clipmem_core.scores.significance import null_scores, p_values, q_values
-from clipmem_core.scores.uncertainty import Errors, in_errors, standard_errors
+from clipmem_core.scores.membership import Membership, Sides, ensemble_membership, paper_membership, side_means
+from clipmem_core.scores.uncertainty import Errors, in_errors, null_scores, p_values, q_values, standard_errors
 
 NOISE = 0.1  # of a member's alignment of a typical pair
 

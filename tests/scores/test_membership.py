@@ -4,7 +4,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipmem_core.config import InputError
-from clipmem_core.scores.membership import ensemble_membership, group_size, paper_membership, set_apart
+from clipmem_core.scores.membership import (
+    Sides,
+    ensemble_membership,
+    group_size,
+    labellings,
+    paper_membership,
+    protocol_of,
+    replicate_clipmem,
+    replicate_rows,
+    set_apart,
+    side_means,
+)
 
 
 @st.composite
@@ -49,18 +60,6 @@ def test_halves_leave_every_scored_pair_out_of_half_of_a_repeat(
     assert _is_constant_within(drawn.trained, ids)
 
 
-def test_members_of_halves_are_all_but_unrelated_and_more_repeats_leave_the_first_as_they_are() -> None:
-    small, large = (
-        ensemble_membership(np.arange(4_400), folds=16, repeats=repeats, seed=3, halves=True) for repeats in (1, 2)
-    )
-    assert (small.trained == large.trained[:16]).all()
-    trained = large.trained[:, large.group == "scored"]
-    between = np.corrcoef(trained)[~np.eye(32, dtype=bool)]
-    # A half of 16 drawn without putting back: -1/15 within a repeat, 0 between two; 4,000 pairs have an error of .016.
-    assert abs(between.mean() - (15 * -1 / 15 + 16 * 0) / 31) < 0.005
-    assert np.abs(between).max() < 0.15
-
-
 @settings(max_examples=20)
 @given(clusters(), st.integers(1, 3), st.integers(0, 99))
 def test_paper_groups_have_their_sizes_and_trained_members(ids: np.ndarray, seeds: int, seed: int) -> None:
@@ -95,21 +94,6 @@ def test_more_repeats_or_seeds_only_add_members_folds_are_even_and_another_seed_
     assert (one.trained != other.trained).any()
 
 
-def test_groups_of_twins_are_filled_exactly_when_single_pairs_are_few() -> None:
-    ids = np.concatenate([np.arange(280) // 2, [900, 901, 902, 903, 904]])  # 285 pairs, groups of 50
-    drawn = paper_membership(ids, seeds=1, seed=0)
-    assert {name: int((drawn.group == name).sum()) for name in ("candidate", "independent", "external")} == {
-        "candidate": 50,
-        "independent": 50,
-        "external": 50,
-    }
-
-
-@pytest.mark.parametrize(("n", "size"), [(200, 50), (549, 50), (572, 52), (55_000, 5_000), (10**6, 5_000)])
-def test_a_group_is_one_part_in_eleven_between_fifty_and_five_thousand(n: int, size: int) -> None:
-    assert group_size(n) == size
-
-
 def test_wrong_wishes_are_named_in_one_line() -> None:
     singles = np.arange(300)
     with pytest.raises(InputError, match="needs at least 200 usable pairs, found 199"):
@@ -140,3 +124,63 @@ def test_half_of_the_external_pairs_is_set_apart_and_look_alikes_stay_together()
     assert not (apart & ~external).any()
     assert not set(clusters[apart]) & set(clusters[external & ~apart])
     assert (apart != set_apart(drawn.group, clusters, seed=4)).any()
+
+
+def test_external_pairs_have_one_member_out_in_each_repeat_and_scored_pairs_keep_the_truth() -> None:
+    drawn = ensemble_membership(np.arange(300), folds=3, repeats=2, seed=0)
+    inside = Sides(drawn, "ensemble", 1).inside
+    scored = drawn.group == "scored"
+    assert (inside[:, scored] == drawn.trained[:, scored]).all()
+    assert ((~inside).reshape(2, 3, -1).sum(axis=1) == 1).all()
+    assert len(np.unique(inside[:, ~scored], axis=1).T) > 5
+    small, large = (ensemble_membership(np.arange(300), folds=2, repeats=repeats, seed=0) for repeats in (1, 2))
+    few, many = (Sides(drawn, "ensemble", 1).inside for drawn in (small, large))
+    assert (few == many[:2]).all()
+    drawn = paper_membership(np.arange(300), seeds=2, seed=0)
+    inside = Sides(drawn, "paper", 0).inside
+    assert inside[:, 7].tolist() == [True, False, True, False]
+    assert (inside == inside[:, :1]).all()
+
+
+def test_side_means_agree_with_masked_arrays() -> None:
+    rng = np.random.default_rng(0)
+    values, inside = rng.normal(size=(5, 40)), rng.random((5, 40)) < 0.5
+    inside[:, 0], inside[:, 1] = True, False
+    mean_in, mean_out = side_means(list(values), inside)
+    for mean, hidden in ((mean_in, ~inside), (mean_out, inside)):
+        np.testing.assert_allclose(mean, np.ma.array(values, mask=hidden).mean(axis=0).filled(np.nan))
+    assert np.isnan(mean_out[0])
+    assert np.isnan(mean_in[1])
+    drawn = ensemble_membership(np.arange(300), folds=3, repeats=4, seed=0)
+    values = list(np.random.default_rng(0).normal(size=(12, 300)))
+    sides = Sides(drawn, "ensemble", 0)
+    mean_in, mean_out = side_means(values, sides.inside)
+    np.testing.assert_allclose(
+        replicate_clipmem(values, sides.replicates, sides.inside).mean(axis=0), mean_in - mean_out
+    )
+
+
+def test_many_labellings_are_sampled_with_one_member_of_every_repeat() -> None:
+    drawn = ensemble_membership(np.arange(300), folds=3, repeats=6, seed=0)
+    drawn = np.stack(list(labellings(Sides(drawn, "ensemble", 0), 5)))  # of 729 in all
+    assert drawn.shape == (256, 6, 5)
+    assert (drawn // 3 == np.arange(6)[None, :, None]).all()
+    assert len(np.unique(drawn[:, :, 0], axis=0)) > 150
+    one, two = (
+        Sides(ensemble_membership(np.arange(300), folds=4, repeats=repeats, seed=0, halves=True), "ensemble", 0)
+        for repeats in (1, 3)
+    )
+    assert [tuple(label[:, 0]) for label in labellings(one, 1)] == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    drawn = np.stack(list(labellings(two, 2)))  # of 216: all
+    assert drawn.shape == (216, 6, 2)
+    assert (np.bincount(drawn[:, :, 0].ravel()) == 108).all()
+    external = two.membership.group == "external"
+    assert (two.inside[:, external].reshape(3, 4, -1).sum(axis=1) == 2).all()
+
+
+def test_names_that_do_not_fit_are_named() -> None:
+    assert protocol_of(("r0-f0", "r0-f1")) == "ensemble"
+    with pytest.raises(InputError, match="not a, b"):
+        protocol_of(("a", "b"))
+    with pytest.raises(InputError, match="found f-0, g-1"):
+        replicate_rows(("f-0", "g-1"))

@@ -2,26 +2,215 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import norm, spearmanr, t, ttest_1samp
-from sklearn.metrics import roc_auc_score
+from scipy.stats import f, kstest, t, ttest_1samp, ttest_ind
 
-from clipmem_core.scores.in_out import Sides, side_means
-from clipmem_core.scores.membership import Membership, ensemble_membership
-from clipmem_core.scores.moderated import fit_prior
+from clipmem_core.scores.membership import Membership, Sides, ensemble_membership, side_means
+from clipmem_core.scores.memorization import shrunk_by_group
 from clipmem_core.scores.uncertainty import (
-    group_summary,
+    Noise,
+    design,
+    error_variances,
+    fit_prior,
     in_errors,
-    membership_auroc,
-    ranking_reliability,
-    ranking_stability,
+    null_scores,
+    p_values,
+    q_values,
+    share_above,
+    shrunk,
     standard_errors,
 )
-from tests.scores.simulated import noisy_ensemble, noisy_paper, simulate
+from tests.scores.simulated import NOISE, noisy_ensemble, noisy_paper, simulate
 
 
-def _clipmem(drawn: Membership, alignments: list[np.ndarray], protocol: str) -> np.ndarray:
-    mean_in, mean_out = side_means(alignments, Sides(drawn, protocol, 0).inside)
-    return mean_in - mean_out
+def _drawn(*, folds: int, repeats: int, halves: bool) -> tuple[list[np.ndarray], Sides]:
+    drawn = ensemble_membership(np.arange(250), folds=folds, repeats=repeats, seed=0, halves=halves)
+    values = np.random.default_rng(0).normal(size=drawn.trained.shape) + np.arange(len(drawn.members))[:, None] / 10
+    return list(values), Sides(drawn, "ensemble", 0)
+
+
+@pytest.mark.parametrize(
+    ("folds", "repeats", "halves", "degrees"), [(2, 3, False, 2), (4, 1, True, 2), (4, 2, True, 5), (8, 2, True, 13)]
+)
+def test_the_error_is_that_of_a_regression_on_side_and_repeat(
+    folds: int, repeats: int, halves: bool, degrees: int
+) -> None:
+    alignments, sides = _drawn(folds=folds, repeats=repeats, halves=halves)
+    plan = design(sides.inside, sides.replicates)
+    found = error_variances(alignments, sides.inside, plan)
+    repeat = np.kron(np.eye(repeats), np.ones((folds, 1)))
+    for pair in range(0, 250, 40):
+        regressors = np.column_stack([sides.inside[:, pair], repeat])
+        _, squares, rank, _ = np.linalg.lstsq(regressors, np.stack(alignments)[:, pair])
+        variance = squares[0] / degrees * np.linalg.inv(regressors.T @ regressors)[0, 0]
+        assert found[pair] == pytest.approx(variance)
+        assert folds * repeats - rank == plan.degrees == degrees
+
+
+def test_with_more_members_in_than_out_the_error_is_that_of_the_differences_of_repeats() -> None:
+    alignments, sides = _drawn(folds=4, repeats=3, halves=False)
+    plan = design(sides.inside, sides.replicates)
+    found, values = error_variances(alignments, sides.inside, plan), np.stack(alignments)
+    mean_in, mean_out = side_means(alignments, sides.inside)
+    for pair in range(0, 250, 40):
+        own, inside = values[:, pair].reshape(3, 4), sides.inside[:, pair].reshape(3, 4)
+        differences = [row[side].mean() - row[~side].mean() for row, side in zip(own, inside, strict=True)]
+        expected = (mean_in - mean_out)[pair] / ttest_1samp(differences, 0).statistic
+        assert found[pair] == pytest.approx(expected**2)
+    assert plan.degrees == 2
+
+
+def test_members_that_were_given_without_a_plan_are_two_samples() -> None:
+    rng = np.random.default_rng(0)
+    inside = rng.random((9, 60)) < 0.5
+    inside[:2], inside[2:4] = True, False
+    values, plan = rng.normal(size=(9, 60)), design(inside, [np.arange(4), np.arange(4, 9)])
+    found = error_variances(list(values), inside, plan)
+    for pair in range(60):
+        one, other = values[inside[:, pair], pair], values[~inside[:, pair], pair]
+        assert found[pair] == pytest.approx(((one.mean() - other.mean()) / ttest_ind(one, other).statistic) ** 2)
+    assert plan.degrees == 7
+
+
+@pytest.mark.parametrize(("degrees", "d0"), [(1, 4), (2, 3), (13, 20)])
+def test_a_prior_is_found_again_with_its_trend(degrees: int, d0: float) -> None:
+    rng = np.random.default_rng(0)
+    level = rng.normal(size=40_000)
+    scale = np.exp(0.5 * level)
+    variance = scale * f.rvs(degrees, d0, size=40_000, random_state=rng)
+    prior = fit_prior(variance, degrees, level)
+    assert prior.degrees == pytest.approx(d0, rel=0.15)
+    inner = np.abs(level) < 2
+    np.testing.assert_allclose(prior.scale[inner], scale[inner], rtol=0.15)
+
+
+SIZES = np.array([0.2, 0.3, 0.45])
+
+
+def _pairs(seed: int, n_pairs: int) -> tuple[np.ndarray, np.ndarray, Noise]:
+    """Return true and observed clipmem, seven pairs in ten not memorized, and the noise, more where they are."""
+    rng = np.random.default_rng(seed)
+    true = np.where(rng.random(n_pairs) < 0.7, 0.0, rng.exponential(0.2, n_pairs))
+    error = 0.06 * np.exp(0.3 * rng.normal(size=n_pairs)) * (1 + true)
+    return true, true + error * rng.normal(size=n_pairs), Noise(error, np.inf)
+
+
+def test_shrunken_values_of_normal_ones_are_those_of_the_formula() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.normal(0.3, 0.2, size=20_000)
+    seen = true + 0.1 * rng.normal(size=20_000)
+    expected = 0.3 + (seen - 0.3) * 0.04 / (0.04 + 0.01)
+    inner = np.abs(seen - 0.3) < 0.4
+    found = shrunk(seen, Noise(np.full(20_000, 0.1), np.inf), seed=0)
+    np.testing.assert_allclose(found[inner], expected[inner], atol=0.03)
+
+
+@pytest.mark.parametrize("members", [4, 16])
+def test_the_top_of_a_list_is_as_high_as_its_shrunken_values_say(members: int) -> None:
+    """The 50 pairs of highest clipmem of each of four audits, against what is true of them."""
+    raw, expected, true = [], [], []
+    for seed in range(4):
+        drawn = simulate(seed, members=members, folds=4)
+        found = shrunk_by_group(drawn.clipmem, drawn.errors, drawn.sides.membership.group, seed=0)
+        assert np.isnan(found[drawn.sides.external]).all()
+        top = np.argsort(np.where(drawn.scored, -drawn.clipmem, np.inf))[:50]
+        raw.append(drawn.clipmem[top].mean())
+        expected.append(found[top].mean())
+        true.append(drawn.true[top].mean())
+    assert np.mean(expected) == pytest.approx(np.mean(true), abs=0.02)
+    assert np.mean(raw) > np.mean(true) + 0.25 * NOISE * np.sqrt(4 / members)
+
+
+def test_the_share_above_a_size_is_within_its_interval() -> None:
+    """Thirty sets of pairs at three sizes of three times the noise and more."""
+    inside = []
+    for seed in range(30):
+        true, seen, noise = _pairs(seed, 600)
+        table = share_above(seen, noise, SIZES, seed=seed)
+        share = (true[:, None] >= SIZES).mean(axis=0)
+        inside.append((table["low"] <= share) & (share <= table["high"]))
+    assert np.mean(inside) >= 0.93  # 90 intervals of 95 %
+
+
+@pytest.mark.parametrize("seen", [np.arange(49.0), np.zeros(200)])
+def test_too_few_pairs_or_equal_ones_have_no_distribution(seen: np.ndarray) -> None:
+    noise = Noise(np.ones(len(seen)), 5.0)
+    assert np.isnan(shrunk(seen, noise, seed=0)).all()
+    assert share_above(seen, noise, SIZES, seed=0).empty
+
+
+def _p(drawn: Membership, alignments: list[np.ndarray], protocol: str) -> np.ndarray:
+    sides = Sides(drawn, protocol, 0)
+    errors = standard_errors(alignments, sides)
+    mean_in, mean_out = side_means(alignments, sides.inside)
+    score = in_errors(mean_in - mean_out, errors.variance, errors.degrees)
+    return p_values(score, null_scores(alignments, sides, errors), drawn.group)
+
+
+def _p_of_one_pair_an_audit(drawn: Membership, groups: list[str], *, audits: int, spread: float) -> np.ndarray:
+    """Return p of one random pair in each of many audits of pure noise, whose members differ by an offset.
+
+    Pairs of one audit share its null, so their p values would not be independent.
+    """
+    rng, judged = np.random.default_rng(0), np.flatnonzero(np.isin(drawn.group, groups))
+    protocol = "paper" if drawn.members[0] == "f-0" else "ensemble"
+    offsets = spread * np.arange(len(drawn.members))[:, None]
+    p = []
+    for _ in range(audits):
+        alignments = list(rng.normal(size=drawn.trained.shape) + offsets)
+        p.append(_p(drawn, alignments, protocol)[rng.choice(judged)])
+    return np.array(p)
+
+
+@pytest.mark.parametrize("group", ["candidate", "independent"])
+def test_p_is_uniform_on_noise_in_the_paper(group: str) -> None:
+    drawn, _ = noisy_paper(250)
+    p = _p_of_one_pair_an_audit(drawn, [group], audits=1_000, spread=0.3)
+    steps = p * 51  # exactly 1 to 51 with 50 external pairs; spread evenly between the steps it is continuous
+    assert kstest((steps - np.random.default_rng(1).random(len(p))) / 51, "uniform").pvalue > 0.01
+    np.testing.assert_allclose(steps, steps.round())
+
+
+def test_an_offset_that_all_pairs_share_is_no_memorization() -> None:
+    """f is better than g by half a standard deviation, in all four seeds."""
+    drawn, alignments = noisy_paper(seeds=4)
+    alignments = [values + 0.5 * (row % 2 == 0) for row, values in enumerate(alignments)]
+    p = _p(drawn, alignments, "paper")
+    for group in ("candidate", "independent", "shared"):
+        assert (p[drawn.group == group] <= 0.05).mean() < 0.12
+
+
+def test_noisy_pairs_are_called_memorized_no_more_often_than_quiet_ones() -> None:
+    """Log-normal noise of σ 0.5 over pairs that nobody memorized, 16 members: P(p ≤ 0.05) in each tenth of it."""
+    tenths = []
+    for seed in range(3):
+        drawn = simulate(seed, memorized=0.0)
+        small = (drawn.p() <= 0.05)[drawn.scored]
+        rows = np.array_split(np.argsort(drawn.noise[drawn.scored]), 10)
+        tenths.append([small[tenth].mean() for tenth in rows])
+    found = np.mean(tenths, axis=0)  # of 600 pairs each
+    assert found.mean() == pytest.approx(0.05, abs=0.015)
+    assert found.min() > 0.005
+    assert found.max() < 0.085
+
+
+@pytest.mark.parametrize("other", [{}, {"external_noise": 0.8}, {"external_noise": 0.8, "memorized": 0.1}])
+def test_of_what_q_finds_at_most_the_share_it_says_is_false(other: dict[str, float]) -> None:
+    found = [simulate(seed, **other).false_finds(0.1) for seed in range(3)]  # type: ignore[arg-type]
+    false, power = np.mean(found, axis=0)
+    assert false <= 0.1
+    assert power > 0.3
+
+
+def test_p_counts_the_null_by_hand_and_keeps_missing_scores_missing() -> None:
+    clipmem, null = np.array([0.3, -0.3, 0.1, np.nan]), np.array([0.1, 0.2, -0.4])
+    groups = np.array(["candidate", "independent", "scored", "scored"])
+    np.testing.assert_allclose(p_values(clipmem, null, groups), [1 / 4, 2 / 4, 3 / 4, np.nan])
+
+
+def test_q_follows_benjamini_and_hochberg_within_each_group() -> None:
+    p = np.array([0.01, 0.02, 0.03, 0.5, 0.9, 0.04, np.nan])
+    groups = np.array(["candidate"] * 3 + ["independent", "shared", "independent", "candidate"])
+    np.testing.assert_allclose(q_values(p, groups), [0.03, 0.03, 0.03, 0.5, np.nan, 0.08, np.nan])
 
 
 @pytest.mark.parametrize("protocol", ["paper", "ensemble"])
@@ -29,7 +218,8 @@ def test_with_one_member_on_a_side_the_error_is_the_spread_of_external_pairs(pro
     drawn, alignments = noisy_paper() if protocol == "paper" else noisy_ensemble(folds=3, repeats=1)
     errors = standard_errors(alignments, Sides(drawn, protocol, 0))
     assert errors.kind == "sd of external"
-    external = _clipmem(drawn, alignments, protocol)[drawn.group == "external"]
+    mean_in, mean_out = side_means(alignments, Sides(drawn, protocol, 0).inside)
+    external = (mean_in - mean_out)[drawn.group == "external"]
     np.testing.assert_allclose(errors.se, np.std(external, ddof=1))
 
 
@@ -64,107 +254,3 @@ def test_clipmem_within_196_errors_covers_95_in_100_pairs_of_unlike_noise(how: d
     """2,000 scored pairs each, log-normal noise of σ 0.5, members with offsets, repeats whose members pull apart."""
     covered = [simulate(seed, **how).covered() for seed in (0, 1)]
     assert 0.93 <= np.mean(covered) <= 0.97
-
-
-def test_complementary_folds_are_noisier_than_members_by_themselves_would_say() -> None:
-    drawn = simulate(0, members=16, folds=2, halves=False, spread=0.0, alike=0.3)
-    off = (drawn.clipmem - drawn.true)[drawn.scored]
-    assert np.mean(drawn.errors.variance[drawn.scored]) == pytest.approx(np.mean(off**2), rel=0.1)
-    assert (
-        np.mean(off**2)
-        > 1.2 * 2 / 8 * np.var(np.stack(drawn.alignments) - drawn.true * drawn.sides.inside, axis=0).mean()
-    )
-
-
-def test_a_value_in_errors_is_as_far_out_as_a_normal_one() -> None:
-    found = in_errors(np.array([0.3, -0.3, 0.0]), np.array([0.01, 0.01, 0.0]), np.array([4.0, np.inf, 4.0]))
-    assert norm.sf(found[0]) == pytest.approx(t.sf(3, 4))
-    assert found[1:].tolist() == pytest.approx([-3, 0])
-
-
-def test_three_seeds_give_a_t_interval_over_the_means_of_each_seed() -> None:
-    drawn, alignments = noisy_paper(seeds=3, memorized=1.0)
-    summary = group_summary(alignments, Sides(drawn, "paper", 0)).set_index("group")
-    assert list(summary.index) == ["candidate", "independent", "shared", "external"]
-    assert set(summary["kind"]) == {"95% interval over seeds"}
-    candidates = drawn.group == "candidate"
-    means = [(f - g)[candidates].mean() for f, g in zip(alignments[0::2], alignments[1::2], strict=True)]
-    interval = ttest_1samp(means, 0).confidence_interval()
-    row = summary.loc["candidate"]
-    assert [row["mean"], row["low"], row["high"]] == pytest.approx([np.mean(means), interval.low, interval.high])
-    assert row["n"] == candidates.sum()
-    assert summary.loc["independent", "mean"] == pytest.approx(-1, abs=0.2)
-
-
-def test_fewer_than_three_replicates_show_the_spread_of_pairs_and_three_repeats_an_interval() -> None:
-    for protocol, (drawn, alignments) in (("paper", noisy_paper(seeds=2)), ("ensemble", noisy_ensemble())):
-        summary = group_summary(alignments, Sides(drawn, protocol, 0)).set_index("group")
-        external = _clipmem(drawn, alignments, protocol)[drawn.group == "external"]
-        assert set(summary["kind"]) == {"SD over pairs"}
-        row = summary.loc["external"]
-        assert [row["mean"], row["high"] - row["mean"]] == pytest.approx([external.mean(), external.std(ddof=1)])
-    drawn, alignments = noisy_ensemble(repeats=3, memorized=1.0)
-    summary = group_summary(alignments, Sides(drawn, "ensemble", 0)).set_index("group")
-    assert set(summary["kind"]) == {"95% interval over repeats"}
-    assert summary.loc["scored", "low"] < 1 < summary.loc["scored", "high"]
-
-
-def test_membership_auroc_is_sklearns_over_judged_pairs_of_each_member() -> None:
-    drawn, alignments = noisy_paper(memorized=1.0)
-    values, mean = membership_auroc(alignments, drawn)
-    candidate, independent = (np.flatnonzero(drawn.group == name) for name in ("candidate", "independent"))
-    f = np.concatenate([alignments[0][candidate], alignments[0][independent]])
-    assert values[0] == pytest.approx(roc_auc_score([1] * 200 + [0] * 200, f))
-    assert mean == pytest.approx(values.mean())
-    assert 0.7 < mean < 0.82
-
-
-def test_membership_auroc_is_unknown_for_members_that_saw_everything() -> None:
-    drawn, alignments = noisy_ensemble(250)
-    everything = Membership(drawn.group, drawn.members, np.ones_like(drawn.trained))
-    values, mean = membership_auroc(alignments, everything)
-    assert np.isnan(values).all()
-    assert np.isnan(mean)
-
-
-def test_ranking_stability_is_the_rank_correlation_of_two_disjoint_halves() -> None:
-    drawn, alignments = noisy_ensemble(repeats=2)
-    lasting = np.random.default_rng(9).normal(size=2_200)
-    alignments = [values + 2 * lasting * trained for values, trained in zip(alignments, drawn.trained, strict=True)]
-    scored = drawn.group == "scored"
-    halves = [side_means(alignments[rows], drawn.trained[rows]) for rows in (slice(0, 2), slice(2, 4))]
-    expected = spearmanr(*[(mean_in - mean_out)[scored] for mean_in, mean_out in halves]).statistic
-    assert ranking_stability(alignments, Sides(drawn, "ensemble", 0)) == pytest.approx(expected)
-    assert expected > 0.5
-
-
-@pytest.mark.parametrize("repeats", [2, 3, 6])
-@pytest.mark.parametrize("noise", [1.0, 2.0, 4.0])
-def test_reliability_is_the_rank_agreement_with_a_second_audit_of_as_many_members(repeats: int, noise: float) -> None:
-    """Two audits of 20,000 pairs, whose members see what is lasting in each pair with noise of their own."""
-    n_pairs = 22_000
-    drawn = ensemble_membership(np.arange(n_pairs), folds=2, repeats=repeats, seed=0)
-    scored, lasting = drawn.group == "scored", np.random.default_rng(9).normal(size=n_pairs)
-    audits = [
-        list(lasting * drawn.trained + noise * np.random.default_rng(seed).normal(size=drawn.trained.shape))
-        for seed in (1, 2)
-    ]
-    shown = [np.subtract(*side_means(alignments, drawn.trained))[scored] for alignments in audits]
-    found = ranking_reliability(ranking_stability(audits[0], Sides(drawn, "ensemble", 0)), repeats)
-    assert found == pytest.approx(spearmanr(*shown).statistic, abs=0.02)
-    by_theory = 1 / (1 + 2 * noise**2 / repeats)  # variance of what lasts in that of the mean, of Pearson's kind
-    assert found == pytest.approx(by_theory, abs=0.03)
-
-
-def test_parting_candidates_from_independents_is_no_stability() -> None:
-    drawn, alignments = noisy_paper(22_000, seeds=2, memorized=5.0)
-    assert abs(ranking_stability(alignments, Sides(drawn, "paper", 0))) < 0.06
-
-
-def test_stability_is_unknown_with_one_seed_or_equal_scores() -> None:
-    drawn, alignments = noisy_paper()
-    assert np.isnan(ranking_stability(alignments, Sides(drawn, "paper", 0)))
-    drawn, _ = noisy_ensemble(250)
-    assert np.isnan(ranking_stability([np.zeros(250)] * 4, Sides(drawn, "ensemble", 0)))
-    assert np.isnan(ranking_reliability(float("nan")))
-    assert ranking_reliability(1.0) == ranking_reliability(1.0, 5) == 1.0

@@ -17,7 +17,7 @@ from clipmem_core.review.study_decisions import decided_for
 from clipmem_core.studies.arm import Arm, Decided, parse_setting
 from clipmem_core.studies.plan import add_own, find_arm
 from clipmem_core.studies.store import StudyFolder, open_study
-from clipmem_core.training.embed import text_embeddings
+from clipmem_core.training.model import text_embeddings
 from tests.audits.small import vectors
 from tests.studies.conftest import FLAGS, Trained
 from tests.studies.test_run import centring

@@ -22,8 +22,8 @@ from clipmem_core.studies import plan
 from clipmem_core.studies.arm import Arm, Decided
 from clipmem_core.studies.run import run_study
 from clipmem_core.studies.store import ARM, SEED, StudyFolder, open_study
-from clipmem_core.training.loop import Trainer
 from clipmem_core.training.model import build_model
+from clipmem_core.training.trainer import Trainer
 from tests.audits.small import Silent, here, vectors
 from tests.forked import Server
 from tests.studies.conftest import FLAGS, RANKED, Trained, config_of, numbers, study_of

@@ -20,7 +20,7 @@ from clipmem_core.studies.plan import commands_of, resume_arguments
 from clipmem_core.studies.results import differences
 from clipmem_core.studies.run import run_study
 from clipmem_core.studies.store import StudyFolder
-from clipmem_core.training.embed import text_embeddings
+from clipmem_core.training.model import text_embeddings
 from tests.audits.small import Silent, vectors
 from tests.audits.test_given import clip_retrieval
 from tests.studies.conftest import Trained, numbers, study_of

@@ -11,12 +11,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipmem_core.config import InputError
-from clipmem_core.scores.unit_tally import UnitTally
+from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training import activations
-from clipmem_core.training.activations import count_units, unit_layers
-from clipmem_core.training.loop import TrainingData
+from clipmem_core.training.activations import count_units
 from clipmem_core.training.model import Model, build_model
+from clipmem_core.training.views import TrainingData
 from tests.training.toys import CONFIG, MODEL, Pictures, draw_data, view_maker, write_model
 
 VIEWS = view_maker(seed=3)
@@ -155,15 +154,6 @@ def test_a_unit_that_fires_for_one_picture_alone_has_unitmem_1(model: Model) -> 
     np.testing.assert_allclose(scores.unitmem_mean[0], 1, atol=1e-6)
 
 
-def test_the_order_of_pairs_does_not_matter(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "BATCH", 4)
-    data = draw_data(15, captions=2)
-    back = data.rows[::-1].copy()
-    for tower in ("image", "text"):
-        one, other = (count(model, data, tower, rows, views=2).scores() for rows in (data.rows, back))
-        np.testing.assert_allclose(one.unitmem_mean, other.unitmem_mean, atol=1e-5)
-
-
 def test_hooks_are_gone_afterwards_even_after_an_error_and_progress_ends_at_the_number_of_pairs(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,16 +170,6 @@ def test_hooks_are_gone_afterwards_even_after_an_error_and_progress_ends_at_the_
         count(model, data, tower, report=told.append)
         assert told == sorted(set(told))
         assert told[-1] == 10
-
-
-def test_custom_text_towers_have_units_too(tmp_path: Path) -> None:
-    model, data = custom_text_model(), draw_data(5)
-    assert len(unit_layers(model, "text").widths) == 1
-    assert count(model, data, "text").count == 5
-    model = build_model(write_model(tmp_path, layers=[1, 1, 1, 1], width=8, image_size=32), loss="clip", seed=0)
-    with pytest.raises(InputError, match="UnitMem of the image encoder needs .* a ModifiedResNet is none"):
-        unit_layers(model, "image")
-    assert unit_layers(model, "text").widths == (64,)
 
 
 def custom_text_model() -> Model:

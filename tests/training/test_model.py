@@ -1,8 +1,10 @@
-"""Models start from their seed alone and encode as open_clip's own do."""
+"""Models start from their seed alone, load safely, and encode as open_clip's own do; heads on locked towers."""
 
 import functools
 import json
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,28 @@ import open_clip
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clipmem_core.config import InputError
 from clipmem_core.training import model as under_test
-from clipmem_core.training.model import build_model, can_cut_text, encode_image, encode_text, short_attention, tokenize
+from clipmem_core.training.model import (
+    Model,
+    Standard,
+    build_model,
+    encode_image,
+    encode_text,
+    load_weights,
+    locked_model,
+    mean_by_pair,
+    mean_image_embeddings,
+    short_attention,
+    text_embeddings,
+    tokenize,
+)
+from clipmem_core.training.views import FeatureViews
+from clipmem_core.training.vocabulary import can_cut_text
 from tests.training import toys
+from tests.training.toys import draw_data, draw_tokens, view_maker
 
 
 def refused(*_: Any, **__: Any) -> Tensor:
@@ -46,18 +65,6 @@ def test_short_attention_and_its_gradients_equal_torchs(length: int, causal: boo
     ours, theirs = both_ways(length, mask)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
-
-
-def test_long_sequences_and_separate_projections_go_to_the_fallback() -> None:
-    seen = []
-
-    def fallback(x: Tensor, **_: Any) -> Tensor:
-        seen.append(tuple(x.shape))
-        return x
-
-    short_attention(nn.MultiheadAttention(8, 2, batch_first=True), fallback, torch.zeros(1, 129, 8))
-    short_attention(nn.MultiheadAttention(8, 2, kdim=4, batch_first=True), fallback, torch.zeros(1, 5, 8))
-    assert seen == [(1, 129, 8), (1, 5, 8)]
 
 
 def test_a_built_model_computes_what_open_clips_own_computes() -> None:
@@ -108,15 +115,6 @@ def test_text_is_not_cut_where_that_would_change_it(tmp_path: Path, change: dict
     assert not can_cut_text(build_model(str(path), loss="clip", seed=0))
 
 
-def test_a_text_tower_of_its_own_keeps_the_full_context(tmp_path: Path) -> None:
-    path = tmp_path / "toy.json"
-    path.write_text(json.dumps({**toys.MODEL, "custom_text": True}))
-    model = build_model(str(path), loss="clip", seed=0).eval()
-    assert not can_cut_text(model)
-    tokens = torch.from_numpy(toys.draw_tokens(3).astype(np.int64))
-    assert encode_text(model, tokens, cut=False).detach().norm(dim=1).tolist() == pytest.approx([1, 1, 1])
-
-
 def test_initial_weights_are_a_function_of_the_seed(toy: str) -> None:
     first, again, other = (build_model(toy, loss="clip", seed=seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -126,21 +124,6 @@ def test_initial_weights_are_a_function_of_the_seed(toy: str) -> None:
     build_model(toy, loss="clip", seed=0)
     assert torch.equal(torch.get_rng_state(), before)
     assert (np.random.get_state()[1] == numpy_before).all()
-
-
-def test_siglip_starts_at_scale_10_and_bias_minus_10_and_clip_without_a_bias(toy: str) -> None:
-    siglip, clip = (build_model(toy, loss=loss, seed=0) for loss in ("siglip", "clip"))
-    assert float(siglip.logit_scale.detach().exp()) == pytest.approx(10)
-    assert float(siglip.logit_bias.detach()) == -10
-    assert float(clip.logit_scale.detach().exp()) == pytest.approx(1 / 0.07)
-    assert clip.logit_bias is None
-    assert torch.equal(siglip.visual.conv1.weight, clip.visual.conv1.weight)
-
-
-def test_the_image_size_is_the_models_own_or_the_one_asked_for(toy: str) -> None:
-    assert build_model(toy, loss="clip", seed=0).visual.image_size == (8, 8)
-    model = build_model(toy, loss="clip", seed=0, image_size=16)
-    assert encode_image(model, torch.zeros(2, 3, 16, 16)).shape == (2, 16)
 
 
 def test_a_config_inside_model_cfg_is_built_with_its_own_tokens(tmp_path: Path) -> None:
@@ -176,3 +159,205 @@ def test_a_hub_that_cannot_be_reached_gives_one_line(monkeypatch: pytest.MonkeyP
     for error in (built, tokens):
         assert "\n" not in str(error.value)
         assert len(str(error.value)) < 400
+
+
+START, END = 49406, 49407
+CAPTIONS = [
+    "a photo of a cat",
+    "Two DOGS, one ball & 3 sticks!",
+    "  spaced \t out\n caption ",
+    "größe, naïve café – “quoted” 日本語 🐈",
+    "don't they'll we've I'm",
+    "<b>bold</b> &amp; &lt;i&gt;",
+    "voil\u00c3\u00a0 mojibake",
+    "12345 x 67890",
+    "!",
+    "x",
+    "",
+]
+
+
+@pytest.mark.parametrize(("model", "context"), [("tiny", 16), ("ViT-B-32", 77)])
+def test_tokens_of_ordinary_captions_are_open_clips(model: str, context: int) -> None:
+    tokens = tokenize(model, CAPTIONS)
+    expected = open_clip.get_tokenizer("ViT-B-32")(CAPTIONS, context_length=context)
+    assert tokens.dtype == "int32"
+    assert tokens.shape == (len(CAPTIONS), context)
+    assert (tokens == expected.numpy()).all()
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "<end_of_text>",
+        "&lt;end_of_text&gt;",
+        "&amp;lt;end_of_text&amp;gt;",
+        "<start_of_text>",
+        "<END_OF_TEXT>",
+        "<end_of_text>" * 3,
+    ],
+)
+def test_special_tokens_that_a_caption_spells_vanish(spelled: str) -> None:
+    plain, odd = tokenize("tiny", ["a red dog", f"a {spelled} red {spelled} dog"])
+    assert odd.tolist() == plain.tolist()
+    assert tokenize("tiny", [spelled])[0, :3].tolist() == [START, END, 0]
+
+
+def test_captions_of_any_length_keep_their_first_words_and_their_end() -> None:
+    words = ["red", "green", "blue"] * 3334
+    long, short = tokenize("tiny", [" ".join(words), " ".join(words[:14])])
+    assert long.tolist() == short.tolist()
+    assert (long != 0).all()
+    assert tokenize("tiny", [" " * 50_000 + "dog"]).tolist() == tokenize("tiny", ["dog"]).tolist()
+    tokens = tokenize("tiny", ["ab" * 50_000])
+    assert tokens[0, [0, -1]].tolist() == [START, END]
+    assert tokenize("tiny", []).shape == (0, 16)
+
+
+class Trap:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.path,)
+
+
+def toy_model(name: str, *, loss: str = "clip", seed: int = 0) -> Model:
+    return build_model(name, loss=loss, seed=seed)
+
+
+def assert_refused(name: str, path: Path, reason: str) -> None:
+    """Check that a file is refused as a checkpoint and as a start, each in one line."""
+    with pytest.raises(
+        InputError, match=rf"checkpoint {re.escape(repr(str(path)))} does not load \({reason}"
+    ) as loaded:
+        load_weights(toy_model(name), path)
+    with pytest.raises(InputError, match=f"cannot be built from {re.escape(repr(str(path)))}, .*: {reason}") as built:
+        build_model(name, loss="clip", seed=0, pretrained=str(path))
+    assert "\n" not in str(loaded.value) + str(built.value)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("bare", [True, False])
+def test_open_clips_own_forms_load(toy: str, tmp_path: Path, prefix: str, bare: bool) -> None:
+    source, target = toy_model(toy, seed=1), toy_model(toy, seed=2)
+    optimizer = torch.optim.AdamW(source.parameters()).state_dict()
+    state = {prefix + name: value for name, value in source.state_dict().items()}
+    path = tmp_path / "epoch_1.pt"
+    torch.save(state if bare else {"epoch": 1, "name": "run", "state_dict": state, "optimizer": optimizer}, path)
+    load_weights(target, path)
+    started = build_model(toy, loss="clip", seed=2, pretrained=str(path))
+    for name, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], value)
+        assert torch.equal(started.state_dict()[name], value)
+
+
+def test_code_in_a_checkpoint_does_not_run(toy: str, tmp_path: Path) -> None:
+    path, trace = tmp_path / "trap.pt", tmp_path / "trace"
+    torch.save({"state_dict": Trap(trace)}, path)
+    assert_refused(toy, path, "it is no checkpoint, or holds more than weights")
+    assert not trace.exists()
+    torch.load(path, weights_only=False)
+    assert trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world", b"PK\x03\x04 cut short"])
+def test_a_file_that_is_no_checkpoint_is_refused(toy: str, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.pt"
+    path.write_bytes(content)
+    assert_refused(toy, path, ".+")
+
+
+HOW = {"precision": "fp32", "device": "cpu"}
+
+
+@pytest.fixture(params=[3, 256], ids=["three a batch", "one batch"])
+def _batch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "BATCH", request.param)
+
+
+@pytest.mark.usefixtures("_batch")
+def test_mean_image_embeddings_equal_the_slow_mean_over_views(toy: str) -> None:
+    model, data, views = build_model(toy, loss="clip", seed=0), draw_data(10), view_maker(seed=5)
+    means = mean_image_embeddings(model, data, views, n_views=3, **HOW)
+    assert means.dtype == np.float32
+    assert means.shape == (10, 16)
+    for pair in range(10):
+        row = np.array([pair])
+        total = torch.zeros(16)
+        for view in range(3):
+            image = views.images(data.pixels.gather(row), views.boxes(data.keys[row], view))
+            with torch.no_grad():
+                total += F.normalize(model.encode_image(image)[0], dim=0)
+        np.testing.assert_allclose(means[pair], total / 3, atol=1e-5)
+        assert np.linalg.norm(means[pair]) < 1
+
+
+@pytest.mark.usefixtures("_batch")
+def test_text_embeddings_come_in_order_and_equal_one_by_one(toy: str) -> None:
+    model, tokens = build_model(toy, loss="clip", seed=0), draw_tokens(25)
+    vectors = text_embeddings(model, tokens, **HOW)
+    assert vectors.dtype == np.float32
+    for row, own in zip(vectors, tokens, strict=True):
+        with torch.no_grad():
+            expected = model.encode_text(torch.from_numpy(own[None].astype(np.int64)), normalize=True)[0]
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+
+
+def test_captions_are_averaged_within_their_pair_all_or_the_first_where_that_is_asked() -> None:
+    vectors = np.array([[1, 0], [0, 1], [1, 1], [3, 1], [2, -2], [5, 5]], dtype=np.float32)
+    means = mean_by_pair(vectors, np.array([0, 1, 4, 6]))
+    np.testing.assert_allclose(means, [[1, 0], [4 / 3, 1], [3.5, 1.5]], rtol=1e-6)
+    assert means.dtype == np.float32
+    start = np.array([0, 1, 4, 6])
+    np.testing.assert_allclose(mean_by_pair(vectors, start, first=1), vectors[[0, 1, 4]])
+    np.testing.assert_allclose(mean_by_pair(vectors, start, first=2), [[1, 0], [0.5, 1], [3.5, 1.5]])
+    np.testing.assert_allclose(mean_by_pair(vectors, start, first=9), mean_by_pair(vectors, start))
+
+
+FEATURES = np.random.default_rng(0).normal(3, 2, (500, 6)).astype(np.float16)
+
+
+def test_standard_features_have_mean_zero_and_mean_square_one() -> None:
+    found = Standard.of(FEATURES)(torch.from_numpy(FEATURES).float()).numpy()
+    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-4)
+    assert (found**2).mean() == pytest.approx(1, abs=1e-4)
+
+
+def test_the_first_weights_are_a_function_of_the_seed() -> None:
+    one, same, other = (locked_model(6, 4, dim=3, loss="clip", seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["visual.head.proj.weight"], other["visual.head.proj.weight"])
+
+
+def test_both_losses_start_where_open_clip_starts_them() -> None:
+    for loss in ("clip", "siglip"):
+        model, whole = locked_model(6, 4, dim=3, loss=loss, seed=0), build_model("tiny", loss=loss, seed=0)
+        assert model.logit_scale.item() == pytest.approx(whole.logit_scale.item())
+        assert (model.logit_bias is not None) == (loss == "siglip")
+
+
+def test_a_tower_that_is_not_locked_is_that_of_the_whole_model() -> None:
+    whole, same = (build_model("tiny", loss="clip", seed=3) for _ in range(2))
+    dim = same.visual.output_dim
+    model = locked_model(6, 0, dim=dim, loss="clip", seed=3, whole=whole)
+    tokens = torch.ones(2, same.context_length, dtype=torch.int64)
+    torch.testing.assert_close(model.eval().encode_text(tokens), same.eval().encode_text(tokens))
+    assert model.encode_image(torch.zeros(2, 6)).shape == (2, dim)
+
+
+def test_a_view_to_train_on_has_a_fifth_of_its_numbers_at_their_mean() -> None:
+    mean = torch.from_numpy(FEATURES.astype(np.float32)).mean(dim=0)
+    keys = np.arange(500, dtype=np.uint64) * np.uint64(7919)
+    views = FeatureViews(mean, seed=4)
+    seen = views.training_images(FEATURES, keys, 2)
+    dropped = seen == mean
+    assert dropped.float().mean().item() == pytest.approx(0.2, abs=0.03)
+    kept = mean + (torch.from_numpy(FEATURES).float() - mean) / 0.8
+    torch.testing.assert_close(seen[~dropped], kept[~dropped], atol=1e-5, rtol=1e-5)
+    alone = FeatureViews(mean, seed=4).training_images(FEATURES[7:8], keys[7:8], 2)
+    torch.testing.assert_close(alone[0], seen[7])  # whoever else is in the batch
+    assert not torch.equal(views.training_images(FEATURES, keys, 3), seen)
+    assert torch.equal(views.evaluation_images(FEATURES, keys, 0), torch.from_numpy(FEATURES).float())

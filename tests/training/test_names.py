@@ -62,13 +62,6 @@ def test_a_config_that_is_no_json_is_refused(tmp_path: Path, content: bytes) -> 
         model_file(str(path))
 
 
-def test_a_config_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "deep.json"
-    path.write_text('{"a":' * 100_000)
-    with pytest.raises(InputError, match="is not valid JSON"):
-        model_file(str(path))
-
-
 def changed(folder: Path, field: str, value: Any) -> str:
     """Write the toy model's config with one field changed, and return its path."""
     tower, _, name = field.rpartition(".")
@@ -100,12 +93,6 @@ def test_a_field_that_no_model_has_is_named(tmp_path: Path, field: str, value: A
         check_model_fields(changed(tmp_path, field, value))
 
 
-def test_the_size_of_the_pictures_asked_for_is_checked_too() -> None:
-    with pytest.raises(InputError, match="vision_cfg.image_size must be a whole number"):
-        check_model_fields("tiny", image_size=10**6)
-    assert parameters("tiny", image_size=4096) > parameters("tiny")
-
-
 @pytest.mark.parametrize("name", ["ViT-L-14-336", "RN50x16", "coca_ViT-B-32", "toy"])
 def test_weights_are_counted_as_open_clip_builds_them(tmp_path: Path, name: str) -> None:
     if name == "toy":
@@ -113,8 +100,3 @@ def test_weights_are_counted_as_open_clip_builds_them(tmp_path: Path, name: str)
         open_clip.add_model_config(name)
     built = open_clip.create_model(Path(name).stem, device="meta", pretrained_text=False)
     assert parameters(name) == pytest.approx(sum(weight.numel() for weight in built.parameters()), rel=0.1)
-
-
-def test_every_known_model_has_fields_within_the_bounds() -> None:
-    for name in known_models():
-        check_model_fields(name)

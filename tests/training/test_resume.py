@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from clipmem_core.training import loop
-from clipmem_core.training.loop import CHECKPOINT, LOG, TRAJECTORY, Trainer, train
-from clipmem_core.training.state import STATE, Progress
+from clipmem_core.training import trainer as loop
+from clipmem_core.training.names import CHECKPOINT, LOG, STATE, TRAJECTORY
+from clipmem_core.training.state import Log, Progress
+from clipmem_core.training.trainer import Trainer, train
 from tests.training.toys import draw_data, trainer, write_model
 
 PAIRS = 30  # four steps of eight or seven pairs an epoch, three epochs
@@ -168,3 +169,15 @@ def test_a_checkpoint_never_stands_without_its_trajectory(
         assert not (folder / CHECKPOINT).exists()
         assert (folder / STATE).exists()
     assert_same_bits(straight, run(toy, folder, clock))
+
+
+@pytest.mark.parametrize("cut", ['{"step": 3, "lo', "{", '{"step": 3, "loss": 1'])
+def test_a_log_whose_last_line_is_cut_is_read_and_goes_on(tmp_path: Path, cut: str) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n' + cut)
+    Log(path, 9).add(step=4, loss=0.5)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1},
+        {"step": 2},
+        {"step": 4, "loss": 0.5},
+    ]

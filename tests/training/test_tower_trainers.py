@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from clipmem_core.config import InputError
-from clipmem_core.training.loop import LOG, TRAJECTORY, Trainer, TrainingData, epoch_batches, train
 from clipmem_core.training.model import build_model
-from clipmem_core.training.state import Progress
+from clipmem_core.training.names import LOG, TRAJECTORY
+from clipmem_core.training.state import Progress, save_state
 from clipmem_core.training.tower_trainers import (
     TEMPERATURE,
     SelfSupervisedTrainer,
@@ -21,6 +21,8 @@ from clipmem_core.training.tower_trainers import (
     classifier,
     projector,
 )
+from clipmem_core.training.trainer import Trainer, epoch_batches, train
+from clipmem_core.training.views import TrainingData
 from tests.training.toys import CONFIG, draw_data, view_maker
 
 
@@ -54,18 +56,11 @@ def test_the_first_weights_of_the_encoder_are_those_of_the_clip_model(toy: str) 
             assert torch.equal(value, model.visual.state_dict()[name]), name
 
 
-def test_the_head_is_a_function_of_its_seed(toy: str) -> None:
-    heads = [projector(build_model(toy, loss="clip", seed=0), seed=seed).head for seed in (1, 1, 2)]
-    assert [tuple(layer.weight.shape) for layer in heads[0] if hasattr(layer, "weight")] == [(16, 16), (128, 16)]
-    assert torch.equal(heads[0][0].weight, heads[1][0].weight)
-    assert not torch.equal(heads[0][0].weight, heads[2][0].weight)
-
-
 def test_the_supervised_loss_is_cross_entropy_on_the_view_of_the_epoch(toy: str) -> None:
     data = draw_data(9)
     trainer = supervised(toy, data)
     rows = np.array([0, 4, 5, 8])
-    loss, right, log_probability = trainer.look(rows, 2, data.pixels.gather(rows))
+    loss, right, log_probability = trainer.forward_loss(rows, 2, data.pixels.gather(rows))
     images = trainer.views.images(data.pixels.gather(rows), trainer.views.boxes(data.keys[rows], 2))
     with torch.no_grad():
         features = build_model(toy, loss="clip", seed=0).visual(images)
@@ -80,7 +75,7 @@ def test_the_self_supervised_loss_is_nt_xent_by_a_double_loop(toy: str) -> None:
     data = draw_data(6)
     trainer = self_supervised(toy, data, epochs=3)
     rows = data.rows
-    loss, cosine, log_probability = trainer.look(rows, 1, data.pixels.gather(rows))
+    loss, cosine, log_probability = trainer.forward_loss(rows, 1, data.pixels.gather(rows))
     with torch.no_grad():
         turns = [trainer.outputs(data.pixels.gather(rows), rows, turn).double().numpy() for turn in (1, 1 + 3)]
     both = np.concatenate(turns)
@@ -102,13 +97,13 @@ def test_batches_are_those_of_a_clip_member(toy: str, make: Any) -> None:
         rows.tolist() for epoch in range(2) for rows in epoch_batches(trainer.data, seed=0, epoch=epoch, batch_size=8)
     ]
     seen: list[list[int]] = []
-    look = trainer.look
+    forward_loss = trainer.forward_loss
 
     def noted(rows: np.ndarray, *others: Any) -> Any:
         seen.append(rows.tolist())
-        return look(rows, *others)
+        return forward_loss(rows, *others)
 
-    trainer.look = noted
+    trainer.forward_loss = noted
     for _ in trainer.steps(blank(trainer)):
         pass
     assert seen == expected
@@ -128,8 +123,6 @@ def test_it_learns_and_leaves_the_files_of_a_member(toy: str, make: Any, tmp_pat
 
 @BOTH
 def test_a_stopped_run_ends_with_the_same_bits(toy: str, make: Any, tmp_path: Path) -> None:
-    from clipmem_core.training.state import save_state
-
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     for folder in (whole, stopped):
         folder.mkdir()
@@ -150,10 +143,3 @@ def test_a_stopped_run_ends_with_the_same_bits(toy: str, make: Any, tmp_path: Pa
 def test_whole_pictures_have_no_second_view(toy: str) -> None:
     with pytest.raises(InputError, match="needs views that differ: crop_scale must be below 1"):
         self_supervised(toy, draw_data(4), crop_scale=1.0)
-
-
-def test_every_trained_pair_needs_a_label(toy: str) -> None:
-    data = draw_data(4)
-    tower = classifier(build_model(toy, loss="clip", seed=0), 2, seed=0)
-    with pytest.raises(ValueError, match="labels must hold a class of every pair"):
-        SupervisedTrainer(tower, data, CONFIG, view_maker(), labels=np.array([0, 1, -1, 0]), seed=0, device="cpu")

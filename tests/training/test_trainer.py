@@ -1,29 +1,38 @@
-"""Steps of a small member: what it learns, and what it notes about each pair."""
+"""Steps of a small member: its order, captions, loss and rates, what it learns and what it notes about each pair."""
 
 import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from open_clip.loss import ClipLoss
+from open_clip_train.scheduler import cosine_lr
+from scipy import stats
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipmem_core.config import InputError, preset_config
-from clipmem_core.training.loop import (
-    LOG,
-    TRAJECTORY,
+from clipmem_core.training.model import build_model
+from clipmem_core.training.names import LOG, TRAJECTORY
+from clipmem_core.training.state import Progress
+from clipmem_core.training.trainer import (
     Trainer,
-    TrainingData,
     chosen_captions,
     epoch_batches,
+    learning_rate,
+    make_optimizer,
+    partner_log_probability,
     read_ahead,
     train,
 )
-from clipmem_core.training.model import build_model
-from clipmem_core.training.state import Progress
-from tests.training.toys import draw_data, trainer, view_maker
+from clipmem_core.training.views import TrainingData
+from tests.training.toys import CONFIG, draw_data, trainer, view_maker
 
 
 def blank(member: Trainer) -> Progress:
@@ -124,46 +133,6 @@ def test_the_first_siglip_loss_is_its_formula(toy: str) -> None:
     assert member.step(rows, blank(member)) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("start", "end"), [(9.0, math.log(100)), (-3.0, 0.0)])
-def test_the_logit_scale_is_clamped_between_1_and_100(toy: str, start: float, end: float) -> None:
-    member = trainer(toy, draw_data(8), lr=1e-6)
-    with torch.no_grad():
-        member.model.logit_scale.fill_(start)
-    member.step(member.data.rows, blank(member))
-    assert float(member.model.logit_scale.detach()) == pytest.approx(end)
-
-
-def test_each_step_takes_its_rate_of_the_schedule(toy: str) -> None:
-    member = trainer(toy, draw_data(20), epochs=10, batch_size=10, lr=0.1, warmup=2)
-    rates = []
-    for _ in member.steps(blank(member)):
-        assert len({group["lr"] for group in member.optimizer.param_groups}) == 1
-        rates.append(member.optimizer.param_groups[0]["lr"])
-    assert rates[:3] == pytest.approx([0.05, 0.1, 0.1])
-    assert len(rates) == 20
-    assert rates[2:] == sorted(rates[2:], reverse=True)
-
-
-def test_a_step_is_one_of_adamw_on_the_loss_written_out(toy: str) -> None:
-    member, twin = (trainer(toy, draw_data(8), crop_scale=1.0, lr=0.01, warmup=0, weight_decay=0.2) for _ in range(2))
-    rows = member.data.rows
-    member.step(rows, blank(member))
-    views = twin.views.images(twin.data.pixels.gather(rows), twin.views.boxes(twin.data.keys, 0))
-    image = twin.model.encode_image(views, normalize=True)
-    text = twin.model.encode_text(torch.from_numpy(twin.data.tokens.astype(np.int64)), normalize=True)
-    logits = twin.model.logit_scale.exp() * image @ text.T
-    ((F.cross_entropy(logits, torch.arange(8)) + F.cross_entropy(logits.T, torch.arange(8))) / 2).backward()
-    # The first step of Adam is lr × gradient / (|gradient| + eps), after the decay of matrices.
-    fast = dict(member.model.named_parameters())
-    for name, value in twin.model.named_parameters():
-        gradient = value.grad
-        assert gradient is not None
-        decayed = value.detach() * (1 - 0.01 * 0.2 * (value.ndim >= 2))
-        expected = decayed - 0.01 * gradient / (gradient.abs() + 1e-6)
-        clear = gradient.abs() > 1e-4  # below, rounding decides
-        torch.testing.assert_close(fast[name].detach()[clear], expected[clear], atol=2e-5, rtol=1e-3)
-
-
 def test_the_log_tells_of_each_epochs_end(toy: str, tmp_path: Path) -> None:
     member = trainer(toy, draw_data(24), epochs=3)  # equal batches: the mean over them is the mean over pairs
     train(member, tmp_path)
@@ -202,13 +171,6 @@ def test_batches_read_ahead_come_with_their_own_pictures_and_at_most_one_is_wait
     assert list(read_ahead(shelf, [])) == []
 
 
-def test_a_picture_that_cannot_be_read_stops_the_run_at_its_batch() -> None:
-    batches = read_ahead(Shelf(), [np.array([1]), np.array([2]), np.array([-1])])
-    assert [next(batches)[0].tolist() for _ in range(2)] == [[1], [2]]
-    with pytest.raises(OSError, match="the disk is gone"):
-        next(batches)
-
-
 def test_a_pair_that_is_not_trained_changes_nothing(toy: str, tmp_path: Path) -> None:
     whole = draw_data(24)
     data = replace(whole, rows=np.arange(16))
@@ -227,3 +189,160 @@ def test_a_loss_that_is_not_finite_ends_the_member_with_one_line(toy: str) -> No
         member.model.logit_scale.fill_(float("nan"))
     with pytest.raises(InputError, match="the loss is nan at step 0: try a lower --lr"):
         member.step(member.data.rows, blank(member))
+
+
+DATA = draw_data(300, captions=4)
+
+
+@pytest.fixture(params=[False, True], ids=["shuffled", "by blocks"])
+def by_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Draw the order by blocks of 16 pairs, three at a time, or not."""
+    if request.param:
+        monkeypatch.setattr("clipmem_core.training.trainer.SHUFFLED_UP_TO", 100)
+        monkeypatch.setattr("clipmem_core.training.trainer.BLOCK", 16)
+        monkeypatch.setattr("clipmem_core.training.trainer.BLOCKS_AT_ONCE", 3)
+    return request.param
+
+
+def kept(data: TrainingData, rows: np.ndarray) -> TrainingData:
+    return replace(data, rows=rows)
+
+
+SLOW = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@SLOW
+@given(st.sets(st.integers(0, 299), min_size=1), st.integers(1, 70), st.integers(0, 9), st.integers(0, 9))
+def test_batches_hold_every_pair_once_in_near_equal_sizes(
+    by_blocks: bool, rows: set[int], size: int, seed: int, epoch: int
+) -> None:
+    data = kept(DATA, np.array(sorted(rows)))
+    batches = epoch_batches(data, seed=seed, epoch=epoch, batch_size=size)
+    assert sorted(np.concatenate(batches).tolist()) == sorted(rows)
+    sizes = [len(batch) for batch in batches]
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+    assert len(batches) == math.ceil(len(rows) / size)
+
+
+@SLOW
+@given(st.sets(st.integers(0, 299), min_size=1))
+def test_removing_pairs_keeps_the_order_of_the_others(by_blocks: bool, rows: set[int]) -> None:
+    whole = np.concatenate(epoch_batches(DATA, seed=1, epoch=2, batch_size=16))
+    part = np.concatenate(epoch_batches(kept(DATA, np.array(sorted(rows))), seed=1, epoch=2, batch_size=16))
+    assert part.tolist() == [row for row in whole.tolist() if row in rows]
+
+
+@pytest.mark.parametrize("by_blocks", [True], indirect=True)
+def test_an_order_by_blocks_reads_few_of_them_at_a_time_and_mixes_these(by_blocks: bool) -> None:
+    order = np.concatenate(epoch_batches(DATA, seed=3, epoch=1, batch_size=16))
+    at_once = [set((part // 16).tolist()) for part in np.split(order, np.arange(48, 288, 48))]
+    assert len(at_once[0]) == 3
+    assert max(map(len, at_once)) <= 6  # of two times three: the last block is short, and may come early
+    assert (np.diff(order[:48] // 16) != 0).mean() > 0.4  # of three blocks in random order, two thirds
+    again = np.concatenate(epoch_batches(DATA, seed=3, epoch=2, batch_size=16))
+    assert set((again[:48] // 16).tolist()) != at_once[0]
+
+
+def test_chosen_captions_are_the_pairs_own_near_uniform_and_do_not_depend_on_the_batch() -> None:
+    rows = np.arange(300)
+    drawn = np.stack([chosen_captions(DATA, rows, seed=0, epoch=epoch) for epoch in range(400)])
+    assert (drawn >= DATA.caption_start[:-1]).all()
+    assert (drawn < DATA.caption_start[1:]).all()
+    for row in (1, 2, 3):  # pairs of two, three and four captions
+        counts = np.bincount(drawn[:, row] - DATA.caption_start[row])
+        assert len(counts) == row + 1
+        assert stats.chisquare(counts).pvalue > 1e-3
+    whole = chosen_captions(DATA, rows, seed=2, epoch=5)
+    some = np.array([17, 3, 250])
+    assert (chosen_captions(DATA, some, seed=2, epoch=5) == whole[some]).all()
+
+
+def test_members_that_differ_in_one_pair_share_every_draw() -> None:
+    keys = DATA.keys.copy()
+    candidate, independent = 3, 7  # each of four captions
+    keys[independent] = keys[candidate]
+    data = replace(DATA, keys=keys)
+    shared = np.arange(10, 150)
+    f, g = (kept(data, np.sort(np.append(shared, row))) for row in (candidate, independent))
+    views = view_maker()
+    for epoch in range(3):
+        for mine, other in zip(*(epoch_batches(d, seed=1, epoch=epoch, batch_size=32) for d in (f, g)), strict=True):
+            assert np.where(mine == candidate, independent, mine).tolist() == other.tolist()
+            assert (views.boxes(keys[mine], epoch) == views.boxes(keys[other], epoch)).all()
+            one, two = (
+                chosen_captions(data, rows, seed=1, epoch=epoch) - data.caption_start[rows] for rows in (mine, other)
+            )
+            assert (one == two).all()
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(100, 10), (100, 0), (1000, 7)])
+def test_the_learning_rate_is_open_clips_schedule(total: int, warmup: int) -> None:
+    theirs = cosine_lr(SimpleNamespace(param_groups=[]), 3e-4, warmup, total)
+    for step in range(total):
+        assert learning_rate(step, total=total, peak=3e-4, warmup=warmup) == pytest.approx(theirs(step))
+
+
+def group_names(model: nn.Module) -> list[set[str]]:
+    optimizer = make_optimizer(model, replace(CONFIG, weight_decay=0.3, beta1=0.8, beta2=0.95, eps=1e-7))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.3]
+    assert all(group["betas"] == (0.8, 0.95) and group["eps"] == 1e-7 for group in optimizer.param_groups)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [{names[id(parameter)] for parameter in group["params"]} for group in optimizer.param_groups]
+
+
+def test_gains_biases_and_the_logit_scale_are_not_decayed(toy: str) -> None:
+    model = build_model(toy, loss="siglip", seed=0)
+    plain, decayed = group_names(model)
+    assert plain | decayed == {name for name, _ in model.named_parameters()}
+    assert decayed == {
+        "positional_embedding",
+        "text_projection",
+        "token_embedding.weight",
+        "visual.positional_embedding",
+        "visual.proj",
+        "visual.conv1.weight",
+        *(
+            f"{tower}transformer.resblocks.0.{part}"
+            for tower in ("", "visual.")
+            for part in ("attn.in_proj_weight", "attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+        ),
+    }
+    model = nn.Module()
+    for name in ("bn_gain", "ln_gain", "bias_table", "logit_scale", "weight", "frozen"):
+        model.register_parameter(name, nn.Parameter(torch.zeros(2, 2), requires_grad=name != "frozen"))
+    model.register_parameter("vector", nn.Parameter(torch.zeros(2)))
+    assert group_names(model) == [{"bn_gain", "ln_gain", "bias_table", "logit_scale", "vector"}, {"weight"}]
+
+
+def drawn(n: int, *, scale: float = 14.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Return unit vectors of n pictures and captions, and a logit scale, all with gradients."""
+    rng = np.random.default_rng(n)
+    image, text = (F.normalize(torch.from_numpy(rng.normal(size=(n, 6))), dim=1) for _ in range(2))
+    return image.requires_grad_(), text.requires_grad_(), torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+
+
+def test_less_its_mean_is_open_clips_loss_with_the_same_gradients() -> None:
+    ours, theirs = drawn(9), drawn(9)
+    loss = -partner_log_probability(*ours)[1].mean()
+    expected = ClipLoss()(*theirs)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_its_gradients_are_those_of_differences_whatever_counts_how_much() -> None:
+    weight = torch.tensor([0.0, 1.0, 0.3, -2.0, 1.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda *given: (partner_log_probability(*given)[1] * weight).sum(), drawn(5))
+
+
+def test_a_pair_that_rests_is_still_a_negative_of_the_others() -> None:
+    image, text, scale = drawn(4, scale=10.0)
+    weight = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    (-(partner_log_probability(image, text, scale)[1] * weight).mean()).backward()
+    # By hand: the gradient of image 0 comes from the columns of the others alone, and pushes.
+    columns = (scale * image @ text.T).softmax(dim=0)
+    expected = sum(scale * columns[0, j] * text[j] for j in (1, 2, 3)) / 8
+    torch.testing.assert_close(image.grad[0], expected.detach())

@@ -32,12 +32,6 @@ def test_the_whole_box_at_equal_size_is_the_picture_normalised() -> None:
     np.testing.assert_allclose(images.numpy(), normalised(PIXELS), atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [8, 12, 24])
-def test_the_whole_box_at_another_size_is_torchs_interpolation(size: int) -> None:
-    images = view_maker(image_size=size).images(PIXELS, WHOLE)
-    torch.testing.assert_close(images, interpolated(PIXELS, size), atol=1e-4, rtol=0)
-
-
 @pytest.mark.parametrize(
     ("box", "rows", "columns"),
     [
@@ -55,13 +49,6 @@ def test_a_box_cuts_the_part_it_names(box: list[float], rows: slice, columns: sl
     # Enlarged, the outermost pixels blend with what lies beyond the box: compare the inside.
     larger = view_maker(image_size=16).images(PIXELS, boxes)[:, :, 1:-1, 1:-1]
     torch.testing.assert_close(larger, interpolated(part, 16)[:, :, 1:-1, 1:-1], atol=1e-4, rtol=0)
-
-
-def test_each_picture_of_a_batch_is_cut_by_its_own_box() -> None:
-    boxes = np.array([[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]])
-    images = view_maker().images(PIXELS, boxes)
-    expected = normalised(np.stack([PIXELS[0, :8, :8], PIXELS[1, 8:, 8:]]))
-    np.testing.assert_allclose(images.numpy(), expected, atol=1e-4)
 
 
 @settings(max_examples=100)
@@ -86,15 +73,6 @@ def test_area_is_uniform_and_aspect_log_uniform() -> None:
     assert stats.kstest(share[whole], "uniform", args=(0.01, 0.73)).pvalue > 1e-3
     low = np.log(0.75)
     assert stats.kstest(np.log(aspect[whole]), "uniform", args=(low, -2 * low)).pvalue > 1e-3
-
-
-def test_places_are_uniform_over_where_a_box_fits() -> None:
-    x, y, width, height = view_maker(crop_scale=0.1).boxes(KEYS, 0).T
-    free = (width < 1) & (height < 1)
-    across, down = (place[free] / (1 - side[free]) for place, side in ((x, width), (y, height)))
-    for share in (across, down):
-        assert stats.kstest(share, "uniform").pvalue > 1e-3
-    assert abs(stats.spearmanr(across, down).statistic) < 4 / np.sqrt(free.sum())
 
 
 def test_crop_scale_1_is_the_whole_picture() -> None:

@@ -9,9 +9,10 @@ import numpy as np
 
 from clipmem_core.config import AuditConfig
 from clipmem_core.draws import draw_keys
-from clipmem_core.training.loop import Trainer, TrainingData
+from clipmem_core.training.mitigations import mitigations_of
 from clipmem_core.training.model import Model, build_model
-from clipmem_core.training.views import ViewMaker
+from clipmem_core.training.trainer import Trainer
+from clipmem_core.training.views import TrainingData, ViewMaker
 
 CONTEXT, START, END = 8, 62, 63  # END is the largest token, as in CLIP
 MODEL: dict[str, Any] = {
@@ -62,7 +63,9 @@ def draw_data(pairs: int, *, captions: int = 1, size: int = 10, context: int = C
 
 
 def view_maker(*, image_size: int = 8, crop_scale: float = 0.5, seed: int = 0, colour: float = 0.0) -> ViewMaker:
-    return ViewMaker(image_size, crop_scale, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), seed, colour)
+    return ViewMaker(
+        image_size, crop_scale, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), seed, mitigations_of(AuditConfig(colour=colour))
+    )
 
 
 def trainer(name: str, data: TrainingData, *, seed: int = 0, **changes: Any) -> Trainer:

@@ -28,20 +28,17 @@ from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.draws import draw_keys
 from clipmem_core.pairs.errors import inject_errors, picture_sources
 from clipmem_core.pairs.pixels import Pixels, open_pixels
-from clipmem_core.scores.detection import detection_table, numbers_reviewed, precision_curve
+from clipmem_core.scores.detection import DETECTORS, Observed, detection_table, numbers_reviewed, precision_curve
 from clipmem_core.scores.detectors import fit_out
-from clipmem_core.scores.in_out import Sides, side_means
-from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.membership import Membership, Sides, side_means
+from clipmem_core.scores.memorization import ranking_reliability, ranking_stability
 from clipmem_core.scores.prevalence import SECOND_ROUND_FROM
-from clipmem_core.scores.suspicion import DETECTORS, Observed
-from clipmem_core.scores.uncertainty import ranking_reliability, ranking_stability
 from clipmem_core.scores.utility import retrieval_recalls
 from clipmem_core.studies.benchmark.results import METRICS, SECONDS, Benchmark, Piece
-from clipmem_core.training.embed import mean_by_pair, mean_image_embeddings, text_embeddings
-from clipmem_core.training.heads import FeatureRows
-from clipmem_core.training.loop import PixelSource, Trainer, TrainingData, Views
-from clipmem_core.training.model import Model, tokenize
+from clipmem_core.training.model import Model, mean_by_pair, mean_image_embeddings, text_embeddings, tokenize
 from clipmem_core.training.state import Progress
+from clipmem_core.training.trainer import Trainer
+from clipmem_core.training.views import FeatureRows, PixelSource, TrainingData, Views
 
 K = 50  # pairs looked at for precision at k
 ROW = "row"

@@ -26,10 +26,9 @@ from clipmem_core.audits.store import PAIRS, Named, read_prepared, read_table
 from clipmem_core.config import AuditConfig, affecting, as_dict
 from clipmem_core.files import read_json
 from clipmem_core.pairs.errors import ERROR_KINDS, SWAP_SHARES
-from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, PRECISION_AT_K
+from clipmem_core.scores.detection import AUROC, AVERAGE_PRECISION, DETECTORS, MISFIT_SECOND, PRECISION_AT_K, REFERENCE
+from clipmem_core.scores.registry import SECOND_FORMULA, words
 from clipmem_core.scores.seeds import paired_difference, seed_interval
-from clipmem_core.scores.suspicion import DETECTORS, MISFIT_SECOND, REFERENCE
-from clipmem_core.scores.table import SECOND_FORMULA, words
 
 BENCHMARK = "benchmark.json"
 KIND, SHARE, SEED, DETECTOR, SECONDS = "kind", "share", "seed", "detector", "seconds"

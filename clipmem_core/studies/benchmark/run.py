@@ -19,7 +19,7 @@ from clipmem_core.audits.store import PAIRS, acquire_lock, write_json, write_pre
 from clipmem_core.config import FIELDS, AuditConfig, InputError, affecting, as_dict, data_folder, switched_on
 from clipmem_core.pairs.errors import ERROR_KINDS, inject_errors
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.table import MISFIT_FORMULA
+from clipmem_core.scores.registry import MISFIT_FORMULA
 from clipmem_core.studies.benchmark.results import BENCHMARK, Benchmark, Piece, benchmark_of
 
 PROCESSES = ".process"

@@ -10,15 +10,15 @@ with it: `delete_rows` deletes its row of the token embedding, which then reads 
 
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from clipmem_core.config import InputError
 from clipmem_core.draws import PLACEBO, draw_keys, uniforms
-from clipmem_core.training.mitigation.words import find_ends, leave_out, words_of
+from clipmem_core.facts import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OMITTED, DELETED, RANDOM = "omitted", "deleted", "random"  # what text_forget_as may be
 
@@ -80,7 +80,7 @@ def _as_many(gone: np.ndarray, trained: np.ndarray, tokens: np.ndarray) -> np.nd
     return (gone & ~trained) | (trained & (rank < (gone & trained).sum(axis=1)[:, None]))
 
 
-def delete_rows(weights: MutableMapping[str, Tensor], rows: np.ndarray) -> None:
+def delete_rows(weights: MutableMapping[str, "Tensor"], rows: np.ndarray) -> None:
     """Set rows of the token embedding to 0, in place: what was learned of these tokens is gone from the weights.
 
     Args:
@@ -93,7 +93,7 @@ def delete_rows(weights: MutableMapping[str, Tensor], rows: np.ndarray) -> None:
     names = [name for name in weights if name.endswith("token_embedding.weight")]
     if len(names) != 1:
         raise InputError("these weights have no token embedding: rows of tokens can be deleted where text is trained")
-    weights[names[0]][torch.from_numpy(rows)] = 0
+    weights[names[0]][rows] = 0
 
 
 def pairs_with(
@@ -136,3 +136,45 @@ def caption_ends(model: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray:
     other = model.get("custom_text") or any(text.get(name) for name in ("hf_model_name", "no_causal_mask", "embed_cls"))
     known, end = not other and pool in ("argmax", "eos"), text.get("eos_id", 2) if pool == "eos" else None
     return find_ends(tokens, known=known, end=end, flags="--text-min-df and --text-forget-df")
+
+
+def can_cut_text(model: Any) -> bool:
+    """Tell whether text may be cut to the batch's longest caption: causal tower that pools at the end token."""
+    return (
+        hasattr(model, "transformer")
+        and getattr(model, "attn_mask", None) is not None
+        and getattr(model, "text_pool_type", "") in ("argmax", "eos")
+    )
+
+
+def find_ends(tokens: np.ndarray, *, known: bool, end: int | None, flags: str) -> np.ndarray:
+    """Return the place of each caption's end token, the one that the text encoder pools at, int64 [n_captions].
+
+    Args:
+        tokens: [n_captions, context_length].
+        known: whether the text encoder is one that reads up to an end token.
+        end: that token; None where it is the one with the highest number.
+        flags: the settings that need to know what is a word.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not known:
+        raise InputError(
+            f"{flags} need a text encoder that reads up to an end token: "
+            "take one of open_clip's own, such as --model small, or leave them at 0"
+        )
+    return tokens.argmax(axis=1) if end is None else (tokens == end).argmax(axis=1)
+
+
+def words_of(tokens: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return which tokens lie between start and end token, bool [n, context_length]; `ends` as of `find_ends`."""
+    place = np.arange(tokens.shape[1])
+    return (place > 0) & (place < ends[:, None])
+
+
+def leave_out(tokens: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    """Leave tokens out, [n, context_length]: what follows moves up, and zeros come after."""
+    order = gone.argsort(axis=1, kind="stable")
+    kept = np.arange(tokens.shape[1]) < tokens.shape[1] - gone.sum(axis=1)[:, None]
+    return np.where(kept, np.take_along_axis(tokens, order, axis=1), 0).astype(tokens.dtype)

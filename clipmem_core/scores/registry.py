@@ -1,4 +1,5 @@
-"""Every score of a pair, with all that the rest of the program needs to know of it: one entry a score."""
+"""The registry of scores. Orders, filters, queues, legends, tables and exports follow from it: a new score is a column
+name in `columns`, and one entry here."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,20 +9,19 @@ import numpy as np
 from clipmem_core import columns as c
 from clipmem_core import glossary
 from clipmem_core.scores.detectors import misfit
-from clipmem_core.scores.prevalence import p_wrong
-from clipmem_core.scores.reviewed import review_place
+from clipmem_core.scores.prevalence import p_wrong, review_place
 
-# Where a score is shown or used; an entry says at which place of the order there.
-QUEUE = "queue"  # the lists of pairs that a person looks at first, the highest first
-USE = "use"  # the verdict's advice on which score is for what
-DETECTION = "detection"  # the comparison at finding planted captions; the first of them is the reference
-REMOVAL = "removal"  # the rankings by which a study takes pairs out of training
-PLANTED = "planted"  # the means of planted kinds beside the other pairs
+# Where a score is shown or used; an entry has its position there.
+QUEUE = "queue"  # the lists of pairs to review first, the highest first
+USE = "use"  # the verdict's advice on the use of scores
+DETECTION = "detection"  # the comparison at finding injected errors; the first is the reference
+REMOVAL = "removal"  # the rankings by which a study removes pairs from training
+PLANTED = "planted"  # the means of injected errors by kind
 CARD = "card"  # a pair's card in the gallery, and the legend above it
 ROW = "row"  # the gallery as a table
 PAIR = "pair"  # a pair's own page, below clipmem
 COLOUR = "colour"  # the colours of a map of embeddings
-EXPORT = "export"  # the tables and reports that are taken away
+EXPORT = "export"  # exported tables and reports
 MISFIT_FORMULA = "−(z(learned) + 2 z(log_probability_out))"
 SECOND_FORMULA = "−(z(learned) + 4 z(log_probability_second))"  # with a second round of training
 SECOND_NOTE = (
@@ -32,11 +32,11 @@ SECOND_NOTE = (
 
 @dataclass(frozen=True)
 class Queue:
-    """What the list of pairs that are highest in a score is called, and what is said of a pair at its top."""
+    """The list of pairs with the highest score: its name, and the sentence about a pair at its top."""
 
     name: str
     sentence: str
-    doubted: str = ""  # what it is called instead, with how to take it, where a check of the audit failed
+    doubted: str = ""  # its name where a check of the audit failed
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Score:
 
     name: str
     direction: int = 1  # 1: the highest are memorized or suspicious; −1: the lowest
-    places: Mapping[str, int] = field(default_factory=dict)  # where it is shown → its place there
+    places: Mapping[str, int] = field(default_factory=dict)  # where it is shown → its position there
     help: str = ""  # on the page of a pair
     legend: str = ""  # in the gallery
-    use: str = ""  # what it is for, where nothing speaks against the audit
-    use_doubted: str = ""  # and where a check failed; empty: the same
+    use: str = ""  # what it is for
+    use_doubted: str = ""  # the same where a check of the audit failed; empty: no difference
     queue: Queue | None = None
-    removal: str = ""  # how a ranking by it is called
-    needs: tuple[str, ...] = ()  # the scores that `compute` takes
-    compute: Callable[..., np.ndarray] | None = None  # of `needs`; None: by scoring itself
+    removal: str = ""  # the name of a ranking by it
+    needs: tuple[str, ...] = ()  # arguments of `compute`: other scores
+    compute: Callable[..., np.ndarray] | None = None  # None: computed by scoring
     absent: str = ""  # why an audit may not have it
 
     @property
@@ -73,7 +73,7 @@ def words(column: str) -> str:
 
 
 def _misfit_of_rounds(learned: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return misfit, by the log-probability of the second round of training where there was one."""
+    """Return misfit, by the log-probability of the second round of training if any."""
     again = bool(np.isfinite(second).any())
     return misfit(learned, second if again else first, second=again)
 
@@ -198,7 +198,7 @@ SCORE_COLUMNS = [c.PAIR_ID, c.GROUP, *BY_NAME]
 
 
 def scores_in(place: str) -> dict[str, Score]:
-    """Return the scores that are shown or used at a place, by name, in their order there.
+    """Return the scores that are shown or used at a place, in their order, by name.
 
     Example:
         >>> list(scores_in(QUEUE))

@@ -1,0 +1,490 @@
+"""Mitigations: what can be done against memorization, each a class with its settings and its hooks.
+
+Registering a class with `@mitigation` adds its fields to the audit config and thereby to the command line, the
+Mitigations page, study arms and result columns. A mitigation whose fields have their defaults changes nothing. All
+draws are functions of seed, epoch and pair, so that a resumed run draws the same.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from clipmem_core.columns import ALIGNMENT
+from clipmem_core.draws import COLOUR, IMAGE_NOISE, MASK, TEXT_NOISE, normals, uniforms
+from clipmem_core.facts import Slider, option
+from clipmem_core.scores.alignment import external_means, pair_terms
+from clipmem_core.training.vocabulary import can_cut_text, find_ends, leave_out, words_of
+
+if TYPE_CHECKING:  # the config imports this module, and few of its readers need torch
+    from torch import Tensor
+
+AHEAD_GROUP = "Only for pairs that run ahead"
+_WHO = "A pair runs ahead when it is aligned better than most pairs that nobody trains on."
+_NOISES = ("text_noise", "image_noise", "adaptive_noise")
+_ADAPTIVE = ("adaptive_noise", "adaptive_mask", "adaptive_rest")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The pairs of a training step, and what their draws depend on."""
+
+    keys: np.ndarray  # uint64 [n]
+    epoch: int
+    seed: int
+    captions: np.ndarray | None = None  # int64 [n], the caption of each pair in this epoch
+    ahead: np.ndarray | None = None  # bool [n], pairs ahead of the held-out level; None: no mitigation is adaptive
+
+    def strength(self, always: float, ahead: float = 0.0) -> np.ndarray:
+        """Return the strength for each pair, [n]: `always`, and for pairs that are ahead the larger of the two."""
+        if self.ahead is None:
+            return np.full(len(self.keys), always)
+        return np.where(self.ahead, max(always, ahead), always)
+
+
+class Mitigation:
+    """A mitigation with the settings of one member. A subclass overrides the hooks that it needs.
+
+    Embeddings passed to the hooks are what the encoders return, before they are made unit vectors, float32 [n, dim].
+    """
+
+    def start(self, model: Any, tokens: np.ndarray) -> None:
+        """Prepare for a member's model and the tokens of all captions, int32 [n_captions, context_length]."""
+
+    def tokens(self, tokens: np.ndarray, batch: Batch) -> np.ndarray:
+        """Change the captions of a batch, int32 [n, context_length]."""
+        return tokens
+
+    def images(self, images: "Tensor", batch: Batch) -> "Tensor":
+        """Change the training views of a batch, float32 [n, 3, size, size], 0 … 255."""
+        return images
+
+    def embeddings(self, image: "Tensor", text: "Tensor", batch: Batch) -> tuple["Tensor", "Tensor"]:
+        """Change the embeddings that the loss is computed on; an unchanged one is returned as the same object."""
+        return image, text
+
+    def weight(self, batch: Batch) -> np.ndarray | None:
+        """Return the weight of each pair in the loss, [n]; None if all weigh the same."""
+        return None
+
+    def after_step(self, model: Any) -> None:
+        """Change the model's weights after a step of the optimizer."""
+
+
+MITIGATIONS: list[type[Mitigation]] = []
+_Kind = TypeVar("_Kind", bound=type[Mitigation])
+
+
+def mitigation(*, group: str = "", trained: str = "") -> Callable[[_Kind], _Kind]:
+    """Register a mitigation.
+
+    Args:
+        group: group of its controls on the Mitigations page; a field may name another.
+        trained: the encoder, image or text, that must be trained for it to have an effect; empty: none.
+    """
+
+    def register(kind: _Kind) -> _Kind:
+        dataclass(eq=False)(kind)
+        for own in dataclasses.fields(kind):  # type: ignore[arg-type]  # made a dataclass above
+            facts = own.metadata["facts"]
+            control = (
+                facts.control
+                if facts.control[0] or facts.modifies
+                else (own.name.replace("_", " ").capitalize(), facts.help)
+            )
+            facts = dataclasses.replace(
+                facts, group=facts.group or group, trained=trained, mitigates=not facts.modifies, control=control
+            )
+            own.metadata = {**own.metadata, "facts": facts}  # type: ignore[assignment]  # dataclasses copies it
+        MITIGATIONS.append(kind)
+        return kind
+
+    return register
+
+
+def mitigation_fields() -> list[tuple[str, Any, Any]]:
+    """Return name, type and declaration of every mitigation's fields, for `dataclasses.make_dataclass`."""
+    return [
+        (own.name, own.type, dataclasses.field(default=own.default, metadata=own.metadata))
+        for kind in MITIGATIONS
+        for own in dataclasses.fields(kind)  # type: ignore[arg-type]
+    ]
+
+
+def mitigations_of(config: Any) -> list[Mitigation]:
+    """Return every mitigation with the settings of an audit config."""
+    return [
+        kind(**{own.name: getattr(config, own.name) for own in dataclasses.fields(kind)})  # type: ignore[arg-type]
+        for kind in MITIGATIONS
+    ]
+
+
+@mitigation(group="Text")
+class EmbeddingNoise(Mitigation):
+    """Gaussian noise on embeddings, for the loss alone.
+
+    Its numbers are independent with standard deviation σ, so a pair's noise is about σ·√dim long: at σ = 0.15 1.7
+    with 128 numbers and 3.4 with the 512 of a ViT-B, beside a unit vector's 1. The paper names σ alone, and does not
+    say where its noise goes: onto the unit vector, which is made one again (`after`), or onto the encoder's output
+    (`before`), where σ is in the units of that.
+    """
+
+    text_noise: float = option(
+        0.0,
+        "SD of the Gaussian noise on each number of a text embedding; it is SD·√dim long",
+        ge=0,
+        part="noise",
+        slider=Slider(0.01, 0.5, 0.01, 0.15),
+        control=(
+            "Noise on text embeddings",
+            "Gaussian noise on every caption's embedding while training. σ is its standard deviation in each number, "
+            "so that σ·√dim is how long the noise is.",
+        ),
+    )
+    image_noise: float = option(
+        0.0,
+        "the same on the image embedding",
+        ge=0,
+        part="noise",
+        slider=Slider(0.01, 0.5, 0.01, 0.15),
+        group="Pictures",
+        control=(
+            "Noise on image embeddings",
+            "The same noise on the picture's embedding: a control for noise on the text.",
+        ),
+    )
+    noise_place: str = option(
+        "after",
+        "before | after an embedding is made a unit vector (after: it is made one again)",
+        choices=("before", "after"),
+        modifies=_NOISES,
+        part="noise",
+    )
+    adaptive_noise: float = option(
+        0.0,
+        "text_noise for pairs that run ahead of the external pairs",
+        ge=0,
+        part="ahead",
+        slider=Slider(0.01, 0.5, 0.01, 0.15),
+        group=AHEAD_GROUP,
+        control=("Noise on their text", f"Noise on the text embedding. {_WHO}"),
+    )
+
+    def embeddings(self, image: "Tensor", text: "Tensor", batch: Batch) -> tuple["Tensor", "Tensor"]:
+        noisy_image = self.noisy(image, batch.strength(self.image_noise), batch, IMAGE_NOISE)
+        return noisy_image, self.noisy(text, batch.strength(self.text_noise, self.adaptive_noise), batch, TEXT_NOISE)
+
+    def noisy(self, features: "Tensor", strength: np.ndarray, batch: Batch, stream: int) -> "Tensor":
+        """Add noise of each pair's σ, [n], to embeddings [n, dim]; `stream` keeps draws for image and text apart."""
+        if not strength.any():
+            return features
+        import torch
+
+        drawn = normals(batch.keys, features.shape[1], batch.seed, stream, batch.epoch)
+        noise = torch.from_numpy(drawn * strength.astype(np.float32)[:, None]).to(features.device)
+        clean = features if self.noise_place == "before" else torch.nn.functional.normalize(features, dim=-1)
+        return clean + noise
+
+
+@mitigation(group="Text", trained="text")
+class TextMask(Mitigation):
+    """A share of each caption's words is left out, drawn anew each epoch.
+
+    Masking of text lowers memorization most in Déjà Vu Memorization in Vision-Language Models (Jayaraman et al., 2024).
+    A masked token is not replaced: what follows moves up, as if a shorter caption had been written, and the model
+    meets no token that it never meets again.
+    """
+
+    text_mask: float = option(
+        0.0,
+        "share of a caption's words left out, drawn anew each epoch; what is left moves up",
+        ge=0,
+        lt=1,
+        part="words",
+        slider=Slider(0.05, 0.9, 0.05, 0.3),
+        control=("Masked words", "This share of a caption's words is left out, others each epoch."),
+    )
+    adaptive_mask: float = option(
+        0.0,
+        "text_mask for pairs that run ahead of the external pairs",
+        ge=0,
+        lt=1,
+        part="ahead",
+        slider=Slider(0.05, 0.95, 0.05, 0.6),
+        group=AHEAD_GROUP,
+        control=("Masked words", f"This share of their words is left out. {_WHO}"),
+    )
+
+    def start(self, model: Any, tokens: np.ndarray) -> None:
+        if self.text_mask or self.adaptive_mask:
+            known = can_cut_text(model)
+            end = model.text_eos_id if known and model.text_pool_type == "eos" else None
+            self.ends = find_ends(tokens, known=known, end=end, flags="--text-mask and --adaptive-mask")
+
+    def tokens(self, tokens: np.ndarray, batch: Batch) -> np.ndarray:
+        if not (self.text_mask or self.adaptive_mask):
+            return tokens
+        draws = uniforms(batch.keys, tokens.shape[1], batch.seed, MASK, batch.epoch)
+        return drop_words(tokens, self.ends[batch.captions], batch.strength(self.text_mask, self.adaptive_mask), draws)
+
+
+def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Leave a share of each caption's words out; start and end token and at least one word stay.
+
+    Of n words share · n are left out, rounded up or down at random, so that the share holds on average even in short
+    captions. Which ones is random too.
+
+    Args:
+        tokens: start token, words, end token, then zeros, [n, context_length].
+        ends: place of the end token, [n].
+        share: of each caption's words that are left out, in [0, 1), [n].
+        draws: uniform in [0, 1), [n, context_length]; the first decides how many.
+
+    Returns:
+        Tokens of the same shape; what is left has moved up.
+
+    Example:
+        >>> tokens = np.array([[7, 1, 2, 3, 4, 9, 0]])
+        >>> draws = np.array([[0.0, 0.8, 0.1, 0.5, 0.2, 0.0, 0.0]])
+        >>> drop_words(tokens, np.array([5]), np.array([0.5]), draws).tolist()
+        [[7, 1, 3, 9, 0, 0, 0]]
+    """
+    words = words_of(tokens, ends)
+    counts = ends - 1
+    left_out = np.minimum(np.floor(share * counts + draws[:, 0]).astype(np.int64), np.maximum(counts - 1, 0))
+    rank = np.where(words, draws, 2.0).argsort(axis=1, kind="stable").argsort(axis=1)
+    return leave_out(tokens, words & (rank < left_out[:, None]))
+
+
+@mitigation(group="Text", trained="text")
+class RareTokens(Mitigation):
+    """Tokens of few trained pairs are not read; `vocabulary.Vocabulary` leaves them out of captions."""
+
+    text_min_df: int = option(
+        0,
+        "tokens that fewer trained pairs than this have are never read, in training or after",
+        ge=0,
+        part="vocabulary",
+        slider=Slider(1, 100, 1, 10),
+        control=(
+            "Without rare words",
+            "Tokens (words, or pieces of long ones) that fewer trained pairs than this have are never read, in "
+            "training or after: a word of one caption names its picture, and says nothing of others.",
+        ),
+    )
+    text_forget_df: int = option(
+        0,
+        "tokens of fewer pairs than this are not read after training; checkpoint.pt keeps them: see the command forget",
+        ge=0,
+        affects=("evaluation",),
+        part="vocabulary",
+        slider=Slider(1, 100, 1, 3),
+        control=(
+            "Forget rare words",
+            "Trained on every token, then never reading those again that fewer trained pairs than this have: at 1 only "
+            "those that no pair has, which were never trained. Takes no training of its own. In checkpoint.pt what was "
+            "learned stays until the rows of these tokens are deleted: the command forget does that.",
+        ),
+    )
+    text_forget_as: str = option(
+        "omitted",
+        "omitted | deleted | random: forgotten tokens are left out of captions, or their rows of the embedding are 0; "
+        "random, to compare with, leaves out as many words of a caption drawn at random, and all never trained on",
+        choices=("omitted", "deleted", "random"),
+        affects=("evaluation",),
+        modifies=("text_forget_df",),
+        part="vocabulary",
+    )
+
+
+@mitigation(group="Pictures", trained="image")
+class Colour(Mitigation):
+    """Training views change in brightness, then contrast, then saturation, as by torchvision's functions.
+
+    torchvision's ColorJitter draws the order too, and one set of factors for all pictures of a batch.
+    """
+
+    colour: float = option(
+        0.0,
+        "brightness, contrast and saturation of a training view change by up to this share",
+        ge=0,
+        le=1,
+        part="pictures",
+        slider=Slider(0.05, 1.0, 0.05, 0.4),
+        control=(
+            "Changed colours",
+            "Brightness, contrast and saturation of a picture change by up to this share, anew each time it is seen.",
+        ),
+    )
+
+    def images(self, images: "Tensor", batch: Batch) -> "Tensor":
+        if not self.colour:
+            return images
+        return jitter(images, 1 + self.colour * (2 * uniforms(batch.keys, 3, batch.seed, COLOUR, batch.epoch) - 1))
+
+
+def jitter(images: "Tensor", factors: np.ndarray) -> "Tensor":
+    """Multiply brightness, then contrast, then saturation of images [n, 3, size, size], 0 … 255, by factors [n, 3]."""
+    import torch
+
+    def grey(images: "Tensor") -> "Tensor":
+        weights = torch.tensor((0.2989, 0.587, 0.114), device=images.device).view(1, 3, 1, 1)  # as in torchvision
+        return (images * weights).sum(dim=1, keepdim=True)
+
+    def blend(images: "Tensor", plain: "Tensor", factor: "Tensor") -> "Tensor":
+        weight = factor.view(-1, 1, 1, 1)
+        return (weight * images + (1 - weight) * plain).clamp(0, 255)
+
+    brightness, contrast, saturation = torch.from_numpy(factors.T.astype(np.float32)).to(images.device)
+    bright = blend(images, torch.zeros_like(images), brightness)
+    contrasted = blend(bright, grey(bright).mean(dim=(1, 2, 3), keepdim=True), contrast)
+    return blend(contrasted, grey(contrasted), saturation)
+
+
+@mitigation(group="Training")
+class LogitScale(Mitigation):
+    """The logit scale is clamped after each step, to CLIP's own 1 … 100 by default."""
+
+    min_logit_scale: float = option(
+        1.0,
+        "the logit scale is held at or above this",
+        ge=1,
+        part="logit scale",
+        slider=Slider(1.0, 100.0, 1.0, 30.0),
+        alike="floor of the logit scale",
+        control=(
+            "Floor of the logit scale",
+            "Holds the factor on similarities in the loss at or above this; it starts at 14. Smaller differences are "
+            "enough then, so clipmem falls as it is in units of cosine: look at membership AUROC too.",
+        ),
+    )
+    max_logit_scale: float = option(
+        100.0,
+        "the logit scale is held at or below this",
+        ge=1,
+        part="logit scale",
+        slider=Slider(1.0, 100.0, 1.0, 30.0),
+        alike="cap on the logit scale",
+        control=(
+            "Cap on the logit scale",
+            "Holds the factor on similarities in the loss at or below this; it starts at 14, and 100 is CLIP's own "
+            "cap.",
+        ),
+    )
+
+    def after_step(self, model: Any) -> None:
+        model.logit_scale.data.clamp_(math.log(self.min_logit_scale), math.log(self.max_logit_scale))
+
+
+@mitigation(group="Training")
+class EarlyStop(Mitigation):
+    """Training ends early; `AuditConfig.trained_epochs` says when."""
+
+    stop_epoch: int = option(
+        0,
+        "training ends after this epoch, the learning rate on its way as without; 0 means the last",
+        ge=0,
+        off_at="epochs",
+        part="length",
+        control=(
+            "Early stop",
+            "Training ends after this epoch of {epochs}, with the learning rate as high as it is then.",
+        ),
+    )
+
+
+@mitigation(group=AHEAD_GROUP)
+class Rest(Mitigation):
+    """Pairs that are ahead of the held-out level weigh less in the loss; with the settings of that level."""
+
+    adaptive_rest: float = option(
+        0.0,
+        "pairs that run ahead of the external pairs count this much less in the loss",
+        ge=0,
+        le=1,
+        part="ahead",
+        # Above the median, half of what is not memorized at all would rest too.
+        slider=Slider(0.05, 1.0, 0.05, 1.0, brings={"adaptive_quantile": 0.95}),
+        control=("Rest", f"They count this much less in the loss; at 1 they rest. {_WHO}"),
+    )
+    adaptive_quantile: float = option(
+        0.5,
+        "a pair is ahead when its alignment is above this quantile of the external pairs'",
+        gt=0,
+        lt=1,
+        modifies=_ADAPTIVE,
+        part="ahead",
+        slider=Slider(0.05, 0.99, 0.01, 0.5),
+    )
+    adaptive_every: int = option(
+        2,
+        "epochs between two looks at the external pairs",
+        ge=1,
+        modifies=_ADAPTIVE,
+        part="ahead",
+        slider=Slider(1, 10, 1, 2),
+    )
+
+    def weight(self, batch: Batch) -> np.ndarray | None:
+        return 1 - batch.strength(0, self.adaptive_rest) if self.adaptive_rest else None
+
+
+class HeldOutLevel:
+    """The alignment level of the external pairs, and which trained pairs are ahead of it.
+
+    Alignment grows for all pairs while a model learns; what it grows beyond that of held-out pairs is memorized. So
+    every few epochs the external pairs are embedded, one view and one caption each, and a quantile of their alignments
+    is the level. A trained pair is ahead from the step that sees it above that level until one that sees it below.
+    The trained pairs' embeddings are those of the training step.
+    """
+
+    MIN_EXTERNAL = 2  # a pair leaves itself out of the means
+
+    def __init__(self, n_pairs: int, quantile: float, every: int) -> None:
+        self.quantile, self.every = quantile, every
+        self.ahead = np.zeros(n_pairs, dtype=bool)
+        self.level = math.inf  # no pair is ahead before the first measurement
+        self.means: tuple[Any, ...] = ()  # ν_I and ν_T, float32 [dim] each
+
+    @classmethod
+    def of(cls, config: Any, n_pairs: int) -> "HeldOutLevel | None":
+        """Return the level that a config's adaptive mitigations need; None if all of them are off."""
+        adaptive = any(getattr(config, name) for name in _ADAPTIVE)
+        return cls(n_pairs, config.adaptive_quantile, config.adaptive_every) if adaptive else None
+
+    def due(self, epoch: int) -> bool:
+        """Return whether the external pairs are measured before this epoch; never before the first."""
+        return epoch > 0 and epoch % self.every == 0
+
+    def measure(self, image: "Tensor", text: "Tensor") -> None:
+        """Set the level from the unit vectors of the external pairs, [n_external, dim] each."""
+        import torch
+
+        if len(image) < self.MIN_EXTERNAL:
+            return
+        own, other = image.float().cpu().numpy(), text.float().cpu().numpy()
+        everyone = np.ones(len(own), dtype=bool)
+        self.level = float(np.quantile(pair_terms(own, other, everyone)[ALIGNMENT], self.quantile))
+        self.means = tuple(torch.from_numpy(mean.astype(np.float32)) for mean in external_means(own, other, everyone))
+
+    def compare(self, rows: np.ndarray, image: "Tensor", text: "Tensor") -> None:
+        """Update which pairs of a batch are ahead, from their unit vectors in this step, [n, dim] each."""
+        if math.isinf(self.level):
+            return
+        image_mean, text_mean = (mean.to(image.device) for mean in self.means)
+        alignment = (image * text).sum(dim=1) - image @ text_mean - text @ image_mean
+        self.ahead[rows] = (alignment > self.level).cpu().numpy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        import torch
+
+        return {"ahead": torch.from_numpy(self.ahead), "level": self.level, "means": self.means}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.ahead, self.level = state["ahead"].cpu().numpy(), state["level"]
+        self.means = tuple(state["means"])

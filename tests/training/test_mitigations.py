@@ -1,0 +1,369 @@
+"""Mitigations: off they change nothing, on they draw by pair and epoch alone."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from open_clip.loss import SigLipLoss
+from scipy import stats
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import functional as tv
+
+from clipmem_core.config import InputError
+from clipmem_core.draws import MASK, TEXT_NOISE, draw_keys, uniforms
+from clipmem_core.training import trainer as loop
+from clipmem_core.training.mitigations import Batch, EmbeddingNoise, HeldOutLevel, TextMask, drop_words, jitter
+from clipmem_core.training.model import autocast, build_model, encode_text, tokenize
+from clipmem_core.training.names import STATE
+from clipmem_core.training.state import Progress
+from clipmem_core.training.trainer import Trainer, chosen_captions, epoch_batches, partner_log_probability, train
+from clipmem_core.training.views import TrainingData
+from tests.training.test_resume import Clock, Stopped, assert_same_bits
+from tests.training.toys import END, START, draw_data, draw_tokens, trainer, view_maker
+
+EACH: dict[str, dict[str, Any]] = {
+    "text noise": {"text_noise": 0.2},
+    "image noise": {"image_noise": 0.2},
+    "noise before": {"text_noise": 0.2, "noise_place": "before"},
+    "text mask": {"text_mask": 0.4},
+    "colour": {"colour": 0.5},
+    "logit scale": {"max_logit_scale": 14.0},
+    "logit scale from below": {"min_logit_scale": 14.5},
+    "adaptive noise": {"adaptive_noise": 0.5, "adaptive_every": 1, "adaptive_quantile": 0.5},
+    "adaptive mask": {"adaptive_mask": 0.5, "adaptive_every": 1, "adaptive_quantile": 0.5},
+    "adaptive rest": {"adaptive_rest": 1.0, "adaptive_every": 1, "adaptive_quantile": 0.5},
+}
+ALL = {key: value for one in EACH.values() for key, value in one.items()} | {"min_logit_scale": 13.0}
+
+
+class PlainTrainer(Trainer):
+    """The step as it is without any mitigation, written out."""
+
+    def forward_loss(self, rows: np.ndarray, epoch: int, pixels: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        images = self.views.images(pixels, self.views.boxes(self.data.keys[rows], epoch), self.device)
+        captions = chosen_captions(self.data, rows, seed=self.seed, epoch=epoch, first=self.config.train_captions)
+        tokens = torch.from_numpy(self.data.tokens[captions].astype(np.int64))
+        with autocast(self.config.precision, self.device):
+            image = F.normalize(self.model.encode_image(images).float(), dim=-1)
+            text = encode_text(self.model, tokens, cut=self.cut)
+        scale = self.model.logit_scale.exp()
+        cosine, log_probability = partner_log_probability(image, text, scale)
+        loss = -log_probability.mean()
+        if self.config.loss == "siglip":
+            loss = SigLipLoss()(image, text, scale, logit_bias=self.model.logit_bias)
+        return loss, cosine, log_probability.detach()
+
+
+def data_of(pairs: int = 30) -> TrainingData:
+    whole = draw_data(pairs, captions=3)
+    return replace(whole, rows=np.arange(pairs - 6), external=np.arange(pairs - 6, pairs))
+
+
+def blank(member: Trainer) -> Progress:
+    return Progress(0, np.full((member.config.epochs, len(member.data.keys), 2), np.nan, dtype=np.float16))
+
+
+def run(member: Trainer, folder: Path) -> Path:
+    folder.mkdir()
+    train(member, folder)
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["fp32", "amp_bf16"])
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+def test_off_a_run_is_one_without_mitigations(toy: str, tmp_path: Path, loss: str, precision: str) -> None:
+    how = {"loss": loss, "precision": precision}
+    member = trainer(toy, data_of(), **how)
+    plain = trainer(toy, data_of(), **how)
+    plain.__class__ = PlainTrainer
+    folders = run(member, tmp_path / "with"), run(plain, tmp_path / "without")
+    torch.testing.assert_close(*(torch.load(folder / "checkpoint.pt") for folder in folders), atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(*(np.load(folder / "trajectory.npy") for folder in folders), atol=5e-3)
+
+
+def test_on_each_changes_the_run(toy: str, tmp_path: Path) -> None:
+    runs = {name: run(trainer(toy, data_of(), **how), tmp_path / name) for name, how in {"off": {}, **EACH}.items()}
+    assert len({(folder / "checkpoint.pt").read_bytes() for folder in runs.values()}) == len(runs)
+
+
+def test_a_stopped_run_ends_with_the_same_bits(toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 25.0)  # a state every third step
+    straight = run(trainer(toy, data_of(), epochs=4, **ALL), tmp_path / "straight")
+    for stop in (4, 7, 9):
+        folder = tmp_path / str(stop)
+        with pytest.raises(Stopped):
+            run(stopping(trainer(toy, data_of(), epochs=4, **ALL), clock, stop), folder)
+        assert (folder / STATE).exists()
+        train(trainer(toy, data_of(), epochs=4, **ALL), folder)
+        assert_same_bits(straight, folder)
+
+
+def stopping(member: Trainer, clock: Clock, stop: int) -> Trainer:
+    step = member.step
+
+    def timed(rows: np.ndarray, progress: Progress, pixels: np.ndarray) -> float:
+        loss = step(rows, progress, pixels)
+        clock.now += 10
+        if progress.step + 1 == stop:
+            raise Stopped
+        return loss
+
+    member.step = timed  # type: ignore[method-assign]
+    return member
+
+
+def seen(member: Trainer, epoch: int) -> dict[int, np.ndarray]:
+    """What each trained pair meets in an epoch, by its row: view, tokens, noise on image and on text, in one vector."""
+    found = {}
+    for rows in epoch_batches(member.data, seed=member.seed, epoch=epoch, batch_size=7):
+        batch = member.batch(rows, epoch)
+        images, tokens = member.inputs(batch, member.data.pixels.gather(rows))
+        unit = F.normalize(torch.ones(len(rows), 16), dim=1)
+        image, text = changed_embeddings(member, unit, batch)
+        for place, row in enumerate(rows.tolist()):
+            parts = (images[place], tokens[place], text[place], image[place])
+            found[row] = np.concatenate([part.numpy().ravel() for part in parts])
+    return found
+
+
+def changed_embeddings(member: Trainer, unit: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    image, text = unit, unit
+    for each in member.mitigations:
+        image, text = each.embeddings(image, text, batch)
+    return image, text
+
+
+DRAWN = {"text_noise": 0.2, "image_noise": 0.1, "text_mask": 0.4, "colour": 0.5}
+
+
+def test_candidate_and_independent_share_every_draw(toy: str) -> None:
+    whole = data_of()
+    keys, tokens, pixels = whole.keys.copy(), whole.tokens.copy(), whole.pixels.gather(np.arange(30)).copy()
+    candidate, independent = 2, 5  # each of three captions
+    keys[independent], pixels[independent] = keys[candidate], pixels[candidate]
+    start = whole.caption_start
+    tokens[start[independent] : start[independent + 1]] = tokens[start[candidate] : start[candidate + 1]]
+    alike = replace(whole, keys=keys, tokens=tokens, pixels=type(whole.pixels)(pixels))
+    f, g = (
+        trainer(toy, replace(alike, rows=np.sort(np.append(np.arange(8, 24), row))), **DRAWN)
+        for row in (candidate, independent)
+    )
+    for epoch in range(3):
+        mine, other = seen(f, epoch), seen(g, epoch)
+        other[candidate] = other.pop(independent)
+        assert mine.keys() == other.keys()
+        for row, drawn in mine.items():
+            np.testing.assert_allclose(drawn, other[row], atol=1e-5)
+
+
+def test_training_stops_early_on_the_way_that_it_would_have_gone(toy: str, tmp_path: Path) -> None:
+    whole, short = trainer(toy, data_of(), epochs=5), trainer(toy, data_of(), epochs=5, stop_epoch=2)
+    weights: list[dict[str, Tensor]] = []
+
+    def keep(epoch: int) -> None:
+        if epoch == 2:
+            weights.append({name: value.clone() for name, value in whole.model.state_dict().items()})
+
+    for name, member in (("whole", whole), ("short", short)):
+        (tmp_path / name).mkdir()
+        train(member, tmp_path / name, after_epoch=keep if name == "whole" else None)
+    torch.testing.assert_close(dict(short.model.state_dict()), weights[0])
+    one, other = (np.load(tmp_path / name / "trajectory.npy") for name in ("whole", "short"))
+    np.testing.assert_allclose(one[:2], other[:2], atol=5e-3)
+    assert np.isfinite(other[:2, short.data.rows]).all()
+    assert np.isnan(other[2:]).all()
+
+
+@pytest.mark.parametrize(("name", "end"), [("max_logit_scale", 5.0), ("min_logit_scale", 40.0)])
+def test_the_logit_scale_stays_within_its_ends(toy: str, name: str, end: float) -> None:
+    member = trainer(toy, data_of(), **{name: end})
+    member.step(member.data.rows, blank(member))
+    assert float(member.model.logit_scale.detach()) == pytest.approx(math.log(end))
+
+
+def test_only_pairs_that_are_ahead_get_noise_a_mask_and_rest(toy: str) -> None:
+    member = trainer(toy, data_of(), adaptive_noise=0.3, adaptive_mask=0.6, adaptive_rest=0.75)
+    assert member.held_out is not None
+    rows = np.arange(12, 24)
+    ahead = rows % 2 == 0
+    member.held_out.ahead[rows] = ahead
+    batch = member.batch(rows, 0)
+    unit = F.normalize(torch.ones(12, 16), dim=1)
+    image, text = changed_embeddings(member, unit, batch)
+    assert ((text - unit).abs().sum(dim=1) > 1e-3).tolist() == ahead.tolist()
+    assert torch.equal(image, unit)
+    weights = [weight for each in member.mitigations if (weight := each.weight(batch)) is not None]
+    assert [weight.tolist() for weight in weights] == [[0.25 if one else 1.0 for one in ahead]]
+    changed = member.inputs(batch, member.data.pixels.gather(rows))[1].numpy() != member.data.tokens[batch.captions]
+    assert not changed.any(axis=1)[~ahead].any()
+    assert changed.any()
+
+
+def test_the_held_out_level_is_measured_on_the_external_pairs_and_changes_no_weight(toy: str) -> None:
+    member = trainer(toy, data_of(), adaptive_rest=0.5)
+    before = {name: value.clone() for name, value in member.model.state_dict().items()}
+    measured: list[tuple[Tensor, Tensor]] = []
+    assert member.held_out is not None
+    member.held_out.measure = lambda image, text: measured.append((image, text))  # type: ignore[method-assign]
+    member.model.train()
+    member.measure_held_out(member.held_out, 4)
+    rows = member.data.external
+    views = member.views.images(member.data.pixels.gather(rows), member.views.boxes(member.data.keys[rows], 4))
+    captions = chosen_captions(member.data, rows, seed=0, epoch=4)
+    with torch.no_grad():
+        image = member.model.encode_image(views, normalize=True)
+        text = member.model.encode_text(torch.from_numpy(member.data.tokens[captions].astype(np.int64)), normalize=True)
+    torch.testing.assert_close(measured[0][0], image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(measured[0][1], text, atol=1e-5, rtol=0)
+    assert member.model.training
+    assert all(torch.equal(value, before[name]) for name, value in member.model.state_dict().items())
+
+
+KEYS = draw_keys([f"pair-{number}" for number in range(2000)])
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.15, 0.3])
+def test_noise_has_the_variance_asked_for(sigma: float) -> None:
+    mitigation, batch = EmbeddingNoise(noise_place="before"), Batch(KEYS, 3, 0)
+    noise = mitigation.noisy(torch.zeros(2000, 128), np.full(2000, sigma), batch, TEXT_NOISE).numpy()
+    assert noise.mean() == pytest.approx(0, abs=4 * sigma / np.sqrt(noise.size))
+    assert noise.var() == pytest.approx(sigma**2, rel=4 * np.sqrt(2 / noise.size))
+    assert stats.kstest(noise[:, 0] / sigma, "norm").pvalue > 1e-3
+
+
+def test_after_adds_to_the_unit_vector_and_before_to_what_the_encoder_gives() -> None:
+    features, strength, batch = torch.tensor([[3.0, 4.0]]), np.array([0.5]), Batch(KEYS[:1], 0, 0)
+    after, before = (
+        EmbeddingNoise(noise_place=place).noisy(features, strength, batch, TEXT_NOISE) for place in ("after", "before")
+    )
+    torch.testing.assert_close(before - features, after - torch.tensor([[0.6, 0.8]]))
+
+
+PICTURES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 3, 9, 9)).astype(np.float32))
+
+
+def test_it_is_torchvisions_brightness_contrast_and_saturation() -> None:
+    factors = np.random.default_rng(1).uniform(0.2, 1.8, (6, 3))
+    changed = jitter(PICTURES, factors)
+    for picture, own, (brightness, contrast, saturation) in zip(PICTURES, changed, factors, strict=True):
+        bright = tv.adjust_brightness(picture / 255, brightness)
+        theirs = tv.adjust_saturation(tv.adjust_contrast(bright, contrast), saturation)
+        torch.testing.assert_close(own / 255, theirs, atol=1e-5, rtol=0)
+
+
+def test_views_to_train_on_change_colour_and_views_to_measure_on_do_not() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 10, 10, 3), dtype=np.uint8)
+    plain, coloured = (view_maker(colour=colour) for colour in (0.0, 0.5))
+    boxes = plain.boxes(KEYS[:5], 3)
+    assert (coloured.boxes(KEYS[:5], 3) == boxes).all()
+    assert torch.equal(coloured.images(pixels, boxes), plain.images(pixels, boxes))
+    assert torch.equal(plain.training_images(pixels, KEYS[:5], 3), plain.images(pixels, boxes))
+    assert not torch.allclose(coloured.training_images(pixels, KEYS[:5], 3), plain.images(pixels, boxes))
+    whole = coloured.training_images(pixels, KEYS[:5], 3)
+    assert torch.allclose(coloured.training_images(pixels[[4, 1]], KEYS[[4, 1]], 3), whole[[4, 1]], atol=1e-6)
+
+
+CONTEXT = 16
+TOKENS = draw_tokens(4000, context=CONTEXT)
+ENDS = (TOKENS == END).argmax(axis=1)
+TOKEN_KEYS = draw_keys([f"pair-{number}" for number in range(len(TOKENS))])
+
+
+def masked(share: float, *, epoch: int = 0) -> np.ndarray:
+    draws = uniforms(TOKEN_KEYS, CONTEXT, 0, MASK, epoch)
+    return drop_words(TOKENS, ENDS, np.full(len(TOKENS), share), draws)
+
+
+def words_in(tokens: np.ndarray) -> list[list[int]]:
+    return [row[1 : row.index(END)] for row in tokens.tolist()]
+
+
+@settings(max_examples=50)
+@given(st.floats(0, 0.99), st.integers(0, 50))
+def test_start_and_end_stay_and_what_is_left_keeps_its_order(share: float, epoch: int) -> None:
+    left = masked(share, epoch=epoch)
+    assert (left[:, 0] == START).all()
+    assert ((left == END).sum(axis=1) == 1).all()
+    for before, after, row in zip(words_in(TOKENS), words_in(left), left.tolist(), strict=True):
+        words = iter(before)
+        assert all(word in words for word in after)  # a subsequence
+        assert len(after) >= 1
+        assert not any(row[len(after) + 2 :])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+def test_the_share_asked_for_is_left_out_on_average_at_every_length(share: float) -> None:
+    counts = ENDS - 1
+    gone = np.mean([counts - [len(words) for words in words_in(masked(share, epoch=epoch))] for epoch in range(20)], 0)
+    for length in range(2, CONTEXT - 1):
+        of_this = gone[counts == length]
+        assert of_this.mean() == pytest.approx(share * length, abs=4 * 0.5 / np.sqrt(20 * len(of_this)))
+    assert not gone[counts == 1].any()  # a caption's only word stays
+
+
+def test_a_share_of_0_changes_nothing_and_each_caption_has_its_own() -> None:
+    assert (masked(0.0) == TOKENS).all()
+    share = np.where(np.arange(len(TOKENS)) % 2, 0.5, 0.0)
+    left = drop_words(TOKENS, ENDS, share, uniforms(TOKEN_KEYS, CONTEXT, 0, MASK, 0))
+    assert (left[::2] == TOKENS[::2]).all()
+    assert (left[1::2] == masked(0.5)[1::2]).all()
+
+
+def test_the_end_token_is_found_in_real_captions(toy: str) -> None:
+    tokens = tokenize("tiny", ["a cat", "!!! wow", "a very long caption " * 20])
+    mask = TextMask(text_mask=0.5)
+    mask.start(build_model("tiny", loss="clip", seed=0), tokens)
+    assert (tokens[np.arange(3), mask.ends] == 49407).all()
+    model = build_model(toy, loss="clip", seed=0)
+    model.text_pool_type = "last"
+    with pytest.raises(InputError, match="--text-mask and --adaptive-mask"):
+        mask.start(model, TOKENS)
+    model.text_pool_type, model.text_eos_id = "eos", END
+    mask.start(model, TOKENS)
+    assert (mask.ends == ENDS).all()
+
+
+def units(n: int, seed: int) -> torch.Tensor:
+    return F.normalize(torch.from_numpy(np.random.default_rng(seed).normal(size=(n, 6)).astype(np.float32)), dim=1)
+
+
+def test_the_level_is_a_quantile_of_alignments_over_all_other_external_pairs() -> None:
+    image, text = units(20, 0), units(20, 1)
+    held_out = HeldOutLevel(50, 0.75, 2)
+    held_out.measure(image, text)
+    alignments = []
+    for i in range(20):
+        others = [j for j in range(20) if j != i]
+        own = float(image[i] @ text[i])
+        negative_text = np.mean([float(image[i] @ text[j]) for j in others])
+        negative_image = np.mean([float(image[j] @ text[i]) for j in others])
+        alignments.append(own - negative_text - negative_image)
+    assert held_out.level == pytest.approx(np.quantile(alignments, 0.75), abs=1e-5)
+
+
+def test_a_pair_is_ahead_from_when_it_is_seen_above_until_it_is_seen_below() -> None:
+    external = units(30, 0), units(30, 1)
+    held_out = HeldOutLevel(10, 0.9, 2)
+    rows, image = np.array([3, 7, 8]), units(3, 2)
+    held_out.compare(rows, image, image)
+    assert not held_out.ahead.any()  # nothing was measured yet
+    held_out.measure(*external)
+    means = [part.mean(dim=0) for part in external]
+    for text in (image, -image, torch.cat([image[:1], -image[1:]])):
+        held_out.compare(rows, image, text)
+        expected = [
+            float(a @ b) - float(a @ means[1]) - float(b @ means[0]) > held_out.level
+            for a, b in zip(image, text, strict=True)
+        ]
+        assert held_out.ahead[rows].tolist() == expected
+        assert not np.delete(held_out.ahead, rows).any()
+    assert held_out.ahead.sum() == 1
