@@ -51,7 +51,7 @@ def show_study(known: Known) -> None:
         if known.done:
             draw_waiting(known, setting, arm, working=working)
         else:
-            st.info("No arm of this study is done yet.", icon=":material/hourglass:")
+            st.info("No arm of this study is finished yet.", icon=":material/hourglass:")
             return
     chosen = arm if any(name == arm for name, _ in known.done) else None
     with right, shown_errors():

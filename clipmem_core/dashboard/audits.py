@@ -50,7 +50,7 @@ def draw_list() -> None:
     if odd := odd_names():
         show_text(f"not shown, since no audit can have such a name: {', '.join(map(repr, odd))}", limit=300)
     if chosen is None:
-        st.caption("Choose a row to open, rename or delete an audit, or to see how far it is.")
+        st.caption("Choose a row to open, rename or delete an audit, or to see its progress.")
         return
     with st.container(border=True):
         _draw_panel(chosen)
@@ -190,9 +190,9 @@ def _draw_rename(name: str, choose: Choose) -> None:
     try:
         rename_audit(name, new)
     except (InputError, OSError) as error:
-        draw_fault("It keeps its name.", error)
+        draw_fault("The audit was not renamed.", error)
         return
-    st.session_state[MESSAGE] = "The audit has its new name."
+    st.session_state[MESSAGE] = "Renamed."
     choose(new)
     st.rerun()
 
@@ -200,15 +200,15 @@ def _draw_rename(name: str, choose: Choose) -> None:
 def _draw_delete(state: State, choose: Choose) -> None:
     name = state.audit.name
     size = bytes_in_words(folder_bytes(state.audit.folder) + folder_bytes(jobs_folder() / name))
-    st.markdown(f"Deletes {size}: members, scores and output. Decisions on its pairs stay.")
+    st.markdown(f"Deletes {size}: members, scores and output. Decisions are kept.")
     typed = st.text_input("Type its name to confirm", key=f"confirm-{name}", placeholder=name).strip()
     if not st.button("Delete for good", key=f"delete-now-{name}", type="primary", disabled=typed != name):
         return
     try:
         freed = delete_audit(name)
     except (InputError, OSError) as error:
-        draw_fault("It was not deleted.", error)
+        draw_fault("The audit was not deleted.", error)
         return
-    st.session_state[MESSAGE] = f"Deleted; {bytes_in_words(freed)} are free again."
+    st.session_state[MESSAGE] = f"Deleted; {bytes_in_words(freed)} freed."
     choose(None)
     st.rerun()

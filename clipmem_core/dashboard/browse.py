@@ -176,11 +176,11 @@ def _draw_question(audit: Audit, selection: Selection) -> None:
         return
     word, icon, _ = BADGES[asked.decision]
     with st.container(border=True, horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"Say **{word}** of **{pairs_in_words(asked.count)}**?", width="content")
+        st.markdown(f"Mark **{pairs_in_words(asked.count)}** as **{word}**?", width="content")
         yes = st.button(f"Yes, {word}: {pairs_in_words(asked.count)}", type="primary", icon=icon, key="bulk-yes")
         st.button("No", key="bulk-no", on_click=lambda: st.session_state.pop(ASKED, None))
     if yes:
-        with st.spinner("Storing…"):
+        with st.spinner("Saving…"):
             _decide_all(audit, asked)
         st.rerun()
 
@@ -195,12 +195,12 @@ def _decide_all(audit: Audit, asked: Asked) -> None:
             review = open_review(audit)
             outcome = review.decide(ids, asked.decision, audit=audit.name)
             session.remember(audit, review, outcome)
-            sentence = f"Stored: {BADGES[asked.decision][0]}, for {pairs_in_words(outcome.pairs)}."
+            sentence = f"Saved: {BADGES[asked.decision][0]}, for {pairs_in_words(outcome.pairs)}."
             session.notice = Notice(sentence, event=outcome.event)
             session.presses += 1  # another popover, which is closed
         else:
             again = replace(asked, count=len(ids))
-            session.notice = Notice("The selection has changed in the meantime: look again.", good=False)
+            session.notice = Notice("The selection has changed meanwhile: check it again.", good=False)
     if again is not None:
         st.session_state[ASKED] = again
 
@@ -240,10 +240,10 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
         regular = st.toggle("Regular expression", key="bulk-edit-regular", help=PATTERN_HELP)
         match_case = st.toggle("Match case", value=True, key="bulk-edit-case")
     if not find:
-        st.caption("Every change is shown before anything is stored, and all of them are undone as one.")
+        st.caption("You see every change before it is saved; one undo takes all of them back.")
         return
     try:
-        with st.spinner("Looking…"):
+        with st.spinner("Searching…"):
             changes = _changes(audit, ids, Rule(find, replacement, regular=regular, match_case=match_case))
     except InputError as error:
         st.warning("Nothing is changed.", icon=":material/warning:")
@@ -268,8 +268,8 @@ def _changes(audit: Audit, ids: tuple[str, ...], rule: Rule) -> Changes:
 
 def _draw_changes(changes: Changes) -> None:
     for count, sentence in (
-        (changes.emptied, "captions would have nothing left: they stay as they are."),
-        (changes.removed, "pairs are to be removed: they stay as they are."),
+        (changes.emptied, "captions would be empty and stay unchanged."),
+        (changes.removed, "pairs are marked for removal and stay unchanged."),
     ):
         if count:
             st.caption(f"{count:,} {sentence}")
@@ -289,12 +289,12 @@ def _store(audit: Audit, changes: Changes) -> None:
     with in_turn() as session:
         outcome = store_changes(audit, changes)
         session.presses += 1
-        left = f" {pairs_in_words(outcome.left)}, decided on meanwhile, stayed as they are." if outcome.left else ""
+        left = f" {pairs_in_words(outcome.left)}, decided meanwhile, unchanged." if outcome.left else ""
         if outcome.pairs == 0:
             session.notice = Notice(f"Nothing was changed.{left}", good=False)
             return
         session.remember(audit, open_review(audit), outcome)
-        sentence = f"Stored: captions of {pairs_in_words(outcome.pairs)} changed.{left}"
+        sentence = f"Saved: captions of {pairs_in_words(outcome.pairs)} changed.{left}"
         session.notice = Notice(sentence, event=outcome.event)
 
 

@@ -34,7 +34,7 @@ def draw_choice() -> tuple[Audit, Audit, str]:
         _draw_select("First audit", ONE, list(audits), one.name, clears=OTHER)
         rest = _draw_rest(one, others) if others else None
     if left_out := [name for name in audits if name not in (one.name, *others)]:
-        show_text(f"Not offered, since they are audits of other data sets: {', '.join(left_out)}.", limit=500)
+        show_text(f"Not listed, as they audit other data sets: {', '.join(left_out)}.", limit=500)
     if rest is None:
         _draw_none("No other finished audit is of this data set.")
     return one, *rest
@@ -66,8 +66,8 @@ def _draw_rest(one: Audit, others: dict[str, Audit]) -> tuple[Audit, str]:
 def _warn_of_unknown(audits: dict[str, Audit]) -> None:
     for name in (st.query_params.get(ONE), st.query_params.get(OTHER)):
         if name and name not in audits:
-            st.warning("There is no finished audit of the name asked for.", icon=":material/search_off:")
-            show_text(f"asked for: {name}", limit=120)
+            st.warning("There is no finished audit of this name.", icon=":material/search_off:")
+            show_text(f"requested: {name}", limit=120)
 
 
 def _draw_select(
@@ -95,7 +95,7 @@ def _draw_none(sentence: str) -> NoReturn:
         "Pairs keep their ids, so that their scores can be compared."
     )
     st.page_link("pages/audits.py", label="Start an audit", icon=":material/science:", query_params={"view": "start"})
-    st.caption("From a terminal:")
+    st.caption("Command line:")
     st.code("python -m clipmem_core audit SOURCE --name SECOND --seed 1", language="bash")
     st.stop()
 
@@ -131,14 +131,12 @@ def draw_numbers(comparison: Comparison) -> None:
 def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
     """Draw what forbids to compare the scores as they are, and every setting that differs."""
     if comparison.warnings:
-        st.warning(
-            "These audits ran differently: compare the order of their pairs, not the scores.", icon=":material/warning:"
-        )
+        st.warning("These audits ran differently: compare ranks, not scores.", icon=":material/warning:")
         for line in comparison.warnings:
             show_text(line, limit=500)
     differing = differing_fields(one, other)
     if differing.empty:
-        st.caption("Both ran with the same settings.")
+        st.caption("Both have the same settings.")
         return
     label = "1 setting differs" if len(differing) == 1 else f"{len(differing)} settings differ"
     with st.expander(label, icon=":material/tune:"):
@@ -235,7 +233,7 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
         st.info("No pair has this score in both audits: choose another score.", icon=":material/info:")
         return
     drawn, scored = len(comparison.points), comparison.n_scored
-    few = "" if drawn == scored else f"{drawn:,} of {scored:,} pairs are drawn, chosen at random. "
+    few = "" if drawn == scored else f"{drawn:,} of {scored:,} pairs are shown, a random sample. "
     st.caption(f"{few}Colours are the groups in the first audit. Click a dot to see its pair.")
     event: Any = st.plotly_chart(
         comparison_figure(comparison.points, column=comparison.column, names=(one.name, other.name)),

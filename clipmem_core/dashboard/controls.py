@@ -64,8 +64,8 @@ WORDS = {
 }
 # Sliders below the toggles of the group AHEAD_GROUP; they have no toggle.
 AHEAD_SLIDERS = {
-    "adaptive_quantile": "Ahead of this share of external pairs",
-    "adaptive_every": "Epochs between two looks",
+    "adaptive_quantile": "Better aligned than this share of external pairs",
+    "adaptive_every": "Epochs between two checks",
 }
 
 
@@ -236,15 +236,15 @@ class Controls:
     def draw_pairs(self, study: StudyFolder) -> None:
         """Draw which pairs are removed before training: by a ranking, as near-duplicates, by decisions."""
         shared, removal = self.reference.shared, self.setting.removal
-        self._draw_toggle(REMOVAL, "Take pairs out", "Shared pairs that rank first are left out of training.")
+        self._draw_toggle(REMOVAL, "Remove pairs", "Shared pairs that rank first are left out of training.")
         if removal is not None:
             of = f"Of the {shared:,} pairs that both models of a seed train on." if shared else None
             count: dict[str, Any] = {"min_value": 1, "max_value": max(shared, removal.n, 1), "step": 10, "help": of}
             self._draw(st.number_input, "How many", REMOVAL_COUNT, removal.n, **count)
             by: dict[str, Any] = {"options": list(RANKINGS), "format_func": lambda name: RANKINGS.get(name, name)}
             self._draw(st.selectbox, "Which first", REMOVAL_BY, removal.by, **by)
-        told = "Of pictures that look alike, all but the first are left out of training."
-        self._draw_toggle(LOOKALIKES, "Without look-alikes", told)
+        told = "Training keeps only the first of several near-duplicate pictures."
+        self._draw_toggle(LOOKALIKES, "Without near-duplicates", told)
         removed = recaptioned = 0
         fault = ""
         try:
@@ -252,11 +252,11 @@ class Controls:
             removed, recaptioned = len(decided.removed), len(decided.recaptioned)
         except InputError as error:
             fault = " ".join(str(error).split())
-        counts = f"{removed:,} removed, {recaptioned:,} recaptioned" if removed or recaptioned else "none yet"
+        counts = f"{removed:,} removed, {recaptioned:,} with changed captions" if removed or recaptioned else "none yet"
         self._draw_toggle(
             DECISIONS,
             f"My decisions: {counts}",
-            "Pairs you decided to remove are left out of training, and those you recaptioned get your captions.",
+            "Pairs you decided to remove are left out of training, and changed captions replace the old ones.",
             disabled=not (removed or recaptioned or DECISIONS in self.setting.overrides),
         )
         if fault:

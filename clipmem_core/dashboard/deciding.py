@@ -37,7 +37,7 @@ SEEN = "deciding_seen"  # (pair, the entry of the log that the page shows)
 GO_ON = "deciding_go_on"
 FOR_OTHER_HELP = "Decided in another audit of the data set, where the pair has other captions. It does not count here."
 SHOWN = 300  # characters of a note, an id or a caption
-LATE = "Pressed while the page was being drawn: not stored."
+LATE = "Pressed while the page was loading: not saved."
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def in_turn() -> Iterator[ReviewSession]:
         try:
             yield session
         except InputError as error:
-            session.notice = Notice("This could not be stored.", one_line(error), good=False)
+            session.notice = Notice("This could not be saved.", one_line(error), good=False)
 
 
 def draw_badge(decision: Decision | None) -> None:
@@ -145,10 +145,10 @@ def decide(
         outcome = review.decide([card.pair_id], decision, captions=captions, audit=audit.name, seen=seen)
         session.remember(audit, review, outcome)
         end = " No undecided pair is left in this selection." if goes_on and following is None else ""
-        stored = Notice(f"Stored: {BADGES[decision][0]}.{end}", card.pair_id, event=outcome.event)
+        stored = Notice(f"Saved: {BADGES[decision][0]}.{end}", card.pair_id, event=outcome.event)
         if (other := outcome.overtaken) is not None and not session.wrote(review, other.entry):
             word = BADGES[other.decision][0]
-            sentence = f"Stored, but somebody else had just said {word}; yours stands now. Undo brings theirs back."
+            sentence = f"Saved. Just marked {word} in another tab; yours replaces it. Undo brings it back."
             stored = Notice(sentence, other.pair_id, good=False, event=outcome.event)
         session.notice = stored
         session.way = (card.pair_id, following) if following is not None else None
@@ -174,14 +174,14 @@ def write_note(audit: Audit, card: PairCard, typed: str, *, box: str, drawn: str
         if typed in (before, stored):
             return
         if stored != before:
-            sentence = "Not stored: somebody else has changed the note. Look at it, then write yours again:"
+            sentence = "Not saved: the note has just changed in another tab. Read it, then write yours again:"
             session.notice = Notice(sentence, typed, good=False)
             return
         decision, captions = (stands.decision, stands.captions) if stands else (None, ())
         outcome = review.decide([card.pair_id], decision, captions=captions, note=typed, audit=audit.name)
         session.notes[box] = typed
         session.remember(audit, review, outcome)
-        session.notice = Notice("Note stored.", card.pair_id, event=outcome.event)
+        session.notice = Notice("Note saved.", card.pair_id, event=outcome.event)
 
 
 def undo(audit: Audit, event: int | None = None, *, press: int | None = None) -> None:
@@ -207,9 +207,9 @@ def _taken_back(outcome: Outcome | None, review: Review) -> tuple[Notice, str | 
     if outcome is None:
         return Notice("There is nothing to undo.", good=False), None
     if outcome.pairs == 0:
-        return Notice("Nothing was undone: somebody has decided anew since.", good=False), None
+        return Notice("Nothing undone: there is a newer decision.", good=False), None
     last = review.history(page=1, size=1).iloc[0]
-    left = f" {pairs_in_words(outcome.left)}, decided anew since, stayed as it is." if outcome.left else ""
+    left = f" {pairs_in_words(outcome.left)}, with newer decisions, unchanged." if outcome.left else ""
     sentence = f"Undone: {BADGES[last['decision']][0]}, {pairs_in_words(outcome.pairs)}.{left}"
     pair_id = str(last["first_pair_id"])
     return (Notice(sentence, pair_id), pair_id) if outcome.pairs == 1 else (Notice(sentence), None)
@@ -364,7 +364,7 @@ def _draw_stored(audit: Audit, pair_id: str, *, drawn: int) -> None:
         if decision is not None and decision.decision is not None:
             st.caption(f"{moment(decision.time)} UTC", width="content")
         if _entry(decision) != drawn and not review_session().wrote(review, _entry(decision)):
-            st.badge("somebody else, just now", icon=":material/group:", color="orange")
+            st.badge("just now, in another tab", icon=":material/group:", color="orange")
     if decision is not None and decision.decision == RECAPTION:
         with st.container(gap=None):
             for caption in decision.captions:
@@ -394,7 +394,7 @@ def draw_edits(audit: Audit, card: PairCard) -> None:
     drawn = card.decision.note if card.decision else ""
     if note not in st.session_state:
         st.session_state[note] = drawn
-    hint = "Stored with Enter, or on leaving the field"
+    hint = "Saved with Enter or on leaving the field"
 
     def store() -> None:
         write_note(audit, card, st.session_state[note], box=note, drawn=drawn)
@@ -446,9 +446,9 @@ def _recaption(audit: Audit, card: PairCard, press: int) -> None:
     if press != session.presses:
         return
     if not text:
-        session.notice = Notice("Not stored: write at least one caption.", good=False)
+        session.notice = Notice("Not saved: write at least one caption.", good=False)
     elif text == as_lines(card.captions):
-        sentence = "Not stored: these are the captions it has. Edit them, or press Keep."
+        sentence = "Not saved: these are the captions it has. Edit them, or press Keep."
         session.notice = Notice(sentence, good=False)
     else:
         decide(audit, card, RECAPTION, captions=text.split("\n"), press=press)

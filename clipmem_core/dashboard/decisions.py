@@ -109,7 +109,7 @@ def draw_decisions(audit: Audit) -> None:
         _draw_way_to_browse(audit, choice)
         draw_pages(page, pages, key="decision-pages")
     if shown.empty:
-        st.caption("No pair is decided so.")
+        st.caption("No pair has this decision.")
         return
     if OTHERS in set(_names(shown)):
         st.caption(
@@ -225,11 +225,11 @@ def draw_history(audit: Audit) -> None:
     review = open_review(audit)
     count = review.count_events()
     if count == 0:
-        st.info("Nothing has been decided yet, so there is nothing to take back.", icon=":material/history:")
+        st.info("Nothing has been decided yet, so there is nothing to undo.", icon=":material/history:")
         return
     page, pages = read_page(count, HISTORY_SIZE, parameter=HISTORY_PAGE)
     events = review.history(page=page, size=HISTORY_SIZE)
-    st.caption("Nothing is ever lost: an undo is an event too. It leaves alone what was decided anew since.")
+    st.caption("Full history; undo is recorded too. Newer decisions are kept.")
     st.html(STYLE)
     known = rows_of(audit, events["first_pair_id"].tolist())
     for event in events.to_dict("records"):
@@ -257,10 +257,10 @@ def _redo(audit: Audit, event: int) -> None:
     with in_turn() as session:
         outcome = open_review(audit).undo(event)
         if outcome is None or outcome.pairs == 0:
-            session.notice = Notice("Nothing was done again: somebody has decided anew since.", good=False)
+            session.notice = Notice("Nothing redone: there is a newer decision.", good=False)
             return
-        left = f" {pairs_in_words(outcome.left)}, decided anew since, stayed." if outcome.left else ""
-        session.notice = Notice(f"Done again, for {pairs_in_words(outcome.pairs)}.{left}")
+        left = f" {pairs_in_words(outcome.left)}, with newer decisions, unchanged." if outcome.left else ""
+        session.notice = Notice(f"Redone for {pairs_in_words(outcome.pairs)}.{left}")
 
 
 def event_html(event: dict[Any, Any]) -> str:
@@ -295,7 +295,7 @@ def draw_again(audit: Audit) -> None:
         return
     name = choose_listed("Audited again", names, parameter=SECOND, key="again-second", width=320)
     if is_outdated(audit, name):
-        st.caption(":material/update: Something was decided since this one began: re-audit to include it.")
+        st.caption(":material/update: There are newer decisions than this audit: re-audit to include them.")
     _draw_second(audit, name)
     with st.expander("Re-audit with current decisions", icon=":material/autorenew:", expanded=False):
         _draw_start(audit)
@@ -310,12 +310,12 @@ def _draw_start(audit: Audit) -> None:
     except InputError as error:
         fault = one_line(error)
     if not fault and not changed:
-        fault = "No pair is removed or recaptioned yet, so nothing would change."
+        fault = "No pair is removed and no caption changed yet, so nothing would change."
     if not fault and counts[REMOVE] == sum(counts.values()):
         fault = "Every pair is removed: nothing is left to audit."
     st.caption(WHAT)
     name = free_name(default_name(audit), taken=lambda each: is_taken(each) or cleaned_folder(each).exists())
-    label = f"Audit again, {pairs_in_words(changed)} removed or recaptioned" if changed else "Audit again"
+    label = f"Audit again, {pairs_in_words(changed)} removed or with changed captions" if changed else "Audit again"
     if st.button(label, type="primary", icon=":material/autorenew:", key="start-again", disabled=bool(fault)):
         _start(audit, name)
     if fault:
@@ -364,7 +364,7 @@ def _draw_comparing(audit: Audit, name: str) -> None:
     if read_comparison(Audit(audits_folder() / name))[1]:
         st.rerun()
     if job is not None and job.running:
-        st.caption("The second audit is done; comparing it with the first.")
+        st.caption("The second audit is finished; comparing it with the first.")
         show_text(job.last_line, limit=200)
         return
     _draw_end(job)
@@ -377,7 +377,7 @@ def _draw_end(job: Job | None) -> None:
     if job is not None and job.failed:
         draw_fault("The comparison failed.", job.last_line)
     else:
-        st.caption("The second audit is done, and was not compared with the first yet.")
+        st.caption("The second audit is finished but not compared yet.")
 
 
 GROUP_PAGE = "group"  # in the address
@@ -391,9 +391,9 @@ ICONS = {"captions": ":material/notes:", "pictures": ":material/image:"}
 
 def draw_checks(audit: Audit) -> None:
     """Draw how many pairs each check finds, and the groups of look-alikes."""
-    with st.spinner("Looking at captions and pictures, once…"):
+    with st.spinner("Checking captions and pictures, once…"):
         counts = check_counts(audit)
-    st.caption("Found without any model. Each is a reason to look, not a verdict: a short caption may be a good one.")
+    st.caption("Found without a model. Each is a hint, not a verdict: a short caption may be fine.")
     found = {name: count for name, count in counts.items() if count}
     for name, count in found.items():
         check = CHECKS[name]
@@ -410,14 +410,17 @@ def draw_checks(audit: Audit) -> None:
 
 def _draw_groups(audit: Audit) -> None:
     groups = lookalike_groups(audit)
-    st.subheader("Look-alikes side by side", anchor=False)
+    st.subheader("Near-duplicates", anchor=False)
     if not groups:
-        st.caption("No picture of this audit looks like another.")
+        st.caption("No near-duplicate pictures in this audit.")
         return
     page, pages = read_page(len(groups), GROUPS, parameter=GROUP_PAGE)
     shown = groups[(page - 1) * GROUPS : page * GROUPS]
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.caption(f"{len(groups):,} groups of {pairs_in_words(sum(map(len, groups)))}", width="content")
+        st.caption(
+            f"{len(groups):,} {'group' if len(groups) == 1 else 'groups'}, {pairs_in_words(sum(map(len, groups)))}",
+            width="content",
+        )
         draw_pages(page, pages, key="lookalike-pages", parameter=GROUP_PAGE)
     found = {card.row: card for card in cards(audit, [row for group in shown for row in group[:SHOWN]])}
     for group in shown:
@@ -468,6 +471,6 @@ def _decide(audit: Audit, pair_ids: Sequence[str], decision: str) -> None:
         review = open_review(audit)
         outcome = review.decide(pair_ids, decision, audit=audit.name, apart=True)  # says nothing of captions
         session.remember(audit, review, outcome)
-        sentence = f"Stored: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}."
+        sentence = f"Saved: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}."
         session.notice = Notice(sentence, event=outcome.event)
         session.presses += 1

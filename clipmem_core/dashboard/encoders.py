@@ -58,7 +58,7 @@ COLOUR, BY = "colour", "by"  # in the address
 COLOUR_KEY, BY_KEY = "encoder-colour", "encoder-by"
 LABELS_SHOWN = 12
 FIXED = {"displayModeBar": False}
-WHAT = {GROUP: "Group", LABEL: "Label", PLANTED: "Planted kind"}
+WHAT = {GROUP: "Group", LABEL: "Label", PLANTED: "Injected error"}
 DIVIDED = {
     GROUP: "The mean part of clipmem that lies in each encoder, by group.",
     LABEL: f"The mean part that lies in each encoder, by label: the {LABELS_SHOWN} most frequent ones of the scored or "
@@ -74,7 +74,7 @@ BARS = (
     "Bars are mean ± 1.96 standard errors over pairs: they say how far other pairs would move the mean, and nothing of "
     "other members."
 )
-NULL = "Dotted lines: the same over external pairs, which nobody memorized."
+NULL = "Dotted lines: the same over external pairs, which no model memorized."
 MIRRORED = "Independent pairs were learned by g, which is subtracted: theirs are negative."
 ONE_CAPTION = (
     "The text encoder has none here: SSLMem compares the captions of a pair with each other, and no pair has two."
@@ -93,19 +93,19 @@ def draw_doubts(audit: Audit) -> None:
     groups, fit = encoder_means(audit, by=GROUP), map_fit(verdict)
     if locked := locked_towers(audit.record.config):
         which = "Both towers are" if len(locked) == 2 else f"The {next(iter(locked))} tower is"
-        st.caption(f"{which} locked: its part of clipmem is what the head on it learned by heart.")
+        st.caption(f"{which} locked: its part of clipmem is what the head on it memorized.")
     for doubt in doubts(groups, fit):
         st.warning(doubt, icon=":material/warning:")
     told = "This audit does not say how well the map between the members' spaces fits."
     if fit is not None:
         told = (
-            "Two members put the same picture at different places, so one's embeddings are turned into the other's "
-            "space before their encoders are exchanged. How well that works is tried on pairs that the turn was not "
-            f"fitted on: embeddings come to lie where they belong to a mean cosine of {fit:.2f}, 1 is perfect."
+            "The embedding spaces of two models differ, so one is rotated onto the other before their encoders are "
+            "exchanged. The fit is measured on pairs that the rotation was not fitted on: mean cosine "
+            f"{fit:.2f}; 1 is perfect."
         )
     null = groups[(groups["name"] == EXTERNAL) & groups["mean"].notna()]
     parts = " and ".join(f"{row['mean']:+.3f} {row['encoder']}" for row in null.to_dict("records")).replace("-", "−")
-    st.caption(f"{told} On external pairs, which nobody memorized, the parts are {parts}." if parts else told)
+    st.caption(f"{told} On external pairs, which no model memorized, the parts are {parts}." if parts else told)
 
 
 @st.fragment
@@ -267,7 +267,7 @@ SHOWN = {
     "time": Shown(
         "Time: which encoder memorizes first?",
         "Each encoder's mean contribution to clipmem of candidates as training goes on, less that of external pairs, "
-        "which nobody memorized: two models drift apart as a whole, and that is no memorization.",
+        "which no model memorized: two models drift apart as a whole, and that is no memorization.",
         time_of,
         time_from,
     ),
@@ -306,7 +306,7 @@ def draw_studies() -> None:
             _draw_study(named[name], shown)
         else:
             _draw_reference(plan, shown)
-            st.caption(f"No study of your own yet: {STUDIES[plan].question} From a terminal:")
+            st.caption(f"No study of your own yet: {STUDIES[plan].question} Command line:")
             st.code(f"python -m clipmem_core study {plan} SOURCE --name {plan} --preset small", language="bash")
 
 
@@ -335,7 +335,7 @@ def _draw_study(study: StudyFolder, shown: Shown) -> None:
     try:
         total, arms = _check(study, shown)
         if arms.empty:
-            st.info(f"Study of {total} arms and seeds: none is done yet.", icon=":material/hourglass:")
+            st.info(f"Study of {total} arms and seeds: none is finished yet.", icon=":material/hourglass:")
             return
         figure, told = shown.figure(study), sentences(study)
     except InputError as error:
@@ -345,7 +345,7 @@ def _draw_study(study: StudyFolder, shown: Shown) -> None:
     st.plotly_chart(figure, key=f"study-{study.name}", config=FIXED, alt=" ".join(told) or shown.meaning)
     for sentence in told:
         show_text(sentence)
-    progress = f" The study is not finished: {len(arms)} of {total} arms and seeds are done." * (len(arms) < total)
+    progress = f" The study is not finished: {len(arms)} of {total} arms and seeds are finished." * (len(arms) < total)
     st.caption(f"{shown.meaning} {_seeds(arms)}{progress}")
 
 

@@ -81,9 +81,9 @@ def _draw_contents(audit: Audit, format: str) -> None:
     """Draw what an export would hold as things stand."""
     counts = count_decisions(audit)
     total = sum(counts.values())
-    kept = f"{total - counts[REMOVE]:,} pairs kept, {counts[REMOVE]:,} removed, {counts[RECAPTION]:,} recaptioned."
+    kept = f"{total - counts[REMOVE]:,} pairs kept, {counts[REMOVE]:,} removed, {counts[RECAPTION]:,} captions changed."
     if is_planted(audit):
-        kept = f"{total:,} pairs with their own captions, not the planted ones, less those that were removed for these."
+        kept = f"{total:,} pairs with their own captions, not the injected errors, without the pairs you removed."
     held = {
         "decisions": f"{total - counts[UNDECIDED]:,} decisions on pairs of this audit, and every note.",
         "html": f"The report of all {total:,} pairs, with the decisions.",

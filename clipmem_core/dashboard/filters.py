@@ -221,8 +221,10 @@ def _draw_more(audit: Audit, selection: Selection) -> None:
     kinds = planted_kinds(audit)
     if kinds or selection.planted:
         options = _with(selection.planted, [ANY, NONE, *kinds])
-        names = {ANY: "planted, any kind", NONE: "not planted"}
-        _choose("planted", "Planted", ["", *options], selection.planted, _or_any(lambda kind: names.get(kind, kind)))
+        names = {ANY: "any injected error", NONE: "no injected error"}
+        _choose(
+            "planted", "Injected error", ["", *options], selection.planted, _or_any(lambda kind: names.get(kind, kind))
+        )
     _choose("check", "Check", ["", *CHECKS], selection.check, _or_any(lambda name: CHECKS[name].label))
     tags = _with(selection.tag, list(known_tags(open_review(audit).path)))
     if tags:

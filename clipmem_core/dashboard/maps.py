@@ -70,7 +70,7 @@ def draw_selectable(
     with right:
         if clicked is not None:
             around = nearest_rows(figure, clicked)
-            st.caption(f"The pair that was clicked, and the {len(around) - 1} nearest to it on the map.")
+            st.caption(f"The clicked pair and its {len(around) - 1} nearest on the map.")
             _draw_strip(audit, around, Selection(), key=key)
         elif outline is not None:
             _draw_shape(audit, as_linked(dataclasses.replace(selection, outline=outline)), key=key)
@@ -81,7 +81,7 @@ def draw_selectable(
 def _draw_shape(audit: Audit, selection: Selection, *, key: str) -> None:
     count = count_pairs(audit, selection)
     if count == 0:
-        st.caption("No pair lies inside. A double click takes the shape away.", width="content")
+        st.caption("No pair inside. Double-click removes the shape.", width="content")
         return
     there, more = link(audit, selection), f" The first {STRIP}, by {words(selection.order)}:" if count > STRIP else ""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -141,14 +141,14 @@ def as_linked(selection: Selection) -> Selection:
 
 COLOUR = "colour"  # in the address
 COLOUR_KEY = "map-colour"
-MAP_COLOURS = {GROUP: "Group", PLANTED: "Planted kind"}
+MAP_COLOURS = {GROUP: "Group", PLANTED: "Injected error"}
 LINES = (
     "The lines come from the external pairs, which no member trained on: three quarters of them lie to the right of "
     "the vertical one, and one in twenty above the horizontal one."
 )
 MIRRORED = (
-    "Independent pairs were learned by g, which is subtracted: for them clipmem is negative, and learned by heart is "
-    "below the lower line, which one in twenty external pairs falls short of."
+    "Independent pairs were learned by g, which is subtracted: their clipmem is negative, and memorized pairs lie "
+    "below the lower line, as one in twenty external pairs does."
 )
 
 
@@ -204,8 +204,7 @@ MEMBER, SIDE, COLOUR = "member", "side", "colour"  # in the address
 SIDES = {IMAGE_SIDE: "Pictures", TEXT_SIDE: "Captions"}
 EMBEDDING_COLOURS = (*scores_in(SCORE_COLOUR), GROUP, LABEL, PLANTED)
 MEANING = (
-    "Pairs that the member finds alike lie close together. Only neighbourhoods mean something: neither the axes nor "
-    "the distances between far groups do."
+    "Pairs that the model finds similar lie close together. Axes and distances between far groups have no meaning."
 )
 
 
@@ -217,7 +216,7 @@ def draw_choices(audit: Audit) -> tuple[str, str]:
     """
     st.html(TIGHT_STYLE)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        member = _choose("Member", MEMBER, list(audit.record.members))
+        member = _choose("Model", MEMBER, list(audit.record.members))
         side = _choose("Embeddings of", SIDE, list(SIDES), named=SIDES.__getitem__)
         colour = _choose("Colour", COLOUR, list(EMBEDDING_COLOURS), named=words)
     return map_name(member, side), colour
@@ -257,8 +256,8 @@ def _embedding_explained(colour_by: str, *, drawn: int, pairs: int) -> str:
     low, high = PERCENTILES
     scale = "" if colour_by in (GROUP, LABEL, PLANTED) else f" Colours end at the {low}nd and {high}th percentile."
     left_out = (
-        f" {drawn:,} of the {pairs:,} pairs were drawn at random; the others are not on the map, nor in what is "
-        "selected from it."
+        f" {drawn:,} of the {pairs:,} pairs are a random sample; the others are not on the map and cannot "
+        "be selected on it."
     )
     return f"{MEANING}{scale}{left_out if pairs > drawn else ''}"
 

@@ -38,15 +38,15 @@ MAIN = sorted((name for name, own in FIELDS.items() if own.main), key=lambda nam
 PROTOCOLS = FIELDS["protocol"].choices
 USUAL_REPEATS = 2
 REPETITIONS = {  # protocol → label, usual number, meaning
-    "ensemble": ("Repeats", USUAL_REPEATS, "How often pairs are cut into folds anew; each trains one member a fold."),
-    "paper": ("Seeds", 1, "Pairs of members f and g: 3 give intervals."),
+    "ensemble": ("Repeats", USUAL_REPEATS, "Random partitions into folds; each trains one member per fold."),
+    "paper": ("Seeds", 1, "Pairs of models f and g; 3 give intervals."),
 }
 LOADED = "new-loaded"
 PRESET_MEANINGS = {
     "locked": "Both towers are pretrained and locked, members train heads on what these give: minutes on a processor, "
-    "and the one to find wrong captions with. clipmem says what the heads learned by heart.",
-    "tiny": "Whole encoders from scratch, as small as they can be: to try things out.",
-    "small": "Whole encoders from scratch, for thousands of pairs on two cores: what encoders learn by heart.",
+    "and the one to find wrong captions with. clipmem measures what the heads memorized.",
+    "tiny": "Whole encoders from scratch, as small as they can be: for a quick test.",
+    "small": "Whole encoders from scratch, for thousands of pairs on two cores: what encoders memorize.",
     "base": "ViT-B/32 from scratch, as in the paper; it needs a GPU.",
 }
 TOWERS = {"image": "sees pictures whole and as they are", "text": "reads captions whole and as they are"}
@@ -58,7 +58,7 @@ def draw_request() -> Request:
     source, reading = _draw_source()
     preset_column, protocol_column, _ = st.columns([3, 2, 2])
     with preset_column:
-        preset = _choose("Preset", list(PRESETS), DEFAULT_PRESET, help="What each is for stands below.")
+        preset = _choose("Preset", list(PRESETS), DEFAULT_PRESET, help="Explained below.")
     with protocol_column:
         protocol = _choose("Protocol", list(PROTOCOLS), AuditConfig.protocol, help=meaning(PROTOCOL))
     st.caption(PRESET_MEANINGS[preset])
@@ -91,7 +91,7 @@ def draw_left_out(idle: Mapping[str, str], *, called: Callable[[str], str] = lam
     """
     for side, does in TOWERS.items():
         if labels := [called(name) for name, own in idle.items() if own == side]:
-            st.caption(f"Not offered, since the {side} tower is locked and {does}: {', '.join(labels)}.")
+            st.caption(f"Not available, as the {side} tower is locked and {does}: {', '.join(labels)}.")
 
 
 def _draw_towers(usual: AuditConfig) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def draw_path(key: str, offered: Sequence[str]) -> str:
         value=typed if typed in offered else None,
         take=lambda chosen: st.session_state.update({key: chosen or ""}),
         format_func=lambda source: source.removeprefix(f"{data_folder() / SETS}/"),
-        help=f"{DRAWN} is the drawn set. {meaning(DRAWN_SET)}",
+        help=f"{DRAWN} is the synthetic set. {meaning(DRAWN_SET)}",
     )
     return typed
 
@@ -395,7 +395,7 @@ def _draw_found(check: Check) -> None:
         grid.metric("Pairs", f"{found['pairs']:,}", border=True)
         grid.metric("Captions", f"{found['captions']:,}", border=True)
         grid.metric("In quarantine", f"{found['quarantined']:,}", border=True, help="Rows that cannot be used.")
-        grid.metric("Look-alikes", f"{found['lookalikes']:,}" if check.exact else "…", border=True)
+        grid.metric("Near-duplicates", f"{found['lookalikes']:,}" if check.exact else "…", border=True)
     st.caption("Groups: " + ", ".join(f"{count:,} {name}" for name, count in found["groups"].items()))
     if not check.exact and check.job.running:
         st.caption("Numbers may still change: not every picture has been opened yet.")

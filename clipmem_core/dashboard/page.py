@@ -36,7 +36,7 @@ def read_selection() -> Selection:
     selection, wrong = from_parameters(st.query_params.to_dict())
     if wrong:
         st.warning(
-            f"Part of this address cannot be understood and is left out: {', '.join(wrong)}.",
+            f"Part of this address is not valid and is ignored: {', '.join(wrong)}.",
             icon=":material/link_off:",
         )
     return selection
@@ -312,8 +312,8 @@ def _list_finished() -> dict[str, bool]:
 def draw_no_page(name: str) -> None:
     """Draw the page of an address that leads to none."""
     open_bare_page("No such page")
-    st.warning("This address leads to no page of CLIPMem: choose one on the left.", icon=":material/link_off:")
-    show_text(f"asked for: {name}", limit=120)
+    st.warning("This page does not exist: choose one on the left.", icon=":material/link_off:")
+    show_text(f"requested: {name}", limit=120)
 
 
 def _set_up(title: str) -> None:
@@ -327,7 +327,7 @@ def _draw_links(audit: str | None) -> None:
     with st.sidebar:
         for path, (title, icon) in PAGES.items():
             st.page_link(path, label=title, icon=icon, query_params={PARAMETER: audit} if audit else None)
-        with st.popover("Words", icon=":material/menu_book:", width="stretch"):
+        with st.popover("Glossary", icon=":material/menu_book:", width="stretch"):
             for term, (what, decision) in MEANINGS.items():
                 st.markdown(f"**{term}**: {what} *{decision}*")
 
@@ -356,8 +356,8 @@ def _choose_audit(names: list[str]) -> str | None:
     if asked and (asked in names or _has_job(asked)):
         return _keep(asked)
     if asked and fallback:
-        st.warning("The audit asked for does not exist; this is another one.", icon=":material/search_off:")
-        show_text(f"asked for: {asked}", limit=120)
+        st.warning("That audit does not exist; showing another one.", icon=":material/search_off:")
+        show_text(f"requested: {asked}", limit=120)
     return _keep(fallback) if fallback else None
 
 

@@ -87,7 +87,7 @@ def find_pair(audit: Audit, selection: Selection) -> PairCard:
 def _end(audit: Audit, selection: Selection, asked: str | None) -> NoReturn:
     if asked:
         st.warning("This audit has no such pair.", icon=":material/search_off:")
-        show_text(f"asked for: {asked}", limit=300)
+        show_text(f"requested: {asked}", limit=300)
         first = link(audit, selection, **read_view())
         st.page_link(THIS_PAGE, label="Open the first pair", icon=":material/image:", query_params=first)
     else:
@@ -196,7 +196,7 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
     except InputError as error:
         _draw_means(means)
         _draw_encoders(means)
-        show_text(f"Members one by one cannot be shown: {one_line(error)}", limit=LIMIT)
+        show_text(f"Single members cannot be shown: {one_line(error)}", limit=LIMIT)
         return
     names = side_names(members, paper=audit.record.protocol == "paper")
     figure = term_figure(members, colour=group_colour(card.group), names=names)
@@ -412,7 +412,7 @@ def _draw_box(audit: Audit, card: PairCard, now: tuple[str, ...], line: Line) ->
 
     with st.form(f"form-{box}", border=False):
         st.text_area("This caption", " ".join(now[place].split()), key=box)
-        st.form_submit_button("Store this caption", icon=BADGES["recaption"][1], key=f"store-{key}", on_click=store)
+        st.form_submit_button("Save this caption", icon=BADGES["recaption"][1], key=f"store-{key}", on_click=store)
 
 
 def _with(now: tuple[str, ...], place: int, text: str) -> tuple[str, ...]:
@@ -442,9 +442,9 @@ def _store(audit: Audit, card: PairCard, captions: tuple[str, ...]) -> None:
         session.takes(None)
         review, entry = open_review(audit), card.decision.entry if card.decision else 0
         if not captions:
-            session.notice = Notice("Not stored: this is the pair's last caption. Remove the pair instead.", good=False)
+            session.notice = Notice("Not saved: this is the pair's last caption. Remove the pair instead.", good=False)
         elif captions == current_captions(card):
-            session.notice = Notice("Not stored: this is the caption it has.", good=False)
+            session.notice = Notice("Not saved: this is the caption it has.", good=False)
         else:
             if captions == card.captions:  # its own, all of them again: nothing is decided any more
                 outcome = review.decide([card.pair_id], None, audit=audit.name)
@@ -453,9 +453,9 @@ def _store(audit: Audit, card: PairCard, captions: tuple[str, ...]) -> None:
             stored = outcome.pairs > 0
             if stored:
                 session.remember(audit, review, outcome)
-                session.notice = Notice("Stored: this caption.", card.pair_id, event=outcome.event)
+                session.notice = Notice("Saved: this caption.", card.pair_id, event=outcome.event)
             else:
-                sentence = "Not stored: somebody else has just decided on this pair. Look at it, then do it again."
+                sentence = "Not saved: this pair was just decided in another tab. Check it, then try again."
                 session.notice = Notice(sentence, card.pair_id, good=False)
     if stored and untouched:
         st.session_state.pop(box, None)  # the box with all captions is to show what stands now
@@ -474,7 +474,7 @@ def draw_choices(audit: Audit, card: PairCard) -> None:
     """Draw captions of other pairs to take in the place of the pair's worst, by members that never saw the pair."""
     st.subheader("Suggested by models that never saw it", anchor=False, help=score_breakdown.QUALITY)
     with one_line_errors("Suggestions"):
-        with st.spinner("Looking through the captions…"):
+        with st.spinner("Searching captions…"):
             found = score_breakdown.suggested_captions(audit, card.row)
         if not found.members:
             st.caption("No suggestion: every model saw this pair.")
@@ -527,7 +527,7 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
     for by, title in TITLES.items():
         st.markdown(f"**{title}**")
         with one_line_errors(title):
-            with st.spinner("Looking…"):
+            with st.spinner("Searching…"):
                 found = nearest(audit, card.row, by=by, member=member or "", k=NEAREST)
                 others = cards(audit, [row for row, _ in found])
             _draw_others(audit, others, [cosine for _, cosine in found], by=by)

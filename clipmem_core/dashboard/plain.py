@@ -148,7 +148,7 @@ class Noise:
         if self.error:
             return f"± {self.error}."
         if self.floor is None:
-            return "This audit does not say how certain clipmem is."
+            return "This audit has no estimate of the error of clipmem."
         return f"Noise {self.floor:.2f}: SD of clipmem over external pairs, which no member saw."
 
 

@@ -63,7 +63,7 @@ class Known:
     @property
     def progress(self) -> str:
         total = len(self.arms) * self.seeds
-        return f"{total - self.left} of {total} arms × seeds are done"
+        return f"{total - self.left} of {total} arms × seeds finished"
 
     def draw_bar(self) -> None:
         """Draw its progress."""
@@ -124,8 +124,8 @@ def choose_study(known: Sequence[Known], begins: str, picked: str) -> Known | No
     missing = bool(own and named and not begins) and not any(each.data_set == own for each in known)
     name = st.query_params.get(PARAMETER, "")
     if name and name not in options:
-        st.warning("There is no study of mitigations of the name asked for.", icon=":material/search_off:")
-        show_text(f"asked for: {name}", limit=120)
+        st.warning("There is no study of mitigations of this name.", icon=":material/search_off:")
+        show_text(f"requested: {name}", limit=120)
     if missing:
         options = [NO_STUDY, *options]
         if name not in named:
@@ -156,7 +156,7 @@ def draw_state(known: Known, *, working: bool) -> None:
         job = study_task(known.study.name).find()
         if working != is_working(known.study.name) or know(known.study) != known:
             st.rerun()
-        state = "" if working else known.progress if known.left else "all done"  # while it works its bar says so
+        state = "" if working else known.progress if known.left else "all finished"  # while it works its bar says so
         seeds = f"{len(known.arms)} arms × {known.seeds} seed{'s' if known.seeds > 1 else ''}"
         show_text(" · ".join(filter(None, [known.source, seeds, state, known.machine])), limit=300)
         if job is not None and job.running:
@@ -165,7 +165,7 @@ def draw_state(known: Known, *, working: bool) -> None:
             draw_job(job, key="mitigations-cancel")
         elif working:
             known.draw_bar()
-            st.caption("Another process works on it, perhaps in a terminal.")
+            st.caption("Another process is running it, perhaps in a terminal.")
         elif known.left:
             _draw_end(job)
             if st.button("Resume", key="mitigations-resume", icon=PLAY, help="What is done is not repeated."):
@@ -184,7 +184,7 @@ def draw_beginning(name: str) -> None:
             draw_job(job, key="mitigations-cancel")
             return
         _draw_end(job)
-        st.caption("It has no results. Start it with other settings, or as it was.")
+        st.caption("It has no results. Try again, or start it with other settings.")
         if st.button("Try again", key="mitigations-again", icon=PLAY):
             Task(job.folder, job.arguments).start()
             st.rerun()
@@ -199,7 +199,7 @@ def is_working(name: str) -> bool:
 def _draw_end(job: Job | None) -> None:
     """Draw how a job failed."""
     if job is not None and job.failed:
-        draw_fault("It stopped before its end.", job.last_line)
+        draw_fault("It stopped early.", job.last_line)
 
 
 def draw_waiting(known: Known, setting: Arm, arm: str | None, *, working: bool) -> None:
@@ -216,12 +216,12 @@ def draw_waiting(known: Known, setting: Arm, arm: str | None, *, working: bool) 
     ran = setting.overrides.get(DECISIONS) and find_arm(study, setting) is not None
     outdated = ran and find_arm(study, setting, decided=decided_for(study)) is None
     if arm is not None and done < known.seeds:
-        missing = f"{done} of {known.seeds} seeds of this setting are done" if done else "Not run yet"
-        turn = "Its turn comes: the study is at work." if working else "Resume the study to run the rest."
+        missing = f"{done} of {known.seeds} seeds of this setting finished" if done else "Not run yet"
+        turn = "It runs when its turn comes." if working else "Resume the study to run the rest."
         st.info(f"{missing}. {turn}", icon=":material/hourglass:")
     elif arm is None or outdated:
         with st.container(border=True, key="mitigation-waiting"):
-            st.markdown("**Run with other decisions than those of now**" if outdated else "**Not run**")
+            st.markdown("**Ran with older decisions**" if outdated else "**Not run**")
             if st.button("Run it", type="primary", icon=PLAY, key="mitigation-run"):
                 try:
                     add_own(study, setting, decided=decided_for(study) if setting.overrides.get(DECISIONS) else None)
@@ -235,7 +235,7 @@ def draw_waiting(known: Known, setting: Arm, arm: str | None, *, working: bool) 
 Source = tuple[str, SourceOptions]
 ARMS_IN_WORDS = {
     "combined": "Some twenty settings, alone and together: rare words, noise, masking, crops, an early stop, and what "
-    "acts only on pairs that run ahead. The one to begin with.",
+    "acts only on pairs memorized early. The one to begin with.",
     "text-noise": "Seven levels of noise on the text embedding.",
     "captions": "One caption a pair against two, three, up to all. The data set needs several captions a pair.",
     "forgetting": "Tokens of fewer than 2 and 3 trained pairs are left out of captions, or their rows are deleted, "
@@ -271,9 +271,9 @@ def draw_start(picked: str, *, started: Callable[[str], None]) -> None:
     if st.button("Start", type="primary", icon=":material/play_arrow:", key="study-start", disabled=bool(fault)):
         study_task(name, arguments).start()
         started(name)
-    st.caption("It goes on when this page is closed.")
+    st.caption("You can close this page; it continues.")
     if not fault:
-        st.caption("From a terminal:")
+        st.caption("Command line:")
         st.code(f"python -m clipmem_core study {shlex.join(arguments)}", language="bash", wrap_lines=True)
 
 
@@ -342,8 +342,8 @@ def _draw_config(plan: str, options: SourceOptions) -> AuditConfig:
     with third:
         epochs = _draw_number("Epochs", f"{preset}-epochs", usual.epochs, "How often each model sees every pair.")
     with fourth:
-        help_text = "Of pictures that look alike only the first takes part."
-        lookalikes = st.toggle("Drop look-alikes", key=_first("lookalikes", False), help=help_text, **KEPT)
+        help_text = "Keeps only the first of several near-duplicate pictures."
+        lookalikes = st.toggle("Drop near-duplicates", key=_first("lookalikes", False), help=help_text, **KEPT)
     st.caption(PRESETS_TOLD)
     values: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "drop_lookalikes": lookalikes, "source": options}
     return dataclasses.replace(usual, **values)

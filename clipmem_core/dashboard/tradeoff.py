@@ -112,7 +112,7 @@ def draw_results(study: StudyFolder, chosen: str | None) -> None:
     """
     compared, over = compared_of(study), replicates(study.arms)
     if chosen == NONE:
-        st.caption("Nothing is done against memorization: turn something on to see what it changes.")
+        st.caption("No mitigation is on. Turn one on to see its effect.")
     elif chosen is not None and (compared[ARM] == chosen).any():
         show_strong(sentence_of(compared, chosen))
     elif chosen is not None:
@@ -328,14 +328,14 @@ def draw_references() -> None:
             st.info("There is no study of mitigations yet: start one.", icon=":material/science:")
             return
         st.info(
-            "There is no study of yours yet. This is one that comes with the code: read it, or start one.",
+            "No study of your own yet. This is a reference study; start your own under “Start a study”.",
             icon=":material/menu_book:",
         )
         study = named[choose_listed("Study", list(named), parameter=PARAMETER, key="mitigations-reference", width=400)]
         show_text(study.title)
         draw_chart(study.rows, over=study.over, key=study.name, reference=study.reference)
         draw_table(study.rows, over=study.over, reference=study.reference)
-        st.caption("Settings to turn on, and the pairs that changed, are there for a study of your own. In a terminal:")
+        st.caption("Your own study has switchable settings and lists the pairs that changed. Command line:")
         st.code("python -m clipmem_core study combined SOURCE --name NAME --preset locked", language="bash")
 
 
@@ -354,7 +354,7 @@ def draw_changed_pairs(study: StudyFolder, chosen: str | None) -> None:
     one, other = study.audit(NONE), study.audit(chosen)
     st.subheader("Pairs that changed most", anchor=False)
     if not (one.finished and other.finished):
-        st.caption("The pairs come when both arms have all that they are being trained on.")
+        st.caption("The pairs appear once both arms are finished.")
         return
     changes = changes_of(one, version_of(one), other, version_of(other))
     if changes.empty:
@@ -370,7 +370,7 @@ def draw_changed_pairs(study: StudyFolder, chosen: str | None) -> None:
     )
     shown = (rose if direction == ROSE else fell).head(MOST_PAIRS)
     if shown.empty:
-        st.caption("None did.")
+        st.caption("None.")
         return
     page, pages = read_page(len(shown), PAGE_SIZE)
     # A pair opens in the newest audit of the data folder that has the same pairs, if there is one.

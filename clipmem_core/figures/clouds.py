@@ -27,7 +27,7 @@ from clipmem_core.scores.registry import words
 FAINT = "rgba(128,128,128,{})"
 PERCENTILES = (2, 98)  # beyond them a colour says no more
 BY_HEART = "memorized<br>and wrong", "memorized<br>and right"
-NOT_BY_HEART = "never learned", "generic"
+NOT_BY_HEART = "not learned", "typical"
 STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # of clipmem between two lines
 LINES = 8  # at most
 NAMED = 0.2  # share of the width that a line's name takes

@@ -346,7 +346,7 @@ def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:
     # Told one by one: of a single tick Plotly cannot tell where its text goes.
     told = [first * 10**power for power in range(7) for first in (1, 2, 5)]
     figure.update_xaxes(title="pairs reviewed, the most suspicious first", type="log", tickvals=told)
-    figure.update_yaxes(title="of these planted", range=[0, 1.03], zeroline=False)
+    figure.update_yaxes(title="of the injected errors", range=[0, 1.03], zeroline=False)
     return laid_out(figure, HEIGHT, top=10, dragmode=False)
 
 

@@ -8,7 +8,7 @@ from clipmem_core.review.decisions import Review
 from tests.browser.conftest import TRAINED
 from tests.browser.watched import settle
 
-NOT_STORED = "Pressed while the page was being drawn: not stored."
+NOT_STORED = "Pressed while the page was loading: not saved."
 ON_SCREEN = """
     window.pressed = []
     addEventListener('keydown', event => {
@@ -82,7 +82,7 @@ def test_of_two_keys_at_once_the_first_is_stored_and_the_page_says_that_the_othe
     page.keyboard.press("k")
     page.keyboard.press("x")
     page.get_by_text(NOT_STORED).first.wait_for()
-    page.get_by_text("Stored: keep.").first.wait_for()
+    page.get_by_text("Saved: keep.").first.wait_for()
     rest(page)
     assert [decision for _, decision, _ in events(review)] == ["keep"]
 
@@ -91,7 +91,7 @@ def test_on_a_slow_page_a_decision_is_one_event_and_undo_takes_it_back(page: Any
     open_pair(page, address, slower=SLOWER)
     for _ in range(3):
         page.get_by_role("button", name="Keep").click()
-        page.get_by_text("Stored: keep.").first.wait_for()
+        page.get_by_text("Saved: keep.").first.wait_for()
         rest(page)
     assert [(decision, note) for _, decision, note in events(review)] == [("keep", None)] * 3
     page.get_by_role("button", name="Undo").first.click()

@@ -37,7 +37,7 @@ def test_a_renamed_audit_is_shown_under_its_new_name(copy: Copy, data: Path) -> 
     app.button(key="rename-now-made").click().run()
     assert not app.exception
     assert app.query_params["audit"] == "better"
-    assert "The audit has its new name." in app.success[0].value
+    assert "Renamed." in app.success[0].value
     assert table(app, "size")["name"].tolist() == ["better"]
     renamed = Audit(data / "audits" / "better")
     assert renamed.finished
@@ -51,7 +51,7 @@ def test_a_name_that_cannot_be_had_is_one_line(copy: Copy, name: str) -> None:
     app = open_page(PAGE, audit="made")
     app.text_input(key="new-name-of-made").set_value(name).run()
     app.button(key="rename-now-made").click().run()
-    assert app.error[0].value == "It keeps its name."
+    assert app.error[0].value == "The audit was not renamed."
     assert [text for text in texts(app) if repr(name) in text]
 
 

@@ -58,5 +58,5 @@ def test_without_lookalikes_a_line_says_so(copy: Copy) -> None:
     rows = np.arange(len(made.pairs))
     write_prepared(made.folder, cache_rows=rows, clusters=rows)
     app = open_page(PAGE, audit="made", view="checks")
-    assert "No picture of this audit looks like another." in [element.value for element in app.caption]
+    assert "No near-duplicate pictures in this audit." in [element.value for element in app.caption]
     assert not texts(app) or not app.error

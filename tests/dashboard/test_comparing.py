@@ -137,7 +137,7 @@ def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(two:
         "Pearson": f"{first.corr(second):.2f}",
         "Mean difference": f"+{(second - first).mean():.2g}",
     }
-    for said in ("100 pairs have clipmem in both", "95 % interval", "Both ran with the same settings."):
+    for said in ("100 pairs have clipmem in both", "95 % interval", "Both have the same settings."):
         assert said in captions(app)
     assert not app.warning
     cards = changes(app)

@@ -52,7 +52,7 @@ def test_a_press_is_stored_at_once_and_the_next_undecided_pair_comes_unless_it_i
     press(app, label)
     assert decided(audit, first) == decision
     assert app.query_params["pair"] == third
-    assert f"Stored: {decision}." in toasts(app)
+    assert f"Saved: {decision}." in toasts(app)
     assert first in texts(app)
     app.toggle[0].set_value(False).run()
     press(app, label)
@@ -118,7 +118,7 @@ def one_view() -> None:
 def test_a_second_press_on_what_was_drawn_before_the_first_is_not_stored_and_says_so(copy: Copy) -> None:
     audit = copy()
     app = press(AppTest.from_function(one_view, default_timeout=300).run(), "keep")
-    assert "Stored: keep." in toasts(app)
+    assert "Saved: keep." in toasts(app)
     press(app, "remove")
     assert "not stored" in toasts(app)
     assert decided(audit, audit.pairs["pair_id"][0]) == "keep"

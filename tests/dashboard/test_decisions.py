@@ -92,7 +92,7 @@ def test_long_lists_and_histories_have_pages(audit: Audit) -> None:
     assert open_view(page="99").dataframe[0].value["pair"].tolist() == pages[2]
     app = open_view(decision="remove")
     assert not app.dataframe
-    assert "No pair is decided so." in [caption.value for caption in app.caption]
+    assert "No pair has this decision." in [caption.value for caption in app.caption]
 
 
 def test_hostile_notes_and_captions_stay_in_cells(audit: Audit) -> None:

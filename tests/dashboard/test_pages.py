@@ -205,7 +205,7 @@ def test_an_audit_that_does_not_exist_is_told_in_plain_text_and_odd_names_are_no
     copy(name="a <b>")
     for name in ("absent", "../../etc", "[x](javascript:alert(1))"):
         app = open_page(audit=name)
-        assert f"asked for: {name}" in texts(app)
+        assert f"requested: {name}" in texts(app)
         assert "does not exist" in app.warning[0].value
         assert "made" in titles(app)
     assert app.selectbox(key="audit_picker").options == ["made"]

@@ -169,7 +169,7 @@ def test_an_unknown_pair_is_one_line_and_a_way_back(copy: Copy) -> None:
     for pair in ("../../etc/passwd", "[x](javascript:alert(1))", "' OR 1=1 --"):
         app = open_page(PAIR, audit="made", pair=pair)
         assert app.warning[0].value == "This audit has no such pair."
-        assert f"asked for: {pair}" in texts(app)
+        assert f"requested: {pair}" in texts(app)
         assert not app.image
         assert not app.error
     assert open_page(PAIR, audit="made", group="candidate").info[0].value == "No pair fits this selection."

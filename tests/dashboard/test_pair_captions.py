@@ -66,7 +66,7 @@ def test_all_own_captions_again_are_no_decision(audit: Audit) -> None:
 def test_one_caption_is_edited_and_the_others_stay(audit: Audit) -> None:
     app = press(opened(audit), "Edit")
     app.text_area[0].set_value("  a newt \n in a pond ")
-    press(app, "Store this caption")
+    press(app, "Save this caption")
     assert captions(audit) == ("a newt in a pond", *OWN[1:])
 
 
@@ -79,7 +79,7 @@ def test_nothing_is_stored_where_somebody_else_decided_or_nothing_changes(audit:
     assert found is not None
     assert found.decision == KEEP
     app = press(app, "Edit")
-    press(app, "Store this caption")
+    press(app, "Save this caption")
     assert captions(audit) == ()
 
 

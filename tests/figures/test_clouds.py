@@ -66,7 +66,7 @@ def test_corners_are_cut_off_and_named(low: float | None) -> None:
     named = [(text.text[3:-4], text.xanchor, text.y, text.yref) for text in figure.layout.annotations]
     wrong, right = "memorized<br>and wrong", "memorized<br>and right"
     assert named[:2] == [(wrong, "left", 1, "y domain"), (right, "right", 1, "y domain")]
-    assert [name for name, *_ in named[2:4]] == ["never learned", "generic"]
+    assert [name for name, *_ in named[2:4]] == ["not learned", "typical"]
     # Independent pairs have the upper corners once more below.
     assert named[4:] == ([] if low is None else [(wrong, "left", 0, "y domain"), (right, "right", 0, "y domain")])
     assert [line.y0 for line in figure.layout.shapes] == [0, 0.1, *([] if low is None else [low])]

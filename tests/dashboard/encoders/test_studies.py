@@ -25,7 +25,7 @@ def test_without_studies_those_that_come_with_the_code_are_shown_and_the_command
 
 def test_without_any_audit_the_studies_are_shown_below_the_way_to_one(data: Path) -> None:
     app = open_page(PAGE)
-    assert "Audit the drawn set (about a minute)" in [button.label for button in app.button]
+    assert "Audit the synthetic set (about a minute)" in [button.label for button in app.button]
     assert len(figures(app)) == 3
 
 

@@ -85,7 +85,7 @@ def test_a_setting_nobody_ran_is_queued(lab: StudyFolder, went_on: list[tuple[st
     assert went_on == [("resume", "lab")]
     (own,) = read_own(lab)
     assert own.text == "text_noise=0.1 text_mask=0.35"
-    assert "15 of 18 arms × seeds are done" in said(app)
+    assert "15 of 18 arms × seeds finished" in said(app)
     assert labels(app) == ["Resume"]
 
 
@@ -137,7 +137,7 @@ def test_decisions_are_counted_and_those_of_later_are_another_arm(
     open_review(audit).decide(ids[47:48], "remove", audit=audit.name)
     app = open_page(PAGE, setting="decisions")
     assert f"{own.name}: 10 % less memorization" in titles(app)
-    assert "Run with other decisions than those of now" in bold(app)
+    assert "Ran with older decisions" in bold(app)
     press(app, "Run it")
     assert len(read_own(lab)) == 2
 

@@ -46,7 +46,7 @@ def test_studies_of_other_questions_are_not_offered_and_the_fullest_comes_first(
     assert app.selectbox(key="mitigations-study").options == ["lab", "another"]
     app.selectbox(key="mitigations-study").select("another").run()
     assert address(app)["study"] == "another"
-    assert "5 of 15 arms × seeds are done" in said(app)
+    assert "5 of 15 arms × seeds finished" in said(app)
 
 
 def test_the_study_of_the_picked_audits_data_set_opens_and_of_another_one_only_when_it_is_asked_for(
@@ -116,7 +116,7 @@ def test_while_the_job_runs_the_page_says_how_far_it_is(data: Path, made: Made, 
     said_so = "arm none, seed 1: 2 of 10, time left: about 7 min\n"
     leave_study_job(data, "lab", running=True, output=f"reading scenes\n{said_so}training 2 members\n")
     app = open_page(PAGE, setting=SETTINGS["captions"])
-    assert app.get("progress")[0].proto.text == "5 of 15 arms × seeds are done"
+    assert app.get("progress")[0].proto.text == "5 of 15 arms × seeds finished"
     assert app.get("progress")[0].proto.value == 33
     assert {said_so.strip(), "training 2 members"} <= set(texts(app))
     assert "1 of 3 seeds of this setting are done. Its turn comes" in app.info[0].value
@@ -129,7 +129,7 @@ def test_while_another_process_works_on_it_the_page_offers_no_second_one(data: P
     study = make_mitigations(data, made["paper"], done=1)
     with acquire_lock(study.folder, what="study"):
         app = open_page(PAGE, setting=SETTINGS["captions"])
-        assert app.get("progress")[0].proto.text == "5 of 15 arms × seeds are done"
+        assert app.get("progress")[0].proto.text == "5 of 15 arms × seeds finished"
         assert "Another process works on it" in said(app)
         assert "Its turn comes" in app.info[0].value
         assert labels(app) == []
