@@ -71,7 +71,7 @@ def test_writing_replaces_the_selection_and_keeps_the_rest() -> None:
 def test_what_cannot_be_understood_is_named_and_left_out() -> None:
     app = run(show, order="beauty", range="<b>", group="scored")
     assert app.text[0].value == repr(Selection(order="misfit", group="scored"))
-    assert app.warning[0].value.endswith("left out: order, range.")
+    assert app.warning[0].value.endswith("order, range.")
 
 
 def test_page_size_and_layout_are_passed_on_and_a_page_that_is_no_number_is_the_first() -> None:

@@ -49,7 +49,7 @@ def test_without_decisions_nothing_would_change_and_with_some_it_is_started_by_o
     open_review(audit).decide(audit.pairs["pair_id"][:3], "remove")
     started: list[tuple[str, list[str]]] = []
     monkeypatch.setattr(Task, "start", lambda task: started.append((task.folder.name, list(task.arguments))))
-    app = press(open_page(PAGE, audit="made", view="again"), "Audit again, 3 pairs removed or recaptioned")
+    app = press(open_page(PAGE, audit="made", view="again"), "Audit again, 3 pairs removed or with changed captions")
     assert started == [("made-again", ["again", "made", "--name", "made-again"])]
     assert app.query_params["again"] in ("made-again", ["made-again"])
 

@@ -54,4 +54,4 @@ def test_an_error_is_shown_where_there_is_one_and_else_the_noise_floor() -> None
     assert known.around(0.5, None) == " (noise 0.20)"
     assert Noise("", 0.2).around(0.5, 0.2) == " (noise 0.20)"
     assert Noise().around(0.5, None) == known.around(None, 0.1) == ""
-    assert "not say" in Noise().explain()
+    assert "no estimate" in Noise().explain()

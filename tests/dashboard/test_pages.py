@@ -168,7 +168,7 @@ def test_an_unfinished_audit_resumes_unless_another_process_works_on_it_or_its_c
     with acquire_lock(audit.folder, what="audit"):
         app = open_page()
         assert not app.button
-        assert "Another process works on it, perhaps in a terminal" in app.caption[0].value
+        assert "Another process is running it" in app.caption[0].value
     (audit.folder / "config.json").write_text("{")
     assert "config.json is not valid JSON" in texts(open_page())[-1]
 
@@ -180,7 +180,7 @@ def test_a_loss_at_chance_is_told_and_an_audit_opens_as_soon_as_it_is_finished(c
     config["config"]["batch_size"] = 64
     write_json(audit.folder / "config.json", config)
     app = open_page()
-    assert "still that of guessing" in app.warning[0].value
+    assert "still at chance" in app.warning[0].value
     write_json(audit.folder / "manifest.json", {"files": {}, "sizes": {}})
     app.run()
     assert len(app.image) == 12
@@ -245,7 +245,7 @@ def test_the_share_of_pairs_above_a_size_that_is_chosen_is_told_with_its_interva
     write_json(audit.folder / "verdict.json", audit.verdict | {"exceeding": []})
     app = open_page()
     assert "exceeds" not in " ".join(metrics(app))
-    assert "Not known: shares of pairs" in captions(app)
+    assert "Not available" in captions(app)
 
 
 def test_an_audit_of_a_sample_says_so_and_shows_the_counts_of_the_whole_set(copy: Copy) -> None:

@@ -210,7 +210,7 @@ def test_without_members_files_the_rest_is_shown_and_each_gap_is_one_line(whole:
     app = open_page(PAIR, audit="made", pair="images/020.png")
     gaps = [text for text in texts(app) if "cannot be shown" in text]
     assert [gap.split(" cannot")[0] for gap in gaps] == [
-        "Members one by one",
+        "Single members",
         "Suggestions",
         "Nearest pictures",
         "Nearest captions",

@@ -74,7 +74,7 @@ def test_nothing_is_stored_where_somebody_else_decided_or_nothing_changes(audit:
     app = opened(audit)
     open_review(audit).decide([PAIR_ID], KEEP)
     app = pressed(app, "Remove", 0)
-    assert any("somebody else has just decided" in element.value for element in app.markdown)
+    assert any("just decided in another tab" in element.value for element in app.markdown)
     found = current(audit, PAIR_ID)
     assert found is not None
     assert found.decision == KEEP

@@ -80,7 +80,7 @@ def test_without_labels_and_planted_pairs_there_is_nothing_to_choose_or_divide_b
     app = open_page(PAGE, by="label")
     assert [control.key for control in app.segmented_control] == ["encoders-view", "encoder-by"]
     assert "No pair of this audit has a label" in app.info[0].value
-    assert "No pair of this audit has a planted kind" in open_page(PAGE, by="planted").info[0].value
+    assert "No pair of this audit has contributions" in open_page(PAGE, by="planted").info[0].value
 
 
 def test_one_caption_a_pair_leaves_the_text_encoder_without_sslmem(copy: Copy) -> None:

@@ -59,8 +59,8 @@ def test_a_study_on_its_way_says_how_far_it_is(copy: Copy, data: Path) -> None:
     make_study(data, "size", done=1)
     make_study(data, "time", done=0)
     app = open_page(PAGE, view="studies")
-    assert "not finished: 9 of 27 arms and seeds are done" in captions(app)
-    assert "none is done yet" in app.info[0].value
+    assert "not finished: 9 of 27 arms and seeds are finished" in captions(app)
+    assert "none is finished yet" in app.info[0].value
 
 
 @pytest.mark.parametrize(

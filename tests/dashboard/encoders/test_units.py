@@ -37,7 +37,7 @@ def test_without_units_and_paradigms_buttons_start_them_and_the_commands_are_sho
     app = open_page(PAGE, view="units")
     assert [info.value.split(".")[0] for info in app.info] == [
         "The units of this audit's encoders are not measured yet",
-        "The image encoder has not been taught by captions, by labels and by itself yet",
+        "The image encoder has not been trained with captions",
     ]
     assert [code.value for code in app.code] == [
         "python -m clipmem_core units made --sample 1000\npython -m clipmem_core units made",

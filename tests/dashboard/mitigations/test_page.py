@@ -7,7 +7,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import write_table
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.mitigations import study_progress
+from clipmem_core.dashboard import studies
 from clipmem_core.review.decisions import open_review
 from clipmem_core.studies.plan import read_own
 from clipmem_core.studies.store import StudyFolder
@@ -63,7 +63,7 @@ def test_a_setting_that_cannot_be_used_is_told_and_none_shown(lab: StudyFolder, 
     assert "cannot be used" in app.warning[0].value
     assert any(fault in text and "\n" not in text for text in texts(app))
     assert not any(toggle.value for toggle in app.toggle)
-    assert "Nothing is done against memorization" in said(app)
+    assert "No mitigation is on" in said(app)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_setting_that_cannot_be_added_is_one_line(lab: StudyFolder, monkeypatc
         raise error
 
     refused = InputError("the folder\ncannot be written")
-    monkeypatch.setattr(study_progress, "add_own", lambda *args, **kwargs: fail(refused))
+    monkeypatch.setattr(studies, "add_own", lambda *args, **kwargs: fail(refused))
     app = press(open_page(PAGE, setting="text_mask=0.36"), "Run it")
     assert "the folder cannot be written" in texts(app)
 
@@ -113,7 +113,7 @@ def test_an_arm_with_some_of_its_seeds_says_so(data: Path, lab: StudyFolder) -> 
     rows = made_rows(3)
     write_table(lab.folder / "arms.parquet", rows[~((rows["arm"] == "text-mask") & (rows["seed"] == 2))])
     app = open_page(PAGE, setting=SETTINGS["text-mask"])
-    assert app.info[0].value == "2 of 3 seeds of this setting are done. Resume the study to run the rest."
+    assert app.info[0].value == "2 of 3 seeds of this setting finished. Resume the study to run the rest."
     assert "text-mask: fewer than 3 replicates" in titles(app)
 
 
@@ -126,7 +126,7 @@ def test_decisions_are_counted_and_those_of_later_are_another_arm(
     assert app.toggle(key="mitigation-on-decisions").disabled
     open_review(audit).decide(ids[45:47], "remove", audit=audit.name)
     app = open_page(PAGE, setting="decisions")
-    assert app.toggle(key="mitigation-on-decisions").label == "My decisions: 2 removed, 0 recaptioned"
+    assert app.toggle(key="mitigation-on-decisions").label == "My decisions: 2 removed, 0 with changed captions"
     press(app, "Run it")
     (own,) = read_own(lab)
     rows = made_rows(3)

@@ -24,14 +24,14 @@ def test_a_finished_study_opens_with_none(lab: StudyFolder) -> None:
     app = open_page(PAGE)
     assert not app.error, said(app)
     assert "scenes · 5 arms × 3 seeds · all done · an abacus, 2 cores" in texts(app)
-    assert "Nothing is done against memorization" in said(app)
+    assert "No mitigation is on" in said(app)
     assert labels(app) == []
 
 
 def test_an_unknown_study_is_told_in_plain_text_and_another_shown(lab: StudyFolder) -> None:
     app = open_page(PAGE, study="[x](javascript:alert(1))")
     assert "no study of mitigations" in app.warning[0].value
-    assert "asked for: [x](javascript:alert(1))" in texts(app)
+    assert "requested: [x](javascript:alert(1))" in texts(app)
     assert app.selectbox(key="mitigations-study").value == "lab"
 
 
@@ -119,7 +119,7 @@ def test_while_the_job_runs_the_page_says_how_far_it_is(data: Path, made: Made, 
     assert app.get("progress")[0].proto.text == "5 of 15 arms × seeds finished"
     assert app.get("progress")[0].proto.value == 33
     assert {said_so.strip(), "training 2 members"} <= set(texts(app))
-    assert "1 of 3 seeds of this setting are done. Its turn comes" in app.info[0].value
+    assert "1 of 3 seeds of this setting finished" in app.info[0].value
     assert "Resume" not in labels(app)
     press(app, "Cancel")
     assert went_on == [("cancel", "lab")]
@@ -130,7 +130,7 @@ def test_while_another_process_works_on_it_the_page_offers_no_second_one(data: P
     with acquire_lock(study.folder, what="study"):
         app = open_page(PAGE, setting=SETTINGS["captions"])
         assert app.get("progress")[0].proto.text == "5 of 15 arms × seeds finished"
-        assert "Another process works on it" in said(app)
+        assert "Another process is running it" in said(app)
         assert "Its turn comes" in app.info[0].value
         assert labels(app) == []
     assert labels(app.run()) == ["Resume"]
@@ -157,7 +157,7 @@ def test_a_study_that_stopped_says_why_and_goes_on(data: Path, made: Made, went_
 def test_a_study_without_a_row_can_be_gone_on_with(data: Path, made: Made) -> None:
     make_mitigations(data, made["paper"], done=0)
     app = open_page(PAGE)
-    assert "No arm of this study is done yet" in said(app)
+    assert "No arm of this study is finished yet" in said(app)
     assert labels(app) == ["Resume"]
 
 

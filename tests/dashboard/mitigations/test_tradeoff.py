@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import write_json, write_table
-from clipmem_core.dashboard.mitigations import tradeoff
+from clipmem_core.dashboard import tradeoff
 from clipmem_core.dashboard.tradeoff import compared_of, points_of, table_of
 from clipmem_core.studies.store import ARMS, STUDY, StudyFolder
 from tests.dashboard.test_maps_pages import address, captions
