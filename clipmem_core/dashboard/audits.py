@@ -1,6 +1,6 @@
 """The page Audits: a table of all audits, and the actions on the chosen one: open, rename, delete."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from clipmem_core.audits.lifecycle import (
     rename_audit,
 )
 from clipmem_core.audits.progress import TRAINING, all_progress, training_seconds_left
-from clipmem_core.audits.store import CONFIG, Audit
+from clipmem_core.audits.store import CONFIG
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.page import CHOICE, PARAMETER
 from clipmem_core.dashboard.plain import bytes_in_words, draw_fault, duration, show_strong, show_text
@@ -134,12 +134,8 @@ def _row(state: State) -> dict[str, Any]:
         return row
     return row | {
         "begun": datetime.fromtimestamp((state.audit.folder / CONFIG).stat().st_mtime),
-        "training": _trained_for(state.audit, state.audit.record.members),
+        "training": sum(m.seconds for m in all_progress(state.audit.folder, state.audit.record.members)) or None,
     }
-
-
-def _trained_for(audit: Audit, members: Sequence[str]) -> float | None:
-    return sum(member.seconds for member in all_progress(audit.folder, members)) or None
 
 
 def _draw_panel(state: State) -> None:
@@ -158,12 +154,7 @@ Choose = Callable[[str | None], None]
 
 
 def draw_actions(state: State, choose: Choose) -> None:
-    """Draw what can be done with an audit that nobody works on; a finished one can be opened.
-
-    Args:
-        state: how it stands.
-        choose: called with the name to show next, or None.
-    """
+    """Draw what can be done with an audit that nobody works on; a finished one can be opened."""
     if state.at_work:
         return
     name = state.audit.name

@@ -3,8 +3,6 @@
 import base64
 import functools
 import io
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,74 +28,31 @@ from clipmem_core.shortage import shortage
 SIDE = 320
 FULL_SIDE = 4000  # of a picture at full size
 GREY = (150, 150, 150)
-KEPT_BYTES = 100_000_000
+CACHED = 5000  # thumbnails, of about 20 kB each
 WORKERS = 2  # Pillow decodes outside Python's lock; the largest pictures take half a gigabyte each
-
-Key = tuple[Path, str, int]
-
-
-class Kept:
-    """JPEG bytes by their key, the longest unused dropped first: at most `limit` bytes in all."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.size = 0
-        self._files: OrderedDict[Key, bytes] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Key) -> bytes | None:
-        """Return what is kept under a key, as the latest used."""
-        with self._lock:
-            if key in self._files:
-                self._files.move_to_end(key)
-            return self._files.get(key)
-
-    def put(self, key: Key, data: bytes) -> None:
-        """Keep bytes under a key."""
-        with self._lock:
-            self.size += len(data) - len(self._files.pop(key, b""))
-            self._files[key] = data
-            while self.size > self.limit:
-                self.size -= len(self._files.popitem(last=False)[1])
-
-
-_kept = Kept(KEPT_BYTES)
 
 
 def thumbnail(root: Path, image: str, *, side: int = SIDE) -> tuple[bytes, str]:
-    """Return a thumbnail and an empty string, or the placeholder and the reason.
-
-    Args:
-        root: the data set's folder.
-        image: a reference relative to it.
-        side: pixels of the longer side, at most.
-    """
-    key = (root, image, side)
-    data = _kept.get(key)
-    if data is not None:
-        return data, ""
+    """Return a thumbnail and an empty string, or the placeholder and the reason; `image` is relative to `root`."""
     try:
-        picture = decode(read_bytes(root, image), size=side)
-        picture.thumbnail((side, side))
-        data = _jpeg(picture)
+        return (_small_jpeg if side <= SIDE else _jpeg_of)(root, image, side), ""
     except (OSError, ValueError, MemoryError) as error:  # InputError and PictureError are ValueErrors
-        return placeholder(side), shortage(error) or str(error)  # not kept: a folder that comes back shows again
-    _kept.put(key, data)
-    return data, ""
+        return placeholder(side), shortage(error) or str(error)
+
+
+def _jpeg_of(root: Path, image: str, side: int) -> bytes:
+    picture = decode(read_bytes(root, image), size=side)
+    picture.thumbnail((side, side))
+    return _jpeg(picture)
+
+
+# Failures are not cached: a folder that comes back shows again.
+_small_jpeg = functools.lru_cache(maxsize=CACHED)(_jpeg_of)
 
 
 def start_thumbnails(root: Path, images: Sequence[str], *, side: int = SIDE) -> list[Future[tuple[bytes, str]]]:
-    """Return what `thumbnail` returns of each image, as soon as it is there: those to be made are made side by side."""
-    return [_start(root, image, side) for image in images]
-
-
-def _start(root: Path, image: str, side: int) -> Future[tuple[bytes, str]]:
-    data = _kept.get((root, image, side))
-    if data is None:
-        return _workers().submit(thumbnail, root, image, side=side)
-    ready: Future[tuple[bytes, str]] = Future()
-    ready.set_result((data, ""))
-    return ready
+    """Return a future of `thumbnail` for each image; they are made side by side."""
+    return [_workers().submit(thumbnail, root, image, side=side) for image in images]
 
 
 def data_uri(jpeg: bytes) -> str:
@@ -121,9 +76,9 @@ def placeholder(side: int = SIDE) -> bytes:
     return _jpeg(Image.new("RGB", (side, side), GREY))
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def _jpeg(picture: Image.Image, quality: int = 85) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85)
+    picture.save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
@@ -135,10 +90,6 @@ def large_picture(root: Path, image: str) -> tuple[bytes, tuple[int, int] | None
     """Return the picture as a JPEG, its width and height in the file, and an empty string.
 
     Where it cannot be read these are the placeholder, None and the reason.
-
-    Args:
-        root: the data set's folder.
-        image: a reference relative to it; one that leaves the folder is not read.
     """
     try:
         return *_made(root, image), ""
@@ -151,9 +102,7 @@ def _made(root: Path, image: str) -> tuple[bytes, tuple[int, int]]:
     """Failures are not kept: a folder that comes back shows again."""
     picture, size = decode_measured(read_bytes(root, image), size=LARGE_DECODED)
     picture.thumbnail(LARGE_SIDES)
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=90)
-    return file.getvalue(), size
+    return _jpeg(picture, quality=90), size
 
 
 CAPTION_LIMIT, ALT_LIMIT = 160, 120
@@ -190,14 +139,7 @@ class Sides:
 
 
 def draw_change_cards(sides: Sides, column: str, changes: Sequence[Mapping[Any, Any]], *, key: str) -> None:
-    """Draw a card for each change.
-
-    Args:
-        sides: the two audits.
-        column: the score's name.
-        changes: row_one, row_other, one, other and difference of each.
-        key: what the widgets' keys begin with.
-    """
+    """Draw a card for each change."""
     found = cards(sides.one, [change["row_one"] for change in changes])
     theirs = cards(sides.other, [change["row_other"] for change in changes])
     pictures = start_thumbnails(audit_root(sides.one), [card.image for card in found])

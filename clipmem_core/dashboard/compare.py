@@ -190,11 +190,7 @@ def _share_pairs(one: Audit, version_one: Version, other: Audit, version_other: 
 
 
 def compared(one: Audit, other: Audit, column: str) -> Comparison:
-    """Return how a score compares between two audits.
-
-    Raises:
-        InputError: they share no pair, or a file of either is missing or broken.
-    """
+    """Return how a score compares between two audits."""
     for audit in (one, other):
         settings_of(audit)
     return _compared(one, version_of(one), other, version_of(other), column)
@@ -206,11 +202,7 @@ def _compared(one: Audit, version_one: Version, other: Audit, version_other: Ver
 
 
 def settings_of(audit: Audit) -> dict[str, Any]:
-    """Return the settings that an audit ran with, by the names of their flags.
-
-    Raises:
-        InputError: its config.json is missing or broken.
-    """
+    """Return the settings that an audit ran with, by the names of their flags."""
     return flat(as_dict(audit.record.config))
 
 

@@ -80,11 +80,7 @@ class Reference:
 
 
 def reference_of(study: StudyFolder) -> Reference:
-    """Return the reference arm of a study of mitigations.
-
-    Raises:
-        InputError: a file of the study is broken.
-    """
+    """Return the reference arm of a study of mitigations."""
     audit = study.audit(NONE)
     files = [audit.folder / name for name in (PAIRS, MEMBERSHIP)]
     counts = _counts(audit, tuple(map(stamp, files))) if all(path.is_file() for path in files) else (0, 0)
@@ -101,11 +97,7 @@ def _counts(audit: Audit, stamps: tuple[Stamp, ...]) -> tuple[int, int]:
 
 
 def draw_setting(study: StudyFolder) -> Arm:
-    """Draw a control for everything that can be done against memorization, and return the setting of the address.
-
-    Raises:
-        InputError: a file of the study is broken.
-    """
+    """Draw a control for everything that can be done against memorization, and return the setting of the address."""
     reference = reference_of(study)
     try:
         setting = _read_address(reference)
@@ -134,11 +126,7 @@ def draw_setting(study: StudyFolder) -> Arm:
 
 
 def _read_address(reference: Reference) -> Arm:
-    """Return the setting of the address, without overrides that have no effect.
-
-    Raises:
-        InputError: it is no setting, or is out of range.
-    """
+    """Return the setting of the address, without overrides that have no effect."""
     setting = parse_setting(st.query_params.get(PARAMETER, ""))
     beyond = [name for name, value in setting.fields.items() if not isinstance(value, str) and abs(value) > MOST]
     if beyond:

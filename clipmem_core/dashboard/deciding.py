@@ -66,9 +66,6 @@ class ReviewSession:
         """Tell whether a press is the first since its button was drawn; of a second one, the notice says what became.
 
         Older ones are none of a person: Streamlit's keys may set off the button that was there before as well.
-
-        Args:
-            press: the number that the button was drawn with; None for one that may be pressed again.
         """
         if press in (None, self.presses):
             self.presses += 1
@@ -125,15 +122,7 @@ def draw_badge(decision: Decision | None) -> None:
 def decide(
     audit: Audit, card: PairCard, decision: str | None, *, captions: Sequence[str] = (), press: int | None = None
 ) -> None:
-    """Store a decision on the page's pair and, if that is wished, go on to the next undecided one. A callback.
-
-    Args:
-        audit: the audit that the person looks at.
-        card: the pair.
-        decision: keep, remove, recaption, or None to take it back.
-        captions: the new ones, for recaption.
-        press: the number that the button was drawn with, see `ReviewSession`.
-    """
+    """Store a decision on the page's pair and, if that is wished, go on to the next undecided one. A callback."""
     goes_on = decision is not None and st.session_state.get(GO_ON, True)
     selection, (shown, entry) = peek_selection(), st.session_state.get(SEEN, (None, None))
     seen = entry if shown == card.pair_id else None
@@ -159,13 +148,6 @@ def write_note(audit: Audit, card: PairCard, typed: str, *, box: str, drawn: str
 
     A browser sends what its boxes say with whatever else it sends, also of boxes that are gone, and Streamlit may call
     that a change. So the note is compared with what its box told last, and with what is stored.
-
-    Args:
-        audit: the audit that the person looks at.
-        card: the pair.
-        typed: the note.
-        box: tells the boxes apart.
-        drawn: what the box was drawn with.
     """
     with in_turn() as session:
         review = open_review(audit)
@@ -227,12 +209,7 @@ def go_on() -> None:
 
 
 def draw_notice(audit: Audit, *, key: str) -> None:
-    """Draw what became of the last press of a button, once, with a button that undoes it.
-
-    Args:
-        audit: the audit of the page.
-        key: tells the notices of a page apart.
-    """
+    """Draw what became of the last press of a button, once, with a button that undoes it."""
     session = review_session()
     notice, session.notice = session.notice, None
     if notice is None:
@@ -345,13 +322,7 @@ def _entry(decision: Decision | None) -> int:
 
 @st.fragment(run_every=POLL_SECONDS)
 def _draw_stored(audit: Audit, pair_id: str, *, drawn: int) -> None:
-    """Draw what is stored of a pair, every two seconds anew: somebody else may decide in the meantime.
-
-    Args:
-        audit: the audit of the page.
-        pair_id: the page's pair.
-        drawn: the log's entry on the pair when the page was drawn; one's own decisions draw the page anew.
-    """
+    """Draw what is stored of a pair, every two seconds anew: somebody else may decide in the meantime."""
     try:
         review = open_review(audit)
         decision = review.current(pair_id)

@@ -350,11 +350,7 @@ def _draw_study(study: StudyFolder, shown: Shown) -> None:
 
 
 def _check(study: StudyFolder, shown: Shown) -> tuple[int, pd.DataFrame]:
-    """Return how many arms and seeds a study has, and the rows of those that are done.
-
-    Raises:
-        InputError: a file is broken or lacks what is drawn.
-    """
+    """Return how many arms and seeds a study has, and the rows of those that are done."""
     asked, arms, times = study.asked, study.arms, study.times
     missing = [name for name in (*COLUMNS, *shown.columns) if len(arms) and name not in arms]
     if shown.figure is time_of and len(arms):

@@ -194,7 +194,12 @@ def draw_conditions(selection: Selection) -> None:
         places, key = list(range(len(found))), "conditions"
         look = {"format_func": lambda place: found[place][0], "label_visibility": "collapsed", "wrap": True}
         draw_set(st.multiselect, "Active filters", places, key=key, value=places, take=_remove, **look)
-        st.button("Clear all", type="tertiary", icon=":material/close:", on_click=_clear)
+        st.button(
+            "Clear all",
+            type="tertiary",
+            icon=":material/close:",
+            on_click=lambda: write_selection(cleared(peek_selection())),
+        )
 
 
 def draw_order(selection: Selection) -> None:
@@ -330,10 +335,6 @@ def _remove(left: Sequence[int]) -> None:
     selection = peek_selection()
     gone = [rest for place, (_, rest) in enumerate(conditions(selection)) if place not in left]
     write_selection(gone[0] if len(gone) == 1 else cleared(selection))
-
-
-def _clear() -> None:
-    write_selection(cleared(peek_selection()))
 
 
 def _add_range() -> None:

@@ -50,16 +50,7 @@ CONFIG = {
 def draw_selectable(
     audit: Audit, figure: go.Figure, *, selection: Selection, columns: tuple[str, str], key: str, alt: str
 ) -> None:
-    """Draw a chart, and beside it the pairs of the shape that somebody drew on it, or those around a clicked point.
-
-    Args:
-        audit: where the points are from.
-        figure: the chart; each point has the row of its pair with it.
-        selection: order and map of the selection that is opened; its outline is the shape.
-        columns: the chart's x and y.
-        key: of the chart.
-        alt: what is on it, for those who cannot see it.
-    """
+    """Draw a chart, and beside it the pairs of the shape that somebody drew on it, or those around a clicked point."""
     left, right = st.columns([3, 2], gap="medium")
     with left:
         event: Any = st.plotly_chart(
@@ -209,11 +200,7 @@ MEANING = (
 
 
 def draw_choices(audit: Audit) -> tuple[str, str]:
-    """Draw which embeddings are shown and what colours them.
-
-    Returns:
-        The map's name, and the column of the colours.
-    """
+    """Draw which embeddings are shown and what colours them."""
     st.html(TIGHT_STYLE)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         member = _choose("Model", MEMBER, list(audit.record.members))

@@ -83,12 +83,7 @@ def _drawn_fields() -> list[str]:
 
 
 def draw_left_out(idle: Mapping[str, str], *, called: Callable[[str], str] = lambda name: FIELDS[name].label) -> None:
-    """Say which fields are not offered as an encoder is locked.
-
-    Args:
-        idle: what `without_meaning` returns.
-        called: returns what the page calls a field.
-    """
+    """Say which fields are not offered as an encoder is locked."""
     for side, does in TOWERS.items():
         if labels := [called(name) for name, own in idle.items() if own == side]:
             st.caption(f"Not available, as the {side} tower is locked and {does}: {', '.join(labels)}.")
@@ -321,12 +316,7 @@ def draw_field(name: str, default: Any, *, key: str) -> Any:
 
 
 def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
-    """Draw the button that checks a request, and what its check found.
-
-    Args:
-        request: what the page's widgets ask for now.
-        started: called with the audit's name once it was started.
-    """
+    """Draw the button that checks a request, and what its check found."""
     checked = st.query_params.get(CHECK) == request.key
     if checked and _is_at_work(request):
         started(request.name)  # the browser's address may lag behind the button

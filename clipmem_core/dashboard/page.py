@@ -48,12 +48,7 @@ def peek_selection() -> Selection:
 
 
 def write_selection(selection: Selection, **others: str | int | None) -> None:
-    """Replace the selection in the address. Another selection begins at its first page, unless `page` is given.
-
-    Args:
-        selection: what the address is to say.
-        **others: further parameters; None removes one. Those not named, such as the audit, stay as they are.
-    """
+    """Replace the selection in the address. Another selection begins at its first page, unless `page` is given."""
     kept = {name: value for name, value in st.query_params.to_dict().items() if name not in SELECTION_PARAMETERS}
     given = {PAGE: None, **others}
     kept = {name: value for name, value in kept.items() if name not in given}
@@ -67,13 +62,7 @@ def write(**others: str | int | None) -> None:
 
 
 def link(audit: Audit, selection: Selection, **others: str | int | None) -> dict[str, str]:
-    """Return the parameters of a link into a page: `query_params` of st.page_link and st.switch_page.
-
-    Args:
-        audit: the audit to open.
-        selection: the pairs to show, or to walk through.
-        **others: further parameters, such as `pair`, `page`, `size` and `layout`; None leaves one out.
-    """
+    """Return the parameters of a link into a page: `query_params` of st.page_link and st.switch_page."""
     return {AUDIT: audit.name} | to_parameters(selection) | _told(others)
 
 
@@ -112,16 +101,7 @@ def asked(parameter: str, options: Collection[str], usual: str = "") -> str:
 def draw_set(
     draw: Callable[..., Any], *given: Any, key: str, value: Any, take: Callable[[Any], None], **look: Any
 ) -> None:
-    """Draw a widget that shows a value, and calls a function with the other one that a person chooses.
-
-    Args:
-        draw: the widget, such as `st.selectbox`.
-        *given: its label and options.
-        key: of the widget.
-        value: what it shows.
-        take: writes what was chosen into the address.
-        **look: all else that the widget is given.
-    """
+    """Draw a widget that shows a value, and calls a function with the other one that a person chooses."""
     st.session_state[key] = value
     draw(*given, key=key, on_change=lambda: take(st.session_state[key]), **look)
 
@@ -136,17 +116,7 @@ def choose_segment(
     hidden: bool = False,
     clears: Sequence[str] = (),
 ) -> str:
-    """Draw options side by side and return the chosen one.
-
-    Args:
-        label: of the widget.
-        names: option → what it is called, read as Markdown: of our own words alone.
-        parameter: of the address.
-        key: of the widget.
-        usual: what is chosen where the address asks for nothing; empty for the first.
-        hidden: whether the label is only for those who cannot see it.
-        clears: further parameters, which another choice removes.
-    """
+    """Draw options side by side and return the chosen one."""
     look: dict[str, Any] = {"format_func": names.__getitem__, "required": True}
     look["label_visibility"] = "collapsed" if hidden else "visible"
     return _choose(st.segmented_control, label, list(names), usual, parameter, key, clears, **look)
@@ -196,12 +166,6 @@ def draw_pages(page: int, pages: int, *, key: str, parameter: str = PAGE) -> Non
     """Draw the numbers of the pages, if there are several.
 
     Pagination always has a default, so its value may not be set: its key changes with the page instead.
-
-    Args:
-        page: the one that is shown.
-        pages: how many there are.
-        key: what the widget's key begins with.
-        parameter: of the address.
     """
     if pages > 1:
         own = f"{key}-{pages}-{page}"
@@ -255,15 +219,7 @@ TIGHT_STYLE = """<style>
 
 
 def open_page(title: str, *, otherwise: Callable[[], None] = lambda: None) -> Audit:
-    """Set a page up and return the audit it shows; ends the page itself where there is no finished one.
-
-    Args:
-        title: the page's name, in sentence case.
-        otherwise: draws what the page has to show where there is no audit at all.
-
-    Returns:
-        A finished audit. Its files may still be broken: read them within `explained_errors`.
-    """
+    """Set a page up and return the audit it shows; ends the page itself where there is no finished one."""
     _set_up(title)
     finished = _list_finished()
     name = _choose_audit(list(finished))
@@ -285,15 +241,7 @@ def open_page(title: str, *, otherwise: Callable[[], None] = lambda: None) -> Au
 
 
 def open_bare_page(title: str, *, clears: Sequence[str] = ()) -> str:
-    """Set up a page that needs no audit; its links keep the chosen one.
-
-    Args:
-        title: the page's name, in sentence case.
-        clears: parameters of the address that picking another audit removes.
-
-    Returns:
-        The name of the chosen audit; empty without one.
-    """
+    """Set up a page that needs no audit; its links keep the chosen one."""
     _set_up(title)
     finished = _list_finished()
     chosen = st.query_params.get(PARAMETER) or st.session_state.get(CHOICE)

@@ -213,9 +213,6 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
 def terms_sentence(means: dict[str, float | None]) -> str:
     """Say which term clipmem comes from, in our own words and numbers.
 
-    Args:
-        means: the pair's row of the scores.
-
     Example:
         >>> means = {"clipmem": 0.5, "positive_in": 0.9, "positive_out": 0.5, "negative_text_in": -0.1}
         >>> means |= {"negative_text_out": 0.0, "negative_image_in": 0.0, "negative_image_out": 0.0}
@@ -368,13 +365,9 @@ def _draw_line(audit: Audit, card: PairCard, now: tuple[str, ...], line: Line) -
                 st.html(_CHANGED.format(tag="s", text=text))
             if line.now is not None:
                 show_text(now[line.now], limit=CAPTION_LIMIT)
-        if several and not _to_be_removed(card):
+        if several and not (card.decision is not None and card.decision.decision == REMOVE):
             _draw_buttons(audit, card, now, line)
     _draw_box(audit, card, now, line)
-
-
-def _to_be_removed(card: PairCard) -> bool:
-    return card.decision is not None and card.decision.decision == REMOVE
 
 
 def _draw_buttons(audit: Audit, card: PairCard, now: tuple[str, ...], line: Line) -> None:
@@ -383,7 +376,7 @@ def _draw_buttons(audit: Audit, card: PairCard, now: tuple[str, ...], line: Line
         back = bring_back(card.captions, now, line)
         st.button("Bring back", type="tertiary", key=f"back-{key}", on_click=_store, args=(audit, card, back))
         return
-    st.button("Edit", type="tertiary", key=f"edit-{key}", on_click=_open_box, args=(key,))
+    st.button("Edit", type="tertiary", key=f"edit-{key}", on_click=st.session_state.update, args=({EDITED: key},))
     last = len(now) < 2
     st.button(
         "Remove",
@@ -394,10 +387,6 @@ def _draw_buttons(audit: Audit, card: PairCard, now: tuple[str, ...], line: Line
         on_click=_store,
         args=(audit, card, _with(now, line.now, "")),
     )
-
-
-def _open_box(key: str) -> None:
-    st.session_state[EDITED] = key
 
 
 def _draw_box(audit: Audit, card: PairCard, now: tuple[str, ...], line: Line) -> None:

@@ -77,11 +77,7 @@ def show_strong(text: str) -> None:
 
 
 def show_chips(chips: list[tuple[str, str]]) -> None:
-    """Write a row of words, each after a dot of its colour.
-
-    Args:
-        chips: (word, colour) pairs; the colours are ours, the words may be anything.
-    """
+    """Write a row of words, each after a dot of its colour."""
     dots = (
         f'<span style="white-space:nowrap"><span aria-hidden="true" style="color:{colour}">●</span> '
         f"<bdi>{html.escape(word)}</bdi></span>"

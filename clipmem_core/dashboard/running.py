@@ -86,13 +86,7 @@ def _draw_state(state: State) -> None:
 
 
 def draw_job(job: Job, *, key: str, stage: str = "") -> None:
-    """Draw what a running job says and the button that cancels it; once that is pressed, only that it is being ended.
-
-    Args:
-        job: one that runs.
-        key: of the button.
-        stage: a sentence on what it does.
-    """
+    """Draw what a running job says and the button that cancels it; once pressed, only that it is being ended."""
     if job.cancelling:
         st.info("Cancelling…", icon=":material/stop_circle:")
         return

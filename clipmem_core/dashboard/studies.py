@@ -85,11 +85,7 @@ def known_studies() -> tuple[list[Known], list[str]]:
 
 
 def know(study: StudyFolder) -> Known | None:
-    """Read what a study compares and how far it is; None if it is not one of mitigations.
-
-    Raises:
-        InputError: one of its files is broken.
-    """
+    """Read what a study compares and how far it is; None if it is not one of mitigations."""
     asked = study.asked
     if asked["study"] not in PLANS:
         return None
@@ -110,13 +106,7 @@ def beginning(known: Sequence[Known]) -> str:
 
 
 def choose_study(known: Sequence[Known], begins: str, picked: str) -> Known | None:
-    """Draw the studies to choose one from, and return it; None for one that has only a job so far, or none chosen.
-
-    Args:
-        known: the studies that can be shown.
-        begins: the name of one that has only a job, or empty.
-        picked: the name of the audit whose data set comes first; a study of another one opens only if chosen.
-    """
+    """Draw the studies to choose one from, and return it; None for one that has only a job so far, or none chosen."""
     audits = {audit.name: audit for audit in finished_audits()}
     own = fingerprint(audits[picked]) if picked in audits else None
     named = {each.study.name: each for each in sorted(known, key=lambda each: each.data_set != own)}
@@ -146,12 +136,7 @@ def shown_errors() -> Iterator[None]:
 
 @st.fragment(run_every=2)
 def draw_state(known: Known, *, working: bool) -> None:
-    """Draw how far a study is, every two seconds, and the whole page again when a row or a job has come or ended.
-
-    Args:
-        known: the study as the page was drawn with it.
-        working: whether a process worked on it then.
-    """
+    """Draw how far a study is, every two seconds, and the whole page again when a row or a job has come or ended."""
     with shown_errors():
         job = study_task(known.study.name).find()
         if working != is_working(known.study.name) or know(known.study) != known:
@@ -203,14 +188,7 @@ def _draw_end(job: Job | None) -> None:
 
 
 def draw_waiting(known: Known, setting: Arm, arm: str | None, *, working: bool) -> None:
-    """Draw what is missing of a setting and its button: nothing if every seed is done.
-
-    Args:
-        known: the study.
-        setting: of the controls.
-        arm: the study's arm that has it, or None.
-        working: whether a process works on the study.
-    """
+    """Draw what is missing of a setting and its button: nothing if every seed is done."""
     study, done = known.study, sum(name == arm for name, _ in known.done)
     # Decisions may have changed since the setting ran.
     ran = setting.overrides.get(DECISIONS) and find_arm(study, setting) is not None
@@ -250,12 +228,7 @@ KEPT: dict[str, Any] = {"persist_state": "session"}
 
 
 def draw_start(picked: str, *, started: Callable[[str], None]) -> None:
-    """Draw the choices, what is wrong with them, the command they come to, and the button that starts it.
-
-    Args:
-        picked: the name of the audit whose data set is proposed first.
-        started: called with the study's name once its job was started.
-    """
+    """Draw the choices, what is wrong with them, the command they come to, and the button that starts it."""
     plan = _choose("Study", "plan", PLANS)
     st.caption(f"{STUDIES[plan].question} {ARMS_IN_WORDS[plan]}")
     source, options = _draw_source(picked)
@@ -302,11 +275,7 @@ def _taken(name: str) -> bool:
 
 
 def sources(picked: str = "") -> dict[str, Source]:
-    """Return the data sets that need no typing: those of finished audits, read as they were, then the built-in ones.
-
-    Args:
-        picked: the name of the audit whose data set comes first.
-    """
+    """Return the data sets that need no typing: those of finished audits, read as they were, then the built-in ones."""
     found: dict[str, Source] = {}
     for audit in sorted(finished_audits(), key=lambda audit: audit.name != picked):
         try:

@@ -101,15 +101,7 @@ def _compared(study: StudyFolder, stamps: tuple[Stamp, ...]) -> pd.DataFrame:
 
 
 def draw_results(study: StudyFolder, chosen: str | None) -> None:
-    """Draw the sentence of the chosen arm and the chart.
-
-    Args:
-        study: of mitigations, with rows; its reference arm is `none`.
-        chosen: an arm that has rows; None for none of them.
-
-    Raises:
-        InputError: a file of the study is broken.
-    """
+    """Draw the sentence of the chosen arm and the chart."""
     compared, over = compared_of(study), replicates(study.arms)
     if chosen == NONE:
         st.caption("No mitigation is on. Turn one on to see its effect.")
@@ -218,13 +210,7 @@ def _interval(mean: float, low: float, high: float, *, written: str = "+z.3f", u
 
 
 def _click(key: str, clicks: int, settings: Sequence[str | None]) -> None:
-    """Choose the setting of the dot that was clicked on, if it is an arm's. A callback.
-
-    Args:
-        key: of the chart.
-        clicks: how many choices there were when it was drawn.
-        settings: the text of each arm, None for arms that no text describes.
-    """
+    """Choose the setting of the dot that was clicked on, if it is an arm's. A callback."""
     event: Any = st.session_state.get(key) or {}
     dots = (event.get("selection") or {}).get("points") or [{}]
     row = (dots[-1].get("customdata") or [None])[0]
@@ -340,15 +326,7 @@ def draw_references() -> None:
 
 
 def draw_changed_pairs(study: StudyFolder, chosen: str | None) -> None:
-    """Draw the candidates whose clipmem fell most from `none` to an arm, or rose most, a page of them.
-
-    Args:
-        study: of mitigations.
-        chosen: an arm that has rows, or None.
-
-    Raises:
-        InputError: a file of either audit is missing or broken.
-    """
+    """Draw the candidates whose clipmem fell most from `none` to an arm, or rose most, a page of them."""
     if chosen is None or chosen == NONE:
         return
     one, other = study.audit(NONE), study.audit(chosen)

@@ -241,11 +241,7 @@ def draw_paradigms(audit: Audit) -> None:
 
 
 def _read_paradigms(audit: Audit) -> pd.DataFrame | None:
-    """Read the table of the paradigms.
-
-    Raises:
-        InputError: it cannot be read, or lacks columns.
-    """
+    """Read the table of the paradigms."""
     try:
         table = p.read_paradigms(audit)
     except (OSError, ValueError):

@@ -74,13 +74,6 @@ def test_what_cannot_be_understood_is_named_and_left_out() -> None:
     assert app.warning[0].value.endswith("order, range.")
 
 
-def test_page_size_and_layout_are_passed_on_and_a_page_that_is_no_number_is_the_first() -> None:
-    app = run(show, page="2", size="12", layout="table", pair="x")
-    assert app.text[1].value == "2 12 {'page': '2', 'size': '12', 'layout': 'table'}"
-    for text in ("0", "-1", "x", "1.5", "²", "9" * 5000, ""):
-        assert run(show, page=text, size=text).text[1].value.startswith("1 24 ")
-
-
 def test_a_link_names_the_audit_the_selection_and_what_else_is_given(made: dict[str, Audit]) -> None:
     wanted = {"audit": "paper", "order": "misfit", "pair": "a/b.png", "page": "2"}
     assert link(made["paper"], Selection(order="misfit"), pair="a/b.png", page=2, size=None) == wanted

@@ -76,17 +76,6 @@ def test_a_broken_audit_is_a_partner_only_of_its_own_data_set(copy: Copy) -> Non
     assert names(partners(one, finished_audits())) == ["alike", "worse"]  # `worse` still has its pairs
 
 
-def test_a_comparison_is_made_anew_when_a_file_changes(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = copy(name="one"), copy(name="other")
-    calls: list[str] = []
-    whole = page.compare
-    monkeypatch.setattr(page, "compare", lambda *args, **kwargs: calls.append("") or whole(*args, **kwargs))
-    assert compared(one, other, "clipmem") is compared(one, other, "clipmem")
-    write_table(other.folder / SCORES, other.scores.assign(clipmem=0.5))
-    assert compared(one, other, "clipmem").spearman is None
-    assert len(calls) == 2
-
-
 @pytest.mark.parametrize("config", [None, 3, {"source": "x"}])
 def test_an_audit_that_does_not_say_how_it_ran_is_told(copy: Copy, config: object) -> None:
     one, other = copy(name="one"), with_config(copy(name="other"), config=config)
@@ -194,17 +183,6 @@ def test_another_version_of_the_data_says_so(two: tuple[Audit, Audit]) -> None:
     assert "No other finished audit" in open_pair().info[0].value
 
 
-def test_pairs_that_only_changed_their_group_are_a_line_of_their_own(two: tuple[Audit, Audit]) -> None:
-    other = two[1]
-    assert not [text for text in captions(open_pair()).splitlines() if "another" in text]
-    group = other.scores["group"].where(~other.scores.index.isin([20, 21]), "external")
-    write_table(other.folder / SCORES, other.scores.assign(group=group))
-    app = open_pair()
-    assert "In another group in the second: 2 pairs" in captions(app)
-    assert "another caption" not in captions(app)
-    assert ("In first", "audit=one&order=clipmem&pair=images%2F020.png") not in pair_links(app)
-
-
 @pytest.mark.parametrize(("broken", "name"), [(0, SCORES), (1, PAIRS), (1, CONFIG)])
 def test_a_broken_audit_is_one_line(two: tuple[Audit, Audit], name: str, broken: int) -> None:
     path = two[broken].folder / name
@@ -212,15 +190,6 @@ def test_a_broken_audit_is_one_line(two: tuple[Audit, Audit], name: str, broken:
     app = open_pair()
     assert app.error[0].value == "This audit cannot be shown."
     assert str(path) in texts(app)[-1]
-
-
-def test_scores_that_nobody_has_or_that_are_equal_have_no_agreement(two: tuple[Audit, Audit]) -> None:
-    one, _ = two
-    write_table(one.folder / SCORES, one.scores.assign(misfit=np.nan, clipmem=0.5))
-    app = open_pair(column="misfit")
-    assert "No pair has this score in both audits" in app.info[0].value
-    assert metrics(app)["Spearman"] == metrics(open_pair())["Pearson"] == "–"
-    assert not app.image
 
 
 def test_captions_that_differ_are_both_shown_escaped_beside_pictures_that_are_gone(

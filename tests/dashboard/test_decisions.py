@@ -3,10 +3,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.store import CONFIG, PAIRS, Audit, open_audit, write_json, write_table
-from clipmem_core.dashboard import decisions
+from clipmem_core.audits.store import CONFIG, PAIRS, Audit, write_json, write_table
 from clipmem_core.review.decisions import Review, open_review
-from tests.dashboard.test_deciding import badges, press
 from tests.dashboard.test_pages import captions, metrics, open_page, texts, titles
 from tests.dashboard.test_reviewing import mounted
 from tests.made_audit import HOSTILE
@@ -153,19 +151,6 @@ def test_a_broken_audit_or_log_is_one_line(audit: Audit, review: Review) -> None
     assert "is not a log" in told or "cannot be used" in told
 
 
-def test_all_decisions_are_read_once_for_each_state_of_the_log(
-    audit: Audit, review: Review, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[Review] = []
-    whole = Review.table
-    monkeypatch.setattr(Review, "table", lambda self: calls.append(self) or whole(self))
-    decisions._table(audit)
-    decisions._table(audit)
-    review.undo()
-    assert len(decisions._table(audit)) == 6
-    assert len(calls) == 2
-
-
 ROWS = [20, 30]
 
 
@@ -181,19 +166,6 @@ def pairs(copy: Copy) -> list[str]:
     ids = own.pairs["pair_id"][ROWS].tolist()
     open_review(own).decide(ids, "remove", audit="own")
     return ids
-
-
-def test_the_page_of_a_pair_says_so_and_what_is_decided_here_stays_here(pairs: list[str]) -> None:
-    app = open_page("pages/pair.py", audit="planted", pair=pairs[0])
-    assert "undecided" in badges(app)
-    assert "remove for other captions" in badges(app)
-    assert "another tab" not in badges(app)
-    app.toggle[0].set_value(False).run()
-    press(app, "Keep")
-    assert "keep" in badges(app)
-    assert "for other captions" not in badges(app)
-    here, there = (open_review(open_audit(name)).current(pairs[0]) for name in ("planted", "own"))
-    assert (here.decision, there.decision) == ("keep", "remove")
 
 
 def markdown(app: AppTest) -> str:

@@ -115,8 +115,3 @@ def test_what_was_removed_comes_back_to_its_place(gone: tuple[int, ...]) -> None
         assert Line("removed", place, None) in standing_lines(own, now)
         now = bring_back(own, now, Line("removed", place, None))
     assert now == own
-
-
-def test_lines_say_what_became_of_each_caption() -> None:
-    lines = [(line.fate, line.own, line.now) for line in standing_lines(["a", "b"], ["a", "B", "C"])]
-    assert lines == [("stays", 0, 0), ("edited", 1, 1), ("added", None, 2)]

@@ -6,9 +6,7 @@ import pytest
 
 from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.paradigms import TABLE, paradigms_folder
-from clipmem_core.audits.store import CONFIG, MANIFEST, MEMBERSHIP
 from clipmem_core.dashboard import running
-from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import figures, open_page, texts
 from tests.made_encoders import make_members, make_paradigms, make_units
@@ -85,18 +83,6 @@ def test_units_are_drawn_by_layer_beside_what_they_are_read_against(copy: Copy) 
     assert any("How much of it is memorization?" in element.value for element in app.markdown)
 
 
-def test_a_sample_is_said_and_more_can_be_measured(copy: Copy, started: list[list[str]]) -> None:
-    make_units(copy(), sample=50, references=False)
-    app = open_page(PAGE, view="units", variant="median")
-    assert "on a sample of 50 of the pairs" in captions(app)
-    assert "The median comes from a histogram" in captions(app)
-    assert not any("How much of it" in element.value for element in app.markdown)
-    app.button(key="units-0").click().run()
-    assert started == [["units", "made"]]
-    app.segmented_control(key="unit-variant").select("mean").run()
-    assert address(app)["variant"] == "mean"
-
-
 def test_the_list_of_units_is_chosen_and_paged_in_the_address(copy: Copy) -> None:
     audit = copy()
     units = make_units(audit)
@@ -136,15 +122,3 @@ def test_a_table_of_paradigms_that_is_none_is_one_line(copy: Copy, content: str)
     paradigms_folder(audit).mkdir(parents=True)
     (paradigms_folder(audit) / TABLE).write_text(content)
     assert "holds a table that is none" in texts(open_page(PAGE, view="units"))[-1]
-
-
-@pytest.mark.parametrize(
-    ("file", "garbage"), [(CONFIG, b"[]"), (CONFIG, b"\x00\xff"), (MANIFEST, b"null"), (MEMBERSHIP, b"")]
-)
-def test_broken_files_of_an_audit_are_told_beside_its_units(copy: Copy, file: str, garbage: bytes) -> None:
-    audit = copy()
-    make_units(audit)
-    (audit.folder / file).write_bytes(garbage)
-    app = open_page(PAGE, view="units")
-    assert file in said(app)
-    assert all(len(text.splitlines()) == 1 for text in texts(app))

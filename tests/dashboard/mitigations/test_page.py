@@ -6,8 +6,6 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import write_table
-from clipmem_core.config import InputError
-from clipmem_core.dashboard import studies
 from clipmem_core.review.decisions import open_review
 from clipmem_core.studies.plan import read_own
 from clipmem_core.studies.store import StudyFolder
@@ -16,7 +14,6 @@ from tests.dashboard.mitigations.mitigations_page import PAGE, labels, press
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import figures, open_page, texts, titles
-from tests.made_arms import make_arms
 from tests.made_fixtures import Copy
 
 
@@ -99,16 +96,6 @@ def test_a_setting_that_cannot_run_is_one_line_and_nothing_is_lost(
     assert (went_on, read_own(lab)) == ([], [])
 
 
-def test_a_setting_that_cannot_be_added_is_one_line(lab: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(error: Exception) -> None:
-        raise error
-
-    refused = InputError("the folder\ncannot be written")
-    monkeypatch.setattr(studies, "add_own", lambda *args, **kwargs: fail(refused))
-    app = press(open_page(PAGE, setting="text_mask=0.36"), "Run it")
-    assert "the folder cannot be written" in texts(app)
-
-
 def test_an_arm_with_some_of_its_seeds_says_so(data: Path, lab: StudyFolder) -> None:
     rows = made_rows(3)
     write_table(lab.folder / "arms.parquet", rows[~((rows["arm"] == "text-mask") & (rows["seed"] == 2))])
@@ -140,8 +127,3 @@ def test_decisions_are_counted_and_those_of_later_are_another_arm(
     assert "Ran with older decisions" in bold(app)
     press(app, "Run it")
     assert len(read_own(lab)) == 2
-
-
-def test_an_arm_that_forgets_is_told_beside_what_forgets_only_what_was_never_trained(data: Path) -> None:
-    app = open_page(PAGE, study=make_arms(data).name, setting="text_forget_df=3")
-    assert "forget-rare-words (against forget-untrained): " in titles(app)

@@ -11,7 +11,7 @@ from clipmem_core.dashboard.tradeoff import PAGE_SIZE, changes_of
 from clipmem_core.review.tables import version_of
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.test_tradeoff import open_study
-from tests.dashboard.test_maps_pages import address, captions
+from tests.dashboard.test_maps_pages import captions
 from tests.dashboard.test_pages import open_page, texts
 from tests.made_arms import give_audit, make_arms
 from tests.made_audit import HOSTILE
@@ -80,21 +80,6 @@ def test_the_pair_that_fell_most_comes_first_with_both_values_and_the_rest_on_fu
     assert "&lt;b&gt;another" in shown
     assert "&lt;script&gt;document.title" in shown
     assert HOSTILE[0] not in shown
-
-
-def test_pairs_that_rose_can_be_asked_for(study: StudyFolder) -> None:
-    change(study.audit("text-mask-strong"), "images/015.png", "clipmem", 4.0)
-    app = open_strong(study, changed="rose", page="2")
-    assert "4.00" in cards(app)[0]
-    app.segmented_control(key="mitigation-direction").set_value("fell").run()
-    assert address(app)["changed"] == "fell"
-    assert "page" not in app.query_params
-
-
-def test_pairs_that_an_arm_took_out_are_left_out(study: StudyFolder) -> None:
-    change(study.audit("text-mask-strong"), "images/000.png", "n_in", 0)
-    assert len(found(study)) == 19
-    assert 0 not in found(study)["row_one"].tolist()
 
 
 def test_a_pair_opens_in_an_audit_of_the_same_data_if_there_is_one(study: StudyFolder, copy: Copy) -> None:

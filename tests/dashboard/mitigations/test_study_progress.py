@@ -20,14 +20,6 @@ from tests.made_fixtures import Copy
 Made = dict[str, Audit]
 
 
-def test_a_finished_study_opens_with_none(lab: StudyFolder) -> None:
-    app = open_page(PAGE)
-    assert not app.error, said(app)
-    assert "scenes · 5 arms × 3 seeds · all done · an abacus, 2 cores" in texts(app)
-    assert "No mitigation is on" in said(app)
-    assert labels(app) == []
-
-
 def test_an_unknown_study_is_told_in_plain_text_and_another_shown(lab: StudyFolder) -> None:
     app = open_page(PAGE, study="[x](javascript:alert(1))")
     assert "no study of mitigations" in app.warning[0].value
@@ -105,12 +97,6 @@ def test_a_broken_study_is_one_line_and_the_others_are_shown(
     assert all("study.json" in text and "\n" not in text for text in told)
 
 
-def test_a_table_without_its_columns_is_told(lab: StudyFolder) -> None:
-    write_table(lab.folder / "arms.parquet", made_rows(3).drop(columns="retrieval"))
-    app = open_page(PAGE, view="results")
-    assert any("arms.parquet lacks retrieval" in text for text in texts(app))
-
-
 def test_while_the_job_runs_the_page_says_how_far_it_is(data: Path, made: Made, went_on: list[tuple[str, str]]) -> None:
     make_mitigations(data, made["paper"], done=1)
     said_so = "arm none, seed 1: 2 of 10, time left: about 7 min\n"
@@ -154,13 +140,6 @@ def test_a_study_that_stopped_says_why_and_goes_on(data: Path, made: Made, went_
     assert went_on == [("resume", "lab")]
 
 
-def test_a_study_without_a_row_can_be_gone_on_with(data: Path, made: Made) -> None:
-    make_mitigations(data, made["paper"], done=0)
-    app = open_page(PAGE)
-    assert "No arm of this study is finished yet" in said(app)
-    assert labels(app) == ["Resume"]
-
-
 def test_a_study_that_is_only_a_job_yet_shows_what_it_says(data: Path, went_on: list[tuple[str, str]]) -> None:
     leave_study_job(data, "new", running=False, exit_code=2, output="error: no such file\n")
     app = open_page(PAGE, study="new")
@@ -168,10 +147,3 @@ def test_a_study_that_is_only_a_job_yet_shows_what_it_says(data: Path, went_on: 
     assert "error: no such file" in texts(app)
     press(app, "Try again")
     assert went_on == [("again", "new")]
-
-
-def test_a_broken_job_is_one_line(lab: StudyFolder, data: Path) -> None:
-    leave_study_job(data, "lab", running=False)
-    (data / "jobs" / ".studies" / "lab" / "job.json").write_text("[]")
-    app = open_page(PAGE)
-    assert any("job.json: its content is wrong" in text for text in texts(app))
