@@ -62,8 +62,7 @@ MEASURES = [
         RELIABILITY,
         "Ranking reliability",
         "Expected rank agreement of clipmem with a second audit of this size, from two halves of this one "
-        "(Spearman–Brown): 1 is the same order, 0 is chance."
-        "",
+        "(Spearman–Brown): 1 is the same order, 0 is chance.",
     ),
 ]
 
@@ -155,7 +154,9 @@ def draw_groups(overview: Overview) -> None:
         _draw_table(shown, alt="Mean clipmem of each group with its interval")
         kinds = list(dict.fromkeys(filter(None, overview.groups["kind"])))
         if kinds:
-            show_text(f"mean ± 1 SD: {'; '.join(kinds)}")
+            show_text(
+                "low to high: " + "; ".join(f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds)
+            )
         _draw_measures(overview.verdict)
         _draw_encoders(mapping(overview.verdict.get("encoders")))
     draw_legend(overview.groups[GROUP])

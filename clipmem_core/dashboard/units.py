@@ -154,7 +154,6 @@ def _beside_references(units: pd.DataFrame, references: pd.DataFrame, *, column:
     return (
         f"Mean UnitMem over the layers of one member: {told}. Only UnitMem above the "
         "grey lines can be memorization: units also stand out before training, and for pairs they never saw."
-        ""
     )
 
 

@@ -66,7 +66,7 @@ def test_a_key_decides_once_on_the_pair_that_was_on_screen_however_fast_keys_are
     assert 1 <= len(stored) <= len(pressed) == 10
     assert all(each in pressed for each in stored)
     assert len({pair for pair, _ in stored}) == len(stored)
-    assert page.get_by_text("somebody else").count() == 0
+    assert page.get_by_text("in another tab").count() == 0
     last, _ = stored[-1]
     page.keyboard.press("u")
     page.get_by_text("Undone:").first.wait_for()
@@ -105,7 +105,7 @@ def test_on_a_slow_page_a_decision_leaves_the_notes_of_others(page: Any, address
     (pair,) = page.evaluate("[new URLSearchParams(location.search).get('pair')]")
     review.decide([pair], "remove", note="by somebody else")
     page.get_by_role("button", name="Keep").click()
-    page.get_by_text("Stored").first.wait_for()
+    page.get_by_text("Saved").first.wait_for()
     rest(page)
     stands = review.current(pair)
     assert stands is not None
