@@ -5,7 +5,7 @@ import streamlit as st
 from clipmem_core.audits.lifecycle import list_states
 from clipmem_core.dashboard.audits import choose, draw_list, draw_message
 from clipmem_core.dashboard.new_audit import draw_check, draw_request
-from clipmem_core.dashboard.page import PARAMETER, asked, choose_segment, open_bare_page
+from clipmem_core.dashboard.page import AUDIT, asked, choose_segment, open_bare_page
 from clipmem_core.dashboard.plain import explained_errors
 
 VIEWS = {"list": "All audits", "start": "Start an audit"}
@@ -15,7 +15,7 @@ VIEW = "view"
 def show_started(name: str) -> None:
     """Show the audit that was just started."""
     choose(name)
-    st.query_params.from_dict({VIEW: "list", PARAMETER: name})
+    st.query_params.from_dict({VIEW: "list", AUDIT: name})
     st.rerun()
 
 

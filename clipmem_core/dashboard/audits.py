@@ -22,7 +22,7 @@ from clipmem_core.audits.lifecycle import (
 from clipmem_core.audits.progress import TRAINING, all_progress, training_seconds_left
 from clipmem_core.audits.store import CONFIG
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.page import CHOICE, PARAMETER
+from clipmem_core.dashboard.page import AUDIT, CHOICE
 from clipmem_core.dashboard.plain import bytes_in_words, draw_fault, duration, show_strong, show_text
 from clipmem_core.dashboard.running import draw_progress, share_counted, share_done
 
@@ -60,10 +60,10 @@ def choose(name: str | None) -> None:
     """Keep the chosen audit in the address and in the session, as every page does."""
     if name is None:
         st.session_state.pop(CHOICE, None)
-        st.query_params.pop(PARAMETER, None)
+        st.query_params.pop(AUDIT, None)
         return
     st.session_state[CHOICE] = name
-    st.query_params[PARAMETER] = name
+    st.query_params[AUDIT] = name
 
 
 @st.fragment(run_every=2)
@@ -101,7 +101,7 @@ def _work_row(state: State) -> dict[str, Any]:
 def _draw_table(states: list[State]) -> State | None:
     """Draw all audits and return the chosen one."""
     names = [state.audit.name for state in states]
-    asked = st.query_params.get(PARAMETER) or st.session_state.get(CHOICE)
+    asked = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
     place = names.index(asked) if asked in names else None
     if place is not None:
         choose(names[place])

@@ -143,8 +143,11 @@ def draw_groups(overview: Overview) -> None:
     with left:
         st.subheader("clipmem by group", anchor=False)
         figure = group_figure(overview.groups, overview.bins)
+        means = ", ".join(f"{row.group} {row.mean:.3f}" for row in overview.groups.itertuples())
         st.plotly_chart(
-            figure, config={"displaylogo": False, "displayModeBar": False}, alt=_groups_alt(overview.groups)
+            figure,
+            config={"displaylogo": False, "displayModeBar": False},
+            alt=f"Distribution and mean of clipmem by group. Means: {means}.",
         )
         st.caption("Area: distribution over pairs. Dot: mean. Bar: the interval named in the table.")
         st.caption(explain_null(overview.groups, overview.verdict))
@@ -180,11 +183,6 @@ def draw_exceeding(overview: Overview) -> None:
     with right:
         shown = f"{share:.1%} ({low:.1%} to {high:.1%})"
         st.metric(f"Pairs whose clipmem exceeds {size:.2f}", shown, help=SHARES_HELP)
-
-
-def _groups_alt(groups: pd.DataFrame) -> str:
-    means = ", ".join(f"{row.group} {row.mean:.3f}" for row in groups.itertuples())
-    return f"Distribution and mean of clipmem in each group. Means: {means}."
 
 
 def _draw_measures(verdict: dict[str, Any]) -> None:

@@ -206,7 +206,6 @@ PAGES = {  # file → title and icon, in the order of the sidebar
     "pages/compare.py": ("Compare audits", ":material/compare_arrows:"),
     "pages/audits.py": ("Audits", ":material/science:"),
 }
-PARAMETER = "audit"
 CHOICE = "chosen_audit"
 PICKER = "audit_picker"
 # Of pages whose content is to have the screen.
@@ -244,7 +243,7 @@ def open_bare_page(title: str, *, clears: Sequence[str] = ()) -> str:
     """Set up a page that needs no audit; its links keep the chosen one."""
     _set_up(title)
     finished = _list_finished()
-    chosen = st.query_params.get(PARAMETER) or st.session_state.get(CHOICE)
+    chosen = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
     _draw_links(chosen)
     if finished:
         _draw_picker(finished, chosen if chosen in finished or _has_job(chosen) else None, clears)
@@ -274,7 +273,7 @@ def _draw_links(audit: str | None) -> None:
     """Draw the links to all pages. Streamlit's own are off: they lose the audit, and their icons need a network."""
     with st.sidebar:
         for path, (title, icon) in PAGES.items():
-            st.page_link(path, label=title, icon=icon, query_params={PARAMETER: audit} if audit else None)
+            st.page_link(path, label=title, icon=icon, query_params={AUDIT: audit} if audit else None)
         with st.popover("Glossary", icon=":material/menu_book:", width="stretch"):
             for term, (what, decision) in MEANINGS.items():
                 st.markdown(f"**{term}**: {what} *{decision}*")
@@ -299,7 +298,7 @@ def _has_job(name: str | None) -> bool:
 
 def _choose_audit(names: list[str]) -> str | None:
     """Return the audit of the address, else of the session, else the newest; also one whose job has just begun."""
-    asked = st.query_params.get(PARAMETER) or st.session_state.get(CHOICE)
+    asked = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
     fallback = names[0] if names else FIRST if _has_job(FIRST) else None
     if asked and (asked in names or _has_job(asked)):
         return _keep(asked)
@@ -317,8 +316,8 @@ def _pick(clears: Sequence[str]) -> None:
 
 def _keep(name: str) -> str:
     st.session_state[CHOICE] = name
-    if st.query_params.get(PARAMETER) != name:
-        st.query_params[PARAMETER] = name
+    if st.query_params.get(AUDIT) != name:
+        st.query_params[AUDIT] = name
     return name
 
 

@@ -149,19 +149,16 @@ def _draw_members(state: State) -> None:
     )
     first, second = members[: len(record.members)], members[len(record.members) :]
     drawn = second if any(member.step for member in second) else first
+    told = ", ".join(f"{member.name} {member.loss:.2f}" for member in drawn if member.steps)
     losses = loss_curves(audit.folder, [member.name for member in drawn])
     if len(losses):
         curves.plotly_chart(
             loss_figure(losses),
             key=f"losses-{audit.name}",
             config={"displayModeBar": False},
-            alt=f"Loss of each member over its epochs: {_losses(drawn)}",
+            alt=f"Loss of each member over its epochs: {told}",
         )
     _warn_at_chance(members, record.config.batch_size)
-
-
-def _losses(members: Sequence[MemberProgress]) -> str:
-    return ", ".join(f"{member.name} {member.loss:.2f}" for member in members if member.steps)
 
 
 def _warn_at_chance(members: Sequence[MemberProgress], batch_size: int) -> None:

@@ -241,7 +241,7 @@ def draw_table(compared: pd.DataFrame, *, over: str, reference: str = NONE, chos
     styled = table.style.apply(lambda column: [CHOSEN_SHADE if arm == chosen else "" for arm in table[ARM]])
     for row, shown in enumerate(texts.to_dict("records")):  # texts over the numbers, by which the columns sort
         for head, text in shown.items():
-            styled = styled.format(functools.partial(_instead, text), subset=([row], [head]))
+            styled = styled.format(lambda _, text=text: text, subset=([row], [head]))
     configured: dict[str, Any] = {
         column.head: st.column_config.NumberColumn(column.head, help=column.help)
         for column in COLUMNS.values()
@@ -300,10 +300,6 @@ def _cell(row: Mapping[Any, Any] | None, kind: str) -> tuple[float, str]:
         ends = [100 * end / base for end in ends]
         return ends[0], f"{_interval(*ends, written='+z.1f', unit=' %')}{star}"
     return ends[0], f"{_interval(*ends)}{star}"
-
-
-def _instead(text: str, number: float) -> str:
-    return text
 
 
 def draw_references() -> None:
