@@ -116,7 +116,7 @@ def test_one_that_waits_says_so(copy: Copy, data: Path) -> None:
     leave_job(data / "jobs" / "made", running=True, said=f"{WAITS}\n")
     app = open_page(PAGE, audit="made")
     assert table(app, "at work")["state"].tolist() == ["waiting"]
-    assert "Waiting" in app.info[0].value
+    assert "Queued" in app.info[0].value
     assert "Cancel" in labels(app)
 
 

@@ -34,7 +34,7 @@ def test_without_units_and_paradigms_buttons_start_them_and_the_commands_are_sho
     make_members(copy())
     app = open_page(PAGE, view="units")
     assert [info.value.split(".")[0] for info in app.info] == [
-        "The units of this audit's encoders are not measured yet",
+        "The units of this audit's encoders have not been measured yet",
         "The image encoder has not been trained with captions",
     ]
     assert [code.value for code in app.code] == [
@@ -60,7 +60,7 @@ def test_while_something_is_measured_the_page_says_how_far_it_is(
     app.button(key="cancel-units").click().run()
     assert cancelled == ["units"]
     monkeypatch.setattr(Job, "waiting", property(lambda job: True))
-    assert "Waiting" in open_page(PAGE, view="units").info[0].value
+    assert "Queued" in open_page(PAGE, view="units").info[0].value
 
 
 def test_a_job_that_failed_says_why_and_can_be_tried_again(copy: Copy, data: Path) -> None:
@@ -80,7 +80,7 @@ def test_units_are_drawn_by_layer_beside_what_they_are_read_against(copy: Copy) 
     assert [trace["name"] for trace in image["data"]] == [trace["name"] for trace in text["data"]] == names
     assert image["layout"]["yaxis"]["range"] == text["layout"]["yaxis"]["range"]
     assert "Measured on all 4 members, on all pairs" in captions(app)
-    assert any("How much of it is memorization?" in element.value for element in app.markdown)
+    assert any("Mean UnitMem over the layers" in element.value for element in app.markdown)
 
 
 def test_the_list_of_units_is_chosen_and_paged_in_the_address(copy: Copy) -> None:

@@ -23,13 +23,13 @@ def bold(app: AppTest) -> str:
 
 def test_without_a_study_the_page_shows_those_that_come_with_the_code(data: Path) -> None:
     app = open_page(PAGE)
-    assert "There is no study of yours yet" in app.info[0].value
+    assert "No study of your own yet" in app.info[0].value
     assert any(text.startswith("reference study: ") and text.endswith("5 splits") for text in texts(app))
     (chart,) = figures(app)
     assert {"none", "Pareto-optimal"} <= {trace.get("name") for trace in chart["data"]}
     table = app.dataframe[0].value
     assert len(table) == 8
-    assert "Settings to turn on" in captions(app)
+    assert "Your own study has" in captions(app)
     app = open_page(PAGE, study="combined-scenes-locked", memorization="membership_auroc")
     assert address(app)["memorization"] == "membership_auroc"
 

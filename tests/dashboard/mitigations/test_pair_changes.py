@@ -95,7 +95,7 @@ def test_without_an_arm_beside_none_or_before_it_is_trained_there_are_no_pairs(s
     assert "Pairs that changed most" not in [head.value for head in open_study(study).subheader]
     (study.audit("text-mask-strong").folder / MANIFEST).unlink()
     app = open_strong(study)
-    assert "have all that they are being trained on" in captions(app)
+    assert "appear once both arms are finished" in captions(app)
     assert not cards(app)
 
 

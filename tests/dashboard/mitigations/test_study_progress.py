@@ -117,7 +117,7 @@ def test_while_another_process_works_on_it_the_page_offers_no_second_one(data: P
         app = open_page(PAGE, setting=SETTINGS["captions"])
         assert app.get("progress")[0].proto.text == "5 of 15 arms × seeds finished"
         assert "Another process is running it" in said(app)
-        assert "Its turn comes" in app.info[0].value
+        assert "It runs when its turn comes" in app.info[0].value
         assert labels(app) == []
     assert labels(app.run()) == ["Resume"]
 
