@@ -35,7 +35,7 @@ def test_without_units_and_paradigms_buttons_start_them_and_the_commands_are_sho
     app = open_page(PAGE, view="units")
     assert [info.value.split(".")[0] for info in app.info] == [
         "The units of this audit's encoders have not been measured yet",
-        "The image encoder has not been trained with captions",
+        "The image encoder has not been trained with captions, labels and self-supervision yet",
     ]
     assert [code.value for code in app.code] == [
         "python -m clipmem_core units made --sample 1000\npython -m clipmem_core units made",
