@@ -17,9 +17,6 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path that becomes `path` when the block ends well and vanishes when it does not.
 
     Both survive a power cut: the file is on the disk before it gets its name, and its name before the call returns.
-
-    Raises:
-        OSError: it cannot be written; the error names `path`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -41,13 +38,6 @@ def cached(
 ) -> bool:
     """Have a file made unless it is there and whole; its path is a key of all that changes what is in it.
 
-    Args:
-        path: where it is kept, in a folder that may not be there yet; a `fingerprint` of all that its content depends
-            on, the versions of what makes it among them, is part of it.
-        make: writes it under the temporary path that it is given.
-        whole: tells whether it is there and is what was written.
-        broken: is told, in a sentence, of one that is there but is not.
-
     Returns:
         True if it was made now.
     """
@@ -68,12 +58,7 @@ def read_through(
     *,
     broken: Callable[[str], None] = lambda said: None,
 ) -> Content:
-    """Return what is in a cached file, which is made unless it is there and whole; reading it is what tells.
-
-    Args:
-        path, make, broken: as in `cached`.
-        read: gives its content, or None where it is not there or not what was written.
-    """
+    """Return what is in a cached file, which is made unless it is there and whole; reading it is what tells."""
     content = read(path)
     if content is None:
         cached(path, make, whole=lambda _: False, broken=broken)
@@ -95,11 +80,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk.
-
-    Raises:
-        OSError: they cannot be written there.
-    """
+    """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

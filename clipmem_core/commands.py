@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from clipmem_core import __version__
 from clipmem_core.arguments import flag, parse_command, positional
+from clipmem_core.audits.console import RichScreen, show_audits, show_verdict, write_results
+from clipmem_core.audits.jobs import run_job
+from clipmem_core.audits.settings import audit_name
+from clipmem_core.audits.status import list_states
+from clipmem_core.audits.store import open_audit
 from clipmem_core.config import (
     DEFAULT_PRESET,
     AuditConfig,
@@ -35,11 +40,7 @@ RUNS = "what runs the members: this machine, or the Ray cluster of RAY_ADDRESS"
 
 
 def _executor(engine: Engine, config: AuditConfig) -> "Executor | None":
-    """Return what runs members and shards of features where that is not this machine.
-
-    Raises:
-        InputError: what it needs is not installed.
-    """
+    """Return what runs members and shards of features where that is not this machine."""
     if engine == "local":
         return None
     from clipmem_core.audits.cluster import imported, ray_tasks
@@ -56,7 +57,7 @@ class Inspect:
     options: SourceOptions = field(default_factory=SourceOptions)
 
     def run(self) -> None:
-        from clipmem_core.audits.inspect import inspect_source
+        from clipmem_core.audits.preflight import inspect_source
 
         inspect_source(self.source, self.options)
 
@@ -68,7 +69,6 @@ class Fetch:
     name: str = positional("SET", "openclipart | tuxpaint")
 
     def run(self) -> None:
-        from clipmem_core.audits.console import RichScreen
         from clipmem_core.pairs.debian import fetch
 
         with RichScreen() as screen:
@@ -86,9 +86,7 @@ class Audit:
     config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
 
     def run(self) -> None:
-        from clipmem_core.audits.console import RichScreen, show_verdict
         from clipmem_core.audits.run import run_audit
-        from clipmem_core.audits.settings import audit_name
 
         executor = _executor(self.engine, self.config)
         with RichScreen(self.config.batch_size) as screen:
@@ -111,7 +109,6 @@ class Score:
 
     def run(self) -> None:
         from clipmem_core.audits.checkpoints import DIFFERENCE_CLAIM, compare_checkpoints, score_checkpoints
-        from clipmem_core.audits.console import RichScreen, show_verdict
 
         given: dict[str, Any] = {"name": self.name, "checkpoints": self.checkpoints}
         if not self.membership:
@@ -149,7 +146,6 @@ class Study:
     config: AuditConfig = field(default_factory=AuditConfig)
 
     def run(self) -> None:
-        from clipmem_core.audits.console import RichScreen
         from clipmem_core.review.study_decisions import decided_of
         from clipmem_core.studies.arm import parse_setting
         from clipmem_core.studies.results import show_study
@@ -178,8 +174,6 @@ class Benchmark:
     config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
 
     def run(self) -> None:
-        from clipmem_core.audits.console import RichScreen
-        from clipmem_core.audits.settings import audit_name
         from clipmem_core.studies.benchmark.results import show_benchmark, write_results
         from clipmem_core.studies.benchmark.run import run_benchmark
 
@@ -202,8 +196,6 @@ class Units:
     sample: int = flag("pairs of a member that are looked at; 0 means all that it was trained on", 0)
 
     def run(self) -> None:
-        from clipmem_core.audits.console import RichScreen
-        from clipmem_core.audits.store import open_audit
         from clipmem_core.audits.unitmem import run_units, say_units
 
         with RichScreen() as screen:
@@ -221,9 +213,7 @@ class Paradigms:
     epochs: int = flag("of each run; 0 means the audit's", 0)
 
     def run(self) -> None:
-        from clipmem_core.audits.console import RichScreen
         from clipmem_core.audits.paradigms import run_paradigms, say_paradigms
-        from clipmem_core.audits.store import open_audit
 
         with RichScreen() as screen:
             audit = open_audit(self.name)
@@ -240,8 +230,6 @@ class Export:
     overwrite: bool = flag("replace what is there", False)
 
     def run(self) -> None:
-        from clipmem_core.audits.console import RichScreen
-        from clipmem_core.audits.store import open_audit
         from clipmem_core.exports import write
         from clipmem_core.pairs.readers.containers import is_url
 
@@ -263,8 +251,6 @@ class Again:
     name: str = flag("the second audit's folder; empty adds -again to the first one's", "")
 
     def run(self) -> None:
-        from clipmem_core.audits.console import RichScreen
-        from clipmem_core.audits.store import open_audit
         from clipmem_core.exports.reaudit import comparison_lines, default_name, read_comparison, reaudit
 
         audit = open_audit(self.audit)
@@ -283,9 +269,7 @@ class Forget:
     fewer_than: int = flag("trained pairs that a token has to be in to stay", 3)
 
     def run(self) -> None:
-        from clipmem_core.audits.console import RichScreen
-        from clipmem_core.audits.forgotten import write_without_rare
-        from clipmem_core.audits.store import open_audit
+        from clipmem_core.audits.checkpoints import write_without_rare
 
         with RichScreen() as screen:
             audit, path = open_audit(self.name), Path(self.out).expanduser()
@@ -301,8 +285,6 @@ class Results:
     study: bool = flag("NAME is that of a study", False)
 
     def run(self) -> None:
-        from clipmem_core.audits import results
-        from clipmem_core.audits.store import open_audit
         from clipmem_core.studies import results as study_results
         from clipmem_core.studies.store import open_study
 
@@ -312,7 +294,7 @@ class Results:
         audit = open_audit(self.name)
         if not audit.finished:
             raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
-        results.write_results(audit, Path(self.out))
+        write_results(audit, Path(self.out))
 
 
 @dataclass(frozen=True)
@@ -320,16 +302,12 @@ class List:
     """List the audits and studies there are."""
 
     def run(self) -> None:
-        from clipmem_core.audits.console import show_audits
-        from clipmem_core.audits.lifecycle import list_states
         from clipmem_core.studies.store import list_studies
 
         show_audits(list_states(), [study.name for study in list_studies()])
 
 
 def _job(folder: str, *arguments: str) -> int:
-    from clipmem_core.audits.jobs import run_job
-
     return run_job(Path(folder), arguments, main)
 
 
@@ -340,7 +318,6 @@ def _check(request: str) -> None:
 
 
 def _map(audit: str, name: str) -> None:
-    from clipmem_core.audits.store import open_audit
     from clipmem_core.review.maps import make_map
 
     make_map(open_audit(audit), name, say=lambda line: print(line, flush=True))
@@ -353,12 +330,7 @@ PROCESSES: dict[str, Callable[..., int | None]] = {process.__name__[1:]: process
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """Parse what was typed.
-
-    Raises:
-        InputError: one line that says what is wrong.
-        SystemExit: help was asked for, and printed.
-    """
+    """Parse what was typed."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview(), file=sys.stdout if arguments else sys.stderr)
         raise SystemExit(DONE if arguments else WRONG_INPUT)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from clipmem_core.facts import Affected, Facts, InputError, Part, Slider, option
-from clipmem_core.training.mitigations import mitigation_fields
+from clipmem_core.mitigations import mitigation_fields
 
 DATA_VARIABLE = "CLIPMEM_DATA"
 

@@ -51,12 +51,7 @@ def numbers(values: Any, count: int) -> list[float]:
 
 @contextmanager
 def reading(path: Path, *, mend: str = DELETE) -> Iterator[None]:
-    """Turn what goes wrong while a file of ours is read into an error that names it and says what to do.
-
-    Raises:
-        InputError: it is missing or broken.
-        OSError, MemoryError: the machine ran short of something, which says nothing of the file.
-    """
+    """Turn what goes wrong while a file of ours is read into an error that names it and says what to do."""
     try:
         yield
     except FileNotFoundError:
@@ -72,16 +67,8 @@ def reading(path: Path, *, mend: str = DELETE) -> Iterator[None]:
 def read_json(path: Path, kind: Any = Any, *, mend: str = DELETE) -> Any:
     """Read JSON that we have written.
 
-    Args:
-        path: the file.
-        kind: the type of its content, for objects a dataclass or a TypedDict: a table of fields and their types.
-        mend: what a person is to do when it is broken.
-
     Returns:
         A value of that type; of a type that is none of a class, each object as `Fields`.
-
-    Raises:
-        InputError: the file is missing, no JSON, or one of its values is missing or not of its kind.
     """
     with reading(path, mend=mend):
         text = path.read_bytes()

@@ -117,11 +117,8 @@ class Member:
 
     def __init__(self, task: Any) -> None:
         from clipmem_core.audits.__main__ import main
-        from clipmem_core.audits.executor import STDERR
-        from clipmem_core.audits.member import run_members
-        from clipmem_core.audits.second_round import SECOND_TRAINING, train_again
+        from clipmem_core.audits.executor import PROGRAM, STDERR
 
-        work = train_again if task.what == SECOND_TRAINING else run_members
         pipe, end = os.pipe()
         self.ends.append(end)
         self.returncode: int | None = None
@@ -131,7 +128,7 @@ class Member:
                 os.close(other)
             errors = str(task.folders[0] / STDERR)
             _redirect(f"/dev/fd/{pipe}", errors, errors)
-            _end(lambda: main(list(task.command[3:]), work))
+            _end(lambda: main(task.command[len(PROGRAM) :]))
         os.close(pipe)
 
     def poll(self) -> int | None:

@@ -10,7 +10,6 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from clipmem_core.audits.prepare import membership_table
-from clipmem_core.audits.record import Record
 from clipmem_core.audits.scoring import records
 from clipmem_core.audits.settings import machine, versions
 from clipmem_core.audits.setup import audit_fingerprint, member_seeds
@@ -23,6 +22,7 @@ from clipmem_core.audits.store import (
     UTILITY,
     VERDICT,
     Audit,
+    Record,
     write_json,
     write_manifest,
     write_table,

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core.audits.paradigms import PARADIGMS, TABLE, paradigms_folder
-from clipmem_core.audits.record import MemberRecord
-from clipmem_core.audits.store import CONFIG, Audit, write_json, write_table
+from clipmem_core.audits.store import CONFIG, Audit, MemberRecord, write_json, write_table
 from clipmem_core.audits.unitmem import BEFORE, REFERENCES, SEEN, UNSEEN, table_file, unit_table
 from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.studies.store import ARMS, MEMORIZATION, PRICE, STUDY, TIMES

@@ -19,7 +19,6 @@ from PIL import Image
 
 from clipmem_core import columns as c
 from clipmem_core.audits.prepare import membership_table
-from clipmem_core.audits.record import MemberRecord
 from clipmem_core.audits.store import (
     CONFIG,
     IMAGE_EMBEDDINGS,
@@ -31,6 +30,7 @@ from clipmem_core.audits.store import (
     UTILITY,
     VERDICT,
     Audit,
+    MemberRecord,
     write_json,
     write_manifest,
     write_table,

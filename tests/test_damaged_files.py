@@ -18,8 +18,8 @@ import pytest
 
 from clipmem_core.audits import run as audit_run
 from clipmem_core.audits.jobs import audit_task
-from clipmem_core.audits.lifecycle import list_states
 from clipmem_core.audits.run import run_audit
+from clipmem_core.audits.status import list_states
 from clipmem_core.audits.store import open_audit, read_utility
 from clipmem_core.commands import main
 from clipmem_core.config import InputError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"facts", "config", "columns", "atomic", "shortage", "files", "glossary", "draws"},
+    {"facts", "mitigations", "config", "columns", "atomic", "shortage", "files", "glossary", "draws"},
     {"pairs", "scores"},  # side by side: neither imports the other
     {"features", "training"},  # what a locked tower gives, and what is trained on it
     {"audits"},
@@ -67,3 +67,18 @@ def test_what_is_imported_is_named_in_the_requirements() -> None:
         for package in (imported & installed.keys()) - own:
             found = {name.lower().replace("_", "-") for name in installed[package]}
             assert found & named, f"{path} imports {package}"
+
+
+def test_modules_of_audits_import_each_other_one_way() -> None:
+    """Also inside functions: `left` loses the modules whose imports are all gone, until none is left."""
+    left, package = {}, "clipmem_core.audits."
+    for path in (ROOT / "clipmem_core" / "audits").glob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+        named = [f"{node.module}.{alias.name}" for node in froms for alias in node.names]
+        imported = {name.split(".")[2] for name in named if name.startswith(package)}
+        left[path.stem] = imported - {path.stem}
+    while free := {name for name, imported in left.items() if not imported & left.keys()}:
+        for name in free:
+            left.pop(name)
+    assert not left

@@ -1,4 +1,4 @@
-"""The process of one or more members: python -m clipmem_core.audits AUDIT_FOLDER MEMBER…"""
+"""The process of a task: python -m clipmem_core.audits MODULE:FUNCTION FOLDER NAME…"""
 
 import json
 import logging
@@ -6,11 +6,9 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Sequence
 
-from clipmem_core.audits.executor import RAN_SHORT
-from clipmem_core.audits.member import run_members
+from clipmem_core.audits.executor import RAN_SHORT, do_work
 from clipmem_core.config import InputError
 from clipmem_core.shortage import shortage
 
@@ -25,19 +23,13 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-def main(arguments: list[str], work: Callable[[Path, list[str]], None] = run_members) -> int:
-    """Do the work of a folder on some names; an error is one line of JSON on stderr, for the process that started this,
-    or where the machine ran short of something, an exit code.
-
-    Args:
-        arguments: the folder, and the names.
-        work: what is done: members of an audit are run one after the other.
-    """
+def main(arguments: Sequence[str]) -> int:
+    """Do the work of a task. An error is one line of JSON on stderr, or an exit code if the machine ran short."""
     logging.getLogger().setLevel(logging.ERROR)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        work(Path(arguments[0]), arguments[1:])
+        do_work(arguments)
     except InputError as error:
         print(json.dumps({"error": str(error)}), file=sys.stderr)
         return 2

@@ -1,15 +1,20 @@
-"""Scores checkpoints that somebody else trained: as members, where a membership file says which one saw which pair, or
-a target against a reference, where nobody knows."""
+"""Checkpoints: scores those that somebody else trained, and writes those of members without rare tokens."""
 
 import dataclasses
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import torch
 
 from clipmem_core import columns as c
+from clipmem_core.atomic import replacing
 from clipmem_core.audits import settings
+from clipmem_core.audits.locked import build_locked
+from clipmem_core.audits.member import known_tokens, open_member, tokens_of, trained_model, write_embeddings
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import Screen, bring_to_end, counts, ensure_features, ensure_pixels
 from clipmem_core.audits.setup import check_same, write_audit
@@ -28,6 +33,9 @@ from clipmem_core.audits.store import (
 from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, protocol_of, replicate_rows
+from clipmem_core.training.model import build_model, load_weights
+from clipmem_core.training.names import CHECKPOINT
+from clipmem_core.training.vocabulary import delete_rows
 
 TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 TABLE, DIFFERENCE = "foreign.parquet", "difference"
@@ -48,36 +56,15 @@ def score_checkpoints(
     checkpoints: Sequence[str],
     screen: Screen,
 ) -> Audit:
-    """Score existing checkpoints without training.
-
-    Args:
-        source: the data set, as for an audit.
-        config: model, views and reading options; its training fields are not used.
-        name: the audit's folder.
-        membership: a CSV or Parquet file: pair_id, one true/false column a member, and optionally group.
-        checkpoints: one file a member, in the order of its columns.
-        screen: where progress goes.
-
-    Raises:
-        InputError: a file is missing or does not fit the others; no folder is left behind.
-    """
+    """Score existing checkpoints without training."""
     audit = Audit(audits_folder() / check_name(name))
     table = read_membership(Path(membership))
     names = [column for column in table.columns if column not in (c.PAIR_ID, c.GROUP)]
-    files = check_checkpoints(checkpoints, names)
+    files = dict(zip(names, check_checkpoints(checkpoints, names), strict=True))
     config = checkpoint_config(config, names)
     with acquire_lock(audit.folder, what="audit"):
         fresh = not audit.begun
-        if not fresh:
-            check_same(audit, source, config)
-            check_files(audit, names, files)
-        else:
-            check_weights(config, files)
-            screen.say(f"reading {source}")
-            data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-            known = align_membership(table, names, data_set.pairs)
-            screen.say(counts(data_set, known))
-            write_audit(audit, source, config, data_set, data_set.pairs, known, seconds=0.0, checkpoints=files)
+        _begin(audit, source, config, files, lambda pairs: align_membership(table, names, pairs), screen)
         bring_to_end(audit, screen, fresh=fresh)
     return audit
 
@@ -87,51 +74,38 @@ def compare_checkpoints(
 ) -> Path:
     """Score every pair under a target checkpoint and a reference, of which nobody knows what they were trained on.
 
-    Args:
-        source: the data set, as for an audit.
-        config: model, views and reading options; its training fields are not used.
-        name: of the folder below `foreign`, which has the files of an audit's beginning and `foreign.parquet`.
-        checkpoints: the target's file and the reference's.
-        screen: where progress goes.
-
     Returns:
         The table: alignment and similarity of each pair under both, and their difference in alignment.
-
-    Raises:
-        InputError: a file is missing or does not fit the others.
     """
-    from clipmem_core.audits import member  # torch is slow to import
-
     names = (TARGET, REFERENCE)
     if len(checkpoints) != len(names):
         raise InputError(
             "without --membership, --checkpoints must be two, a target and a reference: what one alone makes of a pair "
             "says nothing of its memorization"
         )
-    files = check_checkpoints(checkpoints, names)
+    files = dict(zip(names, check_checkpoints(checkpoints, names), strict=True))
     config = dataclasses.replace(config, protocol="paper", seeds=1, members=2, halves=False)
     config = settings.resolve(config, trains=False)
     audit = Audit(data_folder() / "foreign" / check_name(name))
     with acquire_lock(audit.folder, what="comparison"):
-        if audit.begun:
-            check_same(audit, source, config)
-            check_files(audit, names, files)
-        else:
-            check_weights(config, files)
-            screen.say(f"reading {source}")
-            data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-            pairs = data_set.pairs
-            # As if the target had seen every pair and the reference none; no score reads it
-            trained = np.repeat([[True], [False]], len(pairs), axis=1)
-            given = Membership(np.full(len(pairs), c.CANDIDATE, dtype="<U11"), names, trained)
-            write_audit(audit, source, config, data_set, pairs, given, seconds=0.0, checkpoints=files)
+        # As if the target had seen every pair and the reference none; no score reads it
+        _begin(
+            audit,
+            source,
+            config,
+            files,
+            lambda pairs: Membership(
+                np.full(len(pairs), c.CANDIDATE, dtype="<U11"), names, np.repeat([[True], [False]], len(pairs), axis=1)
+            ),
+            screen,
+        )
         if not all((audit.member(one) / TEXT_EMBEDDINGS).is_file() for one in names):
             ensure_pixels(audit, screen)
             ensure_features(audit, audit.record, screen)
             for one in names:
                 screen.say(f"embedding with the {one.removesuffix('-0')}")
-                run = member.open_member(audit.folder, one)
-                member.write_embeddings(run, member.trained_model(run), run.folder)
+                run = open_member(audit.folder, one)
+                write_embeddings(run, trained_model(run), run.folder)
         table = pd.DataFrame({c.PAIR_ID: audit.pairs[c.PAIR_ID]})
         for one in names:
             image, text = (
@@ -146,12 +120,31 @@ def compare_checkpoints(
     return audit.folder / TABLE
 
 
-def read_membership(path: Path) -> pd.DataFrame:
-    """Read a membership file.
+def _begin(
+    audit: Audit,
+    source: str,
+    config: AuditConfig,
+    files: Mapping[str, Path],
+    membership_of: Callable[[pd.DataFrame], Membership],
+    screen: Screen,
+) -> None:
+    """Write what an audit of checkpoints starts from, or refuse one that started from something else."""
+    if audit.begun:
+        check_same(audit, source, config)
+        check_files(audit, files)
+        return
+    check_weights(config, list(files.values()))
+    screen.say(f"reading {source}")
+    data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
+    membership = membership_of(data_set.pairs)
+    screen.say(counts(data_set, membership))
+    write_audit(
+        audit, source, config, data_set, data_set.pairs, membership, seconds=0.0, checkpoints=list(files.values())
+    )
 
-    Raises:
-        InputError: it is missing, has no pair_id, a pair twice, or a member column that is not true/false.
-    """
+
+def read_membership(path: Path) -> pd.DataFrame:
+    """Read a membership file."""
     if not path.is_file():
         raise InputError(f"--membership {str(path)!r} is not a file")
     try:
@@ -176,11 +169,7 @@ def read_membership(path: Path) -> pd.DataFrame:
 
 
 def check_checkpoints(checkpoints: Sequence[str], names: Sequence[str]) -> list[Path]:
-    """Return the checkpoint files, one a member.
-
-    Raises:
-        InputError: their number differs from the members', or one is missing.
-    """
+    """Return the checkpoint files, one a member."""
     if len(checkpoints) != len(names):
         raise InputError(
             f"--checkpoints must be one a member column ({len(names)}: {', '.join(names)}), not {len(checkpoints)}"
@@ -194,12 +183,8 @@ def check_checkpoints(checkpoints: Sequence[str], names: Sequence[str]) -> list[
 
 def check_weights(config: AuditConfig, files: Sequence[Path]) -> None:
     """Load every checkpoint once, before a picture is read: what does not load or is no number is found at once."""
-    from clipmem_core.training.model import build_model, load_weights  # torch is slow to import
-
     if settings.has_locked_tower(config):
-        from clipmem_core.audits.locked import build_locked, towers_of
-
-        model = build_locked(towers_of(config), config, seed=config.seed)
+        model = build_locked(settings.towers_of(config), config, seed=config.seed)
     else:
         model = build_model(config.model, loss=config.loss, seed=config.seed, image_size=config.image_size)
     for file in files:
@@ -207,11 +192,7 @@ def check_weights(config: AuditConfig, files: Sequence[Path]) -> None:
 
 
 def checkpoint_config(config: AuditConfig, names: Sequence[str]) -> AuditConfig:
-    """Return the config with protocol, members and seeds read off the member columns' names.
-
-    Raises:
-        InputError: the names are those of neither protocol, or captions were to be swapped after the training.
-    """
+    """Return the config with protocol, members and seeds read off the member columns' names."""
     if config.plant_miscaptions:
         raise InputError(
             "--plant-miscaptions belongs to audit: these checkpoints were trained on the captions as they are"
@@ -234,11 +215,7 @@ def checkpoint_config(config: AuditConfig, names: Sequence[str]) -> AuditConfig:
 
 
 def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFrame) -> Membership:
-    """Bring a membership file into the order of the pairs; groups are derived where it does not name them.
-
-    Raises:
-        InputError: a pair is not in the file, a group does not fit, or too few pairs are external.
-    """
+    """Bring a membership file into the order of the pairs; groups are derived where it does not name them."""
     rows = table.set_index(c.PAIR_ID).reindex(pairs[c.PAIR_ID])
     absent = rows[names[0]].isna().to_numpy()
     if absent.any():
@@ -268,14 +245,36 @@ def derive_groups(trained: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return np.select([by_f & by_g, by_f, by_g], [c.SHARED, c.CANDIDATE, c.INDEPENDENT], c.EXTERNAL)
 
 
-def check_files(audit: Audit, names: Sequence[str], files: Sequence[Path]) -> None:
-    """Refuse to go on with an audit whose members are other checkpoints.
-
-    Raises:
-        InputError: the message names what differs.
-    """
-    if tuple(names) != audit.record.members:
+def check_files(audit: Audit, files: Mapping[str, Path]) -> None:
+    """Refuse to go on with an audit whose members are other checkpoints."""
+    if tuple(files) != audit.record.members:
         raise InputError(f"audit {audit.name!r} was made from other members: take another --name")
-    for name, path in zip(names, files, strict=True):
+    for name, path in files.items():
         if audit.member_record(name).checkpoint_sha256 != file_sha256(path):
             raise InputError(f"audit {audit.name!r} was made from another checkpoint for {name}: take another --name")
+
+
+def write_without_rare(audit: Audit, member: str, path: Path, *, fewer_than: int) -> str:
+    """Write a member's checkpoint with the rows of rare tokens set to 0, and return a line that says how many."""
+    config, weights = audit.record.config, audit.member(member) / CHECKPOINT
+    if member not in audit.record.members:
+        raise InputError(f"audit {audit.name!r} has no member {member!r}: take one of {audit.record.members[0]}, …")
+    if config.lock_text:
+        raise InputError(f"the text tower of audit {audit.name!r} is locked: it has no rows that were trained")
+    if fewer_than < 1:
+        raise InputError(f"--fewer-than must be at least 1, not {fewer_than}")
+    if path.exists() or not weights.is_file():
+        raise InputError(f"{path} is there already" if path.exists() else f"{weights} is missing: run the audit again")
+    tokens, start = tokens_of(audit.pairs, config)
+    rows = np.flatnonzero(audit.membership[member].to_numpy())
+    known = known_tokens(dataclasses.replace(config, **cast(Any, {"text_forget_df": fewer_than})), tokens, start, rows)
+    assert known is not None
+    rare = dataclasses.replace(known, min_df=fewer_than).rare_rows(tokens)
+    state = torch.load(weights, map_location="cpu", weights_only=True)
+    delete_rows(state, rare)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+    trained = int((known.pairs[rare] > 0).sum())
+    return f"{path}: {len(rare):,} rows of rare tokens deleted, {trained:,} of them of tokens that it was trained on"

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 from clipmem_core import columns as c
 from clipmem_core.atomic import read_through
 from clipmem_core.audits.prepare import pixels_folder
-from clipmem_core.audits.record import Record
+from clipmem_core.audits.settings import opened, towers_of
 from clipmem_core.audits.store import (
     CHECK_TABLE,
     PAIRS,
     ROW_GROUP,
     Audit,
+    Record,
     pair_blocks,
     read_prepared,
     read_table,
@@ -39,9 +40,6 @@ def ensure_checks(audit: Audit) -> Path:
 
     Its columns: pair_id; a bool for each check, null where it is not known; brightness, contrast and sharpness of the
     picture; lookalike_of, the id of the first pair of its group of look-alikes, null where it looks like no other.
-
-    Raises:
-        InputError: a file of the audit is missing or broken, or it cannot be written.
     """
     path = audit.folder / CHECK_TABLE
     try:
@@ -150,8 +148,7 @@ def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:
 def _reader(config: AuditConfig) -> tuple[int, Callable[[list[str]], np.ndarray]]:
     """Return how many tokens the text tower of a config reads, and what counts those of captions."""
     if config.lock_text:
-        from clipmem_core.audits.locked import opened, towers_of  # torch, which the other checks do without
-        from clipmem_core.features.embed import token_lengths
+        from clipmem_core.features.embed import token_lengths  # torch, which the other checks do without
 
         tower = towers_of(config).text
         assert tower is not None

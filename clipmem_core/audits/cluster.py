@@ -33,16 +33,6 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 def ray_tasks(tasks: Sequence[Task], *, gpus: int = 0) -> Looks:
     """Run tasks on the cluster that RAY_ADDRESS names, or on one of this machine alone that ends with this process; an
     `Executor`.
-
-    Args:
-        tasks: as many run at once as the cluster has cores for their threads; blocks of members are split until there
-            are as many.
-        gpus: that each asks for.
-
-    Raises:
-        InputError: Ray is not installed, the cluster cannot be reached, a worker has other code than this machine, or a
-            member could not be run.
-        RuntimeError: a member died, or its worker was lost again and again.
     """
     if not tasks:
         return
@@ -88,11 +78,7 @@ def spread_out(tasks: Sequence[Task], places: int) -> list[Task]:
 
 
 def imported() -> ModuleType:
-    """Return Ray.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """Return Ray."""
     os.environ.update(QUIET)
     try:
         import ray
@@ -102,11 +88,7 @@ def imported() -> ModuleType:
 
 
 def connect(ray: ModuleType) -> None:
-    """Connect this process to the cluster, unless it is.
-
-    Raises:
-        InputError: RAY_ADDRESS names one that cannot be reached.
-    """
+    """Connect this process to the cluster, unless it is."""
     if ray.is_initialized():
         return
     address = os.environ.get(ADDRESS)
@@ -136,17 +118,7 @@ def versions() -> dict[str, str]:
 
 
 def run_here(task: Task, wanted: dict[str, str], folder: str = ".") -> str | None:
-    """Run a task on the machine of this worker; return what a person has to mend, or None.
-
-    Args:
-        task: what is run.
-        wanted: the versions of the machine that asks for it.
-        folder: the one that machine's process is in, which paths of a person's may be relative to.
-
-    Raises:
-        RuntimeError: a member died.
-        OSError: the machine ran short of something.
-    """
+    """Run a task on the machine of this worker; return what a person has to mend, or None."""
     differ = [f"{name} {own} and not {wanted[name]}" for name, own in versions().items() if own != wanted[name]]
     if differ:
         return f"the worker on {platform.node()} has {', '.join(differ)}: install the same on all machines"
@@ -162,13 +134,7 @@ def run_here(task: Task, wanted: dict[str, str], folder: str = ".") -> str | Non
 
 
 def _check_end(ray: ModuleType, ended: Any) -> None:
-    """Raise what went wrong with a task that ended.
-
-    Raises:
-        InputError: what a person has to mend.
-        OSError: its machine ran short of something.
-        RuntimeError: a member died, or its worker was lost more often than a task is tried.
-    """
+    """Raise what went wrong with a task that ended."""
     try:
         said = ray.get(ended)
     except ray.exceptions.RayTaskError as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipmem_core.audits.progress import MemberProgress, member_progress
+from clipmem_core.audits.status import MemberProgress, member_progress
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.shortage import shortage
 
 SECONDS_BETWEEN_LOOKS = 0.1
 STDERR = ".stderr"
+PROGRAM = (sys.executable, "-m", "clipmem_core.audits")  # what to call, a folder and names follow
 NAMED = 8  # members of a task that a message lists
 # A process that ran short of something ends with this plus the error's number: on a full disk it can write nothing.
 RAN_SHORT = 64
@@ -27,10 +29,7 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_":
 
 @dataclass(frozen=True)
 class Task:
-    """Members, shards, blocks or plantings that one process computes one after the other, each in its own folder.
-
-    `command` starts that process; `in_this_process` runs members with `member.run_member` instead.
-    """
+    """Members, shards, blocks or plantings that `command` computes one after the other, each in its own folder."""
 
     folders: tuple[Path, ...]
     program: tuple[str, ...]
@@ -41,6 +40,17 @@ class Task:
     @property
     def command(self) -> tuple[str, ...]:
         return (*self.program, *self.names)
+
+
+def program_of(work: str, folder: Path) -> tuple[str, ...]:
+    """Return the program of a task: a function (`module:name`) that computes names in a folder."""
+    return (*PROGRAM, work, str(folder.absolute()))
+
+
+def do_work(arguments: Sequence[str]) -> None:
+    """Call the function of `program_of` on the folder and the names behind it."""
+    work, folder, *names = arguments
+    pkgutil.resolve_name(work)(Path(folder), names)
 
 
 # Runs every task and yields each that has ended, and None between them so that its caller can show progress.
@@ -59,31 +69,21 @@ def run_members(
     executor: Executor,
     watch: Callable[[list[MemberProgress]], None],
 ) -> None:
-    """Bring every member to its end; finished ones are not touched.
-
-    Args:
-        audit: the members' audit.
-        names: the members.
-        threads: of each member: a fixed number, so that its result does not depend on its neighbours.
-        blocks: of members that share a process; 0 gives each its own.
-        executor: what runs them.
-        watch: is told again and again how far each member is.
-
-    Raises:
-        InputError: a member could not be run; the message is the member's.
-        RuntimeError: a member died; the message names its log.
-    """
+    """Bring every member to its end; finished ones are not touched."""
     left = [name for name in names if member_progress(audit.folder, name).stage != "done"]
     tasks = member_tasks(audit, left, threads=threads, blocks=blocks)
     run_member_tasks(tasks, executor, lambda: watch([member_progress(audit.folder, name) for name in names]))
 
 
-def member_tasks(audit: Audit, names: Sequence[str], *, threads: int, blocks: int = 0) -> list[Task]:
-    """Return the tasks of some members, as of `run_members`."""
-    program = (sys.executable, "-m", "clipmem_core.audits", str(audit.folder.absolute()))
+def member_tasks(
+    audit: Audit, names: Sequence[str], *, threads: int, blocks: int = 0, again: bool = False
+) -> list[Task]:
+    """Return the tasks that train some members, or train them `again` in the second round; as of `run_members`."""
+    program = program_of(f"clipmem_core.audits.member:{'train_again' if again else 'run_members'}", audit.folder)
+    what = "second training of member" if again else "member"
     blocks = min(blocks or len(names), len(names))
     parts = [names[block::blocks] for block in range(blocks)]
-    return [Task(tuple(map(audit.member, part)), program, tuple(part), threads) for part in parts]
+    return [Task(tuple(map(audit.member, part)), program, tuple(part), threads, what) for part in parts]
 
 
 def run_member_tasks(tasks: Sequence[Task], executor: Executor, look: Callable[[], None]) -> None:
@@ -113,17 +113,14 @@ def local_processes(tasks: Sequence[Task], *, at_once: int) -> Looks:
 
 
 def in_this_process(tasks: Sequence[Task]) -> Looks:
-    """Run tasks in this process, one after the other; an `Executor`. Heads on cached features are trained sooner than
-    Python has started."""
-    import torch  # which nothing else here needs
-
-    from clipmem_core.audits.member import run_member
+    """Run tasks of `program_of` in this process, one after the other; an `Executor`. Heads on cached features are
+    trained sooner than Python has started."""
+    import torch
 
     threads = torch.get_num_threads()
     for task in tasks:
         try:
-            for folder in task.folders:
-                run_member(folder.parents[1], folder.name)
+            do_work(task.command[len(PROGRAM) :])
         finally:
             torch.set_num_threads(threads)
         yield task
@@ -149,13 +146,7 @@ def start(task: Task) -> "subprocess.Popen[bytes]":
 
 
 def run_task(task: Task) -> None:
-    """Run a task's process to its end.
-
-    Raises:
-        InputError: a member could not be run; the message is the member's.
-        OSError: it ran short of something.
-        RuntimeError: a member died; the message names its log.
-    """
+    """Run a task's process to its end."""
     process = start(task)
     try:
         process.wait()

@@ -27,10 +27,8 @@ from typing_extensions import TypedDict
 
 import clipmem_core
 from clipmem_core.atomic import replacing
-from clipmem_core.audits.progress import tail
-from clipmem_core.audits.record import Whole
 from clipmem_core.audits.settings import typed, typed_flags
-from clipmem_core.audits.store import Audit, check_name, write_json
+from clipmem_core.audits.store import Audit, Whole, check_name, write_json
 from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.files import read_json
 
@@ -162,11 +160,7 @@ class Task:
         return f"python -m clipmem_core {shlex.join(self.arguments)}"
 
     def find(self) -> Job | None:
-        """Return the job last started for it, running or not, or None.
-
-        Raises:
-            InputError: its job.json is broken.
-        """
+        """Return the job last started for it, running or not, or None."""
         path = self.folder / JOB
         return Job(self.folder, **read_json(path, JobFile, mend=f"delete {self.folder}")) if path.is_file() else None
 
@@ -197,13 +191,7 @@ class Task:
 
 
 def run_job(folder: Path, arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
-    """Do the work of a job in its own process, write down its exit code and return it.
-
-    Args:
-        folder: the job's.
-        arguments: a command and what follows it; one that trains waits until no other job does.
-        run: runs it and returns its exit code.
-    """
+    """Do the work of a job in its own process, write down its exit code and return it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the server runs in the background
     turn, code = FileLock(jobs_folder() / ".turn.lock"), FAILED
     try:
@@ -246,15 +234,7 @@ def list_job_names() -> list[str]:
 
 
 def audit_task(name: str, arguments: Sequence[str] = ()) -> Task:
-    """Return the task of an audit.
-
-    Args:
-        name: the audit's.
-        arguments: what follows `python -m clipmem_core audit`; they do not matter where its job is only looked for.
-
-    Raises:
-        InputError: the name cannot be one.
-    """
+    """Return the task of an audit."""
     return Task(jobs_folder() / check_name(name), ["audit", *arguments])
 
 
@@ -270,13 +250,7 @@ def export_task(audit: Audit, format: str, out: Path) -> Task:
 
 
 def encoder_task(audit: Audit, kind: str, *, sample: int = 0) -> Task:
-    """Return the task of looking into an audit's encoders.
-
-    Args:
-        audit: a finished one.
-        kind: `units` or `paradigms`.
-        sample: of units, how many pairs of a member; 0 takes all.
-    """
+    """Return the task of looking into an audit's encoders."""
     arguments = [kind, audit.name, *(["--sample", str(sample)] if sample else [])]
     return Task(jobs_folder() / ".encoders" / audit.name / kind, arguments)
 
@@ -293,3 +267,13 @@ def resume_arguments(name: str, source: str, config: AuditConfig) -> list[str]:
         ['cats.csv', '--name=cats', '--preset=tiny']
     """
     return [source, f"--name={name}", f"--preset={config.preset}", *typed_flags(typed(as_dict(config)), joint="=")]
+
+
+def tail(path: Path) -> bytes:
+    """Return the last 4 kB of a file; nothing where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 4096))
+            return file.read()
+    except FileNotFoundError:
+        return b""

@@ -1,46 +1,27 @@
-"""The locked towers of an audit: which they are, the features of its pairs, and the models that read them.
-
-As a process it computes shards of features: python -m clipmem_core.audits.locked FOLDER SHARD…
-"""
+"""The locked towers of an audit: the features of its pairs, and the models that read them."""
 
 import functools
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.executor import Executor, Looks, Task, in_this_process
-from clipmem_core.audits.given import given_features
-from clipmem_core.audits.prepare import pixels_folder
-from clipmem_core.audits.record import Record
-from clipmem_core.audits.store import Audit
+from clipmem_core.audits.executor import Executor, Looks, Task, program_of
+from clipmem_core.audits.prepare import given_features, pixels_folder
+from clipmem_core.audits.settings import Towers, towers_of
+from clipmem_core.audits.store import Audit, Record
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.features.cache import Elsewhere
-from clipmem_core.features.embed import image_features, run_shards, text_features
-from clipmem_core.features.towers import Kind, Opened, Tower, image_tower, text_tower
+from clipmem_core.features.embed import image_features, text_features
+from clipmem_core.features.towers import Kind, Opened, Tower
 from clipmem_core.training.model import LockedModel, Model, Standard, build_model, locked_model
 from clipmem_core.training.names import model_config
 from clipmem_core.training.views import FeatureViews
 
 SHARDS = 8  # of a task: its process starts, and loads the tower, once
-
-
-@dataclass(frozen=True)
-class Towers:
-    """The locked towers of an audit; None is one that its members train."""
-
-    image: Tower | None
-    text: Tower | None
-
-    @property
-    def records(self) -> dict[str, dict[str, Any]]:
-        """What an audit keeps of them, by their kind."""
-        return {tower.kind: tower.record() for tower in (self.image, self.text) if tower}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,62 +39,6 @@ class Features:
         return {side: Standard.of(values) for side, values in sides.items() if values is not None}
 
 
-def towers_of(config: AuditConfig) -> Towers:
-    """Return the towers that a resolved config locks.
-
-    Raises:
-        InputError: there is no such tower, or its weights cannot be had; one line says what to do.
-    """
-    image, text = ((config.image_tower, config.lock_image), (config.text_tower, config.lock_text))
-    named = [
-        (name or config.model, "" if name else config.pretrained) if locked else None for name, locked in (image, text)
-    ]
-    return _towers(*named, size=config.tower_size, precision=config.precision, device=config.device)
-
-
-@functools.lru_cache(maxsize=2)  # a model of open_clip's is built to be looked up; a page may look at two audits
-def _towers(
-    image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, precision: str, device: str
-) -> Towers:
-    """Return the locked towers of a name and a start each."""
-    how: dict[str, Any] = {"precision": precision, "device": device}
-    return Towers(
-        image_tower(image[0], pretrained=image[1], size=size, **how) if image else None,
-        text_tower(text[0], pretrained=text[1], **how) if text else None,
-    )
-
-
-@functools.lru_cache(maxsize=1)
-def opened(tower: Tower) -> Opened:
-    """Load a tower, which takes seconds; it stays for the next member, or search, of this process."""
-    return tower.open()
-
-
-def checked_towers(config: AuditConfig, known: Mapping[str, Mapping[str, Any]] | None = None) -> Towers:
-    """Return the towers that a resolved config locks, their weights being what they ought to be.
-
-    Args:
-        config: an audit's.
-        known: what the audit keeps of its towers, by their kind; none of an audit that is to begin.
-
-    Raises:
-        InputError: weights are not installed, are others than those that are known here, or than those that the audit
-            began with; one line says what to do.
-    """
-    towers = towers_of(config)
-    for tower in (towers.image, towers.text):
-        if tower is None:
-            continue
-        began = (known or {}).get(tower.kind, {}).get("sha256", tower.sha256)
-        if began != tower.sha256:
-            raise InputError(
-                f"the {tower.kind} tower {tower.name} has weights of sha256 {tower.sha256[:12]}…, and the audit began "
-                f"with {began[:12]}…: put those back, or take another --name"
-            )
-        tower.check()
-    return towers
-
-
 def features_of(
     towers: Towers,
     pairs: pd.DataFrame,
@@ -128,9 +53,6 @@ def features_of(
 
     `elsewhere` has shards of it computed by other processes; without, this one computes all. `pictures` and `captions`
     are told how many are done.
-
-    Raises:
-        InputError: a picture is no longer what it was, or a tower gives what is no number; one line names it.
     """
     image = text = None
     cut = 0
@@ -145,13 +67,13 @@ def features_of(
 
 def elsewhere(executor: Executor | None, threads: int) -> Elsewhere | None:
     """Return what has shards of features computed by an executor's tasks; None where this process computes them."""
-    if executor is None or executor is in_this_process:
+    if executor is None:
         return None
 
     def compute(part: Path, names: Sequence[str]) -> Looks:
         for name in names:
             (part / name).mkdir(exist_ok=True)
-        program = (sys.executable, "-m", "clipmem_core.audits.locked", str(part.absolute()))
+        program = program_of("clipmem_core.features.embed:run_shards", part)
         owns = [tuple(names[at : at + SHARDS]) for at in range(0, len(names), SHARDS)]
         return executor([Task(tuple(part / name for name in own), program, own, threads, "shard") for own in owns])
 
@@ -179,14 +101,7 @@ def _given(kind: Kind, features: np.ndarray | None, record: Record) -> Tower:
 
 
 def build_locked(towers: Towers, config: AuditConfig, *, seed: int, pretrained: str = "") -> LockedModel:
-    """Build a model that reads what the locked towers give: its heads, and the tower that is not locked.
-
-    Args:
-        towers: those that are locked, at least one.
-        config: the audit's.
-        seed: of the initial weights.
-        pretrained: what the tower that is not locked starts from.
-    """
+    """Build a model that reads what the locked towers give: its heads, and the tower that is not locked."""
     whole: Model | None = None
     if not (towers.image and towers.text):
         whole = build_model(
@@ -214,9 +129,3 @@ def feature_views(model: LockedModel, seed: int) -> FeatureViews:
     """Return the views of pictures' features that a member of a seed is trained on."""
     standard = next(part for part in model.visual.modules() if isinstance(part, Standard))
     return FeatureViews(standard.mean, seed)
-
-
-if __name__ == "__main__":
-    from clipmem_core.audits.__main__ import main
-
-    sys.exit(main(sys.argv[1:], run_shards))

@@ -1,8 +1,8 @@
-"""One member: what it works with, and how it is brought to its end: trained, or loaded, embedded and measured."""
+"""One member: what it reads, and how it is trained, or loaded, then embedded and evaluated."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,49 +10,58 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torchvision.datasets import ImageFolder
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import read_through
-from clipmem_core.audits.captions import noted_captions
-from clipmem_core.audits.locked import (
-    Features,
-    Towers,
-    build_locked,
-    feature_views,
-    fit_standards,
-    open_towers,
-    opened,
-)
+from clipmem_core.atomic import read_through, replacing
+from clipmem_core.audits.locked import Features, build_locked, feature_views, fit_standards, open_towers
 from clipmem_core.audits.prepare import membership_of, pixels_folder, read_tokens, sides_of, tokens_file, utility_rows
-from clipmem_core.audits.probe import probe_accuracy
-from clipmem_core.audits.record import MemberRecord, Record
+from clipmem_core.audits.settings import Towers, opened, probe_folders
 from clipmem_core.audits.store import (
     CAPTION_SCORES,
     IMAGE_EMBEDDINGS,
+    LEFT_OUT,
     MEMBER_UTILITY,
     MEMBERSHIP,
     PAIRS,
     SECOND,
+    SECOND_EMBEDDINGS,
+    SECOND_FIT,
+    SECOND_TABLE,
     SNAPSHOTS,
     TEXT_EMBEDDINGS,
     Audit,
+    MemberRecord,
+    Record,
     caption_counts,
     pair_blocks,
     read_array,
+    read_embeddings,
     read_prepared,
     read_table,
+    remove_second_model,
     write_blocks,
     write_json,
 )
-from clipmem_core.config import AuditConfig
+from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.draws import draw_keys
+from clipmem_core.mitigations import mitigations_of
+from clipmem_core.pairs.pictures import PictureError, decode, resize
 from clipmem_core.pairs.pixels import open_pixels
-from clipmem_core.scores.detectors import LOG_PROBABILITY, learned_by_caption
+from clipmem_core.scores.detectors import (
+    LOG_PROBABILITY,
+    external_used,
+    fit_out,
+    learned_by_caption,
+    margins,
+    similarities,
+)
 from clipmem_core.scores.utility import linear_probe, retrieval_recalls, zero_shot
-from clipmem_core.training.mitigations import mitigations_of
+from clipmem_core.shortage import shortage
 from clipmem_core.training.model import (
     Model,
     build_model,
+    encode_image,
     image_blocks,
     load_weights,
     text_blocks,
@@ -60,9 +69,88 @@ from clipmem_core.training.model import (
     tokenize,
 )
 from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
+from clipmem_core.training.state import save_array
 from clipmem_core.training.trainer import Trainer, chosen_captions, train
 from clipmem_core.training.views import FeatureRows, PixelSource, TrainingData, ViewMaker, Views
 from clipmem_core.training.vocabulary import DELETED, OMITTED, Vocabulary, delete_rows, pairs_with
+
+BATCH = 256
+MAX_PICTURES = 10_000  # a part, drawn from the seed, when a split is larger
+
+
+def _probe_pictures(folder: Path, seed: int) -> tuple[list[str], np.ndarray]:
+    try:
+        found = ImageFolder(str(folder))
+    except (FileNotFoundError, OSError) as error:
+        raise InputError(f"probe-data {str(folder)!r} cannot be read: {str(error).splitlines()[0]}") from None
+    count = len(found.samples)
+    rows = np.arange(count)
+    if count > MAX_PICTURES:
+        rows = np.sort(np.random.default_rng(seed).choice(count, MAX_PICTURES, replace=False))
+    paths, classes = zip(*(found.samples[row] for row in rows), strict=True)
+    return list(paths), np.array([found.classes[place] for place in classes])
+
+
+def _probe_square(path: Path, size: int, resize_mode: str) -> np.ndarray:
+    try:
+        return resize(decode(path.read_bytes(), size=size), size, resize_mode)
+    except (OSError, PictureError) as error:
+        if shortage(error):
+            raise
+        raise InputError(f"probe-data picture {str(path)!r} is broken ({error}): take it out and go on") from None
+
+
+@torch.inference_mode()
+def _probe_embeddings(model: Model, paths: list[str], config: AuditConfig, views: ViewMaker, device: str) -> np.ndarray:
+    model.eval()
+    whole, blocks = np.array([[0.0, 0.0, 1.0, 1.0]]), []
+    for start in range(0, len(paths), BATCH):
+        part = paths[start : start + BATCH]
+        pixels = np.stack([_probe_square(Path(path), views.image_size, config.resize_mode) for path in part])
+        blocks.append(encode_image(model, views.images(pixels, whole.repeat(len(part), 0), device)).cpu().numpy())
+    return np.concatenate(blocks)
+
+
+def probe_accuracy(model: Model, config: AuditConfig, views: ViewMaker, device: str) -> float:
+    """Fit a logistic regression on the embeddings of train/ and return its accuracy on val/, in [0, 1]."""
+    train_folder, test_folder = probe_folders(config.probe_data)
+    train_paths, train_classes = _probe_pictures(train_folder, config.seed)
+    test_paths, test_classes = _probe_pictures(test_folder, config.seed)
+    train_x = _probe_embeddings(model, train_paths, config, views, device)
+    test_x = _probe_embeddings(model, test_paths, config, views, device)
+    return linear_probe(train_x, train_classes, test_x, test_classes, seed=config.seed)
+
+
+def noted_captions(
+    blocks: Iterable[np.ndarray],
+    image_file: Path,
+    caption_start: np.ndarray,
+    external: np.ndarray,
+    learned: np.ndarray,
+    path: Path,
+) -> Iterator[np.ndarray]:
+    """Yield embeddings of captions as they come, and leave what is measured on each at their end.
+
+    Args:
+        blocks: embeddings of captions in order, float32 [n, dim].
+        image_file: the embeddings of the member's pictures, written already.
+        caption_start: int64 [n_pairs + 1].
+        external: true for external pairs, [n_pairs].
+        learned: as of `learned_by_caption`, [n_captions].
+        path: of the file, float32 [n_captions, 3]: similarity, margin, learned.
+    """
+    image = read_array(image_file, shared=True)
+    owner = np.repeat(np.arange(len(caption_start) - 1), np.diff(caption_start))
+    beside, found, done = external_used(external), [], 0
+    for vectors in blocks:
+        own = owner[done : done + len(vectors)]
+        done += len(vectors)
+        similarity = similarities(vectors, image, own)
+        found.append(np.column_stack([similarity, margins(vectors, similarity, own, image, beside)]))
+        yield vectors
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.column_stack([np.concatenate(found), learned]).astype(np.float32))
+
 
 # Evaluation views come from a stream that no training seed reaches.
 EVALUATION = 1 << 40
@@ -405,3 +493,31 @@ def learned_captions(run: MemberRun) -> np.ndarray:
         for epoch in range(len(trajectory))
     ]
     return learned_by_caption(trajectory[:, :, LOG_PROBABILITY], data.rows, drawn, int(data.caption_start[-1]))
+
+
+def train_again(folder: Path, names: Sequence[str]) -> None:
+    """Train members of an audit a second time, one after the other; what they share is read once."""
+    shared, left_out = open_shared(folder), read_table(folder / SECOND_TABLE, columns=[LEFT_OUT])[LEFT_OUT].to_numpy()
+    for name in names:
+        _train_again(folder, name, shared, left_out)
+
+
+def _train_again(folder: Path, name: str, shared: Shared, left_out: np.ndarray) -> None:
+    """Bring a member's second training to its end; of its model nothing stays."""
+    run = open_member(folder, name, shared)
+    trained = np.zeros(len(left_out), dtype=bool)
+    trained[run.data.rows] = True
+    rows = np.flatnonzero(trained & ~left_out)
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, rows=rows), second=True)
+    run.folder.mkdir(exist_ok=True)
+    clear_leftovers(run.folder)
+    torch.set_num_threads(run.record.threads)
+    model = trained_model(run)
+    external = np.zeros(len(left_out), dtype=bool)
+    external[run.data.external] = True
+    write_embeddings(run, model, run.folder / SECOND_EMBEDDINGS)
+    image, text = read_embeddings(run.folder / SECOND_EMBEDDINGS)
+    scale = float(model.logit_scale.detach().exp())
+    _, sure = fit_out([image], [text], trained[None], external, [scale])
+    save_array(sure.astype(np.float32), run.folder / SECOND_FIT)
+    remove_second_model(run.folder)

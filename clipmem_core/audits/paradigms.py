@@ -23,11 +23,11 @@ from filelock import FileLock, Timeout
 from clipmem_core import columns as c
 from clipmem_core.atomic import replacing
 from clipmem_core.audits import settings
+from clipmem_core.audits.console import write_csv
 from clipmem_core.audits.member import EVALUATION, MemberRun, clear_leftovers, open_member, trained_model, view_maker
-from clipmem_core.audits.progress import MemberProgress, last_line
-from clipmem_core.audits.results import write_csv
 from clipmem_core.audits.run import Screen, ensure_pixels
 from clipmem_core.audits.setup import MAY_DIFFER
+from clipmem_core.audits.status import MemberProgress, last_line
 from clipmem_core.audits.store import Audit, read_table, write_json, write_table
 from clipmem_core.audits.unitmem import (
     IMAGE_TOWER,
@@ -192,17 +192,8 @@ def run_paradigms(audit: Audit, *, seeds: int = 3, epochs: int = 0, screen: Scre
     Seed s has the pictures of the first member of the audit's seed s, those with a label if there are labels; where
     that member is itself a CLIP model of these pictures and epochs, it is the CLIP run.
 
-    Args:
-        audit: a finished one.
-        seeds: runs of each paradigm.
-        epochs: of each run; 0 takes the audit's.
-        screen: where progress goes.
-
     Returns:
         As `read_paradigms`.
-
-    Raises:
-        InputError: the audit is not finished, its image encoder has no units, or the folder holds other epochs.
     """
     check_members(audit)
     if seeds < 1 or epochs < 0:

@@ -1,14 +1,10 @@
-"""What can be said to be wrong with an audit before it starts, and what is in its data set.
+"""A dry run over a data set: what is in it, what is broken and where. Nothing is kept."""
 
-    <data>/jobs/.checks/<key>/   request.json · job.json, output.log, exit_code
-
-The check is a detached process. It prints a line of JSON for each thing it finds out: `found` (sizes, reasons in
-quarantine, groups), `pictures` (how many are opened); the page reads them.
-"""
-
+import dataclasses
 import json
 import re
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +12,130 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
+from rich.table import Table
 
 from clipmem_core import columns as c
-from clipmem_core.audits.given import with_features
+from clipmem_core.audits.console import RichScreen, plain
 from clipmem_core.audits.jobs import OUTPUT, Job, Task, audit_task, jobs_folder, resume_arguments
-from clipmem_core.audits.prepare import draw_membership, load_data_set, look_at_pictures, plant
-from clipmem_core.audits.sample import sampled
+from clipmem_core.audits.prepare import (
+    DataSet,
+    GivenRows,
+    draw_membership,
+    holds_features,
+    load_data_set,
+    look_at_pictures,
+    plant,
+    sampled,
+    with_features,
+)
 from clipmem_core.audits.settings import check_config, resolve
 from clipmem_core.audits.setup import check_same
 from clipmem_core.audits.store import Audit, audits_folder, check_name, write_json
-from clipmem_core.config import AuditConfig, InputError, as_dict, data_folder, fingerprint
+from clipmem_core.config import (
+    DEFAULT_PRESET,
+    AuditConfig,
+    InputError,
+    SourceOptions,
+    as_dict,
+    data_folder,
+    fingerprint,
+    preset_config,
+)
 from clipmem_core.files import parse_json, read_json
-from clipmem_core.pairs.table import check_there, read_source
+from clipmem_core.pairs.checks import CHECKS, Captions, check_captions
+from clipmem_core.pairs.table import RawPairs, check_there, read_source
+from clipmem_core.scores.membership import MIN_PAIRS
 
-CHECKS = ".checks"
+SHOWN = 5
+PIXELS = 32  # enough to see that a picture opens and whom it looks like
+
+
+def inspect_source(source: str, options: SourceOptions) -> None:
+    """Print what a data set holds."""
+    with tempfile.TemporaryDirectory(prefix="clipmem-") as folder, RichScreen() as screen:
+        data = Path(folder)
+        if holds_features(source):
+            config = dataclasses.replace(preset_config(DEFAULT_PRESET), source=options, features=source)
+            given = load_data_set(source, config, cache=data)
+            show(source, given.raw, given, Console(highlight=False))
+            return
+        raw = read_source(source, options, data=data if source == "scenes" else data_folder(), say=screen.say)
+        config = dataclasses.replace(AuditConfig(), cache_size=PIXELS)
+        found = look_at_pictures(raw, config, cache=data / "pixels", progress=screen.pictures)
+        screen.progress.stop()
+        show(source, raw, found, Console(highlight=False))
+
+
+def show(source: str, raw: RawPairs, found: DataSet, console: Console) -> None:
+    """Print the summary, the reasons in quarantine with an example each, and the first pairs."""
+    pairs = found.pairs
+    counts = pairs[c.CAPTIONS].map(len)
+    labels = pairs[c.LABEL].dropna()
+    too_few = "" if len(pairs) >= MIN_PAIRS else f" (an audit needs {MIN_PAIRS})"
+    facts = {
+        "source": source,
+        "format": raw.format,
+        "pictures lie in": str(raw.root),
+        "rows": f"{raw.rows:,}",
+        "pairs that can be used": f"{len(pairs):,}{too_few}",
+        "captions a pair": f"{counts.min()} to {counts.max()}, {counts.mean():.2f} on average",
+        "labels": f"{labels.nunique():,} on {len(labels):,} pairs" if len(labels) else "none",
+        **sizes(found),
+        "look-alikes": f"{found.lookalikes:,} pictures look like an earlier one",
+        "in quarantine": f"{len(found.quarantine):,} rows",
+    }
+    for name, value in facts.items():
+        console.print(plain(f"{name:24} {value}"), soft_wrap=True)
+    if len(found.quarantine):
+        console.print(quarantine_table(found.quarantine))
+    console.print(checks_table(pairs))
+    table = Table(title=f"the first {SHOWN} pairs", title_justify="left")
+    for column in (c.PAIR_ID, c.IMAGE, c.LABEL, c.CAPTIONS):
+        table.add_column(column, overflow="fold")
+    for _, row in pairs.head(SHOWN).iterrows():
+        label = row[c.LABEL] if isinstance(row[c.LABEL], str) else "–"
+        captions = " | ".join(caption[:200] for caption in row[c.CAPTIONS])
+        table.add_row(*(plain(text) for text in (row[c.PAIR_ID], row[c.IMAGE], label, captions)))
+    console.print(table)
+
+
+def checks_table(pairs: pd.DataFrame) -> Table:
+    """Return how many captions each check finds, with an example of each."""
+    captions = Captions.from_pairs([list(own) for own in pairs[c.CAPTIONS]])
+    table = Table(title="captions to look at", title_justify="left")
+    table.add_column("captions", justify="right")
+    table.add_column("check", overflow="fold")
+    table.add_column("for example", overflow="fold")
+    for name, flags in check_captions(captions).items():
+        first = captions.texts[int(flags.argmax())][:80] if flags.any() else ""
+        table.add_row(f"{flags.sum():,}", CHECKS[name].label, plain(first))
+    return table
+
+
+def sizes(found: DataSet) -> dict[str, str]:
+    """Return how large the pictures are, or the features that stand for them."""
+    if isinstance(found.pixels, GivenRows):
+        return {"features": f"computed elsewhere, {found.pixels.values.shape[1]:,} numbers a picture: none is opened"}
+    pairs = found.pairs
+    return {
+        "picture widths": f"{pairs[c.WIDTH].min():,} to {pairs[c.WIDTH].max():,} pixels",
+        "picture heights": f"{pairs[c.HEIGHT].min():,} to {pairs[c.HEIGHT].max():,} pixels",
+    }
+
+
+def quarantine_table(quarantine: pd.DataFrame) -> Table:
+    """Return the reasons rows were set aside, the commonest first, each with one place to look at."""
+    table = Table(title="in quarantine", title_justify="left")
+    table.add_column("rows", justify="right")
+    table.add_column("reason", overflow="fold")
+    table.add_column("for example", overflow="fold")
+    for reason, rows in sorted(quarantine.groupby(c.REASON), key=lambda item: -len(item[1])):
+        table.add_row(f"{len(rows):,}", plain(str(reason)), plain(str(rows[c.SOURCE].iloc[0])))
+    return table
+
+
+FOLDER = ".checks"
 REQUEST = "request.json"
 KEPT_SECONDS = 7 * 24 * 3600.0  # a check older than this is thrown away
 AGAIN = "check the audit again"
@@ -77,11 +183,7 @@ class Check:
 
 
 def refuse_at_once(request: Request) -> None:
-    """Refuse what can be seen to be wrong without reading the data set.
-
-    Raises:
-        InputError: the name, the source or a field is wrong, the name is another audit's, or its audit is at work.
-    """
+    """Refuse what can be seen to be wrong without reading the data set."""
     check_name(request.name)
     if not request.source.strip():
         raise InputError("no data set is given: type its path, or choose one")
@@ -106,11 +208,7 @@ def start_check(request: Request) -> Job:
 
 
 def read_request(path: Path) -> Request:
-    """Read a request.
-
-    Raises:
-        InputError: the file is missing, or is none.
-    """
+    """Read a request."""
     return read_json(path, Request, mend=AGAIN)
 
 
@@ -150,12 +248,12 @@ def _end(job: Job) -> str:
 
 
 def _task(key: str) -> Task:
-    folder = jobs_folder() / CHECKS / key
+    folder = jobs_folder() / FOLDER / key
     return Task(folder, ["check", str(folder / REQUEST)])
 
 
 def _sweep() -> None:
-    for folder in (jobs_folder() / CHECKS).glob("*"):
+    for folder in (jobs_folder() / FOLDER).glob("*"):
         job = _task(folder.name).find()
         if time.time() - folder.stat().st_mtime > KEPT_SECONDS and not (job and job.running):
             shutil.rmtree(folder, ignore_errors=True)
@@ -165,9 +263,6 @@ def check(request: Request) -> None:
     """Print what a data set holds, a line of JSON for each thing that is found out.
 
     Pictures are opened last and stored small as the audit would, so that nothing of it is done twice.
-
-    Raises:
-        InputError: the audit could not start.
     """
     config = resolve(with_features(request.source, request.config))
     if config.features:  # no picture is opened

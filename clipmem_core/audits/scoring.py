@@ -1,5 +1,6 @@
-"""Computes an audit's tables from the files of its members: scores.parquet, utility.parquet, verdict.json."""
+"""Computes an audit's tables from the files of its members: scores.parquet, captions.parquet, utility, verdict."""
 
+import dataclasses
 import functools
 import tempfile
 from collections.abc import Callable
@@ -14,19 +15,43 @@ from clipmem_core import columns as c
 from clipmem_core.atomic import naming
 from clipmem_core.audits.prepare import membership_of, sides_of
 from clipmem_core.audits.store import (
+    CAPTION_SCORES,
     MEMBERSHIP,
     PAIRS,
     Audit,
+    Record,
     caption_counts,
     read_array,
     read_embeddings,
     read_table,
     read_utility,
 )
+from clipmem_core.audits.verdict import BASIS, WRONG
 from clipmem_core.config import InputError
+from clipmem_core.files import numbers
+from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.scores.alignment import IMAGE_SQUARE, TEXT_SQUARE, pair_terms
+from clipmem_core.scores.attacks import (
+    BAVARIA,
+    COLUMNS,
+    FEWEST,
+    MEASURES,
+    Shadows,
+    attack,
+    attack_table,
+    roc,
+    shadows_of,
+)
 from clipmem_core.scores.detection import detection_table
-from clipmem_core.scores.detectors import fit_out, learned, mean_over_epochs, swapped_csls
+from clipmem_core.scores.detectors import (
+    caption_misfit,
+    fit_out,
+    gaps,
+    learned,
+    mean_over_epochs,
+    odd_captions,
+    swapped_csls,
+)
 from clipmem_core.scores.encoders import contributions
 from clipmem_core.scores.membership import Sides
 from clipmem_core.scores.memorization import (
@@ -37,11 +62,16 @@ from clipmem_core.scores.memorization import (
     ranking_stability,
     sslmem,
 )
-from clipmem_core.scores.prevalence import summarize_count, suspicion_of
+from clipmem_core.scores.prevalence import summarize_count, suspicion_of, whole_count
 from clipmem_core.scores.registry import BY_NAME, DETECTION, PLANTED, SCORE_COLUMNS, TABLE, scores_in
 from clipmem_core.scores.uncertainty import Errors, Noise, share_above, standard_errors
 from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
 
+SEVERAL = "no pair has more than one caption"
+NOT_KEPT = "the members left nothing of single captions: they were embedded before there was such a score"
+UNUSABLE = "rows that cannot be used"
+# How often one pair is like another depends on how many there are to be like.
+NOT_TOLD = ("lookalike", "repeated_caption")
 K = 50  # pairs a person looks at first
 SIZE_STEP = 0.05  # of clipmem, between the sizes whose share of pairs is told
 TOLD = 3  # times the noise: below, a share of pairs depends on how the noise is taken off
@@ -297,3 +327,129 @@ def summary(evidence: Evidence, scores: pd.DataFrame, split: Split) -> dict[str,
         **({} if sides.apart is None else {"utility_pairs": int(sides.apart.sum())}),
         "external_sd": float(null[c.CLIPMEM].std()),
     }
+
+
+MOST_ATTACKED = 1_000_000  # pairs; of more, as many are drawn at random
+_DRAW = 7  # a random stream of its own
+DRAWS = (100, 300)  # of pairs, for an interval: as many as `RESAMPLED` allows
+
+
+def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Attack every member with the others.
+
+    Returns:
+        Rows of utility.parquet, the default attack's measures of each member that has them, and rows of the verdict,
+        as `attack_table` has them, each attack's values or why there are none.
+    """
+    sides, members = evidence.sides, evidence.sides.membership.members
+    if len(members) < FEWEST:
+        missing = f"needs at least {FEWEST} members, a target and a shadow on either side, not {len(members)}"
+        rows = pd.DataFrame({"attack": BAVARIA, "measure": MEASURES, "targets": 0, "missing": missing})
+        return pd.DataFrame(columns=c.UTILITY_COLUMNS), records(rows.reindex(columns=COLUMNS))
+    found = attack(evidence.alignments, _of_some(shadows_of(sides)))
+    draws = int(np.clip(RESAMPLED // sum(len(one.rows) for one in found), *DRAWS))
+    metrics = [
+        (name, c.ATTACK_METRICS[measure], value)
+        for name, one in zip(members, found, strict=True)
+        for measure, value in roc(one, BAVARIA).items()
+        if not np.isnan(value)
+    ]
+    table = attack_table(found, n_boot=draws, seed=sides.seed)
+    return pd.DataFrame(metrics, columns=c.UTILITY_COLUMNS), records(table)
+
+
+def _of_some(shadows: Shadows) -> Shadows:
+    """Return the shadows, attacked on no more pairs than `MOST_ATTACKED`."""
+    judged = np.flatnonzero(shadows.judged.all(axis=0))
+    if len(judged) <= MOST_ATTACKED:
+        return shadows
+    drawn = np.random.default_rng([shadows.seed, _DRAW]).choice(judged, MOST_ATTACKED, replace=False)
+    some = np.zeros(shadows.judged.shape[1], bool)
+    some[drawn] = True
+    return dataclasses.replace(shadows, judged=np.broadcast_to(some, shadows.judged.shape))
+
+
+def caption_table(audit: Audit, counts: np.ndarray, sides: Sides) -> tuple[pd.DataFrame | None, str]:
+    """Return captions.parquet, one row a caption, or None and why there is none; `counts` are how many each pair has.
+
+    Returns:
+        pair_id; caption, its place in the pair from 0; similarity_out and margin_out, means over the members that never
+        saw the pair; learned, over those that did; misfit = −(z(learned) + z(margin_out)), by margin_out
+        alone for held-out pairs and captions that no epoch drew;
+        gap, how far margin_out lies below that of the pair's others; odd, whether that is far.
+    """
+    if counts.max(initial=0) < 2:
+        return None, SEVERAL
+    members = sides.membership.members
+    paths = [audit.member(name) / CAPTION_SCORES for name in members]
+    if not all(path.is_file() for path in paths):
+        return None, NOT_KEPT
+    owner = np.repeat(np.arange(len(counts)), counts)
+    totals, seen = np.zeros((3, len(owner))), np.zeros((3, len(owner)))
+    for path, trained in zip(paths, sides.membership.trained, strict=True):
+        values = read_array(path, shared=True)
+        inside = trained[owner]
+        for place, counted in enumerate((~inside, ~inside, inside)):
+            known = counted & ~np.isnan(values[:, place])
+            totals[place, known] += values[known, place]
+            seen[place] += known
+    with np.errstate(invalid="ignore"):
+        similarity, margin, late = totals / np.where(seen > 0, seen, np.nan)
+    gap = gaps(margin, owner)
+    return pd.DataFrame(
+        {
+            c.PAIR_ID: read_table(audit.folder / PAIRS, columns=[c.PAIR_ID])[c.PAIR_ID].to_numpy()[owner],
+            c.CAPTION: (np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)).astype(np.int32),
+            c.SIMILARITY_OUT: similarity,
+            c.MARGIN_OUT: margin,
+            c.LEARNED: late,
+            c.MISFIT: caption_misfit(late, margin),
+            c.GAP: gap,
+            c.ODD: odd_captions(gap),
+        }
+    ), ""
+
+
+def whole_set(
+    audit: Audit, record: Record, scores: pd.DataFrame, checks: Path, wrong: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what an audit's verdict says of the whole set that its pairs were drawn of; nothing where all are in it.
+
+    Returns:
+        pairs, of, basis, and counts: rows of count, found, among (as many of the sample), whole, low, high.
+    """
+    drawn, of = record.config.sample, record.sampled_of
+    if not of:
+        return {}
+    aside = int((~audit.quarantine[c.REASON].str.startswith("look-alike of ")).sum())
+    unread = record.quarantined - (drawn - record.pairs)  # these were counted, and not drawn
+    broken = aside - unread
+    rows = [_row(UNUSABLE, broken, drawn, of, exact=unread)]
+    usable = drawn - broken
+    table = read_table(checks)
+    for name in (name for name in CHECKS if name in table and name not in NOT_TOLD):
+        flags = table[name].dropna()
+        if len(flags):
+            # Pairs that are not judged, and as large a share of those set aside, are as if they had not been drawn.
+            rows.append(_row(CHECKS[name].label, int(flags.sum()), round(drawn * len(flags) / usable), of))
+    if ends := numbers([wrong.get(name) for name in ("estimate", "low", "high")], 3):
+        found, low, high = (max(0.0, end - wrong["planted"]) for end in ends)
+        judged = np.isfinite(scores[c.CSLS_OUT])
+        among = round(drawn * (int(judged.sum()) - wrong["planted"]) / usable)
+        rows.append(_row(WRONG, found, among, of, low=low, high=high))
+    return {"pairs": record.pairs, "of": of, "basis": BASIS, "counts": rows}
+
+
+def _row(
+    count: str,
+    found: float,
+    drawn: int,
+    of: int,
+    *,
+    exact: int = 0,
+    low: float | None = None,
+    high: float | None = None,
+) -> dict[str, Any]:
+    whole, least, most = whole_count(min(found, drawn), drawn, of, low=low, high=high)
+    ends = {"whole": whole + exact, "low": least + exact, "high": most + exact}
+    return {"count": count, "found": found, "among": drawn, **{name: round(end, 1) for name, end in ends.items()}}

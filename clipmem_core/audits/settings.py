@@ -6,15 +6,14 @@ import functools
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING
+from dataclasses import MISSING, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from clipmem_core.audits.probe_folder import probe_folders
 from clipmem_core.config import (
     FIELDS,
     PRESETS,
@@ -29,6 +28,9 @@ from clipmem_core.config import (
 from clipmem_core.pairs.workers import cores as available_cores
 from clipmem_core.scores.membership import MIN_PAIRS
 from clipmem_core.training.names import check_model_fields, parameters
+
+if TYPE_CHECKING:  # torch, which only embedding needs
+    from clipmem_core.features.towers import Opened, Tower
 
 REPEATS, STABLE_REPEATS = 2, 4  # of an ensemble where no members are asked for; at most with --stable
 BYTES = 4  # of a weight
@@ -59,11 +61,7 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_config(config: AuditConfig) -> None:
-    """Refuse a config that cannot run.
-
-    Raises:
-        InputError: one line that names the field, what was wanted and what was given.
-    """
+    """Refuse a config that cannot run."""
     check_fields(config)
     _check_members(config)
     check_model_fields(config.model, image_size=config.image_size)
@@ -73,11 +71,7 @@ def check_config(config: AuditConfig) -> None:
 
 
 def check_fields(config: AuditConfig) -> AuditConfig:
-    """Return a config whose fields are in their bounds.
-
-    Raises:
-        InputError: one line that names the field, what was wanted and what was given.
-    """
+    """Return a config whose fields are in their bounds."""
     try:
         _bounds().model_validate(vars(config))
     except ValidationError as error:
@@ -116,10 +110,6 @@ def _wrong_field(error: ValidationError) -> str:
 
 def typed_flags(given: Mapping[str, Any], *, joint: str = " ") -> list[str]:
     """Return what is typed for some fields of a config: a flag and its value each, a switch without, or `--no-`.
-
-    Args:
-        given: field → value.
-        joint: what stands between a flag and its value.
 
     Example:
         >>> typed_flags({"batch_size": 8, "drop_lookalikes": True, "lock_text": False}, joint="=")
@@ -183,11 +173,7 @@ def _check_locks(config: AuditConfig) -> None:
 
 
 def resolve(config: AuditConfig, *, trains: bool = True) -> AuditConfig:
-    """Fill in every `auto` and 0 that depends on the machine or the protocol.
-
-    Raises:
-        InputError: the config cannot run, here or anywhere; `trains` is false where checkpoints are only scored.
-    """
+    """Fill in every `auto` and 0 that depends on the machine or the protocol."""
     check_config(config)
     device = resolve_device(config.device)
     _check_memory(config, TRAINED if trains and device == "cpu" else BYTES)
@@ -197,8 +183,6 @@ def resolve(config: AuditConfig, *, trains: bool = True) -> AuditConfig:
     if not config.threads:
         config = dataclasses.replace(config, threads=max(1, available_cores() // side_by_side(config)))
     if opens_towers(config):
-        from clipmem_core.audits.locked import checked_towers  # torch, which nothing else here needs
-
         checked_towers(config)
     return config
 
@@ -288,3 +272,75 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def probe_folders(folder: str) -> tuple[Path, Path]:
+    """Return the training and test folders of an ImageFolder data set."""
+    root = Path(folder)
+    tests = [root / name for name in ("val", "test") if (root / name).is_dir()]
+    if not (root / "train").is_dir() or not tests:
+        raise InputError(
+            f"probe-data {folder!r} needs the folders train/ and val/ (or test/), one folder a class in each"
+        )
+    for part in (root / "train", tests[0]):
+        if not any(path.is_dir() for path in part.iterdir()):
+            raise InputError(f"probe-data {str(part)!r} needs one folder a class, it has none")
+    return root / "train", tests[0]
+
+
+@dataclass(frozen=True)
+class Towers:
+    """The locked towers of an audit; None is one that its members train."""
+
+    image: "Tower | None"
+    text: "Tower | None"
+
+    @property
+    def records(self) -> dict[str, dict[str, Any]]:
+        """What an audit keeps of them, by their kind."""
+        return {tower.kind: tower.record() for tower in (self.image, self.text) if tower}
+
+
+def towers_of(config: AuditConfig) -> Towers:
+    """Return the towers that a resolved config locks."""
+    image, text = ((config.image_tower, config.lock_image), (config.text_tower, config.lock_text))
+    named = [
+        (name or config.model, "" if name else config.pretrained) if locked else None for name, locked in (image, text)
+    ]
+    return _towers(*named, size=config.tower_size, precision=config.precision, device=config.device)
+
+
+@functools.lru_cache(maxsize=2)  # a model of open_clip's is built to be looked up; a page may look at two audits
+def _towers(
+    image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, precision: str, device: str
+) -> Towers:
+    """Return the locked towers of a name and a start each."""
+    from clipmem_core.features.towers import image_tower, text_tower
+
+    how: dict[str, Any] = {"precision": precision, "device": device}
+    return Towers(
+        image_tower(image[0], pretrained=image[1], size=size, **how) if image else None,
+        text_tower(text[0], pretrained=text[1], **how) if text else None,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def opened(tower: "Tower") -> "Opened":
+    """Load a tower, which takes seconds; it stays for the next member, or search, of this process."""
+    return tower.open()
+
+
+def checked_towers(config: AuditConfig, known: Mapping[str, Mapping[str, Any]] | None = None) -> Towers:
+    """Return the towers that a resolved config locks, their weights being what they ought to be."""
+    towers = towers_of(config)
+    for tower in (towers.image, towers.text):
+        if tower is None:
+            continue
+        began = (known or {}).get(tower.kind, {}).get("sha256", tower.sha256)
+        if began != tower.sha256:
+            raise InputError(
+                f"the {tower.kind} tower {tower.name} has weights of sha256 {tower.sha256[:12]}…, and the audit began "
+                f"with {began[:12]}…: put those back, or take another --name"
+            )
+        tower.check()
+    return towers

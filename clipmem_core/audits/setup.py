@@ -4,14 +4,12 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, membership_of, membership_table
-from clipmem_core.audits.record import MemberRecord, Record
 from clipmem_core.audits.store import (
     CONFIG,
     MANIFEST,
@@ -19,6 +17,8 @@ from clipmem_core.audits.store import (
     PAIRS,
     QUARANTINE,
     Audit,
+    MemberRecord,
+    Record,
     file_sha256,
     read_prepared,
     write_json,
@@ -90,20 +90,12 @@ def write_audit(
         machine=settings.machine(),
         config=config,
         snapshots=tuple(snapshots),
-        towers=_tower_records(config),
+        towers=settings.towers_of(config).records if settings.opens_towers(config) else {},
         sampled_of=data_set.raw.drawn_of,
         again=again,
     )
     write_members(audit, record, record.members, checkpoints)
     write_json(audit.folder / CONFIG, record.values)
-
-
-def _tower_records(config: AuditConfig) -> dict[str, dict[str, Any]]:
-    if not settings.opens_towers(config):
-        return {}
-    from clipmem_core.audits.locked import towers_of  # torch, which nothing else here needs
-
-    return towers_of(config).records
 
 
 def write_members(audit: Audit, record: Record, names: Sequence[str], checkpoints: Sequence[Path] = ()) -> None:
@@ -133,11 +125,7 @@ def member_seeds(config: AuditConfig, members: Sequence[str]) -> dict[str, int]:
 
 
 def check_same(audit: Audit, source: str, config: AuditConfig) -> None:
-    """Refuse to go on with an audit under another config.
-
-    Raises:
-        InputError: one line that names the fields that differ.
-    """
+    """Refuse to go on with an audit under another config."""
     record = audit.record
     differ = differing_fields(record.source, record.config, source, config)
     if differ:
@@ -174,9 +162,6 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
     Pairs that were left out of the training of those it has are left out of that of the new ones.
 
     The manifest goes first and membership.parquet comes last, so that a growth cut short is taken up again.
-
-    Raises:
-        InputError: its members are given checkpoints.
     """
     record, drawn = audit.record, membership_of(audit.membership)
     more = (members or config.members) - len(drawn.members)
@@ -210,11 +195,7 @@ def grow(audit: Audit, config: AuditConfig, *, members: int = 0) -> int:
 
 
 def add_round(audit: Audit, config: AuditConfig) -> bool:
-    """Give an audit the second round of training that a config asks for, and tell whether it had none.
-
-    Raises:
-        InputError: its members are given checkpoints.
-    """
+    """Give an audit the second round of training that a config asks for, and tell whether it had none."""
     record = audit.record
     if config.rounds != "2" or record.config.rounds == "2":
         return False

@@ -1,15 +1,16 @@
-"""The folder of an audit: where its files are, how they are written, and when it counts as finished."""
+"""The folder of an audit: the fields of its files, where they are, how they are written, and its lock."""
 
 import hashlib
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -17,13 +18,173 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict
 
+from clipmem_core import columns as c
 from clipmem_core.atomic import replacing
-from clipmem_core.audits.record import VERSION, ManifestFile, MemberRecord, Record, VerdictFile, check_inner, check_name
+from clipmem_core.audits.settings import check_fields
 from clipmem_core.columns import CAPTIONS
-from clipmem_core.config import InputError, data_folder
+from clipmem_core.config import SETS, AuditConfig, InputError, as_dict, data_folder
 from clipmem_core.files import DELETE, read_json, reading
 from clipmem_core.shortage import shortage
+from clipmem_core.training.names import CHECKPOINT, TRAJECTORY
+
+VERSION = 1  # of the folder of an audit: one of another version has to be made again
+MAX_NAME = 100  # bytes; file systems take 255, and locks and temporary files add to it
+
+
+def check_name(name: str) -> str:
+    """Return a name that is safe as a folder's; anything else is an error."""
+    if not name or name.startswith((".", "-")) or not all(c.isalnum() or c in "-_." for c in name):
+        raise InputError(f"name {name!r} must be letters, digits, '-', '_' or '.', and not start with '.' or '-'")
+    if len(name.encode()) > MAX_NAME:
+        raise InputError(f"name {name!r} must be at most {MAX_NAME} bytes long, not {len(name.encode())}")
+    return name
+
+
+def check_inner(name: str) -> str:
+    """Return a path that stays inside the folder it starts from, as it is written; anything else is an error."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name or ":" in name:
+        raise InputError(f"path {name!r} must lie inside the folder")
+    return name
+
+
+def _no_twice(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise InputError("no name may be there twice")
+    return names
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+Inner = Annotated[str, AfterValidator(check_inner)]
+Whole = Annotated[int, Field(ge=0)]
+Row = dict[str, str | int | float | None]  # of a table in JSON
+CheckedConfig = Annotated[AuditConfig, AfterValidator(check_fields)]
+
+
+@dataclass(frozen=True)
+class Record:
+    """An audit's config.json; `source` and `root` may lie anywhere.
+
+    A new field needs its line here and its value in `setup.write_audit`. With a default, it is left out while empty.
+    """
+
+    name: str
+    source: str
+    root: Annotated[str, Field(min_length=1)]  # the folder that the pictures are in
+    format: str
+    pixels: Inner  # the store of small pictures, in the data folder
+    protocol: Annotated[str, Field(pattern="^(ensemble|paper)$")]
+    members: Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(_no_twice)]
+    seeds: dict[Name, Whole]  # that each member trains from
+    threads: Annotated[int, Field(ge=1, le=1024)]  # of each member
+    device: Annotated[str, Field(pattern="^(cpu|cuda)$")]
+    precision: Annotated[str, Field(pattern="^(fp32|amp_bf16)$")]
+    pairs: Whole
+    external_pairs: Whole
+    lookalikes: Whole
+    quarantined: Whole
+    dataset_fingerprint: str
+    fingerprint: str
+    prepare_seconds: float
+    versions: dict[str, str]
+    machine: dict[str, str | int]
+    config: CheckedConfig
+    snapshots: tuple[Whole, ...] = ()  # epochs after which each member keeps its embeddings
+    towers: dict[str, dict[str, Any]] = field(default_factory=dict)  # what is known of those that are locked, by kind
+    sampled_of: Whole = 0  # pairs of the data set, where those of the audit are a random sample of them
+    again: str = ""  # the audit whose cleaned data set it is of, member by member with the same pairs
+
+    @property
+    def pictures(self) -> Path:
+        """The folder that the pictures are in: `root`, or on another machine the same set in its own data folder."""
+        root = Path(self.root)
+        if SETS in root.parts and not root.exists():
+            below = root.parts[len(root.parts) - root.parts[::-1].index(SETS) :]
+            return data_folder().joinpath(SETS, *below)
+        return root
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups that its protocol can put a pair into."""
+        return [c.SCORED, c.EXTERNAL] if self.protocol == "ensemble" else [g for g in c.GROUPS if g != c.SCORED]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The content of config.json."""
+        optional = {one.name for one in fields(self) if one.default != MISSING or one.default_factory != MISSING}
+        values = {key: value for key, value in vars(self).items() if value or key not in optional}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return {"version": VERSION} | values | {"config": as_dict(self.config)}
+
+
+@dataclass(frozen=True)
+class MemberRecord:
+    """A member's config.json: what rebuilds its model, and the seed it trains from or the checkpoint it is."""
+
+    member: str
+    seed: Whole
+    fingerprint: str
+    model: str
+    image_size: Whole
+    model_config: dict[str, Any]
+    checkpoint: str = ""  # a given one, which may lie anywhere
+    checkpoint_sha256: str = ""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The content of its file."""
+        return {key: value for key, value in vars(self).items() if value or "checkpoint" not in key}
+
+
+class ManifestFile(TypedDict):
+    """The fields of manifest.json, by the path of each file in the folder."""
+
+    version: Annotated[int, Field(ge=VERSION, le=VERSION)]
+    files: dict[Inner, str]  # SHA-256
+    sizes: dict[Inner, Whole]  # bytes
+
+
+class VerdictCheck(TypedDict, total=False):
+    """One of an audit's checks of itself."""
+
+    name: str
+    good: bool | None
+    sentence: str
+    advice: str
+
+
+class VerdictFile(TypedDict, total=False):
+    """The fields of verdict.json."""
+
+    sentence: str
+    checks: list[VerdictCheck]
+    uses: dict[str, str]
+    groups: list[Row]
+    planted: list[Row]
+    wrong_captions: dict[str, Any]
+    sample: dict[str, Any]  # what the counts of a sample say of the whole set
+    captions_missing: str | None
+    detection: list[Row]
+    membership_auroc: float | None
+    membership_auroc_by_member: dict[str, float | None]
+    attacks: list[Row]
+    ranking_stability: float | None
+    ranking_reliability: float | None
+    trained_share: float | None
+    second_round_left_out: Whole  # pairs, where there was a second round of training
+    se_kind: str
+    se_degrees: float | None
+    exceeding: list[Row]
+    encoders: dict[str, str | float | None | dict[str, float]]
+    external_pairs: Whole
+    utility_pairs: Whole  # of these, where utility is measured on some that are set apart
+    external_sd: float | None
+    utility: dict[str, float | None]
+    seconds: dict[str, float | dict[str, float | None]]
+
 
 CONFIG = "config.json"
 PAIRS = "pairs.parquet"
@@ -41,8 +202,10 @@ IMAGE_EMBEDDINGS = "image.npy"
 TEXT_EMBEDDINGS = "text.npy"  # written last: a member that has it is complete
 MEMBER_UTILITY = "utility.json"
 SECOND_TABLE = "second.parquet"  # optional: what a second round of training leaves out
+LEFT_OUT = "left_out"  # the column of it that is true for those pairs
 SECOND = "second"  # of a member that is trained a second time: a folder
 SECOND_FIT = "log_probability_out.npy"  # in there, written last
+SECOND_EMBEDDINGS = ".embeddings"  # in there, until the fit is written
 CAPTION_SCORES = "captions.npy"  # of a member, where pairs have several captions
 MEMBER_ANEW = f"delete it and {TEXT_EMBEDDINGS} beside it, and run the audit again"
 ROW_GROUP = 8192  # rows of a Parquet file that are read together: a page of pairs touches few of a million
@@ -133,6 +296,13 @@ def write_blocks(path: Path, blocks: Iterable[np.ndarray], rows: int) -> None:
             file.write(np.ascontiguousarray(block, dtype="<f4").data)
 
 
+def remove_second_model(folder: Path) -> None:
+    """Remove what a second training needs only until its result is written."""
+    for name in (CHECKPOINT, TRAJECTORY):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / SECOND_EMBEDDINGS, ignore_errors=True)
+
+
 def read_utility(member: Path) -> dict[str, float]:
     """Return the metrics of a member's utility."""
     return read_json(member / MEMBER_UTILITY, dict[str, float], mend=MEMBER_ANEW)
@@ -181,20 +351,12 @@ class Named:
 
     @classmethod
     def of(cls, name: str) -> Self:
-        """Return the one of a name, whether it is there or not.
-
-        Raises:
-            InputError: the name cannot be one.
-        """
+        """Return the one of a name, whether it is there or not."""
         return cls(cls.parent() / check_name(name))
 
     @classmethod
     def open(cls, name: str) -> Self:
-        """Return the one of a name.
-
-        Raises:
-            InputError: there is none; the message lists those there are.
-        """
+        """Return the one of a name."""
         found = cls.of(name)
         if not found.begun:
             known = ", ".join(one.name for one in cls.every()) or "none yet"
@@ -236,11 +398,7 @@ class Audit(Named):
         return read_json(self.folder / CONFIG, Record)
 
     def check_version(self) -> None:
-        """Refuse an audit that another version has made.
-
-        Raises:
-            InputError: it is of another version, or its config.json is broken.
-        """
+        """Refuse an audit that another version has made."""
         path = self.folder / CONFIG
         version = read_json(path, dict[str, Any]).get("version", 0)
         if version != VERSION:
@@ -283,11 +441,7 @@ class Audit(Named):
         return self.manifest["files"]
 
     def member(self, name: str) -> Path:
-        """Return a member's folder.
-
-        Raises:
-            InputError: it would lie outside the audit's.
-        """
+        """Return a member's folder."""
         return inside(self.folder, f"{MEMBERS}/{check_name(name)}")
 
     def member_record(self, name: str) -> MemberRecord:
@@ -300,15 +454,7 @@ audits_folder, open_audit, list_audits = Audit.parent, Audit.open, Audit.every
 
 @contextmanager
 def acquire_lock(folder: Path, *, what: str) -> Iterator[None]:
-    """Let this process alone work in a folder: lock `.<name>.lock` beside it, and note the holder in `.<name>.holder`.
-
-    Args:
-        folder: the folder of an audit, a study or a benchmark.
-        what: which of them, for messages.
-
-    Raises:
-        InputError: another process holds the lock, or the folder's parent cannot be written.
-    """
+    """Let this process alone work in a folder: lock `.<name>.lock` beside it, note the holder in `.<name>.holder`."""
     holder = folder.with_name(f".{folder.name}.holder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -357,22 +503,14 @@ def file_sha256(path: Path) -> str:
 
 
 def known_sha256(audit: "Audit", path: Path) -> str:
-    """Return the SHA-256 of one of an audit's files, which its manifest has.
-
-    Raises:
-        InputError: the file is missing.
-    """
+    """Return the SHA-256 of one of an audit's files, which its manifest has."""
     if not path.is_file():
         raise InputError(f"{path} is missing: run the audit again, it goes on where it stopped")
     return audit.files.get(path.relative_to(audit.folder).as_posix()) or file_sha256(path)
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return a path inside a folder.
-
-    Raises:
-        InputError: it leads out of it, as it is written or by a link.
-    """
+    """Return a path inside a folder."""
     path = folder / check_inner(name)
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{path} is a link that leads out of {folder}: put the file itself there")
@@ -393,22 +531,14 @@ def write_manifest(folder: Path) -> None:
 
 
 def broken_files(folder: Path) -> list[str]:
-    """Return the files of a finished audit that are missing or of another size than its manifest says.
-
-    Raises:
-        InputError: the manifest is broken, or names a file outside the folder.
-    """
+    """Return the files of a finished audit that are missing or of another size than its manifest says."""
     sizes = Audit(folder).manifest["sizes"]
     paths = {name: inside(folder, name) for name in sizes}
     return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
 
 
 def reopen(audit: Audit, broken: Sequence[str]) -> None:
-    """Make an audit unfinished: members with a broken file are trained again, and all that follows is made again.
-
-    Raises:
-        InputError: a broken file is one that the audit began from, which cannot be made again.
-    """
+    """Make an audit unfinished: members with a broken file are trained again, and all that follows is made again."""
     first = [name for name in broken if Path(name).name in (CONFIG, PAIRS, QUARANTINE, MEMBERSHIP)]
     if first:
         raise InputError(f"{audit.folder / first[0]} is broken: delete {audit.folder} and run the audit again")

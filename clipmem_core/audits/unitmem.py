@@ -26,8 +26,8 @@ from clipmem_core import columns as c
 from clipmem_core.atomic import cached
 from clipmem_core.audits import settings
 from clipmem_core.audits.member import EVALUATION, MemberRun, open_member, trained_model, view_maker
-from clipmem_core.audits.progress import MemberProgress
 from clipmem_core.audits.run import Screen, ensure_pixels
+from clipmem_core.audits.status import MemberProgress
 from clipmem_core.audits.store import MEMBERS, MEMBERSHIP, PAIRS, Audit, read_table, whole_table, write_table
 from clipmem_core.config import FIELDS, InputError, data_folder, fingerprint
 from clipmem_core.scores.encoders import BINS, UnitTally
@@ -49,18 +49,7 @@ SAID_PAIRS = 5
 
 
 def run_units(audit: Audit, *, members: Sequence[str] = (), sample: int = 0, screen: Screen) -> None:
-    """Measure the units of an audit's members, and the references of the first; what is measured is not touched.
-
-    Args:
-        audit: a finished one.
-        members: which members; all if empty.
-        sample: how many of a member's pairs are drawn; 0 takes all.
-        screen: where progress goes.
-
-    Raises:
-        InputError: the audit is not finished, a member is unknown, the sample is too small, or neither encoder of a
-            member can be measured.
-    """
+    """Measure the units of an audit's members, and the references of the first; what is measured is not touched."""
     names = check_members(audit, members)
     if sample == 1 or sample < 0:
         raise InputError(f"--sample must be 0 (every pair) or at least 2, not {sample}")
@@ -90,11 +79,7 @@ def say_units(audit: Audit, *, sample: int = 0, screen: Screen) -> None:
 
 
 def check_members(audit: Audit, members: Sequence[str] = ()) -> list[str]:
-    """Return the members asked for, all if none is named.
-
-    Raises:
-        InputError: the audit is not finished, has a locked tower, or has no such member.
-    """
+    """Return the members asked for, all if none is named."""
     if not audit.finished:
         raise InputError(f"audit {audit.name!r} is not finished: run it again, it goes on where it stopped")
     record = audit.record
@@ -114,9 +99,6 @@ def measure_member(audit: Audit, name: str, *, sample: int = 0, screen: Screen) 
 
     Returns:
         As `unit_table`.
-
-    Raises:
-        InputError: neither can be measured.
     """
     run = _open(audit, name)
     model = trained_model(run)
@@ -225,12 +207,6 @@ def drawn(rows: np.ndarray, sample: int, *, seed: int) -> np.ndarray:
 def unit_table(tally: UnitTally, widths: Sequence[int], *, tower: str, pair_ids: np.ndarray) -> pd.DataFrame:
     """Turn the counts of an encoder into a table.
 
-    Args:
-        tally: its units, layer after layer.
-        widths: units of each layer.
-        tower: `image` or `text`.
-        pair_ids: of every row of the audit.
-
     Returns:
         A row a unit: tower, layer (from 1), unit (from 0), what `UnitTally.scores` says of it, and the pair_id of the
         pair that sets it off most (null for a silent unit, which has no UnitMem).
@@ -246,10 +222,6 @@ def unit_table(tally: UnitTally, widths: Sequence[int], *, tower: str, pair_ids:
 def layer_means(units: pd.DataFrame, *, by: Sequence[str] = (c.MEMBER, TOWER, LAYER)) -> pd.DataFrame:
     """Average UnitMem over the units of each layer.
 
-    Args:
-        units: rows of `unit_table`.
-        by: the columns that tell layers apart.
-
     Returns:
         Those columns, then units, silent (units that never fire and are left out), unitmem_mean, unitmem_median,
         median_error and clipped.
@@ -260,11 +232,7 @@ def layer_means(units: pd.DataFrame, *, by: Sequence[str] = (c.MEMBER, TOWER, LA
 
 
 def measured_samples(audit: Audit) -> list[int]:
-    """Return the samples of which a member is measured: 0, which is every pair, then the largest first.
-
-    Raises:
-        InputError: a file that says where the tables are is missing or broken.
-    """
+    """Return the samples of which a member is measured: 0, which is every pair, then the largest first."""
     if not audit.finished:
         return []
     paths = [path for name in audit.record.members for path in table_file(audit, name).parent.glob("units*.parquet")]
@@ -275,18 +243,10 @@ def measured_samples(audit: Audit) -> list[int]:
 def read_units(audit: Audit, table: str = UNITS, *, sample: int = 0) -> pd.DataFrame | None:
     """Return a table of all members that have it, or None where none has.
 
-    Args:
-        audit: any audit; of an unfinished one nothing is measured.
-        table: `UNITS`, or `REFERENCES` for what UnitMem is read against, which one member has.
-        sample: as it was measured; 0 for every pair.
-
     Returns:
         member and the columns of `unit_table`; of `REFERENCES` also reference. `before training`: the model that the
         member's training began from, on the member's pairs. `seen` and `unseen`: the member on as many pairs that it
         was trained on as there are external ones, and on those, which it never saw.
-
-    Raises:
-        InputError: a table is broken, or where it is cannot be told.
     """
     found = []
     for name in audit.record.members if audit.finished else ():

@@ -10,6 +10,11 @@ from clipmem_core.config import AuditConfig
 from clipmem_core.files import mapping, numbers
 from clipmem_core.scores.registry import QUEUE, USE, Queue, scores_in
 
+BASIS = (
+    "Estimate and 95 % interval of sampling without replacement (hypergeometric); for wrong captions together with "
+    "the uncertainty of their count in the sample. Look-alikes and repeated captions are at least as many as in the "
+    "sample: how many more cannot be told from it."
+)
 # An audit generalises when retrieval on external pairs closes this share of the way from chance to perfect.
 GENERALISES = 0.10
 # The null is flat when the groups nobody memorized stay within this share of the memorized group's mean, or within
@@ -132,15 +137,7 @@ def judge(
     towers: Mapping[str, Mapping[str, Any]] | None = None,
     cut: int = 0,
 ) -> dict[str, Any]:
-    """Turn an audit's summary into its verdict: checks, one sentence, which score is for what, and the summary.
-
-    Args:
-        summary: every number that it speaks of.
-        utility: of each member.
-        config: the audit's.
-        towers: what is known of those that are locked, by kind.
-        cut: captions that are longer than the locked text tower reads.
-    """
+    """Turn an audit's summary into its verdict: checks, one sentence, which score is for what, and the summary."""
     checks = [
         _generalises(summary, utility),
         _null_is_flat(summary),

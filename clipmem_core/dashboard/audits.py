@@ -8,18 +8,20 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.jobs import jobs_folder
-from clipmem_core.audits.lifecycle import (
+from clipmem_core.audits.status import (
     BROKEN,
     DONE,
     SCORING,
+    TRAINING,
     State,
+    all_progress,
     delete_audit,
     folder_bytes,
     list_states,
     odd_names,
     rename_audit,
+    training_seconds_left,
 )
-from clipmem_core.audits.progress import TRAINING, all_progress, training_seconds_left
 from clipmem_core.audits.store import CONFIG
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.page import AUDIT, CHOICE

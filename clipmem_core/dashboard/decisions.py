@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.jobs import Job, audit_task
-from clipmem_core.audits.lifecycle import DONE, state_of
+from clipmem_core.audits.status import DONE, state_of
 from clipmem_core.audits.store import PAIRS, Audit, audits_folder
 from clipmem_core.columns import CAPTIONS, PAIR_ID
 from clipmem_core.config import InputError

@@ -7,8 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core import glossary
-from clipmem_core.audits.sample import BASIS
-from clipmem_core.audits.verdict import RELIABILITY, WHOLE_HEAD, uses, whole_rows
+from clipmem_core.audits.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.columns import ATTACK_AUROC, CANDIDATE, EXTERNAL, GROUP, GROUPS, INDEPENDENT, SCORED, SHARED
 from clipmem_core.dashboard.plain import explained_errors, show_strong, show_text
 from clipmem_core.figures.audit_scores import encoder_figure, group_figure

@@ -6,23 +6,21 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.jobs import Job, Task, audit_task, cancel, resume_arguments
-from clipmem_core.audits.lifecycle import (
+from clipmem_core.audits.status import (
     BROKEN,
     CANCELLED,
     DONE,
     ELSEWHERE,
+    FEATURES,
     PREPARING,
     SCORING,
     STOPPED,
-    State,
-    state_of,
-)
-from clipmem_core.audits.progress import (
-    FEATURES,
     TRAINING,
     MemberProgress,
+    State,
     all_progress,
     loss_curves,
+    state_of,
     training_seconds_left,
 )
 from clipmem_core.config import InputError

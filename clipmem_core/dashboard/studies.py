@@ -10,8 +10,8 @@ from typing import Any
 import streamlit as st
 
 from clipmem_core.audits.jobs import Job, Task
-from clipmem_core.audits.progress import LEFT
 from clipmem_core.audits.settings import audit_name, check_config
+from clipmem_core.audits.status import LEFT
 from clipmem_core.audits.store import is_name
 from clipmem_core.config import PRESETS, AuditConfig, InputError, SourceOptions, as_dict, preset_config
 from clipmem_core.dashboard.compare import fingerprint, finished_audits

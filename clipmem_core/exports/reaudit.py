@@ -11,8 +11,8 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from clipmem_core.audits.again_measured import Change, Measured, measure
 from clipmem_core.audits.jobs import Task, audit_task, list_job_names
+from clipmem_core.audits.reaudit import Change, Measured, measure
 from clipmem_core.audits.run import Screen, run_audit
 from clipmem_core.audits.store import CONFIG, Audit, audits_folder, check_name, list_audits, write_json
 from clipmem_core.config import SETS, AuditConfig, InputError, SourceOptions, data_folder

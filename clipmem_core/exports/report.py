@@ -12,9 +12,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from clipmem_core.audits.sample import BASIS
 from clipmem_core.audits.store import PAIRS, QUARANTINE, Audit
-from clipmem_core.audits.verdict import WHOLE_HEAD, queues, whole_rows
+from clipmem_core.audits.verdict import BASIS, WHOLE_HEAD, queues, whole_rows
 from clipmem_core.columns import GROUP, PAIR_ID
 from clipmem_core.exports.cleaned import Progress
 from clipmem_core.figures.audit_scores import group_figure

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
-from clipmem_core.audits.record import Record
-from clipmem_core.audits.store import PAIRS, QUARANTINE, SCORES, UTILITY, Audit
+from clipmem_core.audits.store import PAIRS, QUARANTINE, SCORES, UTILITY, Audit, Record
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.files import is_number, mapping
 from clipmem_core.review.tables import ROW, count_pairs_of, count_rows, fetch_frame, fetch_rows, number

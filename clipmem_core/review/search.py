@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from clipmem_core.audits.settings import opened, towers_of
 from clipmem_core.audits.store import CONFIG, IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS, Audit, read_array
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
@@ -187,7 +188,7 @@ def _text_head(audit: Audit, member: str) -> Any:
 
 def _locked_model(audit: Audit, member: str) -> Any:
     """Return a member with a locked tower as it is trained; its image encoder or head is let go."""
-    from clipmem_core.audits.locked import build_locked, towers_of
+    from clipmem_core.audits.locked import build_locked
     from clipmem_core.training.model import load_weights
 
     config = _for_one_text(audit.record.config)
@@ -203,7 +204,6 @@ def _text_features(config: AuditConfig, text: str) -> np.ndarray:
 
     The tower stays loaded, 90 MB of memory for the built-in one, since loading it takes seconds.
     """
-    from clipmem_core.audits.locked import opened, towers_of
 
     tower = towers_of(_for_one_text(config)).text
     assert tower is not None

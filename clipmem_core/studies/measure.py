@@ -12,8 +12,9 @@ import pandas as pd
 from clipmem_core import columns as c
 from clipmem_core.audits.member import tokens_of
 from clipmem_core.audits.prepare import membership_of, sides_of, utility_rows
-from clipmem_core.audits.progress import last_line
+from clipmem_core.audits.status import last_line
 from clipmem_core.audits.store import SNAPSHOTS, Audit, read_array, read_embeddings, read_utility
+from clipmem_core.mitigations import words_of
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.attacks import BAVARIA, Shadows, attack, roc
 from clipmem_core.scores.encoders import contributions
@@ -35,7 +36,7 @@ from clipmem_core.studies.store import (
     TEXT_EXTERNAL,
 )
 from clipmem_core.training.names import LOG, TRAJECTORY, model_config
-from clipmem_core.training.vocabulary import caption_ends, pairs_with, words_of
+from clipmem_core.training.vocabulary import caption_ends, pairs_with
 
 KS = (1, 5, 10)
 RECALLS = tuple(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in KS)

@@ -21,8 +21,7 @@ from rich.text import Text
 from scipy.stats import linregress
 
 from clipmem_core import columns as c
-from clipmem_core.audits.console import plain
-from clipmem_core.audits.results import machine_line, write_csv
+from clipmem_core.audits.console import machine_line, plain, write_csv
 from clipmem_core.config import FIELDS, InputError
 from clipmem_core.files import reading
 from clipmem_core.scores.seeds import MIN_REPLICATES, holm, paired_difference, seed_interval

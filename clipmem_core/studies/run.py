@@ -14,11 +14,10 @@ import pyarrow as pa
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.executor import Executor, in_this_process, member_tasks, run_member_tasks
-from clipmem_core.audits.given import with_features
-from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, load_data_set, plant
-from clipmem_core.audits.progress import LEFT, seconds_left
+from clipmem_core.audits.prepare import DataSet, draw_membership, leave_out, load_data_set, plant, with_features
 from clipmem_core.audits.run import Screen, bring_to_end, counts, ensure_features, ensure_pixels
 from clipmem_core.audits.setup import check_same, differing_fields, grow, write_audit
+from clipmem_core.audits.status import LEFT, seconds_left
 from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, as_dict, fingerprint
 from clipmem_core.files import read_json

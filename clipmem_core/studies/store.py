@@ -15,9 +15,8 @@ from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
 from clipmem_core import columns as c
-from clipmem_core.audits.record import Inner, Whole
 from clipmem_core.audits.settings import check_fields
-from clipmem_core.audits.store import Audit, Named, inside, read_table, write_json, write_table
+from clipmem_core.audits.store import Audit, Inner, Named, Whole, inside, read_table, write_json, write_table
 from clipmem_core.config import AuditConfig, as_dict
 from clipmem_core.files import read_json
 

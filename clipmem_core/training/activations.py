@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.mitigations import can_cut_text
 from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training.model import Model, autocast, encode_text, mean_by_pair
 from clipmem_core.training.views import TrainingData, ViewMaker
-from clipmem_core.training.vocabulary import can_cut_text
 
 BATCH = 256
 Seen = tuple[np.ndarray, np.ndarray, np.ndarray]  # pairs, their units above 0, and what lay below

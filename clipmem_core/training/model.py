@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipmem_core.config import InputError
+from clipmem_core.mitigations import can_cut_text
 from clipmem_core.pairs.readers.hub import hub_answers
 from clipmem_core.training.names import model_config, model_file
 from clipmem_core.training.views import TrainingData, Views
-from clipmem_core.training.vocabulary import can_cut_text
 
 # An open_clip model: its towers are reached by attributes that torch's Module does not declare.
 Model: TypeAlias = Any

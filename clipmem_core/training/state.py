@@ -1,7 +1,8 @@
-"""What a member leaves on disk while it trains: the state a killed run goes on from, and its log."""
+"""The state of a member while it trains: its progress, the held-out level, the files a killed run resumes from."""
 
 import io
 import json
+import math
 import platform
 import resource
 from dataclasses import dataclass, field
@@ -10,12 +11,69 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from clipmem_core.atomic import replacing, whole_archive
+from clipmem_core.columns import ALIGNMENT
+from clipmem_core.mitigations import ADAPTIVE
+from clipmem_core.scores.alignment import external_means, pair_terms
 from clipmem_core.shortage import shortage
-from clipmem_core.training.mitigations import HeldOutLevel
 from clipmem_core.training.model import Model
 from clipmem_core.training.names import STATE
+
+
+class HeldOutLevel:
+    """The alignment level of the external pairs, and which trained pairs are ahead of it.
+
+    Alignment grows for all pairs while a model learns; what it grows beyond that of held-out pairs is memorized. So
+    every few epochs the external pairs are embedded, one view and one caption each, and a quantile of their alignments
+    is the level. A trained pair is ahead from the step that sees it above that level until one that sees it below.
+    The trained pairs' embeddings are those of the training step.
+    """
+
+    MIN_EXTERNAL = 2  # a pair leaves itself out of the means
+
+    def __init__(self, n_pairs: int, quantile: float, every: int) -> None:
+        self.quantile, self.every = quantile, every
+        self.ahead = np.zeros(n_pairs, dtype=bool)
+        self.level = math.inf  # no pair is ahead before the first measurement
+        self.means: tuple[Any, ...] = ()  # ν_I and ν_T, float32 [dim] each
+
+    @classmethod
+    def of(cls, config: Any, n_pairs: int) -> "HeldOutLevel | None":
+        """Return the level that a config's adaptive mitigations need; None if all of them are off."""
+        adaptive = any(getattr(config, name) for name in ADAPTIVE)
+        return cls(n_pairs, config.adaptive_quantile, config.adaptive_every) if adaptive else None
+
+    def due(self, epoch: int) -> bool:
+        """Return whether the external pairs are measured before this epoch; never before the first."""
+        return epoch > 0 and epoch % self.every == 0
+
+    def measure(self, image: Tensor, text: Tensor) -> None:
+        """Set the level from the unit vectors of the external pairs, [n_external, dim] each."""
+        if len(image) < self.MIN_EXTERNAL:
+            return
+        own, other = image.float().cpu().numpy(), text.float().cpu().numpy()
+        everyone = np.ones(len(own), dtype=bool)
+        self.level = float(np.quantile(pair_terms(own, other, everyone)[ALIGNMENT], self.quantile))
+        self.means = tuple(torch.from_numpy(mean.astype(np.float32)) for mean in external_means(own, other, everyone))
+
+    def compare(self, rows: np.ndarray, image: Tensor, text: Tensor) -> None:
+        """Update which pairs of a batch are ahead, from their unit vectors in this step, [n, dim] each."""
+        if math.isinf(self.level):
+            return
+        image_mean, text_mean = (mean.to(image.device) for mean in self.means)
+        alignment = (image * text).sum(dim=1) - image @ text_mean - text @ image_mean
+        self.ahead[rows] = (alignment > self.level).cpu().numpy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return {"ahead": torch.from_numpy(self.ahead), "level": self.level, "means": self.means}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.ahead, self.level = state["ahead"].cpu().numpy(), state["level"]
+        self.means = tuple(state["means"])
 
 
 @dataclass

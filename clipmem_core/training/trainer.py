@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.draws import CAPTION, ORDER, hashed
-from clipmem_core.training.mitigations import Batch, HeldOutLevel, mitigations_of
+from clipmem_core.mitigations import Batch, can_cut_text, mitigations_of
 from clipmem_core.training.model import (
     Model,
     autocast,
@@ -27,9 +27,17 @@ from clipmem_core.training.model import (
     text_input,
 )
 from clipmem_core.training.names import CHECKPOINT, LOG, STATE, TRAJECTORY
-from clipmem_core.training.state import Log, Progress, load_state, peak_mb, save_array, save_atomically, save_state
+from clipmem_core.training.state import (
+    HeldOutLevel,
+    Log,
+    Progress,
+    load_state,
+    peak_mb,
+    save_array,
+    save_atomically,
+    save_state,
+)
 from clipmem_core.training.views import PixelSource, TrainingData, Views
-from clipmem_core.training.vocabulary import can_cut_text
 
 SECONDS_BETWEEN_SAVES = 20.0
 TRAINED_TO_SAVED = 20.0  # seconds of training to one of saving, at least

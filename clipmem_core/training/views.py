@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipmem_core.draws import VIEW, hashed, uniforms
-from clipmem_core.training.mitigations import Batch, Mitigation
+from clipmem_core.mitigations import Batch, Mitigation
 
 ASPECT = (3 / 4, 4 / 3)  # torchvision's default for a random resized crop
 DROPOUT = 0.2  # share of a picture's features that a training view lacks

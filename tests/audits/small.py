@@ -13,10 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from clipmem_core.audits.executor import Looks, Task
-from clipmem_core.audits.member import run_member
-from clipmem_core.audits.progress import MemberProgress
-from clipmem_core.audits.second_round import SECOND_TRAINING, train_again
+from clipmem_core.audits.executor import PROGRAM, Looks, Task, do_work
+from clipmem_core.audits.status import MemberProgress
 from clipmem_core.commands import parse
 from clipmem_core.config import AuditConfig
 
@@ -53,11 +51,7 @@ def here(tasks: Sequence[Task], *, at_once: int = 1) -> Looks:
     """An executor that trains members in this process, one after the other: no starting of Python."""
     threads = torch.get_num_threads()
     for task in tasks:
-        for folder in task.folders:
-            if task.what == SECOND_TRAINING:
-                train_again(folder.parents[1], [folder.name])
-            else:
-                run_member(folder.parents[1], folder.name)
+        do_work(task.command[len(PROGRAM) :])
         torch.set_num_threads(threads)
         yield task
 

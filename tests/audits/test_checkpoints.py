@@ -1,24 +1,26 @@
+"""A member's checkpoint without the rows of rare tokens."""
+
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pandas as pd
 import pytest
 import torch
 
 from clipmem_core.audits.checkpoints import (
     align_membership,
-    check_checkpoints,
-    checkpoint_config,
     compare_checkpoints,
     derive_groups,
     read_membership,
     score_checkpoints,
+    write_without_rare,
 )
 from clipmem_core.audits.store import Audit
-from clipmem_core.commands import main
-from clipmem_core.config import AuditConfig, InputError, preset_config
+from clipmem_core.config import InputError
 from clipmem_core.scores.alignment import pair_terms
 from tests.audits.small import PAPER, Silent, config_of, vectors, with_drawn_set
 from tests.conftest import Made
@@ -32,24 +34,6 @@ def csv(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return written
-
-
-@pytest.mark.parametrize("yes", ["true", "True", "1", " TRUE ", "1.0"])
-@pytest.mark.parametrize("no", ["false", "False", "0"])
-def test_true_and_false_may_be_written_in_many_ways(yes: str, no: str, csv: Callable[[str], Path]) -> None:
-    table = read_membership(csv(f"pair_id,f-0,g-0\na,{yes},{no}\nb,{no},{yes}\n"))
-    assert table["f-0"].tolist() == [True, False]
-    assert table.columns.tolist() == ["pair_id", "f-0", "g-0"]
-
-
-def test_ids_stay_as_they_are_written(csv: Callable[[str], Path], tmp_path: Path) -> None:
-    table = read_membership(csv("pair_id,f-0\n007,1\nNA,0\nnull,0\n1.0,1\n"))
-    assert table["pair_id"].tolist() == ["007", "NA", "null", "1.0"]
-    table = pd.DataFrame({"pair_id": [1, 2], "group": ["shared", "external"], "f-0": [True, False], "g-0": [1, 0]})
-    table.to_parquet(tmp_path / "m.parquet")
-    read = read_membership(tmp_path / "m.parquet")
-    assert read["pair_id"].tolist() == ["1", "2"]
-    assert read["g-0"].tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -67,44 +51,6 @@ def test_a_membership_file_that_does_not_do_is_one_line(text: str, message: str,
         read_membership(csv(text))
 
 
-def test_there_is_one_checkpoint_a_member(tmp_path: Path) -> None:
-    (tmp_path / "f.pt").write_bytes(b"")
-    files = check_checkpoints([str(tmp_path / "f.pt")] * 2, ["f-0", "g-0"])
-    assert files == [tmp_path / "f.pt"] * 2
-    with pytest.raises(InputError, match=r"--checkpoints must be one a member column \(2: f-0, g-0\), not 1"):
-        check_checkpoints([str(tmp_path / "f.pt")], ["f-0", "g-0"])
-    with pytest.raises(InputError, match="--checkpoints '.*g.pt' is not a file"):
-        check_checkpoints([str(tmp_path / "f.pt"), str(tmp_path / "g.pt")], ["f-0", "g-0"])
-    with pytest.raises(InputError, match="--membership 'nowhere.csv' is not a file"):
-        read_membership(Path("nowhere.csv"))
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["f-0", "g-0", "f-1", "g-1"], ("paper", 4, 2)),
-        (["r0-f0", "r0-f1", "r0-f2", "r1-f0", "r1-f1", "r1-f2"], ("ensemble", 6, 1)),
-    ],
-)
-def test_names_say_the_protocol(names: list[str], expected: tuple[str, int, int]) -> None:
-    config = checkpoint_config(preset_config("tiny"), names)
-    assert (config.protocol, config.members, config.seeds) == expected
-    assert config.folds == (3 if expected[0] == "ensemble" else 2)
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (["model_a", "model_b"], "members must be named .* not model_a, model_b"),
-        (["f-0", "g-1"], "every seed needs one f and one g"),
-        ([], "not nothing at all"),
-    ],
-)
-def test_other_names_are_refused(names: list[str], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        checkpoint_config(AuditConfig(), names)
-
-
 def test_groups_follow_from_who_saw_what() -> None:
     paper = np.array([[1, 1, 0, 0], [1, 0, 1, 0]], dtype=bool)
     assert derive_groups(paper, ["f-0", "g-0"]).tolist() == ["shared", "candidate", "independent", "external"]
@@ -118,12 +64,6 @@ PAIRS = pd.DataFrame({"pair_id": ["a", "b", "c", "d"]})
 def membership(**columns: Any) -> pd.DataFrame:
     rows = {"pair_id": ["d", "c", "b", "a", "x"], "f-0": [0, 0, 0, 1, 1], "g-0": [0, 0, 1, 0, 1]} | columns
     return pd.DataFrame(rows).astype({"f-0": bool, "g-0": bool})
-
-
-def test_a_membership_file_is_brought_into_the_order_of_the_pairs() -> None:
-    aligned = align_membership(membership(), ["f-0", "g-0"], PAIRS)
-    assert aligned.group.tolist() == ["candidate", "independent", "external", "external"]
-    assert aligned.trained.tolist() == [[True, False, False, False], [False, True, False, False]]
 
 
 @pytest.mark.parametrize(
@@ -190,13 +130,6 @@ def test_other_checkpoints_under_the_same_name_are_refused(scored: Scored) -> No
         scored.score(scored.files[::-1])
 
 
-def test_a_checkpoint_of_another_model_leaves_no_folder(scored: Scored, tmp_path: Path) -> None:
-    torch.save({"state_dict": {"visual.weight": torch.zeros(2)}}, tmp_path / "other.pt")
-    with pytest.raises(InputError, match="checkpoint '.*other.pt' does not load"):
-        scored.score([scored.files[0], str(tmp_path / "other.pt")], name="other")
-    assert not (scored.made.data / "audits" / "other").exists()
-
-
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_a_checkpoint_whose_training_broke_is_told_before_a_picture_is_read(
     scored: Scored, tmp_path: Path, number: float
@@ -227,7 +160,22 @@ def test_a_target_and_a_reference_give_each_pair_a_difference(scored: Scored, ma
     ]
 
 
-def test_one_checkpoint_without_members_is_refused(scored: Scored, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["score", "scenes", "--name", "alone", "--checkpoints", scored.files[0]]) == 2
-    assert "a target and a reference" in capsys.readouterr().err
-    assert not (scored.made_at / "foreign" / "alone").exists()
+FEWER = 5
+
+
+def test_the_rows_of_rare_words_are_gone_and_all_else_is_as_it_was(made: Made, tmp_path: Path) -> None:
+    audit, path = made.paper, tmp_path / "without.pt"
+    said = write_without_rare(audit, "f-0", path, fewer_than=FEWER)
+    before, after = (torch.load(file, weights_only=True) for file in (audit.member("f-0") / "checkpoint.pt", path))
+    (name,) = [name for name in before if not torch.equal(before[name], after[name])]
+    assert name == "token_embedding.weight"
+    trained = audit.membership["f-0"].to_numpy()
+    tokenize = open_clip.SimpleTokenizer(context_length=77).encode
+    counts = Counter(token for own in audit.pairs.loc[trained, "captions"] for token in set(tokenize(own[0])))
+    words = {token for own in audit.pairs["captions"] for token in tokenize(own[0])}
+    gone = set(np.flatnonzero(~after[name].any(dim=1).numpy()).tolist())
+    assert {word for word in words if counts[word] < FEWER} <= gone
+    assert not {word for word in words if counts[word] >= FEWER} & gone
+    rare = sum(0 < counts[word] < FEWER for word in words)
+    assert said.endswith(f"rows of rare tokens deleted, {rare} of them of tokens that it was trained on")
+    assert rare > 0

@@ -1,6 +1,5 @@
 """Tasks on a real cluster of Ray: a head without cores, and machines of a core each, all of them processes here."""
 
-import errno
 import os
 import re
 import signal
@@ -8,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,10 @@ import pytest
 import torch
 
 from clipmem_core.audits import cluster
-from clipmem_core.audits.cluster import ray_tasks, run_here, spread_out, versions
+from clipmem_core.audits.cluster import ray_tasks, run_here, versions
 from clipmem_core.audits.executor import Task
 from clipmem_core.audits.run import run_audit
 from clipmem_core.config import InputError
-from clipmem_core.shortage import shortage
 from clipmem_core.training.model import build_model
 from tests.audits.small import Silent, config_of
 from tests.audits.test_locked import flags
@@ -133,9 +130,9 @@ def process_of(module: str, data: Path) -> psutil.Process:
 
 def lose_twice(machines: Any, data: Path) -> None:
     """Kill the worker of a shard of features, and the machine of a member that is being trained."""
-    process_of("clipmem_core.audits.locked", data).parent().kill()
-    member = process_of("clipmem_core.audits", data)
-    above, name = {one.pid for one in member.parents()}, member.cmdline()[4]
+    process_of("clipmem_core.features.embed:run_shards", data).parent().kill()
+    member = process_of("clipmem_core.audits.member:run_members", data)
+    above, name = {one.pid for one in member.parents()}, member.cmdline()[5]
     soon(data / "audits" / "a" / "members" / name / "log.jsonl")
     lost = next(one for one in machines.nodes if above & {kind[0].process.pid for kind in one.all_processes.values()})
     machines.nodes.remove(lost)
@@ -161,17 +158,6 @@ def test_an_audit_whose_worker_and_machine_are_lost_ends_as_one_that_ran_here(
         assert path.read_bytes() == (tmp_path / "there" / path.relative_to(tmp_path / "here")).read_bytes()
 
 
-def test_who_stops_looking_ends_what_runs(machines: Any, tasks: Callable[..., list[Task]]) -> None:
-    asked = tasks(a="(own / 'own').write_text(str(os.getpid())); sys.stdin.read()")
-    with closing(ray_tasks(asked)) as looks:
-        next(looks)
-        own = int(soon(asked[0].folders[0] / "own"))
-    deadline = time.monotonic() + 60
-    while Path(f"/proc/{own}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_worker_with_other_code_or_without_the_folder_says_so(tmp_path: Path) -> None:
     task = Task((tmp_path / "gone",), (sys.executable, "-c", ""), (), threads=1)
     assert "torch 1.0" not in str(run_here(task, versions()))
@@ -179,21 +165,6 @@ def test_a_worker_with_other_code_or_without_the_folder_says_so(tmp_path: Path) 
     for name in ("torch", "code"):
         said = str(run_here(task, versions() | {name: "1.0"}))
         assert re.search(rf"has {name} \S+ and not 1\.0: install the same on all machines", said)
-
-
-def test_a_machine_that_ran_short_of_something_says_of_what(tmp_path: Path) -> None:
-    script = "import os, sys; sys.exit(64 + int(sys.argv[1]))"
-    task = Task((tmp_path,), (sys.executable, "-S", "-c", script), (str(errno.ENOSPC),), threads=1)
-    with pytest.raises(OSError, match="No space left") as error:
-        run_here(task, versions())
-    assert shortage(error.value) == "the disk is full: free some space"
-
-
-def test_blocks_are_split_as_far_as_there_is_room() -> None:
-    block = Task(tuple(map(Path, "abcd")), ("run",), tuple("abcd"), threads=1)
-    assert [len(task.folders) for task in spread_out([block, block], places=3)] == [2, 2, 2, 2]
-    assert [len(task.folders) for task in spread_out([block], places=9)] == [1, 1, 1, 1]
-    assert spread_out([block], places=0) == [block]
 
 
 def test_a_cluster_that_is_not_there_is_named(

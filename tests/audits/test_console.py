@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from clipmem_core.audits.console import RichScreen, plain, show_verdict
-from clipmem_core.audits.progress import MemberProgress
+from clipmem_core.audits.status import MemberProgress
 from clipmem_core.audits.store import Audit
 
 HOSTILE = "[bold]not bold[/bold] :smile: [link=x]y[/] \\[red] ends in \\"
@@ -22,10 +22,6 @@ def test_text_of_others_is_shown_as_it_is(text: str) -> None:
     assert shown(text) == text
 
 
-def test_control_characters_do_not_reach_the_terminal() -> None:
-    assert shown("a\x1b[31mred\x07\x9b1m\x00 two\nlines\tand tabs\r") == "a�[31mred��1m� two lines and tabs "
-
-
 def member(name: str, stage: str, **more: float) -> MemberProgress:
     return MemberProgress(name, stage, steps=100, **more)
 
@@ -39,19 +35,6 @@ def test_on_a_pipe_each_stage_of_a_member_is_one_line(capsys: pytest.CaptureFixt
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == HOSTILE
     assert lines[1:4] == ["member f-0: training", "member f-0: done", "member g-0: training"]
-
-
-def test_captions_are_not_counted_as_pictures(capsys: pytest.CaptureFixture[str]) -> None:
-    with RichScreen() as screen:
-        screen.say("computing features")
-        screen.pictures(10, 10)
-        for done in range(1201):
-            screen.captions(done, 1200)
-    assert capsys.readouterr().out.split("\n")[:3] == [
-        "computing features",
-        "computing features: 10 of 10 pictures",
-        "computing features: 1,200 of 1,200 captions",
-    ]
 
 
 def test_a_loss_that_stays_at_chance_is_warned_of_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,15 +71,3 @@ def test_the_verdict_is_printed_with_its_tables(audit: Audit, capsys: pytest.Cap
     assert str(audit.folder) in printed
     doubted = any(check["good"] is False for check in audit.verdict["checks"])
     assert ("captions that are probably wrong" in printed) is not doubted
-
-
-def test_a_terminal_calls_no_caption_wrong_that_the_verdict_of_before_did(
-    audit: Audit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    check = {"name": "the members hardly generalise", "good": False, "sentence": "x", "advice": ""}
-    stored = audit.verdict | {"checks": [check], "uses": {"misfit": "finds captions that are probably wrong"}}
-    monkeypatch.setattr(Audit, "verdict", property(lambda audit: stored))
-    show_verdict(audit)
-    printed = capsys.readouterr().out
-    assert "probably wrong" not in printed
-    assert "misfit says which captions fit least; not to be trusted here: the members hardly generalise" in printed

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipmem_core.audits.record import VERSION
-from clipmem_core.audits.store import Audit
+from clipmem_core.audits.store import VERSION, Audit
 from tests.conftest import Made
 
 MEMBER_FILES = {

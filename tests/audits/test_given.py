@@ -1,29 +1,25 @@
 """Audits of features that were computed elsewhere, in each form they come in: no picture is there."""
 
-import json
 import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from clipmem_core.audits import member, preflight
-from clipmem_core.audits.executor import in_this_process
-from clipmem_core.audits.given import given_features, holds_features, read_given, with_features
-from clipmem_core.audits.prepare import load_data_set, pixels_folder
+from clipmem_core.audits.prepare import (
+    given_features,
+    holds_features,
+    pixels_folder,
+)
 from clipmem_core.audits.run import ensure_pixels, run_audit
-from clipmem_core.audits.store import Audit, file_sha256
+from clipmem_core.audits.store import Audit
 from clipmem_core.commands import main, parse
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Selection
-from clipmem_core.training.model import Standard
 from tests.audits.small import Silent
 
 PAIRS = 240
@@ -103,16 +99,6 @@ def test_a_source_with_features_of_its_own_is_audited_without_a_picture(folder: 
     assert again.lines[-1] == "it is finished: nothing to do"
 
 
-def test_the_same_features_are_the_same_audit_whatever_form_they_come_in(tmp_path: Path, data: Path) -> None:
-    found = []
-    for form in (clip_retrieval, beside_table):
-        folder = tmp_path / form.__name__
-        folder.mkdir()
-        source = form(folder)
-        found.append(load_data_set(source, with_features(source, config_of())))
-    assert found[0].fingerprint == found[1].fingerprint
-
-
 def test_a_planted_caption_brings_its_features_along(folder: Path) -> None:
     audit = audit_of(beside_table(folder), "--plant-miscaptions", "40")
     captions = [own[0] for own in audit.pairs["captions"]]
@@ -135,61 +121,6 @@ def test_look_alikes_by_features_are_set_aside_and_the_rest_keep_their_own(folde
     found = given_features(audit, pixels_folder(audit))
     np.testing.assert_array_equal(found[0][:], image.astype(np.float16)[kept])
     np.testing.assert_array_equal(found[1][:], text.astype(np.float16)[kept])
-
-
-def test_large_features_that_are_read_in_place_give_the_same_audit(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = clip_retrieval(folder)
-    for path in folder.glob("*_emb/*.npy"):
-        np.save(path, np.load(path).astype(np.float16))
-    flags = ("--drop-lookalikes", "--plant-miscaptions", "20")
-    copied = audit_of(source, *flags)
-    scores, kept = copied.scores, pixels_folder(copied)
-    assert (kept / "image.npy").is_file()
-    shutil.rmtree(copied.folder)
-    shutil.rmtree(kept)
-    monkeypatch.setattr("clipmem_core.features.stored.IN_PLACE_FROM", 0)
-    in_place = audit_of(source, *flags)
-    assert not (pixels_folder(in_place) / "image.npy").exists()
-    pd.testing.assert_frame_equal(in_place.scores, scores)
-
-
-def test_features_at_a_url_are_those_of_a_folder(folder: Path) -> None:
-    source = clip_retrieval(folder)
-    here = load_data_set(source, with_features(source, config_of()))
-    memory = fsspec.filesystem("memory")
-    memory.put(f"{folder}/", "/features/", recursive=True)
-    try:
-        url = "memory://features"
-        there = load_data_set(url, config_of("--features", url))
-    finally:
-        memory.rm("/features", recursive=True)
-    assert there.fingerprint == here.fingerprint
-
-
-def test_features_named_apart_leave_the_source_to_say_where_pictures_are(folder: Path) -> None:
-    source = beside_table(folder)
-    elsewhere = folder.parent / "features"
-    elsewhere.mkdir()
-    for name in ("image.npy", "text.npy"):
-        shutil.move(folder / name, elsewhere)
-    (folder / "pictures").mkdir()
-    Image.new("RGB", (4, 4)).save(folder / IDS[3])
-    assert not holds_features(source)
-    raw, _ = read_given(source, config_of("--features", str(elsewhere)))
-    assert raw.pairs["image"].tolist() == IDS
-    assert read_bytes(raw.root, IDS[3]) == (folder / IDS[3]).read_bytes()
-
-
-def test_absolute_paths_of_pictures_start_at_their_common_folder(folder: Path) -> None:
-    source = beside_table(folder)
-    paths = [f"/somewhere/else/{n % 2}/{n}.jpg" for n in range(PAIRS)]
-    pd.DataFrame({"filepath": paths, "title": CAPTIONS}).to_csv(source, index=False)
-    raw, _ = read_given(source, config_of("--features", str(folder)))
-    assert raw.root == Path("/somewhere/else")
-    assert raw.pairs["image"].tolist()[:2] == ["0/0.jpg", "1/1.jpg"]
-    assert raw.pairs["pair_id"].tolist() == paths
 
 
 def test_what_is_kept_of_the_features_is_read_again_where_it_is_gone(folder: Path) -> None:
@@ -229,13 +160,6 @@ def test_features_that_do_not_fit_are_one_line(
     assert not (folder.parent / "data" / "audits" / "given").exists()
 
 
-def test_features_need_both_towers_locked_and_have_to_be_there() -> None:
-    with pytest.raises(InputError, match="--features needs both towers locked: take --preset locked"):
-        with_features("a.csv", AuditConfig(features="here"))
-    with pytest.raises(InputError, match="there is no nowhere.csv"):
-        read_given("nowhere.csv", config_of("--features", "here"))
-
-
 @pytest.mark.parametrize("form", [clip_retrieval, datacomp, beside_table])
 def test_inspect_says_what_is_in_features_and_keeps_nothing(
     folder: Path, form: Form, data: Path, capsys: pytest.CaptureFixture[str]
@@ -247,41 +171,9 @@ def test_inspect_says_what_is_in_features_and_keeps_nothing(
     assert not list(data.rglob("*.npy"))
 
 
-def test_the_check_of_features_opens_no_picture_and_computes_none(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    preflight.check(preflight.Request(clip_retrieval(folder), "given", config_of()))
-    (found,) = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (found["stage"], found["exact"], found["pairs"], found["captions"]) == ("found", True, PAIRS, PAIRS)
-
-
 def test_a_search_by_words_says_that_no_query_can_be_embedded(folder: Path) -> None:
     audit = audit_of(clip_retrieval(folder))
     with pytest.raises(InputError, match="no tower to embed a query with: take a pair and look for more like it"):
         hits(audit, Selection(meaning="a red car"))
     rows, _ = hits(audit, Selection(like=IDS[3]))
     assert rows[0] == 3
-
-
-def test_members_of_a_process_share_what_they_read_and_a_checkpoint_is_fitted_to_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = config_of("--members", "4")
-    audit = run_audit(beside_table(folder), config, name="given", screen=Silent(), executor=in_this_process)
-    opened, fitted = list[Path](), list[int]()
-    open_shared, fit = member.open_shared, Standard.of
-    monkeypatch.setattr(member, "open_shared", lambda folder: opened.append(folder) or open_shared(folder))
-    monkeypatch.setattr(Standard, "of", lambda features: fitted.append(features.shape[1]) or fit(features))
-    made = [audit.member(name) / file for name in audit.record.members for file in ("image.npy", "text.npy")]
-    hashes = {path: file_sha256(path) for path in made}
-    for path in made:
-        path.unlink()
-    member.run_members(audit.folder, audit.record.members)
-    assert (len(opened), fitted) == (1, [])
-    for name in audit.record.members:
-        for path in [*audit.member(name).glob("[!.]*")]:
-            if path.name != "config.json":
-                path.unlink()
-    member.run_members(audit.folder, audit.record.members)
-    assert (len(opened), fitted) == (2, [24, 16])
-    assert {path: file_sha256(path) for path in made} == hashes

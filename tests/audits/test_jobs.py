@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,23 +12,16 @@ import pytest
 from clipmem_core.audits import jobs
 from clipmem_core.audits.jobs import (
     INTERRUPTED,
-    PROGRAM,
-    WAITS,
     Job,
     Task,
     audit_task,
     cancel,
-    encoder_task,
-    fetch_task,
     jobs_folder,
-    list_job_names,
     process_start,
     resume_arguments,
 )
-from clipmem_core.audits.store import Audit, write_json
-from clipmem_core.commands import Paradigms, Units, parse
-from clipmem_core.config import InputError, SourceOptions, preset_config
-from tests.made_jobs import SCRIPTS, leave_job
+from clipmem_core.config import SourceOptions, preset_config
+from tests.made_jobs import SCRIPTS
 
 SLEEP = "import time; print('here', flush=True); time.sleep(60)"
 Start = Callable[..., Job]
@@ -98,16 +90,6 @@ def test_a_running_job_is_found_by_its_name_started_once_and_interrupted(start: 
     assert (job.exit_code, job.cancelled) == (INTERRUPTED, True)
 
 
-def test_starts_at_the_same_moment_give_one_process(start: Start) -> None:
-    found: list[Job] = []
-    starts = [threading.Thread(target=lambda: found.append(start("twins"))) for _ in range(3)]
-    for thread in starts:
-        thread.start()
-    for thread in starts:
-        thread.join()
-    assert len({job.pid for job in found}) == 1
-
-
 def test_a_job_outlives_the_process_that_started_it_and_finds_the_package_from_any_folder(
     tmp_path: Path, start: Start
 ) -> None:
@@ -140,69 +122,6 @@ def test_a_job_is_cancelled_with_all_it_started_and_says_so_at_once(start: Start
     cancel(job)  # and once more: nothing to interrupt, nothing happens
 
 
-def test_a_job_that_is_cancelled_before_python_listens_is_cancelled(start: Start) -> None:
-    job = start("early")
-    cancel(job)
-    until(lambda: not job.running)
-    assert (job.cancelled, job.failed) == (True, False)
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"pid": "x", "started": "1", "arguments": []}'])
-def test_a_broken_job_is_an_error_that_names_its_file(data: Path, content: str) -> None:
-    leave_job(data / "jobs" / "odd")
-    (data / "jobs" / "odd" / "job.json").write_text(content)
-    with pytest.raises(InputError, match="odd/job.json"):
-        find("odd")
-
-
-def test_what_a_job_left_may_be_missing_or_odd_and_its_pid_another_process(data: Path) -> None:
-    assert find("old") is None
-    leave_job(data / "jobs" / "old")
-    write_json(data / "jobs" / "old" / "job.json", {"pid": os.getpid(), "started": None, "arguments": ["x"]})
-    (data / "jobs" / "old" / "exit_code").write_text("nonsense")
-    leave_job(data / "jobs" / "reused", pid=os.getpid())
-    for name in ("old", "reused"):
-        job = find(name)
-        assert job is not None
-        assert (job.exit_code, job.last_line, job.cancelled, job.running) == (None, "", False, False)
-
-
-def test_jobs_of_audits_are_listed_and_others_are_hidden(data: Path) -> None:
-    assert list_job_names() == []
-    for name in ("a", "b", ".checks/x"):
-        leave_job(data / "jobs" / name)
-    assert list_job_names() == ["a", "b"]
-
-
-def test_what_is_no_audit_has_a_hidden_folder(data: Path) -> None:
-    cats = Audit(data / "audits" / "cats")
-    tasks = {"s": audit_task("s", ["scenes"]), ".sets/tuxpaint": fetch_task("tuxpaint")}
-    tasks[".encoders/cats/units"] = encoder_task(cats, "units", sample=7)
-    for folder, task in tasks.items():
-        assert task.folder == data / "jobs" / folder
-        assert task.find() is None
-        leave_job(task.folder)
-        assert task.find() is not None
-    with pytest.raises(InputError, match="name '../up' must be"):
-        audit_task("../up")
-
-
-@pytest.mark.parametrize(
-    ("kind", "sample", "command"),
-    [("units", 0, Units("cats")), ("units", 7, Units("cats", sample=7)), ("paradigms", 0, Paradigms("cats"))],
-)
-def test_the_commands_that_are_shown_can_be_typed(data: Path, kind: str, sample: int, command: object) -> None:
-    task = encoder_task(Audit(data / "audits" / "cats"), kind, sample=sample)
-    assert parse(task.arguments) == command
-    assert task.typed.startswith(f"python -m clipmem_core {kind} cats")
-
-
-def test_an_ended_process_has_no_start_time() -> None:
-    process = subprocess.Popen([sys.executable, "-S", "-c", "pass"])
-    until(lambda: process_start(process.pid) is None)
-    process.wait()
-
-
 def test_resuming_repeats_the_fields_that_differ_from_the_preset() -> None:
     source = SourceOptions(csv_separator="\t", split="train", scenes_pairs=500)
     config = replace(preset_config("tiny"), source=source, seeds=3, drop_lookalikes=True, protocol="paper")
@@ -226,20 +145,3 @@ def test_one_trains_the_others_wait_and_the_turn_passes_when_it_ends_or_is_kille
     os.killpg(second.pid, signal.SIGKILL)
     until(lambda: third.exit_code == 0)
     assert third.last_line == "third"
-
-
-def test_what_waits_can_be_cancelled_and_started_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = start("first", trains=True)
-    until(lambda: first.last_line == "here")
-    waiting = start("second", trains=True)
-    until(lambda: waiting.waiting)
-    cancel(waiting)
-    until(lambda: not waiting.running)
-    assert (waiting.exit_code, waiting.cancelled, waiting.last_line) == (INTERRUPTED, True, WAITS)
-    assert first.running
-    cancel(first)
-    monkeypatch.setattr(jobs, "PROGRAM", PROGRAM)
-    again = audit_task("second", ["nowhere.csv"]).start()
-    until(lambda: not again.running)
-    assert again.exit_code == 2
-    assert again.last_line.startswith("error: there is no 'nowhere.csv'")

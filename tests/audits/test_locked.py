@@ -8,21 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from clipmem_core.audits.locked import _towers, checked_towers
-from clipmem_core.audits.member import open_member, run_member, trained_model
+from clipmem_core.audits.member import open_member, run_member
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.settings import check_config
+from clipmem_core.audits.settings import _towers, check_config, checked_towers
 from clipmem_core.audits.store import Audit, file_sha256
 from clipmem_core.audits.unitmem import check_members
-from clipmem_core.audits.verdict import judge
 from clipmem_core.commands import main
-from clipmem_core.config import AuditConfig, InputError, preset_config
+from clipmem_core.config import InputError, preset_config
 from clipmem_core.features import towers as built_in
-from clipmem_core.studies.plan import combined_arms, size_arms, views_arms, with_meaning
 from clipmem_core.training.model import build_model
 from tests.audits.small import Silent, config_of, with_drawn_set
 from tests.audits.test_resume import same
@@ -84,27 +80,6 @@ def test_what_does_not_go_with_a_lock_is_one_line(changes: dict[str, Any], messa
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"protocol": "paper"},
-        {"loss": "siglip"},
-        {"text_noise": 0.1, "weight_decay": 1.0, "stop_epoch": 3, "adaptive_noise": 0.1, "adaptive_rest": 0.0},
-        {"adaptive_rest": 1.0, "train_captions": 1, "eval_crop_scale": 1.0},
-    ],
-)
-def test_what_means_something_with_locked_towers_is_let_through(changes: dict[str, Any]) -> None:
-    check_config(dataclasses.replace(LOCKED, **changes))
-
-
-def test_a_lone_tower_or_size_is_refused() -> None:
-    with pytest.raises(InputError, match="--text-tower x is a locked tower: add --lock-text"):
-        check_config(AuditConfig(text_tower="x"))
-    with pytest.raises(InputError, match="--tower-size is what a locked image tower sees: add --lock-image"):
-        check_config(AuditConfig(tower_size=64))
-
-
 def test_weights_that_are_missing_or_others_leave_nothing_behind(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,30 +117,6 @@ def test_an_audit_records_its_towers_and_says_what_they_mean(whole: Audit, start
     assert not [check for check in whole.verdict["checks"] if "start" in check["name"]]
 
 
-def test_an_audit_without_locked_towers_has_no_such_field(whole: Audit) -> None:
-    assert "towers" in whole.record.values
-    assert "towers" not in dataclasses.replace(whole.record, towers={}).values
-
-
-def test_captions_that_are_cut_are_counted_in_the_verdict() -> None:
-    summary = {
-        "groups": [],
-        "external_pairs": 100,
-        "external_sd": 0.1,
-        "membership_auroc": 0.9,
-        "ranking_reliability": 0.9,
-        "ranking_stability": 0.8,
-    }
-    utility = pd.DataFrame({"member": ["a"], "metric": ["image_to_text_R@5"], "value": [0.9]})
-    towers = {"text": {"name": "fake", "seen": "It was trained on nothing.", "context": 6}}
-    verdict = judge(summary, utility, AuditConfig(lock_text=True), towers=towers, cut=1234)
-    assert verdict["checks"][-1]["sentence"] == (
-        "The text encoder is locked and the same in all members: clipmem is what the heads and the other encoder "
-        "learned by heart, and nothing of what a pretrained encoder knew before. fake was trained on nothing. "
-        "1,234 captions are longer than the 6 tokens that are read of each."
-    )
-
-
 def test_units_need_encoders_that_are_trained(whole: Audit) -> None:
     with pytest.raises(InputError, match="has a locked tower, and units are measured in encoders that members train"):
         check_members(whole)
@@ -182,38 +133,6 @@ def test_the_features_are_the_embeddings_of_the_model_itself(
     np.testing.assert_allclose(run.data.tokens[:5], tower.open().embed(captions[:5]), atol=2e-3)
     assert run.features.image is not None
     assert run.features.image.shape == (220, tower.dim)
-
-
-def test_each_pair_is_left_out_by_half_of_the_members_of_a_repeat(typed: Path) -> None:
-    audit = Audit(typed / "audits" / "scenes")
-    table = audit.membership
-    scored = table[table["group"] == "scored"]
-    for repeat in range(2):
-        assert (scored[[f"r{repeat}-f{fold}" for fold in range(4)]].sum(axis=1) == 2).all()
-    assert (audit.scores.loc[table["group"] == "scored", "n_out"] == 4).all()
-
-
-def test_a_member_trained_alone_has_the_bits_of_the_same_one_in_a_block(
-    whole: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CLIPMEM_DATA", str(whole.folder.parents[1]))
-    run = open_member(whole.folder, "r2-f1")
-    alone = dataclasses.replace(run, audit=Audit(tmp_path / "alone"))
-    alone.folder.mkdir(parents=True)
-    torch.set_num_threads(1)
-    state, before = trained_model(alone).state_dict(), weights(whole, "r2-f1")
-    assert all(torch.equal(state[name], before[name]) for name in before)
-    trajectories = [np.load(folder / "trajectory.npy").view(np.uint16) for folder in (alone.folder, run.folder)]
-    assert np.array_equal(*trajectories)
-
-
-def test_growth_leaves_the_first_members_as_they_are(whole: Audit, start: str, data: Path) -> None:
-    config = config_of(flags(start, "--members", "4"))
-    audit = run_audit("scenes", config, name="a", screen=Silent())
-    before = files_of(audit)
-    run_audit("scenes", dataclasses.replace(config, members=6), name="a", screen=Silent())
-    assert {name: sha256 for name, sha256 in files_of(audit).items() if name in before} == before
-    same(audit, whole)
 
 
 def test_members_are_added_until_the_ranking_is_stable(start: str, data: Path) -> None:
@@ -304,18 +223,3 @@ def test_one_lock_alone_siglip_and_the_papers_protocol_train_alone_as_beside_oth
     run_member(audit.folder, name)
     again = files_of(audit)
     assert [path for path in before if again[path] != before[path]] in ([], [f"members/{name}/log.jsonl"])
-
-
-def test_plans_leave_out_what_means_nothing_with_locked_towers() -> None:
-    pairs = pd.DataFrame({"captions": [["a", "b"]] * 4, "group": ["shared"] * 4})
-    left, out = with_meaning(combined_arms(LOCKED, pairs), LOCKED)
-    names = [arm.name for arm in left]
-    assert {"none", "text-noise", "weight-decay", "early-stop", "adaptive-noise", "adaptive-rest", "captions"} <= set(
-        names
-    )
-    assert {"text-mask", "crops-and-colour", "rare-words-10", "forget-rare-words", "adaptive-mask"} <= set(out)
-    for arm in left:
-        check_config(dataclasses.replace(LOCKED, protocol="paper", **arm.fields))
-    for arms, message in ((size_arms, "study size changes the width"), (views_arms, "study views compares crops")):
-        with pytest.raises(InputError, match=message):
-            arms(LOCKED, pairs)

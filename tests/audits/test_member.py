@@ -1,23 +1,26 @@
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from clipmem_core.audits.member import (
     MemberRun,
     cached_tokens,
     known_tokens,
     open_member,
-    probe_rows,
+    probe_accuracy,
     tokens_of,
     trained_model,
     utility,
+    view_maker,
 )
 from clipmem_core.audits.prepare import tokens_file
-from clipmem_core.config import data_folder
-from clipmem_core.training.model import tokenize
+from clipmem_core.config import AuditConfig, InputError, preset_config
+from clipmem_core.training.model import build_model, tokenize
 from tests.audits.small import vectors
 from tests.conftest import Made
 
@@ -44,14 +47,6 @@ def test_candidate_and_independent_share_every_draw_and_no_others_do(run: Member
     assert run.data.rows.tolist() == np.flatnonzero(run.membership["f-0"]).tolist()
     assert run.data.pixels.gather(np.arange(3)).shape == (3, 40, 40, 3)
     assert run.data.caption_start.tolist() == list(range(401))
-
-
-def test_tokens_are_made_once_and_read_afterwards(run: MemberRun, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    captions = [caption for captions in run.pairs["captions"] for caption in captions]
-    expected = tokenize("tiny", captions)
-    monkeypatch.setattr("clipmem_core.audits.member.tokenize", lambda *_: pytest.fail("made again"))
-    assert np.array_equal(cached_tokens("tiny", run.pairs), expected)
-    assert not list((data_folder() / "cache" / "tokens").glob(".*"))
 
 
 @pytest.mark.parametrize("place", [0, 0.5, 0.9])
@@ -88,12 +83,6 @@ def test_a_member_never_reads_tokens_that_few_of_its_own_pairs_have(run: MemberR
     assert run.read(prompt) is prompt
 
 
-def test_a_probe_is_fitted_on_shared_pairs_or_on_all_a_member_saw(made: Made, run: MemberRun) -> None:
-    assert set(run.membership["group"].iloc[probe_rows(run)]) == {"shared"}
-    other = open_member(made.ensemble.folder, "r0-f0")
-    assert np.array_equal(probe_rows(other), other.data.rows)
-
-
 def test_a_class_that_only_external_pairs_have_counts_in_zero_shot(made: Made, run: MemberRun) -> None:
     external = np.flatnonzero(run.membership["group"] == "external")
     labels = run.pairs["label"].to_numpy(dtype=object).copy()
@@ -108,3 +97,38 @@ def test_a_class_that_only_external_pairs_have_counts_in_zero_shot(made: Made, r
     assert 0 <= found["zero_shot"] <= 1
     found = utility(dataclasses.replace(run, pairs=run.pairs.assign(label=None)), trained_model(run), image)
     assert sorted(found) == sorted(f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10))
+
+
+COLOURS = {"blue": (20, 40, 200), "red": (200, 30, 20)}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> AuditConfig:
+    """Red and blue pictures of several sizes, five of each to fit on and three to judge."""
+    for part, count in (("train", 5), ("val", 3)):
+        for name, colour in COLOURS.items():
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                shade = tuple(value + 5 * i for value in colour)
+                Image.new("RGB", (20 + i, 30), shade).save(tmp_path / part / name / f"{i}.png")
+    return dataclasses.replace(preset_config("tiny"), probe_data=str(tmp_path))
+
+
+def accuracy(config: AuditConfig) -> float:
+    model = build_model("tiny", loss="clip", seed=0)
+    return probe_accuracy(model, config, view_maker(model, config, 0), "cpu")
+
+
+def test_a_probe_tells_red_from_blue(config: AuditConfig) -> None:
+    assert accuracy(config) == 1
+    judged = Path(config.probe_data) / "val"
+    for path in (judged / "red").iterdir():
+        Image.new("RGB", (20, 30), COLOURS["blue"]).save(path)
+    assert accuracy(config) == 0.5
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture"])
+def test_a_broken_picture_is_named(config: AuditConfig, content: bytes) -> None:
+    (Path(config.probe_data) / "train" / "red" / "2.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"probe-data picture '.*red/2\.png' is broken .*: take it out and go on"):
+        accuracy(config)

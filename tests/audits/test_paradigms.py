@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits import paradigms
-from clipmem_core.audits.paradigms import class_numbers, paradigms_folder, plan_runs, read_paradigms, run_paradigms
-from clipmem_core.audits.store import MANIFEST, PAIRS, Audit, write_table
+from clipmem_core.audits.paradigms import paradigms_folder, plan_runs, read_paradigms, run_paradigms
+from clipmem_core.audits.store import MANIFEST, Audit
 from clipmem_core.config import InputError
 from tests.audits.small import Silent
 from tests.conftest import Made
@@ -50,22 +50,6 @@ def test_three_paradigms_see_as_many_samples_of_the_same_pictures(copied: Audit)
         run_paradigms(copied, screen=Silent())
 
 
-def test_a_member_of_as_many_epochs_is_the_clip_run(copied: Audit) -> None:
-    reused = {run.folder.name: run.reused for run in plan_runs(copied, 0, 0)}
-    assert reused == {"clip-0": True, "supervised-0": False, "self-supervised-0": False}
-    assert not any(planned.reused for planned in plan_runs(copied, 0, 3))
-    # The audit has two repeats: a third seed takes the first member's pictures and trains anew.
-    third = plan_runs(copied, 2, 0)
-    assert [planned.run.name for planned in third] == ["r0-f0"] * 3
-    assert not any(planned.reused for planned in third)
-    pairs = copied.pairs
-    pairs.loc[pairs.index[::2], "label"] = None
-    write_table(copied.folder / PAIRS, pairs)
-    for planned in plan_runs(copied, 0, 0):
-        assert pairs["label"].iloc[planned.run.data.rows].notna().all()
-        assert not planned.reused
-
-
 def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(copied: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = paradigms.linear_probe
 
@@ -88,24 +72,8 @@ def test_a_killed_run_goes_on_and_a_finished_one_does_nothing(copied: Audit, mon
         run_paradigms(copied, seeds=1, epochs=2, screen=screen)
 
 
-def test_without_labels_the_other_two_run(copied: Audit) -> None:
-    pairs = copied.pairs
-    pairs["label"] = pd.Series([None] * len(pairs), dtype="string")
-    write_table(copied.folder / PAIRS, pairs)
-    screen = Silent()
-    table = run_paradigms(copied, seeds=1, epochs=1, screen=screen)
-    assert list(dict.fromkeys(table["paradigm"])) == ["clip", "self-supervised"]
-    assert table["linear_probe"].isna().all()
-    assert "note: no supervised runs, since the pairs have no labels, or of one class alone" in screen.lines
-
-
 def test_whole_pictures_teach_nothing_by_themselves(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = copy(made, made.paper, tmp_path, monkeypatch)
     assert [planned.paradigm for planned in plan_runs(audit, 0, 0)] == ["clip", "supervised"]
-
-
-def test_classes_are_numbered_whatever_their_type() -> None:
-    assert class_numbers(pd.Series([None, None], dtype="object")).tolist() == [-1, -1]
-    assert class_numbers(pd.Series(["b", "a", "b"], dtype="string")).tolist() == [1, 0, 1]

@@ -1,23 +1,19 @@
 import dataclasses
 import json
-import os
-import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from clipmem_core.audits import preflight
-from clipmem_core.audits.jobs import Task
-from clipmem_core.audits.preflight import PictureLines, Request, find_check, find_request, refuse_at_once, start_check
+from clipmem_core.audits.preflight import Request, find_check, refuse_at_once, start_check
 from clipmem_core.audits.prepare import draw_membership, load_data_set
 from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import write_json
-from clipmem_core.commands import main, parse
-from clipmem_core.config import AuditConfig, InputError, SourceOptions, as_dict, data_folder, preset_config
-from tests.audits.small import config_of
+from clipmem_core.commands import main
+from clipmem_core.config import InputError, SourceOptions, as_dict, data_folder, preset_config
 from tests.audits.test_jobs import until
-from tests.conftest import Made
 from tests.made_jobs import leave_job
 
 TINY = preset_config("tiny")
@@ -49,23 +45,6 @@ def said(stage: str, **values: object) -> str:
     return json.dumps({"stage": stage, **values}) + "\n"
 
 
-def test_a_request_is_what_the_command_line_makes_of_its_arguments() -> None:
-    source = SourceOptions(csv_separator="\t", scenes_pairs=300)
-    config = dataclasses.replace(TINY, source=source, epochs=3, protocol="paper", seeds=2, drop_lookalikes=True)
-    request = Request("my pairs.csv", "mine", config)
-    command = parse(["audit", *request.arguments])
-    assert (command.source, command.name, command.config) == ("my pairs.csv", "mine", config)
-    assert Request("scenes", "a", AuditConfig()).arguments == ["scenes", "--name=a", "--preset=small"]
-    request = Request("scenes", "a", TINY)
-    assert request.key == Request("scenes", "a", preset_config("tiny")).key
-    others = [
-        Request("scene", "a", TINY),
-        Request("scenes", "b", TINY),
-        Request("scenes", "a", dataclasses.replace(TINY, lr=0.1)),
-    ]
-    assert request.key not in [other.key for other in others]
-
-
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
@@ -86,84 +65,6 @@ def test_a_name_is_refused_while_its_audit_waits_or_runs(data: Path) -> None:
     with pytest.raises(InputError, match="audit 'a' waits or runs already"):
         refuse_at_once(Request("scenes", "a", TINY))
     refuse_at_once(Request("scenes", "b", TINY))
-
-
-def test_the_name_of_an_audit_with_another_config_is_refused(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLIPMEM_DATA", str(made.data))
-    config = config_of(["--preset", "tiny", "--scenes-pairs", "400", "--epochs", "11"])
-    with pytest.raises(InputError, match="audit 'ensemble' exists with another config: --epochs is 10 there and 11"):
-        refuse_at_once(Request("scenes", "ensemble", config))
-    refuse_at_once(Request("scenes", "ensemble", dataclasses.replace(config, epochs=10)))
-
-
-def test_the_last_word_on_each_thing_counts(data: Path) -> None:
-    request = Request("scenes", "a", TINY)
-    lines = [
-        "a library's warning\n",
-        said("found", exact=False, pairs=220),
-        said("pictures", done=1, total=220),
-        said("pictures", done=220, total=220),
-        said("found", exact=True, pairs=219),
-        '{"stage": "found", "exa',
-    ]
-    leave_check(data, request, *lines)
-    check = find_check(request.key)
-    assert check is not None
-    assert check.found == {"exact": True, "pairs": 219}
-    assert check.exact
-    assert check.pictures == (220, 220)
-    assert check.error == ""
-    assert find_request(request.key) == request
-    request = Request("x", "a", TINY)
-    leave_check(data, request, exit_code=None, running=True)
-    check = find_check(request.key)
-    assert check is not None
-    assert (check.error, check.found, check.exact) == ("", None, False)
-
-
-@pytest.mark.parametrize(
-    ("lines", "exit_code", "error"),
-    [
-        (["error: there is no 'x'\n"], 2, "there is no 'x'"),
-        (["MemoryError\n"], 1, "the check stopped with exit code 1: MemoryError"),
-        (["interrupted\n"], 130, "the check was stopped: check again"),
-        ([], None, "the check stopped with exit code None: it said nothing"),
-    ],
-)
-def test_a_check_that_failed_says_why(data: Path, lines: list[str], exit_code: int | None, error: str) -> None:
-    request = Request("x", "a", TINY)
-    leave_check(data, request, *lines, exit_code=exit_code)
-    check = find_check(request.key)
-    assert check is not None
-    assert check.error == error
-
-
-@pytest.mark.parametrize("key", ["", "0" * 16, "../../etc", "0" * 17, "g" * 16])
-def test_a_key_of_no_request_finds_nothing(data: Path, key: str) -> None:
-    assert find_check(key) is None
-    assert find_request(key) is None
-
-
-@pytest.mark.parametrize("content", ["[]", "{}", '{"source": "x", "name": "y", "config": 5}'])
-def test_a_request_that_is_none_is_named(data: Path, content: str) -> None:
-    request = Request("x", "a", TINY)
-    leave_check(data, request)
-    (data / "jobs" / ".checks" / request.key / "request.json").write_text(content)
-    with pytest.raises(InputError, match=r"request\.json.*: check the audit again"):
-        find_request(request.key)
-
-
-def test_old_checks_are_thrown_away_when_the_next_one_starts(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Task, "start", lambda task: None)
-    old, running, new = (Request("x", name, TINY) for name in ("old", "running", "new"))
-    leave_check(data, old)
-    leave_check(data, running, exit_code=None, running=True)
-    long_ago = time.time() - preflight.KEPT_SECONDS - 1
-    for request in (old, running):
-        os.utime(data / "jobs" / ".checks" / request.key, (long_ago, long_ago))
-    start_check(new)
-    kept = {path.name for path in (data / "jobs" / ".checks").iterdir()}
-    assert kept == {running.key, new.key}
 
 
 def test_a_check_of_the_drawn_set_finds_what_its_audit_will_have(data: Path) -> None:
@@ -188,16 +89,6 @@ def test_a_check_finds_what_the_audit_will_have(data: Path, capsys: Captured) ->
     assert found["lookalikes"] == data_set.lookalikes
     assert found["groups"] == {"scored": 170, "external": int((membership.group == "external").sum())}
     assert found["exact"]
-
-
-def test_reasons_come_commonest_first_and_look_alikes_are_one(data: Path, capsys: Captured) -> None:
-    config = dataclasses.replace(SMALL, source=SourceOptions(scenes_pairs=500), drop_lookalikes=True)
-    _, lines, _ = checked(Request("scenes", "a", config), capsys)
-    found = [line for line in lines if line["stage"] == "found"][-1]
-    assert found["quarantined"] >= 1
-    assert [reason["reason"] for reason in found["reasons"]] == ["look-alike of another pair"]
-    assert found["reasons"][0]["rows"] == found["quarantined"] == 500 - found["pairs"]
-    assert found["reasons"][0]["example"]
 
 
 @pytest.mark.parametrize(
@@ -229,11 +120,62 @@ def test_a_set_without_a_usable_picture_says_why(data: Path, tmp_path: Path, cap
     assert "no such picture file (3 rows)" in said
 
 
-def test_pictures_are_told_now_and_then_and_at_the_end(capsys: Captured) -> None:
-    lines = PictureLines()
-    for done in range(1, 1001):
-        lines(done, 1000)
-    printed = [json.loads(line)["done"] for line in capsys.readouterr().out.splitlines()]
-    assert printed[0] == 1
-    assert printed[-1] == 1000
-    assert len(printed) < 100
+HOSTILE = "[bold]shout[/bold] :smile: [/] {x} \\"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A CSV of eight rows: five pictures, one of them twice, one broken, one missing, one without a caption."""
+    for i in range(5):
+        noise = np.random.default_rng(i).integers(0, 256, (20, 30 + i, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{i}[red].png")
+    (tmp_path / "4[red].png").write_bytes(b"GIF89a")
+    rows = [
+        *(f"{i}[red].png,caption {i},{'a' if i % 2 else 'b'}" for i in range(5)),
+        f'0[red].png,"{HOSTILE}",b',
+        "gone.png,nobody,a",
+        "1[red].png,,a",
+    ]
+    path = tmp_path / "captions.csv"
+    path.write_text("\n".join(["filepath,caption,label", *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def listing(folder: Path) -> list[tuple[str, int]]:
+    return sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+
+def test_a_dry_run_shows_what_is_there_and_what_is_broken(
+    table: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["inspect", str(table)]) == 0
+    printed = capsys.readouterr().out
+    facts = {line[:24].strip(): line[25:] for line in printed.split("in quarantine  ")[0].splitlines()}
+    assert facts["format"] == "csv"
+    assert facts["rows"] == "8"
+    assert facts["pairs that can be used"] == "4 (an audit needs 200)"
+    assert facts["captions a pair"] == "1 to 2, 1.25 on average"
+    assert facts["labels"] == "2 on 4 pairs"
+    assert facts["picture widths"] == "30 to 33 pixels"
+    assert facts["look-alikes"].startswith("0 pictures")
+    assert "in quarantine            3 rows" in printed
+    for reason in ("caption is empty", "captions.csv:8", "captions.csv:9", "4[red].png"):
+        assert reason in printed
+
+
+def test_hostile_captions_and_names_are_shown_as_they_are(
+    table: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["inspect", str(table)]) == 0
+    printed = capsys.readouterr().out
+    assert HOSTILE in printed
+    assert "3[red].png" in printed
+
+
+def test_a_dry_run_changes_nothing(table: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = listing(table.parent)
+    assert main(["inspect", str(table)]) == 0
+    assert listing(table.parent) == before
+    assert not data.exists()

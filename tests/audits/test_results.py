@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.results import unit_rows
+from clipmem_core.audits.console import unit_rows
 from clipmem_core.commands import main
 from tests.made_encoders import make_members, make_units
 from tests.made_fixtures import Copy, copy, data, made

@@ -1,19 +1,23 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
-from clipmem_core.audits.member import open_member
-from clipmem_core.audits.prepare import pixels_folder
-from clipmem_core.audits.run import ensure_pixels, run_audit
-from clipmem_core.audits.store import Audit, broken_files
-from clipmem_core.config import InputError
-from clipmem_core.pairs.pictures import read_square
-from tests.audits.small import PAPER, Silent, config_of, with_drawn_set
+from clipmem_core.audits import setup
+from clipmem_core.audits.prepare import draw_membership, pixels_folder
+from clipmem_core.audits.run import PIPELINE, ensure_pixels, run_audit
+from clipmem_core.audits.settings import resolve
+from clipmem_core.audits.setup import check_same, grow
+from clipmem_core.audits.store import Audit, broken_files, file_sha256, write_table
+from clipmem_core.config import InputError, SourceOptions
+from tests.audits.small import ENSEMBLE, PAPER, Silent, config_of, with_drawn_set
 from tests.conftest import Made
 
 
@@ -50,24 +54,6 @@ def test_the_store_of_small_pictures_can_be_made_again(moved: Audit, data: Path)
     assert len(screen.lines) == 1
 
 
-def test_a_finished_audit_stays_what_it_is_when_its_small_pictures_move(moved: Audit, data: Path) -> None:
-    """As from an older version of Pillow or of this code, whose store has another name."""
-    stored = moved.record.values
-    (moved.folder / "config.json").write_text(json.dumps(stored | {"pixels": "cache/pixels/older"}))
-    before = (moved.folder / "config.json").read_bytes()
-    screen = Silent()
-    for _ in range(2):
-        ensure_pixels(moved, screen)
-    older = data / "cache" / "pixels" / "older" / "cache.json"
-    assert screen.lines == [f"{older} is broken or missing: storing the small pictures again"]
-    assert (moved.folder / "config.json").read_bytes() == before
-    assert (pixels_folder(moved) / "pixels.npy").is_file()
-    run = open_member(moved.folder, "f-0")
-    root = Path(stored["root"])
-    expected = [read_square(root, image, size=40, resize_mode="shortest") for image in moved.pairs["image"][[5, 70]]]
-    assert np.array_equal(run.data.pixels.gather(np.array([5, 70])), expected)
-
-
 def test_an_audit_does_not_go_on_with_other_pictures(moved: Audit) -> None:
     changed = Path(moved.record.root) / moved.pairs["image"].iloc[7]
     Image.new("RGB", (64, 64), "red").save(changed)
@@ -90,7 +76,7 @@ def test_a_broken_table_of_a_finished_audit_is_made_again(made: Made, data: Path
 
 def test_counts_are_said_before_anything_is_trained(data: Path, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     with_drawn_set(data, made.data)
-    monkeypatch.setattr("clipmem_core.audits.run.finish_audit", lambda *_: None)
+    monkeypatch.setattr("clipmem_core.audits.run.PIPELINE", PIPELINE[:1])
     screen = Silent()
     config = config_of([*PAPER, "--plant-miscaptions", "6", "--drop-lookalikes"])
     audit = run_audit("scenes", config, name="planned", screen=screen)
@@ -119,3 +105,103 @@ def test_pictures_that_stream_from_disk_change_no_number(data: Path) -> None:
     assert (pixels_folder(stored) / "pixels.npy").exists()
     for name in ("scores.parquet", "utility.parquet", "members/f-0/trajectory.npy", "members/g-0/image.npy"):
         assert (streamed.folder / name).read_bytes() == (stored.folder / name).read_bytes(), name
+
+
+@pytest.fixture
+def start(made: Made, tmp_path: Path) -> Audit:
+    """The paper audit as its members found it, to change at will."""
+    left = shutil.ignore_patterns("*.pt", "*.npy", "*.jsonl")
+    return Audit(Path(shutil.copytree(made.paper.folder, tmp_path / "start", ignore=left)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 0.5}, "--lr is 0.002 there and 0.5 here"),
+        ({"epochs": 7, "seed": 3}, "--seed is 0 there and 3 here; --epochs is 24 there and 7 here"),
+        ({"source": SourceOptions(scenes_pairs=500)}, "--scenes-pairs is 400 there and 500 here"),
+        ({"plant_miscaptions": 5}, "--plant-miscaptions is 0 there and 5 here"),
+    ],
+)
+def test_another_config_is_one_line_with_the_fields_that_differ(
+    start: Audit, changes: dict[str, Any], message: str
+) -> None:
+    config = dataclasses.replace(resolve(config_of(PAPER)), **changes)
+    with pytest.raises(InputError, match=f"'start' exists with another config: {message}. Take another --name"):
+        check_same(start, "scenes", config)
+
+
+def test_another_source_is_named_but_not_another_way_to_write_it_nor_what_changes_no_number(
+    start: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="the source is 'scenes' there and 'cats.csv' here"):
+        check_same(start, "cats.csv", resolve(config_of(PAPER)))
+    check_same(start, "scenes", dataclasses.replace(resolve(config_of(PAPER)), threads=7, cache_gb=0.5))
+    stored = start.record.values
+    (start.folder / "config.json").write_text(json.dumps(stored | {"source": "sub/../cats.csv"}))
+    monkeypatch.chdir(tmp_path)
+    check_same(start, str(tmp_path / "cats.csv"), resolve(config_of(PAPER)))
+
+
+def test_growing_leaves_the_first_members_as_they_are(made: Made) -> None:
+    assert len(made.before_growth) == 2 * 8
+    for name, sha256 in made.before_growth.items():
+        assert file_sha256(made.ensemble.folder / name) == sha256, name
+
+
+def test_a_grown_audit_is_the_one_that_was_made_at_once(made: Made) -> None:
+    stored = made.ensemble.record.values
+    config = resolve(config_of([*ENSEMBLE, "--members", "4"]))
+    assert stored["members"] == ["r0-f0", "r0-f1", "r1-f0", "r1-f1"]
+    assert stored["seeds"] == {"r0-f0": 0, "r0-f1": 0, "r1-f0": 1, "r1-f1": 1}
+    assert stored["config"]["members"] == 4
+    assert stored["fingerprint"] == setup.audit_fingerprint(config, stored["dataset_fingerprint"])
+    drawn = draw_membership(np.load(made.ensemble.folder / ".prepared.npz")["clusters"], config)
+    assert np.array_equal(made.ensemble.membership[list(drawn.members)].to_numpy().T, drawn.trained)
+
+
+def test_growth_that_is_cut_short_is_taken_up_again(start: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolve(dataclasses.replace(config_of(PAPER), seeds=2))
+    one_seed = start.membership
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(setup, "write_table", killed)
+        with pytest.raises(KeyboardInterrupt):
+            grow(start, config)
+    assert not start.finished
+    check_same(start, "scenes", config)
+    assert grow(start, config) == 2
+    assert start.membership.columns.tolist() == ["pair_id", "group", "f-0", "g-0", "f-1", "g-1"]
+    pd.testing.assert_frame_equal(start.membership[one_seed.columns.tolist()], one_seed)
+    assert grow(start, config) == 0
+
+
+def test_pairs_that_were_left_out_stay_left_out_as_an_audit_grows(start: Audit) -> None:
+    table = start.membership
+    left_out = table.index.isin([3, 40, 41])
+    members = [name for name in table if name not in ("pair_id", "group")]
+    before = table.assign(**{name: table[name] & ~left_out for name in members})
+    write_table(start.folder / "membership.parquet", before)
+    assert grow(start, dataclasses.replace(resolve(config_of(PAPER)), seeds=2, members=4)) == 2
+    after = start.membership
+    assert (after["f-1"] == before["f-0"]).all()
+    assert (after["g-1"] == before["g-0"]).all()
+
+
+def test_wrong_captions_of_the_drawn_set_come_out_on_top(typed: Path) -> None:
+    audit = Audit(typed / "audits" / "scenes")
+    assert audit.verdict["sentence"] in (typed / "printed.txt").read_text()
+    scored = (audit.scores["group"] == "scored").to_numpy()
+    scores, kind = audit.scores[scored], audit.pairs["planted"][scored]
+    wrong = (kind == "miscaption").to_numpy()
+    assert wrong.sum() >= 10
+    aurocs = {name: roc_auc_score(wrong, scores[name]) for name in ("misfit", "clipmem")}
+    assert aurocs["misfit"] > 0.9
+    assert aurocs["clipmem"] > 0.65
+    assert scores["clipmem"][wrong].mean() > 1.5 * scores["clipmem"][kind.isna()].mean() > 0
+    assert scores["similarity_out"][wrong].mean() < 0.8 * scores["similarity_out"][kind.isna()].mean()
+    external = audit.scores["clipmem"][audit.scores["group"] == "external"]
+    assert abs(external.mean()) < scores["clipmem"].mean()

@@ -1,6 +1,5 @@
 """Audits of a random sample: which pairs are in it, and what is said of the whole set."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipmem_core import columns as c
-from clipmem_core.audits.prepare import load_data_set
+from clipmem_core.audits.prepare import sampled
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.sample import UNUSABLE, sampled
+from clipmem_core.audits.scoring import UNUSABLE
 from clipmem_core.audits.store import CHECK_TABLE, Audit
 from clipmem_core.audits.verdict import WRONG, likely_wrong, whole_rows
 from clipmem_core.commands import main
@@ -22,9 +21,7 @@ from clipmem_core.pairs.table import RawPairs
 from clipmem_core.scores.prevalence import whole_count
 from tests.audits.small import Silent
 from tests.audits.test_given import config_of
-from tests.audits.test_prepare import CONFIG, folder
 
-__all__ = ["folder"]
 PAIRS, SAMPLE = 700, 400
 
 
@@ -54,19 +51,6 @@ def test_a_sample_follows_ids_and_seed_and_hardly_changes_with_other_rows() -> N
     assert len(set(drawn) & set(_drawn(ids, seed=1))) < 150
     places = np.array([int(name[:4]) for name in drawn])
     assert abs(places.mean() - 499.5) < 4 * 289 / 300**0.5
-
-
-def test_no_picture_outside_the_sample_is_opened(folder: Path) -> None:
-    config, said = dataclasses.replace(CONFIG, sample=3), []
-    wanted = load_data_set(str(folder), config).pairs[c.PAIR_ID].tolist()
-    for path in folder.glob("*/*.png"):
-        if path.relative_to(folder).as_posix() not in wanted:
-            path.write_bytes(b"no picture")
-    found = load_data_set(str(folder), config, say=said.append)
-    assert found.pairs[c.PAIR_ID].tolist() == wanted
-    assert found.quarantine.empty
-    assert found.pixels.rows.tolist() == [0, 1, 2]
-    assert said == ["a random sample of 3 of 6 pairs, by their ids and seed 0"]
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +122,3 @@ def test_the_command_and_the_report_tell_the_counts_of_the_whole_set(
     assert "400, a random sample of 680" in report
     assert "Counts of all 680 pairs" in report
     assert "a random sample of 680" in " ".join(printed.split())
-
-
-def test_the_same_command_does_nothing_more_and_another_sample_is_another_audit(source: str, audit: Audit) -> None:
-    screen = Silent()
-    run_audit(source, config_of("--sample", str(SAMPLE)), name="part", screen=screen)
-    assert "it is finished: nothing to do" in screen.lines
-    with pytest.raises(ValueError, match="--sample is 400 there and 300 here"):
-        run_audit(source, config_of("--sample", "300"), name="part", screen=screen)

@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +10,10 @@ import pytest
 import torch
 
 from clipmem_core.audits.member import run_member
-from clipmem_core.audits.progress import all_progress
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit, broken_files, write_table
 from clipmem_core.commands import main
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.scores import prevalence
 from tests.audits.again import Again, embeddings
 from tests.audits.small import Silent, config_of, with_drawn_set
 from tests.audits.test_locked import KILLS, flags
@@ -104,52 +101,6 @@ def test_what_it_says_is_that_of_members_which_train_on_the_others_alone(
     np.testing.assert_allclose(twice.scores["log_probability_second"], np.nanmean(values, axis=0), atol=2e-5)
 
 
-def test_a_round_added_later_changes_nothing_else_and_says_the_same(
-    twice: Audit, config: AuditConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CLIPMEM_DATA", str(with_drawn_set(tmp_path / "data", twice.folder.parents[1])))
-    once = run_audit("scenes", replace(config, rounds="1"), name="a", screen=Silent())
-    assert not (once.folder / "second.parquet").exists()
-    before = once.scores
-    assert before["log_probability_second"].isna().all()
-    np.testing.assert_allclose(before.loc[before["group"] == "scored", "misfit"], of_first_round(once), atol=1e-9)
-    screen = Silent()
-    run_audit("scenes", replace(config, rounds="2"), name="a", screen=screen)
-    assert screen.lines[0] == "adding a second round to audit 'a'"
-    same(once, twice)
-    changed = [name for name in before if not before[name].equals(once.scores[name])]
-    assert changed == ["misfit", "review_place", "log_probability_second"]
-    # Asked for one round again, it keeps both.
-    screen = Silent()
-    run_audit("scenes", replace(config, rounds="1"), name="a", screen=screen)
-    assert screen.lines[-1] == "it is finished: nothing to do"
-    assert once.record.config.rounds == "2"
-
-
-def test_of_its_members_only_what_they_say_and_their_logs_stay(twice: Audit) -> None:
-    for name in twice.record.members:
-        files = {path.name for path in (twice.member(name) / "second").iterdir()}
-        assert files == {"log.jsonl", "log_probability_out.npy"}
-        said = np.load(twice.member(name) / "second" / "log_probability_out.npy")
-        assert said.dtype == np.float32
-        np.testing.assert_array_equal(np.isnan(said), twice.membership[name])
-    progress = all_progress(twice.folder, twice.record.members)
-    assert {member.stage for member in progress} == {"done"}
-    assert [member.name for member in progress[-2:]] == ["r1-f0/second", "r1-f1/second"]
-
-
-def test_members_that_come_later_change_what_is_left_out_and_all_train_again(
-    twice: Audit, config: AuditConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CLIPMEM_DATA", str(with_drawn_set(tmp_path / "data", twice.folder.parents[1])))
-    grown = run_audit("scenes", config, name="a", screen=Silent())
-    run_audit("scenes", replace(config, members=6, rounds="1"), name="a", screen=Silent())
-    at_once = run_audit("scenes", replace(config, members=6), name="b", screen=Silent())
-    assert grown.record.config.rounds == "auto"
-    assert not np.array_equal(left_out(grown), left_out(twice))
-    pd.testing.assert_frame_equal(grown.scores, at_once.scores)
-
-
 def test_a_member_with_a_broken_file_of_it_is_trained_again_and_no_other(
     twice: Audit, config: AuditConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,27 +136,6 @@ def test_a_kill_in_the_second_round_changes_no_bit(twice: Audit, start: str, tmp
         assert process.returncode in ((-signal.SIGKILL, 1) if moment else (0,)), (moment, said)
     same(audit, twice)
     assert not list(audit.folder.glob("members/*/second/*.pt"))
-
-
-def test_whole_encoders_train_a_second_time_as_well(data: Path) -> None:
-    few = ["--preset", "tiny", "--scenes-pairs", "330", "--epochs", "4", "--members", "2", "--threads", "1"]
-    config = config_of([*few, "--batch-size", "64", "--captions", "1", "--plant-miscaptions", "120", "--rounds", "2"])
-    audit = run_audit("scenes", config, name="a", screen=Silent())
-    assert audit.verdict["second_round_left_out"] == left_out(audit).sum() > 0
-    assert audit.scores["log_probability_second"].notna().all()
-
-
-def test_where_no_number_of_wrong_captions_can_be_told_there_is_no_second_round(
-    start: str, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prevalence, "FEWEST", 1000)
-    screen = Silent()
-    config = config_of(flags(start, "--members", "2", "--epochs", "1", "--rounds", "2"))
-    audit = run_audit("scenes", config, name="a", screen=screen)
-    assert any(line.startswith("note: no second round") for line in screen.lines)
-    assert not (audit.folder / "second.parquet").exists()
-    assert audit.scores["misfit"].notna().any()
-    assert "second_round_left_out" not in audit.verdict
 
 
 def test_the_papers_protocol_and_studies_have_one_round(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clipmem_core.audits import settings
-from clipmem_core.audits.settings import check_config, config_from, resolve, resolve_device, side_by_side
-from clipmem_core.config import AuditConfig, InputError, SourceOptions, as_dict, preset_config
+from clipmem_core.audits.settings import check_config, resolve, resolve_device
+from clipmem_core.config import AuditConfig, InputError, preset_config
 
 NAN, INFINITE = float("nan"), float("inf")
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -60,31 +59,6 @@ def test_members_follow_from_protocol_folds_and_seeds(changes: dict[str, Any], m
     assert resolve(dataclasses.replace(AuditConfig(device="cpu"), **changes)).members == members
 
 
-def test_nothing_is_left_on_auto(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "available_cores", lambda: 6)
-    resolved = resolve(AuditConfig())
-    assert resolved.device in ("cpu", "cuda")
-    assert resolved.precision in ("fp32", "amp_bf16")
-    assert resolve(resolved) == resolved
-
-
-@pytest.mark.parametrize(
-    ("cores", "asked", "threads", "at_once"),
-    [(2, 0, 1, 2), (8, 0, 2, 4), (3, 0, 1, 3), (1, 0, 1, 1), (8, 3, 3, 2), (2, 9, 9, 1)],
-)
-def test_members_share_the_cores(
-    cores: int, asked: int, threads: int, at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(settings, "available_cores", lambda: cores)
-    resolved = resolve(AuditConfig(device="cpu", threads=asked))
-    assert resolved.threads == threads
-    assert side_by_side(resolved) == at_once
-
-
-def test_a_gpu_trains_one_member_at_a_time() -> None:
-    assert side_by_side(AuditConfig(device="cuda", members=4)) == 1
-
-
 @pytest.mark.parametrize(
     ("flags", "precision"), [("avx2 avx512_bf16", "amp_bf16"), ("amx_bf16", "amp_bf16"), ("avx2", "fp32")]
 )
@@ -106,15 +80,6 @@ def test_a_gpu_that_is_not_there_cannot_be_asked_for() -> None:
     assert resolve_device("auto") == "cpu"
     with pytest.raises(InputError, match="--device cuda: this machine has no GPU .* take --device cpu"):
         resolve_device("cuda")
-
-
-def test_a_stored_config_comes_back() -> None:
-    config = dataclasses.replace(preset_config("tiny"), lr=0.5, source=SourceOptions(csv_separator=";"))
-    assert config_from(as_dict(config)) == config
-
-
-def test_versions_name_everything_that_computes() -> None:
-    assert {"python", "torch", "open_clip_torch", "faiss-cpu", "numpy", "pillow"} <= set(settings.versions())
 
 
 def test_a_probe_needs_classes(tmp_path: Path) -> None:

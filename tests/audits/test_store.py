@@ -1,20 +1,22 @@
+"""What an audit's files name lies inside its folder, and what it began from is still what it was when it ends."""
+
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
-from clipmem_core.audits import store
-from clipmem_core.audits.record import VERSION
+from clipmem_core.audits.executor import Looks, Task
+from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import (
+    VERSION,
     Audit,
     broken_files,
     check_name,
-    list_audits,
     open_audit,
     read_json,
     read_table,
@@ -22,10 +24,9 @@ from clipmem_core.audits.store import (
     replacing,
     write_json,
     write_manifest,
-    write_prepared,
-    write_table,
 )
 from clipmem_core.config import InputError
+from tests.audits.small import ENSEMBLE, Silent, config_of
 from tests.conftest import Made
 
 
@@ -45,25 +46,6 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         temporary.write_text("new")
     assert path.read_text() == "new"
     assert os.listdir(tmp_path) == ["a.txt"]
-
-
-def test_json_takes_no_number_that_json_lacks(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Out of range float"):
-        write_json(tmp_path / "a.json", {"a": float("nan")})
-    assert os.listdir(tmp_path) == []
-    write_prepared(tmp_path, cache_rows=np.array([4, 2]), clusters=np.array([0, 0]))
-    stored = np.load(tmp_path / store.PREPARED)
-    assert (stored["cache_rows"].tolist(), stored["clusters"].tolist()) == ([4, 2], [0, 0])
-
-
-def test_a_column_without_values_is_one_of_text(tmp_path: Path) -> None:
-    table = pd.DataFrame({"label": [None, None], "planted": ["vague", None], "value": [1.5, np.nan]})
-    write_table(tmp_path / "a.parquet", table)
-    assert str(pq.read_schema(tmp_path / "a.parquet").field("label").type) == "string"
-    read = read_table(tmp_path / "a.parquet")
-    assert read["label"].isna().all()
-    assert (read["planted"] == "vague").to_numpy().tolist() == [True, False]
-    assert pq.read_table(tmp_path / "a.parquet")["value"].null_count == 1
 
 
 @pytest.mark.parametrize(("read", "name"), [(read_json, "a.json"), (read_table, "a.parquet")])
@@ -129,17 +111,6 @@ def test_names_that_are_no_safe_folder_are_refused(name: str) -> None:
         check_name(name)
 
 
-@pytest.mark.parametrize("name", ["a" * 101, "画" * 34])
-def test_long_names_are_refused_by_their_bytes(name: str) -> None:
-    with pytest.raises(InputError, match="must be at most 100 bytes long, not 10"):
-        check_name(name)
-
-
-@pytest.mark.parametrize("name", ["scenes", "Fotos_2024.v2", "日本", "a" * 100, "3-fold"])
-def test_other_names_are_taken_as_they_are(name: str) -> None:
-    assert check_name(name) == name
-
-
 def test_an_unknown_audit_is_answered_with_those_there_are(data: Path) -> None:
     with pytest.raises(InputError, match=r"there is no audit 'x' in .* \(there is: none yet\)"):
         open_audit("x")
@@ -153,16 +124,103 @@ def test_an_unknown_audit_is_answered_with_those_there_are(data: Path) -> None:
             open_audit("old").record  # noqa: B018
 
 
-def test_audits_are_listed_the_newest_first(data: Path) -> None:
-    assert list_audits() == []
-    for second, name in enumerate(["one", "two", "three"]):
-        (data / "audits" / name).mkdir(parents=True)
-        write_json(data / "audits" / name / "config.json", {})
-        os.utime(data / "audits" / name / "config.json", (second, second))
-    (data / "audits" / "no-audit").mkdir()
-    assert [audit.name for audit in list_audits()] == ["three", "two", "one"]
+OUT = ["../../mine/notes.txt", "members/../../../mine/notes.txt", "..\\mine", "C:\\mine", ""]
+FLAGS = [*ENSEMBLE, "--members", "4"]
 
 
-def test_a_finished_audit_is_whole(made: Made) -> None:
-    assert broken_files(made.paper.folder) == []
-    assert broken_files(made.ensemble.folder) == []
+@pytest.fixture
+def copied(made: Made, data: Path) -> Audit:
+    """A copy of the finished audit, and a folder of somebody's beside the data; nothing is trained."""
+    shutil.copytree(made.data, data)
+    (data.parent / "mine").mkdir()
+    (data.parent / "mine" / "notes.txt").write_text("mine")
+    return open_audit("ensemble")
+
+
+def trains(tasks: Sequence[Task]) -> Looks:
+    """An executor that trains nothing, and says so where there is something to train."""
+    if tasks:
+        raise RuntimeError("it trains")
+    yield None
+
+
+def again() -> None:
+    run_audit("scenes", config_of(FLAGS), name="ensemble", screen=Silent(), executor=trains)
+
+
+def edit(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+@pytest.mark.parametrize("name", [*OUT, "absolute"])
+def test_a_manifest_that_names_a_file_outside_touches_nothing(name: str, copied: Audit) -> None:
+    mine = copied.folder.parents[2] / "mine"
+    name = str(mine / "notes.txt") if name == "absolute" else name
+    edit(copied.folder / "manifest.json", files={**copied.files, name: "0" * 64})
+    before = kept(copied.folder) | kept(mine)
+    with pytest.raises(InputError, match=r"manifest\.json.*must lie inside the folder"):
+        again()
+    assert kept(copied.folder) | kept(mine) == before
+
+
+@pytest.mark.parametrize("name", ["../../../mine", "/mine", "a\\b", ".hidden"])
+def test_a_member_that_lies_outside_is_refused(name: str, copied: Audit) -> None:
+    edit(copied.folder / "config.json", members=[name, "r0-f1", "r1-f0", "r1-f1"])
+    (copied.folder / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"config\.json: members\.0 is wrong \(name .* must be letters"):
+        again()
+
+
+def test_a_member_behind_a_link_is_refused(copied: Audit) -> None:
+    mine = copied.folder.parents[2] / "mine"
+    shutil.rmtree(copied.folder / "members" / "r0-f0")
+    (copied.folder / "members" / "r0-f0").symlink_to(mine)
+    (copied.folder / "manifest.json").unlink()
+    with pytest.raises(InputError, match="r0-f0.* is a link that leads out"):
+        again()
+    assert [path.name for path in mine.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("pixels", ["../mine", "/mine", "cache/../../mine"])
+def test_pictures_are_never_kept_outside_the_data_folder(pixels: str, copied: Audit) -> None:
+    edit(copied.folder / "config.json", pixels=pixels)
+    with pytest.raises(InputError, match=r"config\.json: pixels is wrong"):
+        again()
+
+
+@pytest.mark.parametrize(
+    "name", ["quarantine.parquet", "pairs.parquet", "membership.parquet", "members/r0-f0/config.json"]
+)
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"{}"])
+def test_an_unfinished_audit_with_a_broken_beginning_does_not_finish(name: str, content: bytes, copied: Audit) -> None:
+    (copied.folder / "manifest.json").unlink()
+    (copied.folder / name).unlink()
+    (copied.folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=name):
+        again()
+    assert not copied.finished
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "trajectory.npy", "image.npy"])
+def test_a_member_that_lacks_a_file_or_has_it_of_another_size_is_trained_again(name: str, copied: Audit) -> None:
+    path = copied.folder / "members" / "r0-f0" / name
+    content = path.read_bytes()[:-1]
+    path.unlink()
+    path.write_bytes(content)
+    with pytest.raises(RuntimeError, match="it trains"):
+        again()
+    assert not copied.finished
+    assert [left.name for left in path.parent.iterdir()] == ["config.json"]
+    assert (copied.folder / "members" / "r0-f1" / name).is_file()
+
+
+def test_an_audit_without_its_manifest_is_scored_again_and_no_member_is_trained(copied: Audit) -> None:
+    (copied.folder / "manifest.json").unlink()
+    before = {path: os.stat(path).st_mtime_ns for path in (copied.folder / "members").rglob("*.pt")}
+    again()
+    assert copied.finished
+    assert {path: os.stat(path).st_mtime_ns for path in before} == before

@@ -1,6 +1,5 @@
 """UnitMem over a finished audit: what is in its tables, when they are made again, and what is said when they cannot."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,26 +8,19 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits import unitmem
-from clipmem_core.audits.store import MANIFEST, Audit, write_table
+from clipmem_core.audits.store import MANIFEST, Audit
 from clipmem_core.audits.unitmem import (
     REFERENCES,
     UNITS,
-    drawn,
-    layer_means,
-    measurable,
-    measure_member,
     measure_references,
-    measured_samples,
     read_units,
     run_units,
     say_units,
     table_file,
-    unit_table,
 )
 from clipmem_core.config import InputError
-from clipmem_core.scores.encoders import UnitTally
 from clipmem_core.training.activations import Layers
-from clipmem_core.training.model import Model, build_model
+from clipmem_core.training.model import Model
 from tests.audits.small import Silent
 from tests.conftest import Made
 
@@ -108,60 +100,6 @@ def test_tables_that_are_broken_are_named_and_measured_again(copied: Audit) -> N
     assert [path.read_bytes() for path in paths] == whole
 
 
-def test_samples_are_found_again_all_pairs_first(copied: Audit) -> None:
-    assert measured_samples(copied) == []
-    for name, sample in (("f-0", 7), ("g-0", 20), ("g-0", 0)):
-        run_units(copied, members=[name], sample=sample, screen=Silent())
-    assert measured_samples(copied) == [0, 20, 7]
-    (copied.folder / MANIFEST).unlink()
-    assert measured_samples(copied) == []
-
-
-@pytest.mark.parametrize("content", ["[]", '{"files": {}}', '{"files": {}, "sizes": {}}'])
-def test_a_manifest_that_says_nothing_of_a_member_is_one_line(copied: Audit, content: str) -> None:
-    (copied.folder / MANIFEST).write_text(content)
-    with pytest.raises(InputError, match=r"manifest\.json") as error:
-        read_units(copied)
-    assert "\n" not in str(error.value)
-
-
-def test_the_key_covers_the_checkpoint_the_captions_and_the_training_set(copied: Audit) -> None:
-    first = table_file(copied, "f-0")
-    assert first != table_file(copied, "g-0")
-    assert first != table_file(copied, "f-0", sample=9)
-    for changed in ("members/f-0/checkpoint.pt", "pairs.parquet"):
-        manifest = json.loads((copied.folder / MANIFEST).read_text())
-        kept = manifest["files"][changed]
-        manifest["files"][changed] = "0" * 64
-        (copied.folder / MANIFEST).write_text(json.dumps(manifest))
-        assert table_file(copied, "f-0") != first
-        manifest["files"][changed] = kept
-        (copied.folder / MANIFEST).write_text(json.dumps(manifest))
-    membership = copied.membership
-    membership.loc[0, "f-0"] = not membership.loc[0, "f-0"]
-    membership.to_parquet(copied.folder / "membership.parquet")
-    assert table_file(copied, "f-0") != first
-
-
-def test_layer_means_leave_silent_units_out() -> None:
-    tally = UnitTally(3)
-    values = np.array([[4, 2, 0], [0, 1, 0], [0, 1, 0]], dtype=np.float32)
-    tally.add(np.arange(3), values, np.zeros_like(values))
-    units = unit_table(tally, [1, 2], tower="text", pair_ids=np.array(["a", "b", "c"])).assign(member="m")
-    assert units["pair_id"].tolist()[:2] == ["a", "a"]
-    assert units["pair_id"].isna().tolist() == [False, False, True]
-    means = layer_means(units)
-    assert means[["member", "tower", "layer", "units", "silent"]].to_numpy().tolist() == [
-        ["m", "text", 1, 1, 0],
-        ["m", "text", 2, 2, 1],
-    ]
-    np.testing.assert_allclose(means["unitmem_mean"], [1, 1 / 3])
-    rows = np.arange(100, 200)
-    assert drawn(rows, 10, seed=3).tolist() == drawn(rows, 10, seed=3).tolist() == sorted(drawn(rows, 10, seed=3))
-    assert len(set(drawn(rows, 10, seed=3).tolist())) == 10
-    assert drawn(rows, 500, seed=3) is rows
-
-
 def test_an_encoder_without_units_is_named_and_the_other_measured(
     copied: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,10 +120,6 @@ def test_an_encoder_without_units_is_named_and_the_other_measured(
     refused.add("text")
     with pytest.raises(InputError, match="UnitMem of the image encoder .*; UnitMem of the text encoder"):
         run_units(copied, members=["g-0"], sample=10, screen=screen)
-
-
-def test_both_encoders_of_our_models_can_be_measured() -> None:
-    assert measurable(build_model("tiny", loss="clip", seed=0)) == (["image", "text"], [])
 
 
 def test_wrong_input_is_named(copied: Audit) -> None:
@@ -212,38 +146,6 @@ def test_each_reference_is_measured_on_its_own_pairs(copied: Audit) -> None:
         assert allowed[rows].all(), reference
 
 
-def test_before_training_is_the_model_of_the_members_seed(copied: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A member whose weights were put back to its start has the UnitMem of that reference."""
-    found = measure_references(copied, "g-0", screen=Silent())
-    start = found[found["reference"] == "before training"].drop(columns="reference").reset_index(drop=True)
-    seed = copied.record.seeds["g-0"]
-    monkeypatch.setattr(unitmem, "trained_model", lambda run: build_model("tiny", loss="clip", seed=seed))
-    untrained = measure_member(copied, "g-0", screen=Silent())
-    np.testing.assert_allclose(untrained["unitmem_mean"], start["unitmem_mean"])
-    assert untrained["row"].tolist() == start["row"].tolist()
-
-
-def test_seen_and_unseen_are_equally_many(copied: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, np.ndarray] = {}
-    measure = unitmem.measure_model
-
-    def counted(run: object, model: object, towers: list[str], rows: np.ndarray, **how: object) -> object:
-        asked[str(how["label"])] = rows
-        return measure(run, model, towers, rows, **how)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(unitmem, "measure_model", counted)
-    measure_references(copied, "f-0", screen=Silent())
-    external = int((copied.membership["group"] == "external").sum())
-    sizes = {label: len(rows) for label, rows in asked.items()}
-    assert sizes == {
-        "f-0 before training": int(copied.membership["f-0"].sum()),
-        "f-0 seen": external,
-        "f-0 unseen": external,
-    }
-    measure_references(copied, "f-0", sample=9, screen=Silent())
-    assert {len(rows) for rows in asked.values()} == {9}
-
-
 def test_references_of_the_first_member_are_measured_once_for_each_sample_and_said(
     copied: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,11 +161,3 @@ def test_references_of_the_first_member_are_measured_once_for_each_sample_and_sa
     run_units(copied, members=["g-0"], sample=9, screen=screen)
     say_units(copied, sample=9, screen=screen)
     assert sum("unitmem_mean" in line for line in screen.lines) == 2
-
-
-def test_without_external_pairs_there_is_the_untrained_model_alone(copied: Audit) -> None:
-    membership = copied.membership
-    membership["group"] = membership["group"].replace("external", "shared")
-    write_table(copied.folder / "membership.parquet", membership)
-    found = measure_references(copied, "f-0", sample=9, screen=Silent())
-    assert set(found["reference"]) == {"before training"}

@@ -43,38 +43,10 @@ def test_a_good_audit_can_be_believed_and_needs_no_advice() -> None:
     assert [(c["good"], c["advice"]) for c in verdict["checks"]] == [(True, "")] * 4
 
 
-def test_an_ensemble_tells_how_much_its_members_train_on() -> None:
-    checks = judged(trained_share=0.5)["checks"]
-    assert checks[4]["good"] is True
-    assert checks[4]["sentence"].startswith("Each member trains on 50% of the scored pairs")
-    assert len(judged(trained_share=None)["checks"]) == 4
-
-
-def test_the_reliability_told_is_that_of_the_scores_shown_and_not_of_a_half() -> None:
-    told = judged()["checks"][2]["sentence"]
-    assert "has a reliability of 0.82 (Spearman–Brown)" in told
-    assert "two disjoint halves of the members rank them alike to 0.70" in told
-
-
 # Chance at 5 of 100 is .05, so a tenth of the way from there to 1 is .145.
 @pytest.mark.parametrize(("recall", "good"), [(0.05, False), (0.144, False), (0.146, True), (1.0, True)])
 def test_members_generalise_when_they_retrieve_beyond_chance(recall: float, good: bool) -> None:
     assert check(judged(recall=recall), 0)[0] is good
-
-
-def test_members_that_know_their_pairs_by_heart_alone_get_the_advice_for_it() -> None:
-    verdict = judged(recall=0.06, membership_auroc=0.95)
-    good, advice = check(verdict, 0)
-    assert good is False
-    for remedy in ("captions", "pretrained", "fewer epochs", "smaller model"):
-        assert remedy in advice
-    assert verdict["sentence"] == "Read this audit with care: the members hardly generalise."
-
-
-def test_members_that_learned_nothing_get_the_opposite_advice() -> None:
-    good, advice = check(judged(recall=0.06, membership_auroc=0.56), 0)
-    assert good is False
-    assert "more epochs" in advice
 
 
 @pytest.mark.parametrize(
@@ -109,32 +81,9 @@ def test_the_ranking_is_stable_when_the_scores_shown_are_reliable(reliability: f
         assert "halves of the members rank them alike to 0.12 (Spearman)" in sentence
 
 
-@pytest.mark.parametrize(("protocol", "flag"), [("paper", "--seeds"), ("ensemble", "--members")])
-def test_an_unknown_stability_says_how_to_know_it(protocol: str, flag: str) -> None:
-    verdict = judged(protocol=protocol, ranking_stability=None, ranking_reliability=None)
-    assert flag in check(verdict, 2)[1]
-    assert verdict["sentence"] == (
-        "Nothing speaks against this audit, but not everything could be checked: stability of the ranking is unknown."
-    )
-
-
 @pytest.mark.parametrize(("auroc", "good"), [(0.55, True), (0.54, False), (None, None)])
 def test_memorization_is_measurable_when_seen_pairs_stand_out(auroc: float | None, good: bool | None) -> None:
     assert check(judged(membership_auroc=auroc), 3)[0] is good
-
-
-def test_a_pretrained_start_may_have_seen_the_pairs() -> None:
-    verdict = judged(pretrained="laion2b_s34b_b79k")
-    assert verdict["checks"][4]["good"] is None
-    assert "'laion2b_s34b_b79k', which may have seen these pairs" in verdict["checks"][4]["sentence"]
-    assert "what the start had seen is unknown" in verdict["sentence"]
-
-
-def test_every_failed_check_is_in_the_sentence() -> None:
-    verdict = judged(recall=0.0, ranking_stability=0.1, ranking_reliability=0.2)
-    assert verdict["sentence"] == (
-        "Read this audit with care: the members hardly generalise and the ranking is not stable."
-    )
 
 
 def test_the_verdict_says_which_score_is_for_what_and_keeps_the_numbers(tmp_path: Any) -> None:
@@ -178,8 +127,3 @@ def test_where_a_check_fails_the_queue_says_so_and_why(changes: dict[str, float]
     assert queues(verdict)["clipmem"].sentence.endswith(doubt(verdict))
     assert f"{tone}: {reason}" in verdict["uses"]["misfit"]
     assert uses(verdict) == verdict["uses"]
-
-
-def test_a_check_with_a_name_that_could_be_markup_is_not_repeated() -> None:
-    verdict = {"checks": [{"name": "[x](javascript:alert(1))", "good": False}, {"name": 3, "good": False}, "x"]}
-    assert doubt(verdict) == "Read with care: a check of it fails and a check of it fails."

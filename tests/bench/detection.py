@@ -19,7 +19,7 @@ import tyro
 from scipy.stats import zscore
 
 from clipmem_core import columns as c
-from clipmem_core.audits.results import write_csv
+from clipmem_core.audits.console import write_csv
 from clipmem_core.config import InputError
 from clipmem_core.scores.detection import CONFIDENT_LEARNING, LEMON_OUT, RANDOM, detection_table
 from clipmem_core.studies.benchmark.planting import ROW, K

@@ -19,9 +19,8 @@ import tyro
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.console import RichScreen
+from clipmem_core.audits.console import RichScreen, write_csv
 from clipmem_core.audits.prepare import load_data_set
-from clipmem_core.audits.results import write_csv
 from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import data_folder, preset_config

@@ -23,8 +23,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from clipmem_core import columns as c
-from clipmem_core.audits.locked import Towers, towers_of
-from clipmem_core.audits.settings import resolve
+from clipmem_core.audits.settings import Towers, resolve, towers_of
 from clipmem_core.config import SourceOptions, data_folder, preset_config
 from clipmem_core.features.embed import IMAGE_BATCH, TEXT_BATCH, image_features, text_features
 from clipmem_core.features.towers import Tower

@@ -4,10 +4,9 @@ import dataclasses
 
 import pytest
 
-from clipmem_core.audits.again_measured import Change, Measured
 from clipmem_core.audits.jobs import Job, Task
-from clipmem_core.audits.record import MemberRecord
-from clipmem_core.audits.store import CONFIG, Audit, write_json
+from clipmem_core.audits.reaudit import Change, Measured
+from clipmem_core.audits.store import CONFIG, Audit, MemberRecord, write_json
 from clipmem_core.exports.reaudit import AGAIN, reaudit_task
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_deciding import press

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmem_core.audits.again_measured import Change, Measured, weighed
+from clipmem_core.audits.reaudit import Change, Measured, weighed
 from clipmem_core.audits.setup import grow
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
-from clipmem_core.audits import locked
+from clipmem_core.audits import settings
 from clipmem_core.audits.store import CONFIG, Audit, read_json, write_json
 from clipmem_core.config import InputError
 from clipmem_core.features.towers import minilm
@@ -344,11 +344,11 @@ def test_a_locked_text_tower_and_the_heads_of_members_embed_what_is_searched_for
 ) -> None:
     text = "a drawing of a red boat"
     features = minilm().open().embed([text])
-    before = locked.opened.cache_info().misses
+    before = settings.opened.cache_info().misses
     for member in locked_audit.record.members[:2]:
         wanted = heads_of(locked_audit, member, features)[0]
         np.testing.assert_allclose(embed_text(locked_audit, text, member=member), wanted, atol=1e-5)
-    assert locked.opened.cache_info().misses <= before + 1
+    assert settings.opened.cache_info().misses <= before + 1
 
 
 def test_a_caption_of_a_locked_audit_finds_its_own_pair_and_every_search_works_on_it(locked_audit: Audit) -> None:

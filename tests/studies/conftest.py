@@ -12,7 +12,7 @@ import torch
 
 from clipmem_core.audits import member
 from clipmem_core.audits import run as audits_run
-from clipmem_core.audits.progress import member_progress
+from clipmem_core.audits.status import member_progress
 from clipmem_core.audits.store import Audit
 from clipmem_core.commands import parse
 from clipmem_core.config import AuditConfig

@@ -18,11 +18,11 @@ from torchvision.transforms import functional as tv
 
 from clipmem_core.config import InputError
 from clipmem_core.draws import MASK, TEXT_NOISE, draw_keys, uniforms
+from clipmem_core.mitigations import Batch, EmbeddingNoise, TextMask, drop_words, jitter
 from clipmem_core.training import trainer as loop
-from clipmem_core.training.mitigations import Batch, EmbeddingNoise, HeldOutLevel, TextMask, drop_words, jitter
 from clipmem_core.training.model import autocast, build_model, encode_text, tokenize
 from clipmem_core.training.names import STATE
-from clipmem_core.training.state import Progress
+from clipmem_core.training.state import HeldOutLevel, Progress
 from clipmem_core.training.trainer import Trainer, chosen_captions, epoch_batches, partner_log_probability, train
 from clipmem_core.training.views import TrainingData
 from tests.training.test_resume import Clock, Stopped, assert_same_bits

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipmem_core.config import InputError
+from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training import model as under_test
 from clipmem_core.training.model import (
     Model,
@@ -32,7 +33,6 @@ from clipmem_core.training.model import (
     tokenize,
 )
 from clipmem_core.training.views import FeatureViews
-from clipmem_core.training.vocabulary import can_cut_text
 from tests.training import toys
 from tests.training.toys import draw_data, draw_tokens, view_maker
 

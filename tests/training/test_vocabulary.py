@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 
 from clipmem_core.config import InputError
+from clipmem_core.mitigations import can_cut_text
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
-from clipmem_core.training.vocabulary import Vocabulary, can_cut_text, caption_ends, delete_rows, pairs_with
+from clipmem_core.training.vocabulary import Vocabulary, caption_ends, delete_rows, pairs_with
 
 MODEL: dict[str, Any] = {"text_cfg": {"vocab_size": 12, "context_length": 7}}
 START, END = 10, 11

@@ -1,11 +1,7 @@
-"""One planting of a benchmark: split, plant, train members, and see how well each detector finds what was planted.
-
-A process of some plantings is python -m clipmem_core.studies.benchmark.planting FOLDER PLANTING…
-"""
+"""One planting of a benchmark: split, plant, train members, and see how well each detector finds what was planted."""
 
 import dataclasses
 import functools
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +14,10 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.audits.__main__ import main
-from clipmem_core.audits.locked import Features, Towers, feature_views, features_of, fit_standards, towers_of
+from clipmem_core.audits.locked import Features, feature_views, features_of, fit_standards
 from clipmem_core.audits.member import EVALUATION, build_member, caption_starts, view_maker
 from clipmem_core.audits.prepare import draw_membership
+from clipmem_core.audits.settings import Towers, towers_of
 from clipmem_core.audits.setup import member_seeds
 from clipmem_core.audits.store import write_json, write_table
 from clipmem_core.config import AuditConfig, InputError, data_folder
@@ -276,7 +272,3 @@ def _write(benchmark: Benchmark, piece: Piece, *, scores: pd.DataFrame | None = 
     nothing = {"planted": 0, "judged": 0, "absent": "", "recall": None, "reliability": None}
     empty: dict[str, Any] = {"seconds": {}, "numbers": [], "detectors": {}, "without": {}}
     write_json(benchmark.result(piece), piece._asdict() | nothing | empty | found)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], run_pieces))

@@ -19,8 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import TypedDict
 
-from clipmem_core.audits.console import plain
-from clipmem_core.audits.results import machine_line, write_csv
+from clipmem_core.audits.console import machine_line, plain, write_csv
 from clipmem_core.audits.settings import check_fields, typed, typed_flags
 from clipmem_core.audits.store import PAIRS, Named, read_prepared, read_table
 from clipmem_core.config import AuditConfig, affecting, as_dict

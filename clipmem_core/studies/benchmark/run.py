@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +11,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
-from clipmem_core.audits.executor import Executor, Task, local_processes
+from clipmem_core.audits.executor import Executor, Task, local_processes, program_of
 from clipmem_core.audits.prepare import draw_membership, load_data_set
 from clipmem_core.audits.setup import differing_fields
 from clipmem_core.audits.store import PAIRS, acquire_lock, write_json, write_prepared, write_table
@@ -185,7 +184,7 @@ def left_out(pairs: pd.DataFrame, membership: Membership, config: AuditConfig, s
 def _tower_names(config: AuditConfig) -> list[str]:
     if not settings.opens_towers(config):
         return []
-    from clipmem_core.audits.locked import towers_of
+    from clipmem_core.audits.settings import towers_of
 
     return [record["name"] for record in towers_of(config).records.values()]
 
@@ -197,7 +196,8 @@ def _bring(
     asked = benchmark.asked
     config: AuditConfig = asked["config"]
     if settings.opens_towers(config):
-        from clipmem_core.audits.locked import checked_towers, elsewhere, features_of
+        from clipmem_core.audits.locked import elsewhere, features_of
+        from clipmem_core.audits.settings import checked_towers
 
         screen.say("computing features with the locked towers")
         how: dict[str, Any] = {"pictures": screen.pictures, "captions": screen.captions, "say": screen.say}
@@ -218,5 +218,5 @@ def _task(benchmark: Benchmark, own: Sequence[Piece], number: int, threads: int)
     """Return the task that brings some plantings to their results in a process of its own."""
     folder = benchmark.folder / f"{PROCESSES}-{number}"  # what it says of an error
     folder.mkdir(parents=True, exist_ok=True)
-    program = (sys.executable, "-m", "clipmem_core.studies.benchmark.planting", str(benchmark.folder))
+    program = program_of("clipmem_core.studies.benchmark.planting:run_pieces", benchmark.folder)
     return Task((folder,), program, tuple(piece.name for piece in own), threads, "planting")

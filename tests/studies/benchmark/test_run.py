@@ -12,15 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from clipmem_core.audits.executor import Looks, Task
+from clipmem_core.audits.executor import PROGRAM, Looks, Task, do_work
 from clipmem_core.audits.run import run_audit
 from clipmem_core.commands import main, parse
 from clipmem_core.config import AuditConfig, InputError
-from clipmem_core.features.embed import run_shards
 from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.scores import prevalence
 from clipmem_core.scores.detection import DETECTORS, MISFIT_SECOND
-from clipmem_core.studies.benchmark.planting import run_pieces
 from clipmem_core.studies.benchmark.results import Benchmark, Piece, open_benchmark, write_results
 from clipmem_core.studies.benchmark.run import run_benchmark
 from clipmem_core.training.model import build_model
@@ -47,8 +45,7 @@ def here(tasks: Sequence[Task]) -> Looks:
     process is told."""
     threads = torch.get_num_threads()
     for task in tasks:
-        folder, *names = task.command[3:]
-        {"planting": run_pieces, "shard": run_shards}[task.what](Path(folder), names)
+        do_work(task.command[len(PROGRAM) :])
         torch.set_num_threads(threads)
         yield task
 

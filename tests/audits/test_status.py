@@ -1,19 +1,82 @@
 import json
+import math
 import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from clipmem_core.audits import jobs, lifecycle
+from clipmem_core.audits import status as lifecycle
 from clipmem_core.audits.console import RichScreen
-from clipmem_core.audits.jobs import WAITS, Task, cancel
-from clipmem_core.audits.lifecycle import delete_audit, folder_bytes, list_states, odd_names, rename_audit, state_of
+from clipmem_core.audits.status import (
+    MemberProgress,
+    delete_audit,
+    last_line,
+    list_states,
+    member_progress,
+    rename_audit,
+    state_of,
+    training_seconds_left,
+)
 from clipmem_core.audits.store import Audit, acquire_lock, broken_files, list_audits
 from clipmem_core.config import InputError
 from tests.made_audit import make_audit
-from tests.made_jobs import SCRIPTS, leave_job
+from tests.made_jobs import leave_job
+
+
+def line(step: int, **more: Any) -> str:
+    return json.dumps({"step": step, "steps": 100, "loss": 2.0, "seconds": 5.0, "epoch": 1.0} | more) + "\n"
+
+
+def test_the_last_whole_line_counts(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    assert last_line(log) == {}
+    log.write_text("")
+    assert last_line(log) == {}
+    log.write_text(line(1) + line(2) + '{"step": 3, "ste')
+    assert last_line(log)["step"] == 2
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b"\xff not text\n" * 10_000 + line(7, note="x" * 500).encode())
+    assert last_line(log)["step"] == 7
+
+
+def test_a_members_stage_is_read_off_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "members" / "f-0"
+    folder.mkdir(parents=True)
+    stages = [member_progress(tmp_path, "f-0").stage]
+    for name, content in (("log.jsonl", line(10)), ("checkpoint.pt", ""), ("image.npy", ""), ("text.npy", "")):
+        (folder / name).write_text(content)
+        stages.append(member_progress(tmp_path, "f-0").stage)
+    assert stages == ["waiting", "training", "embedding", "embedding", "done"]
+    assert member_progress(tmp_path, "f-0").step == 10
+
+
+@pytest.mark.parametrize(
+    ("step", "log_probability", "expected"),
+    [(19, -math.log(64), False), (20, -math.log(64), True), (20, -0.9 * math.log(64), False), (0, math.nan, False)],
+)
+def test_a_loss_of_guessing_counts_after_a_fifth_of_the_run(step: int, log_probability: float, expected: bool) -> None:
+    progress = MemberProgress("f-0", "training", step=step, steps=100, log_probability=log_probability)
+    assert progress.at_chance(64) is expected
+
+
+def member(stage: str, step: int, seconds: float) -> MemberProgress:
+    return MemberProgress("m", stage, step=step, steps=100, seconds=seconds)
+
+
+def test_time_left_counts_the_members_that_wait_for_a_place() -> None:
+    # Two side by side, with 30 and 60 s to go; the others take (40 + 120) / 2 = 80 s each: 30 + 80 and 60 + 80.
+    training = [member("training", 25, 10.0), member("training", 50, 60.0)]
+    assert training_seconds_left(training) == 60
+    assert training_seconds_left([*training, member("waiting", 0, 0.0)]) == 30 + 80
+    assert training_seconds_left([*training, member("waiting", 0, 0.0), member("waiting", 0, 0.0)]) == 60 + 80
+    assert training_seconds_left([member("embedding", 100, 40.0), member("waiting", 0, 0.0)]) == 40
+    assert math.isnan(training_seconds_left([member("waiting", 0, 0.0)]))
+    assert math.isnan(training_seconds_left([member("done", 100, 40.0)]))
+    assert MemberProgress("f-0", "training", step=25, steps=100, seconds=10.0).seconds_left == 30
+    assert math.isnan(MemberProgress("f-0", "waiting").seconds_left)
 
 
 @pytest.fixture
@@ -37,13 +100,6 @@ def test_a_renamed_audit_is_finished_whole_and_named_anew(data: Path, audit: Aud
     assert renamed.record.name == "new"
     assert (renamed.folder / "config.json").stat().st_mtime_ns == before
     assert [path.name for path in (data / "jobs").iterdir()] == ["new"]
-
-
-def test_an_unfinished_audit_stays_unfinished(audit: Audit) -> None:
-    (audit.folder / "manifest.json").unlink()
-    renamed = rename_audit("old", "new")
-    assert not renamed.finished
-    assert renamed.record.name == "new"
 
 
 @pytest.mark.parametrize(
@@ -74,20 +130,6 @@ def test_an_audit_at_work_is_left_alone(data: Path, audit: Audit, act: object) -
         act()
     assert names() == ["old"]
     assert audit.finished
-
-
-@pytest.mark.parametrize("act", [lambda: rename_audit("absent", "new"), lambda: delete_audit("absent")])
-def test_an_audit_that_does_not_exist_is_named(audit: Audit, act: object) -> None:
-    with pytest.raises(InputError, match="there is no audit 'absent'"):
-        act()
-
-
-@pytest.mark.parametrize("content", ["[]", "{}", '{"files": 3}'])
-def test_a_manifest_that_lists_no_files_is_told_before_anything_changes(audit: Audit, content: str) -> None:
-    (audit.folder / "manifest.json").write_text(content)
-    with pytest.raises(InputError, match=r"manifest\.json.* delete it and run the audit again"):
-        rename_audit("old", "new")
-    assert names() == ["old"]
 
 
 @pytest.mark.parametrize("step", range(4))
@@ -124,12 +166,6 @@ def test_deleting_frees_what_it_says_and_leaves_decisions_alone(data: Path, audi
     assert (data / "sets" / "old" / "images").is_dir()
 
 
-def test_a_job_that_never_became_an_audit_can_be_deleted(data: Path) -> None:
-    leave_job(data / "jobs" / "refused", said="done\n")
-    assert delete_audit("refused") > 0
-    assert list((data / "jobs").iterdir()) == []
-
-
 def test_a_kill_while_deleting_leaves_no_half_of_an_audit(data: Path, audit: Audit) -> None:
     def killed(folder: Path, **options: object) -> None:
         if folder.exists():
@@ -147,31 +183,6 @@ def test_a_kill_while_deleting_leaves_no_half_of_an_audit(data: Path, audit: Aud
     assert [path for path in (data / "audits").iterdir() if path.is_dir()] == []
 
 
-def test_an_audit_that_lies_elsewhere_is_only_unlinked(data: Path, tmp_path: Path) -> None:
-    elsewhere = make_audit(tmp_path / "disk", "old").folder
-    (data / "audits").mkdir(parents=True)
-    (data / "audits" / "old").symlink_to(elsewhere)
-    assert delete_audit("old") == 0
-    assert not (data / "audits" / "old").is_symlink()
-    assert (elsewhere / "manifest.json").is_file()
-
-
-def test_the_size_of_a_folder_is_that_of_its_files(tmp_path: Path) -> None:
-    assert folder_bytes(tmp_path / "absent") == 0
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "one").write_bytes(b"x" * 10)
-    (tmp_path / "a" / "b" / "two").write_bytes(b"x" * 5)
-    (tmp_path / "a" / "link").symlink_to("/nowhere")
-    assert folder_bytes(tmp_path / "a") == 15 + len("/nowhere")
-
-
-def test_the_new_manifest_lists_the_same_files(audit: Audit) -> None:
-    before = json.loads((audit.folder / "manifest.json").read_text())["files"]
-    after = json.loads((rename_audit("old", "new").folder / "manifest.json").read_text())["files"]
-    assert {name for name in before if before[name] != after[name]} == {"config.json"}
-    assert before.keys() == after.keys()
-
-
 def unfinished(data: Path, name: str = "made", *, age: float = 1000) -> Audit:
     audit = make_audit(data, name)
     (audit.folder / "manifest.json").unlink()
@@ -186,14 +197,6 @@ def member_files(audit: Audit, *names: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             (folder / name).write_text("{}")
-
-
-def test_a_finished_audit_is_done_whatever_its_job_says(data: Path) -> None:
-    make_audit(data)
-    assert state_of("made").word == lifecycle.DONE
-    leave_job(data / "jobs" / "made", exit_code=0)
-    assert state_of("made").word == lifecycle.DONE
-    assert not state_of("made").at_work
 
 
 def test_a_running_job_shows_the_stage_it_is_in(data: Path) -> None:
@@ -225,49 +228,6 @@ def test_a_running_job_shows_the_stage_it_is_in(data: Path) -> None:
     member_files(audit, "text.npy")
     assert state_of("made").word == lifecycle.SCORING
     assert state_of("made").at_work
-
-
-def test_a_job_that_was_asked_to_end_is_cancelling_until_it_has(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "PROGRAM", SCRIPTS)
-    task = Task(data / "jobs" / "made", ["audit", "import time; time.sleep(60)"])
-    job = task.start()
-    (job.folder / "cancel").touch()
-    assert (state_of("made").word, state_of("made").at_work) == (lifecycle.CANCELLING, True)
-    cancel(job)
-    while job.running:
-        time.sleep(0.02)
-    assert state_of("made").word == lifecycle.CANCELLED
-    job = task.start()
-    assert state_of("made").word == lifecycle.PREPARING
-    cancel(job)
-    assert job.cancelling or not job.running
-
-
-def test_a_job_behind_another_waits_also_for_a_finished_audit_that_is_to_grow(data: Path) -> None:
-    make_audit(data)
-    leave_job(data / "jobs" / "made", running=True, said=f"{WAITS}\n")
-    assert state_of("made").word == lifecycle.WAITING
-
-
-@pytest.mark.parametrize(
-    ("exit_code", "word"),
-    [
-        (2, lifecycle.STOPPED),
-        (None, lifecycle.STOPPED),
-        (130, lifecycle.CANCELLED),
-        (0, lifecycle.PAUSED),
-    ],
-)
-def test_an_ended_job_says_how_it_ended(data: Path, exit_code: int | None, word: str) -> None:
-    unfinished(data)
-    leave_job(data / "jobs" / "made", exit_code=exit_code)
-    assert state_of("made").word == word
-
-
-def test_a_folder_that_was_copied_without_its_manifest_is_not_finished_and_nobody_works_on_it(data: Path) -> None:
-    audit = unfinished(data)
-    shutil.copytree(audit.folder, audit.folder.with_name("copied"), copy_function=shutil.copyfile)  # with new times
-    assert state_of("made").word == state_of("copied").word == lifecycle.PAUSED
 
 
 def test_an_audit_that_is_held_is_at_work_elsewhere_however_long_nothing_was_written(data: Path) -> None:
@@ -302,13 +262,3 @@ def test_all_are_listed_those_at_work_first(data: Path) -> None:
         ("new", lifecycle.DONE),
         ("old", lifecycle.DONE),
     ]
-
-
-def test_names_that_no_audit_can_have_are_told_apart(data: Path) -> None:
-    make_audit(data, "good")
-    shutil.copytree(data / "audits" / "good", data / "audits" / "[x](javascript:alert(1))")
-    shutil.copytree(data / "audits" / "good", data / "audits" / ".good.deleted")
-    (data / "jobs" / "a b").mkdir(parents=True)
-    (data / "jobs" / "a b" / "job.json").write_text("{}")
-    assert [state.audit.name for state in list_states()] == ["good"]
-    assert odd_names() == ["[x](javascript:alert(1))"]

@@ -13,11 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from clipmem_core.columns import ALIGNMENT
 from clipmem_core.draws import COLOUR, IMAGE_NOISE, MASK, TEXT_NOISE, normals, uniforms
-from clipmem_core.facts import Slider, option
-from clipmem_core.scores.alignment import external_means, pair_terms
-from clipmem_core.training.vocabulary import can_cut_text, find_ends, leave_out, words_of
+from clipmem_core.facts import InputError, Slider, option
 
 if TYPE_CHECKING:  # the config imports this module, and few of its readers need torch
     from torch import Tensor
@@ -25,7 +22,7 @@ if TYPE_CHECKING:  # the config imports this module, and few of its readers need
 AHEAD_GROUP = "Only for pairs that run ahead"
 _WHO = "A pair runs ahead when it is aligned better than most pairs that nobody trains on."
 _NOISES = ("text_noise", "image_noise", "adaptive_noise")
-_ADAPTIVE = ("adaptive_noise", "adaptive_mask", "adaptive_rest")
+ADAPTIVE = ("adaptive_noise", "adaptive_mask", "adaptive_rest")
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,7 +258,7 @@ def drop_words(tokens: np.ndarray, ends: np.ndarray, share: np.ndarray, draws: n
 
 @mitigation(group="Text", trained="text")
 class RareTokens(Mitigation):
-    """Tokens of few trained pairs are not read; `vocabulary.Vocabulary` leaves them out of captions."""
+    """Tokens of few trained pairs are not read; `training.vocabulary.Vocabulary` leaves them out of captions."""
 
     text_min_df: int = option(
         0,
@@ -415,7 +412,7 @@ class Rest(Mitigation):
         "a pair is ahead when its alignment is above this quantile of the external pairs'",
         gt=0,
         lt=1,
-        modifies=_ADAPTIVE,
+        modifies=ADAPTIVE,
         part="ahead",
         slider=Slider(0.05, 0.99, 0.01, 0.5),
     )
@@ -423,7 +420,7 @@ class Rest(Mitigation):
         2,
         "epochs between two looks at the external pairs",
         ge=1,
-        modifies=_ADAPTIVE,
+        modifies=ADAPTIVE,
         part="ahead",
         slider=Slider(1, 10, 1, 2),
     )
@@ -432,59 +429,43 @@ class Rest(Mitigation):
         return 1 - batch.strength(0, self.adaptive_rest) if self.adaptive_rest else None
 
 
-class HeldOutLevel:
-    """The alignment level of the external pairs, and which trained pairs are ahead of it.
+def can_cut_text(model: Any) -> bool:
+    """Tell whether text may be cut to the batch's longest caption: causal tower that pools at the end token."""
+    return (
+        hasattr(model, "transformer")
+        and getattr(model, "attn_mask", None) is not None
+        and getattr(model, "text_pool_type", "") in ("argmax", "eos")
+    )
 
-    Alignment grows for all pairs while a model learns; what it grows beyond that of held-out pairs is memorized. So
-    every few epochs the external pairs are embedded, one view and one caption each, and a quantile of their alignments
-    is the level. A trained pair is ahead from the step that sees it above that level until one that sees it below.
-    The trained pairs' embeddings are those of the training step.
+
+def find_ends(tokens: np.ndarray, *, known: bool, end: int | None, flags: str) -> np.ndarray:
+    """Return the place of each caption's end token, the one that the text encoder pools at, int64 [n_captions].
+
+    Args:
+        tokens: [n_captions, context_length].
+        known: whether the text encoder is one that reads up to an end token.
+        end: that token; None where it is the one with the highest number.
+        flags: the settings that need to know what is a word.
+
+    Raises:
+        InputError: it is not.
     """
+    if not known:
+        raise InputError(
+            f"{flags} need a text encoder that reads up to an end token: "
+            "take one of open_clip's own, such as --model small, or leave them at 0"
+        )
+    return tokens.argmax(axis=1) if end is None else (tokens == end).argmax(axis=1)
 
-    MIN_EXTERNAL = 2  # a pair leaves itself out of the means
 
-    def __init__(self, n_pairs: int, quantile: float, every: int) -> None:
-        self.quantile, self.every = quantile, every
-        self.ahead = np.zeros(n_pairs, dtype=bool)
-        self.level = math.inf  # no pair is ahead before the first measurement
-        self.means: tuple[Any, ...] = ()  # ν_I and ν_T, float32 [dim] each
+def words_of(tokens: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return which tokens lie between start and end token, bool [n, context_length]; `ends` as of `find_ends`."""
+    place = np.arange(tokens.shape[1])
+    return (place > 0) & (place < ends[:, None])
 
-    @classmethod
-    def of(cls, config: Any, n_pairs: int) -> "HeldOutLevel | None":
-        """Return the level that a config's adaptive mitigations need; None if all of them are off."""
-        adaptive = any(getattr(config, name) for name in _ADAPTIVE)
-        return cls(n_pairs, config.adaptive_quantile, config.adaptive_every) if adaptive else None
 
-    def due(self, epoch: int) -> bool:
-        """Return whether the external pairs are measured before this epoch; never before the first."""
-        return epoch > 0 and epoch % self.every == 0
-
-    def measure(self, image: "Tensor", text: "Tensor") -> None:
-        """Set the level from the unit vectors of the external pairs, [n_external, dim] each."""
-        import torch
-
-        if len(image) < self.MIN_EXTERNAL:
-            return
-        own, other = image.float().cpu().numpy(), text.float().cpu().numpy()
-        everyone = np.ones(len(own), dtype=bool)
-        self.level = float(np.quantile(pair_terms(own, other, everyone)[ALIGNMENT], self.quantile))
-        self.means = tuple(torch.from_numpy(mean.astype(np.float32)) for mean in external_means(own, other, everyone))
-
-    def compare(self, rows: np.ndarray, image: "Tensor", text: "Tensor") -> None:
-        """Update which pairs of a batch are ahead, from their unit vectors in this step, [n, dim] each."""
-        if math.isinf(self.level):
-            return
-        image_mean, text_mean = (mean.to(image.device) for mean in self.means)
-        alignment = (image * text).sum(dim=1) - image @ text_mean - text @ image_mean
-        self.ahead[rows] = (alignment > self.level).cpu().numpy()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
-        import torch
-
-        return {"ahead": torch.from_numpy(self.ahead), "level": self.level, "means": self.means}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        self.ahead, self.level = state["ahead"].cpu().numpy(), state["level"]
-        self.means = tuple(state["means"])
+def leave_out(tokens: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    """Leave tokens out, [n, context_length]: what follows moves up, and zeros come after."""
+    order = gone.argsort(axis=1, kind="stable")
+    kept = np.arange(tokens.shape[1]) < tokens.shape[1] - gone.sum(axis=1)[:, None]
+    return np.where(kept, np.take_along_axis(tokens, order, axis=1), 0).astype(tokens.dtype)

@@ -78,16 +78,8 @@ class _Common:
 def measure(audit: Audit, again: Audit, screen: Screen) -> Measured | None:
     """Compare an audit with that of its cleaned data set.
 
-    Args:
-        audit: the first.
-        again: of the cleaned data set, with the same members.
-        screen: told what is done.
-
     Returns:
         None where fewer than ten external pairs are in both with the same captions.
-
-    Raises:
-        InputError: a file of either audit is gone that is needed to embed external captions.
     """
     pairs, pairs_again = audit.pairs.set_index(c.PAIR_ID), again.pairs.set_index(c.PAIR_ID)
     common = _common(pairs, pairs_again, membership_of(again.membership))
