@@ -149,7 +149,7 @@ def draw_means(audit: Audit) -> None:
     by = choose_segment("By", WHAT, parameter=BY, key=BY_KEY)
     means = encoder_means(audit, by=by, limit=LABELS_SHOWN, groups=GROUPS if by == GROUP else MEMORIZED)
     if means["mean"].isna().all() or set(means["name"]) <= {NOT_PLANTED}:
-        st.info(f"No pair of this audit has contributions and the column {WHAT[by].lower()}.", icon=":material/info:")
+        st.info(f"No pair of this audit has contributions and a value of {WHAT[by].lower()}.", icon=":material/info:")
         return
     null = encoder_means(audit, by=GROUP, groups=[EXTERNAL])
     st.plotly_chart(

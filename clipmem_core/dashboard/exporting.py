@@ -81,7 +81,8 @@ def _draw_contents(audit: Audit, format: str) -> None:
     """Draw what an export would hold as things stand."""
     counts = count_decisions(audit)
     total = sum(counts.values())
-    kept = f"{total - counts[REMOVE]:,} pairs kept, {counts[REMOVE]:,} removed, {counts[RECAPTION]:,} captions changed."
+    removed, changed = counts[REMOVE], counts[RECAPTION]
+    kept = f"{total - removed:,} pairs kept, {removed:,} removed, {changed:,} with changed captions."
     if is_planted(audit):
         kept = f"{total:,} pairs with their own captions, not the injected errors, without the pairs you removed."
     held = {
