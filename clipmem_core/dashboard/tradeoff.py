@@ -5,7 +5,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -241,8 +241,7 @@ def draw_table(compared: pd.DataFrame, *, over: str, reference: str = NONE, chos
     styled = table.style.apply(lambda column: [CHOSEN_SHADE if arm == chosen else "" for arm in table[ARM]])
     for row, shown in enumerate(texts.to_dict("records")):  # texts over the numbers, by which the columns sort
         for head, text in shown.items():
-            show: Callable[[object], str] = lambda _, text=text: text
-            styled = styled.format(show, subset=([row], [head]))
+            styled = styled.format(text.replace("{", "{{").replace("}", "}}"), subset=([row], [head]))
     configured: dict[str, Any] = {
         column.head: st.column_config.NumberColumn(column.head, help=column.help)
         for column in COLUMNS.values()
