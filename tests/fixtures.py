@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -295,7 +296,7 @@ def make_benchmark(name: str, *, root: str, fingerprint: str = "another", planti
     benchmark, rng = benchmark_of(name), np.random.default_rng(0)
     (benchmark.folder / "plantings").mkdir(parents=True)
     config = as_dict(preset_config("tiny")) | {"members": 4}
-    asked: dict[str, object] = {"source": "scenes", "root": root, "config": config, "dataset_fingerprint": fingerprint}
+    asked: dict[str, Any] = {"source": "scenes", "root": root, "config": config, "dataset_fingerprint": fingerprint}
     asked |= {"pairs": 300, "captions": 1500, "left_out": {}, "towers": [], "machine": machine()}
     asked |= {"misfit": MISFIT_FORMULA}
     write_json(benchmark.folder / BENCHMARK, asked | {"versions": versions()})
