@@ -12,9 +12,8 @@ from clipmem_core.dashboard.plain import cut, show_text
 from clipmem_core.dashboard.thumbnails import alt_text, start_thumbnails
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.checks import check_counts, lookalike_groups
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
-from clipmem_core.review.rows import audit_root
+from clipmem_core.review.rows import audit_root, check_counts, lookalike_groups
 from clipmem_core.review.selection import Selection
 
 GROUP_PAGE = "group"  # in the address

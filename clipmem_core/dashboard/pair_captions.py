@@ -14,8 +14,8 @@ from clipmem_core.dashboard.errors import LIMIT, one_line
 from clipmem_core.dashboard.plain import as_html, cut, show_text
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.cards import PairCard, caption_scores
-from clipmem_core.review.checks import failed_checks
 from clipmem_core.review.decisions import REMOVE, Edit, open_review
+from clipmem_core.review.rows import failed_checks
 
 CAPTION_LIMIT = 600
 FULL_LIMIT = 5000

@@ -6,8 +6,8 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard.address import peek_selection, write_selection
 from clipmem_core.dashboard.deciding import Notice, in_turn
 from clipmem_core.review.decisions import open_review
+from clipmem_core.review.log import LONGEST, save_view, saved_views
 from clipmem_core.review.selection import Selection, from_parameters, to_parameters
-from clipmem_core.review.tags import LONGEST, save_view, saved_views
 
 NAME, CHOSEN = "view-name", "view-chosen"
 

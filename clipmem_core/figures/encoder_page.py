@@ -23,7 +23,7 @@ from clipmem_core.figures.layout import (
     laid_out,
     short_name,
 )
-from clipmem_core.review.contributions import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
+from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
 from clipmem_core.studies.store import EPOCH
 
 NAME_LENGTH = 20  # leaves space for the dots on a telephone

@@ -45,6 +45,8 @@ from clipmem_core.review.tables import (
     sound,
     version_of,
 )
+from clipmem_core.studies.arm import Decided
+from clipmem_core.studies.store import StudyFolder
 
 __all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE"]  # of the log; the rest is here
 FOR_OTHER = "for_other_captions"
@@ -152,9 +154,6 @@ class Review:
             seen: the pair's `entry` when it was shown, 0 for none; of many pairs, the log's position then. The last
                 that somebody said since is reported as overtaken; the decision is written all the same.
             apart: whether it tells nothing of whether the captions are right, as of look-alikes.
-
-        Raises:
-            InputError: the decision, its captions or a text cannot be, or the log cannot be written.
         """
         ids = dict.fromkeys(pair_ids)
         if not ids:
@@ -168,16 +167,7 @@ class Review:
         return Outcome(added.event, added.pairs, _decision(found[0]) if overtaken else None, first=added.first)
 
     def edit(self, edits: Mapping[str, Edit], *, audit: str = "", apart: bool = False) -> Outcome:
-        """Recaption pairs, each with captions of its own, in one event; those decided on since stay as they are.
-
-        Args:
-            edits: pair id → its new captions.
-            audit: the name of the audit that was looked at.
-            apart: as in `decide`.
-
-        Raises:
-            InputError: there is none, captions cannot be, or the log cannot be written; then nothing is.
-        """
+        """Recaption pairs, each with captions of its own, in one event; those decided on since stay as they are."""
         if not edits:
             raise InputError("no caption is to be changed: choose what to change")
         texts = {pair_id: captions_to_store(RECAPTION, edit.captions) for pair_id, edit in edits.items()}
@@ -197,14 +187,8 @@ class Review:
     def undo(self, event: int | None = None) -> Outcome | None:
         """Bring back what stood before an event, for those of its pairs that nobody decided on since.
 
-        Args:
-            event: a decision or an undo of the history; None for the last decision that stands.
-
         Returns:
             None where there is nothing to undo. Where every pair was decided on since, nothing is written.
-
-        Raises:
-            InputError: the event is not in the log, or the log cannot be written.
         """
         events = self.count_events()
         if event is not None and not 1 <= event <= events:
@@ -326,11 +310,7 @@ def standing(log: Connection, pair_id: str, judged: int) -> tuple[str, ...]:
 
 
 def open_review(audit: Audit) -> Review:
-    """Return the decisions on the data set of an audit.
-
-    Raises:
-        InputError: the audit's config is missing or broken, or names no data set.
-    """
+    """Return the decisions on the data set of an audit."""
     return review_of(audit.record.dataset_fingerprint, audit.folder / PAIRS)
 
 
@@ -350,11 +330,7 @@ def decision_words(decision: str | None, for_other: str | None) -> str:
 
 
 def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
-    """Return the captions of a decision as they are stored, a JSON list.
-
-    Raises:
-        InputError: the decision, or its captions, cannot be.
-    """
+    """Return the captions of a decision as they are stored, a JSON list."""
     if decision is not None and decision not in CHOICES:
         raise InputError(f"decision {decision!r} is unknown: choose {', '.join(CHOICES)} or none")
     if captions and decision != RECAPTION:
@@ -452,3 +428,21 @@ def _read_on(audit: Audit, known: Codes, entries: list[tuple[str, str | None, in
     for values in (codes, kept_apart):
         values.flags.writeable = False
     return replace(known, entry=numbers[-1], codes=codes, apart=kept_apart)
+
+
+def decided_of(dataset_fingerprint: str, pairs: Path | pa.Table | None = None) -> Decided:
+    """Return what a person decided on a data set up to now; pairs to keep are not in it."""
+    table = review_of(dataset_fingerprint, pairs).table()
+    removed, recaptioned = (table[table["decision"] == decision] for decision in (REMOVE, RECAPTION))
+    captions = {str(id_): tuple(own) for id_, own in zip(recaptioned[PAIR_ID], recaptioned[CAPTIONS], strict=True)}
+    return Decided(frozenset(removed[PAIR_ID].astype(str)), captions)
+
+
+def decided_for(study: StudyFolder) -> Decided:
+    """Return what a person decided on the data set of a study up to now.
+
+    All audits with the same pairs share these decisions: one that was made with another `--captions`, or with
+    `--drop-lookalikes` where the study was made without, has its own.
+    """
+    pairs = study.audit(study.asked["reference"]).folder / PAIRS
+    return decided_of(study.dataset_fingerprint, pairs if pairs.is_file() else None)

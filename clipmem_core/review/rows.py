@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from clipmem_core.audits.checks import LOOKALIKE_OF, ensure_checks, kept_checks
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
 from clipmem_core.columns import (
     CAPTIONS,
@@ -26,8 +27,9 @@ from clipmem_core.columns import (
     REVIEW_PLACE,
 )
 from clipmem_core.config import InputError
-from clipmem_core.review.checks import rows_failing
+from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
+from clipmem_core.review.log import tagged_pairs, tags_position
 from clipmem_core.review.maps import map_file
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import (
@@ -40,7 +42,6 @@ from clipmem_core.review.selection import (
     RANDOM,
     UNDECIDED,
     Outline,
-    Range,
     Selection,
 )
 from clipmem_core.review.tables import (
@@ -56,7 +57,6 @@ from clipmem_core.review.tables import (
     number,
     sound,
 )
-from clipmem_core.review.tags import tagged_pairs, tags_position
 from clipmem_core.review.wrong_captions import known_count
 from clipmem_core.scores.registry import BY_NAME, QUEUE, SECOND_NOTE, scores_in
 
@@ -82,12 +82,7 @@ class Neighbours:
 
 
 def count_pairs(audit: Audit, selection: Selection) -> int:
-    """Return how many pairs a selection holds. A pair without the score that orders is not among them.
-
-    Raises:
-        ValueError: the selection names a column that there is not.
-        InputError: a file of the audit is missing, broken, or does not fit the others.
-    """
+    """Return how many pairs a selection holds. A pair without the score that orders is not among them."""
     return len(_rows(audit, selection))
 
 
@@ -102,12 +97,6 @@ def find_rows(audit: Audit, selection: Selection, *, page: int, size: int) -> li
 
     Independent pairs alone are ordered by −clipmem: it is g that learned them, so theirs is negative. `ascending` turns
     either order round.
-
-    Args:
-        audit: a finished audit.
-        selection: which pairs, in which order.
-        page: 1 is the first; one beyond the last is empty.
-        size: pairs on a page.
     """
     start = (max(page, 1) - 1) * size
     return _rows(audit, selection)[start : start + size].tolist()
@@ -172,7 +161,9 @@ def _rows_at(
     """Find a selection's rows, once for every state of the files and of the log, which `moment` tells apart."""
     mask = _mask(audit, replace(selection, order=CLIPMEM, ascending=False, decision="", tag=""), map_path)
     if selection.tag:
-        mask = mask & _tagged(audit, selection.tag)
+        tagged = np.zeros(len(mask), bool)
+        tagged[_rows_of(audit, tagged_pairs(open_review(audit).path, selection.tag))] = True
+        mask = mask & tagged
     if selection.decision:
         codes = decided(audit).codes
         wanted = {UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
@@ -181,13 +172,6 @@ def _rows_at(
     rows = order[mask[order]]
     rows.flags.writeable = False
     return rows
-
-
-def _tagged(audit: Audit, tag: str) -> np.ndarray:
-    """Return which pairs have a tag, bool [n_pairs]."""
-    tagged = np.zeros(count_pairs_of(audit), bool)
-    tagged[_rows_of(audit, tagged_pairs(open_review(audit).path, tag))] = True
-    return tagged
 
 
 def _order(audit: Audit, selection: Selection) -> np.ndarray:
@@ -242,7 +226,7 @@ def _mask(audit: Audit, selection: Selection, map_path: Path | None) -> np.ndarr
 
 
 def _rows_of_conditions(audit: Audit, selection: Selection, map_path: Path | None) -> Iterator[np.ndarray]:
-    for name, clauses in ((SCORES, _score_clauses(selection)), (PAIRS, _pair_clauses(selection))):
+    for name, clauses in _clauses(selection).items():
         if clauses:
             where = " AND ".join(clause for clause, _ in clauses)
             values = [value for _, listed in clauses for value in listed]
@@ -257,25 +241,22 @@ def _rows_of_conditions(audit: Audit, selection: Selection, map_path: Path | Non
         yield hits(audit, selection)[0]
 
 
-def _score_clauses(selection: Selection) -> Clauses:
-    group: Clauses = [(f'"{GROUP}" = ?', [selection.group])] if selection.group else []
-    return [*group, *(clause for given in selection.ranges for clause in _range_clauses(given))]
-
-
-def _range_clauses(given: Range) -> Clauses:
-    if given.column not in BY_NAME:
-        raise ValueError(f"range must be of one of {', '.join(BY_NAME)}, not {given.column!r}")
-    value = number(given.column)
-    ends = ((">=", given.low), ("<=", given.high))
-    bounds: Clauses = [(f"{value} {sign} ?", [end]) for sign, end in ends if end is not None]
-    return [(f"isfinite({value})", []), *bounds] if bounds else []
-
-
-def _pair_clauses(selection: Selection) -> Clauses:
-    label: Clauses = [(f'"{LABEL}" = ?', [selection.label])] if selection.label else []
+def _clauses(selection: Selection) -> dict[str, Clauses]:
+    """Return a selection's conditions on the columns of scores.parquet and of pairs.parquet."""
+    scores: Clauses = [(f'"{GROUP}" = ?', [selection.group])] if selection.group else []
+    for wanted in selection.ranges:
+        if wanted.column not in BY_NAME:
+            raise ValueError(f"range must be of one of {', '.join(BY_NAME)}, not {wanted.column!r}")
+        value = number(wanted.column)
+        ends = [(sign, end) for sign, end in ((">=", wanted.low), ("<=", wanted.high)) if end is not None]
+        scores += [(f"isfinite({value})", [])] if ends else []
+        scores += [(f"{value} {sign} ?", [end]) for sign, end in ends]
+    pairs: Clauses = [(f'"{LABEL}" = ?', [selection.label])] if selection.label else []
     if selection.planted in (ANY, NONE):
-        return [*label, (f'"{PLANTED}" IS {"NOT " if selection.planted == ANY else ""}NULL', [])]
-    return [*label, (f'"{PLANTED}" = ?', [selection.planted])] if selection.planted else label
+        pairs.append((f'"{PLANTED}" IS {"NOT " if selection.planted == ANY else ""}NULL', []))
+    elif selection.planted:
+        pairs.append((f'"{PLANTED}" = ?', [selection.planted]))
+    return {SCORES: scores, PAIRS: pairs}
 
 
 def _rows_with(audit: Audit, words: str) -> np.ndarray:
@@ -288,8 +269,7 @@ def _rows_with(audit: Audit, words: str) -> np.ndarray:
 
 @kept(2, PAIRS)
 def _folded_captions(audit: Audit) -> duckdb.DuckDBPyConnection:
-    """Return a database with one text a pair, some 150 bytes: its captions, one below the other, so that no word
-    reaches from one into the next."""
+    """Return a database with one text a pair, some 150 bytes: its captions, one below the other, so that no word"""
     text = _folded(f"array_to_string({CAPTIONS}, chr(10))")
     return load(audit.folder / PAIRS, f"SELECT {ROW}::INTEGER AS place, {text} AS text FROM parquet", into="captions")
 
@@ -432,3 +412,46 @@ def _rows_of(audit: Audit, ids: Iterable[str]) -> np.ndarray:
     asked = pa.table({"asked_id": pa.array(ids, pa.string())})
     query = f'SELECT {ROW} FROM parquet JOIN asked ON "{PAIR_ID}" = asked_id'
     return fetch_columns(audit.folder / PAIRS, query, asked=asked)[ROW]
+
+
+def check_counts(audit: Audit) -> dict[str, int | None]:
+    """Return how many pairs each check finds, by its name in the order of `CHECKS`; None where it is not known."""
+    return _counts(audit, ensure_checks(audit))
+
+
+@kept(8, PAIRS, paths=lambda audit, path: (path,))
+def _counts(audit: Audit, path: Path) -> dict[str, int | None]:
+    columns = ", ".join(f'CASE WHEN count("{name}") > 0 THEN count_if("{name}") END' for name in CHECKS)
+    found = fetch_rows(path, f"SELECT {columns} FROM parquet")[0]
+    return dict(zip(CHECKS, found, strict=True))
+
+
+def rows_failing(audit: Audit, name: str) -> np.ndarray:
+    """Return the rows of the pairs that a check finds."""
+    if name not in CHECKS:
+        raise ValueError(f"check must be one of {', '.join(CHECKS)}, not {name!r}")
+    return fetch_columns(ensure_checks(audit), f'SELECT {ROW} FROM parquet WHERE "{name}"')[ROW]
+
+
+def failed_checks(audit: Audit, row: int) -> list[str]:
+    """Return the names of the checks that find a pair; none where the checks have not been made yet."""
+    path = kept_checks(audit)
+    if path is None:
+        return []
+    columns = ", ".join(f'"{name}"' for name in CHECKS)
+    found = fetch_rows(path, f"SELECT {columns} FROM parquet WHERE {ROW} = ?", [row])
+    return [name for name, flag in zip(CHECKS, *found, strict=True) if flag]
+
+
+def lookalike_groups(audit: Audit) -> list[list[int]]:
+    """Return the rows of each group of look-alikes, the largest group first, then in the order of the tables."""
+    return _groups(audit, ensure_checks(audit))
+
+
+@kept(4, PAIRS, paths=lambda audit, path: (path,))
+def _groups(audit: Audit, path: Path) -> list[list[int]]:
+    query = f"""
+        SELECT list({ROW} ORDER BY {ROW}) AS rows FROM parquet WHERE {LOOKALIKE_OF} IS NOT NULL
+        GROUP BY {LOOKALIKE_OF} HAVING len(rows) > 1 ORDER BY len(rows) DESC, rows[1]
+    """
+    return [rows for (rows,) in fetch_rows(path, query)]

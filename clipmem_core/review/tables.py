@@ -41,11 +41,7 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
 
 
 def stamp(path: Path) -> Stamp:
-    """Return what changes whenever a file is replaced or written to; whatever was made from it is kept under that.
-
-    Raises:
-        InputError: there is no such file.
-    """
+    """Return what changes whenever a file is replaced or written to; whatever was made from it is kept under that."""
     try:
         status = path.stat()
     except OSError:
@@ -84,11 +80,7 @@ def kept(
 
 @kept(64, SCORES, PAIRS)
 def count_pairs_of(audit: Audit) -> int:
-    """Return the number of pairs of an audit.
-
-    Raises:
-        InputError: its scores and pairs are not equally many.
-    """
+    """Return the number of pairs of an audit."""
     count = count_rows(audit.folder / SCORES)
     if count != count_rows(audit.folder / PAIRS):
         raise other_pairs(audit)
@@ -107,12 +99,7 @@ def find_row(audit: Audit, pair_id: str) -> int | None:
 
 
 def caption_keys(pairs: Path | pa.Table, pair_ids: Iterable[str]) -> dict[str, int]:
-    """Return the key of the captions of each of some pairs, without those that are not there.
-
-    Args:
-        pairs: with the columns pair_id and captions, a Parquet file or a table.
-        pair_ids: which pairs.
-    """
+    """Return the key of the captions of each of some pairs, without those that are not there."""
     asked = pa.table({"asked_id": pa.array(map(sound, pair_ids), pa.string())})
     query = f'SELECT asked_id, {CAPTION_KEY} AS key FROM {{}} JOIN asked ON "{PAIR_ID}" = asked_id'
     if isinstance(pairs, Path):
@@ -131,16 +118,7 @@ def count_rows(path: Path) -> int:
 
 
 def fetch_rows(path: Path, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    """Run a query and return its rows.
-
-    Args:
-        path: the Parquet file, which the query calls `parquet`.
-        query: SQL that holds no text of others; it has a `?` for each value.
-        values: of the parameters.
-
-    Raises:
-        InputError: the file is missing or broken, or lacks a column.
-    """
+    """Run a query and return its rows."""
     with _answered(path, query, values) as result:
         return result.fetchall()
 

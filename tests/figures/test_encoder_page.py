@@ -19,7 +19,7 @@ from clipmem_core.figures.encoder_page import (
     views_figure,
 )
 from clipmem_core.figures.layout import in_words
-from clipmem_core.review.contributions import paradigm_layers
+from clipmem_core.review.score_breakdown import paradigm_layers
 from clipmem_core.scores.seeds import over_seeds
 from clipmem_core.studies.results import beyond_external, with_lead
 from clipmem_core.studies.store import StudyFolder

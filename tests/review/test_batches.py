@@ -6,12 +6,12 @@ import pytest
 
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.config import InputError
-from clipmem_core.review.batches import Batch, store
+from clipmem_core.review.bulk_edit import Batch, store
 from clipmem_core.review.decisions import Review
+from clipmem_core.review.log import tags_of
 from clipmem_core.review.rows import changed_rows, decided_rows, first_queue
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import caption_keys
-from clipmem_core.review.tags import tags_of
 
 CLIENT, OTHER = "client01", "client02"
 IDS = ["images/010.png", "images/011.png", "images/012.png"]

@@ -13,10 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from clipmem_core.audits.store import PAIRS, Audit, write_table
 from clipmem_core.review.cards import cards
-from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, decided, open_review
+from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, decided, decided_of, open_review
 from clipmem_core.review.rows import find_rows, neighbours
 from clipmem_core.review.selection import Selection
-from clipmem_core.review.study_decisions import decided_of
 from tests.made_fixtures import Copy
 
 SWAPPED = [20, 30]  # rows that have each other's captions in the second audit

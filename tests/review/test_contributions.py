@@ -6,8 +6,8 @@ from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.audits.unitmem import REFERENCES, read_units
 from clipmem_core.columns import GROUPS
 from clipmem_core.config import InputError
-from clipmem_core.review import contributions
-from clipmem_core.review.contributions import (
+from clipmem_core.review import score_breakdown
+from clipmem_core.review.score_breakdown import (
     MEMORIZED,
     SSLMEM,
     claim_1,
@@ -92,9 +92,9 @@ def test_an_encoder_without_a_value_has_no_mean(copy: Copy) -> None:
 def test_a_map_of_many_pairs_is_thinned_and_its_density_counts_all(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     audit = copy()
     for limit in (101, 100):
-        monkeypatch.setattr(contributions, "LIMIT", limit)
+        monkeypatch.setattr(score_breakdown, "LIMIT", limit)
         assert [len(table) for table in load_contributions(audit)] == [100, 0]
-    monkeypatch.setattr(contributions, "LIMIT", 30)
+    monkeypatch.setattr(score_breakdown, "LIMIT", 30)
     points, density = load_contributions(audit)
     assert (len(points), density["n"].sum()) == (30, 100)
     assert points["clipmem_image"].tolist() == audit.scores.loc[points["row"], "clipmem_image"].tolist()

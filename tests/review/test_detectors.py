@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipmem_core.audits.store import PAIRS, SCORES, Audit, write_table
 from clipmem_core.config import InputError
-from clipmem_core.review.detectors import (
+from clipmem_core.review.compare import (
     agreement,
     benchmark_findings,
     benchmarks_of,

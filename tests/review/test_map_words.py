@@ -5,8 +5,7 @@ import pytest
 
 from clipmem_core.audits.store import Audit, write_manifest, write_table
 from clipmem_core.review import maps
-from clipmem_core.review.map_words import distinctive_words, map_words, region_words
-from clipmem_core.review.maps import make_map
+from clipmem_core.review.maps import distinctive_words, make_map, map_words, region_words
 from tests.made_audit import HOSTILE
 from tests.made_fixtures import Copy
 from tests.review.embedded import embed
@@ -61,7 +60,7 @@ def test_regions_of_an_audit_are_called_by_their_captions_and_found_once(
     found = map_words(audit, NAME)
     first = {words.split(", ")[0] for words in found["words"]}
     assert first == {"circle", "square", "triangle"}
-    monkeypatch.setattr("clipmem_core.review.map_words.region_words", None)
+    monkeypatch.setattr("clipmem_core.review.maps.region_words", None)
     assert map_words(audit, NAME).equals(found)
 
 

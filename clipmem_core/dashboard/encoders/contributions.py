@@ -14,7 +14,8 @@ from clipmem_core.dashboard.plain import show_text
 from clipmem_core.figures.clouds import contribution_figure
 from clipmem_core.figures.encoder_page import means_figure
 from clipmem_core.figures.layout import in_words
-from clipmem_core.review.contributions import (
+from clipmem_core.review.overview import locked_towers
+from clipmem_core.review.score_breakdown import (
     MEMORIZED,
     NOT_PLANTED,
     SSLMEM,
@@ -24,7 +25,6 @@ from clipmem_core.review.contributions import (
     map_fit,
     why_no_parts,
 )
-from clipmem_core.review.overview import locked_towers
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import Version, version_of
 

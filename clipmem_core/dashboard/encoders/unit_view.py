@@ -20,7 +20,9 @@ from clipmem_core.dashboard.running import draw_job
 from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
 from clipmem_core.figures.encoder_page import axis_span, paradigm_figure, tower_figure
 from clipmem_core.review.cards import cards
-from clipmem_core.review.contributions import (
+from clipmem_core.review.overview import locked_towers
+from clipmem_core.review.rows import audit_root
+from clipmem_core.review.score_breakdown import (
     LEADS,
     MEMBERS,
     SOURCE,
@@ -30,8 +32,6 @@ from clipmem_core.review.contributions import (
     ranked_units,
     tower_layers,
 )
-from clipmem_core.review.overview import locked_towers
-from clipmem_core.review.rows import audit_root
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.seeds import MIN_REPLICATES
 

@@ -16,7 +16,7 @@ from clipmem_core.dashboard.comparing import fingerprint, finished_audits
 from clipmem_core.dashboard.errors import draw_fault
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.dashboard.running import draw_job
-from clipmem_core.review.study_decisions import decided_for
+from clipmem_core.review.decisions import decided_for
 from clipmem_core.studies.arm import DECISIONS, Arm
 from clipmem_core.studies.plan import add_own, find_arm, is_elsewhere, read_own, resume_study, study_task
 from clipmem_core.studies.results import rows_of
