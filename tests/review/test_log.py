@@ -1,4 +1,3 @@
-import os
 import sqlite3
 import subprocess
 import sys
@@ -98,13 +97,6 @@ def test_a_log_of_another_version_or_without_a_table_is_named_and_left_alone(
     before = review.path.read_bytes()
     assert faults(review, calls) == {fault}
     assert review.path.read_bytes() == before
-
-
-def test_a_log_that_is_damaged_inside_is_named(review: Review) -> None:
-    whole = review.path.read_bytes()
-    review.path.write_bytes(whole[:4096] + os.urandom(len(whole) - 4096))
-    found = faults(review, ["decide", "current", "table", "position", "entries"])
-    assert all("malformed" in fault and "put a copy of it back" in fault for fault in found)
 
 
 def test_a_folder_or_file_in_the_place_of_another_is_named(tmp_path: Path) -> None:
