@@ -158,7 +158,7 @@ def test_the_map_shows_the_picture_at_the_pointer_and_a_click_those_around_it(
     page.locator(".hover img").wait_for()
     assert page.locator(".hover p").text_content() == audit.pairs["captions"][row][0]
     page.mouse.click(x, y)
-    page.get_by_text("The pair that was clicked").wait_for()
+    page.get_by_text("The clicked pair").wait_for()
     page.locator(".card").nth(11).wait_for()
     assert page.locator(".card").first.get_attribute("data-row") == str(row)
     check_pictures(page, at_least=12)

@@ -1,30 +1,36 @@
-"""The figures of the page Encoders: mean parts of clipmem, UnitMem by layer, the three paradigms, and three studies.
+"""Figures of studies: encoders, mitigations (utility against memorization) and detectors."""
 
-UnitMem lies in [0, 1]; its axes show only the part that there is, so that small differences can be seen.
-"""
-
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from clipmem_core.audits.paradigms import CLIP, SELF_SUPERVISED, SUPERVISED
 from clipmem_core.audits.unitmem import BEFORE, SEEN, UNSEEN
 from clipmem_core.columns import CLIPMEM_IMAGE, CLIPMEM_TEXT
-from clipmem_core.figures.colours import ENCODER_COLOURS, OTHER, WIDTH_COLOURS
 from clipmem_core.figures.layout import (
+    CHOSEN_COLOUR,
     DOTTED,
+    ENCODER_COLOURS,
+    FRONT_COLOUR,
+    LABEL_COLOURS,
     LEGEND_ABOVE,
     LEGEND_OF_INTERVALS,
     LEGEND_OF_SEEDS,
+    OTHER,
+    WIDTH_COLOURS,
     error_bar,
     in_words,
     laid_out,
+    safe,
     short_name,
 )
 from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
-from clipmem_core.studies.store import EPOCH
+from clipmem_core.scores.detection import DETECTORS, RANDOM, REFERENCE, SECOND_ROUND
+from clipmem_core.scores.registry import words
+from clipmem_core.studies.store import ARM, EPOCH
 
 NAME_LENGTH = 20  # leaves space for the dots on a telephone
 APART = 0.16  # of the dots of one row
@@ -210,3 +216,168 @@ def _of_study(figure: go.Figure, title: str, *, rangemode: str | None = "tozero"
     figure.update_yaxes(title=title, rangemode=rangemode)
     figure.add_hline(0, line=DOTTED)
     return laid_out(figure, 380, legend=LEGEND_OF_INTERVALS)
+
+
+MEMORIZATION, UTILITY, TOLD = "memorization", "utility", "told"
+HEIGHT = 440
+SIZE, LARGE, RING = 10, 14, 24
+WIDE = 3  # medians: a longer bar is cut, or one arm of few seeds would make a blot of the others
+POSITIONS = ("top right", "bottom left")  # of names, in turn: bars leave a dot to the right, to the left, up and down
+
+
+def tradeoff_figure(
+    points: pd.DataFrame, *, titles: tuple[str, str], front: Sequence[str], none: str, chosen: str | None = None
+) -> go.Figure:
+    """Draw each arm as a dot with its intervals, the front below them, and an arrow from `none` to the chosen arm.
+
+    Args:
+        points: arm, memorization and utility with _low and _high (NaN: no interval), told: lines of plain text.
+        titles: of memorization and of utility.
+        front: the Pareto-optimal arms, from left to right.
+        none: the reference arm, one of the points or not.
+        chosen: the arm to highlight; None for none of them.
+
+    Returns:
+        A figure; customdata of each dot is its row in `points` and its lines of text. The front, the reference and the
+        chosen arm are named, the others by hovering.
+    """
+    figure = go.Figure()
+    best = points.set_index(ARM).loc[list(front)]
+    line = {"color": OTHER, "width": 1.5, "shape": "hv", "dash": "dot"}
+    silent = {"hoverinfo": "skip", "showlegend": False}
+    figure.add_scatter(x=best[MEMORIZATION], y=best[UTILITY], mode="lines", line=line, **silent)
+    named = dict.fromkeys([*front, none, *([chosen] if chosen else [])])
+    position = {arm: POSITIONS[number % 2] for number, arm in enumerate(named)}
+    is_none, on_front = points[ARM] == none, points[ARM].isin(front)
+    for name, rows, colour, symbol in (
+        ("dominated", points[~is_none & ~on_front], OTHER, "circle"),
+        ("Pareto-optimal", points[~is_none & on_front], FRONT_COLOUR, "circle"),
+        ("none", points[is_none], FRONT_COLOUR if none in front else OTHER, "diamond"),
+    ):
+        if rows.empty:
+            continue
+        size = [(LARGE if arm == chosen else SIZE) + 3 * (symbol == "diamond") for arm in rows[ARM]]
+        told = ["<br>".join(map(safe, lines)) for lines in rows[TOLD]]
+        texts = {arm: f"<b>{safe(arm)}</b>" if arm in (none, chosen) else safe(arm) for arm in named}
+        figure.add_scatter(
+            x=rows[MEMORIZATION],
+            y=rows[UTILITY],
+            error_x=_bars(rows, MEMORIZATION, colour),
+            error_y=_bars(rows, UTILITY, colour),
+            name=name,
+            mode="markers+text",
+            marker={"color": colour, "symbol": symbol, "opacity": 1, "size": size},
+            text=[texts.get(arm, "") for arm in rows[ARM]],
+            textposition=[position.get(arm, POSITIONS[0]) for arm in rows[ARM]],
+            textfont={"size": 11},
+            customdata=list(zip(rows.index.tolist(), told, strict=True)),
+            hovertemplate="%{customdata[1]}<extra></extra>",
+        )
+    _add_chosen(figure, points, none, chosen)
+    for update, measure, title in (
+        (figure.update_xaxes, MEMORIZATION, f"← less memorized · {safe(titles[0])}"),
+        (figure.update_yaxes, UTILITY, f"{safe(titles[1])} · more useful →"),
+    ):
+        update(title=title, zeroline=False, range=_shown(points, measure))
+    return laid_out(figure, HEIGHT, legend=LEGEND_OF_INTERVALS, dragmode=False, hoverlabel={"align": "left"})
+
+
+def _bars(rows: pd.DataFrame, measure: str, colour: str) -> dict[str, object]:
+    names = {measure: "mean", f"{measure}_low": "low", f"{measure}_high": "high"}
+    return error_bar(rows[list(names)].rename(columns=names), colour) | {"thickness": 1, "width": 0}
+
+
+def _add_chosen(figure: go.Figure, points: pd.DataFrame, none: str, chosen: str | None) -> None:
+    """Draw a ring around the chosen arm, and the arrow from the reference to it."""
+    places = {arm: (x, y) for arm, x, y in points[[ARM, MEMORIZATION, UTILITY]].itertuples(index=False, name=None)}
+    if chosen not in places:
+        return
+    x, y = places[chosen]
+    marker = {"symbol": "circle-open", "size": RING, "color": CHOSEN_COLOUR, "line": {"width": 2.5}}
+    figure.add_scatter(x=[x], y=[y], mode="markers", marker=marker, hoverinfo="skip", showlegend=False)
+    if chosen == none or none not in places:
+        return
+    from_x, from_y = places[none]
+    arrow: dict[str, Any] = {"showarrow": True, "text": "", "arrowhead": 2, "arrowwidth": 2}
+    figure.add_annotation(
+        **{"x": x, "y": y, "ax": from_x, "ay": from_y, "axref": "x", "ayref": "y", "xref": "x", "yref": "y"},
+        **arrow | {"arrowcolor": CHOSEN_COLOUR, "standoff": RING / 2, "startstandoff": SIZE},
+    )
+
+
+def _shown(points: pd.DataFrame, measure: str) -> list[float]:
+    """Return the part of an axis with every mean and its interval; an interval far wider than most is cut."""
+    mean = points[measure]
+    below, above = mean - points[f"{measure}_low"], points[f"{measure}_high"] - mean
+    widest = WIDE * float(pd.concat([below, above]).median())
+    low, high = (mean - below.clip(upper=widest).fillna(0)).min(), (mean + above.clip(upper=widest).fillna(0)).max()
+    room = 0.08 * (high - low) or 0.01
+    return [low - room, high + room]
+
+
+HEIGHT = 380
+_AGREE = ((0.0, "#d5552a"), (0.5, "#808080"), (1.0, "#1479b8"))  # −1, 0 and 1
+COLOURS: Mapping[str, str] = {RANDOM: OTHER} | dict(
+    zip((name for name in DETECTORS if name != RANDOM and name not in SECOND_ROUND), LABEL_COLOURS, strict=False)
+)
+
+
+def precision_figure(curves: pd.DataFrame, *, share: float) -> go.Figure:
+    """Draw the precision of each detector against how many pairs are reviewed; the reference is the wide line, and what
+    is by a second round of training is dashed.
+
+    Args:
+        curves: detector, number and precision, of one kind and share.
+        share: of the pairs that are planted, which is the precision of a random order.
+    """
+    figure = go.Figure()
+    for name, own in curves.groupby("detector", sort=False):
+        first = SECOND_ROUND.get(str(name), str(name))
+        dash = "solid" if first == name else "dash"
+        figure.add_scatter(
+            x=own["number"],
+            y=own["precision"],
+            name=words(str(name)),
+            mode="lines",
+            line={"color": COLOURS.get(first, OTHER), "width": 4 if name == REFERENCE else 1.8, "dash": dash},
+            hovertemplate=f"{words(str(name))}: %{{y:.3f}} of the first %{{x:,}}<extra></extra>",
+        )
+    figure.add_hline(share, line=DOTTED)
+    # Told one by one: of a single tick Plotly cannot tell where its text goes.
+    told = [first * 10**power for power in range(7) for first in (1, 2, 5)]
+    figure.update_xaxes(title="pairs reviewed, the most suspicious first", type="log", tickvals=told)
+    figure.update_yaxes(title="of the injected errors", range=[0, 1.03], zeroline=False)
+    return laid_out(figure, HEIGHT, top=10, dragmode=False)
+
+
+def agreement_figure(correlations: pd.DataFrame) -> go.Figure:
+    """Draw the rank correlation of every two detectors as coloured squares with their numbers.
+
+    Args:
+        correlations: square, detectors on both sides.
+    """
+    names = [words(str(name)) for name in correlations]
+    values = correlations.to_numpy()
+    figure = go.Figure(
+        go.Heatmap(
+            z=values,
+            x=names,
+            y=names,
+            zmin=-1,
+            zmax=1,
+            colorscale=_AGREE,
+            text=[[_told(value) for value in row] for row in values],
+            texttemplate="%{text}",
+            textfont={"color": "#ffffff"},
+            hovertemplate="%{y} and %{x}: %{text}<extra></extra>",
+            colorbar={"title": "Spearman", "thickness": 12},
+        )
+    )
+    figure.update_yaxes(autorange="reversed", fixedrange=True)
+    figure.update_xaxes(fixedrange=True)
+    return laid_out(figure, 110 + 42 * len(names), top=10)
+
+
+def _told(value: float) -> str:
+    """Return a correlation as it is written, without a minus before nothing."""
+    return "–" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")

@@ -13,12 +13,11 @@ from clipmem_core.audits.jobs import PARADIGMS, SAMPLE, UNITS, encoder_task
 from clipmem_core.audits.store import Audit
 from clipmem_core.columns import MEMBER, ONE_SPLIT
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.address import ALL, PAGE, choose_listed, choose_segment, draw_pages, link, read_page
-from clipmem_core.dashboard.errors import draw_fault, explained_errors
-from clipmem_core.dashboard.plain import cut
+from clipmem_core.dashboard.cards import data_uri, start_thumbnails
+from clipmem_core.dashboard.page import ALL, PAGE, choose_listed, choose_segment, draw_pages, link, read_page
+from clipmem_core.dashboard.plain import cut, draw_fault, explained_errors
 from clipmem_core.dashboard.running import draw_job
-from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
-from clipmem_core.figures.encoder_page import axis_span, paradigm_figure, tower_figure
+from clipmem_core.figures.studies import axis_span, paradigm_figure, tower_figure
 from clipmem_core.review.cards import cards
 from clipmem_core.review.overview import locked_towers
 from clipmem_core.review.rows import audit_root
@@ -41,13 +40,13 @@ NAMES = {"mean": "against the mean (the paper)", "median": "against the median (
 # Of each kind of job, why it is wanted, and of each button the sample that it asks for.
 WAITING = {
     UNITS: (
-        "The units of this audit's encoders are not measured yet.",
+        "The units of this audit's encoders have not been measured yet.",
         {f"Measure on {SAMPLE:,} pairs": SAMPLE, "Measure on all pairs": 0},
     ),
     PARADIGMS: (
-        "The image encoder has not been taught by captions, by labels and by itself yet. That trains up to nine models "
-        "of the audit's size.",
-        {"Teach it three ways": 0},
+        "The image encoder has not been trained with captions, labels and self-supervision yet. This trains up to nine "
+        "models of the audit's size.",
+        {"Train three ways": 0},
     ),
 }
 NO_UNITS = (
@@ -60,8 +59,8 @@ WHAT = (
     "layer; bars go from the lowest to the highest member. Activations below 0 count as 0."
 )
 THREE_WAYS = (
-    "The same image encoder on the same pictures, taught by captions (CLIP), by labels and by itself (SimCLR): mean "
-    "UnitMem of each layer."
+    "The same image encoder on the same pictures, trained with captions (CLIP), labels and self-supervision (SimCLR): "
+    "mean UnitMem of each layer."
 )
 FROM_PAPER = (
     "Dashed: the paper's first and last layer (digitised), of other models on other data: compare the order of the "
@@ -153,9 +152,8 @@ def _beside_references(units: pd.DataFrame, references: pd.DataFrame, *, column:
         parts.append(f"**{tower} encoder**: {', '.join(said)}")
     told = "; ".join(parts).replace("-", "−")
     return (
-        f"How much of it is memorization? Mean UnitMem over the layers of one member: {told}. A unit stands out for "
-        "some pair without any training, and for pairs that it never saw: only what lies above the grey lines can be "
-        "memorization."
+        f"Mean UnitMem over the layers of one member: {told}. Only UnitMem above the "
+        "grey lines can be memorization: units also stand out before training, and for pairs they never saw."
     )
 
 
@@ -242,11 +240,7 @@ def draw_paradigms(audit: Audit) -> None:
 
 
 def _read_paradigms(audit: Audit) -> pd.DataFrame | None:
-    """Read the table of the paradigms.
-
-    Raises:
-        InputError: it cannot be read, or lacks columns.
-    """
+    """Read the table of the paradigms."""
     try:
         table = p.read_paradigms(audit)
     except (OSError, ValueError):
@@ -272,7 +266,7 @@ def _draw_waiting(audit: Audit, kind: str, done: Callable[[], bool]) -> None:
         if done():
             st.rerun()
         if job is not None and job.failed:
-            draw_fault("It stopped before its end.", job.last_line)
+            draw_fault("It stopped early.", job.last_line)
         else:
             st.info(WAITING[kind][0], icon=":material/info:")
         _draw_buttons(audit, kind)
@@ -287,5 +281,5 @@ def _draw_buttons(audit: Audit, kind: str) -> None:
             if st.button(label, key=f"{kind}-{sample}", type="primary", icon=":material/play_arrow:"):
                 task.start()
                 st.rerun()
-    st.caption("From a terminal:")
+    st.caption("Command line:")
     st.code("\n".join(task.typed for task in tasks), language="bash")

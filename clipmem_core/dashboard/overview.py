@@ -9,10 +9,9 @@ import streamlit as st
 from clipmem_core import glossary
 from clipmem_core.audits.verdict import BASIS, RELIABILITY, WHOLE_HEAD, uses, whole_rows
 from clipmem_core.columns import ATTACK_AUROC, CANDIDATE, EXTERNAL, GROUP, GROUPS, INDEPENDENT, SCORED, SHARED
-from clipmem_core.dashboard.errors import explained_errors
-from clipmem_core.dashboard.plain import show_strong, show_text
+from clipmem_core.dashboard.plain import explained_errors, show_strong, show_text
 from clipmem_core.figures.audit_scores import encoder_figure, group_figure
-from clipmem_core.figures.colours import ENCODER_COLOURS, GROUP_COLOURS
+from clipmem_core.figures.layout import ENCODER_COLOURS, GROUP_COLOURS
 from clipmem_core.files import is_number, mapping
 from clipmem_core.review.overview import (
     Overview,
@@ -41,8 +40,8 @@ GOOD_ICONS = {
 }
 QUARANTINE_PAGE = 50
 ATTACKS_HELP = (
-    "Each member is attacked by the others. TPR: the share of its pairs that are found where only that share of other "
-    "pairs is taken for its own. Intervals: Student's t over members, which share their attackers, and a bootstrap "
+    "Each member is attacked by the others. TPR: the share of its training pairs found at the given false positive "
+    "rate. Intervals: Student's t over members, which share their attackers, and a bootstrap "
     "over pairs."
 )
 PLANTED_COLUMNS = ["planted", "n", *scores_in(CARD)]
@@ -55,13 +54,13 @@ MEASURES = [
     (
         ATTACK_AUROC,
         "Attack AUROC",
-        "The same, told by somebody who has the other members and compares a pair with what those give it that were "
-        "trained on it, and those that were not.",
+        "The same for an attacker who has the other members and compares a pair's alignment under members that trained "
+        "on it and under members that did not.",
     ),
     (
         RELIABILITY,
         "Ranking reliability",
-        "Rank agreement of clipmem to expect with a second audit of as many members, from that of two halves of these "
+        "Expected rank agreement of clipmem with a second audit of this size, from two halves of this one "
         "(Spearman–Brown): 1 is the same order, 0 is chance.",
     ),
 ]
@@ -69,12 +68,10 @@ MEASURES = [
 
 SHARES_HELP = (
     "Of the scored (or candidate) pairs, with a 95 % interval: the share of true values, from the clipmem of all pairs "
-    "and their errors. It does not grow with the number of members, as that of pairs with a small q does: q says "
-    "whether there is any effect of training on a pair at all, be it ever so small."
+    "and its errors. Unlike the share of pairs with a small q, it does not grow with the number of members: q only "
+    "says whether training on a pair had any effect at all."
 )
-NO_SHARES = (
-    "Not known: shares of pairs are told at sizes of three times the noise of clipmem and more, from 50 pairs on."
-)
+NO_SHARES = "Not available: this needs 50 pairs and sizes of at least three times the noise of clipmem."
 
 
 def draw_header(overview: Overview) -> None:
@@ -87,7 +84,7 @@ def draw_header(overview: Overview) -> None:
 
 def draw_sizes(overview: Overview) -> None:
     """Draw which score is for what, the audit's sizes and protocol, and the rows that could not be used."""
-    with st.expander("Which score is for what", icon=":material/help_center:"):
+    with st.expander("Which score to use", icon=":material/help_center:"):
         for score, use in uses(overview.verdict).items():
             show_text(f"{score}: {use}")
     record = overview.record
@@ -124,7 +121,7 @@ def draw_verdict(overview: Overview) -> None:
     checks = rows(verdict, "checks")
     show_strong(str(verdict.get("sentence", "This audit has no verdict.")))
     failed = any(check.get("good") is False for check in checks)
-    with st.expander("What was checked", icon=":material/fact_check:", expanded=failed or not verdict.get("sentence")):
+    with st.expander("Checks", icon=":material/fact_check:", expanded=failed or not verdict.get("sentence")):
         for check in checks:
             _draw_check(check)
 
@@ -145,8 +142,11 @@ def draw_groups(overview: Overview) -> None:
     with left:
         st.subheader("clipmem by group", anchor=False)
         figure = group_figure(overview.groups, overview.bins)
+        means = ", ".join(f"{row.group} {row.mean:.3f}" for row in overview.groups.itertuples())
         st.plotly_chart(
-            figure, config={"displaylogo": False, "displayModeBar": False}, alt=_groups_alt(overview.groups)
+            figure,
+            config={"displaylogo": False, "displayModeBar": False},
+            alt=f"Distribution and mean of clipmem by group. Means: {means}.",
         )
         st.caption("Area: distribution over pairs. Dot: mean. Bar: the interval named in the table.")
         st.caption(explain_null(overview.groups, overview.verdict))
@@ -156,7 +156,9 @@ def draw_groups(overview: Overview) -> None:
         _draw_table(shown, alt="Mean clipmem of each group with its interval")
         kinds = list(dict.fromkeys(filter(None, overview.groups["kind"])))
         if kinds:
-            show_text(f"low to high: {'; '.join(kinds)}")
+            show_text(
+                "low to high: " + "; ".join(f"mean ± 1 {kind}" if kind.startswith("SD") else kind for kind in kinds)
+            )
         _draw_measures(overview.verdict)
         _draw_encoders(mapping(overview.verdict.get("encoders")))
     draw_legend(overview.groups[GROUP])
@@ -164,7 +166,7 @@ def draw_groups(overview: Overview) -> None:
 
 def draw_exceeding(overview: Overview) -> None:
     """Draw the share of pairs whose clipmem exceeds a size that a person chooses, corrected for noise."""
-    st.subheader("How many pairs are memorized by how much", anchor=False)
+    st.subheader("Distribution of memorization", anchor=False)
     shares = exceeding(overview.verdict)
     if not shares:
         st.caption(NO_SHARES)
@@ -180,11 +182,6 @@ def draw_exceeding(overview: Overview) -> None:
     with right:
         shown = f"{share:.1%} ({low:.1%} to {high:.1%})"
         st.metric(f"Pairs whose clipmem exceeds {size:.2f}", shown, help=SHARES_HELP)
-
-
-def _groups_alt(groups: pd.DataFrame) -> str:
-    means = ", ".join(f"{row.group} {row.mean:.3f}" for row in groups.itertuples())
-    return f"Distribution and mean of clipmem in each group. Means: {means}."
 
 
 def _draw_measures(verdict: dict[str, Any]) -> None:
@@ -230,12 +227,12 @@ def draw_tables(overview: Overview) -> None:
             _draw_table(overview.utility, alt="Utility of the members, by metric")
     with right:
         if not planted.empty or not detection.empty:
-            st.subheader("Planted pairs", anchor=False)
+            st.subheader("Injected errors", anchor=False)
         if not planted.empty:
-            _draw_table(planted, alt="Mean scores of planted and other pairs")
+            _draw_table(planted, alt="Mean scores of pairs with injected errors and of others")
         if not detection.empty:
-            st.caption("How well each score finds the planted wrong captions")
-            _draw_table(detection, alt="Detection of planted wrong captions by each score")
+            st.caption("How well each score finds injected wrong captions")
+            _draw_table(detection, alt="Detection of injected wrong captions by each score")
     with st.expander("How this audit was made", icon=":material/settings:"):
         _draw_table(
             _flat(overview.record.values | {"seconds": mapping(overview.verdict.get("seconds"))}),
@@ -265,14 +262,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> pd.DataFrame:
 GROUP_MEANINGS = {
     CANDIDATE: "f trained on them and g did not; clipmem is high where they are memorized.",
     INDEPENDENT: "g trained on them and f did not; clipmem is negative where they are memorized.",
-    SCORED: "some members trained on them and some left them out; each gets its score.",
-    SHARED: "all members trained on them, so that no difference is left to see.",
-    EXTERNAL: "no member trained on them: what clipmem is without memorization.",
+    SCORED: "some members trained on them and some did not; each has a score.",
+    SHARED: "all members trained on them, so they show no difference.",
+    EXTERNAL: "no member trained on them: clipmem without memorization.",
 }
 LAYOUT = "display:grid;grid-template-columns:auto 1fr;gap:.2rem 1.2rem;font-size:.875rem"
 ENCODER_MEANINGS = {
-    "image": "the part of clipmem that lies in how pictures are encoded.",
-    "text": "the part of clipmem that lies in how captions are encoded.",
+    "image": "the part of clipmem from the image encoder.",
+    "text": "the part of clipmem from the text encoder.",
 }
 
 

@@ -13,12 +13,12 @@ import streamlit as st
 
 from clipmem_core import columns as c
 from clipmem_core.audits.store import SCORES, Audit
-from clipmem_core.dashboard.address import PAGE, choose_listed, choose_segment, draw_pages, read_page, write
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
-from clipmem_core.dashboard.comparing import finished_audits, same_data_set
-from clipmem_core.dashboard.mitigations.study_progress import PARAMETER, PLANS, shown_errors
+from clipmem_core.dashboard.compare import finished_audits, same_data_set
+from clipmem_core.dashboard.page import PAGE, choose_listed, choose_segment, draw_pages, read_page, write
 from clipmem_core.dashboard.plain import show_strong, show_text
-from clipmem_core.figures.tradeoff import MEMORIZATION, TOLD, UTILITY, tradeoff_figure
+from clipmem_core.dashboard.studies import PARAMETER, PLANS, shown_errors
+from clipmem_core.figures.studies import MEMORIZATION, TOLD, UTILITY, tradeoff_figure
 from clipmem_core.glossary import ARM as GLOSSARY_ARM
 from clipmem_core.glossary import AUROC, EXTERNAL, meaning
 from clipmem_core.review.tables import ROW, Stamp, Version, fetch_arrow, number, stamp, version_of
@@ -101,18 +101,10 @@ def _compared(study: StudyFolder, stamps: tuple[Stamp, ...]) -> pd.DataFrame:
 
 
 def draw_results(study: StudyFolder, chosen: str | None) -> None:
-    """Draw the sentence of the chosen arm and the chart.
-
-    Args:
-        study: of mitigations, with rows; its reference arm is `none`.
-        chosen: an arm that has rows; None for none of them.
-
-    Raises:
-        InputError: a file of the study is broken.
-    """
+    """Draw the sentence of the chosen arm and the chart."""
     compared, over = compared_of(study), replicates(study.arms)
     if chosen == NONE:
-        st.caption("Nothing is done against memorization: turn something on to see what it changes.")
+        st.caption("No mitigation is on. Turn one on to see its effect.")
     elif chosen is not None and (compared[ARM] == chosen).any():
         show_strong(sentence_of(compared, chosen))
     elif chosen is not None:
@@ -218,13 +210,7 @@ def _interval(mean: float, low: float, high: float, *, written: str = "+z.3f", u
 
 
 def _click(key: str, clicks: int, settings: Sequence[str | None]) -> None:
-    """Choose the setting of the dot that was clicked on, if it is an arm's. A callback.
-
-    Args:
-        key: of the chart.
-        clicks: how many choices there were when it was drawn.
-        settings: the text of each arm, None for arms that no text describes.
-    """
+    """Choose the setting of the dot that was clicked on, if it is an arm's. A callback."""
     event: Any = st.session_state.get(key) or {}
     dots = (event.get("selection") or {}).get("points") or [{}]
     row = (dots[-1].get("customdata") or [None])[0]
@@ -255,7 +241,7 @@ def draw_table(compared: pd.DataFrame, *, over: str, reference: str = NONE, chos
     styled = table.style.apply(lambda column: [CHOSEN_SHADE if arm == chosen else "" for arm in table[ARM]])
     for row, shown in enumerate(texts.to_dict("records")):  # texts over the numbers, by which the columns sort
         for head, text in shown.items():
-            styled = styled.format(functools.partial(_instead, text), subset=([row], [head]))
+            styled = styled.format(text.replace("{", "{{").replace("}", "}}"), subset=([row], [head]))
     configured: dict[str, Any] = {
         column.head: st.column_config.NumberColumn(column.head, help=column.help)
         for column in COLUMNS.values()
@@ -316,10 +302,6 @@ def _cell(row: Mapping[Any, Any] | None, kind: str) -> tuple[float, str]:
     return ends[0], f"{_interval(*ends)}{star}"
 
 
-def _instead(text: str, number: float) -> str:
-    return text
-
-
 def draw_references() -> None:
     """Draw the studies that come with the code, the one that the address asks for, or else the first."""
     with shown_errors():
@@ -328,33 +310,25 @@ def draw_references() -> None:
             st.info("There is no study of mitigations yet: start one.", icon=":material/science:")
             return
         st.info(
-            "There is no study of yours yet. This is one that comes with the code: read it, or start one.",
+            "No study of your own yet. This is a reference study; start your own under “Start a study”.",
             icon=":material/menu_book:",
         )
         study = named[choose_listed("Study", list(named), parameter=PARAMETER, key="mitigations-reference", width=400)]
         show_text(study.title)
         draw_chart(study.rows, over=study.over, key=study.name, reference=study.reference)
         draw_table(study.rows, over=study.over, reference=study.reference)
-        st.caption("Settings to turn on, and the pairs that changed, are there for a study of your own. In a terminal:")
+        st.caption("Your own study has switchable settings and lists the pairs that changed. Command line:")
         st.code("python -m clipmem_core study combined SOURCE --name NAME --preset locked", language="bash")
 
 
 def draw_changed_pairs(study: StudyFolder, chosen: str | None) -> None:
-    """Draw the candidates whose clipmem fell most from `none` to an arm, or rose most, a page of them.
-
-    Args:
-        study: of mitigations.
-        chosen: an arm that has rows, or None.
-
-    Raises:
-        InputError: a file of either audit is missing or broken.
-    """
+    """Draw the candidates whose clipmem fell most from `none` to an arm, or rose most, a page of them."""
     if chosen is None or chosen == NONE:
         return
     one, other = study.audit(NONE), study.audit(chosen)
     st.subheader("Pairs that changed most", anchor=False)
     if not (one.finished and other.finished):
-        st.caption("The pairs come when both arms have all that they are being trained on.")
+        st.caption("The pairs appear once both arms are finished.")
         return
     changes = changes_of(one, version_of(one), other, version_of(other))
     if changes.empty:
@@ -370,7 +344,7 @@ def draw_changed_pairs(study: StudyFolder, chosen: str | None) -> None:
     )
     shown = (rose if direction == ROSE else fell).head(MOST_PAIRS)
     if shown.empty:
-        st.caption("None did.")
+        st.caption("None.")
         return
     page, pages = read_page(len(shown), PAGE_SIZE)
     # A pair opens in the newest audit of the data folder that has the same pairs, if there is one.

@@ -10,11 +10,9 @@ import streamlit as st
 from clipmem_core.audits.store import PAIRS, Audit, is_name, list_audits
 from clipmem_core.columns import CLIPMEM, PAIR_ID, SHA256
 from clipmem_core.config import InputError, as_dict, flat
-from clipmem_core.dashboard.address import AUDIT, PAGE, draw_pages, draw_set, read_page, write
 from clipmem_core.dashboard.cards import Sides, draw_change_cards
-from clipmem_core.dashboard.frame import CHOICE
-from clipmem_core.dashboard.numbers import number, pairs_in_words, signed
-from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.page import AUDIT, CHOICE, PAGE, draw_pages, draw_set, read_page, write
+from clipmem_core.dashboard.plain import number, pairs_in_words, show_text, signed
 from clipmem_core.figures.audit_scores import comparison_figure
 from clipmem_core.review.compare import Comparison, compare
 from clipmem_core.review.tables import Version, fetch_arrow, version_of
@@ -36,7 +34,7 @@ def draw_choice() -> tuple[Audit, Audit, str]:
         _draw_select("First audit", ONE, list(audits), one.name, clears=OTHER)
         rest = _draw_rest(one, others) if others else None
     if left_out := [name for name in audits if name not in (one.name, *others)]:
-        show_text(f"Not offered, since they are audits of other data sets: {', '.join(left_out)}.", limit=500)
+        show_text(f"Not listed, as they audit other data sets: {', '.join(left_out)}.", limit=500)
     if rest is None:
         _draw_none("No other finished audit is of this data set.")
     return one, *rest
@@ -68,8 +66,8 @@ def _draw_rest(one: Audit, others: dict[str, Audit]) -> tuple[Audit, str]:
 def _warn_of_unknown(audits: dict[str, Audit]) -> None:
     for name in (st.query_params.get(ONE), st.query_params.get(OTHER)):
         if name and name not in audits:
-            st.warning("There is no finished audit of the name asked for.", icon=":material/search_off:")
-            show_text(f"asked for: {name}", limit=120)
+            st.warning("There is no finished audit of this name.", icon=":material/search_off:")
+            show_text(f"requested: {name}", limit=120)
 
 
 def _draw_select(
@@ -97,7 +95,7 @@ def _draw_none(sentence: str) -> NoReturn:
         "Pairs keep their ids, so that their scores can be compared."
     )
     st.page_link("pages/audits.py", label="Start an audit", icon=":material/science:", query_params={"view": "start"})
-    st.caption("From a terminal:")
+    st.caption("Command line:")
     st.code("python -m clipmem_core audit SOURCE --name SECOND --seed 1", language="bash")
     st.stop()
 
@@ -133,14 +131,12 @@ def draw_numbers(comparison: Comparison) -> None:
 def draw_settings(one: Audit, other: Audit, comparison: Comparison) -> None:
     """Draw what forbids to compare the scores as they are, and every setting that differs."""
     if comparison.warnings:
-        st.warning(
-            "These audits ran differently: compare the order of their pairs, not the scores.", icon=":material/warning:"
-        )
+        st.warning("These audits ran differently: compare ranks, not scores.", icon=":material/warning:")
         for line in comparison.warnings:
             show_text(line, limit=500)
     differing = differing_fields(one, other)
     if differing.empty:
-        st.caption("Both ran with the same settings.")
+        st.caption("Both have the same settings.")
         return
     label = "1 setting differs" if len(differing) == 1 else f"{len(differing)} settings differ"
     with st.expander(label, icon=":material/tune:"):
@@ -194,11 +190,7 @@ def _share_pairs(one: Audit, version_one: Version, other: Audit, version_other: 
 
 
 def compared(one: Audit, other: Audit, column: str) -> Comparison:
-    """Return how a score compares between two audits.
-
-    Raises:
-        InputError: they share no pair, or a file of either is missing or broken.
-    """
+    """Return how a score compares between two audits."""
     for audit in (one, other):
         settings_of(audit)
     return _compared(one, version_of(one), other, version_of(other), column)
@@ -210,11 +202,7 @@ def _compared(one: Audit, version_one: Version, other: Audit, version_other: Ver
 
 
 def settings_of(audit: Audit) -> dict[str, Any]:
-    """Return the settings that an audit ran with, by the names of their flags.
-
-    Raises:
-        InputError: its config.json is missing or broken.
-    """
+    """Return the settings that an audit ran with, by the names of their flags."""
     return flat(as_dict(audit.record.config))
 
 
@@ -237,7 +225,7 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
         st.info("No pair has this score in both audits: choose another score.", icon=":material/info:")
         return
     drawn, scored = len(comparison.points), comparison.n_scored
-    few = "" if drawn == scored else f"{drawn:,} of {scored:,} pairs are drawn, chosen at random. "
+    few = "" if drawn == scored else f"{drawn:,} of {scored:,} pairs are shown, a random sample. "
     st.caption(f"{few}Colours are the groups in the first audit. Click a dot to see its pair.")
     event: Any = st.plotly_chart(
         comparison_figure(comparison.points, column=comparison.column, names=(one.name, other.name)),

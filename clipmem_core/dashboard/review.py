@@ -7,11 +7,10 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import REVIEW_PLACE
-from clipmem_core.dashboard.address import link, read_selection
 from clipmem_core.dashboard.filters import conditions
-from clipmem_core.dashboard.numbers import read_verdict
+from clipmem_core.dashboard.page import link, read_selection
 from clipmem_core.dashboard.pair_component import BROWSE, REVIEW_KEYS, draw_keys, draw_single
-from clipmem_core.dashboard.plain import show_strong, show_text
+from clipmem_core.dashboard.plain import read_verdict, show_strong, show_text
 from clipmem_core.review.rows import count_pairs, first_queue
 from clipmem_core.review.selection import RANDOM, UNDECIDED, Selection
 from clipmem_core.review.wrong_captions import random_check, wrong_words

@@ -16,9 +16,9 @@ from clipmem_core import columns as c
 from clipmem_core.audits.settings import check_config
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit
 from clipmem_core.config import FIELDS, MODIFIERS, AuditConfig, InputError, Slider, without_meaning
-from clipmem_core.dashboard.address import PAGE, choose_listed, write
+from clipmem_core.dashboard.new_audit import draw_left_out
+from clipmem_core.dashboard.page import PAGE, choose_listed, write
 from clipmem_core.dashboard.plain import show_text
-from clipmem_core.dashboard.starting import draw_left_out
 from clipmem_core.mitigations import AHEAD_GROUP
 from clipmem_core.review.decisions import decided_for
 from clipmem_core.review.tables import Stamp, stamp
@@ -64,8 +64,8 @@ WORDS = {
 }
 # Sliders below the toggles of the group AHEAD_GROUP; they have no toggle.
 AHEAD_SLIDERS = {
-    "adaptive_quantile": "Ahead of this share of external pairs",
-    "adaptive_every": "Epochs between two looks",
+    "adaptive_quantile": "Better aligned than this share of external pairs",
+    "adaptive_every": "Epochs between two checks",
 }
 
 
@@ -80,11 +80,7 @@ class Reference:
 
 
 def reference_of(study: StudyFolder) -> Reference:
-    """Return the reference arm of a study of mitigations.
-
-    Raises:
-        InputError: a file of the study is broken.
-    """
+    """Return the reference arm of a study of mitigations."""
     audit = study.audit(NONE)
     files = [audit.folder / name for name in (PAIRS, MEMBERSHIP)]
     counts = _counts(audit, tuple(map(stamp, files))) if all(path.is_file() for path in files) else (0, 0)
@@ -101,11 +97,7 @@ def _counts(audit: Audit, stamps: tuple[Stamp, ...]) -> tuple[int, int]:
 
 
 def draw_setting(study: StudyFolder) -> Arm:
-    """Draw a control for everything that can be done against memorization, and return the setting of the address.
-
-    Raises:
-        InputError: a file of the study is broken.
-    """
+    """Draw a control for everything that can be done against memorization, and return the setting of the address."""
     reference = reference_of(study)
     try:
         setting = _read_address(reference)
@@ -134,11 +126,7 @@ def draw_setting(study: StudyFolder) -> Arm:
 
 
 def _read_address(reference: Reference) -> Arm:
-    """Return the setting of the address, without overrides that have no effect.
-
-    Raises:
-        InputError: it is no setting, or is out of range.
-    """
+    """Return the setting of the address, without overrides that have no effect."""
     setting = parse_setting(st.query_params.get(PARAMETER, ""))
     beyond = [name for name, value in setting.fields.items() if not isinstance(value, str) and abs(value) > MOST]
     if beyond:
@@ -236,15 +224,15 @@ class Controls:
     def draw_pairs(self, study: StudyFolder) -> None:
         """Draw which pairs are removed before training: by a ranking, as near-duplicates, by decisions."""
         shared, removal = self.reference.shared, self.setting.removal
-        self._draw_toggle(REMOVAL, "Take pairs out", "Shared pairs that rank first are left out of training.")
+        self._draw_toggle(REMOVAL, "Remove pairs", "Shared pairs that rank first are left out of training.")
         if removal is not None:
             of = f"Of the {shared:,} pairs that both models of a seed train on." if shared else None
             count: dict[str, Any] = {"min_value": 1, "max_value": max(shared, removal.n, 1), "step": 10, "help": of}
             self._draw(st.number_input, "How many", REMOVAL_COUNT, removal.n, **count)
             by: dict[str, Any] = {"options": list(RANKINGS), "format_func": lambda name: RANKINGS.get(name, name)}
             self._draw(st.selectbox, "Which first", REMOVAL_BY, removal.by, **by)
-        told = "Of pictures that look alike, all but the first are left out of training."
-        self._draw_toggle(LOOKALIKES, "Without look-alikes", told)
+        told = "Training keeps only the first of several near-duplicate pictures."
+        self._draw_toggle(LOOKALIKES, "Without near-duplicates", told)
         removed = recaptioned = 0
         fault = ""
         try:
@@ -252,11 +240,11 @@ class Controls:
             removed, recaptioned = len(decided.removed), len(decided.recaptioned)
         except InputError as error:
             fault = " ".join(str(error).split())
-        counts = f"{removed:,} removed, {recaptioned:,} recaptioned" if removed or recaptioned else "none yet"
+        counts = f"{removed:,} removed, {recaptioned:,} with changed captions" if removed or recaptioned else "none yet"
         self._draw_toggle(
             DECISIONS,
             f"My decisions: {counts}",
-            "Pairs you decided to remove are left out of training, and those you recaptioned get your captions.",
+            "Pairs you decided to remove are left out of training, and changed captions replace the old ones.",
             disabled=not (removed or recaptioned or DECISIONS in self.setting.overrides),
         )
         if fault:

@@ -1,14 +1,15 @@
-"""The choices of which a request for an audit is made: data set, name and settings, each with its widget."""
+"""The form that starts an audit: data set, settings and name, and the check of the request."""
 
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.jobs import audit_task, fetch_task
-from clipmem_core.audits.preflight import Request, find_request
+from clipmem_core.audits.jobs import audit_task, cancel, fetch_task
+from clipmem_core.audits.preflight import Check, Request, find_check, find_request, refuse_at_once, start_check
 from clipmem_core.audits.settings import audit_name
 from clipmem_core.audits.store import CONFIG, audits_folder, is_name
 from clipmem_core.config import (
@@ -23,9 +24,8 @@ from clipmem_core.config import (
     preset_config,
     without_meaning,
 )
-from clipmem_core.dashboard.address import draw_set
-from clipmem_core.dashboard.errors import explained_errors
-from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.page import draw_set
+from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_text
 from clipmem_core.exports.reaudit import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
@@ -38,15 +38,15 @@ MAIN = sorted((name for name, own in FIELDS.items() if own.main), key=lambda nam
 PROTOCOLS = FIELDS["protocol"].choices
 USUAL_REPEATS = 2
 REPETITIONS = {  # protocol → label, usual number, meaning
-    "ensemble": ("Repeats", USUAL_REPEATS, "How often pairs are cut into folds anew; each trains one member a fold."),
-    "paper": ("Seeds", 1, "Pairs of members f and g: 3 give intervals."),
+    "ensemble": ("Repeats", USUAL_REPEATS, "Random partitions into folds; each trains one member per fold."),
+    "paper": ("Seeds", 1, "Pairs of models f and g; 3 give intervals."),
 }
 LOADED = "new-loaded"
 PRESET_MEANINGS = {
     "locked": "Both towers are pretrained and locked, members train heads on what these give: minutes on a processor, "
-    "and the one to find wrong captions with. clipmem says what the heads learned by heart.",
-    "tiny": "Whole encoders from scratch, as small as they can be: to try things out.",
-    "small": "Whole encoders from scratch, for thousands of pairs on two cores: what encoders learn by heart.",
+    "and the one to find wrong captions with. clipmem measures what the heads memorized.",
+    "tiny": "Whole encoders from scratch, as small as they can be: for a quick test.",
+    "small": "Whole encoders from scratch, for thousands of pairs on two cores: what encoders memorize.",
     "base": "ViT-B/32 from scratch, as in the paper; it needs a GPU.",
 }
 TOWERS = {"image": "sees pictures whole and as they are", "text": "reads captions whole and as they are"}
@@ -58,7 +58,7 @@ def draw_request() -> Request:
     source, reading = _draw_source()
     preset_column, protocol_column, _ = st.columns([3, 2, 2])
     with preset_column:
-        preset = _choose("Preset", list(PRESETS), DEFAULT_PRESET, help="What each is for stands below.")
+        preset = _choose("Preset", list(PRESETS), DEFAULT_PRESET, help="Explained below.")
     with protocol_column:
         protocol = _choose("Protocol", list(PROTOCOLS), AuditConfig.protocol, help=meaning(PROTOCOL))
     st.caption(PRESET_MEANINGS[preset])
@@ -83,15 +83,10 @@ def _drawn_fields() -> list[str]:
 
 
 def draw_left_out(idle: Mapping[str, str], *, called: Callable[[str], str] = lambda name: FIELDS[name].label) -> None:
-    """Say which fields are not offered as an encoder is locked.
-
-    Args:
-        idle: what `without_meaning` returns.
-        called: returns what the page calls a field.
-    """
+    """Say which fields are not offered as an encoder is locked."""
     for side, does in TOWERS.items():
         if labels := [called(name) for name, own in idle.items() if own == side]:
-            st.caption(f"Not offered, since the {side} tower is locked and {does}: {', '.join(labels)}.")
+            st.caption(f"Not available, as the {side} tower is locked and {does}: {', '.join(labels)}.")
 
 
 def _draw_towers(usual: AuditConfig) -> dict[str, Any]:
@@ -157,7 +152,7 @@ def draw_path(key: str, offered: Sequence[str]) -> str:
         value=typed if typed in offered else None,
         take=lambda chosen: st.session_state.update({key: chosen or ""}),
         format_func=lambda source: source.removeprefix(f"{data_folder() / SETS}/"),
-        help=f"{DRAWN} is the drawn set. {meaning(DRAWN_SET)}",
+        help=f"{DRAWN} is the synthetic set. {meaning(DRAWN_SET)}",
     )
     return typed
 
@@ -170,7 +165,7 @@ def _draw_source() -> tuple[str, dict[str, Any]]:
             if not (data_folder() / SETS / name / CAPTIONS_FILE).is_file():
                 with st.container(width="content", gap=None):
                     _draw_fetch(name)
-    if not lacks_captions(source):
+    if not source or not lacks_captions(source):
         return source, {}
     st.caption("These are folders of pictures without captions.")
     if not st.toggle("Use folder names as captions", key="new-folder-names", persist_state="session"):
@@ -318,3 +313,82 @@ def draw_field(name: str, default: Any, *, key: str) -> Any:
     if isinstance(default, float):
         return float(st.number_input(own.label, step=default / 10 or 0.1, format="%.6g", **shared) or 0.0)
     return st.text_input(own.label, **shared).strip()
+
+
+def draw_check(request: Request, *, started: Callable[[str], None]) -> None:
+    """Draw the button that checks a request, and what its check found."""
+    checked = st.query_params.get(CHECK) == request.key
+    if checked and _is_at_work(request):
+        started(request.name)  # the browser's address may lag behind the button
+    label = "Check again" if checked else "Check"
+    if st.button(label, type="secondary" if checked else "primary", icon=":material/fact_check:") and _allowed(request):
+        start_check(request)
+        st.query_params[CHECK] = st.session_state[LOADED] = request.key
+        st.rerun()
+    if checked:
+        _draw_result(request, started)
+    elif CHECK in st.query_params:
+        st.caption("The settings have changed since they were checked.")
+    else:
+        st.caption("Reads the data set and opens its pictures.")
+
+
+def _is_at_work(request: Request) -> bool:
+    """Tell whether the very audit that was checked waits or runs already."""
+    job = audit_task(request.name).find() if is_name(request.name) else None
+    return job is not None and job.running and job.arguments == ("audit", *request.arguments)
+
+
+def _allowed(request: Request) -> bool:
+    """Tell whether an audit may start as far as can be seen at once; draw why not."""
+    try:
+        refuse_at_once(request)
+    except InputError as error:
+        draw_fault("This audit cannot start.", error)
+        return False
+    return True
+
+
+@st.fragment(run_every=1)
+def _draw_result(request: Request, started: Callable[[str], None]) -> None:
+    check = find_check(request.key)
+    if check is None:
+        return
+    if check.error:
+        draw_fault("This audit cannot start.", check.error)
+        return
+    if check.found is not None:
+        _draw_found(check)
+    with st.container(horizontal=True):
+        begins = check.found is not None and st.button("Start", type="primary", icon=":material/play_arrow:")
+        if check.job.running and st.button("Stop the check", icon=":material/stop_circle:"):
+            cancel(check.job)
+    if check.job.running:
+        _draw_steps(check)
+    if begins and _allowed(request):
+        audit_task(request.name, request.arguments).start()
+        started(request.name)
+
+
+def _draw_steps(check: Check) -> None:
+    """Draw what a check does now."""
+    done, total = check.pictures
+    if check.found is None:
+        st.progress(0.0, text="Reading the data set")
+    elif total:
+        st.progress(done / total, text=f"Opening pictures: {done:,} of {total:,}. You can start meanwhile.")
+
+
+def _draw_found(check: Check) -> None:
+    found: dict[str, Any] = check.found or {}
+    with st.grid(4, min_column_width=140) as grid:
+        grid.metric("Pairs", f"{found['pairs']:,}", border=True)
+        grid.metric("Captions", f"{found['captions']:,}", border=True)
+        grid.metric("In quarantine", f"{found['quarantined']:,}", border=True, help="Rows that cannot be used.")
+        grid.metric("Near-duplicates", f"{found['lookalikes']:,}" if check.exact else "…", border=True)
+    st.caption("Groups: " + ", ".join(f"{count:,} {name}" for name, count in found["groups"].items()))
+    if not check.exact and check.job.running:
+        st.caption("Numbers may still change: not every picture has been opened yet.")
+    if found["reasons"]:
+        reasons = pd.DataFrame(found["reasons"], columns=["rows", "reason", "example"])
+        st.dataframe(reasons, hide_index=True, alt="The commonest reasons why rows cannot be used, with an example")

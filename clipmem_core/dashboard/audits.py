@@ -1,12 +1,13 @@
-"""All audits in a table to choose one from, those at work on top, and the panel of the one that was chosen."""
+"""The page Audits: a table of all audits, and the actions on the chosen one: open, rename, delete."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from clipmem_core.audits.jobs import jobs_folder
 from clipmem_core.audits.status import (
     BROKEN,
     DONE,
@@ -14,16 +15,17 @@ from clipmem_core.audits.status import (
     TRAINING,
     State,
     all_progress,
+    delete_audit,
     folder_bytes,
     list_states,
     odd_names,
+    rename_audit,
     training_seconds_left,
 )
-from clipmem_core.audits.store import CONFIG, Audit
-from clipmem_core.dashboard.audit_actions import draw_actions
-from clipmem_core.dashboard.frame import CHOICE, PARAMETER
-from clipmem_core.dashboard.numbers import duration
-from clipmem_core.dashboard.plain import show_strong, show_text
+from clipmem_core.audits.store import CONFIG
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.page import AUDIT, CHOICE
+from clipmem_core.dashboard.plain import bytes_in_words, draw_fault, duration, show_strong, show_text
 from clipmem_core.dashboard.running import draw_progress, share_counted, share_done
 
 TABLE = "audits-table"
@@ -50,7 +52,7 @@ def draw_list() -> None:
     if odd := odd_names():
         show_text(f"not shown, since no audit can have such a name: {', '.join(map(repr, odd))}", limit=300)
     if chosen is None:
-        st.caption("Choose a row to open, rename or delete an audit, or to see how far it is.")
+        st.caption("Choose a row to open, rename or delete an audit, or to see its progress.")
         return
     with st.container(border=True):
         _draw_panel(chosen)
@@ -60,10 +62,10 @@ def choose(name: str | None) -> None:
     """Keep the chosen audit in the address and in the session, as every page does."""
     if name is None:
         st.session_state.pop(CHOICE, None)
-        st.query_params.pop(PARAMETER, None)
+        st.query_params.pop(AUDIT, None)
         return
     st.session_state[CHOICE] = name
-    st.query_params[PARAMETER] = name
+    st.query_params[AUDIT] = name
 
 
 @st.fragment(run_every=2)
@@ -101,7 +103,7 @@ def _work_row(state: State) -> dict[str, Any]:
 def _draw_table(states: list[State]) -> State | None:
     """Draw all audits and return the chosen one."""
     names = [state.audit.name for state in states]
-    asked = st.query_params.get(PARAMETER) or st.session_state.get(CHOICE)
+    asked = st.query_params.get(AUDIT) or st.session_state.get(CHOICE)
     place = names.index(asked) if asked in names else None
     if place is not None:
         choose(names[place])
@@ -134,12 +136,8 @@ def _row(state: State) -> dict[str, Any]:
         return row
     return row | {
         "begun": datetime.fromtimestamp((state.audit.folder / CONFIG).stat().st_mtime),
-        "training": _trained_for(state.audit, state.audit.record.members),
+        "training": sum(m.seconds for m in all_progress(state.audit.folder, state.audit.record.members)) or None,
     }
-
-
-def _trained_for(audit: Audit, members: Sequence[str]) -> float | None:
-    return sum(member.seconds for member in all_progress(audit.folder, members)) or None
 
 
 def _draw_panel(state: State) -> None:
@@ -150,3 +148,60 @@ def _draw_panel(state: State) -> None:
     elif state.word != DONE:
         draw_progress(state.audit.name)
     draw_actions(state, choose)
+
+
+MESSAGE = "audits-message"  # what was done last, to be told on the page that follows
+
+Choose = Callable[[str | None], None]
+
+
+def draw_actions(state: State, choose: Choose) -> None:
+    """Draw what can be done with an audit that nobody works on; a finished one can be opened."""
+    if state.at_work:
+        return
+    name = state.audit.name
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if state.word == DONE:
+            st.page_link("pages/overview.py", label="Open", icon=":material/open_in_new:", query_params={"audit": name})
+        if state.audit.begun:
+            with st.popover("Rename", icon=":material/edit:", key=f"rename-{name}"):
+                _draw_rename(name, choose)
+        with st.popover("Delete", icon=":material/delete:", key=f"delete-{name}"):
+            _draw_delete(state, choose)
+
+
+def draw_message() -> None:
+    """Draw, once, what was done last."""
+    if message := st.session_state.pop(MESSAGE, ""):
+        st.success(message, icon=":material/check:")
+
+
+def _draw_rename(name: str, choose: Choose) -> None:
+    new = st.text_input("New name", value=name, key=f"new-name-of-{name}").strip()
+    if not st.button("Rename", key=f"rename-now-{name}", type="primary", disabled=new in ("", name)):
+        return
+    try:
+        rename_audit(name, new)
+    except (InputError, OSError) as error:
+        draw_fault("The audit was not renamed.", error)
+        return
+    st.session_state[MESSAGE] = "Renamed."
+    choose(new)
+    st.rerun()
+
+
+def _draw_delete(state: State, choose: Choose) -> None:
+    name = state.audit.name
+    size = bytes_in_words(folder_bytes(state.audit.folder) + folder_bytes(jobs_folder() / name))
+    st.markdown(f"Deletes {size}: members, scores and output. Decisions are kept.")
+    typed = st.text_input("Type its name to confirm", key=f"confirm-{name}", placeholder=name).strip()
+    if not st.button("Delete for good", key=f"delete-now-{name}", type="primary", disabled=typed != name):
+        return
+    try:
+        freed = delete_audit(name)
+    except (InputError, OSError) as error:
+        draw_fault("The audit was not deleted.", error)
+        return
+    st.session_state[MESSAGE] = f"Deleted; {bytes_in_words(freed)} freed."
+    choose(None)
+    st.rerun()
