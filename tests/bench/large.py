@@ -43,7 +43,7 @@ from clipmem_core.pairs.table import read_source
 from clipmem_core.pairs.workers import cores
 from tests.bench import Measure, Measures, console, save, scratch, show
 from tests.bench.pages import turn
-from tests.made_features import make_features
+from tests.large_fixtures import make_features
 
 WIDTH = 512
 FLAGS = ("--preset", "locked", "--folds", "4", "--members", "4")

@@ -31,8 +31,8 @@ from tests.browser.reviewing import WATCH, all_stored, open_review_page, taken
 from tests.browser.server import serve
 from tests.browser.test_keys import events
 from tests.browser.watched import check_pictures, open_watched, settle
-from tests.made_audit import make_audit
-from tests.million import make_large_audit
+from tests.fixtures import make_audit
+from tests.large_fixtures import make_large_audit
 
 RUNS = 8  # of each interaction in Chromium
 NAME = "scenes"

@@ -12,7 +12,7 @@ from clipmem_core.review.log import tags_of
 from clipmem_core.review.rows import changed_rows, decided_rows, first_queue
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import caption_keys
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 CLIENT, OTHER = "client01", "client02"
 IDS = ["images/010.png", "images/011.png", "images/012.png"]

@@ -16,7 +16,7 @@ from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import KEEP, REMOVE, Review, decided, decided_of, open_review
 from clipmem_core.review.rows import find_rows, neighbours
 from clipmem_core.review.selection import Selection
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 SWAPPED = [20, 30]  # rows that have each other's captions in the second audit
 

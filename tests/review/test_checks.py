@@ -8,7 +8,7 @@ from clipmem_core.audits.store import CHECK_TABLE, MANIFEST, PAIRS, Audit, broke
 from clipmem_core.pairs import checks
 from clipmem_core.review.rows import check_counts, count_pairs, failed_checks, find_rows, lookalike_groups, rows_failing
 from clipmem_core.review.selection import Selection, from_parameters, to_parameters
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 PICTURES = ["dark", "blurred", "uniform"]
 

@@ -23,8 +23,7 @@ from clipmem_core.review.compare import (
     planted_findings,
 )
 from clipmem_core.scores.registry import BY_NAME, DETECTION, scores_in
-from tests.made_benchmark import make_benchmark
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy, make_benchmark
 
 
 def rescored(audit: Audit, scores: pd.DataFrame) -> Audit:

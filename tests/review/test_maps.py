@@ -22,8 +22,7 @@ from clipmem_core.review.maps import (
     read_map,
     region_words,
 )
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
+from tests.fixtures import HOSTILE, Copy
 from tests.review.embedded import embed
 
 NAME = map_name("r0-f0", "image")

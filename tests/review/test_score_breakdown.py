@@ -27,8 +27,8 @@ from clipmem_core.review.score_breakdown import (
 )
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, Sides
+from tests.fixtures import Copy
 from tests.made_encoders import make_units, paradigm_rows
-from tests.made_fixtures import Copy
 from tests.review.embedded import Embeddings, embed
 
 TERMS = ["positive", "negative_text", "negative_image", "alignment", "similarity"]

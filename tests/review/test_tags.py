@@ -19,7 +19,7 @@ from clipmem_core.review.log import (
 )
 from clipmem_core.review.rows import count_decided, count_pairs, pair_ids, score_histogram
 from clipmem_core.review.selection import Selection
-from tests.made_audit import HOSTILE
+from tests.fixtures import HOSTILE
 
 A, B, C = "images/010.png", "images/011.png", "images/012.png"
 
