@@ -28,11 +28,11 @@ from clipmem_core.review.log import (
     TAG,
     UNTAG,
     add_decision,
+    add_outcome,
     add_tag,
-    add_told,
     add_undo,
+    stored_outcomes,
     tag_fault,
-    told_before,
     writing,
 )
 from clipmem_core.review.tables import caption_keys, fetch_columns
@@ -92,11 +92,11 @@ def store(review: Review, batch: Batch) -> tuple[int, dict[int, str]]:
     keys = caption_keys(review.pairs, ids) if review.pairs is not None and ids else {}
     numbers = [event.number for event in batch.events]
     with writing(review.path) as log:
-        known = told_before(log, batch.client, numbers)
+        known = stored_outcomes(log, batch.client, numbers)
         for event in batch.events:
             if event.number not in known:
                 known[event.number] = added, why = _add(log, event, keys, batch.audit)
-                add_told(log, batch.client, event.number, event=added, refused=why)
+                add_outcome(log, batch.client, event.number, event=added, refused=why)
     return max(numbers), {number: why for number in numbers if (why := known[number][1])}
 
 
@@ -124,7 +124,7 @@ def _add(log: Connection, event: Event, keys: dict[str, int], audit: str) -> tup
 
 def _undo(log: Connection, event: Event) -> tuple[int, str]:
     client, number = event.undoes or ("", 0)
-    undone, _ = told_before(log, client, [number]).get(number, (0, ""))
+    undone, _ = stored_outcomes(log, client, [number]).get(number, (0, ""))
     if not undone:
         return 0, "what it undoes was not stored"
     added, _ = add_undo(log, undone)

@@ -16,7 +16,7 @@ from clipmem_core.config import InputError
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Selection
-from clipmem_core.review.tables import fetch_arrow, fetch_numbered, fetch_rows, number, other_pairs
+from clipmem_core.review.tables import fetch_arrow, fetch_numbered, fetch_rows, mismatched_tables, number
 from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
 
 SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
@@ -49,7 +49,7 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
         if row not in scores and row not in pairs:
             raise InputError(f"audit {audit.name!r} has no row {row}: open the pair from the gallery again")
         if row not in scores or row not in pairs or scores[row][0] != pairs[row][0]:
-            raise other_pairs(audit)
+            raise mismatched_tables(audit)
     decisions = open_review(audit).decisions([pairs[row][0] for row in rows])
     found, match = hits(audit, selection) if selection.searched else (np.empty(0), np.empty(0))
     matches = dict(zip(found.tolist(), match.tolist(), strict=True))

@@ -42,8 +42,8 @@ from clipmem_core.review.tables import (
     caption_keys,
     count_pairs_of,
     fetch_columns,
-    sound,
     version_of,
+    without_surrogates,
 )
 from clipmem_core.studies.arm import Decided
 from clipmem_core.studies.store import StudyFolder
@@ -55,7 +55,7 @@ HISTORY_COLUMNS = ["event", "time", "audit", "kind", "decision", "pairs", "first
 UNDECIDED_CODE = 0
 CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}
 _AT_ONCE = 500  # ids in one query
-_KEPT = 4  # audits whose codes stay in memory, 1 byte a pair
+_CACHED_AUDITS = 4  # audits whose codes stay in memory, 1 byte a pair
 Row = tuple[Any, ...]
 _NOTHING: Row = (None, [], "", "", "")  # what an event says, where there is none
 
@@ -335,7 +335,7 @@ def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
         raise InputError(f"decision {decision!r} is unknown: choose {', '.join(CHOICES)} or none")
     if captions and decision != RECAPTION:
         raise InputError(f"captions belong to a {RECAPTION}, not to {decision or 'no decision'}: leave them out")
-    if any("\0" in caption or sound(caption) != caption for caption in captions):
+    if any("\0" in caption or without_surrogates(caption) != caption for caption in captions):
         raise InputError("a caption has a NUL character or half a character, which not every file can hold: delete it")
     given = [caption.strip() for caption in captions if caption.strip()]
     if decision == RECAPTION and not given:
@@ -386,29 +386,29 @@ class Codes:
         return *self.log, self.entry
 
 
-_kept: dict[Audit, Codes] = {}
-_turn = threading.Lock()
+_codes_cache: dict[Audit, Codes] = {}
+_codes_lock = threading.Lock()
 
 
 def decided(audit: Audit) -> Codes:
     """Return what has been decided of the pairs of an audit until now; the log is read on from where it was read to."""
     review, version = open_review(audit), version_of(audit)
-    with _turn:
+    with _codes_lock:
         inode = review.path.stat().st_ino if review.path.exists() else 0
         log, position = (str(review.path), inode), review.position()
-        known = _kept.pop(audit, None)
+        known = _codes_cache.pop(audit, None)
         if known is None or (known.version, known.log) != (version, log) or position < known.entry:
             count = count_pairs_of(audit)
             known = Codes(version, log, 0, np.zeros(count, np.int8), np.zeros(count, bool))
         if position > known.entry:
-            known = _read_on(audit, known, review.entries_after(known.entry))
-        _kept[audit] = known
-        if len(_kept) > _KEPT:
-            del _kept[next(iter(_kept))]
+            known = _apply_entries(audit, known, review.entries_after(known.entry))
+        _codes_cache[audit] = known
+        if len(_codes_cache) > _CACHED_AUDITS:
+            del _codes_cache[next(iter(_codes_cache))]
     return known
 
 
-def _read_on(audit: Audit, known: Codes, entries: list[tuple[str, str | None, int, int, int]]) -> Codes:
+def _apply_entries(audit: Audit, known: Codes, entries: list[tuple[str, str | None, int, int, int]]) -> Codes:
     """Apply entries of the log in their order, but those on other pairs or captions: they are other audits'."""
     ids, decisions, numbers, judged, apart = zip(*entries, strict=True)
     said = pa.array([CODES[decision] for decision in decisions], pa.int8())

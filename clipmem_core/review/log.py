@@ -39,7 +39,7 @@ KEEP, REMOVE, RECAPTION = "keep", "remove", "recaption"
 CHOICES = (KEEP, REMOVE, RECAPTION)
 VERSION = 3
 APPLICATION = 0x434C4D50  # "CLMP" in the file's header: tells our files from other SQLite files
-PATIENCE = 5.0  # seconds to wait for another writer
+LOCK_TIMEOUT = 5.0  # seconds to wait for another writer
 CACHE_KB = 64_000  # of pages, while writing: a million pairs are looked up in any order
 SHOWN = 80  # characters of a value, or of what SQLite says, in a message
 _SIDE_FILES = ("-wal", "-shm")
@@ -116,7 +116,7 @@ _STAND = """
     INSERT OR REPLACE INTO standing (pair_id, judged, entry, decided, noted)
     SELECT pair_id, judged, id, decided, noted FROM entry WHERE id >= ? ORDER BY pair_id, judged
 """
-_TOLD = """
+_TOLD_TABLE = """
     CREATE TABLE IF NOT EXISTS told (
         client TEXT NOT NULL,
         number INTEGER NOT NULL,  -- the client's own, from 1
@@ -140,7 +140,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     # SQLite keeps files beside a log that it opens to write, which a read-only folder does not allow.
     fixed = not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()
     mode = "ro&immutable=1" if fixed else "rw"
-    with _explained(path), closing(_connect(path, mode) if path.exists() else _empty()) as connection:
+    with _as_input_error(path), closing(_connect(path, mode) if path.exists() else _empty()) as connection:
         _check(path, connection)
         connection.execute("BEGIN")
         yield connection
@@ -149,7 +149,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 @contextmanager
 def writing(path: Path) -> Iterator[sqlite3.Connection]:
     """Give a log to add to, made where there is none: all of the block's rows are there at its end, or none."""
-    with _explained(path):
+    with _as_input_error(path):
         if not path.exists():
             _make(path)
         with closing(_connect(path, "rw")) as connection:
@@ -229,15 +229,15 @@ def add_undo(log: sqlite3.Connection, undoes: int) -> tuple[Added | None, int]:
     return added, pairs - added.pairs
 
 
-def told_before(log: sqlite3.Connection, client: str, numbers: Iterable[int]) -> dict[int, tuple[int, str]]:
+def stored_outcomes(log: sqlite3.Connection, client: str, numbers: Iterable[int]) -> dict[int, tuple[int, str]]:
     """Return what became of those of a client's numbers that were told: the event, 0 for none, and why it is none."""
-    log.execute(_TOLD)
+    log.execute(_TOLD_TABLE)
     wanted = json.dumps(list(numbers))
     query = "SELECT number, event, refused FROM told WHERE client = ? AND number IN (SELECT value FROM json_each(?))"
     return {number: (event, refused) for number, event, refused in fetch(log, query, (client, wanted))}
 
 
-def add_told(log: sqlite3.Connection, client: str, number: int, *, event: int, refused: str) -> None:
+def add_outcome(log: sqlite3.Connection, client: str, number: int, *, event: int, refused: str) -> None:
     """Keep what became of a client's number."""
     log.execute("INSERT INTO told VALUES (?, ?, ?, ?)", (client, number, event, refused))
 
@@ -306,7 +306,7 @@ _FITS: dict[str, type | Callable[[Any], bool]] = {  # by column, the type or a t
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     address = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(address, uri=True, timeout=PATIENCE, isolation_level=None)
+    return sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT, isolation_level=None)
 
 
 def _empty() -> sqlite3.Connection:
@@ -318,7 +318,7 @@ def _empty() -> sqlite3.Connection:
 def _make(path: Path) -> None:
     """Make an empty log, once, however many processes want to."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / f".{path.name}.lock", timeout=PATIENCE):
+    with FileLock(path.parent / f".{path.name}.lock", timeout=LOCK_TIMEOUT):
         if path.exists():
             return
         for suffix in _SIDE_FILES:  # of a file that was deleted without them: they would be read into the new one
@@ -342,7 +342,7 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _as_input_error(path: Path) -> Iterator[None]:
     """Turn what can go wrong with a file or a text into one line that names it."""
     try:
         yield

@@ -38,7 +38,7 @@ from clipmem_core.columns import CAPTIONS, GROUP, LABEL, PLANTED
 from clipmem_core.config import InputError, data_folder
 from clipmem_core.review.search import EMBEDDINGS, embeddings_path
 from clipmem_core.review.selection import MAP_X, MAP_Y
-from clipmem_core.review.tables import ROW, fetch_arrow, fetch_columns, number, other_pairs
+from clipmem_core.review.tables import ROW, fetch_arrow, fetch_columns, mismatched_tables, number
 
 MAP_ROW = "row"
 LIMIT = 20_000  # pairs on a map
@@ -104,7 +104,7 @@ def map_points(audit: Audit, name: str, column: str) -> pd.DataFrame:
     arrow = pa.Table.from_pandas(places.rename(columns={MAP_ROW: ROW}), preserve_index=False)
     points = fetch_arrow(table, query, places=arrow).to_pandas().rename(columns={ROW: MAP_ROW})
     if len(points) != len(places):
-        raise other_pairs(audit)
+        raise mismatched_tables(audit)
     return points
 
 
@@ -115,7 +115,7 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
     def draw(temporary: Path) -> None:
         say("reading the embeddings")
         vectors = read_array(embeddings_path(audit, *name.rsplit(".", 1)), shared=True)
-        rows = drawn_rows(len(vectors))
+        rows = sampled_rows(len(vectors))
         places = lay_out(np.array(vectors[rows]), say=say)
         table = pd.DataFrame({MAP_ROW: rows, MAP_X: places[:, 0], MAP_Y: places[:, 1]})
         write_table(temporary, table, checksums=True)
@@ -124,7 +124,7 @@ def make_map(audit: Audit, name: str, *, say: Callable[[str], None] = lambda lin
     return path
 
 
-def drawn_rows(n_pairs: int) -> np.ndarray:
+def sampled_rows(n_pairs: int) -> np.ndarray:
     """Return the rows that are on a map, int64, ascending: all of them, or `LIMIT` drawn from a fixed seed."""
     if n_pairs <= LIMIT:
         return np.arange(n_pairs)

@@ -12,20 +12,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from clipmem_core import columns as c
 from clipmem_core.audits.checks import LOOKALIKE_OF, ensure_checks, kept_checks
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import (
-    CAPTIONS,
-    CLIPMEM,
-    GROUP,
-    INDEPENDENT,
-    LABEL,
-    LOG_PROBABILITY_SECOND,
-    MISFIT,
-    PAIR_ID,
-    PLANTED,
-    REVIEW_PLACE,
-)
 from clipmem_core.config import InputError
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
@@ -46,8 +35,8 @@ from clipmem_core.review.selection import (
 )
 from clipmem_core.review.tables import (
     ROW,
+    as_input_error,
     count_pairs_of,
-    explained,
     fetch_columns,
     fetch_numbered,
     fetch_rows,
@@ -55,9 +44,9 @@ from clipmem_core.review.tables import (
     kept,
     load,
     number,
-    sound,
+    without_surrogates,
 )
-from clipmem_core.review.wrong_captions import known_count
+from clipmem_core.review.wrong_captions import wrong_estimate
 from clipmem_core.scores.registry import BY_NAME, QUEUE, SECOND_NOTE, scores_in
 
 LABELS_SHOWN = 200
@@ -140,9 +129,9 @@ def _count_before(audit: Audit, selection: Selection, rows: np.ndarray, row: int
 def _ids(audit: Audit, rows: np.ndarray) -> list[str]:
     path = audit.folder / PAIRS
     if len(rows) <= _FEW:
-        found = fetch_numbered(path, [f'"{PAIR_ID}"'], rows.tolist())
+        found = fetch_numbered(path, [f'"{c.PAIR_ID}"'], rows.tolist())
         return [found[row][0] for row in rows.tolist()]
-    return fetch_columns(path, f'SELECT "{PAIR_ID}" FROM parquet')[PAIR_ID][rows].tolist()
+    return fetch_columns(path, f'SELECT "{c.PAIR_ID}" FROM parquet')[c.PAIR_ID][rows].tolist()
 
 
 def _rows(audit: Audit, selection: Selection) -> np.ndarray:
@@ -159,7 +148,7 @@ def _rows_at(
     audit: Audit, selection: Selection, moment: tuple[tuple[str, int, int] | None, int], map_path: Path | None
 ) -> np.ndarray:
     """Find a selection's rows, once for every state of the files and of the log, which `moment` tells apart."""
-    mask = _mask(audit, replace(selection, order=CLIPMEM, ascending=False, decision="", tag=""), map_path)
+    mask = _mask(audit, replace(selection, order=c.CLIPMEM, ascending=False, decision="", tag=""), map_path)
     if selection.tag:
         tagged = np.zeros(len(mask), bool)
         tagged[_rows_of(audit, tagged_pairs(open_review(audit).path, selection.tag))] = True
@@ -179,10 +168,10 @@ def _order(audit: Audit, selection: Selection) -> np.ndarray:
     if selection.order == MATCH and selection.searched:
         rows = hits(audit, selection)[0]
     elif selection.order == RANDOM:
-        rows = known_count(audit).review.drawn
+        rows = wrong_estimate(audit).review.drawn
     else:
         rows = _sorted(audit, selection.order)
-    learned_by_g = selection.order == CLIPMEM and selection.group == INDEPENDENT
+    learned_by_g = selection.order == c.CLIPMEM and selection.group == c.INDEPENDENT
     return rows[::-1] if selection.ascending != learned_by_g else rows
 
 
@@ -243,7 +232,7 @@ def _rows_of_conditions(audit: Audit, selection: Selection, map_path: Path | Non
 
 def _clauses(selection: Selection) -> dict[str, Clauses]:
     """Return a selection's conditions on the columns of scores.parquet and of pairs.parquet."""
-    scores: Clauses = [(f'"{GROUP}" = ?', [selection.group])] if selection.group else []
+    scores: Clauses = [(f'"{c.GROUP}" = ?', [selection.group])] if selection.group else []
     for wanted in selection.ranges:
         if wanted.column not in BY_NAME:
             raise ValueError(f"range must be of one of {', '.join(BY_NAME)}, not {wanted.column!r}")
@@ -251,30 +240,30 @@ def _clauses(selection: Selection) -> dict[str, Clauses]:
         ends = [(sign, end) for sign, end in ((">=", wanted.low), ("<=", wanted.high)) if end is not None]
         scores += [(f"isfinite({value})", [])] if ends else []
         scores += [(f"{value} {sign} ?", [end]) for sign, end in ends]
-    pairs: Clauses = [(f'"{LABEL}" = ?', [selection.label])] if selection.label else []
+    pairs: Clauses = [(f'"{c.LABEL}" = ?', [selection.label])] if selection.label else []
     if selection.planted in (ANY, NONE):
-        pairs.append((f'"{PLANTED}" IS {"NOT " if selection.planted == ANY else ""}NULL', []))
+        pairs.append((f'"{c.PLANTED}" IS {"NOT " if selection.planted == ANY else ""}NULL', []))
     elif selection.planted:
-        pairs.append((f'"{PLANTED}" = ?', [selection.planted]))
+        pairs.append((f'"{c.PLANTED}" = ?', [selection.planted]))
     return {SCORES: scores, PAIRS: pairs}
 
 
 def _rows_with(audit: Audit, words: str) -> np.ndarray:
     """Return the rows where every word, or part of one, is in a caption, whatever the case and accents' composition."""
-    asked = [sound(word) for word in dict.fromkeys(words.split())]
-    where = " AND ".join(f"contains(text, {_folded('?')})" for _ in asked)
-    with explained(audit.folder / PAIRS), _folded_captions(audit).cursor() as cursor:
+    asked = [without_surrogates(word) for word in dict.fromkeys(words.split())]
+    where = " AND ".join(f"contains(text, {_casefolded('?')})" for _ in asked)
+    with as_input_error(audit.folder / PAIRS), _folded_captions(audit).cursor() as cursor:
         return np.asarray(cursor.execute(f"SELECT place FROM captions WHERE {where}", asked).fetchnumpy()["place"])
 
 
 @kept(2, PAIRS)
 def _folded_captions(audit: Audit) -> duckdb.DuckDBPyConnection:
     """Return a database with one text a pair, some 150 bytes: its captions, one below the other, so that no word"""
-    text = _folded(f"array_to_string({CAPTIONS}, chr(10))")
+    text = _casefolded(f"array_to_string({c.CAPTIONS}, chr(10))")
     return load(audit.folder / PAIRS, f"SELECT {ROW}::INTEGER AS place, {text} AS text FROM parquet", into="captions")
 
 
-def _folded(text: str) -> str:
+def _casefolded(text: str) -> str:
     """Return SQL for a text in which case is of no matter; up and down again, so that both forms of a sigma meet."""
     return f"lower(upper(nfc_normalize({text})))"
 
@@ -324,19 +313,19 @@ def inside(x: np.ndarray, y: np.ndarray, corners: Sequence[tuple[float, float]])
 
 def labels(audit: Audit) -> list[str]:
     """Return the labels of an audit, the most frequent first, at most `LABELS_SHOWN`."""
-    return list(_values(audit, LABEL))
+    return list(_values(audit, c.LABEL))
 
 
 def planted_kinds(audit: Audit) -> list[str]:
     """Return the kinds of planted pairs of an audit, the most frequent first."""
-    return list(_values(audit, PLANTED))
+    return list(_values(audit, c.PLANTED))
 
 
 @kept(16, PAIRS)
 def _values(audit: Audit, column: str) -> list[str]:
     query = f"""
         SELECT "{column}" FROM parquet WHERE "{column}" IS NOT NULL
-        GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {LABELS_SHOWN}
+        c.GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {LABELS_SHOWN}
     """
     return [str(value) for (value,) in fetch_rows(audit.folder / PAIRS, query)]
 
@@ -368,7 +357,7 @@ def score_histogram(audit: Audit, column: str) -> tuple[np.ndarray, np.ndarray] 
 
 def misfit_note(audit: Audit) -> str:
     """Say that misfit is by a second round of training where there was one."""
-    return SECOND_NOTE if score_span(audit, LOG_PROBABILITY_SECOND) else ""
+    return SECOND_NOTE if score_span(audit, c.LOG_PROBABILITY_SECOND) else ""
 
 
 def audit_root(audit: Audit) -> Path:
@@ -381,9 +370,9 @@ def first_queue(audit: Audit) -> Selection:
 
     Where an audit has no such order, those of the highest misfit; without misfit, the first queue there is.
     """
-    if score_span(audit, REVIEW_PLACE):
-        return Selection(order=REVIEW_PLACE, ascending=True)
-    return Selection(order=MISFIT if score_span(audit, MISFIT) else next(iter(scores_in(QUEUE))))
+    if score_span(audit, c.REVIEW_PLACE):
+        return Selection(order=c.REVIEW_PLACE, ascending=True)
+    return Selection(order=c.MISFIT if score_span(audit, c.MISFIT) else next(iter(scores_in(QUEUE))))
 
 
 def decided_rows(audit: Audit) -> tuple[int, dict[int, str | None]]:
@@ -410,7 +399,7 @@ def _decisions_at(codes: np.ndarray, rows: np.ndarray) -> dict[int, str | None]:
 
 def _rows_of(audit: Audit, ids: Iterable[str]) -> np.ndarray:
     asked = pa.table({"asked_id": pa.array(ids, pa.string())})
-    query = f'SELECT {ROW} FROM parquet JOIN asked ON "{PAIR_ID}" = asked_id'
+    query = f'SELECT {ROW} FROM parquet JOIN asked ON "{c.PAIR_ID}" = asked_id'
     return fetch_columns(audit.folder / PAIRS, query, asked=asked)[ROW]
 
 
@@ -452,6 +441,6 @@ def lookalike_groups(audit: Audit) -> list[list[int]]:
 def _groups(audit: Audit, path: Path) -> list[list[int]]:
     query = f"""
         SELECT list({ROW} ORDER BY {ROW}) AS rows FROM parquet WHERE {LOOKALIKE_OF} IS NOT NULL
-        GROUP BY {LOOKALIKE_OF} HAVING len(rows) > 1 ORDER BY len(rows) DESC, rows[1]
+        c.GROUP BY {LOOKALIKE_OF} HAVING len(rows) > 1 ORDER BY len(rows) DESC, rows[1]
     """
     return [rows for (rows,) in fetch_rows(path, query)]

@@ -25,8 +25,8 @@ from clipmem_core.review.search import (
     EMBEDDINGS,
     cosines,
     embeddings_path,
-    highest,
-    unit,
+    normalized,
+    top_k,
     vectors_at,
     vectors_of,
 )
@@ -112,12 +112,12 @@ def _mean_cosines(audit: Audit, members: Sequence[str], row: int, n_pairs: int) 
         total += [cosines(text_path, picture), cosines(image_path, picture)]
     if full:
         return total / len(members)
-    near = np.union1d(highest(total.sum(axis=0), SHORTLIST), [row])
+    near = np.union1d(top_k(total.sum(axis=0), SHORTLIST), [row])
     found = np.full((2, n_pairs), np.nan)
     found[:, near] = 0.0
     for name in members:
         image, text = vectors_of(audit, name, near.tolist())
-        picture = unit(image[np.searchsorted(near, row)])
+        picture = normalized(image[np.searchsorted(near, row)])
         found[:, near] += np.array([_unit_rows(text) @ picture, _unit_rows(image) @ picture]) / len(members)
     return found
 
@@ -131,7 +131,7 @@ def _different(audit: Audit, seen: set[str], score: np.ndarray) -> list[tuple[in
     """Return the rows of the highest scores, `BEHIND` at most, each with a caption that is not among those seen."""
     size = BEHIND + _MORE
     while True:
-        rows, ranked = highest(score, size).tolist(), dict[str, int]()
+        rows, ranked = top_k(score, size).tolist(), dict[str, int]()
         for place, captions in zip(rows, _captions(audit, rows), strict=True):
             if captions:
                 best = max(captions, key=lambda each: -math.inf if each[1] is None else each[1])

@@ -60,7 +60,7 @@ def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
 def _hits(audit: Audit, meaning: str, like: str, side: str, members: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     asked = {member: _asked(audit, member, meaning, like, side) for member in members}
     found = np.mean([cosines(embeddings_path(audit, member, side), query) for member, query in asked.items()], axis=0)
-    rows = highest(found, LIMIT)
+    rows = top_k(found, LIMIT)
     match = found[rows]
     rows.flags.writeable = match.flags.writeable = False
     return rows, match
@@ -74,7 +74,7 @@ def _asked(audit: Audit, member: str, meaning: str, like: str, side: str) -> np.
         row = find_row(audit, like)
         if row is None:
             raise InputError(f"there is no pair {like!r} in audit {audit.name!r}: take another to search by")
-        asked.append(unit(vectors_at(path, [row])[0]))
+        asked.append(normalized(vectors_at(path, [row])[0]))
     return np.mean(asked, axis=0)
 
 
@@ -95,7 +95,7 @@ def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> lis
     path = embeddings_path(audit, member, by)
     found = cosines(path, vectors_at(path, [row])[0])
     found[row] = np.nan
-    return [(place, float(found[place])) for place in highest(found, k).tolist()]
+    return [(place, float(found[place])) for place in top_k(found, k).tolist()]
 
 
 def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
@@ -121,7 +121,7 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
             model, known = _text_encoder(audit, member)
             tokens = tokenize(config.model, [text])
             read = known.read(tokens) if known else tokens
-        return unit(text_embeddings(model, read, precision="fp32", device="cpu")[0])
+        return normalized(text_embeddings(model, read, precision="fp32", device="cpu")[0])
 
 
 def checkpoint_path(audit: Audit, member: str) -> Path:
@@ -232,11 +232,11 @@ def vectors_at(path: Path, rows: Sequence[int]) -> np.ndarray:
     return np.array(stored[rows])
 
 
-def unit(values: np.ndarray) -> np.ndarray:
+def normalized(values: np.ndarray) -> np.ndarray:
     """Return a vector [dim] at length 1; one without a length stays as it is.
 
     Example:
-        >>> unit(np.array([3.0, 4.0])).tolist()
+        >>> normalized(np.array([3.0, 4.0])).tolist()
         [0.6, 0.8]
     """
     length = float(np.linalg.norm(values))
@@ -257,7 +257,7 @@ def cosines(path: Path, query: np.ndarray) -> np.ndarray:
     n_pairs, dim = stored.shape
     if query.shape != (dim,):
         raise InputError(f"{path} has {dim} dimensions and the query {query.size}: delete it and run the audit again")
-    query = unit(query).astype(np.float32)
+    query = normalized(query).astype(np.float32)
     found, size = np.zeros(n_pairs, dtype=np.float32), max(1, _BLOCK_BYTES // (4 * dim))
     for at in range(0, n_pairs, size):
         block = np.asarray(stored[at : at + size])
@@ -266,7 +266,7 @@ def cosines(path: Path, query: np.ndarray) -> np.ndarray:
     return found
 
 
-def highest(values: np.ndarray, k: int) -> np.ndarray:
+def top_k(values: np.ndarray, k: int) -> np.ndarray:
     """Return the places of the k highest values, the highest first and of equal ones the first first.
 
     Args:
@@ -274,7 +274,7 @@ def highest(values: np.ndarray, k: int) -> np.ndarray:
         k: how many at most.
 
     Example:
-        >>> highest(np.array([0.5, np.nan, 0.9, 0.5]), 2).tolist()
+        >>> top_k(np.array([0.5, np.nan, 0.9, 0.5]), 2).tolist()
         [2, 0]
     """
     places = np.flatnonzero(~np.isnan(values))

@@ -209,15 +209,15 @@ def test_a_damaged_log_is_one_line_and_exit_code_2_of_an_export(
 
 
 def test_a_log_that_somebody_else_makes_for_ever_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "PATIENCE", 0.1)
+    monkeypatch.setattr(log, "LOCK_TIMEOUT", 0.1)
     with FileLock(tmp_path / ".set.sqlite.lock"):
         fault = faults(Review(tmp_path / "set.sqlite"), ["decide"])
     assert fault == {"cannot be used (it is locked): another process is writing: try again"}
 
 
 def test_a_writer_that_waited_in_vain_is_told_to_try_again(review: Review, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 4 < log.PATIENCE < 15
-    monkeypatch.setattr(log, "PATIENCE", 0)
+    assert 4 < log.LOCK_TIMEOUT < 15
+    monkeypatch.setattr(log, "LOCK_TIMEOUT", 0)
     with closing(sqlite3.connect(review.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert faults(review, ["decide", "undo"]) == {

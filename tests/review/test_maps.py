@@ -12,7 +12,6 @@ from clipmem_core.config import InputError
 from clipmem_core.review import maps
 from clipmem_core.review.maps import (
     distinctive_words,
-    drawn_rows,
     lay_out,
     make_map,
     map_file,
@@ -21,6 +20,7 @@ from clipmem_core.review.maps import (
     map_words,
     read_map,
     region_words,
+    sampled_rows,
 )
 from tests.fixtures import HOSTILE, Copy
 from tests.review.embedded import embed
@@ -159,10 +159,10 @@ def test_a_large_audit_is_thinned_evenly_and_always_alike(
     table = read_map(audit, NAME)
     assert drawn == [40]
     assert table["row"].is_monotonic_increasing
-    assert table["row"].tolist() == drawn_rows(100).tolist()
-    counts = np.bincount(drawn_rows(100_000) // 50_000)
+    assert table["row"].tolist() == sampled_rows(100).tolist()
+    counts = np.bincount(sampled_rows(100_000) // 50_000)
     assert counts.sum() == 40
-    assert pd.Series(drawn_rows(100_000)).is_unique
+    assert pd.Series(sampled_rows(100_000)).is_unique
 
 
 def test_a_process_of_its_own_says_what_it_does_and_leaves_the_map_or_one_line(
