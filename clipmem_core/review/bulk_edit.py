@@ -16,7 +16,6 @@ from clipmem_core.config import InputError
 from clipmem_core.review.decisions import (
     RECAPTION,
     REMOVE,
-    Decision,
     Edit,
     Outcome,
     Review,
@@ -187,7 +186,7 @@ def preview(audit: Audit, pair_ids: Sequence[str], rule: Rule) -> Changes:
         if decision is not None and decision.decision == REMOVE:
             removed += 1
             continue
-        before = _standing(captions, decision)
+        before = decision.captions if decision is not None and decision.decision == RECAPTION else captions
         wanted = tuple(map(replaced, before))
         emptied += sum(not new.strip() for new in wanted)
         after = tuple(new if new.strip() else old for old, new in zip(before, wanted, strict=True))
@@ -203,11 +202,6 @@ def store_changes(audit: Audit, changes: Changes) -> Outcome:
     """
     edits = {change.pair_id: Edit(change.after, change.entry) for change in changes.pairs}
     return open_review(audit).edit(edits, audit=audit.name, apart=True)
-
-
-def _standing(own: tuple[str, ...], decision: Decision | None) -> tuple[str, ...]:
-    recaptioned = decision is not None and decision.decision == RECAPTION
-    return decision.captions if decision is not None and recaptioned else own
 
 
 def _own_captions(audit: Audit, pair_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:

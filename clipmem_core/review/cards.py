@@ -56,15 +56,11 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
     shown = []
     for row in rows:
         (pair_id, image, captions, label, planted), (_, group, *values) = pairs[row], scores[row]
-        numbers = dict(zip(names, map(_finite, values), strict=True))
+        numbers = {name: value if math.isfinite(value) else None for name, value in zip(names, values, strict=True)}
         texts = tuple(str(caption) for caption in captions or ())
         own = (row, pair_id, image, texts, label, planted, group, numbers)
         shown.append(PairCard(*own, matches.get(row), decisions.get(pair_id)))
     return shown
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 OWN_CAPTIONS = "own_captions"

@@ -98,14 +98,14 @@ def compare(one: Audit, other: Audit, *, column: str = c.CLIPMEM, limit: int) ->
         only_other=count_rows(other.folder / SCORES) - joined.num_rows,
         edited=_count_edited(one, other),
         regrouped=int(np.count_nonzero(regrouped)),
-        spearman=_agreement(stats.spearmanr, *values),
-        pearson=_agreement(stats.pearsonr, *values),
+        spearman=_correlation(stats.spearmanr, *values),
+        pearson=_correlation(stats.pearsonr, *values),
         mean_difference=mean,
         low=low,
         high=high,
         changed=_changed(one, other, scored.filter(pa.array(~regrouped[finite])), limit),
         points=scored.take(np.sort(np.random.default_rng(0).choice(n, min(n, POINTS), replace=False))).to_pandas(),
-        warnings=(*differing_settings(one, other), *_differing_misfit(one, other, column)),
+        warnings=(*differing_settings(one, other), *(_differing_misfit(one, other) if column == c.MISFIT else ())),
     )
 
 
@@ -133,9 +133,7 @@ def differing_settings(one: Audit, other: Audit) -> tuple[str, ...]:
     )
 
 
-def _differing_misfit(one: Audit, other: Audit, column: str) -> tuple[str, ...]:
-    if column != c.MISFIT:
-        return ()
+def _differing_misfit(one: Audit, other: Audit) -> tuple[str, ...]:
     noted = [f"in {audit.name}, {note}" for audit in (one, other) if (note := misfit_note(audit))]
     return (f"The formula of misfit differs: {noted[0]}",) if len(noted) == 1 else ()
 
@@ -164,7 +162,7 @@ def _count_edited(one: Audit, other: Audit) -> int:
     return int(fetch_arrow(one.folder / PAIRS, query, theirs=theirs)["n"][0].as_py())
 
 
-def _agreement(measure: Any, one: np.ndarray, other: np.ndarray) -> float | None:
+def _correlation(measure: Any, one: np.ndarray, other: np.ndarray) -> float | None:
     if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return None
     return float(measure(one, other).statistic)

@@ -145,18 +145,14 @@ def _different(audit: Audit, seen: set[str], score: np.ndarray) -> list[tuple[in
 def _captions(audit: Audit, rows: Sequence[int]) -> list[list[tuple[str, float | None]]]:
     """Return the captions of pairs, each with its similarity_out where single captions have scores."""
     ids = fetch_numbered(audit.folder / PAIRS, [c.PAIR_ID], rows)
-    listed = {
-        each[c.PAIR_ID]: each for each in listed_scores(audit, [*(ids[row][0] for row in rows)]).to_dict("records")
-    }
-    found = [listed[ids[row][0]] for row in rows]
-    fits = [each.get(LISTED[c.SIMILARITY_OUT]) for each in found]
-    return [
-        [
-            (str(caption), fit[place] if isinstance(fit, list) else None)
-            for place, caption in enumerate(own[OWN_CAPTIONS])
-        ]
-        for own, fit in zip(found, fits, strict=True)
-    ]
+    table = listed_scores(audit, [ids[row][0] for row in rows]).set_index(c.PAIR_ID)
+    found = []
+    for row in rows:
+        own = table.loc[ids[row][0]]
+        captions, fits = own[OWN_CAPTIONS], own.get(LISTED[c.SIMILARITY_OUT])
+        fits = fits if isinstance(fits, list) else [None] * len(captions)
+        found.append([(str(caption), fit) for caption, fit in zip(captions, fits, strict=True)])
+    return found
 
 
 def mean_terms(audit: Audit, row: int) -> dict[str, float | None]:
