@@ -2,10 +2,8 @@
 
 import streamlit as st
 
-from clipmem_core.dashboard.address import unknown_page
-from clipmem_core.dashboard.frame import PAGES, draw_no_page
-from clipmem_core.dashboard.routes import routes
-from clipmem_core.dashboard.server import middleware, open_browser
+from clipmem_core.dashboard.page import PAGES, draw_no_page, unknown_page
+from clipmem_core.dashboard.routes import middleware, open_browser, routes
 
 
 def open_first() -> None:

@@ -146,7 +146,7 @@ class Study:
     config: AuditConfig = field(default_factory=AuditConfig)
 
     def run(self) -> None:
-        from clipmem_core.review.study_decisions import decided_of
+        from clipmem_core.review.decisions import decided_of
         from clipmem_core.studies.arm import parse_setting
         from clipmem_core.studies.results import show_study
         from clipmem_core.studies.run import run_study

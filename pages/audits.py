@@ -3,13 +3,10 @@
 import streamlit as st
 
 from clipmem_core.audits.status import list_states
-from clipmem_core.dashboard.address import asked, choose_segment
-from clipmem_core.dashboard.audit_actions import draw_message
-from clipmem_core.dashboard.audit_list import choose, draw_list
-from clipmem_core.dashboard.checking import draw_check
-from clipmem_core.dashboard.errors import explained_errors
-from clipmem_core.dashboard.frame import PARAMETER, open_bare_page
-from clipmem_core.dashboard.starting import draw_request
+from clipmem_core.dashboard.audits import choose, draw_list, draw_message
+from clipmem_core.dashboard.new_audit import draw_check, draw_request
+from clipmem_core.dashboard.page import AUDIT, asked, choose_segment, open_bare_page
+from clipmem_core.dashboard.plain import explained_errors
 
 VIEWS = {"list": "All audits", "start": "Start an audit"}
 VIEW = "view"
@@ -18,7 +15,7 @@ VIEW = "view"
 def show_started(name: str) -> None:
     """Show the audit that was just started."""
     choose(name)
-    st.query_params.from_dict({VIEW: "list", PARAMETER: name})
+    st.query_params.from_dict({VIEW: "list", AUDIT: name})
     st.rerun()
 
 

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from clipmem_core.dashboard.comparing import (
+from clipmem_core.dashboard.compare import (
     ONE,
     OTHER,
     compared,
@@ -12,8 +12,8 @@ from clipmem_core.dashboard.comparing import (
     draw_points,
     draw_settings,
 )
-from clipmem_core.dashboard.errors import explained_errors
-from clipmem_core.dashboard.frame import open_bare_page
+from clipmem_core.dashboard.page import open_bare_page
+from clipmem_core.dashboard.plain import explained_errors
 
 open_bare_page("Compare audits", clears=(ONE, OTHER))
 with explained_errors():

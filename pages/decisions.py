@@ -1,14 +1,11 @@
 """What has been decided on the pairs of a data set, the history of it with undo, and exports of what was decided."""
 
-from clipmem_core.dashboard.address import choose_segment
-from clipmem_core.dashboard.again import draw_again
-from clipmem_core.dashboard.checks import draw_checks
 from clipmem_core.dashboard.deciding import draw_notice
-from clipmem_core.dashboard.decisions import draw_decisions, draw_history, draw_reviewed
-from clipmem_core.dashboard.errors import explained_errors
+from clipmem_core.dashboard.decisions import draw_again, draw_checks, draw_decisions, draw_history, draw_reviewed
 from clipmem_core.dashboard.exporting import draw_exports
-from clipmem_core.dashboard.frame import open_page
-from clipmem_core.dashboard.reviewing import draw_wrong
+from clipmem_core.dashboard.page import choose_segment, open_page
+from clipmem_core.dashboard.plain import explained_errors
+from clipmem_core.dashboard.review import draw_wrong
 
 VIEWS = {
     "decisions": (":material/checklist: Decisions", draw_decisions),

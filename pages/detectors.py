@@ -1,8 +1,8 @@
 """Detectors of wrong captions: which finds planted mistakes best, how far they agree, and the pairs they differ on."""
 
 from clipmem_core.dashboard.detectors import draw_agreement, draw_differences, draw_findings
-from clipmem_core.dashboard.errors import explained_errors
-from clipmem_core.dashboard.frame import open_page
+from clipmem_core.dashboard.page import open_page
+from clipmem_core.dashboard.plain import explained_errors
 
 audit = open_page("Detectors")
 with explained_errors():

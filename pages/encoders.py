@@ -1,11 +1,9 @@
 """Which encoder memorized what: their parts of clipmem, what their units respond to, and the studies of it."""
 
-from clipmem_core.dashboard.address import choose_segment
-from clipmem_core.dashboard.encoders.contributions import draw_contribution_map, draw_doubts, draw_means, draw_sslmem
-from clipmem_core.dashboard.encoders.studies import draw_studies
-from clipmem_core.dashboard.encoders.unit_view import draw_paradigms, draw_units
-from clipmem_core.dashboard.errors import explained_errors
-from clipmem_core.dashboard.frame import open_page
+from clipmem_core.dashboard.encoders import draw_contribution_map, draw_doubts, draw_means, draw_sslmem, draw_studies
+from clipmem_core.dashboard.page import choose_segment, open_page
+from clipmem_core.dashboard.plain import explained_errors
+from clipmem_core.dashboard.units import draw_paradigms, draw_units
 
 VIEWS = {
     "parts": (":material/call_split: Parts of clipmem", [draw_doubts, draw_contribution_map, draw_means, draw_sslmem]),

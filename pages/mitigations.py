@@ -2,24 +2,23 @@
 
 import streamlit as st
 
-from clipmem_core.dashboard.address import asked, choose_segment, write
-from clipmem_core.dashboard.errors import draw_fault, explained_errors
-from clipmem_core.dashboard.frame import open_bare_page
-from clipmem_core.dashboard.mitigations.controls import draw_setting
-from clipmem_core.dashboard.mitigations.new_study import draw_start
-from clipmem_core.dashboard.mitigations.study_progress import (
+from clipmem_core.dashboard.controls import draw_setting
+from clipmem_core.dashboard.page import asked, choose_segment, open_bare_page, write
+from clipmem_core.dashboard.plain import draw_fault, explained_errors
+from clipmem_core.dashboard.studies import (
     PARAMETER,
     Known,
     beginning,
     choose_study,
     draw_beginning,
+    draw_start,
     draw_state,
     draw_waiting,
     is_working,
     known_studies,
     shown_errors,
 )
-from clipmem_core.dashboard.mitigations.tradeoff import (
+from clipmem_core.dashboard.tradeoff import (
     compared_of,
     draw_changed_pairs,
     draw_references,
@@ -52,7 +51,7 @@ def show_study(known: Known) -> None:
         if known.done:
             draw_waiting(known, setting, arm, working=working)
         else:
-            st.info("No arm of this study is done yet.", icon=":material/hourglass:")
+            st.info("No arm of this study is finished yet.", icon=":material/hourglass:")
             return
     chosen = arm if any(name == arm for name, _ in known.done) else None
     with right, shown_errors():

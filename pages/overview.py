@@ -3,10 +3,8 @@
 import streamlit as st
 
 from clipmem_core.dashboard.cards import draw_strips
-from clipmem_core.dashboard.errors import explained_errors
-from clipmem_core.dashboard.frame import TIGHT_STYLE, open_page
 from clipmem_core.dashboard.maps import draw_score_map
-from clipmem_core.dashboard.report import (
+from clipmem_core.dashboard.overview import (
     draw_exceeding,
     draw_groups,
     draw_header,
@@ -14,7 +12,9 @@ from clipmem_core.dashboard.report import (
     draw_tables,
     draw_verdict,
 )
-from clipmem_core.dashboard.reviewing import draw_wrong
+from clipmem_core.dashboard.page import TIGHT_STYLE, open_page
+from clipmem_core.dashboard.plain import explained_errors
+from clipmem_core.dashboard.review import draw_wrong
 from clipmem_core.review.overview import load_overview
 
 audit = open_page("Overview")

@@ -3,12 +3,19 @@
 import streamlit as st
 
 from clipmem_core.dashboard.deciding import draw_decision, draw_edits, guard_keys
-from clipmem_core.dashboard.errors import explained_errors
 from clipmem_core.dashboard.filters import read_filters
-from clipmem_core.dashboard.frame import open_page
-from clipmem_core.dashboard.pair import draw_picture, draw_scores, draw_terms, draw_way, find_pair
-from clipmem_core.dashboard.pair_captions import draw_captions
-from clipmem_core.dashboard.pair_neighbours import draw_choices, draw_nearest
+from clipmem_core.dashboard.page import open_page
+from clipmem_core.dashboard.pair import (
+    draw_captions,
+    draw_choices,
+    draw_nearest,
+    draw_picture,
+    draw_scores,
+    draw_terms,
+    draw_way,
+    find_pair,
+)
+from clipmem_core.dashboard.plain import explained_errors
 
 audit = open_page("Pair")
 with explained_errors():

@@ -23,7 +23,7 @@ from clipmem_core.audits.status import list_states
 from clipmem_core.audits.store import open_audit, read_utility
 from clipmem_core.commands import main
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.numbers import read_noise
+from clipmem_core.dashboard.plain import read_noise
 from clipmem_core.review.overview import load_overview
 from clipmem_core.studies.plan import read_own, resume_arguments
 from clipmem_core.studies.store import open_study

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from clipmem_core.commands import main
-from clipmem_core.dashboard.frame import PAGES
+from clipmem_core.dashboard.page import PAGES
 from tests.audits.small import command
 from tests.dashboard.test_pages import open_page
 

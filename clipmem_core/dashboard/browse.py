@@ -1,4 +1,4 @@
-"""The page Browse: pairs as pictures or as a table, and what is done with all pairs of a selection at once."""
+"""The page Browse: pairs as a grid or a table, saved views, and actions on the whole selection."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -10,21 +10,40 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import CLIPMEM, MISFIT
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.address import LAYOUT, PAGE, SIZE, draw_pages, draw_set, read_number, read_page, write
 from clipmem_core.dashboard.deciding import BADGES, Notice, draw_notice, in_turn, review_session
-from clipmem_core.dashboard.errors import LIMIT, draw_fault, one_line
 from clipmem_core.dashboard.filters import GRID, TABLE, conditions, draw_queues, learned_by_g, queue_of
-from clipmem_core.dashboard.frame import TIGHT_STYLE
-from clipmem_core.dashboard.numbers import pairs_in_words, read_noise, read_verdict
+from clipmem_core.dashboard.page import (
+    LAYOUT,
+    PAGE,
+    SIZE,
+    TIGHT_STYLE,
+    draw_pages,
+    draw_set,
+    peek_selection,
+    read_number,
+    read_page,
+    write,
+    write_selection,
+)
 from clipmem_core.dashboard.pair_component import draw_grid
-from clipmem_core.dashboard.plain import as_html, difference_html, show_text
-from clipmem_core.dashboard.reviewing import draw_start
-from clipmem_core.dashboard.saved_views import draw_views
+from clipmem_core.dashboard.plain import (
+    LIMIT,
+    as_html,
+    difference_html,
+    draw_fault,
+    one_line,
+    pairs_in_words,
+    read_noise,
+    read_verdict,
+    show_text,
+)
+from clipmem_core.dashboard.review import draw_start
 from clipmem_core.review.bulk_edit import Changes, Rule, preview, store_changes
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
+from clipmem_core.review.log import LONGEST, save_view, saved_views
 from clipmem_core.review.rows import count_pairs, find_rows, misfit_note, pair_ids, score_span
-from clipmem_core.review.selection import MATCH, Selection
+from clipmem_core.review.selection import MATCH, Selection, from_parameters, to_parameters
 from clipmem_core.scores.registry import BY_NAME, CARD, scores_in, words
 
 PAGE_SIZES = (12, 24, 48, 96)
@@ -157,11 +176,11 @@ def _draw_question(audit: Audit, selection: Selection) -> None:
         return
     word, icon, _ = BADGES[asked.decision]
     with st.container(border=True, horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"Say **{word}** of **{pairs_in_words(asked.count)}**?", width="content")
+        st.markdown(f"Mark **{pairs_in_words(asked.count)}** as **{word}**?", width="content")
         yes = st.button(f"Yes, {word}: {pairs_in_words(asked.count)}", type="primary", icon=icon, key="bulk-yes")
         st.button("No", key="bulk-no", on_click=lambda: st.session_state.pop(ASKED, None))
     if yes:
-        with st.spinner("Storing…"):
+        with st.spinner("Saving…"):
             _decide_all(audit, asked)
         st.rerun()
 
@@ -176,12 +195,12 @@ def _decide_all(audit: Audit, asked: Asked) -> None:
             review = open_review(audit)
             outcome = review.decide(ids, asked.decision, audit=audit.name)
             session.remember(audit, review, outcome)
-            sentence = f"Stored: {BADGES[asked.decision][0]}, for {pairs_in_words(outcome.pairs)}."
+            sentence = f"Saved: {BADGES[asked.decision][0]}, for {pairs_in_words(outcome.pairs)}."
             session.notice = Notice(sentence, event=outcome.event)
             session.presses += 1  # another popover, which is closed
         else:
             again = replace(asked, count=len(ids))
-            session.notice = Notice("The selection has changed in the meantime: look again.", good=False)
+            session.notice = Notice("The selection has changed meanwhile: check it again.", good=False)
     if again is not None:
         st.session_state[ASKED] = again
 
@@ -221,10 +240,10 @@ def _edit_dialog(audit: Audit, selection: Selection) -> None:
         regular = st.toggle("Regular expression", key="bulk-edit-regular", help=PATTERN_HELP)
         match_case = st.toggle("Match case", value=True, key="bulk-edit-case")
     if not find:
-        st.caption("Every change is shown before anything is stored, and all of them are undone as one.")
+        st.caption("You see every change before it is saved; one undo takes all of them back.")
         return
     try:
-        with st.spinner("Looking…"):
+        with st.spinner("Searching…"):
             changes = _changes(audit, ids, Rule(find, replacement, regular=regular, match_case=match_case))
     except InputError as error:
         st.warning("Nothing is changed.", icon=":material/warning:")
@@ -249,8 +268,8 @@ def _changes(audit: Audit, ids: tuple[str, ...], rule: Rule) -> Changes:
 
 def _draw_changes(changes: Changes) -> None:
     for count, sentence in (
-        (changes.emptied, "captions would have nothing left: they stay as they are."),
-        (changes.removed, "pairs are to be removed: they stay as they are."),
+        (changes.emptied, "captions would be empty and stay unchanged."),
+        (changes.removed, "pairs are marked for removal and stay unchanged."),
     ):
         if count:
             st.caption(f"{count:,} {sentence}")
@@ -270,10 +289,56 @@ def _store(audit: Audit, changes: Changes) -> None:
     with in_turn() as session:
         outcome = store_changes(audit, changes)
         session.presses += 1
-        left = f" {pairs_in_words(outcome.left)}, decided on meanwhile, stayed as they are." if outcome.left else ""
+        left = f" {pairs_in_words(outcome.left)}, decided meanwhile, unchanged." if outcome.left else ""
         if outcome.pairs == 0:
             session.notice = Notice(f"Nothing was changed.{left}", good=False)
             return
         session.remember(audit, open_review(audit), outcome)
-        sentence = f"Stored: captions of {pairs_in_words(outcome.pairs)} changed.{left}"
+        sentence = f"Saved: captions of {pairs_in_words(outcome.pairs)} changed.{left}"
         session.notice = Notice(sentence, event=outcome.event)
+
+
+NAME, CHOSEN = "view-name", "view-chosen"
+
+
+def draw_views(audit: Audit, selection: Selection) -> None:
+    """Draw the saved views to choose from, and the box that saves the one that is shown."""
+    views = saved_views(open_review(audit).path)
+    with st.popover("Views", icon=":material/bookmark:", width="content"):
+        if views:
+            shown = next((name for name, given in views.items() if given == to_parameters(selection)), None)
+            st.session_state[CHOSEN] = shown
+            st.selectbox(
+                "Saved views",
+                list(views),
+                key=CHOSEN,
+                index=None,
+                placeholder="Choose",
+                on_change=_open_view,
+                args=(audit,),
+            )
+            if shown:
+                st.button("Delete this view", icon=":material/delete:", on_click=_delete, args=(audit, shown))
+        st.text_input("Save these filters and this order as", key=NAME, max_chars=LONGEST)
+        st.button("Save", icon=":material/bookmark_add:", on_click=_save, args=(audit,))
+
+
+def _open_view(audit: Audit) -> None:
+    parameters = saved_views(open_review(audit).path).get(st.session_state[CHOSEN] or "")
+    if parameters is not None:
+        write_selection(from_parameters(parameters)[0])
+
+
+def _save(audit: Audit) -> None:
+    name, parameters = st.session_state[NAME], to_parameters(peek_selection())
+    with in_turn() as session:
+        save_view(open_review(audit).path, name, parameters)
+        session.notice = Notice("View saved.", name.strip())
+        name = ""
+    st.session_state[NAME] = name
+
+
+def _delete(audit: Audit, name: str) -> None:
+    with in_turn() as session:
+        save_view(open_review(audit).path, name, None)
+        session.notice = Notice("View deleted.", name)

@@ -1,23 +1,109 @@
-"""Pairs as cards: of a change between two audits, and small ones in a row."""
+"""Thumbnails, and pairs as cards: changes between two audits, and strips of a queue."""
 
+import base64
+import functools
+import io
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from PIL import Image
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
-from clipmem_core.dashboard.address import link
-from clipmem_core.dashboard.errors import explained_errors
-from clipmem_core.dashboard.numbers import number, read_verdict, signed
-from clipmem_core.dashboard.plain import as_html, cut, show_text
-from clipmem_core.dashboard.thumbnails import alt_text, start_thumbnails
+from clipmem_core.dashboard.page import link
+from clipmem_core.dashboard.plain import as_html, cut, explained_errors, number, read_verdict, show_text, signed
+from clipmem_core.pairs.pictures import decode, decode_measured
+from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.cards import PairCard, cards
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE
 from clipmem_core.review.rows import audit_root, find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.registry import Queue, words
+from clipmem_core.shortage import shortage
+
+SIDE = 320
+FULL_SIDE = 4000  # of a picture at full size
+GREY = (150, 150, 150)
+CACHED = 5000  # thumbnails, of about 20 kB each
+WORKERS = 2  # Pillow decodes outside Python's lock; the largest pictures take half a gigabyte each
+
+
+def thumbnail(root: Path, image: str, *, side: int = SIDE) -> tuple[bytes, str]:
+    """Return a thumbnail and an empty string, or the placeholder and the reason; `image` is relative to `root`."""
+    try:
+        return (_small_jpeg if side <= SIDE else _jpeg_of)(root, image, side), ""
+    except (OSError, ValueError, MemoryError) as error:  # InputError and PictureError are ValueErrors
+        return placeholder(side), shortage(error) or str(error)
+
+
+def _jpeg_of(root: Path, image: str, side: int) -> bytes:
+    picture = decode(read_bytes(root, image), size=side)
+    picture.thumbnail((side, side))
+    return _jpeg(picture)
+
+
+# Failures are not cached: a folder that comes back shows again.
+_small_jpeg = functools.lru_cache(maxsize=CACHED)(_jpeg_of)
+
+
+def start_thumbnails(root: Path, images: Sequence[str], *, side: int = SIDE) -> list[Future[tuple[bytes, str]]]:
+    """Return a future of `thumbnail` for each image; they are made side by side."""
+    return [_workers().submit(thumbnail, root, image, side=side) for image in images]
+
+
+def data_uri(jpeg: bytes) -> str:
+    """Return JPEG bytes as an address that holds them."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+@functools.cache
+def _workers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(WORKERS, thread_name_prefix="thumbnail")
+
+
+def alt_text(caption: str, fault: str) -> str:
+    """Return what is said of a picture to those who cannot see it; with a fault, nobody can."""
+    return "Picture cannot be read" if fault else f"Picture: {caption}"
+
+
+@functools.cache
+def placeholder(side: int = SIDE) -> bytes:
+    """Return a grey square."""
+    return _jpeg(Image.new("RGB", (side, side), GREY))
+
+
+def _jpeg(picture: Image.Image, quality: int = 85) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+LARGE_SIDES = (900, 900)  # pixels, at most: more than the page has room for
+LARGE_DECODED = 300  # `decode` keeps three times that
+
+
+def large_picture(root: Path, image: str) -> tuple[bytes, tuple[int, int] | None, str]:
+    """Return the picture as a JPEG, its width and height in the file, and an empty string.
+
+    Where it cannot be read these are the placeholder, None and the reason.
+    """
+    try:
+        return *_made(root, image), ""
+    except (OSError, ValueError, MemoryError) as error:  # InputError and PictureError are ValueErrors
+        return placeholder(), None, shortage(error) or str(error)
+
+
+@functools.lru_cache(maxsize=64)
+def _made(root: Path, image: str) -> tuple[bytes, tuple[int, int]]:
+    """Failures are not kept: a folder that comes back shows again."""
+    picture, size = decode_measured(read_bytes(root, image), size=LARGE_DECODED)
+    picture.thumbnail(LARGE_SIDES)
+    return _jpeg(picture, quality=90), size
+
 
 CAPTION_LIMIT, ALT_LIMIT = 160, 120
 DECISION_COLOURS = {KEEP: "#2e7d4f", REMOVE: "#b3362b", RECAPTION: "#1f6fb2"}  # below white letters
@@ -34,7 +120,7 @@ STYLE = """<style>
 </style>"""
 
 
-def draw_picture(card: PairCard, jpeg: bytes, fault: str, *, told: bool = True) -> None:
+def draw_card_picture(card: PairCard, jpeg: bytes, fault: str, *, told: bool = True) -> None:
     """Draw a picture, or the grey square in its place and, unless it is to be left untold, why it cannot be read."""
     st.image(jpeg, width="stretch", alt=alt_text(cut(" ".join(card.captions[:1]), ALT_LIMIT), fault))
     if fault and told:
@@ -53,14 +139,7 @@ class Sides:
 
 
 def draw_change_cards(sides: Sides, column: str, changes: Sequence[Mapping[Any, Any]], *, key: str) -> None:
-    """Draw a card for each change.
-
-    Args:
-        sides: the two audits.
-        column: the score's name.
-        changes: row_one, row_other, one, other and difference of each.
-        key: what the widgets' keys begin with.
-    """
+    """Draw a card for each change."""
     found = cards(sides.one, [change["row_one"] for change in changes])
     theirs = cards(sides.other, [change["row_other"] for change in changes])
     pictures = start_thumbnails(audit_root(sides.one), [card.image for card in found])
@@ -68,7 +147,7 @@ def draw_change_cards(sides: Sides, column: str, changes: Sequence[Mapping[Any, 
     with st.grid("auto", min_column_width=165, border=True, gap="small", key=f"cards-{key}") as grid:
         for card, their, change, picture in zip(found, theirs, changes, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
-                draw_picture(card, *picture.result())
+                draw_card_picture(card, *picture.result())
                 st.html(change_html(card, their, change, column, sides))
                 with st.container(horizontal=True, gap="xsmall"):
                     for label, audit in sides.links.items():
@@ -127,7 +206,7 @@ def _draw_strip(audit: Audit, found: Sequence[PairCard], selection: Selection, q
     with st.grid(STRIP_SIZE, min_column_width=120, gap="small", key=f"strip-{order}") as grid:
         for card, picture in zip(found, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
-                draw_picture(card, *picture.result(), told=False)
+                draw_card_picture(card, *picture.result(), told=False)
                 there = link(audit, selection, pair=card.pair_id)
                 score = f"{words(order)} {number(card.scores[order])}"
                 st.page_link("pages/pair.py", label=score, icon="", query_params=there)

@@ -18,10 +18,8 @@ import streamlit as st
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.address import PAIR, peek_selection, write
-from clipmem_core.dashboard.errors import LIMIT, one_line
-from clipmem_core.dashboard.numbers import moment, pairs_in_words
-from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.page import PAIR, peek_selection, write
+from clipmem_core.dashboard.plain import LIMIT, moment, one_line, pairs_in_words, show_text
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Decision, Outcome, Review, open_review
 from clipmem_core.review.rows import neighbours
@@ -39,7 +37,7 @@ SEEN = "deciding_seen"  # (pair, the entry of the log that the page shows)
 GO_ON = "deciding_go_on"
 FOR_OTHER_HELP = "Decided in another audit of the data set, where the pair has other captions. It does not count here."
 SHOWN = 300  # characters of a note, an id or a caption
-LATE = "Pressed while the page was being drawn: not stored."
+LATE = "Pressed while the page was loading: not saved."
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,6 @@ class ReviewSession:
         """Tell whether a press is the first since its button was drawn; of a second one, the notice says what became.
 
         Older ones are none of a person: Streamlit's keys may set off the button that was there before as well.
-
-        Args:
-            press: the number that the button was drawn with; None for one that may be pressed again.
         """
         if press in (None, self.presses):
             self.presses += 1
@@ -113,7 +108,7 @@ def in_turn() -> Iterator[ReviewSession]:
         try:
             yield session
         except InputError as error:
-            session.notice = Notice("This could not be stored.", one_line(error), good=False)
+            session.notice = Notice("This could not be saved.", one_line(error), good=False)
 
 
 def draw_badge(decision: Decision | None) -> None:
@@ -127,15 +122,7 @@ def draw_badge(decision: Decision | None) -> None:
 def decide(
     audit: Audit, card: PairCard, decision: str | None, *, captions: Sequence[str] = (), press: int | None = None
 ) -> None:
-    """Store a decision on the page's pair and, if that is wished, go on to the next undecided one. A callback.
-
-    Args:
-        audit: the audit that the person looks at.
-        card: the pair.
-        decision: keep, remove, recaption, or None to take it back.
-        captions: the new ones, for recaption.
-        press: the number that the button was drawn with, see `ReviewSession`.
-    """
+    """Store a decision on the page's pair and, if that is wished, go on to the next undecided one. A callback."""
     goes_on = decision is not None and st.session_state.get(GO_ON, True)
     selection, (shown, entry) = peek_selection(), st.session_state.get(SEEN, (None, None))
     seen = entry if shown == card.pair_id else None
@@ -147,10 +134,10 @@ def decide(
         outcome = review.decide([card.pair_id], decision, captions=captions, audit=audit.name, seen=seen)
         session.remember(audit, review, outcome)
         end = " No undecided pair is left in this selection." if goes_on and following is None else ""
-        stored = Notice(f"Stored: {BADGES[decision][0]}.{end}", card.pair_id, event=outcome.event)
+        stored = Notice(f"Saved: {BADGES[decision][0]}.{end}", card.pair_id, event=outcome.event)
         if (other := outcome.overtaken) is not None and not session.wrote(review, other.entry):
             word = BADGES[other.decision][0]
-            sentence = f"Stored, but somebody else had just said {word}; yours stands now. Undo brings theirs back."
+            sentence = f"Saved. Just marked {word} in another tab; yours replaces it. Undo brings it back."
             stored = Notice(sentence, other.pair_id, good=False, event=outcome.event)
         session.notice = stored
         session.way = (card.pair_id, following) if following is not None else None
@@ -161,13 +148,6 @@ def write_note(audit: Audit, card: PairCard, typed: str, *, box: str, drawn: str
 
     A browser sends what its boxes say with whatever else it sends, also of boxes that are gone, and Streamlit may call
     that a change. So the note is compared with what its box told last, and with what is stored.
-
-    Args:
-        audit: the audit that the person looks at.
-        card: the pair.
-        typed: the note.
-        box: tells the boxes apart.
-        drawn: what the box was drawn with.
     """
     with in_turn() as session:
         review = open_review(audit)
@@ -176,14 +156,14 @@ def write_note(audit: Audit, card: PairCard, typed: str, *, box: str, drawn: str
         if typed in (before, stored):
             return
         if stored != before:
-            sentence = "Not stored: somebody else has changed the note. Look at it, then write yours again:"
+            sentence = "Not saved: the note has just changed in another tab. Read it, then write yours again:"
             session.notice = Notice(sentence, typed, good=False)
             return
         decision, captions = (stands.decision, stands.captions) if stands else (None, ())
         outcome = review.decide([card.pair_id], decision, captions=captions, note=typed, audit=audit.name)
         session.notes[box] = typed
         session.remember(audit, review, outcome)
-        session.notice = Notice("Note stored.", card.pair_id, event=outcome.event)
+        session.notice = Notice("Note saved.", card.pair_id, event=outcome.event)
 
 
 def undo(audit: Audit, event: int | None = None, *, press: int | None = None) -> None:
@@ -209,9 +189,9 @@ def _taken_back(outcome: Outcome | None, review: Review) -> tuple[Notice, str | 
     if outcome is None:
         return Notice("There is nothing to undo.", good=False), None
     if outcome.pairs == 0:
-        return Notice("Nothing was undone: somebody has decided anew since.", good=False), None
+        return Notice("Nothing undone: there is a newer decision.", good=False), None
     last = review.history(page=1, size=1).iloc[0]
-    left = f" {pairs_in_words(outcome.left)}, decided anew since, stayed as it is." if outcome.left else ""
+    left = f" {pairs_in_words(outcome.left)}, with newer decisions, unchanged." if outcome.left else ""
     sentence = f"Undone: {BADGES[last['decision']][0]}, {pairs_in_words(outcome.pairs)}.{left}"
     pair_id = str(last["first_pair_id"])
     return (Notice(sentence, pair_id), pair_id) if outcome.pairs == 1 else (Notice(sentence), None)
@@ -229,12 +209,7 @@ def go_on() -> None:
 
 
 def draw_notice(audit: Audit, *, key: str) -> None:
-    """Draw what became of the last press of a button, once, with a button that undoes it.
-
-    Args:
-        audit: the audit of the page.
-        key: tells the notices of a page apart.
-    """
+    """Draw what became of the last press of a button, once, with a button that undoes it."""
     session = review_session()
     notice, session.notice = session.notice, None
     if notice is None:
@@ -256,57 +231,7 @@ POLL_SECONDS = 2
 LINE_HEIGHT = 26  # pixels of a line in the captions box
 LINES = (3, 9)  # the box is at least and at most so high
 ROW, SHOWN_WHOLE = "deciding", "shown-whole"  # what the keys begin with of the buttons' row, and of what is drawn last
-GUARD = f"""
-(() => {{
-    if (window.clipmemGuard) return
-    const guard = window.clipmemGuard = {{pressed: '', at: 0, answered: true, moved: 0, late: 0}}
-    const BUTTONS = '[class*="st-key-{ROW}-"] button, [class*="st-key-{RECAPTION}-"] button'
-    const REST = 300, SAID = 5000, LOST = 10000  // milliseconds
-    const running = () => document.querySelector('[data-testid=stApp]').dataset.testScriptState !== 'notRunning'
-    new MutationObserver(() => {{
-        guard.moved = performance.now()
-        guard.answered ||= running()
-    }}).observe(document.body, {{subtree: true, attributeFilter: ['data-test-script-state']}})
-    const view = name => [...document.querySelectorAll(`[class*="st-key-${{name}}-"]`)]
-        .map(e => e.className.match(`st-key-${{name}}-([0-9-]+)`)[1]).join()
-    const rests = () => !running() && performance.now() - guard.moved > REST
-        && (guard.answered || performance.now() - guard.at > LOST)
-    const say = () => {{
-        const line = document.getElementById('clipmem-late') ?? document.body.appendChild(document.createElement('div'))
-        Object.assign(line, {{id: 'clipmem-late', role: 'status', textContent: '{LATE}'}})
-        line.style = 'position:fixed;bottom:1rem;left:50%;transform:translateX(-50%);z-index:1000000;'
-            + 'padding:.6rem 1rem;border-radius:.5rem;background:#8a4b00;color:#fff'
-        clearTimeout(guard.timer)
-        guard.timer = setTimeout(() => line.remove(), SAID)
-    }}
-    const take = (event, decides) => {{
-        const asked = view('{ROW}')
-        if (!asked) return
-        const drawing = asked === guard.pressed || (decides && asked !== view('{SHOWN_WHOLE}'))
-        if (event.repeat || (drawing && !rests())) {{
-            event.preventDefault()
-            event.stopImmediatePropagation()
-            if (event.repeat) return
-            guard.late += 1
-            say()
-        }} else if (decides) {{
-            Object.assign(guard, {{pressed: asked, at: performance.now(), answered: false}})
-        }}
-    }}
-    addEventListener('keydown', event => {{
-        const key = event.key.toLowerCase()
-        const pressed = ['enter', ' '].includes(key) && event.target.closest?.(BUTTONS)
-        const decides = ['k', 'x', 'u', 'e'].includes(key) || pressed
-        const typing = event.composedPath()[0].closest?.(
-            'textarea, [contenteditable], [role=dialog], input:not([type=checkbox])')
-        if (typing || event.ctrlKey || event.metaKey || event.altKey) return
-        if (decides || ['n', 'arrowleft', 'arrowright'].includes(key)) take(event, decides)
-    }}, true)
-    addEventListener('click', event => {{
-        if (event.detail > 0 && event.target.closest?.(BUTTONS)) take(event, true)  // 0: by a key
-    }}, true)
-}})()
-"""
+GUARD = Path(__file__).with_name("guard.js").read_text("utf-8").replace("LATE", LATE)
 
 
 def draw_decision(audit: Audit, card: PairCard) -> None:
@@ -347,13 +272,7 @@ def _entry(decision: Decision | None) -> int:
 
 @st.fragment(run_every=POLL_SECONDS)
 def _draw_stored(audit: Audit, pair_id: str, *, drawn: int) -> None:
-    """Draw what is stored of a pair, every two seconds anew: somebody else may decide in the meantime.
-
-    Args:
-        audit: the audit of the page.
-        pair_id: the page's pair.
-        drawn: the log's entry on the pair when the page was drawn; one's own decisions draw the page anew.
-    """
+    """Draw what is stored of a pair, every two seconds anew: somebody else may decide in the meantime."""
     try:
         review = open_review(audit)
         decision = review.current(pair_id)
@@ -366,7 +285,7 @@ def _draw_stored(audit: Audit, pair_id: str, *, drawn: int) -> None:
         if decision is not None and decision.decision is not None:
             st.caption(f"{moment(decision.time)} UTC", width="content")
         if _entry(decision) != drawn and not review_session().wrote(review, _entry(decision)):
-            st.badge("somebody else, just now", icon=":material/group:", color="orange")
+            st.badge("just now, in another tab", icon=":material/group:", color="orange")
     if decision is not None and decision.decision == RECAPTION:
         with st.container(gap=None):
             for caption in decision.captions:
@@ -396,7 +315,7 @@ def draw_edits(audit: Audit, card: PairCard) -> None:
     drawn = card.decision.note if card.decision else ""
     if note not in st.session_state:
         st.session_state[note] = drawn
-    hint = "Stored with Enter, or on leaving the field"
+    hint = "Saved with Enter or on leaving the field"
 
     def store() -> None:
         write_note(audit, card, st.session_state[note], box=note, drawn=drawn)
@@ -448,9 +367,9 @@ def _recaption(audit: Audit, card: PairCard, press: int) -> None:
     if press != session.presses:
         return
     if not text:
-        session.notice = Notice("Not stored: write at least one caption.", good=False)
+        session.notice = Notice("Not saved: write at least one caption.", good=False)
     elif text == as_lines(card.captions):
-        sentence = "Not stored: these are the captions it has. Edit them, or press Keep."
+        sentence = "Not saved: these are the captions it has. Edit them, or press Keep."
         session.notice = Notice(sentence, good=False)
     else:
         decide(audit, card, RECAPTION, captions=text.split("\n"), press=press)

@@ -1,4 +1,4 @@
-"""What was decided on a data set: how far the reviewing is, the list of decisions, and the history with undo."""
+"""The page Decisions: progress, the list, the history with undo, checks without a model, and the re-audit."""
 
 import functools
 from collections.abc import Sequence
@@ -10,17 +10,41 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from clipmem_core.audits.store import PAIRS, Audit
+from clipmem_core.audits.jobs import Job, audit_task
+from clipmem_core.audits.status import DONE, state_of
+from clipmem_core.audits.store import PAIRS, Audit, audits_folder
 from clipmem_core.columns import CAPTIONS, PAIR_ID
-from clipmem_core.dashboard.address import ALL, PAGE, choose_segment, draw_pages, link, read_page
-from clipmem_core.dashboard.cards import DECISION_COLOURS
-from clipmem_core.dashboard.deciding import BADGES, Notice, in_turn, undo
-from clipmem_core.dashboard.numbers import moment, pairs_in_words
-from clipmem_core.dashboard.plain import as_html, cut
-from clipmem_core.dashboard.thumbnails import data_uri, start_thumbnails
+from clipmem_core.config import InputError
+from clipmem_core.dashboard.cards import DECISION_COLOURS, alt_text, data_uri, start_thumbnails
+from clipmem_core.dashboard.deciding import BADGES, Notice, draw_badge, in_turn, undo
+from clipmem_core.dashboard.new_audit import free_name, is_taken
+from clipmem_core.dashboard.page import ALL, PAGE, choose_listed, choose_segment, draw_pages, link, read_page, write
+from clipmem_core.dashboard.plain import (
+    LIMIT,
+    as_html,
+    cut,
+    draw_fault,
+    moment,
+    one_line,
+    pairs_in_words,
+    show_strong,
+    show_text,
+)
+from clipmem_core.dashboard.running import draw_progress
+from clipmem_core.exports.reaudit import (
+    check_repeatable,
+    cleaned_folder,
+    comparison_lines,
+    default_name,
+    is_outdated,
+    list_reaudits,
+    read_comparison,
+    reaudit_task,
+)
+from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.decisions import CHOICES, CODES, FOR_OTHER, decided, decision_words, open_review
-from clipmem_core.review.rows import audit_root
+from clipmem_core.review.decisions import CHOICES, CODES, FOR_OTHER, KEEP, REMOVE, decided, decision_words, open_review
+from clipmem_core.review.rows import audit_root, check_counts, lookalike_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 from clipmem_core.review.tables import ROW, fetch_rows
 
@@ -84,7 +108,7 @@ def draw_decisions(audit: Audit) -> None:
         _draw_way_to_browse(audit, choice)
         draw_pages(page, pages, key="decision-pages")
     if shown.empty:
-        st.caption("No pair is decided so.")
+        st.caption("No pair has this decision.")
         return
     if OTHERS in set(_names(shown)):
         st.caption(
@@ -200,11 +224,11 @@ def draw_history(audit: Audit) -> None:
     review = open_review(audit)
     count = review.count_events()
     if count == 0:
-        st.info("Nothing has been decided yet, so there is nothing to take back.", icon=":material/history:")
+        st.info("Nothing has been decided yet, so there is nothing to undo.", icon=":material/history:")
         return
     page, pages = read_page(count, HISTORY_SIZE, parameter=HISTORY_PAGE)
     events = review.history(page=page, size=HISTORY_SIZE)
-    st.caption("Nothing is ever lost: an undo is an event too. It leaves alone what was decided anew since.")
+    st.caption("Full history; undo is recorded too. Newer decisions are kept.")
     st.html(STYLE)
     known = rows_of(audit, events["first_pair_id"].tolist())
     for event in events.to_dict("records"):
@@ -232,10 +256,10 @@ def _redo(audit: Audit, event: int) -> None:
     with in_turn() as session:
         outcome = open_review(audit).undo(event)
         if outcome is None or outcome.pairs == 0:
-            session.notice = Notice("Nothing was done again: somebody has decided anew since.", good=False)
+            session.notice = Notice("Nothing redone: there is a newer decision.", good=False)
             return
-        left = f" {pairs_in_words(outcome.left)}, decided anew since, stayed." if outcome.left else ""
-        session.notice = Notice(f"Done again, for {pairs_in_words(outcome.pairs)}.{left}")
+        left = f" {pairs_in_words(outcome.left)}, with newer decisions, unchanged." if outcome.left else ""
+        session.notice = Notice(f"Redone for {pairs_in_words(outcome.pairs)}.{left}")
 
 
 def event_html(event: dict[Any, Any]) -> str:
@@ -252,3 +276,200 @@ def event_html(event: dict[Any, Any]) -> str:
     about = f"{int(event['event'])} · {as_html(moment(event['time']))} UTC{audit}{undone}"
     what = f'<span class="what">{undoes}{badge} {pair}{others}</span>'
     return f'<div class="event{" undone" if event["undone"] else ""}">{what}<div class="about">{about}</div></div>'
+
+
+SECOND = "again"  # in the address
+WHAT = (
+    "Writes the data set without the pairs you removed and with the captions you changed, audits it with the same "
+    "settings, seeds and members, each on the same pairs less those that are gone, and compares both audits on the "
+    "pairs they share. It takes about as long as the first audit did."
+)
+
+
+def draw_again(audit: Audit) -> None:
+    """Draw the audits of what an audit cleaned, the one the address asks for, and the button that starts another."""
+    names = list_reaudits(audit)
+    if not names:
+        _draw_start(audit)
+        return
+    name = choose_listed("Audited again", names, parameter=SECOND, key="again-second", width=320)
+    if is_outdated(audit, name):
+        st.caption(":material/update: There are newer decisions than this audit: re-audit to include them.")
+    _draw_second(audit, name)
+    with st.expander("Re-audit with current decisions", icon=":material/autorenew:", expanded=False):
+        _draw_start(audit)
+
+
+def _draw_start(audit: Audit) -> None:
+    """Draw the button that audits the cleaned data set; beside it, when it is disabled, the reason."""
+    counts, fault = count_decisions(audit), ""
+    changed = sum(count for choice, count in counts.items() if choice not in (KEEP, UNDECIDED))
+    try:
+        check_repeatable(audit)
+    except InputError as error:
+        fault = one_line(error)
+    if not fault and not changed:
+        fault = "No pair is removed and no caption changed yet, so nothing would change."
+    if not fault and counts[REMOVE] == sum(counts.values()):
+        fault = "Every pair is removed: nothing is left to audit."
+    st.caption(WHAT)
+    name = free_name(default_name(audit), taken=lambda each: is_taken(each) or cleaned_folder(each).exists())
+    label = f"Audit again, {pairs_in_words(changed)} removed or with changed captions" if changed else "Audit again"
+    if st.button(label, type="primary", icon=":material/autorenew:", key="start-again", disabled=bool(fault)):
+        _start(audit, name)
+    if fault:
+        show_text(fault, limit=LIMIT)
+        return
+    st.caption("Command line:")
+    st.code(f"python -m clipmem_core again {audit.name} --name {name}", language="bash", wrap_lines=True)
+
+
+def _start(audit: Audit, name: str) -> None:
+    try:
+        reaudit_task(audit, name).start()
+    except InputError as error:
+        draw_fault("It could not be started.", error)
+        return
+    write(**{SECOND: name})
+    st.rerun()
+
+
+def _draw_second(audit: Audit, name: str) -> None:
+    """Draw how far a second audit is, or what came out."""
+    second = Audit(audits_folder() / name)
+    if state_of(name).word != DONE:
+        draw_progress(name)
+        return
+    found, compared = read_comparison(second)
+    if not compared:
+        _draw_comparing(audit, name)
+        return
+    first, *rest = comparison_lines(found)
+    show_strong(first)
+    for sentence in rest:
+        show_text(sentence)
+    with st.container(horizontal=True):
+        st.page_link("pages/overview.py", label="Open it", icon=":material/open_in_new:", query_params={"audit": name})
+        both = {"one": audit.name, "other": name}
+        st.page_link(
+            "pages/compare.py", label="Compare pair by pair", icon=":material/compare_arrows:", query_params=both
+        )
+
+
+@st.fragment(run_every=1)
+def _draw_comparing(audit: Audit, name: str) -> None:
+    """Draw that both are being compared, and the whole page again once they are; a button where nobody does it."""
+    job = audit_task(name).find()
+    if read_comparison(Audit(audits_folder() / name))[1]:
+        st.rerun()
+    if job is not None and job.running:
+        st.caption("The second audit is finished; comparing it with the first.")
+        show_text(job.last_line, limit=200)
+        return
+    _draw_end(job)
+    if st.button("Compare", type="primary", icon=":material/compare_arrows:", key="compare-again"):
+        reaudit_task(audit, name).start()
+        st.rerun()
+
+
+def _draw_end(job: Job | None) -> None:
+    if job is not None and job.failed:
+        draw_fault("The comparison failed.", job.last_line)
+    else:
+        st.caption("The second audit is finished but not compared yet.")
+
+
+GROUP_PAGE = "group"  # in the address
+GROUPS = 6  # on a page
+SHOWN = 12  # pictures of a group
+LOOKALIKE_SIDE = 150
+LOOKALIKE_CAPTION = 120
+BROWSE = "pages/browse.py"
+ICONS = {"captions": ":material/notes:", "pictures": ":material/image:"}
+
+
+def draw_checks(audit: Audit) -> None:
+    """Draw how many pairs each check finds, and the groups of look-alikes."""
+    with st.spinner("Checking captions and pictures, once…"):
+        counts = check_counts(audit)
+    st.caption("Found without a model. Each is a hint, not a verdict: a short caption may be fine.")
+    found = {name: count for name, count in counts.items() if count}
+    for name, count in found.items():
+        check = CHECKS[name]
+        left, right = st.columns([2, 5], vertical_alignment="center", gap="small")
+        label = f"{check.label}: **{count:,}**"
+        left.page_link(BROWSE, label=label, icon=ICONS[check.of], query_params=link(audit, Selection(check=name)))
+        right.caption(f"{check.help} {check.advice}")
+    for sentence, of in (("Nothing found", 0), ("Not known for this audit", None)):
+        names = [CHECKS[name].label.lower() for name, count in counts.items() if count == of and name not in found]
+        if names:
+            st.caption(f"{sentence}: {', '.join(names)}.")
+    _draw_groups(audit)
+
+
+def _draw_groups(audit: Audit) -> None:
+    groups = lookalike_groups(audit)
+    st.subheader("Near-duplicates", anchor=False)
+    if not groups:
+        st.caption("No near-duplicate pictures in this audit.")
+        return
+    page, pages = read_page(len(groups), GROUPS, parameter=GROUP_PAGE)
+    shown = groups[(page - 1) * GROUPS : page * GROUPS]
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.caption(
+            f"{len(groups):,} {'group' if len(groups) == 1 else 'groups'}, {pairs_in_words(sum(map(len, groups)))}",
+            width="content",
+        )
+        draw_pages(page, pages, key="lookalike-pages", parameter=GROUP_PAGE)
+    found = {card.row: card for card in cards(audit, [row for group in shown for row in group[:SHOWN]])}
+    for group in shown:
+        _draw_group(audit, [found[row] for row in group[:SHOWN]], len(group) - SHOWN)
+
+
+def _draw_group(audit: Audit, group: Sequence[PairCard], more: int) -> None:
+    """Draw the pairs of a group beside each other, with what can be said of all of them."""
+    ids = [card.pair_id for card in group]
+    pictures = start_thumbnails(audit_root(audit), [card.image for card in group], side=LOOKALIKE_SIDE)
+    with st.container(border=True):
+        with st.container(horizontal=True, gap="medium"):
+            for card, picture in zip(group, pictures, strict=True):
+                data, fault = picture.result()
+                with st.container(width=LOOKALIKE_SIDE + 20, gap="xsmall"):
+                    caption = cut(" · ".join(card.captions), LOOKALIKE_CAPTION)
+                    st.image(data, width=LOOKALIKE_SIDE, alt=alt_text(caption, fault))
+                    show_text(caption)
+                    draw_badge(card.decision)
+                    st.page_link(
+                        "pages/pair.py", label="Open", query_params=link(audit, Selection(), pair=card.pair_id)
+                    )
+                    others = [pair_id for pair_id in ids if pair_id != card.pair_id]
+                    st.button(
+                        "Keep this one",
+                        key=f"keep-one-{card.row}",
+                        help="Remove the others of this group",
+                        disabled=more > 0,
+                        on_click=_keep_one,
+                        args=(audit, card.pair_id, others),
+                    )
+        if more > 0:
+            st.caption(f"{more:,} more are not shown: decide for them in Browse.")
+        else:
+            key = f"keep-all-{group[0].row}"
+            st.button("Keep all", icon=":material/done_all:", key=key, on_click=_decide, args=(audit, ids, KEEP))
+
+
+def _keep_one(audit: Audit, kept: str, others: Sequence[str]) -> None:
+    """Keep one pair of a group and remove the others. A callback."""
+    _decide(audit, [kept], KEEP)
+    _decide(audit, others, REMOVE)
+
+
+def _decide(audit: Audit, pair_ids: Sequence[str], decision: str) -> None:
+    """Store a decision on pairs of a group, in one event. A callback."""
+    with in_turn() as session:
+        review = open_review(audit)
+        outcome = review.decide(pair_ids, decision, audit=audit.name, apart=True)  # says nothing of captions
+        session.remember(audit, review, outcome)
+        sentence = f"Saved: {BADGES[decision][0]}, for {pairs_in_words(outcome.pairs)}."
+        session.notice = Notice(sentence, event=outcome.event)
+        session.presses += 1

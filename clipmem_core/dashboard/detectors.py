@@ -7,14 +7,13 @@ import pandas as pd
 import streamlit as st
 
 from clipmem_core.audits.store import Audit
-from clipmem_core.dashboard.address import choose_listed, choose_segment
-from clipmem_core.dashboard.errors import one_line_errors
+from clipmem_core.dashboard.page import choose_listed, choose_segment
 from clipmem_core.dashboard.pair_component import draw_grid
-from clipmem_core.dashboard.plain import show_text
-from clipmem_core.figures.detectors import agreement_figure, precision_figure
+from clipmem_core.dashboard.plain import one_line_errors, show_text
+from clipmem_core.figures.studies import agreement_figure, precision_figure
 from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.review.cards import cards
-from clipmem_core.review.detectors import (
+from clipmem_core.review.compare import (
     Findings,
     agreement,
     benchmark_findings,
@@ -37,7 +36,7 @@ PLANTED_WORDS = {"miscaption": "another pair's captions", "vague": "vague captio
 
 def draw_findings(audit: Audit) -> None:
     """Draw how well each detector finds what was planted, here or in a benchmark, or how to make one."""
-    st.subheader("Which finds planted mistakes best", anchor=False)
+    st.subheader("Detector accuracy on injected errors", anchor=False)
     own = planted_findings(audit)
     benchmarks = {benchmark.name: benchmark for benchmark in benchmarks_of(audit)}
     options = [*(f"benchmark {name}" for name in benchmarks), *([OWN] if own else [])]
@@ -46,11 +45,11 @@ def draw_findings(audit: Audit) -> None:
         return
     chosen = options[0]
     if len(options) > 1:
-        chosen = choose_listed("Planted in", options, parameter=FROM, key="detectors-from", width=320)
+        chosen = choose_listed("Errors injected in", options, parameter=FROM, key="detectors-from", width=320)
     with one_line_errors("This benchmark"):
         found = own if chosen == OWN else benchmark_findings(benchmarks[chosen.removeprefix("benchmark ")])
         if found is None:
-            st.info("Its first planting is not done yet.", icon=":material/hourglass_empty:")
+            st.info("Its first run is not finished yet.", icon=":material/hourglass_empty:")
             return
         _draw_table(found)
         _draw_curves(found)
@@ -58,12 +57,12 @@ def draw_findings(audit: Audit) -> None:
 
 def _draw_none(audit: Audit) -> None:
     st.info(
-        "Nothing was planted in this audit, and there is no benchmark of its data set: nobody knows which of its pairs "
-        "are wrong, so that detectors can be compared with each other alone.",
+        "No errors were injected in this audit, and there is no benchmark of its data set. Without known errors, "
+        "detectors can only be compared with each other.",
         icon=":material/quiz:",
     )
     st.caption(
-        "This plants mistakes of six kinds in copies of the data set and measures every detector; it can be stopped:"
+        "This injects six kinds of errors into copies of the data set and measures every detector; it can be resumed:"
     )
     source = shlex.quote(audit.record.source)
     st.code(f"python -m clipmem_core benchmark {source} --name {audit.name}", language="bash")
@@ -85,7 +84,7 @@ def _draw_table(found: Findings) -> None:
         shown,
         hide_index=True,
         height="content",
-        alt=f"{SHORT[measure]} of each detector by kind of mistake, with intervals",
+        alt=f"{SHORT[measure]} of each detector by kind of error, with intervals",
     )
     against = (
         " ▲ and ▼: better or worse than misfit, its paired interval leaves 0 out." if rows[OVER].notna().any() else ""
@@ -116,7 +115,7 @@ def _draw_curves(found: Findings) -> None:
     chosen = next(iter(cells))
     if len(cells) > 1:
         chosen = choose_listed(
-            "Mistake",
+            "Error",
             list(cells),
             parameter=PLANTED_KIND,
             key="detectors-kind",
@@ -141,9 +140,7 @@ def draw_agreement(audit: Audit) -> None:
         st.caption("This audit has too few pairs with two detectors or more.")
         return
     st.plotly_chart(agreement_figure(agreement(scores)), config=CHART, alt="Rank correlation of every two detectors")
-    st.caption(
-        f"Rank correlation over {len(scores):,} pairs: 1 is the same order, 0 has nothing to do with each other."
-    )
+    st.caption(f"Rank correlation over {len(scores):,} pairs: 1 is the same order, 0 is unrelated.")
 
 
 def draw_differences(audit: Audit) -> None:
@@ -152,7 +149,7 @@ def draw_differences(audit: Audit) -> None:
     names = names_in(scores)
     if len(scores) < 3 or len(names) < 2:
         return
-    st.subheader("Where two of them differ most", anchor=False)
+    st.subheader("Where two detectors differ most", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         one = choose_listed("Detector", names, parameter=ONE, key="detectors-one", width=215, named=words)
         others = [name for name in names if name != one]

@@ -11,10 +11,9 @@ from clipmem_core.audits.jobs import Job, Task, export_task
 from clipmem_core.audits.store import Audit
 from clipmem_core.commands import AUDIT_IT
 from clipmem_core.config import data_folder
-from clipmem_core.dashboard.address import draw_set, write
 from clipmem_core.dashboard.decisions import count_decisions
-from clipmem_core.dashboard.errors import draw_fault
-from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.page import draw_set, write
+from clipmem_core.dashboard.plain import draw_fault, show_text
 from clipmem_core.dashboard.running import draw_job
 from clipmem_core.exports import FORMATS
 from clipmem_core.exports.cleaned import is_planted
@@ -82,9 +81,10 @@ def _draw_contents(audit: Audit, format: str) -> None:
     """Draw what an export would hold as things stand."""
     counts = count_decisions(audit)
     total = sum(counts.values())
-    kept = f"{total - counts[REMOVE]:,} pairs kept, {counts[REMOVE]:,} removed, {counts[RECAPTION]:,} recaptioned."
+    removed, changed = counts[REMOVE], counts[RECAPTION]
+    kept = f"{total - removed:,} pairs kept, {removed:,} removed, {changed:,} with changed captions."
     if is_planted(audit):
-        kept = f"{total:,} pairs with their own captions, not the planted ones, less those that were removed for these."
+        kept = f"{total:,} pairs with their own captions, not the injected errors, without the pairs you removed."
     held = {
         "decisions": f"{total - counts[UNDECIDED]:,} decisions on pairs of this audit, and every note.",
         "html": f"The report of all {total:,} pairs, with the decisions.",
@@ -111,8 +111,12 @@ def _draw_end(job: Job, path: Path) -> None:
     elif path.exists():
         with st.container(border=True):
             st.code(str(path), language=None, wrap_lines=True)
-            wanted = (f"{path}: ", "note: ", AUDIT_IT)
+            wanted = (f"{path}: ", "note: ")
             show_text("\n".join(line.removeprefix(wanted[0]) for line in job.last_lines if line.startswith(wanted)))
+            for line in job.last_lines:
+                if line.startswith(AUDIT_IT):
+                    st.caption("Audit the result:")
+                    st.code(line.removeprefix(AUDIT_IT), language="bash", wrap_lines=True)
             if path.is_file() and path.stat().st_size <= DOWNLOAD_BYTES:
                 st.download_button(
                     "Download",

@@ -14,13 +14,13 @@ import streamlit as st
 from clipmem_core.audits.store import Audit
 from clipmem_core.audits.verdict import queues
 from clipmem_core.columns import CLIPMEM, INDEPENDENT, MISFIT
-from clipmem_core.dashboard.address import LAYOUT, draw_set, peek_selection, read_selection, write, write_selection
-from clipmem_core.dashboard.numbers import number, read_verdict
+from clipmem_core.dashboard.page import LAYOUT, draw_set, peek_selection, read_selection, write, write_selection
 from clipmem_core.dashboard.pair_component import BROWSE_KEYS, draw_keys
-from clipmem_core.dashboard.plain import cut
-from clipmem_core.figures.colours import OTHER
+from clipmem_core.dashboard.plain import cut, number, read_verdict
+from clipmem_core.figures.layout import OTHER
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.decisions import CHOICES, open_review
+from clipmem_core.review.log import known_tags
 from clipmem_core.review.rows import labels, planted_kinds, score_histogram, score_span
 from clipmem_core.review.selection import (
     ANY,
@@ -34,7 +34,6 @@ from clipmem_core.review.selection import (
     Range,
     Selection,
 )
-from clipmem_core.review.tags import known_tags
 from clipmem_core.scores.registry import BY_NAME, CARD, QUEUE, scores_in, words
 
 LIMIT = 60
@@ -195,7 +194,12 @@ def draw_conditions(selection: Selection) -> None:
         places, key = list(range(len(found))), "conditions"
         look = {"format_func": lambda place: found[place][0], "label_visibility": "collapsed", "wrap": True}
         draw_set(st.multiselect, "Active filters", places, key=key, value=places, take=_remove, **look)
-        st.button("Clear all", type="tertiary", icon=":material/close:", on_click=_clear)
+        st.button(
+            "Clear all",
+            type="tertiary",
+            icon=":material/close:",
+            on_click=lambda: write_selection(cleared(peek_selection())),
+        )
 
 
 def draw_order(selection: Selection) -> None:
@@ -222,8 +226,10 @@ def _draw_more(audit: Audit, selection: Selection) -> None:
     kinds = planted_kinds(audit)
     if kinds or selection.planted:
         options = _with(selection.planted, [ANY, NONE, *kinds])
-        names = {ANY: "planted, any kind", NONE: "not planted"}
-        _choose("planted", "Planted", ["", *options], selection.planted, _or_any(lambda kind: names.get(kind, kind)))
+        names = {ANY: "any injected error", NONE: "no injected error"}
+        _choose(
+            "planted", "Injected error", ["", *options], selection.planted, _or_any(lambda kind: names.get(kind, kind))
+        )
     _choose("check", "Check", ["", *CHECKS], selection.check, _or_any(lambda name: CHECKS[name].label))
     tags = _with(selection.tag, list(known_tags(open_review(audit).path)))
     if tags:
@@ -329,10 +335,6 @@ def _remove(left: Sequence[int]) -> None:
     selection = peek_selection()
     gone = [rest for place, (_, rest) in enumerate(conditions(selection)) if place not in left]
     write_selection(gone[0] if len(gone) == 1 else cleared(selection))
-
-
-def _clear() -> None:
-    write_selection(cleared(peek_selection()))
 
 
 def _add_range() -> None:

@@ -13,16 +13,12 @@ import streamlit as st
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.audits.verdict import doubt
 from clipmem_core.columns import CLIPMEM, GROUP, LABEL, PLANTED, SIMILARITY_OUT
-from clipmem_core.dashboard.address import choose_listed, choose_segment, link
-from clipmem_core.dashboard.errors import draw_fault, explained_errors
-from clipmem_core.dashboard.frame import TIGHT_STYLE
-from clipmem_core.dashboard.numbers import duration, read_verdict
+from clipmem_core.dashboard.page import TIGHT_STYLE, choose_listed, choose_segment, link
 from clipmem_core.dashboard.pair_component import draw_grid, draw_pointer
-from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.plain import draw_fault, duration, explained_errors, read_verdict, show_text
 from clipmem_core.figures.clouds import PERCENTILES, embedding_figure, score_map_figure
 from clipmem_core.review.cards import cards
-from clipmem_core.review.map_words import map_words
-from clipmem_core.review.maps import map_file, map_name, map_points, map_task
+from clipmem_core.review.maps import map_file, map_name, map_points, map_task, map_words
 from clipmem_core.review.overview import ScoreMap, load_score_map
 from clipmem_core.review.rows import count_pairs, find_rows
 from clipmem_core.review.selection import (
@@ -53,16 +49,7 @@ CONFIG = {
 def draw_selectable(
     audit: Audit, figure: go.Figure, *, selection: Selection, columns: tuple[str, str], key: str, alt: str
 ) -> None:
-    """Draw a chart, and beside it the pairs of the shape that somebody drew on it, or those around a clicked point.
-
-    Args:
-        audit: where the points are from.
-        figure: the chart; each point has the row of its pair with it.
-        selection: order and map of the selection that is opened; its outline is the shape.
-        columns: the chart's x and y.
-        key: of the chart.
-        alt: what is on it, for those who cannot see it.
-    """
+    """Draw a chart, and beside it the pairs of the shape that somebody drew on it, or those around a clicked point."""
     left, right = st.columns([3, 2], gap="medium")
     with left:
         event: Any = st.plotly_chart(
@@ -73,7 +60,7 @@ def draw_selectable(
     with right:
         if clicked is not None:
             around = nearest_rows(figure, clicked)
-            st.caption(f"The pair that was clicked, and the {len(around) - 1} nearest to it on the map.")
+            st.caption(f"The clicked pair and its {len(around) - 1} nearest on the map.")
             _draw_strip(audit, around, Selection(), key=key)
         elif outline is not None:
             _draw_shape(audit, as_linked(dataclasses.replace(selection, outline=outline)), key=key)
@@ -84,7 +71,7 @@ def draw_selectable(
 def _draw_shape(audit: Audit, selection: Selection, *, key: str) -> None:
     count = count_pairs(audit, selection)
     if count == 0:
-        st.caption("No pair lies inside. A double click takes the shape away.", width="content")
+        st.caption("No pair inside. Double-click removes the shape.", width="content")
         return
     there, more = link(audit, selection), f" The first {STRIP}, by {words(selection.order)}:" if count > STRIP else ""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -144,14 +131,14 @@ def as_linked(selection: Selection) -> Selection:
 
 COLOUR = "colour"  # in the address
 COLOUR_KEY = "map-colour"
-MAP_COLOURS = {GROUP: "Group", PLANTED: "Planted kind"}
+MAP_COLOURS = {GROUP: "Group", PLANTED: "Injected error"}
 LINES = (
     "The lines come from the external pairs, which no member trained on: three quarters of them lie to the right of "
     "the vertical one, and one in twenty above the horizontal one."
 )
 MIRRORED = (
-    "Independent pairs were learned by g, which is subtracted: for them clipmem is negative, and learned by heart is "
-    "below the lower line, which one in twenty external pairs falls short of."
+    "Independent pairs were learned by g, which is subtracted: their clipmem is negative, and memorized pairs lie "
+    "below the lower line, as one in twenty external pairs does."
 )
 
 
@@ -207,20 +194,15 @@ MEMBER, SIDE, COLOUR = "member", "side", "colour"  # in the address
 SIDES = {IMAGE_SIDE: "Pictures", TEXT_SIDE: "Captions"}
 EMBEDDING_COLOURS = (*scores_in(SCORE_COLOUR), GROUP, LABEL, PLANTED)
 MEANING = (
-    "Pairs that the member finds alike lie close together. Only neighbourhoods mean something: neither the axes nor "
-    "the distances between far groups do."
+    "Pairs that the model finds similar lie close together. Axes and distances between far groups have no meaning."
 )
 
 
 def draw_choices(audit: Audit) -> tuple[str, str]:
-    """Draw which embeddings are shown and what colours them.
-
-    Returns:
-        The map's name, and the column of the colours.
-    """
+    """Draw which embeddings are shown and what colours them."""
     st.html(TIGHT_STYLE)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        member = _choose("Member", MEMBER, list(audit.record.members))
+        member = _choose("Model", MEMBER, list(audit.record.members))
         side = _choose("Embeddings of", SIDE, list(SIDES), named=SIDES.__getitem__)
         colour = _choose("Colour", COLOUR, list(EMBEDDING_COLOURS), named=words)
     return map_name(member, side), colour
@@ -260,8 +242,8 @@ def _embedding_explained(colour_by: str, *, drawn: int, pairs: int) -> str:
     low, high = PERCENTILES
     scale = "" if colour_by in (GROUP, LABEL, PLANTED) else f" Colours end at the {low}nd and {high}th percentile."
     left_out = (
-        f" {drawn:,} of the {pairs:,} pairs were drawn at random; the others are not on the map, nor in what is "
-        "selected from it."
+        f" {drawn:,} of the {pairs:,} pairs are a random sample; the others are not on the map and cannot "
+        "be selected on it."
     )
     return f"{MEANING}{scale}{left_out if pairs > drawn else ''}"
 

@@ -1,6 +1,9 @@
-"""The pair of an address: its picture, captions and scores, what its score is made of, and the pairs around it."""
+"""The page Pair: picture, captions, scores and their terms, suggested captions, and similar pairs."""
 
-from typing import NoReturn
+import dataclasses
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from typing import Literal, NoReturn
 from urllib.parse import urlencode
 
 import pandas as pd
@@ -21,20 +24,42 @@ from clipmem_core.columns import (
     SE,
 )
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.address import PAIR, link, read_view, write
-from clipmem_core.dashboard.deciding import go_on
-from clipmem_core.dashboard.errors import LIMIT, one_line
-from clipmem_core.dashboard.numbers import number, read_noise, read_verdict
+from clipmem_core.dashboard.cards import alt_text, draw_card_picture, large_picture, thumbnail
+from clipmem_core.dashboard.deciding import (
+    BADGES,
+    Notice,
+    as_lines,
+    captions_key,
+    current_captions,
+    go_on,
+    in_turn,
+    review_session,
+    view_of,
+)
+from clipmem_core.dashboard.page import PAIR, link, peek_selection, read_view, write
 from clipmem_core.dashboard.pair_component import OPENED, PAIR_KEYS, draw_keys
-from clipmem_core.dashboard.plain import cut, show_chips, show_text
+from clipmem_core.dashboard.plain import (
+    LIMIT,
+    as_html,
+    cut,
+    number,
+    one_line,
+    one_line_errors,
+    read_noise,
+    read_verdict,
+    show_chips,
+    show_text,
+)
 from clipmem_core.dashboard.routes import PREFIX
-from clipmem_core.dashboard.thumbnails import alt_text, large_picture
 from clipmem_core.figures.audit_scores import IN, OUT, TERM_NAMES, encoder_figure, term_figure
-from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
+from clipmem_core.figures.layout import PLANTED_COLOUR, group_colour
+from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review import score_breakdown
-from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.rows import audit_root, find_rows, misfit_note, neighbours
-from clipmem_core.review.selection import Selection
+from clipmem_core.review.cards import PairCard, caption_scores, cards
+from clipmem_core.review.decisions import REMOVE, Edit, open_review
+from clipmem_core.review.rows import audit_root, failed_checks, find_rows, misfit_note, neighbours
+from clipmem_core.review.search import nearest
+from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
 from clipmem_core.review.tables import find_row
 from clipmem_core.scores.registry import BY_NAME, scores_in, words
 from clipmem_core.scores.registry import PAIR as SHOWN_HERE
@@ -61,7 +86,7 @@ def find_pair(audit: Audit, selection: Selection) -> PairCard:
 def _end(audit: Audit, selection: Selection, asked: str | None) -> NoReturn:
     if asked:
         st.warning("This audit has no such pair.", icon=":material/search_off:")
-        show_text(f"asked for: {asked}", limit=300)
+        show_text(f"requested: {asked}", limit=300)
         first = link(audit, selection, **read_view())
         st.page_link(THIS_PAGE, label="Open the first pair", icon=":material/image:", query_params=first)
     else:
@@ -170,7 +195,7 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
     except InputError as error:
         _draw_means(means)
         _draw_encoders(means)
-        show_text(f"Members one by one cannot be shown: {one_line(error)}", limit=LIMIT)
+        show_text(f"Single members cannot be shown: {one_line(error)}", limit=LIMIT)
         return
     names = side_names(members, paper=audit.record.protocol == "paper")
     figure = term_figure(members, colour=group_colour(card.group), names=names)
@@ -186,9 +211,6 @@ def draw_terms(audit: Audit, card: PairCard) -> None:
 
 def terms_sentence(means: dict[str, float | None]) -> str:
     """Say which term clipmem comes from, in our own words and numbers.
-
-    Args:
-        means: the pair's row of the scores.
 
     Example:
         >>> means = {"clipmem": 0.5, "positive_in": 0.9, "positive_out": 0.5, "negative_text_in": -0.1}
@@ -265,3 +287,254 @@ def _draw_members(members: pd.DataFrame) -> None:
     st.dataframe(
         shown, hide_index=True, column_config={**columns, "trained": trained}, alt="Each term of the score by member"
     )
+
+
+FULL_LIMIT = 5000
+EDITED = "caption_edited"  # the caption whose box is open, by the key of its button
+Fate = Literal["stays", "removed", "edited", "added"]
+_CHANGED = """<div style="overflow-wrap:anywhere;font-size:.875rem"><{tag} style="opacity:.65">{text}</{tag}></div>"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One caption as it stands: its place among the pair's own and among those that were decided, None where none."""
+
+    fate: Fate
+    own: int | None
+    now: int | None
+
+
+def standing_lines(own: Sequence[str], now: Sequence[str]) -> list[Line]:
+    """Return what became of each of a pair's own captions, and which came to them.
+
+    Example:
+        >>> [line.fate for line in standing_lines(["a", "b", "c"], ["a", "c!"])]
+        ['stays', 'edited', 'removed']
+    """
+    lines: list[Line] = []
+    for kind, a, b, c, d in SequenceMatcher(None, own, now, autojunk=False).get_opcodes():
+        shared = min(b - a, d - c)
+        fate: Fate = "stays" if kind == "equal" else "edited"
+        lines += [Line(fate, a + step, c + step) for step in range(shared)]
+        lines += [Line("removed", place, None) for place in range(a + shared, b)]
+        lines += [Line("added", None, place) for place in range(c + shared, d)]
+    return lines
+
+
+def draw_captions(audit: Audit, card: PairCard) -> None:
+    """Draw all captions with the scores of each where there are any, and the long ones in full below."""
+    scores, now = caption_scores(audit, card.pair_id), current_captions(card)
+    lines = standing_lines(card.captions, now)
+    st.subheader("Caption" if len(lines) == 1 else "Captions", anchor=False)
+    with st.container(gap="xsmall"):
+        for line in lines:
+            _draw_line(audit, card, now, line)
+            if line.own in scores:
+                score = scores[line.own]
+                odd = ":orange[:material/warning: fits much worse than the others] · " if score.odd else ""
+                st.caption(f"{odd}{score.words}")
+    _draw_failed(audit, card)
+    long = [caption for caption in card.captions if cut(caption, CAPTION_LIMIT) != caption]
+    if long:
+        with st.expander("In full", icon=":material/notes:"):
+            for caption in long:
+                show_text(caption if len(caption) <= FULL_LIMIT else f"{caption[:FULL_LIMIT]}…")
+
+
+def _draw_failed(audit: Audit, card: PairCard) -> None:
+    """Draw what the checks found; a page of a pair is of use without."""
+    try:
+        failed = [CHECKS[name] for name in failed_checks(audit, card.row)]
+    except InputError as error:
+        show_text(f"Checks cannot be shown: {one_line(error)}", limit=LIMIT)
+        return
+    if failed:
+        with st.container(horizontal=True, gap="small"):
+            for check in failed:
+                st.badge(check.label, icon=":material/rule:", color="orange", help=f"{check.help} {check.advice}")
+
+
+def _draw_line(audit: Audit, card: PairCard, now: tuple[str, ...], line: Line) -> None:
+    """Draw a caption and, where a pair has or had several, what can be done with this one."""
+    several = len(card.captions) > 1 or len(now) > 1
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
+        with st.container(gap=None):
+            if line.own is not None and line.fate != "stays":
+                text = as_html(card.captions[line.own], limit=CAPTION_LIMIT)
+                st.html(_CHANGED.format(tag="s", text=text))
+            if line.now is not None:
+                show_text(now[line.now], limit=CAPTION_LIMIT)
+        if several and not (card.decision is not None and card.decision.decision == REMOVE):
+            _draw_buttons(audit, card, now, line)
+    _draw_box(audit, card, now, line)
+
+
+def _draw_buttons(audit: Audit, card: PairCard, now: tuple[str, ...], line: Line) -> None:
+    key = f"{line.own}-{line.now}-{view_of(card)}"
+    if line.now is None:
+        back = bring_back(card.captions, now, line)
+        st.button("Bring back", type="tertiary", key=f"back-{key}", on_click=_store, args=(audit, card, back))
+        return
+    st.button("Edit", type="tertiary", key=f"edit-{key}", on_click=st.session_state.update, args=({EDITED: key},))
+    last = len(now) < 2
+    st.button(
+        "Remove",
+        type="tertiary",
+        key=f"drop-{key}",
+        disabled=last,
+        help="The pair's last caption: remove the pair instead." if last else "Remove this caption alone",
+        on_click=_store,
+        args=(audit, card, _with(now, line.now, "")),
+    )
+
+
+def _draw_box(audit: Audit, card: PairCard, now: tuple[str, ...], line: Line) -> None:
+    """Draw the box that one caption is edited in, where its button was pressed last."""
+    key = f"{line.own}-{line.now}-{view_of(card)}"
+    if line.now is None or st.session_state.get(EDITED) != key:
+        return
+    place, box = line.now, f"edited-{key}"
+
+    def store() -> None:
+        _store(audit, card, _with(now, place, " ".join(st.session_state[box].split())))
+
+    with st.form(f"form-{box}", border=False):
+        st.text_area("This caption", " ".join(now[place].split()), key=box)
+        st.form_submit_button("Save this caption", icon=BADGES["recaption"][1], key=f"store-{key}", on_click=store)
+
+
+def _with(now: tuple[str, ...], place: int, text: str) -> tuple[str, ...]:
+    """Return captions with another in a place; without it where that is blank."""
+    return (*now[:place], *([text] if text.strip() else []), *now[place + 1 :])
+
+
+def bring_back(own: Sequence[str], now: tuple[str, ...], line: Line) -> tuple[str, ...]:
+    """Return captions with one that was removed among them again, after those that stood before it.
+
+    Example:
+        >>> bring_back(["a", "b", "c"], ("a", "c"), Line("removed", 1, None))
+        ('a', 'b', 'c')
+    """
+    assert line.own is not None
+    before = [other.now for other in standing_lines(own, now) if other.own is not None and other.own < line.own]
+    at = max((place for place in before if place is not None), default=-1) + 1
+    return (*now[:at], own[line.own], *now[at:])
+
+
+def _store(audit: Audit, card: PairCard, captions: tuple[str, ...]) -> None:
+    """Store what one caption became, unless somebody has decided on the pair since it was drawn. A callback."""
+    box = captions_key(audit, card)
+    untouched = st.session_state.get(box) == as_lines(current_captions(card))
+    stored = False
+    with in_turn() as session:
+        session.takes(None)
+        review, entry = open_review(audit), card.decision.entry if card.decision else 0
+        if not captions:
+            session.notice = Notice("Not saved: this is the pair's last caption. Remove the pair instead.", good=False)
+        elif captions == current_captions(card):
+            session.notice = Notice("Not saved: this is the caption it has.", good=False)
+        else:
+            if captions == card.captions:  # its own, all of them again: nothing is decided any more
+                outcome = review.decide([card.pair_id], None, audit=audit.name)
+            else:
+                outcome = review.edit({card.pair_id: Edit(captions, entry)}, audit=audit.name)
+            stored = outcome.pairs > 0
+            if stored:
+                session.remember(audit, review, outcome)
+                session.notice = Notice("Saved: this caption.", card.pair_id, event=outcome.event)
+            else:
+                sentence = "Not saved: this pair was just decided in another tab. Check it, then try again."
+                session.notice = Notice(sentence, card.pair_id, good=False)
+    if stored and untouched:
+        st.session_state.pop(box, None)  # the box with all captions is to show what stands now
+
+
+NEAREST = 6
+SHORT_LIMIT = 60
+STYLE = (
+    '<style>[class*="st-key-nearest-"] [data-testid="stImage"] img { aspect-ratio: 1; object-fit: contain; }</style>'
+)
+TITLES = {IMAGE_SIDE: "Nearest pictures", TEXT_SIDE: "Nearest captions"}
+
+
+@st.fragment
+def draw_choices(audit: Audit, card: PairCard) -> None:
+    """Draw captions of other pairs to take in the place of the pair's worst, by members that never saw the pair."""
+    st.subheader("Suggested by models that never saw it", anchor=False, help=score_breakdown.QUALITY)
+    with one_line_errors("Suggestions"):
+        with st.spinner("Searching captions…"):
+            found = score_breakdown.suggested_captions(audit, card.row)
+        if not found.members:
+            st.caption("No suggestion: every model saw this pair.")
+            return
+        fit = found.own[found.worst]
+        choices = [choice for choice in found.choices if not choice.cosine <= fit]
+        if not choices:
+            st.caption("No suggestion: none is likely enough to be right.")
+            return
+        replaced = "the caption" if len(found.own) == 1 else f"caption {found.worst + 1}, which fits worst"
+        st.caption(f"Each can replace {replaced}; its cosine with the picture is {number(fit)}.")
+        for choice in choices:
+            _draw_choice(audit, card, choice, found.worst)
+
+
+def _draw_choice(audit: Audit, card: PairCard, choice: score_breakdown.Suggestion, place: int) -> None:
+    """Draw one suggestion with the button that puts it into the captions box."""
+    captions = list(current_captions(card))
+    captions[min(place, len(captions) - 1)] = choice.caption
+    (other,) = cards(audit, [choice.row])
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
+        st.markdown(f"**{number(choice.cosine)}**", width=56)
+        with st.container(gap=None):
+            show_text(choice.caption)
+        pressed = st.button(
+            "Use",
+            icon=":material/edit:",
+            key=f"use-{card.row}-{choice.row}",
+            on_click=_prefill,
+            args=(captions_key(audit, card), as_lines(tuple(captions))),
+            help="Puts this caption into the captions box; Change caption saves it.",
+        )
+        _draw_link(audit, other)
+    if pressed:
+        st.rerun()
+
+
+def _prefill(key: str, text: str) -> None:
+    st.session_state[key] = text
+    review_session().notice = Notice("The caption is in the box: Change caption (E) saves it.")
+
+
+@st.fragment
+def draw_nearest(audit: Audit, card: PairCard) -> None:
+    """Draw the pairs whose pictures, and those whose captions, a member finds most like this one's."""
+    st.subheader("Similar pairs", anchor=False)
+    st.html(STYLE)
+    st.caption("The numbers are cosines in the space of one member's encoders.")
+    member = st.selectbox("Model", audit.record.members, key="nearest_member", width=260)
+    for by, title in TITLES.items():
+        st.markdown(f"**{title}**")
+        with one_line_errors(title):
+            with st.spinner("Searching…"):
+                found = nearest(audit, card.row, by=by, member=member or "", k=NEAREST)
+                others = cards(audit, [row for row, _ in found])
+            _draw_others(audit, others, [cosine for _, cosine in found], by=by)
+
+
+def _draw_others(audit: Audit, others: Sequence[PairCard], cosines: Sequence[float], *, by: str) -> None:
+    """Draw pairs side by side, small: picture, cosine, caption, link."""
+    root = audit_root(audit)
+    with st.grid(NEAREST, min_column_width=115, gap="small", key=f"nearest-{by}") as grid:
+        for other, cosine in zip(others, cosines, strict=True):
+            picture, fault = thumbnail(root, other.image)
+            with grid.cell(), st.container(gap="xsmall"):
+                draw_card_picture(other, picture, fault, told=False)
+                with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+                    st.markdown(f"**{number(cosine)}**", width="content")
+                    _draw_link(audit, other)
+                show_text(" ".join(other.captions[:1]), limit=SHORT_LIMIT)
+
+
+def _draw_link(audit: Audit, other: PairCard) -> None:
+    parameters = link(audit, peek_selection(), **{**read_view(), PAIR: other.pair_id})
+    st.page_link(THIS_PAGE, label="Open", query_params=parameters)

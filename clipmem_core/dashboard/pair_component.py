@@ -14,17 +14,16 @@ import streamlit as st
 
 from clipmem_core.audits.store import PAIRS, Audit
 from clipmem_core.columns import CLIPMEM, CLIPMEM_SHRUNK, SE
-from clipmem_core.dashboard.address import link, peek_selection, read_view, write_page, write_selection
-from clipmem_core.dashboard.numbers import Noise, number, read_noise
-from clipmem_core.dashboard.plain import cut
+from clipmem_core.dashboard.page import link, peek_selection, read_view, write_page, write_selection
+from clipmem_core.dashboard.plain import Noise, cut, number, read_noise
 from clipmem_core.dashboard.routes import PREFIX
-from clipmem_core.figures.colours import PLANTED_COLOUR, group_colour
+from clipmem_core.figures.layout import PLANTED_COLOUR, group_colour
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import decided, open_review
+from clipmem_core.review.log import known_tags, tags_of
 from clipmem_core.review.rows import count_decided
 from clipmem_core.review.selection import IMAGE_SIDE, MATCH, TEXT_SIDE, UNDECIDED, Selection, to_parameters
 from clipmem_core.review.tables import CAPTION_KEY, fetch_numbered
-from clipmem_core.review.tags import known_tags, tags_of
 from clipmem_core.scores.registry import BY_NAME, CARD, ROW, scores_in, words
 
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")
@@ -63,25 +62,13 @@ _component = st.components.v2.component("clipmem_pairs", html=HTML, css=CSS, js=
 
 
 def draw_keys(keys: Mapping[str, str], *, picture: Mapping[str, str] | None = None) -> None:
-    """Draw the button that lists the keys; the key ? does too.
-
-    Args:
-        keys: key → what it does.
-        picture: path, alt and caption of the picture that a click enlarges, in the container `pair-picture`.
-    """
+    """Draw the button that lists the keys; the key ? does too."""
     data = {"layout": "keys", "keys": dict(keys), "picture": picture}
     _component(key="keys-help", data=data, width="content")
 
 
 def draw_pointer(audit: Audit, chart: str, *, key: str, take: Callable[[int], None]) -> None:
-    """Show pictures at the pointer on a chart; Streamlit does not report clicks on one whose drag draws a shape.
-
-    Args:
-        audit: where the points are from.
-        chart: CSS class of the chart's container.
-        key: of the component.
-        take: called with the row of a point that is clicked.
-    """
+    """Show pictures at the pointer on a chart; Streamlit does not report clicks on one whose drag draws a shape."""
 
     def act() -> None:
         match st.session_state[key].get("act"):
@@ -93,14 +80,7 @@ def draw_pointer(audit: Audit, chart: str, *, key: str, take: Callable[[int], No
 
 
 def draw_single(audit: Audit, selection: Selection, *, title: str, undecided: bool) -> None:
-    """Draw the pairs of a selection one after another.
-
-    Args:
-        audit: where the pairs are from.
-        selection: the pairs and their order.
-        title: of the queue.
-        undecided: whether decided pairs are passed over until somebody says otherwise.
-    """
+    """Draw the pairs of a selection one after another."""
     data = _mounted(audit, "single") | {"selection": to_parameters(selection), "undecided": undecided, "title": title}
     _component(key=f"review-{audit.name}", data=data)
 
@@ -120,18 +100,7 @@ def draw_grid(
     table: bool = False,
     page: tuple[int, int] | None = None,
 ) -> None:
-    """Draw pairs that can be opened, selected and decided.
-
-    Args:
-        audit: where the pairs are from.
-        cards: the pairs.
-        selection: the pairs that the page of one walks through; its order is the score in bold.
-        key: of the component: another for each grid of a page.
-        side: of a picture, in pixels, until somebody moves the slider.
-        table: whether they are rows of a table.
-        page: number of the selection's page and how many there are, on the page Browse: its keys are taken wherever
-            they are pressed.
-    """
+    """Draw pairs that can be opened, selected and decided."""
     follow_way()
     order, main = selection.order, page is not None
     at, pages = page or (1, 1)

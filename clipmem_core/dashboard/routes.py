@@ -1,30 +1,35 @@
-"""What the pair component asks of the server without a run of the page's script: the queue, pairs, pictures, decisions.
+"""HTTP: security headers, and what the pair component asks of the server without a run of the page's script.
 
-A key press must not wait for a run of Streamlit's. Only pages of this origin are answered; the middleware checks hosts.
+A key press must not wait for a run of Streamlit. Only pages of this origin are answered; the middleware checks hosts.
 """
 
 import functools
 import json
 import math
 import threading
-from collections.abc import Callable
+import webbrowser
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import streamlit as st
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit, audits_folder, is_name
 from clipmem_core.columns import IMAGE, MISFIT, REVIEW_PLACE
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.errors import one_line
-from clipmem_core.dashboard.numbers import number
-from clipmem_core.dashboard.thumbnails import FULL_SIDE, SIDE, WORKERS, large_picture, thumbnail
-from clipmem_core.review.batches import Batch, store
+from clipmem_core.dashboard.cards import FULL_SIDE, SIDE, WORKERS, large_picture, thumbnail
+from clipmem_core.dashboard.plain import number, one_line
+from clipmem_core.review.bulk_edit import Batch, store
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import Codes, decided, open_review
 from clipmem_core.review.rows import audit_root, changed_rows, count_pairs, decided_rows, find_rows
@@ -33,6 +38,62 @@ from clipmem_core.review.selection import RANDOM, Selection, from_parameters
 from clipmem_core.review.tables import caption_keys, fetch_numbered, find_row, kept
 from clipmem_core.review.wrong_captions import drawn_at_random, wrong_words
 from clipmem_core.scores.registry import words
+
+# Streamlit's own page writes styles inline, its charts compile functions and draw in workers, and what a component of
+# ours runs it makes a blob of.
+POLICY = {
+    "default-src": "'self'",
+    "script-src": "'self' 'unsafe-inline' 'unsafe-eval' blob:",
+    "style-src": "'self' 'unsafe-inline'",
+    "img-src": "'self' data: blob:",
+    "font-src": "'self' data:",
+    "worker-src": "'self' blob:",
+    "object-src": "'none'",
+    "base-uri": "'self'",
+    "form-action": "'self'",
+    "frame-ancestors": "'self'",
+}
+HEADERS = {
+    "Content-Security-Policy": "; ".join(f"{kind} {allowed}" for kind, allowed in POLICY.items()),
+    "X-Frame-Options": "SAMEORIGIN",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class Policies:
+    """Say with every answer what a browser may do with it: nothing from elsewhere, and no frame of another site."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and its answer back with the headers."""
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await self.app(scope, receive, answer)
+
+
+@asynccontextmanager
+async def open_browser(_: Any) -> AsyncIterator[None]:
+    """Open the dashboard in a browser when its server starts, as Streamlit does for a script that has no middleware."""
+    if not st.get_option("server.headless"):
+        webbrowser.open(f"http://localhost:{st.get_option('server.port')}")
+    yield
+
+
+def middleware() -> list[Middleware]:
+    """Return what every request passes: only names of `server.allowedHosts` are answered, the page's files too.
+
+    Streamlit by itself looks at the name only where a page opens its websocket.
+    """
+    named = [f"[{host}]" if ":" in host else host for host in st.get_option("server.allowedHosts")]  # IPv6 in brackets
+    return [Middleware(Policies), Middleware(TrustedHostMiddleware, named or ["*"], www_redirect=False)]
+
 
 PREFIX = "api/review"  # below the address of the app; none of Streamlit's own begins so
 MOST_ROWS = 100  # of one answer

@@ -24,9 +24,7 @@ from clipmem_core.audits.status import (
     training_seconds_left,
 )
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.errors import draw_fault, explained_errors
-from clipmem_core.dashboard.numbers import duration
-from clipmem_core.dashboard.plain import show_text
+from clipmem_core.dashboard.plain import draw_fault, duration, explained_errors, show_text
 from clipmem_core.figures.audit_scores import loss_figure
 from clipmem_core.glossary import DRAWN, meaning
 
@@ -45,15 +43,15 @@ def draw_empty() -> None:
     st.title("CLIPMem", anchor=False)
     st.markdown(
         "CLIPMem trains small CLIP models, on locked towers or from scratch, with and without parts of an "
-        "image–caption data set, and measures how strongly each pair is memorized. Pairs learned by heart, and "
-        "captions that do not fit, come out on top."
+        "image–caption data set, and measures how strongly each pair is memorized. Memorized pairs and "
+        "captions that do not fit rank first."
     )
     told = meaning(DRAWN)
-    if st.button("Audit the drawn set (about a minute)", type="primary", icon=":material/play_arrow:", help=told):
+    if st.button("Audit the synthetic set (about a minute)", type="primary", icon=":material/play_arrow:", help=told):
         audit_task(FIRST, FIRST_ARGUMENTS).start()
         st.rerun()
     st.page_link("pages/audits.py", label="Or audit your own pairs", icon=":material/science:")
-    st.caption("From a terminal:")
+    st.caption("Command line:")
     st.code("python -m clipmem_core audit SOURCE --name NAME", language="bash")
 
 
@@ -77,7 +75,7 @@ def _draw_state(state: State) -> None:
         draw_job(state.job, key="cancel-audit", stage=STAGES.get(state.word, ""))
         return
     if state.word == ELSEWHERE:
-        st.caption("Another process works on it, perhaps in a terminal.")
+        st.caption("Another process is running it, perhaps in a terminal.")
         return
     _draw_end(state)
     if st.button("Resume" if state.audit.begun else "Try again", type="primary", icon=":material/play_arrow:"):
@@ -86,18 +84,12 @@ def _draw_state(state: State) -> None:
 
 
 def draw_job(job: Job, *, key: str, stage: str = "") -> None:
-    """Draw what a running job says and the button that cancels it; once that is pressed, only that it is being ended.
-
-    Args:
-        job: one that runs.
-        key: of the button.
-        stage: a sentence on what it does.
-    """
+    """Draw what a running job says and the button that cancels it; once pressed, only that it is being ended."""
     if job.cancelling:
         st.info("Cancelling…", icon=":material/stop_circle:")
         return
     if job.waiting:
-        st.info("Waiting for its turn: one job that trains runs at a time.", icon=":material/schedule:")
+        st.info("Queued: one training job runs at a time.", icon=":material/schedule:")
     else:
         st.caption(f"{stage} You can close this page; it continues.".strip())
         if job.count:
@@ -105,7 +97,7 @@ def draw_job(job: Job, *, key: str, stage: str = "") -> None:
             st.progress(share_counted(job), text=f"{done:,} of {total:,} {what}")
         else:
             show_text(job.last_line or "Starting…", limit=300)
-    told = "What is finished stays, and it can be started again."
+    told = "Finished work is kept; you can resume."
     st.button("Cancel", icon=":material/stop_circle:", key=key, help=told, on_click=cancel, args=(job,))
 
 
@@ -123,7 +115,7 @@ def _draw_end(state: State) -> None:
         how = f"with exit code {code}" if code is not None else "without an exit code: it was killed"
         draw_fault(f"The audit stopped {how}.", state.job.last_line)
     else:
-        st.info("This audit is not finished, and nothing works on it now.", icon=":material/pause_circle:")
+        st.info("This audit is not finished and not running.", icon=":material/pause_circle:")
 
 
 def _resume(state: State) -> None:
@@ -155,25 +147,22 @@ def _draw_members(state: State) -> None:
     )
     first, second = members[: len(record.members)], members[len(record.members) :]
     drawn = second if any(member.step for member in second) else first
+    told = ", ".join(f"{member.name} {member.loss:.2f}" for member in drawn if member.steps)
     losses = loss_curves(audit.folder, [member.name for member in drawn])
     if len(losses):
         curves.plotly_chart(
             loss_figure(losses),
             key=f"losses-{audit.name}",
             config={"displayModeBar": False},
-            alt=f"Loss of each member over its epochs: {_losses(drawn)}",
+            alt=f"Loss of each member over its epochs: {told}",
         )
     _warn_at_chance(members, record.config.batch_size)
-
-
-def _losses(members: Sequence[MemberProgress]) -> str:
-    return ", ".join(f"{member.name} {member.loss:.2f}" for member in members if member.steps)
 
 
 def _warn_at_chance(members: Sequence[MemberProgress], batch_size: int) -> None:
     if batch_size > 1 and any(member.at_chance(batch_size) for member in members):
         st.warning(
-            "A member's loss is still that of guessing: check that captions fit their pictures, or lower lr.",
+            "The loss of a model is still at chance: check that captions fit their pictures, or lower lr.",
             icon=":material/warning:",
         )
 

@@ -18,8 +18,18 @@ from clipmem_core.columns import (
     POSITIVE,
     SIMILARITY,
 )
-from clipmem_core.figures.colours import ENCODER_COLOURS, FOLD_COLOURS, OTHER, SIDE_COLOURS, group_colour
-from clipmem_core.figures.layout import DOTTED, LEGEND_ABOVE, laid_out, safe, short_name
+from clipmem_core.figures.layout import (
+    DOTTED,
+    ENCODER_COLOURS,
+    FOLD_COLOURS,
+    LEGEND_ABOVE,
+    OTHER,
+    SIDE_COLOURS,
+    group_colour,
+    laid_out,
+    safe,
+    short_name,
+)
 
 HEIGHT_OF_RIDGE = 0.72
 DASHES = ("solid", "dash", "dot", "dashdot")

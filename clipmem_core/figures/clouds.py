@@ -9,8 +9,17 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from clipmem_core.columns import CLIPMEM, CLIPMEM_IMAGE, CLIPMEM_TEXT, GROUP, GROUPS, LABEL, PLANTED, SIMILARITY_OUT
-from clipmem_core.figures.colours import KIND_COLOURS, LABEL_COLOURS, OTHER, SCALE, group_colour
-from clipmem_core.figures.layout import DOTTED, LEGEND_ABOVE, laid_out, short_name
+from clipmem_core.figures.layout import (
+    DOTTED,
+    KIND_COLOURS,
+    LABEL_COLOURS,
+    LEGEND_ABOVE,
+    OTHER,
+    SCALE,
+    group_colour,
+    laid_out,
+    short_name,
+)
 from clipmem_core.review.overview import Corners
 from clipmem_core.review.selection import MAP_X, MAP_Y
 from clipmem_core.scores.registry import words
@@ -18,7 +27,7 @@ from clipmem_core.scores.registry import words
 FAINT = "rgba(128,128,128,{})"
 PERCENTILES = (2, 98)  # beyond them a colour says no more
 BY_HEART = "memorized<br>and wrong", "memorized<br>and right"
-NOT_BY_HEART = "never learned", "generic"
+NOT_BY_HEART = "not learned", "typical"
 STEPS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # of clipmem between two lines
 LINES = 8  # at most
 NAMED = 0.2  # share of the width that a line's name takes

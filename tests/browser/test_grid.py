@@ -7,13 +7,13 @@ import pytest
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.review.decisions import Review
+from clipmem_core.review.log import tags_of
 from clipmem_core.review.maps import make_map
-from clipmem_core.review.tags import tags_of
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import press
 from tests.browser.test_keys import events
 from tests.browser.watched import check_pictures, settle
-from tests.made_audit import HOSTILE
+from tests.fixtures import HOSTILE
 
 STORED = "() => !Object.keys(localStorage).some(key => key.startsWith('clipmem-review'))"
 POINT = """() => {
@@ -158,7 +158,7 @@ def test_the_map_shows_the_picture_at_the_pointer_and_a_click_those_around_it(
     page.locator(".hover img").wait_for()
     assert page.locator(".hover p").text_content() == audit.pairs["captions"][row][0]
     page.mouse.click(x, y)
-    page.get_by_text("The pair that was clicked").wait_for()
+    page.get_by_text("The clicked pair").wait_for()
     page.locator(".card").nth(11).wait_for()
     assert page.locator(".card").first.get_attribute("data-row") == str(row)
     check_pictures(page, at_least=12)

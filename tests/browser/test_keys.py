@@ -8,7 +8,7 @@ from clipmem_core.review.decisions import Review
 from tests.browser.conftest import TRAINED
 from tests.browser.watched import settle
 
-NOT_STORED = "Pressed while the page was being drawn: not stored."
+NOT_STORED = "Pressed while the page was loading: not saved."
 ON_SCREEN = """
     window.pressed = []
     addEventListener('keydown', event => {
@@ -66,7 +66,7 @@ def test_a_key_decides_once_on_the_pair_that_was_on_screen_however_fast_keys_are
     assert 1 <= len(stored) <= len(pressed) == 10
     assert all(each in pressed for each in stored)
     assert len({pair for pair, _ in stored}) == len(stored)
-    assert page.get_by_text("somebody else").count() == 0
+    assert page.get_by_text("in another tab").count() == 0
     last, _ = stored[-1]
     page.keyboard.press("u")
     page.get_by_text("Undone:").first.wait_for()
@@ -82,7 +82,7 @@ def test_of_two_keys_at_once_the_first_is_stored_and_the_page_says_that_the_othe
     page.keyboard.press("k")
     page.keyboard.press("x")
     page.get_by_text(NOT_STORED).first.wait_for()
-    page.get_by_text("Stored: keep.").first.wait_for()
+    page.get_by_text("Saved: keep.").first.wait_for()
     rest(page)
     assert [decision for _, decision, _ in events(review)] == ["keep"]
 
@@ -91,7 +91,7 @@ def test_on_a_slow_page_a_decision_is_one_event_and_undo_takes_it_back(page: Any
     open_pair(page, address, slower=SLOWER)
     for _ in range(3):
         page.get_by_role("button", name="Keep").click()
-        page.get_by_text("Stored: keep.").first.wait_for()
+        page.get_by_text("Saved: keep.").first.wait_for()
         rest(page)
     assert [(decision, note) for _, decision, note in events(review)] == [("keep", None)] * 3
     page.get_by_role("button", name="Undo").first.click()
@@ -105,7 +105,7 @@ def test_on_a_slow_page_a_decision_leaves_the_notes_of_others(page: Any, address
     (pair,) = page.evaluate("[new URLSearchParams(location.search).get('pair')]")
     review.decide([pair], "remove", note="by somebody else")
     page.get_by_role("button", name="Keep").click()
-    page.get_by_text("Stored").first.wait_for()
+    page.get_by_text("Saved").first.wait_for()
     rest(page)
     stands = review.current(pair)
     assert stands is not None

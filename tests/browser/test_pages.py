@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipmem_core.dashboard.frame import PAGES
+from clipmem_core.dashboard.page import PAGES
 from tests.browser.conftest import TRAINED
 from tests.browser.watched import check_pictures, settle
-from tests.made_audit import HOSTILE
+from tests.fixtures import HOSTILE
 
 NAMES = {Path(path).stem: title for path, (title, _) in PAGES.items()}
 PICTURES = {"overview": 12, "browse": 24, "pair": 1}  # at least so many
@@ -81,8 +81,8 @@ def test_the_app_opens_at_the_address_of_its_first_page_which_can_be_opened_agai
 
 def test_an_address_that_leads_to_no_page_says_so(page: Any, address: str) -> None:
     page.goto(f"{address}/nopage?audit=paper")
-    page.get_by_text("This address leads to no page of CLIPMem").wait_for()
-    page.get_by_text("asked for: nopage").wait_for()
+    page.get_by_text("This page does not exist").wait_for()
+    page.get_by_text("requested: nopage").wait_for()
     settle(page)
     assert page.title() == "No such page · CLIPMem"
     page.troubles.clear()  # Streamlit tells it to the console as well

@@ -43,7 +43,7 @@ def recaption(page: Any, address: str, pair: str, text: str) -> None:
     page.keyboard.press("Control+A")
     page.keyboard.type(text)
     page.keyboard.press("Control+Enter")
-    page.get_by_text("Stored: recaption.").first.wait_for()
+    page.get_by_text("Saved: recaption.").first.wait_for()
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_typed_caption_stays_others_see_it_at_once_and_it_can_be_taken_back(
     badge(other, "undecided").wait_for()
     recaption(page, address, pair, typed)
     other.get_by_text(f"→ {typed}").wait_for()
-    badge(other, "somebody else, just now").wait_for()
+    badge(other, "just now, in another tab").wait_for()
     page.goto(link)
     page.reload()
     page.get_by_text(f"→ {typed}").wait_for()
@@ -138,7 +138,7 @@ def test_a_whole_selection_is_decided_at_once_and_taken_back(page: Any, address:
     page.get_by_role("button", name=f"All {count}").click()
     page.get_by_test_id("stPopoverBody").get_by_role("button", name="Remove").click()
     page.get_by_role("button", name=f"Yes, remove: {count} pairs").click()
-    page.get_by_text(f"Stored: remove, for {count} pairs.").first.wait_for()
+    page.get_by_text(f"Saved: remove, for {count} pairs.").first.wait_for()
     page.locator(".card .badge.remove").nth(11).wait_for()
     page.get_by_test_id("stPopoverBody").wait_for(state="detached")
     page.goto(f"{address}/browse?audit={TRAINED}&decision=remove")

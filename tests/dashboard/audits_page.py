@@ -14,8 +14,8 @@ from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.preflight import Request, read_request
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import AuditConfig, SourceOptions, as_dict, preset_config
-from clipmem_core.dashboard import checking, running
-from tests.made_jobs import leave_job
+from clipmem_core.dashboard import new_audit, running
+from tests.fixtures import leave_job
 
 PAGE = "pages/audits.py"
 
@@ -66,7 +66,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
             made.append(("job", (task.folder.name, words)))
 
     monkeypatch.setattr(Task, "start", start)
-    for module in (checking, running):
+    for module in (new_audit, running):
         monkeypatch.setattr(module, "cancel", lambda job: made.append(("cancel", job.name)))
     return made
 

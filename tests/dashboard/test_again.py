@@ -11,8 +11,7 @@ from clipmem_core.exports.reaudit import AGAIN, reaudit_task
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_deciding import press
 from tests.dashboard.test_pages import captions, links, open_page, texts, titles
-from tests.made_fixtures import Copy
-from tests.made_jobs import leave_job
+from tests.fixtures import Copy, leave_job
 
 PAGE = "pages/decisions.py"
 LESS = Change(0.3, 0.25, -0.05, -0.06, -0.04, "members and pairs")
@@ -48,7 +47,7 @@ def test_without_decisions_nothing_would_change_and_with_some_it_is_started_by_o
     open_review(audit).decide(audit.pairs["pair_id"][:3], "remove")
     started: list[tuple[str, list[str]]] = []
     monkeypatch.setattr(Task, "start", lambda task: started.append((task.folder.name, list(task.arguments))))
-    app = press(open_page(PAGE, audit="made", view="again"), "Audit again, 3 pairs removed or recaptioned")
+    app = press(open_page(PAGE, audit="made", view="again"), "Audit again, 3 pairs removed or with changed captions")
     assert started == [("made-again", ["again", "made", "--name", "made-again"])]
     assert app.query_params["again"] in ("made-again", ["made-again"])
 
@@ -94,7 +93,7 @@ def test_one_that_was_not_compared_offers_it_and_too_few_pairs_are_told(
 ) -> None:
     second = second_of(audit, copy, compared=False)
     app = open_page(PAGE, audit="made", view="again")
-    assert "was not compared with the first yet" in captions(app)
+    assert "not compared yet" in captions(app)
     assert "Compare" in [button.label for button in app.button]
     write_json(second.folder / AGAIN, {"found": None})
     assert "Fewer than ten external pairs are in both" in titles(open_page(PAGE, audit="made", view="again"))

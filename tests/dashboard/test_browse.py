@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.dashboard import browse
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.log import writing
-from clipmem_core.review.tags import add_tag, saved_views
+from clipmem_core.review.log import add_tag, saved_views, writing
 from tests.dashboard.test_deciding import press, toasts
 from tests.dashboard.test_pages import address, open_page, texts
 from tests.dashboard.test_reviewing import mounted
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
+from tests.fixtures import HOSTILE, Copy
 
 BROWSE = "pages/browse.py"
 
@@ -74,26 +72,6 @@ def test_without_a_misfit_the_order_is_that_of_memorization(copy: Copy) -> None:
     app = open_page(BROWSE)
     app.segmented_control(key="queue").select("misfit").run()
     assert "misfit" in app.info[0].value
-
-
-@pytest.mark.parametrize(
-    ("good", "name"), [(True, "Likely wrong captions"), (False, "Low fit, not to be trusted here")]
-)
-def test_the_queue_of_wrong_captions_is_called_what_the_verdict_allows(copy: Copy, good: bool, name: str) -> None:
-    audit = copy()
-    check = {"name": "the members hardly generalise", "good": good}
-    write_json(audit.folder / "verdict.json", audit.verdict | {"checks": [check]})
-    app = open_page(BROWSE, order="misfit")
-    assert [option.content for option in app.segmented_control(key="queue").proto.options] == [name, "Most memorized"]
-    assert (check["name"] in legend(app).value) is not good
-
-
-@pytest.mark.parametrize(("kind", "shown"), [("moderated", True), ("sd of external", False)])
-def test_errors_of_pairs_are_shown_where_they_cover_what_they_say(copy: Copy, kind: str, shown: bool) -> None:
-    audit = copy()
-    write_json(audit.folder / "verdict.json", audit.verdict | {"se_kind": kind})
-    assert (" ± 0.0" in scores_of(open_page(BROWSE, order="se"), 0)["clipmem"]) is shown
-    assert ("se" in scores_of(open_page(BROWSE, order="se", layout="table"), 0)) is shown
 
 
 def test_pages_follow_each_other_and_independent_pairs_come_with_the_lowest_first(copy: Copy) -> None:

@@ -7,10 +7,9 @@ import pytest
 from clipmem_core.audits.jobs import audit_task
 from clipmem_core.audits.preflight import Request
 from clipmem_core.audits.store import write_json
-from clipmem_core.config import AuditConfig, SourceOptions
 from tests.dashboard.audits_page import PAGE, button, found, labels, table
 from tests.dashboard.test_pages import open_page, texts
-from tests.made_jobs import leave_job
+from tests.fixtures import leave_job
 
 
 def test_a_check_survives_a_reload_and_starts_what_it_checked(
@@ -49,15 +48,6 @@ def test_a_check_that_failed_says_why_and_offers_no_start(leave_check: Callable[
     assert "Start" not in labels(app)
 
 
-def test_a_long_check_lets_one_start_before_every_picture_is_open(leave_check: Callable[..., Request]) -> None:
-    lines = [found(exact=False), {"stage": "pictures", "done": 5, "total": 220}]
-    request = leave_check(*lines, exit_code=None)
-    app = open_page(PAGE, view="start", check=request.key)
-    assert app.metric[3].value == "…"
-    assert "Start" in labels(app)
-    assert "not every picture has been opened yet" in " ".join(each.value for each in app.caption)
-
-
 def test_a_check_that_has_said_nothing_yet_is_told_and_can_be_stopped(
     leave_check: Callable[..., Request], calls: list[tuple[str, object]]
 ) -> None:
@@ -66,17 +56,6 @@ def test_a_check_that_has_said_nothing_yet_is_told_and_can_be_stopped(
     assert "Start" not in labels(app)
     button(app, "Stop the check").click().run()
     assert calls[0][0] == "cancel"
-
-
-def test_a_request_of_a_fetched_set_and_more_repeats_fills_the_widgets(
-    data: Path, leave_check: Callable[..., Request]
-) -> None:
-    config = AuditConfig(folds=3, members=9, source=SourceOptions(csv_caption_key="title"))
-    request = leave_check(request=Request("/else/where.csv", "w", config), exit_code=None)
-    app = open_page(PAGE, view="start", check=request.key)
-    assert app.text_input(key="new-path").value == "/else/where.csv"
-    assert app.number_input(key="new-repeats").value == 3
-    assert app.text_input(key="new-source-csv_caption_key").value == "title"
 
 
 @pytest.mark.parametrize("key", ["0" * 16, "../../etc/passwd", "[x](javascript:alert(1))"])

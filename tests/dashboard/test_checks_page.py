@@ -3,11 +3,11 @@ import pytest
 
 from clipmem_core.audits.store import Audit, write_prepared
 from clipmem_core.pairs.checks import CHECKS
-from clipmem_core.review.checks import check_counts
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
+from clipmem_core.review.rows import check_counts
 from tests.dashboard.test_deciding import decided
-from tests.dashboard.test_pages import links, open_page, texts
-from tests.made_fixtures import Copy
+from tests.dashboard.test_pages import links, open_page
+from tests.fixtures import Copy
 
 PAGE = "pages/decisions.py"
 
@@ -51,12 +51,3 @@ def test_one_of_a_group_is_kept_and_the_others_removed_or_all_are_kept(audit: Au
     assert [decided(audit, pair_id) for pair_id in ids] == [KEEP] * 3
     assert open_review(audit).counts() == {"keep": 3, "remove": 0, "recaption": 0}
     assert not app.exception
-
-
-def test_without_lookalikes_a_line_says_so(copy: Copy) -> None:
-    made = copy()
-    rows = np.arange(len(made.pairs))
-    write_prepared(made.folder, cache_rows=rows, clusters=rows)
-    app = open_page(PAGE, audit="made", view="checks")
-    assert "No picture of this audit looks like another." in [element.value for element in app.caption]
-    assert not texts(app) or not app.error

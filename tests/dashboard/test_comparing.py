@@ -6,12 +6,11 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
 from clipmem_core.config import InputError, as_dict
-from clipmem_core.dashboard import comparing
-from clipmem_core.dashboard.comparing import compared, differing_fields, finished_audits, partners, settings_of
+from clipmem_core.dashboard import compare as page
+from clipmem_core.dashboard.compare import compared, differing_fields, finished_audits, partners, settings_of
 from clipmem_core.review import compare
 from tests.dashboard.test_pages import captions, metrics, open_page, texts, titles
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
+from tests.fixtures import HOSTILE, Copy
 
 PAGE = "pages/compare.py"
 
@@ -76,17 +75,6 @@ def test_a_broken_audit_is_a_partner_only_of_its_own_data_set(copy: Copy) -> Non
     assert names(partners(one, finished_audits())) == ["alike", "worse"]  # `worse` still has its pairs
 
 
-def test_a_comparison_is_made_anew_when_a_file_changes(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = copy(name="one"), copy(name="other")
-    calls: list[str] = []
-    whole = comparing.compare
-    monkeypatch.setattr(comparing, "compare", lambda *args, **kwargs: calls.append("") or whole(*args, **kwargs))
-    assert compared(one, other, "clipmem") is compared(one, other, "clipmem")
-    write_table(other.folder / SCORES, other.scores.assign(clipmem=0.5))
-    assert compared(one, other, "clipmem").spearman is None
-    assert len(calls) == 2
-
-
 @pytest.mark.parametrize("config", [None, 3, {"source": "x"}])
 def test_an_audit_that_does_not_say_how_it_ran_is_told(copy: Copy, config: object) -> None:
     one, other = copy(name="one"), with_config(copy(name="other"), config=config)
@@ -137,20 +125,20 @@ def test_the_page_has_the_numbers_of_pandas_and_the_pairs_that_changed_most(two:
         "Pearson": f"{first.corr(second):.2f}",
         "Mean difference": f"+{(second - first).mean():.2g}",
     }
-    for said in ("100 pairs have clipmem in both", "95 % interval", "Both ran with the same settings."):
+    for said in ("100 pairs have clipmem in both", "95 % interval", "Both have the same settings."):
         assert said in captions(app)
     assert not app.warning
     cards = changes(app)
     one, other = (audit.scores["clipmem"][20] for audit in two)
     assert f"{one:.2f}".replace("-", "−") in cards[0]
     assert f"+{other - one:.2f}" in cards[0]
-    assert len(cards) == comparing.SIZE == len(app.image)
+    assert len(cards) == page.SIZE == len(app.image)
     assert pair_links(app)[:2] == [
         ("In first", "audit=one&order=clipmem&pair=images%2F020.png"),
         ("In second", "audit=other&order=clipmem&pair=images%2F020.png"),
     ]
     assert not set(cards) & set(changes(open_pair(page="2")))
-    assert len(open_pair(page="99").image) == len(open_pair(page="-1").image) == comparing.SIZE
+    assert len(open_pair(page="99").image) == len(open_pair(page="-1").image) == page.SIZE
 
 
 def test_the_choice_is_in_the_address(two: tuple[Audit, Audit]) -> None:
@@ -166,9 +154,9 @@ def test_the_choice_is_in_the_address(two: tuple[Audit, Audit]) -> None:
     for parameters in ({"audit": "one"}, {"one": "one", "other": "one"}):
         assert [box.value for box in open_page(PAGE, **parameters).selectbox][:2] == ["one", "other"]
     app = open_page(PAGE, one="../../etc", other="[x](javascript:alert(1))", column="pair_id", page="x")
-    assert [text for text in texts(app) if text.startswith("asked for")] == [
-        "asked for: ../../etc",
-        "asked for: [x](javascript:alert(1))",
+    assert [text for text in texts(app) if text.startswith("requested")] == [
+        "requested: ../../etc",
+        "requested: [x](javascript:alert(1))",
     ]
     assert app.selectbox[2].value == "clipmem"
 
@@ -194,17 +182,6 @@ def test_another_version_of_the_data_says_so(two: tuple[Audit, Audit]) -> None:
     assert "No other finished audit" in open_pair().info[0].value
 
 
-def test_pairs_that_only_changed_their_group_are_a_line_of_their_own(two: tuple[Audit, Audit]) -> None:
-    other = two[1]
-    assert not [text for text in captions(open_pair()).splitlines() if "another" in text]
-    group = other.scores["group"].where(~other.scores.index.isin([20, 21]), "external")
-    write_table(other.folder / SCORES, other.scores.assign(group=group))
-    app = open_pair()
-    assert "In another group in the second: 2 pairs" in captions(app)
-    assert "another caption" not in captions(app)
-    assert ("In first", "audit=one&order=clipmem&pair=images%2F020.png") not in pair_links(app)
-
-
 @pytest.mark.parametrize(("broken", "name"), [(0, SCORES), (1, PAIRS), (1, CONFIG)])
 def test_a_broken_audit_is_one_line(two: tuple[Audit, Audit], name: str, broken: int) -> None:
     path = two[broken].folder / name
@@ -212,15 +189,6 @@ def test_a_broken_audit_is_one_line(two: tuple[Audit, Audit], name: str, broken:
     app = open_pair()
     assert app.error[0].value == "This audit cannot be shown."
     assert str(path) in texts(app)[-1]
-
-
-def test_scores_that_nobody_has_or_that_are_equal_have_no_agreement(two: tuple[Audit, Audit]) -> None:
-    one, _ = two
-    write_table(one.folder / SCORES, one.scores.assign(misfit=np.nan, clipmem=0.5))
-    app = open_pair(column="misfit")
-    assert "No pair has this score in both audits" in app.info[0].value
-    assert metrics(app)["Spearman"] == metrics(open_pair())["Pearson"] == "–"
-    assert not app.image
 
 
 def test_captions_that_differ_are_both_shown_escaped_beside_pictures_that_are_gone(
@@ -240,14 +208,14 @@ def test_captions_that_differ_are_both_shown_escaped_beside_pictures_that_are_go
     assert "<script>" not in titles(app)
     assert "<img" not in titles(app)
     assert any(text.startswith("Picture cannot be read") for text in texts(app))
-    assert "30 of 100 pairs are drawn, chosen at random" in captions(app)
+    assert "30 of 100 pairs" in captions(app)
 
 
 def test_a_click_on_a_dot_shows_its_pair(two: tuple[Audit, Audit], monkeypatch: pytest.MonkeyPatch) -> None:
     for event in ({}, {"selection": {}}, {"selection": {"points": [{}]}}, {"selection": None}):
-        assert comparing._clicked(event) is None
+        assert page._clicked(event) is None
     clicked = {"selection": {"points": [{"customdata": [42, 42, "images/042.png"]}]}}
-    monkeypatch.setattr(comparing.st, "plotly_chart", lambda *_, **__: clicked)
+    monkeypatch.setattr(page.st, "plotly_chart", lambda *_, **__: clicked)
     app = open_pair()
-    assert len(app.image) == comparing.SIZE + 1
+    assert len(app.image) == page.SIZE + 1
     assert ("In second", "audit=other&order=clipmem&pair=images%2F042.png") in pair_links(app)

@@ -6,7 +6,7 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.store import Audit
 from clipmem_core.review.decisions import Decision, open_review
 from tests.dashboard.test_pages import open_page, texts
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 PAIR = "pages/pair.py"
 
@@ -52,7 +52,7 @@ def test_a_press_is_stored_at_once_and_the_next_undecided_pair_comes_unless_it_i
     press(app, label)
     assert decided(audit, first) == decision
     assert app.query_params["pair"] == third
-    assert f"Stored: {decision}." in toasts(app)
+    assert f"Saved: {decision}." in toasts(app)
     assert first in texts(app)
     app.toggle[0].set_value(False).run()
     press(app, label)
@@ -81,7 +81,7 @@ def test_who_was_overtaken_is_warned_and_undo_brings_theirs_back(copy: Copy) -> 
     app = open_page(PAIR, audit="made", pair=first)
     open_review(audit).decide([first], "remove")
     press(app, "Keep")
-    assert "somebody else had just said remove" in toasts(app)
+    assert "marked remove in another tab" in toasts(app)
     assert decided(audit, first) == "keep"
     press(app, "Undo")
     assert decided(audit, first) == "remove"
@@ -90,7 +90,7 @@ def test_who_was_overtaken_is_warned_and_undo_brings_theirs_back(copy: Copy) -> 
     assert "recaption" in badges(app)
     assert {"note: not a boat", "→ a crow"} <= set(texts(app))
     press(app, "Keep")
-    assert "somebody else" not in toasts(app)
+    assert "another tab" not in toasts(app)
 
 
 def test_a_log_that_cannot_be_written_is_told(copy: Copy, data: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_log_that_cannot_be_written_is_told(copy: Copy, data: Path) -> None:
     app = open_page(PAIR, audit="made")
     (data / "review").write_text("not a folder")
     press(app, "Keep")
-    assert "could not be stored" in toasts(app)
+    assert "could not be saved" in toasts(app)
 
 
 def one_view() -> None:
@@ -118,9 +118,9 @@ def one_view() -> None:
 def test_a_second_press_on_what_was_drawn_before_the_first_is_not_stored_and_says_so(copy: Copy) -> None:
     audit = copy()
     app = press(AppTest.from_function(one_view, default_timeout=300).run(), "keep")
-    assert "Stored: keep." in toasts(app)
+    assert "Saved: keep." in toasts(app)
     press(app, "remove")
-    assert "not stored" in toasts(app)
+    assert "not saved" in toasts(app)
     assert decided(audit, audit.pairs["pair_id"][0]) == "keep"
     assert open_review(audit).count_events() == 1
 
@@ -177,7 +177,7 @@ def test_a_note_that_somebody_else_has_changed_since_is_not_overwritten(copy: Co
     app = open_page(PAIR, audit="made", pair=first)
     open_review(audit).decide([first], "keep", note="theirs")
     note(app).set_value("mine").run()
-    assert "somebody else has changed the note" in toasts(app)
+    assert "changed in another tab" in toasts(app)
     assert "mine" in texts(app)
     assert (current(audit, first).note, note(app).value) == ("theirs", "theirs")
     note(app).set_value("theirs and mine").run()

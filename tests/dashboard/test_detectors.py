@@ -2,12 +2,10 @@
 
 from collections.abc import Callable
 
-import pytest
-
 from clipmem_core.audits.store import PAIRS, SCORES, Audit, write_json, write_table
 from tests.dashboard.test_pages import captions, open_page, texts
 from tests.dashboard.test_reviewing import mounted
-from tests.made_benchmark import make_benchmark
+from tests.fixtures import make_benchmark
 
 Copy = Callable[..., Audit]
 PAGE = "pages/detectors.py"
@@ -53,14 +51,6 @@ def test_two_detectors_are_chosen_by_the_address_and_link_to_their_pairs(copy: C
     assert "clipmem suspects them, learned does not" in texts(app)
     assert [len(given["cards"]) for given in mounted(app)] == [6, 6]
     assert [given["order"] for given in mounted(app)] == ["clipmem", "learned"]
-
-
-@pytest.mark.parametrize("parameter", ["from", "mistake", "measure", "one", "other"])
-def test_nonsense_in_the_address_is_passed_over(copy: Copy, parameter: str) -> None:
-    make_benchmark("mine", root=copy().record.root)
-    app = open_page(PAGE, audit="made", **{parameter: "<script>"})
-    assert not app.exception
-    assert len(app.dataframe) == 1
 
 
 def test_a_broken_result_leaves_the_rest_of_the_page(copy: Copy) -> None:

@@ -23,10 +23,10 @@ from clipmem_core.audits.store import (
     write_table,
 )
 from clipmem_core.config import InputError
-from clipmem_core.dashboard.comparing import compared, finished_audits, partners
+from clipmem_core.dashboard.compare import compared, finished_audits, partners
 from clipmem_core.dashboard.decisions import count_decisions
-from clipmem_core.dashboard.frame import PAGES, PICKER
-from clipmem_core.dashboard.numbers import read_noise
+from clipmem_core.dashboard.page import PAGES, PICKER
+from clipmem_core.dashboard.plain import read_noise
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import open_review
@@ -35,7 +35,7 @@ from clipmem_core.review.rows import find_rows, labels, neighbours, planted_kind
 from clipmem_core.review.search import nearest
 from clipmem_core.review.selection import Selection
 from tests.dashboard.test_pages import address, open_page, texts, titles
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 from tests.review.embedded import embed
 
 TABLES = (MEMBERSHIP, PAIRS, QUARANTINE, SCORES, UTILITY)

@@ -11,12 +11,11 @@ from clipmem_core.audits.store import PAIRS, Audit, write_table
 from clipmem_core.commands import parse
 from clipmem_core.config import data_folder
 from clipmem_core.dashboard.exporting import CHOICES
-from clipmem_core.exports import FORMATS
 from clipmem_core.review.decisions import Review, open_review
 from tests.dashboard.test_deciding import press
 from tests.dashboard.test_pages import open_page, texts
-from tests.made_fixtures import Copy
-from tests.made_jobs import leave_job as leave_job_in
+from tests.fixtures import Copy
+from tests.fixtures import leave_job as leave_job_in
 
 
 @pytest.fixture
@@ -71,7 +70,7 @@ def test_a_finished_export_is_offered_with_what_it_holds(audit: Audit, review: R
     app = open_export(format="csv")
     assert [button.label for button in app.get("download_button")] == ["Download"]
     said = "\n".join(texts(app))
-    assert "97 pairs kept, 3 removed, 1 recaptioned" in said
+    assert "97 pairs kept, 3 removed, 1 with changed captions" in said
     assert "quarantined input rows" in said
 
 
@@ -81,18 +80,6 @@ def test_a_folder_is_offered_by_its_path(audit: Audit, review: Review) -> None:
     app = open_export(format="imagefolder")
     assert not app.get("download_button")
     assert str(path) in [code.value for code in app.code]
-
-
-def test_the_ending_can_be_chosen(audit: Audit) -> None:
-    app = open_export()
-    app.radio[0].set_value("decisions").run()
-    assert app.query_params["format"] == "decisions"
-    app.segmented_control[1].select(".parquet").run()
-    assert app.query_params["format"] == "decisions-parquet"
-    assert any("made-decisions.parquet" in code.value for code in app.code)
-    radio = open_export().radio[0]
-    assert radio.options == [about.title for about in FORMATS.values()]
-    assert list(radio.proto.captions) == [about.help for about in FORMATS.values()]
 
 
 @pytest.mark.parametrize(

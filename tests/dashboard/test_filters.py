@@ -1,6 +1,4 @@
-import pytest
-
-from clipmem_core.dashboard.filters import changed, cleared, conditions, learned_by_g, queue_of, with_queue, with_range
+from clipmem_core.dashboard.filters import changed, cleared, conditions, queue_of, with_queue, with_range
 from clipmem_core.review.selection import MATCH, Range, Selection, box
 
 EVERYTHING = Selection(
@@ -19,23 +17,6 @@ EVERYTHING = Selection(
 )
 
 
-def test_every_condition_is_named() -> None:
-    assert [text for text, _ in conditions(EVERYTHING)] == [
-        "group: scored",
-        "label: cat",
-        "planted: any",
-        "decision: undecided",
-        "words: a b",
-        "clipmem ≥ 0.5",
-        "misfit ≤ 1",
-        "se 0 to 0.25",
-        "outlined on similarity out and clipmem",
-        "captions close to: a frog",
-        "captions like that of: x.png",
-        "encoders of m0",
-    ]
-
-
 def test_each_is_removed_alone_and_removing_all_leaves_none() -> None:
     for place, (text, rest) in enumerate(conditions(EVERYTHING)):
         left = [other for other, _ in conditions(EVERYTHING)]
@@ -48,29 +29,12 @@ def test_each_is_removed_alone_and_removing_all_leaves_none() -> None:
     assert conditions(cleared(EVERYTHING)) == []
 
 
-def test_a_chip_is_one_short_line() -> None:
-    ((text, _),) = conditions(Selection(words="x\ny " * 100))
-    assert text.startswith("words: x y x y")
-    assert len(text) <= 61
-    assert "\n" not in text
-    drawn = Selection(outline=box("map_x", "map_y", (0, 1), (0, 1)), map="m0.image")
-    ((text, rest),) = conditions(drawn)
-    assert text == "outlined on the map of embeddings m0.image"
-    assert rest == Selection()
-
-
 def test_a_search_is_ordered_by_match_from_its_first_word_to_its_last() -> None:
     begun = changed(Selection(order="misfit", ascending=True), meaning="a frog")
     assert (begun.order, begun.ascending) == (MATCH, False)
     ordered = changed(begun, order="se")
     assert changed(ordered, meaning="a toad").order == "se"
     assert changed(begun, meaning="").order == "misfit"
-
-
-@pytest.mark.parametrize(("group", "turned"), [("independent", True), ("candidate", False), ("", False)])
-def test_only_independent_pairs_alone_were_learned_by_g(group: str, turned: bool) -> None:
-    assert learned_by_g(Selection(group=group)) is turned
-    assert not learned_by_g(Selection(group=group, order="misfit"))
 
 
 def test_a_queue_keeps_the_filters_and_ends_the_search() -> None:

@@ -2,7 +2,6 @@ import json
 import math
 
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,15 +10,14 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.store import Audit, write_json, write_manifest, write_table
 from clipmem_core.dashboard import maps as shown_maps
-from clipmem_core.dashboard.maps import as_linked, drawn_outline, nearest_rows
+from clipmem_core.dashboard.maps import as_linked, drawn_outline
 from clipmem_core.review import maps, overview
 from clipmem_core.review.maps import make_map, map_name, map_path
 from clipmem_core.review.selection import Outline, Selection, to_parameters
 from tests.dashboard.test_pages import ROOT, address, captions, open_page, texts
 from tests.dashboard.test_reviewing import mounted
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
-from tests.made_jobs import leave_job as leave_job_in
+from tests.fixtures import HOSTILE, Copy
+from tests.fixtures import leave_job as leave_job_in
 from tests.review.embedded import embed
 
 EMBEDDINGS = "pages/embeddings.py"
@@ -85,13 +83,6 @@ def test_the_overview_has_the_map_of_scores_and_keeps_its_colour_in_the_address(
     assert trace_names(app) == ["external", "scored"]
 
 
-def test_in_the_papers_protocol_the_lower_corners_are_explained(copy: Copy) -> None:
-    copy("paper")
-    app = open_page()
-    assert trace_names(app) == ["external", "shared", "independent", "candidate"]
-    assert "Independent pairs were learned by g, which is subtracted" in captions(app)
-
-
 def test_a_thinned_map_says_so_and_has_no_choice_of_colours_where_nothing_was_planted(
     copy: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,14 +98,6 @@ def test_a_thinned_map_says_so_and_has_no_choice_of_colours_where_nothing_was_pl
     shown_maps._loaded.clear()
 
 
-def test_a_map_without_a_pair_is_told(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(similarity_out=float("nan")))
-    app = open_page()
-    assert app.info[0].value == "No pair has both similarity out and clipmem."
-    assert not charts(app)
-
-
 @pytest.mark.usefixtures("shape")
 def test_a_shape_on_the_map_of_scores_opens_its_pairs_in_browse(copy: Copy) -> None:
     scores = copy().scores
@@ -125,13 +108,6 @@ def test_a_shape_on_the_map_of_scores_opens_its_pairs_in_browse(copy: Copy) -> N
     button.click().run()
     assert address(app)["outline"] == "similarity_out:clipmem:0:0:9:0:9:9:0:9"
     assert address(app)["audit"] == "made"
-
-
-def test_a_shape_around_nothing_is_told(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy()
-    far = Outline("similarity_out", "clipmem", ((90.0, 90.0), (91.0, 90.0), (91.0, 91.0)))
-    monkeypatch.setattr(shown_maps, "drawn_outline", lambda event, x, y: far)
-    assert "No pair lies inside." in captions(open_page())
 
 
 def test_without_a_map_a_button_builds_it_and_nothing_is_said_of_how_long_it_takes(
@@ -212,22 +188,6 @@ def test_a_clicked_point_shows_its_pair_and_those_around_it(audit: Audit) -> Non
     distances = ((places - places.loc[7]) ** 2).sum(axis=1)
     assert rows[0] == 7
     assert set(rows) == set(distances.nsmallest(12).index)
-
-
-def test_what_lies_near_a_point_is_found_over_all_traces_and_an_unknown_point_is_alone() -> None:
-    figure = go.Figure()
-    figure.add_scatter(x=[0, 100], y=[0, 1], customdata=[5, 6])
-    figure.add_scatter(x=[10, 0], y=[0, 0.5], customdata=[7, 8])
-    figure.add_heatmap(z=[[1]])
-    assert nearest_rows(figure, 5) == [5, 7, 8, 6]
-    assert nearest_rows(figure, 99) == [99]
-
-
-def test_pairs_that_are_not_on_the_map_are_told(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maps, "LIMIT", 40)
-    monkeypatch.setattr(maps, "lay_out", lambda vectors, *, say: vectors[:, :2])
-    make_map(audit, "r0-f0.image")
-    assert "40 of the 100 pairs were drawn at random" in captions(open_page(EMBEDDINGS))
 
 
 @pytest.mark.usefixtures("drawn")

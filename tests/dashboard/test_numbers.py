@@ -1,8 +1,8 @@
 import pytest
 
 from clipmem_core.audits.store import write_json
-from clipmem_core.dashboard.numbers import Noise, number, read_noise
-from tests.made_fixtures import Copy
+from clipmem_core.dashboard.plain import Noise, number, read_noise
+from tests.fixtures import Copy
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,3 @@ def test_a_missing_verdict_says_nothing(copy: Copy) -> None:
     audit = copy()
     (audit.folder / "verdict.json").unlink()
     assert read_noise(audit) == Noise()
-
-
-def test_an_error_is_shown_where_there_is_one_and_else_the_noise_floor() -> None:
-    known = Noise("standard error", 0.2)
-    assert known.around(0.5, 0.046) == " ± 0.05"
-    assert known.around(0.5, None) == " (noise 0.20)"
-    assert Noise("", 0.2).around(0.5, 0.2) == " (noise 0.20)"
-    assert Noise().around(0.5, None) == known.around(None, 0.1) == ""
-    assert "not say" in Noise().explain()

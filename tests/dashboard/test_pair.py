@@ -8,12 +8,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit, write_json, write_table
-from clipmem_core.dashboard.pair import side_names, terms_sentence
 from clipmem_core.review import score_breakdown
 from tests.dashboard.test_deciding import current, press
 from tests.dashboard.test_pages import open_page, texts
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
+from tests.fixtures import HOSTILE, Copy
 
 PAIR = "pages/pair.py"
 NAMES = {"ensemble": ["r0-f0", "r0-f1", "r1-f0", "r1-f1"]}
@@ -131,26 +129,6 @@ def test_clipmem_stands_beside_what_it_may_be_off_by(
     assert clipmem == f"0.20{around}"
 
 
-def test_misfit_is_explained_as_the_verdict_allows(copy: Copy) -> None:
-    audit = copy()
-    for good, told in ((True, "High: likely wrong captions."), (False, "High: low fit, not to be trusted here.")):
-        check = {"name": "the members hardly generalise", "good": good}
-        write_json(audit.folder / "verdict.json", audit.verdict | {"checks": [check]})
-        app = open_page(PAIR, audit="made", pair="images/020.png")
-        (misfit,) = [metric.proto.help for metric in app.metric if metric.label == "misfit"]
-        assert misfit.startswith(told)
-        assert ("the members hardly generalise" in misfit) is not good
-
-
-def test_an_audit_of_two_rounds_says_which_its_misfit_is_by(copy: Copy) -> None:
-    audit = copy()
-    scores = audit.scores
-    write_table(audit.folder / "scores.parquet", scores.assign(log_probability_second=scores["log_probability_out"]))
-    app = open_page(PAIR, audit="made", pair="images/020.png")
-    (misfit,) = [metric for metric in app.metric if metric.label == "misfit"]
-    assert "misfit is −(z(learned) + 4 z(log_probability_second)) here" in misfit.proto.help
-
-
 @pytest.mark.parametrize("row", [0, 1, 2, 6])
 def test_hostile_captions_are_text(whole: Callable[..., Audit], row: int) -> None:
     whole()
@@ -169,7 +147,7 @@ def test_an_unknown_pair_is_one_line_and_a_way_back(copy: Copy) -> None:
     for pair in ("../../etc/passwd", "[x](javascript:alert(1))", "' OR 1=1 --"):
         app = open_page(PAIR, audit="made", pair=pair)
         assert app.warning[0].value == "This audit has no such pair."
-        assert f"asked for: {pair}" in texts(app)
+        assert f"requested: {pair}" in texts(app)
         assert not app.image
         assert not app.error
     assert open_page(PAIR, audit="made", group="candidate").info[0].value == "No pair fits this selection."
@@ -210,7 +188,7 @@ def test_without_members_files_the_rest_is_shown_and_each_gap_is_one_line(whole:
     app = open_page(PAIR, audit="made", pair="images/020.png")
     gaps = [text for text in texts(app) if "cannot be shown" in text]
     assert [gap.split(" cannot")[0] for gap in gaps] == [
-        "Members one by one",
+        "Single members",
         "Suggestions",
         "Nearest pictures",
         "Nearest captions",
@@ -229,39 +207,3 @@ def test_a_missing_index_is_told_where_its_neighbours_would_be(whole: Callable[.
     assert "Nearest pictures" not in gaps
     app.selectbox(key="nearest_member").select("r1-f1").run()
     assert "Nearest captions" not in [text.split(" cannot")[0] for text in texts(app)]
-
-
-def test_another_audit_with_other_members_opens_the_same_pair(whole: Callable[..., Audit], copy: Copy) -> None:
-    whole()
-    other = copy("paper", name="other")
-    app = open_page(PAIR, audit="made", pair="images/020.png")
-    app.selectbox(key="nearest_member").select("r1-f0").run()
-    app.selectbox(key="audit_picker").select("other").run()
-    assert not app.exception
-    assert "id: images/020.png" in texts(app)
-    assert app.selectbox(key="nearest_member").value == other.record.members[0]
-
-
-def test_every_member_is_in_or_out_and_the_sides_are_named_by_what_they_saw() -> None:
-    members = pd.DataFrame({"side": ["in", "in", "out"], "trained": [True, True, False]})
-    assert side_names(members, paper=False) == {"in": "in: trained with it", "out": "out: trained without it"}
-    assert side_names(members, paper=True) == {"in": "in: f, trained with it", "out": "out: g, trained without it"}
-    independent = members.assign(trained=~members["trained"])
-    assert side_names(independent, paper=True) == {"in": "in: f, trained without it", "out": "out: g, trained with it"}
-    external = members.assign(trained=False)
-    assert side_names(external, paper=False) == {"in": "in: trained without it", "out": "out: trained without it"}
-    means = {"clipmem": -0.3, "positive_in": 0.1, "positive_out": 0.2, "negative_text_in": 0.3}
-    means |= {"negative_text_out": 0.1, "negative_image_in": 0.0, "negative_image_out": 0.0}
-    sentence = terms_sentence(means)
-    assert sentence.startswith(
-        "clipmem −0.30 = −0.10 from positive − 0.20 from negative text + 0.00 from negative image"
-    )
-    assert "from other captions" in sentence
-
-
-@pytest.mark.parametrize("gone", ["clipmem", "positive_in", "negative_image_out"])
-def test_without_a_number_the_sentence_claims_nothing(gone: str) -> None:
-    means = dict.fromkeys(
-        ["clipmem", *(f"{t}_{s}" for t in ("positive", "negative_text", "negative_image") for s in ("in", "out"))], 0.1
-    )
-    assert terms_sentence(means | {gone: None}) == "This audit has no clipmem for this pair."

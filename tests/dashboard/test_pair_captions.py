@@ -3,13 +3,12 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import CAPTION_TABLE, PAIRS, Audit, write_table
-from clipmem_core.dashboard.pair_captions import Line, bring_back, standing_lines
-from clipmem_core.review.checks import check_counts
+from clipmem_core.dashboard.pair import Line, bring_back, standing_lines
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
+from clipmem_core.review.rows import check_counts
 from tests.dashboard.test_deciding import current, press
 from tests.dashboard.test_pages import open_page, texts
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
+from tests.fixtures import HOSTILE, Copy
 
 PAIR_ID = "images/020.png"
 OWN = ["a frog", HOSTILE[0], "a toad on a pad"]
@@ -66,7 +65,7 @@ def test_all_own_captions_again_are_no_decision(audit: Audit) -> None:
 def test_one_caption_is_edited_and_the_others_stay(audit: Audit) -> None:
     app = press(opened(audit), "Edit")
     app.text_area[0].set_value("  a newt \n in a pond ")
-    press(app, "Store this caption")
+    press(app, "Save this caption")
     assert captions(audit) == ("a newt in a pond", *OWN[1:])
 
 
@@ -74,12 +73,12 @@ def test_nothing_is_stored_where_somebody_else_decided_or_nothing_changes(audit:
     app = opened(audit)
     open_review(audit).decide([PAIR_ID], KEEP)
     app = pressed(app, "Remove", 0)
-    assert any("somebody else has just decided" in element.value for element in app.markdown)
+    assert any("just decided in another tab" in element.value for element in app.markdown)
     found = current(audit, PAIR_ID)
     assert found is not None
     assert found.decision == KEEP
     app = press(app, "Edit")
-    press(app, "Store this caption")
+    press(app, "Save this caption")
     assert captions(audit) == ()
 
 
@@ -115,8 +114,3 @@ def test_what_was_removed_comes_back_to_its_place(gone: tuple[int, ...]) -> None
         assert Line("removed", place, None) in standing_lines(own, now)
         now = bring_back(own, now, Line("removed", place, None))
     assert now == own
-
-
-def test_lines_say_what_became_of_each_caption() -> None:
-    lines = [(line.fate, line.own, line.now) for line in standing_lines(["a", "b"], ["a", "B", "C"])]
-    assert lines == [("stays", 0, 0), ("edited", 1, 1), ("added", None, 2)]

@@ -1,5 +1,3 @@
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +6,10 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.preflight import Request
 from clipmem_core.audits.store import write_json
-from clipmem_core.config import AuditConfig, SourceOptions, preset_config
-from clipmem_core.dashboard.starting import field_names
+from clipmem_core.config import preset_config
 from tests.dashboard.audits_page import PAGE, button, labels
 from tests.dashboard.test_pages import open_page, texts
-from tests.made_fixtures import Copy
-from tests.made_jobs import leave_job
+from tests.fixtures import Copy, leave_job
 
 
 def tiny(app: AppTest) -> AppTest:
@@ -64,14 +60,6 @@ def test_what_is_typed_is_what_is_asked_for(calls: list[tuple[str, object]], tmp
         "--epochs=7",
         "--csv-caption-key=title",
     ]
-
-
-def test_more_repeats_are_more_members(calls: list[tuple[str, object]]) -> None:
-    app = tiny(of_scenes())
-    app.number_input(key="new-repeats").set_value(3)
-    app.number_input(key="new-tiny-folds").set_value(4).run()
-    button(app, "Check").click().run()
-    assert calls[-1][1].config.members == 12
 
 
 @pytest.mark.parametrize(
@@ -161,18 +149,6 @@ def test_a_download_shows_its_last_line_and_can_be_tried_again(data: Path, calls
     assert "Fetch openclipart again" in labels(app)
 
 
-def test_further_settings_are_every_field_with_its_help(data: Path) -> None:
-    app = open_page(PAGE)
-    app.segmented_control(key="new-preset").select("small").run()
-    keys = widgets(app)
-    fields = [name for name in field_names(AuditConfig) if name not in ("preset", "protocol", "members", "seeds")]
-    towers = {"image_tower", "text_tower", "tower_size", "features"}  # asked for once a tower is locked
-    assert {name for name in set(fields) - towers if f"new-small-{name}" not in keys} == set()
-    assert all(f"new-source-{name}" in keys for name in set(field_names(SourceOptions)) - {"scenes_pairs"})
-    assert keys["new-small-cache_size"].help == "pixels a picture is stored at; crops are cut from these"
-    assert keys["new-source-csv_separator"].help == "one character"
-
-
 def widgets(app: AppTest) -> dict[str, Any]:
     return {widget.key: widget for widget in (*app.number_input, *app.selectbox, *app.text_input, *app.toggle)}
 
@@ -190,8 +166,8 @@ def test_locked_towers_are_where_an_audit_begins_and_what_means_nothing_with_the
         keys
     )
     said = " ".join(caption.value for caption in app.caption)
-    assert "since the text tower is locked and reads captions whole and as they are: Text mask, Text min df" in said
-    assert "since the image tower is locked and sees pictures whole and as they are: Crop scale" in said
+    assert "as the text tower is locked and reads captions whole and as they are: Text mask, Text min df" in said
+    assert "as the image tower is locked and sees pictures whole and as they are: Crop scale" in said
     button(app, "Check").click().run()
     assert calls[-1][1] == Request("scenes", "scenes", preset_config("locked"))
     app = of_scenes()
@@ -203,12 +179,3 @@ def test_locked_towers_are_where_an_audit_begins_and_what_means_nothing_with_the
     app.toggle(key="new-locked-lock_text").set_value(True).run()
     button(app, "Check").click().run()
     assert calls[-1][1].arguments == ["scenes", "--name=scenes", "--preset=locked"]
-
-
-def test_a_checked_request_fills_in_which_towers_are_locked(leave_check: Callable[..., Request]) -> None:
-    config = replace(preset_config("small"), lock_text=True, text_tower="all-MiniLM-L6-v2")
-    request = Request("scenes", "scenes", config)
-    leave_check(request=request)
-    keys = widgets(open_page(PAGE, check=request.key))
-    assert [keys[f"new-small-lock_{side}"].value for side in ("image", "text")] == [False, True]
-    assert keys["new-small-text_tower"].value == "all-MiniLM-L6-v2"

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipmem_core.dashboard.thumbnails import SIDE, Kept, placeholder, start_thumbnails, thumbnail
+from clipmem_core.dashboard.cards import SIDE, placeholder, start_thumbnails, thumbnail
 
 
 def opened(data: bytes) -> Image.Image:
@@ -33,20 +33,6 @@ def test_many_are_made_side_by_side_and_each_is_its_own(tmp_path: Path) -> None:
         found = [picture.result() for picture in start_thumbnails(tmp_path, images)]
         assert [opened(data).width for data, fault in found if not fault] == list(range(1, 30))
         assert found[29][0] == placeholder()
-
-
-def test_no_more_bytes_are_kept_than_allowed_and_the_longest_unused_go_first() -> None:
-    kept = Kept(10)
-    one, two, three = ((Path(), name, 1) for name in "123")
-    kept.put(one, b"1234")
-    kept.put(two, b"1234")
-    kept.get(one)
-    kept.put(three, b"1234")
-    assert (kept.get(one), kept.get(two), kept.get(three), kept.size) == (b"1234", None, b"1234", 8)
-    kept.put(one, b"12")
-    assert kept.size == 6
-    kept.put(two, b"x" * 11)
-    assert (kept.get(two), kept.size) == (None, 0)
 
 
 @pytest.mark.parametrize(

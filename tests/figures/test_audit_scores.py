@@ -16,7 +16,7 @@ from clipmem_core.figures.audit_scores import (
     member_style,
     term_figure,
 )
-from clipmem_core.figures.colours import ENCODER_COLOURS, GROUP_COLOURS, OTHER, group_colour
+from clipmem_core.figures.layout import ENCODER_COLOURS, GROUP_COLOURS, OTHER, group_colour
 from clipmem_core.review.overview import load_overview
 
 

@@ -3,7 +3,7 @@
 from itertools import combinations
 
 from clipmem_core.columns import GROUPS
-from clipmem_core.figures import colours as c
+from clipmem_core.figures import layout as c
 
 
 def luminance(colour: str) -> float:

@@ -1,9 +1,8 @@
 """The figures of detectors: a line a detector, and a square for every two of them."""
 
-import numpy as np
 import pandas as pd
 
-from clipmem_core.figures.detectors import COLOURS, agreement_figure, precision_figure
+from clipmem_core.figures.studies import COLOURS, precision_figure
 from clipmem_core.scores.detection import DETECTORS, SECOND_ROUND
 
 
@@ -20,10 +19,3 @@ def test_each_detector_has_a_line_of_its_own_colour_and_the_reference_the_widest
         "log probability second",
     }
     assert figure.layout.shapes[0].y0 == 0.05
-
-
-def test_agreement_is_written_in_each_square_and_nothing_has_no_sign() -> None:
-    values = pd.DataFrame([[1, -0.001], [-0.5, np.nan]], index=["misfit", "csls_out"], columns=["misfit", "csls_out"])
-    (squares,) = agreement_figure(values).data
-    assert [list(row) for row in squares.text] == [["1.00", "0.00"], ["−0.50", "–"]]
-    assert (squares.zmin, squares.zmax) == (-1, 1)

@@ -6,24 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits.paradigms import PARADIGMS
-from clipmem_core.figures.colours import ENCODER_COLOURS, OTHER
-from clipmem_core.figures.encoder_page import (
+from clipmem_core.figures.layout import ENCODER_COLOURS, OTHER, in_words
+from clipmem_core.figures.studies import (
     MEASURES,
     axis_span,
     means_figure,
-    paradigm_figure,
-    size_figure,
     time_figure,
     tower_figure,
-    views_figure,
 )
-from clipmem_core.figures.layout import in_words
-from clipmem_core.review.contributions import paradigm_layers
 from clipmem_core.scores.seeds import over_seeds
-from clipmem_core.studies.results import beyond_external, with_lead
+from clipmem_core.studies.results import beyond_external
 from clipmem_core.studies.store import StudyFolder
-from tests.made_encoders import make_study, paradigm_rows
+from tests.made_encoders import make_study
 
 
 def means() -> pd.DataFrame:
@@ -78,21 +72,6 @@ def test_members_have_the_colour_of_their_encoder_and_references_are_grey() -> N
     assert axis_span(pd.Series([0.5, np.nan, 0.6])) == pytest.approx((0.47, 0.63))
 
 
-def test_the_papers_curves_run_from_its_first_to_its_last_layer() -> None:
-    means = paradigm_layers(paradigm_rows(dict.fromkeys(PARADIGMS, 0.5)), column="unitmem_mean")
-    figure = paradigm_figure(means)
-    paper = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data if "paper" in trace.name}
-    assert paper == {
-        "CLIP, paper (digitised)": ([0, 1], [0.272, 0.411]),
-        "self-supervised, paper (digitised)": ([0, 1], [0.339, 0.376]),
-        "supervised, paper (digitised)": ([0, 1], [0.265, 0.477]),
-    }
-    assert {trace.line.dash for trace in figure.data if trace.name in paper} == {"dash"}
-    low, high = figure.layout.yaxis.range
-    assert low < 0.265
-    assert high > 0.53
-
-
 def test_contributions_go_by_epoch_beyond_those_of_external_pairs(tmp_path: Path) -> None:
     times = StudyFolder(make_study(tmp_path, "time")).times
     figure = time_figure(over_seeds(beyond_external(times), by=["epoch"], measures=list(MEASURES)))
@@ -104,34 +83,3 @@ def test_contributions_go_by_epoch_beyond_those_of_external_pairs(tmp_path: Path
     assert lines["text encoder"].y[2] == pytest.approx(expected)
     assert lines["text encoder"].line.color == ENCODER_COLOURS["text"]
     assert lines["text encoder"].error_y.array[0] > 0
-
-
-def test_sizes_stand_side_by_side_in_their_order(tmp_path: Path) -> None:
-    arms = with_lead(StudyFolder(make_study(tmp_path, "size")).arms)
-    means = over_seeds(arms[::-1], by=["image_encoder", "text_encoder"], measures=["text_minus_image"])
-    figure = size_figure(means, widths=("half", "one", "double"))
-    assert [trace.name for trace in figure.data] == [f"text encoder: {width}" for width in ("half", "one", "double")]
-    assert list(figure.layout.xaxis.ticktext) == ["half", "one", "double"]
-    for trace in figure.data:
-        assert [round(place) for place in trace.x] == [0, 1, 2]
-    double = arms[(arms["image_encoder"] == "double") & (arms["text_encoder"] == "half")]
-    assert figure.data[0].y[2] == pytest.approx(double["text_minus_image"].mean())
-    assert len({trace.x[0] for trace in figure.data}) == 3
-    assert [line.y0 for line in figure.layout.shapes] == [0]
-
-
-def test_views_tell_encoders_by_colour_and_captions_by_symbol(tmp_path: Path) -> None:
-    arms = StudyFolder(make_study(tmp_path, "views")).arms
-    arms["crop"] = arms["crop_scale"].map({0.2: "strong", 1.0: "off", 0.5: "normal"})
-    means = over_seeds(arms, by=["crop", "captions"], measures=list(MEASURES))
-    figure = views_figure(means, crops=("off", "normal", "strong"))
-    assert {(trace.name, trace.marker.symbol, trace.line.color) for trace in figure.data} == {
-        (f"{encoder} encoder, {words}", symbol, ENCODER_COLOURS[encoder])
-        for encoder in ("image", "text")
-        for words, symbol in (("one caption", "circle"), ("all captions", "diamond"))
-    }
-    off = arms[(arms["crop"] == "off") & (arms["captions"] == "1")]["clipmem_image"].mean()
-    first = next(trace for trace in figure.data if trace.name == "image encoder, one caption")
-    assert first.y[0] == pytest.approx(off)
-    one = views_figure(means[means["captions"] == "1"], crops=("off", "normal", "strong"))
-    assert [trace.name for trace in one.data] == ["image encoder", "text encoder"]

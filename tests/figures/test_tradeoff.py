@@ -1,12 +1,10 @@
 """The figure of a study of mitigations."""
 
-import math
-
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from clipmem_core.figures.tradeoff import LARGE, SIZE, tradeoff_figure
+from clipmem_core.figures.studies import LARGE, SIZE, tradeoff_figure
 
 TITLES = ("clipmem", "retrieval")
 
@@ -59,50 +57,6 @@ def test_an_arrow_leads_from_none_to_the_chosen_arm() -> None:
     assert "<b>mask</b>" in names(figure)
     sizes = traces(figure)["Pareto-optimal"].marker.size
     assert sizes == (LARGE, SIZE)
-
-
-@pytest.mark.parametrize("chosen", [None, "none", "unknown"])
-def test_without_another_arm_there_is_no_arrow(chosen: str | None) -> None:
-    figure = drawn(chosen=chosen)
-    assert not [note for note in figure.layout.annotations if note.showarrow]
-    assert "<b>none</b>" in names(figure)
-    rings = [trace for trace in figure.data if trace.marker.symbol == "circle-open"]
-    assert len(rings) == (chosen == "none")
-
-
-def test_a_study_without_none_is_drawn_too() -> None:
-    points = POINTS[POINTS["arm"] != "none"].reset_index(drop=True)
-    figure = tradeoff_figure(points, titles=TITLES, front=FRONT, none="none", chosen="mask")
-    assert "none" not in traces(figure)
-    assert not [note for note in figure.layout.annotations if note.showarrow]
-
-
-def test_the_front_none_and_the_chosen_one_are_named_the_others_by_hovering() -> None:
-    places = {f"arm-{number}": (number / 10, number / 7) for number in range(16)} | {"none": (0.5, 0.1)}
-    figure = tradeoff_figure(points_of(places), titles=TITLES, front=["arm-0"], none="none", chosen="arm-3")
-    assert names(figure) == {"<b>none</b>", "<b>arm-3</b>", "arm-0"}
-
-
-def test_the_axes_say_what_is_better_and_hold_every_interval() -> None:
-    figure = drawn()
-    x, y = figure.layout.xaxis, figure.layout.yaxis
-    assert x.title.text == "← less memorized · clipmem"
-    assert y.title.text == "retrieval · more useful →"
-    assert x.range[0] < 0.09
-    assert x.range[1] > 0.31
-    assert y.range[1] > 0.46
-
-
-def test_one_interval_far_wider_than_most_does_not_squeeze_the_others() -> None:
-    points = POINTS.copy()
-    points.loc[2, ["memorization_low", "memorization_high"]] = (-0.7, 1.3)
-    x = tradeoff_figure(points, titles=TITLES, front=FRONT, none="none").layout.xaxis
-    # Of a bar of 1 three medians of .01 are shown, beside the means: to .29 + .03 on the right, .1 − .01 on the left.
-    assert x.range == pytest.approx((0.09 - 0.08 * 0.23, 0.32 + 0.08 * 0.23))
-    points = points_of({"none": (0.3, 0.4)}, half=math.nan)
-    figure = tradeoff_figure(points, titles=TITLES, front=["none"], none="none", chosen="none")
-    assert figure.layout.xaxis.range[0] < 0.3 < figure.layout.xaxis.range[1]
-    assert traces(figure)["none"].error_y.array[0] == 0
 
 
 def test_names_are_shown_as_they_are() -> None:

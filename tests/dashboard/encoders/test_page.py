@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 
 from clipmem_core.audits.store import write_json, write_table
+from clipmem_core.dashboard import encoders as view
 from clipmem_core.dashboard import maps
-from clipmem_core.dashboard.encoders import contributions as view
-from clipmem_core.review import contributions
+from clipmem_core.review import score_breakdown
 from clipmem_core.review.selection import Outline
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address, captions, charts, trace_names
 from tests.dashboard.test_pages import figures, open_page
-from tests.made_audit import HOSTILE
+from tests.fixtures import HOSTILE, Copy
 from tests.made_encoders import make_paradigms, make_study, make_units
-from tests.made_fixtures import Copy
 
 PAGE = "pages/encoders.py"
 
@@ -27,22 +26,9 @@ def test_the_parts_are_drawn_pair_by_pair_and_as_means(copy: Copy, protocol: str
     assert not app.error, said(app)
     assert len(figures(app)) == 3
     assert "to a mean cosine of 0.88" in captions(app)
-    assert "On external pairs, which nobody memorized, the parts are" in captions(app)
+    assert "On external pairs, which no model memorized, the parts are" in captions(app)
     assert "standard errors over pairs" in captions(app)
     assert ("learned by g" in captions(app)) == (protocol == "paper")
-
-
-def test_a_poor_fit_and_a_null_off_0_are_said_out_loud(copy: Copy) -> None:
-    audit = copy()
-    write_json(audit.folder / "verdict.json", audit.verdict | {"encoders": {"fit": 0.31}})
-    scores = audit.scores
-    external = scores["group"] == "external"
-    scores["clipmem_text"], scores["clipmem_image"] = 0.3, 0.0
-    scores.loc[external, "clipmem_text"] = 0.2
-    write_table(audit.folder / "scores.parquet", scores)
-    first, second = (warning.value for warning in open_page(PAGE).warning)
-    assert "fits poorly: 0.31" in first
-    assert "The null of the text encoder is not near 0: +0.200" in second
 
 
 def test_an_audit_whose_members_cannot_be_mapped_says_so(copy: Copy) -> None:
@@ -53,13 +39,6 @@ def test_an_audit_whose_members_cannot_be_mapped_says_so(copy: Copy) -> None:
     assert not app.error, said(app)
     assert "no parts of the encoders; every other score is there" in app.warning[0].value
     assert "No pair has contributions of both encoders" in app.info[0].value
-
-
-@pytest.mark.parametrize("encoder", [{}, {"fit": "x"}])
-def test_a_verdict_that_says_nothing_of_the_fit_is_told(copy: Copy, encoder: object) -> None:
-    audit = copy()
-    write_json(audit.folder / "verdict.json", audit.verdict | {"encoders": encoder})
-    assert "does not say how well the map" in captions(open_page(PAGE))
 
 
 def test_colour_and_division_are_kept_in_the_address(copy: Copy) -> None:
@@ -74,32 +53,9 @@ def test_colour_and_division_are_kept_in_the_address(copy: Copy) -> None:
     assert "planted with a known fault" in captions(app)
 
 
-def test_without_labels_and_planted_pairs_there_is_nothing_to_choose_or_divide_by(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(planted=None, label=None))
-    app = open_page(PAGE, by="label")
-    assert [control.key for control in app.segmented_control] == ["encoders-view", "encoder-by"]
-    assert "No pair of this audit has a label" in app.info[0].value
-    assert "No pair of this audit has a planted kind" in open_page(PAGE, by="planted").info[0].value
-
-
-def test_one_caption_a_pair_leaves_the_text_encoder_without_sslmem(copy: Copy) -> None:
-    audit = copy()
-    assert "with two captions or more" in captions(open_page(PAGE))
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(sslmem_text=np.nan))
-    assert "no pair has two" in captions(open_page(PAGE))
-    columns = ("clipmem_image", "clipmem_text", "sslmem_image", "sslmem_text")
-    write_table(audit.folder / "scores.parquet", audit.scores.assign(**dict.fromkeys(columns, np.nan)))
-    app = open_page(PAGE)
-    messages = [info.value for info in app.info]
-    assert messages[0] == "No pair has contributions of both encoders."
-    assert messages[2].startswith("No pair has SSLMem")
-    assert not figures(app)
-
-
 def test_a_thinned_map_says_so(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     copy()
-    monkeypatch.setattr(contributions, "LIMIT", 30)
+    monkeypatch.setattr(score_breakdown, "LIMIT", 30)
     view._loaded.clear()
     app = open_page(PAGE)
     assert charts(app)[0]["data"][0]["type"] == "heatmap"

@@ -6,8 +6,8 @@ import pytest
 
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import figures, open_page, texts
+from tests.fixtures import Copy
 from tests.made_encoders import make_study
-from tests.made_fixtures import Copy
 
 PAGE = "pages/encoders.py"
 
@@ -21,12 +21,6 @@ def test_without_studies_those_that_come_with_the_code_are_shown_and_the_command
     assert captions(app).count("no intervals") == 3
     (time, _, _) = figures(app)
     assert [trace["name"] for trace in time["data"][:2]] == ["image encoder", "text encoder"]
-
-
-def test_without_any_audit_the_studies_are_shown_below_the_way_to_one(data: Path) -> None:
-    app = open_page(PAGE)
-    assert "Audit the drawn set (about a minute)" in [button.label for button in app.button]
-    assert len(figures(app)) == 3
 
 
 def test_each_study_is_a_figure_and_a_sentence_an_arm(copy: Copy, data: Path) -> None:
@@ -59,8 +53,8 @@ def test_a_study_on_its_way_says_how_far_it_is(copy: Copy, data: Path) -> None:
     make_study(data, "size", done=1)
     make_study(data, "time", done=0)
     app = open_page(PAGE, view="studies")
-    assert "not finished: 9 of 27 arms and seeds are done" in captions(app)
-    assert "none is done yet" in app.info[0].value
+    assert "not finished: 9 of 27 arms and seeds are finished" in captions(app)
+    assert "none is finished yet" in app.info[0].value
 
 
 @pytest.mark.parametrize(

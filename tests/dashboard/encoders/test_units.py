@@ -6,14 +6,12 @@ import pytest
 
 from clipmem_core.audits.jobs import Job, Task
 from clipmem_core.audits.paradigms import TABLE, paradigms_folder
-from clipmem_core.audits.store import CONFIG, MANIFEST, MEMBERSHIP
 from clipmem_core.dashboard import running
-from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import figures, open_page, texts
+from tests.fixtures import Copy
+from tests.fixtures import leave_job as leave_job_in
 from tests.made_encoders import make_members, make_paradigms, make_units
-from tests.made_fixtures import Copy
-from tests.made_jobs import leave_job as leave_job_in
 
 PAGE = "pages/encoders.py"
 
@@ -36,8 +34,8 @@ def test_without_units_and_paradigms_buttons_start_them_and_the_commands_are_sho
     make_members(copy())
     app = open_page(PAGE, view="units")
     assert [info.value.split(".")[0] for info in app.info] == [
-        "The units of this audit's encoders are not measured yet",
-        "The image encoder has not been taught by captions, by labels and by itself yet",
+        "The units of this audit's encoders have not been measured yet",
+        "The image encoder has not been trained with captions, labels and self-supervision yet",
     ]
     assert [code.value for code in app.code] == [
         "python -m clipmem_core units made --sample 1000\npython -m clipmem_core units made",
@@ -62,7 +60,7 @@ def test_while_something_is_measured_the_page_says_how_far_it_is(
     app.button(key="cancel-units").click().run()
     assert cancelled == ["units"]
     monkeypatch.setattr(Job, "waiting", property(lambda job: True))
-    assert "Waiting" in open_page(PAGE, view="units").info[0].value
+    assert "Queued" in open_page(PAGE, view="units").info[0].value
 
 
 def test_a_job_that_failed_says_why_and_can_be_tried_again(copy: Copy, data: Path) -> None:
@@ -82,19 +80,7 @@ def test_units_are_drawn_by_layer_beside_what_they_are_read_against(copy: Copy) 
     assert [trace["name"] for trace in image["data"]] == [trace["name"] for trace in text["data"]] == names
     assert image["layout"]["yaxis"]["range"] == text["layout"]["yaxis"]["range"]
     assert "Measured on all 4 members, on all pairs" in captions(app)
-    assert any("How much of it is memorization?" in element.value for element in app.markdown)
-
-
-def test_a_sample_is_said_and_more_can_be_measured(copy: Copy, started: list[list[str]]) -> None:
-    make_units(copy(), sample=50, references=False)
-    app = open_page(PAGE, view="units", variant="median")
-    assert "on a sample of 50 of the pairs" in captions(app)
-    assert "The median comes from a histogram" in captions(app)
-    assert not any("How much of it" in element.value for element in app.markdown)
-    app.button(key="units-0").click().run()
-    assert started == [["units", "made"]]
-    app.segmented_control(key="unit-variant").select("mean").run()
-    assert address(app)["variant"] == "mean"
+    assert any("Mean UnitMem over the layers" in element.value for element in app.markdown)
 
 
 def test_the_list_of_units_is_chosen_and_paged_in_the_address(copy: Copy) -> None:
@@ -136,15 +122,3 @@ def test_a_table_of_paradigms_that_is_none_is_one_line(copy: Copy, content: str)
     paradigms_folder(audit).mkdir(parents=True)
     (paradigms_folder(audit) / TABLE).write_text(content)
     assert "holds a table that is none" in texts(open_page(PAGE, view="units"))[-1]
-
-
-@pytest.mark.parametrize(
-    ("file", "garbage"), [(CONFIG, b"[]"), (CONFIG, b"\x00\xff"), (MANIFEST, b"null"), (MEMBERSHIP, b"")]
-)
-def test_broken_files_of_an_audit_are_told_beside_its_units(copy: Copy, file: str, garbage: bytes) -> None:
-    audit = copy()
-    make_units(audit)
-    (audit.folder / file).write_bytes(garbage)
-    app = open_page(PAGE, view="units")
-    assert file in said(app)
-    assert all(len(text.splitlines()) == 1 for text in texts(app))

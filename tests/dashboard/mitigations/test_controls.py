@@ -5,7 +5,7 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import write_table
 from clipmem_core.config import ARM_FIELDS, FIELDS
-from clipmem_core.dashboard.mitigations.controls import WORDS
+from clipmem_core.dashboard.controls import WORDS
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import SETTINGS
 from tests.dashboard.mitigations.mitigations_page import PAGE
@@ -85,16 +85,6 @@ def test_a_slider_writes_its_value_without_the_noise_of_floats() -> None:
     assert asked(turn(app, "stop_epoch")) == "stop_epoch=53"  # of 80
 
 
-def test_several_settings_combine_and_the_place_of_noise_is_asked_for_once() -> None:
-    app = turn(open_page(PAGE), "text_noise")
-    assert "σ·√dim = 0.15·√64 = 1.20" in captions(app)  # the model tiny has embeddings of 64 numbers
-    turn(turn(app, "image_noise"), "colour")
-    assert [each.key for each in app.segmented_control].count("mitigation-noise_place") == 1
-    app.segmented_control(key="mitigation-noise_place").select("before").run()
-    assert asked(app) == "text_noise=0.15 image_noise=0.15 noise_place=before colour=0.4"
-    assert asked(turn(turn(app, "text_noise", on=False), "image_noise", on=False)) == "colour=0.4"
-
-
 def test_captions_are_offered_up_to_all_of_the_source_but_not_as_in_none(lab: StudyFolder) -> None:
     app = turn(open_page(PAGE), "train_captions")
     assert asked(app) == "train_captions=0"
@@ -128,13 +118,3 @@ def test_a_setting_of_the_study_can_be_jumped_to() -> None:
     assert app.selectbox(key="mitigations-listed").options == ["another one", *SETTINGS]
     app.selectbox(key="mitigations-listed").select("none").run()
     assert asked(app) == ""
-
-
-def test_a_toggle_turned_beside_a_setting_that_cannot_be_used_begins_at_none() -> None:
-    assert asked(turn(open_page(PAGE, setting="text_mask=7 colour=0.2"), "colour")) == "colour=0.4"
-    app = open_page(PAGE, setting="text_noise=3.21 adaptive_mask=0.001 removal=random:999")
-    assert app.slider(key="mitigation-text_noise").max == 3.21
-    assert app.slider(key="mitigation-adaptive_mask").min == 0.001
-    assert app.number_input(key="mitigation-removal-n").max == 999
-    app = open_page(PAGE, setting="train_captions=77")
-    assert app.select_slider(key="mitigation-train_captions").options == ["2", "3", "77", "all"]

@@ -9,17 +9,15 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.commands import parse
-from clipmem_core.config import SourceOptions, preset_config
-from clipmem_core.dashboard.mitigations.new_study import fault_of
-from clipmem_core.dashboard.mitigations.study_progress import PLANS
-from clipmem_core.studies.arm import NONE
+from clipmem_core.config import preset_config
+from clipmem_core.dashboard.studies import PLANS
 from clipmem_core.studies.plan import STUDIES
 from tests.dashboard.mitigations.made_mitigations import make_mitigations
 from tests.dashboard.mitigations.mitigations_page import PAGE, leave_study_job
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address
 from tests.dashboard.test_pages import open_page, texts
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 
 @pytest.fixture
@@ -38,11 +36,6 @@ def start_it(app: AppTest) -> AppTest:
     app = app.button(key="study-start").click().run()
     assert not app.exception, app.exception[0].message
     return app
-
-
-def test_every_plan_with_none_and_many_arms_is_offered() -> None:
-    mitigating = {name for name, plan in STUDIES.items() if plan.reference == NONE and not plan.snapshots}
-    assert set(PLANS) == mitigating
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -135,15 +128,3 @@ def test_a_number_out_of_range_is_refused_at_once() -> None:
         assert any("must be at least 1" in text for text in texts(app))
         assert app.button(key="study-start").disabled
         app.number_input(key=f"study-{field}").set_value(3).run()
-
-
-def test_what_a_plan_and_a_preset_set_needs_no_word(started: list) -> None:  # type: ignore[type-arg]
-    app = form()
-    app.selectbox(key="study-plan").select("captions").run()
-    app.segmented_control(key="study-preset").select("tiny").run()
-    start_it(app)
-    ((name, arguments),) = started
-    assert arguments == ["captions", "scenes", f"--name={name}", "--preset=tiny", "--seeds=5"]
-    config = parse(["study", *arguments]).config
-    assert fault_of("scenes", name, config) == ""
-    assert config.source == SourceOptions()

@@ -6,8 +6,6 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import write_table
-from clipmem_core.config import InputError
-from clipmem_core.dashboard.mitigations import study_progress
 from clipmem_core.review.decisions import open_review
 from clipmem_core.studies.plan import read_own
 from clipmem_core.studies.store import StudyFolder
@@ -16,8 +14,7 @@ from tests.dashboard.mitigations.mitigations_page import PAGE, labels, press
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import figures, open_page, texts, titles
-from tests.made_arms import make_arms
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 
 def bold(app: AppTest) -> str:
@@ -26,13 +23,13 @@ def bold(app: AppTest) -> str:
 
 def test_without_a_study_the_page_shows_those_that_come_with_the_code(data: Path) -> None:
     app = open_page(PAGE)
-    assert "There is no study of yours yet" in app.info[0].value
+    assert "No study of your own yet" in app.info[0].value
     assert any(text.startswith("reference study: ") and text.endswith("5 splits") for text in texts(app))
     (chart,) = figures(app)
     assert {"none", "Pareto-optimal"} <= {trace.get("name") for trace in chart["data"]}
     table = app.dataframe[0].value
     assert len(table) == 8
-    assert "Settings to turn on" in captions(app)
+    assert "Your own study has" in captions(app)
     app = open_page(PAGE, study="combined-scenes-locked", memorization="membership_auroc")
     assert address(app)["memorization"] == "membership_auroc"
 
@@ -63,7 +60,7 @@ def test_a_setting_that_cannot_be_used_is_told_and_none_shown(lab: StudyFolder, 
     assert "cannot be used" in app.warning[0].value
     assert any(fault in text and "\n" not in text for text in texts(app))
     assert not any(toggle.value for toggle in app.toggle)
-    assert "Nothing is done against memorization" in said(app)
+    assert "No mitigation is on" in said(app)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +82,7 @@ def test_a_setting_nobody_ran_is_queued(lab: StudyFolder, went_on: list[tuple[st
     assert went_on == [("resume", "lab")]
     (own,) = read_own(lab)
     assert own.text == "text_noise=0.1 text_mask=0.35"
-    assert "15 of 18 arms × seeds are done" in said(app)
+    assert "15 of 18 arms × seeds finished" in said(app)
     assert labels(app) == ["Resume"]
 
 
@@ -99,21 +96,11 @@ def test_a_setting_that_cannot_run_is_one_line_and_nothing_is_lost(
     assert (went_on, read_own(lab)) == ([], [])
 
 
-def test_a_setting_that_cannot_be_added_is_one_line(lab: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(error: Exception) -> None:
-        raise error
-
-    refused = InputError("the folder\ncannot be written")
-    monkeypatch.setattr(study_progress, "add_own", lambda *args, **kwargs: fail(refused))
-    app = press(open_page(PAGE, setting="text_mask=0.36"), "Run it")
-    assert "the folder cannot be written" in texts(app)
-
-
 def test_an_arm_with_some_of_its_seeds_says_so(data: Path, lab: StudyFolder) -> None:
     rows = made_rows(3)
     write_table(lab.folder / "arms.parquet", rows[~((rows["arm"] == "text-mask") & (rows["seed"] == 2))])
     app = open_page(PAGE, setting=SETTINGS["text-mask"])
-    assert app.info[0].value == "2 of 3 seeds of this setting are done. Resume the study to run the rest."
+    assert app.info[0].value == "2 of 3 seeds of this setting finished. Resume the study to run the rest."
     assert "text-mask: fewer than 3 replicates" in titles(app)
 
 
@@ -126,7 +113,7 @@ def test_decisions_are_counted_and_those_of_later_are_another_arm(
     assert app.toggle(key="mitigation-on-decisions").disabled
     open_review(audit).decide(ids[45:47], "remove", audit=audit.name)
     app = open_page(PAGE, setting="decisions")
-    assert app.toggle(key="mitigation-on-decisions").label == "My decisions: 2 removed, 0 recaptioned"
+    assert app.toggle(key="mitigation-on-decisions").label == "My decisions: 2 removed, 0 with changed captions"
     press(app, "Run it")
     (own,) = read_own(lab)
     rows = made_rows(3)
@@ -137,11 +124,6 @@ def test_decisions_are_counted_and_those_of_later_are_another_arm(
     open_review(audit).decide(ids[47:48], "remove", audit=audit.name)
     app = open_page(PAGE, setting="decisions")
     assert f"{own.name}: 10 % less memorization" in titles(app)
-    assert "Run with other decisions than those of now" in bold(app)
+    assert "Ran with older decisions" in bold(app)
     press(app, "Run it")
     assert len(read_own(lab)) == 2
-
-
-def test_an_arm_that_forgets_is_told_beside_what_forgets_only_what_was_never_trained(data: Path) -> None:
-    app = open_page(PAGE, study=make_arms(data).name, setting="text_forget_df=3")
-    assert "forget-rare-words (against forget-untrained): " in titles(app)

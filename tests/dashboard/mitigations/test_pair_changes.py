@@ -7,15 +7,14 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import MANIFEST, PAIRS, SCORES, Audit, write_table
-from clipmem_core.dashboard.mitigations.tradeoff import PAGE_SIZE, changes_of
+from clipmem_core.dashboard.tradeoff import PAGE_SIZE, changes_of
 from clipmem_core.review.tables import version_of
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.test_tradeoff import open_study
-from tests.dashboard.test_maps_pages import address, captions
+from tests.dashboard.test_maps_pages import captions
 from tests.dashboard.test_pages import open_page, texts
+from tests.fixtures import HOSTILE, Copy
 from tests.made_arms import give_audit, make_arms
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
 
 
 @pytest.fixture
@@ -82,21 +81,6 @@ def test_the_pair_that_fell_most_comes_first_with_both_values_and_the_rest_on_fu
     assert HOSTILE[0] not in shown
 
 
-def test_pairs_that_rose_can_be_asked_for(study: StudyFolder) -> None:
-    change(study.audit("text-mask-strong"), "images/015.png", "clipmem", 4.0)
-    app = open_strong(study, changed="rose", page="2")
-    assert "4.00" in cards(app)[0]
-    app.segmented_control(key="mitigation-direction").set_value("fell").run()
-    assert address(app)["changed"] == "fell"
-    assert "page" not in app.query_params
-
-
-def test_pairs_that_an_arm_took_out_are_left_out(study: StudyFolder) -> None:
-    change(study.audit("text-mask-strong"), "images/000.png", "n_in", 0)
-    assert len(found(study)) == 19
-    assert 0 not in found(study)["row_one"].tolist()
-
-
 def test_a_pair_opens_in_an_audit_of_the_same_data_if_there_is_one(study: StudyFolder, copy: Copy) -> None:
     def ways(app: AppTest) -> list[str]:
         return [link.proto.query_string for link in app.get("page_link") if link.proto.label == "Open pair"]
@@ -110,7 +94,7 @@ def test_without_an_arm_beside_none_or_before_it_is_trained_there_are_no_pairs(s
     assert "Pairs that changed most" not in [head.value for head in open_study(study).subheader]
     (study.audit("text-mask-strong").folder / MANIFEST).unlink()
     app = open_strong(study)
-    assert "have all that they are being trained on" in captions(app)
+    assert "appear once both arms are finished" in captions(app)
     assert not cards(app)
 
 

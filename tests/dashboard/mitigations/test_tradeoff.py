@@ -9,8 +9,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import write_json, write_table
-from clipmem_core.dashboard.mitigations import tradeoff
-from clipmem_core.dashboard.mitigations.tradeoff import compared_of, points_of, table_of
+from clipmem_core.dashboard import tradeoff
+from clipmem_core.dashboard.tradeoff import compared_of, points_of, table_of
 from clipmem_core.studies.store import ARMS, STUDY, StudyFolder
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import figures, open_page, texts
@@ -117,25 +117,6 @@ def test_numbers_are_paired_differences_and_shares_of_none(data: Path) -> None:
     assert "zero-shot" not in texts
 
 
-def test_the_table_has_the_chosen_arm_first_and_says_what_it_is(data: Path) -> None:
-    app = open_study(make_arms(data), setting="text_mask=0.3")
-    assert app.dataframe[0].value["arm"].iloc[0] == "text-mask-strong"
-    assert "mean paired difference to none" in captions(app)
-
-
-def test_without_a_seed_in_common_there_is_no_table(data: Path) -> None:
-    app = open_study(make_arms(data, seeds={"none": 1}))
-    assert "No arm and none have a seed in common yet." in captions(app)
-    assert not app.dataframe
-
-
-def test_new_rows_change_what_was_cached(data: Path) -> None:
-    study = make_arms(data, seeds={"none": 3, "text-mask": 3})
-    before = compared_of(study)
-    make_arms(data, seeds={"none": 3, "text-mask": 3, "text-mask-strong": 3})
-    assert set(compared_of(study)["arm"]) - set(before["arm"]) == {"text-mask-strong"}
-
-
 CLICK = {"selection": {"points": [{"customdata": [1, "text"]}]}}
 
 
@@ -158,15 +139,3 @@ def test_a_click_on_a_dot_chooses_its_setting_once_and_one_on_none_takes_it_away
     assert not written
     tradeoff._click("chart", 5, ["text_mask=0.3", ""])
     assert written == {"setting": None, "page": None}
-
-
-def test_what_is_no_arm_or_no_setting_says_cannot_be_chosen(
-    written: dict[str, str | int | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tradeoff._click("chart", 4, ["", None])
-    tradeoff._click("chart", 4, [""])
-    dots: list[object] = [None, [], [{}], [{"customdata": [None, "the paper"]}]]
-    for event in (None, {}, {"selection": None}, *({"selection": {"points": found}} for found in dots)):
-        monkeypatch.setitem(tradeoff.st.session_state, "chart", event)
-        tradeoff._click("chart", 4, ["", "text_mask=0.3"])
-    assert not written

@@ -1,0 +1,81 @@
+"""The page Review, how many captions are probably wrong, and the links that lead to a review."""
+
+from dataclasses import replace
+
+import streamlit as st
+
+from clipmem_core.audits.store import Audit
+from clipmem_core.audits.verdict import queues
+from clipmem_core.columns import REVIEW_PLACE
+from clipmem_core.dashboard.filters import conditions
+from clipmem_core.dashboard.page import link, read_selection
+from clipmem_core.dashboard.pair_component import BROWSE, REVIEW_KEYS, draw_keys, draw_single
+from clipmem_core.dashboard.plain import read_verdict, show_strong, show_text
+from clipmem_core.review.rows import count_pairs, first_queue
+from clipmem_core.review.selection import RANDOM, UNDECIDED, Selection
+from clipmem_core.review.wrong_captions import random_check, wrong_words
+from clipmem_core.scores.prevalence import CHECKED
+
+THIS_PAGE = "pages/review.py"
+STYLE = """<style>
+[data-testid="stMainBlockContainer"] { padding: 3rem 2rem .5rem; }
+@media (max-width: 600px) { [data-testid="stMainBlockContainer"] { padding: 3.75rem 1rem .5rem; } }
+[data-testid="stMainBlockContainer"] h1 { font-size: 1.4rem; }
+</style>"""
+
+
+def read_queue(audit: Audit) -> Selection:
+    """Return the selection of the address; where it says no order, the pairs that are probably wrong come first."""
+    selection = read_selection()
+    if selection.searched or "order" in st.query_params:
+        return selection
+    first = first_queue(audit)
+    return replace(selection, order=first.order, ascending=first.ascending)
+
+
+def draw_review(audit: Audit, selection: Selection) -> None:
+    """Draw the pairs of a selection one after another.
+
+    A pair stays in its place when it is decided, so the page itself passes over the decided ones of `undecided`.
+    """
+    st.html(STYLE)  # the pair has the screen
+    walked = replace(selection, decision="") if selection.decision == UNDECIDED else selection
+    if count_pairs(audit, walked):
+        queue = queues(read_verdict(audit)).get(walked.order)
+        undecided = selection.decision in ("", UNDECIDED)
+        draw_single(audit, walked, title=queue.name if queue else "", undecided=undecided)
+    else:
+        st.info("No pair fits this selection.", icon=":material/search_off:")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        there = link(audit, walked)
+        st.page_link(BROWSE, label="Filter in Browse", icon=":material/grid_view:", query_params=there)
+        show_text(" · ".join(text for text, _ in conditions(walked)))
+        draw_keys(REVIEW_KEYS)
+
+
+def draw_start(audit: Audit, selection: Selection) -> None:
+    """Draw the link to the review of a selection."""
+    there = link(audit, selection, order=selection.order)  # said even where Browse would leave it out
+    st.page_link(THIS_PAGE, label="Start review", icon=":material/rate_review:", query_params=there)
+
+
+def draw_wrong(audit: Audit) -> None:
+    """Draw how many captions are wrong, how that is estimated, and links to the review and to a random check."""
+    sentence, basis = wrong_words(audit)
+    if sentence:
+        show_strong(sentence)
+    elif basis:
+        show_text(f"The number of wrong captions is not known: {basis}.")
+    if first_queue(audit).order == REVIEW_PLACE:
+        in_order = Selection(order=REVIEW_PLACE, ascending=True, decision=UNDECIDED)
+        links = [("Review next (includes 10 % random spot checks)", ":material/playlist_add_check:", in_order)]
+        if shows := random_check(audit):
+            at_random = Selection(order=RANDOM, decision=UNDECIDED)
+            links.append((f"Check {CHECKED} at random", ":material/casino:", at_random))
+        with st.container(horizontal=True):
+            for label, icon, selection in links:
+                st.page_link(THIS_PAGE, label=label, icon=icon, query_params=link(audit, selection))
+        show_text(shows)
+    if sentence and basis:
+        with st.expander("How this is estimated", icon=":material/help_center:"):
+            show_text(basis)

@@ -1,0 +1,473 @@
+"""Whether counts of wrong captions, standard errors, p and q values hold what they say.
+
+    python -m tests.bench wrong coverage [--sets 200]        simulated sets and reviews: how often intervals cover
+    python -m tests.bench wrong count SOURCE [--shares 0.05 0.2 0.4]    audits with swapped captions
+    python -m tests.bench wrong captions SOURCE [--planted 100]         audits where one caption of several is swapped
+    python -m tests.bench wrong held-out SOURCE [--seeds 5]             errors among held-out pairs and among others
+    python -m tests.bench coverage [AUDIT…] [--seeds 20] [--out FOLDER]
+
+`coverage` takes simulated audits, whose truth is known, and audits of many members, finished or not (`audit … --folds 4
+--members 64`): these are cut into blocks of members that share none, and what one block says of a pair is compared with
+another, whose error is known as well. All blocks of an audit have one split of the pairs. Audits stay in the data
+folder and are resumed.
+"""
+
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import tyro
+from scipy.stats import t, zscore
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from clipmem_core import columns as c
+from clipmem_core.audits import settings
+from clipmem_core.audits.console import RichScreen
+from clipmem_core.audits.prepare import load_data_set, membership_of
+from clipmem_core.audits.run import run_audit
+from clipmem_core.audits.store import CAPTION_TABLE, TEXT_EMBEDDINGS, Audit, read_embeddings, read_table
+from clipmem_core.config import AuditConfig, InputError, data_folder, preset_config
+from clipmem_core.pairs.errors import plant_miscaptions
+from clipmem_core.scores.alignment import pair_terms
+from clipmem_core.scores.detection import detection_table
+from clipmem_core.scores.membership import Membership, Sides, replicate_rows, side_means
+from clipmem_core.scores.memorization import shrunk_by_group
+from clipmem_core.scores.prevalence import count_reviewed, estimate_wrong, plan_review
+from clipmem_core.scores.uncertainty import Errors, Noise, share_above, standard_errors
+from tests.bench import console, made_on
+from tests.scores.simulated import Simulated, simulate
+
+DESIGNS: dict[str, dict[str, Any]] = {
+    "2 folds": {"folds": 2, "halves": False},
+    "halves of 4": {"folds": 4},
+    "halves of 8": {"folds": 8},
+}
+MEMBERS = (4, 8, 16)
+TOP = 50
+LEVEL = 0.1  # of q
+SIZES = np.array([0.3, 0.4, 0.5])  # three times the noise of four members and more
+SEEDS = {
+    "simulated": "# seeds: 0 to {} of simulated audits, each of 2,000 scored and 200 external pairs",
+    "audits": "# seeds: 0, one split; the members of an audit are cut into blocks that share none",
+}
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Measure whether errors, p and q values and shrunken values of clipmem hold what they say."""
+
+    audits: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="AUDIT")] = ()
+    seeds: int = 20  # simulated audits of each kind; 0: none
+    out: str = ""  # a folder for the tables
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """What some members of an audit say."""
+
+    clipmem: np.ndarray
+    errors: Errors
+    shrunk: np.ndarray
+    welch: np.ndarray  # variance of clipmem by the pair's own members alone, each side for itself
+
+
+def simulated(seeds: int) -> pd.DataFrame:
+    """Return one row a design and number of members: means over seeds, and half a 95 % interval of the coverage."""
+    lines = []
+    for name, how in DESIGNS.items():
+        for members in (count for count in MEMBERS if count % how["folds"] == 0):
+            rows = pd.DataFrame([_one(seed, members=members, **how) for seed in range(seeds)])
+            half = t.ppf(0.975, seeds - 1) * rows["coverage"].std() / seeds**0.5 if seeds > 1 else float("nan")
+            lines.append({"design": name, "members": members, "seeds": seeds, **rows.mean(), "coverage_half": half})
+            console.print(str(lines[-1]), markup=False)
+    return pd.DataFrame(lines)
+
+
+def _one(seed: int, **how: Any) -> dict[str, float]:
+    nothing = simulate(seed, memorized=0, **how)
+    small = (nothing.p() <= 0.05)[nothing.scored]
+    tenths = [small[rows].mean() for rows in np.array_split(np.argsort(nothing.noise[nothing.scored]), 10)]
+    half = simulate(seed, **how)
+    found = {"coverage": half.covered(), "share_coverage": _shares_within(half), "p_05": small.mean()}
+    found |= {"p_05_quietest_tenth": tenths[0], "p_05_noisiest_tenth": tenths[-1]}
+    for name, other in {"": {}, "_quiet_external": {"external_noise": 0.8}, "_few": {"memorized": 0.1}}.items():
+        rate, power = simulate(seed, **how, **other).false_finds(LEVEL)
+        found |= {f"false_at_q_10{name}": rate, f"found_at_q_10{name}": power}
+    return found
+
+
+def _shares_within(drawn: Simulated) -> float:
+    """Return how many of the intervals of the share of pairs above a size hold the true one."""
+    rows = np.flatnonzero(drawn.scored)
+    table = share_above(drawn.clipmem[rows], Noise.of(drawn.errors, rows), SIZES, seed=0)
+    true = (drawn.true[rows, None] >= SIZES).mean(axis=0)
+    return float(((table["low"] <= true) & (true <= table["high"])).mean())
+
+
+def of_audit(name: str) -> pd.DataFrame:
+    """Return one row a number of members: what blocks of so many say, held against other blocks."""
+    values, sides = _alignments(Audit(data_folder() / "audits" / name))
+    lines = []
+    for members in MEMBERS:
+        repeats = members // len(sides.replicates[0])
+        blocks = list(_blocks(values, sides, repeats)) if repeats else []
+        twos = list(zip(blocks[::2], blocks[1::2], strict=False))
+        if twos:
+            read = {"audit": name, "scored_pairs": int((~sides.external).sum()), "members_read": len(values)}
+            lines.append({**read, "members": members, **_against(twos, ~sides.external)})
+            console.print(str(lines[-1]), markup=False)
+    return pd.DataFrame(lines)
+
+
+def _alignments(audit: Audit) -> tuple[np.ndarray, Sides]:
+    """Return the alignments of finished members, as far as these are whole repeats, and who trains on what."""
+    drawn, config = membership_of(audit.membership), audit.record.config
+    names = list(itertools.takewhile(lambda name: (audit.member(name) / TEXT_EMBEDDINGS).is_file(), drawn.members))
+    size = len(replicate_rows(drawn.members)[0])
+    names = names[: len(names) // size * size]
+    sides = Sides(Membership(drawn.group, tuple(names), drawn.trained[: len(names)]), config.protocol, config.seed)
+    vectors = [read_embeddings(audit.member(name)) for name in names]
+    return np.stack([pair_terms(image, text, sides.external)[c.ALIGNMENT] for image, text in vectors]), sides
+
+
+def _blocks(values: np.ndarray, sides: Sides, repeats: int) -> Iterator[Block]:
+    """Yield what each block of whole repeats says."""
+    names = sides.membership.members
+    for first in range(0, len(sides.replicates) - repeats + 1, repeats):
+        rows = np.concatenate(sides.replicates[first : first + repeats])
+        drawn = Membership(
+            sides.membership.group, tuple(names[row] for row in rows.tolist()), sides.membership.trained[rows]
+        )
+        own = Sides(drawn, sides.protocol, sides.seed)
+        alignments = list(values[rows])
+        mean_in, mean_out = side_means(alignments, own.inside)
+        errors = standard_errors(alignments, own)
+        expected = shrunk_by_group(mean_in - mean_out, errors, drawn.group, seed=own.seed)
+        welch = sum(_own_variance(values[rows], side) for side in (own.inside, ~own.inside))
+        yield Block(mean_in - mean_out, errors, expected, np.asarray(welch))
+
+
+def _own_variance(values: np.ndarray, side: np.ndarray) -> np.ndarray:
+    count = side.sum(axis=0)
+    mean = (values * side).sum(axis=0) / count
+    return (side * (values - mean) ** 2).sum(axis=0) / (count - 1) / count
+
+
+def _against(twos: Sequence[tuple[Block, Block]], scored: np.ndarray) -> dict[str, float]:
+    """Compare blocks two by two."""
+    covered, before, tops = [], [], []
+    for one, other in twos:
+        off = np.abs(one.clipmem - other.clipmem)[scored]
+        covered.append((off <= 1.96 * np.hypot(one.errors.se, other.errors.se)[scored]).mean())
+        before.append((off <= 1.96 * np.sqrt(one.welch + other.welch)[scored]).mean())
+        tops += [_top(one, other, scored), _top(other, one, scored)]
+    found = {"comparisons": len(twos), "coverage": np.mean(covered)}
+    found |= {"coverage_lowest": np.min(covered), "coverage_highest": np.max(covered)}
+    return found | {"coverage_of_own_members_alone": np.mean(before)} | pd.DataFrame(tops).mean().to_dict()
+
+
+def _top(one: Block, other: Block, scored: np.ndarray) -> dict[str, float]:
+    """Return the means of the pairs that are highest in one block: raw, shrunken, and in the other block."""
+    rows = np.flatnonzero(scored)
+    top = rows[np.argsort(-one.clipmem[rows])[:TOP]]
+    again = rows[np.argsort(-one.shrunk[rows])[:TOP]]
+    return {
+        f"top_{TOP}": one.clipmem[top].mean(),
+        f"top_{TOP}_shrunk": one.shrunk[top].mean(),
+        f"top_{TOP}_other_members": other.clipmem[top].mean(),
+        f"top_{TOP}_by_shrunk": one.shrunk[again].mean(),
+        f"top_{TOP}_by_shrunk_other_members": other.clipmem[again].mean(),
+    }
+
+
+KINDS = {"random": 3.0, "hard": 1.0}  # standard deviations between the scores of right and of wrong captions
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Count wrong captions of simulated sets, by scores alone and by reviews, and say how often intervals cover."""
+
+    sets: int = 200  # of each setting
+    pairs: int = 1000
+    shares: tuple[float, ...] = (0.01, 0.05, 0.2, 0.4)
+    reviewed: tuple[int, ...] = (100, 400)  # pairs looked at
+    by_scores: bool = True  # the count by scores alone takes far longer than reviews
+    out: str = ""
+
+
+@dataclass(frozen=True)
+class Count:
+    """Audit a set with swapped captions and hold the count against them."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    shares: tuple[float, ...] = (0.05, 0.2, 0.4)  # of the scored pairs
+    out: str = ""
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Swap one caption of several and find it."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    planted: int = 100
+    seed: int = 0
+    scenes_pairs: int = 1100
+    out: str = ""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Swap captions among all pairs, and compare how misfit ranks them among held-out pairs and among the others."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    shares: tuple[float, ...] = (0.05, 0.2, 0.4)  # of all pairs
+    seeds: int = 5  # each with its own split and swaps
+    rounds: str = "1"
+    out: str = ""
+
+
+def scores_of(rng: np.random.Generator, wrong: np.ndarray, kind: str) -> np.ndarray:
+    """Draw how well captions fit: normal with a heavier left side, wrong ones lower by so many SD."""
+    right = np.where(rng.random(len(wrong)) < 0.8, rng.normal(0, 1, len(wrong)), rng.normal(-0.5, 1.3, len(wrong)))
+    return np.where(wrong, rng.normal(-KINDS[kind], 1, len(wrong)), right)
+
+
+def intervals(asked: Intervals) -> pd.DataFrame:
+    """Return one row a setting: how often each interval holds the truth, and its mean width."""
+    rows = []
+    for kind in KINDS:
+        for share in asked.shares:
+            found = [one_set(asked, kind, share, seed) for seed in range(asked.sets)]
+            for method in found[0]:
+                ends = np.array([own[method] for own in found])
+                truth = round(share * asked.pairs)
+                covered = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
+                rows.append((kind, share, method, covered.mean(), *ends.mean(axis=0)))
+                console.print(*map(str, rows[-1]))
+    return pd.DataFrame(rows, columns=["kind", "share", "method", "coverage", "low", "high"])
+
+
+def one_set(asked: Intervals, kind: str, share: float, seed: int) -> dict[str, tuple[float, float]]:
+    """Return the interval of each method for one simulated set."""
+    rng = np.random.default_rng([seed, round(1000 * share), len(kind)])
+    wrong = np.zeros(asked.pairs, dtype=bool)
+    wrong[rng.choice(asked.pairs, round(share * asked.pairs), replace=False)] = True
+    fit = scores_of(rng, wrong, kind)
+    found = {}
+    if asked.by_scores:
+        # What captions swapped for the count score, at random and with the most alike one, is so whatever is wrong.
+        by_scores, near = (estimate_wrong(fit, rng.normal(-lower, 1, asked.pairs)) for lower in KINDS.values())
+        found["scores"] = (by_scores.low or 0.0, by_scores.high or 0.0)
+        found["scores, with near ones"] = (by_scores.low or 0.0, near.high or 0.0)
+    review = plan_review(-fit, seed=seed)
+    for looked_at in asked.reviewed:
+        decided = np.zeros(asked.pairs, dtype=bool)
+        decided[review.order[:looked_at]] = True
+        count = count_reviewed(review, wrong & decided, decided, np.zeros(asked.pairs))
+        found[f"review of {looked_at}"] = (count.low or 0.0, count.high or 0.0)
+    return found
+
+
+def counted(asked: Count) -> pd.DataFrame:
+    """Return one row a share: the planted number, and the count with its interval."""
+    rows = []
+    config = dataclasses.replace(preset_config("locked"), drop_lookalikes=True)
+    for share in asked.shares:
+        clean = sized(asked.source, config)
+        audit = audited(asked.source, dataclasses.replace(config, plant_miscaptions=round(share * clean)))
+        told = audit.verdict["wrong_captions"]
+        by_pair = audit.scores[c.P_WRONG][(audit.pairs[c.PLANTED] == c.MISCAPTION).to_numpy()]
+        rows.append(
+            {
+                "share": share,
+                "planted": told["planted"],
+                **{name: told[name] for name in ("estimate", "low", "high")},
+                "holds": told["low"] <= told["planted"] <= told["high"],
+                "p_wrong_of_planted": by_pair.mean(),
+                "near": told["near"][0],
+                "stop": told["stop"],
+                "left": told["left"][0],
+            }
+        )
+        console.print(str(rows[-1]), markup=False)
+    return pd.DataFrame(rows)
+
+
+def sized(source: str, config: AuditConfig) -> int:
+    """Return how many pairs are scored in an audit of a source."""
+    data_set = load_data_set(source, settings.resolve(config), say=console.print)
+    external = len(data_set.pairs) // 11
+    return len(data_set.pairs) - min(max(external, 50), 5_000)
+
+
+def audited(source: str, config: AuditConfig) -> Audit:
+    """Return a finished audit, named after its source and what is planted; it is gone on with."""
+    path = Path(source)
+    name = f"wrong-{path.parent.name if path.is_file() else path.name}-{config.plant_miscaptions}"
+    return run_audit(source, config, name=name, screen=RichScreen())
+
+
+def captions_found(asked: Captions) -> pd.DataFrame:
+    """Return how well each score finds the wrong caption, among all captions and among all pairs."""
+    config = preset_config("locked")
+    options = dataclasses.replace(config.source, scenes_pairs=asked.scenes_pairs)
+    config = dataclasses.replace(config, source=options, seed=asked.seed)
+    data_set = load_data_set(asked.source, settings.resolve(config), say=console.print)
+    pairs, place = with_one_wrong(data_set.pairs, n=asked.planted, seed=asked.seed)
+    name = f"one-caption-{Path(asked.source).name}-{asked.seed}-{asked.planted}"
+    audit = audited_copy(pairs, data_set.raw.root, config, name)
+    return held_against(audit, dict(zip(pairs[c.PAIR_ID], place, strict=True)), set(known_wrong(pairs)))
+
+
+def with_one_wrong(pairs: pd.DataFrame, *, n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """Give n pairs with several captions another pair's for one of theirs, and return its place, −1 for the others."""
+    captions, rng = [list(own) for own in pairs[c.CAPTIONS]], np.random.default_rng(seed)
+    unplanted = pairs[c.PLANTED].isna().to_numpy()
+    free = np.array([row for row, own in enumerate(captions) if len(own) > 1 and unplanted[row]])
+    place, moved = np.full(len(pairs), -1, dtype=np.int64), [list(own) for own in captions]
+    for row in rng.permutation(free)[:n].tolist():
+        others = [donor for donor in free.tolist() if set(captions[donor]).isdisjoint(captions[row])]
+        donor = captions[int(rng.choice(others))]
+        place[row] = rng.integers(len(captions[row]))
+        moved[row][place[row]] = donor[int(rng.integers(len(donor)))]
+    return pairs.assign(**{c.CAPTIONS: pd.Series(moved, index=pairs.index, dtype=object)}), place
+
+
+def audited_copy(pairs: pd.DataFrame, root: Path, config: AuditConfig, name: str) -> Audit:
+    """Return a finished audit of a set that has other captions; it is gone on with."""
+    path = data_folder() / "sets" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        json.dumps({"id": pair_id, "image": str(root / image), "captions": list(own)})
+        for pair_id, image, own in zip(pairs[c.PAIR_ID], pairs[c.IMAGE], pairs[c.CAPTIONS], strict=True)
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    options = dataclasses.replace(config.source, image_folder=str(root), csv_id_key="id")
+    return run_audit(str(path), dataclasses.replace(config, source=options), name=name, screen=RichScreen())
+
+
+def held_out_found(asked: HeldOut) -> pd.DataFrame:
+    """Return AUROC and average precision of misfit among held-out pairs, among the others, and the difference.
+
+    Means over the seeds, with half of a 95 % interval (Student's t).
+    """
+    config = dataclasses.replace(preset_config("locked"), rounds=asked.rounds)
+    data_set = load_data_set(asked.source, settings.resolve(config), say=console.print)
+    rows = []
+    for share in asked.shares:
+        audits = []
+        for seed in range(asked.seeds):
+            n = round(share * len(data_set.pairs))
+            pairs = plant_miscaptions(data_set.pairs, np.arange(len(data_set.pairs)), n=n, seed=100 + seed)
+            name = f"held-out-{Path(asked.source).parent.name}-{share}-{asked.rounds}-{seed}"
+            audit = audited_copy(pairs, data_set.raw.root, dataclasses.replace(config, seed=seed), name)
+            wrong = set(pairs.loc[pairs[c.PLANTED] == c.MISCAPTION, c.PAIR_ID])
+            found = audit.scores[[c.PAIR_ID, c.GROUP, c.MISFIT]]
+            audits.append(found.assign(wrong=found[c.PAIR_ID].isin(wrong)))
+        every = pd.concat(audits, keys=range(asked.seeds), names=["seed"])
+        held_out = every[c.GROUP] == c.EXTERNAL
+        parts = {"held out": every[held_out], "others": every[~held_out]}
+        by_seed = {
+            name: np.array([ranked(own["wrong"], own[c.MISFIT]) for _, own in part.groupby("seed")])
+            for name, part in parts.items()
+        }
+        parts["difference"], by_seed["difference"] = every, by_seed["held out"] - by_seed["others"]  # within each split
+        for name, part in parts.items():
+            mean, sd = by_seed[name].mean(axis=0), by_seed[name].std(axis=0, ddof=1)
+            half = sd * t.ppf(0.975, asked.seeds - 1) / np.sqrt(asked.seeds)
+            rows.append((share, name, len(part), part["wrong"].sum(), mean[0], half[0], mean[1], half[1]))
+            console.print(*map(str, rows[-1]))
+    columns = ["share", "pairs", "n", "wrong", "auroc", "auroc_half", "average_precision", "average_precision_half"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def ranked(wrong: pd.Series, score: pd.Series) -> tuple[float, float]:
+    """Return the AUROC and the average precision of a score."""
+    return roc_auc_score(wrong, score), average_precision_score(wrong, score)
+
+
+def known_wrong(pairs: pd.DataFrame) -> list[str]:
+    """Return the pairs whose every caption may be wrong: they are no part of the comparison."""
+    return pairs.loc[pairs[c.PLANTED].notna(), c.PAIR_ID].tolist()
+
+
+def held_against(audit: Audit, place: dict[str, int], left_out: set[str]) -> pd.DataFrame:
+    """Return AUROC and average precision of captions, of pairs by their own scores, and of picks within a pair."""
+    table = read_table(audit.folder / CAPTION_TABLE)
+    several = table[c.GAP].notna() & table[c.MISFIT].notna()
+    table = table[several & ~table[c.PAIR_ID].isin(left_out)].reset_index(drop=True)
+    truth = (table[c.CAPTION] == table[c.PAIR_ID].map(place)).to_numpy()
+    scores = {f"caption -{name}": -table[name].to_numpy() for name in (c.SIMILARITY_OUT, c.MARGIN_OUT, c.LEARNED)}
+    scores["caption misfit"] = table[c.MISFIT].to_numpy()
+    scores["caption gap"] = table[c.GAP].to_numpy()
+    found = [detection_table(scores, truth, n_boot=500, reference="caption misfit")]
+    pair = audit.scores
+    pair = pair[pair[c.MISFIT].notna()]
+    pair = pair.assign(before=-zscore(pair[c.LEARNED]) - zscore(pair[c.SIMILARITY_OUT]))
+    pair = pair[pair[c.PAIR_ID].isin(table[c.PAIR_ID])]
+    wrong = (pair[c.PAIR_ID].map(place) >= 0).to_numpy()
+    worst = table.groupby(c.PAIR_ID)
+    by_pair = {f"pair {c.MISFIT}": pair[c.MISFIT].to_numpy()}
+    by_pair["pair, misfit as it was"] = pair["before"].to_numpy()
+    by_pair |= {f"pair -{name}": -pair[name].to_numpy() for name in (c.SIMILARITY_OUT, c.CSLS_OUT)}
+    by_pair["pair, its worst caption's misfit"] = pair[c.PAIR_ID].map(worst[c.MISFIT].max()).to_numpy()
+    by_pair["pair, its worst caption's gap"] = pair[c.PAIR_ID].map(worst[c.GAP].max()).to_numpy()
+    found.append(detection_table(by_pair, wrong, n_boot=500, reference=f"pair {c.MISFIT}"))
+    result = pd.concat(found, ignore_index=True)
+    for name, values in scores.items():
+        picked = table.loc[pd.Series(values).groupby(table[c.PAIR_ID]).idxmax()]
+        picked = picked[picked[c.PAIR_ID].map(place) >= 0]
+        right = (picked[c.CAPTION] == picked[c.PAIR_ID].map(place)).mean()
+        result.loc[result["score"] == name, "picked_in_pair"] = right
+    return result.drop(columns=[name for name in result if "difference" in name])
+
+
+def write(path: str, table: pd.DataFrame, words: Sequence[str], more: Sequence[str] = ()) -> None:
+    """Write a table below comments that say what made it."""
+    command = f"python -m tests.bench {' '.join(Path(word).name for word in words)}"
+    head = [f"# command: {command}", f"# machine: {made_on()}; {date.today().isoformat()}", *more]
+    Path(path).write_text("\n".join(head) + "\n" + table.round(4).to_csv(index=False), encoding="utf-8")
+
+
+def measure_coverage(asked: Coverage, words: Sequence[str]) -> None:
+    """Measure, print and write the tables of `coverage`."""
+    tables = {"simulated": simulated(asked.seeds)} if asked.seeds else {}
+    if asked.audits:
+        tables["audits"] = pd.concat([of_audit(name) for name in asked.audits], ignore_index=True)
+    for name, table in tables.items():
+        console.print(table.round(3).T.to_string())
+        if asked.out:
+            write(f"{asked.out}/coverage-{name}.csv", table, words, [SEEDS[name].format(asked.seeds - 1)])
+
+
+def measure_wrong(asked: Intervals | Count | Captions | HeldOut, words: Sequence[str]) -> None:
+    """Measure, print and write the table of one kind of `wrong`."""
+    kinds = {Intervals: intervals, Count: counted, Captions: captions_found, HeldOut: held_out_found}
+    table = kinds[type(asked)](asked)
+    console.print(table.round(3).to_string(), markup=False)
+    if asked.out:
+        write(asked.out, table, words)
+
+
+def command(what: str, arguments: Sequence[str]) -> int:
+    """Run `wrong` or `coverage` from the command line; return the exit code."""
+    prog, words = f"python -m tests.bench {what}", [what, *arguments]
+    try:
+        if what == "coverage":
+            flags = (tyro.conf.FlagCreatePairsOff,)
+            measure_coverage(tyro.cli(Coverage, args=arguments, prog=prog, config=flags), words)
+        else:
+            kinds = {"coverage": Intervals, "count": Count, "captions": Captions, "held-out": HeldOut}
+            measure_wrong(tyro.extras.subcommand_cli_from_dict(kinds, args=arguments, prog=prog), words)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

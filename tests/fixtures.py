@@ -1,0 +1,318 @@
+"""Fixtures and factories of synthetic results: finished audits with hostile captions, benchmarks, jobs."""
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageDraw
+
+from clipmem_core.audits.jobs import process_start
+from clipmem_core.audits.prepare import membership_table
+from clipmem_core.audits.scoring import records
+from clipmem_core.audits.settings import machine, versions
+from clipmem_core.audits.setup import audit_fingerprint, member_seeds
+from clipmem_core.audits.store import (
+    CONFIG,
+    MEMBERSHIP,
+    PAIRS,
+    QUARANTINE,
+    SCORES,
+    UTILITY,
+    VERDICT,
+    Audit,
+    Record,
+    write_json,
+    write_manifest,
+    write_table,
+)
+from clipmem_core.audits.verdict import judge, uses
+from clipmem_core.columns import PAIR_COLUMNS, QUARANTINE_COLUMNS, UTILITY_COLUMNS
+from clipmem_core.config import AuditConfig, as_dict, preset_config
+from clipmem_core.pairs.errors import ERROR_KINDS
+from clipmem_core.scores.detection import DETECTORS, detection_table, numbers_reviewed
+from clipmem_core.scores.membership import Membership
+from clipmem_core.scores.registry import MISFIT_FORMULA, SCORE_COLUMNS
+from clipmem_core.studies.benchmark.results import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
+
+HOSTILE = [
+    "<script>document.title = 'taken'</script><b>bold</b><img src=x onerror=\"document.title='taken'\">",
+    "costs $5 and $latex^2$ or $$\\frac{1}{2}$$",
+    "[click me](javascript:alert(1)) ![x](https://example.org/x.png)",
+    ":material/delete: :red[red] :smile: :streamlit: :blue-badge[badge]",
+    "# heading\n\n- list\n- list\n\n> quote\n\n```python\ncode\n```",
+    "קרוקודיל ירוק \u202egnorw yaw eht\u202c and مرحبا بالعالم",
+    "🐊👩‍👩‍👧 é 中文 𝔘𝔫𝔦 Z͑ͫ̓ͪ̂ͫ̽͏̴̙̤̞͉͚̯̞̠͍A̴̵̜̰͔ͫ͗͢",
+    "~~struck~~ *stars* _lines_ `ticks` &lt;b&gt; &amp; \\",
+    "x" * 700,
+    "word " * 10_000,
+]
+SHAPES = ["circle", "square", "triangle"]
+COLOURS = ["crimson", "teal", "goldenrod", "slateblue", "olivedrab"]
+GROUP_SIZES = {
+    "ensemble": {"scored": 80, "external": 20},
+    "paper": {"candidate": 20, "independent": 20, "shared": 40, "external": 20},
+}
+MEMBERS = {"ensemble": ("r0-f0", "r0-f1", "r1-f0", "r1-f1"), "paper": ("f-0", "g-0", "f-1", "g-1", "f-2", "g-2")}
+QUARANTINED = 120
+CENTRES = {"candidate": 0.3, "scored": 0.3, "independent": -0.3, "shared": -0.02, "external": -0.01}
+
+
+def make_audit(data: Path, name: str = "made", *, protocol: str = "ensemble", seed: int = 0) -> Audit:
+    """Write a finished audit below a data folder, its pictures beside it."""
+    rng = np.random.default_rng(seed)
+    root, folder = data / "sets" / name, data / "audits" / name
+    folder.mkdir(parents=True)
+    groups = np.repeat(list(GROUP_SIZES[protocol]), list(GROUP_SIZES[protocol].values()))
+    pairs = _pairs(root, rng, len(groups))
+    scores = made_scores(pairs, groups, rng)
+    record = made_record(name, root, protocol, groups)
+    write_json(folder / CONFIG, record.values)
+    write_table(folder / PAIRS, pairs)
+    write_table(folder / QUARANTINE, made_quarantine())
+    write_table(folder / MEMBERSHIP, membership_table(pairs, made_membership(groups, protocol, rng)))
+    write_table(folder / SCORES, scores)
+    utility = made_utility(record.members, rng)
+    write_table(folder / UTILITY, utility)
+    write_json(folder / VERDICT, made_verdict(scores, utility, record.config))
+    write_manifest(folder)
+    return Audit(folder)
+
+
+def _pairs(root: Path, rng: np.random.Generator, n: int) -> pd.DataFrame:
+    (root / "images").mkdir(parents=True)
+    rows = [_pair(root, rng, number) for number in range(n)]
+    return pd.DataFrame(rows, columns=PAIR_COLUMNS)
+
+
+def _pair(root: Path, rng: np.random.Generator, number: int) -> list[object]:
+    shape, colour = rng.choice(SHAPES), rng.choice(COLOURS)
+    width, height = (int(side) for side in rng.integers(60, 160, size=2))
+    image = f"images/{number:03d}.png"
+    _draw(shape, colour, (width, height)).save(root / image)
+    captions = [f"a {colour} {shape}", f"one {shape}, painted {colour}", f"{shape} in {colour} on a plain ground"]
+    captions[:1] = HOSTILE[number : number + 1] or captions[:1]
+    planted = "miscaption" if number % 10 == 0 else None
+    digest = hashlib.sha256((root / image).read_bytes()).hexdigest()
+    return [image, image, captions, str(shape), width, height, digest, planted]
+
+
+def _draw(shape: str, colour: str, size: tuple[int, int]) -> Image.Image:
+    image = Image.new("RGB", size, "#f3efe6")
+    box = (size[0] // 6, size[1] // 6, 5 * size[0] // 6, 5 * size[1] // 6)
+    draw = ImageDraw.Draw(image)
+    if shape == "circle":
+        draw.ellipse(box, fill=colour)
+    elif shape == "square":
+        draw.rectangle(box, fill=colour)
+    else:
+        draw.polygon([(size[0] // 2, box[1]), (box[0], box[3]), (box[2], box[3])], fill=colour)
+    return image
+
+
+def made_scores(pairs: pd.DataFrame, groups: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+    """Draw scores.parquet; pairs with hostile captions, the first ones, come out on top."""
+    scores = pd.DataFrame({column: rng.normal(size=len(pairs)) for column in SCORE_COLUMNS})
+    scores["pair_id"], scores["group"] = pairs["pair_id"], groups
+    scores["n_in"], scores["n_out"] = 2, 2
+    clipmem = rng.normal(size=len(pairs)) * 0.1 + [CENTRES[group] for group in groups]
+    clipmem[: len(HOSTILE)] = 1.5 - np.arange(len(HOSTILE)) / 20
+    scores["clipmem"] = clipmem
+    scores["clipmem_relative"] = clipmem / np.abs(clipmem).max()
+    scores["se"] = rng.uniform(0.01, 0.05, size=len(pairs))
+    null = ~np.isin(groups, ["candidate", "independent", "scored"])
+    scores.loc[null, ["misfit", "learned", "q_value"]] = np.nan
+    scores["log_probability_second"] = np.nan  # one round of training
+    return scores
+
+
+def made_record(name: str, root: Path, protocol: str, groups: np.ndarray) -> Record:
+    """Return what an audit of pairs in some groups is, whose pictures are in a folder."""
+    members = MEMBERS[protocol]
+    counts = {"members": len(members), "seeds": 3 if protocol == "paper" else 1}
+    how = {"device": "cpu", "precision": "amp_bf16", "threads": 1}
+    config = replace(preset_config("tiny"), protocol=protocol, **counts, **how)
+    return Record(
+        name=name,
+        source="scenes",
+        root=str(root.resolve()),
+        format="jsonl",
+        pixels="cache/pixels/made",
+        protocol=protocol,
+        members=members,
+        seeds=member_seeds(config, members),
+        **how,
+        pairs=len(groups),
+        external_pairs=int((groups == "external").sum()),
+        lookalikes=0,
+        quarantined=QUARANTINED,
+        dataset_fingerprint="fedcba9876543210",
+        fingerprint=audit_fingerprint(config, "fedcba9876543210"),
+        prepare_seconds=1.0,
+        versions=versions(),
+        machine=machine(),
+        config=config,
+    )
+
+
+def made_quarantine() -> pd.DataFrame:
+    """Return quarantine.parquet: rows for reasons that are hostile."""
+    rows = [(f"captions.csv:{row}", None, HOSTILE[row % 8]) for row in range(QUARANTINED)]
+    return pd.DataFrame(rows, columns=QUARANTINE_COLUMNS)
+
+
+def made_membership(groups: np.ndarray, protocol: str, rng: np.random.Generator) -> Membership:
+    """Draw who trains on what: one member of each repeat leaves a scored pair out; f and g know what the paper says."""
+    if protocol == "ensemble":
+        folds = rng.integers(0, 2, (2, len(groups)))
+        trained = [(folds[repeat] != fold) & (groups == "scored") for repeat in (0, 1) for fold in (0, 1)]
+    else:
+        trained = [np.isin(groups, ["shared", own]) for _ in range(3) for own in ("candidate", "independent")]
+    return Membership(groups, MEMBERS[protocol], np.stack(trained))
+
+
+def made_utility(names: Sequence[str], rng: np.random.Generator) -> pd.DataFrame:
+    """Draw utility.parquet."""
+    metrics = ["image_to_text_R@1", "image_to_text_R@5", "text_to_image_R@5", "linear_probe", "zero_shot"]
+    rows = [(name, metric, rng.uniform(0.2, 0.6)) for name in names for metric in metrics]
+    return pd.DataFrame(rows, columns=UTILITY_COLUMNS)
+
+
+def made_verdict(scores: pd.DataFrame, utility: pd.DataFrame, config: AuditConfig) -> dict[str, object]:
+    """Return verdict.json as the engine judges made-up numbers, but for its checks: their advice holds Markdown."""
+    spread = scores.groupby("group")["clipmem"].agg(["size", "mean", "std"])
+    groups = [
+        {"group": group, "n": int(n), "mean": mean, "low": mean - std, "high": mean + std, "kind": "SD over pairs"}
+        for group, n, mean, std in spread.itertuples()
+    ]
+    planted = np.arange(len(scores)) % 10 == 0
+    detectors = {"misfit": 0.86, "similarity_out": 0.81, "similarity_in": 0.65}
+    drawn = {name: planted + np.random.default_rng(0).normal(size=len(scores)) / auc for name, auc in detectors.items()}
+    summary = {
+        "groups": groups,
+        "planted": [
+            {"planted": "miscaption", "n": 10, "clipmem": 0.55, "similarity_out": 0.1},
+            {"planted": "none", "n": 90, "clipmem": 0.25, "similarity_out": 0.3},
+        ],
+        "detection": records(detection_table(drawn, planted, n_boot=10)) if len(scores) < 1000 else [],
+        "membership_auroc": 0.93,
+        "membership_auroc_by_member": dict.fromkeys(MEMBERS[config.protocol], 0.93),
+        "ranking_stability": 0.73,
+        "ranking_reliability": 0.84,
+        "se_kind": "moderated",
+        "se_degrees": 12.5,
+        "exceeding": [
+            {"size": 0.2, "share": 0.6, "low": 0.5, "high": 0.7},
+            {"size": 0.4, "share": 0.12, "low": 0.08, "high": 0.16},
+        ],
+        "attacks": [],
+        "encoders": {"image": 0.29, "text": 0.014, "fit": 0.88},
+        "external_pairs": int((scores["group"] == "external").sum()),
+        "external_sd": float(scores["clipmem"][scores["group"] == "external"].std()),
+    }
+    checks = [
+        {"name": "generalises", "good": True, "sentence": "External R@5 is 0.40, chance is 0.05.", "advice": ""},
+        {
+            "name": "null groups",
+            "good": False,
+            "sentence": "External clipmem is −0.11.",
+            "advice": "more repeats, *or* $5",
+        },
+        {"name": "ranking", "good": None, "sentence": "One repeat says nothing of stability.", "advice": "2 repeats"},
+    ]
+    own = {"sentence": "Usable with care: the members generalise, but one null group is not flat.", "checks": checks}
+    seconds = {"prepare": 1.0, "members": 41.0, "scoring": 0.5, "training_by_member": {}}
+    return judge(summary, utility, config) | own | {"uses": uses(own), "seconds": seconds}
+
+
+Copy = Callable[..., Audit]  # of the fixture `copy`
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data folder that is the test's own."""
+    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Audit]:
+    """A finished audit of each protocol, made once; not to be changed."""
+    folder = tmp_path_factory.mktemp("made")
+    return {protocol: make_audit(folder, protocol, protocol=protocol) for protocol in ("ensemble", "paper")}
+
+
+@pytest.fixture
+def copy(made: dict[str, Audit], data: Path) -> Copy:
+    """Copy a made audit into the test's data folder under a name; the pictures stay where they are."""
+
+    def copied(protocol: str = "ensemble", *, name: str = "made") -> Audit:
+        return Audit(Path(shutil.copytree(made[protocol].folder, data / "audits" / name)))
+
+    return copied
+
+
+# In place of `jobs.PROGRAM`: runs the text behind the first argument, whose variable `code` is the exit code.
+SCRIPTS = (
+    sys.executable,
+    "-c",
+    """
+import sys
+from pathlib import Path
+from clipmem_core.audits.jobs import run_job
+
+def run(words):
+    space = {}
+    exec(words[1], space)
+    return space.get("code", 0)
+
+sys.exit(run_job(Path(sys.argv[1]), sys.argv[2:], run))
+""",
+)
+
+
+def leave_job(
+    folder: Path, *, running: bool = False, exit_code: int | None = None, said: str = "", pid: int = 0
+) -> None:
+    """Leave the job of a folder in `jobs`, which has printed something."""
+    folder.mkdir(parents=True)
+    pid = pid or os.getppid()
+    started = process_start(pid) if running else "1"
+    write_json(folder / "job.json", {"pid": pid, "started": started, "arguments": ["once", "more"]})
+    (folder / "output.log").write_text(said)
+    if exit_code is not None:
+        (folder / "exit_code").write_text(f"{exit_code}\n")
+
+
+def make_benchmark(name: str, *, root: str, fingerprint: str = "another", plantings: int = 3) -> Benchmark:
+    """Write a benchmark into the data folder: every kind at its shares, and better detectors first."""
+    benchmark, rng = benchmark_of(name), np.random.default_rng(0)
+    (benchmark.folder / "plantings").mkdir(parents=True)
+    config = as_dict(preset_config("tiny")) | {"members": 4}
+    asked: dict[str, Any] = {"source": "scenes", "root": root, "config": config, "dataset_fingerprint": fingerprint}
+    asked |= {"pairs": 300, "captions": 1500, "left_out": {}, "towers": [], "machine": machine()}
+    asked |= {"misfit": MISFIT_FORMULA}
+    write_json(benchmark.folder / BENCHMARK, asked | {"versions": versions()})
+    for kind, known in ERROR_KINDS.items():
+        for piece in (Piece(kind, share, seed) for share in known.shares for seed in range(plantings)):
+            write_json(benchmark.result(piece), _result(piece, rng))
+    return benchmark
+
+
+def _result(piece: Piece, rng: np.random.Generator) -> dict[str, object]:
+    numbers = numbers_reviewed(200)
+    detectors = {}
+    for place, name in enumerate(DETECTORS):
+        level = 0.95 - 0.03 * place
+        values = {metric: float(level + rng.normal() * 0.01) for metric in METRICS}
+        curve = (piece.share + (level - piece.share) * np.linspace(1, 0, len(numbers))).tolist()
+        detectors[name] = values | {"seconds": 0.1, "curve": curve}
+    found = {"planted": 40, "judged": 200, "absent": "", "recall": 0.5, "reliability": 0.8, "without": {}}
+    return piece._asdict() | found | {"numbers": numbers.tolist(), "detectors": detectors, "seconds": {"members": 3.0}}

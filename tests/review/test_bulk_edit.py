@@ -1,0 +1,314 @@
+import sqlite3
+import time
+from typing import Any
+
+import pytest
+
+from clipmem_core.audits.store import PAIRS, Audit
+from clipmem_core.config import InputError
+from clipmem_core.review.bulk_edit import LONGEST, Batch, Rule, preview, store, store_changes
+from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Edit, Review, decided, open_review
+from clipmem_core.review.log import tags_of
+from clipmem_core.review.rows import changed_rows, decided_rows, first_queue
+from clipmem_core.review.selection import Selection
+from clipmem_core.review.tables import caption_keys
+from tests.fixtures import Copy
+
+CLIENT, OTHER = "client01", "client02"
+IDS = ["images/010.png", "images/011.png", "images/012.png"]
+Event = dict[str, Any]
+Told = tuple[int, dict[int, str]]
+
+
+def event(audit: Audit, number: int, kind: str, pair_id: str = IDS[0], **more: object) -> Event:
+    """A decision as the page sends it: on the captions that the audit has."""
+    key = caption_keys(audit.folder / PAIRS, [pair_id]).get(pair_id, 1)
+    return {"number": number, "kind": kind, "pair_id": pair_id, "judged": str(key)} | more
+
+
+def undo(number: int, undoes: int) -> Event:
+    return {"number": number, "kind": "undo", "undoes": (CLIENT, undoes)}
+
+
+def send(review: Review, *events: Event, client: str = CLIENT) -> Told:
+    return store(review, Batch.model_validate({"audit": "made", "client": client, "events": events}))
+
+
+def history(review: Review) -> list[tuple[str, str, str]]:
+    """Kind, decision and pair of every event, the first one first."""
+    table = review.history(page=1, size=100).iloc[::-1]
+    return list(table[["kind", "decision", "first_pair_id"]].itertuples(index=False, name=None))
+
+
+def test_a_batch_is_stored_in_its_order_and_sent_again_it_is_answered_alike(audit: Audit, review: Review) -> None:
+    batch = [event(audit, 1, "keep"), event(audit, 2, "keep", "absent"), event(audit, 3, "remove", IDS[1])]
+    told = send(review, *batch[:2])
+    assert told == (2, {2: "the audit has no such pair"})
+    assert send(review, *batch) == (3, told[1])
+    crow = event(audit, 4, "recaption", IDS[2], captions=(" a crow ", ""))
+    assert send(review, batch[2], crow) == (4, {})
+    assert history(review) == [
+        ("decide", decision, pair) for decision, pair in zip(("keep", "remove", "recaption"), IDS, strict=True)
+    ]
+    assert review.decisions(IDS)[IDS[2]].captions == ("a crow",)
+    assert set(review.table()["audit"]) == {"made"}
+    send(review, batch[0], client=OTHER)  # the same number of another client is another event
+    assert len(history(review)) == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"judged": 7}, "other captions"),
+        ({"pair_id": "absent"}, "no such pair"),
+        ({"kind": "burn"}, "'burn' is unknown"),
+        ({"kind": "recaption", "captions": (" ",)}, "needs a caption"),
+        ({"captions": ("a crow",)}, "captions belong to a recaption"),
+        ({"kind": "recaption", "captions": ("a crow", "a NUL \0")}, "NUL"),
+        ({"seen": ("remove",)}, "Undecided in another tab"),
+        ({"kind": "undo", "undoes": (CLIENT, 9)}, "was not stored"),
+        ({"kind": "tag", "tag": " "}, "a tag needs a word"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_with_its_reason_and_the_rest_is_stored(
+    audit: Audit, review: Review, wrong: Event, why: str
+) -> None:
+    batch = event(audit, 1, "keep", IDS[1]), event(audit, 2, "keep") | wrong, event(audit, 3, "keep", IDS[2])
+    stored, refused = send(review, *batch)
+    assert (stored, list(refused)) == (3, [2])
+    assert why in refused[2]
+    assert [pair for _, _, pair in history(review)] == IDS[1:]
+
+
+def test_an_undo_takes_back_what_it_names_unless_somebody_decided_since(audit: Audit, review: Review) -> None:
+    send(review, event(audit, 1, "keep"), event(audit, 2, "remove"))
+    assert list(send(review, undo(3, 2), undo(4, 2), client=OTHER)[1]) == [4]
+    stands = review.current(IDS[0])
+    assert stands is not None
+    assert stands.decision == "keep"
+    review.decide(IDS[:1], "remove")
+    assert list(send(review, undo(5, 1))[1]) == [5]
+    assert [kind for kind, _, _ in history(review)] == ["decide", "decide", "undo", "decide"]
+    assert send(review, event(audit, 6, "keep", IDS[1]), undo(7, 6)) == (7, {})
+    assert review.counts() == {"keep": 0, "remove": 1, "recaption": 0}
+
+
+def test_a_decision_is_refused_where_another_stands_than_the_client_saw(audit: Audit, review: Review) -> None:
+    crow = ("recaption", "a crow")
+    own = event(audit, 1, "recaption", seen=(), captions=crow[1:]), event(audit, 2, "keep", seen=crow)
+    assert send(review, *own, undo(3, 2), event(audit, 4, "remove", seen=crow)) == (4, {})
+    for _ in range(2):  # sent again, it is answered alike
+        late = event(audit, 1, "keep", seen=()), event(audit, 2, "keep", seen=crow)
+        refused = send(review, *late, client=OTHER)[1]
+        assert list(refused) == [1, 2]
+        assert "Remove" in refused[1]
+    assert send(review, event(audit, 3, "keep", seen=("remove",)), client=OTHER)[1] == {}
+
+
+def test_a_broken_log_is_told_in_one_line_and_takes_nothing(audit: Audit, review: Review) -> None:
+    send(review, event(audit, 1, "keep"))
+    content = review.path.read_bytes()
+    review.path.write_bytes(b"not a log" * 1000)
+    with pytest.raises(InputError, match=review.path.name) as refused:
+        send(review, event(audit, 2, "keep"))
+    assert "\n" not in str(refused.value)
+    review.path.write_bytes(content)
+    assert send(review, event(audit, 2, "keep")) == (2, {})
+
+
+def test_rows_that_are_decided_and_those_that_changed_since_are_told(audit: Audit, review: Review) -> None:
+    assert first_queue(audit) == Selection(order="review_place", ascending=True)
+    assert decided_rows(audit) == (0, {})
+    place = {pair_id: row for row, pair_id in enumerate(audit.scores["pair_id"])}
+    send(review, event(audit, 1, "keep"), event(audit, 2, "remove", IDS[1]))
+    review.decide(["of another audit"], "keep")
+    entry, changed = changed_rows(audit, 0)
+    assert changed == decided_rows(audit)[1] == {place[IDS[0]]: "keep", place[IDS[1]]: "remove"}
+    assert changed_rows(audit, entry) == (entry, {})
+    send(review, undo(3, 2))
+    assert changed_rows(audit, entry)[1] == {place[IDS[1]]: None}
+    review.path.unlink()
+    assert changed_rows(audit, entry) == (0, {})
+
+
+def test_one_event_for_many_pairs_is_undone_as_one_and_one_wrong_pair_refuses_all(audit: Audit, review: Review) -> None:
+    keys = caption_keys(audit.folder / PAIRS, IDS)
+    others = [(each, keys[each]) for each in IDS[1:]]
+    batch = event(audit, 1, "remove", others=others), event(audit, 2, "undecide", IDS[1])
+    assert send(review, *batch, event(audit, 3, "keep", IDS[1])) == (3, {})
+    assert [review.decisions(IDS)[each].decision for each in IDS] == ["remove", "keep", "remove"]
+    assert review.history(page=1, size=9)["pairs"].tolist() == [1, 1, 3]
+    assert send(review, undo(4, 1)) == (4, {})
+    assert [review.decisions(IDS)[each].decision for each in IDS] == [None, "keep", None]
+    wrong = [event(audit, 5 + place, "remove", others=[other]) for place, other in enumerate([(IDS[1], 1), ("no", 1)])]
+    refused = send(review, *wrong)[1]
+    assert "other captions" in refused[5]
+    assert "no such pair" in refused[6]
+    assert review.counts()["remove"] == 0
+
+
+def test_a_tag_is_stored_once_and_is_no_event_of_the_history(audit: Audit, review: Review) -> None:
+    others = list(caption_keys(audit.folder / PAIRS, IDS[1:2]).items())
+    tag, untag = event(audit, 1, "tag", tag="blurred", others=others), event(audit, 2, "untag", tag="blurred")
+    for _ in range(2):
+        assert send(review, tag, untag) == (2, {})
+    assert tags_of(review.path, IDS) == {IDS[1]: ["blurred"]}
+    assert review.count_events() == 0
+
+
+ENTRY_OF_NONE = 0
+
+
+def captions(review: Review) -> dict[str, tuple[str, ...]]:
+    table = review.table()
+    return {pair_id: tuple(own) for pair_id, own in zip(table["pair_id"], table["captions"], strict=True)}
+
+
+def test_each_pair_gets_its_own_captions_and_all_are_undone_as_one(review: Review) -> None:
+    review.decide(["b"], RECAPTION, captions=["old"], note="a note")
+    edits = {"a": Edit(("one", "two"), 0), "b": Edit(("three",), 1)}
+    outcome = review.edit(edits, audit="mine")
+    assert (outcome.event, outcome.pairs, outcome.left) == (2, 2, 0)
+    assert captions(review) == {"b": ("three",), "a": ("one", "two")}
+    stands = review.decisions(["a", "b"])
+    assert [(stands[name].decision, stands[name].captions, stands[name].note) for name in "ab"] == [
+        (RECAPTION, ("one", "two"), ""),
+        (RECAPTION, ("three",), "a note"),
+    ]
+    history = review.history(page=1, size=1).iloc[0]
+    assert (history["decision"], history["pairs"], history["audit"]) == (RECAPTION, 2, "mine")
+    undone = review.undo(2)
+    assert undone is not None
+    assert undone.pairs == 2
+    assert captions(review) == {"b": ("old",)}
+    redone = review.undo(undone.event)
+    assert redone is not None
+    assert redone.pairs == 2
+    assert captions(review) == {"a": ("one", "two"), "b": ("three",)}
+    assert review.counts()[RECAPTION] == 2
+
+
+def test_a_pair_that_was_decided_on_since_stays_as_it_is(review: Review) -> None:
+    review.decide(["a"], KEEP)
+    outcome = review.edit({"a": Edit(("new",), ENTRY_OF_NONE), "b": Edit(("new",), ENTRY_OF_NONE)})
+    assert (outcome.pairs, outcome.left) == (1, 1)
+    assert captions(review) == {"a": (), "b": ("new",)}
+    before = review.count_events()
+    assert review.edit({"a": Edit(("new",), ENTRY_OF_NONE)}).event == 0
+    assert review.count_events() == before
+
+
+@pytest.mark.parametrize(
+    ("edits", "said"),
+    [({}, "no caption is to be changed"), ({"a": Edit((" ",), 0), "b": Edit(("new",), 0)}, "needs a caption")],
+)
+def test_what_cannot_be_is_refused_whole(review: Review, edits: dict[str, Edit], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        review.edit(edits)
+    assert review.count_events() == 0
+
+
+def test_own_captions_only_grow(review: Review) -> None:
+    review.edit({"a": Edit(("new",), 0)})
+    with sqlite3.connect(review.path) as log:
+        for statement in ("DELETE FROM own_captions", "UPDATE own_captions SET captions = '[]'"):
+            with pytest.raises(sqlite3.IntegrityError, match="the log only grows"):
+                log.execute(statement)
+    log.close()
+
+
+def texts(audit: Audit) -> dict[str, tuple[str, ...]]:
+    pairs = audit.pairs
+    return {pair_id: tuple(own) for pair_id, own in zip(pairs["pair_id"], pairs["captions"], strict=True)}
+
+
+def test_a_preview_shows_what_storing_does_and_one_undo_takes_it_back(copy: Copy) -> None:
+    audit, review = copy(), open_review(copy(name="other"))
+    own = texts(audit)
+    ids = [pair_id for pair_id, given in own.items() if any("square" in text for text in given)]
+    changes = preview(audit, list(own), Rule("square", "box"))
+    assert [change.pair_id for change in changes.pairs] == ids
+    assert changes.captions == sum("square" in text for given in own.values() for text in given)
+    outcome = store_changes(audit, changes)
+    assert outcome.pairs == len(ids) > 1
+    after = captions(review)
+    assert after == {pair_id: tuple(text.replace("square", "box") for text in own[pair_id]) for pair_id in ids}
+    assert preview(audit, list(own), Rule("square", "box")).pairs == ()
+    assert preview(audit, ids, Rule("box", "square")).pairs[0].after == own[ids[0]]
+    review.undo(outcome.event)
+    assert captions(review) == {}
+
+
+def test_a_pattern_takes_groups_and_case_and_plain_text_is_taken_as_it_is(copy: Copy) -> None:
+    audit = copy()
+    pair_id, *_ = ids = list(texts(audit))
+    open_review(audit).decide([pair_id], RECAPTION, captions=["A frog (green).", "a toad"])
+
+    def changed(rule: Rule) -> list[tuple[str, str]]:
+        found = preview(audit, ids[:1], rule).pairs
+        return found[0].captions if found else []
+
+    assert changed(Rule("(green)", "[red] \\1")) == [("A frog (green).", "A frog [red] \\1.")]
+    assert changed(Rule(r"\ba (\w+)", r"the \1", regular=True, match_case=False)) == [
+        ("A frog (green).", "the frog (green)."),
+        ("a toad", "the toad"),
+    ]
+    assert changed(Rule("a ", "")) == [("a toad", "toad")]
+    assert changed(Rule("(?<=frog).*", "", regular=True)) == [("A frog (green).", "A frog")]
+    assert changed(Rule("nothing of this", "x")) == []
+
+
+def test_captions_are_not_left_empty_and_pairs_to_be_removed_stay(copy: Copy) -> None:
+    audit = copy()
+    first, second, third, *_ = list(texts(audit))
+    review = open_review(audit)
+    review.decide([first, second], RECAPTION, captions=["a frog", "frog"])
+    review.decide([second], REMOVE)
+    changes = preview(audit, [first, second], Rule("frog", ""))
+    assert (changes.emptied, changes.removed, len(changes.pairs)) == (1, 1, 1)
+    assert changes.pairs[0].after == ("a", "frog")
+    review.decide([first], KEEP)
+    assert store_changes(audit, changes).pairs == 0
+    assert third not in captions(review)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (Rule(""), "there is nothing to find"),
+        (Rule("(a", regular=True), "the pattern cannot be read: missing"),
+        (Rule("a", r"\2", regular=True), "what comes in its place cannot be read"),
+        (Rule("", "x" * 500, regular=True), "there is nothing to find"),
+        (Rule("(?=.)", "x" * 500, regular=True), f"longer than {LONGEST:,} characters"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_said_in_a_line(copy: Copy, rule: Rule, said: str) -> None:
+    audit = copy()
+    with pytest.raises(InputError, match=said) as error:
+        preview(audit, list(texts(audit)), rule)
+    assert "\n" not in str(error.value)
+    assert open_review(audit).count_events() == 0
+
+
+def test_a_catastrophic_pattern_is_stopped(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    audit = copy()
+    open_review(audit).decide(list(texts(audit))[:1], RECAPTION, captions=["a" * 60 + "!"])
+    monkeypatch.setattr("clipmem_core.review.bulk_edit.SECONDS", 0.2)
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"takes longer than 0.2 seconds"):
+        preview(audit, list(texts(audit))[:1], Rule("(a|aa)+$", "x", regular=True))
+    assert time.monotonic() - began < 5
+
+
+def test_what_says_nothing_of_captions_is_told_apart_until_somebody_judges(copy: Copy) -> None:
+    audit = copy()
+    review, (first, second, third, *_) = open_review(audit), list(texts(audit))
+    review.decide([first, second], REMOVE, apart=True)
+    changed = review.edit({third: Edit(("new",), 0)}, apart=True)
+    assert decided(audit).apart[:4].tolist() == [True, True, True, False]
+    review.decide([second], KEEP)
+    assert decided(audit).apart[:4].tolist() == [True, False, True, False]
+    review.undo()
+    review.undo(changed.event)
+    assert decided(audit).apart[:4].tolist() == [True, True, False, False]
+    assert decided(audit).codes[:4].tolist() == [2, 2, 0, 0]
