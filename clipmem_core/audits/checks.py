@@ -27,8 +27,8 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.pairs.checks import CHECKS, VERSION, Captions, Pictures, caption_frequencies, check_table, measure
-from clipmem_core.pairs.pictures import PictureError
-from clipmem_core.pairs.pixels import PIXELS_FILE, Pixels, StreamedPixels, open_pixels
+from clipmem_core.pairs.pictures import PictureError, read_square
+from clipmem_core.pairs.pixels import PIXELS_FILE, Pixels, open_pixels
 from clipmem_core.training.names import model_config
 
 LOOKALIKE_OF = "lookalike_of"
@@ -122,8 +122,9 @@ def _small(audit: Audit, record: Record, pairs: pd.DataFrame, rows: np.ndarray) 
     folder, root, images = pixels_folder(audit), record.pictures, pairs[c.IMAGE].tolist()
     if (folder / PIXELS_FILE).is_file():
         return open_pixels(folder, rows=rows, root=root, images=images)
-    config = record.config
-    return StreamedPixels(folder, rows, config.cache_size, resize_mode=config.resize_mode, root=root, images=images)
+    size = record.config.cache_size
+    read = functools.partial(read_square, root, size=size, resize_mode=record.config.resize_mode)
+    return Pixels(folder, rows, size, images, read)
 
 
 def _cut(config: AuditConfig, texts: list[str]) -> np.ndarray | None:

@@ -14,10 +14,10 @@ import io
 import json
 import math
 import shutil
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,90 +56,41 @@ _CHUNK = 16  # pictures handed to a process at a time
 _CRASHED = "the process decoding it crashed or hung"
 
 
-class Pixels(ABC):
-    """The squares of some pictures of a cache, addressed 0 … len − 1.
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """The squares of some pictures of a cache, addressed 0 … len − 1: mapped from its file, or decoded at every use."""
 
-    Attributes:
-        folder: the cache they belong to.
-        rows: int64 [n], the row of each picture in that cache.
-        size: pixels of a square's side.
-    """
-
-    def __init__(self, folder: Path, rows: np.ndarray, size: int) -> None:
-        self.folder = folder
-        self.rows = rows
-        self.size = size
+    folder: Path  # of the cache
+    rows: np.ndarray  # int64 [n], the row of each picture in the cache
+    size: int  # pixels of a square's side
+    images: Sequence[str]  # reference of each picture
+    read: Callable[[str], np.ndarray]  # decodes the square of a reference
+    stored: np.ndarray | None = None  # uint8 [n_cached, size, size, 3]; None: the cache has no squares
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def descriptors(self) -> np.ndarray:
-        """Return the descriptors of the pictures, uint8 [n, 768]: what `lookalike_clusters` reads."""
+        """Return the descriptors of the pictures, uint8 [n, 768], which `lookalike_clusters` reads."""
         return np.load(self.folder / DESCRIPTORS_FILE)[self.rows]
 
-    @abstractmethod
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Return the squares of some pictures, uint8 [len(rows), size, size, 3], in the order asked for.
 
         Args:
             rows: int [m], of 0 … len − 1, repeats allowed. Only pictures without a `reason` have a square.
         """
-
-    @abstractmethod
-    def select(self, rows: np.ndarray) -> "Pixels":
-        """Return the same squares, addressed anew: picture i of the result is picture rows[i] of this."""
-
-
-class CachedPixels(Pixels):
-    """Squares mapped from a file."""
-
-    def __init__(self, folder: Path, rows: np.ndarray, squares: np.ndarray) -> None:
-        super().__init__(folder, rows, squares.shape[1])
-        self._squares = squares
-
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Return the squares of some pictures from the file."""
-        return self._squares[self.rows[rows]]
-
-    def select(self, rows: np.ndarray) -> "CachedPixels":
-        """Return a view on some of the pictures."""
-        return CachedPixels(self.folder, self.rows[rows], self._squares)
-
-
-class StreamedPixels(Pixels):
-    """Squares decoded from their files whenever they are asked for, a thread to a core."""
-
-    def __init__(
-        self, folder: Path, rows: np.ndarray, size: int, *, resize_mode: str, root: Path, images: Sequence[str]
-    ) -> None:
-        super().__init__(folder, rows, size)
-        self._resize_mode = resize_mode
-        self._root = root
-        self._images = images
-
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Return the squares of some pictures, decoded now.
-
-        Raises:
-            PictureError: a picture is broken.
-        """
-        read = functools.partial(read_square, self._root, size=self.size, resize_mode=self._resize_mode)
+        if self.stored is not None:
+            return self.stored[self.rows[rows]]
         squares = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         with ThreadPoolExecutor(cores()) as threads:
-            for i, square in enumerate(threads.map(read, [self._images[row] for row in rows])):
+            for i, square in enumerate(threads.map(self.read, [self.images[row] for row in rows])):
                 squares[i] = square
         return squares
 
-    def select(self, rows: np.ndarray) -> "StreamedPixels":
-        """Return a view on some of the pictures."""
-        return StreamedPixels(
-            self.folder,
-            self.rows[rows],
-            self.size,
-            resize_mode=self._resize_mode,
-            root=self._root,
-            images=[self._images[row] for row in rows],
-        )
+    def select(self, rows: np.ndarray) -> "Pixels":
+        """Return the same squares, addressed anew: picture i of the result is picture rows[i] of this."""
+        return replace(self, rows=self.rows[rows], images=[self.images[row] for row in rows])
 
 
 def open_pixels(folder: Path, *, rows: np.ndarray, root: Path, images: Sequence[str]) -> Pixels:
@@ -156,11 +107,11 @@ def open_pixels(folder: Path, *, rows: np.ndarray, root: Path, images: Sequence[
     """
     if len(images) != len(rows):
         raise ValueError(f"images must hold one reference for each of the {len(rows)} rows, not {len(images)}")
-    rows = np.asarray(rows, np.int64)
-    if (folder / PIXELS_FILE).exists():
-        return CachedPixels(folder, rows, np.asarray(np.load(folder / PIXELS_FILE, mmap_mode="r")))
     made = json.loads((folder / CACHE_FILE).read_text())
-    return StreamedPixels(folder, rows, made["size"], resize_mode=made["resize_mode"], root=root, images=images)
+    file = folder / PIXELS_FILE
+    stored = np.asarray(np.load(file, mmap_mode="r")) if file.exists() else None
+    read = functools.partial(read_square, root, **made)
+    return Pixels(folder, np.asarray(rows, np.int64), made["size"], images, read, stored)
 
 
 def check_pictures(
