@@ -135,9 +135,6 @@ def is_picture(name: str) -> bool:
 def normal_reference(image: str) -> str:
     """Return the reference with forward slashes and without `.` and `..`.
 
-    Raises:
-        InputError: it is absolute, a URL, too long, leaves the folder (also when unescaped), or is no valid file name.
-
     Example:
         >>> normal_reference("./images\\\\cat.jpg")
         'images/cat.jpg'

@@ -65,11 +65,7 @@ class Rows:
 
 
 def named_folder(flag: str, file: Path) -> Path:
-    """Return the folder that --image-folder names, from here or else from beside the file that lists the pictures.
-
-    Raises:
-        InputError: neither is a folder.
-    """
+    """Return the folder that --image-folder names, from here or else from beside the file that lists the pictures."""
     folders = [folder for folder in (Path(os.path.expanduser(flag)), file.parent / flag) if folder.is_dir()]
     if not folders:
         raise InputError(f"--image-folder {flag} is not a folder: name the one with the pictures of {file.name}")
@@ -86,9 +82,6 @@ def placed(rows: Rows, flag: str, file: Path) -> Rows:
         rows: of a table. Where its pictures are inside it, they stay as they are.
         flag: the folder; empty leaves the rows as they are.
         file: the table.
-
-    Raises:
-        InputError: the flag names no folder.
     """
     if not rows.files:
         return rows
@@ -299,9 +292,6 @@ def find_fields(
         source: the file's name, for the message.
         first: the first row; an image column of no usual name is recognised by its file name.
         picture: the column known to hold pictures, from its type.
-
-    Raises:
-        InputError: a flag names an absent column, there is no column for pictures or captions, or one comes twice.
 
     Example:
         >>> find_fields(["id", "filepath", "title"], SourceOptions(), source="a.csv")

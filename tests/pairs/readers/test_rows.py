@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipmem_core.config import SourceOptions
-from clipmem_core.pairs.readers.rows import Row, check_rows, merge_rows
+from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.pairs.readers.files import as_name, decode_text, printable, tidy
+from clipmem_core.pairs.readers.rows import Row, check_rows, find_fields, merge_rows
 from clipmem_core.pairs.table import read_source
 from tests.pairs.samples import draw
 
@@ -111,3 +112,99 @@ def test_an_id_is_free_again_when_its_first_row_is_refused() -> None:
     total, pairs, quarantine = merged(*rows)
     assert [(pair["pair_id"], pair["captions"]) for pair in pairs] == [("1", ["x", "y"])]
     assert (total, [row["source"] for row in quarantine]) == (3, ["t:1"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "image", "caption"),
+    [
+        (["filepath", "caption"], "filepath", "caption"),
+        (["title", "filepath"], "filepath", "title"),
+        (["File_Name", " TEXT "], "File_Name", " TEXT "),
+        (["image_name", " comment_number", " comment"], "image_name", " comment"),
+        (["key", "caption", "url"], "url", "caption"),
+        (["path", "description", "title"], "path", "title"),
+    ],
+)
+def test_columns_are_known_by_their_usual_names(columns: list[str], image: str, caption: str) -> None:
+    fields = find_fields(columns, SourceOptions(), source="a.csv")
+    assert (fields.image, fields.caption) == (image, caption)
+
+
+def test_columns_are_found_once_by_name_first_value_or_flag() -> None:
+    fields = find_fields(["id", "image", "caption", "class", "planted"], SourceOptions(), source="a.csv")
+    assert (fields.label, fields.pair_id, fields.planted) == ("class", "id", "planted")
+    assert sorted(fields.chosen()) == ["caption", "class", "id", "image", "planted"]
+    fields = find_fields(["who", "Bild", "caption"], SourceOptions(), source="a", first={"who": "x", "Bild": "a/b.JPG"})
+    assert fields.image == "Bild"
+    options = SourceOptions(csv_img_key="b", csv_caption_key="label", csv_label_key="caption", csv_id_key="path")
+    fields = find_fields(["b", "label", "caption", "path", "image"], options, source="a.csv")
+    assert (fields.image, fields.caption, fields.label, fields.pair_id) == ("b", "label", "caption", "path")
+
+
+@pytest.mark.parametrize("key", ["csv_img_key", "csv_caption_key", "csv_label_key", "csv_id_key"])
+def test_a_flag_that_names_no_column_lists_those_there_are(key: str) -> None:
+    flag = "--" + key.replace("_", "-")
+    with pytest.raises(InputError, match=f"{flag} names column 'gone', but a.csv has the columns 'image', 'caption'"):
+        find_fields(["image", "caption"], SourceOptions(**{key: "gone"}), source="a.csv")
+
+
+def test_a_column_that_cannot_be_guessed_names_its_flag_on_one_short_line() -> None:
+    with pytest.raises(InputError, match="hold captions: name it with --csv-caption-key"):
+        find_fields(["image", "other"], SourceOptions(), source="a.csv")
+    with pytest.raises(InputError, match="hold pictures: name it with --csv-img-key"):
+        find_fields(["caption", "other"], SourceOptions(), source="a.csv")
+    with pytest.raises(InputError) as caught:
+        find_fields(["a\nb" * 1000] * 1000, SourceOptions(), source="a.csv")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+WESTERN = "Café à la crème près de la fenêtre, Grüße aus Köln"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
+def test_text_is_read_in_its_encoding(encoding: str) -> None:
+    assert decode_text(WESTERN.encode(encoding)) == WESTERN
+
+
+def test_the_other_byte_order_one_bad_line_and_one_foreign_letter_are_read() -> None:
+    assert decode_text(b"\xfe\xff" + WESTERN.encode("utf-16-be")) == WESTERN
+    data = "naïve 猫\n".encode() + "déjà vu\n".encode("cp1252") + b"plain\n"
+    assert decode_text(data) == "naïve 猫\ndéjà vu\nplain\n"
+    assert decode_text(b"Caf\xe9") == "Café"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Привет мир, кошка сидит на столе", "cp1251"),
+        ("猫が机の上に座っている写真です", "shift_jis"),
+        ("Zażółć gęślą jaźń", "cp1250"),
+    ],
+)
+def test_other_alphabets_are_guessed(text: str, encoding: str) -> None:
+    assert decode_text(text.encode(encoding)) == text
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_text_without_nul(data: bytes) -> None:
+    assert "\0" not in decode_text(data)
+
+
+@given(st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=("Cs",))))
+def test_tidying_only_strips(text: str) -> None:
+    assert tidy(text) == text.strip()
+
+
+def test_what_no_file_can_hold_is_replaced() -> None:
+    assert tidy("a\ud800b\0") == "a\ufffdb"
+    assert printable("bad\udcff.jpg").isprintable()
+    assert tidy("😀 ") == "😀"
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(3, "3"), (3.0, "3"), (3.5, "3.5"), (None, None), (float("nan"), None), (" ", None), ("a ", "a")],
+)
+def test_ids_and_labels_become_names(value: object, name: str | None) -> None:
+    assert as_name(value) == name
