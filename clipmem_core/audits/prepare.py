@@ -35,12 +35,8 @@ class GivenRows(Pixels):
     """Features of some pictures in the place of their squares: float16 [n, width], mapped from the file."""
 
     def __init__(self, folder: Path, rows: np.ndarray) -> None:
-        super().__init__(folder, rows, 0)
         self.values = open_features(folder, "image")
-
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Return the features of some pictures, float16 [n, width]."""
-        return self.values[self.rows[rows]]
+        super().__init__(folder, rows, size=0, stored=self.values)
 
     def select(self, rows: np.ndarray) -> "GivenRows":
         """Return some of the pictures, addressed anew."""

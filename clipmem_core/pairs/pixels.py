@@ -56,15 +56,15 @@ _CHUNK = 16  # pictures handed to a process at a time
 _CRASHED = "the process decoding it crashed or hung"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Pixels:
     """The squares of some pictures of a cache, addressed 0 … len − 1: mapped from its file, or decoded at every use."""
 
     folder: Path  # of the cache
     rows: np.ndarray  # int64 [n], the row of each picture in the cache
     size: int  # pixels of a square's side
-    images: Sequence[str]  # reference of each picture
-    read: Callable[[str], np.ndarray]  # decodes the square of a reference
+    images: Sequence[str] = ()  # reference of each picture
+    read: Callable[[str], np.ndarray] | None = None  # decodes the square of a reference
     stored: np.ndarray | None = None  # uint8 [n_cached, size, size, 3]; None: the cache has no squares
 
     def __len__(self) -> int:
@@ -82,6 +82,7 @@ class Pixels:
         """
         if self.stored is not None:
             return self.stored[self.rows[rows]]
+        assert self.read is not None
         squares = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         with ThreadPoolExecutor(cores()) as threads:
             for i, square in enumerate(threads.map(self.read, [self.images[row] for row in rows])):
