@@ -22,7 +22,7 @@ from clipmem_core.pairs.readers.remote import fetch, fetch_from_hub, is_hub_name
 from clipmem_core.pairs.readers.rows import Rows, check_rows, merge_rows
 from clipmem_core.pairs.readers.shards import expand_pattern, read_shards, shards_in
 from clipmem_core.pairs.readers.tables import is_json_table, read_delimited, read_json, read_jsonl
-from clipmem_core.pairs.scenes.drawing import draw_scenes
+from clipmem_core.pairs.scenes import drawing
 
 DRAWN = "scenes"
 FORMATS = (
@@ -149,7 +149,7 @@ def _read_drawn(options: SourceOptions, data: Path) -> Rows:
     folder = data / SETS / f"{DRAWN}-{options.scenes_pairs}-{options.scenes_seed}"
     table = folder / "captions.jsonl"
     if not table.is_file():
-        draw_scenes(folder, pairs=options.scenes_pairs, seed=options.scenes_seed)
+        drawing.draw_scenes(folder, pairs=options.scenes_pairs, seed=options.scenes_seed)
     return replace(read_jsonl(table, SourceOptions()), format=DRAWN)
 
 
