@@ -231,7 +231,7 @@ class Export:
 
     def run(self) -> None:
         from clipmem_core.exports import write
-        from clipmem_core.pairs.readers.containers import is_url
+        from clipmem_core.pairs.readers.files import is_url
 
         audit, out = open_audit(self.name), self.out if is_url(self.out) else Path(self.out).expanduser()
         with RichScreen() as screen:

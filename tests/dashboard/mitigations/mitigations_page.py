@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clipmem_core.dashboard.mitigations import study_progress
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard import running
-from clipmem_core.dashboard.mitigations import study_progress
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import make_mitigations
 from tests.fixtures import leave_job as leave_job_in
