@@ -325,7 +325,7 @@ def planted_kinds(audit: Audit) -> list[str]:
 def _values(audit: Audit, column: str) -> list[str]:
     query = f"""
         SELECT "{column}" FROM parquet WHERE "{column}" IS NOT NULL
-        c.GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {LABELS_SHOWN}
+        GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {LABELS_SHOWN}
     """
     return [str(value) for (value,) in fetch_rows(audit.folder / PAIRS, query)]
 
@@ -441,6 +441,6 @@ def lookalike_groups(audit: Audit) -> list[list[int]]:
 def _groups(audit: Audit, path: Path) -> list[list[int]]:
     query = f"""
         SELECT list({ROW} ORDER BY {ROW}) AS rows FROM parquet WHERE {LOOKALIKE_OF} IS NOT NULL
-        c.GROUP BY {LOOKALIKE_OF} HAVING len(rows) > 1 ORDER BY len(rows) DESC, rows[1]
+        GROUP BY {LOOKALIKE_OF} HAVING len(rows) > 1 ORDER BY len(rows) DESC, rows[1]
     """
     return [rows for (rows,) in fetch_rows(path, query)]
