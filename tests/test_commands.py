@@ -17,8 +17,8 @@ from clipmem_core.commands import main, parse
 from clipmem_core.config import AuditConfig, InputError, preset_config
 from clipmem_core.training.names import model_config
 from tests.exports.sources import audited, make_source
+from tests.fixtures import make_audit
 from tests.forked import Server
-from tests.made_audit import make_audit
 
 Captured = pytest.CaptureFixture[str]
 

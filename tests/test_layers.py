@@ -1,6 +1,7 @@
 import ast
 import functools
 import re
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -22,14 +23,24 @@ LAYERS = [
 
 @functools.cache
 def sources() -> dict[Path, set[str]]:
-    """Every module of the project with what it imports, `clipmem_core.x.y` as `x`."""
+    """Every source file with the dotted names of what it imports, inside functions too."""
     found = {}
     for path in (ROOT / "app.py", *(ROOT / "pages").glob("*.py"), *(ROOT / "clipmem_core").rglob("*.py")):
         nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-        named = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
-        named += [f"{node.module}.{a.name}" for node in nodes if isinstance(node, ast.ImportFrom) for a in node.names]
-        named += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-        parts = [name.split(".") for name in named]
+        found[path] = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{path} has a relative import"
+                found[path] |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@functools.cache
+def packages() -> dict[Path, set[str]]:
+    """Every source file with the packages it imports, `clipmem_core.x.y` as `x`."""
+    found = {}
+    for path, names in sources().items():
+        parts = [name.split(".") for name in names]
         found[path] = {p[1] if p[0] == "clipmem_core" and len(p) > 1 else p[0] for p in parts}
     return found
 
@@ -39,46 +50,48 @@ def layer_of(path: Path) -> str:
     return parts[1] if parts[0] == "clipmem_core" else "pages"
 
 
-def test_imports_point_one_way() -> None:
+def test_imports_point_one_way_between_packages() -> None:
     level = {name: place for place, names in enumerate(LAYERS) for name in names}
-    for path, imported in sources().items():
+    for path, imported in packages().items():
         own = layer_of(path)
         beside = {"pairs", "scores"} - {own} if own in ("pairs", "scores") else set()
         against = {name for name in imported & set(level) if level[name] > level[own] or name in beside}
         assert not against, f"{path} imports {against}"
 
 
-def test_only_the_dashboard_draws() -> None:
-    for path, imported in sources().items():
+def test_modules_import_each_other_in_no_circle() -> None:
+    base = ROOT / "clipmem_core"
+    names = {
+        path: ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
+        for path in sources()
+        if base in path.parents
+    }
+    modules, graph = set(names.values()), {}
+    for path, module in names.items():
+        imported = {name.removeprefix("clipmem_core.") for name in sources()[path] if name.startswith("clipmem_core.")}
+        graph[module] = {name if name in modules else name.rpartition(".")[0] for name in imported} & modules - {module}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(f"these modules import each other: {' <- '.join(error.args[1])}") from None
+
+
+def test_only_the_dashboard_imports_streamlit() -> None:
+    for path, imported in packages().items():
         assert "streamlit" not in imported or layer_of(path) in ("dashboard", "pages"), path
 
 
-def test_pairs_and_scores_start_without_torch() -> None:
-    for path, imported in sources().items():
+def test_pairs_and_scores_import_no_torch() -> None:
+    for path, imported in packages().items():
         assert not imported & {"torch", "open_clip", "torchvision"} or layer_of(path) not in ("pairs", "scores"), path
 
 
-def test_what_is_imported_is_named_in_the_requirements() -> None:
+def test_imported_packages_are_in_the_requirements() -> None:
     lines = [*(ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines(), "ray"]  # of --engine ray alone
     named = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
     own = {path.stem for path in (ROOT / "clipmem_core").iterdir()}
     installed = packages_distributions()
-    for path, imported in sources().items():
+    for path, imported in packages().items():
         for package in (imported & installed.keys()) - own:
             found = {name.lower().replace("_", "-") for name in installed[package]}
             assert found & named, f"{path} imports {package}"
-
-
-def test_modules_of_audits_import_each_other_one_way() -> None:
-    """Also inside functions: `left` loses the modules whose imports are all gone, until none is left."""
-    left, package = {}, "clipmem_core.audits."
-    for path in (ROOT / "clipmem_core" / "audits").glob("*.py"):
-        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
-        named = [f"{node.module}.{alias.name}" for node in froms for alias in node.names]
-        imported = {name.split(".")[2] for name in named if name.startswith(package)}
-        left[path.stem] = imported - {path.stem}
-    while free := {name for name, imported in left.items() if not imported & left.keys()}:
-        for name in free:
-            left.pop(name)
-    assert not left

@@ -8,8 +8,8 @@ from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.rows import audit_root, count_pairs, find_rows, labels
 from clipmem_core.review.search import embed_text
 from clipmem_core.review.selection import Selection
-from tests.made_audit import HOSTILE, MEMBERS
-from tests.million import DIM, make_large_audit
+from tests.fixtures import HOSTILE, MEMBERS
+from tests.large_fixtures import DIM, make_large_audit
 
 
 def test_a_large_audit_is_one_that_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,7 +165,7 @@ def _draw_source() -> tuple[str, dict[str, Any]]:
             if not (data_folder() / SETS / name / CAPTIONS_FILE).is_file():
                 with st.container(width="content", gap=None):
                     _draw_fetch(name)
-    if not lacks_captions(source):
+    if not source or not lacks_captions(source):
         return source, {}
     st.caption("These are folders of pictures without captions.")
     if not st.toggle("Use folder names as captions", key="new-folder-names", persist_state="session"):

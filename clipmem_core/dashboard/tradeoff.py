@@ -241,7 +241,7 @@ def draw_table(compared: pd.DataFrame, *, over: str, reference: str = NONE, chos
     styled = table.style.apply(lambda column: [CHOSEN_SHADE if arm == chosen else "" for arm in table[ARM]])
     for row, shown in enumerate(texts.to_dict("records")):  # texts over the numbers, by which the columns sort
         for head, text in shown.items():
-            styled = styled.format(lambda _, text=text: text, subset=([row], [head]))
+            styled = styled.format(text.replace("{", "{{").replace("}", "}}"), subset=([row], [head]))
     configured: dict[str, Any] = {
         column.head: st.column_config.NumberColumn(column.head, help=column.help)
         for column in COLUMNS.values()

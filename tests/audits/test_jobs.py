@@ -21,7 +21,7 @@ from clipmem_core.audits.jobs import (
     resume_arguments,
 )
 from clipmem_core.config import SourceOptions, preset_config
-from tests.made_jobs import SCRIPTS
+from tests.fixtures import SCRIPTS
 
 SLEEP = "import time; print('here', flush=True); time.sleep(60)"
 Start = Callable[..., Job]

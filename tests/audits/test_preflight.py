@@ -14,7 +14,7 @@ from clipmem_core.audits.store import write_json
 from clipmem_core.commands import main
 from clipmem_core.config import InputError, SourceOptions, as_dict, data_folder, preset_config
 from tests.audits.test_jobs import until
-from tests.made_jobs import leave_job
+from tests.fixtures import leave_job
 
 TINY = preset_config("tiny")
 SMALL = dataclasses.replace(TINY, source=SourceOptions(scenes_pairs=220), threads=1, epochs=2)

@@ -7,8 +7,8 @@ import pytest
 
 from clipmem_core.audits.console import unit_rows
 from clipmem_core.commands import main
+from tests.fixtures import Copy, copy, data, made
 from tests.made_encoders import make_members, make_units
-from tests.made_fixtures import Copy, copy, data, made
 
 __all__ = ["copy", "data", "made"]
 

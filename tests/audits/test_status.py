@@ -22,8 +22,7 @@ from clipmem_core.audits.status import (
 )
 from clipmem_core.audits.store import Audit, acquire_lock, broken_files, list_audits
 from clipmem_core.config import InputError
-from tests.made_audit import make_audit
-from tests.made_jobs import leave_job
+from tests.fixtures import leave_job, make_audit
 
 
 def line(step: int, **more: Any) -> str:

@@ -1,6 +1,6 @@
 """One turn of the dashboard's benchmark, in a process of its own: a page opened cold, or Browse used for a while.
 
-    python -m tests.bench.browse_turn open | imports | browse REPEATS [KIND…]
+    python tests/bench/browse_turn.py open | imports | browse REPEATS [KIND…]
 
 Works on the data folder that CLIPMEM_DATA names, on its newest audit; prints what it measured as JSON.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 BEGAN = time.perf_counter()
-APP = str(Path(__file__).resolve().parents[2] / "app.py")
+APP = str(Path(__file__).resolve().parents[2] / "app.py")  # run as a script: the package imports too much
 Address = dict[str, str]
 
 

@@ -1,64 +1,256 @@
-"""Audits of very many made features, with what a person does with the result: exports, and pages of Browse.
+"""Features from towers, and audits of synthetic features: seconds, memory, how both grow; exports and Browse.
 
     python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]
 
-Works in FOLDER, where features and audits stay: 10,000,000 pairs × 512 numbers take 50 GB there. Where memory holds
-fewer features than there are, seconds are those of the disk; features of fewer numbers tell what the code takes.
-Each part is a command of its own; own memory is that of all its processes without files that are mapped. An audit that
-was stopped goes on, but its seconds are then those of the rest alone.
+Works in FOLDER and leaves features and audits there: 10,000,000 pairs × 512 numbers take 50 GB. An interrupted audit
+resumes, but its seconds are then those of the rest alone. Each measurement is a command of its own; memory is the
+anonymous memory (RssAnon) of all its processes: mapped files do not count.
+
+`towers` compares features of synthetic pictures and captions, from files to the cache, with the towers alone on decoded
+pictures and captions (the floor), and with a loop like clip-retrieval's inference: a torch DataLoader whose workers
+decode, batches of 256 through the same towers one after the other, float16 to numpy.
 """
 
+import hashlib
+import itertools
 import math
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
+import pandas as pd
+import psutil
+import torch
 import tyro
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
+from clipmem_core import columns as c
+from clipmem_core.audits.settings import Towers, resolve, towers_of
 from clipmem_core.audits.store import Audit
-from tests.bench.browse import turn
-from tests.bench.given_features import FLAGS, WIDTH, run_command
-from tests.bench.report import Measure, Measures, console, save, show
-from tests.made_features import make_features
+from clipmem_core.config import DATA_VARIABLE, SourceOptions, preset_config
+from clipmem_core.features.embed import IMAGE_BATCH, TEXT_BATCH, image_features, text_features
+from clipmem_core.features.towers import Tower
+from clipmem_core.pairs.references import read_bytes
+from clipmem_core.pairs.table import read_source
+from clipmem_core.pairs.workers import cores
+from tests.bench import Measure, Measures, console, save, scratch, show
+from tests.bench.pages import turn
+from tests.large_fixtures import make_features
 
-CHANGES = ("open", "page", "order", "decision", "table")  # those that find pairs in any audit
-WANTED = {"audit": "under 6000"}
+WIDTH = 512
+FLAGS = ("--preset", "locked", "--folds", "4", "--members", "4")
+SIZES, QUICK = (1_000, 10_000, 100_000), (500, 1_000)
+CHANGES = ("open", "page", "order", "decision", "table")  # of Browse; these find pairs in any audit
 
 
-def measure(folder: Path, *, pairs: int, epochs: int, dim: int) -> tuple[Measures, float]:
-    """Audit so many pairs; return what was measured, and the seconds of the audit."""
-    made = folder / f"features-{pairs}-{dim}"
-    if not (made / "done").is_file():
-        console.print(f"making {pairs:,} features")
-        make_features(made, pairs=pairs, dim=dim)
-        (made / "done").touch()
-    data, audit = folder / f"data-{pairs}-{dim}", ["audit", str(made / "pairs.parquet"), "--name", "large", *FLAGS]
-    parts = {"audit": [*audit, "--epochs", str(epochs)]}
-    for kind, ending in (("csv", "csv"), ("datacomp", "npy")):
-        parts[kind] = ["export", "large", "--format", kind, "--out", str(data / f"{kind}.{ending}"), "--overwrite"]
+BATCH, WORKERS = 256, 2  # of clip-retrieval's loop; so large a batch is its default
+
+
+def measure_features(quick: bool) -> Measures:
+    """Audit features of 1,000 to 100,000 pairs."""
+    return _grow(QUICK if quick else SIZES, ["--epochs", "3"] if quick else [])
+
+
+def measure_million(quick: bool) -> Measures:
+    """Audit features of 1,000 to a million pairs."""
+    return _grow(QUICK if quick else (*SIZES, 1_000_000), ["--epochs", "3"] if quick else [])
+
+
+def _grow(sizes: tuple[int, ...], flags: list[str]) -> Measures:
     lines: Measures = []
-    spent: dict[str, float] = {}
-    for part, words in parts.items():
-        spent[part], processor, peak = run_command(words, data)
-        console.print(f"{pairs:,} pairs, {part}: {spent[part]:.0f} s, {peak / 1e6:.0f} MB")
-        lines += [
-            Measure(f"{pairs:,} pairs, {part} (s)", spent[part]),
-            Measure(f"{pairs:,} pairs, {part}, processors (s)", processor),
-            Measure(f"{pairs:,} pairs, {part}, own memory (MB)", peak / 1e6, target=WANTED.get(part, "")),
-        ]
-    own = Audit(data / "audits" / "large").verdict["seconds"]
-    lines += [Measure(f"{pairs:,} pairs, {part} (s)", own[part]) for part in ("prepare", "members", "scoring")]
-    return lines, spent["audit"]
+    processor: dict[int, float] = {}
+    for pairs in sizes:
+        with scratch() as folder:
+            table = make_features(folder / "features", pairs=pairs, dim=WIDTH)
+            measured, _, processor[pairs] = audit(table, folder / "data", pairs, flags)
+        lines += measured
+    return lines + growth(processor)
 
 
-def browse(data: Path, pairs: int) -> Measures:
-    """Turn pages of Browse, change by change; the first of each change is not counted."""
-    found = turn(data, "browse", "2", *CHANGES)
-    memory = found.pop("memory_mb")
-    slowest = max((max(times), kind) for kind, times in found.items() if kind != "plain")
+def growth(spent: dict[int, float]) -> Measures:
+    """Return the exponent e of seconds ~ pairs^e between sizes."""
     return [
-        Measure(f"{pairs:,} pairs, slowest change of Browse ({slowest[1]}) (ms)", slowest[0]),
-        Measure(f"{pairs:,} pairs, memory of Browse (MB)", memory),
+        Measure(
+            f"growth from {few:,} to {many:,} pairs",
+            math.log(spent[many] / spent[few]) / math.log(many / few),
+            "exponent",
+            target="≤ 1.05",
+        )
+        for few, many in itertools.pairwise(spent)
     ]
+
+
+def audit(table: Path, data: Path, pairs: int, flags: list[str]) -> tuple[Measures, float, float]:
+    """Audit a table; return what was measured, the seconds and the processor seconds."""
+    words = ["audit", str(table), "--name", "large", *FLAGS, *flags]
+    seconds, processor, peak = run_command(words, data)
+    own = Audit(data / "audits" / "large").verdict["seconds"]
+    console.print(f"{pairs:,} pairs: {seconds:.0f} s, {peak / 1e6:.0f} MB")
+    name = f"audit of {pairs:,} pairs"
+    lines = [
+        Measure(name, seconds, "s"),
+        Measure(f"{name}, each pair", 1e6 * seconds / pairs, "µs a pair"),
+        *(Measure(f"{name}: {part}", own[part], "s") for part in ("prepare", "members", "scoring")),
+        Measure(f"{name}: processors", processor, "s"),
+        Measure(f"{name}: memory", peak / 1e6, "MB", target="< 6000"),
+    ]
+    return lines, seconds, processor
+
+
+def run_command(words: list[str], data: Path) -> tuple[float, float, int]:
+    """Run a command of the package; return its seconds, processor seconds and peak of anonymous bytes."""
+    command = [sys.executable, "-m", "clipmem_core", *words]
+    before, began, peak = _children(), time.perf_counter(), 0
+    with subprocess.Popen(command, env={**os.environ, DATA_VARIABLE: str(data)}, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            peak = max(peak, _anonymous(process.pid))
+            time.sleep(0.2)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}")
+    return time.perf_counter() - began, _children() - before, peak
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _anonymous(pid: int) -> int:
+    """Return the anonymous bytes of a process and its descendants."""
+    total = 0
+    try:
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
+            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            total += next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
+    except (psutil.NoSuchProcess, OSError):  # it has just ended
+        pass
+    return total
+
+
+def measure_towers(quick: bool) -> Measures:
+    """Compute the features of each side once."""
+    config = resolve(preset_config("locked"))
+    with scratch() as temporary:
+        count = 200 if quick else 800
+        raw = read_source("scenes", SourceOptions(scenes_pairs=count), data=temporary)
+        pairs = raw.pairs.assign(**{c.SHA256: [_sha256(raw.root, image) for image in raw.pairs[c.IMAGE]]})
+        captions = [list(own) for own in pairs[c.CAPTIONS]]
+        texts = list(dict.fromkeys(text for own in captions for text in own))  # equal ones are computed once
+        towers = towers_of(config)
+        assert towers.image
+        assert towers.text
+        images, folder = towers.image, temporary / "cache"
+        square = np.random.default_rng(0).integers(0, 256, (images.size, images.size, 3), dtype=np.uint8)
+        by_length = sorted(texts, key=len)  # as they are embedded
+        return [
+            *_beside_floor(
+                "picture",
+                len(pairs),
+                _bare(images, [np.stack([square] * len(part)) for part in _parts(pairs.index, IMAGE_BATCH)]),
+                lambda: image_features(pairs, raw.root, images, folder=folder),
+            ),
+            *_beside_floor(
+                "caption",
+                len(texts),
+                _bare(towers.text, _parts(by_length, TEXT_BATCH)),
+                lambda: text_features(captions, towers.text, folder=folder),
+            ),
+            *_beside_loop(pairs, raw.root, towers, temporary),
+        ]
+
+
+def _parts(values: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [values[at : at + size] for at in range(0, len(values), size)]
+
+
+def _bare(tower: Tower, batches: Sequence[Any]) -> float:
+    """Return the seconds that a tower takes on some batches, of all cores together, after one that is not counted."""
+    embed = tower.open().embed
+
+    def timed(batch: Any) -> float:
+        began = time.perf_counter()
+        embed(batch)
+        return time.perf_counter() - began
+
+    with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(timed, batches[:1]))
+        return sum(pool.map(timed, batches))
+
+
+def _beside_loop(pairs: pd.DataFrame, root: Path, towers: Towers, folder: Path) -> Measures:
+    """Compute the features of pairs, each with its first caption, once by ours and once by the loop."""
+    assert towers.image
+    assert towers.text
+    captions = [own[0] for own in pairs[c.CAPTIONS]]
+    began = time.perf_counter()
+    image_features(pairs, root, towers.image, folder=folder / "ours")
+    text_features([[caption] for caption in captions], towers.text, folder=folder / "ours")
+    ours = time.perf_counter() - began
+    began = time.perf_counter()
+    _loop([root / image for image in pairs[c.IMAGE]], captions, towers.image, towers.text, folder)
+    theirs = time.perf_counter() - began
+    what = f"{len(pairs):,} pairs from files to .npy"
+    loop = f"a loop like clip-retrieval's, {WORKERS} workers"
+    return [Measure(what, ours, "s", alternative=loop, alternative_value=theirs, target="ratio ≥ 1")]
+
+
+class _Files(Dataset[tuple[np.ndarray, str]]):
+    """Pictures as squares, and their captions."""
+
+    def __init__(self, files: list[Path], captions: list[str], size: int) -> None:
+        self.files, self.captions, self.size = files, captions, size
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> tuple[np.ndarray, str]:
+        with Image.open(self.files[place]) as picture:
+            square = picture.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC)
+        return np.asarray(square), self.captions[place]
+
+
+def _collate(batch: list[tuple[np.ndarray, str]]) -> tuple[np.ndarray, list[str]]:
+    squares, captions = zip(*batch, strict=True)
+    return np.stack(squares), list(captions)
+
+
+def _loop(files: list[Path], captions: list[str], image: Tower, text: Tower, folder: Path) -> None:
+    encode_image, encode_text, found = image.open().embed, text.open().embed, ([], [])
+    data = _Files(files, captions, image.size)
+    for squares, said in DataLoader(data, batch_size=BATCH, num_workers=WORKERS, collate_fn=_collate):
+        for own, values in zip(found, (encode_image(squares), encode_text(said)), strict=True):
+            own.append((values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float16))
+    for name, own in zip(("img_emb", "text_emb"), found, strict=True):
+        np.save(folder / f"{name}.npy", np.concatenate(own))
+
+
+def _beside_floor(what: str, count: int, bare: float, compute: Callable[[], object]) -> Measures:
+    """Compute features, and set their price beside that of the bare tower, which took `bare` core seconds."""
+    whole = _processor(compute)
+    console.print(f"{count:,} {what}s: {whole:.1f} s of processors, the tower alone {bare:.1f} s")
+    name = f"{what}: file to cached features; floor: the tower alone"
+    return [Measure(name, 1000 * whole / count, "core ms", floor=1000 * bare / count, target="≤ 1.3 floor")]
+
+
+def _sha256(root: Path, image: str) -> str:
+    return hashlib.sha256(read_bytes(root, image)).hexdigest()
+
+
+def _processor(work: Callable[[], object]) -> float:
+    """Return the processor seconds of some work, those of the processes that it starts and ends among them."""
+    before = os.times()
+    work()
+    after = os.times()
+    return sum(after[:4]) - sum(before[:4])
 
 
 def main(
@@ -67,16 +259,28 @@ def main(
     epochs: int = 1,
     dim: int = WIDTH,
 ) -> None:
-    """Measure each size, print a table, and leave it in data/results."""
+    """Measure each size, print a table, and write it to data/results."""
     lines: Measures = []
     spent: dict[int, float] = {}
     for count in pairs:
-        measured, spent[count] = measure(folder, pairs=count, epochs=epochs, dim=dim)
-        lines += [*measured, *browse(folder / f"data-{count}-{dim}", count)]
-        show({"large": lines})
-    for few, many in zip(pairs, pairs[1:], strict=False):
-        exponent = math.log(spent[many] / spent[few]) / math.log(many / few)
-        lines.append(Measure(f"growth exponent, {few:,} to {many:,} pairs", exponent, target="at most 1.05"))
+        made, data = folder / f"features-{count}-{dim}", folder / f"data-{count}-{dim}"
+        if not (made / "done").is_file():
+            console.print(f"making {count:,} features")
+            make_features(made, pairs=count, dim=dim)
+            (made / "done").touch()
+        measured, spent[count], _ = audit(made / "pairs.parquet", data, count, ["--epochs", str(epochs)])
+        lines += measured
+        for kind, ending in (("csv", "csv"), ("datacomp", "npy")):
+            out = str(data / f"{kind}.{ending}")
+            seconds, _, peak = run_command(["export", "large", "--format", kind, "--out", out, "--overwrite"], data)
+            lines.append(Measure(f"export of {count:,} pairs to {kind}", seconds, "s"))
+            lines.append(Measure(f"export of {count:,} pairs to {kind}: memory", peak / 1e6, "MB"))
+        found = turn(data, "browse", "2", *CHANGES)
+        memory, plain = found.pop("memory_mb"), min(found.pop("plain"))
+        slowest, kind = max((max(times), kind) for kind, times in found.items())
+        lines.append(Measure(f"Browse, {count:,} pairs, slowest change ({kind})", slowest, "ms", floor=plain))
+        lines.append(Measure(f"Browse, {count:,} pairs: memory", memory, "MB"))
+    lines += growth(spent)
     show({"large": lines})
     listed = " ".join(map(str, pairs))
     command = f"python -m tests.bench.large FOLDER --pairs {listed} --epochs {epochs} --dim {dim}"

@@ -26,7 +26,7 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.config import data_folder, preset_config
 from clipmem_core.features.towers import minilm
 from clipmem_core.review import score_breakdown
-from tests.bench.report import console
+from tests.bench import console, made_on
 
 PLANTED, CLOSE, NEAREST = 150, 0.6, 10
 LEADS = (-np.inf, 0.4, 0.45, 0.5, 0.55, 0.6)  # the first: all suggestions, up to three a pair
@@ -93,7 +93,5 @@ if __name__ == "__main__":
     asked = tyro.cli(Suggestions, prog="python -m tests.bench.suggestions")
     table = pd.DataFrame([row for source in asked.sources for row in measured(source, asked.seeds)])
     console.print(table.round(3).to_string(), markup=False)
-    made_on = settings.machine()
-    head = [" ".join(__doc__.split()), f"{made_on['processor']}, {made_on['cores']} cores; {date.today()}"]
     if asked.out:
-        write_csv(Path(asked.out), head, table)
+        write_csv(Path(asked.out), [" ".join(__doc__.split()), f"{made_on()}; {date.today()}"], table)

@@ -1,149 +1,134 @@
-"""Two members of an audit against two runs of open_clip's own trainer on the same pairs: seconds and their ratio.
+"""Training: two members compared with open_clip's own trainer, and the engine ray compared with local processes.
 
-Ours is the command a person types, `python -m clipmem_core audit`, by the paper's protocol with one seed: two members
-side by side. The audit is given as many pairs (2,444) as it takes for each member to train on exactly 2,000. That is to
-our disadvantage: ours decodes the 444 pairs that a member leaves out too, looks for broken pictures and look-alikes,
-and keeps a trajectory.
+Ours is the command `python -m clipmem_core audit` by the paper's protocol: two members side by side, each on exactly
+2,000 of 2,444 clip-art pairs; it also decodes the other 444, looks for broken pictures and near-duplicates, and stores
+trajectories. Theirs is `python -m open_clip_train.main`, once on the pairs of each member, one run after the other on
+every core; model, captions, batch, steps, epochs, precision, optimiser, schedule and crop scale are equal, there is no
+validation, and one checkpoint is written at the end. Time runs from the start of the first process until the second
+checkpoint is written. Ours starts with an empty data folder; both find the files in the system's page cache.
 
-Theirs is `python -m open_clip_train.main`, once on the 2,000 pairs of f and once on those of g, one run after the
-other, each free to use every core. Model config, captions, batch, steps, epochs, precision, optimiser, schedule and
-crop scale are equal; a batch of 250 divides the pairs, since theirs drops what is left over. No validation; one
-checkpoint a run, at the end.
-
-Time runs from the start of the first process until the second checkpoint is written. Ours starts with an empty data
-folder each time: no decoded pictures, no tokens. Both find the pictures' files in the system's page cache.
+The engines run one audit of the synthetic set, encoders from scratch, on one core and on two: local processes, and a
+Ray cluster on this machine with one worker and with two, each a node of one core beside a head without any.
 """
 
+import dataclasses
+import functools
 import json
 import os
-import statistics
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
+from clipmem_core import columns as c
+from clipmem_core.audits.cluster import ADDRESS, QUIET, ray_tasks
+from clipmem_core.audits.executor import Looks, Task, local_processes
+from clipmem_core.audits.prepare import draw_membership, look_at_pictures
 from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import Audit
-from clipmem_core.config import AuditConfig, data_folder
+from clipmem_core.config import DATA_VARIABLE, AuditConfig, data_folder, preset_config
+from clipmem_core.pairs.pictures import decode, resize
+from clipmem_core.pairs.table import read_source
+from clipmem_core.pairs.workers import cores
+from clipmem_core.scores.membership import group_size
 from clipmem_core.training.names import model_config
-from tests.bench.clipart import CAPTION, IMAGE, Clipart, audit_config, make_clipart
-from tests.bench.report import Measure, Measures, console, spread
+from tests.bench import Measure, Measures, Skipped, console, scratch
 
 WORKERS = (1, 2)  # of their data loader; the better one counts
+IMAGE, CAPTION = "filepath", "title"  # open_clip's defaults, with tabs between
+TASKS, QUICK_TASKS = 20, 4
+NOTHING = (sys.executable, "-S", "-c", "")
 
 
 @dataclass(frozen=True)
-class Case:
-    """One kind of pictures, and the ratio that is wanted on it."""
+class Clipart:
+    """A folder with pairs.tsv and pictures/, and the pairs that each member of an audit trains on."""
 
-    name: str
-    target: str
-    small: bool  # pictures already at the training size
-
-
-CASES = (
-    Case("original files", "at least 3, aim 5", small=False),
-    Case("pictures at the training size", "at least 1.5, aim 2", small=True),
-)
+    folder: Path
+    pairs: pd.DataFrame  # IMAGE and CAPTION, [n_pairs]
+    trained: dict[str, np.ndarray]  # bool [n_pairs] a member
 
 
-@dataclass(frozen=True)
-class Ours:
-    """Seconds of one audit: until both checkpoints, of the whole command, and of its first part."""
-
-    checkpoints: float
-    whole: float
-    prepare: float
-
-
-def measure(quick: bool, repeats: int) -> Measures:
-    """Time both cases, alternating which side goes first."""
+def measure(quick: bool) -> Measures:
+    """Train on the original files, and on pictures that have the training size."""
     trained, epochs = (200, 1) if quick else (2_000, 5)
-    data_folder().mkdir(parents=True, exist_ok=True)
+    size = model_config("small")["vision_cfg"]["image_size"]
     lines: Measures = []
-    for case in CASES:
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=data_folder().resolve()) as temporary:
-            lines += time_case(case, Path(temporary), trained=trained, epochs=epochs, repeats=repeats)
+    for name, side, target in (("original files", 0, "ratio ≥ 3"), ("training size", size, "ratio ≥ 1.5")):
+        with scratch() as folder:
+            config = preset_config("small")
+            config = dataclasses.replace(
+                config,
+                protocol="paper",
+                epochs=epochs,
+                batch_size=min(250, trained // 4),  # divides the pairs: theirs drops the rest
+                cache_size=side or config.cache_size,
+            )
+            clipart = make_clipart(folder / "clipart", trained=trained, config=config, size=side)
+            ours, whole, prepare = run_ours(clipart, config, folder / "ours")
+            theirs = {
+                workers: run_theirs(clipart, config, folder / f"theirs-{workers}", workers=workers)
+                for workers in WORKERS
+            }
+        workers = min(theirs, key=theirs.__getitem__)
+        best = {"alternative": f"open_clip_train.main ×2, {workers} workers", "alternative_value": theirs[workers]}
+        what = f"2 members × {trained:,} clip-art pairs × {epochs} epochs, {name}"
+        lines += [
+            Measure(f"{what}, to both checkpoints", ours, "s", **best, target=target),
+            Measure(f"{what}, the audit", whole, "s", **best),
+            Measure(f"{what}, of it reading and decoding", prepare, "s"),
+            Measure(f"{what}, throughput", 2 * trained * epochs / ours, "pairs/s"),
+        ]
     return lines
 
 
-def time_case(case: Case, folder: Path, *, trained: int, epochs: int, repeats: int) -> Measures:
-    """Time one case `repeats` times and compare."""
-    size = model_config("small")["vision_cfg"]["image_size"] if case.small else 0
-    config = audit_config(trained=trained, epochs=epochs, cache_size=size)
-    clipart = make_clipart(folder / "clipart", trained=trained, config=config, size=size)
-    ours: list[Ours] = []
-    theirs: dict[int, list[float]] = {workers: [] for workers in WORKERS}
-    for repeat in range(repeats):
+def make_clipart(folder: Path, *, trained: int, config: AuditConfig, size: int) -> Clipart:
+    """Draw usable pictures of OpenClipart into a folder, so that each member trains on `trained`.
 
-        def time_ours(repeat: int = repeat) -> None:
-            ours.append(run_ours(clipart, config, folder / f"ours-{repeat}"))
-            console.print(f"{case.name}: ours {ours[-1].checkpoints:.1f} s, whole audit {ours[-1].whole:.1f} s")
-
-        def time_theirs(repeat: int = repeat) -> None:
-            for workers in WORKERS:
-                seconds = run_theirs(clipart, config, folder / f"theirs-{repeat}-{workers}", workers=workers)
-                theirs[workers].append(seconds)
-                console.print(f"{case.name}: open_clip with {workers} workers {seconds:.1f} s")
-
-        for side in in_turn(repeat, time_ours, time_theirs):
-            side()
-    return compare(case, ours, theirs)
-
-
-def in_turn(repeat: int, *sides: Callable[[], None]) -> Sequence[Callable[[], None]]:
-    """Return the sides in the order of a repeat: every other one the other way round."""
-    return sides if repeat % 2 == 0 else sides[::-1]
-
-
-def compare(case: Case, ours: list[Ours], theirs: dict[int, list[float]]) -> Measures:
-    """Set the seconds of both sides beside each other; a ratio is theirs / ours of one repeat."""
-    best = [min(seconds) for seconds in zip(*theirs.values(), strict=True)]
-    middle = statistics.median
-    return [
-        Measure(f"{case.name}: ours, until both checkpoints (s)", middle(run.checkpoints for run in ours)),
-        Measure(f"{case.name}: ours, of that reading and decoding (s)", middle(run.prepare for run in ours)),
-        Measure(f"{case.name}: ours, the whole audit (s)", middle(run.whole for run in ours)),
-        *(
-            Measure(f"{case.name}: two runs of open_clip, --workers {workers} (s)", middle(seconds))
-            for workers, seconds in theirs.items()
-        ),
-        *spread(
-            f"{case.name}: open_clip / ours, until both checkpoints",
-            [b / run.checkpoints for b, run in zip(best, ours, strict=True)],
-            case.target,
-        ),
-        *spread(
-            f"{case.name}: open_clip / ours, the whole audit",
-            [b / run.whole for b, run in zip(best, ours, strict=True)],
-            "",
-        ),
-    ]
-
-
-def run_ours(clipart: Clipart, config: AuditConfig, data: Path) -> Ours:
-    """Audit the pictures in a fresh data folder and return its seconds.
-
-    Raises:
-        RuntimeError: the audit failed, or its members trained on other pairs than theirs will.
+    Pictures become squares of `size` pixels; 0 copies the original files.
     """
-    began = time.time()
-    run_command(audit_command(clipart, config), log=data.with_suffix(".log"), data=data)
-    ended = time.time()
-    audit = Audit(data / "audits" / "bench")
-    _check_pairs(audit, clipart)
-    written = [(audit.member(name) / "checkpoint.pt").stat().st_mtime for name in clipart.trained]
-    return Ours(max(written) - began, ended - began, audit.record.prepare_seconds)
+    source = data_folder() / "sets" / "openclipart"
+    if not source.is_dir():
+        command = [sys.executable, "-m", "clipmem_core", "fetch", "openclipart"]
+        console.print("fetching OpenClipart")
+        if subprocess.run(command, check=False).returncode != 0:
+            raise Skipped("OpenClipart cannot be fetched: see `python -m clipmem_core fetch openclipart`")
+    wanted = next(n for n in range(trained, 3 * trained) if n - 2 * group_size(n) == trained)
+    raw = read_source(str(source), AuditConfig().source, data=data_folder())
+    order = np.random.default_rng(0).permutation(len(raw.pairs))[: wanted + 50]  # a few pictures are broken
+    drawn = dataclasses.replace(raw, pairs=raw.pairs.iloc[order].reset_index(drop=True))
+    usable = look_at_pictures(drawn, config, cache=folder / "checked").pairs.iloc[:wanted]
+    if len(usable) < wanted:
+        raise Skipped(f"only {len(usable)} of {len(order)} pictures of OpenClipart can be used, {wanted} are needed")
+    (folder / "pictures").mkdir(parents=True)
+    rows = []
+    for number, (image, captions) in enumerate(zip(usable[c.IMAGE], usable[c.CAPTIONS], strict=True)):
+        name = f"pictures/{number:05}.png"
+        if size:
+            square = resize(decode((raw.root / image).read_bytes()), size, config.resize_mode)
+            Image.fromarray(square).save(folder / name)
+        else:
+            shutil.copyfile(raw.root / image, folder / name)
+        rows.append((name, " ".join(captions[0].replace('"', " ").split())))
+    pairs = pd.DataFrame(rows, columns=[IMAGE, CAPTION])
+    pairs.to_csv(folder / "pairs.tsv", sep="\t", index=False)
+    copied = read_source(str(folder / "pairs.tsv"), config.source, data=data_folder())
+    data_set = look_at_pictures(copied, config, cache=folder / "checked")
+    membership = draw_membership(data_set.clusters, resolve(config))
+    shutil.rmtree(folder / "checked")
+    return Clipart(folder, pairs, dict(zip(membership.members, membership.trained, strict=True)))
 
 
-def audit_command(clipart: Clipart, config: AuditConfig) -> list[str]:
-    """Return the audit as a person would type it."""
+def run_ours(clipart: Clipart, config: AuditConfig, data: Path) -> tuple[float, float, float]:
+    """Audit in an empty data folder; return the seconds until both checkpoints, in all, and of preparing."""
     flags = {
         "name": "bench",
         "preset": config.preset,
@@ -154,15 +139,19 @@ def audit_command(clipart: Clipart, config: AuditConfig) -> list[str]:
         "csv-img-key": IMAGE,
         "csv-caption-key": CAPTION,
     }
-    given = [f"--{name}={value}" for name, value in flags.items()]
-    return [sys.executable, "-m", "clipmem_core", "audit", str(clipart.source), *given]
-
-
-def _check_pairs(audit: Audit, clipart: Clipart) -> None:
+    words = [f"--{name}={value}" for name, value in flags.items()]
+    command = [sys.executable, "-m", "clipmem_core", "audit", str(clipart.folder / "pairs.tsv"), *words]
+    began = time.time()
+    run_command(command, log=data.with_suffix(".log"), data=data)
+    ended = time.time()
+    audit = Audit(data / "audits" / "bench")
     membership = audit.membership
     for name, trained in clipart.trained.items():
         if not np.array_equal(membership[name].to_numpy(), trained):
-            raise RuntimeError(f"member {name} of {audit.folder} trained on other pairs than were drawn for it")
+            raise RuntimeError(f"member {name} of {audit.folder} trained on other pairs than open_clip will")
+    written = [(audit.member(name) / "checkpoint.pt").stat().st_mtime for name in clipart.trained]
+    console.print(f"ours {max(written) - began:.1f} s, the audit {ended - began:.1f} s")
+    return max(written) - began, ended - began, audit.record.prepare_seconds
 
 
 def run_theirs(clipart: Clipart, config: AuditConfig, folder: Path, *, workers: int) -> float:
@@ -170,21 +159,22 @@ def run_theirs(clipart: Clipart, config: AuditConfig, folder: Path, *, workers: 
     folder.mkdir()
     described = json.dumps({"model_cfg": model_config(config.model)})
     (folder / "open_clip_config.json").write_text(described, encoding="utf-8")
-    commands = {
-        member: _their_command(clipart.write_trained(member), config, folder, member, workers)
-        for member in clipart.trained
-    }
+    commands = {member: _their_command(clipart, config, folder, member, workers) for member in clipart.trained}
     began = time.time()
     for member, command in commands.items():
         run_command(command, log=folder / f"{member}.log", cwd=clipart.folder)
     checkpoints = [folder / member / "checkpoints" / f"epoch_{config.epochs}.pt" for member in commands]
-    return max(path.stat().st_mtime for path in checkpoints) - began
+    seconds = max(path.stat().st_mtime for path in checkpoints) - began
+    console.print(f"open_clip with {workers} workers {seconds:.1f} s")
+    return seconds
 
 
-def _their_command(pairs: Path, config: AuditConfig, folder: Path, member: str, workers: int) -> list[str]:
-    steps = config.epochs * (len(pd.read_csv(pairs, sep="\t")) // config.batch_size)
+def _their_command(clipart: Clipart, config: AuditConfig, folder: Path, member: str, workers: int) -> list[str]:
+    own = clipart.pairs[clipart.trained[member]]
+    own.to_csv(clipart.folder / f"{member}.tsv", sep="\t", index=False)
+    steps = config.epochs * (len(own) // config.batch_size)
     flags = {
-        "train-data": pairs,
+        "train-data": clipart.folder / f"{member}.tsv",
         "dataset-type": "csv",
         "csv-img-key": IMAGE,
         "csv-caption-key": CAPTION,
@@ -211,11 +201,7 @@ def _their_command(pairs: Path, config: AuditConfig, folder: Path, member: str, 
 
 
 def run_command(command: Sequence[str], *, log: Path, data: Path | None = None, cwd: Path | None = None) -> None:
-    """Run one process to its end, with its output in a file.
-
-    Raises:
-        RuntimeError: it failed; the message ends with the end of its output.
-    """
+    """Run one process to its end, with its output in a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **({"CLIPMEM_DATA": str(data)} if data else {})}
     with log.open("wb") as output:
@@ -225,3 +211,88 @@ def run_command(command: Sequence[str], *, log: Path, data: Path | None = None, 
     if finished.returncode != 0:
         end = log.read_text(encoding="utf-8", errors="replace")[-2000:]
         raise RuntimeError(f"{' '.join(command)} ended with {finished.returncode}:\n{end}")
+
+
+def measure_engines(quick: bool) -> Measures:
+    """Run tasks that do nothing, and one audit, on each engine with one and with two workers."""
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise Skipped("Ray is not installed: pip install 'ray>=2.40'") from None
+    if cores() < 2:
+        raise Skipped(f"2 cores are needed, and there are {cores()}")
+    count = QUICK_TASKS if quick else TASKS
+    members: dict[tuple[str, int], float] = {}
+    with scratch() as home:
+        local = _task_seconds(home / "local", count, lambda tasks: local_processes(tasks, at_once=2))
+        for workers in (1, 2):
+            members["local", workers] = _members_seconds(home / f"local-{workers}", "local", quick=quick, only=workers)
+        for workers in (1, 2):
+            with _cluster(workers):
+                if workers == 2:
+                    remote = _task_seconds(home / "ray", count, ray_tasks)
+                members["ray", workers] = _members_seconds(home / f"ray-{workers}", "ray", quick=quick)
+    lines = [Measure("ray: a task that does nothing", 1000 * remote, "ms", None, "local", 1000 * local)]
+    for workers in (1, 2):
+        other = members["local", workers]
+        lines.append(Measure(f"ray, {workers} workers: members", members["ray", workers], "s", None, "local", other))
+    for engine in ("local", "ray"):
+        half = members[engine, 1] / 2
+        what = f"{engine}: members with 2 workers; floor: half of 1 worker"
+        lines.append(Measure(what, members[engine, 2], "s", floor=half, target="≤ 1.1 floor"))
+    return lines
+
+
+def _task_seconds(home: Path, count: int, executor: Callable[[Sequence[Task]], Looks]) -> float:
+    """Return the seconds of a task that does nothing, from the end of the first on."""
+    folders = [home / f"{number:02d}" for number in range(count + 1)]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    tasks = [Task((folder,), NOTHING, (folder.name,), threads=1) for folder in folders]
+    with closing(executor(tasks)) as looks:
+        ended = [time.perf_counter() for task in looks if task is not None]
+    return (ended[-1] - ended[0]) / count
+
+
+def _members_seconds(data: Path, engine: str, *, quick: bool, only: int = 0) -> float:
+    """Return the seconds of an audit's members, on so many of the cores; 0: all."""
+    command = [
+        sys.executable,
+        "-m",
+        "clipmem_core",
+        "audit",
+        "scenes",
+        "--name",
+        "bench",
+        "--engine",
+        engine,
+        "--preset",
+        "tiny",
+    ]
+    sizes = "--scenes-pairs 220 --epochs 1 --members 2" if quick else "--scenes-pairs 1100 --epochs 20 --members 8"
+    command += ["--preset", "tiny", "--threads", "1", *sizes.split()]
+    environment = {**os.environ, DATA_VARIABLE: str(data)}
+    own = functools.partial(os.sched_setaffinity, 0, sorted(os.sched_getaffinity(0))[:only]) if only else None
+    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True, preexec_fn=own)
+    members = Audit(data / "audits" / "bench").verdict["seconds"]["members"]
+    console.print(f"{data.name}: members {members:.1f} s")
+    return members
+
+
+@contextmanager
+def _cluster(workers: int) -> Iterator[None]:
+    """Start a cluster of so many nodes of one core; RAY_ADDRESS names it."""
+    os.environ.update(QUIET)
+    import ray
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(workers):
+            found.add_node(num_cpus=1, include_dashboard=False)
+        os.environ[ADDRESS] = found.address
+        yield
+    finally:
+        os.environ.pop(ADDRESS, None)
+        ray.shutdown()
+        found.shutdown()

@@ -12,8 +12,8 @@ from clipmem_core.review.decisions import Review, open_review
 from tests.audits.small import made_once
 from tests.browser.server import serve
 from tests.browser.watched import close_watched, open_watched
+from tests.fixtures import make_audit
 from tests.forked import Server
-from tests.made_audit import make_audit
 
 FLAGS = [
     "--no-sandbox",

@@ -13,7 +13,7 @@ from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import press
 from tests.browser.test_keys import events
 from tests.browser.watched import check_pictures, settle
-from tests.made_audit import HOSTILE
+from tests.fixtures import HOSTILE
 
 STORED = "() => !Object.keys(localStorage).some(key => key.startsWith('clipmem-review'))"
 POINT = """() => {

@@ -11,7 +11,7 @@ from PIL import Image
 from clipmem_core.dashboard.page import PAGES
 from tests.browser.conftest import TRAINED
 from tests.browser.watched import check_pictures, settle
-from tests.made_audit import HOSTILE
+from tests.fixtures import HOSTILE
 
 NAMES = {Path(path).stem: title for path, (title, _) in PAGES.items()}
 PICTURES = {"overview": 12, "browse": 24, "pair": 1}  # at least so many

@@ -16,7 +16,7 @@ from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import WATCH, all_stored, open_review_page, press, taken
 from tests.browser.test_keys import events
 from tests.browser.watched import close_watched, open_watched, settle
-from tests.made_audit import HOSTILE
+from tests.fixtures import HOSTILE
 
 EVENTS = "**/api/review/events"
 NO_LONG_TIMERS = """

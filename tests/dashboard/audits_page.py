@@ -15,7 +15,7 @@ from clipmem_core.audits.preflight import Request, read_request
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.config import AuditConfig, SourceOptions, as_dict, preset_config
 from clipmem_core.dashboard import new_audit, running
-from tests.made_jobs import leave_job
+from tests.fixtures import leave_job
 
 PAGE = "pages/audits.py"
 

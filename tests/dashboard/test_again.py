@@ -11,8 +11,7 @@ from clipmem_core.exports.reaudit import AGAIN, reaudit_task
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_deciding import press
 from tests.dashboard.test_pages import captions, links, open_page, texts, titles
-from tests.made_fixtures import Copy
-from tests.made_jobs import leave_job
+from tests.fixtures import Copy, leave_job
 
 PAGE = "pages/decisions.py"
 LESS = Change(0.3, 0.25, -0.05, -0.06, -0.04, "members and pairs")

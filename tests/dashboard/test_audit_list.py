@@ -8,8 +8,7 @@ from clipmem_core.audits.store import Audit, broken_files, write_json
 from clipmem_core.commands import parse
 from tests.dashboard.audits_page import PAGE, button, labels, table, unfinish
 from tests.dashboard.test_pages import open_page, texts, titles
-from tests.made_fixtures import Copy
-from tests.made_jobs import leave_job
+from tests.fixtures import Copy, leave_job
 
 
 def test_all_audits_are_in_the_table_and_the_address_chooses_one(copy: Copy) -> None:

@@ -15,8 +15,7 @@ from clipmem_core.review.tags import add_tag, saved_views
 from tests.dashboard.test_deciding import press, toasts
 from tests.dashboard.test_pages import address, open_page, texts
 from tests.dashboard.test_reviewing import mounted
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
+from tests.fixtures import HOSTILE, Copy
 
 BROWSE = "pages/browse.py"
 

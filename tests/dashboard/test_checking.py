@@ -9,7 +9,7 @@ from clipmem_core.audits.preflight import Request
 from clipmem_core.audits.store import write_json
 from tests.dashboard.audits_page import PAGE, button, found, labels, table
 from tests.dashboard.test_pages import open_page, texts
-from tests.made_jobs import leave_job
+from tests.fixtures import leave_job
 
 
 def test_a_check_survives_a_reload_and_starts_what_it_checked(

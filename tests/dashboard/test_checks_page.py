@@ -7,7 +7,7 @@ from clipmem_core.review.checks import check_counts
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
 from tests.dashboard.test_deciding import decided
 from tests.dashboard.test_pages import links, open_page
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 PAGE = "pages/decisions.py"
 

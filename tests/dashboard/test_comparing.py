@@ -10,8 +10,7 @@ from clipmem_core.dashboard import compare as page
 from clipmem_core.dashboard.compare import compared, differing_fields, finished_audits, partners, settings_of
 from clipmem_core.review import compare
 from tests.dashboard.test_pages import captions, metrics, open_page, texts, titles
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
+from tests.fixtures import HOSTILE, Copy
 
 PAGE = "pages/compare.py"
 

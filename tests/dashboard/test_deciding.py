@@ -6,7 +6,7 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.store import Audit
 from clipmem_core.review.decisions import Decision, open_review
 from tests.dashboard.test_pages import open_page, texts
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 PAIR = "pages/pair.py"
 

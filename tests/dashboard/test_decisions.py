@@ -7,8 +7,7 @@ from clipmem_core.audits.store import CONFIG, PAIRS, Audit, write_json, write_ta
 from clipmem_core.review.decisions import Review, open_review
 from tests.dashboard.test_pages import captions, metrics, open_page, texts, titles
 from tests.dashboard.test_reviewing import mounted
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
+from tests.fixtures import HOSTILE, Copy
 
 PAGE = "pages/decisions.py"
 

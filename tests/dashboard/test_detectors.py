@@ -5,7 +5,7 @@ from collections.abc import Callable
 from clipmem_core.audits.store import PAIRS, SCORES, Audit, write_json, write_table
 from tests.dashboard.test_pages import captions, open_page, texts
 from tests.dashboard.test_reviewing import mounted
-from tests.made_benchmark import make_benchmark
+from tests.fixtures import make_benchmark
 
 Copy = Callable[..., Audit]
 PAGE = "pages/detectors.py"

@@ -35,7 +35,7 @@ from clipmem_core.review.rows import find_rows, labels, neighbours, planted_kind
 from clipmem_core.review.search import nearest
 from clipmem_core.review.selection import Selection
 from tests.dashboard.test_pages import address, open_page, texts, titles
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 from tests.review.embedded import embed
 
 TABLES = (MEMBERSHIP, PAIRS, QUARANTINE, SCORES, UTILITY)

@@ -14,8 +14,8 @@ from clipmem_core.dashboard.exporting import CHOICES
 from clipmem_core.review.decisions import Review, open_review
 from tests.dashboard.test_deciding import press
 from tests.dashboard.test_pages import open_page, texts
-from tests.made_fixtures import Copy
-from tests.made_jobs import leave_job as leave_job_in
+from tests.fixtures import Copy
+from tests.fixtures import leave_job as leave_job_in
 
 
 @pytest.fixture

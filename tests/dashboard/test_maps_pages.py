@@ -16,9 +16,8 @@ from clipmem_core.review.maps import make_map, map_name, map_path
 from clipmem_core.review.selection import Outline, Selection, to_parameters
 from tests.dashboard.test_pages import ROOT, address, captions, open_page, texts
 from tests.dashboard.test_reviewing import mounted
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
-from tests.made_jobs import leave_job as leave_job_in
+from tests.fixtures import HOSTILE, Copy
+from tests.fixtures import leave_job as leave_job_in
 from tests.review.embedded import embed
 
 EMBEDDINGS = "pages/embeddings.py"

@@ -2,7 +2,7 @@ import pytest
 
 from clipmem_core.audits.store import write_json
 from clipmem_core.dashboard.plain import Noise, number, read_noise
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,7 @@ from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_tab
 from clipmem_core.columns import GROUPS
 from clipmem_core.dashboard.overview import ENCODER_MEANINGS
 from clipmem_core.figures.layout import ENCODER_COLOURS, GROUP_COLOURS
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
-from tests.made_jobs import leave_job
+from tests.fixtures import HOSTILE, Copy, leave_job
 
 ROOT = Path(__file__).resolve().parents[2]
 

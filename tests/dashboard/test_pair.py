@@ -11,8 +11,7 @@ from clipmem_core.audits.store import MEMBERSHIP, PAIRS, Audit, write_json, writ
 from clipmem_core.review import score_breakdown
 from tests.dashboard.test_deciding import current, press
 from tests.dashboard.test_pages import open_page, texts
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
+from tests.fixtures import HOSTILE, Copy
 
 PAIR = "pages/pair.py"
 NAMES = {"ensemble": ["r0-f0", "r0-f1", "r1-f0", "r1-f1"]}

@@ -8,8 +8,7 @@ from clipmem_core.review.checks import check_counts
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
 from tests.dashboard.test_deciding import current, press
 from tests.dashboard.test_pages import open_page, texts
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
+from tests.fixtures import HOSTILE, Copy
 
 PAIR_ID = "images/020.png"
 OWN = ["a frog", HOSTILE[0], "a toad on a pad"]

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.store import CAPTION_TABLE, VERDICT, Audit, write_json, write_table
 from clipmem_core.review.decisions import open_review
 from tests.dashboard.test_pages import captions, links, open_page, texts, titles
-from tests.made_audit import HOSTILE
+from tests.fixtures import HOSTILE
 
 REVIEW = "pages/review.py"
 TOLD = {"estimate": 40.2, "low": 25.0, "high": 60.0, "planted": 0, "missing": None, "assumptions": HOSTILE[0]}

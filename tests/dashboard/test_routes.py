@@ -16,7 +16,7 @@ from clipmem_core.review import score_breakdown
 from clipmem_core.review.batches import MOST_EVENTS
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.tags import known_tags
-from tests.made_audit import HOSTILE
+from tests.fixtures import HOSTILE
 from tests.review.embedded import embed
 
 OWN = {"Origin": "http://testserver", "Content-Type": "application/json"}

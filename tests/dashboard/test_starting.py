@@ -9,8 +9,7 @@ from clipmem_core.audits.store import write_json
 from clipmem_core.config import preset_config
 from tests.dashboard.audits_page import PAGE, button, labels
 from tests.dashboard.test_pages import open_page, texts
-from tests.made_fixtures import Copy
-from tests.made_jobs import leave_job
+from tests.fixtures import Copy, leave_job
 
 
 def tiny(app: AppTest) -> AppTest:

@@ -28,7 +28,7 @@ from clipmem_core.columns import QUARANTINE_COLUMNS, UTILITY_COLUMNS
 from clipmem_core.config import AuditConfig, preset_config
 from clipmem_core.pairs.errors import plant_miscaptions
 from clipmem_core.scores.registry import SCORE_COLUMNS
-from tests.made_audit import made_record
+from tests.fixtures import made_record
 
 CAPTIONS = [
     ["plain", "another of the same picture"],

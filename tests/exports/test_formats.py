@@ -21,7 +21,7 @@ from clipmem_core.exports import FORMATS, Summary, write
 from clipmem_core.pairs.table import read_source
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.exports.sources import KINDS, audited, make_source, picture
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 NEW = ["new, and\t“better”", 'second\n"line"']
 

@@ -13,8 +13,7 @@ from clipmem_core.config import InputError
 from clipmem_core.exports import report, write
 from clipmem_core.exports.report import number
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
+from tests.fixtures import HOSTILE, Copy
 
 VOID = {"meta", "img", "br"}
 

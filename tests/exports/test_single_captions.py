@@ -11,7 +11,7 @@ from clipmem_core.exports import write
 from clipmem_core.review.bulk_edit import Rule, preview, store_changes
 from clipmem_core.review.decisions import Edit, open_review
 from clipmem_core.review.frames import AuditFrames
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 REMOVED, EDITED, BULK = "images/020.png", "images/021.png", "images/022.png"
 

@@ -25,7 +25,7 @@ from clipmem_core.exports.formats import MISSING, uid_of, webdataset_key, write_
 from clipmem_core.pairs.pictures import FORMATS
 from clipmem_core.review.decisions import RECAPTION, REMOVE, open_review
 from tests.exports.sources import CAPTIONS, LABELS, audited, make_source, picture
-from tests.made_audit import made_record
+from tests.fixtures import made_record
 
 TEXTS = [text for captions in CAPTIONS for text in captions]
 SEPARATORS = {".csv": ",", ".tsv": "\t"}

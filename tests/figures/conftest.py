@@ -1,3 +1,3 @@
-from tests.made_fixtures import copy, data, made
+from tests.fixtures import copy, data, made
 
 __all__ = ["copy", "data", "made"]

@@ -2,7 +2,7 @@ import pytest
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.review.decisions import Review, open_review
-from tests.made_fixtures import Copy, copy, data, made
+from tests.fixtures import Copy, copy, data, made
 
 __all__ = ["copy", "data", "made"]
 

@@ -17,7 +17,7 @@ from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, decid
 from clipmem_core.review.rows import find_rows, neighbours
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.study_decisions import decided_of
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 SWAPPED = [20, 30]  # rows that have each other's captions in the second audit
 

@@ -6,8 +6,7 @@ from clipmem_core.config import InputError
 from clipmem_core.review.cards import SHOWN, cards
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.selection import Selection
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
+from tests.fixtures import HOSTILE, Copy
 
 
 def test_a_card_holds_the_row_of_both_tables(made: dict[str, Audit]) -> None:

@@ -9,7 +9,7 @@ from clipmem_core.pairs import checks
 from clipmem_core.review.checks import check_counts, failed_checks, lookalike_groups, rows_failing
 from clipmem_core.review.rows import count_pairs, find_rows
 from clipmem_core.review.selection import Selection, from_parameters, to_parameters
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 PICTURES = ["dark", "blurred", "uniform"]
 

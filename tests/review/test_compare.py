@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from clipmem_core.audits.store import CONFIG, PAIRS, SCORES, Audit, write_json, write_table
 from clipmem_core.config import InputError
 from clipmem_core.review.compare import POINTS, compare, differing_settings, mean_difference
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 
 def rescored(audit: Audit, scores: pd.DataFrame) -> Audit:

@@ -19,8 +19,8 @@ from clipmem_core.review.contributions import (
     ranked_units,
     tower_layers,
 )
+from tests.fixtures import Copy
 from tests.made_encoders import make_units, paradigm_rows
-from tests.made_fixtures import Copy
 
 MEAN = "unitmem_mean"
 

@@ -19,7 +19,7 @@ from clipmem_core.review.decisions import (
     Review,
     open_review,
 )
-from tests.made_audit import HOSTILE
+from tests.fixtures import HOSTILE
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from clipmem_core.review.detectors import (
     planted_findings,
 )
 from clipmem_core.scores.registry import BY_NAME, DETECTION, scores_in
-from tests.made_benchmark import make_benchmark
+from tests.fixtures import make_benchmark
 
 Copy = Callable[..., Audit]
 

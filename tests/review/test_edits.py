@@ -10,7 +10,7 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.review.bulk_edit import LONGEST, Rule, preview, store_changes
 from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Edit, Review, decided, open_review
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 ENTRY_OF_NONE = 0
 

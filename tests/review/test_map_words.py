@@ -7,8 +7,7 @@ from clipmem_core.audits.store import Audit, write_manifest, write_table
 from clipmem_core.review import maps
 from clipmem_core.review.map_words import distinctive_words, map_words, region_words
 from clipmem_core.review.maps import make_map
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
+from tests.fixtures import HOSTILE, Copy
 from tests.review.embedded import embed
 
 NAME = "r0-f0.image"

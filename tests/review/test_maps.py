@@ -11,7 +11,7 @@ from clipmem_core.commands import main
 from clipmem_core.config import InputError
 from clipmem_core.review import maps
 from clipmem_core.review.maps import drawn_rows, lay_out, make_map, map_file, map_name, map_path, read_map
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 from tests.review.embedded import embed
 
 NAME = map_name("r0-f0", "image")

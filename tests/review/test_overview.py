@@ -28,7 +28,7 @@ from clipmem_core.review.overview import (
     utility_table,
 )
 from clipmem_core.review.tables import count_rows
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 
 def with_scores(audit: Audit, **columns: object) -> Audit:

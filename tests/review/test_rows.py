@@ -27,7 +27,7 @@ from clipmem_core.review.rows import (
 )
 from clipmem_core.review.selection import Outline, Range, Selection, box
 from clipmem_core.review.tables import find_row
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 from tests.review.slow_selection import is_in, selections, slowly
 
 

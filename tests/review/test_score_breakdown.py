@@ -10,7 +10,7 @@ from clipmem_core.review import score_breakdown
 from clipmem_core.review.score_breakdown import Suggested, mean_terms, member_terms, suggested_captions
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, Sides
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 from tests.review.embedded import Embeddings, embed
 
 TERMS = ["positive", "negative_text", "negative_image", "alignment", "similarity"]

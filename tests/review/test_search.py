@@ -35,7 +35,7 @@ from clipmem_core.review.search import (
 from clipmem_core.review.selection import Selection
 from clipmem_core.training.model import build_model
 from clipmem_core.training.names import model_config
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 from tests.review.embedded import DIM, Embeddings, embed
 
 SIDES = [("image", 0), ("text", 1)]

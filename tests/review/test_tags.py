@@ -19,7 +19,7 @@ from clipmem_core.review.tags import (
     tagged_pairs,
     tags_of,
 )
-from tests.made_audit import HOSTILE
+from tests.fixtures import HOSTILE
 
 A, B, C = "images/010.png", "images/011.png", "images/012.png"
 

@@ -11,7 +11,7 @@ import pandas as pd
 from clipmem_core.audits.store import CONFIG, MEMBERSHIP, PAIRS, write_json, write_prepared, write_table
 from clipmem_core.config import as_dict, preset_config
 from clipmem_core.studies.store import ARMS, StudyFolder
-from tests.made_audit import made_record
+from tests.fixtures import made_record
 
 GROUPS = {"shared": 220, "candidate": 60, "independent": 60, "external": 60}
 SIZE = dataclasses.replace(preset_config("tiny"), protocol="paper", seeds=3, members=6, threads=1, device="cpu")

@@ -13,9 +13,8 @@ from clipmem_core.review.selection import Outline
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address, captions, charts, trace_names
 from tests.dashboard.test_pages import figures, open_page
-from tests.made_audit import HOSTILE
+from tests.fixtures import HOSTILE, Copy
 from tests.made_encoders import make_paradigms, make_study, make_units
-from tests.made_fixtures import Copy
 
 PAGE = "pages/encoders.py"
 

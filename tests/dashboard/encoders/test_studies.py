@@ -6,8 +6,8 @@ import pytest
 
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import figures, open_page, texts
+from tests.fixtures import Copy
 from tests.made_encoders import make_study
-from tests.made_fixtures import Copy
 
 PAGE = "pages/encoders.py"
 

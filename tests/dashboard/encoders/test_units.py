@@ -9,9 +9,9 @@ from clipmem_core.audits.paradigms import TABLE, paradigms_folder
 from clipmem_core.dashboard import running
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import figures, open_page, texts
+from tests.fixtures import Copy
+from tests.fixtures import leave_job as leave_job_in
 from tests.made_encoders import make_members, make_paradigms, make_units
-from tests.made_fixtures import Copy
-from tests.made_jobs import leave_job as leave_job_in
 
 PAGE = "pages/encoders.py"
 

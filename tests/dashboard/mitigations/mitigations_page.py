@@ -12,7 +12,7 @@ from clipmem_core.audits.store import Audit
 from clipmem_core.dashboard import running
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import make_mitigations
-from tests.made_jobs import leave_job as leave_job_in
+from tests.fixtures import leave_job as leave_job_in
 
 PAGE = "pages/mitigations.py"
 

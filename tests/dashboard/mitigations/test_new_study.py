@@ -17,7 +17,7 @@ from tests.dashboard.mitigations.mitigations_page import PAGE, leave_study_job
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address
 from tests.dashboard.test_pages import open_page, texts
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 
 @pytest.fixture

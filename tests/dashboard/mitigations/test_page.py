@@ -14,7 +14,7 @@ from tests.dashboard.mitigations.mitigations_page import PAGE, labels, press
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address, captions
 from tests.dashboard.test_pages import figures, open_page, texts, titles
-from tests.made_fixtures import Copy
+from tests.fixtures import Copy
 
 
 def bold(app: AppTest) -> str:

@@ -13,9 +13,8 @@ from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.test_tradeoff import open_study
 from tests.dashboard.test_maps_pages import captions
 from tests.dashboard.test_pages import open_page, texts
+from tests.fixtures import HOSTILE, Copy
 from tests.made_arms import give_audit, make_arms
-from tests.made_audit import HOSTILE
-from tests.made_fixtures import Copy
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from tests.dashboard.mitigations.mitigations_page import PAGE, labels, leave_stu
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address
 from tests.dashboard.test_pages import open_page, texts
+from tests.fixtures import Copy
 from tests.made_encoders import make_study
-from tests.made_fixtures import Copy
 
 Made = dict[str, Audit]
 

@@ -1,14 +1,20 @@
-"""Writes the folder of a small finished audit from a seed: drawn pictures, made-up scores, hostile captions."""
+"""Fixtures and factories of synthetic results: finished audits with hostile captions, benchmarks, jobs."""
 
 import hashlib
-from collections.abc import Sequence
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image, ImageDraw
 
+from clipmem_core.audits.jobs import process_start
 from clipmem_core.audits.prepare import membership_table
 from clipmem_core.audits.scoring import records
 from clipmem_core.audits.settings import machine, versions
@@ -29,10 +35,12 @@ from clipmem_core.audits.store import (
 )
 from clipmem_core.audits.verdict import judge, uses
 from clipmem_core.columns import PAIR_COLUMNS, QUARANTINE_COLUMNS, UTILITY_COLUMNS
-from clipmem_core.config import AuditConfig, preset_config
-from clipmem_core.scores.detection import detection_table
+from clipmem_core.config import AuditConfig, as_dict, preset_config
+from clipmem_core.pairs.errors import ERROR_KINDS
+from clipmem_core.scores.detection import DETECTORS, detection_table, numbers_reviewed
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.registry import SCORE_COLUMNS
+from clipmem_core.scores.registry import MISFIT_FORMULA, SCORE_COLUMNS
+from clipmem_core.studies.benchmark.results import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
 
 HOSTILE = [
     "<script>document.title = 'taken'</script><b>bold</b><img src=x onerror=\"document.title='taken'\">",
@@ -222,3 +230,89 @@ def made_verdict(scores: pd.DataFrame, utility: pd.DataFrame, config: AuditConfi
     own = {"sentence": "Usable with care: the members generalise, but one null group is not flat.", "checks": checks}
     seconds = {"prepare": 1.0, "members": 41.0, "scoring": 0.5, "training_by_member": {}}
     return judge(summary, utility, config) | own | {"uses": uses(own), "seconds": seconds}
+
+
+Copy = Callable[..., Audit]  # of the fixture `copy`
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data folder that is the test's own."""
+    monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Audit]:
+    """A finished audit of each protocol, made once; not to be changed."""
+    folder = tmp_path_factory.mktemp("made")
+    return {protocol: make_audit(folder, protocol, protocol=protocol) for protocol in ("ensemble", "paper")}
+
+
+@pytest.fixture
+def copy(made: dict[str, Audit], data: Path) -> Copy:
+    """Copy a made audit into the test's data folder under a name; the pictures stay where they are."""
+
+    def copied(protocol: str = "ensemble", *, name: str = "made") -> Audit:
+        return Audit(Path(shutil.copytree(made[protocol].folder, data / "audits" / name)))
+
+    return copied
+
+
+# In place of `jobs.PROGRAM`: runs the text behind the first argument, whose variable `code` is the exit code.
+SCRIPTS = (
+    sys.executable,
+    "-c",
+    """
+import sys
+from pathlib import Path
+from clipmem_core.audits.jobs import run_job
+
+def run(words):
+    space = {}
+    exec(words[1], space)
+    return space.get("code", 0)
+
+sys.exit(run_job(Path(sys.argv[1]), sys.argv[2:], run))
+""",
+)
+
+
+def leave_job(
+    folder: Path, *, running: bool = False, exit_code: int | None = None, said: str = "", pid: int = 0
+) -> None:
+    """Leave the job of a folder in `jobs`, which has printed something."""
+    folder.mkdir(parents=True)
+    pid = pid or os.getppid()
+    started = process_start(pid) if running else "1"
+    write_json(folder / "job.json", {"pid": pid, "started": started, "arguments": ["once", "more"]})
+    (folder / "output.log").write_text(said)
+    if exit_code is not None:
+        (folder / "exit_code").write_text(f"{exit_code}\n")
+
+
+def make_benchmark(name: str, *, root: str, fingerprint: str = "another", plantings: int = 3) -> Benchmark:
+    """Write a benchmark into the data folder: every kind at its shares, and better detectors first."""
+    benchmark, rng = benchmark_of(name), np.random.default_rng(0)
+    (benchmark.folder / "plantings").mkdir(parents=True)
+    config = as_dict(preset_config("tiny")) | {"members": 4}
+    asked: dict[str, Any] = {"source": "scenes", "root": root, "config": config, "dataset_fingerprint": fingerprint}
+    asked |= {"pairs": 300, "captions": 1500, "left_out": {}, "towers": [], "machine": machine()}
+    asked |= {"misfit": MISFIT_FORMULA}
+    write_json(benchmark.folder / BENCHMARK, asked | {"versions": versions()})
+    for kind, known in ERROR_KINDS.items():
+        for piece in (Piece(kind, share, seed) for share in known.shares for seed in range(plantings)):
+            write_json(benchmark.result(piece), _result(piece, rng))
+    return benchmark
+
+
+def _result(piece: Piece, rng: np.random.Generator) -> dict[str, object]:
+    numbers = numbers_reviewed(200)
+    detectors = {}
+    for place, name in enumerate(DETECTORS):
+        level = 0.95 - 0.03 * place
+        values = {metric: float(level + rng.normal() * 0.01) for metric in METRICS}
+        curve = (piece.share + (level - piece.share) * np.linspace(1, 0, len(numbers))).tolist()
+        detectors[name] = values | {"seconds": 0.1, "curve": curve}
+    found = {"planted": 40, "judged": 200, "absent": "", "recall": 0.5, "reliability": 0.8, "without": {}}
+    return piece._asdict() | found | {"numbers": numbers.tolist(), "detectors": detectors, "seconds": {"members": 3.0}}

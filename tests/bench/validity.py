@@ -1,21 +1,26 @@
-"""How many captions are wrong, and which of several: intervals and scores held against what was planted.
+"""Whether counts of wrong captions, standard errors, p and q values hold what they say.
 
     python -m tests.bench wrong coverage [--sets 200]        simulated sets and reviews: how often intervals cover
     python -m tests.bench wrong count SOURCE [--shares 0.05 0.2 0.4]    audits with swapped captions
     python -m tests.bench wrong captions SOURCE [--planted 100]         audits where one caption of several is swapped
     python -m tests.bench wrong held-out SOURCE [--seeds 5]             errors among held-out pairs and among others
+    python -m tests.bench coverage [AUDIT…] [--seeds 20] [--out FOLDER]
 
-Audits stay in the data folder and are gone on with. Planted captions are treated as unknown throughout.
+`coverage` takes simulated audits, whose truth is known, and audits of many members, finished or not (`audit … --folds 4
+--members 64`): these are cut into blocks of members that share none, and what one block says of a pair is compared with
+another, whose error is known as well. All blocks of an audit have one split of the pairs. Audits stay in the data
+folder and are resumed.
 """
 
 import dataclasses
+import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -26,20 +31,168 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from clipmem_core import columns as c
 from clipmem_core.audits import settings
 from clipmem_core.audits.console import RichScreen
-from clipmem_core.audits.prepare import load_data_set
+from clipmem_core.audits.prepare import load_data_set, membership_of
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.store import CAPTION_TABLE, Audit, read_table
+from clipmem_core.audits.store import CAPTION_TABLE, TEXT_EMBEDDINGS, Audit, read_embeddings, read_table
 from clipmem_core.config import AuditConfig, InputError, data_folder, preset_config
 from clipmem_core.pairs.errors import plant_miscaptions
+from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.detection import detection_table
+from clipmem_core.scores.membership import Membership, Sides, replicate_rows, side_means
+from clipmem_core.scores.memorization import shrunk_by_group
 from clipmem_core.scores.prevalence import count_reviewed, estimate_wrong, plan_review
-from tests.bench.report import console
+from clipmem_core.scores.uncertainty import Errors, Noise, share_above, standard_errors
+from tests.bench import console, made_on
+from tests.scores.simulated import Simulated, simulate
+
+DESIGNS: dict[str, dict[str, Any]] = {
+    "2 folds": {"folds": 2, "halves": False},
+    "halves of 4": {"folds": 4},
+    "halves of 8": {"folds": 8},
+}
+MEMBERS = (4, 8, 16)
+TOP = 50
+LEVEL = 0.1  # of q
+SIZES = np.array([0.3, 0.4, 0.5])  # three times the noise of four members and more
+SEEDS = {
+    "simulated": "# seeds: 0 to {} of simulated audits, each of 2,000 scored and 200 external pairs",
+    "audits": "# seeds: 0, one split; the members of an audit are cut into blocks that share none",
+}
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Measure whether errors, p and q values and shrunken values of clipmem hold what they say."""
+
+    audits: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="AUDIT")] = ()
+    seeds: int = 20  # simulated audits of each kind; 0: none
+    out: str = ""  # a folder for the tables
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """What some members of an audit say."""
+
+    clipmem: np.ndarray
+    errors: Errors
+    shrunk: np.ndarray
+    welch: np.ndarray  # variance of clipmem by the pair's own members alone, each side for itself
+
+
+def simulated(seeds: int) -> pd.DataFrame:
+    """Return one row a design and number of members: means over seeds, and half a 95 % interval of the coverage."""
+    lines = []
+    for name, how in DESIGNS.items():
+        for members in (count for count in MEMBERS if count % how["folds"] == 0):
+            rows = pd.DataFrame([_one(seed, members=members, **how) for seed in range(seeds)])
+            half = t.ppf(0.975, seeds - 1) * rows["coverage"].std() / seeds**0.5 if seeds > 1 else float("nan")
+            lines.append({"design": name, "members": members, "seeds": seeds, **rows.mean(), "coverage_half": half})
+            console.print(str(lines[-1]), markup=False)
+    return pd.DataFrame(lines)
+
+
+def _one(seed: int, **how: Any) -> dict[str, float]:
+    nothing = simulate(seed, memorized=0, **how)
+    small = (nothing.p() <= 0.05)[nothing.scored]
+    tenths = [small[rows].mean() for rows in np.array_split(np.argsort(nothing.noise[nothing.scored]), 10)]
+    half = simulate(seed, **how)
+    found = {"coverage": half.covered(), "share_coverage": _shares_within(half), "p_05": small.mean()}
+    found |= {"p_05_quietest_tenth": tenths[0], "p_05_noisiest_tenth": tenths[-1]}
+    for name, other in {"": {}, "_quiet_external": {"external_noise": 0.8}, "_few": {"memorized": 0.1}}.items():
+        rate, power = simulate(seed, **how, **other).false_finds(LEVEL)
+        found |= {f"false_at_q_10{name}": rate, f"found_at_q_10{name}": power}
+    return found
+
+
+def _shares_within(drawn: Simulated) -> float:
+    """Return how many of the intervals of the share of pairs above a size hold the true one."""
+    rows = np.flatnonzero(drawn.scored)
+    table = share_above(drawn.clipmem[rows], Noise.of(drawn.errors, rows), SIZES, seed=0)
+    true = (drawn.true[rows, None] >= SIZES).mean(axis=0)
+    return float(((table["low"] <= true) & (true <= table["high"])).mean())
+
+
+def of_audit(name: str) -> pd.DataFrame:
+    """Return one row a number of members: what blocks of so many say, held against other blocks."""
+    values, sides = _alignments(Audit(data_folder() / "audits" / name))
+    lines = []
+    for members in MEMBERS:
+        repeats = members // len(sides.replicates[0])
+        blocks = list(_blocks(values, sides, repeats)) if repeats else []
+        twos = list(zip(blocks[::2], blocks[1::2], strict=False))
+        if twos:
+            read = {"audit": name, "scored_pairs": int((~sides.external).sum()), "members_read": len(values)}
+            lines.append({**read, "members": members, **_against(twos, ~sides.external)})
+            console.print(str(lines[-1]), markup=False)
+    return pd.DataFrame(lines)
+
+
+def _alignments(audit: Audit) -> tuple[np.ndarray, Sides]:
+    """Return the alignments of finished members, as far as these are whole repeats, and who trains on what."""
+    drawn, config = membership_of(audit.membership), audit.record.config
+    names = list(itertools.takewhile(lambda name: (audit.member(name) / TEXT_EMBEDDINGS).is_file(), drawn.members))
+    size = len(replicate_rows(drawn.members)[0])
+    names = names[: len(names) // size * size]
+    sides = Sides(Membership(drawn.group, tuple(names), drawn.trained[: len(names)]), config.protocol, config.seed)
+    vectors = [read_embeddings(audit.member(name)) for name in names]
+    return np.stack([pair_terms(image, text, sides.external)[c.ALIGNMENT] for image, text in vectors]), sides
+
+
+def _blocks(values: np.ndarray, sides: Sides, repeats: int) -> Iterator[Block]:
+    """Yield what each block of whole repeats says."""
+    names = sides.membership.members
+    for first in range(0, len(sides.replicates) - repeats + 1, repeats):
+        rows = np.concatenate(sides.replicates[first : first + repeats])
+        drawn = Membership(
+            sides.membership.group, tuple(names[row] for row in rows.tolist()), sides.membership.trained[rows]
+        )
+        own = Sides(drawn, sides.protocol, sides.seed)
+        alignments = list(values[rows])
+        mean_in, mean_out = side_means(alignments, own.inside)
+        errors = standard_errors(alignments, own)
+        expected = shrunk_by_group(mean_in - mean_out, errors, drawn.group, seed=own.seed)
+        welch = sum(_own_variance(values[rows], side) for side in (own.inside, ~own.inside))
+        yield Block(mean_in - mean_out, errors, expected, np.asarray(welch))
+
+
+def _own_variance(values: np.ndarray, side: np.ndarray) -> np.ndarray:
+    count = side.sum(axis=0)
+    mean = (values * side).sum(axis=0) / count
+    return (side * (values - mean) ** 2).sum(axis=0) / (count - 1) / count
+
+
+def _against(twos: Sequence[tuple[Block, Block]], scored: np.ndarray) -> dict[str, float]:
+    """Compare blocks two by two."""
+    covered, before, tops = [], [], []
+    for one, other in twos:
+        off = np.abs(one.clipmem - other.clipmem)[scored]
+        covered.append((off <= 1.96 * np.hypot(one.errors.se, other.errors.se)[scored]).mean())
+        before.append((off <= 1.96 * np.sqrt(one.welch + other.welch)[scored]).mean())
+        tops += [_top(one, other, scored), _top(other, one, scored)]
+    found = {"comparisons": len(twos), "coverage": np.mean(covered)}
+    found |= {"coverage_lowest": np.min(covered), "coverage_highest": np.max(covered)}
+    return found | {"coverage_of_own_members_alone": np.mean(before)} | pd.DataFrame(tops).mean().to_dict()
+
+
+def _top(one: Block, other: Block, scored: np.ndarray) -> dict[str, float]:
+    """Return the means of the pairs that are highest in one block: raw, shrunken, and in the other block."""
+    rows = np.flatnonzero(scored)
+    top = rows[np.argsort(-one.clipmem[rows])[:TOP]]
+    again = rows[np.argsort(-one.shrunk[rows])[:TOP]]
+    return {
+        f"top_{TOP}": one.clipmem[top].mean(),
+        f"top_{TOP}_shrunk": one.shrunk[top].mean(),
+        f"top_{TOP}_other_members": other.clipmem[top].mean(),
+        f"top_{TOP}_by_shrunk": one.shrunk[again].mean(),
+        f"top_{TOP}_by_shrunk_other_members": other.clipmem[again].mean(),
+    }
+
 
 KINDS = {"random": 3.0, "hard": 1.0}  # standard deviations between the scores of right and of wrong captions
 
 
 @dataclass(frozen=True)
-class Coverage:
+class Intervals:
     """Count wrong captions of simulated sets, by scores alone and by reviews, and say how often intervals cover."""
 
     sets: int = 200  # of each setting
@@ -87,7 +240,7 @@ def scores_of(rng: np.random.Generator, wrong: np.ndarray, kind: str) -> np.ndar
     return np.where(wrong, rng.normal(-KINDS[kind], 1, len(wrong)), right)
 
 
-def coverage(asked: Coverage) -> pd.DataFrame:
+def intervals(asked: Intervals) -> pd.DataFrame:
     """Return one row a setting: how often each interval holds the truth, and its mean width."""
     rows = []
     for kind in KINDS:
@@ -102,7 +255,7 @@ def coverage(asked: Coverage) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["kind", "share", "method", "coverage", "low", "high"])
 
 
-def one_set(asked: Coverage, kind: str, share: float, seed: int) -> dict[str, tuple[float, float]]:
+def one_set(asked: Intervals, kind: str, share: float, seed: int) -> dict[str, tuple[float, float]]:
     """Return the interval of each method for one simulated set."""
     rng = np.random.default_rng([seed, round(1000 * share), len(kind)])
     wrong = np.zeros(asked.pairs, dtype=bool)
@@ -277,25 +430,44 @@ def held_against(audit: Audit, place: dict[str, int], left_out: set[str]) -> pd.
     return result.drop(columns=[name for name in result if "difference" in name])
 
 
-def command(arguments: Sequence[str]) -> int:
-    """Run it from the command line."""
-    asked: Coverage | Count | Captions | HeldOut = tyro.extras.subcommand_cli_from_dict(
-        {"coverage": Coverage, "count": Count, "captions": Captions, "held-out": HeldOut},
-        args=arguments,
-        prog="python -m tests.bench wrong",
-    )
-    parts = {Coverage: coverage, Count: counted, Captions: captions_found, HeldOut: held_out_found}
+def write(path: str, table: pd.DataFrame, words: Sequence[str], more: Sequence[str] = ()) -> None:
+    """Write a table below comments that say what made it."""
+    command = f"python -m tests.bench {' '.join(Path(word).name for word in words)}"
+    head = [f"# command: {command}", f"# machine: {made_on()}; {date.today().isoformat()}", *more]
+    Path(path).write_text("\n".join(head) + "\n" + table.round(4).to_csv(index=False), encoding="utf-8")
+
+
+def measure_coverage(asked: Coverage, words: Sequence[str]) -> None:
+    """Measure, print and write the tables of `coverage`."""
+    tables = {"simulated": simulated(asked.seeds)} if asked.seeds else {}
+    if asked.audits:
+        tables["audits"] = pd.concat([of_audit(name) for name in asked.audits], ignore_index=True)
+    for name, table in tables.items():
+        console.print(table.round(3).T.to_string())
+        if asked.out:
+            write(f"{asked.out}/coverage-{name}.csv", table, words, [SEEDS[name].format(asked.seeds - 1)])
+
+
+def measure_wrong(asked: Intervals | Count | Captions | HeldOut, words: Sequence[str]) -> None:
+    """Measure, print and write the table of one kind of `wrong`."""
+    kinds = {Intervals: intervals, Count: counted, Captions: captions_found, HeldOut: held_out_found}
+    table = kinds[type(asked)](asked)
+    console.print(table.round(3).to_string(), markup=False)
+    if asked.out:
+        write(asked.out, table, words)
+
+
+def command(what: str, arguments: Sequence[str]) -> int:
+    """Run `wrong` or `coverage` from the command line; return the exit code."""
+    prog, words = f"python -m tests.bench {what}", [what, *arguments]
     try:
-        table = parts[type(asked)](asked)
+        if what == "coverage":
+            flags = (tyro.conf.FlagCreatePairsOff,)
+            measure_coverage(tyro.cli(Coverage, args=arguments, prog=prog, config=flags), words)
+        else:
+            kinds = {"coverage": Intervals, "count": Count, "captions": Captions, "held-out": HeldOut}
+            measure_wrong(tyro.extras.subcommand_cli_from_dict(kinds, args=arguments, prog=prog), words)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    console.print(table.round(3).to_string(), markup=False)
-    if asked.out:
-        made_on = settings.machine()
-        lines = [
-            f"# command: python -m tests.bench wrong {' '.join(Path(word).name for word in arguments)}",
-            f"# machine: {made_on['processor']}, {made_on['cores']} cores; {date.today().isoformat()}",
-        ]
-        Path(asked.out).write_text("\n".join(lines) + "\n" + table.round(4).to_csv(index=False), encoding="utf-8")
     return 0

@@ -1,20 +1,14 @@
-"""A seed → a finished audit of a million pairs: random scores, varied captions, small pictures that really load.
-
-    python -m tests.million DATA [--name NAME] [--pairs N] [--seed S] [--embeddings]
-
-The dashboard's speed is measured on it. No member is trained; `--embeddings` adds random ones, to search in.
-"""
+"""Factories of any size: an audit of a million pairs with random scores, and features of pairs."""
 
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import tyro
+import pyarrow.parquet as pq
 from PIL import Image
 
 from clipmem_core import columns as c
@@ -36,7 +30,7 @@ from clipmem_core.audits.store import (
     write_table,
 )
 from clipmem_core.training.names import CHECKPOINT
-from tests.made_audit import (
+from tests.fixtures import (
     COLOURS,
     HOSTILE,
     MEMBERS,
@@ -169,24 +163,56 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def main(
-    data: Annotated[Path, tyro.conf.Positional],
-    name: str = "million",
-    pairs: int = 1_000_000,
-    seed: int = 0,
-    embeddings: bool = False,
-) -> None:
-    """Write a finished audit of a million made-up pairs.
+LATENT = 48  # numbers that a picture and its caption share
+OWN = 0.8  # SD of what each side adds to it, beside a latent of SD 1
+NOISE = 0.3  # SD of what each number of the features adds
+CONCEPTS = 5_000  # what pairs are about; pairs of one concept are alike
+APART = 0.7  # how far a pair is from its concept, of a distance between concepts of 1
+BLOCK = 50_000
+WORDS = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
-    Args:
-        data: the data folder.
-        name: the audit's name.
-        pairs: how many.
-        seed: what everything is drawn from.
-        embeddings: also write the members, with their embeddings.
+
+def make_features(folder: Path, *, pairs: int, dim: int = 512, seed: int = 0) -> Path:
+    """Write a table of pairs and the features of both sides, float16 [pairs, dim], a row each.
+
+    Returns:
+        The table.
     """
-    print(make_large_audit(data, name, pairs=pairs, seed=seed, embeddings=embeddings).folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    concepts = rng.standard_normal((CONCEPTS, LATENT), dtype=np.float32)
+    spread = {side: rng.standard_normal((LATENT, dim), dtype=np.float32) / LATENT**0.5 for side in ("image", "text")}
+    table = folder / "pairs.parquet"
+    schema = pa.schema([("image", pa.string()), ("caption", pa.string())])
+    with (
+        (folder / "image.npy").open("wb") as image,
+        (folder / "text.npy").open("wb") as text,
+        pq.ParquetWriter(table, schema) as writer,
+    ):
+        for file in (image, text):
+            header = {"descr": "<f2", "fortran_order": False, "shape": (pairs, dim)}
+            np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, pairs, BLOCK):
+            rows = np.arange(start, min(start + BLOCK, pairs))
+            concept = rng.integers(CONCEPTS, size=len(rows))
+            own = rng.standard_normal((len(rows), LATENT), dtype=np.float32)
+            latent = (1 - APART**2) ** 0.5 * concepts[concept] + APART * own
+            for side, file in (("image", image), ("text", text)):
+                seen = latent + OWN * rng.standard_normal((len(rows), LATENT), dtype=np.float32)
+                noise = rng.standard_normal((len(rows), dim), dtype=np.float32)
+                file.write((seen @ spread[side] + NOISE * noise).astype(np.float16).tobytes())
+            said = [_caption(n, int(about)) for n, about in zip(rows.tolist(), concept, strict=True)]
+            writer.write_table(pa.table({"image": [f"{n // 10_000:03d}/{n:07d}.jpg" for n in rows], "caption": said}))
+    return table
 
 
-if __name__ == "__main__":
-    tyro.cli(main, config=(tyro.conf.FlagCreatePairsOff,))
+def _caption(number: int, concept: int) -> str:
+    """Return words for a concept, and one that is the pair's own."""
+    return f"a {_word(concept)} with {_word(number)}"
+
+
+def _word(number: int) -> str:
+    syllables = [WORDS[number % len(WORDS)]]
+    while number := number // len(WORDS):
+        syllables.append(WORDS[number % len(WORDS)])
+    return "".join(syllables)

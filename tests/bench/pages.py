@@ -1,0 +1,231 @@
+"""The dashboard: Browse over a million pairs in Streamlit's test driver, and Browse and Review in Chromium.
+
+The million pairs have random scores, real thumbnails and 200,000 decisions. The floor of a page is the same count and
+first page as plain DuckDB queries; the floor of a cold start is the import of its libraries. In Chromium, a key is lost
+if the page took it and the log has no event for it, or has one on another pair; a key pressed before its pair is
+painted is refused with a sign.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipmem_core.audits.store import Audit
+from clipmem_core.config import DATA_VARIABLE
+from clipmem_core.review.decisions import KEEP, Review, open_review
+from clipmem_core.review.rows import pair_ids
+from clipmem_core.review.selection import Selection
+from tests.bench import ROOT, Measure, Measures, Skipped, console
+from tests.browser.conftest import FLAGS
+from tests.browser.reviewing import WATCH, all_stored, open_review_page, taken
+from tests.browser.server import serve
+from tests.browser.test_keys import events
+from tests.browser.watched import check_pictures, open_watched, settle
+from tests.fixtures import make_audit
+from tests.large_fixtures import make_large_audit
+
+RUNS = 8  # of each interaction in Chromium
+NAME = "scenes"
+STORED = "() => !Object.keys(localStorage).some(key => key.startsWith('clipmem-review'))"
+
+
+def measure_browse(quick: bool) -> Measures:
+    """Measure the cold start of a small audit, and each kind of change over many pairs."""
+    pairs, runs = (20_000, 4) if quick else (1_000_000, 40)
+    with tempfile.TemporaryDirectory() as folder:
+        small, large = Path(folder) / "small", Path(folder) / "large"
+        make_audit(small, "small")
+        cold, imported = (
+            statistics.median(turn(small, what)["seconds"] for _ in range(3)) for what in ("open", "imports")
+        )
+        console.print(f"making an audit of {pairs:,} pairs")
+        audit, before = make_large_audit(large, "million", pairs=pairs), os.environ.get(DATA_VARIABLE)
+        os.environ[DATA_VARIABLE] = str(large)
+        open_review(audit).decide(pair_ids(audit, Selection())[: pairs // 5], KEEP, audit=audit.name)
+        os.environ.pop(DATA_VARIABLE)
+        os.environ |= {DATA_VARIABLE: before} if before else {}
+        found = turn(large, "browse", str(runs))
+    plain, memory = statistics.median(found.pop("plain")), found.pop("memory_mb")
+    lines = [Measure("Browse, 100 pairs, first page in a fresh process", cold, "s", floor=imported)]
+    for kind, times in found.items():
+        lines += _percentiles(f"Browse, {pairs:,} pairs, {kind}", times, 300, floor=plain)
+    return [*lines, Measure(f"Browse, {pairs:,} pairs: memory", memory, "MB", target="< 2000")]
+
+
+def turn(data: Path, *arguments: str) -> dict[str, Any]:
+    """Run a turn of Browse in a process of its own and return what it measured."""
+    command = [sys.executable, str(Path(__file__).with_name("browse_turn.py")), *arguments]
+    environment = {**os.environ, DATA_VARIABLE: str(data), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _percentiles(what: str, times: list[float], limit: int, floor: float | None = None) -> Measures:
+    ends = zip((50, 95), np.percentile(times, (50, 95)).tolist(), ("", f"≤ {limit}"), strict=True)
+    return [Measure(f"{what}: p{end}", value, "ms", floor=floor, target=target) for end, value, target in ends]
+
+
+def measure_review(quick: bool) -> Measures:
+    """Measure Browse and Review in Chromium on an audit of the synthetic set."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        raise Skipped("playwright is not installed") from None
+    if chromium is None:
+        raise Skipped("no chromium on this machine: apt-get install chromium")
+    with tempfile.TemporaryDirectory() as folder:
+        data, before = Path(folder), os.environ.get(DATA_VARIABLE)
+        os.environ[DATA_VARIABLE] = folder
+        subprocess.run([sys.executable, "-m", "clipmem_core", "audit", "scenes", "--name", NAME], check=True)
+        review = open_review(Audit(data / "audits" / NAME))
+        with serve(data) as address, sync_playwright() as started:
+            browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
+            lines = _interactions(open_watched(browser, size=(1440, 900)), address, 2 if quick else RUNS)
+            pages = [open_watched(browser) for _ in range(2)]
+            for page in pages:
+                page.add_init_script(WATCH)
+            lines += _keys(pages, address, review, 5 if quick else 60)
+        os.environ.pop(DATA_VARIABLE)
+        os.environ |= {DATA_VARIABLE: before} if before else {}
+    return lines
+
+
+def _interactions(page: Any, address: str, runs: int) -> Measures:
+    """Measure Browse as a person uses it, until what was asked for is on screen."""
+    page.goto(f"{address}/browse?audit={NAME}")
+    page.locator(".card").first.wait_for()
+    settle(page)
+    check_pictures(page, at_least=24)
+    lines: Measures = []
+    for what, act in _ACTS.items():
+        times = []
+        for _ in range(runs):
+            began = time.perf_counter()
+            back = act(page)
+            times.append((time.perf_counter() - began) * 1000)
+            back()
+        lines += _percentiles(f"Browse in Chromium, {what}", times, 1000)
+    return lines
+
+
+def _keys(pages: list[Any], address: str, review: Review, seconds: int) -> Measures:
+    """Press five keys a second in one browser, then three in each of two, and count what was stored."""
+    lines: Measures = []
+    for crew, pace in ((pages[:1], 5), (pages, 6)):
+        for page in crew:
+            open_review_page(page, address, NAME)
+        before, began = len(events(review)), time.monotonic()
+        for place in range(seconds * pace):
+            time.sleep(max(0.0, began + place / pace - time.monotonic()))
+            # Of two browsers one keeps and the other removes, so that the log tells them apart.
+            crew[place % len(crew)].keyboard.press("kx"[place % 2])
+        for page in crew:
+            all_stored(page)
+        found = [(pair, decision) for pair, decision, _ in events(review)][before:]
+        own = [found] if len(crew) == 1 else [[each for each in found if each[1] == d] for d in ("keep", "remove")]
+        lost = sum(_differing(taken(page), stored) for page, stored in zip(crew, own, strict=True))
+        refused = seconds * pace - sum(len(taken(page)) for page in crew)
+        what = f"Review, {seconds * pace} keys at {pace} a second in {len(crew)} browser(s)"
+        lines.append(Measure(f"{what}: lost or on another pair", lost, "keys", target="0"))
+        lines.append(Measure(f"{what}: refused", refused, "keys"))
+    times = []
+    for _ in range(5):
+        for page in pages:
+            open_review_page(page, address, NAME)
+            page.wait_for_timeout(2000)
+        pages[0].keyboard.press("k")
+        began = time.monotonic()
+        pages[1].get_by_text("Somebody else has just said: keep.").wait_for()
+        times.append(time.monotonic() - began)
+    return [
+        *lines,
+        Measure("Review: until another browser shows a decision, largest of 5", max(times), "s", target="≤ 2"),
+    ]
+
+
+def _differing(wanted: list[Any], found: list[Any]) -> int:
+    """Return the number of places at which two lists differ."""
+    return sum(one != other for one, other in zip(wanted, found, strict=False)) + abs(len(wanted) - len(found))
+
+
+def _select_range(page: Any) -> Callable[[], None]:
+    page.locator(".card .check").nth(1).click()
+    page.locator(".card .picture").nth(9).click(modifiers=["Shift"])
+    page.get_by_text("9 selected").wait_for()
+    return lambda: page.keyboard.press("Escape")
+
+
+def _remove_page(page: Any) -> Callable[[], None]:
+    page.get_by_role("button", name="Select page").click()
+    page.get_by_role("button", name="Remove").click()
+    page.locator(".badge.remove").nth(23).wait_for()
+
+    def take_back() -> None:
+        page.wait_for_function(STORED)
+        page.keyboard.press("u")
+        page.locator(".badge.remove").first.wait_for(state="detached")
+        page.wait_for_function(STORED)
+
+    return take_back
+
+
+def _open_pair(page: Any) -> Callable[[], None]:
+    page.locator(".card .picture").nth(3).click()
+    page.get_by_text("id: ").first.wait_for()
+
+    def back() -> None:
+        settle(page)
+        page.go_back()
+        page.locator(".card.current").wait_for()
+        settle(page)
+        check_pictures(page, at_least=24)
+
+    return back
+
+
+def _turn(page: Any) -> Callable[[], None]:
+    page.locator("[data-act=next]").click()
+    page.get_by_text("2 / ").wait_for()
+    check_pictures(page, at_least=24)
+
+    def back() -> None:
+        page.locator("[data-act=previous]").click()
+        page.get_by_text("1 / ").wait_for()
+        settle(page)
+
+    return back
+
+
+def _filter(page: Any) -> Callable[[], None]:
+    page.get_by_label("Words in the caption").fill("red")
+    page.keyboard.press("Enter")
+    page.get_by_text("words: red").wait_for()
+
+    def back() -> None:
+        page.get_by_test_id("stBaseButton-tertiary").filter(has_text="Clear all").click()
+        page.get_by_text("words: red").wait_for(state="detached")
+        settle(page)
+
+    return back
+
+
+_ACTS: dict[str, Callable[[Any], Callable[[], object]]] = {
+    "nine pairs selected as a range (two clicks)": _select_range,
+    "a page of 24 selected and removed (two clicks)": _remove_page,
+    "a picture clicked, until its pair is there": _open_pair,
+    "a page turned, until its 24 pictures are there": _turn,
+    "a word filtered by": _filter,
+}
