@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from clipmem_core.review.frames import AuditFrames
+    from clipmem_core.review.cards import AuditFrames
 
 __version__ = "0.1.0"
 
@@ -17,6 +17,6 @@ def open_audit(name: str) -> "AuditFrames":
     Raises:
         InputError: there is no such audit, or it is not finished.
     """
-    from clipmem_core.review.frames import open_frames
+    from clipmem_core.review.cards import open_frames
 
     return open_frames(name)

@@ -146,7 +146,7 @@ class Study:
     config: AuditConfig = field(default_factory=AuditConfig)
 
     def run(self) -> None:
-        from clipmem_core.review.study_decisions import decided_of
+        from clipmem_core.review.decisions import decided_of
         from clipmem_core.studies.arm import parse_setting
         from clipmem_core.studies.results import show_study
         from clipmem_core.studies.run import run_study
@@ -231,7 +231,7 @@ class Export:
 
     def run(self) -> None:
         from clipmem_core.exports import write
-        from clipmem_core.pairs.readers.containers import is_url
+        from clipmem_core.pairs.readers.files import is_url
 
         audit, out = open_audit(self.name), self.out if is_url(self.out) else Path(self.out).expanduser()
         with RichScreen() as screen:

@@ -38,7 +38,7 @@ def test_what_a_page_links_to_or_names_as_a_table_is_there(page: Path) -> None:
 
 
 def test_the_readme_is_read_in_minutes() -> None:
-    assert len(README.encode()) <= 12_000
+    assert len(README.encode()) <= 10_000
 
 
 def test_the_first_commands_are_those_that_need_nothing_else() -> None:

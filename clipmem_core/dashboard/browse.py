@@ -41,9 +41,9 @@ from clipmem_core.dashboard.review import draw_start
 from clipmem_core.review.bulk_edit import Changes, Rule, preview, store_changes
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
+from clipmem_core.review.log import LONGEST, save_view, saved_views
 from clipmem_core.review.rows import count_pairs, find_rows, misfit_note, pair_ids, score_span
 from clipmem_core.review.selection import MATCH, Selection, from_parameters, to_parameters
-from clipmem_core.review.tags import LONGEST, save_view, saved_views
 from clipmem_core.scores.registry import BY_NAME, CARD, scores_in, words
 
 PAGE_SIZES = (12, 24, 48, 96)

@@ -20,7 +20,7 @@ from clipmem_core.dashboard.new_audit import draw_left_out
 from clipmem_core.dashboard.page import PAGE, choose_listed, write
 from clipmem_core.dashboard.plain import show_text
 from clipmem_core.mitigations import AHEAD_GROUP
-from clipmem_core.review.study_decisions import decided_for
+from clipmem_core.review.decisions import decided_for
 from clipmem_core.review.tables import Stamp, stamp
 from clipmem_core.scores.registry import REMOVAL as RANKS_REMOVAL
 from clipmem_core.scores.registry import scores_in

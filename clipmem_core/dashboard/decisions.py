@@ -43,9 +43,8 @@ from clipmem_core.exports.reaudit import (
 )
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.cards import PairCard, cards
-from clipmem_core.review.checks import check_counts, lookalike_groups
 from clipmem_core.review.decisions import CHOICES, CODES, FOR_OTHER, KEEP, REMOVE, decided, decision_words, open_review
-from clipmem_core.review.rows import audit_root
+from clipmem_core.review.rows import audit_root, check_counts, lookalike_groups
 from clipmem_core.review.selection import DECIDED, UNDECIDED, Selection
 from clipmem_core.review.tables import ROW, fetch_rows
 

@@ -13,7 +13,7 @@ from clipmem_core.dashboard.plain import one_line_errors, show_text
 from clipmem_core.figures.studies import agreement_figure, precision_figure
 from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.review.cards import cards
-from clipmem_core.review.detectors import (
+from clipmem_core.review.compare import (
     Findings,
     agreement,
     benchmark_findings,

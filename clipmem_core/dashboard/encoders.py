@@ -19,7 +19,8 @@ from clipmem_core.dashboard.plain import draw_fault, explained_errors, show_text
 from clipmem_core.figures.clouds import contribution_figure
 from clipmem_core.figures.layout import in_words
 from clipmem_core.figures.studies import MEASURES, means_figure, size_figure, time_figure, views_figure
-from clipmem_core.review.contributions import (
+from clipmem_core.review.overview import locked_towers
+from clipmem_core.review.score_breakdown import (
     MEMORIZED,
     NOT_PLANTED,
     SSLMEM,
@@ -29,7 +30,6 @@ from clipmem_core.review.contributions import (
     map_fit,
     why_no_parts,
 )
-from clipmem_core.review.overview import locked_towers
 from clipmem_core.review.selection import Selection
 from clipmem_core.review.tables import Version, version_of
 from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds

@@ -111,8 +111,12 @@ def _draw_end(job: Job, path: Path) -> None:
     elif path.exists():
         with st.container(border=True):
             st.code(str(path), language=None, wrap_lines=True)
-            wanted = (f"{path}: ", "note: ", AUDIT_IT)
+            wanted = (f"{path}: ", "note: ")
             show_text("\n".join(line.removeprefix(wanted[0]) for line in job.last_lines if line.startswith(wanted)))
+            for line in job.last_lines:
+                if line.startswith(AUDIT_IT):
+                    st.caption("Audit the result:")
+                    st.code(line.removeprefix(AUDIT_IT), language="bash", wrap_lines=True)
             if path.is_file() and path.stat().st_size <= DOWNLOAD_BYTES:
                 st.download_button(
                     "Download",

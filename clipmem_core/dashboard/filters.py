@@ -20,6 +20,7 @@ from clipmem_core.dashboard.plain import cut, number, read_verdict
 from clipmem_core.figures.layout import OTHER
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.decisions import CHOICES, open_review
+from clipmem_core.review.log import known_tags
 from clipmem_core.review.rows import labels, planted_kinds, score_histogram, score_span
 from clipmem_core.review.selection import (
     ANY,
@@ -33,7 +34,6 @@ from clipmem_core.review.selection import (
     Range,
     Selection,
 )
-from clipmem_core.review.tags import known_tags
 from clipmem_core.scores.registry import BY_NAME, CARD, QUEUE, scores_in, words
 
 LIMIT = 60

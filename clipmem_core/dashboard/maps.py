@@ -18,8 +18,7 @@ from clipmem_core.dashboard.pair_component import draw_grid, draw_pointer
 from clipmem_core.dashboard.plain import draw_fault, duration, explained_errors, read_verdict, show_text
 from clipmem_core.figures.clouds import PERCENTILES, embedding_figure, score_map_figure
 from clipmem_core.review.cards import cards
-from clipmem_core.review.map_words import map_words
-from clipmem_core.review.maps import map_file, map_name, map_points, map_task
+from clipmem_core.review.maps import map_file, map_name, map_points, map_task, map_words
 from clipmem_core.review.overview import ScoreMap, load_score_map
 from clipmem_core.review.rows import count_pairs, find_rows
 from clipmem_core.review.selection import (

@@ -56,9 +56,8 @@ from clipmem_core.figures.layout import PLANTED_COLOUR, group_colour
 from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import PairCard, caption_scores, cards
-from clipmem_core.review.checks import failed_checks
 from clipmem_core.review.decisions import REMOVE, Edit, open_review
-from clipmem_core.review.rows import audit_root, find_rows, misfit_note, neighbours
+from clipmem_core.review.rows import audit_root, failed_checks, find_rows, misfit_note, neighbours
 from clipmem_core.review.search import nearest
 from clipmem_core.review.selection import IMAGE_SIDE, TEXT_SIDE, Selection
 from clipmem_core.review.tables import find_row

@@ -20,10 +20,10 @@ from clipmem_core.dashboard.routes import PREFIX
 from clipmem_core.figures.layout import PLANTED_COLOUR, group_colour
 from clipmem_core.review.cards import PairCard
 from clipmem_core.review.decisions import decided, open_review
+from clipmem_core.review.log import known_tags, tags_of
 from clipmem_core.review.rows import count_decided
 from clipmem_core.review.selection import IMAGE_SIDE, MATCH, TEXT_SIDE, UNDECIDED, Selection, to_parameters
 from clipmem_core.review.tables import CAPTION_KEY, fetch_numbered
-from clipmem_core.review.tags import known_tags, tags_of
 from clipmem_core.scores.registry import BY_NAME, CARD, ROW, scores_in, words
 
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")

@@ -29,7 +29,7 @@ from clipmem_core.columns import IMAGE, MISFIT, REVIEW_PLACE
 from clipmem_core.config import InputError
 from clipmem_core.dashboard.cards import FULL_SIDE, SIDE, WORKERS, large_picture, thumbnail
 from clipmem_core.dashboard.plain import number, one_line
-from clipmem_core.review.batches import Batch, store
+from clipmem_core.review.bulk_edit import Batch, store
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import Codes, decided, open_review
 from clipmem_core.review.rows import audit_root, changed_rows, count_pairs, decided_rows, find_rows

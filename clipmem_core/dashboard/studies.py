@@ -20,7 +20,7 @@ from clipmem_core.dashboard.page import PAGE, choose_listed
 from clipmem_core.dashboard.plain import draw_fault, show_text
 from clipmem_core.dashboard.running import draw_job
 from clipmem_core.pairs.table import check_there
-from clipmem_core.review.study_decisions import decided_for
+from clipmem_core.review.decisions import decided_for
 from clipmem_core.studies.arm import DECISIONS, Arm
 from clipmem_core.studies.plan import (
     STUDIES,

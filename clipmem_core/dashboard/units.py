@@ -19,7 +19,9 @@ from clipmem_core.dashboard.plain import cut, draw_fault, explained_errors
 from clipmem_core.dashboard.running import draw_job
 from clipmem_core.figures.studies import axis_span, paradigm_figure, tower_figure
 from clipmem_core.review.cards import cards
-from clipmem_core.review.contributions import (
+from clipmem_core.review.overview import locked_towers
+from clipmem_core.review.rows import audit_root
+from clipmem_core.review.score_breakdown import (
     LEADS,
     MEMBERS,
     SOURCE,
@@ -29,8 +31,6 @@ from clipmem_core.review.contributions import (
     ranked_units,
     tower_layers,
 )
-from clipmem_core.review.overview import locked_towers
-from clipmem_core.review.rows import audit_root
 from clipmem_core.review.selection import Selection
 from clipmem_core.scores.seeds import MIN_REPLICATES
 

@@ -17,8 +17,7 @@ from clipmem_core.audits.prepare import content_fingerprint
 from clipmem_core.audits.store import PAIRS, Audit, read_table, reading
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, MISCAPTION, PAIR_ID, PLANTED, WIDTH
 from clipmem_core.config import InputError, data_folder
-from clipmem_core.pairs.readers.containers import file_faults
-from clipmem_core.pairs.readers.text import tidy
+from clipmem_core.pairs.readers.files import file_faults, tidy
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.pairs.table import read_source
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review

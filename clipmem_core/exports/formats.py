@@ -44,7 +44,7 @@ from clipmem_core.exports.cleaned import (
     suffix_of,
     texts_of,
 )
-from clipmem_core.pairs.readers.containers import is_picture, is_url
+from clipmem_core.pairs.readers.files import is_picture, is_url
 from clipmem_core.pairs.readers.shards import odd_names
 from clipmem_core.pairs.references import split_reference
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
@@ -538,14 +538,14 @@ def _write_to_url(audit: Audit, format: str, url: str, overwrite: bool, progress
     """Write an export into the data folder and copy it to the URL."""
     import fsspec  # paths need neither
 
-    from clipmem_core.pairs.readers.remote import told
+    from clipmem_core.pairs.readers.remote import unreachable_as_input_error
 
     about = FORMATS[format]
     if about.names_paths:
         raise InputError(
             f"--format {format} names pictures by their paths on this machine: give a path, or take imagefolder"
         )
-    with told(url):
+    with unreachable_as_input_error(url):
         system, there = fsspec.core.url_to_fs(url.rstrip("/"))
         if system.exists(there) and (about.is_folder or not overwrite):
             advice = "" if about.is_folder else ", or replace it with --overwrite"
@@ -555,7 +555,7 @@ def _write_to_url(audit: Audit, format: str, url: str, overwrite: bool, progress
     with tempfile.TemporaryDirectory(prefix=".export-", dir=data_folder()) as folder:
         path = Path(folder) / name
         summary = write(audit, format, path, progress=progress)
-        with told(url):
+        with unreachable_as_input_error(url):
             for file in (file for file in Path(folder).rglob("*") if file.is_file()):
                 target = f"{parent}/{file.relative_to(folder).as_posix()}"
                 system.makedirs(target.rpartition("/")[0], exist_ok=True)

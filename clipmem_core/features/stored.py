@@ -28,10 +28,9 @@ from clipmem_core.config import InputError, SourceOptions, as_dict, data_folder,
 from clipmem_core.features.cache import MADE_FILE, replacing_folder, seal
 from clipmem_core.files import read_json
 from clipmem_core.pairs.readers.columnar import read_arrow_files, read_schema
-from clipmem_core.pairs.readers.delimited import read_delimited
-from clipmem_core.pairs.readers.json_files import read_jsonl
+from clipmem_core.pairs.readers.files import as_name, is_missing, tidy
 from clipmem_core.pairs.readers.rows import Row
-from clipmem_core.pairs.readers.text import as_name, is_missing, tidy
+from clipmem_core.pairs.readers.tables import read_delimited, read_jsonl
 from clipmem_core.shortage import shortage
 
 BLOCK = 65_536  # rows checked and copied at a time

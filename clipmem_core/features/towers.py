@@ -23,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clipmem_core.config import InputError, fingerprint
 from clipmem_core.mitigations import can_cut_text
-from clipmem_core.pairs.readers.hub import hub_answers
+from clipmem_core.pairs.readers.remote import hub_answers
 from clipmem_core.training.model import Model, autocast, build_model, one_line, text_features, tokenize
 from clipmem_core.training.names import known_models, model_config, model_file
 

@@ -27,7 +27,7 @@ from clipmem_core.figures.layout import (
     safe,
     short_name,
 )
-from clipmem_core.review.contributions import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
+from clipmem_core.review.score_breakdown import DEPTH, MEMBERS, PARADIGM_NAMES, SOURCE
 from clipmem_core.scores.detection import DETECTORS, RANDOM, REFERENCE, SECOND_ROUND
 from clipmem_core.scores.registry import words
 from clipmem_core.studies.store import ARM, EPOCH

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clipmem_core.config import InputError
 from clipmem_core.pairs.readers.columnar import table_picture
-from clipmem_core.pairs.readers.containers import LINK_LEAVES, PICTURE, is_inside, normal_reference, read_file
+from clipmem_core.pairs.readers.files import LINK_LEAVES, PICTURE, is_inside, normal_reference, read_file
 from clipmem_core.pairs.readers.shards import tar_picture
 from clipmem_core.shortage import shortage
 

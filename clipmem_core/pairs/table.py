@@ -9,25 +9,55 @@ import pandas as pd
 import pyarrow as pa
 
 from clipmem_core.config import SETS, InputError, SourceOptions
-from clipmem_core.pairs.readers.columnar import is_saved_folder, parquet_files, read_arrow_files, read_saved_folder
-from clipmem_core.pairs.readers.containers import JSON, is_url, read_file
-from clipmem_core.pairs.readers.delimited import read_delimited
+from clipmem_core.pairs.readers.columnar import (
+    is_saved_folder,
+    parquet_files,
+    read_arrow_files,
+    read_parquet,
+    read_saved_folder,
+)
+from clipmem_core.pairs.readers.files import is_url
 from clipmem_core.pairs.readers.folders import has_class_folders, holds_pictures, read_folder
-from clipmem_core.pairs.readers.hub import fetch_from_hub, is_hub_name
-from clipmem_core.pairs.readers.json_files import is_coco, read_coco, read_json_list, read_jsonl
+from clipmem_core.pairs.readers.remote import fetch, fetch_from_hub, is_hub_name
 from clipmem_core.pairs.readers.rows import Rows, check_rows, merge_rows
-from clipmem_core.pairs.readers.shards import expand_pattern, read_shards
-from clipmem_core.pairs.readers.text import decode_text, parse
+from clipmem_core.pairs.readers.shards import expand_pattern, read_shards, shards_in
+from clipmem_core.pairs.readers.tables import is_json_table, read_delimited, read_json, read_jsonl
+from clipmem_core.pairs.scenes.drawing import draw_scenes
 
 DRAWN = "scenes"
 FORMATS = (
     "a CSV, TSV, JSONL or Parquet file, COCO captions JSON, WebDataset shards (name-{000..041}.tar), "
     "a Hugging Face data set (saved folder, Parquet or owner/name), a folder of pictures with .txt captions, or scenes"
 )
-_DELIMITED = {".csv", ".tsv", ".txt"}
-_LINES = {".jsonl", ".ndjson"}
-_TABLES = {".csv", ".tsv", *_LINES}
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _USUAL = ("captions", "metadata", "annotations")  # names that win where a folder has several tables
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A format of data sets: `matches` tells from a path whether `read` reads it."""
+
+    name: str
+    matches: Callable[[Path], bool]
+    read: Callable[[Path, SourceOptions], Rows]
+
+
+def _ends(*suffixes: str) -> Callable[[Path], bool]:
+    return lambda path: path.is_file() and path.suffix.lower() in suffixes
+
+
+# The first that matches a file or a folder reads it. A folder with one table of captions is read as that table.
+READERS = (
+    Reader("Hugging Face save_to_disk", is_saved_folder, read_saved_folder),
+    Reader(
+        "WebDataset shards", lambda path: bool(shards_in(path)), lambda path, opts: read_shards(shards_in(path), opts)
+    ),
+    Reader("CSV or TSV", _ends(".csv", ".tsv", ".txt"), read_delimited),
+    Reader("JSON Lines", _ends(".jsonl", ".ndjson"), read_jsonl),
+    Reader("JSON list or COCO captions", _ends(".json"), read_json),
+    Reader("Parquet", lambda path: bool(parquet_files(path)), read_parquet),
+    Reader("folder of pictures", holds_pictures, read_folder),
+)
 
 
 @dataclass(frozen=True)
@@ -56,9 +86,6 @@ def read_source(
         options: columns, folders and splits that are not to be guessed.
         data: the data folder, where drawn and downloaded sets are kept.
         say: told what is downloaded from a URL.
-
-    Raises:
-        InputError: nothing is there, its format is not known, or it cannot be read; one line says what to do.
     """
     source = local_path(source, data=data, say=say)
     try:
@@ -73,11 +100,7 @@ def read_source(
 
 
 def check_there(source: str) -> None:
-    """Refuse a source that is no path, URL, pattern, set or name of a hub.
-
-    Raises:
-        InputError: nothing is there.
-    """
+    """Refuse a source that is no path, URL, pattern, synthetic set or name on the hub."""
     named = source == DRAWN or is_url(source) or _is_pattern(source) or is_hub_name(source)
     if not named and not Path(os.path.expanduser(source)).exists():
         raise InputError(f"there is no {source!r}: give {FORMATS}")
@@ -97,16 +120,8 @@ def _is_pattern(source: str) -> bool:
 
 
 def local_path(source: str, *, data: Path, say: Callable[[str], None] = lambda line: None) -> str:
-    """Return where a data set is on this machine; what a URL names is fetched into the data folder first.
-
-    Raises:
-        InputError: it cannot be reached.
-    """
-    if not is_url(source):
-        return source
-    from clipmem_core.pairs.readers.remote import fetch  # fsspec, which most data sets need nothing of
-
-    return fetch(source, data=data, say=say)
+    """Return the path of a data set on this machine; one at a URL is first fetched into the data folder."""
+    return fetch(source, data=data, say=say) if is_url(source) else source
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
@@ -119,11 +134,9 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
     check_there(source)
     if source == DRAWN:
         return _read_drawn(options, data)
-    path = Path(os.path.expanduser(source))  # a home that is nobody's stays as it is
-    if path.is_dir():
-        return _read_folder(path, options)
-    if path.is_file():
-        return _read_file(path, options)
+    path = Path(os.path.expanduser(source))  # an unknown user's home stays as it is
+    if path.is_dir() or path.is_file():
+        return _read_path(path, options)
     if _is_pattern(source):
         return read_shards(expand_pattern(source), options)
     if path.exists():
@@ -133,8 +146,6 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
 
 
 def _read_drawn(options: SourceOptions, data: Path) -> Rows:
-    from clipmem_core.pairs.scenes.drawing import draw_scenes  # brings the drawing code along
-
     folder = data / SETS / f"{DRAWN}-{options.scenes_pairs}-{options.scenes_seed}"
     table = folder / "captions.jsonl"
     if not table.is_file():
@@ -142,71 +153,25 @@ def _read_drawn(options: SourceOptions, data: Path) -> Rows:
     return replace(read_jsonl(table, SourceOptions()), format=DRAWN)
 
 
-def _read_file(path: Path, options: SourceOptions) -> Rows:
-    suffix = path.suffix.lower()
-    if path.stat().st_size == 0:
+def _read_path(path: Path, options: SourceOptions) -> Rows:
+    if path.is_dir() and not is_saved_folder(path) and not shards_in(path):
+        path = _captions_file(path) or path
+    if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty: give {FORMATS}")
-    if suffix in _DELIMITED:
-        return read_delimited(path, options)
-    if suffix in _LINES:
-        return read_jsonl(path, options)
-    if suffix == ".json":
-        return _read_json(path, options)
-    if suffix == ".parquet":
-        return read_arrow_files([path.resolve()], path.resolve().parent, options, kind="parquet")
-    if suffix == ".tar":
-        return read_shards([path.resolve()], options)
-    raise InputError(f"{path}: format {suffix or 'without ending'!r} is not known: give {FORMATS}")
-
-
-def _read_json(path: Path, options: SourceOptions) -> Rows:
-    try:
-        value = parse(decode_text(read_file(path, JSON)))
-    except ValueError:  # Hugging Face also calls JSON Lines `.json`
-        return read_jsonl(path, options)
-    if is_coco(value):
-        return read_coco(path, value, options)
-    if isinstance(value, list):
-        return read_json_list(path, value, options)
-    raise InputError(f"{path}: neither COCO captions (images and annotations) nor a list of objects; give {FORMATS}")
-
-
-def _read_folder(folder: Path, options: SourceOptions) -> Rows:
-    if is_saved_folder(folder):
-        return read_saved_folder(folder, options)
-    if shards := sorted(path for path in folder.glob("*.tar") if not path.is_dir() and not path.name.startswith(".")):
-        return read_shards(shards, options)
-    if table := _captions_file(folder):
-        return _read_file(table, options)
-    if files := parquet_files(folder, split=options.split):
-        return read_arrow_files(files, folder, options, kind="parquet")
-    if holds_pictures(folder):
-        return read_folder(folder, options.caption_template)
-    raise InputError(f"{folder} holds no data set we know: give {FORMATS}")
+    for reader in READERS:
+        if reader.matches(path):
+            return reader.read(path, options)
+    raise InputError(f"{path} holds no data set of a known format: give {FORMATS}")
 
 
 def _captions_file(folder: Path) -> Path | None:
-    """Return the one table of a folder, or the one of several that has a usual name; JSON only if it is a table.
-
-    Raises:
-        InputError: several files could be it.
-    """
+    """Return the only table of a folder, or the only one with a usual name; a JSON file counts if it holds pairs."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     tables = [path for path in files if path.suffix.lower() in _TABLES]
-    tables = tables or [path for path in files if path.suffix.lower() == ".json" and _is_table(path)]
+    tables = tables or [path for path in files if path.suffix.lower() == ".json" and is_json_table(path)]
     usual = [path for path in tables if path.stem.lower().startswith(_USUAL)]
     tables = usual if len(usual) == 1 else tables
     if len(tables) > 1:
         listed = ", ".join(path.name for path in tables[:5])
         raise InputError(f"{folder} holds several tables ({listed}): give the one to read itself")
     return tables[0] if tables else None
-
-
-def _is_table(path: Path) -> bool:
-    try:
-        value = parse(decode_text(read_file(path, JSON)))
-    except InputError:
-        return True  # too large to look into: reading it will say so
-    except ValueError:
-        return False
-    return is_coco(value) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))

@@ -1,4 +1,4 @@
-"""All that a page shows of some pairs and of their single captions, from the tables of an audit and the decisions."""
+"""What is known of pairs: as cards for a page, from the tables of an audit and the decisions, and as pandas frames."""
 
 import math
 from collections.abc import Sequence
@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from clipmem_core.audits.store import CAPTION_TABLE, PAIRS, SCORES, Audit
+from clipmem_core import columns as c
+from clipmem_core.audits.checks import ensure_checks
+from clipmem_core.audits.store import CAPTION_TABLE, PAIRS, SCORES, Audit, read_table
 from clipmem_core.columns import CAPTION, CAPTIONS, GROUP, IMAGE, LABEL, MISFIT, ODD, PAIR_ID, PLANTED, SIMILARITY_OUT
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import Decision, open_review
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import Selection
-from clipmem_core.review.tables import fetch_arrow, fetch_numbered, fetch_rows, number, other_pairs
+from clipmem_core.review.tables import fetch_arrow, fetch_numbered, fetch_rows, mismatched_tables, number
 from clipmem_core.scores.registry import BY_NAME, CARD, EXPORT, PAIR, ROW, scores_in
 
 SHOWN = tuple(dict.fromkeys(name for place in (CARD, ROW, PAIR, EXPORT) for name in scores_in(place)))
@@ -39,16 +41,7 @@ class PairCard:
 
 
 def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED) -> list[PairCard]:
-    """Return what is shown of some pairs, in the order given.
-
-    Args:
-        audit: a finished audit.
-        rows: their numbers.
-        selection: names the further score to show, its order's, and the search that `match` is of.
-
-    Raises:
-        InputError: there is no such row, or a file is missing or broken, or the tables list other pairs.
-    """
+    """Return what is shown of some pairs, in the order given."""
     names = list(dict.fromkeys([*SHOWN, *([selection.order] if selection.order in BY_NAME else [])]))
     scores = fetch_numbered(audit.folder / SCORES, [f'"{PAIR_ID}"', f'"{GROUP}"', *map(number, names)], rows)
     pairs = fetch_numbered(audit.folder / PAIRS, [f'"{column}"' for column in _FROM_PAIRS], rows)
@@ -56,22 +49,18 @@ def cards(audit: Audit, rows: Sequence[int], selection: Selection = _UNSEARCHED)
         if row not in scores and row not in pairs:
             raise InputError(f"audit {audit.name!r} has no row {row}: open the pair from the gallery again")
         if row not in scores or row not in pairs or scores[row][0] != pairs[row][0]:
-            raise other_pairs(audit)
+            raise mismatched_tables(audit)
     decisions = open_review(audit).decisions([pairs[row][0] for row in rows])
     found, match = hits(audit, selection) if selection.searched else (np.empty(0), np.empty(0))
     matches = dict(zip(found.tolist(), match.tolist(), strict=True))
     shown = []
     for row in rows:
         (pair_id, image, captions, label, planted), (_, group, *values) = pairs[row], scores[row]
-        numbers = dict(zip(names, map(_finite, values), strict=True))
+        numbers = {name: value if math.isfinite(value) else None for name, value in zip(names, values, strict=True)}
         texts = tuple(str(caption) for caption in captions or ())
         own = (row, pair_id, image, texts, label, planted, group, numbers)
         shown.append(PairCard(*own, matches.get(row), decisions.get(pair_id)))
     return shown
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 OWN_CAPTIONS = "own_captions"
@@ -94,11 +83,7 @@ class CaptionScore:
 
 
 def caption_scores(audit: Audit, pair_id: str) -> dict[int, CaptionScore]:
-    """Return the scores of a pair's captions by their place, from 0; empty where the audit has none.
-
-    Raises:
-        InputError: the file is broken.
-    """
+    """Return the scores of a pair's captions by their place, from 0; empty where the audit has none."""
     path = audit.folder / CAPTION_TABLE
     if not path.is_file():
         return {}
@@ -113,9 +98,6 @@ def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:
     Returns:
         pair_id and own_captions; where the audit scores single captions, caption_similarity_out and caption_misfit too.
         A list has None where a caption has no such score. Pairs that the audit does not have are left out.
-
-    Raises:
-        InputError: a file is missing or broken.
     """
     asked = pa.table({"asked": pa.array(list(pair_ids), pa.string())})
     among = f'SEMI JOIN asked ON "{PAIR_ID}" = asked.asked'
@@ -132,3 +114,58 @@ def listed_scores(audit: Audit, pair_ids: Sequence[str]) -> pd.DataFrame:
     return own.merge(
         pd.DataFrame(fetch_arrow(path, query, asked=asked).to_pydict(), dtype=object), on=PAIR_ID, how="left"
     )
+
+
+class AuditFrames(Audit):
+    """A finished audit with further tables. Each is read when it is asked for, and is yours to change.
+
+    pairs, scores and membership have one row a pair in one order; decisions are those of today.
+    """
+
+    @property
+    def decisions(self) -> pd.DataFrame:
+        """One row a pair that a person decided on, with the captions given; the last decided first."""
+        return open_review(self).table()
+
+    @property
+    def checks(self) -> pd.DataFrame:
+        """One row a pair: what the checks that need no model found, made now where it was not before."""
+        return read_table(ensure_checks(self))
+
+    @property
+    def captions(self) -> pd.DataFrame:
+        """One row a caption: pair_id, number of the caption within its pair, caption.
+
+        Where the audit scores single captions there are similarity_out, margin_out, learned, misfit, gap and odd too.
+        """
+        exploded = self.pairs[[c.PAIR_ID, c.CAPTIONS]].explode(c.CAPTIONS, ignore_index=True)
+        number = exploded.groupby(c.PAIR_ID, sort=False).cumcount()
+        table = pd.DataFrame({c.PAIR_ID: exploded[c.PAIR_ID], "number": number, "caption": exploded[c.CAPTIONS]})
+        path = self.folder / CAPTION_TABLE
+        if not path.is_file():
+            return table
+        scores = read_table(path).rename(columns={c.CAPTION: "number"})
+        return table.merge(scores, on=[c.PAIR_ID, "number"], how="left")
+
+    def table(self) -> pd.DataFrame:
+        """Return everything that is known of a pair in one row.
+
+        `filepath` is the picture's file, None where it lies in a shard or table; then come the columns of `pairs`,
+        those of `scores`, `decision` (keep, remove, recaption; NaN where there is none) and `note`.
+        """
+        pairs, decisions = self.pairs, self.decisions
+        root = self.record.pictures
+        files = [str(root / image) if (root / image).is_file() else None for image in pairs[c.IMAGE]]
+        pairs.insert(1, "filepath", pd.Series(files, dtype=object))
+        decided = decisions[[c.PAIR_ID, "decision", "note"]]
+        # Row by row, since all tables of an audit are in one order.
+        joined = pd.concat([pairs, self.scores.drop(columns=[c.PAIR_ID])], axis=1)
+        return joined.merge(decided, on=c.PAIR_ID, how="left")
+
+
+def open_frames(name: str) -> AuditFrames:
+    """Return a finished audit's frames; `clipmem_core.open_audit` is this."""
+    audit = AuditFrames.open(name)
+    if not audit.finished:
+        raise InputError(f"audit {name!r} is not finished: run it again, it goes on where it stopped")
+    return audit

@@ -42,9 +42,11 @@ from clipmem_core.review.tables import (
     caption_keys,
     count_pairs_of,
     fetch_columns,
-    sound,
     version_of,
+    without_surrogates,
 )
+from clipmem_core.studies.arm import Decided
+from clipmem_core.studies.store import StudyFolder
 
 __all__ = ["CHOICES", "KEEP", "RECAPTION", "REMOVE"]  # of the log; the rest is here
 FOR_OTHER = "for_other_captions"
@@ -53,7 +55,7 @@ HISTORY_COLUMNS = ["event", "time", "audit", "kind", "decision", "pairs", "first
 UNDECIDED_CODE = 0
 CODES = {None: UNDECIDED_CODE, KEEP: 1, REMOVE: 2, RECAPTION: 3}
 _AT_ONCE = 500  # ids in one query
-_KEPT = 4  # audits whose codes stay in memory, 1 byte a pair
+_CACHED_AUDITS = 4  # audits whose codes stay in memory, 1 byte a pair
 Row = tuple[Any, ...]
 _NOTHING: Row = (None, [], "", "", "")  # what an event says, where there is none
 
@@ -152,9 +154,6 @@ class Review:
             seen: the pair's `entry` when it was shown, 0 for none; of many pairs, the log's position then. The last
                 that somebody said since is reported as overtaken; the decision is written all the same.
             apart: whether it tells nothing of whether the captions are right, as of look-alikes.
-
-        Raises:
-            InputError: the decision, its captions or a text cannot be, or the log cannot be written.
         """
         ids = dict.fromkeys(pair_ids)
         if not ids:
@@ -168,16 +167,7 @@ class Review:
         return Outcome(added.event, added.pairs, _decision(found[0]) if overtaken else None, first=added.first)
 
     def edit(self, edits: Mapping[str, Edit], *, audit: str = "", apart: bool = False) -> Outcome:
-        """Recaption pairs, each with captions of its own, in one event; those decided on since stay as they are.
-
-        Args:
-            edits: pair id → its new captions.
-            audit: the name of the audit that was looked at.
-            apart: as in `decide`.
-
-        Raises:
-            InputError: there is none, captions cannot be, or the log cannot be written; then nothing is.
-        """
+        """Recaption pairs, each with captions of its own, in one event; those decided on since stay as they are."""
         if not edits:
             raise InputError("no caption is to be changed: choose what to change")
         texts = {pair_id: captions_to_store(RECAPTION, edit.captions) for pair_id, edit in edits.items()}
@@ -197,14 +187,8 @@ class Review:
     def undo(self, event: int | None = None) -> Outcome | None:
         """Bring back what stood before an event, for those of its pairs that nobody decided on since.
 
-        Args:
-            event: a decision or an undo of the history; None for the last decision that stands.
-
         Returns:
             None where there is nothing to undo. Where every pair was decided on since, nothing is written.
-
-        Raises:
-            InputError: the event is not in the log, or the log cannot be written.
         """
         events = self.count_events()
         if event is not None and not 1 <= event <= events:
@@ -326,11 +310,7 @@ def standing(log: Connection, pair_id: str, judged: int) -> tuple[str, ...]:
 
 
 def open_review(audit: Audit) -> Review:
-    """Return the decisions on the data set of an audit.
-
-    Raises:
-        InputError: the audit's config is missing or broken, or names no data set.
-    """
+    """Return the decisions on the data set of an audit."""
     return review_of(audit.record.dataset_fingerprint, audit.folder / PAIRS)
 
 
@@ -350,16 +330,12 @@ def decision_words(decision: str | None, for_other: str | None) -> str:
 
 
 def captions_to_store(decision: str | None, captions: Sequence[str]) -> str:
-    """Return the captions of a decision as they are stored, a JSON list.
-
-    Raises:
-        InputError: the decision, or its captions, cannot be.
-    """
+    """Return the captions of a decision as they are stored, a JSON list."""
     if decision is not None and decision not in CHOICES:
         raise InputError(f"decision {decision!r} is unknown: choose {', '.join(CHOICES)} or none")
     if captions and decision != RECAPTION:
         raise InputError(f"captions belong to a {RECAPTION}, not to {decision or 'no decision'}: leave them out")
-    if any("\0" in caption or sound(caption) != caption for caption in captions):
+    if any("\0" in caption or without_surrogates(caption) != caption for caption in captions):
         raise InputError("a caption has a NUL character or half a character, which not every file can hold: delete it")
     given = [caption.strip() for caption in captions if caption.strip()]
     if decision == RECAPTION and not given:
@@ -410,29 +386,29 @@ class Codes:
         return *self.log, self.entry
 
 
-_kept: dict[Audit, Codes] = {}
-_turn = threading.Lock()
+_codes_cache: dict[Audit, Codes] = {}
+_codes_lock = threading.Lock()
 
 
 def decided(audit: Audit) -> Codes:
     """Return what has been decided of the pairs of an audit until now; the log is read on from where it was read to."""
     review, version = open_review(audit), version_of(audit)
-    with _turn:
+    with _codes_lock:
         inode = review.path.stat().st_ino if review.path.exists() else 0
         log, position = (str(review.path), inode), review.position()
-        known = _kept.pop(audit, None)
+        known = _codes_cache.pop(audit, None)
         if known is None or (known.version, known.log) != (version, log) or position < known.entry:
             count = count_pairs_of(audit)
             known = Codes(version, log, 0, np.zeros(count, np.int8), np.zeros(count, bool))
         if position > known.entry:
-            known = _read_on(audit, known, review.entries_after(known.entry))
-        _kept[audit] = known
-        if len(_kept) > _KEPT:
-            del _kept[next(iter(_kept))]
+            known = _apply_entries(audit, known, review.entries_after(known.entry))
+        _codes_cache[audit] = known
+        if len(_codes_cache) > _CACHED_AUDITS:
+            del _codes_cache[next(iter(_codes_cache))]
     return known
 
 
-def _read_on(audit: Audit, known: Codes, entries: list[tuple[str, str | None, int, int, int]]) -> Codes:
+def _apply_entries(audit: Audit, known: Codes, entries: list[tuple[str, str | None, int, int, int]]) -> Codes:
     """Apply entries of the log in their order, but those on other pairs or captions: they are other audits'."""
     ids, decisions, numbers, judged, apart = zip(*entries, strict=True)
     said = pa.array([CODES[decision] for decision in decisions], pa.int8())
@@ -452,3 +428,21 @@ def _read_on(audit: Audit, known: Codes, entries: list[tuple[str, str | None, in
     for values in (codes, kept_apart):
         values.flags.writeable = False
     return replace(known, entry=numbers[-1], codes=codes, apart=kept_apart)
+
+
+def decided_of(dataset_fingerprint: str, pairs: Path | pa.Table | None = None) -> Decided:
+    """Return what a person decided on a data set up to now; pairs to keep are not in it."""
+    table = review_of(dataset_fingerprint, pairs).table()
+    removed, recaptioned = (table[table["decision"] == decision] for decision in (REMOVE, RECAPTION))
+    captions = {str(id_): tuple(own) for id_, own in zip(recaptioned[PAIR_ID], recaptioned[CAPTIONS], strict=True)}
+    return Decided(frozenset(removed[PAIR_ID].astype(str)), captions)
+
+
+def decided_for(study: StudyFolder) -> Decided:
+    """Return what a person decided on the data set of a study up to now.
+
+    All audits with the same pairs share these decisions: one that was made with another `--captions`, or with
+    `--drop-lookalikes` where the study was made without, has its own.
+    """
+    pairs = study.audit(study.asked["reference"]).folder / PAIRS
+    return decided_of(study.dataset_fingerprint, pairs if pairs.is_file() else None)

@@ -14,6 +14,9 @@ find and replace, or one of some look-alikes that is kept: what people found cou
 
 Where clients number what they tell, `told` keeps what became of each number, in the transaction that stored it, so that
 what is told twice is stored once. A log has that table from the first such client on.
+
+Tags, which a person puts on pairs whatever their captions are, and saved views are rows that are only added too: the
+last one stands. A log has their tables from the first tag or view on.
 """
 
 import json
@@ -24,6 +27,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
+from sqlite3 import Connection
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
@@ -35,7 +39,7 @@ KEEP, REMOVE, RECAPTION = "keep", "remove", "recaption"
 CHOICES = (KEEP, REMOVE, RECAPTION)
 VERSION = 3
 APPLICATION = 0x434C4D50  # "CLMP" in the file's header: tells our files from other SQLite files
-PATIENCE = 5.0  # seconds to wait for another writer
+LOCK_TIMEOUT = 5.0  # seconds to wait for another writer
 CACHE_KB = 64_000  # of pages, while writing: a million pairs are looked up in any order
 SHOWN = 80  # characters of a value, or of what SQLite says, in a message
 _SIDE_FILES = ("-wal", "-shm")
@@ -112,7 +116,7 @@ _STAND = """
     INSERT OR REPLACE INTO standing (pair_id, judged, entry, decided, noted)
     SELECT pair_id, judged, id, decided, noted FROM entry WHERE id >= ? ORDER BY pair_id, judged
 """
-_TOLD = """
+_TOLD_TABLE = """
     CREATE TABLE IF NOT EXISTS told (
         client TEXT NOT NULL,
         number INTEGER NOT NULL,  -- the client's own, from 1
@@ -132,12 +136,11 @@ _ADVICE = {
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Give one moment's view of a log; a log that is not there reads as an empty one and is not made.
-
-    Raises:
-        InputError: the file is broken, not a log of ours, or of another version; or a text has half a character.
-    """
-    with _explained(path), closing(_connect(path, _mode(path)) if path.exists() else _empty()) as connection:
+    """Give one moment's view of a log; a log that is not there reads as an empty one and is not made."""
+    # SQLite keeps files beside a log that it opens to write, which a read-only folder does not allow.
+    fixed = not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()
+    mode = "ro&immutable=1" if fixed else "rw"
+    with _as_input_error(path), closing(_connect(path, mode) if path.exists() else _empty()) as connection:
         _check(path, connection)
         connection.execute("BEGIN")
         yield connection
@@ -145,12 +148,8 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[sqlite3.Connection]:
-    """Give a log to add to, made where there is none: all of the block's rows are there at its end, or none.
-
-    Raises:
-        InputError: as in `reading`; or the file cannot be written, or another process held it too long.
-    """
-    with _explained(path):
+    """Give a log to add to, made where there is none: all of the block's rows are there at its end, or none."""
+    with _as_input_error(path):
         if not path.exists():
             _make(path)
         with closing(_connect(path, "rw")) as connection:
@@ -164,11 +163,7 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def fetch(log: sqlite3.Connection, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    """Run a query and return its rows, whose values have been looked at.
-
-    Raises:
-        BrokenLogError: a column, which is named, holds what none of that name can.
-    """
+    """Run a query and return its rows, whose values have been looked at."""
     cursor = log.execute(query, values)
     rows = cursor.fetchall()
     for place, (name, *_) in enumerate(cursor.description):
@@ -234,15 +229,15 @@ def add_undo(log: sqlite3.Connection, undoes: int) -> tuple[Added | None, int]:
     return added, pairs - added.pairs
 
 
-def told_before(log: sqlite3.Connection, client: str, numbers: Iterable[int]) -> dict[int, tuple[int, str]]:
+def stored_outcomes(log: sqlite3.Connection, client: str, numbers: Iterable[int]) -> dict[int, tuple[int, str]]:
     """Return what became of those of a client's numbers that were told: the event, 0 for none, and why it is none."""
-    log.execute(_TOLD)
+    log.execute(_TOLD_TABLE)
     wanted = json.dumps(list(numbers))
     query = "SELECT number, event, refused FROM told WHERE client = ? AND number IN (SELECT value FROM json_each(?))"
     return {number: (event, refused) for number, event, refused in fetch(log, query, (client, wanted))}
 
 
-def add_told(log: sqlite3.Connection, client: str, number: int, *, event: int, refused: str) -> None:
+def add_outcome(log: sqlite3.Connection, client: str, number: int, *, event: int, refused: str) -> None:
     """Keep what became of a client's number."""
     log.execute("INSERT INTO told VALUES (?, ?, ?, ?)", (client, number, event, refused))
 
@@ -311,13 +306,7 @@ _FITS: dict[str, type | Callable[[Any], bool]] = {  # by column, the type or a t
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     address = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(address, uri=True, timeout=PATIENCE, isolation_level=None)
-
-
-def _mode(path: Path) -> str:
-    """Return how to open a log to read it: SQLite keeps files beside it, which a read-only folder does not allow."""
-    fixed = not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()
-    return "ro&immutable=1" if fixed else "rw"
+    return sqlite3.connect(address, uri=True, timeout=LOCK_TIMEOUT, isolation_level=None)
 
 
 def _empty() -> sqlite3.Connection:
@@ -329,7 +318,7 @@ def _empty() -> sqlite3.Connection:
 def _make(path: Path) -> None:
     """Make an empty log, once, however many processes want to."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / f".{path.name}.lock", timeout=PATIENCE):
+    with FileLock(path.parent / f".{path.name}.lock", timeout=LOCK_TIMEOUT):
         if path.exists():
             return
         for suffix in _SIDE_FILES:  # of a file that was deleted without them: they would be read into the new one
@@ -353,7 +342,7 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _as_input_error(path: Path) -> Iterator[None]:
     """Turn what can go wrong with a file or a text into one line that names it."""
     try:
         yield
@@ -375,3 +364,122 @@ def _explained(path: Path) -> Iterator[None]:
         raise InputError(
             f"{path} cannot be made or read ({error.strerror or error}): choose another data folder"
         ) from None
+
+
+TAG, UNTAG = "tag", "untag"
+LONGEST = 60  # characters of a word and of a view's name
+_IDS_AT_ONCE = 500  # ids in one query
+_TAG_TABLES = {
+    "tagging": """
+        CREATE TABLE IF NOT EXISTS tagging (
+            id INTEGER PRIMARY KEY, time TEXT NOT NULL, pair_id TEXT NOT NULL, tag TEXT NOT NULL,
+            stands INTEGER NOT NULL  -- 1: the pair has it from here on; 0: no more
+        )
+    """,
+    "view": """
+        CREATE TABLE IF NOT EXISTS view (
+            id INTEGER PRIMARY KEY, time TEXT NOT NULL, name TEXT NOT NULL,
+            parameters TEXT NOT NULL  -- a JSON object of the address's; empty: the view is gone
+        )
+    """,
+}
+_INDEX = "CREATE INDEX IF NOT EXISTS tagging_of ON tagging (pair_id, tag, id)"
+_STANDING = "SELECT pair_id, tag FROM (SELECT pair_id, tag, stands, max(id) FROM tagging {} GROUP BY pair_id, tag)"
+
+
+def tag_fault(tag: str) -> str:
+    """Return why a word cannot be put on a pair; empty where it can.
+
+    Example:
+        >>> tag_fault("check the label"), tag_fault(" ")
+        ('', 'a tag needs a word: write one')
+    """
+    if not tag.strip():
+        return "a tag needs a word: write one"
+    if len(tag) > LONGEST or not tag.isprintable():
+        return f"a tag is one line of at most {LONGEST} characters: choose a shorter one"
+    return ""
+
+
+def add_tag(log: Connection, pair_ids: Iterable[str], tag: str, *, on: bool) -> None:
+    """Put a word on pairs, or take it off, in a log that is being written."""
+    _make_tag_tables(log)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    rows = [(now, pair_id, tag.strip(), int(on)) for pair_id in pair_ids]
+    log.executemany("INSERT INTO tagging (time, pair_id, tag, stands) VALUES (?, ?, ?, ?)", rows)
+
+
+def tags_of(path: Path, pair_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Return the words on each of some pairs, the first given first, without the pairs that have none."""
+    found: dict[str, list[str]] = {}
+    with reading(path) as log:
+        if not _has(log, "tagging"):
+            return {}
+        for start in range(0, len(pair_ids), _IDS_AT_ONCE):
+            part = pair_ids[start : start + _IDS_AT_ONCE]
+            where = f"WHERE pair_id IN ({', '.join('?' * len(part))})"
+            for pair_id, tag in log.execute(f"{_STANDING.format(where)} WHERE stands", part):
+                found.setdefault(str(pair_id), []).append(str(tag))
+    return found
+
+
+def known_tags(path: Path) -> dict[str, int]:
+    """Return every word that is on a pair with the number of its pairs, the most used first."""
+    with reading(path) as log:
+        if not _has(log, "tagging"):
+            return {}
+        query = f"SELECT tag, count(*) FROM ({_STANDING.format('')} WHERE stands) GROUP BY tag ORDER BY 2 DESC, 1"
+        return {str(tag): int(count) for tag, count in log.execute(query)}
+
+
+def tagged_pairs(path: Path, tag: str) -> list[str]:
+    """Return the ids of the pairs that have a word."""
+    with reading(path) as log:
+        if not _has(log, "tagging"):
+            return []
+        query = f"{_STANDING.format('WHERE tag = ?')} WHERE stands"
+        return [str(pair_id) for pair_id, _ in log.execute(query, (tag,))]
+
+
+def tags_position(path: Path) -> int:
+    """Return what changes whenever a word is put on a pair or taken off."""
+    with reading(path) as log:
+        return count_rows(log, "tagging") if _has(log, "tagging") else 0
+
+
+def save_view(path: Path, name: str, parameters: Mapping[str, str] | None) -> None:
+    """Save the parameters of an address under a name, in place of what had it; None takes the view away."""
+    if fault := tag_fault(name):
+        raise InputError(fault.replace("a tag", "a view's name"))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    with writing(path) as log:
+        _make_tag_tables(log)
+        row = (now, name.strip(), json.dumps(dict(parameters)) if parameters is not None else "")
+        log.execute("INSERT INTO view (time, name, parameters) VALUES (?, ?, ?)", row)
+
+
+def saved_views(path: Path) -> dict[str, dict[str, str]]:
+    """Return the saved views, name → parameters of an address, by name."""
+    with reading(path) as log:
+        if not _has(log, "view"):
+            return {}
+        query = "SELECT name, parameters FROM (SELECT name, parameters, max(id) FROM view GROUP BY name) ORDER BY name"
+        rows = [(str(name), str(parameters)) for name, parameters in log.execute(query)]
+    return {name: _parameters(text) for name, text in rows if text}
+
+
+def _parameters(text: str) -> dict[str, str]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _make_tag_tables(log: Connection) -> None:
+    for statement in (*_TAG_TABLES.values(), _INDEX):
+        log.execute(statement)
+
+
+def _has(log: Connection, table: str) -> bool:
+    return bool(log.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)).fetchone())

@@ -44,11 +44,7 @@ class Overview:
 
 
 def load_overview(audit: Audit) -> Overview:
-    """Read an audit for the overview.
-
-    Raises:
-        InputError: a file is missing or broken; the message names it and says what to do.
-    """
+    """Read an audit for the overview."""
     verdict, utility = audit.verdict, audit.utility
     if not {c.MEMBER, c.METRIC, c.VALUE} <= set(utility.columns):
         raise InputError(f"{audit.folder / UTILITY} lacks columns: delete it and run the audit again")
@@ -137,12 +133,7 @@ def join_intervals(summary: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFra
 
 
 def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
-    """Say whether clipmem is near 0 where it must be, if the verdict judged it; empty without such a group.
-
-    Args:
-        groups: group and mean.
-        verdict: the audit's.
-    """
+    """Say whether clipmem is near 0 where it must be, if the verdict judged it; empty without such a group."""
     null = groups[groups[c.GROUP].isin([c.SHARED, c.EXTERNAL])]
     if null.empty:
         return ""
@@ -181,11 +172,7 @@ def attack_auroc(attacks: pd.DataFrame) -> Any:
 
 
 def attack_rows(attacks: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return how well each attack tells what a member was trained on, as text, and why some numbers are not there.
-
-    Args:
-        attacks: the verdict's rows of that name.
-    """
+    """Return how well each attack tells what a member was trained on, as text, and why some numbers are not there."""
     if not {"attack", "measure"} <= set(attacks.columns):
         return pd.DataFrame(), []
     shown, missing = [], []
@@ -249,11 +236,7 @@ class ScoreMap:
 
 
 def load_score_map(audit: Audit) -> ScoreMap:
-    """Read the map of an audit's scores.
-
-    Raises:
-        InputError: a file of the audit is missing, broken, or does not fit the others.
-    """
+    """Read the map of an audit's scores."""
     count = fetch_rows(audit.folder / SCORES, f"SELECT count(*) FROM parquet WHERE {_BOTH}")[0][0]
     points = sample_points(audit, c.SIMILARITY_OUT, c.CLIPMEM, colour_by=[c.GROUP, c.PLANTED], limit=LIMIT)
     density = pair_density(audit) if count > LIMIT else pd.DataFrame()

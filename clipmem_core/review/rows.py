@@ -12,22 +12,13 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from clipmem_core import columns as c
+from clipmem_core.audits.checks import LOOKALIKE_OF, ensure_checks, kept_checks
 from clipmem_core.audits.store import PAIRS, SCORES, Audit
-from clipmem_core.columns import (
-    CAPTIONS,
-    CLIPMEM,
-    GROUP,
-    INDEPENDENT,
-    LABEL,
-    LOG_PROBABILITY_SECOND,
-    MISFIT,
-    PAIR_ID,
-    PLANTED,
-    REVIEW_PLACE,
-)
 from clipmem_core.config import InputError
-from clipmem_core.review.checks import rows_failing
+from clipmem_core.pairs.checks import CHECKS
 from clipmem_core.review.decisions import CODES, UNDECIDED_CODE, decided, open_review
+from clipmem_core.review.log import tagged_pairs, tags_position
 from clipmem_core.review.maps import map_file
 from clipmem_core.review.search import hits
 from clipmem_core.review.selection import (
@@ -40,13 +31,12 @@ from clipmem_core.review.selection import (
     RANDOM,
     UNDECIDED,
     Outline,
-    Range,
     Selection,
 )
 from clipmem_core.review.tables import (
     ROW,
+    as_input_error,
     count_pairs_of,
-    explained,
     fetch_columns,
     fetch_numbered,
     fetch_rows,
@@ -54,10 +44,9 @@ from clipmem_core.review.tables import (
     kept,
     load,
     number,
-    sound,
+    without_surrogates,
 )
-from clipmem_core.review.tags import tagged_pairs, tags_position
-from clipmem_core.review.wrong_captions import known_count
+from clipmem_core.review.wrong_captions import wrong_estimate
 from clipmem_core.scores.registry import BY_NAME, QUEUE, SECOND_NOTE, scores_in
 
 LABELS_SHOWN = 200
@@ -82,12 +71,7 @@ class Neighbours:
 
 
 def count_pairs(audit: Audit, selection: Selection) -> int:
-    """Return how many pairs a selection holds. A pair without the score that orders is not among them.
-
-    Raises:
-        ValueError: the selection names a column that there is not.
-        InputError: a file of the audit is missing, broken, or does not fit the others.
-    """
+    """Return how many pairs a selection holds. A pair without the score that orders is not among them."""
     return len(_rows(audit, selection))
 
 
@@ -102,12 +86,6 @@ def find_rows(audit: Audit, selection: Selection, *, page: int, size: int) -> li
 
     Independent pairs alone are ordered by −clipmem: it is g that learned them, so theirs is negative. `ascending` turns
     either order round.
-
-    Args:
-        audit: a finished audit.
-        selection: which pairs, in which order.
-        page: 1 is the first; one beyond the last is empty.
-        size: pairs on a page.
     """
     start = (max(page, 1) - 1) * size
     return _rows(audit, selection)[start : start + size].tolist()
@@ -151,9 +129,9 @@ def _count_before(audit: Audit, selection: Selection, rows: np.ndarray, row: int
 def _ids(audit: Audit, rows: np.ndarray) -> list[str]:
     path = audit.folder / PAIRS
     if len(rows) <= _FEW:
-        found = fetch_numbered(path, [f'"{PAIR_ID}"'], rows.tolist())
+        found = fetch_numbered(path, [f'"{c.PAIR_ID}"'], rows.tolist())
         return [found[row][0] for row in rows.tolist()]
-    return fetch_columns(path, f'SELECT "{PAIR_ID}" FROM parquet')[PAIR_ID][rows].tolist()
+    return fetch_columns(path, f'SELECT "{c.PAIR_ID}" FROM parquet')[c.PAIR_ID][rows].tolist()
 
 
 def _rows(audit: Audit, selection: Selection) -> np.ndarray:
@@ -170,9 +148,11 @@ def _rows_at(
     audit: Audit, selection: Selection, moment: tuple[tuple[str, int, int] | None, int], map_path: Path | None
 ) -> np.ndarray:
     """Find a selection's rows, once for every state of the files and of the log, which `moment` tells apart."""
-    mask = _mask(audit, replace(selection, order=CLIPMEM, ascending=False, decision="", tag=""), map_path)
+    mask = _mask(audit, replace(selection, order=c.CLIPMEM, ascending=False, decision="", tag=""), map_path)
     if selection.tag:
-        mask = mask & _tagged(audit, selection.tag)
+        tagged = np.zeros(len(mask), bool)
+        tagged[_rows_of(audit, tagged_pairs(open_review(audit).path, selection.tag))] = True
+        mask = mask & tagged
     if selection.decision:
         codes = decided(audit).codes
         wanted = {UNDECIDED: UNDECIDED_CODE, **CODES}.get(selection.decision, -1)
@@ -183,22 +163,15 @@ def _rows_at(
     return rows
 
 
-def _tagged(audit: Audit, tag: str) -> np.ndarray:
-    """Return which pairs have a tag, bool [n_pairs]."""
-    tagged = np.zeros(count_pairs_of(audit), bool)
-    tagged[_rows_of(audit, tagged_pairs(open_review(audit).path, tag))] = True
-    return tagged
-
-
 def _order(audit: Audit, selection: Selection) -> np.ndarray:
     """Return all rows in a selection's order, whether it holds them or not."""
     if selection.order == MATCH and selection.searched:
         rows = hits(audit, selection)[0]
     elif selection.order == RANDOM:
-        rows = known_count(audit).review.drawn
+        rows = wrong_estimate(audit).review.drawn
     else:
         rows = _sorted(audit, selection.order)
-    learned_by_g = selection.order == CLIPMEM and selection.group == INDEPENDENT
+    learned_by_g = selection.order == c.CLIPMEM and selection.group == c.INDEPENDENT
     return rows[::-1] if selection.ascending != learned_by_g else rows
 
 
@@ -242,7 +215,7 @@ def _mask(audit: Audit, selection: Selection, map_path: Path | None) -> np.ndarr
 
 
 def _rows_of_conditions(audit: Audit, selection: Selection, map_path: Path | None) -> Iterator[np.ndarray]:
-    for name, clauses in ((SCORES, _score_clauses(selection)), (PAIRS, _pair_clauses(selection))):
+    for name, clauses in _clauses(selection).items():
         if clauses:
             where = " AND ".join(clause for clause, _ in clauses)
             values = [value for _, listed in clauses for value in listed]
@@ -257,44 +230,40 @@ def _rows_of_conditions(audit: Audit, selection: Selection, map_path: Path | Non
         yield hits(audit, selection)[0]
 
 
-def _score_clauses(selection: Selection) -> Clauses:
-    group: Clauses = [(f'"{GROUP}" = ?', [selection.group])] if selection.group else []
-    return [*group, *(clause for given in selection.ranges for clause in _range_clauses(given))]
-
-
-def _range_clauses(given: Range) -> Clauses:
-    if given.column not in BY_NAME:
-        raise ValueError(f"range must be of one of {', '.join(BY_NAME)}, not {given.column!r}")
-    value = number(given.column)
-    ends = ((">=", given.low), ("<=", given.high))
-    bounds: Clauses = [(f"{value} {sign} ?", [end]) for sign, end in ends if end is not None]
-    return [(f"isfinite({value})", []), *bounds] if bounds else []
-
-
-def _pair_clauses(selection: Selection) -> Clauses:
-    label: Clauses = [(f'"{LABEL}" = ?', [selection.label])] if selection.label else []
+def _clauses(selection: Selection) -> dict[str, Clauses]:
+    """Return a selection's conditions on the columns of scores.parquet and of pairs.parquet."""
+    scores: Clauses = [(f'"{c.GROUP}" = ?', [selection.group])] if selection.group else []
+    for wanted in selection.ranges:
+        if wanted.column not in BY_NAME:
+            raise ValueError(f"range must be of one of {', '.join(BY_NAME)}, not {wanted.column!r}")
+        value = number(wanted.column)
+        ends = [(sign, end) for sign, end in ((">=", wanted.low), ("<=", wanted.high)) if end is not None]
+        scores += [(f"isfinite({value})", [])] if ends else []
+        scores += [(f"{value} {sign} ?", [end]) for sign, end in ends]
+    pairs: Clauses = [(f'"{c.LABEL}" = ?', [selection.label])] if selection.label else []
     if selection.planted in (ANY, NONE):
-        return [*label, (f'"{PLANTED}" IS {"NOT " if selection.planted == ANY else ""}NULL', [])]
-    return [*label, (f'"{PLANTED}" = ?', [selection.planted])] if selection.planted else label
+        pairs.append((f'"{c.PLANTED}" IS {"NOT " if selection.planted == ANY else ""}NULL', []))
+    elif selection.planted:
+        pairs.append((f'"{c.PLANTED}" = ?', [selection.planted]))
+    return {SCORES: scores, PAIRS: pairs}
 
 
 def _rows_with(audit: Audit, words: str) -> np.ndarray:
     """Return the rows where every word, or part of one, is in a caption, whatever the case and accents' composition."""
-    asked = [sound(word) for word in dict.fromkeys(words.split())]
-    where = " AND ".join(f"contains(text, {_folded('?')})" for _ in asked)
-    with explained(audit.folder / PAIRS), _folded_captions(audit).cursor() as cursor:
+    asked = [without_surrogates(word) for word in dict.fromkeys(words.split())]
+    where = " AND ".join(f"contains(text, {_casefolded('?')})" for _ in asked)
+    with as_input_error(audit.folder / PAIRS), _folded_captions(audit).cursor() as cursor:
         return np.asarray(cursor.execute(f"SELECT place FROM captions WHERE {where}", asked).fetchnumpy()["place"])
 
 
 @kept(2, PAIRS)
 def _folded_captions(audit: Audit) -> duckdb.DuckDBPyConnection:
-    """Return a database with one text a pair, some 150 bytes: its captions, one below the other, so that no word
-    reaches from one into the next."""
-    text = _folded(f"array_to_string({CAPTIONS}, chr(10))")
+    """Return a database with one text a pair, some 150 bytes: its captions, one below the other, so that no word"""
+    text = _casefolded(f"array_to_string({c.CAPTIONS}, chr(10))")
     return load(audit.folder / PAIRS, f"SELECT {ROW}::INTEGER AS place, {text} AS text FROM parquet", into="captions")
 
 
-def _folded(text: str) -> str:
+def _casefolded(text: str) -> str:
     """Return SQL for a text in which case is of no matter; up and down again, so that both forms of a sigma meet."""
     return f"lower(upper(nfc_normalize({text})))"
 
@@ -344,19 +313,19 @@ def inside(x: np.ndarray, y: np.ndarray, corners: Sequence[tuple[float, float]])
 
 def labels(audit: Audit) -> list[str]:
     """Return the labels of an audit, the most frequent first, at most `LABELS_SHOWN`."""
-    return list(_values(audit, LABEL))
+    return list(_values(audit, c.LABEL))
 
 
 def planted_kinds(audit: Audit) -> list[str]:
     """Return the kinds of planted pairs of an audit, the most frequent first."""
-    return list(_values(audit, PLANTED))
+    return list(_values(audit, c.PLANTED))
 
 
 @kept(16, PAIRS)
 def _values(audit: Audit, column: str) -> list[str]:
     query = f"""
         SELECT "{column}" FROM parquet WHERE "{column}" IS NOT NULL
-        GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {LABELS_SHOWN}
+        c.GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {LABELS_SHOWN}
     """
     return [str(value) for (value,) in fetch_rows(audit.folder / PAIRS, query)]
 
@@ -388,7 +357,7 @@ def score_histogram(audit: Audit, column: str) -> tuple[np.ndarray, np.ndarray] 
 
 def misfit_note(audit: Audit) -> str:
     """Say that misfit is by a second round of training where there was one."""
-    return SECOND_NOTE if score_span(audit, LOG_PROBABILITY_SECOND) else ""
+    return SECOND_NOTE if score_span(audit, c.LOG_PROBABILITY_SECOND) else ""
 
 
 def audit_root(audit: Audit) -> Path:
@@ -401,9 +370,9 @@ def first_queue(audit: Audit) -> Selection:
 
     Where an audit has no such order, those of the highest misfit; without misfit, the first queue there is.
     """
-    if score_span(audit, REVIEW_PLACE):
-        return Selection(order=REVIEW_PLACE, ascending=True)
-    return Selection(order=MISFIT if score_span(audit, MISFIT) else next(iter(scores_in(QUEUE))))
+    if score_span(audit, c.REVIEW_PLACE):
+        return Selection(order=c.REVIEW_PLACE, ascending=True)
+    return Selection(order=c.MISFIT if score_span(audit, c.MISFIT) else next(iter(scores_in(QUEUE))))
 
 
 def decided_rows(audit: Audit) -> tuple[int, dict[int, str | None]]:
@@ -430,5 +399,48 @@ def _decisions_at(codes: np.ndarray, rows: np.ndarray) -> dict[int, str | None]:
 
 def _rows_of(audit: Audit, ids: Iterable[str]) -> np.ndarray:
     asked = pa.table({"asked_id": pa.array(ids, pa.string())})
-    query = f'SELECT {ROW} FROM parquet JOIN asked ON "{PAIR_ID}" = asked_id'
+    query = f'SELECT {ROW} FROM parquet JOIN asked ON "{c.PAIR_ID}" = asked_id'
     return fetch_columns(audit.folder / PAIRS, query, asked=asked)[ROW]
+
+
+def check_counts(audit: Audit) -> dict[str, int | None]:
+    """Return how many pairs each check finds, by its name in the order of `CHECKS`; None where it is not known."""
+    return _counts(audit, ensure_checks(audit))
+
+
+@kept(8, PAIRS, paths=lambda audit, path: (path,))
+def _counts(audit: Audit, path: Path) -> dict[str, int | None]:
+    columns = ", ".join(f'CASE WHEN count("{name}") > 0 THEN count_if("{name}") END' for name in CHECKS)
+    found = fetch_rows(path, f"SELECT {columns} FROM parquet")[0]
+    return dict(zip(CHECKS, found, strict=True))
+
+
+def rows_failing(audit: Audit, name: str) -> np.ndarray:
+    """Return the rows of the pairs that a check finds."""
+    if name not in CHECKS:
+        raise ValueError(f"check must be one of {', '.join(CHECKS)}, not {name!r}")
+    return fetch_columns(ensure_checks(audit), f'SELECT {ROW} FROM parquet WHERE "{name}"')[ROW]
+
+
+def failed_checks(audit: Audit, row: int) -> list[str]:
+    """Return the names of the checks that find a pair; none where the checks have not been made yet."""
+    path = kept_checks(audit)
+    if path is None:
+        return []
+    columns = ", ".join(f'"{name}"' for name in CHECKS)
+    found = fetch_rows(path, f"SELECT {columns} FROM parquet WHERE {ROW} = ?", [row])
+    return [name for name, flag in zip(CHECKS, *found, strict=True) if flag]
+
+
+def lookalike_groups(audit: Audit) -> list[list[int]]:
+    """Return the rows of each group of look-alikes, the largest group first, then in the order of the tables."""
+    return _groups(audit, ensure_checks(audit))
+
+
+@kept(4, PAIRS, paths=lambda audit, path: (path,))
+def _groups(audit: Audit, path: Path) -> list[list[int]]:
+    query = f"""
+        SELECT list({ROW} ORDER BY {ROW}) AS rows FROM parquet WHERE {LOOKALIKE_OF} IS NOT NULL
+        c.GROUP BY {LOOKALIKE_OF} HAVING len(rows) > 1 ORDER BY len(rows) DESC, rows[1]
+    """
+    return [rows for (rows,) in fetch_rows(path, query)]

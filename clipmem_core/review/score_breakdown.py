@@ -1,36 +1,40 @@
-"""What one pair's score is made of: its terms member by member, and the captions that members without it suggest.
-
-Only the pair's own vectors are read, and the external pairs' once for every member; a caption is suggested after one
-pass over the captions and pictures of each member that never saw the pair.
+"""What scores are made of: one pair's terms member by member and the captions that members without it suggest; the part
+of each encoder in clipmem; UnitMem by layer, by unit and by paradigm.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from clipmem_core import columns as c
+from clipmem_core.audits import paradigms as p
+from clipmem_core.audits import unitmem as t
 from clipmem_core.audits.prepare import sides_of
 from clipmem_core.audits.store import MEMBERSHIP, PAIRS, SCORES, Audit, read_array
+from clipmem_core.audits.verdict import FLAT
 from clipmem_core.config import InputError
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
+from clipmem_core.review.overview import LIMIT, pair_density, sample_points
 from clipmem_core.review.search import (
     ALL_UP_TO,
     EMBEDDINGS,
     cosines,
     embeddings_path,
-    highest,
-    unit,
+    normalized,
+    top_k,
     vectors_at,
     vectors_of,
 )
-from clipmem_core.review.tables import ROW, fetch_columns, fetch_numbered, kept, number
+from clipmem_core.review.tables import ROW, count_pairs_of, fetch_arrow, fetch_columns, fetch_numbered, kept, number
 from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.membership import Membership, Sides
 from clipmem_core.scores.registry import BY_NAME
+from clipmem_core.scores.seeds import MIN_REPLICATES, over_seeds, seed_interval
 
 TRAINED, SIDE = "trained", "side"
 IN, OUT = "in", "out"
@@ -71,16 +75,8 @@ def suggested_captions(audit: Audit, row: int, *, k: int = 3) -> Suggested:
     caption that fits its own picture best is taken. Only those that lead the tenth by `LEAD` are suggested: of these
     `QUALITY` is true, see data/results/suggestions.csv. Below `LEAST` pairs, none is.
 
-    Args:
-        audit: a finished audit.
-        row: the pair's number.
-        k: how many at most.
-
     Returns:
         Captions that the pair does not have, each once, the highest score first.
-
-    Raises:
-        InputError: there is no such row, or a file is missing or broken.
     """
     membership = _membership_at(audit, row)
     others = [name for name, saw in zip(membership.members, membership.trained[:, row], strict=True) if not saw]
@@ -116,12 +112,12 @@ def _mean_cosines(audit: Audit, members: Sequence[str], row: int, n_pairs: int) 
         total += [cosines(text_path, picture), cosines(image_path, picture)]
     if full:
         return total / len(members)
-    near = np.union1d(highest(total.sum(axis=0), SHORTLIST), [row])
+    near = np.union1d(top_k(total.sum(axis=0), SHORTLIST), [row])
     found = np.full((2, n_pairs), np.nan)
     found[:, near] = 0.0
     for name in members:
         image, text = vectors_of(audit, name, near.tolist())
-        picture = unit(image[np.searchsorted(near, row)])
+        picture = normalized(image[np.searchsorted(near, row)])
         found[:, near] += np.array([_unit_rows(text) @ picture, _unit_rows(image) @ picture]) / len(members)
     return found
 
@@ -135,7 +131,7 @@ def _different(audit: Audit, seen: set[str], score: np.ndarray) -> list[tuple[in
     """Return the rows of the highest scores, `BEHIND` at most, each with a caption that is not among those seen."""
     size = BEHIND + _MORE
     while True:
-        rows, ranked = highest(score, size).tolist(), dict[str, int]()
+        rows, ranked = top_k(score, size).tolist(), dict[str, int]()
         for place, captions in zip(rows, _captions(audit, rows), strict=True):
             if captions:
                 best = max(captions, key=lambda each: -math.inf if each[1] is None else each[1])
@@ -149,26 +145,18 @@ def _different(audit: Audit, seen: set[str], score: np.ndarray) -> list[tuple[in
 def _captions(audit: Audit, rows: Sequence[int]) -> list[list[tuple[str, float | None]]]:
     """Return the captions of pairs, each with its similarity_out where single captions have scores."""
     ids = fetch_numbered(audit.folder / PAIRS, [c.PAIR_ID], rows)
-    listed = {
-        each[c.PAIR_ID]: each for each in listed_scores(audit, [*(ids[row][0] for row in rows)]).to_dict("records")
-    }
-    found = [listed[ids[row][0]] for row in rows]
-    fits = [each.get(LISTED[c.SIMILARITY_OUT]) for each in found]
-    return [
-        [
-            (str(caption), fit[place] if isinstance(fit, list) else None)
-            for place, caption in enumerate(own[OWN_CAPTIONS])
-        ]
-        for own, fit in zip(found, fits, strict=True)
-    ]
+    table = listed_scores(audit, [ids[row][0] for row in rows]).set_index(c.PAIR_ID)
+    found = []
+    for row in rows:
+        own = table.loc[ids[row][0]]
+        captions, fits = own[OWN_CAPTIONS], own.get(LISTED[c.SIMILARITY_OUT])
+        fits = fits if isinstance(fits, list) else [None] * len(captions)
+        found.append([(str(caption), fit) for caption, fit in zip(captions, fits, strict=True)])
+    return found
 
 
 def mean_terms(audit: Audit, row: int) -> dict[str, float | None]:
-    """Return one pair's row of the scores: every column but its id and group, None where there is no number.
-
-    Raises:
-        InputError: there is no such row, or the file is missing or broken.
-    """
+    """Return one pair's row of the scores: every column but its id and group, None where there is no number."""
     found = fetch_numbered(audit.folder / SCORES, [number(column) for column in BY_NAME], [row])
     if row not in found:
         raise InputError(f"audit {audit.name!r} has no row {row} in its scores")
@@ -179,17 +167,10 @@ def mean_terms(audit: Audit, row: int) -> dict[str, float | None]:
 def member_terms(audit: Audit, row: int) -> pd.DataFrame:
     """Measure one pair under every member, as the scores do.
 
-    Args:
-        audit: a finished audit.
-        row: the pair's number.
-
     Returns:
         One row a member: member, trained (on this pair), side (`in` or `out`: what it counts as in clipmem, by the
         audit's protocol), positive, negative_text, negative_image, alignment, similarity, in cosine units. The mean
         alignment of `in` less that of `out` is the pair's clipmem.
-
-    Raises:
-        InputError: there is no such row, or a file is missing or broken.
     """
     membership = _membership_at(audit, row)
     inside = _inside(audit)[:, row]
@@ -265,3 +246,186 @@ def _inside(audit: Audit) -> np.ndarray:
     """Return which members count as `in` for each pair, [n_members, n_pairs]."""
     membership, config = _membership(audit), audit.record.config
     return Sides(membership, config.protocol, config.seed).inside
+
+
+IMAGE, TEXT = "image", "text"
+PARTS = {IMAGE: c.CLIPMEM_IMAGE, TEXT: c.CLIPMEM_TEXT}
+SSLMEM = {IMAGE: c.SSLMEM_IMAGE, TEXT: c.SSLMEM_TEXT}
+MEMORIZED = (c.CANDIDATE, c.SCORED)  # the groups whose clipmem is memorization with its sign
+NOT_PLANTED = "not planted"
+POOR_FIT = 0.5  # mean cosine on held-out pairs below which mapped embeddings are nearer to strange than to their own
+Z = 1.96
+VARIANTS = {"mean": t.UNITMEM_MEAN, "median": t.UNITMEM_MEDIAN}
+MEMBERS = "members"
+PARADIGM_NAMES = {p.CLIP: "CLIP", p.SUPERVISED: "supervised", p.SELF_SUPERVISED: "self-supervised"}
+SOURCE, DEPTH, LEADS = "source", "depth", "leads"
+
+
+def load_contributions(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read the contributions of both encoders to the clipmem of every pair that has both.
+
+    Returns:
+        The pairs to draw, at most `LIMIT` of them at random: row, clipmem_image, clipmem_text, group, planted, label.
+        And x, y and n of the cells with pairs in them, over all pairs; empty where all are drawn.
+    """
+    points = sample_points(audit, *PARTS.values(), colour_by=[c.GROUP, c.PLANTED, c.LABEL], limit=LIMIT)
+    density = pair_density(audit, *PARTS.values()) if len(points) == LIMIT else pd.DataFrame()
+    return points, density if len(density) and density["n"].sum() > LIMIT else pd.DataFrame()
+
+
+def encoder_means(
+    audit: Audit, columns: Mapping[str, str] = PARTS, *, by: str, groups: Sequence[str] = c.GROUPS, limit: int = 50
+) -> pd.DataFrame:
+    """Average a score of each encoder over groups, labels or planted kinds.
+
+    Args:
+        audit: a finished audit.
+        columns: the score of each encoder, `PARTS` or `SSLMEM`, in cosine units.
+        by: `group`, `label` or `planted`.
+        groups: only pairs of these.
+        limit: the most frequent names, at most so many.
+
+    Returns:
+        A row a name and encoder: name, encoder, n, mean, low, high. The interval is mean ± 1.96 standard errors over
+        pairs: other pairs would move the mean so far, other members are not in it. Groups come in their order, planted
+        kinds before the pairs that are not planted, labels by how many pairs have them. A pair without a label has no
+        name; NaN where an encoder has no value.
+    """
+    count_pairs_of(audit)
+    source = SCORES if by == c.GROUP else PAIRS
+    named = fetch_arrow(audit.folder / source, f'SELECT {ROW} AS place, CAST("{by}" AS VARCHAR) AS name FROM parquet')
+    name = f"coalesce(name, '{NOT_PLANTED}')" if by == c.PLANTED else "name"
+    known = {column: f"FILTER (WHERE isfinite({number(column)}))" for column in columns.values()}
+    numbers = ", ".join(
+        f"count(*) {known[column]} AS n_{encoder}, avg({number(column)}) {known[column]} AS mean_{encoder}, "
+        f"stddev_samp({number(column)}) {known[column]} AS sd_{encoder}"
+        for encoder, column in columns.items()
+    )
+    query = f"""
+        SELECT {name} AS name, count(*) AS n, {numbers} FROM parquet JOIN named ON {ROW} = place
+        WHERE "{c.GROUP}" IN ({", ".join("?" * len(groups))}) AND {name} IS NOT NULL
+        GROUP BY 1 ORDER BY n DESC, name LIMIT {limit}
+    """
+    wide = fetch_arrow(audit.folder / SCORES, query, list(groups), named=named).to_pandas()
+    places = {name: place for place, name in enumerate(c.GROUPS)} | {NOT_PLANTED: len(c.GROUPS) + 1}
+    order = [places.get(name, len(c.GROUPS)) for name in wide["name"]]
+    rows = []
+    for row in wide.iloc[np.argsort(order, kind="stable")].to_dict("records"):
+        for encoder in columns:
+            n, mean, sd = (row[f"{what}_{encoder}"] for what in ("n", "mean", "sd"))
+            half = Z * sd / np.sqrt(n) if n >= 2 else np.nan
+            rows.append((row["name"], encoder, n, mean, mean - half, mean + half))
+    return pd.DataFrame(rows, columns=["name", "encoder", "n", "mean", "low", "high"])
+
+
+def map_fit(verdict: Mapping[str, Any]) -> float | None:
+    """Return how well the members' spaces map onto each other, as the verdict has it; None where it does not say."""
+    fit = verdict.get("encoders", {}).get("fit")
+    return float(fit) if isinstance(fit, int | float) else None
+
+
+def why_no_parts(verdict: Mapping[str, Any]) -> str:
+    """Return why an audit has no parts of the encoders, as the verdict has it; empty where it has them."""
+    return str(verdict.get("encoders", {}).get("missing") or "")
+
+
+def doubts(groups: pd.DataFrame, fit: float | None) -> list[str]:
+    """Say what speaks against the split into two encoders; nothing where all is well."""
+    found = []
+    if fit is not None and fit < POOR_FIT:
+        found.append(
+            f"The map between the members' spaces fits poorly: {fit:.2f}, where 1 is perfect. The two parts still add "
+            "up to clipmem, but how it is split between them cannot be believed."
+        )
+    top = groups[groups["name"].isin(MEMORIZED)]["mean"].sum()
+    for row in groups[groups["name"] == c.EXTERNAL].to_dict("records"):
+        off, three_errors = abs(row["mean"]), 3 * (row["high"] - row["low"]) / (2 * Z)
+        if off > FLAT * abs(top) and off > three_errors:
+            found.append(
+                f"The null of the {row['encoder']} encoder is not near 0: {row['mean']:+.3f} on external pairs, which "
+                "nobody memorized. Read its part against that, not against 0.".replace("-", "−")
+            )
+    return found
+
+
+def tower_layers(units: pd.DataFrame, references: pd.DataFrame | None, *, column: str) -> pd.DataFrame:
+    """Return UnitMem by layer of both encoders, and of the references.
+
+    Returns:
+        tower, source (`members`, or the name of a reference), layer, mean, low and high: of the members their mean, the
+        lowest and the highest one; of a reference the value alone.
+    """
+    grouped = t.layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[column]
+    own = grouped.agg(mean="mean", low="min", high="max").reset_index().assign(**{SOURCE: MEMBERS})
+    tables = [own]
+    if references is not None:
+        means = t.layer_means(references, by=[t.REFERENCE, t.TOWER, t.LAYER])
+        tables.append(means.rename(columns={t.REFERENCE: SOURCE, column: "mean"}).assign(low=np.nan, high=np.nan))
+    columns = [t.TOWER, SOURCE, t.LAYER, "mean", "low", "high"]
+    return pd.concat([table[columns] for table in tables], ignore_index=True)
+
+
+def paradigm_layers(table: pd.DataFrame, *, column: str) -> pd.DataFrame:
+    """Return UnitMem by layer of each paradigm over its seeds.
+
+    Returns:
+        paradigm, layer, depth (0 the first layer, 1 the last), n (seeds), mean, low and high: an interval where there
+        are three seeds or more.
+    """
+    means = over_seeds(table, by=[p.PARADIGM, t.LAYER], measures=[column]).drop(columns="measure")
+    known = means[means[p.PARADIGM].isin(p.PARADIGMS)]
+    last = known[t.LAYER].max()
+    depth = (known[t.LAYER] - 1) / (last - 1) if last > 1 else 0.5
+    return known.assign(**{DEPTH: depth}).reset_index(drop=True)
+
+
+def claim_1(table: pd.DataFrame, *, column: str) -> str:
+    """Say whether CLIP's UnitMem lies between that of the two other paradigms, as far as the seeds allow."""
+    by_seed = table.groupby([p.PARADIGM, p.SEED])[column].mean().unstack(p.PARADIGM)
+    names = [name for name in p.PARADIGMS if name in by_seed]
+    listed = ", ".join(f"{PARADIGM_NAMES[name]} {by_seed[name].mean():.3f}" for name in names)
+    told = f"Mean UnitMem over the layers: {listed}."
+    if len(names) < len(p.PARADIGMS):
+        missing = " and ".join(PARADIGM_NAMES[name] for name in p.PARADIGMS if name not in names)
+        return f"{told} Claim 1 compares three paradigms: {missing} is not there, or cannot be taught on these pairs."
+    complete = by_seed.dropna()
+    if len(complete) < MIN_REPLICATES:
+        return f"{told} Claim 1 (CLIP lies between the other two): seeds so far: {len(complete)}, too few to say more."
+    sides = {}  # of CLIP, on which the interval of the other paradigm over seeds lies; 0 where it holds CLIP's
+    for name in (p.SUPERVISED, p.SELF_SUPERVISED):
+        low, high = seed_interval((complete[name] - complete[p.CLIP]).to_numpy())
+        sides[name] = 1 if low > 0 else -1 if high < 0 else 0
+    if 0 in sides.values():
+        words = {1: "lies above it", -1: "lies below it", 0: "cannot be told from it"}
+        each = " and ".join(f"{PARADIGM_NAMES[name]} {words[side]}" for name, side in sides.items())
+        place = f"the seeds leave it open, since {each}"
+    elif len(set(sides.values())) == 2:
+        place = "so it does here"
+    else:
+        place = f"here it lies {'below' if 1 in sides.values() else 'above'} both"
+    return f"{told} Claim 1 (CLIP lies between the other two): {place}."
+
+
+def ranked_units(
+    units: pd.DataFrame, *, column: str, member: str = "", tower: str = "", layer: int = 0
+) -> pd.DataFrame:
+    """Return the pairs that set a unit off most, each with the unit that stands out most for it, the highest first.
+
+    Args:
+        units: as `read_units`; silent ones have no UnitMem and are left out.
+        column: unitmem_mean or unitmem_median, by which they are ordered; of equal ones the larger margin first.
+        member: only its units; empty takes all.
+        tower: only this encoder's; empty takes both.
+        layer: only this layer's, from 1; 0 takes all.
+
+    Returns:
+        Their rows, and `leads`: how many units of the same member the same pair sets off most.
+    """
+    fired = units[units[column].notna()]
+    leads = fired.groupby([c.MEMBER, t.ROW], sort=False)[t.UNIT].transform("size")
+    chosen = fired.assign(**{LEADS: leads})
+    for name, value in ((c.MEMBER, member), (t.TOWER, tower), (t.LAYER, layer)):
+        chosen = chosen[chosen[name] == value] if value else chosen
+    margin = chosen["max"] - chosen["second"]
+    order = np.lexsort((chosen[t.UNIT], -margin, -chosen[column]))
+    return chosen.iloc[order].drop_duplicates(t.ROW).reset_index(drop=True)

@@ -41,16 +41,8 @@ def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     first ten pairs that 20 words find among OpenClipart's captions, .50 hold the word for four members, .37 for the
     first alone.
 
-    Args:
-        audit: a finished audit.
-        selection: its meaning, like, by and member; the rest does not matter here.
-
     Returns:
         At most `LIMIT` rows int64 and their cosines float32, the closest first; not to be written to.
-
-    Raises:
-        ValueError: the selection is no search.
-        InputError: the text is empty, or there is no such pair or member, or a file is missing or broken.
     """
     if not selection.searched:
         raise ValueError("selection must have a meaning or a pair to be like")
@@ -68,7 +60,7 @@ def hits(audit: Audit, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
 def _hits(audit: Audit, meaning: str, like: str, side: str, members: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     asked = {member: _asked(audit, member, meaning, like, side) for member in members}
     found = np.mean([cosines(embeddings_path(audit, member, side), query) for member, query in asked.items()], axis=0)
-    rows = highest(found, LIMIT)
+    rows = top_k(found, LIMIT)
     match = found[rows]
     rows.flags.writeable = match.flags.writeable = False
     return rows, match
@@ -82,7 +74,7 @@ def _asked(audit: Audit, member: str, meaning: str, like: str, side: str) -> np.
         row = find_row(audit, like)
         if row is None:
             raise InputError(f"there is no pair {like!r} in audit {audit.name!r}: take another to search by")
-        asked.append(unit(vectors_at(path, [row])[0]))
+        asked.append(normalized(vectors_at(path, [row])[0]))
     return np.mean(asked, axis=0)
 
 
@@ -98,32 +90,19 @@ def nearest(audit: Audit, row: int, *, by: str, member: str = "", k: int) -> lis
 
     Returns:
         At most k of (row, cosine), the closest first; the pair itself is left out.
-
-    Raises:
-        ValueError: `by` is neither.
-        InputError: there is no such member or pair, or its index is missing or broken.
     """
     member = choose_member(audit.record.members, member)
     path = embeddings_path(audit, member, by)
     found = cosines(path, vectors_at(path, [row])[0])
     found[row] = np.nan
-    return [(place, float(found[place])) for place in highest(found, k).tolist()]
+    return [(place, float(found[place])) for place in top_k(found, k).tolist()]
 
 
 def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
     """Embed a text as a member of an audit would embed a caption, in full precision.
 
-    Args:
-        audit: a finished audit.
-        text: what to look for.
-        member: whose text encoder; empty is the audit's first.
-
     Returns:
         Unit vector float32 [dim].
-
-    Raises:
-        InputError: the text is empty, there is no such member, its checkpoint is missing or does not load, or its
-            features were computed elsewhere, where no text can be embedded.
     """
     if not text.strip():
         raise InputError("the text to search for is empty: write what the pictures or captions should be about")
@@ -142,15 +121,11 @@ def embed_text(audit: Audit, text: str, *, member: str = "") -> np.ndarray:
             model, known = _text_encoder(audit, member)
             tokens = tokenize(config.model, [text])
             read = known.read(tokens) if known else tokens
-        return unit(text_embeddings(model, read, precision="fp32", device="cpu")[0])
+        return normalized(text_embeddings(model, read, precision="fp32", device="cpu")[0])
 
 
 def checkpoint_path(audit: Audit, member: str) -> Path:
-    """Return the file with a member's weights: its own, or the given one that it scores.
-
-    Raises:
-        InputError: it is not there.
-    """
+    """Return the file with a member's weights: its own, or the given one that it scores."""
     given = audit.member_record(member).checkpoint
     path = Path(given) if given else audit.member(member) / CHECKPOINT
     if not path.is_file():
@@ -229,11 +204,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def choose_member(members: Sequence[str], name: str) -> str:
-    """Return the name of a member of an audit, its first where none is named.
-
-    Raises:
-        InputError: there is none of that name; the message lists those there are.
-    """
+    """Return the name of a member of an audit, its first where none is named."""
     if name and name not in members:
         raise InputError(f"there is no member {name!r} in this audit (there is: {', '.join(map(str, members))})")
     return name or str(members[0])
@@ -247,21 +218,13 @@ def embeddings_path(audit: Audit, member: str, by: str) -> Path:
 
 
 def vectors_of(audit: Audit, member: str, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return μ_I and μ_T of some pairs, float32 [n_rows, dim].
-
-    Raises:
-        InputError: there is no such row, or a file is missing or broken.
-    """
+    """Return μ_I and μ_T of some pairs, float32 [n_rows, dim]."""
     image, text = (vectors_at(embeddings_path(audit, member, by), rows) for by in EMBEDDINGS)
     return image, text
 
 
 def vectors_at(path: Path, rows: Sequence[int]) -> np.ndarray:
-    """Read the mean embeddings of some pairs from a file, float32 [n_rows, dim].
-
-    Raises:
-        InputError: there is no such row, or the file is missing or broken.
-    """
+    """Read the mean embeddings of some pairs from a file, float32 [n_rows, dim]."""
     stored = read_array(path, shared=True)
     for row in rows:
         if not 0 <= row < len(stored):
@@ -269,11 +232,11 @@ def vectors_at(path: Path, rows: Sequence[int]) -> np.ndarray:
     return np.array(stored[rows])
 
 
-def unit(values: np.ndarray) -> np.ndarray:
+def normalized(values: np.ndarray) -> np.ndarray:
     """Return a vector [dim] at length 1; one without a length stays as it is.
 
     Example:
-        >>> unit(np.array([3.0, 4.0])).tolist()
+        >>> normalized(np.array([3.0, 4.0])).tolist()
         [0.6, 0.8]
     """
     length = float(np.linalg.norm(values))
@@ -289,15 +252,12 @@ def cosines(path: Path, query: np.ndarray) -> np.ndarray:
 
     Returns:
         float32 [n_pairs], in [−1, 1] up to rounding; 0 where a vector has no length.
-
-    Raises:
-        InputError: the file is missing, broken, or of another dimension than the query.
     """
     stored = read_array(path, shared=True)
     n_pairs, dim = stored.shape
     if query.shape != (dim,):
         raise InputError(f"{path} has {dim} dimensions and the query {query.size}: delete it and run the audit again")
-    query = unit(query).astype(np.float32)
+    query = normalized(query).astype(np.float32)
     found, size = np.zeros(n_pairs, dtype=np.float32), max(1, _BLOCK_BYTES // (4 * dim))
     for at in range(0, n_pairs, size):
         block = np.asarray(stored[at : at + size])
@@ -306,7 +266,7 @@ def cosines(path: Path, query: np.ndarray) -> np.ndarray:
     return found
 
 
-def highest(values: np.ndarray, k: int) -> np.ndarray:
+def top_k(values: np.ndarray, k: int) -> np.ndarray:
     """Return the places of the k highest values, the highest first and of equal ones the first first.
 
     Args:
@@ -314,7 +274,7 @@ def highest(values: np.ndarray, k: int) -> np.ndarray:
         k: how many at most.
 
     Example:
-        >>> highest(np.array([0.5, np.nan, 0.9, 0.5]), 2).tolist()
+        >>> top_k(np.array([0.5, np.nan, 0.9, 0.5]), 2).tolist()
         [2, 0]
     """
     places = np.flatnonzero(~np.isnan(values))

@@ -26,9 +26,9 @@ Columns = dict[str, np.ndarray]
 Table: TypeAlias = pd.DataFrame | pa.Table
 Stamp = tuple[int, int, int]
 Version = tuple[Stamp, Stamp]
-Given = ParamSpec("Given")
-Returned = TypeVar("Returned")
-OfAudit: TypeAlias = Callable[Concatenate[Audit, Given], Returned]
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+OfAudit: TypeAlias = Callable[Concatenate[Audit, Params], Result]
 # SQL for the key of a pair's captions, a positive number of 63 bits; no caption has a NUL in it.
 CAPTION_KEY = f"""greatest(1, (md5_number_lower(array_to_string("{CAPTIONS}", chr(0))) // 2)::BIGINT)"""
 _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
@@ -41,11 +41,7 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
 
 
 def stamp(path: Path) -> Stamp:
-    """Return what changes whenever a file is replaced or written to; whatever was made from it is kept under that.
-
-    Raises:
-        InputError: there is no such file.
-    """
+    """Return what changes whenever a file is replaced or written to; whatever was made from it is kept under that."""
     try:
         status = path.stat()
     except OSError:
@@ -60,7 +56,7 @@ def version_of(audit: Audit) -> Version:
 
 def kept(
     size: int, *names: str, paths: Callable[..., Iterable[Path]] = lambda *given: ()
-) -> Callable[[OfAudit[Given, Returned]], OfAudit[Given, Returned]]:
+) -> Callable[[OfAudit[Params, Result]], OfAudit[Params, Result]]:
     """Keep what a function of an audit returns in memory, until one of the files it was made from changes.
 
     Args:
@@ -69,13 +65,13 @@ def kept(
         paths: what it is made from beside those, of the function's own arguments.
     """
 
-    def decorate(make: OfAudit[Given, Returned]) -> OfAudit[Given, Returned]:
+    def decorate(make: OfAudit[Params, Result]) -> OfAudit[Params, Result]:
         made: Any = functools.lru_cache(maxsize=size)(lambda version, *given, **named: make(*given, **named))
 
         @functools.wraps(make)
-        def of_today(audit: Audit, *args: Given.args, **named: Given.kwargs) -> Returned:
+        def of_today(audit: Audit, *args: Params.args, **named: Params.kwargs) -> Result:
             files = [*(audit.folder / name for name in names), *paths(audit, *args, **named)]
-            return cast(Returned, made(tuple(map(stamp, files)), audit, *args, **named))
+            return cast(Result, made(tuple(map(stamp, files)), audit, *args, **named))
 
         return of_today
 
@@ -84,18 +80,14 @@ def kept(
 
 @kept(64, SCORES, PAIRS)
 def count_pairs_of(audit: Audit) -> int:
-    """Return the number of pairs of an audit.
-
-    Raises:
-        InputError: its scores and pairs are not equally many.
-    """
+    """Return the number of pairs of an audit."""
     count = count_rows(audit.folder / SCORES)
     if count != count_rows(audit.folder / PAIRS):
-        raise other_pairs(audit)
+        raise mismatched_tables(audit)
     return count
 
 
-def other_pairs(audit: Audit) -> InputError:
+def mismatched_tables(audit: Audit) -> InputError:
     """Return the error of an audit whose tables do not belong together."""
     return InputError(f"{audit.folder / PAIRS} and {SCORES} list other pairs: delete {SCORES} and run the audit again")
 
@@ -107,13 +99,8 @@ def find_row(audit: Audit, pair_id: str) -> int | None:
 
 
 def caption_keys(pairs: Path | pa.Table, pair_ids: Iterable[str]) -> dict[str, int]:
-    """Return the key of the captions of each of some pairs, without those that are not there.
-
-    Args:
-        pairs: with the columns pair_id and captions, a Parquet file or a table.
-        pair_ids: which pairs.
-    """
-    asked = pa.table({"asked_id": pa.array(map(sound, pair_ids), pa.string())})
+    """Return the key of the captions of each of some pairs, without those that are not there."""
+    asked = pa.table({"asked_id": pa.array(map(without_surrogates, pair_ids), pa.string())})
     query = f'SELECT asked_id, {CAPTION_KEY} AS key FROM {{}} JOIN asked ON "{PAIR_ID}" = asked_id'
     if isinstance(pairs, Path):
         found = fetch_columns(pairs, query.format("parquet"), asked=asked)
@@ -131,36 +118,29 @@ def count_rows(path: Path) -> int:
 
 
 def fetch_rows(path: Path, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    """Run a query and return its rows.
-
-    Args:
-        path: the Parquet file, which the query calls `parquet`.
-        query: SQL that holds no text of others; it has a `?` for each value.
-        values: of the parameters.
-
-    Raises:
-        InputError: the file is missing or broken, or lacks a column.
-    """
-    with _answered(path, query, values) as result:
+    """Run a query and return its rows."""
+    with _executed(path, query, values) as result:
         return result.fetchall()
 
 
 def fetch_columns(path: Path, query: str, values: Sequence[Any] = (), **tables: Table) -> Columns:
     """Run a query as `fetch_rows` does, over further tables too, by their names, and return its columns."""
-    with _answered(path, query, values, **tables) as result:
+    with _executed(path, query, values, **tables) as result:
         return cast(Columns, result.fetchnumpy())  # no column is of a type that makes it anything else
 
 
 def fetch_frame(path: Path, query: str, values: Sequence[Any] = ()) -> pd.DataFrame:
     """Run a query as `fetch_rows` does and return a table of pandas'."""
-    with _answered(path, query, values) as result:
+    with _executed(path, query, values) as result:
         return result.df()
 
 
 def fetch_arrow(path: Path, query: str, values: Sequence[Any] = (), **tables: Table) -> pa.Table:
     """Run a query as `fetch_columns` does and return a table of Arrow's."""
-    with _asking(path, tables) as cursor:
-        return cursor.sql(_over(query), params=[_pattern(path), *map(sound, values)]).to_arrow_table()
+    with _cursor(path, tables) as cursor:
+        return cursor.sql(
+            _with_parquet(query), params=[_escaped_glob(path), *map(without_surrogates, values)]
+        ).to_arrow_table()
 
 
 def fetch_numbered(path: Path, columns: Sequence[str], rows: Sequence[int]) -> dict[int, tuple[Any, ...]]:
@@ -180,8 +160,8 @@ def number(column: str) -> str:
 def load(path: Path, query: str, *, into: str) -> duckdb.DuckDBPyConnection:
     """Return a database of its own that keeps what a query over a file finds as a table."""
     database = duckdb.connect(config=_SETTINGS)
-    with explained(path):
-        database.execute(f"CREATE TABLE {into} AS {_over(query)}", [_pattern(path)])
+    with as_input_error(path):
+        database.execute(f"CREATE TABLE {into} AS {_with_parquet(query)}", [_escaped_glob(path)])
     return database
 
 
@@ -192,7 +172,7 @@ def _database() -> duckdb.DuckDBPyConnection:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def as_input_error(path: Path) -> Iterator[None]:
     """Turn what DuckDB says of a file into one line that names the file and what to do."""
     stamp(path)
     try:
@@ -205,30 +185,30 @@ def explained(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _answered(path: Path, query: str, values: Sequence[Any], **tables: Table) -> Iterator[duckdb.DuckDBPyConnection]:
-    with _asking(path, tables) as cursor:
-        yield cursor.execute(_over(query), [_pattern(path), *map(sound, values)])
+def _executed(path: Path, query: str, values: Sequence[Any], **tables: Table) -> Iterator[duckdb.DuckDBPyConnection]:
+    with _cursor(path, tables) as cursor:
+        yield cursor.execute(_with_parquet(query), [_escaped_glob(path), *map(without_surrogates, values)])
 
 
 @contextmanager
-def _asking(path: Path, tables: Mapping[str, Table]) -> Iterator[duckdb.DuckDBPyConnection]:
-    with explained(path), _database().cursor() as cursor:
+def _cursor(path: Path, tables: Mapping[str, Table]) -> Iterator[duckdb.DuckDBPyConnection]:
+    with as_input_error(path), _database().cursor() as cursor:
         for name, table in tables.items():
             cursor.register(name, table)
         yield cursor
 
 
-def _over(query: str) -> str:
+def _with_parquet(query: str) -> str:
     return f"WITH parquet AS NOT MATERIALIZED (SELECT * FROM read_parquet(?, file_row_number = true)) {query}"
 
 
-def sound(value: Any) -> Any:
+def without_surrogates(value: Any) -> Any:
     """Return text without halves of letters, which DuckDB refuses and no table holds."""
     if not isinstance(value, str) or value.isascii():
         return value
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _pattern(path: Path) -> str:
+def _escaped_glob(path: Path) -> str:
     """Return a path that DuckDB, which takes patterns, reads as itself."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))

@@ -34,7 +34,7 @@ MEANINGS = (
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class WrongEstimate:
     """What the scores of an audit say before anybody looks: the count, and the order to look in."""
 
     count: WrongCount
@@ -42,7 +42,7 @@ class Known:
 
 
 @dataclass(frozen=True, eq=False)
-class SoFar:
+class ReviewProgress:
     """What people decided on the pairs of an audit, and how many wrong captions remain.
 
     `ahead` is how many of the next pairs are expected to be wrong, `more` after how many of them to stop. `left` is the
@@ -73,45 +73,45 @@ class SoFar:
 
 
 @kept(2, SCORES, VERDICT)
-def known_count(audit: Audit) -> Known:
+def wrong_estimate(audit: Audit) -> WrongEstimate:
     """Return how many captions the scores of an audit count as wrong, and the order of the review."""
     misfit, fit, posterior, place = read_table(audit.folder / SCORES, columns=NEEDED)[NEEDED].to_numpy(dtype=float).T
     told = mapping(mapping(audit.verdict).get("wrong_captions"))
     estimate, low, high = numbers([told.get(name) for name in ("estimate", "low", "high")], 3) or (None, None, None)
     missing = str(told.get("missing") or "the verdict has no count") if estimate is None else ""
     count = WrongCount(estimate, low, high, posterior, missing=missing)
-    return Known(count, plan_review(suspicion_of(misfit, fit), place=place))
+    return WrongEstimate(count, plan_review(suspicion_of(misfit, fit), place=place))
 
 
-def wrong_so_far(audit: Audit) -> SoFar:
+def review_progress(audit: Audit) -> ReviewProgress:
     """Return what people found so far among the pairs of an audit, and how many wrong captions probably remain.
 
     A pair that was removed or given another caption counts as wrong, one that is kept as right. Find and replace, and
     the choice among look-alikes, say neither and do not count.
     """
-    known, told = known_count(audit), decided(audit)
+    known, told = wrong_estimate(audit), decided(audit)
     codes, judged = told.codes, np.zeros(len(told.codes), dtype=bool)
     judged[known.review.ranked] = True
     said = judged & ~told.apart & (codes != UNDECIDED_CODE)
     wrong = said & (codes != CODES[KEEP])
     done, found, count = int(said.sum()), int(wrong.sum()), known.count
     if not done:
-        return SoFar(0, 0)
+        return ReviewProgress(0, 0)
     by_checks = count_reviewed(known.review, wrong, said, count.posterior)
     ends = (by_checks.estimate, by_checks.low, by_checks.high)
     checked = None if by_checks.missing else cast(Estimate, tuple(end - found for end in ends if end is not None))
     if count.missing:
-        return SoFar(done, found, checked, by_spot_checks=True)
+        return ReviewProgress(done, found, checked, by_spot_checks=True)
     left = left_after(count, said)
     if checked and not checked[1] <= left[0] <= checked[2]:
-        return SoFar(done, found, checked, by_spot_checks=True)
+        return ReviewProgress(done, found, checked, by_spot_checks=True)
     ahead = known.review.order[~said[known.review.order]]
     expected = float(np.nansum(count.posterior[ahead[:NEXT]]))
     more = min(max(_stop(known, ahead), CHECKED - done), len(ahead))
-    return SoFar(done, found, left, ahead=expected, more=more)
+    return ReviewProgress(done, found, left, ahead=expected, more=more)
 
 
-def _stop(known: Known, ahead: np.ndarray) -> int:
+def _stop(known: WrongEstimate, ahead: np.ndarray) -> int:
     """Return after how many of the pairs ahead, in the order of the review, to stop looking."""
     ranked = known.review.ranked[np.isin(known.review.ranked, ahead)]
     worth = ranked[: suggest_stop(known.count.posterior[ranked], -np.arange(len(ranked)))]
@@ -124,7 +124,7 @@ def wrong_words(audit: Audit) -> tuple[str, str]:
     By the scores alone while nobody has decided on anything. If there is no count, the line is empty and the other text
     says why.
     """
-    found, (likely, basis) = wrong_so_far(audit), likely_wrong(audit.verdict)
+    found, (likely, basis) = review_progress(audit), likely_wrong(audit.verdict)
     if not found.sentence:
         return likely, basis
     return found.sentence, " ".join(filter(None, [likely, basis, MEANINGS if found.left else ""]))
@@ -132,7 +132,7 @@ def wrong_words(audit: Audit) -> tuple[str, str]:
 
 def random_check(audit: Audit) -> str:
     """Say what a random check of 50 pairs shows; empty where there are no more pairs than that."""
-    pairs = len(known_count(audit).review.drawn)
+    pairs = len(wrong_estimate(audit).review.drawn)
     if pairs <= CHECKED:
         return ""
     most = count_of_sample(0, CHECKED, pairs)[1]
@@ -144,5 +144,5 @@ def random_check(audit: Audit) -> str:
 
 def drawn_at_random(audit: Audit) -> frozenset[int]:
     """Return the rows that are random spot checks in the order of the review."""
-    review = known_count(audit).review
+    review = wrong_estimate(audit).review
     return frozenset(review.order[review.at_random].tolist())

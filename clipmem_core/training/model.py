@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from clipmem_core.config import InputError
 from clipmem_core.mitigations import can_cut_text
-from clipmem_core.pairs.readers.hub import hub_answers
+from clipmem_core.pairs.readers.remote import hub_answers
 from clipmem_core.training.names import model_config, model_file
 from clipmem_core.training.views import TrainingData, Views
 

@@ -11,7 +11,7 @@ from scipy.stats import norm, t
 from sklearn.metrics import roc_auc_score
 
 from clipmem_core.scores.uncertainty import fit_prior, moderate
-from tests.audits.again import Again, aligned, embeddings
+from tests.audits.small import Again, aligned, embeddings
 from tests.conftest import Made
 
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from clipmem_core.training.names import model_config
-from tests.audits.again import Again, embeddings
+from tests.audits.small import Again, embeddings
 from tests.conftest import Made
 
 

@@ -14,8 +14,7 @@ from clipmem_core.audits.run import run_audit
 from clipmem_core.audits.store import Audit, broken_files, write_table
 from clipmem_core.commands import main
 from clipmem_core.config import AuditConfig, InputError
-from tests.audits.again import Again, embeddings
-from tests.audits.small import Silent, config_of, with_drawn_set
+from tests.audits.small import Again, Silent, config_of, embeddings, with_drawn_set
 from tests.audits.test_locked import KILLS, flags
 from tests.audits.test_resume import same
 from tests.forked import Server

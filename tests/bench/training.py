@@ -19,8 +19,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,7 @@ import pandas as pd
 from PIL import Image
 
 from clipmem_core import columns as c
-from clipmem_core.audits.cluster import ADDRESS, QUIET, ray_tasks
-from clipmem_core.audits.executor import Looks, Task, local_processes
+from clipmem_core.audits.cluster import ADDRESS, QUIET
 from clipmem_core.audits.prepare import draw_membership, look_at_pictures
 from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import Audit
@@ -44,8 +43,6 @@ from tests.bench import Measure, Measures, Skipped, console, scratch
 
 WORKERS = (1, 2)  # of their data loader; the better one counts
 IMAGE, CAPTION = "filepath", "title"  # open_clip's defaults, with tabs between
-TASKS, QUICK_TASKS = 20, 4
-NOTHING = (sys.executable, "-S", "-c", "")
 
 
 @dataclass(frozen=True)
@@ -214,25 +211,21 @@ def run_command(command: Sequence[str], *, log: Path, data: Path | None = None, 
 
 
 def measure_engines(quick: bool) -> Measures:
-    """Run tasks that do nothing, and one audit, on each engine with one and with two workers."""
+    """Train the members of one audit on each engine, with one and with two workers."""
     try:
         import ray  # noqa: F401
     except ImportError:
         raise Skipped("Ray is not installed: pip install 'ray>=2.40'") from None
     if cores() < 2:
         raise Skipped(f"2 cores are needed, and there are {cores()}")
-    count = QUICK_TASKS if quick else TASKS
     members: dict[tuple[str, int], float] = {}
     with scratch() as home:
-        local = _task_seconds(home / "local", count, lambda tasks: local_processes(tasks, at_once=2))
         for workers in (1, 2):
             members["local", workers] = _members_seconds(home / f"local-{workers}", "local", quick=quick, only=workers)
         for workers in (1, 2):
             with _cluster(workers):
-                if workers == 2:
-                    remote = _task_seconds(home / "ray", count, ray_tasks)
                 members["ray", workers] = _members_seconds(home / f"ray-{workers}", "ray", quick=quick)
-    lines = [Measure("ray: a task that does nothing", 1000 * remote, "ms", None, "local", 1000 * local)]
+    lines: Measures = []
     for workers in (1, 2):
         other = members["local", workers]
         lines.append(Measure(f"ray, {workers} workers: members", members["ray", workers], "s", None, "local", other))
@@ -241,17 +234,6 @@ def measure_engines(quick: bool) -> Measures:
         what = f"{engine}: members with 2 workers; floor: half of 1 worker"
         lines.append(Measure(what, members[engine, 2], "s", floor=half, target="≤ 1.1 floor"))
     return lines
-
-
-def _task_seconds(home: Path, count: int, executor: Callable[[Sequence[Task]], Looks]) -> float:
-    """Return the seconds of a task that does nothing, from the end of the first on."""
-    folders = [home / f"{number:02d}" for number in range(count + 1)]
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-    tasks = [Task((folder,), NOTHING, (folder.name,), threads=1) for folder in folders]
-    with closing(executor(tasks)) as looks:
-        ended = [time.perf_counter() for task in looks if task is not None]
-    return (ended[-1] - ended[0]) / count
 
 
 def _members_seconds(data: Path, engine: str, *, quick: bool, only: int = 0) -> float:

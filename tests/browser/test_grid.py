@@ -7,8 +7,8 @@ import pytest
 
 from clipmem_core.audits.store import Audit
 from clipmem_core.review.decisions import Review
+from clipmem_core.review.log import tags_of
 from clipmem_core.review.maps import make_map
-from clipmem_core.review.tags import tags_of
 from tests.browser.conftest import TRAINED
 from tests.browser.reviewing import press
 from tests.browser.test_keys import events

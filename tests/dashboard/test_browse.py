@@ -10,8 +10,7 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.dashboard import browse
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.log import writing
-from clipmem_core.review.tags import add_tag, saved_views
+from clipmem_core.review.log import add_tag, saved_views, writing
 from tests.dashboard.test_deciding import press, toasts
 from tests.dashboard.test_pages import address, open_page, texts
 from tests.dashboard.test_reviewing import mounted

@@ -3,8 +3,8 @@ import pytest
 
 from clipmem_core.audits.store import Audit, write_prepared
 from clipmem_core.pairs.checks import CHECKS
-from clipmem_core.review.checks import check_counts
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
+from clipmem_core.review.rows import check_counts
 from tests.dashboard.test_deciding import decided
 from tests.dashboard.test_pages import links, open_page
 from tests.fixtures import Copy

@@ -4,8 +4,8 @@ from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.store import CAPTION_TABLE, PAIRS, Audit, write_table
 from clipmem_core.dashboard.pair import Line, bring_back, standing_lines
-from clipmem_core.review.checks import check_counts
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
+from clipmem_core.review.rows import check_counts
 from tests.dashboard.test_deciding import current, press
 from tests.dashboard.test_pages import open_page, texts
 from tests.fixtures import HOSTILE, Copy

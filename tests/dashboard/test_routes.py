@@ -13,9 +13,9 @@ from starlette.testclient import TestClient
 from clipmem_core.audits.store import Audit, write_json
 from clipmem_core.dashboard.routes import LARGEST, PREFIX, routes
 from clipmem_core.review import score_breakdown
-from clipmem_core.review.batches import MOST_EVENTS
+from clipmem_core.review.bulk_edit import MOST_EVENTS
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.tags import known_tags
+from clipmem_core.review.log import known_tags
 from tests.fixtures import HOSTILE
 from tests.review.embedded import embed
 

@@ -9,8 +9,8 @@ import pytest
 from clipmem_core.audits.store import CAPTION_TABLE, PAIRS, Audit, write_table
 from clipmem_core.exports import write
 from clipmem_core.review.bulk_edit import Rule, preview, store_changes
+from clipmem_core.review.cards import AuditFrames
 from clipmem_core.review.decisions import Edit, open_review
-from clipmem_core.review.frames import AuditFrames
 from tests.fixtures import Copy
 
 REMOVED, EDITED, BULK = "images/020.png", "images/021.png", "images/022.png"

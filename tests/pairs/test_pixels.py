@@ -17,7 +17,7 @@ from PIL import Image
 
 from clipmem_core.pairs.pictures import PictureError, check_chunk, decode, resize
 from clipmem_core.pairs.pixels import CachedPixels, Pixels, StreamedPixels, check_pictures, open_pixels
-from clipmem_core.pairs.readers.containers import file_faults
+from clipmem_core.pairs.readers.files import file_faults
 from clipmem_core.pairs.workers import map_chunks
 from clipmem_core.shortage import shortage
 

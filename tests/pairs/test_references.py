@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipmem_core.config import InputError
-from clipmem_core.pairs.readers.containers import file_faults, normal_reference
+from clipmem_core.pairs.readers.files import file_faults, normal_reference
 from clipmem_core.pairs.references import read_bytes, source_stamp
 from tests.pairs.samples import draw, picture_bytes, write_tar
 

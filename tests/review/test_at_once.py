@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from clipmem_core.review.decisions import CHOICES, KEEP, REMOVE, Review
+from clipmem_core.review.decisions import CHOICES, KEEP, Review
 from tests.forked import Server
 
 START = """
@@ -48,10 +48,6 @@ for number in range(8):
 WATCH = """
 seen = [review.counts() for _ in range(150)]
 print(json.dumps([list(counts.values()) for counts in seen]))
-"""
-DECIDE_FOR_EVER = """
-for number in range(10**9):
-    review.decide([f"{number} {pair}" for pair in range(3000)], KEEP, note=str(number))
 """
 DIE_AT_EACH_STATEMENT = """
 connect = sqlite3.connect
@@ -180,15 +176,3 @@ def test_a_process_that_is_killed_before_any_statement_leaves_its_whole_event_or
     assert ask(review, "SELECT note, pairs FROM event") == [("before", 1)] * len(events) + [(str(survivor), 5)]
     assert_whole(review)
     assert review.decide(["a"], KEEP).event == len(events) + 2
-
-
-def test_a_process_that_is_killed_at_any_moment_leaves_whole_events(review: Review, forks: Server) -> None:
-    for _ in range(3):
-        before = review.count_events()
-        (writer,) = Processes(forks, review.path, [DECIDE_FOR_EVER]).started
-        until(lambda before=before: review.count_events() > before + 2)
-        writer.kill()
-        writer.communicate()
-        assert_whole(review)
-        assert review.counts()[KEEP] == len(review.table()) == len(ask(review, "SELECT * FROM standing"))
-    assert review.decide(["a"], REMOVE).pairs == 1

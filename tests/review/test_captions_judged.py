@@ -13,10 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from clipmem_core.audits.store import PAIRS, Audit, write_table
 from clipmem_core.review.cards import cards
-from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, decided, open_review
+from clipmem_core.review.decisions import KEEP, REMOVE, Review, decided, decided_of, open_review
 from clipmem_core.review.rows import find_rows, neighbours
 from clipmem_core.review.selection import Selection
-from clipmem_core.review.study_decisions import decided_of
 from tests.fixtures import Copy
 
 SWAPPED = [20, 30]  # rows that have each other's captions in the second audit
@@ -65,26 +64,6 @@ def test_what_is_decided_in_one_audit_counts_in_the_other_for_pairs_with_the_sam
     card = cards(there, [SWAPPED[0]])[0]
     assert (card.decision.decision, card.decision.for_other) == (None, REMOVE)
     assert neighbours(there, Selection(order="misfit"), ids[SWAPPED[0]]).next_undecided is not None
-
-
-def test_each_audit_keeps_its_own_word_on_a_pair_whoever_speaks_last(twins: tuple[Audit, Audit]) -> None:
-    own, planted = map(open_review, twins)
-    pair = ids_of(twins[0])[SWAPPED[0]]
-    own.decide([pair], REMOVE, note="mine")
-    planted.decide([pair], RECAPTION, captions=["a crow"], note="theirs")
-    planted.decide([pair], None)
-    planted.decide([pair], KEEP)
-    assert (own.current(pair).decision, own.current(pair).note) == (REMOVE, "mine")
-    assert (planted.current(pair).decision, planted.current(pair).note) == (KEEP, "theirs")
-    assert own.decide([pair], REMOVE, seen=own.current(pair).entry).overtaken is None
-    assert planted.undo().pairs == 1
-    assert (own.current(pair).decision, planted.current(pair).decision) == (REMOVE, KEEP)
-    assert planted.undo().pairs == 1
-    assert (planted.current(pair).decision, planted.current(pair).for_other) == (None, REMOVE)
-    own.decide([pair], REMOVE, note="")
-    planted.decide([pair], None, note="odd")
-    assert (planted.current(pair).note, planted.current(pair).for_other) == ("odd", REMOVE)
-    assert (own.current(pair).decision, own.current(pair).note) == (REMOVE, "")
 
 
 def test_the_key_is_of_the_captions_and_their_order_and_nothing_else(twins: tuple[Audit, Audit]) -> None:

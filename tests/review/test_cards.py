@@ -1,10 +1,14 @@
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from clipmem_core.audits.store import Audit, write_table
+import clipmem_core
+from clipmem_core.audits.store import MANIFEST, Audit, write_table
 from clipmem_core.config import InputError
 from clipmem_core.review.cards import SHOWN, cards
-from clipmem_core.review.decisions import open_review
+from clipmem_core.review.decisions import REMOVE, open_review
 from clipmem_core.review.selection import Selection
 from tests.fixtures import HOSTILE, Copy
 
@@ -49,3 +53,28 @@ def test_rows_and_tables_that_do_not_fit_are_named(copy: Copy) -> None:
     path.write_bytes(b"PAR1 not really PAR1")
     with pytest.raises(InputError, match=r"pairs\.parquet cannot be read"):
         cards(audit, [3])
+
+
+def test_an_audit_opens_as_frames_of_one_order_with_what_was_decided(copy: Callable[..., Audit]) -> None:
+    audit = copy(name="mine")
+    pairs = audit.pairs
+    third = pairs.pair_id[2]
+    open_review(audit).decide([third], REMOVE, note="a blur")
+    opened = clipmem_core.open_audit("mine")
+    table = opened.table()
+    assert list(table.pair_id) == list(pairs.pair_id) == list(opened.scores.pair_id)
+    assert list(table.clipmem.dropna()) == list(opened.scores.clipmem.dropna())
+    assert list(table.pair_id[table.decision == REMOVE]) == [third] == list(opened.decisions.pair_id)
+    assert table.note[2] == "a blur"
+    assert Path(table.filepath[0]).is_file()
+    captions = opened.captions
+    assert list(captions.caption) == [caption for given in pairs.captions for caption in given]
+    assert (captions.groupby("pair_id", sort=False).number.max() + 1).tolist() == pairs.captions.map(len).tolist()
+
+
+def test_an_audit_that_is_not_there_or_not_finished_is_named(copy: Callable[..., Audit]) -> None:
+    (copy(name="half").folder / MANIFEST).unlink()
+    with pytest.raises(InputError, match="'half' is not finished: run it again"):
+        clipmem_core.open_audit("half")
+    with pytest.raises(InputError, match="there is no audit 'other'"):
+        clipmem_core.open_audit("other")

@@ -6,8 +6,7 @@ from clipmem_core.audits import checks as of_audits
 from clipmem_core.audits.checks import ensure_checks, kept_checks
 from clipmem_core.audits.store import CHECK_TABLE, MANIFEST, PAIRS, Audit, broken_files, write_prepared, write_table
 from clipmem_core.pairs import checks
-from clipmem_core.review.checks import check_counts, failed_checks, lookalike_groups, rows_failing
-from clipmem_core.review.rows import count_pairs, find_rows
+from clipmem_core.review.rows import check_counts, count_pairs, failed_checks, find_rows, lookalike_groups, rows_failing
 from clipmem_core.review.selection import Selection, from_parameters, to_parameters
 from tests.fixtures import Copy
 

@@ -6,12 +6,23 @@ import pandas as pd
 import pytest
 from sklearn.metrics import silhouette_score
 
-from clipmem_core.audits.store import Audit, write_manifest
+from clipmem_core.audits.store import Audit, write_manifest, write_table
 from clipmem_core.commands import main
 from clipmem_core.config import InputError
 from clipmem_core.review import maps
-from clipmem_core.review.maps import drawn_rows, lay_out, make_map, map_file, map_name, map_path, read_map
-from tests.fixtures import Copy
+from clipmem_core.review.maps import (
+    distinctive_words,
+    lay_out,
+    make_map,
+    map_file,
+    map_name,
+    map_path,
+    map_words,
+    read_map,
+    region_words,
+    sampled_rows,
+)
+from tests.fixtures import HOSTILE, Copy
 from tests.review.embedded import embed
 
 NAME = map_name("r0-f0", "image")
@@ -148,20 +159,10 @@ def test_a_large_audit_is_thinned_evenly_and_always_alike(
     table = read_map(audit, NAME)
     assert drawn == [40]
     assert table["row"].is_monotonic_increasing
-    assert table["row"].tolist() == drawn_rows(100).tolist()
-    counts = np.bincount(drawn_rows(100_000) // 50_000)
+    assert table["row"].tolist() == sampled_rows(100).tolist()
+    counts = np.bincount(sampled_rows(100_000) // 50_000)
     assert counts.sum() == 40
-    assert pd.Series(drawn_rows(100_000)).is_unique
-
-
-def test_an_interrupted_map_leaves_no_file(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: object, **named: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(maps, "lay_out", fail)
-    with pytest.raises(KeyboardInterrupt):
-        make_map(audit, NAME)
-    assert list(Path(map_path(audit, NAME)).parent.glob("*")) == []
+    assert pd.Series(sampled_rows(100_000)).is_unique
 
 
 def test_a_process_of_its_own_says_what_it_does_and_leaves_the_map_or_one_line(
@@ -179,3 +180,61 @@ def test_a_process_of_its_own_says_what_it_does_and_leaves_the_map_or_one_line(
     error = capsys.readouterr().err
     assert "has no map" in error
     assert error.count("\n") == 1
+
+
+def test_the_words_are_those_of_a_hand_worked_case() -> None:
+    """The first class has 9 words, the second 6, so A is 7.5.
+
+    frog: 4/9 · log(1 + 7.5/4) = .47; pond: 3/9 · log(1 + 7.5/3) = .42; crow: 3/6 · log(1 + 7.5/3) = .63. Green is in
+    two pairs of either, and three are wanted.
+    """
+    texts = ["frog pond green", "frog pond", "frog green", "frog pond", "crow green", "crow field", "crow green"]
+    assert distinctive_words(texts, np.array([0] * 4 + [1] * 3)) == ["frog, pond", "crow"]
+
+
+def test_a_word_counts_once_a_pair_and_stop_words_rare_ones_plurals_and_numbers_are_left_out() -> None:
+    texts = ["the house " * 999, "a house 12345", "a house of houses", "houses", "houses _x_", "x" * 30] + [
+        "a crow"
+    ] * 4
+    assert distinctive_words(texts, np.array([0] * 6 + [1] * 4)) == ["house", "crow"]
+    assert distinctive_words(["the", "a an"], np.array([0, 1])) == ["", ""]
+    assert distinctive_words(HOSTILE, np.zeros(len(HOSTILE), int)) == [""]
+
+
+def test_few_pairs_and_equal_places_make_fewer_regions() -> None:
+    same = region_words(np.zeros((10, 2), np.float32), ["a frog"] * 10)
+    assert same["pairs"].tolist() == [10]
+    places = np.random.default_rng(0).normal(size=(2000, 2)).astype(np.float32)
+    found = region_words(places, ["a frog"] * 2000)
+    assert len(found) == 14
+    assert found["pairs"].sum() == 2000
+    assert set(found["words"]) == {""}
+
+
+@pytest.fixture
+def shaped(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Audit:
+    """An audit whose map has the shapes of its pictures apart."""
+    shaped = copy()
+    embed(shaped)
+    write_manifest(shaped.folder)
+    of = shaped.pairs["label"].map({"circle": 0, "square": 10, "triangle": 20}).to_numpy(np.float32)
+    monkeypatch.setattr(maps, "lay_out", lambda vectors, *, say: np.stack([of, of], axis=1) + vectors[:, :2] / 10)
+    make_map(shaped, NAME)
+    return shaped
+
+
+def test_regions_of_an_audit_are_called_by_their_captions_and_found_once(
+    shaped: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = map_words(shaped, NAME)
+    first = {words.split(", ")[0] for words in found["words"]}
+    assert first == {"circle", "square", "triangle"}
+    monkeypatch.setattr("clipmem_core.review.maps.region_words", None)
+    assert map_words(shaped, NAME).equals(found)
+
+
+def test_other_captions_have_other_words(shaped: Audit) -> None:
+    before = map_words(shaped, NAME)
+    write_table(shaped.folder / "pairs.parquet", shaped.pairs.assign(captions=[["a crow"]] * 100))
+    write_manifest(shaped.folder)
+    assert set(map_words(Audit(shaped.folder), NAME)["words"]) == {""} != set(before["words"])

@@ -1,11 +1,9 @@
-import inspect
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from clipmem_core.audits import verdict
 from clipmem_core.audits.console import show_verdict
 from clipmem_core.audits.store import Audit, write_json, write_table
 from clipmem_core.config import InputError
@@ -129,14 +127,6 @@ def test_the_null_is_told_in_words_as_the_verdict_judged_it(good: bool | None, s
     assert sentence.startswith(start)
     assert sentence.endswith(end)
     assert "mean clipmem is −0.007 for shared and +0.004 for external pairs" in sentence
-
-
-@pytest.mark.parametrize("name", ["null groups are flat", "a null group is not flat"])
-def test_the_verdicts_own_names_are_understood(name: str) -> None:
-    """They are those of clipmem_core.audits.verdict, whose source is read here."""
-    assert f'"{name}"' in inspect.getsource(verdict)
-    assert explain_null(NULL, {"checks": [{"name": name, "good": True}]}).startswith("The null is near 0")
-    assert explain_null(NULL[:1], {}) == ""
 
 
 def test_intervals_over_seeds_say_that_they_cover_one_split_on_page_report_and_terminal(

@@ -18,17 +18,16 @@ from clipmem_core.review.rows import (
     Neighbours,
     count_pairs,
     find_rows,
-    inside,
     labels,
     neighbours,
     pair_ids,
     planted_kinds,
     score_span,
 )
-from clipmem_core.review.selection import Outline, Range, Selection, box
+from clipmem_core.review.selection import Range, Selection, box
 from clipmem_core.review.tables import find_row
 from tests.fixtures import Copy
-from tests.review.slow_selection import is_in, selections, slowly
+from tests.review.slow_selection import selections, slowly
 
 
 def every(audit: Audit, selection: Selection) -> list[int]:
@@ -201,18 +200,6 @@ def test_words_are_found_as_they_are_written(copy: Copy) -> None:
     for row, (_, words, found) in enumerate(WORDS):
         assert (row in every(audit, Selection(words=words))) == found, words
     assert every(audit, Selection(words=" \t ")) == every(audit, Selection())
-
-
-places = st.integers(-6, 6).map(float)
-
-
-@given(st.lists(st.tuples(places, places), min_size=3, max_size=60), st.integers(0, 2**32 - 1))
-@settings(max_examples=50)
-def test_any_shape_holds_the_points_that_a_walk_along_its_edges_finds(
-    shape: list[tuple[float, float]], seed: int
-) -> None:
-    x, y = np.random.default_rng(seed).uniform(-7, 7, (2, 60))
-    assert inside(x, y, shape).tolist() == [is_in(Outline("", "", tuple(shape)), *at) for at in zip(x, y, strict=True)]
 
 
 def test_a_file_that_was_replaced_is_read_again(copy: Copy) -> None:

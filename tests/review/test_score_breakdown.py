@@ -5,12 +5,30 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits.store import Audit, write_table
+from clipmem_core.audits.unitmem import REFERENCES, read_units
+from clipmem_core.columns import GROUPS
 from clipmem_core.config import InputError
 from clipmem_core.review import score_breakdown
-from clipmem_core.review.score_breakdown import Suggested, mean_terms, member_terms, suggested_captions
+from clipmem_core.review.score_breakdown import (
+    MEMORIZED,
+    SSLMEM,
+    Suggested,
+    claim_1,
+    doubts,
+    encoder_means,
+    load_contributions,
+    map_fit,
+    mean_terms,
+    member_terms,
+    paradigm_layers,
+    ranked_units,
+    suggested_captions,
+    tower_layers,
+)
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, Sides
 from tests.fixtures import Copy
+from tests.made_encoders import make_units, paradigm_rows
 from tests.review.embedded import Embeddings, embed
 
 TERMS = ["positive", "negative_text", "negative_image", "alignment", "similarity"]
@@ -163,3 +181,188 @@ def test_what_cannot_be_taken_apart_is_named(copy: Copy) -> None:
     path.write_bytes(b"PAR1 not really PAR1")
     with pytest.raises(InputError, match=r"membership\.parquet cannot be read"):
         member_terms(audit, 3)
+
+
+MEAN = "unitmem_mean"
+
+
+def slow_means(audit: Audit, column: str, names: pd.Series) -> dict[str, tuple[int, float, float]]:
+    """The number, mean and standard error of a score by name, by pandas."""
+    values = audit.scores[column].groupby(names)
+    return {
+        str(name): (int(own.count()), own.mean(), own.std() / np.sqrt(own.count()))
+        for name, own in values
+        if own.count()
+    }
+
+
+@pytest.mark.parametrize("protocol", ["ensemble", "paper"])
+@pytest.mark.parametrize("by", ["group", "label", "planted"])
+def test_means_are_those_of_a_slow_loop(made: dict[str, Audit], protocol: str, by: str) -> None:
+    audit = made[protocol]
+    groups = GROUPS if by == "group" else MEMORIZED
+    inside = audit.scores["group"].isin(groups)
+    names = audit.scores["group"] if by == "group" else audit.pairs[by]
+    names = (names.fillna("not planted") if by == "planted" else names).where(inside)
+    found = encoder_means(audit, by=by, groups=groups)
+    for encoder in ("image", "text"):
+        own = found[found["encoder"] == encoder].set_index("name")
+        expected = slow_means(audit, f"clipmem_{encoder}", names)
+        assert set(own.index) == set(expected)
+        for name, (n, mean, error) in expected.items():
+            row = own.loc[name]
+            assert (row["n"], row["mean"]) == (n, pytest.approx(mean))
+            assert (row["high"] - row["low"]) / 2 == pytest.approx(1.96 * error)
+
+
+def test_groups_come_in_their_order_and_planted_kinds_before_the_others(copy: Copy) -> None:
+    audit = copy("paper")
+    order = encoder_means(audit, by="group")["name"].drop_duplicates().tolist()
+    assert order == [group for group in GROUPS if group in order]
+    assert encoder_means(audit, by="planted")["name"].drop_duplicates().tolist() == ["miscaption", "not planted"]
+
+
+def labelled(audit: Audit, labels: object) -> pd.DataFrame:
+    write_table(audit.folder / "pairs.parquet", audit.pairs.assign(label=labels))
+    return encoder_means(audit, by="label", limit=12)
+
+
+def test_labels_are_names_as_they_are_the_most_frequent_only(copy: Copy) -> None:
+    audit, hostile = copy(), "'; DROP TABLE named; --"
+    found = labelled(audit, [f"label {number % 20}" if number < 90 else "label 3" for number in range(100)])
+    assert found["name"].nunique() == 12
+    assert found["name"][0] == "label 3"
+    assert set(labelled(audit, hostile)["name"]) == {hostile}
+    alone = labelled(audit, ["rare"] + [None] * 99)
+    assert alone["n"].tolist() == [1, 1]
+    assert alone["low"].isna().all()
+
+
+def test_an_encoder_without_a_value_has_no_mean(copy: Copy) -> None:
+    audit = copy()
+    write_table(audit.folder / "scores.parquet", audit.scores.assign(sslmem_text=np.nan))
+    found = encoder_means(audit, SSLMEM, by="group").set_index(["encoder", "name"])
+    assert found.loc["text", "n"].eq(0).all()
+    assert found.loc["text", "mean"].isna().all()
+    assert found.loc["image", "mean"].notna().all()
+    write_table(audit.folder / "pairs.parquet", audit.pairs.head(7))
+    with pytest.raises(InputError, match="list other pairs"):
+        encoder_means(audit, by="group")
+
+
+def test_a_map_of_many_pairs_is_thinned_and_its_density_counts_all(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    audit = copy()
+    for limit in (101, 100):
+        monkeypatch.setattr(score_breakdown, "LIMIT", limit)
+        assert [len(table) for table in load_contributions(audit)] == [100, 0]
+    monkeypatch.setattr(score_breakdown, "LIMIT", 30)
+    points, density = load_contributions(audit)
+    assert (len(points), density["n"].sum()) == (30, 100)
+    assert points["clipmem_image"].tolist() == audit.scores.loc[points["row"], "clipmem_image"].tolist()
+    assert density["x"].between(*audit.scores["clipmem_image"].agg(["min", "max"])).all()
+    assert density["y"].between(*audit.scores["clipmem_text"].agg(["min", "max"])).all()
+
+
+def groups(null_image: float, *, error: float = 0.001) -> pd.DataFrame:
+    """Candidates with .05 and .35, external pairs with a null of the image encoder."""
+    rows = [("candidate", "image", 0.05), ("candidate", "text", 0.35), ("external", "image", null_image)]
+    rows.append(("external", "text", 0.0))
+    table = pd.DataFrame(rows, columns=["name", "encoder", "mean"])
+    return table.assign(n=100, low=table["mean"] - 1.96 * error, high=table["mean"] + 1.96 * error)
+
+
+@pytest.mark.parametrize(
+    ("null", "error", "fit", "words"),
+    [
+        (0.0, 0.001, 0.9, []),
+        (0.039, 0.001, 0.5, []),  # within a tenth of .40
+        (0.041, 0.02, 0.9, []),  # within three standard errors
+        (0.0, 0.001, None, []),
+        (0.0, 0.001, 0.49, ["fits poorly: 0.49"]),
+        (-0.041, 0.001, 0.9, ["null of the image encoder is not near 0: −0.041"]),
+        (0.2, 0.001, 0.1, ["fits poorly: 0.10", "null of the image encoder"]),
+    ],
+)
+def test_a_poor_fit_and_a_null_off_0_are_said(null: float, error: float, fit: float | None, words: list[str]) -> None:
+    found = doubts(groups(null, error=error), fit)
+    assert len(found) == len(words)
+    assert all(word in doubt for word, doubt in zip(words, found, strict=True))
+
+
+@pytest.mark.parametrize("verdict", [{}, {"encoders": {"fit": "x"}}, {"encoders": {"fit": None}}, {"encoders": {}}])
+def test_a_verdict_that_does_not_say_has_no_fit(verdict: dict[str, dict[str, object]]) -> None:
+    assert map_fit(verdict) is None
+    assert map_fit({"encoders": {"fit": 0.7}}) == 0.7
+
+
+def test_a_layer_is_the_mean_over_members_between_the_lowest_and_the_highest(copy: Copy) -> None:
+    audit = copy()
+    units = make_units(audit)
+    layers = tower_layers(units, None, column=MEAN)
+    assert layers[["tower", "layer"]].to_numpy().tolist() == [["image", 1], ["image", 2], ["text", 1]]
+    first = units[(units["tower"] == "image") & (units["layer"] == 1)]
+    members = [np.nanmean(own[MEAN]) for _, own in first.groupby("member")]
+    assert layers.loc[0, ["mean", "low", "high"]].tolist() == pytest.approx(
+        [np.mean(members), min(members), max(members)]
+    )
+    references = read_units(audit, REFERENCES)
+    assert references is not None
+    layers = tower_layers(units, references, column=MEAN)
+    assert layers["source"].value_counts().to_dict() == dict.fromkeys(
+        ("members", "before training", "seen", "unseen"), 3
+    )
+    own = references[(references["reference"] == "unseen") & (references["tower"] == "text")]
+    found = layers[(layers["source"] == "unseen") & (layers["tower"] == "text")]["mean"].item()
+    assert found == pytest.approx(own[MEAN].mean())
+
+
+def test_units_that_stand_out_most_come_first_silent_ones_never_and_each_pair_once(copy: Copy) -> None:
+    units = make_units(copy())
+    ranked = ranked_units(units, column=MEAN)
+    assert ranked[MEAN].is_monotonic_decreasing
+    text = ranked_units(units, column=MEAN, member="r1-f0", tower="text", layer=1)
+    assert set(map(tuple, text[["member", "tower", "layer"]].to_numpy())) == {("r1-f0", "text", 1)}
+    assert ranked_units(units, column=MEAN, layer=9).empty
+    for unit in ranked_units(units, column=MEAN, tower="text").to_dict("records"):
+        same = units[(units["member"] == unit["member"]) & (units["row"] == unit["row"])]
+        assert unit["leads"] == len(same)
+    fired = units.dropna(subset=[MEAN])
+    assert ranked[MEAN].tolist() == fired.groupby("row")[MEAN].max().sort_values(ascending=False).tolist()
+
+
+def test_paradigms_go_by_relative_depth_with_an_interval_over_seeds() -> None:
+    found = paradigm_layers(paradigm_rows({"clip": 0.4}, layers=5), column=MEAN)
+    assert found["depth"].tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert found["mean"].tolist() == pytest.approx([0.4, 0.41, 0.42, 0.43, 0.44])
+    # Seeds .001 apart: SD .001, and t.975 with two degrees of freedom is 4.3027.
+    assert (found["high"] - found["mean"]).tolist() == pytest.approx([4.3027 * 0.001 / np.sqrt(3)] * 5, rel=1e-4)
+    alone = paradigm_layers(paradigm_rows({"clip": 0.4}, layers=1, seeds=2), column=MEAN)
+    assert alone["depth"].tolist() == [0.5]
+    assert alone["low"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("means", "spread", "end"),
+    [
+        ({"clip": 0.4, "supervised": 0.5, "self-supervised": 0.3}, 0.001, "so it does here."),
+        ({"clip": 0.4, "supervised": 0.3, "self-supervised": 0.5}, 0.001, "so it does here."),
+        ({"clip": 0.6, "supervised": 0.3, "self-supervised": 0.5}, 0.001, "here it lies above both."),
+        ({"clip": 0.2, "supervised": 0.3, "self-supervised": 0.5}, 0.001, "here it lies below both."),
+    ],
+)
+def test_claim_1_is_answered_by_the_seeds(means: dict[str, float], spread: float, end: str) -> None:
+    said = claim_1(paradigm_rows(means, spread=spread), column=MEAN)
+    assert said.endswith(end)
+    assert f"CLIP {means['clip'] + 0.015:.3f}" in said
+
+
+def test_claim_1_is_left_open_where_seeds_disagree_or_are_too_few_or_a_paradigm_is_missing() -> None:
+    means = {"clip": 0.4, "supervised": 0.5, "self-supervised": 0.3}
+    table = paradigm_rows(means)
+    swapped = table.assign(
+        **{MEAN: table[MEAN] + 0.3 * ((table["paradigm"] == "clip") & (table["seed"] == 0)).astype(float)}
+    )
+    assert "the seeds leave it open, since supervised cannot be told from it" in claim_1(swapped, column=MEAN)
+    assert claim_1(paradigm_rows(means, seeds=2), column=MEAN).endswith("seeds so far: 2, too few to say more.")
+    only: pd.DataFrame = table[table["paradigm"] != "supervised"]
+    assert "supervised is not there, or cannot be taught" in claim_1(only, column=MEAN)

@@ -26,10 +26,10 @@ from clipmem_core.review.search import (
     cosines,
     embed_text,
     embeddings_path,
-    highest,
     hits,
     nearest,
-    unit,
+    normalized,
+    top_k,
     vectors_at,
 )
 from clipmem_core.review.selection import Selection
@@ -82,14 +82,14 @@ def test_a_vector_without_length_is_like_nothing(tmp_path: Path) -> None:
     np.save(tmp_path / "image.npy", vectors)
     np.testing.assert_array_equal(cosines(tmp_path / "image.npy", np.array([1.0, 0.0])), [0, 1, np.nan])
     np.testing.assert_array_equal(cosines(tmp_path / "image.npy", np.zeros(2)), [0, 0, np.nan])
-    assert unit(np.zeros(2)).tolist() == [0, 0]
+    assert normalized(np.zeros(2)).tolist() == [0, 0]
 
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0, math.nan])), st.integers(-1, 12))
 def test_the_highest_are_the_first_of_a_stable_sort(values: list[float], k: int) -> None:
     known = [place for place, value in enumerate(values) if not math.isnan(value)]
     wanted = sorted(known, key=lambda place: -values[place])[: max(k, 0)]
-    assert highest(np.array(values, dtype=np.float32), k).tolist() == wanted
+    assert top_k(np.array(values, dtype=np.float32), k).tolist() == wanted
 
 
 def test_what_cannot_be_compared_is_named(audit: Audit) -> None:

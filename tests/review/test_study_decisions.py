@@ -8,8 +8,7 @@ from clipmem_core.audits.run import Prepare, Progress
 from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
-from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, open_review
-from clipmem_core.review.study_decisions import decided_for, decided_of
+from clipmem_core.review.decisions import KEEP, RECAPTION, REMOVE, Review, decided_for, decided_of, open_review
 from clipmem_core.studies.arm import Arm, Decided
 from clipmem_core.studies.run import start, with_decisions
 from clipmem_core.studies.store import StudyFolder

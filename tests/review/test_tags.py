@@ -6,10 +6,7 @@ import pytest
 from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.config import InputError
 from clipmem_core.review.decisions import Review
-from clipmem_core.review.log import writing
-from clipmem_core.review.rows import count_decided, count_pairs, pair_ids, score_histogram
-from clipmem_core.review.selection import Selection
-from clipmem_core.review.tags import (
+from clipmem_core.review.log import (
     LONGEST,
     add_tag,
     known_tags,
@@ -18,7 +15,10 @@ from clipmem_core.review.tags import (
     tag_fault,
     tagged_pairs,
     tags_of,
+    writing,
 )
+from clipmem_core.review.rows import count_decided, count_pairs, pair_ids, score_histogram
+from clipmem_core.review.selection import Selection
 from tests.fixtures import HOSTILE
 
 A, B, C = "images/010.png", "images/011.png", "images/012.png"

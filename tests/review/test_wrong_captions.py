@@ -14,7 +14,13 @@ from clipmem_core.review.cards import caption_scores
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import RANDOM, Selection
-from clipmem_core.review.wrong_captions import drawn_at_random, known_count, random_check, wrong_so_far, wrong_words
+from clipmem_core.review.wrong_captions import (
+    drawn_at_random,
+    random_check,
+    review_progress,
+    wrong_estimate,
+    wrong_words,
+)
 from clipmem_core.scores.prevalence import estimate_wrong, p_wrong, plan_review, review_place
 
 Copy = Callable[..., Audit]
@@ -37,8 +43,8 @@ def with_counts(audit: Audit, wrong: int, pairs: int) -> None:
 
 def test_removed_and_recaptioned_pairs_are_wrong_ones_and_what_is_left_is_told(audit: Audit) -> None:
     with_counts(audit, 30, 400)
-    assert wrong_so_far(audit).sentence == ""
-    review, order = open_review(audit), known_count(audit).review.order[:200]
+    assert review_progress(audit).sentence == ""
+    review, order = open_review(audit), wrong_estimate(audit).review.order[:200]
     ids = [f"p{row}" for row in order]
     wrong = [name for name, row in zip(ids, order, strict=True) if row < 30]
     review.decide([name for name in ids if name not in wrong], "keep")
@@ -46,7 +52,7 @@ def test_removed_and_recaptioned_pairs_are_wrong_ones_and_what_is_left_is_told(a
     review.decide(wrong[5:], "remove")
     review.decide([f"p{row}" for row in range(390, 400)], "remove")
     review.undo()
-    found = wrong_so_far(audit)
+    found = review_progress(audit)
     assert (found.decided, found.wrong, found.more) == (200, len(wrong), 0)
     assert found.left is not None
     assert not found.by_spot_checks
@@ -57,14 +63,14 @@ def test_removed_and_recaptioned_pairs_are_wrong_ones_and_what_is_left_is_told(a
 
 def test_spot_checks_replace_the_scores_number_where_they_contradict_it(audit: Audit) -> None:
     with_counts(audit, 0, 4000)
-    known, review = known_count(audit), open_review(audit)
+    known, review = wrong_estimate(audit), open_review(audit)
     assert "at most 194 of the 4,000" in random_check(audit)  # betabinom(3950, .5, 50.5), 97.5 %
     assert known.count.estimate is not None
     assert known.count.estimate < 10
     checked = [f"p{row}" for row in known.review.drawn[:50]]
     review.decide(checked[:10], "remove")  # errors that the scores do not see
     review.decide(checked[10:], "keep")
-    found = wrong_so_far(audit)
+    found = review_progress(audit)
     assert found.by_spot_checks
     assert found.left is not None
     assert found.left[1] < 0.2 * 3950 < found.left[2]
@@ -74,20 +80,20 @@ def test_spot_checks_replace_the_scores_number_where_they_contradict_it(audit: A
 
 def test_what_is_ahead_and_when_to_stop_follow_from_the_probabilities_in_the_order_of_the_review(audit: Audit) -> None:
     with_counts(audit, 30, 400)
-    known, scores, review = known_count(audit), audit.scores, open_review(audit)
+    known, scores, review = wrong_estimate(audit), audit.scores, open_review(audit)
     order = known.review.order.tolist()
     for row in order[:10]:
         review.decide([f"p{row}"], "remove" if row < 30 else "keep")
-    found = wrong_so_far(audit)
+    found = review_progress(audit)
     assert found.ahead == pytest.approx(sum(scores["p_wrong"][row] for row in order[10:60]))
     assert found.more == 40  # fifty at least
     review.decide([f"p{row}" for row in order[10:50]], "keep")
-    assert wrong_so_far(audit).more == 0
+    assert review_progress(audit).more == 0
 
 
 def test_count_and_order_are_those_of_scoring_and_not_made_again(audit: Audit) -> None:
     with_counts(audit, 30, 400)
-    known, scores = known_count(audit), audit.scores
+    known, scores = wrong_estimate(audit), audit.scores
     again = plan_review(scores["misfit"].to_numpy())
     assert known.review.order.tolist() == again.order.tolist()
     assert drawn_at_random(audit) == set(again.order[again.at_random])

@@ -12,8 +12,7 @@ from clipmem_core import columns as c
 from clipmem_core.audits import run as audits_run
 from clipmem_core.audits.member import open_member, trained_model
 from clipmem_core.commands import main
-from clipmem_core.review.decisions import RECAPTION, REMOVE, Review
-from clipmem_core.review.study_decisions import decided_for
+from clipmem_core.review.decisions import RECAPTION, REMOVE, Review, decided_for
 from clipmem_core.studies.arm import Arm, Decided, parse_setting
 from clipmem_core.studies.plan import add_own, find_arm
 from clipmem_core.studies.store import StudyFolder, open_study

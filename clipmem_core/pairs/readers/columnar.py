@@ -19,19 +19,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.readers.column_roles import Fields, find_fields
-from clipmem_core.pairs.readers.containers import (
+from clipmem_core.pairs.readers.files import (
     FOOTER,
     JSON,
     LINK_LEAVES,
     TABLE,
     Stamped,
     is_inside,
+    parse,
     read_file,
     stamped,
 )
-from clipmem_core.pairs.readers.rows import BATCH, Row, Rows, placed
-from clipmem_core.pairs.readers.text import parse
+from clipmem_core.pairs.readers.rows import BATCH, Fields, Row, Rows, find_fields, placed
 from clipmem_core.shortage import shortage
 
 _SPLIT = re.compile(r"(.+)-\d{5}-of-\d{5}$|(train|validation|valid|val|dev|test)(?=$|[-_.])")
@@ -43,23 +42,24 @@ _TAIL = struct.Struct("<I4s")  # how a Parquet file ends: the length of its inde
 _UNHELD = (ValueError, TypeError, ArithmeticError, LookupError)  # dates out of range, unknown zones, names twice
 
 
-def parquet_files(folder: Path, *, split: str) -> list[Path]:
-    """List a folder's Parquet files, those of one split where their names tell splits apart.
+def parquet_files(path: Path) -> list[Path]:
+    """List the Parquet files of a folder, hidden ones apart, or the file itself."""
+    if not path.is_dir():
+        return [path] if path.suffix.lower() == ".parquet" else []
+    files = (file for file in path.rglob("*.parquet") if not file.is_dir())
+    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts))
 
-    Raises:
-        InputError: there are splits, but not this one.
-    """
-    found = (path for path in folder.rglob("*.parquet") if not _hidden(path, folder))
-    files = sorted(path for path in found if not path.is_dir())
-    splits = {path: _split_of(path) for path in files}
+
+def read_parquet(path: Path, options: SourceOptions) -> Rows:
+    """Read a Parquet file, or those of a folder: one split where their names tell splits apart."""
+    if not path.is_dir():
+        return read_arrow_files([path.resolve()], path.resolve().parent, options, kind="parquet")
+    splits = {file: _split_of(file) for file in parquet_files(path)}
     named = sorted(set(filter(None, splits.values())))
-    if named and split not in named:
-        raise InputError(f"{folder} has no split {split!r}: choose one of {', '.join(named)} with --split")
-    return [path for path in files if not named or splits[path] == split]
-
-
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+    if named and options.split not in named:
+        raise InputError(f"{path} has no split {options.split!r}: choose one of {', '.join(named)} with --split")
+    files = [file for file, split in splits.items() if not named or split == options.split]
+    return read_arrow_files(files, path, options, kind="parquet")
 
 
 def _split_of(path: Path) -> str:
@@ -73,11 +73,7 @@ def is_saved_folder(folder: Path) -> bool:
 
 
 def read_saved_folder(folder: Path, options: SourceOptions) -> Rows:
-    """Read a data set saved by `save_to_disk`, or the wanted split of a saved dictionary of data sets.
-
-    Raises:
-        InputError: the split is not there, or the folder is incomplete.
-    """
+    """Read a data set saved by `save_to_disk`, or the wanted split of a saved dictionary of data sets."""
     home = folder
     if (folder / _SPLITS).is_file():
         splits = _load(folder / _SPLITS, lambda value: list(value["splits"]))
@@ -97,17 +93,7 @@ def _load(path: Path, pick: Callable[[Any], list[str]]) -> list[str]:
 
 
 def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, *, kind: str) -> Rows:
-    """Read Parquet or Arrow files that make one data set; a damaged one among several is a row in quarantine.
-
-    Args:
-        files: the files, all below `root`.
-        root: what references are relative to, apart from paths of pictures where `image_folder` is given.
-        options: the columns, if they are not to be guessed.
-        kind: the name of the format.
-
-    Raises:
-        InputError: no file can be read, or the columns cannot be told.
-    """
+    """Read Parquet or Arrow files that make one data set; a damaged one among several is a row in quarantine."""
     faults = {path: _file_fault(path, root) for path in files}
     if all(faults.values()):
         raise InputError(f"{root}: {faults[files[0]] if files else 'the data set has no files'}")
@@ -219,21 +205,13 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 def read_schema(path: Path) -> pa.Schema:
-    """Return the schema of a Parquet or Arrow file.
-
-    Raises:
-        InputError: it is neither.
-    """
+    """Return the schema of a Parquet or Arrow file."""
     file = stamped(path)
     return _arrow_table(file).schema if path.suffix == ".arrow" else _parquet(file).schema_arrow
 
 
 def read_columns(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Read these columns of a Parquet or Arrow file and nothing else, some rows at a time.
-
-    Raises:
-        InputError: the file is damaged, or the columns are above the limit.
-    """
+    """Read these columns of a Parquet or Arrow file and nothing else, some rows at a time."""
     file = stamped(path)
     if path.suffix == ".arrow":
         yield from _arrow_table(file).select(columns).to_batches(BATCH)
@@ -276,11 +254,7 @@ def _value(scalar: pa.Scalar) -> Any:
 
 
 def rows_without_picture(path: Path, column: str) -> set[int]:
-    """Return the rows whose picture bytes are null; bytes are only read where a row group says that some are.
-
-    Raises:
-        InputError: the file is damaged.
-    """
+    """Return the rows whose picture bytes are null; bytes are only read where a row group says that some are."""
     file = stamped(path)
     if path.suffix == ".arrow":
         return _null_rows(_arrow_pictures(file, column), 0)
@@ -307,12 +281,7 @@ def _null_rows(pictures: pa.ChunkedArray, start: int) -> set[int]:
 
 
 def table_picture(path: Path, row: int) -> bytes:
-    """Read the picture in one row of a Parquet or Arrow file.
-
-    Raises:
-        LookupError: there is no such row, or no picture in it.
-        InputError: the file is damaged or has no picture column.
-    """
+    """Read the picture in one row of a Parquet or Arrow file."""
     file = stamped(path)
     column = _picture_column_of(file)
     if column is None:

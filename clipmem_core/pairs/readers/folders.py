@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from clipmem_core.config import InputError
-from clipmem_core.pairs.readers.containers import LINK_LEAVES, TEXT, is_inside, is_picture, read_file
+from clipmem_core.config import InputError, SourceOptions
+from clipmem_core.pairs.readers.files import LINK_LEAVES, TEXT, decode_text, is_inside, is_picture, read_file
 from clipmem_core.pairs.readers.rows import Row, Rows
-from clipmem_core.pairs.readers.text import decode_text
 from clipmem_core.shortage import shortage
 
 LABEL = "{label}"
@@ -30,17 +29,9 @@ def has_class_folders(root: Path) -> bool:
     return bool(first) and not any(name.lower().endswith(".txt") for name in first)
 
 
-def read_folder(root: Path, template: str = "") -> Rows:
-    """Read a folder. A picture without `.txt`, or the reverse, goes to quarantine; hidden files are no rows.
-
-    Args:
-        root: the folder.
-        template: the caption of a picture in a class folder that has no `.txt`, with `{label}` where the folder's
-            name goes (its underscores as spaces); empty: such a picture has no caption.
-
-    Raises:
-        InputError: no picture has a caption, or the template lacks `{label}`.
-    """
+def read_folder(root: Path, options: SourceOptions) -> Rows:
+    """Read a folder. A picture without `.txt`, or the reverse, goes to quarantine; hidden files are no rows."""
+    template = options.caption_template
     if template and LABEL not in template:
         raise InputError(f"--caption-template {template!r} must hold {LABEL}: 'a photo of a {LABEL}'")
     return Rows(root, "folder", _rows(root, template))

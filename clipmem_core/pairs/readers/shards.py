@@ -7,11 +7,11 @@ part of the key); forked workers share those made before the fork. No file stays
 import os
 import posixpath
 import re
-import string
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,28 +20,26 @@ from braceexpand import braceexpand
 
 from clipmem_core import columns as names
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.readers.column_roles import LABEL_NAMES
-from clipmem_core.pairs.readers.containers import (
+from clipmem_core.pairs.readers.files import (
     LINK_LEAVES,
     PICTURE,
     TAR_HEADER,
     TEXT,
     Stamped,
+    decode_text,
     is_inside,
     is_picture,
     normal_reference,
+    parse,
     stamped,
 )
-from clipmem_core.pairs.readers.rows import Row, Rows
-from clipmem_core.pairs.readers.text import decode_text, parse
+from clipmem_core.pairs.readers.rows import LABEL_NAMES, Row, Rows
 from clipmem_core.shortage import shortage
 
 Sample = dict[str, str]  # suffix → member name; "picture" → the picture's
 _TEXTS = ("txt", "json", "cls")
 SHARD_LIMIT = 10_000  # ten million pairs at img2dataset's thousand a shard and more: beyond what one audit can train on
-DEPTH_LIMIT = 10  # names of shards have one or two levels of braces, and each is a call of the expander within another
-_RANGE = re.compile(r"(?:(-?\d+)\.\.(-?\d+)|([A-Za-z])\.\.([A-Za-z]))(?:\.\.-?(\d+))?")
-_LETTERS = string.ascii_uppercase + string.ascii_lowercase  # in the expander's order
+_RANGE = re.compile(r"\{(-?\d{1,18})\d*\.\.(-?\d{1,18})")
 _BLOCK = 512  # bytes of a tar header
 _ATTACHED = (
     tarfile.XHDTYPE,
@@ -79,11 +77,7 @@ class _Header(tarfile.TarInfo):
 
 
 def scan_tar(path: Path) -> TarContent:
-    """List a tar's files from its headers, without unpacking; a member that is cut off is left out.
-
-    Raises:
-        InputError: the file is not an uncompressed tar.
-    """
+    """List a tar's files from its headers, without unpacking; a member that is cut off is left out."""
     size = stamped(path).size
     content = TarContent({}, [], False)
     try:
@@ -141,12 +135,7 @@ def _picture_index(file: Stamped) -> _PictureIndex:
 
 
 def tar_picture(path: Path, name: str) -> bytes:
-    """Read one picture of a tar.
-
-    Raises:
-        LookupError: the tar has no such picture.
-        InputError: the file is not a tar, or the picture is above the limit.
-    """
+    """Read one picture of a tar."""
     index = _picture_index(stamped(path))
     key = os.fsencode(name)
     at = int(np.searchsorted(index.names, key)) if len(index.names) else 0
@@ -174,69 +163,36 @@ def odd_names(archive: Path) -> dict[str, str]:
     return names
 
 
+def shards_in(path: Path) -> list[Path]:
+    """List the shards of a folder, or the shard itself."""
+    if path.is_file():
+        return [path.resolve()] if path.suffix.lower() == ".tar" else []
+    return sorted(file for file in path.glob("*.tar") if not file.is_dir() and not file.name.startswith("."))
+
+
 def expand_pattern(pattern: str) -> list[Path]:
     """Return the shards that a brace pattern names.
-
-    Raises:
-        InputError: the braces do not match, name more shards than `SHARD_LIMIT` or are nested too deep.
 
     Example:
         >>> [path.name for path in expand_pattern("set/{00..02}.tar")]
         ['00.tar', '01.tar', '02.tar']
     """
-    shards, depth = _expansions(pattern)
-    if shards > SHARD_LIMIT or depth > DEPTH_LIMIT:
-        raise InputError(
-            f"{pattern[:80]}: the braces name more than {SHARD_LIMIT:,} shards, or are nested more than {DEPTH_LIMIT} "
-            "deep: give fewer, or the folder they are in"
-        )
+    fault = f"{pattern[:80]}: the braces name more than {SHARD_LIMIT:,} shards: give fewer, or the folder they are in"
+    if any(abs(int(last) - int(first)) >= SHARD_LIMIT for first, last in _RANGE.findall(pattern)):
+        raise InputError(fault)  # braceexpand writes each range out in memory
     try:
-        return [Path(path) for path in braceexpand(os.path.expanduser(pattern))]
-    except ValueError as error:
-        raise InputError(f"{pattern}: the braces cannot be expanded ({error}): write name-{{000..041}}.tar") from error
-
-
-def _expansions(pattern: str) -> tuple[int, int]:
-    """Return how many texts a brace pattern stands for, without expanding it, and how deep its braces are nested."""
-    groups = [_Group(0)]
-    deepest = 0
-    for match in re.finditer(r"\\.|[{},]", pattern):
-        group, at = groups[-1], match.end()
-        if match[0] == "{":
-            groups.append(_Group(at))
-            deepest = max(deepest, len(groups) - 1)
-        elif match[0] == "," and len(groups) > 1:
-            group.alternatives, group.product = group.alternatives + group.product, 1
-        elif match[0] == "}" and len(groups) > 1:
-            groups.pop()
-            steps = _RANGE.fullmatch(pattern, group.start, match.start())
-            groups[-1].product *= _length(steps) if steps else group.alternatives + group.product
-    return groups[0].product, deepest
-
-
-@dataclass
-class _Group:
-    start: int
-    alternatives: int = 0  # of those before the last comma
-    product: int = 1  # of those since
-
-
-def _length(steps: re.Match[str]) -> int:
-    """Return how many numbers or letters a range has; of absurdly long numbers, more than any limit."""
-    if max(len(text or "") for text in steps.groups()) > 18:
-        return SHARD_LIMIT + 1
-    first, last, first_letter, last_letter, step = steps.groups()
-    ends = (int(first), int(last)) if first else (_LETTERS.index(first_letter), _LETTERS.index(last_letter))
-    return abs(ends[1] - ends[0]) // (int(step or 1) or 1) + 1
+        paths = [Path(path) for path in islice(braceexpand(os.path.expanduser(pattern)), SHARD_LIMIT + 1)]
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{pattern[:80]}: the braces cannot be expanded: write name-{{000..041}}.tar") from error
+    if len(paths) > SHARD_LIMIT:
+        raise InputError(fault)
+    return paths
 
 
 def read_shards(shards: Sequence[Path], options: SourceOptions) -> Rows:
     """Read shards in order. The caption is that of the JSON (`caption`, or what the flag names), else the whole `.txt`.
 
     A shard that is missing or cut off is a row in quarantine; the samples before the cut are read.
-
-    Raises:
-        InputError: no shard can be read.
     """
     root = Path(os.path.commonpath([path.parent for path in map(Path.absolute, shards)]))
     return Rows(root, "webdataset", _all_rows(shards, root, options), files=False)

@@ -8,7 +8,7 @@ import pytest
 from clipmem_core.audits.store import write_json, write_table
 from clipmem_core.dashboard import encoders as view
 from clipmem_core.dashboard import maps
-from clipmem_core.review import contributions
+from clipmem_core.review import score_breakdown
 from clipmem_core.review.selection import Outline
 from tests.dashboard.test_every_page import said
 from tests.dashboard.test_maps_pages import address, captions, charts, trace_names
@@ -55,7 +55,7 @@ def test_colour_and_division_are_kept_in_the_address(copy: Copy) -> None:
 
 def test_a_thinned_map_says_so(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     copy()
-    monkeypatch.setattr(contributions, "LIMIT", 30)
+    monkeypatch.setattr(score_breakdown, "LIMIT", 30)
     view._loaded.clear()
     app = open_page(PAGE)
     assert charts(app)[0]["data"][0]["type"] == "heatmap"

@@ -1,7 +1,7 @@
 import pytest
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.readers.column_roles import find_fields
+from clipmem_core.pairs.readers.rows import find_fields
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import datasets
 import pytest
 
 from clipmem_core.config import InputError, SourceOptions
-from clipmem_core.pairs.readers import hub
-from clipmem_core.pairs.readers.hub import is_hub_name
+from clipmem_core.pairs.readers import remote
+from clipmem_core.pairs.readers.remote import is_hub_name
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.pairs.table import read_source
 from tests.pairs.samples import picture_bytes
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "hub_answers", lambda: True)
+    monkeypatch.setattr(remote, "hub_answers", lambda: True)
 
 
 def test_a_hub_name_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

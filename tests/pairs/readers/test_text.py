@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmem_core.pairs.readers.text import as_name, decode_text, printable, tidy
+from clipmem_core.pairs.readers.files import as_name, decode_text, printable, tidy
 
 WESTERN = "Café à la crème près de la fenêtre, Grüße aus Köln"
 
