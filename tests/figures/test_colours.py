@@ -20,7 +20,8 @@ def contrast(one: str, other: str) -> float:
 
 def test_every_colour_stands_out_from_both_pages() -> None:
     named = [value for name, value in vars(c).items() if name.isupper() and not name.endswith("_PAGE")]
-    listed = [[one] if isinstance(one, str) else one.values() if isinstance(one, dict) else one for one in named]
+    listed = [one.values() if isinstance(one, dict) else one for one in named if isinstance(one, (dict, tuple))]
+    listed += [[one] for one in named if isinstance(one, str)]
     colours = {colour for found in listed for colour in found if str(colour).startswith("#")}
     assert len(colours) > 20
     assert not [(one, page) for one in colours for page in (c.LIGHT_PAGE, c.DARK_PAGE) if contrast(one, page) < 3]

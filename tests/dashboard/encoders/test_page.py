@@ -25,7 +25,7 @@ def test_the_parts_are_drawn_pair_by_pair_and_as_means(copy: Copy, protocol: str
     app = open_page(PAGE)
     assert not app.error, said(app)
     assert len(figures(app)) == 3
-    assert "to a mean cosine of 0.88" in captions(app)
+    assert "mean cosine 0.88" in captions(app)
     assert "On external pairs, which no model memorized, the parts are" in captions(app)
     assert "standard errors over pairs" in captions(app)
     assert ("learned by g" in captions(app)) == (protocol == "paper")

@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clipmem_core.dashboard.mitigations import study_progress
 from streamlit.testing.v1 import AppTest
 
 from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.store import Audit
-from clipmem_core.dashboard import running
+from clipmem_core.dashboard import running, studies
 from clipmem_core.studies.store import StudyFolder
 from tests.dashboard.mitigations.made_mitigations import make_mitigations
 from tests.fixtures import leave_job as leave_job_in
@@ -41,7 +40,7 @@ def lab(data: Path, made: dict[str, Audit]) -> StudyFolder:
 def went_on(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What the page does to jobs, instead of doing it."""
     done: list[tuple[str, str]] = []
-    monkeypatch.setattr(study_progress, "resume_study", lambda study: done.append(("resume", study.name)))
+    monkeypatch.setattr(studies, "resume_study", lambda study: done.append(("resume", study.name)))
     monkeypatch.setattr(running, "cancel", lambda job: done.append(("cancel", job.name)))
     monkeypatch.setattr(Task, "start", lambda task: done.append(("again", task.folder.name)))
     return done
