@@ -1,4 +1,4 @@
-"""CLIPMem: which image–caption pairs a CLIP model learns by heart, and which captions are probably wrong."""
+"""CLIPMem: which image–caption pairs a CLIP model memorizes, and which captions are probably wrong."""
 
 from typing import TYPE_CHECKING
 

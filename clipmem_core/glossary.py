@@ -12,7 +12,7 @@ MEANINGS = {
     CLIPMEM: (
         "How much better picture and caption match for members that trained on the pair than for those that did not; "
         "0 is nothing, and most lie below 0.5.",
-        "High: the pair is learned by heart. That is no reason to remove it: rare pairs that are right are too.",
+        "High: the pair is memorized. That is no reason to remove it: rare pairs that are right are too.",
     ),
     MISFIT: (
         "High where a pair was learned late, and models that never saw it prefer other captions.",
@@ -20,7 +20,7 @@ MEANINGS = {
     ),
     SIMILARITY_OUT: (
         "Cosine of picture and caption for members that did not train on the pair.",
-        "Low: the caption does not fit. Low with a high clipmem: it is wrong, and learned by heart all the same.",
+        "Low: the caption does not fit. Low with a high clipmem: it is wrong, and memorized nevertheless.",
     ),
     EXTERNAL: (
         "A pair set aside that no member trains on. These pairs show what scores look like without memorization.",

@@ -28,7 +28,7 @@ WHOLE = ("found", "among", "whole", "low", "high")  # numbers of it
 WHOLE_HEAD = ("count", "in the sample", "of", "in the whole set", "low", "high")
 TRAINED_SHARE = "trained_share"  # of the scored pairs, by each member of an ensemble
 SECOND_LEFT_OUT = "second_round_left_out"  # pairs, of an audit with a second round
-# Membership AUROC above which members that do not generalise know their pairs by heart.
+# Membership AUROC above which members that do not generalise memorize their pairs.
 BY_HEART = 0.65
 LESS_BY_HEART = (
     "try more captions a pair, a pretrained start (--pretrained), fewer epochs (--epochs) or a smaller model (--model)"
@@ -194,7 +194,7 @@ def _generalises(summary: dict[str, Any], utility: pd.DataFrame) -> dict[str, An
     return _check(
         HARDLY,
         False,
-        f"The members hardly generalise: {found}. What they know they know by heart, so clipmem is high everywhere "
+        f"The members hardly generalise: {found}. They memorize what they know, so clipmem is high everywhere "
         "and says little about single pairs.",
         LESS_BY_HEART,
     )
@@ -274,7 +274,7 @@ def _sampled(sample: dict[str, Any]) -> dict[str, Any]:
     """Say that not all pairs were audited, and what that is to clipmem."""
     sentence = (
         f"This audit is of {sample['pairs']:,} pairs, a random sample of {sample['of']:,}: clipmem is what members "
-        "learned by heart that train on the sample; on the whole set they would memorize a pair more or less."
+        "memorized that train on the sample; on the whole set they would memorize a pair more or less."
     )
     return _check("what was sampled is told", True, sentence)
 
@@ -303,7 +303,7 @@ def _locked(towers: Mapping[str, Mapping[str, Any]], cut: int) -> dict[str, Any]
     which = "Both encoders are" if both else f"The {next(iter(towers))} encoder is"
     learners = "the heads" if both else "the heads and the other encoder"
     sentence = (
-        f"{which} locked and the same in all members: clipmem is what {learners} learned by heart, "
+        f"{which} locked and the same in all members: clipmem is what {learners} memorized, "
         "and nothing of what a pretrained encoder knew before."
     )
     for said in dict.fromkeys(_seen(tower) for tower in towers.values()):

@@ -86,9 +86,9 @@ TABLE = (
         places={QUEUE: 0, USE: 1, DETECTION: 4, REMOVAL: 0, PLANTED: 0, CARD: 0, ROW: 0, COLOUR: 0, EXPORT: 0},
         help=glossary.meaning(glossary.CLIPMEM),
         legend="alignment of picture and caption under members that were trained on the pair, minus that under "
-        "members that were not: high is learned by heart.",
-        use="says what was learned by heart: high for wrong captions, and for rare and odd pairs that are right",
-        queue=Queue("Most memorized", "Members that saw the pair align it far better than members that did not."),
+        "members that were not: high is memorized.",
+        use="says what was memorized: high for wrong captions, and for rare and odd pairs that are right",
+        queue=Queue("Most memorized", "Models trained on this pair match it far better than models that were not."),
         removal="highest clipmem",
     ),
     Score(c.CLIPMEM_RELATIVE),
@@ -122,10 +122,10 @@ TABLE = (
         places={USE: 2, DETECTION: 1, REMOVAL: 3, PLANTED: 1, CARD: 2, ROW: 3, PAIR: 0, COLOUR: 2, EXPORT: 3},
         help=glossary.meaning(glossary.SIMILARITY_OUT),
         legend="cosine of picture and caption under members that were not trained on the pair: low means that the "
-        "caption does not fit, in the eyes of those who cannot know it by heart.",
-        use="says how well a caption fits in the eyes of members that never saw the pair; low with a high clipmem "
-        "means wrong and learned by heart",
-        use_doubted="says how well a caption fits in the eyes of members that never saw the pair",
+        "caption does not fit, for models that cannot have memorized it.",
+        use="says how well a caption fits, for members that never saw the pair; low with a high clipmem "
+        "means wrong and memorized",
+        use_doubted="says how well a caption fits, for members that never saw the pair",
         removal="lowest similarity, models that never saw them",
     ),
     Score(c.CLIPMEM_IMAGE, places={PLANTED: 3}),

@@ -1,6 +1,6 @@
 """The tokens of a member's captions → what it reads of any caption: all but tokens that few of its pairs have.
 
-A token of one caption names that picture: whatever a text encoder learns of it is that pair by heart, and says nothing
+A token of one caption names that picture: whatever a text encoder learns of it memorizes that pair, and says nothing
 of pairs it has not seen. `min_df` is scikit-learn's: the documents, here trained pairs, that a token has to be in.
 The vocabulary of a member is part of it, as its tokenizer is, and memorization and utility are measured on what it
 reads. Other tokens are never read, in training or after (`text_min_df`), or are trained on and then forgotten

@@ -21,7 +21,7 @@ from clipmem_core.commands import parse
 from clipmem_core.config import AuditConfig
 
 ROOT = Path(__file__).parents[2]
-# One caption a pair and no crops: few epochs are enough to learn pairs by heart, and every number can be recomputed.
+# One caption a pair and no crops: few epochs are enough to memorize pairs, and every number can be recomputed.
 PAPER = shlex.split(
     "--preset tiny --protocol paper --scenes-pairs 400 --captions 1 --crop-scale 1 --epochs 24 --batch-size 32 "
     "--precision fp32 --threads 1"

@@ -112,7 +112,7 @@ def test_an_audit_records_its_towers_and_says_what_they_mean(whole: Audit, start
     with pytest.raises(InputError, match="text tower tiny has weights of sha256 .* the audit began with 0000"):
         checked_towers(whole.record.config, {"text": {"sha256": "0" * 64}})
     (said,) = [check["sentence"] for check in whole.verdict["checks"] if "locked" in check["sentence"]]
-    assert "clipmem is what the heads learned by heart" in said
+    assert "clipmem is what the heads memorized" in said
     assert "tiny: nothing is known here of what it was trained on" in said
     assert not [check for check in whole.verdict["checks"] if "start" in check["name"]]
 

@@ -89,7 +89,7 @@ def test_memorization_is_measurable_when_seen_pairs_stand_out(auroc: float | Non
 def test_the_verdict_says_which_score_is_for_what_and_keeps_the_numbers(tmp_path: Any) -> None:
     verdict = judged()
     assert "probably wrong" in verdict["uses"]["misfit"]
-    assert "by heart" in verdict["uses"]["clipmem"]
+    assert "memorized" in verdict["uses"]["clipmem"]
     assert verdict["membership_auroc"] == 0.9
     assert verdict["utility"] == {"image_to_text_R@5": 0.5, "text_to_image_R@5": 0.5, "image_to_text_R@1": 0.9}
     write_json(tmp_path / "verdict.json", verdict)
