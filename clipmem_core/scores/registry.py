@@ -113,7 +113,7 @@ TABLE = (
         c.SIMILARITY_IN,
         direction=-1,
         places={DETECTION: 2, REMOVAL: 4, PAIR: 1},
-        help="How well the caption fits in the eyes of members that were trained on the pair.",
+        help="How well the caption fits, for members that were trained on the pair.",
         removal="lowest similarity, models trained on them",
     ),
     Score(
@@ -172,7 +172,7 @@ TABLE = (
         c.CSLS_OUT,
         direction=-1,
         places={DETECTION: 5, PAIR: 4},
-        help="How much closer picture and caption are than the nearest of other pairs, in the eyes of members that "
+        help="How much closer picture and caption are than the nearest of other pairs, for members that "
         "never saw the pair.",
     ),
     Score(c.CSLS_SWAPPED, direction=-1),
