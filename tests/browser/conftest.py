@@ -93,6 +93,8 @@ def context(browser: Any, address: str) -> Any:  # noqa: ANN401
 @pytest.fixture
 def page(request: pytest.FixtureRequest, context: Any, address: str) -> Iterator[Any]:
     """A page in the light theme, or the one asked for; nothing may go wrong in it, and nothing leave the machine."""
+    if "review" in request.fixturenames:
+        request.getfixturevalue("review")  # its file is deleted after the page, which reads it every second, is closed
     opened = open_watched(context, theme=getattr(request, "param", "light"))
     yield opened
     close_watched(opened, address)
