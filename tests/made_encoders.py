@@ -10,7 +10,7 @@ from clipmem_core.audits.paradigms import PARADIGMS, TABLE, paradigms_folder
 from clipmem_core.audits.store import CONFIG, Audit, MemberRecord, write_json, write_table
 from clipmem_core.audits.unitmem import BEFORE, REFERENCES, SEEN, UNSEEN, table_file, unit_table
 from clipmem_core.scores.encoders import UnitTally
-from clipmem_core.studies.store import ARMS, MEMORIZATION, PRICE, STUDY, TIMES
+from clipmem_core.studies.store import ARMS, MEMORIZATION, PEAK_MB, SAMPLES_SEEN, SECONDS, STUDY, TIMES
 from tests.made_arms import asked_of
 
 WIDTHS = {"image": [6, 5], "text": [4]}
@@ -119,7 +119,7 @@ def _row(rng: np.random.Generator) -> dict[str, float]:
     row["clipmem_text"] += 0.33
     row["clipmem_candidate"] = row["clipmem_image"] + row["clipmem_text"]
     row["membership_auroc"], row["map_fit"] = 0.8, 0.9
-    return row | {"retrieval": 0.4} | dict.fromkeys(PRICE, 1.0)
+    return row | {"retrieval": 0.4} | dict.fromkeys((SAMPLES_SEEN, SECONDS, PEAK_MB), 1.0)
 
 
 def _grown(row: dict[str, float], share: float) -> dict[str, float]:

@@ -8,9 +8,6 @@ import plotly.graph_objects as go
 
 from clipmem_core.columns import CANDIDATE, EXTERNAL, INDEPENDENT, ONE_SPLIT, SCORED, SHARED
 
-LIGHT_PAGE = "#ffffff"
-DARK_PAGE = "#171614"
-
 GROUP_COLOURS = {
     CANDIDATE: "#d55e00",
     INDEPENDENT: "#1479b8",

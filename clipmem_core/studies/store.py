@@ -34,7 +34,6 @@ MEMORIZATION = (
 )
 RETRIEVAL = "retrieval"  # the mean of the six recalls
 SAMPLES_SEEN, SECONDS, PEAK_MB = "samples_seen", "seconds", "peak_mb"
-PRICE = (SAMPLES_SEEN, SECONDS, PEAK_MB)
 
 STUDY = "study.json"
 OWN = "own.json"

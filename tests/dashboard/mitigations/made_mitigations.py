@@ -11,7 +11,7 @@ import pandas as pd
 from clipmem_core.audits.store import Audit, write_json, write_prepared, write_table
 from clipmem_core.config import as_dict, preset_config
 from clipmem_core.studies.measure import RECALLS
-from clipmem_core.studies.store import ARMS, MEMORIZATION, PRICE, STUDY, StudyFolder
+from clipmem_core.studies.store import ARMS, MEMORIZATION, PEAK_MB, SAMPLES_SEEN, SECONDS, STUDY, StudyFolder
 from tests.made_arms import asked_of
 
 SETTINGS = {
@@ -62,5 +62,6 @@ def _row(arm: str, seed: int, moved: float) -> dict[str, object]:
     whole = 0.4 * LESS[arm] + moved
     row |= {"clipmem_candidate": whole, "clipmem_text": 0.9 * whole, "clipmem_image": 0.1 * whole}
     row |= {"membership_auroc": 0.8 - 0.1 * (1 - LESS[arm]) + moved / 10, "map_fit": 0.9}
-    row |= {"retrieval": 0.4 + moved / 10, "linear_probe": 0.6, "zero_shot": 0.3} | dict.fromkeys(PRICE, 100.0)
+    row |= {"retrieval": 0.4 + moved / 10, "linear_probe": 0.6, "zero_shot": 0.3}
+    row |= dict.fromkeys((SAMPLES_SEEN, SECONDS, PEAK_MB), 100.0)
     return {"arm": arm, "seed": seed, "setting": SETTINGS[arm]} | row
