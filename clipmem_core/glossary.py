@@ -52,10 +52,5 @@ MEANINGS = {
 
 
 def meaning(term: str) -> str:
-    """Return what a term is and what it means for a decision.
-
-    Example:
-        >>> meaning(DRAWN).startswith("Pictures that this code draws")
-        True
-    """
+    """Return what a term is and what it means for a decision."""
     return " ".join(MEANINGS[term])

@@ -36,7 +36,6 @@ from clipmem_core.audits.prepare import (
 )
 from clipmem_core.audits.scoring import (
     Evidence,
-    Split,
     attack_members,
     caption_table,
     gather_evidence,
@@ -136,12 +135,12 @@ class Progress:
         return gather_evidence(self.audit)
 
     @functools.cached_property
-    def first_scores(self) -> tuple[pd.DataFrame, Split]:
+    def first_scores(self) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The scores by the first round, and how clipmem was split between the encoders."""
         self.screen.say("scoring")
         scores, split = score_table(self.evidence)
-        if split.missing:
-            self.screen.say(f"note: {split.missing}. Every other score is there")
+        if split["missing"]:
+            self.screen.say(f"note: {split['missing']}. Every other score is there")
         return scores, split
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from clipmem_core import columns as c
 from clipmem_core.audits.store import PAIRS, QUARANTINE, SCORES, UTILITY, Audit, Record
+from clipmem_core.audits.verdict import NULL_CHECK
 from clipmem_core.config import AuditConfig, InputError
 from clipmem_core.files import is_number, mapping
 from clipmem_core.review.tables import ROW, count_pairs_of, count_rows, fetch_frame, fetch_rows, number
@@ -139,7 +140,7 @@ def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
         return ""
     means = [f"{mean:+.3f} for {group}" for group, mean in zip(null[c.GROUP], null["mean"], strict=True)]
     listed = f"mean clipmem is {' and '.join(means)} pairs".replace("-", "−")
-    judged = [check.get("good") for check in rows(verdict, "checks") if "null group" in str(check.get("name"))]
+    judged = [check.get("good") for check in rows(verdict, "checks") if check.get("name") in NULL_CHECK]
     good = judged[0] if judged else None
     if good is True:
         return f"The null is near 0: {listed}, where no pair can stand out as memorized."

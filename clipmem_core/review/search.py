@@ -163,11 +163,11 @@ def _text_head(audit: Audit, member: str) -> Any:
 
 def _locked_model(audit: Audit, member: str) -> Any:
     """Return a member with a locked tower as it is trained; its image encoder or head is let go."""
-    from clipmem_core.audits.locked import build_locked
+    from clipmem_core.audits.locked import build_member
     from clipmem_core.training.model import load_weights
 
     config = _for_one_text(audit.record.config)
-    model: Any = build_locked(towers_of(config), config, seed=0)
+    model: Any = build_member(config, towers_of(config), seed=0)
     load_weights(model, checkpoint_path(audit, member))
     model.visual = None
     return model

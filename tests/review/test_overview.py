@@ -6,6 +6,7 @@ import pytest
 
 from clipmem_core.audits.console import show_verdict
 from clipmem_core.audits.store import Audit, write_json, write_table
+from clipmem_core.audits.verdict import NULL_CHECK
 from clipmem_core.config import InputError
 from clipmem_core.exports import write
 from clipmem_core.review import overview
@@ -122,7 +123,7 @@ NULL = pd.DataFrame({"group": ["candidate", "shared", "external"], "mean": [0.3,
 )
 def test_the_null_is_told_in_words_as_the_verdict_judged_it(good: bool | None, start: str, end: str) -> None:
     sentence = explain_null(
-        NULL, {"checks": [{"name": "x", "good": not good}, {"name": "a null group …", "good": good}]}
+        NULL, {"checks": [{"name": "x", "good": not good}, {"name": NULL_CHECK[bool(good)], "good": good}]}
     )
     assert sentence.startswith(start)
     assert sentence.endswith(end)

@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 
 from clipmem_core import columns as c
-from clipmem_core.audits.locked import Features, feature_views, features_of, fit_standards
-from clipmem_core.audits.member import EVALUATION, build_member, caption_starts, view_maker
+from clipmem_core.audits.locked import Features, build_member, feature_views, features_of, fit_standards
+from clipmem_core.audits.member import EVALUATION, caption_starts, view_maker
 from clipmem_core.audits.prepare import draw_membership
 from clipmem_core.audits.settings import Towers, towers_of
 from clipmem_core.audits.setup import member_seeds
@@ -86,7 +86,7 @@ def trained_members(given: Given) -> Iterator[Left]:
 
 def _trained(given: Given, data: TrainingData, seed: int, views: dict[int, Views]) -> Left:
     config = given.config
-    model = build_member(config, given.towers, seed=seed, pretrained=config.pretrained, device=config.device)
+    model = build_member(config, given.towers, seed=seed, pretrained=config.pretrained)
     if given.towers.image or given.towers.text:
         fit_standards(model, given.features)
     if seed not in views:
