@@ -101,25 +101,16 @@ class Score:
 
     source: str = positional(*SOURCE)
     name: str = flag("the audit's folder")
-    checkpoints: tuple[str, ...] = flag(
-        "open_clip checkpoints, in the order of the member columns; without --membership a target and a reference"
-    )
-    membership: str = flag("CSV or Parquet: pair_id, one true/false column a member, and optionally group", "")
+    checkpoints: tuple[str, ...] = flag("open_clip checkpoints, in the order of the member columns")
+    membership: str = flag("CSV or Parquet: pair_id, one true/false column a member, and optionally group")
     config: AuditConfig = field(default_factory=AuditConfig)
 
     def run(self) -> None:
-        from clipmem_core.audits.checkpoints import DIFFERENCE_CLAIM, compare_checkpoints, score_checkpoints
+        from clipmem_core.audits.checkpoints import score_checkpoints
 
-        given: dict[str, Any] = {"name": self.name, "checkpoints": self.checkpoints}
-        if not self.membership:
-            with RichScreen() as screen:
-                table = compare_checkpoints(self.source, self.config, **given, screen=screen)
-                screen.say(f"{table}: one row a pair")
-            print(DIFFERENCE_CLAIM)
-            return
+        members: dict[str, Any] = {"membership": self.membership, "checkpoints": self.checkpoints}
         with RichScreen() as screen:
-            given["membership"] = self.membership
-            finished = score_checkpoints(self.source, self.config, **given, screen=screen)
+            finished = score_checkpoints(self.source, self.config, name=self.name, **members, screen=screen)
         show_verdict(finished)
 
 
