@@ -120,7 +120,7 @@ class EmbeddingNoise(Mitigation):
     )
     image_noise: float = option(
         0.0,
-        "the same on image embeddings: a control for noise on the text",
+        "the same noise on image embeddings, to compare with noise on text",
         ge=0,
         part="noise",
         slider=Slider(0.01, 0.5, 0.01, 0.15),
@@ -136,7 +136,7 @@ class EmbeddingNoise(Mitigation):
     )
     adaptive_noise: float = option(
         0.0,
-        "text_noise for pairs memorized early: aligned better than most external pairs",
+        "noise on the text of pairs memorized early only, those aligned better than most external pairs",
         ge=0,
         part="ahead",
         slider=Slider(0.01, 0.5, 0.01, 0.15),
@@ -178,13 +178,13 @@ class TextMask(Mitigation):
     )
     adaptive_mask: float = option(
         0.0,
-        "text_mask for pairs memorized early: aligned better than most external pairs",
+        "share of words left out for pairs memorized early only, those aligned better than most external pairs",
         ge=0,
         lt=1,
         part="ahead",
         slider=Slider(0.05, 0.95, 0.05, 0.6),
         group=AHEAD_GROUP,
-        toggle="Masked words of theirs",
+        toggle="Masked words",
     )
 
     def start(self, model: Any, tokens: np.ndarray) -> None:
@@ -353,14 +353,13 @@ class Rest(Mitigation):
 
     adaptive_rest: float = option(
         0.0,
-        "pairs memorized early, aligned better than most external pairs, count this much less in the loss; 1: not at "
-        "all",
+        "how much less pairs memorized early (aligned better than most external pairs) count in the loss, up to 1",
         ge=0,
         le=1,
         part="ahead",
         # Above the median, half of what is not memorized at all would rest too.
         slider=Slider(0.05, 1.0, 0.05, 1.0, brings={"adaptive_quantile": 0.95}),
-        toggle="Rest",
+        toggle="Lower weight",
     )
     adaptive_quantile: float = option(
         0.5,
@@ -413,7 +412,7 @@ def find_ends(tokens: np.ndarray, *, known: bool, end: int | None, flags: str) -
     if not known:
         raise InputError(
             f"{flags} need a text encoder that reads up to an end token: "
-            "take one of open_clip's own, such as --model small, or leave them at 0"
+            "use one of open_clip's own, such as --model small, or leave them at 0"
         )
     return tokens.argmax(axis=1) if end is None else (tokens == end).argmax(axis=1)
 

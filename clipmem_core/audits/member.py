@@ -51,7 +51,7 @@ class Shared:
     towers: Towers  # those that are locked
     features: Features
     data: TrainingData  # without the rows that a member trains on
-    judged: np.ndarray  # the external pairs that utility is measured on, int64 [n]
+    utility_pairs: np.ndarray  # the external pairs that utility is measured on, int64 [n]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ def open_shared(folder: Path) -> Shared:
     config = record.config
     membership = store.read_table(folder / store.MEMBERSHIP, columns=[c.GROUP, *record.members])
     sides = prepare.sides_of(audit, config, prepare.membership_of(membership))
-    external, judged = np.flatnonzero(sides.external), prepare.utility_rows(sides)
+    external, utility_pairs = np.flatnonzero(sides.external), prepare.utility_rows(sides)
     del sides
     group = membership[c.GROUP] = membership[c.GROUP].astype("category")
     pairs = audit.pairs if not config.features else store.read_table(folder / store.PAIRS, columns=[c.LABEL])
@@ -103,7 +103,7 @@ def open_shared(folder: Path) -> Shared:
         rows=np.array([], dtype=np.int64),
         external=external,
     )
-    return Shared(audit, record, config, pairs, membership, towers, features, data, judged)
+    return Shared(audit, record, config, pairs, membership, towers, features, data, utility_pairs)
 
 
 def open_member(folder: Path, name: str, shared: Shared | None = None) -> MemberRun:
@@ -270,11 +270,11 @@ def utility(run: MemberRun, model: Model, image: np.ndarray) -> dict[str, float]
     Args:
         image: mean image embeddings, [n_pairs, dim].
     """
-    config, judged = run.config, run.judged
-    metrics = retrieval_recalls(image[judged], *caption_embeddings(run, model, judged))
+    config, utility_pairs = run.config, run.utility_pairs
+    metrics = retrieval_recalls(image[utility_pairs], *caption_embeddings(run, model, utility_pairs))
     labels = run.pairs[c.LABEL]
     labelled = labels.notna().to_numpy()
-    fit, test = (rows[labelled[rows]] for rows in (probe_rows(run), judged))
+    fit, test = (rows[labelled[rows]] for rows in (probe_rows(run), utility_pairs))
     if labels.iloc[fit].nunique() >= 2 and len(test):
         names = labels.to_numpy().astype(str)
         metrics["linear_probe"] = linear_probe(image[fit], names[fit], image[test], names[test], seed=config.seed)

@@ -130,18 +130,18 @@ def _clipmem(before: np.ndarray, after: np.ndarray, membership: Membership, audi
     if record.protocol == "paper":
         found = crossed_mean(replicate_clipmem(list(after - before), sides.replicates, inside))
     else:
-        found = crossed_mean(weighed(after - before, inside))
+        found = crossed_mean(weighted(after - before, inside))
     over = found.over.replace("members", "seeds") if record.protocol == "paper" else found.over
     return Change(then, now, found.mean, found.low, found.high, over)
 
 
-def weighed(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def weighted(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Return values weighted so that their mean is the mean of in minus out, [n_members, n_pairs] each.
 
     Every pair has members `inside` and others.
 
     Example:
-        >>> weighed(np.array([[3.0, 1.0], [1.0, 2.0]]), np.array([[True, False], [False, True]]))
+        >>> weighted(np.array([[3.0, 1.0], [1.0, 2.0]]), np.array([[True, False], [False, True]]))
         array([[ 6., -2.],
                [-2.,  4.]])
     """

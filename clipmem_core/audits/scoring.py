@@ -61,7 +61,7 @@ class Evidence:
         return [terms[c.ALIGNMENT] for terms in self.terms]
 
 
-def kept_on_disk(values: np.ndarray, folder: Path) -> np.ndarray:
+def spill_to_disk(values: np.ndarray, folder: Path) -> np.ndarray:
     """Return the same values; large ones are mapped from a file without a name, which goes when the array does."""
     if values.nbytes < MAPPED_FROM or isinstance(values.base, np.memmap):
         return values
@@ -75,7 +75,7 @@ def gather_evidence(audit: Audit) -> Evidence:
     """Read what every member left; embeddings stay on disk, as does what is large of the rest."""
     from clipmem_core.training.model import logit_scale_of  # torch, which nothing else here needs
 
-    record, keep = audit.record, functools.partial(kept_on_disk, folder=audit.folder)
+    record, keep = audit.record, functools.partial(spill_to_disk, folder=audit.folder)
     table = store.read_table(audit.folder / store.MEMBERSHIP, columns=[c.GROUP, *record.members])
     sides = sides_of(audit, record.config, membership_of(table))
     folders = [audit.member(name) for name in record.members]
@@ -88,8 +88,8 @@ def gather_evidence(audit: Audit) -> Evidence:
     trajectories = [
         keep(detectors.mean_over_epochs(store.read_array(path, shared=True))) for path in paths if path.is_file()
     ]
-    given = [audit.member_record(name).checkpoint for name in record.members]
-    weights = [Path(path or folder / CHECKPOINT) for path, folder in zip(given, folders, strict=True)]
+    checkpoints = [audit.member_record(name).checkpoint for name in record.members]
+    weights = [Path(path or folder / CHECKPOINT) for path, folder in zip(checkpoints, folders, strict=True)]
     return Evidence(
         pairs=store.read_table(audit.folder / store.PAIRS, columns=[c.PAIR_ID, c.PLANTED]),
         sides=sides,
@@ -111,7 +111,7 @@ def score_table(evidence: Evidence) -> tuple[pd.DataFrame, dict[str, Any]]:
         The table; fit, the mean of fit_by_member (how well each member's embeddings were mapped), and missing, why
         clipmem was not split.
     """
-    sides, keep = evidence.sides, functools.partial(kept_on_disk, folder=evidence.folder)
+    sides, keep = evidence.sides, functools.partial(spill_to_disk, folder=evidence.folder)
     members, trained, external = (evidence.image, evidence.text), evidence.sides.membership.trained, sides.external
     nothing = np.full(len(external), np.nan)
     table = memorization.memorization_table(evidence.terms, sides, keep=keep)

@@ -98,7 +98,7 @@ def measure_member(audit: Audit, name: str, table: str = UNITS, *, sample: int =
     torch.set_num_threads(run.record.threads)  # as when it was trained
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, tokens=run.read(run.data.tokens)))
     seed, external = run.config.seed, run.data.external
-    rows = drawn(run.data.rows, sample, seed=seed)
+    rows = sample_rows(run.data.rows, sample, seed=seed)
     if table == UNITS:
         return measure_model(run, trained_model(run), (IMAGE_TOWER, TEXT_TOWER), rows, label=name, screen=screen)
     untrained = build_member(run.config, run.towers, seed=run.own.seed, pretrained=run.config.pretrained)
@@ -106,8 +106,8 @@ def measure_member(audit: Audit, name: str, table: str = UNITS, *, sample: int =
     as_many = min(len(rows), len(external))  # UnitMem grows with the number of pairs
     if as_many >= 2:
         model = trained_model(run)
-        measured.append((SEEN, model, drawn(rows, as_many, seed=seed)))
-        measured.append((UNSEEN, model, drawn(external, as_many, seed=seed)))
+        measured.append((SEEN, model, sample_rows(rows, as_many, seed=seed)))
+        measured.append((UNSEEN, model, sample_rows(external, as_many, seed=seed)))
     tables = []
     for reference, model, own in measured:
         label = f"{name} {reference}"
@@ -138,7 +138,7 @@ def measure_model(
     return pd.concat(tables, ignore_index=True)
 
 
-def drawn(rows: np.ndarray, sample: int, *, seed: int) -> np.ndarray:
+def sample_rows(rows: np.ndarray, sample: int, *, seed: int) -> np.ndarray:
     """Return a sample of rows in their order; all of them if `sample` is 0."""
     if not 0 < sample < len(rows):
         return rows

@@ -10,17 +10,15 @@ from PIL import Image
 from clipmem_core.audits.member import (
     MemberRun,
     cached_tokens,
-    known_tokens,
     open_member,
     probe_accuracy,
-    tokens_of,
     trained_model,
     utility,
     view_maker,
 )
 from clipmem_core.audits.prepare import tokens_file
 from clipmem_core.config import InputError, preset_config
-from clipmem_core.training.model import build_model, tokenize
+from clipmem_core.training.model import build_model
 from tests.audits.small import vectors
 from tests.conftest import Made
 
@@ -46,22 +44,6 @@ def test_broken_tokens_are_made_again(run: MemberRun, data: Path) -> None:
     path = tokens_file("tiny", run.pairs)
     path.write_bytes(path.read_bytes()[:-100])
     assert np.array_equal(cached_tokens("tiny", run.pairs), made)
-
-
-def test_a_member_never_reads_tokens_that_few_of_its_own_pairs_have(run: MemberRun) -> None:
-    tokens, start = tokens_of(run.pairs, run.config)
-    assert known_tokens(run.config, tokens, start, run.data.rows) is None
-    known = known_tokens(dataclasses.replace(run.config, text_min_df=40), tokens, start, run.data.rows)
-    assert known is not None
-    words = tokens[run.data.rows]  # one caption a pair
-    counts = np.array([(words == token).any(axis=1).sum() for token in range(49408)])
-    read = known.read(tokens)
-    lengths = (read != 0).sum(axis=1)
-    left = read[lengths > 3]  # start, two words and end: not the one that stays if all words are rare
-    assert counts[left[left != 0]].min() >= 40
-    assert 0 < (lengths < (tokens != 0).sum(axis=1)).mean() < 1
-    prompt = tokenize("tiny", ["a picture of xylophones"])
-    assert dataclasses.replace(run, vocabulary=known).read(prompt).tolist() != prompt.tolist()
 
 
 def test_a_class_that_only_external_pairs_have_counts_in_zero_shot(made: Made, run: MemberRun) -> None:

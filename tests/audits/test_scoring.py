@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits import scoring
-from clipmem_core.audits.scoring import Evidence, kept_on_disk, score_table, summary
+from clipmem_core.audits.scoring import Evidence, score_table, spill_to_disk, summary
 from clipmem_core.draws import CAPTION, draw_keys, hashed
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, Sides, paper_membership
@@ -50,7 +50,7 @@ def test_large_arrays_are_held_in_files_without_a_name_and_change_no_score(
     given = evidence(paper_membership(np.arange(N), seeds=1, seed=0), (5, 5))
     table, _ = score_table(given)
     monkeypatch.setattr(scoring, "MAPPED_FROM", 8 * N)
-    assert isinstance(kept_on_disk(np.arange(N), tmp_path).base, np.memmap)
+    assert isinstance(spill_to_disk(np.arange(N), tmp_path).base, np.memmap)
     pd.testing.assert_frame_equal(score_table(replace(given, folder=tmp_path))[0], table)
     assert not list(tmp_path.iterdir())
 

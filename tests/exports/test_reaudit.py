@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmem_core.audits.reaudit import Change, Measured, weighed
+from clipmem_core.audits.reaudit import Change, Measured, weighted
 from clipmem_core.audits.setup import grow
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
@@ -129,7 +129,7 @@ def test_members_parts_of_clipmem_add_up_to_it() -> None:
     rng = np.random.default_rng(0)
     values, inside = rng.normal(size=(6, 40)), rng.random((6, 40)).argsort(axis=0) < 3
     mean_in, mean_out = side_means(list(values), inside)
-    assert weighed(values, inside).mean() == pytest.approx((mean_in - mean_out).mean())
+    assert weighted(values, inside).mean() == pytest.approx((mean_in - mean_out).mean())
 
 
 def test_words_say_whether_a_change_can_be_told_from_none() -> None:
