@@ -45,16 +45,6 @@ def clip_retrieval(folder: Path) -> str:
     return str(folder)
 
 
-def datacomp(folder: Path) -> str:
-    image, text = drawn()
-    for name, rows in (("00ab", slice(0, 100)), ("01cd", slice(100, PAIRS))):
-        pd.DataFrame({"uid": IDS[rows], "url": "https://example.org/a.jpg", "text": CAPTIONS[rows]}).to_parquet(
-            folder / f"{name}.parquet"
-        )
-        np.savez(folder / f"{name}.npz", l14_img=image[rows], l14_txt=text[rows])
-    return str(folder)
-
-
 def beside_table(folder: Path) -> str:
     image, text = drawn()
     pd.DataFrame({"filepath": IDS, "title": CAPTIONS}).to_csv(folder / "pairs.csv", index=False)
@@ -77,7 +67,7 @@ def folder(tmp_path: Path, data: Path) -> Path:
     return tmp_path / "set"
 
 
-@pytest.mark.parametrize("form", [clip_retrieval, datacomp, beside_table])
+@pytest.mark.parametrize("form", [clip_retrieval, beside_table])
 def test_a_source_with_features_is_inspected_and_audited_without_a_picture(
     folder: Path, form: Form, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
