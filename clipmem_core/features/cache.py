@@ -131,6 +131,9 @@ def _mapped(folder: Path) -> np.ndarray:
 
 def _compute(wanted: Wanted, target: Path, progress: Progress) -> None:
     part = target.with_suffix(".part")
+    if (part / MADE_FILE).is_file():  # complete: a kill came while it was published
+        _publish(part, target)
+        return
     if not part.is_dir():
         _prepare(wanted, part)
     order = np.load(part / ORDER_FILE)
@@ -152,6 +155,11 @@ def _compute(wanted: Wanted, target: Path, progress: Progress) -> None:
     _copy_repeats(part, wanted.keys)
     _refuse_constant(_mapped(part), wanted)
     seal(part, (KEYS_FILE, FEATURES_FILE), {"tower": wanted.tower.record(), "cut": wanted.cut()})
+    _publish(part, target)
+
+
+def _publish(part: Path, target: Path) -> None:
+    """Remove what only the computation needs, and put a complete folder in its place."""
     for path in [path for path in part.iterdir() if path.name not in (KEYS_FILE, FEATURES_FILE, MADE_FILE)]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     part.rename(target)
