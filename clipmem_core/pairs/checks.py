@@ -4,6 +4,7 @@ Pictures are measured on the small squares that an audit stores, a fraction of a
 slightly blurred at full size is therefore sharp: it is at the size that models see.
 """
 
+import contextlib
 import functools
 import re
 import unicodedata
@@ -67,6 +68,11 @@ class Captions:
     cut: np.ndarray | None = None  # bool [n_captions], longer than the text tower reads; None for an unknown tower
     frequencies: Frequencies | None = None  # of the whole data set; None where these are all its captions
 
+    @functools.cached_property
+    def counted(self) -> Frequencies:
+        """Return the frequencies of the whole data set."""
+        return self.frequencies or caption_frequencies([self])
+
     @classmethod
     def from_pairs(cls, captions: Sequence[Sequence[str]]) -> "Captions":
         """Flatten the lists of captions of pairs."""
@@ -91,12 +97,7 @@ def _hashes(captions: Captions) -> np.ndarray:
 
 
 def main_script(text: str) -> str:
-    """Return the script of most letters of a text by its Unicode name; empty for a text without letters.
-
-    Example:
-        >>> main_script("the angle θ"), main_script("Это лягушка"), main_script("12")
-        ('LATIN', 'CYRILLIC', '')
-    """
+    """Return the script of most letters of a text by its Unicode name; empty for a text without letters."""
     if text.isascii():
         return "LATIN" if any(letter.isalpha() for letter in text) else ""
     counts = Counter(_script(letter) for letter in text if letter.isalpha())
@@ -123,18 +124,14 @@ def _is_short(text: str) -> bool:
 
 
 def _is_gibberish(text: str) -> bool:
-    if _CONTROLS.search(text) or any(map(_is_utf8_as_cp1252, _TWICE_ENCODED.findall(text))):
+    if _CONTROLS.search(text):
         return True
+    for part in _TWICE_ENCODED.findall(text):
+        with contextlib.suppress(UnicodeError):
+            return bool(part.encode("cp1252").decode("utf-8"))
     words = _WORD.findall(text)
     odd = sum(len(word) for word in words if _is_odd(word))
     return odd > 0 and odd >= ODD_SHARE * sum(map(len, words))
-
-
-def _is_utf8_as_cp1252(part: str) -> bool:
-    try:
-        return bool(part.encode("cp1252").decode("utf-8"))
-    except UnicodeError:
-        return False
 
 
 def _is_odd(word: str) -> bool:
@@ -146,15 +143,6 @@ def _is_odd(word: str) -> bool:
     if not (plain.isascii() and plain.isalpha()) or word.isupper():
         return False
     return bool(_CONSONANTS.search(plain)) or (len(plain) >= 5 and not set(plain) & set("aeiouy"))
-
-
-def _other_script(captions: Captions) -> np.ndarray:
-    rare = (captions.frequencies or caption_frequencies([captions])).rare_scripts
-    return np.array([main_script(text) in rare for text in captions.texts], bool)
-
-
-def _repeated(captions: Captions) -> np.ndarray:
-    return np.isin(_hashes(captions), (captions.frequencies or caption_frequencies([captions])).repeated)
 
 
 @dataclass(frozen=True)
@@ -185,12 +173,12 @@ def measure(
     Returns:
         float32 [n_pairs] each.
     """
-    found = np.empty((3, len(shape)), np.float32)
+    values = np.empty((3, len(shape)), np.float32)
     for start in range(0, len(shape), _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, len(shape)))
         squares = gather(rows)
         if not padded:
-            found[:, rows] = _measure_block(squares)
+            values[:, rows] = _measure_block(squares)
             continue
         for row, square in zip(rows.tolist(), squares, strict=True):
             size, sides = len(square), shape[row]
@@ -198,8 +186,8 @@ def measure(
             top, left = (size - high) // 2, (size - wide) // 2
             inner = square[top : top + high, left : left + wide]
             thick = np.pad(inner, ((0, max(0, 3 - high)), (0, max(0, 3 - wide)), (0, 0)), mode="edge")
-            found[:, row] = _measure_block(thick[None])[:, 0]
-    return found[0], found[1], found[2]
+            values[:, row] = _measure_block(thick[None])[:, 0]
+    return values[0], values[1], values[2]
 
 
 def _measure_block(squares: np.ndarray) -> np.ndarray:
@@ -287,7 +275,9 @@ _CHECKS = (
         "other_script",
         "Another script",
         "captions",
-        _other_script,
+        lambda captions: np.array(
+            [main_script(text) in captions.counted.rare_scripts for text in captions.texts], bool
+        ),
         "Mostly in a script that fewer than 5 % of the captions are in: encoders learn little of it.",
         "Translate it, or remove it.",
     ),
@@ -303,7 +293,7 @@ _CHECKS = (
         "repeated_caption",
         "Same caption on many pictures",
         "captions",
-        _repeated,
+        lambda captions: np.isin(_hashes(captions), captions.counted.repeated),
         "The caption of 5 pictures or more: nothing can tell which of them it belongs to, and it is a wrong negative "
         "for all the others.",
         "Say what sets each apart, or keep one of them.",
@@ -358,13 +348,7 @@ CHECKS = {check.name: check for check in _CHECKS}
 
 
 def check_captions(captions: Captions) -> dict[str, np.ndarray]:
-    """Return what each check of captions finds, bool [n_captions], by its name; none for what is unknown.
-
-    Example:
-        >>> found = check_captions(Captions.from_pairs([["a frog &amp; a pond"], ["IMG_0042.jpg"]]))
-        >>> [name for name, flags in found.items() if flags[1]]
-        ['file_name']
-    """
+    """Return what each check of captions finds, bool [n_captions], by its name; none for what is unknown."""
     checks = [check for check in _CHECKS if check.of == "captions"]
     return {check.name: check.find(captions) for check in checks if check.needs != "cut" or captions.cut is not None}
 

@@ -12,6 +12,7 @@ to the same bytes. The folder is built under another name and then renamed: it i
 import functools
 import io
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,8 +53,8 @@ class Pixels:
     folder: Path  # of the cache
     rows: np.ndarray  # int64 [n], the row of each picture in the cache
     size: int  # pixels of a square's side
-    images: Sequence[str]  # reference of each picture
-    read: Callable[[str], np.ndarray]  # decodes the square of a reference
+    images: Sequence[str] = ()  # reference of each picture
+    read: Callable[[str], np.ndarray] | None = None  # decodes the square of a reference
     stored: np.ndarray | None = None  # uint8 [n_cached, size, size, 3]; None: the cache has no squares
 
     def __len__(self) -> int:
@@ -71,6 +72,7 @@ class Pixels:
         """
         if self.stored is not None:
             return self.stored[self.rows[rows]]
+        assert self.read is not None
         squares = np.empty((len(rows), self.size, self.size, 3), np.uint8)
         with ThreadPoolExecutor(cores()) as threads:
             for i, square in enumerate(threads.map(self.read, [self.images[row] for row in rows])):
@@ -133,7 +135,7 @@ def check_pictures(
     kind = [VERSION, PIL.__version__, size, resize_mode]
     folder = cache / fingerprint([*kind, source_stamp(root, images)])
     shape = (len(images), size, size, 3)
-    fits = 0 < np.prod(shape, dtype=np.int64) <= budget_bytes
+    fits = 0 < math.prod(shape) <= budget_bytes
     if broken_file(folder, with_pixels=fits):
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{folder.name}.lock"):  # two audits of one data set decode it once

@@ -39,7 +39,7 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
             if fault or len(values) != len(header):
                 yield Row(source, reason=fault or f"row has {len(values)} columns, the header has {len(header)}")
             else:
-                yield Row(source, *(values[place] if place >= 0 else None for place in places))
+                yield Row._make((source, *(values[place] if place >= 0 else None for place in places), ""))
 
     kind = "tsv" if separator == "\t" else "csv"
     return placed(Rows(path.parent, kind, rows()), options.image_folder, path)
@@ -51,7 +51,10 @@ def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]
     A record whose quotes do not add up costs its first line only: reading goes on at the next line.
     """
     lines, ahead, number = read_lines(path), deque[str](), 1
-    while ahead.extend(islice(lines, _RECORD_LINES - len(ahead))) or ahead:
+    while True:
+        ahead.extend(islice(lines, _RECORD_LINES - len(ahead)))
+        if not ahead:
+            return
         reader = csv.reader(ahead, delimiter=separator, strict=True, skipinitialspace=True)
         try:
             cells, fault, used = next(reader), "", reader.line_num
@@ -108,7 +111,7 @@ def _read_objects(
         for number, value in values():
             source = f"{path.name}:{number}"
             if isinstance(value, dict):
-                yield Row(source, *map(value.get, fields))
+                yield Row._make((source, *map(value.get, fields), ""))
             elif isinstance(value, ValueError):
                 yield Row(source, reason=f"line is not JSON ({value})")
             else:
