@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -216,11 +216,15 @@ class Check:
 
     name: str
     label: str
-    of: Literal["captions", "pictures"]
     find: Callable[[Any], np.ndarray]  # of Captions, bool [n_captions]; of what it needs of Pictures, bool [n_pairs]
     help: str  # what is found, and why it matters
     advice: str  # what a person should do
     needs: str = ""  # the field of Captions or Pictures without which the result is unknown
+
+    @property
+    def of(self) -> str:
+        """Return what it checks, captions or pictures."""
+        return "pictures" if self.needs in Pictures.__dataclass_fields__ else "captions"
 
 
 def _each(holds: Callable[[str], object]) -> Callable[[Captions], np.ndarray]:
@@ -231,7 +235,6 @@ _CHECKS = (
     Check(
         "empty_caption",
         "Caption without a word",
-        "captions",
         _each(_is_empty),
         "No letter in it: signs or numbers only.",
         "Write a caption, or remove it.",
@@ -239,7 +242,6 @@ _CHECKS = (
     Check(
         "short_caption",
         "Very short caption",
-        "captions",
         _each(_is_short),
         "One word, or fewer than 6 characters: it cannot tell two pictures of a kind apart. (DataComp's basic filter "
         "asks for more than two words.)",
@@ -248,7 +250,6 @@ _CHECKS = (
     Check(
         "long_caption",
         "Caption cut off",
-        "captions",
         lambda captions: captions.cut,
         "Longer than the text encoder of this audit reads: what comes after is never seen.",
         "Put what the picture shows first, or shorten it.",
@@ -257,7 +258,6 @@ _CHECKS = (
     Check(
         "markup",
         "Markup or web address",
-        "captions",
         _each(_MARKUP.search),
         "Tags or entities of HTML, links of a wiki or of Markdown, web addresses: a text encoder reads them as words.",
         "Take them out with find and replace.",
@@ -265,7 +265,6 @@ _CHECKS = (
     Check(
         "gibberish",
         "Gibberish",
-        "captions",
         _each(_is_gibberish),
         "Letters decoded wrongly (Ã© for é), or mostly words that no language has: no vowels, one letter four times, "
         "letters and digits mixed.",
@@ -274,7 +273,6 @@ _CHECKS = (
     Check(
         "other_script",
         "Another script",
-        "captions",
         lambda captions: np.array(
             [main_script(text) in captions.counted.rare_scripts for text in captions.texts], bool
         ),
@@ -284,7 +282,6 @@ _CHECKS = (
     Check(
         "file_name",
         "File name",
-        "captions",
         _each(lambda text: _FILE_NAME.fullmatch(text.strip())),
         "A name as files have (IMG_0042, red_car_3), or one that ends in .jpg and the like.",
         "Write a caption, or remove it.",
@@ -292,7 +289,6 @@ _CHECKS = (
     Check(
         "repeated_caption",
         "Same caption on many pictures",
-        "captions",
         lambda captions: np.isin(_hashes(captions), captions.counted.repeated),
         "The caption of 5 pictures or more: nothing can tell which of them it belongs to, and it is a wrong negative "
         "for all the others.",
@@ -301,7 +297,6 @@ _CHECKS = (
     Check(
         "dark",
         "Dark picture",
-        "pictures",
         lambda brightness: brightness < DARK,
         "99 of 100 pixels are below 32 % of full brightness.",
         "Brighten it, or remove the pair where nothing can be made out.",
@@ -310,7 +305,6 @@ _CHECKS = (
     Check(
         "blurred",
         "Blurred picture",
-        "pictures",
         lambda sharpness: sharpness < BLURRED,
         "No edge is narrower than about a sixtieth of the picture's side: blurred even at the size that encoders see.",
         "Remove the pair where nothing can be made out.",
@@ -319,7 +313,6 @@ _CHECKS = (
     Check(
         "uniform",
         "Nearly uniform picture",
-        "pictures",
         lambda contrast: contrast < UNIFORM,
         "Every colour varies by less than 2 of 255 levels: as good as blank.",
         "Remove the pair.",
@@ -328,7 +321,6 @@ _CHECKS = (
     Check(
         "tiny",
         "Tiny picture",
-        "pictures",
         lambda shorter: shorter < TINY,
         "Shorter side below 64 pixels: encoders look at 192 and more.",
         "Find a larger copy, or remove the pair.",
@@ -337,7 +329,6 @@ _CHECKS = (
     Check(
         "lookalike",
         "Look-alikes",
-        "pictures",
         lambda clusters: np.bincount(clusters, minlength=len(clusters))[clusters] > 1,
         "The same picture again, rescaled or compressed anew: a twin in training hides memorization, and counts twice.",
         "Judge each group side by side: keep one, or keep all.",

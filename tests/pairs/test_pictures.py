@@ -102,13 +102,6 @@ def test_sixteen_bit_grey_is_scaled_to_eight(kind: str) -> None:
     assert decoded.tolist() == [round(value / 257) for value in values[0].tolist()]
 
 
-@pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})])
-def test_an_animation_shows_its_first_frame(kind: str, options: dict[str, object]) -> None:
-    later = [Image.new("RGB", (8, 8), "blue"), Image.new("RGB", (8, 8), "green")]
-    data = encoded(Image.new("RGB", (8, 8), "red"), kind, save_all=True, append_images=later, **options)
-    assert decode(data).getpixel((4, 4)) == (255, 0, 0)
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_a_file_cut_short_is_refused(kind: str) -> None:
     data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)), kind)
@@ -167,12 +160,6 @@ def test_squares_are_cut_from_the_middle_padded_with_white_or_squashed() -> None
     image = photograph(150, 90)
     plain = np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC)).astype(int)
     assert np.abs(resize(image, 64, "squash") - plain).max() <= 2
-    with pytest.raises(ValueError, match="shortest, longest, squash, not 'fit'"):
-        resize(Image.new("RGB", (4, 4)), 4, "fit")
-
-
-@pytest.mark.parametrize("mode", pictures.RESIZE_MODES)
-def test_any_shape_becomes_a_square(mode: str) -> None:
-    for shape in [(1, 1), (9000, 1), (1, 9000), (3, 7)]:
-        square = resize(Image.new("RGB", shape, "navy"), 16, mode)
-        assert (square.shape, square.dtype) == ((16, 16, 3), np.uint8)
+    for mode in pictures.RESIZE_MODES:
+        for shape in [(1, 1), (9000, 1), (1, 9000), (3, 7)]:
+            assert resize(Image.new("RGB", shape, "navy"), 16, mode).shape == (16, 16, 3)

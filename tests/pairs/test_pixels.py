@@ -41,9 +41,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(shared: Path, tmp_path: Path) -> Path:
-    """Copy the data set and its finished cache."""
-    shutil.copytree(shared.parent, tmp_path / "copy")
-    return tmp_path / "copy" / "set"
+    """Copy the data set and make its cache."""
+    root = Path(shutil.copytree(shared, tmp_path / "copy" / "set"))
+    check(root)
+    return root
 
 
 def check(
