@@ -1,7 +1,5 @@
 """Checks that need no model: what each finds and leaves alone, and how pictures are measured."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
@@ -65,14 +63,11 @@ def test_what_is_wrong_is_found(check: str, texts: list[str]) -> None:
         assert found_in([[text]], check) == [True], text
 
 
-def test_short_ones_have_letters_and_are_counted_by_them_in_scripts_without_spaces() -> None:
-    assert found_in([["12"], ["一只青蛙坐在荷叶上"], ["青蛙"]], "short_caption") == [False, False, True]
-
-
 def test_the_script_of_most_letters_counts_and_only_a_rare_one_is_another() -> None:
     assert not any(found_in([["a frog"]] * 60 + [["лягушка на листе"]] * 40, "other_script"))
     assert np.flatnonzero(found_in([["a frog"]] * 99 + [["лягушка, frog"]], "other_script")).tolist() == [99]
     assert [main_script(text) for text in ("ひらがな漢字", "ｆｒｏｇ", "한국어", "")] == ["CJK", "LATIN", "HANGUL", ""]
+    assert found_in([["12"], ["一只青蛙坐在荷叶上"], ["青蛙"]], "short_caption") == [False, False, True]
 
 
 def test_repeats_are_counted_over_pairs_whatever_case_and_spaces() -> None:
@@ -80,10 +75,6 @@ def test_repeats_are_counted_over_pairs_whatever_case_and_spaces() -> None:
     assert not any(found_in(often[: REPEATED - 1], "repeated_caption"))
     assert found_in(often, "repeated_caption") == [True, False, True, True, True, True, False]
     assert not any(found_in([["a frog"] * 9], "repeated_caption"))
-    rng = np.random.default_rng(0)
-    texts = [[f"caption {number}" for number in rng.integers(0, 30, 2)] for _ in range(100)]
-    times = Counter(text for own in texts for text in set(own))
-    assert found_in(texts, "repeated_caption") == [times[text] >= REPEATED for own in texts for text in own]
 
 
 def test_hostile_text_takes_no_time() -> None:

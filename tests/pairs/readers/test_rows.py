@@ -1,7 +1,6 @@
 """What all readers share: columns, picture folders, ids, and that every row is in a pair or in quarantine."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.readers.files import as_name, decode_text, printable, tidy
-from clipmem_core.pairs.readers.rows import Row, Rows, find_fields, merge_rows, placed
+from clipmem_core.pairs.readers.rows import Row, Rows, find_fields, merge_rows
 from clipmem_core.pairs.references import read_bytes
 from tests.pairs.samples import draw, picture_bytes, read
 
@@ -127,18 +126,6 @@ def test_the_folder_is_searched_for_from_here_and_beside_the_table(
     for folder in ("gone", "~nobody/x"):
         with pytest.raises(InputError, match=f"--image-folder {folder} is not a folder"):
             read(file, image_folder=folder)
-
-
-HERE = Path(__file__).parent
-
-
-@given(parts=st.lists(st.sampled_from(["..", ".", "", "a", "%2e%2e", "b.png", HERE.name]), max_size=5))
-def test_only_a_path_in_the_folder_becomes_relative(parts: list[str]) -> None:
-    image = "/".join([str(HERE), *parts])
-    (moved,) = placed(Rows(HERE, "csv", [Row("x:1", image)]), str(HERE), HERE / "set.csv").rows
-    real = os.path.normpath(image)
-    inside = real != str(HERE) and os.path.commonpath([HERE, real]) == str(HERE)
-    assert moved.image == (os.path.relpath(real, HERE) if inside else image)
 
 
 @given(st.binary(max_size=200))
