@@ -42,16 +42,10 @@ DESCRIPTION_WORDS = 12  # of a description, added to a caption
 
 
 def fetch(name: str, *, data: Path, report: Report) -> Path:
-    """Fetch a data set from Debian's archive, unless it is already there.
+    """Fetch a data set from Debian's archive, unless it is already there, and return its folder in `sets/`.
 
-    Args:
-        name: "openclipart" (8,121 drawings) or "tuxpaint" (about 950 stamps).
-        data: the data folder; the set goes to its `sets/<name>/`.
-        report: called with short lines of progress.
-
-    Returns:
-        The set's folder: `images/` with the original files, and `captions.jsonl` with one object a line
-        (image: path inside the folder, captions: a list of one, label: the top folder), sorted by path.
+    It has `images/` with the original files, and `captions.jsonl` with one object a line, sorted by path: image,
+    captions (a list of one) and label (the top folder).
     """
     if name not in PACKAGES:
         raise InputError(f"data set {name!r} is unknown: choose one of {', '.join(PACKAGES)}")

@@ -42,18 +42,9 @@ class ErrorKind:
 
 
 def inject_errors(kind: str, pairs: pd.DataFrame, rows: np.ndarray, *, share: float, seed: int) -> pd.DataFrame:
-    """Inject errors of one kind into a share of some pairs.
+    """Return the pairs with errors of one of `ERROR_KINDS` in a share of some rows, marked in the column planted.
 
-    Args:
-        kind: one of `ERROR_KINDS`.
-        pairs: table with the columns of an audit's pairs; not changed.
-        rows: int array [n_rows], the row numbers to draw from; rows already planted are skipped.
-        share: of the rows that are drawn from, in (0, 1).
-        seed: determines the draw.
-
-    Returns:
-        A new table with the error in the column planted (`duplicate`: both of two equal pairs; a copy has everything
-        of the other but its id).
+    Rows already planted are skipped. Of two equal pairs both are marked; a copy has everything of the other but its id.
     """
     if kind not in ERROR_KINDS:
         raise InputError(f"kind {kind!r} of mistake is unknown: choose of {', '.join(ERROR_KINDS)}")
@@ -65,18 +56,10 @@ def inject_errors(kind: str, pairs: pd.DataFrame, rows: np.ndarray, *, share: fl
 
 
 def plant_miscaptions(pairs: pd.DataFrame, rows: np.ndarray, *, n: int, seed: int) -> pd.DataFrame:
-    """Swap the captions of n pairs among themselves, so that none keeps a caption of its own.
+    """Swap the captions of n of some pairs among themselves, so that none keeps a caption of its own.
 
-    Captions are compared by their text: a pair never receives one that it had before, whichever pair it came from.
-
-    Args:
-        pairs: table with the columns captions and planted; not changed.
-        rows: int array [n_rows], the row numbers to draw from; rows already planted are skipped.
-        n: how many pairs get another pair's captions.
-        seed: determines the draw.
-
-    Returns:
-        A new table, in which n pairs have other captions and planted = "miscaption".
+    Captions are compared by their text: a pair never receives one that it had before, whichever pair it came from. Rows
+    already planted are skipped.
     """
     free = _unplanted(pairs, rows)
     if n < 0 or n == 1:

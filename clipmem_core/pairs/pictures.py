@@ -42,14 +42,8 @@ class PictureError(ValueError):
 def decode(data: bytes, *, size: int | None = None) -> Image.Image:
     """Decode a picture to RGB: upright, on white, its first frame.
 
-    Args:
-        data: the content of the file.
-        size: pixels of the square the picture is meant for. A larger picture may come back smaller than it is,
-            never below three times that: this is much faster. None keeps every pixel.
-
-    Raises:
-        PictureError: empty, not a picture, truncated, damaged, without pixels, or above `PIXEL_LIMIT`.
-        MemoryError: memory ran out, which says nothing about the picture.
+    With `size`, a larger picture may come back smaller than it is, never below three times that: this is much faster.
+    A picture that cannot be used raises PictureError; a MemoryError says nothing about the picture.
     """
     return decode_measured(data, size=size)[0]
 
@@ -110,15 +104,9 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def resize(image: Image.Image, size: int, mode: str) -> np.ndarray:
-    """Bring an RGB picture to a square, with a bicubic filter that averages when it shrinks.
+    """Bring an RGB picture to a square, uint8 [size, size, 3], with a bicubic filter that averages when it shrinks.
 
-    Args:
-        image: RGB, any size.
-        size: pixels of the square's side.
-        mode: `shortest` cuts the square from the middle, `longest` pads with white, `squash` ignores the shape.
-
-    Returns:
-        uint8 [size, size, 3].
+    `shortest` cuts the square from the middle, `longest` pads with white, `squash` ignores the shape.
     """
     if mode not in RESIZE_MODES:
         raise ValueError(f"resize mode must be one of {', '.join(RESIZE_MODES)}, not {mode!r}")
@@ -153,20 +141,10 @@ class Fact(NamedTuple):
 def check_chunk(
     chunk: list[tuple[int, str]], *, root: Path, size: int, resize_mode: str, pixels: Path | None
 ) -> list[tuple[int, Fact]]:
-    """Read and decode pictures, each once.
+    """Read and decode pictures, given by row and reference, each once; return row and fact of each.
 
-    Args:
-        chunk: row and reference of each picture.
-        root: the folder the references are relative to.
-        size: side of the square, in pixels.
-        resize_mode: shortest, longest or squash.
-        pixels: a .npy file of uint8 [n_pictures, size, size, 3] whose rows are filled; None stores no pixels.
-
-    Returns:
-        Row and fact of each picture, in order.
-
-    Raises:
-        OSError, MemoryError: the disk is full, too many files are open, or memory ran out: no fact of a picture.
+    Rows of `pixels`, a .npy file of uint8 [n_pictures, size, size, 3], are filled. Too many open files, a full disk or
+    no memory raise: they are no fact of a picture.
     """
     facts = []
     for row, image in chunk:

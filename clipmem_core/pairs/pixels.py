@@ -65,11 +65,7 @@ class Pixels:
         return np.load(self.folder / DESCRIPTORS_FILE)[self.rows]
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        """Return the squares of some pictures, uint8 [len(rows), size, size, 3], in the order asked for.
-
-        Args:
-            rows: int [m], of 0 … len − 1, repeats allowed. Only pictures without a `reason` have a square.
-        """
+        """Return the squares of rows in 0 … len − 1, uint8 [len(rows), size, size, 3]; they must have no `reason`."""
         if self.stored is not None:
             return self.stored[self.rows[rows]]
         assert self.read is not None
@@ -87,11 +83,7 @@ class Pixels:
 def open_pixels(folder: Path, *, rows: np.ndarray, root: Path, images: Sequence[str]) -> Pixels:
     """Open squares that `check_pictures` stored, in any process, within milliseconds.
 
-    Args:
-        folder: the cache's folder, as in `Pixels.folder`.
-        rows: int [n], rows of the cache, as in `Pixels.rows`.
-        root: the folder the references are relative to; read only where pictures stream.
-        images: reference of each picture, in the order of `rows`.
+    `folder` and `rows` are as in `Pixels`; `images` has the reference of each row, relative to `root`.
     """
     made = json.loads((folder / CACHE_FILE).read_text())
     file = folder / PIXELS_FILE
@@ -114,23 +106,12 @@ def check_pictures(
 ) -> tuple[pd.DataFrame, Pixels]:
     """Decode every picture of a data set once, or read what an earlier run stored of them.
 
-    Args:
-        root: the folder the references are relative to.
-        images: reference of each picture.
-        size: side of the squares, in pixels.
-        resize_mode: shortest, longest or squash.
-        cache: the folder caches live in.
-        budget_bytes: above this many bytes of squares, none are stored and pictures stream from their files.
-        workers: processes; None takes one for each core.
-        progress: called with (pictures done, pictures in all).
-        say: called with the name of a broken file, because of which the pictures are decoded again.
+    Above `budget_bytes` of squares, none are stored and pictures stream from their files. A machine that runs short of
+    something raises OSError or MemoryError, stores nothing, and says nothing of a picture.
 
     Returns:
         One row a picture, in order: width and height of the upright original (0 if unusable), sha256 of the file's
         bytes (empty if they cannot be read), reason (None, or why it is unusable); and the squares.
-
-    Raises:
-        OSError, MemoryError: the machine ran short of something; nothing is stored, and it says nothing of a picture.
     """
     kind = [VERSION, PIL.__version__, size, resize_mode]
     folder = cache / fingerprint([*kind, source_stamp(root, images)])

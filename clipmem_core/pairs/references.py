@@ -35,10 +35,8 @@ def split_reference(root: Path, image: str) -> tuple[Path, str | int | None]:
 def read_bytes(root: Path, image: str) -> bytes:
     """Read the picture a reference points to, undecoded.
 
-    Raises:
-        InputError: the reference leaves the folder, or its archive is damaged.
-        FileNotFoundError: nothing readable is there.
-        OSError: too many files are open, or the disk fails, which says nothing about the picture.
+    InputError: the reference leaves the folder, or its archive is damaged. FileNotFoundError: nothing readable is there.
+    Other OSErrors (too many open files, a failing disk) say nothing about the picture.
     """
     try:
         path, part = split_reference(root, normal_reference(image))

@@ -71,14 +71,7 @@ class RawPairs:
 def read_source(
     source: str, options: SourceOptions, *, data: Path, say: Callable[[str], None] = lambda line: None
 ) -> RawPairs:
-    """Read a data set.
-
-    Args:
-        source: a path, a brace pattern of shards, a URL of either, `owner/name` on the Hugging Face hub, or `scenes`.
-        options: columns, folders and splits that are not to be guessed.
-        data: the data folder, for drawn and downloaded sets.
-        say: called with lines of progress of a download.
-    """
+    """Read a data set: a path, a brace pattern of shards, a URL of either, `owner/name` on the hub, or `scenes`."""
     source = local_path(source, data=data, say=say)
     try:
         rows = _read(source, options, data)

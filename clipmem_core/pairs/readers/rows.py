@@ -157,14 +157,7 @@ class Fields(NamedTuple):
 
 
 def find_fields(columns: Sequence[str], options: SourceOptions, *, source: str, picture: str = "") -> Fields:
-    """Choose the columns of a table.
-
-    Args:
-        columns: all column names.
-        options: its `csv_*_key` fields override the guess.
-        source: the file's name, for the message.
-        picture: the column whose type says that it holds pictures.
-    """
+    """Choose the columns of a table; `picture` is the one whose type says that it holds pictures."""
     listed = ", ".join(repr(column[:40]) for column in columns[:_SHOWN])
     more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
     shown = f"{source} has the columns {listed}{more}"
