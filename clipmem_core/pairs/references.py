@@ -35,8 +35,8 @@ def split_reference(root: Path, image: str) -> tuple[Path, str | int | None]:
 def read_bytes(root: Path, image: str) -> bytes:
     """Read the picture a reference points to, undecoded.
 
-    InputError: the reference leaves the folder, or its archive is damaged. FileNotFoundError: nothing readable is there.
-    Other OSErrors (too many open files, a failing disk) say nothing about the picture.
+    A reference that leaves the folder or a damaged archive is an InputError; where nothing is, FileNotFoundError is
+    raised. Other OSErrors (too many open files, a failing disk) say nothing about the picture.
     """
     try:
         path, part = split_reference(root, normal_reference(image))

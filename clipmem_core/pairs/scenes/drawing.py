@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from clipmem_core import columns as c
 from clipmem_core.atomic import replacing
 from clipmem_core.config import InputError
-from clipmem_core.pairs.scenes import plan as p
+from clipmem_core.pairs.scenes import plan as scene_plan
 from clipmem_core.pairs.scenes.objects import COLOURS, KINDS, SHADE, SHINE, Brush, Colour, blend, rotation
 
 CAPTIONS_FILE = "captions.jsonl"
@@ -64,26 +64,28 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     listing = folder / CAPTIONS_FILE
     listing.unlink(missing_ok=True)  # no listing means unfinished
-    plans, lines = list(p.plan_pairs(pairs, seed=seed)), []
+    plans, lines = list(scene_plan.plan_pairs(pairs, seed=seed)), []
     for plan in plans:
         image = f"images/{plan.number:05d}.png"
         partner = plan.number if plan.partner is None else plan.partner
         if plan.planted == c.DUPLICATE:  # a near-duplicate: cropped by about a pixel on two sides, with faint noise
-            picture = draw_scene(plan.scene, p.stream(seed, partner, p.PICTURE))
-            rng = p.stream(seed, plan.number, p.COPY)
+            picture = draw_scene(plan.scene, scene_plan.stream(seed, partner, scene_plan.PICTURE))
+            rng = scene_plan.stream(seed, plan.number, scene_plan.COPY)
             left, top = rng.uniform(0.3, 1.3, size=2)
             moved = picture.resize(picture.size, Image.Resampling.BICUBIC, box=(left, top, *picture.size))
             noise = rng.integers(-3, 4, size=(*picture.size, 3))
             picture = Image.fromarray((np.asarray(moved, dtype=np.int16) + noise).clip(0, 255).astype(np.uint8))
         else:
-            picture = draw_scene(plan.scene, p.stream(seed, plan.number, p.PICTURE))
+            picture = draw_scene(plan.scene, scene_plan.stream(seed, plan.number, scene_plan.PICTURE))
         picture.save(folder / image, compress_level=4)
         described = plans[partner] if plan.planted == c.MISCAPTION else plan
-        rng = p.stream(seed, described.number, p.WORDS)
+        rng = scene_plan.stream(seed, described.number, scene_plan.WORDS)
         record = {
             c.IMAGE: image,
             c.PAIR_ID: f"scene-{plan.number:05d}",
-            c.CAPTIONS: p.vague_captions(rng) if plan.planted == c.VAGUE else p.captions_of(described.scene, rng),
+            c.CAPTIONS: scene_plan.vague_captions(rng)
+            if plan.planted == c.VAGUE
+            else scene_plan.captions_of(described.scene, rng),
             c.LABEL: plan.scene.main.kind,
             c.PLANTED: plan.planted,
         }
@@ -92,7 +94,7 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
         unfinished.write_text("".join(lines), encoding="utf-8")
 
 
-def draw_scene(scene: p.Scene, rng: np.random.Generator) -> Image.Image:
+def draw_scene(scene: scene_plan.Scene, rng: np.random.Generator) -> Image.Image:
     """Draw a scene as an RGB picture of SIDE × SIDE pixels; `rng` varies shapes, sizes, places and details."""
     canvas = Canvas(SIDE * SUPERSAMPLING, scene.light, rng)
     _BACKGROUNDS[scene.place](canvas)
@@ -114,25 +116,25 @@ def draw_scene(scene: p.Scene, rng: np.random.Generator) -> Image.Image:
 class Spot(NamedTuple):
     """One object's place, in shares of the picture's side."""
 
-    thing: p.Thing
+    thing: scene_plan.Thing
     x: float  # the centre's
     y: float
     size: float  # half the side of the object's own square
     grounded: bool  # it casts a shadow, or floats on the water
 
 
-def place_objects(scene: p.Scene, rng: np.random.Generator) -> list[Spot]:
+def place_objects(scene: scene_plan.Scene, rng: np.random.Generator) -> list[Spot]:
     """Place every object of a scene, the farthest first."""
     main, other, stands = scene.main, scene.other, KINDS[scene.main.kind].stands
 
-    def spot(thing: p.Thing, x: float, y: float, size: float, wobble: float = 0.01) -> Spot:
+    def spot(thing: scene_plan.Thing, x: float, y: float, size: float, wobble: float = 0.01) -> Spot:
         dx, dy = rng.uniform(-wobble, wobble, size=2)
         size *= rng.uniform(0.93, 1.04)
         kind = KINDS[thing.kind]
         y += dy - (kind.half_height * size if kind.stands else 0.0)
         return Spot(thing, x + dx, y, size, kind.stands)
 
-    def size_of(thing: p.Thing) -> float:
+    def size_of(thing: scene_plan.Thing) -> float:
         return 0.17 if thing.kind in SMALL else 0.21
 
     if other is None and scene.count > 1:
@@ -155,7 +157,7 @@ def place_objects(scene: p.Scene, rng: np.random.Generator) -> list[Spot]:
     if scene.relation == "front":
         return [spot(other, 0.5, 0.83, 0.33), spot(main, 0.5 + rng.choice((-0.19, 0.19)), 0.95, 0.17)]
     below = spot(other, 0.5, 0.93, 0.26)
-    feet = below.y + p.CARRIERS[other.kind] * below.size
+    feet = below.y + scene_plan.CARRIERS[other.kind] * below.size
     return [below, Spot(main, below.x, feet - KINDS[main.kind].half_height * 0.16, 0.16, False)]
 
 
