@@ -80,6 +80,7 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
         picture.save(folder / image, compress_level=4)
         described = plans[partner] if plan.planted == c.MISCAPTION else plan
         rng = scene_plan.stream(seed, described.number, scene_plan.WORDS)
+        vague = plan.planted == c.VAGUE
         record = {
             c.IMAGE: image,
             c.PAIR_ID: f"scene-{plan.number:05d}",
