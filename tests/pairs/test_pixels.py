@@ -139,7 +139,7 @@ def test_a_damaged_cache_is_named_and_made_anew(root: Path, name: str) -> None:
 
 # Runs in every worker process before anything else; SHORT is what happens when turned.jpg is opened.
 STARTUP = """
-import errno, os, resource, signal, sys
+import os, resource, signal, sys
 from pathlib import Path
 
 def memory(spare):
@@ -153,7 +153,6 @@ def hook(event, arguments):
 sys.addaudithook(hook)
 """
 SHORTAGES = {
-    "too many files": "raise OSError(errno.EMFILE, 'Too many open files', arguments[0])",
     "no room for a file": "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, -1))",
     "no memory": "memory(64 << 20)",
     "killed for memory": "os.kill(os.getpid(), signal.SIGKILL)",

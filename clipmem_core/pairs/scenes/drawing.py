@@ -84,9 +84,7 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
         record = {
             c.IMAGE: image,
             c.PAIR_ID: f"scene-{plan.number:05d}",
-            c.CAPTIONS: scene_plan.vague_captions(rng)
-            if plan.planted == c.VAGUE
-            else scene_plan.captions_of(described.scene, rng),
+            c.CAPTIONS: scene_plan.vague_captions(rng) if vague else scene_plan.captions_of(described.scene, rng),
             c.LABEL: plan.scene.main.kind,
             c.PLANTED: plan.planted,
         }

@@ -55,14 +55,8 @@ def test_shards_written_by_webdataset_are_read(shards: Path, form: str) -> None:
             entries = group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}]))
             theirs += [entry[kind] for entry in entries for kind in ("jpg", "jpeg", "webp", "png") if kind in entry]
     assert [read_bytes(raw.root, image) for image in raw.pairs.image] == theirs
-
-
-def test_one_shard_alone_is_a_data_set_also_through_a_link(shards: Path, tmp_path: Path) -> None:
-    (tmp_path / "link.tar").symlink_to(shards / "s-002.tar")
-    for path in (shards / "s-002.tar", tmp_path / "link.tar"):
-        raw = read(path)
-        assert list(raw.pairs.image) == ["s-002.tar/000.png"]
-        assert len(read_bytes(raw.root, raw.pairs.image[0])) > 0
+    (shards.parent / "link.tar").symlink_to(shards / "s-002.tar")
+    assert list(read(shards.parent / "link.tar").pairs.image) == ["s-002.tar/000.png"]
 
 
 def test_the_json_gives_what_flags_choose_and_no_wrong_label_of_img2dataset(tmp_path: Path) -> None:
@@ -79,34 +73,13 @@ def test_the_json_gives_what_flags_choose_and_no_wrong_label_of_img2dataset(tmp_
 
 def test_every_bad_sample_is_quarantined_with_its_reason(tmp_path: Path) -> None:
     picture, long = picture_bytes(), b"x" * (1 << 20) + b"y"
-    members = [
-        ("good.jpg", picture),
-        ("good.txt", "Café".encode("cp1252")),
-        ("no-text.jpg", picture),
-        ("no-picture.txt", "x"),
-        ("empty.jpg", picture),
-        ("empty.txt", " \n"),
-        ("null.jpg", picture),
-        ("null.json", '{"caption": null}'),
-        ("number.jpg", picture),
-        ("number.json", '{"caption": 5}'),
-        ("../climb.jpg", picture),
-        ("../climb.txt", "x"),
-        ("back\\slash.jpg", picture),
-        ("back\\slash.txt", "x"),
-        ("twin.jpg", picture),
-        ("twin.txt", "x"),
-        ("twin.png", picture),
-        ("broken.jpg", picture),
-        ("broken.txt", "used"),
-        ("broken.json", "{"),
-        ("good.jpg", b"second"),
-        ("long.jpg", picture),
-        ("long.txt", long),
-        ("README", "hello"),
-        ("a.tar/inner.jpg", b""),
-    ]
-    write_tar(tmp_path / "a.tar", members)
+    texts = {"good.txt": "Café".encode("cp1252"), "empty.txt": " \n", "null.json": '{"caption": null}'}
+    texts |= {"number.json": '{"caption": 5}', "../climb.txt": "x", "back\\slash.txt": "x", "twin.txt": "x"}
+    texts |= {"broken.txt": "used", "broken.json": "{", "long.txt": long, "README": "hello", "no-picture.txt": "x"}
+    names = ["good", "no-text", "empty", "null", "number", "../climb", "back\\slash", "twin", "broken", "long"]
+    pictures = [(f"{name}.jpg", picture) for name in names]
+    again = [("twin.png", picture), ("good.jpg", b"second"), ("a.tar/inner.jpg", b"")]
+    write_tar(tmp_path / "a.tar", [*pictures, *texts.items(), *again])
     raw = read(tmp_path / "a.tar")
     assert list(raw.pairs.image) == ["a.tar/good.jpg", "a.tar/twin.jpg", "a.tar/broken.jpg"]
     assert list(raw.pairs.captions) == [["Café"], ["x"], ["used"]]
