@@ -346,14 +346,14 @@ def check_captions(captions: Captions) -> dict[str, np.ndarray]:
 
 def check_table(captions: Captions, pictures: Pictures, *, pairs: int) -> pd.DataFrame:
     """Return one row a pair: true or false for each check, null where it is unknown, and the measured values."""
-    found, columns = check_captions(captions), dict[str, Any]()
+    flags, columns = check_captions(captions), dict[str, Any]()
     for check in _CHECKS:
-        needed = found.get(check.name) if check.of == "captions" else getattr(pictures, check.needs)
-        if needed is None:
+        values = flags.get(check.name) if check.of == "captions" else getattr(pictures, check.needs)
+        if values is None:
             columns[check.name] = None
         elif check.of == "captions":
-            columns[check.name] = np.bincount(captions.owner, weights=needed, minlength=pairs) > 0
+            columns[check.name] = np.bincount(captions.owner, weights=values, minlength=pairs) > 0
         else:
-            columns[check.name] = check.find(needed)
+            columns[check.name] = check.find(values)
     table = pd.DataFrame(columns | {name: getattr(pictures, name) for name in VALUES}, index=range(pairs))
     return table.astype(dict.fromkeys(CHECKS, "boolean") | dict.fromkeys(VALUES, "float32"))

@@ -135,11 +135,11 @@ def _read(source: str, options: SourceOptions, data: Path) -> Rows:
 def _captions_file(folder: Path) -> Path | None:
     """Return the only table of a folder, or the only one with a usual name; a JSON file counts by its name only."""
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    found = [path for path in files if path.suffix.lower() in _TABLES]
-    named = [path for path in files if path.suffix.lower() == ".json"] + found
+    candidates = [path for path in files if path.suffix.lower() in _TABLES]
+    named = [path for path in files if path.suffix.lower() == ".json"] + candidates
     usual = [path for path in named if path.stem.lower().startswith(_USUAL)]
-    found = usual if len(usual) == 1 else found or usual
-    if len(found) > 1:
-        listed = ", ".join(path.name for path in found[:5])
+    candidates = usual if len(usual) == 1 else candidates or usual
+    if len(candidates) > 1:
+        listed = ", ".join(path.name for path in candidates[:5])
         raise InputError(f"{folder} holds several tables ({listed}): give the one to read itself")
-    return found[0] if found else None
+    return candidates[0] if candidates else None

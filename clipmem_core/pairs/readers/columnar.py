@@ -89,12 +89,12 @@ def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, 
     for path in (path for path in files if path not in faults):
         schema = read_schema(path)
         pictures = picture_column(schema)
-        fields[path] = found = find_fields(schema.names, options, source=names[path], picture=pictures)
-        inside |= found.image == pictures
-        image_type = schema.field(found.image).type
-        if found.image != pictures and pa.types.is_struct(image_type):
+        fields[path] = chosen = find_fields(schema.names, options, source=names[path], picture=pictures)
+        inside |= chosen.image == pictures
+        image_type = schema.field(chosen.image).type
+        if chosen.image != pictures and pa.types.is_struct(image_type):
             raise InputError(
-                f"{names[path]}: column {found.image!r} holds no paths but {image_type}. Pictures inside a file are "
+                f"{names[path]}: column {chosen.image!r} holds no paths but {image_type}. Pictures inside a file are "
                 f"read from its first column of binary picture bytes ({pictures or 'there is none'})"
             )
 

@@ -132,8 +132,8 @@ def picture_check(root: Path) -> Callable[[str], str]:
 
     def fault(image: str) -> str:
         folder, _, name = image.rpartition("/")
-        found, otherwise = listing(folder)
-        return found.get(name, otherwise)
+        faults, otherwise = listing(folder)
+        return faults.get(name, otherwise)
 
     return fault
 

@@ -174,14 +174,14 @@ def find_fields(columns: Sequence[str], options: SourceOptions, *, source: str, 
 
     def guess(names: Sequence[str]) -> str:
         plain = {column.strip().lower(): column for column in reversed(columns) if column not in taken}
-        found = next((plain[name] for name in names if name in plain), "")
-        taken.add(found)
-        return found
+        column = next((plain[name] for name in names if name in plain), "")
+        taken.add(column)
+        return column
 
     caption = options.csv_caption_key or guess(CAPTION_NAMES)
     image = options.csv_img_key or picture or guess(IMAGE_NAMES)
-    for found, what, flag in ((caption, "captions", "--csv-caption-key"), (image, "pictures", "--csv-img-key")):
-        if not found:
+    for column, what, flag in ((caption, "captions", "--csv-caption-key"), (image, "pictures", "--csv-img-key")):
+        if not column:
             raise InputError(f"{shown}, and none is known to hold {what}: name it with {flag}")
     label, pair_id = options.csv_label_key or guess(LABEL_NAMES), options.csv_id_key or guess(ID_NAMES)
     fields = Fields(image, caption, label, pair_id, guess([c.PLANTED]))

@@ -74,9 +74,9 @@ def _scan_tar(path: Path) -> _TarContent:
 def _picture_index(file: Stamped) -> tuple[np.ndarray, np.ndarray]:
     """Return a tar's pictures sorted by name: names, and int64 [n, 2] offsets and sizes; some 30 bytes a picture."""
     members = _scan_tar(Path(file.path)).members
-    found = sorted((os.fsencode(name), place) for name, place in members.items() if is_picture(name))
-    places = np.array([place for _, place in found], np.int64).reshape(-1, 2)
-    return np.array([name for name, _ in found], dtype=bytes), places
+    pictures = sorted((os.fsencode(name), place) for name, place in members.items() if is_picture(name))
+    places = np.array([place for _, place in pictures], np.int64).reshape(-1, 2)
+    return np.array([name for name, _ in pictures], dtype=bytes), places
 
 
 def tar_picture(path: Path, name: str) -> bytes:
