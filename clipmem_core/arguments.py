@@ -1,4 +1,4 @@
-"""Parses the words typed after a command into the command's dataclass; the first mistake is one line."""
+"""Parses the words after a command into the command's dataclass; the first mistake is one line."""
 
 import argparse
 import dataclasses
@@ -10,15 +10,13 @@ from clipmem_core.config import FIELDS, AuditConfig, InputError, as_dict, flat, 
 
 
 def positional(metavar: str, help: str | Callable[[], str]) -> Any:
-    """Declare a field of a command that is typed without a flag."""
+    """Declare a positional field of a command."""
     return field(metadata={"metavar": metavar, "help": help})
 
 
 def flag(help: str, default: Any = MISSING, **how: Any) -> Any:
-    """Declare a field of a command by the help of its flag, which has to be typed where it has no default.
-
-    `repeated` marks a flag that takes one value and may be typed several times.
-    """
+    """Declare a field of a command with a flag, required without a default; a `repeated` flag takes one value each
+    time."""
     return field(default=default, metadata={"help": help, **how})
 
 
@@ -28,18 +26,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_command(kind: type, words: Sequence[str], *, program: str, changes: Mapping[str, Any]) -> Any:
-    """Parse what was typed after a command.
-
-    Args:
-        kind: the command's dataclass.
-        words: typed after its name.
-        program: what precedes them.
-        changes: fields of the config in which the command's defaults differ from the preset's.
-
-    Raises:
-        InputError: one line that names the flag.
-        SystemExit: help was asked for, and printed.
-    """
+    """Parse the words after a command into its dataclass; `changes` are defaults that differ from the preset's."""
     own, parts, flags = dataclasses.fields(kind), dict[str, Any](), list[str]()
     usage = " ".join([program, "[options]", *(each.metadata["metavar"] for each in own if "metavar" in each.metadata)])
     how: dict[str, Any] = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
@@ -69,7 +56,7 @@ def parse_command(kind: type, words: Sequence[str], *, program: str, changes: Ma
 
 
 def _add(parser: Any, name: str, kind: Any, default: Any, *, help: Any, **how: Any) -> list[str]:
-    """Add a field to a parser, or a group of it, and return its flags."""
+    """Add a field to a parser or a group, and return its flags."""
     said = (help() if callable(help) else help).replace("%", "%%")
     if "metavar" in how:
         return parser.add_argument(name, help=said, **how).option_strings
@@ -88,6 +75,6 @@ def _add(parser: Any, name: str, kind: Any, default: Any, *, help: Any, **how: A
 
 
 def _replaced(part: Any, typed: Mapping[str, Any]) -> Any:
-    """Return a config, or the options of a source, with the fields that were typed."""
+    """Return a config, or the options of a source, with the typed fields."""
     names = {each.name for each in dataclasses.fields(part)}
     return dataclasses.replace(part, **{name: value for name, value in typed.items() if name in names})

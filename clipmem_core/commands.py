@@ -1,4 +1,4 @@
-"""The commands: what can be typed after each, and what each does. Wrong input is one line on stderr and exit code 2."""
+"""The commands and their flags. Wrong input is one line on stderr and exit code 2."""
 
 import functools
 import logging
@@ -27,7 +27,7 @@ from clipmem_core.config import (
 )
 from clipmem_core.shortage import shortage
 
-if TYPE_CHECKING:  # a command starts sooner without what it does not use
+if TYPE_CHECKING:  # a command starts faster without what it does not use
     from clipmem_core.audits.executor import Executor
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -37,10 +37,11 @@ SOURCE = "SOURCE", "a path, a URL, a hub name, or `scenes`"
 NAME = "NAME", "the audit"
 Engine = Literal["local", "ray"]
 RUNS = "what runs the members: this machine, or the Ray cluster of RAY_ADDRESS"
+LOCKED = functools.partial(preset_config, DEFAULT_PRESET)
 
 
 def _executor(engine: Engine, config: AuditConfig) -> "Executor | None":
-    """Return what runs members and shards of features where that is not this machine."""
+    """Return the executor of a cluster."""
     if engine == "local":
         return None
     from clipmem_core.audits.cluster import imported, ray_tasks
@@ -51,7 +52,7 @@ def _executor(engine: Engine, config: AuditConfig) -> "Executor | None":
 
 @dataclass(frozen=True)
 class Inspect:
-    """Say what is in a data set and what is broken; changes nothing."""
+    """Print what is in a data set and what is broken; changes nothing."""
 
     source: str = positional(*SOURCE)
     options: SourceOptions = field(default_factory=SourceOptions)
@@ -83,7 +84,7 @@ class Audit:
     source: str = positional(*SOURCE)
     name: str = flag("the audit's folder; empty names it after the source", "")
     engine: Engine = flag(RUNS, "local")
-    config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
+    config: AuditConfig = field(default_factory=LOCKED)
 
     def run(self) -> None:
         from clipmem_core.audits.run import run_audit
@@ -108,18 +109,17 @@ class Score:
     config: AuditConfig = field(default_factory=AuditConfig)
 
     def run(self) -> None:
-        from clipmem_core.audits.checkpoints import DIFFERENCE_CLAIM, compare_checkpoints, score_checkpoints
+        from clipmem_core.audits import checkpoints
 
-        given: dict[str, Any] = {"name": self.name, "checkpoints": self.checkpoints}
-        if not self.membership:
-            with RichScreen() as screen:
-                table = compare_checkpoints(self.source, self.config, **given, screen=screen)
-                screen.say(f"{table}: one row a pair")
-            print(DIFFERENCE_CLAIM)
-            return
+        how: dict[str, Any] = {"name": self.name, "checkpoints": self.checkpoints}
         with RichScreen() as screen:
-            given["membership"] = self.membership
-            finished = score_checkpoints(self.source, self.config, **given, screen=screen)
+            if not self.membership:
+                table = checkpoints.compare_checkpoints(self.source, self.config, **how, screen=screen)
+                screen.say(f"{table}: one row a pair")
+                screen.say(checkpoints.DIFFERENCE_CLAIM)
+                return
+            how["membership"] = self.membership
+            finished = checkpoints.score_checkpoints(self.source, self.config, **how, screen=screen)
         show_verdict(finished)
 
 
@@ -151,18 +151,25 @@ class Study:
         from clipmem_core.studies.results import show_study
         from clipmem_core.studies.run import run_study
 
-        also = [parse_setting(text) for text in self.also]
-        more: dict[str, Any] = {"also": also, "only": self.only, "seeds_per_split": self.seeds_per_split}
-        more |= {"executor": _executor(self.engine, self.config)}
         with RichScreen(self.config.batch_size) as screen:
-            more |= {"screen": screen, "decisions": decided_of}
-            done = run_study(self.study, self.source, self.config, name=self.name, **more)
+            done = run_study(
+                self.study,
+                self.source,
+                self.config,
+                name=self.name,
+                also=[parse_setting(text) for text in self.also],
+                only=self.only,
+                seeds_per_split=self.seeds_per_split,
+                screen=screen,
+                decisions=decided_of,
+                executor=_executor(self.engine, self.config),
+            )
         show_study(done)
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Plant mistakes in a data set, train members on it, and compare how well each score finds them."""
+    """Inject errors into a data set, train members on it, and compare how well each score finds them."""
 
     source: str = positional(*SOURCE)
     name: str = flag("the benchmark's folder; empty names it after the source", "")
@@ -171,17 +178,23 @@ class Benchmark:
     shares: tuple[float, ...] = flag("of the scored pairs, for swaps; .05 .2 .4 if none is named", ())
     out: str = flag("a CSV file for the table", "")
     engine: Engine = flag(RUNS.replace("members", "plantings"), "local")
-    config: AuditConfig = field(default_factory=lambda: preset_config(DEFAULT_PRESET))
+    config: AuditConfig = field(default_factory=LOCKED)
 
     def run(self) -> None:
         from clipmem_core.studies.benchmark.results import show_benchmark, write_results
         from clipmem_core.studies.benchmark.run import run_benchmark
 
-        name = self.name or audit_name(self.source, self.config)
-        more: dict[str, Any] = {"plantings": self.plantings, "kinds": self.kinds, "shares": self.shares}
-        more |= {"executor": _executor(self.engine, self.config)}
         with RichScreen() as screen:
-            done = run_benchmark(self.source, self.config, name=name, **more, screen=screen)
+            done = run_benchmark(
+                self.source,
+                self.config,
+                name=self.name or audit_name(self.source, self.config),
+                plantings=self.plantings,
+                kinds=self.kinds,
+                shares=self.shares,
+                screen=screen,
+                executor=_executor(self.engine, self.config),
+            )
         show_benchmark(done)
         if self.out:
             write_results(done, Path(self.out))
@@ -189,11 +202,11 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Units:
-    """Measure UnitMem: which pair sets each unit of an audit's members off, and how far it stands out."""
+    """Measure UnitMem: which pair activates each unit of an audit's members most, and by how much."""
 
     name: str = positional(*NAME)
     members: tuple[str, ...] = flag("which members; all if none is named", ())
-    sample: int = flag("pairs of a member that are looked at; 0 means all that it was trained on", 0)
+    sample: int = flag("pairs of each member to measure on; 0 means all that it was trained on", 0)
 
     def run(self) -> None:
         from clipmem_core.audits.unitmem import run_units, say_units
@@ -206,10 +219,10 @@ class Units:
 
 @dataclass(frozen=True)
 class Paradigms:
-    """Teach an audit's image encoder by captions, by labels and by itself, and compare UnitMem by layer."""
+    """Train an audit's image encoder on captions, on labels and self-supervised, and compare UnitMem by layer."""
 
     name: str = positional(*NAME)
-    seeds: int = flag("runs of each of the three", 3)
+    seeds: int = flag("runs of each of the three paradigms", 3)
     epochs: int = flag("of each run; 0 means the audit's", 0)
 
     def run(self) -> None:
@@ -245,7 +258,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Again:
-    """Audit an audit's cleaned data set with the same members, and say what became of retrieval and memorization."""
+    """Audit an audit's cleaned data set with the same members, and compare retrieval and memorization."""
 
     audit: str = positional(*NAME)
     name: str = flag("the second audit's folder; empty adds -again to the first one's", "")
@@ -261,12 +274,12 @@ class Again:
 
 @dataclass(frozen=True)
 class Forget:
-    """Write a member's checkpoint without the rows of rare tokens, which no one can then read out of it."""
+    """Write a member's checkpoint without the embeddings of rare tokens, so that nobody can extract them."""
 
     name: str = positional(*NAME)
     member: str = positional("MEMBER", "whose checkpoint")
     out: str = positional("FILE", "the checkpoint to write")
-    fewer_than: int = flag("trained pairs that a token has to be in to stay", 3)
+    fewer_than: int = flag("drop tokens in fewer trained pairs than this", 3)
 
     def run(self) -> None:
         from clipmem_core.audits.checkpoints import write_without_rare
@@ -282,7 +295,7 @@ class Results:
 
     name: str = positional(*NAME)
     out: str = positional("CSV", "the file to write")
-    study: bool = flag("NAME is that of a study", False)
+    study: bool = flag("NAME is a study", False)
 
     def run(self) -> None:
         from clipmem_core.studies import results as study_results
@@ -299,7 +312,7 @@ class Results:
 
 @dataclass(frozen=True)
 class List:
-    """List the audits and studies there are."""
+    """List the audits and studies."""
 
     def run(self) -> None:
         from clipmem_core.studies.store import list_studies
@@ -325,37 +338,33 @@ def _map(audit: str, name: str) -> None:
 
 TYPED = (Inspect, Fetch, Audit, Score, Study, Benchmark, Units, Paradigms, Export, Again, Forget, Results, List)
 COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in TYPED}
-# What detached processes run: it takes words as they come, and nobody types it.
-PROCESSES: dict[str, Callable[..., int | None]] = {process.__name__[1:]: process for process in (_job, _check, _map)}
+# The work of detached processes; not for a terminal
+PROCESSES: dict[str, Callable[..., int | None]] = {"job": _job, "check": _check, "map": _map}
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """Parse what was typed."""
+    """Parse a command line."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview(), file=sys.stdout if arguments else sys.stderr)
+        lines = [f"  {name:9} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
+        overview = ["usage: python -m clipmem_core COMMAND …", "", *lines, "", "COMMAND --help lists every flag."]
+        print("\n".join(overview), file=sys.stdout if arguments else sys.stderr)
         raise SystemExit(DONE if arguments else WRONG_INPUT)
-    if arguments[0] == "--version":
+    name, *words = arguments
+    if name == "--version":
         print(f"clipmem {__version__}")
         raise SystemExit(DONE)
-    if arguments[0] not in COMMANDS:
-        raise InputError(
-            f"command {arguments[0]!r} is unknown: choose one of {', '.join(COMMANDS)}{meant(arguments[0], COMMANDS)}"
-        )
-    kind, changes = COMMANDS[arguments[0]], {}
-    if kind is Study:
+    if name not in COMMANDS:
+        raise InputError(f"command {name!r} is unknown: choose one of {', '.join(COMMANDS)}{meant(name, COMMANDS)}")
+    changes: dict[str, Any] = {}
+    if name == "study":
         from clipmem_core.studies.plan import STUDIES, defaults_of
 
-        changes = defaults_of(next((word for word in arguments[1:] if word in STUDIES), ""))
-    return parse_command(kind, arguments[1:], program=f"python -m clipmem_core {arguments[0]}", changes=changes)
-
-
-def _overview() -> str:
-    lines = [f"  {name:9} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
-    return "\n".join(["usage: python -m clipmem_core COMMAND …", "", *lines, "", "COMMAND --help lists every flag."])
+        changes = defaults_of(next((word for word in words if word in STUDIES), ""))
+    return parse_command(COMMANDS[name], words, program=f"python -m clipmem_core {name}", changes=changes)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command, or what a detached process is to do, and return its exit code."""
+    """Run a command, or the work of a detached process, and return its exit code."""
     logging.getLogger().setLevel(logging.ERROR)
     try:
         if arguments and arguments[0] in PROCESSES:
@@ -367,7 +376,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # `… | head` has seen enough
+    except BrokenPipeError:  # of `… | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except (OSError, RuntimeError, MemoryError) as error:
         said, short = " ".join(str(error).splitlines()), shortage(error)

@@ -257,7 +257,7 @@ def test_audits_and_studies_are_listed_with_how_they_stand(data: Path, capsys: C
     (data / "audits/broken/config.json").write_text("{")
     assert main(["list"]) == 0
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if len(line.split()) > 1}
-    assert (rows["mine"][0], rows["broken"][0]) == ("done", "broken")
+    assert (rows["mine"][0], rows["broken"][0]) == ("finished", "broken")
     assert " ".join(rows["other"]).startswith("not finished")
 
 

@@ -31,7 +31,7 @@ def test_on_a_pipe_each_stage_of_a_member_is_one_line(capsys: pytest.CaptureFixt
         screen.say(HOSTILE)
         screen.members([member("f-0", "training", step=1, loss=3.0), member("g-0", "waiting")])
         screen.members([member("f-0", "training", step=2, loss=3.0), member("g-0", "waiting")])
-        screen.members([member("f-0", "done", step=100, loss=1.0), member("g-0", "training", step=1, loss=3.0)])
+        screen.members([member("f-0", "finished", step=100, loss=1.0), member("g-0", "training", step=1, loss=3.0)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == HOSTILE
     assert lines[1:4] == ["member f-0: training", "member f-0: done", "member g-0: training"]

@@ -57,8 +57,8 @@ def test_members_that_are_not_done_become_tasks_and_are_told_of_as_they_end(audi
     assert [(task.folders, task.threads) for task in asked] == [((audit.member(name),), 3) for name in "ac"]
     assert asked[0].command[-2:] == (str(audit.folder), "a")
     assert [[member.stage for member in look] for look in (seen[0], seen[-1])] == [
-        ["waiting", "done", "waiting"],
-        ["done"] * 3,
+        ["waiting", "finished", "waiting"],
+        ["finished"] * 3,
     ]
 
 

@@ -18,7 +18,7 @@ def test_all_audits_are_in_the_table_and_the_address_chooses_one(copy: Copy) -> 
     rows = table(app, "size").set_index("name")
     assert rows.loc["one", "protocol"] == "ensemble"
     assert rows.loc["two", "members"] == 6
-    assert rows["state"].tolist() == ["done", "done"]
+    assert rows["state"].tolist() == ["finished", "finished"]
     assert rows.loc["two", "size"] > 10_000
     assert "two" in titles(app)
     assert app.main.get("page_link")
@@ -150,5 +150,5 @@ def test_an_audit_that_ends_brings_the_page_up_to_date(copy: Copy, data: Path) -
     app = open_page(PAGE, audit="made")
     write_json(audit.folder / "manifest.json", {"files": {}, "sizes": {}})
     app.run()
-    assert table(app, "size")["state"].tolist() == ["done"]
+    assert table(app, "size")["state"].tolist() == ["finished"]
     assert app.main.get("page_link")
