@@ -74,7 +74,6 @@ def _write(audit: Audit, path: Path) -> None:
 
 
 def _captions(audit: Audit) -> Iterator[tuple[Captions, int]]:
-    """Yield the captions of a block of pairs, and the number of pairs."""
     for block in store.pair_blocks(audit, [c.CAPTIONS]):
         yield Captions.from_pairs(block[c.CAPTIONS].to_pylist()), len(block)
 

@@ -68,7 +68,6 @@ def _spread_out(tasks: Sequence[Task], places: int) -> list[Task]:
 
 
 def imported() -> ModuleType:
-    """Return Ray."""
     os.environ.update(QUIET)
     try:
         import ray
@@ -120,7 +119,6 @@ def run_here(task: Task, wanted: dict[str, str], folder: str = ".") -> str | Non
 
 
 def _check_end(ray: ModuleType, ended: Any) -> None:
-    """Raise the error of a task."""
     try:
         fault = ray.get(ended)
     except ray.exceptions.RayTaskError as error:

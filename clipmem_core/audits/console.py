@@ -31,7 +31,6 @@ from clipmem_core.config import affecting, as_dict
 from clipmem_core.scores.registry import PLANTED, scores_in
 
 MEASURES = ("auroc", "average_precision", "precision_at_k", "auroc_difference", "average_precision_difference")
-OVER_MEMBERS = "range over members"
 SECONDS_BETWEEN_LINES = 1.0  # of counts, on a pipe
 PAGE = "http://localhost:8501/overview"
 
@@ -79,35 +78,11 @@ def result_rows(audit: Audit) -> pd.DataFrame:
                 add("attack", row["attack"], row["measure"], row["value"], **interval, n=row["targets"])
     utility = audit.utility[~audit.utility[c.METRIC].isin(c.ATTACK_METRICS.values())]
     for metric, values in utility.groupby(c.METRIC, sort=False)[c.VALUE]:
-        add("utility", "external", str(metric), values.mean(), **_over_members(values))
+        spread = {"low": values.min(), "high": values.max(), "kind": "range over members", "n": len(values)}
+        add("utility", "external", str(metric), values.mean(), **spread)
     for name in ("prepare", "members", "scoring"):
         add("seconds", "audit", name, verdict["seconds"][name])
-    rows += unit_rows(audit)
     return pd.DataFrame(rows, columns=["what", "of", "measure", "value", "low", "high", "kind", "n"])
-
-
-def _over_members(values: pd.Series) -> dict[str, Any]:
-    return {"low": values.min(), "high": values.max(), "kind": OVER_MEMBERS, "n": len(values)}
-
-
-def unit_rows(audit: Audit) -> list[dict[str, Any]]:
-    """Return UnitMem by layer, of the members and of its references; no row if it was not measured."""
-    from clipmem_core.audits import unitmem as t  # torch
-
-    units, references = t.read_units(audit), t.read_units(audit, t.REFERENCES)
-    if units is None:
-        return []
-    rows = []
-    for (tower, layer), values in t.layer_means(units).groupby([t.TOWER, t.LAYER], sort=False)[t.UNITMEM_MEAN]:
-        row = {"what": "unitmem", "of": f"{tower} encoder, layer {layer}", "measure": "members"}
-        rows.append(row | {"value": values.mean()} | _over_members(values))
-    if references is not None:
-        found = t.layer_means(references, by=[c.MEMBER, t.REFERENCE, t.TOWER, t.LAYER])
-        for record in found.to_dict("records"):
-            row = {"what": "unitmem", "of": f"{record[t.TOWER]} encoder, layer {record[t.LAYER]}"}
-            row |= {"measure": record[t.REFERENCE], "value": record[t.UNITMEM_MEAN]}
-            rows.append(row | {"kind": f"member {record[c.MEMBER]} alone", "n": 1})
-    return rows
 
 
 def write_results(audit: Audit, path: Path) -> None:
@@ -171,20 +146,16 @@ class RichScreen:
         self.progress.stop()
 
     def say(self, text: str) -> None:
-        """Show a line."""
         self.last_line = text
         self.progress.console.print(plain(text), soft_wrap=True)
 
     def pictures(self, done: int, total: int) -> None:
-        """Show how many pictures are finished."""
         self._count("pictures", done, total)
 
     def captions(self, done: int, total: int) -> None:
-        """Show how many captions are finished."""
         self._count("captions", done, total)
 
     def plantings(self, done: int, total: int) -> None:
-        """Show how many plantings of a benchmark are finished."""
         self._bar("plantings", done, total)
 
     def members(self, progress: list[MemberProgress]) -> None:

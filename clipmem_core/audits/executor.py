@@ -142,7 +142,6 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def start(task: Task) -> "subprocess.Popen[bytes]":
-    """Start a task's process."""
     with (task.folders[0] / STDERR).open("wb") as errors:
         return subprocess.Popen(
             task.command,
@@ -154,7 +153,6 @@ def start(task: Task) -> "subprocess.Popen[bytes]":
 
 
 def _check_end(task: Task, code: int) -> None:
-    """Raise the error of a task's process."""
     if code == 0:
         return
     if code > RAN_SHORT and shortage(error := OSError(code - RAN_SHORT, os.strerror(code - RAN_SHORT))):

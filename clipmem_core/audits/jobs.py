@@ -82,7 +82,6 @@ class Job:
 
     @property
     def cancelling(self) -> bool:
-        """Tell whether it was cancelled and still runs."""
         return (self.folder / CANCEL).is_file() and self.running
 
     @property
@@ -214,7 +213,6 @@ def cancel(job: Job) -> None:
 
 
 def jobs_folder() -> Path:
-    """Return the folder that holds every job."""
     return data_folder() / "jobs"
 
 
@@ -224,12 +222,10 @@ def list_job_names() -> list[str]:
 
 
 def audit_task(name: str, arguments: Sequence[str] = ()) -> Task:
-    """Return the task of an audit."""
     return Task(jobs_folder() / check_name(name), ["audit", *arguments])
 
 
 def fetch_task(name: str) -> Task:
-    """Return the task of fetching a data set."""
     return Task(jobs_folder() / ".sets" / name, ["fetch", name])
 
 

@@ -126,7 +126,6 @@ class Request:
 
     @property
     def arguments(self) -> list[str]:
-        """The arguments of `audit`."""
         return resume_arguments(self.name, self.source, self.config)
 
 

@@ -59,7 +59,6 @@ class DataSet:
 
     @property
     def lookalikes(self) -> int:
-        """The number of pictures that are near-duplicates of an earlier one."""
         return int((self.clusters != np.arange(len(self.clusters))).sum())
 
     @property

@@ -1,6 +1,6 @@
 """An audit from a data set to its scores, stage by stage. The same call again resumes it, or does nothing.
 
-A new stage is a class with `name` and `run` in a module of its own, and its place in `PIPELINE`.
+A new stage is a function and its place in `PIPELINE`.
 """
 
 import collections
@@ -40,19 +40,15 @@ one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 
 class Screen(Protocol):
-    """Shows an audit's progress."""
+    """Shows an audit's progress: lines, numbers of finished pictures and captions, members."""
 
-    def say(self, text: str) -> None:
-        """Show a line."""
+    def say(self, text: str) -> None: ...
 
-    def pictures(self, done: int, total: int) -> None:
-        """Show how many pictures are finished."""
+    def pictures(self, done: int, total: int) -> None: ...
 
-    def captions(self, done: int, total: int) -> None:
-        """Show how many captions are finished."""
+    def captions(self, done: int, total: int) -> None: ...
 
-    def members(self, progress: list[MemberProgress]) -> None:
-        """Show the progress of each member."""
+    def members(self, progress: list[MemberProgress]) -> None: ...
 
 
 @dataclass
@@ -94,189 +90,150 @@ class Progress:
         return scores, split
 
 
-class Stage:
-    """A step of an audit; unless `is_done` says otherwise, it is done once the manifest is written."""
-
-    name: str
-
-    def is_done(self, audit: Audit) -> bool:
-        return audit.finished
-
-    def run(self, audit: Audit, progress: Progress) -> None:
-        """Do the stage, or resume it after a kill."""
-        raise NotImplementedError
-
-
-class Prepare(Stage):
+def _prepare(audit: Audit, progress: Progress) -> None:
     """Read the data set, draw the membership, inject errors, and write all of it."""
-
-    name = "prepare"
-
-    def is_done(self, audit: Audit) -> bool:
-        return audit.begun
-
-    def run(self, audit: Audit, progress: Progress) -> None:
-        config, screen, again, began = progress.asked, progress.screen, progress.again, time.monotonic()
-        assert config is not None
-        screen.say(f"reading {progress.source}")
-        data_set = prepare.load_data_set(progress.source, config, progress=screen.pictures, say=screen.say)
-        if again is None:
-            # With --stable start from two repeats
-            first = min(config.members, settings.REPEATS * config.folds) if config.stable else config.members
-            membership = prepare.draw_membership(data_set.clusters, config, members=first)
-        else:
-            membership = prepare.repeat_membership(again, data_set.pairs)
-        pairs = prepare.plant(data_set.pairs, membership, config)
-        screen.say(counts(data_set, membership))
-        trained = round(float(membership.trained.sum(axis=1).mean()))
-        if trained < config.batch_size:
-            screen.say(f"note: members train on {trained:,} pairs, which is less than a batch: one step an epoch")
-        name, seconds = again.name if again else "", time.monotonic() - began
-        setup.write_audit(audit, progress.source, config, data_set, pairs, membership, seconds=seconds, again=name)
-        pa.default_memory_pool().release_unused()  # the pairs' texts, before members need the memory
+    config, screen, again, began = progress.asked, progress.screen, progress.again, time.monotonic()
+    assert config is not None
+    screen.say(f"reading {progress.source}")
+    data_set = prepare.load_data_set(progress.source, config, progress=screen.pictures, say=screen.say)
+    if again is None:
+        # With --stable start from two repeats
+        first = min(config.members, settings.REPEATS * config.folds) if config.stable else config.members
+        membership = prepare.draw_membership(data_set.clusters, config, members=first)
+    else:
+        membership = prepare.repeat_membership(again, data_set.pairs)
+    pairs = prepare.plant(data_set.pairs, membership, config)
+    screen.say(counts(data_set, membership))
+    trained = round(float(membership.trained.sum(axis=1).mean()))
+    if trained < config.batch_size:
+        screen.say(f"note: members train on {trained:,} pairs, which is less than a batch: one step an epoch")
+    name, seconds = again.name if again else "", time.monotonic() - began
+    setup.write_audit(audit, progress.source, config, data_set, pairs, membership, seconds=seconds, again=name)
+    pa.default_memory_pool().release_unused()  # the pairs' texts, before members need the memory
 
 
-class Features(Stage):
+def _features(audit: Audit, progress: Progress) -> None:
     """Check the beginning of the audit and compute the locked towers' features of pictures and captions."""
-
-    name = "features"
-
-    def run(self, audit: Audit, progress: Progress) -> None:
-        record, path = audit.record, audit.folder / store.MEMBERSHIP
-        audit.quarantine  # noqa: B018
-        for name in record.members:
-            audit.member_record(name)
-        with reading(path, mend=DELETE):
-            names = pq.read_schema(path).names
-        if tuple(name for name in names if name not in (c.PAIR_ID, c.GROUP)) != record.members:
-            raise InputError(f"{path} and {store.CONFIG} differ in members: delete {audit.folder} and run it again")
-        ensure_pixels(audit, progress.screen)
-        progress.cut = ensure_features(audit, record, progress.screen, progress.executor)
+    record, path = audit.record, audit.folder / store.MEMBERSHIP
+    audit.quarantine  # noqa: B018
+    for name in record.members:
+        audit.member_record(name)
+    with reading(path, mend=DELETE):
+        names = pq.read_schema(path).names
+    if tuple(name for name in names if name not in (c.PAIR_ID, c.GROUP)) != record.members:
+        raise InputError(f"{path} and {store.CONFIG} differ in members: delete {audit.folder} and run it again")
+    ensure_pixels(audit, progress.screen)
+    progress.cut = ensure_features(audit, record, progress.screen, progress.executor)
 
 
-class Members(Stage):
+@one_thread
+def _members(audit: Audit, progress: Progress) -> None:
     """Train the members; with --stable, more of them until the ranking is reliable enough."""
-
-    name = "members"
-
-    @one_thread
-    def run(self, audit: Audit, progress: Progress) -> None:
-        asked, screen = progress.asked, progress.screen
-        while True:
-            record = audit.record
-            screen.say(f"{TRAINING} {len(record.members)} members")
-            run_members(audit, record.members, threads=record.threads, **progress.how, watch=screen.members)
-            if asked is None or not _wants_more(
-                audit, asked, lambda: scoring.reliability(progress.evidence), say=screen.say
-            ):
-                return
-            _add_repeat(audit, asked, screen)
-            del progress.evidence
+    asked, screen = progress.asked, progress.screen
+    while True:
+        record = audit.record
+        screen.say(f"{TRAINING} {len(record.members)} members")
+        run_members(audit, record.members, threads=record.threads, **progress.how, watch=screen.members)
+        if asked is None or not _wants_more(
+            audit, asked, lambda: scoring.reliability(progress.evidence), say=screen.say
+        ):
+            return
+        _add_repeat(audit, asked, screen)
+        del progress.evidence
 
 
-class SecondRound(Stage):
+@one_thread
+def _second_round(audit: Audit, progress: Progress) -> None:
     """Train each member once more, without the pairs whose captions the first round finds wrong. Only its scores on
     pairs it did not train on are stored."""
-
-    name = "second round"
-
-    @one_thread
-    def run(self, audit: Audit, progress: Progress) -> None:
-        record, screen, began = audit.record, progress.screen, time.monotonic()
-        names, rounds = record.members, record.config.rounds
-        if rounds == "1" or record.protocol == "paper" or audit.member_record(names[0]).checkpoint:
-            return
-        progress.left_out = self._choose(audit, progress.first_scores[0], SECOND_ROUND_FROM[rounds])
-        if not progress.left_out:
-            if rounds == "2":
-                screen.say("note: no second round: hardly any caption is wrong, or the number of wrong ones is unknown")
-            return
-        screen.say(f"second round: members train again without the {progress.left_out:,} pairs that are probably wrong")
-        left = [name for name in names if not _second_fit(audit, name).is_file()]
-        for name in set(names) - set(left):  # a kill may have come before its model was removed
-            store.remove_second_model(audit.member(name) / store.SECOND)
-        how, shown = progress.how, second_names(names)
-        tasks = member_tasks(audit, left, threads=record.threads, blocks=how["blocks"], again=True)
-        run_member_tasks(
-            tasks, how["executor"], lambda: screen.members([member_progress(audit.folder, name) for name in shown])
-        )
-        progress.second_seconds = time.monotonic() - began
-
-    def _choose(self, audit: Audit, scores: pd.DataFrame, least: float) -> int:
-        """Write which pairs are left out, and return how many; if they change, delete what was trained without them."""
-        scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy()
-        misfit, fit = (np.where(scored, scores[name], np.nan) for name in (c.MISFIT, c.CSLS_OUT))
-        left_out = likely_wrong(misfit, fit, scores[c.CSLS_SWAPPED].to_numpy(), least=least)
-        path = audit.folder / store.SECOND_TABLE
-        before = store.read_table(path)[store.LEFT_OUT].to_numpy() if path.is_file() else np.zeros(len(scores), bool)
-        if not np.array_equal(before, left_out):
-            for name in audit.record.members:
-                shutil.rmtree(audit.member(name) / store.SECOND, ignore_errors=True)
-            store.write_table(path, pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], store.LEFT_OUT: left_out}))
-        return int(left_out.sum())
+    record, screen, began = audit.record, progress.screen, time.monotonic()
+    names, rounds = record.members, record.config.rounds
+    if rounds == "1" or record.protocol == "paper" or audit.member_record(names[0]).checkpoint:
+        return
+    progress.left_out = _choose_left_out(audit, progress.first_scores[0], SECOND_ROUND_FROM[rounds])
+    if not progress.left_out:
+        if rounds == "2":
+            screen.say("note: no second round: hardly any caption is wrong, or the number of wrong ones is unknown")
+        return
+    screen.say(f"second round: members train again without the {progress.left_out:,} pairs that are probably wrong")
+    left = [name for name in names if not _second_fit(audit, name).is_file()]
+    for name in set(names) - set(left):  # a kill may have come before its model was removed
+        store.remove_second_model(audit.member(name) / store.SECOND)
+    how, shown = progress.how, second_names(names)
+    tasks = member_tasks(audit, left, threads=record.threads, blocks=how["blocks"], again=True)
+    run_member_tasks(
+        tasks, how["executor"], lambda: screen.members([member_progress(audit.folder, name) for name in shown])
+    )
+    progress.second_seconds = time.monotonic() - began
 
 
-class Score(Stage):
+def _choose_left_out(audit: Audit, scores: pd.DataFrame, least: float) -> int:
+    """Write which pairs are left out, and return how many; if they change, delete what was trained without them."""
+    scored = scores[c.GROUP].isin(c.SCORED_GROUPS).to_numpy()
+    misfit, fit = (np.where(scored, scores[name], np.nan) for name in (c.MISFIT, c.CSLS_OUT))
+    left_out = likely_wrong(misfit, fit, scores[c.CSLS_SWAPPED].to_numpy(), least=least)
+    path = audit.folder / store.SECOND_TABLE
+    before = store.read_table(path)[store.LEFT_OUT].to_numpy() if path.is_file() else np.zeros(len(scores), bool)
+    if not np.array_equal(before, left_out):
+        for name in audit.record.members:
+            shutil.rmtree(audit.member(name) / store.SECOND, ignore_errors=True)
+        store.write_table(path, pd.DataFrame({c.PAIR_ID: scores[c.PAIR_ID], store.LEFT_OUT: left_out}))
+    return int(left_out.sum())
+
+
+@one_thread
+def _score(audit: Audit, progress: Progress) -> None:
     """Write scores, captions and utility of all pairs."""
-
-    name = "score"
-
-    @one_thread
-    def run(self, audit: Audit, progress: Progress) -> None:
-        scores, evidence = progress.first_scores[0], progress.evidence
-        sides = evidence.sides
-        if progress.left_out:
-            fits = [store.read_array(_second_fit(audit, name), shared=True) for name in audit.record.members]
-            second = side_means(fits, sides.membership.trained)[1]
-            scores = scoring.scored_again(scores, **{c.LOG_PROBABILITY_SECOND: second})
-        store.write_table(audit.folder / store.SCORES, scores)
-        utility = scoring.utility_table(audit, sides.membership.members)
-        attacked, progress.attacks = scoring.attack_members(evidence)
-        tables = [table for table in (utility, attacked) if len(table)]  # an empty one would decide the column type
-        store.write_table(audit.folder / store.UTILITY, pd.concat(tables, ignore_index=True))
-        captions, progress.captions_missing = scoring.caption_table(audit, store.caption_counts(audit), sides)
-        if captions is not None:
-            store.write_table(audit.folder / store.CAPTION_TABLE, captions)
+    scores, evidence = progress.first_scores[0], progress.evidence
+    sides = evidence.sides
+    if progress.left_out:
+        fits = [store.read_array(_second_fit(audit, name), shared=True) for name in audit.record.members]
+        second = side_means(fits, sides.membership.trained)[1]
+        scores = scoring.scored_again(scores, **{c.LOG_PROBABILITY_SECOND: second})
+    store.write_table(audit.folder / store.SCORES, scores)
+    utility = scoring.utility_table(audit, sides.membership.members)
+    attacked, progress.attacks = scoring.attack_members(evidence)
+    tables = [table for table in (utility, attacked) if len(table)]  # an empty one would decide the column type
+    store.write_table(audit.folder / store.UTILITY, pd.concat(tables, ignore_index=True))
+    captions, progress.captions_missing = scoring.caption_table(audit, store.caption_counts(audit), sides)
+    if captions is not None:
+        store.write_table(audit.folder / store.CAPTION_TABLE, captions)
 
 
-class Judge(Stage):
+@one_thread
+def _judge(audit: Audit, progress: Progress) -> None:
     """Write the audit's checks of itself and its results."""
-
-    name = "judge"
-
-    @one_thread
-    def run(self, audit: Audit, progress: Progress) -> None:
-        began, spent, record, scores = time.monotonic(), progress.seconds, audit.record, audit.scores
-        found = scoring.summary(progress.evidence, scores, progress.first_scores[1]) | {"attacks": progress.attacks}
-        if sample := scoring.whole_set(audit, record, scores, ensure_checks(audit), found["wrong_captions"]):
-            found["sample"] = sample
-        if progress.left_out:
-            found[SECOND_LEFT_OUT] = progress.left_out
-        utility = scoring.utility_table(audit, record.members)
-        verdict = judge(found, utility, record.config, towers=record.towers, cut=progress.cut)
-        judged = spent["second round"] - progress.second_seconds + spent["score"] + time.monotonic() - began
-        training = {name: member_progress(audit.folder, name).seconds or None for name in record.members}
-        seconds = {
-            "prepare": record.prepare_seconds,
-            "members": round(spent["features"] + spent["members"], 2),
-            "scoring": round(judged, 2),
-            "second_round": round(progress.second_seconds, 2),
-            "training_by_member": training,
-        }
-        more = {"captions_missing": progress.captions_missing or None, "seconds": seconds}
-        store.write_json(audit.folder / store.VERDICT, verdict | more)
+    began, spent, record, scores = time.monotonic(), progress.seconds, audit.record, audit.scores
+    found = scoring.summary(progress.evidence, scores, progress.first_scores[1]) | {"attacks": progress.attacks}
+    if sample := scoring.whole_set(audit, record, scores, ensure_checks(audit), found["wrong_captions"]):
+        found["sample"] = sample
+    if progress.left_out:
+        found[SECOND_LEFT_OUT] = progress.left_out
+    utility = scoring.utility_table(audit, record.members)
+    verdict = judge(found, utility, record.config, towers=record.towers, cut=progress.cut)
+    judged = spent["second round"] - progress.second_seconds + spent["score"] + time.monotonic() - began
+    training = {name: member_progress(audit.folder, name).seconds or None for name in record.members}
+    seconds = {
+        "prepare": record.prepare_seconds,
+        "members": round(spent["features"] + spent["members"], 2),
+        "scoring": round(judged, 2),
+        "second_round": round(progress.second_seconds, 2),
+        "training_by_member": training,
+    }
+    more = {"captions_missing": progress.captions_missing or None, "seconds": seconds}
+    store.write_json(audit.folder / store.VERDICT, verdict | more)
 
 
-class Manifest(Stage):
-    """List every file of the audit, which marks it as finished."""
-
-    name = "manifest"
-
-    def run(self, audit: Audit, progress: Progress) -> None:
-        store.write_manifest(audit.folder)
-
-
-PIPELINE: list[Stage] = [Prepare(), Features(), Members(), SecondRound(), Score(), Judge(), Manifest()]
+# Each is done once the manifest is written, but for `prepare`, which is done once the audit has begun.
+PIPELINE: dict[str, Callable[[Audit, Progress], None]] = {
+    "prepare": _prepare,
+    "features": _features,
+    "members": _members,
+    "second round": _second_round,
+    "score": _score,
+    "judge": _judge,
+    "manifest": lambda audit, _: store.write_manifest(audit.folder),
+}
 
 
 def run_audit(
@@ -315,20 +272,19 @@ def _finish(audit: Audit, progress: Progress, *, fresh: bool = False) -> None:
         store.reopen(audit, broken)
     elif audit.finished and asked is not None and _wants_more(audit, asked, lambda: audit.verdict[RELIABILITY]):
         _add_repeat(audit, asked, screen)
-    done = True
+    if audit.finished:
+        screen.say("it is finished: nothing to do")
+        return
     try:
-        for stage in PIPELINE:
-            done = done and stage.is_done(audit)
-            if not done:
+        for name, stage in PIPELINE.items():
+            if name != "prepare" or not audit.begun:
                 began = time.monotonic()
-                stage.run(audit, progress)
-                progress.seconds[stage.name] = time.monotonic() - began
+                stage(audit, progress)
+                progress.seconds[name] = time.monotonic() - began
     except InputError:
         if fresh and audit.folder.exists() and not any((audit.folder / store.MEMBERS).glob(f"*/{LOG}")):
             shutil.rmtree(audit.folder)
         raise
-    if done:
-        screen.say("it is finished: nothing to do")
 
 
 def counts(data_set: DataSet, membership: Membership) -> str:

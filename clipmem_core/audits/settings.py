@@ -1,6 +1,5 @@
 """Checks a config and fills in the fields left on `auto`."""
 
-import contextlib
 import dataclasses
 import functools
 import platform
@@ -11,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from clipmem_core.config import (
@@ -27,14 +25,12 @@ from clipmem_core.config import (
 )
 from clipmem_core.pairs.workers import cores as available_cores
 from clipmem_core.scores.membership import MIN_PAIRS
-from clipmem_core.training.names import check_model_fields, parameters
+from clipmem_core.training.names import check_model_fields
 
 if TYPE_CHECKING:  # torch, which only embedding needs
     from clipmem_core.features.towers import Opened, Tower
 
 REPEATS, STABLE_REPEATS = 2, 4  # of an ensemble where no members are asked for; at most with --stable
-BYTES = 4  # of a weight
-TRAINED = 4 * BYTES  # with its gradient and the two moments of AdamW
 LIBRARIES = ("torch", "open_clip_torch", "faiss-cpu", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "pillow")
 
 
@@ -108,7 +104,6 @@ def check_fields(config: AuditConfig) -> AuditConfig:
 
 @functools.cache
 def _bounds() -> type[BaseModel]:
-    """Return a model of the config's fields with their bounds and choices."""
     kinds: dict[str, Any] = {}
     for own in (FIELDS[field.name] for field in dataclasses.fields(AuditConfig) if field.name != "source"):
         kind = Literal[own.choices] if own.choices else type(own.default)
@@ -117,7 +112,6 @@ def _bounds() -> type[BaseModel]:
 
 
 def _check_protocol(config: AuditConfig) -> None:
-    """Refuse fields that belong to the other protocol."""
     if config.protocol == "ensemble":
         if config.seeds != 1:
             raise InputError("--seeds belongs to --protocol paper; an ensemble grows by --members")
@@ -165,11 +159,10 @@ def _check_locks(config: AuditConfig) -> None:
             )
 
 
-def resolve(config: AuditConfig, *, trains: bool = True) -> AuditConfig:
+def resolve(config: AuditConfig) -> AuditConfig:
     """Fill in every `auto` and 0 that depends on the machine or the protocol."""
     check_config(config)
     device = resolve_device(config.device)
-    _check_memory(config, TRAINED if trains and device == "cpu" else BYTES)
     repeats = STABLE_REPEATS if config.stable else REPEATS
     members = 2 * config.seeds if config.protocol == "paper" else config.members or repeats * config.folds
     precision = config.precision
@@ -197,18 +190,6 @@ def has_locked_tower(config: AuditConfig) -> bool:
 def opens_towers(config: AuditConfig) -> bool:
     """Tell whether locked towers compute features here."""
     return has_locked_tower(config) and not config.features
-
-
-def _check_memory(config: AuditConfig, each: int) -> None:
-    """Refuse a model whose weights, at so many bytes each, do not fit into the free memory."""
-    count, free = parameters(config.model, image_size=config.image_size), psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):  # the limit of a container; "max" is not a number
-        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
-    if count * each > free:
-        raise InputError(
-            f"model {config.model!r} has about {count / 1e6:,.0f} million weights: one member of it takes "
-            f"{count * each / 1e9:,.1f} GB of memory and {free / 1e9:,.1f} GB are free: take a smaller model"
-        )
 
 
 def side_by_side(config: AuditConfig) -> int:
@@ -291,7 +272,6 @@ def towers_of(config: AuditConfig) -> Towers:
 def _towers(
     image: tuple[str, str] | None, text: tuple[str, str] | None, *, size: int, precision: str, device: str
 ) -> Towers:
-    """Return the towers of these names and pretrained weights."""
     from clipmem_core.features.towers import image_tower, text_tower
 
     how: dict[str, Any] = {"precision": precision, "device": device}

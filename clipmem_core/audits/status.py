@@ -150,7 +150,6 @@ class State:
 
     @property
     def at_work(self) -> bool:
-        """Tell whether its job waits or runs."""
         return self.word in AT_WORK
 
     @property

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
@@ -75,7 +75,7 @@ CheckedConfig = Annotated[AuditConfig, AfterValidator(check_fields)]
 
 @dataclass(frozen=True)
 class Record:
-    """An audit's config.json; fields with a default are left out while empty. `source` and `root` may lie anywhere."""
+    """An audit's config.json. `source` and `root` may lie anywhere."""
 
     name: str
     source: str
@@ -114,15 +114,11 @@ class Record:
 
     @property
     def groups(self) -> list[str]:
-        """The groups of the protocol."""
         return [c.SCORED, c.EXTERNAL] if self.protocol == "ensemble" else [g for g in c.GROUPS if g != c.SCORED]
 
     @property
     def values(self) -> dict[str, Any]:
-        """The content of config.json."""
-        optional = {one.name for one in fields(self) if one.default != MISSING or one.default_factory != MISSING}
-        values = {key: value for key, value in vars(self).items() if value or key not in optional}
-        values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
         return {"version": VERSION} | values | {"config": as_dict(self.config)}
 
 
@@ -141,8 +137,7 @@ class MemberRecord:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The content of config.json."""
-        return {key: value for key, value in vars(self).items() if value or "checkpoint" not in key}
+        return vars(self)
 
 
 class ManifestFile(TypedDict):
@@ -307,7 +302,6 @@ class Named:
 
     @classmethod
     def parent(cls) -> Path:
-        """Return the folder of all of its kind."""
         return data_folder() / cls.PARENT
 
     @classmethod
@@ -354,7 +348,6 @@ class Audit(Named):
 
     @property
     def record(self) -> Record:
-        """The content of config.json."""
         self.check_version()
         return read_json(self.folder / CONFIG, Record)
 

@@ -60,16 +60,13 @@ def until(done: Callable[[], object], *, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def test_a_job_that_ends_leaves_its_exit_code_and_its_last_line_and_can_be_started_anew(start: Start) -> None:
+def test_a_job_leaves_its_exit_code_and_its_last_line(start: Start) -> None:
     first = start("again", "print('one\\n\\x1b[31mtwo\\x1b[0m\\r\\n'); code = 2")
     until(lambda: not first.running)
     assert (first.exit_code, first.last_line, first.failed) == (2, "two", True)
     second = start("again", "print('second')")
     until(lambda: not second.running)
     assert (second.exit_code, second.pid != first.pid, second.last_line, second.failed) == (0, True, "second", False)
-
-
-def test_a_crash_shows_its_last_line_and_a_kill_is_a_failure(start: Start) -> None:
     crashed = start("crashed", "raise KeyError('no such thing')")
     until(lambda: not crashed.running)
     assert (crashed.exit_code, crashed.last_line, crashed.failed) == (1, "KeyError: 'no such thing'", True)

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from clipmem_core.audits.run import run_audit
-from clipmem_core.audits.store import Audit, acquire_lock, broken_files, file_sha256
+from clipmem_core.audits.store import Audit, broken_files, file_sha256
 from clipmem_core.commands import main
-from clipmem_core.training import trainer as loop
 from tests.audits.small import PAPER, Silent, config_of, with_drawn_set
 from tests.forked import Forked, Server
 
@@ -188,45 +187,9 @@ def test_killed_from_outside_while_it_reads_trains_and_is_watched(runs: Runs, wh
     same(runs.audit, whole)
 
 
-def test_what_was_cut_since_a_run_was_stopped_is_made_again(
-    whole: Audit, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    def run(screen: Silent) -> Audit:
-        return run_audit("scenes", config_of(SMALL), name="broken", screen=screen)
-
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0)
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_array", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            run(Silent())
-    cache, state = data / "cache", Audit(data / "audits" / "broken").member("f-0") / "resume.pt"
-    (pixels,), (tokens,) = cache.glob("pixels/*/pixels.npy"), cache.glob("tokens/*")
-    for path in (pixels, tokens, state):
-        content = path.read_bytes()
-        path.write_bytes(content[: len(content) // 2])
-    screen = Silent()
-    audit = run(screen)
-    assert any(line.startswith(f"{pixels} is broken") for line in screen.lines)
-    same(audit, whole)
-
-
 def test_a_finished_audit_is_left_alone(whole: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPMEM_DATA", str(whole.folder.parents[1]))
     files = [path for path in whole.folder.rglob("*") if path.is_file()]
     before = {path: (path.stat().st_mtime_ns, file_sha256(path)) for path in files}
     assert main(["audit", "scenes", "--name", "whole", *SMALL]) == 0
     assert {path: (path.stat().st_mtime_ns, file_sha256(path)) for path in files} == before
-
-
-def test_a_second_run_beside_the_first_is_one_line(
-    whole: Audit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("CLIPMEM_DATA", str(whole.folder.parents[1]))
-    with acquire_lock(whole.folder, what="audit"):
-        assert main(["audit", "scenes", "--name", "whole", *SMALL]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: audit 'whole' is being run by another process (process {os.getpid()} on ")
-    assert line.endswith("): wait for it, or stop it")
