@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from clipmem_core.atomic import cached, read_through, replacing, whole_archive
-from clipmem_core.files import read_json
 
 
 def test_a_file_is_synced_before_it_is_renamed_and_its_folder_after(
@@ -68,13 +67,3 @@ def test_a_cut_archive_is_not_whole(tmp_path: Path) -> None:
     for length in (0, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
         assert not whole_archive(path)
-
-
-def test_a_shortage_is_not_blamed_on_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def short(_: Path) -> bytes:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    (tmp_path / "a.json").write_text("{}")
-    monkeypatch.setattr(Path, "read_bytes", short)
-    with pytest.raises(OSError, match="Too many open files"):
-        read_json(tmp_path / "a.json")

@@ -92,13 +92,6 @@ def test_an_audit_that_cannot_begin_leaves_no_folder(
     assert not list(data.glob("audits/[!.]*"))
 
 
-def test_a_start_that_cannot_be_had_leaves_the_name_free(data: Path, capsys: Captured) -> None:
-    flags = shlex.split("--preset tiny --scenes-pairs 200 --members 2 --threads 1 --pretrained nosuch.pt")
-    assert main(["audit", "scenes", "--name", "x", *flags]) == 2
-    assert "nosuch.pt" in line_of(capsys)
-    assert not list(data.glob("audits/[!.]*"))
-
-
 def test_a_data_folder_that_cannot_be_written_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
@@ -128,14 +121,6 @@ def test_a_switch_that_a_preset_turns_on_is_typed_to_be_off() -> None:
     words = resume_arguments("x", "set.csv", config)
     assert words == ["set.csv", "--name=x", "--preset=locked", "--model=small", "--no-lock-text", "--text-tower="]
     assert parse(["audit", *words]).config == config
-
-
-def test_a_preset_fills_in_what_is_not_typed() -> None:
-    typed = "audit set.csv --lr 0.5 --preset tiny --csv-caption-key title --drop-lookalikes"
-    config, tiny = parse(shlex.split(typed)).config, preset_config("tiny")
-    assert (config.preset, config.model, config.epochs, config.lr) == ("tiny", "tiny", tiny.epochs, 0.5)
-    assert config.source.csv_caption_key == "title"
-    assert config.drop_lookalikes
 
 
 def test_an_export_says_what_is_in_it_and_how_to_read_it_back(data: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -19,15 +19,15 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
-from typing_extensions import TypedDict
 
 import clipmem_core
 from clipmem_core.atomic import replacing
 from clipmem_core.audits.settings import typed, typed_flags
-from clipmem_core.audits.store import Audit, Whole, check_name, write_json
+from clipmem_core.audits.store import Audit, check_name, write_json
 from clipmem_core.config import AuditConfig, as_dict, data_folder
 from clipmem_core.files import read_json
 
@@ -42,14 +42,6 @@ WAITS = "waiting for its turn"
 SECONDS_BETWEEN_POLLS = 0.5
 _COUNT = re.compile(r"(?:.*: )?([\d,]+) of ([\d,]+) (pictures|captions)")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-class JobFile(TypedDict):
-    """The fields of job.json."""
-
-    pid: Whole
-    started: str | None
-    arguments: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -151,7 +143,10 @@ class Task:
     def find(self) -> Job | None:
         """Return the last job of this task, running or not."""
         path = self.folder / JOB
-        return Job(self.folder, **read_json(path, JobFile, mend=f"delete {self.folder}")) if path.is_file() else None
+        if not path.is_file():
+            return None
+        values = read_json(path, dict[str, Any], mend=f"delete {self.folder}")
+        return Job(self.folder, values["pid"], values["started"], tuple(values["arguments"]))
 
     def start(self) -> Job:
         """Start a job, or return the one that runs."""

@@ -123,19 +123,3 @@ def test_a_worker_with_other_code_or_without_the_folder_says_so(tmp_path: Path) 
     assert re.search(rf"does not see {task.folders[0]}: .* share the data folder", str(run_here(task, versions())))
     said = str(run_here(task, versions() | {"code": "1.0"}))
     assert re.search(r"has code \S+ and not 1\.0: install the same on all machines", said)
-
-
-def test_a_cluster_that_is_not_there_is_named(
-    tasks: Callable[..., list[Task]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("no answer")))
-    monkeypatch.setenv(cluster.ADDRESS, "10.0.0.9:6379")
-    with pytest.raises(InputError, match=r"cluster 10\.0\.0\.9:6379 cannot be reached \(no answer\)"):
-        list(ray_tasks(tasks(a="")))
-
-
-def test_without_ray_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match="pip install"):
-        cluster.imported()

@@ -1,6 +1,3 @@
-import io
-import sys
-
 import pytest
 
 from clipmem_core.audits.console import RichScreen, show_verdict
@@ -30,19 +27,6 @@ def test_a_loss_that_stays_at_chance_is_warned_of_once(capsys: pytest.CaptureFix
         for step in (10, 20, 30):
             screen.members([member("f-0", "training", step=step, loss=4.159, log_probability=-4.159)])
     assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: member f-0")]) == 1
-
-
-def test_a_terminal_gets_bars_with_pace_and_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "160")
-    with RichScreen(64) as screen:
-        screen.pictures(5, 10)
-        screen.members([member("f-0", "training", step=50, loss=2.5, samples_per_second=1234.0)])
-    for part in ("pictures", "5/10", "member f-0", "50/100", "loss 2.500  1,234 samples/s"):
-        assert part in terminal.getvalue()
 
 
 def test_the_verdict_is_printed_with_its_tables(audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,7 @@ from clipmem_core.audits.jobs import (
     cancel,
     jobs_folder,
     process_start,
-    resume_arguments,
 )
-from clipmem_core.config import SourceOptions, preset_config
 from tests.fixtures import SCRIPTS
 
 SLEEP = "import time; print('here', flush=True); time.sleep(60)"
@@ -117,15 +114,6 @@ def test_a_job_is_cancelled_with_all_it_started_and_says_so_at_once(start: Start
     until(lambda: not job.running and process_start(pid) is None)
     assert (job.cancelled, job.failed) == (True, False)
     cancel(job)  # and once more: nothing to interrupt, nothing happens
-
-
-def test_resuming_repeats_the_fields_that_differ_from_the_preset() -> None:
-    source = SourceOptions(csv_separator="\t", split="train", scenes_pairs=500)
-    config = replace(preset_config("tiny"), source=source, seeds=3, drop_lookalikes=True, protocol="paper")
-    arguments = resume_arguments("a", "my pairs.csv", config)
-    assert arguments[:3] == ["my pairs.csv", "--name=a", "--preset=tiny"]
-    wanted = ["--csv-separator=\t", "--drop-lookalikes", "--protocol=paper", "--scenes-pairs=500", "--seeds=3"]
-    assert sorted(arguments[3:]) == wanted
 
 
 def test_one_trains_the_others_wait_and_the_turn_passes_when_it_ends_or_is_killed(start: Start) -> None:

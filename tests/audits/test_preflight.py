@@ -14,7 +14,6 @@ from clipmem_core.audits.store import write_json
 from clipmem_core.commands import main
 from clipmem_core.config import InputError, SourceOptions, as_dict, data_folder, preset_config
 from tests.audits.test_jobs import until
-from tests.fixtures import leave_job
 
 TINY = preset_config("tiny")
 SMALL = dataclasses.replace(TINY, source=SourceOptions(scenes_pairs=220), threads=1, epochs=2)
@@ -46,13 +45,6 @@ def checked(request: Request, capsys: Captured) -> tuple[int, list[dict[str, Any
 def test_what_is_wrong_at_first_sight_is_refused(data: Path, request_: Request, message: str) -> None:
     with pytest.raises(InputError, match=message):
         refuse_at_once(request_)
-
-
-def test_a_name_is_refused_while_its_audit_waits_or_runs(data: Path) -> None:
-    leave_job(data / "jobs" / "a", running=True)
-    with pytest.raises(InputError, match="audit 'a' waits or runs already"):
-        refuse_at_once(Request("scenes", "a", TINY))
-    refuse_at_once(Request("scenes", "b", TINY))
 
 
 def test_a_check_finds_what_the_audit_will_have(data: Path) -> None:

@@ -89,19 +89,14 @@ def test_another_config_or_source_is_one_line_with_what_differs(
     check_same(start, str(tmp_path / "cats.csv"), config)
 
 
-def test_growing_leaves_the_first_members_as_they_are(made: Made) -> None:
+def test_a_grown_audit_has_the_first_members_and_the_membership_of_one_made_at_once(made: Made) -> None:
     assert len(made.before_growth) == 2 * 8
     for name, sha256 in made.before_growth.items():
         assert file_sha256(made.ensemble.folder / name) == sha256, name
-
-
-def test_a_grown_audit_is_the_one_that_was_made_at_once(made: Made) -> None:
-    stored = made.ensemble.record.values
+    record = made.ensemble.record
     config = resolve(config_of([*ENSEMBLE, "--members", "4"]))
-    assert stored["members"] == ["r0-f0", "r0-f1", "r1-f0", "r1-f1"]
-    assert stored["seeds"] == {"r0-f0": 0, "r0-f1": 0, "r1-f0": 1, "r1-f1": 1}
-    assert stored["config"]["members"] == 4
-    assert stored["fingerprint"] == setup.audit_fingerprint(config, stored["dataset_fingerprint"])
+    assert record.seeds == {"r0-f0": 0, "r0-f1": 0, "r1-f0": 1, "r1-f1": 1}
+    assert record.fingerprint == setup.audit_fingerprint(config, record.dataset_fingerprint)
     drawn = draw_membership(np.load(made.ensemble.folder / ".prepared.npz")["clusters"], config)
     assert np.array_equal(made.ensemble.membership[list(drawn.members)].to_numpy().T, drawn.trained)
 
@@ -114,7 +109,7 @@ def test_growth_that_is_cut_short_is_taken_up_again(start: Audit, monkeypatch: p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(setup, "write_table", killed)
+        patch.setattr(setup.store, "write_table", killed)
         with pytest.raises(KeyboardInterrupt):
             grow(start, config)
     assert not start.finished

@@ -167,16 +167,6 @@ def test_a_running_job_shows_its_stage(data: Path) -> None:
     assert state_of("made").word == status.SCORING
 
 
-@pytest.mark.parametrize("file", ["jobs/made/job.json", "audits/made/config.json"])
-def test_a_broken_file_is_a_state_that_names_it(data: Path, file: str) -> None:
-    unfinished(data)
-    leave_job(data / "jobs" / "made", running=True)
-    (data / file).write_text("[]")
-    state = state_of("made")
-    assert state.word == status.BROKEN
-    assert str(data / file) in state.fault
-
-
 def test_audits_are_listed_those_at_work_first(data: Path) -> None:
     assert list_states() == []
     make_audit(data, "old")
