@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipmem_core.audits.status import MemberProgress, member_progress
+from clipmem_core.audits.status import MemberProgress, member_progress, second_names
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
 from clipmem_core.shortage import shortage
@@ -68,11 +68,17 @@ def run_members(
     blocks: int = 0,
     executor: Executor,
     watch: Callable[[list[MemberProgress]], None],
+    again: bool = False,
 ) -> None:
-    """Train, embed and evaluate every member that is not finished."""
-    left = [name for name in names if member_progress(audit.folder, name).stage != "finished"]
-    tasks = member_tasks(audit, left, threads=threads, blocks=blocks)
-    run_member_tasks(tasks, executor, lambda: watch([member_progress(audit.folder, name) for name in names]))
+    """Train, embed and evaluate every member that is not finished (`again`: in the second round)."""
+    shown = second_names(names) if again else names
+
+    def progress() -> list[MemberProgress]:
+        return [member_progress(audit.folder, name) for name in shown]
+
+    left = [name for name, own in zip(names, progress(), strict=True) if own.stage != "finished"]
+    tasks = member_tasks(audit, left, threads=threads, blocks=blocks, again=again)
+    run_member_tasks(tasks, executor, lambda: watch(progress()))
 
 
 def member_tasks(

@@ -207,7 +207,8 @@ def _error(job: Job) -> str:
 
 
 def _task(key: str) -> Task:
-    folder = jobs_folder() / FOLDER / (key if re.fullmatch(r"[0-9a-f]{16}", key) else "none")
+    valid = re.fullmatch(r"[0-9a-f]{16}", key)  # a key may come from a URL
+    folder = jobs_folder() / FOLDER / (key if valid else "none")
     return Task(folder, ["check", str(folder / REQUEST)])
 
 

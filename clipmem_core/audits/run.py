@@ -23,9 +23,9 @@ from threadpoolctl import threadpool_limits
 from clipmem_core import columns as c
 from clipmem_core.audits import prepare, scoring, settings, setup, store
 from clipmem_core.audits.checks import ensure_checks
-from clipmem_core.audits.executor import Executor, local_processes, member_tasks, run_member_tasks, run_members
+from clipmem_core.audits.executor import Executor, local_processes, run_members
 from clipmem_core.audits.prepare import DataSet
-from clipmem_core.audits.status import FEATURES, LOG, TRAINING, MemberProgress, member_progress, second_names
+from clipmem_core.audits.status import FEATURES, LOG, TRAINING, MemberProgress, member_progress
 from clipmem_core.audits.store import Audit, Record
 from clipmem_core.audits.verdict import RELIABILITY, SECOND_LEFT_OUT, judge
 from clipmem_core.config import AuditConfig, InputError
@@ -156,14 +156,10 @@ def _second_round(audit: Audit, progress: Progress) -> None:
             screen.say("note: no second round: hardly any caption is wrong, or the number of wrong ones is unknown")
         return
     screen.say(f"second round: members train again without the {progress.left_out:,} pairs that are probably wrong")
-    left = [name for name in names if not _second_fit(audit, name).is_file()]
-    for name in set(names) - set(left):  # a kill may have come before its model was removed
-        store.remove_second_model(audit.member(name) / store.SECOND)
-    how, shown = progress.how, second_names(names)
-    tasks = member_tasks(audit, left, threads=record.threads, blocks=how["blocks"], again=True)
-    run_member_tasks(
-        tasks, how["executor"], lambda: screen.members([member_progress(audit.folder, name) for name in shown])
-    )
+    for name in names:
+        if _second_fit(audit, name).is_file():  # a kill may have come before its model was removed
+            store.remove_second_model(audit.member(name) / store.SECOND)
+    run_members(audit, names, threads=record.threads, **progress.how, watch=screen.members, again=True)
     progress.second_seconds = time.monotonic() - began
 
 

@@ -69,7 +69,6 @@ def inside(folder: Path, name: str) -> Path:
 Name = Annotated[str, AfterValidator(check_name)]
 Inner = Annotated[str, AfterValidator(check_inner)]
 Whole = Annotated[int, Field(ge=0)]
-Row = dict[str, str | int | float | None]  # of a table in JSON
 CheckedConfig = Annotated[AuditConfig, AfterValidator(check_fields)]
 
 
