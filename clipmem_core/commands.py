@@ -321,7 +321,9 @@ def _parse_words(
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{settings.meant(unknown[0], flags)}")
-    typed = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()}
+    typed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(namespace).items()
+    }
     values = {each.name: typed.pop(each.name, each.default) for each, _ in fields}
     for each in parts:
         part: Any = each.default
