@@ -32,7 +32,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIPMEM_DATA", str(data))
         run_audit("scenes", config_of(FLAGS), name="a", screen=Silent())
-        patch.setattr(audit_run, "local_processes", lambda *_, **__: iter([None]))  # no member is trained again
+        # No member is trained again
+        patch.setattr(audit_run, "local_processes", lambda *_, **__: (None for _ in range(1)))
         yield data
 
 
