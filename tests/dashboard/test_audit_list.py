@@ -98,9 +98,7 @@ def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
     work = table(app, "at work")
     assert work["state"].tolist() == ["training"]
     assert work["progress"].tolist() == [pytest.approx((0.5 + 0.25) / 4)]
-    assert work["training left"].tolist() == [
-        "1 min 0 s"
-    ]  # r0-f1 has 30 s to go, and the two that wait take 30 s each, two at a time
+    assert work["training left"].tolist() == ["50 s"]  # 10 s, 30 s, and 30 s for each that waits, two at once
     assert table(app, "member")["stage"].tolist() == ["training", "training", "waiting", "waiting"]
     assert app.get("plotly_chart")
     assert "member r0-f0: training" in texts(app)
