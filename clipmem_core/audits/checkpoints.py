@@ -58,7 +58,7 @@ def score_checkpoints(
         folds=len(replicates[0]) if protocol == "ensemble" else config.folds,
         halves=False,  # the file says who saw what
     )
-    config = settings.resolve(config, trains=False)
+    config = settings.resolve(config)
     with store.acquire_lock(audit.folder, what="audit"):
         fresh = not audit.begun
         if fresh:
