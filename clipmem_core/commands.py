@@ -79,16 +79,23 @@ def _audit(
 def _score(
     source: Source,
     name: Annotated[str, "the audit's folder"],
-    checkpoints: Annotated[Texts, "open_clip checkpoints, in the order of the member columns"],
-    membership: Annotated[str, "CSV or Parquet: pair_id, one true/false column a member, and optionally group"],
+    checkpoints: Annotated[
+        Texts,
+        "open_clip checkpoints, in the order of the member columns; without --membership a target and a reference",
+    ],
+    membership: Annotated[str, "CSV or Parquet: pair_id, one true/false column a member, and optionally group"] = "",
     config: AuditConfig = AuditConfig(),  # noqa: B008
 ) -> None:
     """Score existing checkpoints: no training."""
-    from clipmem_core.audits.checkpoints import score_checkpoints
+    from clipmem_core.audits.checkpoints import COMPARISON_CLAIM, compare_checkpoints, score_checkpoints
 
-    how: dict[str, Any] = {"name": name, "membership": membership, "checkpoints": checkpoints}
+    how: dict[str, Any] = {"name": name, "checkpoints": checkpoints}
     with RichScreen() as screen:
-        finished = score_checkpoints(source, config, **how, screen=screen)
+        if not membership:
+            screen.say(f"{compare_checkpoints(source, config, **how, screen=screen)}: one row a pair")
+            screen.say(COMPARISON_CLAIM)
+            return
+        finished = score_checkpoints(source, config, **how, membership=membership, screen=screen)
     show_verdict(finished)
 
 

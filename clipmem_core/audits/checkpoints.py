@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +13,23 @@ from clipmem_core import columns as c
 from clipmem_core.atomic import replacing
 from clipmem_core.audits import settings, store
 from clipmem_core.audits.locked import build_member
-from clipmem_core.audits.member import known_tokens, tokens_of
+from clipmem_core.audits.member import known_tokens, open_member, tokens_of, trained_model, write_embeddings
 from clipmem_core.audits.prepare import load_data_set
-from clipmem_core.audits.run import Screen, bring_to_end, counts
+from clipmem_core.audits.run import Screen, bring_to_end, counts, ensure_features, ensure_pixels
 from clipmem_core.audits.setup import check_same, write_audit
 from clipmem_core.audits.store import Audit
-from clipmem_core.config import AuditConfig, InputError
+from clipmem_core.config import AuditConfig, InputError, data_folder
+from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, protocol_of, replicate_rows
 from clipmem_core.training.model import load_weights
 from clipmem_core.training.names import CHECKPOINT
 from clipmem_core.training.vocabulary import delete_rows
 
+COMPARISON = "foreign.parquet"
+COMPARISON_CLAIM = (
+    "difference = alignment under the target − alignment under the reference. It suggests memorization only if the two "
+    "checkpoints differ in nothing but whether they saw the pair; model, data, epochs and seed may differ too."
+)
 TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 
 
@@ -34,14 +40,7 @@ def score_checkpoints(
     audit = Audit(store.audits_folder() / store.check_name(name))
     table = read_membership(Path(membership))
     names = [column for column in table.columns if column not in (c.PAIR_ID, c.GROUP)]
-    if len(checkpoints) != len(names):
-        raise InputError(
-            f"--checkpoints must be one a member column ({len(names)}: {', '.join(names)}), not {len(checkpoints)}"
-        )
-    files = {name: Path(path).resolve() for name, path in zip(names, checkpoints, strict=True)}
-    for path in files.values():
-        if not path.is_file():
-            raise InputError(f"--checkpoints {str(path)!r} is not a file")
+    files = _checkpoint_files(checkpoints, names)
     for flag, on in (
         ("--plant-miscaptions", config.plant_miscaptions),
         ("--stable", config.stable),
@@ -58,27 +57,88 @@ def score_checkpoints(
         folds=len(replicates[0]) if protocol == "ensemble" else config.folds,
         halves=False,  # the file says who saw what
     )
-    config = settings.resolve(config)
     with store.acquire_lock(audit.folder, what="audit"):
         fresh = not audit.begun
-        if fresh:
-            towers = settings.towers_of(config) if settings.has_locked_tower(config) else settings.Towers(None, None)
-            model = build_member(config, towers, seed=config.seed)
-            for file in files.values():  # one that cannot be loaded is found before a picture is read
-                load_weights(model, file)
-            screen.say(f"reading {source}")
-            data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
-            trained = align_membership(table, names, data_set.pairs)
-            screen.say(counts(data_set, trained))
-            weights = list(files.values())
-            write_audit(audit, source, config, data_set, data_set.pairs, trained, seconds=0.0, checkpoints=weights)
-        else:
-            check_same(audit, source, config)
-            used = {name: audit.member_record(name).checkpoint_sha256 for name in audit.record.members}
-            if used != {name: store.file_sha256(path) for name, path in files.items()}:
-                raise InputError(f"audit {audit.name!r} was made from other checkpoints: choose another --name")
+        _begin(audit, source, config, files, screen, lambda pairs: align_membership(table, names, pairs))
         bring_to_end(audit, screen, fresh=fresh)
     return audit
+
+
+def compare_checkpoints(
+    source: str, config: AuditConfig, *, name: str, checkpoints: Sequence[str], screen: Screen
+) -> Path:
+    """Score each pair under a target and a reference checkpoint whose training pairs are unknown.
+
+    Returns:
+        The table: alignment and similarity of each pair under both, and the difference of their alignments.
+    """
+    names = ("target-0", "reference-0")
+    config = dataclasses.replace(config, protocol="paper", seeds=1, members=2, halves=False)
+    audit = Audit(data_folder() / "foreign" / store.check_name(name))
+
+    def membership(pairs: pd.DataFrame) -> Membership:  # config.json needs one; no score reads it
+        trained = np.repeat([[True], [False]], len(pairs), axis=1)
+        return Membership(np.full(len(pairs), c.CANDIDATE, dtype="<U11"), names, trained)
+
+    with store.acquire_lock(audit.folder, what="comparison"):
+        _begin(audit, source, config, _checkpoint_files(checkpoints, names), screen, membership)
+        ensure_pixels(audit, screen)
+        ensure_features(audit, audit.record, screen)
+        table = pd.DataFrame({c.PAIR_ID: audit.pairs[c.PAIR_ID]})
+        for member in names:
+            run, side = open_member(audit.folder, member), member.removesuffix("-0")
+            if not (run.folder / store.TEXT_EMBEDDINGS).is_file():
+                screen.say(f"embedding with the {side}")
+                write_embeddings(run, trained_model(run), run.folder)
+            image, text = (
+                store.read_array(run.folder / file, shared=True)
+                for file in (store.IMAGE_EMBEDDINGS, store.TEXT_EMBEDDINGS)
+            )
+            terms = pair_terms(image, text, np.ones(len(table), dtype=bool))
+            for term in (c.ALIGNMENT, c.SIMILARITY):
+                table[f"{term}_{side}"] = terms[term].astype(np.float64)
+        table["difference"] = table["alignment_target"] - table["alignment_reference"]
+        store.write_table(audit.folder / COMPARISON, table)
+        store.write_manifest(audit.folder)
+    return audit.folder / COMPARISON
+
+
+def _checkpoint_files(checkpoints: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
+    if len(checkpoints) != len(names):
+        raise InputError(f"--checkpoints must be {len(names)} ({', '.join(names)}), not {len(checkpoints)}")
+    files = {name: Path(path).resolve() for name, path in zip(names, checkpoints, strict=True)}
+    for path in files.values():
+        if not path.is_file():
+            raise InputError(f"--checkpoints {str(path)!r} is not a file")
+    return files
+
+
+def _begin(
+    audit: Audit,
+    source: str,
+    config: AuditConfig,
+    files: Mapping[str, Path],
+    screen: Screen,
+    membership_of: Callable[[pd.DataFrame], Membership],
+) -> None:
+    """Write what an audit of checkpoints starts from, or refuse one that started from something else."""
+    config = settings.resolve(config)
+    if audit.begun:
+        check_same(audit, source, config)
+        used = {name: audit.member_record(name).checkpoint_sha256 for name in audit.record.members}
+        if used != {name: store.file_sha256(path) for name, path in files.items()}:
+            raise InputError(f"{audit.name!r} was made from other checkpoints: choose another --name")
+        return
+    towers = settings.towers_of(config) if settings.has_locked_tower(config) else settings.Towers(None, None)
+    model = build_member(config, towers, seed=config.seed)
+    for file in files.values():  # one that cannot be loaded is found before a picture is read
+        load_weights(model, file)
+    screen.say(f"reading {source}")
+    data_set = load_data_set(source, config, progress=screen.pictures, say=screen.say)
+    membership = membership_of(data_set.pairs)
+    screen.say(counts(data_set, membership))
+    weights = list(files.values())
+    write_audit(audit, source, config, data_set, data_set.pairs, membership, seconds=0.0, checkpoints=weights)
 
 
 def read_membership(path: Path) -> pd.DataFrame:
