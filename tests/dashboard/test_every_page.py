@@ -31,7 +31,7 @@ from clipmem_core.review import score_breakdown
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.overview import load_overview, load_score_map
-from clipmem_core.review.rows import find_rows, labels, neighbours, planted_kinds
+from clipmem_core.review.rows import find_rows, labels, planted_kinds
 from clipmem_core.review.search import nearest
 from clipmem_core.review.selection import Selection
 from tests.dashboard.test_pages import address, open_page, texts, titles
@@ -53,7 +53,6 @@ MAIN = {  # the page that reads a file first
 READERS: dict[str, Callable[[Audit], Any]] = {
     "overview": load_overview,
     "cards": lambda audit: cards(audit, find_rows(audit, Selection(), page=1, size=12), Selection()),
-    "neighbours": lambda audit: neighbours(audit, Selection(order="misfit"), "images/020.png"),
     "labels": lambda audit: (labels(audit), planted_kinds(audit)),
     "map of scores": load_score_map,
     "members": lambda audit: audit.record.members,

@@ -58,6 +58,17 @@ def links(app: AppTest) -> list[tuple[str, str]]:
     return [(proto.label, proto.query_string) for proto in shown]
 
 
+def press(app: AppTest, label: str) -> AppTest:
+    next(button for button in app.button if button.label == label).click()
+    app.run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def toasts(app: AppTest) -> str:
+    return " ".join(toast.value for toast in app.toast)
+
+
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], str]]:
     """Every audit that a button starts, instead of starting it."""
@@ -100,7 +111,7 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
     )
     wanted = ["audit=made&order=misfit", "audit=made&order=clipmem"]
     assert [there for label, there in found if label.startswith("Browse")] == wanted
-    written = [element.value for element in app.get("html") if "strip-caption" in element.value]
+    written = [element.value for element in app.get("html") if "pair-card" in element.value]
     assert any("&lt;script&gt;" in value for value in written)
     assert not [value for value in written if "<script" in value or HOSTILE[0] in value]
 
