@@ -9,8 +9,6 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.jobs import Task
 from clipmem_core.audits.store import Audit, acquire_lock, write_json, write_table
 from clipmem_core.columns import GROUPS
-from clipmem_core.dashboard.overview import ENCODER_MEANINGS
-from clipmem_core.figures.layout import ENCODER_COLOURS, GROUP_COLOURS
 from tests.fixtures import HOSTILE, Copy, leave_job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,21 +94,11 @@ def test_a_finished_audit_opens_with_its_groups_and_the_first_pairs_of_either_qu
     assert len(app.image) == 12
     assert "Usable with care: the members generalise, but one null group is not flat." in shown
     assert "→ more repeats, *or* $5" in texts(app)
-    (legend,) = (element.value for element in app.get("html") if ENCODER_MEANINGS["image"] in element.value)
-    for group in GROUPS:
-        assert legend.count(f"{group} pairs") == (group in groups)
-        assert (GROUP_COLOURS[group] in legend) == (group in groups)
-    assert all(colour in legend for colour in ENCODER_COLOURS.values())
+    assert all((f"{group} pairs" in shown) == (group in groups) for group in GROUPS)
     found = links(app)
     for order in ("clipmem", "misfit"):
         best = audit.scores[order].dropna().nlargest(6)
         assert [label for label, _ in found if label.startswith(order)] == [f"{order} {value:.2f}" for value in best]
-    first = audit.scores.nlargest(1, "misfit")["pair_id"].item().replace("/", "%2F")
-    assert (
-        next(there for label, there in found if label.startswith("misfit")) == f"audit=made&order=misfit&pair={first}"
-    )
-    wanted = ["audit=made&order=misfit", "audit=made&order=clipmem"]
-    assert [there for label, there in found if label.startswith("Browse")] == wanted
     written = [element.value for element in app.get("html") if "pair-card" in element.value]
     assert any("&lt;script&gt;" in value for value in written)
     assert not [value for value in written if "<script" in value or HOSTILE[0] in value]

@@ -2,14 +2,13 @@
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from clipmem_core.audits.store import CAPTION_TABLE, MEMBERSHIP, PAIRS, Audit, write_json, write_table
+from clipmem_core.audits.store import CAPTION_TABLE, MEMBERSHIP, Audit, write_table
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import check_counts
 from tests.dashboard.test_pages import open_page, press, texts, titles, toasts
@@ -116,18 +115,6 @@ def test_a_note_stands_with_any_decision_and_another_tab_s_is_not_overwritten(co
     assert review.current(ID).note == "both"
     press(app, "Undo")
     assert review.current(ID).note == app.text_area[0].value == "theirs"
-
-
-def test_a_picture_outside_the_data_set_is_not_shown(copy: Copy, tmp_path: Path) -> None:
-    from clipmem_core.dashboard.cards import thumbnail
-
-    audit = copy()
-    shutil.copy(Path(audit.record.root) / "images/000.png", tmp_path / "secret.png")
-    (tmp_path / "root").mkdir()
-    write_json(audit.folder / "config.json", audit.record.values | {"root": str(tmp_path / "root")})
-    write_table(audit.folder / PAIRS, audit.pairs.assign(image="../secret.png"))
-    assert "leaves" in thumbnail(Audit(audit.folder).record.pictures, "../secret.png")[1]
-    assert not open_page(PAIR, audit="made", pair=ID).error
 
 
 def test_each_gap_in_the_members_files_is_one_line(whole: Callable[..., Audit]) -> None:
