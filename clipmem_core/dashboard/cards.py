@@ -89,11 +89,11 @@ def _as_jpeg(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def draw_card_picture(card: PairCard, jpeg: bytes, fault: str, *, told: bool = True) -> None:
-    """Draw a picture, or the grey square in its place and, unless `told` is off, why it cannot be read."""
+def draw_card_picture(card: PairCard, jpeg: bytes, fault: str, *, explained: bool = True) -> None:
+    """Draw a picture, or the grey square in its place and, unless `explained` is off, why it cannot be read."""
     caption = cut(" ".join(card.captions[:1]), ALT_LIMIT)
     st.image(jpeg, width="stretch", alt="Picture cannot be read" if fault else f"Picture: {caption}")
-    if fault and told:
+    if fault and explained:
         show_text(f"Picture cannot be read: {fault}", limit=CAPTION_LIMIT)
 
 
@@ -169,7 +169,7 @@ def _draw_strip(audit: Audit, found: Sequence[PairCard], selection: Selection, q
     with st.grid(STRIP_SIZE, min_column_width=120, gap="small", key=f"cards-{order}") as grid:
         for card, picture in zip(found, pictures, strict=True):
             with grid.cell(), st.container(gap="xsmall"):
-                draw_card_picture(card, *picture.result(), told=False)
+                draw_card_picture(card, *picture.result(), explained=False)
                 there = link(audit, selection, pair=card.pair_id)
                 score = f"{words(order)} {number(card.scores[order])}"
                 st.page_link("pages/pair.py", label=score, icon="", query_params=there)

@@ -205,8 +205,8 @@ class Controls:
                 self._draw_slider(name, label)
                 for choice in [each for each in CHOICES if each in choices and name in MODIFIERS[each]]:
                     choices.remove(choice)  # once, below the first field that it has an effect on
-                    title, options, told = CHOICES[choice]
-                    shown = {"options": list(options), "format_func": options.__getitem__, "help": told}
+                    title, options, explanation = CHOICES[choice]
+                    shown = {"options": list(options), "format_func": options.__getitem__, "help": explanation}
                     self._draw(st.segmented_control, title, choice, self._value(choice), required=True, **shown)
         here = {name: side for name, side in idle.items() if name in WORDS[group]}
         draw_left_out(here, called=lambda name: WORDS[group][name][0])

@@ -336,7 +336,7 @@ def _draw_group(audit: Audit, group: Sequence[PairCard], more: int) -> None:
         with st.container(horizontal=True, gap="medium"):
             for card, picture in zip(group, pictures, strict=True):
                 with st.container(width=GROUP_SIDE + 20, gap="xsmall"):
-                    draw_card_picture(card, *picture.result(), told=False)
+                    draw_card_picture(card, *picture.result(), explained=False)
                     show_text(cut(" · ".join(card.captions), GROUP_LIMIT))
                     word, icon, colour = BADGES[card.decision.decision if card.decision else None]
                     st.badge(word, icon=icon, color=colour)

@@ -157,7 +157,7 @@ def draw_nearest(audit: Audit, card: PairCard) -> None:
             with st.grid(NEAREST, min_column_width=115, gap="small", key=f"cards-{by}") as grid:
                 for other, (_, cosine), picture in zip(others, found, pictures, strict=True):
                     with grid.cell(), st.container(gap="xsmall"):
-                        draw_card_picture(other, *picture.result(), told=False)
+                        draw_card_picture(other, *picture.result(), explained=False)
                         parameters = link(audit, peek_selection(), **{**read_view(), PAIR: other.pair_id})
                         st.page_link(PAIR_PAGE, label=f"Open, cosine {number(cosine)}", query_params=parameters)
                         show_text(" ".join(other.captions[:1]), limit=SHORT_LIMIT)
