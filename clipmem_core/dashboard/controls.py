@@ -196,15 +196,15 @@ class Controls:
     def draw_fields(self, group: str) -> None:
         """Draw a toggle for each field of a group, with a slider if it is on."""
         idle, fields = without_meaning(self.reference.config), self.setting.fields
-        choices = set(CHOICES)
+        # A choice stands once, below the first field that it has an effect on.
+        first = {next((each for each in MODIFIERS[choice] if each in fields), ""): choice for choice in CHOICES}
         for name, (label, text) in WORDS[group].items():
             if name in idle and name not in fields:
                 continue
             self._draw_toggle(name, label, text.replace("{epochs}", str(self.reference.config.epochs)))
             if name in fields:
                 self._draw_slider(name, label)
-                for choice in [each for each in CHOICES if each in choices and name in MODIFIERS[each]]:
-                    choices.remove(choice)  # once, below the first field that it has an effect on
+                if choice := first.get(name):
                     title, options, explanation = CHOICES[choice]
                     shown = {"options": list(options), "format_func": options.__getitem__, "help": explanation}
                     self._draw(st.segmented_control, title, choice, self._value(choice), required=True, **shown)
