@@ -27,9 +27,8 @@ from clipmem_core.review.rows import pair_ids
 from clipmem_core.review.selection import Selection
 from tests.bench import ROOT, Measure, Measures, Skipped, console
 from tests.browser.conftest import FLAGS
-from tests.browser.reviewing import WATCH, all_stored, open_review_page, taken
+from tests.browser.reviewing import WATCH, all_stored, events, open_review_page, taken
 from tests.browser.server import serve
-from tests.browser.test_keys import events
 from tests.browser.watched import check_pictures, open_watched, settle
 from tests.fixtures import make_audit
 from tests.large_fixtures import make_large_audit

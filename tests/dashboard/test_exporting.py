@@ -12,8 +12,7 @@ from clipmem_core.commands import parse
 from clipmem_core.config import data_folder
 from clipmem_core.dashboard.exporting import CHOICES
 from clipmem_core.review.decisions import Review, open_review
-from tests.dashboard.test_deciding import press
-from tests.dashboard.test_pages import open_page, texts
+from tests.dashboard.test_pages import open_page, press, texts
 from tests.fixtures import Copy
 from tests.fixtures import leave_job as leave_job_in
 
