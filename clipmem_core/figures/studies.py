@@ -39,7 +39,7 @@ SOURCES = {  # name and dash
     MEMBERS: ("trained members", "solid"),
     t.BEFORE: ("before training", "dash"),
     t.SEEN: ("pairs it trained on, as many", "dot"),
-    t.UNSEEN: ("pairs it never saw", "dot"),
+    t.UNSEEN: ("pairs it never saw", "dashdot"),
 }
 MEMORIZATION, UTILITY, TEXT = "memorization", "utility", "text"
 CORRELATION_COLOURS = ((0.0, "#d5552a"), (0.5, "#808080"), (1.0, "#1479b8"))  # −1, 0 and 1
