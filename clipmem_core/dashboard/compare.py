@@ -206,7 +206,8 @@ def draw_points(one: Audit, other: Audit, comparison: Comparison) -> None:
         config=CHART,
         alt=f"{words(comparison.column)} of each pair in the first audit against that in the second",
     )
-    clicked = [point["customdata"][0] for point in event["selection"]["points"] if point.get("customdata")]
+    dots = (event.get("selection") or {}).get("points") or []
+    clicked = [dot["customdata"][0] for dot in dots if dot.get("customdata")]
     row = points[points["row_one"].isin(clicked[-1:])]
     if len(row):
         draw_change_cards(_sides(one, other), comparison.column, row.to_dict("records"), key="clicked")

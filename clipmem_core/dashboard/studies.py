@@ -269,8 +269,8 @@ def _fault_of(source: str, name: str, config: AuditConfig) -> str:
             raise InputError("no data set is given: type its path, or choose one")
         check_there(source)
         check_config(config)
-        job = study_task(name).find()
-        if study_folder(name).begun or (job is not None and job.running):
+        begun, job = study_folder(name).begun, study_task(name).find()
+        if begun or (job is not None and job.running):
             raise InputError(f"there is a study {name!r} already: take another name")
     except InputError as error:
         return one_line(error)
