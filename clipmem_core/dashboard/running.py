@@ -135,7 +135,7 @@ def _draw_members(state: s.State) -> None:
 
 def _summary(members: Sequence[s.MemberProgress], *, at_work: bool) -> str:
     """Return how many members are finished and, while they train, the speed and the time left."""
-    done = sum(member.stage == "done" for member in members)
+    done = sum(member.stage == "finished" for member in members)
     parts = [f"{done} of {len(members)} members finished"]
     training = [member.samples_per_second for member in members if member.stage == "training" and member.step]
     if at_work and training:

@@ -96,7 +96,7 @@ def test_all_audits_are_in_the_table_and_the_address_chooses_one(copy: Copy) -> 
     app = open_page(PAGE, audit="two")
     rows = table(app, "size").set_index("name")
     assert (rows.loc["one", "protocol"], rows.loc["two", "members"]) == ("ensemble", 6)
-    assert rows["state"].tolist() == ["done", "done"]
+    assert rows["state"].tolist() == ["finished", "finished"]
     assert rows.loc["two", "size"] > 10_000
     assert "two" in titles(app)
     assert app.main.get("page_link")
@@ -162,7 +162,7 @@ def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
     button(app, "Cancel").click().run()
     assert calls == [("cancel", "made")]
     write_json(audit.folder / "manifest.json", {"files": {}, "sizes": {}})
-    assert table(app.run(), "size")["state"].tolist() == ["done"]
+    assert table(app.run(), "size")["state"].tolist() == ["finished"]
 
 
 def test_a_queued_audit_can_be_cancelled(copy: Copy, data: Path) -> None:
