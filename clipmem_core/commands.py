@@ -226,14 +226,13 @@ class Export:
 
     name: str = positional(*NAME)
     format: str = flag("csv | coco | folder | imagefolder | wds | datacomp | html | decisions")
-    out: str = flag("the file to write, or the folder, or a URL of one")
+    out: str = flag("the file or folder to write")
     overwrite: bool = flag("replace what is there", False)
 
     def run(self) -> None:
         from clipmem_core.exports import write
-        from clipmem_core.pairs.readers.files import is_url
 
-        audit, out = open_audit(self.name), self.out if is_url(self.out) else Path(self.out).expanduser()
+        audit, out = open_audit(self.name), Path(self.out).expanduser()
         with RichScreen() as screen:
             summary = write(audit, self.format, out, overwrite=self.overwrite, progress=screen.pictures)
             screen.say(f"{out}: {summary.line}")

@@ -1,4 +1,4 @@
-"""The page Browse: pairs as a grid or a table, saved views, and actions on the whole selection."""
+"""The page Browse: pairs as a grid or a table, and actions on the whole selection."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -19,11 +19,9 @@ from clipmem_core.dashboard.page import (
     TIGHT_STYLE,
     draw_pages,
     draw_set,
-    peek_selection,
     read_number,
     read_page,
     write,
-    write_selection,
 )
 from clipmem_core.dashboard.pair_component import draw_grid
 from clipmem_core.dashboard.plain import (
@@ -41,9 +39,8 @@ from clipmem_core.dashboard.review import draw_start
 from clipmem_core.review.bulk_edit import Changes, Rule, preview, store_changes
 from clipmem_core.review.cards import cards
 from clipmem_core.review.decisions import KEEP, REMOVE, open_review
-from clipmem_core.review.log import LONGEST, save_view, saved_views
 from clipmem_core.review.rows import count_pairs, find_rows, misfit_note, pair_ids, score_span
-from clipmem_core.review.selection import MATCH, Selection, from_parameters, to_parameters
+from clipmem_core.review.selection import MATCH, Selection
 from clipmem_core.scores.registry import BY_NAME, CARD, scores_in, words
 
 PAGE_SIZES = (12, 24, 48, 96)
@@ -79,7 +76,6 @@ def draw_gallery(audit: Audit, selection: Selection, *, beside: DeltaGenerator) 
         draw_fault("This search cannot be made.", error, icon=":material/search_off:")
         st.stop()
     with beside:
-        draw_views(audit, selection)
         if count:
             draw_bulk(audit, selection, count)
             draw_start(audit, selection)
@@ -296,49 +292,3 @@ def _store(audit: Audit, changes: Changes) -> None:
         session.remember(audit, open_review(audit), outcome)
         sentence = f"Saved: captions of {pairs_in_words(outcome.pairs)} changed.{left}"
         session.notice = Notice(sentence, event=outcome.event)
-
-
-NAME, CHOSEN = "view-name", "view-chosen"
-
-
-def draw_views(audit: Audit, selection: Selection) -> None:
-    """Draw the saved views to choose from, and the box that saves the one that is shown."""
-    views = saved_views(open_review(audit).path)
-    with st.popover("Views", icon=":material/bookmark:", width="content"):
-        if views:
-            shown = next((name for name, given in views.items() if given == to_parameters(selection)), None)
-            st.session_state[CHOSEN] = shown
-            st.selectbox(
-                "Saved views",
-                list(views),
-                key=CHOSEN,
-                index=None,
-                placeholder="Choose",
-                on_change=_open_view,
-                args=(audit,),
-            )
-            if shown:
-                st.button("Delete this view", icon=":material/delete:", on_click=_delete, args=(audit, shown))
-        st.text_input("Save these filters and this order as", key=NAME, max_chars=LONGEST)
-        st.button("Save", icon=":material/bookmark_add:", on_click=_save, args=(audit,))
-
-
-def _open_view(audit: Audit) -> None:
-    parameters = saved_views(open_review(audit).path).get(st.session_state[CHOSEN] or "")
-    if parameters is not None:
-        write_selection(from_parameters(parameters)[0])
-
-
-def _save(audit: Audit) -> None:
-    name, parameters = st.session_state[NAME], to_parameters(peek_selection())
-    with in_turn() as session:
-        save_view(open_review(audit).path, name, parameters)
-        session.notice = Notice("View saved.", name.strip())
-        name = ""
-    st.session_state[NAME] = name
-
-
-def _delete(audit: Audit, name: str) -> None:
-    with in_turn() as session:
-        save_view(open_review(audit).path, name, None)
-        session.notice = Notice("View deleted.", name)

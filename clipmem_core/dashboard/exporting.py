@@ -84,7 +84,7 @@ def _draw_contents(audit: Audit, format: str) -> None:
     removed, changed = counts[REMOVE], counts[RECAPTION]
     kept = f"{total - removed:,} pairs kept, {removed:,} removed, {changed:,} with changed captions."
     if is_planted(audit):
-        kept = f"{total:,} pairs with their own captions, not the injected errors, without the pairs you removed."
+        kept = "not for an audit with injected errors: audit the data set without them."
     held = {
         "decisions": f"{total - counts[UNDECIDED]:,} decisions on pairs of this audit, and every note.",
         "html": f"The report of all {total:,} pairs, with the decisions.",

@@ -19,8 +19,7 @@ from clipmem_core.dashboard.pair_component import BROWSE_KEYS, draw_keys
 from clipmem_core.dashboard.plain import cut, number, read_verdict
 from clipmem_core.figures.layout import OTHER
 from clipmem_core.pairs.checks import CHECKS
-from clipmem_core.review.decisions import CHOICES, open_review
-from clipmem_core.review.log import known_tags
+from clipmem_core.review.decisions import CHOICES
 from clipmem_core.review.rows import labels, planted_kinds, score_histogram, score_span
 from clipmem_core.review.selection import (
     ANY,
@@ -38,7 +37,7 @@ from clipmem_core.scores.registry import BY_NAME, CARD, QUEUE, scores_in, words
 
 LIMIT = 60
 SIDES = {IMAGE_SIDE: "pictures", "text": "captions"}
-NAMES = {name: name for name in ("group", "label", "planted", "decision", "tag", "words")}
+NAMES = {name: name for name in ("group", "label", "planted", "decision", "words")}
 
 
 def changed(selection: Selection, **changes: Any) -> Selection:  # noqa: ANN401  the fields of a selection
@@ -231,9 +230,6 @@ def _draw_more(audit: Audit, selection: Selection) -> None:
             "planted", "Injected error", ["", *options], selection.planted, _or_any(lambda kind: names.get(kind, kind))
         )
     _choose("check", "Check", ["", *CHECKS], selection.check, _or_any(lambda name: CHECKS[name].label))
-    tags = _with(selection.tag, list(known_tags(open_review(audit).path)))
-    if tags:
-        _choose("tag", "Tag", ["", *tags], selection.tag, _or_any(str))
     options = ["", *_with(selection.member, list(audit.record.members))]
     _choose("by", "Search by meaning among", list(SIDES), selection.by, SIDES.__getitem__)
     _choose("member", "Search with the encoders of", options, selection.member, lambda name: name or "all, their mean")

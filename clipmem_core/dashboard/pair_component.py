@@ -19,8 +19,7 @@ from clipmem_core.dashboard.plain import Noise, cut, number, read_noise
 from clipmem_core.dashboard.routes import PREFIX
 from clipmem_core.figures.layout import PLANTED_COLOUR, group_colour
 from clipmem_core.review.cards import PairCard
-from clipmem_core.review.decisions import decided, open_review
-from clipmem_core.review.log import known_tags, tags_of
+from clipmem_core.review.decisions import decided
 from clipmem_core.review.rows import count_decided
 from clipmem_core.review.selection import IMAGE_SIDE, MATCH, TEXT_SIDE, UNDECIDED, Selection, to_parameters
 from clipmem_core.review.tables import CAPTION_KEY, fetch_numbered
@@ -29,7 +28,6 @@ from clipmem_core.scores.registry import BY_NAME, CARD, ROW, scores_in, words
 SCRIPTS = ("outbox.js", "pairs.js", "pairs_grid.js", "pairs_single.js")
 HTML, CSS, *JS = (Path(__file__).with_name(name).read_text("utf-8") for name in ("pairs.html", "pairs.css", *SCRIPTS))
 CAPTION_LIMIT, FULL_LIMIT = 160, 5000
-TAGS_OFFERED = 50
 USUAL_SIDE = 170  # of a picture
 LIKE = {IMAGE_SIDE: "More like this picture", TEXT_SIDE: "More like this caption"}
 OPENED = "pair_opened"  # the row that the page of a pair showed last
@@ -43,7 +41,6 @@ BROWSE_KEYS = {
     "Shift →": "Select a range; so does Shift and a click",
     "Ctrl A": "Select the page",
     "Esc": "Unselect",
-    "T": "Tag",
 } | DECISION_KEYS
 REVIEW_KEYS = DECISION_KEYS | {
     "E": "Change caption",
@@ -104,35 +101,31 @@ def draw_grid(
     follow_way()
     order, main = selection.order, page is not None
     at, pages = page or (1, 1)
-    review, rows = open_review(audit), [card.row for card in cards]
+    rows = [card.row for card in cards]
     judged = fetch_numbered(audit.folder / PAIRS, [CAPTION_KEY], rows)
-    tags = tags_of(review.path, [card.pair_id for card in cards])
     noise = read_noise(audit)
     shown = shown_scores(cards, noise, order, table=table)
     done, total = count_decided(audit, selection) if main else (0, len(cards))
     conditions = {name: value for name, value in to_parameters(selection).items() if name not in ("order", "ascending")}
-    data = (
-        _mounted(audit, "grid")
-        | {
-            "address": urlencode(link(audit, selection, **read_view())),
-            "view": urlencode({"key": key} | conditions),  # the same pairs in another order
-            "cards": [_told(card, judged[card.row][0], tags.get(card.pair_id, []), shown, noise) for card in cards],
-            "table": table,
-            "order": order,
-            "scores": [[name, words(name)] for name in shown],
-            "page": at,
-            "pages": pages,
-            "total": total,
-            "decided": done,
-            "entry": decided(audit).entry,
-            "opened": st.session_state.pop(OPENED, None) if main else None,
-            "tags": list(known_tags(review.path))[:TAGS_OFFERED],
-            "main": main,
-            "side": side,
-            "undecided": selection.decision == UNDECIDED,
-            "like": LIKE,
-        }
-    )
+    data = _mounted(audit, "grid") | {
+        "address": urlencode(link(audit, selection, **read_view())),
+        "view": urlencode({"key": key} | conditions),  # the same pairs in another order
+        "cards": [_told(card, judged[card.row][0], shown, noise) for card in cards],
+        "table": table,
+        "order": order,
+        "scores": [[name, words(name)] for name in shown],
+        "page": at,
+        "pages": pages,
+        "total": total,
+        "decided": done,
+        "entry": decided(audit).entry,
+        "opened": st.session_state.pop(OPENED, None) if main else None,
+        "tags": [],
+        "main": main,
+        "side": side,
+        "undecided": selection.decision == UNDECIDED,
+        "like": LIKE,
+    }
     _component(key=key, data=data, on_act_change=lambda: _act(audit, selection, key))
 
 
@@ -157,7 +150,7 @@ def shown_scores(cards: Sequence[PairCard], noise: Noise, order: str, *, table: 
     return [*match, *(name for name in dict.fromkeys(names) if name not in hidden and name in BY_NAME)]
 
 
-def _told(card: PairCard, judged: int, tags: list[str], shown: Sequence[str], noise: Noise) -> dict[str, Any]:
+def _told(card: PairCard, judged: int, shown: Sequence[str], noise: Noise) -> dict[str, Any]:
     decision, values = card.decision, card.scores | {MATCH: card.match}
     around = noise.around(card.scores.get(CLIPMEM), card.scores.get(SE)) if noise.error else ""
     label = [f"label: {cut(card.label, CAPTION_LIMIT)}"] if card.label else []
@@ -168,7 +161,7 @@ def _told(card: PairCard, judged: int, tags: list[str], shown: Sequence[str], no
         "captions": [cut(caption, FULL_LIMIT) for caption in card.captions],
         "decision": decision.decision if decision else None,
         "other": decision.words if decision and not decision.decision else "",
-        "tags": tags,
+        "tags": [],
         "facts": [
             (card.group, group_colour(card.group), "group"),
             *([(card.planted, PLANTED_COLOUR, "planted")] if card.planted else []),

@@ -42,7 +42,6 @@ FULL = Selection(
     planted="any",
     decision="undecided",
     check="dark",
-    tag="to ask",
     words="<b> ü",
     ranges=(Range("clipmem", 0.5), Range("misfit", None, 1.5)),
     outline=box("similarity_out", "clipmem", (0.0, 1.0), (0.25, 0.5)),

@@ -10,7 +10,6 @@ from streamlit.testing.v1 import AppTest
 from clipmem_core.audits.store import Audit, write_table
 from clipmem_core.dashboard import browse
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.log import add_tag, saved_views, writing
 from tests.dashboard.test_deciding import press, toasts
 from tests.dashboard.test_pages import address, open_page, texts
 from tests.dashboard.test_reviewing import mounted
@@ -187,26 +186,6 @@ def test_the_table_shows_the_same_page_with_all_scores(copy: Copy) -> None:
     told = scores_of(app, 0)
     assert told["clipmem"].startswith(f"{audit.scores.set_index('pair_id')['clipmem'][shown[0]]:.2f}")
     assert set(told) == {"clipmem", "se", "clipmem_shrunk", "similarity_out", "misfit"}
-
-
-def test_tags_and_a_saved_view_are_filters_that_every_audit_of_the_data_set_has(copy: Copy) -> None:
-    audit = copy()
-    path, tag = open_review(audit).path, HOSTILE[2][:30]
-    some = audit.pairs["pair_id"][[3, 7]].tolist()
-    with writing(path) as log:
-        add_tag(log, some, tag, on=True)
-    app = open_page(BROWSE, order="clipmem")
-    assert grid(app)["tags"] == [tag]
-    assert [card["tags"] for card in grid(app)["cards"] if card["pair_id"] == some[0]] == [[tag]]
-    app.selectbox(key="tag").select(tag).run()
-    assert set(ids(app)) == set(some)
-    app.text_input(key="view-name").set_value(":red[mine]")
-    press(app, "Save")
-    app = open_page(BROWSE, size="12", label="circle")
-    app.selectbox(key="view-chosen").select(":red[mine]").run()
-    assert address(app) == {"audit": "made", "size": "12", "order": "clipmem", "tag": tag}
-    press(app, "Delete this view")
-    assert saved_views(path) == {}
 
 
 def acted() -> None:

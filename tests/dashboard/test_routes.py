@@ -15,7 +15,6 @@ from clipmem_core.dashboard.routes import LARGEST, PREFIX, routes
 from clipmem_core.review import score_breakdown
 from clipmem_core.review.bulk_edit import MOST_EVENTS
 from clipmem_core.review.decisions import open_review
-from clipmem_core.review.log import known_tags
 from tests.fixtures import HOSTILE
 from tests.review.embedded import embed
 
@@ -133,14 +132,13 @@ def test_a_decision_on_other_captions_or_another_decision_than_was_seen_is_refus
     assert ask(server, "queue")["decided"] == {"20": "remove", "21": "keep"}
 
 
-def test_many_pairs_and_their_tags_come_in_one_event(server: TestClient, audit: Audit) -> None:
+def test_many_pairs_come_in_one_event(server: TestClient, audit: Audit) -> None:
     first, second = ask(server, "pairs", rows="20,21")
     others = [[second["pair_id"], second["judged"]]]
-    batch = [event(first, 1, "remove", others=others), event(first, 2, "tag", tag="<b>", others=others)]
-    assert send(server, *batch).json() == {"stored": 2, "refused": {}}
+    batch = [event(first, 1, "remove", others=others)]
+    assert send(server, *batch).json() == {"stored": 1, "refused": {}}
     assert ask(server, "queue")["decided"] == {"20": "remove", "21": "remove"}
     assert open_review(audit).count_events() == 1
-    assert known_tags(open_review(audit).path) == {"<b>": 2}
 
 
 @pytest.mark.parametrize(

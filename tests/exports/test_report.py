@@ -124,18 +124,6 @@ def test_it_has_the_verdict_the_tables_and_how_it_was_made(audit: Audit, page: P
     assert shown[:50] == top
 
 
-def test_the_name_of_its_second_gallery_follows_the_verdict(copy: Copy, tmp_path: Path) -> None:
-    audit = copy()
-    for good, name in ((True, "Likely wrong captions"), (False, "Low fit, not to be trusted here")):
-        check = {"name": "the members have learned little", "good": good}
-        write_json(audit.folder / VERDICT, audit.verdict | {"checks": [check]})
-        write(audit, "html", tmp_path / f"{good}.html")
-        page = (tmp_path / f"{good}.html").read_text(encoding="utf-8")
-        assert f"<h2>{name}</h2>" in page
-        assert ("Not to be trusted here: the members have learned little." in page) is not good
-        assert ("<h2>Likely wrong captions</h2>" in page) is good
-
-
 def test_what_cannot_be_read_is_said(copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     audit = copy()
     write_json(audit.folder / "config.json", audit.record.values | {"root": str(tmp_path / "gone")})
