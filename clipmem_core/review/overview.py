@@ -106,7 +106,8 @@ def exceeding(verdict: dict[str, Any]) -> dict[float, tuple[float, float, float]
 
 def join_intervals(summary: pd.DataFrame, intervals: pd.DataFrame) -> pd.DataFrame:
     """Add the verdict's low, high and kind, in words, to the groups, in the order of `GROUPS`."""
-    joined = summary.merge(intervals.reindex(columns=[c.GROUP, "low", "high", "kind"]), on=c.GROUP, how="left")
+    known = intervals.reindex(columns=[c.GROUP, "low", "high", "kind"]).astype(object)
+    joined = summary.merge(known, on=c.GROUP, how="left")
     for column in ("low", "high"):
         joined[column] = pd.to_numeric(joined[column], errors="coerce")
     joined["kind"] = joined["kind"].fillna("").astype(str).map(c.of_one_split)
@@ -210,7 +211,8 @@ class ScoreMap:
 
 def load_score_map(audit: Audit) -> ScoreMap:
     """Read the map of an audit's scores."""
-    points, density, count = points_and_density(audit, c.SIMILARITY_OUT, c.CLIPMEM, colour_by=[c.GROUP, c.PLANTED])
+    columns = (c.SIMILARITY_OUT, c.CLIPMEM)
+    points, density, count = points_and_density(audit, *columns, colour_by=[c.GROUP, c.PLANTED], limit=LIMIT)
     return ScoreMap(count, points, density, find_corners(audit))
 
 
@@ -227,7 +229,7 @@ def find_corners(audit: Audit) -> Corners | None:
 
 
 def points_and_density(
-    audit: Audit, x: str, y: str, *, colour_by: Sequence[str] = (), limit: int = LIMIT
+    audit: Audit, x: str, y: str, *, colour_by: Sequence[str] = (), limit: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     """Draw at most `limit` pairs that have two scores at random, always the same; `colour_by`: group, label, planted.
 

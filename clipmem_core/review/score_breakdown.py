@@ -20,7 +20,7 @@ from clipmem_core.audits.verdict import FLAT
 from clipmem_core.config import InputError
 from clipmem_core.review import search as s
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
-from clipmem_core.review.overview import points_and_density
+from clipmem_core.review.overview import LIMIT, points_and_density
 from clipmem_core.review.tables import ROW, count_pairs_of, fetch_columns, fetch_frame, fetch_numbered, kept, number
 from clipmem_core.scores.alignment import external_means, terms_of
 from clipmem_core.scores.membership import Membership, Sides
@@ -227,7 +227,7 @@ SOURCE, DEPTH, LEADS = "source", "depth", "leads"
 
 def load_contributions(audit: Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the contributions of both encoders to clipmem: points and density, see `points_and_density`."""
-    return points_and_density(audit, *PARTS.values(), colour_by=[c.GROUP, c.PLANTED, c.LABEL])[:2]
+    return points_and_density(audit, *PARTS.values(), colour_by=[c.GROUP, c.PLANTED, c.LABEL], limit=LIMIT)[:2]
 
 
 def encoder_means(

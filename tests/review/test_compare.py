@@ -97,19 +97,6 @@ def test_it_agrees_with_pandas_on_audits_of_other_order_and_size(copy: Copy) -> 
     assert result.points["pair_id"].tolist() == expected.sort_values("index_one")["pair_id"].tolist()
 
 
-def test_a_score_that_no_pair_has_in_both_has_no_numbers(copy: Copy) -> None:
-    one, other = copy("paper", name="a"), copy("ensemble", name="b")
-    scores = one.scores.assign(misfit=np.nan)
-    result = compare(rescored(one, scores), other, column="misfit", limit=5)
-    assert (result.n_common, result.n_scored) == (100, 0)
-    assert (result.spearman, result.pearson, result.mean_difference, result.low) == (None, None, None, None)
-    assert result.changed.empty
-    assert result.points.empty
-    flat = compare(rescored(one, scores.assign(clipmem=0.5)), other, limit=1)  # no correlation
-    assert (flat.spearman, flat.pearson) == (None, None)
-    assert flat.mean_difference is not None
-
-
 def test_settings_that_forbid_a_comparison_are_named(copy: Copy) -> None:
     one = copy("paper", name="a")
     other = with_config(copy("ensemble", name="b"), loss="siglip", model="ViT-B-32", max_logit_scale=20.0, epochs=7)

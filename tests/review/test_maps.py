@@ -64,9 +64,6 @@ def test_clusters_stay_apart_by_direction_and_the_map_is_the_same_again() -> Non
     assert places.shape == (120, 2)
     assert silhouette_score(places, of[order]) > 0.8
     np.testing.assert_array_equal(lay_out(scaled), places)
-    few = lay_out(vectors[:5])  # fewer pairs than neighbours are enough
-    assert len(few) == 5
-    assert np.isfinite(few).all()
 
 
 def test_a_map_has_a_place_for_every_pair_and_is_drawn_once(audit: Audit, drawn: list[int]) -> None:

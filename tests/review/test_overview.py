@@ -13,7 +13,6 @@ from clipmem_core.review.overview import (
     group_summary,
     join_intervals,
     load_overview,
-    load_score_map,
     points_and_density,
     quarantine_page,
     utility_table,
@@ -98,10 +97,7 @@ def test_groups_and_their_bins_agree_with_pandas_and_numpy(made: dict[str, Audit
         own = bins[bins["group"] == group]
         np.testing.assert_allclose(own["share"], counts[counts > 0] / len(rows))
         np.testing.assert_allclose(own["low"], edges[:-1][counts > 0])
-    scores, (_, cells, _) = (
-        made["paper"].scores,
-        points_and_density(made["paper"], "similarity_out", "clipmem", limit=9),
-    )
+    _, cells, _ = points_and_density(made["paper"], "similarity_out", "clipmem", limit=9)
     counts, x_edges, y_edges = np.histogram2d(scores["similarity_out"], scores["clipmem"], bins=overview.CELLS)
     slow = [
         (x_edges[i : i + 2].mean(), y_edges[j : j + 2].mean(), counts[i, j])
@@ -121,22 +117,6 @@ def test_corners_are_quantiles_of_the_external_pairs(made: dict[str, Audit], pro
     assert corners.low is None or corners.low == pytest.approx(np.quantile(external["clipmem"], 0.05))
 
 
-def test_pairs_without_one_of_the_scores_are_not_on_the_map(copy: Copy) -> None:
-    audit = copy()
-    scores = audit.scores
-    scores.loc[:9, "similarity_out"] = np.nan
-    scores.loc[10:14, "clipmem"] = np.inf
-    write_table(audit.folder / "scores.parquet", scores)
-    found = load_score_map(audit)
-    assert found.count == 85
-    assert found.points["row"].tolist() == list(range(15, 100))
-    assert found.points["planted"].dropna().tolist() == ["miscaption"] * 8
-    assert found.density.empty
-    empty = load_score_map(with_scores(audit, similarity_out=None))
-    assert (empty.count, len(empty.points), empty.corners) == (0, 0, None)
-    assert find_corners(with_scores(audit, group="scored", similarity_out=0.1)) is None
-
-
 def test_points_are_drawn_the_same_each_time_and_carry_their_columns(made: dict[str, Audit]) -> None:
     audit = made["ensemble"]
     both = audit.pairs.merge(audit.scores, on="pair_id")
@@ -148,5 +128,5 @@ def test_points_are_drawn_the_same_each_time_and_carry_their_columns(made: dict[
         wanted = both.loc[some["row"], column].reset_index(drop=True)
         pd.testing.assert_series_equal(some[column], wanted, check_dtype=False)
     pd.testing.assert_frame_equal(some, points_and_density(audit, "similarity_out", "misfit", **asked)[0])
-    every, density, _ = points_and_density(audit, "similarity_out", "misfit")
+    every, density, _ = points_and_density(audit, "similarity_out", "misfit", limit=80)
     assert (len(every), len(density)) == (80, 0)

@@ -58,7 +58,7 @@ def test_cosines_are_exact_whatever_the_size(tmp_path: Path, n_pairs: int, dim: 
     np.testing.assert_allclose(cosines(tmp_path / "image.npy", query), wanted, atol=1e-6)
 
 
-def test_what_cannot_be_searched_or_embedded_is_one_line(audit: Audit, written: Audit) -> None:
+def test_what_cannot_be_searched_is_one_line(audit: Audit) -> None:
     with pytest.raises(InputError, match=r"r0-f0/image\.npy is missing: run the audit again"):
         nearest(audit, 3, by="image", k=5)
     embed(audit)
@@ -66,6 +66,9 @@ def test_what_cannot_be_searched_or_embedded_is_one_line(audit: Audit, written: 
         nearest(audit, 3, by="image", member="../f-0", k=5)
     with pytest.raises(InputError, match="there is no pair '<b>none</b>' in audit 'made': take another"):
         hits(audit, Selection(like="<b>none</b>"))
+
+
+def test_what_cannot_be_embedded_is_one_line(written: Audit) -> None:
     with pytest.raises(InputError, match="the text to search for is empty: write what"):
         embed_text(written, " \n\u2003")
     with pytest.raises(InputError, match=r"checkpoint .*g-1/checkpoint\.pt of member g-1 is missing: run the audit"):
@@ -80,16 +83,6 @@ def test_the_highest_are_the_first_of_a_stable_sort(values: list[float], k: int)
     known = [place for place, value in enumerate(values) if not math.isnan(value)]
     wanted = sorted(known, key=lambda place: -values[place])[: max(k, 0)]
     assert top_k(np.array(values, dtype=np.float32), k).tolist() == wanted
-
-
-@pytest.mark.usefixtures("vectors")
-def test_in_a_large_audit_the_first_member_alone_is_searched_unless_another_is_named(
-    audit: Audit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(search, "ALL_UP_TO", 99)
-    like = audit.pairs["pair_id"][5]
-    found = {name: hits(audit, Selection(like=like, member=name))[0].tolist() for name in ("", "r0-f0", "r1-f1")}
-    assert found[""] == found["r0-f0"] != found["r1-f1"]
 
 
 def meaning_of(text: str) -> np.ndarray:
