@@ -184,14 +184,13 @@ def _paradigms(
 def _export(
     name: Name,
     format: Annotated[str, "csv | coco | folder | imagefolder | wds | datacomp | html | decisions"],
-    out: Annotated[str, "the file to write, or the folder, or a URL of one"],
+    out: Annotated[str, "the file or folder to write"],
     overwrite: Annotated[bool, "replace what is there"] = False,
 ) -> None:
     """Write an audit's cleaned data set, decisions or report in a format of other tools."""
     from clipmem_core.exports import write
-    from clipmem_core.pairs.readers.files import is_url
 
-    audit, target = open_audit(name), out if is_url(out) else Path(out).expanduser()
+    audit, target = open_audit(name), Path(out).expanduser()
     with RichScreen() as screen:
         summary = write(audit, format, target, overwrite=overwrite, progress=screen.pictures)
         lines = [f"{target}: {summary.line}", *(f"note: {note}" for note in summary.notes)]

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from clipmem_core.config import InputError
 from clipmem_core.exports.reaudit import (
     AGAIN,
     check_repeatable,
-    comparison_lines,
     is_outdated,
     list_reaudits,
     read_comparison,
@@ -57,7 +55,7 @@ def test_members_train_on_the_same_pairs_less_the_removed_ones(both: tuple[Audit
     assert second.membership.set_index("pair_id").equals(table)
     assert len(table) == len(first.membership) - 10
     assert (second.record.seeds, second.record.again) == (first.record.seeds, "scenes")
-    with pytest.raises(InputError, match="has the members of audit 'scenes' and no others"):
+    with pytest.raises(InputError, match="has the members of audit 'scenes'"):
         grow(second, second.record.config, members=16)
 
 
@@ -109,16 +107,9 @@ def test_a_name_of_something_else_is_refused(both: tuple[Audit, Audit]) -> None:
         reaudit(both[0], "scenes-330-0", Silent())
 
 
-def test_where_nothing_was_decided_nothing_is_written(typed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLIPMEM_DATA", str(typed))
-    with pytest.raises(InputError, match="no pair of audit 'scenes' was removed or recaptioned"):
-        reaudit(Audit(typed / "audits/scenes"), "again", Silent())
-    assert not (typed / "sets/again").exists()
-
-
 def test_what_cannot_be_repeated_says_why(tmp_path: Path, data: Path) -> None:
     planted = audited(make_source("csv", tmp_path / "set"), plant_miscaptions=2)
-    with pytest.raises(InputError, match="audit 'mine' planted wrong captions"):
+    with pytest.raises(InputError, match="audit 'mine' injected wrong captions"):
         check_repeatable(planted)
     (planted.folder / "manifest.json").unlink()
     with pytest.raises(InputError, match="audit 'mine' is not finished"):
