@@ -260,23 +260,6 @@ class Again:
 
 
 @dataclass(frozen=True)
-class Forget:
-    """Write a member's checkpoint without the rows of rare tokens, which no one can then read out of it."""
-
-    name: str = positional(*NAME)
-    member: str = positional("MEMBER", "whose checkpoint")
-    out: str = positional("FILE", "the checkpoint to write")
-    fewer_than: int = flag("trained pairs that a token has to be in to stay", 3)
-
-    def run(self) -> None:
-        from clipmem_core.audits.checkpoints import write_without_rare
-
-        with RichScreen() as screen:
-            audit, path = open_audit(self.name), Path(self.out).expanduser()
-            screen.say(write_without_rare(audit, self.member, path, fewer_than=self.fewer_than))
-
-
-@dataclass(frozen=True)
 class Results:
     """Write the results of an audit or a study as a small CSV that says how it was made."""
 
@@ -323,7 +306,7 @@ def _map(audit: str, name: str) -> None:
     make_map(open_audit(audit), name, say=lambda line: print(line, flush=True))
 
 
-TYPED = (Inspect, Fetch, Audit, Score, Study, Benchmark, Units, Paradigms, Export, Again, Forget, Results, List)
+TYPED = (Inspect, Fetch, Audit, Score, Study, Benchmark, Units, Paradigms, Export, Again, Results, List)
 COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in TYPED}
 # What detached processes run: it takes words as they come, and nobody types it.
 PROCESSES: dict[str, Callable[..., int | None]] = {process.__name__[1:]: process for process in (_job, _check, _map)}

@@ -274,7 +274,7 @@ class RareTokens(Mitigation):
     )
     text_forget_df: int = option(
         0,
-        "tokens of fewer pairs than this are not read after training; checkpoint.pt keeps them: see the command forget",
+        "tokens of fewer pairs than this are not read after training; checkpoint.pt retains what was learned of them",
         ge=0,
         affects=("evaluation",),
         part="vocabulary",
@@ -282,8 +282,8 @@ class RareTokens(Mitigation):
         control=(
             "Forget rare words",
             "Trained on every token, then never reading those again that fewer trained pairs than this have: at 1 only "
-            "those that no pair has, which were never trained. Takes no training of its own. In checkpoint.pt what was "
-            "learned stays until the rows of these tokens are deleted: the command forget does that.",
+            "those that no pair has, which were never trained. Takes no training of its own. checkpoint.pt retains "
+            "what was learned of these tokens.",
         ),
     )
     text_forget_as: str = option(

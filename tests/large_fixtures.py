@@ -149,7 +149,7 @@ def _words(n: int) -> list[str]:
 def _write_member(folder: Path, n: int, rng: np.random.Generator) -> None:
     """Write an untrained model and random unit vectors; a caption lies near its picture."""
     from clipmem_core.training.model import build_model
-    from clipmem_core.training.state import save_atomically
+    from clipmem_core.training.trainer import save_atomically
 
     folder.mkdir(parents=True)
     write_json(folder / CONFIG, MemberRecord(folder.name, 0, "", "tiny", 0, {}).values)

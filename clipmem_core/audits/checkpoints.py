@@ -1,20 +1,16 @@
-"""Checkpoints: scores those that somebody else trained, and writes those of members without rare tokens."""
+"""Scores checkpoints that somebody else trained."""
 
 import dataclasses
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import torch
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import replacing
 from clipmem_core.audits import settings
 from clipmem_core.audits.locked import build_locked
-from clipmem_core.audits.member import known_tokens, open_member, tokens_of, trained_model, write_embeddings
+from clipmem_core.audits.member import open_member, trained_model, write_embeddings
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import Screen, bring_to_end, counts, ensure_features, ensure_pixels
 from clipmem_core.audits.setup import check_same, write_audit
@@ -34,8 +30,6 @@ from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, protocol_of, replicate_rows
 from clipmem_core.training.model import build_model, load_weights
-from clipmem_core.training.names import CHECKPOINT
-from clipmem_core.training.vocabulary import delete_rows
 
 TRUE_FALSE = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 TABLE, DIFFERENCE = "foreign.parquet", "difference"
@@ -252,29 +246,3 @@ def check_files(audit: Audit, files: Mapping[str, Path]) -> None:
     for name, path in files.items():
         if audit.member_record(name).checkpoint_sha256 != file_sha256(path):
             raise InputError(f"audit {audit.name!r} was made from another checkpoint for {name}: take another --name")
-
-
-def write_without_rare(audit: Audit, member: str, path: Path, *, fewer_than: int) -> str:
-    """Write a member's checkpoint with the rows of rare tokens set to 0, and return a line that says how many."""
-    config, weights = audit.record.config, audit.member(member) / CHECKPOINT
-    if member not in audit.record.members:
-        raise InputError(f"audit {audit.name!r} has no member {member!r}: take one of {audit.record.members[0]}, …")
-    if config.lock_text:
-        raise InputError(f"the text tower of audit {audit.name!r} is locked: it has no rows that were trained")
-    if fewer_than < 1:
-        raise InputError(f"--fewer-than must be at least 1, not {fewer_than}")
-    if path.exists() or not weights.is_file():
-        raise InputError(f"{path} is there already" if path.exists() else f"{weights} is missing: run the audit again")
-    tokens, start = tokens_of(audit.pairs, config)
-    rows = np.flatnonzero(audit.membership[member].to_numpy())
-    known = known_tokens(dataclasses.replace(config, **cast(Any, {"text_forget_df": fewer_than})), tokens, start, rows)
-    assert known is not None
-    rare = dataclasses.replace(known, min_df=fewer_than).rare_rows(tokens)
-    state = torch.load(weights, map_location="cpu", weights_only=True)
-    delete_rows(state, rare)
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-    trained = int((known.pairs[rare] > 0).sum())
-    return f"{path}: {len(rare):,} rows of rare tokens deleted, {trained:,} of them of tokens that it was trained on"

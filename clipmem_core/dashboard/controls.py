@@ -54,7 +54,7 @@ PLACE_HELP = (
 )
 FORGETTING = {"omitted": "Left out", "deleted": "Deleted", "random": "At random"}
 FORGETTING_HELP = (
-    "Left out of every caption that is read; or deleted: read as nothing, as after the command forget. At random: as "
+    "Left out of every caption that is read; or deleted: read as nothing. At random: as "
     "many other words of the same caption are left out, to compare with."
 )
 # Each group's fields, with a label and a help for the toggle.
