@@ -35,11 +35,6 @@ Progress = Callable[[int, int], None]
 Inputs = Mapping[str, Sequence[str]]  # image and sha256, or text
 
 
-def features_folder() -> Path:
-    """Return the folder of the features of all towers."""
-    return data_folder() / "cache" / "features"
-
-
 def image_features(
     pairs: pd.DataFrame,
     root: Path,
@@ -62,9 +57,6 @@ def image_features(
         workers: processes that decode, and threads that compute; None takes one for each core.
         elsewhere: lets other processes compute shards; None computes in this one.
         progress: called with (pictures done, pictures to do).
-
-    Raises:
-        InputError: a picture has changed, or its features are no finite numbers; one line names it.
     """
     inputs = {name: pairs[name].tolist() for name in (c.IMAGE, c.SHA256)}
     keys = pa.array(map(bytes.fromhex, inputs[c.SHA256]), cache.DIGEST)
@@ -93,9 +85,6 @@ def text_features(
 
     Returns:
         float16 [n_captions, dim], mapped from the file; and the number of captions that are cut off.
-
-    Raises:
-        InputError: the features of a caption are no finite numbers; one line names it.
     """
     texts = [caption for pair in captions for caption in pair]
     digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
@@ -125,19 +114,17 @@ def _cached(
     progress: Progress | None,
 ) -> tuple[np.ndarray, int]:
     """Return the features of the inputs, of which missing ones are computed, and how many inputs are cut off."""
-    store = FeatureStore((folder or features_folder()) / tower.key, tower.dim)
+    store = FeatureStore((folder or data_folder() / "cache" / "features") / tower.key, tower.dim)
     if (store.find(keys) < 0).any():
         with FileLock(store.folder / ".lock"), naming(store.folder):  # two audits of one data set compute it once
             first = pc.index_in(keys, value_set=keys).to_numpy()  # of equal inputs
             rows = np.flatnonzero((store.find(keys) < 0) & (first == np.arange(len(keys))))
-            done, total = 0, len(rows)
+            done, progress = 0, progress or (lambda done, total: None)
+            progress(done, len(rows))
             for computed in _computed(store, tower, inputs, keys, rows, root, workers, elsewhere):
-                if progress and not done:
-                    progress(0, total)
                 store.append(*computed)
                 done += len(computed[0])
-                if progress:
-                    progress(min(done, total), total)
+                progress(done, len(rows))
     rows = store.find(keys)
     features = cache.some_rows(store.features(), rows)
     some = features[:COMPARED]
@@ -181,11 +168,7 @@ def _computed(
 
 
 def run_shards(part: Path, names: Sequence[str]) -> None:
-    """Compute shards of a folder in this process, with as many threads as it has.
-
-    Raises:
-        InputError: the tower differs on this machine, a picture has changed, or features are no finite numbers.
-    """
+    """Compute shards of a folder in this process, with as many threads as it has."""
     request = cache.read_request(part)
     tower = {"image": image_tower, "text": text_tower}[request["kind"]](**request["tower"])
     if tower.key != part.parent.name:

@@ -76,9 +76,6 @@ def stored_features(
     Returns:
         The pairs that can be used. A row without a caption, or whose features are NaN, infinite, zero or one number
         over and over, is in quarantine with the reason. `sha256` is that of a pair's features.
-
-    Raises:
-        InputError: a file is missing, cut off, or has another count or length than the rest; one line names it.
     """
     options = options or SourceOptions()
     try:
@@ -131,9 +128,6 @@ def caption_rows(folder: Path, rows: np.ndarray, captions: Iterable[pa.ListArray
 
     Returns:
         int64 [n_captions], rows of `open_features(folder, "text")`.
-
-    Raises:
-        InputError: there are no features of a caption.
     """
     offsets, stored = np.load(folder / OFFSETS_FILE), _open_pairs(folder)[c.CAPTIONS]
     texts = pa.chunked_array([chunk.flatten() for chunk in stored.chunks], pa.string())

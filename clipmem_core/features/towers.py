@@ -125,9 +125,6 @@ def image_tower(
         pretrained: a tag of open_clip's, or a checkpoint file; for timm's a checkpoint file, or empty for its own.
         precision: fp32 or amp_bf16.
         device: cpu or cuda.
-
-    Raises:
-        InputError: there is no such tower, or its weights are not available; one line says what to do.
     """
     how: dict[str, Any] = {"size": size, "precision": precision, "device": device}
     if name in LITE:
@@ -146,9 +143,6 @@ def text_tower(name: str, *, pretrained: str = "", precision: Precision = "fp32"
         name: built in, a model of open_clip's or ours (with `pretrained`), or one of sentence-transformers' or of
             transformers', as a folder or by its name on the hub.
         pretrained, precision, device: as for an image tower.
-
-    Raises:
-        InputError: there is no such tower, or its weights are not available; one line says what to do.
     """
     how: dict[str, Any] = {"precision": precision, "device": device}
     if name == MINILM:
@@ -163,11 +157,7 @@ def text_tower(name: str, *, pretrained: str = "", precision: Precision = "fp32"
 def open_clip_towers(
     name: str, *, pretrained: str, size: int = 0, precision: Precision = "fp32", device: str = "cpu"
 ) -> tuple[Tower, Tower]:
-    """Return both towers of an open_clip model: their features are its own embeddings before normalisation.
-
-    Raises:
-        InputError: no weights are named, or the model cannot be built from them.
-    """
+    """Return both towers of an open_clip model: their features are its own embeddings before normalisation."""
     if not pretrained:
         raise InputError(f"model {name!r} has random weights: name a tag or a checkpoint with --pretrained to lock it")
     how: dict[str, Any] = {"seed": 0, "image_size": size, "pretrained": pretrained, "device": device}
@@ -286,11 +276,7 @@ def _weights_sha256(model: nn.Module) -> str:
 def efficientnet_lite(
     name: str = "efficientnet-lite2", *, size: int = SIZE, precision: Precision = "fp32", device: str = "cpu"
 ) -> Tower:
-    """Return an EfficientNet-Lite: its features are the 1,280 pooled channels before the classifier.
-
-    Raises:
-        InputError: its weights are not installed.
-    """
+    """Return an EfficientNet-Lite: its features are the 1,280 pooled channels before the classifier."""
     weights = LITE[name]
     released, path = installed(name, weights)
 
@@ -328,11 +314,7 @@ def efficientnet_lite(
 
 
 def minilm(*, precision: Precision = "fp32", device: str = "cpu") -> Tower:
-    """Return all-MiniLM-L6-v2: its features are sentence embeddings of 384 numbers, of length 1.
-
-    Raises:
-        InputError: its weights are not installed.
-    """
+    """Return all-MiniLM-L6-v2: its features are sentence embeddings of 384 numbers, of length 1."""
     released, path = installed(MINILM, MINILM_WEIGHTS)
 
     def check() -> None:

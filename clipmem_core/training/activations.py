@@ -31,11 +31,7 @@ class Layers(NamedTuple):
 
 
 def unit_layers(model: Model, tower: str) -> Layers:
-    """Return the blocks of an encoder, `image` or `text`.
-
-    Raises:
-        InputError: it is no transformer of open_clip's own (a ResNet, a tower of timm or of the hub).
-    """
+    """Return the blocks of an encoder, `image` or `text`."""
     encoder: Any = model.visual if tower == "image" else getattr(model, "text", model)
     transformer: Any = getattr(encoder, "transformer", None)
     blocks = list(getattr(transformer, "resblocks", []))

@@ -39,15 +39,8 @@ def build_model(
 ) -> Model:
     """Build an open_clip model whose initial weights are a function of the seed.
 
-    Args:
-        name: one of ours, of open_clip's, or a JSON model config.
-        loss: "clip", or "siglip", which starts at logit scale 10 and bias -10.
-        seed: of the initial weights.
-        image_size: pixels; 0 keeps the model's own.
-        pretrained: a checkpoint file, or a tag of open_clip's, to start from.
-
-    Raises:
-        InputError: the config is wrong, the weights or the tower need a network, or the checkpoint does not fit.
+    `pretrained` is a checkpoint file, or a tag of open_clip's, to start from. The loss "siglip" starts at logit scale
+    10 and bias -10. An image size of 0 is the model's own.
     """
     registered = _register(name)
     _ask_hub(name, pretrained)
@@ -67,8 +60,9 @@ def build_model(
     except Exception as error:  # config classes, towers, torch and pickle each raise their own kinds
         start = f" from {pretrained!r}, which must be of this model and loss" if pretrained else ""
         raise InputError(f"model {name!r} cannot be built{start}: {one_line(error)}") from None
-    if device == "cpu":
-        use_short_attention(model)
+    for block in model.modules() if device == "cpu" else ():
+        if isinstance(block, ResidualAttentionBlock) and not hasattr(block, "ln_1_kv"):
+            block.attention = functools.partial(short_attention, block.attn, block.attention)
     return model
 
 
@@ -89,11 +83,7 @@ def one_line(error: Exception) -> str:
 
 
 def load_weights(model: Model, checkpoint: Path) -> None:
-    """Load an open_clip checkpoint (`epoch_N.pt` or a bare state dict, with or without `module.`), weights only.
-
-    Raises:
-        InputError: not a checkpoint, one of another model, or one whose training broke.
-    """
+    """Load an open_clip checkpoint (`epoch_N.pt` or a bare state dict, with or without `module.`), weights only."""
     try:
         open_clip.load_checkpoint(model, str(checkpoint), weights_only=True)
     except Exception as error:  # torch, pickle and zip each raise their own kinds
@@ -106,11 +96,7 @@ def load_weights(model: Model, checkpoint: Path) -> None:
 
 
 def logit_scale_of(checkpoint: Path) -> float:
-    """Return the factor on cosines in the loss, read from a checkpoint; NaN if the checkpoint lacks it.
-
-    Raises:
-        InputError: not a checkpoint.
-    """
+    """Return the factor on cosines in the loss, read from a checkpoint; NaN if the checkpoint lacks it."""
     if checkpoint.suffix in (".npz", ".npy"):  # JAX weights, which open_clip loads in another way
         return math.nan
     try:
@@ -118,13 +104,6 @@ def logit_scale_of(checkpoint: Path) -> float:
     except Exception as error:  # torch, pickle and zip each raise their own kinds
         raise InputError(f"checkpoint {str(checkpoint)!r} does not load ({one_line(error)})") from None
     return float(state["logit_scale"].float().exp()) if "logit_scale" in state else math.nan
-
-
-def use_short_attention(model: Model) -> None:
-    """Give every plain attention block the form that is fast for short sequences on a CPU; weights stay as they are."""
-    for block in model.modules():
-        if isinstance(block, ResidualAttentionBlock) and not hasattr(block, "ln_1_kv"):
-            block.attention = functools.partial(short_attention, block.attn, block.attention)
 
 
 def short_attention(
@@ -157,9 +136,6 @@ def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
     """Turn captions into tokens, int32 [n_captions, context_length].
 
     A caption that spells a special token (`<end_of_text>`) loses it: the text encoder pools at the first one it sees.
-
-    Raises:
-        InputError: the tokenizer comes from a hub and is not available offline.
     """
     context, tokenizer = model_config(name)["text_cfg"].get("context_length", 77), open_tokenizer(name)
     if type(tokenizer) is not SimpleTokenizer:
@@ -175,11 +151,7 @@ def tokenize(name: str, captions: Sequence[str]) -> np.ndarray:
 
 
 def open_tokenizer(name: str) -> Any:
-    """Return the tokenizer of a model, which does not cut captions off.
-
-    Raises:
-        InputError: it comes from a hub and is not available offline.
-    """
+    """Return the tokenizer of a model, which does not cut captions off."""
     _ask_hub(name)
     try:
         return open_clip.get_tokenizer(_register(name))
@@ -297,8 +269,7 @@ def locked_model(
     """Build a model with locked towers; the initial weights of its heads are a function of the seed.
 
     Args:
-        image_width: length of a picture's features; 0 if the image tower is trained.
-        text_width: length of a caption's features; 0 if the text tower is trained.
+        image_width, text_width: length of a picture's and a caption's features; 0 for a tower that is trained.
         dim: length of an embedding.
         loss: "clip" or "siglip".
         seed: of the initial weights.

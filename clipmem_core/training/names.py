@@ -46,9 +46,6 @@ def known_models() -> list[str]:
 def model_file(name: str) -> Path:
     """Return the JSON file that describes a model.
 
-    Raises:
-        InputError: the name is neither ours, nor open_clip's, nor a JSON file.
-
     Example:
         >>> model_file("small").name
         'small.json'

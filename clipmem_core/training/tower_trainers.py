@@ -81,9 +81,6 @@ class SelfSupervisedTrainer(_TowerTrainer):
 
     With two views of a picture the library's SupConLoss is NT-Xent. One view is that of the other paradigms; the second
     comes from turns that no epoch uses. Views are crops alone, without SimCLR's colours and blur.
-
-    Raises:
-        InputError: views are whole pictures, so that two of them are the same.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -72,11 +72,7 @@ class Vocabulary:
 
 
 def delete_rows(weights: MutableMapping[str, "Tensor"], rows: np.ndarray) -> None:
-    """Set the rows of some tokens to 0 in the token embedding of an open_clip state dict, in place.
-
-    Raises:
-        InputError: it has no token embedding, as with a locked text tower.
-    """
+    """Set the rows of some tokens to 0 in the token embedding of an open_clip state dict, in place."""
     names = [name for name in weights if name.endswith("token_embedding.weight")]
     if len(names) != 1:
         raise InputError("these weights have no token embedding: rows of tokens can be deleted if the text is trained")
@@ -94,9 +90,6 @@ def pairs_with(
         caption_start: captions of pair i are rows start[i] … start[i + 1] - 1, [n_pairs + 1].
         rows: the pairs that are trained on.
         first: how many captions of a pair are trained on; 0 means all.
-
-    Raises:
-        InputError: the model's text encoder does not read up to an end token.
     """
     counts = np.diff(caption_start)
     pair = np.repeat(np.arange(len(counts)), counts)
@@ -114,9 +107,6 @@ def caption_ends(model: Mapping[str, Any], tokens: np.ndarray) -> np.ndarray:
     Args:
         model: an open_clip configuration.
         tokens: [n_captions, context_length].
-
-    Raises:
-        InputError: the model's text encoder does not read up to an end token.
     """
     text = model["text_cfg"]
     pool = text.get("pool_type", "argmax")
