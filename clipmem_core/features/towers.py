@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import io
@@ -23,8 +24,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from clipmem_core.config import InputError, fingerprint
 from clipmem_core.mitigations import can_cut_text
 from clipmem_core.pairs.readers.remote import hub_answers
-from clipmem_core.training.model import autocast, build_model, one_line, text_features, tokenize
-from clipmem_core.training.names import known_models, model_config, model_file
+from clipmem_core.training.model import autocast, build_model, one_line, open_tokenizer, text_features, tokenize
+from clipmem_core.training.names import known_models, model_config
 
 Kind = Literal["image", "text"]
 Precision = Literal["fp32", "amp_bf16"]
@@ -181,8 +182,8 @@ def open_clip_towers(
         with autocast(precision, device):
             return text_features(model, tokens, cut=cut).cpu().numpy()
 
-    def lengths(captions: Sequence[str]) -> np.ndarray:
-        return open_clip_lengths(open_clip.get_tokenizer(model_file(name).stem), captions)
+    def open_text() -> Opened:
+        return Opened(embed_texts, functools.partial(open_clip_lengths, open_tokenizer(name)))
 
     facts: dict[str, Any] = {
         "name": name,
@@ -198,7 +199,7 @@ def open_clip_towers(
     context = int(config["text_cfg"].get("context_length", 77))
     return (
         Tower(kind="image", size=side, resize_mode=shown["resize_mode"], open=lambda: Opened(embed_images), **facts),
-        Tower(kind="text", context=context, open=lambda: Opened(embed_texts, lengths), **facts),
+        Tower(kind="text", context=context, open=open_text, **facts),
     )
 
 

@@ -151,9 +151,8 @@ DATA = draw_data(300, captions=4)
 def by_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Draw the order by blocks of 16 pairs, three at a time, or not."""
     if request.param:
-        monkeypatch.setattr("clipmem_core.training.trainer.SHUFFLED_UP_TO", 100)
-        monkeypatch.setattr("clipmem_core.training.trainer.BLOCK", 16)
-        monkeypatch.setattr("clipmem_core.training.trainer.BLOCKS_AT_ONCE", 3)
+        for name, value in {"SHUFFLED_UP_TO": 100, "BLOCK": 16, "BLOCKS_AT_ONCE": 3}.items():
+            monkeypatch.setattr(f"clipmem_core.training.trainer.{name}", value)
     return request.param
 
 
