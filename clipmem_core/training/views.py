@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -22,16 +22,6 @@ class PixelSource(Protocol):
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Return uint8 [n, size, size, 3], or float16 [n, width]."""
-
-
-class Views(Protocol):
-    """The views of pictures, or of features, float32 [n, …]."""
-
-    def training_images(self, pixels: np.ndarray, keys: np.ndarray, epoch: int, device: str) -> Tensor:
-        """Return the views to train on in an epoch."""
-
-    def evaluation_images(self, pixels: np.ndarray, keys: np.ndarray, view: int, device: str) -> Tensor:
-        """Return the views to evaluate on."""
 
 
 @dataclass(frozen=True)
@@ -135,3 +125,6 @@ class FeatureViews:
     def evaluation_images(self, features: np.ndarray, keys: np.ndarray, view: int, device: str = "cpu") -> Tensor:
         """Return features unchanged, float32 [n, width]."""
         return torch.from_numpy(features).to(device).float()
+
+
+Views: TypeAlias = ViewMaker | FeatureViews
