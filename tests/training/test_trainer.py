@@ -100,13 +100,15 @@ def test_a_member_writes_its_files_a_log_of_each_epoch_and_a_trajectory_of_its_p
     data = replace(draw_data(48, captions=2), rows=np.arange(0, 48, 2))
     member = trainer(toy, data, epochs=3)  # equal batches: the mean over them is the mean over pairs
     member.model.eval()
-    train(member, tmp_path)
+    folder = tmp_path / "member"
+    folder.mkdir()
+    train(member, folder)
     assert member.model.training
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "log.jsonl", "trajectory.npy"]
-    trajectory = np.load(tmp_path / TRAJECTORY)
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.pt", "log.jsonl", "trajectory.npy"]
+    trajectory = np.load(folder / TRAJECTORY)
     assert (trajectory.shape, trajectory.dtype) == ((3, 48, 2), np.float16)
     assert np.isnan(trajectory[:, 1::2]).all()
-    lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
     assert [(line["step"], line["epoch"], line["steps"]) for line in lines] == [(3, 1, 9), (6, 2, 9), (9, 3, 9)]
     for line, epoch in zip(lines, trajectory.astype(np.float64), strict=True):
         assert line["log_probability"] == pytest.approx(epoch[::2, 1].mean(), abs=2e-3)
