@@ -210,19 +210,6 @@ def _again(
     print(*comparison_lines(read_comparison(second)[0]), sep="\n")
 
 
-def _forget(
-    name: Name,
-    member: Annotated[str, ("MEMBER", "whose checkpoint")],
-    out: Annotated[str, ("FILE", "the checkpoint to write")],
-    fewer_than: Annotated[int, "drop tokens in fewer trained pairs than this"] = 3,
-) -> None:
-    """Write a member's checkpoint without the embeddings of rare tokens, so that nobody can extract them."""
-    from clipmem_core.audits.checkpoints import write_without_rare
-
-    with RichScreen() as screen:
-        screen.say(write_without_rare(open_audit(name), member, Path(out).expanduser(), fewer_than=fewer_than))
-
-
 def _results(
     name: Name,
     out: Annotated[str, ("CSV", "the file to write")],
@@ -265,7 +252,7 @@ def _map(audit: str, name: str) -> None:
 
 TYPED = (
     *(_inspect, _fetch, _audit, _score, _study, _benchmark, _units, _paradigms),
-    *(_export, _again, _forget, _results, _list),
+    *(_export, _again, _results, _list),
 )
 COMMANDS: dict[str, Callable[..., None]] = {command.__name__[1:]: command for command in TYPED}
 # The work of detached processes; not for a terminal

@@ -245,8 +245,7 @@ class RareTokens(Mitigation):
     )
     text_forget_df: int = option(
         0,
-        "tokens that fewer trained pairs than this have are not read after training; checkpoint.pt keeps them until "
-        "the command forget deletes them",
+        "tokens of fewer pairs than this are not read after training; checkpoint.pt retains what was learned of them",
         ge=0,
         affects=("evaluation",),
         part="vocabulary",

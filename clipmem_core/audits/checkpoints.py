@@ -1,19 +1,16 @@
-"""Checkpoints: scores those that somebody else trained, and writes those of members without rare tokens."""
+"""Scores checkpoints that somebody else trained."""
 
 import dataclasses
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from clipmem_core import columns as c
-from clipmem_core.atomic import replacing
 from clipmem_core.audits import settings, store
 from clipmem_core.audits.locked import build_member
-from clipmem_core.audits.member import known_tokens, open_member, tokens_of, trained_model, write_embeddings
+from clipmem_core.audits.member import open_member, trained_model, write_embeddings
 from clipmem_core.audits.prepare import load_data_set
 from clipmem_core.audits.run import Screen, bring_to_end, counts, ensure_features, ensure_pixels
 from clipmem_core.audits.setup import check_same, write_audit
@@ -22,8 +19,6 @@ from clipmem_core.config import AuditConfig, InputError, data_folder
 from clipmem_core.scores.alignment import pair_terms
 from clipmem_core.scores.membership import Membership, protocol_of, replicate_rows
 from clipmem_core.training.model import load_weights
-from clipmem_core.training.names import CHECKPOINT
-from clipmem_core.training.vocabulary import delete_rows
 
 COMPARISON = "foreign.parquet"
 COMPARISON_CLAIM = (
@@ -192,31 +187,3 @@ def derive_groups(trained: np.ndarray, names: Sequence[str]) -> np.ndarray:
     is_f = np.array([name.startswith("f") for name in names])
     by_f, by_g = trained[is_f].any(axis=0), trained[~is_f].any(axis=0)
     return np.select([by_f & by_g, by_f, by_g], [c.SHARED, c.CANDIDATE, c.INDEPENDENT], c.EXTERNAL)
-
-
-def write_without_rare(audit: Audit, member: str, path: Path, *, fewer_than: int) -> str:
-    """Write a member's checkpoint with the rows of rare tokens set to 0, and return a line that says how many."""
-    config, weights = audit.record.config, audit.member(member) / CHECKPOINT
-    if member not in audit.record.members:
-        raise InputError(f"audit {audit.name!r} has no member {member!r}: use one of {audit.record.members[0]}, …")
-    if config.lock_text:
-        raise InputError(f"the text tower of audit {audit.name!r} is locked: it has no rows that were trained")
-    if fewer_than < 1:
-        raise InputError(f"--fewer-than must be at least 1, not {fewer_than}")
-    if path.exists():
-        raise InputError(f"{path} exists already")
-    if not weights.is_file():
-        raise InputError(f"{weights} is missing: run the audit again")
-    tokens, start = tokens_of(audit.pairs, config)
-    rows = np.flatnonzero(audit.membership[member].to_numpy())
-    known = known_tokens(dataclasses.replace(config, text_forget_df=fewer_than), tokens, start, rows)
-    assert known is not None
-    rare = dataclasses.replace(known, min_df=fewer_than).rare_rows(tokens)
-    state = torch.load(weights, map_location="cpu", weights_only=True)
-    delete_rows(state, rare)
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-    trained = int((known.pairs[rare] > 0).sum())
-    return f"{path}: {len(rare):,} rows of rare tokens deleted, {trained:,} of them of tokens that it was trained on"

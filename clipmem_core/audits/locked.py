@@ -53,11 +53,10 @@ def features_of(
     """Return the features of pairs, computed once and cached; with `elsewhere`, other processes compute shards."""
     image, text, cut = None, None, 0
     if towers.image:
-        image = image_features(pairs, root, towers.image, elsewhere=elsewhere, progress=pictures, say=say)
+        image = image_features(pairs, root, towers.image, elsewhere=elsewhere, progress=pictures)
     if towers.text:
         texts = [list(own) for own in pairs[c.CAPTIONS]]
-        found = text_features(texts, towers.text, elsewhere=elsewhere, progress=captions, say=say)
-        text, cut = found.features, found.cut
+        text, cut = text_features(texts, towers.text, elsewhere=elsewhere, progress=captions, say=say)
     return Features(image, text, cut)
 
 

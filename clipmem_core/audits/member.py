@@ -29,8 +29,7 @@ from clipmem_core.shortage import shortage
 from clipmem_core.training import model as models
 from clipmem_core.training.model import Model
 from clipmem_core.training.names import CHECKPOINT, STATE, TRAJECTORY, model_config
-from clipmem_core.training.state import save_array
-from clipmem_core.training.trainer import Trainer, chosen_captions, train
+from clipmem_core.training.trainer import Trainer, chosen_captions, save_array, train
 from clipmem_core.training.views import FeatureRows, TrainingData, ViewMaker, Views
 from clipmem_core.training.vocabulary import DELETED, OMITTED, Vocabulary, delete_rows, pairs_with
 

@@ -15,8 +15,9 @@ from clipmem_core import columns as c
 from clipmem_core.audits.store import Audit, Record, pair_blocks, read_prepared, write_prepared
 from clipmem_core.config import AuditConfig, InputError, data_folder, fingerprint_rows
 from clipmem_core.draws import SAMPLE, draw_keys, hashed
+from clipmem_core.features.cache import some_rows
 from clipmem_core.features.lookalikes import alike_by_features
-from clipmem_core.features.stored import SIDES, Stored, caption_rows, open_features, some_rows, stored_features
+from clipmem_core.features.stored import SIDES, Stored, caption_rows, open_features, stored_features
 from clipmem_core.pairs.errors import plant_miscaptions
 from clipmem_core.pairs.lookalikes import lookalike_clusters
 from clipmem_core.pairs.pixels import Pixels, check_pictures

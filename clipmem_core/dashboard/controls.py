@@ -45,8 +45,8 @@ CHOICES = {  # field → label, options, help
     "text_forget_as": (
         "How they are forgotten",
         {"omitted": "Left out", "deleted": "Deleted", "random": "At random"},
-        "Left out of every caption that is read; or deleted: read as nothing, as after the command forget. At random: "
-        "as many other words of the same caption are left out, to compare with.",
+        "Left out of every caption that is read; or deleted: read as nothing. At random: as many other words of the "
+        "same caption are left out, to compare with.",
     ),
 }
 # Each group's fields, with a label and a help for the toggle.

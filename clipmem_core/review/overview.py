@@ -123,11 +123,8 @@ def explain_null(groups: pd.DataFrame, verdict: dict[str, Any]) -> str:
         return ""
     means = [f"{mean:+.3f} for {group}" for group, mean in zip(null[c.GROUP], null["mean"], strict=True)]
     listed = f"mean clipmem is {' and '.join(means)} pairs".replace("-", "−")
-    judged = [check.get("good") for check in rows(verdict, "checks") if check.get("name") in NULL_CHECK]
-    good = judged[0] if judged else None
-    if good is True:
-        return f"The null is near 0: {listed}, where no pair can stand out as memorized."
-    if good is False:
+    checks = [check.get("good") for check in rows(verdict, "checks") if check.get("name") in NULL_CHECK]
+    if checks and checks[0] is False:
         return f"The null is not near 0: {listed}. Read clipmem against that, not against 0."
     return (
         f"The null{' is near 0' if checks and checks[0] else ''}: {listed}, where no pair can stand out as memorized."

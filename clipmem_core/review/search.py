@@ -133,11 +133,11 @@ def _text_encoder(audit: Audit, member: str) -> tuple[Any, Vocabulary | None]:
 
 
 def _locked_model(audit: Audit, member: str) -> Any:
-    """Return a member with a locked tower as it is trained; its image encoder or head is let go."""
+    """Return a member with a locked tower, without its image encoder or head."""
     from clipmem_core.audits.locked import build_member
     from clipmem_core.training.model import load_weights
 
-    config = _for_one_text(audit.record.config)
+    config = dataclasses.replace(audit.record.config, **_ONE_TEXT)
     model: Any = build_member(config, towers_of(config), seed=0)
     load_weights(model, checkpoint_path(audit, member))
     model.visual = None

@@ -1,11 +1,9 @@
-"""Checkpoints that somebody else trained are scored, and those of members are written without rare tokens."""
+"""Scores of checkpoints that somebody else trained."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pandas as pd
 import pytest
 import torch
@@ -16,7 +14,6 @@ from clipmem_core.audits.checkpoints import (
     derive_groups,
     read_membership,
     score_checkpoints,
-    write_without_rare,
 )
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
@@ -118,17 +115,3 @@ def test_a_target_and_a_reference_give_each_pair_a_difference(files: list[str], 
         for folder in (made.paper.member(name) for name in ("f-0", "g-0"))
     ]
     np.testing.assert_allclose(table["difference"], terms[0] - terms[1], atol=1e-5)
-
-
-def test_the_rows_of_rare_words_are_gone_and_all_else_is_as_it_was(made: Made, tmp_path: Path) -> None:
-    audit, path, fewer = made.paper, tmp_path / "without.pt", 5
-    write_without_rare(audit, "f-0", path, fewer_than=fewer)
-    before, after = (torch.load(file, weights_only=True) for file in (audit.member("f-0") / "checkpoint.pt", path))
-    (name,) = [name for name in before if not torch.equal(before[name], after[name])]
-    assert name == "token_embedding.weight"
-    tokenize = open_clip.SimpleTokenizer(context_length=77).encode
-    captions = audit.pairs.loc[audit.membership["f-0"].to_numpy(), "captions"]
-    counts = Counter(token for own in captions for token in set(tokenize(own[0])))
-    words = {token for own in audit.pairs["captions"] for token in tokenize(own[0])}
-    gone = set(np.flatnonzero(~after[name].any(dim=1).numpy()).tolist())
-    assert words & gone == {word for word in words if counts[word] < fewer} != set()

@@ -73,7 +73,7 @@ def test_missing_or_other_weights_leave_nothing_behind(
     pytest.importorskip("all_minilm_l6_v2")
     name = "efficientnet-lite2"
     _towers.cache_clear()
-    monkeypatch.setitem(built_in._LITE, name, dataclasses.replace(built_in._LITE[name], **wrong))
+    monkeypatch.setitem(built_in.LITE, name, built_in.LITE[name]._replace(**wrong))
     assert main(["audit", "scenes", "--name", "x", "--preset", "locked"]) == 2
     assert "pip install" in capsys.readouterr().err
     assert not (data / "audits" / "x").exists()
@@ -121,7 +121,7 @@ if "KILL_AT" in os.environ:
     sys.addaudithook(end)
 """
 MOMENTS = (
-    "os.remove:order.npy",  # features are computed, and not in their place yet
+    "open:index.bin",  # the first features are written, and not in the index yet
     "os.rename:r0-f1/trajectory.npy",
     "os.rename:a/membership.parquet",  # a repeat is about to be added
     "os.rename:a/manifest.json",

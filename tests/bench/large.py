@@ -2,7 +2,7 @@
 
     python -m tests.bench.large FOLDER [--pairs N …] [--epochs E] [--dim D]
 
-Works in FOLDER and leaves features and audits there: 10,000,000 pairs × 512 numbers take 50 GB. An interrupted audit
+Works in FOLDER and leaves features and audits there: 10,000,000 pairs × 512 numbers take 70 GB. An interrupted audit
 resumes, but its seconds are then those of the rest alone. Each measurement is a command of its own; memory is the
 anonymous memory (RssAnon) of all its processes: mapped files do not count.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipmem_core.audits.reaudit import Change, Measured, weighted
+from clipmem_core.audits.reaudit import weighted
 from clipmem_core.audits.setup import grow
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
@@ -121,15 +121,3 @@ def test_members_parts_of_clipmem_add_up_to_it() -> None:
     values, inside = rng.normal(size=(6, 40)), rng.random((6, 40)).argsort(axis=0) < 3
     mean_in, mean_out = side_means(list(values), inside)
     assert weighted(values, inside).mean() == pytest.approx((mean_in - mean_out).mean())
-
-
-def test_words_say_whether_a_change_can_be_told_from_none() -> None:
-    nothing = Change(0.5, 0.51, 0.01, -0.02, 0.04, "members and pairs")
-    less = Change(0.1, 0.05, -0.05, -0.06, -0.04, "members and pairs")
-    found = Measured("mine", 5, 1, 16, 90, 100, 800, 0.05, nothing, less, less, (0.1, 0.05))
-    lines = comparison_lines(found)
-    assert lines[0] == "Retrieval +0.010 [−0.020, +0.040], memorization −0.050 [−0.060, −0.040]."
-    assert ["a change cannot be told from none" in line for line in lines[1:3]] == [True, False]
-    few = replace(found, clipmem=Change(0.1, 0.2, 0.1, None, None, "pairs"))
-    assert "memorization +0.100." in comparison_lines(few)[0]
-    assert comparison_lines(None)[0].startswith("Fewer than ten external pairs")

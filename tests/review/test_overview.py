@@ -3,9 +3,6 @@ import pandas as pd
 import pytest
 
 from clipmem_core.audits.store import Audit, write_json, write_table
-from clipmem_core.audits.verdict import NULL_CHECK
-from clipmem_core.config import InputError
-from clipmem_core.exports import write
 from clipmem_core.review import overview
 from clipmem_core.review.overview import (
     attack_auroc,
@@ -87,49 +84,6 @@ def test_attacks_are_shown_with_both_intervals_and_absent_ones_with_their_reason
     assert attack_auroc(pd.DataFrame(rows)) == 0.85
     assert attack_auroc(pd.DataFrame()) is None
     assert attack_rows(pd.DataFrame())[0].empty
-
-
-def test_no_utility_and_no_detection_are_empty_tables(copy: Copy) -> None:
-    audit = copy()
-    write_table(audit.folder / "utility.parquet", audit.utility.iloc[:0])
-    assert load_overview(audit).utility.empty
-    assert detection_table(pd.DataFrame({"auroc": [0.5]})).empty
-
-
-NULL = pd.DataFrame({"group": ["candidate", "shared", "external"], "mean": [0.3, -0.0071, 0.0042]})
-
-
-@pytest.mark.parametrize(
-    ("good", "start", "end"),
-    [
-        (True, "The null is near 0: ", "as memorized."),
-        (False, "The null is not near 0: ", "not against 0."),
-        (None, "The null: ", "as memorized."),
-    ],
-)
-def test_the_null_is_told_in_words_as_the_verdict_judged_it(good: bool | None, start: str, end: str) -> None:
-    sentence = explain_null(
-        NULL, {"checks": [{"name": "x", "good": not good}, {"name": NULL_CHECK[bool(good)], "good": good}]}
-    )
-    assert sentence.startswith(start)
-    assert sentence.endswith(end)
-    assert "mean clipmem is −0.007 for shared and +0.004 for external pairs" in sentence
-
-
-def test_intervals_over_seeds_say_that_they_cover_one_split_on_page_report_and_terminal(
-    copy: Copy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    audit = copy("paper")
-    told = audit.verdict
-    for row in told["groups"]:
-        row["kind"] = "95% interval over seeds"  # as audits of today and of before say it
-    write_json(audit.folder / "verdict.json", told)
-    assert set(load_overview(audit).groups["kind"]) == {"95% interval over training seeds of one split"}
-    write(audit, "html", tmp_path / "report.html")
-    assert "low to high: 95% interval over training seeds of one split" in (tmp_path / "report.html").read_text()
-    write_json(audit.folder / "verdict.json", told | {"detection": [], "utility": {}})  # made ones are not whole
-    show_verdict(audit)
-    assert "95% interval over training seeds of one split" in " ".join(capsys.readouterr().out.split())
 
 
 def test_groups_and_their_bins_agree_with_pandas_and_numpy(made: dict[str, Audit]) -> None:

@@ -73,7 +73,7 @@ def test_members_of_two_arms_start_from_the_same_weights_and_see_the_same_order(
 ) -> None:
     begun: list[tuple[dict[str, torch.Tensor], np.ndarray]] = []
 
-    def look(trainer: Trainer, progress: object) -> None:
+    def look(trainer: Trainer) -> None:
         weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
         begun.append((weights, trainer.data.rows))
         raise KeyboardInterrupt

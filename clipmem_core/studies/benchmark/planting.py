@@ -32,7 +32,6 @@ from clipmem_core.scores.prevalence import SECOND_ROUND_FROM
 from clipmem_core.scores.utility import retrieval_recalls
 from clipmem_core.studies.benchmark.results import METRICS, SECONDS, Benchmark, Piece
 from clipmem_core.training.model import Model, mean_by_pair, mean_image_embeddings, text_embeddings, tokenize
-from clipmem_core.training.state import Progress
 from clipmem_core.training.trainer import Trainer
 from clipmem_core.training.views import FeatureRows, PixelSource, TrainingData, Views
 
@@ -92,15 +91,14 @@ def _trained(given: Given, data: TrainingData, seed: int, views: dict[int, Views
     if seed not in views:
         views[seed] = feature_views(model, seed) if given.towers.image else view_maker(model, config, seed)
     trainer = Trainer(model, data, config, views[seed], seed=seed, device=config.device)
-    progress = Progress(0, np.full((config.epochs, len(given.pairs), 2), np.nan, dtype=np.float16))
     model.train()
-    for _ in trainer.steps(progress):
+    for _ in trainer.steps():
         pass
     evaluated = views[seed]
     if not given.towers.image:
         evaluated = view_maker(model, config, config.seed + EVALUATION, crop_scale=config.eval_crop_scale)
     scale = float(model.logit_scale.detach().exp())
-    return Left(*_embedded(given, model, data, evaluated), progress.trajectory, scale)
+    return Left(*_embedded(given, model, data, evaluated), trainer.trajectory, scale)
 
 
 def _embedded(given: Given, model: Model, data: TrainingData, views: Views) -> tuple[np.ndarray, np.ndarray]:
