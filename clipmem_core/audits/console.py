@@ -193,10 +193,6 @@ class RichScreen:
         """Show how many captions are finished."""
         self._count("captions", done, total)
 
-    def plantings(self, done: int, total: int) -> None:
-        """Show how many plantings of a benchmark have their result."""
-        self._bar("plantings", done, total, "")
-
     def members(self, progress: list[MemberProgress]) -> None:
         """Show how far each member is, and say once when one is done or its loss stays at chance."""
         for member in progress:
