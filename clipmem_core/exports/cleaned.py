@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -17,7 +16,7 @@ from clipmem_core.audits.prepare import content_fingerprint
 from clipmem_core.audits.store import PAIRS, Audit, read_table, reading
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, MISCAPTION, PAIR_ID, PLANTED, WIDTH
 from clipmem_core.config import InputError, data_folder
-from clipmem_core.pairs.readers.files import file_faults, tidy
+from clipmem_core.pairs.readers.files import picture_check, tidy
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.pairs.table import read_source
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
@@ -177,9 +176,7 @@ def picture_files(cleaned: Cleaned, path: Path, *, progress: Progress | None = N
     check_root(cleaned.root)
     images = cleaned.pairs[IMAGE]
     if not pc.any(pc.match_substring_regex(images, _IN_ARCHIVE)).as_py():
-        folders, _ = pd.factorize(pc.replace_substring_regex(images, r"/?[^/]*$", "").to_pandas())
-        by_folder = images.take(np.argsort(folders, kind="stable"))
-        gone = [image for image, _ in file_faults(cleaned.root, texts_of(by_folder))]
+        gone = list(filter(picture_check(cleaned.root), texts_of(images)))
         note = f"{len(gone):,} pictures are no longer there, first {gone[0]!r}" if gone else ""
         yield Pictures(cleaned.root, images, counted((len(gone), note)))
         return

@@ -43,7 +43,6 @@ def test_the_table_is_made_once_and_again_where_it_is_broken_or_of_older_checks(
     assert pq.read_table(path).num_rows == len(audit.pairs)
     again = path.stat().st_mtime_ns
     monkeypatch.setattr(of_audits, "VERSION", checks.VERSION + 1)  # as a CLIPMem of tomorrow would have it
-    of_audits._is_todays.cache_clear()
     assert ensure_checks(audit).stat().st_mtime_ns != again
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from clipmem_core.audits.prepare import load_data_set
-from clipmem_core.audits.run import Prepare, Progress
+from clipmem_core.audits.run import PIPELINE, Progress
 from clipmem_core.audits.settings import resolve
 from clipmem_core.audits.store import Audit
 from clipmem_core.config import InputError
@@ -43,7 +43,7 @@ def test_a_fingerprint_that_is_none_opens_no_file() -> None:
 def test_a_study_has_the_decisions_of_an_audit_of_the_same_pairs(data: Path) -> None:
     config = resolve(config_of([*PAPER, "--scenes-pairs", "220", "--plant-miscaptions", "5"]))
     audit = Audit(data / "audits" / "one")
-    Prepare().run(audit, Progress(audit, Silent(), "scenes", config))
+    PIPELINE["prepare"](audit, Progress(audit, Silent(), "scenes", config))
     open_review(audit).decide(["any"], REMOVE, audit="one")
     run = start("combined", "scenes", config, StudyFolder(data / "studies" / "one"), Silent())
     assert run.dataset_fingerprint == load_data_set("scenes", config).fingerprint
@@ -53,7 +53,7 @@ def test_a_study_has_the_decisions_of_an_audit_of_the_same_pairs(data: Path) -> 
 def test_an_arm_by_decisions_leaves_out_what_was_decided_on_captions_that_the_study_does_not_show(data: Path) -> None:
     plain = resolve(config_of([*PAPER, "--scenes-pairs", "220"]))
     planted = Audit(data / "audits" / "planted")
-    Prepare().run(planted, Progress(planted, Silent(), "scenes", dataclasses.replace(plain, plant_miscaptions=5)))
+    PIPELINE["prepare"](planted, Progress(planted, Silent(), "scenes", dataclasses.replace(plain, plant_miscaptions=5)))
     own = load_data_set("scenes", plain).pairs["captions"]
     swapped = [list(there) != list(here) for there, here in zip(planted.pairs["captions"], own, strict=True)]
     assert sum(swapped) == 5
