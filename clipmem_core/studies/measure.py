@@ -39,7 +39,8 @@ def measure(audit: Audit, number: int, compared: np.ndarray, *, by_rarity: bool 
     """
     names = (f"f-{number}", f"g-{number}")
     folders = [audit.member(name) for name in names]
-    utility = pd.DataFrame(map(read_utility, folders)).mean().rename(str).to_dict()
+    means = pd.DataFrame(map(read_utility, folders)).mean()
+    utility = {str(name): float(mean) for name, mean in means.items()}
     ends = [last_line(folder / LOG) for folder in folders]
     return {
         **memorization(list(map(read_embeddings, folders)), _sides(audit, names), compared),

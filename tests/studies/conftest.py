@@ -46,7 +46,10 @@ class Trained:
         self.members: list[str] = []
         self.stop_after: int | None = None
 
-    def run_members(self, audit: Audit, names: Sequence[str], **how: object) -> None:
+    def run_members(self, audit: Audit, names: Sequence[str], *, again: bool = False, **how: object) -> None:
+        if again:
+            member.train_again(audit.folder, names)
+            return
         for name in names:
             if member_progress(audit.folder, name).stage == "finished":
                 continue

@@ -86,7 +86,7 @@ def test_a_study_is_resumed_with_its_config_unless_another_process_runs_it(
 ) -> None:
     monkeypatch.setenv("CLIPMEM_DATA", str(tmp_path))
     started: list[Task] = []
-    monkeypatch.setattr(Task, "start", started.append)
+    monkeypatch.setattr(Task, "start", lambda task: started.append(task))
     study = make_study(tmp_path)
     with acquire_lock(study.folder, what="study"):
         assert is_elsewhere(study.name)

@@ -171,7 +171,7 @@ def test_a_benchmark_is_shown_and_written_with_its_command(
     made: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_benchmark(made)
-    assert "AUROC over misfit" in " ".join(capsys.readouterr().out.split())
+    assert "captions swapped at random, 20% (30 of 151 pairs; 1 plantings)" in capsys.readouterr().out
     write_results(made, tmp_path / "table.csv")
     lines = (tmp_path / "table.csv").read_text().splitlines()
     command = "# command: python -m clipmem_core benchmark scenes --name b --preset small --plantings 1"
