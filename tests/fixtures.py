@@ -27,7 +27,7 @@ from clipmem_core.config import AuditConfig, as_dict, preset_config
 from clipmem_core.pairs.errors import ERROR_KINDS
 from clipmem_core.scores.detection import DETECTORS, detection_table, numbers_reviewed
 from clipmem_core.scores.membership import Membership
-from clipmem_core.scores.registry import MISFIT_FORMULA, SCORE_COLUMNS
+from clipmem_core.scores.registry import SCORE_COLUMNS
 from clipmem_core.studies.benchmark.results import BENCHMARK, METRICS, Benchmark, Piece, benchmark_of
 
 HOSTILE = [
@@ -273,9 +273,7 @@ def make_benchmark(name: str, *, root: str, fingerprint: str = "another", planti
     (benchmark.folder / "plantings").mkdir(parents=True)
     config = as_dict(preset_config("tiny")) | {"members": 4}
     asked: dict[str, Any] = {"source": "scenes", "root": root, "config": config, "dataset_fingerprint": fingerprint}
-    asked |= {"pairs": 300, "captions": 1500, "left_out": {}, "towers": [], "machine": machine()}
-    asked |= {"misfit": MISFIT_FORMULA}
-    write_json(benchmark.folder / BENCHMARK, asked | {"versions": versions()})
+    write_json(benchmark.folder / BENCHMARK, asked | {"machine": machine()})
     for kind, known in ERROR_KINDS.items():
         for piece in (Piece(kind, share, seed) for share in known.shares for seed in range(plantings)):
             write_json(benchmark.result(piece), _result(piece, rng))
@@ -289,6 +287,6 @@ def _result(piece: Piece, rng: np.random.Generator) -> dict[str, object]:
         level = 0.95 - 0.03 * place
         values = {metric: float(level + rng.normal() * 0.01) for metric in METRICS}
         curve = (piece.share + (level - piece.share) * np.linspace(1, 0, len(numbers))).tolist()
-        detectors[name] = values | {"seconds": 0.1, "curve": curve}
+        detectors[name] = values | {"curve": curve}
     found = {"planted": 40, "judged": 200, "absent": "", "recall": 0.5, "reliability": 0.8, "without": {}}
     return piece._asdict() | found | {"numbers": numbers.tolist(), "detectors": detectors, "seconds": {"members": 3.0}}

@@ -155,9 +155,6 @@ class RichScreen:
     def captions(self, done: int, total: int) -> None:
         self._count("captions", done, total)
 
-    def plantings(self, done: int, total: int) -> None:
-        self._bar("plantings", done, total)
-
     def members(self, progress: list[MemberProgress]) -> None:
         """Show the progress of each member, and warn once if its loss stays at chance."""
         for member in progress:
