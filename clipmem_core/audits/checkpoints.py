@@ -85,7 +85,7 @@ def compare_checkpoints(
         )
     files = dict(zip(names, check_checkpoints(checkpoints, names), strict=True))
     config = dataclasses.replace(config, protocol="paper", seeds=1, members=2, halves=False)
-    config = settings.resolve(config, trains=False)
+    config = settings.resolve(config)
     audit = Audit(data_folder() / "foreign" / check_name(name))
     with acquire_lock(audit.folder, what="comparison"):
         # As if the target had seen every pair and the reference none; no score reads it
@@ -211,7 +211,7 @@ def checkpoint_config(config: AuditConfig, names: Sequence[str]) -> AuditConfig:
         folds=len(replicates[0]) if protocol == "ensemble" else config.folds,
         halves=False,  # the file says who saw what
     )
-    return settings.resolve(config, trains=False)
+    return settings.resolve(config)
 
 
 def align_membership(table: pd.DataFrame, names: Sequence[str], pairs: pd.DataFrame) -> Membership:

@@ -174,7 +174,7 @@ def share_done(members: Sequence[MemberProgress]) -> float:
 
 def summary(members: Sequence[MemberProgress], *, at_work: bool) -> str:
     """Return in a line how far the members are and, of those at work, how fast and for how long they still train."""
-    done = sum(member.stage == "done" for member in members)
+    done = sum(member.stage == "finished" for member in members)
     if done == len(members):
         return "All members finished"
     parts = [f"{done} of {len(members)} members finished"]

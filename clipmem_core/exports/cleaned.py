@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,7 +18,7 @@ from PIL import Image
 from clipmem_core.audits.store import PAIRS, Audit, reading
 from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.config import InputError
-from clipmem_core.pairs.readers.files import file_faults, tidy
+from clipmem_core.pairs.readers.files import picture_check, tidy
 from clipmem_core.pairs.references import read_bytes
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
 
@@ -141,9 +140,7 @@ def picture_files(cleaned: Cleaned, path: Path, *, progress: Progress | None = N
     check_root(cleaned.root)
     images = cleaned.pairs[IMAGE]
     if not pc.any(pc.match_substring_regex(images, _IN_ARCHIVE)).as_py():
-        folders, _ = pd.factorize(pc.replace_substring_regex(images, r"/?[^/]*$", "").to_pandas())
-        by_folder = images.take(np.argsort(folders, kind="stable"))
-        gone = [image for image, _ in file_faults(cleaned.root, values_of(by_folder))]
+        gone = list(filter(picture_check(cleaned.root), values_of(images)))
         note = f"{len(gone):,} pictures are no longer there, first {gone[0]!r}" if gone else ""
         yield Pictures(cleaned.root, images, counted((len(gone), note)))
         return

@@ -167,7 +167,7 @@ def test_inspect_says_what_is_in_features_and_keeps_nothing(
     assert main(["inspect", form(folder)]) == 0
     shown = capsys.readouterr().out
     assert "pairs that can be used   240" in shown
-    assert "computed elsewhere, 24 numbers a picture: none is opened" in shown
+    assert "24 numbers a picture" in shown
     assert not list(data.rglob("*.npy"))
 
 

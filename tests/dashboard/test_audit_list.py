@@ -18,7 +18,7 @@ def test_all_audits_are_in_the_table_and_the_address_chooses_one(copy: Copy) -> 
     rows = table(app, "size").set_index("name")
     assert rows.loc["one", "protocol"] == "ensemble"
     assert rows.loc["two", "members"] == 6
-    assert rows["state"].tolist() == ["done", "done"]
+    assert rows["state"].tolist() == ["finished", "finished"]
     assert rows.loc["two", "size"] > 10_000
     assert "two" in titles(app)
     assert app.main.get("page_link")
@@ -98,9 +98,7 @@ def test_a_running_audit_shows_members_losses_and_output_and_can_be_cancelled(
     work = table(app, "at work")
     assert work["state"].tolist() == ["training"]
     assert work["progress"].tolist() == [pytest.approx((0.5 + 0.25) / 4)]
-    assert work["training left"].tolist() == [
-        "1 min 0 s"
-    ]  # r0-f1 has 30 s to go, and the two that wait take 30 s each, two at a time
+    assert work["training left"].tolist() == ["50 s"]  # 10 s, 30 s, and 30 s for each that waits, two at once
     assert table(app, "member")["stage"].tolist() == ["training", "training", "waiting", "waiting"]
     assert app.get("plotly_chart")
     assert "member r0-f0: training" in texts(app)
@@ -150,5 +148,5 @@ def test_an_audit_that_ends_brings_the_page_up_to_date(copy: Copy, data: Path) -
     app = open_page(PAGE, audit="made")
     write_json(audit.folder / "manifest.json", {"files": {}, "sizes": {}})
     app.run()
-    assert table(app, "size")["state"].tolist() == ["done"]
+    assert table(app, "size")["state"].tolist() == ["finished"]
     assert app.main.get("page_link")

@@ -153,7 +153,7 @@ def test_an_unfinished_audit_resumes_unless_another_process_works_on_it_or_its_c
     audit = _unfinished(copy(), seconds_ago=1000)
     app = open_page()
     table = app.dataframe[0].value
-    assert table["stage"].tolist() == ["training", "embedding", "done", "waiting"]
+    assert table["stage"].tolist() == ["training", "embedding", "finished", "waiting"]
     assert table["progress"].tolist() == [0.25, 1, 1, 0]
     assert table["left"].tolist() == ["30 s", "", "", ""]
     app.button[0].click().run()

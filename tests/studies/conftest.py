@@ -58,7 +58,7 @@ class Trained:
 
     def run_members(self, audit: Audit, names: Sequence[str], **how: object) -> None:
         for name in names:
-            if member_progress(audit.folder, name).stage == "done":
+            if member_progress(audit.folder, name).stage == "finished":
                 continue
             if len(self.members) == self.stop_after:
                 raise KeyboardInterrupt
