@@ -9,7 +9,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, NamedTuple
@@ -87,9 +87,7 @@ class Outcome:
 
     event: int  # its number in the history; 0: nothing was written
     pairs: int  # that were decided, or restored
-    overtaken: Decision | None = None  # another person's decision since the pair was shown
     left: int = 0  # of an undo or edits: pairs that were decided on since and stay as they are
-    first: int = field(default=0, compare=False)  # its first entry of the log; its other entries follow
 
 
 @dataclass(frozen=True)
@@ -111,14 +109,12 @@ class Review:
         captions: Sequence[str] = (),
         note: str | None = None,
         audit: str = "",
-        seen: int | None = None,
         apart: bool = False,
     ) -> Outcome:
         """Decide on pairs, all of them in one event or none.
 
-        `decision` None takes the decision back and leaves the note; `note` None keeps each pair's note. `seen` is the
-        pair's `entry` when it was shown, 0 for none, or the log's position for many pairs: a newer decision is reported
-        as overtaken, and the decision is written all the same. `apart`: it does not say whether captions are right.
+        `decision` None takes the decision back and leaves the note; `note` None keeps each pair's note. `apart`: it
+        does not say whether captions are right.
         """
         ids = dict.fromkeys(pair_ids)
         if not ids:
@@ -129,9 +125,7 @@ class Review:
             added = events.add_decision(
                 log, judged, audit=audit, decision=decision, captions=texts, note=note, apart=apart
             )
-            newer = seen is not None and added.before > seen
-            before = log.execute(_DECISIONS.format("?"), (added.before,)).fetchone() if newer else None
-        return Outcome(added.event, added.pairs, before and _decision(before[0], before), first=added.first)
+        return Outcome(added.event, added.pairs)
 
     def edit(self, edits: Mapping[str, Edit], *, audit: str = "", apart: bool = False) -> Outcome:
         """Recaption pairs, each with its new captions, in one event; those decided on since stay as they are."""
@@ -147,7 +141,7 @@ class Review:
                 return Outcome(0, 0, left=left)
             judged = ((pair_id, keys.get(pair_id, 0)) for pair_id in own)
             added = events.add_decision(log, judged, audit=audit, decision=RECAPTION, own=own, apart=apart)
-        return Outcome(added.event, added.pairs, left=left, first=added.first)
+        return Outcome(added.event, added.pairs, left=left)
 
     def undo(self, event: int | None = None) -> Outcome | None:
         """Restore what was in force before an event, by default the last, for its pairs without a newer decision.
@@ -167,7 +161,7 @@ class Review:
             added, left = events.add_undo(log, undoes)
             if added is None:
                 return None if undoes in events.undone_events(log) else Outcome(0, 0, left=left)
-        return Outcome(added.event, added.pairs, left=left, first=added.first)
+        return Outcome(added.event, added.pairs, left=left)
 
     def current(self, pair_id: str) -> Decision | None:
         """Return what is in force for a pair, None if nobody ever decided on it."""

@@ -149,13 +149,10 @@ def writing(path: Path) -> Iterator[Connection]:
 
 
 class Added(NamedTuple):
-    """An event that was added: its number, its first entry, its number of entries, and the last entry that its pairs
-    had before it, 0 for none."""
+    """An event that was added: its number, and its number of entries."""
 
     event: int
-    first: int
     pairs: int
-    before: int
 
 
 def add_decision(
@@ -205,8 +202,7 @@ def _add_event(log: Connection, first: int, values: tuple[Any, ...]) -> Added:
     time = datetime.now(UTC).isoformat(timespec="seconds")
     log.execute("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, time, *values, first, pairs))
     log.execute(_STAND, (first,))
-    (before,) = log.execute("SELECT coalesce(max(previous), 0) FROM entry WHERE id >= ?", (first,)).fetchone()
-    return Added(number, first, pairs, before)
+    return Added(number, pairs)
 
 
 def stored_outcomes(log: Connection, client: str, numbers: Iterable[int]) -> dict[int, tuple[int, str]]:

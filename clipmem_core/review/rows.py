@@ -1,10 +1,10 @@
-"""Which rows of an audit a selection holds, in its order: how many, a page of them, the neighbours of a pair.
+"""Which rows of an audit a selection holds, in its order: how many, and a page of them.
 
 The rows of a selection are cached until a file or a decision changes them.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,21 +28,6 @@ LABELS_SHOWN = 200
 BINS = 40  # of a histogram
 _FEW = 1000  # rows that are fetched one by one; for more the whole column is read
 _FOLDED = "lower(upper(nfc_normalize({})))"  # up and down again, so that both forms of a sigma match
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """The place of a pair in a selection, and the ids around it.
-
-    `place` counts from 1 and is None if the selection does not hold the pair; `previous` and `next` are then the ids
-    around the place it would have. `next_undecided` starts again at the top after the last pair.
-    """
-
-    place: int | None
-    count: int
-    previous: str | None
-    next: str | None
-    next_undecided: str | None
 
 
 def count_pairs(audit: Audit, selection: Selection) -> int:
@@ -69,27 +54,6 @@ def find_rows(audit: Audit, selection: Selection, *, page: int, size: int) -> li
 def pair_ids(audit: Audit, selection: Selection) -> list[str]:
     """Return the ids of all pairs of a selection, in its order."""
     return _ids(audit, _rows(audit, selection))
-
-
-def neighbours(audit: Audit, selection: Selection, pair_id: str) -> Neighbours:
-    """Return the place of a pair in a selection's order, and its neighbours.
-
-    A pair that a decision has just taken out of the selection keeps its neighbours. A pair without the score that
-    orders, or that the search did not find, comes before all others.
-    """
-    rows, row = _rows(audit, selection), t.find_row(audit, pair_id)
-    order = _order(audit, selection)
-    place = np.flatnonzero(order == (-1 if row is None else row))
-    before = int(np.isin(order[: place[0]], rows).sum()) if len(place) else 0
-    held = before < len(rows) and rows[before] == row
-    after = before + held
-    undecided = decided(audit).codes[rows] == UNDECIDED_CODE
-    undecided[before:after] = False
-    later = np.flatnonzero(undecided[after:])[:1] + after
-    first = later if len(later) else np.flatnonzero(undecided)[:1]
-    wanted = [rows[max(before - 1, 0) : before], rows[after : after + 1], rows[first]]
-    names = [next(iter(_ids(audit, found)), None) for found in wanted]
-    return Neighbours(before + 1 if held else None, len(rows), *names)
 
 
 def _ids(audit: Audit, rows: np.ndarray) -> list[str]:

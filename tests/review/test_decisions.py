@@ -28,7 +28,7 @@ from clipmem_core.review.decisions import (
     decided_of,
     open_review,
 )
-from clipmem_core.review.rows import find_rows, neighbours
+from clipmem_core.review.rows import find_rows
 from clipmem_core.review.selection import Selection
 from clipmem_core.studies.arm import Decided
 from clipmem_core.studies.store import StudyFolder
@@ -271,7 +271,6 @@ def test_what_is_decided_in_one_audit_counts_in_the_other_for_pairs_with_the_sam
     assert table["for_other_captions"].to_dict() == {ids[SWAPPED[0]]: REMOVE, ids[5]: None}
     card = cards(there, [SWAPPED[0]])[0]
     assert (card.decision.decision, card.decision.for_other) == (None, REMOVE)
-    assert neighbours(there, Selection(order="misfit"), ids[SWAPPED[0]]).next_undecided is not None
 
 
 def test_what_is_removed_and_recaptioned_counts_and_what_is_taken_back_does_not(data: Path) -> None:

@@ -19,7 +19,6 @@ from clipmem_core.pairs import checks
 from clipmem_core.review import rows
 from clipmem_core.review.decisions import open_review
 from clipmem_core.review.rows import (
-    Neighbours,
     check_counts,
     count_decided,
     count_pairs,
@@ -27,13 +26,11 @@ from clipmem_core.review.rows import (
     find_rows,
     labels,
     lookalike_groups,
-    neighbours,
     pair_ids,
     planted_kinds,
     score_span,
 )
 from clipmem_core.review.selection import Outline, Range, Selection, box
-from clipmem_core.review.tables import find_row
 from clipmem_core.scores.registry import BY_NAME
 from tests.fixtures import Copy
 
@@ -117,10 +114,10 @@ def with_pairs(audit: Audit, **columns: object) -> Audit:
     return audit
 
 
-@given(selection=selections, protocol=st.sampled_from(["ensemble", "paper"]), row=st.integers(0, 99))
+@given(selection=selections, protocol=st.sampled_from(["ensemble", "paper"]))
 @settings(max_examples=60)
-def test_any_selection_holds_the_pairs_that_a_slow_look_finds_and_a_pair_stands_among_them(
-    made: dict[str, Audit], selection: Selection, protocol: str, row: int
+def test_any_selection_holds_the_pairs_that_a_slow_look_finds(
+    made: dict[str, Audit], selection: Selection, protocol: str
 ) -> None:
     audit = made[protocol]
     wanted, names = slowly(audit, selection, {}), audit.pairs["pair_id"]
@@ -128,13 +125,6 @@ def test_any_selection_holds_the_pairs_that_a_slow_look_finds_and_a_pair_stands_
     assert count_pairs(audit, selection) == len(wanted)
     ids = pair_ids(audit, selection)
     assert ids == names[wanted].tolist()
-    found = neighbours(audit, selection, names[row])
-    assert (found.count, found.place) == (len(ids), wanted.index(row) + 1 if row in wanted else None)
-    if found.place:
-        before, after = ids[: found.place - 1], ids[found.place :]
-        onward = ([*after, *before] or [None])[0]
-        assert (found.previous, found.next) == (before[-1] if before else None, after[0] if after else None)
-        assert found.next_undecided == onward
 
 
 def test_independent_pairs_alone_come_lowest_first_unless_turned_round(
@@ -178,36 +168,6 @@ def test_decisions_are_seen_as_soon_as_they_are_made(copy: Copy, decision: str) 
     review.decide(ids, "keep")
     review.undo()
     assert every(audit, selection) == before
-
-
-def test_the_next_undecided_pair_comes_after_the_last_at_the_top_again(copy: Copy) -> None:
-    audit = copy()
-    ids = pair_ids(audit, Selection())
-    open_review(audit).decide([ids[0], *ids[50:]], "keep")
-    onward = [neighbours(audit, Selection(), ids[place]).next_undecided for place in (0, 1, 49, 99)]
-    assert onward == [ids[1], ids[2], ids[1], ids[1]]
-    left = Selection(decision="undecided")  # a pair that its decision took out keeps its neighbours
-    open_review(audit).decide(ids[10:12], "keep")
-    assert [neighbours(audit, left, each) for each in ids[10:12]] == [
-        Neighbours(None, 47, ids[9], ids[12], ids[12])
-    ] * 2
-    open_review(audit).decide(ids, "keep")
-    assert neighbours(audit, Selection(), ids[0]).next_undecided is None
-    open_review(audit).decide([ids[4]], None)
-    assert neighbours(audit, Selection(), ids[4]).next_undecided is None
-
-
-def test_a_pair_is_found_by_its_id_and_one_that_there_is_not_stands_before_all_others(made: dict[str, Audit]) -> None:
-    ids = pair_ids(made["ensemble"], Selection(order="misfit"))
-    external = made["ensemble"].scores.query("group == 'external'")["pair_id"].iloc[0]
-    for pair_id in ("nobody", external):
-        found = neighbours(made["ensemble"], Selection(order="misfit"), pair_id)
-        assert found == Neighbours(None, 80, None, ids[0], ids[0])
-    nothing = Neighbours(None, 0, None, None, None)
-    assert neighbours(made["ensemble"], Selection(words="unheard-of"), ids[0]) == nothing
-    ids = made["ensemble"].pairs["pair_id"]
-    assert [find_row(made["ensemble"], pair_id) for pair_id in ids] == list(range(100))
-    assert [find_row(made["ensemble"], text) for text in ("", "' OR 1=1", "\ud800")] == [None, None, None]
 
 
 def test_an_outline_on_a_map_holds_pairs_of_the_map(
