@@ -176,7 +176,7 @@ def load_data_set(
     stored in `cache`, or in the data folder."""
     if not config.features:
         raw, _ = sampled(read_source(source, config.source, data=data_folder(), say=say), config, say=say)
-        return look_at_pictures(raw, config, cache=cache, progress=progress, say=say)
+        return look_at_pictures(raw, config, cache=cache, progress=progress)
     raw, stored = read_features(source, config, cache=cache, say=say)
     raw, drawn = sampled(raw, config, say=say)
     say(f"looking for near-duplicates among {len(raw.pairs):,} pairs")
@@ -185,16 +185,11 @@ def load_data_set(
 
 
 def look_at_pictures(
-    raw: RawPairs,
-    config: AuditConfig,
-    *,
-    cache: Path | None = None,
-    progress: Report | None = None,
-    say: Say = lambda line: None,
+    raw: RawPairs, config: AuditConfig, *, cache: Path | None = None, progress: Report | None = None
 ) -> DataSet:
     """Decode every picture once: store it small, find broken ones and near-duplicates."""
     _check_left(raw, raw.pairs, raw.quarantine)
-    facts, pixels = _store_pixels(raw.root, raw.pairs, config, cache=cache, progress=progress, say=say)
+    facts, pixels = _store_pixels(raw.root, raw.pairs, config, cache=cache, progress=progress)
     usable = facts[c.REASON].isna().to_numpy()
     quarantine = pd.concat([raw.quarantine, _set_aside(raw.pairs, facts[c.REASON], ~usable)], ignore_index=True)
     facts, pairs = facts[usable].reset_index(drop=True), raw.pairs[usable].reset_index(drop=True)

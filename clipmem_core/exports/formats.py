@@ -25,8 +25,8 @@ from clipmem_core.columns import CAPTIONS, HEIGHT, IMAGE, LABEL, PAIR_ID, WIDTH
 from clipmem_core.config import DEFAULT_PRESET, InputError, meant
 from clipmem_core.exports import cleaned as d
 from clipmem_core.exports.cleaned import RECAPTIONED, Cleaned, Progress, counted
+from clipmem_core.pairs.readers.containers import scan_tar
 from clipmem_core.pairs.readers.files import is_picture
-from clipmem_core.pairs.readers.shards import odd_names
 from clipmem_core.pairs.references import split_reference
 from clipmem_core.review.cards import LISTED, OWN_CAPTIONS, listed_scores
 from clipmem_core.review.decisions import FOR_OTHER, RECAPTION, REMOVE, open_review
@@ -211,11 +211,11 @@ def _write_lines(path: Path, lines: list[str]) -> None:
 
 def _sample_keys(root: Path, images: pa.ChunkedArray) -> list[str]:
     """Return the WebDataset key of each picture's sample; of a picture in no tar, its reference without its ending."""
-    keys, original_names = list[str](), lru_cache(maxsize=4)(odd_names)
+    keys, scan = list[str](), lru_cache(maxsize=4)(scan_tar)
     for image in images.to_pylist():
         path, part = split_reference(root, image)
         if isinstance(part, str):
-            keys.append(webdataset_key(original_names(path).get(part, part)))
+            keys.append(webdataset_key(scan(path).original_names.get(part, part)))
         else:
             keys.append(posixpath.splitext(image)[0] if part is None else image)
     return keys

@@ -142,7 +142,7 @@ def test_what_cannot_be_fetched_is_one_line(
         debian.fetch("tuxpaint", data=tmp_path, report=print)
     assert "\n" not in str(caught.value)
     write(tmp_path / "sets/tuxpaint/mine.txt", "mine")
-    with pytest.raises(InputError, match="tuxpaint is there but has no captions.jsonl: move it away"):
+    with pytest.raises(InputError, match="tuxpaint exists without captions.jsonl: move it away"):
         debian.fetch("tuxpaint", data=tmp_path, report=print)
     assert (tmp_path / "sets/tuxpaint/mine.txt").read_text() == "mine"
     monkeypatch.setattr(shutil, "which", lambda tool: None)
