@@ -277,9 +277,8 @@ def _clean_title(title: str, artists: list[str]) -> str:
 
 def _without_signature(words: list[str], artists: list[str], title: str) -> list[str]:
     """Drop the artist's name, often abbreviated, at the end of a file name."""
-    names = (
-        {_key(word) for artist in artists for word in re.split(r"[\W_]+", artist)} - set(_ORGANISATIONS.split()) - {""}
-    )
+    names = {_key(word) for artist in artists for word in re.findall(r"[^\W_]+", artist)}
+    names -= set(_ORGANISATIONS.split())
     titled, keys = {_key(word) for word in title.split()}, [_key(word) for word in words]
     begins = [any(name.startswith(key) for name in names) for key in keys]
     for start in range(1, len(words)):

@@ -156,8 +156,11 @@ def in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     (tmp_path / "startup").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "startup"), prepend=os.pathsep)
     monkeypatch.setattr("clipmem_core.pairs.pixels.map_chunks", map_chunks)
-    startup = tmp_path / "startup" / "sitecustomize.py"
-    return lambda statement: startup.write_text(STARTUP.replace("SHORT", statement)) and None
+
+    def prepare(statement: str) -> None:
+        (tmp_path / "startup" / "sitecustomize.py").write_text(STARTUP.replace("SHORT", statement))
+
+    return prepare
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads a process's memory in /proc")
