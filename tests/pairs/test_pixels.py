@@ -62,7 +62,7 @@ def calls(root: Path, **options: Any) -> int:
     return len(reports)
 
 
-def test_facts_and_squares_are_those_of_the_files(shared: Path) -> None:
+def test_facts_and_squares_match_the_files(shared: Path) -> None:
     facts, _ = check(shared)
     assert facts["width"].tolist() == [300, 200, 0, facts["width"][3], 300, 0]
     assert facts["height"].tolist()[:3] == [200, 300, 0]
@@ -80,42 +80,35 @@ def test_facts_and_squares_are_those_of_the_files(shared: Path) -> None:
     assert np.array_equal(squares, expected)
 
 
-@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
-def test_streamed_and_cached_squares_are_the_same_bytes(shared: Path, mode: str) -> None:
-    _, streamed = check(shared, budget=0, resize_mode=mode)
+def test_streamed_and_cached_squares_are_equal(shared: Path) -> None:
+    _, streamed = check(shared, budget=0)
     assert streamed.stored is None
     assert not (streamed.folder / "pixels.npy").exists()
-    _, cached = check(shared, resize_mode=mode)
+    _, cached = check(shared)
     assert cached.stored is not None
     with pytest.raises(PictureError, match=r"broken\.png: truncated"):
         streamed.gather(np.array([0, 2]))
     rows = GOOD[[2, 0, 1, 1, 3]]
-    assert cached.gather(rows).tobytes() == streamed.gather(rows).tobytes()
-    assert np.array_equal(cached.descriptors(), streamed.descriptors())
+    assert np.array_equal(cached.gather(rows), streamed.gather(rows))
 
 
 @pytest.mark.parametrize("budget", [0, 1 << 20])
-def test_a_selection_is_addressed_from_zero_and_opens_again_elsewhere(shared: Path, budget: int) -> None:
+def test_a_selection_is_numbered_from_zero_and_can_be_opened(shared: Path, budget: int) -> None:
     _, pixels = check(shared, budget=budget)
     some = pixels.select(GOOD).select(np.array([1, 2]))
     assert len(some) == 2
     assert np.array_equal(some.gather(np.array([1, 0])), pixels.gather(np.array([3, 1])))
-    again = open_pixels(some.folder, rows=some.rows, root=shared, images=["turned.jpg", "sub/clear.png"])
-    assert np.array_equal(again.gather(np.arange(2)), some.gather(np.arange(2)))
-    assert np.array_equal(again.descriptors(), pixels.descriptors()[[1, 3]])
-    facts, none = check(shared, images=[], budget=budget)
-    assert len(facts) == len(none) == 0
-    assert none.descriptors().shape == (0, 768)
-    assert none.gather(np.arange(0)).shape == (0, 24, 24, 3)
+    opened = open_pixels(some.folder, rows=some.rows, root=shared, images=["turned.jpg", "sub/clear.png"])
+    assert np.array_equal(opened.gather(np.arange(2)), some.gather(np.arange(2)))
+    assert np.array_equal(opened.descriptors(), pixels.descriptors()[[1, 3]])
 
 
-def test_a_cache_is_used_again_and_made_anew_for_what_changes_it(root: Path) -> None:
+def test_a_cache_is_reused_unless_an_input_changes(root: Path) -> None:
     first, pixels = check(root)
     assert calls(root) == 0
     pd.testing.assert_frame_equal(check(root)[0], first)
-    (pixels.folder / "pixels.npy").unlink()  # as a run with a smaller budget leaves it
+    (pixels.folder / "pixels.npy").unlink()  # as after a run with a smaller budget
     assert calls(root) > 0
-    assert calls(root, size=16) > 0
     assert calls(root, resize_mode="squash") > 0
     assert calls(root, images=IMAGES[:3]) > 0
     Image.new("RGB", (7, 7)).save(root / "broken.png")
@@ -123,7 +116,7 @@ def test_a_cache_is_used_again_and_made_anew_for_what_changes_it(root: Path) -> 
     assert check(root)[0]["width"][2] == 7
 
 
-@pytest.mark.parametrize("name", ["pixels.npy", "descriptors.npy", "facts.parquet", "cache.json"])
+@pytest.mark.parametrize("name", ["pixels.npy", "facts.parquet", "cache.json"])
 def test_a_damaged_cache_is_made_again(root: Path, name: str) -> None:
     facts, pixels = check(root)
     contents = {path.name: path.read_bytes() for path in pixels.folder.iterdir()}

@@ -37,11 +37,6 @@ def test_a_reference_that_leaves_the_folder_or_is_no_text_is_refused_and_named(t
     assert repr(image) in str(caught.value)
 
 
-def test_an_odd_reference_inside_the_folder_is_made_plain() -> None:
-    odd = {"./a.jpg": "a.jpg", "a/../b.jpg": "b.jpg", "a\\b.jpg": "a/b.jpg", "a//b.jpg": "a/b.jpg", "5%.jpg": "5%.jpg"}
-    assert {image: normal_reference(image) for image in odd} == odd
-
-
 def test_links_are_followed_inside_the_folder_only(tmp_path: Path) -> None:
     root = tmp_path / "set"
     draw(root, "real/a.png")
