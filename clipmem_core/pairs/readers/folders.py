@@ -70,7 +70,7 @@ def _row(root: Path, image: str, text: str | None, template: str) -> Row:
     if text is None and template and label:
         return Row(image, image, [template.replace(LABEL, label.replace("_", " "))], label)
     if text is None:
-        return Row(image, image, reason=f"no caption file: {Path(image).stem}.txt is not beside the picture")
+        return Row(image, image, reason=f"no caption file: {Path(image).stem}.txt is missing")
     path = root / text
     if path.is_symlink() and not is_inside(os.path.realpath(root), os.fspath(path)):
         return Row(image, image, reason=LINK_LEAVES.replace("image", "caption file"))

@@ -60,7 +60,7 @@ def named_folder(flag: str, file: Path) -> Path:
     return folders[0].absolute()
 
 
-def placed(rows: Rows, flag: str, file: Path) -> Rows:
+def in_image_folder(rows: Rows, flag: str, file: Path) -> Rows:
     """Resolve a table's picture paths in the folder of the flag; absolute paths in that folder become relative.
 
     Merging refuses every other absolute path, and links that leave the folder.

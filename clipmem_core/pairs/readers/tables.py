@@ -11,7 +11,7 @@ from typing import Any
 
 from clipmem_core.config import InputError, SourceOptions
 from clipmem_core.pairs.readers.files import JSON, as_name, decode_text, parse, read_file, read_lines
-from clipmem_core.pairs.readers.rows import Row, Rows, find_fields, placed
+from clipmem_core.pairs.readers.rows import Row, Rows, find_fields, in_image_folder
 
 csv.field_size_limit(sys.maxsize)  # a caption of any length
 _RECORD_LINES = 100  # most lines of a quoted cell; a longer one has a stray quote
@@ -41,7 +41,7 @@ def read_delimited(path: Path, options: SourceOptions) -> Rows:
                 yield Row._make((source, *(values[place] if place >= 0 else None for place in places), ""))
 
     kind = "tsv" if separator == "\t" else "csv"
-    return placed(Rows(path.parent, kind, rows()), options.image_folder, path)
+    return in_image_folder(Rows(path.parent, kind, rows()), options.image_folder, path)
 
 
 def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str], str]]:
@@ -116,7 +116,7 @@ def _read_objects(
             else:
                 yield Row(source, reason=f"row is not a JSON object but {type(value).__name__}")
 
-    return placed(Rows(path.parent, kind, rows()), options.image_folder, path)
+    return in_image_folder(Rows(path.parent, kind, rows()), options.image_folder, path)
 
 
 def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions) -> Rows:
@@ -161,4 +161,4 @@ def _read_coco(path: Path, images: Any, annotations: Any, options: SourceOptions
     likely = [parent / name for parent in (folder, folder.parent) for name in ("", "images", split, f"images/{split}")]
     names = [name for image in list(by_id.values())[:_SEARCHED] if isinstance(name := image.get("file_name"), str)]
     root = max(likely, key=lambda root: sum(os.path.isfile(root / name) for name in names))
-    return placed(Rows(root, "coco", chain(rows(), faulty)), options.image_folder, path)
+    return in_image_folder(Rows(root, "coco", chain(rows(), faulty)), options.image_folder, path)

@@ -1,7 +1,5 @@
 """Columns, picture folders and ids, and that every row is in a pair or in quarantine."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -58,22 +56,7 @@ def write_csv(path: Path, images: list[str]) -> Path:
     return path.with_suffix(".csv")
 
 
-def write_parquet(path: Path, images: list[str]) -> Path:
-    pd.DataFrame({"path": images, "text": "x"}).to_parquet(path.with_suffix(".parquet"))
-    return path.with_suffix(".parquet")
-
-
-def write_coco(path: Path, images: list[str]) -> Path:
-    entries = [{"id": at, "file_name": image} for at, image in enumerate(images)]
-    annotations = [{"image_id": at, "caption": "x"} for at in range(len(images))]
-    path.with_suffix(".json").write_text(json.dumps({"images": entries, "annotations": annotations}))
-    return path.with_suffix(".json")
-
-
-@pytest.mark.parametrize("write", [write_csv, write_parquet, write_coco])
-def test_paths_start_in_the_folder_and_what_leaves_it_is_refused(
-    tmp_path: Path, write: Callable[[Path, list[str]], Path]
-) -> None:
+def test_paths_start_in_the_image_folder_and_may_not_leave_it(tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     draw(pictures, "a.png", "deep/b.png", "c.png")
     draw(tmp_path, "pictures-2/a.png", "secret.png")
@@ -96,12 +79,12 @@ def test_paths_start_in_the_folder_and_what_leaves_it_is_refused(
     }
     right = ["a.png", f"{pictures}/deep/b.png", f" {tmp_path}/link/deep/.././c.png "]
     (tmp_path / "tables").mkdir()
-    raw = read(write(tmp_path / "tables/set", [*right, *wrong]), image_folder=str(tmp_path / "link"))
+    raw = read(write_csv(tmp_path / "tables/set", [*right, *wrong]), image_folder=str(tmp_path / "link"))
     assert raw.root == pictures.resolve()
     assert list(raw.pairs.image) == ["a.png", "deep/b.png", "c.png"]
     assert [read_bytes(raw.root, image) for image in raw.pairs.image] == [picture_bytes(at) for at in range(3)]
-    for reason, wanted in zip(raw.quarantine.reason, wrong.values(), strict=True):
-        assert wanted in reason
+    for reason, words in zip(raw.quarantine.reason, wrong.values(), strict=True):
+        assert words in reason
 
 
 def test_the_folder_is_searched_for_from_here_and_beside_the_table(

@@ -105,15 +105,6 @@ def test_quotes_in_texts_are_read_and_many_stray_ones_take_linear_time(tmp_path:
     assert (raw.rows, len(raw.pairs), len(raw.quarantine)) == (30_001, 1, 30_000)
 
 
-def test_flags_choose_columns_and_separator(tmp_path: Path) -> None:
-    path = table(tmp_path, "picture~words~caption\na.png~right~wrong\n")
-    raw = read(path, csv_separator="~", csv_caption_key="words", csv_img_key="picture")
-    assert captions(raw) == {"a.png": ["right"]}
-    assert captions(read(table(tmp_path, "image\tcaption\na.png\tx, y\n"), csv_separator="\\t")) == {"a.png": ["x, y"]}
-    with pytest.raises(InputError, match="--csv-separator"):
-        read(table(tmp_path, "image,caption\na.png,x\n"), csv_separator="ab")
-
-
 @pytest.mark.parametrize(
     ("data", "message"),
     [
