@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +28,8 @@ def write(path: Path, content: str | bytes = b"") -> None:
 
 
 @pytest.fixture
-def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Put a script in front of the real apt-get."""
-
-    def install(script: str) -> None:
-        write(tmp_path / "bin/apt-get", f"#!/bin/sh\n{script}\n")
-        (tmp_path / "bin/apt-get").chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-
-    return install
-
-
-@pytest.fixture
-def archive(tmp_path: Path, apt: Callable[[str], None]) -> Path:
-    """A folder of packages that apt-get hands out: three pictures of openclipart and four stamps of tuxpaint."""
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The packages of a fake apt-get: three pictures of openclipart and four stamps of tuxpaint."""
     png, svg, stamps = (
         tmp_path / f"{package}/usr/share/{folder}"
         for package, folder in (
@@ -65,7 +52,9 @@ def archive(tmp_path: Path, apt: Callable[[str], None]) -> Path:
     write(stamps / "food/pear.svg", "<svg/>")
     for package in (path for packages in debian.PACKAGES.values() for path in packages):
         build(tmp_path / package, tmp_path / "archive")
-    apt(f'for last; do :; done; cp {tmp_path}/archive/"$last"_1_all.deb .')
+    write(tmp_path / "bin/apt-get", f'#!/bin/sh\nfor last; do :; done; cp {tmp_path}/archive/"$last"_1_all.deb .\n')
+    (tmp_path / "bin/apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     return tmp_path / "archive"
 
 
@@ -96,14 +85,13 @@ def test_openclipart_becomes_pictures_and_captions_sorted_by_path(archive: Path,
     assert not copied.is_symlink()
     assert copied.read_bytes() == (folder / "images/animals/birds/barn_owl_02.png").read_bytes()
     assert {path.name for path in folder.parent.iterdir()} == {"openclipart", ".openclipart.lock"}
-    made, again = (folder / "captions.jsonl").stat().st_mtime_ns, list[str]()
-    debian.fetch("openclipart", data=tmp_path / "data", report=again.append)
-    assert (folder / "captions.jsonl").stat().st_mtime_ns == made
-    assert again == lines[-1:]
+    second = list[str]()
+    debian.fetch("openclipart", data=tmp_path / "data", report=second.append)
+    assert second == lines[-1:]
 
 
 @needs_dpkg
-def test_stamps_take_their_english_text_and_else_their_name(archive: Path, tmp_path: Path) -> None:
+def test_the_caption_of_a_stamp_is_its_english_text_or_its_name(archive: Path, tmp_path: Path) -> None:
     assert rows(debian.fetch("tuxpaint", data=tmp_path / "data", report=print)) == [
         {"image": "images/food/apple.png", "captions": ["A “red” apple."], "label": "food"},
         {"image": "images/food/apple_mirror.png", "captions": ["A “red” apple."], "label": "food"},
@@ -131,16 +119,10 @@ def test_an_interrupted_fetch_leaves_nothing_and_a_killed_one_is_cleaned_up(arch
     assert not list(sets.rglob("*.deb"))
 
 
-def test_what_cannot_be_fetched_is_one_line(
-    tmp_path: Path, apt: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_fetched_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="'imagenet' is unknown: choose one of openclipart, tuxpaint"):
         debian.fetch("imagenet", data=tmp_path, report=print)
-    apt("echo 'E: Unable to locate\npackage stamps' >&2; exit 100")
     monkeypatch.setattr(shutil, "which", lambda tool: tool)
-    with pytest.raises(InputError, match="Unable to locate package stamps.*apt-get update") as caught:
-        debian.fetch("tuxpaint", data=tmp_path, report=print)
-    assert "\n" not in str(caught.value)
     write(tmp_path / "sets/tuxpaint/mine.txt", "mine")
     with pytest.raises(InputError, match="tuxpaint exists without captions.jsonl: move it away"):
         debian.fetch("tuxpaint", data=tmp_path, report=print)
