@@ -339,20 +339,17 @@ CHECKS = {check.name: check for check in _CHECKS}
 
 def check_captions(captions: Captions) -> dict[str, np.ndarray]:
     """Return the flags of each check of captions, bool [n_captions], by name, without checks that cannot be done."""
-    checks = [check for check in _CHECKS if check.of == "captions"]
+    checks = [check for check in CHECKS.values() if check.of == "captions"]
     return {check.name: check.find(captions) for check in checks if check.needs != "cut" or captions.cut is not None}
 
 
 def check_table(captions: Captions, pictures: Pictures, *, pairs: int) -> pd.DataFrame:
     """Return one row a pair: true or false for each check, null if unknown, and the measured values."""
-    flags, columns = check_captions(captions), dict[str, Any]()
-    for check in _CHECKS:
-        values = flags.get(check.name) if check.of == "captions" else getattr(pictures, check.needs)
-        if values is None:
-            columns[check.name] = None
-        elif check.of == "captions":
-            columns[check.name] = np.bincount(captions.owner, weights=values, minlength=pairs) > 0
-        else:
+    columns = dict[str, Any].fromkeys(CHECKS)
+    for name, flags in check_captions(captions).items():
+        columns[name] = np.bincount(captions.owner, weights=flags, minlength=pairs) > 0
+    for check in CHECKS.values():
+        if check.of == "pictures" and (values := getattr(pictures, check.needs)) is not None:
             columns[check.name] = check.find(values)
     table = pd.DataFrame(columns | {name: getattr(pictures, name) for name in VALUES}, index=range(pairs))
     return table.astype(dict.fromkeys(CHECKS, "boolean") | dict.fromkeys(VALUES, "float32"))

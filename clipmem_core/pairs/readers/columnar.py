@@ -112,20 +112,25 @@ def _file_fault(path: Path, root: Path) -> str:
 
 
 def _file_rows(path: Path, name: str, fields: Fields) -> Iterator[Row]:
-    schema = read_schema(path)
+    schema, file, row = read_schema(path), stamped(path), 0
     inside = fields.image == picture_column(schema)
     names = [column for column in dict.fromkeys(fields) if column and not (inside and column == fields.image)]
-    row = 0
-    for batch in _read_columns(path, names):
-        columns = [_values(batch, schema, column) if column in names else [None] * len(batch) for column in fields]
-        for image, *values in zip(*columns, strict=True):
-            reference = f"{name}#{row}"
-            fault = next((value for value in (image, *values) if isinstance(value, Exception)), None)
-            if fault:
-                yield Row(reference, reason=f"value cannot be read ({fault})")
-            else:
-                yield Row(reference, reference if inside else image, *values)
-            row += 1
+    with damage_as_input_error(file):
+        if path.suffix == ".arrow":
+            batches = arrow_table(file).select(names).to_batches(_BATCH)
+        else:
+            batches = parquet_file(file).iter_batches(_BATCH, columns=names)
+        for batch in batches:
+            batch.validate(full=True)
+            columns = [_values(batch, schema, column) if column in names else [None] * len(batch) for column in fields]
+            for image, *values in zip(*columns, strict=True):
+                reference = f"{name}#{row}"
+                fault = next((value for value in (image, *values) if isinstance(value, Exception)), None)
+                if fault:
+                    yield Row(reference, reason=f"value cannot be read ({fault})")
+                else:
+                    yield Row(reference, reference if inside else image, *values)
+                row += 1
 
 
 def _values(batch: pa.RecordBatch, schema: pa.Schema, column: str) -> list[Any]:
@@ -151,15 +156,3 @@ def read_schema(path: Path) -> pa.Schema:
     """Return the schema of a Parquet or Arrow file."""
     file = stamped(path)
     return arrow_table(file).schema if path.suffix == ".arrow" else parquet_file(file).schema_arrow
-
-
-def _read_columns(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Read some columns of a Parquet or Arrow file in batches of rows."""
-    file = stamped(path)
-    if path.suffix == ".arrow":
-        yield from arrow_table(file).select(columns).to_batches(_BATCH)
-        return
-    with damage_as_input_error(file):
-        for batch in parquet_file(file).iter_batches(_BATCH, columns=columns):
-            batch.validate(full=True)
-            yield batch.select(columns)

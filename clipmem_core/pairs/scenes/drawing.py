@@ -79,11 +79,15 @@ def draw_scenes(folder: Path, *, pairs: int = 1100, seed: int = 0) -> None:
         picture.save(folder / image, compress_level=4)
         described = plans[partner] if plan.planted == c.MISCAPTION else plan
         rng = scene_plan.stream(seed, described.number, scene_plan.WORDS)
-        vague = plan.planted == c.VAGUE
+        if plan.planted == c.VAGUE:
+            order = rng.permutation(len(scene_plan.VAGUE_CAPTIONS))
+            captions = [scene_plan.VAGUE_CAPTIONS[i] for i in order[:5]]
+        else:
+            captions = scene_plan.captions_of(described.scene, rng)
         record = {
             c.IMAGE: image,
             c.PAIR_ID: f"scene-{plan.number:05d}",
-            c.CAPTIONS: scene_plan.vague_captions(rng) if vague else scene_plan.captions_of(described.scene, rng),
+            c.CAPTIONS: captions,
             c.LABEL: plan.scene.main.kind,
             c.PLANTED: plan.planted,
         }

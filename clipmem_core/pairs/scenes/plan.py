@@ -290,11 +290,6 @@ def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
     return [_choose(choices, rng).format(**words) for choices in templates]
 
 
-def vague_captions(rng: np.random.Generator) -> list[str]:
-    """Return five captions that would fit any picture."""
-    return [VAGUE_CAPTIONS[i] for i in rng.permutation(len(VAGUE_CAPTIONS))[:5]]
-
-
 def _noun(kind: str, count: int, colour: str = "") -> str:
     """Return a noun phrase: an apple, a red apple, three blue fish."""
     name = f"{colour} {kind if count == 1 else KINDS[kind].plural}".strip()
