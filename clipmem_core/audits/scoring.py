@@ -360,13 +360,13 @@ def attack_members(evidence: Evidence) -> tuple[pd.DataFrame, list[dict[str, Any
 
 def _of_some(shadows: Shadows) -> Shadows:
     """Return the shadows, attacked on no more pairs than `MOST_ATTACKED`."""
-    judged = np.flatnonzero(shadows.judged.all(axis=0))
+    judged = np.flatnonzero(shadows.attacked.all(axis=0))
     if len(judged) <= MOST_ATTACKED:
         return shadows
     drawn = np.random.default_rng([shadows.seed, _DRAW]).choice(judged, MOST_ATTACKED, replace=False)
-    some = np.zeros(shadows.judged.shape[1], bool)
+    some = np.zeros(shadows.attacked.shape[1], bool)
     some[drawn] = True
-    return dataclasses.replace(shadows, judged=np.broadcast_to(some, shadows.judged.shape))
+    return dataclasses.replace(shadows, attacked=np.broadcast_to(some, shadows.attacked.shape))
 
 
 def caption_table(audit: Audit, counts: np.ndarray, sides: Sides) -> tuple[pd.DataFrame | None, str]:

@@ -82,19 +82,19 @@ def pair_terms(image: np.ndarray, text: np.ndarray, external: np.ndarray) -> dic
     return terms_of(products, np.flatnonzero(external), int(np.sum(external)))
 
 
-def leave_out(with_all: np.ndarray, own: np.ndarray, n_external: int) -> np.ndarray:
+def leave_out(with_all: np.ndarray, pair_product: np.ndarray, n_external: int) -> np.ndarray:
     """Turn a mean over all external pairs into the mean without the pair's own share.
 
     Args:
         with_all: product with ν, the mean over all external pairs.
-        own: the same product with the pair's own μ.
+        pair_product: the same product with the pair's own μ.
         n_external: number of external pairs.
 
     Example:
         >>> float(leave_out(np.array(2.0), np.array(3.0), 2))  # (3 + 1) / 2 without the 3
         1.0
     """
-    return (n_external * with_all - own) / (n_external - 1)
+    return (n_external * with_all - pair_product) / (n_external - 1)
 
 
 def terms_of(products: np.ndarray, external: np.ndarray, n_external: int) -> dict[str, np.ndarray]:

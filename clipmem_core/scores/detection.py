@@ -85,15 +85,18 @@ def lemon(image: np.ndarray, text: np.ndarray, image_neighbours: np.ndarray, tex
         [n_pairs], larger more suspicious.
     """
     image, text = unit(image), unit(text)
-    own = 1 - np.einsum("nd,nd->n", image, text)
-    score = own.astype(np.float64)
+    distance = 1 - np.einsum("nd,nd->n", image, text)
+    score = distance.astype(np.float64)
     for start in range(0, len(image), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        for near, far, neighbours in ((image, text, image_neighbours[rows]), (text, image, text_neighbours[rows])):
+        for searched, other, neighbours in (
+            (image, text, image_neighbours[rows]),
+            (text, image, text_neighbours[rows]),
+        ):
             distances, others = (
-                1 - np.einsum("nd,nkd->nk", vectors[rows], vectors[neighbours]) for vectors in (near, far)
+                1 - np.einsum("nd,nkd->nk", vectors[rows], vectors[neighbours]) for vectors in (searched, other)
             )
-            fading = np.exp(-0.1 * distances - 5.0 * own[neighbours])
+            fading = np.exp(-0.1 * distances - 5.0 * distance[neighbours])
             score[rows] += 5.0 * (others * fading).mean(axis=1)
     return score
 
@@ -113,11 +116,11 @@ def nearest(vectors: np.ndarray, k: int) -> np.ndarray:
         [1, 0, 1]
     """
     k = min(k, len(vectors) - 1)
-    own = vectors.astype(np.float32) - vectors.mean(axis=0, dtype=np.float32)
-    faiss.normalize_L2(own)
-    index = faiss.IndexFlatIP(own.shape[1])
-    index.add(own)
-    rows = index.search(own, k + 1)[1]
+    centred = vectors.astype(np.float32) - vectors.mean(axis=0, dtype=np.float32)
+    faiss.normalize_L2(centred)
+    index = faiss.IndexFlatIP(centred.shape[1])
+    index.add(centred)
+    rows = index.search(centred, k + 1)[1]
     itself = rows == np.arange(len(rows))[:, None]
     itself[~itself.any(axis=1), -1] = True  # an equal row is in its place
     return rows[~itself].reshape(len(rows), k)
@@ -151,16 +154,16 @@ def confident_learning(features: np.ndarray, labels: np.ndarray, *, seed: int) -
     rows = np.flatnonzero(usable[classes])
     if len(rows) > _MOST_LABELLED:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_LABELLED, replace=False))
-    _, own = np.unique(classes[rows], return_inverse=True)
+    _, classes_of_rows = np.unique(classes[rows], return_inverse=True)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=100))
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", UserWarning)  # a class drawn down below the number of folds
         chosen = np.asarray(features[rows], dtype=np.float32)
-        probability = cross_val_predict(model, chosen, own, cv=folds, method="predict_proba")
+        probability = cross_val_predict(model, chosen, classes_of_rows, cv=folds, method="predict_proba")
     score = np.zeros(len(labels))
-    score[rows] = _over_thresholds(probability, own)
+    score[rows] = _over_thresholds(probability, classes_of_rows)
     return score
 
 
@@ -172,9 +175,9 @@ def _over_thresholds(probability: np.ndarray, classes: np.ndarray) -> np.ndarray
     rows = np.arange(len(classes))
     thresholds = np.bincount(classes, weights=probability[rows, classes]) / np.bincount(classes)
     above = probability - thresholds
-    own = above[rows, classes].copy()
+    own_margin = above[rows, classes].copy()
     above[rows, classes] = -np.inf
-    return above.max(axis=1) - own
+    return above.max(axis=1) - own_margin
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,11 +240,13 @@ class Observed:
     def lemon(self) -> tuple[np.ndarray, np.ndarray]:
         """LEMoN under members that trained on the pair, and under the others."""
         features = [self.image_features, self.text_features]
-        locked = [None if own is None else nearest(own, NEAREST) for own in features]
+        locked = [None if matrix is None else nearest(matrix, NEAREST) for matrix in features]
         values = []
         for pair in zip(self.image, self.text, strict=True):
-            near = [nearest(own, NEAREST) if rows is None else rows for own, rows in zip(pair, locked, strict=True)]
-            values.append(lemon(*pair, *near))
+            rows = [
+                nearest(matrix, NEAREST) if fixed is None else fixed for matrix, fixed in zip(pair, locked, strict=True)
+            ]
+            values.append(lemon(*pair, *rows))
         return side_means(values, self.trained)
 
     def misfit(self, second: np.ndarray | None = None) -> np.ndarray:
@@ -262,48 +267,48 @@ class Observed:
         return likely_wrong(misfit, fit, swapped, least=least)
 
 
-def _second(seen: Observed) -> np.ndarray:
-    if seen.second is None:
+def _second(observed: Observed) -> np.ndarray:
+    if observed.second is None:
         raise ValueError("it needs a second round of training (--rounds 2)")
-    return seen.second
+    return observed.second
 
 
-def _log_probability_second(seen: Observed) -> np.ndarray:
-    second = _second(seen)
-    return -(second if np.isfinite(second).any() else seen.fit_out[1])
+def _log_probability_second(observed: Observed) -> np.ndarray:
+    second = _second(observed)
+    return -(second if np.isfinite(second).any() else observed.fit_out[1])
 
 
-def _margin(seen: Observed) -> np.ndarray:
-    return -learned([margin_over_epochs(trajectory) for trajectory in seen.trajectories])
+def _margin(observed: Observed) -> np.ndarray:
+    return -learned([margin_over_epochs(trajectory) for trajectory in observed.trajectories])
 
 
-def _confident_learning(seen: Observed) -> np.ndarray:
+def _confident_learning(observed: Observed) -> np.ndarray:
     # Members' spaces cannot be averaged: without features of a locked tower, those of the first member are used.
-    features = seen.text[0] if seen.text_features is None else seen.text_features
-    return confident_learning(features, seen.labels, seed=seen.seed)
+    features = observed.text[0] if observed.text_features is None else observed.text_features
+    return confident_learning(features, observed.labels, seed=observed.seed)
 
 
-def _clipmem(seen: Observed) -> np.ndarray:
-    inside, outside = side_means([terms[c.ALIGNMENT] for terms in seen.terms], seen.sides.inside)
+def _clipmem(observed: Observed) -> np.ndarray:
+    inside, outside = side_means([terms[c.ALIGNMENT] for terms in observed.terms], observed.sides.inside)
     return inside - outside
 
 
 # Each returns [n_pairs], larger more suspicious, or raises a ValueError that names what the data set lacks.
 DETECTORS: dict[str, Callable[[Observed], np.ndarray]] = {
     c.MISFIT: Observed.misfit,
-    MISFIT_SECOND: lambda seen: seen.misfit(_second(seen)),
-    c.SIMILARITY_IN: lambda seen: -seen.similarity[0],
-    c.SIMILARITY_OUT: lambda seen: -seen.similarity[1],
-    c.CSLS_OUT: lambda seen: -seen.fit_out[0],
-    c.LOG_PROBABILITY_OUT: lambda seen: -seen.fit_out[1],
+    MISFIT_SECOND: lambda observed: observed.misfit(_second(observed)),
+    c.SIMILARITY_IN: lambda observed: -observed.similarity[0],
+    c.SIMILARITY_OUT: lambda observed: -observed.similarity[1],
+    c.CSLS_OUT: lambda observed: -observed.fit_out[0],
+    c.LOG_PROBABILITY_OUT: lambda observed: -observed.fit_out[1],
     c.LOG_PROBABILITY_SECOND: _log_probability_second,
-    LEMON_IN: lambda seen: seen.lemon[0],
-    LEMON_OUT: lambda seen: seen.lemon[1],
-    c.LEARNED: lambda seen: -seen.learned,
+    LEMON_IN: lambda observed: observed.lemon[0],
+    LEMON_OUT: lambda observed: observed.lemon[1],
+    c.LEARNED: lambda observed: -observed.learned,
     MARGIN: _margin,
     CONFIDENT_LEARNING: _confident_learning,
     c.CLIPMEM: _clipmem,
-    RANDOM: lambda seen: np.random.default_rng([seen.seed, len(seen.labels)]).random(len(seen.labels)),
+    RANDOM: lambda observed: np.random.default_rng([observed.seed, len(observed.labels)]).random(len(observed.labels)),
 }
 
 
@@ -369,8 +374,8 @@ def detection_table(
             (_METRICS, "", points[name], draws[name]),
             (_METRICS[:2], "_difference", lead - points[name], lead_draws - draws[name]),
         ):
-            for metric, value, own in zip(metrics, values, drawn, strict=False):
-                low, high = np.percentile(own, (2.5, 97.5))
+            for metric, value, resampled_values in zip(metrics, values, drawn, strict=False):
+                low, high = np.percentile(resampled_values, (2.5, 97.5))
                 column = metric + suffix
                 row |= {column: float(value), f"{column}_low": float(low), f"{column}_high": float(high)}
         rows.append(row)
@@ -409,17 +414,17 @@ def _metrics(ranked: _Ranked, weights: np.ndarray, k: int) -> np.ndarray:
     Everything that changes along a ranking changes at its positives, so only their columns are computed.
     """
     positive = weights[:, ranked.positives]
-    found = _running(positive)
+    hits = _running(positive)
     passed = _running(weights[:, ranked.negatives])
     above, at_least = passed[:, ranked.above], passed[:, ranked.at_least]
-    found_before, found_with = found[:, ranked.first], found[:, ranked.last]
-    n_positive, n_negative = found[:, -1], passed[:, -1]
+    hits_before, hits_with = hits[:, ranked.first], hits[:, ranked.last]
+    n_positive, n_negative = hits[:, -1], passed[:, -1]
 
     auroc = 1 - (positive * (above + at_least)).sum(axis=1) / (2 * n_positive * n_negative)
-    precision = found_with / np.maximum(found_with + at_least, 1)
+    precision = hits_with / np.maximum(hits_with + at_least, 1)
     average_precision = (positive * precision).sum(axis=1) / n_positive
-    tied = np.maximum(found_with - found_before + at_least - above, 1)
-    taken = np.clip((k - found_before - above) / tied, 0, 1)
+    tied = np.maximum(hits_with - hits_before + at_least - above, 1)
+    taken = np.clip((k - hits_before - above) / tied, 0, 1)
     return np.stack([auroc, average_precision, (positive * taken).sum(axis=1) / k])
 
 
@@ -460,8 +465,8 @@ def precision_curve(score: np.ndarray, truth: np.ndarray, numbers: np.ndarray) -
         array([1.  , 0.75, 0.67])
     """
     _, tied, counts = np.unique(-score, return_inverse=True, return_counts=True)
-    found = np.repeat(np.bincount(tied, weights=truth) / counts, counts).cumsum()
-    return found[numbers - 1] / numbers
+    hits = np.repeat(np.bincount(tied, weights=truth) / counts, counts).cumsum()
+    return hits[numbers - 1] / numbers
 
 
 def numbers_reviewed(n_pairs: int) -> np.ndarray:

@@ -146,12 +146,12 @@ def _hybrid_parts(
 
     def measure(start: int) -> None:
         rows = slice(start, start + _CHUNK)
-        own = inside[:, rows]
+        is_in = inside[:, rows]
         with np.errstate(invalid="ignore"):  # a pair without members on one side has no clipmem: NaN
-            weights = np.stack([side / side.sum(axis=0) for side in (own, ~own)])
-        shape = (2, own.shape[1], nu_image.shape[1])  # [in and out, n_rows, dim]
+            weights = np.stack([side / side.sum(axis=0) for side in (is_in, ~is_in)])
+        shape = (2, is_in.shape[1], nu_image.shape[1])  # [in and out, n_rows, dim]
         mean_image, mean_text = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
-        clipmem = np.zeros(own.shape[1])
+        clipmem = np.zeros(is_in.shape[1])
         for member, ((images, texts), turn) in enumerate(members):
             image, text = _turned(images[rows], turn), _turned(texts[rows], turn)
             for side in (0, 1):
@@ -277,7 +277,7 @@ class UnitTally:
         """
         if self.count < 2:
             raise ValueError(f"UnitMem compares a pair with the others: it needs two pairs at least, not {self.count}")
-        highest, whole = self.highest.astype(np.float64), self.below + self.total
+        highest, total = self.highest.astype(np.float64), self.below + self.total
         rest_mean = np.maximum(self.total - highest, 0) / (self.count - 1)
         rest_median, spread = self._rest_median()
         median = unitmem(highest, rest_median)
@@ -290,7 +290,7 @@ class UnitTally:
             "second": self.second.astype(np.float64),
             "rest_mean": rest_mean,
             "rest_median": rest_median,
-            "clipped": np.divide(self.below, whole, out=np.zeros(len(highest)), where=whole > 0),
+            "clipped": np.divide(self.below, total, out=np.zeros(len(highest)), where=total > 0),
             "row": self.row,
         }
         return pd.DataFrame(columns)

@@ -94,12 +94,12 @@ def memorization_table(
 
 def shrunk_by_group(clipmem: np.ndarray, errors: Errors, group: np.ndarray, *, seed: int) -> np.ndarray:
     """Return `shrunk` clipmem of each group; NaN outside candidate, independent and scored, [n_pairs]."""
-    found = np.full(len(clipmem), np.nan)
+    expected = np.full(len(clipmem), np.nan)
     for name in SCORED_GROUPS:
         rows = np.flatnonzero((group == name) & np.isfinite(clipmem))
         if len(rows):
-            found[rows] = shrunk(clipmem[rows], Noise.of(errors, rows), seed=seed)
-    return found
+            expected[rows] = shrunk(clipmem[rows], Noise.of(errors, rows), seed=seed)
+    return expected
 
 
 def sslmem(
@@ -127,7 +127,7 @@ def sslmem(
     columns = {}
     for name, squares, count in ((SSLMEM_IMAGE, image_square, n_views), (SSLMEM_TEXT, text_square, n_captions)):
         n = np.broadcast_to(np.asarray(count, dtype=np.float64), len(sides.membership.group))
-        cosines = [np.divide(n * own - 1, n - 1, out=np.full(len(n), np.nan), where=n >= 2) for own in squares]
+        cosines = [np.divide(n * square - 1, n - 1, out=np.full(len(n), np.nan), where=n >= 2) for square in squares]
         mean_in, mean_out = side_means(cosines, sides.inside)
         columns[name] = mean_in - mean_out
     return pd.DataFrame(columns)
@@ -172,8 +172,8 @@ def membership_auroc(alignments: Sequence[np.ndarray], membership: Membership) -
         trained = membership.trained[row, scored]
         if trained.any() and not trained.all():
             values[row] = roc_auc_score(trained, np.asarray(alignment)[scored])
-    known = values[~np.isnan(values)]
-    return values, float(known.mean()) if len(known) else float("nan")
+    finite = values[~np.isnan(values)]
+    return values, float(finite.mean()) if len(finite) else float("nan")
 
 
 def ranking_stability(alignments: Sequence[np.ndarray], sides: Sides) -> float:

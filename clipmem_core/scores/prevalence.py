@@ -81,26 +81,26 @@ def estimate_wrong(fit: np.ndarray, swapped: np.ndarray) -> WrongCount:
         >>> found.low < 50 < found.high, round(found.estimate, -1)
         (True, 50.0)
     """
-    judged, known = np.isfinite(fit), swapped[np.isfinite(swapped)]
+    scored, reference = np.isfinite(fit), swapped[np.isfinite(swapped)]
     posterior = np.full(len(fit), np.nan)
-    if min(judged.sum(), len(known)) < FEWEST:
-        few = f"a count needs {FEWEST} pairs and swapped pairs with a score, not {judged.sum()} and {len(known)}"
+    if min(scored.sum(), len(reference)) < FEWEST:
+        few = f"a count needs {FEWEST} pairs and swapped pairs with a score, not {scored.sum()} and {len(reference)}"
         return WrongCount(None, None, None, posterior, missing=few)
-    values = fit[judged]
+    values = fit[scored]
     middle, spread = np.median(values), np.percentile(values, 84) - np.percentile(values, 16)
-    if not spread > 0 or not known.std() > 0:
+    if not spread > 0 or not reference.std() > 0:
         return WrongCount(None, None, None, posterior, missing="the pairs do not differ in how well captions fit")
-    cells = _Cells.of((values - middle) / (spread / 2), (known - middle) / (spread / 2))
+    cells = _Cells.of((values - middle) / (spread / 2), (reference - middle) / (spread / 2))
     weights, wrong = _profile(cells)
     mean = (cells.counts * wrong).sum(axis=1)
     spread_of_count = np.sqrt((cells.counts * wrong * (1 - wrong)).sum(axis=1))
-    posterior[judged] = (weights @ wrong)[cells.place]
+    posterior[scored] = (weights @ wrong)[cells.place]
     low, high = (_quantile(q, weights, mean, spread_of_count) for q in (_TAIL, 1 - _TAIL))
     estimate = float(weights @ mean)
     # The scores of swapped captions are a sample too, which matters where as many captions are wrong.
-    wider = float(np.sqrt(1 + estimate / len(known)))
+    wider = float(np.sqrt(1 + estimate / len(reference)))
     low, high = (estimate + wider * (end - estimate) for end in (low, high))
-    high = min(max(high, most_wrong(values, known)), len(values))
+    high = min(max(high, most_wrong(values, reference)), len(values))
     return WrongCount(estimate, min(max(low, 0.0), estimate), max(high, estimate), posterior)
 
 
@@ -151,14 +151,14 @@ def _profile(cells: _Cells) -> tuple[np.ndarray, np.ndarray]:
     for _ in range(3):  # narrow the range of likely shares
         logits = np.linspace(*ends, _SHARES)
         tried = [_fitted(cells, 1 / (1 + np.exp(-logit)), shape) for logit in logits]
-        heights = np.array([own.height for own in tried])
+        heights = np.array([fitted.height for fitted in tried])
         shape = tried[int(heights.argmax())].shape
-        near = np.flatnonzero(heights > heights.max() - _DROP)
-        ends = logits[max(near[0] - 1, 0)], logits[min(near[-1] + 1, _SHARES - 1)]
+        likely = np.flatnonzero(heights > heights.max() - _DROP)
+        ends = logits[max(likely[0] - 1, 0)], logits[min(likely[-1] + 1, _SHARES - 1)]
     shares = 1 / (1 + np.exp(-logits))
     # Jeffreys' prior of a share, by its logit.
     weights = np.exp(heights - heights.max()) * np.sqrt(shares * (1 - shares))
-    return weights / weights.sum(), np.stack([own.wrong for own in tried])
+    return weights / weights.sum(), np.stack([fitted.wrong for fitted in tried])
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,9 +183,9 @@ def _fitted(cells: _Cells, share: float, start: np.ndarray) -> _Fitted:
         return -float(counts @ np.log(both[filled])) / total, -slope / total
 
     options = {"ftol": 1e-10, "gtol": 1e-6}
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=_LIMITS, options=options)
-    fits = (1 - share) * _two_piece_t(cells.middles, found.x)[0]
-    return _Fitted(found.x, -float(found.fun) * total, swapped / (swapped + fits))
+    solution = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=_LIMITS, options=options)
+    fits = (1 - share) * _two_piece_t(cells.middles, solution.x)[0]
+    return _Fitted(solution.x, -float(solution.fun) * total, swapped / (swapped + fits))
 
 
 def _two_piece_t(values: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -200,9 +200,9 @@ def _two_piece_t(values: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.
     by_df = density * ((df + 1) / 2 * (z**2 / df) / reach - df / 2 * np.log(reach))
     slopes = np.stack([pull * narrow, pull * z * below, pull * z * ~below, by_df])
     density += _FLOOR
-    whole = density.sum()
-    chance = density / whole
-    return chance, (slopes - chance * slopes.sum(axis=1, keepdims=True)) / whole
+    total = density.sum()
+    chance = density / total
+    return chance, (slopes - chance * slopes.sum(axis=1, keepdims=True)) / total
 
 
 def _quantile(q: float, weights: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> float:
@@ -254,8 +254,8 @@ def suggest_stop(posterior: np.ndarray, suspicion: np.ndarray) -> int:
         >>> suggest_stop(np.array([0.9] * 30 + [0.0] * 100), -np.arange(130.0))
         30
     """
-    known = np.flatnonzero(np.isfinite(posterior))
-    ordered = posterior[known[np.argsort(-suspicion[known], kind="stable")]]
+    finite = np.flatnonzero(np.isfinite(posterior))
+    ordered = posterior[finite[np.argsort(-suspicion[finite], kind="stable")]]
     ahead = np.concatenate([[0.0], np.cumsum(ordered)])
     window = min(_NEXT, len(ordered))
     expected = (ahead[window:] - ahead[:-window]) / max(window, 1)
@@ -275,28 +275,28 @@ def left_after(count: WrongCount, reviewed: np.ndarray) -> tuple[float, float, f
     assert count.low is not None
     assert count.high is not None
     others = np.nan_to_num(count.posterior[~reviewed])
-    left, own = float(others.sum()), 1.96 * float(np.sqrt((others * (1 - others)).sum()))
+    left, sampling = float(others.sum()), 1.96 * float(np.sqrt((others * (1 - others)).sum()))
     share = left / max(count.estimate, 1e-9)
     low, high = ((count.estimate - end) * share for end in (count.low, count.high))
-    return left, max(0.0, left - np.hypot(low, own)), left + np.hypot(high, own)
+    return left, max(0.0, left - np.hypot(low, sampling)), left + np.hypot(high, sampling)
 
 
-def summarize_count(fit: np.ndarray, swapped: np.ndarray, near: np.ndarray, suspicion: np.ndarray) -> dict[str, Any]:
+def summarize_count(fit: np.ndarray, swapped: np.ndarray, similar: np.ndarray, suspicion: np.ndarray) -> dict[str, Any]:
     """Return the number of wrong captions for an audit's verdict.
 
-    Args: `near` is as `swapped`, with the caption most like a pair's own.
+    Args: `similar` is as `swapped`, with the caption most like a pair's own.
 
     Returns:
         estimate, low, high, method, assumptions and missing as of `WrongCount`; `stop`, the number of pairs to review,
         at least 50, and `left`, how many wrong captions are left then, with its interval; `near`, the count, low and
-        high with near captions as the swapped ones: only the upper bound holds for wrong captions that are so near.
+        high with similar captions as the swapped ones: only the upper bound holds for wrong captions that are similar.
     """
-    count, if_near = estimate_wrong(fit, swapped), estimate_wrong(fit, near)
+    count, if_similar = estimate_wrong(fit, swapped), estimate_wrong(fit, similar)
     summary: dict[str, Any] = {
         "estimate": count.estimate,
         "low": count.low,
         "high": count.high,
-        "near": [if_near.estimate, if_near.low, if_near.high],
+        "near": [if_similar.estimate, if_similar.low, if_similar.high],
         "method": count.method,
         "assumptions": count.assumptions,
         "missing": count.missing or None,
@@ -389,22 +389,22 @@ def count_reviewed(review: Review, wrong: np.ndarray, decided: np.ndarray, poste
         >>> found.low, found.estimate
         (30.0, 30.0)
     """
-    seen = decided[review.ranked]
-    top = len(seen) if seen.all() else int(seen.argmin())
+    reviewed = decided[review.ranked]
+    top = len(reviewed) if reviewed.all() else int(reviewed.argmin())
     rest = np.zeros(len(decided), dtype=bool)
     rest[review.ranked[top:]] = True
     drawn = review.drawn[rest[review.drawn]]
     checked = decided[drawn]
     sample = drawn[: len(drawn) if checked.all() else int(checked.argmin())]
     counted = int(wrong[review.ranked[:top]].sum())
-    known, right = int((wrong & decided & rest).sum()), int((~wrong & decided & rest).sum())
-    found = int(wrong[sample].sum())
-    low, high = count_of_sample(found, len(sample), len(drawn))
+    wrong_elsewhere, right = int((wrong & decided & rest).sum()), int((~wrong & decided & rest).sum())
+    wrong_in_sample = int(wrong[sample].sum())
+    low, high = count_of_sample(wrong_in_sample, len(sample), len(drawn))
     enough = len(sample) >= min(FEWEST_CHECKED, len(drawn))
-    estimate = counted + max(len(drawn) * found / max(len(sample), 1), known) if enough else None
+    estimate = counted + max(len(drawn) * wrong_in_sample / max(len(sample), 1), wrong_elsewhere) if enough else None
     return WrongCount(
         estimate,
-        float(counted + max(low, known)),
+        float(counted + max(low, wrong_elsewhere)),
         float(counted + min(high, len(drawn) - right)),
         np.where(decided, wrong.astype(float), posterior),
         method="review",

@@ -91,9 +91,9 @@ def paired_difference(values: ArrayLike, reference: ArrayLike, *, level: float =
         return Difference(n, mean, *[float("nan")] * 3)
     if differences.std() <= 1e-12 * abs(mean):  # constant, for which the test is not defined
         return Difference(n, mean, mean, mean, float(mean == 0))
-    found = ttest_rel(values, reference)
-    low, high = found.confidence_interval(level)
-    return Difference(n, mean, float(low), float(high), float(found.pvalue))
+    test = ttest_rel(values, reference)
+    low, high = test.confidence_interval(level)
+    return Difference(n, mean, float(low), float(high), float(test.pvalue))
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -110,8 +110,8 @@ def holm(p_values: np.ndarray) -> np.ndarray:
         [0.03, 0.06, nan, 0.06]
     """
     corrected = np.full(len(p_values), np.nan)
-    known = np.flatnonzero(~np.isnan(p_values))
-    order = known[np.argsort(p_values[known], kind="stable")]
+    finite = np.flatnonzero(~np.isnan(p_values))
+    order = finite[np.argsort(p_values[finite], kind="stable")]
     steps = p_values[order] * np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return corrected
@@ -149,13 +149,13 @@ def crossed_mean(values: np.ndarray) -> CrossedMean:
     mean, by_member, by_pair = float(values.mean()), values.mean(axis=1), values.mean(axis=0)
     if pairs < 2:
         return CrossedMean(mean, None, None, PAIRS_ALONE)
-    spread = float(by_pair.var(ddof=1)) / pairs
+    variance = float(by_pair.var(ddof=1)) / pairs
     few = members < MIN_REPLICATES
     if not few:
-        own = float(by_member.var(ddof=1)) / members
+        by_members = float(by_member.var(ddof=1)) / members
         rest = values - by_member[:, None] - by_pair + mean
         cells = float((rest**2).sum()) / ((members - 1) * (pairs - 1)) / values.size
-        spread = max(own + spread - cells, own, spread)
+        variance = max(by_members + variance - cells, by_members, variance)
     degrees = (pairs if few else min(members, pairs)) - 1
-    half = float(t.ppf((1 + LEVEL) / 2, degrees)) * spread**0.5
+    half = float(t.ppf((1 + LEVEL) / 2, degrees)) * variance**0.5
     return CrossedMean(mean, mean - half, mean + half, PAIRS_ALONE if few else BOTH)

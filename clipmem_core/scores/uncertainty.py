@@ -104,26 +104,26 @@ def design(inside: np.ndarray, blocks: Sequence[np.ndarray]) -> Design:
 
 def error_variances(alignments: Sequence[np.ndarray], inside: np.ndarray, plan: Design) -> np.ndarray:
     """Estimate the variance of each pair's clipmem from its own members, in squared cosine units, [n_pairs]."""
-    found = np.empty(inside.shape[1])
-    for start in range(0, len(found), CHUNK):
+    variance = np.empty(inside.shape[1])
+    for start in range(0, len(variance), CHUNK):
         chunk = slice(start, start + CHUNK)
-        values = np.stack([np.asarray(own[chunk], dtype=np.float64) for own in alignments])
-        found[chunk] = _chunk_variances(values, inside[:, chunk], plan)
-    return found
+        values = np.stack([np.asarray(alignment[chunk], dtype=np.float64) for alignment in alignments])
+        variance[chunk] = _chunk_variances(values, inside[:, chunk], plan)
+    return variance
 
 
 def _chunk_variances(values: np.ndarray, inside: np.ndarray, plan: Design) -> np.ndarray:
     """Combine sums of squares of the differences between blocks, and within the sides of blocks."""
     differences, squares = [], np.zeros(values.shape[1])
     for rows in plan.blocks:
-        own, is_in = values[rows], inside[rows]
+        block, is_in = values[rows], inside[rows]
         n_in = is_in.sum(axis=0)
         n_out = len(rows) - n_in
-        mean_in = (own * is_in).sum(axis=0) / n_in
-        mean_out = (own * ~is_in).sum(axis=0) / n_out
+        mean_in = (block * is_in).sum(axis=0) / n_in
+        mean_out = (block * ~is_in).sum(axis=0) / n_out
         differences.append(mean_in - mean_out)
         if plan.within:
-            squares += ((own - np.where(is_in, mean_in, mean_out)) ** 2).sum(axis=0)
+            squares += ((block - np.where(is_in, mean_in, mean_out)) ** 2).sum(axis=0)
     if not plan.within:
         return np.var(differences, axis=0, ddof=1) / len(differences)
     per_member = 1 / n_in + 1 / n_out  # variance of a block's difference, in units of a member's
@@ -225,9 +225,9 @@ def standard_errors(alignments: Sequence[np.ndarray], sides: Sides) -> Errors:
     variance, degrees, priors = np.empty(len(group)), np.empty(len(group)), {}
     for name, plan in plans.items():
         rows = np.flatnonzero(group == name)
-        own = error_variances([np.asarray(values)[rows] for values in alignments], inside[:, rows], plan)
-        priors[name] = fit_prior(own, plan.degrees, level[rows])
-        variance[rows] = moderate(own, plan.degrees, priors[name])
+        sample_variance = error_variances([np.asarray(values)[rows] for values in alignments], inside[:, rows], plan)
+        priors[name] = fit_prior(sample_variance, plan.degrees, level[rows])
+        variance[rows] = moderate(sample_variance, plan.degrees, priors[name])
         degrees[rows] = plan.degrees + priors[name].degrees
     return Errors(variance, degrees, "moderated", plans.get(EXTERNAL), priors.get(EXTERNAL))
 
@@ -268,8 +268,8 @@ def null_scores(alignments: Sequence[np.ndarray], sides: Sides, errors: Errors) 
     for inside in _null_sides(sides, rows):
         mean_in, mean_out = side_means(external, inside)
         if prior is not None and errors.plan is not None and sides.protocol == "ensemble":
-            own = error_variances(external, inside, errors.plan)
-            variance = moderate(own, errors.plan.degrees, prior)
+            sample_variance = error_variances(external, inside, errors.plan)
+            variance = moderate(sample_variance, errors.plan.degrees, prior)
         scores.append(in_errors(mean_in - mean_out, variance, degrees))
     return np.concatenate(scores) if scores else np.empty(0)
 
@@ -371,15 +371,15 @@ def shrunk(clipmem: np.ndarray, noise: Noise, *, seed: int) -> np.ndarray:
     Example:
         >>> rng = np.random.default_rng(0)
         >>> true = np.where(np.arange(2_000) < 200, 1.0, 0.0)
-        >>> seen = true + 0.5 * rng.normal(size=2_000)
-        >>> top = np.argsort(-seen)[:50]
-        >>> expected = shrunk(seen, Noise(np.full(2_000, 0.5), np.inf), seed=0)[top].mean()
-        >>> print(f"true {true[top].mean():.1f}, seen {seen[top].mean():.1f}, expected {expected:.1f}")
-        true 0.9, seen 1.6, expected 0.8
+        >>> observed = true + 0.5 * rng.normal(size=2_000)
+        >>> top = np.argsort(-observed)[:50]
+        >>> expected = shrunk(observed, Noise(np.full(2_000, 0.5), np.inf), seed=0)[top].mean()
+        >>> print(f"true {true[top].mean():.1f}, observed {observed[top].mean():.1f}, expected {expected:.1f}")
+        true 0.9, observed 1.6, expected 0.8
     """
-    found = np.full(len(clipmem), np.nan)
+    expected = np.full(len(clipmem), np.nan)
     if not _enough(clipmem):
-        return found
+        return expected
     grid = _grid(clipmem, noise)
     for rows in _strata(noise.error):
         some = _some(rows, seed)
@@ -387,8 +387,8 @@ def shrunk(clipmem: np.ndarray, noise: Noise, *, seed: int) -> np.ndarray:
         for start in range(0, len(rows), SHRUNK_CHUNK):
             chunk = rows[start : start + SHRUNK_CHUNK]
             posterior = weights * noise.likelihood(clipmem, grid, chunk)
-            found[chunk] = posterior @ grid / posterior.sum(axis=1)
-    return found
+            expected[chunk] = posterior @ grid / posterior.sum(axis=1)
+    return expected
 
 
 def share_above(clipmem: np.ndarray, noise: Noise, sizes: np.ndarray, *, seed: int) -> pd.DataFrame:

@@ -73,10 +73,12 @@ def _caption_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np
         rows = np.arange(first, min(first + step, len(image)))
         cosines = image[rows] @ text.T
         begin, end = starts[rows[0]], starts[rows[-1] + 1]
-        own = cosines[owner[begin:end] - first, np.arange(begin, end)]
-        bar = np.maximum.reduceat(own, starts[rows] - begin) - _TIE
-        own_before = np.add.reduceat(own >= np.repeat(bar, np.diff(starts[first : rows[-1] + 2])), starts[rows] - begin)
-        ranks[rows] = (cosines >= bar[:, None]).sum(axis=1) - own_before
+        true_cosines = cosines[owner[begin:end] - first, np.arange(begin, end)]
+        bar = np.maximum.reduceat(true_cosines, starts[rows] - begin) - _TIE
+        true_before = np.add.reduceat(
+            true_cosines >= np.repeat(bar, np.diff(starts[first : rows[-1] + 2])), starts[rows] - begin
+        )
+        ranks[rows] = (cosines >= bar[:, None]).sum(axis=1) - true_before
     return ranks
 
 
@@ -86,8 +88,8 @@ def _image_ranks(image: np.ndarray, text: np.ndarray, owner: np.ndarray) -> np.n
     step = max(1, _BLOCK // len(image))
     for first in range(0, len(text), step):
         cosines = text[first : first + step] @ image.T
-        own = cosines[np.arange(len(cosines)), owner[first : first + step]]
-        ranks[first : first + step] = (cosines >= own[:, None] - _TIE).sum(axis=1) - 1
+        true_cosines = cosines[np.arange(len(cosines)), owner[first : first + step]]
+        ranks[first : first + step] = (cosines >= true_cosines[:, None] - _TIE).sum(axis=1) - 1
     return ranks
 
 
@@ -141,5 +143,5 @@ def zero_shot(image: np.ndarray, class_text: np.ndarray, labels: np.ndarray) -> 
     if len(image) == 0:
         return float("nan")
     cosines = unit(image) @ unit(class_text).T
-    own = cosines[np.arange(len(image)), labels]
-    return float(((cosines >= own[:, None] - _TIE).sum(axis=1) == 1).mean())
+    true_cosines = cosines[np.arange(len(image)), labels]
+    return float(((cosines >= true_cosines[:, None] - _TIE).sum(axis=1) == 1).mean())

@@ -51,7 +51,7 @@ def test_with_many_shadows_the_attack_is_the_best_there_is() -> None:
     itself less the pair's own mean, whose AUROC is Φ(1.5 / √2) and which finds Φ(1.5 − z) at a rate of false alarms."""
     membership = ensemble_membership(np.arange(5_500), folds=64, repeats=1, seed=0, halves=True)
     shadows = shadows_of(Sides(membership, "ensemble", 0))
-    shadows = dataclasses.replace(shadows, judged=shadows.judged & (np.arange(64) % 16 == 0)[:, None])
+    shadows = dataclasses.replace(shadows, attacked=shadows.attacked & (np.arange(64) % 16 == 0)[:, None])
     alignments = drawn_members(membership, memorized=1.5)
     found = [one for one in attack(alignments, shadows, attacks=(BAVARIA, ALIGNMENT)) if len(one.rows)]
     table = attack_table(found, n_boot=20, seed=0).set_index(["attack", "measure"])["value"]
