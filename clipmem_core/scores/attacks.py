@@ -1,10 +1,9 @@
 """Likelihood-ratio membership inference. Each member is the target once; the others are shadow models.
 
 The pair's alignment under the target is compared with its alignments under shadows that were trained on the pair, and
-under those that were not. Alignments are centred on the mean of the external pairs under the same member.
-
-On each side a pair has one shadow fewer than it has members, whichever side the target is on; otherwise their number
-would leak that side. The shadow left out opposite the target is of its own repeat or seed where possible.
+under those that were not, each less the mean of the external pairs. On each side a pair has one shadow fewer than it
+has members, whichever side the target is on; otherwise their number would leak that side. The shadow left out opposite
+the target is of the target's repeat or seed where possible.
 """
 
 from collections.abc import Sequence
@@ -23,9 +22,7 @@ ATTACKS = (BAVARIA, LIRA, RMIA, ALIGNMENT)
 AUROC = "auroc"
 RATES = {"TPR@0.01": 0.01, "TPR@0.001": 0.001}  # true-positive rate by false-positive rate
 MEASURES = (AUROC, *RATES)
-COLUMNS = [
-    *("attack", "measure", "value", "members_low", "members_high", "pairs_low", "pairs_high", "targets", "missing"),
-]
+COLUMNS = ["attack", "measure", "value", "members_low", "members_high", "pairs_low", "pairs_high", "targets", "missing"]
 OWN_VARIANCE = 64  # shadows of a pair, from which LiRA uses the variance of the pair alone (its section VI)
 FEWEST = 3  # members: a target, and a shadow on either side
 _MOST_SHAPE = 50.0  # of the prior of the variance
@@ -95,9 +92,6 @@ def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Seque
 
     Returns:
         One entry a member, with NaN where an attack needs a shadow on either side and a pair has none.
-
-    Raises:
-        ValueError: fewer than three members.
     """
     members = len(shadows.trained)
     if len(alignments) != members or members < FEWEST:
@@ -110,7 +104,10 @@ def attack(alignments: Sequence[np.ndarray], shadows: Shadows, *, attacks: Seque
     )
     centred, trained = values - outside[:, None], shadows.trained[:, columns]
     key = np.random.default_rng([shadows.seed, _KEY_DRAW]).random(trained.shape, dtype=np.float32)
-    noise = _external_variance(alignments, outside, shadows)
+    noise, external = float("nan"), shadows.external.all(axis=0)
+    if external.any():
+        beyond = np.stack([np.asarray(alignment, dtype=np.float64)[external] for alignment in alignments])
+        noise = float((beyond - outside[:, None]).var(axis=0, ddof=1).mean())
     attacked = []
     for target in range(members):
         rows = np.flatnonzero(shadows.attacked[target, columns])
@@ -138,8 +135,7 @@ def bavaria(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np
 
     Args:
         values: the target's alignments, [n].
-        inside: of the shadows that were trained on the pair.
-        outside: of those that were not.
+        inside, outside: the shadows that were trained on the pair, and the others.
         noise: variance of an alignment between members, used where no side has two shadows of a pair.
 
     Returns:
@@ -154,10 +150,7 @@ def lira(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.nd
     """Return the log-likelihood ratio of two Gaussians (Carlini et al., "Membership Inference Attacks From First
     Principles", IEEE S&P 2022): the pair's means, and variances pooled over pairs where its shadows are few.
 
-    Args: as for `bavaria`.
-
-    Returns:
-        The log ratio, [n]; NaN for a pair without a shadow on either side.
+    Args: as for `bavaria`. NaN for a pair without a shadow on either side.
     """
     ratio = np.zeros(len(values))
     for sign, side in ((1, inside), (-1, outside)):
@@ -175,10 +168,7 @@ def rmia(values: np.ndarray, inside: Side, outside: Side, noise: float) -> np.nd
     population pairs that it exceeds rises with this ratio, so that for one target the ROC is the same, but for ties.
     We use alignment as the log-likelihood, in units so large that the log of its mean is the mean.
 
-    Args: as for `bavaria`; `noise` is not used.
-
-    Returns:
-        The difference in cosine units, [n]; NaN for a pair without a shadow on either side.
+    Args: as for `bavaria`; `noise` is not used. In cosine units; NaN for a pair without a shadow on either side.
     """
     return values - (_known_mean(inside) + _known_mean(outside)) / 2
 
@@ -204,15 +194,6 @@ def _side(values: np.ndarray, used: np.ndarray) -> Side:
     return Side(count, mean, np.sum((values - mean) ** 2, axis=0, where=used))
 
 
-def _external_variance(alignments: Sequence[np.ndarray], outside: np.ndarray, shadows: Shadows) -> float:
-    """Return the variance between members of the alignment of a pair that is external to all of them."""
-    everywhere = shadows.external.all(axis=0)
-    if not everywhere.any():
-        return float("nan")
-    values = np.stack([np.asarray(alignment, dtype=np.float64)[everywhere] for alignment in alignments])
-    return float((values - outside[:, None]).var(axis=0, ddof=1).mean())
-
-
 def _pooled(side: Side, noise: float) -> float:
     """Return the variance of one alignment, pooled over pairs."""
     freedom = np.maximum(side.count - 1, 0).sum()
@@ -235,8 +216,7 @@ def _shape(side: Side) -> float:
 
 
 def _line(side: Side, other: Side) -> np.ndarray:
-    """Return the prior mean of each pair on a side: the mean of all, or a straight line of the pair's own mean on the
-    other side, [n]."""
+    """Return a side's prior mean of each pair: the mean of all, or a line of the pair's mean on the other side, [n]."""
     present, both = side.count > 0, (side.count > 0) & (other.count > 0)
     if both.sum() < 3 or np.ptp(other.mean[both]) == 0:
         return np.full(len(present), side.mean[present].mean())
@@ -266,12 +246,8 @@ def roc(attacked: Attacked, attack: str) -> dict[str, float]:
 
     Returns:
         `auroc`, in [0, 1], ties counting half; and the true-positive rate at the lowest threshold with a
-        false-positive rate of at most 1 and .1 %. NaN where a side is empty, where a score is missing, or where
-        that rate is less than one false positive.
-
-    Example:
-        >>> roc(Attacked(np.arange(3), np.array([True, True, False]), {"lira": np.array([3.0, 1.0, 2.0])}), "lira")
-        {'auroc': 0.5, 'TPR@0.01': nan, 'TPR@0.001': nan}
+        false-positive rate of at most 1 and .1 %. NaN where a side is empty, a score is missing, or that rate is less
+        than one false positive.
     """
     scores, others = attacked.scores[attack], int((~attacked.trained).sum())
     if np.isnan(scores).any() or others in (0, len(scores)):
@@ -347,13 +323,7 @@ def _steps(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rates(trained: np.ndarray, weights: np.ndarray, ends: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the measures of pairs in the order of their scores, [n_draws] each.
-
-    Args:
-        trained: true for the target's own, [n].
-        weights: how often each pair counts, [n_draws, n].
-        ends: the last place of each different score, [n_scores].
-    """
+    """Return the measures of pairs in the order of their scores, [n_draws] each; weights [n_draws, n] count pairs."""
     start = np.zeros((len(weights), 1))
     hits, alarms = (np.hstack([start, np.cumsum(weights * side, axis=1)[:, ends]]) for side in (trained, ~trained))
     all_hits, all_alarms = hits[:, -1], alarms[:, -1]

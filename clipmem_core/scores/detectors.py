@@ -32,10 +32,6 @@ def mean_over_epochs(trajectory: np.ndarray) -> np.ndarray:
 
     Returns:
         float64 [n_pairs]; NaN for pairs the member never trained on.
-
-    Example:
-        >>> mean_over_epochs(np.array([[[0.1, -3.0], [0.2, np.nan]], [[0.3, -1.0], [0.2, np.nan]]]))
-        array([-2., nan])
     """
     return nan_mean([epoch[:, LOG_PROBABILITY] for epoch in trajectory])
 
@@ -45,15 +41,7 @@ def learned(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
 
     At most 0; near 0 learned at once, far below late or never. Paper: candidates have it from f, independents from g.
 
-    Args:
-        log_probabilities: one array a member, [n_pairs]; NaN where the member does not train on the pair.
-
-    Returns:
-        float64 [n_pairs]; NaN for pairs that no member trains on.
-
-    Example:
-        >>> learned([np.array([-1.0, np.nan]), np.array([-3.0, np.nan])])
-        array([-2., nan])
+    Args: one array a member, [n_pairs]; NaN where the member does not train on the pair.
     """
     return nan_mean(log_probabilities)
 
@@ -65,19 +53,12 @@ def misfit(learned: np.ndarray, log_probability_out: np.ndarray, *, second: bool
     injected errors than those they were evaluated on (data/results/README.md).
 
     A pair with one part (a held-out pair has no `learned`, a pair that every member trains on has no
-    `log_probability_out`) gets the misfit at the same quantile among the pairs with both parts.
+    `log_probability_out`) gets the misfit at the same quantile among the pairs with both; one with none is NaN.
 
     Args:
         learned: mean log-probability in training, [n_pairs]; NaN for held-out pairs.
         log_probability_out: of the true partner among held-out ones, under members that never saw the pair, [n_pairs].
         second: whether log_probability_out is of a second round of training, and then weighs 4.
-
-    Returns:
-        [n_pairs]; NaN where both parts are missing, and everywhere if no pair has both.
-
-    Example:
-        >>> misfit(np.array([-1.0, -3.0, np.nan]), np.array([-0.5, -4.5, -2.5]))
-        array([-3.,  3.,  0.])
     """
     return _sum_of_z((learned, 1.0), (log_probability_out, 4.0 if second else 2.0))
 
@@ -85,9 +66,7 @@ def misfit(learned: np.ndarray, log_probability_out: np.ndarray, *, second: bool
 def caption_misfit(learned: np.ndarray, margin_out: np.ndarray) -> np.ndarray:
     """Score how badly one of several captions fits its image: −(z(learned) + z(margin_out)); else as `misfit`.
 
-    Args:
-        learned: of each caption, [n_captions]; NaN for captions of held-out pairs and those that no epoch drew.
-        margin_out: from `margins`, [n_captions].
+    Args: `learned_by_caption`, NaN where no epoch drew the caption, and `margins`, [n_captions] each.
     """
     return _sum_of_z((learned, 1.0), (margin_out, 1.0))
 
@@ -143,10 +122,6 @@ def log_probability(cosine: np.ndarray, by_image: np.ndarray, by_text: np.ndarra
     Args:
         cosine, by_image, by_text: as for `csls`.
         logit_scale: of the member; NaN where unknown, as is the result then.
-
-    Example:
-        >>> log_probability(np.array([1.0]), np.array([[1.0]]), np.array([[-np.inf]]), logit_scale=9.0).round(2)
-        array([-0.35])
     """
     total = np.zeros_like(cosine)
     for cosines in (by_image, by_text):  # scipy's logsumexp takes seven times as long
@@ -170,12 +145,6 @@ def fit_out(
 
     Returns:
         csls_out and log_probability_out, float64 [n_pairs] each; NaN for pairs that every member trains on.
-
-    Example:
-        >>> alone = np.zeros((1, 3), bool)
-        >>> fit, sure = fit_out([np.eye(3)], [np.eye(3)], alone, np.array([False, True, True]), [1.0])
-        >>> fit.tolist(), sure.round(2).tolist()
-        ([2.0, 2.0, 2.0], [-0.55, -0.31, -0.31])
     """
 
     def measure(a: np.ndarray, b: np.ndarray, in_training: np.ndarray, scale: float) -> np.ndarray:
@@ -236,19 +205,12 @@ def swapped_csls(
     """Return the `csls_out` that each picture would have with the caption of an external pair.
 
     No member was trained on an external pair, so the members that leave a picture out have seen neither: these are
-    known positives of a set whose other pairs are unlabelled.
+    positives of a set whose other pairs are unlabelled.
 
     Returns:
         With a caption drawn at random, and with the one most like its own (by the first member's text embeddings)
         that is not equal to it; float64 [n_pairs] each, NaN for external pairs, those that every member trains on,
         those not among the 20,000 used, and everywhere with fewer than three external pairs.
-
-    Example:
-        >>> member = np.eye(4, 3)
-        >>> external = np.array([False, True, True, True])
-        >>> at_random, similar = swapped_csls([member], [member], np.zeros((1, 4), bool), external, seed=0)
-        >>> at_random.shape, bool(np.isnan(at_random[1:]).all())
-        ((4,), True)
     """
     donor_rows = external_used(external)
     pairs = np.flatnonzero(~external & ~trained.all(axis=0))
@@ -295,10 +257,6 @@ def similarities(vectors: np.ndarray, image: np.ndarray, owner: np.ndarray) -> n
         vectors: unit embeddings of captions, [n, dim].
         image: embeddings of pictures of any length, [n_pairs, dim].
         owner: each caption's pair, [n].
-
-    Example:
-        >>> similarities(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[2.0, 0.0]]), np.array([0, 0])).tolist()
-        [1.0, 0.0]
     """
     first, last = (int(owner.min()), int(owner.max()) + 1) if len(owner) else (0, 0)
     return np.vecdot(vectors, unit(np.asarray(image[first:last]))[owner - first])
@@ -312,10 +270,8 @@ def margins(
     Half of `csls`: similarity − mean cosine with the 10 nearest external pictures. In [−2, 2].
 
     Args:
-        vectors: unit embeddings of captions, [n, dim].
+        vectors, image, owner: as for `similarities`.
         similarity: with their pictures, [n].
-        owner: each caption's pair, [n].
-        image: embeddings of pictures of any length, [n_pairs, dim].
         beside: rows of the external pairs, [n_beside]; a caption is not compared with its own picture.
     """
     pictures, margin = unit(np.asarray(image[beside])), np.full(len(vectors), np.nan)
@@ -385,10 +341,6 @@ def odd_captions(gap: np.ndarray) -> np.ndarray:
 
     Those whose gap is more than 4 robust standard deviations (1.4826 × the median distance from the median; Rousseeuw &
     Croux, JASA 1993) above the median of all captions.
-
-    Example:
-        >>> odd_captions(np.array([0.1, -0.1, 0.0, 0.2, -0.2, 3.0, np.nan])).tolist()
-        [False, False, False, False, False, True, False]
     """
     if not np.isfinite(gap).any():
         return np.zeros(len(gap), dtype=bool)

@@ -48,9 +48,6 @@ def contributions(
     Returns:
         A table with clipmem_image and clipmem_text, one row a pair, and for each mapped member the fit of its map:
         the mean cosine over the held-out half.
-
-    Raises:
-        InputError: members embed in different widths, or there are fewer than two pairs to fit a map on.
     """
     membership, paper = sides.membership, sides.protocol == "paper"
     widths = sorted({matrix.shape[1] for matrix in (*image, *text)})
@@ -118,15 +115,9 @@ def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
 def _hybrid_parts(
     members: Sequence[tuple[Embeddings, np.ndarray | None]], inside: np.ndarray, external: np.ndarray
 ) -> np.ndarray:
-    """Compute the two-player Shapley values of clipmem, averaged over all in–out pairs of members.
+    """Return image and text part, [2, n_pairs]: the Shapley values averaged over all in–out pairs of members.
 
-    Args:
-        members: μ_I and μ_T of each member, [n_pairs, dim], and its map to the common space, None for the identity.
-        inside: true where the member is on the `in` side, [n_members, n_pairs].
-        external: true for external pairs, [n_pairs].
-
-    Returns:
-        Image and text part, [2, n_pairs], in cosine units; they add up to clipmem.
+    Args: `members` are μ_I and μ_T of each, [n_pairs, dim], and its map to the common space, None for the identity.
     """
     means = [[_turned(nu, turn) for nu in external_means(*own, external)] for own, turn in members]
     nu_image, nu_text = (np.stack(side) for side in zip(*means, strict=True))  # [n_members, dim]
@@ -181,15 +172,8 @@ def unitmem(highest: np.ndarray, rest: np.ndarray) -> np.ndarray:
     In [0, 1]: 1 is a unit that fires for one pair alone, 0 one that fires alike for all.
 
     Args:
-        highest: the largest of the pairs' mean activations, at least 0, [n_units].
+        highest: the largest of the pairs' mean activations, at least 0, [n_units]; NaN results from 0.
         rest: mean (the paper) or median (its code) of those of the other pairs, at least 0, [n_units].
-
-    Returns:
-        float64 [n_units]; NaN for a silent unit, whose activation is 0 everywhere.
-
-    Example:
-        >>> unitmem(np.array([3.0, 1.0, 0.0]), np.array([0.0, 0.5, 0.0])).round(3)
-        array([1.   , 0.333,   nan])
     """
     highest, rest = np.asarray(highest, np.float64), np.asarray(rest, np.float64)
     total = highest + rest

@@ -96,12 +96,7 @@ TABLE = (
     Score(c.CLIPMEM_RELATIVE),
     Score(c.SE, places={ROW: 1}),
     Score(c.P_VALUE, direction=-1),
-    Score(
-        c.Q_VALUE,
-        direction=-1,
-        places={PAIR: 3},
-        help=glossary.meaning(glossary.Q_VALUE),
-    ),
+    Score(c.Q_VALUE, direction=-1, places={PAIR: 3}, help=glossary.meaning(glossary.Q_VALUE)),
     Score(
         c.CLIPMEM_SHRUNK,
         places={CARD: 1, ROW: 2, PAIR: 5, EXPORT: 1},
@@ -136,18 +131,7 @@ TABLE = (
     Score(c.SSLMEM_TEXT),
     Score(
         c.MISFIT,
-        places={
-            QUEUE: 1,
-            USE: 0,
-            DETECTION: 0,
-            REMOVAL: 2,
-            PLANTED: 2,
-            CARD: 3,
-            ROW: 4,
-            PAIR: 2,
-            COLOUR: 1,
-            EXPORT: 2,
-        },
+        places={QUEUE: 1, USE: 0, DETECTION: 0, REMOVAL: 2, PLANTED: 2, CARD: 3, ROW: 4, PAIR: 2, COLOUR: 1, EXPORT: 2},
         legend=f"high where a pair was learned late and has a low log probability out: {MISFIT_FORMULA}.",
         help=glossary.meaning(glossary.MISFIT),
         use="finds captions that are probably wrong: start with the pairs of highest misfit",

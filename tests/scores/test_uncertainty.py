@@ -5,7 +5,6 @@ import pytest
 from scipy.stats import f, kstest, t, ttest_1samp, ttest_ind
 
 from clipmem_core.scores.membership import Membership, Sides, ensemble_membership, side_means
-from clipmem_core.scores.memorization import shrunk_by_group
 from clipmem_core.scores.uncertainty import (
     Noise,
     design,
@@ -17,6 +16,7 @@ from clipmem_core.scores.uncertainty import (
     q_values,
     share_above,
     shrunk,
+    shrunk_by_group,
     standard_errors,
 )
 from tests.scores.simulated import NOISE, noisy_ensemble, noisy_paper, simulate
